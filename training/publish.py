@@ -1,0 +1,119 @@
+"""Version directories that appear whole or not at all.
+
+TensorFlow Serving loads a version as soon as a directory with an integer for a name appears under
+the model's base path. So a version is written to a hidden sibling of the base path, forced to
+disk, and renamed into place; rename is atomic and never replaces a directory that holds files.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+VERSION_NAME = re.compile(r"[0-9]+")
+
+
+def versions(base_path: Path) -> list[int]:
+    """Return the numbers of the published versions, oldest first; none if nothing is there."""
+    if not base_path.is_dir():
+        return []
+    return sorted(int(p.name) for p in base_path.iterdir() if VERSION_NAME.fullmatch(p.name))
+
+
+def publish(write: Callable[[Path], None], models: Path, name: str) -> Path:
+    """Publish what `write` puts into an empty directory as the model's next version.
+
+    Several jobs may publish at once: each gets a version number of its own.
+
+    Args:
+        write: fills the directory it is given; if it raises, nothing is published.
+        models: the directory of all models; made if it is missing.
+        name: the model's name.
+
+    Returns:
+        The version directory, `models/name/N`.
+
+    Raises:
+        OSError: a directory cannot be made or written; nothing is published.
+    """
+    base_path = models / name
+    base_path.mkdir(parents=True, exist_ok=True)
+    with _hidden_directory(models, name) as hidden:
+        write(hidden)
+        _sync_tree(hidden)
+        version = _rename_to_next_version(hidden, base_path)
+    _sync(base_path)
+    return version
+
+
+def _rename_to_next_version(hidden: Path, base_path: Path) -> Path:
+    number = max(versions(base_path), default=0) + 1
+    while True:
+        target = base_path / str(number)
+        try:
+            hidden.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            number += 1  # another job took this number first
+        else:
+            return target
+
+
+@contextmanager
+def _hidden_directory(models: Path, name: str) -> Iterator[Path]:
+    """Make `.<name>.tmp-…`, hold a lock on it as long as it is in use, and leave none behind."""
+    prefix = f".{name}.tmp-"
+    hidden = models / f"{prefix}{secrets.token_hex(8)}"
+    with _locked(models):  # no other job may sweep between making the directory and locking it
+        for left_over in models.glob(f"{prefix}*"):
+            _remove_if_abandoned(left_over)
+        hidden.mkdir()
+        lock = os.open(hidden, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield hidden
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_if_abandoned(directory: Path) -> None:
+    """Remove a hidden directory unless a living job holds its lock."""
+    try:
+        with _locked(directory, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            shutil.rmtree(directory, ignore_errors=True)
+    except (BlockingIOError, FileNotFoundError):
+        pass
+
+
+@contextmanager
+def _locked(directory: Path, mode: int = fcntl.LOCK_EX) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, mode)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(top: Path) -> None:
+    for directory, _, files in os.walk(top, topdown=False):
+        for file in files:
+            _sync(Path(directory, file))
+        _sync(Path(directory))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
