@@ -1,12 +1,20 @@
 """The fitted model as a SavedModel that describes itself over the wire.
 
-| signature | inputs | outputs |
-|---|---|---|
-| `serving_default` | each column by name, float32 `[batch]` | `probability`, `logit` float32 `[batch]`, `label` string `[batch]` |
-| `dense` | `features` float32 `[batch, columns]` | the same |
-| `explain` | like `serving_default` | `contribution` float32 `[batch, columns]`, `bias` float32 `[batch]`; their sum is the logit |
-| `describe` | `query` int32 `[batch]`, any value | what the model is; see `LogisticRegressionModule.describe` |
-| `classification`, `regression` | `inputs` string `[batch]`, serialized `tf.Example` | TensorFlow Serving's Classify and Regress |
+Its signatures:
+
+serving_default
+    each column by name, float32 `[batch]` → `probability` and `logit`, float32 `[batch]`, and
+    `label`, string `[batch]`
+dense
+    `features`, float32 `[batch, columns]` → the same
+explain
+    like serving_default → `contribution`, float32 `[batch, columns]`, and `bias`, float32
+    `[batch]`; their sum is the logit
+describe
+    `query`, int32 `[batch]`, any value → what the model is; see `describe` below
+classification, regression
+    `inputs`, string `[batch]`, each a serialized `tf.Example` → what TensorFlow Serving's
+    Classify and Regress need
 
 The scaling lives inside the graph, so what was trained is what is served.
 """
@@ -170,11 +178,11 @@ def export(model: TrainedModel, directory: Path) -> None:
     _set_methods(directory / "saved_model.pb")
 
 
-def predict(model: TrainedModel, features: Floats) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return the serving graph's own probability of class 1, float32 `[rows]`."""
+def predict(model: TrainedModel, features: Floats) -> Floats:
+    """Return the serving graph's own probability of class 1, `[rows]`, computed in float32."""
     module = LogisticRegressionModule(model)
     outputs = module.dense(tf.constant(features, tf.float32))
-    return np.asarray(outputs["probability"])
+    return np.asarray(outputs["probability"], np.float64)
 
 
 def _signature(function: Callable[..., Any], inputs: Mapping[str, Any]) -> Any:

@@ -57,7 +57,8 @@ def propagate(weights: Any, bias: Any, features: Any, labels: Any, l2: Any) -> G
     """
     rows = tf.cast(tf.shape(features)[0], tf.float64)
     z = tf.linalg.matvec(features, weights) + bias
-    # softplus(z) − y z equals −(y log a + (1 − y) log(1 − a)) and stays finite where a rounds to 0 or 1.
+    # softplus(z) − y z equals −(y log a + (1 − y) log(1 − a)); unlike it, it stays finite where a
+    # rounds to 0 or 1.
     losses = tf.math.softplus(z) - labels * z
     cost = tf.reduce_mean(losses) + l2 * tf.reduce_sum(weights**2) / (2 * rows)
     dz = tf.sigmoid(z) - labels

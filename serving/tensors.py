@@ -1,0 +1,152 @@
+"""TensorProto to numpy and back, value by value as TensorFlow's `Tensor::FromProto` does it.
+
+Source: tensorflow/core/framework/tensor.cc. What may surprise there holds here too: a missing
+shape is a scalar, too few typed values repeat the last one, none at all are zeros, surplus ones
+are dropped, integers wrap round to the narrower type, and `tensor_content` wins over typed fields
+but must fit exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2, types_pb2
+
+Array = npt.NDArray[Any]
+
+# Which field of a TensorProto holds the values of a dtype, and as what.
+_FIELDS = {
+    types_pb2.DT_FLOAT: ("float_val", np.float32),
+    types_pb2.DT_DOUBLE: ("double_val", np.float64),
+    types_pb2.DT_INT8: ("int_val", np.int32),
+    types_pb2.DT_INT16: ("int_val", np.int32),
+    types_pb2.DT_INT32: ("int_val", np.int32),
+    types_pb2.DT_INT64: ("int64_val", np.int64),
+    types_pb2.DT_UINT8: ("int_val", np.int32),
+    types_pb2.DT_UINT16: ("int_val", np.int32),
+    types_pb2.DT_UINT32: ("uint32_val", np.uint32),
+    types_pb2.DT_UINT64: ("uint64_val", np.uint64),
+    types_pb2.DT_BOOL: ("bool_val", np.bool_),
+    types_pb2.DT_STRING: ("string_val", np.object_),
+    types_pb2.DT_HALF: ("half_val", np.int32),  # the 16 bits as an integer
+    types_pb2.DT_BFLOAT16: ("half_val", np.int32),
+    types_pb2.DT_COMPLEX64: ("scomplex_val", np.float32),  # real and imaginary parts in turn
+    types_pb2.DT_COMPLEX128: ("dcomplex_val", np.float64),
+}
+_DTYPES = {enum: np.dtype(tf.DType(enum).as_numpy_dtype) for enum in _FIELDS}
+_HALVES = (types_pb2.DT_HALF, types_pb2.DT_BFLOAT16)
+_COMPLEX = (types_pb2.DT_COMPLEX64, types_pb2.DT_COMPLEX128)
+# Types of variables rather than values are numbered from here on.
+_REFERENCE = 100
+
+# What a message of gRPC's largest size could hold; one value may ask to be repeated more often.
+MAX_BYTES = 2**31
+
+
+def decode(proto: Any) -> Array:
+    """Return a TensorProto's values, in its dtype and shape; strings as an object array of bytes.
+
+    Raises:
+        ValueError: the proto does not describe a tensor.
+    """
+    if proto.dtype not in _FIELDS:
+        raise ValueError(f"no tensor has dtype {proto.dtype}")
+    shape = _shape(proto)
+    size = math.prod(shape)
+    dtype = _DTYPES[proto.dtype]
+    if size * dtype.itemsize > MAX_BYTES:
+        raise ValueError(f"{size} values are more than a request may ask for")
+    if size and proto.tensor_content:
+        return _from_content(proto, dtype, size).reshape(shape)
+    return _repeated(_from_field(proto, dtype), size).reshape(shape)
+
+
+def encode(array: Array, dtype: int) -> Any:
+    """Return an array as a TensorProto with typed fields, as TensorFlow Serving replies.
+
+    Args:
+        array: the values; strings as an object array of bytes.
+        dtype: a `tensorflow.DataType`.
+    """
+    dtype %= _REFERENCE
+    proto = tensor_pb2.TensorProto(dtype=dtype)
+    for length in array.shape:
+        proto.tensor_shape.dim.add(size=length)
+    field, field_dtype = _FIELDS[dtype]
+    flat = array.reshape(-1)
+    if dtype in _HALVES:
+        flat = flat.view(np.uint16)
+    elif dtype in _COMPLEX:
+        flat = flat.view(field_dtype)
+    getattr(proto, field).extend(flat.tolist())
+    return proto
+
+
+def _shape(proto: Any) -> tuple[int, ...]:
+    if proto.tensor_shape.unknown_rank:
+        return ()
+    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    if any(length < 0 for length in shape):
+        raise ValueError(f"shape {shape} has a negative length")
+    return shape
+
+
+def _from_content(proto: Any, dtype: np.dtype[Any], size: int) -> Array:
+    content = proto.tensor_content
+    if proto.dtype == types_pb2.DT_STRING:
+        return _strings(content, size)
+    if len(content) != size * dtype.itemsize:
+        raise ValueError(f"tensor_content has {len(content)} bytes for {size} of {dtype}")
+    values = np.frombuffer(content, np.uint8 if dtype == np.bool_ else dtype)
+    if dtype == np.bool_:
+        if (values > 1).any():
+            raise ValueError("tensor_content of a bool has a byte that is neither 0 nor 1")
+        return values.view(np.bool_)
+    return values
+
+
+def _strings(content: bytes, size: int) -> Array:
+    """Read `size` varint lengths and then the bytes, as TensorFlow's port::DecodeStringList."""
+    lengths, position = [], 0
+    for _ in range(size):
+        length = shift = 0
+        while True:
+            if position >= len(content) or shift > 28:
+                raise ValueError("tensor_content of strings ends within its lengths")
+            byte = content[position]
+            position += 1
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        lengths.append(length)
+    if position + sum(lengths) != len(content):
+        raise ValueError("tensor_content of strings does not have the length it states")
+    values = np.empty(size, object)
+    for index, length in enumerate(lengths):
+        values[index] = content[position : position + length]
+        position += length
+    return values
+
+
+def _from_field(proto: Any, dtype: np.dtype[Any]) -> Array:
+    field, field_dtype = _FIELDS[proto.dtype]
+    values: Array = np.array(getattr(proto, field), field_dtype)
+    if proto.dtype in _HALVES:
+        return values.astype(np.uint16).view(dtype)
+    if proto.dtype in _COMPLEX:
+        return values[: len(values) // 2 * 2].view(dtype)
+    return values.astype(dtype, copy=False)
+
+
+def _repeated(values: Array, size: int) -> Array:
+    """Cut or fill values to `size`, repeating the last one; none are zeros or empty strings."""
+    if len(values) >= size:
+        return values[:size]
+    nothing = b"" if values.dtype == np.object_ else values.dtype.type(0)
+    fill = values[-1] if len(values) else nothing
+    return np.concatenate([values, np.full(size - len(values), fill, values.dtype)])
