@@ -1,0 +1,99 @@
+"""The client's command line: `python -m client`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from client.errors import ClientError
+from client.settings import Settings
+
+
+@click.group()
+def main() -> None:
+    """Ask a model server for predictions: over HTTP for others, or here and now."""
+
+
+def _settings(**given: Any) -> Settings:
+    """Read the settings; what was given on the command line counts more than the environment."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "CLIENT_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise click.UsageError(f"{name}: {first['msg']}, got {first['input']!r}") from error
+
+
+@main.command()
+@click.option("--host", help="Address to listen on.  [CLIENT_HOST; default: 127.0.0.1]")
+@click.option("--port", type=int, help="HTTP port.  [CLIENT_PORT; default: 8080]")
+@click.option(
+    "--server", help="host:port of the model server.  [CLIENT_SERVER; default: 127.0.0.1:8500]"
+)
+@click.option(
+    "--model", help="Model that /predict is about.  [CLIENT_MODEL; default: breast_cancer]"
+)
+def serve(host: str | None, port: int | None, server: str | None, model: str | None) -> None:
+    """Serve predictions over HTTP until SIGTERM or SIGINT."""
+    from client.http_server import PortTakenError, serve_http
+
+    settings = _settings(host=host, port=port, server=server, model=model)
+    # The worker process reads its settings from the environment.
+    for name, value in settings.model_dump().items():
+        os.environ[f"CLIENT_{name.upper()}"] = str(value)
+    try:
+        serve_http(settings)
+    except PortTakenError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@click.argument("rows", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@click.option("--model", help="Model to ask.  [CLIENT_MODEL; default: breast_cancer]")
+@click.option("--version", type=click.IntRange(0), help="Version to ask; otherwise the latest.")
+@click.option("--label", help="Version label to ask for.")
+@click.option(
+    "--server", help="host:port of the model server.  [CLIENT_SERVER; default: 127.0.0.1:8500]"
+)
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["csv", "json"]),
+    help="Form of the rows and of the answer; otherwise told by the file's name or its beginning.",
+)
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds for each call.")
+def predict(
+    rows: Path,
+    model: str | None,
+    version: int | None,
+    label: str | None,
+    server: str | None,
+    file_format: str | None,
+    timeout: float | None,
+) -> None:
+    """Predict the rows of a CSV or JSON file, - for standard input, over gRPC.
+
+    CSV needs a header with the columns' names; JSON is a list of rows or {"instances": [...]}.
+    The answer goes to standard output in the same form, a row for each row.
+    """
+    from client.batch import predict_file
+    from client.model_server import ModelServer, Target
+
+    if version is not None and label is not None:
+        raise click.UsageError("--version and --label exclude each other")
+    settings = _settings(server=server, model=model, timeout=timeout)
+    with ModelServer(settings.server, timeout=settings.timeout) as connection:
+        try:
+            predict_file(
+                connection, Target(settings.model, version, label), rows, file_format, settings
+            )
+        except (ClientError, OSError, UnicodeDecodeError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m client")

@@ -1,0 +1,175 @@
+"""Files of rows to files of predictions, in calls of bounded size."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+import numpy as np
+import orjson
+
+from client.errors import ClientError
+from client.model_server import ModelServer, Target
+from client.prediction import Predictor
+from client.schema import DEFAULT_SIGNATURE, Schema, TensorSpec
+from client.settings import Settings
+from client.tensors import DTYPES, STRING, dtype_name
+
+ROWS_PER_CALL = 1000
+BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def predict_file(
+    server: ModelServer, target: Target, path: Path, file_format: str | None, settings: Settings
+) -> None:
+    """Predict a file's rows and write the answer to standard output, in the same form.
+
+    Args:
+        server: the model server to ask.
+        target: the model, and the version if one is asked for.
+        path: the file; `-` is standard input.
+        file_format: csv or json; None tells it by the file's name, or else its first character.
+        settings: for the timeout of each call.
+
+    Raises:
+        ClientError: a row is wrong, or the server cannot answer; the message names the line.
+        OSError: the file cannot be read.
+    """
+    text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8-sig")
+    if (file_format or _guess_format(path, text)) == "json":
+        rows, numbers, write = _json_rows(text), None, _write_json
+    else:
+        schema = server.schema(target, timeout=settings.timeout)
+        rows, numbers = _csv_rows(text, schema)
+        write = _write_csv
+    if not rows:
+        raise ClientError(f"{path}: expected at least one row, got none")
+    write(sys.stdout, _predictions(Predictor(server), target, rows, numbers, settings.timeout))
+
+
+def _predictions(
+    predictor: Predictor,
+    target: Target,
+    rows: Sequence[Any],
+    numbers: Sequence[int] | None,
+    timeout: float,
+) -> Iterator[Any]:
+    with click.progressbar(
+        length=len(rows), label="predict", file=sys.stderr, hidden=len(rows) <= ROWS_PER_CALL
+    ) as bar:
+        for start in range(0, len(rows), ROWS_PER_CALL):
+            chunk = rows[start : start + ROWS_PER_CALL]
+            try:
+                reply, _ = predictor.answer(target, {"instances": chunk}, timeout)
+            except ClientError as error:
+                last = start + len(chunk)
+                span = f"rows {start + 1} to {last}"
+                if numbers is not None:
+                    span = f"lines {numbers[start]} to {numbers[last - 1]}"
+                raise ClientError(f"{span}: {error.message}", error.status) from error
+            yield from reply["predictions"]
+            bar.update(len(chunk))
+
+
+def _guess_format(path: Path, text: str) -> str:
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".json"):
+        return suffix[1:]
+    return "json" if text.lstrip()[:1] in ("[", "{") else "csv"
+
+
+def _json_rows(text: str) -> list[Any]:
+    try:
+        body = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ClientError(f"not JSON: {error}") from error
+    rows = body.get("instances") if isinstance(body, dict) else body
+    if not isinstance(rows, list):
+        raise ClientError('expected a list of rows or {"instances": [...]}')
+    return rows
+
+
+def _csv_rows(text: str, schema: Schema) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the rows as objects of the signature's types, and the line each ends on."""
+    signature = schema.signatures.get(DEFAULT_SIGNATURE)
+    if signature is None:
+        raise ClientError(f"model {schema.model} has no signature {DEFAULT_SIGNATURE}")
+    reader = csv.DictReader(io.StringIO(text), strict=True)
+    header = list(reader.fieldnames or [])
+    _check_header(header, signature.inputs)
+    rows, numbers = [], []
+    try:
+        for cells in reader:
+            if None in cells or None in cells.values():
+                raise ClientError(
+                    f"line {reader.line_num}: expected {len(header)} cells like the header"
+                )
+            rows.append(
+                {
+                    name: _cell(cells[name], spec, f'line {reader.line_num}, column "{name}"')
+                    for name, spec in signature.inputs.items()
+                }
+            )
+            numbers.append(reader.line_num)
+    except csv.Error as error:
+        raise ClientError(f"line {reader.line_num}: {error}") from error
+    return rows, numbers
+
+
+def _check_header(header: Sequence[str], inputs: Mapping[str, TensorSpec]) -> None:
+    for name in header:
+        if name not in inputs:
+            raise ClientError(
+                f'line 1: unknown column "{name}"; the columns are {", ".join(inputs)}'
+            )
+        if header.count(name) > 1:
+            raise ClientError(f'line 1: column "{name}" is there twice')
+    missing = [name for name in inputs if name not in header]
+    if missing:
+        raise ClientError(f'line 1: column "{missing[0]}" is missing')
+
+
+def _cell(text: str, spec: TensorSpec, place: str) -> Any:
+    if spec.dtype == STRING:
+        return text
+    kind = DTYPES[spec.dtype].kind if spec.dtype in DTYPES else ""
+    try:
+        if kind == "f":
+            return float(text)
+        if kind in "iu" and kind:
+            return int(text)
+        if kind == "b":
+            return BOOLEANS[text.strip().lower()]
+    except (ValueError, KeyError):
+        pass
+    raise ClientError(f'{place}: expected {dtype_name(spec.dtype)}, got "{text}"')
+
+
+def _write_csv(out: TextIO, predictions: Iterator[Any]) -> None:
+    writer = csv.writer(out, lineterminator="\n")
+    for index, prediction in enumerate(predictions):
+        row = prediction if isinstance(prediction, dict) else {"prediction": prediction}
+        if index == 0:
+            writer.writerow(row)
+        writer.writerow(_csv_cell(value) for value in row.values())
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, np.ndarray | list | dict):
+        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    return value
+
+
+def _write_json(out: TextIO, predictions: Iterator[Any]) -> None:
+    """Write a list with one prediction a line, as they come."""
+    separator = "[\n"
+    for prediction in predictions:
+        out.write(separator)
+        out.write(orjson.dumps(prediction, option=orjson.OPT_SERIALIZE_NUMPY).decode())
+        separator = ",\n"
+    out.write("\n]\n")

@@ -1,0 +1,57 @@
+"""The production WSGI server in front of the Flask application."""
+
+from __future__ import annotations
+
+import socket
+
+from granian import Granian
+from granian.constants import Interfaces
+from granian.log import LogLevels
+
+from client.settings import Settings
+
+# How long requests under way may go on once the server was told to stop.
+DRAIN_SECONDS = 10
+
+
+class PortTakenError(OSError):
+    """The address cannot be listened on."""
+
+
+def serve_http(settings: Settings) -> None:
+    """Serve the application until SIGTERM or SIGINT, then let requests under way end.
+
+    Args:
+        settings: where to listen; the worker reads its own from the environment.
+
+    Raises:
+        PortTakenError: the port is taken, or the address is not this machine's.
+    """
+    _check_port(settings)
+    Granian(
+        "client.app:create_app",
+        factory=True,
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.WSGI,
+        # One worker, so that /metrics tells the whole truth; Flask's work is done in its threads.
+        workers=1,
+        blocking_threads=settings.threads,
+        respawn_failed_workers=True,
+        workers_kill_timeout=DRAIN_SECONDS,
+        websockets=False,
+        log_level=LogLevels.warning,
+    ).serve()
+
+
+def _check_port(settings: Settings) -> None:
+    """Fail in one line now, where the server would fail in a worker and try for ever."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise PortTakenError(
+                f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"
+            ) from error

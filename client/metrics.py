@@ -1,0 +1,51 @@
+"""Prometheus metrics of the client."""
+
+from __future__ import annotations
+
+import grpc
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+# From a cached answer on loopback to the longest deadline people set.
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """The counters of one application.
+
+    Routes are labelled by their pattern and models not at all: a caller must not be able to make
+    time series by asking for names.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "client_http_requests_total",
+            "HTTP requests answered",
+            ("method", "route", "status"),
+            registry=self.registry,
+        )
+        self.request_seconds = Histogram(
+            "client_http_request_seconds",
+            "Time from the first byte of a request to its answer",
+            ("route",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.in_flight = Gauge(
+            "client_http_requests_in_flight", "HTTP requests under way", registry=self.registry
+        )
+        self.call_seconds = Histogram(
+            "client_grpc_call_seconds",
+            "Time of a gRPC call to the model server",
+            ("rpc", "code"),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+
+    def observe_call(self, rpc: str, code: grpc.StatusCode, seconds: float) -> None:
+        """Count a gRPC call."""
+        self.call_seconds.labels(rpc, code.name).observe(seconds)
+
+    def exposition(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,115 @@
+"""The page at `/`: a form made from what the model says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flask import Blueprint, Response, make_response, render_template
+
+from client.errors import ClientError
+from client.model_server import Target
+from client.prediction import Predictor
+from client.schema import DEFAULT_SIGNATURE, EXPLAIN, Column, Schema, Signature
+from client.settings import Settings
+from client.tensors import DTYPES, STRING
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of the form.
+
+    Attributes:
+        name: of the column, as the model calls it.
+        title: the same for people.
+        type: number, text or boolean; what the script makes of the value.
+        hint: what values the model has seen.
+        example: the value filled in.
+        options: the values to choose from, if there are only so many.
+    """
+
+    name: str
+    title: str
+    type: str
+    hint: str = ""
+    example: str = ""
+    options: tuple[str, ...] = ()
+
+
+def blueprint(predictor: Predictor, settings: Settings) -> Blueprint:
+    """Return the routes.
+
+    Args:
+        predictor: knows the model.
+        settings: of the application.
+    """
+    routes = Blueprint("page", __name__, template_folder="templates", static_folder="static")
+
+    @routes.get("/")
+    def page() -> Response:
+        try:
+            schema = predictor.schema(Target(settings.model), settings.timeout)
+        except ClientError as error:
+            message = error.message
+            return make_response(
+                render_template("unavailable.html", model=settings.model, message=message),
+                error.status,
+                {"Retry-After": "2"},
+            )
+        return make_response(
+            render_template(
+                "page.html",
+                schema=schema,
+                description=schema.description,
+                fields=fields(schema),
+                explains=_explains(schema),
+            )
+        )
+
+    return routes
+
+
+def fields(schema: Schema) -> list[Field]:
+    """Return the form's fields; none if a row of the model does not fit into a form."""
+    signature = schema.signatures.get(DEFAULT_SIGNATURE)
+    if signature is None or any(s.shape != (None,) for s in signature.inputs.values()):
+        return []
+    order = schema.column_order(DEFAULT_SIGNATURE)
+    if order is None or schema.description is None:
+        return [_plain_field(name, signature) for name in sorted(signature.inputs)]
+    columns: Mapping[str, Column] = {c.name: c for c in schema.description.columns}
+    return [_described_field(columns[name]) for name in order]
+
+
+def _explains(schema: Schema) -> bool:
+    signature = schema.signatures.get(EXPLAIN)
+    return schema.description is not None and signature is not None
+
+
+def _plain_field(name: str, signature: Signature) -> Field:
+    dtype = signature.inputs[name].dtype
+    if dtype == STRING:
+        return Field(name, _title(name), "text")
+    kind = "boolean" if dtype in DTYPES and DTYPES[dtype].kind == "b" else "number"
+    options = ("false", "true") if kind == "boolean" else ()
+    return Field(name, _title(name), kind, options=options)
+
+
+def _described_field(column: Column) -> Field:
+    if column.kind != "numeric":
+        first = column.vocabulary[0] if column.vocabulary else ""
+        return Field(
+            column.name, _title(column.name), "text", example=first, options=column.vocabulary
+        )
+    return Field(
+        column.name,
+        _title(column.name),
+        "number",
+        hint=f"{column.minimum:.4g} to {column.maximum:.4g}",
+        # The average row is an example that gives nobody's data away.
+        example=f"{column.mean:.4g}",
+    )
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")

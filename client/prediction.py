@@ -1,0 +1,126 @@
+"""The core that every way in shares: a parsed JSON body becomes a prediction.
+
+The Flask routes and the command line both come through here.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from client import rows
+from client.errors import ClientError
+from client.model_server import Deadline, ModelServer, Prediction, Target
+from client.schema import Schema
+
+# A request that does not fit what is known of the model may fit a version published since; the
+# server is asked again, but no more often than this for requests that are just wrong.
+SCHEMA_MIN_AGE_SECONDS = 1.0
+SCHEMAS_KEPT = 256
+
+
+@dataclass(frozen=True)
+class _Known:
+    schema: Schema
+    asked_at: float
+
+
+class Predictor:
+    """Answers JSON requests with a model server, and keeps what it has learnt of the models."""
+
+    def __init__(self, server: ModelServer) -> None:
+        self.server = server
+        self._known: dict[Target, _Known] = {}
+        self._lock = threading.Lock()
+
+    def answer(self, target: Target, body: Any, timeout: float) -> tuple[dict[str, Any], int]:
+        """Predict what a request asks for.
+
+        Args:
+            target: the model, and the version if one is asked for.
+            body: the parsed JSON body.
+            timeout: seconds by which the answer must be there.
+
+        Returns:
+            The reply's JSON object, and the version that computed it.
+
+        Raises:
+            ClientError: the request cannot be answered.
+        """
+        deadline = Deadline(timeout)
+        known = self._schema(target, deadline)
+        try:
+            request = rows.read(body, known.schema)
+            prediction = self._predict(target, known.schema, request, deadline)
+        except ClientError as error:
+            fresh = self._refreshed(target, known, deadline) if error.status in (400, 404) else None
+            if fresh is None or fresh.schema.version == known.schema.version:
+                raise
+            request = rows.read(body, fresh.schema)
+            prediction = self._predict(target, fresh.schema, request, deadline)
+        else:
+            if prediction.version != known.schema.version:
+                request, prediction = self._follow(target, body, request, prediction, deadline)
+        return rows.write(prediction.outputs, request.row_form), prediction.version
+
+    def schema(self, target: Target, timeout: float) -> Schema:
+        """Ask the model server for a model's schema, and remember the answer."""
+        return self._ask(target, Deadline(timeout)).schema
+
+    def _follow(
+        self,
+        target: Target,
+        body: Any,
+        request: rows.Request,
+        prediction: Prediction,
+        deadline: Deadline,
+    ) -> tuple[rows.Request, Prediction]:
+        """Take the reply of a newer version, asking once more if it reads the rows differently."""
+        fresh = self._ask(target, deadline).schema
+        again = rows.read(body, fresh)
+        same = again.inputs.keys() == request.inputs.keys() and all(
+            values.dtype == request.inputs[name].dtype
+            and np.array_equal(values, request.inputs[name])
+            for name, values in again.inputs.items()
+        )
+        if same:
+            return request, prediction
+        return again, self._predict(target, fresh, again, deadline)
+
+    def _predict(
+        self, target: Target, schema: Schema, request: rows.Request, deadline: Deadline
+    ) -> Prediction:
+        return self.server.predict(
+            target,
+            request.inputs,
+            signature_name=request.signature_name,
+            signature=schema.signatures[request.signature_name],
+            timeout=deadline.left(),
+        )
+
+    def _schema(self, target: Target, deadline: Deadline) -> _Known:
+        return self._known.get(target) or self._ask(target, deadline)
+
+    def _refreshed(self, target: Target, known: _Known, deadline: Deadline) -> _Known | None:
+        if time.monotonic() - known.asked_at < SCHEMA_MIN_AGE_SECONDS:
+            return None
+        return self._ask(target, deadline)
+
+    def _ask(self, target: Target, deadline: Deadline) -> _Known:
+        try:
+            schema = self.server.schema(target, timeout=deadline.left())
+        except ClientError as error:
+            if error.status == 404:
+                with self._lock:
+                    self._known.pop(target, None)
+            raise
+        known = _Known(schema, time.monotonic())
+        with self._lock:
+            if len(self._known) >= SCHEMAS_KEPT:
+                self._known.pop(next(iter(self._known)))
+            self._known[target] = known
+        return known

@@ -1,0 +1,160 @@
+"""What the client knows of a served version: its signatures, and its own description."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from client.tensors import Array, dtype_name
+
+DESCRIBE = "describe"
+EXPLAIN = "explain"
+DEFAULT_SIGNATURE = "serving_default"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of a signature.
+
+    Attributes:
+        dtype: a `tensorflow.DataType`.
+        shape: its lengths, None where any length will do; None as a whole if the rank is unknown.
+    """
+
+    dtype: int
+    shape: tuple[int | None, ...] | None
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"{dtype_name(self.dtype)} of any shape"
+        lengths = ", ".join("any" if n is None else str(n) for n in self.shape)
+        return f"{dtype_name(self.dtype)} [{lengths}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One way to call a model: its inputs and outputs by name."""
+
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table a model was trained on.
+
+    Attributes:
+        name: also the name of the input that takes it.
+        kind: `numeric`, or another kind that the training job knows.
+        vocabulary: the values of a column that is not numeric.
+        mean, deviation, minimum, maximum: of a numeric column, in training.
+    """
+
+    name: str
+    kind: str
+    vocabulary: tuple[str, ...]
+    mean: float
+    deviation: float
+    minimum: float
+    maximum: float
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model says of itself through its signature `describe`.
+
+    Attributes:
+        columns: in the order of the table.
+        class_names: what probability 0 and probability 1 stand for.
+        threshold: probability from which on the label is the second class.
+        trained_at: ISO 8601.
+        metrics: of the rows held out in training, by name.
+    """
+
+    columns: tuple[Column, ...]
+    class_names: tuple[str, str]
+    threshold: float
+    trained_at: str
+    metrics: Mapping[str, float]
+
+    @classmethod
+    def from_outputs(cls, outputs: Mapping[str, Array]) -> Description:
+        """Read the outputs of `describe` for one query.
+
+        Raises:
+            KeyError, ValueError, IndexError: they are not those of a describe signature as
+                `training.export` writes it.
+        """
+        facts = {name: values[0] for name, values in outputs.items()}
+        vocabulary = iter(_texts(facts["vocabulary_values"]))
+        lengths = facts["vocabulary_lengths"].tolist()
+        columns = zip(
+            _texts(facts["columns"]),
+            _texts(facts["kinds"]),
+            [tuple(next(vocabulary) for _ in range(length)) for length in lengths],
+            facts["means"].tolist(),
+            facts["deviations"].tolist(),
+            facts["minimums"].tolist(),
+            facts["maximums"].tolist(),
+            strict=True,
+        )
+        class_0, class_1 = _texts(facts["class_names"])
+        return cls(
+            columns=tuple(Column(*column) for column in columns),
+            class_names=(class_0, class_1),
+            threshold=float(facts["threshold"]),
+            trained_at=facts["trained_at"].decode(),
+            metrics=dict(
+                zip(_texts(facts["metric_names"]), facts["metric_values"].tolist(), strict=True)
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A served version as the client sees it.
+
+    Attributes:
+        model: the model's name.
+        version: the version's number.
+        signatures: by name.
+        description: what the model says of itself, None if it has no signature for it.
+        definition: the signatures as the server sent them, a `SignatureDefMap`.
+    """
+
+    model: str
+    version: int
+    signatures: Mapping[str, Signature]
+    description: Description | None
+    definition: Any = field(repr=False)
+
+    def column_order(self, signature_name: str) -> tuple[str, ...] | None:
+        """Return the order in which a plain list fills a signature's inputs, if there is one."""
+        inputs = self.signatures[signature_name].inputs
+        if self.description is None:
+            return None
+        order = tuple(column.name for column in self.description.columns)
+        return order if set(order) == set(inputs) else None
+
+
+def signatures(definition: Any) -> dict[str, Signature]:
+    """Read a `SignatureDefMap`."""
+    return {
+        name: Signature(
+            inputs={key: _spec(info) for key, info in signature.inputs.items()},
+            outputs={key: _spec(info) for key, info in signature.outputs.items()},
+        )
+        for name, signature in definition.signature_def.items()
+    }
+
+
+def _spec(info: Any) -> TensorSpec:
+    shape = info.tensor_shape
+    if shape.unknown_rank:
+        return TensorSpec(info.dtype, None)
+    return TensorSpec(info.dtype, tuple(dim.size if dim.size >= 0 else None for dim in shape.dim))
+
+
+def _texts(values: Array) -> list[str]:
+    return [value.decode() for value in values.tolist()]

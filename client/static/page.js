@@ -1,0 +1,151 @@
+"use strict";
+
+const form = document.getElementById("row");
+const SHOWN_CONTRIBUTIONS = 10;
+
+const element = (id) => document.getElementById(id);
+const show = (id, visible) => { element(id).hidden = !visible; };
+
+class RequestError extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+async function post(path, body) {
+  const response = await fetch(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(body),
+  });
+  const reply = await response.json();
+  if (!response.ok) throw new RequestError(reply.error, response.status);
+  return reply;
+}
+
+/* A number that cannot be read is sent as the text it is, so that the server names the column. */
+function valueOf(field) {
+  const text = field.value.trim();
+  if (field.dataset.type === "boolean") return text === "true";
+  if (field.dataset.type !== "number") return field.value;
+  const number = Number(text.replace(",", "."));
+  const readable = text !== "" && Number.isFinite(number);
+  field.classList.toggle("wrong", !readable);
+  return readable ? number : text;
+}
+
+function readRow() {
+  const fields = [...form.querySelectorAll("[data-type]")];
+  return Object.fromEntries(fields.map((field) => [field.name, valueOf(field)]));
+}
+
+async function predictAndExplain(row) {
+  const { predictions, version } = await post("/predict", { instances: [row] });
+  if (!JSON.parse(form.dataset.explains)) return { prediction: predictions[0], version };
+  const path = `/v1/models/${encodeURIComponent(form.dataset.model)}/versions/${version}:predict`;
+  const explanation = await post(path, { signature_name: "explain", instances: [row] });
+  return { prediction: predictions[0], version, explanation: explanation.predictions[0] };
+}
+
+/* Between the two questions the version may have been replaced; then both are asked again. */
+async function ask(row) {
+  try {
+    return await predictAndExplain(row);
+  } catch (error) {
+    if (error.status !== 404) throw error;
+    return predictAndExplain(row);
+  }
+}
+
+function showPrediction(prediction) {
+  const probability = prediction.probability;
+  const isProbability = typeof probability === "number" && form.dataset.classes !== undefined;
+  show("scale", isProbability);
+  show("outputs", !isProbability);
+  if (isProbability) {
+    const [class0, class1] = JSON.parse(form.dataset.classes);
+    element("label").textContent = prediction.label;
+    element("bar").style.width = `${100 * probability}%`;
+    element("class-0").textContent = class0;
+    element("class-1").textContent = class1;
+    element("percent").textContent = `${(100 * probability).toFixed(1)} % ${class1}`;
+    return;
+  }
+  element("label").textContent = "";
+  const outputs = typeof prediction === "object" ? prediction : { output: prediction };
+  element("outputs").replaceChildren(
+    ...Object.entries(outputs).flatMap(([name, value]) => {
+      const term = document.createElement("dt");
+      const definition = document.createElement("dd");
+      term.textContent = name;
+      definition.textContent = JSON.stringify(value);
+      return [term, definition];
+    }),
+  );
+}
+
+function contributionItem(name, share, largest) {
+  const item = document.createElement("li");
+  const title = document.createElement("span");
+  const track = document.createElement("span");
+  const bar = document.createElement("i");
+  const number = document.createElement("b");
+  title.textContent = name.replaceAll("_", " ");
+  track.className = `track ${share < 0 ? "down" : "up"}`;
+  bar.style.width = `${(100 * Math.abs(share)) / largest}%`;
+  number.textContent = (share < 0 ? "−" : "+") + Math.abs(share).toFixed(2);
+  track.append(bar);
+  item.append(title, track, number);
+  return item;
+}
+
+function showExplanation(explanation) {
+  show("explanation", explanation !== undefined);
+  if (explanation === undefined) return;
+  const columns = JSON.parse(form.dataset.columns);
+  const shares = explanation.contribution
+    .map((share, index) => [columns[index], share])
+    .sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
+  const top = [
+    ...shares.slice(0, SHOWN_CONTRIBUTIONS),
+    ["the average row", explanation.bias],
+  ];
+  const rest = shares.slice(SHOWN_CONTRIBUTIONS);
+  if (rest.length > 0) {
+    const sum = rest.reduce((total, [, share]) => total + share, 0);
+    top.splice(-1, 0, [`the other ${rest.length} columns`, sum]);
+  }
+  const largest = Math.max(...top.map(([, share]) => Math.abs(share)), 1e-9);
+  element("contributions").replaceChildren(
+    ...top.map(([name, share]) => contributionItem(name, share, largest)),
+  );
+}
+
+async function predict() {
+  const button = form.querySelector("button");
+  button.disabled = true;
+  try {
+    const { prediction, version, explanation } = await ask(readRow());
+    element("version").textContent = version;
+    showPrediction(prediction);
+    showExplanation(explanation);
+    show("result", true);
+    show("error", false);
+  } catch (error) {
+    element("error").textContent = error.message;
+    show("error", true);
+    show("result", false);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+if (form) {
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    predict();
+  });
+  form.addEventListener("reset", () => setTimeout(predict));
+  predict();
+}
