@@ -74,6 +74,8 @@ def _target(model: str, version: str | None = None, label: str | None = None) ->
 
 def _body() -> Any:
     data = request.get_data(cache=False)
+    if request.max_content_length is not None and len(data) >= request.max_content_length:
+        request.stream.read(1)  # a chunked body was cut at the limit; reading on says so with a 413
     if not data.strip():
         raise ClientError(f"the body is empty; {EXPECTED}")
     try:

@@ -24,7 +24,7 @@ class Field:
         title: the same for people.
         type: number, text or boolean; what the script makes of the value.
         hint: what values the model has seen.
-        example: the value filled in.
+        examples: the value in a typical row of each class; the first is filled in.
         options: the values to choose from, if there are only so many.
     """
 
@@ -32,7 +32,7 @@ class Field:
     title: str
     type: str
     hint: str = ""
-    example: str = ""
+    examples: tuple[str, ...] = ("",)
     options: tuple[str, ...] = ()
 
 
@@ -97,17 +97,19 @@ def _plain_field(name: str, signature: Signature) -> Field:
 
 def _described_field(column: Column) -> Field:
     if column.kind != "numeric":
-        first = column.vocabulary[0] if column.vocabulary else ""
         return Field(
-            column.name, _title(column.name), "text", example=first, options=column.vocabulary
+            column.name,
+            _title(column.name),
+            "text",
+            examples=column.vocabulary[:1] or ("",),
+            options=column.vocabulary,
         )
     return Field(
         column.name,
         _title(column.name),
         "number",
         hint=f"{column.minimum:.4g} to {column.maximum:.4g}",
-        # The average row is an example that gives nobody's data away.
-        example=f"{column.mean:.4g}",
+        examples=tuple(f"{mean:.4g}" for mean in column.class_means),
     )
 
 

@@ -147,10 +147,10 @@ def _rows_to_columns(rows: list[Any], signature: Signature) -> dict[str, list[An
                     f"the columns are {_listing(wanted)}"
                 )
             missing = sorted(wanted - row.keys())
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             spec = signature.inputs[missing[0]]
+            of = f", the first of {len(missing)}," if len(missing) > 1 else ""
             raise ClientError(
-                f'instances[{index}]: column "{missing[0]}" ({dtype_name(spec.dtype)}){more} '
+                f'instances[{index}]: column "{missing[0]}" ({dtype_name(spec.dtype)}){of} '
                 "is missing"
             )
     return {name: [row[name] for row in rows] for name in wanted}

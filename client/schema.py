@@ -11,6 +11,8 @@ from client.tensors import Array, dtype_name
 DESCRIBE = "describe"
 EXPLAIN = "explain"
 DEFAULT_SIGNATURE = "serving_default"
+# TensorFlow keeps its own initialisation among the signatures.
+INTERNAL_PREFIX = "__"
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Column:
         kind: `numeric`, or another kind that the training job knows.
         vocabulary: the values of a column that is not numeric.
         mean, deviation, minimum, maximum: of a numeric column, in training.
+        class_means: of a numeric column, among the rows of each class.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Column:
     deviation: float
     minimum: float
     maximum: float
+    class_means: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class Description:
             facts["deviations"].tolist(),
             facts["minimums"].tolist(),
             facts["maximums"].tolist(),
+            [(mean_0, mean_1) for mean_0, mean_1 in facts["class_means"].T.tolist()],
             strict=True,
         )
         class_0, class_1 = _texts(facts["class_names"])
@@ -139,14 +144,16 @@ class Schema:
 
 
 def signatures(definition: Any) -> dict[str, Signature]:
-    """Read a `SignatureDefMap`."""
+    """Read a `SignatureDefMap`; names come in alphabetical order, as the map itself has none."""
     return {
-        name: Signature(
-            inputs={key: _spec(info) for key, info in signature.inputs.items()},
-            outputs={key: _spec(info) for key, info in signature.outputs.items()},
-        )
-        for name, signature in definition.signature_def.items()
+        name: Signature(_specs(signature.inputs), _specs(signature.outputs))
+        for name, signature in sorted(definition.signature_def.items())
+        if not name.startswith(INTERNAL_PREFIX)
     }
+
+
+def _specs(infos: Mapping[str, Any]) -> dict[str, TensorSpec]:
+    return {name: _spec(info) for name, info in sorted(infos.items())}
 
 
 def _spec(info: Any) -> TensorSpec:

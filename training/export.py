@@ -46,6 +46,8 @@ class TrainedModel:
         columns: names, in the order of the arrays below.
         mean, scale: float64 `[columns]`; a column is served as `(value − mean) / scale`.
         minimum, maximum: float64 `[columns]`, the range seen in training.
+        class_means: float64 `[2, columns]`, the average row of each class: examples that give
+            nobody's data away.
         weights: float64 `[columns]`, for scaled columns.
         bias: log-odds of a row whose every column is at its mean.
         class_names: what the labels 0 and 1 stand for.
@@ -59,6 +61,7 @@ class TrainedModel:
     scale: Floats
     minimum: Floats
     maximum: Floats
+    class_means: Floats
     weights: Floats
     bias: float
     class_names: tuple[str, str]
@@ -120,6 +123,7 @@ class LogisticRegressionModule(tf.Module):
             "minimums": tf.constant(model.minimum, tf.float64),
             "maximums": tf.constant(model.maximum, tf.float64),
             "class_names": tf.constant(model.class_names),
+            "class_means": tf.constant(model.class_means, tf.float64),
             "threshold": tf.constant(model.threshold, tf.float64),
             "trained_at": tf.constant(model.trained_at),
             "metric_names": tf.constant(list(model.metrics)),

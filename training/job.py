@@ -71,6 +71,7 @@ def fit(
         scale=scale,
         minimum=train.features.min(axis=0),
         maximum=train.features.max(axis=0),
+        class_means=np.stack([train.features[train.labels == c].mean(axis=0) for c in (0, 1)]),
         weights=descent.weights,
         bias=descent.bias,
         class_names=table.class_names,

@@ -104,12 +104,14 @@ function showExplanation(explanation) {
   show("explanation", explanation !== undefined);
   if (explanation === undefined) return;
   const columns = JSON.parse(form.dataset.columns);
+  const [class0, class1] = JSON.parse(form.dataset.classes);
+  element("sides").textContent = `← ${class0} · ${class1} →`;
   const shares = explanation.contribution
     .map((share, index) => [columns[index], share])
     .sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
   const top = [
     ...shares.slice(0, SHOWN_CONTRIBUTIONS),
-    ["the average row", explanation.bias],
+    ["every row's start (bias)", explanation.bias],
   ];
   const rest = shares.slice(SHOWN_CONTRIBUTIONS);
   if (rest.length > 0) {
@@ -120,6 +122,14 @@ function showExplanation(explanation) {
   element("contributions").replaceChildren(
     ...top.map(([name, share]) => contributionItem(name, share, largest)),
   );
+}
+
+function fillIn(example) {
+  for (const field of form.querySelectorAll("[data-examples]")) {
+    const values = JSON.parse(field.dataset.examples);
+    field.value = values[example] ?? values[0];
+  }
+  predict();
 }
 
 async function predict() {
@@ -146,6 +156,8 @@ if (form) {
     event.preventDefault();
     predict();
   });
-  form.addEventListener("reset", () => setTimeout(predict));
+  for (const button of form.querySelectorAll("[data-example]")) {
+    button.addEventListener("click", () => fillIn(Number(button.dataset.example)));
+  }
   predict();
 }
