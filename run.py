@@ -1,0 +1,186 @@
+"""`make run`: train if there is no model, serve it, and open the HTTP endpoint.
+
+The rooms are started as the commands a user would type and know nothing of one another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).resolve().parent
+HOST = "127.0.0.1"
+READY_TIMEOUT_SECONDS = 120
+# supervisord gives the client and then the server two seconds each before it kills them.
+STOP_TIMEOUT_SECONDS = 6
+LOG_LINES_SHOWN = 15
+PORT = click.IntRange(1, 65535)
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--port", type=PORT, default=8080, help="HTTP port of the client.")
+@click.option("--serving-port", type=PORT, default=8500, help="gRPC port of the model server.")
+@click.option(
+    "--models",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="models",
+    help="Directory of all models.",
+)
+@click.option("--model", default="breast_cancer", help="Model to train and to serve.")
+@click.option(
+    "--server",
+    type=click.Choice(["embedded", "docker"]),
+    default="embedded",
+    help="Our model server, or TensorFlow Serving in a container (TF_SERVING_IMAGE names another).",
+)
+def main(port: int, serving_port: int, models: Path, model: str, server: str) -> None:
+    """Train if there is no model, serve it, and open the HTTP endpoint on this machine."""
+    started = time.monotonic()
+    for name, number in (("--port", port), ("--serving-port", serving_port)):
+        _check_port(name, number)
+    base_path = (models / model).resolve()
+    serving = {
+        "embedded": [*_room("serving"), f"--bind_address={HOST}"],
+        "docker": _room("serving.container"),
+    }[server]
+    serving += [
+        f"--port={serving_port}",
+        f"--model_name={model}",
+        f"--model_base_path={base_path}",
+    ]
+    if server == "docker":
+        _run([*serving, "--check"])
+    _run([*_room("training"), "fit", f"--models={models}", f"--name={model}", "--unless-published"])
+    client = [*_room("client"), "serve", f"--host={HOST}", f"--port={port}", f"--model={model}"]
+    client += [f"--server={HOST}:{serving_port}"]
+
+    logs = ROOT / ".run" / str(port)
+    logs.mkdir(parents=True, exist_ok=True)
+    for old in logs.glob("*.log*"):
+        old.unlink()
+    sys.exit(_supervise(serving, client, logs, f"http://{HOST}:{port}", model, started))
+
+
+def _supervise(
+    serving: list[str], client: list[str], logs: Path, url: str, model: str, started: float
+) -> int:
+    environment = {
+        **os.environ,
+        "RUN_SERVING": shlex.join(serving),
+        "RUN_CLIENT": shlex.join(client),
+        "RUN_LOGS": str(logs),
+    }
+    stopped = False
+
+    def stop(signal_number: int, frame: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signal_number, stop)
+    supervisor = subprocess.Popen(
+        [sys.executable, "-m", "supervisor.supervisord", "-c", str(ROOT / "supervisord.conf")],
+        cwd=ROOT,
+        env=environment,
+        # Ctrl-C reaches the whole foreground group; the order of stopping is supervisord's matter.
+        start_new_session=True,
+    )
+    try:
+        announced = False
+        while not stopped and supervisor.poll() is None:
+            if not announced and _is_ready(url):
+                _announce(url, model, logs, time.monotonic() - started)
+                announced = True
+            if not announced and time.monotonic() - started > READY_TIMEOUT_SECONDS:
+                return _fail(logs, f"not ready after {READY_TIMEOUT_SECONDS} s")
+            time.sleep(0.1)
+        return 0 if stopped else _fail(logs, "the supervisor ended")
+    finally:
+        supervisor.terminate()
+        try:
+            supervisor.wait(STOP_TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            supervisor.kill()
+        if stopped:
+            click.echo("stopped")
+
+
+def _check_port(option: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            variable = option.removeprefix("--").replace("-", "_").upper()
+            raise click.ClickException(
+                f"port {port} is taken ({error.strerror}); "
+                f"choose another: make run {variable}={port + 1}"
+            ) from error
+
+
+def _room(name: str) -> list[str]:
+    return [sys.executable, "-m", name]
+
+
+def _run(command: list[str]) -> None:
+    """Run a command that says itself what went wrong."""
+    if status := subprocess.run(command, cwd=ROOT, check=False).returncode:
+        sys.exit(status)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=2) as reply:
+            return bool(reply.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def _announce(url: str, model: str, logs: Path, seconds: float) -> None:
+    row = json.dumps({"instances": [_example_row(url, model)]})
+    click.echo(
+        f"\nReady in {seconds:.1f} s.\n\n"
+        f"  page     {url}/\n"
+        f"  predict  curl -s {url}/predict -d {shlex.quote(row)}\n"
+        f"  metrics  {url}/metrics\n"
+        f"  logs     {logs}\n\n"
+        "Ctrl-C stops everything."
+    )
+
+
+def _example_row(url: str, model: str) -> Any:
+    """Return the average row of the model's first class, which the model itself tells."""
+    question = {"signature_name": "describe", "instances": [0]}
+    request = urllib.request.Request(
+        f"{url}/v1/models/{model}:predict", data=json.dumps(question).encode()
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=5) as reply:
+            means = json.load(reply)["predictions"][0]["class_means"][0]
+    except (OSError, KeyError, TypeError):
+        return "..."  # a model of somebody else's that has no description
+    return [float(f"{mean:.4g}") for mean in means]
+
+
+def _fail(logs: Path, reason: str) -> int:
+    click.echo(f"Error: {reason}; the last lines of the logs in {logs}:", err=True)
+    for log in sorted(logs.glob("*.log")):
+        lines = log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+        click.echo("\n".join([f"--- {log.name}", *lines]), err=True)
+    return 1
+
+
+if __name__ == "__main__":
+    main(prog_name="run.py")
