@@ -11,6 +11,7 @@ import click
 
 # TensorFlow's own start-up notes are not for people who run a server.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters of it is in our own messages
 
 PORT = click.IntRange(0, 65535)
 

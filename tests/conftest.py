@@ -1,0 +1,108 @@
+"""Fixtures that several rooms share: a trained model, a model server, a client in front of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests import processes
+from tests.processes import Running
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+CHROMIUM = "/usr/bin/chromium"
+
+
+def missing(what: str) -> None:
+    """Leave a test out and say why, or fail if everything is required."""
+    if os.environ.get("REQUIRE_ALL"):
+        pytest.fail(f"{what}, and REQUIRE_ALL is set")
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> None:
+    if shutil.which("docker") is None:
+        missing("docker is not installed")
+    for command in (["docker", "info"], ["docker", "compose", "version"]):
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            missing(f"`{' '.join(command)}` fails, so there is no Docker engine to use")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("google-chrome") or CHROMIUM
+    if not Path(found).exists():
+        missing("chromium is not installed")
+    return found
+
+
+@pytest.fixture(scope="session")
+def trained_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models directory with breast_cancer/1, made by the training job. Do not write to it."""
+    models = tmp_path_factory.mktemp("trained")
+    done = processes.fit(models)
+    assert done.returncode == 0, done.stderr
+    return models
+
+
+@pytest.fixture
+def models(trained_models: Path, tmp_path: Path) -> Path:
+    """A copy of the trained models that a test may change."""
+    return Path(shutil.copytree(trained_models, tmp_path / "models"))
+
+
+@dataclass
+class Starter:
+    """Starts processes that end with the test."""
+
+    folder: Path
+    running: list[Running]
+
+    def model_server(self, *flags: str, port: int = 0) -> Running:
+        log = self.folder / f"serving-{len(self.running)}.log"
+        self.running.append(processes.start_model_server(log, *flags, port=port))
+        return self.running[-1]
+
+    def client(self, server: str, *, ready: bool = True, **environment: str) -> Running:
+        log = self.folder / f"client-{len(self.running)}.log"
+        self.running.append(processes.start_client(log, server, ready=ready, **environment))
+        return self.running[-1]
+
+    def command(self, command: list[str], **environment: str) -> Running:
+        log = self.folder / f"command-{len(self.running)}.log"
+        self.running.append(processes.start(command, log, **environment))
+        return self.running[-1]
+
+
+@pytest.fixture
+def starter(tmp_path: Path) -> Iterator[Starter]:
+    starter = Starter(tmp_path, [])
+    yield starter
+    for running in reversed(starter.running):
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def model_server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a model server with breast_cancer/1."""
+    log = tmp_path_factory.mktemp("serving") / "log"
+    running = processes.start_model_server(
+        log, "--model_name=breast_cancer", f"--model_base_path={trained_models / 'breast_cancer'}"
+    )
+    yield running.address
+    assert running.stop() == 0, running.output()
+
+
+@pytest.fixture(scope="session")
+def client_url(model_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a client in front of that model server."""
+    running = processes.start_client(tmp_path_factory.mktemp("client") / "log", model_server)
+    yield running.address
+    assert running.stop() == 0, running.output()

@@ -1,0 +1,110 @@
+"""Starts the project's own commands for tests, on loopback and on ports the system picks."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+ROOT = Path(__file__).resolve().parents[1]
+LISTENING = re.compile(r"Running gRPC ModelServer at \S+?:(\d+) ")
+START_SECONDS = 60
+
+
+@dataclass
+class Running:
+    """A process under test, with everything it has printed."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    address: str = ""
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def stop(self, signal_number: int = signal.SIGTERM, timeout: float = 15) -> int:
+        """Send a signal, and return the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal_number)
+        try:
+            return self.process.wait(timeout)
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = START_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+def start(command: list[str], log: Path, **environment: str) -> Running:
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+        )
+    return Running(process, log)
+
+
+def start_model_server(log: Path, *flags: str, port: int = 0) -> Running:
+    """Start `python -m serving` and wait until its port is open."""
+    command = [sys.executable, "-m", "serving", "--bind_address=127.0.0.1", f"--port={port}"]
+    running = start([*command, *flags], log)
+
+    def listening() -> bool:
+        assert running.process.poll() is None, running.output()
+        return LISTENING.search(running.output()) is not None
+
+    wait_for(listening, "the model server listens")
+    match = LISTENING.search(running.output())
+    assert match is not None
+    running.address = f"127.0.0.1:{match[1]}"
+    return running
+
+
+def start_client(log: Path, server: str, *, ready: bool = True, **environment: str) -> Running:
+    """Start `python -m client serve` and wait until it is ready, or at least alive."""
+    port = free_port()
+    command = [sys.executable, "-m", "client", "serve", f"--port={port}", f"--server={server}"]
+    running = start(command, log, **environment)
+    running.address = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert running.process.poll() is None, running.output()
+        try:
+            path = "readyz" if ready else "livez"
+            return requests.get(f"{running.address}/{path}", timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+    wait_for(answers, f"the client is up: {running.output()}")
+    return running
+
+
+def fit(models: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m training fit`."""
+    command = [sys.executable, "-m", "training", "fit", f"--models={models}", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
