@@ -96,6 +96,7 @@ def model_server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory)
     running = processes.start_model_server(
         log, "--model_name=breast_cancer", f"--model_base_path={trained_models / 'breast_cancer'}"
     )
+    processes.wait_for(lambda: processes.is_serving(running.address), "the model is loaded")
     yield running.address
     assert running.stop() == 0, running.output()
 

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import requests
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 ROOT = Path(__file__).resolve().parents[1]
 LISTENING = re.compile(r"Running gRPC ModelServer at \S+?:(\d+) ")
@@ -65,6 +67,8 @@ def start(command: list[str], log: Path, **environment: str) -> Running:
             stdout=out,
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},
+            # Like a shell: Ctrl-C in one command is not Ctrl-C in the tests.
+            start_new_session=True,
         )
     return Running(process, log)
 
@@ -83,6 +87,15 @@ def start_model_server(log: Path, *flags: str, port: int = 0) -> Running:
     assert match is not None
     running.address = f"127.0.0.1:{match[1]}"
     return running
+
+
+def is_serving(address: str) -> bool:
+    """Ask the standard gRPC health service."""
+    with grpc.insecure_channel(address) as channel:
+        reply = health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(), timeout=5
+        )
+        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def start_client(log: Path, server: str, *, ready: bool = True, **environment: str) -> Running:

@@ -1,0 +1,97 @@
+"""The page, in a real browser."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.conftest import Starter
+from tests.processes import free_port
+from training.dataset import breast_cancer
+
+COLUMNS = breast_cancer().columns
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    # Chromium's sandbox needs a user that is not root.
+    flags = ["--no-sandbox"] if os.getuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1100, "height": 1300})
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    yield page
+    page.close()
+    assert problems == []
+
+
+def test_the_form_is_the_model_s_and_is_answered_at_once(page: Page, client_url: str) -> None:
+    page.goto(client_url)
+    assert page.locator("form [name]").evaluate_all("all => all.map(e => e.name)") == list(COLUMNS)
+    expect(page.locator("label", has_text="mean radius").locator("small")).to_have_text(
+        re.compile(r"^[\d.]+ to [\d.]+$")
+    )
+    expect(page.locator("#label")).to_have_text("malignant")
+    expect(page.locator("#percent")).to_have_text("0.0 % benign")
+    expect(page.locator("#version")).to_have_text("1")
+    expect(page.locator("#contributions li").first).to_contain_text(re.compile("−|\\+"))
+
+
+def test_another_row_changes_the_answer_and_what_pushed_it(page: Page, client_url: str) -> None:
+    page.goto(client_url)
+    expect(page.locator("#label")).to_have_text("malignant")
+    page.get_by_role("button", name="Typical benign").click()
+    expect(page.locator("#label")).to_have_text("benign")
+    page.locator("[name=worst_area]").fill("4254")
+    page.get_by_role("button", name="Predict").click()
+    first = page.locator("#contributions li").first
+    expect(first).to_contain_text("worst area")
+    expect(first).to_contain_text("−")
+
+
+def test_text_where_a_number_belongs_is_said_by_name(page: Page, client_url: str) -> None:
+    page.goto(client_url)
+    expect(page.locator("#result")).to_be_visible()
+    page.locator("[name=mean_texture]").fill("rough")
+    page.get_by_role("button", name="Predict").click()
+    expect(page.get_by_role("alert")).to_have_text(
+        'instances[0].mean_texture: expected a number, got the string "rough"'
+    )
+    expect(page.locator("#result")).to_be_hidden()
+    page.locator("[name=mean_texture]").fill("20,5")  # a decimal comma
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator("#result")).to_be_visible()
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_it_fits_a_phone(browser: Browser, client_url: str) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 740})
+    page.goto(client_url)
+    expect(page.locator("#label")).to_have_text("malignant")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.close()
+
+
+def test_without_a_model_server_it_says_so_and_comes_back_by_itself(
+    page: Page, models: Path, starter: Starter
+) -> None:
+    port = free_port()
+    client = starter.client(f"127.0.0.1:{port}", ready=False)
+    page.goto(client.address)
+    expect(page.get_by_role("alert")).to_contain_text("not available yet")
+    starter.model_server(
+        "--model_name=breast_cancer", f"--model_base_path={models / 'breast_cancer'}", port=port
+    )
+    expect(page.locator("#label")).to_have_text("malignant", timeout=20_000)

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+
+from tests.processes import ROOT, free_port
+from training.dataset import breast_cancer
+
+TABLE = breast_cancer()
+
+
+def run(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "client", *arguments],
+        cwd=ROOT,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def as_csv(rows: np.ndarray) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(TABLE.columns)
+    writer.writerows(rows.tolist())
+    return out.getvalue()
+
+
+def test_csv_in_csv_out_with_the_endpoint_s_answers(
+    model_server: str, client_url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text(as_csv(TABLE.features[:5]))
+    done = run("predict", str(file), f"--server={model_server}")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    body = {"instances": TABLE.features[:5].tolist()}
+    http = requests.post(f"{client_url}/predict", json=body, timeout=10).json()["predictions"]
+    assert [row["label"] for row in rows] == [p["label"] for p in http]
+    np.testing.assert_allclose(
+        [float(row["probability"]) for row in rows], [p["probability"] for p in http], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_json_from_standard_input(model_server: str, wrapped: bool) -> None:
+    rows = TABLE.features[:3].tolist()
+    stdin = json.dumps({"instances": rows} if wrapped else rows)
+    done = run("predict", "-", stdin=stdin, CLIENT_SERVER=model_server)
+    assert done.returncode == 0, done.stderr
+    assert [p["label"] for p in json.loads(done.stdout)] == ["malignant"] * 3
+
+
+def test_a_big_file_is_sent_in_parts_with_progress(model_server: str) -> None:
+    rows = np.tile(TABLE.features, (5, 1))
+    done = run("predict", "-", f"--server={model_server}", stdin=as_csv(rows))
+    assert done.returncode == 0, done.stderr
+    answers = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert len(answers) == len(rows) == 2845
+    assert answers[:569] == answers[569:1138]
+    assert "predict" in done.stderr
+
+
+HEADER = ",".join(TABLE.columns)
+ONES = ",".join("1" * 29)
+
+
+@pytest.mark.parametrize(
+    ("stdin", "message"),
+    [
+        ("", 'line 1: column "area_error" is missing'),
+        (f"{HEADER}\n", "-: expected at least one row, got none"),
+        (f"{HEADER}\nx,{ONES}\n", 'line 2, column "mean_radius": expected float32, got "x"'),
+        (f"{HEADER}\n1,{ONES}\n,{ONES}\n", 'line 3, column "mean_radius": expected float32'),
+        (f"{HEADER}\n1,2\n", "line 2: expected 30 cells like the header"),
+        (f"{HEADER},extra\n", 'line 1: unknown column "extra"; the columns are area_error,'),
+        (f"{HEADER},mean_radius\n", 'line 1: column "mean_radius" is there twice'),
+        ("[[1]]", "rows 1 to 1: instances[0]: expected 30 values"),
+        ("[", "not JSON: "),
+        ('{"rows": []}', "expected a list of rows or"),
+        ("[]", "expected at least one row"),
+    ],
+)
+def test_a_wrong_file_is_told_where(model_server: str, stdin: str, message: str) -> None:
+    done = run("predict", "-", f"--server={model_server}", stdin=stdin)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "nosuch.csv"], "No such file"),
+        (["predict", "-", "--model=nosuch"], "Servable not found for request: Latest(nosuch)"),
+        (["predict", "-", "--version=9"], "Specific(breast_cancer, 9)"),
+        (["predict", "-", "--version=1", "--label=a"], "exclude each other"),
+        (["serve", "--port=99999"], "CLIENT_PORT: Input should be less than or equal to 65535"),
+    ],
+)
+def test_wrong_arguments(model_server: str, arguments: list[str], message: str) -> None:
+    done = run(*arguments, stdin="[[1]]", CLIENT_SERVER=model_server)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_model_server_is_one_clear_line() -> None:
+    server = f"127.0.0.1:{free_port()}"
+    done = run("predict", "-", f"--server={server}", stdin="[[1]]")
+    assert done.returncode == 1
+    assert f"the model server at {server} cannot be reached" in done.stderr
+
+
+def test_a_taken_port_is_one_clear_line(client_url: str) -> None:
+    port = client_url.rpartition(":")[2]
+    done = run("serve", f"--port={port}")
+    assert done.returncode == 1
+    assert done.stderr == f"Error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["predict"]])
+def test_help(command: list[str]) -> None:
+    done = run(*command, "--help")
+    assert done.returncode == 0
+    assert "Usage: python -m client" in done.stdout

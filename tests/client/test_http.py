@@ -1,0 +1,224 @@
+"""The HTTP endpoints, served as in production, in front of a real model server."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+from client import ModelServer
+from tests.conftest import Starter
+from tests.processes import free_port
+from training.dataset import breast_cancer
+
+TABLE = breast_cancer()
+ROWS = TABLE.features[[0, 19, 40]]
+PREDICT = "/v1/models/breast_cancer:predict"
+
+
+def post(url: str, body: Any, **options: Any) -> requests.Response:
+    data = body if isinstance(body, bytes | str) else json.dumps(body)
+    return requests.post(url, data=data, timeout=30, **options)
+
+
+@pytest.fixture(scope="module")
+def expected(model_server: str) -> dict[str, Any]:
+    with ModelServer(model_server) as server:
+        reply = server.predict("breast_cancer", {"features": ROWS}, signature_name="dense")
+        return {name: values.tolist() for name, values in reply.outputs.items()}
+
+
+def check(predictions: list[dict[str, Any]], expected: dict[str, Any]) -> None:
+    assert [p["label"] for p in predictions] == [x.decode() for x in expected["label"]]
+    for name in ("probability", "logit"):
+        np.testing.assert_allclose([p[name] for p in predictions], expected[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "path", [PREDICT, "/v1/models/breast_cancer/versions/1:predict", "/predict"]
+)
+def test_rows_by_name_and_rows_in_column_order_give_the_same(
+    client_url: str, path: str, expected: dict[str, Any]
+) -> None:
+    by_name = [dict(zip(TABLE.columns, row, strict=True)) for row in ROWS.tolist()]
+    for instances in (by_name, ROWS.tolist()):
+        reply = post(client_url + path, {"instances": instances})
+        assert reply.status_code == 200, reply.text
+        assert reply.headers["Content-Type"] == "application/json"
+        check(reply.json()["predictions"], expected)
+
+
+def test_predict_also_tells_the_model_and_the_version(client_url: str) -> None:
+    reply = post(f"{client_url}/predict", {"instances": ROWS.tolist()}).json()
+    assert (reply["model"], reply["version"]) == ("breast_cancer", 1)
+
+
+def test_column_form_answers_in_columns(client_url: str, expected: dict[str, Any]) -> None:
+    inputs = {name: ROWS[:, i].tolist() for i, name in enumerate(TABLE.columns)}
+    outputs = post(client_url + PREDICT, {"inputs": inputs}).json()["outputs"]
+    np.testing.assert_allclose(outputs["logit"], expected["logit"], rtol=1e-5)
+    dense = {"inputs": ROWS.tolist(), "signature_name": "dense"}
+    assert post(client_url + PREDICT, dense).json()["outputs"].keys() == outputs.keys()
+
+
+def test_explain_is_a_signature_like_any_other(client_url: str, expected: dict[str, Any]) -> None:
+    body = {"instances": ROWS.tolist(), "signature_name": "explain"}
+    shares = post(client_url + PREDICT, body).json()["predictions"]
+    totals = [sum(share["contribution"]) + share["bias"] for share in shares]
+    np.testing.assert_allclose(totals, expected["logit"], rtol=1e-4)
+
+
+ONES = ",".join(["1"] * 29)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "message"),
+    [
+        (PREDICT, b"", 400, "the body is empty; expected {"),
+        (PREDICT, b"  \n", 400, "the body is empty"),
+        (PREDICT, b'{"instances": [', 400, "the body is not JSON: "),
+        (PREDICT, b"\xff\xfe", 400, "the body is not JSON: "),
+        (PREDICT, b"[" * 100_000, 400, "the body is not JSON: "),
+        (PREDICT, b'{"instances": [[1e400]]}', 400, "the body is not JSON: "),
+        (PREDICT, b"null", 400, "the body is null"),
+        (PREDICT, {"instances": [{"mean_radius": 1}]}, 400, '"area_error" (float32), the first of'),
+        (PREDICT, {"instances": [{"radius": 1}]}, 400, 'unknown column "radius"; the columns are'),
+        (PREDICT, f'{{"instances": [["a",{ONES}]]}}', 400, "instances[0].mean_radius: expected a "),
+        (PREDICT, {"instances": [[1, 2]]}, 400, "expected 30 values in the order mean_radius, m"),
+        (PREDICT, {"instances": [1], "signature_name": "x"}, 400, 'no "x", it has classification,'),
+        ("/predict", {"instances": []}, 400, "instances: expected at least one row"),
+        ("/v1/models/nosuch:predict", {"instances": [1]}, 404, "Latest(nosuch)"),
+        ("/v1/models/breast_cancer/versions/7:predict", {"instances": [1]}, 404, "Specific(breast"),
+        ("/v1/models/breast_cancer/versions/x:predict", {"instances": [1]}, 400, 'got "x"'),
+        (f"/v1/models/breast_cancer/versions/{2**70}:predict", {"instances": [1]}, 400, "version:"),
+        ("/v1/models/breast_cancer/labels/x:predict", {"instances": [1]}, 400, "label: x"),
+        ("/nosuch", {}, 404, "POST /nosuch: Not Found"),
+        ("/livez", {}, 405, "POST /livez: Method Not Allowed"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_right_status(
+    client_url: str, path: str, body: Any, status: int, message: str
+) -> None:
+    reply = post(client_url + path, body)
+    assert reply.status_code == status, reply.text
+    assert reply.headers["Content-Type"] == "application/json"
+    assert message in reply.json()["error"]
+    assert "Traceback" not in reply.text
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_over_the_limit_is_refused(
+    model_server: str, starter: Starter, chunked: bool
+) -> None:
+    client = starter.client(model_server, CLIENT_MAX_BODY_BYTES="20000")
+    body = json.dumps({"instances": ROWS.tolist()}).encode()
+    assert len(body) < 20_000
+    for data, status in ((body, 200), (body + b" " * 20_000, 413)):
+        sent: Any = iter([data]) if chunked else data
+        reply = requests.post(client.address + PREDICT, data=sent, timeout=30)
+        assert reply.status_code == status, reply.text
+    assert reply.json() == {"error": "the body is too large; expected at most 20000 bytes"}
+
+
+def test_status_and_metadata(client_url: str) -> None:
+    for path in ("", "/versions/1"):
+        reply = requests.get(f"{client_url}/v1/models/breast_cancer{path}", timeout=5)
+        assert reply.json() == {
+            "model_version_status": [
+                {
+                    "version": "1",
+                    "state": "AVAILABLE",
+                    "status": {"error_code": "OK", "error_message": ""},
+                }
+            ]
+        }
+    reply = requests.get(f"{client_url}/v1/models/breast_cancer/metadata", timeout=5).json()
+    assert reply["model_spec"] == {"name": "breast_cancer", "signature_name": "", "version": "1"}
+    signatures = reply["metadata"]["signature_def"]["signature_def"]
+    features = signatures["dense"]["inputs"]["features"]
+    assert features["dtype"] == "DT_FLOAT"
+    assert [dim["size"] for dim in features["tensor_shape"]["dim"]] == ["-1", "30"]
+    missing = requests.get(f"{client_url}/v1/models/nosuch", timeout=5)
+    assert missing.status_code == 404
+    assert missing.json()["error"] == "Could not find any versions of model nosuch"
+
+
+def test_alive_and_ready(client_url: str) -> None:
+    assert requests.get(f"{client_url}/livez", timeout=5).json() == {"status": "alive"}
+    assert requests.get(f"{client_url}/readyz", timeout=5).json() == {
+        "status": "ready",
+        "model": "breast_cancer",
+        "versions": [1],
+    }
+
+
+def test_not_ready_if_the_model_is_not_there(model_server: str, starter: Starter) -> None:
+    client = starter.client(model_server, ready=False, CLIENT_MODEL="nosuch")
+    reply = requests.get(f"{client.address}/readyz", timeout=5)
+    assert reply.status_code == 503
+    assert reply.headers["Retry-After"] == "1"
+    assert "nosuch" in reply.json()["error"]
+    page = requests.get(client.address, timeout=5)
+    assert page.status_code == 404
+    assert "not available yet" in page.text
+
+
+def test_metrics_count_requests_and_calls(model_server: str, starter: Starter) -> None:
+    client = starter.client(model_server)
+    post(client.address + PREDICT, {"instances": ROWS.tolist()})
+    post(client.address + PREDICT, b"")
+    for name in ("a", "b", "c"):
+        requests.get(f"{client.address}/v1/models/{name}", timeout=5)
+    text = requests.get(f"{client.address}/metrics", timeout=5).text
+    samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+
+    def value(metric: str, **labels: str) -> float:
+        return sum(
+            s.value for s in samples if s.name == metric and labels.items() <= s.labels.items()
+        )
+
+    route = "/v1/models/<model>:predict"
+    assert value("client_http_requests_total", route=route, status="200") == 1
+    assert value("client_http_requests_total", route=route, status="400") == 1
+    # Names that callers make up do not become time series.
+    assert value("client_http_requests_total", route="/v1/models/<model>", status="404") == 3
+    assert value("client_grpc_call_seconds_count", rpc="Predict", code="OK") >= 1
+    assert value("client_http_request_seconds_count", route=route) == 2
+    assert value("client_http_requests_in_flight") == 1  # this one
+
+
+def test_no_model_server_is_503_within_the_deadline_and_retry_after(starter: Starter) -> None:
+    client = starter.client(f"127.0.0.1:{free_port()}", ready=False)
+    started = time.monotonic()
+    for path in (PREDICT, "/predict"):
+        reply = post(client.address + path, {"instances": [1]})
+        assert reply.status_code == 503
+        assert reply.headers["Retry-After"] == "1"
+        assert "cannot be reached" in reply.json()["error"]
+    assert requests.get(f"{client.address}/livez", timeout=5).ok
+    assert requests.get(f"{client.address}/readyz", timeout=5).status_code == 503
+    assert time.monotonic() - started < 5
+
+
+def test_a_model_server_that_does_not_answer_is_504_at_the_deadline(starter: Starter) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        client = starter.client(address, ready=False, CLIENT_TIMEOUT="0.5")
+        started = time.monotonic()
+        reply = post(client.address + PREDICT, {"instances": [1]})
+        assert reply.status_code in (503, 504)
+        assert time.monotonic() - started < 2
+
+
+def test_a_stalled_request_does_not_hold_up_others(client_url: str) -> None:
+    address = urlsplit(client_url)
+    with socket.create_connection((address.hostname or "", address.port or 0)) as stalled:
+        stalled.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        assert post(client_url + PREDICT, {"instances": ROWS.tolist()}).status_code == 200

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.errors import ClientError
+from client.messages import DataType
+from client.rows import read, write
+from client.schema import Column, Description, Schema, Signature, TensorSpec
+
+
+def spec(dtype: str, *shape: int | None) -> TensorSpec:
+    return TensorSpec(DataType.Value(f"DT_{dtype}"), shape)
+
+
+def schema(columns: tuple[str, ...] = (), **inputs: TensorSpec) -> Schema:
+    """A model with the signature serving_default; columns make it describe itself."""
+    described = tuple(Column(name, "numeric", (), 0, 1, -1, 1, (0, 0)) for name in columns)
+    description = Description(described, ("no", "yes"), 0.5, "", {}) if columns else None
+    return Schema("m", 1, {"serving_default": Signature(inputs, {})}, description, None)
+
+
+TABLE = schema(("age", "height"), age=spec("FLOAT", None), height=spec("DOUBLE", None))
+ONE = schema(x=spec("FLOAT", None))
+MATRIX = schema(x=spec("FLOAT", None, 2))
+TEXT = schema(x=spec("STRING", None))
+SMALL = schema(x=spec("INT8", None))
+FLAGS = schema(x=spec("BOOL", None))
+ANY = schema(x=TensorSpec(DataType.Value("DT_INT64"), None))
+
+
+def values(of: Schema, body: Any) -> dict[str, Any]:
+    return {name: array.tolist() for name, array in read(body, of).inputs.items()}
+
+
+@pytest.mark.parametrize(
+    ("of", "body", "expected"),
+    [
+        (TABLE, {"instances": [{"age": 1, "height": 2.5}]}, {"age": [1], "height": [2.5]}),
+        (TABLE, {"instances": [[1, 2.5], [3, 4]]}, {"age": [1, 3], "height": [2.5, 4]}),
+        (TABLE, {"inputs": {"height": [2, 4], "age": [1, 3]}}, {"age": [1, 3], "height": [2, 4]}),
+        (ONE, {"instances": [1, 2]}, {"x": [1, 2]}),
+        (ONE, {"instances": [{"x": 1}]}, {"x": [1]}),
+        (ONE, {"inputs": [1, 2]}, {"x": [1, 2]}),
+        (ONE, {"inputs": []}, {"x": []}),
+        (MATRIX, {"instances": [[1, 2], [3, 4]]}, {"x": [[1, 2], [3, 4]]}),
+        (MATRIX, {"inputs": {"x": [[1, 2]]}}, {"x": [[1, 2]]}),
+        (TEXT, {"instances": ["é", {"b64": "/wA="}]}, {"x": ["é".encode(), b"\xff\x00"]}),
+        (SMALL, {"instances": [-128, 127]}, {"x": [-128, 127]}),
+        (FLAGS, {"instances": [True, False]}, {"x": [True, False]}),
+        (ANY, {"inputs": 2**62}, {"x": 2**62}),
+        (ANY, {"inputs": [[[1]]]}, {"x": [[[1]]]}),
+        (ONE, {"instances": [1], "signature_name": "serving_default"}, {"x": [1]}),
+        (ONE, {"instances": [1], "signature_name": ""}, {"x": [1]}),
+    ],
+)
+def test_both_forms_become_arrays(of: Schema, body: Any, expected: dict[str, Any]) -> None:
+    assert values(of, body) == expected
+
+
+def test_arrays_have_the_signature_s_dtypes() -> None:
+    inputs = read({"instances": [[1, 2]]}, TABLE).inputs
+    assert {name: array.dtype.name for name, array in inputs.items()} == {
+        "age": "float32",
+        "height": "float64",
+    }
+
+
+@pytest.mark.parametrize(
+    ("of", "body", "message"),
+    [
+        (ONE, [1], "the body is a list of 1; expected {"),
+        (ONE, "x", 'the body is the string "x"'),
+        (ONE, {}, "the body has neither"),
+        (ONE, {"instances": [1], "inputs": [1]}, "the body has both"),
+        (ONE, {"instances": [1], "extra": 1}, 'unknown key "extra"'),
+        (ONE, {"instances": [1], "signature_name": 3}, "signature_name: expected a string, got 3"),
+        (ONE, {"instances": [1], "signature_name": "z"}, 'has no "z", it has serving_default'),
+        (ONE, {"instances": {"x": 1}}, "instances: expected a list of rows, got an object"),
+        (ONE, {"instances": []}, "instances: expected at least one row"),
+        (ONE, {"instances": ["1"]}, 'instances[0]: expected a number, got the string "1"'),
+        (ONE, {"instances": [1, None]}, "instances[1]: expected a number, got null"),
+        (ONE, {"instances": [1, True]}, "instances[1]: expected a number, got true"),
+        (ONE, {"instances": [[1]]}, "instances[0]: expected float32 [any], got shape [1, 1]"),
+        (TABLE, {"instances": [{"age": 1}]}, 'instances[0]: column "height" (float64) is missing'),
+        (TABLE, {"instances": [{}]}, 'column "age" (float32), the first of 2, is missing'),
+        (
+            TABLE,
+            {"instances": [{"age": 1, "height": 2}, {"age": 1, "height": 2, "size": 3}]},
+            'instances[1]: unknown column "size"; the columns are age, height',
+        ),
+        (
+            TABLE,
+            {"instances": [{"age": 1, "height": 2}, {"age": "x", "height": 2}]},
+            'instances[1].age: expected a number, got the string "x"',
+        ),
+        (TABLE, {"instances": [[1]]}, "instances[0]: expected 2 values in the order age, height"),
+        (TABLE, {"instances": [[1, 2], 3]}, "instances[1]: expected an object or a list of 2"),
+        (TABLE, {"instances": [{"age": 1, "height": 2}, [1, 2]]}, "instances[1]: expected an obj"),
+        (TABLE, {"inputs": [1, 2]}, "inputs: expected an object with age, height, got a list of 2"),
+        (TABLE, {"inputs": {"age": [1]}}, 'inputs: column "height" (float64) is missing'),
+        (TABLE, {"inputs": {"size": [1]}}, 'inputs: unknown column "size"'),
+        (
+            TABLE,
+            {"inputs": {"age": [1, 2], "height": [1]}},
+            "inputs.height: expected 2 values like inputs.age, got 1",
+        ),
+        (TABLE, {"inputs": {"age": [1, "x"], "height": [1, 2]}}, "inputs.age[1]: expected a numb"),
+        (MATRIX, {"instances": [[1, 2], [3]]}, "instances[1]: expected a list of 2 values like"),
+        (MATRIX, {"instances": [[1, 2], 3]}, "instances[1]: expected a list of 2 values like"),
+        (MATRIX, {"instances": [[1, 2, 3]]}, "expected float32 [any, 2], got shape [1, 3]"),
+        (MATRIX, {"instances": [[1, 2], [3, "y"]]}, "instances[1][1]: expected a number, got the"),
+        (TEXT, {"instances": ["a", 5]}, "instances[1]: expected a string or"),
+        (TEXT, {"instances": [{"b64": "?"}]}, "instances[0]: expected a string or"),
+        (SMALL, {"instances": [1, 128]}, "instances[1]: expected an integer from -128 to 127"),
+        (SMALL, {"instances": [1.0]}, "instances[0]: expected an integer, got 1.0"),
+        (FLAGS, {"instances": [1]}, "instances[0]: expected true or false, got 1"),
+    ],
+)
+def test_a_wrong_request_is_told_where_what_and_why(of: Schema, body: Any, message: str) -> None:
+    with pytest.raises(ClientError) as error:
+        read(body, of)
+    assert message in error.value.message
+    assert error.value.status == 400
+
+
+def test_a_model_that_does_not_describe_itself_has_no_column_order() -> None:
+    undescribed = schema(a=spec("FLOAT", None), b=spec("FLOAT", None))
+    with pytest.raises(ClientError, match=r"instances\[0\]: expected an object with a, b"):
+        read({"instances": [[1, 2]]}, undescribed)
+
+
+def test_dtypes_without_a_json_form_are_not_implemented() -> None:
+    with pytest.raises(ClientError, match="complex64 have no JSON form") as error:
+        read({"instances": [1]}, schema(x=spec("COMPLEX64", None)))
+    assert error.value.status == 501
+
+
+def test_one_output_is_plain_and_several_are_objects() -> None:
+    one, two = np.array([1.5, 2.5], np.float32), np.array([b"a", b"b"], object)
+    assert write({"y": one}, row_form=True) == {"predictions": [1.5, 2.5]}
+    assert write({"y": one, "z": two}, row_form=True) == {
+        "predictions": [{"y": 1.5, "z": "a"}, {"y": 2.5, "z": "b"}]
+    }
+    assert write({"y": one}, row_form=False) == {"outputs": [1.5, 2.5]}
+    assert write({"y": one, "z": two}, row_form=False) == {
+        "outputs": {"y": [1.5, 2.5], "z": ["a", "b"]}
+    }
+
+
+def test_bytes_that_are_no_text_and_outputs_called_bytes_travel_as_base64() -> None:
+    assert write({"y": np.array([b"\xff"], object)}, row_form=True) == {
+        "predictions": [{"b64": "/w=="}]
+    }
+    assert write({"y_bytes": np.array([b"a"], object)}, row_form=True) == {
+        "predictions": [{"b64": "YQ=="}]
+    }
+
+
+def test_outputs_of_unequal_length_have_no_rows() -> None:
+    outputs = {"y": np.array([1.0]), "z": np.array([1.0, 2.0])}
+    with pytest.raises(ClientError, match='ask with "inputs"'):
+        write(outputs, row_form=True)
+    assert set(write(outputs, row_form=False)["outputs"]) == {"y", "z"}

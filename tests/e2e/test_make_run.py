@@ -1,0 +1,118 @@
+"""`make run`, as somebody would use it on a machine of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from tests.conftest import Starter
+from tests.processes import ROOT, Running, free_port, wait_for
+
+READY = re.compile(r"Ready in ([\d.]+) s")
+
+
+def make_run(starter: Starter, models: Path, **environment: str) -> tuple[Running, str]:
+    port, serving_port = free_port(), free_port()
+    running = starter.command(
+        ["make", "run"],
+        PORT=str(port),
+        SERVING_PORT=str(serving_port),
+        MODELS=str(models),
+        **environment,
+    )
+
+    def ready() -> bool:
+        assert running.process.poll() is None, running.output()
+        return READY.search(running.output()) is not None
+
+    wait_for(ready, "make run says that it is ready", 90)
+    return running, f"http://127.0.0.1:{port}"
+
+
+def tree(running: Running) -> list[psutil.Process]:
+    parent = psutil.Process(running.process.pid)
+    return [parent, *parent.children(recursive=True)]
+
+
+def stop_with_ctrl_c(running: Running) -> float:
+    """Interrupt every process of the foreground group, as a terminal does."""
+    processes = tree(running)
+    started = time.monotonic()
+    foreground = os.getpgid(running.process.pid)
+    for process in processes:
+        if process.is_running() and os.getpgid(process.pid) == foreground:
+            process.send_signal(signal.SIGINT)
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    assert alive == [], f"left behind: {alive}"
+    return time.monotonic() - started
+
+
+def test_it_trains_serves_and_stops_and_trains_only_once(tmp_path: Path, starter: Starter) -> None:
+    models = tmp_path / "models"
+    running, url = make_run(starter, models)
+    assert [p.name for p in (models / "breast_cancer").iterdir()] == ["1"]
+    assert requests.get(f"{url}/readyz", timeout=5).ok
+    assert "<form" in requests.get(url, timeout=5).text
+
+    # The curl line works as it is printed.
+    line = next(line for line in running.output().splitlines() if "curl" in line)
+    curl = shlex.split(line)[1:]
+    assert curl[0] == "curl"
+    answer = subprocess.run(curl, capture_output=True, text=True, check=True).stdout
+    assert '"label":"malignant"' in answer
+
+    assert stop_with_ctrl_c(running) < 3
+
+    again, _ = make_run(starter, models)
+    assert "nothing to train" in again.output()
+    assert [p.name for p in (models / "breast_cancer").iterdir()] == ["1"]
+    match = READY.search(again.output())
+    assert match is not None
+    assert float(match[1]) < 10
+    assert stop_with_ctrl_c(again) < 3
+
+
+def test_a_killed_process_is_started_again(models: Path, starter: Starter) -> None:
+    running, url = make_run(starter, models)
+    for room in ("serving", "client"):
+        (victim, *_) = [p for p in tree(running) if f"-m {room} " in " ".join(p.cmdline())]
+        victim.kill()
+        victim.wait(5)
+
+        def answers() -> bool:
+            try:
+                body = {"instances": [[1.0] * 30]}
+                return requests.post(f"{url}/predict", json=body, timeout=5).ok
+            except requests.ConnectionError:
+                return False
+
+        wait_for(answers, f"{room} is back", 30)
+    stop_with_ctrl_c(running)
+
+
+@pytest.mark.parametrize("variable", ["PORT", "SERVING_PORT"])
+def test_a_taken_port_is_one_clear_line(client_url: str, models: Path, variable: str) -> None:
+    taken = client_url.rpartition(":")[2]
+    ports = {"PORT": str(free_port()), "SERVING_PORT": str(free_port()), variable: taken}
+    done = subprocess.run(
+        ["make", "run"], cwd=ROOT, env={**os.environ, **ports, "MODELS": str(models)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert f"Error: port {taken} is taken" in done.stderr
+    assert f"make run {variable}={int(taken) + 1}" in done.stderr
+
+
+def test_make_help_lists_every_target() -> None:
+    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for target in ("install", "run", "test", "lint", "format", "bench", "lock", "clean"):
+        assert f"make {target}" in done.stdout

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+
+from serving.model_config import ConfigError, ModelConfig, ServableVersionPolicy, read_config_file
+from serving.source import aspired_versions
+
+
+def policy(text: str) -> ServableVersionPolicy:
+    return text_format.Parse(text, ServableVersionPolicy())
+
+
+@pytest.fixture
+def base_path(tmp_path: Path) -> Path:
+    for name in ("1", "2", "007", "0", ".3", "4.tmp", "-5", "+6", "v8", " 9", "١٢", "9" * 30):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", [7]),
+        ("latest {}", [7]),
+        ("latest { num_versions: 2 }", [2, 7]),
+        ("all {}", [0, 1, 2, 7]),
+        ("specific { versions: 1 versions: 5 }", [1]),
+    ],
+)
+def test_only_whole_numbers_are_versions_and_the_policy_chooses(
+    base_path: Path, text: str, expected: list[int]
+) -> None:
+    found = aspired_versions(ModelConfig("m", base_path, policy(text)))
+    assert list(found) == expected
+    assert all(int(path.name) == number for number, path in found.items())
+
+
+def test_a_missing_base_path_is_an_error_for_the_caller(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        aspired_versions(ModelConfig("m", tmp_path / "nosuch"))
+
+
+def test_a_config_file_lists_models_with_policies_and_labels(tmp_path: Path) -> None:
+    file = tmp_path / "models.config"
+    file.write_text(
+        """model_config_list {
+          config {
+            name: "a" base_path: "/models/a" model_platform: "tensorflow"
+            model_version_policy { all {} }
+            version_labels { key: "stable" value: 3 }
+          }
+          config { name: "b" base_path: "/models/b" }
+        }"""
+    )
+    a, b = read_config_file(file)
+    assert (a.name, a.base_path, a.version_labels) == ("a", Path("/models/a"), {"stable": 3})
+    assert a.version_policy.WhichOneof("policy_choice") == "all"
+    assert (b.name, b.version_labels) == ("b", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model_config_list { config { name: 3 } }", r"models.config: 1:36"),
+        ("", "expected a model_config_list"),
+        ('model_config_list { config { name: "a" } }', "to have a name and a base_path"),
+        (
+            'model_config_list { config { name: "a" base_path: "x" model_platform: "torch" } }',
+            "model a: expected model_platform 'tensorflow', got 'torch'",
+        ),
+        (
+            'model_config_list { config { name: "a" base_path: "x" }'
+            ' config { name: "a" base_path: "y" } }',
+            "model a is listed twice",
+        ),
+    ],
+)
+def test_a_wrong_config_file_is_named_with_the_fault(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    file = tmp_path / "models.config"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_config_file(file)
+
+
+def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nosuch\.config: .*No such file"):
+        read_config_file(tmp_path / "nosuch.config")

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2, types_pb2
+
+from serving.tensors import decode, encode
+
+ALL = [
+    tf.float32, tf.float64, tf.float16, tf.bfloat16, tf.int8, tf.int16, tf.int32, tf.int64,
+    tf.uint8, tf.uint16, tf.uint32, tf.uint64, tf.bool, tf.complex64, tf.complex128,
+]  # fmt: skip
+
+
+def proto(dtype: int, shape: list[int], **values: Any) -> Any:
+    made = tensor_pb2.TensorProto(dtype=dtype, **values)
+    for length in shape:
+        made.tensor_shape.dim.add(size=length)
+    return made
+
+
+@pytest.mark.parametrize("dtype", ALL, ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0, 4)], ids=str)
+def test_every_dtype_goes_there_and_back(dtype: Any, shape: tuple[int, ...]) -> None:
+    values = np.arange(np.prod(shape)).reshape(shape).astype(dtype.as_numpy_dtype)
+    for sent in (tf.make_tensor_proto(values), encode(values, dtype.as_datatype_enum)):
+        received = decode(sent)
+        assert received.dtype == values.dtype
+        np.testing.assert_array_equal(received, values)
+        # TensorFlow itself reads our encoding as the same tensor.
+        np.testing.assert_array_equal(tf.make_ndarray(sent), values)
+
+
+def test_replies_carry_typed_fields_as_the_original_does() -> None:
+    made = encode(np.array([1.5, 2.5], np.float32), types_pb2.DT_FLOAT)
+    assert list(made.float_val) == [1.5, 2.5]
+    assert not made.tensor_content
+
+
+def test_strings_are_bytes_of_any_kind() -> None:
+    values = np.array([b"\xff\x00", "grüß".encode()], object).reshape(2, 1)
+    np.testing.assert_array_equal(decode(encode(values, types_pb2.DT_STRING)), values)
+
+
+def test_strings_in_tensor_content_have_varint_lengths() -> None:
+    long = b"x" * 300
+    content = b"\x02" + b"\xac\x02" + b"ab" + long
+    assert decode(proto(types_pb2.DT_STRING, [2], tensor_content=content)).tolist() == [b"ab", long]
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (proto(types_pb2.DT_FLOAT, [3], float_val=[2]), [2, 2, 2]),
+        (proto(types_pb2.DT_FLOAT, [3], float_val=[1, 2]), [1, 2, 2]),
+        (proto(types_pb2.DT_FLOAT, [2]), [0, 0]),
+        (proto(types_pb2.DT_FLOAT, [2], float_val=[1, 2, 3]), [1, 2]),
+        (proto(types_pb2.DT_FLOAT, [2], int_val=[1, 2]), [0, 0]),
+        (proto(types_pb2.DT_FLOAT, [], float_val=[4]), 4),
+        (proto(types_pb2.DT_FLOAT, [1], float_val=[1], tensor_content=b"\0\0\0\x40"), [2]),
+        (proto(types_pb2.DT_FLOAT, [0], tensor_content=b"abc"), []),
+        (proto(types_pb2.DT_INT8, [1], int_val=[300]), [44]),
+        (proto(types_pb2.DT_UINT8, [1], int_val=[-1]), [255]),
+        (proto(types_pb2.DT_STRING, [2]), [b"", b""]),
+        (proto(types_pb2.DT_BOOL, [3], bool_val=[True]), [True] * 3),
+    ],
+)
+def test_surprises_are_those_of_the_original(sent: Any, expected: Any) -> None:
+    assert decode(sent).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        proto(types_pb2.DT_INVALID, [1]),
+        proto(types_pb2.DT_FLOAT_REF, [1]),
+        proto(types_pb2.DT_FLOAT, [-1], float_val=[1]),
+        proto(types_pb2.DT_FLOAT, [2**62], float_val=[1]),
+        proto(types_pb2.DT_FLOAT, [2**40, 2**40], float_val=[1]),
+        proto(types_pb2.DT_FLOAT, [2], tensor_content=b"\0\0\0\0"),
+        proto(types_pb2.DT_BOOL, [1], tensor_content=b"\x02"),
+        proto(types_pb2.DT_STRING, [2], tensor_content=b"\x05\x05ab"),
+        proto(types_pb2.DT_STRING, [1], tensor_content=b"\x80\x80\x80\x80\x80\x80"),
+    ],
+)
+def test_what_is_no_tensor_is_refused(sent: Any) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        decode(sent)
