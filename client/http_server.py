@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import threading
+import time
 
+from flask import Flask
 from granian import Granian
 from granian.constants import Interfaces
 from granian.log import LogLevels
 
+from client.app import create_app
 from client.settings import Settings
 
 # How long requests under way may go on once the server was told to stop.
 DRAIN_SECONDS = 10
+PARENT_CHECK_SECONDS = 0.2
 
 
 class PortTakenError(OSError):
@@ -29,7 +35,7 @@ def serve_http(settings: Settings) -> None:
     """
     _check_port(settings)
     Granian(
-        "client.app:create_app",
+        "client.http_server:worker_app",
         factory=True,
         address=settings.host,
         port=settings.port,
@@ -42,6 +48,19 @@ def serve_http(settings: Settings) -> None:
         websockets=False,
         log_level=LogLevels.error,
     ).serve()
+
+
+def worker_app() -> Flask:
+    """Make the application in a worker process, which is not to outlive the main process."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    return create_app()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent was killed: nobody else would, and it holds the port."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_SECONDS)
+    os._exit(1)
 
 
 def _check_port(settings: Settings) -> None:

@@ -84,9 +84,11 @@ def test_it_trains_serves_and_stops_and_trains_only_once(tmp_path: Path, starter
 def test_a_killed_process_is_started_again(models: Path, starter: Starter) -> None:
     running, url = make_run(starter, models)
     for room in ("serving", "client"):
-        (victim, *_) = [p for p in tree(running) if f"-m {room} " in " ".join(p.cmdline())]
-        victim.kill()
-        victim.wait(5)
+        victims = [p for p in tree(running) if f"-m {room} " in " ".join(p.cmdline())]
+        victims[0].kill()
+        # Its own children, if it has any, do not outlive it.
+        _, alive = psutil.wait_procs(victims, timeout=5)
+        assert alive == []
 
         def answers() -> bool:
             try:

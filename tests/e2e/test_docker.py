@@ -1,0 +1,241 @@
+"""The containers: compose with our model server, and `make run SERVER=docker`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+from tests.conftest import Starter
+from tests.e2e.test_make_run import make_run, stop_with_ctrl_c
+from tests.processes import ROOT, free_port, wait_for
+from training.dataset import breast_cancer
+
+FILES = ("docker-compose.yml", "docker-compose.embedded.yml")
+SERVING_IMAGE = "logreg-serving/serving"
+BODY = {"instances": breast_cancer().features[:2].tolist()}
+
+pytestmark = [pytest.mark.usefixtures("docker_engine"), pytest.mark.timeout(900)]
+
+
+def docker(*arguments: str, **environment: str) -> str:
+    done = subprocess.run(
+        ["docker", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+class Compose:
+    """One project of compose, with ports of its own."""
+
+    def __init__(self) -> None:
+        self.port, self.serving_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        files = [option for file in FILES for option in ("-f", file)]
+        self.options = ["compose", "-p", f"logreg-test-{self.port}", *files]
+
+    def __call__(self, *arguments: str) -> str:
+        ports = {"PORT": str(self.port), "SERVING_PORT": str(self.serving_port)}
+        return docker(*self.options, *arguments, **ports)
+
+
+@pytest.fixture(scope="module")
+def images() -> None:
+    """The images, built from the checkout."""
+    Compose()("build")
+
+
+@pytest.fixture(scope="module")
+def compose(images: None) -> Iterator[Compose]:
+    compose = Compose()
+    try:
+        compose("up", "-d", "--wait", "--wait-timeout", "120")
+        yield compose
+    finally:
+        compose("down", "--volumes")
+
+
+def inspect(compose: Compose, service: str) -> dict[str, Any]:
+    container = compose("ps", "-q", service)
+    found: list[dict[str, Any]] = json.loads(docker("inspect", container))
+    return found[0]
+
+
+def test_from_a_checkout_to_a_prediction_over_http(compose: Compose) -> None:
+    reply = requests.post(f"{compose.url}/predict", json=BODY, timeout=10)
+    assert reply.status_code == 200
+    assert [p["label"] for p in reply.json()["predictions"]] == ["malignant", "malignant"]
+
+
+def test_a_second_training_run_is_served_without_a_restart(compose: Compose) -> None:
+    version = requests.post(f"{compose.url}/predict", json=BODY, timeout=10).json()["version"]
+    compose("run", "--rm", "training", "fit", "--models=/models", "--iterations=10")
+
+    def served() -> int:
+        reply = requests.post(f"{compose.url}/predict", json=BODY, timeout=10)
+        assert reply.status_code == 200
+        return int(reply.json()["version"])
+
+    wait_for(lambda: served() == version + 1, "the new version", 20)
+
+
+@pytest.mark.parametrize("service", ["serving", "client"])
+def test_nothing_runs_as_root_or_with_privileges(compose: Compose, service: str) -> None:
+    assert compose("exec", "-T", service, "id", "-u") == "10001"
+    host = inspect(compose, service)["HostConfig"]
+    assert host["CapDrop"] == ["ALL"]
+    assert host["SecurityOpt"] == ["no-new-privileges:true"]
+    assert host["Init"] is True
+
+
+def test_the_server_can_only_read_the_models(compose: Compose) -> None:
+    (mount,) = inspect(compose, "serving")["Mounts"]
+    assert (mount["Destination"], mount["RW"]) == ("/models", False)
+
+
+def test_ports_are_open_to_this_machine_only(compose: Compose) -> None:
+    for service in ("serving", "client"):
+        bindings = inspect(compose, service)["HostConfig"]["PortBindings"].values()
+        assert {b["HostIp"] for binding in bindings for b in binding} == {"127.0.0.1"}
+
+
+@pytest.mark.usefixtures("images")
+def test_the_client_s_image_is_small_and_has_no_tensorflow_package() -> None:
+    (image,) = json.loads(docker("image", "inspect", "logreg-serving/client"))
+    assert image["Size"] < 250_000_000
+    code = (
+        "import importlib.util as u, client.app;"
+        "print(u.find_spec('tensorflow').origin, u.find_spec('pip'))"
+    )
+    printed = docker("run", "--rm", "--entrypoint=python", "logreg-serving/client", "-c", code)
+    assert printed == "None None"
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("room", ["training", "serving", "client"])
+def test_no_image_has_build_tools(room: str) -> None:
+    code = "import shutil; print([t for t in ('gcc', 'make', 'uv', 'git') if shutil.which(t)])"
+    image = f"logreg-serving/{room}"
+    assert docker("run", "--rm", "--entrypoint=python", image, "-c", code) == "[]"
+
+
+def test_a_killed_server_is_started_again(compose: Compose) -> None:
+    compose("kill", "-s", "SIGKILL", "serving")
+    # A kill by hand counts as a stop for the restart policy; a crash would not.
+    compose("start", "serving")
+    wait_for(lambda: requests.get(f"{compose.url}/readyz", timeout=5).ok, "ready again", 60)
+
+
+def test_down_takes_less_than_five_seconds(images: None) -> None:
+    compose = Compose()
+    try:
+        compose("up", "-d", "--wait", "--wait-timeout", "120")
+        started = time.monotonic()
+        compose("down")
+        assert time.monotonic() - started < 5
+    finally:
+        compose("down", "--volumes")
+
+
+def test_the_plain_file_runs_tensorflow_serving_itself() -> None:
+    config = yaml.safe_load(docker("compose", "-f", FILES[0], "config"))
+    serving = config["services"]["serving"]
+    assert serving["image"] == "tensorflow/serving:2.20.0"
+    # Not the image's own entrypoint, a shell that swallows SIGTERM.
+    assert serving["entrypoint"] == ["tensorflow_model_server"]
+    assert serving["init"] is True
+    check = " ".join(serving["healthcheck"]["test"])
+    assert "bash" in check
+    assert not {"curl", "wget", "python"} & set(check.replace("/", " ").split())
+    assert {name: d["condition"] for name, d in serving["depends_on"].items()} == {
+        "training": "service_completed_successfully"
+    }
+    other = yaml.safe_load(docker("compose", "-f", FILES[0], "config", TF_SERVING_VERSION="2.19.1"))
+    assert other["services"]["serving"]["image"] == "tensorflow/serving:2.19.1"
+
+
+def test_the_embedded_file_swaps_only_the_image() -> None:
+    over = yaml.safe_load((ROOT / FILES[1]).read_text())
+    assert list(over) == ["services"]
+    assert {name: set(keys) for name, keys in over["services"].items()} == {
+        "serving": {"build", "image"}
+    }
+
+
+@pytest.mark.usefixtures("images")
+def test_make_run_with_the_server_in_a_container(models: Path, starter: Starter) -> None:
+    running, url = make_run(starter, models, SERVER="docker", TF_SERVING_IMAGE=SERVING_IMAGE)
+    (name,) = docker("ps", "--filter=label=org.logreg-serving.role", "--format={{.Names}}").split()
+    assert requests.post(f"{url}/predict", json=BODY, timeout=10).status_code == 200
+
+    docker("kill", name)
+    wait_for(lambda: requests.get(f"{url}/readyz", timeout=5).status_code == 503, "noticed", 10)
+    wait_for(lambda: requests.get(f"{url}/readyz", timeout=5).ok, "a new container", 60)
+
+    assert stop_with_ctrl_c(running) < 3
+    assert name not in docker("ps", "-a", "--format={{.Names}}").split()
+
+
+@pytest.mark.usefixtures("images")
+def test_a_container_left_over_by_a_killed_run_is_replaced(models: Path, starter: Starter) -> None:
+    port = free_port()
+    command = [
+        "docker", "create", f"--name=logreg-serving-{port}",
+        "--label=org.logreg-serving.role=model-server", SERVING_IMAGE,
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    running = run_container(starter, models, port)
+    wait_for(lambda: "AVAILABLE" in running.output(), "the model is served")
+    assert running.stop(signal.SIGTERM) == 0
+    assert f"logreg-serving-{port}" not in docker("ps", "-a", "--format={{.Names}}").split()
+
+
+def run_container(starter: Starter, models: Path, port: int, **environment: str) -> Any:
+    command = [sys.executable, "-m", "serving.container", f"--port={port}"]
+    command += ["--model_name=breast_cancer", f"--model_base_path={models / 'breast_cancer'}"]
+    return starter.command(command, **{"TF_SERVING_IMAGE": SERVING_IMAGE, **environment})
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"DOCKER_HOST": "unix:///nosuch.sock"}, "Error: no Docker engine can be reached"),
+        (
+            {"TF_SERVING_IMAGE": "127.0.0.1:1/nosuch"},
+            "Error: image 127.0.0.1:1/nosuch is not here and cannot be pulled",
+        ),
+    ],
+)
+def test_no_engine_and_no_image_are_one_clear_line(
+    models: Path, starter: Starter, environment: dict[str, str], message: str
+) -> None:
+    running = run_container(starter, models, free_port(), **environment)
+    assert running.process.wait(60) == 1
+    assert message in running.output()
+    assert "Traceback" not in running.output()
+
+
+@pytest.mark.usefixtures("images")
+def test_a_port_taken_is_one_clear_line(models: Path, starter: Starter, model_server: str) -> None:
+    running = run_container(starter, models, int(model_server.rpartition(":")[2]))
+    assert running.process.wait(60) == 1
+    assert "Error: cannot run the container:" in running.output()
+    assert "address already in use" in running.output()
+    assert "Traceback" not in running.output()
