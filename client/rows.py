@@ -18,7 +18,14 @@ from typing import Any
 import numpy as np
 
 from client.errors import ClientError
-from client.schema import DEFAULT_SIGNATURE, Schema, Signature, TensorSpec
+from client.schema import (
+    DEFAULT_SIGNATURE,
+    DENSE,
+    DENSE_INPUT,
+    Schema,
+    Signature,
+    TensorSpec,
+)
 from client.tensors import DTYPES, STRING, Array, dtype_name
 
 EXPECTED = (
@@ -67,11 +74,14 @@ def read(body: Any, schema: Schema) -> Request:
         known = ", ".join(sorted(schema.signatures))
         raise ClientError(f'signature_name: model {schema.model} has no "{name}", it has {known}')
     name = name or DEFAULT_SIGNATURE
-    if "instances" in body:
-        inputs = _read_rows(body["instances"], signature, schema.column_order(name))
-    else:
-        inputs = _read_columns(body["inputs"], signature)
-    return Request(name, inputs, "instances" in body)
+    if "inputs" in body:
+        return Request(name, _read_columns(body["inputs"], signature), row_form=False)
+    rows = _checked_rows(body["instances"])
+    dense_order = schema.dense_order(name)
+    if dense_order is not None:
+        matrix = _read_matrix(rows, signature, dense_order, schema.signatures[DENSE])
+        return Request(DENSE, {DENSE_INPUT: matrix}, row_form=True)
+    return Request(name, _read_rows(rows, signature, schema.column_order(name)), row_form=True)
 
 
 def write(outputs: Mapping[str, Array], row_form: bool) -> dict[str, Any]:
@@ -100,28 +110,55 @@ def write(outputs: Mapping[str, Array], row_form: bool) -> dict[str, Any]:
     }
 
 
-def _read_rows(rows: Any, signature: Signature, order: tuple[str, ...] | None) -> dict[str, Array]:
+def _checked_rows(rows: Any) -> list[Any]:
     if not isinstance(rows, list):
         raise ClientError(f"instances: expected a list of rows, got {_kind(rows)}")
     if not rows:
         raise ClientError("instances: expected at least one row, got an empty list")
+    return rows
+
+
+def _read_matrix(
+    rows: list[Any], signature: Signature, order: tuple[str, ...], dense: Signature
+) -> Array:
+    """Read rows as one matrix with the columns in order."""
+    if isinstance(rows[0], dict):
+        _check_objects(rows, signature)
+        rows = [[row[name] for name in order] for row in rows]
+    else:
+        _check_lists(rows, order)
+
+    def place(index: tuple[int, ...]) -> str:
+        row, column = index
+        return f"instances[{row}].{order[column]}"
+
+    return to_array(rows, dense.inputs[DENSE_INPUT], place)
+
+
+def _read_rows(
+    rows: list[Any], signature: Signature, order: tuple[str, ...] | None
+) -> dict[str, Array]:
     if isinstance(rows[0], dict) and not _is_b64(rows[0]):
-        columns = _rows_to_columns(rows, signature)
+        _check_objects(rows, signature)
+        columns = {name: [row[name] for row in rows] for name in signature.inputs}
     elif len(signature.inputs) == 1:
         columns = {next(iter(signature.inputs)): rows}
     elif order is not None:
-        columns = _lists_to_columns(rows, order)
+        _check_lists(rows, order)
+        columns = {
+            name: list(values) for name, values in zip(order, zip(*rows, strict=True), strict=True)
+        }
     else:
         raise ClientError(
             f"instances[0]: expected an object with {_listing(signature.inputs)}, "
             f"got {_kind(rows[0])}"
         )
-    single = len(signature.inputs) == 1 and columns.get(next(iter(signature.inputs))) is rows
+    plain = columns.get(next(iter(signature.inputs), "")) is rows
 
     def place(name: str) -> Place:
         def at(index: tuple[int, ...]) -> str:
             row, *rest = index or (0,)
-            inner = "" if single else f".{name}"
+            inner = "" if plain else f".{name}"
             return f"instances[{row}]{inner}" + "".join(f"[{i}]" for i in rest)
 
         return at
@@ -132,7 +169,7 @@ def _read_rows(rows: Any, signature: Signature, order: tuple[str, ...] | None) -
     }
 
 
-def _rows_to_columns(rows: list[Any], signature: Signature) -> dict[str, list[Any]]:
+def _check_objects(rows: list[Any], signature: Signature) -> None:
     wanted = signature.inputs.keys()
     for index, row in enumerate(rows):
         if not isinstance(row, dict):
@@ -153,10 +190,9 @@ def _rows_to_columns(rows: list[Any], signature: Signature) -> dict[str, list[An
                 f'instances[{index}]: column "{missing[0]}" ({dtype_name(spec.dtype)}){of} '
                 "is missing"
             )
-    return {name: [row[name] for row in rows] for name in wanted}
 
 
-def _lists_to_columns(rows: list[Any], order: tuple[str, ...]) -> dict[str, list[Any]]:
+def _check_lists(rows: list[Any], order: tuple[str, ...]) -> None:
     for index, row in enumerate(rows):
         if not isinstance(row, list):
             raise ClientError(
@@ -168,7 +204,6 @@ def _lists_to_columns(rows: list[Any], order: tuple[str, ...]) -> dict[str, list
                 f"instances[{index}]: expected {len(order)} values in the order "
                 f"{_listing(order)}, got {len(row)}"
             )
-    return {name: list(values) for name, values in zip(order, zip(*rows, strict=True), strict=True)}
 
 
 def _read_columns(inputs: Any, signature: Signature) -> dict[str, Array]:
@@ -227,7 +262,8 @@ def to_array(values: Any, spec: TensorSpec, place: Place) -> Array:
     """
     shape: list[int] = []
     level: list[Any] = [values]
-    while level and isinstance(level[0], list):
+    rank = len(spec.shape) if spec.shape is not None else None
+    while level and isinstance(level[0], list) and len(shape) != rank:
         lengths = set(map(len, level)) if all(type(v) is list for v in level) else set()
         if len(lengths) != 1:
             raise _uneven(level, shape, place)

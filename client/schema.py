@@ -10,6 +10,8 @@ from client.tensors import Array, dtype_name
 
 DESCRIBE = "describe"
 EXPLAIN = "explain"
+DENSE = "dense"
+DENSE_INPUT = "features"
 DEFAULT_SIGNATURE = "serving_default"
 # TensorFlow keeps its own initialisation among the signatures.
 INTERNAL_PREFIX = "__"
@@ -133,6 +135,26 @@ class Schema:
     signatures: Mapping[str, Signature]
     description: Description | None
     definition: Any = field(repr=False)
+
+    def dense_order(self, signature_name: str) -> tuple[str, ...] | None:
+        """Return the order of the columns if `dense` computes the same from one matrix.
+
+        One tensor in place of one for each column makes a call several times faster.
+        """
+        order = self.column_order(signature_name)
+        dense = self.signatures.get(DENSE)
+        if signature_name != DEFAULT_SIGNATURE or order is None or dense is None:
+            return None
+        default = self.signatures[DEFAULT_SIGNATURE]
+        matrix = dense.inputs.get(DENSE_INPUT)
+        same = (
+            matrix is not None
+            and dense.inputs.keys() == {DENSE_INPUT}
+            and matrix.shape == (None, len(order))
+            and all(spec == TensorSpec(matrix.dtype, (None,)) for spec in default.inputs.values())
+            and dense.outputs == default.outputs
+        )
+        return order if same else None
 
     def column_order(self, signature_name: str) -> tuple[str, ...] | None:
         """Return the order in which a plain list fills a signature's inputs, if there is one."""

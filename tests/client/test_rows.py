@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,11 @@ MATRIX = schema(x=spec("FLOAT", None, 2))
 TEXT = schema(x=spec("STRING", None))
 SMALL = schema(x=spec("INT8", None))
 FLAGS = schema(x=spec("BOOL", None))
+NUMERIC = schema(("age", "height"), age=spec("FLOAT", None), height=spec("FLOAT", None))
+DENSE = replace(
+    NUMERIC,
+    signatures={**NUMERIC.signatures, "dense": Signature({"features": spec("FLOAT", None, 2)}, {})},
+)
 ANY = schema(x=TensorSpec(DataType.Value("DT_INT64"), None))
 
 
@@ -83,7 +89,7 @@ def test_arrays_have_the_signature_s_dtypes() -> None:
         (ONE, {"instances": ["1"]}, 'instances[0]: expected a number, got the string "1"'),
         (ONE, {"instances": [1, None]}, "instances[1]: expected a number, got null"),
         (ONE, {"instances": [1, True]}, "instances[1]: expected a number, got true"),
-        (ONE, {"instances": [[1]]}, "instances[0]: expected float32 [any], got shape [1, 1]"),
+        (ONE, {"instances": [[1]]}, "instances[0]: expected a number, got a list of 1"),
         (TABLE, {"instances": [{"age": 1}]}, 'instances[0]: column "height" (float64) is missing'),
         (TABLE, {"instances": [{}]}, 'column "age" (float32), the first of 2, is missing'),
         (
@@ -124,6 +130,34 @@ def test_a_wrong_request_is_told_where_what_and_why(of: Schema, body: Any, messa
         read(body, of)
     assert message in error.value.message
     assert error.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "instances", [[[1, 2], [3, 4]], [{"height": 2, "age": 1}, {"age": 3, "height": 4}]]
+)
+def test_rows_of_numbers_travel_as_one_matrix_if_the_model_has_a_signature_for_it(
+    instances: Any,
+) -> None:
+    request = read({"instances": instances}, DENSE)
+    assert request.signature_name == "dense"
+    assert request.inputs["features"].tolist() == [[1, 2], [3, 4]]
+    assert read({"instances": instances}, NUMERIC).signature_name == "serving_default"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([1, "x"], 'instances[0].height: expected a number, got the string "x"'),
+        ({"age": [1], "height": 2}, "instances[0].age: expected a number, got a list of 1"),
+        ([1], "instances[0]: expected 2 values in the order age, height, got 1"),
+        ({"age": 1}, 'instances[0]: column "height" (float32) is missing'),
+        (5, "instances[0]: expected an object or a list of 2 values"),
+    ],
+)
+def test_a_matrix_s_errors_still_name_the_column(row: Any, message: str) -> None:
+    with pytest.raises(ClientError) as error:
+        read({"instances": [row]}, DENSE)
+    assert message in error.value.message
 
 
 def test_a_model_that_does_not_describe_itself_has_no_column_order() -> None:
