@@ -92,7 +92,7 @@ def write(outputs: Mapping[str, Array], row_form: bool) -> dict[str, Any]:
     Raises:
         ClientError: the outputs have no common number of rows, so only column form can tell them.
     """
-    columns = {name: _json_values(name, array) for name, array in outputs.items()}
+    columns = {name: _json_values(name, array) for name, array in sorted(outputs.items())}
     if not row_form:
         return {"outputs": columns if len(columns) != 1 else next(iter(columns.values()))}
     lengths = {array.shape[0] if array.ndim else None for array in outputs.values()}

@@ -21,21 +21,16 @@ READY = re.compile(r"Ready in ([\d.]+) s")
 
 
 def make_run(starter: Starter, models: Path, **environment: str) -> tuple[Running, str]:
-    port, serving_port = free_port(), free_port()
-    running = starter.command(
-        ["make", "run"],
-        PORT=str(port),
-        SERVING_PORT=str(serving_port),
-        MODELS=str(models),
-        **environment,
-    )
+    ports = {"PORT": str(free_port()), "SERVING_PORT": str(free_port())}
+    environment = {**ports, "MODELS": str(models), **environment}
+    running = starter.command(["make", "run"], **environment)
 
     def ready() -> bool:
         assert running.process.poll() is None, running.output()
         return READY.search(running.output()) is not None
 
     wait_for(ready, "make run says that it is ready", 90)
-    return running, f"http://127.0.0.1:{port}"
+    return running, f"http://127.0.0.1:{environment['PORT']}"
 
 
 def tree(running: Running) -> list[psutil.Process]:
