@@ -3,38 +3,31 @@
 Row form, `{"instances": [row, …]}`: a row is an object with a value for each input, or a plain
 value for the only input, or a list with the columns' values in the order of the trained table.
 Column form, `{"inputs": {name: values, …}}`: all rows of an input together, or plain values for
-the only input. Strings that are not text travel as `{"b64": "…"}`.
+the only input.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
-import numpy as np
-
 from client.errors import ClientError
+from client.json_arrays import Place, is_b64, kind_of, to_array, to_json
 from client.schema import (
     DEFAULT_SIGNATURE,
     DENSE,
     DENSE_INPUT,
     Schema,
     Signature,
-    TensorSpec,
 )
-from client.tensors import DTYPES, STRING, Array, dtype_name
+from client.tensors import Array, dtype_name
 
 EXPECTED = (
     'expected {"instances": [row, ...]} or {"inputs": {name: [value, ...], ...}}, '
     'with "signature_name" if another signature than the default is meant'
 )
 KEYS = ("instances", "inputs", "signature_name")
-
-Place = Callable[[tuple[int, ...]], str]
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,7 @@ def read(body: Any, schema: Schema) -> Request:
         ClientError: it names the field, what came, and what was expected.
     """
     if not isinstance(body, dict):
-        raise ClientError(f"the body is {_kind(body)}; {EXPECTED}")
+        raise ClientError(f"the body is {kind_of(body)}; {EXPECTED}")
     unknown = [key for key in body if key not in KEYS]
     if unknown:
         raise ClientError(f'unknown key "{unknown[0]}"; {EXPECTED}')
@@ -68,7 +61,7 @@ def read(body: Any, schema: Schema) -> Request:
         raise ClientError(f'the body has {both} of "instances" and "inputs"; {EXPECTED}')
     name = body.get("signature_name", DEFAULT_SIGNATURE)
     if not isinstance(name, str):
-        raise ClientError(f"signature_name: expected a string, got {_kind(name)}")
+        raise ClientError(f"signature_name: expected a string, got {kind_of(name)}")
     signature = schema.signatures.get(name or DEFAULT_SIGNATURE)
     if signature is None:
         known = ", ".join(sorted(schema.signatures))
@@ -87,12 +80,10 @@ def read(body: Any, schema: Schema) -> Request:
 def write(outputs: Mapping[str, Array], row_form: bool) -> dict[str, Any]:
     """Return a reply's JSON object, `{"predictions": …}` or `{"outputs": …}`.
 
-    Numbers stay numpy's, so that a float32 is written with a float32's digits.
-
     Raises:
         ClientError: the outputs have no common number of rows, so only column form can tell them.
     """
-    columns = {name: _json_values(name, array) for name, array in sorted(outputs.items())}
+    columns = {name: to_json(name, array) for name, array in sorted(outputs.items())}
     if not row_form:
         return {"outputs": columns if len(columns) != 1 else next(iter(columns.values()))}
     lengths = {array.shape[0] if array.ndim else None for array in outputs.values()}
@@ -112,7 +103,7 @@ def write(outputs: Mapping[str, Array], row_form: bool) -> dict[str, Any]:
 
 def _checked_rows(rows: Any) -> list[Any]:
     if not isinstance(rows, list):
-        raise ClientError(f"instances: expected a list of rows, got {_kind(rows)}")
+        raise ClientError(f"instances: expected a list of rows, got {kind_of(rows)}")
     if not rows:
         raise ClientError("instances: expected at least one row, got an empty list")
     return rows
@@ -138,7 +129,7 @@ def _read_matrix(
 def _read_rows(
     rows: list[Any], signature: Signature, order: tuple[str, ...] | None
 ) -> dict[str, Array]:
-    if isinstance(rows[0], dict) and not _is_b64(rows[0]):
+    if isinstance(rows[0], dict) and not is_b64(rows[0]):
         _check_objects(rows, signature)
         columns = {name: [row[name] for row in rows] for name in signature.inputs}
     elif len(signature.inputs) == 1:
@@ -151,7 +142,7 @@ def _read_rows(
     else:
         raise ClientError(
             f"instances[0]: expected an object with {_listing(signature.inputs)}, "
-            f"got {_kind(rows[0])}"
+            f"got {kind_of(rows[0])}"
         )
     plain = columns.get(next(iter(signature.inputs), "")) is rows
 
@@ -174,7 +165,7 @@ def _check_objects(rows: list[Any], signature: Signature) -> None:
     for index, row in enumerate(rows):
         if not isinstance(row, dict):
             raise ClientError(
-                f"instances[{index}]: expected an object like instances[0], got {_kind(row)}"
+                f"instances[{index}]: expected an object like instances[0], got {kind_of(row)}"
             )
         if row.keys() != wanted:
             unknown = sorted(row.keys() - wanted)
@@ -197,7 +188,7 @@ def _check_lists(rows: list[Any], order: tuple[str, ...]) -> None:
         if not isinstance(row, list):
             raise ClientError(
                 f"instances[{index}]: expected an object or a list of {len(order)} values in the "
-                f"order {_listing(order)}, got {_kind(row)}"
+                f"order {_listing(order)}, got {kind_of(row)}"
             )
         if len(row) != len(order):
             raise ClientError(
@@ -207,10 +198,11 @@ def _check_lists(rows: list[Any], order: tuple[str, ...]) -> None:
 
 
 def _read_columns(inputs: Any, signature: Signature) -> dict[str, Array]:
-    if not isinstance(inputs, dict) or _is_b64(inputs):
+    if not isinstance(inputs, dict) or is_b64(inputs):
         if len(signature.inputs) != 1:
             raise ClientError(
-                f"inputs: expected an object with {_listing(signature.inputs)}, got {_kind(inputs)}"
+                f"inputs: expected an object with {_listing(signature.inputs)}, "
+                f"got {kind_of(inputs)}"
             )
         name = next(iter(signature.inputs))
         return {name: to_array(inputs, signature.inputs[name], _column_place("inputs"))}
@@ -247,140 +239,6 @@ def _check_equal_lengths(arrays: Mapping[str, Array], signature: Signature) -> N
 
 def _column_place(prefix: str) -> Place:
     return lambda index: prefix + "".join(f"[{i}]" for i in index)
-
-
-def to_array(values: Any, spec: TensorSpec, place: Place) -> Array:
-    """Turn nested lists into an array of a signature's dtype and shape.
-
-    Args:
-        values: a value, or lists of lists of values.
-        spec: the input they are for.
-        place: says where in the request the element with an index stands.
-
-    Raises:
-        ClientError: a value has the wrong type, lists are of unequal length, or the shape is wrong.
-    """
-    shape: list[int] = []
-    level: list[Any] = [values]
-    rank = len(spec.shape) if spec.shape is not None else None
-    while level and isinstance(level[0], list) and len(shape) != rank:
-        lengths = set(map(len, level)) if all(type(v) is list for v in level) else set()
-        if len(lengths) != 1:
-            raise _uneven(level, shape, place)
-        shape.append(lengths.pop())
-        level = list(chain.from_iterable(level))
-    dtype = DTYPES.get(spec.dtype)
-    if dtype is None or dtype.kind == "c":
-        raise ClientError(f"{place(())}: values of {dtype_name(spec.dtype)} have no JSON form", 501)
-    flat = _flat(level, spec.dtype, shape, place)
-    _check_shape(tuple(shape), spec, place)
-    return flat.reshape(shape)
-
-
-def _flat(level: list[Any], dtype: int, shape: Sequence[int], place: Place) -> Array:
-    """Check the types of the values and put them into a flat array."""
-
-    def fail(index: int, expected: str) -> ClientError:
-        where = tuple(int(i) for i in np.unravel_index(index, shape)) if shape else ()
-        return ClientError(f"{place(where)}: expected {expected}, got {_kind(level[index])}")
-
-    numpy_dtype = DTYPES[dtype]
-    types = set(map(type, level))
-    if dtype == STRING:
-        flat = np.empty(len(level), object)
-        for index, value in enumerate(level):
-            text = _string(value)
-            if text is None:
-                raise fail(index, 'a string or {"b64": "..."}')
-            flat[index] = text
-        return flat
-    allowed, expected = _ALLOWED[numpy_dtype.kind]
-    if not types <= allowed:
-        raise fail(next(i for i, v in enumerate(level) if type(v) not in allowed), expected)
-    try:
-        return np.array(level, numpy_dtype)
-    except OverflowError:
-        limits = np.iinfo(numpy_dtype)
-        index = next(i for i, v in enumerate(level) if not limits.min <= v <= limits.max)
-        raise fail(index, f"an integer from {limits.min} to {limits.max}") from None
-
-
-_ALLOWED: dict[str, tuple[set[type], str]] = {
-    "f": ({int, float}, "a number"),
-    "i": ({int}, "an integer"),
-    "u": ({int}, "an integer"),
-    "b": ({bool}, "true or false"),
-}
-
-
-def _check_shape(shape: tuple[int, ...], spec: TensorSpec, place: Place) -> None:
-    if spec.shape is None:
-        return
-    fits = len(shape) == len(spec.shape) and all(
-        want is None or want == have for want, have in zip(spec.shape, shape, strict=True)
-    )
-    if not fits:
-        raise ClientError(f"{place(())}: expected {spec}, got shape {list(shape)}")
-
-
-def _uneven(level: list[Any], shape: Sequence[int], place: Place) -> ClientError:
-    length = len(level[0])
-    index = next(i for i, v in enumerate(level) if not isinstance(v, list) or len(v) != length)
-    where = tuple(int(i) for i in np.unravel_index(index, shape))
-    return ClientError(
-        f"{place(where)}: expected a list of {length} values like its neighbours, "
-        f"got {_kind(level[index])}"
-    )
-
-
-def _string(value: Any) -> bytes | None:
-    """Return a JSON string's bytes, or None if the value stands for no string."""
-    if isinstance(value, str):
-        return value.encode()
-    if _is_b64(value):
-        try:
-            return base64.b64decode(value["b64"], validate=True)
-        except (binascii.Error, ValueError, TypeError):
-            return None
-    return None
-
-
-def _is_b64(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == {"b64"}
-
-
-def _json_values(name: str, array: Array) -> Any:
-    if array.dtype.kind == "c":
-        raise ClientError(f"output {name}: values of {array.dtype.name} have no JSON form", 501)
-    if array.dtype != np.object_:
-        return list(array) if array.ndim == 1 else array
-    as_b64 = name.endswith("_bytes")
-    texts = [_json_string(value, as_b64) for value in array.reshape(-1).tolist()]
-    return np.array([*texts, None], object)[:-1].reshape(array.shape).tolist()
-
-
-def _json_string(value: bytes, as_b64: bool) -> str | dict[str, str]:
-    if not as_b64:
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            pass  # not text, so it has to travel as the protocol's binary form
-    return {"b64": base64.b64encode(value).decode()}
-
-
-def _kind(value: Any) -> str:
-    """Say what a JSON value is, short enough for a message."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f'the string "{value[:40]}"' + ("..." if len(value) > 40 else "")
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    if isinstance(value, dict):
-        return "an object"
-    return str(value)
 
 
 def _listing(names: Any) -> str:

@@ -1,0 +1,165 @@
+"""JSON values to arrays and back, with each value's type checked against the signature's.
+
+Strings that are not text travel as `{"b64": "…"}`, as in TensorFlow Serving's dialect.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from client.errors import ClientError
+from client.schema import TensorSpec
+from client.tensors import DTYPES, STRING, Array, dtype_name
+
+Place = Callable[[tuple[int, ...]], str]
+
+_ALLOWED: dict[str, tuple[set[type], str]] = {
+    "f": ({int, float}, "a number"),
+    "i": ({int}, "an integer"),
+    "u": ({int}, "an integer"),
+    "b": ({bool}, "true or false"),
+}
+
+
+def to_array(values: Any, spec: TensorSpec, place: Place) -> Array:
+    """Turn nested lists into an array of a signature's dtype and shape.
+
+    Args:
+        values: a value, or lists of lists of values.
+        spec: the input they are for.
+        place: says where in the request the element with an index stands.
+
+    Raises:
+        ClientError: a value has the wrong type, lists are of unequal length, or the shape is wrong.
+    """
+    shape: list[int] = []
+    level: list[Any] = [values]
+    rank = len(spec.shape) if spec.shape is not None else None
+    while level and isinstance(level[0], list) and len(shape) != rank:
+        lengths = set(map(len, level)) if all(type(v) is list for v in level) else set()
+        if len(lengths) != 1:
+            raise _uneven(level, shape, place)
+        shape.append(lengths.pop())
+        level = list(chain.from_iterable(level))
+    dtype = DTYPES.get(spec.dtype)
+    if dtype is None or dtype.kind == "c":
+        raise ClientError(f"{place(())}: values of {dtype_name(spec.dtype)} have no JSON form", 501)
+    flat = _flat(level, spec.dtype, shape, place)
+    _check_shape(tuple(shape), spec, place)
+    return flat.reshape(shape)
+
+
+def _flat(level: list[Any], dtype: int, shape: Sequence[int], place: Place) -> Array:
+    """Check the types of the values and put them into a flat array."""
+
+    def fail(index: int, expected: str) -> ClientError:
+        where = tuple(int(i) for i in np.unravel_index(index, shape)) if shape else ()
+        return ClientError(f"{place(where)}: expected {expected}, got {kind_of(level[index])}")
+
+    numpy_dtype = DTYPES[dtype]
+    types = set(map(type, level))
+    if dtype == STRING:
+        flat = np.empty(len(level), object)
+        for index, value in enumerate(level):
+            text = _string(value)
+            if text is None:
+                raise fail(index, 'a string or {"b64": "..."}')
+            flat[index] = text
+        return flat
+    allowed, expected = _ALLOWED[numpy_dtype.kind]
+    if not types <= allowed:
+        raise fail(next(i for i, v in enumerate(level) if type(v) not in allowed), expected)
+    try:
+        return np.array(level, numpy_dtype)
+    except OverflowError:
+        limits = np.iinfo(numpy_dtype)
+        index = next(i for i, v in enumerate(level) if not limits.min <= v <= limits.max)
+        raise fail(index, f"an integer from {limits.min} to {limits.max}") from None
+
+
+def _check_shape(shape: tuple[int, ...], spec: TensorSpec, place: Place) -> None:
+    if spec.shape is None:
+        return
+    fits = len(shape) == len(spec.shape) and all(
+        want is None or want == have for want, have in zip(spec.shape, shape, strict=True)
+    )
+    if not fits:
+        raise ClientError(f"{place(())}: expected {spec}, got shape {list(shape)}")
+
+
+def _uneven(level: list[Any], shape: Sequence[int], place: Place) -> ClientError:
+    length = len(level[0])
+    index = next(i for i, v in enumerate(level) if not isinstance(v, list) or len(v) != length)
+    where = tuple(int(i) for i in np.unravel_index(index, shape))
+    return ClientError(
+        f"{place(where)}: expected a list of {length} values like its neighbours, "
+        f"got {kind_of(level[index])}"
+    )
+
+
+def _string(value: Any) -> bytes | None:
+    """Return a JSON string's bytes, or None if the value stands for no string."""
+    if isinstance(value, str):
+        return value.encode()
+    if is_b64(value):
+        try:
+            return base64.b64decode(value["b64"], validate=True)
+        except (binascii.Error, ValueError, TypeError):
+            return None
+    return None
+
+
+def to_json(name: str, array: Array) -> Any:
+    """Return an output's values as orjson can write them, in lists along the first dimension.
+
+    Numbers stay numpy's, so that a float32 is written with a float32's digits.
+
+    Args:
+        name: of the output; one that ends in `_bytes` is always written as base64.
+        array: its values, strings as an object array of bytes.
+
+    Raises:
+        ClientError: the values have no JSON form.
+    """
+    if array.dtype.kind == "c":
+        raise ClientError(f"output {name}: values of {array.dtype.name} have no JSON form", 501)
+    if array.dtype != np.object_:
+        return list(array) if array.ndim == 1 else array
+    as_b64 = name.endswith("_bytes")
+    texts = [_json_string(value, as_b64) for value in array.reshape(-1).tolist()]
+    return np.array([*texts, None], object)[:-1].reshape(array.shape).tolist()
+
+
+def _json_string(value: bytes, as_b64: bool) -> str | dict[str, str]:
+    if not as_b64:
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            pass  # not text, so it has to travel as the protocol's binary form
+    return {"b64": base64.b64encode(value).decode()}
+
+
+def is_b64(value: Any) -> bool:
+    """Tell whether a JSON value stands for bytes."""
+    return isinstance(value, dict) and value.keys() == {"b64"}
+
+
+def kind_of(value: Any) -> str:
+    """Say what a JSON value is, short enough for a message."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'the string "{value[:40]}"' + ("..." if len(value) > 40 else "")
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return "an object"
+    return str(value)
