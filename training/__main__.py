@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from training.publish import versions
+
+if TYPE_CHECKING:
+    from training.logistic_regression import Loss
 
 # TensorFlow's own start-up notes are not for people who train a model.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -45,6 +49,12 @@ def main() -> None:
 )
 @click.option("--l2", type=click.FloatRange(0), default=1.0, help="Ridge penalty λ (1/C).")
 @click.option(
+    "--loss",
+    type=click.Choice(["cross-entropy", "squared"]),
+    default="cross-entropy",
+    help="Loss of a row; the cost is its mean.",
+)
+@click.option(
     "--unless-published", is_flag=True, help="Do nothing if the model has a version already."
 )
 def fit(
@@ -55,6 +65,7 @@ def fit(
     iterations: int,
     learning_rate: float | None,
     l2: float,
+    loss: Loss,
     unless_published: bool,
 ) -> None:
     """Train on scikit-learn's breast cancer table (569 rows, 30 columns) and publish the result."""
@@ -77,7 +88,7 @@ def fit(
         from training.job import fit as fit_table
         from training.progress import cost_bar, print_summary
 
-    settings = FitSettings(held_out, seed, iterations, learning_rate, l2)
+    settings = FitSettings(held_out, seed, iterations, learning_rate, l2, loss)
     table = breast_cancer()
     console.print(f"{name}: {len(table)} rows, {len(table.columns)} columns")
     try:

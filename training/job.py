@@ -13,7 +13,7 @@ import numpy as np
 from training.dataset import Table, split
 from training.evaluation import evaluate
 from training.export import TrainedModel, export, predict
-from training.logistic_regression import Fit, optimize
+from training.logistic_regression import Fit, Loss, optimize
 from training.publish import publish
 
 THRESHOLD = 0.5
@@ -29,6 +29,7 @@ class FitSettings:
         iterations: gradient descent updates.
         learning_rate: α; None takes a safe one.
         l2: λ, scikit-learn's 1/C.
+        loss: which loss of a row to minimise the mean of.
     """
 
     held_out: float = 0.3
@@ -36,6 +37,7 @@ class FitSettings:
     iterations: int = 2000
     learning_rate: float | None = None
     l2: float = 1.0
+    loss: Loss = "cross-entropy"
 
 
 def fit(
@@ -63,6 +65,7 @@ def fit(
         iterations=settings.iterations,
         learning_rate=settings.learning_rate,
         l2=settings.l2,
+        loss=settings.loss,
         report=report,
     )
     model = TrainedModel(

@@ -4,28 +4,40 @@ With rows in X `[m, n]`, labels y `[m]`, weights w `[n]` and bias b:
 
     z = X w + b                       log-odds
     a = σ(z) = 1 / (1 + e⁻ᶻ)          probability of class 1
-    J = mean(−(y log a + (1 − y) log(1 − a))) + λ wᵀw / 2m
 
-and by the chain rule through that graph:
+the two losses of a row are
 
-    dz = a − y,   dw = Xᵀ dz / m + λ w / m,   db = mean(dz)
+    cross-entropy   −(y log a + (1 − y) log(1 − a))
+    squared         (a − y)² / 2
+
+and the cost is their mean plus a ridge, J = mean(loss) + λ wᵀw / 2m. By the chain rule through that
+graph, with da/dz = a (1 − a):
+
+    dz = a − y                        cross-entropy: a (1 − a) cancels
+    dz = (a − y) a (1 − a)            squared
+    dw = Xᵀ dz / m + λ w / m,   db = mean(dz)
     w := w − α dw,   b := b − α db
 
-The course writes one sample per column, `[n, m]`, where this is `dw = X dzᵀ / m`. The ridge term λ
-is not the course's: it gives the cost a single minimum even if a hyperplane separates the classes.
+The course writes one sample per column, `[n, m]`, where this is `dw = X dzᵀ / m`. The ridge is not
+the course's: it gives the cost a minimum even if a hyperplane separates the classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from training.dataset import Floats
 
+Loss = Literal["cross-entropy", "squared"]
+
 STEPS_PER_REPORT = 50
+# The largest |d²loss/dz²|. Cross-entropy: a (1 − a) at a = 1/2. Squared, for y = 0:
+# a² (1 − a) (2 − 3a), whose derivative is 0 at a = (15 − √33) / 24; y = 1 is its mirror image.
+CURVATURE: dict[Loss, float] = {"cross-entropy": 0.25, "squared": 0.0771}
 
 
 class Gradients(NamedTuple):
@@ -45,7 +57,9 @@ class Fit(NamedTuple):
     costs: Floats
 
 
-def propagate(weights: Any, bias: Any, features: Any, labels: Any, l2: Any) -> Gradients:
+def propagate(
+    weights: Any, bias: Any, features: Any, labels: Any, l2: Any, loss: Loss = "cross-entropy"
+) -> Gradients:
     """Go forward to the cost and back to its derivatives, all rows at once.
 
     Args:
@@ -54,29 +68,36 @@ def propagate(weights: Any, bias: Any, features: Any, labels: Any, l2: Any) -> G
         features: float64 tensor `[m, n]`.
         labels: float64 tensor `[m]`, 0 or 1.
         l2: λ, float64 scalar, in units of one row's loss (scikit-learn's 1/C).
+        loss: which loss of a row.
     """
     rows = tf.cast(tf.shape(features)[0], tf.float64)
     z = tf.linalg.matvec(features, weights) + bias
-    # softplus(z) − y z equals −(y log a + (1 − y) log(1 − a)); unlike it, it stays finite where a
-    # rounds to 0 or 1.
-    losses = tf.math.softplus(z) - labels * z
+    a = tf.sigmoid(z)
+    if loss == "cross-entropy":
+        # softplus(z) − y z equals −(y log a + (1 − y) log(1 − a)); unlike it, it stays finite where
+        # a rounds to 0 or 1.
+        losses = tf.math.softplus(z) - labels * z
+        dz = a - labels
+    else:
+        losses = (a - labels) ** 2 / 2
+        dz = (a - labels) * a * (1 - a)
     cost = tf.reduce_mean(losses) + l2 * tf.reduce_sum(weights**2) / (2 * rows)
-    dz = tf.sigmoid(z) - labels
     dw = tf.linalg.matvec(features, dz, transpose_a=True) / rows + l2 * weights / rows
     db = tf.reduce_mean(dz)
     return Gradients(cost, dw, db)
 
 
-def safe_learning_rate(features: Floats, l2: float) -> float:
+def safe_learning_rate(features: Floats, l2: float, loss: Loss = "cross-entropy") -> float:
     """Return α = 1 / L, with which gradient descent on J never goes up.
 
-    L bounds J's second derivative: σ′ ≤ 1/4, so L = λmax(XᵀX / m) / 4 + λ / m, where X has a
-    column of ones for the bias (Nesterov, Introductory Lectures on Convex Optimization, 1.2.3).
+    L bounds J's second derivative: L = c λmax(XᵀX / m) + λ / m, where X has a column of ones for
+    the bias and c is the loss's `CURVATURE` (Nesterov, Introductory Lectures on Convex
+    Optimization, 1.2.3).
     """
     rows = len(features)
     design = np.column_stack([features, np.ones(rows)])
     largest = float(np.linalg.eigvalsh(design.T @ design / rows)[-1])
-    return 1.0 / (largest / 4.0 + l2 / rows)
+    return 1.0 / (CURVATURE[loss] * largest + l2 / rows)
 
 
 def optimize(
@@ -86,6 +107,7 @@ def optimize(
     iterations: int,
     learning_rate: float | None = None,
     l2: float = 1.0,
+    loss: Loss = "cross-entropy",
     report: Callable[[int, float], None] = lambda iteration, cost: None,
 ) -> Fit:
     """Fit by full-batch gradient descent from w = 0, b = 0.
@@ -96,19 +118,20 @@ def optimize(
         iterations: number of updates.
         learning_rate: α; None takes `safe_learning_rate`.
         l2: λ.
+        loss: which loss of a row to minimise the mean of.
         report: called now and then with the number of updates done and the cost.
 
     Raises:
         FloatingPointError: the cost left the finite numbers, so α is too large.
     """
-    alpha = safe_learning_rate(features, l2) if learning_rate is None else learning_rate
+    alpha = safe_learning_rate(features, l2, loss) if learning_rate is None else learning_rate
     x, y = tf.constant(features, tf.float64), tf.constant(labels, tf.float64)
     weights = tf.zeros(features.shape[1], tf.float64)
     bias = tf.zeros((), tf.float64)
     costs: list[Floats] = []
     for done in range(0, iterations, STEPS_PER_REPORT):
         steps = min(STEPS_PER_REPORT, iterations - done)
-        weights, bias, chunk = _descend(weights, bias, x, y, alpha, l2, tf.constant(steps))
+        weights, bias, chunk = _descend(weights, bias, x, y, alpha, l2, tf.constant(steps), loss)
         costs.append(chunk.numpy())
         if not np.isfinite(costs[-1]).all() or not np.isfinite(weights.numpy()).all():
             raise FloatingPointError(
@@ -120,10 +143,12 @@ def optimize(
 
 
 @tf.function(reduce_retracing=True)
-def _descend(w: Any, b: Any, x: Any, y: Any, alpha: float, l2: float, steps: Any) -> Any:
+def _descend(
+    w: Any, b: Any, x: Any, y: Any, alpha: float, l2: float, steps: Any, loss: Loss
+) -> Any:
     costs = tf.TensorArray(tf.float64, size=steps)
     for step in tf.range(steps):
-        cost, dw, db = propagate(w, b, x, y, l2)
+        cost, dw, db = propagate(w, b, x, y, l2, loss)
         costs = costs.write(step, cost)
         w -= alpha * dw
         b -= alpha * db
