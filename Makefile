@@ -10,6 +10,7 @@ UV_VERSION := 0.13.9
 PORT ?= 8080
 SERVING_PORT ?= 8500
 MODELS ?= models
+MODEL ?= breast_cancer
 SERVER ?= embedded
 
 .PHONY: help install run test lint format lock bench clean
@@ -28,7 +29,7 @@ $(INSTALLED): requirements/dev.txt Makefile
 	@touch $@
 
 run: install ## train if there is no model, serve it, open the HTTP endpoint (SERVER=docker: with TensorFlow Serving)
-	@exec $(BIN)/python run.py --port $(PORT) --serving-port $(SERVING_PORT) --models $(MODELS) --server $(SERVER)
+	@exec $(BIN)/python run.py --port $(PORT) --serving-port $(SERVING_PORT) --models $(MODELS) --model $(MODEL) --server $(SERVER)
 
 test: install ## run every test this machine can run, and say what was left out
 	@exec $(BIN)/python -m pytest $(ARGS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,8 +24,10 @@ import click
 ROOT = Path(__file__).resolve().parent
 HOST = "127.0.0.1"
 READY_TIMEOUT_SECONDS = 120
-# supervisord gives the client and then the server two seconds each before it kills them.
+# supervisord gives a process two seconds before it kills it.
 STOP_TIMEOUT_SECONDS = 6
+WATCH_SECONDS = 1.0
+TRAINABLE = "breast_cancer"
 LOG_LINES_SHOWN = 15
 PORT = click.IntRange(1, 65535)
 
@@ -38,7 +41,11 @@ PORT = click.IntRange(1, 65535)
     default="models",
     help="Directory of all models.",
 )
-@click.option("--model", default="breast_cancer", help="Model to train and to serve.")
+@click.option(
+    "--model",
+    default="breast_cancer",
+    help=f"Model to serve; {TRAINABLE} is trained if it is not there.",
+)
 @click.option(
     "--server",
     type=click.Choice(["embedded", "docker"]),
@@ -62,7 +69,12 @@ def main(port: int, serving_port: int, models: Path, model: str, server: str) ->
     ]
     if server == "docker":
         _run([*serving, "--check"])
-    _run([*_room("training"), "fit", f"--models={models}", f"--name={model}", "--unless-published"])
+    if model == TRAINABLE:
+        _run([*_room("training"), "fit", f"--models={models}", "--unless-published"])
+    elif not any(base_path.glob("[0-9]*")):
+        raise click.ClickException(
+            f"{base_path} has no version; expected a SavedModel at {base_path}/1"
+        )
     client = [*_room("client"), "serve", f"--host={HOST}", f"--port={port}", f"--model={model}"]
     client += [f"--server={HOST}:{serving_port}"]
 
@@ -70,16 +82,23 @@ def main(port: int, serving_port: int, models: Path, model: str, server: str) ->
     logs.mkdir(parents=True, exist_ok=True)
     for old in logs.glob("*.log*"):
         old.unlink()
-    sys.exit(_supervise(serving, client, logs, f"http://{HOST}:{port}", model, started))
+    address = f"{HOST}:{serving_port}"
+    sys.exit(_supervise(serving, client, logs, f"http://{HOST}:{port}", address, model, started))
 
 
 def _supervise(
-    serving: list[str], client: list[str], logs: Path, url: str, model: str, started: float
+    serving: list[str],
+    client: list[str],
+    logs: Path,
+    url: str,
+    server: str,
+    model: str,
+    started: float,
 ) -> int:
     environment = {
         **os.environ,
-        "RUN_SERVING": shlex.join(serving),
-        "RUN_CLIENT": shlex.join(client),
+        "RUN_SERVING": shlex.join(_ending_with_parent(serving)),
+        "RUN_CLIENT": shlex.join(_ending_with_parent(client)),
         "RUN_LOGS": str(logs),
     }
     stopped = False
@@ -90,22 +109,32 @@ def _supervise(
 
     for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signal_number, stop)
+    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(ROOT / "supervisord.conf")]
     supervisor = subprocess.Popen(
-        [sys.executable, "-m", "supervisor.supervisord", "-c", str(ROOT / "supervisord.conf")],
+        _ending_with_parent(command),
         cwd=ROOT,
         env=environment,
-        # Ctrl-C reaches the whole foreground group; the order of stopping is supervisord's matter.
+        # Ctrl-C reaches the whole foreground group; whom to stop and how is supervisord's matter.
         start_new_session=True,
     )
+    announced = ready = False
+    checked = 0.0
     try:
-        announced = False
         while not stopped and supervisor.poll() is None:
-            if not announced and _is_ready(url):
-                _announce(url, model, logs, time.monotonic() - started)
-                announced = True
-            if not announced and time.monotonic() - started > READY_TIMEOUT_SECONDS:
-                return _fail(logs, f"not ready after {READY_TIMEOUT_SECONDS} s")
             time.sleep(0.1)
+            if announced and time.monotonic() - checked < WATCH_SECONDS:
+                continue
+            was_ready, ready = ready, _is_ready(url)
+            checked = time.monotonic()
+            if ready and not announced:
+                _announce(url, server, model, logs, checked - started)
+                announced = True
+            elif ready != was_ready and not stopped:
+                click.echo(
+                    "ready again" if ready else f"not ready; the logs in {logs} may tell why"
+                )
+            if not announced and checked - started > READY_TIMEOUT_SECONDS:
+                return _fail(logs, f"not ready after {READY_TIMEOUT_SECONDS} s")
         return 0 if stopped else _fail(logs, "the supervisor ended")
     finally:
         supervisor.terminate()
@@ -115,6 +144,12 @@ def _supervise(
             supervisor.kill()
         if stopped:
             click.echo("stopped")
+
+
+def _ending_with_parent(command: list[str]) -> list[str]:
+    """Let a command get SIGTERM when its parent is killed, where the system can do that."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig=TERM", *command] if setpriv else command
 
 
 def _check_port(option: str, port: int) -> None:
@@ -148,13 +183,14 @@ def _is_ready(url: str) -> bool:
         return False
 
 
-def _announce(url: str, model: str, logs: Path, seconds: float) -> None:
+def _announce(url: str, server: str, model: str, logs: Path, seconds: float) -> None:
     row = json.dumps({"instances": [_example_row(url, model)]})
     click.echo(
         f"\nReady in {seconds:.1f} s.\n\n"
         f"  page     {url}/\n"
         f"  predict  curl -s {url}/predict -d {shlex.quote(row)}\n"
         f"  metrics  {url}/metrics\n"
+        f"  gRPC     {server}\n"
         f"  logs     {logs}\n\n"
         "Ctrl-C stops everything."
     )

@@ -148,7 +148,9 @@ def _read_rows(
 
     def place(name: str) -> Place:
         def at(index: tuple[int, ...]) -> str:
-            row, *rest = index or (0,)
+            if not index:
+                return "instances" if plain else f"instances, {name}"
+            row, *rest = index
             inner = "" if plain else f".{name}"
             return f"instances[{row}]{inner}" + "".join(f"[{i}]" for i in rest)
 

@@ -117,7 +117,11 @@ def start_client(log: Path, server: str, *, ready: bool = True, **environment: s
     return running
 
 
+def training(command: str, models: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of `python -m training`."""
+    arguments = [sys.executable, "-m", "training", command, f"--models={models}", *options]
+    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
 def fit(models: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m training fit`."""
-    command = [sys.executable, "-m", "training", "fit", f"--models={models}", *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return training("fit", models, *options)

@@ -69,6 +69,11 @@ class TrainedModel:
     trained_at: str
     metrics: Mapping[str, float]
 
+    def probability(self, features: Floats) -> Floats:
+        """Return the probability of class 1 of rows `[rows, columns]`, computed in float64."""
+        logit = (features - self.mean) / self.scale @ self.weights + self.bias
+        return np.exp(-np.logaddexp(0.0, -logit))
+
 
 class LogisticRegressionModule(tf.Module):
     """The serving graph of a trained model, in float32."""

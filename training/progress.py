@@ -35,7 +35,7 @@ def print_summary(console: Console, model: TrainedModel, descent: Fit) -> None:
     curve = Table("iteration", "cost", title=f"α = {descent.learning_rate:.4g}")
     iterations = len(descent.costs)
     shown = range(0, iterations, max(1, iterations // COSTS_SHOWN))
-    for iteration in [*shown, iterations - 1]:
+    for iteration in sorted({*shown, iterations - 1}):
         curve.add_row(str(iteration), f"{descent.costs[iteration]:.6f}")
     console.print(curve)
     held_out = Table(*model.metrics, title="held-out rows")

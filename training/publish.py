@@ -53,6 +53,35 @@ def publish(write: Callable[[Path], None], models: Path, name: str) -> Path:
     return version
 
 
+def republish(models: Path, name: str, number: int, amend: Callable[[Path], None]) -> Path:
+    """Publish a copy of an older version as the next version.
+
+    Nothing is removed and numbers only grow, so that every server follows and the history stays.
+
+    Args:
+        models: the directory of all models.
+        name: the model's name.
+        number: the version to copy.
+        amend: changes the copy before it is published.
+
+    Raises:
+        OSError: there is no such version, or the copy cannot be written.
+    """
+
+    def copy(directory: Path) -> None:
+        shutil.copytree(models / name / str(number), directory, dirs_exist_ok=True)
+        amend(directory)
+
+    return publish(copy, models, name)
+
+
+def keep_newest(models: Path, name: str, count: int) -> None:
+    """Remove all but the newest versions; each disappears whole."""
+    for number in versions(models / name)[:-count]:
+        with _hidden_directory(models, name) as hidden:
+            (models / name / str(number)).rename(hidden / "removed")
+
+
 def _rename_to_next_version(hidden: Path, base_path: Path) -> Path:
     number = max(versions(base_path), default=0) + 1
     while True:

@@ -129,7 +129,7 @@ function fillIn(example) {
     const values = JSON.parse(field.dataset.examples);
     field.value = values[example] ?? values[0];
   }
-  predict();
+  predictAndShow();
 }
 
 async function predict() {
@@ -151,13 +151,21 @@ async function predict() {
   }
 }
 
+/* On a phone the answer is above the fields, so it is brought to where it can be seen. */
+async function predictAndShow() {
+  await predict();
+  const shown = element("result").hidden ? "error" : "result";
+  element(shown).scrollIntoView({ block: "nearest" });
+}
+
 if (form) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    predict();
+    predictAndShow();
   });
   for (const button of form.querySelectorAll("[data-example]")) {
     button.addEventListener("click", () => fillIn(Number(button.dataset.example)));
   }
-  predict();
+  const filledIn = [...form.querySelectorAll("[data-type]")].every((field) => field.value !== "");
+  if (filledIn) predict();
 }

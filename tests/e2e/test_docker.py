@@ -85,7 +85,7 @@ def test_from_a_checkout_to_a_prediction_over_http(compose: Compose) -> None:
 
 def test_a_second_training_run_is_served_without_a_restart(compose: Compose) -> None:
     version = requests.post(f"{compose.url}/predict", json=BODY, timeout=10).json()["version"]
-    compose("run", "--rm", "training", "fit", "--models=/models", "--iterations=10")
+    compose("run", "--rm", "training", "fit", "--models=/models", "--iterations=1500")
 
     def served() -> int:
         reply = requests.post(f"{compose.url}/predict", json=BODY, timeout=10)

@@ -66,7 +66,7 @@ def test_a_new_version_is_taken_up_without_a_failed_request(models: Path, starte
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
-    done = fit(models, "--iterations=20", "--seed=5")
+    done = fit(models, "--iterations=1000")
     assert done.returncode == 0, done.stderr
     wait_for(lambda: replies[-1][1].get("version") == 2, "version 2 answers")
     time.sleep(1)
@@ -105,12 +105,13 @@ def test_a_version_with_other_columns_in_another_order_is_understood_at_once(
 def publish_reversed(models: Path) -> None:
     """Publish the same fit with its columns the other way round."""
     from training.dataset import Table
-    from training.job import FitSettings, publish_model
+    from training.gate import Rules
+    from training.job import FitSettings, gate_and_publish
     from training.job import fit as fit_table
 
     table = Table(TABLE.columns[::-1], TABLE.features[:, ::-1], TABLE.labels, TABLE.class_names)
-    model, _ = fit_table(table, FitSettings(), lambda done, cost: None)
-    publish_model(model, models, "breast_cancer")
+    candidate = fit_table(table, FitSettings(), lambda done, cost: None)
+    gate_and_publish(candidate, Rules({}), models=models, name="breast_cancer")
 
 
 def test_a_killed_model_server_is_503_and_its_return_is_noticed(

@@ -14,7 +14,7 @@ from training.job import FitSettings, fit
 
 @pytest.fixture(scope="module")
 def model() -> TrainedModel:
-    return fit(breast_cancer(), FitSettings(iterations=200), lambda done, cost: None)[0]
+    return fit(breast_cancer(), FitSettings(iterations=200), lambda done, cost: None).model
 
 
 @pytest.fixture(scope="module")

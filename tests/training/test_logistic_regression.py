@@ -130,7 +130,7 @@ def test_it_is_as_good_as_scikit_learn_on_the_same_split(seed: int) -> None:
     probabilities = theirs.predict_proba((test.features - mean) / scale)[:, 1]
     expected = evaluate(test.labels, probabilities, 0.5)
 
-    model, _ = fit(table, FitSettings(seed=seed), lambda done, cost: None)
+    model = fit(table, FitSettings(seed=seed), lambda done, cost: None).model
     assert model.metrics["accuracy"] >= expected["accuracy"] - 0.005
     assert model.metrics["log_loss"] == pytest.approx(expected["log_loss"], abs=0.01)
     assert model.metrics["auc"] == pytest.approx(expected["auc"], abs=0.005)
@@ -139,16 +139,16 @@ def test_it_is_as_good_as_scikit_learn_on_the_same_split(seed: int) -> None:
 def test_the_same_seed_gives_the_same_weights_bit_for_bit() -> None:
     table = breast_cancer()
     settings = FitSettings(seed=3, iterations=60)
-    first, second = (fit(table, settings, lambda done, cost: None)[0] for _ in range(2))
+    first, second = (fit(table, settings, lambda done, cost: None).model for _ in range(2))
     np.testing.assert_array_equal(first.weights, second.weights)
-    other, _ = fit(table, FitSettings(seed=4, iterations=60), lambda done, cost: None)
+    other = fit(table, FitSettings(seed=4, iterations=60), lambda done, cost: None).model
     assert not np.array_equal(first.weights, other.weights)
 
 
 def test_a_constant_column_gets_no_weight_and_breaks_nothing() -> None:
     table = breast_cancer()
     table.features[:, 4] = 7.0
-    model, _ = fit(table, FitSettings(iterations=200), lambda done, cost: None)
+    model = fit(table, FitSettings(iterations=200), lambda done, cost: None).model
     assert np.isfinite(model.weights).all()
     assert model.weights[4] == 0.0
 
