@@ -130,9 +130,7 @@ def _supervise(
                 _announce(url, server, model, logs, checked - started)
                 announced = True
             elif ready != was_ready and not stopped:
-                click.echo(
-                    "ready again" if ready else f"not ready; the logs in {logs} may tell why"
-                )
+                click.echo("ready again" if ready else f"not ready, see {logs}")
             if not announced and checked - started > READY_TIMEOUT_SECONDS:
                 return _fail(logs, f"not ready after {READY_TIMEOUT_SECONDS} s")
         return 0 if stopped else _fail(logs, "the supervisor ended")

@@ -134,7 +134,10 @@ def check_export(directory: Path, rows: Floats, expected: Floats) -> None:
 def _check_in_this_process(directory: Path, golden: Path) -> None:
     stored = np.load(golden)
     signatures = tf.saved_model.load(str(directory)).signatures
-    for request in warmup.read(directory):
+    requests = list(warmup.read(directory))
+    if not requests:
+        raise RefusedError(f"{warmup.WARMUP_FILE} has no requests")
+    for request in requests:
         inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
         signatures[request.model_spec.signature_name](
             **{name: tf.constant(values) for name, values in inputs.items()}

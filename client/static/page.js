@@ -169,3 +169,4 @@ if (form) {
   const filledIn = [...form.querySelectorAll("[data-type]")].every((field) => field.value !== "");
   if (filledIn) predict();
 }
+

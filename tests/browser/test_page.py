@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.affine import publish
 from tests.conftest import Starter
 from tests.processes import free_port
 from training.dataset import breast_cancer
@@ -77,11 +78,31 @@ def test_text_where_a_number_belongs_is_said_by_name(page: Page, client_url: str
 
 
 def test_it_fits_a_phone(browser: Browser, client_url: str) -> None:
-    page = browser.new_page(viewport={"width": 360, "height": 740})
+    page = browser.new_page(viewport={"width": 320, "height": 640})
     page.goto(client_url)
     expect(page.locator("#label")).to_have_text("malignant")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    tracks = page.locator("#contributions li .track")
+    assert len(set(tracks.evaluate_all("all => all.map(e => e.offsetWidth)"))) == 1
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    page.get_by_role("button", name="Typical benign").click()
+    expect(page.locator("#label")).to_have_text("benign")
+    expect(page.locator("#label")).to_be_in_viewport()
     page.close()
+
+
+def test_a_model_that_does_not_describe_itself_waits_for_values(
+    page: Page, tmp_path: Path, starter: Starter
+) -> None:
+    publish(tmp_path / "m", 1)
+    server = starter.model_server("--model_name=m", f"--model_base_path={tmp_path / 'm'}")
+    client = starter.client(server.address, CLIENT_MODEL="m")
+    page.goto(client.address)
+    page.wait_for_load_state("networkidle")
+    expect(page.get_by_role("alert")).to_be_hidden()
+    page.locator("[name=x]").fill("2")
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator("#outputs")).to_contain_text("21")
 
 
 def test_without_a_model_server_it_says_so_and_comes_back_by_itself(

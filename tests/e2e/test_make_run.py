@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -94,6 +95,30 @@ def test_a_killed_process_is_started_again(models: Path, starter: Starter) -> No
 
         wait_for(answers, f"{room} is back", 30)
     stop_with_ctrl_c(running)
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv (util-linux) is not here")
+@pytest.mark.parametrize("victim", ["run.py", "supervisor.supervisord"])
+def test_no_process_outlives_the_one_that_watches_it(
+    models: Path, starter: Starter, victim: str
+) -> None:
+    running, _ = make_run(starter, models)
+    processes = tree(running)
+    (killed,) = [p for p in processes if victim in p.cmdline()]
+    killed.kill()
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    assert alive == []
+
+
+def test_a_model_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
+    ports = {"PORT": str(free_port()), "SERVING_PORT": str(free_port())}
+    done = subprocess.run(
+        ["make", "run", "MODEL=nosuch"],
+        cwd=ROOT, env={**os.environ, **ports, "MODELS": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert f"{tmp_path}/nosuch has no version; expected a SavedModel at" in done.stderr
 
 
 @pytest.mark.parametrize("variable", ["PORT", "SERVING_PORT"])

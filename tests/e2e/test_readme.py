@@ -101,7 +101,11 @@ def test_asking(running: Shell) -> None:
     for have, want in zip(predictions["predictions"], expected["predictions"], strict=True):
         assert have["label"] == want["label"]
         assert have["probability"] == pytest.approx(want["probability"], rel=1e-3)
-    assert printed[-2].strip().endswith("breast_cancer/2")  # the new version
+    fitted, listed, verified, rolled_back, _ = printed[-5:]
+    assert fitted.strip().endswith("breast_cancer/2")
+    assert [line.split()[0] for line in listed.splitlines()] == ["1", "2"]
+    assert verified.count("files as published") == 2
+    assert rolled_back.strip().endswith("breast_cancer/3")
 
     (code,) = blocks("python")["Ask it"]
     address = running.environment["CLIENT_SERVER"]
@@ -110,9 +114,19 @@ def test_asking(running: Shell) -> None:
     assert re.match(r"\d \[0\.\d+\]\n", running.run(".venv/bin/python ask.py"))
 
 
-@pytest.mark.parametrize("section", ["Bring your own model", "Develop"])
-def test_other_commands(shell: Shell, section: str) -> None:
-    for command in commands(section):
+def test_bringing_a_model(shell: Shell, starter: Starter) -> None:
+    export, serve, ask, *others = commands("Bring your own model")
+    shell.run(export)
+    assert serve == "make run MODEL=half_plus_two"
+    made, _ = make_run(starter, shell.folder / "models", MODEL="half_plus_two", **shell.environment)
+    assert json.loads(shell.run(ask))["predictions"] == [2.5, 3.0, 4.5]
+    stop_with_ctrl_c(made)
+    for command in others:
+        assert shell.run(command)
+
+
+def test_developing(shell: Shell) -> None:
+    for command in commands("Develop"):
         assert shell.run(command)
 
 
