@@ -54,7 +54,9 @@ def serve(host: str | None, port: int | None, server: str | None, model: str | N
 @main.command()
 @click.argument("rows", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
 @click.option("--model", help="Model to ask.  [CLIENT_MODEL; default: breast_cancer]")
-@click.option("--version", type=click.IntRange(0), help="Version to ask; otherwise the latest.")
+@click.option(
+    "--version", type=click.IntRange(0, 2**63 - 1), help="Version to ask; otherwise the latest."
+)
 @click.option("--label", help="Version label to ask for.")
 @click.option(
     "--server", help="host:port of the model server.  [CLIENT_SERVER; default: 127.0.0.1:8500]"
@@ -65,7 +67,9 @@ def serve(host: str | None, port: int | None, server: str | None, model: str | N
     type=click.Choice(["csv", "json"]),
     help="Form of the rows and of the answer; otherwise told by the file's name or its beginning.",
 )
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds for each call.")
+@click.option(
+    "--timeout", type=click.FloatRange(0, 3600, min_open=True), help="Seconds for each call."
+)
 def predict(
     rows: Path,
     model: str | None,
@@ -91,7 +95,7 @@ def predict(
             predict_file(
                 connection, Target(settings.model, version, label), rows, file_format, settings
             )
-        except (ClientError, OSError, UnicodeDecodeError) as error:
+        except (ClientError, OSError, UnicodeError) as error:
             raise click.ClickException(str(error)) from error
 
 

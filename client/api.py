@@ -20,6 +20,7 @@ MODEL = "/v1/models/<model>"
 # The three ways to say which version is meant, each followed by what is asked of it.
 TARGETS = (MODEL, f"{MODEL}/versions/<version>", f"{MODEL}/labels/<label>")
 LARGEST_VERSION = 2**63 - 1
+LONGEST_VERSION = 100
 
 
 def blueprint(predictor: Predictor, settings: Settings) -> Blueprint:
@@ -65,14 +66,18 @@ def blueprint(predictor: Predictor, settings: Settings) -> Blueprint:
 def _target(model: str, version: str | None = None, label: str | None = None) -> Target:
     if version is None:
         return Target(model, label=label)
-    if not (version.isascii() and version.isdigit() and int(version) <= LARGEST_VERSION):
+    is_number = version.isascii() and version.isdigit() and len(version) <= LONGEST_VERSION
+    if not is_number or int(version) > LARGEST_VERSION:
         raise ClientError(
-            f'version: expected a number from 0 to {LARGEST_VERSION}, got "{version}"'
+            f'version: expected a number from 0 to {LARGEST_VERSION}, got "{version[:40]}"'
         )
     return Target(model, int(version))
 
 
 def _body() -> Any:
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding != "identity":
+        raise ClientError(f"Content-Encoding: expected a plain body, got {encoding}", 415)
     data = request.get_data(cache=False)
     if request.max_content_length is not None and len(data) >= request.max_content_length:
         request.stream.read(1)  # a chunked body was cut at the limit; reading on says so with a 413

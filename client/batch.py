@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ from client.settings import Settings
 from client.tensors import DTYPES, STRING, dtype_name
 
 ROWS_PER_CALL = 1000
+BYTE_ORDER_MARK = "\ufeff"
+# Python's own float() also takes nan, inf, 1_000 and digits of any script.
+PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -40,22 +44,26 @@ def predict_file(
         ClientError: a row is wrong, or the server cannot answer; the message names the line.
         OSError: the file cannot be read.
     """
-    text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8-sig")
+    text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    text = text.removeprefix(BYTE_ORDER_MARK)
+    options: dict[str, Any] = {}
     if (file_format or _guess_format(path, text)) == "json":
-        rows, numbers, write = _json_rows(text), None, _write_json
+        (rows, options), numbers, write = _json_rows(text), None, _write_json
     else:
         schema = server.schema(target, timeout=settings.timeout)
         rows, numbers = _csv_rows(text, schema)
         write = _write_csv
     if not rows:
         raise ClientError(f"{path}: expected at least one row, got none")
-    write(sys.stdout, _predictions(Predictor(server), target, rows, numbers, settings.timeout))
+    answers = _predictions(Predictor(server), target, rows, options, numbers, settings.timeout)
+    write(sys.stdout, answers)
 
 
 def _predictions(
     predictor: Predictor,
     target: Target,
     rows: Sequence[Any],
+    options: Mapping[str, Any],
     numbers: Sequence[int] | None,
     timeout: float,
 ) -> Iterator[Any]:
@@ -65,7 +73,7 @@ def _predictions(
         for start in range(0, len(rows), ROWS_PER_CALL):
             chunk = rows[start : start + ROWS_PER_CALL]
             try:
-                reply, _ = predictor.answer(target, {"instances": chunk}, timeout)
+                reply, _ = predictor.answer(target, {**options, "instances": chunk}, timeout)
             except ClientError as error:
                 last = start + len(chunk)
                 span = f"rows {start + 1} to {last}"
@@ -83,15 +91,17 @@ def _guess_format(path: Path, text: str) -> str:
     return "json" if text.lstrip()[:1] in ("[", "{") else "csv"
 
 
-def _json_rows(text: str) -> list[Any]:
+def _json_rows(text: str) -> tuple[list[Any], dict[str, Any]]:
+    """Return the rows, and what else the request says, such as a signature's name."""
     try:
         body = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise ClientError(f"not JSON: {error}") from error
+    options = {k: v for k, v in body.items() if k != "instances"} if isinstance(body, dict) else {}
     rows = body.get("instances") if isinstance(body, dict) else body
     if not isinstance(rows, list):
         raise ClientError('expected a list of rows or {"instances": [...]}')
-    return rows
+    return rows, options
 
 
 def _csv_rows(text: str, schema: Schema) -> tuple[list[dict[str, Any]], list[int]]:
@@ -100,10 +110,10 @@ def _csv_rows(text: str, schema: Schema) -> tuple[list[dict[str, Any]], list[int
     if signature is None:
         raise ClientError(f"model {schema.model} has no signature {DEFAULT_SIGNATURE}")
     reader = csv.DictReader(io.StringIO(text), strict=True)
-    header = list(reader.fieldnames or [])
-    _check_header(header, signature.inputs)
     rows, numbers = [], []
     try:
+        header = list(reader.fieldnames or [])
+        _check_header(header, signature.inputs)
         for cells in reader:
             if None in cells or None in cells.values():
                 raise ClientError(
@@ -117,7 +127,8 @@ def _csv_rows(text: str, schema: Schema) -> tuple[list[dict[str, Any]], list[int
             )
             numbers.append(reader.line_num)
     except csv.Error as error:
-        raise ClientError(f"line {reader.line_num}: {error}") from error
+        # A fault in the first line is met before the line is counted.
+        raise ClientError(f"line {max(1, reader.line_num)}: {error}") from error
     return rows, numbers
 
 
@@ -139,15 +150,13 @@ def _cell(text: str, spec: TensorSpec, place: str) -> Any:
         return text
     kind = DTYPES[spec.dtype].kind if spec.dtype in DTYPES else ""
     try:
-        if kind == "f":
-            return float(text)
-        if kind in "iu" and kind:
-            return int(text)
+        if kind in ("f", "i", "u") and PLAIN_NUMBER.fullmatch(text.strip()):
+            return float(text) if kind == "f" else int(text)
         if kind == "b":
             return BOOLEANS[text.strip().lower()]
     except (ValueError, KeyError):
         pass
-    raise ClientError(f'{place}: expected {dtype_name(spec.dtype)}, got "{text}"')
+    raise ClientError(f'{place}: expected {dtype_name(spec.dtype)}, got "{text[:40]}"')
 
 
 def _write_csv(out: TextIO, predictions: Iterator[Any]) -> None:

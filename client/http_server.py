@@ -33,11 +33,11 @@ def serve_http(settings: Settings) -> None:
     Raises:
         PortTakenError: the port is taken, or the address is not this machine's.
     """
-    _check_port(settings)
+    address = _checked_address(settings)
     Granian(
         "client.http_server:worker_app",
         factory=True,
-        address=settings.host,
+        address=address,
         port=settings.port,
         interface=Interfaces.WSGI,
         # One worker, so that /metrics tells the whole truth; Flask's work is done in its threads.
@@ -63,14 +63,20 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _check_port(settings: Settings) -> None:
-    """Fail in one line now, where the server would fail in a worker and try for ever."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise PortTakenError(
-                f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"
-            ) from error
+def _checked_address(settings: Settings) -> str:
+    """Return the IP address to listen on, having tried to.
+
+    It is better to fail in one line now, than in a worker that is started again for ever.
+    """
+    try:
+        family, _, _, _, where = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except OSError as error:
+        raise PortTakenError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"
+        ) from error
+    return str(where[0])

@@ -17,6 +17,8 @@ from client.errors import ClientError
 from client.schema import TensorSpec
 from client.tensors import DTYPES, STRING, Array, dtype_name
 
+MAX_RANK = 32
+
 Place = Callable[[tuple[int, ...]], str]
 
 _ALLOWED: dict[str, tuple[set[type], str]] = {
@@ -42,6 +44,8 @@ def to_array(values: Any, spec: TensorSpec, place: Place) -> Array:
     level: list[Any] = [values]
     rank = len(spec.shape) if spec.shape is not None else None
     while level and isinstance(level[0], list) and len(shape) != rank:
+        if len(shape) == MAX_RANK:
+            raise ClientError(f"{place(())}: expected at most {MAX_RANK} lists in one another")
         lengths = set(map(len, level)) if all(type(v) is list for v in level) else set()
         if len(lengths) != 1:
             raise _uneven(level, shape, place)
@@ -76,7 +80,13 @@ def _flat(level: list[Any], dtype: int, shape: Sequence[int], place: Place) -> A
     if not types <= allowed:
         raise fail(next(i for i, v in enumerate(level) if type(v) not in allowed), expected)
     try:
-        return np.array(level, numpy_dtype)
+        with np.errstate(over="ignore"):
+            values = np.array(level, numpy_dtype)
+        if numpy_dtype.kind == "f" and not np.isfinite(values).all():
+            # JSON has no infinity, so a number was too large for the type.
+            limit = np.finfo(numpy_dtype).max
+            raise fail(int(np.flatnonzero(~np.isfinite(values))[0]), f"at most ±{limit:.8g}")
+        return values
     except OverflowError:
         limits = np.iinfo(numpy_dtype)
         index = next(i for i, v in enumerate(level) if not limits.min <= v <= limits.max)
@@ -130,6 +140,8 @@ def to_json(name: str, array: Array) -> Any:
     if array.dtype.kind == "c":
         raise ClientError(f"output {name}: values of {array.dtype.name} have no JSON form", 501)
     if array.dtype != np.object_:
+        if array.ndim == 0:
+            return array[()]
         return list(array) if array.ndim == 1 else array
     as_b64 = name.endswith("_bytes")
     texts = [_json_string(value, as_b64) for value in array.reshape(-1).tolist()]

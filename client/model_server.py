@@ -206,7 +206,19 @@ class ModelServer:
                 timeout=deadline.left(),
             )
             return Description.from_outputs(prediction.outputs)
-        except (KeyError, ValueError, IndexError, AttributeError, RuntimeError):
+        except ServerError as error:
+            if error.status in (503, 504):
+                raise
+            return None
+        except (
+            ClientError,
+            KeyError,
+            ValueError,
+            IndexError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+        ):
             return None  # somebody else's signature that happens to have the name
 
     def _call(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from client import rows
-from client.errors import ClientError
+from client.errors import ClientError, ServerError
 from client.model_server import Deadline, ModelServer, Prediction, Target
 from client.schema import Schema
 
@@ -108,7 +108,10 @@ class Predictor:
     def _refreshed(self, target: Target, known: _Known, deadline: Deadline) -> _Known | None:
         if time.monotonic() - known.asked_at < SCHEMA_MIN_AGE_SECONDS:
             return None
-        return self._ask(target, deadline)
+        try:
+            return self._ask(target, deadline)
+        except ServerError:
+            return None  # the error at hand says more
 
     def _ask(self, target: Target, deadline: Deadline) -> _Known:
         try:

@@ -20,7 +20,7 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8080, ge=0, le=65535, description="HTTP port")
     timeout: float = Field(
-        default=5.0, gt=0, description="seconds until a prediction must be answered"
+        default=5.0, gt=0, le=3600, description="seconds until a prediction must be answered"
     )
     max_body_bytes: int = Field(default=16 * 2**20, gt=0, description="largest request body")
     threads: int = Field(default=16, ge=1, description="requests that are worked on at once")

@@ -17,6 +17,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+import grpc
 from tensorflow_serving.apis import get_model_status_pb2
 
 from serving.errors import ServingError, invalid_argument, not_found
@@ -95,7 +96,10 @@ class Manager:
     async def watch(self, poll_wait_seconds: float) -> None:
         """Poll the base paths for ever, or once if the wait is 0."""
         while True:
-            await self.poll()
+            try:
+                await self.poll()
+            except Exception:  # whatever one version did, the next ones are to be seen
+                log.exception("looking for versions failed")
             if poll_wait_seconds == 0:
                 return
             await asyncio.sleep(poll_wait_seconds)
@@ -160,7 +164,7 @@ class Manager:
             for version in model.available():
                 self._begin_unload(model, version)
         await asyncio.gather(*self._unloads)
-        self._loader.shutdown()
+        self._loader.shutdown(wait=False, cancel_futures=True)  # a load that hangs must not hold up
 
     def _find(self, model_spec: Any) -> Version:
         name = model_spec.name
@@ -212,7 +216,9 @@ class Manager:
                 version.servable = await loop.run_in_executor(
                     self._loader, Servable.load, version.path
                 )
-            except ServingError as error:
+            except Exception as error:
+                if not isinstance(error, ServingError):
+                    error = ServingError(grpc.StatusCode.UNKNOWN, f"cannot load it: {error}")
                 version.error = error
                 log.error(
                     "model %s version %d: %s", model.config.name, version.number, error.message

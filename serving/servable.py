@@ -41,7 +41,13 @@ class Servable:
         Raises:
             ServingError: it is not a SavedModel, or cannot be loaded.
         """
-        if not (path / "saved_model.pb").exists() and not (path / "saved_model.pbtxt").exists():
+        try:
+            is_saved_model = any(
+                (path / f"saved_model.{form}").exists() for form in ("pb", "pbtxt")
+            )
+        except OSError as error:
+            raise not_found(f"cannot read {path}: {error.strerror}") from error
+        if not is_saved_model:
             raise not_found(
                 f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}"
             )
@@ -80,9 +86,9 @@ class Servable:
         Raises:
             ServingError: the graph rejected the inputs or failed, with TensorFlow's own text.
         """
-        run = self._callable(signature_name, tuple(outputs))
         signature = self.signatures[signature_name]
         try:
+            run = self._callable(signature_name, tuple(outputs))
             values = run(*(inputs[name] for name in sorted(signature.inputs)))
         except tf.errors.OpError as error:
             raise ServingError.from_number(error.error_code, error.message) from error

@@ -11,10 +11,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import grpc
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, types_pb2
+
+from serving.errors import ServingError
 
 Array = npt.NDArray[Any]
 
@@ -43,8 +46,13 @@ _COMPLEX = (types_pb2.DT_COMPLEX64, types_pb2.DT_COMPLEX128)
 # Types of variables rather than values are numbered from here on.
 _REFERENCE = 100
 
-# What a message of gRPC's largest size could hold; one value may ask to be repeated more often.
+# What a message of gRPC's largest size could hold.
 MAX_BYTES = 2**31
+# A few bytes may ask for a value to be repeated any number of times; TensorFlow Serving would go on
+# until there is no memory left.
+MAX_FILLED = 2**20
+# TensorFlow's conversion of numpy strings crashes the process beyond this.
+MAX_STRING_RANK = 32
 
 
 def decode(proto: Any) -> Array:
@@ -60,6 +68,8 @@ def decode(proto: Any) -> Array:
     dtype = _DTYPES[proto.dtype]
     if size * dtype.itemsize > MAX_BYTES:
         raise ValueError(f"{size} values are more than a request may ask for")
+    if proto.dtype == types_pb2.DT_STRING and len(shape) > MAX_STRING_RANK:
+        raise ValueError(f"strings of rank {len(shape)} cannot be read")
     if size and proto.tensor_content:
         return _from_content(proto, dtype, size).reshape(shape)
     return _repeated(_from_field(proto, dtype), size).reshape(shape)
@@ -71,8 +81,16 @@ def encode(array: Array, dtype: int) -> Any:
     Args:
         array: the values; strings as an object array of bytes.
         dtype: a `tensorflow.DataType`.
+
+    Raises:
+        ServingError: UNIMPLEMENTED, tensors of this dtype cannot be sent.
     """
     dtype %= _REFERENCE
+    if dtype not in _FIELDS:
+        raise ServingError(
+            grpc.StatusCode.UNIMPLEMENTED,
+            f"tensors of {types_pb2.DataType.Name(dtype)} cannot be sent",
+        )
     proto = tensor_pb2.TensorProto(dtype=dtype)
     for length in array.shape:
         proto.tensor_shape.dim.add(size=length)
@@ -147,6 +165,8 @@ def _repeated(values: Array, size: int) -> Array:
     """Cut or fill values to `size`, repeating the last one; none are zeros or empty strings."""
     if len(values) >= size:
         return values[:size]
+    if size - len(values) > MAX_FILLED:
+        raise ValueError(f"{size} values are asked for and {len(values)} were sent")
     nothing = b"" if values.dtype == np.object_ else values.dtype.type(0)
     fill = values[-1] if len(values) else nothing
     return np.concatenate([values, np.full(size - len(values), fill, values.dtype)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from training import manifest
-from training.publish import republish, versions
+from training.publish import LONGEST_NAME, republish, versions
 
 if TYPE_CHECKING:
     from training.logistic_regression import Loss
@@ -106,7 +107,10 @@ def fit(
             f"{name!r} cannot name a directory of its own", param_hint="--name"
         )
     parsed_floors = dict(_floor(text) for text in floors)
-    published = versions(models / name)
+    for option, value in (("--l2", l2), ("--learning-rate", learning_rate)):
+        if value is not None and not math.isfinite(value):
+            raise click.BadParameter(f"expected a finite number, got {value}", param_hint=option)
+    published = [v for v in versions(models / name) if _has_model(models / name / str(v))]
     if unless_published and published:
         click.echo(f"{models / name} has version {published[-1]}; nothing to train")
         return
@@ -217,7 +221,16 @@ def _floor(text: str) -> tuple[str, float]:
 
 
 def _is_directory_name(name: str) -> bool:
-    return bool(name) and not name.startswith(".") and Path(name).name == name
+    return (
+        bool(name)
+        and not name.startswith(".")
+        and Path(name).name == name
+        and len(os.fsencode(name)) <= LONGEST_NAME
+    )
+
+
+def _has_model(version: Path) -> bool:
+    return (version / "saved_model.pb").is_file()
 
 
 if __name__ == "__main__":

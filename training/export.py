@@ -32,6 +32,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from training.dataset import Floats
 
+MAX_QUERIES = 1024
 METHODS = {
     "classification": "tensorflow/serving/classify",
     "regression": "tensorflow/serving/regress",
@@ -118,6 +119,9 @@ class LogisticRegressionModule(tf.Module):
         `vocabulary_lengths` how many values each column has (none if it is numeric).
         """
         model, n = self.model, len(self.model.columns)
+        # A few bytes of request must not ask for gigabytes of reply.
+        message = f"describe takes at most {MAX_QUERIES} queries"
+        check = tf.debugging.Assert(tf.shape(query)[0] <= MAX_QUERIES, [message])
         facts = {
             "columns": tf.constant(model.columns),
             "kinds": tf.constant(["numeric"] * n),
@@ -134,10 +138,9 @@ class LogisticRegressionModule(tf.Module):
             "metric_names": tf.constant(list(model.metrics)),
             "metric_values": tf.constant(list(model.metrics.values()), tf.float64),
         }
-        return {
-            name: tf.repeat(fact[tf.newaxis], tf.shape(query)[0], axis=0)
-            for name, fact in facts.items()
-        }
+        with tf.control_dependencies([check]):
+            queries = tf.identity(tf.shape(query)[0])
+        return {name: tf.repeat(fact[tf.newaxis], queries, axis=0) for name, fact in facts.items()}
 
     def classification(self, inputs: Any) -> dict[str, Any]:
         """Predict serialized `tf.Example`s for Classify: both classes and their scores."""

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 VERSION_NAME = re.compile(r"[0-9]+")
+LARGEST_VERSION = 2**63 - 1  # a server reads the number as an int64
+LONGEST_NAME = 200
 
 
 def versions(base_path: Path) -> list[int]:
@@ -85,6 +87,8 @@ def keep_newest(models: Path, name: str, count: int) -> None:
 def _rename_to_next_version(hidden: Path, base_path: Path) -> Path:
     number = max(versions(base_path), default=0) + 1
     while True:
+        if number > LARGEST_VERSION:
+            raise OSError(f"{base_path} has no version number left, the largest is taken")
         target = base_path / str(number)
         try:
             hidden.rename(target)

@@ -154,7 +154,7 @@ async function predict() {
 /* On a phone the answer is above the fields, so it is brought to where it can be seen. */
 async function predictAndShow() {
   await predict();
-  const shown = element("result").hidden ? "error" : "result";
+  const shown = element("result").hidden ? "error" : "label";
   element(shown).scrollIntoView({ block: "nearest" });
 }
 

@@ -16,6 +16,7 @@ from tests.processes import ROOT, free_port
 from training.dataset import breast_cancer
 
 TABLE = breast_cancer()
+ROWS = TABLE.features[:2]
 
 
 def run(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -54,6 +55,14 @@ def test_csv_in_csv_out_with_the_endpoint_s_answers(
     )
 
 
+def test_a_byte_order_mark_and_another_signature(model_server: str) -> None:
+    done = run("predict", "-", f"--server={model_server}", stdin="\ufeff" + as_csv(ROWS))
+    assert done.returncode == 0, done.stderr
+    explain = json.dumps({"signature_name": "explain", "instances": ROWS.tolist()})
+    done = run("predict", "-", f"--server={model_server}", stdin=explain)
+    assert len(json.loads(done.stdout)[0]["contribution"]) == 30
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_json_from_standard_input(model_server: str, wrapped: bool) -> None:
     rows = TABLE.features[:3].tolist()
@@ -84,6 +93,11 @@ ONES = ",".join("1" * 29)
         (f"{HEADER}\n", "-: expected at least one row, got none"),
         (f"{HEADER}\nx,{ONES}\n", 'line 2, column "mean_radius": expected float32, got "x"'),
         (f"{HEADER}\n1,{ONES}\n,{ONES}\n", 'line 3, column "mean_radius": expected float32'),
+        (f"{HEADER}\nnan,{ONES}\n", 'line 2, column "mean_radius": expected float32, got "nan"'),
+        (f"{HEADER}\n1_000,{ONES}\n", 'expected float32, got "1_000"'),
+        (f"{HEADER}\n٣,{ONES}\n", 'expected float32, got "٣"'),
+        ('"a"b,c\n', "line 1: "),
+        ('{"signature_name": "x", "instances": [[1]]}', 'has no "x"'),
         (f"{HEADER}\n1,2\n", "line 2: expected 30 cells like the header"),
         (f"{HEADER},extra\n", 'line 1: unknown column "extra"; the columns are area_error,'),
         (f"{HEADER},mean_radius\n", 'line 1: column "mean_radius" is there twice'),
@@ -108,6 +122,9 @@ def test_a_wrong_file_is_told_where(model_server: str, stdin: str, message: str)
         (["predict", "-", "--model=nosuch"], "Servable not found for request: Latest(nosuch)"),
         (["predict", "-", "--version=9"], "Specific(breast_cancer, 9)"),
         (["predict", "-", "--version=1", "--label=a"], "exclude each other"),
+        (["predict", "-", f"--version={2**70}"], "is not in the range"),
+        (["predict", "-", "--timeout=1e10"], "is not in the range"),
+        (["serve", "--host=nosuch.invalid"], "cannot listen on nosuch.invalid:8080"),
         (["serve", "--port=99999"], "CLIENT_PORT: Input should be less than or equal to 65535"),
     ],
 )

@@ -97,6 +97,20 @@ ONES = ",".join(["1"] * 29)
         ("/v1/models/nosuch:predict", {"instances": [1]}, 404, "Latest(nosuch)"),
         ("/v1/models/breast_cancer/versions/7:predict", {"instances": [1]}, 404, "Specific(breast"),
         ("/v1/models/breast_cancer/versions/x:predict", {"instances": [1]}, 400, 'got "x"'),
+        (
+            f"/v1/models/breast_cancer/versions/{'9' * 5000}",
+            None,
+            400,
+            "version: expected a number from 0 to",
+        ),
+        (f"/v1/models/breast_cancer/versions/{'9' * 5000}:predict", {}, 400, "version: expected"),
+        (PREDICT, {"signature_name": "describe", "instances": [0] * 2000}, 400, "at most 1024"),
+        (
+            PREDICT,
+            f'{{"instances": [[3e39,{ONES}]]}}',
+            400,
+            "instances[0].mean_radius: expected at",
+        ),
         (f"/v1/models/breast_cancer/versions/{2**70}:predict", {"instances": [1]}, 400, "version:"),
         ("/v1/models/breast_cancer/labels/x:predict", {"instances": [1]}, 400, "label: x"),
         ("/nosuch", {}, 404, "POST /nosuch: Not Found"),
@@ -106,7 +120,8 @@ ONES = ",".join(["1"] * 29)
 def test_what_is_wrong_is_said_with_the_right_status(
     client_url: str, path: str, body: Any, status: int, message: str
 ) -> None:
-    reply = post(client_url + path, body)
+    url = client_url + path
+    reply = requests.get(url, timeout=5) if body is None else post(url, body)
     assert reply.status_code == status, reply.text
     assert reply.headers["Content-Type"] == "application/json"
     assert message in reply.json()["error"]
@@ -125,6 +140,12 @@ def test_a_body_over_the_limit_is_refused(
         reply = requests.post(client.address + PREDICT, data=sent, timeout=30)
         assert reply.status_code == status, reply.text
     assert reply.json() == {"error": "the body is too large; expected at most 20000 bytes"}
+
+
+def test_a_compressed_body_is_not_taken_for_something_else(client_url: str) -> None:
+    reply = post(client_url + PREDICT, b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+    assert reply.status_code == 415
+    assert "got gzip" in reply.json()["error"]
 
 
 def test_status_and_metadata(client_url: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from client.errors import ClientError
 from client.messages import DataType
+from client.responses import json_response
 from client.rows import read, write
 from client.schema import Column, Description, Schema, Signature, TensorSpec
 
@@ -35,6 +36,11 @@ DENSE = replace(
     signatures={**NUMERIC.signatures, "dense": Signature({"features": spec("FLOAT", None, 2)}, {})},
 )
 ANY = schema(x=TensorSpec(DataType.Value("DT_INT64"), None))
+
+
+DEEP: Any = 1
+for _ in range(65):
+    DEEP = [DEEP]
 
 
 def values(of: Schema, body: Any) -> dict[str, Any]:
@@ -123,6 +129,12 @@ def test_arrays_have_the_signature_s_dtypes() -> None:
         (SMALL, {"instances": [1, 128]}, "instances[1]: expected an integer from -128 to 127"),
         (SMALL, {"instances": [1.0]}, "instances[0]: expected an integer, got 1.0"),
         (FLAGS, {"instances": [1]}, "instances[0]: expected true or false, got 1"),
+        (
+            ONE,
+            {"instances": [1, -1e39]},
+            "instances[1]: expected at most ±3.4028235e+38, got -1e+39",
+        ),
+        (ANY, {"inputs": DEEP}, "inputs: expected at most 32 lists in one another"),
     ],
 )
 def test_a_wrong_request_is_told_where_what_and_why(of: Schema, body: Any, message: str) -> None:
@@ -182,6 +194,12 @@ def test_one_output_is_plain_and_several_are_objects() -> None:
     assert write({"y": one, "z": two}, row_form=False) == {
         "outputs": {"y": [1.5, 2.5], "z": ["a", "b"]}
     }
+
+
+def test_a_scalar_output_is_a_plain_value() -> None:
+    scalars = {"y": np.array(1.5, np.float32), "n": np.array(3)}
+    assert write(scalars, row_form=False) == {"outputs": {"n": 3, "y": 1.5}}
+    assert json_response(write(scalars, row_form=False)).get_json()["outputs"]["n"] == 3
 
 
 def test_bytes_that_are_no_text_and_outputs_called_bytes_travel_as_base64() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -113,6 +114,31 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_serving(
         assert "saved_model.pb" in error.error_message
         publish(base_path, 4)
         wait_for(lambda: is_available(server, 4), "version 4")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can leave its rights to read behind")
+def test_a_version_that_cannot_be_read_does_not_end_the_watching(
+    base_path: Path, starter: Starter
+) -> None:
+    publish(base_path, 1)
+    port = free_port()
+    starter.command(
+        [
+            "setpriv", "--bounding-set=-dac_override,-dac_read_search",
+            sys.executable, "-m", "serving", "--bind_address=127.0.0.1", f"--port={port}",
+            *MODEL_FLAGS, f"--model_base_path={base_path}",
+        ]
+    )  # fmt: skip
+    with ModelServer(f"127.0.0.1:{port}") as server:
+        wait_for(lambda: is_available(server, 1), "version 1")
+        closed = base_path.parent / "closed"
+        closed.mkdir(mode=0o700)
+        os.chown(closed, 65534, 65534)
+        closed.rename(base_path / "2")
+        wait_for(lambda: states(server).get(2) == 50, "version 2 has failed")
+        assert "Permission denied" in server.status(Target("m", 2))[0].status.error_message
+        publish(base_path, 3)
+        wait_for(lambda: is_available(server, 3), "version 3")
 
 
 def test_a_rollback_by_removing_the_newest_version(base_path: Path, starter: Starter) -> None:

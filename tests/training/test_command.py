@@ -33,6 +33,8 @@ def test_unless_published_trains_only_where_nothing_is(trained_models: Path) -> 
         (["--iterations=none"], "'none' is not a valid integer"),
         (["--name=../elsewhere"], "'../elsewhere' cannot name a directory"),
         (["--name=.hidden"], "'.hidden' cannot name a directory"),
+        ([f"--name={'a' * 300}"], "cannot name a directory"),
+        (["--l2=nan"], "expected a finite number, got nan"),
         (["--learning-rate=0"], "0.0 is not in the range x>0"),
         (["--no-such-option"], "No such option"),
     ],

@@ -35,6 +35,12 @@ def test_the_first_version_is_1_and_each_further_one_the_next_integer(tmp_path: 
     assert (tmp_path / "m" / "8" / "variables" / "data").read_text() == "numbers"
 
 
+def test_no_version_is_published_beyond_what_servers_read(tmp_path: Path) -> None:
+    (tmp_path / "m" / str(2**63 - 1)).mkdir(parents=True)
+    with pytest.raises(OSError, match="no version number left"):
+        publish(write_two_files, tmp_path, "m")
+
+
 def test_others_may_read_a_version(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
