@@ -18,11 +18,13 @@ class Affine(tf.Module):
         self.version = tf.Variable(float(version))
         self.rounds = rounds
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.float32, "x")])
     def serve(self, x: Any) -> dict[str, Any]:
-        work = tf.ones([800, 800])
-        for _ in tf.range(self.rounds):
-            work = tf.matmul(work, work) / 800.0
+        _, work = tf.while_loop(
+            lambda done, work: done < self.rounds,
+            lambda done, work: (done + 1, tf.matmul(work, work) / 800.0),
+            (tf.constant(0), tf.ones([800, 800])),
+        )
         return {"y": 10.0 * x + self.version + 0.0 * work[0, 0]}
 
 

@@ -142,14 +142,14 @@ def optimize(
     return Fit(weights.numpy(), float(bias), alpha, np.concatenate(costs))
 
 
-@tf.function(reduce_retracing=True)
+@tf.function(autograph=False, reduce_retracing=True)
 def _descend(
     w: Any, b: Any, x: Any, y: Any, alpha: float, l2: float, steps: Any, loss: Loss
 ) -> Any:
-    costs = tf.TensorArray(tf.float64, size=steps)
-    for step in tf.range(steps):
+    def update(step: Any, w: Any, b: Any, costs: Any) -> Any:
         cost, dw, db = propagate(w, b, x, y, l2, loss)
-        costs = costs.write(step, cost)
-        w -= alpha * dw
-        b -= alpha * db
+        return step + 1, w - alpha * dw, b - alpha * db, costs.write(step, cost)
+
+    start = (tf.constant(0), w, b, tf.TensorArray(tf.float64, size=steps))
+    _, w, b, costs = tf.while_loop(lambda step, *_: step < steps, update, start)
     return w, b, costs.stack()
