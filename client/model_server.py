@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -93,8 +92,8 @@ class ModelServer:
         self._predict = messages.PredictionServiceStub(self._channel).Predict
         self._metadata = messages.PredictionServiceStub(self._channel).GetModelMetadata
         self._status = messages.ModelServiceStub(self._channel).GetModelStatus
-        self._descriptions: dict[tuple[str, int], Description | None] = {}
-        self._lock = threading.Lock()
+        # Of each model the version asked last and its answer, replaced as one by whichever thread.
+        self._descriptions: dict[str, tuple[int, Description | None]] = {}
 
     def predict(
         self,
@@ -118,8 +117,8 @@ class ModelServer:
             ServerError: the server refused the request, or cannot be reached.
             ClientError: an input is not one of the signature's, or cannot become its dtype.
         """
-        target = model if isinstance(model, Target) else Target(model)
-        deadline = Deadline(self.timeout if timeout is None else timeout)
+        target = _target(model)
+        deadline = self._deadline(timeout)
         if signature is None:
             signature = self._signatures(target, deadline)[2].get(signature_name)
         request = messages.PredictRequest(model_spec=target.spec(signature_name))
@@ -139,19 +138,14 @@ class ModelServer:
         Raises:
             ServerError: there is no such model or version, or the server cannot be reached.
         """
-        target = model if isinstance(model, Target) else Target(model)
-        deadline = Deadline(self.timeout if timeout is None else timeout)
+        target = _target(model)
+        deadline = self._deadline(timeout)
         version, definition, found = self._signatures(target, deadline)
-        key = (target.model, version)
-        if key not in self._descriptions:
-            description = self._describe(target.model, version, found, deadline)
-            with self._lock:  # of each model, only the newest answer is of any further use
-                for other in [k for k in self._descriptions if k[0] == target.model]:
-                    del self._descriptions[other]
-                self._descriptions[key] = description
-        else:
-            description = self._descriptions[key]
-        return Schema(target.model, version, found, description, definition)
+        known = self._descriptions.get(target.model)
+        if known is None or known[0] != version:
+            known = (version, self._describe(target.model, version, found, deadline))
+            self._descriptions[target.model] = known
+        return Schema(target.model, version, found, known[1], definition)
 
     def status(self, model: str | Target, *, timeout: float | None = None) -> list[Any]:
         """Return the `ModelVersionStatus` of each version of a model, newest first.
@@ -159,9 +153,9 @@ class ModelServer:
         Raises:
             ServerError: there is no such model or version, or the server cannot be reached.
         """
-        target = model if isinstance(model, Target) else Target(model)
+        target = _target(model)
         request = messages.GetModelStatusRequest(model_spec=target.spec())
-        deadline = Deadline(self.timeout if timeout is None else timeout)
+        deadline = self._deadline(timeout)
         reply = self._call("GetModelStatus", self._status, request, deadline)
         return list(reply.model_version_status)
 
@@ -179,6 +173,9 @@ class ModelServer:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        return Deadline(self.timeout if timeout is None else timeout)
 
     def _signatures(
         self, target: Target, deadline: Deadline
@@ -251,6 +248,10 @@ class Deadline:
     def left(self) -> float:
         """Return the seconds that are left, never less than nothing."""
         return max(0.0, self._end - time.monotonic())
+
+
+def _target(model: str | Target) -> Target:
+    return model if isinstance(model, Target) else Target(model)
 
 
 def _to_proto(name: str, values: Any, dtype: int | None) -> Any:

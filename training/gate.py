@@ -83,7 +83,7 @@ def judge(
     Raises:
         RefusedError: a rule is not met, and `force` is off.
     """
-    theirs = evaluate_version(published, held_out) if published else None
+    theirs = evaluate_version(published, held_out, model.threshold) if published else None
     reason = _below_floor(model.metrics, held_out, rules) or _worse(model.metrics, theirs, rules)
     if reason and not force:
         raise RefusedError(reason)
@@ -96,7 +96,7 @@ def judge(
     )
 
 
-def evaluate_version(directory: Path, rows: Table) -> dict[str, float] | None:
+def evaluate_version(directory: Path, rows: Table, threshold: float) -> dict[str, float] | None:
     """Return a version's metrics on these rows; None if it does not take their columns."""
     try:
         signature = tf.saved_model.load(str(directory)).signatures["serving_default"]
@@ -105,7 +105,7 @@ def evaluate_version(directory: Path, rows: Table) -> dict[str, float] | None:
             for i, name in enumerate(rows.columns)
         }
         probability = np.asarray(signature(**inputs)["probability"], np.float64)
-        return evaluate(rows.labels, probability, 0.5)
+        return evaluate(rows.labels, probability, threshold)
     except (KeyError, TypeError, ValueError, OSError, tf.errors.OpError):
         return None
 
