@@ -15,9 +15,10 @@ import numpy as np
 import orjson
 
 from client.errors import ClientError
+from client.json_arrays import NEVER_MISSING
 from client.model_server import ModelServer, Target
 from client.prediction import Predictor
-from client.schema import DEFAULT_SIGNATURE, Schema, TensorSpec
+from client.schema import DEFAULT_SIGNATURE, Column, Schema, TensorSpec
 from client.settings import Settings
 from client.tensors import DTYPES, STRING, dtype_name
 
@@ -25,6 +26,8 @@ ROWS_PER_CALL = 1000
 BYTE_ORDER_MARK = "\ufeff"
 # Python's own float() also takes nan, inf, 1_000 and digits of any script.
 PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# As in the tables that the training job reads.
+MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "?")
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -109,6 +112,8 @@ def _csv_rows(text: str, schema: Schema) -> tuple[list[dict[str, Any]], list[int
     signature = schema.signatures.get(DEFAULT_SIGNATURE)
     if signature is None:
         raise ClientError(f"model {schema.model} has no signature {DEFAULT_SIGNATURE}")
+    described = schema.described.get(DEFAULT_SIGNATURE, {})
+    columns = {name: next(iter(described.get(name, ())), None) for name in signature.inputs}
     reader = csv.DictReader(io.StringIO(text), strict=True)
     rows, numbers = [], []
     try:
@@ -121,7 +126,12 @@ def _csv_rows(text: str, schema: Schema) -> tuple[list[dict[str, Any]], list[int
                 )
             rows.append(
                 {
-                    name: _cell(cells[name], spec, f'line {reader.line_num}, column "{name}"')
+                    name: _cell(
+                        cells[name],
+                        spec,
+                        columns[name],
+                        f'line {reader.line_num}, column "{name}"',
+                    )
                     for name, spec in signature.inputs.items()
                 }
             )
@@ -145,18 +155,26 @@ def _check_header(header: Sequence[str], inputs: Mapping[str, TensorSpec]) -> No
         raise ClientError(f'line 1: column "{missing[0]}" is missing')
 
 
-def _cell(text: str, spec: TensorSpec, place: str) -> Any:
-    if spec.dtype == STRING:
-        return text
+def _cell(text: str, spec: TensorSpec, column: Column | None, place: str) -> Any:
+    """Return the JSON value that a cell stands for; `column` is None if nothing is known of it."""
+    word = text if spec.dtype == STRING else text.strip()
     kind = DTYPES[spec.dtype].kind if spec.dtype in DTYPES else ""
-    try:
-        if kind in ("f", "i", "u") and PLAIN_NUMBER.fullmatch(text.strip()):
-            return float(text) if kind == "f" else int(text)
-        if kind == "b":
-            return BOOLEANS[text.strip().lower()]
-    except (ValueError, KeyError):
-        pass
-    raise ClientError(f'{place}: expected {dtype_name(spec.dtype)}, got "{text[:40]}"')
+    why = ""
+    if column is not None and word in MISSING and word not in column.vocabulary:
+        if column.missing:
+            return None
+        why = f"; {NEVER_MISSING}"
+    elif spec.dtype == STRING:
+        is_boolean = column is not None and bool in column.json_types
+        return BOOLEANS.get(text.strip().lower(), text) if is_boolean else text
+    elif kind == "b" and word.lower() in BOOLEANS:
+        return BOOLEANS[word.lower()]
+    elif kind in ("f", "i", "u") and PLAIN_NUMBER.fullmatch(word):
+        try:
+            return float(word) if kind == "f" else int(word)
+        except ValueError:
+            pass  # a fraction where an integer belongs
+    raise ClientError(f'{place}: expected {dtype_name(spec.dtype)}, got "{text[:40]}"{why}')
 
 
 def _write_csv(out: TextIO, predictions: Iterator[Any]) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from client.errors import ClientError
-from client.schema import TensorSpec
+from client.schema import Column, TensorSpec
 from client.tensors import DTYPES, STRING, Array, dtype_name
 
 MAX_RANK = 32
+NEVER_MISSING = "the model has seen no missing value there"
 
 Place = Callable[[tuple[int, ...]], str]
 
@@ -29,13 +30,16 @@ _ALLOWED: dict[str, tuple[set[type], str]] = {
 }
 
 
-def to_array(values: Any, spec: TensorSpec, place: Place) -> Array:
+def to_array(values: Any, spec: TensorSpec, place: Place, columns: Sequence[Column] = ()) -> Array:
     """Turn nested lists into an array of a signature's dtype and shape.
+
+    Null becomes NaN or the empty string where a column's values may be missing.
 
     Args:
         values: a value, or lists of lists of values.
         spec: the input they are for.
         place: says where in the request the element with an index stands.
+        columns: which the values fill in turn; none if the model does not describe them.
 
     Raises:
         ClientError: a value has the wrong type, lists are of unequal length, or the shape is wrong.
@@ -54,38 +58,52 @@ def to_array(values: Any, spec: TensorSpec, place: Place) -> Array:
     dtype = DTYPES.get(spec.dtype)
     if dtype is None or dtype.kind == "c":
         raise ClientError(f"{place(())}: values of {dtype_name(spec.dtype)} have no JSON form", 501)
-    flat = _flat(level, spec.dtype, shape, place)
+    flat = _flat(level, spec.dtype, shape, place, columns)
     _check_shape(tuple(shape), spec, place)
     return flat.reshape(shape)
 
 
-def _flat(level: list[Any], dtype: int, shape: Sequence[int], place: Place) -> Array:
+def _flat(
+    level: list[Any], dtype: int, shape: Sequence[int], place: Place, columns: Sequence[Column]
+) -> Array:
     """Check the types of the values and put them into a flat array."""
+
+    def column_of(index: int) -> Column | None:
+        return columns[index % len(columns)] if columns else None
 
     def fail(index: int, expected: str) -> ClientError:
         where = tuple(int(i) for i in np.unravel_index(index, shape)) if shape else ()
-        return ClientError(f"{place(where)}: expected {expected}, got {kind_of(level[index])}")
+        column = column_of(index)
+        never = level[index] is None and column is not None and not column.missing
+        message = f"{place(where)}: expected {expected}, got {kind_of(level[index])}"
+        return ClientError(f"{message}; {NEVER_MISSING}" if never else message)
+
+    def is_missing_number(index: int) -> bool:
+        column = column_of(index)
+        may_be = numpy_dtype.kind == "f" and column is not None and column.missing
+        return may_be and level[index] is None
 
     numpy_dtype = DTYPES[dtype]
-    types = set(map(type, level))
     if dtype == STRING:
         flat = np.empty(len(level), object)
         for index, value in enumerate(level):
-            text = _string(value)
+            text = _string(value, column_of(index))
             if text is None:
                 raise fail(index, 'a string or {"b64": "..."}')
             flat[index] = text
         return flat
     allowed, expected = _ALLOWED[numpy_dtype.kind]
-    if not types <= allowed:
-        raise fail(next(i for i, v in enumerate(level) if type(v) not in allowed), expected)
+    if not set(map(type, level)) <= allowed:
+        for index, value in enumerate(level):
+            if type(value) not in allowed and not is_missing_number(index):
+                raise fail(index, expected)
     try:
         with np.errstate(over="ignore"):
             values = np.array(level, numpy_dtype)
-        if numpy_dtype.kind == "f" and not np.isfinite(values).all():
+        if numpy_dtype.kind == "f" and np.isinf(values).any():
             # JSON has no infinity, so a number was too large for the type.
             limit = np.finfo(numpy_dtype).max
-            raise fail(int(np.flatnonzero(~np.isfinite(values))[0]), f"at most ±{limit:.8g}")
+            raise fail(int(np.flatnonzero(np.isinf(values))[0]), f"at most ±{limit:.8g}")
         return values
     except OverflowError:
         limits = np.iinfo(numpy_dtype)
@@ -113,8 +131,8 @@ def _uneven(level: list[Any], shape: Sequence[int], place: Place) -> ClientError
     )
 
 
-def _string(value: Any) -> bytes | None:
-    """Return a JSON string's bytes, or None if the value stands for no string."""
+def _string(value: Any, column: Column | None) -> bytes | None:
+    """Return the bytes of the string that a JSON value stands for, None if it stands for none."""
     if isinstance(value, str):
         return value.encode()
     if is_b64(value):
@@ -122,7 +140,8 @@ def _string(value: Any) -> bytes | None:
             return base64.b64decode(value["b64"], validate=True)
         except (binascii.Error, ValueError, TypeError):
             return None
-    return None
+    text = column.text_of(value) if column is not None else None
+    return None if text is None else text.encode()
 
 
 def to_json(name: str, array: Array) -> Any:

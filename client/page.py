@@ -10,9 +10,13 @@ from flask import Blueprint, Response, make_response, render_template
 from client.errors import ClientError
 from client.model_server import Target
 from client.prediction import Predictor
-from client.schema import DEFAULT_SIGNATURE, EXPLAIN, Column, Schema, Signature
+from client.schema import DEFAULT_SIGNATURE, EXPLAIN, Column, Schema, Signature, TensorSpec
 from client.settings import Settings
 from client.tensors import DTYPES, STRING
+
+FALSE_TRUE = ("false", "true")
+# Of more values than these, one is found faster by typing than in a list.
+MOST_OPTIONS = 50
 
 
 @dataclass(frozen=True)
@@ -22,10 +26,12 @@ class Field:
     Attributes:
         name: of the column, as the model calls it.
         title: the same for people.
-        type: number, text or boolean; what the script makes of the value.
+        type: number, integer, text or boolean; what the script makes of the value.
         hint: what values the model has seen.
         examples: the value in a typical row of each class; the first is filled in.
         options: the values to choose from, if there are only so many.
+        suggestions: values to choose from or to go beyond.
+        missing: whether it may be left empty.
     """
 
     name: str
@@ -34,6 +40,8 @@ class Field:
     hint: str = ""
     examples: tuple[str, ...] = ("",)
     options: tuple[str, ...] = ()
+    suggestions: tuple[str, ...] = ()
+    missing: bool = False
 
 
 def blueprint(predictor: Predictor, settings: Settings) -> Blueprint:
@@ -78,7 +86,7 @@ def fields(schema: Schema) -> list[Field]:
     if order is None or schema.description is None:
         return [_plain_field(name, signature) for name in sorted(signature.inputs)]
     columns: Mapping[str, Column] = {c.name: c for c in schema.description.columns}
-    return [_described_field(columns[name]) for name in order]
+    return [_described_field(columns[name], signature.inputs[name]) for name in order]
 
 
 def _explains(schema: Schema) -> bool:
@@ -87,30 +95,41 @@ def _explains(schema: Schema) -> bool:
 
 
 def _plain_field(name: str, signature: Signature) -> Field:
-    dtype = signature.inputs[name].dtype
-    if dtype == STRING:
-        return Field(name, _title(name), "text")
-    kind = "boolean" if dtype in DTYPES and DTYPES[dtype].kind == "b" else "number"
-    options = ("false", "true") if kind == "boolean" else ()
-    return Field(name, _title(name), kind, options=options)
+    kind = _type(signature.inputs[name])
+    return Field(name, _title(name), kind, options=FALSE_TRUE if kind == "boolean" else ())
 
 
-def _described_field(column: Column) -> Field:
-    if column.kind != "numeric":
-        return Field(
-            column.name,
-            _title(column.name),
-            "text",
-            examples=column.vocabulary[:1] or ("",),
-            options=column.vocabulary,
-        )
+def _described_field(column: Column, spec: TensorSpec) -> Field:
+    if column.kind == "numeric":
+        hint = f"{column.minimum:.4g} to {column.maximum:.4g}"
+        examples = tuple(f"{mean:.4g}" for mean in column.class_means)
+    else:
+        hint = ""
+        examples = tuple(_example(column.vocabulary, mode) for mode in column.class_modes)
+    many = len(column.vocabulary) > MOST_OPTIONS
     return Field(
         column.name,
         _title(column.name),
-        "number",
-        hint=f"{column.minimum:.4g} to {column.maximum:.4g}",
-        examples=tuple(f"{mean:.4g}" for mean in column.class_means),
+        _type(spec),
+        hint=hint,
+        examples=examples,
+        options=() if many else column.vocabulary,
+        suggestions=column.vocabulary if many else (),
+        missing=column.missing,
     )
+
+
+def _type(spec: TensorSpec) -> str:
+    if spec.dtype == STRING:
+        return "text"
+    kind = DTYPES[spec.dtype].kind if spec.dtype in DTYPES else ""
+    return {"b": "boolean", "i": "integer", "u": "integer"}.get(kind, "number")
+
+
+def _example(vocabulary: tuple[str, ...], mode: int) -> str:
+    if not vocabulary:
+        return ""
+    return vocabulary[mode if 0 <= mode < len(vocabulary) else 0]
 
 
 def _title(name: str) -> str:

@@ -4,11 +4,14 @@ Row form, `{"instances": [row, …]}`: a row is an object with a value for each 
 value for the only input, or a list with the columns' values in the order of the trained table.
 Column form, `{"inputs": {name: values, …}}`: all rows of an input together, or plain values for
 the only input.
+
+Null is a missing value, in an object a key that is left out too, where the model has seen missing
+values in training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +21,7 @@ from client.schema import (
     DEFAULT_SIGNATURE,
     DENSE,
     DENSE_INPUT,
+    Column,
     Schema,
     Signature,
 )
@@ -28,6 +32,9 @@ EXPECTED = (
     'with "signature_name" if another signature than the default is meant'
 )
 KEYS = ("instances", "inputs", "signature_name")
+
+# Of each input that the model describes, the columns it holds.
+Described = Mapping[str, Sequence[Column]]
 
 
 @dataclass(frozen=True)
@@ -67,14 +74,15 @@ def read(body: Any, schema: Schema) -> Request:
         known = ", ".join(sorted(schema.signatures))
         raise ClientError(f'signature_name: model {schema.model} has no "{name}", it has {known}')
     name = name or DEFAULT_SIGNATURE
+    described = schema.described.get(name, {})
     if "inputs" in body:
-        return Request(name, _read_columns(body["inputs"], signature), row_form=False)
+        return Request(name, _read_columns(body["inputs"], signature, described), row_form=False)
     rows = _checked_rows(body["instances"])
     dense_order = schema.dense_order(name)
     if dense_order is not None:
-        matrix = _read_matrix(rows, signature, dense_order, schema.signatures[DENSE])
-        return Request(DENSE, {DENSE_INPUT: matrix}, row_form=True)
-    return Request(name, _read_rows(rows, signature, schema.column_order(name)), row_form=True)
+        return Request(DENSE, {DENSE_INPUT: _read_matrix(rows, schema, dense_order)}, row_form=True)
+    order = schema.column_order(name)
+    return Request(name, _read_rows(rows, signature, order, described), row_form=True)
 
 
 def write(outputs: Mapping[str, Array], row_form: bool) -> dict[str, Any]:
@@ -109,12 +117,11 @@ def _checked_rows(rows: Any) -> list[Any]:
     return rows
 
 
-def _read_matrix(
-    rows: list[Any], signature: Signature, order: tuple[str, ...], dense: Signature
-) -> Array:
+def _read_matrix(rows: list[Any], schema: Schema, order: tuple[str, ...]) -> Array:
     """Read rows as one matrix with the columns in order."""
     if isinstance(rows[0], dict):
-        _check_objects(rows, signature)
+        by_name = schema.described[DEFAULT_SIGNATURE]
+        rows = _whole_objects(rows, schema.signatures[DEFAULT_SIGNATURE], by_name)
         rows = [[row[name] for name in order] for row in rows]
     else:
         _check_lists(rows, order)
@@ -123,14 +130,15 @@ def _read_matrix(
         row, column = index
         return f"instances[{row}].{order[column]}"
 
-    return to_array(rows, dense.inputs[DENSE_INPUT], place)
+    spec = schema.signatures[DENSE].inputs[DENSE_INPUT]
+    return to_array(rows, spec, place, schema.described[DENSE][DENSE_INPUT])
 
 
 def _read_rows(
-    rows: list[Any], signature: Signature, order: tuple[str, ...] | None
+    rows: list[Any], signature: Signature, order: tuple[str, ...] | None, described: Described
 ) -> dict[str, Array]:
     if isinstance(rows[0], dict) and not is_b64(rows[0]):
-        _check_objects(rows, signature)
+        rows = _whole_objects(rows, signature, described)
         columns = {name: [row[name] for row in rows] for name in signature.inputs}
     elif len(signature.inputs) == 1:
         columns = {next(iter(signature.inputs)): rows}
@@ -157,13 +165,17 @@ def _read_rows(
         return at
 
     return {
-        name: to_array(values, signature.inputs[name], place(name))
+        name: to_array(values, signature.inputs[name], place(name), described.get(name, ()))
         for name, values in columns.items()
     }
 
 
-def _check_objects(rows: list[Any], signature: Signature) -> None:
+def _whole_objects(
+    rows: list[Any], signature: Signature, described: Described
+) -> list[dict[str, Any]]:
+    """Check the rows' names, and put null for values that are left out and may be missing."""
     wanted = signature.inputs.keys()
+    whole = rows
     for index, row in enumerate(rows):
         if not isinstance(row, dict):
             raise ClientError(
@@ -176,13 +188,24 @@ def _check_objects(rows: list[Any], signature: Signature) -> None:
                     f'instances[{index}]: unknown column "{unknown[0]}"; '
                     f"the columns are {_listing(wanted)}"
                 )
-            missing = sorted(wanted - row.keys())
-            spec = signature.inputs[missing[0]]
-            of = f", the first of {len(missing)}," if len(missing) > 1 else ""
-            raise ClientError(
-                f'instances[{index}]: column "{missing[0]}" ({dtype_name(spec.dtype)}){of} '
-                "is missing"
-            )
+            absent = wanted - row.keys()
+            missing = sorted(name for name in absent if not _may_be_missing(name, described))
+            if missing:
+                spec = signature.inputs[missing[0]]
+                of = f", the first of {len(missing)}," if len(missing) > 1 else ""
+                raise ClientError(
+                    f'instances[{index}]: column "{missing[0]}" ({dtype_name(spec.dtype)}){of} '
+                    "is missing"
+                )
+            if whole is rows:
+                whole = list(rows)  # the caller's own may be read again, for another version
+            whole[index] = {**row, **dict.fromkeys(absent)}
+    return whole
+
+
+def _may_be_missing(name: str, described: Described) -> bool:
+    columns = described.get(name, ())
+    return bool(columns) and all(column.missing for column in columns)
 
 
 def _check_lists(rows: list[Any], order: tuple[str, ...]) -> None:
@@ -199,7 +222,7 @@ def _check_lists(rows: list[Any], order: tuple[str, ...]) -> None:
             )
 
 
-def _read_columns(inputs: Any, signature: Signature) -> dict[str, Array]:
+def _read_columns(inputs: Any, signature: Signature, described: Described) -> dict[str, Array]:
     if not isinstance(inputs, dict) or is_b64(inputs):
         if len(signature.inputs) != 1:
             raise ClientError(
@@ -207,7 +230,8 @@ def _read_columns(inputs: Any, signature: Signature) -> dict[str, Array]:
                 f"got {kind_of(inputs)}"
             )
         name = next(iter(signature.inputs))
-        return {name: to_array(inputs, signature.inputs[name], _column_place("inputs"))}
+        place, columns = _column_place("inputs"), described.get(name, ())
+        return {name: to_array(inputs, signature.inputs[name], place, columns)}
     for name in inputs:
         if name not in signature.inputs:
             raise ClientError(
@@ -217,7 +241,7 @@ def _read_columns(inputs: Any, signature: Signature) -> dict[str, Array]:
         if name not in inputs:
             raise ClientError(f'inputs: column "{name}" ({dtype_name(spec.dtype)}) is missing')
     arrays = {
-        name: to_array(inputs[name], spec, _column_place(f"inputs.{name}"))
+        name: to_array(inputs[name], spec, _column_place(f"inputs.{name}"), described.get(name, ()))
         for name, spec in signature.inputs.items()
     }
     _check_equal_lengths(arrays, signature)

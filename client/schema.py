@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from client.tensors import Array, dtype_name
 
@@ -15,6 +19,8 @@ DENSE_INPUT = "features"
 DEFAULT_SIGNATURE = "serving_default"
 # TensorFlow keeps its own initialisation among the signatures.
 INTERNAL_PREFIX = "__"
+# Texts that say the same as a JSON value: 42, but not 042, which is another text.
+TEXT_FORMS = {int: re.compile(r"0|-?[1-9]\d*", re.ASCII), bool: re.compile("true|false")}
 
 
 @dataclass(frozen=True)
@@ -50,10 +56,13 @@ class Column:
 
     Attributes:
         name: also the name of the input that takes it.
-        kind: `numeric`, or another kind that the training job knows.
-        vocabulary: the values of a column that is not numeric.
+        kind: `numeric`, `categorical` or `boolean`.
+        vocabulary: the values of a column that is not numeric, as text.
         mean, deviation, minimum, maximum: of a numeric column, in training.
         class_means: of a numeric column, among the rows of each class.
+        class_modes: of the others, place in the vocabulary of each class's most frequent value; -1
+            if there is none.
+        missing: whether the model has seen missing values, so that it takes them.
     """
 
     name: str
@@ -64,6 +73,30 @@ class Column:
     minimum: float
     maximum: float
     class_means: tuple[float, float]
+    class_modes: tuple[int, int]
+    missing: bool
+
+    @cached_property
+    def json_types(self) -> set[type]:
+        """The types of JSON values other than strings that any value could be written as."""
+        return {
+            json_type
+            for json_type, form in TEXT_FORMS.items()
+            if self.vocabulary and all(map(form.fullmatch, self.vocabulary))
+        }
+
+    def text_of(self, value: Any) -> str | None:
+        """Return the text that a JSON value other than a string is in a column of text.
+
+        Tables hold integers and booleans where a model has categories. None means that this column
+        holds no such value.
+        """
+        if value is None:
+            return "" if self.missing else None
+        if type(value) not in TEXT_FORMS:
+            return None
+        text = str(value).lower()
+        return text if type(value) in self.json_types or text in self.vocabulary else None
 
 
 @dataclass(frozen=True)
@@ -95,6 +128,10 @@ class Description:
         facts = {name: values[0] for name, values in outputs.items()}
         vocabulary = iter(_texts(facts["vocabulary_values"]))
         lengths = facts["vocabulary_lengths"].tolist()
+        # Models exported before there were other than numeric columns lack the last two.
+        first = np.where(facts["vocabulary_lengths"] > 0, 0, -1)
+        modes = facts.get("class_modes", np.stack([first, first]))
+        missing = facts.get("missing", np.zeros(len(lengths), np.bool_))
         columns = zip(
             _texts(facts["columns"]),
             _texts(facts["kinds"]),
@@ -104,6 +141,8 @@ class Description:
             facts["minimums"].tolist(),
             facts["maximums"].tolist(),
             [(mean_0, mean_1) for mean_0, mean_1 in facts["class_means"].T.tolist()],
+            [(int(mode_0), int(mode_1)) for mode_0, mode_1 in modes.T],
+            missing.tolist(),
             strict=True,
         )
         class_0, class_1 = _texts(facts["class_names"])
@@ -135,6 +174,22 @@ class Schema:
     signatures: Mapping[str, Signature]
     description: Description | None
     definition: Any = field(repr=False)
+
+    @cached_property
+    def described(self) -> Mapping[str, Mapping[str, tuple[Column, ...]]]:
+        """What is known of the inputs that take the columns: the columns each holds, by signature.
+
+        The matrix of `dense` holds all columns, any other input its own.
+        """
+        found: dict[str, Mapping[str, tuple[Column, ...]]] = {}
+        columns = self.description.columns if self.description else ()
+        for name, signature in self.signatures.items():
+            matrix = signature.inputs.get(DENSE_INPUT)
+            if self.column_order(name) is not None:
+                found[name] = {column.name: (column,) for column in columns}
+            elif name == DENSE and matrix is not None and matrix.shape == (None, len(columns)):
+                found[name] = {DENSE_INPUT: columns}
+        return found
 
     def dense_order(self, signature_name: str) -> tuple[str, ...] | None:
         """Return the order of the columns if `dense` computes the same from one matrix.

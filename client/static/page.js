@@ -1,9 +1,12 @@
 "use strict";
 
-const form = document.getElementById("row");
 const SHOWN_CONTRIBUTIONS = 10;
 
 const element = (id) => document.getElementById(id);
+/* What the page knows of the model. It is not asked of the form: that has its fields, which are
+   called what the model's columns are called, in place of its own properties of the same name. */
+const model = element("result")?.dataset;
+const fields = [...document.querySelectorAll("[data-type]")];
 const show = (id, visible) => { element(id).hidden = !visible; };
 
 class RequestError extends Error {
@@ -24,26 +27,43 @@ async function post(path, body) {
   return reply;
 }
 
+/* JavaScript's numbers have 53 bits, integers of a table up to 64: so they go as their digits. */
+function integerOf(text) {
+  if (!/^-?\d+$/.test(text)) return undefined;
+  return JSON.rawJSON ? JSON.rawJSON(BigInt(text)) : Number(text);
+}
+
+function numberOf(text) {
+  const number = Number(text.replace(",", "."));
+  return text !== "" && Number.isFinite(number) ? number : undefined;
+}
+
+const readers = {
+  text: (text) => text,
+  boolean: (text) => text === "true",
+  integer: integerOf,
+  number: numberOf,
+};
+const mayBeMissing = (field) => field.dataset.missing !== undefined;
+
 /* A number that cannot be read is sent as the text it is, so that the server names the column. */
 function valueOf(field) {
-  const text = field.value.trim();
-  if (field.dataset.type === "boolean") return text === "true";
-  if (field.dataset.type !== "number") return field.value;
-  const number = Number(text.replace(",", "."));
-  const readable = text !== "" && Number.isFinite(number);
-  field.classList.toggle("wrong", !readable);
-  return readable ? number : text;
+  const { type } = field.dataset;
+  const text = type === "text" ? field.value : field.value.trim();
+  const value = text === "" && mayBeMissing(field) ? null : readers[type](text);
+  field.classList.toggle("wrong", value === undefined);
+  return value === undefined ? text : value;
 }
 
 function readRow() {
-  const fields = [...form.querySelectorAll("[data-type]")];
-  return Object.fromEntries(fields.map((field) => [field.name, valueOf(field)]));
+  const columns = JSON.parse(model.columns);
+  return Object.fromEntries(fields.map((field, index) => [columns[index], valueOf(field)]));
 }
 
 async function predictAndExplain(row) {
   const { predictions, version } = await post("/predict", { instances: [row] });
-  if (!JSON.parse(form.dataset.explains)) return { prediction: predictions[0], version };
-  const path = `/v1/models/${encodeURIComponent(form.dataset.model)}/versions/${version}:predict`;
+  if (!JSON.parse(model.explains)) return { prediction: predictions[0], version };
+  const path = `/v1/models/${encodeURIComponent(model.model)}/versions/${version}:predict`;
   const explanation = await post(path, { signature_name: "explain", instances: [row] });
   return { prediction: predictions[0], version, explanation: explanation.predictions[0] };
 }
@@ -60,11 +80,11 @@ async function ask(row) {
 
 function showPrediction(prediction) {
   const probability = prediction.probability;
-  const isProbability = typeof probability === "number" && form.dataset.classes !== undefined;
+  const isProbability = typeof probability === "number" && model.classes !== undefined;
   show("scale", isProbability);
   show("outputs", !isProbability);
   if (isProbability) {
-    const [class0, class1] = JSON.parse(form.dataset.classes);
+    const [class0, class1] = JSON.parse(model.classes);
     element("label").textContent = prediction.label;
     element("bar").style.width = `${100 * probability}%`;
     element("class-0").textContent = class0;
@@ -103,8 +123,8 @@ function contributionItem(name, share, largest) {
 function showExplanation(explanation) {
   show("explanation", explanation !== undefined);
   if (explanation === undefined) return;
-  const columns = JSON.parse(form.dataset.columns);
-  const [class0, class1] = JSON.parse(form.dataset.classes);
+  const columns = JSON.parse(model.columns);
+  const [class0, class1] = JSON.parse(model.classes);
   element("sides").textContent = `← ${class0} · ${class1} →`;
   const shares = explanation.contribution
     .map((share, index) => [columns[index], share])
@@ -125,7 +145,7 @@ function showExplanation(explanation) {
 }
 
 function fillIn(example) {
-  for (const field of form.querySelectorAll("[data-examples]")) {
+  for (const field of fields) {
     const values = JSON.parse(field.dataset.examples);
     field.value = values[example] ?? values[0];
   }
@@ -133,7 +153,7 @@ function fillIn(example) {
 }
 
 async function predict() {
-  const button = form.querySelector("button");
+  const button = document.querySelector("form button");
   button.disabled = true;
   try {
     const { prediction, version, explanation } = await ask(readRow());
@@ -158,15 +178,14 @@ async function predictAndShow() {
   element(shown).scrollIntoView({ block: "nearest" });
 }
 
-if (form) {
-  form.addEventListener("submit", (event) => {
+if (model) {
+  document.addEventListener("submit", (event) => {
     event.preventDefault();
     predictAndShow();
   });
-  for (const button of form.querySelectorAll("[data-example]")) {
+  for (const button of document.querySelectorAll("[data-example]")) {
     button.addEventListener("click", () => fillIn(Number(button.dataset.example)));
   }
-  const filledIn = [...form.querySelectorAll("[data-type]")].every((field) => field.value !== "");
-  if (filledIn) predict();
+  if (fields.every((field) => field.value !== "" || mayBeMissing(field))) predict();
 }
 

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from tests.processes import ROOT, free_port
-from training.dataset import breast_cancer
+from tests.tables import breast_cancer
 
 TABLE = breast_cancer()
 ROWS = TABLE.features[:2]

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from client import ModelServer
 from tests.conftest import Starter
 from tests.processes import free_port
-from training.dataset import breast_cancer
+from tests.tables import breast_cancer
 
 TABLE = breast_cancer()
 ROWS = TABLE.features[[0, 19, 40]]

@@ -9,7 +9,7 @@ import pytest
 from client import ClientError, ModelServer
 from client.errors import ServerError
 from client.model_server import Target
-from training.dataset import breast_cancer
+from tests.tables import breast_cancer
 
 TABLE = breast_cancer()
 

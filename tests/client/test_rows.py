@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +18,19 @@ def spec(dtype: str, *shape: int | None) -> TensorSpec:
     return TensorSpec(DataType.Value(f"DT_{dtype}"), shape)
 
 
+def column(name: str, *vocabulary: str, missing: bool = False) -> Column:
+    kind = "categorical" if vocabulary else "numeric"
+    return Column(name, kind, vocabulary, 0, 1, -1, 1, (0, 0), (-1, -1), missing)
+
+
+def describing(of: Schema, *columns: Column) -> Schema:
+    return replace(of, description=Description(columns, ("no", "yes"), 0.5, "", {}))
+
+
 def schema(columns: tuple[str, ...] = (), **inputs: TensorSpec) -> Schema:
     """A model with the signature serving_default; columns make it describe itself."""
-    described = tuple(Column(name, "numeric", (), 0, 1, -1, 1, (0, 0)) for name in columns)
-    description = Description(described, ("no", "yes"), 0.5, "", {}) if columns else None
-    return Schema("m", 1, {"serving_default": Signature(inputs, {})}, description, None)
+    plain = Schema("m", 1, {"serving_default": Signature(inputs, {})}, None, None)
+    return describing(plain, *map(column, columns)) if columns else plain
 
 
 TABLE = schema(("age", "height"), age=spec("FLOAT", None), height=spec("DOUBLE", None))
@@ -37,6 +46,12 @@ DENSE = replace(
 )
 ANY = schema(x=TensorSpec(DataType.Value("DT_INT64"), None))
 
+
+def category(*vocabulary: str, missing: bool = False) -> Schema:
+    return describing(TEXT, column("x", *vocabulary, missing=missing))
+
+
+SEEN_MISSING = describing(DENSE, column("age"), column("height", missing=True))
 
 DEEP: Any = 1
 for _ in range(65):
@@ -170,6 +185,98 @@ def test_a_matrix_s_errors_still_name_the_column(row: Any, message: str) -> None
     with pytest.raises(ClientError) as error:
         read({"instances": [row]}, DENSE)
     assert message in error.value.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"instances": [[1, 2], [3, None]]},
+        {"instances": [{"height": 2, "age": 1}, {"age": 3, "height": None}]},
+        {"instances": [{"height": 2, "age": 1}, {"age": 3}]},
+        {"instances": [[1, 2], [3, None]], "signature_name": "dense"},
+        {"inputs": [[1, 2], [3, None]], "signature_name": "dense"},
+    ],
+)
+def test_null_is_a_missing_number_in_a_matrix(body: Any) -> None:
+    before = deepcopy(body)
+    request = read(body, SEEN_MISSING)
+    assert body == before
+    assert request.signature_name == "dense"
+    features = request.inputs["features"]
+    assert features.dtype == np.float32
+    np.testing.assert_array_equal(features, [[1, 2], [3, np.nan]])
+
+
+NEVER = "; the model has seen no missing value there"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            {"instances": [[1, 2], [None, 2]]},
+            f"instances[1].age: expected a number, got null{NEVER}",
+        ),
+        (
+            {"inputs": {"age": [1, None], "height": [1, None]}},
+            f"inputs.age[1]: expected a number, got null{NEVER}",
+        ),
+        (
+            {"inputs": [[1, None], [None, 2]], "signature_name": "dense"},
+            f"inputs[1][0]: expected a number, got null{NEVER}",
+        ),
+        ({"instances": [{"height": 1}]}, 'instances[0]: column "age" (float32) is missing'),
+        (
+            {"instances": [[1, None], [1, 3e39]]},
+            "instances[1].height: expected at most ±3.4028235e",
+        ),
+        (
+            {"instances": [[1, None], [1, "x"]]},
+            "instances[1].height: expected a number, got the st",
+        ),
+    ],
+)
+def test_null_elsewhere_is_told_to_be_none_of_the_model_s_values(body: Any, message: str) -> None:
+    with pytest.raises(ClientError) as error:
+        read(body, SEEN_MISSING)
+    assert message in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("of", "sent", "expected"),
+    [
+        (category("7", "42"), [42, 8, "7", "x"], [b"42", b"8", b"7", b"x"]),
+        (category("true", "false"), [True, False, "true"], [b"true", b"false", b"true"]),
+        (category("7", "true", "x"), [7, True], [b"7", b"true"]),
+        (category("7", missing=True), [None, 7, ""], [b"", b"7", b""]),
+    ],
+)
+def test_a_category_may_be_sent_as_what_the_table_holds(
+    of: Schema, sent: list[Any], expected: list[bytes]
+) -> None:
+    assert values(of, {"instances": sent}) == {"x": expected}
+
+
+@pytest.mark.parametrize(
+    ("of", "value"),
+    [
+        (category("7", "42"), 7.0),
+        (category("7", "42"), True),
+        (category("a", "b"), 7),
+        (category("007", "42"), 7),
+        (category("7", "x"), 8),
+        (describing(TEXT, column("x")), 7),
+        (category("a", "b"), True),
+        (TEXT, 7),
+        (TEXT, None),
+        (category("7", missing=True), ["7"]),
+    ],
+)
+def test_what_no_category_could_look_like_is_refused(of: Schema, value: Any) -> None:
+    with pytest.raises(
+        ClientError, match=r'instances\[0\]: expected a string or {"b64": "..."}, got'
+    ):
+        read({"instances": [value]}, of)
 
 
 def test_a_model_that_does_not_describe_itself_has_no_column_order() -> None:

@@ -1,0 +1,289 @@
+"""A model with columns of every kind: over HTTP, and from a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+
+from client import ModelServer
+from client.model_server import Target
+from client.prediction import Predictor
+from client.schema import Description
+from tests import processes
+from tests.conftest import Starter
+from tests.mixed import BIAS, COLUMNS, MISSING, UNKNOWN, publish
+from tests.processes import ROOT
+
+NAMES = [column.name for column in COLUMNS]
+ROW = {
+    "Age (years)": 40,
+    "income": 350.0,
+    "city": "Basel",
+    "district": "42",
+    "garden": True,
+    "rooms": 2,
+    "balcony": True,
+}
+SHARES = {
+    "Age (years)": 0.4,
+    "income": 3.5,
+    "city": 1.0,
+    "district": 1.0,
+    "garden": 1.0,
+    "rooms": 1.0,
+    "balcony": 1.0,
+}
+NEVER = "the model has seen no missing value there"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a model server with the mixed model."""
+    folder = tmp_path_factory.mktemp("mixed")
+    publish(folder / "flats")
+    running = processes.start_model_server(
+        folder / "log", "--model_name=flats", f"--model_base_path={folder / 'flats'}"
+    )
+    processes.wait_for(lambda: processes.is_serving(running.address), "the model is loaded")
+    yield running.address
+    assert running.stop() == 0, running.output()
+
+
+@pytest.fixture(scope="module")
+def url(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    log = tmp_path_factory.mktemp("client") / "log"
+    running = processes.start_client(log, server, CLIENT_MODEL="flats")
+    yield running.address
+    assert running.stop() == 0, running.output()
+
+
+def post(url: str, body: Any) -> requests.Response:
+    return requests.post(f"{url}/predict", data=json.dumps(body), timeout=30)
+
+
+def forms(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The same row in each form of a request."""
+    yield {"instances": [ROW, row]}
+    yield {"instances": [[r[name] for name in NAMES] for r in (ROW, row)]}
+    yield {"inputs": {name: [ROW[name], row[name]] for name in NAMES}}
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "share"),
+    [
+        ("Age (years)", 1.5, 0.015),
+        ("income", None, MISSING),
+        ("city", " Zug", 2),
+        ("city", "Ulm", UNKNOWN),
+        ("district", "13", 2),
+        ("district", 13, 2),
+        ("district", 5, UNKNOWN),
+        ("district", None, MISSING),
+        ("garden", "true", 1),
+        ("garden", False, 0),
+        ("garden", "perhaps", UNKNOWN),
+        ("garden", None, MISSING),
+        ("rooms", 3, 0),
+        ("rooms", 9007199254740993, 2),
+        ("rooms", -1, UNKNOWN),
+        ("balcony", False, 0),
+    ],
+)
+def test_every_kind_of_value_reaches_the_model_in_every_form(
+    url: str, column: str, value: Any, share: float
+) -> None:
+    expected = list({**SHARES, column: share}.values())
+    for body in forms({**ROW, column: value}):
+        explained = post(url, {**body, "signature_name": "explain"})
+        assert explained.status_code == 200, explained.text
+        if "inputs" in body:
+            contributions = explained.json()["outputs"]["contribution"]
+            logit = post(url, body).json()["outputs"]["logit"][1]
+        else:
+            contributions = [p["contribution"] for p in explained.json()["predictions"]]
+            logit = post(url, body).json()["predictions"][1]["logit"]
+        np.testing.assert_allclose(contributions, [list(SHARES.values()), expected], rtol=1e-6)
+        assert logit == pytest.approx(sum(expected) + BIAS, rel=1e-5)
+
+
+def test_a_key_may_be_left_out_where_the_value_may_be_missing(url: str) -> None:
+    missing = dict.fromkeys(("income", "district", "garden"))
+    whole = {**ROW, **missing}
+    some = {name: value for name, value in ROW.items() if name not in missing}
+    replies = [post(url, {"instances": [ROW, row]}).json() for row in (whole, some)]
+    assert replies[0] == replies[1]
+    assert replies[0]["predictions"][0] != replies[0]["predictions"][1]
+
+
+TEXT = 'a string or {"b64": "..."}'
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("Age (years)", None, f"a number, got null; {NEVER}"),
+        ("Age (years)", "40", 'a number, got the string "40"'),
+        ("Age (years)", True, "a number, got true"),
+        ("income", "", 'a number, got the string ""'),
+        ("city", None, f"{TEXT}, got null; {NEVER}"),
+        ("city", 5, f"{TEXT}, got 5"),
+        ("city", True, f"{TEXT}, got true"),
+        ("district", 42.0, f"{TEXT}, got 42.0"),
+        ("district", False, f"{TEXT}, got false"),
+        ("garden", 1, f"{TEXT}, got 1"),
+        ("rooms", None, f"an integer, got null; {NEVER}"),
+        ("rooms", 3.0, "an integer, got 3.0"),
+        ("rooms", "3", 'an integer, got the string "3"'),
+        (
+            "rooms",
+            2**63,
+            "an integer from -9223372036854775808 to 9223372036854775807, got 9223372036854775808",
+        ),
+        ("balcony", None, f"true or false, got null; {NEVER}"),
+        ("balcony", 1, "true or false, got 1"),
+        ("balcony", "true", 'true or false, got the string "true"'),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_told_by_name(
+    url: str, column: str, value: Any, expected: str
+) -> None:
+    places = (f"instances[1].{column}", f"instances[1].{column}", f"inputs.{column}[1]")
+    for place, body in zip(places, forms({**ROW, column: value}), strict=True):
+        reply = post(url, body)
+        assert reply.status_code == 400
+        assert reply.json() == {"error": f"{place}: expected {expected}"}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"city": "Bern"}, 'column "Age (years)" (float32), the first of 3, is missing'),
+        (
+            {name: ROW[name] for name in NAMES if name != "rooms"},
+            'column "rooms" (int64) is missing',
+        ),
+        (
+            {**ROW, "Age": 3},
+            'unknown column "Age"; the columns are '
+            "Age (years), balcony, city, district, garden, income, rooms",
+        ),
+        (list(ROW.values())[:-1], f"expected 7 values in the order {', '.join(NAMES)}, got 6"),
+    ],
+)
+def test_a_row_that_is_not_whole_is_told(url: str, row: Any, message: str) -> None:
+    reply = post(url, {"instances": [row]})
+    assert reply.status_code == 400
+    assert reply.json() == {"error": f"instances[0]: {message}"}
+
+
+def predict(server: str, file: Path) -> subprocess.CompletedProcess[str]:
+    command = ["predict", str(file), "--model=flats", f"--server={server}"]
+    return subprocess.run(
+        [sys.executable, "-m", "client", *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+HEADER = "Age (years),income,city,district,garden,rooms,balcony\n"
+
+
+def test_a_csv_file_with_empty_cells_is_answered_like_the_endpoint(
+    server: str, url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "flats.csv"
+    file.write_text(
+        HEADER
+        + "40,350.0,Basel,42,true,2,true\n"
+        + "40,,Basel,,,3,False\n"
+        + "4e1, NA , Zug,NA,NA,-1,0\n"
+        + "40,350.0,Basel,042,True,2,1\n"
+    )
+    done = predict(server, file)
+    assert done.returncode == 0, done.stderr
+    missing = dict.fromkeys(("income", "district", "garden"))
+    rows = [
+        ROW,
+        {**ROW, **missing, "rooms": 3, "balcony": False},
+        {**ROW, **missing, "city": " Zug", "rooms": -1, "balcony": False},
+        {**ROW, "district": "unknown"},
+    ]
+    expected = post(url, {"instances": rows}).json()["predictions"]
+    answers = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [a["label"] for a in answers] == [p["label"] for p in expected]
+    np.testing.assert_allclose(
+        [float(a["logit"]) for a in answers], [p["logit"] for p in expected], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (",1,Bern,7,true,3,true", f'column "Age (years)": expected float32, got ""; {NEVER}'),
+        ("1,1,,7,true,3,true", f'column "city": expected string, got ""; {NEVER}'),
+        ("1,1,Bern,7,true,,true", f'column "rooms": expected int64, got ""; {NEVER}'),
+        ("1,1,Bern,7,true,3,", f'column "balcony": expected bool, got ""; {NEVER}'),
+        ("1,1,Bern,7,true,2.5,true", 'column "rooms": expected int64, got "2.5"'),
+        ("1,1,Bern,7,true,3,maybe", 'column "balcony": expected bool, got "maybe"'),
+        ("1,much,Bern,7,true,3,true", 'column "income": expected float32, got "much"'),
+    ],
+)
+def test_a_cell_that_cannot_be_read_is_told_with_its_line(
+    server: str, tmp_path: Path, cells: str, message: str
+) -> None:
+    file = tmp_path / "flats.csv"
+    file.write_text(f"{HEADER}1,1,Bern,7,true,3,true\n{cells}\n")
+    done = predict(server, file)
+    assert done.returncode == 1
+    assert done.stderr == f"Error: line 3, {message}\n"
+    assert done.stdout == ""
+
+
+def test_a_new_version_is_not_asked_twice_about_a_missing_number(
+    tmp_path: Path, starter: Starter
+) -> None:
+    publish(tmp_path / "flats")
+    server = starter.model_server("--model_name=flats", f"--model_base_path={tmp_path / 'flats'}")
+    processes.wait_for(lambda: processes.is_serving(server.address), "the model is loaded")
+    calls: list[str] = []
+    version = 1
+    with ModelServer(server.address, observe=lambda rpc, *_: calls.append(rpc)) as connection:
+        predictor = Predictor(connection)
+        while version == 1:
+            calls.clear()
+            body = {"instances": [{**ROW, "income": None}]}
+            _, version = predictor.answer(Target("flats"), body, timeout=5)
+            if not (tmp_path / "flats/2").exists():
+                publish(tmp_path / "flats", version=2)
+    assert calls == ["Predict", "GetModelMetadata", "Predict"]  # the last one is describe
+
+
+def test_the_description_tells_every_column(server: str) -> None:
+    with ModelServer(server) as connection:
+        description = connection.schema("flats").description
+    assert description is not None
+    for column, published in zip(description.columns, COLUMNS, strict=True):
+        for name in ("name", "kind", "vocabulary", "missing", "class_means", "class_modes"):
+            assert getattr(column, name) == getattr(published, name)
+
+
+def test_a_model_exported_before_there_were_missing_values_and_modes_is_read(server: str) -> None:
+    with ModelServer(server) as connection:
+        query = {"query": np.zeros(1, np.int32)}
+        outputs = dict(connection.predict("flats", query, signature_name="describe").outputs)
+    del outputs["missing"], outputs["class_modes"]
+    columns = Description.from_outputs(outputs).columns
+    assert {column.name for column in columns if column.missing} == set()
+    assert [column.class_modes for column in columns] == [(-1, -1)] * 2 + [(0, 0)] * 5
