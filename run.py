@@ -16,6 +16,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ READY_TIMEOUT_SECONDS = 120
 # supervisord gives a process two seconds before it kills it.
 STOP_TIMEOUT_SECONDS = 6
 WATCH_SECONDS = 1.0
-TRAINABLE = "breast_cancer"
+TRAINABLE = ("breast_cancer", "customers")
 LOG_LINES_SHOWN = 15
 PORT = click.IntRange(1, 65535)
 
@@ -44,7 +46,7 @@ PORT = click.IntRange(1, 65535)
 @click.option(
     "--model",
     default="breast_cancer",
-    help=f"Model to serve; {TRAINABLE} is trained if it is not there.",
+    help=f"Model to serve; {' and '.join(TRAINABLE)} are trained if they are not there.",
 )
 @click.option(
     "--server",
@@ -69,8 +71,16 @@ def main(port: int, serving_port: int, models: Path, model: str, server: str) ->
     ]
     if server == "docker":
         _run([*serving, "--check"])
-    if model == TRAINABLE:
-        _run([*_room("training"), "fit", f"--models={models}", "--unless-published"])
+    if model in TRAINABLE:
+        _run(
+            [
+                *_room("training"),
+                "fit",
+                f"--models={models}",
+                f"--data={model}",
+                "--unless-published",
+            ]
+        )
     elif not any(base_path.glob("[0-9]*")):
         raise click.ClickException(
             f"{base_path} has no version; expected a SavedModel at {base_path}/1"
@@ -195,17 +205,34 @@ def _announce(url: str, server: str, model: str, logs: Path, seconds: float) -> 
 
 
 def _example_row(url: str, model: str) -> Any:
-    """Return the average row of the model's first class, which the model itself tells."""
+    """Return a typical row of the model's first class, which the model itself tells."""
     question = {"signature_name": "describe", "instances": [0]}
     request = urllib.request.Request(
         f"{url}/v1/models/{model}:predict", data=json.dumps(question).encode()
     )
     try:
         with urllib.request.urlopen(request, timeout=5) as reply:
-            means = json.load(reply)["predictions"][0]["class_means"][0]
+            return list(_typical_values(json.load(reply)["predictions"][0]))
     except (OSError, KeyError, TypeError):
         return "..."  # a model of somebody else's that has no description
-    return [float(f"{mean:.4g}") for mean in means]
+
+
+def _typical_values(description: dict[str, Any]) -> Iterator[Any]:
+    vocabulary = iter(description["vocabulary_values"])
+    for kind, length, mean, mode in zip(
+        description["kinds"],
+        description["vocabulary_lengths"],
+        description["class_means"][0],
+        description["class_modes"][0],
+        strict=True,
+    ):
+        values = list(islice(vocabulary, length))
+        if kind == "numeric":
+            yield float(f"{mean:.4g}")
+        elif kind == "boolean":
+            yield values[mode] == "true"
+        else:
+            yield int(values[mode]) if values[mode].isdecimal() else values[mode]
 
 
 def _fail(logs: Path, reason: str) -> int:

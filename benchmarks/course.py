@@ -11,14 +11,19 @@ import statistics
 from collections.abc import Callable
 
 import numpy as np
+import tensorflow as tf
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import train_test_split
 
 from benchmarks import report
-from training.dataset import Floats
-from training.logistic_regression import optimize
+from training.blocks import Block
+from training.columns import Floats
+from training.descent import Stopping, descend
+from training.objective import Objective
+from training.optimizers import GradientDescent
+from training.workers import Workers
 
 SEEDS = range(20)
 ITERATIONS = 2000
@@ -35,10 +40,17 @@ def descent(
     """Return a function that fits and predicts as the exercise does."""
 
     def fit_and_predict(train: Floats, labels: Floats, test: Floats) -> Floats:
-        fit = optimize(
-            prepare(train), labels, iterations=ITERATIONS, learning_rate=learning_rate, l2=0.0
+        objective = Objective(
+            [Block(tf.constant(prepare(train)), tf.constant(labels), tf.ones_like(labels))],
+            train.shape[1],
+            total_weight=len(labels),
+            l2=0.0,
+            loss="cross-entropy",
+            workers=Workers(),
         )
-        return (prepare(test) @ fit.weights + fit.bias > 0).astype(np.float64)
+        theta = descend(GradientDescent(learning_rate), objective, Stopping(ITERATIONS, 0.0)).theta
+        predicted: Floats = (prepare(test) @ theta[:-1] + theta[-1] > 0).astype(np.float64)
+        return predicted
 
     return fit_and_predict
 

@@ -24,6 +24,23 @@ def write(
         rows: of the table.
         packages: whose versions matter.
     """
+    write_sections(name, about, [("", header, rows)], packages)
+
+
+Section = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+
+
+def write_sections(
+    name: str, about: str, sections: Sequence[Section], packages: Sequence[str]
+) -> None:
+    """Print several tables and keep them in `results/name.md`.
+
+    Args:
+        name: of the benchmark.
+        about: what was measured, in a sentence or two.
+        sections: a text, a header and rows for each table.
+        packages: whose versions matter.
+    """
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     lines = [
         f"# {name}",
@@ -34,11 +51,15 @@ def write(
         f"Python {platform.python_version()}, {versions}.",
         f"Command: `python -m benchmarks.{name}`.",
         "",
-        "| " + " | ".join(header) + " |",
-        "|---" * len(header) + "|",
-        *("| " + " | ".join(row) + " |" for row in rows),
-        "",
     ]
+    for text, header, rows in sections:
+        lines += [text, ""] if text else []
+        lines += [
+            "| " + " | ".join(header) + " |",
+            "|---" * len(header) + "|",
+            *("| " + " | ".join(row) + " |" for row in rows),
+            "",
+        ]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text("\n".join(lines))
     print("\n".join(lines))

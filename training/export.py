@@ -3,10 +3,11 @@
 Its signatures:
 
 serving_default
-    each column by name, float32 `[batch]` → `probability` and `logit`, float32 `[batch]`, and
-    `label`, string `[batch]`
+    each column by name, `[batch]`: a numeric one float32, NaN where missing; a boolean one bool; a
+    categorical one int64 if its values are integers and none was missing, else string, empty where
+    missing → `probability` and `logit`, float32 `[batch]`, and `label`, string `[batch]`
 dense
-    `features`, float32 `[batch, columns]` → the same
+    only if all columns are numeric: `features`, float32 `[batch, columns]` → the same
 explain
     like serving_default → `contribution`, float32 `[batch, columns]`, and `bias`, float32
     `[batch]`; their sum is the logit
@@ -16,27 +17,34 @@ classification, regression
     `inputs`, string `[batch]`, each a serialized `tf.Example` → what TensorFlow Serving's
     Classify and Regress need
 
-The scaling lives inside the graph, so what was trained is what is served.
+The preprocessing lives inside the graph, so what was trained is what is served.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import polars as pl
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from training.dataset import Floats
+from training.columns import Column, Floats, encode, features
 
 MAX_QUERIES = 1024
 METHODS = {
     "classification": "tensorflow/serving/classify",
     "regression": "tensorflow/serving/regress",
 }
+# What TensorFlow takes for the name of an argument.
+ARGUMENT_NAME = re.compile(r"(?!self$)[A-Za-z][A-Za-z0-9_]*")
+
+Inputs = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -44,25 +52,16 @@ class TrainedModel:
     """Everything that a served version needs.
 
     Attributes:
-        columns: names, in the order of the arrays below.
-        mean, scale: float64 `[columns]`; a column is served as `(value − mean) / scale`.
-        minimum, maximum: float64 `[columns]`, the range seen in training.
-        class_means: float64 `[2, columns]`, the average row of each class: examples that give
-            nobody's data away.
-        weights: float64 `[columns]`, for scaled columns.
-        bias: log-odds of a row whose every column is at its mean.
+        columns: what was learned of the columns, in the table's order.
+        weights: float64 `[features]`, see `columns.encode`.
+        bias: log-odds of a row whose every feature is 0.
         class_names: what the labels 0 and 1 stand for.
         threshold: probability from which on the label is class 1.
         trained_at: when, ISO 8601, UTC.
         metrics: of the held-out rows, by name.
     """
 
-    columns: tuple[str, ...]
-    mean: Floats
-    scale: Floats
-    minimum: Floats
-    maximum: Floats
-    class_means: Floats
+    columns: tuple[Column, ...]
     weights: Floats
     bias: float
     class_names: tuple[str, str]
@@ -70,42 +69,70 @@ class TrainedModel:
     trained_at: str
     metrics: Mapping[str, float]
 
-    def probability(self, features: Floats) -> Floats:
-        """Return the probability of class 1 of rows `[rows, columns]`, computed in float64."""
-        logit = (features - self.mean) / self.scale @ self.weights + self.bias
-        return np.exp(-np.logaddexp(0.0, -logit))
+    @property
+    def is_numeric(self) -> bool:
+        """Whether all columns are."""
+        return all(column.kind == "numeric" for column in self.columns)
+
+    def inputs(self, frame: pl.DataFrame) -> Inputs:
+        """Return rows as what `serving_default` takes.
+
+        Args:
+            frame: numeric columns as numbers, the others as text; null is a missing value.
+        """
+        return {column.name: _input(column, frame[column.name]) for column in self.columns}
+
+    def typical_rows(self) -> pl.DataFrame:
+        """Return an average row of each class: examples that give nobody's data away."""
+        return pl.DataFrame(
+            {
+                column.name: pl.Series(column.class_means, dtype=pl.Float32)
+                if column.kind == "numeric"
+                else pl.Series(
+                    [column.vocabulary[m] if m >= 0 else None for m in column.class_modes],
+                    dtype=pl.String,
+                )
+                for column in self.columns
+            }
+        )
 
 
 class LogisticRegressionModule(tf.Module):
-    """The serving graph of a trained model, in float32."""
+    """The serving graph of a trained model."""
 
-    def __init__(self, model: TrainedModel) -> None:
+    def __init__(self, model: TrainedModel, dtype: Any = tf.float32) -> None:
+        """Build it.
+
+        Args:
+            model: what to serve.
+            dtype: what to compute in.
+        """
         super().__init__()
         self.model = model
-        self.mean = tf.constant(model.mean, tf.float32)
-        self.scale = tf.constant(model.scale, tf.float32)
-        self.weights = tf.Variable(model.weights, dtype=tf.float32, name="weights")
-        self.bias = tf.Variable(model.bias, dtype=tf.float32, name="bias")
+        self.dtype = dtype
+        self.weights = tf.Variable(model.weights, dtype=dtype, name="weights")
+        self.bias = tf.Variable(model.bias, dtype=dtype, name="bias")
         self.class_names = tf.constant(model.class_names)
+        self.numeric = [c.name for c in model.columns if c.kind == "numeric"]
+        self.others = [c for c in model.columns if c.kind != "numeric"]
+        self.vocabularies = {
+            c.name: _vocabulary(c) for c in self.others if c.kind == "categorical" and c.vocabulary
+        }
+        # Which column each feature belongs to, as a matrix, `[features, columns]`.
+        owners = [feature.column for feature in features(model.columns)]
+        self.ownership = tf.one_hot(owners, len(model.columns), dtype=dtype)
 
     def dense(self, features: Any) -> dict[str, Any]:
         """Predict rows given as one matrix, float32 `[batch, columns]`."""
-        logit = tf.linalg.matvec(self._scaled(features), self.weights) + self.bias
-        probability = tf.sigmoid(logit)
-        is_class_1 = tf.cast(probability >= self.model.threshold, tf.int32)
-        return {
-            "probability": probability,
-            "label": tf.gather(self.class_names, is_class_1),
-            "logit": logit,
-        }
+        return self._predicted(self._encoded(features, tf.zeros([tf.shape(features)[0], 0])))
 
-    def by_column(self, **columns: Any) -> dict[str, Any]:
-        """Predict rows given as one float32 `[batch]` tensor for each column."""
-        return self.dense(self._stacked(columns))
+    def by_column(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """Predict rows given as one tensor `[batch]` for each column."""
+        return self._predicted(self._read(columns))
 
-    def explain(self, **columns: Any) -> dict[str, Any]:
+    def explain(self, columns: Mapping[str, Any]) -> dict[str, Any]:
         """Split each row's logit into the columns' shares and the bias."""
-        contribution = self._scaled(self._stacked(columns)) * self.weights
+        contribution = tf.matmul(self._read(columns) * self.weights, self.ownership)
         return {
             "contribution": contribution,
             "bias": tf.fill([tf.shape(contribution)[0]], self.bias.read_value()),
@@ -118,21 +145,25 @@ class LogisticRegressionModule(tf.Module):
         The columns' vocabularies are ragged: `vocabulary_values` holds them one after the other,
         `vocabulary_lengths` how many values each column has (none if it is numeric).
         """
-        model, n = self.model, len(self.model.columns)
+        model, columns = self.model, self.model.columns
         # A few bytes of request must not ask for gigabytes of reply.
         message = f"describe takes at most {MAX_QUERIES} queries"
         check = tf.debugging.Assert(tf.shape(query)[0] <= MAX_QUERIES, [message])
         facts = {
-            "columns": tf.constant(model.columns),
-            "kinds": tf.constant(["numeric"] * n),
-            "vocabulary_values": tf.constant([], tf.string),
-            "vocabulary_lengths": tf.zeros(n, tf.int32),
-            "means": tf.constant(model.mean, tf.float64),
-            "deviations": tf.constant(model.scale, tf.float64),
-            "minimums": tf.constant(model.minimum, tf.float64),
-            "maximums": tf.constant(model.maximum, tf.float64),
+            "columns": tf.constant([c.name for c in columns]),
+            "kinds": tf.constant([c.kind for c in columns]),
+            "missing": tf.constant([c.missing for c in columns]),
+            "vocabulary_values": tf.constant(
+                [value for c in columns for value in c.vocabulary], tf.string
+            ),
+            "vocabulary_lengths": tf.constant([len(c.vocabulary) for c in columns], tf.int32),
+            "means": tf.constant([c.mean for c in columns], tf.float64),
+            "deviations": tf.constant([c.deviation for c in columns], tf.float64),
+            "minimums": tf.constant([c.minimum for c in columns], tf.float64),
+            "maximums": tf.constant([c.maximum for c in columns], tf.float64),
             "class_names": tf.constant(model.class_names),
-            "class_means": tf.constant(model.class_means, tf.float64),
+            "class_means": tf.constant(np.array([c.class_means for c in columns]).T, tf.float64),
+            "class_modes": tf.constant(np.array([c.class_modes for c in columns]).T, tf.int32),
             "threshold": tf.constant(model.threshold, tf.float64),
             "trained_at": tf.constant(model.trained_at),
             "metric_names": tf.constant(list(model.metrics)),
@@ -144,24 +175,60 @@ class LogisticRegressionModule(tf.Module):
 
     def classification(self, inputs: Any) -> dict[str, Any]:
         """Predict serialized `tf.Example`s for Classify: both classes and their scores."""
-        probability = self.dense(self._parsed(inputs))["probability"]
+        probability = self.by_column(self._parsed(inputs))["probability"]
         scores = tf.stack([1.0 - probability, probability], axis=1)
         classes = tf.repeat(self.class_names[tf.newaxis], tf.shape(inputs)[0], axis=0)
         return {"classes": classes, "scores": scores}
 
     def regression(self, inputs: Any) -> dict[str, Any]:
         """Predict serialized `tf.Example`s for Regress: the probability of class 1."""
-        return {"outputs": self.dense(self._parsed(inputs))["probability"]}
+        return {"outputs": self.by_column(self._parsed(inputs))["probability"]}
 
-    def _scaled(self, features: Any) -> Any:
-        return (features - self.mean) / self.scale
+    def _predicted(self, encoded: Any) -> dict[str, Any]:
+        logit = tf.linalg.matvec(encoded, self.weights) + self.bias
+        probability = tf.sigmoid(logit)
+        is_class_1 = tf.cast(probability >= self.model.threshold, tf.int32)
+        return {
+            "probability": probability,
+            "label": tf.gather(self.class_names, is_class_1),
+            "logit": logit,
+        }
 
-    def _stacked(self, columns: Mapping[str, Any]) -> Any:
-        return tf.stack([columns[name] for name in self.model.columns], axis=1)
+    def _read(self, columns: Mapping[str, Any]) -> Any:
+        rows = tf.shape(next(iter(columns.values())))[0]
+        numbers = [columns[name] for name in self.numeric]
+        places = [self._places(column, columns[column.name]) for column in self.others]
+        return self._encoded(
+            tf.stack(numbers, axis=1) if numbers else tf.zeros([rows, 0]),
+            tf.stack(places, axis=1) if places else tf.zeros([rows, 0], tf.int32),
+        )
+
+    def _encoded(self, numbers: Any, places: Any) -> Any:
+        return encode(self.model.columns, numbers, places, self.dtype)
+
+    def _places(self, column: Column, values: Any) -> Any:
+        """Find values in a column's vocabulary; see `columns.encode`."""
+        if column.kind == "boolean":
+            return tf.cast(values, tf.int32)
+        unknown = len(column.vocabulary)
+        if column.name not in self.vocabularies:
+            found = tf.fill(tf.shape(values), unknown)
+        else:
+            found = self.vocabularies[column.name].lookup(values)
+        if values.dtype == tf.string:
+            return tf.where(tf.equal(values, ""), unknown + 1, found)
+        return found
 
     def _parsed(self, serialized: Any) -> Any:
-        features = {name: tf.io.FixedLenFeature([], tf.float32) for name in self.model.columns}
-        return self._stacked(tf.io.parse_example(serialized, features))
+        parsed = tf.io.parse_example(
+            serialized, {column.name: _example_feature(column) for column in self.model.columns}
+        )
+        return {
+            column.name: tf.cast(parsed[column.name], column.dtype)
+            if column.kind == "boolean"
+            else parsed[column.name]
+            for column in self.model.columns
+        }
 
 
 def export(model: TrainedModel, directory: Path) -> None:
@@ -171,40 +238,105 @@ def export(model: TrainedModel, directory: Path) -> None:
         OSError: the directory cannot be written.
     """
     module = LogisticRegressionModule(model)
-    by_column = {name: tf.TensorSpec([None], tf.float32, name) for name in model.columns}
-    dense = {"features": tf.TensorSpec([None, len(model.columns)], tf.float32, "features")}
+    arguments = argument_names(model.columns)
+    by_column = {
+        arguments[column.name]: tf.TensorSpec([None], column.dtype, arguments[column.name])
+        for column in model.columns
+    }
+
+    def renamed(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda **inputs: function(
+            {column.name: inputs[arguments[column.name]] for column in model.columns}
+        )
+
     query = {"query": tf.TensorSpec([None], tf.int32, "query")}
     examples = {"inputs": tf.TensorSpec([None], tf.string, "inputs")}
     signatures = {
-        "serving_default": _signature(module.by_column, by_column),
-        "dense": _signature(module.dense, dense),
-        "explain": _signature(module.explain, by_column),
+        "serving_default": _signature(renamed(module.by_column), by_column),
+        "explain": _signature(renamed(module.explain), by_column),
         "describe": _signature(module.describe, query),
         "classification": _signature(module.classification, examples),
         "regression": _signature(module.regression, examples),
     }
+    if model.is_numeric:
+        dense = {"features": tf.TensorSpec([None, len(model.columns)], tf.float32, "features")}
+        signatures["dense"] = _signature(module.dense, dense)
     try:
         tf.saved_model.save(module, str(directory), signatures=signatures)
     except tf.errors.OpError as error:  # TensorFlow's own name for a full disk and the like
         raise OSError(error.message) from error
-    _set_methods(directory / "saved_model.pb")
+    _amend(directory / "saved_model.pb", arguments)
 
 
-def predict(model: TrainedModel, features: Floats) -> Floats:
-    """Return the serving graph's own probability of class 1, `[rows]`, computed in float32."""
-    module = LogisticRegressionModule(model)
-    outputs = module.dense(tf.constant(features, tf.float32))
+def predict(model: TrainedModel, inputs: Inputs, dtype: Any = tf.float32) -> Floats:
+    """Return the serving graph's own probability of class 1, `[rows]`.
+
+    Args:
+        model: the model.
+        inputs: what `TrainedModel.inputs` gives.
+        dtype: what to compute in; a version that is served computes in float32.
+    """
+    module = LogisticRegressionModule(model, dtype)
+    outputs = module.by_column({name: tf.constant(values) for name, values in inputs.items()})
     return np.asarray(outputs["probability"], np.float64)
+
+
+def argument_names(columns: tuple[Column, ...]) -> dict[str, str]:
+    """Return by what name TensorFlow's functions know each column; mostly its own."""
+    taken = {column.name for column in columns}
+    names = {}
+    for position, column in enumerate(columns):
+        name = column.name
+        if not ARGUMENT_NAME.fullmatch(name):
+            name = f"column_{position}"
+            while name in taken:
+                name += "_"
+        names[column.name] = name
+    return names
 
 
 def _signature(function: Callable[..., Any], inputs: Mapping[str, Any]) -> Any:
     return tf.function(function).get_concrete_function(**inputs)
 
 
-def _set_methods(saved_model: Path) -> None:
-    """Name the RPC each signature is for; `tf.saved_model.save` always writes Predict."""
+def _amend(saved_model: Path, arguments: Mapping[str, str]) -> None:
+    """Write down what `tf.saved_model.save` cannot: each signature's RPC, columns' own names."""
     stored = saved_model_pb2.SavedModel.FromString(saved_model.read_bytes())
     for graph in stored.meta_graphs:
         for signature, method in METHODS.items():
             graph.signature_def[signature].method_name = method
+        for signature in ("serving_default", "explain"):
+            inputs = graph.signature_def[signature].inputs
+            for column, argument in arguments.items():
+                if argument != column:
+                    inputs[column].CopyFrom(inputs[argument])
+                    del inputs[argument]
     saved_model.write_bytes(stored.SerializeToString(deterministic=True))
+
+
+def _vocabulary(column: Column) -> Any:
+    keys: Any = list(column.vocabulary)
+    if column.dtype == tf.int64:
+        keys = [int(key) for key in keys]
+    initializer = tf.lookup.KeyValueTensorInitializer(
+        tf.constant(keys, column.dtype), tf.range(len(keys), dtype=tf.int32)
+    )
+    return tf.lookup.StaticHashTable(initializer, default_value=len(keys))
+
+
+def _input(column: Column, values: pl.Series) -> npt.NDArray[Any]:
+    if column.kind == "numeric":
+        return values.cast(pl.Float32).fill_null(float("nan")).to_numpy()
+    if column.kind == "boolean":
+        return (values == "true").fill_null(False).to_numpy()
+    if column.dtype == tf.int64:
+        return values.cast(pl.Int64, strict=False).fill_null(-(2**63)).to_numpy()
+    return np.array([value.encode() for value in values.fill_null("")], np.object_)
+
+
+def _example_feature(column: Column) -> Any:
+    dtype = tf.int64 if column.kind == "boolean" else column.dtype
+    default = None
+    if column.missing:
+        default = float("nan") if column.kind == "numeric" else ""
+    return tf.io.FixedLenFeature([], dtype, default)

@@ -13,13 +13,10 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from training.dataset import Table
+from typing import Any
 
 MANIFEST = "manifest.json"
-LIBRARIES = ("tensorflow", "numpy", "scikit-learn")
+LIBRARIES = ("tensorflow", "numpy", "polars", "scikit-learn")
 
 
 class VerifyError(ValueError):
@@ -77,14 +74,6 @@ def file_hashes(directory: Path) -> dict[str, str]:
         path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(files)
     }
-
-
-def fingerprint(table: Table) -> dict[str, Any]:
-    """Return what identifies a table: its size, its columns, and a hash of its values."""
-    digest = hashlib.sha256()
-    for values in (table.features, table.labels):
-        digest.update(values.tobytes())
-    return {"rows": len(table), "columns": list(table.columns), "sha256": digest.hexdigest()}
 
 
 def libraries() -> dict[str, str]:

@@ -19,7 +19,7 @@ import yaml
 from tests.conftest import Starter
 from tests.e2e.test_make_run import make_run, stop_with_ctrl_c
 from tests.processes import ROOT, free_port, wait_for
-from training.dataset import breast_cancer
+from tests.tables import breast_cancer
 
 FILES = ("docker-compose.yml", "docker-compose.embedded.yml")
 SERVING_IMAGE = "logreg-serving/serving"

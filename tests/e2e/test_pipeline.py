@@ -16,7 +16,9 @@ import tensorflow as tf
 from tests.affine import SLOW, publish
 from tests.conftest import Starter
 from tests.processes import fit, free_port, wait_for
-from training.dataset import breast_cancer
+from tests.tables import breast_cancer, fitted
+from training import builtin
+from training.job import Target, gate_and_publish
 
 TABLE = breast_cancer()
 BODY = {"instances": TABLE.features[:4].tolist()}
@@ -104,14 +106,10 @@ def test_a_version_with_other_columns_in_another_order_is_understood_at_once(
 
 def publish_reversed(models: Path) -> None:
     """Publish the same fit with its columns the other way round."""
-    from training.dataset import Table
-    from training.gate import Rules
-    from training.job import FitSettings, gate_and_publish
-    from training.job import fit as fit_table
-
-    table = Table(TABLE.columns[::-1], TABLE.features[:, ::-1], TABLE.labels, TABLE.class_names)
-    candidate = fit_table(table, FitSettings(), lambda done, cost: None)
-    gate_and_publish(candidate, Rules({}), models=models, name="breast_cancer")
+    frame = builtin.breast_cancer()
+    label = frame.columns[-1]
+    candidate = fitted(frame=frame.select([*reversed(frame.columns[:-1]), label]))
+    gate_and_publish(candidate, Target(models, "breast_cancer"))
 
 
 def test_a_killed_model_server_is_503_and_its_return_is_noticed(

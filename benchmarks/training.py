@@ -1,0 +1,231 @@
+"""Fitting millions of rows: time, peak memory and the log-loss reached, beside scikit-learn.
+
+Each way runs in a process of its own, on the same Parquet files of 30 standard normal columns whose
+log-odds are linear, and is judged on the same rows that none was fitted on. All have the same ridge
+and stop at the same size of the gradient, 1e-4, which is scikit-learn's default.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from benchmarks import report
+
+COLUMNS = [f"x{i}" for i in range(30)]
+LABEL = "y"
+ROWS_PER_FILE = 1_000_000
+JUDGED_ROWS = 200_000
+TOLERANCE = 1e-4
+SMALL_MEMORY = 256 << 20
+
+Floats = npt.NDArray[Any]
+
+
+def generate(folder: Path, rows: int, seed: int, suffix: str = ".parquet") -> Path:
+    """Write a table in files of a million rows, unless it is there."""
+    if folder.exists():
+        return folder
+    folder.mkdir(parents=True)
+    weights = np.random.default_rng(0).normal(size=len(COLUMNS)) * 0.3
+    random = np.random.default_rng(seed)
+    for start in range(0, rows, ROWS_PER_FILE):
+        count = min(ROWS_PER_FILE, rows - start)
+        features = random.standard_normal((count, len(COLUMNS)), dtype=np.float32)
+        labels = random.random(count) < 1 / (1 + np.exp(0.5 - features @ weights))
+        frame = pl.DataFrame(features, schema=COLUMNS).with_columns(pl.Series(LABEL, labels))
+        path = folder / f"{start // ROWS_PER_FILE:03d}{suffix}"
+        if suffix == ".csv":
+            frame.write_csv(path, float_precision=5)
+        else:
+            frame.write_parquet(path, compression="uncompressed")
+    return folder
+
+
+class Stopwatch:
+    """Seconds of each stage, in order."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started
+
+
+def ours(data: Path, watch: Stopwatch, memory: int) -> tuple[Floats, float]:
+    """Read, encode and fit with Newton's method; returns weights for the columns, and the bias."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    from training.fitting import Problem
+    from training.reading import open_source
+    from training.settings import FitSettings
+    from training.table import Choice, Split, read_table
+    from training.workers import Workers
+
+    settings = FitSettings(optimizer="newton", tolerance=TOLERANCE)
+    with tempfile.TemporaryDirectory() as folder:
+        with watch.stage("read"):
+            # The job holds rows out of what it reads; here others judge, so as few as can be.
+            split = Split(1e-4, 0.0, 0)
+            source, choice = open_source(str(data)), Choice(LABEL)
+            table = read_table(source, choice, split, Path(folder), Workers(), memory)
+        with watch.stage("prepare"):
+            problem = Problem(table, settings, memory, Workers())
+        with watch.stage("fit"):
+            theta = problem.fit(None, lambda steps, cost: None, lambda: False).theta
+    means = np.array([column.mean for column in table.columns])
+    weights = theta[:-1] / [column.deviation for column in table.columns]
+    return weights, float(theta[-1] - weights @ means)
+
+
+def scikit_learn(data: Path, watch: Stopwatch, make: Callable[[], Any]) -> tuple[Floats, float]:
+    """Read with polars, standardise and fit; returns weights for the columns, and the bias."""
+    from sklearn.preprocessing import StandardScaler
+
+    with watch.stage("read"):
+        pattern = str(data / "*")
+        suffix = next(data.iterdir()).suffix
+        frame = pl.read_csv(pattern) if suffix == ".csv" else pl.read_parquet(pattern)
+    with watch.stage("prepare"):
+        labels = frame[LABEL].to_numpy()
+        features = frame.select(pl.col(COLUMNS).cast(pl.Float32)).to_numpy(order="c")
+        del frame
+        scaler = StandardScaler(copy=False)
+        features = scaler.fit_transform(features)
+    with watch.stage("fit"):
+        model = make().fit(features, labels)
+    weights = model.coef_[0] / scaler.scale_
+    return weights, float(model.intercept_[0] - weights @ scaler.mean_)
+
+
+def solver(name: str) -> Callable[[], Any]:
+    def make() -> Any:
+        from sklearn.linear_model import LogisticRegression
+
+        return LogisticRegression(solver=name, tol=TOLERANCE, max_iter=1000)
+
+    return make
+
+
+def sgd_classifier() -> Any:
+    from sklearn.linear_model import SGDClassifier
+
+    return SGDClassifier(loss="log_loss", alpha=1e-7, random_state=0)
+
+
+WAYS: dict[str, Callable[[Path, Stopwatch], tuple[Floats, float]]] = {
+    "ours, newton": lambda data, watch: ours(data, watch, 64 << 30),
+    "ours, newton, streamed": lambda data, watch: ours(data, watch, SMALL_MEMORY),
+    "scikit-learn, lbfgs": lambda data, watch: scikit_learn(data, watch, solver("lbfgs")),
+    "scikit-learn, newton-cholesky": lambda data, watch: scikit_learn(
+        data, watch, solver("newton-cholesky")
+    ),
+    "scikit-learn, SGDClassifier": lambda data, watch: scikit_learn(data, watch, sgd_classifier),
+}
+
+
+def in_this_process(way: str, data: Path, judged: Path) -> dict[str, Any]:
+    """Run a way; returns seconds of each stage, peak memory in bytes, and the log-loss."""
+    watch = Stopwatch()
+    weights, bias = WAYS[way](data, watch)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    frame = pl.read_parquet(judged / "*")
+    logit = frame.select(COLUMNS).to_numpy() @ weights + bias
+    loss = np.logaddexp(0, logit) - frame[LABEL].to_numpy() * logit
+    return {**watch.seconds, "peak": peak, "log_loss": float(loss.mean())}
+
+
+def measure(way: str, data: Path, judged: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.training", "--way", way]
+    command += ["--data", str(data), "--judged", str(judged)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{way}, {data.name}: {result}", file=sys.stderr)
+    return result
+
+
+def row(label: str, result: dict[str, Any]) -> list[str]:
+    stages = [result[name] for name in ("read", "prepare", "fit")]
+    return [
+        label,
+        *(f"{seconds:.2f} s" for seconds in [*stages, sum(stages)]),
+        f"{result['peak'] / 1e9:.2f} GB",
+        f"{result['log_loss']:.6f}",
+    ]
+
+
+@click.command()
+@click.option("--way", type=click.Choice(list(WAYS)), hidden=True)
+@click.option("--data", type=click.Path(path_type=Path), hidden=True)
+@click.option("--judged", type=click.Path(path_type=Path), hidden=True)
+@click.option("--folder", type=click.Path(path_type=Path), help="Where to keep the tables.")
+@click.option("--rows", multiple=True, default=(1_000_000, 10_000_000), show_default=True)
+@click.option("--streamed", multiple=True, default=(1_000_000, 10_000_000, 50_000_000))
+@click.option("--csv-rows", default=2_000_000, show_default=True)
+def main(
+    way: str | None,
+    data: Path,
+    judged: Path,
+    folder: Path | None,
+    rows: tuple[int, ...],
+    streamed: tuple[int, ...],
+    csv_rows: int,
+) -> None:
+    """Measure every way, and write the tables."""
+    if way is not None:
+        print(json.dumps(in_this_process(way, data, judged)))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = folder or Path(temporary)
+        judged = generate(folder / "judged", JUDGED_ROWS, seed=1)
+        header = ["way", "read", "prepare", "fit", "together", "peak memory", "log-loss"]
+        sections: list[report.Section] = []
+        for count in rows:
+            data = generate(folder / f"{count}", count, seed=2)
+            ways = [name for name in WAYS if "streamed" not in name]
+            results = {name: measure(name, data, judged) for name in ways}
+            best = min(result["fit"] for name, result in results.items() if "ours" not in name)
+            times = best / results[ways[0]]["fit"]
+            size = count * len(COLUMNS) * 4 / 1e9
+            together = (
+                f"{count:,} rows, {size:.2f} GB of features; "
+                f"scikit-learn's best fit takes {times:.1f} times as long as ours."
+            )
+            sections.append((together, header, [row(n, r) for n, r in results.items()]))
+        data = generate(folder / f"{csv_rows}-csv", csv_rows, seed=2, suffix=".csv")
+        compared = ["ours, newton", "scikit-learn, lbfgs"]
+        results = {name: measure(name, data, judged) for name in compared}
+        text = f"{csv_rows:,} rows from CSV"
+        sections.append((text, header, [row(n, r) for n, r in results.items()]))
+        lines = []
+        for count in streamed:
+            data = generate(folder / f"{count}", count, seed=2)
+            lines.append(row(f"{count:,} rows", measure("ours, newton, streamed", data, judged)))
+        text = f"Rows streamed from disk, with `--memory {SMALL_MEMORY >> 20}MB`"
+        sections.append((text, ["rows", *header[1:]], lines))
+    about = (
+        "Rows of 30 columns from files to weights, each way in a process of its own. "
+        "Prepare: standardise, and whatever else it takes until the solver has its features. "
+        f"Tolerance {TOLERANCE:g} for all that have one; scikit-learn gets float32."
+    )
+    report.write_sections("training", about, sections, ["tensorflow", "scikit-learn", "polars"])
+
+
+if __name__ == "__main__":
+    main()

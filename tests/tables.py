@@ -1,0 +1,46 @@
+"""The built-in table as arrays, for tests that send its rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from training import builtin
+from training.job import Candidate, fit
+from training.reading import FrameFile, Source
+from training.settings import FitSettings
+from training.table import Choice
+
+LABEL = "diagnosis"
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Columns by name, features `[rows, columns]`, labels `[rows]` 0 or 1, names of the classes."""
+
+    columns: tuple[str, ...]
+    features: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.float64]
+    class_names: tuple[str, str]
+
+
+def breast_cancer() -> Arrays:
+    frame = builtin.breast_cancer()
+    rows = frame.drop(LABEL)
+    return Arrays(
+        columns=tuple(rows.columns),
+        features=rows.to_numpy(),
+        labels=(frame[LABEL] == "benign").to_numpy().astype(np.float64),
+        class_names=("malignant", "benign"),
+    )
+
+
+def fitted(settings: FitSettings | None = None, frame: pl.DataFrame | None = None) -> Candidate:
+    """Fit the built-in table, or another with a label of the same name."""
+    source = builtin.source("breast_cancer")
+    if frame is not None:
+        source = Source("rows", [FrameFile("rows", frame)])
+    return fit(source, Choice(LABEL), settings or FitSettings())

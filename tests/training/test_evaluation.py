@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn
+
+from training.evaluation import Floats, bootstrap, choose_threshold, evaluate
+from training.metric_names import METRICS
+from training.settings import ThresholdRule
+
+Rows = tuple[Floats, Floats, Floats]
+
+
+def rows(count: int = 300, seed: int = 0, digits: int = 2) -> Rows:
+    """Labels, probabilities with many ties, and weights that are whole numbers, some of them 0."""
+    generator = np.random.default_rng(seed)
+    chance = generator.random(count)
+    labels = (generator.random(count) < chance**3).astype(np.float64)
+    probabilities = np.round(chance**2, digits)
+    return labels, probabilities, generator.integers(0, 4, count).astype(np.float64)
+
+
+def by_scikit_learn(
+    labels: Floats, probabilities: Floats, threshold: float, weights: Floats | None
+) -> dict[str, float]:
+    called = (probabilities >= threshold).astype(np.float64)
+    return {
+        "accuracy": sklearn.accuracy_score(labels, called, sample_weight=weights),
+        "precision": sklearn.precision_score(
+            labels, called, sample_weight=weights, zero_division=0
+        ),
+        "recall": sklearn.recall_score(labels, called, sample_weight=weights),
+        "f1": sklearn.f1_score(labels, called, sample_weight=weights),
+        "auc": sklearn.roc_auc_score(labels, probabilities, sample_weight=weights),
+        "average_precision": sklearn.average_precision_score(
+            labels, probabilities, sample_weight=weights
+        ),
+        "log_loss": sklearn.log_loss(labels, probabilities, sample_weight=weights),
+        "brier": sklearn.brier_score_loss(labels, probabilities, sample_weight=weights),
+    }
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.25, 0.5, 1.0, 1.1])
+@pytest.mark.parametrize("weighted", ["no", "whole numbers", "fractions"])
+@pytest.mark.parametrize("digits", [1, 2, 17])
+def test_the_metrics_are_those_of_scikit_learn(
+    threshold: float, weighted: str, digits: int
+) -> None:
+    labels, probabilities, whole = rows(digits=digits)
+    weights = {"no": None, "whole numbers": whole, "fractions": whole / 7 + 0.01}[weighted]
+    ours = evaluate(labels, probabilities, threshold, weights)
+    assert tuple(ours) == METRICS
+    expected = by_scikit_learn(labels, probabilities, threshold, weights)
+    for name, value in expected.items():
+        assert ours[name] == pytest.approx(value, rel=1e-10, abs=1e-12), name
+
+
+def test_a_weight_is_a_number_of_equal_rows() -> None:
+    labels, probabilities, weights = rows()
+    repeats = weights.astype(int)
+    repeated = evaluate(np.repeat(labels, repeats), np.repeat(probabilities, repeats), 0.4)
+    assert evaluate(labels, probabilities, 0.4, weights) == pytest.approx(repeated, rel=1e-12)
+
+
+def test_the_order_of_the_rows_does_not_matter() -> None:
+    labels, probabilities, weights = rows()
+    shuffled = np.random.default_rng(1).permutation(len(labels))
+    again = evaluate(labels[shuffled], probabilities[shuffled], 0.4, weights[shuffled])
+    assert evaluate(labels, probabilities, 0.4, weights) == pytest.approx(again, rel=1e-12)
+
+
+def test_the_calibration_error_is_that_of_ten_bins_of_equal_size() -> None:
+    labels, probabilities, _ = rows(1000, digits=17)
+    order = np.argsort(probabilities)
+    gaps = [abs(labels[part].mean() - probabilities[part].mean()) for part in np.split(order, 10)]
+    ours = evaluate(labels, probabilities, 0.5)["calibration_error"]
+    assert ours == pytest.approx(np.mean(gaps))
+
+
+def test_rows_of_equal_probability_share_a_bin_of_the_calibration_error() -> None:
+    scores = np.linspace(0.05, 0.95, 10)
+    ones = np.array([2, 0, 4, 1, 7, 3, 8, 6, 10, 8])  # of ten rows with each score
+    labels = (np.arange(10) < ones[:, np.newaxis]).astype(np.float64)
+    found = evaluate(labels.ravel(), np.repeat(scores, 10), 0.5)["calibration_error"]
+    assert found == pytest.approx(np.mean(np.abs(ones / 10 - scores)))
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "expected"),
+    [
+        ([0.0, 1.0, 0.0, 1.0], {"accuracy": 1, "auc": 1, "log_loss": 0, "brier": 0}),
+        ([1.0, 0.0, 1.0, 0.0], {"accuracy": 0, "auc": 0, "log_loss": 36.04, "brier": 1}),
+        ([0.5, 0.5, 0.5, 0.5], {"precision": 0.5, "auc": 0.5, "calibration_error": 0}),
+        ([0.1, 0.2, 0.1, 0.2], {"precision": 0, "recall": 0, "f1": 0, "average_precision": 1}),
+    ],
+)
+def test_extremes_give_numbers(probabilities: list[float], expected: dict[str, float]) -> None:
+    found = evaluate(np.array([0.0, 1.0, 0.0, 1.0]), np.array(probabilities), 0.5)
+    assert np.isfinite(list(found.values())).all()
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=0.01)
+
+
+def test_the_intervals_are_those_of_rows_drawn_anew() -> None:
+    labels, probabilities, weights = rows(400)
+    ours = bootstrap(labels, probabilities, 0.4, weights, seed=0, replicates=400)
+    generator = np.random.default_rng(1)
+    drawn = []
+    for _ in range(400):
+        i = generator.integers(len(labels), size=len(labels))
+        drawn.append(by_scikit_learn(labels[i], probabilities[i], 0.4, weights[i]))
+    for name in drawn[0]:
+        theirs = np.quantile([metrics[name] for metrics in drawn], [0.025, 0.975])
+        width = theirs[1] - theirs[0]
+        assert ours[name] == pytest.approx(theirs, abs=0.2 * width), name
+
+
+def test_95_of_100_intervals_hold_the_true_accuracy() -> None:
+    generator = np.random.default_rng(0)
+    held = 0
+    for seed in range(100):
+        probabilities = generator.random(200)
+        labels = (generator.random(200) < probabilities).astype(np.float64)
+        low, high = bootstrap(labels, probabilities, 0.5, seed=seed)["accuracy"]
+        held += low <= 0.75 <= high  # the mean of max(p, 1 − p)
+    assert 90 <= held <= 99
+
+
+def test_the_seed_decides_the_intervals() -> None:
+    labels, probabilities, weights = rows()
+    first, same, other = (
+        bootstrap(labels, probabilities, 0.4, weights, seed=seed) for seed in (0, 0, 1)
+    )
+    assert first == same
+    assert tuple(first) == METRICS
+    assert first != other
+
+
+def test_equal_weights_change_no_interval() -> None:
+    labels, probabilities, _ = rows()
+    plain = bootstrap(labels, probabilities, 0.4, seed=0)
+    weighted = bootstrap(labels, probabilities, 0.4, np.full(len(labels), 2.0), seed=0)
+    assert weighted == {name: pytest.approx(bounds) for name, bounds in plain.items()}
+
+
+def test_draws_of_one_class_do_not_count() -> None:
+    intervals = bootstrap(np.array([0.0, 1.0]), np.array([0.2, 0.9]), 0.5, seed=0)
+    assert intervals["auc"] == intervals["accuracy"] == (1.0, 1.0)
+    rare = np.array([1.0] + 50 * [0.0])
+    intervals = bootstrap(rare, np.linspace(0.9, 0.1, 51), 0.5, seed=0)
+    assert np.isfinite(list(intervals.values())).all()
+
+
+def test_many_rows_take_seconds() -> None:
+    labels, probabilities, weights = rows(200_000, digits=17)
+    start = time.process_time()
+    bootstrap(labels, probabilities, 0.4, weights, seed=0)
+    assert time.process_time() - start < 10
+
+
+def quality(labels: Floats, called: Floats, rule: str, weights: Floats | None) -> float:
+    if rule == "f1":
+        return float(sklearn.f1_score(labels, called, sample_weight=weights, zero_division=0))
+    recalls = sklearn.recall_score(labels, called, average=None, sample_weight=weights)
+    return float(recalls.sum() - 1)
+
+
+@pytest.mark.parametrize("rule", ["f1", "youden"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_no_threshold_does_better(rule: ThresholdRule, weighted: bool, seed: int) -> None:
+    labels, probabilities, whole = rows(60, seed)
+    weights = whole if weighted else None
+    threshold = choose_threshold(labels, probabilities, rule, weights)
+    best = max(
+        quality(labels, (probabilities >= t).astype(np.float64), rule, weights)
+        for t in [*probabilities, 1.1]
+    )
+    chosen = (probabilities >= threshold).astype(np.float64)
+    assert quality(labels, chosen, rule, weights) == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "threshold"),
+    [
+        ([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], 0.5),
+        ([0, 1], [0.25, 0.5], 0.375),
+        ([0, 1], [0.0, 1.0], 0.5),
+        ([1, 0], [0.2, 0.8], 0.1),  # upside down: all rows are called class 1
+        ([0, 1], [0.4, 0.4], 0.2),
+        ([0, 1], [0.0, 0.0], 0.0),
+    ],
+)
+@pytest.mark.parametrize("rule", ["f1", "youden"])
+def test_a_threshold_is_in_the_middle_between_two_scores(
+    labels: list[float], probabilities: list[float], threshold: float, rule: ThresholdRule
+) -> None:
+    chosen = choose_threshold(np.array(labels, np.float64), np.array(probabilities), rule)
+    assert chosen == pytest.approx(threshold, abs=1e-7)
+
+
+def test_of_equally_good_thresholds_the_one_nearest_to_a_half_is_chosen() -> None:
+    labels = np.array([1.0, 0.0, 1.0, 0.0])
+    probabilities = np.array([0.9, 0.7, 0.4, 0.1])
+    # Calling one row (0.8) or three (0.25) class 1 gives recall + specificity − 1 = 0.5.
+    assert choose_threshold(labels, probabilities, "youden") == pytest.approx(0.25)
+
+
+def test_a_threshold_parts_neighbours_in_float32_as_in_float64() -> None:
+    low = np.float32(0.5)
+    for _ in range(10):
+        high = np.nextafter(low, np.float32(1))
+        scores = np.array([low, high])
+        threshold = choose_threshold(np.array([0.0, 1.0]), scores.astype(np.float64), "f1")
+        assert (scores >= np.float32(threshold)).tolist() == [False, True]
+        assert (scores.astype(np.float64) >= threshold).tolist() == [False, True]
+        low = high

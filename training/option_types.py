@@ -1,0 +1,114 @@
+"""Types of options that click does not have."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import click
+
+from training.settings import ThresholdRule
+
+BYTES = re.compile(r"([0-9.]+) *([KMGT]?)B?", re.IGNORECASE)
+RULES: tuple[ThresholdRule, ...] = get_args(ThresholdRule)
+
+
+class Pairs(click.ParamType[list[tuple[str, Any]]]):
+    """`NAME=VALUE`, several separated by commas; a list of pairs."""
+
+    name = "pairs"
+
+    def __init__(
+        self, *, names: Sequence[str] = (), values: Sequence[str] = (), number: bool = False
+    ) -> None:
+        """Say what is allowed.
+
+        Args:
+            names: those there are; none for any.
+            values: the same.
+            number: whether values are finite numbers.
+        """
+        self._names, self._values, self._number = names, values, number
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[tuple[str, Any]]:
+        """Split the text."""
+        return [self._pair(text, param, ctx) for text in value.split(",")]
+
+    def _pair(self, text: str, param: Any, ctx: Any) -> tuple[str, Any]:
+        name, equals, value = (part.strip() for part in text.rpartition("="))
+        if not equals or not name:
+            self.fail(f"expected NAME=VALUE, got {text!r}", param, ctx)
+        for part, known in ((name, self._names), (value, self._values)):
+            if known and part not in known:
+                self.fail(f"{text!r}: expected one of {', '.join(known)}, got {part!r}", param, ctx)
+        if not self._number:
+            return name, value
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            self.fail(f"{text!r}: expected a finite number, got {value!r}", param, ctx)
+        return name, number
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers without nan and infinity."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Read the number."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, got {value}", param, ctx)
+        return number
+
+
+class ByteCount(click.ParamType[int]):
+    """A number of bytes like 500MB or 2GB; powers of 1024."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        """Read the number and the unit."""
+        match = BYTES.fullmatch(str(value))
+        if match is None:
+            self.fail(f"expected a size like 500MB or 2GB, got {value!r}", param, ctx)
+        return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
+class Threshold(click.ParamType[float | ThresholdRule]):
+    """A probability, or the name of a rule."""
+
+    name = "probability|f1|youden"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float | ThresholdRule:
+        """Read it."""
+        for rule in RULES:
+            if value == rule:
+                return rule
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < 1:
+            self.fail(
+                f"expected a number between 0 and 1, or {' or '.join(RULES)}, got {value!r}",
+                param,
+                ctx,
+            )
+        return number
+
+
+class Address(click.ParamType[tuple[str, int]]):
+    """A host and a port."""
+
+    name = "host:port"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, int]:
+        """Split the text."""
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+            self.fail(f"expected HOST:PORT, got {value!r}", param, ctx)
+        return host, int(port)

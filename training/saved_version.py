@@ -1,0 +1,48 @@
+"""A version loaded from its directory, called by the names that servers know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+
+class SavedVersion:
+    """A version directory that answers."""
+
+    def __init__(self, directory: Path) -> None:
+        """Load it.
+
+        Raises:
+            OSError, ValueError, tf.errors.OpError: it is no SavedModel.
+        """
+        stored = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
+        self._definitions = stored.meta_graphs[0].signature_def
+        self._loaded = tf.saved_model.load(str(directory))
+
+    def run(
+        self, signature_name: str, inputs: Mapping[str, npt.NDArray[Any]]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Return the outputs of a signature.
+
+        Raises:
+            KeyError: it has no such signature or input.
+            TypeError, ValueError, tf.errors.OpError: it does not take these values.
+        """
+        definition = self._definitions[signature_name].inputs
+        # A signature's function may know an input by another name than servers do; that is the
+        # placeholder's, less what TensorFlow puts around it.
+        prefix, suffix = f"{signature_name}_", ":0"
+        arguments = {
+            definition[name].name.removeprefix(prefix).removesuffix(suffix): tf.constant(values)
+            for name, values in inputs.items()
+            if name in definition
+        }
+        if len(arguments) != len(inputs):
+            raise KeyError(f"{signature_name} does not have the inputs {', '.join(inputs)}")
+        outputs = self._loaded.signatures[signature_name](**arguments)
+        return {name: tensor.numpy() for name, tensor in outputs.items()}

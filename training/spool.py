@@ -1,0 +1,261 @@
+"""Rows in blocks of one size: in memory if they fit, else on disk.
+
+The text or the compressed columns of a table are parsed once; a fit passes over its rows many
+times. In between, more rows than memory holds lie in a file of blocks of equally many rows, without
+any header, which `tf.data` reads as records of fixed length. The last block is filled up with rows
+of weight 0, which add nothing to any sum. A block holds, one after the other, the arrays of `Rows`.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+LARGEST_BLOCK_ROWS = 65_536
+SMALLEST_BLOCK_ROWS = 1024
+BLOCK_VALUES = 4 << 20
+SAMPLE_RUNS = 64
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as they were read.
+
+    Attributes:
+        numbers: float32 `[rows, numeric columns]`, NaN where missing.
+        codes: int32 `[rows, other columns]`, the number of the category, −1 where missing.
+        label: int32 `[rows]`, the number of the class.
+        weight: float32 `[rows]`.
+        key: uint64 `[rows]`, a hash of the row.
+    """
+
+    numbers: npt.NDArray[np.float32]
+    codes: npt.NDArray[np.int32]
+    label: npt.NDArray[np.int32]
+    weight: npt.NDArray[np.float32]
+    key: npt.NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def arrays(self) -> list[npt.NDArray[Any]]:
+        """Return the arrays in the order of a block."""
+        return [getattr(self, field.name) for field in fields(self)]
+
+    def take(self, index: Any) -> Rows:
+        """Return the rows that an index, a slice or a mask chooses."""
+        return Rows(*(values[index] for values in self.arrays()))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shape of a block.
+
+    Attributes:
+        numbers: how many numeric columns.
+        codes: how many other columns.
+        block_rows: how many rows.
+    """
+
+    numbers: int
+    codes: int
+    block_rows: int
+
+    @classmethod
+    def of(cls, numbers: int, codes: int) -> Layout:
+        """Choose a block that is worth a call and yet small."""
+        rows = LARGEST_BLOCK_ROWS
+        while rows > SMALLEST_BLOCK_ROWS and rows * (numbers + codes) > BLOCK_VALUES:
+            rows //= 2
+        return cls(numbers, codes, rows)
+
+    def empty(self, rows: int) -> Rows:
+        """Return rows of weight 0."""
+        return Rows(
+            np.zeros((rows, self.numbers), np.float32),
+            np.full((rows, self.codes), -1, np.int32),
+            np.zeros(rows, np.int32),
+            np.zeros(rows, np.float32),
+            np.zeros(rows, np.uint64),
+        )
+
+    def block(self) -> Rows:
+        """Return a block of rows of weight 0, in memory that goes back when nobody holds it.
+
+        What `malloc` has given out for so many arrays of this size, it would keep.
+        """
+        memory = mmap.mmap(-1, self.block_bytes)
+        arrays = []
+        for position, row in enumerate(self.empty(1).arrays()):
+            flat = np.frombuffer(
+                memory, row.dtype, self.block_rows * row[0].size, self.offset(position, 0)
+            )
+            arrays.append(flat.reshape((self.block_rows, *row.shape[1:])))
+        arrays[1].fill(-1)
+        return Rows(*arrays)
+
+    @property
+    def block_bytes(self) -> int:
+        """The length of a block."""
+        return sum(self.block_rows * size for size in self._row_bytes())
+
+    def offset(self, array: int, row: int) -> int:
+        """Return where in a block a row of an array is, in bytes."""
+        sizes = self._row_bytes()
+        return sum(self.block_rows * size for size in sizes[:array]) + row * sizes[array]
+
+    def _row_bytes(self) -> list[int]:
+        return [values[0].nbytes for values in self.empty(1).arrays()]
+
+
+@dataclass(frozen=True)
+class Spool:
+    """Rows in blocks.
+
+    Attributes:
+        layout: the shape of the blocks.
+        rows: how many rows there are, without those that fill up the last block on disk.
+        kept: the blocks, if they are in memory; the last one may be shorter. Who encodes them
+            takes them out one by one, so that memory does not have to hold both.
+        path: the file, if they are on disk.
+    """
+
+    layout: Layout
+    rows: int
+    kept: list[Rows] | None
+    path: Path
+
+    def __len__(self) -> int:
+        """How many blocks there are."""
+        return -(-self.rows // self.layout.block_rows)
+
+    def dataset(self) -> Any:
+        """Return blocks on disk as a `tf.data.Dataset` of (numbers, codes, label, weight)."""
+        layout = self.layout
+        records = tf.data.FixedLengthRecordDataset(
+            str(self.path), layout.block_bytes, buffer_size=1 << 20
+        )
+
+        def parse(record: Any) -> Any:
+            words = tf.io.decode_raw(record, tf.int32)
+            cuts = [layout.offset(array, 0) // 4 for array in range(5)]
+            numbers, codes, label, weight = (words[begin:end] for begin, end in pairwise(cuts))
+            return (
+                tf.bitcast(tf.reshape(numbers, [layout.block_rows, layout.numbers]), tf.float32),
+                tf.reshape(codes, [layout.block_rows, layout.codes]),
+                label,
+                tf.bitcast(weight, tf.float32),
+            )
+
+        return records.map(parse)
+
+    def read(self, begin: int, end: int) -> Rows:
+        """Return the rows from one number up to another."""
+        parts = [self.layout.empty(0)]
+        while begin < end:
+            number, row = divmod(begin, self.layout.block_rows)
+            count = min(end - begin, self.layout.block_rows - row)
+            if self.kept is not None:
+                parts.append(self.kept[number].take(slice(row, row + count)))
+            else:
+                parts.append(self._read_from_disk(number, row, count))
+            begin += count
+        return concatenated(parts)
+
+    def sample(self, count: int) -> Rows:
+        """Return so many rows, or all if there are fewer: runs of rows spread over all."""
+        return concatenated([self.read(*run) for run in sample_runs(self.rows, count)])
+
+    def _read_from_disk(self, number: int, row: int, count: int) -> Rows:
+        arrays = []
+        with self.path.open("rb") as file:
+            for position, empty in enumerate(self.layout.empty(count).arrays()):
+                file.seek(number * self.layout.block_bytes + self.layout.offset(position, row))
+                data = file.read(empty.nbytes)
+                arrays.append(np.frombuffer(data, empty.dtype).reshape(empty.shape))
+        return Rows(*arrays)
+
+
+def sample_runs(rows: int, count: int) -> list[tuple[int, int]]:
+    """Return where to take `count` of `rows` rows: runs from begin to end, spread evenly."""
+    if rows <= count:
+        return [(0, rows)]
+    length = max(1, count // SAMPLE_RUNS)
+    starts = np.linspace(0, rows - length, min(count, SAMPLE_RUNS)).astype(int).tolist()
+    return [(start, start + length) for start in starts]
+
+
+class SpoolWriter:
+    """Collects rows into blocks."""
+
+    def __init__(self, path: Path, layout: Layout, memory: int) -> None:
+        """Begin.
+
+        Args:
+            path: the file to write as soon as memory does not suffice.
+            layout: the shape of the blocks.
+            memory: how many bytes may be kept.
+        """
+        self._path, self._layout, self._memory = path, layout, memory
+        self._kept: list[Rows] | None = []
+        self._blocks = 0
+        self._block = layout.block()
+        self._filled = 0
+
+    def append(self, rows: Rows) -> None:
+        """Add rows.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        begin = 0
+        while begin < len(rows):
+            count = min(len(rows) - begin, self._layout.block_rows - self._filled)
+            for block, values in zip(self._block.arrays(), rows.arrays(), strict=True):
+                block[self._filled : self._filled + count] = values[begin : begin + count]
+            self._filled += count
+            begin += count
+            if self._filled == self._layout.block_rows:
+                self._put(self._block)
+                self._block, self._filled = self._layout.block(), 0
+
+    def finish(self) -> Spool:
+        """Put the last block where the others are, and return the spool."""
+        rows = self._blocks * self._layout.block_rows + self._filled
+        if self._filled and self._kept is not None:
+            self._kept.append(self._block.take(slice(0, self._filled)))
+        elif self._filled:
+            self._write(self._block)
+        return Spool(self._layout, rows, self._kept, self._path)
+
+    def _put(self, block: Rows) -> None:
+        self._blocks += 1
+        if self._kept is None:
+            self._write(block)
+            return
+        self._kept.append(block)
+        if len(self._kept) * self._layout.block_bytes > self._memory:
+            kept, self._kept = self._kept, None
+            for earlier in kept:
+                self._write(earlier)
+
+    def _write(self, block: Rows) -> None:
+        with self._path.open("ab") as file:
+            for values in block.arrays():
+                file.write(values.tobytes())
+
+
+def concatenated(parts: list[Rows]) -> Rows:
+    """Return the rows of several parts, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return Rows(
+        *(np.concatenate(arrays) for arrays in zip(*(p.arrays() for p in parts), strict=True))
+    )
