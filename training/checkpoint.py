@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from training.errors import ResumeError
 from training.optimizers import State
 
 MEMORY = "memory."
+# What numpy raises for a file that is cut off or not its own, depending on where it notices.
+DAMAGE = (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile)
 
 
 @dataclass
@@ -89,16 +92,21 @@ def load(path: Path, identity: Mapping[str, Any]) -> Progress:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-            theirs = json.loads(str(arrays["identity"]))
+        theirs = dict(json.loads(str(arrays["identity"])))
+        progress = _progress(arrays)
     except FileNotFoundError:
         raise ResumeError(f"there is no checkpoint {path} to resume") from None
-    except (OSError, ValueError, KeyError) as error:
+    except (*DAMAGE, OSError) as error:
         raise ResumeError(f"{path} is not a checkpoint: {error}") from error
     for name, value in json.loads(json.dumps(identity)).items():
         if theirs.get(name) != value:
             raise ResumeError(
                 f"the interrupted fit had {name} {theirs.get(name)!r}, this one has {value!r}"
             )
+    return progress
+
+
+def _progress(arrays: Mapping[str, Any]) -> Progress:
     state = State(
         theta=arrays["theta"],
         cost=float(arrays["cost"]),

@@ -23,8 +23,10 @@ The preprocessing lives inside the graph, so what was trained is what is served.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -283,11 +285,12 @@ def predict(model: TrainedModel, inputs: Inputs, dtype: Any = tf.float32) -> Flo
 
 def argument_names(columns: tuple[Column, ...]) -> dict[str, str]:
     """Return by what name TensorFlow's functions know each column; mostly its own."""
-    taken = {column.name for column in columns}
+    # TensorFlow tells the nodes of a graph apart whatever the case of their names.
+    taken = Counter(column.name.lower() for column in columns)
     names = {}
     for position, column in enumerate(columns):
         name = column.name
-        if not ARGUMENT_NAME.fullmatch(name):
+        if not ARGUMENT_NAME.fullmatch(name) or iskeyword(name) or taken[name.lower()] > 1:
             name = f"column_{position}"
             while name in taken:
                 name += "_"

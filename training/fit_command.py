@@ -227,6 +227,8 @@ def _fit(
     if label is None:
         raise click.UsageError("--label is needed: the column to predict")
     _refuse_options_of_others(context, fit_options["optimizer"])
+    if fit_options["optimizer"] == "sgd" and (workers > 1 or "TF_CONFIG" in os.environ):
+        raise click.UsageError("--workers: the steps of sgd follow one another in one process")
     settings = FitSettings(
         **fit_options, class_weight=_class_weight(class_weights), threshold=threshold
     )
@@ -244,7 +246,11 @@ def _fit(
         from training.table import Choice
 
     rules = Rules(dict(_flat(floors)), gate_tolerance)
-    with join_workers(workers, rendezvous) as team, observer(console, settings) as watching:
+    with (
+        join_workers(workers, rendezvous) as team,
+        # The first worker tells; the others would tell the same.
+        observer(console if team.index == 0 else Console(quiet=True), settings) as watching,
+    ):
         try:
             published = run(
                 _source(data),

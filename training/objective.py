@@ -85,7 +85,8 @@ class Objective:
 
     def _regularized(self, theta: Floats, sums: Floats) -> tuple[float, Floats]:
         weights = theta[:-1]
-        cost = (sums[0] + self.l2 * (weights @ weights) / 2) / self.total_weight
+        with np.errstate(over="ignore"):  # who takes the steps tells of a cost that is not finite
+            cost = (sums[0] + self.l2 * (weights @ weights) / 2) / self.total_weight
         gradient = sums[1:] / self.total_weight
         gradient[:-1] += self.l2 * weights / self.total_weight
         return float(cost), gradient

@@ -82,6 +82,7 @@ def _print_columns(console: Console, candidate: Candidate) -> None:
         f"{rows['train']:,} to train on, {rows['held_out']:,} held out; "
         f"class 0 is {escape(names[0])}, class 1 is {escape(names[1])}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

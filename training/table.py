@@ -214,12 +214,12 @@ class _Reader:
         if self.choice.weight is None:
             return np.ones(len(part.frame), np.float32)
         values = part.frame[self.choice.weight]
-        wrong = (values.is_null() | values.is_nan() | (values < 0)).fill_null(True)
+        wrong = (~values.is_finite() | (values < 0)).fill_null(True)
         if wrong.any():
             row = int(wrong.arg_max() or 0)
             raise DataError(
                 f"{part.place(row)}, column {values.name!r}: expected a weight of at least 0, "
-                f"got {values[row]}"
+                f"got {'nothing' if values[row] is None else values[row]}"
             )
         return values.to_numpy()
 

@@ -247,5 +247,5 @@ def test_sixteen_callers_at_once_each_get_their_own_rows(model_server: str) -> N
             return float(reply.outputs["logit"].float_val[0])
 
         with ThreadPoolExecutor(16) as pool:
-            answers = list(pool.map(ask, range(len(TABLE))))
+            answers = list(pool.map(ask, range(len(TABLE.labels))))
     np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-4)

@@ -18,8 +18,9 @@ import yaml
 
 from tests.conftest import Starter
 from tests.e2e.test_make_run import make_run, stop_with_ctrl_c
-from tests.processes import ROOT, free_port, wait_for
+from tests.processes import ROOT, fit, free_port, wait_for
 from tests.tables import breast_cancer
+from training import builtin
 
 FILES = ("docker-compose.yml", "docker-compose.embedded.yml")
 SERVING_IMAGE = "logreg-serving/serving"
@@ -239,3 +240,50 @@ def test_a_port_taken_is_one_clear_line(models: Path, starter: Starter, model_se
     assert "Error: cannot run the container:" in running.output()
     assert "address already in use" in running.output()
     assert "Traceback" not in running.output()
+
+
+WEIGHTS = """
+import json, sys, tensorflow as tf
+stored = tf.train.load_checkpoint(sys.argv[1] + "/variables/variables")
+names = [n for n in stored.get_variable_to_shape_map() if n.split("/")[0] in ("weights", "bias")]
+print(json.dumps({n.split("/")[0]: stored.get_tensor(n).ravel().tolist() for n in names}))
+"""
+
+
+def weights(printed: str) -> list[float]:
+    found = json.loads(printed.splitlines()[-1])
+    return [*found["weights"], *found["bias"]]
+
+
+@pytest.mark.usefixtures("images")
+def test_a_fit_over_two_containers_gives_the_weights_of_one_process(tmp_path: Path) -> None:
+    frame = builtin.customers(4000)
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(4):
+        frame[number * 1000 : (number + 1) * 1000].write_parquet(data / f"{number}.parquet")
+    for path in (tmp_path, data, *data.iterdir()):
+        path.chmod(0o755)
+    options = ["--model=customers", f"--data={data}", "--label=churned", "--optimizer=newton"]
+    alone = fit(tmp_path / "models", *options)
+    assert alone.returncode == 0, alone.stderr
+    here = [sys.executable, "-c", WEIGHTS, alone.stdout.strip()]
+    expected = subprocess.run(here, capture_output=True, text=True, check=True).stdout
+
+    project = f"logreg-test-{free_port()}"
+    files = ["compose", "-p", project, "-f", FILES[0], "-f", "docker-compose.workers.yml"]
+    environment = {"MODEL": "customers", "LABEL": "churned", "DATA": str(data)}
+    try:
+        docker(*files, "up", "--scale=training=2", "training", **environment)
+        containers = docker(*files, "ps", "-aq", "training", **environment).split()
+        assert [docker("inspect", "-f", "{{.State.ExitCode}}", c) for c in containers] == ["0", "0"]
+        logs = [docker("logs", container) for container in containers]
+        assert sorted(logs) == ["", "/models/customers/1"]  # only the first worker publishes
+        run = ["run", "--rm", "-T", "--entrypoint=python", "training", "-c", WEIGHTS]
+        found = docker(*files, *run, "/models/customers/1", **environment)
+        show = ["run", "--rm", "-T", "--entrypoint=cat", "training"]
+        printed = docker(*files, *show, "/models/customers/1/manifest.json", **environment)
+    finally:
+        docker(*files, "down", "--volumes", **environment)
+    assert json.loads(printed)["rows"]["read"] == 4000
+    assert weights(found) == pytest.approx(weights(expected), abs=1e-5)

@@ -81,7 +81,7 @@ def shell(tmp_path: Path, models: Path) -> Shell:
 
 def test_every_command_is_run_by_a_test_here() -> None:
     assert set(blocks("sh")) == {
-        "Start", "Ask it", "With Docker", "Bring your own model", "Develop",
+        "Start", "Ask it", "Your own table", "With Docker", "Bring your own model", "Develop",
     }  # fmt: skip
     assert commands("Start") == ["make run", THIS_VERY_TEST]
 
@@ -112,6 +112,17 @@ def test_asking(running: Shell) -> None:
     program = running.folder / "ask.py"
     program.write_text(code.replace("127.0.0.1:8500", address))
     assert re.match(r"\d \[0\.\d+\]\n", running.run(".venv/bin/python ask.py"))
+
+
+def test_training_on_a_table_of_one_s_own(shell: Shell, starter: Starter) -> None:
+    fit, serve, ask = commands("Your own table")
+    assert shell.run(fit).strip().endswith("models/churn/1")
+    assert (shell.folder / "models" / "churn" / "1" / "report.html").exists()
+    assert serve == "make run MODEL=churn"
+    made, _ = make_run(starter, shell.folder / "models", MODEL="churn", **shell.environment)
+    (prediction,) = json.loads(shell.run(ask))["predictions"]
+    assert prediction["label"] == "yes"
+    stop_with_ctrl_c(made)
 
 
 def test_bringing_a_model(shell: Shell, starter: Starter) -> None:
@@ -168,6 +179,8 @@ def test_the_settings_table_is_the_settings() -> None:
     [
         ("README.md", "imports", r"\| `(?:from|import) .* MB \|"),
         ("docs/course.md", "course", r"\|.* 0\.\d+ \| .* to .* \|"),
+        ("README.md", "training", r"\|.* s \| .* GB \| 0\.\d+ \|"),
+        ("docs/training.md", "training", r"\|.* s \| .* GB \| 0\.\d+ \|"),
     ],
 )
 def test_the_numbers_are_those_of_the_benchmark(page: str, benchmark: str, row: str) -> None:
@@ -178,7 +191,7 @@ def test_the_numbers_are_those_of_the_benchmark(page: str, benchmark: str, row: 
         assert line in measured
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/course.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/course.md", "docs/training.md"])
 def test_what_it_links_to_is_there(page: str) -> None:
     targets = re.findall(r"\]\(([\w./-]+)\)", (ROOT / page).read_text())
     assert targets

@@ -1,120 +1,502 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import polars as pl
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
-from training.dataset import breast_cancer
+from tests.tables import breast_cancer, fitted
+from training import builtin, warmup
+from training.columns import Column, features
 from training.export import TrainedModel, export, predict
-from training.job import FitSettings, fit
+from training.job import Candidate, fit
+from training.reading import FrameFile, Source
+from training.saved_version import SavedVersion
+from training.settings import FitSettings
+from training.table import Choice
+
+NEWTON = FitSettings(optimizer="newton")
+CUSTOMERS = 20_000
+
+Floats = npt.NDArray[np.float64]
 
 
-@pytest.fixture(scope="module")
-def model() -> TrainedModel:
-    return fit(breast_cancer(), FitSettings(iterations=200), lambda done, cost: None).model
-
-
-@pytest.fixture(scope="module")
-def signatures(model: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    path = tmp_path_factory.mktemp("export")
-    export(model, path)
-    loaded = tf.saved_model.load(str(path))
-    yield loaded.signatures
-    del loaded
-
-
-@pytest.fixture(scope="module")
-def rows() -> Any:
-    return breast_cancer().features[:20]
-
-
-def by_column(model: TrainedModel, rows: Any) -> dict[str, Any]:
-    return {name: tf.constant(rows[:, i], tf.float32) for i, name in enumerate(model.columns)}
-
-
-def test_it_predicts_what_was_trained(model: TrainedModel, signatures: Any, rows: Any) -> None:
-    logit = (rows - model.mean) / model.scale @ model.weights + model.bias
-    outputs = signatures["serving_default"](**by_column(model, rows))
-    np.testing.assert_allclose(outputs["logit"], logit, atol=2e-5)
-    np.testing.assert_allclose(outputs["probability"], 1 / (1 + np.exp(-logit)), atol=1e-6)
-    expected = [model.class_names[int(z >= 0)].encode() for z in logit]
-    assert outputs["label"].numpy().tolist() == expected
-    np.testing.assert_allclose(predict(model, rows), outputs["probability"], atol=1e-7)
-
-
-def test_dense_is_the_same_with_one_matrix(model: TrainedModel, signatures: Any, rows: Any) -> None:
-    one = signatures["serving_default"](**by_column(model, rows))
-    other = signatures["dense"](features=tf.constant(rows, tf.float32))
-    assert one.keys() == other.keys()
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name])
-
-
-def test_contributions_and_bias_add_up_to_the_logit(
-    model: TrainedModel, signatures: Any, rows: Any
-) -> None:
-    shares = signatures["explain"](**by_column(model, rows))
-    assert shares["contribution"].shape == (20, 30)
-    logit = signatures["dense"](features=tf.constant(rows, tf.float32))["logit"]
-    total = tf.reduce_sum(shares["contribution"], axis=1) + shares["bias"]
-    np.testing.assert_allclose(total, logit, rtol=1e-4, atol=1e-5)
-
-
-def test_describe_tells_what_the_model_is_once_for_each_query(
-    model: TrainedModel, signatures: Any
-) -> None:
-    facts = signatures["describe"](query=tf.constant([0, 0, 0]))
-    assert {fact.shape[0] for fact in facts.values()} == {3}
-    assert [c.decode() for c in facts["columns"].numpy()[2]] == list(model.columns)
-    assert set(facts["kinds"].numpy()[0]) == {b"numeric"}
-    assert facts["vocabulary_lengths"].numpy()[0].tolist() == [0] * 30
-    np.testing.assert_array_equal(facts["means"].numpy()[1], model.mean)
-    np.testing.assert_array_equal(facts["deviations"].numpy()[1], model.scale)
-    train_minimum, train_maximum = facts["minimums"].numpy()[0], facts["maximums"].numpy()[0]
-    assert (train_minimum < train_maximum).all()
-    assert facts["class_names"].numpy()[0].tolist() == [b"malignant", b"benign"]
-    assert facts["class_means"].numpy()[0].shape == (2, 30)
-    assert facts["threshold"].numpy()[0] == 0.5
-    metrics = dict(
-        zip(facts["metric_names"].numpy()[0], facts["metric_values"].numpy()[0], strict=True)
-    )
-    assert metrics[b"accuracy"] == model.metrics["accuracy"]
-    assert facts["trained_at"].numpy()[0].decode() == model.trained_at
-
-
-def test_classify_and_regress_read_examples(
-    model: TrainedModel, signatures: Any, rows: Any
-) -> None:
-    examples = tf.constant(
-        [
-            tf.train.Example(
-                features=tf.train.Features(
-                    feature={
-                        name: tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
-                        for name, value in zip(model.columns, row, strict=True)
-                    }
-                )
-            ).SerializeToString()
-            for row in rows
-        ]
-    )
-    probability = predict(model, rows)
-    classified = signatures["classification"](inputs=examples)
-    np.testing.assert_allclose(classified["scores"][:, 1], probability, atol=1e-6)
-    np.testing.assert_allclose(classified["scores"][:, 0], 1 - probability, atol=1e-6)
-    assert classified["classes"].numpy()[5].tolist() == [b"malignant", b"benign"]
-    np.testing.assert_allclose(
-        signatures["regression"](inputs=examples)["outputs"], probability, atol=1e-6
+def customers() -> pl.DataFrame:
+    """The built-in table, with columns of other kinds that say nothing about the label."""
+    random = np.random.default_rng(1)
+    missing = pl.Series(random.random(CUSTOMERS) < 0.1)
+    return builtin.customers(CUSTOMERS).with_columns(
+        plan=pl.Series(random.choice(["x", "y", "z"], CUSTOMERS)).set(missing, None),
+        code=pl.Series(random.choice([1, 2, 30], CUSTOMERS)).set(missing, None),
+        agreed=pl.Series(random.random(CUSTOMERS) < 0.5).set(missing, None),
     )
 
 
-def test_a_directory_that_cannot_be_written_is_an_os_error(
-    model: TrainedModel, tmp_path: Path
+@dataclass(frozen=True)
+class Exported:
+    """A model, the version made of it, and what its signatures take and give."""
+
+    model: TrainedModel
+    version: SavedVersion
+    signatures: Mapping[str, Any]
+
+
+def exported(model: TrainedModel, directory: Path) -> Exported:
+    export(model, directory)
+    stored = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
+    return Exported(model, SavedVersion(directory), stored.meta_graphs[0].signature_def)
+
+
+@pytest.fixture(scope="module")
+def candidate() -> Candidate:
+    source = Source("customers", [FrameFile("customers", customers())])
+    return fit(source, Choice("churned", kinds={"code": "categorical"}), NEWTON)
+
+
+@pytest.fixture(scope="module")
+def mixed(candidate: Candidate, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return exported(candidate.model, tmp_path_factory.mktemp("mixed"))
+
+
+@pytest.fixture(scope="module")
+def numeric(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return exported(fitted(NEWTON).model, tmp_path_factory.mktemp("numeric"))
+
+
+@pytest.fixture(scope="module")
+def rows(candidate: Candidate) -> pl.DataFrame:
+    """Rows held out, then rows with what is not in the table."""
+    held_out = candidate.held_out.frame[:500].fill_nan(None)
+    assert sum(held_out.null_count().row(0)) > 50
+    unusual = held_out[:4].with_columns(
+        income=pl.Series([None, 1e6, 0, None], dtype=pl.Float32),
+        contract=pl.Series(["", "weekly", None, "monthly "]),
+        region=pl.Series(["99", None, "30", "-1"]),
+        plan=pl.Series([None, "", "?", "x"]),
+        code=pl.Series(["", "30", "31", None]),
+        agreed=pl.Series(["true", None, "maybe", ""]),
+    )
+    return pl.concat([held_out, unusual])
+
+
+def shares(model: TrainedModel, frame: pl.DataFrame) -> Floats:
+    """What each column adds to the log-odds by the weights in the order of `columns.py`."""
+    weights = iter(model.weights.tolist())
+    found = {column.name: np.zeros(len(frame)) for column in model.columns}
+    numbers = [column for column in model.columns if column.kind == "numeric"]
+    for column in numbers:
+        values = frame[column.name].cast(pl.Float32).cast(pl.Float64).fill_null(float("nan"))
+        scaled = (values.to_numpy() - column.mean) / column.deviation
+        found[column.name] += np.nan_to_num(scaled) * next(weights)
+    for column in numbers:
+        if column.missing:
+            found[column.name] += frame[column.name].is_null().to_numpy() * next(weights)
+    for column in model.columns:
+        if column.kind == "boolean":
+            found[column.name] += (frame[column.name] == "true").to_numpy() * next(weights)
+        elif column.kind == "categorical":
+            weight_of = {value: next(weights) for value in column.vocabulary}
+            another = next(weights)
+            missing = next(weights) if column.missing else another
+            found[column.name] += [
+                weight_of.get(value, another) if value else missing for value in frame[column.name]
+            ]
+    assert list(weights) == []
+    return np.stack(list(found.values()), axis=1)
+
+
+def arrays(model: TrainedModel, frame: pl.DataFrame) -> dict[str, npt.NDArray[Any]]:
+    """Rows as the top of `export.py` says that they are sent."""
+    sent: dict[str, npt.NDArray[Any]] = {}
+    for column in model.columns:
+        values = frame[column.name].to_list()
+        if column.kind == "numeric":
+            numbers = [np.nan if value is None else value for value in values]
+            sent[column.name] = np.array(numbers, np.float32)
+        elif column.kind == "boolean":
+            sent[column.name] = np.array([value == "true" for value in values])
+        elif column.dtype == tf.int64:
+            sent[column.name] = np.array([int(value or -7) for value in values], np.int64)
+        else:
+            sent[column.name] = np.array([(value or "").encode() for value in values], object)
+    return sent
+
+
+def examples(
+    model: TrainedModel, frame: pl.DataFrame, leave_out: tuple[str, ...] = ()
+) -> npt.NDArray[Any]:
+    """Rows as serialized `tf.Example`s, in which what is missing is absent."""
+    serialized = []
+    for row in frame.iter_rows(named=True):
+        example = tf.train.Example()
+        for column in model.columns:
+            value = row[column.name]
+            if column.name in leave_out or (column.missing and not value and value != 0):
+                continue
+            feature = example.features.feature[column.name]
+            if column.kind == "numeric":
+                feature.float_list.value.append(value)
+            elif column.kind == "boolean":
+                feature.int64_list.value.append(int(value == "true"))
+            elif column.dtype == tf.int64:
+                feature.int64_list.value.append(int(value or -7))
+            else:
+                feature.bytes_list.value.append((value or "").encode())
+        serialized.append(example.SerializeToString())
+    return np.array(serialized, object)
+
+
+def assert_predicts(model: TrainedModel, frame: pl.DataFrame, outputs: Mapping[str, Any]) -> None:
+    logit = shares(model, frame).sum(axis=1) + model.bias
+    probability = 1 / (1 + np.exp(-logit))
+    np.testing.assert_allclose(outputs["logit"], logit, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(outputs["probability"], probability, atol=1e-6)
+    expected = [model.class_names[int(p >= model.threshold)].encode() for p in probability]
+    assert outputs["label"].tolist() == expected
+
+
+def described(tensors: Mapping[str, Any]) -> dict[str, tuple[Any, list[int]]]:
+    return {
+        name: (tf.as_dtype(t.dtype), [dimension.size for dimension in t.tensor_shape.dim])
+        for name, t in tensors.items()
+    }
+
+
+BY_COLUMN = {
+    "tenure": (tf.float32, [-1]),
+    "monthly charges": (tf.float32, [-1]),
+    "income": (tf.float32, [-1]),
+    "contract": (tf.string, [-1]),
+    "region": (tf.int64, [-1]),
+    "paperless": (tf.bool, [-1]),
+    "plan": (tf.string, [-1]),
+    "code": (tf.string, [-1]),
+    "agreed": (tf.string, [-1]),
+}
+PREDICTED = {
+    "probability": (tf.float32, [-1]),
+    "logit": (tf.float32, [-1]),
+    "label": (tf.string, [-1]),
+}
+
+
+def test_the_signatures_of_a_mixed_table_are_those_documented(mixed: Exported) -> None:
+    found = {
+        name: (signature.method_name, described(signature.inputs), described(signature.outputs))
+        for name, signature in mixed.signatures.items()
+        if not name.startswith("__")
+    }
+    describe = found.pop("describe")
+    method = "tensorflow/serving/predict"
+    one = (tf.string, [-1])
+    explained = {"contribution": (tf.float32, [-1, 9]), "bias": (tf.float32, [-1])}
+    classified = {"classes": (tf.string, [-1, 2]), "scores": (tf.float32, [-1, 2])}
+    regressed = {"outputs": (tf.float32, [-1])}
+    assert found == {
+        "serving_default": (method, BY_COLUMN, PREDICTED),
+        "explain": (method, BY_COLUMN, explained),
+        "classification": ("tensorflow/serving/classify", {"inputs": one}, classified),
+        "regression": ("tensorflow/serving/regress", {"inputs": one}, regressed),
+    }
+    assert describe[:2] == (method, {"query": (tf.int32, [-1])})
+
+
+def test_only_a_numeric_table_has_a_signature_that_takes_a_matrix(
+    numeric: Exported, mixed: Exported
 ) -> None:
+    signature = numeric.signatures["dense"]
+    assert described(signature.inputs) == {"features": (tf.float32, [-1, 30])}
+    assert described(signature.outputs) == PREDICTED
+    assert "dense" not in mixed.signatures
+
+
+def test_it_predicts_what_was_trained(mixed: Exported, rows: pl.DataFrame) -> None:
+    sent = arrays(mixed.model, rows)
+    assert_predicts(mixed.model, rows, mixed.version.run("serving_default", sent))
+
+
+def test_training_computes_the_same_as_the_version(mixed: Exported, rows: pl.DataFrame) -> None:
+    inputs = mixed.model.inputs(rows)
+    outputs = mixed.version.run("serving_default", inputs)
+    np.testing.assert_allclose(predict(mixed.model, inputs), outputs["probability"], atol=1e-6)
+    logit = shares(mixed.model, rows).sum(axis=1) + mixed.model.bias
+    exact = predict(mixed.model, inputs, tf.float64)
+    np.testing.assert_allclose(exact, 1 / (1 + np.exp(-logit)), rtol=1e-9)
+
+
+def test_what_is_missing_and_what_is_unknown_have_weights_of_their_own(mixed: Exported) -> None:
+    weights = dict(zip((f.name for f in features(mixed.model.columns)), mixed.model.weights))  # noqa: B905
+    row = {name: values[:1] for name, values in mixed.model.inputs(customers_row()).items()}
+
+    def share(name: str, value: Any) -> float:
+        sent = {**row, name: np.array([value], row[name].dtype)}
+        contribution = mixed.version.run("explain", sent)["contribution"]
+        return float(contribution[0, list(BY_COLUMN).index(name)])
+
+    for name, value, feature in (
+        ("income", np.nan, "income is missing"),
+        ("plan", b"", "plan is missing"),
+        ("plan", b"w", "plan is another"),
+        ("plan", b"x", "plan = x"),
+        ("code", b"", "code is missing"),
+        ("code", b"30", "code = 30"),
+        ("agreed", b"", "agreed is missing"),
+        ("agreed", b"true", "agreed = true"),
+        ("contract", b"", "contract is another"),
+        ("contract", b"Monthly", "contract is another"),
+        ("contract", b"monthly", "contract = monthly"),
+        ("region", 0, "region is another"),
+        ("region", 30, "region = 30"),
+        ("paperless", True, "paperless is true"),
+    ):
+        assert share(name, value) == pytest.approx(weights[feature], abs=1e-6), (name, value)
+    assert share("paperless", False) == 0
+    assert share("tenure", np.nan) == 0
+
+
+def customers_row() -> pl.DataFrame:
+    frame = customers().drop_nulls()[:1]
+    return frame.with_columns(pl.col("region", "code", "paperless", "agreed").cast(pl.String))
+
+
+def test_explain_splits_the_logit_into_the_share_of_each_column(
+    mixed: Exported, rows: pl.DataFrame
+) -> None:
+    sent = arrays(mixed.model, rows)
+    explained = mixed.version.run("explain", sent)
+    expected = shares(mixed.model, rows)
+    np.testing.assert_allclose(explained["contribution"], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(explained["bias"], np.full(len(rows), mixed.model.bias), rtol=1e-6)
+    total = explained["contribution"].sum(axis=1) + explained["bias"]
+    logit = mixed.version.run("serving_default", sent)["logit"]
+    np.testing.assert_allclose(total, logit, rtol=1e-5, atol=1e-5)
+
+
+def test_dense_is_the_same_with_one_matrix(numeric: Exported) -> None:
+    matrix = breast_cancer().features.astype(np.float32)
+    matrix[::7, 3] = np.nan
+    frame = pl.DataFrame(matrix, [column.name for column in numeric.model.columns])
+    frame = frame.fill_nan(None)
+    by_column = numeric.version.run("serving_default", arrays(numeric.model, frame))
+    dense = numeric.version.run("dense", {"features": matrix})
+    assert_predicts(numeric.model, frame, dense)
+    for name, values in by_column.items():
+        np.testing.assert_array_equal(dense[name], values)
+
+
+def test_describe_tells_what_the_model_is_once_for_each_query(mixed: Exported) -> None:
+    facts = mixed.version.run("describe", {"query": np.array([0, -1, 7], np.int32)})
+    for name, values in facts.items():
+        assert len(values) == 3, name
+        np.testing.assert_array_equal(values[0], values[2])
+    told = {name: values.tolist()[1] for name, values in facts.items()}
+    columns = mixed.model.columns
+    assert told.pop("columns") == [name.encode() for name in BY_COLUMN]
+    kinds = [b"numeric"] * 3 + [b"categorical"] * 2 + [b"boolean"] + [b"categorical"] * 3
+    assert told.pop("kinds") == kinds
+    assert told.pop("missing") == [
+        name in ("income", "plan", "code", "agreed") for name in BY_COLUMN
+    ]
+    lengths = told.pop("vocabulary_lengths")
+    assert lengths == [0, 0, 0, 3, 4, 2, 3, 3, 2]
+    values = iter(told.pop("vocabulary_values"))
+    vocabularies = [[next(values).decode() for _ in range(length)] for length in lengths]
+    assert list(values) == []
+    assert vocabularies == [list(column.vocabulary) for column in columns]
+    assert vocabularies[3] == ["monthly", "one year", "two years"]
+    assert set(vocabularies[4]) == {"10", "20", "30", "40"}
+    assert vocabularies[5] == ["false", "true"]
+    for name in ("mean", "deviation", "minimum", "maximum"):
+        assert told.pop(f"{name}s") == [getattr(column, name) for column in columns]
+    assert told.pop("class_means") == [[c.class_means[i] for c in columns] for i in (0, 1)]
+    modes = told.pop("class_modes")
+    assert modes == [[c.class_modes[i] for c in columns] for i in (0, 1)]
+    assert [mode[:3] for mode in modes] == [[-1, -1, -1]] * 2
+    assert vocabularies[4][modes[1][4]] == "30"
+    assert told.pop("class_names") == [b"no", b"yes"]
+    assert told.pop("threshold") == 0.5
+    assert told.pop("trained_at").decode() == mixed.model.trained_at
+    metrics = zip(told.pop("metric_names"), told.pop("metric_values"), strict=True)
+    assert {name.decode(): value for name, value in metrics} == mixed.model.metrics
+    assert "auc" in mixed.model.metrics
+    assert told == {}
+
+
+def test_describe_does_not_answer_very_many_queries(mixed: Exported) -> None:
+    assert (
+        len(mixed.version.run("describe", {"query": np.zeros(1024, np.int32)})["columns"]) == 1024
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="describe takes at most 1024 queries"):
+        mixed.version.run("describe", {"query": np.zeros(1025, np.int32)})
+
+
+def test_classify_and_regress_read_examples_in_which_what_is_missing_is_absent(
+    mixed: Exported, rows: pl.DataFrame
+) -> None:
+    serialized = examples(mixed.model, rows)
+    logit = shares(mixed.model, rows).sum(axis=1) + mixed.model.bias
+    probability = 1 / (1 + np.exp(-logit))
+    classified = mixed.version.run("classification", {"inputs": serialized})
+    scores = np.stack([1 - probability, probability], axis=1)
+    np.testing.assert_allclose(classified["scores"], scores, atol=1e-6)
+    assert classified["classes"].tolist() == [[b"no", b"yes"]] * len(rows)
+    regressed = mixed.version.run("regression", {"inputs": serialized})
+    np.testing.assert_allclose(regressed["outputs"], probability, atol=1e-6)
+
+
+@pytest.mark.parametrize("column", ["tenure", "contract", "region", "paperless"])
+def test_an_example_must_have_what_was_never_missing(
+    mixed: Exported, rows: pl.DataFrame, column: str
+) -> None:
+    serialized = examples(mixed.model, rows[:2], leave_out=(column,))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"{column} .*is required"):
+        mixed.version.run("regression", {"inputs": serialized})
+
+
+def test_the_coefficients_that_made_the_customers_are_found_again(mixed: Exported) -> None:
+    model, frame = mixed.model, customers()
+    weights = dict(zip((f.name for f in features(model.columns)), model.weights))  # noqa: B905
+    deviations = {column.name: column.deviation for column in model.columns}
+    contract, region = "contract = one year", "region = 10"
+    # By what one would write down by hand: categories relative to one of them.
+    design = {
+        "1": (None, np.ones(CUSTOMERS)),
+        "tenure": (-0.8 / 15, frame["tenure"]),
+        "monthly charges": (0.5 / 20, frame["monthly charges"]),
+        "income": (0.0, frame["income"].fill_null(strategy="mean")),
+        "income is missing": (0.4, frame["income"].is_null()),
+        "contract = monthly": (1.2, frame["contract"] == "monthly"),
+        "contract = two years": (-0.7, frame["contract"] == "two years"),
+        "region = 20": (0.0, frame["region"] == "20"),
+        "region = 30": (0.9, frame["region"] == "30"),
+        "region = 40": (0.0, frame["region"] == "40"),
+        "paperless is true": (-0.6, frame["paperless"]),
+    }
+    matrix = np.stack([np.asarray(values, np.float64) for _, values in design.values()], axis=1)
+    text = pl.col("region", "code", "paperless", "agreed").cast(pl.String)
+    probability = predict(model, model.inputs(frame.with_columns(text)))
+    scale = matrix.std(axis=0) + (matrix.std(axis=0) == 0)
+    scaled = matrix / scale * np.sqrt(probability * (1 - probability) * 0.7)[:, np.newaxis]
+    errors = np.sqrt(np.diag(np.linalg.inv(scaled.T @ scaled))) / scale
+    for (name, (true, _)), error in zip(design.items(), errors.tolist(), strict=True):
+        if true is None:
+            continue
+        reference = {"contract": contract, "region": region}.get(name.split(" ")[0])
+        found = weights[name] / deviations.get(name, 1.0) - weights.get(reference or "", 0.0)
+        assert abs(found - true) < 4 * error, name
+        assert error < 0.1
+
+
+HOSTILE = (
+    *(
+        "a b",
+        'quo"te',
+        "it's",
+        "ünï",
+        "日本",
+        "line\nbreak",
+        "x/y",
+        "x.y",
+        "x:0",
+        "%s {}",
+        "9",
+        "_",
+    ),
+    *("self", "class", "None", "lambda", "name", "args", "kwargs", "inputs", "query", "features"),
+    *("column_0", "column_1", "column_1_", "Column_2", "a", "A", "a_1", "Age", "age", "AGE_1"),
+)
+
+
+def column_of_any_kind(position: int, name: str) -> Column:
+    categorical = Column(name, "categorical", vocabulary=("u", "é ", "7"), class_modes=(0, 1))
+    return (
+        Column(name, "numeric", missing=True, mean=3.0, deviation=2.0, class_means=(1.0, 5.0)),
+        Column(name, "boolean", vocabulary=("false", "true"), class_modes=(1, 0)),
+        categorical,
+        replace(categorical, missing=True),
+        replace(categorical, vocabulary=("7", "-3", "9007199254740993")),
+        Column(name, "numeric", mean=-1e6, deviation=1e3, class_means=(-1e6, -1e6)),
+    )[position % 6]
+
+
+def made_up(columns: tuple[Column, ...]) -> TrainedModel:
+    random = np.random.default_rng(0)
+    weights = random.normal(size=len(features(columns)))
+    when = "2025-01-02T03:04:05+00:00"
+    return TrainedModel(columns, weights, -0.25, ("no", "yes"), 0.3, when, {"auc": 0.75})
+
+
+def made_up_rows(columns: tuple[Column, ...]) -> pl.DataFrame:
+    random = np.random.default_rng(1)
+    frame: dict[str, pl.Series] = {}
+    for column in columns:
+        if column.kind == "numeric":
+            values = pl.Series(random.normal(column.mean, column.deviation, 50), dtype=pl.Float32)
+            missing = column.missing & (random.random(50) < 0.3)
+            frame[column.name] = values.set(pl.Series(missing), None)
+        elif column.kind == "boolean":
+            frame[column.name] = pl.Series(random.choice(column.vocabulary, 50))
+        else:
+            unknown = "8" if column.dtype == tf.int64 else "unknown"
+            choices = [*column.vocabulary, unknown, None]
+            drawn = [choices[i] for i in random.integers(0, len(choices), 50)]
+            frame[column.name] = pl.Series(drawn, dtype=pl.String)
+    return pl.DataFrame(frame)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        tuple(column_of_any_kind(i, name) for i, name in enumerate(HOSTILE)),
+        (column_of_any_kind(1, "class"),),
+        (column_of_any_kind(2, "A"), column_of_any_kind(3, "a")),
+        (column_of_any_kind(4, "n"),),
+        (Column("nothing", "categorical", missing=True), column_of_any_kind(0, "n")),
+    ],
+    ids=["hostile names", "a boolean", "texts", "integers", "a text that was always missing"],
+)
+def test_any_columns_whatever_their_names_are_served(
+    tmp_path: Path, columns: tuple[Column, ...]
+) -> None:
+    made = exported(made_up(columns), tmp_path)
+    model, version, frame = made.model, made.version, made_up_rows(columns)
+    names = {column.name for column in columns}
+    assert set(made.signatures["serving_default"].inputs) == names
+    assert set(made.signatures["explain"].inputs) == names
+    sent = arrays(model, frame)
+    assert_predicts(model, frame, version.run("serving_default", sent))
+    contribution = version.run("explain", sent)["contribution"]
+    np.testing.assert_allclose(contribution, shares(model, frame), rtol=1e-4, atol=1e-5)
+    regressed = version.run("regression", {"inputs": examples(model, frame)})["outputs"]
+    np.testing.assert_allclose(regressed, predict(model, model.inputs(frame)), atol=1e-6)
+    told = version.run("describe", {"query": np.zeros(1, np.int32)})
+    assert told["columns"][0].tolist() == [column.name.encode() for column in columns]
+
+
+def test_the_requests_to_warm_up_with_are_answered(
+    mixed: Exported, numeric: Exported, tmp_path: Path
+) -> None:
+    for made in (mixed, numeric):
+        warmup.write(made.model, tmp_path)
+        calls = {c.signature_name: c for c in warmup.read_calls(tmp_path / warmup.WARMUP_FILE)}
+        predicted = {"serving_default", "explain", "describe"}
+        assert set(calls) == predicted | ({"dense"} if made is numeric else set())
+        for call in calls.values():
+            made.version.run(call.signature_name, call.inputs)
+        # The average row of a class is of that class.
+        by_column = made.version.run("serving_default", calls["serving_default"].inputs)
+        assert [name.decode() for name in by_column["label"]] == list(made.model.class_names)
+
+
+def test_a_directory_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.touch()
     with pytest.raises(OSError, match="file"):
-        export(model, in_the_way)
+        export(made_up((column_of_any_kind(1, "a"),)), in_the_way)

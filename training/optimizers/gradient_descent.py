@@ -8,7 +8,7 @@ import numpy as np
 
 from training.errors import DivergedError
 from training.objective import Objective
-from training.optimizers.state import State
+from training.optimizers.state import State, servable
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class GradientDescent:
         cost, gradient = objective.cost_and_gradient(state.theta)
         alpha = float(state.memory["learning_rate"])
         theta = state.theta - alpha * gradient
-        if not (np.isfinite(cost) and np.isfinite(theta).all()):
+        if not (np.isfinite(cost) and servable(theta)):
             raise DivergedError(
                 f"the cost diverged at iteration {state.steps + 1} with learning rate {alpha:g}; "
                 "a smaller one is needed, or none (a safe one is then chosen)"

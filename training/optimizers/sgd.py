@@ -21,7 +21,7 @@ from training.blocks import Blocks
 from training.errors import DivergedError
 from training.logistic_regression import CURVATURE, propagate
 from training.objective import Objective
-from training.optimizers.state import State
+from training.optimizers.state import State, servable
 from training.settings import LossName
 
 
@@ -90,7 +90,7 @@ class StochasticGradientDescent:
             )
             (theta, velocity), added = moved[0].numpy().astype(np.float64), float(moved[1])
             loss, weight = loss + added, weight + float(tf.reduce_sum(block.row_weights))
-            if not (np.isfinite(loss) and np.isfinite(theta).all()):
+            if not (np.isfinite(loss) and servable(theta)):
                 raise DivergedError(
                     f"the cost diverged in epoch {state.steps + 1} with learning rate {alpha:g}; "
                     "a smaller one is needed, or none (a safe one is then chosen)"

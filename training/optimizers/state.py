@@ -60,6 +60,11 @@ def largest(gradient: Floats) -> float:
     return float(np.abs(gradient).max())
 
 
+def servable(theta: Floats) -> bool:
+    """Return whether all parameters are finite in float32, in which they are served."""
+    return largest(theta) <= float(np.finfo(np.float32).max)
+
+
 def warm_start(
     optimizer: Optimizer, objective: Objective, sample: Objective | None, tolerance: float
 ) -> Floats:

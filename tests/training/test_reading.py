@@ -1,0 +1,432 @@
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+import random
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tests.processes import ROOT
+from training.errors import DataError
+from training.reading import FrameFile, Kind, Source, as_matrix, csv_file, open_source
+from training.reading.part import MISSING
+
+ROWS = [(1.5, "x"), (None, "y"), (-3.0, None)]
+TEXT = b"number,text\n1.5,x\n,y\n-3,\n"
+
+
+def rows_of(source: Source, **kinds: Kind) -> list[tuple[Any, ...]]:
+    chosen = {name: kinds.get(name) or source.kind(name) for name in source.columns}
+    parts = source.parts(chosen)
+    return [row for part in parts for row in part.frame.select(sorted(source.columns)).rows()]
+
+
+def written(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    return str(path)
+
+
+def message_of(path: Path, data: bytes, **kinds: Kind) -> str:
+    """What is said of a file's content, with the file's name left out."""
+    name = written(path, data)
+    with pytest.raises(DataError) as caught:
+        rows_of(open_source(name), **kinds)
+    return str(caught.value).replace(name, "FILE")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        TEXT,
+        TEXT.replace(b",", b";"),
+        TEXT.replace(b",", b"\t"),
+        TEXT.replace(b",", b"|"),
+        b"\xef\xbb\xbf" + TEXT,
+        b'\xef\xbb\xbf"number",' + TEXT.removeprefix(b"number,"),
+        TEXT.replace(b"\n", b"\r\n"),
+        TEXT.rstrip(b"\n"),
+        TEXT.replace(b"\n", b"\n\n\n"),
+        TEXT.replace(b"\n", b"\r\n\r\n"),
+        TEXT.replace(b"1.5,x", b'"1.5","x"'),
+        TEXT.replace(b"1.5", b" 1.5 ").replace(b"-3", b"-3.0e0\t"),
+        TEXT.replace(b"number,text", b" number , text "),
+        TEXT.replace(b"\n,", b"\n NA ,"),
+        gzip.compress(TEXT),
+    ],
+    ids=[
+        *("comma", "semicolon", "tab", "bar", "byte order mark", "byte order mark and quotes"),
+        *("CRLF", "no last line break", "blank lines", "blank lines with CRLF", "quotes"),
+        *("spaces around numbers", "spaces in the header", "spaces around NA", "gzip"),
+    ],
+)
+def test_a_csv_file_is_read_however_it_is_written(tmp_path: Path, data: bytes) -> None:
+    source = open_source(written(tmp_path / "rows.csv", data))
+    assert source.columns == ("number", "text")
+    assert [source.kind(name) for name in source.columns] == ["numeric", "categorical"]
+    assert rows_of(source) == ROWS
+
+
+def test_quotes_hold_separators_line_breaks_and_doubled_quotes(tmp_path: Path) -> None:
+    data = b'"the\nfirst";b\n"x;y";"say ""hi"""\n"\nz\r\n\n";""\n'
+    source = open_source(written(tmp_path / "rows.csv", data))
+    assert source.columns == ("the\nfirst", "b")
+    assert [row[::-1] for row in rows_of(source)] == [("x;y", 'say "hi"'), ("\nz\r\n\n", None)]
+
+
+def test_a_field_may_be_longer_than_what_pythons_csv_module_takes_by_default(
+    tmp_path: Path,
+) -> None:
+    long = "x" * 200_000
+    source = open_source(written(tmp_path / "rows.csv", f'a,b\n"{long}",\n\ny,\n'.encode()))
+    assert rows_of(source) == [(long, None), ("y", None)]
+
+
+@pytest.mark.parametrize("token", MISSING)
+@pytest.mark.parametrize("around", ["{}", ' "{}"', " {} "], ids=["bare", "quoted", "spaces"])
+@pytest.mark.parametrize(
+    ("value", "read"), [("2", 2.0), ("x", "x"), ("TRUE", "true")], ids=["number", "text", "boolean"]
+)
+def test_what_stands_for_a_missing_value(
+    tmp_path: Path, token: str, around: str, value: str, read: object
+) -> None:
+    missing = around.format(token)
+    if around == ' "{}"':
+        missing = missing.strip()
+    data = f"a,b\n{value},0\n{missing},1\n".encode()
+    assert rows_of(open_source(written(tmp_path / "rows.csv", data))) == [(read, 0), (None, 1)]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "read"),
+    [
+        ("1 -2.5 3e2", None, [1.0, -2.5, 300.0]),
+        ("0 1 0", None, [0.0, 1.0, 0.0]),
+        ("NA NA", None, [None, None]),
+        ("7 40 x", None, ["7", "40", "x"]),
+        ("true FALSE True", None, ["true", "false", "true"]),
+        ("true 0 false", None, ["true", "0", "false"]),
+        ("1 0 TRUE false NA", "boolean", ["true", "false", "true", "false", None]),
+        ("007 40 NA", "categorical", ["007", "40", None]),
+        ("true NA", "categorical", ["true", None]),
+    ],
+)
+def test_the_kind_of_a_csv_column_is_detected_unless_it_is_told(
+    tmp_path: Path, values: str, kind: Kind | None, read: list[object]
+) -> None:
+    data = "a,b\n" + "".join(f"{value},0\n" for value in values.split())
+    source = open_source(written(tmp_path / "rows.csv", data.encode()))
+    rows = rows_of(source, a=kind) if kind else rows_of(source)
+    assert [row[0] for row in rows] == read
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "read"),
+    [
+        (pl.Series([1, None]), None, [1.0, None]),
+        (pl.Series([1, None], dtype=pl.Decimal(10, 2)), None, [1.0, None]),
+        (pl.Series([None, None]), None, [None, None]),
+        (pl.Series(["1", "NA"]), None, ["1", None]),
+        (pl.Series(["x", ""], dtype=pl.Categorical), None, ["x", None]),
+        (pl.Series([True, None]), None, ["true", None]),
+        (pl.Series([True, None]), "numeric", [1.0, None]),
+        (pl.Series(["1", "NA"]), "numeric", [1.0, None]),
+        (pl.Series([2**53 + 1, None]), "categorical", ["9007199254740993", None]),
+        # pandas makes floats of integers with missing values.
+        (pl.Series([1.0, float("nan"), 2.5]), "categorical", ["1", None, "2.5"]),
+        (pl.Series([1.0, float("nan"), 0.0]), "boolean", ["true", None, "false"]),
+        (pl.Series([date(2025, 1, 2)]), "categorical", ["2025-01-02"]),
+    ],
+)
+def test_the_kind_of_a_parquet_column_is_that_of_its_type_unless_it_is_told(
+    tmp_path: Path, values: pl.Series, kind: Kind | None, read: list[object]
+) -> None:
+    pl.DataFrame({"a": values}).write_parquet(tmp_path / "rows.parquet")
+    source = open_source(str(tmp_path / "rows.parquet"))
+    rows = rows_of(source, a=kind) if kind else rows_of(source)
+    assert [row[0] for row in rows] == read
+
+
+def test_a_category_is_called_the_same_in_each_part_of_a_column_of_floats() -> None:
+    # 1.5 is in the first part only; 3 must not be 3.0 there and 3 in the second.
+    frame = pl.DataFrame({"a": [1.5, *[3.0] * 70_000]})
+    parts = Source("rows", [FrameFile("rows", frame)]).parts({"a": "categorical"})
+    assert [part.frame["a"].unique().sort().to_list() for part in parts] == [["1.5", "3"], ["3"]]
+
+
+@pytest.mark.parametrize("name", ["", "*.*"], ids=["directory", "glob"])
+def test_a_directory_or_a_glob_is_one_table_whatever_the_order_of_the_columns(
+    tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "1.csv").write_bytes(b"number,text\n1.5,x\n")
+    (folder / "2.tsv.gz").write_bytes(gzip.compress(b"text\tnumber\ny\t\n"))
+    third = pl.DataFrame({"text": pl.Series([None], dtype=pl.String), "number": [-3]})
+    third.write_parquet(folder / "3.PARQUET")
+    if not name:
+        (folder / "README.md").touch()
+    assert rows_of(open_source(str(folder / name))) == ROWS
+
+
+def test_standard_input_is_read(tmp_path: Path) -> None:
+    lines = [f"{i % 7},{'yes' if i % 7 + i % 3 > 4 else 'no'}" for i in range(300)]
+    options = ["--data=-", "--label=b", "--model=piped", "--optimizer=newton"]
+    done = subprocess.run(
+        [sys.executable, "-m", "training", "fit", f"--models={tmp_path}", *options],
+        input="\n".join(["a,b", *lines]),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "300 rows" in done.stderr
+    assert done.stdout.strip() == str(tmp_path / "piped" / "1")
+
+
+def test_a_pipe_is_read_once_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_file, "CHUNK_BYTES", 16)
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as pipe:
+        pipe.write(b"a,b\n" + b"".join(b"%d,x\n" % i for i in range(100)))
+    file = csv_file.CsvFile("standard input", os.fdopen(reading, "rb", buffering=0))
+    assert rows_of(Source("-", [file])) == [(i, "x") for i in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("", "FILE: expected a header and rows, found nothing"),
+        ("a,b\n", "FILE: expected a header and rows, found nothing"),
+        ("a,b\n\n\r\n", "FILE: expected a header and rows, found nothing"),
+        ("\na,b\n1,2\n", "FILE line 1: expected a header with the names of the columns"),
+        ("1,2.5\n3,4\n", "FILE line 1: expected the names of the columns, got numbers"),
+        ("a,b,a\n1,2,3\n", "FILE line 1: two columns have the name 'a'"),
+        ("a,,c\n1,2,3\n", "FILE line 1: column 2 has no name"),
+        ("a,b\r1,2\r", "FILE line 1: expected lines that end in LF or CRLF"),
+        ('a,"b\n1,2\n', "FILE line 1: a quote is never closed"),
+        ("a,b\n1,2\n3\n4,5\n", "FILE line 3: expected 2 fields like the header, got 1"),
+        ("a,b\n1,2\n\n3\n", "FILE line 4: expected 2 fields like the header, got 1"),
+        ("a,b\n1,2\n3,4,5\n", "FILE line 3: expected 2 fields like the header, got 3"),
+        ("a,b\n1,2\n3,4,\n5\n", "FILE line 3: expected 2 fields like the header, got 3"),
+        ('a,b\n1,"x\n\ny"\n\n2\n', "FILE line 6: expected 2 fields like the header, got 1"),
+        ('a,b\n1,x\n"2,y\n3,z\n', "FILE line 3: a quote is never closed"),
+        ('a,b\n1,x\n2,"y\n3,z\n', "FILE line 3: a quote is never closed"),
+        ('a,b\n1,"x\n"\n2,5"\n3,z\n', "FILE line 4: a quote is never closed"),
+        ('a,b\n1,"' + "x\n" * 100_000, "FILE line 2: a quote is never closed"),
+    ],
+)
+def test_a_malformed_csv_file_is_told_with_the_line(
+    tmp_path: Path, data: str, message: str
+) -> None:
+    assert message_of(tmp_path / "rows.csv", data.encode()) == message
+
+
+def test_text_after_a_closing_quote_is_told_in_one_line(tmp_path: Path) -> None:
+    message = message_of(tmp_path / "rows.csv", b'a,b\n1,x\n2,"y"z\n')
+    assert message.startswith("FILE, from line 2 on: ")
+    assert '"y"z' in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "expected"),
+    [
+        ("x", "numeric", "a number, got 'x'"),
+        ("1,5", "numeric", "a number, got '1,5'"),
+        ("0x10", "numeric", "a number, got '0x10'"),
+        ("maybe", "boolean", "true or false, got 'maybe'"),
+        ("2", "boolean", "true or false, got '2'"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("before", "line"),
+    [
+        ("a,b\n0,x\n", 3),
+        ('a,b\r\n\r\n0,"x\r\n\r\ny"\r\n\r\n,"z"\r\n', 8),
+        ('"a",b\n\n' + '0,"x\n\n"\n\n' * 50, 203),
+    ],
+    ids=["plain", "blank lines and line breaks in quotes", "several chunks"],
+)
+def test_a_wrong_value_is_told_with_line_and_column(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    value: str,
+    kind: Kind,
+    expected: str,
+    before: str,
+    line: int,
+) -> None:
+    if line > 100:
+        monkeypatch.setattr(csv_file, "CHUNK_BYTES", 100)
+    data = f'{before}"{value}",w\n1,"\nv"\n'.encode()
+    message = message_of(tmp_path / "rows.csv", data, a=kind)
+    assert message == f"FILE line {line}, column 'a': expected {expected}"
+
+
+def test_lines_are_counted_beyond_the_first_chunk_of_a_large_file(tmp_path: Path) -> None:
+    rows = b'1,"x\n"\n\n' * (csv_file.CHUNK_BYTES // 8)
+    lines = 1 + rows.count(b"\n")
+    message = message_of(tmp_path / "rows.csv", b"a,b\n" + rows + b"y,z\n", a="numeric")
+    assert message == f"FILE line {lines + 1}, column 'a': expected a number, got 'y'"
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "1e39"])
+def test_a_number_that_is_infinite_or_too_large_is_told(tmp_path: Path, value: str) -> None:
+    source = open_source(written(tmp_path / "rows.csv", f"a,b\n1,\n\n2,{value}\n".encode()))
+    (part,) = source.parts({"a": "numeric", "b": "numeric"})
+    with pytest.raises(DataError) as caught:
+        as_matrix(part, ["a", "b"])
+    got = "-inf" if value == "-inf" else "inf"
+    assert str(caught.value) == (
+        f"{source.name} line 4, column 'b': expected a number that is finite in 32 bits, got {got}"
+    )
+
+
+@pytest.mark.parametrize("chunk_bytes", [16, 8 << 20])
+def test_what_is_not_utf_8_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+) -> None:
+    monkeypatch.setattr(csv_file, "CHUNK_BYTES", chunk_bytes)
+    data = b'a,b\n1,x\n2,"\n"\n3,caf\xe9\n'
+    assert message_of(tmp_path / "rows.csv", data) == (
+        "FILE line 5: expected UTF-8, got the byte 0xe9"
+    )
+    assert message_of(tmp_path / "rows.csv", "a,b\n1,2\n".encode("utf-16")) == (
+        "FILE line 1: expected a CSV header in UTF-8, got 'utf-8' codec can't decode byte 0xff in "
+        "position 0: invalid start byte"
+    )
+
+
+@pytest.mark.parametrize("length", [8, 1000], ids=["in the header", "in the rows"])
+def test_a_truncated_gzip_file_is_told(tmp_path: Path, length: int) -> None:
+    numbers = random.Random(0)
+    rows = "".join(f"{numbers.random()},{numbers.random()}\n" for _ in range(1000))
+    data = gzip.compress(f"a,b\n{rows}".encode())
+    assert message_of(tmp_path / "rows.csv.gz", data[:length]) == (
+        "FILE: cannot be read: Compressed file ended before the end-of-stream marker was reached"
+    )
+
+
+def test_files_whose_columns_differ_are_told(tmp_path: Path) -> None:
+    first = written(tmp_path / "1.csv", b"a,b\n1,2\n")
+    second = written(tmp_path / "2.csv", b"a\n1\n")
+    with pytest.raises(DataError) as caught:
+        open_source(str(tmp_path))
+    assert str(caught.value) == f"{first} has a column 'b' that {second} lacks"
+    written(tmp_path / "2.csv", b"b,c,a\n1,2,3\n")
+    with pytest.raises(DataError) as caught:
+        open_source(str(tmp_path))
+    assert str(caught.value) == f"{second} has a column 'c' that {first} lacks"
+
+
+def test_a_place_without_a_table_is_told(tmp_path: Path) -> None:
+    for name in ("nothing.csv", "*.csv"):
+        with pytest.raises(DataError) as caught:
+            open_source(str(tmp_path / name))
+        assert str(caught.value) == f"{tmp_path / name}: no such file, directory or built-in table"
+    with pytest.raises(DataError) as caught:
+        open_source(str(tmp_path))
+    assert str(caught.value) == (
+        f"{tmp_path}: no file in this directory ends in "
+        ".parquet, .pq, .csv, .tsv, .txt, .csv.gz, .tsv.gz, .txt.gz"
+    )
+
+
+def test_a_parquet_column_of_another_type_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pl.DataFrame({"day": [date(2025, 1, 2)], "many": [[1]]}).write_parquet(path)
+    source = open_source(str(path))
+    with pytest.raises(DataError) as caught:
+        source.kind("day")
+    assert str(caught.value) == (
+        f"{path}, column 'day': expected numbers, text or booleans, got the type Date; "
+        "--leave-out leaves the column out"
+    )
+    with pytest.raises(DataError) as caught:
+        list(source.parts({"many": "numeric"}))
+    assert str(caught.value) == "column 'many': the type List(Int64) cannot be numeric"
+
+
+def test_a_wrong_value_in_a_parquet_file_is_told_with_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pl.DataFrame({"a": ["1"] * 70_000 + ["x"]}).write_parquet(path, row_group_size=1000)
+    with pytest.raises(DataError) as caught:
+        list(open_source(str(path)).parts({"a": "numeric"}))
+    assert str(caught.value) == f"{path} row 70001, column 'a': expected a number, got 'x'"
+
+
+def test_what_is_not_a_parquet_file_is_told(tmp_path: Path) -> None:
+    path = Path(written(tmp_path / "rows.parquet", b"a,b\n1,2\n"))
+    with pytest.raises(DataError) as caught:
+        open_source(str(path))
+    assert str(caught.value).startswith(f"{path}: not a Parquet file that can be read: ")
+    whole = tmp_path / "whole.parquet"
+    pl.DataFrame({"a": range(100_000)}).write_parquet(whole)
+    data = bytearray(whole.read_bytes())
+    data[100:5000] = bytes(4900)
+    path.write_bytes(data)
+    with pytest.raises(DataError) as caught:
+        list(open_source(str(path)).parts({"a": "numeric"}))
+    assert str(caught.value).startswith(f"{path}: cannot be read: ")
+
+
+FIELDS = ["x", "", '"', "\n", ",", "\r\n", "é", '""', "a,b", '"\n"', "\n\n", "word", "NA", "12"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_chunks_end_makes_no_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    choose = random.Random(seed)
+    records = [
+        ("".join(choose.choices(FIELDS, k=2)), str(n), choose.choice("xy")) for n in range(30)
+    ]
+    text = io.StringIO(newline="")
+    end = choose.choice(["\n", "\r\n"])
+    writer = csv.writer(text, lineterminator=end)
+    writer.writerow(["a", "b", "c"])
+    starts = []
+    for record in records:
+        text.write(end * choose.choice([0, 0, 0, 1, 3]))
+        starts.append(1 + text.getvalue().count("\n"))
+        writer.writerow(record)
+    name = written(tmp_path / "rows.csv", text.getvalue().encode())
+    kinds: dict[str, Kind] = {"a": "categorical", "b": "numeric", "c": "categorical"}
+    expected = [(None if a.strip() in MISSING else a, float(b), c) for a, b, c in records]
+    for chunk_bytes in [*range(16, 201), 8 << 20]:
+        monkeypatch.setattr(csv_file, "CHUNK_BYTES", chunk_bytes)
+        parts = list(open_source(name).parts(kinds))
+        rows = [row for part in parts for row in part.frame.rows()]
+        assert rows == expected, chunk_bytes
+        places = [part.place(row) for part in parts for row in range(len(part.frame))]
+        assert places == [f"{name} line {line}" for line in starts], chunk_bytes
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_share_the_rows_among_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(csv_file, "CHUNK_BYTES", 64)
+    for number in range(3):
+        lines = b"".join(b"%d,x\n" % (number * 100 + i) for i in range(100))
+        (tmp_path / f"{number}.csv").write_bytes(b"a,b\n" + lines)
+    source = open_source(str(tmp_path))
+    shares = [
+        [
+            value
+            for part in source.parts({"a": "numeric"}, index, workers)
+            for value in part.frame["a"]
+        ]
+        for index in range(workers)
+    ]
+    assert sorted(value for share in shares for value in share) == list(range(300))
+    assert all(len(share) > 60 for share in shares)

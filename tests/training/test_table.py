@@ -1,0 +1,509 @@
+from __future__ import annotations
+
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pytest
+
+from training import statistics
+from training.columns import Column
+from training.errors import DataError
+from training.reading import FrameFile, Source, open_source
+from training.spool import Rows, Spool
+from training.statistics import CategoryStatistics, NumericStatistics
+from training.table import Choice, Split, Table, read_table
+from training.workers import Workers
+
+SPLIT = Split(held_out=0.3, validation=0.0, seed=0)
+CHOICE = Choice("y")
+
+
+def read(
+    rows: pl.DataFrame | Source,
+    folder: Path,
+    choice: Choice = CHOICE,
+    split: Split = SPLIT,
+    workers: Workers | None = None,
+) -> Table:
+    source = rows if isinstance(rows, Source) else Source("rows", [FrameFile("rows", rows)])
+    return read_table(source, choice, split, folder, workers or Workers(), memory=1 << 30)
+
+
+def message_of(rows: pl.DataFrame, folder: Path, choice: Choice = CHOICE) -> str:
+    with pytest.raises(DataError) as caught:
+        read(rows, folder, choice)
+    return str(caught.value)
+
+
+def numbered(count: int, **columns: Any) -> pl.DataFrame:
+    """Rows with a number each, so that it can be seen where they go."""
+    random = np.random.default_rng(count)
+    labels = random.choice(["a", "b"], count)
+    return pl.DataFrame({"n": np.arange(count), "y": labels, **columns})
+
+
+def numbers_of(spool: Spool, column: int = 0) -> set[float]:
+    return set(spool.read(0, spool.rows).numbers[:, column].tolist())
+
+
+def training_rows(frame: pl.DataFrame, table: Table) -> pl.DataFrame:
+    """The rows of a numbered frame that a table trains on."""
+    position = [c.name for c in table.columns if c.kind == "numeric"].index("n")
+    numbers = numbers_of(table.train, position)
+    return frame.filter(pl.Series([n in numbers for n in frame["n"]]))
+
+
+@pytest.mark.parametrize(
+    ("values", "positive", "names"),
+    [
+        (["no", "yes"], None, ("no", "yes")),
+        (["yes", "no"], None, ("no", "yes")),
+        (["yes", "no"], "no", ("yes", "no")),
+        ([1, 0], None, ("0", "1")),
+        ([1.0, 0.0], None, ("0", "1")),
+        ([1, 2], None, ("2", "1")),
+        ([2, 3], None, ("2", "3")),
+        ([2, 3], "2", ("3", "2")),
+        ([True, False], None, ("false", "true")),
+        (["TRUE", "FALSE"], None, ("FALSE", "TRUE")),
+        (["benign", "malignant"], None, ("malignant", "benign")),
+        (["stays", "leaves"], None, ("leaves", "stays")),
+        (["yes", "1"], None, ("1", "yes")),
+    ],
+)
+def test_a_label_of_two_values_of_any_type_has_a_class_1(
+    tmp_path: Path, values: list[Any], positive: str | None, names: tuple[str, str]
+) -> None:
+    labels = pl.Series([values[i % 2] for i in range(40)])
+    table = read(pl.DataFrame({"n": range(40), "y": labels}), tmp_path, Choice("y", positive))
+    assert table.class_names == names
+    train = table.train.read(0, table.train.rows)
+    text = [names[label] for label in table.class_of[train.label]]
+    written = {"1.0": "1", "0.0": "0", "True": "true", "False": "false"}
+    shown = [str(labels[int(n)]) for n in train.numbers[:, 0]]
+    assert text == [written.get(label, label) for label in shown]
+    counts = [text.count(name) for name in names]
+    assert list(table.class_weights) == counts
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            ["a", "b", "a", "c"],
+            "rows row 4, column 'y': expected a label of two values, got 'c' after 'a' and 'b'",
+        ),
+        (["a", "b", None], "rows row 3, column 'y': expected a label, found none"),
+        (["a", "NA", "b"], "rows row 2, column 'y': expected a label, found none"),
+        (["a", "a"], "column 'y': expected a label of two values, got 'a'"),
+        ([], "column 'y': expected a label of two values, got none"),
+    ],
+)
+def test_a_label_that_is_not_of_two_values_is_told(
+    tmp_path: Path, labels: list[Any], message: str
+) -> None:
+    frame = pl.DataFrame({"n": range(len(labels)), "y": pl.Series(labels, dtype=pl.String)})
+    assert message_of(frame, tmp_path) == message
+
+
+def test_a_third_label_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('n,y\n1,a\n\n"\n2",b\n3,c\n')
+    with pytest.raises(DataError) as caught:
+        read(open_source(str(path)), tmp_path)
+    assert str(caught.value) == (
+        f"{path} line 6, column 'y': expected a label of two values, got 'c' after 'a' and 'b'"
+    )
+
+
+def test_too_few_rows_of_a_class_are_told(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"n": range(20), "y": ["a"] + ["b"] * 19})
+    message = message_of(frame, tmp_path)
+    assert re.fullmatch(
+        r"of 20 rows, the \d+ (held out|to train on) have none of class 'a'; "
+        r"more rows are needed, or another --seed or --held-out",
+        message,
+    )
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        (Choice("z"), "--label: rows has no column 'z', it has n, y"),
+        (Choice("y", weight="z"), "--weight: rows has no column 'z', it has n, y"),
+        (Choice("y", kinds={"z": "numeric"}), "--columns: rows has no column 'z', it has n, y"),
+        (Choice("y", leave_out=("z",)), "--leave-out: rows has no column 'z', it has n, y"),
+        (Choice("y", leave_out=("n",)), "rows has no column left to predict 'y' with"),
+        (Choice("y", positive="c"), "--positive: column 'y' has the values 'a' and 'b', not 'c'"),
+    ],
+)
+def test_a_choice_that_does_not_fit_the_table_is_told(
+    tmp_path: Path, choice: Choice, message: str
+) -> None:
+    assert message_of(numbered(10), tmp_path, choice) == message
+
+
+def test_columns_left_out_the_label_and_the_weight_are_not_predicted_with(tmp_path: Path) -> None:
+    frame = numbered(50, x=["u"] * 50, day=[[1]] * 50, w=[1.0] * 50)
+    table = read(frame, tmp_path, Choice("y", leave_out=("x", "day"), weight="w"))
+    assert [column.name for column in table.columns] == ["n"]
+
+
+@pytest.mark.parametrize(
+    ("weight", "got"),
+    [(-1.0, "-1.0"), (None, "nothing"), (float("nan"), "nan"), (float("inf"), "inf")],
+)
+def test_a_weight_that_is_none_is_told(tmp_path: Path, weight: float | None, got: str) -> None:
+    message = message_of(numbered(3, w=[1.0, 0.0, weight]), tmp_path, Choice("y", weight="w"))
+    assert message == f"rows row 3, column 'w': expected a weight of at least 0, got {got}"
+
+
+def test_rows_count_by_their_weights(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    frame = numbered(
+        500, x=random.normal(size=500).astype(np.float32), c=random.choice(["u", "v"], 500)
+    ).with_columns(w=pl.Series(random.integers(0, 9, 500)), z=pl.lit(0.5))
+    table = read(frame, tmp_path, Choice("y", weight="w"))
+    train = training_rows(frame, table)
+    repeated = train.select(pl.exclude("w").repeat_by("w").explode())
+    x = next(column for column in table.columns if column.name == "x")
+    assert x.mean == pytest.approx(repeated["x"].cast(pl.Float64).mean())
+    assert x.deviation == pytest.approx(repeated["x"].cast(pl.Float64).std(ddof=0))
+    c = next(column for column in table.columns if column.name == "c")
+    assert list(c.vocabulary) == repeated["c"].value_counts(sort=True)["c"].to_list()
+    assert list(table.class_weights) == repeated["y"].value_counts().sort("y")["count"].to_list()
+
+
+def held_out_numbers(rows: pl.DataFrame | Source, folder: Path, split: Split = SPLIT) -> set[float]:
+    table = read(rows, folder, split=split)
+    position = [c.name for c in table.columns if c.kind == "numeric"].index("n")
+    return numbers_of(table.held_out, position)
+
+
+def test_the_order_of_rows_and_columns_does_not_matter_to_the_split(tmp_path: Path) -> None:
+    frame = numbered(1000, x=pl.Series(range(1000)) % 7, t=["u", "v"] * 500)
+    held_out = held_out_numbers(frame, tmp_path)
+    shuffled = frame.sample(fraction=1, shuffle=True, seed=1)
+    assert held_out_numbers(shuffled, tmp_path) == held_out
+    assert held_out_numbers(shuffled.select("t", "y", "x", "n"), tmp_path) == held_out
+    for first in ("0", "2"):
+        folder = tmp_path / f"files-{first}"
+        folder.mkdir()
+        frame[:400].write_csv(folder / f"{first}.csv")
+        frame[400:].select("y", "t", "n", "x").write_csv(folder / "1.csv")
+        assert held_out_numbers(open_source(str(folder)), tmp_path) == held_out
+    assert held_out_numbers(frame, tmp_path, Split(0.3, 0.0, seed=1)) != held_out
+
+
+def test_rows_stay_where_they_are_when_others_are_appended(tmp_path: Path) -> None:
+    frame = numbered(1000)
+    held_out = held_out_numbers(frame, tmp_path)
+    more = numbered(1500)[1000:]
+    after = held_out_numbers(pl.concat([frame, more]), tmp_path)
+    assert {n for n in after if n < 1000} == held_out
+    # A copy of a row may go elsewhere; all others stay.
+    copy = frame[500:501]
+    assert held_out_numbers(pl.concat([frame, copy]), tmp_path) ^ held_out <= {500.0}
+
+
+def test_the_shares_are_about_as_large_as_asked_for_and_have_no_row_in_common(
+    tmp_path: Path,
+) -> None:
+    count = 20_000
+    table = read(numbered(count), tmp_path, split=Split(held_out=0.25, validation=0.2, seed=3))
+    shares = [numbers_of(spool) for spool in (table.held_out, table.validation, table.train)]
+    for share, expected in zip(shares, (0.25, 0.15, 0.6), strict=True):
+        error = np.sqrt(expected * (1 - expected) / count)
+        assert abs(len(share) / count - expected) < 4 * error
+    assert sum(len(share) for share in shares) == len(set.union(*shares)) == count
+    sizes = [len(share) for share in shares]
+    assert [table.rows[name] for name in ("held_out", "validation", "train")] == sizes
+    assert table.rows["read"] == count
+
+
+def test_rows_that_are_all_alike_are_split_at_random_too(tmp_path: Path) -> None:
+    count = 20_000
+    frame = pl.DataFrame({"x": [0.0, 1.0] * (count // 2), "y": ["a", "a", "b", "b"] * (count // 4)})
+    table = read(frame, tmp_path)
+    held_out = table.held_out.read(0, table.held_out.rows)
+    for x in (0.0, 1.0):
+        for label in (0, 1):
+            share = ((held_out.numbers[:, 0] == x) & (held_out.label == label)).sum() / (count / 4)
+            assert abs(share - 0.3) < 4 * np.sqrt(0.3 * 0.7 / (count / 4))
+
+
+def test_the_fingerprint_is_that_of_the_rows_whatever_their_order(tmp_path: Path) -> None:
+    frame = numbered(200)
+    fingerprint = read(frame, tmp_path).fingerprint
+    assert fingerprint == read(frame[::-1], tmp_path, split=Split(0.4, 0.1, 7)).fingerprint
+    assert fingerprint["columns"] == ["n", "y"]
+    changed = frame.with_columns(n=pl.Series([0.5, *range(1, 200)]))
+    assert fingerprint["hash"] != read(changed, tmp_path).fingerprint["hash"]
+
+
+def test_what_is_learned_of_numbers_is_what_numpy_says_of_the_training_rows(
+    tmp_path: Path,
+) -> None:
+    random = np.random.default_rng(0)
+    count = 10_000
+    values = {
+        "plain": random.normal(3, 2, count),
+        "far": 1e6 + random.normal(0, 3, count),
+        "tiny": random.normal(0, 1e-20, count),
+        "holes": np.where(random.random(count) < 0.2, np.nan, random.normal(0, 1, count)),
+        "integers": random.integers(-5, 5, count).astype(np.float64),
+    }
+    frame = numbered(count, **{k: v.astype(np.float32) for k, v in values.items()})
+    frame = frame.with_columns(
+        (pl.col("holes") + (pl.col("y") == "b")).fill_nan(None), constant=0.1, nothing=None
+    )
+    table = read(frame, tmp_path)
+    train = training_rows(frame, table)
+    columns = {column.name: column for column in table.columns}
+    for name in values:
+        column = columns[name]
+        x = train[name].drop_nulls().cast(pl.Float64).to_numpy()
+        of_class = [train.filter(pl.col("y") == y)[name].cast(pl.Float64).mean() for y in "ab"]
+        assert column.mean == pytest.approx(x.mean(), rel=1e-9, abs=1e-30), name
+        assert column.deviation == pytest.approx(x.std(), rel=1e-9), name
+        assert (column.minimum, column.maximum) == (x.min(), x.max()), name
+        assert column.class_means == pytest.approx(of_class, rel=1e-9, abs=1e-30), name
+        assert column.missing == (name == "holes"), name
+    constant = columns["constant"]
+    assert constant.mean == pytest.approx(0.1)
+    assert (constant.deviation, constant.missing) == (1.0, False)
+    assert columns["nothing"] == Column("nothing", "numeric", missing=True)
+
+
+def test_a_vocabulary_has_the_most_frequent_value_of_the_training_rows_first(
+    tmp_path: Path,
+) -> None:
+    random = np.random.default_rng(0)
+    values = random.choice(["often", "seldom", "b", "a", ""], 5000, p=[0.5, 0.1, 0.15, 0.15, 0.1])
+    frame = numbered(5000, t=pl.Series(values).replace("", None), f=[True, False] * 2500)
+    frame = frame.with_columns(maybe=pl.when(pl.col("n") % 3 > 0).then(pl.col("f")))
+    table = read(frame, tmp_path)
+    train = training_rows(frame, table)
+    columns = {column.name: column for column in table.columns}
+    counted = train.drop_nulls("t").group_by("t").len().sort("len", "t", descending=[True, False])
+    assert columns["t"].vocabulary == tuple(counted["t"])
+    assert columns["t"].missing
+    modes = [
+        train.filter(pl.col("y") == y).drop_nulls("t")["t"].value_counts(sort=True)["t"][0]
+        for y in "ab"
+    ]
+    assert [columns["t"].vocabulary[mode] for mode in columns["t"].class_modes] == modes
+    assert (columns["f"].kind, columns["f"].vocabulary) == ("boolean", ("false", "true"))
+    # No boolean is missing when it is sent, so this one is text.
+    assert (columns["maybe"].kind, columns["maybe"].missing) == ("categorical", True)
+    assert set(columns["maybe"].vocabulary) == {"false", "true"}
+
+
+def test_values_that_are_equally_frequent_are_in_alphabetical_order() -> None:
+    category = CategoryStatistics()
+    values = pl.Series("t", ["c", "b", "a", "d", "d"])
+    category.add(category.encode(values), np.zeros(5, np.int32), np.ones(5, np.float32))
+    assert category.column("t", "categorical", 5).vocabulary == ("d", "a", "b", "c")
+
+
+def test_of_more_than_a_thousand_values_the_most_frequent_are_learned_from(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    values = random.permutation(np.repeat(np.arange(1500), np.where(np.arange(1500) < 900, 20, 2)))
+    frame = numbered(len(values), t=[f"v{value}" for value in values])
+    table = read(frame, tmp_path)
+    vocabulary = table.columns[1].vocabulary
+    assert len(vocabulary) == 1000
+    assert set(vocabulary[:900]) == {f"v{value}" for value in range(900)}
+    train = table.train.read(0, table.train.rows)
+    text = [table.values[0][code] for code in train.codes[:, 0]]
+    places = np.asarray(table.places(train.codes))[:, 0].tolist()
+    assert places == [vocabulary.index(t) if t in vocabulary else 1000 for t in text]
+    assert 1000 in places
+
+
+def test_a_column_like_an_identifier_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = numbered(3000, id=[f"customer {i}" for i in range(3000)])
+    assert re.fullmatch(
+        r"column 'id' has (2,\d{3}) different values in \1 rows, like an identifier; "
+        r"--leave-out 'id' leaves it out",
+        message_of(frame, tmp_path),
+    )
+    monkeypatch.setattr(statistics, "MAX_VALUES", 2000)
+    assert message_of(frame, tmp_path) == (
+        "column 'id' has more than 2,000 different values; --leave-out 'id' leaves it out"
+    )
+
+
+def test_a_boolean_missing_only_where_it_is_not_trained_on_is_false_as_it_is_when_served(
+    tmp_path: Path,
+) -> None:
+    frame = numbered(200, f=[True, None, *[False, True] * 99])
+    tables = (read(frame, tmp_path, split=Split(0.3, 0.0, seed)) for seed in range(50))
+    table = next(table for table in tables if table.columns[1].kind == "boolean")
+    held_out = table.held_out.read(0, table.held_out.rows)
+    place = dict(zip(held_out.numbers[:, 0], np.asarray(table.places(held_out.codes)), strict=True))
+    assert place.pop(1.0) == 0
+    assert {int(n): int(p[0]) for n, p in place.items()} == {
+        int(n): int(bool(frame["f"][int(n)])) for n in place
+    }
+
+
+def some_rows(count: int) -> Rows:
+    random = np.random.default_rng(count)
+    numbers = random.normal([0, 1e6, 5], [1, 2, 0], (count, 3)).astype(np.float32)
+    numbers[random.random((count, 3)) < 0.1] = np.nan
+    return Rows(
+        numbers,
+        random.integers(-1, 6, (count, 1), np.int32),
+        random.integers(0, 2, count, np.int32),
+        random.integers(0, 4, count).astype(np.float32),
+        random.integers(0, 2**64, count, np.uint64),
+    )
+
+
+def number_statistics(*parts: Rows) -> NumericStatistics:
+    learned = NumericStatistics(3)
+    for part in parts:
+        learned.add(part)
+    return learned
+
+
+def category_statistics(*parts: Rows) -> CategoryStatistics:
+    learned = CategoryStatistics()
+    for part in parts:
+        values = [None if code < 0 else "abcdef"[code] for code in part.codes[:, 0]]
+        codes = learned.encode(pl.Series("t", values, dtype=pl.String))
+        learned.add(codes, part.label, part.weight)
+    return learned
+
+
+def assert_same_columns(one: list[Column], other: list[Column]) -> None:
+    for a, b in zip(one, other, strict=True):
+        assert vars(a).keys() == vars(b).keys()
+        for name, value in vars(a).items():
+            numeric = name in ("mean", "deviation", "class_means")
+            assert vars(b)[name] == (pytest.approx(value, rel=1e-9) if numeric else value), name
+
+
+def columns_of(numbers: NumericStatistics, categories: CategoryStatistics) -> list[Column]:
+    found = [numbers.column(i, "xyz"[i]) for i in range(3)]
+    return [*found, categories.column("t", "categorical", 10_000)]
+
+
+def test_statistics_of_workers_merge_into_those_of_all_rows() -> None:
+    rows = some_rows(10_000)
+    shares = [rows.take(slice(0, 3000)), rows.take(slice(3000, 3001)), rows.take(slice(3001, None))]
+    numbers, categories = NumericStatistics(3), CategoryStatistics()
+    for share in [rows.take(slice(0, 0)), *shares]:
+        numbers.merge(NumericStatistics.from_json(number_statistics(share).as_json()))
+        categories.merge(CategoryStatistics.from_json(category_statistics(share).as_json()))
+    expected = columns_of(number_statistics(rows), category_statistics(rows))
+    assert_same_columns(columns_of(numbers, categories), expected)
+    assert categories.missing == (rows.codes < 0).sum()
+
+
+def test_a_row_of_weight_3_is_three_rows() -> None:
+    rows = some_rows(5000)
+    repeated = rows.take(np.repeat(np.arange(5000), rows.weight.astype(int)))
+    repeated.weight.fill(1.0)
+    numbers, expected = number_statistics(rows), number_statistics(repeated)
+    for name in ("weight", "mean", "squares"):
+        np.testing.assert_allclose(vars(numbers)[name], vars(expected)[name], rtol=1e-6, atol=1e-9)
+    assert_same_columns(
+        columns_of(numbers, category_statistics(rows)),
+        columns_of(expected, category_statistics(repeated)),
+    )
+
+
+@dataclass
+class Exchange:
+    """Where workers in threads leave what they have for one another."""
+
+    count: int
+    left: dict[int, bytes] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.barrier = threading.Barrier(self.count, timeout=60)
+
+
+class ThreadWorkers(Workers):
+    """Workers in threads of one process."""
+
+    def __init__(self, index: int, exchange: Exchange) -> None:
+        self.index, self.count, self._exchange = index, exchange.count, exchange
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        self._exchange.left[self.index] = data
+        self._exchange.barrier.wait()
+        found = [self._exchange.left[index] for index in range(self.count)]
+        self._exchange.barrier.wait()
+        return found
+
+    def sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.asarray(self.concatenate(values[np.newaxis]).sum(axis=0))
+
+
+def read_by_workers(source: Source, folder: Path, count: int) -> list[Table]:
+    exchange = Exchange(count)
+    folders = [folder / str(index) for index in range(count)]
+    for each in folders:
+        each.mkdir()
+    with ThreadPoolExecutor(count) as pool:
+        return list(
+            pool.map(
+                lambda index: read(source, folders[index], workers=ThreadWorkers(index, exchange)),
+                range(count),
+            )
+        )
+
+
+def test_workers_who_share_the_files_learn_what_one_would(tmp_path: Path) -> None:
+    # The first files begin with different labels and categories, the third has one label only.
+    frame = numbered(900, t=[f"v{i % 11}" for i in range(900)], w=[0.5] * 900).sort("y")
+    files = tmp_path / "files"
+    files.mkdir()
+    for number in range(3):
+        frame[number::3][:: 1 if number else -1].write_csv(files / f"{number}.csv")
+    frame.filter(pl.col("y") == "b")[:50].with_columns(n=pl.col("n") + 1000).write_csv(
+        files / "3.csv"
+    )
+    source = open_source(str(files))
+    (alone,) = read_by_workers(source, tmp_path, 1)
+    (tmp_path / "more").mkdir()
+    tables = read_by_workers(source, tmp_path / "more", 5)
+    for table in tables:
+        assert_same_columns(list(table.columns), list(alone.columns))
+        assert table.rows == alone.rows
+        assert table.fingerprint == alone.fingerprint
+        assert table.class_names == alone.class_names
+        assert table.class_weights == pytest.approx(alone.class_weights)
+    together = [numbers_of(table.train) for table in tables]
+    assert set.union(*together) == numbers_of(alone.train)
+    assert sum(len(share) for share in together) == alone.train.rows
+
+
+def test_what_one_worker_finds_wrong_all_tell(tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "0.csv").write_text("n,y\n1,a\n2,b\n")
+    (files / "1.csv").write_text("n,y\n1,a\n2,c\nx,b\n")
+    exchange = Exchange(2)
+    source = open_source(str(files))
+
+    def message(index: int) -> str:
+        with pytest.raises(DataError) as caught:
+            read(source, tmp_path, workers=ThreadWorkers(index, exchange))
+        return str(caught.value)
+
+    with ThreadPoolExecutor(2) as pool:
+        messages = list(pool.map(message, range(2)))
+    assert messages == [f"{files / '1.csv'} line 4, column 'n': expected a number, got 'x'"] * 2
