@@ -90,7 +90,7 @@ def load(path: Path, identity: Mapping[str, Any]) -> Progress:
         ResumeError: there is none, or it is another fit's.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         theirs = dict(json.loads(str(arrays["identity"])))
         progress = _progress(arrays)

@@ -17,7 +17,7 @@ from training.interruption import StopSignals
 from training.metric_names import METRICS
 from training.option_types import Address, ByteCount, FiniteRange, Pairs, Threshold
 from training.publish import LONGEST_NAME, versions
-from training.reading import Source, open_source
+from training.reading import STANDARD_INPUT, Source, open_source
 from training.settings import BALANCED, ITERATIONS, FitSettings, ThresholdRule
 from training.version_commands import MODELS
 
@@ -229,6 +229,8 @@ def _fit(
     _refuse_options_of_others(context, fit_options["optimizer"])
     if fit_options["optimizer"] == "sgd" and (workers > 1 or "TF_CONFIG" in os.environ):
         raise click.UsageError("--workers: the steps of sgd follow one another in one process")
+    if data == STANDARD_INPUT and workers > 1:
+        raise click.UsageError("--workers: standard input can be read by one process only")
     settings = FitSettings(
         **fit_options, class_weight=_class_weight(class_weights), threshold=threshold
     )
@@ -251,6 +253,7 @@ def _fit(
         # The first worker tells; the others would tell the same.
         observer(console if team.index == 0 else Console(quiet=True), settings) as watching,
     ):
+        signals.install()  # once more: TensorFlow's workers have taken SIGTERM for themselves
         try:
             published = run(
                 _source(data),
@@ -336,7 +339,7 @@ def _flat(pairs: tuple[list[tuple[str, Any]], ...]) -> list[tuple[str, Any]]:
 def _model_name(model: str | None, data: str) -> str:
     if model is None and data not in builtin.LABELS:
         raise click.UsageError("--model is needed: the name to publish under")
-    name = model or data
+    name = data if model is None else model
     if (
         not name
         or name.startswith(".")

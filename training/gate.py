@@ -142,7 +142,7 @@ def _unseen_by(published: Path, held_out: Examples, data: Mapping[str, Any]) -> 
     """
     facts = manifest.read(published) or {}
     settings = facts.get("settings", {})
-    if facts.get("data", {}).get("columns") != data["columns"]:
+    if set(facts.get("data", {}).get("columns", ())) != set(data["columns"]):
         return held_out
     split = Split(settings["held_out"], 0.0, settings["seed"])
     unseen = held_out.take(split.uniform(held_out.keys) < split.held_out)

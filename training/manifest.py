@@ -69,7 +69,8 @@ def verify(directory: Path) -> int:
 
 def file_hashes(directory: Path) -> dict[str, str]:
     """Return the SHA-256 of every file but the manifest, by its path below the directory."""
-    files = (path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
+    own = directory / MANIFEST
+    files = (path for path in directory.rglob("*") if path.is_file() and path != own)
     return {
         path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(files)

@@ -85,8 +85,7 @@ class Objective:
 
     def _regularized(self, theta: Floats, sums: Floats) -> tuple[float, Floats]:
         weights = theta[:-1]
-        with np.errstate(over="ignore"):  # who takes the steps tells of a cost that is not finite
-            cost = (sums[0] + self.l2 * (weights @ weights) / 2) / self.total_weight
+        cost = (sums[0] + self.l2 * (weights @ weights) / 2) / self.total_weight
         gradient = sums[1:] / self.total_weight
         gradient[:-1] += self.l2 * weights / self.total_weight
         return float(cost), gradient
@@ -99,19 +98,26 @@ class Objective:
         return self.workers.sum(total)
 
 
-@tf.function(autograph=False, reduce_retracing=True)
-def _first_order(theta: Any, features: Any, labels: Any, row_weights: Any, loss: LossName) -> Any:
+def _first_order_sums(
+    theta: Any, features: Any, labels: Any, row_weights: Any, loss: LossName
+) -> Any:
     loss_sum, dw, db = propagate(theta[:-1], theta[-1], features, labels, row_weights, loss)
     return tf.concat([[loss_sum], dw, [db]], 0)
 
 
-@tf.function(autograph=False, reduce_retracing=True)
-def _second_order(theta: Any, features: Any, labels: Any, row_weights: Any, loss: LossName) -> Any:
-    first = _first_order.python_function(theta, features, labels, row_weights, loss)
+def _second_order_sums(
+    theta: Any, features: Any, labels: Any, row_weights: Any, loss: LossName
+) -> Any:
+    first = _first_order_sums(theta, features, labels, row_weights, loss)
     second = curvature(theta[:-1], theta[-1], features, row_weights, loss)
     return tf.concat([first, tf.reshape(second, [-1])], 0)
 
 
-@tf.function(autograph=False, reduce_retracing=True)
-def _gram(theta: Any, features: Any, labels: Any, row_weights: Any, loss: LossName) -> Any:
+def _gram_sums(theta: Any, features: Any, labels: Any, row_weights: Any, loss: LossName) -> Any:
     return tf.reshape(gram(features, row_weights), [-1])
+
+
+_first_order, _second_order, _gram = (
+    tf.function(sums, autograph=False, reduce_retracing=True)
+    for sums in (_first_order_sums, _second_order_sums, _gram_sums)
+)

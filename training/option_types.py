@@ -11,7 +11,8 @@ import click
 
 from training.settings import ThresholdRule
 
-BYTES = re.compile(r"([0-9.]+) *([KMGT]?)B?", re.IGNORECASE)
+BYTES = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) *([KMGT]?)B?", re.IGNORECASE)
+PORT = re.compile("[0-9]{1,5}")
 RULES: tuple[ThresholdRule, ...] = get_args(ThresholdRule)
 
 
@@ -109,6 +110,6 @@ class Address(click.ParamType[tuple[str, int]]):
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, int]:
         """Split the text."""
         host, _, port = value.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        if not host or not PORT.fullmatch(port) or not 0 < int(port) < 2**16:
             self.fail(f"expected HOST:PORT, got {value!r}", param, ctx)
         return host, int(port)

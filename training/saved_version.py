@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
 
@@ -20,9 +21,13 @@ class SavedVersion:
         Raises:
             OSError, ValueError, tf.errors.OpError: it is no SavedModel.
         """
-        stored = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
-        self._definitions = stored.meta_graphs[0].signature_def
-        self._loaded = tf.saved_model.load(str(directory))
+        content = (directory / "saved_model.pb").read_bytes()
+        try:
+            stored = saved_model_pb2.SavedModel.FromString(content)
+            self._definitions = stored.meta_graphs[0].signature_def
+            self._loaded = tf.saved_model.load(str(directory))
+        except (DecodeError, IndexError) as error:  # also what a checkpoint cut off gives
+            raise ValueError(f"{directory} is not a SavedModel: {error}") from error
 
     def run(
         self, signature_name: str, inputs: Mapping[str, npt.NDArray[Any]]

@@ -302,7 +302,10 @@ class _Reader:
         weights: Mapping[str, npt.NDArray[np.float64]],
         class_names: tuple[str, str],
     ) -> None:
-        for share, text in (("train", "to train on"), ("held_out", "held out")):
+        texts = {"train": "to train on", "held_out": "held out"}
+        if self.split.validation:
+            texts["validation"] = "to tell when to stop"
+        for share, text in texts.items():
             for number, name in enumerate(class_names):
                 if weights[share][number] <= 0:
                     raise DataError(

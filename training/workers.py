@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from training.columns import Floats
 from training.errors import WorkersError
 
 RENDEZVOUS_SECONDS = 120
+NODE_NAME = re.compile(r"\{\{.*?\}\} ?")
 
 
 class Workers:
@@ -71,11 +73,18 @@ class TensorFlowWorkers(Workers):
     def __init__(self) -> None:
         import tensorflow as tf
 
-        config = json.loads(os.environ["TF_CONFIG"])
-        self.index = int(config["task"]["index"])
-        self.count = len(config["cluster"]["worker"])
+        config = os.environ["TF_CONFIG"]
+        try:
+            known = json.loads(config)
+            self.index = int(known["task"]["index"])
+            self.count = len(known["cluster"]["worker"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise WorkersError(
+                f"TF_CONFIG: expected a cluster of workers and a task, got {config!r}"
+            ) from error
+        # Without timeout_seconds: for each collective a thread would sleep as long. The strategy
+        # itself looks every half a minute whether all workers are there.
         options = tf.distribute.experimental.CommunicationOptions(
-            timeout_seconds=RENDEZVOUS_SECONDS,
             implementation=tf.distribute.experimental.CommunicationImplementation.RING,
         )
         self._strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
@@ -114,7 +123,9 @@ class TensorFlowWorkers(Workers):
         try:
             return operation(values).numpy()
         except self._errors as error:
-            raise WorkersError(f"another worker is gone: {error}") from error
+            # The other lines are for TensorFlow's developers, as is the node's name.
+            reason = NODE_NAME.sub("", str(error)).partition("\n")[0]
+            raise WorkersError(f"another worker is gone: {reason}") from error
 
 
 def _padded(length: int) -> int:
@@ -152,7 +163,7 @@ def meet(host: str, port: int, count: int) -> str:
         try:
             infos = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)
             found = sorted({str(info[4][0]) for info in infos})
-        except socket.gaierror:
+        except (socket.gaierror, UnicodeError):
             found = []
         time.sleep(0.2)
     for index, address in enumerate(found):

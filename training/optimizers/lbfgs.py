@@ -12,11 +12,12 @@ import numpy as np
 
 from training.columns import Floats
 from training.objective import Objective
-from training.optimizers.state import State, largest, warm_start
+from training.optimizers.state import NOISE, State, largest, warm_start
 
 PAIRS = 10
 SUFFICIENT_DECREASE = 1e-4
 HALVINGS = 30
+HALVINGS_IN_NOISE = 4
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,12 @@ class Lbfgs:
             scale = 0.5**halvings
             theta = state.theta + scale * direction
             cost, following = objective.cost_and_gradient(theta)
-            if cost <= state.cost + SUFFICIENT_DECREASE * scale * slope:
+            noise = -scale * slope < NOISE * state.cost
+            better = noise and largest(following) < state.criterion
+            enough = state.cost + SUFFICIENT_DECREASE * scale * slope
+            if better or (cost <= enough and cost < state.cost):
                 break
-            if -scale * slope < np.finfo(np.float32).eps * state.cost:
+            if noise and halvings >= HALVINGS_IN_NOISE:
                 return state.at_its_end()
         else:
             return state.at_its_end()

@@ -19,13 +19,11 @@ import numpy as np
 
 from training.columns import Floats
 from training.objective import Objective
-from training.optimizers.state import State, largest, warm_start
+from training.optimizers.state import NOISE, State, largest, warm_start
 
 SUFFICIENT_DECREASE = 1e-4
 HALVINGS = 30
 GOOD_CUT = 0.1
-# The relative accuracy of sums in float32: smaller pivots than this are noise.
-NOISE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -60,11 +58,13 @@ class Newton:
             scale = 0.5**halvings
             theta = state.theta + scale * direction
             cost, gradient = objective.cost_and_gradient(theta)
-            if cost <= state.cost + SUFFICIENT_DECREASE * scale * slope:
+            noise = -scale * slope < NOISE * state.cost
+            better = noise and largest(gradient) < state.criterion
+            if better or cost <= state.cost + SUFFICIENT_DECREASE * scale * slope:
                 cut = largest(gradient) <= GOOD_CUT * state.criterion
                 return self._arrived(objective, state, theta, cost, gradient, cut)
-            if -scale * slope < np.finfo(np.float32).eps * state.cost:
-                break  # what is left to gain drowns in rounding
+            if noise:
+                break
         if state.memory["fresh"]:
             return state.at_its_end()
         gradient = state.memory["gradient"]

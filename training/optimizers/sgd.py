@@ -3,9 +3,10 @@
     v := μ v − α ∂J_B/∂θ,   θ := θ + v
 
 where J_B is the cost of the rows of a mini-batch. An L1 penalty λ₁ |w|₁ / Σ r is taken into account
-by a proximal step, which makes weights exactly 0: w := sign(w) max(|w| − α λ₁ / Σ r, 0). α falls
-from its start to 0 along half a cosine over all epochs (Loshchilov and Hutter 2017), so that the
-noise of the mini-batches dies away.
+by a proximal step, which makes weights exactly 0: w := sign(w) max(|w| − α λ₁ / (1 − μ) Σ r, 0),
+where 1 / (1 − μ) is how many times momentum repeats a gradient that stays. α falls from its start
+to 0 along half a cosine over all epochs (Loshchilov and Hutter 2017), so that the noise of the
+mini-batches dies away.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class StochasticGradientDescent:
                 self.momentum,
                 self.batch_size * objective.total_weight / self.blocks.rows,
                 objective.l2 / objective.total_weight,
-                self.l1 / objective.total_weight,
+                self.l1 / (1 - self.momentum) / objective.total_weight,
             ]
             moved = _descend(
                 tf.constant([theta, velocity], dtype),

@@ -13,6 +13,9 @@ from training.columns import Floats
 from training.objective import Objective
 
 SAMPLE_STEPS = 100
+# The relative accuracy of sums in float32. Smaller pivots are noise; whether a step was good that
+# gains less, the cost cannot tell, but its derivatives can, which are near 0.
+NOISE = 1e-6
 
 
 @dataclass(frozen=True)

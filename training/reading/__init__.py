@@ -19,7 +19,7 @@ from training.reading.csv_file import CsvFile
 from training.reading.frame_file import FrameFile, ParquetFile
 from training.reading.part import File, Kind, Part, as_matrix
 
-__all__ = ["FrameFile", "Kind", "Part", "Source", "as_matrix", "open_source"]
+__all__ = ["STANDARD_INPUT", "FrameFile", "Kind", "Part", "Source", "as_matrix", "open_source"]
 
 STANDARD_INPUT = "-"
 PARQUET_SUFFIXES = (".parquet", ".pq")
