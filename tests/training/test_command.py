@@ -31,9 +31,9 @@ def test_unless_published_trains_only_where_nothing_is(trained_models: Path) -> 
     [
         (["--held-out=1.5"], "1.5 is not in the range 0<x<1"),
         (["--iterations=none"], "'none' is not a valid integer"),
-        (["--name=../elsewhere"], "'../elsewhere' cannot name a directory"),
-        (["--name=.hidden"], "'.hidden' cannot name a directory"),
-        ([f"--name={'a' * 300}"], "cannot name a directory"),
+        (["--model=../elsewhere"], "'../elsewhere' cannot name a directory"),
+        (["--model=.hidden"], "'.hidden' cannot name a directory"),
+        ([f"--model={'a' * 300}"], "cannot name a directory"),
         (["--l2=nan"], "expected a finite number, got nan"),
         (["--learning-rate=0"], "0.0 is not in the range x>0"),
         (["--no-such-option"], "No such option"),

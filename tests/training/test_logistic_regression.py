@@ -1,163 +1,326 @@
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
+import polars as pl
 import pytest
 import tensorflow as tf
-from sklearn.linear_model import LogisticRegression
 
-from training.dataset import Floats, breast_cancer, split
-from training.evaluation import evaluate
-from training.job import FitSettings, fit
-from training.logistic_regression import (
-    CURVATURE,
-    Loss,
-    optimize,
-    propagate,
-    safe_learning_rate,
-)
+from training import blocks as blocks_module
+from training import spool as spool_module
+from training.blocks import Block
+from training.columns import Floats
+from training.fitting import Problem
+from training.logistic_regression import CURVATURE, curvature, gram, propagate
+from training.objective import Objective
+from training.optimizers import StochasticGradientDescent
+from training.reading import FrameFile, Source
+from training.settings import FitSettings, LossName
+from training.table import Choice, Split, read_table
+from training.workers import Workers
 
-
-@pytest.fixture
-def data() -> tuple[Floats, Floats]:
-    generator = np.random.default_rng(7)
-    features = generator.normal(size=(40, 3))
-    labels = (features @ [1.0, -2.0, 0.5] + generator.normal(size=40) > 0).astype(float)
-    return features, labels
+LOSSES = get_args(LossName)
+THETA = np.array([0.3, -0.7, 1.1, 0.2])
+L2 = [0.0, 2.5]
+PLENTY = 1 << 30
 
 
-def cost_of(w: Any, b: Any, features: Any, labels: Any, l2: float, loss: Loss) -> Any:
-    """The cost as its definition has it, for TensorFlow to differentiate."""
-    a = tf.sigmoid(tf.linalg.matvec(features, w) + b)
+@pytest.fixture(params=["unweighted", "weighted"])
+def rows(request: pytest.FixtureRequest) -> Block:
+    """40 rows of 3 features of different size, with noisy labels."""
+    random = np.random.default_rng(7)
+    features = random.normal(size=(40, 3)) * [1.0, 3.0, 0.2] + [0.5, 0.0, 0.0]
+    labels = (features @ [1.0, -2.0, 0.5] + random.normal(size=40) > 0).astype(float)
+    weights = random.uniform(0, 3, 40) if request.param == "weighted" else np.ones(40)
+    return Block(tf.constant(features), tf.constant(labels), tf.constant(weights))
+
+
+def objective_of(
+    blocks: list[Block], loss: LossName = "cross-entropy", l2: float = 0.0
+) -> Objective:
+    return Objective(
+        blocks,
+        blocks[0].features.shape[1],
+        total_weight=sum(float(tf.reduce_sum(block.row_weights)) for block in blocks),
+        l2=l2,
+        loss=loss,
+        workers=Workers(),
+    )
+
+
+def written_out_cost(theta: Any, rows: Block, loss: LossName, l2: float) -> Any:
+    """J as its definition has it, for TensorFlow to differentiate."""
+    features, y, r = rows
+    a = 1 / (1 + tf.exp(-(tf.linalg.matvec(features, theta[:-1]) + theta[-1])))
     losses = {
-        "cross-entropy": -(labels * tf.math.log(a) + (1 - labels) * tf.math.log(1 - a)),
-        "squared": (a - labels) ** 2 / 2,
+        "cross-entropy": -(y * tf.math.log(a) + (1 - y) * tf.math.log(1 - a)),
+        "squared": (a - y) ** 2 / 2,
     }[loss]
-    return tf.reduce_mean(losses) + l2 * tf.reduce_sum(w**2) / (2 * len(labels))
+    ridge = l2 * tf.reduce_sum(theta[:-1] ** 2) / 2
+    return (tf.reduce_sum(r * losses) + ridge) / tf.reduce_sum(r)
 
 
-@pytest.mark.parametrize("loss", ["cross-entropy", "squared"])
-@pytest.mark.parametrize("l2", [0.0, 2.5])
-def test_the_written_out_derivatives_are_those_of_the_cost(
-    data: tuple[Floats, Floats], l2: float, loss: Loss
-) -> None:
-    features, labels = map(tf.constant, data)
-    w, b = tf.Variable([0.3, -0.7, 1.1], dtype=tf.float64), tf.Variable(0.2, dtype=tf.float64)
-    ours = propagate(w, b, features, labels, l2, loss)
-
-    with tf.GradientTape() as tape:
-        cost = cost_of(w, b, features, labels, l2, loss)
-    dw, db = tape.gradient(cost, [w, b])
-    np.testing.assert_allclose(ours.cost, cost, rtol=1e-12)
-    np.testing.assert_allclose(ours.dw, dw, rtol=1e-10)
-    np.testing.assert_allclose(ours.db, db, rtol=1e-10)
-
-    step = 1e-6
-    for index, derivative in enumerate([*ours.dw.numpy(), ours.db.numpy()]):
-        shift = np.eye(4)[index] * step
-        ahead, behind = (
-            cost_of(w + side * shift[:3], b + side * shift[3], features, labels, l2, loss)
-            for side in (1, -1)
-        )
-        assert float(ahead - behind) / (2 * step) == pytest.approx(derivative, rel=1e-6, abs=1e-9)
-
-
-@pytest.mark.parametrize("loss", ["cross-entropy", "squared"])
-def test_the_curvature_is_the_largest_second_derivative_of_the_loss(loss: Loss) -> None:
-    z = tf.Variable(np.linspace(-8, 8, 20_001))
+def derivatives(rows: Block, loss: LossName, l2: float) -> tuple[float, Floats, Floats]:
+    """J at THETA, and its first and second derivatives, as TensorFlow finds them."""
+    theta = tf.Variable(THETA)
     with tf.GradientTape() as outer:
         with tf.GradientTape() as inner:
-            a = tf.sigmoid(z)
-            total = tf.reduce_sum(
-                tf.math.softplus(z) if loss == "cross-entropy" else (a - 0.0) ** 2 / 2
-            )
-        first = inner.gradient(total, z)
-    second = outer.gradient(first, z)
-    largest = float(tf.reduce_max(tf.abs(second)))
+            cost = written_out_cost(theta, rows, loss, l2)
+        first = inner.gradient(cost, theta)
+    return float(cost), first.numpy(), outer.jacobian(first, theta).numpy()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("l2", L2)
+def test_the_written_out_derivatives_are_those_of_the_cost(
+    rows: Block, loss: LossName, l2: float
+) -> None:
+    objective = objective_of([rows], loss, l2)
+    cost, gradient = objective.cost_and_gradient(THETA)
+    expected_cost, expected_gradient, _ = derivatives(rows, loss, l2)
+    assert cost == pytest.approx(expected_cost, rel=1e-12)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-10)
+
+    step = 1e-6
+    for direction, derivative in zip(np.eye(4), gradient, strict=True):
+        ahead, behind = (
+            objective.cost_and_gradient(THETA + side * step * direction)[0] for side in (1, -1)
+        )
+        assert (ahead - behind) / (2 * step) == pytest.approx(derivative, rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_propagating_gives_the_sums_of_losses_and_derivatives_over_the_rows(
+    rows: Block, loss: LossName
+) -> None:
+    found = propagate(tf.constant(THETA[:3]), tf.constant(THETA[3]), *rows, loss)
+    cost, gradient, _ = derivatives(rows, loss, 0.0)
+    total = float(tf.reduce_sum(rows.row_weights))
+    assert float(found.loss) == pytest.approx(total * cost, rel=1e-12)
+    np.testing.assert_allclose([*found.dw, found.db], total * gradient, rtol=1e-10)
+
+
+@pytest.mark.parametrize("l2", L2)
+def test_the_second_derivatives_of_the_cross_entropy_are_exact(rows: Block, l2: float) -> None:
+    objective = objective_of([rows], "cross-entropy", l2)
+    cost, gradient, second = objective.cost_gradient_and_curvature(THETA)
+    expected_cost, expected_gradient, expected_second = derivatives(rows, "cross-entropy", l2)
+    assert cost == pytest.approx(expected_cost, rel=1e-12)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-10)
+    np.testing.assert_allclose(second, expected_second, rtol=1e-10)
+
+
+@pytest.mark.parametrize("l2", L2)
+def test_the_second_derivatives_of_the_squared_loss_are_the_gauss_newton_ones(
+    rows: Block, l2: float
+) -> None:
+    _, _, second = objective_of([rows], "squared", l2).cost_gradient_and_curvature(THETA)
+    with tf.GradientTape() as tape:
+        theta = tf.Variable(THETA)
+        a = tf.sigmoid(tf.linalg.matvec(rows.features, theta[:-1]) + theta[-1])
+    jacobian = tape.jacobian(a, theta).numpy()
+    total = rows.row_weights.numpy().sum()
+    expected = jacobian.T @ (rows.row_weights.numpy()[:, np.newaxis] * jacobian)
+    expected[np.diag_indices(3)] += l2
+    np.testing.assert_allclose(second, expected / total, rtol=1e-10)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_second_derivative_is_negative_wherever_the_fit_is(rows: Block, loss: LossName) -> None:
+    random = np.random.default_rng(0)
+    for size in (0.1, 1.0, 10.0, 1000.0):
+        theta = tf.constant(random.normal(size=4) * size)
+        second = curvature(theta[:-1], theta[-1], rows.features, rows.row_weights, loss).numpy()
+        np.testing.assert_allclose(second, second.T, rtol=1e-12)
+        assert np.linalg.eigvalsh(second)[0] >= -1e-12 * np.trace(second)
+
+
+def test_the_second_moments_are_those_of_the_features_and_a_column_of_ones(rows: Block) -> None:
+    with_ones = np.column_stack([rows.features, np.ones(40)])
+    expected = with_ones.T @ np.diag(rows.row_weights) @ with_ones
+    np.testing.assert_allclose(gram(rows.features, rows.row_weights), expected, rtol=1e-12)
+    mean_square = np.trace(expected) / rows.row_weights.numpy().sum()
+    assert objective_of([rows]).mean_square_length() == pytest.approx(mean_square)
+
+
+@pytest.mark.parametrize(("loss", "expected"), [("cross-entropy", 1000.0), ("squared", 0.5)])
+def test_all_is_finite_where_probabilities_round_to_0_and_1(
+    loss: LossName, expected: float
+) -> None:
+    wrong = Block(*map(tf.constant, ([[1000.0], [-1000.0]], [0.0, 1.0], [1.0, 1.0])))
+    cost, gradient, second = objective_of([wrong], loss).cost_gradient_and_curvature(
+        np.array([1.0, 0.0])
+    )
+    assert cost == pytest.approx(expected)
+    assert np.isfinite(gradient).all()
+    assert np.isfinite(second).all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_curvature_is_the_largest_second_derivative_of_a_row_s_loss(loss: LossName) -> None:
+    z = tf.Variable(np.linspace(-8, 8, 20_001))
+    largest = 0.0
+    for label in (0.0, 1.0):
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as inner:
+                a = tf.sigmoid(z)
+                cross_entropy = -(label * tf.math.log(a) + (1 - label) * tf.math.log(1 - a))
+                losses = {"cross-entropy": cross_entropy, "squared": (a - label) ** 2 / 2}[loss]
+            first = inner.gradient(losses, z)
+        largest = max(largest, float(tf.reduce_max(tf.abs(outer.gradient(first, z)))))
     assert largest <= CURVATURE[loss]
     assert largest == pytest.approx(CURVATURE[loss], rel=1e-3)
 
 
-def test_the_cost_is_finite_where_a_probability_rounds_to_one() -> None:
-    features, labels = (
-        tf.constant([[1000.0], [-1000.0]], tf.float64),
-        tf.constant([0.0, 1.0], tf.float64),
-    )
-    right = propagate(tf.ones(1, tf.float64), tf.zeros((), tf.float64), features, labels, 0.0)
-    assert float(right.cost) == pytest.approx(1000.0)
-
-
-@pytest.mark.parametrize("loss", ["cross-entropy", "squared"])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("l2", [0.0, 2.5, 1000.0])
 def test_the_safe_learning_rate_never_lets_the_cost_go_up(
-    data: tuple[Floats, Floats], loss: Loss
+    rows: Block, loss: LossName, l2: float
 ) -> None:
-    features, labels = data
-    features = features * [1.0, 100.0, 0.01] + 5
-    costs = optimize(features, labels, iterations=500, l2=0.5, loss=loss).costs
-    assert costs[0] == pytest.approx({"cross-entropy": np.log(2), "squared": 1 / 8}[loss])
-    assert (np.diff(costs) <= 1e-12).all()
-    assert costs[-1] < 0.9 * costs[0]
+    badly_scaled = rows._replace(features=rows.features * [1.0, 100.0, 0.01] + 5)
+    objective = objective_of([badly_scaled], loss, l2)
+    alpha = objective.safe_learning_rate()
+    for start in (np.zeros(4), np.array([0.5, -0.01, 3.0, 1.0])):
+        theta, costs = start, []
+        for _ in range(100):
+            cost, gradient = objective.cost_and_gradient(theta)
+            costs.append(cost)
+            theta = theta - alpha * gradient
+        assert (np.diff(costs) <= 1e-12 * costs[0]).all()
+        assert costs[-1] < costs[0]
 
 
-def test_the_safe_learning_rate_is_no_smaller_than_it_must_be() -> None:
-    # One centred column of variance 4: λmax = 4, so L = 1 and α = 1.
-    assert safe_learning_rate(np.array([[2.0], [-2.0]]), 0.0) == pytest.approx(1.0)
+def test_the_safe_learning_rate_is_no_smaller_than_it_must_be(rows: Block) -> None:
+    # At θ = 0 all a (1 − a) are 1/4, so the bound on the second derivatives is reached.
+    objective = objective_of([rows])
+    steepest = np.linalg.eigvalsh(objective.cost_gradient_and_curvature(np.zeros(4))[2])[-1]
+    assert objective.safe_learning_rate() == pytest.approx(1 / steepest, rel=1e-12)
 
 
-def test_a_learning_rate_that_diverges_is_an_error_and_not_nan_weights() -> None:
-    features = np.array([[1e200], [-1e200]])
-    with pytest.raises(FloatingPointError, match=r"diverged .* learning rate 1e\+200"):
-        optimize(features, np.array([1.0, 0.0]), iterations=100, learning_rate=1e200, l2=1.0)
+@pytest.mark.parametrize(("loss", "alpha"), [("cross-entropy", 1.0), ("squared", 0.25 / 0.0771)])
+def test_the_safe_learning_rate_of_one_centred_column_of_variance_4(
+    loss: LossName, alpha: float
+) -> None:
+    column = Block(*map(tf.constant, ([[2.0], [-2.0]], [0.0, 1.0], [1.0, 1.0])))
+    assert objective_of([column], loss).safe_learning_rate() == pytest.approx(alpha)
 
 
-def test_progress_is_reported_to_the_last_iteration(data: tuple[Floats, Floats]) -> None:
-    seen: list[tuple[int, float]] = []
-    result = optimize(*data, iterations=120, report=lambda done, cost: seen.append((done, cost)))
-    assert [done for done, _ in seen] == [50, 100, 120]
-    assert len(result.costs) == 120
-    assert seen[-1][1] == pytest.approx(result.costs[-1])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_several_blocks_give_what_one_gives(rows: Block, loss: LossName) -> None:
+    cut = [Block(*(tensor[i:j] for tensor in rows)) for i, j in ((0, 17), (17, 18), (18, 40))]
+    one, several = objective_of([rows], loss, 2.5), objective_of(cut, loss, 2.5)
+    found: Any
+    expected: Any
+    for found, expected in zip(
+        several.cost_gradient_and_curvature(THETA),
+        one.cost_gradient_and_curvature(THETA),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert several.safe_learning_rate() == pytest.approx(one.safe_learning_rate(), rel=1e-12)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_it_is_as_good_as_scikit_learn_on_the_same_split(seed: int) -> None:
-    table = breast_cancer()
-    assert (len(table), len(table.columns)) == (569, 30)
-    assert table.class_names == ("malignant", "benign")
-    train, test = split(table, held_out=0.3, seed=seed)
-    mean, scale = train.features.mean(axis=0), train.features.std(axis=0)
-    theirs = LogisticRegression(max_iter=10_000).fit((train.features - mean) / scale, train.labels)
-    probabilities = theirs.predict_proba((test.features - mean) / scale)[:, 1]
-    expected = evaluate(test.labels, probabilities, 0.5)
-
-    model = fit(table, FitSettings(seed=seed), lambda done, cost: None).model
-    assert model.metrics["accuracy"] >= expected["accuracy"] - 0.005
-    assert model.metrics["log_loss"] == pytest.approx(expected["log_loss"], abs=0.01)
-    assert model.metrics["auc"] == pytest.approx(expected["auc"], abs=0.005)
-
-
-def test_the_same_seed_gives_the_same_weights_bit_for_bit() -> None:
-    table = breast_cancer()
-    settings = FitSettings(seed=3, iterations=60)
-    first, second = (fit(table, settings, lambda done, cost: None).model for _ in range(2))
-    np.testing.assert_array_equal(first.weights, second.weights)
-    other = fit(table, FitSettings(seed=4, iterations=60), lambda done, cost: None).model
-    assert not np.array_equal(first.weights, other.weights)
+def table_of(rows: int) -> pl.DataFrame:
+    """Numbers, missing ones, and a category of so many values that features outgrow the rows."""
+    random = np.random.default_rng(1)
+    numbers, city = random.normal(size=(rows, 3)) * [1, 50, 0.1], random.integers(0, 30, rows)
+    logit = numbers @ [1, 0.02, 5] + (city % 3)
+    return pl.DataFrame(
+        {
+            "a": numbers[:, 0],
+            "b": numbers[:, 1],
+            "c": pl.Series(numbers[:, 2]).set(pl.Series(random.random(rows) < 0.1), None),
+            "city": pl.Series(city).cast(pl.String),
+            "weight": random.uniform(0.5, 2, rows),
+            "y": np.where(logit + random.logistic(size=rows) > 1, "yes", "no"),
+        }
+    )
 
 
-def test_a_constant_column_gets_no_weight_and_breaks_nothing() -> None:
-    table = breast_cancer()
-    table.features[:, 4] = 7.0
-    model = fit(table, FitSettings(iterations=200), lambda done, cost: None).model
-    assert np.isfinite(model.weights).all()
-    assert model.weights[4] == 0.0
+def problem_of(folder: Path, memory: int) -> Problem:
+    source = Source("rows", [FrameFile("rows", table_of(6000))])
+    split, workers = Split(0.2, 0.0, 0), Workers()
+    table = read_table(source, Choice("y", weight="weight"), split, folder, workers, memory)
+    return Problem(table, FitSettings(l2=3.0), memory, workers)
+
+
+@pytest.mark.parametrize(
+    ("memory", "values"),
+    [
+        pytest.param(PLENTY, PLENTY, id="features in memory"),
+        pytest.param(300_000, PLENTY, id="rows in memory"),
+        pytest.param(0, PLENTY, id="rows on disk"),
+        pytest.param(0, 10_000, id="rows on disk, in pieces"),
+    ],
+)
+def test_a_table_larger_than_a_block_gives_what_one_block_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int, values: int
+) -> None:
+    (tmp_path / "whole").mkdir()
+    whole = problem_of(tmp_path / "whole", PLENTY).objective
+    assert [block.features.dtype for block in whole.blocks] == [tf.float64]
+
+    monkeypatch.setattr(spool_module, "LARGEST_BLOCK_ROWS", 1024)
+    monkeypatch.setattr(blocks_module, "BLOCK_VALUES", values)
+    problem = problem_of(tmp_path, memory)
+    assert (tmp_path / "train.rows").exists() == (memory == 0)
+    objective = problem.objective
+    assert len(list(objective.blocks)) >= 5
+    assert objective.total_weight == pytest.approx(whole.total_weight)
+    theta = np.random.default_rng(2).normal(size=whole.width + 1)
+    found: Any
+    expected: Any
+    for found, expected in zip(
+        objective.cost_gradient_and_curvature(theta),
+        whole.cost_gradient_and_curvature(theta),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_mini_batches_are_the_same_from_memory_and_from_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool_module, "LARGEST_BLOCK_ROWS", 1024)
+    thetas = []
+    for memory in (PLENTY, 300_000, 0):
+        folder = tmp_path / str(memory)
+        folder.mkdir()
+        objective = problem_of(folder, memory).objective
+        assert isinstance(objective.blocks, blocks_module.Blocks)
+        sgd = StochasticGradientDescent(objective.blocks, 5, None, 0.9, 64, 0.0, 0)
+        thetas.append(sgd.step(objective, sgd.start(objective)).theta)
+    np.testing.assert_allclose(thetas[1:], [thetas[0]] * 2, atol=1e-5)
+    assert np.abs(thetas[0]).max() > 0.1
+
+
+@pytest.mark.parametrize("memory", [PLENTY, 300_000, 0])
+def test_an_epoch_goes_through_every_row_once_in_another_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int
+) -> None:
+    monkeypatch.setattr(spool_module, "LARGEST_BLOCK_ROWS", 1024)
+    problem = problem_of(tmp_path, memory)
+    assert isinstance(problem.objective.blocks, blocks_module.Blocks)
+    random = np.random.default_rng(0)
+    epochs = [
+        np.concatenate([block.features.numpy()[:, 0] for block in blocks])
+        for blocks in (problem.objective.blocks.shuffled(random) for _ in range(2))
+    ]
+    assert len(epochs[0]) == problem.table.rows["train"]
+    assert len(set(epochs[0].tolist())) > 0.99 * len(epochs[0])
+    assert not np.array_equal(epochs[0], epochs[1])
+    np.testing.assert_allclose(np.sort(epochs[0]), np.sort(epochs[1]), atol=1e-6)
 
 
 def test_the_course_s_exercise_and_its_published_fault() -> None:
     """What benchmarks/course.py measures over 20 seeds, here over a few."""
     from benchmarks.course import WAYS, accuracies
 
-    published, transposed, faster, theirs = (np.mean(accuracies(way)) for way in WAYS.values())
-    assert published == pytest.approx(0.48, abs=0.02)  # chance
-    assert transposed == pytest.approx(0.87, abs=0.02)
+    published, transposed, faster, theirs = (
+        np.mean(accuracies(way, range(2))) for way in WAYS.values()
+    )
+    assert published == pytest.approx(0.5, abs=0.05)  # chance
+    assert transposed > 0.8
     assert faster == pytest.approx(theirs, abs=0.01)

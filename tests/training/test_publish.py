@@ -1,18 +1,32 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 
-from tests.processes import ROOT, wait_for
+from tests.conftest import missing
+from tests.processes import ROOT, fit, wait_for
+from tests.tables import fitted
+from training import manifest
+from training.export import export
+from training.job import Candidate, Target, gate_and_publish
 from training.publish import publish, versions
+from training.saved_version import SavedVersion
+from training.settings import FitSettings
+
+KILLS = 25
 
 
 def write_two_files(directory: Path) -> None:
@@ -133,3 +147,179 @@ def test_the_lock_of_the_models_directory_is_given_back(tmp_path: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:
         os.close(descriptor)
+
+
+PUBLISH_FOR_EVER = """
+import shutil, sys
+from pathlib import Path
+from training import manifest
+from training.publish import publish
+
+def write(directory):
+    shutil.copytree(sys.argv[2], directory, dirs_exist_ok=True)
+    manifest.write(directory, {})
+
+while True:
+    print(publish(write, Path(sys.argv[1]), "m"), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def candidate() -> Candidate:
+    return fitted(FitSettings(optimizer="newton"))
+
+
+def test_a_job_killed_at_any_moment_leaves_only_whole_versions(
+    tmp_path: Path, candidate: Candidate
+) -> None:
+    saved, models = tmp_path / "saved", tmp_path / "models"
+    export(candidate.model, saved)
+    moments = random.Random(0)
+    abandoned = 0
+    for _ in range(KILLS):
+        job = subprocess.Popen(
+            [sys.executable, "-c", PUBLISH_FOR_EVER, str(models), str(saved)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+        )
+        assert job.stdout is not None
+        with job.stdout:
+            job.stdout.readline()  # it has published one
+            time.sleep(moments.uniform(0, 0.05))
+            job.send_signal(signal.SIGKILL)
+            job.wait()
+        abandoned += len(list(models.glob(".m.tmp-*")))
+    assert abandoned >= 5  # else the moments say nothing
+    numbers = versions(models / "m")
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) >= KILLS
+    files = len(list(manifest.file_hashes(saved)))
+    assert {manifest.verify(models / "m" / str(number)) for number in numbers} == {files}
+    inputs = candidate.model.inputs(candidate.held_out.frame)
+    SavedVersion(models / "m" / str(numbers[-1])).run("serving_default", inputs)
+
+    publish(write_two_files, models, "m")
+    assert [path.name for path in models.iterdir()] == ["m"]
+
+
+def test_two_jobs_at_once_both_publish(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "training", "fit", f"--models={tmp_path}", "--json"]
+    jobs = [
+        subprocess.Popen(
+            [*command, "--optimizer=newton", f"--seed={seed}", "--gate-tolerance=1", "--quiet"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for seed in (0, 1)
+    ]
+    told = []
+    for job in jobs:
+        out, errors = job.communicate(timeout=120)
+        assert job.returncode == 0, errors.decode()
+        told.append(json.loads(out))
+    assert sorted(result["version"] for result in told) == [1, 2]
+    for seed, result in enumerate(told):
+        facts = manifest.read(Path(result["path"]))
+        assert facts is not None
+        assert facts["settings"]["seed"] == seed
+        assert manifest.verify(Path(result["path"])) == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["breast_cancer"]
+
+
+Mount = Callable[..., None]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[tuple[Path, Mount]]:
+    """An empty file system, and what mounts it with other options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(*options: str) -> None:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            missing(f"file systems cannot be mounted here: {done.stderr.strip()}")
+
+    mount("size=64m")
+    yield folder, mount
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def room(candidate: Candidate, folder: Path) -> int:
+    """How many KB a version takes."""
+    version, _ = gate_and_publish(candidate, Target(folder, "m"))
+    return sum(-(-path.stat().st_size // 4096) * 4 for path in version.rglob("*") if path.is_file())
+
+
+def test_a_full_disk_publishes_nothing_whichever_file_it_meets(
+    tmp_path: Path, candidate: Candidate, disk: tuple[Path, Mount]
+) -> None:
+    folder, mount = disk
+    whole = room(candidate, tmp_path / "elsewhere")
+    for size in (4, 64, whole - 100, whole - 4):
+        mount(f"size={whole + 64}k", "remount")
+        (folder / "m" / "1").mkdir(parents=True, exist_ok=True)
+        ballast = folder / "ballast"
+        ballast.write_bytes(bytes((whole + 64 - size) * 1024))
+        with pytest.raises(OSError, match=r"No space left|no space|RESOURCE|space"):
+            gate_and_publish(candidate, Target(folder, "m"))
+        assert versions(folder / "m") == [1]
+        assert sorted(path.name for path in folder.iterdir()) == ["ballast", "m"]
+        ballast.unlink()
+    assert gate_and_publish(candidate, Target(folder, "m"))[0].name == "2"
+
+
+def test_a_full_disk_for_models_is_one_clear_line(disk: tuple[Path, Mount]) -> None:
+    folder, mount = disk
+    (folder / "breast_cancer" / "1").mkdir(parents=True)
+    mount("size=64k", "remount")
+    done = fit(folder, "--optimizer=newton", "--quiet")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("Error: cannot read or write: ")
+    assert "o space left on device" in done.stderr
+    assert [path.name for path in folder.iterdir()] == ["breast_cancer"]
+    assert versions(folder / "breast_cancer") == [1]
+
+
+def test_a_models_directory_that_is_read_only_is_one_clear_line(disk: tuple[Path, Mount]) -> None:
+    folder, mount = disk
+    version = publish(write_two_files, folder, "breast_cancer")
+    mount("ro", "remount")
+    done = fit(folder, "--optimizer=newton", "--quiet")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("Error: cannot read or write: ")
+    assert f"Read-only file system: '{folder}" in done.stderr
+    assert (version / "saved_model.pb").read_text() == "graph"
+    assert versions(folder / "breast_cancer") == [1]
+
+
+def test_a_full_disk_for_rows_is_one_clear_line(tmp_path: Path, disk: tuple[Path, Mount]) -> None:
+    folder, mount = disk
+    mount("size=64k", "remount")
+    rows = 120_000  # more than a block, which is what is written
+    numbers = np.random.default_rng(0).normal(size=rows).astype(np.float32)
+    data = tmp_path / "rows.csv"
+    pl.DataFrame({"a": numbers, "y": np.where(numbers > 0, "yes", "no")}).write_csv(data)
+    command = [sys.executable, "-m", "training", "fit", f"--models={tmp_path / 'models'}"]
+    done = subprocess.run(
+        [*command, f"--data={data}", "--label=y", "--model=m", "--memory=0"],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("Error: cannot read or write: ")
+    assert "No space left on device" in done.stderr
+    assert list(folder.iterdir()) == []
+    assert not (tmp_path / "models").exists()

@@ -71,7 +71,7 @@ def servable(theta: Floats) -> bool:
 def warm_start(
     optimizer: Optimizer, objective: Objective, sample: Objective | None, tolerance: float
 ) -> Floats:
-    """Return the parameters to start from: those that fit a sample, if that is better than 0."""
+    """Return the parameters to start from: those that fit a sample, or 0 without one."""
     zero = np.zeros(objective.width + 1)
     if sample is None:
         return zero

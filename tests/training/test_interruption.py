@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.processes import ROOT, fit, wait_for
+from training.checkpoint import path_for
+from training.descent import InterruptedFitError
+from training.errors import ResumeError
+from training.job import Observer, Published, Target, run
+from training.publish import versions
+from training.reading import open_source
+from training.saved_version import SavedVersion
+from training.settings import FitSettings
+from training.table import Choice
+
+STEPS = 3000
+SETTINGS = FitSettings(iterations=STEPS, tolerance=0.0, l2=0.0)
+OPTIONS = ("--label=y", "--model=m", f"--iterations={STEPS}", "--tolerance=0", "--l2=0")
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+STEP = re.compile(r"([0-9,]+) of [0-9,]+, cost")
+
+
+class Command:
+    """`python -m training` with a terminal for its standard error, where it shows its progress."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        self._terminal, other = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "training", *arguments],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=other,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "200", **environment},
+            start_new_session=True,
+        )
+        os.close(other)
+        self._seen = bytearray()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        try:
+            while data := os.read(self._terminal, 1 << 16):
+                self._seen += data
+        except OSError:
+            pass  # nobody has the other end any more
+        os.close(self._terminal)
+
+    def seen(self) -> str:
+        return ESCAPES.sub("", self._seen.decode(errors="replace"))
+
+    def steps(self) -> int:
+        """How many steps it has shown."""
+        found = STEP.findall(self.seen())
+        return int(found[-1].replace(",", "")) if found else 0
+
+    def wait_for_steps(self, count: int) -> None:
+        def reached() -> bool:
+            assert self.process.poll() is None, self.seen()
+            return self.steps() >= count
+
+        wait_for(reached, f"{count} steps", 90)
+
+    def last_line(self, seconds: float = 30) -> str:
+        """Wait for its end, and return what it said last."""
+        self.process.wait(seconds)
+        self._reader.join()
+        return self.seen().strip().splitlines()[-1].strip()
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+        self._reader.join()
+
+
+@pytest.fixture
+def commands() -> Iterator[list[Command]]:
+    """Those that end with the test."""
+    started: list[Command] = []
+    yield started
+    for command in started:
+        command.end()
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2000, 3))
+    labels = np.where(random.random(2000) < 1 / (1 + np.exp(-x.sum(axis=1))), "yes", "no")
+    path = tmp_path_factory.mktemp("table") / "rows.csv"
+    pl.DataFrame({"a": x[:, 0], "b": x[:, 1], "c": x[:, 2], "y": labels}).write_csv(path)
+    return path
+
+
+def job(
+    table: Path,
+    models: Path,
+    settings: FitSettings = SETTINGS,
+    *,
+    resume: bool = False,
+    observer: Observer | None = None,
+) -> Published:
+    target = Target(models, "m")
+    source = open_source(str(table))
+    published = run(source, Choice("y"), settings, target, resume=resume, observer=observer)
+    assert published is not None
+    return published
+
+
+def bits(version: Path) -> list[bytes]:
+    """The weights, as the version's answers tell them."""
+    loaded = SavedVersion(version)
+    rows = {name: np.linspace(-2, 2, 9, dtype=np.float32) for name in "abc"}
+    outputs = loaded.run("explain", rows)
+    return [outputs["contribution"].tobytes(), outputs["bias"].tobytes()]
+
+
+def test_a_fit_interrupted_twice_ends_with_the_weights_of_one_that_was_not(
+    table: Path, tmp_path: Path, commands: list[Command]
+) -> None:
+    models, temporary = tmp_path / "models", tmp_path / "temporary"
+    temporary.mkdir()
+
+    def start(*more: str) -> Command:
+        command = Command(
+            "fit", f"--models={models}", f"--data={table}", *OPTIONS, *more, TMPDIR=str(temporary)
+        )
+        commands.append(command)
+        return command
+
+    steps = 0
+    for number, more in ((signal.SIGINT, []), (signal.SIGTERM, ["--resume"])):
+        command = start(*more)
+        command.wait_for_steps(steps + 100)
+        command.process.send_signal(number)
+        last = re.fullmatch(
+            r"Interrupted: --resume goes on from iteration (\d+)", command.last_line()
+        )
+        assert command.process.returncode == 128 + number
+        assert "Traceback" not in command.seen()
+        assert last is not None, command.seen()
+        assert steps + 100 <= int(last[1]) < STEPS
+        steps = int(last[1])
+        assert [path.name for path in models.iterdir()] == [".m.checkpoint"]
+        assert list(temporary.iterdir()) == []
+
+    resumed = start("--resume", "--quiet")
+    out, _ = resumed.process.communicate(timeout=90)
+    assert resumed.process.returncode == 0, resumed.seen()
+    assert out.decode().strip() == str(models / "m" / "1")
+    assert [path.name for path in models.iterdir()] == ["m"]
+    assert list(temporary.iterdir()) == []
+
+    whole = job(table, tmp_path / "whole")
+    assert whole.candidate.fit.progress.state.steps == STEPS
+    assert bits(models / "m" / "1") == bits(whole.version)
+
+
+def test_a_job_stopped_while_it_reads_leaves_nothing(
+    tmp_path: Path, commands: list[Command]
+) -> None:
+    models, temporary = tmp_path / "models", tmp_path / "temporary"
+    models.mkdir()
+    temporary.mkdir()
+    options = (f"--models={models}", "--data=-", "--label=y", "--model=m")
+    command = Command("fit", *options, TMPDIR=str(temporary))
+    commands.append(command)
+    rows = b"a,y\n" + b"1.5,yes\n2.5,no\n" * 600_000  # the reader looks at the first 8 MB
+    assert command.process.stdin is not None
+    command.process.stdin.write(rows)
+    command.process.stdin.flush()  # and standard input stays open
+    wait_for(lambda: list(temporary.glob("training-*")), "it reads")
+    time.sleep(0.5)
+    command.process.send_signal(signal.SIGTERM)
+    assert command.last_line() == "Interrupted: nothing was published"
+    assert command.process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in command.seen()
+    assert list(models.iterdir()) == []
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_job_stopped_while_it_publishes_keeps_the_fit(table: Path, tmp_path: Path) -> None:
+    def stop(stage: str) -> None:
+        if stage == "checking and publishing":
+            raise KeyboardInterrupt  # as the signals' handler does
+
+    settings = FitSettings(optimizer="newton")
+    with pytest.raises(InterruptedFitError) as interrupted:
+        job(table, tmp_path, settings, observer=Observer(stage=stop))
+    assert [path.name for path in tmp_path.iterdir()] == [".m.checkpoint"]
+    steps = interrupted.value.progress.state.steps
+    assert str(interrupted.value) == f"--resume goes on from iteration {steps}"
+
+    stepped: list[int] = []
+    resumed = job(
+        table,
+        tmp_path,
+        settings,
+        resume=True,
+        observer=Observer(stepped=lambda step, cost: stepped.append(step)),
+    )
+    assert stepped == []
+    assert resumed.candidate.fit.progress.state.steps == steps
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    assert versions(tmp_path / "m") == [1]
+
+
+def interrupted_after(steps: int, table: Path, models: Path, settings: FitSettings) -> None:
+    def stop(step: int, cost: float) -> None:
+        if step == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    from training.interruption import StopSignals
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    signals = StopSignals()
+    signals.install()
+    try:
+        with pytest.raises(InterruptedFitError, match=f"from iteration {steps}$"):
+            run(
+                open_source(str(table)),
+                Choice("y"),
+                settings,
+                Target(models, "m"),
+                signals=signals,
+                observer=Observer(stepped=stop),
+            )
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+
+
+def test_another_fit_does_not_resume_a_checkpoint(table: Path, tmp_path: Path) -> None:
+    settings = FitSettings(iterations=50, tolerance=0.0)
+    interrupted_after(7, table, tmp_path, settings)
+    checkpoint = path_for(tmp_path, "m").read_bytes()
+    message = r"^the interrupted fit had seed 0, this one has 1$"
+    with pytest.raises(ResumeError, match=message):
+        job(table, tmp_path, FitSettings(iterations=50, tolerance=0.0, seed=1), resume=True)
+    other = tmp_path / "other.csv"
+    other.write_text(table.read_text().replace("yes", "no", 1))
+    with pytest.raises(ResumeError, match="the interrupted fit had data "):
+        job(other, tmp_path, settings, resume=True)
+    assert path_for(tmp_path, "m").read_bytes() == checkpoint
+
+
+def test_a_checkpoint_that_is_none_is_told_in_one_line(table: Path, tmp_path: Path) -> None:
+    options = (f"--data={table}", *OPTIONS, "--resume")
+    done = fit(tmp_path, *options)
+    assert done.returncode == 1
+    checkpoint = path_for(tmp_path, "m")
+    assert done.stderr.strip() == f"Error: there is no checkpoint {checkpoint} to resume"
+    checkpoint.write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(ResumeError, match=f"^{checkpoint} is not a checkpoint: "):
+        job(table, tmp_path, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == [".m.checkpoint"]

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.processes import fit
+from tests.training.test_interruption import Command
+from training import builtin, manifest, workers
+from training.errors import WorkersError
+from training.job import Target, run
+from training.launch import join_workers
+from training.reading import open_source
+from training.saved_version import SavedVersion
+from training.settings import FitSettings
+from training.table import Choice
+from training.workers import TensorFlowWorkers, meet
+
+ROWS = 1000  # of each file
+OPTIONS = ("--label=churned", "--model=churn", "--columns=region=categorical")
+# So many steps that it does not end by itself.
+ENDLESS = ("--iterations=1000000", "--tolerance=0", "--l2=0")
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table in four files."""
+    folder = tmp_path_factory.mktemp("parts")
+    frame = builtin.customers(4 * ROWS)
+    for number in range(4):
+        frame[number * ROWS : (number + 1) * ROWS].write_csv(folder / f"{number}.csv")
+    return folder
+
+
+@pytest.fixture
+def command(parts: Path, tmp_path: Path) -> Iterator[Command]:
+    """A fit of two workers that has taken a few steps."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    command = Command(
+        "fit",
+        f"--models={tmp_path / 'models'}",
+        f"--data={parts}",
+        "--workers=2",
+        *OPTIONS,
+        *ENDLESS,
+        TMPDIR=str(temporary),
+    )
+    try:
+        command.wait_for_steps(20)
+        yield command
+    finally:
+        command.end()
+
+
+def described(version: Path) -> dict[str, Any]:
+    return SavedVersion(version).run("describe", {"query": np.zeros(1, np.int32)})
+
+
+def test_two_workers_come_to_what_one_comes_to(parts: Path, tmp_path: Path) -> None:
+    options = (f"--data={parts}", *OPTIONS, "--workers=2", "--optimizer=newton", "--json")
+    done = fit(tmp_path / "two", *options)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    alone = run(
+        open_source(str(parts)),
+        Choice("churned", kinds={"region": "categorical"}),
+        FitSettings(optimizer="newton"),
+        Target(tmp_path / "one", "churn"),
+    )
+    assert alone is not None
+    two, one = tmp_path / "two" / "churn" / "1", alone.version
+    candidate = alone.candidate
+    assert told["metrics"] == pytest.approx(candidate.model.metrics, abs=1e-5)
+    assert told["rows"] == candidate.facts["rows"]
+    facts = manifest.read(two)
+    assert facts is not None
+    assert facts["data"] == candidate.facts["data"]
+
+    weights = [
+        np.concatenate([v.numpy().ravel() for v in SavedVersion(d)._loaded.variables])
+        for d in (two, one)
+    ]
+    assert len(weights[0]) == len(candidate.fit.theta)
+    np.testing.assert_allclose(weights[0], weights[1], atol=1e-5)
+    of_two, of_one = described(two), described(one)
+    for fact in ("columns", "kinds", "vocabulary_values", "vocabulary_lengths", "class_modes"):
+        np.testing.assert_array_equal(of_two[fact], of_one[fact])
+    for fact in ("means", "deviations", "class_means"):
+        np.testing.assert_allclose(of_two[fact], of_one[fact], rtol=1e-6)
+    rows = candidate.model.inputs(candidate.held_out.frame)
+    outputs = [SavedVersion(d).run("serving_default", rows)["probability"] for d in (two, one)]
+    np.testing.assert_allclose(*outputs, atol=1e-5)
+
+
+def test_what_only_the_second_worker_reads_is_told_by_the_command(
+    parts: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for file in sorted(parts.iterdir()):
+        (folder / file.name).write_bytes(file.read_bytes())
+    lines = (folder / "3.csv").read_text().splitlines()
+    lines[-1] = "long" + lines[-1][lines[-1].index(",") :]
+    (folder / "3.csv").write_text("\n".join(lines) + "\n")
+    done = fit(tmp_path / "models", f"--data={folder}", *OPTIONS, "--workers=2")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == (
+        f"Error: {folder / '3.csv'} line {ROWS + 1}, column 'tenure': "
+        "expected a number, got 'long'"
+    )
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_worker_that_is_killed_ends_the_command_with_one_line(
+    command: Command, tmp_path: Path
+) -> None:
+    (other,) = psutil.Process(command.process.pid).children()
+    # No thread for each sum: it would take seconds until no more can be started.
+    before = psutil.Process(command.process.pid).num_threads()
+    command.wait_for_steps(command.steps() + 200)
+    assert psutil.Process(command.process.pid).num_threads() < before + 50
+    other.send_signal(signal.SIGKILL)
+    last = command.last_line(seconds=60)
+    assert last.startswith("Error: another worker is gone: "), command.seen()
+    assert "{{" not in last
+    assert command.process.returncode == 1
+    assert "Traceback" not in command.seen()
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_signal_for_the_first_of_two_workers_stops_both(command: Command, tmp_path: Path) -> None:
+    (other,) = psutil.Process(command.process.pid).children()
+    command.process.send_signal(signal.SIGTERM)
+    assert command.last_line(seconds=60).startswith("Interrupted: --resume goes on from iteration ")
+    assert command.process.returncode == 128 + signal.SIGTERM
+    assert not other.is_running()
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [".churn.checkpoint"]
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_this_machine_finds_its_place_among_the_workers() -> None:
+    assert json.loads(meet("127.0.0.1", 7000, 1)) == {
+        "cluster": {"worker": ["127.0.0.1:7000"]},
+        "task": {"type": "worker", "index": 0},
+    }
+
+
+@pytest.mark.parametrize(("host", "found"), [("127.0.0.1", 1), ("a..b", 0)])
+def test_workers_that_do_not_come_are_told(
+    monkeypatch: pytest.MonkeyPatch, host: str, found: int
+) -> None:
+    monkeypatch.setattr(workers, "RENDEZVOUS_SECONDS", 0.5)
+    message = f"^{host} resolves to {found} addresses after 0.5 s, expected 2$"
+    with pytest.raises(WorkersError, match=message):
+        meet(host, 7000, 2)
+
+
+def test_a_name_of_other_machines_is_told() -> None:
+    with pytest.raises(WorkersError, match=r"^none of 192\.0\.2\.1, to which 192\.0\.2\.1 "):
+        meet("192.0.2.1", 7000, 1)
+
+
+@pytest.mark.parametrize("config", ["", "{", "[]", "{}", '{"cluster": {"worker": []}}', "null"])
+def test_a_tf_config_that_names_no_workers_is_told(
+    monkeypatch: pytest.MonkeyPatch, config: str
+) -> None:
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(WorkersError, match="TF_CONFIG: expected a cluster of workers and a task"):
+        TensorFlowWorkers()
+
+
+def test_one_worker_needs_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with join_workers(1, None) as team:
+        assert (team.index, team.count) == (0, 1)
+        assert team.gather({"a": 1}) == [{"a": 1}]
+        assert "TF_CONFIG" not in os.environ
