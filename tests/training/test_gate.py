@@ -353,7 +353,6 @@ def test_an_export_that_answers_otherwise_than_training_is_refused(
     [
         ("variables/variables.index", b"garbage", ".+"),
         (str(warmup.WARMUP_FILE), b"garbage", ".+"),
-        (str(warmup.WARMUP_FILE), b"", f"{warmup.WARMUP_FILE} has no requests"),
     ],
 )
 def test_an_export_that_does_not_load_or_answer_is_refused(
