@@ -76,7 +76,8 @@ def ours(data: Path, watch: Stopwatch, memory: int) -> tuple[Floats, float]:
     from training.fitting import Problem
     from training.reading import open_source
     from training.settings import FitSettings
-    from training.table import Choice, Split, read_table
+    from training.split import Split
+    from training.table import Choice, read_table
     from training.workers import Workers
 
     settings = FitSettings(optimizer="newton", tolerance=TOLERANCE)

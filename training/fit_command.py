@@ -248,13 +248,13 @@ def _fit(
         from training.table import Choice
 
     rules = Rules(dict(_flat(floors)), gate_tolerance)
-    with (
-        join_workers(workers, rendezvous) as team,
-        # The first worker tells; the others would tell the same.
-        observer(console if team.index == 0 else Console(quiet=True), settings) as watching,
-    ):
-        signals.install()  # once more: TensorFlow's workers have taken SIGTERM for themselves
-        try:
+    try:
+        with (
+            join_workers(workers, rendezvous) as team,
+            # The first worker tells; the others would tell the same.
+            observer(console if team.index == 0 else Console(quiet=True), settings) as watching,
+        ):
+            signals.install()  # once more: TensorFlow's workers have taken SIGTERM for themselves
             published = run(
                 _source(data),
                 Choice(label, positive, dict(_flat(kinds)), leave_out, weight),
@@ -266,8 +266,8 @@ def _fit(
                 resume=resume,
                 observer=watching,
             )
-        except RefusedError as error:
-            _refuse(str(error), as_json)
+    except RefusedError as error:  # told last, after the bars are gone
+        _refuse(str(error), as_json)
     if published is not None:
         _tell(published, name, as_json)
 

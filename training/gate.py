@@ -21,7 +21,7 @@ from training.examples import Examples
 from training.export import TrainedModel, predict
 from training.metric_names import LESS_IS_BETTER
 from training.saved_version import SavedVersion
-from training.table import Split
+from training.split import Split
 
 
 @dataclass(frozen=True)

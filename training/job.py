@@ -25,7 +25,8 @@ from training.publish import keep_newest, publish, versions
 from training.reading import Source
 from training.report import Coefficient, Report, render
 from training.settings import FitSettings
-from training.table import Choice, Split, read_table
+from training.split import Split
+from training.table import Choice, read_table
 from training.tensorboard import write_logs
 from training.workers import Workers
 
@@ -140,26 +141,23 @@ def run(
     """
     workers = workers or Workers()
     saved = checkpoint.path_for(target.models, target.name)
-    candidate = None
+    candidate = fit(
+        source,
+        choice,
+        settings,
+        name=target.name,
+        memory=memory,
+        workers=workers,
+        signals=signals,
+        saved=saved,
+        resume=resume,
+        observer=observer,
+    )
     try:
-        candidate = fit(
-            source,
-            choice,
-            settings,
-            name=target.name,
-            memory=memory,
-            workers=workers,
-            signals=signals,
-            saved=saved,
-            resume=resume,
-            observer=observer,
-        )
         if workers.index:
             return None
         published = _finish(candidate, target, observer or Observer())
     except KeyboardInterrupt:
-        if candidate is None or workers.index:
-            raise  # nothing is lost, or saved already
         checkpoint.save(saved, candidate.fit.progress, candidate.identity)
         raise InterruptedFitError(candidate.fit.progress) from None
     finally:
@@ -223,16 +221,23 @@ def fit(
         identity = _identity(table.fingerprint, asdict(settings))
         progress = checkpoint.load(saved, identity) if saved and resume else None
         problem = Problem(table, settings, memory, workers)
-        observer.stage("fitting")
+        fitted = None
         try:
+            observer.stage("fitting")
             with signals.deferred():
                 fitted = problem.fit(progress, observer.stepped, lambda: signals.requested)
-        except InterruptedFitError as interrupted:
+            observer.stage("evaluating")
+            return _evaluated(problem, fitted, settings, name)
+        except KeyboardInterrupt as interrupted:
+            if isinstance(interrupted, InterruptedFitError):
+                progress = interrupted.progress
+            elif fitted is not None:
+                progress = fitted.progress
+            else:
+                raise  # a second signal, which does not wait
             if saved and workers.index == 0:
-                checkpoint.save(saved, interrupted.progress, identity)
-            raise
-        observer.stage("evaluating")
-        return _evaluated(problem, fitted, settings, name)
+                checkpoint.save(saved, progress, identity)
+            raise InterruptedFitError(progress) from None
 
 
 def _identity(data: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,13 +15,13 @@ import tensorflow as tf
 from training.columns import Column
 from training.errors import DataError
 from training.reading import Kind, Part, Source, as_matrix
+from training.split import Split, row_keys
 from training.spool import Layout, Rows, Spool, SpoolWriter
 from training.statistics import CLASSES, CategoryStatistics, NumericStatistics
 from training.workers import Workers
 
 # What usually stands for class 1 in a pair of values.
 POSITIVES = ("1", "1.0", "true", "yes", "y", "t", "positive", "benign")
-GOLDEN = 0x9E3779B97F4A7C15
 
 
 @dataclass(frozen=True)
@@ -41,26 +41,6 @@ class Choice:
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     leave_out: tuple[str, ...] = ()
     weight: str | None = None
-
-
-@dataclass(frozen=True)
-class Split:
-    """How rows are set aside.
-
-    Attributes:
-        held_out: the share that the result is evaluated on.
-        validation: of the others, the share that tells when to stop early.
-        seed: another seed sets aside other rows.
-    """
-
-    held_out: float
-    validation: float
-    seed: int
-
-    def uniform(self, key: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-        """Return a number between 0 and 1 for each row's key; it decides where the row goes."""
-        mixed = _mix(key ^ _mix(np.array([self.seed + GOLDEN], np.uint64)))
-        return np.asarray(mixed >> np.uint64(11), np.float64) / 2.0**53
 
 
 @dataclass(frozen=True)
@@ -188,7 +168,7 @@ class _Reader:
         codes = np.empty((len(frame), len(self.others)), np.int32)
         for position, name in enumerate(self.others):
             codes[:, position] = self.categories[name].encode(frame[name])
-        return Rows(numbers, codes, self._labels(part), self._weights(part), _keys(frame))
+        return Rows(numbers, codes, self._labels(part), self._weights(part), row_keys(frame))
 
     def _labels(self, part: Part) -> npt.NDArray[np.int32]:
         values = part.frame[self.choice.label]
@@ -331,6 +311,8 @@ def _kinds(source: Source, choice: Choice) -> dict[str, Kind]:
             if name not in source.columns:
                 listing = ", ".join(source.columns[:30])
                 raise DataError(f"{option}: {source.name} has no column {name!r}, it has {listing}")
+    if choice.weight == choice.label:
+        raise DataError(f"--weight: {choice.weight!r} is the label")
     left = [
         name
         for name in source.columns
@@ -339,24 +321,6 @@ def _kinds(source: Source, choice: Choice) -> dict[str, Kind]:
     if not left:
         raise DataError(f"{source.name} has no column left to predict {choice.label!r} with")
     return {name: choice.kinds.get(name) or source.kind(name) for name in left}
-
-
-def _keys(frame: pl.DataFrame) -> npt.NDArray[np.uint64]:
-    """Return a hash for each row; rows that are alike in one part get different ones."""
-    hashes = frame.select(sorted(frame.columns)).hash_rows()
-    keys = hashes.to_numpy().astype(np.uint64)
-    if hashes.n_unique() < len(hashes):
-        order = pl.int_range(pl.len()).over(hashes.name or "hash")
-        nth = hashes.alias("hash").to_frame().select(order.alias("nth"))["nth"].to_numpy()
-        keys ^= _mix(nth.astype(np.uint64) * np.uint64(GOLDEN))  # that of the first one stays
-    return keys
-
-
-def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finaliser of splitmix64 (Steele, Lea and Flood 2014): each bit depends on all."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 def _ordered(

@@ -52,7 +52,10 @@ def list_versions(models: Path, model: str, as_json: bool) -> None:
 @click.argument("number", type=int, required=False)
 def verify(models: Path, model: str, number: int | None) -> None:
     """Compare every file of a version, or of all, with its manifest."""
-    for version in [number] if number is not None else versions(models / model):
+    numbers = [number] if number is not None else versions(models / model)
+    if not numbers:
+        raise click.ClickException(f"{models / model} has no version")
+    for version in numbers:
         try:
             count = manifest.verify(models / model / str(version))
         except manifest.VerifyError as error:

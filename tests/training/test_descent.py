@@ -20,7 +20,8 @@ from training.interruption import StopSignals
 from training.job import VALIDATION_SHARE, Candidate, Observer, fit
 from training.reading import FrameFile, Source
 from training.settings import FitSettings, OptimizerName
-from training.table import Choice, Split, Table, read_table
+from training.split import Split
+from training.table import Choice, Table, read_table
 from training.workers import Workers
 
 OPTIMIZERS = get_args(OptimizerName)

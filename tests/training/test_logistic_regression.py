@@ -18,7 +18,8 @@ from training.objective import Objective
 from training.optimizers import StochasticGradientDescent
 from training.reading import FrameFile, Source
 from training.settings import FitSettings, LossName
-from training.table import Choice, Split, read_table
+from training.split import Split
+from training.table import Choice, read_table
 from training.workers import Workers
 
 LOSSES = get_args(LossName)

@@ -24,7 +24,8 @@ from training.job import Candidate
 from training.optimizers import Lbfgs, Newton, Optimizer
 from training.reading import FrameFile, Source
 from training.settings import FitSettings, LossName, OptimizerName
-from training.table import Choice, Split, read_table
+from training.split import Split
+from training.table import Choice, read_table
 from training.workers import Workers
 
 OPTIMIZERS = get_args(OptimizerName)

@@ -16,9 +16,10 @@ from training import statistics
 from training.columns import Column
 from training.errors import DataError
 from training.reading import FrameFile, Source, open_source
+from training.split import Split
 from training.spool import Rows, Spool
 from training.statistics import CategoryStatistics, NumericStatistics
-from training.table import Choice, Split, Table, read_table
+from training.table import Choice, Table, read_table
 from training.workers import Workers
 
 SPLIT = Split(held_out=0.3, validation=0.0, seed=0)
