@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from training.workers import TensorFlowWorkers, Workers, cluster_config, meet
 
@@ -40,7 +40,8 @@ def join_workers(count: int, rendezvous: tuple[str, int] | None) -> Iterator[Wor
         else:
             yield TensorFlowWorkers()
         for other in others:
-            other.wait(STOP_SECONDS)
+            with suppress(subprocess.TimeoutExpired):  # then it is killed
+                other.wait(STOP_SECONDS)
     finally:
         for other in others:
             other.kill()
