@@ -18,6 +18,7 @@ import pytest
 
 from tests.conftest import missing
 from tests.processes import ROOT, fit, wait_for
+from tests.publishing import publish_ten, write_two_files
 from tests.tables import fitted
 from training import manifest
 from training.export import export
@@ -27,17 +28,6 @@ from training.saved_version import SavedVersion
 from training.settings import FitSettings
 
 KILLS = 25
-
-
-def write_two_files(directory: Path) -> None:
-    (directory / "saved_model.pb").write_text("graph")
-    (directory / "variables").mkdir()
-    (directory / "variables" / "data").write_text("numbers")
-
-
-def publish_ten(models: Path) -> None:
-    for _ in range(10):
-        publish(write_two_files, models, "m")
 
 
 def test_the_first_version_is_1_and_each_further_one_the_next_integer(tmp_path: Path) -> None:
