@@ -106,11 +106,14 @@ class Blocks:
         dataset = self._spool.dataset()
         pieces = self._spool.layout.block_rows // self._block_rows
         if pieces > 1:
-            dataset = dataset.flat_map(
-                lambda *block: tf.data.Dataset.from_tensor_slices(
+
+            @tf.autograph.experimental.do_not_convert  # it would leave files in TMPDIR
+            def cut(*block: Any) -> Any:
+                return tf.data.Dataset.from_tensor_slices(
                     tuple(tf.reshape(t, [pieces, -1, *t.shape[1:]]) for t in block)
                 )
-            )
+
+            dataset = dataset.flat_map(cut)
         dataset = dataset.map(self._encode_whole_block, num_parallel_calls=2, deterministic=True)
         return (Block(*block) for block in dataset.prefetch(1))
 

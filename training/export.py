@@ -23,6 +23,7 @@ The preprocessing lives inside the graph, so what was trained is what is served.
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -263,10 +264,14 @@ def export(model: TrainedModel, directory: Path) -> None:
     if model.is_numeric:
         dense = {"features": tf.TensorSpec([None, len(model.columns)], tf.float32, "features")}
         signatures["dense"] = _signature(module.dense, dense)
+    # Saving imports generated code, whose bytecode would be left in TMPDIR.
+    writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         tf.saved_model.save(module, str(directory), signatures=signatures)
     except tf.errors.OpError as error:  # TensorFlow's own name for a full disk and the like
         raise OSError(error.message) from error
+    finally:
+        sys.dont_write_bytecode = writes_none
     _amend(directory / "saved_model.pb", arguments)
 
 
@@ -299,7 +304,7 @@ def argument_names(columns: tuple[Column, ...]) -> dict[str, str]:
 
 
 def _signature(function: Callable[..., Any], inputs: Mapping[str, Any]) -> Any:
-    return tf.function(function).get_concrete_function(**inputs)
+    return tf.function(function, autograph=False).get_concrete_function(**inputs)
 
 
 def _amend(saved_model: Path, arguments: Mapping[str, str]) -> None:

@@ -143,6 +143,7 @@ class Spool:
             str(self.path), layout.block_bytes, buffer_size=1 << 20
         )
 
+        @tf.autograph.experimental.do_not_convert  # it would leave files in TMPDIR
         def parse(record: Any) -> Any:
             words = tf.io.decode_raw(record, tf.int32)
             cuts = [layout.offset(array, 0) // 4 for array in range(5)]

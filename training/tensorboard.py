@@ -26,7 +26,7 @@ def write_logs(
     """
     module = LogisticRegressionModule(model)
     inputs = {column.name: tf.TensorSpec([None], column.dtype) for column in model.columns}
-    graph = tf.function(module.by_column).get_concrete_function(inputs).graph
+    graph = tf.function(module.by_column, autograph=False).get_concrete_function(inputs).graph
     try:
         writer = tf.summary.create_file_writer(str(directory))
         with writer.as_default():
