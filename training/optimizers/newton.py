@@ -19,10 +19,15 @@ import numpy as np
 
 from training.columns import Floats
 from training.objective import Objective
-from training.optimizers.state import NOISE, State, largest, warm_start
+from training.optimizers.state import (
+    HALVINGS,
+    NOISE,
+    SUFFICIENT_DECREASE,
+    State,
+    largest,
+    warm_start,
+)
 
-SUFFICIENT_DECREASE = 1e-4
-HALVINGS = 30
 GOOD_CUT = 0.1
 
 

@@ -8,6 +8,7 @@ import io
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -50,11 +51,11 @@ class CsvFile(File):
         head = next(chunks, None)
         if head is None:
             raise DataError(f"{name}: expected a header and rows, found nothing")
-        self._head = head
         self.columns = head.header
+        # A stream cannot be read again. Of a file nothing is kept: there may be thousands.
+        self._head: _Chunk | None = None
         if stream is not None:
-            self._chunks = chunks  # what is read is gone, so go on from there
-        self._texts = head.as_texts()
+            self._head, self._chunks = head, chain([head], chunks)
 
     def kind(self, column: str) -> Kind:
         """Return the kind of a column by its first values."""
@@ -67,12 +68,13 @@ class CsvFile(File):
 
     def parts(self, kinds: Mapping[str, Kind]) -> Iterator[Callable[[], Part]]:
         """Yield a function for each part, which reads it."""
-        if self._chunks is None:
-            chunks = self._read_chunks(None)
-        else:
-            chunks = chain([self._head], self._chunks)
-        for chunk in chunks:
+        for chunk in self._chunks or self._read_chunks(None):
             yield _loader(chunk, kinds)
+
+    @cached_property
+    def _texts(self) -> pl.DataFrame:
+        """The first rows, of the one file that is asked for kinds."""
+        return (self._head or next(self._read_chunks(None))).as_texts()
 
     def _read_chunks(self, stream: BinaryIO | None) -> Iterator[_Chunk]:
         """Cut the file into chunks of whole records."""
