@@ -1,0 +1,26 @@
+"""The dialects in which predictions are asked for and told: bytes to arrays, and arrays to bytes.
+
+Nothing here touches the network; each module is one dialect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from client.tensors import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a request asks of a model, whatever the dialect it came in.
+
+    Attributes:
+        signature_name: the signature to run.
+        inputs: an array for each of its inputs.
+        output_filter: names of the outputs that are wanted; empty for all.
+    """
+
+    signature_name: str
+    inputs: Mapping[str, Array]
+    output_filter: tuple[str, ...] = ()

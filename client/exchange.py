@@ -1,0 +1,44 @@
+"""A request and its reply, whichever HTTP server carries them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """An HTTP request that has arrived whole.
+
+    Attributes:
+        method: in capitals, as sent.
+        path: as sent: percent-encoded, without the query.
+        query: what followed the `?`, empty if nothing did.
+        headers: value by name in lower case.
+        body: as sent, content encodings undone.
+    """
+
+    method: str
+    path: str
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpReply:
+    """What to answer.
+
+    Attributes:
+        body: the bytes.
+        status: the HTTP status.
+        content_type: of the body.
+        headers: further ones.
+    """
+
+    body: bytes
+    status: int = 200
+    content_type: str = JSON
+    headers: tuple[tuple[str, str], ...] = ()
