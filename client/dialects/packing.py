@@ -1,7 +1,7 @@
 """Lists of JSON values to arrays without looking at each value.
 
 `struct` takes a list of numbers three times as fast as numpy, and refuses what is no number or too
-large in its standard sizes ("="), where numpy would read "5", null and 1.5 for integers as it sees fit.
+large, where numpy would read "5", null and 1.5 for integers as it sees fit.
 """
 
 from __future__ import annotations
