@@ -61,7 +61,7 @@ def write_columns(outputs: Mapping[str, Array], tail: bytes = b"") -> bytes:
 
 def _whole(name: str, array: Array) -> bytes:
     """Return an output's values as JSON."""
-    if array.dtype == np.object_:
+    if array.dtype.hasobject:
         return orjson.dumps(_texts(name, array))
     if not array.ndim:
         return orjson.dumps(array[()], option=orjson.OPT_SERIALIZE_NUMPY)
@@ -72,7 +72,7 @@ def _whole(name: str, array: Array) -> bytes:
 
 def _each(name: str, array: Array) -> list[bytes]:
     """Return the JSON of each row's value."""
-    if array.dtype == np.object_:
+    if array.dtype.hasobject:
         return [orjson.dumps(text) for text in _texts(name, array)]
     if not array.size:
         return [orjson.dumps(row) for row in array.tolist()]
