@@ -170,7 +170,7 @@ def refused(command: Any) -> Any:
 @click.option(
     "--grpc_max_threads",
     type=click.IntRange(1),
-    help="Requests that are answered at once.  [default: as many as cores, at least 4; 256 with batching]",
+    help="Requests answered at once.  [default: as many as cores, at least 4; 256 with batching]",
 )
 @click.option(
     "--grpc_channel_arguments",
