@@ -8,12 +8,12 @@ import orjson
 from flask import Blueprint, Response, request
 from google.protobuf import json_format
 
+from client.dialects.friendly import EXPECTED
 from client.errors import ClientError
 from client.messages import ErrorCode, ModelVersionStatus
 from client.model_server import Target
 from client.prediction import Predictor
 from client.responses import json_response
-from client.rows import EXPECTED
 from client.settings import Settings
 
 MODEL = "/v1/models/<model>"

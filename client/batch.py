@@ -14,8 +14,8 @@ import click
 import numpy as np
 import orjson
 
+from client.dialects.json_arrays import NEVER_MISSING
 from client.errors import ClientError
-from client.json_arrays import NEVER_MISSING
 from client.model_server import ModelServer, Target
 from client.prediction import Predictor
 from client.schema import DEFAULT_SIGNATURE, Column, Schema, TensorSpec

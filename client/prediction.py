@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 
-from client import rows
+from client.dialects import JsonCall, friendly
 from client.errors import ClientError, ServerError
 from client.model_server import Deadline, ModelServer, Prediction, Target
 from client.schema import Schema
@@ -54,18 +55,19 @@ class Predictor:
         deadline = Deadline(timeout)
         known = self._schema(target, deadline)
         try:
-            request = rows.read(body, known.schema)
+            request = friendly.read_document(body, known.schema)
             prediction = self._predict(target, known.schema, request, deadline)
         except ClientError as error:
             fresh = self._refreshed(target, known, deadline) if error.status in (400, 404) else None
             if fresh is None or fresh.schema.version == known.schema.version:
                 raise
-            request = rows.read(body, fresh.schema)
+            request = friendly.read_document(body, fresh.schema)
             prediction = self._predict(target, fresh.schema, request, deadline)
         else:
             if prediction.version != known.schema.version:
                 request, prediction = self._follow(target, body, request, prediction, deadline)
-        return rows.write(prediction.outputs, request.row_form), prediction.version
+        reply = friendly.write(prediction.outputs, row_form=request.row_form)
+        return orjson.loads(reply), prediction.version
 
     def schema(self, target: Target, timeout: float) -> Schema:
         """Ask the model server for a model's schema, and remember the answer."""
@@ -75,31 +77,32 @@ class Predictor:
         self,
         target: Target,
         body: Any,
-        request: rows.Request,
+        request: JsonCall,
         prediction: Prediction,
         deadline: Deadline,
-    ) -> tuple[rows.Request, Prediction]:
+    ) -> tuple[JsonCall, Prediction]:
         """Take the reply of a newer version, asking once more if it reads the rows differently."""
         fresh = self._ask(target, deadline).schema
-        again = rows.read(body, fresh)
-        same = again.inputs.keys() == request.inputs.keys() and all(
-            values.dtype == request.inputs[name].dtype
+        again = friendly.read_document(body, fresh)
+        inputs = request.call.inputs
+        same = again.call.inputs.keys() == inputs.keys() and all(
+            values.dtype == inputs[name].dtype
             # NaN is a missing number, the same in both.
-            and np.array_equal(values, request.inputs[name], equal_nan=values.dtype.kind == "f")
-            for name, values in again.inputs.items()
+            and np.array_equal(values, inputs[name], equal_nan=values.dtype.kind == "f")
+            for name, values in again.call.inputs.items()
         )
         if same:
             return request, prediction
         return again, self._predict(target, fresh, again, deadline)
 
     def _predict(
-        self, target: Target, schema: Schema, request: rows.Request, deadline: Deadline
+        self, target: Target, schema: Schema, request: JsonCall, deadline: Deadline
     ) -> Prediction:
         return self.server.predict(
             target,
-            request.inputs,
-            signature_name=request.signature_name,
-            signature=schema.signatures[request.signature_name],
+            request.call.inputs,
+            signature_name=request.call.signature_name,
+            signature=schema.signatures[request.call.signature_name],
             timeout=deadline.left(),
         )
 

@@ -24,3 +24,16 @@ class Call:
     signature_name: str
     inputs: Mapping[str, Array]
     output_filter: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JsonCall:
+    """A call that came as JSON.
+
+    Attributes:
+        call: what is asked of the model.
+        row_form: whether it came row by row, and is to be answered so; else column by column.
+    """
+
+    call: Call
+    row_form: bool

@@ -1,4 +1,4 @@
-"""JSON to arrays and back: the row form and the column form of TensorFlow Serving's dialect.
+"""Our own dialect: TensorFlow Serving's row form and column form, with errors for people.
 
 Row form, `{"instances": [row, …]}`: a row is an object with a value for each input, or a plain
 value for the only input, or a list with the columns' values in the order of the trained table.
@@ -11,12 +11,16 @@ values in training.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
+from client.dialects import Call, JsonCall, fast
+from client.dialects.json_arrays import Place, is_b64, kind_of, to_array
+from client.dialects.replies import write_columns, write_rows
 from client.errors import ClientError
-from client.json_arrays import Place, is_b64, kind_of, to_array, to_json
 from client.schema import (
     DEFAULT_SIGNATURE,
     DENSE,
@@ -37,23 +41,22 @@ KEYS = ("instances", "inputs", "signature_name")
 Described = Mapping[str, Sequence[Column]]
 
 
-@dataclass(frozen=True)
-class Request:
-    """A request as arrays.
+def read(body: bytes, schema: Schema) -> JsonCall:
+    """Read the body of a request to predict.
 
-    Attributes:
-        signature_name: the signature to run.
-        inputs: an array for each of its inputs.
-        row_form: whether the reply is to be in row form.
+    Args:
+        body: JSON.
+        schema: of the version that is asked for.
+
+    Raises:
+        ClientError: it names the field, what came, and what was expected.
     """
-
-    signature_name: str
-    inputs: Mapping[str, Array]
-    row_form: bool
+    body = body.removeprefix(codecs.BOM_UTF8)
+    return fast.read(body, schema) or read_document(_parsed(body), schema)
 
 
-def read(body: Any, schema: Schema) -> Request:
-    """Turn a parsed JSON body into arrays of the signature's dtypes.
+def read_document(body: Any, schema: Schema) -> JsonCall:
+    """Turn a body that is parsed already into a call.
 
     Raises:
         ClientError: it names the field, what came, and what was expected.
@@ -76,37 +79,53 @@ def read(body: Any, schema: Schema) -> Request:
     name = name or DEFAULT_SIGNATURE
     described = schema.described.get(name, {})
     if "inputs" in body:
-        return Request(name, _read_columns(body["inputs"], signature, described), row_form=False)
+        columns = _read_columns(body["inputs"], signature, described)
+        return JsonCall(Call(name, columns), row_form=False)
     rows = _checked_rows(body["instances"])
     dense_order = schema.dense_order(name)
     if dense_order is not None:
-        return Request(DENSE, {DENSE_INPUT: _read_matrix(rows, schema, dense_order)}, row_form=True)
+        matrix = _read_matrix(rows, schema, dense_order)
+        return JsonCall(Call(DENSE, {DENSE_INPUT: matrix}), row_form=True)
     order = schema.column_order(name)
-    return Request(name, _read_rows(rows, signature, order, described), row_form=True)
+    return JsonCall(Call(name, _read_rows(rows, signature, order, described)), row_form=True)
 
 
-def write(outputs: Mapping[str, Array], row_form: bool) -> dict[str, Any]:
-    """Return a reply's JSON object, `{"predictions": …}` or `{"outputs": …}`.
+def write(
+    outputs: Mapping[str, Array], *, row_form: bool, facts: Mapping[str, Any] | None = None
+) -> bytes:
+    """Write the reply, `{"predictions": …}` or `{"outputs": …}`.
+
+    Args:
+        outputs: the model's.
+        row_form: whether the request came in row form.
+        facts: what else to say in the same object.
 
     Raises:
-        ClientError: the outputs have no common number of rows, so only column form can tell them.
+        ClientError: an output has no JSON form, or the outputs have no common number of rows, so
+            that only column form can tell them.
     """
-    columns = {name: to_json(name, array) for name, array in sorted(outputs.items())}
+    for name, array in outputs.items():
+        if array.dtype.kind == "c":
+            raise ClientError(f"output {name}: values of {array.dtype.name} have no JSON form", 501)
+    tail = b"," + orjson.dumps(facts)[1:-1] if facts else b""
     if not row_form:
-        return {"outputs": columns if len(columns) != 1 else next(iter(columns.values()))}
+        return write_columns(outputs, tail)
     lengths = {array.shape[0] if array.ndim else None for array in outputs.values()}
     if len(lengths) != 1 or None in lengths:
         raise ClientError(
             "the outputs do not have one value for each instance; "
             'ask with "inputs" in place of "instances"'
         )
-    if len(columns) == 1:
-        return {"predictions": next(iter(columns.values()))}
-    return {
-        "predictions": [
-            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-        ]
-    }
+    return write_rows(outputs, tail)
+
+
+def _parsed(body: bytes) -> Any:
+    if not body.strip():
+        raise ClientError(f"the body is empty; {EXPECTED}")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ClientError(f"the body is not JSON: {error}; {EXPECTED}") from error
 
 
 def _checked_rows(rows: Any) -> list[Any]:
