@@ -49,6 +49,12 @@ class Signature:
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
 
+    @cached_property
+    def batched(self) -> bool:
+        """Whether the first length of every input and output is free, so that it counts rows."""
+        specs = (*self.inputs.values(), *self.outputs.values())
+        return bool(self.inputs) and all(spec.shape and spec.shape[0] is None for spec in specs)
+
 
 @dataclass(frozen=True)
 class Column:
@@ -174,6 +180,9 @@ class Schema:
     signatures: Mapping[str, Signature]
     description: Description | None
     definition: Any = field(repr=False)
+
+    def __hash__(self) -> int:
+        return hash((self.model, self.version))
 
     @cached_property
     def described(self) -> Mapping[str, Mapping[str, tuple[Column, ...]]]:

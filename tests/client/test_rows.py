@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -9,9 +10,9 @@ import pytest
 
 from client.errors import ClientError
 from client.messages import DataType
-from client.responses import json_response
 from client.rows import read, write
 from client.schema import Column, Description, Schema, Signature, TensorSpec
+from client.web.replies import json_reply
 
 
 def spec(dtype: str, *shape: int | None) -> TensorSpec:
@@ -306,7 +307,8 @@ def test_one_output_is_plain_and_several_are_objects() -> None:
 def test_a_scalar_output_is_a_plain_value() -> None:
     scalars = {"y": np.array(1.5, np.float32), "n": np.array(3)}
     assert write(scalars, row_form=False) == {"outputs": {"n": 3, "y": 1.5}}
-    assert json_response(write(scalars, row_form=False)).get_json()["outputs"]["n"] == 3
+    reply = json_reply(write(scalars, row_form=False))
+    assert json.loads(reply.body) == {"outputs": {"n": 3, "y": 1.5}}
 
 
 def test_bytes_that_are_no_text_and_outputs_called_bytes_travel_as_base64() -> None:
