@@ -8,7 +8,6 @@ an idle service adds no latency, and the busier it is the more requests share a 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -16,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 import numpy as np
 
+from client import deadlines
 from client.deadlines import Deadline, Watch
 from client.dialects import Call
 from client.dialogue import Prediction
@@ -76,7 +76,7 @@ class _Member:
         self.rows = rows
         self.size = size
         self.deadline = deadline
-        self.arrived = time.monotonic()
+        self.arrived = deadlines.now()
         self.future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
 
     def finish(self, prediction: Prediction) -> None:
@@ -157,6 +157,7 @@ class Coalescer(Generic[Group]):
         if not rows or rows >= most or size >= self._limits.size:
             self._observe(1, rows, 0.0)
             return await self._send(group, call, deadline.left())
+        self._check_room(size)
         lane = self._lane(group, call)
         member = _Member(call, rows, size, deadline)
         self._enqueue(lane, member)
@@ -181,18 +182,17 @@ class Coalescer(Generic[Group]):
             lane = self._lanes[key] = _Lane(key, group)
         return lane
 
-    def _enqueue(self, lane: _Lane[Group], member: _Member) -> None:
+    def _check_room(self, size: int) -> None:
         limits = self._limits
-        if (
-            self._waiting >= limits.waiting
-            or self._waiting_size + member.size > limits.waiting_size
-        ):
+        if self._waiting >= limits.waiting or self._waiting_size + size > limits.waiting_size:
             raise ResourceExhaustedError(f"{self._waiting} requests wait already")
+
+    def _enqueue(self, lane: _Lane[Group], member: _Member) -> None:
         lane.waiting[member] = None
         self._waiting += 1
         self._waiting_size += member.size
         self._watch.add(member, member.deadline)
-        if lane.calls < limits.calls:
+        if lane.calls < self._limits.calls:
             lane.calls += 1
             task = asyncio.get_running_loop().create_task(self._serve(lane))
             self._tasks.add(task)
@@ -208,8 +208,8 @@ class Coalescer(Generic[Group]):
         try:
             while members := self._take(lane):
                 await self._call(lane, members)
-        except BaseException:
-            for member in list(lane.waiting):
+        except asyncio.CancelledError:
+            for member in lane.waiting:
                 member.fail(UnavailableError("the client is stopping"))
             raise
         finally:
@@ -240,7 +240,7 @@ class Coalescer(Generic[Group]):
         if not members:
             return True
         rows = sum(member.rows for member in members)
-        self._observe(len(members), rows, time.monotonic() - members[0].arrived)
+        self._observe(len(members), rows, deadlines.now() - members[0].arrived)
         seconds = max(member.deadline.left() for member in members)
         try:
             prediction = await self._send(lane.group, _joined(members), seconds)
@@ -254,10 +254,14 @@ class Coalescer(Generic[Group]):
             for member in members:
                 member.fail(ClientError(error.message, error.status))
             return False
-        except BaseException:
+        except asyncio.CancelledError:
             for member in members:
                 member.fail(UnavailableError("the client is stopping"))
             raise
+        except Exception as error:  # ours to mend; whoever asked will log it
+            for member in members:
+                member.fail(error)
+            return False
         return await self._deliver(lane, members, prediction, rows)
 
     async def _take_apart(
@@ -270,8 +274,12 @@ class Coalescer(Generic[Group]):
         if all(succeeded) and error.code is grpc.StatusCode.INVALID_ARGUMENT:
             # Nobody was at fault: the server does not take so many rows, or so we learn.
             most = max(sum(member.rows for member in half) for half in halves)
-            self._most_rows[lane.group, members[0].call.signature_name] = max(1, most)
+            self._learn(lane, members[0].call, most)
         return all(succeeded)
+
+    def _learn(self, lane: _Lane[Group], call: Call, most_rows: int) -> None:
+        key = (lane.group, call.signature_name)
+        self._most_rows[key] = min(most_rows, self._most_rows.get(key, most_rows))
 
     async def _deliver(
         self,
@@ -285,7 +293,7 @@ class Coalescer(Generic[Group]):
             return True
         if any(not a.ndim or len(a) != rows for a in prediction.outputs.values()):
             # The outputs have no row for each row, whatever the signature says.
-            self._most_rows[lane.group, members[0].call.signature_name] = 1
+            self._learn(lane, members[0].call, 1)
             return all([await self._call(lane, [member]) for member in members])
         start = 0
         for member in members:

@@ -10,22 +10,25 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+# The clock of all deadlines.
+now = time.monotonic
+
 
 class Deadline:
     """A moment by which an answer must be there, whatever number of calls it takes.
 
     Attributes:
-        end: the moment, by the clock of `time.monotonic`.
+        end: the moment, by the clock `now`.
     """
 
     __slots__ = ("end",)
 
     def __init__(self, seconds: float) -> None:
-        self.end = time.monotonic() + seconds
+        self.end = now() + seconds
 
     def left(self) -> float:
         """Return the seconds that are left, never less than nothing."""
-        return max(0.0, self.end - time.monotonic())
+        return max(0.0, self.end - now())
 
 
 class Watch(Generic[T]):
@@ -60,13 +63,13 @@ class Watch(Generic[T]):
         if self._timer is not None:
             self._timer.cancel()
         self._next = moment
-        seconds = max(0.0, moment - time.monotonic())
+        seconds = max(0.0, moment - now())
         self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
         self._timer, self._next = None, math.inf
-        now = time.monotonic()
-        late = [watched for watched, moment in self._watched.items() if moment <= now]
+        moment = now()
+        late = [watched for watched, end in self._watched.items() if end <= moment]
         for watched in late:
             del self._watched[watched]
             self._end(watched)
