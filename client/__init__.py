@@ -1,10 +1,10 @@
 """The client: HTTP to gRPC, for any model behind TensorFlow Serving's API.
 
-`ModelServer` is the Python client; `python -m client` is the command line; `client.app` is the
-Flask application. None of them loads the TensorFlow runtime.
+`ModelServer` and `AsyncModelServer` are the Python client; `python -m client` is the command line;
+`client.web` answers HTTP. None of them loads the TensorFlow runtime.
 """
 
 from client.errors import ClientError
-from client.model_server import ModelServer
+from client.model_server import AsyncModelServer, ModelServer
 
-__all__ = ["ClientError", "ModelServer"]
+__all__ = ["AsyncModelServer", "ClientError", "ModelServer"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,11 @@ def _settings(**given: Any) -> Settings:
 )
 def serve(host: str | None, port: int | None, server: str | None, model: str | None) -> None:
     """Serve predictions over HTTP until SIGTERM or SIGINT."""
-    from client.http_server import PortTakenError, serve_http
+    from client.web.server import PortTakenError, serve_http
 
     settings = _settings(host=host, port=port, server=server, model=model)
-    # The worker process reads its settings from the environment.
-    for name, value in settings.model_dump().items():
+    # The worker processes read their settings from the environment.
+    for name, value in settings.model_dump(exclude_none=True).items():
         os.environ[f"CLIENT_{name.upper()}"] = str(value)
     try:
         serve_http(settings)
@@ -85,18 +86,16 @@ def predict(
     The answer goes to standard output in the same form, a row for each row.
     """
     from client.batch import predict_file
-    from client.model_server import ModelServer, Target
+    from client.model_server import Target
 
     if version is not None and label is not None:
         raise click.UsageError("--version and --label exclude each other")
     settings = _settings(server=server, model=model, timeout=timeout)
-    with ModelServer(settings.server, timeout=settings.timeout) as connection:
-        try:
-            predict_file(
-                connection, Target(settings.model, version, label), rows, file_format, settings
-            )
-        except (ClientError, OSError, UnicodeError) as error:
-            raise click.ClickException(str(error)) from error
+    target = Target(settings.model, version, label)
+    try:
+        asyncio.run(predict_file(target, rows, file_format, settings))
+    except (ClientError, OSError, UnicodeError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,10 +14,13 @@ import click
 import numpy as np
 import orjson
 
-from client.dialects.json_arrays import NEVER_MISSING
+from client import rows as json_rows
+from client.deadlines import Deadline
+from client.dialects import Call
 from client.errors import ClientError
-from client.model_server import ModelServer, Target
-from client.prediction import Predictor
+from client.json_arrays import NEVER_MISSING
+from client.model_server import AsyncModelServer, Target
+from client.predictor import Predictor
 from client.schema import DEFAULT_SIGNATURE, Column, Schema, TensorSpec
 from client.settings import Settings
 from client.tensors import DTYPES, STRING, dtype_name
@@ -31,17 +34,16 @@ MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "?")
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
-def predict_file(
-    server: ModelServer, target: Target, path: Path, file_format: str | None, settings: Settings
+async def predict_file(
+    target: Target, path: Path, file_format: str | None, settings: Settings
 ) -> None:
     """Predict a file's rows and write the answer to standard output, in the same form.
 
     Args:
-        server: the model server to ask.
         target: the model, and the version if one is asked for.
         path: the file; `-` is standard input.
         file_format: csv or json; None tells it by the file's name, or else its first character.
-        settings: for the timeout of each call.
+        settings: for the model server and the timeout of each call.
 
     Raises:
         ClientError: a row is wrong, or the server cannot answer; the message names the line.
@@ -50,41 +52,59 @@ def predict_file(
     text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     text = text.removeprefix(BYTE_ORDER_MARK)
     options: dict[str, Any] = {}
-    if (file_format or _guess_format(path, text)) == "json":
-        (rows, options), numbers, write = _json_rows(text), None, _write_json
-    else:
-        schema = server.schema(target, timeout=settings.timeout)
-        rows, numbers = _csv_rows(text, schema)
-        write = _write_csv
-    if not rows:
-        raise ClientError(f"{path}: expected at least one row, got none")
-    answers = _predictions(Predictor(server), target, rows, options, numbers, settings.timeout)
-    write(sys.stdout, answers)
+    timeout = settings.timeout
+    async with (
+        AsyncModelServer(settings.server, timeout=timeout, tls=settings.tls) as server,
+        Predictor(server) as predictor,
+    ):
+        if (file_format or _guess_format(path, text)) == "json":
+            (rows, options), numbers, write = _json_rows(text), None, _write_json
+        else:
+            schema = await predictor.schema(target, Deadline(timeout))
+            rows, numbers = _csv_rows(text, schema)
+            write = _write_csv
+        if not rows:
+            raise ClientError(f"{path}: expected at least one row, got none")
+        answers = _predictions(predictor, target, rows, options, numbers, timeout)
+        await write(sys.stdout, answers)
 
 
-def _predictions(
+async def _predictions(
     predictor: Predictor,
     target: Target,
     rows: Sequence[Any],
     options: Mapping[str, Any],
     numbers: Sequence[int] | None,
     timeout: float,
-) -> Iterator[Any]:
+) -> AsyncIterator[Any]:
     with click.progressbar(
         length=len(rows), label="predict", file=sys.stderr, hidden=len(rows) <= ROWS_PER_CALL
     ) as bar:
         for start in range(0, len(rows), ROWS_PER_CALL):
             chunk = rows[start : start + ROWS_PER_CALL]
             try:
-                reply, _ = predictor.answer(target, {**options, "instances": chunk}, timeout)
+                answers = await _answer(predictor, target, {**options, "instances": chunk}, timeout)
             except ClientError as error:
                 last = start + len(chunk)
                 span = f"rows {start + 1} to {last}"
                 if numbers is not None:
                     span = f"lines {numbers[start]} to {numbers[last - 1]}"
                 raise ClientError(f"{span}: {error.message}", error.status) from error
-            yield from reply["predictions"]
+            for answer in answers:
+                yield answer
             bar.update(len(chunk))
+
+
+async def _answer(
+    predictor: Predictor, target: Target, body: Mapping[str, Any], timeout: float
+) -> list[Any]:
+    def read(schema: Schema) -> Call:
+        asked = json_rows.read(body, schema)
+        return Call(asked.signature_name, asked.inputs)
+
+    _, prediction = await predictor.answer(target, read, Deadline(timeout))
+    predictions: list[Any] = json_rows.write(prediction.outputs, row_form=True)["predictions"]
+    return predictions
 
 
 def _guess_format(path: Path, text: str) -> str:
@@ -177,12 +197,14 @@ def _cell(text: str, spec: TensorSpec, column: Column | None, place: str) -> Any
     raise ClientError(f'{place}: expected {dtype_name(spec.dtype)}, got "{text[:40]}"{why}')
 
 
-def _write_csv(out: TextIO, predictions: Iterator[Any]) -> None:
+async def _write_csv(out: TextIO, predictions: AsyncIterator[Any]) -> None:
     writer = csv.writer(out, lineterminator="\n")
-    for index, prediction in enumerate(predictions):
+    has_header = False
+    async for prediction in predictions:
         row = prediction if isinstance(prediction, dict) else {"prediction": prediction}
-        if index == 0:
+        if not has_header:
             writer.writerow(row)
+            has_header = True
         writer.writerow(_csv_cell(value) for value in row.values())
 
 
@@ -192,10 +214,10 @@ def _csv_cell(value: Any) -> Any:
     return value
 
 
-def _write_json(out: TextIO, predictions: Iterator[Any]) -> None:
+async def _write_json(out: TextIO, predictions: AsyncIterator[Any]) -> None:
     """Write a list with one prediction a line, as they come."""
     separator = "[\n"
-    for prediction in predictions:
+    async for prediction in predictions:
         out.write(separator)
         out.write(orjson.dumps(prediction, option=orjson.OPT_SERIALIZE_NUMPY).decode())
         separator = ",\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import time
@@ -142,10 +143,26 @@ def test_a_body_over_the_limit_is_refused(
     assert reply.json() == {"error": "the body is too large; expected at most 20000 bytes"}
 
 
-def test_a_compressed_body_is_not_taken_for_something_else(client_url: str) -> None:
-    reply = post(client_url + PREDICT, b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
-    assert reply.status_code == 415
-    assert "got gzip" in reply.json()["error"]
+BODY = json.dumps({"instances": ROWS.tolist()}).encode()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data", "status", "message"),
+    [
+        ("gzip", gzip.compress(BODY), 200, ""),
+        ("identity", BODY, 200, ""),
+        ("gzip", BODY, 400, "the body is not gzip, as Content-Encoding says"),
+        ("gzip", gzip.compress(BODY)[:-20], 400, "it is cut short"),
+        ("gzip", gzip.compress(bytes(20 * 2**20)), 413, "expected at most 16777216 bytes"),
+        ("br", BODY, 415, "expected gzip or a plain body, got br"),
+    ],
+)
+def test_a_compressed_body_is_read_as_what_it_is(
+    client_url: str, encoding: str, data: bytes, status: int, message: str
+) -> None:
+    reply = post(client_url + PREDICT, data, headers={"Content-Encoding": encoding})
+    assert reply.status_code == status
+    assert message in reply.json().get("error", "")
 
 
 def test_status_and_metadata(client_url: str) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from flask import Blueprint, Response, make_response, render_template
 
+from client.deadlines import Deadline
 from client.errors import ClientError
 from client.model_server import Target
-from client.prediction import Predictor
 from client.schema import DEFAULT_SIGNATURE, EXPLAIN, Column, Schema, Signature, TensorSpec
 from client.settings import Settings
 from client.tensors import DTYPES, STRING
+from client.web.background import Bridge
 
 FALSE_TRUE = ("false", "true")
 # Of more values than these, one is found faster by typing than in a list.
@@ -44,11 +45,11 @@ class Field:
     missing: bool = False
 
 
-def blueprint(predictor: Predictor, settings: Settings) -> Blueprint:
+def blueprint(bridge: Callable[[], Bridge], settings: Settings) -> Blueprint:
     """Return the routes.
 
     Args:
-        predictor: knows the model.
+        bridge: leads to what knows the model.
         settings: of the application.
     """
     routes = Blueprint("page", __name__, template_folder="templates", static_folder="static")
@@ -56,7 +57,9 @@ def blueprint(predictor: Predictor, settings: Settings) -> Blueprint:
     @routes.get("/")
     def page() -> Response:
         try:
-            schema = predictor.schema(Target(settings.model), settings.timeout)
+            to = bridge()
+            asked = to.gateway.core.metadata(Target(settings.model), Deadline(settings.timeout))
+            schema = to.run(asked)
         except ClientError as error:
             message = error.message
             return make_response(
