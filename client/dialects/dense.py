@@ -8,7 +8,7 @@ import numpy as np
 
 from client.dialects import Call
 from client.errors import ClientError
-from client.schema import DENSE, DENSE_INPUT, Schema
+from client.schema import DEFAULT_SIGNATURE, DENSE, DENSE_INPUT, Schema
 from client.tensors import Array
 
 
@@ -29,7 +29,8 @@ def shortest_call(
     Raises:
         ClientError: the columns of a table are of unequal length.
     """
-    order = schema.dense_order(signature_name)
+    is_default = signature_name == DEFAULT_SIGNATURE
+    order = schema.dense_order(signature_name) if is_default else None
     if order is None:
         return Call(signature_name, inputs, output_filter)
     columns = [inputs[name] for name in order]

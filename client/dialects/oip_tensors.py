@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import struct
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import prod
@@ -74,7 +73,7 @@ def check_spec(tensor: Mapping[str, Any], spec: TensorSpec, place: str) -> tuple
         ClientError: they are not those of the signature; the message has both.
     """
     shape = tensor.get("shape")
-    if type(shape) is not list or not all(type(n) is int and n >= 0 for n in shape):
+    if type(shape) is not list or not set(map(type, shape)) <= {int} or min(shape, default=0) < 0:
         raise ClientError(f"{place}: expected a shape such as [1, 2], got {kind_of(shape)}")
     given = tensor.get("datatype")
     if given != datatype(spec.dtype) or not _fits(shape, spec.shape):
@@ -178,9 +177,12 @@ def write_tensor(name: str, array: Array, binary: bool) -> tuple[dict[str, Any],
 def _fits(shape: Sequence[int], wanted: tuple[int | None, ...] | None) -> bool:
     if wanted is None:
         return len(shape) <= MAX_RANK
-    return len(shape) == len(wanted) and all(
-        want is None or want == have for want, have in zip(wanted, shape, strict=True)
-    )
+    if len(shape) != len(wanted):
+        return False
+    for want, have in zip(wanted, shape, strict=True):  # a generator would take as long again
+        if want is not None and want != have:
+            return False
+    return True
 
 
 def _shaped(flat: Array, shape: tuple[int, ...], place: str) -> Array:
@@ -233,4 +235,6 @@ def _read_strings(data: memoryview, count: int, place: str) -> list[bytes]:
 
 
 def _write_strings(values: list[bytes]) -> bytes:
-    return b"".join(chain.from_iterable((struct.pack("<I", len(v)), v) for v in values))
+    # Labels are few, so each is put together once.
+    packed = {value: len(value).to_bytes(4, "little") + value for value in set(values)}
+    return b"".join([packed[value] for value in values])

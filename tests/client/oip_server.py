@@ -20,7 +20,10 @@ from client.messages import ModelVersionStatus
 from client.model_server import Target
 
 AVAILABLE = ModelVersionStatus.State.Value("AVAILABLE")
-DECODERS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.decompress, "deflate": zlib.decompress}
+DECODERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.decompress,
+    "deflate": zlib.decompress,
+}
 
 
 @contextmanager
