@@ -90,7 +90,7 @@ ONES = ",".join("1" * 29)
     ("stdin", "message"),
     [
         ("", 'line 1: column "area_error" is missing'),
-        (f"{HEADER}\n", "-: expected at least one row, got none"),
+        (f"{HEADER}\n", "expected at least one row, got none"),
         (f"{HEADER}\nx,{ONES}\n", 'line 2, column "mean_radius": expected float32, got "x"'),
         (f"{HEADER}\n1,{ONES}\n,{ONES}\n", 'line 3, column "mean_radius": expected float32'),
         (f"{HEADER}\nnan,{ONES}\n", 'line 2, column "mean_radius": expected float32, got "nan"'),
@@ -101,9 +101,11 @@ ONES = ",".join("1" * 29)
         (f"{HEADER}\n1,2\n", "line 2: expected 30 cells like the header"),
         (f"{HEADER},extra\n", 'line 1: unknown column "extra"; the columns are area_error,'),
         (f"{HEADER},mean_radius\n", 'line 1: column "mean_radius" is there twice'),
-        ("[[1]]", "rows 1 to 1: instances[0]: expected 30 values"),
+        ("[[1]]", "instances[0]: expected 30 values"),
         ("[", "not JSON: "),
-        ('{"rows": []}', "expected a list of rows or"),
+        ('{"rows":\n []}', "expected a list of rows or"),
+        ('{"rows": []}', 'line 1: unknown column "rows"'),
+        ('{"mean_radius": 1}\n', 'line 1: column "mean_texture" (float32) is missing'),
         ("[]", "expected at least one row"),
     ],
 )

@@ -182,15 +182,29 @@ class NdjsonWriter:
 
 
 class JsonWriter:
-    """Writes outputs as TensorFlow Serving's row form, `{"predictions": [row, …]}`.
+    """Writes outputs as a list of JSON: TensorFlow Serving's `{"predictions": [row, …]}`.
 
     A row is an object with the outputs' names, or the value of the only output.
     """
 
     can_tell_errors = False
 
-    def __init__(self) -> None:
-        self._has_rows = False
+    def __init__(
+        self,
+        beginning: bytes = b'{"predictions":[',
+        separator: bytes = b",",
+        ending: bytes = b"]}\n",
+    ) -> None:
+        """Prepare.
+
+        Args:
+            beginning: what stands before the first row.
+            separator: what stands between two.
+            ending: what stands after the last.
+        """
+        self._before = beginning
+        self._separator = separator
+        self._ending = ending
 
     def write(self, outputs: Mapping[str, Array]) -> bytes:
         """Return the JSON of some rows.
@@ -201,13 +215,12 @@ class JsonWriter:
         outputs = checked(outputs)
         only = next(iter(outputs.items())) if len(outputs) == 1 else None
         rows = json_texts(*only) if only else objects(outputs)
-        separator = b"," if self._has_rows else b'{"predictions":['
-        self._has_rows = True
-        return separator + b",".join(rows)
+        before, self._before = self._before, self._separator
+        return before + self._separator.join(rows)
 
     def end(self) -> bytes:
         """Return what closes the answer."""
-        return b"]}\n"
+        return self._ending
 
 
 def objects(outputs: Mapping[str, Array]) -> list[bytes]:
