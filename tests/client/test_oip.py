@@ -19,7 +19,7 @@ from client.dialects.oip_tensors import read_binary
 from client.model_server import Target
 from client.schema import TensorSpec
 from tests import affine, identity, mixed, processes
-from tests.client import oip_server
+from tests.client import dialect_server
 from tests.tables import breast_cancer
 
 TABLE = breast_cancer()
@@ -64,7 +64,7 @@ LABELS = {"affine": 'version_labels { key: "stable" value: 1 }'}
 
 @pytest.fixture(scope="module")
 def url(server: str) -> Iterator[str]:
-    with ModelServer(server) as connection, oip_server.serving(connection, "affine") as address:
+    with ModelServer(server) as connection, dialect_server.serving(connection, "affine") as address:
         yield address
 
 
@@ -109,7 +109,7 @@ def test_shapes_of_health(url: str) -> None:
 
 
 def test_a_server_that_is_not_ready_says_so_and_lives(server: str) -> None:
-    with ModelServer(server) as connection, oip_server.serving(connection, "nosuch") as address:
+    with ModelServer(server) as connection, dialect_server.serving(connection, "nosuch") as address:
         client = triton.InferenceServerClient(address.removeprefix("http://"))
         assert client.is_server_live()
         assert not client.is_server_ready()

@@ -1,4 +1,7 @@
-"""The Open Inference Protocol over the standard library's HTTP server, for tests of it alone."""
+"""Dialects over the standard library's HTTP server, for tests of them alone.
+
+The Open Inference Protocol under `/v2`, tables on `/v1/models/<model>:predict`.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,13 @@ from urllib.parse import parse_qs
 import orjson
 
 from client import ClientError, ModelServer
-from client.dialects import oip, oip_models
+from client.dialects import oip, oip_models, tables
 from client.exchange import HttpReply, HttpRequest
 from client.messages import ModelVersionStatus
 from client.model_server import Target
 
 AVAILABLE = ModelVersionStatus.State.Value("AVAILABLE")
+CHUNK_BYTES = 2**16
 DECODERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.decompress,
     "deflate": zlib.decompress,
@@ -35,15 +39,61 @@ def serving(server: ModelServer, model: str) -> Iterator[str]:
         disable_nagle_algorithm = True
 
         def answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             path, _, query = self.path.partition("?")
+            if path.endswith(":predict"):
+                self.answer_table(path, query)
+                return
+            body = b"".join(self.chunks())
             headers = {name.lower(): value for name, value in self.headers.items()}
             body = DECODERS.get(headers.get("content-encoding", ""), bytes)(body)
             request = HttpRequest(self.command, path, query, headers, body)
             try:
                 reply = _answer(server, model, request)
             except ClientError as error:
-                reply = HttpReply(orjson.dumps({"error": error.message}), error.status)
+                reply = _error(error)
+            self.reply(reply)
+
+        def answer_table(self, path: str, query: str) -> None:
+            has_begun = False
+            try:
+                came = tables.media_type(self.headers.get("Content-Type", ""))
+                wanted = tables.negotiate(self.headers.get("Accept"), came)
+                writer = tables.table_writer(wanted)
+                name = path.rpartition("/")[2].removesuffix(":predict")
+                pieces = _table(server, name, query, came, writer, self.chunks())
+                for piece in pieces:
+                    if not has_begun:
+                        has_begun = True
+                        self.send_response(200)
+                        self.send_header("Content-Type", wanted)
+                        self.send_header("Transfer-Encoding", "chunked")
+                        self.end_headers()
+                    self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            except ClientError as error:
+                self.close_connection = True  # there may be more of the body
+                if not has_begun:
+                    self.reply(_error(error))
+                    return
+                if not writer.can_tell_errors:
+                    return
+                line = orjson.dumps({"error": error.message}) + b"\n"
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(line), line))
+            self.wfile.write(b"0\r\n\r\n")
+
+        def chunks(self) -> Iterator[bytes]:
+            if self.headers.get("Transfer-Encoding") == "chunked":
+                while length := int(self.rfile.readline(), 16):
+                    yield self.rfile.read(length)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return
+            left = int(self.headers.get("Content-Length", 0))
+            while left:
+                chunk = self.rfile.read1(min(left, CHUNK_BYTES))
+                left -= len(chunk)
+                yield chunk
+
+        def reply(self, reply: HttpReply) -> None:
             self.send_response(reply.status)
             self.send_header("Content-Type", reply.content_type)
             self.send_header("Content-Length", str(len(reply.body)))
@@ -66,6 +116,44 @@ def serving(server: ModelServer, model: str) -> Iterator[str]:
         finally:
             http.shutdown()
             thread.join()
+
+
+def _error(error: ClientError) -> HttpReply:
+    return HttpReply(orjson.dumps({"error": error.message}), error.status)
+
+
+def _table(
+    server: ModelServer,
+    model: str,
+    query: str,
+    came: str,
+    writer: tables.TableWriter,
+    chunks: Iterator[bytes],
+) -> Iterator[bytes]:
+    asked = parse_qs(query)
+    schema = server.schema(model)
+    outputs = asked.get("outputs", [""])[0]
+    layout = tables.Layout.of(
+        schema, asked.get("signature_name", [""])[0], outputs.split(",") if outputs else ()
+    )
+    reader = tables.table_reader(came, layout)
+
+    def calls() -> Iterator[Any]:
+        for chunk in chunks:
+            yield from reader.feed(chunk)
+        yield from reader.finish()
+
+    for call in calls():
+        answer = server.predict(
+            model,
+            call.inputs,
+            signature_name=call.signature_name,
+            signature=schema.signatures[call.signature_name],
+        ).outputs
+        piece = writer.write({n: answer[n] for n in call.output_filter or answer})
+        if piece:
+            yield piece
+    yield writer.end()
 
 
 def _answer(server: ModelServer, model: str, request: HttpRequest) -> HttpReply:
