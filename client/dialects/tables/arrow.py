@@ -48,7 +48,7 @@ _STRINGS = {
 }
 # Formats of Arrow's C data interface; times and decimals are stored as numbers too.
 _WORDS = frozenset("uUzZ")
-_READABLE = frozenset("bcCsSiIlLefg") | _WORDS
+_READABLE = frozenset("nbcCsSiIlLefg") | _WORDS
 
 # Values, and whether each is there; None if all are.
 Values = tuple[Array, Array | None]
@@ -61,7 +61,7 @@ class ArrowReader:
         self.layout = layout
         self._messages = Messages()
         self._schema = b""
-        self._dictionaries: dict[int, list[bytes]] = {}
+        self._dictionaries: dict[int, bytes] = {}
         self._places: dict[str, int] = {}
         self._rows = 0
 
@@ -105,18 +105,17 @@ class ArrowReader:
         self._schema = message.data
 
     def _take_dictionary(self, message: Message) -> None:
-        kept = self._dictionaries.setdefault(message.dictionary, [])
-        if not message.is_delta:
-            kept.clear()
-        kept.append(message.data)
-        if sum(len(d) for each in self._dictionaries.values() for d in each) > MOST_DICTIONARIES:
+        if message.is_delta:
+            raise ClientError("the Arrow stream continues a dictionary; write whole ones")
+        self._dictionaries[message.dictionary] = message.data
+        if sum(map(len, self._dictionaries.values())) > MOST_DICTIONARIES:
             raise ClientError(
                 f"the Arrow stream's dictionaries are larger than {MOST_DICTIONARIES} bytes", 413
             )
 
     def _calls(self, message: Message) -> Iterator[Call]:
-        dictionaries = [data for each in self._dictionaries.values() for data in each]
-        with _stream(b"".join((self._schema, *dictionaries, message.data))) as stream:
+        messages = (self._schema, *self._dictionaries.values(), message.data)
+        with _stream(b"".join(messages)) as stream:
             try:
                 batch = next(iter(stream)).view()
             except (RuntimeError, StopIteration) as error:  # StopIteration: a lie about its length
@@ -183,6 +182,8 @@ def _values(view: Any, start: int, stop: int) -> Values:
 
 def _read(view: Any, start: int, stop: int) -> Values:
     kind, count = view.storage_type, stop - start
+    if kind == "na":
+        return np.zeros(count, np.float32), np.zeros(count, np.bool_)
     valid = _bits(view.buffer(0), start, stop) if view.null_count else None
     if view.dictionary is not None:
         return _looked_up(view, start, count, valid)
