@@ -39,11 +39,11 @@ def _settings(**given: Any) -> Settings:
 )
 def serve(host: str | None, port: int | None, server: str | None, model: str | None) -> None:
     """Serve predictions over HTTP until SIGTERM or SIGINT."""
-    from client.http_server import PortTakenError, serve_http
+    from client.web.server import PortTakenError, serve_http
 
     settings = _settings(host=host, port=port, server=server, model=model)
-    # The worker process reads its settings from the environment.
-    for name, value in settings.model_dump().items():
+    # The worker processes read their settings from the environment.
+    for name, value in settings.model_dump(exclude_none=True).items():
         os.environ[f"CLIENT_{name.upper()}"] = str(value)
     try:
         serve_http(settings)

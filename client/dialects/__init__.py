@@ -25,8 +25,7 @@ class Call(NamedTuple):
     output_filter: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class JsonCall:
+class JsonCall(NamedTuple):
     """A call that came as JSON.
 
     Attributes:

@@ -1,7 +1,7 @@
 """Lists of JSON values to flat arrays, the quick way.
 
-Every dialect tries this first. Where it gives None, `client.json_arrays` looks at each value: to
-say which of them is wrong, or to read what may be written in another way.
+Every dialect tries this first. Where it gives None, `client.dialects.json_arrays` looks at each
+value: to say which of them is wrong, or to read what may be written in another way.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import orjson
 
 from client.dialects import Call
 from client.dialects.dense import shortest_call
+from client.dialects.json_arrays import kind_of
 from client.dialects.oip_models import signature_of
 from client.dialects.oip_tensors import (
     check_spec,
@@ -27,7 +28,6 @@ from client.dialects.oip_tensors import (
 )
 from client.errors import ClientError
 from client.exchange import HttpReply
-from client.json_arrays import kind_of
 from client.schema import Schema, Signature, TensorSpec
 from client.tensors import Array
 

@@ -23,10 +23,10 @@ from urllib.parse import unquote
 
 import orjson
 
+from client.dialects.json_arrays import kind_of
 from client.dialects.oip_tensors import datatype
 from client.errors import ClientError
 from client.exchange import HttpReply
-from client.json_arrays import kind_of
 from client.model_server import Target
 from client.schema import DEFAULT_SIGNATURE, Schema, Signature, TensorSpec
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from client.dialects.flat import byte_array, flat_array
+from client.dialects.json_arrays import kind_of, to_array
 from client.errors import ClientError
-from client.json_arrays import kind_of, to_array
 from client.messages import DataType
 from client.schema import TensorSpec
 from client.tensors import DTYPES, STRING, Array, dtype_name

@@ -37,7 +37,7 @@ def write_rows(outputs: Mapping[str, Array], tail: bytes = b"") -> bytes:
     before = b"},{"
     for place, name in enumerate(names):
         pieces[2 * place :: width] = [before + orjson.dumps(name) + b":"] * count
-        pieces[2 * place + 1 :: width] = _each(name, outputs[name])
+        pieces[2 * place + 1 :: width] = each_row(name, outputs[name])
         before = b","
     pieces[0] = b'{"predictions":[' + pieces[0][2:]
     return b"".join((*pieces, b"}]", tail, b"}"))
@@ -70,10 +70,22 @@ def _whole(name: str, array: Array) -> bytes:
     return orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _each(name: str, array: Array) -> list[bytes]:
-    """Return the JSON of each row's value."""
+def each_row(name: str, array: Array) -> list[bytes]:
+    """Return the JSON of each row's value.
+
+    Args:
+        name: of the output.
+        array: of at least one dimension; of a type that has a JSON form.
+    """
     if array.dtype == np.object_:
-        return [orjson.dumps(text) for text in _texts(name, array)]
+        if array.ndim > 1:
+            return [orjson.dumps(text) for text in _texts(name, array)]
+        # Labels are few, so each is written once.
+        values = array.tolist()
+        known = list(set(values))
+        texts = _texts(name, np.array([*known, None], object)[:-1])
+        of = dict(zip(known, map(orjson.dumps, texts), strict=True))
+        return [of[value] for value in values]
     if not array.size:
         return [orjson.dumps(row) for row in array.tolist()]
     values, inner = _whole(name, array)[1:-1], array.ndim - 1

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -24,6 +26,9 @@ from client.web.background import Bridge
 from client.web.bodies import Bodies, DisconnectedError, Receive
 from client.web.gateway import Gateway
 from client.web.routes import Route
+from client.web.tables import is_table
+
+log = logging.getLogger(__name__)
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -77,6 +82,14 @@ class Entry:
             await self._live(receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
+        try:
+            await self._run(receive, send)
+        except Exception:
+            # The server would go on without a word, and answer each request with an error.
+            log.exception("the application ended")
+            os._exit(1)
+
+    async def _run(self, receive: Receive, send: Send) -> None:
         async with AsyncExitStack() as stack:
             await receive()
             self._gateway = await stack.enter_async_context(Gateway(self._settings))
@@ -115,6 +128,9 @@ class Entry:
         self, scope: dict[str, Any], path: str, route: Route | None, receive: Receive, send: Send
     ) -> None:
         headers = Headers(scope["headers"])
+        if route is not None and route.stream and scope["method"] == "POST" and is_table(headers):
+            await self._stream(scope, path, route, headers, receive, send)
+            return
         try:
             body = await self._bodies.read(headers, receive)
         except ClientError as error:
@@ -126,6 +142,26 @@ class Entry:
         query = scope["query_string"].decode("latin-1")
         request = HttpRequest(scope["method"], path, query, headers, body)
         await _send(await self._gateway.handle(request, route), send)
+
+    async def _stream(
+        self,
+        scope: dict[str, Any],
+        path: str,
+        route: Route,
+        headers: Headers,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        request = HttpRequest("POST", path, scope["query_string"].decode("latin-1"), headers)
+        chunks = self._bodies.chunks(headers, receive, self._settings.max_table_bytes)
+        reply = await self._gateway.stream(request, route, chunks)
+        if isinstance(reply, HttpReply):
+            await _send(reply, send)
+            return
+        await _begin(200, reply.content_type, reply.headers, send)
+        async for piece in reply.pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
     async def _ask_flask(self, scope: dict[str, Any], body: bytes, send: Send) -> None:
         async def receive() -> dict[str, Any]:
@@ -140,9 +176,14 @@ class Entry:
 
 
 async def _send(reply: HttpReply, send: Send) -> None:
-    content_type = reply.content_type
-    headers = [(b"content-type", content_type.encode("latin-1"))]
-    for name, value in reply.headers:
-        headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await _begin(reply.status, reply.content_type, reply.headers, send)
     await send({"type": "http.response.body", "body": reply.body})
+
+
+async def _begin(
+    status: int, content_type: str, further: Iterable[tuple[str, str]], send: Send
+) -> None:
+    headers = [(b"content-type", content_type.encode("latin-1"))]
+    for name, value in further:
+        headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+    await send({"type": "http.response.start", "status": status, "headers": headers})

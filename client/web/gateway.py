@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import AsyncIterator
 from types import TracebackType
 
 from client.coalescing import Limits
@@ -12,13 +13,17 @@ from client.deadlines import Deadline
 from client.errors import ClientError
 from client.exchange import HttpReply, HttpRequest
 from client.metrics import Metrics
-from client.model_server import AsyncModelServer
+from client.model_server import AsyncModelServer, Target
 from client.predictor import Predictor
 from client.settings import Settings
+from client.web.bodies import DisconnectedError
+from client.web.friendly import FriendlyApi
+from client.web.oip import OipApi
 from client.web.operations import OperationsApi
 from client.web.replies import error_reply
+from client.web.rest import RestApi
 from client.web.routes import Api, Route
-from client.web.v1 import FriendlyApi, RestApi
+from client.web.tables import StreamReply, Tables, is_table
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +53,14 @@ class Gateway:
         limits = Limits(rows=settings.batch_rows, waiting=settings.max_waiting)
         self.core = Predictor(self._server, limits, self.metrics.observe_batch)
         self._operations = OperationsApi(self.core, self.metrics, settings.model)
+        self._tables = Tables(self.core, settings.timeout)
+        friendly = FriendlyApi(self.core, settings.model)
         # Each dialect plugs in here, with everything below its first segment.
         self._apis: dict[str, Api] = {
-            "predict": FriendlyApi(self.core, settings.model),
+            "predict": friendly,
+            "explain": friendly,
             "v1": RestApi(self.core),
+            "v2": OipApi(self.core, self._operations),
             "livez": self._operations,
             "readyz": self._operations,
             "metrics": self._operations,
@@ -76,7 +85,7 @@ class Gateway:
 
     def route(self, path: str) -> Route | None:
         """Return what answers a path, None if it is none of the API's."""
-        api = self._apis.get(path.split("/", 2)[1]) if path.startswith("/") else None
+        api = self._apis.get(path.split("/", 2)[1].lower()) if path.startswith("/") else None
         return api.route(path) if api else None
 
     async def handle(self, request: HttpRequest, route: Route | None = None) -> HttpReply:
@@ -96,6 +105,33 @@ class Gateway:
         self._observe(request.method, route, reply.status, time.perf_counter() - started)
         return reply
 
+    async def stream(
+        self, request: HttpRequest, route: Route, chunks: AsyncIterator[bytes]
+    ) -> HttpReply | StreamReply:
+        """Begin to answer a table; an error is a reply that is whole.
+
+        Args:
+            request: without its body.
+            route: what answers its path; it takes tables.
+            chunks: the body.
+        """
+        started = time.perf_counter()
+        reply: HttpReply | StreamReply
+        try:
+            target = route.stream(request) if route.stream else None
+            if target is None:
+                raise ClientError("Content-Type: a table is taken by a prediction only", 415)
+            reply = await self._tables.answer(target, request, chunks)
+        except ClientError as error:
+            reply = error_reply(error)
+        except DisconnectedError:
+            raise
+        except Exception:
+            reply = self._failed(request)
+        status = reply.status if isinstance(reply, HttpReply) else 200
+        self._observe(request.method, route, status, time.perf_counter() - started)
+        return reply
+
     def refuse(self, method: str, route: Route | None, error: ClientError) -> HttpReply:
         """Answer a request that is not worked on."""
         self._observe(method, route, error.status, 0.0)
@@ -106,19 +142,35 @@ class Gateway:
         try:
             if route is None:
                 raise ClientError(f"{method} {request.path}: Not Found", 404)
-            if (method if method != "HEAD" else "GET") not in route.methods:
+            allowed = route.methods
+            if allowed is not None and (method if method != "HEAD" else "GET") not in allowed:
                 reply = error_reply(
                     ClientError(f"{method} {request.path}: Method Not Allowed", 405)
                 )
-                return HttpReply(
-                    reply.body, reply.status, headers=(("Allow", ", ".join(route.methods)),)
-                )
+                return HttpReply(reply.body, reply.status, headers=(("Allow", ", ".join(allowed)),))
+            if route.stream and request.method == "POST" and is_table(request.headers):
+                target = route.stream(request)
+                if target is not None:
+                    return await self._answer_whole_table(target, request)
             return await route.handle(request, self._deadline(request))
         except ClientError as error:
             return error_reply(error)
         except Exception:
-            log.exception("%s %s failed", method, request.path)
-            return error_reply(ClientError("internal error; the log has the details", 500))
+            return self._failed(request)
+
+    async def _answer_whole_table(self, target: Target, request: HttpRequest) -> HttpReply:
+        """Answer a table that has arrived whole, where the server in front has no streams."""
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield request.body
+
+        reply = await self._tables.answer(target, request, chunks())
+        body = b"".join([piece async for piece in reply.pieces])
+        return HttpReply(body, 200, reply.content_type, reply.headers)
+
+    def _failed(self, request: HttpRequest) -> HttpReply:
+        log.exception("%s %s failed", request.method, request.path)
+        return error_reply(ClientError("internal error; the log has the details", 500))
 
     def _deadline(self, request: HttpRequest) -> Deadline:
         seconds = self.settings.timeout

@@ -13,13 +13,12 @@ import requests
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from client import ClientError, ModelServer
+from client import ClientError, ModelServer, __version__
 from client.dialects import oip, oip_models
 from client.dialects.oip_tensors import read_binary
 from client.model_server import Target
 from client.schema import TensorSpec
 from tests import affine, identity, mixed, processes
-from tests.client import dialect_server
 from tests.tables import breast_cancer
 
 TABLE = breast_cancer()
@@ -46,13 +45,15 @@ def server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     paths = {name: folder / name for name in ("affine", "identity", "flats")}
     paths["breast_cancer"] = trained_models / "breast_cancer"
     config = "".join(
-        f'config {{ name: "{name}" base_path: "{path}" '
+        f'config {{ name: "{name}" base_path: "{path}" model_platform: "tensorflow" '
         f"model_version_policy {{ all {{}} }} {LABELS.get(name, '')} }}\n"
         for name, path in paths.items()
     )
     (folder / "models.config").write_text(f"model_config_list {{ {config} }}")
     running = processes.start_model_server(
-        folder / "log", f"--model_config_file={folder / 'models.config'}"
+        folder / "log",
+        f"--model_config_file={folder / 'models.config'}",
+        "--allow_version_labels_for_unavailable_models",
     )
     processes.wait_for(lambda: processes.is_serving(running.address), "the models are loaded")
     yield running.address
@@ -63,8 +64,9 @@ LABELS = {"affine": 'version_labels { key: "stable" value: 1 }'}
 
 
 @pytest.fixture(scope="module")
-def url(server: str) -> Iterator[str]:
-    with ModelServer(server) as connection, dialect_server.serving(connection, "affine") as address:
+def url(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    log = tmp_path_factory.mktemp("client") / "log"
+    with processes.client(log, server, CLIENT_MODEL="affine") as address:
         yield address
 
 
@@ -108,8 +110,11 @@ def test_shapes_of_health(url: str) -> None:
     assert reply.json() == {"name": "affine", "ready": True}
 
 
-def test_a_server_that_is_not_ready_says_so_and_lives(server: str) -> None:
-    with ModelServer(server) as connection, dialect_server.serving(connection, "nosuch") as address:
+def test_a_server_that_is_not_ready_says_so_and_lives(
+    server: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    log = tmp_path_factory.mktemp("client") / "log"
+    with processes.client(log, server, ready=False, CLIENT_MODEL="nosuch") as address:
         client = triton.InferenceServerClient(address.removeprefix("http://"))
         assert client.is_server_live()
         assert not client.is_server_ready()
@@ -120,7 +125,7 @@ def test_a_server_that_is_not_ready_says_so_and_lives(server: str) -> None:
 def test_server_metadata(client: triton.InferenceServerClient) -> None:
     assert client.get_server_metadata() == {
         "name": "logreg-serving",
-        "version": "1.2.3",
+        "version": __version__,
         "extensions": ["binary_tensor_data"],
     }
 

@@ -11,11 +11,10 @@ A table is read in pieces, so that one of any size passes in bounded memory:
         send(writer.write(predict(call)))
     send(writer.end())
 
-Whatever is wrong is a `ClientError`. Until something was sent, it is answered as any other error
-is. After that the status is gone: where `writer.can_tell_errors`, a last line `{"error": …}` says
-what was wrong (`application/x-ndjson`); in the other formats nobody could tell an error from a row,
-so the connection has to be broken off, without the end that the format or the transfer coding
-wants.
+Whatever is wrong is a `ClientError`. Once something was sent, its status cannot be told any more:
+where `writer.can_tell_errors`, a last line `{"error": …}` says what was wrong
+(`application/x-ndjson`); in the other formats nobody could tell an error from a row, so an answer
+is kept until it is whole.
 
 A table is read as one version of the model wants it. If an answer comes from another, go on only if
 `Layout.of` gives an equal layout for that version.

@@ -9,9 +9,9 @@ import numpy as np
 import orjson
 
 from client.dialects.flat import byte_array, flat_array
+from client.dialects.json_arrays import NEVER_MISSING
 from client.dialects.tables.layout import Layout, Place, TableColumn
 from client.errors import ClientError
-from client.json_arrays import NEVER_MISSING
 from client.tensors import DTYPES, STRING, Array, dtype_name
 
 # Python's own float() also takes nan, inf, 1_000 and digits of any script.

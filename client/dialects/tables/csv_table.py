@@ -15,10 +15,11 @@ import numpy as np
 import orjson
 
 from client.dialects import Call
+from client.dialects.replies import each_row
 from client.dialects.tables.cells import read_column, read_numbers
 from client.dialects.tables.layout import ROWS_PER_CALL, Layout
 from client.dialects.tables.lines import LineBlocks, decoded
-from client.dialects.tables.values import checked, json_texts, number_texts
+from client.dialects.tables.values import checked, number_texts
 from client.errors import ClientError
 from client.tensors import Array
 
@@ -171,7 +172,7 @@ def _cells(name: str, array: Array) -> list[bytes]:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             return [str(value).encode() for value in array]
         return numbers
-    texts = json_texts(name, array)
+    texts = each_row(name, array)
     if array.ndim != 1:
         return [_quoted(text.decode()) for text in texts]
     # A string's JSON text is a string too, or an object if it is not text.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from client.dialects import Call
+from client.dialects.json_arrays import NEVER_MISSING, to_array
 from client.errors import ClientError
-from client.json_arrays import NEVER_MISSING, to_array
 from client.schema import DEFAULT_SIGNATURE, DENSE, DENSE_INPUT, Column, Schema, TensorSpec
 from client.tensors import DTYPES, Array
 
@@ -36,7 +36,7 @@ class TableColumn:
 
     @property
     def described(self) -> tuple[Column, ...]:
-        """What the model says of it, as `client.json_arrays` takes it."""
+        """What the model says of it, as `client.dialects.json_arrays` takes it."""
         return () if self.column is None else (self.column,)
 
     @property

@@ -15,11 +15,12 @@ import orjson
 
 from client.dialects import Call
 from client.dialects.flat import flat_array
+from client.dialects.json_arrays import is_b64, kind_of
+from client.dialects.replies import each_row
 from client.dialects.tables.layout import ROWS_PER_CALL, Layout, Place, TableColumn
 from client.dialects.tables.lines import LineBlocks
-from client.dialects.tables.values import checked, json_texts
+from client.dialects.tables.values import checked
 from client.errors import ClientError
-from client.json_arrays import is_b64, kind_of
 from client.tensors import Array, dtype_name
 
 
@@ -214,7 +215,7 @@ class JsonWriter:
         """
         outputs = checked(outputs)
         only = next(iter(outputs.items())) if len(outputs) == 1 else None
-        rows = json_texts(*only) if only else objects(outputs)
+        rows = each_row(*only) if only else objects(outputs)
         before, self._before = self._before, self._separator
         return before + self._separator.join(rows)
 
@@ -230,7 +231,7 @@ def objects(outputs: Mapping[str, Array]) -> list[bytes]:
         ClientError: the outputs are not a value for each row, or have no JSON form.
     """
     outputs = checked(outputs)
-    columns = [json_texts(name, array) for name, array in outputs.items()]
+    columns = [each_row(name, array) for name, array in outputs.items()]
     names = [orjson.dumps(name).replace(b"%", b"%%") for name in outputs]
     form = b"{" + b",".join(name + b":%b" for name in names) + b"}"
     return [form % values for values in zip(*columns, strict=True)]

@@ -7,17 +7,15 @@ from collections.abc import Mapping
 import numpy as np
 import orjson
 
-from client.dialects.flat import byte_array
 from client.errors import ClientError
-from client.json_arrays import to_json
 from client.tensors import Array
 
 
 def checked(outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the outputs in the order of their names.
+    """Return the outputs in the order of their names, each in one piece of memory.
 
     Raises:
-        ClientError: they have no common number of rows.
+        ClientError: they have no common number of rows, or no form as text.
     """
     lengths = {array.shape[0] if array.ndim else None for array in outputs.values()}
     if len(lengths) != 1 or None in lengths:
@@ -26,7 +24,10 @@ def checked(outputs: Mapping[str, Array]) -> dict[str, Array]:
             f"the outputs do not have one value for each row ({shapes}); "
             "ask for some of them, or with JSON"
         )
-    return dict(sorted(outputs.items()))
+    for name, array in outputs.items():
+        if array.dtype.kind == "c":
+            raise ClientError(f"output {name}: values of {array.dtype.name} have no text form", 501)
+    return {name: np.ascontiguousarray(array) for name, array in sorted(outputs.items())}
 
 
 def number_texts(array: Array) -> list[bytes] | None:
@@ -37,21 +38,3 @@ def number_texts(array: Array) -> list[bytes] | None:
         return []
     text = orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
     return text[1:-1].split(b",")
-
-
-def json_texts(name: str, array: Array) -> list[bytes]:
-    """Return the JSON text of each row's value.
-
-    Raises:
-        ClientError: the values have no JSON form.
-    """
-    texts = number_texts(array)
-    if texts is not None:
-        return texts
-    if array.ndim == 1 and array.dtype == np.object_:
-        values = array.tolist()
-        known = list(set(values))  # labels are few
-        of = dict(zip(known, map(orjson.dumps, to_json(name, byte_array(known))), strict=True))
-        return [of[value] for value in values]
-    rows = to_json(name, np.ascontiguousarray(array))
-    return [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in rows]
