@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     batch_rows: int = Field(
         default=1024, ge=1, description="rows that requests may share a call with; 1 for none"
     )
+    cors: bool = Field(
+        default=False, description="let pages of other origins read what /v1 answers"
+    )
     drain_delay: float = Field(
         default=0.0,
         ge=0,

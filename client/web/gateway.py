@@ -59,7 +59,7 @@ class Gateway:
         self._apis: dict[str, Api] = {
             "predict": friendly,
             "explain": friendly,
-            "v1": RestApi(self.core),
+            "v1": RestApi(self.core, cors=settings.cors),
             "v2": OipApi(self.core, self._operations),
             "livez": self._operations,
             "readyz": self._operations,

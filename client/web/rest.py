@@ -8,13 +8,14 @@ from urllib.parse import unquote
 
 from client.deadlines import Deadline
 from client.dialects.rest import examples, models, predict
-from client.dialects.rest.routes import Question, route
+from client.dialects.rest.routes import CORS, Question, route
 from client.errors import ClientError, NotFoundError
 from client.exchange import HttpReply, HttpRequest
 from client.model_server import Target
 from client.predictor import Predictor
 from client.web.answers import answer_json, of_version
 from client.web.friendly import explain
+from client.web.replies import error_reply
 from client.web.routes import Route
 
 # For the metrics, whose labels must not be callers' words.
@@ -28,8 +29,15 @@ _EXPLAIN = re.compile(r"(/v1/models/[^/:]+(?:/versions/\d+|/labels/[^/:]+)?):exp
 class RestApi:
     """Answers whatever comes below `/v1` as TensorFlow Serving's REST port does."""
 
-    def __init__(self, core: Predictor) -> None:
+    def __init__(self, core: Predictor, *, cors: bool) -> None:
+        """Prepare.
+
+        Args:
+            core: predicts.
+            cors: whether pages of other origins may read the replies.
+        """
         self._core = core
+        self._headers = CORS if cors else ()
 
     def route(self, path: str) -> Route | None:
         """Return what answers a path; also what is malformed is answered by the dialect."""
@@ -40,6 +48,16 @@ class RestApi:
         return Route(_name(path), self._answer, None, stream=self._stream)
 
     async def _answer(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
+        if not self._headers:
+            return await self._ask(request, deadline)
+        try:
+            reply = await self._ask(request, deadline)
+        except ClientError as error:
+            reply = error_reply(error)
+        headers = (*reply.headers, *self._headers)
+        return HttpReply(reply.body, reply.status, reply.content_type, headers)
+
+    async def _ask(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
         asked = route(request)
         if asked is None:
             raise ClientError(f"{request.method} {request.path}: Not Found", 404)
