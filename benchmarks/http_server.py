@@ -40,11 +40,11 @@ def servers(port: int) -> dict[str, list[str]]:
     granian = [*python, "granian", "--interface=wsgi", "--factory", f"--port={port}"]
     gunicorn = [*python, "gunicorn", f"--bind=127.0.0.1:{port}", "--log-level=error"]
     return {
-        "granian, 4 threads": [*granian, "--blocking-threads=4", "client.app:create_app"],
-        "granian, 16 threads": [*granian, "--blocking-threads=16", "client.app:create_app"],
-        "granian, 64 threads": [*granian, "--blocking-threads=64", "client.app:create_app"],
-        "gunicorn gthread, 16 threads": [*gunicorn, "--threads=16", "client.app:create_app()"],
-        "gunicorn gthread, 64 threads": [*gunicorn, "--threads=64", "client.app:create_app()"],
+        "granian, 4 threads": [*granian, "--blocking-threads=4", "client.web.app:create_app"],
+        "granian, 16 threads": [*granian, "--blocking-threads=16", "client.web.app:create_app"],
+        "granian, 64 threads": [*granian, "--blocking-threads=64", "client.web.app:create_app"],
+        "gunicorn gthread, 16 threads": [*gunicorn, "--threads=16", "client.web.app:create_app()"],
+        "gunicorn gthread, 64 threads": [*gunicorn, "--threads=64", "client.web.app:create_app()"],
     }
 
 

@@ -39,11 +39,11 @@ def _settings(**given: Any) -> Settings:
 )
 def serve(host: str | None, port: int | None, server: str | None, model: str | None) -> None:
     """Serve predictions over HTTP until SIGTERM or SIGINT."""
-    from client.http_server import PortTakenError, serve_http
+    from client.web.server import PortTakenError, serve_http
 
     settings = _settings(host=host, port=port, server=server, model=model)
-    # The worker process reads its settings from the environment.
-    for name, value in settings.model_dump().items():
+    # The worker processes read their settings from the environment.
+    for name, value in settings.model_dump(exclude_none=True).items():
         os.environ[f"CLIENT_{name.upper()}"] = str(value)
     try:
         serve_http(settings)
@@ -64,7 +64,7 @@ def serve(host: str | None, port: int | None, server: str | None, model: str | N
 @click.option(
     "--format",
     "file_format",
-    type=click.Choice(["csv", "json"]),
+    type=click.Choice(["csv", "json", "ndjson", "arrow", "npy"]),
     help="Form of the rows and of the answer; otherwise told by the file's name or its beginning.",
 )
 @click.option(
@@ -79,9 +79,10 @@ def predict(
     file_format: str | None,
     timeout: float | None,
 ) -> None:
-    """Predict the rows of a CSV or JSON file, - for standard input, over gRPC.
+    """Predict the rows of a file, - for standard input, over gRPC.
 
-    CSV needs a header with the columns' names; JSON is a list of rows or {"instances": [...]}.
+    CSV needs a header with the columns' names; JSON is a list of rows or {"instances": [...]},
+    ndjson a row on each line; arrow is Arrow's stream, npy what numpy.save writes.
     The answer goes to standard output in the same form, a row for each row.
     """
     from client.batch import predict_file
@@ -92,10 +93,8 @@ def predict(
     settings = _settings(server=server, model=model, timeout=timeout)
     with ModelServer(settings.server, timeout=settings.timeout) as connection:
         try:
-            predict_file(
-                connection, Target(settings.model, version, label), rows, file_format, settings
-            )
-        except (ClientError, OSError, UnicodeError) as error:
+            predict_file(connection, Target(settings.model, version, label), rows, file_format)
+        except (ClientError, OSError) as error:
             raise click.ClickException(str(error)) from error
 
 

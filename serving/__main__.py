@@ -20,8 +20,8 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters of it is in our 
 PORT = click.IntRange(0, 65535)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
-# Flags of the original that this server cannot honour, and why.
-REFUSED = {
+# Flags of the original that ask for what this server never does, and why.
+NEVER = {
     "use_alts_credentials": "ALTS works between Google's own machines only",
     "platform_config_file": "this server runs TensorFlow SavedModels only",
     "per_process_gpu_memory_fraction": "this server computes on the CPU",
@@ -34,8 +34,13 @@ REFUSED = {
     "xla_cpu_compilation_enabled": "set TF_XLA_FLAGS in the environment instead",
     "xla_gpu_compilation_enabled": "this server computes on the CPU",
     "mixed_precision": "this server serves models as they are",
-    "tensorflow_session_parallelism_mode": "this server has one mode",
     "skip_initialize_tpu": "this server computes on the CPU",
+}
+# And those that ask for what it always does.
+ALWAYS = {
+    "enable_grpc_healthcheck_service": "health checks are always offered",
+    "remove_unused_fields_from_bundle_metagraph": "nothing but signatures is kept of a graph",
+    "flush_filesystem_caches": "files are not kept open, and their cache is the system's",
 }
 
 
@@ -46,21 +51,22 @@ def boolean(name: str, default: bool, text: str) -> Callable[[Any], Any]:
     )
 
 
-def refused(command: Any) -> Any:
-    """Let each flag that cannot be honoured say so."""
+def with_fixed_flags(command: Any) -> Any:
+    """Let each flag that cannot be honoured say so; to ask for what is done anyway is no error."""
 
-    def refuse(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-        # To be told not to do what is not done anyway is no reason to stop.
-        if value is not None and value.lower() not in ("false", "0", ""):
-            raise click.UsageError(f"--{parameter.name}: {REFUSED[str(parameter.name)]}")
+    def check(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+        name = str(parameter.name)
+        wanted = value is not None and value.lower() not in ("false", "0", "")
+        if value is not None and wanted is not (name in ALWAYS):
+            raise click.UsageError(f"--{name}: {(ALWAYS | NEVER)[name]}")
 
-    for name in REFUSED:
+    for name in ALWAYS | NEVER:
         command = click.option(
             f"--{name}",
             is_flag=False,
             flag_value="true",
             hidden=True,
-            callback=refuse,
+            callback=check,
             expose_value=False,
         )(command)
     return command
@@ -170,15 +176,13 @@ def refused(command: Any) -> Any:
 @click.option(
     "--grpc_max_threads",
     type=click.IntRange(1),
-    help="Requests that are answered at once.  [default: 4 for each core, 256 with batching]",
+    help="Requests answered at once.  [default: as many as cores, at least 4; 256 with batching]",
 )
 @click.option(
     "--grpc_channel_arguments",
     default="",
     help="Arguments of the gRPC server, as in grpc.max_connection_age_ms=2000,name=value.",
 )
-@boolean("enable_grpc_healthcheck_service", True, "Health checks are always offered.")
-@boolean("enable_reflection", True, "Reflection is always offered.")
 @boolean(
     "enable_serialization_as_tensor_content",
     False,
@@ -208,10 +212,8 @@ def refused(command: Any) -> Any:
     help="Operations of a model that run at once; 0: one after another in each request.",
 )
 @click.option("--tensorflow_session_config_file", type=FILE, help="ConfigProto in text format.")
-@boolean("flush_filesystem_caches", True, "Without effect on local file systems.")
-@boolean("remove_unused_fields_from_bundle_metagraph", True, "Only signatures are kept anyway.")
 @click.option("--version", is_flag=True, help="Print versions and exit.")
-@refused
+@with_fixed_flags
 def main(version: bool, **flags: Any) -> None:
     """Serve SavedModels over TensorFlow Serving's gRPC API, without Docker.
 

@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 DRAIN_SECONDS = 10.0
 # How long the ports stay shut while a first load is tried again and again.
 FIRST_LOAD_PATIENCE_SECONDS = 10.0
+# More threads than cores compete for the interpreter: with 8 on two cores there were a tenth fewer
+# answers than with 4. A few more than one keep a slow model from holding up the others.
+THREADS = 4
 # Callers that wait for a batch each hold a thread.
 BATCHING_THREADS = 256
 MODEL_BATCHING_FILE = "batching_params.pbtxt"
@@ -218,7 +221,7 @@ def _grpc_server(
 ) -> grpc.Server:
     threads = options.threads
     if not threads:
-        threads = BATCHING_THREADS if options.batching else 4 * (os.cpu_count() or 1)
+        threads = BATCHING_THREADS if options.batching else max(THREADS, os.cpu_count() or 1)
     server = grpc.server(
         ThreadPoolExecutor(threads, "grpc"),
         handlers=[

@@ -52,7 +52,7 @@ def read(body: bytes, schema: Schema) -> JsonCall:
         ClientError: it names the field, what came, and what was expected.
     """
     body = body.removeprefix(codecs.BOM_UTF8)
-    return fast.read(body, schema) or read_document(_parsed(body), schema)
+    return fast.read(body, schema) or read_document(parsed(body), schema)
 
 
 def read_document(body: Any, schema: Schema) -> JsonCall:
@@ -119,7 +119,12 @@ def write(
     return write_rows(outputs, tail)
 
 
-def _parsed(body: bytes) -> Any:
+def parsed(body: bytes) -> Any:
+    """Parse a body.
+
+    Raises:
+        ClientError: it is empty, or no JSON.
+    """
     if not body.strip():
         raise ClientError(f"the body is empty; {EXPECTED}")
     try:

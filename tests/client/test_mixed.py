@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -15,10 +16,12 @@ import numpy as np
 import pytest
 import requests
 
-from client import ModelServer
+from client import AsyncModelServer, ModelServer
+from client.deadlines import Deadline
+from client.dialects import Call, friendly
 from client.model_server import Target
-from client.prediction import Predictor
-from client.schema import Description
+from client.predictor import Predictor
+from client.schema import Description, Schema
 from tests import processes
 from tests.conftest import Starter
 from tests.mixed import BIAS, COLUMNS, MISSING, UNKNOWN, publish
@@ -258,15 +261,25 @@ def test_a_new_version_is_not_asked_twice_about_a_missing_number(
     server = starter.model_server("--model_name=flats", f"--model_base_path={tmp_path / 'flats'}")
     processes.wait_for(lambda: processes.is_serving(server.address), "the model is loaded")
     calls: list[str] = []
-    version = 1
-    with ModelServer(server.address, observe=lambda rpc, *_: calls.append(rpc)) as connection:
-        predictor = Predictor(connection)
-        while version == 1:
-            calls.clear()
-            body = {"instances": [{**ROW, "income": None}]}
-            _, version = predictor.answer(Target("flats"), body, timeout=5)
-            if not (tmp_path / "flats/2").exists():
-                publish(tmp_path / "flats", version=2)
+
+    def read(schema: Schema) -> Call:
+        asked = friendly.read_document({"instances": [{**ROW, "income": None}]}, schema)
+        return asked.call
+
+    async def ask_until_it_answers() -> None:
+        version = 1
+        async with AsyncModelServer(
+            server.address, observe=lambda rpc, *_: calls.append(rpc)
+        ) as connection:
+            predictor = Predictor(connection)  # not kept fresh, so the reply is what tells
+            while version == 1:
+                calls.clear()
+                _, prediction = await predictor.answer(Target("flats"), read, Deadline(5))
+                version = prediction.version
+                if not (tmp_path / "flats/2").exists():
+                    publish(tmp_path / "flats", version=2)
+
+    asyncio.run(ask_until_it_answers())
     assert calls == ["Predict", "GetModelMetadata", "Predict"]  # the last one is describe
 
 

@@ -1,0 +1,192 @@
+"""The one place that every request to the API passes, whichever server has received it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import AsyncIterator
+from types import TracebackType
+
+from client.coalescing import Limits
+from client.deadlines import Deadline
+from client.errors import ClientError
+from client.exchange import HttpReply, HttpRequest
+from client.metrics import Metrics
+from client.model_server import AsyncModelServer, Target
+from client.predictor import Predictor
+from client.settings import Settings
+from client.web.bodies import DisconnectedError
+from client.web.friendly import FriendlyApi
+from client.web.oip import OipApi
+from client.web.operations import OperationsApi
+from client.web.replies import error_reply
+from client.web.rest import RestApi
+from client.web.routes import Api, Route
+from client.web.tables import StreamReply, Tables, is_table
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_HEADER = "x-request-timeout"
+
+
+class Gateway:
+    """Answers requests to the API with a model server.
+
+    It is made on the event loop that it belongs to, in the process that serves.
+
+    Attributes:
+        settings: of the application.
+        metrics: of this process.
+        core: predicts.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self._server = AsyncModelServer(
+            settings.server,
+            timeout=settings.timeout,
+            tls=settings.tls,
+            observe=self.metrics.observe_call,
+        )
+        limits = Limits(rows=settings.batch_rows, waiting=settings.max_waiting)
+        self.core = Predictor(self._server, limits, self.metrics.observe_batch)
+        self._operations = OperationsApi(self.core, self.metrics, settings.model)
+        self._tables = Tables(self.core, settings.timeout)
+        friendly = FriendlyApi(self.core, settings.model)
+        # Each dialect plugs in here, with everything below its first segment.
+        self._apis: dict[str, Api] = {
+            "predict": friendly,
+            "explain": friendly,
+            "v1": RestApi(self.core, cors=settings.cors),
+            "v2": OipApi(self.core, self._operations),
+            "livez": self._operations,
+            "readyz": self._operations,
+            "metrics": self._operations,
+        }
+
+    async def __aenter__(self) -> Gateway:
+        await self.core.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.core.__aexit__(kind, error, traceback)
+        await self._server.close()
+
+    def drain(self) -> None:
+        """Say from now on that nothing new should be sent here; all that comes is answered."""
+        self._operations.draining = True
+
+    def route(self, path: str) -> Route | None:
+        """Return what answers a path, None if it is none of the API's."""
+        api = self._apis.get(path.split("/", 2)[1].lower()) if path.startswith("/") else None
+        return api.route(path) if api else None
+
+    async def handle(self, request: HttpRequest, route: Route | None = None) -> HttpReply:
+        """Answer a request; whatever goes wrong is told in the reply.
+
+        Args:
+            request: it, as it came.
+            route: what answers its path, if that has been looked up.
+        """
+        started = time.perf_counter()
+        route = route or self.route(request.path)
+        self.metrics.in_flight += 1
+        try:
+            reply = await self._answer(request, route)
+        finally:
+            self.metrics.in_flight -= 1
+        self._observe(request.method, route, reply.status, time.perf_counter() - started)
+        return reply
+
+    async def stream(
+        self, request: HttpRequest, route: Route, chunks: AsyncIterator[bytes]
+    ) -> HttpReply | StreamReply:
+        """Begin to answer a table; an error is a reply that is whole.
+
+        Args:
+            request: without its body.
+            route: what answers its path; it takes tables.
+            chunks: the body.
+        """
+        started = time.perf_counter()
+        reply: HttpReply | StreamReply
+        try:
+            target = route.stream(request) if route.stream else None
+            if target is None:
+                raise ClientError("Content-Type: a table is taken by a prediction only", 415)
+            reply = await self._tables.answer(target, request, chunks)
+        except ClientError as error:
+            reply = error_reply(error)
+        except DisconnectedError:
+            raise
+        except Exception:
+            reply = self._failed(request)
+        status = reply.status if isinstance(reply, HttpReply) else 200
+        self._observe(request.method, route, status, time.perf_counter() - started)
+        return reply
+
+    def refuse(self, method: str, route: Route | None, error: ClientError) -> HttpReply:
+        """Answer a request that is not worked on."""
+        self._observe(method, route, error.status, 0.0)
+        return error_reply(error)
+
+    async def _answer(self, request: HttpRequest, route: Route | None) -> HttpReply:
+        method = request.method
+        try:
+            if route is None:
+                raise ClientError(f"{method} {request.path}: Not Found", 404)
+            allowed = route.methods
+            if allowed is not None and (method if method != "HEAD" else "GET") not in allowed:
+                reply = error_reply(
+                    ClientError(f"{method} {request.path}: Method Not Allowed", 405)
+                )
+                return HttpReply(reply.body, reply.status, headers=(("Allow", ", ".join(allowed)),))
+            if route.stream and request.method == "POST" and is_table(request.headers):
+                target = route.stream(request)
+                if target is not None:
+                    return await self._answer_whole_table(target, request)
+            return await route.handle(request, self._deadline(request))
+        except ClientError as error:
+            return error_reply(error)
+        except Exception:
+            return self._failed(request)
+
+    async def _answer_whole_table(self, target: Target, request: HttpRequest) -> HttpReply:
+        """Answer a table that has arrived whole, where the server in front has no streams."""
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield request.body
+
+        reply = await self._tables.answer(target, request, chunks())
+        body = b"".join([piece async for piece in reply.pieces])
+        return HttpReply(body, 200, reply.content_type, reply.headers)
+
+    def _failed(self, request: HttpRequest) -> HttpReply:
+        log.exception("%s %s failed", request.method, request.path)
+        return error_reply(ClientError("internal error; the log has the details", 500))
+
+    def _deadline(self, request: HttpRequest) -> Deadline:
+        seconds = self.settings.timeout
+        wanted = request.headers.get(TIMEOUT_HEADER)
+        if wanted is not None:
+            try:
+                asked = float(wanted)
+            except ValueError:
+                asked = math.nan
+            if not asked > 0:
+                raise ClientError(
+                    f'X-Request-Timeout: expected seconds greater than 0, got "{wanted[:40]}"'
+                )
+            seconds = min(seconds, asked)
+        return Deadline(seconds)
+
+    def _observe(self, method: str, route: Route | None, status: int, seconds: float) -> None:
+        name = route.name if route else "none"
+        self.metrics.observe_request(method if route else "any", name, status, seconds)

@@ -1,0 +1,23 @@
+"""Replies of the API, all of them JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from client.errors import ClientError
+from client.exchange import HttpReply
+
+
+def json_reply(body: Any, status: int = 200, *headers: tuple[str, str]) -> HttpReply:
+    """Return a JSON reply; numbers that JSON has no form for, NaN among them, become null."""
+    data = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+    return HttpReply(data, status, headers=headers)
+
+
+def error_reply(error: ClientError) -> HttpReply:
+    """Say what went wrong: `{"error": "what came, what was expected"}`."""
+    after = error.retry_after
+    headers = () if after is None else (("Retry-After", str(after)),)
+    return json_reply({"error": error.message}, error.status, *headers)
