@@ -81,7 +81,7 @@ def path_item(target: str, **operations: Json) -> Json:
     name = target.rpartition("{")[2].rstrip("}")
     one: Json = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
     if name == "label":
-        one = {"type": "string", "pattern": "^[A-Za-z0-9_]+$"}
+        one = {"type": "string", "minLength": 1}
     return {
         "parameters": [{"name": name, "in": "path", "required": True, "schema": one}],
         **operations,

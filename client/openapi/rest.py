@@ -89,7 +89,7 @@ def _predict(schema: Schema, row: Json, name: str) -> Json:
     examples = example_rows(schema, DEFAULT_SIGNATURE)
     if examples:
         body["examples"] = [{"instances": examples}]
-    predictions = {"type": "array", "items": outputs_schema(signature.outputs)}
+    predictions = {"type": "array", "items": _any_answer(schema)}
     answer = {"anyOf": [object_of(predictions=predictions), object_of(outputs={})]}
     tables: Json = {content_type: {} for content_type in WRITABLE if content_type != JSON}
     return {
@@ -107,6 +107,17 @@ def _predict(schema: Schema, row: Json, name: str) -> Json:
         },
         "responses": responses({**json_content(answer), **tables}),
     }
+
+
+def _any_answer(schema: Schema) -> Json:
+    """Return the schema of a row's answer by whichever signature, the default one's first."""
+    names = sorted(schema.signatures, key=lambda name: (name != DEFAULT_SIGNATURE, name))
+    forms: list[Json] = []
+    for name in names:
+        form = outputs_schema(schema.signatures[name].outputs)
+        if form not in forms:
+            forms.append(form)
+    return forms[0] if len(forms) == 1 else {"anyOf": forms}
 
 
 def rest_paths(schema: Schema) -> Json:

@@ -35,8 +35,7 @@ def value_schema(dtype: int) -> Json:
     if numpy_dtype.kind == "b":
         return {"type": "boolean"}
     if numpy_dtype.kind == "f":
-        largest = float(np.finfo(numpy_dtype).max)
-        return {"type": "number", "minimum": -largest, "maximum": largest}
+        return {"type": "number", **_float_limits(numpy_dtype)}
     limits = np.iinfo(numpy_dtype)
     return {"type": "integer", "minimum": int(limits.min), "maximum": int(limits.max)}
 
@@ -154,6 +153,17 @@ def tensor_schema(name: str, spec: TensorSpec) -> Json:
         },
         "required": ["name", "datatype", "shape"],
     }
+
+
+def _float_limits(dtype: np.dtype[Any]) -> Json:
+    """Return from where on a number would become infinite."""
+    limits = np.finfo(dtype)
+    largest = float(limits.max)
+    if dtype.itemsize == np.dtype(np.float64).itemsize:
+        return {"minimum": -largest, "maximum": largest}
+    # What is nearer to the largest than to the next, if there were one, is rounded to the largest.
+    limit = largest + 2.0 ** (limits.maxexp - limits.nmant - 2)
+    return {"exclusiveMinimum": -limit, "exclusiveMaximum": limit}
 
 
 def _list(items: Json, length: int | None) -> Json:
