@@ -94,11 +94,12 @@ class _Member:
 class _Lane(Generic[Group]):
     """The requests that may travel together, in the order they came, and the calls under way."""
 
-    __slots__ = ("calls", "group", "key", "waiting")
+    __slots__ = ("calls", "group", "key", "signature_name", "waiting")
 
-    def __init__(self, key: Hashable, group: Group) -> None:
+    def __init__(self, key: Hashable, group: Group, signature_name: str) -> None:
         self.key = key
         self.group = group
+        self.signature_name = signature_name
         self.waiting: dict[_Member, None] = {}
         self.calls = 0
 
@@ -151,10 +152,9 @@ class Coalescer(Generic[Group]):
             DeadlineExceededError: there was no answer in time.
             ClientError: what the call failed with.
         """
-        rows = _rows(call.inputs) if batched else 0
-        most = self._most_rows.get((group, call.signature_name), self._limits.rows)
-        size = _size(call.inputs)
-        if not rows or rows >= most or size >= self._limits.size:
+        rows, size = _extent(call.inputs)
+        most = self._most(group, call.signature_name)
+        if not batched or not rows or rows >= most or size >= self._limits.size:
             self._observe(1, rows, 0.0)
             return await self._send(group, call, deadline.left())
         self._check_room(size)
@@ -179,7 +179,7 @@ class Coalescer(Generic[Group]):
         key = (group, call.signature_name, call.output_filter, kinds)
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = _Lane(key, group)
+            lane = self._lanes[key] = _Lane(key, group, call.signature_name)
         return lane
 
     def _check_room(self, size: int) -> None:
@@ -221,10 +221,10 @@ class Coalescer(Generic[Group]):
         """Take as many as fit into a call."""
         taken: list[_Member] = []
         rows = size = 0
+        most = self._most(lane.group, lane.signature_name)
         for member in lane.waiting:
             if member.future.done():
                 continue  # its caller is about to dequeue it
-            most = self._most_rows.get((lane.group, member.call.signature_name), self._limits.rows)
             rows += member.rows
             size += member.size
             if taken and (rows > most or size > self._limits.size):
@@ -274,11 +274,16 @@ class Coalescer(Generic[Group]):
         if all(succeeded) and error.code is grpc.StatusCode.INVALID_ARGUMENT:
             # Nobody was at fault: the server does not take so many rows, or so we learn.
             most = max(sum(member.rows for member in half) for half in halves)
-            self._learn(lane, members[0].call, most)
+            self._learn(lane, most)
         return all(succeeded)
 
-    def _learn(self, lane: _Lane[Group], call: Call, most_rows: int) -> None:
-        key = (lane.group, call.signature_name)
+    def _most(self, group: Group, signature_name: str) -> int:
+        """Return how many rows a call may have."""
+        learnt = self._most_rows.get((group, signature_name)) if self._most_rows else None
+        return learnt or self._limits.rows
+
+    def _learn(self, lane: _Lane[Group], most_rows: int) -> None:
+        key = (lane.group, lane.signature_name)
         self._most_rows[key] = min(most_rows, self._most_rows.get(key, most_rows))
 
     async def _deliver(
@@ -293,7 +298,7 @@ class Coalescer(Generic[Group]):
             return True
         if any(not a.ndim or len(a) != rows for a in prediction.outputs.values()):
             # The outputs have no row for each row, whatever the signature says.
-            self._learn(lane, members[0].call, 1)
+            self._learn(lane, 1)
             return all([await self._call(lane, [member]) for member in members])
         start = 0
         for member in members:
@@ -304,20 +309,16 @@ class Coalescer(Generic[Group]):
         return True
 
 
-def _rows(inputs: Mapping[str, Array]) -> int:
-    """Return how many rows the inputs have, 0 if they do not have equally many."""
-    lengths = {array.shape[0] if array.ndim else 0 for array in inputs.values()}
-    return lengths.pop() if len(lengths) == 1 else 0
-
-
-def _size(inputs: Mapping[str, Array]) -> int:
-    """Return about how many bytes the inputs take."""
+def _extent(inputs: Mapping[str, Array]) -> tuple[int, int]:
+    """Return how many rows the inputs have, 0 if not equally many, and how many bytes."""
     size = 0
+    lengths = set()
     for array in inputs.values():
         size += array.nbytes
-        if array.dtype == np.object_:
+        lengths.add(array.shape[0] if array.ndim else 0)
+        if array.dtype.kind == "O":
             size += sum(map(len, array.flat))
-    return size
+    return lengths.pop() if len(lengths) == 1 else 0, size
 
 
 def _joined(members: Sequence[_Member]) -> Call:

@@ -7,8 +7,7 @@ The steps are generators that yield a call's name and request and are sent the r
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,8 +24,7 @@ Steps = Generator[tuple[str, Any], Any, T]
 SCHEMAS_KEPT = 256
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """Which model to ask, and which version of it: by number, by label, or the latest."""
 
     model: str
@@ -43,8 +41,7 @@ class Target:
         return spec
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(NamedTuple):
     """The outputs of one call, by name, and the version that computed them."""
 
     outputs: Mapping[str, Array]
@@ -77,7 +74,7 @@ class Dialogue:
             if known is None or error.status not in (400, 404):
                 raise
             schema = yield from self.schema(target)
-            if schema == known:
+            if schema.looks_like(known):
                 raise
             return (yield from self._predict(target, schema, inputs, signature_name, output_filter))
         if prediction.version != schema.version:

@@ -164,6 +164,8 @@ def to_json(name: str, array: Array) -> Any:
         return list(array) if array.ndim == 1 else array
     as_b64 = name.endswith("_bytes")
     texts = [_json_string(value, as_b64) for value in array.reshape(-1).tolist()]
+    if array.ndim == 1:
+        return texts
     return np.array([*texts, None], object)[:-1].reshape(array.shape).tolist()
 
 

@@ -32,9 +32,11 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
-        self.in_flight = Gauge(
+        # Requests under way; whoever begins or ends one counts.
+        self.in_flight = 0
+        Gauge(
             "client_http_requests_in_flight", "HTTP requests under way", registry=self.registry
-        )
+        ).set_function(lambda: self.in_flight)
         self.call_seconds = Histogram(
             "client_grpc_call_seconds",
             "Time of a gRPC call to the model server",
@@ -57,11 +59,20 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        # Looking up a labelled metric takes longer than counting with it.
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an HTTP request that was answered."""
-        self.requests.labels(method, route, status).inc()
-        self.request_seconds.labels(route).observe(seconds)
+        children = self._children.get((method, route, status))
+        if children is None:
+            children = (
+                self.requests.labels(method, route, status),
+                self.request_seconds.labels(route),
+            )
+            self._children[method, route, status] = children
+        children[0].inc()
+        children[1].observe(seconds)
 
     def observe_batch(self, requests: int, rows: int, waited: float) -> None:
         """Count a call that several requests may have shared."""

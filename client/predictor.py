@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from asyncio import to_thread
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -90,10 +91,9 @@ class Predictor:
             ClientError: the request cannot be answered.
         """
         schema = await self.schema(target, deadline)
-        call = None
         for _ in range(ATTEMPTS):
             try:
-                call = await _read(read, schema, size)
+                call = read(schema) if size <= LONG_BODY_BYTES else await to_thread(read, schema)
                 prediction = await self.predict(target, schema, call, deadline)
             except ClientError as error:
                 fresh = await self._refreshed(target, schema, deadline, error)
@@ -104,7 +104,7 @@ class Predictor:
             if prediction.version == schema.version:
                 return call, prediction
             schema = await self._answered_by(target, prediction.version, deadline)
-            if _same(call, await _read(read, schema, size)):
+            if _same(call, read(schema)):
                 return call, prediction
         raise UnavailableError(f"model {target.model} changes faster than it can be asked")
 
@@ -206,7 +206,7 @@ class Predictor:
         if error.status not in (400, 404):
             return None
         known = self._known.get(target)
-        if known is not None and known.schema != schema:
+        if known is not None and known.schema is not schema:
             return known.schema
         if known is not None and time.monotonic() - known.asked_at < SCHEMA_MIN_AGE_SECONDS:
             return None
@@ -214,14 +214,14 @@ class Predictor:
             fresh = await self._ask(target, deadline)
         except ServerError:
             return None  # the error at hand says more
-        return fresh if fresh != schema else None
+        return fresh if fresh is not schema else None
 
     async def _answered_by(self, target: Target, version: int, deadline: Deadline) -> Schema:
         """Return what the version looks like that has answered in place of the one expected."""
         schema = await self.schema(Target(target.model, version), deadline)
         known = self._known.get(target)
-        if known is not None and known.schema != schema:
-            self._known[target] = replace(known, schema=schema)
+        if known is not None:
+            known.schema = schema
         return schema
 
     async def _ask(self, target: Target, deadline: Deadline) -> Schema:
@@ -251,7 +251,7 @@ class Predictor:
                 del self._known[next(iter(self._known))]
             self._known[target] = _Known(schema, now, now)
             return schema
-        if known.schema != schema:
+        if not known.schema.looks_like(schema):
             known.schema = schema
         known.asked_at = now
         return known.schema
@@ -265,12 +265,6 @@ class Predictor:
                 if target.version is None and known.used_at >= since:
                     with suppress(ServerError):
                         await self._ask(target, Deadline(self.server.timeout))
-
-
-async def _read(read: Read, schema: Schema, size: int) -> Call:
-    if size <= LONG_BODY_BYTES:
-        return read(schema)
-    return await asyncio.to_thread(read, schema)
 
 
 def _same(one: Call, other: Call) -> bool:

@@ -11,9 +11,13 @@ values in training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
+
+import numpy as np
 
 from client.errors import ClientError
 from client.json_arrays import Place, is_b64, kind_of, to_array, to_json
@@ -25,13 +29,17 @@ from client.schema import (
     Schema,
     Signature,
 )
-from client.tensors import Array, dtype_name
+from client.tensors import DTYPES, Array, dtype_name
 
 EXPECTED = (
     'expected {"instances": [row, ...]} or {"inputs": {name: [value, ...], ...}}, '
     'with "signature_name" if another signature than the default is meant'
 )
 KEYS = ("instances", "inputs", "signature_name")
+NUMBERS = frozenset({int, float})
+LARGEST = {
+    np.dtype(dtype): float(np.finfo(dtype).max) for dtype in (np.float16, np.float32, np.float64)
+}
 
 # Of each input that the model describes, the columns it holds.
 Described = Mapping[str, Sequence[Column]]
@@ -60,9 +68,9 @@ def read(body: Any, schema: Schema) -> Request:
     """
     if not isinstance(body, dict):
         raise ClientError(f"the body is {kind_of(body)}; {EXPECTED}")
-    unknown = [key for key in body if key not in KEYS]
-    if unknown:
-        raise ClientError(f'unknown key "{unknown[0]}"; {EXPECTED}')
+    for key in body:
+        if key not in KEYS:
+            raise ClientError(f'unknown key "{key}"; {EXPECTED}')
     if ("instances" in body) == ("inputs" in body):
         both = "both" if "instances" in body else "neither"
         raise ClientError(f'the body has {both} of "instances" and "inputs"; {EXPECTED}')
@@ -94,7 +102,7 @@ def write(outputs: Mapping[str, Array], row_form: bool) -> dict[str, Any]:
     columns = {name: to_json(name, array) for name, array in sorted(outputs.items())}
     if not row_form:
         return {"outputs": columns if len(columns) != 1 else next(iter(columns.values()))}
-    lengths = {array.shape[0] if array.ndim else None for array in outputs.values()}
+    lengths = {len(array) if array.ndim else None for array in outputs.values()}
     if len(lengths) != 1 or None in lengths:
         raise ClientError(
             "the outputs do not have one value for each instance; "
@@ -119,6 +127,10 @@ def _checked_rows(rows: Any) -> list[Any]:
 
 def _read_matrix(rows: list[Any], schema: Schema, order: tuple[str, ...]) -> Array:
     """Read rows as one matrix with the columns in order."""
+    spec = schema.signatures[DENSE].inputs[DENSE_INPUT]
+    matrix = _plain_matrix(rows, (len(rows), len(order)), DTYPES[spec.dtype])
+    if matrix is not None:
+        return matrix
     if isinstance(rows[0], dict):
         by_name = schema.described[DEFAULT_SIGNATURE]
         rows = _whole_objects(rows, schema.signatures[DEFAULT_SIGNATURE], by_name)
@@ -130,8 +142,22 @@ def _read_matrix(rows: list[Any], schema: Schema, order: tuple[str, ...]) -> Arr
         row, column = index
         return f"instances[{row}].{order[column]}"
 
-    spec = schema.signatures[DENSE].inputs[DENSE_INPUT]
     return to_array(rows, spec, place, schema.described[DENSE][DENSE_INPUT])
+
+
+def _plain_matrix(rows: list[Any], shape: tuple[int, int], dtype: np.dtype[Any]) -> Array | None:
+    """Read lists of numbers, the common case; None if anything else is to be read or said."""
+    largest = LARGEST.get(dtype)
+    try:
+        if largest is None or not NUMBERS.issuperset(map(type, chain.from_iterable(rows))):
+            return None
+        matrix = np.array(rows, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    # No number is larger than the root of the sum of all squares.
+    if matrix.shape != shape or not math.sqrt(np.vdot(matrix, matrix)) <= largest:
+        return None
+    return matrix.astype(dtype)
 
 
 def _read_rows(

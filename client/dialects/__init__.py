@@ -6,13 +6,12 @@ Nothing here touches the network; each module is one dialect.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from client.tensors import Array
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What a request asks of a model, whatever the dialect it came in.
 
     Attributes:

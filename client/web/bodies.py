@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from client.deadlines import Deadline, Watch
@@ -35,12 +35,11 @@ class Bodies:
         self._late: set[asyncio.Task[Any]] = set()
         self._watch = Watch(self._give_up)
 
-    async def read(self, length: int | None, encoding: str | None, receive: Receive) -> bytes:
+    async def read(self, headers: Mapping[str, str], receive: Receive) -> bytes:
         """Return a request's body.
 
         Args:
-            length: what the header Content-Length says.
-            encoding: what the header Content-Encoding says.
+            headers: of the request, by name in lower case.
             receive: ASGI's.
 
         Raises:
@@ -48,6 +47,10 @@ class Bodies:
                 not known (415).
             DisconnectedError: the caller has gone.
         """
+        said = headers.get("content-length")
+        if said is None and headers.get("transfer-encoding") is None:
+            return b""
+        length = int(said) if said is not None else None
         if length is not None and length > self._most_bytes:
             raise too_large(self._most_bytes)
         task = asyncio.current_task()
@@ -65,7 +68,7 @@ class Bodies:
             raise ClientError(message, 408) from None
         finally:
             self._watch.remove(task)
-        return decoded(body, encoding, self._most_bytes) if encoding else body
+        return decoded(body, headers.get("content-encoding"), self._most_bytes)
 
     async def _receive_all(self, length: int | None, receive: Receive) -> bytes:
         message = await receive()

@@ -88,11 +88,11 @@ class Gateway:
         """
         started = time.perf_counter()
         route = route or self.route(request.path)
-        self.metrics.in_flight.inc()
+        self.metrics.in_flight += 1
         try:
             reply = await self._answer(request, route)
         finally:
-            self.metrics.in_flight.dec()
+            self.metrics.in_flight -= 1
         self._observe(request.method, route, reply.status, time.perf_counter() - started)
         return reply
 
