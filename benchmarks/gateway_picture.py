@@ -16,6 +16,7 @@ def draw(results: Results, names: Sequence[str], path: Path) -> None:
     """Draw a line for each peer that was measured."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     measured = [name for name in names if all(results.median(name, load) for load in ONE_ROW)]
     with mpl.rc_context({"svg.hashsalt": "gateway", "font.size": 9}):
@@ -36,9 +37,10 @@ def draw(results: Results, names: Sequence[str], path: Path) -> None:
         ):
             axes.set(xscale="log", yscale="log", xlabel="connections", title=title)
             axes.set_xticks([load.connections for load in ONE_ROW], minor=False)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.minorticks_off()
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter(lambda value, _: f"{value:,g}")
             axes.grid(alpha=0.3)
             axes.title.set_fontsize(10)
         figure.legend(*rates.get_legend_handles_labels(), loc="outside right center", frameon=False)
