@@ -59,7 +59,7 @@ def _write_arrow(rows: Floats) -> bytes:
     import pyarrow as pa
     from sklearn.datasets import load_breast_cancer
 
-    names = load_breast_cancer().feature_names.tolist()
+    names = [name.replace(" ", "_") for name in load_breast_cancer().feature_names]
     columns = rows.astype(np.float32).T
     batch = pa.record_batch([pa.array(column) for column in columns], names=names)
     sink = pa.BufferOutputStream()
