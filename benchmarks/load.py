@@ -95,7 +95,7 @@ async def _load(request: Request, connections: int, seconds: float) -> Load:
                 status, stays = await asyncio.wait_for(_reply(reader), TIMEOUT_SECONDS)
                 took.append(time.perf_counter() - before)
                 errors += status >= 400
-            except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError):
+            except (OSError, EOFError, ValueError, asyncio.TimeoutError):
                 errors += 1
                 stays = False
             if not stays and writer is not None:
@@ -112,5 +112,10 @@ async def _reply(reader: asyncio.StreamReader) -> tuple[int, bool]:
     """Read a reply, and return its status and whether the connection stays open."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
     fields = dict(line.split(": ", 1) for line in head.splitlines()[1:] if ": " in line)
-    await reader.readexactly(int(fields.get("content-length", 0)))
+    if fields.get("transfer-encoding") == "chunked":
+        while size := int(await reader.readline(), 16):
+            await reader.readexactly(size + 2)
+        await reader.readline()
+    else:
+        await reader.readexactly(int(fields.get("content-length", 0)))
     return int(head.split(" ", 2)[1]), fields.get("connection") != "close"
