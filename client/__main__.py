@@ -39,6 +39,7 @@ def _settings(**given: Any) -> Settings:
 )
 def serve(host: str | None, port: int | None, server: str | None, model: str | None) -> None:
     """Serve predictions over HTTP until SIGTERM or SIGINT."""
+    from client.keys import ApiKeys, KeysFileError
     from client.web.server import PortTakenError, serve_http
 
     settings = _settings(host=host, port=port, server=server, model=model)
@@ -46,9 +47,25 @@ def serve(host: str | None, port: int | None, server: str | None, model: str | N
     for name, value in settings.model_dump(exclude_none=True).items():
         os.environ[f"CLIENT_{name.upper()}"] = str(value)
     try:
+        if settings.api_keys is not None:
+            ApiKeys(settings.api_keys)  # what is wrong with the file is told now, and once
         serve_http(settings)
-    except PortTakenError as error:
+    except (PortTakenError, KeysFileError) as error:
         raise click.ClickException(str(error)) from error
+
+
+@main.command("new-key")
+@click.argument("name")
+def new_key(name: str) -> None:
+    """Make an API key, and the line about it for the file that CLIENT_API_KEYS names."""
+    from client.keys import LINE, hashed, new_key
+
+    key = new_key()
+    line = f"{name} {hashed(key)}"
+    if not LINE.fullmatch(line):
+        raise click.UsageError(f"expected a name of letters, digits and ._@-, got {name!r}")
+    click.echo(f"key, for whoever is to ask: {key}", err=True)
+    click.echo(line)
 
 
 @main.command()
