@@ -10,6 +10,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from client.channel import Tls, target
 
+# Names the place where several workers share their metrics; Prometheus' library reads it.
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
 AccessLog = Literal["all", "errors", "none"]
 
 

@@ -105,14 +105,14 @@ class Gateway:
         started = time.perf_counter()
         route = route or self.route(request.path)
         caller: str | None = None
-        self.metrics.in_flight += 1
+        self.metrics.begin()
         try:
             caller = self.caller(request, route)
             reply = await self._answer(request, route)
         except ClientError as error:
             reply = error_reply(error)
         finally:
-            self.metrics.in_flight -= 1
+            self.metrics.end()
         seconds = time.perf_counter() - started
         self._observe(request.method, route, reply.status, seconds)
         which = self.settings.access_log
