@@ -15,8 +15,8 @@ from tensorflow_serving.apis import get_model_metadata_pb2
 def plain(message: Any) -> Any:
     """Return a message as dicts, lists and scalars; fields that are not set are left out.
 
-    A TensorProto becomes its dtype, shape and values, whether these are in `tensor_content`, in typed
-    fields, or one of them stands for all. An Any becomes what it holds.
+    A TensorProto becomes its dtype, shape and values, whether these are in `tensor_content`, in
+    typed fields, or one of them stands for all. An Any becomes what it holds.
     """
     if isinstance(message, tensor_pb2.TensorProto):
         return _tensor(message)

@@ -1,4 +1,4 @@
-"""Plays a recorded scenario: a server is started, things change around it, its answers are noted."""
+"""Plays a recorded scenario: a server is started, things change, its answers are noted."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ def observations(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[[str], list[Observation]]]:
     """What was observed in a scenario; all that tests ask for are played side by side."""
-    wanted = [item.callspec.id for item in request.session.items if item.module is request.module]
+    items = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    wanted = [item.callspec.id for item in items if item.module is request.module]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         played = {
             name: pool.submit(
