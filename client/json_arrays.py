@@ -156,16 +156,17 @@ def to_json(name: str, array: Array) -> Any:
     Raises:
         ClientError: the values have no JSON form.
     """
-    if array.dtype.kind == "c":
+    kind = array.dtype.kind
+    if kind == "c":
         raise ClientError(f"output {name}: values of {array.dtype.name} have no JSON form", 501)
-    if array.dtype != np.object_:
+    if kind != "O":
         if array.ndim == 0:
             return array[()]
         return list(array) if array.ndim == 1 else array
     as_b64 = name.endswith("_bytes")
-    texts = [_json_string(value, as_b64) for value in array.reshape(-1).tolist()]
     if array.ndim == 1:
-        return texts
+        return [_json_string(value, as_b64) for value in array.tolist()]
+    texts = [_json_string(value, as_b64) for value in array.reshape(-1).tolist()]
     return np.array([*texts, None], object)[:-1].reshape(array.shape).tolist()
 
 

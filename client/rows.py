@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,7 +34,7 @@ EXPECTED = (
     'expected {"instances": [row, ...]} or {"inputs": {name: [value, ...], ...}}, '
     'with "signature_name" if another signature than the default is meant'
 )
-KEYS = ("instances", "inputs", "signature_name")
+KEYS = {"instances", "inputs", "signature_name"}
 NUMBERS = frozenset({int, float})
 LARGEST = {
     np.dtype(dtype): float(np.finfo(dtype).max) for dtype in (np.float16, np.float32, np.float64)
@@ -45,8 +44,7 @@ LARGEST = {
 Described = Mapping[str, Sequence[Column]]
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A request as arrays.
 
     Attributes:
@@ -68,9 +66,9 @@ def read(body: Any, schema: Schema) -> Request:
     """
     if not isinstance(body, dict):
         raise ClientError(f"the body is {kind_of(body)}; {EXPECTED}")
-    for key in body:
-        if key not in KEYS:
-            raise ClientError(f'unknown key "{key}"; {EXPECTED}')
+    if not body.keys() <= KEYS:
+        unknown = next(key for key in body if key not in KEYS)
+        raise ClientError(f'unknown key "{unknown}"; {EXPECTED}')
     if ("instances" in body) == ("inputs" in body):
         both = "both" if "instances" in body else "neither"
         raise ClientError(f'the body has {both} of "instances" and "inputs"; {EXPECTED}')
@@ -82,13 +80,14 @@ def read(body: Any, schema: Schema) -> Request:
         known = ", ".join(sorted(schema.signatures))
         raise ClientError(f'signature_name: model {schema.model} has no "{name}", it has {known}')
     name = name or DEFAULT_SIGNATURE
+    dense_order = schema.dense_order(name) if "instances" in body else None
+    if dense_order is not None:
+        matrix = _read_matrix(_checked_rows(body["instances"]), schema, dense_order)
+        return Request(DENSE, {DENSE_INPUT: matrix}, row_form=True)
     described = schema.described.get(name, {})
     if "inputs" in body:
         return Request(name, _read_columns(body["inputs"], signature, described), row_form=False)
     rows = _checked_rows(body["instances"])
-    dense_order = schema.dense_order(name)
-    if dense_order is not None:
-        return Request(DENSE, {DENSE_INPUT: _read_matrix(rows, schema, dense_order)}, row_form=True)
     order = schema.column_order(name)
     return Request(name, _read_rows(rows, signature, order, described), row_form=True)
 
@@ -99,22 +98,20 @@ def write(outputs: Mapping[str, Array], row_form: bool) -> dict[str, Any]:
     Raises:
         ClientError: the outputs have no common number of rows, so only column form can tell them.
     """
-    columns = {name: to_json(name, array) for name, array in sorted(outputs.items())}
+    columns = [to_json(name, array) for name, array in outputs.items()]
     if not row_form:
-        return {"outputs": columns if len(columns) != 1 else next(iter(columns.values()))}
-    lengths = {len(array) if array.ndim else None for array in outputs.values()}
-    if len(lengths) != 1 or None in lengths:
+        named = dict(zip(outputs, columns, strict=True))
+        return {"outputs": named if len(columns) != 1 else columns[0]}
+    lengths = {array.shape[:1] for array in outputs.values()}
+    if len(lengths) != 1 or () in lengths:
         raise ClientError(
             "the outputs do not have one value for each instance; "
             'ask with "inputs" in place of "instances"'
         )
     if len(columns) == 1:
-        return {"predictions": next(iter(columns.values()))}
-    return {
-        "predictions": [
-            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-        ]
-    }
+        return {"predictions": columns[0]}
+    rows = zip(*columns, strict=True)
+    return {"predictions": [dict(zip(outputs, row, strict=True)) for row in rows]}
 
 
 def _checked_rows(rows: Any) -> list[Any]:

@@ -17,19 +17,24 @@ from asgiref.sync import ThreadSensitiveContext
 from asgiref.wsgi import WsgiToAsgi
 
 from client.errors import ClientError, UnavailableError
-from client.exchange import HttpReply, HttpRequest
+from client.exchange import JSON, HttpReply, HttpRequest
 from client.settings import Settings
 from client.web.app import create_app
 from client.web.background import Bridge
 from client.web.bodies import Bodies, DisconnectedError, Receive
 from client.web.gateway import Gateway
-from client.web.routes import Route
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 # The parent process sends it before anything else when the service is to stop.
 DRAIN_SIGNAL = signal.SIGUSR1
 GARBAGE_THRESHOLD = 10_000
+# How nearly all replies begin.
+PLAIN_START = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", JSON.encode())],
+}
 
 
 class Headers(Mapping[str, str]):
@@ -71,10 +76,31 @@ class Entry:
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer a request, or follow the server's life."""
-        if scope["type"] == "http":
-            await self._http(scope, receive, send)
-        elif scope["type"] == "lifespan":
+        if scope["type"] != "http":
             await self._live(receive, send)
+            return
+        gateway, method = self._gateway, scope["method"]
+        path = scope["raw_path"].decode("latin-1")
+        route = gateway.route(path)
+        self._under_way += 1
+        try:
+            headers = Headers(scope["headers"])
+            if self._under_way > self._settings.max_requests and (route is None or route.limited):
+                raise UnavailableError(f"{self._under_way - 1} requests are under way already")
+            body = await self._bodies.read(headers, receive)
+            if route is None:
+                await self._ask_flask(scope, body, send)
+                return
+            query = scope["query_string"].decode("latin-1")
+            reply = await gateway.handle(HttpRequest(method, path, query, headers, body), route)
+        except ClientError as error:
+            reply = gateway.refuse(method, route, error)
+        except DisconnectedError:
+            return
+        finally:
+            self._under_way -= 1
+        await send(_start(reply))
+        await send({"type": "http.response.body", "body": reply.body})
 
     async def _live(self, receive: Receive, send: Send) -> None:
         async with AsyncExitStack() as stack:
@@ -95,38 +121,6 @@ class Entry:
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _http(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        path = scope["raw_path"].decode("latin-1")
-        route = self._gateway.route(path)
-        limited = route is None or route.limited
-        if limited and self._under_way >= self._settings.max_requests:
-            error = UnavailableError(f"{self._under_way} requests are under way already")
-            await _send(self._gateway.refuse(scope["method"], route, error), send)
-            return
-        self._under_way += limited
-        try:
-            await self._answer(scope, path, route, receive, send)
-        except DisconnectedError:
-            pass
-        finally:
-            self._under_way -= limited
-
-    async def _answer(
-        self, scope: dict[str, Any], path: str, route: Route | None, receive: Receive, send: Send
-    ) -> None:
-        headers = Headers(scope["headers"])
-        try:
-            body = await self._bodies.read(headers, receive)
-        except ClientError as error:
-            await _send(self._gateway.refuse(scope["method"], route, error), send)
-            return
-        if route is None:
-            await self._ask_flask(scope, body, send)
-            return
-        query = scope["query_string"].decode("latin-1")
-        request = HttpRequest(scope["method"], path, query, headers, body)
-        await _send(await self._gateway.handle(request, route), send)
-
     async def _ask_flask(self, scope: dict[str, Any], body: bytes, send: Send) -> None:
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body}
@@ -139,10 +133,10 @@ class Entry:
             await self._flask(scope, receive, forward)
 
 
-async def _send(reply: HttpReply, send: Send) -> None:
-    content_type = reply.content_type
-    headers = [(b"content-type", content_type.encode("latin-1"))]
+def _start(reply: HttpReply) -> dict[str, Any]:
+    if reply.status == 200 and reply.content_type == JSON and not reply.headers:
+        return PLAIN_START
+    headers = [(b"content-type", reply.content_type.encode("latin-1"))]
     for name, value in reply.headers:
         headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})
+    return {"type": "http.response.start", "status": reply.status, "headers": headers}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from types import TracebackType
 
+from client import deadlines
 from client.coalescing import Limits
 from client.deadlines import Deadline
 from client.errors import ClientError
@@ -86,39 +86,31 @@ class Gateway:
             request: it, as it came.
             route: what answers its path, if that has been looked up.
         """
-        started = time.perf_counter()
+        started = deadlines.now()
+        method, metrics = request.method, self.metrics
         route = route or self.route(request.path)
-        self.metrics.in_flight += 1
+        metrics.in_flight += 1
         try:
-            reply = await self._answer(request, route)
+            if route is None:
+                raise ClientError(f"{method} {request.path}: Not Found", 404)
+            if method not in route.methods:
+                reply = _not_allowed(request, route)
+            else:
+                reply = await route.handle(request, self._deadline(request))
+        except ClientError as error:
+            reply = error_reply(error)
+        except Exception:
+            log.exception("%s %s failed", method, request.path)
+            reply = error_reply(ClientError("internal error; the log has the details", 500))
         finally:
-            self.metrics.in_flight -= 1
-        self._observe(request.method, route, reply.status, time.perf_counter() - started)
+            metrics.in_flight -= 1
+        self._observe(method, route, reply.status, deadlines.now() - started)
         return reply
 
     def refuse(self, method: str, route: Route | None, error: ClientError) -> HttpReply:
         """Answer a request that is not worked on."""
         self._observe(method, route, error.status, 0.0)
         return error_reply(error)
-
-    async def _answer(self, request: HttpRequest, route: Route | None) -> HttpReply:
-        method = request.method
-        try:
-            if route is None:
-                raise ClientError(f"{method} {request.path}: Not Found", 404)
-            if (method if method != "HEAD" else "GET") not in route.methods:
-                reply = error_reply(
-                    ClientError(f"{method} {request.path}: Method Not Allowed", 405)
-                )
-                return HttpReply(
-                    reply.body, reply.status, headers=(("Allow", ", ".join(route.methods)),)
-                )
-            return await route.handle(request, self._deadline(request))
-        except ClientError as error:
-            return error_reply(error)
-        except Exception:
-            log.exception("%s %s failed", method, request.path)
-            return error_reply(ClientError("internal error; the log has the details", 500))
 
     def _deadline(self, request: HttpRequest) -> Deadline:
         seconds = self.settings.timeout
@@ -138,3 +130,9 @@ class Gateway:
     def _observe(self, method: str, route: Route | None, status: int, seconds: float) -> None:
         name = route.name if route else "none"
         self.metrics.observe_request(method if route else "any", name, status, seconds)
+
+
+def _not_allowed(request: HttpRequest, route: Route) -> HttpReply:
+    message = f"{request.method} {request.path}: Method Not Allowed"
+    reply = error_reply(ClientError(message, 405))
+    return reply._replace(headers=(("Allow", ", ".join(route.methods)),))

@@ -65,12 +65,12 @@ class RestApi:
             name += "/versions/<version>"
         elif label is not None:
             name += "/labels/<label>"
-        handle, method = {
-            ":predict": (self._predict, "POST"),
-            "/metadata": (self._metadata, "GET"),
-            None: (self._status, "GET"),
+        handle, methods = {
+            ":predict": (self._predict, ("POST",)),
+            "/metadata": (self._metadata, ("GET", "HEAD")),
+            None: (self._status, ("GET", "HEAD")),
         }[what]
-        return Route(name + (what or ""), partial(handle, model, version, label), (method,))
+        return Route(name + (what or ""), partial(handle, model, version, label), methods)
 
     async def _predict(
         self,
