@@ -4,6 +4,8 @@
 `client.web` answers HTTP. None of them loads the TensorFlow runtime.
 """
 
+__version__ = "0.2.0"
+
 from client.errors import ClientError
 from client.model_server import AsyncModelServer, ModelServer
 

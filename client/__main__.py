@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ def serve(host: str | None, port: int | None, server: str | None, model: str | N
 @click.option(
     "--format",
     "file_format",
-    type=click.Choice(["csv", "json"]),
+    type=click.Choice(["csv", "json", "ndjson", "arrow", "npy"]),
     help="Form of the rows and of the answer; otherwise told by the file's name or its beginning.",
 )
 @click.option(
@@ -80,22 +79,23 @@ def predict(
     file_format: str | None,
     timeout: float | None,
 ) -> None:
-    """Predict the rows of a CSV or JSON file, - for standard input, over gRPC.
+    """Predict the rows of a file, - for standard input, over gRPC.
 
-    CSV needs a header with the columns' names; JSON is a list of rows or {"instances": [...]}.
+    CSV needs a header with the columns' names; JSON is a list of rows or {"instances": [...]},
+    ndjson a row on each line; arrow is Arrow's stream, npy what numpy.save writes.
     The answer goes to standard output in the same form, a row for each row.
     """
     from client.batch import predict_file
-    from client.model_server import Target
+    from client.model_server import ModelServer, Target
 
     if version is not None and label is not None:
         raise click.UsageError("--version and --label exclude each other")
     settings = _settings(server=server, model=model, timeout=timeout)
-    target = Target(settings.model, version, label)
-    try:
-        asyncio.run(predict_file(target, rows, file_format, settings))
-    except (ClientError, OSError, UnicodeError) as error:
-        raise click.ClickException(str(error)) from error
+    with ModelServer(settings.server, timeout=settings.timeout) as connection:
+        try:
+            predict_file(connection, Target(settings.model, version, label), rows, file_format)
+        except (ClientError, OSError) as error:
+            raise click.ClickException(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -192,6 +192,11 @@ class Schema:
         )
 
     @cached_property
+    def derived(self) -> dict[Any, Any]:
+        """What others have worked out from the schema, kept for as long as the schema is."""
+        return {}
+
+    @cached_property
     def described(self) -> Mapping[str, Mapping[str, tuple[Column, ...]]]:
         """What is known of the inputs that take the columns: the columns each holds, by signature.
 

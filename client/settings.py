@@ -45,8 +45,15 @@ class Settings(BaseSettings):
         "with X-Request-Timeout",
     )
     max_body_bytes: int = Field(default=16 * 2**20, gt=0, description="largest request body")
+    max_table_bytes: int = Field(
+        default=2**30,
+        gt=0,
+        description="largest table (CSV, NDJSON, Arrow, npy); these pass in pieces",
+    )
     body_timeout: float = Field(
-        default=30.0, gt=0, description="seconds until a request's body must have arrived"
+        default=30.0,
+        gt=0,
+        description="seconds until a request's body must have arrived, of a table the next piece",
     )
     max_requests: int = Field(
         default=2048, ge=1, description="requests a process works on at once; more get a 503"
@@ -56,6 +63,9 @@ class Settings(BaseSettings):
     )
     batch_rows: int = Field(
         default=1024, ge=1, description="rows that requests may share a call with; 1 for none"
+    )
+    cors: bool = Field(
+        default=False, description="let pages of other origins read what /v1 answers"
     )
     drain_delay: float = Field(
         default=0.0,

@@ -47,3 +47,18 @@ def invalid_argument(message: str) -> ServingError:
 def not_found(message: str) -> ServingError:
     """Return a NOT_FOUND error."""
     return ServingError(grpc.StatusCode.NOT_FOUND, message)
+
+
+def failed_precondition(message: str) -> ServingError:
+    """Return a FAILED_PRECONDITION error."""
+    return ServingError(grpc.StatusCode.FAILED_PRECONDITION, message)
+
+
+def unimplemented(message: str) -> ServingError:
+    """Return an UNIMPLEMENTED error."""
+    return ServingError(grpc.StatusCode.UNIMPLEMENTED, message)
+
+
+def unavailable(message: str) -> ServingError:
+    """Return an UNAVAILABLE error."""
+    return ServingError(grpc.StatusCode.UNAVAILABLE, message)

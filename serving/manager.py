@@ -2,230 +2,239 @@
 
 A version goes START → LOADING → AVAILABLE → UNLOADING → END, or to END with an error. A new version
 is loaded before an old one is dropped, and a version is dropped only when the requests that began
-on it have ended. All state is touched from the event loop only.
+on it have ended. See tensorflow_serving/core/aspired_versions_manager.h and
+availability_preserving_policy.h.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
 import grpc
-from tensorflow_serving.apis import get_model_status_pb2
 
-from serving.errors import ServingError, invalid_argument, not_found
-from serving.model_config import ModelConfig
-from serving.servable import Servable
-from serving.source import aspired_versions
+from serving.errors import ServingError, not_found
+from serving.session import Session
+from serving.version import Model, State, Version
 
 log = logging.getLogger(__name__)
-_STATE = get_model_status_pb2.ModelVersionStatus.State
+
+Load = Callable[[str, int, Path], Session]
 
 
-class State(IntEnum):
-    """A version's states, numbered as in `GetModelStatus`."""
-
-    START = _STATE.Value("START")
-    LOADING = _STATE.Value("LOADING")
-    AVAILABLE = _STATE.Value("AVAILABLE")
-    UNLOADING = _STATE.Value("UNLOADING")
-    END = _STATE.Value("END")
-
-
-@dataclass
-class Version:
-    """One version of a model, from the moment it is aspired to.
+@dataclass(frozen=True)
+class ManagerOptions:
+    """How versions are loaded and unloaded.
 
     Attributes:
-        number: the version's number.
-        path: its directory.
-        aspired: whether the base path and policy ask for it.
-        state: where it is in its life.
-        error: why it could not be loaded.
-        servable: what answers requests, while it is AVAILABLE or UNLOADING.
-        requests: how many requests are under way on it.
+        max_num_load_retries: how often a load that failed is tried again.
+        load_retry_interval: seconds between two attempts.
+        num_load_threads: how many versions may be loading at once.
+        num_unload_threads: how many may be unloading at once.
     """
 
-    number: int
-    path: Path
-    aspired: bool = True
-    state: State = State.START
-    error: ServingError | None = None
-    servable: Servable | None = None
-    requests: int = 0
-
-
-@dataclass
-class Model:
-    """A configured model and every version that it has had, by number."""
-
-    config: ModelConfig
-    versions: dict[int, Version]
-
-    def available(self) -> list[Version]:
-        """Return the versions that answer requests, oldest first."""
-        found = (v for v in self.versions.values() if v.state is State.AVAILABLE)
-        return sorted(found, key=lambda version: version.number)
+    max_num_load_retries: int = 5
+    load_retry_interval: float = 60.0
+    num_load_threads: int = 1
+    num_unload_threads: int = 1
 
 
 class Manager:
-    """Loads, serves and unloads the versions of the configured models."""
+    """Loads, serves and unloads versions; may be used from any thread."""
 
     def __init__(
-        self, models: list[ModelConfig], on_change: Callable[[], None] = lambda: None
+        self,
+        load: Load,
+        options: ManagerOptions | None = None,
+        on_change: Callable[[Version], None] = lambda version: None,
     ) -> None:
-        """Manage these models.
+        """Manage what `aspire` will ask for.
 
         Args:
-            models: what to serve.
-            on_change: called on the event loop whenever a version has changed its state.
+            load: loads a version, given the model's name, its number and its directory.
+            options: how to.
+            on_change: called whenever a version has changed its state.
         """
-        self.models = {config.name: Model(config, {}) for config in models}
+        options = options or ManagerOptions()
+        self._options = options
+        self._load_version = load
         self._on_change = on_change
-        # Loads come one after another, so that they do not compete with requests for the cores.
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
-        self._unloads: set[asyncio.Task[None]] = set()
+        self._models: dict[str, Model] = {}
+        # Guards the models and all that is in them; notified of each change.
+        self._changed = threading.Condition()
+        self._loads = ThreadPoolExecutor(options.num_load_threads, "load")
+        self._unloads = ThreadPoolExecutor(options.num_unload_threads, "unload")
+        self._retries: set[threading.Timer] = set()
+        self._closing = False
 
-    async def watch(self, poll_wait_seconds: float) -> None:
-        """Poll the base paths for ever, or once if the wait is 0."""
-        while True:
-            try:
-                await self.poll()
-            except Exception:  # whatever one version did, the next ones are to be seen
-                log.exception("looking for versions failed")
-            if poll_wait_seconds == 0:
+    def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
+        """Ask for these versions of a model, and for no others."""
+        with self._changed:
+            if self._closing:
                 return
-            await asyncio.sleep(poll_wait_seconds)
-
-    async def poll(self) -> None:
-        """Look at every base path once and bring the versions in line with it."""
-        for model in list(self.models.values()):
-            try:
-                aspired = await asyncio.to_thread(aspired_versions, model.config)
-            except OSError as error:
-                log.warning("model %s: cannot list its versions: %s", model.config.name, error)
-                continue
-            if not aspired:
-                log.warning(
-                    "model %s: no versions found under base path %s",
-                    model.config.name,
-                    model.config.base_path,
-                )
-            self._aspire(model, aspired)
-            await self._load_new(model)
+            model = self._models.setdefault(name, Model())
+            for version in model.versions.values():
+                version.aspired = version.number in versions
+            # The newest is the one that people wait for.
+            for number in sorted(versions, reverse=True):
+                known = model.versions.get(number)
+                # A version that was unloaded may come back; one that failed needs a new number.
+                if known is None or (known.state is State.END and known.error is None):
+                    model.versions[number] = Version(name, number, versions[number])
+                    self._announce(model.versions[number], State.START)
+                    self._loads.submit(self._load, model, model.versions[number])
             self._unload_surplus(model)
 
-    def all_available(self) -> bool:
-        """Tell whether there are models and each has a version that answers requests."""
-        return bool(self.models) and all(m.available() for m in self.models.values())
+    def wait_settled(
+        self, names: Collection[str], until: Callable[[], bool] = lambda: False
+    ) -> list[Version]:
+        """Wait until of each model the newest version is AVAILABLE or has failed; return these.
+
+        Args:
+            names: of the models.
+            until: asked now and then; the wait ends early when it says so, and only the versions
+                known by then are returned.
+        """
+        with self._changed:
+            while True:
+                models = [self._models[name] for name in names if name in self._models]
+                settled = [v for model in models if (v := model.settled()) is not None]
+                if len(settled) == len(names) or until() or self._closing:
+                    return settled
+                self._changed.wait(0.1)
 
     @contextmanager
-    def version(self, model_spec: Any) -> Iterator[Version]:
-        """Hold the version that a ModelSpec asks for; while held it is not unloaded.
+    def use(self, name: str, number: int | None) -> Iterator[Version]:
+        """Hold a version that is available; while held it is not unloaded.
+
+        Args:
+            name: the model's.
+            number: the version's; None for the latest.
 
         Raises:
-            ServingError: the spec is incomplete, or asks for what is not available.
+            ServingError: NOT_FOUND, it is not available.
         """
-        version = self._find(model_spec)
-        version.requests += 1
+        with self._changed:
+            version = self._find(name, number)
+            version.requests += 1
         try:
             yield version
         finally:
-            version.requests -= 1
+            with self._changed:
+                version.requests -= 1
+                if version.state is State.UNLOADING:
+                    self._unload_if_idle(version)
 
-    def status(self, model_spec: Any) -> list[Version]:
-        """Return the versions of a model, newest first, or the one a ModelSpec names.
+    def versions(self, name: str) -> list[Version]:
+        """Return all versions that a model has had, newest first."""
+        with self._changed:
+            model = self._models.get(name)
+            known = model.versions if model else {}
+            return [known[number] for number in sorted(known, reverse=True)]
 
-        As in TensorFlow Serving a label is not looked at.
+    def is_available(self, name: str, number: int | None = None) -> bool:
+        """Tell whether a version, or any one, of a model answers requests."""
+        with self._changed:
+            model = self._models.get(name)
+            available = model.available() if model else []
+            return any(number in (None, version.number) for version in available)
 
-        Raises:
-            ServingError: NOT_FOUND, there is no such model or version.
+    def close(self, timeout: float) -> None:
+        """Unload everything; loads under way are not waited for.
+
+        Args:
+            timeout: seconds to wait for versions that still have requests.
         """
-        model = self.models.get(model_spec.name)
-        if model is None or not model.versions:
-            raise not_found(f"Could not find any versions of model {model_spec.name}")
-        if model_spec.HasField("version"):
-            number = model_spec.version.value
-            if number not in model.versions:
-                raise not_found(f"Could not find version {number} of model {model_spec.name}")
-            return [model.versions[number]]
-        return [model.versions[number] for number in sorted(model.versions, reverse=True)]
+        with self._changed:
+            self._closing = True
+            for timer in self._retries:
+                timer.cancel()
+            versions = [v for model in self._models.values() for v in model.available()]
+            for version in versions:
+                self._begin_unload(version)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: all(v.state is State.END for v in versions), timeout)
+        self._loads.shutdown(wait=False, cancel_futures=True)
 
-    async def close(self) -> None:
-        """Unload everything."""
-        for model in self.models.values():
-            for version in model.available():
-                self._begin_unload(model, version)
-        await asyncio.gather(*self._unloads)
-        self._loader.shutdown(wait=False, cancel_futures=True)  # a load that hangs must not hold up
-
-    def _find(self, model_spec: Any) -> Version:
-        name = model_spec.name
-        if not name:
-            raise invalid_argument("ModelSpec has no name specified.")
-        model = self.models.get(name)
-        number = self._number(model, model_spec)
-        available = model.available() if model else []
+    def _find(self, name: str, number: int | None) -> Version:
+        model = self._models.get(name)
         if number is None:
-            if available:
-                return available[-1]
-            raise not_found(f"Servable not found for request: Latest({name})")
-        for version in available:
-            if version.number == number:
-                return version
-        raise not_found(f"Servable not found for request: Specific({name}, {number})")
+            available = model.available() if model else []
+            if not available:
+                raise not_found(f"Servable not found for request: Latest({name})")
+            return available[-1]
+        version = model.versions.get(number) if model else None
+        if version is None or version.state is not State.AVAILABLE:
+            raise not_found(f"Servable not found for request: Specific({name}, {number})")
+        return version
 
-    def _number(self, model: Model | None, model_spec: Any) -> int | None:
-        """Return the version that is asked for by number or label; None is the latest."""
-        choice = model_spec.WhichOneof("version_choice")
-        if choice == "version":
-            number: int = model_spec.version.value
-            return number
-        if choice == "version_label":
-            labels: Mapping[str, int] = model.config.version_labels if model else {}
-            if model_spec.version_label not in labels:
-                raise invalid_argument(
-                    f"Unrecognized servable version label: {model_spec.version_label}"
-                )
-            return labels[model_spec.version_label]
-        return None
-
-    def _aspire(self, model: Model, aspired: Mapping[int, Path]) -> None:
-        for version in model.versions.values():
-            version.aspired = version.number in aspired
-        for number, path in aspired.items():
-            known = model.versions.get(number)
-            # A version that was unloaded may come back; one that failed needs a new number.
-            if known is None or (known.state is State.END and known.error is None):
-                model.versions[number] = Version(number, path)
-                self._on_change()
-
-    async def _load_new(self, model: Model) -> None:
-        new = (v for v in model.versions.values() if v.state is State.START)
-        for version in sorted(new, key=lambda version: version.number, reverse=True):
-            self._set_state(model, version, State.LOADING)
-            loop = asyncio.get_running_loop()
-            try:
-                version.servable = await loop.run_in_executor(
-                    self._loader, Servable.load, version.path
-                )
-            except Exception as error:
-                if not isinstance(error, ServingError):
-                    error = ServingError(grpc.StatusCode.UNKNOWN, f"cannot load it: {error}")
-                version.error = error
-                log.error(
-                    "model %s version %d: %s", model.config.name, version.number, error.message
-                )
-                self._set_state(model, version, State.END)
+    def _load(self, model: Model, version: Version) -> None:
+        with self._changed:
+            if self._closing:
+                return
+            if not version.aspired:
+                self._set_state(version, State.END)
+                return
+            version.attempts += 1
+            self._set_state(version, State.LOADING)
+        session, error = self._try_to_load(version)
+        with self._changed:
+            if session is not None:
+                version.session, version.error = session, None
+                self._set_state(version, State.AVAILABLE)
+                if self._closing:
+                    self._begin_unload(version)
+            elif self._closing:
+                return
+            elif version.aspired and version.attempts <= self._options.max_num_load_retries:
+                self._retry_later(model, version)
             else:
-                self._set_state(model, version, State.AVAILABLE)
+                version.error = error
+                self._set_state(version, State.END)
+            self._unload_surplus(model)
+
+    def _try_to_load(self, version: Version) -> tuple[Session | None, ServingError | None]:
+        started = time.perf_counter()
+        try:
+            session = self._load_version(version.model, version.number, version.path)
+        except ServingError as caught:
+            error = caught
+        except Exception as caught:  # whatever one version does, the others are to be served
+            error = ServingError(grpc.StatusCode.UNKNOWN, f"cannot load {version.path}: {caught}")
+        else:
+            log.info(
+                "Successfully loaded servable version %s in %.2f s",
+                version,
+                time.perf_counter() - started,
+            )
+            return session, None
+        log.error(
+            "Loading servable version %s failed, attempt %d of %d: %s: %s",
+            version,
+            version.attempts,
+            self._options.max_num_load_retries + 1,
+            error.code.name,
+            error.message,
+        )
+        return None, error
+
+    def _retry_later(self, model: Model, version: Version) -> None:
+        def retry() -> None:
+            with self._changed:
+                self._retries.discard(timer)
+                if not self._closing:
+                    self._loads.submit(self._load, model, version)
+
+        timer = threading.Timer(max(0.0, self._options.load_retry_interval), retry)
+        timer.daemon = True
+        self._retries.add(timer)
+        timer.start()
 
     def _unload_surplus(self, model: Model) -> None:
         """Drop what is not aspired to, unless nothing that is could answer in its place."""
@@ -236,23 +245,33 @@ class Manager:
             return
         for version in available:
             if not version.aspired:
-                self._begin_unload(model, version)
+                self._begin_unload(version)
 
-    def _begin_unload(self, model: Model, version: Version) -> None:
-        self._set_state(model, version, State.UNLOADING)
-        task = asyncio.get_running_loop().create_task(self._unload(model, version))
-        self._unloads.add(task)
-        task.add_done_callback(self._unloads.discard)
+    def _begin_unload(self, version: Version) -> None:
+        self._set_state(version, State.UNLOADING)
+        self._unload_if_idle(version)
 
-    async def _unload(self, model: Model, version: Version) -> None:
-        while version.requests:
-            await asyncio.sleep(0.01)
-        servable, version.servable = version.servable, None
-        if servable is not None:
-            await asyncio.to_thread(servable.close)
-        self._set_state(model, version, State.END)
+    def _unload_if_idle(self, version: Version) -> None:
+        session = version.session
+        if version.requests == 0 and session is not None:
+            version.session = None
+            self._unloads.submit(self._unload, version, session)
 
-    def _set_state(self, model: Model, version: Version, state: State) -> None:
-        version.state = state
-        log.info("model %s version %d: %s", model.config.name, version.number, state.name)
-        self._on_change()
+    def _unload(self, version: Version, session: Session) -> None:
+        try:
+            session.close()
+        except Exception:
+            log.exception("unloading servable version %s failed", version)
+        with self._changed:
+            self._set_state(version, State.END)
+        log.info("Done unloading servable version %s", version)
+
+    def _set_state(self, version: Version, state: State) -> None:
+        if version.state is not state:
+            version.state = state
+            self._announce(version, state)
+
+    def _announce(self, version: Version, state: State) -> None:
+        log.debug("servable version %s: %s", version, state.name)
+        self._changed.notify_all()
+        self._on_change(version)

@@ -1,12 +1,13 @@
-"""Which models to serve: `--model_name` and `--model_base_path`, or a `--model_config_file`.
+"""Which models to serve: a `tensorflow.serving.ModelServerConfig`, checked and taken apart.
 
-The file is a `tensorflow.serving.ModelServerConfig` in protobuf's text format, as
-`tensorflow_model_server` reads it.
+It comes from `--model_config_file`, from `--model_name` and `--model_base_path`, or from a
+HandleReloadConfigRequest. Texts and codes are those of tensorflow_serving/model_servers/
+server_core.cc.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,16 @@ from tensorflow_serving.config.file_system_storage_path_source_pb2 import (
     FileSystemStoragePathSourceConfig,
 )
 
+from serving.errors import failed_precondition, invalid_argument
+
+ModelServerConfig = model_server_config_pb2.ModelServerConfig
 ServableVersionPolicy = FileSystemStoragePathSourceConfig.ServableVersionPolicy
+PLATFORM = "tensorflow"
+OTHER_PLATFORM = "other"
 
 
 class ConfigError(ValueError):
-    """The configuration cannot be used; the message says where and why."""
+    """A file cannot be used; the message says which and why."""
 
 
 @dataclass(frozen=True)
@@ -41,41 +47,89 @@ class ModelConfig:
     version_labels: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_config_file(path: Path) -> list[ModelConfig]:
-    """Read a model config file.
+def read_text_proto(path: Path, message: Any, flag: str) -> Any:
+    """Read a file in protobuf's text format into a message, and return it.
 
     Raises:
-        ConfigError: it cannot be read or parsed, or asks for what cannot be done.
+        ConfigError: it cannot be read or parsed.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+        return text_format.Parse(path.read_text(encoding="utf-8"), message)
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        raise ConfigError(f"--model_config_file {path}: {error}") from error
+        raise ConfigError(f"{flag} {path}: {error}") from error
+
+
+def read_config_file(path: Path) -> Any:
+    """Read a model config file into a `ModelServerConfig`.
+
+    Raises:
+        ConfigError: it cannot be read or parsed, or holds no list of models.
+    """
+    config = read_text_proto(path, ModelServerConfig(), "--model_config_file")
     if config.WhichOneof("config") != "model_config_list":
         raise ConfigError(f"--model_config_file {path}: expected a model_config_list")
-    models = [_model(entry, path) for entry in config.model_config_list.config]
-    names = [model.name for model in models]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"--model_config_file {path}: model {twice[0]} is listed twice")
-    return models
+    return config
 
 
-def _model(entry: Any, path: Path) -> ModelConfig:
-    if not entry.name or not entry.base_path:
-        raise ConfigError(
-            f"--model_config_file {path}: expected every config to have a name and a base_path, "
-            f"got name {entry.name!r}, base_path {entry.base_path!r}"
-        )
-    if entry.model_platform not in ("", "tensorflow"):
-        raise ConfigError(
-            f"--model_config_file {path}: model {entry.name}: expected model_platform "
-            f"'tensorflow', got {entry.model_platform!r}"
-        )
-    return ModelConfig(
-        name=entry.name,
-        base_path=Path(entry.base_path),
-        version_policy=entry.model_version_policy,
-        version_labels=dict(entry.version_labels),
+def single_model_config(name: str, base_path: Path) -> Any:
+    """Return the `ModelServerConfig` of one model."""
+    config = ModelServerConfig()
+    config.model_config_list.config.add(
+        name=name, base_path=str(base_path), model_platform=PLATFORM
     )
+    return config
+
+
+def model_configs(config: Any) -> list[ModelConfig]:
+    """Check a `ModelServerConfig` and return its models.
+
+    Raises:
+        ServingError: it asks for what cannot be done.
+    """
+    entries = config.model_config_list.config
+    _check_names(entries)
+    for entry in entries:
+        if not entry.base_path.startswith("/"):
+            raise invalid_argument(
+                f"Expected model {entry.name} to have an absolute path or URI; "
+                f"got base_path()={entry.base_path}"
+            )
+    for entry in entries:
+        _check_platform(entry)
+    return [
+        ModelConfig(
+            name=entry.name,
+            base_path=Path(entry.base_path),
+            version_policy=entry.model_version_policy,
+            version_labels=dict(entry.version_labels),
+        )
+        for entry in entries
+    ]
+
+
+def _check_names(entries: Sequence[Any]) -> None:
+    seen = set()
+    for entry in entries:
+        if entry.name in seen:
+            raise invalid_argument(
+                f"Illegal to list model {entry.name} multiple times in config list"
+            )
+        seen.add(entry.name)
+
+
+def _check_platform(entry: Any) -> None:
+    platform = entry.model_platform
+    if entry.model_type != model_server_config_pb2.MODEL_TYPE_UNSPECIFIED:
+        if platform:
+            raise invalid_argument(
+                "Illegal setting both model_type(deprecated) and model_platform."
+            )
+        tensorflow = entry.model_type == model_server_config_pb2.TENSORFLOW
+        platform = PLATFORM if tensorflow else OTHER_PLATFORM
+    if not platform:
+        raise invalid_argument("Illegal setting neither model_type(deprecated) nor model_platform.")
+    if platform != PLATFORM:
+        raise invalid_argument(f"Model {entry.name} requests unsupported platform {platform}")
+    if entry.HasField("logging_config"):
+        # So does the original, whose open-source build has no logger of requests.
+        raise failed_precondition(f"Model {entry.name}: requests cannot be logged by this server")

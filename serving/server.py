@@ -1,109 +1,281 @@
-"""The server: gRPC port, health, and an orderly end."""
+"""The server: its parts put together, its ports, and an orderly end."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import signal
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
-from grpc_health.v1.health import OVERALL_HEALTH
-from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from serving.manager import Manager
-from serving.model_config import ModelConfig
-from serving.services import ModelService, PredictionService
-from serving.status_page import StatusPage
+from serving.batch_scheduler import BatchingParameters, BatchScheduler
+from serving.batching import BatchingSession
+from serving.config_messages import BatchingParameters as BatchingParametersMessage
+from serving.core import ConfigPoller, ServerCore
+from serving.errors import ServingError
+from serving.health import HealthServicer, add_services
+from serving.http_port import HttpOptions, HttpPort
+from serving.manager import Manager, ManagerOptions
+from serving.model_config import read_text_proto
+from serving.monitoring import Monitoring
+from serving.servable import LoadOptions, Servable
+from serving.services import MODEL_SERVICE, PREDICTION_SERVICE, ModelService, PredictionService
+from serving.session import DirectSession, Session
+from serving.source import Source
+from serving.version import Version
+from serving.warmup import warm_up
 
 log = logging.getLogger(__name__)
 
 # How long requests under way may go on once the server was told to stop.
 DRAIN_SECONDS = 10.0
-OPTIONS = [
+# How long the ports stay shut while a first load is tried again and again.
+FIRST_LOAD_PATIENCE_SECONDS = 10.0
+# More threads than cores compete for the interpreter: with 8 on two cores there were a tenth fewer
+# answers than with 4. A few more than one keep a slow model from holding up the others.
+THREADS = 4
+# Callers that wait for a batch each hold a thread.
+BATCHING_THREADS = 256
+MODEL_BATCHING_FILE = "batching_params.pbtxt"
+CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     # Two servers on one port would each get a share of the calls.
     ("grpc.so_reuseport", 0),
-]
+)
 
 
 class AddressError(OSError):
     """The port cannot be listened on."""
 
 
-async def serve(
-    models: list[ModelConfig],
-    *,
-    bind_address: str,
-    port: int,
-    rest_api_port: int,
-    poll_wait_seconds: float,
-) -> None:
-    """Serve the models until SIGTERM or SIGINT, then let requests under way end.
+@dataclass(frozen=True)
+class ServerOptions:
+    """What the command line says, read and checked.
 
-    Args:
-        models: what to serve.
+    Attributes:
+        config: the first `ModelServerConfig`.
+        config_file: where it came from, if it is to be read again.
+        config_poll_seconds: time between two looks at it; 0: none.
+        poll_wait_seconds: time between two looks at the base paths; 0: one look; below 0: none.
         bind_address: the address to listen on.
         port: of gRPC; 0 lets the system choose.
-        rest_api_port: of the status page; 0 leaves it out.
-        poll_wait_seconds: time between two looks at the base paths; 0 looks only once.
+        socket_path: a UNIX socket to listen on too; with port 0 the only one.
+        credentials: of the gRPC port; None: no TLS.
+        channel_options: of gRPC.
+        threads: how many requests are answered at once; 0: as many as is good.
+        http: the other port; None: there is none.
+        load: how versions are loaded.
+        manager: when versions are loaded.
+        warmup_iterations: how often each warm-up request is answered; 0: not at all.
+        batching: how requests are put into batches; None: not at all.
+        batching_threads: how many batches are computed at once; 0: as many as there are cores.
+        batching_per_model: whether versions bring their own parameters.
+        allow_labels_for_unavailable: see `ServerCore`.
+        as_content: see `PredictionService`.
+        check_method: see `PredictionService`.
+    """
+
+    config: Any
+    config_file: Path | None = None
+    config_poll_seconds: float = 0.0
+    poll_wait_seconds: float = 1.0
+    bind_address: str = "0.0.0.0"
+    port: int = 8500
+    socket_path: str = ""
+    credentials: grpc.ServerCredentials | None = None
+    channel_options: tuple[tuple[str, int | str], ...] = ()
+    threads: int = 0
+    http: HttpOptions | None = None
+    load: LoadOptions = field(default_factory=LoadOptions)
+    manager: ManagerOptions = field(default_factory=ManagerOptions)
+    warmup_iterations: int = 1
+    batching: BatchingParameters | None = None
+    batching_threads: int = 0
+    batching_per_model: bool = False
+    allow_labels_for_unavailable: bool = False
+    as_content: bool = False
+    check_method: bool = False
+
+
+def serve(options: ServerOptions, stop: threading.Event) -> None:
+    """Serve the models until told to stop, then let requests under way end.
+
+    Args:
+        options: all there is to know.
+        stop: set when the server is to stop, from the moment it begins to load on.
 
     Raises:
         AddressError: a port is taken, or the address is not this machine's.
+        ServingError: the configuration is wrong, or a model cannot be loaded.
     """
-    server = grpc.aio.server(options=OPTIONS)
-    health = HealthServicer()
-    changed = asyncio.Event()
-    manager = Manager(models, on_change=changed.set)
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        PredictionService(manager), server
-    )
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(manager), server)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    await _report_health(health, manager)
-    try:
-        port = server.add_insecure_port(f"{bind_address}:{port}")
-    except RuntimeError as error:
-        raise AddressError(f"cannot listen on {bind_address}:{port}: is it taken?") from error
-    page = StatusPage(manager, bind_address, rest_api_port) if rest_api_port else None
-    await server.start()
-    log.info("Running gRPC ModelServer at %s:%d ...", bind_address, port)
+    monitoring = Monitoring()
+    servicer = HealthServicer()
 
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, stop.set)
-    tasks = [
-        asyncio.create_task(manager.watch(poll_wait_seconds)),
-        asyncio.create_task(_follow_health(health, manager, changed)),
-    ]
-    await stop.wait()
+    def on_change(version: Version) -> None:
+        monitoring.states.changed(version)
+        servicer.report(core)
+
+    manager = Manager(
+        _Loader(options, monitoring),
+        options.manager,
+        on_change=on_change,
+    )
+    source = Source(manager.aspire, options.poll_wait_seconds)
+    core = ServerCore(
+        manager, source, allow_labels_for_unavailable=options.allow_labels_for_unavailable
+    )
+    server = _grpc_server(options, core, monitoring, servicer)
+    # Addresses that are taken are told before models are loaded; ports open after it.
+    _check_address(options)
+    http = HttpPort(options.http, core, monitoring) if options.http else None
+    core.start(options.config, FIRST_LOAD_PATIENCE_SECONDS, stop.is_set)
+    servicer.report(core)
+    port = _listen(server, options)
+    server.start()
+    log.info("Running gRPC ModelServer at %s:%d ...", options.bind_address, port)
+    if http is not None:
+        http.start()
+    poller = None
+    if options.config_file is not None and options.config_poll_seconds > 0:
+        poller = ConfigPoller(core, options.config_file, options.config_poll_seconds)
+        poller.start()
+
+    stop.wait()
 
     log.info("stopping: no new requests, up to %g s for those under way", DRAIN_SECONDS)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await health.enter_graceful_shutdown()
-    if page is not None:
-        page.close()
-    await server.stop(DRAIN_SECONDS)
-    await manager.close()
+    if poller is not None:
+        poller.stop()
+    source.stop()
+    servicer.enter_graceful_shutdown()
+    deadline = time.monotonic() + DRAIN_SECONDS
+    server.stop(DRAIN_SECONDS).wait()
+    if http is not None:
+        http.stop()
+    manager.close(max(0.0, deadline - time.monotonic()))
     log.info("stopped")
 
 
-async def _follow_health(health: HealthServicer, manager: Manager, changed: asyncio.Event) -> None:
-    while True:
-        await changed.wait()
-        changed.clear()
-        await _report_health(health, manager)
+class _Loader:
+    """Loads a version, warms it up, and puts a batching session around it if there is to be one."""
+
+    def __init__(self, options: ServerOptions, monitoring: Monitoring) -> None:
+        self._options = options
+        self._monitoring = monitoring
+        self._scheduler = (
+            BatchScheduler(options.batching_threads) if options.batching is not None else None
+        )
+
+    def __call__(self, model: str, number: int, path: Path) -> Session:
+        with _timed(self._monitoring.load, path):
+            servable = Servable.load(path, self._options.load)
+        try:
+            if self._options.warmup_iterations:
+                with _timed(self._monitoring.warmup, path):
+                    records = warm_up(servable, self._options.warmup_iterations)
+                if records:
+                    log.info("model %s version %d: %d warm-up requests", model, number, records)
+            return self._session(servable)
+        except Exception:
+            servable.close()
+            raise
+
+    def _session(self, servable: Servable) -> Session:
+        parameters = self._options.batching
+        if parameters is None or self._scheduler is None:
+            return DirectSession(servable)
+        if self._options.batching_per_model:
+            file = servable.path / MODEL_BATCHING_FILE
+            if not file.exists():
+                return DirectSession(servable)
+            message = read_text_proto(file, BatchingParametersMessage(), "batching parameters")
+            parameters = BatchingParameters.of(message)
+        return BatchingSession(servable, self._scheduler, parameters)
 
 
-async def _report_health(health: HealthServicer, manager: Manager) -> None:
-    """Say SERVING of each model that has an available version, and of all if every one has."""
-    statuses = {name: bool(model.available()) for name, model in manager.models.items()}
-    statuses[OVERALL_HEALTH] = manager.all_available()
-    for name, serving in statuses.items():
-        status = health_pb2.HealthCheckResponse
-        await health.set(name, status.SERVING if serving else status.NOT_SERVING)
+@contextmanager
+def _timed(observe: Callable[[str, str, float], None], path: Path) -> Iterator[None]:
+    started, status = time.perf_counter(), "success"
+    try:
+        yield
+    except ServingError as error:
+        status = error.code.name
+        raise
+    except Exception:
+        status = grpc.StatusCode.UNKNOWN.name
+        raise
+    finally:
+        observe(str(path), status, time.perf_counter() - started)
+
+
+def _grpc_server(
+    options: ServerOptions, core: ServerCore, monitoring: Monitoring, servicer: HealthServicer
+) -> grpc.Server:
+    threads = options.threads
+    if not threads:
+        threads = BATCHING_THREADS if options.batching else max(THREADS, os.cpu_count() or 1)
+    server = grpc.server(
+        ThreadPoolExecutor(threads, "grpc"),
+        handlers=[
+            PredictionService(
+                core,
+                monitoring,
+                as_content=options.as_content,
+                check_method=options.check_method,
+            ).handler(),
+            ModelService(core).handler(),
+        ],
+        options=[*CHANNEL_OPTIONS, *options.channel_options],
+    )
+    add_services(server, servicer, (PREDICTION_SERVICE, MODEL_SERVICE))
+    return server
+
+
+def _check_address(options: ServerOptions) -> None:
+    """See that the gRPC port can be listened on, without listening on it yet.
+
+    Raises:
+        AddressError: it cannot.
+    """
+    if not options.port:
+        return
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            options.bind_address, options.port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise AddressError(
+            f"cannot listen on {options.bind_address}:{options.port}: {error.strerror}"
+        ) from error
+
+
+def _listen(server: grpc.Server, options: ServerOptions) -> int:
+    """Listen on the gRPC addresses, and return the port, 0 if there is only a UNIX socket.
+
+    Raises:
+        AddressError: one cannot be listened on.
+    """
+    address, port = f"{options.bind_address}:{options.port}", 0
+    try:
+        if options.port or not options.socket_path:
+            if options.credentials is None:
+                port = server.add_insecure_port(address)
+            else:
+                port = server.add_secure_port(address, options.credentials)
+        if options.socket_path:
+            address = f"unix:{options.socket_path}"
+            server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise AddressError(f"cannot listen on {address}: is it taken?") from error
+    return port

@@ -1,81 +1,121 @@
-"""The gRPC services, with TensorFlow Serving's messages, status codes and order of checks.
+"""The gRPC services: `tensorflow.serving.PredictionService` and `tensorflow.serving.ModelService`.
 
-Sources: tensorflow_serving/servables/tensorflow/predict_util.cc (Predict),
-get_model_metadata_impl.cc, and model_servers/get_model_status_impl.cc.
+Sources: get_model_metadata_impl.cc in tensorflow_serving/servables/tensorflow, and
+get_model_status_impl.cc and model_service_impl.cc in tensorflow_serving/model_servers.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import os
-from collections.abc import Awaitable, Callable
+import logging
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
-import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
-    model_service_pb2_grpc,
+    inference_pb2,
+    model_management_pb2,
+    model_pb2,
     predict_pb2,
-    prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
-from serving import tensors
+from serving.core import ServerCore
 from serving.errors import ServingError, invalid_argument
-from serving.manager import Manager
-from serving.servable import Servable
+from serving.inference import classify, multi_inference, regress
+from serving.monitoring import Monitoring
+from serving.predict import Run, predict
+from serving.servable import DEFAULT_SIGNATURE, Servable
+from serving.tensors import Array
+from serving.version import Version
 
-DEFAULT_SIGNATURE = "serving_default"
+log = logging.getLogger(__name__)
+
+PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
+MODEL_SERVICE = "tensorflow.serving.ModelService"
 METADATA_FIELD = "signature_def"
+# Reloads wait for models to load; this many may do so without holding up anybody else.
+RELOAD_THREADS = 4
 
-Reply = TypeVar("Reply")
-Method = Callable[[Any, Any, Any], Awaitable[Reply]]
-
-
-def _aborts(method: Method[Reply]) -> Method[Reply]:
-    """Let a method end its call with the status of the ServingError it raises."""
-
-    @functools.wraps(method)
-    async def wrapper(self: Any, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        try:
-            if not request.HasField("model_spec"):
-                raise invalid_argument("Missing ModelSpec")
-            return await method(self, request, context)
-        except ServingError as error:
-            await context.abort(error.code, error.details)
-
-    return wrapper
+Answer = Callable[[Any, Any], Any]
+Compute = Callable[[Servable, Run, Any], Any]
 
 
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """`tensorflow.serving.PredictionService`: Predict and GetModelMetadata."""
+class PredictionService:
+    """Predict, Classify, Regress, MultiInference and GetModelMetadata."""
 
-    def __init__(self, manager: Manager) -> None:
-        self._manager = manager
-        # TensorFlow lets go of the interpreter while a graph runs.
-        self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="predict")
+    def __init__(
+        self,
+        core: ServerCore,
+        monitoring: Monitoring,
+        *,
+        as_content: bool = False,
+        check_method: bool = False,
+    ) -> None:
+        """Answer with what the core serves.
 
-    @_aborts
-    async def Predict(self, request: Any, context: Any) -> Any:
-        """Run a signature of a model on the inputs given."""
-        with self._manager.version(request.model_spec) as version:
-            assert version.servable is not None  # an available version has one
-            call = self._pool.submit(_predict, version.servable, version.number, request)
-            try:
-                return await asyncio.wrap_future(call)
-            except asyncio.CancelledError:
-                # The caller has gone; the version must still be held until its thread is done.
-                while not call.cancel() and not call.done():
-                    await asyncio.sleep(0.01)
-                raise
+        Args:
+            core: has the versions.
+            monitoring: is told of every request.
+            as_content: whether tensors are sent as `tensor_content`.
+            check_method: whether Classify and Regress refuse signatures of other methods.
+        """
+        self._core = core
+        self._monitoring = monitoring
+        self._predict = functools.partial(predict, as_content=as_content)
+        self._classify = functools.partial(classify, check_method=check_method)
+        self._regress = functools.partial(regress, check_method=check_method)
 
-    @_aborts
-    async def GetModelMetadata(self, request: Any, context: Any) -> Any:
-        """Return the signatures of a model."""
-        if not request.model_spec.name:
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return the service as gRPC takes it."""
+        methods = {
+            "Predict": _method(
+                predict_pb2.PredictRequest, self._inference("Predict", self._predict)
+            ),
+            "Classify": _method(
+                classification_pb2.ClassificationRequest,
+                self._inference("Classify", self._classify),
+            ),
+            "Regress": _method(
+                regression_pb2.RegressionRequest, self._inference("Regress", self._regress)
+            ),
+            "MultiInference": _method(inference_pb2.MultiInferenceRequest, self._multi_inference),
+            "GetModelMetadata": _method(
+                get_model_metadata_pb2.GetModelMetadataRequest, self._metadata
+            ),
+        }
+        return grpc.method_handlers_generic_handler(PREDICTION_SERVICE, methods)
+
+    def _inference(self, api: str, compute: Compute) -> Answer:
+        def answer(request: Any, context: Any) -> Any:
+            spec = _model_spec(request)
+            with self._measured(api, spec) as measured, self._core.use(spec) as version:
+                measured.begin(version)
+                response = compute(_servable(version), measured.run, request)
+                _complete(response.model_spec, version)
+                return response
+
+        return answer
+
+    def _multi_inference(self, request: Any, context: Any) -> Any:
+        # The version that the first task asks for answers all of them.
+        spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
+        with self._measured("MultiInference", spec) as measured, self._core.use(spec) as version:
+            measured.begin(version)
+            response = multi_inference(_servable(version), measured.run, request)
+            for result in response.results:
+                _complete(result.model_spec, version)
+            return response
+
+    def _metadata(self, request: Any, context: Any) -> Any:
+        spec = _model_spec(request)
+        if not spec.name:
             raise invalid_argument("ModelSpec has no name specified.")
         if not request.metadata_field:
             raise invalid_argument(
@@ -84,29 +124,38 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         for field in request.metadata_field:
             if field != METADATA_FIELD:
                 raise invalid_argument(f"Metadata field {field} is not supported")
-        with self._manager.version(request.model_spec) as version:
-            assert version.servable is not None
-            signatures = get_model_metadata_pb2.SignatureDefMap(
-                signature_def=version.servable.signatures
-            )
+        with self._core.use(spec) as version:
+            signatures = get_model_metadata_pb2.SignatureDefMap()
+            for name, signature in _servable(version).signatures.items():
+                signatures.signature_def[name].CopyFrom(signature.definition)
             response = get_model_metadata_pb2.GetModelMetadataResponse()
-            response.model_spec.name = request.model_spec.name
-            response.model_spec.version.value = version.number
+            _complete(response.model_spec, version)
             response.metadata[METADATA_FIELD].Pack(signatures)
             return response
 
+    def _measured(self, api: str, spec: Any) -> _Measured:
+        return _Measured(self._core, self._monitoring, api, spec)
 
-class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """`tensorflow.serving.ModelService`: GetModelStatus."""
 
-    def __init__(self, manager: Manager) -> None:
-        self._manager = manager
+class ModelService:
+    """GetModelStatus and HandleReloadConfigRequest."""
 
-    @_aborts
-    async def GetModelStatus(self, request: Any, context: Any) -> Any:
-        """Return the state of a model's versions."""
+    def __init__(self, core: ServerCore) -> None:
+        self._core = core
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return the service as gRPC takes it."""
+        methods = {
+            "GetModelStatus": _method(get_model_status_pb2.GetModelStatusRequest, self._status),
+            "HandleReloadConfigRequest": _method(
+                model_management_pb2.ReloadConfigRequest, self._reload, threads=RELOAD_THREADS
+            ),
+        }
+        return grpc.method_handlers_generic_handler(MODEL_SERVICE, methods)
+
+    def _status(self, request: Any, context: Any) -> Any:
         response = get_model_status_pb2.GetModelStatusResponse()
-        for version in self._manager.status(request.model_spec):
+        for version in self._core.status(_model_spec(request)):
             status = response.model_version_status.add(
                 version=version.number, state=int(version.state)
             )
@@ -116,72 +165,109 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
                 status.status.error_message = version.error.message
         return response
 
-
-def _predict(servable: Servable, version: int, request: Any) -> Any:
-    """Answer a PredictRequest with a loaded version."""
-    signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-    signature = servable.signature(signature_name)
-    inputs = _decode_inputs(request.inputs, signature)
-    outputs = _filtered_outputs(request.output_filter, signature)
-    _check_dtypes(request.inputs, signature)
-    values = servable.run(signature_name, inputs, outputs)
-
-    response = predict_pb2.PredictResponse()
-    response.model_spec.name = request.model_spec.name
-    response.model_spec.version.value = version
-    response.model_spec.signature_name = signature_name
-    for name, value in values.items():
-        response.outputs[name].CopyFrom(tensors.encode(value, signature.outputs[name].dtype))
-    return response
+    def _reload(self, request: Any, context: Any) -> Any:
+        self._core.reload(request.config, lambda: not context.is_active())
+        response = model_management_pb2.ReloadConfigResponse()
+        response.status.SetInParent()
+        return response
 
 
-def _decode_inputs(inputs: Any, signature: Any) -> dict[str, tensors.Array]:
-    sent, wanted = set(inputs), set(signature.inputs)
-    if len(sent) != len(wanted):
-        raise invalid_argument(
-            f"input size does not match signature: {len(sent)}!={len(wanted)} "
-            f"len({_names(sent)}) != len({_names(wanted)}). "
-            f"Sent extra: {_names(sent - wanted)}. "
-            f"Missing but required: {_names(wanted - sent)}."
+class _Measured:
+    """Times a request and the runs of the graph in it, and tells the monitoring."""
+
+    def __init__(self, core: ServerCore, monitoring: Monitoring, api: str, spec: Any) -> None:
+        self._version: Version | None = None
+        self._signature = ""
+        self._core = core
+        self._monitoring = monitoring
+        self._api = api
+        self._spec = spec
+
+    def __enter__(self) -> _Measured:
+        self._started = time.perf_counter()
+        return self
+
+    def begin(self, version: Version) -> None:
+        """Take notice of the version that answers."""
+        self._version = version
+        name = self._spec.signature_name or DEFAULT_SIGNATURE
+        # Names that are not ours would let a caller make time series without end.
+        self._signature = name if name in _servable(version).signatures else ""
+
+    def run(
+        self, feeds: Sequence[str], fetches: Sequence[str], arrays: Sequence[Array]
+    ) -> list[Array]:
+        """Compute with the version's session."""
+        version = self._version
+        assert version is not None
+        assert version.session is not None
+        started = time.perf_counter()
+        values = version.session.run(feeds, fetches, arrays)
+        seconds = time.perf_counter() - started
+        self._monitoring.run(self._api, version.model, str(version.number), seconds)
+        return values
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        status = error.code.name if isinstance(error, ServingError) else "OK"
+        if error is not None and not isinstance(error, ServingError):
+            status = grpc.StatusCode.INTERNAL.name
+        version = self._version
+        known = version is not None or self._spec.name in self._core.model_names
+        self._monitoring.request(
+            self._api,
+            self._spec.name if known else "",
+            str(version.number) if version is not None else "",
+            self._signature,
+            status,
+            time.perf_counter() - self._started,
         )
-    decoded = {}
-    for name in sorted(inputs):
-        if name not in wanted:
-            raise invalid_argument(
-                f"input tensor alias not found in signature: {name}. "
-                f"Inputs expected to be in the set {_names(wanted)}."
-            )
+
+
+def _method(request_type: Any, answer: Answer, *, threads: int = 0) -> Any:
+    """Parse, answer, serialize, and end the call with the status of what went wrong.
+
+    The bytes are parsed here and not by gRPC, whose own error for garbage is another one than
+    TensorFlow Serving's.
+
+    Args:
+        request_type: the message that is taken.
+        answer: makes the message that is sent back.
+        threads: number of threads of its own; 0: it shares the server's.
+    """
+
+    def behavior(data: bytes, context: grpc.ServicerContext) -> bytes:
         try:
-            decoded[name] = tensors.decode(inputs[name])
-        except ValueError:
-            raise invalid_argument(f"tensor parsing error: {name}") from None
-    return decoded
+            request = request_type.FromString(data)
+        except DecodeError:
+            return context.abort(grpc.StatusCode.INTERNAL, "")
+        if not context.is_active():
+            return b""  # it waited longer than its caller, so nobody needs the answer
+        try:
+            serialized: bytes = answer(request, context).SerializeToString()
+            return serialized
+        except ServingError as error:
+            code, details = error.code, error.details
+        except Exception:
+            log.exception("answering a %s failed", request_type.DESCRIPTOR.name)
+            code, details = grpc.StatusCode.INTERNAL, "internal error; the log has the details"
+        return context.abort(code, details)
+
+    if threads:
+        vars(behavior)["experimental_thread_pool"] = ThreadPoolExecutor(threads)
+    return grpc.unary_unary_rpc_method_handler(behavior)
 
 
-def _filtered_outputs(output_filter: Any, signature: Any) -> list[str]:
-    seen: set[str] = set()
-    for name in output_filter:
-        if name not in signature.outputs:
-            raise invalid_argument(
-                f"output tensor alias not found in signature: {name} "
-                f"Outputs expected to be in the set {_names(signature.outputs)}."
-            )
-        if name in seen:
-            raise invalid_argument(f"duplicate output tensor alias: {name}")
-        seen.add(name)
-    return sorted(seen or signature.outputs)
+def _model_spec(request: Any) -> Any:
+    if not request.HasField("model_spec"):
+        raise invalid_argument("Missing ModelSpec")
+    return request.model_spec
 
 
-def _check_dtypes(inputs: Any, signature: Any) -> None:
-    """Reject what numpy would convert but TensorFlow Serving's session would not."""
-    for index, name in enumerate(sorted(inputs)):
-        expected, sent = signature.inputs[name].dtype, inputs[name].dtype
-        if sent != expected:
-            raise invalid_argument(
-                f"Expects arg[{index}] to be {tf.DType(expected).name} "
-                f"but {tf.DType(sent).name} is provided (input {name})"
-            )
+def _servable(version: Version) -> Servable:
+    assert version.session is not None  # a version that is held has one
+    return version.session.servable
 
 
-def _names(names: Any) -> str:
-    return "{" + ",".join(sorted(names)) + "}"
+def _complete(model_spec: Any, version: Version) -> None:
+    model_spec.name = version.model
+    model_spec.version.value = version.number

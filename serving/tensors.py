@@ -2,20 +2,21 @@
 
 Source: tensorflow/core/framework/tensor.cc. What may surprise there holds here too: a missing
 shape is a scalar, too few typed values repeat the last one, none at all are zeros, surplus ones
-are dropped, integers wrap round to the narrower type, and `tensor_content` wins over typed fields
-but must fit exactly.
+are dropped, and `tensor_content` wins over typed fields but must fit exactly. Only integers that do
+not fit their type are refused, which the original lets wrap round.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from tensorflow.core.framework import tensor_pb2, types_pb2
+from tensorflow.core.framework import types_pb2
 
 from serving.errors import ServingError
 
@@ -51,8 +52,15 @@ MAX_BYTES = 2**31
 # A few bytes may ask for a value to be repeated any number of times; TensorFlow Serving would go on
 # until there is no memory left.
 MAX_FILLED = 2**20
-# TensorFlow's conversion of numpy strings crashes the process beyond this.
-MAX_STRING_RANK = 32
+# How many dimensions TensorFlow's tensors have at the most, numpy's arrays, and those of strings
+# that TensorFlow converts without crashing the process.
+MAX_RANK = 254
+MAX_ARRAY_RANK = 64
+MAX_STRING_ARRAY_RANK = 32
+
+
+class NoArrayError(Exception):
+    """A tensor that TensorFlow has and numpy has not: one of very many dimensions."""
 
 
 def decode(proto: Any) -> Array:
@@ -60,6 +68,8 @@ def decode(proto: Any) -> Array:
 
     Raises:
         ValueError: the proto does not describe a tensor.
+        OverflowError: an integer does not fit its type; the message says which.
+        NoArrayError: it does, but numpy has no array for it.
     """
     if proto.dtype not in _FIELDS:
         raise ValueError(f"no tensor has dtype {proto.dtype}")
@@ -68,19 +78,28 @@ def decode(proto: Any) -> Array:
     dtype = _DTYPES[proto.dtype]
     if size * dtype.itemsize > MAX_BYTES:
         raise ValueError(f"{size} values are more than a request may ask for")
-    if proto.dtype == types_pb2.DT_STRING and len(shape) > MAX_STRING_RANK:
-        raise ValueError(f"strings of rank {len(shape)} cannot be read")
+    is_string = proto.dtype == types_pb2.DT_STRING
+    if len(shape) > (MAX_STRING_ARRAY_RANK if is_string else MAX_ARRAY_RANK):
+        _values(proto, dtype, size)  # they are to be there all the same
+        raise NoArrayError
+    return _values(proto, dtype, size).reshape(shape)
+
+
+def _values(proto: Any, dtype: np.dtype[Any], size: int) -> Array:
     if size and proto.tensor_content:
-        return _from_content(proto, dtype, size).reshape(shape)
-    return _repeated(_from_field(proto, dtype), size).reshape(shape)
+        return _from_content(proto, dtype, size)
+    return _repeated(_from_field(proto, dtype), size)
 
 
-def encode(array: Array, dtype: int) -> Any:
-    """Return an array as a TensorProto with typed fields, as TensorFlow Serving replies.
+def encode(array: Array, dtype: int, proto: Any, *, as_content: bool = False) -> None:
+    """Write an array into a TensorProto.
 
     Args:
         array: the values; strings as an object array of bytes.
         dtype: a `tensorflow.DataType`.
+        proto: an empty TensorProto.
+        as_content: write the values as `tensor_content`, but for strings, and not into typed
+            fields, which is what TensorFlow Serving does unless told otherwise.
 
     Raises:
         ServingError: UNIMPLEMENTED, tensors of this dtype cannot be sent.
@@ -91,9 +110,13 @@ def encode(array: Array, dtype: int) -> Any:
             grpc.StatusCode.UNIMPLEMENTED,
             f"tensors of {types_pb2.DataType.Name(dtype)} cannot be sent",
         )
-    proto = tensor_pb2.TensorProto(dtype=dtype)
+    proto.dtype = dtype
+    proto.tensor_shape.SetInParent()
     for length in array.shape:
         proto.tensor_shape.dim.add(size=length)
+    if as_content and dtype != types_pb2.DT_STRING:
+        proto.tensor_content = array.tobytes()
+        return
     field, field_dtype = _FIELDS[dtype]
     flat = array.reshape(-1)
     if dtype in _HALVES:
@@ -101,7 +124,18 @@ def encode(array: Array, dtype: int) -> Any:
     elif dtype in _COMPLEX:
         flat = flat.view(field_dtype)
     getattr(proto, field).extend(flat.tolist())
-    return proto
+
+
+def strings(values: Sequence[bytes]) -> Array:
+    """Return bytes as the array of a string tensor, [values]."""
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+def enum_of(dtype: np.dtype[Any]) -> int:
+    """Return the `tensorflow.DataType` of an array that a graph has computed."""
+    return int(next(enum for enum, known in _DTYPES.items() if known == dtype))
 
 
 def _shape(proto: Any) -> tuple[int, ...]:
@@ -110,6 +144,8 @@ def _shape(proto: Any) -> tuple[int, ...]:
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
     if any(length < 0 for length in shape):
         raise ValueError(f"shape {shape} has a negative length")
+    if len(shape) > MAX_RANK:
+        raise ValueError(f"a tensor of {len(shape)} dimensions is more than TensorFlow has")
     return shape
 
 
@@ -144,21 +180,31 @@ def _strings(content: bytes, size: int) -> Array:
         lengths.append(length)
     if position + sum(lengths) != len(content):
         raise ValueError("tensor_content of strings does not have the length it states")
-    values = np.empty(size, object)
-    for index, length in enumerate(lengths):
-        values[index] = content[position : position + length]
+    values = []
+    for length in lengths:
+        values.append(content[position : position + length])
         position += length
-    return values
+    return strings(values)
 
 
 def _from_field(proto: Any, dtype: np.dtype[Any]) -> Array:
     field, field_dtype = _FIELDS[proto.dtype]
     values: Array = np.array(getattr(proto, field), field_dtype)
     if proto.dtype in _HALVES:
-        return values.astype(np.uint16).view(dtype)
+        return _narrowed(values, np.dtype(np.uint16)).view(dtype)
     if proto.dtype in _COMPLEX:
         return values[: len(values) // 2 * 2].view(dtype)
-    return values.astype(dtype, copy=False)
+    return _narrowed(values, dtype)
+
+
+def _narrowed(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Convert to a narrower integer type; the original takes 300 for 44 where there are 8 bits."""
+    if values.dtype == dtype:
+        return values
+    limits = np.iinfo(dtype)
+    for value in values[(values < limits.min) | (values > limits.max)].tolist():
+        raise OverflowError(f"{value} is not from {limits.min} to {limits.max}")
+    return values.astype(dtype)
 
 
 def _repeated(values: Array, size: int) -> Array:

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +116,16 @@ def start_client(log: Path, server: str, *, ready: bool = True, **environment: s
 
     wait_for(answers, f"the client is up: {running.output()}")
     return running
+
+
+@contextmanager
+def client(log: Path, server: str, *, ready: bool = True, **environment: str) -> Iterator[str]:
+    """Give the URL of a client, which is stopped afterwards."""
+    running = start_client(log, server, ready=ready, **environment)
+    try:
+        yield running.address
+    finally:
+        assert running.stop() == 0, running.output()
 
 
 def training(command: str, models: Path, *options: str) -> subprocess.CompletedProcess[str]:

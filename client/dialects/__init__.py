@@ -23,3 +23,15 @@ class Call(NamedTuple):
     signature_name: str
     inputs: Mapping[str, Array]
     output_filter: tuple[str, ...] = ()
+
+
+class JsonCall(NamedTuple):
+    """A call that came as JSON.
+
+    Attributes:
+        call: what is asked of the model.
+        row_form: whether it came row by row, and is to be answered so; else column by column.
+    """
+
+    call: Call
+    row_form: bool

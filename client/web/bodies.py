@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from client import deadlines
@@ -14,7 +14,14 @@ from client.errors import ClientError
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
-GZIP = 16 + zlib.MAX_WBITS
+# What tells zlib which form to expect, by the name of the encoding.
+WINDOW_BITS = {
+    "gzip": 16 + zlib.MAX_WBITS,
+    "x-gzip": 16 + zlib.MAX_WBITS,
+    "deflate": zlib.MAX_WBITS,
+}
+# Of what one piece of a compressed body is made into at a time.
+PIECE_BYTES = 2**20
 
 
 class DisconnectedError(Exception):
@@ -69,12 +76,47 @@ class Bodies:
             self._late.remove(task)
             if sys.version_info >= (3, 11):
                 task.uncancel()
-            late = f"the body did not arrive in time; expected it within {self._seconds:g} s"
-            raise ClientError(late, 408) from None
+            raise _late(self._seconds) from None
         finally:
             self._watch.remove(task)
         encoding = headers.get("content-encoding")
         return body if encoding is None else decoded(body, encoding, self._most_bytes)
+
+    async def chunks(
+        self, headers: Mapping[str, str], receive: Receive, most_bytes: int
+    ) -> AsyncIterator[bytes]:
+        """Give a body in the pieces that it comes in.
+
+        Args:
+            headers: of the request, by name in lower case.
+            receive: ASGI's.
+            most_bytes: of all of them, when their encoding is undone.
+
+        Raises:
+            ClientError, DisconnectedError: as `read`; the time counts for each piece anew.
+        """
+        unzip = _decompressor(headers.get("content-encoding"))
+        size, more = 0, True
+        while more:
+            try:
+                message = await asyncio.wait_for(receive(), self._seconds)
+            except asyncio.TimeoutError:
+                raise _late(self._seconds) from None
+            if message["type"] == "http.disconnect":
+                raise DisconnectedError
+            more = message.get("more_body", False)
+            piece: bytes = message.get("body", b"")
+            while piece:
+                chunk = piece
+                if unzip is not None:
+                    chunk = _decompressed(unzip, piece)
+                piece = unzip.unconsumed_tail if unzip is not None else b""
+                size += len(chunk)
+                if size > most_bytes:
+                    raise too_large(most_bytes)
+                yield chunk
+        if unzip is not None and not unzip.eof:
+            raise ClientError("the body is not what Content-Encoding says: it is cut short")
 
     async def _rest(self, first: bytes, length: int | None, receive: Receive) -> bytes:
         chunks, size = [first], len(first)
@@ -102,22 +144,38 @@ def decoded(body: bytes, encoding: str | None, most_bytes: int) -> bytes:
         ClientError: it is too large then (413), or is not encoded so (400), or in a way that is not
             known (415).
     """
-    if encoding is None or encoding == "identity":
+    unzip = _decompressor(encoding)
+    if unzip is None:
         return body
-    if encoding not in ("gzip", "x-gzip"):
-        raise ClientError(
-            f"Content-Encoding: expected gzip or a plain body, got {encoding[:40]}", 415
-        )
-    unzip = zlib.decompressobj(GZIP)
-    try:
-        plain = unzip.decompress(body, most_bytes + 1)
-    except zlib.error as error:
-        raise ClientError(f"the body is not gzip, as Content-Encoding says: {error}") from error
+    plain = _decompressed(unzip, body, most_bytes + 1)
     if len(plain) > most_bytes:
         raise too_large(most_bytes)
     if not unzip.eof:
-        raise ClientError("the body is not gzip, as Content-Encoding says: it is cut short")
+        raise ClientError("the body is not what Content-Encoding says: it is cut short")
     return plain
+
+
+def _decompressor(encoding: str | None) -> Any:
+    """Return what undoes an encoding, None if there is none to undo."""
+    if encoding is None or encoding == "identity":
+        return None
+    if encoding not in WINDOW_BITS:
+        raise ClientError(
+            f"Content-Encoding: expected gzip, deflate or a plain body, got {encoding[:40]}", 415
+        )
+    return zlib.decompressobj(WINDOW_BITS[encoding])
+
+
+def _decompressed(unzip: Any, piece: bytes, most_bytes: int = PIECE_BYTES) -> bytes:
+    try:
+        plain: bytes = unzip.decompress(piece, most_bytes)
+    except zlib.error as error:
+        raise ClientError(f"the body is not what Content-Encoding says: {error}") from error
+    return plain
+
+
+def _late(seconds: float) -> ClientError:
+    return ClientError(f"the body did not arrive in time; expected it within {seconds:g} s", 408)
 
 
 def too_large(most_bytes: int) -> ClientError:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -17,24 +19,22 @@ from asgiref.sync import ThreadSensitiveContext
 from asgiref.wsgi import WsgiToAsgi
 
 from client.errors import ClientError, UnavailableError
-from client.exchange import JSON, HttpReply, HttpRequest
+from client.exchange import HttpReply, HttpRequest
 from client.settings import Settings
 from client.web.app import create_app
 from client.web.background import Bridge
 from client.web.bodies import Bodies, DisconnectedError, Receive
 from client.web.gateway import Gateway
+from client.web.routes import Route
+from client.web.tables import is_table
+
+log = logging.getLogger(__name__)
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 # The parent process sends it before anything else when the service is to stop.
 DRAIN_SIGNAL = signal.SIGUSR1
 GARBAGE_THRESHOLD = 10_000
-# How nearly all replies begin.
-PLAIN_START = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [(b"content-type", JSON.encode())],
-}
 
 
 class Headers(Mapping[str, str]):
@@ -84,14 +84,18 @@ class Entry:
         route = gateway.route(path)
         self._under_way += 1
         try:
-            headers = Headers(scope["headers"])
             if self._under_way > self._settings.max_requests and (route is None or route.limited):
                 raise UnavailableError(f"{self._under_way - 1} requests are under way already")
+            headers = Headers(scope["headers"])
+            query = scope["query_string"].decode("latin-1")
+            if route is not None and route.stream and method == "POST" and is_table(headers):
+                request = HttpRequest(method, path, query, headers)
+                await self._stream(request, route, receive, send)
+                return
             body = await self._bodies.read(headers, receive)
             if route is None:
                 await self._ask_flask(scope, body, send)
                 return
-            query = scope["query_string"].decode("latin-1")
             reply = await gateway.handle(HttpRequest(method, path, query, headers, body), route)
         except ClientError as error:
             reply = gateway.refuse(method, route, error)
@@ -99,10 +103,17 @@ class Entry:
             return
         finally:
             self._under_way -= 1
-        await send(_start(reply))
-        await send({"type": "http.response.body", "body": reply.body})
+        await _send(reply, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
+        try:
+            await self._run(receive, send)
+        except Exception:
+            # The server would go on without a word, and answer each request with an error.
+            log.exception("the application ended")
+            os._exit(1)
+
+    async def _run(self, receive: Receive, send: Send) -> None:
         async with AsyncExitStack() as stack:
             await receive()
             self._gateway = await stack.enter_async_context(Gateway(self._settings))
@@ -121,6 +132,19 @@ class Entry:
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
 
+    async def _stream(
+        self, request: HttpRequest, route: Route, receive: Receive, send: Send
+    ) -> None:
+        chunks = self._bodies.chunks(request.headers, receive, self._settings.max_table_bytes)
+        reply = await self._gateway.stream(request, route, chunks)
+        if isinstance(reply, HttpReply):
+            await _send(reply, send)
+            return
+        await _begin(200, reply.content_type, reply.headers, send)
+        async for piece in reply.pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
     async def _ask_flask(self, scope: dict[str, Any], body: bytes, send: Send) -> None:
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body}
@@ -133,10 +157,15 @@ class Entry:
             await self._flask(scope, receive, forward)
 
 
-def _start(reply: HttpReply) -> dict[str, Any]:
-    if reply.status == 200 and reply.content_type == JSON and not reply.headers:
-        return PLAIN_START
-    headers = [(b"content-type", reply.content_type.encode("latin-1"))]
-    for name, value in reply.headers:
+async def _send(reply: HttpReply, send: Send) -> None:
+    await _begin(reply.status, reply.content_type, reply.headers, send)
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+async def _begin(
+    status: int, content_type: str, further: Iterable[tuple[str, str]], send: Send
+) -> None:
+    headers = [(b"content-type", content_type.encode("latin-1"))]
+    for name, value in further:
         headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
-    return {"type": "http.response.start", "status": reply.status, "headers": headers}
+    await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import AsyncIterator
 from types import TracebackType
 
 from client import deadlines
@@ -15,10 +16,14 @@ from client.metrics import Metrics
 from client.model_server import AsyncModelServer
 from client.predictor import Predictor
 from client.settings import Settings
+from client.web.bodies import DisconnectedError
+from client.web.friendly import FriendlyApi
+from client.web.oip import OipApi
 from client.web.operations import OperationsApi
 from client.web.replies import error_reply
+from client.web.rest import RestApi
 from client.web.routes import Api, Route
-from client.web.v1 import FriendlyApi, RestApi
+from client.web.tables import StreamReply, Tables, is_table
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +53,14 @@ class Gateway:
         limits = Limits(rows=settings.batch_rows, waiting=settings.max_waiting)
         self.core = Predictor(self._server, limits, self.metrics.observe_batch)
         self._operations = OperationsApi(self.core, self.metrics, settings.model)
+        self._tables = Tables(self.core, settings.timeout)
+        friendly = FriendlyApi(self.core, settings.model)
         # Each dialect plugs in here, with everything below its first segment.
         self._apis: dict[str, Api] = {
-            "predict": FriendlyApi(self.core, settings.model),
-            "v1": RestApi(self.core),
+            "predict": friendly,
+            "explain": friendly,
+            "v1": RestApi(self.core, cors=settings.cors),
+            "v2": OipApi(self.core, self._operations),
             "livez": self._operations,
             "readyz": self._operations,
             "metrics": self._operations,
@@ -76,7 +85,7 @@ class Gateway:
 
     def route(self, path: str) -> Route | None:
         """Return what answers a path, None if it is none of the API's."""
-        api = self._apis.get(path.split("/", 2)[1]) if path.startswith("/") else None
+        api = self._apis.get(path.split("/", 2)[1].lower()) if path.startswith("/") else None
         return api.route(path) if api else None
 
     async def handle(self, request: HttpRequest, route: Route | None = None) -> HttpReply:
@@ -93,24 +102,69 @@ class Gateway:
         try:
             if route is None:
                 raise ClientError(f"{method} {request.path}: Not Found", 404)
-            if method not in route.methods:
-                reply = _not_allowed(request, route)
+            if route.methods is not None and method not in route.methods:
+                reply = _not_allowed(request, route.methods)
+            elif route.stream and method == "POST" and is_table(request.headers):
+                reply = await self._answer_whole_table(request, route)
             else:
                 reply = await route.handle(request, self._deadline(request))
         except ClientError as error:
             reply = error_reply(error)
         except Exception:
-            log.exception("%s %s failed", method, request.path)
-            reply = error_reply(ClientError("internal error; the log has the details", 500))
+            reply = self._failed(request)
         finally:
             metrics.in_flight -= 1
         self._observe(method, route, reply.status, deadlines.now() - started)
+        return reply
+
+    async def stream(
+        self, request: HttpRequest, route: Route, chunks: AsyncIterator[bytes]
+    ) -> HttpReply | StreamReply:
+        """Begin to answer a table; an error is a reply that is whole.
+
+        Args:
+            request: without its body.
+            route: what answers its path; it takes tables.
+            chunks: the body.
+        """
+        started = deadlines.now()
+        reply: HttpReply | StreamReply
+        try:
+            target = route.stream(request) if route.stream else None
+            if target is None:
+                raise ClientError("Content-Type: a table is taken by a prediction only", 415)
+            reply = await self._tables.answer(target, request, chunks)
+        except ClientError as error:
+            reply = error_reply(error)
+        except DisconnectedError:
+            raise
+        except Exception:
+            reply = self._failed(request)
+        status = reply.status if isinstance(reply, HttpReply) else 200
+        self._observe(request.method, route, status, deadlines.now() - started)
         return reply
 
     def refuse(self, method: str, route: Route | None, error: ClientError) -> HttpReply:
         """Answer a request that is not worked on."""
         self._observe(method, route, error.status, 0.0)
         return error_reply(error)
+
+    async def _answer_whole_table(self, request: HttpRequest, route: Route) -> HttpReply:
+        """Answer a table that has arrived whole, where the server in front has no streams."""
+        target = route.stream(request) if route.stream else None
+        if target is None:
+            return await route.handle(request, self._deadline(request))
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield request.body
+
+        reply = await self._tables.answer(target, request, chunks())
+        body = b"".join([piece async for piece in reply.pieces])
+        return HttpReply(body, 200, reply.content_type, reply.headers)
+
+    def _failed(self, request: HttpRequest) -> HttpReply:
+        log.exception("%s %s failed", request.method, request.path)
+        return error_reply(ClientError("internal error; the log has the details", 500))
 
     def _deadline(self, request: HttpRequest) -> Deadline:
         seconds = self.settings.timeout
@@ -132,7 +186,6 @@ class Gateway:
         self.metrics.observe_request(method if route else "any", name, status, seconds)
 
 
-def _not_allowed(request: HttpRequest, route: Route) -> HttpReply:
+def _not_allowed(request: HttpRequest, methods: tuple[str, ...]) -> HttpReply:
     message = f"{request.method} {request.path}: Method Not Allowed"
-    reply = error_reply(ClientError(message, 405))
-    return reply._replace(headers=(("Allow", ", ".join(route.methods)),))
+    return error_reply(ClientError(message, 405))._replace(headers=(("Allow", ", ".join(methods)),))

@@ -50,14 +50,33 @@ class OperationsApi:
         try:
             if self.draining:
                 raise UnavailableError("the client is stopping")
-            within = Deadline(min(READY_TIMEOUT_SECONDS, deadline.left()))
-            versions = await self._core.status(Target(self._model), within)
-            available = [v.version for v in versions if v.state == AVAILABLE]
+            available = await self._available(deadline)
             if not available:
                 raise UnavailableError(f"model {self._model} has no version that is AVAILABLE")
         except ClientError as error:
             return error_reply(UnavailableError(error.message))
         return json_reply({"status": "ready", "model": self._model, "versions": available})
 
+    async def is_ready(self, deadline: Deadline) -> bool:
+        """Tell whether the model can be asked, and this process is not about to stop."""
+        try:
+            return not self.draining and bool(await self._available(deadline))
+        except ClientError:
+            return False
+
+    async def _available(self, deadline: Deadline) -> list[int]:
+        within = Deadline(min(READY_TIMEOUT_SECONDS, deadline.left()))
+        return await available_versions(self._core, Target(self._model), within)
+
     async def _exposition(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
         return HttpReply(self._metrics.exposition(), content_type=CONTENT_TYPE_LATEST)
+
+
+async def available_versions(core: Predictor, target: Target, deadline: Deadline) -> list[int]:
+    """Return the versions of a model that can be asked, newest first.
+
+    Raises:
+        ServerError: there is no such model or version, or the server cannot be reached.
+    """
+    versions = await core.status(target, deadline)
+    return [version.version for version in versions if version.state == AVAILABLE]

@@ -8,8 +8,10 @@ from typing import Protocol
 
 from client.deadlines import Deadline
 from client.exchange import HttpReply, HttpRequest
+from client.model_server import Target
 
 Handle = Callable[[HttpRequest, Deadline], Awaitable[HttpReply]]
+Stream = Callable[[HttpRequest], Target | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +22,18 @@ class Route:
         name: the pattern of the path, for the metrics: callers must not be able to make time series
             by asking for names.
         handle: answers a request, or raises `ClientError`.
-        methods: the HTTP methods it answers.
+        methods: the HTTP methods it answers; None if it answers whatever comes, be it by an error.
         limited: whether it counts against the limit of requests; what tells of the process's own
             state must be answered when there is too much to do, too.
+        stream: of a path that takes tables, says which model they are for, None if for none after
+            all.
     """
 
     name: str
     handle: Handle
-    methods: tuple[str, ...]
+    methods: tuple[str, ...] | None
     limited: bool = True
+    stream: Stream | None = None
 
 
 class Api(Protocol):

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import requests
 
-from client import AsyncModelServer, ModelServer, rows
+from client import AsyncModelServer, ModelServer
 from client.deadlines import Deadline
-from client.dialects import Call
+from client.dialects import Call, friendly
 from client.model_server import Target
 from client.predictor import Predictor
 from client.schema import Description, Schema
@@ -263,8 +263,8 @@ def test_a_new_version_is_not_asked_twice_about_a_missing_number(
     calls: list[str] = []
 
     def read(schema: Schema) -> Call:
-        asked = rows.read({"instances": [{**ROW, "income": None}]}, schema)
-        return Call(asked.signature_name, asked.inputs)
+        asked = friendly.read_document({"instances": [{**ROW, "income": None}]}, schema)
+        return asked.call
 
     async def ask_until_it_answers() -> None:
         version = 1

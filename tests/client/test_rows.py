@@ -1,18 +1,18 @@
 from __future__ import annotations
 
-import json
-from copy import deepcopy
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
+from client.dialects import Call, friendly
 from client.errors import ClientError
 from client.messages import DataType
-from client.rows import read, write
 from client.schema import Column, Description, Schema, Signature, TensorSpec
-from client.web.replies import json_reply
+from client.tensors import Array
 
 
 def spec(dtype: str, *shape: int | None) -> TensorSpec:
@@ -57,6 +57,14 @@ SEEN_MISSING = describing(DENSE, column("age"), column("height", missing=True))
 DEEP: Any = 1
 for _ in range(65):
     DEEP = [DEEP]
+
+
+def read(body: Any, of: Schema) -> Call:
+    return friendly.read(orjson.dumps(body), of).call
+
+
+def write(outputs: Mapping[str, Array], *, row_form: bool) -> Any:
+    return orjson.loads(friendly.write(outputs, row_form=row_form))
 
 
 def values(of: Schema, body: Any) -> dict[str, Any]:
@@ -199,9 +207,7 @@ def test_a_matrix_s_errors_still_name_the_column(row: Any, message: str) -> None
     ],
 )
 def test_null_is_a_missing_number_in_a_matrix(body: Any) -> None:
-    before = deepcopy(body)
     request = read(body, SEEN_MISSING)
-    assert body == before
     assert request.signature_name == "dense"
     features = request.inputs["features"]
     assert features.dtype == np.float32
@@ -307,8 +313,6 @@ def test_one_output_is_plain_and_several_are_objects() -> None:
 def test_a_scalar_output_is_a_plain_value() -> None:
     scalars = {"y": np.array(1.5, np.float32), "n": np.array(3)}
     assert write(scalars, row_form=False) == {"outputs": {"n": 3, "y": 1.5}}
-    reply = json_reply(write(scalars, row_form=False))
-    assert json.loads(reply.body) == {"outputs": {"n": 3, "y": 1.5}}
 
 
 def test_bytes_that_are_no_text_and_outputs_called_bytes_travel_as_base64() -> None:

@@ -1,4 +1,4 @@
-"""JSON to arrays and back: the row form and the column form of TensorFlow Serving's dialect.
+"""Our own dialect: TensorFlow Serving's row form and column form, with errors for people.
 
 Row form, `{"instances": [row, …]}`: a row is an object with a value for each input, or a plain
 value for the only input, or a list with the columns' values in the order of the trained table.
@@ -11,15 +11,16 @@ values in training.
 
 from __future__ import annotations
 
-import math
+import codecs
 from collections.abc import Mapping, Sequence
-from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
+import orjson
 
+from client.dialects import Call, JsonCall, fast
+from client.dialects.json_arrays import Place, is_b64, kind_of, to_array
+from client.dialects.replies import write_columns, write_rows
 from client.errors import ClientError
-from client.json_arrays import Place, is_b64, kind_of, to_array, to_json
 from client.schema import (
     DEFAULT_SIGNATURE,
     DENSE,
@@ -28,47 +29,43 @@ from client.schema import (
     Schema,
     Signature,
 )
-from client.tensors import DTYPES, Array, dtype_name
+from client.tensors import Array, dtype_name
 
 EXPECTED = (
     'expected {"instances": [row, ...]} or {"inputs": {name: [value, ...], ...}}, '
     'with "signature_name" if another signature than the default is meant'
 )
-KEYS = {"instances", "inputs", "signature_name"}
-NUMBERS = frozenset({int, float})
-LARGEST = {
-    np.dtype(dtype): float(np.finfo(dtype).max) for dtype in (np.float16, np.float32, np.float64)
-}
+KEYS = ("instances", "inputs", "signature_name")
 
 # Of each input that the model describes, the columns it holds.
 Described = Mapping[str, Sequence[Column]]
 
 
-class Request(NamedTuple):
-    """A request as arrays.
+def read(body: bytes, schema: Schema) -> JsonCall:
+    """Read the body of a request to predict.
 
-    Attributes:
-        signature_name: the signature to run.
-        inputs: an array for each of its inputs.
-        row_form: whether the reply is to be in row form.
+    Args:
+        body: JSON.
+        schema: of the version that is asked for.
+
+    Raises:
+        ClientError: it names the field, what came, and what was expected.
     """
-
-    signature_name: str
-    inputs: Mapping[str, Array]
-    row_form: bool
+    body = body.removeprefix(codecs.BOM_UTF8)
+    return fast.read(body, schema) or read_document(parsed(body), schema)
 
 
-def read(body: Any, schema: Schema) -> Request:
-    """Turn a parsed JSON body into arrays of the signature's dtypes.
+def read_document(body: Any, schema: Schema) -> JsonCall:
+    """Turn a body that is parsed already into a call.
 
     Raises:
         ClientError: it names the field, what came, and what was expected.
     """
     if not isinstance(body, dict):
         raise ClientError(f"the body is {kind_of(body)}; {EXPECTED}")
-    if not body.keys() <= KEYS:
-        unknown = next(key for key in body if key not in KEYS)
-        raise ClientError(f'unknown key "{unknown}"; {EXPECTED}')
+    unknown = [key for key in body if key not in KEYS]
+    if unknown:
+        raise ClientError(f'unknown key "{unknown[0]}"; {EXPECTED}')
     if ("instances" in body) == ("inputs" in body):
         both = "both" if "instances" in body else "neither"
         raise ClientError(f'the body has {both} of "instances" and "inputs"; {EXPECTED}')
@@ -80,38 +77,60 @@ def read(body: Any, schema: Schema) -> Request:
         known = ", ".join(sorted(schema.signatures))
         raise ClientError(f'signature_name: model {schema.model} has no "{name}", it has {known}')
     name = name or DEFAULT_SIGNATURE
-    dense_order = schema.dense_order(name) if "instances" in body else None
-    if dense_order is not None:
-        matrix = _read_matrix(_checked_rows(body["instances"]), schema, dense_order)
-        return Request(DENSE, {DENSE_INPUT: matrix}, row_form=True)
     described = schema.described.get(name, {})
     if "inputs" in body:
-        return Request(name, _read_columns(body["inputs"], signature, described), row_form=False)
+        columns = _read_columns(body["inputs"], signature, described)
+        return JsonCall(Call(name, columns), row_form=False)
     rows = _checked_rows(body["instances"])
+    dense_order = schema.dense_order(name)
+    if dense_order is not None:
+        matrix = _read_matrix(rows, schema, dense_order)
+        return JsonCall(Call(DENSE, {DENSE_INPUT: matrix}), row_form=True)
     order = schema.column_order(name)
-    return Request(name, _read_rows(rows, signature, order, described), row_form=True)
+    return JsonCall(Call(name, _read_rows(rows, signature, order, described)), row_form=True)
 
 
-def write(outputs: Mapping[str, Array], row_form: bool) -> dict[str, Any]:
-    """Return a reply's JSON object, `{"predictions": …}` or `{"outputs": …}`.
+def write(
+    outputs: Mapping[str, Array], *, row_form: bool, facts: Mapping[str, Any] | None = None
+) -> bytes:
+    """Write the reply, `{"predictions": …}` or `{"outputs": …}`.
+
+    Args:
+        outputs: the model's.
+        row_form: whether the request came in row form.
+        facts: what else to say in the same object.
 
     Raises:
-        ClientError: the outputs have no common number of rows, so only column form can tell them.
+        ClientError: an output has no JSON form, or the outputs have no common number of rows, so
+            that only column form can tell them.
     """
-    columns = [to_json(name, array) for name, array in outputs.items()]
+    for name, array in outputs.items():
+        if array.dtype.kind == "c":
+            raise ClientError(f"output {name}: values of {array.dtype.name} have no JSON form", 501)
+    tail = b"," + orjson.dumps(facts)[1:-1] if facts else b""
     if not row_form:
-        named = dict(zip(outputs, columns, strict=True))
-        return {"outputs": named if len(columns) != 1 else columns[0]}
-    lengths = {array.shape[:1] for array in outputs.values()}
-    if len(lengths) != 1 or () in lengths:
+        return write_columns(outputs, tail)
+    lengths = {array.shape[0] if array.ndim else None for array in outputs.values()}
+    if len(lengths) != 1 or None in lengths:
         raise ClientError(
             "the outputs do not have one value for each instance; "
             'ask with "inputs" in place of "instances"'
         )
-    if len(columns) == 1:
-        return {"predictions": columns[0]}
-    rows = zip(*columns, strict=True)
-    return {"predictions": [dict(zip(outputs, row, strict=True)) for row in rows]}
+    return write_rows(outputs, tail)
+
+
+def parsed(body: bytes) -> Any:
+    """Parse a body.
+
+    Raises:
+        ClientError: it is empty, or no JSON.
+    """
+    if not body.strip():
+        raise ClientError(f"the body is empty; {EXPECTED}")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ClientError(f"the body is not JSON: {error}; {EXPECTED}") from error
 
 
 def _checked_rows(rows: Any) -> list[Any]:
@@ -124,10 +143,6 @@ def _checked_rows(rows: Any) -> list[Any]:
 
 def _read_matrix(rows: list[Any], schema: Schema, order: tuple[str, ...]) -> Array:
     """Read rows as one matrix with the columns in order."""
-    spec = schema.signatures[DENSE].inputs[DENSE_INPUT]
-    matrix = _plain_matrix(rows, (len(rows), len(order)), DTYPES[spec.dtype])
-    if matrix is not None:
-        return matrix
     if isinstance(rows[0], dict):
         by_name = schema.described[DEFAULT_SIGNATURE]
         rows = _whole_objects(rows, schema.signatures[DEFAULT_SIGNATURE], by_name)
@@ -139,22 +154,8 @@ def _read_matrix(rows: list[Any], schema: Schema, order: tuple[str, ...]) -> Arr
         row, column = index
         return f"instances[{row}].{order[column]}"
 
+    spec = schema.signatures[DENSE].inputs[DENSE_INPUT]
     return to_array(rows, spec, place, schema.described[DENSE][DENSE_INPUT])
-
-
-def _plain_matrix(rows: list[Any], shape: tuple[int, int], dtype: np.dtype[Any]) -> Array | None:
-    """Read lists of numbers, the common case; None if anything else is to be read or said."""
-    largest = LARGEST.get(dtype)
-    try:
-        if largest is None or not NUMBERS.issuperset(map(type, chain.from_iterable(rows))):
-            return None
-        matrix = np.array(rows, np.float64)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    # No number is larger than the root of the sum of all squares.
-    if matrix.shape != shape or not math.sqrt(np.vdot(matrix, matrix)) <= largest:
-        return None
-    return matrix.astype(dtype)
 
 
 def _read_rows(

@@ -1,4 +1,4 @@
-"""JSON values to arrays and back, with each value's type checked against the signature's.
+"""JSON values to arrays, with each value's type checked against the signature's.
 
 Strings that are not text travel as `{"b64": "…"}`, as in TensorFlow Serving's dialect.
 """
@@ -142,41 +142,6 @@ def _string(value: Any, column: Column | None) -> bytes | None:
             return None
     text = column.text_of(value) if column is not None else None
     return None if text is None else text.encode()
-
-
-def to_json(name: str, array: Array) -> Any:
-    """Return an output's values as orjson can write them, in lists along the first dimension.
-
-    Numbers stay numpy's, so that a float32 is written with a float32's digits.
-
-    Args:
-        name: of the output; one that ends in `_bytes` is always written as base64.
-        array: its values, strings as an object array of bytes.
-
-    Raises:
-        ClientError: the values have no JSON form.
-    """
-    kind = array.dtype.kind
-    if kind == "c":
-        raise ClientError(f"output {name}: values of {array.dtype.name} have no JSON form", 501)
-    if kind != "O":
-        if array.ndim == 0:
-            return array[()]
-        return list(array) if array.ndim == 1 else array
-    as_b64 = name.endswith("_bytes")
-    if array.ndim == 1:
-        return [_json_string(value, as_b64) for value in array.tolist()]
-    texts = [_json_string(value, as_b64) for value in array.reshape(-1).tolist()]
-    return np.array([*texts, None], object)[:-1].reshape(array.shape).tolist()
-
-
-def _json_string(value: bytes, as_b64: bool) -> str | dict[str, str]:
-    if not as_b64:
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            pass  # not text, so it has to travel as the protocol's binary form
-    return {"b64": base64.b64encode(value).decode()}
 
 
 def is_b64(value: Any) -> bool:

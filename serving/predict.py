@@ -1,0 +1,131 @@
+"""Predict: a PredictRequest becomes a PredictResponse.
+
+Texts, codes and the order of the checks are those of
+tensorflow_serving/servables/tensorflow/predict_util.cc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
+from tensorflow_serving.apis import predict_pb2
+
+from serving import tensors
+from serving.errors import failed_precondition, invalid_argument
+from serving.servable import DEFAULT_SIGNATURE, Servable, Signature
+from serving.tensors import Array
+
+# Computes tensors from tensors: a servable's `run`, or one that puts requests into batches first.
+Run = Callable[[Sequence[str], Sequence[str], Sequence[Array]], list[Array]]
+
+
+def predict(servable: Servable, run: Run, request: Any, *, as_content: bool = False) -> Any:
+    """Run a signature of a model on the inputs given.
+
+    Args:
+        servable: the version that is asked.
+        run: what computes.
+        request: a `tensorflow.serving.PredictRequest`.
+        as_content: whether the reply's tensors travel as `tensor_content`.
+
+    Returns:
+        A `PredictResponse` whose `model_spec` still lacks model and version.
+
+    Raises:
+        ServingError: the request does not fit the signature, or the graph rejects it.
+    """
+    name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+    signature = servable.signatures.get(name)
+    if signature is None:
+        raise failed_precondition(f'Serving signature key "{name}" not found.')
+    _check_names(request.inputs, signature)
+    response = predict_pb2.PredictResponse()
+    response.model_spec.signature_name = name
+    try:
+        arrays = [_decode(request.inputs[name], name) for name in signature.inputs]
+    except tensors.NoArrayError:
+        outputs = _filtered_outputs(request.output_filter, signature)
+        _predict_serialized(servable, signature, outputs, request, response)
+        return response
+    outputs = _filtered_outputs(request.output_filter, signature)
+    _check_dtypes(request.inputs, signature)
+    values = run(
+        [*signature.inputs.values()], [signature.outputs[name] for name in outputs], arrays
+    )
+    for output, value in zip(outputs, values, strict=True):
+        dtype = signature.definition.outputs[output].dtype
+        tensors.encode(value, dtype, response.outputs[output], as_content=as_content)
+    return response
+
+
+def _predict_serialized(
+    servable: Servable, signature: Signature, outputs: Sequence[str], request: Any, response: Any
+) -> None:
+    """Leave the tensors to TensorFlow, whose tensors have more dimensions than numpy's."""
+    serialized = [request.inputs[name].SerializeToString() for name in signature.inputs]
+    fetches = [signature.outputs[name] for name in outputs]
+    values = servable.run_serialized([*signature.inputs.values()], fetches, serialized)
+    for output, value in zip(outputs, values, strict=True):
+        response.outputs[output].CopyFrom(tensor_pb2.TensorProto.FromString(value))
+
+
+def _check_names(inputs: Any, signature: Signature) -> None:
+    wanted = signature.inputs.keys()
+    if len(inputs) == len(wanted) and all(name in inputs for name in wanted):
+        return
+    sent = set(inputs)
+    if len(sent) != len(wanted):
+        raise invalid_argument(
+            f"input size does not match signature: {len(sent)}!={len(wanted)} "
+            f"len({_names(sent)}) != len({_names(wanted)}). "
+            f"Sent extra: {_names(sent - wanted)}. "
+            f"Missing but required: {_names(wanted - sent)}."
+        )
+    unknown = min(sent - wanted)
+    raise invalid_argument(
+        f"input tensor alias not found in signature: {unknown}. "
+        f"Inputs expected to be in the set {_names(wanted)}."
+    )
+
+
+def _decode(proto: Any, name: str) -> Array:
+    try:
+        return tensors.decode(proto)
+    except OverflowError as error:
+        raise invalid_argument(f"tensor parsing error: {name}: {error}") from error
+    except ValueError as error:
+        raise invalid_argument(f"tensor parsing error: {name}") from error
+
+
+def _filtered_outputs(output_filter: Any, signature: Signature) -> list[str]:
+    if not output_filter:
+        return [*signature.outputs]
+    seen: set[str] = set()
+    for name in output_filter:
+        if name not in signature.outputs:
+            raise invalid_argument(
+                f"output tensor alias not found in signature: {name} "
+                f"Outputs expected to be in the set {_names(signature.outputs)}."
+            )
+        if name in seen:
+            raise invalid_argument(f"duplicate output tensor alias: {name}")
+        seen.add(name)
+    return sorted(seen)
+
+
+def _check_dtypes(inputs: Any, signature: Signature) -> None:
+    """Reject what numpy would convert but TensorFlow Serving's session would not."""
+    for index, name in enumerate(signature.inputs):
+        expected, sent = signature.definition.inputs[name].dtype, inputs[name].dtype
+        if sent != expected:
+            raise invalid_argument(
+                f"Expects arg[{index}] to be {tf.DType(expected).name} "
+                f"but {tf.DType(sent).name} is provided (input {name})"
+            )
+
+
+def _names(names: Any) -> str:
+    return "{" + ",".join(sorted(names)) + "}"

@@ -1,0 +1,77 @@
+"""A version of a model, and the states it goes through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+
+from tensorflow_serving.apis import get_model_status_pb2
+
+from serving.errors import ServingError
+from serving.session import Session
+
+_STATE = get_model_status_pb2.ModelVersionStatus.State
+
+
+class State(IntEnum):
+    """A version's states, numbered as in `GetModelStatus`."""
+
+    START = _STATE.Value("START")
+    LOADING = _STATE.Value("LOADING")
+    AVAILABLE = _STATE.Value("AVAILABLE")
+    UNLOADING = _STATE.Value("UNLOADING")
+    END = _STATE.Value("END")
+
+
+@dataclass(eq=False)
+class Version:
+    """One version of a model, from the moment it is aspired to.
+
+    Attributes:
+        model: the model's name.
+        number: the version's number.
+        path: its directory.
+        aspired: whether the base path and policy ask for it.
+        state: where it is in its life.
+        attempts: how often it was tried to load it.
+        error: why it could not be loaded.
+        session: what answers requests, while it is AVAILABLE or UNLOADING.
+        requests: how many requests are under way on it.
+    """
+
+    model: str
+    number: int
+    path: Path
+    aspired: bool = True
+    state: State = State.START
+    attempts: int = 0
+    error: ServingError | None = None
+    session: Session | None = None
+    requests: int = 0
+
+    def __str__(self) -> str:
+        return f"{{name: {self.model} version: {self.number}}}"
+
+
+@dataclass
+class Model:
+    """Every version that a model has had, by number.
+
+    Attributes:
+        versions: all of them, those that have ended too.
+    """
+
+    versions: dict[int, Version] = field(default_factory=dict)
+
+    def settled(self) -> Version | None:
+        """Return the newest version that is asked for, once it is AVAILABLE or has failed."""
+        aspired = [version for version in self.versions.values() if version.aspired]
+        newest = max(aspired, key=lambda version: version.number, default=None)
+        done = newest is not None and newest.state in (State.AVAILABLE, State.END)
+        return newest if done else None
+
+    def available(self) -> list[Version]:
+        """Return the versions that answer requests, oldest first."""
+        found = (v for v in self.versions.values() if v.state is State.AVAILABLE)
+        return sorted(found, key=lambda version: version.number)

@@ -1,0 +1,75 @@
+"""Warm-up: the requests that came with a version are answered before it becomes available.
+
+They lie in `assets.extra/tf_serving_warmup_requests`, a TFRecord file of
+`tensorflow.serving.PredictionLog` messages; see saved_model_warmup_util.cc.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow_serving.apis import prediction_log_pb2
+
+from serving.errors import ServingError, invalid_argument, unimplemented
+from serving.inference import classify, multi_inference, regress
+from serving.predict import predict
+from serving.servable import Servable
+
+REQUESTS_FILE = Path("assets.extra", "tf_serving_warmup_requests")
+MAX_RECORDS = 1000
+
+
+def warm_up(servable: Servable, iterations: int = 1) -> int:
+    """Answer the warm-up requests of a version, and return how many there are.
+
+    Args:
+        servable: the version.
+        iterations: how often to answer each.
+
+    Raises:
+        ServingError: the file cannot be read, or a request fails; the version is not to be served.
+    """
+    path = servable.path / REQUESTS_FILE
+    if not path.exists():
+        return 0
+    records = 0
+    try:
+        for record in tf.compat.v1.io.tf_record_iterator(str(path)):
+            records += 1
+            if records > MAX_RECORDS:
+                raise invalid_argument(
+                    f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}"
+                )
+            try:
+                log = prediction_log_pb2.PredictionLog.FromString(record)
+            except DecodeError:
+                raise invalid_argument(
+                    f"Failed to parse warmup record: {record[:40]!r} from {path}"
+                ) from None
+            for _ in range(iterations):
+                _answer(servable, log)
+    except tf.errors.DataLossError as error:
+        raise ServingError.from_number(
+            error.error_code,
+            f"{error.message}. Please verify your warmup data is in TFRecord format.",
+        ) from error
+    except tf.errors.OpError as error:
+        raise ServingError.from_number(error.error_code, error.message) from error
+    return records
+
+
+def _answer(servable: Servable, log: Any) -> None:
+    kind = log.WhichOneof("log_type")
+    if kind == "predict_log":
+        predict(servable, servable.run, log.predict_log.request)
+    elif kind == "classify_log":
+        classify(servable, servable.run, log.classify_log.request)
+    elif kind == "regress_log":
+        regress(servable, servable.run, log.regress_log.request)
+    elif kind == "multi_inference_log":
+        multi_inference(servable, servable.run, log.multi_inference_log.request)
+    else:
+        raise unimplemented(f"Unsupported log_type for warmup: {kind}")
