@@ -22,7 +22,7 @@ from client.schema import DEFAULT_SIGNATURE, Schema, TensorSpec
 from client.tensors import Array
 
 # From here on one pass that makes arrays of numbers is faster than lists of Python's.
-LARGE_BYTES = 2000
+LARGE_BYTES = 5000
 
 
 def read(body: bytes, schema: Schema) -> JsonCall | None:
@@ -45,19 +45,18 @@ def read(body: bytes, schema: Schema) -> JsonCall | None:
         return None
     if type(document) is not dict:
         return None
-    name = document.get("signature_name", DEFAULT_SIGNATURE)
-    layout = layout_of(schema, name or DEFAULT_SIGNATURE) if type(name) is str else None
     named = "signature_name" in document
+    name = document["signature_name"] if named else DEFAULT_SIGNATURE
+    layout = layout_of(schema, name or DEFAULT_SIGNATURE) if type(name) is str else None
     if layout is None or len(document) != 1 + named:
         return None
-    # Strings that must be there; more are keys that are there twice.
     strings = 1 + 2 * named
     rows, columns = document.get("instances"), document.get("inputs")
     try:
         if type(rows) is list and rows:
             if type(rows[0]) is dict:
                 strings += len(rows) * len(layout.names)
-            call = _read_rows(rows, layout, numbers=_has_only_numbers(body))
+            call = _read_rows(rows, layout, _has_only_numbers(body))
         elif type(columns) is dict:
             strings += len(columns)
             call = _read_columns(columns, layout)
@@ -65,14 +64,17 @@ def read(body: bytes, schema: Schema) -> JsonCall | None:
             call = _call(layout, [columns])
         else:
             return None
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError):
         return None
-    if call is None or _count_quotes(body) != 2 * (strings + _count_strings(call.call)):
+    if call is None:
         return None
-    return call
+    if layout.texts:
+        strings += sum(a.size for a in call.call.inputs.values() if a.dtype.hasobject)
+    # More quotes than these strings have are those of a key that is there twice.
+    return call if _count_quotes(body) == 2 * strings else None
 
 
-def _read_rows(rows: list[Any], layout: Layout, *, numbers: bool) -> JsonCall | None:
+def _read_rows(rows: list[Any], layout: Layout, numbers: bool) -> JsonCall | None:
     width = len(layout.names)
     if type(rows[0]) is dict:
         if set(map(len, rows)) != {width}:
@@ -86,10 +88,8 @@ def _read_rows(rows: list[Any], layout: Layout, *, numbers: bool) -> JsonCall | 
         return None
     if layout.matrix is None:
         return _call(layout, list(map(list, zip(*picked, strict=True))), row_form=True)
-    values = packed(list(chain.from_iterable(picked)), layout.matrix, numbers=numbers)
-    if values is None:
-        return None
-    return JsonCall(layout.call(values.reshape(-1, width)), row_form=True)
+    flat = packed(list(chain.from_iterable(picked)), layout.matrix, numbers=numbers)
+    return None if flat is None else JsonCall(layout.call(flat.reshape(-1, width)), row_form=True)
 
 
 def _read_columns(columns: dict[str, Any], layout: Layout) -> JsonCall | None:
@@ -98,14 +98,16 @@ def _read_columns(columns: dict[str, Any], layout: Layout) -> JsonCall | None:
     picked = layout.pick(columns)
     if set(map(type, picked)) != {list}:
         return None
-    lengths = {len(c) for c, s in zip(picked, layout.specs, strict=True) if s.shape == (None,)}
-    if len(lengths) > 1:
+    if layout.matrix is None:
+        specs = zip(picked, layout.specs, strict=True)
+        lengths = {len(column) for column, spec in specs if spec.shape == (None,)}
+        return _call(layout, picked) if len(lengths) <= 1 else None
+    if len(set(map(len, picked))) != 1:
         return None
-    call = _call(layout, picked)
-    if call is None or not layout.dense:
-        return call
-    matrix = np.stack(list(call.call.inputs.values()), axis=1)
-    return JsonCall(layout.call(matrix), row_form=False)
+    flat = packed(list(chain.from_iterable(picked)), layout.matrix)
+    if flat is None:
+        return None
+    return JsonCall(layout.call(flat.reshape(len(picked), -1).T), row_form=False)
 
 
 def _call(
@@ -117,14 +119,14 @@ def _call(
 ) -> JsonCall | None:
     inputs = {}
     for name, spec, values in zip(layout.names, layout.specs, columns, strict=True):
-        array = _array(values, spec, numbers=numbers)
+        array = _array(values, spec, numbers)
         if array is None:
             return None
         inputs[name] = array
     return JsonCall(Call(layout.signature_name, inputs), row_form)
 
 
-def _array(values: list[Any], spec: TensorSpec, *, numbers: bool) -> Array | None:
+def _array(values: list[Any], spec: TensorSpec, numbers: bool) -> Array | None:
     """Return nested lists as an array of exactly the signature's shape."""
     if not spec.shape:
         return None
@@ -152,8 +154,6 @@ def _count_quotes(body: bytes) -> int:
         count = int(np.count_nonzero(np.frombuffer(body, np.uint8) == ord('"')))
     else:
         count = body.count(b'"')
-    return count - body.count(b'\\"') if b"\\" in body else count
-
-
-def _count_strings(call: Call) -> int:
-    return sum(array.size for array in call.inputs.values() if array.dtype == np.object_)
+    if b"\\" not in body:
+        return count
+    return count - body.replace(b"\\\\", b"").count(b'\\"')

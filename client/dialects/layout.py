@@ -12,7 +12,7 @@ import numpy as np
 from client.dialects import Call
 from client.messages import DataType
 from client.schema import DENSE, DENSE_INPUT, Schema, TensorSpec
-from client.tensors import Array
+from client.tensors import STRING, Array
 
 FLOATS = frozenset(map(DataType.Value, ("DT_FLOAT", "DT_DOUBLE")))
 # Those that TensorFlow Serving reads from JSON: no uint16, no float16, no complex numbers.
@@ -46,6 +46,9 @@ class Layout:
         pick: returns an object's values in the order of `names`.
         matrix: the dtype of all inputs if each takes one number a row, so that rows are a matrix.
         dense: whether the signature `dense` takes that matrix, and computes the same.
+        texts: whether an input takes strings.
+        plain_rows: what rows without names are as one tensor: values for the only input, or lists
+            in the table's order; None if they are neither.
     """
 
     signature_name: str
@@ -55,9 +58,11 @@ class Layout:
     pick: Callable[[Any], tuple[Any, ...]]
     matrix: int | None
     dense: bool
+    texts: bool
+    plain_rows: TensorSpec | None
 
     def call(self, matrix: Array) -> Call:
-        """Return the call for a matrix of one row a row, one column an input."""
+        """Return the call for a matrix that has a column for each input."""
         if self.dense:
             return Call(DENSE, {DENSE_INPUT: matrix})
         columns = np.ascontiguousarray(matrix.T)
@@ -66,12 +71,11 @@ class Layout:
 
 def layout_of(schema: Schema, signature_name: str) -> Layout | None:
     """Return a signature's layout, None if there is no such signature or it has no JSON form."""
-    layouts: dict[str, Layout | None] = schema.derived.setdefault("layouts", {})
-    if signature_name not in layouts:
-        if signature_name not in schema.signatures:
-            return None  # not kept: anybody can ask for any name
-        layouts[signature_name] = _layout(schema, signature_name)
-    return layouts[signature_name]
+    known: Layout | None = schema.derived.get((Layout, signature_name))
+    # What there is none of is not kept: anybody can ask for any name.
+    if known is None and signature_name in schema.signatures:
+        known = schema.derived[Layout, signature_name] = _layout(schema, signature_name)
+    return known
 
 
 def _layout(schema: Schema, signature_name: str) -> Layout | None:
@@ -81,15 +85,21 @@ def _layout(schema: Schema, signature_name: str) -> Layout | None:
     specs = tuple(inputs[name] for name in names)
     if not specs or any(spec.dtype not in JSON_DTYPES for spec in specs):
         return None
-    is_matrix = specs[0].dtype in FLOATS and set(specs) == {TensorSpec(specs[0].dtype, (None,))}
+    dtype = specs[0].dtype
+    is_matrix = dtype in FLOATS and set(specs) == {TensorSpec(dtype, (None,))}
+    plain_rows = specs[0] if len(specs) == 1 else None
+    if plain_rows is None and is_matrix and order is not None:
+        plain_rows = TensorSpec(dtype, (None, len(specs)))
     return Layout(
         signature_name,
         names,
         specs,
         ordered=order is not None,
         pick=_picker(names),
-        matrix=specs[0].dtype if is_matrix else None,
+        matrix=dtype if is_matrix else None,
         dense=schema.dense_order(signature_name) is not None,
+        texts=any(spec.dtype == STRING for spec in specs),
+        plain_rows=plain_rows,
     )
 
 

@@ -1,14 +1,12 @@
 """Large lists of numbers straight into arrays.
 
 simdjson writes the numbers of nested lists into one buffer. With 1000 rows of 30 that takes half
-the time of making Python lists of them first. It keeps no more than the parser's own memory, about
-three times the body's size.
+the time of making Python lists of them first.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +17,11 @@ from client.dialects.layout import FLOATS, Layout, layout_of
 from client.schema import DEFAULT_SIGNATURE, Schema, TensorSpec
 from client.tensors import DTYPES, Array
 
-# A parser keeps the memory of the largest body it has read.
+# A parser keeps some three times the memory of the largest body it has read.
 LARGEST_BYTES = 2**20
+# Many short lists take longer this way: more colons than these near the start are too many keys.
+START_BYTES = 4000
+MOST_KEYS = 8
 
 _local = threading.local()
 
@@ -33,13 +34,12 @@ def read_number_lists(body: bytes, schema: Schema) -> JsonCall | None:
         schema: of the version that is asked for.
 
     Returns:
-        None if the body is something else, or more than `LARGEST_BYTES`.
+        None if the body is something else, or larger than `LARGEST_BYTES`.
     """
-    start = body.find(b"[") + 1
-    if len(body) > LARGEST_BYTES or body[start : start + 100].lstrip()[:1] in (b"{", b'"'):
+    if len(body) > LARGEST_BYTES or body.count(b":", 0, START_BYTES) > MOST_KEYS:
         return None
     try:
-        return _read(body, _parser().parse(body), schema)
+        return _read(_parser().parse(body), body, schema)
     except (KeyError, TypeError, ValueError, RuntimeError):
         return None
 
@@ -51,73 +51,73 @@ def _parser() -> Any:
     return parser
 
 
-def _read(body: bytes, document: Any, schema: Schema) -> JsonCall | None:
+def _read(document: Any, body: bytes, schema: Schema) -> JsonCall | None:
     if not isinstance(document, simdjson.Object):
         return None
-    name = document.get("signature_name", DEFAULT_SIGNATURE)
-    layout = layout_of(schema, name or DEFAULT_SIGNATURE) if type(name) is str else None
-    # Keys that are there twice count twice here.
     named = "signature_name" in document
+    name = document["signature_name"] if named else DEFAULT_SIGNATURE
+    layout = layout_of(schema, name or DEFAULT_SIGNATURE) if type(name) is str else None
+    # A key that is there twice counts twice.
     if layout is None or len(document) != 1 + named:
         return None
-    if not all(spec.dtype in FLOATS for spec in layout.specs):
-        return None
-    row_form = "instances" in document
-    if row_form:
-        values = document["instances"]
-        columns, specs = [values], layout.specs
-        if len(layout.names) > 1:
-            if not layout.ordered or layout.matrix is None:
-                return None
-            specs = (TensorSpec(layout.matrix, (None, len(layout.names))),)
-    else:
-        values = document["inputs"]
-        if isinstance(values, simdjson.Object):
-            if len(values) != len(layout.names):
-                return None
-            columns, specs = [values[name] for name in layout.names], layout.specs
-        else:
-            columns, specs = [values], layout.specs
-    arrays = _arrays(body, columns, specs)
-    if arrays is None:
-        return None
-    return JsonCall(_call(layout, arrays), row_form)
+    if "instances" in document:
+        return _read_rows(document["instances"], body, layout)
+    return _read_columns(document["inputs"], body, layout)
 
 
-def _call(layout: Layout, arrays: list[Array]) -> Call:
-    if len(layout.names) > 1 and len(arrays) == 1:
-        return layout.call(arrays[0])
+def _read_rows(rows: Any, body: bytes, layout: Layout) -> JsonCall | None:
+    if layout.plain_rows is None or not len(rows):
+        return None
+    array, lists = _array(rows, layout.plain_rows)
+    if array is None or _count_lists(body) != lists:
+        return None
+    if len(layout.names) > 1:
+        return JsonCall(layout.call(array), row_form=True)
+    return JsonCall(Call(layout.signature_name, {layout.names[0]: array}), row_form=True)
+
+
+def _read_columns(columns: Any, body: bytes, layout: Layout) -> JsonCall | None:
+    if not isinstance(columns, simdjson.Object):
+        columns = {layout.names[0]: columns}
+    if len(columns) != len(layout.names):
+        return None
+    inputs: dict[str, Array] = {}
+    total = 0
+    for name, spec in zip(layout.names, layout.specs, strict=True):
+        array, lists = _array(columns[name], spec)
+        if array is None:
+            return None
+        inputs[name] = array
+        total += lists
+    if _count_lists(body) != total or len(set(map(len, inputs.values()))) != 1:
+        return None
     if layout.dense:
-        return layout.call(np.stack(arrays, axis=1))
-    return Call(layout.signature_name, dict(zip(layout.names, arrays, strict=True)))
+        return JsonCall(layout.call(np.stack(list(inputs.values()), axis=1)), row_form=False)
+    return JsonCall(Call(layout.signature_name, inputs), row_form=False)
 
 
-def _arrays(body: bytes, columns: Sequence[Any], specs: Sequence[TensorSpec]) -> list[Array] | None:
-    arrays: list[Array] = []
-    lists = 0
-    for values, spec in zip(columns, specs, strict=True):
-        if not isinstance(values, simdjson.Array) or not spec.shape:
-            return None
-        shape: list[int] = [len(values)]
-        level: list[Any] = [values]
-        lists += 1
-        for _ in spec.shape[1:]:
-            level = [inner for outer in level for inner in outer]
-            lists += len(level)
-            lengths = {len(inner) for inner in level}
-            if len(lengths) != 1:
-                return None
-            shape.append(lengths.pop())
-        if any(want not in (None, have) for want, have in zip(spec.shape, shape, strict=True)):
-            return None
-        flat = np.frombuffer(values.as_buffer(of_type="d"), np.float64)
-        with np.errstate(over="ignore"):
-            array = flat.astype(DTYPES[spec.dtype]).reshape(shape)
-        if not np.isfinite(array).all():
-            return None
-        arrays.append(array)
-    if len({array.shape[0] for array in arrays}) != 1:
-        return None
-    # The buffer says nothing of lists within lists where numbers are expected.
-    brackets = np.count_nonzero(np.frombuffer(body, np.uint8) == ord("["))
-    return arrays if brackets == lists else None
+def _array(values: Any, spec: TensorSpec) -> tuple[Array | None, int]:
+    """Return lists of exactly the signature's shape as an array, and how many lists they are."""
+    if not isinstance(values, simdjson.Array) or not spec.shape or spec.dtype not in FLOATS:
+        return None, 0
+    shape = [len(values)]
+    lists = 1
+    level: list[Any] = [values]
+    for _ in spec.shape[1:]:
+        level = [inner for outer in level for inner in outer]
+        lengths = set(map(len, level))
+        if len(lengths) != 1:
+            return None, 0
+        lists += len(level)
+        shape.append(lengths.pop())
+    if any(want not in (None, have) for want, have in zip(spec.shape, shape, strict=True)):
+        return None, 0
+    numbers = np.frombuffer(values.as_buffer(of_type="d"), np.float64)
+    with np.errstate(over="ignore"):
+        array = numbers.astype(DTYPES[spec.dtype]).reshape(shape)
+    return (array, lists) if np.isfinite(array).all() else (None, 0)
+
+
+def _count_lists(body: bytes) -> int:
+    """Count the lists of a body, for the buffer does not tell of lists in place of numbers."""
+    return int(np.count_nonzero(np.frombuffer(body, np.uint8) == ord("[")))

@@ -13,21 +13,27 @@ import numpy as np
 
 from client.tensors import DTYPES, STRING, Array
 
-_CODES = {
-    np.dtype(np.float16): "e",
-    np.dtype(np.float32): "f",
-    np.dtype(np.float64): "d",
-    np.dtype(np.int8): "b",
-    np.dtype(np.int16): "h",
-    np.dtype(np.int32): "i",
-    np.dtype(np.int64): "q",
-    np.dtype(np.uint8): "B",
-    np.dtype(np.uint16): "H",
-    np.dtype(np.uint32): "I",
-    np.dtype(np.uint64): "Q",
-    np.dtype(np.bool_): "?",
-}
 _TYPES: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
+_LETTERS = {
+    "float16": "e",
+    "float32": "f",
+    "float64": "d",
+    "int8": "b",
+    "int16": "h",
+    "int32": "i",
+    "int64": "q",
+    "uint8": "B",
+    "uint16": "H",
+    "uint32": "I",
+    "uint64": "Q",
+    "bool": "?",
+}
+# Of each dtype its letter in struct's formats, its numpy dtype, and the types of its JSON values.
+_PACKED = {
+    enum: (_LETTERS[dtype.name], dtype, _TYPES[dtype.kind])
+    for enum, dtype in DTYPES.items()
+    if dtype.name in _LETTERS
+}
 
 
 def packed(values: list[Any], dtype: int, *, numbers: bool = False) -> Array | None:
@@ -43,14 +49,14 @@ def packed(values: list[Any], dtype: int, *, numbers: bool = False) -> Array | N
     """
     if dtype == STRING:
         return byte_array([v.encode() for v in values]) if set(map(type, values)) <= {str} else None
-    wanted = DTYPES.get(dtype)
-    code = _CODES.get(wanted) if wanted is not None else None
-    if wanted is None or code is None:
+    if dtype not in _PACKED:
         return None
-    if not (numbers and code != "?") and not set(map(type, values)) <= _TYPES[wanted.kind]:
+    letter, numpy_dtype, types = _PACKED[dtype]
+    if not (numbers and letter != "?") and not types.issuperset(map(type, values)):
         return None
     try:
-        return np.frombuffer(struct.pack(f"={len(values)}{code}", *values), wanted)
+        # Of struct's two sizes of a float32 only the standard one, "=", is not quietly infinite.
+        return np.frombuffer(struct.pack(f"={len(values)}{letter}", *values), numpy_dtype)
     except (struct.error, OverflowError):
         return None
 

@@ -16,6 +16,9 @@ import orjson
 
 from client.tensors import Array
 
+# So many values are written faster than they are sorted out.
+FEW = 10
+
 
 def write_rows(outputs: Mapping[str, Array], tail: bytes = b"") -> bytes:
     """Return `{"predictions": [row, …]}`: an object a row, or a plain value if there is one output.
@@ -61,7 +64,7 @@ def write_columns(outputs: Mapping[str, Array], tail: bytes = b"") -> bytes:
 
 def _whole(name: str, array: Array) -> bytes:
     """Return an output's values as JSON."""
-    if array.dtype == np.object_:
+    if array.dtype.hasobject:
         return orjson.dumps(_texts(name, array))
     if not array.ndim:
         return orjson.dumps(array[()], option=orjson.OPT_SERIALIZE_NUMPY)
@@ -77,14 +80,15 @@ def each_row(name: str, array: Array) -> list[bytes]:
         name: of the output.
         array: of at least one dimension; of a type that has a JSON form.
     """
-    if array.dtype == np.object_:
+    if array.dtype.hasobject:
         if array.ndim > 1:
             return [orjson.dumps(text) for text in _texts(name, array)]
-        # Labels are few, so each is written once.
         values = array.tolist()
+        if len(values) < FEW:
+            return [orjson.dumps(text) for text in _written(name, values)]
+        # Labels are few, so each is written once.
         known = list(set(values))
-        texts = _texts(name, np.array([*known, None], object)[:-1])
-        of = dict(zip(known, map(orjson.dumps, texts), strict=True))
+        of = dict(zip(known, map(orjson.dumps, _written(name, known)), strict=True))
         return [of[value] for value in values]
     if not array.size:
         return [orjson.dumps(row) for row in array.tolist()]
@@ -98,18 +102,21 @@ def each_row(name: str, array: Array) -> list[bytes]:
 
 def _texts(name: str, array: Array) -> Any:
     """Return strings as orjson can write them, in lists along the array's dimensions."""
-    values = array.reshape(-1).tolist()
-    if name.endswith("_bytes"):
-        texts: list[Any] = list(map(_b64, values))
-    else:
-        try:
-            texts = [value.decode() for value in values]
-        except UnicodeDecodeError:
-            texts = list(map(_text, values))
+    texts = _written(name, array.reshape(-1).tolist())
     if array.ndim == 1:
         return texts
     # The None keeps numpy from looking into the values.
     return np.array([*texts, None], object)[:-1].reshape(array.shape).tolist()
+
+
+def _written(name: str, values: list[bytes]) -> list[Any]:
+    """Return each string as orjson can write it."""
+    if name.endswith("_bytes"):
+        return list(map(_b64, values))
+    try:
+        return [value.decode() for value in values]
+    except UnicodeDecodeError:
+        return list(map(_text, values))
 
 
 def _text(value: bytes) -> str | dict[str, str]:

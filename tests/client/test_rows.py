@@ -10,29 +10,9 @@ import pytest
 
 from client.dialects import Call, friendly
 from client.errors import ClientError
-from client.messages import DataType
-from client.schema import Column, Description, Schema, Signature, TensorSpec
+from client.schema import Schema, Signature
 from client.tensors import Array
-
-
-def spec(dtype: str, *shape: int | None) -> TensorSpec:
-    return TensorSpec(DataType.Value(f"DT_{dtype}"), shape)
-
-
-def column(name: str, *vocabulary: str, missing: bool = False) -> Column:
-    kind = "categorical" if vocabulary else "numeric"
-    return Column(name, kind, vocabulary, 0, 1, -1, 1, (0, 0), (-1, -1), missing)
-
-
-def describing(of: Schema, *columns: Column) -> Schema:
-    return replace(of, description=Description(columns, ("no", "yes"), 0.5, "", {}))
-
-
-def schema(columns: tuple[str, ...] = (), **inputs: TensorSpec) -> Schema:
-    """A model with the signature serving_default; columns make it describe itself."""
-    plain = Schema("m", 1, {"serving_default": Signature(inputs, {})}, None, None)
-    return describing(plain, *map(column, columns)) if columns else plain
-
+from tests.schemas import any_rank, column, describing, schema, spec
 
 TABLE = schema(("age", "height"), age=spec("FLOAT", None), height=spec("DOUBLE", None))
 ONE = schema(x=spec("FLOAT", None))
@@ -45,7 +25,7 @@ DENSE = replace(
     NUMERIC,
     signatures={**NUMERIC.signatures, "dense": Signature({"features": spec("FLOAT", None, 2)}, {})},
 )
-ANY = schema(x=TensorSpec(DataType.Value("DT_INT64"), None))
+ANY = schema(x=any_rank("INT64"))
 
 
 def category(*vocabulary: str, missing: bool = False) -> Schema:

@@ -34,9 +34,11 @@ def read(body: bytes, schema: Schema) -> JsonCall:
     Raises:
         ClientError: with TensorFlow Serving's text, or because a shape is not the signature's.
     """
-    call = fast.read(body, schema)
-    if call is not None:
-        return call
+    return fast.read(body, schema) or read_carefully(body, schema)
+
+
+def read_carefully(body: bytes, schema: Schema) -> JsonCall:
+    """Do the same, value by value where it is needed."""
     document = parse(body)
     name = signature_name(document)
     try:
