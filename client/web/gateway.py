@@ -102,8 +102,9 @@ class Gateway:
         try:
             if route is None:
                 raise ClientError(f"{method} {request.path}: Not Found", 404)
-            if route.methods is not None and method not in route.methods:
-                reply = _not_allowed(request, route.methods)
+            methods = route.methods
+            if methods and method not in methods and not (method == "HEAD" and "GET" in methods):
+                reply = _not_allowed(request, methods)
             elif route.stream and method == "POST" and is_table(request.headers):
                 reply = await self._answer_whole_table(request, route)
             else:

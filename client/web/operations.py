@@ -33,8 +33,7 @@ class OperationsApi:
         self.draining = False
         handlers = {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._exposition}
         self._routes = {
-            path: Route(path, handle, ("GET", "HEAD"), limited=False)
-            for path, handle in handlers.items()
+            path: Route(path, handle, ("GET",), limited=False) for path, handle in handlers.items()
         }
 
     def route(self, path: str) -> Route | None:
