@@ -175,8 +175,8 @@ class Coalescer(Generic[Group]):
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _lane(self, group: Group, call: Call) -> _Lane[Group]:
-        kinds = tuple((name, a.dtype, a.shape[1:]) for name, a in call.inputs.items())
-        key = (group, call.signature_name, call.output_filter, kinds)
+        kinds = [(name, array.dtype, array.shape[1:]) for name, array in call.inputs.items()]
+        key = (group, call.signature_name, call.output_filter, *kinds)
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = _Lane(key, group, call.signature_name)
@@ -191,7 +191,7 @@ class Coalescer(Generic[Group]):
         lane.waiting[member] = None
         self._waiting += 1
         self._waiting_size += member.size
-        self._watch.add(member, member.deadline)
+        self._watch.add(member, member.deadline.end)
         if lane.calls < self._limits.calls:
             lane.calls += 1
             task = asyncio.get_running_loop().create_task(self._serve(lane))
@@ -208,6 +208,8 @@ class Coalescer(Generic[Group]):
         try:
             while members := self._take(lane):
                 await self._call(lane, members)
+                # Who was answered goes on first, and whatever has arrived shares the next call.
+                await asyncio.sleep(0)
         except asyncio.CancelledError:
             for member in lane.waiting:
                 member.fail(UnavailableError("the client is stopping"))
@@ -311,14 +313,14 @@ class Coalescer(Generic[Group]):
 
 def _extent(inputs: Mapping[str, Array]) -> tuple[int, int]:
     """Return how many rows the inputs have, 0 if not equally many, and how many bytes."""
-    size = 0
-    lengths = set()
+    size, rows = 0, -1
     for array in inputs.values():
+        length = array.shape[0] if array.ndim else 0
+        rows = length if rows in (length, -1) else 0
         size += array.nbytes
-        lengths.add(array.shape[0] if array.ndim else 0)
         if array.dtype.kind == "O":
             size += sum(map(len, array.flat))
-    return lengths.pop() if len(lengths) == 1 else 0, size
+    return max(rows, 0), size
 
 
 def _joined(members: Sequence[_Member]) -> Call:
