@@ -34,6 +34,10 @@ def write_rows(outputs: Mapping[str, Array], tail: bytes = b"") -> bytes:
     count = len(outputs[names[0]])
     if not count:
         return b"".join((b'{"predictions":[]', tail, b"}"))
+    if count == 1:
+        row = {name: _only(name, outputs[name]) for name in names}
+        whole = orjson.dumps({"predictions": [row]}, option=orjson.OPT_SERIALIZE_NUMPY)
+        return b"".join((whole[:-1], tail, b"}")) if tail else whole
     # Each row is one piece for the text before a value, and one for the value, of each output.
     width = 2 * len(names)
     pieces = [b""] * (count * width)
@@ -98,6 +102,13 @@ def each_row(name: str, array: Array) -> list[bytes]:
         values = values.replace(closing + b"," + opening, closing + b"\n" + opening)
         return values.split(b"\n")
     return values.split(b",")
+
+
+def _only(name: str, array: Array) -> Any:
+    """Return the only row's value as orjson can write it."""
+    if not array.dtype.hasobject:
+        return array[0] if array.ndim == 1 else np.ascontiguousarray(array[0])
+    return _texts(name, array)[0]
 
 
 def _texts(name: str, array: Array) -> Any:
