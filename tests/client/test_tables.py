@@ -8,6 +8,7 @@ import json
 import socket
 import tracemalloc
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -483,6 +484,10 @@ def test_a_quoted_cell_may_go_on_over_lines_and_blocks() -> None:
     assert len(body) > 3 * BLOCK_BYTES
     calls = read(CSV, body, schema)
     assert joined(calls)["text"].tolist() == [text.encode() for text in texts]
+    line = body.count(b"\n") + 1
+    assert error(CSV, body + b"a,b\n", schema).message == (
+        f"line {line}: expected 1 cells like the header, got 2"
+    )
 
 
 @pytest.mark.parametrize(
@@ -847,9 +852,19 @@ def test_media_types_are_read_without_their_parameters() -> None:
 
 
 def test_layouts_tell_whether_two_versions_read_alike() -> None:
-    layout = Layout.of(schemas.numeric("a", "b"))
-    assert layout == Layout.of(schemas.numeric("a", "b"))
-    assert layout != Layout.of(schemas.numeric("b", "a"))
+    schema = schemas.numeric("a", "b")
+    layout = Layout.of(schema)
+    assert schema.description is not None
+    first, second = schema.description.columns
+    for columns, alike in (
+        ((replace(first, mean=9.0, maximum=99.0), second), True),
+        ((replace(first, missing=True), second), False),
+        ((second, first), False),
+    ):
+        description = replace(schema.description, columns=columns)
+        newer = replace(schema, version=2, description=description)
+        assert layout.reads_like(Layout.of(newer)) == alike
+    assert not layout.reads_like(Layout.of(schemas.numeric("a", "b", "c")))
     with pytest.raises(ClientError, match='model m has no "x", it has dense, serving_default'):
         Layout.of(schemas.numeric(), "x")
     with pytest.raises(ClientError, match='outputs: signature serving_default has no "x"'):

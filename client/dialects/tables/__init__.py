@@ -17,8 +17,8 @@ what was wrong (`application/x-ndjson`); in the other formats nobody could tell 
 so the connection has to be broken off, without the end that the format or the transfer coding
 wants.
 
-A table is read as one version of the model wants it. If an answer comes from another, go on only if
-`Layout.of` gives an equal layout for that version.
+A table is read as one version of the model wants it. If an answer comes from another version, go on
+only if `reader.layout.reads_like(Layout.of(...))` for that one.
 """
 
 from __future__ import annotations
