@@ -65,18 +65,18 @@ def generator() -> str:
     return "wrk, one thread" if shutil.which("wrk") else "asyncio (wrk is not installed)"
 
 
-def load(request: Request, connections: int, seconds: float) -> Load:
+def load(request: Request, connections: int, seconds: int) -> Load:
     """Send a request over so many connections, each as soon as the one before is answered."""
     if shutil.which("wrk") is None:
         return asyncio.run(_load(request, connections, seconds))
-    command = ["wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds:g}s"]
+    command = ["wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds}s"]
     command += [f"--timeout={TIMEOUT_SECONDS}s", f"--script={SCRIPT}", request.url]
     command += ["--", str(request.body), request.content_type]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return Load(**json.loads(done.stdout.splitlines()[-1]))
 
 
-async def _load(request: Request, connections: int, seconds: float) -> Load:
+async def _load(request: Request, connections: int, seconds: int) -> Load:
     url, body = urlsplit(request.url), request.body.read_bytes()
     head = f"POST {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {len(body)}\r\n"
     message = f"{head}Content-Type: {request.content_type}\r\n\r\n".encode() + body
