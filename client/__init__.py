@@ -1,10 +1,12 @@
 """The client: HTTP to gRPC, for any model behind TensorFlow Serving's API.
 
-`ModelServer` is the Python client; `python -m client` is the command line; `client.app` is the
-Flask application. None of them loads the TensorFlow runtime.
+`ModelServer` and `AsyncModelServer` are the Python client; `python -m client` is the command line;
+`client.web` answers HTTP. None of them loads the TensorFlow runtime.
 """
 
-from client.errors import ClientError
-from client.model_server import ModelServer
+__version__ = "0.2.0"
 
-__all__ = ["ClientError", "ModelServer"]
+from client.errors import ClientError
+from client.model_server import AsyncModelServer, ModelServer
+
+__all__ = ["AsyncModelServer", "ClientError", "ModelServer"]

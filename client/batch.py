@@ -2,201 +2,174 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import BinaryIO
 
 import click
-import numpy as np
 import orjson
 
+from client.dialects import Call
+from client.dialects.tables import (
+    ARROW,
+    CSV,
+    NDJSON,
+    NPY,
+    Layout,
+    TableWriter,
+    table_reader,
+    table_writer,
+)
+from client.dialects.tables.layout import ROWS_PER_CALL, Place
+from client.dialects.tables.ndjson import JsonWriter, call_of_rows
 from client.errors import ClientError
-from client.json_arrays import NEVER_MISSING
+from client.exchange import JSON
 from client.model_server import ModelServer, Target
-from client.prediction import Predictor
-from client.schema import DEFAULT_SIGNATURE, Column, Schema, TensorSpec
-from client.settings import Settings
-from client.tensors import DTYPES, STRING, dtype_name
+from client.schema import Schema
 
-ROWS_PER_CALL = 1000
-BYTE_ORDER_MARK = "\ufeff"
-# Python's own float() also takes nan, inf, 1_000 and digits of any script.
-PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-# As in the tables that the training job reads.
-MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "?")
-BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+CHUNK_BYTES = 2**18
+
+FORMATS = {"csv": CSV, "json": JSON, "ndjson": NDJSON, "arrow": ARROW, "npy": NPY}
+_SUFFIXES = {f".{name}": kind for name, kind in FORMATS.items()} | {
+    ".jsonl": NDJSON,
+    ".arrows": ARROW,
+}
+_BEGINNINGS = {b"\x93NUMPY": NPY, b"\xff\xff\xff\xff": ARROW}
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def predict_file(
-    server: ModelServer, target: Target, path: Path, file_format: str | None, settings: Settings
-) -> None:
+def predict_file(server: ModelServer, target: Target, path: Path, file_format: str | None) -> None:
     """Predict a file's rows and write the answer to standard output, in the same form.
+
+    A file of any size passes in little memory; only JSON is read as a whole.
 
     Args:
         server: the model server to ask.
         target: the model, and the version if one is asked for.
         path: the file; `-` is standard input.
-        file_format: csv or json; None tells it by the file's name, or else its first character.
-        settings: for the timeout of each call.
+        file_format: one of `FORMATS`; None tells it by the file's name, or else its beginning.
 
     Raises:
-        ClientError: a row is wrong, or the server cannot answer; the message names the line.
+        ClientError: a row is wrong, or the server cannot answer; the message names the line. Rows
+            before it may have been answered.
         OSError: the file cannot be read.
     """
-    text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-    text = text.removeprefix(BYTE_ORDER_MARK)
-    options: dict[str, Any] = {}
-    if (file_format or _guess_format(path, text)) == "json":
-        (rows, options), numbers, write = _json_rows(text), None, _write_json
-    else:
-        schema = server.schema(target, timeout=settings.timeout)
-        rows, numbers = _csv_rows(text, schema)
-        write = _write_csv
-    if not rows:
-        raise ClientError(f"{path}: expected at least one row, got none")
-    answers = _predictions(Predictor(server), target, rows, options, numbers, settings.timeout)
-    write(sys.stdout, answers)
+    if str(path) == "-":
+        _predict(server, target, sys.stdin.buffer, FORMATS.get(file_format or ""), None)
+        return
+    kind = FORMATS[file_format] if file_format else _SUFFIXES.get(path.suffix.lower())
+    with path.open("rb") as file:
+        _predict(server, target, file, kind, path.stat().st_size)
 
 
-def _predictions(
-    predictor: Predictor,
-    target: Target,
-    rows: Sequence[Any],
-    options: Mapping[str, Any],
-    numbers: Sequence[int] | None,
-    timeout: float,
-) -> Iterator[Any]:
+def _predict(
+    server: ModelServer, target: Target, file: BinaryIO, kind: str | None, size: int | None
+) -> None:
+    head = file.read(CHUNK_BYTES)
+    kind = kind or _guessed(head)
+    out = sys.stdout.buffer
     with click.progressbar(
-        length=len(rows), label="predict", file=sys.stderr, hidden=len(rows) <= ROWS_PER_CALL
+        _nothing(),
+        length=size or None,  # of what has no known length no share is shown
+        label="predict",
+        file=sys.stderr,
+        hidden=len(head) < CHUNK_BYTES,
     ) as bar:
-        for start in range(0, len(rows), ROWS_PER_CALL):
-            chunk = rows[start : start + ROWS_PER_CALL]
-            try:
-                reply, _ = predictor.answer(target, {**options, "instances": chunk}, timeout)
-            except ClientError as error:
-                last = start + len(chunk)
-                span = f"rows {start + 1} to {last}"
-                if numbers is not None:
-                    span = f"lines {numbers[start]} to {numbers[last - 1]}"
-                raise ClientError(f"{span}: {error.message}", error.status) from error
-            yield from reply["predictions"]
-            bar.update(len(chunk))
+
+        def chunks() -> Iterator[bytes]:
+            chunk = head
+            while chunk:
+                yield chunk
+                bar.update(len(chunk))
+                chunk = file.read(CHUNK_BYTES)
+
+        schema = server.schema(target)
+        if kind == JSON:
+            layout, calls = _json_calls(b"".join(chunks()), schema)
+            writer: TableWriter = JsonWriter(b"[\n", b",\n", b"\n]\n")
+        else:
+            layout = Layout.of(schema)
+            calls = _table_calls(kind, layout, chunks())
+            writer = table_writer(kind)
+        for call in calls:
+            prediction = server.predict(
+                target,
+                call.inputs,
+                signature_name=call.signature_name,
+                signature=schema.signatures[call.signature_name],
+            )
+            if prediction.version != schema.version:
+                schema = _followed(server, target, layout, schema)
+            out.write(writer.write(prediction.outputs))
+        out.write(writer.end())
+        out.flush()
 
 
-def _guess_format(path: Path, text: str) -> str:
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".json"):
-        return suffix[1:]
-    return "json" if text.lstrip()[:1] in ("[", "{") else "csv"
+def _guessed(head: bytes) -> str:
+    """Tell a file's form by its beginning."""
+    for beginning, kind in _BEGINNINGS.items():
+        if head.startswith(beginning):
+            return kind
+    text = head.removeprefix(_BYTE_ORDER_MARK).lstrip()
+    if text[:1] == b"{":
+        try:
+            first = orjson.loads(text.partition(b"\n")[0])
+        except orjson.JSONDecodeError:
+            return JSON
+        return JSON if "instances" in first else NDJSON
+    return JSON if text[:1] == b"[" else CSV
 
 
-def _json_rows(text: str) -> tuple[list[Any], dict[str, Any]]:
-    """Return the rows, and what else the request says, such as a signature's name."""
+def _table_calls(kind: str, layout: Layout, chunks: Iterator[bytes]) -> Iterator[Call]:
+    reader = table_reader(kind, layout)
+    for chunk in chunks:
+        yield from reader.feed(chunk)
+    yield from reader.finish()
+
+
+def _json_calls(data: bytes, schema: Schema) -> tuple[Layout, Iterator[Call]]:
+    """Read a list of rows, or `{"instances": [row, …], "signature_name": …}`."""
     try:
-        body = orjson.loads(text)
+        body = orjson.loads(data.removeprefix(_BYTE_ORDER_MARK))
     except orjson.JSONDecodeError as error:
         raise ClientError(f"not JSON: {error}") from error
-    options = {k: v for k, v in body.items() if k != "instances"} if isinstance(body, dict) else {}
-    rows = body.get("instances") if isinstance(body, dict) else body
-    if not isinstance(rows, list):
-        raise ClientError('expected a list of rows or {"instances": [...]}')
-    return rows, options
+    wrapped = body if isinstance(body, dict) else {"instances": body}
+    rows, name = wrapped.get("instances"), wrapped.get("signature_name", "")
+    if not isinstance(rows, list) or wrapped.keys() - {"instances", "signature_name"}:
+        raise ClientError(
+            'expected a list of rows or {"instances": [row, ...]}, '
+            'with "signature_name" if another signature than the default is meant'
+        )
+    if not isinstance(name, str):
+        raise ClientError("signature_name: expected a string")
+    if not rows:
+        raise ClientError("expected at least one row, got none")
+    layout = Layout.of(schema, name)
+
+    def calls() -> Iterator[Call]:
+        for start in range(0, len(rows), ROWS_PER_CALL):
+            some = rows[start : start + ROWS_PER_CALL]
+            yield call_of_rows(some, layout, _place(start))
+
+    return layout, calls()
 
 
-def _csv_rows(text: str, schema: Schema) -> tuple[list[dict[str, Any]], list[int]]:
-    """Return the rows as objects of the signature's types, and the line each ends on."""
-    signature = schema.signatures.get(DEFAULT_SIGNATURE)
-    if signature is None:
-        raise ClientError(f"model {schema.model} has no signature {DEFAULT_SIGNATURE}")
-    described = schema.described.get(DEFAULT_SIGNATURE, {})
-    columns = {name: next(iter(described.get(name, ())), None) for name in signature.inputs}
-    reader = csv.DictReader(io.StringIO(text), strict=True)
-    rows, numbers = [], []
-    try:
-        header = list(reader.fieldnames or [])
-        _check_header(header, signature.inputs)
-        for cells in reader:
-            if None in cells or None in cells.values():
-                raise ClientError(
-                    f"line {reader.line_num}: expected {len(header)} cells like the header"
-                )
-            rows.append(
-                {
-                    name: _cell(
-                        cells[name],
-                        spec,
-                        columns[name],
-                        f'line {reader.line_num}, column "{name}"',
-                    )
-                    for name, spec in signature.inputs.items()
-                }
-            )
-            numbers.append(reader.line_num)
-    except csv.Error as error:
-        # A fault in the first line is met before the line is counted.
-        raise ClientError(f"line {max(1, reader.line_num)}: {error}") from error
-    return rows, numbers
+def _place(start: int) -> Place:
+    return lambda index: f"instances[{start + index}]"
 
 
-def _check_header(header: Sequence[str], inputs: Mapping[str, TensorSpec]) -> None:
-    for name in header:
-        if name not in inputs:
-            raise ClientError(
-                f'line 1: unknown column "{name}"; the columns are {", ".join(inputs)}'
-            )
-        if header.count(name) > 1:
-            raise ClientError(f'line 1: column "{name}" is there twice')
-    missing = [name for name in inputs if name not in header]
-    if missing:
-        raise ClientError(f'line 1: column "{missing[0]}" is missing')
+def _nothing() -> Iterator[int]:
+    yield from ()
 
 
-def _cell(text: str, spec: TensorSpec, column: Column | None, place: str) -> Any:
-    """Return the JSON value that a cell stands for; `column` is None if nothing is known of it."""
-    word = text if spec.dtype == STRING else text.strip()
-    kind = DTYPES[spec.dtype].kind if spec.dtype in DTYPES else ""
-    why = ""
-    if column is not None and word in MISSING and word not in column.vocabulary:
-        if column.missing:
-            return None
-        why = f"; {NEVER_MISSING}"
-    elif spec.dtype == STRING:
-        is_boolean = column is not None and bool in column.json_types
-        return BOOLEANS.get(text.strip().lower(), text) if is_boolean else text
-    elif kind == "b" and word.lower() in BOOLEANS:
-        return BOOLEANS[word.lower()]
-    elif kind in ("f", "i", "u") and PLAIN_NUMBER.fullmatch(word):
-        try:
-            return float(word) if kind == "f" else int(word)
-        except ValueError:
-            pass  # a fraction where an integer belongs
-    raise ClientError(f'{place}: expected {dtype_name(spec.dtype)}, got "{text[:40]}"{why}')
-
-
-def _write_csv(out: TextIO, predictions: Iterator[Any]) -> None:
-    writer = csv.writer(out, lineterminator="\n")
-    for index, prediction in enumerate(predictions):
-        row = prediction if isinstance(prediction, dict) else {"prediction": prediction}
-        if index == 0:
-            writer.writerow(row)
-        writer.writerow(_csv_cell(value) for value in row.values())
-
-
-def _csv_cell(value: Any) -> Any:
-    if isinstance(value, np.ndarray | list | dict):
-        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
-    return value
-
-
-def _write_json(out: TextIO, predictions: Iterator[Any]) -> None:
-    """Write a list with one prediction a line, as they come."""
-    separator = "[\n"
-    for prediction in predictions:
-        out.write(separator)
-        out.write(orjson.dumps(prediction, option=orjson.OPT_SERIALIZE_NUMPY).decode())
-        separator = ",\n"
-    out.write("\n]\n")
+def _followed(server: ModelServer, target: Target, layout: Layout, old: Schema) -> Schema:
+    """Return the schema of the version that answers now, if it reads the rows as they were read."""
+    new = server.schema(target)
+    name = layout.signature_name
+    if name not in new.signatures or not layout.reads_like(Layout.of(new, name)):
+        raise ClientError(
+            f"version {old.version} of the model gave way to version {new.version}, which reads "
+            "rows in another way; start again, or ask for one with --version"
+        )
+    return new

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import grpc
 
 # Why each gRPC code becomes the HTTP status it does: TensorFlow Serving's own REST port maps them
@@ -48,6 +50,9 @@ class ClientError(Exception):
 class ServerError(ClientError):
     """The model server refused the request or could not be reached.
 
+    The kinds that callers may want to tell apart have subclasses; `server_error` makes the right
+    one.
+
     Attributes:
         code: the gRPC status code.
     """
@@ -55,3 +60,53 @@ class ServerError(ClientError):
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         super().__init__(message, HTTP_STATUS.get(code, OTHER_STATUS))
         self.code = code
+
+
+class InvalidArgumentError(ServerError):
+    """The inputs do not fit the model; the client may have seen it before the server did."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(grpc.StatusCode.INVALID_ARGUMENT, message)
+
+
+class NotFoundError(ServerError):
+    """There is no such model or version."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(grpc.StatusCode.NOT_FOUND, message)
+
+
+class ResourceExhaustedError(ServerError):
+    """There is too much to do already; another try may succeed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+
+
+class UnavailableError(ServerError):
+    """The model server cannot be reached; another try may succeed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(grpc.StatusCode.UNAVAILABLE, message)
+
+
+class DeadlineExceededError(ServerError):
+    """There was no answer in time."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(grpc.StatusCode.DEADLINE_EXCEEDED, message)
+
+
+KINDS: dict[grpc.StatusCode, Callable[[str], ServerError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgumentError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
+}
+
+
+def server_error(code: grpc.StatusCode, message: str) -> ServerError:
+    """Return the error of a gRPC status code."""
+    kind = KINDS.get(code)
+    return kind(message) if kind else ServerError(code, message)

@@ -34,21 +34,29 @@ def _without_runtime(package: str) -> Iterator[None]:
 
 
 with _without_runtime("tensorflow"):
+    from tensorflow.core.example import example_pb2
     from tensorflow.core.framework import tensor_pb2, types_pb2
     from tensorflow.core.protobuf import error_codes_pb2
     from tensorflow_serving.apis import (
+        classification_pb2,
         get_model_metadata_pb2,
         get_model_status_pb2,
+        input_pb2,
         model_pb2,
         model_service_pb2_grpc,
         predict_pb2,
         prediction_service_pb2_grpc,
+        regression_pb2,
     )
 
 DataType = types_pb2.DataType
 ErrorCode = error_codes_pb2.Code
 TensorProto = tensor_pb2.TensorProto
+Example = example_pb2.Example
 ModelSpec = model_pb2.ModelSpec
+Input = input_pb2.Input
+ClassificationRequest = classification_pb2.ClassificationRequest
+RegressionRequest = regression_pb2.RegressionRequest
 PredictRequest = predict_pb2.PredictRequest
 PredictionServiceStub = prediction_service_pb2_grpc.PredictionServiceStub
 ModelServiceStub = model_service_pb2_grpc.ModelServiceStub

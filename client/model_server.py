@@ -3,62 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 import grpc
-import numpy as np
+import grpc.aio
 
-from client import messages, tensors
-from client.errors import ClientError, ServerError
-from client.schema import DEFAULT_SIGNATURE, DESCRIBE, Description, Schema, Signature, signatures
-from client.tensors import Array
+from client import messages
+from client.channel import Tls, aio_channel, channel
+from client.deadlines import Deadline
+from client.dialogue import Dialogue, Prediction, Steps, Target
+from client.errors import ServerError, server_error
+from client.schema import DEFAULT_SIGNATURE, Schema, Signature
 
+__all__ = ["AsyncModelServer", "Deadline", "ModelServer", "Prediction", "Target", "Tls"]
+
+DEFAULT_ADDRESS = "127.0.0.1:8500"
 DEFAULT_TIMEOUT = 5.0
 
-_OPTIONS = [
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.lb_policy_name", "round_robin"),
-    # A server that comes back is found within a second; gRPC's own back-off grows to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1000),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # A peer that vanished without a word is noticed even while no request is under way.
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-]
-
-Reply = TypeVar("Reply")
+T = TypeVar("T")
 Observer = Callable[[str, grpc.StatusCode, float], None]
-
-
-@dataclass(frozen=True)
-class Target:
-    """Which model to ask, and which version of it: by number, by label, or the latest."""
-
-    model: str
-    version: int | None = None
-    label: str | None = None
-
-    def spec(self, signature_name: str = "") -> Any:
-        """Return the ModelSpec."""
-        spec = messages.ModelSpec(name=self.model, signature_name=signature_name)
-        if self.version is not None:
-            spec.version.value = self.version
-        elif self.label is not None:
-            spec.version_label = self.label
-        return spec
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The outputs of one call, by name, and the version that computed them."""
-
-    outputs: Mapping[str, Array]
-    version: int
 
 
 class ModelServer:
@@ -68,69 +33,68 @@ class ModelServer:
     Make it after forking, not before.
 
         with ModelServer("127.0.0.1:8500") as server:
+            server.predict("breast_cancer", frame)
             server.predict("breast_cancer", {"features": rows}, signature_name="dense")
     """
 
     def __init__(
         self,
-        address: str = "127.0.0.1:8500",
+        address: str = DEFAULT_ADDRESS,
         *,
         timeout: float = DEFAULT_TIMEOUT,
+        tls: Tls | None = None,
         observe: Observer = lambda rpc, code, seconds: None,
     ) -> None:
         """Prepare the channel; the connection is made when it is first needed.
 
         Args:
-            address: `host:port`, or any gRPC target.
+            address: `host:port`, several `ip:port` with commas, or any gRPC target. All addresses
+                that a name resolves to are asked in turn.
             timeout: seconds that a call may take if it says nothing else.
+            tls: how the connection is encrypted; not at all if left out.
             observe: called after each call with its name, status code and duration in seconds.
+
+        Raises:
+            ValueError: the address is none.
+            OSError: a file that `tls` names cannot be read.
         """
         self.address = address
         self.timeout = timeout
         self._observe = observe
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
-        self._predict = messages.PredictionServiceStub(self._channel).Predict
-        self._metadata = messages.PredictionServiceStub(self._channel).GetModelMetadata
-        self._status = messages.ModelServiceStub(self._channel).GetModelStatus
-        # Of each model the version asked last and its answer, replaced as one by whichever thread.
-        self._descriptions: dict[str, tuple[int, Description | None]] = {}
+        self._channel = channel(address, tls)
+        self._rpcs = _rpcs(self._channel)
+        self._dialogue = Dialogue()
 
     def predict(
         self,
         model: str | Target,
-        inputs: Mapping[str, Any],
+        inputs: Any,
         *,
         signature_name: str = DEFAULT_SIGNATURE,
         signature: Signature | None = None,
+        output_filter: Sequence[str] = (),
         timeout: float | None = None,
     ) -> Prediction:
         """Run a signature of a model.
 
         Args:
             model: the model's name for its latest version, or a Target.
-            inputs: an array, or what numpy makes one of, for each input of the signature.
+            inputs: an array, or what numpy makes one of, for each input of the signature; or a
+                pandas or polars frame, or one array for the signature's only input.
             signature_name: the signature to run.
-            signature: it, if the caller knows it; otherwise the server is asked for it first.
-            timeout: seconds that the call may take.
+            signature: it, if the caller knows it; otherwise the server is asked for it once.
+            output_filter: names of the outputs that are wanted; empty for all.
+            timeout: seconds that the answer may take.
 
         Raises:
-            ServerError: the server refused the request, or cannot be reached.
-            ClientError: an input is not one of the signature's, or cannot become its dtype.
+            InvalidArgumentError: an input is none of the signature's, or cannot become its dtype.
+            NotFoundError: there is no such model or version.
+            UnavailableError: the server cannot be reached.
+            DeadlineExceededError: there was no answer in time.
+            ServerError: the server refused the request for another reason.
         """
-        target = _target(model)
-        deadline = self._deadline(timeout)
-        if signature is None:
-            signature = self._signatures(target, deadline)[2].get(signature_name)
-        request = messages.PredictRequest(model_spec=target.spec(signature_name))
-        for name, values in inputs.items():
-            spec = signature.inputs.get(name) if signature else None
-            request.inputs[name].CopyFrom(_to_proto(name, values, spec.dtype if spec else None))
-        reply = self._call("Predict", self._predict, request, deadline)
-        try:
-            outputs = {name: tensors.from_proto(proto) for name, proto in reply.outputs.items()}
-        except ValueError as error:
-            raise ClientError(f"model {target.model}: {error}", 501) from error
-        return Prediction(outputs, reply.model_spec.version.value)
+        steps = _predict(self._dialogue, model, inputs, signature_name, signature, output_filter)
+        return self._follow(steps, timeout)
 
     def schema(self, model: str | Target, *, timeout: float | None = None) -> Schema:
         """Ask the server what a model's signatures are, and the model to describe itself.
@@ -138,14 +102,7 @@ class ModelServer:
         Raises:
             ServerError: there is no such model or version, or the server cannot be reached.
         """
-        target = _target(model)
-        deadline = self._deadline(timeout)
-        version, definition, found = self._signatures(target, deadline)
-        known = self._descriptions.get(target.model)
-        if known is None or known[0] != version:
-            known = (version, self._describe(target.model, version, found, deadline))
-            self._descriptions[target.model] = known
-        return Schema(target.model, version, found, known[1], definition)
+        return self._follow(self._dialogue.schema(_target(model)), timeout)
 
     def status(self, model: str | Target, *, timeout: float | None = None) -> list[Any]:
         """Return the `ModelVersionStatus` of each version of a model, newest first.
@@ -153,11 +110,39 @@ class ModelServer:
         Raises:
             ServerError: there is no such model or version, or the server cannot be reached.
         """
-        target = _target(model)
-        request = messages.GetModelStatusRequest(model_spec=target.spec())
-        deadline = self._deadline(timeout)
-        reply = self._call("GetModelStatus", self._status, request, deadline)
-        return list(reply.model_version_status)
+        return self._follow(self._dialogue.status(_target(model)), timeout)
+
+    def classify(
+        self,
+        model: str | Target,
+        examples: Any,
+        *,
+        signature_name: str = "",
+        timeout: float | None = None,
+    ) -> Any:
+        """Return the `ClassificationResponse` to an `Input` message.
+
+        Raises:
+            ServerError: the server refused the request, or cannot be reached.
+        """
+        steps = self._dialogue.classify(_target(model), examples, signature_name)
+        return self._follow(steps, timeout)
+
+    def regress(
+        self,
+        model: str | Target,
+        examples: Any,
+        *,
+        signature_name: str = "",
+        timeout: float | None = None,
+    ) -> Any:
+        """Return the `RegressionResponse` to an `Input` message.
+
+        Raises:
+            ServerError: the server refused the request, or cannot be reached.
+        """
+        steps = self._dialogue.regress(_target(model), examples, signature_name)
+        return self._follow(steps, timeout)
 
     def close(self) -> None:
         """Close the channel; calls under way are cancelled."""
@@ -174,109 +159,178 @@ class ModelServer:
     ) -> None:
         self.close()
 
-    def _deadline(self, timeout: float | None) -> Deadline:
-        return Deadline(self.timeout if timeout is None else timeout)
-
-    def _signatures(
-        self, target: Target, deadline: Deadline
-    ) -> tuple[int, Any, dict[str, Signature]]:
-        request = messages.GetModelMetadataRequest(
-            model_spec=target.spec(), metadata_field=["signature_def"]
-        )
-        reply = self._call("GetModelMetadata", self._metadata, request, deadline)
-        definition = messages.SignatureDefMap()
-        reply.metadata["signature_def"].Unpack(definition)
-        return reply.model_spec.version.value, definition, signatures(definition)
-
-    def _describe(
-        self, model: str, version: int, found: Mapping[str, Signature], deadline: Deadline
-    ) -> Description | None:
-        signature = found.get(DESCRIBE)
-        if signature is None or set(signature.inputs) != {"query"}:
-            return None
+    def _follow(self, steps: Steps[T], timeout: float | None) -> T:
+        deadline = Deadline(self.timeout if timeout is None else timeout)
         try:
-            prediction = self.predict(
-                Target(model, version),
-                {"query": np.zeros(1, np.int32)},
-                signature_name=DESCRIBE,
-                signature=signature,
-                timeout=deadline.left(),
-            )
-            return Description.from_outputs(prediction.outputs)
-        except ServerError as error:
-            if error.status in (503, 504):
-                raise
-            return None
-        except (
-            ClientError,
-            KeyError,
-            ValueError,
-            IndexError,
-            TypeError,
-            AttributeError,
-            RuntimeError,
-        ):
-            return None  # somebody else's signature that happens to have the name
+            step = next(steps)
+            while True:
+                try:
+                    reply = self._call(*step, deadline)
+                except ServerError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(reply)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
 
-    def _call(
-        self, rpc: str, method: Callable[..., Reply], request: Any, deadline: Deadline
-    ) -> Reply:
+    def _call(self, rpc: str, request: Any, deadline: Deadline) -> Any:
         started = time.perf_counter()
         code = grpc.StatusCode.OK
         try:
-            return method(request, timeout=deadline.left())
+            return self._rpcs[rpc](request, timeout=deadline.left())
         except grpc.RpcError as error:
             code = error.code()
-            raise ServerError(code, self._message(code, error.details() or "")) from error
+            raise _error(self.address, code, error.details()) from error
         finally:
             self._observe(rpc, code, time.perf_counter() - started)
 
-    def _message(self, code: grpc.StatusCode, details: str) -> str:
-        if code is grpc.StatusCode.UNAVAILABLE:
-            return f"the model server at {self.address} cannot be reached: {details}"
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return f"the model server at {self.address} did not answer in time"
-        return details or code.name
 
+class AsyncModelServer:
+    """The same for asyncio; make it in the running event loop that is going to use it.
 
-class Deadline:
-    """A moment by which an answer must be there, whatever number of calls it takes."""
+        async with AsyncModelServer("127.0.0.1:8500") as server:
+            await server.predict("breast_cancer", frame)
 
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
+    What each method takes, returns and raises is told by `ModelServer`.
+    """
 
-    def left(self) -> float:
-        """Return the seconds that are left, never less than nothing."""
-        return max(0.0, self._end - time.monotonic())
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        tls: Tls | None = None,
+        observe: Observer = lambda rpc, code, seconds: None,
+    ) -> None:
+        """Prepare the channel, as `ModelServer` does."""
+        self.address = address
+        self.timeout = timeout
+        self._observe = observe
+        self._channel = aio_channel(address, tls)
+        self._rpcs = _rpcs(self._channel)
+        self._dialogue = Dialogue()
+
+    async def predict(
+        self,
+        model: str | Target,
+        inputs: Any,
+        *,
+        signature_name: str = DEFAULT_SIGNATURE,
+        signature: Signature | None = None,
+        output_filter: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> Prediction:
+        """Run a signature of a model."""
+        steps = _predict(self._dialogue, model, inputs, signature_name, signature, output_filter)
+        return await self._follow(steps, timeout)
+
+    async def schema(self, model: str | Target, *, timeout: float | None = None) -> Schema:
+        """Ask the server what a model's signatures are, and the model to describe itself."""
+        return await self._follow(self._dialogue.schema(_target(model)), timeout)
+
+    async def status(self, model: str | Target, *, timeout: float | None = None) -> list[Any]:
+        """Return the `ModelVersionStatus` of each version of a model, newest first."""
+        return await self._follow(self._dialogue.status(_target(model)), timeout)
+
+    async def classify(
+        self,
+        model: str | Target,
+        examples: Any,
+        *,
+        signature_name: str = "",
+        timeout: float | None = None,
+    ) -> Any:
+        """Return the `ClassificationResponse` to an `Input` message."""
+        steps = self._dialogue.classify(_target(model), examples, signature_name)
+        return await self._follow(steps, timeout)
+
+    async def regress(
+        self,
+        model: str | Target,
+        examples: Any,
+        *,
+        signature_name: str = "",
+        timeout: float | None = None,
+    ) -> Any:
+        """Return the `RegressionResponse` to an `Input` message."""
+        steps = self._dialogue.regress(_target(model), examples, signature_name)
+        return await self._follow(steps, timeout)
+
+    async def close(self) -> None:
+        """Close the channel; calls under way are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> AsyncModelServer:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _follow(self, steps: Steps[T], timeout: float | None) -> T:
+        deadline = Deadline(self.timeout if timeout is None else timeout)
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    reply = await self._call(*step, deadline)
+                except ServerError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(reply)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    async def _call(self, rpc: str, request: Any, deadline: Deadline) -> Any:
+        started = time.perf_counter()
+        code = grpc.StatusCode.OK
+        try:
+            return await self._rpcs[rpc](request, timeout=deadline.left())
+        except grpc.RpcError as error:
+            code = error.code()
+            raise _error(self.address, code, error.details()) from error
+        finally:
+            self._observe(rpc, code, time.perf_counter() - started)
 
 
 def _target(model: str | Target) -> Target:
     return model if isinstance(model, Target) else Target(model)
 
 
-def _to_proto(name: str, values: Any, dtype: int | None) -> Any:
-    """Encode an input; without a dtype the server will refuse it, so numpy's own will do."""
-    array = np.asarray(values)
-    if dtype is None:
-        dtype = next((e for e, d in tensors.DTYPES.items() if d == array.dtype), tensors.STRING)
-    if dtype not in tensors.DTYPES:
-        raise ClientError(f"input {name}: tensors of {tensors.dtype_name(dtype)} cannot be sent")
-    wanted = tensors.DTYPES[dtype]
-    if dtype == tensors.STRING:
-        array = _as_bytes(name, array)
-    elif array.dtype != wanted:
-        if not np.can_cast(array.dtype, wanted, casting="same_kind"):
-            raise ClientError(
-                f"input {name}: expected {wanted.name}, got {array.dtype.name} values"
-            )
-        array = array.astype(wanted)
-    return tensors.to_proto(array, dtype)
+def _predict(
+    dialogue: Dialogue,
+    model: str | Target,
+    inputs: Any,
+    signature_name: str,
+    signature: Signature | None,
+    output_filter: Sequence[str],
+) -> Steps[Prediction]:
+    target = _target(model)
+    if signature is not None:
+        return dialogue.run(target, signature, inputs, signature_name, output_filter)
+    return dialogue.predict(target, inputs, signature_name, output_filter)
 
 
-def _as_bytes(name: str, array: Array) -> Array:
-    flat = np.empty(array.size, object)
-    for index, value in enumerate(array.reshape(-1).tolist()):
-        if not isinstance(value, str | bytes):
-            raise ClientError(f"input {name}: expected strings, got {value!r}")
-        flat[index] = value.encode() if isinstance(value, str) else value
-    return flat.reshape(array.shape)
+def _rpcs(over: grpc.Channel | grpc.aio.Channel) -> Mapping[str, Callable[..., Any]]:
+    prediction = messages.PredictionServiceStub(over)
+    return {
+        "Predict": prediction.Predict,
+        "Classify": prediction.Classify,
+        "Regress": prediction.Regress,
+        "GetModelMetadata": prediction.GetModelMetadata,
+        "GetModelStatus": messages.ModelServiceStub(over).GetModelStatus,
+    }
+
+
+def _error(address: str, code: grpc.StatusCode, details: str | None) -> ServerError:
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return server_error(code, f"the model server at {address} cannot be reached: {details}")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return server_error(code, f"the model server at {address} did not answer in time")
+    return server_error(code, details or code.name)

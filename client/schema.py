@@ -49,6 +49,12 @@ class Signature:
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
 
+    @cached_property
+    def batched(self) -> bool:
+        """Whether the first length of every input and output is free, so that it counts rows."""
+        specs = (*self.inputs.values(), *self.outputs.values())
+        return bool(self.inputs) and all(spec.shape and spec.shape[0] is None for spec in specs)
+
 
 @dataclass(frozen=True)
 class Column:
@@ -157,9 +163,11 @@ class Description:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Schema:
     """A served version as the client sees it.
+
+    Two of them are the same only if they are one object, see `looks_like`.
 
     Attributes:
         model: the model's name.
@@ -174,6 +182,19 @@ class Schema:
     signatures: Mapping[str, Signature]
     description: Description | None
     definition: Any = field(repr=False)
+
+    def looks_like(self, other: Schema) -> bool:
+        """Tell whether a request means the same to both."""
+        return (self.version, self.definition, self.description) == (
+            other.version,
+            other.definition,
+            other.description,
+        )
+
+    @cached_property
+    def derived(self) -> dict[Any, Any]:
+        """What others have worked out from the schema, kept for as long as the schema is."""
+        return {}
 
     @cached_property
     def described(self) -> Mapping[str, Mapping[str, tuple[Column, ...]]]:
@@ -196,9 +217,26 @@ class Schema:
 
         One tensor in place of one for each column makes a call several times faster.
         """
-        order = self.column_order(signature_name)
+        return self._dense_order if signature_name == DEFAULT_SIGNATURE else None
+
+    def column_order(self, signature_name: str) -> tuple[str, ...] | None:
+        """Return the order in which a plain list fills a signature's inputs, if there is one."""
+        return self._column_orders[signature_name]
+
+    @cached_property
+    def _column_orders(self) -> Mapping[str, tuple[str, ...] | None]:
+        columns = self.description.columns if self.description else ()
+        order = tuple(column.name for column in columns)
+        return {
+            name: order if order and set(order) == set(signature.inputs) else None
+            for name, signature in self.signatures.items()
+        }
+
+    @cached_property
+    def _dense_order(self) -> tuple[str, ...] | None:
+        order = self._column_orders.get(DEFAULT_SIGNATURE)
         dense = self.signatures.get(DENSE)
-        if signature_name != DEFAULT_SIGNATURE or order is None or dense is None:
+        if order is None or dense is None:
             return None
         default = self.signatures[DEFAULT_SIGNATURE]
         matrix = dense.inputs.get(DENSE_INPUT)
@@ -210,14 +248,6 @@ class Schema:
             and dense.outputs == default.outputs
         )
         return order if same else None
-
-    def column_order(self, signature_name: str) -> tuple[str, ...] | None:
-        """Return the order in which a plain list fills a signature's inputs, if there is one."""
-        inputs = self.signatures[signature_name].inputs
-        if self.description is None:
-            return None
-        order = tuple(column.name for column in self.description.columns)
-        return order if set(order) == set(inputs) else None
 
 
 def signatures(definition: Any) -> dict[str, Signature]:

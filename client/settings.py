@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from client.channel import Tls, target
+
+# Names the place where several workers share their metrics; Prometheus' library reads it.
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+AccessLog = Literal["all", "errors", "none"]
 
 
 class Settings(BaseSettings):
@@ -12,15 +22,81 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CLIENT_", frozen=True)
 
     server: str = Field(
-        default="127.0.0.1:8500", description="host:port of the model server's gRPC API"
+        default="127.0.0.1:8500",
+        description="host:port of the model server's gRPC API, or several ip:port with commas; "
+        "all addresses that a name resolves to take turns",
     )
+    server_tls: bool = Field(default=False, description="encrypt the connection to the server")
+    server_ca: Path | None = Field(
+        default=None, description="PEM file of the authorities that the server's certificate is of"
+    )
+    server_cert: Path | None = Field(
+        default=None, description="PEM file of the client's own certificate, for mutual TLS"
+    )
+    server_key: Path | None = Field(default=None, description="PEM file of its key")
     model: str = Field(
         default="breast_cancer", description="model that /predict, /readyz and / are about"
     )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8080, ge=0, le=65535, description="HTTP port")
+    workers: int = Field(default=1, ge=1, le=256, description="processes that answer requests")
+    threads: int = Field(
+        default=8, ge=1, description="requests for the page and its files worked on at once"
+    )
     timeout: float = Field(
-        default=5.0, gt=0, le=3600, description="seconds until a prediction must be answered"
+        default=5.0,
+        gt=0,
+        le=3600,
+        description="seconds until a prediction must be answered; a request may ask for less "
+        "with X-Request-Timeout",
     )
     max_body_bytes: int = Field(default=16 * 2**20, gt=0, description="largest request body")
-    threads: int = Field(default=16, ge=1, description="requests that are worked on at once")
+    max_table_bytes: int = Field(
+        default=2**30,
+        gt=0,
+        description="largest table (CSV, NDJSON, Arrow, npy); these pass in pieces",
+    )
+    body_timeout: float = Field(
+        default=30.0,
+        gt=0,
+        description="seconds until a request's body must have arrived, of a table the next piece",
+    )
+    max_requests: int = Field(
+        default=2048, ge=1, description="requests a process works on at once; more get a 503"
+    )
+    max_waiting: int = Field(
+        default=1024, ge=1, description="requests that may wait for a call; more get a 429"
+    )
+    batch_rows: int = Field(
+        default=1024, ge=1, description="rows that requests may share a call with; 1 for none"
+    )
+    cors: bool = Field(
+        default=False, description="let pages of other origins read what /v1 answers"
+    )
+    api_keys: Path | None = Field(
+        default=None,
+        description="file of the API keys' hashes (`python -m client new-key` makes one); "
+        "without it everybody may ask",
+    )
+    access_log: AccessLog = Field(
+        default="errors", description="requests to log: all, errors (5xx) or none"
+    )
+    drain_delay: float = Field(
+        default=0.0,
+        ge=0,
+        description="seconds to go on serving after SIGTERM, with /readyz already saying no",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        target(self.server)
+        if (self.server_cert is None) != (self.server_key is None):
+            raise ValueError("server_cert and server_key belong together")
+        return self
+
+    @property
+    def tls(self) -> Tls | None:
+        """How the connection to the model server is encrypted."""
+        if self.server_tls or self.server_ca or self.server_cert:
+            return Tls(self.server_ca, self.server_cert, self.server_key)
+        return None

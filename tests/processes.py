@@ -9,9 +9,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 import requests
@@ -22,11 +24,26 @@ LISTENING = re.compile(r"Running gRPC ModelServer at \S+?:(\d+) ")
 START_SECONDS = 60
 
 
+class Process(Protocol):
+    """What tests use of `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+    def kill(self) -> None: ...
+
+
 @dataclass
 class Running:
     """A process under test, with everything it has printed."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     log: Path
     address: str = ""
 
@@ -77,16 +94,21 @@ def start_model_server(log: Path, *flags: str, port: int = 0) -> Running:
     """Start `python -m serving` and wait until its port is open."""
     command = [sys.executable, "-m", "serving", "--bind_address=127.0.0.1", f"--port={port}"]
     running = start([*command, *flags], log)
+    running.address = listening_address(running)
+    return running
+
+
+def listening_address(model_server: Running) -> str:
+    """Wait until a model server's gRPC port is open, and return its address."""
 
     def listening() -> bool:
-        assert running.process.poll() is None, running.output()
-        return LISTENING.search(running.output()) is not None
+        assert model_server.process.poll() is None, model_server.output()
+        return LISTENING.search(model_server.output()) is not None
 
     wait_for(listening, "the model server listens")
-    match = LISTENING.search(running.output())
+    match = LISTENING.search(model_server.output())
     assert match is not None
-    running.address = f"127.0.0.1:{match[1]}"
-    return running
+    return f"127.0.0.1:{match[1]}"
 
 
 def is_serving(address: str) -> bool:
@@ -115,6 +137,16 @@ def start_client(log: Path, server: str, *, ready: bool = True, **environment: s
 
     wait_for(answers, f"the client is up: {running.output()}")
     return running
+
+
+@contextmanager
+def client(log: Path, server: str, *, ready: bool = True, **environment: str) -> Iterator[str]:
+    """Give the URL of a client, which is stopped afterwards."""
+    running = start_client(log, server, ready=ready, **environment)
+    try:
+        yield running.address
+    finally:
+        assert running.stop() == 0, running.output()
 
 
 def training(command: str, models: Path, *options: str) -> subprocess.CompletedProcess[str]:

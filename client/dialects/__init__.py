@@ -6,13 +6,12 @@ Nothing here touches the network; each module is one dialect.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from client.tensors import Array
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What a request asks of a model, whatever the dialect it came in.
 
     Attributes:
@@ -24,3 +23,15 @@ class Call:
     signature_name: str
     inputs: Mapping[str, Array]
     output_filter: tuple[str, ...] = ()
+
+
+class JsonCall(NamedTuple):
+    """A call that came as JSON.
+
+    Attributes:
+        call: what is asked of the model.
+        row_form: whether it came row by row, and is to be answered so; else column by column.
+    """
+
+    call: Call
+    row_form: bool

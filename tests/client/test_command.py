@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import requests
 
@@ -82,6 +83,68 @@ def test_a_big_file_is_sent_in_parts_with_progress(model_server: str) -> None:
     assert "predict" in done.stderr
 
 
+@pytest.mark.parametrize("suffix", ["csv", "ndjson", "jsonl", "npy", "arrow", "none"])
+def test_each_form_is_told_by_its_name_or_its_beginning(
+    model_server: str, tmp_path: Path, suffix: str
+) -> None:
+    frame = pl.DataFrame(dict(zip(TABLE.columns, ROWS.T, strict=True)))
+    out = io.BytesIO()
+    if suffix == "npy":
+        np.save(out, ROWS)
+    elif suffix == "arrow":
+        frame.write_ipc_stream(out)
+    elif suffix == "csv":
+        frame.write_csv(out)
+    else:
+        frame.write_ndjson(out)
+    named, unnamed = tmp_path / f"rows.{suffix}", tmp_path / "rows"
+    for file in (named, unnamed):
+        file.write_bytes(out.getvalue())
+        command = [sys.executable, "-m", "client", "predict", str(file), f"--server={model_server}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        answer = io.BytesIO(done.stdout)
+        if suffix == "npy":
+            labels = np.load(answer)["label"].astype(str).tolist()
+        elif suffix == "arrow":
+            labels = pl.read_ipc_stream(answer)["label"].to_list()
+        elif suffix == "csv":
+            labels = pl.read_csv(answer)["label"].to_list()
+        else:
+            labels = [json.loads(line)["label"] for line in answer]
+        assert labels == ["malignant", "malignant"]
+
+
+def test_a_file_larger_than_memory_would_do(model_server: str, tmp_path: Path) -> None:
+    """Some 70 MB of CSV must pass in hardly more memory than two rows."""
+    peaks = []
+    header, *lines = as_csv(TABLE.features).splitlines(keepends=True)
+    for times in (1, 600):
+        file = tmp_path / f"{times}.csv"
+        with file.open("w", newline="") as out:
+            out.write(header)
+            for _ in range(times):
+                out.writelines(lines)
+        # The kernel keeps the peak of the largest child; each command has a parent of its own.
+        program = (
+            "import resource, subprocess, sys; "
+            "code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode; "
+            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
+        )
+        command = [sys.executable, "-m", "client", "predict", str(file), f"--server={model_server}"]
+        done = subprocess.run(
+            [sys.executable, "-c", program, *command],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout))
+    assert file.stat().st_size > 70e6
+    assert peaks[1] - peaks[0] < 40_000, peaks  # kB
+
+
 HEADER = ",".join(TABLE.columns)
 ONES = ",".join("1" * 29)
 
@@ -90,7 +153,7 @@ ONES = ",".join("1" * 29)
     ("stdin", "message"),
     [
         ("", 'line 1: column "area_error" is missing'),
-        (f"{HEADER}\n", "-: expected at least one row, got none"),
+        (f"{HEADER}\n", "expected at least one row, got none"),
         (f"{HEADER}\nx,{ONES}\n", 'line 2, column "mean_radius": expected float32, got "x"'),
         (f"{HEADER}\n1,{ONES}\n,{ONES}\n", 'line 3, column "mean_radius": expected float32'),
         (f"{HEADER}\nnan,{ONES}\n", 'line 2, column "mean_radius": expected float32, got "nan"'),
@@ -101,9 +164,11 @@ ONES = ",".join("1" * 29)
         (f"{HEADER}\n1,2\n", "line 2: expected 30 cells like the header"),
         (f"{HEADER},extra\n", 'line 1: unknown column "extra"; the columns are area_error,'),
         (f"{HEADER},mean_radius\n", 'line 1: column "mean_radius" is there twice'),
-        ("[[1]]", "rows 1 to 1: instances[0]: expected 30 values"),
+        ("[[1]]", "instances[0]: expected 30 values"),
         ("[", "not JSON: "),
-        ('{"rows": []}', "expected a list of rows or"),
+        ('{"rows":\n []}', "expected a list of rows or"),
+        ('{"rows": []}', 'line 1: unknown column "rows"'),
+        ('{"mean_radius": 1}\n', 'line 1: column "mean_texture" (float32) is missing'),
         ("[]", "expected at least one row"),
     ],
 )

@@ -16,7 +16,7 @@ def run(code: str) -> str:
 
 def test_the_client_does_not_load_the_tensorflow_runtime() -> None:
     code = """
-import sys, client.app, client.batch, client.http_server
+import sys, client.batch, client.web.app, client.web.server
 print("tensorflow" in sys.modules, any("pywrap" in name for name in sys.modules))
 """
     assert run(code) == "False False"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ import numpy as np
 import pytest
 import requests
 
-from client import ModelServer
+from client import AsyncModelServer, ModelServer
+from client.deadlines import Deadline
+from client.dialects import Call, friendly
 from client.model_server import Target
-from client.prediction import Predictor
-from client.schema import Description
+from client.predictor import Predictor
+from client.schema import Description, Schema
 from tests import processes
 from tests.conftest import Starter
-from tests.mixed import BIAS, COLUMNS, MISSING, UNKNOWN, publish
+from tests.mixed import BIAS, COLUMNS, MISSING, UNKNOWN, MixedColumn, publish
 from tests.processes import ROOT
 
 NAMES = [column.name for column in COLUMNS]
@@ -251,6 +254,42 @@ def test_a_cell_that_cannot_be_read_is_told_with_its_line(
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("columns", [COLUMNS, COLUMNS[::-1]], ids=["alike", "turned round"])
+def test_a_file_goes_on_with_a_new_version_if_that_reads_it_alike(
+    tmp_path: Path, starter: Starter, columns: Sequence[MixedColumn]
+) -> None:
+    publish(tmp_path / "flats")
+    server = starter.model_server("--model_name=flats", f"--model_base_path={tmp_path / 'flats'}")
+    processes.wait_for(lambda: processes.is_serving(server.address), "the model is loaded")
+    line = b"40,350.0,Basel,42,true,2,true\n"
+    command = ["predict", "-", "--format=csv", "--model=flats", f"--server={server.address}"]
+    answer = tmp_path / "answer.csv"
+    with (
+        answer.open("wb") as out,
+        subprocess.Popen(
+            [sys.executable, "-m", "client", *command],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=subprocess.PIPE,
+        ) as running,
+        ModelServer(server.address) as connection,
+    ):
+        assert running.stdin is not None
+        running.stdin.write(HEADER.encode() + line * 80_000)
+        running.stdin.flush()
+        processes.wait_for(lambda: answer.stat().st_size, "the first rows are answered")
+        publish(tmp_path / "flats", version=2, columns=columns)
+        processes.wait_for(lambda: connection.schema("flats").version == 2, "version 2 answers")
+        _, err = running.communicate(line * 40_000)
+    if columns is COLUMNS:
+        assert running.returncode == 0, err
+        assert len(answer.read_bytes().splitlines()) == 1 + 120_000
+    else:
+        assert running.returncode == 1
+        assert b"Error: version 1 of the model gave way to version 2, which reads rows in" in err
+
+
 def test_a_new_version_is_not_asked_twice_about_a_missing_number(
     tmp_path: Path, starter: Starter
 ) -> None:
@@ -258,15 +297,25 @@ def test_a_new_version_is_not_asked_twice_about_a_missing_number(
     server = starter.model_server("--model_name=flats", f"--model_base_path={tmp_path / 'flats'}")
     processes.wait_for(lambda: processes.is_serving(server.address), "the model is loaded")
     calls: list[str] = []
-    version = 1
-    with ModelServer(server.address, observe=lambda rpc, *_: calls.append(rpc)) as connection:
-        predictor = Predictor(connection)
-        while version == 1:
-            calls.clear()
-            body = {"instances": [{**ROW, "income": None}]}
-            _, version = predictor.answer(Target("flats"), body, timeout=5)
-            if not (tmp_path / "flats/2").exists():
-                publish(tmp_path / "flats", version=2)
+
+    def read(schema: Schema) -> Call:
+        asked = friendly.read_document({"instances": [{**ROW, "income": None}]}, schema)
+        return asked.call
+
+    async def ask_until_it_answers() -> None:
+        version = 1
+        async with AsyncModelServer(
+            server.address, observe=lambda rpc, *_: calls.append(rpc)
+        ) as connection:
+            predictor = Predictor(connection)  # not kept fresh, so the reply is what tells
+            while version == 1:
+                calls.clear()
+                _, prediction = await predictor.answer(Target("flats"), read, Deadline(5))
+                version = prediction.version
+                if not (tmp_path / "flats/2").exists():
+                    publish(tmp_path / "flats", version=2)
+
+    asyncio.run(ask_until_it_answers())
     assert calls == ["Predict", "GetModelMetadata", "Predict"]  # the last one is describe
 
 

@@ -1,37 +1,18 @@
 from __future__ import annotations
 
-from copy import deepcopy
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
+from client.dialects import Call, friendly
 from client.errors import ClientError
-from client.messages import DataType
-from client.responses import json_response
-from client.rows import read, write
-from client.schema import Column, Description, Schema, Signature, TensorSpec
-
-
-def spec(dtype: str, *shape: int | None) -> TensorSpec:
-    return TensorSpec(DataType.Value(f"DT_{dtype}"), shape)
-
-
-def column(name: str, *vocabulary: str, missing: bool = False) -> Column:
-    kind = "categorical" if vocabulary else "numeric"
-    return Column(name, kind, vocabulary, 0, 1, -1, 1, (0, 0), (-1, -1), missing)
-
-
-def describing(of: Schema, *columns: Column) -> Schema:
-    return replace(of, description=Description(columns, ("no", "yes"), 0.5, "", {}))
-
-
-def schema(columns: tuple[str, ...] = (), **inputs: TensorSpec) -> Schema:
-    """A model with the signature serving_default; columns make it describe itself."""
-    plain = Schema("m", 1, {"serving_default": Signature(inputs, {})}, None, None)
-    return describing(plain, *map(column, columns)) if columns else plain
-
+from client.schema import Schema, Signature
+from client.tensors import Array
+from tests.schemas import any_rank, column, describing, schema, spec
 
 TABLE = schema(("age", "height"), age=spec("FLOAT", None), height=spec("DOUBLE", None))
 ONE = schema(x=spec("FLOAT", None))
@@ -44,7 +25,7 @@ DENSE = replace(
     NUMERIC,
     signatures={**NUMERIC.signatures, "dense": Signature({"features": spec("FLOAT", None, 2)}, {})},
 )
-ANY = schema(x=TensorSpec(DataType.Value("DT_INT64"), None))
+ANY = schema(x=any_rank("INT64"))
 
 
 def category(*vocabulary: str, missing: bool = False) -> Schema:
@@ -56,6 +37,14 @@ SEEN_MISSING = describing(DENSE, column("age"), column("height", missing=True))
 DEEP: Any = 1
 for _ in range(65):
     DEEP = [DEEP]
+
+
+def read(body: Any, of: Schema) -> Call:
+    return friendly.read(orjson.dumps(body), of).call
+
+
+def write(outputs: Mapping[str, Array], *, row_form: bool) -> Any:
+    return orjson.loads(friendly.write(outputs, row_form=row_form))
 
 
 def values(of: Schema, body: Any) -> dict[str, Any]:
@@ -198,9 +187,7 @@ def test_a_matrix_s_errors_still_name_the_column(row: Any, message: str) -> None
     ],
 )
 def test_null_is_a_missing_number_in_a_matrix(body: Any) -> None:
-    before = deepcopy(body)
     request = read(body, SEEN_MISSING)
-    assert body == before
     assert request.signature_name == "dense"
     features = request.inputs["features"]
     assert features.dtype == np.float32
@@ -306,7 +293,6 @@ def test_one_output_is_plain_and_several_are_objects() -> None:
 def test_a_scalar_output_is_a_plain_value() -> None:
     scalars = {"y": np.array(1.5, np.float32), "n": np.array(3)}
     assert write(scalars, row_form=False) == {"outputs": {"n": 3, "y": 1.5}}
-    assert json_response(write(scalars, row_form=False)).get_json()["outputs"]["n"] == 3
 
 
 def test_bytes_that_are_no_text_and_outputs_called_bytes_travel_as_base64() -> None:

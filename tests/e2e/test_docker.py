@@ -121,7 +121,7 @@ def test_the_client_s_image_is_small_and_has_no_tensorflow_package() -> None:
     (image,) = json.loads(docker("image", "inspect", "logreg-serving/client"))
     assert image["Size"] < 250_000_000
     code = (
-        "import importlib.util as u, client.app;"
+        "import importlib.util as u, client.web.server;"
         "print(u.find_spec('tensorflow').origin, u.find_spec('pip'))"
     )
     printed = docker("run", "--rm", "--entrypoint=python", "logreg-serving/client", "-c", code)

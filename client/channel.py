@@ -1,0 +1,136 @@
+"""How the channel to the model server is made.
+
+Made in the process that uses it: a gRPC channel must not be carried over a fork.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+# Written for C core's service config: https://github.com/grpc/grpc/blob/master/doc/service_config.md
+# A call that no server has begun to work on is tried again; all calls together have a budget for
+# that, so that a server which is down is not asked three times as often as one which is up.
+_SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {
+            "name": [
+                {"service": "tensorflow.serving.PredictionService"},
+                {"service": "tensorflow.serving.ModelService"},
+            ],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "0.5s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+}
+
+OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    # How large a message may be is the model server's to say.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # A server that comes back is found within a second; gRPC's own back-off grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # When a connection is lost the name is looked up anew, at most so often.
+    ("grpc.dns_min_time_between_resolutions_ms", 5_000),
+    # Of what is configured by DNS records, only the addresses are wanted.
+    ("grpc.service_config_disable_resolution", 1),
+    # A peer that vanished without a word is noticed: by pings as often as servers allow by
+    # default, and by what is sent and not acknowledged within the timeout.
+    ("grpc.keepalive_time_ms", 300_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+]
+
+
+# https://github.com/grpc/grpc/blob/master/doc/naming.md
+SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")
+
+
+@dataclass(frozen=True)
+class Tls:
+    """How the connection is encrypted, and who the client is.
+
+    Attributes:
+        ca: PEM file of the authorities that may sign the server's certificate; the system's
+            otherwise.
+        cert, key: PEM files of the client's own certificate, for servers that ask for one.
+    """
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Read the files.
+
+        Raises:
+            OSError: one cannot be read.
+        """
+        return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.cert))
+
+
+def target(address: str) -> str:
+    """Return the gRPC target that an address stands for.
+
+    Args:
+        address: `host:port`, whose host may resolve to several addresses; several `ip:port`,
+            separated by commas; or a gRPC target with its scheme, such as `unix:/run/models.sock`.
+
+    Raises:
+        ValueError: several addresses are not all of the same kind of IP address.
+    """
+    addresses = [part.strip() for part in address.split(",")]
+    if len(addresses) == 1:
+        return address if _has_scheme(address) else f"dns:///{address}"
+    kinds = {_ip_version(one) for one in addresses}
+    if len(kinds) != 1 or None in kinds:
+        raise ValueError(
+            "several addresses must all be IPv4 or all IPv6, like 10.0.0.1:8500,10.0.0.2:8500; "
+            f"got {address} (a single name may resolve to several addresses)"
+        )
+    return f"ipv{kinds.pop()}:{','.join(addresses)}"
+
+
+def channel(address: str, tls: Tls | None) -> grpc.Channel:
+    """Return a channel for threads; it connects when it is first needed."""
+    if tls is None:
+        return grpc.insecure_channel(target(address), options=OPTIONS)
+    return grpc.secure_channel(target(address), tls.credentials(), options=OPTIONS)
+
+
+def aio_channel(address: str, tls: Tls | None) -> grpc.aio.Channel:
+    """Return a channel for the running event loop; it connects when it is first needed."""
+    if tls is None:
+        return grpc.aio.insecure_channel(target(address), options=OPTIONS)
+    return grpc.aio.secure_channel(target(address), tls.credentials(), options=OPTIONS)
+
+
+def _read(path: Path | None) -> bytes | None:
+    return path.read_bytes() if path else None
+
+
+def _has_scheme(address: str) -> bool:
+    return address.partition(":")[0] in SCHEMES
+
+
+def _ip_version(address: str) -> int | None:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).version
+    except ValueError:
+        return None

@@ -1,0 +1,220 @@
+"""The one place that every request to the API passes, whichever server has received it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator
+from types import TracebackType
+
+from client import deadlines
+from client.coalescing import Limits
+from client.deadlines import Deadline
+from client.errors import ClientError
+from client.exchange import HttpReply, HttpRequest
+from client.keys import ApiKeys
+from client.metrics import Metrics
+from client.model_server import AsyncModelServer
+from client.predictor import Predictor
+from client.settings import Settings
+from client.web import access
+from client.web.bodies import DisconnectedError
+from client.web.docs import DocsApi
+from client.web.friendly import FriendlyApi
+from client.web.oip import OipApi
+from client.web.operations import OperationsApi
+from client.web.replies import error_reply
+from client.web.rest import RestApi
+from client.web.routes import Api, Route
+from client.web.tables import StreamReply, Tables, is_table
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_HEADER = "x-request-timeout"
+# Statuses from here on say that something is wrong on our side.
+ERROR = 500
+
+
+class Gateway:
+    """Answers requests to the API with a model server.
+
+    It is made on the event loop that it belongs to, in the process that serves.
+
+    Attributes:
+        settings: of the application.
+        metrics: of this process.
+        core: predicts.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self._server = AsyncModelServer(
+            settings.server,
+            timeout=settings.timeout,
+            tls=settings.tls,
+            observe=self.metrics.observe_call,
+        )
+        limits = Limits(rows=settings.batch_rows, waiting=settings.max_waiting)
+        self._keys = ApiKeys(settings.api_keys) if settings.api_keys else None
+        self.core = Predictor(self._server, limits, self.metrics.observe_batch)
+        self._operations = OperationsApi(self.core, self.metrics, settings.model)
+        self._tables = Tables(self.core, settings.timeout)
+        friendly = FriendlyApi(self.core, settings.model)
+        # Each dialect plugs in here, with everything below its first segment.
+        self._apis: dict[str, Api] = {
+            "predict": friendly,
+            "explain": friendly,
+            "v1": RestApi(self.core, cors=settings.cors),
+            "v2": OipApi(self.core, self._operations),
+            "livez": self._operations,
+            "readyz": self._operations,
+            "metrics": self._operations,
+            "openapi.json": DocsApi(self.core, settings.model),
+        }
+
+    async def __aenter__(self) -> Gateway:
+        await self.core.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.core.__aexit__(kind, error, traceback)
+        await self._server.close()
+
+    def drain(self) -> None:
+        """Say from now on that nothing new should be sent here; all that comes is answered."""
+        self._operations.draining = True
+
+    def route(self, path: str) -> Route | None:
+        """Return what answers a path, None if it is none of the API's."""
+        api = self._apis.get(path.split("/", 2)[1].lower()) if path.startswith("/") else None
+        return api.route(path) if api else None
+
+    async def handle(self, request: HttpRequest, route: Route | None = None) -> HttpReply:
+        """Answer a request; whatever goes wrong is told in the reply.
+
+        Args:
+            request: it, as it came.
+            route: what answers its path, if that has been looked up.
+        """
+        started = deadlines.now()
+        method, metrics = request.method, self.metrics
+        route = route or self.route(request.path)
+        caller: str | None = None
+        metrics.begin()
+        try:
+            if self._keys is not None:
+                caller = self.caller(request, route)
+            if route is None:
+                raise ClientError(f"{method} {request.path}: Not Found", 404)
+            methods = route.methods
+            if methods and method not in methods and not (method == "HEAD" and "GET" in methods):
+                reply = _not_allowed(request, methods)
+            elif route.stream and method == "POST" and is_table(request.headers):
+                reply = await self._answer_whole_table(request, route)
+            else:
+                reply = await route.handle(request, self._deadline(request))
+        except ClientError as error:
+            reply = error_reply(error)
+        except Exception:
+            reply = self._failed(request)
+        finally:
+            metrics.end()
+        seconds = deadlines.now() - started
+        self._observe(method, route, reply.status, seconds)
+        which = self.settings.access_log
+        if which == "all" or reply.status >= ERROR or "x-request-id" in request.headers:
+            name = route.name if route else "none"
+            return access.record(
+                request, reply, route=name, caller=caller, seconds=seconds, which=which
+            )
+        return reply
+
+    def caller(self, request: HttpRequest, route: Route | None = None) -> str | None:
+        """Return the name of a request's API key; None if everybody may ask.
+
+        Raises:
+            ClientError: 401, it has none, or one that is not known.
+        """
+        if self._keys is None or (route is not None and not route.limited):
+            return None
+        return self._keys.caller(request.headers)
+
+    async def stream(
+        self, request: HttpRequest, route: Route, chunks: AsyncIterator[bytes]
+    ) -> HttpReply | StreamReply:
+        """Begin to answer a table; an error is a reply that is whole.
+
+        Args:
+            request: without its body.
+            route: what answers its path; it takes tables.
+            chunks: the body.
+        """
+        started = deadlines.now()
+        reply: HttpReply | StreamReply
+        try:
+            self.caller(request, route)
+            target = route.stream(request) if route.stream else None
+            if target is None:
+                raise ClientError("Content-Type: a table is taken by a prediction only", 415)
+            reply = await self._tables.answer(target, request, chunks)
+        except ClientError as error:
+            reply = error_reply(error)
+        except DisconnectedError:
+            raise
+        except Exception:
+            reply = self._failed(request)
+        status = reply.status if isinstance(reply, HttpReply) else 200
+        self._observe(request.method, route, status, deadlines.now() - started)
+        return reply
+
+    def refuse(self, method: str, route: Route | None, error: ClientError) -> HttpReply:
+        """Answer a request that is not worked on."""
+        self._observe(method, route, error.status, 0.0)
+        return error_reply(error)
+
+    async def _answer_whole_table(self, request: HttpRequest, route: Route) -> HttpReply:
+        """Answer a table that has arrived whole, where the server in front has no streams."""
+        target = route.stream(request) if route.stream else None
+        if target is None:
+            return await route.handle(request, self._deadline(request))
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield request.body
+
+        reply = await self._tables.answer(target, request, chunks())
+        body = b"".join([piece async for piece in reply.pieces])
+        return HttpReply(body, 200, reply.content_type, reply.headers)
+
+    def _failed(self, request: HttpRequest) -> HttpReply:
+        log.exception("%s %s failed", request.method, request.path)
+        return error_reply(ClientError("internal error; the log has the details", 500))
+
+    def _deadline(self, request: HttpRequest) -> Deadline:
+        seconds = self.settings.timeout
+        wanted = request.headers.get(TIMEOUT_HEADER)
+        if wanted is not None:
+            try:
+                asked = float(wanted)
+            except ValueError:
+                asked = math.nan
+            if not asked > 0:
+                raise ClientError(
+                    f'X-Request-Timeout: expected seconds greater than 0, got "{wanted[:40]}"'
+                )
+            seconds = min(seconds, asked)
+        return Deadline(seconds)
+
+    def _observe(self, method: str, route: Route | None, status: int, seconds: float) -> None:
+        name = route.name if route else "none"
+        self.metrics.observe_request(method if route else "any", name, status, seconds)
+
+
+def _not_allowed(request: HttpRequest, methods: tuple[str, ...]) -> HttpReply:
+    message = f"{request.method} {request.path}: Method Not Allowed"
+    return error_reply(ClientError(message, 405))._replace(headers=(("Allow", ", ".join(methods)),))

@@ -1,0 +1,414 @@
+"""Whatever bytes come, a decoder gives a result or says what is wrong with them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from client import ClientError
+from client.dialects import oip, oip_models
+from client.dialects.oip_tensors import datatype
+from client.dialects.tables import (
+    ARROW,
+    CSV,
+    NDJSON,
+    NPY,
+    Layout,
+    media_type,
+    negotiate,
+    table_reader,
+)
+from client.dialects.tables.flatbuffers import Table
+from client.schema import Schema, Signature, TensorSpec
+from client.tensors import DTYPES, STRING
+from tests.client import schemas
+
+NUMERIC, MIXED = schemas.numeric(), schemas.mixed()
+EVERY_TYPE = Schema(
+    "m",
+    1,
+    {
+        "serving_default": Signature(
+            {"x": TensorSpec(1, (None, 2)), "s": TensorSpec(STRING, (None,))}, schemas.OUTPUTS
+        )
+    }
+    | {
+        f"type {dtype}": Signature({"x": TensorSpec(dtype, shape)}, schemas.OUTPUTS)
+        for dtype in (*DTYPES, 14)
+        for shape in (None, (None, 2))
+    },
+    None,
+    None,
+)
+MODELS = (NUMERIC, MIXED, EVERY_TYPE, schemas.undescribed(x=TensorSpec(1, None)))
+# FUZZ_EXAMPLES=20000 looks longer; so many take some minutes.
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "400"))
+many = settings(max_examples=EXAMPLES, deadline=2000, suppress_health_check=list(HealthCheck))
+
+
+def answers(decode: Any, *arguments: Any) -> None:
+    """Decode; an error must be the caller's."""
+    try:
+        decode(*arguments)
+    except ClientError as caught:
+        error = caught
+    else:
+        return
+    assert 400 <= error.status < 500 or error.status == 501
+    assert len(error.message) < 5000
+    error.message.encode()
+
+
+def read_table(content_type: str, body: bytes, size: int, schema: Schema) -> None:
+    reader = table_reader(content_type, Layout.of(schema))
+    for start in range(0, len(body), size):
+        for call in reader.feed(body[start : start + size]):
+            check(call, schema)
+    for call in reader.finish():
+        check(call, schema)
+
+
+def check(call: Any, schema: Schema) -> None:
+    """What is decoded fits the signature, so that it can be sent."""
+    inputs = schema.signatures[call.signature_name].inputs
+    assert call.inputs.keys() == inputs.keys()
+    for name, array in call.inputs.items():
+        assert array.dtype == DTYPES[inputs[name].dtype]
+        shape = inputs[name].shape
+        assert shape is None or len(shape) == array.ndim
+        if array.dtype == object:
+            assert all(type(value) is bytes for value in array.reshape(-1))
+
+
+def changed(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
+    """Bodies that are right but for a few bytes, or cut, or joined."""
+
+    def change(body: bytes, edits: list[tuple[int, bytes, int]]) -> bytes:
+        for at, new, gone in edits:
+            place = at % (len(body) + 1)
+            body = body[:place] + new + body[place + gone :]
+        return body
+
+    piece = st.one_of(
+        st.binary(max_size=8),
+        st.sampled_from([b"\xff" * 4, b"\xff" * 8, b"\0" * 4, b"\0" * 8, b"\x7f\xff\xff\xff"]),
+        st.sampled_from([b'"', b",", b"\n", b"{", b"[", b"nan", b"1e999", b"null", b"9" * 25]),
+        st.integers(0, 2**63).map(lambda n: struct.pack("<Q", n)),
+    )
+    edits = st.lists(st.tuples(st.integers(0, 2**16), piece, st.integers(0, 12)), max_size=4)
+    return st.builds(change, st.sampled_from(seeds), edits)
+
+
+def arrow(table: Any) -> bytes:
+    out = io.BytesIO()
+    with pa.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table, max_chunksize=3)
+    return out.getvalue()
+
+
+def npy(array: Any) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array)
+    return out.getvalue()
+
+
+ROWS: dict[str, Any] = {
+    "size": [1.0, 2.5, 3.0, 4.0],
+    "income": [1.0, None, 2.0, 3.0],
+    "city": ["Bern", "Basel", "Zug", "x"],
+    "district": ["7", None, "42", "1"],
+    "garden": ["true", None, "false", "x"],
+    "rooms": [1, 2, 3, 4],
+    "balcony": [True, False, True, True],
+}
+TEXT = [["" if v is None else str(v) for v in row] for row in zip(*ROWS.values(), strict=True)]
+TABLES = {
+    CSV: [
+        b"a,b,c\n1,2,3\n4,5,6\n",
+        "\n".join(map(",".join, [list(ROWS), *TEXT])).encode(),
+        b'a,b,c\n"1","2",3\n',
+    ],
+    NDJSON: [
+        b'{"a":1,"b":2,"c":3}\n{"c":1,"b":2,"a":3}\n',
+        b"[1,2,3]\n[4,5,6]\n",
+        b"\n".join(
+            json.dumps(dict(zip(ROWS, row, strict=True))).encode()
+            for row in zip(*ROWS.values(), strict=True)
+        ),
+        b'{"x": [1, 2], "s": "a"}\n{"x": [1, 2], "s": {"b64": "YQ=="}}',
+    ],
+    ARROW: [
+        arrow(pa.table({name: [1.0, 2.0, 3.0, 4.0] for name in "abc"})),
+        arrow(pa.table(ROWS)),
+        arrow(
+            pa.table(
+                {
+                    **ROWS,
+                    "city": pa.array(ROWS["city"]).dictionary_encode(),
+                    "district": pa.array(ROWS["district"], pa.large_string()),
+                    "garden": pa.array(ROWS["garden"], pa.large_string()).dictionary_encode(),
+                }
+            )
+        ),
+        arrow(
+            pa.table(
+                {
+                    **ROWS,
+                    "size": pa.array([1.0, 2.0, 3.0, 4.0], pa.float16()),
+                    "income": pa.nulls(4),
+                    "city": pa.array(["Bern", "x" * 20, "", "y" * 30], pa.string_view()),
+                    "district": pa.array(["7", "x" * 20, None, "1"], pa.string_view())
+                    .dictionary_encode()
+                    .cast(pa.dictionary(pa.int8(), pa.string_view())),
+                    "rooms": pa.array([1, 2, 3, 4], pa.uint8()),
+                }
+            )
+        ),
+        arrow(
+            pa.table(
+                {"x": pa.array([[1.0, 2.0]] * 4, pa.list_(pa.float32(), 2)), "s": ROWS["city"]}
+            )
+        ),
+    ],
+    NPY: [npy(np.ones([4, 3], np.float32)), npy(np.ones([4, 3], ">i2", order="F"))],
+}
+
+
+@pytest.mark.parametrize("content_type", TABLES)
+def test_the_seeds_are_right(content_type: str) -> None:
+    for body in TABLES[content_type]:
+        errors = []
+        for schema in MODELS:
+            try:
+                read_table(content_type, body, 100, schema)
+            except ClientError as error:
+                errors.append(error.message)
+        assert len(errors) < len(MODELS), errors
+
+
+@pytest.mark.parametrize("content_type", TABLES)
+def test_tables_of_any_bytes(content_type: str) -> None:
+    @given(
+        body=st.one_of(st.binary(max_size=300), changed(TABLES[content_type])),
+        size=st.integers(1, 400),
+        schema=st.sampled_from(MODELS),
+    )
+    @many
+    def decode(body: bytes, size: int, schema: Schema) -> None:
+        answers(read_table, content_type, body, size, schema)
+
+    decode()
+
+
+@pytest.mark.parametrize("content_type", TABLES)
+def test_tables_with_any_one_byte_changed(content_type: str) -> None:
+    for body in TABLES[content_type]:
+        for schema in MODELS:
+            try:
+                read_table(content_type, body, 2**16, schema)
+            except ClientError:
+                continue  # another model's table
+            for at in range(len(body)):
+                for value in {0, 1, 0x7F, 0xFF, body[at] ^ 4} - {body[at]}:
+                    changed_body = body[:at] + bytes([value]) + body[at + 1 :]
+                    answers(read_table, content_type, changed_body, 2**16, schema)
+
+
+JSON = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(2**64), 2**64),
+        st.floats(),
+        st.text(max_size=5),
+        st.sampled_from(["FP32", "BYTES", "INT64", "BOOL", "x", "s", "base64", 2**60, "YQ=="]),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(
+            st.sampled_from(
+                ["name", "shape", "datatype", "data", "parameters", "binary_data_size", "id"]
+            ),
+            inner,
+            max_size=5,
+        ),
+    ),
+    max_leaves=12,
+)
+NAMES = sorted({name for m in MODELS for s in m.signatures.values() for name in s.inputs})
+TENSORS = st.fixed_dictionaries(
+    {"name": st.sampled_from(NAMES)},
+    optional={
+        "shape": st.one_of(JSON, st.lists(st.sampled_from([0, 1, 2, 2**31, 2**62]), max_size=4)),
+        "datatype": st.one_of(st.sampled_from(["FP32", "BYTES", "INT64", "FP16", "BOOL"]), JSON),
+        "data": st.one_of(st.lists(st.integers(-5, 300), max_size=4), JSON),
+        "parameters": st.one_of(
+            JSON,
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "binary_data_size": st.sampled_from([0, 1, 4, 8, 2**60, -1, True]),
+                    "content_type": st.just("base64"),
+                },
+            ),
+        ),
+    },
+)
+INFERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "inputs": st.one_of(st.lists(TENSORS, max_size=4), JSON),
+        "outputs": st.one_of(st.lists(JSON, max_size=3), JSON),
+        "parameters": st.one_of(
+            JSON,
+            st.fixed_dictionaries(
+                {"signature_name": st.sampled_from(sorted(EVERY_TYPE.signatures))}
+            ),
+        ),
+        "id": JSON,
+    },
+)
+
+
+def infer(body: bytes, schema: Schema, header_length: str | None) -> None:
+    check(oip.read(body, schema, header_length).call, schema)
+
+
+@given(
+    message=st.one_of(INFERS, JSON),
+    rest=st.binary(max_size=20),
+    length=st.one_of(st.none(), st.just("right"), st.text(max_size=30)),
+    schema=st.sampled_from(MODELS),
+)
+@many
+def test_requests_to_infer_of_any_form(
+    message: Any, rest: bytes, length: str | None, schema: Schema
+) -> None:
+    # Python's own JSON, so that NaN and lone surrogates come too.
+    header = json.dumps(message).encode()
+    if length == "right":
+        length = str(len(header))
+    answers(infer, header + rest, schema, length)
+
+
+INFER_SEEDS = [
+    orjson.dumps(
+        {
+            "id": "1",
+            "inputs": [
+                {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [[1, 2.5]]},
+                {"name": "s", "shape": [1], "datatype": "BYTES", "data": ["a"]},
+            ],
+            "outputs": [{"name": "label", "parameters": {"binary_data": True}}],
+            "parameters": {"binary_data_output": False, "signature_name": ""},
+        }
+    ),
+    b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[NaN,1]}]}',
+    orjson.dumps(
+        {
+            "inputs": [
+                {"name": n, "shape": [1], "datatype": "FP32", "data": [1]} for n in ("a", "b", "c")
+            ]
+        }
+    ),
+]
+
+
+@given(
+    body=st.one_of(st.binary(max_size=200), changed(INFER_SEEDS)),
+    schema=st.sampled_from(MODELS),
+    length=st.one_of(st.none(), st.integers(0, 500).map(str)),
+)
+@many
+def test_requests_to_infer_of_any_bytes(body: bytes, schema: Schema, length: str | None) -> None:
+    answers(infer, body, schema, length)
+
+
+@given(
+    data=st.binary(max_size=60), shape=st.lists(st.sampled_from([0, 1, 2, 3, 2**60]), max_size=3)
+)
+@many
+def test_tensors_of_any_bytes(data: bytes, shape: list[int]) -> None:
+    for dtype in (1, STRING, 10, 9, 19, 14, 18):
+        name = f"type {dtype}"
+        tensor = {
+            "name": "x",
+            "shape": shape,
+            "datatype": datatype(dtype),
+            "parameters": {"binary_data_size": len(data)},
+        }
+        message = {"inputs": [tensor], "parameters": {"signature_name": name}}
+        header = orjson.dumps(message)
+        answers(infer, header + data, EVERY_TYPE, str(len(header)))
+
+
+@given(
+    path=st.one_of(
+        st.text(), st.text(alphabet="v2/models%vrsion0159ify").map("/v2/models/".__add__)
+    )
+)
+@many
+def test_any_path(path: str) -> None:
+    answers(oip_models.route, path)
+
+
+@given(header=st.one_of(st.text(), st.text(alphabet='*/;,q=.01atexcsv \t"')))
+@many
+def test_any_header(header: str) -> None:
+    answers(negotiate, header, CSV)
+    answers(media_type, header)
+
+
+def offset(table: Table) -> int:
+    found: int = struct.unpack_from("<i", table.data, table.at)[0]
+    return found
+
+
+def lying(rows: int) -> bytes:
+    """A stream whose batch claims to have so many rows: no library would write that."""
+    whole = bytearray(arrow(pa.table({name: [1.0] for name in "abc"})))
+    batch = 8 + struct.unpack_from("<i", whole, 4)[0] + 8
+    header = Table.root(bytes(whole[batch:])).table(2)
+    length = header.at + struct.unpack_from("<H", header.data, header.at - offset(header) + 4)[0]
+    assert header.number(0, "<q") == 1
+    struct.pack_into("<q", whole, batch + length, rows)
+    return bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (CSV, b"a,b,c\n" + b"1," * 2**21),
+        (CSV, b'a,b,c\n"' + b"1\n" * 2**21),
+        (CSV, b'"' * 2**21),
+        (CSV, b"," * 2**21),
+        (CSV, b"a,b,c\n" + b"9" * 2**20 + b",1,1"),
+        (CSV, b"a,b,c\n" + b"," * (2**20 - 1) + b"\n"),
+        (NDJSON, b"[" * 2**22),
+        (NDJSON, b"[1" * 2**19 + b"\n"),
+        (NDJSON, b'{"a":' * 2**17 + b"\n"),
+        (NDJSON, b"9" * (2**20 - 1) + b"\n"),
+        (NPY, b"\x93NUMPY\x03\x00\xff\xff\xff\xff" + b"(" * 2**20),
+        (NPY, b"\x93NUMPY\x01\x00\x10\x27" + b" " * 10_000),
+        (NPY, b"\x93NUMPY\x01\x00\x10\x27{" + b"'descr' : " * 1000),
+        (ARROW, b"\xff\xff\xff\xff\xff\xff\xff\x00" + b"\0" * 2**20),
+        (ARROW, lying(2**60)),
+        (ARROW, lying(-1)),
+        (ARROW, lying(2)),
+        (ARROW, lying(100)),
+    ],
+    ids=range(18),
+)
+def test_bodies_that_claim_or_nest_or_go_on(content_type: str, body: bytes) -> None:
+    for schema in MODELS:
+        answers(read_table, content_type, body, 2**16, schema)

@@ -1,0 +1,528 @@
+"""The Open Inference Protocol, asked by Triton's own client, with real model servers behind it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import tritonclient.http as triton
+from tritonclient.utils import InferenceServerException
+
+from client import ClientError, ModelServer, __version__
+from client.dialects import oip, oip_models
+from client.dialects.oip_tensors import read_binary
+from client.model_server import Target
+from client.schema import TensorSpec
+from tests import affine, identity, mixed, processes
+from tests.tables import breast_cancer
+
+TABLE = breast_cancer()
+ROWS = TABLE.features[:5].astype(np.float32)
+FLAT: dict[str, Any] = {
+    "Age (years)": np.array([40, 1.5], np.float32),
+    "income": np.array([350, np.nan], np.float32),
+    "city": np.array([b"Basel", b" Zug"], object),
+    "district": np.array([b"42", b""], object),
+    "garden": np.array([b"true", b"false"], object),
+    "rooms": np.array([2, 9007199254740993], np.int64),
+    "balcony": np.array([True, False]),
+}
+
+
+@pytest.fixture(scope="module")
+def server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a model server with several models, one of them in two versions."""
+    folder = tmp_path_factory.mktemp("oip")
+    affine.publish(folder / "affine", 1)
+    affine.publish(folder / "affine", 2)
+    identity.publish(folder / "identity")
+    mixed.publish(folder / "flats")
+    paths = {name: folder / name for name in ("affine", "identity", "flats")}
+    paths["breast_cancer"] = trained_models / "breast_cancer"
+    config = "".join(
+        f'config {{ name: "{name}" base_path: "{path}" model_platform: "tensorflow" '
+        f"model_version_policy {{ all {{}} }} {LABELS.get(name, '')} }}\n"
+        for name, path in paths.items()
+    )
+    (folder / "models.config").write_text(f"model_config_list {{ {config} }}")
+    running = processes.start_model_server(
+        folder / "log",
+        f"--model_config_file={folder / 'models.config'}",
+        "--allow_version_labels_for_unavailable_models",
+    )
+    processes.wait_for(lambda: processes.is_serving(running.address), "the models are loaded")
+    yield running.address
+    assert running.stop() == 0, running.output()
+
+
+LABELS = {"affine": 'version_labels { key: "stable" value: 1 }'}
+
+
+@pytest.fixture(scope="module")
+def url(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    log = tmp_path_factory.mktemp("client") / "log"
+    with processes.client(log, server, CLIENT_MODEL="affine") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Iterator[triton.InferenceServerClient]:
+    with triton.InferenceServerClient(url.removeprefix("http://"), concurrency=4) as client:
+        yield client
+
+
+def f32(values: Any) -> Any:
+    return np.array(values, np.float32)
+
+
+def tensor(name: str, values: Any, *, binary: bool = True, datatype: str = "") -> Any:
+    array = np.asarray(values)
+    names = {"f2": "FP16", "f4": "FP32", "f8": "FP64", "b1": "BOOL", "i8": "INT64", "O": "BYTES"}
+    kind = datatype or names[array.dtype.str.lstrip("<|")]
+    made = triton.InferInput(name, list(array.shape), kind)
+    made.set_data_from_numpy(array, binary_data=binary)
+    return made
+
+
+def wanted(name: str, *, binary: bool = True) -> Any:
+    return triton.InferRequestedOutput(name, binary_data=binary)
+
+
+def test_server_and_models_tell_that_they_live(client: triton.InferenceServerClient) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("affine")
+    assert client.is_model_ready("affine", "1")
+    assert client.is_model_ready("affine", "stable")
+    assert not client.is_model_ready("affine", "3")
+    assert not client.is_model_ready("nosuch")
+
+
+def test_shapes_of_health(url: str) -> None:
+    assert requests.get(f"{url}/v2/health/live", timeout=5).json() == {"live": True}
+    assert requests.get(f"{url}/v2/health/ready", timeout=5).json() == {"ready": True}
+    reply = requests.get(f"{url}/v2/models/affine/ready", timeout=5)
+    assert reply.json() == {"name": "affine", "ready": True}
+
+
+def test_a_server_that_is_not_ready_says_so_and_lives(
+    server: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    log = tmp_path_factory.mktemp("client") / "log"
+    with processes.client(log, server, ready=False, CLIENT_MODEL="nosuch") as address:
+        client = triton.InferenceServerClient(address.removeprefix("http://"))
+        assert client.is_server_live()
+        assert not client.is_server_ready()
+        client.close()
+    assert oip_models.ready(False).status == 503
+
+
+def test_server_metadata(client: triton.InferenceServerClient) -> None:
+    assert client.get_server_metadata() == {
+        "name": "logreg-serving",
+        "version": __version__,
+        "extensions": ["binary_tensor_data"],
+    }
+
+
+def test_model_metadata(client: triton.InferenceServerClient) -> None:
+    metadata = client.get_model_metadata("identity")
+    assert metadata == {
+        "name": "identity",
+        "versions": ["1"],
+        "platform": "tensorflow_savedmodel",
+        "inputs": [
+            {"name": "number", "datatype": "FP32", "shape": [-1]},
+            {"name": "text", "datatype": "BYTES", "shape": [-1]},
+        ],
+        "outputs": [
+            {"name": "pair", "datatype": "FP32", "shape": [-1, 2]},
+            {"name": "text", "datatype": "BYTES", "shape": [-1]},
+            {"name": "twice", "datatype": "FP32", "shape": [-1]},
+        ],
+    }
+    assert client.get_model_metadata("affine")["versions"] == ["2", "1"]
+    assert client.get_model_metadata("affine", "stable")["versions"] == ["1"]
+    dense = client.get_model_metadata("breast_cancer", query_params={"signature_name": "dense"})
+    assert dense["inputs"] == [{"name": "features", "datatype": "FP32", "shape": [-1, 30]}]
+
+
+@pytest.mark.parametrize("datatype", [name for name in identity.TYPES if name != "BF16"])
+@pytest.mark.parametrize("binary_in", [True, False])
+@pytest.mark.parametrize("binary_out", [True, False])
+def test_every_type_comes_back_as_it_went(
+    client: triton.InferenceServerClient, datatype: str, binary_in: bool, binary_out: bool
+) -> None:
+    dtype = np.dtype(object if datatype == "BYTES" else identity.TYPES[datatype].as_numpy_dtype)
+    if dtype.kind == "O":
+        values = np.array([["Zürich", ""], ["a\nb", '"c"']], object)
+        expected: Any = [["Zürich".encode(), b""], [b"a\nb", b'"c"']]
+    elif dtype.kind == "b":
+        values = expected = np.array([[True, False]])
+    elif dtype.kind == "f":
+        values = expected = np.array([[0.1, -1.5, 3e4], [0, 1, 2]], dtype)
+    else:
+        limits = np.iinfo(dtype)
+        values = expected = np.array([[limits.min, limits.max, 7]], dtype)
+    result = client.infer(
+        "identity",
+        [tensor("x", values, binary=binary_in, datatype=datatype)],
+        outputs=[wanted("y", binary=binary_out)],
+        parameters={"signature_name": datatype},
+    )
+    answer = result.as_numpy("y")
+    assert result.get_output("y")["datatype"] == datatype
+    assert ("data" in result.get_output("y")) == (not binary_out)
+    if dtype.kind == "O" and not binary_out:
+        expected = [[value.decode() for value in row] for row in expected]
+    assert answer.dtype == dtype
+    assert answer.shape == values.shape
+    np.testing.assert_array_equal(answer, expected)
+
+
+def test_strings_that_are_no_text_go_both_ways_as_bytes_and_as_base64(
+    url: str, client: triton.InferenceServerClient
+) -> None:
+    values = np.array([[b"\xff\x00", b"a"]], object)
+    inputs = [tensor("x", values)]
+    parameters = {"signature_name": "BYTES"}
+    result = client.infer("identity", inputs, parameters=parameters)
+    assert result.as_numpy("y").tolist() == values.tolist()
+    written = client.infer(
+        "identity", inputs, outputs=[wanted("y", binary=False)], parameters=parameters
+    ).get_output("y")
+    assert written["parameters"] == {"content_type": "base64"}
+    assert written["data"] == ["/wA=", "YQ=="]
+    body = {"inputs": [{**written, "name": "x"}], "parameters": parameters}
+    reply = requests.post(f"{url}/v2/models/identity/infer", json=body, timeout=10)
+    assert reply.json()["outputs"] == [written]
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_not_a_number_goes_both_ways(client: triton.InferenceServerClient, binary: bool) -> None:
+    result = client.infer(
+        "identity",
+        [tensor("x", np.array([[np.nan, 1]], np.float32), binary=binary)],
+        outputs=[wanted("y", binary=binary)],
+        parameters={"signature_name": "FP32"},
+    )
+    np.testing.assert_array_equal(result.as_numpy("y"), [[np.nan, 1]])
+
+
+def test_all_outputs_or_those_that_are_asked_for(client: triton.InferenceServerClient) -> None:
+    inputs = [tensor("text", np.array(["a"], object)), tensor("number", f32([2]))]
+    everything = client.infer("identity", inputs, request_id="first")
+    assert [o["name"] for o in everything.get_response()["outputs"]] == ["pair", "text", "twice"]
+    assert everything.get_response()["id"] == "first"
+    np.testing.assert_array_equal(everything.as_numpy("pair"), [[2, -2]])
+    some = client.infer("identity", inputs, outputs=[wanted("twice"), wanted("text", binary=False)])
+    assert [o["name"] for o in some.get_response()["outputs"]] == ["twice", "text"]
+    assert some.as_numpy("twice") == [4]
+    assert some.as_numpy("text") == ["a"]
+    assert "id" not in some.get_response()
+
+
+def test_versions(client: triton.InferenceServerClient) -> None:
+    inputs = [tensor("x", f32([1]))]
+    for version, answer in (("", 12), ("1", 11), ("2", 12), ("stable", 11)):
+        result = client.infer("affine", inputs, version)
+        assert result.as_numpy("y") == [answer]
+        assert result.get_response()["model_version"] == str(answer - 10)
+
+
+@pytest.mark.parametrize("compression", ["gzip", "deflate"])
+def test_compressed_requests(client: triton.InferenceServerClient, compression: str) -> None:
+    inputs = [tensor("x", f32([1]))]
+    result = client.infer("affine", inputs, request_compression_algorithm=compression)
+    assert result.as_numpy("y") == [12]
+
+
+def test_many_at_once(client: triton.InferenceServerClient) -> None:
+    asked = [
+        client.async_infer("affine", [tensor("x", f32([number, -number]))]) for number in range(20)
+    ]
+    for number, pending in enumerate(asked):
+        answer = pending.get_result().as_numpy("y")
+        np.testing.assert_array_equal(answer, [10 * number + 2, -10 * number + 2])
+
+
+def test_a_table_in_one_matrix_or_a_tensor_for_each_column(
+    client: triton.InferenceServerClient, server: str
+) -> None:
+    with ModelServer(server) as connection:
+        expected = connection.predict(
+            "breast_cancer", {"features": ROWS}, signature_name="dense"
+        ).outputs
+    matrix = client.infer(
+        "breast_cancer", [tensor("features", ROWS)], parameters={"signature_name": "dense"}
+    )
+    columns = client.infer(
+        "breast_cancer",
+        [tensor(name, ROWS[:, i], binary=bool(i % 2)) for i, name in enumerate(TABLE.columns)],
+    )
+    for result in (matrix, columns):
+        np.testing.assert_allclose(result.as_numpy("logit"), expected["logit"], rtol=1e-5)
+        assert result.as_numpy("label").tolist() == expected["label"].tolist()
+
+
+def test_columns_of_every_kind(client: triton.InferenceServerClient) -> None:
+    answers = [
+        client.infer("flats", [tensor(n, v, binary=b) for n, v in FLAT.items()]).as_numpy("logit")
+        for b in (True, False)
+    ]
+    np.testing.assert_allclose(answers[0], [5.9, -2.985], rtol=1e-5)
+    np.testing.assert_array_equal(*answers)
+
+
+ONE = {"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}
+GRID = {"name": "x", "shape": [1, 2, 3], "datatype": "FP32", "data": [1, 2, 3, 4, 5, 6]}
+GRID_PARAMETERS = {"parameters": {"signature_name": "grid"}}
+
+
+@pytest.mark.parametrize("data", [[1, 2, 3, 4.0, 5, 6], [[[1, 2, 3], [4, 5, 6]]]])
+def test_data_may_be_flat_or_nested(url: str, data: Any) -> None:
+    body = {"inputs": [{**GRID, "data": data}], **GRID_PARAMETERS}
+    reply = requests.post(f"{url}/v2/models/identity/infer", json=body, timeout=10)
+    assert reply.json() == {
+        "model_name": "identity",
+        "model_version": "1",
+        "outputs": [{"name": "total", "datatype": "FP32", "shape": [1], "data": [21.0]}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([("x", np.array([1.0]))], 'input "x": expected FP32 [-1], got FP64 [1]'),
+        ([("x", f32([[1]]))], 'input "x": expected FP32 [-1], got FP32 [1, 1]'),
+        ([("y", f32([1]))], 'inputs[0]: unknown name "y", expected x'),
+        ([("x", f32([1])), ("x", f32([1]))], 'inputs[1]: "x" is there twice'),
+        ([], "inputs: x missing, of x"),
+    ],
+)
+def test_what_does_not_fit_is_told_to_triton_s_client(
+    client: triton.InferenceServerClient, inputs: list[tuple[str, Any]], message: str
+) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer("affine", [tensor(name, values) for name, values in inputs])
+    assert caught.value.status() == "400"
+    assert caught.value.message() == message
+
+
+def test_unknown_models_outputs_and_sequences(client: triton.InferenceServerClient) -> None:
+    inputs = [tensor("x", f32([1]))]
+    with pytest.raises(InferenceServerException, match="nosuch"):
+        client.infer("nosuch", inputs)
+    with pytest.raises(InferenceServerException, match="affine"):
+        client.infer("affine", inputs, "7")
+    with pytest.raises(InferenceServerException, match=r'outputs\[0\]: unknown name "z"'):
+        client.infer("affine", inputs, outputs=[wanted("z")])
+    with pytest.raises(InferenceServerException, match="sequence_id: no model here"):
+        client.infer("affine", inputs, sequence_id=3)
+    with pytest.raises(InferenceServerException, match="classification is not supported"):
+        client.infer("affine", inputs, outputs=[triton.InferRequestedOutput("y", class_count=2)])
+    with pytest.raises(InferenceServerException, match="it has serving_default"):
+        client.infer("affine", inputs, parameters={"signature_name": "z"})
+    pending = client.async_infer("affine", [])
+    with pytest.raises(InferenceServerException, match="inputs: x missing"):
+        pending.get_result()
+    shared = triton.InferInput("x", [1], "FP32")
+    shared.set_shared_memory("region", 4)
+    with pytest.raises(InferenceServerException, match="shared memory is not supported"):
+        client.infer("affine", [shared])
+
+
+NESTED: Any = 1.0
+for _ in range(60):
+    NESTED = [NESTED]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "the body is empty; expected"),
+        (b"{", "the body is not JSON: "),
+        (b'{"inputs": NaN', "the body is not JSON: "),
+        (b"[" * 100_000, "the body is not JSON: "),
+        (b"NaN" + b"[" * 100_000, "the body is not JSON: "),
+        ([], "the body is a list of 0; expected"),
+        ({}, "inputs: expected a list of tensors, got null"),
+        ({"inputs": {}}, "inputs: expected a list of tensors, got an object"),
+        ({"inputs": [1]}, "inputs[0]: expected an object, got 1"),
+        ({"inputs": [{}]}, "inputs[0]: name: expected a string, got null"),
+        ({"inputs": [ONE], "id": 3}, "id: expected a string, got 3"),
+        ({"inputs": [ONE], "parameters": 3}, "parameters: expected an object, got 3"),
+        (
+            {"inputs": [ONE], "parameters": {"signature_name": 3}},
+            "signature_name: expected a string, got 3",
+        ),
+        (
+            {"inputs": [ONE], "parameters": {"binary_data_output": 3}},
+            "parameters: binary_data_output: expected true or false, got 3",
+        ),
+        ({"inputs": [ONE], "outputs": 3}, "outputs: expected a list of tensors, got 3"),
+        ({"inputs": [ONE], "outputs": [{"name": "y"}] * 2}, 'outputs[1]: "y" is there twice'),
+        ({"inputs": [{**ONE, "shape": None}]}, 'input "x": expected a shape such as [1, 2]'),
+        ({"inputs": [{**ONE, "shape": [-1]}]}, 'input "x": expected a shape such as [1, 2]'),
+        ({"inputs": [{**ONE, "shape": [True]}]}, 'input "x": expected a shape such as [1, 2]'),
+        (
+            {"inputs": [{**ONE, "shape": [2**60]}]},
+            'input "x": expected 1152921504606846976 values for shape [1152921504606846976], got 1',
+        ),
+        ({"inputs": [{**ONE, "datatype": None}]}, 'input "x": expected FP32 [-1], got null'),
+        ({"inputs": [{**ONE, "data": 1}]}, 'input "x": expected a list as data, got 1'),
+        ({"inputs": [{**ONE, "data": ["1"]}]}, 'input "x" data[0]: expected a number, got the'),
+        ({"inputs": [{**ONE, "data": [True]}]}, 'input "x" data[0]: expected a number, got true'),
+        ({"inputs": [{**ONE, "data": [1e39]}]}, 'input "x" data[0]: expected at most ±3.4'),
+        ({"inputs": [{**ONE, "data": [None]}]}, 'input "x" data[0]: expected a number, got null'),
+        ({"inputs": [{**ONE, "data": NESTED}]}, 'input "x" data[0]: expected a number, got a list'),
+    ],
+)
+def test_what_cannot_be_read_is_told(url: str, body: Any, message: str) -> None:
+    data = body if isinstance(body, bytes) else json.dumps(body)
+    reply = requests.post(f"{url}/v2/models/affine/infer", data=data, timeout=10)
+    assert reply.status_code == 400
+    assert message in reply.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"inputs": [{**GRID, "data": [[1, 2, 3]]}], **GRID_PARAMETERS}, "in one another of shape"),
+        (
+            {"inputs": [{**GRID, "data": [[[1], [2, 3, 4, 5, 6]]]}], **GRID_PARAMETERS},
+            "in one another of shape [1, 2, 3]",
+        ),
+        (
+            {
+                "inputs": [{"name": "x", "shape": [1, 1], "datatype": "INT8", "data": [300]}],
+                "parameters": {"signature_name": "INT8"},
+            },
+            'input "x" data[0]: expected an integer from -128 to 127, got 300',
+        ),
+        (
+            {
+                "inputs": [
+                    {
+                        "name": "x",
+                        "shape": [1, 1],
+                        "datatype": "BYTES",
+                        "parameters": {"content_type": "base64"},
+                        "data": ["é"],
+                    }
+                ],
+                "parameters": {"signature_name": "BYTES"},
+            },
+            'input "x" data[0]: expected base64, got the string "é"',
+        ),
+    ],
+)
+def test_what_a_signature_does_not_take_is_told(url: str, body: Any, message: str) -> None:
+    reply = requests.post(f"{url}/v2/models/identity/infer", json=body, timeout=10)
+    assert reply.status_code == 400
+    assert message in reply.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("header_length", "size", "rest", "message"),
+    [
+        ("x", 4, b"1234", "Inference-Header-Content-Length: expected a number of bytes up to"),
+        ("9" * 30, 4, b"1234", "Inference-Header-Content-Length: expected a number of bytes up"),
+        ("-1", 4, b"1234", "Inference-Header-Content-Length: expected a number of bytes up to"),
+        (None, 4, b"", 'input "x": binary_data_size: expected at most 0, the bytes that are left'),
+        ("", 5, b"1234", 'input "x": binary_data_size: expected at most 4, the bytes that are'),
+        ("", -1, b"1234", 'input "x": binary_data_size: expected at most 4, the bytes that are'),
+        ("", 3, b"123", 'input "x": expected 4 bytes for shape [1], got 3'),
+        ("", 4, b"12345", "the body has 1 bytes more than its inputs"),
+    ],
+)
+def test_bytes_that_do_not_fit_are_told(
+    url: str, header_length: str | None, size: int, rest: bytes, message: str
+) -> None:
+    tensor = {**ONE, "parameters": {"binary_data_size": size}}
+    header = json.dumps({"inputs": [tensor]}).encode()
+    length = str(len(header)) if header_length == "" else header_length
+    headers = {} if length is None else {oip.HEADER_LENGTH: length}
+    reply = requests.post(
+        f"{url}/v2/models/affine/infer", data=header + rest, headers=headers, timeout=10
+    )
+    assert reply.status_code == 400
+    assert message in reply.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("data", "count"),
+    [
+        (b"\x05\0\0\0abc", 1),
+        (b"\x03\0\0\0abc", 2),
+        (b"\x03\0\0\0abcd", 1),
+        (b"\x03\0\0", 1),
+        (b"", 2**60),
+        (b"\xff\xff\xff\xff", 1),
+    ],
+)
+def test_strings_whose_lengths_are_wrong_are_told(data: bytes, count: int) -> None:
+    with pytest.raises(ClientError, match=f"t: expected {count} strings, each after its length"):
+        read_binary(memoryview(data), (count,), TensorSpec(7, (None,)), "t")
+
+
+def test_truth_is_0_or_1() -> None:
+    with pytest.raises(ClientError, match="t: expected bytes of value 0 and 1 for BOOL"):
+        read_binary(memoryview(b"\x00\x02"), (2,), TensorSpec(10, (None,)), "t")
+
+
+def test_a_type_that_numpy_lacks_is_told(client: triton.InferenceServerClient) -> None:
+    metadata = client.get_model_metadata("identity", query_params={"signature_name": "BF16"})
+    assert metadata["inputs"][0]["datatype"] == "BF16"
+    made = triton.InferInput("x", [1, 1], "BF16")
+    made.set_data_from_numpy(np.ones([1, 1], identity.TYPES["BF16"].as_numpy_dtype))
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer("identity", [made], parameters={"signature_name": "BF16"})
+    assert caught.value.status() == "501"
+    assert caught.value.message() == 'input "x": tensors of BF16 cannot be sent to the model server'
+
+
+def test_binary_numbers_are_not_copied(server: str) -> None:
+    with ModelServer(server) as connection:
+        schema = connection.schema("breast_cancer")
+    tensor = {"name": "features", "shape": [1, 30], "datatype": "FP32"}
+    parameters = {"parameters": {"signature_name": "dense"}}
+    head = {"inputs": [{**tensor, "parameters": {"binary_data_size": 120}}], **parameters}
+    header = json.dumps(head).encode()
+    body = header + ROWS[:1].tobytes()
+    call = oip.read(body, schema, str(len(header))).call
+    np.testing.assert_array_equal(call.inputs["features"], ROWS[:1])
+    assert np.shares_memory(call.inputs["features"], np.frombuffer(body, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/v2", oip_models.Route("server")),
+        ("/v2/", oip_models.Route("server")),
+        ("/v2/health/live", oip_models.Route("live")),
+        ("/v2/models/a%20b", oip_models.Route("model", target=Target("a b"))),
+        ("/v2/models/m/versions/7/ready", oip_models.Route("model_ready", "GET", Target("m", 7))),
+        (
+            "/v2/models/m/versions/new/infer",
+            oip_models.Route("infer", "POST", Target("m", None, "new")),
+        ),
+        ("/v2/models", None),
+        ("/v2/models/m/config", None),
+        ("/v2/models/m/infer/", None),
+        ("/v2/health", None),
+        ("/v1/models/m", None),
+    ],
+)
+def test_routes(path: str, route: oip_models.Route | None) -> None:
+    assert oip_models.route(path) == route
+
+
+def test_a_version_that_no_version_has() -> None:
+    with pytest.raises(ClientError, match="version: expected at most 9223372036854775807, got 92"):
+        oip_models.route(f"/v2/models/m/versions/{2**63}/infer")

@@ -1,0 +1,211 @@
+"""Whatever the bytes of a request are, reading them gives a call or a refusal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.dialects import JsonCall, fast, friendly
+from client.dialects.rest import examples, predict
+from client.errors import ClientError
+from client.schema import Schema
+from client.tensors import DTYPES, to_proto
+from tests.schemas import any_rank, column, describing, schema, spec
+
+NAMES = ("x", "y_bytes", 'a "quoted" name')
+SCHEMAS = [
+    schema(x=spec("FLOAT", None)),
+    schema(x=spec("DOUBLE", None, 2)),
+    schema(x=any_rank("FLOAT")),
+    schema(x=spec("STRING", None)),
+    schema(x=spec("INT8", None)),
+    schema(x=spec("UINT64")),
+    schema(x=spec("HALF", None)),
+    schema(x=any_rank("COMPLEX64")),
+    schema(NAMES, **{name: spec("FLOAT", None) for name in NAMES}),
+    describing(
+        schema(x=spec("FLOAT", None), y=spec("STRING", None), z=spec("BOOL", None)),
+        column("z", "true", "false"),
+        column("y", "a", "7", missing=True),
+        column("x", missing=True),
+    ),
+]
+
+numbers = st.one_of(
+    st.integers(),
+    st.floats(),
+    st.sampled_from([0, 1, -0.0, 2**31, 2**63, 2**64, 10**25, 1e39, 1e-320]),
+)
+texts = st.one_of(st.text(max_size=5), st.sampled_from(["b64", "AAE=", "x", "\ud800", "\x00"]))
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), numbers, texts, texts.map(lambda t: {"b64": t})),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(st.one_of(st.sampled_from([*NAMES, "y", "z", "b64"]), texts), inner),
+    ),
+    max_leaves=12,
+)
+KEYS = ["instances", "inputs", "signature_name", "examples", "context", "more"]
+documents = st.one_of(
+    values,
+    st.dictionaries(st.sampled_from(KEYS), values, max_size=3),
+    st.fixed_dictionaries({"instances": st.lists(values, max_size=4)}),
+    st.fixed_dictionaries({"inputs": values}),
+    st.fixed_dictionaries({"examples": st.lists(values, max_size=3)}),
+)
+
+
+def written(document: Any) -> bytes:
+    return json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+@st.composite
+def bodies(draw: Callable[..., Any]) -> bytes:
+    """JSON, and what is nearly JSON: with bytes put in, left out, or there twice."""
+    body = written(draw(documents))
+    for _ in range(draw(st.integers(0, 3))):
+        start = draw(st.integers(0, len(body)))
+        end = draw(st.integers(start, min(len(body), start + 8)))
+        put = draw(st.one_of(st.just(body[start:end] * 2), st.binary(max_size=3)))
+        body = body[:start] + put + body[end:]
+    return body
+
+
+def outcome(read: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what is read, or the refusal; anything else than a ClientError is a fault."""
+    try:
+        return read(*arguments)
+    except ClientError as error:
+        return error
+
+
+def check_refusal(error: ClientError) -> None:
+    assert 400 <= error.status < 500 or error.status == 501
+    orjson.dumps(error.message)  # it can be told
+
+
+def check_call(read: Callable[[bytes, Schema], JsonCall], body: bytes, of: Schema) -> None:
+    got = outcome(read, body, of)
+    if isinstance(got, ClientError):
+        check_refusal(got)
+        return
+    call = got.call
+    signature = of.signatures[call.signature_name]
+    assert call.inputs.keys() == signature.inputs.keys()
+    for name, array in call.inputs.items():
+        dtype = signature.inputs[name].dtype
+        assert array.dtype == DTYPES[dtype]
+        to_proto(array, dtype)
+
+
+@pytest.mark.parametrize("of", SCHEMAS, ids=range(len(SCHEMAS)))
+@given(st.one_of(bodies(), st.binary(max_size=40)))
+@settings(max_examples=300, deadline=None)
+def test_a_request_to_predict_is_read_or_refused(of: Schema, body: bytes) -> None:
+    check_call(predict.read, body, of)
+    check_call(friendly.read, body, of)
+
+
+@given(st.one_of(bodies(), st.binary(max_size=40)))
+@settings(max_examples=500, deadline=None)
+def test_a_request_to_classify_is_read_or_refused(body: bytes) -> None:
+    got = outcome(examples.read, body)
+    if isinstance(got, ClientError):
+        check_refusal(got)
+    else:
+        got[1].SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 1_000_000,
+        b'{"instances": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"a":' * 100_000,
+        b'{"instances": [' + b"9" * 5000 + b"]}",
+        b'{"instances": [1e400, -1e400]}',
+        b'{"instances": [' + b"1e5," * 1_000_000 + b"true]}",
+        b'{"instances": [{"x": 1' + b', "x": 1' * 100_000 + b"}]}",
+        b'{"instances": ["' + b'\\"[' * 500_000 + b'"]}',
+        b'{"instances": ["\\ud800"]}',
+        b'{"instances": ["\xed\xa0\x80"]}',
+        b"\x00" * 1_000_000,
+        b" " * 1_000_000,
+        b"\xff" * 1_000_000,
+    ],
+    ids=lambda body: repr(body[:30]),
+)
+@pytest.mark.timeout(20)
+def test_large_and_deep_requests_are_read_or_refused(body: bytes) -> None:
+    for of in SCHEMAS[::4]:
+        check_call(predict.read, body, of)
+        check_call(friendly.read, body, of)
+    got = outcome(examples.read, body)
+    if isinstance(got, ClientError):
+        check_refusal(got)
+
+
+floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
+plain_texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+leaves = {
+    "FLOAT": st.one_of(floats, st.integers(-(2**24), 2**24)),
+    "INT8": st.integers(-128, 127),
+    "INT64": st.integers(-(2**63), 2**63 - 1),
+    "UINT64": st.integers(0, 2**64 - 1),
+    "BOOL": st.booleans(),
+    "STRING": plain_texts,
+}
+
+
+@st.composite
+def well_formed(draw: Callable[..., Any]) -> tuple[bytes, Schema]:
+    """A request in any of the forms, and the schema that it is for."""
+    count = draw(st.sampled_from([1, 2, 40]))
+    rows = draw(st.sampled_from([1, 3, 60]))
+    names = draw(st.lists(plain_texts, min_size=count, max_size=count, unique=True))
+    same = draw(st.sampled_from([None, "FLOAT"]))
+    specs, columns = {}, {}
+    for name in names:
+        dtype = same or draw(st.sampled_from(sorted(leaves)))
+        inner = draw(st.sampled_from([(), (2,), (1, 2)])) if same is None else ()
+        values: st.SearchStrategy[Any] = leaves[dtype]
+        for length in reversed(inner):
+            values = st.lists(values, min_size=length, max_size=length)
+        sample = draw(st.lists(values, min_size=3, max_size=3))
+        specs[name] = spec(dtype, None, *inner)
+        columns[name] = [sample[row % 3] for row in range(rows)]
+    of = schema(**specs)
+    if count == 1 and draw(st.booleans()):
+        (only,) = columns.values()
+        return written({draw(st.sampled_from(["instances", "inputs"])): only}), of
+    if draw(st.booleans()):
+        return written({"signature_name": "serving_default", "inputs": columns}), of
+    return written(
+        {"instances": [{n: c[row] for n, c in columns.items()} for row in range(rows)]}
+    ), of
+
+
+@given(well_formed())
+@settings(max_examples=200, deadline=None)
+def test_what_is_well_formed_is_read_at_once_and_as_the_careful_reader_reads_it(
+    asked: tuple[bytes, Schema],
+) -> None:
+    body, of = asked
+    at_once = fast.read(body, of)
+    careful = predict.read_carefully(body, of)
+    assert at_once is not None
+    assert at_once.row_form == careful.row_form
+    for name, array in careful.call.inputs.items():
+        got = at_once.call.inputs[name]
+        assert got.dtype == array.dtype
+        np.testing.assert_array_equal(got, array)
+    again = friendly.read_document(orjson.loads(body), of)
+    for name, array in again.call.inputs.items():
+        np.testing.assert_array_equal(at_once.call.inputs[name], array)
