@@ -79,7 +79,8 @@ def _read_rows(rows: Any, body: bytes, layout: Layout) -> JsonCall | None:
 def _read_columns(columns: Any, body: bytes, layout: Layout) -> JsonCall | None:
     if not isinstance(columns, simdjson.Object):
         columns = {layout.names[0]: columns}
-    if len(columns) != len(layout.names):
+    # The parser takes a name to end with its first zero.
+    if len(columns) != len(layout.names) or any("\0" in name for name in layout.names):
         return None
     inputs: dict[str, Array] = {}
     total = 0

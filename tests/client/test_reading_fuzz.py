@@ -152,6 +152,59 @@ def test_large_and_deep_requests_are_read_or_refused(body: bytes) -> None:
         check_refusal(got)
 
 
+LARGE = fast.LARGE_BYTES
+PAIRS = schema(x=spec("FLOAT", None, 2))
+ONES = schema(x=spec("FLOAT", None))
+GRID = schema(x=spec("DOUBLE", None, 2, 2))
+ZERO = schema(**{"x": spec("FLOAT", None), "x\0y": spec("FLOAT", None)})
+
+
+@pytest.mark.parametrize(
+    ("of", "body"),
+    [
+        (PAIRS, {"instances": [[1, [2]]] * LARGE}),
+        (PAIRS, {"instances": [[1, 2, 3], [4]] * LARGE}),
+        (PAIRS, {"instances": [[1, True]] * LARGE}),
+        (PAIRS, {"instances": [[1, None]] * LARGE}),
+        (PAIRS, {"instances": [[1, "2"]] * LARGE}),
+        (PAIRS, {"instances": [1, 2] * LARGE}),
+        (PAIRS, {"inputs": {"y": [[1, 2]] * LARGE}}),
+        (ONES, {"instances": [[1]] * LARGE}),
+        (ONES, {"instances": [1, True] * LARGE}),
+        (ONES, {"instances": " " * LARGE}),
+        (ONES, {"instances": [1e39] * LARGE}),
+        (GRID, {"instances": [[[1, 2], [[3], 4]]] * LARGE}),
+        (GRID, {"instances": [[[1, 2], [3, 4], [5, 6]], [[1, 2]]] * LARGE}),
+        (GRID, [[[[1, 2], [3, 4]]] * LARGE]),
+    ],
+)
+def test_large_lists_that_are_not_of_the_signature_s_shape_are_left_to_the_careful_readers(
+    of: Schema, body: Any
+) -> None:
+    assert fast.read(written(body), of) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"instances": []' + b" " * LARGE + b"}",
+        b'{"instances": [1], "instances": [' + b"2," * LARGE + b"3]}",
+        b'{"instances": [' + b"2," * LARGE + b'3], "signature_name": 5}',
+        b'{"instances": [' + b"2," * LARGE + b'3], "signature_name": "other"}',
+        b'{"instances": [' + b"2," * LARGE + b'3], "more": 5}',
+        b'{"instances": [' + b"2," * LARGE + b"NaN]}",
+    ],
+)
+def test_a_large_body_that_is_unusual_is_left_to_the_careful_readers(body: bytes) -> None:
+    assert fast.read(body, ONES) is None
+
+
+def test_a_column_whose_name_has_a_zero_is_not_taken_for_another() -> None:
+    columns = {"x": [1.0] * LARGE, "x\0y": [2.0] * LARGE}
+    inputs = predict.read(written({"inputs": columns}), ZERO).call.inputs
+    assert {name: array[0] for name, array in inputs.items()} == {"x": 1, "x\0y": 2}
+
+
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 plain_texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 leaves = {
