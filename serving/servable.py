@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
@@ -120,11 +121,13 @@ class Servable:
             ServingError: the graph rejected the inputs or failed, with TensorFlow's own text.
         """
         try:
-            return self._callable(tuple(feeds), tuple(fetches))(*arrays)
+            values = self._callable(tuple(feeds), tuple(fetches))(*arrays)
         except tf.errors.OpError as error:
             raise ServingError.from_number(error.error_code, error.message) from error
         except (TypeError, ValueError) as error:  # numpy values that TensorFlow cannot take
             raise invalid_argument(str(error)) from error
+        # A string that is a scalar comes without an array around it.
+        return [np.array(v, object) if isinstance(v, bytes) else v for v in values]
 
     def run_serialized(
         self, feeds: Sequence[str], fetches: Sequence[str], serialized: Sequence[bytes]

@@ -18,7 +18,7 @@ from client.messages import SignatureDefMap
 from client.openapi import document
 from client.schema import Schema, TensorSpec, signatures
 from tests import identity, mixed, processes
-from tests.client import dialect_server, schemas
+from tests.client import schemas
 from tests.tables import breast_cancer
 
 NAMES = breast_cancer().columns
@@ -32,7 +32,10 @@ def server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     identity.publish(folder / "identity")
     paths = {name: folder / name for name in ("flats", "identity")}
     paths["breast_cancer"] = trained_models / "breast_cancer"
-    configs = "".join(f'config {{ name: "{n}" base_path: "{p}" }}\n' for n, p in paths.items())
+    configs = "".join(
+        f'config {{ name: "{n}" base_path: "{p}" model_platform: "tensorflow" }}\n'
+        for n, p in paths.items()
+    )
     (folder / "models.config").write_text(f"model_config_list {{ {configs} }}")
     running = processes.start_model_server(
         folder / "log", f"--model_config_file={folder / 'models.config'}"
@@ -212,15 +215,26 @@ def test_what_is_asked_with_get_is_answered_as_it_says(doc: Any, url: str, path:
     check(doc, path, reply, "get")
 
 
-def test_the_open_inference_protocol_is_answered_as_it_says(doc: Any, server: str) -> None:
-    with ModelServer(server) as connection, dialect_server.serving(connection, "flats") as url:
-        for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/flats"):
-            check(doc, path, requests.get(url + path, timeout=30), "get")
-        path = "/v2/models/flats/infer"
-        schema = body(doc, path)
-        for example in schema["examples"]:
-            Draft202012Validator(schema).validate(example)
-            reply = requests.post(url + path, json=example, timeout=30)
-            assert reply.status_code == 200, reply.text
-            check(doc, path, reply)
-        check(doc, path, requests.post(url + path, json={"inputs": []}, timeout=30))
+def test_the_open_inference_protocol_is_answered_as_it_says(doc: Any, url: str) -> None:
+    for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/flats"):
+        check(doc, path, requests.get(url + path, timeout=30), "get")
+    path = "/v2/models/flats/infer"
+    schema = body(doc, path)
+    for example in schema["examples"]:
+        Draft202012Validator(schema).validate(example)
+        reply = requests.post(url + path, json=example, timeout=30)
+        assert reply.status_code == 200, reply.text
+        check(doc, path, reply)
+    check(doc, path, requests.post(url + path, json={"inputs": []}, timeout=30))
+
+
+def test_the_client_shows_the_document_and_a_page_of_it(doc: Any, url: str) -> None:
+    for model in ("flats", "identity"):
+        requests.get(f"{url}/v1/models/{model}/metadata", timeout=30)
+    shown = requests.get(f"{url}/openapi.json", timeout=30).json()
+    validate(shown)
+    assert shown["paths"].keys() == doc["paths"].keys()
+    page = requests.get(f"{url}/docs/", timeout=30)
+    assert page.status_code == 200
+    assert "/openapi.json" in page.text
+    assert requests.get(f"{url}/docs/swagger-ui-bundle.js", timeout=30).status_code == 200

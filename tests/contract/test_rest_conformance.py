@@ -49,7 +49,8 @@ class Clients:
         folder = self._folder / name
         folder.mkdir()
         setup = recordings.set_up(name, self._models, folder)
-        server = processes.start_model_server(folder / "serving.log", *setup.flags)
+        flags = [*setup.flags, f"--rest_api_port={processes.free_port()}"]
+        server = processes.start_model_server(folder / "serving.log", *flags)
         self._stack.callback(server.stop)
         with ModelServer(server.address) as connection:
 
@@ -58,10 +59,14 @@ class Clients:
                 return all(v.state in SETTLED for versions in found for v in versions)
 
             processes.wait_for(settled, "all versions have loaded or failed")
-        settings = {"CLIENT_MODEL": setup.models[0], "CLIENT_TIMEOUT": "30"}
-        if "--rest_api_enable_cors_support=true" in setup.flags:
-            settings["CLIENT_CORS"] = "true"
-        client = processes.client(folder / "client.log", server.address, **settings)
+        cors = "--rest_api_enable_cors_support=true" in setup.flags
+        client = processes.client(
+            folder / "client.log",
+            server.address,
+            CLIENT_MODEL=setup.models[0],
+            CLIENT_TIMEOUT="30",
+            CLIENT_CORS=str(cors),
+        )
         return self._stack.enter_context(client).removeprefix("http://")
 
 
