@@ -53,7 +53,7 @@ class StreamReply:
 def is_table(headers: Mapping[str, str]) -> bool:
     """Tell whether a request's body is a table, by its Content-Type."""
     content_type = headers.get("content-type", JSON)
-    return content_type != JSON and media_type(content_type) in READABLE
+    return content_type != JSON and content_type.partition(";")[0].strip().lower() in READABLE
 
 
 class Tables:
