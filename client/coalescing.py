@@ -27,6 +27,7 @@ from client.errors import (
     UnavailableError,
     server_error,
 )
+from client.shares import Share, Whole
 from client.tensors import Array
 
 Group = TypeVar("Group", bound=Hashable)
@@ -302,11 +303,10 @@ class Coalescer(Generic[Group]):
             # The outputs have no row for each row, whatever the signature says.
             self._learn(lane, 1)
             return all([await self._call(lane, [member]) for member in members])
-        start = 0
+        whole, start = Whole(prediction.outputs), 0
         for member in members:
             stop = start + member.rows
-            own = {name: array[start:stop] for name, array in prediction.outputs.items()}
-            member.finish(Prediction(own, prediction.version))
+            member.finish(Prediction(Share(whole, start, stop), prediction.version))
             start = stop
         return True
 
