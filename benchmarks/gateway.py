@@ -17,15 +17,15 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import click
 import numpy as np
-import requests
 
 from benchmarks import gateway_report, payloads
 from benchmarks.environments import InstallError, environment
-from benchmarks.load import Load, Request, load
+from benchmarks.load import Load, Request, ask, load
 from benchmarks.measurements import (
     BULK,
     ONE_ROW,
@@ -159,32 +159,26 @@ def request(url: str, form: Form, rows: int, here: Site) -> Request:
     return Request(url, form.content_type, body)
 
 
-def ask(asked: Request) -> requests.Response:
-    """Send a request once."""
-    headers = {"Content-Type": asked.content_type}
-    return requests.post(asked.url, asked.body.read_bytes(), headers=headers, timeout=60)
-
-
 def answers(asked: Request) -> bool:
     """Tell whether there is a good answer yet."""
     try:
-        return ask(asked).status_code == 200
-    except requests.RequestException:
+        return ask(asked)[0] == 200
+    except (OSError, HTTPException):
         return False
 
 
 def fault(asked: Request, form: Form, expected: payloads.Floats) -> str:
     """Ask once, and return what is wrong with the answer, or "" if it is right."""
     try:
-        reply = ask(asked)
-        if reply.status_code != 200:
-            return f"{reply.status_code}: {' '.join(reply.text.split())[:120]}"
-        found = form.read(reply.content)
+        status, body = ask(asked)
+        if status != 200:
+            return f"{status}: {' '.join(body.decode(errors='replace').split())[:120]}"
+        found = form.read(body)
         if found.shape != expected.shape:
             return f"expected {len(expected)} probabilities, got shape {list(found.shape)}"
         difference = float(np.abs(found - expected).max())
         return f"probabilities are off by {difference:.2g}" if difference > TOLERANCE else ""
-    except (requests.RequestException, LookupError, TypeError, ValueError) as error:
+    except (OSError, HTTPException, LookupError, TypeError, ValueError) as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 

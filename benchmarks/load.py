@@ -11,7 +11,9 @@ import json
 import shutil
 import subprocess
 import time
+from contextlib import closing
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -63,6 +65,20 @@ class Load:
 def generator() -> str:
     """Say what makes the load."""
     return "wrk, one thread" if shutil.which("wrk") else "asyncio (wrk is not installed)"
+
+
+def ask(request: Request) -> tuple[int, bytes]:
+    """Send a request once, and return status and body of the reply.
+
+    Raises:
+        OSError, HTTPException: nothing that is a reply came back.
+    """
+    url = urlsplit(request.url)
+    with closing(HTTPConnection(url.netloc, timeout=TIMEOUT_SECONDS)) as connection:
+        headers = {"Content-Type": request.content_type}
+        connection.request("POST", url.path, request.body.read_bytes(), headers)
+        reply = connection.getresponse()
+        return reply.status, reply.read()
 
 
 def load(request: Request, connections: int, seconds: int) -> Load:
