@@ -24,7 +24,7 @@ _context.set_forkserver_preload(["tests.with_tensorflow"])
 class Forked:
     """The part of `subprocess.Popen` that tests use, from any thread."""
 
-    # Whoever starts a process also looks after those that have ended, for which nobody else may look.
+    # Whoever starts a process also looks for those that have ended, which nobody else may do then.
     _lock = threading.Lock()
 
     def __init__(self, process: ForkServerProcess) -> None:
