@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
@@ -31,15 +32,20 @@ Section = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
 
 def write_sections(
-    name: str, about: str, sections: Sequence[Section], packages: Sequence[str]
+    name: str,
+    about: str,
+    sections: Sequence[Section],
+    packages: Sequence[str],
+    folder: Path = RESULTS,
 ) -> None:
-    """Print several tables and keep them in `results/name.md`.
+    """Print several tables and keep them in `name.md`.
 
     Args:
         name: of the benchmark.
         about: what was measured, in a sentence or two.
         sections: a text, a header and rows for each table.
         packages: whose versions matter.
+        folder: where the file is kept.
     """
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     lines = [
@@ -47,8 +53,7 @@ def write_sections(
         "",
         about,
         "",
-        f"{date.today()}, {os.cpu_count()} cores ({platform.machine()}), "
-        f"Python {platform.python_version()}, {versions}.",
+        f"{date.today()}, {machine()}, Python {platform.python_version()}, {versions}.",
         f"Command: `python -m benchmarks.{name}`.",
         "",
     ]
@@ -60,6 +65,17 @@ def write_sections(
             *("| " + " | ".join(row) + " |" for row in rows),
             "",
         ]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text("\n".join(lines))
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.md").write_text("\n".join(lines))
     print("\n".join(lines))
+
+
+def machine() -> str:
+    """Say what is measured on."""
+    models = re.findall(r"^model name\s*: (.+)", _cpu_info(), re.MULTILINE)
+    return f"{os.cpu_count()} cores ({models[0] if models else platform.machine()})"
+
+
+def _cpu_info() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.exists() else ""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 from pydantic import ValidationError
 
 from client.errors import ClientError
-from client.settings import Settings
+from client.settings import METRICS_DIRECTORY, Settings
 
 
 @click.group()
@@ -39,16 +42,50 @@ def _settings(**given: Any) -> Settings:
 )
 def serve(host: str | None, port: int | None, server: str | None, model: str | None) -> None:
     """Serve predictions over HTTP until SIGTERM or SIGINT."""
+    settings = _settings(host=host, port=port, server=server, model=model)
+    with _shared_metrics(settings.workers):
+        _serve(settings)
+
+
+@contextmanager
+def _shared_metrics(workers: int) -> Iterator[None]:
+    """Give several workers a place where each can read the others' numbers."""
+    if workers == 1 or METRICS_DIRECTORY in os.environ:
+        yield
+        return
+    with TemporaryDirectory(prefix="metrics-") as folder:
+        os.environ[METRICS_DIRECTORY] = folder
+        yield
+
+
+def _serve(settings: Settings) -> None:
+    # Only now that it is known where metrics are kept.
+    from client.keys import ApiKeys, KeysFileError
     from client.web.server import PortTakenError, serve_http
 
-    settings = _settings(host=host, port=port, server=server, model=model)
     # The worker processes read their settings from the environment.
     for name, value in settings.model_dump(exclude_none=True).items():
         os.environ[f"CLIENT_{name.upper()}"] = str(value)
     try:
+        if settings.api_keys is not None:
+            ApiKeys(settings.api_keys)  # what is wrong with the file is told now, and once
         serve_http(settings)
-    except PortTakenError as error:
+    except (PortTakenError, KeysFileError) as error:
         raise click.ClickException(str(error)) from error
+
+
+@main.command("new-key")
+@click.argument("name")
+def new_key(name: str) -> None:
+    """Make an API key, and the line about it for the file that CLIENT_API_KEYS names."""
+    from client.keys import LINE, hashed, new_key
+
+    key = new_key()
+    line = f"{name} {hashed(key)}"
+    if not LINE.fullmatch(line):
+        raise click.UsageError(f"expected a name of letters, digits and ._@-, got {name!r}")
+    click.echo(f"key, for whoever is to ask: {key}", err=True)
+    click.echo(line)
 
 
 @main.command()

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from client.settings import METRICS_DIRECTORY
+
+# Several workers keep their numbers where each can read the others', so that any of them tells
+# those of all. The library looks for the place when it is imported.
+SHARED = METRICS_DIRECTORY in os.environ
 
 # From a cached answer on loopback to the longest deadline people set.
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -32,11 +41,13 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
-        # Requests under way; whoever begins or ends one counts.
-        self.in_flight = 0
-        Gauge(
-            "client_http_requests_in_flight", "HTTP requests under way", registry=self.registry
-        ).set_function(lambda: self.in_flight)
+        self._in_flight = 0
+        self._in_flight_gauge = Gauge(
+            "client_http_requests_in_flight",
+            "HTTP requests under way",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
         self.call_seconds = Histogram(
             "client_grpc_call_seconds",
             "Time of a gRPC call to the model server",
@@ -62,6 +73,18 @@ class Metrics:
         # Looking up a labelled metric takes longer than counting with it.
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
+    def begin(self) -> None:
+        """Count a request that is under way now."""
+        self._in_flight += 1
+        if SHARED:
+            self._in_flight_gauge.inc()
+
+    def end(self) -> None:
+        """Count a request that is no longer under way."""
+        self._in_flight -= 1
+        if SHARED:
+            self._in_flight_gauge.dec()
+
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an HTTP request that was answered."""
         children = self._children.get((method, route, status))
@@ -85,5 +108,10 @@ class Metrics:
         self.call_seconds.labels(rpc, code.name).observe(seconds)
 
     def exposition(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format, those of the other workers added."""
+        if SHARED:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)
+            return generate_latest(registry)
+        self._in_flight_gauge.set(self._in_flight)  # to write it is dearer than to count
         return generate_latest(self.registry)

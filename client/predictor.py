@@ -134,6 +134,10 @@ class Predictor:
         known.used_at = time.monotonic()
         return known.schema
 
+    def known_models(self) -> list[str]:
+        """Return the names of the models whose latest version was asked lately."""
+        return [t.model for t in self._known if t.version is None and t.label is None]
+
     async def metadata(self, target: Target, deadline: Deadline) -> Schema:
         """Ask the server what a model looks like now.
 

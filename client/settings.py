@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from client.channel import Tls, target
+
+# Names the place where several workers share their metrics; Prometheus' library reads it.
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+AccessLog = Literal["all", "errors", "none"]
 
 
 class Settings(BaseSettings):
@@ -66,6 +72,14 @@ class Settings(BaseSettings):
     )
     cors: bool = Field(
         default=False, description="let pages of other origins read what /v1 answers"
+    )
+    api_keys: Path | None = Field(
+        default=None,
+        description="file of the API keys' hashes (`python -m client new-key` makes one); "
+        "without it everybody may ask",
+    )
+    access_log: AccessLog = Field(
+        default="errors", description="requests to log: all, errors (5xx) or none"
     )
     drain_delay: float = Field(
         default=0.0,

@@ -122,12 +122,12 @@ class Servable:
         """
         try:
             values = self._callable(tuple(feeds), tuple(fetches))(*arrays)
-            # Of a string without dimensions the session gives the bytes alone.
-            return [np.array(v, object) if isinstance(v, bytes) else v for v in values]
         except tf.errors.OpError as error:
             raise ServingError.from_number(error.error_code, error.message) from error
         except (TypeError, ValueError) as error:  # numpy values that TensorFlow cannot take
             raise invalid_argument(str(error)) from error
+        # A string that is a scalar comes without an array around it.
+        return [np.array(v, object) if isinstance(v, bytes) else v for v in values]
 
     def run_serialized(
         self, feeds: Sequence[str], fetches: Sequence[str], serialized: Sequence[bytes]

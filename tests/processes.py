@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 import requests
@@ -23,11 +24,26 @@ LISTENING = re.compile(r"Running gRPC ModelServer at \S+?:(\d+) ")
 START_SECONDS = 60
 
 
+class Process(Protocol):
+    """What tests use of `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+    def kill(self) -> None: ...
+
+
 @dataclass
 class Running:
     """A process under test, with everything it has printed."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     log: Path
     address: str = ""
 
@@ -78,16 +94,21 @@ def start_model_server(log: Path, *flags: str, port: int = 0) -> Running:
     """Start `python -m serving` and wait until its port is open."""
     command = [sys.executable, "-m", "serving", "--bind_address=127.0.0.1", f"--port={port}"]
     running = start([*command, *flags], log)
+    running.address = listening_address(running)
+    return running
+
+
+def listening_address(model_server: Running) -> str:
+    """Wait until a model server's gRPC port is open, and return its address."""
 
     def listening() -> bool:
-        assert running.process.poll() is None, running.output()
-        return LISTENING.search(running.output()) is not None
+        assert model_server.process.poll() is None, model_server.output()
+        return LISTENING.search(model_server.output()) is not None
 
     wait_for(listening, "the model server listens")
-    match = LISTENING.search(running.output())
+    match = LISTENING.search(model_server.output())
     assert match is not None
-    running.address = f"127.0.0.1:{match[1]}"
-    return running
+    return f"127.0.0.1:{match[1]}"
 
 
 def is_serving(address: str) -> bool:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 from flask import Flask, Response, g, request
+from flask_swagger_ui import get_swaggerui_blueprint
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 from client.errors import ClientError
 from client.exchange import HttpReply, HttpRequest
 from client.settings import Settings
-from client.web import page
+from client.web import docs, page
 from client.web.background import Background, Bridge
 from client.web.bodies import decoded, too_large
 from client.web.replies import error_reply
@@ -21,7 +22,23 @@ from client.web.replies import error_reply
 log = logging.getLogger(__name__)
 
 # The paths of the API; what lies below them is for the gateway to say.
-API = ("/predict", "/v1/<path:below>", "/livez", "/readyz", "/metrics")
+API = (
+    "/predict",
+    "/explain",
+    "/v1/<path:below>",
+    "/v2",
+    "/v2/<path:below>",
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/openapi.json",
+)
+PAGE_POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
+# Swagger's page has its settings in a script of its own, and draws with styles in place.
+DOCS_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; frame-ancestors 'none'"
+)
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -41,6 +58,8 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     _answer_api(app, bridge, settings.max_body_bytes)
     app.register_blueprint(page.blueprint(bridge, settings))
+    app.register_blueprint(get_swaggerui_blueprint("/docs", docs.PATH, {"app_name": docs.TITLE}))
+    _protect(app, bridge)
     _measure_requests(app, bridge)
     _answer_errors(app, settings.max_body_bytes)
     return app
@@ -64,6 +83,25 @@ def _answer_api(app: Flask, bridge: Callable[[], Bridge], most_bytes: int) -> No
         app.add_url_rule(
             rule, "api", api, methods=METHODS, provide_automatic_options=False, strict_slashes=False
         )
+
+
+def _protect(app: Flask, bridge: Callable[[], Bridge]) -> None:
+    """Let in who has a key, and tell browsers what pages may do."""
+
+    @app.before_request
+    def check_key() -> None:
+        if request.endpoint != "api":  # the API's requests are checked by the gateway
+            headers = {name.lower(): value for name, value in request.headers.items()}
+            bridge().gateway.caller(HttpRequest(request.method, request.path, headers=headers))
+
+    @app.after_request
+    def restrict(response: Response) -> Response:
+        is_docs = (request.endpoint or "").startswith("swagger_ui.")
+        response.headers["Content-Security-Policy"] = DOCS_POLICY if is_docs else PAGE_POLICY
+        response.headers["X-Frame-Options"] = "DENY"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
 
 
 def _measure_requests(app: Flask, bridge: Callable[[], Bridge]) -> None:

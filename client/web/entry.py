@@ -35,6 +35,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 # The parent process sends it before anything else when the service is to stop.
 DRAIN_SIGNAL = signal.SIGUSR1
 GARBAGE_THRESHOLD = 10_000
+NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
 
 class Headers(Mapping[str, str]):
@@ -183,7 +184,7 @@ async def _send(reply: HttpReply, send: Send) -> None:
 async def _begin(
     status: int, content_type: str, further: Iterable[tuple[str, str]], send: Send
 ) -> None:
-    headers = [(b"content-type", content_type.encode("latin-1"))]
+    headers = [(b"content-type", content_type.encode("latin-1")), NO_SNIFFING]
     for name, value in further:
         headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
     await send({"type": "http.response.start", "status": status, "headers": headers})

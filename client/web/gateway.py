@@ -12,11 +12,14 @@ from client.coalescing import Limits
 from client.deadlines import Deadline
 from client.errors import ClientError
 from client.exchange import HttpReply, HttpRequest
+from client.keys import ApiKeys
 from client.metrics import Metrics
 from client.model_server import AsyncModelServer, Target
 from client.predictor import Predictor
 from client.settings import Settings
+from client.web import access
 from client.web.bodies import DisconnectedError
+from client.web.docs import DocsApi
 from client.web.friendly import FriendlyApi
 from client.web.oip import OipApi
 from client.web.operations import OperationsApi
@@ -28,6 +31,8 @@ from client.web.tables import StreamReply, Tables, is_table
 log = logging.getLogger(__name__)
 
 TIMEOUT_HEADER = "x-request-timeout"
+# Statuses from here on say that something is wrong on our side.
+ERROR = 500
 
 
 class Gateway:
@@ -51,6 +56,7 @@ class Gateway:
             observe=self.metrics.observe_call,
         )
         limits = Limits(rows=settings.batch_rows, waiting=settings.max_waiting)
+        self._keys = ApiKeys(settings.api_keys) if settings.api_keys else None
         self.core = Predictor(self._server, limits, self.metrics.observe_batch)
         self._operations = OperationsApi(self.core, self.metrics, settings.model)
         self._tables = Tables(self.core, settings.timeout)
@@ -64,6 +70,7 @@ class Gateway:
             "livez": self._operations,
             "readyz": self._operations,
             "metrics": self._operations,
+            "openapi.json": DocsApi(self.core, settings.model),
         }
 
     async def __aenter__(self) -> Gateway:
@@ -97,13 +104,34 @@ class Gateway:
         """
         started = time.perf_counter()
         route = route or self.route(request.path)
-        self.metrics.in_flight += 1
+        caller: str | None = None
+        self.metrics.begin()
         try:
+            caller = self.caller(request, route)
             reply = await self._answer(request, route)
+        except ClientError as error:
+            reply = error_reply(error)
         finally:
-            self.metrics.in_flight -= 1
-        self._observe(request.method, route, reply.status, time.perf_counter() - started)
+            self.metrics.end()
+        seconds = time.perf_counter() - started
+        self._observe(request.method, route, reply.status, seconds)
+        which = self.settings.access_log
+        if which == "all" or reply.status >= ERROR or "x-request-id" in request.headers:
+            name = route.name if route else "none"
+            return access.record(
+                request, reply, route=name, caller=caller, seconds=seconds, which=which
+            )
         return reply
+
+    def caller(self, request: HttpRequest, route: Route | None = None) -> str | None:
+        """Return the name of a request's API key; None if everybody may ask.
+
+        Raises:
+            ClientError: 401, it has none, or one that is not known.
+        """
+        if self._keys is None or (route is not None and not route.limited):
+            return None
+        return self._keys.caller(request.headers)
 
     async def stream(
         self, request: HttpRequest, route: Route, chunks: AsyncIterator[bytes]
@@ -118,6 +146,7 @@ class Gateway:
         started = time.perf_counter()
         reply: HttpReply | StreamReply
         try:
+            self.caller(request, route)
             target = route.stream(request) if route.stream else None
             if target is None:
                 raise ClientError("Content-Type: a table is taken by a prediction only", 415)

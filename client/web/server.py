@@ -14,6 +14,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from client.settings import Settings
+from client.web.access import set_up_logs
 from client.web.entry import DRAIN_SIGNAL, Entry
 
 # How long requests under way may go on once the server was told to stop.
@@ -82,6 +83,7 @@ def serve_http(settings: Settings) -> None:
 
 def worker_app() -> Entry:
     """Make the application in a worker process, which is not to outlive the main process."""
+    set_up_logs()
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     return Entry(Settings())
 

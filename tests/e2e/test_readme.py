@@ -191,7 +191,9 @@ def test_the_numbers_are_those_of_the_benchmark(page: str, benchmark: str, row: 
         assert line in measured
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/course.md", "docs/training.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/course.md", "docs/training.md", "docs/client.md", "docs/serving.md"]
+)
 def test_what_it_links_to_is_there(page: str) -> None:
     targets = re.findall(r"\]\(([\w./-]+)\)", (ROOT / page).read_text())
     assert targets

@@ -24,7 +24,12 @@ from tests.conftest import Starter
 from tests.processes import ROOT, free_port, wait_for
 
 ROW = {"x": np.array([1.0], np.float32)}
-MODEL_FLAGS = ("--model_name=m", "--file_system_poll_wait_seconds=0.05")
+MODEL_FLAGS = (
+    "--model_name=m",
+    "--file_system_poll_wait_seconds=0.05",
+    "--max_num_load_retries=1",
+    "--load_retry_interval_micros=10000",
+)
 
 
 def states(server: ModelServer) -> dict[int, int]:
@@ -156,11 +161,10 @@ def test_a_rollback_by_removing_the_newest_version(base_path: Path, starter: Sta
 def test_health_is_serving_only_while_a_version_is_available(
     base_path: Path, starter: Starter
 ) -> None:
-    running = starter.model_server(*MODEL_FLAGS, f"--model_base_path={base_path}")
-    assert health(running.address) == health(running.address, "m") == 2  # NOT_SERVING
     publish(base_path, 1)
-    wait_for(lambda: health(running.address) == 1, "SERVING")
-    assert health(running.address, "m") == 1
+    running = starter.model_server(*MODEL_FLAGS, f"--model_base_path={base_path}")
+    assert health(running.address) == health(running.address, "m") == 1  # SERVING
+    assert health(running.address, "PredictionService") == 1
     shutil.rmtree(base_path / "1")
     wait_for(lambda: health(running.address) == 2, "NOT_SERVING again")
     with ModelServer(running.address) as server, pytest.raises(ClientError) as error:
@@ -176,11 +180,14 @@ def test_labels_and_policies_of_a_config_file(
     config = tmp_path / "models.config"
     config.write_text(
         f"""model_config_list {{ config {{
-          name: "m" base_path: "{base_path}" model_version_policy {{ all {{}} }}
+          name: "m" base_path: "{base_path}" model_platform: "tensorflow"
+          model_version_policy {{ all {{}} }}
           version_labels {{ key: "stable" value: 1 }}
         }} }}"""
     )
-    running = starter.model_server(f"--model_config_file={config}")
+    running = starter.model_server(
+        f"--model_config_file={config}", "--allow_version_labels_for_unavailable_models"
+    )
     with ModelServer(running.address) as server:
         wait_for(lambda: is_available(server, 1) and is_available(server, 2), "both versions")
         assert server.predict(Target("m", label="stable"), ROW).version == 1
@@ -244,7 +251,9 @@ def test_the_rest_port_tells_the_state_and_nothing_else(base_path: Path, starter
     [
         ([], "expected either --model_base_path or --model_config_file"),
         (["--model_base_path=x", "--model_config_file=y"], "expected either"),
-        (["--model_base_path=x", "--enable_batching"], "No such option '--enable_batching'"),
+        (["--model_base_path=x", "--enable_nothing"], "No such option '--enable_nothing'"),
+        (["--model_base_path=x", "--use_alts_credentials"], "ALTS works between Google's own"),
+        (["--model_base_path=x", "--batching_parameters_file=y"], "without --enable_batching"),
         (["--model_base_path=x", "--port=abc"], "'abc' is not a valid integer"),
         (["--model_config_file=nosuch"], "--model_config_file nosuch: "),
     ],
@@ -260,6 +269,7 @@ def test_a_flag_that_cannot_be_honoured_is_an_error(flags: list[str], message: s
 
 
 def test_a_taken_port_is_one_clear_line(base_path: Path, starter: Starter) -> None:
+    publish(base_path, 1)
     running = starter.model_server(*MODEL_FLAGS, f"--model_base_path={base_path}")
     port = running.address.rpartition(":")[2]
     done = subprocess.run(
@@ -268,4 +278,6 @@ def test_a_taken_port_is_one_clear_line(base_path: Path, starter: Starter) -> No
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.strip().endswith(f"cannot listen on 127.0.0.1:{port}: is it taken?")
+    assert (
+        done.stderr.strip() == f"Error: cannot listen on 127.0.0.1:{port}: Address already in use"
+    )

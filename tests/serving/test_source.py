@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 
-from serving.model_config import ConfigError, ModelConfig, ServableVersionPolicy, read_config_file
+from serving.errors import ServingError
+from serving.model_config import (
+    ConfigError,
+    ModelConfig,
+    ServableVersionPolicy,
+    model_configs,
+    read_config_file,
+)
 from serving.source import aspired_versions
 
 
@@ -52,10 +59,10 @@ def test_a_config_file_lists_models_with_policies_and_labels(tmp_path: Path) -> 
             model_version_policy { all {} }
             version_labels { key: "stable" value: 3 }
           }
-          config { name: "b" base_path: "/models/b" }
+          config { name: "b" base_path: "/models/b" model_type: TENSORFLOW }
         }"""
     )
-    a, b = read_config_file(file)
+    a, b = model_configs(read_config_file(file))
     assert (a.name, a.base_path, a.version_labels) == ("a", Path("/models/a"), {"stable": 3})
     assert a.version_policy.WhichOneof("policy_choice") == "all"
     assert (b.name, b.version_labels) == ("b", {})
@@ -66,16 +73,6 @@ def test_a_config_file_lists_models_with_policies_and_labels(tmp_path: Path) -> 
     [
         ("model_config_list { config { name: 3 } }", r"models.config: 1:36"),
         ("", "expected a model_config_list"),
-        ('model_config_list { config { name: "a" } }', "to have a name and a base_path"),
-        (
-            'model_config_list { config { name: "a" base_path: "x" model_platform: "torch" } }',
-            "model a: expected model_platform 'tensorflow', got 'torch'",
-        ),
-        (
-            'model_config_list { config { name: "a" base_path: "x" }'
-            ' config { name: "a" base_path: "y" } }',
-            "model a is listed twice",
-        ),
     ],
 )
 def test_a_wrong_config_file_is_named_with_the_fault(
@@ -90,3 +87,30 @@ def test_a_wrong_config_file_is_named_with_the_fault(
 def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nosuch\.config: .*No such file"):
         read_config_file(tmp_path / "nosuch.config")
+
+
+@pytest.mark.parametrize(
+    ("configs", "message"),
+    [
+        (['name: "a"'], r"Expected model a to have an absolute path or URI; got base_path\(\)=$"),
+        (['name: "a" base_path: "x"'], r"got base_path\(\)=x"),
+        (['name: "a" base_path: "/x" model_platform: "torch"'], "Model a requests unsupported"),
+        (['name: "a" base_path: "/x"'], "Illegal setting neither model_type"),
+        (
+            ['name: "a" base_path: "/x" model_platform: "tensorflow"'] * 2,
+            "Illegal to list model a multiple times in config list",
+        ),
+        (
+            ['name: "a" base_path: "/x" model_platform: "tensorflow" logging_config {}'],
+            "Model a: requests cannot be logged",
+        ),
+    ],
+)
+def test_a_config_that_cannot_be_served_is_refused_with_the_original_s_text(
+    tmp_path: Path, configs: list[str], message: str
+) -> None:
+    file = tmp_path / "models.config"
+    listed = " ".join(f"config {{ {config} }}" for config in configs)
+    file.write_text(f"model_config_list {{ {listed} }}")
+    with pytest.raises(ServingError, match=message):
+        model_configs(read_config_file(file))

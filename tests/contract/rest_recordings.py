@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,10 +20,6 @@ else:
 
 HERE = Path(__file__).resolve().parent
 CORPUS = HERE / "corpus"
-# Three of the models are TensorFlow Serving's own and not part of this project; a folder that has
-# them all may be named here.
-ORIGINALS = ("half_plus_two", "half_plus_three", "counter")
-MODELS = Path(os.environ.get("CONFORMANCE_MODELS") or CORPUS / "models")
 DIFFERENCES = HERE / "rest_differences.toml"
 TOLERANCE = 1e-6
 
@@ -48,12 +42,6 @@ class Case:
     reply: HttpReply
     text_stable: bool
     body_stable: bool
-
-    @property
-    def model(self) -> str:
-        """The name of the model that is asked, empty if none is."""
-        match = re.match(r"/v1/models/([\w%]+)", self.request.path, re.IGNORECASE)
-        return match[1] if match else ""
 
 
 @dataclass(frozen=True)
@@ -81,26 +69,6 @@ def cases() -> list[Case]:
 def differences() -> dict[str, Difference]:
     with DIFFERENCES.open("rb") as file:
         return {name: Difference(**fields) for name, fields in tomllib.load(file).items()}
-
-
-def server_setup(name: str, folder: Path) -> tuple[list[str], list[str]]:
-    """Write the files of a server's configuration, without the models that are not here.
-
-    Returns:
-        The flags, and the models' names.
-    """
-    setup = json.loads((CORPUS / "servers.json").read_text())[name]
-    places = {"{models}": str(MODELS), "{dir}": str(folder)}
-    texts = {file: _filled(text, places) for file, text in setup["files"].items()}
-    flags = [_filled(flag, places) for flag in setup["flags"]]
-    absent = [name for name in ORIGINALS if not (MODELS / name).is_dir()]
-    for file, text in texts.items():
-        lines = text.splitlines(keepends=True)  # each model is on its own
-        kept = [line for line in lines if not any(f'name: "{name}"' in line for name in absent)]
-        texts[file] = "".join(kept)
-        (folder / file).write_text(texts[file])
-    names = re.findall(r'(?:\bname: "|--model_name=)(\w+)', " ".join([*texts.values(), *flags]))
-    return flags, names
 
 
 def faults(case: Case, got: HttpReply) -> list[str]:
@@ -189,9 +157,3 @@ def _case(fields: Mapping[str, Any]) -> Case:
         fields["text_stable"],
         fields.get("body_stable", True),
     )
-
-
-def _filled(text: str, places: Mapping[str, str]) -> str:
-    for name, place in places.items():
-        text = text.replace(name, place)
-    return text

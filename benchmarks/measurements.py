@@ -1,0 +1,122 @@
+"""What was measured of each peer, over all rounds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.load import Load
+
+YARDSTICK = "bare gRPC"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Requests with so many rows over so many connections."""
+
+    rows: int
+    connections: int
+    form: str = "JSON"
+
+    @property
+    def what(self) -> str:
+        """What a request is, whatever the number of connections."""
+        return f"{self.rows:,} row{'s' * (self.rows > 1)} as {self.form}"
+
+
+ONE_ROW = tuple(Workload(1, connections) for connections in (1, 16, 64, 256))
+THOUSAND_ROWS = tuple(Workload(1000, connections) for connections in (1, 4))
+BULK = tuple(Workload(10_000, 1, form) for form in ("JSON", "npy", "Arrow"))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One load, and the seconds of CPU that the peer took for it, with all its processes."""
+
+    load: Load
+    cpu_seconds: float
+
+    @property
+    def cpu_per_thousand(self) -> float:
+        """Seconds of CPU for 1000 requests."""
+        return 1000 * self.cpu_seconds / max(1, self.load.requests)
+
+
+@dataclass(frozen=True)
+class Median:
+    """The medians of several points; errors are added up."""
+
+    rate: float
+    p50: float
+    p99: float
+    cpu_per_thousand: float
+    errors: int
+    requests: int
+
+    @classmethod
+    def of(cls, points: Sequence[Point]) -> Median:
+        """Return it."""
+        return cls(
+            statistics.median(point.load.rate for point in points),
+            statistics.median(point.load.p50 for point in points),
+            statistics.median(point.load.p99 for point in points),
+            statistics.median(point.cpu_per_thousand for point in points),
+            sum(point.load.errors for point in points),
+            sum(point.load.requests for point in points),
+        )
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a peer takes in one round.
+
+    Attributes:
+        start_seconds: from its start until it had answered for the first time.
+        rows_mb: of its largest process, after the loads of one row.
+        bulk_mb: the same, after the loads of many rows.
+        together_mb: of all its processes then, added up.
+    """
+
+    start_seconds: float
+    rows_mb: float
+    bulk_mb: float
+    together_mb: float
+
+
+@dataclass
+class Results:
+    """All that was measured, and why some was not.
+
+    Attributes:
+        missing: by peer and what was asked of it ("" for everything), the reason.
+    """
+
+    points: dict[tuple[str, Workload], list[Point]] = field(default_factory=dict)
+    footprints: dict[str, list[Footprint]] = field(default_factory=dict)
+    missing: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def add(self, peer: str, workload: Workload, point: Point) -> None:
+        """Keep a point."""
+        self.points.setdefault((peer, workload), []).append(point)
+
+    def median(self, peer: str, workload: Workload) -> Median | None:
+        """Return the medians, None if there are none."""
+        points = self.points.get((peer, workload))
+        return Median.of(points) if points else None
+
+    def footprint(self, peer: str) -> Footprint | None:
+        """Return the medians, None if there are none."""
+        rounds = self.footprints.get(peer)
+        if not rounds:
+            return None
+        return Footprint(
+            statistics.median(one.start_seconds for one in rounds),
+            statistics.median(one.rows_mb for one in rounds),
+            statistics.median(one.bulk_mb for one in rounds),
+            statistics.median(one.together_mb for one in rounds),
+        )
+
+    def why_missing(self, peer: str, workload: Workload) -> str:
+        """Return why there is no point."""
+        return self.missing.get((peer, "")) or self.missing.get((peer, workload.what), "")

@@ -1,0 +1,103 @@
+"""What the peers are sent and how their answers are read: the same rows, in each one's own form."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+MODEL = "breast_cancer"
+SIGNATURE = "dense"
+
+Floats = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to write rows into a request, and to read probabilities from the reply to it."""
+
+    name: str
+    content_type: str
+    write: Callable[[Floats], bytes]
+    read: Callable[[bytes], Floats]
+
+
+def rows(count: int) -> Floats:
+    """Return rows [count, 30] of the table that the model was trained on, again and again."""
+    from sklearn.datasets import load_breast_cancer
+
+    table: Floats = load_breast_cancer().data
+    return np.resize(table, (count, table.shape[1]))
+
+
+def _json(name: str, write: Callable[[list[list[float]]], Any], read: Callable[[Any], Any]) -> Form:
+    return Form(
+        name,
+        "application/json",
+        lambda rows: orjson.dumps(write(rows.tolist())),
+        lambda body: np.asarray(read(orjson.loads(body)), np.float64),
+    )
+
+
+def _write_npy(rows: Floats) -> bytes:
+    file = io.BytesIO()
+    np.save(file, rows.astype(np.float32))
+    return file.getvalue()
+
+
+def _read_npy(body: bytes) -> Floats:
+    found: Floats = np.load(io.BytesIO(body))
+    return found if found.dtype.names is None else found["probability"]
+
+
+def _write_arrow(rows: Floats) -> bytes:
+    import pyarrow as pa
+    from sklearn.datasets import load_breast_cancer
+
+    names = [name.replace(" ", "_") for name in load_breast_cancer().feature_names]
+    columns = rows.astype(np.float32).T
+    batch = pa.record_batch([pa.array(column) for column in columns], names=names)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    body: bytes = sink.getvalue().to_pybytes()
+    return body
+
+
+def _read_arrow(body: bytes) -> Floats:
+    import pyarrow as pa
+
+    with pa.ipc.open_stream(body) as reader:
+        found: Floats = reader.read_all()["probability"].to_numpy()
+    return found
+
+
+TENSORFLOW_SERVING = _json(
+    "tensorflow-serving",
+    lambda rows: {"signature_name": SIGNATURE, "instances": rows},
+    lambda reply: [row["probability"] for row in reply["predictions"]],
+)
+OPEN_INFERENCE = _json(
+    "open-inference",
+    lambda rows: {
+        "inputs": [
+            {
+                "name": "features",
+                "shape": [len(rows), len(rows[0])],
+                "datatype": "FP32",
+                "data": rows,
+            }
+        ]
+    },
+    lambda reply: reply["outputs"][0]["data"],
+)
+# What people write who choose the form themselves.
+PLAIN = _json("plain", lambda rows: {"instances": rows}, lambda reply: reply["predictions"])
+BARE_LIST = _json("bare-list", lambda rows: {"instances": rows}, lambda reply: reply)
+NPY = Form("npy", "application/x-npy", _write_npy, _read_npy)
+ARROW = Form("arrow", "application/vnd.apache.arrow.stream", _write_arrow, _read_arrow)

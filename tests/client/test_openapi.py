@@ -1,0 +1,240 @@
+"""The OpenAPI document: valid, made from the models, and true of what is really answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import validate
+
+from client import ModelServer
+from client.messages import SignatureDefMap
+from client.openapi import document
+from client.schema import Schema, TensorSpec, signatures
+from tests import identity, mixed, processes
+from tests.client import schemas
+from tests.tables import breast_cancer
+
+NAMES = breast_cancer().columns
+OF_FLATS = "/v1/models/flats:predict"
+
+
+@pytest.fixture(scope="module")
+def server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("openapi")
+    mixed.publish(folder / "flats")
+    identity.publish(folder / "identity")
+    paths = {name: folder / name for name in ("flats", "identity")}
+    paths["breast_cancer"] = trained_models / "breast_cancer"
+    configs = "".join(
+        f'config {{ name: "{n}" base_path: "{p}" model_platform: "tensorflow" }}\n'
+        for n, p in paths.items()
+    )
+    (folder / "models.config").write_text(f"model_config_list {{ {configs} }}")
+    running = processes.start_model_server(
+        folder / "log", f"--model_config_file={folder / 'models.config'}"
+    )
+    processes.wait_for(lambda: processes.is_serving(running.address), "the models are loaded")
+    yield running.address
+    assert running.stop() == 0, running.output()
+
+
+@pytest.fixture(scope="module")
+def doc(server: str) -> Any:
+    with ModelServer(server) as connection:
+        served = [connection.schema(name) for name in ("breast_cancer", "flats", "identity")]
+    made = document(served, default_model="breast_cancer", title="Predictions", version="1.2")
+    return json.loads(json.dumps(made))
+
+
+@pytest.fixture(scope="module")
+def url(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    running = processes.start_client(tmp_path_factory.mktemp("client") / "log", server)
+    yield running.address
+    assert running.stop() == 0, running.output()
+
+
+def check(doc: Any, path: str, reply: requests.Response, method: str = "post") -> None:
+    """The reply has a status and a form that the document tells of."""
+    response = doc["paths"][path][method]["responses"][str(reply.status_code)]
+    if "$ref" in response:
+        response = doc["components"]["responses"][response["$ref"].rpartition("/")[2]]
+    kind = reply.headers["Content-Type"].partition(";")[0]
+    schema = {**response["content"][kind].get("schema", {}), "components": doc["components"]}
+    Draft202012Validator(schema).validate(reply.json() if kind == "application/json" else None)
+
+
+def body(doc: Any, path: str) -> Any:
+    content = doc["paths"][path]["post"]["requestBody"]["content"]
+    return {**content["application/json"]["schema"], "components": doc["components"]}
+
+
+def test_it_is_valid(doc: Any) -> None:
+    validate(doc)
+    assert doc["info"] == {"title": "Predictions", "version": "1.2"}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        schemas.numeric(),
+        schemas.mixed(),
+        schemas.undescribed(x=TensorSpec(1, None), y=TensorSpec(9, (None, 2, None))),
+        schemas.undescribed(x=TensorSpec(18, (None,)), y=TensorSpec(14, ())),
+        Schema("a/{b} c", 1, {}, None, None),
+    ],
+    ids=range(5),
+)
+def test_it_is_valid_for_any_model(schema: Schema) -> None:
+    for default in ("m", "nosuch"):
+        validate(document([schema], default_model=default, title="t", version="0"))
+
+
+def test_a_model_without_models_is_valid() -> None:
+    validate(document([], default_model="m", title="t", version="0"))
+
+
+def test_columns_are_told_with_what_the_model_has_seen(doc: Any) -> None:
+    row = body(doc, "/predict")["anyOf"][0]["properties"]["instances"]["items"]["anyOf"][0]
+    assert list(row["properties"]) == list(NAMES)
+    assert row["required"] == sorted(NAMES)
+    radius = row["properties"]["mean_radius"]
+    assert radius["description"].startswith("in training from 6.981 to 2")
+    assert radius["type"] == "number"
+    assert radius["exclusiveMinimum"] == -radius["exclusiveMaximum"]
+    # The first number that float32 rounds to infinity, and the last that it does not.
+    with np.errstate(over="ignore"):
+        assert np.isinf(np.float32(radius["exclusiveMaximum"]))
+    assert np.isfinite(np.float32(np.nextafter(radius["exclusiveMaximum"], 0)))
+    assert row["examples"][0]["mean_radius"] > row["examples"][1]["mean_radius"]
+    flat = body(doc, OF_FLATS)["anyOf"][0]["properties"]["instances"]["items"]["properties"]
+    assert flat["city"]["examples"] == ["Bern", "Basel", " Zug"]
+    assert flat["rooms"]["examples"] == [3, 2, 9007199254740993]
+    assert flat["balcony"] == {
+        "type": "boolean",
+        "description": "in training one of 2 values; others count as unknown",
+        "examples": [False, True],
+    }
+    assert flat["income"]["type"] == ["number", "null"]
+    assert {"type": "null"} in flat["district"]["anyOf"]
+    assert {"type": "integer"} in flat["district"]["anyOf"]
+    assert {"type": "integer"} not in flat["city"]["anyOf"]
+    required = body(doc, OF_FLATS)["anyOf"][0]["properties"]["instances"]["items"]["required"]
+    assert required == ["Age (years)", "balcony", "city", "rooms"]
+
+
+def test_every_way_in_is_there(doc: Any) -> None:
+    base = "/v1/models/flats"
+    assert [path for path in doc["paths"] if path.startswith((base, "/v2/models/flats"))] == [
+        f"{base}:predict",
+        f"{base}:explain",
+        base,
+        f"{base}/metadata",
+        f"{base}/versions/{{version}}:predict",
+        f"{base}/versions/{{version}}:explain",
+        f"{base}/versions/{{version}}",
+        f"{base}/versions/{{version}}/metadata",
+        f"{base}/labels/{{label}}:predict",
+        f"{base}/labels/{{label}}:explain",
+        f"{base}/labels/{{label}}",
+        f"{base}/labels/{{label}}/metadata",
+        "/v2/models/flats",
+        "/v2/models/flats/ready",
+        "/v2/models/flats/infer",
+        "/v2/models/flats/versions/{version}",
+        "/v2/models/flats/versions/{version}/ready",
+        "/v2/models/flats/versions/{version}/infer",
+    ]
+    assert {"/predict", "/livez", "/readyz", "/metrics", "/v2", "/v2/health/live"} <= set(
+        doc["paths"]
+    )
+    assert "/v1/models/identity:explain" not in doc["paths"]
+    content = doc["paths"]["/predict"]["post"]["requestBody"]["content"]
+    assert set(content) == {
+        "application/json",
+        "text/csv",
+        "application/x-ndjson",
+        "application/vnd.apache.arrow.stream",
+        "application/x-npy",
+    }
+
+
+def test_classify_and_regress_are_there_if_the_model_has_signatures_for_them() -> None:
+    definition = SignatureDefMap()
+    definition.signature_def["c"].method_name = "tensorflow/serving/classify"
+    made = document(
+        [Schema("m", 1, signatures(definition), None, definition)],
+        default_model="m",
+        title="t",
+        version="0",
+    )
+    validate(made)
+    assert "/v1/models/m:classify" in made["paths"]
+    assert "/v1/models/m:regress" not in made["paths"]
+    assert "/v1/models/m:predict" not in made["paths"]
+
+
+@pytest.mark.parametrize("path", ["/predict", OF_FLATS, "/v1/models/breast_cancer:predict"])
+def test_examples_are_answered_as_it_says(doc: Any, url: str, path: str) -> None:
+    schema = body(doc, path)
+    for example in schema["examples"]:
+        Draft202012Validator(schema).validate(example)
+        reply = requests.post(url + path, json=example, timeout=30)
+        assert reply.status_code == 200, reply.text
+        check(doc, path, reply)
+
+
+def test_what_the_document_forbids_is_refused_as_it_says(doc: Any, url: str) -> None:
+    schema, path = body(doc, "/predict"), "/predict"
+    good = schema["examples"][0]["instances"][0]
+    for wrong in (
+        {**good, "mean_radius": "x"},
+        {**good, "mean_radius": None},
+        {**good, "mean_radius": 1e39},
+        {**good, "extra": 1},
+        {k: v for k, v in good.items() if k != "mean_radius"},
+        list(good.values())[:-1],
+    ):
+        request = {"instances": [wrong]}
+        assert not Draft202012Validator(schema).is_valid(request)
+        reply = requests.post(url + path, json=request, timeout=30)
+        assert reply.status_code == 400
+        check(doc, path, reply)
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/v1/models/flats"])
+def test_what_is_asked_with_get_is_answered_as_it_says(doc: Any, url: str, path: str) -> None:
+    reply = requests.get(url + path, timeout=30)
+    assert reply.status_code == 200
+    check(doc, path, reply, "get")
+
+
+def test_the_open_inference_protocol_is_answered_as_it_says(doc: Any, url: str) -> None:
+    for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/flats"):
+        check(doc, path, requests.get(url + path, timeout=30), "get")
+    path = "/v2/models/flats/infer"
+    schema = body(doc, path)
+    for example in schema["examples"]:
+        Draft202012Validator(schema).validate(example)
+        reply = requests.post(url + path, json=example, timeout=30)
+        assert reply.status_code == 200, reply.text
+        check(doc, path, reply)
+    check(doc, path, requests.post(url + path, json={"inputs": []}, timeout=30))
+
+
+def test_the_client_shows_the_document_and_a_page_of_it(doc: Any, url: str) -> None:
+    for model in ("flats", "identity"):
+        requests.get(f"{url}/v1/models/{model}/metadata", timeout=30)
+    shown = requests.get(f"{url}/openapi.json", timeout=30).json()
+    validate(shown)
+    assert shown["paths"].keys() == doc["paths"].keys()
+    page = requests.get(f"{url}/docs/", timeout=30)
+    assert page.status_code == 200
+    assert "/openapi.json" in page.text
+    assert requests.get(f"{url}/docs/swagger-ui-bundle.js", timeout=30).status_code == 200

@@ -1,0 +1,24 @@
+"""The lists of what differs on purpose are short, and the docs show them."""
+
+from __future__ import annotations
+
+from tests.contract import recordings, rest_recordings
+from tests.processes import ROOT
+
+MOST = 14
+SHOWN = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
+
+
+def test_the_docs_show_what_differs_and_why() -> None:
+    ours = {name: case["reason"] for name, case in recordings.differences().items()}
+    rest = {name: case.reason for name, case in rest_recordings.differences().items()}
+    for name, reason in {**ours, **rest}.items():
+        assert f"| `{name}` | {reason} |" in SHOWN
+    assert SHOWN.count("| `") == len(ours) + len(rest)
+
+
+def test_few_cases_differ_and_all_of_them_were_recorded() -> None:
+    differing = recordings.differences()
+    assert len(differing) <= MOST
+    recorded = {case["id"] for kind in ("grpc", "lifecycle") for case in recordings.read(kind)}
+    assert differing.keys() <= recorded

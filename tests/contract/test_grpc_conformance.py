@@ -1,0 +1,109 @@
+"""Each recorded gRPC call gets the reply that TensorFlow Serving gave to it."""
+
+from __future__ import annotations
+
+import base64
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    regression_pb2,
+)
+
+from tests import forked
+from tests.contract import comparing, messages, recordings
+from tests.contract.recordings import Case
+from tests.processes import wait_for
+
+CASES = recordings.read("grpc")
+DIFFERENCES = recordings.differences()
+AVAILABLE, END = 30, 50
+REPLIES = {
+    "Predict": predict_pb2.PredictResponse,
+    "Classify": classification_pb2.ClassificationResponse,
+    "Regress": regression_pb2.RegressionResponse,
+    "MultiInference": inference_pb2.MultiInferenceResponse,
+    "GetModelMetadata": get_model_metadata_pb2.GetModelMetadataResponse,
+    "GetModelStatus": get_model_status_pb2.GetModelStatusResponse,
+}
+
+
+@pytest.fixture(scope="module")
+def channels(
+    recorded_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], grpc.Channel]]:
+    """A channel to the server of each configuration, which starts when it is first asked for."""
+    with ExitStack() as stack:
+
+        @functools.cache
+        def channel(name: str) -> grpc.Channel:
+            folder = tmp_path_factory.mktemp(name)
+            setup = recordings.set_up(name, recorded_models, folder)
+            running = forked.start_model_server(folder / "log", *setup.flags)
+            stack.callback(running.stop)
+            channel = stack.enter_context(grpc.insecure_channel(running.address))
+            settle(channel, setup.models)
+            return channel
+
+        yield channel
+
+
+def settle(channel: grpc.Channel, models: list[str]) -> None:
+    """Wait until no version of these models is still to be loaded."""
+    stub = model_service_pb2_grpc.ModelServiceStub(channel)
+
+    def is_settled(model: str) -> bool:
+        asked = get_model_status_pb2.GetModelStatusRequest()
+        asked.model_spec.name = model
+        states: set[int] = {one.state for one in stub.GetModelStatus(asked).model_version_status}
+        return states <= {AVAILABLE, END}
+
+    wait_for(lambda: all(is_settled(model) for model in models), "everything is loaded")
+
+
+def call(channel: grpc.Channel, case: Case) -> tuple[bytes, str, str]:
+    """Return the reply's bytes, and code and details of the error."""
+    method: Any = channel.unary_unary(case["rpc"])
+    try:
+        return method(base64.b64decode(case["request_base64"]), timeout=60), "OK", ""
+    except grpc.RpcError as error:
+        return b"", error.code().name, error.details() or ""
+
+
+def faults(case: Case, data: bytes, code: str, details: str) -> list[str]:
+    error: Any = case.get("error") or {"code": "OK", "details": ""}
+    if code != error["code"]:
+        return [f"{code} {details!r}, expected {error['code']} {error['details']!r}"]
+    if code != "OK":
+        same = not case["text_stable"] or details == error["details"]
+        return [] if same else [f"{details!r}, expected {error['details']!r}"]
+    reply = REPLIES[case["rpc"].rpartition("/")[2]]
+    want = reply.FromString(base64.b64decode(case["response_base64"]))
+    skipped = () if case["text_stable"] else ("error_message",)
+    got = reply.FromString(data)
+    return list(comparing.faults(messages.plain(want), messages.plain(got), skipped))
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
+def test_a_recorded_call_gets_the_recorded_reply(
+    channels: Callable[[str], grpc.Channel], case: Case
+) -> None:
+    data, code, details = call(channels(case["server"]), case)
+    found = faults(case, data, code, details)
+    difference = DIFFERENCES.get(case["id"])
+    if difference is None:
+        assert not found, case["about"]
+    else:
+        assert found, "it is listed as a difference and is none"
+        assert (code, details) == (difference["code"], difference.get("details", ""))

@@ -1,0 +1,124 @@
+"""Recorded requests to TensorFlow Serving's REST port get the same replies from the client."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.exchange import HttpReply, HttpRequest
+from client.messages import ModelVersionStatus
+from client.model_server import ModelServer
+from tests import processes
+from tests.contract import recordings, rest_recordings
+from tests.contract.rest_recordings import Case
+
+# Servers are started one after another, so cases that want the same one stand together.
+CASES = sorted(rest_recordings.cases(), key=lambda case: case.server)
+DIFFERENCES = rest_recordings.differences()
+MOST_DIFFERENCES = 24
+SETTLED = (ModelVersionStatus.State.Value("AVAILABLE"), ModelVersionStatus.State.Value("END"))
+
+
+class Clients:
+    """A client in front of a model server, of one configuration at a time."""
+
+    def __init__(self, models: Path, folder: Path) -> None:
+        self._models = models
+        self._folder = folder
+        self._stack = ExitStack()
+        self._name = ""
+        self._address = ""
+
+    def address(self, name: str) -> str:
+        """Return host:port of the client whose model server has the configuration of that name."""
+        if name != self._name:
+            self.close()
+            self._name, self._address = name, self._start(name)
+        return self._address
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _start(self, name: str) -> str:
+        folder = self._folder / name
+        folder.mkdir()
+        setup = recordings.set_up(name, self._models, folder)
+        flags = [*setup.flags, f"--rest_api_port={processes.free_port()}"]
+        server = processes.start_model_server(folder / "serving.log", *flags)
+        self._stack.callback(server.stop)
+        with ModelServer(server.address) as connection:
+
+            def settled() -> bool:
+                found = (connection.status(model) for model in setup.models)
+                return all(v.state in SETTLED for versions in found for v in versions)
+
+            processes.wait_for(settled, "all versions have loaded or failed")
+        cors = "--rest_api_enable_cors_support=true" in setup.flags
+        client = processes.client(
+            folder / "client.log",
+            server.address,
+            CLIENT_MODEL=setup.models[0],
+            CLIENT_TIMEOUT="30",
+            CLIENT_CORS=str(cors),
+        )
+        return self._stack.enter_context(client).removeprefix("http://")
+
+
+@pytest.fixture(scope="module")
+def clients(recorded_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
+    clients = Clients(recorded_models, tmp_path_factory.mktemp("clients"))
+    yield clients
+    clients.close()
+
+
+def ask(address: str, request: HttpRequest) -> HttpReply:
+    """Send a request as it is: no header added, no path put in order."""
+    connection = http.client.HTTPConnection(address, timeout=60)
+    path = f"{request.path}?{request.query}" if request.query else request.path
+    connection.putrequest(request.method, path, skip_accept_encoding=True)
+    for name, value in request.headers.items():
+        connection.putheader(name, value)
+    if request.body or request.method == "POST":
+        connection.putheader("Content-Length", str(len(request.body)))
+    connection.endheaders(request.body or None)
+    reply = connection.getresponse()
+    headers = tuple(reply.getheaders())
+    content_type = reply.getheader("Content-Type") or ""
+    body = reply.read()
+    connection.close()
+    return HttpReply(body, reply.status, content_type, headers)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
+def test_the_reply_is_the_one_recorded_or_the_one_listed(clients: Clients, case: Case) -> None:
+    reply = ask(clients.address(case.server), case.request)
+    listed = DIFFERENCES.get(case.id)
+    if listed is None:
+        assert rest_recordings.faults(case, reply) == []
+        return
+    assert rest_recordings.faults(case, reply), "as recorded, so no difference"
+    if not listed.elsewhere:
+        assert reply.status == listed.status
+        assert listed.contains in reply.body.decode()
+        assert listed.body is None or without_null(json.loads(reply.body)) == listed.body
+
+
+def without_null(value: Any) -> Any:
+    """Put the text "null" for null, which TOML cannot say."""
+    if isinstance(value, dict):
+        return {key: without_null(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_null(inner) for inner in value]
+    return "null" if value is None else value
+
+
+def test_there_are_few_differences_and_each_is_about_a_recorded_case() -> None:
+    assert len(DIFFERENCES) <= MOST_DIFFERENCES
+    assert DIFFERENCES.keys() <= {case.id for case in CASES}
+    assert all(difference.reason for difference in DIFFERENCES.values())
