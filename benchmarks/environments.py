@@ -37,9 +37,11 @@ def environment(folder: Path, packages: Sequence[str]) -> Path:
 def _uv(*arguments: str) -> None:
     # Beside the interpreter where `make` has put it, else the system's.
     uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or "uv"
-    done = subprocess.run(
-        [uv, *arguments, "--quiet"], stderr=subprocess.PIPE, text=True, check=False
-    )
+    command = [uv, *arguments, "--quiet"]
+    try:
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    except FileNotFoundError as error:
+        raise InstallError("uv is not installed, and makes the environment") from error
     if done.returncode:
         raise InstallError(
             f"does not install on Python {sys.version.split()[0]}: "

@@ -17,15 +17,15 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import click
 import numpy as np
-import requests
 
 from benchmarks import gateway_report, payloads
 from benchmarks.environments import InstallError, environment
-from benchmarks.load import Load, Request, load
+from benchmarks.load import Load, Request, ask, load
 from benchmarks.measurements import (
     BULK,
     ONE_ROW,
@@ -52,8 +52,9 @@ from client.errors import ClientError
 
 START_SECONDS = 120
 TOLERANCE = 1e-5
-WARM_UP = Workload(1, 16)
-MODEL_SERVER = "TENSORFLOW_MODEL_SERVER"
+WARM_UP_CONNECTIONS = 16
+# The program of TensorFlow Serving, "" for the embedded server.
+MODEL_SERVER = os.environ.get("TENSORFLOW_MODEL_SERVER", "")
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,11 @@ class Plan:
     """How long is measured."""
 
     rounds: int
-    seconds: float
-    warm_up_seconds: float
+    seconds: int
 
 
-FULL = Plan(rounds=3, seconds=2.5, warm_up_seconds=1.5)
-QUICK = Plan(rounds=1, seconds=1, warm_up_seconds=1)
+FULL = Plan(rounds=3, seconds=2)
+QUICK = Plan(rounds=1, seconds=1)
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ def site(folder: Path, model: Path) -> Iterator[Site]:
     """Run the model server while the context lasts."""
     port, rest_port = free_port(), 0
     command = [sys.executable, "-m", "serving", "--bind_address=127.0.0.1"]
-    if MODEL_SERVER in os.environ:
+    if MODEL_SERVER:
         rest_port = free_port()
-        command = [os.environ[MODEL_SERVER], f"--rest_api_port={rest_port}"]
+        command = [MODEL_SERVER, f"--rest_api_port={rest_port}"]
     command += [f"--port={port}", f"--model_name={MODEL}", f"--model_base_path={model.parent}"]
     address, expected = f"127.0.0.1:{port}", {}
     logs = folder / "logs"
@@ -159,32 +159,26 @@ def request(url: str, form: Form, rows: int, here: Site) -> Request:
     return Request(url, form.content_type, body)
 
 
-def ask(asked: Request) -> requests.Response:
-    """Send a request once."""
-    headers = {"Content-Type": asked.content_type}
-    return requests.post(asked.url, asked.body.read_bytes(), headers=headers, timeout=60)
-
-
 def answers(asked: Request) -> bool:
     """Tell whether there is a good answer yet."""
     try:
-        return ask(asked).status_code == 200
-    except requests.RequestException:
+        return ask(asked)[0] == 200
+    except (OSError, HTTPException):
         return False
 
 
 def fault(asked: Request, form: Form, expected: payloads.Floats) -> str:
     """Ask once, and return what is wrong with the answer, or "" if it is right."""
     try:
-        reply = ask(asked)
-        if reply.status_code != 200:
-            return f"{reply.status_code}: {' '.join(reply.text.split())[:120]}"
-        found = form.read(reply.content)
+        status, body = ask(asked)
+        if status != 200:
+            return f"{status}: {' '.join(body.decode(errors='replace').split())[:120]}"
+        found = form.read(body)
         if found.shape != expected.shape:
             return f"expected {len(expected)} probabilities, got shape {list(found.shape)}"
         difference = float(np.abs(found - expected).max())
         return f"probabilities are off by {difference:.2g}" if difference > TOLERANCE else ""
-    except (requests.RequestException, LookupError, TypeError, ValueError) as error:
+    except (OSError, HTTPException, LookupError, TypeError, ValueError) as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
@@ -211,7 +205,7 @@ def measure(peer: Peer, programs: Path, here: Site, plan: Plan, results: Results
                 results.add(peer.name, workload, point)
                 tell(peer.name, workload, point)
 
-        load(row, WARM_UP.connections, plan.warm_up_seconds)
+        load(row, WARM_UP_CONNECTIONS, plan.seconds)
         measure_all(ONE_ROW)
         rows_mb, _ = memory(server)
         measure_all((*THOUSAND_ROWS, *BULK))
@@ -264,7 +258,7 @@ def main(quick: bool, only: tuple[str, ...], folder: Path) -> None:
     What is not the whole run is written to FOLDER, not to benchmarks/results.
     """
     plan = QUICK if quick else FULL
-    candidates = [*PEERS, *([TENSORFLOW_SERVING] if MODEL_SERVER in os.environ else [])]
+    candidates = [*PEERS, *([TENSORFLOW_SERVING] if MODEL_SERVER else [])]
     names = {peer.key: peer for peer in candidates}
     if unknown := set(only) - names.keys():
         raise click.UsageError(f"--only: expected one of {', '.join(names)}, got {unknown.pop()}")
@@ -277,7 +271,7 @@ def main(quick: bool, only: tuple[str, ...], folder: Path) -> None:
                 else Path(sys.executable).parent
             )
         except InstallError as error:
-            results.missing[peer.name, ""] = str(error)
+            results.missing[peer.name, "environment"] = str(error)
     busy = os.getloadavg()[0]
     with site(folder, train(folder / "models")) as here:
         for number in range(plan.rounds):
@@ -285,8 +279,8 @@ def main(quick: bool, only: tuple[str, ...], folder: Path) -> None:
             for key in order[number:] + order[:number]:
                 try:
                     measure(names[key], programs[key], here, plan, results)
-                except StartError as error:
-                    results.missing[names[key].name, ""] = str(error)
+                except (StartError, subprocess.CalledProcessError) as error:
+                    results.missing[names[key].name, f"round {number + 1}"] = str(error)
             measure_yardstick(here, plan, results)
     report = gateway_report.Report(results, candidates, plan.rounds, plan.seconds, busy)
     report.write(folder if quick or only else None)

@@ -39,7 +39,9 @@ class Report:
         """Write tables and picture into a folder, that of all results if it is None."""
         folder = folder or report.RESULTS
         draw(self.results, [peer.name for peer in self.peers], folder / f"{NAME}.svg")
-        sections = [self._goals(), self._footprints()]
+        sections = [self._goals()]
+        sections += [self._missing()] if self.results.missing else []
+        sections += [self._footprints()]
         sections += [self._loads([w], f"One row, {_connections(w)}") for w in ONE_ROW]
         sections += [
             self._loads([w], f"1000 rows as JSON, {_connections(w)}") for w in THOUSAND_ROWS
@@ -68,6 +70,13 @@ class Report:
         rows = [goal.row() for goal in goals(self.results)]
         return "Goals, in this run", ["ours", "goal", "measured", "met"], rows
 
+    def _missing(self) -> report.Section:
+        rows = [
+            [peer, what, why.replace("|", "/")]
+            for (peer, what), why in self.results.missing.items()
+        ]
+        return "What could not be measured", ["peer", "what", "why"], rows
+
     def _footprints(self) -> report.Section:
         header = ["peer", "start to first answer", "largest process, after loads of one row"]
         rows = []
@@ -90,10 +99,8 @@ class Report:
     def _load(self, name: str, workload: Workload, label: str) -> list[list[str]]:
         median = self.results.median(name, workload)
         if median is None:
-            why = self.results.why_missing(name, workload)
-            return (
-                [[label, f"not measured: {why.replace('|', '/')}", "", "", "", ""]] if why else []
-            )
+            missing = any(peer == name for peer, _ in self.results.missing)
+            return [[label, "not measured, see above", "", "", "", ""]] if missing else []
         return [
             [
                 label,
@@ -106,11 +113,14 @@ class Report:
         ]
 
     def _settings(self) -> report.Section:
-        rows = [[peer.name, ", ".join(peer.packages), peer.settings] for peer in self.peers]
+        rows = [
+            [peer.name, ", ".join(peer.packages) or "as above", peer.settings]
+            for peer in self.peers
+        ]
         yardstick = (
             "a Python program with one stub; a row is encoded and the reply decoded each time"
         )
-        rows.append([YARDSTICK, "", yardstick])
+        rows.append([YARDSTICK, "as above", yardstick])
         return "Peers", ["peer", "versions", "settings"], rows
 
 

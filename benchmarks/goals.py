@@ -91,7 +91,7 @@ def goals(results: Results) -> Iterator[Goal]:
         ("loads of one row", taken.rows_mb if taken else None),
         ("all loads", taken.bulk_mb if taken else None),
     ):
-        yield Goal(f"memory of a worker, after {text}", MOST_MB, size, False, " MB")
+        yield Goal(f"memory of the largest process, after {text}", MOST_MB, size, False, " MB")
 
 
 def _rates(one: Median | None, other: Median | None) -> float | None:

@@ -7,31 +7,22 @@ request, loaded by wrk. All share the machine's cores, so only the ratios mean s
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks import report
+import requests
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks import report
+from benchmarks.load import Load, Request, load
+from benchmarks.processes import ROOT, free_port, running
+
 REPEATS = 3
 SECONDS = 4
 CONNECTIONS = (1, 16, 64)
-LATENCY = re.compile(r"99%\s+([\d.]+)(us|ms|s)")
-RATE = re.compile(r"Requests/sec:\s+([\d.]+)")
-ERRORS = re.compile(r"Non-2xx or 3xx responses: (\d+)|Socket errors: (.*)")
-MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
 
 def servers(port: int) -> dict[str, list[str]]:
@@ -48,57 +39,27 @@ def servers(port: int) -> dict[str, list[str]]:
     }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextmanager
-def running(command: list[str], **environment: str) -> Iterator[None]:
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def is_ready(url: str) -> bool:
     try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(20)
+        return requests.get(f"{url}/readyz", timeout=2).ok
+    except requests.RequestException:
+        return False
 
 
-def wait_until_ready(url: str) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=2):
-                return
-        except (OSError, urllib.error.URLError):
-            time.sleep(0.1)
-    sys.exit(f"{url} did not become ready")
-
-
-def load(url: str, script: Path, connections: int) -> tuple[float, float]:
-    """Return requests per second and the 99th percentile in ms."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency", f"-s{script}", url]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    rate, latency = RATE.search(printed), LATENCY.search(printed)
-    if rate is None or latency is None or ERRORS.search(printed):
-        sys.exit(f"the load failed:\n{printed}")
-    return float(rate[1]), float(latency[1]) * MILLISECONDS[latency[2]]
+def loaded(request: Request, connections: int) -> Load:
+    done = load(request, connections, SECONDS)
+    if done.errors:
+        sys.exit(f"the load failed: {done}")
+    return done
 
 
 def main() -> None:
     if shutil.which("wrk") is None:
         sys.exit("this benchmark needs wrk (on Debian: apt-get install wrk)")
-    with tempfile.TemporaryDirectory() as folder:
-        models, script = Path(folder, "models"), Path(folder, "predict.lua")
-        body = json.dumps({"instances": [[float(i) for i in range(30)]]})
-        script.write_text(f"wrk.method = 'POST'\nwrk.body = [==[{body}]==]\n")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        models, body, log = folder / "models", folder / "body", folder / "log"
+        body.write_text(json.dumps({"instances": [[float(i) for i in range(30)]]}))
         subprocess.run(
             [sys.executable, "-m", "training", "fit", f"--models={models}"], cwd=ROOT, check=True
         )
@@ -106,24 +67,25 @@ def main() -> None:
         serving = [sys.executable, "-m", "serving", "--bind_address=127.0.0.1"]
         serving += [f"--port={serving_port}", "--model_name=breast_cancer"]
         serving += [f"--model_base_path={models / 'breast_cancer'}"]
-        measured: dict[tuple[str, int], list[tuple[float, float]]] = {}
-        with running(serving):
+        url = f"http://127.0.0.1:{port}"
+        request = Request(f"{url}/predict", "application/json", body)
+        measured: dict[tuple[str, int], list[Load]] = {}
+        with running(serving, folder / "serving.log"):
             for _ in range(REPEATS):
                 for name, command in servers(port).items():
-                    with running(command, CLIENT_SERVER=f"127.0.0.1:{serving_port}"):
-                        url = f"http://127.0.0.1:{port}"
-                        wait_until_ready(url)
-                        load(f"{url}/predict", script, 4)  # warm-up
+                    with running(command, log, CLIENT_SERVER=f"127.0.0.1:{serving_port}") as server:
+                        server.wait(lambda: is_ready(url), 60)
+                        loaded(request, 4)  # warm-up
                         for connections in CONNECTIONS:
-                            result = load(f"{url}/predict", script, connections)
+                            result = loaded(request, connections)
                             measured.setdefault((name, connections), []).append(result)
     rows = []
     for name in servers(port):
         row = [name]
         for connections in CONNECTIONS:
             results = measured[name, connections]
-            rate = statistics.median(r for r, _ in results)
-            latency = statistics.median(p for _, p in results)
+            rate = statistics.median(result.rate for result in results)
+            latency = 1000 * statistics.median(result.p99 for result in results)
             row.append(f"{rate:,.0f}/s, {latency:.1f} ms")
         rows.append(row)
     report.write(

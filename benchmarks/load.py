@@ -11,7 +11,9 @@ import json
 import shutil
 import subprocess
 import time
+from contextlib import closing
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -65,18 +67,32 @@ def generator() -> str:
     return "wrk, one thread" if shutil.which("wrk") else "asyncio (wrk is not installed)"
 
 
-def load(request: Request, connections: int, seconds: float) -> Load:
+def ask(request: Request) -> tuple[int, bytes]:
+    """Send a request once, and return status and body of the reply.
+
+    Raises:
+        OSError, HTTPException: nothing that is a reply came back.
+    """
+    url = urlsplit(request.url)
+    with closing(HTTPConnection(url.netloc, timeout=TIMEOUT_SECONDS)) as connection:
+        headers = {"Content-Type": request.content_type}
+        connection.request("POST", url.path, request.body.read_bytes(), headers)
+        reply = connection.getresponse()
+        return reply.status, reply.read()
+
+
+def load(request: Request, connections: int, seconds: int) -> Load:
     """Send a request over so many connections, each as soon as the one before is answered."""
     if shutil.which("wrk") is None:
         return asyncio.run(_load(request, connections, seconds))
-    command = ["wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds:g}s"]
+    command = ["wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds}s"]
     command += [f"--timeout={TIMEOUT_SECONDS}s", f"--script={SCRIPT}", request.url]
     command += ["--", str(request.body), request.content_type]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return Load(**json.loads(done.stdout.splitlines()[-1]))
 
 
-async def _load(request: Request, connections: int, seconds: float) -> Load:
+async def _load(request: Request, connections: int, seconds: int) -> Load:
     url, body = urlsplit(request.url), request.body.read_bytes()
     head = f"POST {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {len(body)}\r\n"
     message = f"{head}Content-Type: {request.content_type}\r\n\r\n".encode() + body

@@ -89,7 +89,7 @@ class Results:
     """All that was measured, and why some was not.
 
     Attributes:
-        missing: by peer and what was asked of it ("" for everything), the reason.
+        missing: why something could not be measured, by peer and what it was.
     """
 
     points: dict[tuple[str, Workload], list[Point]] = field(default_factory=dict)
@@ -116,7 +116,3 @@ class Results:
             statistics.median(one.bulk_mb for one in rounds),
             statistics.median(one.together_mb for one in rounds),
         )
-
-    def why_missing(self, peer: str, workload: Workload) -> str:
-        """Return why there is no point."""
-        return self.missing.get((peer, "")) or self.missing.get((peer, workload.what), "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -70,13 +71,17 @@ class Server:
     def stop(self) -> None:
         """End it; what it leaves behind or what does not listen is killed."""
         family = self.processes()
-        self._process.terminate()
+        with suppress(psutil.NoSuchProcess):
+            self._process.terminate()
         with suppress(psutil.TimeoutExpired):
             self._process.wait(STOP_SECONDS)
         _, alive = psutil.wait_procs(family, timeout=1)
         for process in alive:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+        # Of a server that ended by itself nobody knows the children, but they are in its group.
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         psutil.wait_procs(alive, timeout=STOP_SECONDS)
 
 

@@ -167,7 +167,7 @@ def _followed(server: ModelServer, target: Target, layout: Layout, old: Schema) 
     """Return the schema of the version that answers now, if it reads the rows as they were read."""
     new = server.schema(target)
     name = layout.signature_name
-    if name not in new.signatures or Layout.of(new, name) != layout:
+    if name not in new.signatures or not layout.reads_like(Layout.of(new, name)):
         raise ClientError(
             f"version {old.version} of the model gave way to version {new.version}, which reads "
             "rows in another way; start again, or ask for one with --version"

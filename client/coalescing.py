@@ -27,6 +27,7 @@ from client.errors import (
     UnavailableError,
     server_error,
 )
+from client.shares import Share, Whole
 from client.tensors import Array
 
 Group = TypeVar("Group", bound=Hashable)
@@ -175,8 +176,8 @@ class Coalescer(Generic[Group]):
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _lane(self, group: Group, call: Call) -> _Lane[Group]:
-        kinds = tuple((name, a.dtype, a.shape[1:]) for name, a in call.inputs.items())
-        key = (group, call.signature_name, call.output_filter, kinds)
+        kinds = [(name, array.dtype, array.shape[1:]) for name, array in call.inputs.items()]
+        key = (group, call.signature_name, call.output_filter, *kinds)
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = _Lane(key, group, call.signature_name)
@@ -191,7 +192,7 @@ class Coalescer(Generic[Group]):
         lane.waiting[member] = None
         self._waiting += 1
         self._waiting_size += member.size
-        self._watch.add(member, member.deadline)
+        self._watch.add(member, member.deadline.end)
         if lane.calls < self._limits.calls:
             lane.calls += 1
             task = asyncio.get_running_loop().create_task(self._serve(lane))
@@ -208,6 +209,8 @@ class Coalescer(Generic[Group]):
         try:
             while members := self._take(lane):
                 await self._call(lane, members)
+                # Who was answered goes on first, and whatever has arrived shares the next call.
+                await asyncio.sleep(0)
         except asyncio.CancelledError:
             for member in lane.waiting:
                 member.fail(UnavailableError("the client is stopping"))
@@ -300,25 +303,24 @@ class Coalescer(Generic[Group]):
             # The outputs have no row for each row, whatever the signature says.
             self._learn(lane, 1)
             return all([await self._call(lane, [member]) for member in members])
-        start = 0
+        whole, start = Whole(prediction.outputs), 0
         for member in members:
             stop = start + member.rows
-            own = {name: array[start:stop] for name, array in prediction.outputs.items()}
-            member.finish(Prediction(own, prediction.version))
+            member.finish(Prediction(Share(whole, start, stop), prediction.version))
             start = stop
         return True
 
 
 def _extent(inputs: Mapping[str, Array]) -> tuple[int, int]:
     """Return how many rows the inputs have, 0 if not equally many, and how many bytes."""
-    size = 0
-    lengths = set()
+    size, rows = 0, -1
     for array in inputs.values():
+        length = array.shape[0] if array.ndim else 0
+        rows = length if rows in (length, -1) else 0
         size += array.nbytes
-        lengths.add(array.shape[0] if array.ndim else 0)
         if array.dtype.kind == "O":
             size += sum(map(len, array.flat))
-    return lengths.pop() if len(lengths) == 1 else 0, size
+    return max(rows, 0), size
 
 
 def _joined(members: Sequence[_Member]) -> Call:

@@ -49,11 +49,11 @@ class Watch(Generic[T]):
         self._timer: asyncio.TimerHandle | None = None
         self._next = math.inf
 
-    def add(self, watched: T, deadline: Deadline) -> None:
-        """Watch something, which must be hashable, until it is removed."""
-        self._watched[watched] = deadline.end
-        if deadline.end < self._next:
-            self._set(deadline.end)
+    def add(self, watched: T, end: float) -> None:
+        """Watch something, which must be hashable, until that moment or until it is removed."""
+        self._watched[watched] = end
+        if end < self._next:
+            self._set(end)
 
     def remove(self, watched: T) -> None:
         """Watch something no longer."""

@@ -42,7 +42,7 @@ class Target(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The outputs of one call, by name, and the version that computed them."""
+    """The outputs of one call, by name and in that order, and the version that computed them."""
 
     outputs: Mapping[str, Array]
     version: int
@@ -98,7 +98,9 @@ class Dialogue:
             request.inputs[name].CopyFrom(_to_proto(name, values, spec.dtype if spec else None))
         reply = yield "Predict", request
         try:
-            outputs = {name: tensors.from_proto(proto) for name, proto in reply.outputs.items()}
+            outputs = {
+                name: tensors.from_proto(reply.outputs[name]) for name in sorted(reply.outputs)
+            }
         except ValueError as error:
             raise ClientError(f"model {target.model}: {error}", 501) from error
         return Prediction(outputs, reply.model_spec.version.value)

@@ -41,11 +41,11 @@ Read = Callable[[Schema], Call]
 
 @dataclass
 class _Known:
-    """What is known of a target, and when the server was asked for it."""
+    """What is known of a target, when the server was asked for it, and whether it is of use."""
 
     schema: Schema
     asked_at: float
-    used_at: float
+    used: bool = True
 
 
 class Predictor:
@@ -90,7 +90,7 @@ class Predictor:
         Raises:
             ClientError: the request cannot be answered.
         """
-        schema = await self.schema(target, deadline)
+        schema = self._schema(target) or await self._ask(target, deadline)
         for _ in range(ATTEMPTS):
             try:
                 call = read(schema) if size <= LONG_BODY_BYTES else await to_thread(read, schema)
@@ -128,11 +128,7 @@ class Predictor:
         Raises:
             ServerError: there is no such model or version, or the server cannot be reached.
         """
-        known = self._known.get(target)
-        if known is None:
-            return await self._ask(target, deadline)
-        known.used_at = time.monotonic()
-        return known.schema
+        return self._schema(target) or await self._ask(target, deadline)
 
     def known_models(self) -> list[str]:
         """Return the names of the models whose latest version was asked lately."""
@@ -203,6 +199,13 @@ class Predictor:
             timeout=seconds,
         )
 
+    def _schema(self, target: Target) -> Schema | None:
+        known = self._known.get(target)
+        if known is None:
+            return None
+        known.used = True
+        return known.schema
+
     async def _refreshed(
         self, target: Target, schema: Schema, deadline: Deadline, error: ClientError
     ) -> Schema | None:
@@ -253,7 +256,7 @@ class Predictor:
         if known is None:
             while len(self._known) >= SCHEMAS_KEPT:
                 del self._known[next(iter(self._known))]
-            self._known[target] = _Known(schema, now, now)
+            self._known[target] = _Known(schema, now)
             return schema
         if not known.schema.looks_like(schema):
             known.schema = schema
@@ -264,9 +267,9 @@ class Predictor:
         """Look for new versions of the models that are being asked."""
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
-            since = time.monotonic() - REFRESH_SECONDS
             for target, known in list(self._known.items()):
-                if target.version is None and known.used_at >= since:
+                if target.version is None and known.used:
+                    known.used = False
                     with suppress(ServerError):
                         await self._ask(target, Deadline(self.server.timeout))
 

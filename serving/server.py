@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 # How long requests under way may go on once the server was told to stop.
 DRAIN_SECONDS = 10.0
+# How late a signal may be noticed.
+SIGNAL_SECONDS = 0.2
 # How long the ports stay shut while a first load is tried again and again.
 FIRST_LOAD_PATIENCE_SECONDS = 10.0
 # More threads than cores compete for the interpreter: with 8 on two cores there were a tenth fewer
@@ -149,7 +151,9 @@ def serve(options: ServerOptions, stop: threading.Event) -> None:
         poller = ConfigPoller(core, options.config_file, options.config_poll_seconds)
         poller.start()
 
-    stop.wait()
+    # Signals are handled in this thread, and one that the system gives to another does not wake it.
+    while not stop.wait(SIGNAL_SECONDS):
+        pass
 
     log.info("stopping: no new requests, up to %g s for those under way", DRAIN_SECONDS)
     if poller is not None:

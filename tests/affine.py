@@ -2,36 +2,62 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.data.experimental.ops import testing
 
-SLOW = 400  # rounds that keep two cores busy for seconds
+SLOW = 2.0  # seconds
+SETTINGS = "settings.txt"
+MICROSECONDS = 1_000_000
 
 
 class Affine(tf.Module):
-    """y = 10 x + version, after as much work as asked for."""
+    """y = 10 x + version, after a sleep; both are in a table that is filled from an asset."""
 
-    def __init__(self, version: int, rounds: int) -> None:
+    def __init__(self, settings: Path) -> None:
         super().__init__()
-        self.version = tf.Variable(float(version))
-        self.rounds = rounds
+        lines = tf.lookup.TextFileInitializer(
+            str(settings), tf.string, 0, tf.int64, 1, delimiter="="
+        )
+        self.settings = tf.lookup.StaticHashTable(lines, default_value=0)
+        self.ten = tf.Variable(10.0)
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.float32, "x")])
     def serve(self, x: Any) -> dict[str, Any]:
-        _, work = tf.while_loop(
-            lambda done, work: done < self.rounds,
-            lambda done, work: (done + 1, tf.matmul(work, work) / 800.0),
-            (tf.constant(0), tf.ones([800, 800])),
-        )
-        return {"y": 10.0 * x + self.version + 0.0 * work[0, 0]}
+        pause = self.settings.lookup(tf.constant("microseconds"))
+        slept = tf.cond(pause > 0, lambda: _sleep(pause), lambda: tf.constant(0, tf.int64))
+        number = self.settings.lookup(tf.constant("version")) + slept
+        return {"y": self.ten * x + tf.cast(number, tf.float32)}
 
 
-def publish(base_path: Path, version: int, rounds: int = 0) -> None:
-    """Export beside the base path and rename into place."""
+def _sleep(microseconds: Any) -> Any:
+    """Sleep without work for the processor, and return 0."""
+    once = tf.data.Dataset.range(1).apply(testing.sleep(microseconds)).take(1)
+    return once.reduce(tf.constant(0, tf.int64), lambda total, item: total + item)
+
+
+@functools.cache
+def _template() -> Path:
+    """A version to copy, which is much faster than to export one."""
+    folder = Path(tempfile.mkdtemp(prefix="affine-"))
+    atexit.register(shutil.rmtree, folder)
+    (folder / SETTINGS).write_text("version=0\n")
+    module = Affine(folder / SETTINGS)
+    tf.saved_model.save(module, str(folder / "0"), signatures=module.serve)
+    return folder / "0"
+
+
+def publish(base_path: Path, version: int, seconds: float = 0.0) -> Path:
+    """Write a version beside the base path, rename it into place, and return it."""
     base_path.mkdir(parents=True, exist_ok=True)
-    hidden = base_path.parent / f".tmp-{version}"
-    module = Affine(version, rounds)
-    tf.saved_model.save(module, str(hidden), signatures=module.serve)
-    hidden.rename(base_path / str(version))
+    hidden = base_path.parent / f".tmp-{base_path.name}-{version}"
+    shutil.copytree(_template(), hidden)
+    settings = f"version={version}\nmicroseconds={round(seconds * MICROSECONDS)}\n"
+    (hidden / "assets" / SETTINGS).write_text(settings)
+    return hidden.rename(base_path / str(version))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import processes
+from tests import forked, processes
 from tests.processes import Running
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -67,7 +67,7 @@ class Starter:
 
     def model_server(self, *flags: str, port: int = 0) -> Running:
         log = self.folder / f"serving-{len(self.running)}.log"
-        self.running.append(processes.start_model_server(log, *flags, port=port))
+        self.running.append(forked.start_model_server(log, *flags, port=port))
         return self.running[-1]
 
     def client(self, server: str, *, ready: bool = True, **environment: str) -> Running:

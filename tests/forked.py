@@ -5,10 +5,13 @@ Each is `python -m serving` in all but the import: a process, a session and a lo
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
 import subprocess
+import threading
+import time
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -19,25 +22,32 @@ _context.set_forkserver_preload(["tests.with_tensorflow"])
 
 
 class Forked:
-    """The part of `subprocess.Popen` that tests use."""
+    """The part of `subprocess.Popen` that tests use, from any thread."""
+
+    # Whoever starts a process also looks for those that have ended, which nobody else may do then.
+    _lock = threading.Lock()
 
     def __init__(self, process: ForkServerProcess) -> None:
-        process.start()
+        with self._lock:
+            process.start()
         assert process.pid is not None
         self._process = process
         self.pid = process.pid
 
     def poll(self) -> int | None:
-        return self._process.exitcode
+        with self._lock:
+            return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
-        self._process.join(timeout)
-        if self._process.exitcode is None:
-            raise subprocess.TimeoutExpired("python -m serving", timeout or 0)
-        return self._process.exitcode
+        deadline = time.monotonic() + (math.inf if timeout is None else timeout)
+        while (status := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("python -m serving", timeout or 0)
+            time.sleep(0.01)
+        return status
 
     def send_signal(self, number: int) -> None:
-        if self._process.exitcode is None:
+        if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
@@ -54,7 +64,6 @@ def start(log: Path, *flags: str) -> Running:
 def start_model_server(log: Path, *flags: str, port: int = 0) -> Running:
     """Do what `processes.start_model_server` does, in a tenth of the time."""
     running = start(log, "--bind_address=127.0.0.1", f"--port={port}", *flags)
-
     running.address = listening_address(running)
     return running
 

@@ -19,7 +19,7 @@ import orjson
 
 from client.dialects import Call, JsonCall, fast
 from client.dialects.json_arrays import Place, is_b64, kind_of, to_array
-from client.dialects.replies import write_columns, write_rows
+from client.dialects.replies import join_rows, row_texts, write_columns, write_rows
 from client.errors import ClientError
 from client.schema import (
     DEFAULT_SIGNATURE,
@@ -29,6 +29,7 @@ from client.schema import (
     Schema,
     Signature,
 )
+from client.shares import Share
 from client.tensors import Array, dtype_name
 
 EXPECTED = (
@@ -104,19 +105,35 @@ def write(
         ClientError: an output has no JSON form, or the outputs have no common number of rows, so
             that only column form can tell them.
     """
+    tail = b"," + orjson.dumps(facts)[1:-1] if facts else b""
+    if not row_form:
+        _check_types(outputs)
+        return write_columns(outputs, tail)
+    if isinstance(outputs, Share):
+        return join_rows(outputs.rows(_row_texts), tail)
+    _check_rows(outputs)
+    return write_rows(outputs, tail)
+
+
+def _row_texts(outputs: Mapping[str, Array]) -> list[bytes]:
+    _check_rows(outputs)
+    return row_texts(outputs)
+
+
+def _check_types(outputs: Mapping[str, Array]) -> None:
     for name, array in outputs.items():
         if array.dtype.kind == "c":
             raise ClientError(f"output {name}: values of {array.dtype.name} have no JSON form", 501)
-    tail = b"," + orjson.dumps(facts)[1:-1] if facts else b""
-    if not row_form:
-        return write_columns(outputs, tail)
+
+
+def _check_rows(outputs: Mapping[str, Array]) -> None:
+    _check_types(outputs)
     lengths = {array.shape[0] if array.ndim else None for array in outputs.values()}
     if len(lengths) != 1 or None in lengths:
         raise ClientError(
             "the outputs do not have one value for each instance; "
             'ask with "inputs" in place of "instances"'
         )
-    return write_rows(outputs, tail)
 
 
 def parsed(body: bytes) -> Any:

@@ -8,7 +8,7 @@ and all of an output whose name ends in `_bytes`, are written as `{"b64": "…"}
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,34 @@ def write_rows(outputs: Mapping[str, Array], tail: bytes = b"") -> bytes:
         before = b","
     pieces[0] = b'{"predictions":[' + pieces[0][2:]
     return b"".join((*pieces, b"}]", tail, b"}"))
+
+
+def join_rows(rows: Sequence[bytes], tail: bytes = b"") -> bytes:
+    """Return what `write_rows` does, of rows whose JSON is made already."""
+    return b"".join((b'{"predictions":[', b",".join(rows), b"]", tail, b"}"))
+
+
+def row_texts(outputs: Mapping[str, Array]) -> list[bytes]:
+    """Return the JSON of each row: an object, or a plain value if there is one output.
+
+    Args:
+        outputs: at least one, all with the same number of rows.
+    """
+    if len(outputs) == 1:
+        return each_row(*next(iter(outputs.items())))
+    return object_texts(dict(sorted(outputs.items())))
+
+
+def object_texts(outputs: Mapping[str, Array]) -> list[bytes]:
+    """Return the JSON of each row as an object.
+
+    Args:
+        outputs: at least one, all with the same number of rows.
+    """
+    columns = [each_row(name, array) for name, array in outputs.items()]
+    keys = [orjson.dumps(name).replace(b"%", b"%%") for name in outputs]
+    form = b"{" + b",".join(key + b":%b" for key in keys) + b"}"
+    return [form % values for values in zip(*columns, strict=True)]
 
 
 def write_columns(outputs: Mapping[str, Array], tail: bytes = b"") -> bytes:

@@ -8,7 +8,8 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
-from client.deadlines import Deadline, Watch
+from client import deadlines
+from client.deadlines import Watch
 from client.errors import ClientError
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -62,20 +63,24 @@ class Bodies:
             raise too_large(self._most_bytes)
         task = asyncio.current_task()
         assert task is not None
-        self._watch.add(task, Deadline(self._seconds))
+        self._watch.add(task, deadlines.now() + self._seconds)
         try:
-            body = await self._receive_all(length, receive)
+            message = await receive()
+            body: bytes = message.get("body", b"")
+            # When all is there, the message that says so need not be waited for.
+            if len(body) != length and message.get("more_body"):
+                body = await self._rest(body, length, receive)
         except asyncio.CancelledError:
             if task not in self._late:
                 raise
             self._late.remove(task)
             if sys.version_info >= (3, 11):
                 task.uncancel()
-            message = f"the body did not arrive in time; expected it within {self._seconds:g} s"
-            raise ClientError(message, 408) from None
+            raise _late(self._seconds) from None
         finally:
             self._watch.remove(task)
-        return decoded(body, headers.get("content-encoding"), self._most_bytes)
+        encoding = headers.get("content-encoding")
+        return body if encoding is None else decoded(body, encoding, self._most_bytes)
 
     async def chunks(
         self, headers: Mapping[str, str], receive: Receive, most_bytes: int
@@ -113,23 +118,18 @@ class Bodies:
         if unzip is not None and not unzip.eof:
             raise ClientError("the body is not what Content-Encoding says: it is cut short")
 
-    async def _receive_all(self, length: int | None, receive: Receive) -> bytes:
-        message = await receive()
-        first: bytes = message.get("body", b"")
-        if len(first) == length:
-            return first  # the message that only says that there is no more need not be waited for
+    async def _rest(self, first: bytes, length: int | None, receive: Receive) -> bytes:
         chunks, size = [first], len(first)
-        while message.get("more_body"):
+        more = True
+        while more and size != length:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise DisconnectedError
-            chunk = message.get("body", b"")
-            chunks.append(chunk)
-            size += len(chunk)
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
             if size > self._most_bytes:
                 raise too_large(self._most_bytes)
-            if size == length:
-                break
+            more = message.get("more_body", False)
         return b"".join(chunks)
 
     def _give_up(self, task: asyncio.Task[Any]) -> None:

@@ -60,6 +60,9 @@ class Headers(Mapping[str, str]):
         value = self._raw.get(name.encode("latin-1"))
         return default if value is None else value.decode("latin-1")
 
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.encode("latin-1") in self._raw
+
     def __iter__(self) -> Iterator[str]:
         return (name.decode("latin-1") for name in self._raw)
 
@@ -77,10 +80,34 @@ class Entry:
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer a request, or follow the server's life."""
-        if scope["type"] == "http":
-            await self._http(scope, receive, send)
-        elif scope["type"] == "lifespan":
+        if scope["type"] != "http":
             await self._live(receive, send)
+            return
+        gateway, method = self._gateway, scope["method"]
+        path = scope["raw_path"].decode("latin-1")
+        route = gateway.route(path)
+        self._under_way += 1
+        try:
+            if self._under_way > self._settings.max_requests and (route is None or route.limited):
+                raise UnavailableError(f"{self._under_way - 1} requests are under way already")
+            headers = Headers(scope["headers"])
+            query = scope["query_string"].decode("latin-1")
+            if route is not None and route.stream and method == "POST" and is_table(headers):
+                request = HttpRequest(method, path, query, headers)
+                await self._stream(request, route, receive, send)
+                return
+            body = await self._bodies.read(headers, receive)
+            if route is None:
+                await self._ask_flask(scope, body, send)
+                return
+            reply = await gateway.handle(HttpRequest(method, path, query, headers, body), route)
+        except ClientError as error:
+            reply = gateway.refuse(method, route, error)
+        except DisconnectedError:
+            return
+        finally:
+            self._under_way -= 1
+        await _send(reply, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         try:
@@ -109,52 +136,10 @@ class Entry:
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _http(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        path = scope["raw_path"].decode("latin-1")
-        route = self._gateway.route(path)
-        limited = route is None or route.limited
-        if limited and self._under_way >= self._settings.max_requests:
-            error = UnavailableError(f"{self._under_way} requests are under way already")
-            await _send(self._gateway.refuse(scope["method"], route, error), send)
-            return
-        self._under_way += limited
-        try:
-            await self._answer(scope, path, route, receive, send)
-        except DisconnectedError:
-            pass
-        finally:
-            self._under_way -= limited
-
-    async def _answer(
-        self, scope: dict[str, Any], path: str, route: Route | None, receive: Receive, send: Send
-    ) -> None:
-        headers = Headers(scope["headers"])
-        if route is not None and route.stream and scope["method"] == "POST" and is_table(headers):
-            await self._stream(scope, path, route, headers, receive, send)
-            return
-        try:
-            body = await self._bodies.read(headers, receive)
-        except ClientError as error:
-            await _send(self._gateway.refuse(scope["method"], route, error), send)
-            return
-        if route is None:
-            await self._ask_flask(scope, body, send)
-            return
-        query = scope["query_string"].decode("latin-1")
-        request = HttpRequest(scope["method"], path, query, headers, body)
-        await _send(await self._gateway.handle(request, route), send)
-
     async def _stream(
-        self,
-        scope: dict[str, Any],
-        path: str,
-        route: Route,
-        headers: Headers,
-        receive: Receive,
-        send: Send,
+        self, request: HttpRequest, route: Route, receive: Receive, send: Send
     ) -> None:
-        request = HttpRequest("POST", path, scope["query_string"].decode("latin-1"), headers)
-        chunks = self._bodies.chunks(headers, receive, self._settings.max_table_bytes)
+        chunks = self._bodies.chunks(request.headers, receive, self._settings.max_table_bytes)
         reply = await self._gateway.stream(request, route, chunks)
         if isinstance(reply, HttpReply):
             await _send(reply, send)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import AsyncIterator
 from types import TracebackType
 
+from client import deadlines
 from client.coalescing import Limits
 from client.deadlines import Deadline
 from client.errors import ClientError
 from client.exchange import HttpReply, HttpRequest
 from client.keys import ApiKeys
 from client.metrics import Metrics
-from client.model_server import AsyncModelServer, Target
+from client.model_server import AsyncModelServer
 from client.predictor import Predictor
 from client.settings import Settings
 from client.web import access
@@ -102,19 +102,31 @@ class Gateway:
             request: it, as it came.
             route: what answers its path, if that has been looked up.
         """
-        started = time.perf_counter()
+        started = deadlines.now()
+        method, metrics = request.method, self.metrics
         route = route or self.route(request.path)
         caller: str | None = None
-        self.metrics.begin()
+        metrics.begin()
         try:
-            caller = self.caller(request, route)
-            reply = await self._answer(request, route)
+            if self._keys is not None:
+                caller = self.caller(request, route)
+            if route is None:
+                raise ClientError(f"{method} {request.path}: Not Found", 404)
+            methods = route.methods
+            if methods and method not in methods and not (method == "HEAD" and "GET" in methods):
+                reply = _not_allowed(request, methods)
+            elif route.stream and method == "POST" and is_table(request.headers):
+                reply = await self._answer_whole_table(request, route)
+            else:
+                reply = await route.handle(request, self._deadline(request))
         except ClientError as error:
             reply = error_reply(error)
+        except Exception:
+            reply = self._failed(request)
         finally:
-            self.metrics.end()
-        seconds = time.perf_counter() - started
-        self._observe(request.method, route, reply.status, seconds)
+            metrics.end()
+        seconds = deadlines.now() - started
+        self._observe(method, route, reply.status, seconds)
         which = self.settings.access_log
         if which == "all" or reply.status >= ERROR or "x-request-id" in request.headers:
             name = route.name if route else "none"
@@ -143,7 +155,7 @@ class Gateway:
             route: what answers its path; it takes tables.
             chunks: the body.
         """
-        started = time.perf_counter()
+        started = deadlines.now()
         reply: HttpReply | StreamReply
         try:
             self.caller(request, route)
@@ -158,7 +170,7 @@ class Gateway:
         except Exception:
             reply = self._failed(request)
         status = reply.status if isinstance(reply, HttpReply) else 200
-        self._observe(request.method, route, status, time.perf_counter() - started)
+        self._observe(request.method, route, status, deadlines.now() - started)
         return reply
 
     def refuse(self, method: str, route: Route | None, error: ClientError) -> HttpReply:
@@ -166,29 +178,11 @@ class Gateway:
         self._observe(method, route, error.status, 0.0)
         return error_reply(error)
 
-    async def _answer(self, request: HttpRequest, route: Route | None) -> HttpReply:
-        method = request.method
-        try:
-            if route is None:
-                raise ClientError(f"{method} {request.path}: Not Found", 404)
-            allowed = route.methods
-            if allowed is not None and (method if method != "HEAD" else "GET") not in allowed:
-                reply = error_reply(
-                    ClientError(f"{method} {request.path}: Method Not Allowed", 405)
-                )
-                return HttpReply(reply.body, reply.status, headers=(("Allow", ", ".join(allowed)),))
-            if route.stream and request.method == "POST" and is_table(request.headers):
-                target = route.stream(request)
-                if target is not None:
-                    return await self._answer_whole_table(target, request)
-            return await route.handle(request, self._deadline(request))
-        except ClientError as error:
-            return error_reply(error)
-        except Exception:
-            return self._failed(request)
-
-    async def _answer_whole_table(self, target: Target, request: HttpRequest) -> HttpReply:
+    async def _answer_whole_table(self, request: HttpRequest, route: Route) -> HttpReply:
         """Answer a table that has arrived whole, where the server in front has no streams."""
+        target = route.stream(request) if route.stream else None
+        if target is None:
+            return await route.handle(request, self._deadline(request))
 
         async def chunks() -> AsyncIterator[bytes]:
             yield request.body
@@ -219,3 +213,8 @@ class Gateway:
     def _observe(self, method: str, route: Route | None, status: int, seconds: float) -> None:
         name = route.name if route else "none"
         self.metrics.observe_request(method if route else "any", name, status, seconds)
+
+
+def _not_allowed(request: HttpRequest, methods: tuple[str, ...]) -> HttpReply:
+    message = f"{request.method} {request.path}: Method Not Allowed"
+    return error_reply(ClientError(message, 405))._replace(headers=(("Allow", ", ".join(methods)),))

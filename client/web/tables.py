@@ -24,7 +24,7 @@ from client.dialects.tables import (
     table_writer,
 )
 from client.errors import ClientError
-from client.exchange import HttpRequest
+from client.exchange import JSON, HttpRequest
 from client.model_server import Prediction, Target
 from client.predictor import Predictor
 from client.schema import Schema
@@ -52,7 +52,8 @@ class StreamReply:
 
 def is_table(headers: Mapping[str, str]) -> bool:
     """Tell whether a request's body is a table, by its Content-Type."""
-    return headers.get("content-type", "").partition(";")[0].strip().lower() in READABLE
+    content_type = headers.get("content-type", JSON)
+    return content_type != JSON and content_type.partition(";")[0].strip().lower() in READABLE
 
 
 class Tables:

@@ -9,7 +9,8 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 
-@pytest.fixture(scope="package")
+# Playwright keeps an event loop running in this thread; it must be gone when other tests begin.
+@pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
     # Chromium's sandbox needs a user that is not root.
     flags = ["--no-sandbox"] if os.getuid() == 0 else []

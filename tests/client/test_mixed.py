@@ -8,7 +8,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from client.predictor import Predictor
 from client.schema import Description, Schema
 from tests import processes
 from tests.conftest import Starter
-from tests.mixed import BIAS, COLUMNS, MISSING, UNKNOWN, publish
+from tests.mixed import BIAS, COLUMNS, MISSING, UNKNOWN, MixedColumn, publish
 from tests.processes import ROOT
 
 NAMES = [column.name for column in COLUMNS]
@@ -252,6 +252,42 @@ def test_a_cell_that_cannot_be_read_is_told_with_its_line(
     assert done.returncode == 1
     assert done.stderr == f"Error: line 3, {message}\n"
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("columns", [COLUMNS, COLUMNS[::-1]], ids=["alike", "turned round"])
+def test_a_file_goes_on_with_a_new_version_if_that_reads_it_alike(
+    tmp_path: Path, starter: Starter, columns: Sequence[MixedColumn]
+) -> None:
+    publish(tmp_path / "flats")
+    server = starter.model_server("--model_name=flats", f"--model_base_path={tmp_path / 'flats'}")
+    processes.wait_for(lambda: processes.is_serving(server.address), "the model is loaded")
+    line = b"40,350.0,Basel,42,true,2,true\n"
+    command = ["predict", "-", "--format=csv", "--model=flats", f"--server={server.address}"]
+    answer = tmp_path / "answer.csv"
+    with (
+        answer.open("wb") as out,
+        subprocess.Popen(
+            [sys.executable, "-m", "client", *command],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=subprocess.PIPE,
+        ) as running,
+        ModelServer(server.address) as connection,
+    ):
+        assert running.stdin is not None
+        running.stdin.write(HEADER.encode() + line * 80_000)
+        running.stdin.flush()
+        processes.wait_for(lambda: answer.stat().st_size, "the first rows are answered")
+        publish(tmp_path / "flats", version=2, columns=columns)
+        processes.wait_for(lambda: connection.schema("flats").version == 2, "version 2 answers")
+        _, err = running.communicate(line * 40_000)
+    if columns is COLUMNS:
+        assert running.returncode == 0, err
+        assert len(answer.read_bytes().splitlines()) == 1 + 120_000
+    else:
+        assert running.returncode == 1
+        assert b"Error: version 1 of the model gave way to version 2, which reads rows in" in err
 
 
 def test_a_new_version_is_not_asked_twice_about_a_missing_number(

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import socket
+import struct
 import tracemalloc
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -484,6 +486,10 @@ def test_a_quoted_cell_may_go_on_over_lines_and_blocks() -> None:
     assert len(body) > 3 * BLOCK_BYTES
     calls = read(CSV, body, schema)
     assert joined(calls)["text"].tolist() == [text.encode() for text in texts]
+    line = body.count(b"\n") + 1
+    assert error(CSV, body + b"a,b\n", schema).message == (
+        f"line {line}: expected 1 cells like the header, got 2"
+    )
 
 
 @pytest.mark.parametrize(
@@ -652,6 +658,15 @@ def test_arrays_that_cannot_be_read_are_told(body: bytes, message: str) -> None:
     assert error(NPY, body, schemas.numeric()).message.startswith(message)
 
 
+def test_an_array_of_rows_that_no_memory_holds_is_told() -> None:
+    any_shape = schemas.undescribed(x=TensorSpec(schemas.FLOAT, (None, None)))
+    for shape in (f"2, {2**40}", f"{2**62}, {2**62}"):
+        body = npy(HUGE.replace("1152921504606846976, 3", shape), b"\0" * 100)
+        found = error(NPY, body, any_shape)
+        assert found.message.startswith("expected rows of at most 67108864 bytes, got float32 [")
+        assert found.status == 413
+
+
 def test_integers_that_do_not_fit_are_told() -> None:
     bytes_of = schemas.undescribed(x=TensorSpec(4, (None,)))  # uint8
     assert joined(read(NPY, as_npy(np.array([0, 255])), bytes_of))["x"].tolist() == [0, 255]
@@ -734,6 +749,16 @@ def test_arrow_that_says_something_else_is_told() -> None:
     assert "compressed inside" in error(ARROW, as_arrow(NAMED, compression="zstd"), numeric).message
     big = as_arrow({n: np.zeros(6_000_000, np.float32) for n in NAMED})
     assert error(ARROW, big, numeric).status == 413
+
+
+@pytest.mark.parametrize("ends", [(0, 5, 4), (0, 2, 400), (-2, 2, 4)])
+def test_strings_that_are_not_where_arrow_says_are_told(ends: tuple[int, ...]) -> None:
+    schema = schemas.undescribed(x=TensorSpec(STRING, (None,)))
+    body = as_arrow({"x": ["aa", "bb"]})
+    assert joined(read(ARROW, body, schema))["x"].tolist() == [b"aa", b"bb"]
+    right, wrong = struct.pack("<3i", 0, 2, 4), struct.pack("<3i", *ends)
+    assert body.count(right) == 1
+    assert "cannot be read" in error(ARROW, body.replace(right, wrong), schema).message
 
 
 @pytest.mark.parametrize("deltas", [False, True])
@@ -848,9 +873,19 @@ def test_media_types_are_read_without_their_parameters() -> None:
 
 
 def test_layouts_tell_whether_two_versions_read_alike() -> None:
-    layout = Layout.of(schemas.numeric("a", "b"))
-    assert layout == Layout.of(schemas.numeric("a", "b"))
-    assert layout != Layout.of(schemas.numeric("b", "a"))
+    schema = schemas.numeric("a", "b")
+    layout = Layout.of(schema)
+    assert schema.description is not None
+    first, second = schema.description.columns
+    for columns, alike in (
+        ((replace(first, mean=9.0, maximum=99.0), second), True),
+        ((replace(first, missing=True), second), False),
+        ((second, first), False),
+    ):
+        description = replace(schema.description, columns=columns)
+        newer = replace(schema, version=2, description=description)
+        assert layout.reads_like(Layout.of(newer)) == alike
+    assert not layout.reads_like(Layout.of(schemas.numeric("a", "b", "c")))
     with pytest.raises(ClientError, match='model m has no "x", it has dense, serving_default'):
         Layout.of(schemas.numeric(), "x")
     with pytest.raises(ClientError, match='outputs: signature serving_default has no "x"'):

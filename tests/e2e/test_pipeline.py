@@ -158,7 +158,7 @@ def test_the_client_serves_a_model_that_does_not_describe_itself(
 def test_the_client_finishes_the_request_under_way_when_told_to_stop(
     tmp_path: Path, starter: Starter
 ) -> None:
-    publish(tmp_path / "slow", 1, rounds=SLOW)
+    publish(tmp_path / "slow", 1, seconds=SLOW)
     server = starter.model_server("--model_name=slow", f"--model_base_path={tmp_path / 'slow'}")
     client = starter.client(server.address, CLIENT_MODEL="slow", CLIENT_TIMEOUT="30")
     replies: list[requests.Response] = []

@@ -84,7 +84,7 @@ def test_a_new_version_replaces_the_old_without_a_gap(base_path: Path, starter: 
 
 
 def test_a_request_ends_on_the_version_it_began_on(base_path: Path, starter: Starter) -> None:
-    publish(base_path, 1, rounds=SLOW)
+    publish(base_path, 1, seconds=SLOW)
     running = starter.model_server(*MODEL_FLAGS, f"--model_base_path={base_path}")
     with ModelServer(running.address, timeout=60) as server:
         wait_for(lambda: is_available(server, 1), "version 1")
@@ -199,7 +199,7 @@ def test_labels_and_policies_of_a_config_file(
 def test_sigterm_lets_the_request_under_way_end_and_exits_0(
     base_path: Path, starter: Starter
 ) -> None:
-    publish(base_path, 1, rounds=SLOW)
+    publish(base_path, 1, seconds=SLOW)
     running = starter.model_server(*MODEL_FLAGS, f"--model_base_path={base_path}")
     with ModelServer(running.address, timeout=60) as server:
         wait_for(lambda: is_available(server, 1), "version 1")

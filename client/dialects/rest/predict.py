@@ -7,12 +7,13 @@ from contextlib import suppress
 from typing import Any
 
 from client.dialects import Call, JsonCall, fast, friendly
-from client.dialects.replies import write_columns, write_rows
+from client.dialects.replies import join_rows, row_texts, write_columns, write_rows
 from client.dialects.rest.document import ABSENT, Members, parse, quoted, refusal
 from client.dialects.rest.instances import read_instances
 from client.dialects.rest.tensors import check, is_b64, shape_of, to_array
 from client.errors import ClientError
 from client.schema import DEFAULT_SIGNATURE, Schema, Signature, TensorSpec
+from client.shares import Share
 from client.tensors import Array
 
 PLAIN_INPUTS = (
@@ -65,6 +66,18 @@ def write(outputs: Mapping[str, Array], *, row_form: bool) -> bytes:
     Raises:
         ClientError: an output has no JSON form, or the outputs have no common number of rows.
     """
+    if row_form and isinstance(outputs, Share):
+        return join_rows(outputs.rows(_row_texts))
+    _check(outputs, row_form=row_form)
+    return write_rows(outputs) if row_form else write_columns(outputs)
+
+
+def _row_texts(outputs: Mapping[str, Array]) -> list[bytes]:
+    _check(outputs, row_form=True)
+    return row_texts(outputs)
+
+
+def _check(outputs: Mapping[str, Array], *, row_form: bool) -> None:
     if not outputs:
         raise ClientError("Cannot convert empty tensor map to JSON")
     rows: int | None = None
@@ -81,7 +94,6 @@ def write(outputs: Mapping[str, Array], *, row_form: bool) -> bytes:
                 f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {rows}"
             )
         rows = len(array)
-    return write_rows(outputs) if row_form else write_columns(outputs)
 
 
 def signature_name(document: Members) -> str:

@@ -16,8 +16,8 @@ where `writer.can_tell_errors`, a last line `{"error": …}` says what was wrong
 (`application/x-ndjson`); in the other formats nobody could tell an error from a row, so an answer
 is kept until it is whole.
 
-A table is read as one version of the model wants it. If an answer comes from another, go on only if
-`Layout.of` gives an equal layout for that version.
+A table is read as one version of the model wants it. If an answer comes from another version, go on
+only if `reader.layout.reads_like(Layout.of(...))` for that one.
 """
 
 from __future__ import annotations

@@ -40,6 +40,12 @@ class TableColumn:
         return () if self.column is None else (self.column,)
 
     @property
+    def form(self) -> tuple[object, ...]:
+        """What decides how values are read."""
+        types = None if self.column is None else self.column.json_types
+        return self.name, self.spec, self.may_be_missing, types
+
+    @property
     def may_be_missing(self) -> bool:
         """Whether the model takes missing values there."""
         return self.column is not None and self.column.missing
@@ -79,8 +85,6 @@ class TableColumn:
 @dataclass(frozen=True)
 class Layout:
     """What a table must hold to be predicted, and how it is put to the model.
-
-    Two versions of a model read a table alike if their layouts are equal.
 
     Attributes:
         signature_name: the signature to run.
@@ -139,6 +143,12 @@ class Layout:
             None,
             tuple(output_filter),
         )
+
+    def reads_like(self, other: Layout) -> bool:
+        """Tell whether a table means the same to both, which may be of two versions of a model."""
+        return (self.signature_name, self.matrix) == (other.signature_name, other.matrix) and [
+            column.form for column in self.columns
+        ] == [column.form for column in other.columns]
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import orjson
 from client.dialects import Call
 from client.dialects.flat import flat_array
 from client.dialects.json_arrays import is_b64, kind_of
-from client.dialects.replies import each_row
+from client.dialects.replies import object_texts, row_texts
 from client.dialects.tables.layout import ROWS_PER_CALL, Layout, Place, TableColumn
 from client.dialects.tables.lines import LineBlocks
 from client.dialects.tables.values import checked
@@ -213,9 +213,7 @@ class JsonWriter:
         Raises:
             ClientError: the outputs are not a value for each row, or have no JSON form.
         """
-        outputs = checked(outputs)
-        only = next(iter(outputs.items())) if len(outputs) == 1 else None
-        rows = each_row(*only) if only else objects(outputs)
+        rows = row_texts(checked(outputs))
         before, self._before = self._before, self._separator
         return before + self._separator.join(rows)
 
@@ -230,8 +228,4 @@ def objects(outputs: Mapping[str, Array]) -> list[bytes]:
     Raises:
         ClientError: the outputs are not a value for each row, or have no JSON form.
     """
-    outputs = checked(outputs)
-    columns = [each_row(name, array) for name, array in outputs.items()]
-    names = [orjson.dumps(name).replace(b"%", b"%%") for name in outputs]
-    form = b"{" + b",".join(name + b":%b" for name in names) + b"}"
-    return [form % values for values in zip(*columns, strict=True)]
+    return object_texts(checked(outputs))

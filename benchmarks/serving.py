@@ -1,0 +1,188 @@
+"""The model server under gRPC load: predictions per second and latency.
+
+One model (30 numbers, signature `dense`), 1, 16 and 64 callers, 1, 32 and 1000 rows, batching on
+and off; against a real tensorflow_model_server as well where TENSORFLOW_MODEL_SERVER names its
+binary.
+Callers and server share the machine's cores, so only ratios mean something.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+import grpc
+import numpy as np
+
+from benchmarks import report
+from benchmarks.processes import ROOT, free_port, running
+from client.messages import DataType, PredictRequest
+from client.tensors import to_proto
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+CALLERS = (1, 16, 64)
+ROWS = (1, 32, 1000)
+COLUMNS = 30
+READY_SECONDS = 60
+OPTIONS = [("grpc.max_receive_message_length", -1)]
+BATCHING = "max_batch_size { value: 1024 }\nbatch_timeout_micros { value: 0 }\n"
+
+
+@click.group(invoke_without_command=True)
+@click.option("--repeats", default=3, show_default=True, help="Runs of each point; medians count.")
+@click.option("--seconds", default=3.0, show_default=True, help="Length of a run.")
+@click.pass_context
+def main(context: click.Context, repeats: int, seconds: float) -> None:
+    """Measure every server in turn, and write results/serving.md."""
+    if context.invoked_subcommand is not None:
+        return
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        fit = [sys.executable, "-m", "training", "fit", f"--models={folder / 'models'}", "--quiet"]
+        subprocess.run(fit, cwd=ROOT, check=True)
+        servers = {
+            label: _start(command, folder, label, stack)
+            for label, command in _commands(folder).items()
+        }
+        measured: dict[tuple[str, int, int], list[dict[str, float]]] = {}
+        for _ in range(repeats):
+            for rows in ROWS:
+                for callers in CALLERS:
+                    for label, port in servers.items():
+                        point = _load(port, rows, callers, seconds)
+                        measured.setdefault((label, rows, callers), []).append(point)
+    _write(servers, measured, repeats, seconds)
+
+
+def _commands(folder: Path) -> dict[str, list[str]]:
+    (folder / "batching.config").write_text(BATCHING)
+    batching = ["--enable_batching=true", f"--batching_parameters_file={folder}/batching.config"]
+    ours = [sys.executable, "-m", "serving", "--bind_address=127.0.0.1"]
+    found = {"embedded": ours, "embedded, batching": [*ours, *batching]}
+    if binary := os.environ.get("TENSORFLOW_MODEL_SERVER"):
+        real = shlex.split(binary)
+        found |= {"TensorFlow Serving": real, "TensorFlow Serving, batching": [*real, *batching]}
+    return found
+
+
+def _start(command: list[str], folder: Path, label: str, stack: ExitStack) -> int:
+    port = free_port()
+    flags = [
+        f"--port={port}",
+        "--model_name=breast_cancer",
+        f"--model_base_path={folder / 'models' / 'breast_cancer'}",
+    ]
+    log = folder / label.replace(" ", "-") / "log"
+    server = stack.enter_context(running([*command, *flags], log))
+    channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}"))
+    call: Any = channel.unary_unary(PREDICT)
+
+    def answers() -> bool:
+        try:
+            call(_request(1), timeout=1)
+        except grpc.RpcError:
+            return False
+        return True
+
+    server.wait(answers, READY_SECONDS)
+    return port
+
+
+def _request(rows: int) -> bytes:
+    request = PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "breast_cancer", "dense"
+    values = np.random.default_rng(0).normal(100, 30, (rows, COLUMNS)).astype(np.float32)
+    request.inputs["features"].CopyFrom(to_proto(values, DataType.Value("DT_FLOAT")))
+    return bytes(request.SerializeToString())
+
+
+def _load(port: int, rows: int, callers: int, seconds: float) -> dict[str, float]:
+    """Load a server from a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.serving", "load", str(port), str(rows)]
+    command += [str(callers), str(seconds)]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    point: dict[str, float] = json.loads(printed)
+    return point
+
+
+@main.command(hidden=True)
+@click.argument("port", type=int)
+@click.argument("rows", type=int)
+@click.argument("callers", type=int)
+@click.argument("seconds", type=float)
+def load(port: int, rows: int, callers: int, seconds: float) -> None:
+    """Call again and again from so many threads, and print what it took."""
+    data, took = _request(rows), list[float]()
+    errors = 0
+
+    def call_until(end: float) -> None:
+        nonlocal errors
+        while (before := time.perf_counter()) < end:
+            try:
+                call(data, timeout=20)
+            except grpc.RpcError:
+                errors += 1
+            else:
+                took.append(time.perf_counter() - before)
+
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel:
+        call: Any = channel.unary_unary(PREDICT)
+        call(data, timeout=20)
+        end = time.perf_counter() + seconds
+        threads = [threading.Thread(target=call_until, args=(end,)) for _ in range(callers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    p50, p99 = np.percentile(took, [50, 99]) * 1000
+    print(json.dumps({"rate": len(took) / seconds, "p50": p50, "p99": p99, "errors": errors}))
+
+
+def _write(
+    servers: dict[str, int],
+    measured: dict[tuple[str, int, int], list[dict[str, float]]],
+    repeats: int,
+    seconds: float,
+) -> None:
+    sections: list[report.Section] = []
+    for rows in ROWS:
+        lines = []
+        for label in servers:
+            line = [label]
+            for callers in CALLERS:
+                points = measured[label, rows, callers]
+                rate, p50, p99 = (
+                    statistics.median(point[name] for point in points)
+                    for name in ("rate", "p50", "p99")
+                )
+                failed = int(sum(point["errors"] for point in points))
+                line.append(
+                    f"{rate:,.0f}/s, {p50:.2f} / {p99:.2f} ms"
+                    + (f", {failed} failed" * bool(failed))
+                )
+            lines.append(line)
+        header = ["server", *(f"{callers} callers" for callers in CALLERS)]
+        sections.append((f"{rows} rows a call", header, lines))
+    report.write_sections(
+        "serving",
+        "Predict calls per second, and median and 99th percentile of a call, as a Python program "
+        f"sees them that shares the cores with the server; medians of {repeats} runs of "
+        f"{seconds:g} s, servers taken in turns.",
+        sections,
+        ["tensorflow", "grpcio", "numpy"],
+    )
+
+
+if __name__ == "__main__":
+    main()
