@@ -156,6 +156,7 @@ LARGE = fast.LARGE_BYTES
 PAIRS = schema(x=spec("FLOAT", None, 2))
 ONES = schema(x=spec("FLOAT", None))
 GRID = schema(x=spec("DOUBLE", None, 2, 2))
+BOTH = schema(x=spec("FLOAT", None), y=spec("FLOAT", None))
 ZERO = schema(**{"x": spec("FLOAT", None), "x\0y": spec("FLOAT", None)})
 
 
@@ -176,6 +177,8 @@ ZERO = schema(**{"x": spec("FLOAT", None), "x\0y": spec("FLOAT", None)})
         (GRID, {"instances": [[[1, 2], [[3], 4]]] * LARGE}),
         (GRID, {"instances": [[[1, 2], [3, 4], [5, 6]], [[1, 2]]] * LARGE}),
         (GRID, [[[[1, 2], [3, 4]]] * LARGE]),
+        (ZERO, {"inputs": {"x": [1] * LARGE, "x\0y": [1] * (LARGE - 1)}}),
+        (BOTH, {"inputs": {"x": [1] * LARGE, "y": [1] * (LARGE - 1)}}),
     ],
 )
 def test_large_lists_that_are_not_of_the_signature_s_shape_are_left_to_the_careful_readers(
