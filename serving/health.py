@@ -33,7 +33,8 @@ class HealthServicer(health.HealthServicer):
         super().__init__(experimental_thread_pool=pool)
         vars(HealthServicer.Check)["experimental_thread_pool"] = pool
         self._names: set[str] = set()
-        self.set("", _STATUS.NOT_SERVING)
+        self._told: dict[str, int] = {}
+        self._tell("", _STATUS.NOT_SERVING)
 
     def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Answer; here only so that the threads can be told."""
@@ -43,14 +44,20 @@ class HealthServicer(health.HealthServicer):
         """Take notice of what is served now."""
         names = set(core.model_names)
         for gone in self._names - names:
-            self.set(gone, _STATUS.SERVICE_UNKNOWN)
+            self._tell(gone, _STATUS.SERVICE_UNKNOWN)
         self._names = names
         serving = {name: core.is_available(name) for name in names}
         # A model may be called like a service; it is the one that can fail.
         statuses = dict.fromkeys(SHORT_NAMES, True) | serving
         statuses[""] = bool(serving) and all(serving.values())
         for name, is_serving in statuses.items():
-            self.set(name, _STATUS.SERVING if is_serving else _STATUS.NOT_SERVING)
+            self._tell(name, _STATUS.SERVING if is_serving else _STATUS.NOT_SERVING)
+
+    def _tell(self, name: str, status: int) -> None:
+        # Those who watch are to hear of changes only.
+        if self._told.get(name) != status:
+            self._told[name] = status
+            self.set(name, status)
 
 
 class _ReflectionServicer(reflection.ReflectionServicer):
