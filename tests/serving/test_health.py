@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_a_watch_is_told_of_each_change(base_path: Path, serve: Serve) -> None:
 def test_health_is_told_while_every_thread_is_busy_with_a_slow_model(
     base_path: Path, serve: Serve
 ) -> None:
-    publish(base_path, 1, seconds=1.5)
+    publish(base_path, 1, seconds=0.7)
     server = serve(*flags_of(base_path), "--grpc_max_threads=2")
     with ThreadPoolExecutor(4) as pool:
         slow = [pool.submit(server.ask) for _ in range(4)]
@@ -97,6 +98,35 @@ def test_many_watches_do_not_keep_others_from_asking(base_path: Path, serve: Ser
     assert server.ask() == ([11.0], 1)
     for watch in watches:
         watch.cancel()
+
+
+def test_watches_that_end_while_versions_change_do_not_stop_the_server(
+    base_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path))
+    stub = health_pb2_grpc.HealthStub(server.channel)
+    stop = threading.Event()
+
+    def watch_and_go() -> None:
+        while not stop.wait(0.02):
+            watches = [stub.Watch(health_pb2.HealthCheckRequest(service="m")) for _ in range(10)]
+            for watch in watches:
+                next(watch)
+            for watch in watches:
+                watch.cancel()
+
+    with ThreadPoolExecutor(2) as pool:
+        watching = [pool.submit(watch_and_go) for _ in range(2)]
+        for _ in range(5):
+            shutil.rmtree(base_path / "1")
+            wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
+            publish(base_path, 1)
+            wait_for(lambda: server.is_available(1), "version 1 is back")
+        stop.set()
+        for future in watching:
+            future.result(10)
+    assert server.running.stop(timeout=5) == 0
 
 
 def test_reflection_tells_what_can_be_called(base_path: Path, serve: Serve) -> None:

@@ -61,7 +61,7 @@ def test_a_server_that_ends_says_so_to_health_checks_and_takes_no_new_callers(
         time.sleep(0.3)
         server.running.process.send_signal(signal.SIGTERM)
         assert next(watch).status == NOT_SERVING
-        watch.cancel()  # or it would be waited for
+        assert not list(watch)  # it is not waited for
         with Caller(server.running.address) as late, pytest.raises(grpc.RpcError) as error:
             late.ask()
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
