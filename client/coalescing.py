@@ -158,7 +158,9 @@ class Coalescer(Generic[Group]):
         if not batched or not rows or rows >= most or size >= self._limits.size:
             self._observe(1, rows, 0.0)
             return await self._send(group, call, deadline.left())
-        self._check_room(size)
+        limits = self._limits
+        if self._waiting >= limits.waiting or self._waiting_size + size > limits.waiting_size:
+            raise ResourceExhaustedError(f"{self._waiting} requests wait already")
         lane = self._lane(group, call)
         member = _Member(call, rows, size, deadline)
         self._enqueue(lane, member)
@@ -182,11 +184,6 @@ class Coalescer(Generic[Group]):
         if lane is None:
             lane = self._lanes[key] = _Lane(key, group, call.signature_name)
         return lane
-
-    def _check_room(self, size: int) -> None:
-        limits = self._limits
-        if self._waiting >= limits.waiting or self._waiting_size + size > limits.waiting_size:
-            raise ResourceExhaustedError(f"{self._waiting} requests wait already")
 
     def _enqueue(self, lane: _Lane[Group], member: _Member) -> None:
         lane.waiting[member] = None

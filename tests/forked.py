@@ -24,7 +24,7 @@ _context.set_forkserver_preload(["tests.with_tensorflow"])
 class Forked:
     """The part of `subprocess.Popen` that tests use, from any thread."""
 
-    # Whoever starts a process also looks for those that have ended, which nobody else may do then.
+    # To start a process is also to look which others have ended, and two may not look at once.
     _lock = threading.Lock()
 
     def __init__(self, process: ForkServerProcess) -> None:

@@ -11,8 +11,9 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import lru_cache
 from typing import Any
 
 from asgiref.sync import ThreadSensitiveContext
@@ -144,7 +145,7 @@ class Entry:
         if isinstance(reply, HttpReply):
             await _send(reply, send)
             return
-        await _begin(200, reply.content_type, reply.headers, send)
+        await send(_beginning(200, reply.content_type, reply.headers))
         async for piece in reply.pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
@@ -162,14 +163,15 @@ class Entry:
 
 
 async def _send(reply: HttpReply, send: Send) -> None:
-    await _begin(reply.status, reply.content_type, reply.headers, send)
+    await send(_beginning(reply.status, reply.content_type, reply.headers))
     await send({"type": "http.response.body", "body": reply.body})
 
 
-async def _begin(
-    status: int, content_type: str, further: Iterable[tuple[str, str]], send: Send
-) -> None:
+@lru_cache(maxsize=256)
+def _beginning(
+    status: int, content_type: str, further: tuple[tuple[str, str], ...]
+) -> dict[str, Any]:
     headers = [(b"content-type", content_type.encode("latin-1")), NO_SNIFFING]
     for name, value in further:
         headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    return {"type": "http.response.start", "status": status, "headers": headers}

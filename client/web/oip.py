@@ -63,12 +63,17 @@ class OipApi:
     async def _model_ready(
         self, target: Target, request: HttpRequest, deadline: Deadline
     ) -> HttpReply:
+        if target.label is not None:
+            # The server's status does not look at labels.
+            target = Target(target.model, (await self._core.metadata(target, deadline)).version)
         available = await available_versions(self._core, target, deadline)
         return oip_models.ready(bool(available), target.model)
 
     async def _model(self, target: Target, request: HttpRequest, deadline: Deadline) -> HttpReply:
         schema = await self._core.metadata(target, deadline)
-        versions = await available_versions(self._core, target, deadline)
+        versions = [schema.version]
+        if target == Target(target.model):
+            versions = await available_versions(self._core, target, deadline)
         name = parse_qs(request.query).get("signature_name", [""])[0]
         return json_reply(oip_models.model_metadata(schema, versions, name))
 

@@ -19,7 +19,7 @@ from client import ClientError, ModelServer
 from client.channel import Tls
 from tests.affine import publish
 from tests.conftest import Starter
-from tests.processes import ROOT, free_port, start
+from tests.processes import ROOT, free_port, start, wait_for
 
 ROW = {"x": np.array([1.0], np.float32)}
 
@@ -106,15 +106,9 @@ def test_a_unix_socket_alone(base_path: Path, tmp_path: Path, starter: Starter) 
          "--grpc_channel_arguments=grpc.max_connection_age_ms=100000,grpc.x=y",
          "--grpc_max_threads=3"]
     )  # fmt: skip
-    with ModelServer(f"unix:{socket}", timeout=60) as server:
-        for _ in range(600):
-            try:
-                assert server.predict("m", ROW).version == 1
-                break
-            except ClientError:
-                assert running.process.poll() is None, running.output()
-        else:
-            pytest.fail(running.output())
+    wait_for(lambda: "Running gRPC ModelServer" in running.output(), "the server listens")
+    with ModelServer(f"unix:{socket}") as server:
+        assert server.predict("m", ROW).version == 1
 
 
 def test_metrics_have_the_original_s_names_and_count_right(
@@ -237,14 +231,9 @@ def test_the_ports_open_although_a_first_model_is_still_being_tried(
         tmp_path / "log",
     )  # fmt: skip
     starter.running.append(running)
-    for _ in range(600):
-        match = re.search(r"Running gRPC ModelServer at (\S+) ", running.output())
-        if match:
-            break
-        assert running.process.poll() is None, running.output()
-        import time
-
-        time.sleep(0.05)
+    address = re.compile(r"Running gRPC ModelServer at (\S+) ")
+    wait_for(lambda: address.search(running.output()), "the port is open")
+    match = address.search(running.output())
     assert match is not None
     with ModelServer(match[1]) as server:
         assert server.predict("m", ROW).version == 1

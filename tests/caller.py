@@ -1,0 +1,138 @@
+"""A caller that knows TensorFlow Serving only: its stubs, and TensorFlow's own tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_management_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # of Python 3.11
+
+LARGE = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+_STATES = get_model_status_pb2.ModelVersionStatus.State
+
+
+class Caller:
+    """Calls a model server, over one channel."""
+
+    def __init__(
+        self,
+        address: str,
+        credentials: grpc.ChannelCredentials | None = None,
+        options: Sequence[tuple[str, Any]] = (),
+    ) -> None:
+        options = [*LARGE, *options]
+        if credentials is None:
+            self.channel = grpc.insecure_channel(address, options)
+        else:
+            self.channel = grpc.secure_channel(address, credentials, options)
+        self.prediction: Any = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
+        self.model: Any = model_service_pb2_grpc.ModelServiceStub(self.channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self.channel.close()
+
+    def predict(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        timeout: float = 30,
+        wait_for_ready: bool = False,
+        **asked: Any,
+    ) -> Any:
+        """Return the PredictResponse; see `predict_request` for what may be asked."""
+        request = predict_request(model, inputs, **asked)
+        return self.prediction.Predict(request, timeout=timeout, wait_for_ready=wait_for_ready)
+
+    def ask(self, x: Sequence[float] = (1.0,), model: str = "m", **asked: Any) -> tuple[Any, int]:
+        """Return `y`, and the version that gave it, of a model that takes `x`."""
+        inputs = {"x": tf.constant(x, tf.float32)}
+        reply = self.predict(model, inputs, **asked)
+        return tf.make_ndarray(reply.outputs["y"]).tolist(), reply.model_spec.version.value
+
+    def statuses(self, model: str = "m") -> dict[int, Any]:
+        """Return what is told of each version, by number; nothing of a model that is unknown."""
+        request = get_model_status_pb2.GetModelStatusRequest()
+        request.model_spec.name = model
+        try:
+            reply = self.model.GetModelStatus(request, timeout=30)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            return {}
+        return {status.version: status for status in reply.model_version_status}
+
+    def states(self, model: str = "m") -> dict[int, str]:
+        """Return the name of each version's state, by number."""
+        return {number: _STATES.Name(one.state) for number, one in self.statuses(model).items()}
+
+    def is_available(self, version: int, model: str = "m") -> bool:
+        return self.states(model).get(version) == "AVAILABLE"
+
+    def has_ended(self, version: int, model: str = "m") -> bool:
+        return self.states(model).get(version) == "END"
+
+    def reload(self, config: str, timeout: float = 30) -> None:
+        """Ask for another configuration, given in text format."""
+        request = model_management_pb2.ReloadConfigRequest()
+        text_format.Parse(config, request.config)
+        self.model.HandleReloadConfigRequest(request, timeout=timeout)
+
+
+def predict_request(
+    model: str,
+    inputs: Mapping[str, Any],
+    signature: str = "",
+    version: int | None = None,
+    label: str | None = None,
+    outputs: Sequence[str] = (),
+) -> Any:
+    """Return a PredictRequest; inputs may be TensorProtos or what TensorFlow makes them of."""
+    request = predict_pb2.PredictRequest(output_filter=outputs)
+    request.model_spec.name = model
+    request.model_spec.signature_name = signature
+    if version is not None:
+        request.model_spec.version.value = version
+    if label is not None:
+        request.model_spec.version_label = label
+    for name, value in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return request
+
+
+def models_config(*entries: str) -> str:
+    """Return a ModelServerConfig of TensorFlow models in text format."""
+    listed = "".join(f'config {{ model_platform: "tensorflow" {entry} }}\n' for entry in entries)
+    return f"model_config_list {{\n{listed}}}\n"
+
+
+def model_config(base_path: Path, more: str = "") -> str:
+    """Return the entry of the model that is called like its base path."""
+    return f'name: "{base_path.name}" base_path: "{base_path}" {more}'
+
+
+@contextmanager
+def refused(code: str, details: str = "") -> Iterator[None]:
+    """Expect an error of this code whose text holds `details`."""
+    with pytest.raises(grpc.RpcError) as error:
+        yield
+    status: Any = error.value
+    assert status.code().name == code, status.details()
+    assert details in status.details()

@@ -1,0 +1,54 @@
+"""What the tests of the model server share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.caller import Caller
+from tests.conftest import Starter
+from tests.processes import Running
+
+# New versions are seen at once, and a load that fails is tried again soon.
+QUICK = (
+    "--file_system_poll_wait_seconds=0.05",
+    "--max_num_load_retries=1",
+    "--load_retry_interval_micros=10000",
+)
+
+
+class Served(Caller):
+    """A model server, and a caller of it."""
+
+    def __init__(self, running: Running) -> None:
+        super().__init__(running.address)
+        self.running = running
+
+
+Serve = Callable[..., Served]
+
+
+def flags_of(base_path: Path) -> tuple[str, str]:
+    """Return the flags that serve one model, called like its base path."""
+    return f"--model_name={base_path.name}", f"--model_base_path={base_path}"
+
+
+@pytest.fixture
+def base_path(tmp_path: Path) -> Path:
+    path = tmp_path / "m"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def serve(starter: Starter) -> Iterator[Serve]:
+    """Start a model server that is quick to notice things; flags that are given count more."""
+    with ExitStack() as stack:
+
+        def serve(*flags: str) -> Served:
+            return stack.enter_context(Served(starter.model_server(*QUICK, *flags)))
+
+        yield serve

@@ -1,0 +1,232 @@
+"""Which models are served, under which labels: by a file, by a file read again, by a call."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.affine import publish
+from tests.caller import Caller, model_config, models_config, refused
+from tests.processes import wait_for
+from tests.serving.conftest import Serve, Served, flags_of
+
+POLLED = "--model_config_file_poll_wait_seconds=0.1"
+ALL = "model_version_policy { all {} }"
+FREE_LABELS = "--allow_version_labels_for_unavailable_models"
+
+
+def labels(**versions: int) -> str:
+    given = (f'version_labels {{ key: "{k}" value: {v} }}' for k, v in versions.items())
+    return " ".join((ALL, *given))
+
+
+def write(config: Path, *entries: str) -> None:
+    new = config.with_suffix(".new")
+    new.write_text(models_config(*entries))
+    new.rename(config)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "models.config"
+
+
+@pytest.fixture
+def two_versions(base_path: Path, serve: Serve) -> Caller:
+    """A caller of a server with versions 1 and 2 of m, and no labels."""
+    publish(base_path, 1)
+    publish(base_path, 2)
+    server = serve(*flags_of(base_path))
+    server.reload(models_config(model_config(base_path, ALL)))
+    wait_for(lambda: server.states() == {2: "AVAILABLE", 1: "AVAILABLE"}, "both versions")
+    return server
+
+
+def test_several_models_of_one_file(tmp_path: Path, config: Path, serve: Serve) -> None:
+    for version, name in enumerate(("a", "b", "c"), start=1):
+        publish(tmp_path / name, version)
+    write(config, *(model_config(tmp_path / name) for name in ("a", "b", "c")))
+    server = serve(f"--model_config_file={config}")
+    # All of them answer as soon as the port is open.
+    assert [server.ask(model=name)[1] for name in ("a", "b", "c")] == [1, 2, 3]
+
+
+def test_a_file_that_is_read_again_adds_removes_and_relabels_models(
+    tmp_path: Path, config: Path, serve: Serve
+) -> None:
+    for name in ("a", "b"):
+        publish(tmp_path / name, 1)
+        publish(tmp_path / name, 2)
+    write(config, model_config(tmp_path / "a", labels(stable=1)))
+    server = serve(f"--model_config_file={config}", POLLED, FREE_LABELS)
+    wait_for(lambda: server.is_available(1, "a"), "both versions of a")
+    assert server.ask(model="a", label="stable")[1] == 1
+    write(config, *(model_config(tmp_path / name, labels(stable=2)) for name in ("a", "b")))
+    wait_for(lambda: server.is_available(2, "b"), "b is added")
+    assert [server.ask(model=name, label="stable")[1] for name in ("a", "b")] == [2, 2]
+    write(config, model_config(tmp_path / "b"))
+    wait_for(lambda: set(server.states("a").values()) == {"END"}, "a is removed")
+    with refused("NOT_FOUND", "Servable not found for request: Latest(a)"):
+        server.ask(model="a")
+
+
+def has_told(server: Served, times: int) -> bool:
+    return server.running.output().count("the configuration stays as it was") == times
+
+
+def test_a_file_that_cannot_be_used_leaves_what_is_served_and_is_told_once(
+    base_path: Path, tmp_path: Path, config: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    publish(tmp_path / "n", 1)
+    write(config, model_config(base_path))
+    server = serve(f"--model_config_file={config}", POLLED)
+    for number, text in enumerate(
+        (
+            "model_config_list { nonsense",
+            models_config(f'name: "m" base_path: "{base_path.name}"'),
+            models_config(model_config(base_path, labels(stable=7))),
+            models_config(model_config(base_path), model_config(tmp_path / "nosuch")),
+        ),
+        start=1,
+    ):
+        config.write_text(text)
+        wait_for(functools.partial(has_told, server, number), f"{text} is told")
+        time.sleep(0.3)
+        assert has_told(server, number)
+        assert server.ask() == ([11.0], 1)
+    write(config, model_config(base_path), model_config(tmp_path / "n"))
+    wait_for(lambda: server.is_available(1, "n"), "the file that is mended counts")
+
+
+def test_a_reload_returns_when_its_new_models_can_be_asked(
+    base_path: Path, tmp_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path))
+    entries = [model_config(base_path)]
+    for number in range(5):
+        publish(tmp_path / f"new{number}", 1)
+        entries.append(model_config(tmp_path / f"new{number}"))
+        server.reload(models_config(*entries))
+        assert server.ask(model=f"new{number}") == ([11.0], 1)
+
+
+@pytest.mark.parametrize(
+    ("entries", "code", "details"),
+    [
+        ('name: "m" base_path: "m"', "INVALID_ARGUMENT",
+         "Expected model m to have an absolute path or URI; got base_path()=m"),
+        ('name: "m" base_path: ""', "INVALID_ARGUMENT", "got base_path()="),
+        ('name: "m" base_path: "{m}" model_type: TENSORFLOW', "INVALID_ARGUMENT",
+         "Illegal setting both model_type(deprecated) and model_platform."),
+        ('name: "m" base_path: "{m}" version_labels { key: "a" value: 9 }', "FAILED_PRECONDITION",
+         "Request to assign label to version 9 of model m, which is not currently available for"),
+        ('name: "n" base_path: "{m}/nosuch"', "FAILED_PRECONDITION",
+         "Model n cannot be served from base path {m}/nosuch: No such file or directory"),
+        ('name: "n" base_path: "{m}/1"', "FAILED_PRECONDITION", "no version to serve was found"),
+        ('name: "n" base_path: "{m}/1/saved_model.pb"', "FAILED_PRECONDITION", "Not a directory"),
+    ],
+)  # fmt: skip
+def test_a_reload_that_is_refused_changes_nothing(
+    base_path: Path, serve: Serve, entries: str, code: str, details: str
+) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path))
+    with refused(code, details.replace("{m}", str(base_path))):
+        server.reload(models_config(entries.replace("{m}", str(base_path))))
+    assert server.ask() == ([11.0], 1)
+    assert server.states("n") == {}
+    server.reload(models_config(model_config(base_path)))  # and later ones go through
+
+
+def test_a_config_of_another_kind_is_refused(base_path: Path, serve: Serve) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path))
+    for config in ("", "custom_model_config {}"):
+        with refused("INVALID_ARGUMENT", "Only ModelConfigList is currently supported"):
+            server.reload(config)
+    assert server.ask() == ([11.0], 1)
+
+
+def test_a_reload_whose_new_model_does_not_load_says_so(
+    base_path: Path, tmp_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    (tmp_path / "bad" / "1").mkdir(parents=True)
+    server = serve(*flags_of(base_path))
+    both = models_config(model_config(base_path), model_config(tmp_path / "bad"))
+    with refused("UNKNOWN", "{name: bad version: 1} due to error"):
+        server.reload(both)
+    assert server.ask() == ([11.0], 1)
+    publish(tmp_path / "bad", 2)
+    wait_for(lambda: server.is_available(2, "bad"), "the model is configured all the same")
+
+
+def test_two_reloads_at_once_end_with_one_of_the_two(
+    base_path: Path, tmp_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    configs = []
+    for name in ("a", "b"):
+        publish(tmp_path / name, 1)
+        configs.append(models_config(model_config(base_path), model_config(tmp_path / name)))
+    server = serve(*flags_of(base_path))
+    for _ in range(5):
+        threads = [threading.Thread(target=server.reload, args=[config]) for config in configs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        wait_for(
+            lambda: server.is_available(1, "a") != server.is_available(1, "b"), "one of the two"
+        )
+        assert server.ask() == ([11.0], 1)
+
+
+def test_a_label_is_given_moved_and_taken_away(base_path: Path, two_versions: Caller) -> None:
+    server = two_versions
+    for number in (1, 2):
+        server.reload(models_config(model_config(base_path, labels(stable=number))))
+        assert server.ask(label="stable") == ([10.0 + number], number)
+    with refused("INVALID_ARGUMENT", "Unrecognized servable version label: canary"):
+        server.ask(label="canary")
+    server.reload(models_config(model_config(base_path, ALL)))
+    with refused("INVALID_ARGUMENT", "Unrecognized servable version label: stable"):
+        server.ask(label="stable")
+
+
+def test_a_label_stays_where_it_is_when_it_may_not_move(
+    base_path: Path, two_versions: Caller
+) -> None:
+    server = two_versions
+    server.reload(models_config(model_config(base_path, labels(stable=1))))
+    with refused("FAILED_PRECONDITION", "Request to assign label to version 9 of model m"):
+        server.reload(models_config(model_config(base_path, labels(stable=9))))
+    assert server.ask(label="stable") == ([11.0], 1)
+
+
+def test_a_new_label_may_wait_for_its_version_if_the_flag_says_so(
+    base_path: Path, config: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    write(config, model_config(base_path, labels(stable=1, canary=2)))
+    server = serve(f"--model_config_file={config}", FREE_LABELS)
+    with refused("NOT_FOUND", "Servable not found for request: Specific(m, 2)"):
+        server.ask(label="canary")
+    publish(base_path, 2)
+    wait_for(lambda: server.is_available(2), "version 2")
+    assert server.ask(label="canary") == ([12.0], 2)
+    assert server.ask(label="stable") == ([11.0], 1)
+
+
+def test_version_and_label_together_are_the_last_of_the_two_on_the_wire(
+    base_path: Path, two_versions: Caller
+) -> None:
+    server = two_versions
+    server.reload(models_config(model_config(base_path, labels(stable=1))))
+    assert server.ask(version=2, label="stable") == ([11.0], 1)

@@ -1,0 +1,134 @@
+"""Loads that fail and are tried again."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from datetime import datetime
+from pathlib import Path
+
+from tests import forked
+from tests.affine import publish
+from tests.caller import model_config, models_config, refused
+from tests.conftest import Starter
+from tests.processes import wait_for
+from tests.serving.conftest import QUICK, Serve, flags_of
+
+PATIENT = ("--max_num_load_retries=1000", "--load_retry_interval_micros=100000")
+
+
+def break_version(version: Path) -> None:
+    (version / "saved_model.pb").rename(version / "saved_model.away")
+
+
+def mend_version(version: Path) -> None:
+    (version / "saved_model.away").rename(version / "saved_model.pb")
+
+
+def publish_broken(base_path: Path, version: int) -> None:
+    broken = publish(base_path.parent / "broken", version)
+    break_version(broken)
+    base_path.mkdir(exist_ok=True)
+    broken.rename(base_path / str(version))
+
+
+def clock(log: str, event: str) -> float:
+    """Return the time of the line that tells of an event, in seconds."""
+    (line,) = [line for line in log.splitlines() if event in line]
+    return datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").timestamp()
+
+
+def test_a_version_mended_between_two_attempts_becomes_available_and_the_old_one_serves_till_then(
+    base_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path), *PATIENT)
+    publish_broken(base_path, 2)
+    wait_for(lambda: "attempt 3 of 1001" in server.running.output(), "the third attempt")
+    assert server.states() == {2: "LOADING", 1: "AVAILABLE"}
+    assert server.ask() == ([11.0], 1)
+    mend_version(base_path / "2")
+    wait_for(lambda: server.is_available(2), "version 2")
+    assert server.ask() == ([12.0], 2)
+    assert server.statuses()[2].status.error_code == 0
+
+
+def test_a_load_is_tried_as_often_as_the_flags_say_and_then_has_failed(
+    base_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path), "--max_num_load_retries=2")
+    publish_broken(base_path, 2)
+    wait_for(lambda: server.has_ended(2), "version 2 has failed")
+    attempts = [f"attempt {number} of 3" for number in (1, 2, 3)]
+    log = server.running.output()
+    assert [log.count(attempt) for attempt in attempts] == [1, 1, 1]
+    assert "does not appear to contain a SavedModel" in server.statuses()[2].status.error_message
+
+
+def test_the_interval_lies_between_two_attempts(base_path: Path, serve: Serve) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path), "--load_retry_interval_micros=1500000")
+    publish_broken(base_path, 2)
+    wait_for(lambda: "attempt 1 of 2" in server.running.output(), "the first attempt")
+    started = time.monotonic()
+    wait_for(lambda: server.has_ended(2), "version 2 has failed")
+    assert 1.2 < time.monotonic() - started < 5
+
+
+def test_a_version_that_goes_while_it_is_retried_is_given_up(base_path: Path, serve: Serve) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path), *PATIENT)
+    publish_broken(base_path, 2)
+    wait_for(lambda: "attempt 2 of 1001" in server.running.output(), "the second attempt")
+    shutil.rmtree(base_path / "2")
+    wait_for(lambda: server.has_ended(2), "version 2 is given up")
+    attempts = server.running.output().count("attempt")
+    time.sleep(0.5)
+    assert server.running.output().count("attempt") == attempts
+
+
+def test_other_models_load_while_one_is_retried(tmp_path: Path, serve: Serve) -> None:
+    publish(tmp_path / "good", 1)
+    publish(tmp_path / "bad", 1)
+    config = tmp_path / "models.config"
+    names = ("good", "bad")
+    config.write_text(models_config(*(model_config(tmp_path / name) for name in names)))
+    server = serve(f"--model_config_file={config}", *PATIENT)
+    publish_broken(tmp_path / "bad", 2)
+    wait_for(lambda: "attempt 2 of 1001" in server.running.output(), "the second attempt")
+    publish(tmp_path / "good", 2)
+    wait_for(lambda: server.is_available(2, "good"), "version 2 of the good model")
+    assert server.states("bad") == {2: "LOADING", 1: "AVAILABLE"}
+
+
+def test_the_port_opens_within_ten_seconds_although_a_first_model_is_tried_again_for_long(
+    tmp_path: Path, serve: Serve
+) -> None:
+    publish(tmp_path / "good", 1)
+    publish_broken(tmp_path / "bad", 1)
+    config = tmp_path / "models.config"
+    names = ("bad", "good")
+    config.write_text(models_config(*(model_config(tmp_path / name) for name in names)))
+    server = serve(f"--model_config_file={config}", *PATIENT)
+    log = server.running.output()
+    assert 8 < clock(log, "Running gRPC ModelServer") - clock(log, "attempt 1 of 1001") < 12
+    assert server.ask(model="good") == ([11.0], 1)
+    with refused("NOT_FOUND", "Servable not found for request: Latest(bad)"):
+        server.ask(model="bad")
+    assert server.states("bad") == {1: "LOADING"}
+    mend_version(tmp_path / "bad" / "1")
+    wait_for(lambda: server.is_available(1, "bad"), "the mended model")
+
+
+def test_a_first_model_that_cannot_be_loaded_ends_the_process_with_the_reason(
+    base_path: Path, starter: Starter
+) -> None:
+    publish_broken(base_path, 1)
+    running = forked.start(starter.folder / "log", *QUICK, *flags_of(base_path))
+    starter.running.append(running)
+    assert running.process.wait(30) == 1
+    log = running.output()
+    assert "Error: UNKNOWN: 1 model(s) did not become available: {{{name: m version: 1}" in log
+    assert f"Specified file path: {base_path / '1'}" in log
+    assert "Traceback" not in log
