@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,33 +26,75 @@ SHORT_NAMES = ("PredictionService", "ModelService")
 _DECLARING = ("model_service_pb2", "prediction_service_pb2")
 _STATUS = health_pb2.HealthCheckResponse
 
+Send = Callable[[Any], None]
 
-class HealthServicer(health.HealthServicer):
-    """Says SERVING of each model that can be asked, and of the server if every model can."""
+
+class HealthServicer(health_pb2_grpc.HealthServicer):
+    """Says SERVING of each model that can be asked, and of the server if every model can.
+
+    gRPC's own servicer tells watches of a change while it holds the lock that they need to close,
+    so that one which closes at that moment stops the whole server.
+    """
 
     def __init__(self) -> None:
         pool = ThreadPoolExecutor(HEALTH_THREADS, "health")
-        super().__init__(experimental_thread_pool=pool)
-        vars(HealthServicer.Check)["experimental_thread_pool"] = pool
+        for method in (HealthServicer.Check, HealthServicer.Watch):
+            vars(method)["experimental_thread_pool"] = pool
+        vars(HealthServicer.Watch)["experimental_non_blocking"] = True
+        # Sends one after another, in a thread that nobody waits for.
+        self._sending = ThreadPoolExecutor(1, "watches")
+        self._lock = threading.Lock()
+        self._statuses: dict[str, int] = {"": _STATUS.NOT_SERVING}
+        self._watches: dict[Send, str] = {}
         self._names: set[str] = set()
-        self.set("", _STATUS.NOT_SERVING)
+        self._ending = False
 
     def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Answer; here only so that the threads can be told."""
-        return super().Check(request, context)
+        """Tell the status of a model, or of the server."""
+        status = self._statuses.get(request.service)
+        if status is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"there is no {request.service}")
+        return _STATUS(status=status)
+
+    def Watch(self, request: Any, context: Any, send: Send) -> None:  # noqa: N802
+        """Tell it now, and again whenever it changes."""
+        with self._lock:
+            self._watches[send] = request.service
+            status = self._statuses.get(request.service, _STATUS.SERVICE_UNKNOWN)
+            self._sending.submit(send, _STATUS(status=status))
+        if not context.add_callback(lambda: self._watches.pop(send, None)):
+            self._watches.pop(send, None)
 
     def report(self, core: ServerCore) -> None:
         """Take notice of what is served now."""
         names = set(core.model_names)
         for gone in self._names - names:
-            self.set(gone, _STATUS.SERVICE_UNKNOWN)
+            self._tell(gone, _STATUS.SERVICE_UNKNOWN)
         self._names = names
         serving = {name: core.is_available(name) for name in names}
         # A model may be called like a service; it is the one that can fail.
         statuses = dict.fromkeys(SHORT_NAMES, True) | serving
         statuses[""] = bool(serving) and all(serving.values())
         for name, is_serving in statuses.items():
-            self.set(name, _STATUS.SERVING if is_serving else _STATUS.NOT_SERVING)
+            self._tell(name, _STATUS.SERVING if is_serving else _STATUS.NOT_SERVING)
+
+    def end(self) -> None:
+        """Say NOT_SERVING of everything from now on, and end the watches."""
+        for name in list(self._statuses):
+            self._tell(name, _STATUS.NOT_SERVING)
+        with self._lock:
+            self._ending = True
+            for send in list(self._watches):
+                self._sending.submit(send, None)
+
+    def _tell(self, name: str, status: int) -> None:
+        with self._lock:
+            if self._ending or self._statuses.get(name) == status:
+                return
+            self._statuses[name] = status
+            for send, watched in list(self._watches.items()):
+                if watched == name:
+                    self._sending.submit(send, _STATUS(status=status))
 
 
 class _ReflectionServicer(reflection.ReflectionServicer):

@@ -159,7 +159,7 @@ def serve(options: ServerOptions, stop: threading.Event) -> None:
     if poller is not None:
         poller.stop()
     source.stop()
-    servicer.enter_graceful_shutdown()
+    servicer.end()
     deadline = time.monotonic() + DRAIN_SECONDS
     server.stop(DRAIN_SECONDS).wait()
     if http is not None:

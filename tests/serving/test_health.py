@@ -1,0 +1,162 @@
+"""What load balancers, Kubernetes and grpcurl ask for: health, and which services there are."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+
+from tests.affine import publish
+from tests.caller import Caller, model_config, models_config, refused
+from tests.processes import wait_for
+from tests.serving.conftest import Serve, flags_of
+
+SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
+
+
+def check(server: Caller, service: str = "") -> int:
+    stub = health_pb2_grpc.HealthStub(server.channel)
+    return int(stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status)
+
+
+@pytest.fixture
+def two_models(tmp_path: Path, serve: Serve) -> Caller:
+    for name in ("a", "b"):
+        publish(tmp_path / name, 1)
+    config = tmp_path / "models.config"
+    config.write_text(models_config(*(model_config(tmp_path / name) for name in ("a", "b"))))
+    return serve(f"--model_config_file={config}")
+
+
+def test_each_model_has_its_health_and_the_server_that_of_all(
+    tmp_path: Path, two_models: Caller
+) -> None:
+    assert [check(two_models, name) for name in ("", "a", "b")] == [SERVING] * 3
+    shutil.rmtree(tmp_path / "b" / "1")
+    wait_for(lambda: check(two_models, "b") == NOT_SERVING, "b has no version any more")
+    assert [check(two_models, name) for name in ("", "a")] == [NOT_SERVING, SERVING]
+    publish(tmp_path / "b", 2)
+    wait_for(lambda: check(two_models) == SERVING, "b is back")
+    with refused("NOT_FOUND"):
+        check(two_models, "nosuch")
+
+
+def test_a_model_that_is_not_configured_any_more_has_no_health(
+    tmp_path: Path, two_models: Caller
+) -> None:
+    two_models.reload(models_config(model_config(tmp_path / "a")))
+    wait_for(lambda: check(two_models, "b") == SERVICE_UNKNOWN, "b is unknown")
+    assert check(two_models) == SERVING
+
+
+def test_the_services_have_the_short_names_that_the_original_gives_them(two_models: Caller) -> None:
+    assert [check(two_models, f"{kind}Service") for kind in ("Prediction", "Model")] == [
+        SERVING
+    ] * 2
+
+
+def test_a_watch_is_told_of_each_change(base_path: Path, serve: Serve) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path))
+    stub = health_pb2_grpc.HealthStub(server.channel)
+    replies: Iterator[Any] = stub.Watch(health_pb2.HealthCheckRequest(service="m"), timeout=30)
+    assert next(replies).status == SERVING
+    shutil.rmtree(base_path / "1")
+    assert next(replies).status == NOT_SERVING
+    publish(base_path, 2)
+    assert next(replies).status == SERVING
+
+
+def test_health_is_told_while_every_thread_is_busy_with_a_slow_model(
+    base_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1, seconds=0.7)
+    server = serve(*flags_of(base_path), "--grpc_max_threads=2")
+    with ThreadPoolExecutor(4) as pool:
+        slow = [pool.submit(server.ask) for _ in range(4)]
+        assert check(server) == SERVING
+        assert not any(future.done() for future in slow)
+
+
+def test_many_watches_do_not_keep_others_from_asking(base_path: Path, serve: Serve) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path))
+    stub = health_pb2_grpc.HealthStub(server.channel)
+    watches = [stub.Watch(health_pb2.HealthCheckRequest(), timeout=30) for _ in range(20)]
+    assert [next(watch).status for watch in watches] == [SERVING] * 20
+    assert check(server) == SERVING
+    assert server.ask() == ([11.0], 1)
+    for watch in watches:
+        watch.cancel()
+
+
+def test_watches_that_end_while_versions_change_do_not_stop_the_server(
+    base_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path))
+    stub = health_pb2_grpc.HealthStub(server.channel)
+    stop = threading.Event()
+
+    def watch_and_go() -> None:
+        while not stop.wait(0.02):
+            watches = [stub.Watch(health_pb2.HealthCheckRequest(service="m")) for _ in range(10)]
+            for watch in watches:
+                next(watch)
+            for watch in watches:
+                watch.cancel()
+
+    with ThreadPoolExecutor(2) as pool:
+        watching = [pool.submit(watch_and_go) for _ in range(2)]
+        for _ in range(5):
+            shutil.rmtree(base_path / "1")
+            wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
+            publish(base_path, 1)
+            wait_for(lambda: server.is_available(1), "version 1 is back")
+        stop.set()
+        for future in watching:
+            future.result(10)
+    assert server.running.stop(timeout=5) == 0
+
+
+def test_reflection_tells_what_can_be_called(base_path: Path, serve: Serve) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path))
+    database = ProtoReflectionDescriptorDatabase(server.channel)
+    assert set(database.get_services()) == {
+        "tensorflow.serving.PredictionService",
+        "tensorflow.serving.ModelService",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+    pool = DescriptorPool(database)
+    service = pool.FindServiceByName("tensorflow.serving.PredictionService")
+    methods = {"Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata"}
+    assert methods <= set(service.methods_by_name)
+    request = service.methods_by_name["Predict"].input_type
+    assert set(request.fields_by_name) >= {"model_spec", "inputs", "output_filter"}
+    service = pool.FindServiceByName("tensorflow.serving.ModelService")
+    assert set(service.methods_by_name) == {"GetModelStatus", "HandleReloadConfigRequest"}
+
+
+def test_reflection_streams_held_open_do_not_keep_others_from_asking(
+    base_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path))
+    with ThreadPoolExecutor() as pool:
+        databases = [ProtoReflectionDescriptorDatabase(server.channel) for _ in range(20)]
+        for database in databases:
+            pool.submit(database.get_services)
+        assert server.ask() == ([11.0], 1)
+        assert check(server) == SERVING

@@ -1,0 +1,113 @@
+"""How a model server ends."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests import forked
+from tests.affine import publish
+from tests.caller import Caller
+from tests.conftest import Starter
+from tests.processes import free_port, wait_for
+from tests.serving.conftest import QUICK, Serve, flags_of
+
+NOT_SERVING = 2
+
+
+def test_requests_under_way_and_requests_queued_all_get_their_answer(
+    base_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1, seconds=0.5)
+    server = serve(*flags_of(base_path), "--grpc_max_threads=2")
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(server.ask, [float(row)]) for row in range(6)]
+        time.sleep(0.3)
+        assert server.running.stop(signal.SIGTERM) == 0
+        assert [future.result()[0] for future in asked] == [[10.0 * row + 1] for row in range(6)]
+
+
+def test_requests_that_wait_for_a_batch_get_their_answer(base_path: Path, serve: Serve) -> None:
+    publish(base_path, 1)
+    parameters = base_path.parent / "batching.config"
+    parameters.write_text("batch_timeout_micros { value: 1500000 } max_batch_size { value: 100 }")
+    server = serve(
+        *flags_of(base_path), "--enable_batching", f"--batching_parameters_file={parameters}"
+    )
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(server.ask, [float(row)]) for row in range(6)]
+        time.sleep(0.3)
+        assert server.running.stop(signal.SIGTERM) == 0
+        assert [future.result()[0] for future in asked] == [[10.0 * row + 1] for row in range(6)]
+
+
+def test_a_server_that_ends_says_so_to_health_checks_and_takes_no_new_callers(
+    base_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1, seconds=2)
+    server = serve(*flags_of(base_path))
+    stub = health_pb2_grpc.HealthStub(server.channel)
+    watch = stub.Watch(health_pb2.HealthCheckRequest(service="m"), timeout=30)
+    next(watch)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(server.ask)
+        time.sleep(0.3)
+        server.running.process.send_signal(signal.SIGTERM)
+        assert next(watch).status == NOT_SERVING
+        assert not list(watch)  # it is not waited for
+        with Caller(server.running.address) as late, pytest.raises(grpc.RpcError) as error:
+            late.ask()
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert not slow.done()
+        assert slow.result() == ([11.0], 1)
+    assert server.running.process.wait(10) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_server_stops_at_once(
+    base_path: Path, serve: Serve, number: signal.Signals
+) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path))
+    started = time.monotonic()
+    assert server.running.stop(number) == 0
+    assert time.monotonic() - started < 2
+    assert "Traceback" not in server.running.output()
+
+
+def test_a_signal_that_comes_together_with_a_caller_is_not_lost(
+    base_path: Path, starter: Starter
+) -> None:
+    publish(base_path, 1)
+    port = free_port()
+    for _ in range(5):
+        running = starter.model_server(*flags_of(base_path), f"--rest_api_port={port}")
+        time.sleep(0.5)
+        host, _, grpc_port = running.address.rpartition(":")
+        for each in (int(grpc_port), port):
+            socket.create_connection((host, each)).close()
+        assert running.stop(signal.SIGTERM, timeout=5) == 0
+
+
+def test_a_server_that_still_waits_for_a_first_version_stops_at_once(
+    base_path: Path, starter: Starter
+) -> None:
+    running = forked.start(starter.folder / "log", *QUICK, *flags_of(base_path))
+    starter.running.append(running)
+    wait_for(lambda: "no versions found under base path" in running.output(), "it waits")
+    assert running.stop(signal.SIGTERM, timeout=5) == 0
+
+
+def test_a_server_stops_although_a_load_is_to_be_tried_again(base_path: Path, serve: Serve) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path), "--load_retry_interval_micros=60000000")
+    (base_path / "2").mkdir()
+    wait_for(lambda: "attempt 1 of 2" in server.running.output(), "the first attempt")
+    assert server.running.stop(signal.SIGTERM, timeout=5) == 0

@@ -1,0 +1,202 @@
+"""Warm-up requests are answered before a version is available; one that fails forbids it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from tests.affine import publish
+from tests.caller import predict_request, refused
+from tests.contract.tf1_models import CLASSIFY, REGRESS, counter, export, half_plus
+from tests.processes import wait_for
+from tests.serving.conftest import Serve, flags_of
+
+RECORDS = Path("assets.extra", "tf_serving_warmup_requests")
+INVALID_ARGUMENT, UNIMPLEMENTED, DATA_LOSS = 3, 12, 15
+
+
+def write_records(version: Path, logs: Sequence[Any]) -> None:
+    (version / RECORDS).parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(version / RECORDS)) as writer:
+        for log in logs:
+            writer.write(log.SerializeToString())
+
+
+def predicting(signature: str = "", **inputs: Any) -> Any:
+    log = prediction_log_pb2.PredictionLog()
+    log.predict_log.request.CopyFrom(predict_request("m", inputs, signature))
+    return log
+
+
+def one_example(request: Any, **features: float) -> None:
+    example = request.input.example_list.examples.add()
+    for name, value in features.items():
+        example.features.feature[name].float_list.value.append(value)
+
+
+def classifying(signature: str) -> Any:
+    log = prediction_log_pb2.PredictionLog()
+    log.classify_log.request.model_spec.signature_name = signature
+    one_example(log.classify_log.request, x=1.0)
+    return log
+
+
+def regressing(signature: str, **features: float) -> Any:
+    log = prediction_log_pb2.PredictionLog()
+    log.regress_log.request.model_spec.signature_name = signature
+    one_example(log.regress_log.request, **features)
+    return log
+
+
+def inferring(**methods: str) -> Any:
+    log = prediction_log_pb2.PredictionLog()
+    for signature, method in methods.items():
+        task = log.multi_inference_log.request.tasks.add(method_name=method)
+        task.model_spec.name = "m"
+        task.model_spec.signature_name = signature
+    one_example(log.multi_inference_log.request, x=1.0)
+    return log
+
+
+def replaying() -> Any:
+    log = prediction_log_pb2.PredictionLog()
+    log.session_run_log.SetInParent()
+    return log
+
+
+@pytest.fixture
+def counting(base_path: Path) -> Path:
+    """Version 1 of a model whose calls can be counted."""
+    export(base_path / "1", counter)
+    return base_path / "1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "times"),
+    [
+        ((), 3),
+        (("--num_request_iterations_for_warmup=2",), 6),
+        (("--enable_model_warmup=false",), 0),
+    ],
+)
+def test_each_request_is_answered_as_often_as_the_flags_say(
+    counting: Path, serve: Serve, flags: Sequence[str], times: int
+) -> None:
+    write_records(counting, [predicting("incr_counter")] * 3)
+    server = serve(*flags_of(counting.parent), *flags)
+    reply = server.predict("m", {}, signature="get_counter")
+    assert reply.outputs["output"].float_val == [times]
+
+
+def test_a_thousand_requests_are_answered_and_one_more_is_too_many(
+    counting: Path, serve: Serve
+) -> None:
+    write_records(counting, [predicting("incr_counter")] * 1000)
+    server = serve(*flags_of(counting.parent))
+    reply = server.predict("m", {}, signature="get_counter")
+    assert reply.outputs["output"].float_val == [1000]
+    more = counting.parent.parent / "2"
+    shutil.copytree(counting, more)
+    write_records(more, [predicting("incr_counter")] * 1001)
+    more.rename(counting.parent / "2")
+    wait_for(lambda: server.has_ended(2), "version 2 has failed")
+    error = server.statuses()[2].status
+    assert error.error_code == INVALID_ARGUMENT
+    assert "Number of warmup records exceeds the maximum (1000)" in error.error_message
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        predicting(x=[[1.0]]),
+        classifying("classify_x_to_y"),
+        regressing("regress_x_to_y", x=1.0),
+        inferring(regress_x_to_y=REGRESS, classify_x_to_y=CLASSIFY),
+    ],
+    ids=["predict", "classify", "regress", "multi_inference"],
+)
+def test_requests_of_every_kind_warm_a_model_up(base_path: Path, serve: Serve, log: Any) -> None:
+    export(base_path / "1", lambda: half_plus(2.0))
+    write_records(base_path / "1", [log])
+    server = serve(*flags_of(base_path))
+    assert server.is_available(1)
+    assert "model m version 1: 1 warm-up requests" in server.running.output()
+
+
+@pytest.mark.parametrize(
+    ("log", "code", "text"),
+    [
+        (predicting(z=[[1.0]]), INVALID_ARGUMENT, "input tensor alias not found in signature: z"),
+        (predicting("nosuch"), 9, 'Serving signature key "nosuch" not found.'),
+        (classifying("nosuch"), INVALID_ARGUMENT, "No signature was found with the name: nosuch"),
+        (regressing("regress_x_to_y"), INVALID_ARGUMENT, "Feature: x (data type: float)"),
+        (inferring(nosuch=REGRESS), INVALID_ARGUMENT, "signature not found in model graph: nosuch"),
+        (replaying(), UNIMPLEMENTED, "Unsupported log_type for warmup"),
+    ],
+    ids=["predict", "signature", "classify", "regress", "multi_inference", "session_run"],
+)
+def test_a_request_that_fails_keeps_its_version_from_being_available(
+    base_path: Path, serve: Serve, log: Any, code: int, text: str
+) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path))
+    half = base_path.parent / "half"
+    export(half, lambda: half_plus(2.0))
+    write_records(half, [predicting(x=[[1.0]]), log])
+    half.rename(base_path / "2")
+    wait_for(lambda: server.has_ended(2), "version 2 has failed")
+    error = server.statuses()[2].status
+    assert (error.error_code, text in error.error_message) == (code, True), error
+    assert server.ask() == ([11.0], 1)
+    with refused("NOT_FOUND"):
+        server.ask(version=2)
+
+
+def _cut_off(records: Path) -> None:
+    records.write_bytes(records.read_bytes()[:-5])
+
+
+def _garbage(records: Path) -> None:
+    records.write_bytes(b"no records at all")
+
+
+def _directory(records: Path) -> None:
+    records.unlink()
+    records.mkdir()
+
+
+@pytest.mark.parametrize("spoil", [_cut_off, _garbage, _directory])
+def test_a_file_that_cannot_be_read_keeps_its_version_from_being_available(
+    base_path: Path, serve: Serve, spoil: Callable[[Path], None]
+) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path))
+    spoiled = publish(base_path.parent / "spoiled", 2)
+    write_records(spoiled, [predicting(x=[1.0])] * 2)
+    spoil(spoiled / RECORDS)
+    spoiled.rename(base_path / "2")
+    wait_for(lambda: server.has_ended(2), "version 2 has failed")
+    assert server.statuses()[2].status.error_code not in (0, 2)  # neither OK nor UNKNOWN
+    assert server.ask() == ([11.0], 1)
+
+
+def test_records_that_are_no_requests_keep_their_version_from_being_available(
+    base_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path))
+    spoiled = publish(base_path.parent / "spoiled", 2)
+    (spoiled / RECORDS).parent.mkdir()
+    with tf.io.TFRecordWriter(str(spoiled / RECORDS)) as writer:
+        writer.write(b"\xff no message")
+    spoiled.rename(base_path / "2")
+    wait_for(lambda: server.has_ended(2), "version 2 has failed")
+    error = server.statuses()[2].status
+    assert error.error_code == INVALID_ARGUMENT
+    assert error.error_message.startswith("Failed to parse warmup record")
