@@ -86,9 +86,9 @@ class Manager:
                 known = model.versions.get(number)
                 # A version that was unloaded may come back; one that failed needs a new number.
                 if known is None or (known.state is State.END and known.error is None):
-                    model.versions[number] = Version(name, number, versions[number])
-                    self._announce(model.versions[number], State.START)
-                    self._loads.submit(self._load, model, model.versions[number])
+                    self._begin_load(model, Version(name, number, versions[number]))
+                elif known.state is State.UNLOADING:
+                    known.path = versions[number]  # from where it will be loaded again
             self._unload_surplus(model)
 
     def wait_settled(
@@ -173,6 +173,11 @@ class Manager:
         if version is None or version.state is not State.AVAILABLE:
             raise not_found(f"Servable not found for request: Specific({name}, {number})")
         return version
+
+    def _begin_load(self, model: Model, version: Version) -> None:
+        model.versions[version.number] = version
+        self._announce(version, State.START)
+        self._loads.submit(self._load, model, version)
 
     def _load(self, model: Model, version: Version) -> None:
         with self._changed:
@@ -264,6 +269,9 @@ class Manager:
             log.exception("unloading servable version %s failed", version)
         with self._changed:
             self._set_state(version, State.END)
+            if version.aspired and not self._closing:  # it was asked for again while it went
+                again = Version(version.model, version.number, version.path)
+                self._begin_load(self._models[version.model], again)
         log.info("Done unloading servable version %s", version)
 
     def _set_state(self, version: Version, state: State) -> None:

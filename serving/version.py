@@ -68,8 +68,10 @@ class Model:
         """Return the newest version that is asked for, once it is AVAILABLE or has failed."""
         aspired = [version for version in self.versions.values() if version.aspired]
         newest = max(aspired, key=lambda version: version.number, default=None)
-        done = newest is not None and newest.state in (State.AVAILABLE, State.END)
-        return newest if done else None
+        if newest is None:
+            return None
+        # One that ended without an error had gone, and is about to be loaded again.
+        return newest if newest.state is State.AVAILABLE or newest.error is not None else None
 
     def available(self) -> list[Version]:
         """Return the versions that answer requests, oldest first."""

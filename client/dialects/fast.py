@@ -15,9 +15,9 @@ import numpy as np
 import orjson
 
 from client.dialects import Call, JsonCall
+from client.dialects.flat import flat_array
 from client.dialects.layout import Layout, layout_of
 from client.dialects.number_lists import read_number_lists
-from client.dialects.packing import packed
 from client.schema import DEFAULT_SIGNATURE, Schema, TensorSpec
 from client.tensors import Array
 
@@ -88,7 +88,7 @@ def _read_rows(rows: list[Any], layout: Layout, numbers: bool) -> JsonCall | Non
         return None
     if layout.matrix is None:
         return _call(layout, list(map(list, zip(*picked, strict=True))), row_form=True)
-    flat = packed(list(chain.from_iterable(picked)), layout.matrix, numbers=numbers)
+    flat = flat_array(list(chain.from_iterable(picked)), layout.matrix, numbers=numbers)
     return None if flat is None else JsonCall(layout.call(flat.reshape(-1, width)), row_form=True)
 
 
@@ -104,7 +104,7 @@ def _read_columns(columns: dict[str, Any], layout: Layout) -> JsonCall | None:
         return _call(layout, picked) if len(lengths) <= 1 else None
     if len(set(map(len, picked))) != 1:
         return None
-    flat = packed(list(chain.from_iterable(picked)), layout.matrix)
+    flat = flat_array(list(chain.from_iterable(picked)), layout.matrix)
     if flat is None:
         return None
     return JsonCall(layout.call(flat.reshape(len(picked), -1).T), row_form=False)
@@ -139,7 +139,7 @@ def _array(values: list[Any], spec: TensorSpec, numbers: bool) -> Array | None:
         values = list(chain.from_iterable(values))
     if any(want not in (None, have) for want, have in zip(spec.shape, shape, strict=True)):
         return None
-    flat = packed(values, spec.dtype, numbers=numbers)
+    flat = flat_array(values, spec.dtype, numbers=numbers)
     return None if flat is None else flat.reshape(shape)
 
 

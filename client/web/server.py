@@ -20,7 +20,8 @@ from client.web.entry import DRAIN_SIGNAL, Entry
 # How long requests under way may go on once the server was told to stop.
 DRAIN_SECONDS = 10
 PARENT_CHECK_SECONDS = 0.2
-HEADER_MILLISECONDS = 10_000
+# In which a request's head must have arrived; one that has begun holds up a stop for so long.
+HEADER_MILLISECONDS = 5_000
 # Of a request's head; also the largest piece in which a body arrives.
 BUFFER_BYTES = 128 * 1024
 BACKLOG = 2048

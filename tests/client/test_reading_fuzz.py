@@ -134,6 +134,8 @@ def test_a_request_to_classify_is_read_or_refused(body: bytes) -> None:
         b'{"instances": [' + b"1e5," * 1_000_000 + b"true]}",
         b'{"instances": [{"x": 1' + b', "x": 1' * 100_000 + b"}]}",
         b'{"instances": ["' + b'\\"[' * 500_000 + b'"]}',
+        b'{"instances": ["' + b'\\"[' * 300_000,
+        b'"' + b"[" * 1000 + b'"',
         b'{"instances": ["\\ud800"]}',
         b'{"instances": ["\xed\xa0\x80"]}',
         b"\x00" * 1_000_000,

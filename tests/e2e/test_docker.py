@@ -202,7 +202,7 @@ def test_a_container_left_over_by_a_killed_run_is_replaced(models: Path, starter
     ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True)
     running = run_container(starter, models, port)
-    wait_for(lambda: "AVAILABLE" in running.output(), "the model is served")
+    wait_for(lambda: "Successfully loaded servable" in running.output(), "the model is served")
     assert running.stop(signal.SIGTERM) == 0
     assert f"logreg-serving-{port}" not in docker("ps", "-a", "--format={{.Names}}").split()
 

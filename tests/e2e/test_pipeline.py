@@ -77,17 +77,17 @@ def test_a_new_version_is_taken_up_without_a_failed_request(models: Path, starte
         thread.join()
     assert {status for status, _ in replies} == {200}
     # Rows that share a call are added up in another order, which shows in the last digits.
-    probabilities = {
+    logits = {
         version: {
-            round(reply["predictions"][0]["probability"], 5)
+            round(reply["predictions"][0]["logit"], 2)
             for _, reply in replies
             if reply["version"] == version
         }
         for version in (1, 2)
     }
     # Each version has one answer, and it is its own.
-    assert [len(p) for p in probabilities.values()] == [1, 1]
-    assert probabilities[1] != probabilities[2]
+    assert [len(one) for one in logits.values()] == [1, 1]
+    assert logits[1] != logits[2]
 
 
 def test_a_version_with_other_columns_in_another_order_is_understood_at_once(

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from client.dialects.rest.document import ABSENT, Members, kind_of, parse, quoted, refusal, to_bytes
+from client.dialects.rest.document import parse
 from client.dialects.rest.predict import signature_name
 from client.dialects.rest.tensors import bytes_of, is_b64
+from client.dialects.rest.values import ABSENT, Members, kind_of, quoted, refusal, to_bytes
 from client.errors import ClientError
 from client.messages import Input
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from client.dialects.rest.document import Members, quoted, refusal
 from client.dialects.rest.tensors import check, is_b64, shape_of, to_array
+from client.dialects.rest.values import Members, quoted, refusal
 from client.errors import ClientError
 from client.schema import Signature
 from client.tensors import Array

@@ -8,9 +8,10 @@ from typing import Any
 
 from client.dialects import Call, JsonCall, fast, friendly
 from client.dialects.replies import join_rows, row_texts, write_columns, write_rows
-from client.dialects.rest.document import ABSENT, Members, parse, quoted, refusal
+from client.dialects.rest.document import parse
 from client.dialects.rest.instances import read_instances
 from client.dialects.rest.tensors import check, is_b64, shape_of, to_array
+from client.dialects.rest.values import ABSENT, Members, quoted, refusal
 from client.errors import ClientError
 from client.schema import DEFAULT_SIGNATURE, Schema, Signature, TensorSpec
 from client.shares import Share

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from client.dialects.packing import byte_array, packed
-from client.dialects.rest.document import Members, kind_of, quoted, refusal, to_bytes
+from client.dialects.flat import byte_array, flat_array
+from client.dialects.layout import FLOATS
+from client.dialects.rest.values import Members, kind_of, quoted, refusal, to_bytes
 from client.errors import ClientError
 from client.messages import DataType
 from client.tensors import DTYPES, STRING, Array
@@ -26,7 +27,6 @@ INT32 = DataType.Value("DT_INT32")
 # What these hold is read as an int32, and what does not fit wraps round.
 NARROW = frozenset(map(DataType.Value, ("DT_INT8", "DT_INT16", "DT_UINT8")))
 BOOL = DataType.Value("DT_BOOL")
-FLOATS = frozenset(map(DataType.Value, ("DT_FLOAT", "DT_DOUBLE")))
 LIMITS = {
     dtype: np.iinfo(DTYPES[INT32 if dtype in NARROW else dtype])
     for dtype in (
@@ -144,10 +144,10 @@ def _flat(values: list[Any], dtype: int) -> Array | None:
         with np.errstate(over="ignore"):
             return np.array(values, DTYPES[dtype])
     if dtype in NARROW:
-        wide = packed(values, INT32)
+        wide = flat_array(values, INT32)
         return None if wide is None else wide.astype(DTYPES[dtype])
     if dtype in LIMITS or dtype == BOOL:
-        return packed(values, dtype)
+        return flat_array(values, dtype)
     return np.empty(0, DTYPES[dtype]) if not values and dtype in DTYPES else None
 
 

@@ -1,0 +1,363 @@
+"""What an operator counts on: limits, deadlines, probes that mean it, stopping, several workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from tests.conftest import Starter
+from tests.link import Link
+from tests.processes import Running, wait_for
+from tests.tables import breast_cancer
+
+ROW = breast_cancer().features[0].tolist()
+BODY = json.dumps({"instances": [ROW]}).encode()
+Send = Callable[[Running, bytes], socket.socket]
+
+
+@pytest.fixture
+def link(model_server: str) -> Iterator[Link]:
+    """The way to the model server, under the test's control."""
+    link = Link(model_server)
+    yield link
+    link.close()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(32) as pool:
+        yield pool
+
+
+def predict(client: Running, **headers: str) -> requests.Response:
+    return requests.post(f"{client.address}/predict", BODY, headers=headers, timeout=30)
+
+
+def get(client: Running, path: str) -> requests.Response:
+    return requests.get(f"{client.address}{path}", timeout=5)
+
+
+def metric(client: Running, name: str) -> float:
+    lines = get(client, "/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+def wait_until_in_flight(client: Running, number: int) -> None:
+    # The question itself is in flight too.
+    name = "client_http_requests_in_flight"
+    wait_for(lambda: metric(client, name) == number + 1, f"{number} requests are under way", 10)
+
+
+@pytest.fixture
+def raw() -> Iterator[Send]:
+    """Sends bytes over a connection of its own, which stays open until the test ends."""
+    with ExitStack() as stack:
+
+        def send(client: Running, text: bytes) -> socket.socket:
+            where = urlsplit(client.address)
+            address = (where.hostname or "", where.port or 0)
+            connection = stack.enter_context(socket.create_connection(address, timeout=20))
+            connection.sendall(text)
+            return connection
+
+        yield send
+
+
+def reply_of(connection: socket.socket) -> bytes:
+    """Return all that comes until the other side is done."""
+    received = b""
+    while data := connection.recv(65536):
+        received += data
+    return received
+
+
+STALLED = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
+STALLED_CHUNKS = (
+    b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
+)
+STALLED_FOR_FLASK = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
+
+
+@pytest.mark.parametrize("sent", [STALLED, STALLED_CHUNKS, STALLED_FOR_FLASK])
+def test_a_body_that_stalls_is_given_up(
+    model_server: str, starter: Starter, raw: Send, sent: bytes
+) -> None:
+    client = starter.client(model_server, CLIENT_BODY_TIMEOUT="0.5")
+    connections = [raw(client, sent) for _ in range(20)]
+    assert predict(client).status_code == 200
+    started = time.monotonic()
+    for connection in connections:
+        reply = reply_of(connection)
+        assert reply.startswith(b"HTTP/1.1 408 ")
+        assert b"expected it within 0.5 s" in reply
+    assert time.monotonic() - started < 3
+
+
+def test_a_head_that_is_too_long_is_refused(client_url: str) -> None:
+    reply = requests.get(f"{client_url}/livez", headers={"X-Long": "x" * 2**20}, timeout=10)
+    assert reply.status_code == 431
+
+
+def test_too_many_requests_are_told_to_come_back_and_probes_are_answered(
+    model_server: str, starter: Starter, raw: Send
+) -> None:
+    client = starter.client(model_server, CLIENT_MAX_REQUESTS="3")
+    connections = [raw(client, STALLED) for _ in range(3)]
+    wait_for(lambda: predict(client).status_code == 503, "all places are taken", 5)
+    reply = predict(client)
+    assert reply.headers["Retry-After"] == "1"
+    assert reply.json() == {"error": "3 requests are under way already"}
+    assert get(client, "/").status_code == 503
+    for probe in ("/livez", "/readyz", "/metrics", "/v2/health/live"):
+        assert get(client, probe).status_code == 200
+    for connection in connections:
+        connection.close()
+    wait_for(lambda: predict(client).status_code == 200, "the places are free again", 5)
+
+
+def test_more_than_may_wait_are_told_to_come_back(
+    link: Link, starter: Starter, pool: ThreadPoolExecutor
+) -> None:
+    client = starter.client(link.address, CLIENT_MAX_WAITING="4", CLIENT_TIMEOUT="20")
+    assert predict(client).status_code == 200
+    link.hold()
+    first = pool.submit(predict, client)
+    wait_until_in_flight(client, 1)
+    others = [pool.submit(predict, client) for _ in range(7)]
+    wait_for(lambda: sum(other.done() for other in others) == 3, "some were refused", 10)
+    link.release()
+    replies = [other.result() for other in others]
+    assert sorted(reply.status_code for reply in replies) == [200] * 4 + [429] * 3
+    refused = next(reply for reply in replies if reply.status_code == 429)
+    assert refused.headers["Retry-After"] == "1"
+    assert first.result().status_code == 200
+
+
+def test_requests_that_wait_share_a_call(
+    link: Link, starter: Starter, pool: ThreadPoolExecutor
+) -> None:
+    client = starter.client(link.address, CLIENT_TIMEOUT="20")
+    assert predict(client).status_code == 200
+    link.hold()
+    first = pool.submit(predict, client)
+    wait_until_in_flight(client, 1)
+    before = metric(client, 'client_grpc_call_seconds_count{code="OK",rpc="Predict"}')
+    others = [pool.submit(predict, client) for _ in range(20)]
+    wait_until_in_flight(client, 21)
+    link.release()
+    assert {future.result().status_code for future in (first, *others)} == {200}
+    after = metric(client, 'client_grpc_call_seconds_count{code="OK",rpc="Predict"}')
+    assert after - before == 2
+    assert metric(client, "client_batch_rows_sum") == 22
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [("0.2", 504), ("1e-9", 504), ("x", 400), ("-1", 400), ("0", 400), ("nan", 400)],
+)
+def test_a_request_says_how_long_it_waits(
+    link: Link, starter: Starter, asked: str, status: int
+) -> None:
+    client = starter.client(link.address, CLIENT_TIMEOUT="20")
+    assert predict(client).status_code == 200
+    link.hold()
+    started = time.monotonic()
+    reply = predict(client, **{"X-Request-Timeout": asked})
+    assert time.monotonic() - started < 2
+    assert reply.status_code == status
+    link.release()
+
+
+def test_nobody_waits_longer_than_the_setting(link: Link, starter: Starter) -> None:
+    client = starter.client(link.address, CLIENT_TIMEOUT="0.5")
+    assert predict(client, **{"X-Request-Timeout": "inf"}).status_code == 200
+    link.hold()
+    started = time.monotonic()
+    assert predict(client, **{"X-Request-Timeout": "100"}).status_code == 504
+    assert time.monotonic() - started < 3
+    link.release()
+
+
+def test_who_waits_long_is_not_held_up_by_who_gives_up(
+    link: Link, starter: Starter, pool: ThreadPoolExecutor
+) -> None:
+    client = starter.client(link.address, CLIENT_TIMEOUT="20")
+    assert predict(client).status_code == 200
+    link.hold()
+    first = pool.submit(predict, client)
+    wait_until_in_flight(client, 1)
+    hasty = [pool.submit(predict, client, **{"X-Request-Timeout": "0.3"}) for _ in range(3)]
+    patient = [pool.submit(predict, client) for _ in range(3)]
+    assert {future.result().status_code for future in hasty} == {504}
+    link.release()
+    assert {future.result().status_code for future in (first, *patient)} == {200}
+
+
+def test_alive_even_when_every_thread_is_busy(
+    link: Link, starter: Starter, pool: ThreadPoolExecutor
+) -> None:
+    client = starter.client(link.address, CLIENT_THREADS="2", CLIENT_TIMEOUT="20")
+    link.hold()
+    pages = [pool.submit(get, client, "/") for _ in range(4)]
+    predictions = [pool.submit(predict, client) for _ in range(4)]
+    wait_until_in_flight(client, 4)
+    started = time.monotonic()
+    assert get(client, "/livez").json() == {"status": "alive"}
+    assert time.monotonic() - started < 1
+    link.release()
+    assert {page.result().status_code for page in pages} == {200}
+    assert {prediction.result().status_code for prediction in predictions} == {200}
+
+
+def test_a_lost_connection_is_made_again_without_an_error_to_the_caller(
+    link: Link, starter: Starter
+) -> None:
+    client = starter.client(link.address)
+    for _ in range(3):
+        assert predict(client).status_code == 200
+        link.cut()
+        time.sleep(0.2)
+    assert predict(client).status_code == 200
+    assert link.connections >= 4
+
+
+def is_ready(client: Running) -> bool | None:
+    """Return what the probe says, None if nobody listens."""
+    try:
+        return get(client, "/readyz").status_code == 200
+    except requests.ConnectionError:
+        return None
+
+
+def test_a_stop_finishes_what_is_under_way(
+    link: Link, starter: Starter, pool: ThreadPoolExecutor
+) -> None:
+    client = starter.client(link.address, CLIENT_TIMEOUT="20")
+    assert predict(client).status_code == 200
+    link.hold()
+    under_way = [pool.submit(predict, client) for _ in range(8)]
+    wait_until_in_flight(client, 8)
+    client.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: is_ready(client) is None, "nothing new is taken", 5)
+    assert client.process.poll() is None
+    link.release()
+    assert {future.result().status_code for future in under_way} == {200}
+    assert client.process.wait(10) == 0
+    assert "Traceback" not in client.output()
+
+
+def test_a_delayed_stop_says_not_ready_first_and_answers_all_the_same(
+    model_server: str, starter: Starter
+) -> None:
+    client = starter.client(model_server, CLIENT_DRAIN_DELAY="2")
+    client.process.send_signal(signal.SIGTERM)
+    stopped = time.monotonic()
+    wait_for(lambda: is_ready(client) is False, "it is said not to be ready", 1)
+    assert get(client, "/readyz").json()["error"] == "the client is stopping"
+    assert predict(client).status_code == 200
+    assert get(client, "/livez").status_code == 200
+    assert client.process.wait(10) == 0
+    assert time.monotonic() - stopped >= 2
+
+
+def test_a_second_signal_does_not_wait(model_server: str, starter: Starter) -> None:
+    client = starter.client(model_server, CLIENT_DRAIN_DELAY="60")
+    client.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: is_ready(client) is False, "it is said not to be ready", 1)
+    assert client.stop(timeout=5) == 0
+
+
+@pytest.mark.parametrize(("sent", "seconds"), [(b"", 3), (b"GET /livez HTTP/1.1\r\nHost:", 8)])
+def test_connections_that_ask_nothing_do_not_hold_up_a_stop(
+    model_server: str, starter: Starter, raw: Send, sent: bytes, seconds: float
+) -> None:
+    client = starter.client(model_server)
+    with requests.Session() as idle:
+        idle.get(f"{client.address}/livez", timeout=5)
+        raw(client, sent)
+        started = time.monotonic()
+        assert client.stop() == 0
+        assert time.monotonic() - started < seconds
+
+
+def test_ctrl_c_reaches_the_whole_group_and_is_a_stop_like_any_other(
+    model_server: str, starter: Starter
+) -> None:
+    client = starter.client(model_server, CLIENT_WORKERS="2")
+    os.killpg(client.process.pid, signal.SIGINT)
+    assert client.process.wait(10) == 0
+    assert "Traceback" not in client.output()
+
+
+def workers(client: Running) -> set[int]:
+    found = subprocess.run(
+        ["pgrep", "-P", str(client.process.pid)], capture_output=True, text=True, check=False
+    )
+    return set(map(int, found.stdout.split()))
+
+
+def test_several_workers_answer_and_a_lost_one_is_replaced(
+    model_server: str, starter: Starter, pool: ThreadPoolExecutor
+) -> None:
+    client = starter.client(model_server, CLIENT_WORKERS="2")
+    before = workers(client)
+    assert len(before) == 2
+
+    def statuses() -> set[int]:
+        return {reply.status_code for reply in pool.map(lambda _: predict(client), range(40))}
+
+    assert statuses() == {200}
+    os.kill(min(before), signal.SIGKILL)
+    wait_for(lambda: len(workers(client) - before) == 1, "another worker was started", 20)
+    wait_for(lambda: is_ready(client), "it is ready", 10)
+    assert statuses() == {200}
+    assert client.stop() == 0
+
+
+def test_workers_end_with_the_process_that_started_them(
+    model_server: str, starter: Starter
+) -> None:
+    client = starter.client(model_server, CLIENT_WORKERS="2")
+    left = workers(client)
+    client.process.kill()
+    client.process.wait()
+
+    def ended(pid: int) -> bool:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    wait_for(lambda: all(map(ended, left)), "the workers have ended", 10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"CLIENT_SERVER": "a:1,b:2"}, "several addresses must all be IPv4 or all IPv6"),
+        ({"CLIENT_SERVER_CERT": "a.pem"}, "server_cert and server_key belong together"),
+        ({"CLIENT_WORKERS": "0"}, "CLIENT_WORKERS: Input should be greater than or equal to 1"),
+    ],
+)
+def test_wrong_settings_are_one_clear_line(
+    starter: Starter, settings: dict[str, Any], message: str
+) -> None:
+
+    client = starter.command([sys.executable, "-m", "client", "serve", "--port=0"], **settings)
+    assert client.process.wait(20) != 0
+    assert message in client.output()
+    assert "Traceback" not in client.output()

@@ -1,0 +1,79 @@
+"""A network between a client and a real server that a test can hold up and cut."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+
+class Link:
+    """Forwards what comes on a port of its own; what the server says can be held back.
+
+    Attributes:
+        address: where to connect in place of the server.
+        connections: how many have been made.
+    """
+
+    def __init__(self, server: str) -> None:
+        host, _, port = server.rpartition(":")
+        self._server = (host, int(port))
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._sockets: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.connections = 0
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def hold(self) -> None:
+        """Let nothing come back from the server until `release`."""
+        self._flowing.clear()
+
+    def release(self) -> None:
+        """Let everything come back, also what was held."""
+        self._flowing.set()
+
+    def cut(self) -> None:
+        """End all connections; new ones may be made."""
+        for one in self._sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End everything."""
+        # Waking a thread that accepts takes a shutdown; closing alone would leave it there.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self.release()
+        self.cut()
+        for thread in self._threads:
+            thread.join()
+        for one in (self._listener, *self._sockets):
+            one.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._server)
+                self.connections += 1
+                self._sockets += [client, server]
+                self._start(self._pump, client, server, False)
+                self._start(self._pump, server, client, True)
+
+    def _start(self, target: Callable[..., None], *args: Any) -> None:
+        self._threads.append(threading.Thread(target=target, args=args, daemon=True))
+        self._threads[-1].start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, held: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if held:
+                    self._flowing.wait()
+                sink.sendall(data)
+        for one in (source, sink):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)

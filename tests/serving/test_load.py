@@ -1,0 +1,142 @@
+"""Callers notice nothing while versions, configurations and labels change under them."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+from tests.affine import publish
+from tests.caller import Caller, model_config, models_config
+from tests.processes import wait_for
+from tests.serving.conftest import Serve, flags_of
+
+ROUNDS = 100
+MIB = 2**20
+
+Question = Callable[[Caller], None]
+
+
+@contextmanager
+def under_load(server: Caller, ask: Question, callers: int = 3) -> Iterator[list[int]]:
+    """Ask without a pause; every call must succeed. Yields a list that grows with each answer."""
+    over = threading.Event()
+    answers: list[int] = []
+
+    def call() -> None:
+        while not over.is_set():
+            ask(server)
+            answers.append(1)
+
+    with ThreadPoolExecutor(callers) as pool:
+        calls = [pool.submit(call) for _ in range(callers)]
+        try:
+            yield answers
+        finally:
+            over.set()
+        for done in calls:
+            done.result()
+
+
+def test_publishes_and_rollbacks(base_path: Path, serve: Serve) -> None:
+    """Each round publishes a version and removes one: the new one, for a rollback, or the old."""
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path))
+    current = {1}  # what is or is about to be the newest; a removed version leaves when it is gone
+
+    def ask(server: Caller) -> None:
+        allowed = set(current)
+        (y,), version = server.ask()
+        assert y == 10 + version
+        assert version in allowed | current
+
+    with under_load(server, ask) as answers:
+        newest = 1
+        for number in range(2, 2 + ROUNDS):
+            current.add(number)
+            publish(base_path, number)
+            wait_for(partial(server.is_available, number), f"version {number}")
+            gone, newest = (number, newest) if number % 2 else (newest, number)
+            shutil.rmtree(base_path / str(gone))
+            wait_for(partial(serves_only, server, newest), f"{newest} alone")
+            current.discard(gone)
+    assert len(answers) > ROUNDS
+
+
+def serves_only(server: Caller, version: int) -> bool:
+    states = server.states()
+    return [number for number, state in states.items() if state == "AVAILABLE"] == [version]
+
+
+def test_config_reloads(tmp_path: Path, base_path: Path, serve: Serve) -> None:
+    """Another model comes and goes, which is no matter to those who ask for this one."""
+    publish(base_path, 1)
+    publish(tmp_path / "other", 7)
+    server = serve(*flags_of(base_path))
+    alone = models_config(model_config(base_path))
+    both = models_config(model_config(base_path), model_config(tmp_path / "other"))
+
+    def ask(server: Caller) -> None:
+        assert server.ask() == ([11.0], 1)
+
+    with under_load(server, ask) as answers:
+        for _ in range(ROUNDS // 2):
+            server.reload(both)
+            assert server.ask(model="other") == ([17.0], 7)
+            server.reload(alone)
+            assert server.states("other").get(7) != "AVAILABLE"
+    assert len(answers) > ROUNDS
+
+
+def test_label_moves(base_path: Path, serve: Serve) -> None:
+    """Who asks for a label gets one of the two versions, and after a move the new one."""
+    publish(base_path, 1)
+    publish(base_path, 2)
+    server = serve(*flags_of(base_path))
+    every = "model_version_policy { all {} }"
+    server.reload(models_config(model_config(base_path, every)))
+    wait_for(lambda: server.states() == {1: "AVAILABLE", 2: "AVAILABLE"}, "both versions")
+
+    def move(version: int) -> None:
+        label = f'version_labels {{ key: "stable" value: {version} }}'
+        server.reload(models_config(model_config(base_path, f"{every} {label}")))
+
+    def ask(server: Caller) -> None:
+        (y,), version = server.ask(label="stable")
+        assert y == 10 + version
+        assert version in {1, 2}
+
+    move(1)
+    with under_load(server, ask) as answers:
+        for _, version in zip(range(ROUNDS), itertools.cycle([2, 1]), strict=False):
+            move(version)
+            assert server.ask(label="stable")[1] == version
+    assert len(answers) > ROUNDS
+
+
+def test_memory_stays_flat_over_reloads(tmp_path: Path, base_path: Path, serve: Serve) -> None:
+    """Nothing of a load is kept for good: 200 more of them cost no 200 KiB each."""
+    publish(base_path, 1)
+    publish(tmp_path / "other", 1)
+    server = serve(*flags_of(base_path))
+    process = psutil.Process(server.running.process.pid)
+    alone = models_config(model_config(base_path))
+    both = models_config(model_config(base_path), model_config(tmp_path / "other"))
+
+    def reload(times: int) -> int:
+        for _ in range(times):
+            server.reload(both)
+            server.ask(model="other")
+            server.reload(alone)
+        return process.memory_info().rss
+
+    before = reload(40)  # caches fill up
+    after = reload(200)
+    assert after - before < 40 * MIB, f"{before / MIB:.0f} → {after / MIB:.0f} MiB"
