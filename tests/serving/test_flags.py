@@ -1,0 +1,186 @@
+"""The command line: TensorFlow Serving's flags, and what is said of those that cannot be honoured."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from serving.__main__ import ALWAYS, NEVER
+from tests import forked
+from tests.affine import publish
+from tests.caller import model_config, models_config
+from tests.processes import ROOT, wait_for
+from tests.serving.conftest import Serve, flags_of
+
+Fails = Callable[..., str]
+
+
+@pytest.fixture
+def fails(tmp_path: Path) -> Fails:
+    """Start a server that is to end at once, and return what it says; give its flags."""
+
+    logs = (tmp_path / f"log-{number}" for number in itertools.count())
+
+    def fails(*flags: str) -> str:
+        running = forked.start(next(logs), *flags)
+        assert running.process.wait(60) in (1, 2)
+        assert "Traceback" not in running.output()
+        return running.output()
+
+    return fails
+
+
+def run(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "serving", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_help_lists_the_flags_and_their_defaults() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for flag in ("--model_base_path", "--enable_batching", "--ssl_config_file", "--grpc_max_threads"):
+        assert flag in done.stdout
+    assert "default: 8500" in " ".join(done.stdout.split())
+
+
+def test_version_names_what_it_stands_in_for() -> None:
+    done = run("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("TensorFlow ModelServer: ")
+    assert "TensorFlow Library: 2." in done.stdout
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_a_flag_for_what_is_never_done_is_refused_with_the_reason_unless_it_is_false(
+    fails: Fails, name: str
+) -> None:
+    for flag in (f"--{name}", f"--{name}=true", f"--{name}=0.5"):
+        assert f"--{name}: {NEVER[name]}" in fails("--model_base_path=x", flag)
+    # That it is not taken for an error when it asks for what is done anyway shows in the next one.
+    assert f"--{name}" not in fails(f"--{name}=false")
+
+
+@pytest.mark.parametrize("name", ALWAYS)
+def test_a_flag_for_what_is_always_done_is_refused_with_the_reason_if_it_is_false(
+    fails: Fails, name: str
+) -> None:
+    assert f"--{name}: {ALWAYS[name]}" in fails("--model_base_path=x", f"--{name}=false")
+    for flag in (f"--{name}", f"--{name}=true"):
+        assert f"--{name}" not in fails(flag)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "expected either --model_base_path or --model_config_file"),
+        (["--model_base_path=x", "--model_config_file=y"], "expected either"),
+        (["--model_base_path=x", "--enable_nothing"], "No such option '--enable_nothing'"),
+        (["--model_base_path=x", "surplus"], "unexpected extra argument"),
+        (["--model_base_path=x", "--batching_parameters_file=y"], "without --enable_batching"),
+        (["--model_base_path=x", "--enable_per_model_batching_parameters"], "--enable_batching"),
+        (["--model_base_path=x", "--port=abc"], "'abc' is not a valid integer"),
+        (["--model_base_path=x", "--port=70000"], "70000 is not in the range"),
+        (["--model_base_path=x", "--enable_batching=perhaps"], "'perhaps' is not a valid boolean"),
+        (["--model_base_path=x", "--max_num_load_retries=-1"], "-1 is not in the range"),
+        (["--model_base_path=x", "--rest_api_port=8500"], "--rest_api_port and --port are both"),
+        (["--model_base_path=x", "--grpc_channel_arguments=a"], "expected name=value, got 'a'"),
+        (["--model_config_file=nosuch"], "--model_config_file nosuch: "),
+        (["--model_base_path=x", "--ssl_config_file=nosuch"], "--ssl_config_file nosuch: "),
+        (["--model_base_path=x", "--monitoring_config_file=nosuch"], "--monitoring_config_file"),
+        (["--model_base_path=x", "--tensorflow_session_config_file=nosuch"], "No such file"),
+        (
+            ["--model_base_path=x", "--enable_batching", "--batching_parameters_file=nosuch"],
+            "--batching_parameters_file nosuch: ",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_flags_is_said_in_one_line(
+    fails: Fails, flags: list[str], message: str
+) -> None:
+    (line,) = [line for line in fails(*flags).splitlines() if line.startswith("Error: ")]
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a model_config_list"),
+        ("model_config_list { config { name: 3 } }", "models.config: 1:36"),
+        (models_config('name: "a" base_path: "b"'), "to have an absolute path or URI"),
+        (models_config('name: "a" base_path: "/b"', 'name: "a" base_path: "/c"'), "multiple times"),
+        ('model_config_list { config { name: "a" base_path: "/b" } }', "neither model_type"),
+        ("\xff", "models.config: "),
+    ],
+)
+def test_what_is_wrong_with_the_model_config_file_is_said_in_one_line(
+    fails: Fails, tmp_path: Path, text: str, message: str
+) -> None:
+    config = tmp_path / "models.config"
+    config.write_text(text, encoding="latin-1")
+    log = fails(f"--model_config_file={config}")
+    assert message in log
+    assert len([line for line in log.splitlines() if line.startswith("Error: ")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "is_on"), [("", True), ("=true", True), ("=1", True), ("=false", False), ("=0", False)]
+)
+def test_a_switch_is_on_by_being_there_and_takes_true_and_false(
+    base_path: Path, serve: Serve, value: str, is_on: bool
+) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path), f"--enable_serialization_as_tensor_content{value}")
+    reply = server.predict("m", {"x": [1.0]})
+    assert bool(reply.outputs["y"].tensor_content) is is_on
+
+
+def test_relative_paths_on_the_command_line_are_of_the_working_directory(
+    base_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    relative = Path("..", *[".."] * len(ROOT.parts), *base_path.parts[1:])
+    server = serve("--model_name=m", f"--model_base_path={relative}")
+    assert server.ask() == ([11.0], 1)
+
+
+def test_a_model_without_a_name_flag_is_called_default(base_path: Path, serve: Serve) -> None:
+    publish(base_path, 1)
+    assert serve(f"--model_base_path={base_path}").ask(model="default") == ([11.0], 1)
+
+
+def test_a_port_that_is_taken_is_one_clear_line_before_anything_is_loaded(
+    base_path: Path, serve: Serve, fails: Fails
+) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path))
+    port = server.running.address.rpartition(":")[2]
+    log = fails(*flags_of(base_path), "--bind_address=127.0.0.1", f"--port={port}")
+    assert log.strip() == f"Error: cannot listen on 127.0.0.1:{port}: Address already in use"
+    log = fails(
+        *flags_of(base_path), "--bind_address=127.0.0.1", "--port=0", f"--rest_api_port={port}"
+    )
+    assert "Address already in use" in log
+    assert "Successfully loaded" not in log
+
+
+def test_an_address_of_another_machine_is_one_clear_line(fails: Fails, base_path: Path) -> None:
+    log = fails(*flags_of(base_path), "--bind_address=192.0.2.1", "--port=8500")
+    assert "Error: cannot listen on 192.0.2.1:8500: " in log
+
+
+def test_a_file_poll_time_of_zero_or_less_looks_once_or_never(
+    base_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path), "--file_system_poll_wait_seconds=0")
+    publish(base_path, 2)
+    time.sleep(0.5)
+    assert server.states() == {1: "AVAILABLE"}
+    server.reload(models_config(model_config(base_path)))
+    wait_for(lambda: server.is_available(2), "a reload looks too")

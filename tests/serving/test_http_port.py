@@ -1,0 +1,116 @@
+"""What `--rest_api_port` answers: a model's state, and that all else is elsewhere."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.affine import publish
+from tests.processes import free_port, wait_for
+from tests.serving.conftest import Serve, Served, flags_of
+
+
+@pytest.fixture
+def url(base_path: Path, serve: Serve) -> str:
+    publish(base_path, 1)
+    port = free_port()
+    serve(*flags_of(base_path), f"--rest_api_port={port}", "--rest_api_timeout_in_ms=700")
+    return f"http://127.0.0.1:{port}"
+
+
+def get(url: str, **options: Any) -> requests.Response:
+    return requests.get(url, timeout=5, **options)
+
+
+def test_the_state_of_a_model_and_of_a_version(url: str) -> None:
+    status = {"error_code": "OK", "error_message": ""}
+    wanted = {
+        "model_version_status": [{"version": "1", "state": "AVAILABLE", "status": status}],
+    }
+    assert get(f"{url}/v1/models/m").json() == wanted
+    assert get(f"{url}/v1/models/m/versions/1").json() == wanted
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("nosuch", "Could not find any versions of model nosuch"),
+        ("m/versions/7", "Could not find version 7 of model m"),
+    ],
+)
+def test_what_is_not_known_is_404_with_the_original_s_text(url: str, path: str, error: str) -> None:
+    reply = get(f"{url}/v1/models/{path}")
+    assert (reply.status_code, reply.json()) == (404, {"error": error})
+
+
+def test_a_version_that_failed_says_why(base_path: Path, serve: Serve) -> None:
+    publish(base_path, 1)
+    port = free_port()
+    server: Served = serve(*flags_of(base_path), f"--rest_api_port={port}")
+    (base_path / "2").mkdir()
+    wait_for(lambda: server.has_ended(2), "version 2 has failed")
+    reply = get(f"http://127.0.0.1:{port}/v1/models/m/versions/2").json()
+    (told,) = reply["model_version_status"]
+    assert (told["state"], told["status"]["error_code"]) == ("END", "NOT_FOUND")
+    assert str(base_path / "2") in told["status"]["error_message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("GET", "/metrics"),
+        ("GET", "/v1/models/m/metadata"),
+        ("GET", "/v1/models/../m"),
+        ("GET", "/v1/models/m/versions/99999999999999999999"),
+        ("POST", "/v1/models/m:predict"),
+        ("PUT", "/v1/models/m"),
+    ],
+)
+def test_all_else_is_answered_by_saying_where_it_is(url: str, method: str, path: str) -> None:
+    request = requests.Request(method, url, json={"instances": [1]}).prepare()
+    request.url = url + path  # as it is
+    with requests.Session() as session:
+        reply = session.send(request, timeout=5)
+    assert reply.status_code in (404, 501)
+    if method != "PUT":
+        assert "the client in front of this server speaks" in reply.json()["error"]
+
+
+def test_pages_of_other_origins_may_read_it_if_the_flag_says_so(
+    base_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    for flags, allowed in (((), None), (("--rest_api_enable_cors_support",), "*")):
+        port = free_port()
+        serve(*flags_of(base_path), f"--rest_api_port={port}", *flags)
+        reply = get(f"http://127.0.0.1:{port}/v1/models/m", headers={"Origin": "http://a"})
+        assert reply.headers.get("Access-Control-Allow-Origin") == allowed
+
+
+def test_a_caller_who_says_nothing_is_sent_away_and_does_not_keep_others_from_asking(
+    url: str,
+) -> None:
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    silent = [socket.create_connection((host, int(port))) for _ in range(30)]
+    started = time.monotonic()
+    assert get(f"{url}/v1/models/m").status_code == 200
+    assert silent[0].recv(1) == b""
+    assert time.monotonic() - started < 5
+    for connection in silent:
+        connection.close()
+
+
+def test_garbage_is_a_bad_request(url: str) -> None:
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    for line in (b"\x16\x03\x01 no HTTP\r\n\r\n", b"GET\r\n\r\n", b"GET " + b"/" * 70_000 + b"\r\n"):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.settimeout(5)
+            connection.sendall(line)
+            connection.recv(1000)
+    assert get(f"{url}/v1/models/m").status_code == 200

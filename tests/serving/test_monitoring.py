@@ -1,0 +1,192 @@
+"""The metrics: under the original's names, counted right, and not to be grown from outside."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+import requests
+from tensorflow_serving.apis import regression_pb2
+
+from tests.affine import publish
+from tests.caller import refused
+from tests.contract.tf1_models import export, half_plus
+from tests.processes import free_port, wait_for
+from tests.serving.conftest import Serve, Served, flags_of
+
+SERIES = re.compile(r'^(?P<name>[:\w]+)(\{(?P<labels>.*)\})? (?P<value>\S+)$')
+LABEL = re.compile(r'(\w+)="([^"]*)"')
+REQUESTS = ":tensorflow:serving:request_count"
+
+
+class Metrics:
+    """The metrics page of a server, taken apart."""
+
+    def __init__(self, server: Served, port: int, path: str) -> None:
+        self.server = server
+        self._url = f"http://127.0.0.1:{port}{path}"
+
+    def text(self) -> str:
+        reply = requests.get(self._url, timeout=5)
+        assert reply.status_code == 200
+        assert reply.headers["Content-Type"].startswith("text/plain")
+        return reply.text
+
+    def values(self, name: str, **labels: str) -> list[float]:
+        """Return the values of the series of this name that have these labels."""
+        found = []
+        for line in self.text().splitlines():
+            match = SERIES.match(line)
+            if match and match["name"] == name:
+                have = dict(LABEL.findall(match["labels"] or ""))
+                if labels.items() <= have.items():
+                    found.append(float(match["value"]))
+        return found
+
+
+@pytest.fixture
+def metrics(base_path: Path, serve: Serve) -> Metrics:
+    """Of a server with version 1 of m."""
+    publish(base_path, 1)
+    config = base_path.parent / "monitoring.config"
+    config.write_text('prometheus_config { enable: true path: "/the/metrics" }')
+    port = free_port()
+    server = serve(
+        *flags_of(base_path), f"--rest_api_port={port}", f"--monitoring_config_file={config}"
+    )
+    return Metrics(server, port, "/the/metrics")
+
+
+def test_the_names_and_kinds_are_the_original_s(metrics: Metrics) -> None:
+    metrics.server.ask()
+    text = metrics.text()
+    for name, kind in (
+        (REQUESTS, "counter"),
+        (":tensorflow:serving:request_latency", "histogram"),
+        (":tensorflow:serving:runtime_latency", "histogram"),
+        (":tensorflow:serving:model_warmup_latency", "histogram"),
+        (":tensorflow:cc:saved_model:load_attempt_count", "counter"),
+        (":tensorflow:cc:saved_model:load_latency", "histogram"),
+    ):
+        assert f"# TYPE {name} {kind}\n" in text
+    assert "_total" not in text
+
+
+def test_requests_are_counted_by_model_version_signature_method_and_status(
+    metrics: Metrics,
+) -> None:
+    server = metrics.server
+    for _ in range(3):
+        server.ask()
+    with refused("FAILED_PRECONDITION"):
+        server.ask(signature="nosuch")
+    with refused("NOT_FOUND"):
+        server.ask(version=7)
+    known = {"model_name": "m", "version": "1", "API": "Predict"}
+    signature = {"signature_name": "serving_default"}
+    assert metrics.values(REQUESTS, **known, **signature, status="OK") == [3]
+    assert metrics.values(REQUESTS, **known, status="FAILED_PRECONDITION") == [1]
+    assert metrics.values(REQUESTS, model_name="m", version="", status="NOT_FOUND") == [1]
+    assert sum(metrics.values(REQUESTS)) == 5
+    counted = metrics.values(":tensorflow:serving:request_latency_count", **known)
+    assert counted == [4]
+    assert metrics.values(":tensorflow:serving:runtime_latency_count", **known) == [3]
+
+
+def test_a_counter_counts_every_one_of_many_requests_at_once(metrics: Metrics) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda _: metrics.server.ask(), range(400)))
+    assert metrics.values(REQUESTS, status="OK") == [400]
+
+
+def test_latencies_are_in_microseconds(base_path: Path, metrics: Metrics) -> None:
+    publish(base_path, 2, seconds=0.5)
+    wait_for(lambda: metrics.server.is_available(2), "version 2")
+    metrics.server.ask()
+    for name in ("request_latency", "runtime_latency"):
+        (total,) = metrics.values(f":tensorflow:serving:{name}_sum", version="2")
+        assert 500_000 < total < 3_000_000
+        bucket = f":tensorflow:serving:{name}_bucket"
+        counts = metrics.values(bucket, version="2")
+        assert counts[0] == 0  # up to 10 microseconds
+        assert counts[-1] == 1
+
+
+def test_each_method_is_told_apart(base_path: Path, metrics: Metrics) -> None:
+    half = base_path.parent / "half"
+    export(half, lambda: half_plus(2.0))
+    half.rename(base_path / "2")
+    wait_for(lambda: metrics.server.is_available(2), "version 2")
+    request = regression_pb2.RegressionRequest()
+    request.model_spec.name, request.model_spec.signature_name = "m", "regress_x_to_y"
+    example = request.input.example_list.examples.add()
+    example.features.feature["x"].float_list.value.append(1.0)
+    metrics.server.prediction.Regress(request, timeout=10)
+    labels = {"API": "Regress", "signature_name": "regress_x_to_y", "version": "2"}
+    assert metrics.values(REQUESTS, **labels) == [1]
+
+
+def test_loads_are_counted_by_their_outcome(base_path: Path, metrics: Metrics) -> None:
+    (base_path / "2").mkdir()
+    wait_for(lambda: metrics.server.has_ended(2), "version 2 has failed")
+    attempts = ":tensorflow:cc:saved_model:load_attempt_count"
+    assert metrics.values(attempts, model_path=str(base_path / "1"), status="success") == [1]
+    assert metrics.values(attempts, model_path=str(base_path / "2"), status="NOT_FOUND") == [2]
+    state = ":tensorflow:serving:model_version_state"
+    assert metrics.values(state, model_name="m", version="1", state="AVAILABLE") == [1]
+    assert metrics.values(state, model_name="m", version="2", state="FAILED") == [1]
+
+
+def test_names_that_callers_make_up_make_no_series(metrics: Metrics) -> None:
+    server = metrics.server
+    for number in range(50):
+        with refused("NOT_FOUND"):
+            server.ask(model=f"made-up-{number}")
+        with refused("FAILED_PRECONDITION"):
+            server.ask(signature=f"made-up-{number}")
+        with refused("INVALID_ARGUMENT"):
+            server.ask(label=f"made-up-{number}")
+        with refused("NOT_FOUND"):
+            server.ask(version=1000 + number)
+    text = metrics.text()
+    assert "made-up" not in text
+    assert '"1000"' not in text
+    assert sum(metrics.values(REQUESTS)) == 200
+    assert len(metrics.values(REQUESTS)) == 4
+
+
+def test_a_request_that_is_no_message_is_no_request_of_a_model(metrics: Metrics) -> None:
+    method = metrics.server.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    with pytest.raises(grpc.RpcError):
+        method(b"\xff", timeout=5)
+    assert metrics.values(REQUESTS) == []
+
+
+def test_with_batching_waiting_for_the_batch_is_part_of_a_request_s_time(
+    base_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    config = base_path.parent / "monitoring.config"
+    config.write_text("prometheus_config { enable: true }")
+    parameters = base_path.parent / "batching.config"
+    parameters.write_text("batch_timeout_micros { value: 300000 } max_batch_size { value: 100 }")
+    port = free_port()
+    server = serve(
+        *flags_of(base_path), f"--rest_api_port={port}", f"--monitoring_config_file={config}",
+        "--enable_batching", f"--batching_parameters_file={parameters}",
+    )  # fmt: skip
+    server.ask()
+    metrics = Metrics(server, port, "/monitoring/prometheus/metrics")
+    (total,) = metrics.values(":tensorflow:serving:request_latency_sum", version="1")
+    assert 300_000 < total < 3_000_000
+
+
+def test_without_the_config_there_are_no_metrics(base_path: Path, serve: Serve) -> None:
+    publish(base_path, 1)
+    port = free_port()
+    serve(*flags_of(base_path), f"--rest_api_port={port}")
+    path = "/monitoring/prometheus/metrics"
+    assert requests.get(f"http://127.0.0.1:{port}{path}", timeout=5).status_code == 404
