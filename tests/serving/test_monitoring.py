@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -17,7 +18,7 @@ from tests.contract.tf1_models import export, half_plus
 from tests.processes import free_port, wait_for
 from tests.serving.conftest import Serve, Served, flags_of
 
-SERIES = re.compile(r'^(?P<name>[:\w]+)(\{(?P<labels>.*)\})? (?P<value>\S+)$')
+SERIES = re.compile(r"^(?P<name>[:\w]+)(\{(?P<labels>.*)\})? (?P<value>\S+)$")
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 REQUESTS = ":tensorflow:serving:request_count"
 
@@ -159,7 +160,9 @@ def test_names_that_callers_make_up_make_no_series(metrics: Metrics) -> None:
 
 
 def test_a_request_that_is_no_message_is_no_request_of_a_model(metrics: Metrics) -> None:
-    method = metrics.server.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    method: Any = metrics.server.channel.unary_unary(
+        "/tensorflow.serving.PredictionService/Predict"
+    )
     with pytest.raises(grpc.RpcError):
         method(b"\xff", timeout=5)
     assert metrics.values(REQUESTS) == []
