@@ -11,7 +11,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import lru_cache
 from typing import Any
@@ -39,38 +39,6 @@ GARBAGE_THRESHOLD = 10_000
 NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
 
-class Headers(Mapping[str, str]):
-    """A request's headers by name in lower case; of those that came twice, all, with commas.
-
-    They stay the bytes that the server has read until one is asked for; few are.
-    """
-
-    __slots__ = ("_raw",)
-
-    def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
-        self._raw = dict(raw)
-        if len(self._raw) != len(raw):
-            for name in self._raw:
-                self._raw[name] = b", ".join(value for other, value in raw if other == name)
-
-    def __getitem__(self, name: str) -> str:
-        return self._raw[name.encode("latin-1")].decode("latin-1")
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return a header's value, the default if it has not come."""
-        value = self._raw.get(name.encode("latin-1"))
-        return default if value is None else value.decode("latin-1")
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.encode("latin-1") in self._raw
-
-    def __iter__(self) -> Iterator[str]:
-        return (name.decode("latin-1") for name in self._raw)
-
-    def __len__(self) -> int:
-        return len(self._raw)
-
-
 class Entry:
     """The application of one process; what belongs to the event loop is made when that starts."""
 
@@ -91,7 +59,7 @@ class Entry:
         try:
             if self._under_way > self._settings.max_requests and (route is None or route.limited):
                 raise UnavailableError(f"{self._under_way - 1} requests are under way already")
-            headers = Headers(scope["headers"])
+            headers = _headers(scope["headers"])
             query = scope["query_string"].decode("latin-1")
             if route is not None and route.stream and method == "POST" and is_table(headers):
                 request = HttpRequest(method, path, query, headers)
@@ -160,6 +128,16 @@ class Entry:
         # A thread of its own, so that one request to Flask does not wait for another.
         async with self._threads, ThreadSensitiveContext():
             await self._flask(scope, receive, forward)
+
+
+def _headers(raw: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return headers by name in lower case; of those that came twice, all, with commas."""
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
+    if len(headers) != len(raw):
+        for name in headers:
+            values = [value for other, value in raw if other.decode("latin-1") == name]
+            headers[name] = b", ".join(values).decode("latin-1")
+    return headers
 
 
 async def _send(reply: HttpReply, send: Send) -> None:

@@ -31,6 +31,7 @@ from client.web.tables import StreamReply, Tables, is_table
 log = logging.getLogger(__name__)
 
 TIMEOUT_HEADER = "x-request-timeout"
+ROUTES_KEPT, LONGEST_KEPT = 1024, 256
 # Statuses from here on say that something is wrong on our side.
 ERROR = 500
 
@@ -58,6 +59,7 @@ class Gateway:
         limits = Limits(rows=settings.batch_rows, waiting=settings.max_waiting)
         self._keys = ApiKeys(settings.api_keys) if settings.api_keys else None
         self.core = Predictor(self._server, limits, self.metrics.observe_batch)
+        self._routes: dict[str, Route] = {}
         self._operations = OperationsApi(self.core, self.metrics, settings.model)
         self._tables = Tables(self.core, settings.timeout)
         friendly = FriendlyApi(self.core, settings.model)
@@ -92,8 +94,15 @@ class Gateway:
 
     def route(self, path: str) -> Route | None:
         """Return what answers a path, None if it is none of the API's."""
+        route = self._routes.get(path)
+        if route is not None:
+            return route
         api = self._apis.get(path.split("/", 2)[1].lower()) if path.startswith("/") else None
-        return api.route(path) if api else None
+        route = api.route(path) if api else None
+        # Most requests are to few paths; but anybody can ask for any, of any length.
+        if route is not None and len(path) <= LONGEST_KEPT and len(self._routes) < ROUTES_KEPT:
+            self._routes[path] = route
+        return route
 
     async def handle(self, request: HttpRequest, route: Route | None = None) -> HttpReply:
         """Answer a request; whatever goes wrong is told in the reply.

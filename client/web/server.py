@@ -39,13 +39,14 @@ class _Server(Granian):  # type: ignore[misc,valid-type]
     drain_delay = 0.0
 
     def signal_handler_interrupt(self, *args: object) -> None:
+        # Who asks twice is in a hurry, and may do so before this has run to its end.
+        delay, self.drain_delay = self.drain_delay, 0.0
         for worker in self.wrks:
             with suppress(ProcessLookupError):
                 os.kill(worker.inner.pid, DRAIN_SIGNAL)
-        timer = threading.Timer(self.drain_delay, super().signal_handler_interrupt)
+        timer = threading.Timer(delay, super().signal_handler_interrupt)
         timer.daemon = True
         timer.start()
-        self.drain_delay = 0.0  # who asks twice is in a hurry
 
 
 def serve_http(settings: Settings) -> None:

@@ -1,0 +1,48 @@
+"""An authority of its own, and certificates that it has signed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.conftest import missing
+
+DAYS = "2"
+
+
+class Authority:
+    """Signs certificates; everything is in files of a folder.
+
+    Attributes:
+        certificate: of the authority.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if shutil.which("openssl") is None:
+            missing("openssl is not installed")
+        self._folder = folder
+        self.certificate = folder / "ca.pem"
+        self._key = folder / "ca.key"
+        self._openssl("req", "-x509", "-subj", "/CN=authority", "-days", DAYS, *self._new("ca"))
+
+    def sign(self, name: str) -> tuple[Path, Path]:
+        """Return the certificate and the key of somebody on localhost."""
+        request, certificate = self._folder / f"{name}.csr", self._folder / f"{name}.pem"
+        extension = self._folder / f"{name}.ext"
+        extension.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        key = self._new(name)
+        self._openssl("req", "-subj", f"/CN={name}", *key[:-1], str(request))
+        signing = ["-CA", str(self.certificate), "-CAkey", str(self._key), "-CAcreateserial"]
+        signing += ["-days", DAYS, "-extfile", str(extension), "-out", str(certificate)]
+        self._openssl("x509", "-req", "-in", str(request), *signing)
+        return certificate, self._folder / f"{name}.key"
+
+    def _new(self, name: str) -> list[str]:
+        """Return the arguments for a new key, and a file of that name for what comes out."""
+        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        files = ["-keyout", str(self._folder / f"{name}.key")]
+        return [*curve, *files, "-out", str(self._folder / f"{name}.pem")]
+
+    def _openssl(self, *arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True)

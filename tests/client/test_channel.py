@@ -1,0 +1,200 @@
+"""How the connection to the model server is made: addresses, encryption, other servers."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+
+from client import AsyncModelServer, ModelServer
+from client.channel import Tls, target
+from client.errors import DeadlineExceededError, NotFoundError, UnavailableError
+from tests import processes
+from tests.affine import publish
+from tests.certificates import Authority
+from tests.conftest import Starter
+from tests.link import Link
+from tests.processes import Running, free_port
+
+X = {"x": np.ones(1, np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("serving:8500", "dns:///serving:8500"),
+        ("127.0.0.1:8500", "dns:///127.0.0.1:8500"),
+        ("my-host.example:8500", "dns:///my-host.example:8500"),
+        ("[::1]:8500", "dns:///[::1]:8500"),
+        ("10.0.0.1:8500, 10.0.0.2:8501", "ipv4:10.0.0.1:8500,10.0.0.2:8501"),
+        ("[::1]:8500,[::2]:8500", "ipv6:[::1]:8500,[::2]:8500"),
+        ("dns://8.8.8.8/serving:8500", "dns://8.8.8.8/serving:8500"),
+        ("unix:/run/models.sock", "unix:/run/models.sock"),
+        ("unix-abstract:models", "unix-abstract:models"),
+    ],
+)
+def test_what_an_address_stands_for(address: str, expected: str) -> None:
+    assert target(address) == expected
+
+
+@pytest.mark.parametrize("address", ["a:1,b:2", "10.0.0.1:1,[::1]:1", "10.0.0.1:1,", "unix:/a,1"])
+def test_several_addresses_must_be_of_a_kind(address: str) -> None:
+    with pytest.raises(ValueError, match="must all be IPv4 or all IPv6, like "):
+        target(address)
+
+
+@pytest.fixture(scope="module")
+def base_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base_path = tmp_path_factory.mktemp("affine") / "m"
+    publish(base_path, 1)
+    return base_path
+
+
+def serve(starter: Starter, base_path: Path, *flags: str, port: int = 0) -> Running:
+    paths = ["--model_name=m", f"--model_base_path={base_path}"]
+    return starter.model_server(*paths, *flags, port=port)
+
+
+def test_several_servers_take_turns_and_one_that_is_gone_is_passed_over(
+    starter: Starter, base_path: Path
+) -> None:
+    addresses = [serve(starter, base_path).address for _ in range(2)]
+    processes.wait_for(lambda: all(map(processes.is_serving, addresses)), "the model is loaded")
+    links = [Link(address) for address in addresses]
+    with ModelServer(",".join(link.address for link in links)) as server:
+        server.predict("m", X)
+        processes.wait_for(lambda: all(link.connections for link in links), "both are asked")
+        links[0].hold()  # whoever is sent there waits
+
+        def answered() -> int:
+            answers = 0
+            for _ in range(10):
+                try:
+                    server.predict("m", X, timeout=0.3)
+                    answers += 1
+                except DeadlineExceededError:
+                    pass
+            return answers
+
+        assert answered() == 5
+        links[0].release()
+        assert answered() == 10
+        links[0].close()
+        assert [server.predict("m", X).outputs["y"].tolist() for _ in range(10)] == [[11.0]] * 10
+    links[1].close()
+
+
+def test_a_server_that_comes_back_is_found_within_seconds(
+    starter: Starter, base_path: Path
+) -> None:
+    port = free_port()
+    with ModelServer(f"127.0.0.1:{port}") as server:
+        with pytest.raises(UnavailableError, match=f"at 127.0.0.1:{port} cannot be reached"):
+            server.predict("m", X)
+        running = serve(starter, base_path, port=port)
+        processes.wait_for(lambda: processes.is_serving(running.address), "the model is loaded")
+
+        def answers() -> bool:
+            try:
+                return server.predict("m", X).version == 1
+            except UnavailableError:
+                return False
+
+        processes.wait_for(answers, "it is found", 5)
+
+
+def test_a_connection_that_is_lost_during_a_call_is_an_error_that_says_so(
+    starter: Starter, base_path: Path
+) -> None:
+    running = serve(starter, base_path)
+    processes.wait_for(lambda: processes.is_serving(running.address), "the model is loaded")
+    link = Link(running.address)
+
+    async def lose() -> None:
+        async with AsyncModelServer(link.address) as server:
+            await server.predict("m", X)
+            link.hold()
+            call = asyncio.create_task(server.predict("m", X))
+            await asyncio.sleep(0.2)
+            link.close()
+            with pytest.raises(UnavailableError):
+                await call
+
+    asyncio.run(lose())
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def guarded(starter: Starter, base_path: Path, authority: Authority, tmp_path: Path) -> str:
+    """The address of a server that wants to know its clients."""
+    certificate, key = authority.sign("server")
+    fields = {"server_key": key, "server_cert": certificate, "custom_ca": authority.certificate}
+    lines = [f"{name}: {file.read_text()!r}" for name, file in fields.items()]
+    config = tmp_path / "ssl.config"
+    config.write_text("\n".join([*lines, "client_verify: true"]))
+    running = serve(starter, base_path, f"--ssl_config_file={config}")
+    return running.address.replace("127.0.0.1", "localhost")
+
+
+def predicts(server: ModelServer) -> bool:
+    try:
+        return server.predict("m", X).version == 1
+    except NotFoundError:  # it is being loaded
+        return False
+
+
+def test_both_sides_know_each_other_by_certificates(
+    guarded: str, authority: Authority, starter: Starter
+) -> None:
+    certificate, key = authority.sign("client")
+    with ModelServer(guarded, tls=Tls(authority.certificate, certificate, key)) as server:
+        processes.wait_for(lambda: predicts(server), "the model is loaded")
+    client = starter.client(
+        guarded,
+        CLIENT_MODEL="m",
+        CLIENT_SERVER_CA=str(authority.certificate),
+        CLIENT_SERVER_CERT=str(certificate),
+        CLIENT_SERVER_KEY=str(key),
+    )
+    reply = requests.post(f"{client.address}/predict", json={"instances": [1.0]}, timeout=10)
+    assert reply.json()["predictions"] == [11.0]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_without_a_certificate_or_the_authority_nothing_is_answered(
+    guarded: str, authority: Authority, known: bool
+) -> None:
+    for tls in (Tls(authority.certificate if known else None), None):
+        with (
+            ModelServer(guarded, tls=tls, timeout=3) as server,
+            pytest.raises((UnavailableError, DeadlineExceededError)),
+        ):
+            server.predict("m", X)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pem"):
+        ModelServer(tls=Tls(tmp_path / "nothing.pem"))
+
+
+def test_a_name_that_does_not_resolve_is_told() -> None:
+    with (
+        ModelServer("nosuch.invalid:8500", timeout=5) as server,
+        pytest.raises(UnavailableError, match=r"nosuch\.invalid:8500 cannot be reached"),
+    ):
+        server.predict("m", X)
+
+
+def test_a_unix_socket(tmp_path: Path, starter: Starter, base_path: Path) -> None:
+    path = tmp_path / "models.sock"
+    serve(starter, base_path, f"--grpc_socket_path={path}")
+    with ModelServer(f"unix:{path}") as server:
+        processes.wait_for(lambda: predicts(server), "the model is loaded")
+        assert server.predict("m", X).outputs["y"].tolist() == [11.0]
