@@ -44,7 +44,12 @@ def run(*flags: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_the_flags_and_their_defaults() -> None:
     done = run("--help")
     assert done.returncode == 0
-    for flag in ("--model_base_path", "--enable_batching", "--ssl_config_file", "--grpc_max_threads"):
+    for flag in (
+        "--model_base_path",
+        "--enable_batching",
+        "--ssl_config_file",
+        "--grpc_max_threads",
+    ):
         assert flag in done.stdout
     assert "default: 8500" in " ".join(done.stdout.split())
 
@@ -129,7 +134,8 @@ def test_what_is_wrong_with_the_model_config_file_is_said_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("value", "is_on"), [("", True), ("=true", True), ("=1", True), ("=false", False), ("=0", False)]
+    ("value", "is_on"),
+    [("", True), ("=true", True), ("=1", True), ("=false", False), ("=0", False)],
 )
 def test_a_switch_is_on_by_being_there_and_takes_true_and_false(
     base_path: Path, serve: Serve, value: str, is_on: bool

@@ -108,7 +108,11 @@ def test_a_caller_who_says_nothing_is_sent_away_and_does_not_keep_others_from_as
 
 def test_garbage_is_a_bad_request(url: str) -> None:
     host, _, port = url.removeprefix("http://").rpartition(":")
-    for line in (b"\x16\x03\x01 no HTTP\r\n\r\n", b"GET\r\n\r\n", b"GET " + b"/" * 70_000 + b"\r\n"):
+    for line in (
+        b"\x16\x03\x01 no HTTP\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET " + b"/" * 70_000 + b"\r\n",
+    ):
         with socket.create_connection((host, int(port))) as connection:
             connection.settimeout(5)
             connection.sendall(line)

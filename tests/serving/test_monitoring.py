@@ -17,7 +17,7 @@ from tests.contract.tf1_models import export, half_plus
 from tests.processes import free_port, wait_for
 from tests.serving.conftest import Serve, Served, flags_of
 
-SERIES = re.compile(r'^(?P<name>[:\w]+)(\{(?P<labels>.*)\})? (?P<value>\S+)$')
+SERIES = re.compile(r"^(?P<name>[:\w]+)(\{(?P<labels>.*)\})? (?P<value>\S+)$")
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 REQUESTS = ":tensorflow:serving:request_count"
 
