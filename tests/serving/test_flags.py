@@ -1,4 +1,4 @@
-"""The command line: TensorFlow Serving's flags, and what is said of those that cannot be honoured."""
+"""The command line: TensorFlow Serving's flags, and why some of them are refused."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -159,7 +160,8 @@ def test_names_that_callers_make_up_make_no_series(metrics: Metrics) -> None:
 
 
 def test_a_request_that_is_no_message_is_no_request_of_a_model(metrics: Metrics) -> None:
-    method = metrics.server.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    rpc = "/tensorflow.serving.PredictionService/Predict"
+    method: Any = metrics.server.channel.unary_unary(rpc)
     with pytest.raises(grpc.RpcError):
         method(b"\xff", timeout=5)
     assert metrics.values(REQUESTS) == []
