@@ -1,4 +1,4 @@
-"""The command line: TensorFlow Serving's flags, and why some of them are refused."""
+"""The command line: TensorFlow Serving's flags, and what is said of those not honoured."""
 
 from __future__ import annotations
 

@@ -160,8 +160,9 @@ def test_names_that_callers_make_up_make_no_series(metrics: Metrics) -> None:
 
 
 def test_a_request_that_is_no_message_is_no_request_of_a_model(metrics: Metrics) -> None:
-    rpc = "/tensorflow.serving.PredictionService/Predict"
-    method: Any = metrics.server.channel.unary_unary(rpc)
+    method: Any = metrics.server.channel.unary_unary(
+        "/tensorflow.serving.PredictionService/Predict"
+    )
     with pytest.raises(grpc.RpcError):
         method(b"\xff", timeout=5)
     assert metrics.values(REQUESTS) == []
