@@ -140,7 +140,9 @@ class Servable:
             ServingError: as `run`.
         """
         try:
-            values = self._parsing_callable(tuple(feeds), tuple(fetches))(*serialized)
+            # As they are, numpy would take their last zeros for padding.
+            arrays = [np.array(data, object) for data in serialized]
+            values = self._parsing_callable(tuple(feeds), tuple(fetches))(*arrays)
         except tf.errors.OpError as error:
             raise ServingError.from_number(error.error_code, error.message) from error
         return [bytes(value) for value in values]
