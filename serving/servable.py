@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +202,8 @@ def _check_is_saved_model(path: Path) -> None:
 
 def _load_error(error: Exception, path: Path) -> ServingError:
     if isinstance(error, tf.errors.OpError):
+        if error.error_code == tf.errors.UNKNOWN and error.message.endswith(os.strerror(ENOENT)):
+            return not_found(error.message)  # the reader of checkpoints does not say it by a code
         return ServingError.from_number(error.error_code, error.message)
     if isinstance(error, OSError):
         return ServingError.from_number(
