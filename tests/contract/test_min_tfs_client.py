@@ -50,10 +50,11 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not UV.exists():
         missing("uv is not installed, so there is no environment for min-tfs-client")
     python = environment / "bin" / "python"
-    for command in (
+    commands: tuple[list[str | Path], ...] = (
         [UV, "venv", "--quiet", f"--python={sys.executable}", environment],
         [UV, "pip", "install", "--quiet", f"--python={python}", *PACKAGES],
-    ):
+    )
+    for command in commands:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             missing(f"min-tfs-client cannot be installed: {done.stderr.strip()[:200]}")
