@@ -36,17 +36,22 @@ ROWS = (1, 32, 1000)
 COLUMNS = 30
 READY_SECONDS = 60
 OPTIONS = [("grpc.max_receive_message_length", -1)]
-BATCHING = "max_batch_size { value: 1024 }\nbatch_timeout_micros { value: 0 }\n"
+BATCHING = "max_batch_size { value: 1024 } max_enqueued_batches { value: 100 }\n"
 
 
 @click.group(invoke_without_command=True)
 @click.option("--repeats", default=3, show_default=True, help="Runs of each point; medians count.")
 @click.option("--seconds", default=3.0, show_default=True, help="Length of a run.")
+@click.option(
+    "--quick", is_flag=True, help="One short run of each point, of which nothing is kept."
+)
 @click.pass_context
-def main(context: click.Context, repeats: int, seconds: float) -> None:
+def main(context: click.Context, repeats: int, seconds: float, quick: bool) -> None:
     """Measure every server in turn, and write results/serving.md."""
     if context.invoked_subcommand is not None:
         return
+    if quick:
+        repeats, seconds = 1, 0.3
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         fit = [sys.executable, "-m", "training", "fit", f"--models={folder / 'models'}", "--quiet"]
@@ -62,7 +67,7 @@ def main(context: click.Context, repeats: int, seconds: float) -> None:
                     for label, port in servers.items():
                         point = _load(port, rows, callers, seconds)
                         measured.setdefault((label, rows, callers), []).append(point)
-    _write(servers, measured, repeats, seconds)
+        _write(servers, measured, repeats, seconds, folder if quick else report.RESULTS)
 
 
 def _commands(folder: Path) -> dict[str, list[str]]:
@@ -154,6 +159,7 @@ def _write(
     measured: dict[tuple[str, int, int], list[dict[str, float]]],
     repeats: int,
     seconds: float,
+    folder: Path,
 ) -> None:
     sections: list[report.Section] = []
     for rows in ROWS:
@@ -181,6 +187,7 @@ def _write(
         f"{seconds:g} s, servers taken in turns.",
         sections,
         ["tensorflow", "grpcio", "numpy"],
+        folder,
     )
 
 

@@ -239,7 +239,7 @@ class BatchScheduler:
             queue.check_room(rows)
             tasks = queue.split(arrays, rows)
             queue.add(tasks)
-            self._changed.notify()
+            self._changed.notify(len(tasks))  # they may be in as many batches
         return tasks
 
     def _work(self) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +142,9 @@ class Servable:
             ServingError: as `run`.
         """
         try:
-            values = self._parsing_callable(tuple(feeds), tuple(fetches))(*serialized)
+            # As they are, numpy would take their last zeros for padding.
+            arrays = [np.array(data, object) for data in serialized]
+            values = self._parsing_callable(tuple(feeds), tuple(fetches))(*arrays)
         except tf.errors.OpError as error:
             raise ServingError.from_number(error.error_code, error.message) from error
         return [bytes(value) for value in values]
@@ -198,6 +202,8 @@ def _check_is_saved_model(path: Path) -> None:
 
 def _load_error(error: Exception, path: Path) -> ServingError:
     if isinstance(error, tf.errors.OpError):
+        if error.error_code == tf.errors.UNKNOWN and error.message.endswith(os.strerror(ENOENT)):
+            return not_found(error.message)  # the reader of checkpoints does not say it by a code
         return ServingError.from_number(error.error_code, error.message)
     if isinstance(error, OSError):
         return ServingError.from_number(

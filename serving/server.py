@@ -237,7 +237,8 @@ def _grpc_server(
             ).handler(),
             ModelService(core).handler(),
         ],
-        options=[*CHANNEL_OPTIONS, *options.channel_options],
+        # Of an argument that is given twice, gRPC takes the first.
+        options=[*options.channel_options, *CHANNEL_OPTIONS],
     )
     add_services(server, servicer, (PREDICTION_SERVICE, MODEL_SERVICE))
     return server

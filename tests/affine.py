@@ -10,36 +10,34 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.data.experimental.ops import testing
 
 SLOW = 2.0  # seconds
 SETTINGS = "settings.txt"
-MICROSECONDS = 1_000_000
 
 
 class Affine(tf.Module):
-    """y = 10 x + version, after a sleep; both are in a table that is filled from an asset."""
+    """y = 10 x + version, after so many seconds; both are in a table, filled from an asset."""
 
     def __init__(self, settings: Path) -> None:
         super().__init__()
         lines = tf.lookup.TextFileInitializer(
-            str(settings), tf.string, 0, tf.int64, 1, delimiter="="
+            str(settings), tf.string, 0, tf.float64, 1, delimiter="="
         )
-        self.settings = tf.lookup.StaticHashTable(lines, default_value=0)
+        self.settings = tf.lookup.StaticHashTable(lines, default_value=0.0)
         self.ten = tf.Variable(10.0)
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.float32, "x")])
     def serve(self, x: Any) -> dict[str, Any]:
-        pause = self.settings.lookup(tf.constant("microseconds"))
-        slept = tf.cond(pause > 0, lambda: _sleep(pause), lambda: tf.constant(0, tf.int64))
-        number = self.settings.lookup(tf.constant("version")) + slept
-        return {"y": self.ten * x + tf.cast(number, tf.float32)}
+        number, seconds = (self.settings.lookup(tf.constant(key)) for key in ("version", "seconds"))
+        waited = tf.cond(seconds > 0, lambda: _wait(seconds), lambda: tf.constant(0.0))
+        return {"y": self.ten * x + tf.cast(number, tf.float32) + waited}
 
 
-def _sleep(microseconds: Any) -> Any:
-    """Sleep without work for the processor, and return 0."""
-    once = tf.data.Dataset.range(1).apply(testing.sleep(microseconds)).take(1)
-    return once.reduce(tf.constant(0, tf.int64), lambda total, item: total + item)
+def _wait(seconds: Any) -> Any:
+    """Look at the clock until the time is over, however busy the machine is, and return 0."""
+    end = tf.timestamp() + seconds
+    now = tf.while_loop(lambda now: now < end, lambda now: (tf.timestamp(),), (tf.timestamp(),))
+    return tf.cast(now[0] < end, tf.float32)
 
 
 @functools.cache
@@ -58,6 +56,6 @@ def publish(base_path: Path, version: int, seconds: float = 0.0) -> Path:
     base_path.mkdir(parents=True, exist_ok=True)
     hidden = base_path.parent / f".tmp-{base_path.name}-{version}"
     shutil.copytree(_template(), hidden)
-    settings = f"version={version}\nmicroseconds={round(seconds * MICROSECONDS)}\n"
+    settings = f"version={version}\nseconds={seconds}\n"
     (hidden / "assets" / SETTINGS).write_text(settings)
     return hidden.rename(base_path / str(version))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,14 +13,16 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from client import ClientError, ModelServer
-from serving.batch_scheduler import BatchingParameters, BatchScheduler, Queue, Task
-from serving.config_messages import BatchingParameters as Message
-from serving.errors import ServingError
+from tests import forked, guarded
+from tests.affine import publish
+from tests.caller import Caller, refused
 from tests.conftest import Starter
+from tests.contract.recordings import CORPUS
+from tests.processes import wait_for
+from tests.serving.conftest import Serve, flags_of
+
+Batching = Callable[..., Caller]
 
 
 class Counting(tf.Module):
@@ -35,189 +40,268 @@ class Counting(tf.Module):
 
 
 @pytest.fixture(scope="module")
-def base_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("counting")
+def counting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base path of that model. Do not write to it."""
+    path = tmp_path_factory.mktemp("counting") / "m"
     module = Counting()
     tf.saved_model.save(module, str(path / "1"), signatures=module.serve)
     return path
 
 
-def start(starter: Starter, base_path: Path, parameters: str, *flags: str) -> str:
-    file = starter.folder / "batching.config"
-    file.write_text(parameters)
-    running = starter.model_server(
-        "--model_name=m",
-        f"--model_base_path={base_path}",
-        "--enable_batching",
-        f"--batching_parameters_file={file}",
-        *flags,
-    )
-    return running.address
+@pytest.fixture
+def batching(tmp_path: Path, serve: Serve) -> Batching:
+    """Start a server that puts requests together; give a base path and parameters."""
+
+    def batching(base_path: Path, parameters: str, *flags: str) -> Caller:
+        file = tmp_path / "batching.config"
+        file.write_text(parameters)
+        given = (f"--batching_parameters_file={file}", *flags)
+        return serve(*flags_of(base_path), "--enable_batching", *given)
+
+    return batching
 
 
-def ask(server: ModelServer, rows: Any) -> Any:
-    return server.predict("m", {"x": np.asarray(rows, np.float32)}, timeout=30).outputs
+def ask(server: Caller, rows: Any, **asked: Any) -> dict[str, Any]:
+    reply = server.predict("m", {"x": np.asarray(rows, np.float32)}, **asked)
+    return {name: tf.make_ndarray(proto) for name, proto in reply.outputs.items()}
 
 
 def test_callers_at_once_share_batches_and_get_their_own_rows(
-    base_path: Path, starter: Starter
+    counting: Path, batching: Batching
 ) -> None:
-    address = start(
-        starter,
-        base_path,
+    server = batching(
+        counting,
         "max_batch_size { value: 64 } batch_timeout_micros { value: 20000 } "
         "allowed_batch_sizes: 16 allowed_batch_sizes: 64 num_batch_threads { value: 1 } "
         "max_enqueued_batches { value: 1000 }",
     )
     generator = np.random.default_rng(0)
-    requests = [generator.normal(size=(generator.integers(1, 5), 3)) for _ in range(200)]
-    with ModelServer(address) as server, ThreadPoolExecutor(32) as pool:
+    requests = [generator.normal(size=(generator.integers(1, 20), 3)) for _ in range(400)]
+    with ThreadPoolExecutor(32) as pool:
         replies = list(pool.map(lambda rows: ask(server, rows), requests))
     for rows, reply in zip(requests, replies, strict=True):
         np.testing.assert_allclose(
             reply["total"], rows.astype(np.float32).sum(axis=1), rtol=1e-4, atol=1e-5
         )
         assert set(reply["together"].tolist()) <= {16, 64}  # the padding is nobody's
-    assert any(
-        reply["together"][0] > len(rows) for rows, reply in zip(requests, replies, strict=True)
-    )
+    shared = sum(len(rows) for rows in requests) / 64
+    batches = sum((1 / reply["together"]).sum() for reply in replies)
+    assert batches < 2 * shared, "most batches are nearly empty"
 
 
 def test_rows_of_unequal_length_are_padded_where_that_is_wanted(
-    base_path: Path, starter: Starter
+    counting: Path, batching: Batching
 ) -> None:
-    parameters = "batch_timeout_micros { value: 300000 } max_batch_size { value: 2 }"
-    address = start(starter, base_path, f"{parameters} pad_variable_length_inputs: true")
-    with ModelServer(address) as server, ThreadPoolExecutor(2) as pool:
+    parameters = "batch_timeout_micros { value: 2000000 } max_batch_size { value: 2 }"
+    server = batching(counting, f"{parameters} pad_variable_length_inputs: true")
+    with ThreadPoolExecutor(2) as pool:
         short, long = pool.map(lambda rows: ask(server, rows), ([[1, 2]], [[1, 2, 3, 4]]))
     assert (short["total"], long["total"]) == (3, 10)
     assert short["width"] == long["width"] == 4
 
 
-def test_without_padding_rows_of_unequal_length_do_not_go_together(
-    base_path: Path, starter: Starter
-) -> None:
-    address = start(
-        starter, base_path, "batch_timeout_micros { value: 300000 } max_batch_size { value: 2 }"
+def test_rows_of_strings_are_padded_with_empty_ones(batching: Batching) -> None:
+    server = batching(
+        CORPUS / "models" / "shapes",
+        "batch_timeout_micros { value: 2000000 } max_batch_size { value: 3 } "
+        "pad_variable_length_inputs: true",
     )
 
-    def code(rows: Any) -> Any:
-        try:
-            return ask(server, rows)
-        except ClientError as error:
-            return error.message
+    def echo(words: list[list[str]]) -> Any:
+        reply = server.predict("shapes", {"text": words}, signature="string_matrix")
+        return tf.make_ndarray(reply.outputs["text"]).tolist()
 
-    with ModelServer(address) as server, ThreadPoolExecutor(2) as pool:
-        answers = list(pool.map(code, ([[1, 2]], [[1, 2, 3, 4]])))
-    assert all("have different shapes and padding is turned off" in answer for answer in answers)
+    with ThreadPoolExecutor(2) as pool:
+        short, long = pool.map(echo, ([["a"]], [["b", "c"], ["d", "é"]]))
+    assert short == [[b"a", b""]]
+    assert long == [[b"b", b"c"], [b"d", "é".encode()]]
+
+
+def test_without_padding_rows_of_unequal_length_do_not_go_together(
+    counting: Path, batching: Batching
+) -> None:
+    server = batching(
+        counting, "batch_timeout_micros { value: 2000000 } max_batch_size { value: 2 }"
+    )
+
+    def refusal(rows: Any) -> Any:
+        with pytest.raises(grpc.RpcError) as error:
+            ask(server, rows)
+        return error.value
+
+    with ThreadPoolExecutor(2) as pool:
+        for error in pool.map(refusal, ([[1, 2]], [[1, 2, 3, 4]])):
+            assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert error.details() == (
+                "Tensors with name 'serving_default_x:0' from different tasks have different "
+                "shapes and padding is turned off.Set pad_variable_length_inputs to true, or "
+                "ensure that all tensors with the same namehave equal dimensions starting with "
+                "the first dim."
+            )
 
 
 def test_a_large_request_goes_into_several_batches_where_that_is_allowed(
-    base_path: Path, starter: Starter
+    counting: Path, batching: Batching
 ) -> None:
-    address = start(
-        starter,
-        base_path,
+    server = batching(
+        counting,
         "max_batch_size { value: 100 } enable_large_batch_splitting { value: true } "
         "max_execution_batch_size { value: 8 }",
     )
     rows = np.arange(60.0).reshape(20, 3)
-    with ModelServer(address) as server:
-        reply = ask(server, rows)
-        np.testing.assert_allclose(reply["total"], rows.sum(axis=1))
-        assert reply["together"].max() <= 8
-        with pytest.raises(ClientError, match="Task size 101 is larger than maximum input batch"):
-            ask(server, np.zeros((101, 3)))
+    reply = ask(server, rows)
+    np.testing.assert_allclose(reply["total"], rows.sum(axis=1))
+    assert reply["together"].max() <= 8
+    with refused("INVALID_ARGUMENT", "Task size 101 is larger than maximum input batch size 100"):
+        ask(server, np.zeros((101, 3)))
 
 
-def test_a_version_may_bring_its_own_parameters(base_path: Path, starter: Starter) -> None:
-    own = base_path / "1" / "batching_params.pbtxt"
-    own.write_text("max_batch_size { value: 3 }")
-    try:
-        address = start(
-            starter,
-            base_path,
-            "max_batch_size { value: 100 }",
-            "--enable_per_model_batching_parameters",
-        )
-        with ModelServer(address) as server:
-            ask(server, np.zeros((3, 1)))
-            with pytest.raises(ClientError, match="larger than maximum input batch size 3"):
-                ask(server, np.zeros((4, 1)))
-    finally:
-        own.unlink()
+def test_without_splitting_more_rows_than_a_batch_holds_are_refused(
+    counting: Path, batching: Batching
+) -> None:
+    server = batching(counting, "max_batch_size { value: 8 }")
+    with refused("INVALID_ARGUMENT", "Task size 9 is larger than maximum input batch size 8"):
+        ask(server, np.zeros((9, 1)))
+    assert ask(server, np.zeros((8, 1)))["together"].tolist() == [8] * 8
 
 
-def parameters(**values: Any) -> BatchingParameters:
-    message = Message(allowed_batch_sizes=values.pop("allowed_batch_sizes", []))
-    for name, value in values.items():
-        getattr(message, name).value = value
-    return BatchingParameters.of(message)
+def test_a_full_queue_is_unavailable_and_those_in_it_are_answered(
+    base_path: Path, batching: Batching
+) -> None:
+    publish(base_path, 1, seconds=0.5)
+    server = batching(
+        base_path,
+        "max_batch_size { value: 1 } max_enqueued_batches { value: 2 } "
+        "num_batch_threads { value: 1 }",
+    )
+
+    def outcome(_: int) -> Any:
+        try:
+            return server.ask()[0]
+        except grpc.RpcError as error:
+            return error.code(), error.details()
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(outcome, range(8)))
+    answered = [one for one in outcomes if one == [11.0]]
+    full = (
+        grpc.StatusCode.UNAVAILABLE,
+        "The batch scheduling queue to which this task was submitted is full; currently 2 "
+        "batches enqueued and max_enqueued_batches is 2",
+    )
+    assert len(answered) >= 2
+    assert [one for one in outcomes if one != [11.0]] == [full] * (8 - len(answered))
+    assert len(answered) < 8
+    assert server.ask() == ([11.0], 1)  # and when it has emptied all is well
+
+
+def test_who_asks_for_some_outputs_only_is_answered_alone(
+    counting: Path, batching: Batching
+) -> None:
+    server = batching(counting, "max_batch_size { value: 50 } allowed_batch_sizes: 50")
+    assert ask(server, [[1.0]])["together"].tolist() == [50]
+    assert ask(server, [[1.0]], outputs=["together"])["together"].tolist() == [1]
+
+
+def test_a_request_without_rows_is_answered_without_rows(
+    counting: Path, batching: Batching
+) -> None:
+    server = batching(counting, "max_batch_size { value: 8 } allowed_batch_sizes: 8")
+    assert ask(server, np.zeros((0, 3)))["total"].shape == (0,)
+    assert ask(server, [[1, 2, 3]])["total"] == [6]
+
+
+def test_a_batch_that_the_graph_rejects_is_an_error_for_those_in_it_and_for_nobody_later(
+    base_path: Path, batching: Batching
+) -> None:
+    guarded.publish(base_path)
+    server = batching(
+        base_path, "max_batch_size { value: 2 } batch_timeout_micros { value: 500000 }"
+    )
+
+    def code(x: float) -> Any:
+        try:
+            ask(server, [x])
+        except grpc.RpcError as error:
+            return error.code()
+        return None
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(code, [1.0, -1.0])) == [grpc.StatusCode.INVALID_ARGUMENT] * 2
+        assert list(pool.map(code, [1.0, 2.0])) == [None, None]
+
+
+def test_a_version_that_goes_answers_those_who_wait_for_its_batch(
+    base_path: Path, batching: Batching
+) -> None:
+    publish(base_path, 1)
+    server = batching(base_path, "batch_timeout_micros { value: 1500000 }")
+    replies: list[Any] = []
+    waiting = threading.Thread(target=lambda: replies.append(server.ask()))
+    waiting.start()
+    time.sleep(0.3)
+    publish(base_path, 2)
+    wait_for(lambda: server.is_available(2), "version 2")
+    waiting.join()
+    assert replies == [([11.0], 1)]
+    wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
+    assert server.ask() == ([12.0], 2)
+
+
+def test_versions_with_parameters_of_their_own_are_batched_and_others_are_not(
+    counting: Path, base_path: Path, batching: Batching
+) -> None:
+    own = base_path.parent / "own"
+    own.mkdir()
+    (own / "batching_params.pbtxt").write_text("max_batch_size { value: 3 }")
+    for entry in (counting / "1").iterdir():
+        (own / entry.name).symlink_to(entry)
+    own.rename(base_path / "1")
+    each = "--enable_per_model_batching_parameters"
+    server = batching(base_path, "max_batch_size { value: 100 }", each)
+    assert len(ask(server, np.zeros((3, 1)))["total"]) == 3
+    with refused("INVALID_ARGUMENT", "larger than maximum input batch size 3"):
+        ask(server, np.zeros((4, 1)))
+    (base_path / "2").symlink_to(counting / "1")
+    wait_for(lambda: server.is_available(2), "version 2, without a file")
+    assert ask(server, np.zeros((200, 1)))["together"].tolist() == [200] * 200
+
+
+def test_a_version_whose_own_parameters_are_wrong_is_not_loaded(
+    base_path: Path, batching: Batching
+) -> None:
+    publish(base_path, 1)
+    server = batching(base_path, "", "--enable_per_model_batching_parameters")
+    wrong = publish(base_path.parent / "wrong", 2)
+    (wrong / "batching_params.pbtxt").write_text("max_batch_size: nonsense")
+    wrong.rename(base_path / "2")
+    wait_for(lambda: server.has_ended(2), "version 2 has failed")
+    assert "batching_params.pbtxt" in server.statuses()[2].status.error_message
+    assert server.ask() == ([11.0], 1)
 
 
 @pytest.mark.parametrize(
-    ("values", "text"),
+    ("text", "message"),
     [
-        ({"max_batch_size": 0}, "max_batch_size must be at least 1; was 0"),
-        ({"batch_timeout_micros": -1}, "batch_timeout_micros must be at least 0; was -1"),
-        ({"allowed_batch_sizes": [4, 2]}, "must be monotonically increasing"),
+        ("max_batch_size: 3", "--batching_parameters_file {file}: 1:"),
+        ("nonsense { value: 3 }", 'has no field named "nonsense"'),
+        ("max_batch_size { value: 0 }", "max_batch_size must be at least 1; was 0"),
         (
-            {"max_batch_size": 8, "allowed_batch_sizes": [2, 4]},
+            "max_batch_size { value: 8 } allowed_batch_sizes: 4",
             "Last entry in allowed_batch_sizes must match max_batch_size; last entry was 4; "
             "expected 8",
         ),
-        (
-            {
-                "max_batch_size": 8,
-                "enable_large_batch_splitting": True,
-                "max_execution_batch_size": 16,
-            },
-            "max_execution_batch_size should be less than or equal to max_batch_size",
-        ),
     ],
 )
-def test_parameters_that_contradict_one_another_are_refused(
-    values: dict[str, Any], text: str
+def test_wrong_parameters_are_one_clear_line(
+    base_path: Path, starter: Starter, text: str, message: str
 ) -> None:
-    with pytest.raises(ServingError, match=text):
-        parameters(**values)
-
-
-def test_a_full_queue_refuses_with_unavailable() -> None:
-    queue = Queue(parameters(max_batch_size=2, max_enqueued_batches=2), lambda tasks: None)
-    for _ in range(4):
-        queue.check_room(1)
-        queue.add([Task([], 1)])
-    with pytest.raises(ServingError, match="currently 2 batches enqueued") as error:
-        queue.check_room(1)
-    assert error.value.code is grpc.StatusCode.UNAVAILABLE
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=30),
-    most=st.integers(9, 20),
-    splitting=st.booleans(),
-)
-def test_every_row_is_computed_once_and_comes_back_to_its_request(
-    sizes: list[int], most: int, splitting: bool
-) -> None:
-    values = {"max_batch_size": most, "max_enqueued_batches": 1000}
-    if splitting:
-        values |= {"enable_large_batch_splitting": True, "max_execution_batch_size": 4}
-    largest: list[int] = []
-
-    def process(tasks: Any) -> None:
-        largest.append(sum(task.rows for task in tasks))
-        for task in tasks:
-            task.outputs.set_result([task.arrays[0] * 2])
-
-    scheduler = BatchScheduler(threads=2)
-    queue = scheduler.add_queue(parameters(**values), process)
-    starts = np.cumsum([0, *sizes])
-    rows = [np.arange(a, a + n) for a, n in zip(starts, sizes, strict=False)]
-    scheduled = [scheduler.schedule(queue, [row], len(row)) for row in rows]
-    for row, tasks in zip(rows, scheduled, strict=True):
-        parts = [task.outputs.result(5)[0] for task in tasks]
-        np.testing.assert_array_equal(np.concatenate(parts), row * 2)
-    assert max(largest) <= (4 if splitting else most)
+    file = starter.folder / "batching.config"
+    file.write_text(text)
+    flags = ("--enable_batching", f"--batching_parameters_file={file}")
+    running = forked.start(starter.folder / "log", *flags_of(base_path), *flags)
+    starter.running.append(running)
+    assert running.process.wait(30) == 1
+    (line,) = running.output().splitlines()
+    assert line.startswith("Error: ")
+    assert message.format(file=file) in line

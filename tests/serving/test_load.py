@@ -121,6 +121,50 @@ def test_label_moves(base_path: Path, serve: Serve) -> None:
     assert len(answers) > ROUNDS
 
 
+def test_all_of_it_at_once(tmp_path: Path, base_path: Path, serve: Serve) -> None:
+    """Versions come and go while models are added and taken away and a label moves."""
+    for version in (1, 2):
+        publish(base_path, version)
+        publish(tmp_path / "other", version)
+    publish(tmp_path / "moving", 1)
+    server = serve(*flags_of(base_path))
+    every = "model_version_policy { all {} }"
+    moving = model_config(tmp_path / "moving")
+
+    def config(label: int, *more: str) -> str:
+        stable = f'version_labels {{ key: "stable" value: {label} }}'
+        return models_config(model_config(base_path, f"{every} {stable}"), moving, *more)
+
+    server.reload(models_config(model_config(base_path, every), moving))
+    wait_for(lambda: server.states() == {2: "AVAILABLE", 1: "AVAILABLE"}, "both versions")
+    server.reload(config(1))
+
+    def ask(server: Caller) -> None:
+        (y,), version = server.ask(label="stable")
+        assert y == 10 + version
+        (y,), version = server.ask(model="moving")
+        assert y == 10 + version
+
+    def publish_and_roll_back() -> None:
+        for number in range(2, 2 + ROUNDS // 4):
+            publish(tmp_path / "moving", number)
+            wait_for(partial(server.is_available, number, "moving"), f"version {number}")
+            shutil.rmtree(tmp_path / "moving" / str(number))
+            wait_for(partial(server.is_available, 1, "moving"), "version 1 again")
+
+    with under_load(server, ask) as answers, ThreadPoolExecutor(1) as pool:
+        moves = pool.submit(publish_and_roll_back)
+        for label in itertools.cycle([2, 1]):
+            server.reload(config(label, model_config(tmp_path / "other")))
+            assert server.ask(model="other")[1] == 2
+            server.reload(config(label))
+            assert server.ask(label="stable")[1] == label
+            if moves.done():
+                break
+        moves.result()
+    assert len(answers) > ROUNDS
+
+
 def test_memory_stays_flat_over_reloads(tmp_path: Path, base_path: Path, serve: Serve) -> None:
     """Nothing of a load is kept for good: 200 more of them cost no 200 KiB each."""
     publish(base_path, 1)

@@ -1,0 +1,77 @@
+"""A client that was written for TensorFlow Serving, of its own protobuf and gRPC, works unchanged.
+
+The `min-tfs-client` package brings TensorFlow's messages with it, over those of an installed
+TensorFlow, and needs a protobuf of its time: it gets an environment of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import missing
+from tests.tables import breast_cancer
+
+PACKAGES = ("min-tfs-client==1.0.2", "protobuf==3.20.3")
+UV = Path(sys.executable).with_name("uv")
+PROGRAM = """
+import json, sys
+import grpc, numpy
+from min_tfs_client.requests import TensorServingClient
+from min_tfs_client.tensors import tensor_proto_to_ndarray
+
+host, port, columns = sys.argv[1], int(sys.argv[2]), json.load(sys.stdin)
+client = TensorServingClient(host, port)
+inputs = {name: numpy.array(values, numpy.float32) for name, values in columns.items()}
+reply = client.predict_request("breast_cancer", inputs, model_version=1)
+outputs = {name: tensor_proto_to_ndarray(proto) for name, proto in reply.outputs.items()}
+try:
+    client.predict_request("nobody", inputs)
+except grpc.RpcError as error:
+    refusal = [error.code().name, error.details()]
+print(json.dumps({
+    "version": reply.model_spec.version.value,
+    "probability": outputs["probability"].tolist(),
+    "label": [str(label) for label in outputs["label"].tolist()],
+    "refusal": refusal,
+}))
+"""
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter that has the package."""
+    environment = tmp_path_factory.mktemp("min-tfs-client") / "venv"
+    if not UV.exists():
+        missing("uv is not installed, so there is no environment for min-tfs-client")
+    python = environment / "bin" / "python"
+    commands: tuple[list[str | Path], ...] = (
+        [UV, "venv", "--quiet", f"--python={sys.executable}", environment],
+        [UV, "pip", "install", "--quiet", f"--python={python}", *PACKAGES],
+    )
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            missing(f"min-tfs-client cannot be installed: {done.stderr.strip()[:200]}")
+    return python
+
+
+def test_it_predicts_and_understands_what_is_wrong(python: Path, model_server: str) -> None:
+    table = breast_cancer()
+    columns = {name: table.features[:3, i].tolist() for i, name in enumerate(table.columns)}
+    host, _, port = model_server.rpartition(":")
+    done = subprocess.run(
+        [python, "-c", PROGRAM, host, port],
+        input=json.dumps(columns), capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    reply: dict[str, Any] = json.loads(done.stdout)
+    assert reply["version"] == 1
+    assert all("malignant" in label for label in reply["label"])
+    assert len(reply["probability"]) == 3
+    assert reply["refusal"] == ["NOT_FOUND", "Servable not found for request: Latest(nobody)"]

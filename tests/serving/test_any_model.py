@@ -1,0 +1,335 @@
+"""Any SavedModel: every dtype, every shape, tables and assets, of TensorFlow 1, 2 and Keras."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
+
+from tests import forked
+from tests.affine import publish
+from tests.caller import Caller, model_config, models_config, refused
+from tests.contract.recordings import CORPUS
+from tests.contract.tf1_models import PREDICT, Signatures, counter, export, signature
+from tests.processes import wait_for
+from tests.serving.conftest import Serve, flags_of
+
+v1 = tf.compat.v1
+ALL = "model_version_policy { all {} }"
+CONTENT = "--enable_serialization_as_tensor_content"
+INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+# As typed fields: the field, and how its values are made of the tensor's.
+FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    **dict.fromkeys(("int8", "uint8", "int16", "uint16", "int32"), ("int_val", np.int64)),
+    "int64": ("int64_val", np.int64),
+    "uint32": ("uint32_val", np.uint32),
+    "uint64": ("uint64_val", np.uint64),
+    "float32": ("float_val", np.float32),
+    "float64": ("double_val", np.float64),
+    "float16": ("half_val", lambda values: values.view(np.uint16)),
+    "bfloat16": ("half_val", lambda values: values.view(np.uint16)),
+    "bool": ("bool_val", np.bool_),
+    "complex64": ("scomplex_val", lambda values: values.view(np.float32)),
+    "complex128": ("dcomplex_val", lambda values: values.view(np.float64)),
+    "string": ("string_val", np.asarray),
+}
+
+
+def extremes(dtype: str) -> Any:
+    """Four values of a dtype that are easily spoilt on their way."""
+    if dtype == "string":
+        return np.array([b"", b"\x00\xff", "Zürich".encode(), b"x" * 300], object)
+    if dtype == "bool":
+        return np.array([True, False, False, True])
+    numpy = tf.as_dtype(dtype).as_numpy_dtype
+    if dtype in INTEGERS:
+        limits = np.iinfo(numpy)
+        return np.array([limits.min, limits.max, 0, 1], numpy)
+    if dtype.startswith("complex"):
+        return np.array([1 - 2j, 0.5j, complex(math.inf, math.nan), -3], numpy)
+    largest = 3.3895e38 if dtype == "bfloat16" else np.finfo(numpy).max
+    return np.array([-1.5, largest, math.nan, -math.inf], numpy)
+
+
+def typed(dtype: str, values: Any) -> Any:
+    """Return a TensorProto with its values in a typed field."""
+    proto = tensor_pb2.TensorProto(dtype=tf.as_dtype(dtype).as_datatype_enum)
+    proto.tensor_shape.SetInParent()
+    for length in values.shape:
+        proto.tensor_shape.dim.add(size=length)
+    field, of_tensor = FIELDS[dtype]
+    flat = np.ascontiguousarray(values.reshape(-1))
+    getattr(proto, field).extend(of_tensor(flat).tolist())
+    return proto
+
+
+def content(dtype: str, values: Any) -> Any:
+    """Return a TensorProto with its values in `tensor_content`."""
+    proto = typed(dtype, values)
+    proto.ClearField(FIELDS[dtype][0])
+    if dtype == "string":
+        flat = values.reshape(-1).tolist()
+        proto.tensor_content = b"".join(map(_varint, map(len, flat))) + b"".join(flat)
+    else:
+        proto.tensor_content = values.tobytes()
+    return proto
+
+
+def _varint(number: int) -> bytes:
+    groups = []
+    while number > 127:
+        groups.append(number % 128 + 128)
+        number //= 128
+    return bytes([*groups, number])
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models of many kinds."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("shapes", "mixed"):
+        (folder / name).symlink_to(CORPUS / "models" / name)
+    export(folder / "counter" / "1", counter)
+    vocabulary = folder / "cities.txt"
+    vocabulary.write_text("Bern\nZürich\nGenf\n", encoding="utf-8")
+    export(folder / "cities" / "1", lambda: _cities(vocabulary))
+    export(folder / "sparse" / "1", _sparse)
+    vocabulary.unlink()  # each version has its own
+    _export_tables(folder / "tables" / "1")
+    tf.saved_model.save(tf.Module(), str(folder / "nothing" / "1"))
+    return folder
+
+
+def _cities(vocabulary: Path) -> Signatures:
+    """The index of a city in a vocabulary, which is an asset, by a table of TensorFlow 1."""
+    names = v1.placeholder(tf.string, [None], "names")
+    # The collection makes the file part of what is saved.
+    file = tf.constant(str(vocabulary))
+    v1.add_to_collection(v1.GraphKeys.ASSET_FILEPATHS, file)
+    table = v1.lookup.StaticVocabularyTable(
+        v1.lookup.TextFileInitializer(
+            file, tf.string, tf.lookup.TextFileIndex.WHOLE_LINE,
+            tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER,
+        ),
+        num_oov_buckets=1,
+    )  # fmt: skip
+    return {"serving_default": signature({"name": names}, {"index": table.lookup(names)}, PREDICT)}
+
+
+def _sparse() -> Signatures:
+    """One signature with a sparse input, which no request can carry, beside one without."""
+    x = v1.placeholder(tf.float32, [None], "x")
+    sparse = v1.sparse_placeholder(tf.float32, name="sparse")
+    made = signature({"x": x}, {"y": x * 2.0}, PREDICT)
+    impossible = signature({}, {"y": v1.sparse.reduce_sum(sparse)}, PREDICT)
+    info = impossible.inputs["sparse"]
+    info.dtype = tf.float32.as_datatype_enum
+    info.coo_sparse.values_tensor_name = sparse.values.name
+    info.coo_sparse.indices_tensor_name = sparse.indices.name
+    info.coo_sparse.dense_shape_tensor_name = sparse.dense_shape.name
+    return {"serving_default": made, "impossible": impossible}
+
+
+class _Tables(tf.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        pairs = tf.lookup.KeyValueTensorInitializer(["a", "b"], [1, 2], value_dtype=tf.int64)
+        self.fixed = tf.lookup.StaticHashTable(pairs, -1)
+        self.learnt = tf.lookup.experimental.MutableHashTable(tf.string, tf.float32, -1.0)
+        self.learnt.insert(["a", "b"], [0.5, 1.5])
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, "key")])
+    def serve(self, key: Any) -> dict[str, Any]:
+        return {"fixed": self.fixed.lookup(key), "learnt": self.learnt.lookup(key)}
+
+
+def _export_tables(path: Path) -> None:
+    module = _Tables()
+    tf.saved_model.save(module, str(path), signatures=module.serve)
+
+
+@pytest.fixture(scope="module", params=["typed", "content"])
+def answers_with(request: pytest.FixtureRequest) -> str:
+    """Whether the server answers with typed fields or with `tensor_content`."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def server(
+    answers_with: str, models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Caller]:
+    """A server of all of them."""
+    folder = tmp_path_factory.mktemp("server")
+    names = ("shapes", "mixed", "counter", "cities", "sparse", "tables", "nothing")
+    config = folder / "models.config"
+    config.write_text(models_config(*(model_config(models / name) for name in names)))
+    flags = [f"--model_config_file={config}", *([CONTENT] if answers_with == "content" else [])]
+    running = forked.start_model_server(folder / "log", *flags)
+    with Caller(running.address) as caller:
+        yield caller
+    assert running.stop() == 0
+
+
+def identity(server: Caller, dtype: str, sent: Any) -> Any:
+    """Return the TensorProto that comes back."""
+    return server.predict("shapes", {"x": sent}, signature=f"identity_{dtype}").outputs["y"]
+
+
+@pytest.mark.parametrize("sent_as", [typed, content])
+@pytest.mark.parametrize("dtype", FIELDS)
+def test_every_dtype_comes_back_as_it_went(
+    server: Caller, dtype: str, sent_as: Callable[[str, Any], Any]
+) -> None:
+    values = extremes(dtype)
+    for shape in ((4,), (2, 2), (4, 1, 1)):
+        reply = identity(server, dtype, sent_as(dtype, values.reshape(shape)))
+        assert reply.dtype == tf.as_dtype(dtype).as_datatype_enum
+        received = tf.make_ndarray(reply)
+        assert received.shape == shape
+        if dtype == "string":
+            assert received.reshape(-1).tolist() == values.tolist()
+        else:
+            assert received.tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize("dtype", FIELDS)
+def test_tensors_come_back_in_the_form_that_the_flag_says(
+    server: Caller, answers_with: str, dtype: str
+) -> None:
+    reply = identity(server, dtype, typed(dtype, extremes(dtype)))
+    as_content = answers_with == "content" and dtype != "string"
+    assert bool(reply.tensor_content) is as_content
+    assert bool(getattr(reply, FIELDS[dtype][0])) is not as_content
+
+
+@pytest.mark.parametrize("sent_as", [typed, content])
+@pytest.mark.parametrize("dtype", FIELDS)
+def test_a_scalar_and_nothing_at_all_come_back_too(
+    server: Caller, dtype: str, sent_as: Callable[[str, Any], Any]
+) -> None:
+    scalar = extremes(dtype)[1].reshape(()) if dtype != "string" else np.array(b"\x00\xff", object)
+    assert tf.make_ndarray(identity(server, dtype, sent_as(dtype, scalar))).tolist() == (
+        scalar.tolist()
+    )
+    empty = extremes(dtype)[:0].reshape(0, 3)
+    reply = identity(server, dtype, sent_as(dtype, empty))
+    assert [dim.size for dim in reply.tensor_shape.dim] == [0, 3]
+
+
+@pytest.mark.parametrize("rank", [1, 8, 32, 33, 64, 65, 254])
+@pytest.mark.parametrize("dtype", ["float32", "int8", "string"])
+def test_as_many_dimensions_as_tensorflow_has(server: Caller, dtype: str, rank: int) -> None:
+    sent = typed(dtype, extremes(dtype)[:1])
+    sent.tensor_shape.Clear()
+    for _ in range(rank):
+        sent.tensor_shape.dim.add(size=1)
+    reply = identity(server, dtype, sent)
+    assert [dim.size for dim in reply.tensor_shape.dim] == [1] * rank
+    reply.tensor_shape.Clear()
+    assert tf.make_ndarray(reply).tolist() == extremes(dtype)[:1].reshape(()).tolist()
+
+
+def test_one_dimension_more_is_refused(server: Caller) -> None:
+    sent = typed("float32", np.ones(1, np.float32))
+    for _ in range(254):
+        sent.tensor_shape.dim.add(size=1)
+    with refused("INVALID_ARGUMENT", "tensor parsing error: x"):
+        identity(server, "float32", sent)
+
+
+def test_several_outputs_each_of_its_dtype(server: Caller) -> None:
+    inputs = {
+        "age": tf.constant([30.0, 40.0]),
+        "income": tf.constant([1000.0, 2000.0], tf.float64),
+        "city": ["Bern", "Zürich"],
+        "member": [True, False],
+        "visits": tf.constant([3, 40], tf.int64),
+    }
+    outputs = server.predict("mixed", inputs).outputs
+    values = {name: tf.make_ndarray(proto).tolist() for name, proto in outputs.items()}
+    assert values == {
+        "score": [91.0, 122.0],
+        "score32": [91.0, 122.0],
+        "summary": [b"Bern/3", "Zürich/40".encode()],
+        "greeting_bytes": [b"hello Bern", "hello Zürich".encode()],
+        "eligible": [False, False],
+        "visits_next": [4, 41],
+        "bucket": [0, 4],
+        "pair": [[30.0, 1000.0], [40.0, 2000.0]],
+    }
+
+
+def test_a_model_of_tensorflow_1_has_its_table_and_the_file_it_came_from(server: Caller) -> None:
+    reply = server.predict("cities", {"name": ["Genf", "Zürich", "Paris"]})
+    assert tf.make_ndarray(reply.outputs["index"]).tolist() == [2, 1, 3]
+
+
+def test_a_model_of_tensorflow_1_keeps_what_calls_change(server: Caller) -> None:
+    def call(name: str, **inputs: Any) -> float:
+        reply = server.predict("counter", inputs, signature=name)
+        return float(tf.make_ndarray(reply.outputs["output"]))
+
+    call("reset_counter")
+    assert call("incr_counter") == 1
+    assert call("incr_counter_by", delta=2.5) == 3.5
+    assert call("get_counter") == 3.5
+
+
+def test_tables_of_constants_and_tables_that_were_learnt(server: Caller) -> None:
+    reply = server.predict("tables", {"key": ["b", "a", "c"]})
+    assert tf.make_ndarray(reply.outputs["fixed"]).tolist() == [2, 1, -1]
+    assert tf.make_ndarray(reply.outputs["learnt"]).tolist() == [1.5, 0.5, -1.0]
+
+
+def test_a_signature_that_no_request_can_fill_is_an_error_for_its_callers_only(
+    server: Caller,
+) -> None:
+    with refused("INVALID_ARGUMENT"):
+        server.predict("sparse", {"sparse": [1.0]}, signature="impossible")
+    assert server.ask(model="sparse") == ([2.0], 1)
+
+
+def test_a_model_without_signatures_is_available_and_has_nothing_to_call(server: Caller) -> None:
+    assert server.is_available(1, "nothing")
+    with refused("FAILED_PRECONDITION", 'Serving signature key "serving_default" not found.'):
+        server.predict("nothing", {})
+
+
+@pytest.mark.parametrize(("flags", "factor"), [((), 2.0), (("--saved_model_tags=fast,gpu",), 3.0)])
+def test_of_several_graphs_the_one_with_the_wanted_tags_is_served(
+    base_path: Path, serve: Serve, flags: tuple[str, ...], factor: float
+) -> None:
+    builder = v1.saved_model.Builder(str(base_path / "1"))
+    with tf.Graph().as_default(), v1.Session() as session:
+        w = v1.Variable(1.0)
+        session.run(v1.global_variables_initializer())
+        x = v1.placeholder(tf.float32, [None])
+        double, triple = (
+            {"serving_default": signature({"x": x}, {"y": x * (times * w)}, PREDICT)}
+            for times in (2.0, 3.0)
+        )
+        builder.add_meta_graph_and_variables(session, ["serve"], double)
+        builder.add_meta_graph(["fast", "gpu"], triple)
+        builder.save()
+    assert serve(*flags_of(base_path), *flags).ask([5.0])[0] == [5.0 * factor]
+
+
+def test_tags_that_no_graph_has_are_named(base_path: Path, serve: Serve) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path))
+    other = base_path.parent / "other"
+    builder = v1.saved_model.Builder(str(other))
+    with tf.Graph().as_default(), v1.Session() as session:
+        builder.add_meta_graph_and_variables(session, ["train"], {})
+        builder.save()
+    other.rename(base_path / "2")
+    wait_for(lambda: server.has_ended(2), "version 2 has failed")
+    error = server.statuses()[2].status
+    assert error.error_code == 5  # NOT_FOUND
+    assert "serve" in error.error_message

@@ -1,0 +1,207 @@
+"""The batch scheduler by itself: what it puts together, what it takes apart, what it refuses."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.batch_scheduler import BatchingParameters, BatchScheduler, Queue, Task
+from serving.config_messages import BatchingParameters as Message
+from serving.errors import ServingError
+
+
+def parameters(**values: Any) -> BatchingParameters:
+    message = Message(allowed_batch_sizes=values.pop("allowed_batch_sizes", []))
+    for name, value in values.items():
+        getattr(message, name).value = value
+    return BatchingParameters.of(message)
+
+
+class Doubling:
+    """Computes batches by doubling, and takes notice of them."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.sizes: list[int] = []
+        self.threads: set[int] = set()
+        self._seconds = seconds
+
+    def __call__(self, tasks: Sequence[Task]) -> None:
+        self.sizes.append(sum(task.rows for task in tasks))
+        self.threads.add(threading.get_ident())
+        time.sleep(self._seconds)
+        for task in tasks:
+            task.outputs.set_result([task.arrays[0] * 2])
+
+
+def doubled(scheduler: BatchScheduler, queue: Queue, rows: Any) -> Any:
+    tasks = scheduler.schedule(queue, [rows], len(rows))
+    return np.concatenate([task.outputs.result(10)[0] for task in tasks])
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"max_batch_size": 0}, "max_batch_size must be at least 1; was 0"),
+        ({"batch_timeout_micros": -1}, "batch_timeout_micros must be at least 0; was -1"),
+        ({"max_enqueued_batches": 0}, "max_enqueued_batches must be at least 1; was 0"),
+        ({"allowed_batch_sizes": [4, 2]}, "must be monotonically increasing"),
+        ({"allowed_batch_sizes": [0, 1000]}, "must be monotonically increasing"),
+        (
+            {"max_batch_size": 8, "allowed_batch_sizes": [2, 4]},
+            "Last entry in allowed_batch_sizes must match max_batch_size; last entry was 4; "
+            "expected 8",
+        ),
+        (
+            {
+                "max_batch_size": 8,
+                "enable_large_batch_splitting": True,
+                "max_execution_batch_size": 16,
+            },
+            "max_execution_batch_size should be less than or equal to max_batch_size",
+        ),
+        (
+            {
+                "max_batch_size": 8,
+                "enable_large_batch_splitting": True,
+                "max_execution_batch_size": 4,
+                "allowed_batch_sizes": [2, 8],
+            },
+            "Last entry in allowed_batch_sizes must be equal to max_execution_batch_size",
+        ),
+    ],
+)
+def test_parameters_that_contradict_one_another_are_refused(
+    values: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ServingError, match=text):
+        parameters(**values)
+
+
+def test_a_full_queue_refuses_with_unavailable() -> None:
+    queue = Queue(parameters(max_batch_size=2, max_enqueued_batches=2), lambda tasks: None)
+    for _ in range(4):
+        queue.check_room(1)
+        queue.add([Task([], 1)])
+    with pytest.raises(ServingError, match="currently 2 batches enqueued") as error:
+        queue.check_room(1)
+    assert error.value.code is grpc.StatusCode.UNAVAILABLE
+
+
+def test_with_splitting_a_queue_is_full_when_the_request_s_parts_have_no_room() -> None:
+    values = {"enable_large_batch_splitting": True, "max_execution_batch_size": 4}
+    queue = Queue(
+        parameters(max_batch_size=100, max_enqueued_batches=3, **values), lambda tasks: None
+    )
+    queue.add(queue.split([np.zeros(6)], 6))
+    queue.check_room(6)
+    with pytest.raises(ServingError, match="scheduling capacity is only 6") as error:
+        queue.check_room(7)
+    assert error.value.code is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_batch_waits_for_more_rows_no_longer_than_the_timeout() -> None:
+    scheduler = BatchScheduler(threads=1)
+    compute = Doubling()
+    queue = scheduler.add_queue(parameters(batch_timeout_micros=300_000), compute)
+    started = time.monotonic()
+    tasks = [task for _ in range(3) for task in scheduler.schedule(queue, [np.ones(2)], 2)]
+    for task in tasks:
+        task.outputs.result(5)
+    assert 0.25 < time.monotonic() - started < 2
+    assert compute.sizes == [6]
+
+
+def test_a_batch_that_is_full_does_not_wait() -> None:
+    scheduler = BatchScheduler(threads=1)
+    long = parameters(batch_timeout_micros=60_000_000, max_batch_size=4)
+    queue = scheduler.add_queue(long, Doubling())
+    started = time.monotonic()
+    doubled(scheduler, queue, np.ones(4))
+    assert time.monotonic() - started < 5
+
+
+def test_batches_that_are_due_together_are_computed_together() -> None:
+    """As many threads compute as there are batches, though one request brought them all."""
+    scheduler = BatchScheduler(threads=4)
+    compute = Doubling(seconds=0.3)
+    splitting = parameters(
+        max_batch_size=100, enable_large_batch_splitting=True, max_execution_batch_size=5
+    )
+    queue = scheduler.add_queue(splitting, compute)
+    started = time.monotonic()
+    np.testing.assert_array_equal(doubled(scheduler, queue, np.arange(20)), np.arange(20) * 2)
+    assert time.monotonic() - started < 0.9
+    assert compute.sizes == [5, 5, 5, 5]
+    assert len(compute.threads) == 4
+
+
+def test_queues_take_turns() -> None:
+    """A model that is asked without a pause does not keep another one from being computed."""
+    scheduler = BatchScheduler(threads=1)
+    small = parameters(max_batch_size=1, max_enqueued_batches=1000)
+    busy, calm = (scheduler.add_queue(small, Doubling(seconds=0.01)) for _ in range(2))
+    waiting = [task for _ in range(200) for task in scheduler.schedule(busy, [np.ones(1)], 1)]
+    doubled(scheduler, calm, np.ones(1))
+    assert sum(task.outputs.done() for task in waiting) < 10
+
+
+def test_a_queue_that_is_removed_leaves_the_others_to_be_computed() -> None:
+    scheduler = BatchScheduler(threads=2)
+    gone, kept = (scheduler.add_queue(parameters(), Doubling()) for _ in range(2))
+    doubled(scheduler, gone, np.ones(1))
+    scheduler.remove_queue(gone)
+    np.testing.assert_array_equal(doubled(scheduler, kept, np.arange(3)), [0, 2, 4])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=40),
+    most=st.integers(9, 20),
+    splitting=st.booleans(),
+    micros=st.sampled_from([0, 500]),
+    callers=st.integers(1, 8),
+    threads=st.integers(1, 3),
+)
+def test_every_row_is_computed_once_and_comes_back_to_its_request(
+    sizes: list[int], most: int, splitting: bool, micros: int, callers: int, threads: int
+) -> None:
+    values = {
+        "max_batch_size": most,
+        "max_enqueued_batches": 1000,
+        "batch_timeout_micros": micros,
+    }
+    if splitting:
+        values |= {"enable_large_batch_splitting": True, "max_execution_batch_size": 4}
+    scheduler, compute = BatchScheduler(threads), Doubling()
+    queue = scheduler.add_queue(parameters(**values), compute)
+    ends = np.cumsum(sizes)
+    requests = [np.arange(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    with ThreadPoolExecutor(callers) as pool:
+        replies = list(pool.map(lambda rows: doubled(scheduler, queue, rows), requests))
+    for rows, reply in zip(requests, replies, strict=True):
+        np.testing.assert_array_equal(reply, rows * 2)
+    assert sum(compute.sizes) == sum(sizes)
+    assert max(compute.sizes) <= (4 if splitting else most)
+
+
+@settings(max_examples=200)
+@given(
+    sizes=st.lists(st.integers(1, 100), min_size=1, max_size=8, unique=True).map(sorted),
+    rows=st.integers(1, 100),
+)
+def test_a_batch_is_padded_to_the_smallest_size_that_holds_it(sizes: list[int], rows: int) -> None:
+    allowed = parameters(max_batch_size=sizes[-1], allowed_batch_sizes=sizes)
+    rows = min(rows, sizes[-1])
+    padded = allowed.padded(rows)
+    assert padded in sizes
+    assert rows <= padded
+    assert not [size for size in sizes if rows <= size < padded]

@@ -1,0 +1,127 @@
+"""Versions that were copied badly: a clear error each, and everything else goes on serving."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import forked
+from tests.affine import publish
+from tests.caller import Caller
+from tests.processes import wait_for
+from tests.serving.conftest import QUICK, Serve, flags_of
+
+FILES = (
+    "saved_model.pb",
+    "variables/variables.index",
+    "variables/variables.data-00000-of-00001",
+    "assets/settings.txt",
+)
+# Where a file may end: at once, within its first bytes, in the middle, just before its end.
+CUTS = (0.0, 0.01, 0.3, 0.5, 0.9, 0.999)
+OK, UNKNOWN = 0, 2
+
+
+class Site:
+    """A base path with version 1, its server, and room for ever new versions."""
+
+    def __init__(self, base_path: Path, server: Caller) -> None:
+        self.server = server
+        self._base_path = base_path
+        self._newest = 1
+
+    def hidden(self) -> Path:
+        """Return a good version that is not in place yet."""
+        self._newest += 1
+        return publish(self._base_path.parent / "hidden", self._newest)
+
+    def error_of(self, version: Path) -> str:
+        """Put a version into place, wait until it has failed, and return why."""
+        number = int(version.name)
+        version.rename(self._base_path / version.name)
+        wait_for(lambda: self.server.has_ended(number), f"version {number} has failed")
+        status = self.server.statuses()[number].status
+        assert status.error_code not in (OK, UNKNOWN), status
+        assert self.server.ask() == ([11.0], 1)
+        shutil.rmtree(self._base_path / version.name)
+        return str(status.error_message)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    base_path = tmp_path_factory.mktemp("site") / "m"
+    publish(base_path, 1)
+    running = forked.start_model_server(base_path.parent / "log", *QUICK, *flags_of(base_path))
+    with Caller(running.address) as server:
+        yield Site(base_path, server)
+    assert running.stop() == 0
+    assert "Traceback" not in running.output()
+
+
+@pytest.mark.parametrize("file", FILES[:3])
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_file_that_ends_too_early(site: Site, file: str, cut: float) -> None:
+    version = site.hidden()
+    data = (version / file).read_bytes()
+    (version / file).write_bytes(data[: int(len(data) * cut)])
+    assert site.error_of(version)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_that_is_missing(site: Site, file: str) -> None:
+    version = site.hidden()
+    (version / file).unlink()
+    assert version.name in site.error_of(version)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_directory_in_the_place_of_a_file(site: Site, file: str) -> None:
+    version = site.hidden()
+    (version / file).unlink()
+    (version / file).mkdir()
+    assert site.error_of(version)
+
+
+@pytest.mark.parametrize("file", FILES[:3])
+def test_a_file_of_other_bytes(site: Site, file: str) -> None:
+    version = site.hidden()
+    size = (version / file).stat().st_size
+    (version / file).write_bytes(bytes(n * 7919 % 256 for n in range(size)))
+    assert site.error_of(version)
+
+
+def test_an_empty_directory(site: Site) -> None:
+    version = site.hidden()
+    shutil.rmtree(version)
+    version.mkdir()
+    error = site.error_of(version)
+    assert error.startswith("Specified file path does not appear to contain a SavedModel bundle")
+
+
+def test_a_text_file_of_a_graph_that_does_not_parse(site: Site) -> None:
+    version = site.hidden()
+    (version / "saved_model.pb").unlink()
+    (version / "saved_model.pbtxt").write_text("no graph")
+    assert site.error_of(version)
+
+
+def test_a_copy_that_grows_in_place_is_served_once_it_is_whole(
+    base_path: Path, serve: Serve
+) -> None:
+    """As long as there are attempts left; who copies so must be lucky, as with the original."""
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path), "--max_num_load_retries=1000")
+    source, copy = publish(base_path.parent / "hidden", 2), base_path / "2"
+    for file in FILES:
+        (copy / file).parent.mkdir(parents=True, exist_ok=True)
+        data = (source / file).read_bytes()
+        for end in (len(data) // 2, len(data)):
+            time.sleep(0.05)
+            (copy / file).write_bytes(data[:end])
+            assert server.ask()[1] == 1 or file == FILES[-1]
+    wait_for(lambda: server.is_available(2), "the whole copy")
+    assert server.ask() == ([12.0], 2)

@@ -1,0 +1,164 @@
+"""How the gRPC port is reached: with TLS, by a UNIX socket, with gRPC's own arguments."""
+
+from __future__ import annotations
+
+import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests import forked
+from tests.affine import publish
+from tests.caller import Caller
+from tests.conftest import Starter
+from tests.processes import free_port, wait_for
+from tests.serving.certificates import Authority, ssl_config
+from tests.serving.conftest import QUICK, Serve, flags_of
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls") / "authority")
+
+
+@pytest.fixture
+def served_with_tls(base_path: Path, authority: Authority, serve: Serve) -> str:
+    publish(base_path, 1)
+    key, certificate = authority.sign("server")
+    config = ssl_config(base_path.parent / "ssl", server_key=key, server_cert=certificate)
+    return serve(*flags_of(base_path), f"--ssl_config_file={config}").running.address
+
+
+@pytest.fixture
+def served_with_mutual_tls(base_path: Path, authority: Authority, serve: Serve) -> str:
+    publish(base_path, 1)
+    key, certificate = authority.sign("server")
+    config = ssl_config(
+        base_path.parent / "ssl",
+        server_key=key,
+        server_cert=certificate,
+        custom_ca=authority.certificate,
+        client_verify=True,
+    )
+    return serve(*flags_of(base_path), f"--ssl_config_file={config}").running.address
+
+
+def is_answered(address: str, credentials: grpc.ChannelCredentials | None) -> bool:
+    with Caller(address, credentials) as caller:
+        try:
+            return caller.ask(timeout=2) == ([11.0], 1)
+        except grpc.RpcError as error:
+            if error.code() not in (
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+            ):
+                raise
+            return False
+
+
+def test_with_tls_a_caller_that_trusts_the_authority_is_answered(
+    served_with_tls: str, authority: Authority
+) -> None:
+    assert is_answered(served_with_tls, grpc.ssl_channel_credentials(authority.certificate))
+
+
+def test_with_tls_a_caller_that_does_not_trust_it_or_speaks_plainly_is_not(
+    served_with_tls: str, tmp_path: Path
+) -> None:
+    another = Authority(tmp_path / "another")
+    assert not is_answered(served_with_tls, grpc.ssl_channel_credentials(another.certificate))
+    assert not is_answered(served_with_tls, None)
+
+
+def test_with_mutual_tls_a_caller_with_a_certificate_of_the_authority_is_answered(
+    served_with_mutual_tls: str, authority: Authority
+) -> None:
+    own = grpc.ssl_channel_credentials(authority.certificate, *authority.sign("client"))
+    assert is_answered(served_with_mutual_tls, own)
+
+
+def test_with_mutual_tls_a_caller_with_another_certificate_or_none_is_not(
+    served_with_mutual_tls: str, authority: Authority, tmp_path: Path
+) -> None:
+    stranger = Authority(tmp_path / "another").sign("client")
+    foreign = grpc.ssl_channel_credentials(authority.certificate, *stranger)
+    assert not is_answered(served_with_mutual_tls, foreign)
+    without = grpc.ssl_channel_credentials(authority.certificate)
+    assert not is_answered(served_with_mutual_tls, without)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "expected server_key in PEM, got nothing"),
+        ({"server_key": b"k"}, "expected server_cert in PEM, got nothing"),
+        (
+            {"server_key": b"k", "server_cert": b"c", "client_verify": True},
+            "client_verify needs custom_ca",
+        ),
+        ({"server_key": b"k", "server_cert": b"c"}, "Error: "),  # no PEM at all
+    ],
+)
+def test_a_wrong_ssl_config_is_one_clear_line(
+    base_path: Path, starter: Starter, fields: dict[str, bytes | bool], message: str
+) -> None:
+    publish(base_path, 1)
+    config = ssl_config(base_path.parent / "ssl", **fields)
+    running = forked.start(
+        starter.folder / "log", "--port=0", *flags_of(base_path), f"--ssl_config_file={config}"
+    )
+    starter.running.append(running)
+    assert running.process.wait(30) == 1
+    assert message in running.output()
+    assert "Traceback" not in running.output()
+
+
+def test_a_unix_socket_alone(base_path: Path, starter: Starter) -> None:
+    publish(base_path, 1)
+    socket = base_path.parent / "socket"
+    running = forked.start(
+        starter.folder / "log", *QUICK, *flags_of(base_path), "--port=0",
+        f"--grpc_socket_path={socket}",
+    )  # fmt: skip
+    starter.running.append(running)
+    wait_for(socket.exists, "the socket is there")
+    assert stat.S_ISSOCK(socket.stat().st_mode)
+    with Caller(f"unix:{socket}") as caller:
+        assert caller.ask() == ([11.0], 1)
+    assert running.stop() == 0
+
+
+def test_a_unix_socket_beside_a_port(base_path: Path, serve: Serve) -> None:
+    publish(base_path, 1)
+    socket = base_path.parent / "socket"
+    port = free_port()  # 0 would be none
+    server = serve(*flags_of(base_path), f"--grpc_socket_path={socket}", f"--port={port}")
+    assert server.ask() == ([11.0], 1)
+    with Caller(f"unix:{socket}") as caller:
+        assert caller.ask() == ([11.0], 1)
+
+
+def test_arguments_of_grpc_are_taken(base_path: Path, serve: Serve) -> None:
+    publish(base_path, 1)
+    limit = "grpc.max_receive_message_length=1000,grpc.primary_user_agent=x"
+    server = serve(*flags_of(base_path), f"--grpc_channel_arguments={limit}")
+    assert server.ask() == ([11.0], 1)
+    with pytest.raises(grpc.RpcError) as error:
+        server.ask([1.0] * 1000)
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize(("threads", "least"), [(1, 1.2), (4, 0.3)])
+def test_so_many_requests_are_answered_at_once(
+    base_path: Path, serve: Serve, threads: int, least: float
+) -> None:
+    publish(base_path, 1, seconds=0.3)
+    server = serve(*flags_of(base_path), f"--grpc_max_threads={threads}")
+    with ThreadPoolExecutor(4) as pool:
+        started = time.monotonic()
+        list(pool.map(lambda _: server.ask(), range(4)))
+        took = time.monotonic() - started
+    assert least <= took < least + 0.8
