@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from typing import Any
 from urllib.parse import unquote
 
 from client.deadlines import Deadline
@@ -13,7 +14,7 @@ from client.errors import ClientError, NotFoundError
 from client.exchange import HttpReply, HttpRequest
 from client.model_server import Target
 from client.predictor import Predictor
-from client.web.answers import answer_json, of_version
+from client.web.answers import VERSION_HEADER, answer_json, of_version
 from client.web.friendly import explain
 from client.web.replies import error_reply
 from client.web.routes import Route
@@ -88,9 +89,9 @@ class RestApi:
         name, sent = examples.read(request.body)
         if asked.verb == "classify":
             classified = await self._core.classify(asked.target, sent, name, deadline)
-            return HttpReply(examples.write_classification(classified))
+            return _of_version(classified, examples.write_classification(classified))
         regressed = await self._core.regress(asked.target, sent, name, deadline)
-        return HttpReply(examples.write_regression(regressed))
+        return _of_version(regressed, examples.write_regression(regressed))
 
     async def _explain(self, model: str, request: HttpRequest, deadline: Deadline) -> HttpReply:
         return await explain(self._core, _target(model), request, deadline)
@@ -99,6 +100,11 @@ class RestApi:
         asked = route(request)
         is_predict = isinstance(asked, Question) and asked.verb == "predict"
         return asked.target if isinstance(asked, Question) and is_predict else None
+
+
+def _of_version(answer: Any, body: bytes) -> HttpReply:
+    """Return a reply that tells which version a server's response is of."""
+    return HttpReply(body, headers=((VERSION_HEADER, str(answer.model_spec.version.value)),))
 
 
 def _target(path: str) -> Target:
