@@ -98,7 +98,7 @@ class Proxy(grpc.GenericRpcHandler):
 
     def service(self, details: Any) -> Any:
         metadata = dict(details.invocation_metadata)
-        call = self._channel.unary_unary(details.method)
+        call: Any = self._channel.unary_unary(details.method)
 
         def forward(request: bytes, context: grpc.ServicerContext) -> bytes:
             self.traces.append((details.method, metadata.get("traceparent")))
@@ -106,7 +106,7 @@ class Proxy(grpc.GenericRpcHandler):
             try:
                 answer: bytes = call(request, timeout=20)
             except grpc.RpcError as error:
-                context.abort(error.code(), error.details())
+                context.abort(error.code(), str(error.details()))
             return answer
 
         return grpc.unary_unary_rpc_method_handler(forward)
@@ -312,10 +312,10 @@ def test_without_traces_requests_are_answered_and_the_server_gets_none(
     proxy: Proxy,
     collector: Collector,
     starter: Starter,
-    environment: dict[str, str],
+    environment: dict[str, Any],
     said: str,
 ) -> None:
-    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url} if environment else {}
+    endpoint: dict[str, Any] = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url} if environment else {}
     client = starter.client(proxy.address, **endpoint, **environment)
     warm(client, proxy)
     reply = post(client, traceparent=SAMPLED)
