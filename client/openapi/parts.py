@@ -27,6 +27,14 @@ ERRORS = {
 }
 OF_GETS = (400, 404, 429, 500, 503, 504)
 
+# Why one may not be answered where API keys are asked for, and the two ways to send a key.
+UNAUTHORIZED = 401
+ERRORS_OF_KEYS = {UNAUTHORIZED: "An API key is needed, and none that is known came"}
+KEYS: Json = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
 ERROR: Json = {
     "type": "object",
     "properties": {"error": {"type": "string"}},
@@ -35,9 +43,9 @@ ERROR: Json = {
 
 
 def error(status: int) -> Json:
-    """Return the response with one of the statuses of `ERRORS`."""
+    """Return the response with one of the statuses of `ERRORS` and `ERRORS_OF_KEYS`."""
     reply: Json = {
-        "description": ERRORS[status],
+        "description": {**ERRORS, **ERRORS_OF_KEYS}[status],
         "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
     }
     if status in (429, 503):
@@ -52,6 +60,15 @@ def responses(content: Json, errors: Sequence[int] = tuple(ERRORS)) -> Json:
     good = {"description": "The answer", "content": content}
     references = {str(status): {"$ref": f"#/components/responses/{status}"} for status in errors}
     return {"200": good, **references}
+
+
+def guard(paths: Json) -> None:
+    """Say of each operation that it wants an API key, and what is answered without one."""
+    for item in paths.values():
+        for operation in (item[method] for method in ("get", "post") if method in item):
+            operation["security"] = [{name: []} for name in KEYS]
+            refusal = {"$ref": f"#/components/responses/{UNAUTHORIZED}"}
+            operation["responses"][str(UNAUTHORIZED)] = refusal
 
 
 def json_content(schema: Json) -> Json:

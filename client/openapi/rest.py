@@ -25,7 +25,7 @@ from client.openapi.schemas import (
     row_value,
     value_schema,
 )
-from client.schema import DEFAULT_SIGNATURE, EXPLAIN, Schema, Signature
+from client.schema import DEFAULT_SIGNATURE, EXPLAIN, Schema
 
 _METHODS = {
     "classify": "tensorflow/serving/classify",
@@ -147,7 +147,7 @@ def _verbs(schema: Schema, target: str) -> Json:
         if any(info.method_name == method for info in _definitions(schema)):
             verbs[verb] = _examples(schema, target, verb)
     if EXPLAIN in schema.signatures and DEFAULT_SIGNATURE in schema.signatures:
-        verbs["explain"] = _explain(schema, schema.signatures[EXPLAIN], target)
+        verbs["explain"] = explain_operation(schema, operation_id(schema, target, "explain"))
     return verbs
 
 
@@ -155,14 +155,23 @@ def _definitions(schema: Schema) -> list[Any]:
     return list(schema.definition.signature_def.values()) if schema.definition else []
 
 
-def _explain(schema: Schema, signature: Signature, target: str) -> Json:
+def explain_operation(schema: Schema, name: str) -> Json:
+    """Return the operation of `/explain` or `:explain`, by that name."""
     rows = {"type": "array", "items": row_schema(schema, EXPLAIN), "minItems": 1}
-    answers = {"type": "array", "items": outputs_schema(signature.outputs)}
+    columns = schema.column_order(EXPLAIN) or ()
+    share = {"type": ["number", "null"]}
+    contribution = {
+        **object_of(**dict.fromkeys(columns, share)),
+        "description": "each column's share of the log-odds; bias and shares add up to the logit",
+    }
+    row = object_of(bias=share, contribution=contribution)
     return {
-        "operationId": operation_id(schema, target, "explain"),
+        "operationId": name,
         "summary": f"Tell each column's share of the log-odds that {schema.model} gives",
         "requestBody": {"required": True, "content": json_content(object_of(instances=rows))},
-        "responses": responses(json_content(object_of(predictions=answers))),
+        "responses": responses(
+            json_content(object_of(explanations={"type": "array", "items": row}))
+        ),
     }
 
 

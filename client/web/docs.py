@@ -21,8 +21,9 @@ TITLE = "Predictions"
 class DocsApi:
     """Describes the default model, and those that were asked lately."""
 
-    def __init__(self, core: Predictor, model: str) -> None:
+    def __init__(self, core: Predictor, model: str, *, keys: bool) -> None:
         self._core = core
+        self._keys = keys
         self._model = model
         self._route = Route(PATH, self._openapi, ("GET",))
 
@@ -37,5 +38,11 @@ class DocsApi:
             with suppress(ClientError):
                 schemas.append(await self._core.schema(Target(name), deadline))
         return json_reply(
-            document(schemas, default_model=self._model, title=TITLE, version=__version__)
+            document(
+                schemas,
+                default_model=self._model,
+                title=TITLE,
+                version=__version__,
+                keys=self._keys,
+            )
         )

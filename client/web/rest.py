@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from client.deadlines import Deadline
 from client.dialects.rest import examples, models, predict
 from client.dialects.rest.routes import CORS, Question, route
-from client.errors import ClientError, NotFoundError
+from client.errors import ClientError, InvalidArgumentError, NotFoundError
 from client.exchange import HttpReply, HttpRequest
 from client.model_server import Target
 from client.predictor import Predictor
@@ -79,7 +79,7 @@ class RestApi:
             call, prediction = await answer_json(
                 self._core, target, request, deadline, predict.read
             )
-        except NotFoundError:
+        except (InvalidArgumentError, NotFoundError):
             predict.check_body(request.body)  # what is wrong with the JSON is told first
             raise
         body = predict.write(prediction.outputs, row_form=call.row_form)

@@ -160,6 +160,18 @@ def test_a_version_that_no_model_has_is_400_as_the_original_s(
     assert post(f"{url}:predict", {"instances": [1]}).status_code == 400
 
 
+@pytest.mark.parametrize("target", ["nosuch", "breast_cancer/labels/nosuch"])
+def test_bad_json_is_told_before_there_is_no_such_model_or_label(
+    client_url: str, target: str
+) -> None:
+    url = f"{client_url}/v1/models/{target}:predict"
+    reply = requests.post(url, data=b'{"instances": [}', timeout=30)
+    assert reply.status_code == 400
+    assert reply.json()["error"].startswith("JSON Parse error")
+    reply = requests.post(url, json={"instances": [1]}, timeout=30)
+    assert "nosuch" in reply.json()["error"]
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_over_the_limit_is_refused(
     model_server: str, starter: Starter, chunked: bool

@@ -190,6 +190,29 @@ def test_examples_are_answered_as_it_says(doc: Any, url: str, path: str) -> None
         check(doc, path, reply)
 
 
+@pytest.mark.parametrize("path", ["/explain", "/v1/models/flats:explain"])
+def test_explanations_are_answered_as_it_says(doc: Any, url: str, path: str) -> None:
+    schema = body(doc, path)
+    rows = schema["properties"]["instances"]["items"]["examples"]
+    reply = requests.post(url + path, json={"instances": rows}, timeout=30)
+    assert reply.status_code == 200, reply.text
+    check(doc, path, reply)
+    assert len(reply.json()["explanations"]) == len(rows)
+
+
+def test_where_keys_are_asked_for_it_says_so(server: str, doc: Any) -> None:
+    assert "401" not in json.dumps(doc)
+    with ModelServer(server) as connection:
+        served = [connection.schema("breast_cancer")]
+    made = document(served, default_model="breast_cancer", title="t", version="0", keys=True)
+    validate(made)
+    for path in ("/predict", "/explain", "/v1/models/breast_cancer:predict"):
+        operation = made["paths"][path]["post"]
+        assert operation["security"] == [{"bearer": []}, {"key": []}]
+        assert "401" in operation["responses"]
+    assert "security" not in made["paths"]["/livez"]["get"]
+
+
 def test_what_the_document_forbids_is_refused_as_it_says(doc: Any, url: str) -> None:
     schema, path = body(doc, "/predict"), "/predict"
     good = schema["examples"][0]["instances"][0]
