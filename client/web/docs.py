@@ -21,9 +21,10 @@ TITLE = "Predictions"
 class DocsApi:
     """Describes the default model, and those that were asked lately."""
 
-    def __init__(self, core: Predictor, model: str) -> None:
+    def __init__(self, core: Predictor, model: str, *, keys: bool) -> None:
         self._core = core
         self._model = model
+        self._keys = keys
         self._route = Route(PATH, self._openapi, ("GET",))
 
     def route(self, path: str) -> Route | None:
@@ -37,5 +38,11 @@ class DocsApi:
             with suppress(ClientError):
                 schemas.append(await self._core.schema(Target(name), deadline))
         return json_reply(
-            document(schemas, default_model=self._model, title=TITLE, version=__version__)
+            document(
+                schemas,
+                default_model=self._model,
+                title=TITLE,
+                version=__version__,
+                keys=self._keys,
+            )
         )

@@ -72,7 +72,7 @@ class Gateway:
             "livez": self._operations,
             "readyz": self._operations,
             "metrics": self._operations,
-            "openapi.json": DocsApi(self.core, settings.model),
+            "openapi.json": DocsApi(self.core, settings.model, keys=self._keys is not None),
         }
 
     async def __aenter__(self) -> Gateway:
