@@ -8,17 +8,17 @@ from client.openapi.inference import inference_paths, inference_server_paths
 from client.openapi.parts import (
     ERROR,
     ERRORS,
-    ERRORS_OF_KEYS,
-    KEYS,
+    SECURITY,
+    UNAUTHORIZED,
     error,
     get_operation,
-    guard,
     json_content,
     object_of,
+    reference,
 )
-from client.openapi.rest import explain_operation, friendly_operation, rest_paths
+from client.openapi.rest import explain_operation, explains, friendly_operation, rest_paths
 from client.openapi.schemas import Json
-from client.schema import DEFAULT_SIGNATURE, EXPLAIN, Schema
+from client.schema import DEFAULT_SIGNATURE, Schema
 
 OPENAPI = "3.1.0"
 
@@ -30,33 +30,42 @@ def document(
 
     Args:
         schemas: of the models that are served, each in the version that answers.
-        default_model: the model that `/predict` and `/explain` are about.
+        default_model: the model that `/predict` is about.
         title: of the service.
         version: of the service.
-        keys: whether API keys are asked for.
+        keys: whether an API key is asked for.
     """
     paths: Json = {}
     default = next((s for s in schemas if s.model == default_model), None)
     if default is not None and DEFAULT_SIGNATURE in default.signatures:
         paths["/predict"] = {"post": friendly_operation(default)}
-        if EXPLAIN in default.signatures:
-            paths["/explain"] = {"post": explain_operation(default, "explain")}
+    if default is not None and explains(default):
+        paths["/explain"] = {"post": explain_operation(default, "explain")}
     for schema in schemas:
         paths.update(rest_paths(schema))
         paths.update(inference_paths(schema))
-    errors = [*ERRORS, *(ERRORS_OF_KEYS if keys else ())]
-    if keys:
-        guard(paths)
-    return {
+    for_all = {**inference_server_paths(), **_operations()}
+    made: Json = {
         "openapi": OPENAPI,
         "info": {"title": title, "version": version},
-        "paths": {**paths, **inference_server_paths(), **_operations()},
+        "paths": {**paths, **for_all},
         "components": {
             "schemas": {"Error": ERROR},
-            "responses": {str(status): error(status) for status in errors},
-            **({"securitySchemes": KEYS} if keys else {}),
+            "responses": {str(status): error(status) for status in ERRORS},
         },
     }
+    if keys:
+        made["components"]["securitySchemes"] = SECURITY
+        made["security"] = [{name: []} for name in SECURITY]
+        for operation in _operations_of(paths):
+            operation["responses"][str(UNAUTHORIZED)] = reference(UNAUTHORIZED)
+        for operation in _operations_of(for_all):
+            operation["security"] = []
+    return made
+
+
+def _operations_of(paths: Json) -> list[Json]:
+    return [item[method] for item in paths.values() for method in ("get", "post") if method in item]
 
 
 def _operations() -> Json:

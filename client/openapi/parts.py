@@ -14,25 +14,28 @@ TARGETS = ("", "/versions/{version}", "/labels/{label}")
 # Why a request may not be answered, by status.
 ERRORS = {
     400: "The request is wrong; the error names the field, what came, and what was expected",
+    401: "The request brings no API key, or one that is not known",
     404: "There is no such model, version or label",
     406: "No type that Accept allows can be written",
     408: "The body did not arrive in time",
+    409: "The model changed while a table was being read; send it again",
     413: "The body, or the answer to it, is too large",
     415: "The type or the encoding of the body is not known",
     429: "Too many requests wait; try again after Retry-After",
     500: "The model failed",
-    501: "The model has a type of values that this form cannot hold",
+    501: "The model cannot do this, or has a type of values that this form cannot hold",
     503: "The model server cannot be reached or is not ready; try again after Retry-After",
     504: "The model server did not answer in time",
 }
 OF_GETS = (400, 404, 429, 500, 503, 504)
-
-# Why one may not be answered where API keys are asked for, and the two ways to send a key.
+# Of every operation, but only where keys are asked for.
 UNAUTHORIZED = 401
-ERRORS_OF_KEYS = {UNAUTHORIZED: "An API key is needed, and none that is known came"}
-KEYS: Json = {
-    "bearer": {"type": "http", "scheme": "bearer"},
-    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+OF_POSTS = tuple(status for status in ERRORS if status != UNAUTHORIZED)
+
+# The ways in which a request may bring its API key.
+SECURITY: Json = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "the API key as it is"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 
 ERROR: Json = {
@@ -43,11 +46,13 @@ ERROR: Json = {
 
 
 def error(status: int) -> Json:
-    """Return the response with one of the statuses of `ERRORS` and `ERRORS_OF_KEYS`."""
+    """Return the response with one of the statuses of `ERRORS`."""
     reply: Json = {
-        "description": {**ERRORS, **ERRORS_OF_KEYS}[status],
+        "description": ERRORS[status],
         "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
     }
+    if status == UNAUTHORIZED:
+        reply["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
     if status in (429, 503):
         reply["headers"] = {
             "Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}
@@ -55,20 +60,15 @@ def error(status: int) -> Json:
     return reply
 
 
-def responses(content: Json, errors: Sequence[int] = tuple(ERRORS)) -> Json:
+def responses(content: Json, errors: Sequence[int] = OF_POSTS) -> Json:
     """Return the responses of an operation: the answer by media type, and the errors."""
     good = {"description": "The answer", "content": content}
-    references = {str(status): {"$ref": f"#/components/responses/{status}"} for status in errors}
-    return {"200": good, **references}
+    return {"200": good, **{str(status): reference(status) for status in errors}}
 
 
-def guard(paths: Json) -> None:
-    """Say of each operation that it wants an API key, and what is answered without one."""
-    for item in paths.values():
-        for operation in (item[method] for method in ("get", "post") if method in item):
-            operation["security"] = [{name: []} for name in KEYS]
-            refusal = {"$ref": f"#/components/responses/{UNAUTHORIZED}"}
-            operation["responses"][str(UNAUTHORIZED)] = refusal
+def reference(status: int) -> Json:
+    """Return what stands for the response with one of the statuses of `ERRORS`."""
+    return {"$ref": f"#/components/responses/{status}"}
 
 
 def json_content(schema: Json) -> Json:

@@ -35,15 +35,7 @@ _METHODS = {
 
 def friendly_operation(schema: Schema) -> Json:
     """Return the operation of `/predict`."""
-    row = row_schema(schema, DEFAULT_SIGNATURE)
-    order = schema.column_order(DEFAULT_SIGNATURE)
-    if order is not None:
-        count = len(order)
-        values = [row["properties"][name] for name in order]
-        listed = {"type": "array", "prefixItems": values, "minItems": count, "maxItems": count}
-        listed["description"] = f"values in the order {', '.join(order)}"
-        row = {"anyOf": [row, listed]}
-    operation = _predict(schema, row, "predict")
+    operation = _predict(schema, _row(schema, DEFAULT_SIGNATURE), "predict")
     answer = operation["responses"]["200"]["content"][JSON]["schema"]
     extra = {"model": {"const": schema.model}, "version": {"type": "integer"}}
     for form in answer["anyOf"]:
@@ -51,9 +43,50 @@ def friendly_operation(schema: Schema) -> Json:
     return operation
 
 
-def _predict(schema: Schema, row: Json, name: str) -> Json:
-    """Return an operation that predicts, in JSON or as a table."""
-    signature = schema.signatures[DEFAULT_SIGNATURE]
+def explains(schema: Schema) -> bool:
+    """Tell whether a model can tell each column's share of the log-odds."""
+    return EXPLAIN in schema.signatures and schema.column_order(EXPLAIN) is not None
+
+
+def explain_operation(schema: Schema, name: str) -> Json:
+    """Return an operation that explains rows."""
+    share: Json = {"type": ["number", "null"]}
+    columns = schema.column_order(EXPLAIN) or ()
+    contribution = object_of(**dict.fromkeys(columns, share))
+    one = object_of(bias=share, contribution={**contribution, "additionalProperties": False})
+    answer = object_of(explanations={"type": "array", "items": one})
+    body = _body(schema, EXPLAIN, _row(schema, EXPLAIN), {})
+    return {
+        "operationId": name,
+        "summary": f"Tell each column's share of the log-odds that {schema.model} gives",
+        "requestBody": {"required": True, "content": json_content(body)},
+        "responses": responses(json_content(answer)),
+    }
+
+
+def _row(schema: Schema, signature_name: str) -> Json:
+    """Return the schema of a row in our own dialect: an object, or a list in the table's order."""
+    row = row_schema(schema, signature_name)
+    order = schema.column_order(signature_name)
+    if order is None:
+        return row
+    count = len(order)
+    values = [row["properties"][name] for name in order]
+    listed = {"type": "array", "prefixItems": values, "minItems": count, "maxItems": count}
+    listed["description"] = f"values in the order {', '.join(order)}"
+    return {"anyOf": [row, listed]}
+
+
+def _body(schema: Schema, signature_name: str, row: Json, asked: Json) -> Json:
+    """Return the schema of rows that are asked about, in row form and in column form.
+
+    Args:
+        schema: of the model.
+        signature_name: the signature that takes them.
+        row: the schema of one.
+        asked: the schema of what else may be said, by key.
+    """
+    signature = schema.signatures[signature_name]
     rows = {"type": "array", "items": row, "minItems": 1}
     columns = object_of(
         **{
@@ -61,14 +94,6 @@ def _predict(schema: Schema, row: Json, name: str) -> Json:
             for input_name, spec in signature.inputs.items()
         }
     )
-    asked = {
-        "signature_name": {
-            "type": "string",
-            "enum": sorted(schema.signatures),
-            "default": DEFAULT_SIGNATURE,
-            "description": "the rows are described as the default signature takes them",
-        }
-    }
     body: Json = {
         "anyOf": [
             {
@@ -86,9 +111,23 @@ def _predict(schema: Schema, row: Json, name: str) -> Json:
             },
         ]
     }
-    examples = example_rows(schema, DEFAULT_SIGNATURE)
+    examples = example_rows(schema, signature_name)
     if examples:
         body["examples"] = [{"instances": examples}]
+    return body
+
+
+def _predict(schema: Schema, row: Json, name: str) -> Json:
+    """Return an operation that predicts, in JSON or as a table."""
+    asked = {
+        "signature_name": {
+            "type": "string",
+            "enum": sorted(schema.signatures),
+            "default": DEFAULT_SIGNATURE,
+            "description": "the rows are described as the default signature takes them",
+        }
+    }
+    body = _body(schema, DEFAULT_SIGNATURE, row, asked)
     predictions = {"type": "array", "items": _any_answer(schema)}
     answer = {"anyOf": [object_of(predictions=predictions), object_of(outputs={})]}
     tables: Json = {content_type: {} for content_type in WRITABLE if content_type != JSON}
@@ -146,33 +185,13 @@ def _verbs(schema: Schema, target: str) -> Json:
     for verb, method in _METHODS.items():
         if any(info.method_name == method for info in _definitions(schema)):
             verbs[verb] = _examples(schema, target, verb)
-    if EXPLAIN in schema.signatures and DEFAULT_SIGNATURE in schema.signatures:
+    if explains(schema):
         verbs["explain"] = explain_operation(schema, operation_id(schema, target, "explain"))
     return verbs
 
 
 def _definitions(schema: Schema) -> list[Any]:
     return list(schema.definition.signature_def.values()) if schema.definition else []
-
-
-def explain_operation(schema: Schema, name: str) -> Json:
-    """Return the operation of `/explain` or `:explain`, by that name."""
-    rows = {"type": "array", "items": row_schema(schema, EXPLAIN), "minItems": 1}
-    columns = schema.column_order(EXPLAIN) or ()
-    share = {"type": ["number", "null"]}
-    contribution = {
-        **object_of(**dict.fromkeys(columns, share)),
-        "description": "each column's share of the log-odds; bias and shares add up to the logit",
-    }
-    row = object_of(bias=share, contribution=contribution)
-    return {
-        "operationId": name,
-        "summary": f"Tell each column's share of the log-odds that {schema.model} gives",
-        "requestBody": {"required": True, "content": json_content(object_of(instances=rows))},
-        "responses": responses(
-            json_content(object_of(explanations={"type": "array", "items": row}))
-        ),
-    }
 
 
 def _examples(schema: Schema, target: str, verb: str) -> Json:

@@ -23,8 +23,8 @@ class DocsApi:
 
     def __init__(self, core: Predictor, model: str, *, keys: bool) -> None:
         self._core = core
-        self._keys = keys
         self._model = model
+        self._keys = keys
         self._route = Route(PATH, self._openapi, ("GET",))
 
     def route(self, path: str) -> Route | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from functools import partial
+from asyncio import to_thread
 from typing import Any
-from urllib.parse import unquote
 
 from client.deadlines import Deadline
 from client.dialects.rest import examples, models, predict
 from client.dialects.rest.routes import CORS, Question, route
-from client.errors import ClientError, InvalidArgumentError, NotFoundError
+from client.errors import ClientError, ServerError
 from client.exchange import HttpReply, HttpRequest
 from client.model_server import Target
 from client.predictor import Predictor
@@ -24,7 +23,6 @@ _NAME = re.compile(
     r"/v1/models(?:/[^/:]+)?(/versions/[^/:]+|/labels/[^/:]+)?(/metadata|:\w+)?", re.IGNORECASE
 )
 _VERBS = (":predict", ":classify", ":regress", ":explain", "/metadata")
-_EXPLAIN = re.compile(r"(/v1/models/[^/:]+(?:/versions/\d+|/labels/[^/:]+)?):explain", re.ASCII)
 
 
 class RestApi:
@@ -42,10 +40,6 @@ class RestApi:
 
     def route(self, path: str) -> Route | None:
         """Return what answers a path; also what is malformed is answered by the dialect."""
-        match = _EXPLAIN.fullmatch(path)
-        if match is not None:
-            handle = partial(self._explain, match[1])
-            return Route("/v1/models/<model>:explain", handle, ("POST",))
         return Route(_name(path), self._answer, None, stream=self._stream)
 
     async def _answer(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
@@ -66,6 +60,8 @@ class RestApi:
             return asked
         if asked.verb == "predict":
             return await self._predict(asked.target, request, deadline)
+        if asked.verb == "explain":
+            return await explain(self._core, asked.target, request, deadline)
         if asked.verb == "status":
             versions = await self._core.status(asked.target, deadline)
             return HttpReply(models.write_status(versions))
@@ -79,8 +75,9 @@ class RestApi:
             call, prediction = await answer_json(
                 self._core, target, request, deadline, predict.read
             )
-        except (InvalidArgumentError, NotFoundError):
-            predict.check_body(request.body)  # what is wrong with the JSON is told first
+        except ServerError:
+            # What is wrong with the JSON is told first. Of a long body that takes a while.
+            await to_thread(predict.check_body, request.body)
             raise
         body = predict.write(prediction.outputs, row_form=call.row_form)
         return of_version(prediction, body)
@@ -93,9 +90,6 @@ class RestApi:
         regressed = await self._core.regress(asked.target, sent, name, deadline)
         return _of_version(regressed, examples.write_regression(regressed))
 
-    async def _explain(self, model: str, request: HttpRequest, deadline: Deadline) -> HttpReply:
-        return await explain(self._core, _target(model), request, deadline)
-
     def _stream(self, request: HttpRequest) -> Target | None:
         asked = route(request)
         is_predict = isinstance(asked, Question) and asked.verb == "predict"
@@ -105,13 +99,6 @@ class RestApi:
 def _of_version(answer: Any, body: bytes) -> HttpReply:
     """Return a reply that tells which version a server's response is of."""
     return HttpReply(body, headers=((VERSION_HEADER, str(answer.model_spec.version.value)),))
-
-
-def _target(path: str) -> Target:
-    """Return the model of a path that ends with it."""
-    asked = route(HttpRequest("GET", path))
-    assert isinstance(asked, Question), unquote(path)
-    return asked.target
 
 
 def _name(path: str) -> str:

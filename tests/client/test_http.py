@@ -136,6 +136,13 @@ ONES = ",".join(["1"] * 29)
             "instances[0].mean_radius: expected at",
         ),
         ("/v1/models/breast_cancer/labels/x:predict", {"instances": [1]}, 400, "label: x"),
+        # Bad JSON is told before what is wrong with the model, the version or the label.
+        ("/v1/models/nosuch:predict", b"{", 400, "JSON Parse error: "),
+        ("/v1/models/breast_cancer/versions/7:predict", b"[]", 400, "Is not object"),
+        ("/v1/models/breast_cancer/labels/x:predict", b"{", 400, "JSON Parse error: "),
+        ("/v1/models/breast_cancer:explain", b"{", 400, "the body is not JSON"),
+        ("/v1/models/breast_cancer/labels/x:explain", {"instances": [1]}, 400, "label: x"),
+        ("/v1/models/nosuch:explain", {"instances": [1]}, 404, "Latest(nosuch)"),
         ("/nosuch", {}, 404, "POST /nosuch: Not Found"),
         ("/livez", {}, 405, "POST /livez: Method Not Allowed"),
     ],
@@ -156,20 +163,13 @@ def test_a_version_that_no_model_has_is_400_as_the_original_s(
     client_url: str, version: int | str
 ) -> None:
     url = f"{client_url}/v1/models/breast_cancer/versions/{version}"
-    assert requests.get(url, timeout=5).status_code == 400
-    assert post(f"{url}:predict", {"instances": [1]}).status_code == 400
-
-
-@pytest.mark.parametrize("target", ["nosuch", "breast_cancer/labels/nosuch"])
-def test_bad_json_is_told_before_there_is_no_such_model_or_label(
-    client_url: str, target: str
-) -> None:
-    url = f"{client_url}/v1/models/{target}:predict"
-    reply = requests.post(url, data=b'{"instances": [}', timeout=30)
-    assert reply.status_code == 400
-    assert reply.json()["error"].startswith("JSON Parse error")
-    reply = requests.post(url, json={"instances": [1]}, timeout=30)
-    assert "nosuch" in reply.json()["error"]
+    for reply in (
+        requests.get(url, timeout=5),
+        post(f"{url}:predict", {"instances": [1]}),
+        post(f"{url}:explain", {"instances": [1]}),
+    ):
+        assert reply.status_code == 400
+        assert reply.json() == {"error": "version: expected at most 9223372036854775807"}
 
 
 @pytest.mark.parametrize("chunked", [False, True])

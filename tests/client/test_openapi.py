@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from client import ModelServer
+from client.keys import hashed, new_key
 from client.messages import SignatureDefMap
 from client.openapi import document
 from client.schema import Schema, TensorSpec, signatures
@@ -93,7 +94,8 @@ def test_it_is_valid(doc: Any) -> None:
 )
 def test_it_is_valid_for_any_model(schema: Schema) -> None:
     for default in ("m", "nosuch"):
-        validate(document([schema], default_model=default, title="t", version="0"))
+        for keys in (False, True):
+            validate(document([schema], default_model=default, title="t", version="0", keys=keys))
 
 
 def test_a_model_without_models_is_valid() -> None:
@@ -151,10 +153,17 @@ def test_every_way_in_is_there(doc: Any) -> None:
         "/v2/models/flats/versions/{version}/ready",
         "/v2/models/flats/versions/{version}/infer",
     ]
-    assert {"/predict", "/livez", "/readyz", "/metrics", "/v2", "/v2/health/live"} <= set(
-        doc["paths"]
-    )
+    assert {
+        "/predict",
+        "/explain",
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/v2",
+        "/v2/health/live",
+    } <= set(doc["paths"])
     assert "/v1/models/identity:explain" not in doc["paths"]
+    assert "security" not in doc
     content = doc["paths"]["/predict"]["post"]["requestBody"]["content"]
     assert set(content) == {
         "application/json",
@@ -191,26 +200,52 @@ def test_examples_are_answered_as_it_says(doc: Any, url: str, path: str) -> None
 
 
 @pytest.mark.parametrize("path", ["/explain", "/v1/models/flats:explain"])
-def test_explanations_are_answered_as_it_says(doc: Any, url: str, path: str) -> None:
+def test_explanations_are_what_it_says(doc: Any, url: str, path: str) -> None:
     schema = body(doc, path)
-    rows = schema["properties"]["instances"]["items"]["examples"]
-    reply = requests.post(url + path, json={"instances": rows}, timeout=30)
-    assert reply.status_code == 200, reply.text
-    check(doc, path, reply)
-    assert len(reply.json()["explanations"]) == len(rows)
+    (example,) = schema["examples"]
+    rows = example["instances"]
+    columns = {"inputs": {name: [row[name] for row in rows] for name in rows[0]}}
+    order = list(schema["anyOf"][0]["properties"]["instances"]["items"]["anyOf"][0]["properties"])
+    lists = {"instances": [[row[name] for name in order] for row in rows]}
+    for asked in (example, columns, lists):
+        Draft202012Validator(schema).validate(asked)
+        reply = requests.post(url + path, json=asked, timeout=30)
+        assert reply.status_code == 200, reply.text
+        check(doc, path, reply)
+    named = {**example, "signature_name": "explain"}
+    assert not Draft202012Validator(schema).is_valid(named)
+    assert requests.post(url + path, json=named, timeout=30).status_code == 400
+    content = doc["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]
+    # A reply of the signature's raw outputs, without the columns' names, is not what it describes.
+    raw = {"predictions": [{"bias": 1.0, "contribution": [1.0]}]}
+    assert not Draft202012Validator(content["schema"]).is_valid(raw)
 
 
-def test_where_keys_are_asked_for_it_says_so(server: str, doc: Any) -> None:
-    assert "401" not in json.dumps(doc)
-    with ModelServer(server) as connection:
-        served = [connection.schema("breast_cancer")]
-    made = document(served, default_model="breast_cancer", title="t", version="0", keys=True)
-    validate(made)
-    for path in ("/predict", "/explain", "/v1/models/breast_cancer:predict"):
-        operation = made["paths"][path]["post"]
-        assert operation["security"] == [{"bearer": []}, {"key": []}]
-        assert "401" in operation["responses"]
-    assert "security" not in made["paths"]["/livez"]["get"]
+def test_where_keys_are_asked_for_it_says_how_to_bring_one(server: str, tmp_path: Path) -> None:
+    key, keys = new_key(), tmp_path / "keys"
+    keys.write_text(f"shop {hashed(key)}\n")
+    with processes.client(tmp_path / "log", server, CLIENT_API_KEYS=str(keys)) as url:
+        shown = requests.get(f"{url}/openapi.json", headers={"X-API-Key": key}, timeout=30).json()
+        validate(shown)
+        schemes = shown["components"]["securitySchemes"]
+        assert shown["security"] == [{name: []} for name in schemes]
+        for name, brought in {
+            "bearer": {"Authorization": f"Bearer {key}"},
+            "header": {schemes["header"]["name"]: key},
+        }.items():
+            assert name in schemes
+            asked = requests.get(f"{url}/v1/models/breast_cancer", headers=brought, timeout=30)
+            assert asked.status_code == 200
+        for path, item in shown["paths"].items():
+            for method, operation in item.items():
+                if method == "parameters":
+                    continue
+                where = url + path.format(version=1, label="x")
+                reply = requests.request(method, where, timeout=30)
+                is_open = operation.get("security") == []
+                assert (reply.status_code != 401) == is_open, path
+                if not is_open:
+                    check(shown, path, reply, method)
 
 
 def test_what_the_document_forbids_is_refused_as_it_says(doc: Any, url: str) -> None:

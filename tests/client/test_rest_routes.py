@@ -42,6 +42,8 @@ def test_a_path_says_what_is_asked_of_which_model(
         ("POST", "/v1/models/m/versions/1.5:predict"),
         ("POST", "/v1/models/m/versions/\u0663:predict"),
         ("POST", "/v1/models/m:PREDICT"),
+        ("POST", "/v1/models/a%zz:explain"),
+        ("GET", "/v1/models/m:explain"),
         ("POST", "/v1/models/m:predict\n"),
         ("GET", "/v1/models/m/labels/%x"),
         ("PUT", "/v1/models/m"),
@@ -56,10 +58,20 @@ def test_another_path_or_method_is_malformed(method: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["9223372036854775808", "1" * 5000, "0" * 30 + "1" * 20])
-@pytest.mark.parametrize("path", ["/v1/models/m/versions/{}:predict", "/v1/models/m/versions/{}"])
-def test_a_version_beyond_an_int64_is_answered_with_nothing(path: str, version: str) -> None:
-    method = "POST" if path.endswith("predict") else "GET"
-    assert route(HttpRequest(method, path.format(version))) == HttpReply(b"", 400)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models/m/versions/{}:predict",
+        "/v1/models/m/versions/{}:explain",
+        "/v1/models/m/versions/{}",
+    ],
+)
+def test_a_version_beyond_an_int64_is_refused(path: str, version: str) -> None:
+    method = "POST" if ":" in path else "GET"
+    reply = route(HttpRequest(method, path.format(version)))
+    assert isinstance(reply, HttpReply)
+    assert reply.status == 400
+    assert orjson.loads(reply.body) == {"error": "version: expected at most 9223372036854775807"}
 
 
 @pytest.mark.parametrize("path", ["/v1/models/versions/1", "/v1/models/labels/a/metadata"])

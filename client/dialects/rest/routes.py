@@ -1,4 +1,4 @@
-"""Which model is asked for what: TensorFlow Serving's paths and methods."""
+"""Which model is asked for what: TensorFlow Serving's paths and methods, and `:explain`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from client.errors import ClientError
 from client.exchange import HttpReply, HttpRequest
 from client.model_server import Target
 
-Verb = Literal["predict", "classify", "regress", "status", "metadata"]
+Verb = Literal["predict", "classify", "regress", "explain", "status", "metadata"]
 
 # The pattern takes any case; what then depends on a word does not.
 ROOT = re.compile(r"/v1/", re.IGNORECASE)
 _VERSION = r"(?:/versions/(\d+)|/labels/([^/:]+))?"
 _ASK = re.compile(
-    rf"/v1/models/([^/:]+){_VERSION}:(classify|regress|predict)", re.IGNORECASE | re.ASCII
+    rf"/v1/models/([^/:]+){_VERSION}:(classify|regress|predict|explain)", re.IGNORECASE | re.ASCII
 )
 _LOOK = re.compile(rf"/v1/models(?:/([^/:]+))?{_VERSION}(?:/(metadata))?", re.IGNORECASE | re.ASCII)
 _ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
@@ -74,8 +74,9 @@ def route(request: HttpRequest) -> Question | HttpReply | None:
     model, version, label, word = match.groups()
     number = None if version is None else _number(version)
     if number is not None and number > LARGEST_VERSION:
-        return HttpReply(b"", 400)
-    if method == "POST" and word not in ("predict", "classify", "regress"):
+        # The original says nothing, with the same status.
+        return refused(ClientError(f"version: expected at most {LARGEST_VERSION}"))
+    if method == "POST" and word not in ("predict", "classify", "regress", "explain"):
         return _malformed(request)
     if model is None:
         return refused(ClientError("Missing model name in request."))
