@@ -40,7 +40,9 @@ def inference_paths(schema: Schema) -> Json:
         about = {
             "operationId": operation_id(schema, target, "inference_metadata"),
             "summary": f"Tell the inputs and outputs of {schema.model}",
-            "parameters": [query_parameter("signature_name", "the signature whose they are")],
+            "parameters": [
+                query_parameter("signature_name", "the signature whose they are", schema.signatures)
+            ],
             "responses": responses(json_content(model), OF_GETS),
         }
         ready = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from client.exchange import JSON
 from client.openapi.schemas import Json
@@ -86,9 +86,12 @@ def not_ready(schema: Json) -> Json:
     return {"503": {"description": "Not ready", "content": json_content(schema)}}
 
 
-def query_parameter(name: str, description: str) -> Json:
-    """Return a parameter that may follow the path."""
-    return {"name": name, "in": "query", "description": description, "schema": {"type": "string"}}
+def query_parameter(name: str, description: str, values: Iterable[str] = ()) -> Json:
+    """Return a parameter that may follow the path; its values, if there are only so many."""
+    schema: Json = {"type": "string"}
+    if values:
+        schema["enum"] = sorted(values)
+    return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
 def path_item(target: str, **operations: Json) -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -55,7 +56,7 @@ def explain_operation(schema: Schema, name: str) -> Json:
     contribution = object_of(**dict.fromkeys(columns, share))
     one = object_of(bias=share, contribution={**contribution, "additionalProperties": False})
     answer = object_of(explanations={"type": "array", "items": one})
-    body = _body(schema, EXPLAIN, _row(schema, EXPLAIN), {})
+    body = _body(schema, EXPLAIN, _row(schema, EXPLAIN))
     return {
         "operationId": name,
         "summary": f"Tell each column's share of the log-odds that {schema.model} gives",
@@ -77,16 +78,17 @@ def _row(schema: Schema, signature_name: str) -> Json:
     return {"anyOf": [row, listed]}
 
 
-def _body(schema: Schema, signature_name: str, row: Json, asked: Json) -> Json:
+def _body(schema: Schema, signature_name: str, row: Json, asked: Json | None = None) -> Json:
     """Return the schema of rows that are asked about, in row form and in column form.
 
     Args:
         schema: of the model.
         signature_name: the signature that takes them.
         row: the schema of one.
-        asked: the schema of what else may be said, by key.
+        asked: the schema of what else may be said, by key: the name of another signature.
     """
     signature = schema.signatures[signature_name]
+    asked = asked or {}
     rows = {"type": "array", "items": row, "minItems": 1}
     columns = object_of(
         **{
@@ -94,6 +96,9 @@ def _body(schema: Schema, signature_name: str, row: Json, asked: Json) -> Json:
             for input_name, spec in signature.inputs.items()
         }
     )
+    # The values of an only input need no name; another signature may have only one.
+    is_plain = bool(asked) or len(signature.inputs) == 1
+    all_values = {"anyOf": [columns, {"type": "array"}]} if is_plain else columns
     body: Json = {
         "anyOf": [
             {
@@ -105,7 +110,7 @@ def _body(schema: Schema, signature_name: str, row: Json, asked: Json) -> Json:
             {
                 "type": "object",
                 "description": "all values of an input together",
-                "properties": {"inputs": {"anyOf": [columns, {"type": "array"}]}, **asked},
+                "properties": {"inputs": all_values, **asked},
                 "required": ["inputs"],
                 "additionalProperties": False,
             },
@@ -183,25 +188,26 @@ def _verbs(schema: Schema, target: str) -> Json:
             row = {"anyOf": [only, row]}
         verbs["predict"] = _predict(schema, row, name)
     for verb, method in _METHODS.items():
-        if any(info.method_name == method for info in _definitions(schema)):
-            verbs[verb] = _examples(schema, target, verb)
+        names = [n for n, info in _definitions(schema).items() if info.method_name == method]
+        if names:
+            verbs[verb] = _examples(schema, target, verb, names)
     if explains(schema):
         verbs["explain"] = explain_operation(schema, operation_id(schema, target, "explain"))
     return verbs
 
 
-def _definitions(schema: Schema) -> list[Any]:
-    return list(schema.definition.signature_def.values()) if schema.definition else []
+def _definitions(schema: Schema) -> Mapping[str, Any]:
+    return schema.definition.signature_def if schema.definition else {}
 
 
-def _examples(schema: Schema, target: str, verb: str) -> Json:
+def _examples(schema: Schema, target: str, verb: str, names: Sequence[str]) -> Json:
     examples = {"type": "array", "items": {"type": "object"}, "minItems": 1}
     body = {
         "type": "object",
         "properties": {
             "examples": examples,
             "context": {"type": "object"},
-            "signature_name": {"type": "string"},
+            "signature_name": {"type": "string", "enum": sorted(names)},
         },
         "required": ["examples"],
     }
