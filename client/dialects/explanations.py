@@ -18,13 +18,18 @@ from client.schema import EXPLAIN, Schema
 from client.tensors import Array
 
 
+def explains(schema: Schema) -> bool:
+    """Tell whether a model can tell each column's share of the log-odds."""
+    return EXPLAIN in schema.signatures and schema.column_order(EXPLAIN) is not None
+
+
 def read(body: bytes, schema: Schema) -> JsonCall:
     """Read the rows that are to be explained; a body as for a prediction, without signature.
 
     Raises:
         ClientError: 501, the model cannot explain itself; 400, the body is wrong.
     """
-    if EXPLAIN not in schema.signatures or schema.column_order(EXPLAIN) is None:
+    if not explains(schema):
         raise ClientError(f"model {schema.model} has no signature that explains it", 501)
     document: Any = friendly.parsed(body)
     if isinstance(document, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from client.dialects.explanations import explains
 from client.openapi.inference import inference_paths, inference_server_paths
 from client.openapi.parts import (
     ERROR,
@@ -16,7 +17,7 @@ from client.openapi.parts import (
     object_of,
     reference,
 )
-from client.openapi.rest import explain_operation, explains, friendly_operation, rest_paths
+from client.openapi.rest import explain_operation, friendly_operation, rest_paths
 from client.openapi.schemas import Json
 from client.schema import DEFAULT_SIGNATURE, Schema
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from client.dialects.explanations import explains
 from client.dialects.tables.media import READABLE, WRITABLE
 from client.exchange import JSON
 from client.openapi.parts import (
@@ -42,11 +43,6 @@ def friendly_operation(schema: Schema) -> Json:
     for form in answer["anyOf"]:
         form["properties"].update(extra)
     return operation
-
-
-def explains(schema: Schema) -> bool:
-    """Tell whether a model can tell each column's share of the log-odds."""
-    return EXPLAIN in schema.signatures and schema.column_order(EXPLAIN) is not None
 
 
 def explain_operation(schema: Schema, name: str) -> Json:
