@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from client.deadlines import Deadline
 from client.dialects import Call, JsonCall
-from client.exchange import JSON, HttpReply, HttpRequest
+from client.exchange import HttpReply, HttpRequest
 from client.model_server import Prediction, Target
 from client.predictor import Predictor
 from client.schema import Schema
@@ -46,7 +46,6 @@ async def answer_json(
     return understood, prediction
 
 
-def of_version(prediction: Prediction, body: bytes, content_type: str = JSON) -> HttpReply:
+def of_version(version: int, body: bytes) -> HttpReply:
     """Return a reply that tells which version has computed it."""
-    headers = ((VERSION_HEADER, str(prediction.version)),)
-    return HttpReply(body, 200, content_type, headers)
+    return HttpReply(body, headers=((VERSION_HEADER, str(version)),))

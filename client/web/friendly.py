@@ -33,7 +33,7 @@ class FriendlyApi:
         body = friendly.write(
             prediction.outputs, row_form=call.row_form, facts=self._facts(prediction)
         )
-        return of_version(prediction, body)
+        return of_version(prediction.version, body)
 
     async def _explain(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
         return await explain(self._core, self._target, request, deadline)
@@ -53,4 +53,4 @@ async def explain(
     _, prediction = await answer_json(core, target, request, deadline, explanations.read)
     if prediction.version != schema.version:
         schema = await core.schema(Target(target.model, prediction.version), deadline)
-    return of_version(prediction, explanations.write(prediction.outputs, schema))
+    return of_version(prediction.version, explanations.write(prediction.outputs, schema))
