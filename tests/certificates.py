@@ -21,13 +21,14 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         if shutil.which("openssl") is None:
             missing("openssl is not installed")
+        folder.mkdir(exist_ok=True)
         self._folder = folder
         self.certificate = folder / "ca.pem"
         self._key = folder / "ca.key"
         self._openssl("req", "-x509", "-subj", "/CN=authority", "-days", DAYS, *self._new("ca"))
 
     def sign(self, name: str) -> tuple[Path, Path]:
-        """Return the certificate and the key of somebody on localhost."""
+        """Return the key and the certificate of somebody on localhost."""
         request, certificate = self._folder / f"{name}.csr", self._folder / f"{name}.pem"
         extension = self._folder / f"{name}.ext"
         extension.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
@@ -36,7 +37,7 @@ class Authority:
         signing = ["-CA", str(self.certificate), "-CAkey", str(self._key), "-CAcreateserial"]
         signing += ["-days", DAYS, "-extfile", str(extension), "-out", str(certificate)]
         self._openssl("x509", "-req", "-in", str(request), *signing)
-        return certificate, self._folder / f"{name}.key"
+        return self._folder / f"{name}.key", certificate
 
     def _new(self, name: str) -> list[str]:
         """Return the arguments for a new key, and a file of that name for what comes out."""
@@ -46,3 +47,15 @@ class Authority:
 
     def _openssl(self, *arguments: str) -> None:
         subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+
+
+def ssl_config(file: Path, **fields: bytes | bool) -> Path:
+    """Write an SSLConfig in text format."""
+    texts = (
+        f"{name}: {str(value).lower()}"
+        if isinstance(value, bool)
+        else f'{name}: "{value.decode()}"'.replace("\n", "\\n")
+        for name, value in fields.items()
+    )
+    file.write_text("\n".join(texts))
+    return file

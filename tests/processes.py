@@ -98,6 +98,25 @@ def start_model_server(log: Path, *flags: str, port: int = 0) -> Running:
     return running
 
 
+@contextmanager
+def model_server(folder: Path, config: str, *flags: str) -> Iterator[str]:
+    """Give the address of a model server with the models of a config, which is stopped afterwards.
+
+    Args:
+        folder: for the config's file and the log.
+        config: a ModelServerConfig in text format.
+        flags: further ones.
+    """
+    file = folder / "models.config"
+    file.write_text(config)
+    running = start_model_server(folder / "log", f"--model_config_file={file}", *flags)
+    try:
+        wait_for(lambda: is_serving(running.address), "the models are loaded")
+        yield running.address
+    finally:
+        assert running.stop() == 0, running.output()
+
+
 def listening_address(model_server: Running) -> str:
     """Wait until a model server's gRPC port is open, and return its address."""
 

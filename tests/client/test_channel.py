@@ -14,7 +14,7 @@ from client.channel import Tls, target
 from client.errors import DeadlineExceededError, NotFoundError, UnavailableError
 from tests import processes
 from tests.affine import publish
-from tests.certificates import Authority
+from tests.certificates import Authority, ssl_config
 from tests.conftest import Starter
 from tests.link import Link
 from tests.processes import Running, free_port
@@ -134,11 +134,14 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture
 def guarded(starter: Starter, base_path: Path, authority: Authority, tmp_path: Path) -> str:
     """The address of a server that wants to know its clients."""
-    certificate, key = authority.sign("server")
-    fields = {"server_key": key, "server_cert": certificate, "custom_ca": authority.certificate}
-    lines = [f"{name}: {file.read_text()!r}" for name, file in fields.items()]
-    config = tmp_path / "ssl.config"
-    config.write_text("\n".join([*lines, "client_verify: true"]))
+    key, certificate = authority.sign("server")
+    config = ssl_config(
+        tmp_path / "ssl.config",
+        server_key=key.read_bytes(),
+        server_cert=certificate.read_bytes(),
+        custom_ca=authority.certificate.read_bytes(),
+        client_verify=True,
+    )
     running = serve(starter, base_path, f"--ssl_config_file={config}")
     return running.address.replace("127.0.0.1", "localhost")
 
@@ -153,7 +156,7 @@ def predicts(server: ModelServer) -> bool:
 def test_both_sides_know_each_other_by_certificates(
     guarded: str, authority: Authority, starter: Starter
 ) -> None:
-    certificate, key = authority.sign("client")
+    key, certificate = authority.sign("client")
     with ModelServer(guarded, tls=Tls(authority.certificate, certificate, key)) as server:
         processes.wait_for(lambda: predicts(server), "the model is loaded")
     client = starter.client(

@@ -19,6 +19,7 @@ from client.dialects.oip_tensors import read_binary
 from client.model_server import Target
 from client.schema import TensorSpec
 from tests import affine, identity, mixed, processes
+from tests.caller import model_config, models_config
 from tests.tables import breast_cancer
 
 TABLE = breast_cancer()
@@ -42,25 +43,15 @@ def server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     affine.publish(folder / "affine", 2)
     identity.publish(folder / "identity")
     mixed.publish(folder / "flats")
-    paths = {name: folder / name for name in ("affine", "identity", "flats")}
-    paths["breast_cancer"] = trained_models / "breast_cancer"
-    config = "".join(
-        f'config {{ name: "{name}" base_path: "{path}" model_platform: "tensorflow" '
-        f"model_version_policy {{ all {{}} }} {LABELS.get(name, '')} }}\n"
-        for name, path in paths.items()
+    every = "model_version_policy { all {} }"
+    config = models_config(
+        model_config(folder / "affine", f'{every} version_labels {{ key: "stable" value: 1 }}'),
+        *(model_config(folder / name, every) for name in ("identity", "flats")),
+        model_config(trained_models / "breast_cancer", every),
     )
-    (folder / "models.config").write_text(f"model_config_list {{ {config} }}")
-    running = processes.start_model_server(
-        folder / "log",
-        f"--model_config_file={folder / 'models.config'}",
-        "--allow_version_labels_for_unavailable_models",
-    )
-    processes.wait_for(lambda: processes.is_serving(running.address), "the models are loaded")
-    yield running.address
-    assert running.stop() == 0, running.output()
-
-
-LABELS = {"affine": 'version_labels { key: "stable" value: 1 }'}
+    allowed = "--allow_version_labels_for_unavailable_models"
+    with processes.model_server(folder, config, allowed) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

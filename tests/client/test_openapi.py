@@ -19,6 +19,7 @@ from client.messages import SignatureDefMap
 from client.openapi import document
 from client.schema import Schema, TensorSpec, signatures
 from tests import identity, mixed, processes
+from tests.caller import model_config, models_config
 from tests.client import schemas
 from tests.tables import breast_cancer
 
@@ -31,19 +32,9 @@ def server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     folder = tmp_path_factory.mktemp("openapi")
     mixed.publish(folder / "flats")
     identity.publish(folder / "identity")
-    paths = {name: folder / name for name in ("flats", "identity")}
-    paths["breast_cancer"] = trained_models / "breast_cancer"
-    configs = "".join(
-        f'config {{ name: "{n}" base_path: "{p}" model_platform: "tensorflow" }}\n'
-        for n, p in paths.items()
-    )
-    (folder / "models.config").write_text(f"model_config_list {{ {configs} }}")
-    running = processes.start_model_server(
-        folder / "log", f"--model_config_file={folder / 'models.config'}"
-    )
-    processes.wait_for(lambda: processes.is_serving(running.address), "the models are loaded")
-    yield running.address
-    assert running.stop() == 0, running.output()
+    paths = (folder / "flats", folder / "identity", trained_models / "breast_cancer")
+    with processes.model_server(folder, models_config(*map(model_config, paths))) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ import pytest
 import requests
 
 from tests import mixed, processes
+from tests.caller import model_config, models_config
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 REQUESTS = 3000
@@ -28,20 +29,14 @@ def url(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """The URL of a client in front of two models, both of them known to it."""
     folder = tmp_path_factory.mktemp("schemathesis")
     mixed.publish(folder / "flats")
-    paths = {"flats": folder / "flats", "breast_cancer": trained_models / "breast_cancer"}
-    configs = "".join(
-        f'config {{ name: "{name}" base_path: "{path}" model_platform: "tensorflow" }}\n'
-        for name, path in paths.items()
-    )
-    (folder / "models.config").write_text(f"model_config_list {{ {configs} }}")
-    server = processes.start_model_server(
-        folder / "server", f"--model_config_file={folder / 'models.config'}"
-    )
-    processes.wait_for(lambda: processes.is_serving(server.address), "the models are loaded")
-    with processes.client(folder / "client", server.address, CLIENT_MODEL="flats") as url:
+    paths = (folder / "flats", trained_models / "breast_cancer")
+    config = models_config(*map(model_config, paths))
+    with (
+        processes.model_server(folder, config) as server,
+        processes.client(folder / "client", server, CLIENT_MODEL="flats") as url,
+    ):
         assert requests.get(f"{url}/v1/models/breast_cancer/metadata", timeout=30).ok
         yield url
-    assert server.stop() == 0, server.output()
 
 
 def test_every_operation_answers_as_it_is_described(url: str, tmp_path: Path) -> None:

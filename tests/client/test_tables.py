@@ -39,6 +39,7 @@ from client.dialects.tables.lines import BLOCK_BYTES
 from client.schema import Schema, TensorSpec
 from client.tensors import STRING
 from tests import mixed, processes
+from tests.caller import model_config, models_config
 from tests.client import schemas
 from tests.tables import breast_cancer
 
@@ -125,18 +126,9 @@ def server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     """The address of a model server with two models."""
     folder = tmp_path_factory.mktemp("tables")
     mixed.publish(folder / "flats")
-    paths = {"flats": folder / "flats", "breast_cancer": trained_models / "breast_cancer"}
-    configs = "".join(
-        f'config {{ name: "{n}" base_path: "{p}" model_platform: "tensorflow" }}\n'
-        for n, p in paths.items()
-    )
-    (folder / "models.config").write_text(f"model_config_list {{ {configs} }}")
-    running = processes.start_model_server(
-        folder / "log", f"--model_config_file={folder / 'models.config'}"
-    )
-    processes.wait_for(lambda: processes.is_serving(running.address), "the models are loaded")
-    yield running.address
-    assert running.stop() == 0, running.output()
+    paths = (folder / "flats", trained_models / "breast_cancer")
+    with processes.model_server(folder, models_config(*map(model_config, paths))) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import pytest
 from tests import forked
 from tests.affine import publish
 from tests.caller import Caller
+from tests.certificates import Authority, ssl_config
 from tests.conftest import Starter
 from tests.processes import free_port, wait_for
-from tests.serving.certificates import Authority, ssl_config
 from tests.serving.conftest import QUICK, Serve, flags_of
 
 
@@ -27,7 +27,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture
 def served_with_tls(base_path: Path, authority: Authority, serve: Serve) -> str:
     publish(base_path, 1)
-    key, certificate = authority.sign("server")
+    key, certificate = read(*authority.sign("server"))
     config = ssl_config(base_path.parent / "ssl", server_key=key, server_cert=certificate)
     return serve(*flags_of(base_path), f"--ssl_config_file={config}").running.address
 
@@ -35,15 +35,24 @@ def served_with_tls(base_path: Path, authority: Authority, serve: Serve) -> str:
 @pytest.fixture
 def served_with_mutual_tls(base_path: Path, authority: Authority, serve: Serve) -> str:
     publish(base_path, 1)
-    key, certificate = authority.sign("server")
+    key, certificate = read(*authority.sign("server"))
     config = ssl_config(
         base_path.parent / "ssl",
         server_key=key,
         server_cert=certificate,
-        custom_ca=authority.certificate,
+        custom_ca=authority.certificate.read_bytes(),
         client_verify=True,
     )
     return serve(*flags_of(base_path), f"--ssl_config_file={config}").running.address
+
+
+def read(*files: Path) -> list[bytes]:
+    return [file.read_bytes() for file in files]
+
+
+def credentials(trusted: Authority, *own: Path) -> grpc.ChannelCredentials:
+    """Return those of a caller; its own key and certificate, if it has them."""
+    return grpc.ssl_channel_credentials(*read(trusted.certificate, *own))
 
 
 def is_answered(address: str, credentials: grpc.ChannelCredentials | None) -> bool:
@@ -62,21 +71,21 @@ def is_answered(address: str, credentials: grpc.ChannelCredentials | None) -> bo
 def test_with_tls_a_caller_that_trusts_the_authority_is_answered(
     served_with_tls: str, authority: Authority
 ) -> None:
-    assert is_answered(served_with_tls, grpc.ssl_channel_credentials(authority.certificate))
+    assert is_answered(served_with_tls, credentials(authority))
 
 
 def test_with_tls_a_caller_that_does_not_trust_it_or_speaks_plainly_is_not(
     served_with_tls: str, tmp_path: Path
 ) -> None:
     another = Authority(tmp_path / "another")
-    assert not is_answered(served_with_tls, grpc.ssl_channel_credentials(another.certificate))
+    assert not is_answered(served_with_tls, credentials(another))
     assert not is_answered(served_with_tls, None)
 
 
 def test_with_mutual_tls_a_caller_with_a_certificate_of_the_authority_is_answered(
     served_with_mutual_tls: str, authority: Authority
 ) -> None:
-    own = grpc.ssl_channel_credentials(authority.certificate, *authority.sign("client"))
+    own = credentials(authority, *authority.sign("client"))
     assert is_answered(served_with_mutual_tls, own)
 
 
@@ -84,10 +93,8 @@ def test_with_mutual_tls_a_caller_with_another_certificate_or_none_is_not(
     served_with_mutual_tls: str, authority: Authority, tmp_path: Path
 ) -> None:
     stranger = Authority(tmp_path / "another").sign("client")
-    foreign = grpc.ssl_channel_credentials(authority.certificate, *stranger)
-    assert not is_answered(served_with_mutual_tls, foreign)
-    without = grpc.ssl_channel_credentials(authority.certificate)
-    assert not is_answered(served_with_mutual_tls, without)
+    assert not is_answered(served_with_mutual_tls, credentials(authority, *stranger))
+    assert not is_answered(served_with_mutual_tls, credentials(authority))
 
 
 @pytest.mark.parametrize(
