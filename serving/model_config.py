@@ -89,7 +89,8 @@ def model_configs(config: Any) -> list[ModelConfig]:
     entries = config.model_config_list.config
     _check_names(entries)
     for entry in entries:
-        if not entry.base_path.startswith("/"):
+        # No path has a NUL; looked for again and again, it would be an error each time.
+        if not entry.base_path.startswith("/") or "\0" in entry.base_path:
             raise invalid_argument(
                 f"Expected model {entry.name} to have an absolute path or URI; "
                 f"got base_path()={entry.base_path}"

@@ -47,11 +47,12 @@ def predict(servable: Servable, run: Run, request: Any, *, as_content: bool = Fa
     try:
         arrays = [_decode(request.inputs[name], name) for name in signature.inputs]
     except tensors.NoArrayError:
-        outputs = _filtered_outputs(request.output_filter, signature)
-        _predict_serialized(servable, signature, outputs, request, response)
-        return response
+        arrays = None
     outputs = _filtered_outputs(request.output_filter, signature)
     _check_dtypes(request.inputs, signature)
+    if arrays is None:
+        _predict_serialized(servable, signature, outputs, request, response)
+        return response
     values = run(
         [*signature.inputs.values()], [signature.outputs[name] for name in outputs], arrays
     )

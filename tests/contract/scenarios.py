@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import tensorflow as tf
 from google.protobuf import json_format
 from tensorflow_serving.apis import (
@@ -33,6 +34,11 @@ LOG_EVENT = re.compile(
     r"(loaded|unloading) servable version \{name: (\S+) version: (\d+)\}",
 )
 ABOUT_THE_STEP = ("do", "observed", "text_stable", "informative", "note")
+# A call that is under way has as long as a busy machine needs; the recorded deadline is that of an
+# idle one.
+UNDER_WAY_SECONDS = 240
+# More processor time than a server takes that is asked nothing.
+COMPUTING_SECONDS = 0.5
 _STATES = get_model_status_pb2.ModelVersionStatus.State
 
 Observation = Any
@@ -196,8 +202,20 @@ class _Stage:
     # What goes on at the same time.
 
     def predict_begin(self, name: str, **arguments: Any) -> None:
-        self._under_way[name] = self._pool.submit(self.predict, **arguments)
-        time.sleep(0.3)
+        """Begin a call of a model that computes for long, and return once it does so.
+
+        Nothing that the server answers tells it, but the processor time that it takes.
+        """
+        assert self._server is not None
+        server = psutil.Process(self._server.process.pid)
+        before = _processor_seconds(server)
+        call = self._pool.submit(self.predict, **{**arguments, "timeout_s": UNDER_WAY_SECONDS})
+        self._under_way[name] = call
+
+        def begun() -> bool:
+            return call.done() or _processor_seconds(server) > before + COMPUTING_SECONDS
+
+        assert _until(begun, UNDER_WAY_SECONDS)
 
     def predict_running(self, name: str) -> bool:
         return not self._under_way[name].done()
@@ -271,6 +289,11 @@ def _specify(spec: Any, model: str, version: int | None = None, label: str | Non
 
 def _code(number: int) -> str:
     return next(code.name for code in grpc.StatusCode if code.value[0] == number)
+
+
+def _processor_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
 
 
 def _until(condition: Callable[[], bool], seconds: float) -> bool:

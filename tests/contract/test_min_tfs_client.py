@@ -24,6 +24,7 @@ import json, sys
 import grpc, numpy
 from min_tfs_client.requests import TensorServingClient
 from min_tfs_client.tensors import tensor_proto_to_ndarray
+from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
 host, port, columns = sys.argv[1], int(sys.argv[2]), json.load(sys.stdin)
 client = TensorServingClient(host, port)
@@ -34,7 +35,13 @@ try:
     client.predict_request("nobody", inputs)
 except grpc.RpcError as error:
     refusal = [error.code().name, error.details()]
+# The client has no call for the status, but brings the stubs.
+request = get_model_status_pb2.GetModelStatusRequest()
+request.model_spec.name = "breast_cancer"
+with grpc.insecure_channel(f"{host}:{port}") as channel:
+    status = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(request, 10)
 print(json.dumps({
+    "states": {v.version: v.State.Name(v.state) for v in status.model_version_status},
     "version": reply.model_spec.version.value,
     "probability": outputs["probability"].tolist(),
     "label": [str(label) for label in outputs["label"].tolist()],
@@ -72,6 +79,7 @@ def test_it_predicts_and_understands_what_is_wrong(python: Path, model_server: s
     assert done.returncode == 0, done.stderr
     reply: dict[str, Any] = json.loads(done.stdout)
     assert reply["version"] == 1
+    assert reply["states"] == {"1": "AVAILABLE"}
     assert all("malignant" in label for label in reply["label"])
     assert len(reply["probability"]) == 3
     assert reply["refusal"] == ["NOT_FOUND", "Servable not found for request: Latest(nobody)"]
