@@ -118,7 +118,7 @@ class Layout:
         if signature is None:
             known = ", ".join(sorted(schema.signatures))
             raise ClientError(
-                f'signature_name: model {schema.model} has no "{name}", it has {known}'
+                f'signature_name: model {schema.model} has no "{name[:100]}", it has {known}'
             )
         for output in output_filter:
             if output not in signature.outputs:
