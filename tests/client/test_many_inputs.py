@@ -218,6 +218,13 @@ def flip_bits(body: bytearray, other: bytes, random: Random) -> None:
         body[random.randrange(len(body))] ^= 1 << random.randrange(8)
 
 
+def nudge(body: bytearray, other: bytes, random: Random) -> None:
+    """Make another digit of a digit."""
+    digits = [m.start() for m in re.finditer(rb"\d", body)]
+    if digits:
+        body[random.choice(digits)] = random.choice(b"0123456789")
+
+
 def truncate(body: bytearray, other: bytes, random: Random) -> None:
     del body[random.randrange(len(body)) :]
 
@@ -264,7 +271,7 @@ def overwrite_number(body: bytearray, other: bytes, random: Random) -> None:
 
 
 CHANGES = (
-    *(flip_bits, truncate, cut_out, repeat, splice, swap_tokens, overwrite_number),
+    *(flip_bits, nudge, truncate, cut_out, repeat, splice, swap_tokens, overwrite_number),
     *[swap_values] * 6,
 )
 
