@@ -21,7 +21,7 @@ from client.dialects.tables import (
     CSV,
     NDJSON,
     NPY,
-    Layout,
+    TableLayout,
     media_type,
     negotiate,
     table_reader,
@@ -51,7 +51,7 @@ def answers(decode: Any, *arguments: Any) -> None:
 
 
 def read_table(content_type: str, body: bytes, size: int, schema: Schema) -> None:
-    reader = table_reader(content_type, Layout.of(schema))
+    reader = table_reader(content_type, TableLayout.of(schema))
     for start in range(0, len(body), size):
         for call in reader.feed(body[start : start + size]):
             check(call, schema)

@@ -26,10 +26,10 @@ from google.protobuf.message import DecodeError
 from client import ClientError
 from client.dialects import explanations, fast, friendly, oip
 from client.dialects.rest import examples, predict
-from client.dialects.tables import ARROW, CSV, NDJSON, NPY, Layout, table_reader
+from client.dialects.tables import ARROW, CSV, NDJSON, NPY, TableLayout, table_reader
 from client.messages import TensorProto
 from client.schema import Schema
-from client.tensors import from_proto, to_proto
+from client.tensors import STRING, from_proto, to_proto
 from tests.client import schemas
 from tests.client.bodies import INFER_SEEDS, ROWS, TABLES, arrow, csv, ndjson, npy, objects
 from tests.client.checking import check, check_refusal
@@ -109,7 +109,7 @@ TENSORS = [
     to_proto(array, dtype).SerializeToString()
     for array, dtype in (
         (np.ones([3, 2], np.float32), schemas.FLOAT),
-        (np.array([b"a", b"", b"bc"], object), schemas.STRING),
+        (np.array([b"a", b"", b"bc"], object), STRING),
         (np.arange(4), schemas.INT64),
     )
 ] + [
@@ -150,7 +150,7 @@ def inferred(body: bytes, schema: Schema, random: Random) -> None:
 def of_table(content_type: str) -> Decode:
     def decode(body: bytes, schema: Schema, random: Random) -> None:
         size = random.choice([7, 100, 2**16])
-        reader = table_reader(content_type, Layout.of(schema))
+        reader = table_reader(content_type, TableLayout.of(schema))
         for start in range(0, len(body), size):
             for call in reader.feed(body[start : start + size]):
                 check(call, schema)

@@ -113,9 +113,9 @@ def test_arrays_of_other_shapes_and_types_share_no_call_and_leave_the_others_alo
     guarded_server: str,
 ) -> None:
     # The dialect of REST lets a length of one be left out, so that [3] may come for [n, 1].
-    written = [[[1.5], [2], [3]], [4, 5, 6], [[7]], [8], [9], [[10], [11]], [[]], []]
+    written: list[Any] = [[[1.5], [2], [3]], [4, 5, 6], [[7]], [8], [9], [[10], [11]], [[]], []]
     bodies = [orjson.dumps({"signature_name": "column", "inputs": rows}) for rows in written]
-    arrays = [
+    arrays: list[Any] = [
         np.ones([2, 1], np.float64),
         np.ones([2, 2], np.float32),
         np.ones([1, 1, 1], np.float32),

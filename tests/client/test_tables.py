@@ -29,7 +29,7 @@ from client.dialects.tables import (
     NDJSON,
     NPY,
     WRITABLE,
-    Layout,
+    TableLayout,
     media_type,
     negotiate,
     table_reader,
@@ -101,7 +101,7 @@ def answers(reply: bytes, content_type: str) -> list[dict[str, Any]]:
 
 
 def read(content_type: str, body: bytes, schema: Schema, size: int = 2**16, **options: Any) -> Any:
-    reader = table_reader(content_type, Layout.of(schema, **options))
+    reader = table_reader(content_type, TableLayout.of(schema, **options))
     calls = [c for i in range(0, len(body), size) for c in reader.feed(body[i : i + size])]
     return calls + list(reader.finish())
 
@@ -462,7 +462,7 @@ def test_large_tables_pass_in_little_memory(content_type: str) -> None:
         pieces = [whole]
     else:
         pieces = [as_npy(np.concatenate([block] * 10))]
-    reader = table_reader(content_type, Layout.of(schemas.numeric()))
+    reader = table_reader(content_type, TableLayout.of(schemas.numeric()))
     seen = 0
     tracemalloc.start()
     try:
@@ -600,7 +600,7 @@ def test_arrays_of_other_numbers_are_cast(array: Any) -> None:
 
 def test_an_array_that_came_whole_is_not_copied() -> None:
     body = as_npy(NUMBERS)
-    (call,) = table_reader(NPY, Layout.of(schemas.numeric())).feed(body)
+    (call,) = table_reader(NPY, TableLayout.of(schemas.numeric())).feed(body)
     assert np.shares_memory(call.inputs["features"], np.frombuffer(body, np.uint8))
 
 
@@ -874,7 +874,7 @@ def test_media_types_are_read_without_their_parameters() -> None:
 
 def test_layouts_tell_whether_two_versions_read_alike() -> None:
     schema = schemas.numeric("a", "b")
-    layout = Layout.of(schema)
+    layout = TableLayout.of(schema)
     assert schema.description is not None
     first, second = schema.description.columns
     for columns, alike in (
@@ -884,9 +884,9 @@ def test_layouts_tell_whether_two_versions_read_alike() -> None:
     ):
         description = replace(schema.description, columns=columns)
         newer = replace(schema, version=2, description=description)
-        assert layout.reads_like(Layout.of(newer)) == alike
-    assert not layout.reads_like(Layout.of(schemas.numeric("a", "b", "c")))
+        assert layout.reads_like(TableLayout.of(newer)) == alike
+    assert not layout.reads_like(TableLayout.of(schemas.numeric("a", "b", "c")))
     with pytest.raises(ClientError, match='model m has no "x", it has dense, serving_default'):
-        Layout.of(schemas.numeric(), "x")
+        TableLayout.of(schemas.numeric(), "x")
     with pytest.raises(ClientError, match='outputs: signature serving_default has no "x"'):
-        Layout.of(schemas.numeric(), output_filter=["x"])
+        TableLayout.of(schemas.numeric(), output_filter=["x"])
