@@ -7,6 +7,7 @@ number, and `spoilt(number)` is the input again.
 from __future__ import annotations
 
 import gc
+import os
 import re
 import struct
 import time
@@ -35,7 +36,8 @@ from tests.client.bodies import INFER_SEEDS, ROWS, TABLES, arrow, csv, ndjson, n
 from tests.client.checking import check, check_refusal
 from tests.tables import breast_cancer
 
-INPUTS = 100_000
+# FUZZ_INPUTS=2000000 looks longer.
+INPUTS = int(os.environ.get("FUZZ_INPUTS", "100_000"))
 # By then everything has been loaded, and what is kept for good is there.
 WARM = 20_000
 MOST_GROWTH_BYTES = 16 * 2**20
