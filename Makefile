@@ -44,7 +44,7 @@ bench: install ## measure what the README says about speed
 	@for name in imports course http_server serving gateway training; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 lock: ## write requirements/*.txt anew from pyproject.toml (uv must be on the PATH)
-	@for group in dev training serving client messages; do \
+	@for group in dev training serving client messages tracing; do \
 	  test $$group = dev && held= || held="--constraints requirements/dev.txt"; \
 	  test $$group = messages && held="$$held --no-deps"; \
 	  uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --group $$group $$held \

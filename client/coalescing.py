@@ -27,6 +27,7 @@ from client.errors import (
     UnavailableError,
     server_error,
 )
+from client.journeys import JOURNEYS
 from client.shares import Share, Whole
 from client.tensors import Array
 
@@ -70,7 +71,7 @@ class Limits:
 class _Member:
     """A request that waits or is under way."""
 
-    __slots__ = ("arrived", "call", "deadline", "future", "rows", "size")
+    __slots__ = ("arrived", "call", "deadline", "future", "journeys", "rows", "size")
 
     def __init__(self, call: Call, rows: int, size: int, deadline: Deadline) -> None:
         self.call = call
@@ -78,6 +79,7 @@ class _Member:
         self.size = size
         self.deadline = deadline
         self.arrived = deadlines.now()
+        self.journeys = JOURNEYS.get()
         self.future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
 
     def finish(self, prediction: Prediction) -> None:
@@ -232,6 +234,8 @@ class Coalescer(Generic[Group]):
             taken.append(member)
         for member in taken:
             self._dequeue(lane, member)
+            for journey in member.journeys:
+                journey.queued += deadlines.now() - member.arrived
         return taken
 
     async def _call(self, lane: _Lane[Group], members: Sequence[_Member]) -> bool:
@@ -242,6 +246,8 @@ class Coalescer(Generic[Group]):
         rows = sum(member.rows for member in members)
         self._observe(len(members), rows, deadlines.now() - members[0].arrived)
         seconds = max(member.deadline.left() for member in members)
+        # This task goes on for as long as anybody waits; it began with one request's context.
+        JOURNEYS.set(tuple(journey for member in members for journey in member.journeys))
         try:
             prediction = await self._send(lane.group, _joined(members), seconds)
         except ServerError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -15,7 +16,9 @@ from client.channel import Tls, aio_channel, channel
 from client.deadlines import Deadline
 from client.dialogue import Dialogue, Prediction, Steps, Target
 from client.errors import ServerError, server_error
+from client.journeys import JOURNEYS
 from client.schema import DEFAULT_SIGNATURE, Schema, Signature
+from client.tracing import Tracing
 
 __all__ = ["AsyncModelServer", "Deadline", "ModelServer", "Prediction", "Target", "Tls"]
 
@@ -202,11 +205,13 @@ class AsyncModelServer:
         timeout: float = DEFAULT_TIMEOUT,
         tls: Tls | None = None,
         observe: Observer = lambda rpc, code, seconds: None,
+        tracing: Tracing | None = None,
     ) -> None:
-        """Prepare the channel, as `ModelServer` does."""
+        """Prepare the channel, as `ModelServer` does; `tracing` makes spans of requests' calls."""
         self.address = address
         self.timeout = timeout
         self._observe = observe
+        self._tracing = tracing
         self._channel = aio_channel(address, tls)
         self._rpcs = _rpcs(self._channel)
         self._dialogue = Dialogue()
@@ -288,15 +293,28 @@ class AsyncModelServer:
             return result
 
     async def _call(self, rpc: str, request: Any, deadline: Deadline) -> Any:
+        journeys, call, metadata = JOURNEYS.get(), None, None
+        if journeys and self._tracing is not None:
+            call = self._tracing.begin_call(rpc, self.address, journeys)
+            metadata = call.metadata
         started = time.perf_counter()
-        code = grpc.StatusCode.OK
+        code, reply = grpc.StatusCode.OK, None
         try:
-            return await self._rpcs[rpc](request, timeout=deadline.left())
+            reply = await self._rpcs[rpc](request, timeout=deadline.left(), metadata=metadata)
+            return reply
         except grpc.RpcError as error:
             code = error.code()
             raise _error(self.address, code, error.details()) from error
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED
+            raise
         finally:
-            self._observe(rpc, code, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._observe(rpc, code, seconds)
+            for journey in journeys:
+                journey.served += seconds
+            if call is not None:
+                call.end(code, request, reply)
 
 
 def _target(model: str | Target) -> Target:

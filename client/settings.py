@@ -81,6 +81,9 @@ class Settings(BaseSettings):
     access_log: AccessLog = Field(
         default="errors", description="requests to log: all, errors (5xx) or none"
     )
+    server_timing: bool = Field(
+        default=False, description="tell in each reply's Server-Timing how long it took, and where"
+    )
     drain_delay: float = Field(
         default=0.0,
         ge=0,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from types import TracebackType
 
-from client import deadlines
+from client import deadlines, tracing
 from client.coalescing import Limits
 from client.deadlines import Deadline
 from client.errors import ClientError
 from client.exchange import HttpReply, HttpRequest
+from client.journeys import JOURNEYS, Journey
 from client.keys import ApiKeys
 from client.metrics import Metrics
 from client.model_server import AsyncModelServer
@@ -31,6 +33,7 @@ from client.web.tables import StreamReply, Tables, is_table
 log = logging.getLogger(__name__)
 
 TIMEOUT_HEADER = "x-request-timeout"
+TIMING_HEADER = "Server-Timing"
 ROUTES_KEPT, LONGEST_KEPT = 1024, 256
 # Statuses from here on say that something is wrong on our side.
 ERROR = 500
@@ -50,11 +53,14 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self._tracing = tracing.start()
+        self._followed = settings.server_timing or self._tracing is not None
         self._server = AsyncModelServer(
             settings.server,
             timeout=settings.timeout,
             tls=settings.tls,
             observe=self.metrics.observe_call,
+            tracing=self._tracing,
         )
         limits = Limits(rows=settings.batch_rows, waiting=settings.max_waiting)
         self._keys = ApiKeys(settings.api_keys) if settings.api_keys else None
@@ -87,6 +93,8 @@ class Gateway:
     ) -> None:
         await self.core.__aexit__(kind, error, traceback)
         await self._server.close()
+        if self._tracing is not None:
+            self._tracing.close()
 
     def drain(self) -> None:
         """Say from now on that nothing new should be sent here; all that comes is answered."""
@@ -111,9 +119,20 @@ class Gateway:
             request: it, as it came.
             route: what answers its path, if that has been looked up.
         """
+        route = route or self.route(request.path)
+        if not self._followed or route is None or not route.limited:
+            return await self._handle(request, route)
+        started, journey, status = deadlines.now(), self._set_out(request, route), None
+        try:
+            reply = await self._handle(request, route)
+            status = reply.status
+        finally:
+            self._arrive(journey, status)
+        return reply._replace(headers=(*reply.headers, *self._timing(journey, started)))
+
+    async def _handle(self, request: HttpRequest, route: Route | None) -> HttpReply:
         started = deadlines.now()
         method, metrics = request.method, self.metrics
-        route = route or self.route(request.path)
         caller: str | None = None
         metrics.begin()
         try:
@@ -164,6 +183,26 @@ class Gateway:
             route: what answers its path; it takes tables.
             chunks: the body.
         """
+        if not self._followed:
+            return await self._stream(request, route, chunks)
+        started, journey, status = deadlines.now(), self._set_out(request, route), None
+        sending = False
+        try:
+            reply = await self._stream(request, route, chunks)
+            headers = (*reply.headers, *self._timing(journey, started))
+            if isinstance(reply, StreamReply):
+                sending = True
+                pieces = self._sent(journey, reply.pieces)
+                return replace(reply, headers=headers, pieces=pieces)
+            status = reply.status
+            return reply._replace(headers=headers)
+        finally:
+            if not sending:
+                self._arrive(journey, status)
+
+    async def _stream(
+        self, request: HttpRequest, route: Route, chunks: AsyncIterator[bytes]
+    ) -> HttpReply | StreamReply:
         started = deadlines.now()
         reply: HttpReply | StreamReply
         try:
@@ -186,6 +225,34 @@ class Gateway:
         """Answer a request that is not worked on."""
         self._observe(method, route, error.status, 0.0)
         return error_reply(error)
+
+    def _set_out(self, request: HttpRequest, route: Route) -> Journey:
+        """Follow a request from here on; it has a task, and so a context, of its own."""
+        journey = Journey()
+        if self._tracing is not None:
+            journey.span = self._tracing.begin(
+                request.method, request.path, route.name, request.headers
+            )
+        JOURNEYS.set((journey,))
+        return journey
+
+    def _arrive(self, journey: Journey, status: int | None) -> None:
+        if self._tracing is not None:
+            self._tracing.end(journey.span, status)
+
+    async def _sent(self, journey: Journey, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        status = None
+        try:
+            async for piece in pieces:
+                yield piece
+            status = 200
+        finally:
+            self._arrive(journey, status)
+
+    def _timing(self, journey: Journey, started: float) -> tuple[tuple[str, str], ...]:
+        if not self.settings.server_timing:
+            return ()
+        return ((TIMING_HEADER, journey.timing(deadlines.now() - started)),)
 
     async def _answer_whole_table(self, request: HttpRequest, route: Route) -> HttpReply:
         """Answer a table that has arrived whole, where the server in front has no streams."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from asyncio import to_thread
+from typing import Any
 
 from client.deadlines import Deadline
 from client.dialects.rest import examples, models, predict
@@ -12,7 +13,7 @@ from client.errors import ClientError, ServerError
 from client.exchange import HttpReply, HttpRequest
 from client.model_server import Target
 from client.predictor import Predictor
-from client.web.answers import answer_json, of_version
+from client.web.answers import VERSION_HEADER, answer_json, of_version
 from client.web.friendly import explain
 from client.web.replies import error_reply
 from client.web.routes import Route
@@ -71,12 +72,13 @@ class RestApi:
 
     async def _predict(self, target: Target, request: HttpRequest, deadline: Deadline) -> HttpReply:
         try:
-            await self._core.schema(target, deadline)
+            call, prediction = await answer_json(
+                self._core, target, request, deadline, predict.read
+            )
         except ServerError:
             # What is wrong with the JSON is told first. Of a long body that takes a while.
             await to_thread(predict.check_body, request.body)
             raise
-        call, prediction = await answer_json(self._core, target, request, deadline, predict.read)
         body = predict.write(prediction.outputs, row_form=call.row_form)
         return of_version(prediction, body)
 
@@ -84,14 +86,19 @@ class RestApi:
         name, sent = examples.read(request.body)
         if asked.verb == "classify":
             classified = await self._core.classify(asked.target, sent, name, deadline)
-            return HttpReply(examples.write_classification(classified))
+            return _of_version(classified, examples.write_classification(classified))
         regressed = await self._core.regress(asked.target, sent, name, deadline)
-        return HttpReply(examples.write_regression(regressed))
+        return _of_version(regressed, examples.write_regression(regressed))
 
     def _stream(self, request: HttpRequest) -> Target | None:
         asked = route(request)
         is_predict = isinstance(asked, Question) and asked.verb == "predict"
         return asked.target if isinstance(asked, Question) and is_predict else None
+
+
+def _of_version(answer: Any, body: bytes) -> HttpReply:
+    """Return a reply that tells which version a server's response is of."""
+    return HttpReply(body, headers=((VERSION_HEADER, str(answer.model_spec.version.value)),))
 
 
 def _name(path: str) -> str:
