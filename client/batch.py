@@ -16,7 +16,7 @@ from client.dialects.tables import (
     CSV,
     NDJSON,
     NPY,
-    Layout,
+    TableLayout,
     TableWriter,
     table_reader,
     table_writer,
@@ -89,7 +89,7 @@ def _predict(
             layout, calls = _json_calls(b"".join(chunks()), schema)
             writer: TableWriter = JsonWriter(b"[\n", b",\n", b"\n]\n")
         else:
-            layout = Layout.of(schema)
+            layout = TableLayout.of(schema)
             calls = _table_calls(kind, layout, chunks())
             writer = table_writer(kind)
         for call in calls:
@@ -121,14 +121,14 @@ def _guessed(head: bytes) -> str:
     return JSON if text[:1] == b"[" else CSV
 
 
-def _table_calls(kind: str, layout: Layout, chunks: Iterator[bytes]) -> Iterator[Call]:
+def _table_calls(kind: str, layout: TableLayout, chunks: Iterator[bytes]) -> Iterator[Call]:
     reader = table_reader(kind, layout)
     for chunk in chunks:
         yield from reader.feed(chunk)
     yield from reader.finish()
 
 
-def _json_calls(data: bytes, schema: Schema) -> tuple[Layout, Iterator[Call]]:
+def _json_calls(data: bytes, schema: Schema) -> tuple[TableLayout, Iterator[Call]]:
     """Read a list of rows, or `{"instances": [row, …], "signature_name": …}`."""
     try:
         body = orjson.loads(data.removeprefix(_BYTE_ORDER_MARK))
@@ -145,7 +145,7 @@ def _json_calls(data: bytes, schema: Schema) -> tuple[Layout, Iterator[Call]]:
         raise ClientError("signature_name: expected a string")
     if not rows:
         raise ClientError("expected at least one row, got none")
-    layout = Layout.of(schema, name)
+    layout = TableLayout.of(schema, name)
 
     def calls() -> Iterator[Call]:
         for start in range(0, len(rows), ROWS_PER_CALL):
@@ -163,11 +163,11 @@ def _nothing() -> Iterator[int]:
     yield from ()
 
 
-def _followed(server: ModelServer, target: Target, layout: Layout, old: Schema) -> Schema:
+def _followed(server: ModelServer, target: Target, layout: TableLayout, old: Schema) -> Schema:
     """Return the schema of the version that answers now, if it reads the rows as they were read."""
     new = server.schema(target)
     name = layout.signature_name
-    if name not in new.signatures or not layout.reads_like(Layout.of(new, name)):
+    if name not in new.signatures or not layout.reads_like(TableLayout.of(new, name)):
         raise ClientError(
             f"version {old.version} of the model gave way to version {new.version}, which reads "
             "rows in another way; start again, or ask for one with --version"

@@ -101,7 +101,7 @@ class Dialogue:
             outputs = {
                 name: tensors.from_proto(reply.outputs[name]) for name in sorted(reply.outputs)
             }
-        except ValueError as error:
+        except (OverflowError, ValueError) as error:
             raise ClientError(f"model {target.model}: {error}", 501) from error
         return Prediction(outputs, reply.model_spec.version.value)
 

@@ -59,7 +59,8 @@ def from_proto(proto: Any) -> Array:
     """Return a TensorProto's values, strings as an object array of bytes.
 
     Raises:
-        ValueError: its dtype has no numpy form.
+        ValueError: its dtype has no numpy form, or there are not as many values as its shape says.
+        OverflowError: a value is none of its dtype.
     """
     if proto.dtype not in DTYPES:
         raise ValueError(f"tensors of {dtype_name(proto.dtype)} cannot be read here")

@@ -1,4 +1,4 @@
-"""A model that refuses some rows, and one that does not answer row by row though it looks so."""
+"""A model that refuses some rows, and others that do not answer row by row though they look so."""
 
 from __future__ import annotations
 
@@ -20,12 +20,20 @@ class Guarded(tf.Module):
     def distinct(self, x: Any) -> dict[str, Any]:
         return {"y": tf.unique(x).y}
 
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, 1], tf.float32, "x")])
+    def column(self, x: Any) -> dict[str, Any]:
+        return {"y": 2.0 * x}
+
 
 def publish(base_path: Path) -> None:
     """Export version 1."""
     module = Guarded()
     base_path.mkdir(parents=True, exist_ok=True)
     hidden = base_path.parent / ".tmp-guarded"
-    signatures = {"serving_default": module.double, "distinct": module.distinct}
+    signatures = {
+        "serving_default": module.double,
+        "distinct": module.distinct,
+        "column": module.column,
+    }
     tf.saved_model.save(module, str(hidden), signatures=signatures)
     hidden.rename(base_path / "1")

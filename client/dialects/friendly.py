@@ -66,7 +66,7 @@ def read_document(body: Any, schema: Schema) -> JsonCall:
         raise ClientError(f"the body is {kind_of(body)}; {EXPECTED}")
     unknown = [key for key in body if key not in KEYS]
     if unknown:
-        raise ClientError(f'unknown key "{unknown[0]}"; {EXPECTED}')
+        raise ClientError(f'unknown key "{unknown[0][:100]}"; {EXPECTED}')
     if ("instances" in body) == ("inputs" in body):
         both = "both" if "instances" in body else "neither"
         raise ClientError(f'the body has {both} of "instances" and "inputs"; {EXPECTED}')
@@ -76,7 +76,9 @@ def read_document(body: Any, schema: Schema) -> JsonCall:
     signature = schema.signatures.get(name or DEFAULT_SIGNATURE)
     if signature is None:
         known = ", ".join(sorted(schema.signatures))
-        raise ClientError(f'signature_name: model {schema.model} has no "{name}", it has {known}')
+        raise ClientError(
+            f'signature_name: model {schema.model} has no "{name[:100]}", it has {known}'
+        )
     name = name or DEFAULT_SIGNATURE
     described = schema.described.get(name, {})
     if "inputs" in body:
@@ -226,7 +228,7 @@ def _whole_objects(
             unknown = sorted(row.keys() - wanted)
             if unknown:
                 raise ClientError(
-                    f'instances[{index}]: unknown column "{unknown[0]}"; '
+                    f'instances[{index}]: unknown column "{unknown[0][:100]}"; '
                     f"the columns are {_listing(wanted)}"
                 )
             absent = wanted - row.keys()
@@ -276,7 +278,8 @@ def _read_columns(inputs: Any, signature: Signature, described: Described) -> di
     for name in inputs:
         if name not in signature.inputs:
             raise ClientError(
-                f'inputs: unknown column "{name}"; the columns are {_listing(signature.inputs)}'
+                f'inputs: unknown column "{name[:100]}"; '
+                f"the columns are {_listing(signature.inputs)}"
             )
     for name, spec in signature.inputs.items():
         if name not in inputs:

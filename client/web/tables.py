@@ -15,7 +15,7 @@ from client.deadlines import Deadline
 from client.dialects import Call
 from client.dialects.tables import (
     READABLE,
-    Layout,
+    TableLayout,
     TableReader,
     TableWriter,
     media_type,
@@ -90,7 +90,7 @@ class Tables:
         name = query.get("signature_name", [""])[0]
         outputs = [o for value in query.get("outputs", []) for o in value.split(",") if o]
         schema = await self._core.schema(target, Deadline(self._timeout))
-        reader = table_reader(came, Layout.of(schema, name, outputs))
+        reader = table_reader(came, TableLayout.of(schema, name, outputs))
         answering = _Answering(self._core, target, schema, reader, writer, self._timeout)
         pieces = answering.pieces(chunks)
         if writer.can_tell_errors:
@@ -161,7 +161,7 @@ class _Answering:
         new = await self._core.schema(Target(self._target.model, version), deadline)
         # A layout remembers the signature that is run, which may be the short form of another.
         same = old.signature_name in new.signatures and (
-            Layout.of(new, old.signature_name, old.output_filter) == old
+            TableLayout.of(new, old.signature_name, old.output_filter) == old
         )
         if not same:
             raise ClientError(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from client.messages import DataType
+from dataclasses import replace
+
+from client.messages import DataType, SignatureDefMap
 from client.schema import Column, Description, Schema, Signature, TensorSpec
-from client.tensors import STRING
+from client.tensors import DTYPES, STRING
 
 FLOAT = DataType.Value("DT_FLOAT")
 INT64 = DataType.Value("DT_INT64")
 BOOL = DataType.Value("DT_BOOL")
+BFLOAT16 = DataType.Value("DT_BFLOAT16")
 
 COLUMN = TensorSpec(FLOAT, (None,))
 OUTPUTS = {
@@ -18,47 +21,77 @@ OUTPUTS = {
 }
 
 
-def _schema(columns: tuple[Column, ...], signatures: dict[str, Signature]) -> Schema:
-    description = Description(columns, ("no", "yes"), 0.5, "2025-01-02T03:04:05+00:00", {})
-    return Schema("m", 1, signatures, description, None)
+def spec(dtype: str, *shape: int | None) -> TensorSpec:
+    return TensorSpec(DataType.Value(f"DT_{dtype}"), shape)
 
 
-def _column(
-    name: str, kind: str = "numeric", vocabulary: tuple[str, ...] = (), *, missing: bool = False
-) -> Column:
+def any_rank(dtype: str) -> TensorSpec:
+    return TensorSpec(DataType.Value(f"DT_{dtype}"), None)
+
+
+def column(name: str, *vocabulary: str, kind: str = "", missing: bool = False) -> Column:
+    """A column of the kind that its vocabulary makes it, or of another."""
+    kind = kind or ("categorical" if vocabulary else "numeric")
     modes = (0, len(vocabulary) - 1)
     return Column(name, kind, vocabulary, 1.0, 1.0, 0.0, 2.0, (0.5, 1.5), modes, missing)
+
+
+def describing(of: Schema, *columns: Column) -> Schema:
+    """The same model, but it says what its columns are."""
+    description = Description(columns, ("no", "yes"), 0.5, "2025-01-02T03:04:05+00:00", {})
+    return replace(of, description=description)
+
+
+def schema(columns: tuple[str, ...] = (), /, **inputs: TensorSpec) -> Schema:
+    """A model with the signature serving_default; columns make it describe itself."""
+    plain = _with({"serving_default": Signature(inputs, {"y": COLUMN})})
+    return describing(plain, *map(column, columns)) if columns else plain
 
 
 def numeric(*names: str) -> Schema:
     """A model of nothing but numbers, with the signature `dense`."""
     names = names or ("b", "a", "c")
-    return _schema(
-        tuple(_column(name) for name in names),
-        {
-            "dense": Signature({"features": TensorSpec(FLOAT, (None, len(names)))}, OUTPUTS),
-            "serving_default": Signature(dict.fromkeys(sorted(names), COLUMN), OUTPUTS),
-        },
-    )
+    signatures = {
+        "dense": Signature({"features": TensorSpec(FLOAT, (None, len(names)))}, OUTPUTS),
+        "serving_default": Signature(dict.fromkeys(sorted(names), COLUMN), OUTPUTS),
+    }
+    return describing(_with(signatures), *map(column, names))
 
 
 def mixed() -> Schema:
     """A model with a column of every kind."""
     columns = (
-        _column("size"),
-        _column("income", missing=True),
-        _column("city", "categorical", ("Bern", "Basel")),
-        _column("district", "categorical", ("7", "42"), missing=True),
-        _column("garden", "boolean", ("false", "true"), missing=True),
-        _column("rooms", "categorical", ("3", "2")),
-        _column("balcony", "boolean", ("false", "true")),
+        column("size"),
+        column("income", missing=True),
+        column("city", "Bern", "Basel"),
+        column("district", "7", "42", missing=True),
+        column("garden", "false", "true", kind="boolean", missing=True),
+        column("rooms", "3", "2"),
+        column("balcony", "false", "true", kind="boolean"),
     )
     dtypes = (FLOAT, FLOAT, STRING, STRING, STRING, INT64, BOOL)
     inputs = {c.name: TensorSpec(d, (None,)) for c, d in zip(columns, dtypes, strict=True)}
-    return _schema(columns, {"serving_default": Signature(dict(sorted(inputs.items())), OUTPUTS)})
+    signature = Signature(dict(sorted(inputs.items())), OUTPUTS)
+    return describing(_with({"serving_default": signature}), *columns)
 
 
-def undescribed(**inputs: TensorSpec) -> Schema:
-    """A model that says nothing of itself."""
-    signature = Signature(inputs, {"y": COLUMN})
-    return Schema("m", 1, {"serving_default": signature}, None, None)
+def explaining(of: Schema) -> Schema:
+    """The same model, with a signature that tells each column's share."""
+    inputs = of.signatures["serving_default"].inputs
+    shares = {"bias": COLUMN, "contribution": TensorSpec(FLOAT, (None, len(inputs)))}
+    return replace(of, signatures={**of.signatures, "explain": Signature(inputs, shares)})
+
+
+def every_type() -> Schema:
+    """A model with a signature for each type, of pairs and of any shape."""
+    pairs = {"x": TensorSpec(FLOAT, (None, 2)), "s": TensorSpec(STRING, (None,))}
+    typed = {
+        f"type {dtype}{of}": Signature({"x": TensorSpec(dtype, shape)}, OUTPUTS)
+        for dtype in (*DTYPES, BFLOAT16)
+        for of, shape in (("", (None, 2)), (" of any shape", None))
+    }
+    return _with({"serving_default": Signature(pairs, OUTPUTS), **typed})
+
+
+def _with(signatures: dict[str, Signature]) -> Schema:
+    return Schema("m", 1, signatures, None, SignatureDefMap())

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import struct
 from typing import Any
 
-import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
@@ -23,34 +21,21 @@ from client.dialects.tables import (
     CSV,
     NDJSON,
     NPY,
-    Layout,
+    TableLayout,
     media_type,
     negotiate,
     table_reader,
 )
 from client.dialects.tables.flatbuffers import Table
-from client.schema import Schema, Signature, TensorSpec
-from client.tensors import DTYPES, STRING
+from client.schema import Schema, TensorSpec
+from client.tensors import STRING
 from tests.client import schemas
+from tests.client.bodies import INFER_SEEDS, TABLES, arrow
+from tests.client.checking import check, check_refusal
 
 NUMERIC, MIXED = schemas.numeric(), schemas.mixed()
-EVERY_TYPE = Schema(
-    "m",
-    1,
-    {
-        "serving_default": Signature(
-            {"x": TensorSpec(1, (None, 2)), "s": TensorSpec(STRING, (None,))}, schemas.OUTPUTS
-        )
-    }
-    | {
-        f"type {dtype}": Signature({"x": TensorSpec(dtype, shape)}, schemas.OUTPUTS)
-        for dtype in (*DTYPES, 14)
-        for shape in (None, (None, 2))
-    },
-    None,
-    None,
-)
-MODELS = (NUMERIC, MIXED, EVERY_TYPE, schemas.undescribed(x=TensorSpec(1, None)))
+EVERY_TYPE = schemas.every_type()
+MODELS = (NUMERIC, MIXED, EVERY_TYPE, schemas.schema(x=TensorSpec(1, None)))
 # FUZZ_EXAMPLES=20000 looks longer; so many take some minutes.
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "400"))
 many = settings(max_examples=EXAMPLES, deadline=2000, suppress_health_check=list(HealthCheck))
@@ -60,34 +45,18 @@ def answers(decode: Any, *arguments: Any) -> None:
     """Decode; an error must be the caller's."""
     try:
         decode(*arguments)
-    except ClientError as caught:
-        error = caught
-    else:
-        return
-    assert 400 <= error.status < 500 or error.status == 501
-    assert len(error.message) < 5000
-    error.message.encode()
+    except ClientError as error:
+        check_refusal(error)
+        assert len(error.message) < 5000  # noqa: PT017
 
 
 def read_table(content_type: str, body: bytes, size: int, schema: Schema) -> None:
-    reader = table_reader(content_type, Layout.of(schema))
+    reader = table_reader(content_type, TableLayout.of(schema))
     for start in range(0, len(body), size):
         for call in reader.feed(body[start : start + size]):
             check(call, schema)
     for call in reader.finish():
         check(call, schema)
-
-
-def check(call: Any, schema: Schema) -> None:
-    """What is decoded fits the signature, so that it can be sent."""
-    inputs = schema.signatures[call.signature_name].inputs
-    assert call.inputs.keys() == inputs.keys()
-    for name, array in call.inputs.items():
-        assert array.dtype == DTYPES[inputs[name].dtype]
-        shape = inputs[name].shape
-        assert shape is None or len(shape) == array.ndim
-        if array.dtype == object:
-            assert all(type(value) is bytes for value in array.reshape(-1))
 
 
 def changed(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
@@ -107,81 +76,6 @@ def changed(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
     )
     edits = st.lists(st.tuples(st.integers(0, 2**16), piece, st.integers(0, 12)), max_size=4)
     return st.builds(change, st.sampled_from(seeds), edits)
-
-
-def arrow(table: Any) -> bytes:
-    out = io.BytesIO()
-    with pa.ipc.new_stream(out, table.schema) as writer:
-        writer.write_table(table, max_chunksize=3)
-    return out.getvalue()
-
-
-def npy(array: Any) -> bytes:
-    out = io.BytesIO()
-    np.save(out, array)
-    return out.getvalue()
-
-
-ROWS: dict[str, Any] = {
-    "size": [1.0, 2.5, 3.0, 4.0],
-    "income": [1.0, None, 2.0, 3.0],
-    "city": ["Bern", "Basel", "Zug", "x"],
-    "district": ["7", None, "42", "1"],
-    "garden": ["true", None, "false", "x"],
-    "rooms": [1, 2, 3, 4],
-    "balcony": [True, False, True, True],
-}
-TEXT = [["" if v is None else str(v) for v in row] for row in zip(*ROWS.values(), strict=True)]
-TABLES = {
-    CSV: [
-        b"a,b,c\n1,2,3\n4,5,6\n",
-        "\n".join(map(",".join, [list(ROWS), *TEXT])).encode(),
-        b'a,b,c\n"1","2",3\n',
-    ],
-    NDJSON: [
-        b'{"a":1,"b":2,"c":3}\n{"c":1,"b":2,"a":3}\n',
-        b"[1,2,3]\n[4,5,6]\n",
-        b"\n".join(
-            json.dumps(dict(zip(ROWS, row, strict=True))).encode()
-            for row in zip(*ROWS.values(), strict=True)
-        ),
-        b'{"x": [1, 2], "s": "a"}\n{"x": [1, 2], "s": {"b64": "YQ=="}}',
-    ],
-    ARROW: [
-        arrow(pa.table({name: [1.0, 2.0, 3.0, 4.0] for name in "abc"})),
-        arrow(pa.table(ROWS)),
-        arrow(
-            pa.table(
-                {
-                    **ROWS,
-                    "city": pa.array(ROWS["city"]).dictionary_encode(),
-                    "district": pa.array(ROWS["district"], pa.large_string()),
-                    "garden": pa.array(ROWS["garden"], pa.large_string()).dictionary_encode(),
-                }
-            )
-        ),
-        arrow(
-            pa.table(
-                {
-                    **ROWS,
-                    "size": pa.array([1.0, 2.0, 3.0, 4.0], pa.float16()),
-                    "income": pa.nulls(4),
-                    "city": pa.array(["Bern", "x" * 20, "", "y" * 30], pa.string_view()),
-                    "district": pa.array(["7", "x" * 20, None, "1"], pa.string_view())
-                    .dictionary_encode()
-                    .cast(pa.dictionary(pa.int8(), pa.string_view())),
-                    "rooms": pa.array([1, 2, 3, 4], pa.uint8()),
-                }
-            )
-        ),
-        arrow(
-            pa.table(
-                {"x": pa.array([[1.0, 2.0]] * 4, pa.list_(pa.float32(), 2)), "s": ROWS["city"]}
-            )
-        ),
-    ],
-    NPY: [npy(np.ones([4, 3], np.float32)), npy(np.ones([4, 3], ">i2", order="F"))],
-}
 
 
 @pytest.mark.parametrize("content_type", TABLES)
@@ -299,29 +193,6 @@ def test_requests_to_infer_of_any_form(
     if length == "right":
         length = str(len(header))
     answers(infer, header + rest, schema, length)
-
-
-INFER_SEEDS = [
-    orjson.dumps(
-        {
-            "id": "1",
-            "inputs": [
-                {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [[1, 2.5]]},
-                {"name": "s", "shape": [1], "datatype": "BYTES", "data": ["a"]},
-            ],
-            "outputs": [{"name": "label", "parameters": {"binary_data": True}}],
-            "parameters": {"binary_data_output": False, "signature_name": ""},
-        }
-    ),
-    b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[NaN,1]}]}',
-    orjson.dumps(
-        {
-            "inputs": [
-                {"name": n, "shape": [1], "datatype": "FP32", "data": [1]} for n in ("a", "b", "c")
-            ]
-        }
-    ),
-]
 
 
 @given(

@@ -77,8 +77,8 @@ def test_it_is_valid(doc: Any) -> None:
     [
         schemas.numeric(),
         schemas.mixed(),
-        schemas.undescribed(x=TensorSpec(1, None), y=TensorSpec(9, (None, 2, None))),
-        schemas.undescribed(x=TensorSpec(18, (None,)), y=TensorSpec(14, ())),
+        schemas.schema(x=TensorSpec(1, None), y=TensorSpec(9, (None, 2, None))),
+        schemas.schema(x=TensorSpec(18, (None,)), y=TensorSpec(14, ())),
         Schema("a/{b} c", 1, {}, None, None),
     ],
     ids=range(5),

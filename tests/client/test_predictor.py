@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
 from client.coalescing import Limits
 from client.deadlines import Deadline
 from client.dialects import Call
+from client.dialects.rest import predict
 from client.errors import ClientError, DeadlineExceededError, InvalidArgumentError
 from client.model_server import AsyncModelServer, Prediction, Target
 from client.predictor import Predictor
@@ -23,6 +26,7 @@ from tests.conftest import Starter
 from tests.link import Link
 
 GUARDED = Target("guarded")
+Read = Callable[[Schema], Call]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,11 @@ def x(*values: float, signature_name: str = "serving_default") -> Call:
     return Call(signature_name, {"x": np.array(values, np.float32)})
 
 
-def read(call: Call) -> Callable[[Schema], Call]:
+def read_rest(body: bytes, schema: Schema) -> Call:
+    return predict.read(body, schema).call
+
+
+def read(call: Call) -> Read:
     return lambda schema: call
 
 
@@ -99,6 +107,43 @@ def test_outputs_that_only_look_like_rows_are_each_one_s_own(guarded_server: str
     replies, made = run(guarded_server, twice)
     assert [reply.outputs["y"].tolist() for reply in replies] == [[1, 2], [2, 3]] * 8
     assert made["Predict"] == 1 + 8 + 8
+
+
+def test_arrays_of_other_shapes_and_types_share_no_call_and_leave_the_others_alone(
+    guarded_server: str,
+) -> None:
+    # The dialect of REST lets a length of one be left out, so that [3] may come for [n, 1].
+    written: list[Any] = [[[1.5], [2], [3]], [4, 5, 6], [[7]], [8], [9], [[10], [11]], [[]], []]
+    bodies = [orjson.dumps({"signature_name": "column", "inputs": rows}) for rows in written]
+    arrays: list[Any] = [
+        np.ones([2, 1], np.float64),
+        np.ones([2, 2], np.float32),
+        np.ones([1, 1, 1], np.float32),
+        np.array([[1]], np.int64),
+    ]
+    reads: list[Read] = [partial(read_rest, body) for body in bodies]
+    reads += [read(Call("column", {"x": array})) for array in arrays]
+
+    async def answer(predictor: Predictor, reads: Sequence[Read]) -> list[Any]:
+        answers = (predictor.answer(GUARDED, read, Deadline(20)) for read in reads)
+        return await asyncio.gather(*answers, return_exceptions=True)
+
+    async def one_by_one(predictor: Predictor) -> list[Any]:
+        return [outcome for read in reads for outcome in await answer(predictor, [read])]
+
+    alone, made_alone = run(guarded_server, one_by_one)
+    together, made = run(guarded_server, lambda predictor: answer(predictor, reads * 20))
+    for got, expected in zip(together, alone * 20, strict=True):
+        if isinstance(expected, ClientError):
+            assert isinstance(got, ClientError)
+            assert (got.status, got.message) == (expected.status, expected.message)
+            continue
+        y = expected[1].outputs["y"]
+        assert got[1].outputs["y"].shape == y.shape
+        np.testing.assert_array_equal(got[1].outputs["y"], y)
+    for rows, outcome in zip(written[:6], alone, strict=False):
+        np.testing.assert_array_equal(np.ravel(outcome[1].outputs["y"]), 2 * np.ravel(rows))
+    assert made["Predict"] < 5 * made_alone["Predict"]  # those of one kind did share
 
 
 def test_one_row_a_call_is_a_call_for_each(guarded_server: str) -> None:

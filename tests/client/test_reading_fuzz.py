@@ -17,7 +17,8 @@ from client.dialects.rest import examples, predict
 from client.errors import ClientError
 from client.schema import Schema
 from client.tensors import DTYPES, to_proto
-from tests.schemas import any_rank, column, describing, schema, spec
+from tests.client.checking import check_refusal
+from tests.client.schemas import any_rank, column, describing, schema, spec
 
 NAMES = ("x", "y_bytes", 'a "quoted" name')
 SCHEMAS = [
@@ -84,11 +85,6 @@ def outcome(read: Callable[..., Any], *arguments: Any) -> Any:
         return read(*arguments)
     except ClientError as error:
         return error
-
-
-def check_refusal(error: ClientError) -> None:
-    assert 400 <= error.status < 500 or error.status == 501
-    orjson.dumps(error.message)  # it can be told
 
 
 def check_call(read: Callable[[bytes, Schema], JsonCall], body: bytes, of: Schema) -> None:

@@ -14,7 +14,7 @@ from client.dialects.rest import examples, predict
 from client.errors import ClientError
 from client.messages import SignatureDefMap
 from client.schema import Schema
-from tests.schemas import any_rank, column, describing, schema, spec
+from tests.client.schemas import any_rank, column, describing, schema, spec
 
 ONE = schema(x=spec("FLOAT", None))
 TWO = schema(a=spec("FLOAT", None), b=spec("FLOAT", None))

@@ -12,7 +12,7 @@ from client.dialects import Call, friendly
 from client.errors import ClientError
 from client.schema import Schema, Signature
 from client.tensors import Array
-from tests.schemas import any_rank, column, describing, schema, spec
+from tests.client.schemas import any_rank, column, describing, schema, spec
 
 TABLE = schema(("age", "height"), age=spec("FLOAT", None), height=spec("DOUBLE", None))
 ONE = schema(x=spec("FLOAT", None))
@@ -23,7 +23,12 @@ FLAGS = schema(x=spec("BOOL", None))
 NUMERIC = schema(("age", "height"), age=spec("FLOAT", None), height=spec("FLOAT", None))
 DENSE = replace(
     NUMERIC,
-    signatures={**NUMERIC.signatures, "dense": Signature({"features": spec("FLOAT", None, 2)}, {})},
+    signatures={
+        **NUMERIC.signatures,
+        "dense": Signature(
+            {"features": spec("FLOAT", None, 2)}, NUMERIC.signatures["serving_default"].outputs
+        ),
+    },
 )
 ANY = schema(x=any_rank("INT64"))
 

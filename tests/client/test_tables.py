@@ -29,7 +29,7 @@ from client.dialects.tables import (
     NDJSON,
     NPY,
     WRITABLE,
-    Layout,
+    TableLayout,
     media_type,
     negotiate,
     table_reader,
@@ -102,7 +102,7 @@ def answers(reply: bytes, content_type: str) -> list[dict[str, Any]]:
 
 
 def read(content_type: str, body: bytes, schema: Schema, size: int = 2**16, **options: Any) -> Any:
-    reader = table_reader(content_type, Layout.of(schema, **options))
+    reader = table_reader(content_type, TableLayout.of(schema, **options))
     calls = [c for i in range(0, len(body), size) for c in reader.feed(body[i : i + size])]
     return calls + list(reader.finish())
 
@@ -454,7 +454,7 @@ def test_large_tables_pass_in_little_memory(content_type: str) -> None:
         pieces = [whole]
     else:
         pieces = [as_npy(np.concatenate([block] * 10))]
-    reader = table_reader(content_type, Layout.of(schemas.numeric()))
+    reader = table_reader(content_type, TableLayout.of(schemas.numeric()))
     seen = 0
     tracemalloc.start()
     try:
@@ -472,7 +472,7 @@ def test_large_tables_pass_in_little_memory(content_type: str) -> None:
 
 
 def test_a_quoted_cell_may_go_on_over_lines_and_blocks() -> None:
-    schema = schemas.undescribed(text=TensorSpec(STRING, (None,)))
+    schema = schemas.schema(text=TensorSpec(STRING, (None,)))
     texts = [f'{i} says "hi",\r\nand goes\non' * (i % 7) + "." for i in range(60_000)]
     body = as_csv({"text": texts})
     assert len(body) > 3 * BLOCK_BYTES
@@ -552,18 +552,18 @@ def test_ndjson_that_cannot_be_read_is_told_with_its_line(body: bytes, message: 
 
 
 def test_rows_of_models_that_do_not_describe_themselves() -> None:
-    two = schemas.undescribed(x=schemas.COLUMN, y=schemas.COLUMN)
+    two = schemas.schema(x=schemas.COLUMN, y=schemas.COLUMN)
     calls = read(NDJSON, b'{"y":1,"x":2}', two)
     assert calls[0].inputs["x"] == [2]
     assert "the model does not tell the order" in error(NDJSON, b"[1,2]", two).message
     assert "the model does not tell the order" in error(NPY, as_npy(NUMBERS), two).message
-    image = schemas.undescribed(x=TensorSpec(schemas.FLOAT, (None, 2, 2)))
+    image = schemas.schema(x=TensorSpec(schemas.FLOAT, (None, 2, 2)))
     values = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
     lines = b"".join(json.dumps(v).encode() + b"\n" for v in values.tolist())
     for content_type, body in ((NDJSON, lines), (NPY, as_npy(values))):
         np.testing.assert_array_equal(joined(read(content_type, body, image))["x"], values)
     assert "a cell of CSV is one value" in error(CSV, b"x\n1\n", image).message
-    vector = schemas.undescribed(x=TensorSpec(schemas.FLOAT, (None, 2)))
+    vector = schemas.schema(x=TensorSpec(schemas.FLOAT, (None, 2)))
     table = pa.table({"x": pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float64(), 2))})
     np.testing.assert_array_equal(
         joined(read(ARROW, as_arrow(table), vector))["x"], [[1, 2], [3, 4]]
@@ -592,7 +592,7 @@ def test_arrays_of_other_numbers_are_cast(array: Any) -> None:
 
 def test_an_array_that_came_whole_is_not_copied() -> None:
     body = as_npy(NUMBERS)
-    (call,) = table_reader(NPY, Layout.of(schemas.numeric())).feed(body)
+    (call,) = table_reader(NPY, TableLayout.of(schemas.numeric())).feed(body)
     assert np.shares_memory(call.inputs["features"], np.frombuffer(body, np.uint8))
 
 
@@ -651,7 +651,7 @@ def test_arrays_that_cannot_be_read_are_told(body: bytes, message: str) -> None:
 
 
 def test_an_array_of_rows_that_no_memory_holds_is_told() -> None:
-    any_shape = schemas.undescribed(x=TensorSpec(schemas.FLOAT, (None, None)))
+    any_shape = schemas.schema(x=TensorSpec(schemas.FLOAT, (None, None)))
     for shape in (f"2, {2**40}", f"{2**62}, {2**62}"):
         body = npy(HUGE.replace("1152921504606846976, 3", shape), b"\0" * 100)
         found = error(NPY, body, any_shape)
@@ -660,7 +660,7 @@ def test_an_array_of_rows_that_no_memory_holds_is_told() -> None:
 
 
 def test_integers_that_do_not_fit_are_told() -> None:
-    bytes_of = schemas.undescribed(x=TensorSpec(4, (None,)))  # uint8
+    bytes_of = schemas.schema(x=TensorSpec(4, (None,)))  # uint8
     assert joined(read(NPY, as_npy(np.array([0, 255])), bytes_of))["x"].tolist() == [0, 255]
     for content_type, body in (
         (NPY, as_npy(np.array([0, 256]))),
@@ -745,7 +745,7 @@ def test_arrow_that_says_something_else_is_told() -> None:
 
 @pytest.mark.parametrize("ends", [(0, 5, 4), (0, 2, 400), (-2, 2, 4)])
 def test_strings_that_are_not_where_arrow_says_are_told(ends: tuple[int, ...]) -> None:
-    schema = schemas.undescribed(x=TensorSpec(STRING, (None,)))
+    schema = schemas.schema(x=TensorSpec(STRING, (None,)))
     body = as_arrow({"x": ["aa", "bb"]})
     assert joined(read(ARROW, body, schema))["x"].tolist() == [b"aa", b"bb"]
     right, wrong = struct.pack("<3i", 0, 2, 4), struct.pack("<3i", *ends)
@@ -755,7 +755,7 @@ def test_strings_that_are_not_where_arrow_says_are_told(ends: tuple[int, ...]) -
 
 @pytest.mark.parametrize("deltas", [False, True])
 def test_dictionaries_are_replaced_and_not_continued(deltas: bool) -> None:
-    schema = schemas.undescribed(x=TensorSpec(STRING, (None,)))
+    schema = schemas.schema(x=TensorSpec(STRING, (None,)))
     encoded = [
         pa.DictionaryArray.from_arrays(pa.array(keys, pa.int8()), pa.array(words))
         for keys, words in (([0, 1, 0], ["a", "b"]), ([2, 0, 1], ["a", "b", "c"]))
@@ -866,7 +866,7 @@ def test_media_types_are_read_without_their_parameters() -> None:
 
 def test_layouts_tell_whether_two_versions_read_alike() -> None:
     schema = schemas.numeric("a", "b")
-    layout = Layout.of(schema)
+    layout = TableLayout.of(schema)
     assert schema.description is not None
     first, second = schema.description.columns
     for columns, alike in (
@@ -876,9 +876,9 @@ def test_layouts_tell_whether_two_versions_read_alike() -> None:
     ):
         description = replace(schema.description, columns=columns)
         newer = replace(schema, version=2, description=description)
-        assert layout.reads_like(Layout.of(newer)) == alike
-    assert not layout.reads_like(Layout.of(schemas.numeric("a", "b", "c")))
+        assert layout.reads_like(TableLayout.of(newer)) == alike
+    assert not layout.reads_like(TableLayout.of(schemas.numeric("a", "b", "c")))
     with pytest.raises(ClientError, match='model m has no "x", it has dense, serving_default'):
-        Layout.of(schemas.numeric(), "x")
+        TableLayout.of(schemas.numeric(), "x")
     with pytest.raises(ClientError, match='outputs: signature serving_default has no "x"'):
-        Layout.of(schemas.numeric(), output_filter=["x"])
+        TableLayout.of(schemas.numeric(), output_filter=["x"])

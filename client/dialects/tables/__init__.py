@@ -2,7 +2,7 @@
 
 A table is read in pieces, so that one of any size passes in bounded memory:
 
-    reader = table_reader(media_type(content_type), Layout.of(schema, signature_name, outputs))
+    reader = table_reader(media_type(content_type), TableLayout.of(schema, signature_name, outputs))
     writer = table_writer(negotiate(accept, media_type(content_type)))
     for chunk in body:
         for call in reader.feed(chunk):
@@ -17,7 +17,7 @@ where `writer.can_tell_errors`, a last line `{"error": …}` says what was wrong
 is kept until it is whole.
 
 A table is read as one version of the model wants it. If an answer comes from another version, go on
-only if `reader.layout.reads_like(Layout.of(...))` for that one.
+only if `reader.layout.reads_like(TableLayout.of(...))` for that one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Protocol
 
 from client.dialects import Call
 from client.dialects.tables.csv_table import CsvReader, CsvWriter
-from client.dialects.tables.layout import Layout
+from client.dialects.tables.layout import TableLayout
 from client.dialects.tables.media import (
     ARROW,
     CSV,
@@ -51,7 +51,7 @@ __all__ = [
     "NPY",
     "READABLE",
     "WRITABLE",
-    "Layout",
+    "TableLayout",
     "TableReader",
     "TableWriter",
     "media_type",
@@ -68,7 +68,7 @@ class TableReader(Protocol):
         layout: as which it is read.
     """
 
-    layout: Layout
+    layout: TableLayout
 
     def feed(self, chunk: bytes) -> Iterator[Call]:
         """Take the next bytes, and give the calls for the rows that are whole.
@@ -105,7 +105,7 @@ class TableWriter(Protocol):
         """Return the bytes that close the answer."""
 
 
-def table_reader(content_type: str, layout: Layout) -> TableReader:
+def table_reader(content_type: str, layout: TableLayout) -> TableReader:
     """Return a reader of tables of one media type.
 
     Raises:

@@ -17,7 +17,7 @@ from client.dialects.tables.arrow_messages import BATCH, DICTIONARY, SCHEMA, Mes
 from client.dialects.tables.arrow_schema import Field, read_schema
 from client.dialects.tables.casting import cast
 from client.dialects.tables.flatbuffers import BrokenError
-from client.dialects.tables.layout import ROWS_PER_CALL, Layout, Place, TableColumn
+from client.dialects.tables.layout import ROWS_PER_CALL, Place, TableColumn, TableLayout
 from client.errors import ClientError
 from client.tensors import STRING, Array
 
@@ -28,7 +28,7 @@ MOST_WORDS = 2**20
 class ArrowReader:
     """Reads a stream in pieces, a batch of rows at a time."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: TableLayout) -> None:
         self.layout = layout
         self._messages = Messages()
         self._fields: Sequence[Field] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from client.dialects.tables.layout import Layout, Place
+from client.dialects.tables.layout import Place, TableLayout
 from client.tensors import DTYPES, Array
 
 
@@ -35,7 +35,7 @@ def cast(array: Array, dtype: int) -> Array | None:
     return None
 
 
-def check_finite(matrix: Array, layout: Layout, place: Place) -> None:
+def check_finite(matrix: Array, layout: TableLayout, place: Place) -> None:
     """Refuse infinities, and NaN where the model has seen no missing value.
 
     Args:

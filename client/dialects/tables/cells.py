@@ -10,7 +10,7 @@ import orjson
 
 from client.dialects.flat import byte_array, flat_array
 from client.dialects.json_arrays import NEVER_MISSING
-from client.dialects.tables.layout import Layout, Place, TableColumn
+from client.dialects.tables.layout import Place, TableColumn, TableLayout
 from client.errors import ClientError
 from client.tensors import DTYPES, STRING, Array, dtype_name
 
@@ -44,7 +44,7 @@ def read_column(cells: Sequence[str], column: TableColumn, place: Place) -> Arra
     return column.read_values([_value(c, i, column, place) for i, c in enumerate(cells)], place)
 
 
-def read_numbers(lines: bytes, order: Sequence[int], layout: Layout) -> Array | None:
+def read_numbers(lines: bytes, order: Sequence[int], layout: TableLayout) -> Array | None:
     """Read lines of nothing but numbers as one matrix, some three times as fast as by columns.
 
     Args:

@@ -17,7 +17,7 @@ import orjson
 from client.dialects import Call
 from client.dialects.replies import each_row
 from client.dialects.tables.cells import read_column, read_numbers
-from client.dialects.tables.layout import ROWS_PER_CALL, Layout
+from client.dialects.tables.layout import ROWS_PER_CALL, TableLayout
 from client.dialects.tables.lines import LineBlocks, decoded
 from client.dialects.tables.values import checked, number_texts
 from client.errors import ClientError
@@ -30,7 +30,7 @@ _SPECIAL = frozenset('",\r\n')
 class CsvReader:
     """Reads a CSV file in pieces."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: TableLayout) -> None:
         for column in layout.columns:
             if column.spec.shape not in (None, (None,)):
                 raise ClientError(

@@ -83,7 +83,7 @@ class TableColumn:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TableLayout:
     """What a table must hold to be predicted, and how it is put to the model.
 
     Attributes:
@@ -101,7 +101,7 @@ class Layout:
     @classmethod
     def of(
         cls, schema: Schema, signature_name: str = "", output_filter: Sequence[str] = ()
-    ) -> Layout:
+    ) -> TableLayout:
         """Return the layout of tables for a signature.
 
         Args:
@@ -118,7 +118,7 @@ class Layout:
         if signature is None:
             known = ", ".join(sorted(schema.signatures))
             raise ClientError(
-                f'signature_name: model {schema.model} has no "{name}", it has {known}'
+                f'signature_name: model {schema.model} has no "{name[:100]}", it has {known}'
             )
         for output in output_filter:
             if output not in signature.outputs:
@@ -144,7 +144,7 @@ class Layout:
             tuple(output_filter),
         )
 
-    def reads_like(self, other: Layout) -> bool:
+    def reads_like(self, other: TableLayout) -> bool:
         """Tell whether a table means the same to both, which may be of two versions of a model."""
         return (self.signature_name, self.matrix) == (other.signature_name, other.matrix) and [
             column.form for column in self.columns

@@ -17,7 +17,7 @@ from client.dialects import Call
 from client.dialects.flat import flat_array
 from client.dialects.json_arrays import is_b64, kind_of
 from client.dialects.replies import object_texts, row_texts
-from client.dialects.tables.layout import ROWS_PER_CALL, Layout, Place, TableColumn
+from client.dialects.tables.layout import ROWS_PER_CALL, Place, TableColumn, TableLayout
 from client.dialects.tables.lines import LineBlocks
 from client.dialects.tables.values import checked
 from client.errors import ClientError
@@ -27,7 +27,7 @@ from client.tensors import Array, dtype_name
 class NdjsonReader:
     """Reads lines of JSON in pieces; empty lines are passed over."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: TableLayout) -> None:
         self.layout = layout
         self._lines = LineBlocks()
         self._has_rows = False
@@ -63,7 +63,7 @@ class NdjsonReader:
             yield call_of_rows(rows, self.layout, _place(some))
 
 
-def call_of_rows(rows: Sequence[Any], layout: Layout, place: Place) -> Call:
+def call_of_rows(rows: Sequence[Any], layout: TableLayout, place: Place) -> Call:
     """Return the call for rows as JSON has them.
 
     Args:
@@ -144,7 +144,7 @@ def _whole(row: Any, columns: Sequence[TableColumn], place: str) -> Mapping[str,
     return {**row, **{column.name: None for column in absent}}
 
 
-def _values_in_order(rows: Sequence[Any], layout: Layout, place: Place) -> list[Sequence[Any]]:
+def _values_in_order(rows: Sequence[Any], layout: TableLayout, place: Place) -> list[Sequence[Any]]:
     count, names = len(layout.columns), ", ".join(layout.names)
     if not layout.is_ordered:
         raise ClientError(

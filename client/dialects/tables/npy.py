@@ -24,7 +24,7 @@ import numpy as np
 
 from client.dialects import Call
 from client.dialects.tables.casting import cast, check_finite
-from client.dialects.tables.layout import ROWS_PER_CALL, Layout, Place, TableColumn
+from client.dialects.tables.layout import ROWS_PER_CALL, Place, TableColumn, TableLayout
 from client.dialects.tables.values import checked
 from client.errors import ClientError
 from client.schema import TensorSpec
@@ -67,7 +67,7 @@ class _Header:
 class NpyReader:
     """Reads an array in pieces of rows, without copying what came in one piece."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: TableLayout) -> None:
         self.layout = layout
         self._spec = _spec(layout)
         self._chunks: list[memoryview] = []
@@ -206,7 +206,7 @@ class NpyWriter:
         return _saved(table)
 
 
-def _spec(layout: Layout) -> TensorSpec:
+def _spec(layout: TableLayout) -> TensorSpec:
     """Return dtype and shape of the array that an `.npy` file must hold."""
     first = layout.columns[0] if layout.columns else None
     if first is not None and layout.matrix is None and len(layout.columns) == 1:

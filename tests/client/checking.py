@@ -1,0 +1,28 @@
+"""What holds of every call that a decoder has read, and of every refusal."""
+
+from __future__ import annotations
+
+import orjson
+
+from client.dialects import Call
+from client.errors import ClientError
+from client.schema import Schema
+from client.tensors import DTYPES
+
+
+def check(call: Call, schema: Schema, *, any_shape: bool = False) -> None:
+    """What is decoded fits the signature, so that it can be sent; in rank too, or so we know."""
+    inputs = schema.signatures[call.signature_name].inputs
+    assert call.inputs.keys() == inputs.keys()
+    for name, array in call.inputs.items():
+        assert array.dtype == DTYPES[inputs[name].dtype]
+        shape = inputs[name].shape
+        assert any_shape or shape is None or len(shape) == array.ndim
+        if array.dtype == object:
+            assert all(type(value) is bytes for value in array.reshape(-1))
+
+
+def check_refusal(error: ClientError) -> None:
+    """It is the caller's fault, or what no caller can have; and it can be told."""
+    assert 400 <= error.status < 500 or error.status == 501, error.message
+    orjson.dumps(error.message)

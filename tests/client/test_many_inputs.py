@@ -1,0 +1,378 @@
+"""A hundred thousand inputs to every decoder: none is a fault of ours, a hang, or memory kept.
+
+Each input is a right one that was spoilt, and is made from its number alone: a failure tells the
+number, and `spoilt(number)` is the input again.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import struct
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from random import Random
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+import psutil
+import pyarrow as pa
+import pytest
+import requests
+from google.protobuf.message import DecodeError
+
+from client import ClientError
+from client.dialects import explanations, fast, friendly, oip
+from client.dialects.rest import examples, predict
+from client.dialects.tables import ARROW, CSV, NDJSON, NPY, TableLayout, table_reader
+from client.messages import TensorProto
+from client.schema import Schema
+from client.tensors import STRING, from_proto, to_proto
+from tests.client import schemas
+from tests.client.bodies import INFER_SEEDS, ROWS, TABLES, arrow, csv, ndjson, npy, objects
+from tests.client.checking import check, check_refusal
+from tests.tables import breast_cancer
+
+# FUZZ_INPUTS=2000000 looks longer.
+INPUTS = int(os.environ.get("FUZZ_INPUTS", "100_000"))
+# By then everything has been loaded, and what is kept for good is there.
+WARM = 20_000
+MOST_GROWTH_BYTES = 16 * 2**20
+# Of this thread's own time, so that nobody else's work counts. Most take a tenth of a millisecond.
+MOST_SECONDS = 1.0
+SENT = 3_000
+
+NUMERIC, MIXED, EVERY_TYPE = schemas.numeric(), schemas.mixed(), schemas.every_type()
+ONE_INPUT = [
+    schemas.schema(x=of)
+    for of in (
+        schemas.COLUMN,
+        schemas.spec("FLOAT", None, 2),
+        schemas.spec("DOUBLE", None, 2),
+        schemas.spec("STRING", None),
+    )
+]
+EXPLAINED = schemas.explaining(MIXED)
+MODELS = (NUMERIC, MIXED, EVERY_TYPE, *ONE_INPUT, EXPLAINED)
+
+Decode = Callable[[bytes, Schema, Random], None]
+
+
+class Decoder(NamedTuple):
+    """One of our readers, and right inputs to it."""
+
+    name: str
+    decode: Decode
+    seeds: Sequence[bytes]
+
+
+REQUESTS = [
+    {"instances": [[1, 2.5, -3e5], [4, 5, 6]]},
+    {"instances": [{"a": 1, "b": 2, "c": 3}, {"c": 1e-40, "b": -0.0, "a": 3}]},
+    {"inputs": {"a": [1, 2], "b": [3, 4], "c": [5, 6]}},
+    {"instances": objects(ROWS), "signature_name": "serving_default"},
+    {"inputs": ROWS},
+    {"instances": [{"x": [1, 2], "s": "a"}, {"x": [3, 4], "s": {"b64": "YWI="}}]},
+    {"instances": [1.5, 2, 3]},
+    {"inputs": [[1, 2], [3, 4]]},
+    {"instances": ["a", '\u20ac\\"', {"b64": "AAE="}]},
+    # Long enough for the parser of long lists.
+    {"instances": [[n, n / 7] for n in range(400)]},
+    {"inputs": {"x": [n / 7 for n in range(800)]}},
+]
+LISTED = [orjson.dumps(request) for request in REQUESTS]
+# Without nulls and base64, which are left to the careful readers.
+PLAIN = [body for body in LISTED if b"null" not in body and b"b64" not in body]
+EXAMPLES = [
+    b'{"examples": [{"a": 1.5, "b": [1, 2], "c": "x"}, {"a": {"b64": "AAE="}}]}',
+    b'{"signature_name": "s", "context": {"q": [1]}, "examples": [{}, {"q": ["a", "b"]}]}',
+]
+
+
+def binary_inference() -> list[bytes]:
+    """Requests whose tensors are bytes behind their JSON."""
+    found = []
+    for name, datatype, data in (
+        ("x", "FP32", np.ones([2, 2], "<f4").tobytes()),
+        ("x", "FP64", np.ones([2, 2], "<f8").tobytes()),
+        ("x", "BYTES", struct.pack("<I2sI1s", 2, b"ab", 1, b"c")),
+    ):
+        shape = [2, 2] if datatype != "BYTES" else [2]
+        parameters = {"binary_data_size": len(data)}
+        tensor = {"name": name, "datatype": datatype, "shape": shape, "parameters": parameters}
+        found.append(orjson.dumps({"inputs": [tensor]}) + data)
+    return found
+
+
+TENSORS = [
+    to_proto(array, dtype).SerializeToString()
+    for array, dtype in (
+        (np.ones([3, 2], np.float32), schemas.FLOAT),
+        (np.array([b"a", b"", b"bc"], object), STRING),
+        (np.arange(4), schemas.INT64),
+    )
+] + [
+    TensorProto(
+        dtype=dtype, tensor_shape={"dim": [{"size": 2}]}, **{field: values}
+    ).SerializeToString()
+    for dtype, field, values in (
+        (6, "int_val", [1, -2]),
+        (5, "int_val", [300, -1]),  # one bit away from an uint8
+        (19, "half_val", [1, 2]),
+        (10, "bool_val", [True, False]),
+        (18, "dcomplex_val", [1, 2, 3, 4]),
+    )
+]
+
+
+def of_json(read: Callable[[bytes, Schema], Any], *, any_shape: bool = False) -> Decode:
+    def decode(body: bytes, schema: Schema, random: Random) -> None:
+        got = read(body, schema)
+        if got is None:
+            raise ClientError("left to a careful reader")
+        check(got.call, schema, any_shape=any_shape)
+
+    return decode
+
+
+def classified(body: bytes, schema: Schema, random: Random) -> None:
+    examples.read(body)[1].SerializeToString()
+
+
+def inferred(body: bytes, schema: Schema, random: Random) -> None:
+    length: str | None = str(body.rfind(b"}") + 1)
+    if not random.randrange(4):
+        length = random.choice([None, str(random.randrange(500))])
+    check(oip.read(body, schema, length).call, schema)
+
+
+def of_table(content_type: str) -> Decode:
+    def decode(body: bytes, schema: Schema, random: Random) -> None:
+        size = random.choice([7, 100, 2**16])
+        reader = table_reader(content_type, TableLayout.of(schema))
+        for start in range(0, len(body), size):
+            for call in reader.feed(body[start : start + size]):
+                check(call, schema)
+        for call in reader.finish():
+            check(call, schema)
+
+    return decode
+
+
+def replied(body: bytes, schema: Schema, random: Random) -> None:
+    """A tensor of a model server's reply; what cannot be read is told as an error, too."""
+    try:
+        from_proto(TensorProto.FromString(body))
+    except (DecodeError, OverflowError, ValueError) as error:
+        raise ClientError(str(error), 501) from error
+
+
+DECODERS = (
+    Decoder("rest", of_json(predict.read, any_shape=True), LISTED),
+    Decoder("rest, fast", of_json(fast.read), PLAIN),
+    Decoder("rest, careful", of_json(predict.read_carefully, any_shape=True), LISTED),
+    Decoder("friendly", of_json(friendly.read), LISTED),
+    Decoder("explain", of_json(explanations.read), [orjson.dumps({"inputs": ROWS})]),
+    Decoder("classify", classified, EXAMPLES),
+    Decoder("oip", inferred, INFER_SEEDS),
+    Decoder("oip, binary", inferred, binary_inference()),
+    *(Decoder(name, of_table(name), TABLES[name]) for name in (CSV, NDJSON, NPY, ARROW)),
+    Decoder("reply", replied, TENSORS),
+)
+
+
+def is_read(decoder: Decoder, seed: bytes, schema: Schema) -> bool:
+    for number in range(9):  # of what is left to chance, some is wrong
+        with suppress(ClientError):
+            decoder.decode(seed, schema, Random(number))
+            return True
+    return False
+
+
+# Right inputs to each decoder, with the models that they are right for.
+RIGHT = {
+    decoder.name: [(s, m) for s in decoder.seeds for m in MODELS if is_read(decoder, s, m)]
+    for decoder in DECODERS
+}
+
+VALUE = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9.]+(?:[eE][-+]?[0-9]+)?|\w+')
+TOKEN = re.compile(VALUE.pattern + rb"|[^\s\w]")
+# JSON, with which a body stays well-formed,
+STRANGE = (
+    *(b"null", b"true", b"-0", b"1e-400", b"9" * 40, b"2.0", b"-1", b"0", b"127", b"1e38", b"1e39"),
+    *(b'""', b'"\\ud800"', b'"\\u0000"', b'{"b64":"*"}', b'{"b64":"AAE="}', b'"x"', b'"7"', b"[]"),
+    *(b"{}", b"[1]", b"[[[[1]]]]", b"[1,2,3,4]", b'"\\u20ac"', b"18446744073709551615"),
+)
+# and what is none.
+STRANGER = (
+    *(b"NaN", b"-Infinity", b"1e999", b"01", b"[" * 600, b"\xff\xfe", b"\xef\xbb\xbf", b"'", b'"'),
+    *(b"\xed\xa0\x80", b"\0", b"\r\n", b",", b",,", b"]", b"}", b"\\"),
+)
+QUOTING = ("rest", "rest, careful", "classify")
+NUMBERS = (0, 1, -1, 2**7, 2**15, 2**31 - 1, -(2**31), 2**32 - 1, 2**62, 2**63 - 1, -(2**63))
+
+
+def flip_bits(body: bytearray, other: bytes, random: Random) -> None:
+    for _ in range(random.randint(1, 4)):
+        body[random.randrange(len(body))] ^= 1 << random.randrange(8)
+
+
+def nudge(body: bytearray, other: bytes, random: Random) -> None:
+    """Make another digit of a digit."""
+    digits = [m.start() for m in re.finditer(rb"\d", body)]
+    if digits:
+        body[random.choice(digits)] = random.choice(b"0123456789")
+
+
+def truncate(body: bytearray, other: bytes, random: Random) -> None:
+    del body[random.randrange(len(body)) :]
+
+
+def cut_out(body: bytearray, other: bytes, random: Random) -> None:
+    start = random.randrange(len(body))
+    del body[start : start + random.choice([1, 2, 4, 8, 60])]
+
+
+def repeat(body: bytearray, other: bytes, random: Random) -> None:
+    start = random.randrange(len(body))
+    body[start:start] = body[start : start + random.choice([1, 4, 8, 60])]
+
+
+def splice(body: bytearray, other: bytes, random: Random) -> None:
+    body[random.randrange(len(body)) :] = other[random.randrange(len(other)) :]
+
+
+def swap_tokens(body: bytearray, other: bytes, random: Random) -> None:
+    change(body, TOKEN, STRANGER, random)
+
+
+def swap_values(body: bytearray, other: bytes, random: Random) -> None:
+    change(body, VALUE, STRANGE, random)
+
+
+def change(
+    body: bytearray, what: re.Pattern[bytes], strange: Sequence[bytes], random: Random
+) -> None:
+    """Put something strange, or one of the others nearby, in the place of what there is."""
+    # From the start of something, most of the time.
+    start = max(0, body.rfind(b",", 0, random.randrange(len(body))))
+    found = list(what.finditer(body, start, min(len(body), start + 300)))
+    if found:
+        put = random.choice([random.choice(found)[0], random.choice(strange)])
+        body[slice(*random.choice(found).span())] = put
+
+
+def overwrite_number(body: bytearray, other: bytes, random: Random) -> None:
+    packed = struct.pack("<q", random.choice(NUMBERS))[: random.choice([1, 2, 4, 8])]
+    # Where binary forms have their numbers.
+    start = random.randrange(len(body)) // len(packed) * len(packed)
+    body[start : start + len(packed)] = packed
+
+
+CHANGES = (
+    *(flip_bits, nudge, truncate, cut_out, repeat, splice, swap_tokens, overwrite_number),
+    *[swap_values] * 6,
+)
+
+
+def changed(seed: bytes, seeds: Sequence[bytes], random: Random) -> bytes:
+    body = bytearray(seed)
+    for _ in range(random.choice([1, 1, 1, 1, 2, 3])):
+        if body:
+            random.choice(CHANGES)(body, random.choice(seeds), random)
+    return bytes(body)
+
+
+def spoilt(number: int) -> tuple[Decoder, bytes, Schema, Random]:
+    """Return an input, who is to decode it, for which model, and what else is left to chance."""
+    random = Random(number)
+    decoder = DECODERS[number % len(DECODERS)]
+    seed, schema = random.choice(RIGHT[decoder.name])
+    if not random.randrange(8):
+        schema = random.choice(MODELS)
+    return decoder, changed(seed, decoder.seeds, random), schema, random
+
+
+def resident() -> int:
+    gc.collect()
+    return int(psutil.Process().memory_info().rss)
+
+
+@pytest.mark.parametrize("decoder", DECODERS, ids=lambda decoder: decoder.name)
+def test_the_seeds_are_right(decoder: Decoder) -> None:
+    assert {seed for seed, _ in RIGHT[decoder.name]} == set(decoder.seeds)
+
+
+def test_a_hundred_thousand_inputs_are_read_or_refused_in_no_time_and_leave_nothing() -> None:
+    before, slowest, outcomes = 0, (0.0, 0), dict.fromkeys((d.name for d in DECODERS), (0, 0))
+    for number in range(INPUTS):
+        if number == WARM:
+            before = resident()
+        decoder, body, schema, random = spoilt(number)
+        right, wrong = outcomes[decoder.name]
+        started = time.thread_time()
+        try:
+            decoder.decode(body, schema, random)
+            right += 1
+        except ClientError as error:
+            check_refusal(error)
+            # TensorFlow Serving's dialect quotes what came; all others are brief.
+            assert len(error.message) < 5000 or decoder.name in QUOTING, number  # noqa: PT017
+            wrong += 1
+        except Exception as error:
+            raise AssertionError(f"input {number} of {decoder.name}: {body!r}") from error
+        slowest = max(slowest, (time.thread_time() - started, number))
+        outcomes[decoder.name] = right, wrong
+    assert slowest[0] < MOST_SECONDS, slowest
+    assert resident() - before < MOST_GROWTH_BYTES
+    # Were nearly all of one kind, nothing would have been tried.
+    refused = {name: wrong / (right + wrong) for name, (right, wrong) in outcomes.items()}
+    assert all(0.05 < share < 0.99 for share in refused.values()), refused
+
+
+def test_thousands_of_spoilt_requests_leave_the_service_as_it_was(client_url: str) -> None:
+    table = breast_cancer()
+    columns = {name: table.features[:3, i].tolist() for i, name in enumerate(table.columns)}
+    rows = objects(columns)
+    matrix = np.array(list(columns.values()), np.float32).T
+    tensors = [
+        {"name": name, "datatype": "FP32", "shape": [3], "data": values}
+        for name, values in columns.items()
+    ]
+    good = orjson.dumps({"instances": rows})
+    classify = orjson.dumps({"signature_name": "classification", "examples": rows})
+    model = "/v1/models/breast_cancer"
+    forms: list[tuple[str, str, list[bytes]]] = [
+        (f"{model}:predict", "application/json", [good, orjson.dumps({"inputs": columns})]),
+        ("/predict", "application/json", [good, orjson.dumps({"instances": matrix.tolist()})]),
+        ("/explain", "application/json", [good]),
+        (f"{model}:classify", "application/json", [classify]),
+        ("/v2/models/breast_cancer/infer", "application/json", [orjson.dumps({"inputs": tensors})]),
+        ("/predict", CSV, [csv(columns)]),
+        ("/predict", NDJSON, [ndjson(columns)]),
+        ("/predict", NPY, [npy(matrix)]),
+        ("/predict", ARROW, [arrow(pa.table(columns))]),
+    ]
+    with requests.Session() as session:
+
+        def ask(form: tuple[str, str, list[bytes]], body: bytes) -> requests.Response:
+            headers = {"Content-Type": form[1], "Accept": "application/json"}
+            return session.post(client_url + form[0], data=body, headers=headers, timeout=10)
+
+        def answers() -> list[bytes]:
+            replies = [ask(form, form[2][0]) for form in forms]
+            assert [reply.status_code for reply in replies] == [200] * len(forms)
+            return [reply.content for reply in replies]
+
+        before = answers()
+        for number in range(SENT):
+            random, form = Random(number), forms[number % len(forms)]
+            body = changed(random.choice(form[2]), form[2], random)
+            reply = ask(form, body)
+            assert reply.status_code in (200, 400, 413, 415), (number, form[0], body, reply.text)
+            if reply.status_code != 200:
+                assert reply.json().keys() == {"error"}
+        assert answers() == before
