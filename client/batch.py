@@ -166,8 +166,7 @@ def _nothing() -> Iterator[int]:
 def _followed(server: ModelServer, target: Target, layout: TableLayout, old: Schema) -> Schema:
     """Return the schema of the version that answers now, if it reads the rows as they were read."""
     new = server.schema(target)
-    name = layout.signature_name
-    if name not in new.signatures or not layout.reads_like(TableLayout.of(new, name)):
+    if not layout.holds_for(new):
         raise ClientError(
             f"version {old.version} of the model gave way to version {new.version}, which reads "
             "rows in another way; start again, or ask for one with --version"

@@ -157,13 +157,8 @@ class _Answering:
 
     async def _follow(self, version: int, deadline: Deadline) -> None:
         """Go on with the version that answers now, if it reads the rows as they were read."""
-        old = self._reader.layout
         new = await self._core.schema(Target(self._target.model, version), deadline)
-        # A layout remembers the signature that is run, which may be the short form of another.
-        same = old.signature_name in new.signatures and (
-            TableLayout.of(new, old.signature_name, old.output_filter) == old
-        )
-        if not same:
+        if not self._reader.layout.holds_for(new):
             raise ClientError(
                 f"version {self.schema.version} of the model gave way to version {version}, which "
                 "reads rows in another way; send the table again, or ask for one version",

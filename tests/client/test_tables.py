@@ -41,6 +41,7 @@ from client.tensors import STRING
 from tests import mixed, processes
 from tests.caller import model_config, models_config
 from tests.client import schemas
+from tests.conftest import Starter
 from tests.tables import breast_cancer
 
 JSON = "application/json"
@@ -204,6 +205,35 @@ def test_some_outputs(url: str, expected: Mapping[str, Any], accept: str) -> Non
     )
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, expected["probability"])
+
+
+@pytest.mark.parametrize("alike", [True, False], ids=["trained anew", "turned round"])
+def test_a_table_goes_on_with_a_new_version_if_that_reads_it_alike(
+    tmp_path: Path, starter: Starter, alike: bool
+) -> None:
+    path = tmp_path / "flats"
+    mixed.publish(path)
+    server = starter.model_server("--model_name=flats", f"--model_base_path={path}").address
+    address = starter.client(server, CLIENT_MODEL="flats").address
+    oldest = replace(mixed.COLUMNS[0], class_means=(99.0, 1.0))  # other rows were learned from
+    newer = (oldest, *mixed.COLUMNS[1:]) if alike else mixed.COLUMNS[::-1]
+    line = b"40,350.0,Basel,42,true,2,true\n"
+
+    def body() -> Iterator[bytes]:
+        yield ",".join(column.name for column in mixed.COLUMNS).encode() + b"\n" + line * 20_000
+        mixed.publish(path, version=2, columns=newer)
+        with ModelServer(server) as connection:
+            processes.wait_for(lambda: connection.schema("flats").version == 2, "2 answers")
+        yield line * 20_000
+
+    reply = post(address, CSV, body(), model="flats", outputs="logit")
+    if alike:
+        assert reply.status_code == 200, reply.text
+        assert reply.headers["X-Model-Version"] == "2"
+        assert len(reply.content.splitlines()) == 1 + 40_000
+    else:
+        assert reply.status_code == 409
+        assert reply.json()["error"].startswith("version 1 of the model gave way to version 2, ")
 
 
 def test_another_signature_and_lists(url: str, connection: ModelServer) -> None:
@@ -876,8 +906,8 @@ def test_layouts_tell_whether_two_versions_read_alike() -> None:
     ):
         description = replace(schema.description, columns=columns)
         newer = replace(schema, version=2, description=description)
-        assert layout.reads_like(TableLayout.of(newer)) == alike
-    assert not layout.reads_like(TableLayout.of(schemas.numeric("a", "b", "c")))
+        assert layout.holds_for(newer) == alike
+    assert not layout.holds_for(schemas.numeric("a", "b", "c"))
     with pytest.raises(ClientError, match='model m has no "x", it has dense, serving_default'):
         TableLayout.of(schemas.numeric(), "x")
     with pytest.raises(ClientError, match='outputs: signature serving_default has no "x"'):

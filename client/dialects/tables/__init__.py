@@ -17,7 +17,7 @@ where `writer.can_tell_errors`, a last line `{"error": …}` says what was wrong
 is kept until it is whole.
 
 A table is read as one version of the model wants it. If an answer comes from another version, go on
-only if `reader.layout.reads_like(TableLayout.of(...))` for that one.
+only if `reader.layout.holds_for` that one's schema.
 """
 
 from __future__ import annotations

@@ -144,8 +144,12 @@ class TableLayout:
             tuple(output_filter),
         )
 
-    def reads_like(self, other: TableLayout) -> bool:
-        """Tell whether a table means the same to both, which may be of two versions of a model."""
+    def holds_for(self, schema: Schema) -> bool:
+        """Tell whether rows that were read so mean the same to another version of the model."""
+        # The signature that is run may be the short form of another, and need not be there.
+        if self.signature_name not in schema.signatures:
+            return False
+        other = TableLayout.of(schema, self.signature_name)
         return (self.signature_name, self.matrix) == (other.signature_name, other.matrix) and [
             column.form for column in self.columns
         ] == [column.form for column in other.columns]
