@@ -61,7 +61,11 @@ def main(port: int, serving_port: int, models: Path, model: str, server: str) ->
         _check_port(name, number)
     base_path = (models / model).resolve()
     serving = {
-        "embedded": [*_room("serving"), f"--bind_address={HOST}"],
+        "embedded": [
+            *_room("serving"),
+            f"--bind_address={HOST}",
+            f"--reload_root={models.resolve()}",
+        ],
         "docker": _room("serving.container"),
     }[server]
     serving += [

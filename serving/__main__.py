@@ -118,6 +118,13 @@ def with_fixed_flags(command: Any) -> Any:
     help="Time between two looks at --model_config_file; 0: read it only at the start.",
 )
 @click.option(
+    "--reload_root",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
+    envvar="SERVING_RELOAD_ROOT",
+    show_envvar=True,
+    help="Directory below which HandleReloadConfigRequest may point a model.  [default: anywhere]",
+)
+@click.option(
     "--file_system_poll_wait_seconds",
     type=float,
     default=1,
@@ -217,8 +224,9 @@ def with_fixed_flags(command: Any) -> Any:
 def main(version: bool, **flags: Any) -> None:
     """Serve SavedModels over TensorFlow Serving's gRPC API, without Docker.
 
-    The flags are tensorflow_model_server's, but for --bind_address. A flag that is not listed here,
-    or that cannot be honoured, is refused. The gRPC port opens when every model has been loaded.
+    The flags are tensorflow_model_server's, but for --bind_address and --reload_root. A flag that
+    is not listed here, or that cannot be honoured, is refused. The gRPC port opens when every model
+    has been loaded.
     """
     if version:
         click.echo(_versions())

@@ -79,13 +79,19 @@ class ServerCore:
         settled = self._manager.wait_settled(self.model_names, until=lambda: stopped() or give_up())
         _check_available(settled)
 
-    def reload(self, config: Any, cancelled: Callable[[], bool] = lambda: False) -> None:
+    def reload(
+        self,
+        config: Any,
+        root: Path | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Put another configuration in force, and return when its new models can be asked.
 
         A configuration that is wrong leaves the old one in force.
 
         Args:
             config: a `ModelServerConfig`.
+            root: the directory below which base paths must be; None: anywhere.
             cancelled: asked while waiting; whether nobody waits for the answer any more.
 
         Raises:
@@ -97,7 +103,7 @@ class ServerCore:
                 "Only ModelConfigList is currently supported"
             )
         with self._reloading:
-            models = model_configs(config)
+            models = model_configs(config, root)
             labels = self._checked_labels(models)
             known = set(self.model_names)
             new = [model for model in models if model.name not in known]

@@ -54,6 +54,11 @@ def failed_precondition(message: str) -> ServingError:
     return ServingError(grpc.StatusCode.FAILED_PRECONDITION, message)
 
 
+def permission_denied(message: str) -> ServingError:
+    """Return a PERMISSION_DENIED error."""
+    return ServingError(grpc.StatusCode.PERMISSION_DENIED, message)
+
+
 def unimplemented(message: str) -> ServingError:
     """Return an UNIMPLEMENTED error."""
     return ServingError(grpc.StatusCode.UNIMPLEMENTED, message)

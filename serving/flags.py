@@ -39,6 +39,7 @@ def server_options(flags: Mapping[str, Any]) -> ServerOptions:
         config=_models(flags),
         config_file=flags["model_config_file"],
         config_poll_seconds=flags["model_config_file_poll_wait_seconds"],
+        reload_root=flags["reload_root"],
         poll_wait_seconds=flags["file_system_poll_wait_seconds"],
         bind_address=flags["bind_address"],
         port=flags["port"],

@@ -18,7 +18,7 @@ from tensorflow_serving.config.file_system_storage_path_source_pb2 import (
     FileSystemStoragePathSourceConfig,
 )
 
-from serving.errors import failed_precondition, invalid_argument
+from serving.errors import failed_precondition, invalid_argument, permission_denied
 
 ModelServerConfig = model_server_config_pb2.ModelServerConfig
 ServableVersionPolicy = FileSystemStoragePathSourceConfig.ServableVersionPolicy
@@ -80,8 +80,12 @@ def single_model_config(name: str, base_path: Path) -> Any:
     return config
 
 
-def model_configs(config: Any) -> list[ModelConfig]:
+def model_configs(config: Any, root: Path | None = None) -> list[ModelConfig]:
     """Check a `ModelServerConfig` and return its models.
+
+    Args:
+        config: it.
+        root: the directory below which base paths must be, links followed; None: anywhere.
 
     Raises:
         ServingError: it asks for what cannot be done.
@@ -93,6 +97,11 @@ def model_configs(config: Any) -> list[ModelConfig]:
         if not entry.base_path.startswith("/") or "\0" in entry.base_path:
             raise invalid_argument(
                 f"Expected model {entry.name} to have an absolute path or URI; "
+                f"got base_path()={entry.base_path}"
+            )
+        if root is not None and not Path(entry.base_path).resolve().is_relative_to(root):
+            raise permission_denied(
+                f"Expected model {entry.name} to have a base path below {root} (--reload_root); "
                 f"got base_path()={entry.base_path}"
             )
     for entry in entries:

@@ -67,6 +67,7 @@ class ServerOptions:
         config: the first `ModelServerConfig`.
         config_file: where it came from, if it is to be read again.
         config_poll_seconds: time between two looks at it; 0: none.
+        reload_root: the directory below which a reload may point a model; None: anywhere.
         poll_wait_seconds: time between two looks at the base paths; 0: one look; below 0: none.
         bind_address: the address to listen on.
         port: of gRPC; 0 lets the system choose.
@@ -89,6 +90,7 @@ class ServerOptions:
     config: Any
     config_file: Path | None = None
     config_poll_seconds: float = 0.0
+    reload_root: Path | None = None
     poll_wait_seconds: float = 1.0
     bind_address: str = "0.0.0.0"
     port: int = 8500
@@ -235,7 +237,7 @@ def _grpc_server(
                 as_content=options.as_content,
                 check_method=options.check_method,
             ).handler(),
-            ModelService(core).handler(),
+            ModelService(core, options.reload_root).handler(),
         ],
         # Of an argument that is given twice, gRPC takes the first.
         options=[*options.channel_options, *CHANNEL_OPTIONS],

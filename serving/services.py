@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -140,8 +141,15 @@ class PredictionService:
 class ModelService:
     """GetModelStatus and HandleReloadConfigRequest."""
 
-    def __init__(self, core: ServerCore) -> None:
+    def __init__(self, core: ServerCore, reload_root: Path | None = None) -> None:
+        """Answer of what the core serves.
+
+        Args:
+            core: has the versions.
+            reload_root: the directory below which a caller may point a model; None: anywhere.
+        """
         self._core = core
+        self._reload_root = reload_root
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the service as gRPC takes it."""
@@ -166,7 +174,9 @@ class ModelService:
         return response
 
     def _reload(self, request: Any, context: Any) -> Any:
-        self._core.reload(request.config, lambda: not context.is_active())
+        self._core.reload(
+            request.config, self._reload_root, cancelled=lambda: not context.is_active()
+        )
         response = model_management_pb2.ReloadConfigResponse()
         response.status.SetInParent()
         return response

@@ -230,3 +230,21 @@ def test_version_and_label_together_are_the_last_of_the_two_on_the_wire(
     server = two_versions
     server.reload(models_config(model_config(base_path, labels(stable=1))))
     assert server.ask(version=2, label="stable") == ([11.0], 1)
+
+
+def test_callers_cannot_point_a_model_outside_of_the_reload_root(
+    tmp_path: Path, serve: Serve
+) -> None:
+    models, secret = tmp_path / "models", tmp_path / "secret"
+    for path in (models / "m", models / "n", secret / "m"):
+        publish(path, 1)
+    (models / "link").symlink_to(secret)
+    server = serve(*flags_of(models / "m"), f"--reload_root={models}")
+    for base_path in ("/", "/proc/self", f"{secret}/m", f"{models}/../secret/m", f"{models}/link/m"):
+        entries = model_config(models / "m"), f'name: "s" base_path: "{base_path}"'
+        told = f"below {models} (--reload_root); got base_path()={base_path}"
+        with refused("PERMISSION_DENIED", told):
+            server.reload(models_config(*entries))
+    assert server.ask() == ([11.0], 1)
+    server.reload(models_config(model_config(models / "m"), model_config(models / "n")))
+    assert server.ask(model="n")[1] == 1
