@@ -240,9 +240,9 @@ def test_callers_cannot_point_a_model_outside_of_the_reload_root(
         publish(path, 1)
     (models / "link").symlink_to(secret)
     server = serve(*flags_of(models / "m"), f"--reload_root={models}")
-    for base_path in ("/", "/proc/self", f"{secret}/m", f"{models}/../secret/m", f"{models}/link/m"):
-        entries = model_config(models / "m"), f'name: "s" base_path: "{base_path}"'
-        told = f"below {models} (--reload_root); got base_path()={base_path}"
+    for place in ("/", "/proc/self", f"{secret}/m", f"{models}/../secret/m", f"{models}/link/m"):
+        entries = model_config(models / "m"), f'name: "s" base_path: "{place}"'
+        told = f"below {models} (--reload_root); got base_path()={place}"
         with refused("PERMISSION_DENIED", told):
             server.reload(models_config(*entries))
     assert server.ask() == ([11.0], 1)
