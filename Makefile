@@ -32,7 +32,7 @@ run: install ## train if there is no model, serve it, open the HTTP endpoint (SE
 	@exec $(BIN)/python run.py --port $(PORT) --serving-port $(SERVING_PORT) --models $(MODELS) --model $(MODEL) --server $(SERVER)
 
 test: install ## run every test this machine can run, and say what was left out
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
 lint: install ## check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

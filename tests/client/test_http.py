@@ -21,6 +21,7 @@ from tests.tables import breast_cancer
 
 TABLE = breast_cancer()
 ROWS = TABLE.features[[0, 19, 40]]
+EXAMPLES = [dict(zip(TABLE.columns, ROWS[0].tolist(), strict=True))]
 PREDICT = "/v1/models/breast_cancer:predict"
 
 
@@ -59,6 +60,23 @@ def test_rows_by_name_and_rows_in_column_order_give_the_same(
 def test_predict_also_tells_the_model_and_the_version(client_url: str) -> None:
     reply = post(f"{client_url}/predict", {"instances": ROWS.tolist()}).json()
     assert (reply["model"], reply["version"]) == ("breast_cancer", 1)
+
+
+@pytest.mark.parametrize(
+    ("verb", "body"),
+    [
+        ("predict", {"instances": ROWS.tolist()}),
+        ("explain", {"instances": ROWS.tolist()}),
+        ("classify", {"signature_name": "classification", "examples": EXAMPLES}),
+        ("regress", {"signature_name": "regression", "examples": EXAMPLES}),
+    ],
+)
+def test_a_header_tells_the_version_that_has_computed(
+    client_url: str, verb: str, body: dict[str, Any]
+) -> None:
+    reply = post(f"{client_url}/v1/models/breast_cancer:{verb}", body)
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["X-Model-Version"] == "1"
 
 
 def test_column_form_answers_in_columns(client_url: str, expected: dict[str, Any]) -> None:

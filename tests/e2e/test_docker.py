@@ -16,6 +16,7 @@ import pytest
 import requests
 import yaml
 
+from tests.caller import Caller, models_config, refused
 from tests.conftest import Starter
 from tests.e2e.test_make_run import make_run, stop_with_ctrl_c
 from tests.processes import ROOT, fit, free_port, wait_for
@@ -110,6 +111,13 @@ def test_the_server_can_only_read_the_models(compose: Compose) -> None:
     assert (mount["Destination"], mount["RW"]) == ("/models", False)
 
 
+def test_nobody_can_make_the_server_load_what_is_elsewhere(compose: Compose) -> None:
+    with Caller(f"127.0.0.1:{compose.serving_port}") as caller:
+        for path in ("/", "/tmp/m", "/models/../tmp/m"):
+            with refused("PERMISSION_DENIED", "below /models (--reload_root)"):
+                caller.reload(models_config(f'name: "m" base_path: "{path}"'))
+
+
 def test_ports_are_open_to_this_machine_only(compose: Compose) -> None:
     for service in ("serving", "client"):
         bindings = inspect(compose, service)["HostConfig"]["PortBindings"].values()
@@ -124,8 +132,21 @@ def test_the_client_s_image_is_small_and_has_no_tensorflow_package() -> None:
         "import importlib.util as u, client.web.server;"
         "print(u.find_spec('tensorflow').origin, u.find_spec('pip'))"
     )
-    printed = docker("run", "--rm", "--entrypoint=python", "logreg-serving/client", "-c", code)
-    assert printed == "None None"
+    assert in_client_image(code) == "None None"
+
+
+@pytest.mark.usefixtures("images")
+def test_the_client_s_image_can_send_traces() -> None:
+    code = "from client import tracing; print(tracing.start())"
+    endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318"
+    assert in_client_image(code, "-e", endpoint).startswith("<client.tracing.Tracing object")
+    assert in_client_image(code, "-e", "OTEL_EXPORTER_OTLP_ENDPOINT=") == "None"
+
+
+def in_client_image(code: str, *options: str) -> str:
+    """What a program prints that runs in the client's image."""
+    image = "logreg-serving/client"
+    return docker("run", "--rm", "--entrypoint=python", *options, image, "-c", code)
 
 
 @pytest.mark.usefixtures("images")
@@ -171,11 +192,11 @@ def test_the_plain_file_runs_tensorflow_serving_itself() -> None:
     assert other["services"]["serving"]["image"] == "tensorflow/serving:2.19.1"
 
 
-def test_the_embedded_file_swaps_only_the_image() -> None:
+def test_the_embedded_file_swaps_the_image_and_confines_reloads() -> None:
     over = yaml.safe_load((ROOT / FILES[1]).read_text())
     assert list(over) == ["services"]
     assert {name: set(keys) for name, keys in over["services"].items()} == {
-        "serving": {"build", "image"}
+        "serving": {"build", "image", "environment"}
     }
 
 

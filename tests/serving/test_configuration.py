@@ -25,8 +25,13 @@ def labels(**versions: int) -> str:
 
 
 def write(config: Path, *entries: str) -> None:
+    put(config, models_config(*entries))
+
+
+def put(config: Path, text: str) -> None:
+    """Write it as one, so that nobody reads half of it."""
     new = config.with_suffix(".new")
-    new.write_text(models_config(*entries))
+    new.write_text(text)
     new.rename(config)
 
 
@@ -94,7 +99,7 @@ def test_a_file_that_cannot_be_used_leaves_what_is_served_and_is_told_once(
         ),
         start=1,
     ):
-        config.write_text(text)
+        put(config, text)
         wait_for(functools.partial(has_told, server, number), f"{text} is told")
         time.sleep(0.3)
         assert has_told(server, number)
