@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.caller import Caller
 from tests.conftest import Starter
 from tests.processes import Running
@@ -29,6 +30,7 @@ class Served(Caller):
 
 
 Serve = Callable[..., Served]
+Fails = Callable[..., str]
 
 
 def flags_of(base_path: Path) -> tuple[str, str]:
@@ -52,3 +54,18 @@ def serve(starter: Starter) -> Iterator[Serve]:
             return stack.enter_context(Served(starter.model_server(*QUICK, *flags)))
 
         yield serve
+
+
+@pytest.fixture
+def fails(starter: Starter) -> Fails:
+    """Start a model server that is to end with an error, and return what it says."""
+
+    def fails(*flags: str) -> str:
+        log = starter.folder / f"failed-{len(starter.running)}.log"
+        starter.running.append(forked.start(log, *flags))
+        running = starter.running[-1]
+        assert running.process.wait(60) in (1, 2)
+        assert "Traceback" not in running.output()
+        return running.output()
+
+    return fails

@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import forked, guarded
+from tests import guarded
 from tests.affine import publish
 from tests.caller import Caller, refused
-from tests.conftest import Starter
 from tests.contract.recordings import CORPUS
 from tests.processes import wait_for
-from tests.serving.conftest import Serve, flags_of
+from tests.serving.conftest import Fails, Serve, flags_of
 
 Batching = Callable[..., Caller]
 
@@ -294,14 +293,11 @@ def test_a_version_whose_own_parameters_are_wrong_is_not_loaded(
     ],
 )
 def test_wrong_parameters_are_one_clear_line(
-    base_path: Path, starter: Starter, text: str, message: str
+    base_path: Path, fails: Fails, text: str, message: str
 ) -> None:
-    file = starter.folder / "batching.config"
+    file = base_path.parent / "batching.config"
     file.write_text(text)
     flags = ("--enable_batching", f"--batching_parameters_file={file}")
-    running = forked.start(starter.folder / "log", *flags_of(base_path), *flags)
-    starter.running.append(running)
-    assert running.process.wait(30) == 1
-    (line,) = running.output().splitlines()
+    (line,) = fails(*flags_of(base_path), *flags).splitlines()
     assert line.startswith("Error: ")
     assert message.format(file=file) in line

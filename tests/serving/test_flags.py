@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from serving.__main__ import ALWAYS, NEVER
-from tests import forked
 from tests.affine import publish
 from tests.caller import model_config, models_config
 from tests.processes import ROOT, wait_for
-from tests.serving.conftest import Serve, flags_of
-
-Fails = Callable[..., str]
-
-
-@pytest.fixture
-def fails(tmp_path: Path) -> Fails:
-    """Start a server that is to end at once, and return what it says; give its flags."""
-
-    logs = (tmp_path / f"log-{number}" for number in itertools.count())
-
-    def fails(*flags: str) -> str:
-        running = forked.start(next(logs), *flags)
-        assert running.process.wait(60) in (1, 2)
-        assert "Traceback" not in running.output()
-        return running.output()
-
-    return fails
+from tests.serving.conftest import Fails, Serve, flags_of
 
 
 def run(*flags: str) -> subprocess.CompletedProcess[str]:

@@ -7,12 +7,10 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from tests import forked
 from tests.affine import publish
 from tests.caller import model_config, models_config, refused
-from tests.conftest import Starter
 from tests.processes import wait_for
-from tests.serving.conftest import QUICK, Serve, flags_of
+from tests.serving.conftest import QUICK, Fails, Serve, flags_of
 
 PATIENT = ("--max_num_load_retries=1000", "--load_retry_interval_micros=100000")
 
@@ -122,13 +120,9 @@ def test_the_port_opens_within_ten_seconds_although_a_first_model_is_tried_again
 
 
 def test_a_first_model_that_cannot_be_loaded_ends_the_process_with_the_reason(
-    base_path: Path, starter: Starter
+    base_path: Path, fails: Fails
 ) -> None:
     publish_broken(base_path, 1)
-    running = forked.start(starter.folder / "log", *QUICK, *flags_of(base_path))
-    starter.running.append(running)
-    assert running.process.wait(30) == 1
-    log = running.output()
+    log = fails(*QUICK, *flags_of(base_path))
     assert "Error: UNKNOWN: 1 model(s) did not become available: {{{name: m version: 1}" in log
     assert f"Specified file path: {base_path / '1'}" in log
-    assert "Traceback" not in log
