@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -22,8 +23,8 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 class Metrics:
     """The counters of one application.
 
-    Routes are labelled by their pattern and models not at all: a caller must not be able to make
-    time series by asking for names.
+    Routes are labelled by their pattern, and models only where they have answered: a caller must
+    not be able to make time series by asking for names.
     """
 
     def __init__(self) -> None:
@@ -70,6 +71,12 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self.out_of_range = Counter(
+            "client_values_out_of_range_total",
+            "Numbers outside the range that their column had in training",
+            ("model", "column"),
+            registry=self.registry,
+        )
         # Looking up a labelled metric takes longer than counting with it.
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
@@ -106,6 +113,11 @@ class Metrics:
     def observe_call(self, rpc: str, code: grpc.StatusCode, seconds: float) -> None:
         """Count a gRPC call."""
         self.call_seconds.labels(rpc, code.name).observe(seconds)
+
+    def observe_out_of_range(self, model: str, counts: Mapping[str, int]) -> None:
+        """Count numbers that a model has not seen the like of, by column."""
+        for column, count in counts.items():
+            self.out_of_range.labels(model, column).inc(count)
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format, those of the other workers added."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from asyncio import to_thread
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from client import ranges
 from client.coalescing import Coalescer, Limits, Observer
 from client.deadlines import Deadline
 from client.dialects import Call
@@ -37,6 +38,7 @@ ATTEMPTS = 4
 LONG_BODY_BYTES = 256 * 1024
 
 Read = Callable[[Schema], Call]
+CountOutside = Callable[[str, Mapping[str, int]], None]
 
 
 @dataclass
@@ -59,6 +61,9 @@ class Predictor:
         server: AsyncModelServer,
         limits: Limits | None = None,
         observe: Observer = lambda requests, rows, waited: None,
+        count_outside: CountOutside = lambda model, counts: None,
+        *,
+        refuse_outside: bool = False,
     ) -> None:
         """Prepare.
 
@@ -66,8 +71,13 @@ class Predictor:
             server: the model server to ask.
             limits: of the calls that several requests share.
             observe: told of each call's requests, rows and waiting time in seconds.
+            count_outside: told of each call's model, and of how many of its numbers are outside the
+                range that their column had in training, by column.
+            refuse_outside: whether requests with such numbers are refused.
         """
         self.server = server
+        self._count_outside = count_outside
+        self._refuse_outside = refuse_outside
         self._coalescer = Coalescer(self._send, limits, observe)
         self._known: dict[Target, _Known] = {}
         self._asking: dict[Target, asyncio.Task[Schema]] = {}
@@ -116,8 +126,10 @@ class Predictor:
         The reply may be of another version than the schema's; `answer` sees to that.
 
         Raises:
-            ClientError: the server cannot answer.
+            ClientError: the server cannot answer, or a number is not to be asked about.
         """
+        if self._refuse_outside:
+            ranges.refuse_outside(call, schema)
         signature = schema.signatures.get(call.signature_name)
         batched = signature is not None and signature.batched
         return await self._coalescer.predict((target, schema), call, deadline, batched=batched)
@@ -190,7 +202,7 @@ class Predictor:
 
     async def _send(self, group: tuple[Target, Schema], call: Call, seconds: float) -> Prediction:
         target, schema = group
-        return await self.server.predict(
+        prediction = await self.server.predict(
             target,
             call.inputs,
             signature_name=call.signature_name,
@@ -198,6 +210,11 @@ class Predictor:
             output_filter=call.output_filter,
             timeout=seconds,
         )
+        # Only now, so that a call which is taken apart counts once.
+        outside = ranges.count_outside(call, schema)
+        if outside:
+            self._count_outside(schema.model, outside)
+        return prediction
 
     def _schema(self, target: Target) -> Schema | None:
         known = self._known.get(target)

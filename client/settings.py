@@ -14,6 +14,7 @@ from client.channel import Tls, target
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 AccessLog = Literal["all", "errors", "none"]
+OutOfRange = Literal["count", "refuse"]
 
 
 class Settings(BaseSettings):
@@ -69,6 +70,11 @@ class Settings(BaseSettings):
     )
     batch_rows: int = Field(
         default=1024, ge=1, description="rows that requests may share a call with; 1 for none"
+    )
+    out_of_range: OutOfRange = Field(
+        default="count",
+        description="what to do with numbers outside the range that their column had in training: "
+        "count them in the metrics, or refuse the request (400)",
     )
     cors: bool = Field(
         default=False, description="let pages of other origins read what /v1 answers"

@@ -64,7 +64,13 @@ class Gateway:
         )
         limits = Limits(rows=settings.batch_rows, waiting=settings.max_waiting)
         self._keys = ApiKeys(settings.api_keys) if settings.api_keys else None
-        self.core = Predictor(self._server, limits, self.metrics.observe_batch)
+        self.core = Predictor(
+            self._server,
+            limits,
+            self.metrics.observe_batch,
+            self.metrics.observe_out_of_range,
+            refuse_outside=settings.out_of_range == "refuse",
+        )
         self._routes: dict[str, Route] = {}
         self._operations = OperationsApi(self.core, self.metrics, settings.model)
         self._tables = Tables(self.core, settings.timeout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import socket
 import time
@@ -23,6 +24,12 @@ TABLE = breast_cancer()
 ROWS = TABLE.features[[0, 19, 40]]
 EXAMPLES = [dict(zip(TABLE.columns, ROWS[0].tolist(), strict=True))]
 PREDICT = "/v1/models/breast_cancer:predict"
+
+
+def as_npy(array: Any) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array)
+    return out.getvalue()
 
 
 def post(url: str, body: Any, **options: Any) -> requests.Response:
@@ -291,6 +298,69 @@ def test_metrics_count_requests_and_calls(model_server: str, starter: Starter) -
     assert value("client_grpc_call_seconds_count", rpc="Predict", code="OK") >= 1
     assert value("client_http_request_seconds_count", route=route) == 2
     assert value("client_http_requests_in_flight") == 1  # this one
+
+
+def extremes(model_server: str) -> tuple[list[float], list[float]]:
+    """The least and the greatest number of each column in training."""
+    with ModelServer(model_server) as server:
+        description = server.schema("breast_cancer").description
+    assert description is not None
+    return [c.minimum for c in description.columns], [c.maximum for c in description.columns]
+
+
+def test_numbers_outside_the_range_in_training_are_answered_and_counted(
+    model_server: str, starter: Starter
+) -> None:
+    least, most = extremes(model_server)
+    beyond = [most[0] * 1.001, *most[1:]]
+    missed = [least[0], least[1] - 1, *least[2:]]
+    url = starter.client(model_server).address
+    rows = as_npy(np.array([beyond, most, least], np.float32))
+    for reply in (
+        post(url + PREDICT, {"instances": [beyond, most, missed]}),
+        post(f"{url}/explain", {"instances": [beyond, least]}),
+        post(url + PREDICT, rows, headers={"Content-Type": "application/x-npy"}),
+    ):
+        assert reply.status_code == 200, reply.text
+    text = requests.get(f"{url}/metrics", timeout=5).text
+    counted = {
+        (sample.labels["model"], sample.labels["column"]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "client_values_out_of_range_total"
+    }
+    first, second, *_ = TABLE.columns
+    assert counted == {("breast_cancer", first): 3, ("breast_cancer", second): 1}
+
+
+def test_numbers_outside_the_range_in_training_are_refused_where_that_is_wanted(
+    model_server: str, starter: Starter
+) -> None:
+    least, most = extremes(model_server)
+    url = starter.client(model_server, CLIENT_OUT_OF_RANGE="refuse").address
+    inside = [least, most]
+    assert post(url + PREDICT, {"instances": inside}).status_code == 200
+    outside = [least, [*most[:3], 99999.0, *most[4:]]]
+    column = TABLE.columns[3]
+    told = (
+        f'column "{column}": expected a number from {least[3]:.9g} to {most[3]:.9g}, '
+        "as in training, got 99999"
+    )
+    named = dict(zip(TABLE.columns, map(list, zip(*outside, strict=True)), strict=True))
+    tensor = {"name": "features", "shape": [2, 30], "datatype": "FP32", "data": outside}
+    for path, body, headers in (
+        (PREDICT, {"instances": outside}, {}),
+        ("/predict", {"inputs": named}, {}),
+        ("/explain", {"instances": outside}, {}),
+        (PREDICT, as_npy(np.array(outside)), {"Content-Type": "application/x-npy"}),
+        (
+            "/v2/models/breast_cancer/infer",
+            {"inputs": [tensor], "parameters": {"signature_name": "dense"}},
+            {},
+        ),
+    ):
+        reply = post(url + path, body, headers=headers)
+        assert (reply.status_code, reply.json()["error"]) == (400, told), path
 
 
 def test_no_model_server_is_503_within_the_deadline_and_retry_after(starter: Starter) -> None:

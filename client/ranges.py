@@ -1,0 +1,91 @@
+"""Numbers outside the range that their column had in training.
+
+A model answers them as it answers any others, but nobody has measured how well. So they are
+counted, or refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from client.dialects import Call
+from client.errors import ClientError
+from client.schema import Column, Schema
+from client.tensors import Array
+
+
+class _Range(NamedTuple):
+    """The columns that an input holds side by side, and their least and greatest values."""
+
+    name: str
+    columns: tuple[str, ...]
+    low: Array
+    high: Array
+
+    @classmethod
+    def of(cls, name: str, columns: tuple[Column, ...]) -> _Range:
+        # Of what is no number nothing is said, and nothing is outside of that.
+        numeric = [column.kind == "numeric" for column in columns]
+        low = np.where(numeric, [column.minimum for column in columns], -np.inf)
+        high = np.where(numeric, [column.maximum for column in columns], np.inf)
+        return cls(name, tuple(column.name for column in columns), low, high)
+
+
+def count_outside(call: Call, schema: Schema) -> dict[str, int]:
+    """Return how many numbers of a call are outside, by column; without those that have none."""
+    counts: dict[str, int] = {}
+    for of, _, outside in _outside(call, schema):
+        per_column = outside.sum(axis=0).tolist()
+        counts |= {c: n for c, n in zip(of.columns, per_column, strict=True) if n}
+    return counts
+
+
+def refuse_outside(call: Call, schema: Schema) -> None:
+    """Refuse a call with a number that is outside.
+
+    Raises:
+        ClientError: it names the first, its column, and the range.
+    """
+    for of, values, outside in _outside(call, schema):
+        row, column = np.argwhere(outside)[0]
+        raise ClientError(
+            f'column "{of.columns[column]}": expected a number from {of.low[column]:.9g} to '
+            f"{of.high[column]:.9g}, as in training, got {values[row, column]:.9g}"
+        )
+
+
+def _outside(call: Call, schema: Schema) -> Iterator[tuple[_Range, Array, Array]]:
+    """Give the inputs that hold numbers outside: their values `[rows, columns]`, and which."""
+    for of in _ranges(schema, call.signature_name):
+        values = call.inputs.get(of.name)
+        if values is None or values.dtype.kind not in "fiu":
+            continue
+        width = len(of.columns)
+        if values.ndim not in (1, 2) or values.size != len(values) * width:
+            continue  # the server is about to refuse it
+        values = values.reshape(-1, width)
+        low, high = of.low, of.high
+        if values.dtype.kind == "f":
+            # The least number in training is as near to that as its own precision allows.
+            with np.errstate(over="ignore"):
+                low, high = low.astype(values.dtype), high.astype(values.dtype)
+        outside = (values < low) | (values > high)
+        if outside.any():
+            yield of, values, outside
+
+
+def _ranges(schema: Schema, signature_name: str) -> tuple[_Range, ...]:
+    ranges: tuple[_Range, ...] | None = schema.derived.get((_Range, signature_name))
+    described = schema.described.get(signature_name)
+    if ranges is not None or described is None:
+        return ranges or ()
+    found = tuple(
+        _Range.of(name, columns)
+        for name, columns in described.items()
+        if any(column.kind == "numeric" for column in columns)
+    )
+    schema.derived[_Range, signature_name] = found
+    return found
