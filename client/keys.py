@@ -96,7 +96,7 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     try:
         found = path.stat()
     except OSError as error:
-        raise KeysFileError(f"{path}: {error.strerror}") from error
+        raise KeysFileError(f"API keys, {path}: {error.strerror}") from error
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
@@ -105,7 +105,7 @@ def _read(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise KeysFileError(f"{path}: {error}") from error
+        raise KeysFileError(f"API keys, {path}: {error}") from error
     names = {}
     for number, line in enumerate(lines, start=1):
         text = line.partition("#")[0].strip()
@@ -114,7 +114,8 @@ def _read(path: Path) -> dict[str, str]:
         match = LINE.fullmatch(text)
         if match is None:
             raise KeysFileError(
-                f"{path} line {number}: expected a name and the SHA-256 of a key in hexadecimal"
+                f"API keys, {path} line {number}: "
+                "expected a name and the SHA-256 of a key in hexadecimal"
             )
         names[match["hash"]] = match["name"]
     return names

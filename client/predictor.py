@@ -119,9 +119,16 @@ class Predictor:
         raise UnavailableError(f"model {target.model} changes faster than it can be asked")
 
     async def predict(
-        self, target: Target, schema: Schema, call: Call, deadline: Deadline
+        self,
+        target: Target,
+        schema: Schema,
+        call: Call,
+        deadline: Deadline,
+        rows_before: int = 0,
     ) -> Prediction:
         """Run a call, together with others that wait for the same.
+
+        A request of several calls says how many rows were in those before, for what it is told.
 
         The reply may be of another version than the schema's; `answer` sees to that.
 
@@ -129,7 +136,7 @@ class Predictor:
             ClientError: the server cannot answer, or a number is not to be asked about.
         """
         if self._refuse_outside:
-            ranges.refuse_outside(call, schema)
+            ranges.refuse_outside(call, schema, rows_before)
         signature = schema.signatures.get(call.signature_name)
         batched = signature is not None and signature.batched
         return await self._coalescer.predict((target, schema), call, deadline, batched=batched)

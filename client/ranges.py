@@ -18,20 +18,37 @@ from client.tensors import Array
 
 
 class _Range(NamedTuple):
-    """The columns that an input holds side by side, and their least and greatest values."""
+    """The columns that an input holds side by side, and what was seen of each.
+
+    Attributes:
+        name: the input's.
+        columns: their names.
+        low, high: the least and the greatest number.
+        missing: whether there were missing values, which are NaN.
+    """
 
     name: str
     columns: tuple[str, ...]
     low: Array
     high: Array
+    missing: Array
 
     @classmethod
     def of(cls, name: str, columns: tuple[Column, ...]) -> _Range:
         # Of what is no number nothing is said, and nothing is outside of that.
-        numeric = [column.kind == "numeric" for column in columns]
+        numeric = np.array([column.kind == "numeric" for column in columns])
+        missing = np.array([column.missing for column in columns]) | ~numeric
         low = np.where(numeric, [column.minimum for column in columns], -np.inf)
         high = np.where(numeric, [column.maximum for column in columns], np.inf)
-        return cls(name, tuple(column.name for column in columns), low, high)
+        return cls(name, tuple(column.name for column in columns), low, high, missing)
+
+    def ends(self, dtype: np.dtype[np.generic]) -> tuple[Array, Array]:
+        """Return the least and the greatest number as numbers of a type have them."""
+        if dtype.kind != "f":
+            return self.low, self.high
+        # The least number in training is as near to that as its own precision allows.
+        with np.errstate(over="ignore"):
+            return self.low.astype(dtype), self.high.astype(dtype)
 
 
 def count_outside(call: Call, schema: Schema) -> dict[str, int]:
@@ -43,17 +60,23 @@ def count_outside(call: Call, schema: Schema) -> dict[str, int]:
     return counts
 
 
-def refuse_outside(call: Call, schema: Schema) -> None:
+def refuse_outside(call: Call, schema: Schema, rows_before: int = 0) -> None:
     """Refuse a call with a number that is outside.
 
+    Args:
+        call: what is asked.
+        schema: of the version that is asked.
+        rows_before: rows of the same request in calls before.
+
     Raises:
-        ClientError: it names the first, its column, and the range.
+        ClientError: it names the first, its row and column, and the range.
     """
     for of, values, outside in _outside(call, schema):
         row, column = np.argwhere(outside)[0]
+        low, high = of.ends(values.dtype)
         raise ClientError(
-            f'column "{of.columns[column]}": expected a number from {of.low[column]:.9g} to '
-            f"{of.high[column]:.9g}, as in training, got {values[row, column]:.9g}"
+            f'row {rows_before + row + 1}, column "{of.columns[column]}": expected a number from '
+            f"{low[column]} to {high[column]}, as in training, got {values[row, column]}"
         )
 
 
@@ -67,12 +90,10 @@ def _outside(call: Call, schema: Schema) -> Iterator[tuple[_Range, Array, Array]
         if values.ndim not in (1, 2) or values.size != len(values) * width:
             continue  # the server is about to refuse it
         values = values.reshape(-1, width)
-        low, high = of.low, of.high
-        if values.dtype.kind == "f":
-            # The least number in training is as near to that as its own precision allows.
-            with np.errstate(over="ignore"):
-                low, high = low.astype(values.dtype), high.astype(values.dtype)
-        outside = (values < low) | (values > high)
+        low, high = of.ends(values.dtype)
+        outside = ~((values >= low) & (values <= high))
+        if values.dtype.kind == "f" and of.missing.any():
+            outside &= ~(np.isnan(values) & of.missing)
         if outside.any():
             yield of, values, outside
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,8 @@ from client.channel import Tls, target
 # Names the place where several workers share their metrics; Prometheus' library reads it.
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
+PREFIX = "CLIENT_"
+
 AccessLog = Literal["all", "errors", "none"]
 OutOfRange = Literal["count", "refuse"]
 
@@ -20,7 +23,7 @@ OutOfRange = Literal["count", "refuse"]
 class Settings(BaseSettings):
     """What an operator may set; the README shows the same table."""
 
-    model_config = SettingsConfigDict(env_prefix="CLIENT_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 
     server: str = Field(
         default="127.0.0.1:8500",
@@ -102,6 +105,14 @@ class Settings(BaseSettings):
         if (self.server_cert is None) != (self.server_key is None):
             raise ValueError("server_cert and server_key belong together")
         return self
+
+    @classmethod
+    def unknown(cls, environment: Iterable[str]) -> list[str]:
+        """Return the names in the environment that look like settings and are none."""
+        known = {f"{PREFIX}{name}".upper() for name in cls.model_fields}
+        return sorted(
+            n for n in environment if n.upper().startswith(PREFIX) and n.upper() not in known
+        )
 
     @property
     def tls(self) -> Tls | None:

@@ -6,12 +6,15 @@ server; here are only `GET /v1/models/NAME[/versions/N]` and the metrics.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -29,6 +32,9 @@ ELSEWHERE = (
     "only GET /v1/models/NAME[/versions/N]{metrics} is answered here; the client in front of this "
     "server speaks TensorFlow Serving's REST API"
 )
+MOST_CONNECTIONS = 256
+# In which a request must have come.
+HEAD_SECONDS = 5.0
 _ERROR_NAMES = {
     number: name
     for name, number in vars(tf.errors).items()
@@ -74,7 +80,9 @@ class HttpPort(HTTPServer):
         self.options = options
         self.core = core
         self.monitoring = monitoring
-        self._pool = ThreadPoolExecutor(options.threads, "http")
+        # Whoever is slow to ask holds a thread, and must not keep others from being answered.
+        self._pool = ThreadPoolExecutor(MOST_CONNECTIONS, "http")
+        self.answering = threading.Semaphore(options.threads)
 
     def start(self) -> None:
         """Begin to listen and to answer."""
@@ -100,14 +108,39 @@ class HttpPort(HTTPServer):
             self.shutdown_request(request)
 
 
+class _Reader(io.RawIOBase):
+    """Reads a connection until a moment, however little comes at a time."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        self._connection = connection
+        self._end = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: HttpPort
 
     def setup(self) -> None:
         super().setup()
-        self.connection.settimeout(self.server.options.timeout)
+        seconds = min(self.server.options.timeout, HEAD_SECONDS)
+        self.rfile = io.BufferedReader(_Reader(self.connection, seconds))
 
     def do_GET(self) -> None:
+        # From here on it is about writing.
+        self.connection.settimeout(self.server.options.timeout)
+        with self.server.answering:
+            self._answer()
+
+    def _answer(self) -> None:
         options = self.server.options
         path = self.path.partition("?")[0]
         if options.metrics_path and path == options.metrics_path:
@@ -132,6 +165,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._refuse()
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Tell what is wrong with a request as everything else is told, in JSON."""
+        self.close_connection = True
+        self.request_version = self.protocol_version  # what came may have been no version at all
+        self._reply_json(code, {"error": message or HTTPStatus(code).phrase})
+
     def _refuse(self) -> None:
         path = self.server.options.metrics_path
         metrics = f" and GET {path}" if path else ""
@@ -145,7 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(data)))
-        if self.server.options.cors and self.headers.get("Origin"):
+        headers = getattr(self, "headers", None)  # there are none if they could not be read
+        if self.server.options.cors and headers is not None and headers.get("Origin"):
             self.send_header("Access-Control-Allow-Origin", "*")
         self.end_headers()
         self.wfile.write(data)

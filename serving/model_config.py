@@ -7,6 +7,7 @@ server_core.cc.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ ModelServerConfig = model_server_config_pb2.ModelServerConfig
 ServableVersionPolicy = FileSystemStoragePathSourceConfig.ServableVersionPolicy
 PLATFORM = "tensorflow"
 OTHER_PLATFORM = "other"
+MOST_PATH_BYTES = 4095  # Linux's PATH_MAX, without the end
 
 
 class ConfigError(ValueError):
@@ -99,7 +101,7 @@ def model_configs(config: Any, root: Path | None = None) -> list[ModelConfig]:
                 f"Expected model {entry.name} to have an absolute path or URI; "
                 f"got base_path()={entry.base_path}"
             )
-        if root is not None and not Path(entry.base_path).resolve().is_relative_to(root):
+        if root is not None and not _is_below(root, entry.base_path):
             raise permission_denied(
                 f"Expected model {entry.name} to have a base path below {root} (--reload_root); "
                 f"got base_path()={entry.base_path}"
@@ -115,6 +117,16 @@ def model_configs(config: Any, root: Path | None = None) -> list[ModelConfig]:
         )
         for entry in entries
     ]
+
+
+def _is_below(root: Path, base_path: str) -> bool:
+    # Nothing has a longer path, and links are looked for at each step of it.
+    if len(os.fsencode(base_path)) > MOST_PATH_BYTES:
+        return False
+    try:
+        return Path(base_path).resolve().is_relative_to(root)
+    except (OSError, RuntimeError):
+        return False  # links in a circle
 
 
 def _check_names(entries: Sequence[Any]) -> None:

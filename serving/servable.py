@@ -126,6 +126,8 @@ class Servable:
             values = self._callable(tuple(feeds), tuple(fetches))(*arrays)
         except tf.errors.OpError as error:
             raise ServingError.from_number(error.error_code, error.message) from error
+        except UnicodeDecodeError as error:  # TensorFlow's text quotes bytes that are none
+            raise invalid_argument(error.object.decode("utf-8", "replace")) from error
         except (TypeError, ValueError) as error:  # numpy values that TensorFlow cannot take
             raise invalid_argument(str(error)) from error
         # A string that is a scalar comes without an array around it.

@@ -6,18 +6,23 @@ import logging
 import re
 import sys
 import uuid
+from collections.abc import Mapping
 
 from pythonjsonlogger.orjson import OrjsonFormatter
 
-from client.exchange import HttpReply, HttpRequest
-from client.settings import AccessLog
+from client.exchange import HttpRequest
 from client.web.answers import VERSION_HEADER
 
 log = logging.getLogger("client.access")
 
 ID_HEADER = "X-Request-ID"
 _ID = re.compile(r"[\w.:/=+-]{1,128}", re.ASCII)
+_BAD_REQUEST = 400
 _SERVER_ERROR = 500
+# Of what the caller has made up; whoever sends more cannot fill the disk with it.
+_MOST_LOGGED = 1000
+
+Headers = tuple[tuple[str, str], ...]
 
 
 def set_up_logs() -> None:
@@ -34,52 +39,57 @@ def set_up_logs() -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
-def request_id(request: HttpRequest) -> str | None:
+def request_id(headers: Mapping[str, str]) -> str | None:
     """Return the id that the caller gave to a request, None if it gave none that can be used."""
-    sent = request.headers.get("x-request-id")
+    sent = headers.get("x-request-id")
     return sent if sent is not None and _ID.fullmatch(sent) else None
 
 
 def record(
     request: HttpRequest,
-    reply: HttpReply,
+    status: int,
+    headers: Headers,
     *,
     route: str,
     caller: str | None,
     seconds: float,
-    which: AccessLog,
-) -> HttpReply:
-    """Log a request if it is to be, and return its reply, with the request's id.
+    logged: bool,
+    body: bytes | None,
+) -> Headers:
+    """Log a request if it is to be, and return its reply's headers, with the request's id.
 
     Args:
         request: as it came.
-        reply: to it.
+        status: of the reply.
+        headers: of the reply.
         route: the pattern of its path.
         caller: the name of its API key.
         seconds: from its arrival on.
-        which: requests are logged.
+        logged: whether to log it.
+        body: of the reply; what is wrong is logged. None if it is not known yet.
     """
-    logged = which == "all" or (which == "errors" and reply.status >= _SERVER_ERROR)
-    identity = request_id(request)
+    identity = request_id(request.headers)
     if logged:
         identity = identity or uuid.uuid4().hex
         log.log(
-            logging.ERROR if reply.status >= _SERVER_ERROR else logging.INFO,
+            logging.ERROR if status >= _SERVER_ERROR else logging.INFO,
             "%s %s",
-            request.method,
-            request.path,
+            request.method[:_MOST_LOGGED],
+            request.path[:_MOST_LOGGED],
             extra={
                 "request_id": identity,
                 "route": route,
-                "status": reply.status,
+                "status": status,
                 "milliseconds": round(seconds * 1000, 3),
-                "model_version": dict(reply.headers).get(VERSION_HEADER),
+                "model_version": dict(headers).get(VERSION_HEADER),
                 "caller": caller,
                 "bytes_in": len(request.body),
-                "bytes_out": len(reply.body),
+                "bytes_out": None if body is None else len(body),
+                **({} if status < _BAD_REQUEST or body is None else {"reply": _text(body)}),
             },
         )
-    if identity is None:
-        return reply
-    headers = (*reply.headers, (ID_HEADER, identity))
-    return HttpReply(reply.body, reply.status, reply.content_type, headers)
+    return headers if identity is None else (*headers, (ID_HEADER, identity))
+
+
+def _text(body: bytes) -> str:
+    return body[:_MOST_LOGGED].decode("utf-8", "replace").strip()

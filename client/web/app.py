@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 from client.errors import ClientError
 from client.exchange import HttpReply, HttpRequest
 from client.settings import Settings
-from client.web import docs, page
+from client.web import access, docs, page
 from client.web.background import Background, Bridge
 from client.web.bodies import decoded, too_large
 from client.web.replies import error_reply
@@ -59,8 +59,8 @@ def create_app(
     _answer_api(app, bridge, settings.max_body_bytes)
     app.register_blueprint(page.blueprint(bridge, settings))
     app.register_blueprint(get_swaggerui_blueprint("/docs", docs.PATH, {"app_name": docs.TITLE}))
-    _protect(app, bridge)
     _measure_requests(app, bridge)
+    _protect(app, bridge)
     _answer_errors(app, settings.max_body_bytes)
     return app
 
@@ -118,6 +118,9 @@ def _measure_requests(app: Flask, bridge: Callable[[], Bridge]) -> None:
             method = request.method if request.url_rule else "any"
             seconds = time.perf_counter() - g.started
             bridge().gateway.metrics.observe_request(method, route, response.status_code, seconds)
+            identity = access.request_id({k.lower(): v for k, v in request.headers.items()})
+            if identity is not None:
+                response.headers[access.ID_HEADER] = identity
         return response
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from client import deadlines
@@ -20,12 +20,15 @@ WINDOW_BITS = {
     "x-gzip": 16 + zlib.MAX_WBITS,
     "deflate": zlib.MAX_WBITS,
 }
-# Of what one piece of a compressed body is made into at a time.
-PIECE_BYTES = 2**20
+# What a compressed body is made into at a time.
+PIECE_BYTES = 2**16
 
 
-class DisconnectedError(Exception):
-    """The caller has gone before the request was whole."""
+class CutShortError(ClientError):
+    """The caller has gone, or has sent nonsense, before the body was whole."""
+
+    def __init__(self) -> None:
+        super().__init__("the body is cut short: it ended before all of it had come")
 
 
 class Bodies:
@@ -51,9 +54,8 @@ class Bodies:
             receive: ASGI's.
 
         Raises:
-            ClientError: it is too large (413), came too late (408), or is encoded in a way that is
-                not known (415).
-            DisconnectedError: the caller has gone.
+            ClientError: it is too large (413), came too late (408), is cut short (400), or is
+                encoded in a way that is not known (415).
         """
         said = headers.get("content-length")
         if said is None and headers.get("transfer-encoding") is None:
@@ -65,7 +67,7 @@ class Bodies:
         assert task is not None
         self._watch.add(task, deadlines.now() + self._seconds)
         try:
-            message = await receive()
+            message = await _received(receive)
             body: bytes = message.get("body", b"")
             # When all is there, the message that says so need not be waited for.
             if len(body) != length and message.get("more_body"):
@@ -79,8 +81,7 @@ class Bodies:
             raise _late(self._seconds) from None
         finally:
             self._watch.remove(task)
-        encoding = headers.get("content-encoding")
-        return body if encoding is None else decoded(body, encoding, self._most_bytes)
+        return decoded(body, headers.get("content-encoding"), self._most_bytes)
 
     async def chunks(
         self, headers: Mapping[str, str], receive: Receive, most_bytes: int
@@ -90,41 +91,37 @@ class Bodies:
         Args:
             headers: of the request, by name in lower case.
             receive: ASGI's.
-            most_bytes: of all of them, when their encoding is undone.
+            most_bytes: of all of them, as sent and also when their encoding is undone.
 
         Raises:
-            ClientError, DisconnectedError: as `read`; the time counts for each piece anew.
+            ClientError: as `read`; the time counts for each piece anew.
         """
-        unzip = _decompressor(headers.get("content-encoding"))
-        size, more = 0, True
+        unzip = _unzip(headers.get("content-encoding"))
+        sent, size, more = 0, 0, True
         while more:
             try:
-                message = await asyncio.wait_for(receive(), self._seconds)
+                message = await asyncio.wait_for(_received(receive), self._seconds)
             except asyncio.TimeoutError:
                 raise _late(self._seconds) from None
-            if message["type"] == "http.disconnect":
-                raise DisconnectedError
             more = message.get("more_body", False)
             piece: bytes = message.get("body", b"")
-            while piece:
-                chunk = piece
-                if unzip is not None:
-                    chunk = _decompressed(unzip, piece)
-                piece = unzip.unconsumed_tail if unzip is not None else b""
+            sent += len(piece)
+            for chunk in unzip.undone(piece) if unzip is not None else (piece,):
                 size += len(chunk)
-                if size > most_bytes:
+                if max(sent, size) > most_bytes:
                     raise too_large(most_bytes)
                 yield chunk
-        if unzip is not None and not unzip.eof:
-            raise ClientError("the body is not what Content-Encoding says: it is cut short")
+                if unzip is not None:
+                    # A little that was sent may be very much, and others are waiting.
+                    await asyncio.sleep(0)
+        if unzip is not None:
+            unzip.end()
 
     async def _rest(self, first: bytes, length: int | None, receive: Receive) -> bytes:
         chunks, size = [first], len(first)
         more = True
         while more and size != length:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise DisconnectedError
+            message = await _received(receive)
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
             if size > self._most_bytes:
@@ -144,34 +141,79 @@ def decoded(body: bytes, encoding: str | None, most_bytes: int) -> bytes:
         ClientError: it is too large then (413), or is not encoded so (400), or in a way that is not
             known (415).
     """
-    unzip = _decompressor(encoding)
+    unzip = _unzip(encoding)
     if unzip is None:
         return body
-    plain = _decompressed(unzip, body, most_bytes + 1)
-    if len(plain) > most_bytes:
-        raise too_large(most_bytes)
-    if not unzip.eof:
-        raise ClientError("the body is not what Content-Encoding says: it is cut short")
-    return plain
+    chunks, size = [], 0
+    for chunk in unzip.undone(body):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > most_bytes:
+            raise too_large(most_bytes)
+    unzip.end()
+    return b"".join(chunks)
 
 
-def _decompressor(encoding: str | None) -> Any:
+class _Unzip:
+    """Undoes a compression piece by piece.
+
+    gzip may come in several members, one after the other (RFC 1952, section 2.2).
+    """
+
+    def __init__(self, window_bits: int) -> None:
+        self._window_bits = window_bits
+        self._zlib = zlib.decompressobj(window_bits)
+
+    def undone(self, piece: bytes) -> Iterator[bytes]:
+        """Give what a piece becomes, in pieces of `PIECE_BYTES` at the most.
+
+        Raises:
+            ClientError: it is not what was said.
+        """
+        while piece:
+            if self._zlib.eof:
+                if self._window_bits <= zlib.MAX_WBITS:
+                    raise _not_as_said("there is more behind its end")
+                self._zlib = zlib.decompressobj(self._window_bits)
+            try:
+                plain = self._zlib.decompress(piece, PIECE_BYTES)
+            except zlib.error as error:
+                raise _not_as_said(str(error)) from error
+            piece = self._zlib.unconsumed_tail or self._zlib.unused_data
+            if plain:
+                yield plain
+
+    def end(self) -> None:
+        """See that nothing is missing.
+
+        Raises:
+            ClientError: something is.
+        """
+        if not self._zlib.eof:
+            raise _not_as_said("it is cut short")
+
+
+def _unzip(encoding: str | None) -> _Unzip | None:
     """Return what undoes an encoding, None if there is none to undo."""
-    if encoding is None or encoding == "identity":
+    name = (encoding or "").strip().lower()
+    if name in ("", "identity"):
         return None
-    if encoding not in WINDOW_BITS:
+    if name not in WINDOW_BITS:
         raise ClientError(
-            f"Content-Encoding: expected gzip, deflate or a plain body, got {encoding[:40]}", 415
+            f"Content-Encoding: expected gzip, deflate or a plain body, got {name[:40]}", 415
         )
-    return zlib.decompressobj(WINDOW_BITS[encoding])
+    return _Unzip(WINDOW_BITS[name])
 
 
-def _decompressed(unzip: Any, piece: bytes, most_bytes: int = PIECE_BYTES) -> bytes:
-    try:
-        plain: bytes = unzip.decompress(piece, most_bytes)
-    except zlib.error as error:
-        raise ClientError(f"the body is not what Content-Encoding says: {error}") from error
-    return plain
+async def _received(receive: Receive) -> dict[str, Any]:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise CutShortError
+    return message
+
+
+def _not_as_said(why: str) -> ClientError:
+    return ClientError(f"the body is not what Content-Encoding says: {why}")
 
 
 def _late(seconds: float) -> ClientError:

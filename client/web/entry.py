@@ -24,7 +24,7 @@ from client.exchange import HttpReply, HttpRequest
 from client.settings import Settings
 from client.web.app import create_app
 from client.web.background import Bridge
-from client.web.bodies import Bodies, DisconnectedError, Receive
+from client.web.bodies import Bodies, Receive
 from client.web.gateway import Gateway
 from client.web.routes import Route
 from client.web.tables import is_table
@@ -55,25 +55,25 @@ class Entry:
         gateway, method = self._gateway, scope["method"]
         path = scope["raw_path"].decode("latin-1")
         route = gateway.route(path)
+        headers = _headers(scope["headers"])
+        query = scope["query_string"].decode("latin-1")
+        request = HttpRequest(method, path, query, headers)
         self._under_way += 1
         try:
             if self._under_way > self._settings.max_requests and (route is None or route.limited):
                 raise UnavailableError(f"{self._under_way - 1} requests are under way already")
-            headers = _headers(scope["headers"])
-            query = scope["query_string"].decode("latin-1")
             if route is not None and route.stream and method == "POST" and is_table(headers):
-                request = HttpRequest(method, path, query, headers)
                 await self._stream(request, route, receive, send)
                 return
+            if route is not None:
+                gateway.caller(request, route)  # whoever may not ask need not be listened to
             body = await self._bodies.read(headers, receive)
             if route is None:
                 await self._ask_flask(scope, body, send)
                 return
             reply = await gateway.handle(HttpRequest(method, path, query, headers, body), route)
         except ClientError as error:
-            reply = gateway.refuse(method, route, error)
-        except DisconnectedError:
-            return
+            reply = gateway.refuse(request, route, error)
         finally:
             self._under_way -= 1
         await _send(reply, send)

@@ -7,6 +7,7 @@ import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from types import TracebackType
+from typing import TypeVar
 
 from client import deadlines, tracing
 from client.coalescing import Limits
@@ -20,7 +21,6 @@ from client.model_server import AsyncModelServer
 from client.predictor import Predictor
 from client.settings import Settings
 from client.web import access
-from client.web.bodies import DisconnectedError
 from client.web.docs import DocsApi
 from client.web.friendly import FriendlyApi
 from client.web.oip import OipApi
@@ -34,9 +34,13 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_HEADER = "x-request-timeout"
 TIMING_HEADER = "Server-Timing"
+# Callers may make up any other, and each would be a time series.
+METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 ROUTES_KEPT, LONGEST_KEPT = 1024, 256
 # Statuses from here on say that something is wrong on our side.
 ERROR = 500
+
+Reply = TypeVar("Reply", HttpReply, StreamReply, HttpReply | StreamReply)
 
 
 class Gateway:
@@ -73,7 +77,7 @@ class Gateway:
         )
         self._routes: dict[str, Route] = {}
         self._operations = OperationsApi(self.core, self.metrics, settings.model)
-        self._tables = Tables(self.core, settings.timeout)
+        self._tables = Tables(self.core)
         friendly = FriendlyApi(self.core, settings.model)
         # Each dialect plugs in here, with everything below its first segment.
         self._apis: dict[str, Api] = {
@@ -159,15 +163,7 @@ class Gateway:
             reply = self._failed(request)
         finally:
             metrics.end()
-        seconds = deadlines.now() - started
-        self._observe(method, route, reply.status, seconds)
-        which = self.settings.access_log
-        if which == "all" or reply.status >= ERROR or "x-request-id" in request.headers:
-            name = route.name if route else "none"
-            return access.record(
-                request, reply, route=name, caller=caller, seconds=seconds, which=which
-            )
-        return reply
+        return self._recorded(request, route, reply, caller, deadlines.now() - started)
 
     def caller(self, request: HttpRequest, route: Route | None = None) -> str | None:
         """Return the name of a request's API key; None if everybody may ask.
@@ -210,27 +206,23 @@ class Gateway:
         self, request: HttpRequest, route: Route, chunks: AsyncIterator[bytes]
     ) -> HttpReply | StreamReply:
         started = deadlines.now()
+        caller: str | None = None
         reply: HttpReply | StreamReply
         try:
-            self.caller(request, route)
+            caller = self.caller(request, route)
             target = route.stream(request) if route.stream else None
             if target is None:
                 raise ClientError("Content-Type: a table is taken by a prediction only", 415)
-            reply = await self._tables.answer(target, request, chunks)
+            reply = await self._tables.answer(target, request, chunks, self._seconds(request))
         except ClientError as error:
             reply = error_reply(error)
-        except DisconnectedError:
-            raise
         except Exception:
             reply = self._failed(request)
-        status = reply.status if isinstance(reply, HttpReply) else 200
-        self._observe(request.method, route, status, deadlines.now() - started)
-        return reply
+        return self._recorded(request, route, reply, caller, deadlines.now() - started)
 
-    def refuse(self, method: str, route: Route | None, error: ClientError) -> HttpReply:
+    def refuse(self, request: HttpRequest, route: Route | None, error: ClientError) -> HttpReply:
         """Answer a request that is not worked on."""
-        self._observe(method, route, error.status, 0.0)
-        return error_reply(error)
+        return self._recorded(request, route, error_reply(error), None, 0.0)
 
     def _set_out(self, request: HttpRequest, route: Route) -> Journey:
         """Follow a request from here on; it has a task, and so a context, of its own."""
@@ -269,15 +261,19 @@ class Gateway:
         async def chunks() -> AsyncIterator[bytes]:
             yield request.body
 
-        reply = await self._tables.answer(target, request, chunks())
+        reply = await self._tables.answer(target, request, chunks(), self._seconds(request))
         body = b"".join([piece async for piece in reply.pieces])
         return HttpReply(body, 200, reply.content_type, reply.headers)
 
     def _failed(self, request: HttpRequest) -> HttpReply:
-        log.exception("%s %s failed", request.method, request.path)
+        log.exception("%s %s failed", request.method[:100], request.path[:1000])
         return error_reply(ClientError("internal error; the log has the details", 500))
 
     def _deadline(self, request: HttpRequest) -> Deadline:
+        return Deadline(self._seconds(request))
+
+    def _seconds(self, request: HttpRequest) -> float:
+        """Return how long a prediction may take, by the setting and by the request."""
         seconds = self.settings.timeout
         wanted = request.headers.get(TIMEOUT_HEADER)
         if wanted is not None:
@@ -290,11 +286,40 @@ class Gateway:
                     f'X-Request-Timeout: expected seconds greater than 0, got "{wanted[:40]}"'
                 )
             seconds = min(seconds, asked)
-        return Deadline(seconds)
+        return seconds
 
-    def _observe(self, method: str, route: Route | None, status: int, seconds: float) -> None:
+    def _recorded(
+        self,
+        request: HttpRequest,
+        route: Route | None,
+        reply: Reply,
+        caller: str | None,
+        seconds: float,
+    ) -> Reply:
+        """Count a request and log it, and return its reply, with the request's id if it has one."""
+        method = request.method if request.method in METHODS else "other"
         name = route.name if route else "none"
+        status = reply.status if isinstance(reply, HttpReply) else 200
         self.metrics.observe_request(method if route else "any", name, status, seconds)
+        which = self.settings.access_log
+        # That a probe is told no is no news, and it asks every second.
+        is_news = status >= ERROR and (route is None or route.limited)
+        logged = which == "all" or (which == "errors" and is_news)
+        if not logged and "x-request-id" not in request.headers:
+            return reply
+        headers = access.record(
+            request,
+            status,
+            reply.headers,
+            route=name,
+            caller=caller,
+            seconds=seconds,
+            logged=logged,
+            body=reply.body if isinstance(reply, HttpReply) else None,
+        )
+        if isinstance(reply, HttpReply):
+            return reply._replace(headers=headers)
+        return replace(reply, headers=headers)
 
 
 def _not_allowed(request: HttpRequest, methods: tuple[str, ...]) -> HttpReply:

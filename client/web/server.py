@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -16,6 +17,8 @@ from granian.log import LogLevels
 from client.settings import Settings
 from client.web.access import set_up_logs
 from client.web.entry import DRAIN_SIGNAL, Entry
+
+log = logging.getLogger(__name__)
 
 # How long requests under way may go on once the server was told to stop.
 DRAIN_SECONDS = 10
@@ -80,6 +83,13 @@ def serve_http(settings: Settings) -> None:
         log_level=LogLevels.error,
     )
     server.drain_delay = settings.drain_delay
+    set_up_logs()
+    for name in Settings.unknown(os.environ):
+        log.warning("%s is not a setting; see the README's table", name)
+    log.info(
+        "serving model %s of %s on http://%s:%d",
+        *(settings.model, settings.server, settings.host, settings.port),
+    )
     server.serve()
 
 

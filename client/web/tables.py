@@ -59,18 +59,11 @@ def is_table(headers: Mapping[str, str]) -> bool:
 class Tables:
     """Predicts tables, in calls of a bounded number of rows."""
 
-    def __init__(self, core: Predictor, timeout: float) -> None:
-        """Prepare.
-
-        Args:
-            core: predicts.
-            timeout: seconds that each call may take.
-        """
+    def __init__(self, core: Predictor) -> None:
         self._core = core
-        self._timeout = timeout
 
     async def answer(
-        self, target: Target, request: HttpRequest, chunks: AsyncIterator[bytes]
+        self, target: Target, request: HttpRequest, chunks: AsyncIterator[bytes], timeout: float
     ) -> StreamReply:
         """Return the answer to a table, begun.
 
@@ -80,6 +73,7 @@ class Tables:
             target: the model, and the version if one is asked for.
             request: without its body.
             chunks: the body.
+            timeout: seconds that each call may take.
 
         Raises:
             ClientError: the table cannot be read, or its first rows cannot be predicted.
@@ -88,10 +82,11 @@ class Tables:
         writer = table_writer(negotiate(request.headers.get("accept"), came))
         query = parse_qs(request.query)
         name = query.get("signature_name", [""])[0]
-        outputs = [o for value in query.get("outputs", []) for o in value.split(",") if o]
-        schema = await self._core.schema(target, Deadline(self._timeout))
+        named = [o for value in query.get("outputs", []) for o in value.split(",") if o]
+        outputs = tuple(dict.fromkeys(named))
+        schema = await self._core.schema(target, Deadline(timeout))
         reader = table_reader(came, TableLayout.of(schema, name, outputs))
-        answering = _Answering(self._core, target, schema, reader, writer, self._timeout)
+        answering = _Answering(self._core, target, schema, reader, writer, timeout)
         pieces = answering.pieces(chunks)
         if writer.can_tell_errors:
             pieces = _chained(await anext(pieces), pieces)
@@ -123,6 +118,7 @@ class _Answering:
         self._reader = reader
         self._writer = writer
         self._timeout = timeout
+        self._rows = 0
 
     async def pieces(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Give the answer's bytes.
@@ -150,7 +146,8 @@ class _Answering:
 
     async def _predict(self, call: Call) -> Prediction:
         deadline = Deadline(self._timeout)
-        prediction = await self._core.predict(self._target, self.schema, call, deadline)
+        prediction = await self._core.predict(self._target, self.schema, call, deadline, self._rows)
+        self._rows += len(next(iter(call.inputs.values())))
         if prediction.version != self.schema.version:
             await self._follow(prediction.version, deadline)
         return prediction

@@ -7,6 +7,8 @@ import io
 import json
 import socket
 import time
+import zlib
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +18,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from client import ModelServer
+from client.keys import hashed, new_key
 from tests.conftest import Starter
 from tests.processes import free_port
 from tests.tables import breast_cancer
@@ -222,6 +225,10 @@ BODY = json.dumps({"instances": ROWS.tolist()}).encode()
         ("gzip", BODY, 400, "the body is not what Content-Encoding says"),
         ("gzip", gzip.compress(BODY)[:-20], 400, "it is cut short"),
         ("gzip", gzip.compress(bytes(20 * 2**20)), 413, "expected at most 16777216 bytes"),
+        ("GZIP", gzip.compress(BODY[:99]) + gzip.compress(BODY[99:]), 200, ""),
+        ("gzip", gzip.compress(BODY) + b"garbage", 400, "Content-Encoding says: Error -3"),
+        ("deflate", zlib.compress(BODY) + b"x", 400, "there is more behind its end"),
+        ("", BODY, 200, ""),
         ("br", BODY, 415, "expected gzip, deflate or a plain body, got br"),
     ],
 )
@@ -300,6 +307,27 @@ def test_metrics_count_requests_and_calls(model_server: str, starter: Starter) -
     assert value("client_http_requests_in_flight") == 1  # this one
 
 
+def test_a_page_asks_for_a_key_where_one_is_needed(
+    model_server: str, starter: Starter, tmp_path: Path
+) -> None:
+    key = new_key()
+    file = tmp_path / "keys"
+    file.write_text(f"shop {hashed(key)}\n")
+    client = starter.client(model_server, CLIENT_API_KEYS=str(file))
+    for path in ("/", "/docs/", "/static/page.css", "/nosuch", "/v1/models/breast_cancer"):
+        reply = requests.get(client.address + path, timeout=10)
+        assert reply.status_code == 401, path
+        assert 'Basic realm="predictions"' in reply.headers["WWW-Authenticate"]
+        assert "an API key is needed" in reply.json()["error"]
+        assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    assert requests.get(client.address, auth=("", key), timeout=10).status_code == 200
+    # Whoever may not ask is not listened to either.
+    with socket.create_connection(("127.0.0.1", urlsplit(client.address).port or 0), 5) as stalled:
+        stalled.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        assert stalled.recv(100).startswith(b"HTTP/1.1 401 ")
+    assert "Traceback" not in client.output()
+
+
 def extremes(model_server: str) -> tuple[list[float], list[float]]:
     """The least and the greatest number of each column in training."""
     with ModelServer(model_server) as server:
@@ -342,9 +370,10 @@ def test_numbers_outside_the_range_in_training_are_refused_where_that_is_wanted(
     assert post(url + PREDICT, {"instances": inside}).status_code == 200
     outside = [least, [*most[:3], 99999.0, *most[4:]]]
     column = TABLE.columns[3]
+    low, high = np.float32(least[3]), np.float32(most[3])
     told = (
-        f'column "{column}": expected a number from {least[3]:.9g} to {most[3]:.9g}, '
-        "as in training, got 99999"
+        f'row 2, column "{column}": expected a number from {low} to {high}, '
+        "as in training, got 99999.0"
     )
     named = dict(zip(TABLE.columns, map(list, zip(*outside, strict=True)), strict=True))
     tensor = {"name": "features", "shape": [2, 30], "datatype": "FP32", "data": outside}

@@ -20,7 +20,7 @@ import requests
 
 from tests.conftest import Starter
 from tests.link import Link
-from tests.processes import Running, wait_for
+from tests.processes import Running, free_port, wait_for
 from tests.tables import breast_cancer
 
 ROW = breast_cancer().features[0].tolist()
@@ -89,6 +89,74 @@ STALLED_CHUNKS = (
     b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
 )
 STALLED_FOR_FLASK = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
+
+
+TABLE_HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        STALLED,
+        TABLE_HEAD + b"Content-Length: 1000\r\n\r\na,b",
+        TABLE_HEAD + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\na,b",
+        STALLED_CHUNKS.replace(b"\r\n1\r\n", b"\r\nZZ\r\n"),
+    ],
+)
+def test_a_body_that_is_cut_short_is_told_if_anybody_listens(
+    model_server: str, starter: Starter, raw: Send, sent: bytes
+) -> None:
+    client = starter.client(model_server)
+    connection = raw(client, sent)
+    connection.shutdown(socket.SHUT_WR)
+    reply = reply_of(connection)
+    assert reply.startswith(b"HTTP/1.1 400 "), reply
+    assert b'{"error":"the body is cut short: it ended before all of it had come"}' in reply
+    assert "Traceback" not in client.output()
+
+
+def test_methods_that_callers_make_up_are_no_time_series(
+    model_server: str, starter: Starter
+) -> None:
+    client = starter.client(model_server)
+    for number in range(20):
+        for path in ("/livez", "/predict", "/v1/models/m", "/", "/nosuch"):
+            requests.request(f"MADE{number}UP", client.address + path, timeout=10)
+    text = requests.get(f"{client.address}/metrics", timeout=10).text
+    assert "MADE" not in text
+    assert 'method="other"' in text
+
+
+def test_a_request_id_comes_back_whatever_is_asked_and_however_it_goes(
+    model_server: str, starter: Starter
+) -> None:
+    client = starter.client(model_server, CLIENT_MAX_BODY_BYTES="1000")
+    csv = {"Content-Type": "text/csv"}
+    for method, path, body, headers, status in (
+        ("POST", "/predict", "{", {}, 400),
+        ("POST", "/predict", " " * 1001, {}, 413),
+        ("POST", "/predict", "a,b\n1,2\n", csv, 400),
+        ("POST", "/predict", "a", {**csv, "Content-Encoding": "br"}, 415),
+        ("GET", "/nosuch", "", {}, 404),
+        ("GET", "/", "", {}, 200),
+    ):
+        sent = {**headers, "X-Request-ID": "my-1"}
+        reply = requests.request(method, client.address + path, data=body, headers=sent, timeout=10)
+        assert (reply.status_code, reply.headers.get("X-Request-ID")) == (status, "my-1"), path
+
+
+def test_a_start_is_logged_and_names_that_are_no_settings_and_why_there_was_an_error(
+    starter: Starter,
+) -> None:
+    server = f"127.0.0.1:{free_port()}"
+    client = starter.client(server, ready=False, CLIENT_TIMEOT="3", CLIENT_API_KEYS="")
+    assert predict(client).status_code == 503
+    assert requests.get(f"{client.address}/readyz", timeout=10).status_code == 503
+    lines = [json.loads(line) for line in client.output().splitlines()]
+    unknown, start, failed = lines
+    assert unknown["message"] == "CLIENT_TIMEOT is not a setting; see the README's table"
+    assert start["message"] == f"serving model breast_cancer of {server} on {client.address}"
+    assert f"the model server at {server} cannot be reached" in failed["reply"]
 
 
 @pytest.mark.parametrize("sent", [STALLED, STALLED_CHUNKS, STALLED_FOR_FLASK])

@@ -18,6 +18,9 @@ from tests.client import schemas
 # Columns a, b and c, each from 0 to 2 in training.
 SCHEMA = schemas.numeric("a", "b", "c")
 NUMBERS = st.floats(-3, 5, width=32) | st.sampled_from([0.0, 2.0, np.nan, np.inf, -np.inf])
+MISSING = schemas.describing(
+    SCHEMA, *(schemas.column(name, missing=name == "b") for name in ("a", "b", "c"))
+)
 
 
 def dense(rows: Any) -> Call:
@@ -29,10 +32,14 @@ def test_a_number_is_outside_if_it_is_less_than_the_least_or_more_than_the_great
     rows: list[tuple[float, ...]],
 ) -> None:
     columns = zip("abc", zip(*rows, strict=True), strict=False)
-    expected = {name: sum(x < 0 or x > 2 for x in values) for name, values in columns}
+    # No number is missing but of b.
+    expected = {
+        name: sum(not (0 <= x <= 2) and not (name == "b" and np.isnan(x)) for x in values)
+        for name, values in columns
+    }
     by_name = {name: np.array([row[i] for row in rows], np.float32) for i, name in enumerate("abc")}
     for call in (dense(rows), Call("serving_default", by_name)):
-        assert count_outside(call, SCHEMA) == {name: n for name, n in expected.items() if n}
+        assert count_outside(call, MISSING) == {name: n for name, n in expected.items() if n}
 
 
 def test_a_number_as_near_to_the_limit_as_its_precision_allows_is_inside() -> None:
@@ -79,5 +86,7 @@ def test_the_first_number_outside_is_told() -> None:
         refuse_outside(dense([[0, 1, 2], [0, -0.5, 9]]), SCHEMA)
     assert caught.value.status == 400
     assert caught.value.message == (
-        'column "b": expected a number from 0 to 2, as in training, got -0.5'
+        'row 2, column "b": expected a number from 0.0 to 2.0, as in training, got -0.5'
     )
+    with pytest.raises(ClientError, match="row 12, "):
+        refuse_outside(dense([[0, 1, 2], [0, -0.5, 9]]), SCHEMA, rows_before=10)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import functools
+import gzip
 import io
 import json
 import socket
 import struct
+import time
 import tracemalloc
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -205,6 +209,38 @@ def test_some_outputs(url: str, expected: Mapping[str, Any], accept: str) -> Non
     )
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, expected["probability"])
+
+
+def test_a_table_may_be_gzipped_in_parts_and_holds_up_nobody(url: str) -> None:
+    body, gzipped = BODIES[CSV], {"Content-Encoding": "gzip", "Content-Type": CSV}
+    parts = b"".join(gzip.compress(body[i : i + 9999]) for i in range(0, len(body), 9999))
+    ask = functools.partial(requests.post, f"{url}/v1/models/breast_cancer:predict", timeout=60)
+    reply = ask(data=parts, headers=gzipped)
+    assert reply.status_code == 200, reply.text
+    assert len(reply.content.splitlines()) == 1 + len(ROWS)
+    reply = ask(data=gzip.compress(body) + bytes(10**6), headers=gzipped)
+    assert reply.status_code == 400
+    assert "the body is not what Content-Encoding says" in reply.json()["error"]
+    # A hundred times what was sent, most of it nothing: others are answered meanwhile.
+    blank = gzip.compress(body.split(b"\n")[0] + b"\n" * 60_000_000 + body.split(b"\n")[1] + b"\n")
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask, data=blank, headers=gzipped)
+        slowest = 0.0
+        while not asking.done():
+            started = time.monotonic()
+            assert requests.get(f"{url}/livez", timeout=10).ok
+            slowest = max(slowest, time.monotonic() - started)
+        assert asking.result().status_code == 200, asking.result().text
+    assert slowest < 1
+
+
+def test_a_table_says_how_long_its_predictions_may_take(url: str) -> None:
+    for seconds, status in (("abc", 400), ("0.000001", 504), ("20", 200)):
+        headers = {"Content-Type": CSV, "X-Request-Timeout": seconds}
+        reply = requests.post(
+            f"{url}/v1/models/breast_cancer:predict", data=BODIES[CSV], headers=headers, timeout=20
+        )
+        assert reply.status_code == status, reply.text
 
 
 @pytest.mark.parametrize("alike", [True, False], ids=["trained anew", "turned round"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +100,30 @@ def test_a_caller_who_says_nothing_is_sent_away_and_does_not_keep_others_from_as
 ) -> None:
     host, _, port = url.removeprefix("http://").rpartition(":")
     silent = [socket.create_connection((host, int(port))) for _ in range(30)]
+    slow = socket.create_connection((host, int(port)))
     started = time.monotonic()
     assert get(f"{url}/v1/models/m").status_code == 200
+    assert time.monotonic() - started < 0.5
+    with suppress(OSError):
+        while time.monotonic() - started < 5:
+            slow.sendall(b"G")  # a byte now and then keeps nobody's place either
+            time.sleep(0.1)
+    assert time.monotonic() - started < 4
     assert silent[0].recv(1) == b""
-    assert time.monotonic() - started < 5
-    for connection in silent:
+    for connection in (*silent, slow):
         connection.close()
+
+
+def test_what_is_no_request_that_is_known_is_told_in_json(url: str) -> None:
+    reply = requests.put(f"{url}/v1/models/m", data=b"x", timeout=5)
+    assert reply.status_code == 501
+    assert reply.json() == {"error": "Unsupported method ('PUT')"}
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b'GET /"\\ HTTP/9.9\r\n\r\n')
+        head, _, body = connection.recv(1000).partition(b"\r\n\r\n")
+    assert b" 505 " in head
+    assert json.loads(body) == {"error": "Invalid HTTP version (9.9)"}
 
 
 def test_garbage_is_a_bad_request(url: str) -> None:

@@ -67,6 +67,8 @@ class CsvReader:
         order = self._order
         if order is None:
             order, block, line = self._take_header(block.removeprefix(BYTE_ORDER_MARK))
+        if not block.strip(b"\r\n"):
+            return  # not worth a look at each line
         if self.layout.matrix is not None:
             matrix = read_numbers(block, order, self.layout)
             if matrix is not None:

@@ -53,6 +53,8 @@ class NdjsonReader:
             raise ClientError("expected at least one row, got none")
 
     def _read(self, block: bytes) -> Iterator[Call]:
+        if not block.strip():
+            return  # not worth a look at each line
         first = self._lines.line - block.count(b"\n")
         lines = block.split(b"\n")
         numbers = [number for number, line in enumerate(lines, first) if line.strip()]
