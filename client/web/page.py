@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from flask import Blueprint, Response, make_response, render_template
 
 from client.deadlines import Deadline
+from client.dialects.explanations import explains
 from client.errors import ClientError
 from client.model_server import Target
-from client.schema import DEFAULT_SIGNATURE, EXPLAIN, Column, Schema, Signature, TensorSpec
+from client.schema import DEFAULT_SIGNATURE, Column, Schema, Signature, TensorSpec
 from client.settings import Settings
 from client.tensors import DTYPES, STRING
 from client.web.background import Bridge
@@ -29,6 +30,7 @@ class Field:
         title: the same for people.
         type: number, integer, text or boolean; what the script makes of the value.
         hint: what values the model has seen.
+        range: the least and the greatest number that it has seen.
         examples: the value in a typical row of each class; the first is filled in.
         options: the values to choose from, if there are only so many.
         suggestions: values to choose from or to go beyond.
@@ -39,6 +41,7 @@ class Field:
     title: str
     type: str
     hint: str = ""
+    range: tuple[float, float] | None = None
     examples: tuple[str, ...] = ("",)
     options: tuple[str, ...] = ()
     suggestions: tuple[str, ...] = ()
@@ -73,7 +76,7 @@ def blueprint(bridge: Callable[[], Bridge], settings: Settings) -> Blueprint:
                 schema=schema,
                 description=schema.description,
                 fields=fields(schema),
-                explains=_explains(schema),
+                explains=explains(schema),
             )
         )
 
@@ -92,11 +95,6 @@ def fields(schema: Schema) -> list[Field]:
     return [_described_field(columns[name], signature.inputs[name]) for name in order]
 
 
-def _explains(schema: Schema) -> bool:
-    signature = schema.signatures.get(EXPLAIN)
-    return schema.description is not None and signature is not None
-
-
 def _plain_field(name: str, signature: Signature) -> Field:
     kind = _type(signature.inputs[name])
     return Field(name, _title(name), kind, options=FALSE_TRUE if kind == "boolean" else ())
@@ -104,7 +102,7 @@ def _plain_field(name: str, signature: Signature) -> Field:
 
 def _described_field(column: Column, spec: TensorSpec) -> Field:
     if column.kind == "numeric":
-        hint = f"{column.minimum:.4g} to {column.maximum:.4g}"
+        hint = f"{column.minimum:.6g} to {column.maximum:.6g}"
         examples = tuple(f"{mean:.4g}" for mean in column.class_means)
     else:
         hint = ""
@@ -115,6 +113,7 @@ def _described_field(column: Column, spec: TensorSpec) -> Field:
         _title(column.name),
         _type(spec),
         hint=hint,
+        range=(column.minimum, column.maximum) if column.kind == "numeric" else None,
         examples=examples,
         options=() if many else column.vocabulary,
         suggestions=column.vocabulary if many else (),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -37,6 +38,30 @@ def test_another_row_changes_the_answer_and_what_pushed_it(page: Page, client_ur
     first = page.locator("#contributions li").first
     expect(first).to_contain_text("worst area")
     expect(first).to_contain_text("−")
+
+
+def test_numbers_that_training_has_not_seen_the_like_of_are_named(
+    page: Page, client_url: str
+) -> None:
+    page.goto(client_url)
+    expect(page.locator("#label")).to_have_text("malignant")
+    expect(page.locator("#outside")).to_be_hidden()
+    page.locator("[name=mean_radius]").fill("99999")
+    page.locator("[name=worst_area]").fill("0,5")
+    page.get_by_role("button", name="Predict").click()
+    told = "Outside what the model was trained on: mean radius, worst area"
+    expect(page.locator("#outside")).to_have_text(told)
+    inside = page.locator("#contributions").evaluate(
+        "all => [...all.querySelectorAll('b')].every(e => e.scrollWidth <= e.offsetWidth)"
+    )
+    assert inside
+    page.get_by_role("button", name="Typical benign").click()
+    expect(page.locator("#outside")).to_be_hidden()
+    least, most = json.loads(page.locator("[name=mean_radius]").get_attribute("data-range") or "")
+    for number, shown in ((least, False), (most, False), (most * 1.01, True)):
+        page.locator("[name=mean_radius]").fill(str(number))
+        page.get_by_role("button", name="Predict").click()
+        expect(page.locator("#outside")).to_be_visible(visible=shown)
 
 
 def test_text_where_a_number_belongs_is_said_by_name(page: Page, client_url: str) -> None:

@@ -60,6 +60,19 @@ function readRow() {
   return Object.fromEntries(fields.map((field, index) => [columns[index], valueOf(field)]));
 }
 
+/* Of such numbers the model has seen none, so nobody knows how good its answer is. */
+function showOutside() {
+  const outside = fields.filter((field) => {
+    const [least, greatest] = JSON.parse(field.dataset.range ?? "[]");
+    const number = numberOf(field.value.trim());
+    return number < least || number > greatest;
+  });
+  for (const field of fields) field.classList.toggle("outside", outside.includes(field));
+  const titles = outside.map((field) => field.closest("label").querySelector("span").textContent);
+  element("outside").textContent = `Outside what the model was trained on: ${titles.join(", ")}`;
+  show("outside", outside.length > 0);
+}
+
 async function predictAndExplain(row) {
   const { predictions, version } = await post("/predict", { instances: [row] });
   if (!JSON.parse(model.explains)) return { prediction: predictions[0], version };
@@ -105,6 +118,12 @@ function showPrediction(prediction) {
   );
 }
 
+function signed(share) {
+  const size = Math.abs(share);
+  const text = size < 100 ? size.toFixed(2) : size < 1e5 ? size.toFixed(0) : size.toPrecision(2);
+  return Number(text) === 0 ? text : (share < 0 ? "−" : "+") + text;
+}
+
 function contributionItem(name, share, largest) {
   const item = document.createElement("li");
   const title = document.createElement("span");
@@ -114,7 +133,7 @@ function contributionItem(name, share, largest) {
   title.textContent = name.replaceAll("_", " ");
   track.className = `track ${share < 0 ? "down" : "up"}`;
   bar.style.width = `${(100 * Math.abs(share)) / largest}%`;
-  number.textContent = (share < 0 ? "−" : "+") + Math.abs(share).toFixed(2);
+  number.textContent = signed(share);
   track.append(bar);
   item.append(title, track, number);
   return item;
@@ -159,6 +178,7 @@ async function predict() {
     const { prediction, version, explanation } = await ask(readRow());
     element("version").textContent = version;
     showPrediction(prediction);
+    showOutside();
     showExplanation(explanation);
     show("result", true);
     show("error", false);
