@@ -106,14 +106,18 @@ class Bodies:
             more = message.get("more_body", False)
             piece: bytes = message.get("body", b"")
             sent += len(piece)
-            for chunk in unzip.undone(piece) if unzip is not None else (piece,):
+            if sent > most_bytes:
+                raise too_large(most_bytes)
+            if unzip is None:
+                yield piece
+                continue
+            for chunk in unzip.undone(piece):
                 size += len(chunk)
-                if max(sent, size) > most_bytes:
+                if size > most_bytes:
                     raise too_large(most_bytes)
                 yield chunk
-                if unzip is not None:
-                    # A little that was sent may be very much, and others are waiting.
-                    await asyncio.sleep(0)
+                # A little that was sent may be very much, and others are waiting.
+                await asyncio.sleep(0)
         if unzip is not None:
             unzip.end()
 
