@@ -78,6 +78,7 @@ class Metrics:
             registry=self.registry,
         )
         # Looking up a labelled metric takes longer than counting with it.
+        self._out_of_range: dict[tuple[str, str], Counter] = {}
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def begin(self) -> None:
@@ -117,7 +118,10 @@ class Metrics:
     def observe_out_of_range(self, model: str, counts: Mapping[str, int]) -> None:
         """Count numbers that a model has not seen the like of, by column."""
         for column, count in counts.items():
-            self.out_of_range.labels(model, column).inc(count)
+            child = self._out_of_range.get((model, column))
+            if child is None:
+                child = self._out_of_range[model, column] = self.out_of_range.labels(model, column)
+            child.inc(count)
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format, those of the other workers added."""

@@ -7,7 +7,6 @@ counted, or refused.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,38 +16,36 @@ from client.schema import Column, Schema
 from client.tensors import Array
 
 
-class _Range(NamedTuple):
+class _Range:
     """The columns that an input holds side by side, and what was seen of each.
 
     Attributes:
         name: the input's.
         columns: their names.
-        low, high: the least and the greatest number.
-        missing: whether there were missing values, which are NaN.
+        missing: whether NaN is a missing value there; None if it is nowhere.
     """
 
-    name: str
-    columns: tuple[str, ...]
-    low: Array
-    high: Array
-    missing: Array
-
-    @classmethod
-    def of(cls, name: str, columns: tuple[Column, ...]) -> _Range:
+    def __init__(self, name: str, columns: tuple[Column, ...]) -> None:
         # Of what is no number nothing is said, and nothing is outside of that.
         numeric = np.array([column.kind == "numeric" for column in columns])
         missing = np.array([column.missing for column in columns]) | ~numeric
-        low = np.where(numeric, [column.minimum for column in columns], -np.inf)
-        high = np.where(numeric, [column.maximum for column in columns], np.inf)
-        return cls(name, tuple(column.name for column in columns), low, high, missing)
+        self.name = name
+        self.columns = tuple(column.name for column in columns)
+        self.missing = missing if missing.any() else None
+        self._low = np.where(numeric, [column.minimum for column in columns], -np.inf)
+        self._high = np.where(numeric, [column.maximum for column in columns], np.inf)
+        self._ends: dict[np.dtype[np.generic], tuple[Array, Array]] = {}
 
     def ends(self, dtype: np.dtype[np.generic]) -> tuple[Array, Array]:
-        """Return the least and the greatest number as numbers of a type have them."""
+        """Return the least and the greatest numbers as numbers of a type have them."""
         if dtype.kind != "f":
-            return self.low, self.high
-        # The least number in training is as near to that as its own precision allows.
-        with np.errstate(over="ignore"):
-            return self.low.astype(dtype), self.high.astype(dtype)
+            return self._low, self._high
+        ends = self._ends.get(dtype)
+        if ends is None:
+            # The least number in training is as near to that as its own precision allows.
+            with np.errstate(over="ignore"):
+                ends = self._ends[dtype] = self._low.astype(dtype), self._high.astype(dtype)
+        return ends
 
 
 def count_outside(call: Call, schema: Schema) -> dict[str, int]:
@@ -92,7 +89,7 @@ def _outside(call: Call, schema: Schema) -> Iterator[tuple[_Range, Array, Array]
         values = values.reshape(-1, width)
         low, high = of.ends(values.dtype)
         outside = ~((values >= low) & (values <= high))
-        if values.dtype.kind == "f" and of.missing.any():
+        if of.missing is not None and values.dtype.kind == "f":
             outside &= ~(np.isnan(values) & of.missing)
         if outside.any():
             yield of, values, outside
@@ -104,7 +101,7 @@ def _ranges(schema: Schema, signature_name: str) -> tuple[_Range, ...]:
     if ranges is not None or described is None:
         return ranges or ()
     found = tuple(
-        _Range.of(name, columns)
+        _Range(name, columns)
         for name, columns in described.items()
         if any(column.kind == "numeric" for column in columns)
     )

@@ -92,7 +92,7 @@ def _protect(app: Flask, bridge: Callable[[], Bridge]) -> None:
     def check_key() -> None:
         if request.endpoint != "api":  # the API's requests are checked by the gateway
             headers = {name.lower(): value for name, value in request.headers.items()}
-            bridge().gateway.caller(HttpRequest(request.method, request.path, headers=headers))
+            bridge().gateway.caller(headers)
 
     @app.after_request
     def restrict(response: Response) -> Response:

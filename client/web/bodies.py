@@ -20,6 +20,8 @@ WINDOW_BITS = {
     "x-gzip": 16 + zlib.MAX_WBITS,
     "deflate": zlib.MAX_WBITS,
 }
+# The type of the message that no more will come of a body.
+GONE = "http.disconnect"
 # What a compressed body is made into at a time.
 PIECE_BYTES = 2**16
 
@@ -67,7 +69,9 @@ class Bodies:
         assert task is not None
         self._watch.add(task, deadlines.now() + self._seconds)
         try:
-            message = await _received(receive)
+            message = await receive()
+            if message["type"] == GONE:
+                raise CutShortError
             body: bytes = message.get("body", b"")
             # When all is there, the message that says so need not be waited for.
             if len(body) != length and message.get("more_body"):
@@ -81,7 +85,8 @@ class Bodies:
             raise _late(self._seconds) from None
         finally:
             self._watch.remove(task)
-        return decoded(body, headers.get("content-encoding"), self._most_bytes)
+        encoding = headers.get("content-encoding")
+        return body if encoding is None else decoded(body, encoding, self._most_bytes)
 
     async def chunks(
         self, headers: Mapping[str, str], receive: Receive, most_bytes: int
@@ -100,9 +105,11 @@ class Bodies:
         sent, size, more = 0, 0, True
         while more:
             try:
-                message = await asyncio.wait_for(_received(receive), self._seconds)
+                message = await asyncio.wait_for(receive(), self._seconds)
             except asyncio.TimeoutError:
                 raise _late(self._seconds) from None
+            if message["type"] == GONE:
+                raise CutShortError
             more = message.get("more_body", False)
             piece: bytes = message.get("body", b"")
             sent += len(piece)
@@ -125,7 +132,9 @@ class Bodies:
         chunks, size = [first], len(first)
         more = True
         while more and size != length:
-            message = await _received(receive)
+            message = await receive()
+            if message["type"] == GONE:
+                raise CutShortError
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
             if size > self._most_bytes:
@@ -207,13 +216,6 @@ def _unzip(encoding: str | None) -> _Unzip | None:
             f"Content-Encoding: expected gzip, deflate or a plain body, got {name[:40]}", 415
         )
     return _Unzip(WINDOW_BITS[name])
-
-
-async def _received(receive: Receive) -> dict[str, Any]:
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise CutShortError
-    return message
 
 
 def _not_as_said(why: str) -> ClientError:

@@ -57,23 +57,23 @@ class Entry:
         route = gateway.route(path)
         headers = _headers(scope["headers"])
         query = scope["query_string"].decode("latin-1")
-        request = HttpRequest(method, path, query, headers)
         self._under_way += 1
         try:
             if self._under_way > self._settings.max_requests and (route is None or route.limited):
                 raise UnavailableError(f"{self._under_way - 1} requests are under way already")
             if route is not None and route.stream and method == "POST" and is_table(headers):
+                request = HttpRequest(method, path, query, headers)
                 await self._stream(request, route, receive, send)
                 return
             if route is not None:
-                gateway.caller(request, route)  # whoever may not ask need not be listened to
+                gateway.caller(headers, route)  # whoever may not ask need not be listened to
             body = await self._bodies.read(headers, receive)
             if route is None:
                 await self._ask_flask(scope, body, send)
                 return
             reply = await gateway.handle(HttpRequest(method, path, query, headers, body), route)
         except ClientError as error:
-            reply = gateway.refuse(request, route, error)
+            reply = gateway.refuse(HttpRequest(method, path, query, headers), route, error)
         finally:
             self._under_way -= 1
         await _send(reply, send)

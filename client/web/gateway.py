@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import TypeVar
@@ -147,7 +147,7 @@ class Gateway:
         metrics.begin()
         try:
             if self._keys is not None:
-                caller = self.caller(request, route)
+                caller = self.caller(request.headers, route)
             if route is None:
                 raise ClientError(f"{method} {request.path}: Not Found", 404)
             methods = route.methods
@@ -165,15 +165,15 @@ class Gateway:
             metrics.end()
         return self._recorded(request, route, reply, caller, deadlines.now() - started)
 
-    def caller(self, request: HttpRequest, route: Route | None = None) -> str | None:
-        """Return the name of a request's API key; None if everybody may ask.
+    def caller(self, headers: Mapping[str, str], route: Route | None = None) -> str | None:
+        """Return the name of the API key in a request's headers; None if everybody may ask.
 
         Raises:
             ClientError: 401, it has none, or one that is not known.
         """
         if self._keys is None or (route is not None and not route.limited):
             return None
-        return self._keys.caller(request.headers)
+        return self._keys.caller(headers)
 
     async def stream(
         self, request: HttpRequest, route: Route, chunks: AsyncIterator[bytes]
@@ -209,7 +209,7 @@ class Gateway:
         caller: str | None = None
         reply: HttpReply | StreamReply
         try:
-            caller = self.caller(request, route)
+            caller = self.caller(request.headers, route)
             target = route.stream(request) if route.stream else None
             if target is None:
                 raise ClientError("Content-Type: a table is taken by a prediction only", 415)
