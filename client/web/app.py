@@ -69,7 +69,7 @@ def _answer_api(app: Flask, bridge: Callable[[], Bridge], most_bytes: int) -> No
     def api(**below: str) -> Response:
         sent = request.environ.get("RAW_URI") or request.environ.get("REQUEST_URI")
         path = sent.partition("?")[0] if sent else quote(request.path)
-        headers = {name.lower(): value for name, value in request.headers.items()}
+        headers = _headers()
         body = request.get_data(cache=False)
         if len(body) >= most_bytes:
             request.stream.read(1)  # a chunked body was cut at the limit; reading on is a 413
@@ -91,8 +91,7 @@ def _protect(app: Flask, bridge: Callable[[], Bridge]) -> None:
     @app.before_request
     def check_key() -> None:
         if request.endpoint != "api":  # the API's requests are checked by the gateway
-            headers = {name.lower(): value for name, value in request.headers.items()}
-            bridge().gateway.caller(headers)
+            bridge().gateway.caller(_headers())
 
     @app.after_request
     def restrict(response: Response) -> Response:
@@ -118,7 +117,7 @@ def _measure_requests(app: Flask, bridge: Callable[[], Bridge]) -> None:
             method = request.method if request.url_rule else "any"
             seconds = time.perf_counter() - g.started
             bridge().gateway.metrics.observe_request(method, route, response.status_code, seconds)
-            identity = access.request_id({k.lower(): v for k, v in request.headers.items()})
+            identity = access.request_id(_headers())
             if identity is not None:
                 response.headers[access.ID_HEADER] = identity
         return response
@@ -147,6 +146,11 @@ def _answer_errors(app: Flask, most_bytes: int) -> None:
     def unexpected(error: Exception) -> Response:
         log.exception("%s %s failed", request.method, request.path, exc_info=error)
         return _response(error_reply(ClientError("internal error; the log has the details", 500)))
+
+
+def _headers() -> dict[str, str]:
+    """Return the request's headers by name in lower case."""
+    return {name.lower(): value for name, value in request.headers.items()}
 
 
 def _response(reply: HttpReply) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 
 from client.dialects import Call
+from client.dialects.tables import TableLayout, table_reader
 from client.errors import ClientError
 from client.schema import Schema
 from client.tensors import DTYPES
@@ -26,3 +27,13 @@ def check_refusal(error: ClientError) -> None:
     """It is the caller's fault, or what no caller can have; and it can be told."""
     assert 400 <= error.status < 500 or error.status == 501, error.message
     orjson.dumps(error.message)
+
+
+def check_table(content_type: str, body: bytes, size: int, schema: Schema) -> None:
+    """Read a table that comes in pieces of so many bytes, and check every call."""
+    reader = table_reader(content_type, TableLayout.of(schema))
+    for start in range(0, len(body), size):
+        for call in reader.feed(body[start : start + size]):
+            check(call, schema)
+    for call in reader.finish():
+        check(call, schema)

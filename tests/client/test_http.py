@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import socket
 import time
@@ -19,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from client import ModelServer
 from client.keys import hashed, new_key
+from tests.client.bodies import npy as as_npy
 from tests.conftest import Starter
 from tests.processes import free_port
 from tests.tables import breast_cancer
@@ -27,12 +27,6 @@ TABLE = breast_cancer()
 ROWS = TABLE.features[[0, 19, 40]]
 EXAMPLES = [dict(zip(TABLE.columns, ROWS[0].tolist(), strict=True))]
 PREDICT = "/v1/models/breast_cancer:predict"
-
-
-def as_npy(array: Any) -> bytes:
-    out = io.BytesIO()
-    np.save(out, array)
-    return out.getvalue()
 
 
 def post(url: str, body: Any, **options: Any) -> requests.Response:

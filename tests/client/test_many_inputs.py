@@ -27,13 +27,13 @@ from google.protobuf.message import DecodeError
 from client import ClientError
 from client.dialects import explanations, fast, friendly, oip
 from client.dialects.rest import examples, predict
-from client.dialects.tables import ARROW, CSV, NDJSON, NPY, TableLayout, table_reader
+from client.dialects.tables import ARROW, CSV, NDJSON, NPY
 from client.messages import TensorProto
 from client.schema import Schema
 from client.tensors import STRING, from_proto, to_proto
 from tests.client import schemas
 from tests.client.bodies import INFER_SEEDS, ROWS, TABLES, arrow, csv, ndjson, npy, objects
-from tests.client.checking import check, check_refusal
+from tests.client.checking import check, check_refusal, check_table
 from tests.tables import breast_cancer
 
 # FUZZ_INPUTS=2000000 looks longer.
@@ -152,12 +152,7 @@ def inferred(body: bytes, schema: Schema, random: Random) -> None:
 def of_table(content_type: str) -> Decode:
     def decode(body: bytes, schema: Schema, random: Random) -> None:
         size = random.choice([7, 100, 2**16])
-        reader = table_reader(content_type, TableLayout.of(schema))
-        for start in range(0, len(body), size):
-            for call in reader.feed(body[start : start + size]):
-                check(call, schema)
-        for call in reader.finish():
-            check(call, schema)
+        check_table(content_type, body, size, schema)
 
     return decode
 

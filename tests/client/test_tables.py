@@ -45,6 +45,7 @@ from client.tensors import STRING
 from tests import mixed, processes
 from tests.caller import model_config, models_config
 from tests.client import schemas
+from tests.client.bodies import npy as as_npy
 from tests.conftest import Starter
 from tests.tables import breast_cancer
 
@@ -74,12 +75,6 @@ def as_arrow(table: Any, batch: int | None = None, **options: Any) -> bytes:
     out = io.BytesIO()
     with pa.ipc.new_stream(out, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
         writer.write_table(table, max_chunksize=batch)
-    return out.getvalue()
-
-
-def as_npy(array: Any) -> bytes:
-    out = io.BytesIO()
-    np.save(out, array)
     return out.getvalue()
 
 
