@@ -47,8 +47,8 @@ class Link:
         """End everything."""
         # Waking a thread that accepts takes a shutdown; closing alone would leave it there.
         self._listener.shutdown(socket.SHUT_RDWR)
-        self.release()
         self.cut()
+        self.release()  # not before: what was held would still come through
         for thread in self._threads:
             thread.join()
         for one in (self._listener, *self._sockets):
