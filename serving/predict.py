@@ -9,20 +9,34 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import grpc
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import predict_pb2
 
 from serving import tensors
-from serving.errors import failed_precondition, invalid_argument
+from serving.errors import ServingError, failed_precondition, invalid_argument
 from serving.servable import DEFAULT_SIGNATURE, Servable, Signature
 from serving.tensors import Array
+
+METHODS = (
+    "tensorflow/serving/predict",
+    "tensorflow/serving/classify",
+    "tensorflow/serving/regress",
+)
 
 # Computes tensors from tensors: a servable's `run`, or one that puts requests into batches first.
 Run = Callable[[Sequence[str], Sequence[str], Sequence[Array]], list[Array]]
 
 
-def predict(servable: Servable, run: Run, request: Any, *, as_content: bool = False) -> Any:
+def predict(
+    servable: Servable,
+    run: Run,
+    request: Any,
+    *,
+    as_content: bool = False,
+    check_method: bool = False,
+) -> Any:
     """Run a signature of a model on the inputs given.
 
     Args:
@@ -30,6 +44,7 @@ def predict(servable: Servable, run: Run, request: Any, *, as_content: bool = Fa
         run: what computes.
         request: a `tensorflow.serving.PredictRequest`.
         as_content: whether the reply's tensors travel as `tensor_content`.
+        check_method: refuse signatures that were not exported for one of the known methods.
 
     Returns:
         A `PredictResponse` whose `model_spec` still lacks model and version.
@@ -41,7 +56,12 @@ def predict(servable: Servable, run: Run, request: Any, *, as_content: bool = Fa
     signature = servable.signatures.get(name)
     if signature is None:
         raise failed_precondition(f'Serving signature key "{name}" not found.')
-    _check_names(request.inputs, signature)
+    if check_method:
+        _check_method(signature)
+    if signature.definition.defaults and len(request.inputs) <= len(signature.inputs):
+        _fill_in(request.inputs, signature)
+    else:
+        _check_names(request.inputs, signature)
     response = predict_pb2.PredictResponse()
     response.model_spec.signature_name = name
     try:
@@ -71,6 +91,40 @@ def _predict_serialized(
     values = servable.run_serialized([*signature.inputs.values()], fetches, serialized)
     for output, value in zip(outputs, values, strict=True):
         response.outputs[output].CopyFrom(tensor_pb2.TensorProto.FromString(value))
+
+
+def _check_method(signature: Signature) -> None:
+    method = signature.definition.method_name
+    if method not in METHODS:
+        raise ServingError(
+            grpc.StatusCode.INTERNAL,
+            "Expected prediction signature method_name to be one of "
+            f"{{{', '.join(METHODS)}}}. Was: {method}",
+        )
+
+
+def _fill_in(inputs: Any, signature: Signature) -> None:
+    """Give inputs that were not sent the values that the signature has for them.
+
+    Source: tensorflow/cc/saved_model/util.cc, which TensorFlow Serving uses since 2.14.
+    """
+    sent, defaults = set(inputs), signature.definition.defaults
+    for name, tensor in signature.inputs.items():
+        if name in sent:
+            continue
+        if name not in defaults:
+            raise invalid_argument(
+                f"Signature input alias: {name}(feed name: {tensor}) not found in request and no "
+                f"default value provided. Inputs expected to be in the request {_names(sent)}, "
+                f"or default input alias set: {','.join(sorted(defaults))}"
+            )
+        inputs[name].CopyFrom(defaults[name])
+    used = sent & signature.inputs.keys()
+    if used != sent:
+        raise invalid_argument(
+            f"Inputs contains invalid name. Used request inputs: {','.join(sorted(used))}, "
+            f"request input: {','.join(sorted(sent))}"
+        )
 
 
 def _check_names(inputs: Any, signature: Signature) -> None:

@@ -30,7 +30,7 @@ from tensorflow_serving.apis import (
 from serving.core import ServerCore
 from serving.errors import ServingError, invalid_argument
 from serving.inference import classify, multi_inference, regress
-from serving.monitoring import Monitoring
+from serving.monitoring import OK, Monitoring
 from serving.predict import Run, predict
 from serving.servable import DEFAULT_SIGNATURE, Servable
 from serving.tensors import Array
@@ -65,11 +65,11 @@ class PredictionService:
             core: has the versions.
             monitoring: is told of every request.
             as_content: whether tensors are sent as `tensor_content`.
-            check_method: whether Classify and Regress refuse signatures of other methods.
+            check_method: whether signatures that were exported for another method are refused.
         """
         self._core = core
         self._monitoring = monitoring
-        self._predict = functools.partial(predict, as_content=as_content)
+        self._predict = functools.partial(predict, as_content=as_content, check_method=check_method)
         self._classify = functools.partial(classify, check_method=check_method)
         self._regress = functools.partial(regress, check_method=check_method)
 
@@ -218,7 +218,7 @@ class _Measured:
         return values
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        status = error.code.name if isinstance(error, ServingError) else "OK"
+        status = error.code.name if isinstance(error, ServingError) else OK
         if error is not None and not isinstance(error, ServingError):
             status = grpc.StatusCode.INTERNAL.name
         version = self._version

@@ -301,6 +301,52 @@ def test_a_model_without_signatures_is_available_and_has_nothing_to_call(server:
         server.predict("nothing", {})
 
 
+TEN, ONE = tf.constant(10.0), tf.constant(1.0)
+
+
+class _Scaled(tf.Module):
+    @tf.function(
+        autograph=False,
+        input_signature=[
+            tf.TensorSpec([None], tf.float32, "x"),
+            tf.TensorSpec([], tf.float32, "factor"),
+            tf.TensorSpec([], tf.float32, "offset"),
+        ],
+    )
+    def serve(self, x: Any, factor: Any = TEN, offset: Any = ONE) -> dict[str, Any]:
+        return {"y": factor * x + offset}
+
+
+def test_inputs_that_have_a_default_may_be_left_out(base_path: Path, serve: Serve) -> None:
+    module = _Scaled()
+    tf.saved_model.save(module, str(base_path / "1"), signatures=module.serve)
+    server = serve(*flags_of(base_path))
+
+    def answer(**inputs: float) -> Any:
+        sent = {name: tf.constant(value, tf.float32) for name, value in inputs.items()}
+        reply = server.predict("m", {"x": tf.constant([1.0, 2.0]), **sent})
+        return tf.make_ndarray(reply.outputs["y"]).tolist()
+
+    assert answer() == [11.0, 21.0]
+    assert answer(factor=2.0) == [3.0, 5.0]
+    assert answer(offset=0.0) == [10.0, 20.0]
+    assert answer(factor=2.0, offset=0.0) == [2.0, 4.0]
+    with refused(
+        "INVALID_ARGUMENT",
+        "Signature input alias: x(feed name: serving_default_x:0) not found in request and no "
+        "default value provided. Inputs expected to be in the request {factor}, or default input "
+        "alias set: factor,offset",
+    ):
+        server.predict("m", {"factor": 1.0})
+    with refused(
+        "INVALID_ARGUMENT",
+        "Inputs contains invalid name. Used request inputs: x, request input: nosuch,x",
+    ):
+        answer(nosuch=1.0)
+    with refused("INVALID_ARGUMENT", "input size does not match signature: 4!=3 "):
+        answer(factor=1.0, offset=1.0, nosuch=1.0)
+
+
 @pytest.mark.parametrize(("flags", "factor"), [((), 2.0), (("--saved_model_tags=fast,gpu",), 3.0)])
 def test_of_several_graphs_the_one_with_the_wanted_tags_is_served(
     base_path: Path, serve: Serve, flags: tuple[str, ...], factor: float
