@@ -23,6 +23,26 @@ DEFAULT_MAX_BATCH_SIZE = 1000
 DEFAULT_MAX_ENQUEUED_BATCHES = 10
 
 
+POSITIVE, NON_NEGATIVE = 1, 0
+
+
+def batch_threads(message: Any) -> int:
+    """Return how many batches a `BatchingParameters` message wants to be computed at once.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, none at all.
+    """
+    return _value(message, "num_batch_threads", os.cpu_count() or 1, POSITIVE)
+
+
+def _value(message: Any, name: str, default: int, least: int) -> int:
+    value = int(getattr(message, name).value) if message.HasField(name) else default
+    if value < least:
+        kind = "positive" if least == POSITIVE else "non-negative"
+        raise invalid_argument(f"{name} must be {kind}; was {value}")
+    return value
+
+
 @dataclass(frozen=True)
 class BatchingParameters:
     """How requests are put together; the names are those of `--batching_parameters_file`.
@@ -31,7 +51,7 @@ class BatchingParameters:
         max_batch_size: most rows of a request, and of a batch unless it is split.
         batch_timeout: seconds that a batch may wait for more rows.
         max_enqueued_batches: batches that may wait in a queue; beyond, requests are refused.
-        allowed_batch_sizes: sizes to which batches are padded, ascending; none: any size.
+        allowed_batch_sizes: sizes to which batches are padded; none: any size.
         pad_variable_length_inputs: pad dimensions other than the first to the batch's longest.
         enable_large_batch_splitting: let a request go into several batches.
         max_execution_batch_size: most rows of a batch if requests are split.
@@ -52,24 +72,22 @@ class BatchingParameters:
         Raises:
             ServingError: INVALID_ARGUMENT, values that contradict one another.
         """
-
-        def value(name: str, default: int, least: int) -> int:
-            found = getattr(message, name).value if message.HasField(name) else default
-            if found < least:
-                raise invalid_argument(f"{name} must be at least {least}; was {found}")
-            return int(found)
-
-        max_batch_size = value("max_batch_size", DEFAULT_MAX_BATCH_SIZE, 1)
+        max_batch_size = _value(message, "max_batch_size", DEFAULT_MAX_BATCH_SIZE, POSITIVE)
         splitting = message.enable_large_batch_splitting.value
-        execution = value("max_execution_batch_size", max_batch_size, 1)
+        execution = max_batch_size
+        if splitting:
+            execution = _value(message, "max_execution_batch_size", max_batch_size, POSITIVE)
+        batches = _value(
+            message, "max_enqueued_batches", DEFAULT_MAX_ENQUEUED_BATCHES, NON_NEGATIVE
+        )
         parameters = cls(
             max_batch_size=max_batch_size,
-            batch_timeout=value("batch_timeout_micros", 0, 0) / 1e6,
-            max_enqueued_batches=value("max_enqueued_batches", DEFAULT_MAX_ENQUEUED_BATCHES, 1),
+            batch_timeout=_value(message, "batch_timeout_micros", 0, NON_NEGATIVE) / 1e6,
+            max_enqueued_batches=max(1, batches),  # there is always one that is open
             allowed_batch_sizes=tuple(message.allowed_batch_sizes),
             pad_variable_length_inputs=message.pad_variable_length_inputs,
             enable_large_batch_splitting=splitting,
-            max_execution_batch_size=execution if splitting else max_batch_size,
+            max_execution_batch_size=execution,
         )
         parameters._check()
         return parameters
@@ -81,21 +99,15 @@ class BatchingParameters:
                 "max_execution_batch_size should be less than or equal to max_batch_size; "
                 f"was {self.max_execution_batch_size} and {self.max_batch_size}"
             )
-        if any(later <= earlier for earlier, later in itertools.pairwise((0, *sizes))):
-            raise invalid_argument("allowed_batch_sizes entries must be monotonically increasing")
-        if sizes and sizes[-1] != self.max_execution_batch_size:
-            limit = (
-                "be equal to max_execution_batch_size"
-                if self.enable_large_batch_splitting
-                else "match max_batch_size"
-            )
+        # The original wants the size that requests may have, its successors that of the batches.
+        if sizes and sizes[-1] not in (self.max_batch_size, self.max_execution_batch_size):
             raise invalid_argument(
-                f"Last entry in allowed_batch_sizes must {limit}; "
-                f"last entry was {sizes[-1]}; expected {self.max_execution_batch_size}"
+                "Last entry in allowed_batch_sizes must match max_batch_size; "
+                f"last entry was {sizes[-1]}; expected {self.max_batch_size}"
             )
 
     def padded(self, rows: int) -> int:
-        """Return the smallest allowed size that holds this many rows."""
+        """Return the first allowed size that holds this many rows."""
         return next((size for size in self.allowed_batch_sizes if size >= rows), rows)
 
 
@@ -204,15 +216,11 @@ class Queue:
 class BatchScheduler:
     """The threads that compute batches, shared by all queues, which take turns."""
 
-    def __init__(self, threads: int = 0) -> None:
-        """Start the threads.
-
-        Args:
-            threads: their number; 0: as many as there are cores.
-        """
+    def __init__(self, threads: int) -> None:
+        """Start so many threads."""
         self._queues: deque[Queue] = deque()
         self._changed = threading.Condition()
-        for _ in range(threads or os.cpu_count() or 1):
+        for _ in range(threads):
             threading.Thread(target=self._work, name="batch", daemon=True).start()
 
     def add_queue(

@@ -1,13 +1,13 @@
 """Batching: requests for the same tensors that wait together are computed together.
 
-Behaviour and texts are those of tensorflow_serving/batching/batching_session.cc, except that an
-empty batch is computed alone instead of ending the process.
+Behaviour and texts are those of tensorflow_serving/batching/batching_session.cc and
+batching_util.cc, except that an empty batch is computed alone instead of ending the process.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -18,19 +18,22 @@ from serving.session import Arrays
 from serving.tensors import Array
 
 MAX_PADDED_RANK = 6
+# Callers may ask for any subset of a signature's outputs, each of which has batches of its own; the
+# original keeps them all.
+QUEUES_KEPT = 64
 
 
 class BatchingSession:
-    """Computes requests that fit one of a version's signatures in batches.
+    """Computes requests for the same tensors in batches.
 
-    A request for some of a signature's outputs only fits none and is computed by itself, as in
-    TensorFlow Serving.
+    There is a queue for each set of tensors that are fed and fetched together: one for each
+    signature, for each choice of outputs that is asked for, and for each MultiInference.
     """
 
     def __init__(
         self, servable: Servable, scheduler: BatchScheduler, parameters: BatchingParameters
     ) -> None:
-        """Make a queue for each signature.
+        """Begin without a queue.
 
         Args:
             servable: the version.
@@ -40,16 +43,8 @@ class BatchingSession:
         self.servable = servable
         self._scheduler = scheduler
         self._parameters = parameters
-        self._queues: dict[tuple[frozenset[str], frozenset[str]], _SignatureQueue] = {}
-        for signature in servable.signatures.values():
-            feeds, fetches = sorted(signature.inputs.values()), sorted(signature.outputs.values())
-            if feeds:
-                made = _SignatureQueue(servable, scheduler, parameters, feeds, fetches)
-                key = frozenset(feeds), frozenset(fetches)
-                if key not in self._queues:
-                    self._queues[key] = made
-                else:
-                    made.close()
+        self._queues: dict[tuple[frozenset[str], frozenset[str]], _TensorsQueue] = {}
+        self._making = threading.Lock()
 
     def run(self, feeds: Sequence[str], fetches: Sequence[str], arrays: Arrays) -> list[Array]:
         """Compute tensors from tensors, as `Servable.run`, in whatever batch there is.
@@ -58,11 +53,11 @@ class BatchingSession:
             ServingError: the request cannot be put into a batch, the queue is full, or the batch
                 failed.
         """
-        queue = self._queues.get((frozenset(feeds), frozenset(fetches)))
-        if queue is None:
-            return self.servable.run(feeds, fetches, arrays)
         rows = _rows(arrays)
         if rows == 0:  # the original ends here, with the whole process
+            return self.servable.run(feeds, fetches, arrays)
+        queue = self._queue(frozenset(feeds), frozenset(fetches))
+        if queue is None:
             return self.servable.run(feeds, fetches, arrays)
         by_name = dict(zip(feeds, arrays, strict=True))
         outputs = queue.run([by_name[feed] for feed in queue.feeds], rows)
@@ -75,9 +70,21 @@ class BatchingSession:
             queue.close()
         self.servable.close()
 
+    def _queue(self, feeds: frozenset[str], fetches: frozenset[str]) -> _TensorsQueue | None:
+        """Return the queue for these tensors, None if there are too many others."""
+        queue = self._queues.get((feeds, fetches))
+        if queue is not None:
+            return queue
+        with self._making:
+            if (feeds, fetches) not in self._queues and len(self._queues) < QUEUES_KEPT:
+                self._queues[feeds, fetches] = _TensorsQueue(
+                    self.servable, self._scheduler, self._parameters, sorted(feeds), sorted(fetches)
+                )
+            return self._queues.get((feeds, fetches))
 
-class _SignatureQueue:
-    """Puts the requests for one signature together and takes the results apart."""
+
+class _TensorsQueue:
+    """Puts the requests for the same tensors together and takes the results apart."""
 
     def __init__(
         self,
@@ -131,8 +138,8 @@ class _SignatureQueue:
             elif any(part.shape[1:] != parts[0].shape[1:] for part in parts):
                 raise failed_precondition(
                     f"Tensors with name '{feed}' from different tasks have different shapes and "
-                    "padding is turned off.Set pad_variable_length_inputs to true, or ensure that "
-                    "all tensors with the same namehave equal dimensions starting with the first "
+                    "padding is turned off. Set pad_variable_length_inputs to true, or ensure that "
+                    "all tensors with the same name have equal dimensions starting with the first "
                     "dim."
                 )
             missing = padded - sum(len(part) for part in parts)
@@ -147,12 +154,17 @@ def _rows(arrays: Arrays) -> int:
     """Return the number of rows of a request.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, its tensors do not agree in it.
+        ServingError: INVALID_ARGUMENT, there are no tensors, or they do not agree in it.
     """
-    if any(array.ndim == 0 for array in arrays):
-        raise invalid_argument("Batching Run() input tensors must have at least one dimension")
-    if any(len(array) != len(arrays[0]) for array in arrays):
-        raise invalid_argument("Batching Run() input tensors must have equal 0th-dimension size")
+    if not arrays:
+        raise invalid_argument("Batching Run() must have at least one input tensor")
+    for array in arrays:
+        if array.ndim == 0:
+            raise invalid_argument("Batching Run() input tensors must have at least one dimension")
+        if len(array) != len(arrays[0]):
+            raise invalid_argument(
+                "Batching Run() input tensors must have equal 0th-dimension size"
+            )
     return len(arrays[0])
 
 
@@ -168,24 +180,23 @@ def _check_outputs(outputs: Arrays, rows: int) -> None:
 
 
 def _padded_alike(parts: list[Array]) -> list[Array]:
-    """Pad all dimensions but the first to the longest, with zeros or empty strings."""
+    """Pad all dimensions but the first to the longest, each tensor with its own first value."""
     ranks = {part.ndim for part in parts}
-    if len(ranks) > 1:
+    if len(ranks) > 1:  # the original writes beyond its memory
         raise invalid_argument(
             "Tensors with the same name from different tasks must have the same number of "
             f"dimensions to be padded; got {sorted(ranks)}"
         )
     if max(ranks) > MAX_PADDED_RANK:
-        raise invalid_argument(
-            f"Only tensors with rank from 1 to {MAX_PADDED_RANK} can be padded; got {max(ranks)}"
-        )
+        raise invalid_argument(f"Only tensors with rank from 1 to {MAX_PADDED_RANK} can be padded.")
     longest = np.max([part.shape[1:] for part in parts], axis=0).tolist()
-    nothing: Any = b"" if parts[0].dtype == np.object_ else 0
-    return [
-        np.pad(
-            part,
-            [(0, 0), *((0, n - have) for n, have in zip(longest, part.shape[1:], strict=True))],
-            constant_values=nothing,
-        )
-        for part in parts
-    ]
+    return [_padded(part, (len(part), *longest)) for part in parts]
+
+
+def _padded(part: Array, shape: tuple[int, ...]) -> Array:
+    if part.shape == shape:
+        return part
+    if not part.size:
+        raise invalid_argument("Got empty tensor in batch of non-empty tensors.")
+    missing = [(0, want - have) for want, have in zip(shape, part.shape, strict=True)]
+    return np.pad(part, missing, constant_values=part.flat[0])

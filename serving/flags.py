@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
 from tensorflow.core.protobuf import config_pb2
 
-from serving.batch_scheduler import BatchingParameters
+from serving.batch_scheduler import BatchingParameters, batch_threads
 from serving.config_messages import (
     BatchingParameters as BatchingParametersMessage,
 )
@@ -35,6 +36,7 @@ def server_options(flags: Mapping[str, Any]) -> ServerOptions:
         ServingError: what a file says cannot be done.
     """
     batching = _batching(flags)
+    batching_per_model = flags["enable_per_model_batching_parameters"]
     return ServerOptions(
         config=_models(flags),
         config_file=flags["model_config_file"],
@@ -58,9 +60,10 @@ def server_options(flags: Mapping[str, Any]) -> ServerOptions:
         warmup_iterations=(flags["num_request_iterations_for_warmup"] or 1)
         if flags["enable_model_warmup"]
         else 0,
-        batching=BatchingParameters.of(batching) if batching is not None else None,
-        batching_threads=batching.num_batch_threads.value if batching is not None else 0,
-        batching_per_model=flags["enable_per_model_batching_parameters"],
+        batching_threads=batch_threads(batching) if batching is not None else 0,
+        batching=BatchingParameters.of(batching)
+        if batching is not None and not batching_per_model
+        else None,
         allow_labels_for_unavailable=flags["allow_version_labels_for_unavailable_models"],
         as_content=flags["enable_serialization_as_tensor_content"],
         check_method=flags["enable_signature_method_name_check"],
@@ -97,11 +100,19 @@ def _credentials(file: Path | None) -> grpc.ServerCredentials | None:
         raise ConfigError(
             f"--ssl_config_file {file}: client_verify needs custom_ca, the authorities of clients"
         )
-    return grpc.ssl_server_credentials(
+    credentials = grpc.ssl_server_credentials(
         [(config.server_key.encode(), config.server_cert.encode())],
         root_certificates=config.custom_ca.encode() or None,
         require_client_auth=config.client_verify,
     )
+    try:  # gRPC reads them only when it listens, and does not say what is wrong
+        grpc.server(ThreadPoolExecutor(1)).add_secure_port("127.0.0.1:0", credentials)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"--ssl_config_file {file}: server_key and server_cert, or custom_ca, are no key and "
+            "certificates in PEM that belong together"
+        ) from error
+    return credentials
 
 
 def _channel_options(text: str) -> tuple[tuple[str, int | str], ...]:
@@ -110,11 +121,15 @@ def _channel_options(text: str) -> tuple[tuple[str, int | str], ...]:
         name, equals, value = argument.partition("=")
         if not equals:
             raise ConfigError(f"--grpc_channel_arguments: expected name=value, got {argument!r}")
-        try:
-            options.append((name, int(value)))
-        except ValueError:
-            options.append((name, value))
+        options.append((name, int(value) if _is_int32(value) else value))
     return tuple(options)
+
+
+def _is_int32(text: str) -> bool:
+    try:
+        return -(2**31) <= int(text) < 2**31
+    except ValueError:
+        return False
 
 
 def _http(flags: Mapping[str, Any]) -> HttpOptions | None:
@@ -147,10 +162,16 @@ def _load(flags: Mapping[str, Any]) -> LoadOptions:
         file = flags["tensorflow_session_config_file"]
         read_text_proto(file, config, "--tensorflow_session_config_file")
     both = flags["tensorflow_session_parallelism"]
-    if intra := flags["tensorflow_intra_op_parallelism"] or both:
-        config.intra_op_parallelism_threads = intra
-    if inter := flags["tensorflow_inter_op_parallelism"] or both:
-        config.inter_op_parallelism_threads = inter
+    intra, inter = (flags[f"tensorflow_{kind}_op_parallelism"] for kind in ("intra", "inter"))
+    if both and (intra or inter):
+        raise ConfigError(
+            "--tensorflow_session_parallelism stands for both --tensorflow_intra_op_parallelism "
+            "and --tensorflow_inter_op_parallelism: expected either it or them"
+        )
+    if intra or both:
+        config.intra_op_parallelism_threads = intra or both
+    if inter or both:
+        config.inter_op_parallelism_threads = inter or both
     return LoadOptions(
         tags=tuple(filter(None, flags["saved_model_tags"].split(","))),
         session_config=config,

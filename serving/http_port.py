@@ -1,7 +1,7 @@
 """What `--rest_api_port` answers: the state of a model, for health checks, and metrics.
 
 TensorFlow Serving's REST dialect, predictions included, is spoken by the client in front of this
-server; here are only `GET /v1/models/NAME[/versions/N]` and the metrics.
+server; here are only the paths of a model's state, as that dialect has them, and the metrics.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from tensorflow_serving.apis import model_pb2
 from serving.core import ServerCore
 from serving.errors import ServingError
 from serving.monitoring import Monitoring
+from serving.source import LARGEST_VERSION
 from serving.version import Version
 
-STATUS_PATH = re.compile(r"/v1/models/([^/:?]+)(?:/versions/([0-9]{1,18}))?")
+# As in the original a label is not looked at.
+STATUS_PATH = re.compile(r"/v1/models/([^/:?]+)(?:/versions/([0-9]{1,19})|/labels/[^/:?]+)?")
 ELSEWHERE = (
     "only GET /v1/models/NAME[/versions/N]{metrics} is answered here; the client in front of this "
     "server speaks TensorFlow Serving's REST API"
@@ -145,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if options.metrics_path and path == options.metrics_path:
             self._reply(200, self.server.monitoring.exposition(), CONTENT_TYPE_LATEST)
-        elif match := STATUS_PATH.fullmatch(self.path):
+        elif (match := STATUS_PATH.fullmatch(self.path)) and int(match[2] or 0) <= LARGEST_VERSION:
             spec = model_pb2.ModelSpec(name=match[1])
             if match[2]:
                 spec.version.value = int(match[2])

@@ -1,7 +1,7 @@
 """Metrics, under TensorFlow Serving's names, for `--monitoring_config_file`.
 
-The original has no labels for version and signature; here they are added, so that sums over them
-are the original's numbers.
+The original has no labels for version and signature; here they are added, and MultiInference, which
+it leaves out, is counted too.
 """
 
 from __future__ import annotations
@@ -10,17 +10,26 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from serving.version import State, Version
 
+OK = "OK"
 DEFAULT_PATH = "/monitoring/prometheus/metrics"
 # Microseconds: 10, 18, 32, … about 20 minutes, as the original's.
-_BUCKETS = tuple(10 * 1.8**power for power in range(33))
+_BUCKETS = tuple(float(f"{10 * 1.8**power:g}") for power in range(33))
 # The library gives every counter a suffix that the original's names do not have.
-_SUFFIX = re.compile(rb"^((?:# (?:HELP|TYPE) )?:tensorflow:[a-z:_]+_count)_total\b", re.MULTILINE)
+_SUFFIX = re.compile(rb"^((?:# (?:HELP|TYPE) )?:tensorflow:[a-z:_]+)_total\b", re.MULTILINE)
+
+disable_created_metrics()  # series of the library's own
 
 
 class Monitoring:
@@ -65,9 +74,9 @@ class Monitoring:
             "model_path",
             "status",
         )
-        self._load_latency = self._histogram(
+        self._load_latency = self._counter(
             ":tensorflow:cc:saved_model:load_latency",
-            "Distribution of wall time (in microseconds) for loading a SavedModel.",
+            "Wall time (in microseconds) of all loads of a SavedModel together.",
             "model_path",
         )
         self.states = _States()
@@ -87,20 +96,21 @@ class Monitoring:
             seconds: from arrival to reply.
         """
         self._requests.labels(model, version, signature, api, status).inc()
-        self._request_latency.labels(model, version, api, "GRPC").observe(seconds * 1e6)
+        if status == OK:
+            self._request_latency.labels(model, version, api, "GRPC").observe(seconds * 1e6)
 
     def run(self, api: str, model: str, version: str, seconds: float) -> None:
         """Count a run of a graph."""
         self._runtime_latency.labels(model, version, api, "TF1").observe(seconds * 1e6)
 
-    def load(self, path: str, status: str, seconds: float) -> None:
+    def load(self, path: str, success: bool, seconds: float) -> None:
         """Count an attempt to load a version."""
-        self._load_attempts.labels(path, status).inc()
-        self._load_latency.labels(path).observe(seconds * 1e6)
+        self._load_attempts.labels(path, "success" if success else "fail").inc()
+        self._load_latency.labels(path).inc(seconds * 1e6)
 
-    def warmup(self, path: str, status: str, seconds: float) -> None:
-        """Count a warm-up."""
-        self._warmup_latency.labels(path, status).observe(seconds * 1e6)
+    def warmup(self, path: str, seconds: float) -> None:
+        """Count a warm-up, which has gone well."""
+        self._warmup_latency.labels(path, OK).observe(seconds * 1e6)
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

@@ -20,11 +20,11 @@ from serving.batch_scheduler import BatchingParameters, BatchScheduler
 from serving.batching import BatchingSession
 from serving.config_messages import BatchingParameters as BatchingParametersMessage
 from serving.core import ConfigPoller, ServerCore
-from serving.errors import ServingError
+from serving.errors import invalid_argument
 from serving.health import HealthServicer, add_services
 from serving.http_port import HttpOptions, HttpPort
 from serving.manager import Manager, ManagerOptions
-from serving.model_config import read_text_proto
+from serving.model_config import ConfigError, read_text_proto
 from serving.monitoring import Monitoring
 from serving.servable import LoadOptions, Servable
 from serving.services import MODEL_SERVICE, PREDICTION_SERVICE, ModelService, PredictionService
@@ -79,9 +79,10 @@ class ServerOptions:
         load: how versions are loaded.
         manager: when versions are loaded.
         warmup_iterations: how often each warm-up request is answered; 0: not at all.
-        batching: how requests are put into batches; None: not at all.
-        batching_threads: how many batches are computed at once; 0: as many as there are cores.
-        batching_per_model: whether versions bring their own parameters.
+        batching_threads: how many batches are computed at once; 0: requests are computed one by
+            one.
+        batching: how requests are put into batches; None: as the parameters say that a version
+            brings.
         allow_labels_for_unavailable: see `ServerCore`.
         as_content: see `PredictionService`.
         check_method: see `PredictionService`.
@@ -102,9 +103,8 @@ class ServerOptions:
     load: LoadOptions = field(default_factory=LoadOptions)
     manager: ManagerOptions = field(default_factory=ManagerOptions)
     warmup_iterations: int = 1
-    batching: BatchingParameters | None = None
     batching_threads: int = 0
-    batching_per_model: bool = False
+    batching: BatchingParameters | None = None
     allow_labels_for_unavailable: bool = False
     as_content: bool = False
     check_method: bool = False
@@ -177,49 +177,60 @@ class _Loader:
         self._options = options
         self._monitoring = monitoring
         self._scheduler = (
-            BatchScheduler(options.batching_threads) if options.batching is not None else None
+            BatchScheduler(options.batching_threads) if options.batching_threads else None
         )
 
     def __call__(self, model: str, number: int, path: Path) -> Session:
         with _timed(self._monitoring.load, path):
             servable = Servable.load(path, self._options.load)
         try:
-            if self._options.warmup_iterations:
-                with _timed(self._monitoring.warmup, path):
-                    records = warm_up(servable, self._options.warmup_iterations)
-                if records:
-                    log.info("model %s version %d: %d warm-up requests", model, number, records)
-            return self._session(servable)
+            session = self._session(servable)
         except Exception:
             servable.close()
             raise
+        try:
+            if self._options.warmup_iterations:
+                self._warm_up(session, f"model {model} version {number}")
+        except Exception:
+            session.close()
+            raise
+        return session
 
     def _session(self, servable: Servable) -> Session:
         parameters = self._options.batching
-        if parameters is None or self._scheduler is None:
+        if self._scheduler is None:
             return DirectSession(servable)
-        if self._options.batching_per_model:
+        if parameters is None:
             file = servable.path / MODEL_BATCHING_FILE
             if not file.exists():
                 return DirectSession(servable)
-            message = read_text_proto(file, BatchingParametersMessage(), "batching parameters")
-            parameters = BatchingParameters.of(message)
+            parameters = BatchingParameters.of(_batching_message(file))
         return BatchingSession(servable, self._scheduler, parameters)
+
+    def _warm_up(self, session: Session, version: str) -> None:
+        started = time.perf_counter()
+        records = warm_up(session, self._options.warmup_iterations)
+        if records:
+            seconds = time.perf_counter() - started
+            self._monitoring.warmup(str(session.servable.path), seconds)
+            log.info("%s: %d warm-up requests", version, records)
+
+
+def _batching_message(file: Path) -> Any:
+    try:
+        return read_text_proto(file, BatchingParametersMessage(), "batching parameters")
+    except ConfigError as error:
+        raise invalid_argument(str(error)) from error
 
 
 @contextmanager
-def _timed(observe: Callable[[str, str, float], None], path: Path) -> Iterator[None]:
-    started, status = time.perf_counter(), "success"
+def _timed(observe: Callable[[str, bool, float], None], path: Path) -> Iterator[None]:
+    started, success = time.perf_counter(), False
     try:
         yield
-    except ServingError as error:
-        status = error.code.name
-        raise
-    except Exception:
-        status = grpc.StatusCode.UNKNOWN.name
-        raise
+        success = True
     finally:
-        observe(str(path), status, time.perf_counter() - started)
+        observe(str(path), success, time.perf_counter() - started)
 
 
 def _grpc_server(
@@ -227,7 +238,8 @@ def _grpc_server(
 ) -> grpc.Server:
     threads = options.threads
     if not threads:
-        threads = BATCHING_THREADS if options.batching else max(THREADS, os.cpu_count() or 1)
+        plain = max(THREADS, os.cpu_count() or 1)
+        threads = BATCHING_THREADS if options.batching_threads else plain
     server = grpc.server(
         ThreadPoolExecutor(threads, "grpc"),
         handlers=[
@@ -276,13 +288,18 @@ def _listen(server: grpc.Server, options: ServerOptions) -> int:
     address, port = f"{options.bind_address}:{options.port}", 0
     try:
         if options.port or not options.socket_path:
-            if options.credentials is None:
-                port = server.add_insecure_port(address)
-            else:
-                port = server.add_secure_port(address, options.credentials)
+            port = _add_address(server, address, options.credentials)
         if options.socket_path:
             address = f"unix:{options.socket_path}"
-            server.add_insecure_port(address)
+            _add_address(server, address, options.credentials)
     except RuntimeError as error:
         raise AddressError(f"cannot listen on {address}: is it taken?") from error
     return port
+
+
+def _add_address(
+    server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None
+) -> int:
+    if credentials is None:
+        return server.add_insecure_port(address)
+    return server.add_secure_port(address, credentials)

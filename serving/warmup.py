@@ -16,23 +16,23 @@ from tensorflow_serving.apis import prediction_log_pb2
 from serving.errors import ServingError, invalid_argument, unimplemented
 from serving.inference import classify, multi_inference, regress
 from serving.predict import predict
-from serving.servable import Servable
+from serving.session import Session
 
 REQUESTS_FILE = Path("assets.extra", "tf_serving_warmup_requests")
 MAX_RECORDS = 1000
 
 
-def warm_up(servable: Servable, iterations: int = 1) -> int:
+def warm_up(session: Session, iterations: int = 1) -> int:
     """Answer the warm-up requests of a version, and return how many there are.
 
     Args:
-        servable: the version.
+        session: what the version will answer with.
         iterations: how often to answer each.
 
     Raises:
         ServingError: the file cannot be read, or a request fails; the version is not to be served.
     """
-    path = servable.path / REQUESTS_FILE
+    path = session.servable.path / REQUESTS_FILE
     if not path.exists():
         return 0
     records = 0
@@ -50,7 +50,7 @@ def warm_up(servable: Servable, iterations: int = 1) -> int:
                     f"Failed to parse warmup record: {record[:40]!r} from {path}"
                 ) from None
             for _ in range(iterations):
-                _answer(servable, log)
+                _answer(session, log)
     except tf.errors.DataLossError as error:
         raise ServingError.from_number(
             error.error_code,
@@ -61,15 +61,17 @@ def warm_up(servable: Servable, iterations: int = 1) -> int:
     return records
 
 
-def _answer(servable: Servable, log: Any) -> None:
+def _answer(session: Session, log: Any) -> None:
+    servable, run = session.servable, session.run
     kind = log.WhichOneof("log_type")
     if kind == "predict_log":
-        predict(servable, servable.run, log.predict_log.request)
+        predict(servable, run, log.predict_log.request)
     elif kind == "classify_log":
-        classify(servable, servable.run, log.classify_log.request)
+        classify(servable, run, log.classify_log.request)
     elif kind == "regress_log":
-        regress(servable, servable.run, log.regress_log.request)
+        regress(servable, run, log.regress_log.request)
     elif kind == "multi_inference_log":
-        multi_inference(servable, servable.run, log.multi_inference_log.request)
-    else:
-        raise unimplemented(f"Unsupported log_type for warmup: {kind}")
+        multi_inference(servable, run, log.multi_inference_log.request)
+    elif kind == "session_run_log":
+        number = log.DESCRIPTOR.fields_by_name[kind].number
+        raise unimplemented(f"Unsupported log_type for warmup: {number}")

@@ -88,18 +88,33 @@ def test_callers_at_once_share_batches_and_get_their_own_rows(
     assert batches < 2 * shared, "most batches are nearly empty"
 
 
-def test_rows_of_unequal_length_are_padded_where_that_is_wanted(
+def test_rows_of_unequal_length_are_padded_with_their_request_s_first_value(
+    counting: Path, batching: Batching
+) -> None:
+    parameters = "batch_timeout_micros { value: 2000000 } max_batch_size { value: 3 }"
+    server = batching(counting, f"{parameters} pad_variable_length_inputs: true")
+    with ThreadPoolExecutor(2) as pool:
+        short, long = pool.map(lambda rows: ask(server, rows), ([[5, 2], [1, 1]], [[1, 2, 3, 4]]))
+    assert short["total"].tolist() == [5 + 2 + 5 + 5, 1 + 1 + 5 + 5]
+    assert long["total"].tolist() == [10]
+    assert {*short["width"], *long["width"]} == {4}
+
+
+def test_a_request_that_has_nothing_to_be_padded_with_fails_its_batch(
     counting: Path, batching: Batching
 ) -> None:
     parameters = "batch_timeout_micros { value: 2000000 } max_batch_size { value: 2 }"
     server = batching(counting, f"{parameters} pad_variable_length_inputs: true")
+
+    def refusal(rows: Any) -> None:
+        with refused("INVALID_ARGUMENT", "Got empty tensor in batch of non-empty tensors."):
+            ask(server, rows)
+
     with ThreadPoolExecutor(2) as pool:
-        short, long = pool.map(lambda rows: ask(server, rows), ([[1, 2]], [[1, 2, 3, 4]]))
-    assert (short["total"], long["total"]) == (3, 10)
-    assert short["width"] == long["width"] == 4
+        list(pool.map(refusal, (np.zeros((1, 0)), [[1, 2]])))
 
 
-def test_rows_of_strings_are_padded_with_empty_ones(batching: Batching) -> None:
+def test_rows_of_strings_are_padded_too(batching: Batching) -> None:
     server = batching(
         CORPUS / "models" / "shapes",
         "batch_timeout_micros { value: 2000000 } max_batch_size { value: 3 } "
@@ -112,7 +127,7 @@ def test_rows_of_strings_are_padded_with_empty_ones(batching: Batching) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         short, long = pool.map(echo, ([["a"]], [["b", "c"], ["d", "é"]]))
-    assert short == [[b"a", b""]]
+    assert short == [[b"a", b"a"]]
     assert long == [[b"b", b"c"], [b"d", "é".encode()]]
 
 
@@ -133,8 +148,8 @@ def test_without_padding_rows_of_unequal_length_do_not_go_together(
             assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
             assert error.details() == (
                 "Tensors with name 'serving_default_x:0' from different tasks have different "
-                "shapes and padding is turned off.Set pad_variable_length_inputs to true, or "
-                "ensure that all tensors with the same namehave equal dimensions starting with "
+                "shapes and padding is turned off. Set pad_variable_length_inputs to true, or "
+                "ensure that all tensors with the same name have equal dimensions starting with "
                 "the first dim."
             )
 
@@ -194,12 +209,64 @@ def test_a_full_queue_is_unavailable_and_those_in_it_are_answered(
     assert server.ask() == ([11.0], 1)  # and when it has emptied all is well
 
 
-def test_who_asks_for_some_outputs_only_is_answered_alone(
+def test_who_asks_for_some_outputs_only_shares_batches_with_others_who_do(
     counting: Path, batching: Batching
 ) -> None:
-    server = batching(counting, "max_batch_size { value: 50 } allowed_batch_sizes: 50")
-    assert ask(server, [[1.0]])["together"].tolist() == [50]
-    assert ask(server, [[1.0]], outputs=["together"])["together"].tolist() == [1]
+    server = batching(
+        counting, "batch_timeout_micros { value: 2000000 } max_batch_size { value: 2 }"
+    )
+    wanted = (["together"], ["together"], ["together", "width"], ["width", "together"])
+    with ThreadPoolExecutor(4) as pool:
+        replies = list(pool.map(lambda names: ask(server, [[1.0]], outputs=names), wanted))
+    assert [reply["together"].tolist() for reply in replies] == [[2]] * 4
+    assert [len(reply) for reply in replies] == [1, 1, 2, 2]
+    with refused("INVALID_ARGUMENT", "Task size 3 is larger than maximum input batch size 2"):
+        ask(server, np.zeros((3, 1)), outputs=["total"])
+
+
+def test_callers_cannot_make_queues_without_end(tmp_path: Path, batching: Batching) -> None:
+    """Of ten outputs there are a thousand choices; most are computed alone, all are answered."""
+
+    class Wide(tf.Module):
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+        def serve(self, x: Any) -> dict[str, Any]:
+            return {f"y{times}": x * float(times) for times in range(10)}
+
+    module = Wide()
+    tf.saved_model.save(module, str(tmp_path / "m" / "1"), signatures=module.serve)
+    server = batching(tmp_path / "m", "max_batch_size { value: 8 } allowed_batch_sizes: 8")
+    for choice in range(1, 200):
+        names = [f"y{times}" for times in range(10) if choice >> times & 1]
+        reply = ask(server, [2.0], outputs=names)
+        assert {name: reply[name].tolist() for name in reply} == {
+            name: [2.0 * int(name[1])] for name in names
+        }
+
+
+@pytest.mark.parametrize(
+    ("signature", "inputs", "code", "text"),
+    [
+        ("constant", {}, "INVALID_ARGUMENT", "Batching Run() must have at least one input tensor"),
+        (
+            "scalar_out",
+            {"x": [1.0]},
+            "FAILED_PRECONDITION",
+            "Batched output tensor has 0 dimensions",
+        ),
+        (
+            "scalar",
+            {"x": 1.0},
+            "INVALID_ARGUMENT",
+            "Batching Run() input tensors must have at least one dimension",
+        ),
+    ],
+)
+def test_what_cannot_be_put_into_a_batch_is_refused(
+    batching: Batching, signature: str, inputs: Any, code: str, text: str
+) -> None:
+    server = batching(CORPUS / "models" / "shapes", "max_batch_size { value: 8 }")
+    with refused(code, text):
+        server.predict("shapes", inputs, signature=signature)
 
 
 def test_a_request_without_rows_is_answered_without_rows(
@@ -275,7 +342,9 @@ def test_a_version_whose_own_parameters_are_wrong_is_not_loaded(
     (wrong / "batching_params.pbtxt").write_text("max_batch_size: nonsense")
     wrong.rename(base_path / "2")
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
-    assert "batching_params.pbtxt" in server.statuses()[2].status.error_message
+    status = server.statuses()[2].status
+    assert status.error_code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert "batching_params.pbtxt" in status.error_message
     assert server.ask() == ([11.0], 1)
 
 
@@ -284,7 +353,9 @@ def test_a_version_whose_own_parameters_are_wrong_is_not_loaded(
     [
         ("max_batch_size: 3", "--batching_parameters_file {file}: 1:"),
         ("nonsense { value: 3 }", 'has no field named "nonsense"'),
-        ("max_batch_size { value: 0 }", "max_batch_size must be at least 1; was 0"),
+        ("max_batch_size { value: 0 }", "max_batch_size must be positive; was 0"),
+        ("num_batch_threads { value: 0 }", "num_batch_threads must be positive; was 0"),
+        ("batch_timeout_micros { value: -1 }", "batch_timeout_micros must be non-negative; was -1"),
         (
             "max_batch_size { value: 8 } allowed_batch_sizes: 4",
             "Last entry in allowed_batch_sizes must match max_batch_size; last entry was 4; "
@@ -301,3 +372,20 @@ def test_wrong_parameters_are_one_clear_line(
     (line,) = fails(*flags_of(base_path), *flags).splitlines()
     assert line.startswith("Error: ")
     assert message.format(file=file) in line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "max_enqueued_batches { value: 0 }",
+        "max_batch_size { value: 8 } allowed_batch_sizes: [4, 2, 8]",
+        "max_batch_size { value: 8 } max_execution_batch_size { value: 0 }",
+        "max_batch_size { value: 8 } max_execution_batch_size { value: 4 } "
+        "enable_large_batch_splitting { value: true } allowed_batch_sizes: [2, 8]",
+        "max_batch_size { value: 8 } max_execution_batch_size { value: 4 } "
+        "enable_large_batch_splitting { value: true } allowed_batch_sizes: [2, 4]",
+    ],
+)
+def test_what_the_original_takes_is_taken(counting: Path, batching: Batching, text: str) -> None:
+    server = batching(counting, text)
+    assert ask(server, np.ones((8, 2)))["total"].tolist() == [2.0] * 8

@@ -75,6 +75,14 @@ def test_a_flag_for_what_is_always_done_is_refused_with_the_reason_if_it_is_fals
         (["--model_base_path=x", "--max_num_load_retries=-1"], "-1 is not in the range"),
         (["--model_base_path=x", "--rest_api_port=8500"], "--rest_api_port and --port are both"),
         (["--model_base_path=x", "--grpc_channel_arguments=a"], "expected name=value, got 'a'"),
+        (
+            [
+                "--model_base_path=x",
+                "--tensorflow_session_parallelism=2",
+                "--tensorflow_inter_op_parallelism=1",
+            ],
+            "expected either it or them",
+        ),
         (["--model_config_file=nosuch"], "--model_config_file nosuch: "),
         (["--model_base_path=x", "--ssl_config_file=nosuch"], "--ssl_config_file nosuch: "),
         (["--model_base_path=x", "--monitoring_config_file=nosuch"], "--monitoring_config_file"),

@@ -56,7 +56,9 @@ def credentials(trusted: Authority, *own: Path) -> grpc.ChannelCredentials:
 
 
 def is_answered(address: str, credentials: grpc.ChannelCredentials | None) -> bool:
-    with Caller(address, credentials) as caller:
+    # Of a socket's path, no certificate speaks.
+    named = [("grpc.ssl_target_name_override", "localhost")] if credentials is not None else []
+    with Caller(address, credentials, named) as caller:
         try:
             return caller.ask(timeout=2) == ([11.0], 1)
         except grpc.RpcError as error:
@@ -106,7 +108,10 @@ def test_with_mutual_tls_a_caller_with_another_certificate_or_none_is_not(
             {"server_key": b"k", "server_cert": b"c", "client_verify": True},
             "client_verify needs custom_ca",
         ),
-        ({"server_key": b"k", "server_cert": b"c"}, "Error: "),  # no PEM at all
+        (
+            {"server_key": b"k", "server_cert": b"c"},
+            "are no key and certificates in PEM that belong together",
+        ),
     ],
 )
 def test_a_wrong_ssl_config_is_one_clear_line(
@@ -142,9 +147,31 @@ def test_a_unix_socket_beside_a_port(base_path: Path, serve: Serve) -> None:
         assert caller.ask() == ([11.0], 1)
 
 
+def test_a_unix_socket_asks_for_what_the_port_asks_for(
+    base_path: Path, authority: Authority, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    socket, port = base_path.parent / "socket", free_port()
+    key, certificate = read(*authority.sign("server"))
+    config = ssl_config(
+        base_path.parent / "ssl",
+        server_key=key,
+        server_cert=certificate,
+        custom_ca=authority.certificate.read_bytes(),
+        client_verify=True,
+    )
+    serve(
+        *flags_of(base_path), f"--grpc_socket_path={socket}", f"--port={port}",
+        f"--ssl_config_file={config}",
+    )  # fmt: skip
+    assert is_answered(f"unix:{socket}", credentials(authority, *authority.sign("client")))
+    assert not is_answered(f"unix:{socket}", credentials(authority))
+    assert not is_answered(f"unix:{socket}", None)
+
+
 def test_arguments_of_grpc_are_taken(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    limit = "grpc.max_receive_message_length=1000,grpc.primary_user_agent=x"
+    limit = "grpc.max_receive_message_length=1000,grpc.primary_user_agent=x,a=99999999999"
     server = serve(*flags_of(base_path), f"--grpc_channel_arguments={limit}")
     assert server.ask() == ([11.0], 1)
     with pytest.raises(grpc.RpcError) as error:

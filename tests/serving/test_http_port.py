@@ -36,6 +36,15 @@ def test_the_state_of_a_model_and_of_a_version(url: str) -> None:
     }
     assert get(f"{url}/v1/models/m").json() == wanted
     assert get(f"{url}/v1/models/m/versions/1").json() == wanted
+    assert get(f"{url}/v1/models/m/labels/stable").json() == wanted
+
+
+def test_a_version_may_be_any_number_there_is(base_path: Path, serve: Serve) -> None:
+    publish(base_path, 2**63 - 1)
+    port = free_port()
+    serve(*flags_of(base_path), f"--rest_api_port={port}")
+    reply = get(f"http://127.0.0.1:{port}/v1/models/m/versions/{2**63 - 1}")
+    assert reply.json()["model_version_status"][0]["state"] == "AVAILABLE"
 
 
 @pytest.mark.parametrize(
@@ -69,6 +78,7 @@ def test_a_version_that_failed_says_why(base_path: Path, serve: Serve) -> None:
         ("GET", "/metrics"),
         ("GET", "/v1/models/m/metadata"),
         ("GET", "/v1/models/../m"),
+        ("GET", "/v1/models/m/versions/9223372036854775808"),
         ("GET", "/v1/models/m/versions/99999999999999999999"),
         ("POST", "/v1/models/m:predict"),
         ("PUT", "/v1/models/m"),

@@ -70,10 +70,12 @@ def test_the_names_and_kinds_are_the_original_s(metrics: Metrics) -> None:
         (":tensorflow:serving:runtime_latency", "histogram"),
         (":tensorflow:serving:model_warmup_latency", "histogram"),
         (":tensorflow:cc:saved_model:load_attempt_count", "counter"),
-        (":tensorflow:cc:saved_model:load_latency", "histogram"),
+        (":tensorflow:cc:saved_model:load_latency", "counter"),
     ):
         assert f"# TYPE {name} {kind}\n" in text
     assert "_total" not in text
+    assert "_created" not in text
+    assert 'le="32.4"' in text
 
 
 def test_requests_are_counted_by_model_version_signature_method_and_status(
@@ -93,7 +95,7 @@ def test_requests_are_counted_by_model_version_signature_method_and_status(
     assert metrics.values(REQUESTS, model_name="m", version="", status="NOT_FOUND") == [1]
     assert sum(metrics.values(REQUESTS)) == 5
     counted = metrics.values(":tensorflow:serving:request_latency_count", **known)
-    assert counted == [4]
+    assert counted == [3]  # those that were refused take no time worth knowing
     assert metrics.values(":tensorflow:serving:runtime_latency_count", **known) == [3]
 
 
@@ -135,7 +137,12 @@ def test_loads_are_counted_by_their_outcome(base_path: Path, metrics: Metrics) -
     wait_for(lambda: metrics.server.has_ended(2), "version 2 has failed")
     attempts = ":tensorflow:cc:saved_model:load_attempt_count"
     assert metrics.values(attempts, model_path=str(base_path / "1"), status="success") == [1]
-    assert metrics.values(attempts, model_path=str(base_path / "2"), status="NOT_FOUND") == [2]
+    assert metrics.values(attempts, model_path=str(base_path / "2"), status="fail") == [2]
+    (microseconds,) = metrics.values(
+        ":tensorflow:cc:saved_model:load_latency", model_path=str(base_path / "1")
+    )
+    assert 1000 < microseconds < 60e6
+    assert metrics.values(":tensorflow:serving:model_warmup_latency_count") == []
     state = ":tensorflow:serving:model_version_state"
     assert metrics.values(state, model_name="m", version="1", state="AVAILABLE") == [1]
     assert metrics.values(state, model_name="m", version="2", state="FAILED") == [1]

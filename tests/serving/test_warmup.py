@@ -137,7 +137,7 @@ def test_requests_of_every_kind_warm_a_model_up(base_path: Path, serve: Serve, l
         (classifying("nosuch"), INVALID_ARGUMENT, "No signature was found with the name: nosuch"),
         (regressing("regress_x_to_y"), INVALID_ARGUMENT, "Feature: x (data type: float)"),
         (inferring(nosuch=REGRESS), INVALID_ARGUMENT, "signature not found in model graph: nosuch"),
-        (replaying(), UNIMPLEMENTED, "Unsupported log_type for warmup"),
+        (replaying(), UNIMPLEMENTED, "Unsupported log_type for warmup: 5"),
     ],
     ids=["predict", "signature", "classify", "regress", "multi_inference", "session_run"],
 )
@@ -156,6 +156,34 @@ def test_a_request_that_fails_keeps_its_version_from_being_available(
     assert server.ask() == ([11.0], 1)
     with refused("NOT_FOUND"):
         server.ask(version=2)
+
+
+def test_a_record_of_no_kind_is_passed_over(counting: Path, serve: Serve) -> None:
+    write_records(counting, [prediction_log_pb2.PredictionLog(), predicting("incr_counter")])
+    server = serve(*flags_of(counting.parent))
+    reply = server.predict("m", {}, signature="get_counter")
+    assert reply.outputs["output"].float_val == [1]
+
+
+def test_with_batching_the_requests_must_fit_into_a_batch(base_path: Path, serve: Serve) -> None:
+    parameters = base_path.parent / "batching.config"
+    parameters.write_text("max_batch_size { value: 2 }")
+    publish(base_path, 1)
+    server = serve(
+        *flags_of(base_path), "--enable_batching", f"--batching_parameters_file={parameters}"
+    )
+
+    def publish_with_rows(number: int, rows: int) -> None:
+        other = publish(base_path.parent / "other", number)
+        write_records(other, [predicting(x=[1.0] * rows)])
+        other.rename(base_path / str(number))
+
+    publish_with_rows(2, 3)
+    wait_for(lambda: server.has_ended(2), "version 2 has failed")
+    error = server.statuses()[2].status.error_message
+    assert error == "Task size 3 is larger than maximum input batch size 2"
+    publish_with_rows(3, 2)
+    wait_for(lambda: server.is_available(3), "version 3")
 
 
 def _cut_off(records: Path) -> None:
