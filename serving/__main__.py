@@ -18,7 +18,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters of it is in our own messages
 
 PORT = click.IntRange(0, 65535)
-FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class _File(click.Path):
+    """A file; an empty name is none, as in scripts whose variable is not set."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(value, param, ctx) if value else None
+
+
+FILE = _File(dir_okay=False, path_type=Path)
 
 # Flags of the original that ask for what this server never does, and why.
 NEVER = {
@@ -56,7 +65,7 @@ def with_fixed_flags(command: Any) -> Any:
 
     def check(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
         name = str(parameter.name)
-        wanted = value is not None and value.lower() not in ("false", "0", "")
+        wanted = value is not None and value.lower() not in ("false", "0", "0.0", "")
         if value is not None and wanted is not (name in ALWAYS):
             raise click.UsageError(f"--{name}: {(ALWAYS | NEVER)[name]}")
 
@@ -103,13 +112,13 @@ def with_fixed_flags(command: Any) -> Any:
 @click.option("--model_name", default="default", help="Name of the model at --model_base_path.")
 @click.option(
     "--model_base_path",
-    type=click.Path(path_type=Path),
+    default="",
     help="Directory whose integer-named children are the model's versions.",
 )
 @click.option(
     "--model_config_file",
     type=FILE,
-    help="ModelServerConfig in text format, in place of the two flags above.",
+    help="ModelServerConfig in text format; with it, the two flags above do not count.",
 )
 @click.option(
     "--model_config_file_poll_wait_seconds",
@@ -219,7 +228,7 @@ def with_fixed_flags(command: Any) -> Any:
     help="Operations of a model that run at once; 0: one after another in each request.",
 )
 @click.option("--tensorflow_session_config_file", type=FILE, help="ConfigProto in text format.")
-@click.option("--version", is_flag=True, help="Print versions and exit.")
+@boolean("version", False, "Print versions and exit.")
 @with_fixed_flags
 def main(version: bool, **flags: Any) -> None:
     """Serve SavedModels over TensorFlow Serving's gRPC API, without Docker.
@@ -231,7 +240,7 @@ def main(version: bool, **flags: Any) -> None:
     if version:
         click.echo(_versions())
         return
-    if (flags["model_base_path"] is None) == (flags["model_config_file"] is None):
+    if not flags["model_base_path"] and flags["model_config_file"] is None:
         raise click.UsageError("expected either --model_base_path or --model_config_file")
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr

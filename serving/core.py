@@ -16,11 +16,19 @@ from typing import Any
 
 from serving.errors import ServingError, failed_precondition, invalid_argument, not_found
 from serving.manager import Manager
-from serving.model_config import ConfigError, ModelConfig, model_configs, read_config_file
+from serving.model_config import (
+    ConfigError,
+    ModelConfig,
+    check_platforms,
+    model_configs,
+    read_config_file,
+)
 from serving.source import Source, aspired_versions
 from serving.version import Version
 
 log = logging.getLogger(__name__)
+
+SHORT_PATIENCE_SECONDS = 1.0
 
 Labels = Mapping[str, Mapping[str, int]]
 
@@ -72,11 +80,13 @@ class ServerCore:
         """
         models = model_configs(config)
         self._labels = self._checked_labels(models)
+        check_platforms(config)
         self._models = tuple(models)
         self._source.update(models)
         self._source.start()
         give_up = _Patience(self._manager, self.model_names, patience).is_over
         settled = self._manager.wait_settled(self.model_names, until=lambda: stopped() or give_up())
+        self._manager.end_initial_loads()
         _check_available(settled)
 
     def reload(
@@ -103,8 +113,9 @@ class ServerCore:
                 "Only ModelConfigList is currently supported"
             )
         with self._reloading:
-            models = model_configs(config, root)
+            models = model_configs(config, root, self.model_names)
             labels = self._checked_labels(models)
+            check_platforms(config)
             known = set(self.model_names)
             new = [model for model in models if model.name not in known]
             for model in new:
@@ -141,9 +152,9 @@ class ServerCore:
             ServingError: NOT_FOUND, there is no such model or version.
         """
         versions = self._manager.versions(model_spec.name)
-        if not versions:
-            raise not_found(f"Could not find any versions of model {model_spec.name}")
         if not model_spec.HasField("version"):
+            if not versions:
+                raise not_found(f"Could not find any versions of model {model_spec.name}")
             return versions
         number = model_spec.version.value
         found = [version for version in versions if version.number == number]
@@ -224,7 +235,11 @@ class ConfigPoller:
 
 
 class _Patience:
-    """Says when first loads have been waited for long enough."""
+    """Says when first loads that fail have been waited for long enough.
+
+    The original waits only until any version of a model has loaded or failed. Here the newest is
+    waited for, a moment if another one can answer in its place.
+    """
 
     def __init__(self, manager: Manager, names: Sequence[str], seconds: float) -> None:
         self._manager = manager
@@ -233,11 +248,14 @@ class _Patience:
         self._failed_at: float | None = None
 
     def is_over(self) -> bool:
-        if self._failed_at is None and any(
-            version.attempts > 1 for name in self._names for version in self._manager.versions(name)
-        ):
+        if self._failed_at is None:
+            versions = [version for name in self._names for version in self._manager.versions(name)]
+            if all(version.last_error is None for version in versions):
+                return False
             self._failed_at = time.monotonic()
-        return self._failed_at is not None and time.monotonic() - self._failed_at > self._seconds
+        all_answer = all(self._manager.is_available(name) for name in self._names)
+        seconds = min(self._seconds, SHORT_PATIENCE_SECONDS) if all_answer else self._seconds
+        return time.monotonic() - self._failed_at > seconds
 
 
 def _check_has_versions(model: ModelConfig) -> None:

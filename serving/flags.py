@@ -19,6 +19,7 @@ from serving.http_port import HttpOptions
 from serving.manager import ManagerOptions
 from serving.model_config import (
     ConfigError,
+    local_path,
     read_config_file,
     read_text_proto,
     single_model_config,
@@ -74,7 +75,8 @@ def _models(flags: Mapping[str, Any]) -> Any:
     if flags["model_config_file"] is not None:
         return read_config_file(flags["model_config_file"])
     # The original takes absolute paths only; on a command line the others have a meaning too.
-    return single_model_config(flags["model_name"], Path(flags["model_base_path"]).absolute())
+    path = Path(local_path(flags["model_base_path"])).absolute()
+    return single_model_config(flags["model_name"], path)
 
 
 def _batching(flags: Mapping[str, Any]) -> Any:

@@ -9,6 +9,7 @@ availability_preserving_policy.h.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -24,6 +25,9 @@ from serving.session import Session
 from serving.version import Model, State, Version
 
 log = logging.getLogger(__name__)
+
+# Until the first versions of all models are there, so that one that takes long holds up no other.
+INITIAL_LOAD_THREADS = 4 * (os.cpu_count() or 1)
 
 Load = Callable[[str, int, Path], Session]
 
@@ -68,7 +72,7 @@ class Manager:
         self._models: dict[str, Model] = {}
         # Guards the models and all that is in them; notified of each change.
         self._changed = threading.Condition()
-        self._loads = ThreadPoolExecutor(options.num_load_threads, "load")
+        self._loads = ThreadPoolExecutor(INITIAL_LOAD_THREADS, "load")
         self._unloads = ThreadPoolExecutor(options.num_unload_threads, "unload")
         self._retries: set[threading.Timer] = set()
         self._closing = False
@@ -80,16 +84,34 @@ class Manager:
                 return
             model = self._models.setdefault(name, Model())
             for version in model.versions.values():
-                version.aspired = version.number in versions
+                wanted = version.number in versions
+                lives = version.state is not State.END
+                version.asked_back = (
+                    wanted and lives and (version.asked_back or not version.aspired)
+                )
+                version.aspired = wanted
+            # The original puts off what asks for a version back that has not ended yet. What was
+            # wanted before is not forgotten by it.
+            if not any(version.asked_back for version in model.versions.values()):
+                for version in model.versions.values():
+                    version.forgotten |= not version.aspired
             # The newest is the one that people wait for.
             for number in sorted(versions, reverse=True):
                 known = model.versions.get(number)
-                # A version that was unloaded may come back; one that failed needs a new number.
-                if known is None or (known.state is State.END and known.error is None):
+                # A version that was unloaded may come back; one that failed only if it was away.
+                if known is None or (
+                    known.state is State.END and (known.error is None or known.forgotten)
+                ):
                     self._begin_load(model, Version(name, number, versions[number]))
                 elif known.state is State.UNLOADING:
                     known.path = versions[number]  # from where it will be loaded again
             self._unload_surplus(model)
+
+    def end_initial_loads(self) -> None:
+        """From now on load no more versions at once than the options say."""
+        with self._changed:
+            self._loads.shutdown(wait=False)
+            self._loads = ThreadPoolExecutor(self._options.num_load_threads, "load")
 
     def wait_settled(
         self, names: Collection[str], until: Callable[[], bool] = lambda: False
@@ -184,6 +206,7 @@ class Manager:
             if self._closing:
                 return
             if not version.aspired:
+                version.error = version.last_error
                 self._set_state(version, State.END)
                 return
             version.attempts += 1
@@ -197,11 +220,13 @@ class Manager:
                     self._begin_unload(version)
             elif self._closing:
                 return
-            elif version.aspired and version.attempts <= self._options.max_num_load_retries:
-                self._retry_later(model, version)
             else:
-                version.error = error
-                self._set_state(version, State.END)
+                version.last_error = error
+                if version.aspired and version.attempts <= self._options.max_num_load_retries:
+                    self._retry_later(model, version)
+                else:
+                    version.error = error
+                    self._set_state(version, State.END)
             self._unload_surplus(model)
 
     def _try_to_load(self, version: Version) -> tuple[Session | None, ServingError | None]:
@@ -242,15 +267,13 @@ class Manager:
         timer.start()
 
     def _unload_surplus(self, model: Model) -> None:
-        """Drop what is not aspired to, unless nothing that is could answer in its place."""
+        """Drop what is not aspired to, but for one if nothing that is could answer in its place."""
         available = model.available()
-        if any(v.aspired for v in model.versions.values()) and not any(
-            v.aspired for v in available
-        ):
-            return
-        for version in available:
-            if not version.aspired:
-                self._begin_unload(version)
+        surplus = [version for version in available if not version.aspired]
+        if len(surplus) == len(available) and any(v.aspired for v in model.versions.values()):
+            surplus = surplus[:-1]
+        for version in surplus:
+            self._begin_unload(version)
 
     def _begin_unload(self, version: Version) -> None:
         self._set_state(version, State.UNLOADING)

@@ -8,7 +8,8 @@ server_core.cc.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ from tensorflow_serving.config.file_system_storage_path_source_pb2 import (
     FileSystemStoragePathSourceConfig,
 )
 
-from serving.errors import failed_precondition, invalid_argument, permission_denied
+from serving.errors import invalid_argument, permission_denied
 
 ModelServerConfig = model_server_config_pb2.ModelServerConfig
 ServableVersionPolicy = FileSystemStoragePathSourceConfig.ServableVersionPolicy
 PLATFORM = "tensorflow"
-OTHER_PLATFORM = "other"
+URI = re.compile("[a-z][a-z0-9.+-]*://")
 MOST_PATH_BYTES = 4095  # Linux's PATH_MAX, without the end
 
 
@@ -82,12 +83,15 @@ def single_model_config(name: str, base_path: Path) -> Any:
     return config
 
 
-def model_configs(config: Any, root: Path | None = None) -> list[ModelConfig]:
-    """Check a `ModelServerConfig` and return its models.
+def model_configs(
+    config: Any, root: Path | None = None, in_force: Collection[str] = ()
+) -> list[ModelConfig]:
+    """Check a `ModelServerConfig` and return its models; see also `check_platforms`.
 
     Args:
         config: it.
         root: the directory below which base paths must be, links followed; None: anywhere.
+        in_force: names of the models that are served already.
 
     Raises:
         ServingError: it asks for what cannot be done.
@@ -95,28 +99,53 @@ def model_configs(config: Any, root: Path | None = None) -> list[ModelConfig]:
     entries = config.model_config_list.config
     _check_names(entries)
     for entry in entries:
+        path = local_path(entry.base_path)
         # No path has a NUL; looked for again and again, it would be an error each time.
-        if not entry.base_path.startswith("/") or "\0" in entry.base_path:
+        if not path.startswith("/") or "\0" in path:
+            kind = "a local path" if URI.match(path) else "an absolute path or URI"
             raise invalid_argument(
-                f"Expected model {entry.name} to have an absolute path or URI; "
-                f"got base_path()={entry.base_path}"
+                f"Expected model {entry.name} to have {kind}; got base_path()={entry.base_path}"
             )
-        if root is not None and not _is_below(root, entry.base_path):
+        if root is not None and not _is_below(root, path):
             raise permission_denied(
                 f"Expected model {entry.name} to have a base path below {root} (--reload_root); "
                 f"got base_path()={entry.base_path}"
             )
     for entry in entries:
-        _check_platform(entry)
+        if entry.name in in_force and (platform := _platform(entry)) != PLATFORM:
+            raise invalid_argument(
+                f"Illegal to change a model's platform. For model {entry.name} platform was "
+                f"{PLATFORM} and new platform requested is {platform}"
+            )
     return [
         ModelConfig(
             name=entry.name,
-            base_path=Path(entry.base_path),
+            base_path=Path(local_path(entry.base_path)),
             version_policy=entry.model_version_policy,
             version_labels=dict(entry.version_labels),
         )
         for entry in entries
     ]
+
+
+def check_platforms(config: Any) -> None:
+    """Check what kind of models a `ModelServerConfig` wants, which the original does last.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, one that is not served here.
+    """
+    entries = config.model_config_list.config
+    for entry in entries:
+        if (platform := _platform(entry)) != PLATFORM:
+            raise invalid_argument(f"Model {entry.name} requests unsupported platform {platform}")
+    if any(entry.HasField("logging_config") for entry in entries):
+        # The open-source build of the original has no logger of requests either.
+        raise invalid_argument("No request-logger-creator provided.")
+
+
+def local_path(base_path: str) -> str:
+    """Return a base path without the scheme of local files; what has another comes as it is."""
+    return base_path.removeprefix("file://")
 
 
 def _is_below(root: Path, base_path: str) -> bool:
@@ -139,19 +168,22 @@ def _check_names(entries: Sequence[Any]) -> None:
         seen.add(entry.name)
 
 
-def _check_platform(entry: Any) -> None:
-    platform = entry.model_platform
-    if entry.model_type != model_server_config_pb2.MODEL_TYPE_UNSPECIFIED:
-        if platform:
+def _platform(entry: Any) -> str:
+    platform: str = entry.model_platform
+    if entry.model_type == model_server_config_pb2.MODEL_TYPE_UNSPECIFIED:
+        if not platform:
             raise invalid_argument(
-                "Illegal setting both model_type(deprecated) and model_platform."
+                "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+                "ModelServerConfig::model_platform."
             )
-        tensorflow = entry.model_type == model_server_config_pb2.TENSORFLOW
-        platform = PLATFORM if tensorflow else OTHER_PLATFORM
-    if not platform:
-        raise invalid_argument("Illegal setting neither model_type(deprecated) nor model_platform.")
-    if platform != PLATFORM:
-        raise invalid_argument(f"Model {entry.name} requests unsupported platform {platform}")
-    if entry.HasField("logging_config"):
-        # So does the original, whose open-source build has no logger of requests.
-        raise failed_precondition(f"Model {entry.name}: requests cannot be logged by this server")
+        return platform
+    if platform:
+        raise invalid_argument(
+            "Illegal setting both ModelServerConfig::model_type (deprecated) and "
+            "ModelServerConfig::model_platform."
+        )
+    if entry.model_type != model_server_config_pb2.TENSORFLOW:
+        raise invalid_argument(
+            f"ModelServerConfig::model_type choice {entry.model_type} not supported."
+        )
+    return PLATFORM

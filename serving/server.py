@@ -142,6 +142,8 @@ def serve(options: ServerOptions, stop: threading.Event) -> None:
     _check_address(options)
     http = HttpPort(options.http, core, monitoring) if options.http else None
     core.start(options.config, FIRST_LOAD_PATIENCE_SECONDS, stop.is_set)
+    if stop.is_set():
+        return
     servicer.report(core)
     port = _listen(server, options)
     server.start()

@@ -35,7 +35,11 @@ class Version:
         aspired: whether the base path and policy ask for it.
         state: where it is in its life.
         attempts: how often it was tried to load it.
-        error: why it could not be loaded.
+        last_error: why the last attempt to load it failed.
+        error: why it could not be loaded, once it is not tried again.
+        asked_back: whether it is aspired to again after it was not, and went on all the while.
+        forgotten: whether it has not been aspired to for a time, so that it is loaded anew although
+            it has failed.
         session: what answers requests, while it is AVAILABLE or UNLOADING.
         requests: how many requests are under way on it.
     """
@@ -46,7 +50,10 @@ class Version:
     aspired: bool = True
     state: State = State.START
     attempts: int = 0
+    last_error: ServingError | None = None
     error: ServingError | None = None
+    asked_back: bool = False
+    forgotten: bool = False
     session: Session | None = None
     requests: int = 0
 

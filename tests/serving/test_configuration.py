@@ -128,7 +128,7 @@ def test_a_reload_returns_when_its_new_models_can_be_asked(
          "Expected model m to have an absolute path or URI; got base_path()=m"),
         ('name: "m" base_path: ""', "INVALID_ARGUMENT", "got base_path()="),
         ('name: "m" base_path: "{m}" model_type: TENSORFLOW', "INVALID_ARGUMENT",
-         "Illegal setting both model_type(deprecated) and model_platform."),
+         "Illegal setting both ModelServerConfig::model_type (deprecated) and "),
         ('name: "m" base_path: "{m}" version_labels { key: "a" value: 9 }', "FAILED_PRECONDITION",
          "Request to assign label to version 9 of model m, which is not currently available for"),
         ('name: "n" base_path: "{m}/nosuch"', "FAILED_PRECONDITION",
@@ -147,6 +147,28 @@ def test_a_reload_that_is_refused_changes_nothing(
     assert server.ask() == ([11.0], 1)
     assert server.states("n") == {}
     server.reload(models_config(model_config(base_path)))  # and later ones go through
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "code", "details"),
+    [
+        ("m", "", "INVALID_ARGUMENT",
+         "Illegal to change a model's platform. For model m platform was tensorflow and new "
+         "platform requested is torch"),
+        ("n", "", "INVALID_ARGUMENT", "Model n requests unsupported platform torch"),
+        ("n", 'version_labels { key: "a" value: 9 }', "FAILED_PRECONDITION",
+         "Request to assign label to version 9 of model n"),
+    ],
+)  # fmt: skip
+def test_a_platform_that_is_not_served_is_refused(
+    base_path: Path, serve: Serve, name: str, more: str, code: str, details: str
+) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path))
+    entry = f'name: "{name}" base_path: "{base_path}" model_platform: "torch" {more}'
+    with refused(code, details):
+        server.reload(f"model_config_list {{ config {{ {entry} }} }}")
+    assert server.ask() == ([11.0], 1)
 
 
 def test_a_config_of_another_kind_is_refused(base_path: Path, serve: Serve) -> None:
@@ -170,6 +192,23 @@ def test_a_reload_whose_new_model_does_not_load_says_so(
     assert server.ask() == ([11.0], 1)
     publish(tmp_path / "bad", 2)
     wait_for(lambda: server.is_available(2, "bad"), "the model is configured all the same")
+
+
+def test_a_model_that_did_not_load_loads_when_it_is_taken_out_and_put_back_mended(
+    base_path: Path, tmp_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    (tmp_path / "bad" / "1").mkdir(parents=True)
+    server = serve(*flags_of(base_path))
+    alone, bad = models_config(model_config(base_path)), model_config(tmp_path / "bad")
+    with refused("UNKNOWN", "{name: bad version: 1} due to error"):
+        server.reload(models_config(model_config(base_path), bad))
+    server.reload(alone)
+    assert server.statuses("bad")[1].status.error_code  # it can be asked why
+    (tmp_path / "bad" / "1").rmdir()
+    publish(tmp_path / "bad", 1)
+    server.reload(models_config(model_config(base_path), bad))
+    assert server.ask(model="bad") == ([11.0], 1)
 
 
 def test_two_reloads_at_once_end_with_one_of_the_two(

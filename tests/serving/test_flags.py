@@ -64,7 +64,9 @@ def test_a_flag_for_what_is_always_done_is_refused_with_the_reason_if_it_is_fals
     ("flags", "message"),
     [
         ([], "expected either --model_base_path or --model_config_file"),
-        (["--model_base_path=x", "--model_config_file=y"], "expected either"),
+        (["--model_base_path=", "--model_config_file="], "expected either"),
+        # The original's image always gives a base path, so a file counts more.
+        (["--model_base_path=x", "--model_config_file=y"], "--model_config_file y: [Errno 2]"),
         (["--model_base_path=x", "--enable_nothing"], "No such option '--enable_nothing'"),
         (["--model_base_path=x", "surplus"], "unexpected extra argument"),
         (["--model_base_path=x", "--batching_parameters_file=y"], "without --enable_batching"),
@@ -107,7 +109,10 @@ def test_what_is_wrong_with_the_flags_is_said_in_one_line(
         ("model_config_list { config { name: 3 } }", "models.config: 1:36"),
         (models_config('name: "a" base_path: "b"'), "to have an absolute path or URI"),
         (models_config('name: "a" base_path: "/b"', 'name: "a" base_path: "/c"'), "multiple times"),
-        ('model_config_list { config { name: "a" base_path: "/b" } }', "neither model_type"),
+        (
+            'model_config_list { config { name: "a" base_path: "/b" } }',
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor",
+        ),
         ("\xff", "models.config: "),
     ],
 )
@@ -140,6 +145,26 @@ def test_relative_paths_on_the_command_line_are_of_the_working_directory(
     publish(base_path, 1)
     relative = Path("..", *[".."] * len(ROOT.parts), *base_path.parts[1:])
     server = serve("--model_name=m", f"--model_base_path={relative}")
+    assert server.ask() == ([11.0], 1)
+
+
+def test_a_path_may_be_a_uri_of_a_local_file(base_path: Path, serve: Serve) -> None:
+    publish(base_path, 1)
+    server = serve("--model_name=m", f"--model_base_path=file://{base_path}")
+    assert server.ask() == ([11.0], 1)
+    server.reload(models_config(f'name: "m" base_path: "file://{base_path}"'))
+    assert server.ask() == ([11.0], 1)
+
+
+def test_a_flag_for_a_file_that_is_empty_is_one_that_is_not_there(
+    base_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    names = ("model_config", "monitoring_config", "ssl_config", "batching_parameters")
+    server = serve(
+        *flags_of(base_path), *(f"--{name}_file=" for name in names),
+        "--tensorflow_session_config_file=", "--per_process_gpu_memory_fraction=0.0",
+    )  # fmt: skip
     assert server.ask() == ([11.0], 1)
 
 

@@ -84,6 +84,7 @@ def test_a_version_that_goes_while_it_is_retried_is_given_up(base_path: Path, se
     attempts = server.running.output().count("attempt")
     time.sleep(0.5)
     assert server.running.output().count("attempt") == attempts
+    assert server.statuses()[2].status.error_code  # what was wrong with it can still be asked
 
 
 def test_other_models_load_while_one_is_retried(tmp_path: Path, serve: Serve) -> None:
@@ -126,3 +127,78 @@ def test_a_first_model_that_cannot_be_loaded_ends_the_process_with_the_reason(
     log = fails(*QUICK, *flags_of(base_path))
     assert "Error: UNKNOWN: 1 model(s) did not become available: {{{name: m version: 1}" in log
     assert f"Specified file path: {base_path / '1'}" in log
+
+
+def test_a_version_that_failed_is_loaded_when_it_was_away_and_comes_back_whole(
+    base_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path))
+    shutil.rmtree(base_path / "1")
+    wait_for(lambda: server.has_ended(1), "version 1 is gone")
+    publish_broken(base_path, 2)
+    wait_for(lambda: server.has_ended(2), "version 2 has failed")
+    (base_path / "2").rename(base_path.parent / "aside")
+    time.sleep(0.5)  # several looks at the base path
+    assert server.has_ended(2)
+    mend_version(base_path.parent / "aside")
+    (base_path.parent / "aside").rename(base_path / "2")
+    wait_for(lambda: server.is_available(2), "version 2")
+    assert server.ask() == ([12.0], 2)
+
+
+def test_of_all_versions_one_that_failed_is_loaded_when_it_comes_back_whole(
+    base_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    config = base_path.parent / "models.config"
+    config.write_text(models_config(model_config(base_path, "model_version_policy { all {} }")))
+    server = serve(f"--model_config_file={config}")
+    publish_broken(base_path, 2)
+    wait_for(lambda: server.has_ended(2), "version 2 has failed")
+    shutil.rmtree(base_path / "2")
+    time.sleep(0.5)
+    publish(base_path, 2)
+    wait_for(lambda: server.is_available(2), "version 2")
+    assert server.states() == {1: "AVAILABLE", 2: "AVAILABLE"}
+
+
+def test_of_several_versions_that_nothing_can_replace_the_newest_goes_on(
+    base_path: Path, serve: Serve
+) -> None:
+    for number in (1, 2):
+        publish(base_path, number)
+    config = base_path.parent / "models.config"
+    policy = "model_version_policy { latest { num_versions: 2 } }"
+    config.write_text(models_config(model_config(base_path, policy)))
+    server = serve(f"--model_config_file={config}")
+    wait_for(lambda: server.is_available(1), "version 1")
+    for number in (3, 4):
+        publish_broken(base_path, number)
+    wait_for(lambda: server.has_ended(3) and server.has_ended(4), "both have failed")
+    wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
+    assert server.ask() == ([12.0], 2)
+
+
+def test_the_port_opens_soon_if_an_older_version_can_answer(base_path: Path, serve: Serve) -> None:
+    publish(base_path, 1)
+    publish_broken(base_path, 2)
+    config = base_path.parent / "models.config"
+    config.write_text(models_config(model_config(base_path, "model_version_policy { all {} }")))
+    server = serve(f"--model_config_file={config}", "--load_retry_interval_micros=60000000")
+    log = server.running.output()
+    assert clock(log, "Running gRPC ModelServer") - clock(log, "attempt 1 of 2") < 5
+    assert server.ask() == ([11.0], 1)
+    assert server.states() == {2: "LOADING", 1: "AVAILABLE"}
+
+
+def test_the_port_does_not_wait_for_the_second_attempt(tmp_path: Path, serve: Serve) -> None:
+    publish(tmp_path / "good", 1)
+    publish_broken(tmp_path / "bad", 1)
+    config = tmp_path / "models.config"
+    names = ("bad", "good")
+    config.write_text(models_config(*(model_config(tmp_path / name) for name in names)))
+    server = serve(f"--model_config_file={config}", "--load_retry_interval_micros=60000000")
+    log = server.running.output()
+    assert clock(log, "Running gRPC ModelServer") - clock(log, "attempt 1 of 2") < 13
+    assert server.ask(model="good") == ([11.0], 1)

@@ -10,6 +10,7 @@ from serving.model_config import (
     ConfigError,
     ModelConfig,
     ServableVersionPolicy,
+    check_platforms,
     model_configs,
     read_config_file,
 )
@@ -94,15 +95,24 @@ def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
     [
         (['name: "a"'], r"Expected model a to have an absolute path or URI; got base_path\(\)=$"),
         (['name: "a" base_path: "x"'], r"got base_path\(\)=x"),
+        (
+            ['name: "a" base_path: "gs://x" model_platform: "tensorflow"'],
+            r"Expected model a to have a local path; got base_path\(\)=gs://x",
+        ),
         (['name: "a" base_path: "/x" model_platform: "torch"'], "Model a requests unsupported"),
-        (['name: "a" base_path: "/x"'], "Illegal setting neither model_type"),
+        (['name: "a" base_path: "/x"'], "Illegal setting neither ModelServerConfig::model_type"),
+        (
+            ['name: "a" base_path: "/x" model_platform: "tensorflow" model_type: TENSORFLOW'],
+            "Illegal setting both ModelServerConfig::model_type",
+        ),
+        (['name: "a" base_path: "/x" model_type: OTHER'], "model_type choice 2 not supported"),
         (
             ['name: "a" base_path: "/x" model_platform: "tensorflow"'] * 2,
             "Illegal to list model a multiple times in config list",
         ),
         (
             ['name: "a" base_path: "/x" model_platform: "tensorflow" logging_config {}'],
-            "Model a: requests cannot be logged",
+            "No request-logger-creator provided",
         ),
     ],
 )
@@ -112,5 +122,11 @@ def test_a_config_that_cannot_be_served_is_refused_with_the_original_s_text(
     file = tmp_path / "models.config"
     listed = " ".join(f"config {{ {config} }}" for config in configs)
     file.write_text(f"model_config_list {{ {listed} }}")
+    config = read_config_file(file)
+
+    def check() -> None:
+        model_configs(config)
+        check_platforms(config)
+
     with pytest.raises(ServingError, match=message):
-        model_configs(read_config_file(file))
+        check()

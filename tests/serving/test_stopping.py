@@ -103,6 +103,7 @@ def test_a_server_that_still_waits_for_a_first_version_stops_at_once(
     starter.running.append(running)
     wait_for(lambda: "no versions found under base path" in running.output(), "it waits")
     assert running.stop(signal.SIGTERM, timeout=5) == 0
+    assert "Running gRPC" not in running.output()
 
 
 def test_a_server_stops_although_a_load_is_to_be_tried_again(base_path: Path, serve: Serve) -> None:

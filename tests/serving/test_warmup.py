@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from tests.affine import publish
-from tests.caller import predict_request, refused
+from tests.caller import model_config, models_config, predict_request, refused
 from tests.contract.tf1_models import CLASSIFY, REGRESS, counter, export, half_plus
 from tests.processes import wait_for
 from tests.serving.conftest import Serve, flags_of
@@ -184,6 +184,20 @@ def test_with_batching_the_requests_must_fit_into_a_batch(base_path: Path, serve
     assert error == "Task size 3 is larger than maximum input batch size 2"
     publish_with_rows(3, 2)
     wait_for(lambda: server.is_available(3), "version 3")
+
+
+def test_a_model_that_takes_long_to_warm_up_does_not_hold_up_the_others_at_the_start(
+    tmp_path: Path, serve: Serve
+) -> None:
+    slow = publish(tmp_path / "slow", 1, seconds=1.0)
+    write_records(slow, [predicting(x=[1.0])])
+    publish(tmp_path / "quick", 1)
+    config = tmp_path / "models.config"
+    names = ("slow", "quick")
+    config.write_text(models_config(*(model_config(tmp_path / name) for name in names)))
+    log = serve(f"--model_config_file={config}").running.output()
+    loaded = "Successfully loaded servable version {name: "
+    assert 0 < log.index(f"{loaded}quick ") < log.index(f"{loaded}slow ")
 
 
 def _cut_off(records: Path) -> None:
