@@ -15,7 +15,7 @@ from serving.batch_scheduler import BatchingParameters, BatchScheduler, Task
 from serving.errors import ServingError, failed_precondition, invalid_argument
 from serving.servable import Servable
 from serving.session import Arrays
-from serving.tensors import Array
+from serving.tensors import Array, NoArrayError
 
 MAX_PADDED_RANK = 6
 # Callers may ask for any subset of a signature's outputs, each of which has batches of its own; the
@@ -52,6 +52,7 @@ class BatchingSession:
         Raises:
             ServingError: the request cannot be put into a batch, the queue is full, or the batch
                 failed.
+            NoArrayError: as `Servable.run`.
         """
         rows = _rows(arrays)
         if rows == 0:  # the original ends here, with the whole process
@@ -118,7 +119,7 @@ class _TensorsQueue:
             outputs = self._servable.run(self.feeds, self.fetches, self._merged(tasks, padded))
             _check_outputs(outputs, padded)
         except Exception as error:
-            if not isinstance(error, ServingError):
+            if not isinstance(error, (ServingError, NoArrayError)):
                 error = ServingError.from_number(13, f"the batch failed: {error}")
             for task in tasks:
                 task.outputs.set_exception(error)
@@ -198,5 +199,7 @@ def _padded(part: Array, shape: tuple[int, ...]) -> Array:
         return part
     if not part.size:
         raise invalid_argument("Got empty tensor in batch of non-empty tensors.")
-    missing = [(0, want - have) for want, have in zip(shape, part.shape, strict=True)]
-    return np.pad(part, missing, constant_values=part.flat[0])
+    padded = np.empty(shape, part.dtype)
+    padded.fill(part.flat[0])
+    padded[tuple(slice(length) for length in part.shape)] = part
+    return padded

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import classification_pb2, inference_pb2, regression_pb2
 
@@ -43,8 +44,7 @@ def classify(servable: Servable, run: Run, request: Any, *, check_method: bool =
         ServingError: the signature is not fit for it, or the graph rejects the examples.
     """
     name, signature = _signature(servable, request.model_spec)
-    _check_method(signature, "classification", CLASSIFY, check_method)
-    feed, fetches = _classification(signature)
+    feed, fetches = _preprocess(signature, CLASSIFY, check_method)
     examples, values = _run(servable, run, request.input, [feed], fetches)
     response = classification_pb2.ClassificationResponse()
     response.model_spec.signature_name = name
@@ -59,8 +59,7 @@ def regress(servable: Servable, run: Run, request: Any, *, check_method: bool = 
         A `RegressionResponse` whose `model_spec` still lacks model and version.
     """
     name, signature = _signature(servable, request.model_spec)
-    _check_method(signature, "regression", REGRESS, check_method)
-    feed, fetches = _regression(signature)
+    feed, fetches = _preprocess(signature, REGRESS, check_method)
     examples, values = _run(servable, run, request.input, [feed], fetches)
     response = regression_pb2.RegressionResponse()
     response.model_spec.signature_name = name
@@ -68,8 +67,12 @@ def regress(servable: Servable, run: Run, request: Any, *, check_method: bool = 
     return response
 
 
-def multi_inference(servable: Servable, run: Run, request: Any) -> Any:
+def multi_inference(
+    servable: Servable, run: Run, request: Any, *, check_method: bool = False
+) -> Any:
     """Answer a MultiInferenceRequest: several signatures on one input, in one run of the graph.
+
+    Arguments are those of `classify`.
 
     Returns:
         A `MultiInferenceResponse`; the results' `model_spec`s still lack model and version.
@@ -88,8 +91,7 @@ def multi_inference(servable: Servable, run: Run, request: Any) -> Any:
             raise invalid_argument(f"Requested signature not found in model graph: {name}")
         if task.method_name not in (CLASSIFY, REGRESS):
             raise unimplemented(f"Unsupported signature method_name: {task.method_name}")
-        preprocess = _classification if task.method_name == CLASSIFY else _regression
-        feed, wanted = preprocess(signature)
+        feed, wanted = _preprocess(signature, task.method_name, check_method)
         feeds.add(feed)
         fetches.update(wanted)
         signatures[name] = signature
@@ -125,10 +127,15 @@ def _signature(servable: Servable, model_spec: Any) -> tuple[str, Signature]:
     return name, signature
 
 
-def _check_method(signature: Signature, kind: str, method: str, wanted: bool) -> None:
-    sent = signature.definition.method_name
-    if wanted and sent != method:
-        raise invalid_argument(f"Expected {kind} signature method_name to be {method}. Was: {sent}")
+def _preprocess(signature: Signature, method: str, check_method: bool) -> tuple[str, list[str]]:
+    """Return the tensor that takes the examples, and those that hold the results."""
+    exported_for = signature.definition.method_name
+    if check_method and exported_for != method:
+        kind = "classification" if method == CLASSIFY else "regression"
+        raise invalid_argument(
+            f"Expected {kind} signature method_name to be {method}. Was: {exported_for}"
+        )
+    return _classification(signature) if method == CLASSIFY else _regression(signature)
 
 
 def _classification(signature: Signature) -> tuple[str, list[str]]:
@@ -181,7 +188,7 @@ def _run(
     examples = serialized_examples(request_input)
     for index, feed in enumerate(feeds):
         dtype = servable.dtype(feed)
-        if dtype.as_datatype_enum != types_pb2.DT_STRING:
+        if dtype is not None and dtype is not tf.string:
             raise invalid_argument(
                 f"Expects arg[{index}] to be {dtype.name} but string is provided"
             )
@@ -211,6 +218,8 @@ def _write_classes(
 ) -> None:
     classes = _output(signature, values, CLASSES)
     scores = _output(signature, values, SCORES)
+    if signature.outputs.get(CLASSES) == signature.outputs.get(SCORES):
+        scores = None  # one tensor is taken for both
     for array, name, dtype in ((classes, CLASSES, "DT_STRING"), (scores, SCORES, "DT_FLOAT")):
         if array is not None:
             _check_output(array, name, dtype, examples)

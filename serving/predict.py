@@ -70,27 +70,21 @@ def predict(
         arrays = None
     outputs = _filtered_outputs(request.output_filter, signature)
     _check_dtypes(request.inputs, signature)
-    if arrays is None:
-        _predict_serialized(servable, signature, outputs, request, response)
-        return response
-    values = run(
-        [*signature.inputs.values()], [signature.outputs[name] for name in outputs], arrays
-    )
-    for output, value in zip(outputs, values, strict=True):
-        dtype = signature.definition.outputs[output].dtype
-        tensors.encode(value, dtype, response.outputs[output], as_content=as_content)
-    return response
-
-
-def _predict_serialized(
-    servable: Servable, signature: Signature, outputs: Sequence[str], request: Any, response: Any
-) -> None:
-    """Leave the tensors to TensorFlow, whose tensors have more dimensions than numpy's."""
+    feeds, fetches = [*signature.inputs.values()], [signature.outputs[name] for name in outputs]
+    try:
+        if arrays is not None:
+            values = run(feeds, fetches, arrays)
+            for output, value in zip(outputs, values, strict=True):
+                tensors.encode(value, response.outputs[output], as_content=as_content)
+            return response
+    except tensors.NoArrayError:
+        pass
+    # TensorFlow's tensors have more dimensions and types than numpy's arrays.
     serialized = [request.inputs[name].SerializeToString() for name in signature.inputs]
-    fetches = [signature.outputs[name] for name in outputs]
-    values = servable.run_serialized([*signature.inputs.values()], fetches, serialized)
-    for output, value in zip(outputs, values, strict=True):
-        response.outputs[output].CopyFrom(tensor_pb2.TensorProto.FromString(value))
+    replies = servable.run_serialized(feeds, fetches, serialized)
+    for output, reply in zip(outputs, replies, strict=True):
+        response.outputs[output].CopyFrom(tensor_pb2.TensorProto.FromString(reply))
+    return response
 
 
 def _check_method(signature: Signature) -> None:
@@ -173,11 +167,11 @@ def _filtered_outputs(output_filter: Any, signature: Signature) -> list[str]:
 
 def _check_dtypes(inputs: Any, signature: Signature) -> None:
     """Reject what numpy would convert but TensorFlow Serving's session would not."""
-    for index, name in enumerate(signature.inputs):
-        expected, sent = signature.definition.inputs[name].dtype, inputs[name].dtype
-        if sent != expected:
+    for index, (name, expected) in enumerate(signature.dtypes.items()):
+        sent = inputs[name].dtype
+        if expected is not None and sent != expected.as_datatype_enum:
             raise invalid_argument(
-                f"Expects arg[{index}] to be {tf.DType(expected).name} "
+                f"Expects arg[{index}] to be {expected.name} "
                 f"but {tf.DType(sent).name} is provided (input {name})"
             )
 

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import functools
-import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import config_pb2
 
-from serving.errors import ServingError, failed_precondition, invalid_argument, not_found
+from serving import saved_model
+from serving.errors import ServingError, invalid_argument, unimplemented
+from serving.tensors import DTYPES, MAX_ARRAY_RANK, MAX_STRING_ARRAY_RANK, Array, NoArrayError
 
-Array = npt.NDArray[Any]
 DEFAULT_SIGNATURE = "serving_default"
 SERVE_TAG = "serve"
 # Of the callables with an output filter; without a bound, clients could make one for each subset.
 CALLABLES_KEPT = 64
+UNKNOWN_RANK = -1
+# How TensorFlow says that a result is of too many dimensions, or of a type that arrays do not have.
+NO_ARRAY = ("Cannot convert tensor with", "Tensorflow type")
+# What tf.io.serialize_tensor takes, and what there is of the same size for what it does not take.
+SERIALIZED = frozenset({*map(tf.as_dtype, DTYPES), tf.resource, tf.variant})
+QUANTIZED = {
+    tf.qint8: tf.int8,
+    tf.quint8: tf.uint8,
+    tf.qint16: tf.int16,
+    tf.quint16: tf.uint16,
+    tf.qint32: tf.int32,
+}
 
 
 @dataclass(frozen=True)
@@ -33,16 +45,21 @@ class Signature:
         definition: the SignatureDef.
         inputs: names of its inputs in alphabetical order, and of each the tensor it feeds.
         outputs: names of its outputs in alphabetical order, and of each the tensor it fetches.
+        dtypes: of each input the dtype that the graph takes, whatever the SignatureDef says; None
+            if the graph has no such tensor.
     """
 
     definition: Any
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
+    dtypes: Mapping[str, Any]
 
     @classmethod
-    def of(cls, definition: Any) -> Signature:
-        """Take a SignatureDef apart."""
-        return cls(definition, _tensors(definition.inputs), _tensors(definition.outputs))
+    def of(cls, definition: Any, graph: Any) -> Signature:
+        """Take a SignatureDef of a graph apart."""
+        inputs, outputs = _tensors(definition.inputs), _tensors(definition.outputs)
+        dtypes = {name: _dtype(graph, tensor) for name, tensor in inputs.items()}
+        return cls(definition, inputs, outputs, dtypes)
 
 
 def _tensors(infos: Mapping[str, Any]) -> dict[str, str]:
@@ -82,12 +99,15 @@ class Servable:
         self, path: Path, session: Any, definitions: Mapping[str, Any], options: LoadOptions
     ) -> None:
         self.path = path
-        self.signatures = {name: Signature.of(value) for name, value in definitions.items()}
+        self.signatures = {
+            name: Signature.of(value, session.graph) for name, value in definitions.items()
+        }
         self._session = session
         self._run_options = config_pb2.RunOptions(
             inter_op_thread_pool=0 if options.use_inter_op_pool else -1
         )
         self._callable = functools.lru_cache(CALLABLES_KEPT)(self._make_callable)
+        self._flat_callable = functools.lru_cache(CALLABLES_KEPT)(self._make_flat_callable)
         self._parsing_callable = functools.lru_cache(CALLABLES_KEPT)(self._make_parsing_callable)
         self._graph_lock = threading.Lock()
 
@@ -99,15 +119,14 @@ class Servable:
             ServingError: it is not a SavedModel, or cannot be loaded.
         """
         options = options or LoadOptions()
-        _check_is_saved_model(path)
         session = tf.compat.v1.Session(graph=tf.Graph(), config=options.session_config)
         try:
             with session.graph.as_default():
-                meta_graph = tf.compat.v1.saved_model.load(session, list(options.tags), str(path))
-        except Exception as error:
+                meta_graph = saved_model.load(session, path, options.tags)
+            return cls(path, session, dict(meta_graph.signature_def), options)
+        except Exception:
             session.close()
-            raise _load_error(error, path) from error
-        return cls(path, session, dict(meta_graph.signature_def), options)
+            raise
 
     def run(
         self, feeds: Sequence[str], fetches: Sequence[str], arrays: Sequence[Array]
@@ -121,15 +140,14 @@ class Servable:
 
         Raises:
             ServingError: the graph rejected the inputs or failed, with TensorFlow's own text.
+            NoArrayError: a result has more dimensions than an array has.
         """
-        try:
-            values = self._callable(tuple(feeds), tuple(fetches))(*arrays)
-        except tf.errors.OpError as error:
-            raise ServingError.from_number(error.error_code, error.message) from error
-        except UnicodeDecodeError as error:  # TensorFlow's text quotes bytes that are none
-            raise invalid_argument(error.object.decode("utf-8", "replace")) from error
-        except (TypeError, ValueError) as error:  # numpy values that TensorFlow cannot take
-            raise invalid_argument(str(error)) from error
+        names = tuple(feeds), tuple(fetches)
+        with _told_to_callers():
+            compute, ranks = self._callable(*names)
+            if ranks and any(a.ndim != rank for a, rank in zip(arrays, ranks, strict=True)):
+                compute = self._flat_callable(*names)
+            values = compute(*arrays)
         # A string that is a scalar comes without an array around it.
         return [np.array(v, object) if isinstance(v, bytes) else v for v in values]
 
@@ -143,31 +161,79 @@ class Servable:
         Raises:
             ServingError: as `run`.
         """
-        try:
-            # As they are, numpy would take their last zeros for padding.
-            arrays = [np.array(data, object) for data in serialized]
+        dtypes = [self.dtype(fetch) for fetch in fetches]
+        for dtype in dtypes:
+            # An operation that there is not would spoil the graph for everybody.
+            if dtype is not None and dtype not in SERIALIZED and dtype not in QUANTIZED:
+                raise unimplemented(f"tensors of {dtype.name} cannot be sent")
+        # As they are, numpy would take their last zeros for padding.
+        arrays = [np.array(data, object) for data in serialized]
+        with _told_to_callers():
             values = self._parsing_callable(tuple(feeds), tuple(fetches))(*arrays)
-        except tf.errors.OpError as error:
-            raise ServingError.from_number(error.error_code, error.message) from error
-        return [bytes(value) for value in values]
+        # To append a serialized message is to merge it: what was cast gets its dtype back.
+        return [
+            bytes(value) + tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum).SerializeToString()
+            for value, dtype in zip(values, dtypes, strict=True)
+        ]
 
     def dtype(self, tensor: str) -> Any:
-        """Return the dtype of a tensor of the graph, of the value if it is a reference."""
-        return self._session.graph.get_tensor_by_name(tensor).dtype.base_dtype
+        """Return the dtype of a tensor, of the value if it is a reference; None: there is none."""
+        return _dtype(self._session.graph, tensor)
 
     def close(self) -> None:
         """Free what the version holds; no call may be under way."""
         self._callable.cache_clear()
+        self._flat_callable.cache_clear()
         self._parsing_callable.cache_clear()
         self._session.close()
 
     def _make_callable(
         self, feeds: tuple[str, ...], fetches: tuple[str, ...]
-    ) -> Callable[..., list[Array]]:
+    ) -> tuple[Callable[..., list[Array]], tuple[int, ...]]:
+        """Return what computes, and the ranks that arrays must have for it if they must.
+
+        TensorFlow ends the process when it makes an array of strings in very many dimensions. That
+        it does not have to is sure if the graph says how many there are, and is fed as it says.
+        """
         options = config_pb2.CallableOptions(
             feed=feeds, fetch=fetches, run_options=self._run_options
         )
-        return self._as_callable(options)
+        compute = self._as_callable(options)
+        strings = [self._rank(fetch) for fetch in fetches if self.dtype(fetch) is tf.string]
+        if not strings:
+            return compute, ()
+        ranks = tuple(map(self._rank, feeds))
+        is_sure = all(0 <= rank <= MAX_STRING_ARRAY_RANK for rank in strings)
+        return compute, ranks if is_sure else (UNKNOWN_RANK,) * len(feeds)
+
+    def _make_flat_callable(
+        self, feeds: tuple[str, ...], fetches: tuple[str, ...]
+    ) -> Callable[..., list[Array]]:
+        """Return what computes strings as a vector, and their shape."""
+        is_string = [self.dtype(fetch) is tf.string for fetch in fetches]
+        options = config_pb2.CallableOptions(feed=feeds, run_options=self._run_options)
+        with self._graph_lock, self._session.graph.as_default() as graph:
+            for fetch, string in zip(fetches, is_string, strict=True):
+                if string:
+                    tensor = _tensor(graph, fetch)
+                    options.fetch.append(tf.reshape(tensor, [-1]).name)
+                    options.fetch.append(tf.shape(tensor).name)
+                else:
+                    options.fetch.append(fetch)
+        compute_flat = self._as_callable(options)
+
+        def compute(*arrays: Array) -> list[Array]:
+            values = iter(compute_flat(*arrays))
+            return [
+                _shaped(next(values), next(values)) if string else next(values)
+                for string in is_string
+            ]
+
+        return compute
+
+    def _rank(self, tensor: str) -> int:
+        rank = _tensor(self._session.graph, tensor).shape.rank
+        return UNKNOWN_RANK if rank is None else int(rank)
 
     def _make_parsing_callable(
         self, feeds: tuple[str, ...], fetches: tuple[str, ...]
@@ -180,7 +246,9 @@ class Servable:
                 options.feed.append(serialized.name)
                 options.tensor_connection.add(from_tensor=parsed.name, to_tensor=feed)
             for fetch in fetches:
-                value = tf.identity(graph.get_tensor_by_name(fetch))
+                value = tf.identity(_tensor(graph, fetch))
+                if value.dtype in QUANTIZED:
+                    value = tf.bitcast(value, QUANTIZED[value.dtype])
                 options.fetch.append(tf.io.serialize_tensor(value).name)
         return self._as_callable(options)
 
@@ -190,28 +258,34 @@ class Servable:
         return made
 
 
-def _check_is_saved_model(path: Path) -> None:
+def _shaped(values: Array, shape: Array) -> Array:
+    if len(shape) > MAX_ARRAY_RANK:
+        raise NoArrayError
+    return values.reshape(shape)
+
+
+@contextmanager
+def _told_to_callers() -> Iterator[None]:
+    """Turn what TensorFlow and numpy say of a request into an error for its caller."""
     try:
-        found = any((path / f"saved_model.{form}").exists() for form in ("pb", "pbtxt"))
-    except OSError as error:
-        raise not_found(f"cannot read {path}: {error.strerror}") from error
-    if not found:
-        raise not_found(
-            "Specified file path does not appear to contain a SavedModel bundle "
-            f"(should have a file called `saved_model.pb`)\nSpecified file path: {path}"
-        )
+        yield
+    except tf.errors.OpError as error:
+        if error.message.startswith(NO_ARRAY):
+            raise NoArrayError from error
+        raise ServingError.from_number(error.error_code, error.message) from error
+    except UnicodeDecodeError as error:  # TensorFlow's text quotes bytes that are none
+        raise invalid_argument(error.object.decode("utf-8", "replace")) from error
+    except (TypeError, ValueError) as error:  # numpy values that TensorFlow cannot take
+        raise invalid_argument(str(error)) from error
 
 
-def _load_error(error: Exception, path: Path) -> ServingError:
-    if isinstance(error, tf.errors.OpError):
-        if error.error_code == tf.errors.UNKNOWN and error.message.endswith(os.strerror(ENOENT)):
-            return not_found(error.message)  # the reader of checkpoints does not say it by a code
-        return ServingError.from_number(error.error_code, error.message)
-    if isinstance(error, OSError):
-        return ServingError.from_number(
-            tf.errors.DATA_LOSS, f"Can't parse {path / 'saved_model.pb'} as binary proto"
-        )
-    if isinstance(error, RuntimeError):  # there is no graph with these tags
-        return not_found(str(error))
-    # Its variables are missing, for example: the original makes such a version AVAILABLE.
-    return failed_precondition(f"cannot load {path}: {error}")
+def _dtype(graph: Any, tensor: str) -> Any:
+    """Return a tensor's dtype, of the value if it is a reference; None if there is no such one."""
+    try:
+        return _tensor(graph, tensor).dtype.base_dtype
+    except (KeyError, ValueError):
+        return None
+
+
+def _tensor(graph: Any, tensor: str) -> Any:
+    return graph.get_tensor_by_name(tensor if ":" in tensor else f"{tensor}:0")

@@ -211,7 +211,9 @@ class _Loader:
 
     def _warm_up(self, session: Session, version: str) -> None:
         started = time.perf_counter()
-        records = warm_up(session, self._options.warmup_iterations)
+        records = warm_up(
+            session, self._options.warmup_iterations, check_method=self._options.check_method
+        )
         if records:
             seconds = time.perf_counter() - started
             self._monitoring.warmup(str(session.servable.path), seconds)

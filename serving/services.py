@@ -72,6 +72,7 @@ class PredictionService:
         self._predict = functools.partial(predict, as_content=as_content, check_method=check_method)
         self._classify = functools.partial(classify, check_method=check_method)
         self._regress = functools.partial(regress, check_method=check_method)
+        self._multi_inference = functools.partial(multi_inference, check_method=check_method)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the service as gRPC takes it."""
@@ -86,7 +87,7 @@ class PredictionService:
             "Regress": _method(
                 regression_pb2.RegressionRequest, self._inference("Regress", self._regress)
             ),
-            "MultiInference": _method(inference_pb2.MultiInferenceRequest, self._multi_inference),
+            "MultiInference": _method(inference_pb2.MultiInferenceRequest, self._infer),
             "GetModelMetadata": _method(
                 get_model_metadata_pb2.GetModelMetadataRequest, self._metadata
             ),
@@ -104,20 +105,18 @@ class PredictionService:
 
         return answer
 
-    def _multi_inference(self, request: Any, context: Any) -> Any:
+    def _infer(self, request: Any, context: Any) -> Any:
         # The version that the first task asks for answers all of them.
         spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
         with self._measured("MultiInference", spec) as measured, self._core.use(spec) as version:
             measured.begin(version)
-            response = multi_inference(_servable(version), measured.run, request)
+            response = self._multi_inference(_servable(version), measured.run, request)
             for result in response.results:
                 _complete(result.model_spec, version)
             return response
 
     def _metadata(self, request: Any, context: Any) -> Any:
         spec = _model_spec(request)
-        if not spec.name:
-            raise invalid_argument("ModelSpec has no name specified.")
         if not request.metadata_field:
             raise invalid_argument(
                 "GetModelMetadataRequest must specify at least one metadata_field"

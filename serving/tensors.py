@@ -12,13 +12,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.core.framework import types_pb2
-
-from serving.errors import ServingError
 
 Array = npt.NDArray[Any]
 
@@ -41,11 +38,21 @@ _FIELDS = {
     types_pb2.DT_COMPLEX64: ("scomplex_val", np.float32),  # real and imaginary parts in turn
     types_pb2.DT_COMPLEX128: ("dcomplex_val", np.float64),
 }
-_DTYPES = {enum: np.dtype(tf.DType(enum).as_numpy_dtype) for enum in _FIELDS}
+# The dtypes of arrays, by the `tensorflow.DataType` of tensors.
+DTYPES = {enum: np.dtype(tf.DType(enum).as_numpy_dtype) for enum in _FIELDS}
+_ENUMS = {dtype: enum for enum, dtype in DTYPES.items()}
+# What tensors hold and arrays do not.
+_NO_ARRAYS = (
+    types_pb2.DT_QINT8,
+    types_pb2.DT_QUINT8,
+    types_pb2.DT_QINT16,
+    types_pb2.DT_QUINT16,
+    types_pb2.DT_QINT32,
+    types_pb2.DT_RESOURCE,
+    types_pb2.DT_VARIANT,
+)
 _HALVES = (types_pb2.DT_HALF, types_pb2.DT_BFLOAT16)
 _COMPLEX = (types_pb2.DT_COMPLEX64, types_pb2.DT_COMPLEX128)
-# Types of variables rather than values are numbered from here on.
-_REFERENCE = 100
 
 # What a message of gRPC's largest size could hold.
 MAX_BYTES = 2**31
@@ -60,7 +67,7 @@ MAX_STRING_ARRAY_RANK = 32
 
 
 class NoArrayError(Exception):
-    """A tensor that TensorFlow has and numpy has not: one of very many dimensions."""
+    """A tensor that TensorFlow has and numpy has not, of very many dimensions or of such a type."""
 
 
 def decode(proto: Any) -> Array:
@@ -71,11 +78,13 @@ def decode(proto: Any) -> Array:
         OverflowError: an integer does not fit its type; the message says which.
         NoArrayError: it does, but numpy has no array for it.
     """
+    if proto.dtype in _NO_ARRAYS:
+        raise NoArrayError
     if proto.dtype not in _FIELDS:
         raise ValueError(f"no tensor has dtype {proto.dtype}")
     shape = _shape(proto)
     size = math.prod(shape)
-    dtype = _DTYPES[proto.dtype]
+    dtype = DTYPES[proto.dtype]
     if size * dtype.itemsize > MAX_BYTES:
         raise ValueError(f"{size} values are more than a request may ask for")
     is_string = proto.dtype == types_pb2.DT_STRING
@@ -91,25 +100,19 @@ def _values(proto: Any, dtype: np.dtype[Any], size: int) -> Array:
     return _repeated(_from_field(proto, dtype), size)
 
 
-def encode(array: Array, dtype: int, proto: Any, *, as_content: bool = False) -> None:
+def encode(array: Array, proto: Any, *, as_content: bool = False) -> None:
     """Write an array into a TensorProto.
 
     Args:
         array: the values; strings as an object array of bytes.
-        dtype: a `tensorflow.DataType`.
         proto: an empty TensorProto.
         as_content: write the values as `tensor_content`, but for strings, and not into typed
             fields, which is what TensorFlow Serving does unless told otherwise.
 
     Raises:
-        ServingError: UNIMPLEMENTED, tensors of this dtype cannot be sent.
+        NoArrayError: it is of a type that arrays do not have otherwise.
     """
-    dtype %= _REFERENCE
-    if dtype not in _FIELDS:
-        raise ServingError(
-            grpc.StatusCode.UNIMPLEMENTED,
-            f"tensors of {types_pb2.DataType.Name(dtype)} cannot be sent",
-        )
+    dtype = enum_of(array.dtype)
     proto.dtype = dtype
     proto.tensor_shape.SetInParent()
     for length in array.shape:
@@ -134,13 +137,18 @@ def strings(values: Sequence[bytes]) -> Array:
 
 
 def enum_of(dtype: np.dtype[Any]) -> int:
-    """Return the `tensorflow.DataType` of an array that a graph has computed."""
-    return int(next(enum for enum, known in _DTYPES.items() if known == dtype))
+    """Return the `tensorflow.DataType` of an array that a graph has computed.
+
+    Raises:
+        NoArrayError: it is of a type that arrays do not have otherwise.
+    """
+    enum = _ENUMS.get(dtype)
+    if enum is None:
+        raise NoArrayError
+    return int(enum)
 
 
 def _shape(proto: Any) -> tuple[int, ...]:
-    if proto.tensor_shape.unknown_rank:
-        return ()
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
     if any(length < 0 for length in shape):
         raise ValueError(f"shape {shape} has a negative length")
@@ -214,5 +222,7 @@ def _repeated(values: Array, size: int) -> Array:
     if size - len(values) > MAX_FILLED:
         raise ValueError(f"{size} values are asked for and {len(values)} were sent")
     nothing = b"" if values.dtype == np.object_ else values.dtype.type(0)
-    fill = values[-1] if len(values) else nothing
-    return np.concatenate([values, np.full(size - len(values), fill, values.dtype)])
+    filled = np.empty(size, values.dtype)
+    filled[: len(values)] = values
+    filled[len(values) :].fill(values[-1] if len(values) else nothing)
+    return filled

@@ -6,6 +6,7 @@ They lie in `assets.extra/tf_serving_warmup_requests`, a TFRecord file of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,21 @@ from serving.session import Session
 
 REQUESTS_FILE = Path("assets.extra", "tf_serving_warmup_requests")
 MAX_RECORDS = 1000
+_ANSWERS: dict[str, Callable[..., Any]] = {
+    "predict_log": predict,
+    "classify_log": classify,
+    "regress_log": regress,
+    "multi_inference_log": multi_inference,
+}
 
 
-def warm_up(session: Session, iterations: int = 1) -> int:
+def warm_up(session: Session, iterations: int = 1, *, check_method: bool = False) -> int:
     """Answer the warm-up requests of a version, and return how many there are.
 
     Args:
         session: what the version will answer with.
         iterations: how often to answer each.
+        check_method: refuse signatures that were exported for another method.
 
     Raises:
         ServingError: the file cannot be read, or a request fails; the version is not to be served.
@@ -50,7 +58,7 @@ def warm_up(session: Session, iterations: int = 1) -> int:
                     f"Failed to parse warmup record: {record[:40]!r} from {path}"
                 ) from None
             for _ in range(iterations):
-                _answer(session, log)
+                _answer(session, log, check_method)
     except tf.errors.DataLossError as error:
         raise ServingError.from_number(
             error.error_code,
@@ -61,17 +69,11 @@ def warm_up(session: Session, iterations: int = 1) -> int:
     return records
 
 
-def _answer(session: Session, log: Any) -> None:
-    servable, run = session.servable, session.run
+def _answer(session: Session, log: Any, check_method: bool) -> None:
     kind = log.WhichOneof("log_type")
-    if kind == "predict_log":
-        predict(servable, run, log.predict_log.request)
-    elif kind == "classify_log":
-        classify(servable, run, log.classify_log.request)
-    elif kind == "regress_log":
-        regress(servable, run, log.regress_log.request)
-    elif kind == "multi_inference_log":
-        multi_inference(servable, run, log.multi_inference_log.request)
+    if kind in _ANSWERS:
+        request = getattr(log, kind).request
+        _ANSWERS[kind](session.servable, session.run, request, check_method=check_method)
     elif kind == "session_run_log":
         number = log.DESCRIPTOR.fields_by_name[kind].number
         raise unimplemented(f"Unsupported log_type for warmup: {number}")

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format
 from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.protobuf import saved_model_pb2
 
 from tests import forked
 from tests.affine import publish
@@ -378,4 +380,183 @@ def test_tags_that_no_graph_has_are_named(base_path: Path, serve: Serve) -> None
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
     error = server.statuses()[2].status
     assert error.error_code == 5  # NOT_FOUND
-    assert "serve" in error.error_message
+    wanted = "Could not find meta graph def matching supplied tags: { serve }. To inspect available"
+    assert error.error_message.startswith(wanted)
+
+
+class _Shapes(tf.Module):
+    """Reshapes numbers as its caller wants, and writes them as strings."""
+
+    @tf.function(
+        autograph=False,
+        input_signature=[
+            tf.TensorSpec([None], tf.float32, "x"),
+            tf.TensorSpec([None], tf.int32, "shape"),
+        ],
+    )
+    def serve(self, x: Any, shape: Any) -> dict[str, Any]:
+        numbers = tf.reshape(x, shape)
+        return {"numbers": numbers, "texts": tf.strings.as_string(numbers, precision=1)}
+
+
+@pytest.mark.parametrize("batching", [False, True])
+def test_results_of_any_number_of_dimensions(base_path: Path, serve: Serve, batching: bool) -> None:
+    module = _Shapes()
+    tf.saved_model.save(module, str(base_path / "1"), signatures=module.serve)
+    server = serve(*flags_of(base_path), *(["--enable_batching"] if batching else []))
+    for rank in (1, 2, 32, 33, 64, 65, 200):
+        # In a batch, the first dimension is that of all inputs and outputs.
+        shape = [rank, *[1] * (rank - 1)] if batching else [1] * (rank - 1) + [2]
+        x = np.arange(rank if batching else 2, dtype=np.float32)
+        inputs = {"x": x, "shape": np.array(shape, np.int32)}
+        outputs = server.predict("m", inputs).outputs
+        for name in ("numbers", "texts"):
+            assert [dim.size for dim in outputs[name].tensor_shape.dim] == shape
+        texts = tf.io.parse_tensor(outputs["texts"].SerializeToString(), tf.string)
+        flat = tf.reshape(texts, [-1]).numpy().tolist()
+        assert flat == [f"{number:.1f}".encode() for number in x]
+
+
+@pytest.mark.parametrize("rank", [33, 65])
+def test_a_tensor_of_more_dimensions_than_declared_does_not_end_the_server(
+    base_path: Path, serve: Serve, rank: int
+) -> None:
+    def build() -> Signatures:
+        x = v1.placeholder(tf.float32, [None], "x")
+        return {"serving_default": signature({"x": x}, {"y": tf.as_string(x)}, PREDICT)}
+
+    export(base_path / "1", build)
+    server = serve(*flags_of(base_path))
+    sent = typed("float32", np.ones(1, np.float32))
+    for _ in range(rank - 1):
+        sent.tensor_shape.dim.add(size=1)
+    reply = server.predict("m", {"x": sent}).outputs["y"]
+    assert len(reply.tensor_shape.dim) == rank
+    assert server.ask() == ([b"1.000000"], 1)
+
+
+def test_bytes_that_are_no_text_are_quoted_in_errors_whatever_their_shape(server: Caller) -> None:
+    for rank in (1, 40):
+        sent = typed("string", np.array([b"\xff\xfe"], object))
+        for _ in range(rank - 1):
+            sent.tensor_shape.dim.add(size=1)
+        with refused("INVALID_ARGUMENT", "StringToNumberOp could not correctly convert string"):
+            server.predict("shapes", {"s": sent}, signature="to_number")
+
+
+def test_quantized_numbers(base_path: Path, serve: Serve) -> None:
+    def build() -> Signatures:
+        x = v1.placeholder(tf.qint8, [None], "x")
+        return {"serving_default": signature({"x": x}, {"y": tf.identity(x)}, PREDICT)}
+
+    export(base_path / "1", build)
+    server = serve(*flags_of(base_path))
+    sent = tensor_pb2.TensorProto(dtype=tf.qint8.as_datatype_enum, int_val=[1, -2])
+    sent.tensor_shape.dim.add(size=2)
+    reply = server.predict("m", {"x": sent}).outputs["y"]
+    assert (reply.dtype, reply.tensor_content) == (tf.qint8.as_datatype_enum, b"\x01\xfe")
+    with refused("INVALID_ARGUMENT", "Expects arg[0] to be qint8 but int8 is provided"):
+        server.predict("m", {"x": tf.constant([1], tf.int8)})
+
+
+def _dangling_collections(meta_graph: Any) -> None:
+    meta_graph.collection_def["pruned"].node_list.value.append("missing:0")
+    meta_graph.collection_def["cond_context"].bytes_list.value.append(b"\xff")
+
+
+def _pruned_colocation(meta_graph: Any) -> None:
+    for node in meta_graph.graph_def.node:
+        node.attr["_class"].list.s.append(b"loc:@missing")
+
+
+def _saver_of_nothing(meta_graph: Any) -> None:
+    meta_graph.saver_def.restore_op_name = "save/restore_all"
+    meta_graph.saver_def.filename_tensor_name = "save/Const:0"
+
+
+def _names_without_numbers(meta_graph: Any) -> None:
+    definition = meta_graph.signature_def["serving_default"]
+    for info in (definition.inputs["x"], definition.outputs["y"]):
+        info.name = info.name.removesuffix(":0")
+
+
+def _no_dtypes(meta_graph: Any) -> None:
+    definition = meta_graph.signature_def["serving_default"]
+    for info in (definition.inputs["x"], definition.outputs["y"]):
+        info.ClearField("dtype")
+
+
+def _other_dtypes(meta_graph: Any) -> None:
+    definition = meta_graph.signature_def["serving_default"]
+    definition.inputs["x"].dtype = tf.float32._as_ref.as_datatype_enum
+    definition.outputs["y"].dtype = tf.int64.as_datatype_enum
+
+
+def _two_main_ops(meta_graph: Any) -> None:
+    meta_graph.collection_def["saved_model_main_op"].node_list.value.extend(["x", "y"])
+
+
+def _too_new(meta_graph: Any) -> None:
+    meta_graph.graph_def.versions.min_consumer = 99999
+
+
+def export_changed(path: Path, change: Callable[[Any], None]) -> None:
+    def build() -> Signatures:
+        x = v1.placeholder(tf.float32, [None], "x")
+        return {"serving_default": signature({"x": x}, {"y": tf.multiply(x, 2.0, "y")}, PREDICT)}
+
+    export(path, build)
+    file = path / "saved_model.pb"
+    model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    change(model.meta_graphs[0])
+    file.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _dangling_collections,
+        _pruned_colocation,
+        _saver_of_nothing,
+        _names_without_numbers,
+        _no_dtypes,
+        _other_dtypes,
+    ],
+)
+def test_models_that_are_untidy_but_whole(
+    base_path: Path, serve: Serve, change: Callable[[Any], None]
+) -> None:
+    export_changed(base_path / "1", change)
+    server = serve(*flags_of(base_path))
+    reply = server.predict("m", {"x": tf.constant([1.5])})
+    assert reply.outputs["y"].dtype == tf.float32.as_datatype_enum
+    assert tf.make_ndarray(reply.outputs["y"]).tolist() == [3.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "text"),
+    [
+        (_two_main_ops, 9, "Expected exactly one main op in : "),
+        (_too_new, 3, "GraphDef min consumer version 99999 above current version"),
+    ],
+)
+def test_models_that_cannot_be_loaded_say_why(
+    base_path: Path, serve: Serve, change: Callable[[Any], None], code: int, text: str
+) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path))
+    export_changed(base_path.parent / "other", change)
+    (base_path.parent / "other").rename(base_path / "2")
+    wait_for(lambda: server.has_ended(2), "version 2 has failed")
+    error = server.statuses()[2].status
+    assert (error.error_code, text in error.error_message) == (code, True), error
+    assert server.ask() == ([11.0], 1)
+
+
+def test_a_model_in_text(base_path: Path, serve: Serve) -> None:
+    path = publish(base_path.parent / "text", 1)
+    model = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    (path / "saved_model.pb").unlink()
+    (path / "saved_model.pbtxt").write_text(text_format.MessageToString(model))
+    path.rename(base_path / "1")
+    assert serve(*flags_of(base_path)).ask() == ([11.0], 1)

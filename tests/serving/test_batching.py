@@ -126,8 +126,8 @@ def test_rows_of_strings_are_padded_too(batching: Batching) -> None:
         return tf.make_ndarray(reply.outputs["text"]).tolist()
 
     with ThreadPoolExecutor(2) as pool:
-        short, long = pool.map(echo, ([["a"]], [["b", "c"], ["d", "é"]]))
-    assert short == [[b"a", b"a"]]
+        short, long = pool.map(echo, ([["a\0"]], [["b", "c"], ["d", "é"]]))
+    assert short == [[b"a\0", b"a\0"]]
     assert long == [[b"b", b"c"], [b"d", "é".encode()]]
 
 

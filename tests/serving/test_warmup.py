@@ -158,6 +158,23 @@ def test_a_request_that_fails_keeps_its_version_from_being_available(
         server.ask(version=2)
 
 
+def test_requests_for_signatures_of_other_methods_fail_where_methods_are_checked(
+    base_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path), "--enable_signature_method_name_check")
+    half = base_path.parent / "half"
+    export(half, lambda: half_plus(2.0))
+    write_records(half, [inferring(classify_x_to_y=REGRESS)])
+    half.rename(base_path / "2")
+    wait_for(lambda: server.has_ended(2), "version 2 has failed")
+    text = server.statuses()[2].status.error_message
+    assert text == (
+        "Expected regression signature method_name to be tensorflow/serving/regress. Was: "
+        "tensorflow/serving/classify"
+    )
+
+
 def test_a_record_of_no_kind_is_passed_over(counting: Path, serve: Serve) -> None:
     write_records(counting, [prediction_log_pb2.PredictionLog(), predicting("incr_counter")])
     server = serve(*flags_of(counting.parent))
