@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
+import operator
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ SERVE_TAG = "serve"
 # Of the callables with an output filter; without a bound, clients could make one for each subset.
 CALLABLES_KEPT = 64
 UNKNOWN_RANK = -1
+_ndim = operator.attrgetter("ndim")
 # How TensorFlow says that a result is of too many dimensions, or of a type that arrays do not have.
 NO_ARRAY = ("Cannot convert tensor with", "Tensorflow type")
 # What tf.io.serialize_tensor takes, and what there is of the same size for what it does not take.
@@ -143,11 +144,13 @@ class Servable:
             NoArrayError: a result has more dimensions than an array has.
         """
         names = tuple(feeds), tuple(fetches)
-        with _told_to_callers():
+        try:
             compute, ranks = self._callable(*names)
-            if ranks and any(a.ndim != rank for a, rank in zip(arrays, ranks, strict=True)):
+            if ranks and tuple(map(_ndim, arrays)) != ranks:
                 compute = self._flat_callable(*names)
             values = compute(*arrays)
+        except Exception as error:
+            raise _for_callers(error) from error
         # A string that is a scalar comes without an array around it.
         return [np.array(v, object) if isinstance(v, bytes) else v for v in values]
 
@@ -168,8 +171,10 @@ class Servable:
                 raise unimplemented(f"tensors of {dtype.name} cannot be sent")
         # As they are, numpy would take their last zeros for padding.
         arrays = [np.array(data, object) for data in serialized]
-        with _told_to_callers():
+        try:
             values = self._parsing_callable(tuple(feeds), tuple(fetches))(*arrays)
+        except Exception as error:
+            raise _for_callers(error) from error
         # To append a serialized message is to merge it: what was cast gets its dtype back.
         return [
             bytes(value) + tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum).SerializeToString()
@@ -264,19 +269,17 @@ def _shaped(values: Array, shape: Array) -> Array:
     return values.reshape(shape)
 
 
-@contextmanager
-def _told_to_callers() -> Iterator[None]:
-    """Turn what TensorFlow and numpy say of a request into an error for its caller."""
-    try:
-        yield
-    except tf.errors.OpError as error:
+def _for_callers(error: Exception) -> Exception:
+    """Return what TensorFlow and numpy say of a request as an error for its caller."""
+    if isinstance(error, tf.errors.OpError):
         if error.message.startswith(NO_ARRAY):
-            raise NoArrayError from error
-        raise ServingError.from_number(error.error_code, error.message) from error
-    except UnicodeDecodeError as error:  # TensorFlow's text quotes bytes that are none
-        raise invalid_argument(error.object.decode("utf-8", "replace")) from error
-    except (TypeError, ValueError) as error:  # numpy values that TensorFlow cannot take
-        raise invalid_argument(str(error)) from error
+            return NoArrayError()
+        return ServingError.from_number(error.error_code, error.message)
+    if isinstance(error, UnicodeDecodeError):  # TensorFlow's text quotes bytes that are none
+        return invalid_argument(error.object.decode("utf-8", "replace"))
+    if isinstance(error, (TypeError, ValueError)):  # numpy values that TensorFlow cannot take
+        return invalid_argument(str(error))
+    return error
 
 
 def _dtype(graph: Any, tensor: str) -> Any:
