@@ -21,8 +21,6 @@ from serving.tensors import Array
 
 DEFAULT_MAX_BATCH_SIZE = 1000
 DEFAULT_MAX_ENQUEUED_BATCHES = 10
-
-
 POSITIVE, NON_NEGATIVE = 1, 0
 
 
