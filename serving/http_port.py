@@ -31,8 +31,8 @@ from serving.version import Version
 # As in the original a label is not looked at.
 STATUS_PATH = re.compile(r"/v1/models/([^/:?]+)(?:/versions/([0-9]{1,19})|/labels/[^/:?]+)?")
 ELSEWHERE = (
-    "only GET /v1/models/NAME[/versions/N|/labels/L]{metrics} is answered here; the client in front of this "
-    "server speaks TensorFlow Serving's REST API"
+    "only GET /v1/models/NAME[/versions/N|/labels/L]{metrics} is answered here; the client in "
+    "front of this server speaks TensorFlow Serving's REST API"
 )
 MOST_CONNECTIONS = 256
 # In which a request must have come.
