@@ -286,7 +286,10 @@ def test_callers_cannot_point_a_model_outside_of_the_reload_root(
     server = serve(*flags_of(models / "m"), f"--reload_root={models}")
     (models / "loop").symlink_to(models / "loop")
     inside = ("loop", "loop/m", "a/" * 100_000)  # round and round, and longer than any path
-    outside = ("/", "/proc/self", f"{secret}/m", f"{models}/../secret/m", f"{models}/link/m")
+    outside = (
+        "/", "/proc/self", f"{secret}/m", f"file://{secret}/m", f"{models}/../secret/m",
+        f"{models}/link/m",
+    )  # fmt: skip
     for place in (*outside, *(f"{models}/{path}" for path in inside)):
         entries = model_config(models / "m"), f'name: "s" base_path: "{place}"'
         told = f"below {models} (--reload_root); got base_path()={place[:500]}"

@@ -187,12 +187,14 @@ PATHS = {
     "../secret": NO_PATH,
     "m": NO_PATH,
     "": NO_PATH,
-    "file:///etc": NO_PATH,
+    "file:etc": NO_PATH,
+    "gs://etc": ("INVALID_ARGUMENT", "Expected model n to have a local path; got base_path()=gs:"),
     "{folder}\\000/secret": NO_PATH,
     "/../../x": NO_VERSIONS,
     "{folder}/m/../nosuch": NO_VERSIONS,
     "{folder}/m/1": NO_VERSIONS,
     "/proc/self": NO_VERSIONS,
+    "file:///etc": NO_VERSIONS,
     "/" + "x" * 5000: NO_VERSIONS,
 }
 
