@@ -112,6 +112,17 @@ class Monitoring:
         """Count a warm-up, which has gone well."""
         self._warmup_latency.labels(path, OK).observe(seconds * 1e6)
 
+    def count(self, name: str) -> int:
+        """Return what a counter has come to, over all its labels; 0 if none has this name.
+
+        Args:
+            name: as TensorFlow writes it, like `/tensorflow/serving/request_count`.
+        """
+        name = name.replace("/", ":")
+        counters = (each for each in self._registry.collect() if each.type == "counter")
+        samples = (sample for each in counters if each.name == name for sample in each.samples)
+        return int(sum(sample.value for sample in samples))
+
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return _SUFFIX.sub(rb"\1", generate_latest(self._registry))

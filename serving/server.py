@@ -253,7 +253,7 @@ def _grpc_server(
                 as_content=options.as_content,
                 check_method=options.check_method,
             ).handler(),
-            ModelService(core, options.reload_root).handler(),
+            ModelService(core, monitoring, options.reload_root).handler(),
         ],
         # Of an argument that is given twice, gRPC takes the first.
         options=[*options.channel_options, *CHANNEL_OPTIONS],

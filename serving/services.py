@@ -140,14 +140,18 @@ class PredictionService:
 class ModelService:
     """GetModelStatus and HandleReloadConfigRequest."""
 
-    def __init__(self, core: ServerCore, reload_root: Path | None = None) -> None:
+    def __init__(
+        self, core: ServerCore, monitoring: Monitoring, reload_root: Path | None = None
+    ) -> None:
         """Answer of what the core serves.
 
         Args:
             core: has the versions.
+            monitoring: has the counters by which a caller may want to see what a reload did.
             reload_root: the directory below which a caller may point a model; None: anywhere.
         """
         self._core = core
+        self._monitoring = monitoring
         self._reload_root = reload_root
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -173,11 +177,15 @@ class ModelService:
         return response
 
     def _reload(self, request: Any, context: Any) -> Any:
+        before = {name: self._monitoring.count(name) for name in request.metric_names}
         self._core.reload(
             request.config, self._reload_root, cancelled=lambda: not context.is_active()
         )
         response = model_management_pb2.ReloadConfigResponse()
         response.status.SetInParent()
+        for name, count in before.items():
+            increase = self._monitoring.count(name) - count
+            response.metric.add(name=name, int64_value_increase=increase)
         return response
 
 

@@ -89,11 +89,11 @@ class Caller:
     def has_ended(self, version: int, model: str = "m") -> bool:
         return self.states(model).get(version) == "END"
 
-    def reload(self, config: str, timeout: float = 30) -> None:
-        """Ask for another configuration, given in text format."""
-        request = model_management_pb2.ReloadConfigRequest()
+    def reload(self, config: str, timeout: float = 30, metric_names: Sequence[str] = ()) -> Any:
+        """Ask for another configuration, given in text format, and return the reply."""
+        request = model_management_pb2.ReloadConfigRequest(metric_names=metric_names)
         text_format.Parse(config, request.config)
-        self.model.HandleReloadConfigRequest(request, timeout=timeout)
+        return self.model.HandleReloadConfigRequest(request, timeout=timeout)
 
 
 def predict_request(

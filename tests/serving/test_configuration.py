@@ -171,6 +171,22 @@ def test_a_platform_that_is_not_served_is_refused(
     assert server.ask() == ([11.0], 1)
 
 
+def test_a_reload_tells_how_much_the_metrics_that_are_asked_for_have_increased(
+    base_path: Path, tmp_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    publish(tmp_path / "n", 1)
+    server = serve(*flags_of(base_path))
+    server.ask()
+    loads = "/tensorflow/cc/saved_model/load_attempt_count"
+    requests = "/tensorflow/serving/request_count"
+    both = models_config(model_config(base_path), model_config(tmp_path / "n"))
+    reply = server.reload(both, metric_names=[loads, requests, "nosuch"])
+    assert {metric.name: metric.int64_value_increase for metric in reply.metric} == {
+        loads: 1, requests: 0, "nosuch": 0,
+    }  # fmt: skip
+
+
 def test_a_config_of_another_kind_is_refused(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
