@@ -70,6 +70,7 @@ class HttpPort(HTTPServer):
 
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 128  # of connections that nobody has taken yet; the system drops others
 
     def __init__(self, options: HttpOptions, core: ServerCore, monitoring: Monitoring) -> None:
         """Take the port; `start` begins to listen.

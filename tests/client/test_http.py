@@ -406,7 +406,7 @@ def test_a_model_server_that_does_not_answer_is_504_at_the_deadline(starter: Sta
         started = time.monotonic()
         reply = post(client.address + PREDICT, {"instances": [1]})
         assert reply.status_code in (503, 504)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10
 
 
 def test_a_stalled_request_does_not_hold_up_others(client_url: str) -> None:

@@ -130,14 +130,14 @@ def test_a_batch_that_is_full_does_not_wait() -> None:
 def test_batches_that_are_due_together_are_computed_together() -> None:
     """As many threads compute as there are batches, though one request brought them all."""
     scheduler = BatchScheduler(threads=4)
-    compute = Doubling(seconds=0.3)
+    compute = Doubling(seconds=1.0)
     splitting = parameters(
         max_batch_size=100, enable_large_batch_splitting=True, max_execution_batch_size=5
     )
     queue = scheduler.add_queue(splitting, compute)
     started = time.monotonic()
     np.testing.assert_array_equal(doubled(scheduler, queue, np.arange(20)), np.arange(20) * 2)
-    assert time.monotonic() - started < 0.9
+    assert time.monotonic() - started < 3
     assert compute.sizes == [5, 5, 5, 5]
     assert len(compute.threads) == 4
 

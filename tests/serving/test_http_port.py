@@ -21,7 +21,7 @@ from tests.serving.conftest import Serve, Served, flags_of
 def url(base_path: Path, serve: Serve) -> str:
     publish(base_path, 1)
     port = free_port()
-    serve(*flags_of(base_path), f"--rest_api_port={port}", "--rest_api_timeout_in_ms=700")
+    serve(*flags_of(base_path), f"--rest_api_port={port}", "--rest_api_timeout_in_ms=2000")
     return f"http://127.0.0.1:{port}"
 
 
@@ -113,12 +113,12 @@ def test_a_caller_who_says_nothing_is_sent_away_and_does_not_keep_others_from_as
     slow = socket.create_connection((host, int(port)))
     started = time.monotonic()
     assert get(f"{url}/v1/models/m").status_code == 200
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 1.5
     with suppress(OSError):
-        while time.monotonic() - started < 5:
+        while time.monotonic() - started < 10:
             slow.sendall(b"G")  # a byte now and then keeps nobody's place either
             time.sleep(0.1)
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 8
     assert silent[0].recv(1) == b""
     for connection in (*silent, slow):
         connection.close()
@@ -131,7 +131,7 @@ def test_what_is_no_request_that_is_known_is_told_in_json(url: str) -> None:
     host, _, port = url.removeprefix("http://").rpartition(":")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(b'GET /"\\ HTTP/9.9\r\n\r\n')
-        head, _, body = connection.recv(1000).partition(b"\r\n\r\n")
+        head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
     assert b" 505 " in head
     assert json.loads(body) == {"error": "Invalid HTTP version (9.9)"}
 

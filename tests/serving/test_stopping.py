@@ -78,7 +78,7 @@ def test_an_idle_server_stops_at_once(
     server = serve(*flags_of(base_path))
     started = time.monotonic()
     assert server.running.stop(number) == 0
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5  # those under way would have ten
     assert "Traceback" not in server.running.output()
 
 
