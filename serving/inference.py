@@ -16,12 +16,10 @@ from tensorflow_serving.apis import classification_pb2, inference_pb2, regressio
 
 from serving import tensors
 from serving.errors import ServingError, invalid_argument, unimplemented
-from serving.predict import Run
+from serving.predict import CLASSIFY, REGRESS, Run
 from serving.servable import DEFAULT_SIGNATURE, Servable, Signature
 from serving.tensors import Array
 
-CLASSIFY = "tensorflow/serving/classify"
-REGRESS = "tensorflow/serving/regress"
 INPUTS = "inputs"
 CLASSES = "classes"
 SCORES = "scores"

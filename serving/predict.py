@@ -19,11 +19,10 @@ from serving.errors import ServingError, failed_precondition, invalid_argument
 from serving.servable import DEFAULT_SIGNATURE, Servable, Signature
 from serving.tensors import Array
 
-METHODS = (
-    "tensorflow/serving/predict",
-    "tensorflow/serving/classify",
-    "tensorflow/serving/regress",
-)
+PREDICT = "tensorflow/serving/predict"
+CLASSIFY = "tensorflow/serving/classify"
+REGRESS = "tensorflow/serving/regress"
+METHODS = (PREDICT, CLASSIFY, REGRESS)
 
 # Computes tensors from tensors: a servable's `run`, or one that puts requests into batches first.
 Run = Callable[[Sequence[str], Sequence[str], Sequence[Array]], list[Array]]

@@ -20,8 +20,6 @@ WINDOW_BITS = {
     "x-gzip": 16 + zlib.MAX_WBITS,
     "deflate": zlib.MAX_WBITS,
 }
-# The type of the message that no more will come of a body.
-GONE = "http.disconnect"
 # What a compressed body is made into at a time.
 PIECE_BYTES = 2**16
 
@@ -69,9 +67,7 @@ class Bodies:
         assert task is not None
         self._watch.add(task, deadlines.now() + self._seconds)
         try:
-            message = await receive()
-            if message["type"] == GONE:
-                raise CutShortError
+            message = _coming(await receive())
             body: bytes = message.get("body", b"")
             # When all is there, the message that says so need not be waited for.
             if len(body) != length and message.get("more_body"):
@@ -105,11 +101,9 @@ class Bodies:
         sent, size, more = 0, 0, True
         while more:
             try:
-                message = await asyncio.wait_for(receive(), self._seconds)
+                message = _coming(await asyncio.wait_for(receive(), self._seconds))
             except asyncio.TimeoutError:
                 raise _late(self._seconds) from None
-            if message["type"] == GONE:
-                raise CutShortError
             more = message.get("more_body", False)
             piece: bytes = message.get("body", b"")
             sent += len(piece)
@@ -132,9 +126,7 @@ class Bodies:
         chunks, size = [first], len(first)
         more = True
         while more and size != length:
-            message = await receive()
-            if message["type"] == GONE:
-                raise CutShortError
+            message = _coming(await receive())
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
             if size > self._most_bytes:
@@ -216,6 +208,12 @@ def _unzip(encoding: str | None) -> _Unzip | None:
             f"Content-Encoding: expected gzip, deflate or a plain body, got {name[:40]}", 415
         )
     return _Unzip(WINDOW_BITS[name])
+
+
+def _coming(message: dict[str, Any]) -> dict[str, Any]:
+    if message["type"] == "http.disconnect":
+        raise CutShortError
+    return message
 
 
 def _not_as_said(why: str) -> ClientError:

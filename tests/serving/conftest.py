@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import forked
-from tests.caller import Caller
+from tests.caller import Caller, models_config
 from tests.conftest import Starter
 from tests.processes import Running
 
@@ -36,6 +36,13 @@ Fails = Callable[..., str]
 def flags_of(base_path: Path) -> tuple[str, str]:
     """Return the flags that serve one model, called like its base path."""
     return f"--model_name={base_path.name}", f"--model_base_path={base_path}"
+
+
+def config_flag(folder: Path, *entries: str) -> str:
+    """Write a file of models in a folder, and return the flag that serves them."""
+    config = folder / "models.config"
+    config.write_text(models_config(*entries))
+    return f"--model_config_file={config}"
 
 
 @pytest.fixture

@@ -33,8 +33,8 @@ def served_with_tls(base_path: Path, authority: Authority, serve: Serve) -> str:
 
 
 @pytest.fixture
-def served_with_mutual_tls(base_path: Path, authority: Authority, serve: Serve) -> str:
-    publish(base_path, 1)
+def mutual_tls(base_path: Path, authority: Authority) -> str:
+    """The flag that asks callers for a certificate of the authority."""
     key, certificate = read(*authority.sign("server"))
     config = ssl_config(
         base_path.parent / "ssl",
@@ -43,7 +43,13 @@ def served_with_mutual_tls(base_path: Path, authority: Authority, serve: Serve) 
         custom_ca=authority.certificate.read_bytes(),
         client_verify=True,
     )
-    return serve(*flags_of(base_path), f"--ssl_config_file={config}").running.address
+    return f"--ssl_config_file={config}"
+
+
+@pytest.fixture
+def served_with_mutual_tls(base_path: Path, mutual_tls: str, serve: Serve) -> str:
+    publish(base_path, 1)
+    return serve(*flags_of(base_path), mutual_tls).running.address
 
 
 def read(*files: Path) -> list[bytes]:
@@ -148,22 +154,11 @@ def test_a_unix_socket_beside_a_port(base_path: Path, serve: Serve) -> None:
 
 
 def test_a_unix_socket_asks_for_what_the_port_asks_for(
-    base_path: Path, authority: Authority, serve: Serve
+    base_path: Path, authority: Authority, mutual_tls: str, serve: Serve
 ) -> None:
     publish(base_path, 1)
     socket, port = base_path.parent / "socket", free_port()
-    key, certificate = read(*authority.sign("server"))
-    config = ssl_config(
-        base_path.parent / "ssl",
-        server_key=key,
-        server_cert=certificate,
-        custom_ca=authority.certificate.read_bytes(),
-        client_verify=True,
-    )
-    serve(
-        *flags_of(base_path), f"--grpc_socket_path={socket}", f"--port={port}",
-        f"--ssl_config_file={config}",
-    )  # fmt: skip
+    serve(*flags_of(base_path), f"--grpc_socket_path={socket}", f"--port={port}", mutual_tls)
     assert is_answered(f"unix:{socket}", credentials(authority, *authority.sign("client")))
     assert not is_answered(f"unix:{socket}", credentials(authority))
     assert not is_answered(f"unix:{socket}", None)

@@ -8,9 +8,9 @@ from datetime import datetime
 from pathlib import Path
 
 from tests.affine import publish
-from tests.caller import model_config, models_config, refused
+from tests.caller import model_config, refused
 from tests.processes import wait_for
-from tests.serving.conftest import QUICK, Fails, Serve, flags_of
+from tests.serving.conftest import QUICK, Fails, Serve, config_flag, flags_of
 
 PATIENT = ("--max_num_load_retries=1000", "--load_retry_interval_micros=100000")
 
@@ -90,10 +90,8 @@ def test_a_version_that_goes_while_it_is_retried_is_given_up(base_path: Path, se
 def test_other_models_load_while_one_is_retried(tmp_path: Path, serve: Serve) -> None:
     publish(tmp_path / "good", 1)
     publish(tmp_path / "bad", 1)
-    config = tmp_path / "models.config"
-    names = ("good", "bad")
-    config.write_text(models_config(*(model_config(tmp_path / name) for name in names)))
-    server = serve(f"--model_config_file={config}", *PATIENT)
+    models = (model_config(tmp_path / name) for name in ("good", "bad"))
+    server = serve(config_flag(tmp_path, *models), *PATIENT)
     publish_broken(tmp_path / "bad", 2)
     wait_for(lambda: "attempt 2 of 1001" in server.running.output(), "the second attempt")
     publish(tmp_path / "good", 2)
@@ -106,10 +104,8 @@ def test_the_port_opens_within_ten_seconds_although_a_first_model_is_tried_again
 ) -> None:
     publish(tmp_path / "good", 1)
     publish_broken(tmp_path / "bad", 1)
-    config = tmp_path / "models.config"
-    names = ("bad", "good")
-    config.write_text(models_config(*(model_config(tmp_path / name) for name in names)))
-    server = serve(f"--model_config_file={config}", *PATIENT)
+    models = (model_config(tmp_path / name) for name in ("bad", "good"))
+    server = serve(config_flag(tmp_path, *models), *PATIENT)
     log = server.running.output()
     assert 8 < clock(log, "Running gRPC ModelServer") - clock(log, "attempt 1 of 1001") < 12
     assert server.ask(model="good") == ([11.0], 1)
@@ -151,9 +147,8 @@ def test_of_all_versions_one_that_failed_is_loaded_when_it_comes_back_whole(
     base_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
-    config = base_path.parent / "models.config"
-    config.write_text(models_config(model_config(base_path, "model_version_policy { all {} }")))
-    server = serve(f"--model_config_file={config}")
+    entry = model_config(base_path, "model_version_policy { all {} }")
+    server = serve(config_flag(base_path.parent, entry))
     publish_broken(base_path, 2)
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
     shutil.rmtree(base_path / "2")
@@ -168,10 +163,8 @@ def test_of_several_versions_that_nothing_can_replace_the_newest_goes_on(
 ) -> None:
     for number in (1, 2):
         publish(base_path, number)
-    config = base_path.parent / "models.config"
-    policy = "model_version_policy { latest { num_versions: 2 } }"
-    config.write_text(models_config(model_config(base_path, policy)))
-    server = serve(f"--model_config_file={config}")
+    entry = model_config(base_path, "model_version_policy { latest { num_versions: 2 } }")
+    server = serve(config_flag(base_path.parent, entry))
     wait_for(lambda: server.is_available(1), "version 1")
     for number in (3, 4):
         publish_broken(base_path, number)
@@ -183,9 +176,8 @@ def test_of_several_versions_that_nothing_can_replace_the_newest_goes_on(
 def test_the_port_opens_soon_if_an_older_version_can_answer(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     publish_broken(base_path, 2)
-    config = base_path.parent / "models.config"
-    config.write_text(models_config(model_config(base_path, "model_version_policy { all {} }")))
-    server = serve(f"--model_config_file={config}", "--load_retry_interval_micros=60000000")
+    entry = model_config(base_path, "model_version_policy { all {} }")
+    server = serve(config_flag(base_path.parent, entry), "--load_retry_interval_micros=60000000")
     log = server.running.output()
     assert clock(log, "Running gRPC ModelServer") - clock(log, "attempt 1 of 2") < 5
     assert server.ask() == ([11.0], 1)
@@ -195,10 +187,8 @@ def test_the_port_opens_soon_if_an_older_version_can_answer(base_path: Path, ser
 def test_the_port_does_not_wait_for_the_second_attempt(tmp_path: Path, serve: Serve) -> None:
     publish(tmp_path / "good", 1)
     publish_broken(tmp_path / "bad", 1)
-    config = tmp_path / "models.config"
-    names = ("bad", "good")
-    config.write_text(models_config(*(model_config(tmp_path / name) for name in names)))
-    server = serve(f"--model_config_file={config}", "--load_retry_interval_micros=60000000")
+    models = (model_config(tmp_path / name) for name in ("bad", "good"))
+    server = serve(config_flag(tmp_path, *models), "--load_retry_interval_micros=60000000")
     log = server.running.output()
     assert clock(log, "Running gRPC ModelServer") - clock(log, "attempt 1 of 2") < 13
     assert server.ask(model="good") == ([11.0], 1)

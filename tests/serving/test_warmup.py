@@ -12,10 +12,10 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from tests.affine import publish
-from tests.caller import model_config, models_config, predict_request, refused
+from tests.caller import model_config, predict_request, refused
 from tests.contract.tf1_models import CLASSIFY, REGRESS, counter, export, half_plus
 from tests.processes import wait_for
-from tests.serving.conftest import Serve, flags_of
+from tests.serving.conftest import Serve, config_flag, flags_of
 
 RECORDS = Path("assets.extra", "tf_serving_warmup_requests")
 INVALID_ARGUMENT, UNIMPLEMENTED, DATA_LOSS = 3, 12, 15
@@ -209,10 +209,8 @@ def test_a_model_that_takes_long_to_warm_up_does_not_hold_up_the_others_at_the_s
     slow = publish(tmp_path / "slow", 1, seconds=1.0)
     write_records(slow, [predicting(x=[1.0])])
     publish(tmp_path / "quick", 1)
-    config = tmp_path / "models.config"
-    names = ("slow", "quick")
-    config.write_text(models_config(*(model_config(tmp_path / name) for name in names)))
-    log = serve(f"--model_config_file={config}").running.output()
+    models = (model_config(tmp_path / name) for name in ("slow", "quick"))
+    log = serve(config_flag(tmp_path, *models)).running.output()
     loaded = "Successfully loaded servable version {name: "
     assert 0 < log.index(f"{loaded}quick ") < log.index(f"{loaded}slow ")
 
