@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import forked, processes
-from tests.processes import Running
+from tests.support import forked, processes
+from tests.support.processes import Running
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

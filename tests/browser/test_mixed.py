@@ -12,7 +12,7 @@ import tensorflow as tf
 from playwright.sync_api import Locator, Page, expect
 
 from tests.conftest import Starter
-from tests.mixed import COLUMNS, MixedColumn, publish
+from tests.support.mixed import COLUMNS, MixedColumn, publish
 
 Open = Callable[[Sequence[MixedColumn]], Page]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect
 
-from tests.affine import publish
 from tests.conftest import Starter
-from tests.processes import free_port
-from tests.tables import breast_cancer
+from tests.support.affine import publish
+from tests.support.processes import free_port
+from tests.support.tables import breast_cancer
 
 COLUMNS = breast_cancer().columns
 

@@ -12,12 +12,12 @@ import requests
 from client import AsyncModelServer, ModelServer
 from client.channel import Tls, target
 from client.errors import DeadlineExceededError, NotFoundError, UnavailableError
-from tests import processes
-from tests.affine import publish
-from tests.certificates import Authority, ssl_config
 from tests.conftest import Starter
-from tests.link import Link
-from tests.processes import Running, free_port
+from tests.support import processes
+from tests.support.affine import publish
+from tests.support.certificates import Authority, ssl_config
+from tests.support.link import Link
+from tests.support.processes import Running, free_port
 
 X = {"x": np.ones(1, np.float32)}
 

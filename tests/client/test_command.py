@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 import requests
 
-from tests.processes import ROOT, free_port
-from tests.tables import breast_cancer
+from tests.support.processes import ROOT, free_port
+from tests.support.tables import breast_cancer
 
 TABLE = breast_cancer()
 ROWS = TABLE.features[:2]

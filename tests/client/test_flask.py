@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from tests import processes
-from tests.processes import free_port
-from tests.tables import breast_cancer
+from tests.support import processes
+from tests.support.processes import free_port
+from tests.support.tables import breast_cancer
 
 TABLE = breast_cancer()
 BODY = {"instances": TABLE.features[:2].tolist()}

@@ -20,8 +20,8 @@ from client import ModelServer
 from client.keys import hashed, new_key
 from tests.client.bodies import npy as as_npy
 from tests.conftest import Starter
-from tests.processes import free_port
-from tests.tables import breast_cancer
+from tests.support.processes import free_port
+from tests.support.tables import breast_cancer
 
 TABLE = breast_cancer()
 ROWS = TABLE.features[[0, 19, 40]]

@@ -34,7 +34,7 @@ from client.tensors import STRING, from_proto, to_proto
 from tests.client import schemas
 from tests.client.bodies import INFER_SEEDS, ROWS, TABLES, arrow, csv, ndjson, npy, objects
 from tests.client.checking import check, check_refusal, check_table
-from tests.tables import breast_cancer
+from tests.support.tables import breast_cancer
 
 # FUZZ_INPUTS=2000000 looks longer.
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "100_000"))

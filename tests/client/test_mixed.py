@@ -22,10 +22,10 @@ from client.dialects import Call, friendly
 from client.model_server import Target
 from client.predictor import Predictor
 from client.schema import Description, Schema
-from tests import processes
 from tests.conftest import Starter
-from tests.mixed import BIAS, COLUMNS, MISSING, UNKNOWN, MixedColumn, publish
-from tests.processes import ROOT
+from tests.support import processes
+from tests.support.mixed import BIAS, COLUMNS, MISSING, UNKNOWN, MixedColumn, publish
+from tests.support.processes import ROOT
 
 NAMES = [column.name for column in COLUMNS]
 ROW = {

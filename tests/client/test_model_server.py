@@ -18,10 +18,10 @@ from client.errors import (
     UnavailableError,
 )
 from client.model_server import Target
-from tests import mixed, processes
 from tests.conftest import Starter
-from tests.link import Link
-from tests.tables import breast_cancer
+from tests.support import mixed, processes
+from tests.support.link import Link
+from tests.support.tables import breast_cancer
 
 TABLE = breast_cancer()
 

@@ -18,9 +18,9 @@ from client.dialects import oip, oip_models
 from client.dialects.oip_tensors import read_binary
 from client.model_server import Target
 from client.schema import TensorSpec
-from tests import affine, identity, mixed, processes
-from tests.caller import model_config, models_config
-from tests.tables import breast_cancer
+from tests.support import affine, identity, mixed, processes
+from tests.support.caller import model_config, models_config
+from tests.support.tables import breast_cancer
 
 TABLE = breast_cancer()
 ROWS = TABLE.features[:5].astype(np.float32)

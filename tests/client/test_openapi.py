@@ -18,10 +18,10 @@ from client.keys import hashed, new_key
 from client.messages import SignatureDefMap
 from client.openapi import document
 from client.schema import Schema, TensorSpec, signatures
-from tests import identity, mixed, processes
-from tests.caller import model_config, models_config
 from tests.client import schemas
-from tests.tables import breast_cancer
+from tests.support import identity, mixed, processes
+from tests.support.caller import model_config, models_config
+from tests.support.tables import breast_cancer
 
 NAMES = breast_cancer().columns
 OF_FLATS = "/v1/models/flats:predict"

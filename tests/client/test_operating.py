@@ -19,9 +19,9 @@ import pytest
 import requests
 
 from tests.conftest import Starter
-from tests.link import Link
-from tests.processes import Running, free_port, wait_for
-from tests.tables import breast_cancer
+from tests.support.link import Link
+from tests.support.processes import Running, free_port, wait_for
+from tests.support.tables import breast_cancer
 
 ROW = breast_cancer().features[0].tolist()
 BODY = json.dumps({"instances": [ROW]}).encode()

@@ -21,9 +21,9 @@ from client.errors import ClientError, DeadlineExceededError, InvalidArgumentErr
 from client.model_server import AsyncModelServer, Prediction, Target
 from client.predictor import Predictor
 from client.schema import Schema
-from tests import affine, guarded, processes
 from tests.conftest import Starter
-from tests.link import Link
+from tests.support import affine, guarded, processes
+from tests.support.link import Link
 
 GUARDED = Target("guarded")
 Read = Callable[[Schema], Call]

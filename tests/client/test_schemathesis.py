@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests import mixed, processes
-from tests.caller import model_config, models_config
+from tests.support import mixed, processes
+from tests.support.caller import model_config, models_config
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 REQUESTS = 3000

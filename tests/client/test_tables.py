@@ -42,12 +42,12 @@ from client.dialects.tables import (
 from client.dialects.tables.lines import BLOCK_BYTES
 from client.schema import Schema, TensorSpec
 from client.tensors import STRING
-from tests import mixed, processes
-from tests.caller import model_config, models_config
 from tests.client import schemas
 from tests.client.bodies import npy as as_npy
 from tests.conftest import Starter
-from tests.tables import breast_cancer
+from tests.support import mixed, processes
+from tests.support.caller import model_config, models_config
+from tests.support.tables import breast_cancer
 
 JSON = "application/json"
 TABLE = breast_cancer()

@@ -21,8 +21,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.conftest import Starter
-from tests.processes import Running, wait_for
-from tests.tables import breast_cancer
+from tests.support.processes import Running, wait_for
+from tests.support.tables import breast_cancer
 
 BODY = json.dumps({"instances": [breast_cancer().features[0].tolist()]}).encode()
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

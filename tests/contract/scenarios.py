@@ -26,9 +26,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from tests import forked
 from tests.contract.recordings import Case, filled
-from tests.processes import Running, free_port
+from tests.support import forked
+from tests.support.processes import Running, free_port
 
 LOG_EVENT = re.compile(
     r"(loaded|unloading) servable version \{name: (\S+) version: (\d+)\}",

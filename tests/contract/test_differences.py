@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.contract import recordings, rest_recordings
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 MOST = 14
 SHOWN = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from tests.tables import breast_cancer
+from tests.support.tables import breast_cancer
 
 TABLE = breast_cancer()
 

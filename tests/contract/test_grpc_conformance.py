@@ -21,10 +21,10 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from tests import forked
 from tests.contract import comparing, messages, recordings
 from tests.contract.recordings import Case
-from tests.processes import wait_for
+from tests.support import forked
+from tests.support.processes import wait_for
 
 CASES = recordings.read("grpc")
 DIFFERENCES = recordings.differences()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import missing
-from tests.tables import breast_cancer
+from tests.support.tables import breast_cancer
 
 PACKAGES = ("min-tfs-client==1.0.2", "protobuf==3.20.3")
 UV = Path(sys.executable).with_name("uv")

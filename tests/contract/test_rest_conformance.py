@@ -14,9 +14,9 @@ import pytest
 from client.exchange import HttpReply, HttpRequest
 from client.messages import ModelVersionStatus
 from client.model_server import ModelServer
-from tests import processes
 from tests.contract import recordings, rest_recordings
 from tests.contract.rest_recordings import Case
+from tests.support import processes
 
 # Servers are started one after another, so cases that want the same one stand together.
 CASES = sorted(rest_recordings.cases(), key=lambda case: case.server)

@@ -16,11 +16,11 @@ import pytest
 import requests
 import yaml
 
-from tests.caller import Caller, models_config, refused
 from tests.conftest import Starter
 from tests.e2e.test_make_run import make_run, stop_with_ctrl_c
-from tests.processes import ROOT, fit, free_port, wait_for
-from tests.tables import breast_cancer
+from tests.support.caller import Caller, models_config, refused
+from tests.support.processes import ROOT, fit, free_port, wait_for
+from tests.support.tables import breast_cancer
 from training import builtin
 
 FILES = ("docker-compose.yml", "docker-compose.embedded.yml")

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from tests.conftest import Starter
-from tests.processes import ROOT, Running, free_port, wait_for
+from tests.support.processes import ROOT, Running, free_port, wait_for
 
 READY = re.compile(r"Ready in ([\d.]+) s")
 

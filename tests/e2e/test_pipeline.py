@@ -13,10 +13,10 @@ import pytest
 import requests
 import tensorflow as tf
 
-from tests.affine import SLOW, publish
 from tests.conftest import Starter
-from tests.processes import fit, free_port, wait_for
-from tests.tables import breast_cancer, fitted
+from tests.support.affine import SLOW, publish
+from tests.support.processes import fit, free_port, wait_for
+from tests.support.tables import breast_cancer, fitted
 from training import builtin
 from training.job import Target, gate_and_publish
 

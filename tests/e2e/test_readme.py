@@ -17,7 +17,7 @@ import pytest
 from client.settings import Settings
 from tests.conftest import Starter
 from tests.e2e.test_make_run import make_run, stop_with_ctrl_c
-from tests.processes import ROOT, free_port
+from tests.support.processes import ROOT, free_port
 
 README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(

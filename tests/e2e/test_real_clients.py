@@ -12,7 +12,7 @@ import tensorflow as tf
 from ovmsclient.tfs_compat.base.errors import InvalidInputError, ModelNotFoundError
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from tests import tables
+from tests.support import tables
 
 MODEL = "breast_cancer"
 # OpenVINO's clients send 0 for "the latest", which TensorFlow Serving takes for a version.

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import forked
-from tests.caller import Caller, models_config
 from tests.conftest import Starter
-from tests.processes import Running
+from tests.support import forked
+from tests.support.caller import Caller, models_config
+from tests.support.processes import Running
 
 # New versions are seen at once, and a load that fails is tried again soon.
 QUICK = (

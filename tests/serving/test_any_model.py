@@ -12,11 +12,11 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 
-from tests import forked
-from tests.caller import Caller, model_config, models_config, refused
 from tests.contract.recordings import CORPUS
 from tests.contract.tf1_models import PREDICT, Signatures, counter, export, signature
 from tests.serving.conftest import Serve, flags_of
+from tests.support import forked
+from tests.support.caller import Caller, model_config, models_config, refused
 
 v1 = tf.compat.v1
 ALL = "model_version_policy { all {} }"

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import guarded
-from tests.affine import publish
-from tests.caller import Caller, refused
 from tests.contract.recordings import CORPUS
-from tests.processes import wait_for
 from tests.serving.conftest import Fails, Serve, flags_of
+from tests.support import guarded
+from tests.support.affine import publish
+from tests.support.caller import Caller, refused
+from tests.support.processes import wait_for
 
 Batching = Callable[..., Caller]
 

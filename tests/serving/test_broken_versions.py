@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import forked
-from tests.affine import publish
-from tests.caller import Caller
-from tests.processes import wait_for
 from tests.serving.conftest import QUICK, Serve, flags_of
+from tests.support import forked
+from tests.support.affine import publish
+from tests.support.caller import Caller
+from tests.support.processes import wait_for
 
 FILES = (
     "saved_model.pb",

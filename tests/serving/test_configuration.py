@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.affine import publish
-from tests.caller import Caller, model_config, models_config, refused
-from tests.processes import wait_for
 from tests.serving.conftest import Serve, Served, flags_of
+from tests.support.affine import publish
+from tests.support.caller import Caller, model_config, models_config, refused
+from tests.support.processes import wait_for
 
 POLLED = "--model_config_file_poll_wait_seconds=0.1"
 ALL = "model_version_policy { all {} }"

@@ -14,11 +14,11 @@ import pytest
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import model_management_pb2
 
-from tests.affine import publish
-from tests.caller import Caller, model_config, models_config, predict_request, refused
-from tests.processes import wait_for
 from tests.serving.conftest import Serve, Served, flags_of
 from tests.serving.test_load import under_load
+from tests.support.affine import publish
+from tests.support.caller import Caller, model_config, models_config, predict_request, refused
+from tests.support.processes import wait_for
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from serving.__main__ import ALWAYS, NEVER
-from tests.affine import publish
-from tests.caller import model_config, models_config
-from tests.processes import ROOT, wait_for
 from tests.serving.conftest import Fails, Serve, flags_of
+from tests.support.affine import publish
+from tests.support.caller import model_config, models_config
+from tests.support.processes import ROOT, wait_for
 
 
 def run(*flags: str) -> subprocess.CompletedProcess[str]:

@@ -10,13 +10,13 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests import forked
-from tests.affine import publish
-from tests.caller import Caller
-from tests.certificates import Authority, ssl_config
 from tests.conftest import Starter
-from tests.processes import free_port, wait_for
 from tests.serving.conftest import QUICK, Fails, Serve, flags_of
+from tests.support import forked
+from tests.support.affine import publish
+from tests.support.caller import Caller
+from tests.support.certificates import Authority, ssl_config
+from tests.support.processes import free_port, wait_for
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from tests.affine import publish
-from tests.caller import Caller, model_config, models_config, refused
-from tests.processes import wait_for
 from tests.serving.conftest import Serve, flags_of
+from tests.support.affine import publish
+from tests.support.caller import Caller, model_config, models_config, refused
+from tests.support.processes import wait_for
 
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 

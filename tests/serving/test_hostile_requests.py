@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tensorflow.core.framework import tensor_pb2
 
-from tests import forked
-from tests.affine import publish
-from tests.caller import Caller, model_config, models_config, predict_request, refused
 from tests.contract import recordings
-from tests.processes import Running
 from tests.serving.conftest import Serve, flags_of
+from tests.support import forked
+from tests.support.affine import publish
+from tests.support.caller import Caller, model_config, models_config, predict_request, refused
+from tests.support.processes import Running
 
 MIB = 2**20
 PREDICTION = "/tensorflow.serving.PredictionService/"

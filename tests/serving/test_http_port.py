@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import requests
 
-from tests.affine import publish
-from tests.processes import free_port, wait_for
 from tests.serving.conftest import Serve, Served, flags_of
+from tests.support.affine import publish
+from tests.support.processes import free_port, wait_for
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.affine import SLOW, publish
-from tests.caller import Caller, model_config, models_config, refused
 from tests.conftest import Starter
-from tests.processes import free_port, wait_for
 from tests.serving.conftest import QUICK, Serve, flags_of
+from tests.support.affine import SLOW, publish
+from tests.support.caller import Caller, model_config, models_config, refused
+from tests.support.processes import free_port, wait_for
 
 
 def test_a_new_version_replaces_the_old_without_a_gap(base_path: Path, serve: Serve) -> None:

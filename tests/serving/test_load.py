@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 
-from tests.affine import publish
-from tests.caller import Caller, model_config, models_config
-from tests.processes import wait_for
 from tests.serving.conftest import Serve, flags_of
+from tests.support.affine import publish
+from tests.support.caller import Caller, model_config, models_config
+from tests.support.processes import wait_for
 
 ROUNDS = 100
 MIB = 2**20

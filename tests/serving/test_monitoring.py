@@ -12,11 +12,11 @@ import pytest
 import requests
 from tensorflow_serving.apis import regression_pb2
 
-from tests.affine import publish
-from tests.caller import refused
 from tests.contract.tf1_models import export, half_plus
-from tests.processes import free_port, wait_for
 from tests.serving.conftest import Serve, Served, flags_of
+from tests.support.affine import publish
+from tests.support.caller import refused
+from tests.support.processes import free_port, wait_for
 
 SERIES = re.compile(r"^(?P<name>[:\w]+)(\{(?P<labels>.*)\})? (?P<value>\S+)$")
 LABEL = re.compile(r'(\w+)="([^"]*)"')

@@ -7,10 +7,10 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from tests.affine import publish
-from tests.caller import model_config, refused
-from tests.processes import wait_for
 from tests.serving.conftest import QUICK, Fails, Serve, config_flag, flags_of
+from tests.support.affine import publish
+from tests.support.caller import model_config, refused
+from tests.support.processes import wait_for
 
 PATIENT = ("--max_num_load_retries=1000", "--load_retry_interval_micros=100000")
 

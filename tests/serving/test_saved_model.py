@@ -11,10 +11,10 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tests.affine import publish
 from tests.contract.tf1_models import PREDICT, Signatures, export, signature
-from tests.processes import wait_for
 from tests.serving.conftest import Serve, flags_of
+from tests.support.affine import publish
+from tests.support.processes import wait_for
 
 v1 = tf.compat.v1
 

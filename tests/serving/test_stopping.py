@@ -12,12 +12,12 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests import forked
-from tests.affine import publish
-from tests.caller import Caller
 from tests.conftest import Starter
-from tests.processes import free_port, wait_for
 from tests.serving.conftest import QUICK, Serve, flags_of
+from tests.support import forked
+from tests.support.affine import publish
+from tests.support.caller import Caller
+from tests.support.processes import free_port, wait_for
 
 NOT_SERVING = 2
 

@@ -11,11 +11,11 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from tests.affine import publish
-from tests.caller import model_config, predict_request, refused
 from tests.contract.tf1_models import CLASSIFY, REGRESS, counter, export, half_plus
-from tests.processes import wait_for
 from tests.serving.conftest import Serve, config_flag, flags_of
+from tests.support.affine import publish
+from tests.support.caller import model_config, predict_request, refused
+from tests.support.processes import wait_for
 
 RECORDS = Path("assets.extra", "tf_serving_warmup_requests")
 INVALID_ARGUMENT, UNIMPLEMENTED, DATA_LOSS = 3, 12, 15

@@ -16,7 +16,7 @@ import tensorflow as tf
 from click.testing import CliRunner, Result
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 
-from tests.processes import ROOT, fit, training
+from tests.support.processes import ROOT, fit, training
 from training import manifest
 from training.__main__ import main
 from training.metric_names import METRICS

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.tables import LABEL, fitted
+from tests.support.tables import LABEL, fitted
 from training import checkpoint
 from training.descent import InterruptedFitError
 from training.errors import ResumeError
@@ -298,7 +298,7 @@ def test_the_same_seed_gives_the_same_bit_for_bit_and_another_one_another_split(
 
 def test_two_processes_give_the_same_bit_for_bit() -> None:
     program = (
-        "from tests.tables import fitted; from training.settings import FitSettings\n"
+        "from tests.support.tables import fitted; from training.settings import FitSettings\n"
         "print(fitted(FitSettings(optimizer='sgd', iterations=5)).fit.theta.tobytes().hex())"
     )
     running = [

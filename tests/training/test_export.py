@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tests.tables import breast_cancer, fitted
+from tests.support.tables import breast_cancer, fitted
 from training import builtin, warmup
 from training.columns import Column, features
 from training.export import TrainedModel, export, predict

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 import tensorflow as tf
 
-from tests.tables import LABEL, fitted
+from tests.support.tables import LABEL, fitted
 from training import builtin, manifest, warmup
 from training.check import check_export
 from training.errors import RefusedError

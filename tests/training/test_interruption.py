@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.processes import ROOT, fit, wait_for
+from tests.support.processes import ROOT, fit, wait_for
 from training.checkpoint import path_for
 from training.descent import InterruptedFitError
 from training.errors import ResumeError

@@ -13,7 +13,7 @@ import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from tests.tables import LABEL, fitted
+from tests.support.tables import LABEL, fitted
 from training import builtin
 from training.columns import Floats
 from training.descent import Fit, Stopping, descend

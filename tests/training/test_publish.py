@@ -17,9 +17,9 @@ import polars as pl
 import pytest
 
 from tests.conftest import missing
-from tests.processes import ROOT, fit, wait_for
-from tests.publishing import publish_ten, write_two_files
-from tests.tables import fitted
+from tests.support.processes import ROOT, fit, wait_for
+from tests.support.publishing import publish_ten, write_two_files
+from tests.support.tables import fitted
 from training import manifest
 from training.export import export
 from training.job import Candidate, Target, gate_and_publish

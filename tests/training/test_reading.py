@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 from training.errors import DataError
 from training.reading import FrameFile, Kind, Source, as_matrix, csv_file, open_source
 from training.reading.part import MISSING

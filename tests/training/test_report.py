@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 from training.evaluation import Floats, bootstrap, evaluate
 from training.metric_names import METRICS
 from training.report import Coefficient, Report, render

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import tensorflow as tf
 
-from tests.processes import fit
+from tests.support.processes import fit
 from tests.training.test_interruption import Command
 from training import builtin, job, manifest, workers
 from training.errors import WorkersError

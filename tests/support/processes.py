@@ -19,7 +19,7 @@ import grpc
 import requests
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LISTENING = re.compile(r"Running gRPC ModelServer at \S+?:(\d+) ")
 START_SECONDS = 60
 

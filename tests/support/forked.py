@@ -15,10 +15,10 @@ import time
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from tests.processes import Running, listening_address
+from tests.support.processes import Running, listening_address
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.with_tensorflow"])
+_context.set_forkserver_preload(["tests.support.with_tensorflow"])
 
 
 class Forked:
