@@ -18,12 +18,12 @@ from sklearn.metrics import accuracy_score
 from sklearn.model_selection import train_test_split
 
 from benchmarks import report
-from training.blocks import Block
-from training.columns import Floats
-from training.descent import Stopping, descend
-from training.objective import Objective
-from training.optimizers import GradientDescent
-from training.workers import Workers
+from training.features.columns import Floats
+from training.fitting.feature_blocks import Block
+from training.fitting.minimize import Stopping, descend
+from training.fitting.objective import Objective
+from training.fitting.solvers import GradientDescent
+from training.workers.collectives import Workers
 
 SEEDS = range(20)
 ITERATIONS = 2000

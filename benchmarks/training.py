@@ -73,12 +73,12 @@ class Stopwatch:
 def ours(data: Path, watch: Stopwatch, memory: int) -> tuple[Floats, float]:
     """Read, encode and fit with Newton's method; returns weights for the columns, and the bias."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    from training.fitting import Problem
-    from training.reading import open_source
+    from training.data.reading import open_source
+    from training.data.split import Split
+    from training.data.table import Choice, read_table
+    from training.fitting.problem import Problem
     from training.settings import FitSettings
-    from training.split import Split
-    from training.table import Choice, read_table
-    from training.workers import Workers
+    from training.workers.collectives import Workers
 
     settings = FitSettings(optimizer="newton", tolerance=TOLERANCE)
     with tempfile.TemporaryDirectory() as folder:

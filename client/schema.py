@@ -129,7 +129,7 @@ class Description:
 
         Raises:
             KeyError, ValueError, IndexError: they are not those of a describe signature as
-                `training.export` writes it.
+                `training.export.serving_module` writes it.
         """
         facts = {name: values[0] for name, values in outputs.items()}
         vocabulary = iter(_texts(facts["vocabulary_values"]))

@@ -7,8 +7,8 @@ import sys
 
 import click
 
-from training.fit_command import fit
-from training.version_commands import list_versions, rollback, verify
+from training.cli.fit import fit
+from training.cli.versions import list_versions, rollback, verify
 
 # TensorFlow's own start-up notes are not for people who train a model.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

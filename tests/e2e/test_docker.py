@@ -21,7 +21,7 @@ from tests.e2e.test_make_run import make_run, stop_with_ctrl_c
 from tests.support.caller import Caller, models_config, refused
 from tests.support.processes import ROOT, fit, free_port, wait_for
 from tests.support.tables import breast_cancer
-from training import builtin
+from training.data import datasets as builtin
 
 FILES = ("docker-compose.yml", "docker-compose.embedded.yml")
 SERVING_IMAGE = "logreg-serving/serving"

@@ -17,8 +17,8 @@ from tests.conftest import Starter
 from tests.support.affine import SLOW, publish
 from tests.support.processes import fit, free_port, wait_for
 from tests.support.tables import breast_cancer, fitted
-from training import builtin
-from training.job import Target, gate_and_publish
+from training.data import datasets as builtin
+from training.pipeline import Target, gate_and_publish
 
 TABLE = breast_cancer()
 BODY = {"instances": TABLE.features[:4].tolist()}

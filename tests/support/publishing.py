@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.publish import publish
+from training.publishing.versions import publish
 
 
 def write_two_files(directory: Path) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from training import builtin
-from training.job import Candidate, fit
-from training.reading import FrameFile, Source
+from training.data import datasets as builtin
+from training.data.reading import FrameFile, Source
+from training.data.table import Choice
+from training.pipeline import Candidate, fit
 from training.settings import FitSettings
-from training.table import Choice
 
 LABEL = "diagnosis"
 

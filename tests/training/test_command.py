@@ -17,10 +17,10 @@ from click.testing import CliRunner, Result
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 
 from tests.support.processes import ROOT, fit, training
-from training import manifest
 from training.__main__ import main
-from training.metric_names import METRICS
-from training.publish import versions
+from training.evaluation.metric_names import METRICS
+from training.publishing import manifest
+from training.publishing.versions import versions
 
 NEWTON = "--optimizer=newton"
 

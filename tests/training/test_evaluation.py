@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn
 
-from training.evaluation import Floats, bootstrap, choose_threshold, evaluate
-from training.metric_names import METRICS
+from training.evaluation.metric_names import METRICS
+from training.evaluation.metrics import Floats, bootstrap, choose_threshold, evaluate
 from training.settings import ThresholdRule
 
 Rows = tuple[Floats, Floats, Floats]

@@ -13,14 +13,15 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tests.support.tables import breast_cancer, fitted
-from training import builtin, warmup
-from training.columns import Column, features
-from training.export import TrainedModel, export, predict
-from training.job import Candidate, fit
-from training.reading import FrameFile, Source
-from training.saved_version import SavedVersion
+from training.data import datasets as builtin
+from training.data.reading import FrameFile, Source
+from training.data.table import Choice
+from training.export import warmup
+from training.export.serving_module import TrainedModel, export, predict
+from training.features.columns import Column, features
+from training.pipeline import Candidate, fit
+from training.publishing.saved_version import SavedVersion
 from training.settings import FitSettings
-from training.table import Choice
 
 NEWTON = FitSettings(optimizer="newton")
 CUSTOMERS = 20_000

@@ -16,19 +16,21 @@ import pytest
 import tensorflow as tf
 
 from tests.support.tables import LABEL, fitted
-from training import builtin, manifest, warmup
-from training.check import check_export
+from training.data import datasets as builtin
+from training.data.reading import FrameFile, Source
+from training.data.table import Choice
 from training.errors import RefusedError
-from training.evaluation import evaluate
-from training.export import TrainedModel, export, predict
-from training.gate import Rules, Verdict, compare, judge
-from training.job import Candidate, Target, fit, gate_and_publish
-from training.metric_names import METRICS
-from training.publish import versions
-from training.reading import FrameFile, Source
-from training.saved_version import SavedVersion
+from training.evaluation.metric_names import METRICS
+from training.evaluation.metrics import evaluate
+from training.export import warmup
+from training.export.serving_module import TrainedModel, export, predict
+from training.pipeline import Candidate, Target, fit, gate_and_publish
+from training.publishing import manifest
+from training.publishing.export_check import check_export
+from training.publishing.gate import Rules, Verdict, compare, judge
+from training.publishing.saved_version import SavedVersion
+from training.publishing.versions import versions
 from training.settings import FitSettings
-from training.table import Choice
 
 NAME = "breast_cancer"
 NEWTON = FitSettings(optimizer="newton")

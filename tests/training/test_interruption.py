@@ -16,15 +16,15 @@ import polars as pl
 import pytest
 
 from tests.support.processes import ROOT, fit, wait_for
-from training.checkpoint import path_for
-from training.descent import InterruptedFitError
+from training.data.reading import open_source
+from training.data.table import Choice
 from training.errors import ResumeError
-from training.job import Observer, Published, Target, run
-from training.publish import versions
-from training.reading import open_source
-from training.saved_version import SavedVersion
+from training.fitting.checkpoint import path_for
+from training.fitting.minimize import InterruptedFitError
+from training.pipeline import Observer, Published, Target, run
+from training.publishing.saved_version import SavedVersion
+from training.publishing.versions import versions
 from training.settings import FitSettings
-from training.table import Choice
 
 STEPS = 3000
 SETTINGS = FitSettings(iterations=STEPS, tolerance=0.0, l2=0.0)
@@ -225,7 +225,7 @@ def interrupted_after(steps: int, table: Path, models: Path, settings: FitSettin
         if step == steps:
             os.kill(os.getpid(), signal.SIGINT)
 
-    from training.interruption import StopSignals
+    from training.fitting.interruption import StopSignals
 
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     signals = StopSignals()

@@ -8,19 +8,19 @@ import polars as pl
 import pytest
 import tensorflow as tf
 
-from training import blocks as blocks_module
-from training import spool as spool_module
-from training.blocks import Block
-from training.columns import Floats
-from training.fitting import Problem
-from training.logistic_regression import CURVATURE, curvature, gram, propagate
-from training.objective import Objective
-from training.optimizers import StochasticGradientDescent
-from training.reading import FrameFile, Source
+from training.data import row_store as spool_module
+from training.data.reading import FrameFile, Source
+from training.data.split import Split
+from training.data.table import Choice, read_table
+from training.features.columns import Floats
+from training.fitting import feature_blocks as blocks_module
+from training.fitting.feature_blocks import Block
+from training.fitting.logistic_regression import CURVATURE, curvature, gram, propagate
+from training.fitting.objective import Objective
+from training.fitting.problem import Problem
+from training.fitting.solvers import StochasticGradientDescent
 from training.settings import FitSettings, LossName
-from training.split import Split
-from training.table import Choice, read_table
-from training.workers import Workers
+from training.workers.collectives import Workers
 
 LOSSES = get_args(LossName)
 THETA = np.array([0.3, -0.7, 1.1, 0.2])

@@ -20,11 +20,11 @@ from tests.conftest import missing
 from tests.support.processes import ROOT, fit, wait_for
 from tests.support.publishing import publish_ten, write_two_files
 from tests.support.tables import fitted
-from training import manifest
-from training.export import export
-from training.job import Candidate, Target, gate_and_publish
-from training.publish import publish, versions
-from training.saved_version import SavedVersion
+from training.export.serving_module import export
+from training.pipeline import Candidate, Target, gate_and_publish
+from training.publishing import manifest
+from training.publishing.saved_version import SavedVersion
+from training.publishing.versions import publish, versions
 from training.settings import FitSettings
 
 KILLS = 25
@@ -89,7 +89,7 @@ def test_jobs_that_race_each_get_a_number_of_their_own(tmp_path: Path) -> None:
 WRITE_FOR_EVER = """
 import sys, time
 from pathlib import Path
-from training.publish import publish
+from training.publishing.versions import publish
 
 def write(directory):
     (directory / "half").write_text("written")
@@ -142,8 +142,8 @@ def test_the_lock_of_the_models_directory_is_given_back(tmp_path: Path) -> None:
 PUBLISH_FOR_EVER = """
 import shutil, sys
 from pathlib import Path
-from training import manifest
-from training.publish import publish
+from training.publishing import manifest
+from training.publishing.versions import publish
 
 def write(directory):
     shutil.copytree(sys.argv[2], directory, dirs_exist_ok=True)

@@ -15,9 +15,9 @@ import polars as pl
 import pytest
 
 from tests.support.processes import ROOT
+from training.data.reading import FrameFile, Kind, Source, as_matrix, csv_file, open_source
+from training.data.reading.part import MISSING
 from training.errors import DataError
-from training.reading import FrameFile, Kind, Source, as_matrix, csv_file, open_source
-from training.reading.part import MISSING
 
 ROWS = [(1.5, "x"), (None, "y"), (-3.0, None)]
 TEXT = b"number,text\n1.5,x\n,y\n-3,\n"

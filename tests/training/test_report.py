@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.support.processes import ROOT
-from training.evaluation import Floats, bootstrap, evaluate
-from training.metric_names import METRICS
-from training.report import Coefficient, Report, render
+from training.evaluation.metric_names import METRICS
+from training.evaluation.metrics import Floats, bootstrap, evaluate
+from training.evaluation.report import Coefficient, Report, render
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -270,7 +270,7 @@ def test_extremes_are_drawn(
 
 def test_importing_it_does_not_load_what_only_rendering_needs() -> None:
     code = (
-        "import sys, training.report;"
+        "import sys, training.evaluation.report;"
         "print({'matplotlib', 'tensorflow', 'sklearn'} & sys.modules.keys())"
     )
     done = subprocess.run(

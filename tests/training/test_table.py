@@ -12,15 +12,15 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
-from training import statistics
-from training.columns import Column
+from training.data.reading import FrameFile, Source, open_source
+from training.data.row_store import Rows, Spool
+from training.data.split import Split
+from training.data.table import Choice, Table, read_table
 from training.errors import DataError
-from training.reading import FrameFile, Source, open_source
-from training.split import Split
-from training.spool import Rows, Spool
-from training.statistics import CategoryStatistics, NumericStatistics
-from training.table import Choice, Table, read_table
-from training.workers import Workers
+from training.features import statistics
+from training.features.columns import Column
+from training.features.statistics import CategoryStatistics, NumericStatistics
+from training.workers.collectives import Workers
 
 SPLIT = Split(held_out=0.3, validation=0.0, seed=0)
 CHOICE = Choice("y")

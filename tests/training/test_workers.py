@@ -15,15 +15,18 @@ import tensorflow as tf
 
 from tests.support.processes import fit
 from tests.training.test_interruption import Command
-from training import builtin, job, manifest, workers
+from training import pipeline as job
+from training.data import datasets as builtin
+from training.data.reading import open_source
+from training.data.table import Choice
 from training.errors import WorkersError
-from training.export import export
-from training.launch import join_workers
-from training.reading import open_source
-from training.saved_version import SavedVersion
+from training.export.serving_module import export
+from training.publishing import manifest
+from training.publishing.saved_version import SavedVersion
 from training.settings import FitSettings
-from training.table import Choice
-from training.workers import TensorFlowWorkers, meet
+from training.workers import collectives as workers
+from training.workers.collectives import TensorFlowWorkers, meet
+from training.workers.launch import join_workers
 
 ROWS = 1000  # of each file
 OPTIONS = ("--label=churned", "--model=churn", "--columns=region=categorical")

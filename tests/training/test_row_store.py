@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from training.data.row_store import Layout, Rows, Spool, SpoolWriter, concatenated
+
+BLOCK_ROWS = 64
+MEMORY = {"memory": 1 << 30, "disk": 0, "disk after three blocks": 3 * BLOCK_ROWS * 36}
+
+
+def random_rows(count: int, numbers: int = 3, codes: int = 2) -> Rows:
+    random = np.random.default_rng(count)
+    values = random.normal(size=(count, numbers)).astype(np.float32)
+    values[random.random(values.shape) < 0.1] = np.nan
+    return Rows(
+        values,
+        random.integers(-1, 1000, (count, codes), np.int32),
+        random.integers(0, 2, count, np.int32),
+        random.random(count, np.float32),
+        random.integers(0, 2**64, count, np.uint64),
+    )
+
+
+def spooled(rows: Rows, folder: Path, memory: int) -> Spool:
+    """Spool rows that come in pieces of any size."""
+    layout = Layout(rows.numbers.shape[1], rows.codes.shape[1], BLOCK_ROWS)
+    writer = SpoolWriter(folder / "rows", layout, memory)
+    cuts = np.sort(np.random.default_rng(0).integers(0, len(rows) + 1, 7)).tolist()
+    for begin, end in zip([0, *cuts], [*cuts, len(rows)], strict=True):
+        writer.append(rows.take(slice(begin, end)))
+    return writer.finish()
+
+
+def assert_same(got: list[Any], expected: list[Any]) -> None:
+    for one, other in zip(got, expected, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY.keys())
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 640, 1001])
+def test_the_same_rows_come_back_from_memory_and_from_disk(
+    tmp_path: Path, memory: int, count: int
+) -> None:
+    rows = random_rows(count)
+    spool = spooled(rows, tmp_path, memory)
+    assert spool.rows == count
+    assert len(spool) == -(-count // BLOCK_ROWS)
+    assert_same(spool.read(0, count).arrays(), rows.arrays())
+    for begin, end in np.sort(np.random.default_rng(1).integers(0, count + 1, (20, 2))).tolist():
+        assert_same(spool.read(begin, end).arrays(), rows.take(slice(begin, end)).arrays())
+
+
+def test_what_fits_into_memory_is_not_written(tmp_path: Path) -> None:
+    rows = random_rows(1000)
+    assert spooled(rows, tmp_path, MEMORY["memory"]).kept is not None
+    assert list(tmp_path.iterdir()) == []
+    on_disk = spooled(rows, tmp_path, MEMORY["disk after three blocks"])
+    assert on_disk.kept is None
+    assert on_disk.path.stat().st_size == len(on_disk) * on_disk.layout.block_bytes
+
+
+@pytest.mark.parametrize(("numbers", "codes"), [(3, 2), (3, 0), (0, 2)])
+def test_the_dataset_has_the_rows_and_fills_the_last_block_up_with_rows_of_weight_0(
+    tmp_path: Path, numbers: int, codes: int
+) -> None:
+    rows = random_rows(1001, numbers, codes)
+    spool = spooled(rows, tmp_path, MEMORY["disk"])
+    blocks = list(spool.dataset().as_numpy_iterator())
+    assert len(blocks) == len(spool) == 16
+    assert {len(array) for block in blocks for array in block} == {BLOCK_ROWS}
+    arrays = [np.concatenate(pieces) for pieces in zip(*blocks, strict=True)]
+    assert_same([array[:1001] for array in arrays], rows.arrays()[:4])
+    padding = spool.layout.empty(16 * BLOCK_ROWS - 1001)
+    assert padding.weight.tolist() == [0.0] * 23
+    assert_same([array[1001:] for array in arrays], padding.arrays()[:4])
+
+
+@pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY.keys())
+@pytest.mark.parametrize("count", [640, 999, 1001, 5000])
+def test_a_sample_is_rows_spread_over_all_none_of_them_twice(
+    tmp_path: Path, memory: int, count: int
+) -> None:
+    rows = random_rows(1001)
+    sample = spooled(rows, tmp_path, memory).sample(count)
+    if count > 1000:
+        assert_same(sample.arrays(), rows.arrays())
+        return
+    places = [int(np.flatnonzero(rows.key == key)[0]) for key in sample.key]
+    assert_same(sample.arrays(), rows.take(places).arrays())
+    assert places == sorted(set(places))
+    assert 0.9 * count < len(places) <= count
+    assert (places[0], places[-1]) == (0, 1000)
+
+
+def test_the_last_row_of_each_block_is_kept_when_blocks_are_read_as_one(tmp_path: Path) -> None:
+    rows = random_rows(200)
+    spool = spooled(rows, tmp_path, MEMORY["disk"])
+    pieces = [
+        spool.read(begin, min(begin + BLOCK_ROWS, 200)) for begin in range(0, 200, BLOCK_ROWS)
+    ]
+    assert_same(concatenated(pieces).arrays(), rows.arrays())
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows"), [(1, 65_536), (64, 65_536), (65, 32_768), (10_000, 1024)]
+)
+def test_a_block_of_many_columns_has_fewer_rows(columns: int, rows: int) -> None:
+    assert Layout.of(columns, 0).block_rows == rows
+    assert Layout.of(0, columns).block_rows == rows

@@ -1,0 +1,1 @@
+"""From files to rows: readers, the split, the row store, the table."""

@@ -1,0 +1,1 @@
+"""Metrics on the held-out rows, and the report."""

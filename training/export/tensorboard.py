@@ -1,0 +1,39 @@
+"""The cost and the graph as TensorBoard shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import tensorflow as tf
+
+from training.export.serving_module import LogisticRegressionModule, TrainedModel
+
+
+def write_logs(
+    directory: Path, model: TrainedModel, costs: Sequence[float], validation: Sequence[float]
+) -> None:
+    """Write an event file of the cost of each step and the graph that predicts.
+
+    Args:
+        directory: for `tensorboard --logdir`; made if it is missing.
+        model: what predicts.
+        costs: J of each step.
+        validation: the same of the validation rows, if there are any.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
+    module = LogisticRegressionModule(model)
+    inputs = {column.name: tf.TensorSpec([None], column.dtype) for column in model.columns}
+    graph = tf.function(module.by_column, autograph=False).get_concrete_function(inputs).graph
+    try:
+        writer = tf.summary.create_file_writer(str(directory))
+        with writer.as_default():
+            tf.summary.graph(graph)
+            for name, values in (("cost", costs), ("validation_cost", validation)):
+                for step, value in enumerate(values):
+                    tf.summary.scalar(name, value, step)
+        writer.close()
+    except tf.errors.OpError as error:
+        raise OSError(error.message) from error

@@ -1,0 +1,119 @@
+"""A fit that was interrupted, on disk, so that it can be resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.errors import ResumeError
+from training.features.columns import Floats
+from training.fitting.solvers import State
+
+MEMORY = "memory."
+# What numpy raises for a file that is cut off or not its own, depending on where it notices.
+DAMAGE = (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile)
+
+
+@dataclass
+class Progress:
+    """How far a fit has come; it grows with each step.
+
+    Attributes:
+        state: of the optimizer.
+        costs: J of each step so far.
+        validation_costs: of the validation rows, if there are any.
+        best: the parameters with the least validation cost.
+    """
+
+    state: State
+    costs: list[float]
+    validation_costs: list[float]
+    best: Floats
+
+
+def path_for(models: Path, model: str) -> Path:
+    """Return where a model's checkpoint is: hidden, beside its versions' directory."""
+    return models / f".{model}.checkpoint"
+
+
+def save(path: Path, progress: Progress, identity: Mapping[str, Any]) -> None:
+    """Write a checkpoint; an older one is replaced whole.
+
+    Args:
+        path: where.
+        progress: how far the fit has come.
+        identity: what a fit that resumes it must agree with.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
+    state = progress.state
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {
+        "identity": np.array(json.dumps(identity)),
+        "theta": state.theta,
+        "cost": np.array(state.cost),
+        "criterion": np.array(state.criterion),
+        "steps": np.array(state.steps),
+        "finished": np.array(state.finished),
+        "costs": np.array(progress.costs),
+        "validation_costs": np.array(progress.validation_costs),
+        "best": progress.best,
+        **{MEMORY + name: values for name, values in state.memory.items()},
+    }
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        with new.open("wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def load(path: Path, identity: Mapping[str, Any]) -> Progress:
+    """Read a checkpoint.
+
+    Args:
+        path: where.
+        identity: what the fit that resumes it is.
+
+    Raises:
+        ResumeError: there is none, or it is another fit's.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        theirs = dict(json.loads(str(arrays["identity"])))
+        progress = _progress(arrays)
+    except FileNotFoundError:
+        raise ResumeError(f"there is no checkpoint {path} to resume") from None
+    except (*DAMAGE, OSError) as error:
+        raise ResumeError(f"{path} is not a checkpoint: {error}") from error
+    for name, value in json.loads(json.dumps(identity)).items():
+        if theirs.get(name) != value:
+            raise ResumeError(
+                f"the interrupted fit had {name} {theirs.get(name)!r}, this one has {value!r}"
+            )
+    return progress
+
+
+def _progress(arrays: Mapping[str, Any]) -> Progress:
+    state = State(
+        theta=arrays["theta"],
+        cost=float(arrays["cost"]),
+        criterion=float(arrays["criterion"]),
+        steps=int(arrays["steps"]),
+        memory={n.removeprefix(MEMORY): v for n, v in arrays.items() if n.startswith(MEMORY)},
+        finished=bool(arrays["finished"]),
+    )
+    costs, validation_costs = (arrays[name].tolist() for name in ("costs", "validation_costs"))
+    return Progress(state, costs, validation_costs, arrays["best"])

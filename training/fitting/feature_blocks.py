@@ -1,0 +1,132 @@
+"""A table's rows as features, block by block: from memory if they fit, else from disk each time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from training.data.row_store import BLOCK_VALUES, Rows, Spool, sample_runs
+from training.data.table import Table
+from training.features.columns import encode, features
+
+
+class Block(NamedTuple):
+    """Tensors: features `[rows, features]`, labels `[rows]` 0 or 1, row weights `[rows]`."""
+
+    features: Any
+    labels: Any
+    row_weights: Any
+
+
+class Blocks:
+    """Rows as features.
+
+    A table of one block is computed with in float64. More rows are computed with in float32, which
+    is what a served model computes with, and only the sums of blocks are added up in float64.
+    """
+
+    def __init__(
+        self, table: Table, spool: Spool, class_weights: tuple[float, float], memory: int
+    ) -> None:
+        """Encode the rows now if they fit into memory.
+
+        Args:
+            table: knows the columns.
+            spool: has the rows.
+            class_weights: factors for the weights of the rows of class 0 and class 1.
+            memory: how many bytes of features may be kept.
+        """
+        self.rows = spool.rows
+        self.width = len(features(table.columns))
+        small = table.rows["train"] <= spool.layout.block_rows
+        self.dtype = tf.float64 if small else tf.float32
+        self._table = table
+        self._spool = spool
+        self._class_weights = class_weights
+        # What is known of missing values is known of the rows trained on.
+        self._complete = spool is table.train and not any(c.missing for c in table.columns)
+        self._encode_whole_block = tf.function(self._encoded, autograph=False, jit_compile=True)
+        rows = spool.layout.block_rows
+        while rows > 64 and rows * self.width > BLOCK_VALUES:
+            rows //= 2  # features may be many more than columns
+        self._block_rows = rows
+        fits = spool.kept is not None and spool.rows * self.width * self.dtype.size <= memory
+        self._kept = list(self._taken_out(spool.kept or [])) if fits else None
+
+    def __len__(self) -> int:
+        """How many blocks there are."""
+        return -(-self.rows // self._block_rows)
+
+    def __iter__(self) -> Iterator[Block]:
+        if self._kept is not None:
+            return iter(self._kept)
+        if self._spool.kept is not None:
+            return self._pieces_in_memory()
+        return self._pieces_on_disk()
+
+    def shuffled(self, random: np.random.Generator) -> Iterator[Block]:
+        """Yield the blocks in random order, the rows of each in random order."""
+        for number in random.permutation(len(self)).tolist():
+            begin = number * self._block_rows
+            end = min(begin + self._block_rows, self.rows)
+            order = random.permutation(end - begin)
+            if self._kept is not None:
+                yield Block(*(tf.gather(tensor, order) for tensor in self._kept[number]))
+            else:
+                yield self._encode_rows(self._spool.read(begin, end).take(order))
+
+    def sample(self, count: int) -> Block:
+        """Return so many rows, spread over all, or all if there are fewer."""
+        if self._kept is None:
+            return self._encode_rows(self._spool.sample(count))
+        runs = []
+        for begin, end in sample_runs(self.rows, count):
+            while begin < end:
+                number, row = divmod(begin, self._block_rows)
+                stop = min(self._block_rows, row + end - begin)
+                runs.append([tensor[row:stop] for tensor in self._kept[number]])
+                begin += stop - row
+        return Block(*(tf.concat(tensors, 0) for tensors in zip(*runs, strict=True)))
+
+    def _taken_out(self, kept: list[Rows]) -> Iterator[Block]:
+        while kept:
+            rows = kept.pop(0)
+            for begin in range(0, len(rows), self._block_rows):
+                yield self._encode_rows(rows.take(slice(begin, begin + self._block_rows)))
+
+    def _pieces_in_memory(self) -> Iterator[Block]:
+        for begin in range(0, self.rows, self._block_rows):
+            end = min(begin + self._block_rows, self.rows)
+            yield self._encode_rows(self._spool.read(begin, end))
+
+    def _pieces_on_disk(self) -> Iterator[Block]:
+        dataset = self._spool.dataset()
+        pieces = self._spool.layout.block_rows // self._block_rows
+        if pieces > 1:
+
+            @tf.autograph.experimental.do_not_convert  # it would leave files in TMPDIR
+            def cut(*block: Any) -> Any:
+                return tf.data.Dataset.from_tensor_slices(
+                    tuple(tf.reshape(t, [pieces, -1, *t.shape[1:]]) for t in block)
+                )
+
+            dataset = dataset.flat_map(cut)
+        dataset = dataset.map(self._encode_whole_block, num_parallel_calls=2, deterministic=True)
+        return (Block(*block) for block in dataset.prefetch(1))
+
+    def _encode_rows(self, rows: Rows) -> Block:
+        # Compiling pays for the one shape that comes often.
+        whole = len(rows) == self._block_rows
+        encode = self._encode_whole_block if whole else self._encoded
+        return Block(*encode(rows.numbers, rows.codes, rows.label, rows.weight))
+
+    def _encoded(self, numbers: Any, codes: Any, label: Any, weight: Any) -> Block:
+        places = self._table.places(codes)
+        features = encode(self._table.columns, numbers, places, self.dtype, complete=self._complete)
+        labels = tf.cast(tf.gather(tf.constant(self._table.class_of), label), self.dtype)
+        of_class = tf.constant(self._class_weights, self.dtype)
+        factor = of_class[0] + labels * (of_class[1] - of_class[0])
+        return Block(features, labels, tf.cast(weight, self.dtype) * factor)

@@ -1,0 +1,123 @@
+"""The cost J and its derivatives over all rows: of all blocks, and of all workers.
+
+    J(w, b) = (Σ r loss + λ wᵀw / 2) / Σ r
+
+λ is in units of one row's loss, scikit-learn's 1/C. The ridge is not the course's: it gives the
+cost a minimum even if a hyperplane separates the classes. Parameters are one vector θ = [w, b].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from training.features.columns import Floats
+from training.fitting.feature_blocks import Block
+from training.fitting.logistic_regression import CURVATURE, curvature, gram, propagate
+from training.settings import LossName
+from training.workers.collectives import Workers
+
+
+class Objective:
+    """The cost as a function of θ, `[features + 1]`. Each method is one pass over the rows."""
+
+    def __init__(
+        self,
+        blocks: Iterable[Block],
+        width: int,
+        *,
+        total_weight: float,
+        l2: float,
+        loss: LossName,
+        workers: Workers,
+    ) -> None:
+        """Say what to minimise.
+
+        Args:
+            blocks: this worker's rows.
+            width: how many features they have.
+            total_weight: Σ r, of all workers.
+            l2: λ.
+            loss: which loss of a row.
+            workers: with whom to add up.
+        """
+        self.blocks = blocks
+        self.width = width
+        self.total_weight = total_weight
+        self.l2 = l2
+        self.loss: LossName = loss
+        self.workers = workers
+
+    def cost_and_gradient(self, theta: Floats) -> tuple[float, Floats]:
+        """Return J and its derivatives `[features + 1]`."""
+        sums = self._sum(_first_order, theta, 1 + self.width + 1)
+        return self._regularized(theta, sums)
+
+    def cost_gradient_and_curvature(self, theta: Floats) -> tuple[float, Floats, Floats]:
+        """Return J, its derivatives, and its second derivatives, see `curvature`."""
+        size = self.width + 1
+        sums = self._sum(_second_order, theta, 1 + size + size * size)
+        cost, gradient = self._regularized(theta, sums[: 1 + size])
+        second = sums[1 + size :].reshape(size, size) / self.total_weight
+        second[np.diag_indices(self.width)] += self.l2 / self.total_weight
+        return cost, gradient, second
+
+    def safe_learning_rate(self) -> float:
+        """Return α = 1 / L, with which gradient descent on J never goes up.
+
+        L bounds J's second derivative: L = c λmax(Xᵀ diag(r) X / Σ r) + λ / Σ r, where X has a
+        column of ones for the bias and c is the loss's `CURVATURE` (Nesterov, Introductory Lectures
+        on Convex Optimization, 1.2.3).
+        """
+        largest = float(np.linalg.eigvalsh(self._second_moments())[-1])
+        return 1.0 / (CURVATURE[self.loss] * largest + self.l2 / self.total_weight)
+
+    def mean_square_length(self) -> float:
+        """Return the mean of |x|² over the rows, with the one for the bias."""
+        return float(np.trace(self._second_moments()))
+
+    def _second_moments(self) -> Floats:
+        size = self.width + 1
+        return self._sum(_gram, np.zeros(size), size * size).reshape(size, -1) / self.total_weight
+
+    def _regularized(self, theta: Floats, sums: Floats) -> tuple[float, Floats]:
+        weights = theta[:-1]
+        cost = (sums[0] + self.l2 * (weights @ weights) / 2) / self.total_weight
+        gradient = sums[1:] / self.total_weight
+        gradient[:-1] += self.l2 * weights / self.total_weight
+        return float(cost), gradient
+
+    def _sum(self, of_block: Any, theta: Floats, size: int) -> Floats:
+        total = np.zeros(size)
+        for block in self.blocks:
+            parameters = tf.constant(theta, block.features.dtype)
+            total += of_block(parameters, *block, self.loss).numpy()
+        return self.workers.sum(total)
+
+
+def _first_order_sums(
+    theta: Any, features: Any, labels: Any, row_weights: Any, loss: LossName
+) -> Any:
+    loss_sum, dw, db = propagate(theta[:-1], theta[-1], features, labels, row_weights, loss)
+    return tf.concat([[loss_sum], dw, [db]], 0)
+
+
+def _second_order_sums(
+    theta: Any, features: Any, labels: Any, row_weights: Any, loss: LossName
+) -> Any:
+    first = _first_order_sums(theta, features, labels, row_weights, loss)
+    second = curvature(theta[:-1], theta[-1], features, row_weights, loss)
+    return tf.concat([first, tf.reshape(second, [-1])], 0)
+
+
+def _gram_sums(theta: Any, features: Any, labels: Any, row_weights: Any, loss: LossName) -> Any:
+    return tf.reshape(gram(features, row_weights), [-1])
+
+
+_first_order, _second_order, _gram = (
+    tf.function(sums, autograph=False, reduce_retracing=True)
+    for sums in (_first_order_sums, _second_order_sums, _gram_sums)
+)

@@ -1,0 +1,163 @@
+"""A table and settings become an objective and an optimizer, and those a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from training.data.table import Table
+from training.errors import DataError
+from training.features.columns import Floats
+from training.fitting.checkpoint import Progress
+from training.fitting.feature_blocks import Block, Blocks
+from training.fitting.minimize import Fit, Stopping, descend
+from training.fitting.objective import Objective
+from training.fitting.solvers import (
+    GradientDescent,
+    Lbfgs,
+    Newton,
+    Optimizer,
+    StochasticGradientDescent,
+)
+from training.fitting.solvers.newton import solve_positive
+from training.settings import FitSettings
+from training.workers.collectives import Workers
+
+# Rows whose solution Newton's method and L-BFGS start from, and that a threshold is chosen on.
+SAMPLE_ROWS = 65_536
+
+
+class Problem:
+    """What is to be fitted, and how.
+
+    Attributes:
+        table: the rows.
+        objective: the cost of the rows to train on.
+        validation: the cost of the rows that tell when to stop early, if they do.
+    """
+
+    def __init__(self, table: Table, settings: FitSettings, memory: int, workers: Workers) -> None:
+        """Encode the rows.
+
+        Args:
+            table: the rows.
+            settings: how to fit them.
+            memory: how many bytes of features to keep; more are read from disk in each step.
+            workers: who else fits.
+
+        Raises:
+            DataError: a class weight is for a class that is not there.
+        """
+        self.table = table
+        self.workers = workers
+        self._settings = settings
+        factors = _class_factors(table, settings)
+        self._blocks = Blocks(table, table.train, factors, memory)
+        weight = float(np.dot(table.class_weights, factors))
+        self.objective = self._objective(self._blocks, weight, settings.l2)
+        self.validation: Objective | None = None
+        if settings.patience is not None:
+            validation = Blocks(table, table.validation, factors, memory)
+            self.validation = self._objective(validation, self._weight(validation), 0.0)
+
+    def fit(
+        self,
+        progress: Progress | None,
+        report: Callable[[int, float], None],
+        interrupted: Callable[[], bool],
+    ) -> Fit:
+        """Fit; see `descend`."""
+        settings = self._settings
+        return descend(
+            self._optimizer(),
+            self.objective,
+            Stopping(settings.most_steps, settings.tolerance, settings.patience),
+            validation=self.validation,
+            progress=progress,
+            report=report,
+            interrupted=interrupted,
+        )
+
+    def standard_errors(self, theta: Floats) -> Floats | None:
+        """Return the standard error of each parameter, `[features + 1]`.
+
+        They are those of maximum likelihood, the roots of the diagonal of the inverse of the
+        summed cost's second derivatives (ridge included); the squared loss is no likelihood and
+        has none.
+        """
+        if self._settings.loss != "cross-entropy":
+            return None
+        _, _, second = self.objective.cost_gradient_and_curvature(theta)
+        inverse = solve_positive(second * self.objective.total_weight, np.eye(len(theta)))
+        return np.sqrt(np.diag(inverse))
+
+    def sample_predictions(self, theta: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return probabilities, labels and weights of some of the rows trained on."""
+        sample = self._sample()
+        parameters = tf.constant(theta, sample.features.dtype)
+        logit = tf.linalg.matvec(sample.features, parameters[:-1]) + parameters[-1]
+        probabilities, labels, weights = (
+            self.workers.concatenate(tensor.numpy()).astype(np.float64)
+            for tensor in (tf.sigmoid(logit), sample.labels, sample.row_weights)
+        )
+        return probabilities, labels, weights
+
+    def _optimizer(self) -> Optimizer:
+        settings = self._settings
+        if settings.optimizer == "newton":
+            return Newton(settings.tolerance, self._sample_objective())
+        if settings.optimizer == "lbfgs":
+            return Lbfgs(settings.tolerance, self._sample_objective())
+        if settings.optimizer == "sgd":
+            return StochasticGradientDescent(
+                self._blocks,
+                epochs=settings.most_steps,
+                learning_rate=settings.learning_rate,
+                momentum=settings.momentum,
+                batch_size=settings.batch_size,
+                l1=settings.l1,
+                seed=settings.seed,
+            )
+        return GradientDescent(settings.learning_rate)
+
+    def _sample_objective(self) -> Objective | None:
+        if self.table.rows["train"] <= 2 * SAMPLE_ROWS:
+            return None
+        blocks = [self._sample()]
+        weight = self._weight(blocks)
+        # The ridge weighs as much against the sample as it does against all rows.
+        l2 = self._settings.l2 * weight / self.objective.total_weight
+        return self._objective(blocks, weight, l2)
+
+    def _sample(self) -> Block:
+        return self._blocks.sample(SAMPLE_ROWS // self.workers.count)
+
+    def _objective(self, blocks: Blocks | list[Block], weight: float, l2: float) -> Objective:
+        return Objective(
+            blocks,
+            self._blocks.width,
+            total_weight=weight,
+            l2=l2,
+            loss=self._settings.loss,
+            workers=self.workers,
+        )
+
+    def _weight(self, blocks: Blocks | list[Block]) -> float:
+        own = sum(float(tf.reduce_sum(block.row_weights)) for block in blocks)
+        return float(self.workers.sum(np.array([own]))[0])
+
+
+def _class_factors(table: Table, settings: FitSettings) -> tuple[float, float]:
+    if settings.class_weight is None:
+        return 1.0, 1.0
+    if isinstance(settings.class_weight, str):  # balanced
+        first, second = table.class_weights
+        return (first + second) / (2 * first), (first + second) / (2 * second)
+    for name in settings.class_weight:
+        if name not in table.class_names:
+            known = " and ".join(repr(known) for known in table.class_names)
+            raise DataError(f"--class-weight: the classes are {known}, not {name!r}")
+    first, second = (settings.class_weight.get(name, 1.0) for name in table.class_names)
+    return first, second

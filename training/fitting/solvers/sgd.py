@@ -1,0 +1,137 @@
+"""Stochastic gradient descent: an update for each few rows, with momentum.
+
+    v := μ v − α ∂J_B/∂θ,   θ := θ + v
+
+where J_B is the cost of the rows of a mini-batch. An L1 penalty λ₁ |w|₁ / Σ r is taken into account
+by a proximal step, which makes weights exactly 0: w := sign(w) max(|w| − α λ₁ / (1 − μ) Σ r, 0),
+where 1 / (1 − μ) is how many times momentum repeats a gradient that stays. α falls from its start
+to 0 along half a cosine over all epochs (Loshchilov and Hutter 2017), so that the noise of the
+mini-batches dies away.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from training.errors import DivergedError
+from training.fitting.feature_blocks import Blocks
+from training.fitting.logistic_regression import CURVATURE, propagate
+from training.fitting.objective import Objective
+from training.fitting.solvers.state import State, servable
+from training.settings import LossName
+
+
+@dataclass(frozen=True)
+class StochasticGradientDescent:
+    """Mini-batches in an order that depends on the seed and the epoch; a step is an epoch.
+
+    The state's cost is the mean over the epoch's mini-batches, and its criterion how much that
+    changed from the last epoch.
+
+    Attributes:
+        blocks: the rows.
+        epochs: over how many the learning rate falls to 0.
+        learning_rate: α at the start; None takes a safe one.
+        momentum: μ.
+        batch_size: rows of a mini-batch.
+        l1: λ₁.
+        seed: of the order.
+    """
+
+    blocks: Blocks
+    epochs: int
+    learning_rate: float | None
+    momentum: float
+    batch_size: int
+    l1: float
+    seed: int
+
+    def start(self, objective: Objective) -> State:
+        """Return the state before the first step."""
+        theta = np.zeros(objective.width + 1)
+        alpha = self.learning_rate
+        if alpha is None:
+            # A row's second derivative is at most c |x|², and momentum adds up 1 / (1 − μ) steps.
+            square = objective.mean_square_length()
+            alpha = (1 - self.momentum) / (CURVATURE[objective.loss] * square)
+        return State(
+            theta, memory={"velocity": np.zeros_like(theta), "learning_rate": np.array(alpha)}
+        )
+
+    def step(self, objective: Objective, state: State) -> State:
+        """Go through all rows once.
+
+        Raises:
+            DivergedError: the cost left the finite numbers.
+        """
+        alpha = float(state.memory["learning_rate"])
+        theta, velocity, loss, weight = state.theta, state.memory["velocity"], 0.0, 0.0
+        random = np.random.default_rng([self.seed, state.steps])
+        for number, block in enumerate(self.blocks.shuffled(random)):
+            progress = min(1.0, (state.steps + number / len(self.blocks)) / self.epochs)
+            dtype = block.features.dtype
+            rates = [
+                alpha * (1 + math.cos(math.pi * progress)) / 2,
+                self.momentum,
+                self.batch_size * objective.total_weight / self.blocks.rows,
+                objective.l2 / objective.total_weight,
+                self.l1 / (1 - self.momentum) / objective.total_weight,
+            ]
+            moved = _descend(
+                tf.constant([theta, velocity], dtype),
+                *block,
+                tf.constant(rates, dtype),
+                tf.constant(self.batch_size),
+                objective.loss,
+            )
+            (theta, velocity), added = moved[0].numpy().astype(np.float64), float(moved[1])
+            loss, weight = loss + added, weight + float(tf.reduce_sum(block.row_weights))
+            if not (np.isfinite(loss) and servable(theta)):
+                raise DivergedError(
+                    f"the cost diverged in epoch {state.steps + 1} with learning rate {alpha:g}; "
+                    "a smaller one is needed, or none (a safe one is then chosen)"
+                )
+        cost = loss / weight
+        return State(
+            theta,
+            cost,
+            abs(cost - state.cost) if state.steps else math.inf,
+            state.steps + 1,
+            {**state.memory, "velocity": velocity},
+        )
+
+
+@tf.function(autograph=False, reduce_retracing=True)
+def _descend(
+    moving: Any,
+    features: Any,
+    labels: Any,
+    row_weights: Any,
+    rates: Any,
+    batch_size: Any,
+    loss: LossName,
+) -> Any:
+    """Go through the mini-batches of a block; returns [θ, v] and the summed loss on the way."""
+    alpha, momentum, batch_weight, l2, l1 = tf.unstack(rates)
+    rows = tf.shape(features)[0]
+
+    def update(begin: Any, theta: Any, velocity: Any, total: Any) -> Any:
+        batch = slice(begin, begin + batch_size)
+        loss_sum, dw, db = propagate(
+            theta[:-1], theta[-1], features[batch], labels[batch], row_weights[batch], loss
+        )
+        # A last batch with fewer rows has less to say, so it is divided like the others.
+        gradient = tf.concat([dw / batch_weight + l2 * theta[:-1], [db / batch_weight]], 0)
+        velocity = momentum * velocity - alpha * gradient
+        moved = theta + velocity
+        weights = tf.sign(moved[:-1]) * tf.nn.relu(tf.abs(moved[:-1]) - alpha * l1)
+        return begin + batch_size, tf.concat([weights, moved[-1:]], 0), velocity, total + loss_sum
+
+    start = (tf.constant(0), moving[0], moving[1], tf.zeros([], features.dtype))
+    _, theta, velocity, total = tf.while_loop(lambda begin, *_: begin < rows, update, start)
+    return tf.stack([theta, velocity]), total

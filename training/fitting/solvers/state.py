@@ -1,0 +1,84 @@
+"""What all optimizers share: the state between two steps, and the start from a sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+from training.features.columns import Floats
+from training.fitting.objective import Objective
+
+SAMPLE_STEPS = 100
+# Of a line search: the share of the promised decrease that is enough, and how often to halve.
+SUFFICIENT_DECREASE = 1e-4
+HALVINGS = 30
+# The relative accuracy of sums in float32. Smaller pivots are noise; whether a step was good that
+# gains less, the cost cannot tell, but its derivatives can, which are near 0.
+NOISE = 1e-6
+
+
+@dataclass(frozen=True)
+class State:
+    """All that the next step depends on, so that a fit can be interrupted and resumed.
+
+    Attributes:
+        theta: parameters `[features + 1]`, the bias last.
+        cost: J.
+        criterion: what is compared with the tolerance; the largest |∂J/∂θ| unless the optimizer
+            says otherwise.
+        steps: how many steps were taken.
+        memory: arrays that the optimizer carries from step to step.
+        finished: whether the optimizer can get no further.
+    """
+
+    theta: Floats
+    cost: float = math.nan
+    criterion: float = math.inf
+    steps: int = 0
+    memory: Mapping[str, Floats] = field(default_factory=dict)
+    finished: bool = False
+
+    def at_its_end(self) -> State:
+        """Return the same state as one from which the optimizer can get no further."""
+        return replace(self, finished=True)
+
+
+class Optimizer(Protocol):
+    """A way to minimise the cost."""
+
+    def start(self, objective: Objective) -> State:
+        """Return the state before the first step."""
+
+    def step(self, objective: Objective, state: State) -> State:
+        """Take one step.
+
+        Raises:
+            DivergedError: the cost left the finite numbers.
+        """
+
+
+def largest(gradient: Floats) -> float:
+    """Return the largest component, whatever its sign."""
+    return float(np.abs(gradient).max())
+
+
+def servable(theta: Floats) -> bool:
+    """Return whether all parameters are finite in float32, in which they are served."""
+    return largest(theta) <= float(np.finfo(np.float32).max)
+
+
+def warm_start(
+    optimizer: Optimizer, objective: Objective, sample: Objective | None, tolerance: float
+) -> Floats:
+    """Return the parameters to start from: those that fit a sample, or 0 without one."""
+    zero = np.zeros(objective.width + 1)
+    if sample is None:
+        return zero
+    state = optimizer.start(sample)
+    while state.criterion > tolerance and state.steps < SAMPLE_STEPS and not state.finished:
+        state = optimizer.step(sample, state)
+    return state.theta if np.isfinite(state.theta).all() else zero

@@ -1,0 +1,1 @@
+"""The gate, the check of an export, manifests and version directories."""

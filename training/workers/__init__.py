@@ -1,0 +1,1 @@
+"""One fit spread over several processes."""

@@ -1,0 +1,65 @@
+"""How the workers of one fit come together: on this machine, by a name, or by TF_CONFIG."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from training.workers.collectives import TensorFlowWorkers, Workers, cluster_config, meet
+
+STOP_SECONDS = 10
+
+
+@contextmanager
+def join_workers(count: int, rendezvous: tuple[str, int] | None) -> Iterator[Workers]:
+    """Become one of the workers; whoever is the first stays until the others are done.
+
+    Args:
+        count: how many workers there are to be.
+        rendezvous: a name that resolves to the addresses of all of them, and their port. Without
+            it, and without TF_CONFIG, the others are started here, with the same command line.
+
+    Raises:
+        WorkersError: they do not come together.
+    """
+    others: list[subprocess.Popen[bytes]] = []
+    if "TF_CONFIG" not in os.environ and count > 1:
+        if rendezvous is not None:
+            os.environ["TF_CONFIG"] = meet(*rendezvous, count)
+        else:
+            addresses = [f"127.0.0.1:{port}" for port in _free_ports(count)]
+            os.environ["TF_CONFIG"] = cluster_config(addresses, 0)
+            others = [_start(cluster_config(addresses, i)) for i in range(1, count)]
+    try:
+        if "TF_CONFIG" not in os.environ:
+            yield Workers()
+        else:
+            yield TensorFlowWorkers()
+        for other in others:
+            with suppress(subprocess.TimeoutExpired):  # then it is killed
+                other.wait(STOP_SECONDS)
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def _start(config: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "training", *sys.argv[1:]],
+        env={**os.environ, "TF_CONFIG": config},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports: list[int] = [s.getsockname()[1] for s in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
