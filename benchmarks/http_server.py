@@ -30,12 +30,33 @@ def servers(port: int) -> dict[str, list[str]]:
     python = [sys.executable, "-m"]
     granian = [*python, "granian", "--interface=wsgi", "--factory", f"--port={port}"]
     gunicorn = [*python, "gunicorn", f"--bind=127.0.0.1:{port}", "--log-level=error"]
+    app = "client.http.flask_app:create_app"
     return {
-        "granian, 4 threads": [*granian, "--blocking-threads=4", "client.web.app:create_app"],
-        "granian, 16 threads": [*granian, "--blocking-threads=16", "client.web.app:create_app"],
-        "granian, 64 threads": [*granian, "--blocking-threads=64", "client.web.app:create_app"],
-        "gunicorn gthread, 16 threads": [*gunicorn, "--threads=16", "client.web.app:create_app()"],
-        "gunicorn gthread, 64 threads": [*gunicorn, "--threads=64", "client.web.app:create_app()"],
+        "granian, 4 threads": [
+            *granian,
+            "--blocking-threads=4",
+            app,
+        ],
+        "granian, 16 threads": [
+            *granian,
+            "--blocking-threads=16",
+            app,
+        ],
+        "granian, 64 threads": [
+            *granian,
+            "--blocking-threads=64",
+            app,
+        ],
+        "gunicorn gthread, 16 threads": [
+            *gunicorn,
+            "--threads=16",
+            f"{app}()",
+        ],
+        "gunicorn gthread, 64 threads": [
+            *gunicorn,
+            "--threads=64",
+            f"{app}()",
+        ],
     }
 
 

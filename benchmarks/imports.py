@@ -21,7 +21,7 @@ WAYS = {
         "from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc"
     ),
     "`import client` (messages, gRPC, numpy)": "import client",
-    "`import client.web.app` (all of the Flask application)": "import client.web.app",
+    "`import client.http.flask_app` (all of the Flask application)": "import client.http.flask_app",
 }
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from client.dialects import fast
-from client.dialects.rest import predict
-from client.messages import DataType
-from client.schema import Column, Description, Schema, Signature, TensorSpec
+from client.codecs.json import fast
+from client.codecs.tfs_rest import predict
+from client.serving.protos import DataType
+from client.serving.schema import Column, Description, Schema, Signature, TensorSpec
 
 ROWS = (1, 10, 100, 1000)
 NAMES = tuple(f"mean_column_{i}" for i in range(30))

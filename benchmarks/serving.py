@@ -31,8 +31,8 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.processes import ROOT, free_port, running
-from client.messages import DataType, PredictRequest
-from client.tensors import to_proto
+from client.serving.protos import DataType, PredictRequest
+from client.serving.tensors import to_proto
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 CALLERS = (1, 16, 64)

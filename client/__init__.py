@@ -1,12 +1,12 @@
 """The client: HTTP to gRPC, for any model behind TensorFlow Serving's API.
 
 `ModelServer` and `AsyncModelServer` are the Python client; `python -m client` is the command line;
-`client.web` answers HTTP. None of them loads the TensorFlow runtime.
+`client.http` answers HTTP. None of them loads the TensorFlow runtime.
 """
 
 __version__ = "0.2.0"
 
 from client.errors import ClientError
-from client.model_server import AsyncModelServer, ModelServer
+from client.serving.client import AsyncModelServer, ModelServer
 
 __all__ = ["AsyncModelServer", "ClientError", "ModelServer"]

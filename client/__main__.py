@@ -60,8 +60,8 @@ def _shared_metrics(workers: int) -> Iterator[None]:
 
 def _serve(settings: Settings) -> None:
     # Only now that it is known where metrics are kept.
-    from client.keys import ApiKeys, KeysFileError
-    from client.web.server import PortTakenError, serve_http
+    from client.http.api_keys import ApiKeys, KeysFileError
+    from client.http.server import PortTakenError, serve_http
 
     # The worker processes read their settings from the environment.
     for name, value in settings.model_dump(exclude_none=True).items():
@@ -78,7 +78,7 @@ def _serve(settings: Settings) -> None:
 @click.argument("name")
 def new_key(name: str) -> None:
     """Make an API key, and the line about it for the file that CLIENT_API_KEYS names."""
-    from client.keys import LINE, hashed, new_key
+    from client.http.api_keys import LINE, hashed, new_key
 
     key = new_key()
     line = f"{name} {hashed(key)}"
@@ -122,8 +122,8 @@ def predict(
     ndjson a row on each line; arrow is Arrow's stream, npy what numpy.save writes.
     The answer goes to standard output in the same form, a row for each row.
     """
-    from client.batch import predict_file
-    from client.model_server import ModelServer, Target
+    from client.predict_file import predict_file
+    from client.serving.client import ModelServer, Target
 
     if version is not None and label is not None:
         raise click.UsageError("--version and --label exclude each other")

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from client.channel import Tls, target
+from client.serving.channel import Tls, target
 
 # Names the place where several workers share their metrics; Prometheus' library reads it.
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"

@@ -14,8 +14,8 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from client.messages import DataType, PredictionServiceStub, PredictRequest
-from client.tensors import from_proto, to_proto
+from client.serving.protos import DataType, PredictionServiceStub, PredictRequest
+from client.serving.tensors import from_proto, to_proto
 
 FLOAT = DataType.Value("DT_FLOAT")
 

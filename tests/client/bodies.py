@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from client.dialects.tables import ARROW, CSV, NDJSON, NPY
+from client.codecs.tables import ARROW, CSV, NDJSON, NPY
 
 
 def arrow(table: Any) -> bytes:

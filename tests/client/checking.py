@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import orjson
 
-from client.dialects import Call
-from client.dialects.tables import TableLayout, table_reader
+from client.codecs import Call
+from client.codecs.tables import TableLayout, table_reader
 from client.errors import ClientError
-from client.schema import Schema
-from client.tensors import DTYPES
+from client.serving.schema import Schema
+from client.serving.tensors import DTYPES
 
 
 def check(call: Call, schema: Schema, *, any_shape: bool = False) -> None:

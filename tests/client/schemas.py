@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from client.messages import DataType, SignatureDefMap
-from client.schema import Column, Description, Schema, Signature, TensorSpec
-from client.tensors import DTYPES, STRING
+from client.serving.protos import DataType, SignatureDefMap
+from client.serving.schema import Column, Description, Schema, Signature, TensorSpec
+from client.serving.tensors import DTYPES, STRING
 
 FLOAT = DataType.Value("DT_FLOAT")
 INT64 = DataType.Value("DT_INT64")

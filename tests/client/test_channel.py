@@ -10,8 +10,8 @@ import pytest
 import requests
 
 from client import AsyncModelServer, ModelServer
-from client.channel import Tls, target
 from client.errors import DeadlineExceededError, NotFoundError, UnavailableError
+from client.serving.channel import Tls, target
 from tests.conftest import Starter
 from tests.support import processes
 from tests.support.affine import publish

@@ -20,7 +20,15 @@ BODY = {"instances": TABLE.features[:2].tolist()}
 @pytest.fixture(scope="module")
 def url(model_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
-    command = [sys.executable, "-m", "flask", "--app", "client.web.app", "run", f"--port={port}"]
+    command = [
+        sys.executable,
+        "-m",
+        "flask",
+        "--app",
+        "client.http.flask_app",
+        "run",
+        f"--port={port}",
+    ]
     log = tmp_path_factory.mktemp("flask") / "log"
     settings = {"CLIENT_SERVER": model_server, "CLIENT_MAX_BODY_BYTES": "20000"}
     running = processes.start(command, log, **settings)

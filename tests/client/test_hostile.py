@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client import ClientError
-from client.dialects import oip, oip_models
-from client.dialects.oip_tensors import datatype
-from client.dialects.tables import (
+from client.codecs.oip import codec as oip
+from client.codecs.oip import models as oip_models
+from client.codecs.oip.tensors import datatype
+from client.codecs.tables import (
     ARROW,
     CSV,
     NDJSON,
@@ -24,9 +25,9 @@ from client.dialects.tables import (
     media_type,
     negotiate,
 )
-from client.dialects.tables.flatbuffers import Table
-from client.schema import Schema, TensorSpec
-from client.tensors import STRING
+from client.codecs.tables.arrow.flatbuffers import Table
+from client.serving.schema import Schema, TensorSpec
+from client.serving.tensors import STRING
 from tests.client import schemas
 from tests.client.bodies import INFER_SEEDS, TABLES, arrow
 from tests.client.checking import check, check_refusal, check_table

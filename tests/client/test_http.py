@@ -17,7 +17,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from client import ModelServer
-from client.keys import hashed, new_key
+from client.http.api_keys import hashed, new_key
 from tests.client.bodies import npy as as_npy
 from tests.conftest import Starter
 from tests.support.processes import free_port

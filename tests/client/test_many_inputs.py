@@ -25,12 +25,14 @@ import requests
 from google.protobuf.message import DecodeError
 
 from client import ClientError
-from client.dialects import explanations, fast, friendly, oip
-from client.dialects.rest import examples, predict
-from client.dialects.tables import ARROW, CSV, NDJSON, NPY
-from client.messages import TensorProto
-from client.schema import Schema
-from client.tensors import STRING, from_proto, to_proto
+from client.codecs.json import explanations, fast
+from client.codecs.json import rows as friendly
+from client.codecs.oip import codec as oip
+from client.codecs.tables import ARROW, CSV, NDJSON, NPY
+from client.codecs.tfs_rest import examples, predict
+from client.serving.protos import TensorProto
+from client.serving.schema import Schema
+from client.serving.tensors import STRING, from_proto, to_proto
 from tests.client import schemas
 from tests.client.bodies import INFER_SEEDS, ROWS, TABLES, arrow, csv, ndjson, npy, objects
 from tests.client.checking import check, check_refusal, check_table

@@ -17,11 +17,12 @@ import pytest
 import requests
 
 from client import AsyncModelServer, ModelServer
-from client.deadlines import Deadline
-from client.dialects import Call, friendly
-from client.model_server import Target
-from client.predictor import Predictor
-from client.schema import Description, Schema
+from client.codecs import Call
+from client.codecs.json import rows as friendly
+from client.inference.predictor import Predictor
+from client.serving.client import Target
+from client.serving.deadlines import Deadline
+from client.serving.schema import Description, Schema
 from tests.conftest import Starter
 from tests.support import processes
 from tests.support.mixed import BIAS, COLUMNS, MISSING, UNKNOWN, MixedColumn, publish

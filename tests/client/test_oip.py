@@ -14,10 +14,11 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from client import ClientError, ModelServer, __version__
-from client.dialects import oip, oip_models
-from client.dialects.oip_tensors import read_binary
-from client.model_server import Target
-from client.schema import TensorSpec
+from client.codecs.oip import codec as oip
+from client.codecs.oip import models as oip_models
+from client.codecs.oip.tensors import read_binary
+from client.serving.client import Target
+from client.serving.schema import TensorSpec
 from tests.support import affine, identity, mixed, processes
 from tests.support.caller import model_config, models_config
 from tests.support.tables import breast_cancer

@@ -14,10 +14,10 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from client import ModelServer
-from client.keys import hashed, new_key
-from client.messages import SignatureDefMap
-from client.openapi import document
-from client.schema import Schema, TensorSpec, signatures
+from client.http.api_keys import hashed, new_key
+from client.http.openapi import document
+from client.serving.protos import SignatureDefMap
+from client.serving.schema import Schema, TensorSpec, signatures
 from tests.client import schemas
 from tests.support import identity, mixed, processes
 from tests.support.caller import model_config, models_config

@@ -13,14 +13,14 @@ import numpy as np
 import orjson
 import pytest
 
-from client.coalescing import Limits
-from client.deadlines import Deadline
-from client.dialects import Call
-from client.dialects.rest import predict
+from client.codecs import Call
+from client.codecs.tfs_rest import predict
 from client.errors import ClientError, DeadlineExceededError, InvalidArgumentError
-from client.model_server import AsyncModelServer, Prediction, Target
-from client.predictor import Predictor
-from client.schema import Schema
+from client.inference.batching import Limits
+from client.inference.predictor import Predictor
+from client.serving.client import AsyncModelServer, Prediction, Target
+from client.serving.deadlines import Deadline
+from client.serving.schema import Schema
 from tests.conftest import Starter
 from tests.support import affine, guarded, processes
 from tests.support.link import Link
@@ -210,7 +210,7 @@ def test_nobody_is_told_of_a_version_by_another_s_schema(tmp_path: Path, starter
 def test_a_new_version_is_learnt_without_a_request_that_shows_it(
     tmp_path: Path, starter: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.predictor.REFRESH_SECONDS", 0.2)
+    monkeypatch.setattr("client.inference.predictor.REFRESH_SECONDS", 0.2)
     affine.publish(tmp_path / "m", 1)
     server = starter.model_server("--model_name=m", f"--model_base_path={tmp_path / 'm'}")
     processes.wait_for(lambda: processes.is_serving(server.address), "the model is loaded")

@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.dialects import JsonCall, fast, friendly
-from client.dialects.rest import examples, predict
+from client.codecs import JsonCall
+from client.codecs.json import fast
+from client.codecs.json import rows as friendly
+from client.codecs.tfs_rest import examples, predict
 from client.errors import ClientError
-from client.schema import Schema
-from client.tensors import DTYPES, to_proto
+from client.serving.schema import Schema
+from client.serving.tensors import DTYPES, to_proto
 from tests.client.checking import check_refusal
 from tests.client.schemas import any_rank, column, describing, schema, spec
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tensorflow_serving.apis import classification_pb2, regression_pb2
 
-from client.dialects.replies import write_columns, write_rows
-from client.dialects.rest import examples, predict
+from client.codecs.replies import write_columns, write_rows
+from client.codecs.tfs_rest import examples, predict
 from client.errors import ClientError
-from client.tensors import Array
+from client.serving.tensors import Array
 
 NUMBERS = ["f4", "f8", "f2", "i1", "i8", "u8", "u2", "?"]
 NAMES = ["label", "x_bytes", 'a "name"', "é", "y"]

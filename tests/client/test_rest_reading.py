@@ -10,10 +10,10 @@ import numpy as np
 import orjson
 import pytest
 
-from client.dialects.rest import examples, predict
+from client.codecs.tfs_rest import examples, predict
 from client.errors import ClientError
-from client.messages import SignatureDefMap
-from client.schema import Schema
+from client.serving.protos import SignatureDefMap
+from client.serving.schema import Schema
 from tests.client.schemas import any_rank, column, describing, schema, spec
 
 ONE = schema(x=spec("FLOAT", None))

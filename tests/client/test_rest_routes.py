@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.dialects.rest.routes import METHODS, Question, route
-from client.exchange import HttpReply, HttpRequest
-from client.model_server import Target
+from client.codecs.tfs_rest.routes import METHODS, Question, route
+from client.http.messages import HttpReply, HttpRequest
+from client.serving.client import Target
 
 
 @pytest.mark.parametrize(

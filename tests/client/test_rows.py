@@ -8,10 +8,11 @@ import numpy as np
 import orjson
 import pytest
 
-from client.dialects import Call, friendly
+from client.codecs import Call
+from client.codecs.json import rows as friendly
 from client.errors import ClientError
-from client.schema import Schema, Signature
-from client.tensors import Array
+from client.serving.schema import Schema, Signature
+from client.serving.tensors import Array
 from tests.client.schemas import any_rank, column, describing, schema, spec
 
 TABLE = schema(("age", "height"), age=spec("FLOAT", None), height=spec("DOUBLE", None))

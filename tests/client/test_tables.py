@@ -26,8 +26,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client import ClientError, ModelServer
-from client.dialects import Call
-from client.dialects.tables import (
+from client.codecs import Call
+from client.codecs.tables import (
     ARROW,
     CSV,
     NDJSON,
@@ -39,9 +39,9 @@ from client.dialects.tables import (
     table_reader,
     table_writer,
 )
-from client.dialects.tables.lines import BLOCK_BYTES
-from client.schema import Schema, TensorSpec
-from client.tensors import STRING
+from client.codecs.tables.lines import BLOCK_BYTES
+from client.serving.schema import Schema, TensorSpec
+from client.serving.tensors import STRING
 from tests.client import schemas
 from tests.client.bodies import npy as as_npy
 from tests.conftest import Starter

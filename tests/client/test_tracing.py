@@ -332,8 +332,8 @@ def test_the_packages_are_imported_only_for_traces(setting: str) -> None:
     program = (
         "import os, sys\n"
         f"os.environ['OTEL_EXPORTER_OTLP_ENDPOINT'] = {setting!r}\n"
-        "import client.web.server, client.tracing\n"
-        "client.tracing.start()\n"
+        "import client.http.server, client.observability.tracing\n"
+        "client.observability.tracing.start()\n"
         "print(any(name.startswith('opentelemetry') for name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.exchange import HttpReply, HttpRequest
+from client.http.messages import HttpReply, HttpRequest
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from client.exchange import HttpReply, HttpRequest
-from client.messages import ModelVersionStatus
-from client.model_server import ModelServer
+from client.http.messages import HttpReply, HttpRequest
+from client.serving.client import ModelServer
+from client.serving.protos import ModelVersionStatus
 from tests.contract import recordings, rest_recordings
 from tests.contract.rest_recordings import Case
 from tests.support import processes

@@ -129,7 +129,7 @@ def test_the_client_s_image_is_small_and_has_no_tensorflow_package() -> None:
     (image,) = json.loads(docker("image", "inspect", "logreg-serving/client"))
     assert image["Size"] < 250_000_000
     code = (
-        "import importlib.util as u, client.web.server;"
+        "import importlib.util as u, client.http.server;"
         "print(u.find_spec('tensorflow').origin, u.find_spec('pip'))"
     )
     assert in_client_image(code) == "None None"
@@ -137,9 +137,11 @@ def test_the_client_s_image_is_small_and_has_no_tensorflow_package() -> None:
 
 @pytest.mark.usefixtures("images")
 def test_the_client_s_image_can_send_traces() -> None:
-    code = "from client import tracing; print(tracing.start())"
+    code = "from client.observability import tracing; print(tracing.start())"
     endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318"
-    assert in_client_image(code, "-e", endpoint).startswith("<client.tracing.Tracing object")
+    assert in_client_image(code, "-e", endpoint).startswith(
+        "<client.observability.tracing.Tracing object"
+    )
     assert in_client_image(code, "-e", "OTEL_EXPORTER_OTLP_ENDPOINT=") == "None"
 
 

@@ -1,0 +1,110 @@
+"""How the rows and columns of a JSON request fill a signature's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from client.codecs import Call
+from client.serving.protos import DataType
+from client.serving.schema import DENSE, DENSE_INPUT, Schema, TensorSpec
+from client.serving.tensors import STRING, Array
+
+FLOATS = frozenset(map(DataType.Value, ("DT_FLOAT", "DT_DOUBLE")))
+# Those that TensorFlow Serving reads from JSON: no uint16, no float16, no complex numbers.
+JSON_DTYPES = FLOATS | frozenset(
+    map(
+        DataType.Value,
+        (
+            "DT_INT8",
+            "DT_INT16",
+            "DT_INT32",
+            "DT_INT64",
+            "DT_UINT8",
+            "DT_UINT32",
+            "DT_UINT64",
+            "DT_BOOL",
+            "DT_STRING",
+        ),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What must be known of a signature to read well-formed requests fast.
+
+    Attributes:
+        signature_name: the signature's.
+        names: of its inputs, in the table's order if that is known.
+        specs: of its inputs.
+        ordered: whether the table's order is known, so that a plain list can be a row.
+        pick: returns an object's values in the order of `names`.
+        matrix: the dtype of all inputs if each takes one number a row, so that rows are a matrix.
+        dense: whether the signature `dense` takes that matrix, and computes the same.
+        texts: whether an input takes strings.
+        plain_rows: what rows without names are as one tensor: values for the only input, or lists
+            in the table's order; None if they are neither.
+    """
+
+    signature_name: str
+    names: tuple[str, ...]
+    specs: tuple[TensorSpec, ...]
+    ordered: bool
+    pick: Callable[[Any], tuple[Any, ...]]
+    matrix: int | None
+    dense: bool
+    texts: bool
+    plain_rows: TensorSpec | None
+
+    def call(self, matrix: Array) -> Call:
+        """Return the call for a matrix that has a column for each input."""
+        if self.dense:
+            return Call(DENSE, {DENSE_INPUT: matrix})
+        columns = np.ascontiguousarray(matrix.T)
+        return Call(self.signature_name, dict(zip(self.names, columns, strict=True)))
+
+
+def layout_of(schema: Schema, signature_name: str) -> Layout | None:
+    """Return a signature's layout, None if there is no such signature or it has no JSON form."""
+    known: Layout | None = schema.derived.get((Layout, signature_name))
+    # What there is none of is not kept: anybody can ask for any name.
+    if known is None and signature_name in schema.signatures:
+        known = schema.derived[Layout, signature_name] = _layout(schema, signature_name)
+    return known
+
+
+def _layout(schema: Schema, signature_name: str) -> Layout | None:
+    inputs = schema.signatures[signature_name].inputs
+    order = schema.column_order(signature_name)
+    names = order or tuple(inputs)
+    specs = tuple(inputs[name] for name in names)
+    if not specs or any(spec.dtype not in JSON_DTYPES for spec in specs):
+        return None
+    dtype = specs[0].dtype
+    is_matrix = dtype in FLOATS and set(specs) == {TensorSpec(dtype, (None,))}
+    plain_rows = specs[0] if len(specs) == 1 else None
+    if plain_rows is None and is_matrix and order is not None:
+        plain_rows = TensorSpec(dtype, (None, len(specs)))
+    return Layout(
+        signature_name,
+        names,
+        specs,
+        ordered=order is not None,
+        pick=_picker(names),
+        matrix=dtype if is_matrix else None,
+        dense=schema.dense_order(signature_name) is not None,
+        texts=any(spec.dtype == STRING for spec in specs),
+        plain_rows=plain_rows,
+    )
+
+
+def _picker(names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    if len(names) == 1:
+        (name,) = names
+        return lambda row: (row[name],)
+    return itemgetter(*names)

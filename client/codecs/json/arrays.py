@@ -1,0 +1,164 @@
+"""JSON values to arrays, with each value's type checked against the signature's.
+
+Strings that are not text travel as `{"b64": "…"}`, as in TensorFlow Serving's dialect.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from client.errors import ClientError
+from client.serving.schema import Column, TensorSpec
+from client.serving.tensors import DTYPES, STRING, Array, dtype_name
+
+MAX_RANK = 32
+NEVER_MISSING = "the model has seen no missing value there"
+
+Place = Callable[[tuple[int, ...]], str]
+
+_ALLOWED: dict[str, tuple[set[type], str]] = {
+    "f": ({int, float}, "a number"),
+    "i": ({int}, "an integer"),
+    "u": ({int}, "an integer"),
+    "b": ({bool}, "true or false"),
+}
+
+
+def to_array(values: Any, spec: TensorSpec, place: Place, columns: Sequence[Column] = ()) -> Array:
+    """Turn nested lists into an array of a signature's dtype and shape.
+
+    Null becomes NaN or the empty string where a column's values may be missing.
+
+    Args:
+        values: a value, or lists of lists of values.
+        spec: the input they are for.
+        place: says where in the request the element with an index stands.
+        columns: which the values fill in turn; none if the model does not describe them.
+
+    Raises:
+        ClientError: a value has the wrong type, lists are of unequal length, or the shape is wrong.
+    """
+    shape: list[int] = []
+    level: list[Any] = [values]
+    rank = len(spec.shape) if spec.shape is not None else None
+    while level and isinstance(level[0], list) and len(shape) != rank:
+        if len(shape) == MAX_RANK:
+            raise ClientError(f"{place(())}: expected at most {MAX_RANK} lists in one another")
+        lengths = set(map(len, level)) if all(type(v) is list for v in level) else set()
+        if len(lengths) != 1:
+            raise _uneven(level, shape, place)
+        shape.append(lengths.pop())
+        level = list(chain.from_iterable(level))
+    dtype = DTYPES.get(spec.dtype)
+    if dtype is None or dtype.kind == "c":
+        raise ClientError(f"{place(())}: values of {dtype_name(spec.dtype)} have no JSON form", 501)
+    flat = _flat(level, spec.dtype, shape, place, columns)
+    _check_shape(tuple(shape), spec, place)
+    return flat.reshape(shape)
+
+
+def _flat(
+    level: list[Any], dtype: int, shape: Sequence[int], place: Place, columns: Sequence[Column]
+) -> Array:
+    """Check the types of the values and put them into a flat array."""
+
+    def column_of(index: int) -> Column | None:
+        return columns[index % len(columns)] if columns else None
+
+    def fail(index: int, expected: str) -> ClientError:
+        where = tuple(int(i) for i in np.unravel_index(index, shape)) if shape else ()
+        column = column_of(index)
+        never = level[index] is None and column is not None and not column.missing
+        message = f"{place(where)}: expected {expected}, got {kind_of(level[index])}"
+        return ClientError(f"{message}; {NEVER_MISSING}" if never else message)
+
+    def is_missing_number(index: int) -> bool:
+        column = column_of(index)
+        may_be = numpy_dtype.kind == "f" and column is not None and column.missing
+        return may_be and level[index] is None
+
+    numpy_dtype = DTYPES[dtype]
+    if dtype == STRING:
+        flat = np.empty(len(level), object)
+        for index, value in enumerate(level):
+            text = _string(value, column_of(index))
+            if text is None:
+                raise fail(index, 'a string or {"b64": "..."}')
+            flat[index] = text
+        return flat
+    allowed, expected = _ALLOWED[numpy_dtype.kind]
+    if not set(map(type, level)) <= allowed:
+        for index, value in enumerate(level):
+            if type(value) not in allowed and not is_missing_number(index):
+                raise fail(index, expected)
+    try:
+        with np.errstate(over="ignore"):
+            values = np.array(level, numpy_dtype)
+        if numpy_dtype.kind == "f" and np.isinf(values).any():
+            # JSON has no infinity, so a number was too large for the type.
+            limit = np.finfo(numpy_dtype).max
+            raise fail(int(np.flatnonzero(np.isinf(values))[0]), f"at most ±{limit:.8g}")
+        return values
+    except OverflowError:
+        limits = np.iinfo(numpy_dtype)
+        index = next(i for i, v in enumerate(level) if not limits.min <= v <= limits.max)
+        raise fail(index, f"an integer from {limits.min} to {limits.max}") from None
+
+
+def _check_shape(shape: tuple[int, ...], spec: TensorSpec, place: Place) -> None:
+    if spec.shape is None:
+        return
+    fits = len(shape) == len(spec.shape) and all(
+        want is None or want == have for want, have in zip(spec.shape, shape, strict=True)
+    )
+    if not fits:
+        raise ClientError(f"{place(())}: expected {spec}, got shape {list(shape)}")
+
+
+def _uneven(level: list[Any], shape: Sequence[int], place: Place) -> ClientError:
+    length = len(level[0])
+    index = next(i for i, v in enumerate(level) if not isinstance(v, list) or len(v) != length)
+    where = tuple(int(i) for i in np.unravel_index(index, shape))
+    return ClientError(
+        f"{place(where)}: expected a list of {length} values like its neighbours, "
+        f"got {kind_of(level[index])}"
+    )
+
+
+def _string(value: Any, column: Column | None) -> bytes | None:
+    """Return the bytes of the string that a JSON value stands for, None if it stands for none."""
+    if isinstance(value, str):
+        return value.encode()
+    if is_b64(value):
+        try:
+            return base64.b64decode(value["b64"], validate=True)
+        except (binascii.Error, ValueError, TypeError):
+            return None
+    text = column.text_of(value) if column is not None else None
+    return None if text is None else text.encode()
+
+
+def is_b64(value: Any) -> bool:
+    """Tell whether a JSON value stands for bytes."""
+    return isinstance(value, dict) and value.keys() == {"b64"}
+
+
+def kind_of(value: Any) -> str:
+    """Say what a JSON value is, short enough for a message."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'the string "{value[:40]}"' + ("..." if len(value) > 40 else "")
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return "an object"
+    return str(value)

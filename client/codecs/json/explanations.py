@@ -1,0 +1,61 @@
+"""Explanations: each column's share of the log-odds, by the columns' names.
+
+`{"explanations": [{"bias": …, "contribution": {column: share, …}}, …]}`, an object for each row;
+the shares and the bias add up to the logit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+
+from client.codecs import JsonCall
+from client.codecs.json import rows as friendly
+from client.errors import ClientError
+from client.serving.schema import EXPLAIN, Schema
+from client.serving.tensors import Array
+
+
+def explains(schema: Schema) -> bool:
+    """Tell whether a model can tell each column's share of the log-odds."""
+    return EXPLAIN in schema.signatures and schema.column_order(EXPLAIN) is not None
+
+
+def read(body: bytes, schema: Schema) -> JsonCall:
+    """Read the rows that are to be explained; a body as for a prediction, without signature.
+
+    Raises:
+        ClientError: 501, the model cannot explain itself; 400, the body is wrong.
+    """
+    if not explains(schema):
+        raise ClientError(f"model {schema.model} has no signature that explains it", 501)
+    document: Any = friendly.parsed(body)
+    if isinstance(document, dict):
+        if "signature_name" in document:
+            raise ClientError('unknown key "signature_name"; an explanation has one signature')
+        document = {**document, "signature_name": EXPLAIN}
+    return friendly.read_document(document, schema)
+
+
+def write(outputs: Mapping[str, Array], schema: Schema) -> bytes:
+    """Write the reply.
+
+    Args:
+        outputs: of the signature `explain`: `contribution` [rows, columns], `bias` [rows].
+        schema: of the version that computed them.
+
+    Raises:
+        ClientError: 501, they are not what a model of ours gives.
+    """
+    order = schema.column_order(EXPLAIN) or ()
+    shares, bias = outputs.get("contribution"), outputs.get("bias")
+    if shares is None or bias is None or shares.shape != (len(bias), len(order)):
+        raise ClientError(f"model {schema.model} explains itself in a way that is not known", 501)
+    rows = [
+        {"bias": one, "contribution": dict(zip(order, row, strict=True))}
+        for one, row in zip(np.asarray(bias), shares, strict=True)
+    ]
+    return orjson.dumps({"explanations": rows}, option=orjson.OPT_SERIALIZE_NUMPY)

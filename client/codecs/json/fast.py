@@ -1,0 +1,159 @@
+"""Well-formed requests in row form and column form, read without looking at each value.
+
+What is not well-formed, or unusual, is left to the careful readers of the two dialects:
+`client.codecs.tfs_rest`, which knows all that TensorFlow Serving reads and its error texts, and
+`client.codecs.json.rows`, which words errors for people. Whatever is read here they read alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import orjson
+
+from client.codecs import Call, JsonCall
+from client.codecs.input_layout import Layout, layout_of
+from client.codecs.json.flat import flat_array
+from client.codecs.json.number_lists import read_number_lists
+from client.serving.schema import DEFAULT_SIGNATURE, Schema, TensorSpec
+from client.serving.tensors import Array
+
+# From here on one pass that makes arrays of numbers is faster than lists of Python's.
+LARGE_BYTES = 5000
+
+
+def read(body: bytes, schema: Schema) -> JsonCall | None:
+    """Read the body of a request to predict.
+
+    Args:
+        body: JSON.
+        schema: of the version that is asked for.
+
+    Returns:
+        None if the body is not well-formed, or unusual.
+    """
+    if len(body) > LARGE_BYTES:
+        call = read_number_lists(body, schema)
+        if call is not None:
+            return call
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if type(document) is not dict:
+        return None
+    named = "signature_name" in document
+    name = document["signature_name"] if named else DEFAULT_SIGNATURE
+    layout = layout_of(schema, name or DEFAULT_SIGNATURE) if type(name) is str else None
+    if layout is None or len(document) != 1 + named:
+        return None
+    strings = 1 + 2 * named
+    rows, columns = document.get("instances"), document.get("inputs")
+    try:
+        if type(rows) is list and rows:
+            if type(rows[0]) is dict:
+                strings += len(rows) * len(layout.names)
+            call = _read_rows(rows, layout, _has_only_numbers(body))
+        elif type(columns) is dict:
+            strings += len(columns)
+            call = _read_columns(columns, layout)
+        elif type(columns) is list and len(layout.names) == 1:
+            call = _call(layout, [columns])
+        else:
+            return None
+    except (KeyError, TypeError):
+        return None
+    if call is None:
+        return None
+    if layout.texts:
+        strings += sum(a.size for a in call.call.inputs.values() if a.dtype.hasobject)
+    # More quotes than these strings have are those of a key that is there twice.
+    return call if _count_quotes(body) == 2 * strings else None
+
+
+def _read_rows(rows: list[Any], layout: Layout, numbers: bool) -> JsonCall | None:
+    width = len(layout.names)
+    if type(rows[0]) is dict:
+        if set(map(len, rows)) != {width}:
+            return None
+        picked: Sequence[Any] = list(map(layout.pick, rows))
+    elif width == 1:
+        return _call(layout, [rows], row_form=True, numbers=numbers)
+    elif layout.ordered and set(map(type, rows)) == {list} and set(map(len, rows)) == {width}:
+        picked = rows
+    else:
+        return None
+    if layout.matrix is None:
+        return _call(layout, list(map(list, zip(*picked, strict=True))), row_form=True)
+    flat = flat_array(list(chain.from_iterable(picked)), layout.matrix, numbers=numbers)
+    return None if flat is None else JsonCall(layout.call(flat.reshape(-1, width)), row_form=True)
+
+
+def _read_columns(columns: dict[str, Any], layout: Layout) -> JsonCall | None:
+    if len(columns) != len(layout.names):
+        return None
+    picked = layout.pick(columns)
+    if set(map(type, picked)) != {list}:
+        return None
+    if layout.matrix is None:
+        specs = zip(picked, layout.specs, strict=True)
+        lengths = {len(column) for column, spec in specs if spec.shape == (None,)}
+        return _call(layout, picked) if len(lengths) <= 1 else None
+    if len(set(map(len, picked))) != 1:
+        return None
+    flat = flat_array(list(chain.from_iterable(picked)), layout.matrix)
+    if flat is None:
+        return None
+    return JsonCall(layout.call(flat.reshape(len(picked), -1).T), row_form=False)
+
+
+def _call(
+    layout: Layout,
+    columns: Sequence[list[Any]],
+    *,
+    row_form: bool = False,
+    numbers: bool = False,
+) -> JsonCall | None:
+    inputs = {}
+    for name, spec, values in zip(layout.names, layout.specs, columns, strict=True):
+        array = _array(values, spec, numbers)
+        if array is None:
+            return None
+        inputs[name] = array
+    return JsonCall(Call(layout.signature_name, inputs), row_form)
+
+
+def _array(values: list[Any], spec: TensorSpec, numbers: bool) -> Array | None:
+    """Return nested lists as an array of exactly the signature's shape."""
+    if not spec.shape:
+        return None
+    shape = [len(values)]
+    for _ in spec.shape[1:]:
+        lengths = set(map(len, values))
+        if set(map(type, values)) != {list} or len(lengths) != 1:
+            return None
+        shape.append(lengths.pop())
+        values = list(chain.from_iterable(values))
+    if any(want not in (None, have) for want, have in zip(spec.shape, shape, strict=True)):
+        return None
+    flat = flat_array(values, spec.dtype, numbers=numbers)
+    return None if flat is None else flat.reshape(shape)
+
+
+def _has_only_numbers(body: bytes) -> bool:
+    """Tell whether there is surely no `true` and no `false` in the lists."""
+    start = body.find(b"[")
+    return body.find(b"t", start) < 0 and body.find(b"f", start) < 0
+
+
+def _count_quotes(body: bytes) -> int:
+    if len(body) > LARGE_BYTES:
+        count = int(np.count_nonzero(np.frombuffer(body, np.uint8) == ord('"')))
+    else:
+        count = body.count(b'"')
+    if b"\\" not in body:
+        return count
+    return count - body.replace(b"\\\\", b"").count(b'\\"')

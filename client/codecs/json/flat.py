@@ -1,0 +1,78 @@
+"""Lists of JSON values to flat arrays without looking at each value.
+
+Every dialect tries this first. Where it gives None, a careful reader looks at each value: to say
+which of them is wrong, or to read what may be written in another way.
+
+`struct` takes a list of numbers three times as fast as numpy, and refuses what is no number or too
+large, where numpy would read "5", null and 1.5 for integers as it sees fit.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+
+from client.serving.tensors import DTYPES, STRING, Array
+
+_TYPES: dict[str, frozenset[type]] = {
+    "f": frozenset((int, float)),
+    "i": frozenset((int,)),
+    "u": frozenset((int,)),
+    "b": frozenset((bool,)),
+}
+_LETTERS = {
+    "float16": "e",
+    "float32": "f",
+    "float64": "d",
+    "int8": "b",
+    "int16": "h",
+    "int32": "i",
+    "int64": "q",
+    "uint8": "B",
+    "uint16": "H",
+    "uint32": "I",
+    "uint64": "Q",
+    "bool": "?",
+}
+# Of each dtype its letter in struct's formats, its numpy dtype, and the types of its JSON values.
+_FORMS = {
+    enum: (_LETTERS[dtype.name], dtype, _TYPES[dtype.kind])
+    for enum, dtype in DTYPES.items()
+    if dtype.name in _LETTERS
+}
+
+
+def flat_array(values: list[Any], dtype: int, *, numbers: bool = False) -> Array | None:
+    """Return a list's values as an array of one dimension, strings as an object array of bytes.
+
+    Args:
+        values: as JSON is read: numbers, booleans or strings.
+        dtype: a `tensorflow.DataType`.
+        numbers: whether it is known that there are no booleans among them, which pass for numbers.
+
+    Returns:
+        None if one of the values has the wrong type or is out of the type's range, or if the type
+        has no JSON form. NaN and infinity, where a parser gives them, are floats.
+    """
+    if dtype == STRING:
+        is_text = set(map(type, values)) <= {str}
+        return byte_array([value.encode() for value in values]) if is_text else None
+    if dtype not in _FORMS:
+        return None
+    letter, numpy_dtype, types = _FORMS[dtype]
+    if not (numbers and letter != "?") and not types.issuperset(map(type, values)):
+        return None
+    try:
+        # Of struct's two sizes of a float32 only the standard one, "=", is not quietly infinite.
+        return np.frombuffer(struct.pack(f"={len(values)}{letter}", *values), numpy_dtype)
+    except (struct.error, OverflowError):
+        return None
+
+
+def byte_array(values: list[bytes]) -> Array:
+    """Return strings of bytes as an object array of one dimension."""
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array

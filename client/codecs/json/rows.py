@@ -1,0 +1,316 @@
+"""Our own dialect: TensorFlow Serving's row form and column form, with errors for people.
+
+Row form, `{"instances": [row, …]}`: a row is an object with a value for each input, or a plain
+value for the only input, or a list with the columns' values in the order of the trained table.
+Column form, `{"inputs": {name: values, …}}`: all rows of an input together, or plain values for
+the only input.
+
+Null is a missing value, in an object a key that is left out too, where the model has seen missing
+values in training.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from client.codecs import Call, JsonCall
+from client.codecs.json import fast
+from client.codecs.json.arrays import Place, is_b64, kind_of, to_array
+from client.codecs.replies import join_rows, row_texts, write_columns, write_rows
+from client.errors import ClientError
+from client.inference.shares import Share
+from client.serving.schema import (
+    DEFAULT_SIGNATURE,
+    DENSE,
+    DENSE_INPUT,
+    Column,
+    Schema,
+    Signature,
+)
+from client.serving.tensors import Array, dtype_name
+
+EXPECTED = (
+    'expected {"instances": [row, ...]} or {"inputs": {name: [value, ...], ...}}, '
+    'with "signature_name" if another signature than the default is meant'
+)
+KEYS = ("instances", "inputs", "signature_name")
+
+# Of each input that the model describes, the columns it holds.
+Described = Mapping[str, Sequence[Column]]
+
+
+def read(body: bytes, schema: Schema) -> JsonCall:
+    """Read the body of a request to predict.
+
+    Args:
+        body: JSON.
+        schema: of the version that is asked for.
+
+    Raises:
+        ClientError: it names the field, what came, and what was expected.
+    """
+    body = body.removeprefix(codecs.BOM_UTF8)
+    return fast.read(body, schema) or read_document(parsed(body), schema)
+
+
+def read_document(body: Any, schema: Schema) -> JsonCall:
+    """Turn a body that is parsed already into a call.
+
+    Raises:
+        ClientError: it names the field, what came, and what was expected.
+    """
+    if not isinstance(body, dict):
+        raise ClientError(f"the body is {kind_of(body)}; {EXPECTED}")
+    unknown = [key for key in body if key not in KEYS]
+    if unknown:
+        raise ClientError(f'unknown key "{unknown[0][:100]}"; {EXPECTED}')
+    if ("instances" in body) == ("inputs" in body):
+        both = "both" if "instances" in body else "neither"
+        raise ClientError(f'the body has {both} of "instances" and "inputs"; {EXPECTED}')
+    name = body.get("signature_name", DEFAULT_SIGNATURE)
+    if not isinstance(name, str):
+        raise ClientError(f"signature_name: expected a string, got {kind_of(name)}")
+    signature = schema.signatures.get(name or DEFAULT_SIGNATURE)
+    if signature is None:
+        known = ", ".join(sorted(schema.signatures))
+        raise ClientError(
+            f'signature_name: model {schema.model} has no "{name[:100]}", it has {known}'
+        )
+    name = name or DEFAULT_SIGNATURE
+    described = schema.described.get(name, {})
+    if "inputs" in body:
+        columns = _read_columns(body["inputs"], signature, described)
+        return JsonCall(Call(name, columns), row_form=False)
+    rows = _checked_rows(body["instances"])
+    dense_order = schema.dense_order(name)
+    if dense_order is not None:
+        matrix = _read_matrix(rows, schema, dense_order)
+        return JsonCall(Call(DENSE, {DENSE_INPUT: matrix}), row_form=True)
+    order = schema.column_order(name)
+    return JsonCall(Call(name, _read_rows(rows, signature, order, described)), row_form=True)
+
+
+def write(
+    outputs: Mapping[str, Array], *, row_form: bool, facts: Mapping[str, Any] | None = None
+) -> bytes:
+    """Write the reply, `{"predictions": …}` or `{"outputs": …}`.
+
+    Args:
+        outputs: the model's.
+        row_form: whether the request came in row form.
+        facts: what else to say in the same object.
+
+    Raises:
+        ClientError: an output has no JSON form, or the outputs have no common number of rows, so
+            that only column form can tell them.
+    """
+    tail = b"," + orjson.dumps(facts)[1:-1] if facts else b""
+    if not row_form:
+        _check_types(outputs)
+        return write_columns(outputs, tail)
+    if isinstance(outputs, Share):
+        return join_rows(outputs.rows(_row_texts), tail)
+    _check_rows(outputs)
+    return write_rows(outputs, tail)
+
+
+def _row_texts(outputs: Mapping[str, Array]) -> list[bytes]:
+    _check_rows(outputs)
+    return row_texts(outputs)
+
+
+def _check_types(outputs: Mapping[str, Array]) -> None:
+    for name, array in outputs.items():
+        if array.dtype.kind == "c":
+            raise ClientError(f"output {name}: values of {array.dtype.name} have no JSON form", 501)
+
+
+def _check_rows(outputs: Mapping[str, Array]) -> None:
+    _check_types(outputs)
+    lengths = {array.shape[0] if array.ndim else None for array in outputs.values()}
+    if len(lengths) != 1 or None in lengths:
+        raise ClientError(
+            "the outputs do not have one value for each instance; "
+            'ask with "inputs" in place of "instances"'
+        )
+
+
+def parsed(body: bytes) -> Any:
+    """Parse a body.
+
+    Raises:
+        ClientError: it is empty, or no JSON.
+    """
+    if not body.strip():
+        raise ClientError(f"the body is empty; {EXPECTED}")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ClientError(f"the body is not JSON: {error}; {EXPECTED}") from error
+
+
+def _checked_rows(rows: Any) -> list[Any]:
+    if not isinstance(rows, list):
+        raise ClientError(f"instances: expected a list of rows, got {kind_of(rows)}")
+    if not rows:
+        raise ClientError("instances: expected at least one row, got an empty list")
+    return rows
+
+
+def _read_matrix(rows: list[Any], schema: Schema, order: tuple[str, ...]) -> Array:
+    """Read rows as one matrix with the columns in order."""
+    if isinstance(rows[0], dict):
+        by_name = schema.described[DEFAULT_SIGNATURE]
+        rows = _whole_objects(rows, schema.signatures[DEFAULT_SIGNATURE], by_name)
+        rows = [[row[name] for name in order] for row in rows]
+    else:
+        _check_lists(rows, order)
+
+    def place(index: tuple[int, ...]) -> str:
+        row, column = index
+        return f"instances[{row}].{order[column]}"
+
+    spec = schema.signatures[DENSE].inputs[DENSE_INPUT]
+    return to_array(rows, spec, place, schema.described[DENSE][DENSE_INPUT])
+
+
+def _read_rows(
+    rows: list[Any], signature: Signature, order: tuple[str, ...] | None, described: Described
+) -> dict[str, Array]:
+    if isinstance(rows[0], dict) and not is_b64(rows[0]):
+        rows = _whole_objects(rows, signature, described)
+        columns = {name: [row[name] for row in rows] for name in signature.inputs}
+    elif len(signature.inputs) == 1:
+        columns = {next(iter(signature.inputs)): rows}
+    elif order is not None:
+        _check_lists(rows, order)
+        columns = {
+            name: list(values) for name, values in zip(order, zip(*rows, strict=True), strict=True)
+        }
+    else:
+        raise ClientError(
+            f"instances[0]: expected an object with {_listing(signature.inputs)}, "
+            f"got {kind_of(rows[0])}"
+        )
+    plain = columns.get(next(iter(signature.inputs), "")) is rows
+
+    def place(name: str) -> Place:
+        def at(index: tuple[int, ...]) -> str:
+            if not index:
+                return "instances" if plain else f"instances, {name}"
+            row, *rest = index
+            inner = "" if plain else f".{name}"
+            return f"instances[{row}]{inner}" + "".join(f"[{i}]" for i in rest)
+
+        return at
+
+    return {
+        name: to_array(values, signature.inputs[name], place(name), described.get(name, ()))
+        for name, values in columns.items()
+    }
+
+
+def _whole_objects(
+    rows: list[Any], signature: Signature, described: Described
+) -> list[dict[str, Any]]:
+    """Check the rows' names, and put null for values that are left out and may be missing."""
+    wanted = signature.inputs.keys()
+    whole = rows
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise ClientError(
+                f"instances[{index}]: expected an object like instances[0], got {kind_of(row)}"
+            )
+        if row.keys() != wanted:
+            unknown = sorted(row.keys() - wanted)
+            if unknown:
+                raise ClientError(
+                    f'instances[{index}]: unknown column "{unknown[0][:100]}"; '
+                    f"the columns are {_listing(wanted)}"
+                )
+            absent = wanted - row.keys()
+            missing = sorted(name for name in absent if not _may_be_missing(name, described))
+            if missing:
+                spec = signature.inputs[missing[0]]
+                of = f", the first of {len(missing)}," if len(missing) > 1 else ""
+                raise ClientError(
+                    f'instances[{index}]: column "{missing[0]}" ({dtype_name(spec.dtype)}){of} '
+                    "is missing"
+                )
+            if whole is rows:
+                whole = list(rows)  # the caller's own may be read again, for another version
+            whole[index] = {**row, **dict.fromkeys(absent)}
+    return whole
+
+
+def _may_be_missing(name: str, described: Described) -> bool:
+    columns = described.get(name, ())
+    return bool(columns) and all(column.missing for column in columns)
+
+
+def _check_lists(rows: list[Any], order: tuple[str, ...]) -> None:
+    for index, row in enumerate(rows):
+        if not isinstance(row, list):
+            raise ClientError(
+                f"instances[{index}]: expected an object or a list of {len(order)} values in the "
+                f"order {_listing(order)}, got {kind_of(row)}"
+            )
+        if len(row) != len(order):
+            raise ClientError(
+                f"instances[{index}]: expected {len(order)} values in the order "
+                f"{_listing(order)}, got {len(row)}"
+            )
+
+
+def _read_columns(inputs: Any, signature: Signature, described: Described) -> dict[str, Array]:
+    if not isinstance(inputs, dict) or is_b64(inputs):
+        if len(signature.inputs) != 1:
+            raise ClientError(
+                f"inputs: expected an object with {_listing(signature.inputs)}, "
+                f"got {kind_of(inputs)}"
+            )
+        name = next(iter(signature.inputs))
+        place, columns = _column_place("inputs"), described.get(name, ())
+        return {name: to_array(inputs, signature.inputs[name], place, columns)}
+    for name in inputs:
+        if name not in signature.inputs:
+            raise ClientError(
+                f'inputs: unknown column "{name[:100]}"; '
+                f"the columns are {_listing(signature.inputs)}"
+            )
+    for name, spec in signature.inputs.items():
+        if name not in inputs:
+            raise ClientError(f'inputs: column "{name}" ({dtype_name(spec.dtype)}) is missing')
+    arrays = {
+        name: to_array(inputs[name], spec, _column_place(f"inputs.{name}"), described.get(name, ()))
+        for name, spec in signature.inputs.items()
+    }
+    _check_equal_lengths(arrays, signature)
+    return arrays
+
+
+def _check_equal_lengths(arrays: Mapping[str, Array], signature: Signature) -> None:
+    """Columns that are one value a row must have equally many rows."""
+    lengths = {
+        name: len(array)
+        for name, array in arrays.items()
+        if signature.inputs[name].shape == (None,)
+    }
+    if len(set(lengths.values())) > 1:
+        (first, length), *others = lengths.items()
+        name, other = next((n, m) for n, m in others if m != length)
+        raise ClientError(
+            f"inputs.{name}: expected {length} values like inputs.{first}, got {other}"
+        )
+
+
+def _column_place(prefix: str) -> Place:
+    return lambda index: prefix + "".join(f"[{i}]" for i in index)
+
+
+def _listing(names: Any) -> str:
+    return ", ".join(names)

@@ -1,0 +1,242 @@
+"""Requests to infer of the Open Inference Protocol (V2), as KServe, Triton and MLServer speak it.
+
+https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol is the protocol;
+its binary tensor data extension is read and written too. The protocol knows one set of inputs for a
+model, TensorFlow Serving many: the request parameter `signature_name` chooses another than
+`serving_default`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from client.codecs import Call
+from client.codecs.json.arrays import kind_of
+from client.codecs.json.dense import shortest_call
+from client.codecs.oip.models import signature_of
+from client.codecs.oip.tensors import (
+    check_spec,
+    read_binary,
+    read_json,
+    write_tensor,
+)
+from client.errors import ClientError
+from client.http.messages import HttpReply
+from client.serving.schema import Schema, Signature, TensorSpec
+from client.serving.tensors import Array
+
+BINARY = "application/octet-stream"
+# Of a request and of a reply that have bytes after their JSON: the JSON's length.
+HEADER_LENGTH = "Inference-Header-Content-Length"
+
+EXPECTED = 'expected {"inputs": [{"name", "shape", "datatype", "data"}, ...]}'
+# Escapes that only half of a character outside the basic plane has; Python reads a half alone.
+_SURROGATE = re.compile(rb"\\u[dD][89abcdefABCDEF]")
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """A request to infer.
+
+    Attributes:
+        call: what is asked of the model.
+        id: the caller's name for the request, None if there is none.
+        binary: whether outputs are to be bytes, if the request does not say so of each.
+        binary_outputs: whether, by name, for the outputs of which it does.
+    """
+
+    call: Call
+    id: str | None
+    binary: bool
+    binary_outputs: Mapping[str, bool]
+
+
+def read(body: bytes, schema: Schema, header_length: str | None = None) -> Inference:
+    """Read the body of a request to infer.
+
+    Numbers that came as bytes are not copied: the arrays are views of the body.
+
+    Args:
+        body: JSON, and after it the bytes of the inputs that are binary, in the inputs' order.
+        schema: of the version that is asked for.
+        header_length: value of the header `Inference-Header-Content-Length`, None if there is none
+            and so no binary input.
+
+    Raises:
+        ClientError: it names the tensor, what came, and what was expected.
+    """
+    header, data = _split(body, header_length)
+    message = _loads(header)
+    if type(message) is not dict:
+        raise ClientError(f"the body is {kind_of(message)}; {EXPECTED}")
+    identity = message.get("id")
+    if identity is not None and not isinstance(identity, str):
+        raise ClientError(f"id: expected a string, got {kind_of(identity)}")
+    parameters = _parameters(message, "parameters")
+    for name in parameters:
+        if name.startswith("sequence_"):
+            raise ClientError(f"parameters: {name}: no model here keeps a sequence's state")
+    name, signature = signature_of(schema, parameters.get("signature_name", ""))
+    inputs = _read_inputs(message.get("inputs"), signature, data)
+    binary = _flag(parameters, "binary_data_output", "parameters", default=False)
+    outputs = _read_outputs(message.get("outputs"), signature, binary)
+    call = shortest_call(schema, name, inputs, tuple(outputs))
+    return Inference(call, identity, binary, outputs)
+
+
+def write(
+    inference: Inference, outputs: Mapping[str, Array], model: str, version: int
+) -> HttpReply:
+    """Return the reply to a request to infer.
+
+    Args:
+        inference: the request.
+        outputs: the model's; those that were asked for by name come in that order.
+        model: the model's name.
+        version: the version that computed them.
+
+    Raises:
+        ClientError: an output has a type that the protocol has no name for.
+    """
+    names = inference.call.output_filter or sorted(outputs)
+    tensors, data = [], []
+    for name in names:
+        binary = inference.binary_outputs.get(name, inference.binary)
+        tensor, content = write_tensor(name, outputs[name], binary)
+        tensors.append(tensor)
+        data.append(content)
+    reply: dict[str, Any] = {"model_name": model, "model_version": str(version), "outputs": tensors}
+    if inference.id is not None:
+        reply["id"] = inference.id
+    header = orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not any("data" not in tensor for tensor in tensors):
+        return HttpReply(header)
+    return HttpReply(
+        b"".join((header, *data)),
+        content_type=BINARY,
+        headers=((HEADER_LENGTH, str(len(header))),),
+    )
+
+
+def _split(body: bytes, header_length: str | None) -> tuple[memoryview, memoryview]:
+    whole = memoryview(body)
+    if header_length is None:
+        return whole, whole[len(whole) :]
+    text = header_length.strip()
+    is_length = text.isascii() and text.isdigit() and len(text) < 20
+    if not is_length or int(text) > len(whole):
+        raise ClientError(
+            f"{HEADER_LENGTH}: expected a number of bytes up to {len(whole)}, the body's, "
+            f'got "{text[:40]}"'
+        )
+    return whole[: int(text)], whole[int(text) :]
+
+
+def _loads(header: memoryview) -> Any:
+    if not header:
+        raise ClientError(f"the body is empty; {EXPECTED}")
+    try:
+        return orjson.loads(header)
+    except orjson.JSONDecodeError as error:
+        message = ClientError(f"the body is not JSON: {error}; {EXPECTED}")
+    text = bytes(header)
+    if b"NaN" not in text or _SURROGATE.search(text):
+        raise message
+    try:
+        # Triton's client writes NaN as it is, which is not JSON, and its server reads that.
+        return json.loads(text, parse_int=_number)
+    except (ValueError, RecursionError):
+        raise message from None
+
+
+def _number(digits: str) -> int | float:
+    """Read an integer as orjson does."""
+    return int(digits) if len(digits) < 19 else float(digits)
+
+
+def _parameters(holder: Mapping[str, Any], place: str) -> Mapping[str, Any]:
+    parameters = holder.get("parameters")
+    if parameters is None:
+        return {}
+    if type(parameters) is not dict:
+        raise ClientError(f"{place}: expected an object, got {kind_of(parameters)}")
+    return parameters
+
+
+def _flag(parameters: Mapping[str, Any], name: str, place: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if type(value) is not bool:
+        raise ClientError(f"{place}: {name}: expected true or false, got {kind_of(value)}")
+    return value
+
+
+def _read_inputs(tensors: Any, signature: Signature, data: memoryview) -> dict[str, Array]:
+    if type(tensors) is not list:
+        raise ClientError(f"inputs: expected a list of tensors, got {kind_of(tensors)}; {EXPECTED}")
+    arrays: dict[str, Array] = {}
+    at = 0
+    for index, tensor in enumerate(tensors):
+        name = _name(tensor, f"inputs[{index}]", signature.inputs, arrays)
+        spec, place = signature.inputs[name], f'input "{name}"'
+        shape = check_spec(tensor, spec, place)
+        parameters = _parameters(tensor, f"{place} parameters")
+        if "shared_memory_region" in parameters:
+            raise ClientError(f"{place}: shared memory is not supported, send the values")
+        size = parameters.get("binary_data_size")
+        if size is None:
+            arrays[name] = read_json(tensor, shape, spec, place)
+            continue
+        if type(size) is not int or not 0 <= size <= len(data) - at:
+            raise ClientError(
+                f"{place}: binary_data_size: expected at most {len(data) - at}, the bytes that are "
+                f"left after the JSON of {HEADER_LENGTH}, got {kind_of(size)}"
+            )
+        arrays[name] = read_binary(data[at : at + size], shape, spec, place)
+        at += size
+    if at != len(data):
+        raise ClientError(f"the body has {len(data) - at} bytes more than its inputs")
+    missing = [name for name in signature.inputs if name not in arrays]
+    if missing:
+        raise ClientError(f"inputs: {_listing(missing)} missing, of {_listing(signature.inputs)}")
+    return arrays
+
+
+def _read_outputs(tensors: Any, signature: Signature, binary: bool) -> dict[str, bool]:
+    """Return of each output that is asked for by name whether it is to be bytes."""
+    if tensors is None:
+        return {}
+    if type(tensors) is not list:
+        raise ClientError(f"outputs: expected a list of tensors, got {kind_of(tensors)}")
+    wanted: dict[str, bool] = {}
+    for index, tensor in enumerate(tensors):
+        place = f"outputs[{index}]"
+        name = _name(tensor, place, signature.outputs, wanted)
+        parameters = _parameters(tensor, f"{place}: parameters")
+        for other in ("classification", "shared_memory_region"):
+            if other in parameters:
+                raise ClientError(f"{place}: parameters: {other} is not supported")
+        wanted[name] = _flag(parameters, "binary_data", place, default=binary)
+    return wanted
+
+
+def _name(tensor: Any, place: str, known: Mapping[str, TensorSpec], seen: Mapping[str, Any]) -> str:
+    if type(tensor) is not dict:
+        raise ClientError(f"{place}: expected an object, got {kind_of(tensor)}")
+    name = tensor.get("name")
+    if not isinstance(name, str):
+        raise ClientError(f"{place}: name: expected a string, got {kind_of(name)}")
+    if name not in known:
+        raise ClientError(f'{place}: unknown name "{name[:100]}", expected {_listing(known)}')
+    if name in seen:
+        raise ClientError(f'{place}: "{name}" is there twice')
+    return name
+
+
+def _listing(names: Iterable[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,155 @@
+"""What the Open Inference Protocol tells of servers and models, and where it is asked.
+
+https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol; everything is
+under `/v2`:
+
+    GET  /v2                                          what this server is
+    GET  /v2/health/live, /v2/health/ready
+    GET  /v2/models/<model>[/versions/<version>]      inputs and outputs
+    GET  /v2/models/<model>[/versions/<version>]/ready
+    POST /v2/models/<model>[/versions/<version>]/infer
+
+A version that is not a number is one of TensorFlow Serving's version labels. Errors are
+`{"error": "…"}` with the status that says whose fault it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+
+from client.codecs.json.arrays import kind_of
+from client.codecs.oip.tensors import datatype
+from client.errors import ClientError
+from client.http.messages import HttpReply
+from client.serving.client import Target
+from client.serving.schema import DEFAULT_SIGNATURE, Schema, Signature, TensorSpec
+
+PLATFORM = "tensorflow_savedmodel"
+EXTENSIONS = ("binary_tensor_data",)
+LARGEST_VERSION = 2**63 - 1
+
+_PATH = re.compile(
+    r"/v2(?:/?|/health/(?P<health>live|ready)"
+    r"|/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<verb>ready|infer))?)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a path under `/v2` asks for.
+
+    Attributes:
+        what: `server`, `live`, `ready`, `model`, `model_ready` or `infer`.
+        method: the HTTP method that asks for it.
+        target: the model, where it is about one.
+    """
+
+    what: str
+    method: str = "GET"
+    target: Target | None = None
+
+
+def route(path: str) -> Route | None:
+    """Return what a path asks for, None if it is none of the protocol's.
+
+    Args:
+        path: percent-encoded, without the query.
+
+    Raises:
+        ClientError: the version is a number that no version has.
+    """
+    match = _PATH.fullmatch(path)
+    if match is None:
+        return None
+    if match["model"] is None:
+        return Route(match["health"] or "server")
+    target = _target(unquote(match["model"]), match["version"])
+    if match["verb"] == "infer":
+        return Route("infer", "POST", target)
+    return Route("model_ready" if match["verb"] else "model", "GET", target)
+
+
+def server_metadata(version: str) -> dict[str, Any]:
+    """Return the reply to `/v2`.
+
+    Args:
+        version: of this program.
+    """
+    return {"name": "logreg-serving", "version": version, "extensions": list(EXTENSIONS)}
+
+
+def live() -> dict[str, Any]:
+    """Return the reply to `/v2/health/live`."""
+    return {"live": True}
+
+
+def ready(is_ready: bool, model: str | None = None) -> HttpReply:
+    """Return the reply to `/v2/health/ready` and to a model's `ready`; 503 if it is not.
+
+    The protocol allows any status but 200; 503 is what KServe's own server gives, and tells
+    proxies and probes that it may pass.
+    """
+    body = {"ready": is_ready} if model is None else {"name": model, "ready": is_ready}
+    return HttpReply(orjson.dumps(body), 200 if is_ready else 503)
+
+
+def model_metadata(
+    schema: Schema, versions: Iterable[int], signature_name: str = ""
+) -> dict[str, Any]:
+    """Return the reply to `/v2/models/<model>[/versions/<version>]`.
+
+    Args:
+        schema: of the version that is asked for.
+        versions: those that can be asked.
+        signature_name: whose inputs and outputs to tell; the default one if empty.
+
+    Raises:
+        ClientError: the model has no such signature.
+    """
+    _, signature = signature_of(schema, signature_name)
+    return {
+        "name": schema.model,
+        "versions": [str(version) for version in versions],
+        "platform": PLATFORM,
+        "inputs": [_tensor_metadata(*item) for item in signature.inputs.items()],
+        "outputs": [_tensor_metadata(*item) for item in signature.outputs.items()],
+    }
+
+
+def signature_of(schema: Schema, name: Any) -> tuple[str, Signature]:
+    """Return a signature and its name; the default one if the name is empty.
+
+    Raises:
+        ClientError: the model has no such signature.
+    """
+    if not isinstance(name, str):
+        raise ClientError(f"signature_name: expected a string, got {kind_of(name)}")
+    signature = schema.signatures.get(name or DEFAULT_SIGNATURE)
+    if signature is None:
+        known = ", ".join(sorted(schema.signatures))
+        raise ClientError(
+            f'signature_name: model {schema.model} has no "{name[:100] or DEFAULT_SIGNATURE}", '
+            f"it has {known}"
+        )
+    return name or DEFAULT_SIGNATURE, signature
+
+
+def _target(model: str, version: str | None) -> Target:
+    if version is None:
+        return Target(model)
+    if not (version.isascii() and version.isdigit()):
+        return Target(model, label=unquote(version))
+    if len(version) > 19 or int(version) > LARGEST_VERSION:
+        raise ClientError(f"version: expected at most {LARGEST_VERSION}, got {version[:40]}")
+    return Target(model, int(version))
+
+
+def _tensor_metadata(name: str, spec: TensorSpec) -> dict[str, Any]:
+    shape = [-1] if spec.shape is None else [-1 if n is None else n for n in spec.shape]
+    return {"name": name, "datatype": datatype(spec.dtype), "shape": shape}

@@ -1,0 +1,240 @@
+"""Tensors of the Open Inference Protocol: JSON or bytes to arrays, and back.
+
+https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol says what JSON
+looks like, its "binary tensor data extension" what the bytes are: little-endian, row-major, strings
+each after their length as four bytes.
+
+A string that is not UTF-8 has no JSON form in the protocol. As in MLServer, a tensor whose
+`parameters` say `"content_type": "base64"` holds base64 instead.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from client.codecs.json.arrays import kind_of, to_array
+from client.codecs.json.flat import byte_array, flat_array
+from client.errors import ClientError
+from client.serving.protos import DataType
+from client.serving.schema import TensorSpec
+from client.serving.tensors import DTYPES, STRING, Array, dtype_name
+
+MAX_RANK = 32  # more are not numpy's to count
+BASE64 = "base64"
+BYTES = "BYTES"
+
+_DATATYPES = {
+    DataType.Value(name): datatype
+    for name, datatype in {
+        "DT_BOOL": "BOOL",
+        "DT_UINT8": "UINT8",
+        "DT_UINT16": "UINT16",
+        "DT_UINT32": "UINT32",
+        "DT_UINT64": "UINT64",
+        "DT_INT8": "INT8",
+        "DT_INT16": "INT16",
+        "DT_INT32": "INT32",
+        "DT_INT64": "INT64",
+        "DT_HALF": "FP16",
+        "DT_BFLOAT16": "BF16",
+        "DT_FLOAT": "FP32",
+        "DT_DOUBLE": "FP64",
+        "DT_STRING": BYTES,
+    }.items()
+}
+_DATATYPE_OF_ARRAY = {
+    DTYPES[dtype]: datatype for dtype, datatype in _DATATYPES.items() if dtype in DTYPES
+}
+
+
+def datatype(dtype: int) -> str:
+    """Return the protocol's name of a `tensorflow.DataType`; TensorFlow's where it has none."""
+    return _DATATYPES.get(dtype) or dtype_name(dtype).upper()
+
+
+def describe(spec: TensorSpec) -> str:
+    """Return a spec as the protocol writes it: `FP32 [-1, 30]`."""
+    if spec.shape is None:
+        return f"{datatype(spec.dtype)} of any shape"
+    return f"{datatype(spec.dtype)} {[-1 if n is None else n for n in spec.shape]}"
+
+
+def check_spec(tensor: Mapping[str, Any], spec: TensorSpec, place: str) -> tuple[int, ...]:
+    """Check a tensor's datatype and shape, and return the shape.
+
+    Raises:
+        ClientError: they are not those of the signature; the message has both.
+    """
+    shape = tensor.get("shape")
+    if type(shape) is not list or not set(map(type, shape)) <= {int} or min(shape, default=0) < 0:
+        raise ClientError(f"{place}: expected a shape such as [1, 2], got {kind_of(shape)}")
+    given = tensor.get("datatype")
+    if given != datatype(spec.dtype) or not _fits(shape, spec.shape):
+        came = f"{given} {shape}" if isinstance(given, str) else kind_of(given)
+        raise ClientError(f"{place}: expected {describe(spec)}, got {came[:100]}")
+    if spec.dtype not in DTYPES:
+        raise ClientError(f"{place}: tensors of {given} cannot be sent to the model server", 501)
+    return tuple(shape)
+
+
+def read_json(
+    tensor: Mapping[str, Any], shape: tuple[int, ...], spec: TensorSpec, place: str
+) -> Array:
+    """Return a tensor's `data`, flat or nested in lists, as an array.
+
+    Raises:
+        ClientError: a value has the wrong type, or the values do not fill the shape.
+    """
+    values = tensor.get("data")
+    if type(values) is not list:
+        raise ClientError(f"{place}: expected a list as data, got {kind_of(values)}")
+    if values and type(values[0]) is list:
+        values = _unnested(values, shape, place)
+    count = prod(shape)
+    if len(values) != count:
+        raise ClientError(
+            f"{place}: expected {count} values for shape {list(shape)}, got {len(values)}"
+        )
+    if spec.dtype == STRING and _content_type(tensor) == BASE64:
+        flat: Array | None = byte_array(
+            [_from_base64(value, i, place) for i, value in enumerate(values)]
+        )
+    else:
+        flat = flat_array(values, spec.dtype)
+    if flat is None:
+        flat = to_array(
+            values,
+            TensorSpec(spec.dtype, (None,)),
+            lambda index: f"{place} data" + "".join(f"[{i}]" for i in index),
+        )
+    return _shaped(flat, shape, place)
+
+
+def read_binary(data: memoryview, shape: tuple[int, ...], spec: TensorSpec, place: str) -> Array:
+    """Return the array that bytes are, without copying numbers.
+
+    Raises:
+        ClientError: the bytes do not fill the shape exactly, or are none of the type's.
+    """
+    count = prod(shape)
+    if spec.dtype == STRING:
+        return _shaped(byte_array(_read_strings(data, count, place)), shape, place)
+    dtype = DTYPES[spec.dtype]
+    if len(data) != count * dtype.itemsize:
+        raise ClientError(
+            f"{place}: expected {count * dtype.itemsize} bytes for shape {list(shape)}, "
+            f"got {len(data)}"
+        )
+    if dtype.kind == "b" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
+        raise ClientError(f"{place}: expected bytes of value 0 and 1 for BOOL, got others")
+    return _shaped(np.frombuffer(data, dtype), shape, place)
+
+
+def write_tensor(name: str, array: Array, binary: bool) -> tuple[dict[str, Any], bytes]:
+    """Return an output as the protocol's object and, if it is to be binary, its bytes.
+
+    Numbers stay a numpy array in the object. NaN and infinities have no JSON form: orjson writes
+    null for them; as bytes they are themselves.
+
+    Raises:
+        ClientError: the protocol has no such type.
+    """
+    of_strings = array.dtype == np.object_
+    if array.dtype not in _DATATYPE_OF_ARRAY:
+        raise ClientError(
+            f"output {name}: the protocol has no type for {array.dtype.name}; "
+            "leave it out by naming the outputs that you want",
+            501,
+        )
+    tensor: dict[str, Any] = {
+        "name": name,
+        "datatype": _DATATYPE_OF_ARRAY[array.dtype],
+        "shape": array.shape,
+    }
+    if binary:
+        data = _write_strings(array.reshape(-1).tolist()) if of_strings else array.tobytes()
+        tensor["parameters"] = {"binary_data_size": len(data)}
+        return tensor, data
+    if not of_strings:
+        tensor["data"] = np.ascontiguousarray(array).reshape(-1)
+        return tensor, b""
+    values = array.reshape(-1).tolist()
+    try:
+        tensor["data"] = [value.decode() for value in values]
+    except UnicodeDecodeError:
+        tensor["parameters"] = {"content_type": BASE64}
+        tensor["data"] = [base64.b64encode(value).decode() for value in values]
+    return tensor, b""
+
+
+def _fits(shape: Sequence[int], wanted: tuple[int | None, ...] | None) -> bool:
+    if wanted is None:
+        return len(shape) <= MAX_RANK
+    if len(shape) != len(wanted):
+        return False
+    for want, have in zip(wanted, shape, strict=True):  # a generator would take as long again
+        if want is not None and want != have:
+            return False
+    return True
+
+
+def _shaped(flat: Array, shape: tuple[int, ...], place: str) -> Array:
+    try:
+        return flat.reshape(shape)
+    except ValueError:  # no values at all, in a shape whose other lengths overflow
+        raise ClientError(f"{place}: shape {list(shape)} is too large") from None
+
+
+def _unnested(values: list[Any], shape: tuple[int, ...], place: str) -> list[Any]:
+    """Return the values of lists in one another, whose lengths are the shape's."""
+    level = values
+    for length in shape[1:]:
+        if not all(type(inner) is list and len(inner) == length for inner in level):
+            break
+        level = list(chain.from_iterable(level))
+    else:
+        if shape and len(values) == shape[0]:
+            return level
+    raise ClientError(
+        f"{place}: expected the data flat, or in lists in one another of shape {list(shape)}"
+    )
+
+
+def _content_type(tensor: Mapping[str, Any]) -> Any:
+    parameters = tensor.get("parameters")
+    return parameters.get("content_type") if isinstance(parameters, dict) else None
+
+
+def _from_base64(value: Any, index: int, place: str) -> bytes:
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError, TypeError):
+        raise ClientError(f"{place} data[{index}]: expected base64, got {kind_of(value)}") from None
+
+
+def _read_strings(data: memoryview, count: int, place: str) -> list[bytes]:
+    whole, at = bytes(data), 0
+    values: list[bytes] = []
+    while at + 4 <= len(whole) and len(values) < count:
+        end = at + 4 + int.from_bytes(whole[at : at + 4], "little")
+        values.append(whole[at + 4 : end])
+        at = end
+    if len(values) != count or at != len(whole):
+        raise ClientError(
+            f"{place}: expected {count} strings, each after its length as four bytes, "
+            f"got {len(whole)} bytes that are not"
+        )
+    return values
+
+
+def _write_strings(values: list[bytes]) -> bytes:
+    # Labels are few, so each is put together once.
+    packed = {value: len(value).to_bytes(4, "little") + value for value in set(values)}
+    return b"".join([packed[value] for value in values])

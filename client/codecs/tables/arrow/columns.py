@@ -1,0 +1,208 @@
+"""The values of a batch of an Arrow stream: buffers of bytes to arrays.
+
+https://arrow.apache.org/docs/format/Columnar.html says how each kind of values is laid out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from client.codecs.json.flat import byte_array
+from client.codecs.tables.arrow.flatbuffers import BrokenError, Table
+from client.codecs.tables.arrow.schema import BOOLEANS, LISTS, NULL, TEXTS, VIEWS, Field
+from client.errors import ClientError
+from client.serving.tensors import Array
+
+# Values, and whether each is there; None if all are.
+Values = tuple[Array, Array | None]
+
+# A view's text is in the view itself if it is not longer.
+_INLINE = 12
+_VIEW = np.dtype([("length", "<i4"), ("prefix", "<i4"), ("buffer", "<i4"), ("offset", "<i4")])
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The buffers of a column in one batch.
+
+    Attributes:
+        field: what it is.
+        rows: how many values it has.
+        valid: a bitmap of which are there; None if all are.
+        buffers: what holds the values.
+        values: of lists, what they hold.
+    """
+
+    field: Field
+    rows: int
+    valid: memoryview | None
+    buffers: Sequence[memoryview]
+    values: Column | None = None
+
+    def read(self, start: int, stop: int, words: Mapping[int, Values]) -> Values:
+        """Return some of the values, strings as an object array of bytes.
+
+        Args:
+            start: the first, a multiple of 8.
+            stop: where to end.
+            words: the dictionaries by number.
+
+        Raises:
+            BrokenError: the buffers do not hold what they should.
+        """
+        count, field = stop - start, self.field
+        if field.kind == NULL:
+            return np.zeros(count, np.float32), np.zeros(count, np.bool_)
+        valid = None if self.valid is None else _bits(self.valid, start, stop)
+        if field.kind == BOOLEANS:
+            return _bits(self.buffers[0], start, stop), valid
+        if field.kind == TEXTS:
+            ends = _numbers(self.buffers[0], field.dtype, start, count + 1)
+            return _texts(self.buffers[1], ends[:-1], ends[1:]), valid
+        if field.kind == VIEWS:
+            return self._read_views(start, count), valid
+        if field.kind == LISTS:
+            assert self.values is not None
+            width = field.width
+            inner, there = self.values.read(start * width, stop * width, words)
+            if there is not None and not there.all():
+                raise ClientError(f'column "{field.name}": expected no null within a list')
+            return inner.reshape(count, width), valid
+        numbers = _numbers(self.buffers[0], field.dtype, start, count)
+        if field.dictionary is None:
+            return numbers, valid
+        return _looked_up(numbers, valid, words.get(field.dictionary))
+
+    def _read_views(self, start: int, count: int) -> Array:
+        views = _numbers(self.buffers[0], _VIEW, start, count)
+        raw = bytes(self.buffers[0][start * _VIEW.itemsize : (start + count) * _VIEW.itemsize])
+        texts = []
+        rows = zip(
+            range(4, len(raw), _VIEW.itemsize),
+            views["length"].tolist(),
+            views["buffer"].tolist(),
+            views["offset"].tolist(),
+            strict=True,
+        )
+        for at, length, buffer, offset in rows:
+            if 0 <= length <= _INLINE:
+                text = raw[at : at + length]
+            elif 0 <= buffer < len(self.buffers) - 1 and offset >= 0:
+                text = bytes(self.buffers[1 + buffer][offset : offset + length])
+            else:
+                raise BrokenError
+            if len(text) != length:
+                raise BrokenError
+            texts.append(text)
+        return byte_array(texts)
+
+
+def read_columns(
+    batch: Table, body: memoryview, fields: Sequence[Field]
+) -> tuple[int, list[Column]]:
+    """Return how many rows a batch has, and its columns.
+
+    Raises:
+        ClientError: the batch is compressed.
+        BrokenError: it does not hold what it should.
+    """
+    if batch.has(3):
+        # What a compressed body grows to is known only when it has grown.
+        raise ClientError(
+            "the Arrow stream is compressed inside; write it without, and compress the body with "
+            "Content-Encoding"
+        )
+    rows = batch.number(0, "<q")
+    # At least a bit for each row, or a few bytes could claim any number of them.
+    if not 0 <= rows <= 8 * len(body):
+        raise BrokenError
+    parts = _Parts(
+        iter(batch.numbers(1, 2).tolist()),
+        iter(batch.numbers(2, 2).tolist()),
+        iter(batch.numbers(4, 1).reshape(-1).tolist()),
+        body,
+    )
+    return rows, [parts.column(field, rows) for field in fields]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The parts of a batch, in the order in which its columns use them up."""
+
+    nodes: Iterator[list[int]]
+    places: Iterator[list[int]]
+    view_buffers: Iterator[int]
+    body: memoryview
+
+    def column(self, field: Field, rows: int) -> Column:
+        length, nulls = next(self.nodes, (-1, 0))
+        if length != rows:
+            raise BrokenError
+        if field.kind == NULL:
+            return Column(field, rows, None, ())
+        bitmap = self._buffer()
+        valid = bitmap if nulls else None
+        if field.kind == LISTS:
+            assert field.values is not None
+            inner = self.column(field.values, rows * field.width)
+            return Column(field, rows, valid, (), inner)
+        buffers = [self._buffer()]
+        if field.kind == TEXTS:
+            buffers.append(self._buffer())
+        elif field.kind == VIEWS:
+            buffers += [self._buffer() for _ in range(next(self.view_buffers, 0))]
+        return Column(field, rows, valid, buffers)
+
+    def _buffer(self) -> memoryview:
+        offset, length = next(self.places, (-1, 0))
+        if offset < 0 or length < 0 or offset + length > len(self.body):
+            raise BrokenError
+        return self.body[offset : offset + length]
+
+
+def _numbers(buffer: memoryview, dtype: np.dtype[np.generic], start: int, count: int) -> Array:
+    if not count:
+        return np.zeros(0, dtype)
+    try:
+        return np.frombuffer(buffer, dtype, count, start * dtype.itemsize)
+    except ValueError:
+        raise BrokenError from None
+
+
+def _bits(buffer: memoryview, start: int, stop: int) -> Array:
+    """Return some bits of a bitmap as booleans."""
+    packed = _numbers(buffer, np.dtype(np.uint8), start // 8, (stop + 7) // 8 - start // 8)
+    return np.unpackbits(packed, count=stop - start, bitorder="little").view(np.bool_)
+
+
+def _texts(buffer: memoryview, begins: Array, ends: Array) -> Array:
+    """Return pieces of a buffer that follow one another."""
+    if not len(ends):
+        return byte_array([])
+    first, last = int(begins[0]), int(ends[-1])
+    if first < 0 or last > len(buffer) or (ends < begins).any():
+        raise BrokenError
+    data = bytes(buffer[first:last])
+    pairs = zip((begins - first).tolist(), (ends - first).tolist(), strict=True)
+    return byte_array([data[begin:end] for begin, end in pairs])
+
+
+def _looked_up(keys: Array, valid: Array | None, dictionary: Values | None) -> Values:
+    if dictionary is None:
+        raise BrokenError
+    words, known = dictionary
+    if not len(words):
+        if valid is None or valid.any():
+            raise BrokenError
+        return byte_array([b""] * len(keys)), valid
+    if valid is not None:
+        keys = np.where(valid, keys, 0)  # where none is, the key may be anything
+    if len(keys) and not 0 <= int(keys.min()) <= int(keys.max()) < len(words):
+        raise BrokenError
+    if known is not None:
+        there = known[keys]
+        valid = there if valid is None else valid & there
+    return words[keys], valid

@@ -1,0 +1,296 @@
+"""NumPy's own format, `application/x-npy`: what `numpy.save` writes and `numpy.load` reads.
+
+https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html describes it. Nothing is ever
+unpickled, and the header is matched against a pattern, not evaluated.
+
+In: a matrix of numbers `[rows, columns]`, the columns in the order of the trained table; for a
+model with one input the array that it takes. Numbers are cast to the floats that the model takes,
+and integers to integers that hold them. NaN is a missing value.
+
+Out: if there is one output, or one is asked for, its array; else a structured array with a field
+for each, strings as bytes of the longest one's width. The header tells how many rows follow, so the
+answer is sent when all of it is known, and what is larger than 64 MiB is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from client.codecs import Call
+from client.codecs.tables.casting import cast, check_finite
+from client.codecs.tables.layout import ROWS_PER_CALL, Place, TableColumn, TableLayout
+from client.codecs.tables.values import checked
+from client.errors import ClientError
+from client.serving.schema import TensorSpec
+from client.serving.tensors import DTYPES, STRING, Array
+
+LONGEST_HEADER = 10_000
+# Rows are given when so many bytes of them are there.
+BLOCK_BYTES = 4 * 2**20
+# The most that is held as a whole: a row, a matrix that comes by columns, an answer.
+MOST_BYTES = 64 * 2**20
+
+_MAGIC = b"\x93NUMPY"
+_SHAPE = rb"\((?:\d{1,19} {0,4}, {0,4}){0,32}(?:\d{1,19})? {0,4}\)"
+_ITEM = rb" {0,4}'(descr|fortran_order|shape)' {0,4}: {0,4}('[^']{1,8}'|True|False|%b) {0,4},?" % (
+    _SHAPE
+)
+_HEADER = re.compile(rb"\{(?:%b){3} {0,4}\}[ \n]*" % _ITEM)
+_ITEMS = re.compile(_ITEM)
+_DTYPE = re.compile(rb"'([<>|=]?[fiub]\d)'")
+
+
+@dataclass(frozen=True)
+class _Header:
+    dtype: np.dtype[np.generic]
+    by_columns: bool
+    shape: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        return self.shape[0]
+
+    @property
+    def row_bytes(self) -> int:
+        return prod(self.shape[1:]) * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        return f"{self.dtype.name} {list(self.shape)}"
+
+
+class NpyReader:
+    """Reads an array in pieces of rows, without copying what came in one piece."""
+
+    def __init__(self, layout: TableLayout) -> None:
+        self.layout = layout
+        self._spec = _spec(layout)
+        self._chunks: list[memoryview] = []
+        self._size = 0
+        self._header: _Header | None = None
+        self._rows = 0
+
+    def feed(self, chunk: bytes) -> Iterator[Call]:
+        """Take the next bytes, and give the calls for the rows that are whole.
+
+        Raises:
+            ClientError: the array is not what the model takes.
+        """
+        self._chunks.append(memoryview(chunk))
+        self._size += len(chunk)
+        header = self._header or self._take_header()
+        if header is None:
+            return
+        missing = header.row_bytes * (header.rows - self._rows) - self._size
+        if missing < 0:
+            raise ClientError(f"the body has {-missing} bytes more than the {header} it tells of")
+        is_block = self._size >= max(BLOCK_BYTES, header.row_bytes) and not header.by_columns
+        if self._size and (missing == 0 or is_block):
+            yield from self._calls(header)
+
+    def finish(self) -> Iterator[Call]:
+        """Give the calls for what is left: none, as the header tells how much there is.
+
+        Raises:
+            ClientError: there is less than the header tells, or no row at all.
+        """
+        header = self._header
+        if header is None:
+            raise ClientError(f"expected an array as numpy.save writes it, got {self._size} bytes")
+        missing = header.row_bytes * (header.rows - self._rows) - self._size
+        if missing:
+            raise ClientError(f"the body has {missing} bytes less than the {header} it tells of")
+        yield from ()
+
+    def _joined(self) -> memoryview:
+        if len(self._chunks) > 1:
+            self._chunks = [memoryview(b"".join(self._chunks))]
+        return self._chunks[0]
+
+    def _keep(self, data: memoryview) -> None:
+        self._chunks, self._size = [data], len(data)
+
+    def _take_header(self) -> _Header | None:
+        data = self._joined()
+        start = 10 if bytes(data[6:7]) == b"\x01" else 12
+        if len(data) >= 6 and data[:6] != _MAGIC:
+            raise ClientError("the body is no array as numpy.save writes it")
+        if len(data) < start:
+            return None
+        length = int.from_bytes(data[8:start], "little")
+        if length > LONGEST_HEADER:
+            raise ClientError(f"the array's header: expected at most {LONGEST_HEADER} bytes")
+        if len(data) < start + length:
+            return None
+        header = _parsed(bytes(data[start : start + length]))
+        _check(header, self._spec)
+        self._header = header
+        self._keep(data[start + length :])
+        return header
+
+    def _calls(self, header: _Header) -> Iterator[Call]:
+        data = self._joined()
+        rows = len(data) // header.row_bytes
+        end = rows * header.row_bytes
+        array = np.frombuffer(data[:end], header.dtype).reshape(
+            (rows, *header.shape[1:]), order="F" if header.by_columns else "C"
+        )
+        for start in range(0, rows, ROWS_PER_CALL):
+            yield self._call(array[start : start + ROWS_PER_CALL], self._rows + start + 1)
+        self._rows += rows
+        self._keep(data[end:])
+
+    def _call(self, array: Array, first_row: int) -> Call:
+        layout = self.layout
+
+        def place(index: int) -> str:
+            return f"row {first_row + index}"
+
+        if layout.matrix is None and len(layout.columns) == 1:
+            column = layout.columns[0]
+            return layout.call({column.name: _read(array, column, place)})
+        check_finite(array, layout, place)
+        whole = cast(array, layout.columns[0].spec.dtype) if layout.matrix else None
+        if whole is not None:
+            return layout.matrix_call(whole)
+        columns = enumerate(layout.columns)
+        return layout.call({c.name: _read(array[:, i], c, place) for i, c in columns})
+
+
+class NpyWriter:
+    """Writes outputs as an array, once all of them are known."""
+
+    can_tell_errors = False
+
+    def __init__(self) -> None:
+        self._parts: list[dict[str, Array]] = []
+        self._rows = 0
+        self._row_bytes: dict[str, int] = {}
+
+    def write(self, outputs: Mapping[str, Array]) -> bytes:
+        """Keep the outputs of some rows; nothing is to be sent yet.
+
+        Raises:
+            ClientError: the outputs are not a value for each row, or have become too many.
+        """
+        outputs = checked(outputs)
+        for name, array in outputs.items():
+            self._row_bytes[name] = max(self._row_bytes.get(name, 1), _row_bytes(array))
+        self._rows += len(next(iter(outputs.values())))
+        if self._rows * sum(self._row_bytes.values()) > MOST_BYTES:
+            raise ClientError(
+                f"the answer is larger than {MOST_BYTES} bytes, and as application/x-npy it has to "
+                "be known as a whole: ask for fewer rows or outputs, or for another type",
+                413,
+            )
+        self._parts.append({name: _storable(name, array) for name, array in outputs.items()})
+        return b""
+
+    def end(self) -> bytes:
+        """Return the array."""
+        columns = {
+            name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]
+        }
+        only = next(iter(columns.values()))
+        if len(columns) == 1:
+            return _saved(only)
+        fields = [(name, array.dtype, array.shape[1:]) for name, array in columns.items()]
+        table = np.empty(len(only), np.dtype(fields))
+        for name, array in columns.items():
+            table[name] = array
+        return _saved(table)
+
+
+def _spec(layout: TableLayout) -> TensorSpec:
+    """Return dtype and shape of the array that an `.npy` file must hold."""
+    first = layout.columns[0] if layout.columns else None
+    if first is not None and layout.matrix is None and len(layout.columns) == 1:
+        spec = first.spec
+    elif first is not None and layout.is_ordered:
+        spec = TensorSpec(first.spec.dtype, (None, len(layout.columns)))
+    else:
+        raise ClientError(
+            "an array has no names, and the model does not tell the order of its inputs "
+            f"{', '.join(layout.names)}; send another type"
+        )
+    for column in layout.columns:
+        is_one = len(layout.columns) == 1 or column.spec.shape == (None,)
+        if column.spec.dtype == STRING or column.spec.dtype not in DTYPES or not is_one:
+            raise ClientError(
+                f'column "{column.name}" is {column.spec}, and an array here holds numbers; '
+                "send another type"
+            )
+    return spec
+
+
+def _check(header: _Header, spec: TensorSpec) -> None:
+    wanted = spec.shape
+    fits = wanted is None or (
+        len(header.shape) == len(wanted)
+        and all(n is None or n == have for n, have in zip(wanted, header.shape, strict=True))
+    )
+    if not fits or not header.shape:
+        raise ClientError(f"expected an array of {spec}, got {header}")
+    if header.rows == 0 or header.row_bytes == 0:
+        raise ClientError(f"expected at least one row, got an array of {header}")
+    if header.row_bytes > MOST_BYTES:
+        raise ClientError(f"expected rows of at most {MOST_BYTES} bytes, got {header}", 413)
+    if header.by_columns and header.rows * header.row_bytes > MOST_BYTES:
+        raise ClientError(
+            f"the array comes column by column (fortran_order), and of such no more than "
+            f"{MOST_BYTES} bytes are held; save numpy.ascontiguousarray of it",
+            413,
+        )
+
+
+def _parsed(header: bytes) -> _Header:
+    if _HEADER.fullmatch(header) is None:
+        raise ClientError(f"the array's header is not as numpy.save writes it: {header[:100]!r}")
+    items = dict(_ITEMS.findall(header))
+    descr, shape = items.get(b"descr", b""), items.get(b"shape", b"")
+    by_columns = items.get(b"fortran_order")
+    kind = _DTYPE.fullmatch(descr)
+    if kind is None or by_columns not in (b"True", b"False") or not shape.startswith(b"("):
+        raise ClientError(f"expected an array of numbers, got one of {descr.decode('latin-1')}")
+    try:
+        dtype = np.dtype(kind[1].decode())
+    except TypeError:
+        raise ClientError(f"expected an array of numbers, got {descr.decode('latin-1')}") from None
+    lengths = tuple(int(digits) for digits in re.findall(rb"\d+", shape))
+    return _Header(dtype, by_columns == b"True", lengths)
+
+
+def _read(array: Array, column: TableColumn, place: Place) -> Array:
+    values = cast(array, column.spec.dtype)
+    return column.read_values(array.tolist(), place) if values is None else values
+
+
+def _row_bytes(array: Array) -> int:
+    if array.dtype != np.object_:
+        return prod(array.shape[1:]) * array.itemsize
+    return prod(array.shape[1:]) * max(map(len, array.reshape(-1).tolist()), default=1)
+
+
+def _storable(name: str, array: Array) -> Array:
+    """Return an output as an array of numbers or of bytes of one width."""
+    if array.dtype != np.object_:
+        return array
+    values = array.reshape(-1).tolist()
+    if any(value.endswith(b"\0") for value in values):
+        raise ClientError(
+            f"output {name}: a string that ends in a zero byte has no form in application/x-npy; "
+            "ask for another type or for other outputs",
+            406,
+        )
+    return np.array(values, np.bytes_).reshape(array.shape)
+
+
+def _saved(array: Array) -> bytes:
+    out = io.BytesIO()
+    np.lib.format.write_array(out, array, allow_pickle=False)
+    return out.getvalue()

@@ -1,0 +1,116 @@
+"""`:classify` and `:regress`: features to `tf.Example` messages, and results to JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+
+from client.codecs.tfs_rest.document import parse
+from client.codecs.tfs_rest.predict import signature_name
+from client.codecs.tfs_rest.tensors import bytes_of, is_b64
+from client.codecs.tfs_rest.values import ABSENT, Members, kind_of, quoted, refusal, to_bytes
+from client.errors import ClientError
+from client.serving.protos import Input
+
+LARGEST_INT64 = 2**63 - 1
+
+
+def read(body: bytes) -> tuple[str, Any]:
+    """Read the body of a request to classify or to regress.
+
+    Returns:
+        The signature's name, empty for the default, and the examples as an `Input` message.
+
+    Raises:
+        ClientError: with TensorFlow Serving's text.
+    """
+    document = parse(body)
+    name = signature_name(document)
+    examples = Input()
+    context = document.first("context", ABSENT)
+    if context is not ABSENT:
+        _fill(examples.example_list_with_context.context, context)
+    sent = document.first("examples", ABSENT)
+    if sent is ABSENT:
+        fault = "When method is classify, key 'examples' is expected and was not found"
+    elif type(sent) is not list:
+        fault = "Expecting 'examples' value to be an list/array"
+    elif not sent:
+        fault = "'examples' value is an empty array"
+    else:
+        field = "example_list" if context is ABSENT else "example_list_with_context"
+        for features in sent:
+            _fill(getattr(examples, field).examples.add(), features)
+        return name, examples
+    raise refusal(f"JSON Value: {quoted(document)} {fault}")
+
+
+def write_classification(response: Any) -> bytes:
+    """Write the reply to a request to classify, `{"results": [[[label, score], …], …]}`.
+
+    Args:
+        response: a `ClassificationResponse`.
+    """
+    if not response.result.classifications:
+        raise ClientError("Cannot convert empty ClassificationResults to JSON")
+    # A float32 has fewer digits than Python would give it.
+    return _results(
+        [[c.label, np.float32(c.score)] for c in classification.classes]
+        for classification in response.result.classifications
+    )
+
+
+def write_regression(response: Any) -> bytes:
+    """Write the reply to a request to regress, `{"results": [value, …]}`.
+
+    Args:
+        response: a `RegressionResponse`.
+    """
+    if not response.result.regressions:
+        raise ClientError("Cannot convert empty RegressionResults to JSON")
+    return _results(np.float32(regression.value) for regression in response.result.regressions)
+
+
+def _results(values: Any) -> bytes:
+    return orjson.dumps({"results": list(values)}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _fill(example: Any, features: Any) -> None:
+    if type(features) is not Members:
+        raise refusal(f"Example must be JSON object but got JSON {kind_of(features)}")
+    for name, content in features:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise refusal(f"Feature: {name} has a name that is not UTF-8") from None
+        feature = example.features.feature[name]
+        feature.Clear()  # of a key that is there twice the last counts
+        for value in content if type(content) is list else [content]:
+            _add(feature, name, value)
+
+
+def _add(feature: Any, name: str, value: Any) -> None:
+    """Add a value to a feature, which holds values of one kind: that of its first."""
+    kind: str
+    element: Any
+    if isinstance(value, str):
+        kind, element = "bytes", to_bytes(value)
+    elif is_b64(value):
+        kind, element = "bytes", bytes_of(value)
+    elif isinstance(value, float):
+        kind, element = "float", value
+    elif isinstance(value, int):
+        kind, element = "int64", int(value)
+    else:
+        raise refusal(f"Feature: {name} has element with unexpected JSON type: {kind_of(value)}")
+    known = feature.WhichOneof("kind")
+    if known not in (None, f"{kind}_list"):
+        raise refusal(
+            f"Unexpected element type in feature: {name} "
+            f"expecting type: {known.removesuffix('_list')}"
+        )
+    if kind == "int64" and element > LARGEST_INT64:
+        raise refusal(f"Feature: {name} has uint64_t element. Only int64_t is supported.")
+    getattr(feature, f"{kind}_list").value.append(element)

@@ -1,0 +1,101 @@
+"""Row form: instances, each an object with a value for each input, or a value for the only one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from client.codecs.tfs_rest.tensors import check, is_b64, shape_of, to_array
+from client.codecs.tfs_rest.values import Members, quoted, refusal
+from client.errors import ClientError
+from client.serving.schema import Signature
+from client.serving.tensors import Array
+
+PLAIN_LIST = (
+    "instances is a plain list, but expecting list of objects as multiple input tensors required "
+    "as per tensorinfo_map"
+)
+
+
+def read_instances(rows: list[Any], signature: Signature) -> dict[str, Array]:
+    """Return an array for each input, one row an instance.
+
+    A key that is there twice in an instance counts where it first is.
+
+    Raises:
+        ClientError: with TensorFlow Serving's text.
+    """
+    if _is_object(rows[0]):
+        columns = _columns(rows, signature)
+    elif len(signature.inputs) > 1:
+        raise refusal(PLAIN_LIST)
+    else:
+        columns = {next(iter(signature.inputs)): rows}
+    arrays = {}
+    for name, values in columns.items():
+        array = to_array(values, signature.inputs[name].dtype)
+        if array is None:
+            _check(rows, signature)
+            raise refusal(f"tensor parsing error: {name}")  # more lists than a tensor may have
+        arrays[name] = array
+    return arrays
+
+
+def _columns(rows: list[Any], signature: Signature) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {name: [] for name in signature.inputs}
+    checked = False
+    for row in rows:
+        first = dict(reversed(row)) if _is_object(row) else {}
+        if not checked and (first.keys() != columns.keys() or len(row) != len(columns)):
+            _check(rows, signature)
+            checked = True  # keys are there twice, and nothing else is wrong
+        for name, values in columns.items():
+            values.append(first[name])
+    return columns
+
+
+def _check(rows: list[Any], signature: Signature) -> None:
+    """Raise what is first wrong with the instances, if anything is."""
+    as_objects = _is_object(rows[0])
+    seen: dict[str, tuple[int, list[int]]] = {}
+    for index, row in enumerate(rows):
+        if _is_object(row) != as_objects:
+            expected, got = ("object", "list") if as_objects else ("value/list", "object")
+            raise refusal(f"Expecting {expected} but got {got} at item {index} of input list")
+        for name, value in row if as_objects else ((next(iter(signature.inputs)), row),):
+            try:
+                _check_value(name, value, signature, seen)
+            except ClientError as error:
+                key = f" key: {name}" if as_objects else ""
+                code = "UNIMPLEMENTED" if error.status == 501 else "INVALID_ARGUMENT"
+                raise refusal(
+                    f"Failed to process element: {index}{key} of 'instances' list. "
+                    f"Error: {code}: {error.message}"
+                ) from None
+        if as_objects and {name for name, _ in row} != signature.inputs.keys():
+            raise refusal(
+                f"Failed to process element: {index} of 'instances' list. "
+                f"JSON object: {quoted(row)} keys must be equal to: "
+                f"{','.join(sorted(signature.inputs))}"
+            )
+
+
+def _check_value(
+    name: str, value: Any, signature: Signature, seen: dict[str, tuple[int, list[int]]]
+) -> None:
+    if name not in signature.inputs:
+        raise refusal(f"JSON object: does not have named input: {name}")
+    shape = shape_of(value)
+    size = check(value, signature.inputs[name].dtype, shape)
+    expected_size, expected_shape = seen.setdefault(name, (size, shape))
+    if size != expected_size:
+        raise refusal(f"Expecting tensor size: {expected_size} but got: {size}")
+    if shape != expected_shape:
+        raise refusal(f"Expecting shape {_listed(expected_shape)} but got: {_listed(shape)}")
+
+
+def _is_object(value: Any) -> bool:
+    return type(value) is Members and not is_b64(value)
+
+
+def _listed(shape: list[int]) -> str:
+    return f"[{','.join(map(str, shape))}]"

@@ -1,0 +1,51 @@
+"""Status and metadata of models as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+from google.protobuf import json_format
+
+from client.serving.protos import ErrorCode, ModelVersionStatus
+from client.serving.schema import Schema
+
+
+def write_status(versions: Iterable[Any]) -> bytes:
+    """Write the reply to a question for a model's status.
+
+    Args:
+        versions: a `ModelVersionStatus` each.
+    """
+    return orjson.dumps({"model_version_status": [_status(version) for version in versions]})
+
+
+def write_metadata(schema: Schema) -> bytes:
+    """Write the reply to a question for a model's metadata.
+
+    Args:
+        schema: of the version that is asked for.
+    """
+    definition = json_format.MessageToDict(
+        schema.definition,
+        preserving_proto_field_name=True,
+        always_print_fields_with_no_presence=True,
+    )
+    for signature in definition["signature_def"].values():
+        # Servers before 2.13 do not know of default values, and few models have any.
+        if not signature.get("defaults"):
+            signature.pop("defaults", None)
+    spec = {"name": schema.model, "signature_name": "", "version": str(schema.version)}
+    return orjson.dumps({"model_spec": spec, "metadata": {"signature_def": definition}})
+
+
+def _status(version: Any) -> dict[str, Any]:
+    return {
+        "version": str(version.version),
+        "state": ModelVersionStatus.State.Name(version.state),
+        "status": {
+            "error_code": ErrorCode.Name(version.status.error_code),
+            "error_message": version.status.error_message,
+        },
+    }

@@ -1,0 +1,197 @@
+"""`:predict`: instances or inputs to arrays, and outputs to predictions or outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from client.codecs import Call, JsonCall
+from client.codecs.json import fast
+from client.codecs.json import rows as friendly
+from client.codecs.replies import join_rows, row_texts, write_columns, write_rows
+from client.codecs.tfs_rest.document import parse
+from client.codecs.tfs_rest.instances import read_instances
+from client.codecs.tfs_rest.tensors import check, is_b64, shape_of, to_array
+from client.codecs.tfs_rest.values import ABSENT, Members, quoted, refusal
+from client.errors import ClientError
+from client.inference.shares import Share
+from client.serving.schema import DEFAULT_SIGNATURE, Schema, Signature, TensorSpec
+from client.serving.tensors import Array
+
+PLAIN_INPUTS = (
+    "inputs is a plain value/list, but expecting an object as multiple input tensors required "
+    "as per tensorinfo_map"
+)
+
+
+def read(body: bytes, schema: Schema) -> JsonCall:
+    """Read the body of a request to predict.
+
+    What only our own dialect knows of a model that describes itself, such as null for a missing
+    value, is read here too.
+
+    Args:
+        body: as sent.
+        schema: of the version that is asked for.
+
+    Raises:
+        ClientError: with TensorFlow Serving's text, or because a shape is not the signature's.
+    """
+    return fast.read(body, schema) or read_carefully(body, schema)
+
+
+def read_carefully(body: bytes, schema: Schema) -> JsonCall:
+    """Do the same, value by value where it is needed."""
+    document = parse(body)
+    name = signature_name(document)
+    try:
+        return _read(document, name, schema)
+    except ClientError:
+        if (name or DEFAULT_SIGNATURE) in schema.described:
+            with suppress(ClientError):
+                return friendly.read(body, schema)
+        raise
+
+
+def check_body(body: bytes) -> None:
+    """Raise what is wrong with a body whatever the model; it is told before "no such model"."""
+    signature_name(parse(body))
+
+
+def write(outputs: Mapping[str, Array], *, row_form: bool) -> bytes:
+    """Write the reply to a request to predict.
+
+    Args:
+        outputs: the model's.
+        row_form: whether the request came in row form.
+
+    Raises:
+        ClientError: an output has no JSON form, or the outputs have no common number of rows.
+    """
+    if row_form and isinstance(outputs, Share):
+        return join_rows(outputs.rows(_row_texts))
+    _check(outputs, row_form=row_form)
+    return write_rows(outputs) if row_form else write_columns(outputs)
+
+
+def _row_texts(outputs: Mapping[str, Array]) -> list[bytes]:
+    _check(outputs, row_form=True)
+    return row_texts(outputs)
+
+
+def _check(outputs: Mapping[str, Array], *, row_form: bool) -> None:
+    if not outputs:
+        raise ClientError("Cannot convert empty tensor map to JSON")
+    rows: int | None = None
+    for name in sorted(outputs):
+        array = outputs[name]
+        if array.dtype.kind == "c":
+            raise ClientError(f"Failed to write JSON value for tensor type: {array.dtype.name}")
+        if not row_form:
+            continue
+        if not array.ndim:
+            raise ClientError(f"Tensor name: {name} has no shape information ")
+        if rows is not None and len(array) != rows:
+            raise ClientError(
+                f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {rows}"
+            )
+        rows = len(array)
+
+
+def signature_name(document: Members) -> str:
+    """Return the signature's name that a request gives, empty if it gives none.
+
+    Raises:
+        ClientError: it is no string.
+    """
+    name = document.first("signature_name", "")
+    if not isinstance(name, str):
+        raise refusal(
+            f"JSON Value: {quoted(document)} not formatted correctly. "
+            "'signature_name' key must be a string value."
+        )
+    return name
+
+
+def _read(document: Members, name: str, schema: Schema) -> JsonCall:
+    signature = _signature(name, schema)
+    instances, inputs = document.first("instances", ABSENT), document.first("inputs", ABSENT)
+    row_form = instances is not ABSENT
+    if row_form:
+        _check_instances(instances, inputs, document)
+        arrays = read_instances(instances, signature)
+    elif inputs is not ABSENT:
+        arrays = _read_inputs(inputs, signature)
+    else:
+        raise refusal("Missing 'inputs' or 'instances' key")
+    for input_name, array in arrays.items():
+        spec = signature.inputs[input_name]
+        if not _fits(array.shape, spec, row_form):
+            raise refusal(f'input "{input_name}": expected {spec}, got shape {list(array.shape)}')
+    return JsonCall(Call(name or DEFAULT_SIGNATURE, arrays), row_form)
+
+
+def _signature(name: str, schema: Schema) -> Signature:
+    known = name or DEFAULT_SIGNATURE
+    signature = schema.signatures.get(known)
+    if signature is None and known not in schema.definition.signature_def:
+        raise refusal(f'Serving signature name: "{known}" not found in signature def')
+    if signature is None or not signature.inputs:
+        raise refusal(f"Failed to get input map for signature: {name or 'DEFAULT'}")
+    return signature
+
+
+def _check_instances(instances: Any, inputs: Any, document: Members) -> None:
+    if inputs is not ABSENT:
+        fault = (
+            "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
+        )
+    elif type(instances) is not list:
+        fault = "Expecting 'instances' to be an list/array"
+    elif not instances:
+        fault = "No values in 'instances' array"
+    else:
+        return
+    raise refusal(f"JSON Value: {quoted(document)} {fault}")
+
+
+def _read_inputs(inputs: Any, signature: Signature) -> dict[str, Array]:
+    if type(inputs) is not Members or is_b64(inputs):
+        if len(signature.inputs) > 1:
+            raise refusal(PLAIN_INPUTS)
+        inputs = Members([(next(iter(signature.inputs)), inputs)])
+    arrays = {}
+    for name, spec in signature.inputs.items():
+        value = inputs.first(name, ABSENT)
+        if value is ABSENT:
+            raise refusal(f"Missing named input: {name} in 'inputs' object.")
+        array = to_array(value, spec.dtype)
+        if array is None:
+            check(value, spec.dtype, shape_of(value))
+            raise refusal(f"tensor parsing error: {name}")  # more lists than a tensor may have
+        arrays[name] = array
+    return arrays
+
+
+def _fits(shape: Sequence[int], spec: TensorSpec, row_form: bool) -> bool:
+    """Tell whether values have a shape that an input may be given.
+
+    TensorFlow Serving lets any pass, and leaves it to the model what becomes of it. Here lengths of
+    one may be left out at the end, as in its own example of numbers for an input of shape [n, 1];
+    an empty list may stand for anything empty; and in row form an input that has no free batch
+    dimension may be given one.
+    """
+    if spec.shape is None or 0 in shape:
+        return True
+    has_batch = bool(spec.shape) and spec.shape[0] is None
+    return _fits_exactly(shape, spec.shape) or (
+        row_form and not has_batch and _fits_exactly(shape[1:], spec.shape)
+    )
+
+
+def _fits_exactly(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    padded = (*shape, *[1] * (len(wanted) - len(shape)))
+    return len(padded) == len(wanted) and all(
+        want in (None, have) for want, have in zip(wanted, padded, strict=True)
+    )

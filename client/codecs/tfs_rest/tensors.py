@@ -1,0 +1,169 @@
+"""JSON values to arrays by TensorFlow Serving's rules, and what is first wrong with them.
+
+Arrays are made of all values at once. Only where that fails is each value looked at, in the order
+in which TensorFlow Serving looks at them, so that the error is the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from client.codecs.input_layout import FLOATS
+from client.codecs.json.flat import byte_array, flat_array
+from client.codecs.tfs_rest.values import Members, kind_of, quoted, refusal, to_bytes
+from client.errors import ClientError
+from client.serving.protos import DataType
+from client.serving.tensors import DTYPES, STRING, Array
+
+# Of lists within lists; TensorFlow's own limit is 254, and numpy's is this.
+MAX_RANK = 64
+INT32 = DataType.Value("DT_INT32")
+# What these hold is read as an int32, and what does not fit wraps round.
+NARROW = frozenset(map(DataType.Value, ("DT_INT8", "DT_INT16", "DT_UINT8")))
+BOOL = DataType.Value("DT_BOOL")
+LIMITS = {
+    dtype: np.iinfo(DTYPES[INT32 if dtype in NARROW else dtype])
+    for dtype in (
+        INT32,
+        *NARROW,
+        *map(DataType.Value, ("DT_INT64", "DT_UINT32", "DT_UINT64")),
+    )
+}
+_BASE64 = re.compile(r"([A-Za-z0-9+/]*)([=.]*)")
+_SPACE = re.compile(r"[ \t\n\v\f\r]+")
+
+
+def to_array(value: Any, dtype: int) -> Array | None:
+    """Return a value, or lists of lists of values, as an array.
+
+    Returns:
+        None if a value is not of the type, or lists are of unequal length.
+    """
+    shape = shape_of(value)
+    level = [value]
+    for length in shape:
+        if not all(type(v) is list and len(v) == length for v in level):
+            return None
+        level = list(chain.from_iterable(level))
+    flat = _flat(level, dtype)
+    return None if flat is None or len(shape) > MAX_RANK else flat.reshape(shape)
+
+
+def shape_of(value: Any) -> list[int]:
+    """Return the lengths of the first list, of its first list, and so on."""
+    shape = []
+    while type(value) is list:
+        shape.append(len(value))
+        value = value[0] if value else None
+    return shape
+
+
+def check(value: Any, dtype: int, shape: Sequence[int], level: int = 0) -> int:
+    """Raise what is first wrong with a value, and return how many values are in it.
+
+    Args:
+        value: a value, or lists of lists of values.
+        dtype: what the values should be.
+        shape: what the lists' lengths should be.
+        level: how many lists the value is in.
+    """
+    if type(value) is not list:
+        if level != len(shape):
+            raise refusal(
+                f"JSON Value: {quoted(value)} found at incorrect level: {level + 1} "
+                f"in the JSON DOM. Expected at level: {len(shape)}"
+            )
+        if type(value) is Members and dtype == STRING:
+            bytes_of(value)
+        elif not _fits(value, dtype):
+            raise _wrong(value, dtype)
+        return 1
+    if level >= len(shape):
+        raise refusal(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
+    if len(value) != shape[level]:
+        raise refusal(
+            f"Encountered list at unexpected size: {len(value)} at level: {level} "
+            f"expected size: {shape[level]}"
+        )
+    if level + 1 == len(shape) and _flat(value, dtype) is not None:
+        return len(value)
+    count = 0
+    for inner in value:
+        count += check(inner, dtype, shape, level + 1)
+    return count
+
+
+def is_b64(value: Any) -> bool:
+    """Tell whether a value is an object that stands for bytes."""
+    return (
+        type(value) is Members
+        and len(value) == 1
+        and value[0][0] == "b64"
+        and isinstance(value[0][1], str)
+    )
+
+
+def bytes_of(value: Any) -> bytes:
+    """Return the bytes that an object stands for.
+
+    White space may stand among them, the padding may be left out, and a point will do for it.
+
+    Raises:
+        ClientError: it stands for none.
+    """
+    if not is_b64(value):
+        raise refusal(f"JSON Value: {quoted(value)} not formatted correctly for base64 data")
+    match = _BASE64.fullmatch(_SPACE.sub("", value[0][1]))
+    if match is not None:
+        digits, padding = match[1], match[2]
+        rest = -len(digits) % 4
+        if rest != 3 and len(padding) in (0, rest):
+            return base64.b64decode(digits + "=" * rest)
+    raise refusal("Unable to base64 decode")
+
+
+def _flat(values: list[Any], dtype: int) -> Array | None:
+    """Return values as an array of one dimension, None if one is not of the type."""
+    types = set(map(type, values))
+    if dtype == STRING:
+        if not types <= {str, Members}:
+            return None
+        try:
+            return byte_array([to_bytes(v) if type(v) is str else bytes_of(v) for v in values])
+        except ClientError:
+            return None
+    if dtype in FLOATS:
+        if not types <= {int, float}:
+            return None
+        with np.errstate(over="ignore"):
+            return np.array(values, DTYPES[dtype])
+    if dtype in NARROW:
+        wide = flat_array(values, INT32)
+        return None if wide is None else wide.astype(DTYPES[dtype])
+    if dtype in LIMITS or dtype == BOOL:
+        return flat_array(values, dtype)
+    return np.empty(0, DTYPES[dtype]) if not values and dtype in DTYPES else None
+
+
+def _fits(value: Any, dtype: int) -> bool:
+    if dtype in FLOATS:
+        return type(value) in (int, float)
+    if dtype in LIMITS:
+        return type(value) is int and LIMITS[dtype].min <= value <= LIMITS[dtype].max
+    return type(value) is {BOOL: bool, STRING: str}.get(dtype)
+
+
+def _wrong(value: Any, dtype: int) -> ClientError:
+    name = DataType.Name(dtype).removeprefix("DT_").lower()
+    known = dtype in FLOATS or dtype in LIMITS or dtype in (BOOL, STRING)
+    if not known and type(value) is not Members:
+        return refusal(f"Conversion of JSON Value: {quoted(value)} to type: {name}", 501)
+    return refusal(
+        f"JSON Value: {quoted(value)} Type: {kind_of(value)} is not of expected type: {name}"
+    )

@@ -1,0 +1,95 @@
+"""Who asked what and how it went: one line of JSON for each request that is worth it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import uuid
+from collections.abc import Mapping
+
+from pythonjsonlogger.orjson import OrjsonFormatter
+
+from client.http.answers import VERSION_HEADER
+from client.http.messages import HttpRequest
+
+log = logging.getLogger("client.access")
+
+ID_HEADER = "X-Request-ID"
+_ID = re.compile(r"[\w.:/=+-]{1,128}", re.ASCII)
+_BAD_REQUEST = 400
+_SERVER_ERROR = 500
+# Of what the caller has made up; whoever sends more cannot fill the disk with it.
+_MOST_LOGGED = 1000
+
+Headers = tuple[tuple[str, str], ...]
+
+
+def set_up_logs() -> None:
+    """Write logs to standard error, a JSON object a line."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        OrjsonFormatter(
+            "{asctime}{levelname}{name}{message}",
+            style="{",
+            rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+        )
+    )
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """Return the id that the caller gave to a request, None if it gave none that can be used."""
+    sent = headers.get("x-request-id")
+    return sent if sent is not None and _ID.fullmatch(sent) else None
+
+
+def record(
+    request: HttpRequest,
+    status: int,
+    headers: Headers,
+    *,
+    route: str,
+    caller: str | None,
+    seconds: float,
+    logged: bool,
+    body: bytes | None,
+) -> Headers:
+    """Log a request if it is to be, and return its reply's headers, with the request's id.
+
+    Args:
+        request: as it came.
+        status: of the reply.
+        headers: of the reply.
+        route: the pattern of its path.
+        caller: the name of its API key.
+        seconds: from its arrival on.
+        logged: whether to log it.
+        body: of the reply; what is wrong is logged. None if it is not known yet.
+    """
+    identity = request_id(request.headers)
+    if logged:
+        identity = identity or uuid.uuid4().hex
+        log.log(
+            logging.ERROR if status >= _SERVER_ERROR else logging.INFO,
+            "%s %s",
+            request.method[:_MOST_LOGGED],
+            request.path[:_MOST_LOGGED],
+            extra={
+                "request_id": identity,
+                "route": route,
+                "status": status,
+                "milliseconds": round(seconds * 1000, 3),
+                "model_version": dict(headers).get(VERSION_HEADER),
+                "caller": caller,
+                "bytes_in": len(request.body),
+                "bytes_out": None if body is None else len(body),
+                **({} if status < _BAD_REQUEST or body is None else {"reply": _text(body)}),
+            },
+        )
+    return headers if identity is None else (*headers, (ID_HEADER, identity))
+
+
+def _text(body: bytes) -> str:
+    return body[:_MOST_LOGGED].decode("utf-8", "replace").strip()

@@ -1,0 +1,48 @@
+"""`/openapi.json`: the API described, from the models that are being served; `/docs` shows it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from client import __version__
+from client.errors import ClientError
+from client.http.messages import HttpReply, HttpRequest
+from client.http.openapi import document
+from client.http.replies import json_reply
+from client.http.routing import Route
+from client.inference.predictor import Predictor
+from client.serving.client import Target
+from client.serving.deadlines import Deadline
+
+PATH = "/openapi.json"
+TITLE = "Predictions"
+
+
+class DocsApi:
+    """Describes the default model, and those that were asked lately."""
+
+    def __init__(self, core: Predictor, model: str, *, keys: bool) -> None:
+        self._core = core
+        self._model = model
+        self._keys = keys
+        self._route = Route(PATH, self._openapi, ("GET",))
+
+    def route(self, path: str) -> Route | None:
+        """Return what answers a path."""
+        return self._route if path == PATH else None
+
+    async def _openapi(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
+        schemas = []
+        for name in dict.fromkeys([self._model, *self._core.known_models()]):
+            # Of a model that is away for the moment the others need not be silent.
+            with suppress(ClientError):
+                schemas.append(await self._core.schema(Target(name), deadline))
+        return json_reply(
+            document(
+                schemas,
+                default_model=self._model,
+                title=TITLE,
+                version=__version__,
+                keys=self._keys,
+            )
+        )

@@ -1,0 +1,53 @@
+"""The event loop of the API where the HTTP server has none, as under `flask run`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from client.http.pipeline import Gateway
+from client.settings import Settings
+
+T = TypeVar("T")
+
+
+class Bridge:
+    """Lets threads wait for what the gateway does on its event loop."""
+
+    def __init__(self, gateway: Gateway, loop: asyncio.AbstractEventLoop) -> None:
+        self.gateway = gateway
+        self._loop = loop
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what a coroutine returns; it runs on the gateway's event loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+class Background:
+    """Starts the event loop in a thread with the first request.
+
+    That is in the process that serves: servers that fork may have imported the application before.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._bridge: Bridge | None = None
+
+    def bridge(self) -> Bridge:
+        """Return the way to the event loop."""
+        with self._lock:
+            if self._bridge is None:
+                self._bridge = self._start()
+            return self._bridge
+
+    def _start(self) -> Bridge:
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, name="gateway", daemon=True).start()
+        gateway = asyncio.run_coroutine_threadsafe(self._open(), loop).result()
+        return Bridge(gateway, loop)
+
+    async def _open(self) -> Gateway:
+        return await Gateway(self._settings).__aenter__()

@@ -1,0 +1,123 @@
+"""The Open Inference Protocol under `/v2`."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from client.codecs.oip.codec import BINARY
+from client.codecs.oip.tensors import datatype
+from client.http.openapi.parts import (
+    OF_GETS,
+    TARGETS,
+    get_operation,
+    json_content,
+    not_ready,
+    object_of,
+    operation_id,
+    path_item,
+    query_parameter,
+    responses,
+)
+from client.http.openapi.schemas import Json, example_rows, tensor_schema
+from client.serving.schema import DEFAULT_SIGNATURE, Schema
+
+
+def inference_paths(schema: Schema) -> Json:
+    """Return the Open Inference Protocol for one model."""
+    base = f"/v2/models/{quote(schema.model, safe='')}"
+    strings = {"type": "array", "items": {"type": "string"}}
+    tensors = {"type": "array", "items": {"type": "object"}}
+    model = object_of(
+        name={"const": schema.model},
+        versions=strings,
+        platform={"type": "string"},
+        inputs=tensors,
+        outputs=tensors,
+    )
+    is_ready = object_of(name={"const": schema.model}, ready={"type": "boolean"})
+    paths: Json = {}
+    for target in TARGETS[:2]:
+        about = {
+            "operationId": operation_id(schema, target, "inference_metadata"),
+            "summary": f"Tell the inputs and outputs of {schema.model}",
+            "parameters": [
+                query_parameter("signature_name", "the signature whose they are", schema.signatures)
+            ],
+            "responses": responses(json_content(model), OF_GETS),
+        }
+        ready = {
+            "operationId": operation_id(schema, target, "inference_ready"),
+            "summary": f"Tell whether {schema.model} can be asked",
+            "responses": responses(json_content(is_ready), (400, 404, 429, 500, 504))
+            | not_ready(is_ready),
+        }
+        paths[f"{base}{target}"] = path_item(target, get=about)
+        paths[f"{base}{target}/ready"] = path_item(target, get=ready)
+        paths[f"{base}{target}/infer"] = path_item(target, post=_infer(schema, target))
+    return paths
+
+
+def _infer(schema: Schema, target: str) -> Json:
+    default = schema.signatures.get(DEFAULT_SIGNATURE)
+    inputs: Json = {"type": "object", "required": ["name", "datatype", "shape"]}
+    if default is not None:
+        inputs["anyOf"] = [tensor_schema(name, spec) for name, spec in default.inputs.items()]
+    body: Json = {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string"},
+            "parameters": {"type": "object"},
+            "inputs": {"type": "array", "items": inputs},
+            "outputs": {"type": "array", "items": object_of(name={"type": "string"})},
+        },
+        "required": ["inputs"],
+    }
+    examples = example_rows(schema, DEFAULT_SIGNATURE) if default is not None else []
+    if default is not None and examples:
+        tensors = [
+            {
+                "name": name,
+                "shape": [len(examples)],
+                "datatype": datatype(default.inputs[name].dtype),
+                "data": [row[name] for row in examples],
+            }
+            for name in examples[0]
+        ]
+        body["examples"] = [{"inputs": tensors}]
+    tensor = object_of(
+        name={"type": "string"},
+        datatype={"type": "string"},
+        shape={"type": "array", "items": {"type": "integer"}},
+    )
+    answer = object_of(
+        model_name={"const": schema.model},
+        model_version={"type": "string"},
+        outputs={"type": "array", "items": tensor},
+    )
+    return {
+        "operationId": operation_id(schema, target, "infer"),
+        "summary": f"Infer with {schema.model} by the Open Inference Protocol",
+        "requestBody": {"required": True, "content": {**json_content(body), BINARY: {}}},
+        "responses": responses({**json_content(answer), BINARY: {}}),
+    }
+
+
+def inference_server_paths() -> Json:
+    """Return what the protocol asks of the server itself."""
+    is_ready = object_of(ready={"type": "boolean"})
+    about = object_of(
+        name={"type": "string"},
+        version={"type": "string"},
+        extensions={"type": "array", "items": {"type": "string"}},
+    )
+    live = json_content(object_of(live={"type": "boolean"}))
+    return {
+        "/v2": get_operation("inference_server", "Tell what this server is", json_content(about)),
+        "/v2/health/live": get_operation("inference_live", "Tell that the process answers", live),
+        "/v2/health/ready": get_operation(
+            "inference_server_ready",
+            "Tell whether the default model can be asked",
+            json_content(is_ready),
+            is_ready,
+        ),
+    }

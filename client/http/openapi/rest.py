@@ -1,0 +1,238 @@
+"""`/predict`, and TensorFlow Serving's REST dialect under `/v1`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from client.codecs.content_types import READABLE, WRITABLE
+from client.codecs.json.explanations import explains
+from client.http.messages import JSON
+from client.http.openapi.parts import (
+    OF_GETS,
+    TARGETS,
+    json_content,
+    object_of,
+    operation_id,
+    path_item,
+    query_parameter,
+    responses,
+)
+from client.http.openapi.schemas import (
+    Json,
+    example_rows,
+    outputs_schema,
+    row_schema,
+    row_value,
+    value_schema,
+)
+from client.serving.schema import DEFAULT_SIGNATURE, EXPLAIN, Schema
+
+_METHODS = {
+    "classify": "tensorflow/serving/classify",
+    "regress": "tensorflow/serving/regress",
+}
+
+
+def friendly_operation(schema: Schema) -> Json:
+    """Return the operation of `/predict`."""
+    operation = _predict(schema, _row(schema, DEFAULT_SIGNATURE), "predict")
+    answer = operation["responses"]["200"]["content"][JSON]["schema"]
+    extra = {"model": {"const": schema.model}, "version": {"type": "integer"}}
+    for form in answer["anyOf"]:
+        form["properties"].update(extra)
+    return operation
+
+
+def explain_operation(schema: Schema, name: str) -> Json:
+    """Return an operation that explains rows."""
+    share: Json = {"type": ["number", "null"]}
+    columns = schema.column_order(EXPLAIN) or ()
+    contribution = object_of(**dict.fromkeys(columns, share))
+    one = object_of(bias=share, contribution={**contribution, "additionalProperties": False})
+    answer = object_of(explanations={"type": "array", "items": one})
+    body = _body(schema, EXPLAIN, _row(schema, EXPLAIN))
+    return {
+        "operationId": name,
+        "summary": f"Tell each column's share of the log-odds that {schema.model} gives",
+        "requestBody": {"required": True, "content": json_content(body)},
+        "responses": responses(json_content(answer)),
+    }
+
+
+def _row(schema: Schema, signature_name: str) -> Json:
+    """Return the schema of a row in our own dialect: an object, or a list in the table's order."""
+    row = row_schema(schema, signature_name)
+    order = schema.column_order(signature_name)
+    if order is None:
+        return row
+    count = len(order)
+    values = [row["properties"][name] for name in order]
+    listed = {"type": "array", "prefixItems": values, "minItems": count, "maxItems": count}
+    listed["description"] = f"values in the order {', '.join(order)}"
+    return {"anyOf": [row, listed]}
+
+
+def _body(schema: Schema, signature_name: str, row: Json, asked: Json | None = None) -> Json:
+    """Return the schema of rows that are asked about, in row form and in column form.
+
+    Args:
+        schema: of the model.
+        signature_name: the signature that takes them.
+        row: the schema of one.
+        asked: the schema of what else may be said, by key: the name of another signature.
+    """
+    signature = schema.signatures[signature_name]
+    asked = asked or {}
+    rows = {"type": "array", "items": row, "minItems": 1}
+    columns = object_of(
+        **{
+            input_name: {"type": "array", "items": row_value(spec, value_schema(spec.dtype))}
+            for input_name, spec in signature.inputs.items()
+        }
+    )
+    # The values of an only input need no name; another signature may have only one.
+    is_plain = bool(asked) or len(signature.inputs) == 1
+    all_values = {"anyOf": [columns, {"type": "array"}]} if is_plain else columns
+    body: Json = {
+        "anyOf": [
+            {
+                "type": "object",
+                "properties": {"instances": rows, **asked},
+                "required": ["instances"],
+                "additionalProperties": False,
+            },
+            {
+                "type": "object",
+                "description": "all values of an input together",
+                "properties": {"inputs": all_values, **asked},
+                "required": ["inputs"],
+                "additionalProperties": False,
+            },
+        ]
+    }
+    examples = example_rows(schema, signature_name)
+    if examples:
+        body["examples"] = [{"instances": examples}]
+    return body
+
+
+def _predict(schema: Schema, row: Json, name: str) -> Json:
+    """Return an operation that predicts, in JSON or as a table."""
+    asked = {
+        "signature_name": {
+            "type": "string",
+            "enum": sorted(schema.signatures),
+            "default": DEFAULT_SIGNATURE,
+            "description": "the rows are described as the default signature takes them",
+        }
+    }
+    body = _body(schema, DEFAULT_SIGNATURE, row, asked)
+    predictions = {"type": "array", "items": _any_answer(schema)}
+    answer = {"anyOf": [object_of(predictions=predictions), object_of(outputs={})]}
+    tables: Json = {content_type: {} for content_type in WRITABLE if content_type != JSON}
+    return {
+        "operationId": f"{name}",
+        "summary": f"Predict rows with {schema.model}",
+        "parameters": [
+            query_parameter("signature_name", "of tables: the signature to run"),
+            query_parameter(
+                "outputs", "of tables: the outputs to answer with, separated by commas"
+            ),
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {**json_content(body), **{content_type: {} for content_type in READABLE}},
+        },
+        "responses": responses({**json_content(answer), **tables}),
+    }
+
+
+def _any_answer(schema: Schema) -> Json:
+    """Return the schema of a row's answer by whichever signature, the default one's first."""
+    names = sorted(schema.signatures, key=lambda name: (name != DEFAULT_SIGNATURE, name))
+    forms: list[Json] = []
+    for name in names:
+        form = outputs_schema(schema.signatures[name].outputs)
+        if form not in forms:
+            forms.append(form)
+    return forms[0] if len(forms) == 1 else {"anyOf": forms}
+
+
+def rest_paths(schema: Schema) -> Json:
+    """Return TensorFlow Serving's REST dialect for one model."""
+    base = f"/v1/models/{quote(schema.model, safe='')}"
+    paths: Json = {}
+    for target in TARGETS:
+        for verb, operation in _verbs(schema, target).items():
+            paths[f"{base}{target}:{verb}"] = path_item(target, post=operation)
+        paths[f"{base}{target}"] = path_item(target, get=_status(schema, target))
+        paths[f"{base}{target}/metadata"] = path_item(target, get=_metadata(schema, target))
+    return paths
+
+
+def _verbs(schema: Schema, target: str) -> Json:
+    """Return what a model can be asked for with POST."""
+    verbs: Json = {}
+    if DEFAULT_SIGNATURE in schema.signatures:
+        name = operation_id(schema, target, "predict")
+        row = row_schema(schema, DEFAULT_SIGNATURE)
+        inputs = schema.signatures[DEFAULT_SIGNATURE].inputs
+        if len(inputs) == 1:
+            (only,) = row["properties"].values()
+            row = {"anyOf": [only, row]}
+        verbs["predict"] = _predict(schema, row, name)
+    for verb, method in _METHODS.items():
+        names = [n for n, info in _definitions(schema).items() if info.method_name == method]
+        if names:
+            verbs[verb] = _examples(schema, target, verb, names)
+    if explains(schema):
+        verbs["explain"] = explain_operation(schema, operation_id(schema, target, "explain"))
+    return verbs
+
+
+def _definitions(schema: Schema) -> Mapping[str, Any]:
+    return schema.definition.signature_def if schema.definition else {}
+
+
+def _examples(schema: Schema, target: str, verb: str, names: Sequence[str]) -> Json:
+    examples = {"type": "array", "items": {"type": "object"}, "minItems": 1}
+    body = {
+        "type": "object",
+        "properties": {
+            "examples": examples,
+            "context": {"type": "object"},
+            "signature_name": {"type": "string", "enum": sorted(names)},
+        },
+        "required": ["examples"],
+    }
+    label = {"type": "array", "prefixItems": [{"type": "string"}, {"type": ["number", "null"]}]}
+    one = {"type": "array", "items": label} if verb == "classify" else {"type": ["number", "null"]}
+    return {
+        "operationId": operation_id(schema, target, verb),
+        "summary": f"{verb.capitalize()} examples with {schema.model}",
+        "requestBody": {"required": True, "content": json_content(body)},
+        "responses": responses(json_content(object_of(results={"type": "array", "items": one}))),
+    }
+
+
+def _status(schema: Schema, target: str) -> Json:
+    state = {"enum": ["UNKNOWN", "START", "LOADING", "AVAILABLE", "UNLOADING", "END"]}
+    reason = object_of(error_code={"type": "string"}, error_message={"type": "string"})
+    version = object_of(version={"type": "string"}, state=state, status=reason)
+    answer = object_of(model_version_status={"type": "array", "items": version})
+    return {
+        "operationId": operation_id(schema, target, "status"),
+        "summary": f"Tell the state of the versions of {schema.model}",
+        "responses": responses(json_content(answer), OF_GETS),
+    }
+
+
+def _metadata(schema: Schema, target: str) -> Json:
+    answer = object_of(model_spec={"type": "object"}, metadata={"type": "object"})
+    return {
+        "operationId": operation_id(schema, target, "metadata"),
+        "summary": f"Tell the signatures of {schema.model}",
+        "responses": responses(json_content(answer), OF_GETS),
+    }

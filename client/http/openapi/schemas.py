@@ -1,0 +1,189 @@
+"""JSON Schema of a model's rows and answers, made from what is known of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from client.codecs.oip.tensors import datatype
+from client.serving.schema import Column, Schema, TensorSpec
+from client.serving.tensors import DTYPES, STRING, dtype_name
+
+Json = dict[str, Any]
+
+# Of a long vocabulary the first words tell enough.
+MOST_EXAMPLES = 10
+
+BASE64: Json = {
+    "type": "object",
+    "description": "bytes that need not be text",
+    "properties": {"b64": {"type": "string", "contentEncoding": "base64"}},
+    "required": ["b64"],
+    "additionalProperties": False,
+}
+
+
+def value_schema(dtype: int) -> Json:
+    """Return the schema of one value that a model takes."""
+    if dtype == STRING:
+        return {"anyOf": [{"type": "string"}, BASE64]}
+    numpy_dtype = DTYPES.get(dtype)
+    if numpy_dtype is None or numpy_dtype.kind == "c":
+        return {"description": f"{dtype_name(dtype)}, which has no JSON form"}
+    if numpy_dtype.kind == "b":
+        return {"type": "boolean"}
+    if numpy_dtype.kind == "f":
+        return {"type": "number", **_float_limits(numpy_dtype)}
+    limits = np.iinfo(numpy_dtype)
+    return {"type": "integer", "minimum": int(limits.min), "maximum": int(limits.max)}
+
+
+def answer_schema(dtype: int) -> Json:
+    """Return the schema of one value that a model gives; null is what JSON has no number for."""
+    if dtype == STRING:
+        return {"anyOf": [{"type": "string"}, BASE64]}
+    numpy_dtype = DTYPES.get(dtype)
+    kind = "" if numpy_dtype is None else numpy_dtype.kind
+    if kind == "f":
+        return {"type": ["number", "null"]}
+    return {"b": {"type": "boolean"}, "i": {"type": "integer"}, "u": {"type": "integer"}}.get(
+        kind, {}
+    )
+
+
+def row_value(spec: TensorSpec, one: Json) -> Json:
+    """Return the schema of what a tensor holds for one row.
+
+    Args:
+        spec: of the tensor, whose first dimension is the rows'.
+        one: the schema of a single value.
+    """
+    if spec.shape is None:
+        return {"description": f"{dtype_name(spec.dtype)} of any shape"}
+    schema = one
+    for length in reversed(spec.shape[1:]):
+        schema = _list(schema, length)
+    return schema
+
+
+def column_schema(column: Column, spec: TensorSpec) -> Json:
+    """Return the schema of a column's value, with what the model has seen there as examples."""
+    schema = value_schema(spec.dtype)
+    if column.kind == "numeric":
+        schema["description"] = (
+            f"in training from {column.minimum:.6g} to {column.maximum:.6g}, "
+            f"mean {column.mean:.6g}, standard deviation {column.deviation:.6g}"
+        )
+        schema["examples"] = [_example(column, spec, of_class) for of_class in (0, 1)]
+    elif column.vocabulary:
+        count = len(column.vocabulary)
+        schema["description"] = f"in training one of {count} values; others count as unknown"
+        words = column.vocabulary[:MOST_EXAMPLES]
+        schema["examples"] = [_as_json(word, spec) for word in words]
+    if spec.dtype == STRING:
+        named = {int: "integer", bool: "boolean"}
+        schema["anyOf"] = schema["anyOf"] + [{"type": named[t]} for t in column.json_types]
+    if column.missing:
+        schema["description"] = f"{schema.get('description', '')}; may be missing".lstrip("; ")
+        if "type" in schema:
+            schema["type"] = [schema["type"], "null"]
+        else:
+            schema["anyOf"] = [*schema["anyOf"], {"type": "null"}]
+    return schema
+
+
+def row_schema(schema: Schema, signature_name: str) -> Json:
+    """Return the schema of a row as an object: a value for each input."""
+    inputs = schema.signatures[signature_name].inputs
+    described = schema.described.get(signature_name, {})
+    columns = {name: next(iter(described.get(name, ())), None) for name in inputs}
+    properties = {}
+    for name in schema.column_order(signature_name) or inputs:
+        spec, column = inputs[name], columns[name]
+        properties[name] = (
+            row_value(spec, value_schema(spec.dtype))
+            if column is None or spec.shape != (None,)
+            else column_schema(column, spec)
+        )
+    found: Json = {
+        "type": "object",
+        "properties": properties,
+        "required": [n for n, c in columns.items() if c is None or not c.missing],
+        "additionalProperties": False,
+    }
+    examples = example_rows(schema, signature_name)
+    return {**found, "examples": examples} if examples else found
+
+
+def example_rows(schema: Schema, signature_name: str) -> list[Json]:
+    """Return a typical row of each class, of means and most frequent values; none if not known."""
+    order = schema.column_order(signature_name)
+    if order is None or schema.description is None:
+        return []
+    inputs = schema.signatures[signature_name].inputs
+    known = {column.name: column for column in schema.description.columns}
+    return [
+        {name: _example(known[name], inputs[name], of_class) for name in order}
+        for of_class in (0, 1)
+    ]
+
+
+def outputs_schema(outputs: Mapping[str, TensorSpec]) -> Json:
+    """Return the schema of a row's answer: an object, or the value of the only output."""
+    values = {n: row_value(s, answer_schema(s.dtype)) for n, s in outputs.items()}
+    if len(values) == 1:
+        return next(iter(values.values()))
+    return {"type": "object", "properties": values, "required": list(values)}
+
+
+def tensor_schema(name: str, spec: TensorSpec) -> Json:
+    """Return the schema of an input as the Open Inference Protocol writes it."""
+    shape = "any" if spec.shape is None else [-1 if n is None else n for n in spec.shape]
+    return {
+        "type": "object",
+        "description": f"shape {shape}",
+        "properties": {
+            "name": {"const": name},
+            "datatype": {"const": datatype(spec.dtype)},
+            "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+            "data": {"type": "array"},
+            "parameters": {"type": "object"},
+        },
+        "required": ["name", "datatype", "shape"],
+    }
+
+
+def _float_limits(dtype: np.dtype[Any]) -> Json:
+    """Return from where on a number would become infinite."""
+    limits = np.finfo(dtype)
+    largest = float(limits.max)
+    if dtype.itemsize == np.dtype(np.float64).itemsize:
+        return {"minimum": -largest, "maximum": largest}
+    # What is nearer to the largest than to the next, if there were one, is rounded to the largest.
+    limit = largest + 2.0 ** (limits.maxexp - limits.nmant - 2)
+    return {"exclusiveMinimum": -limit, "exclusiveMaximum": limit}
+
+
+def _list(items: Json, length: int | None) -> Json:
+    schema: Json = {"type": "array", "items": items}
+    return schema if length is None else {**schema, "minItems": length, "maxItems": length}
+
+
+def _example(column: Column, spec: TensorSpec, of_class: int) -> Any:
+    if column.kind == "numeric":
+        mean = float(f"{column.class_means[of_class]:.4g}")
+        is_whole = spec.dtype in DTYPES and DTYPES[spec.dtype].kind in "iu"
+        return round(mean) if is_whole else mean
+    mode = column.class_modes[of_class]
+    word = column.vocabulary[mode if 0 <= mode < len(column.vocabulary) else 0]
+    return _as_json(word, spec)
+
+
+def _as_json(word: str, spec: TensorSpec) -> Any:
+    """Return a word of a vocabulary as the input's type."""
+    kind = DTYPES[spec.dtype].kind if spec.dtype in DTYPES else ""
+    if kind == "b":
+        return word == "true"
+    return int(word) if kind in ("i", "u") else word

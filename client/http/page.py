@@ -1,0 +1,138 @@
+"""The page at `/`: a form made from what the model says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from flask import Blueprint, Response, make_response, render_template
+
+from client.codecs.json.explanations import explains
+from client.errors import ClientError
+from client.http.flask_bridge import Bridge
+from client.serving.client import Target
+from client.serving.deadlines import Deadline
+from client.serving.schema import DEFAULT_SIGNATURE, Column, Schema, Signature, TensorSpec
+from client.serving.tensors import DTYPES, STRING
+from client.settings import Settings
+
+FALSE_TRUE = ("false", "true")
+# Of more values than these, one is found faster by typing than in a list.
+MOST_OPTIONS = 50
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of the form.
+
+    Attributes:
+        name: of the column, as the model calls it.
+        title: the same for people.
+        type: number, integer, text or boolean; what the script makes of the value.
+        hint: what values the model has seen.
+        range: the least and the greatest number that it has seen.
+        examples: the value in a typical row of each class; the first is filled in.
+        options: the values to choose from, if there are only so many.
+        suggestions: values to choose from or to go beyond.
+        missing: whether it may be left empty.
+    """
+
+    name: str
+    title: str
+    type: str
+    hint: str = ""
+    range: tuple[float, float] | None = None
+    examples: tuple[str, ...] = ("",)
+    options: tuple[str, ...] = ()
+    suggestions: tuple[str, ...] = ()
+    missing: bool = False
+
+
+def blueprint(bridge: Callable[[], Bridge], settings: Settings) -> Blueprint:
+    """Return the routes.
+
+    Args:
+        bridge: leads to what knows the model.
+        settings: of the application.
+    """
+    routes = Blueprint("page", __name__, template_folder="templates", static_folder="static")
+
+    @routes.get("/")
+    def page() -> Response:
+        try:
+            to = bridge()
+            asked = to.gateway.core.metadata(Target(settings.model), Deadline(settings.timeout))
+            schema = to.run(asked)
+        except ClientError as error:
+            message = error.message
+            return make_response(
+                render_template("unavailable.html", model=settings.model, message=message),
+                error.status,
+                {"Retry-After": "2"},
+            )
+        return make_response(
+            render_template(
+                "page.html",
+                schema=schema,
+                description=schema.description,
+                fields=fields(schema),
+                explains=explains(schema),
+            )
+        )
+
+    return routes
+
+
+def fields(schema: Schema) -> list[Field]:
+    """Return the form's fields; none if a row of the model does not fit into a form."""
+    signature = schema.signatures.get(DEFAULT_SIGNATURE)
+    if signature is None or any(s.shape != (None,) for s in signature.inputs.values()):
+        return []
+    order = schema.column_order(DEFAULT_SIGNATURE)
+    if order is None or schema.description is None:
+        return [_plain_field(name, signature) for name in sorted(signature.inputs)]
+    columns: Mapping[str, Column] = {c.name: c for c in schema.description.columns}
+    return [_described_field(columns[name], signature.inputs[name]) for name in order]
+
+
+def _plain_field(name: str, signature: Signature) -> Field:
+    kind = _type(signature.inputs[name])
+    return Field(name, _title(name), kind, options=FALSE_TRUE if kind == "boolean" else ())
+
+
+def _described_field(column: Column, spec: TensorSpec) -> Field:
+    if column.kind == "numeric":
+        hint = f"{column.minimum:.6g} to {column.maximum:.6g}"
+        examples = tuple(f"{mean:.4g}" for mean in column.class_means)
+    else:
+        hint = ""
+        examples = tuple(_example(column.vocabulary, mode) for mode in column.class_modes)
+    many = len(column.vocabulary) > MOST_OPTIONS
+    return Field(
+        column.name,
+        _title(column.name),
+        _type(spec),
+        hint=hint,
+        range=(column.minimum, column.maximum) if column.kind == "numeric" else None,
+        examples=examples,
+        options=() if many else column.vocabulary,
+        suggestions=column.vocabulary if many else (),
+        missing=column.missing,
+    )
+
+
+def _type(spec: TensorSpec) -> str:
+    if spec.dtype == STRING:
+        return "text"
+    kind = DTYPES[spec.dtype].kind if spec.dtype in DTYPES else ""
+    return {"b": "boolean", "i": "integer", "u": "integer"}.get(kind, "number")
+
+
+def _example(vocabulary: tuple[str, ...], mode: int) -> str:
+    if not vocabulary:
+        return ""
+    return vocabulary[mode if 0 <= mode < len(vocabulary) else 0]
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")

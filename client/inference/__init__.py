@@ -1,0 +1,1 @@
+"""From decoded requests to predictions: schemas, batches, input ranges."""

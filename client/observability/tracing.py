@@ -1,0 +1,190 @@
+"""Traces, sent to an OpenTelemetry collector if the environment names one.
+
+The packages are optional, and imported only then. Spans are handed to a thread that sends them;
+what the collector cannot take is dropped, and no request ever waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grpc
+
+from client import __version__
+from client.observability.request_context import Journey
+
+log = logging.getLogger(__name__)
+
+# As the OpenTelemetry specification has them.
+_EXPORTER = "OTEL_TRACES_EXPORTER"
+_DISABLED = "OTEL_SDK_DISABLED"
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_PROTOCOL = "http/protobuf"
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+_UNNAMED = "unknown_service"
+_SERVICE = "tensorflow.serving.PredictionService"
+_STATUS_SERVICE = "tensorflow.serving.ModelService"
+
+_ERROR = 500
+# That a stop may take for what was not sent yet.
+FLUSH_SECONDS = 3.0
+
+
+def start() -> Tracing | None:
+    """Begin to trace if the environment asks for it and the packages are there."""
+    wanted = os.environ.get(_EXPORTER) or next(
+        ("otlp" for name in _ENDPOINTS if os.environ.get(name)), "none"
+    )
+    if wanted == "none" or os.environ.get(_DISABLED, "").lower() == "true":
+        return None
+    protocol = next((os.environ[name] for name in _PROTOCOLS if os.environ.get(name)), _PROTOCOL)
+    if wanted != "otlp" or protocol != _PROTOCOL:
+        log.warning("no traces: %s over %s is not known, otlp over %s", wanted, protocol, _PROTOCOL)
+        return None
+    try:
+        return Tracing()
+    except ImportError as error:
+        log.warning("no traces: requirements/tracing.txt is not installed (%s)", error)
+    except ValueError as error:
+        log.warning("no traces: %s", error)
+    return None
+
+
+class Tracing:
+    """Makes spans and sends them; it belongs to the process that it is made in."""
+
+    def __init__(self) -> None:
+        """Begin to send; the SDK reads where to, and which, from the environment."""
+        from opentelemetry import propagate, trace
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        resource = Resource.create()
+        if str(resource.attributes[SERVICE_NAME]).startswith(_UNNAMED):
+            resource = resource.merge(Resource({SERVICE_NAME: "client"}))
+        # The process's end does not wait for a collector; `close` does, and not for long.
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer("client", __version__)
+        self._trace, self._propagate = trace, propagate
+
+    def begin(self, method: str, path: str, route: str, headers: Mapping[str, str]) -> Any:
+        """Return the span of a request, which continues its caller's trace.
+
+        Args:
+            method: of HTTP.
+            path: as sent.
+            route: the pattern of the path.
+            headers: of the request.
+        """
+        method = method if method in _METHODS else "_OTHER"
+        return self._tracer.start_span(
+            f"{method} {route}",
+            self._propagate.extract(headers),
+            self._trace.SpanKind.SERVER,
+            {
+                "http.request.method": method,
+                "http.route": route,
+                "url.path": path,
+                "url.scheme": "http",
+            },
+        )
+
+    def end(self, span: Any, status: int | None) -> None:
+        """End the span of a request.
+
+        Args:
+            span: it.
+            status: of the reply; None if the caller has gone.
+        """
+        if status is not None:
+            span.set_attribute("http.response.status_code", status)
+            if status >= _ERROR:
+                span.set_attribute("error.type", str(status))
+                span.set_status(self._trace.StatusCode.ERROR)
+        span.end()
+
+    def begin_call(self, rpc: str, address: str, journeys: Sequence[Journey]) -> Call:
+        """Return the span of a gRPC call: a child of the first request's, linked to the others'.
+
+        Args:
+            rpc: the gRPC method.
+            address: of the server.
+            journeys: of the requests that the call is made for.
+        """
+        # Of requests whose callers do not want a trace, only who travels alone is the parent.
+        first = next((one for one in journeys if one.span.is_recording()), journeys[0])
+        parent = self._trace.set_span_in_context(first.span)
+        service = _STATUS_SERVICE if rpc == "GetModelStatus" else _SERVICE
+        span = self._tracer.start_span(
+            f"{service}/{rpc}",
+            parent,
+            self._trace.SpanKind.CLIENT,
+            {
+                "rpc.system": "grpc",
+                "rpc.service": service,
+                "rpc.method": rpc,
+                "server.address": address,
+            },
+            [
+                self._trace.Link(other.span.get_span_context())
+                for other in journeys
+                if other is not first
+            ],
+        )
+        carrier: dict[str, str] = {}
+        self._propagate.inject(carrier, self._trace.set_span_in_context(span, parent))
+        return Call(span, journeys, tuple(carrier.items()), self._trace.StatusCode.ERROR)
+
+    def close(self) -> None:
+        """Send what was not sent yet, if that does not take long."""
+        # The exporter's own way to give up is longer than a process may take to stop.
+        closing = threading.Thread(target=self._provider.shutdown, daemon=True)
+        closing.start()
+        closing.join(FLUSH_SECONDS)
+
+
+class Call:
+    """A gRPC call under way.
+
+    Attributes:
+        metadata: to send with it.
+    """
+
+    def __init__(
+        self,
+        span: Any,
+        journeys: Sequence[Journey],
+        metadata: tuple[tuple[str, str], ...],
+        error: Any,
+    ) -> None:
+        self.metadata = metadata
+        self._span = span
+        self._journeys = journeys
+        self._error = error
+
+    def end(self, code: grpc.StatusCode, request: Any, reply: Any) -> None:
+        """End its span, and tell its requests' which model has answered.
+
+        Args:
+            code: of the call's end.
+            request: what was sent.
+            reply: what came; None if nothing did.
+        """
+        spec = getattr(reply, "model_spec", None)
+        model = {"model.name": request.model_spec.name}
+        if spec is not None:
+            model["model.version"] = spec.version.value
+        for span in (self._span, *(journey.span for journey in self._journeys)):
+            span.set_attributes(model)
+        self._span.set_attribute("rpc.grpc.status_code", code.value[0])
+        if code is not grpc.StatusCode.OK:
+            self._span.set_status(self._error, code.name)
+        self._span.end()

@@ -1,0 +1,1 @@
+"""The Python client of TensorFlow Serving's gRPC API."""

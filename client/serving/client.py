@@ -1,0 +1,354 @@
+"""The Python client of a model server: arrays in, arrays out, over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from client.errors import ServerError, server_error
+from client.observability.request_context import JOURNEYS
+from client.observability.tracing import Tracing
+from client.serving import protos as messages
+from client.serving.channel import Tls, aio_channel, channel
+from client.serving.deadlines import Deadline
+from client.serving.flows import Dialogue, Prediction, Steps, Target
+from client.serving.schema import DEFAULT_SIGNATURE, Schema, Signature
+
+__all__ = ["AsyncModelServer", "Deadline", "ModelServer", "Prediction", "Target", "Tls"]
+
+DEFAULT_ADDRESS = "127.0.0.1:8500"
+DEFAULT_TIMEOUT = 5.0
+
+T = TypeVar("T")
+Observer = Callable[[str, grpc.StatusCode, float], None]
+
+
+class ModelServer:
+    """A model server that speaks TensorFlow Serving's gRPC API.
+
+    One object holds one channel and may be used by many threads for as long as the process lives.
+    Make it after forking, not before.
+
+        with ModelServer("127.0.0.1:8500") as server:
+            server.predict("breast_cancer", frame)
+            server.predict("breast_cancer", {"features": rows}, signature_name="dense")
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        tls: Tls | None = None,
+        observe: Observer = lambda rpc, code, seconds: None,
+    ) -> None:
+        """Prepare the channel; the connection is made when it is first needed.
+
+        Args:
+            address: `host:port`, several `ip:port` with commas, or any gRPC target. All addresses
+                that a name resolves to are asked in turn.
+            timeout: seconds that a call may take if it says nothing else.
+            tls: how the connection is encrypted; not at all if left out.
+            observe: called after each call with its name, status code and duration in seconds.
+
+        Raises:
+            ValueError: the address is none.
+            OSError: a file that `tls` names cannot be read.
+        """
+        self.address = address
+        self.timeout = timeout
+        self._observe = observe
+        self._channel = channel(address, tls)
+        self._rpcs = _rpcs(self._channel)
+        self._dialogue = Dialogue()
+
+    def predict(
+        self,
+        model: str | Target,
+        inputs: Any,
+        *,
+        signature_name: str = DEFAULT_SIGNATURE,
+        signature: Signature | None = None,
+        output_filter: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> Prediction:
+        """Run a signature of a model.
+
+        Args:
+            model: the model's name for its latest version, or a Target.
+            inputs: an array, or what numpy makes one of, for each input of the signature; or a
+                pandas or polars frame, or one array for the signature's only input.
+            signature_name: the signature to run.
+            signature: it, if the caller knows it; otherwise the server is asked for it once.
+            output_filter: names of the outputs that are wanted; empty for all.
+            timeout: seconds that the answer may take.
+
+        Raises:
+            InvalidArgumentError: an input is none of the signature's, or cannot become its dtype.
+            NotFoundError: there is no such model or version.
+            UnavailableError: the server cannot be reached.
+            DeadlineExceededError: there was no answer in time.
+            ServerError: the server refused the request for another reason.
+        """
+        steps = _predict(self._dialogue, model, inputs, signature_name, signature, output_filter)
+        return self._follow(steps, timeout)
+
+    def schema(self, model: str | Target, *, timeout: float | None = None) -> Schema:
+        """Ask the server what a model's signatures are, and the model to describe itself.
+
+        Raises:
+            ServerError: there is no such model or version, or the server cannot be reached.
+        """
+        return self._follow(self._dialogue.schema(_target(model)), timeout)
+
+    def status(self, model: str | Target, *, timeout: float | None = None) -> list[Any]:
+        """Return the `ModelVersionStatus` of each version of a model, newest first.
+
+        Raises:
+            ServerError: there is no such model or version, or the server cannot be reached.
+        """
+        return self._follow(self._dialogue.status(_target(model)), timeout)
+
+    def classify(
+        self,
+        model: str | Target,
+        examples: Any,
+        *,
+        signature_name: str = "",
+        timeout: float | None = None,
+    ) -> Any:
+        """Return the `ClassificationResponse` to an `Input` message.
+
+        Raises:
+            ServerError: the server refused the request, or cannot be reached.
+        """
+        steps = self._dialogue.classify(_target(model), examples, signature_name)
+        return self._follow(steps, timeout)
+
+    def regress(
+        self,
+        model: str | Target,
+        examples: Any,
+        *,
+        signature_name: str = "",
+        timeout: float | None = None,
+    ) -> Any:
+        """Return the `RegressionResponse` to an `Input` message.
+
+        Raises:
+            ServerError: the server refused the request, or cannot be reached.
+        """
+        steps = self._dialogue.regress(_target(model), examples, signature_name)
+        return self._follow(steps, timeout)
+
+    def close(self) -> None:
+        """Close the channel; calls under way are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> ModelServer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _follow(self, steps: Steps[T], timeout: float | None) -> T:
+        deadline = Deadline(self.timeout if timeout is None else timeout)
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    reply = self._call(*step, deadline)
+                except ServerError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(reply)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def _call(self, rpc: str, request: Any, deadline: Deadline) -> Any:
+        started = time.perf_counter()
+        code = grpc.StatusCode.OK
+        try:
+            return self._rpcs[rpc](request, timeout=deadline.left())
+        except grpc.RpcError as error:
+            code = error.code()
+            raise _error(self.address, code, error.details()) from error
+        finally:
+            self._observe(rpc, code, time.perf_counter() - started)
+
+
+class AsyncModelServer:
+    """The same for asyncio; make it in the running event loop that is going to use it.
+
+        async with AsyncModelServer("127.0.0.1:8500") as server:
+            await server.predict("breast_cancer", frame)
+
+    What each method takes, returns and raises is told by `ModelServer`.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        tls: Tls | None = None,
+        observe: Observer = lambda rpc, code, seconds: None,
+        tracing: Tracing | None = None,
+    ) -> None:
+        """Prepare the channel, as `ModelServer` does; `tracing` makes spans of requests' calls."""
+        self.address = address
+        self.timeout = timeout
+        self._observe = observe
+        self._tracing = tracing
+        self._channel = aio_channel(address, tls)
+        self._rpcs = _rpcs(self._channel)
+        self._dialogue = Dialogue()
+
+    async def predict(
+        self,
+        model: str | Target,
+        inputs: Any,
+        *,
+        signature_name: str = DEFAULT_SIGNATURE,
+        signature: Signature | None = None,
+        output_filter: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> Prediction:
+        """Run a signature of a model."""
+        steps = _predict(self._dialogue, model, inputs, signature_name, signature, output_filter)
+        return await self._follow(steps, timeout)
+
+    async def schema(self, model: str | Target, *, timeout: float | None = None) -> Schema:
+        """Ask the server what a model's signatures are, and the model to describe itself."""
+        return await self._follow(self._dialogue.schema(_target(model)), timeout)
+
+    async def status(self, model: str | Target, *, timeout: float | None = None) -> list[Any]:
+        """Return the `ModelVersionStatus` of each version of a model, newest first."""
+        return await self._follow(self._dialogue.status(_target(model)), timeout)
+
+    async def classify(
+        self,
+        model: str | Target,
+        examples: Any,
+        *,
+        signature_name: str = "",
+        timeout: float | None = None,
+    ) -> Any:
+        """Return the `ClassificationResponse` to an `Input` message."""
+        steps = self._dialogue.classify(_target(model), examples, signature_name)
+        return await self._follow(steps, timeout)
+
+    async def regress(
+        self,
+        model: str | Target,
+        examples: Any,
+        *,
+        signature_name: str = "",
+        timeout: float | None = None,
+    ) -> Any:
+        """Return the `RegressionResponse` to an `Input` message."""
+        steps = self._dialogue.regress(_target(model), examples, signature_name)
+        return await self._follow(steps, timeout)
+
+    async def close(self) -> None:
+        """Close the channel; calls under way are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> AsyncModelServer:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _follow(self, steps: Steps[T], timeout: float | None) -> T:
+        deadline = Deadline(self.timeout if timeout is None else timeout)
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    reply = await self._call(*step, deadline)
+                except ServerError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(reply)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    async def _call(self, rpc: str, request: Any, deadline: Deadline) -> Any:
+        journeys, call, metadata = JOURNEYS.get(), None, None
+        if journeys and self._tracing is not None:
+            call = self._tracing.begin_call(rpc, self.address, journeys)
+            metadata = call.metadata
+        started = time.perf_counter()
+        code, reply = grpc.StatusCode.OK, None
+        try:
+            reply = await self._rpcs[rpc](request, timeout=deadline.left(), metadata=metadata)
+            return reply
+        except grpc.RpcError as error:
+            code = error.code()
+            raise _error(self.address, code, error.details()) from error
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED
+            raise
+        finally:
+            seconds = time.perf_counter() - started
+            self._observe(rpc, code, seconds)
+            for journey in journeys:
+                journey.served += seconds
+            if call is not None:
+                call.end(code, request, reply)
+
+
+def _target(model: str | Target) -> Target:
+    return model if isinstance(model, Target) else Target(model)
+
+
+def _predict(
+    dialogue: Dialogue,
+    model: str | Target,
+    inputs: Any,
+    signature_name: str,
+    signature: Signature | None,
+    output_filter: Sequence[str],
+) -> Steps[Prediction]:
+    target = _target(model)
+    if signature is not None:
+        return dialogue.run(target, signature, inputs, signature_name, output_filter)
+    return dialogue.predict(target, inputs, signature_name, output_filter)
+
+
+def _rpcs(over: grpc.Channel | grpc.aio.Channel) -> Mapping[str, Callable[..., Any]]:
+    prediction = messages.PredictionServiceStub(over)
+    return {
+        "Predict": prediction.Predict,
+        "Classify": prediction.Classify,
+        "Regress": prediction.Regress,
+        "GetModelMetadata": prediction.GetModelMetadata,
+        "GetModelStatus": messages.ModelServiceStub(over).GetModelStatus,
+    }
+
+
+def _error(address: str, code: grpc.StatusCode, details: str | None) -> ServerError:
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return server_error(code, f"the model server at {address} cannot be reached: {details}")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return server_error(code, f"the model server at {address} did not answer in time")
+    return server_error(code, details or code.name)

@@ -1,0 +1,225 @@
+"""What a model server is asked, step by step, and what its replies mean.
+
+The steps are generators that yield a call's name and request and are sent the reply, so that
+`ModelServer` and `AsyncModelServer` differ in nothing but how a call is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from client.errors import ClientError, InvalidArgumentError, ServerError
+from client.serving import protos as messages
+from client.serving import tensors
+from client.serving.data_frames import is_frame, of_array, of_frame
+from client.serving.schema import DESCRIBE, Description, Schema, Signature, signatures
+from client.serving.tensors import Array
+
+T = TypeVar("T")
+Steps = Generator[tuple[str, Any], Any, T]
+
+# Of how many models, versions and labels what they look like is remembered.
+SCHEMAS_KEPT = 256
+
+
+class Target(NamedTuple):
+    """Which model to ask, and which version of it: by number, by label, or the latest."""
+
+    model: str
+    version: int | None = None
+    label: str | None = None
+
+    def spec(self, signature_name: str = "") -> Any:
+        """Return the ModelSpec."""
+        spec = messages.ModelSpec(name=self.model, signature_name=signature_name)
+        if self.version is not None:
+            spec.version.value = self.version
+        elif self.label is not None:
+            spec.version_label = self.label
+        return spec
+
+
+class Prediction(NamedTuple):
+    """The outputs of one call, by name and in that order, and the version that computed them."""
+
+    outputs: Mapping[str, Array]
+    version: int
+
+
+class Dialogue:
+    """Talks to one model server, and remembers what it has said of its models."""
+
+    def __init__(self) -> None:
+        # Each is replaced as one by whichever thread.
+        self._schemas: dict[Target, Schema] = {}
+        self._descriptions: dict[str, tuple[int, Any, Description | None]] = {}
+
+    def predict(
+        self, target: Target, inputs: Any, signature_name: str, output_filter: Sequence[str]
+    ) -> Steps[Prediction]:
+        """Run a signature with whatever numpy makes arrays of, or with a frame's columns.
+
+        What is known of the model is asked once. When it no longer fits, a new version may be why:
+        then the server is asked again, and the request made anew.
+        """
+        known = self._schemas.get(target)
+        schema = known or (yield from self.schema(target))
+        try:
+            prediction = yield from self._predict(
+                target, schema, inputs, signature_name, output_filter
+            )
+        except ClientError as error:
+            if known is None or error.status not in (400, 404):
+                raise
+            schema = yield from self.schema(target)
+            if schema.looks_like(known):
+                raise
+            return (yield from self._predict(target, schema, inputs, signature_name, output_filter))
+        if prediction.version != schema.version:
+            self._schemas.pop(target, None)
+        return prediction
+
+    def run(
+        self,
+        target: Target,
+        signature: Signature | None,
+        inputs: Mapping[str, Any],
+        signature_name: str,
+        output_filter: Sequence[str] = (),
+    ) -> Steps[Prediction]:
+        """Run a signature that is known, or known not to be there, which is the server's to say."""
+        request = messages.PredictRequest(
+            model_spec=target.spec(signature_name), output_filter=output_filter
+        )
+        for name, values in inputs.items():
+            spec = signature.inputs.get(name) if signature else None
+            request.inputs[name].CopyFrom(_to_proto(name, values, spec.dtype if spec else None))
+        reply = yield "Predict", request
+        try:
+            outputs = {
+                name: tensors.from_proto(reply.outputs[name]) for name in sorted(reply.outputs)
+            }
+        except (OverflowError, ValueError) as error:
+            raise ClientError(f"model {target.model}: {error}", 501) from error
+        return Prediction(outputs, reply.model_spec.version.value)
+
+    def schema(self, target: Target) -> Steps[Schema]:
+        """Ask what a model's signatures are, and the model to describe itself."""
+        request = messages.GetModelMetadataRequest(
+            model_spec=target.spec(), metadata_field=["signature_def"]
+        )
+        try:
+            reply = yield "GetModelMetadata", request
+        except ServerError:
+            self._schemas.pop(target, None)
+            raise
+        definition = messages.SignatureDefMap()
+        reply.metadata["signature_def"].Unpack(definition)
+        version, found = reply.model_spec.version.value, signatures(definition)
+        known = self._descriptions.get(target.model)
+        if known is None or known[:2] != (version, definition):
+            description = yield from self._describe(Target(target.model, version), found)
+            known = (version, definition, description)
+            _remember(self._descriptions, target.model, known)
+        schema = Schema(target.model, version, found, known[2], definition)
+        _remember(self._schemas, target, schema)
+        return schema
+
+    def status(self, target: Target) -> Steps[list[Any]]:
+        """Ask for the `ModelVersionStatus` of each version of a model, newest first."""
+        reply = yield (
+            "GetModelStatus",
+            messages.GetModelStatusRequest(model_spec=target.spec()),
+        )
+        return list(reply.model_version_status)
+
+    def classify(self, target: Target, examples: Any, signature_name: str) -> Steps[Any]:
+        """Classify an `Input`'s examples; the answer is a `ClassificationResponse`."""
+        request = messages.ClassificationRequest(
+            model_spec=target.spec(signature_name), input=examples
+        )
+        return (yield "Classify", request)
+
+    def regress(self, target: Target, examples: Any, signature_name: str) -> Steps[Any]:
+        """Run a regression on an `Input`'s examples; the answer is a `RegressionResponse`."""
+        request = messages.RegressionRequest(model_spec=target.spec(signature_name), input=examples)
+        return (yield "Regress", request)
+
+    def _predict(
+        self,
+        target: Target,
+        schema: Schema,
+        inputs: Any,
+        signature_name: str,
+        output_filter: Sequence[str],
+    ) -> Steps[Prediction]:
+        if is_frame(inputs):
+            signature_name, inputs = of_frame(inputs, signature_name, schema)
+        elif not isinstance(inputs, Mapping):
+            signature_name, inputs = of_array(inputs, signature_name, schema)
+        signature = schema.signatures.get(signature_name)
+        return (yield from self.run(target, signature, inputs, signature_name, output_filter))
+
+    def _describe(
+        self, target: Target, found: Mapping[str, Signature]
+    ) -> Steps[Description | None]:
+        signature = found.get(DESCRIBE)
+        if signature is None or set(signature.inputs) != {"query"}:
+            return None
+        query = {"query": np.zeros(1, np.int32)}
+        try:
+            prediction = yield from self.run(target, signature, query, DESCRIBE)
+            return Description.from_outputs(prediction.outputs)
+        except ServerError as error:
+            if error.status in (503, 504):
+                raise
+            return None
+        except (
+            ClientError,
+            KeyError,
+            ValueError,
+            IndexError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+        ):
+            return None  # somebody else's signature that happens to have the name
+
+
+def _remember(memory: dict[Any, Any], key: Any, value: Any) -> None:
+    if key not in memory and len(memory) >= SCHEMAS_KEPT:
+        memory.pop(next(iter(memory), None), None)
+    memory[key] = value
+
+
+def _to_proto(name: str, values: Any, dtype: int | None) -> Any:
+    """Encode an input; without a dtype the server will refuse it, so numpy's own will do."""
+    array = np.asarray(values)
+    if dtype is None:
+        dtype = next((e for e, d in tensors.DTYPES.items() if d == array.dtype), tensors.STRING)
+    if dtype not in tensors.DTYPES:
+        raise InvalidArgumentError(
+            f"input {name}: tensors of {tensors.dtype_name(dtype)} cannot be sent"
+        )
+    wanted = tensors.DTYPES[dtype]
+    if dtype == tensors.STRING:
+        array = _as_bytes(name, array)
+    elif array.dtype != wanted:
+        if not np.can_cast(array.dtype, wanted, casting="same_kind"):
+            raise InvalidArgumentError(
+                f"input {name}: expected {wanted.name}, got {array.dtype.name} values"
+            )
+        array = array.astype(wanted)
+    return tensors.to_proto(array, dtype)
+
+
+def _as_bytes(name: str, array: Array) -> Array:
+    flat = np.empty(array.size, object)
+    for index, value in enumerate(array.reshape(-1).tolist()):
+        if not isinstance(value, str | bytes):
+            raise InvalidArgumentError(f"input {name}: expected strings, got {value!r}")
+        flat[index] = value.encode() if isinstance(value, str) else value
+    return flat.reshape(array.shape)

@@ -1,0 +1,274 @@
+"""What the client knows of a served version: its signatures, and its own description."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from client.serving.tensors import Array, dtype_name
+
+DESCRIBE = "describe"
+EXPLAIN = "explain"
+DENSE = "dense"
+DENSE_INPUT = "features"
+DEFAULT_SIGNATURE = "serving_default"
+# TensorFlow keeps its own initialisation among the signatures.
+INTERNAL_PREFIX = "__"
+# Texts that say the same as a JSON value: 42, but not 042, which is another text.
+TEXT_FORMS = {int: re.compile(r"0|-?[1-9]\d*", re.ASCII), bool: re.compile("true|false")}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of a signature.
+
+    Attributes:
+        dtype: a `tensorflow.DataType`.
+        shape: its lengths, None where any length will do; None as a whole if the rank is unknown.
+    """
+
+    dtype: int
+    shape: tuple[int | None, ...] | None
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"{dtype_name(self.dtype)} of any shape"
+        lengths = ", ".join("any" if n is None else str(n) for n in self.shape)
+        return f"{dtype_name(self.dtype)} [{lengths}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One way to call a model: its inputs and outputs by name."""
+
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+
+    @cached_property
+    def batched(self) -> bool:
+        """Whether the first length of every input and output is free, so that it counts rows."""
+        specs = (*self.inputs.values(), *self.outputs.values())
+        return bool(self.inputs) and all(spec.shape and spec.shape[0] is None for spec in specs)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table a model was trained on.
+
+    Attributes:
+        name: also the name of the input that takes it.
+        kind: `numeric`, `categorical` or `boolean`.
+        vocabulary: the values of a column that is not numeric, as text.
+        mean, deviation, minimum, maximum: of a numeric column, in training.
+        class_means: of a numeric column, among the rows of each class.
+        class_modes: of the others, place in the vocabulary of each class's most frequent value; -1
+            if there is none.
+        missing: whether the model has seen missing values, so that it takes them.
+    """
+
+    name: str
+    kind: str
+    vocabulary: tuple[str, ...]
+    mean: float
+    deviation: float
+    minimum: float
+    maximum: float
+    class_means: tuple[float, float]
+    class_modes: tuple[int, int]
+    missing: bool
+
+    @cached_property
+    def json_types(self) -> set[type]:
+        """The types of JSON values other than strings that any value could be written as."""
+        return {
+            json_type
+            for json_type, form in TEXT_FORMS.items()
+            if self.vocabulary and all(map(form.fullmatch, self.vocabulary))
+        }
+
+    def text_of(self, value: Any) -> str | None:
+        """Return the text that a JSON value other than a string is in a column of text.
+
+        Tables hold integers and booleans where a model has categories. None means that this column
+        holds no such value.
+        """
+        if value is None:
+            return "" if self.missing else None
+        if type(value) not in TEXT_FORMS:
+            return None
+        text = str(value).lower()
+        return text if type(value) in self.json_types or text in self.vocabulary else None
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model says of itself through its signature `describe`.
+
+    Attributes:
+        columns: in the order of the table.
+        class_names: what probability 0 and probability 1 stand for.
+        threshold: probability from which on the label is the second class.
+        trained_at: ISO 8601.
+        metrics: of the rows held out in training, by name.
+    """
+
+    columns: tuple[Column, ...]
+    class_names: tuple[str, str]
+    threshold: float
+    trained_at: str
+    metrics: Mapping[str, float]
+
+    @classmethod
+    def from_outputs(cls, outputs: Mapping[str, Array]) -> Description:
+        """Read the outputs of `describe` for one query.
+
+        Raises:
+            KeyError, ValueError, IndexError: they are not those of a describe signature as
+                `training.export.serving_module` writes it.
+        """
+        facts = {name: values[0] for name, values in outputs.items()}
+        vocabulary = iter(_texts(facts["vocabulary_values"]))
+        lengths = facts["vocabulary_lengths"].tolist()
+        # Models exported before there were other than numeric columns lack the last two.
+        first = np.where(facts["vocabulary_lengths"] > 0, 0, -1)
+        modes = facts.get("class_modes", np.stack([first, first]))
+        missing = facts.get("missing", np.zeros(len(lengths), np.bool_))
+        columns = zip(
+            _texts(facts["columns"]),
+            _texts(facts["kinds"]),
+            [tuple(next(vocabulary) for _ in range(length)) for length in lengths],
+            facts["means"].tolist(),
+            facts["deviations"].tolist(),
+            facts["minimums"].tolist(),
+            facts["maximums"].tolist(),
+            [(mean_0, mean_1) for mean_0, mean_1 in facts["class_means"].T.tolist()],
+            [(int(mode_0), int(mode_1)) for mode_0, mode_1 in modes.T],
+            missing.tolist(),
+            strict=True,
+        )
+        class_0, class_1 = _texts(facts["class_names"])
+        return cls(
+            columns=tuple(Column(*column) for column in columns),
+            class_names=(class_0, class_1),
+            threshold=float(facts["threshold"]),
+            trained_at=facts["trained_at"].decode(),
+            metrics=dict(
+                zip(_texts(facts["metric_names"]), facts["metric_values"].tolist(), strict=True)
+            ),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Schema:
+    """A served version as the client sees it.
+
+    Two of them are the same only if they are one object, see `looks_like`.
+
+    Attributes:
+        model: the model's name.
+        version: the version's number.
+        signatures: by name.
+        description: what the model says of itself, None if it has no signature for it.
+        definition: the signatures as the server sent them, a `SignatureDefMap`.
+    """
+
+    model: str
+    version: int
+    signatures: Mapping[str, Signature]
+    description: Description | None
+    definition: Any = field(repr=False)
+
+    def looks_like(self, other: Schema) -> bool:
+        """Tell whether a request means the same to both."""
+        return (self.version, self.definition, self.description) == (
+            other.version,
+            other.definition,
+            other.description,
+        )
+
+    @cached_property
+    def derived(self) -> dict[Any, Any]:
+        """What others have worked out from the schema, kept for as long as the schema is."""
+        return {}
+
+    @cached_property
+    def described(self) -> Mapping[str, Mapping[str, tuple[Column, ...]]]:
+        """What is known of the inputs that take the columns: the columns each holds, by signature.
+
+        The matrix of `dense` holds all columns, any other input its own.
+        """
+        found: dict[str, Mapping[str, tuple[Column, ...]]] = {}
+        columns = self.description.columns if self.description else ()
+        for name, signature in self.signatures.items():
+            matrix = signature.inputs.get(DENSE_INPUT)
+            if self.column_order(name) is not None:
+                found[name] = {column.name: (column,) for column in columns}
+            elif name == DENSE and matrix is not None and matrix.shape == (None, len(columns)):
+                found[name] = {DENSE_INPUT: columns}
+        return found
+
+    def dense_order(self, signature_name: str) -> tuple[str, ...] | None:
+        """Return the order of the columns if `dense` computes the same from one matrix.
+
+        One tensor in place of one for each column makes a call several times faster.
+        """
+        return self._dense_order if signature_name == DEFAULT_SIGNATURE else None
+
+    def column_order(self, signature_name: str) -> tuple[str, ...] | None:
+        """Return the order in which a plain list fills a signature's inputs, if there is one."""
+        return self._column_orders[signature_name]
+
+    @cached_property
+    def _column_orders(self) -> Mapping[str, tuple[str, ...] | None]:
+        columns = self.description.columns if self.description else ()
+        order = tuple(column.name for column in columns)
+        return {
+            name: order if order and set(order) == set(signature.inputs) else None
+            for name, signature in self.signatures.items()
+        }
+
+    @cached_property
+    def _dense_order(self) -> tuple[str, ...] | None:
+        order = self._column_orders.get(DEFAULT_SIGNATURE)
+        dense = self.signatures.get(DENSE)
+        if order is None or dense is None:
+            return None
+        default = self.signatures[DEFAULT_SIGNATURE]
+        matrix = dense.inputs.get(DENSE_INPUT)
+        same = (
+            matrix is not None
+            and dense.inputs.keys() == {DENSE_INPUT}
+            and matrix.shape == (None, len(order))
+            and all(spec == TensorSpec(matrix.dtype, (None,)) for spec in default.inputs.values())
+            and dense.outputs == default.outputs
+        )
+        return order if same else None
+
+
+def signatures(definition: Any) -> dict[str, Signature]:
+    """Read a `SignatureDefMap`; names come in alphabetical order, as the map itself has none."""
+    return {
+        name: Signature(_specs(signature.inputs), _specs(signature.outputs))
+        for name, signature in sorted(definition.signature_def.items())
+        if not name.startswith(INTERNAL_PREFIX)
+    }
+
+
+def _specs(infos: Mapping[str, Any]) -> dict[str, TensorSpec]:
+    return {name: _spec(info) for name, info in sorted(infos.items())}
+
+
+def _spec(info: Any) -> TensorSpec:
+    shape = info.tensor_shape
+    if shape.unknown_rank:
+        return TensorSpec(info.dtype, None)
+    return TensorSpec(info.dtype, tuple(dim.size if dim.size >= 0 else None for dim in shape.dim))
+
+
+def _texts(values: Array) -> list[str]:
+    return [value.decode() for value in values.tolist()]

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from client import AsyncModelServer, ClientError, ModelServer
+from client.errors import (
+    DeadlineExceededError,
+    InvalidArgumentError,
+    NotFoundError,
+    ServerError,
+    UnavailableError,
+)
+from client.serving.client import Target
+from tests.conftest import Starter
+from tests.support import mixed, processes
+from tests.support.link import Link
+from tests.support.tables import breast_cancer
+
+TABLE = breast_cancer()
+
+
+@pytest.fixture
+def server(model_server: str) -> Iterator[ModelServer]:
+    with ModelServer(model_server) as server:
+        yield server
+
+
+def test_arrays_go_in_and_arrays_come_out(server: ModelServer) -> None:
+    reply = server.predict(
+        "breast_cancer", {"features": TABLE.features[:2]}, signature_name="dense"
+    )
+    assert reply.version == 1
+    assert reply.outputs["probability"].dtype == np.float32
+    assert reply.outputs["probability"].shape == (2,)
+    assert reply.outputs["label"].tolist() == [b"malignant", b"malignant"]
+
+
+def test_lists_and_other_number_types_are_taken(server: ModelServer) -> None:
+    row = [round(value) for value in TABLE.features[0]]
+    inputs = {name: [value] for name, value in zip(TABLE.columns, row, strict=True)}
+    one = server.predict("breast_cancer", inputs)
+    other = server.predict("breast_cancer", {"features": [row]}, signature_name="dense")
+    np.testing.assert_allclose(one.outputs["logit"], other.outputs["logit"])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"features": [["a"] * 30]}, "input features: expected float32, got str"),
+        ({"features": [[1j] * 30]}, "input features: expected float32, got complex128"),
+        ({"rows": [[1.0] * 30]}, "input tensor alias not found in signature: rows"),
+        ({}, "Missing but required: {features}"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_typed_errors(
+    server: ModelServer, inputs: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ClientError) as error:
+        server.predict("breast_cancer", inputs, signature_name="dense")
+    assert message in error.value.message
+    assert error.value.status == 400
+
+
+def test_an_unknown_signature_is_the_server_s_to_refuse(server: ModelServer) -> None:
+    with pytest.raises(ServerError, match='Serving signature key "x" not found'):
+        server.predict("breast_cancer", {"features": [[1.0] * 30]}, signature_name="x")
+
+
+def test_the_schema_is_what_the_model_says_of_itself(server: ModelServer) -> None:
+    schema = server.schema("breast_cancer")
+    assert schema.version == 1
+    assert str(schema.signatures["dense"].inputs["features"]) == "float32 [any, 30]"
+    description = schema.description
+    assert description is not None
+    assert tuple(column.name for column in description.columns) == TABLE.columns
+    assert schema.column_order("serving_default") == TABLE.columns
+    assert schema.column_order("dense") is None
+    assert description.class_names == ("malignant", "benign")
+    assert description.threshold == 0.5
+    assert description.metrics["accuracy"] > 0.9
+    radius = description.columns[0]
+    assert radius.minimum < radius.class_means[1] < radius.mean < radius.class_means[0]
+
+
+def test_a_version_that_is_not_there(server: ModelServer) -> None:
+    with pytest.raises(ServerError) as error:
+        server.schema(Target("breast_cancer", 5))
+    assert error.value.status == 404
+
+
+def test_calls_are_observed(model_server: str) -> None:
+    seen: list[tuple[str, str]] = []
+    with ModelServer(
+        model_server, observe=lambda rpc, code, seconds: seen.append((rpc, code.name))
+    ) as server:
+        server.status("breast_cancer")
+        with pytest.raises(ClientError):
+            server.status("nosuch")
+    assert seen == [("GetModelStatus", "OK"), ("GetModelStatus", "NOT_FOUND")]
+
+
+COLUMNS = dict(zip(TABLE.columns, TABLE.features[:3].T, strict=True))
+
+
+@pytest.mark.parametrize("columns", [list(TABLE.columns), sorted(TABLE.columns)])
+@pytest.mark.parametrize("signature_name", ["serving_default", "dense"])
+def test_a_frame_s_columns_go_by_their_names(
+    server: ModelServer, signature_name: str, columns: list[str]
+) -> None:
+    rows = {"features": TABLE.features[:3]}
+    expected = server.predict("breast_cancer", rows, signature_name="dense").outputs["logit"]
+    frame = pl.DataFrame({name: COLUMNS[name] for name in columns})
+    reply = server.predict("breast_cancer", frame, signature_name=signature_name)
+    np.testing.assert_allclose(reply.outputs["logit"], expected)
+
+
+def test_one_array_is_the_only_input_or_the_matrix_of_the_table(server: ModelServer) -> None:
+    rows = TABLE.features[:3]
+    one = server.predict("breast_cancer", rows).outputs["logit"]
+    other = server.predict("breast_cancer", rows.tolist(), signature_name="dense").outputs["logit"]
+    np.testing.assert_array_equal(one, other)
+    with pytest.raises(InvalidArgumentError, match="explain has several inputs"):
+        server.predict("breast_cancer", rows, signature_name="explain")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean_radius": None}, 'column "mean_radius" is missing; the columns are mean_radius, '),
+        ({"radius": [1.0] * 3}, 'unknown column "radius"; the columns are mean_radius, '),
+        ({"mean_radius": ["a"] * 3}, "input features: expected float32, got "),
+    ],
+)
+def test_a_frame_that_does_not_fit_is_told_by_column(
+    server: ModelServer, change: dict[str, Any], message: str
+) -> None:
+    columns = {name: v for name, v in {**COLUMNS, **change}.items() if v is not None}
+    with pytest.raises(InvalidArgumentError) as error:
+        server.predict("breast_cancer", pl.DataFrame(columns))
+    assert message in error.value.message
+
+
+def test_only_the_outputs_that_are_wanted_come(server: ModelServer) -> None:
+    reply = server.predict("breast_cancer", TABLE.features[:2], output_filter=["logit"])
+    assert list(reply.outputs) == ["logit"]
+
+
+def test_errors_have_kinds(model_server: str) -> None:
+    link = Link(model_server)
+    with ModelServer(link.address) as server:
+        with pytest.raises(NotFoundError):
+            server.predict("nosuch", [1.0])
+        with pytest.raises(InvalidArgumentError):
+            server.predict("breast_cancer", {"rows": [[1.0]]}, signature_name="dense")
+        link.hold()
+        with pytest.raises(DeadlineExceededError):
+            server.predict("breast_cancer", TABLE.features, timeout=0.1)
+        link.close()
+        with pytest.raises(UnavailableError):
+            server.predict("breast_cancer", TABLE.features)
+
+
+def test_the_same_with_asyncio(model_server: str, server: ModelServer) -> None:
+    async def ask() -> None:
+        async with AsyncModelServer(model_server) as other:
+            rows = TABLE.features[:4]
+            one, two = await asyncio.gather(
+                other.predict("breast_cancer", rows), other.predict("breast_cancer", rows[:1])
+            )
+            expected = server.predict("breast_cancer", rows).outputs["logit"]
+            np.testing.assert_allclose(one.outputs["logit"], expected, rtol=1e-5)
+            np.testing.assert_allclose(two.outputs["logit"], expected[:1], rtol=1e-5)
+            assert (await other.schema("breast_cancer")).version == 1
+            assert [status.version for status in await other.status("breast_cancer")] == [1]
+            with pytest.raises(NotFoundError, match="Could not find any versions of model nosuch"):
+                await other.status("nosuch")
+            with pytest.raises(InvalidArgumentError, match="expected float32, got"):
+                await other.predict("breast_cancer", [["a"] * 30])
+
+    asyncio.run(ask())
+
+
+def test_what_a_model_looks_like_is_asked_once_and_anew_when_it_changes(
+    tmp_path: Path, starter: Starter
+) -> None:
+    mixed.publish(tmp_path / "m", 1, mixed.COLUMNS[:1])
+    running = starter.model_server("--model_name=m", f"--model_base_path={tmp_path / 'm'}")
+    processes.wait_for(lambda: processes.is_serving(running.address), "the model is loaded")
+    calls: list[str] = []
+    with ModelServer(running.address, observe=lambda rpc, *_: calls.append(rpc)) as server:
+        old = pl.DataFrame({"Age (years)": [40.0]})
+        for _ in range(3):
+            assert server.predict("m", old).version == 1
+        assert calls == ["GetModelMetadata", "Predict", "Predict", "Predict", "Predict"]
+        mixed.publish(tmp_path / "m", 2, mixed.COLUMNS[:2])
+        new = old.with_columns(income=None).cast(pl.Float64)
+
+        def is_new() -> bool:
+            try:
+                return server.predict("m", new).version == 2
+            except InvalidArgumentError:
+                return False
+
+        processes.wait_for(is_new, "the new version is served")
+        with pytest.raises(InvalidArgumentError, match='column "income" is missing'):
+            server.predict("m", old)
+
+
+def test_gaps_and_numbers_in_columns_of_text_are_what_the_model_calls_them(
+    tmp_path: Path, starter: Starter
+) -> None:
+    mixed.publish(tmp_path / "m")
+    running = starter.model_server("--model_name=m", f"--model_base_path={tmp_path / 'm'}")
+    processes.wait_for(lambda: processes.is_serving(running.address), "the model is loaded")
+    frame = pl.DataFrame(
+        {
+            "Age (years)": [40, 40],
+            "income": [350.0, None],
+            "city": ["Basel", " Zug"],
+            "district": [42, None],
+            "garden": [True, None],
+            "rooms": [2, 3],
+            "balcony": [True, False],
+        }
+    )
+    with ModelServer(running.address) as server:
+        shares = server.predict("m", frame, signature_name="explain").outputs["contribution"]
+        gone = mixed.MISSING
+        expected = [[0.4, 3.5, 1, 1, 1, 1, 1], [0.4, gone, 2, gone, gone, 0, 0]]
+        np.testing.assert_allclose(shares, expected, rtol=1e-6)
+        with pytest.raises(InvalidArgumentError, match="input city: expected strings, got None"):
+            server.predict("m", frame.with_columns(city=pl.lit(None, pl.String)))
