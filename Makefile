@@ -29,7 +29,7 @@ $(INSTALLED): requirements/dev.txt Makefile
 	@touch $@
 
 run: install ## train if there is no model, serve it, open the HTTP endpoint (SERVER=docker: with TensorFlow Serving)
-	@exec $(BIN)/python run.py --port $(PORT) --serving-port $(SERVING_PORT) --models $(MODELS) --model $(MODEL) --server $(SERVER)
+	@exec $(BIN)/python -m launcher --port $(PORT) --serving-port $(SERVING_PORT) --models $(MODELS) --model $(MODEL) --server $(SERVER)
 
 test: install ## run every test this machine can run, and say what was left out
 	@exec $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)

@@ -231,7 +231,7 @@ def test_a_container_left_over_by_a_killed_run_is_replaced(models: Path, starter
 
 
 def run_container(starter: Starter, models: Path, port: int, **environment: str) -> Any:
-    command = [sys.executable, "-m", "serving.container", f"--port={port}"]
+    command = [sys.executable, "-m", "launcher.container", f"--port={port}"]
     command += ["--model_name=breast_cancer", f"--model_base_path={models / 'breast_cancer'}"]
     return starter.command(command, **{"TF_SERVING_IMAGE": SERVING_IMAGE, **environment})
 

@@ -98,7 +98,7 @@ def test_a_killed_process_is_started_again(models: Path, starter: Starter) -> No
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv (util-linux) is not here")
-@pytest.mark.parametrize("victim", ["run.py", "supervisor.supervisord"])
+@pytest.mark.parametrize("victim", ["launcher", "supervisor.supervisord"])
 def test_no_process_outlives_the_one_that_watches_it(
     models: Path, starter: Starter, victim: str
 ) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
 READY_TIMEOUT_SECONDS = 120
 # supervisord gives a process two seconds before it kills it.
@@ -66,7 +66,7 @@ def main(port: int, serving_port: int, models: Path, model: str, server: str) ->
             f"--bind_address={HOST}",
             f"--reload_root={models.resolve()}",
         ],
-        "docker": _room("serving.container"),
+        "docker": _room("launcher.container"),
     }[server]
     serving += [
         f"--port={serving_port}",
@@ -123,7 +123,8 @@ def _supervise(
 
     for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signal_number, stop)
-    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(ROOT / "supervisord.conf")]
+    configuration = ROOT / "launcher" / "supervisord.conf"
+    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)]
     supervisor = subprocess.Popen(
         _ending_with_parent(command),
         cwd=ROOT,
@@ -248,4 +249,4 @@ def _fail(logs: Path, reason: str) -> int:
 
 
 if __name__ == "__main__":
-    main(prog_name="run.py")
+    main(prog_name="python -m launcher")

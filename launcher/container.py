@@ -1,6 +1,6 @@
 """The real TensorFlow Serving in a container, as one process that lives and dies with it.
 
-`python -m serving.container` starts the container through the Docker engine, shows its log,
+`python -m launcher.container` starts the container through the Docker engine, shows its log,
 ends when it ends, and removes it when told to stop.
 """
 
@@ -142,4 +142,4 @@ def _reason(error: DockerException) -> str:
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m serving.container")
+    main(prog_name="python -m launcher.container")
