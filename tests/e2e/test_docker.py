@@ -17,7 +17,7 @@ import requests
 import yaml
 
 from tests.conftest import Starter
-from tests.e2e.test_make_run import make_run, stop_with_ctrl_c
+from tests.e2e.test_make_run import STOP_SECONDS, make_run, stop_with_ctrl_c
 from tests.support.caller import Caller, models_config, refused
 from tests.support.processes import ROOT, fit, free_port, wait_for
 from tests.support.tables import breast_cancer
@@ -212,7 +212,7 @@ def test_make_run_with_the_server_in_a_container(models: Path, starter: Starter)
     wait_for(lambda: requests.get(f"{url}/readyz", timeout=5).status_code == 503, "noticed", 10)
     wait_for(lambda: requests.get(f"{url}/readyz", timeout=5).ok, "a new container", 60)
 
-    assert stop_with_ctrl_c(running) < 3
+    assert stop_with_ctrl_c(running) < STOP_SECONDS
     assert name not in docker("ps", "-a", "--format={{.Names}}").split()
 
 
@@ -240,10 +240,10 @@ def run_container(starter: Starter, models: Path, port: int, **environment: str)
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"DOCKER_HOST": "unix:///nosuch.sock"}, "Error: no Docker engine can be reached"),
+        ({"DOCKER_HOST": "unix:///nosuch.sock"}, "Error: no Docker engine answers"),
         (
             {"TF_SERVING_IMAGE": "127.0.0.1:1/nosuch"},
-            "Error: image 127.0.0.1:1/nosuch is not here and cannot be pulled",
+            "Error: image 127.0.0.1:1/nosuch is not on this machine and cannot be pulled",
         ),
     ],
 )
