@@ -294,7 +294,7 @@ def test_a_fit_over_two_containers_gives_the_weights_of_one_process(tmp_path: Pa
     expected = subprocess.run(here, capture_output=True, text=True, check=True).stdout
 
     project = f"logreg-test-{free_port()}"
-    files = ["compose", "-p", project, "-f", FILES[0], "-f", "docker-compose.workers.yml"]
+    files = ["compose", "-p", project, "-f", FILES[0], "-f", "deploy/compose/workers.yml"]
     environment = {"MODEL": "customers", "LABEL": "churned", "DATA": str(data)}
     try:
         docker(*files, "up", "--scale=training=2", "training", **environment)
