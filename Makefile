@@ -42,8 +42,8 @@ lint: install ## check style and types
 format: install ## put the code into the house style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-bench: install ## measure what the README says about speed
-	@for name in imports course http_server serving gateway training; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+bench: install ## measure speed; WRITE=1 replaces the tables in benchmarks/results
+	@for name in imports course http_server serving gateway training; do $(BIN)/python -m benchmarks.$$name $(if $(WRITE),--write) || exit 1; done
 
 lock: ## write requirements/*.txt anew from pyproject.toml (uv must be on the PATH)
 	@for group in dev training serving client messages tracing; do \
