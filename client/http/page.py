@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -18,7 +19,9 @@ from client.settings import Settings
 
 FALSE_TRUE = ("false", "true")
 # Of more values than these, one is found faster by typing than in a list.
-MOST_OPTIONS = 50
+MAX_OPTIONS = 50
+# Numbers outside are written with an exponent.
+MIN_PLAIN, MAX_PLAIN = 1e-6, 1e15
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,12 @@ def _plain_field(name: str, signature: Signature) -> Field:
 
 def _described_field(column: Column, spec: TensorSpec) -> Field:
     if column.kind == "numeric":
-        hint = f"{column.minimum:.6g} to {column.maximum:.6g}"
-        examples = tuple(f"{mean:.4g}" for mean in column.class_means)
+        hint = f"{plain_number(column.minimum, 6)} to {plain_number(column.maximum, 6)}"
+        examples = tuple(plain_number(mean, 4) for mean in column.class_means)
     else:
         hint = ""
         examples = tuple(_example(column.vocabulary, mode) for mode in column.class_modes)
-    many = len(column.vocabulary) > MOST_OPTIONS
+    many = len(column.vocabulary) > MAX_OPTIONS
     return Field(
         column.name,
         _title(column.name),
@@ -119,6 +122,18 @@ def _described_field(column: Column, spec: TensorSpec) -> Field:
         suggestions=column.vocabulary if many else (),
         missing=column.missing,
     )
+
+
+def plain_number(value: float, digits: int) -> str:
+    """Return a number with so many significant digits, without an exponent if people can read it.
+
+    Digits before the decimal point are never rounded.
+    """
+    if value != 0 and not MIN_PLAIN <= abs(value) < MAX_PLAIN:
+        return f"{value:.{digits}g}"
+    magnitude = math.floor(math.log10(abs(value))) if value else 0
+    text = f"{value:.{max(0, digits - 1 - magnitude)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _type(spec: TensorSpec) -> str:
