@@ -11,8 +11,8 @@ from pathlib import Path
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import serving.__main__
-import serving.flags
-import serving.server  # noqa: F401
+import serving.model_servers.flags
+import serving.model_servers.server  # noqa: F401
 
 THREADS = Path("/proc/self/task")
 
