@@ -1,7 +1,7 @@
-"""The real TensorFlow Serving in a container, as one process that lives and dies with it.
+"""TensorFlow Serving in a container, as a process of this machine.
 
-`python -m serving.container` starts the container through the Docker engine, shows its log,
-ends when it ends, and removes it when told to stop.
+`python -m launcher.container` starts the container, prints its log, ends when the container ends,
+and removes the container on SIGTERM or SIGINT.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from docker.errors import APIError, DockerException, ImageNotFound
 DEFAULT_IMAGE = "tensorflow/serving"
 DEFAULT_VERSION = "2.20.0"
 GRPC_PORT = 8500
+# The default, four times the number of cores, refuses calls that the client makes at once.
+GRPC_MAX_THREADS = 64
 LABEL = "org.logreg-serving.role"
 STOP_SECONDS = 1
 
@@ -39,9 +41,9 @@ STOP_SECONDS = 1
     envvar="TF_SERVING_IMAGE",
     default=f"{DEFAULT_IMAGE}:{os.environ.get('TF_SERVING_VERSION', DEFAULT_VERSION)}",
     show_envvar=True,
-    help="Image that has tensorflow_model_server.",
+    help="Image with tensorflow_model_server.",
 )
-@click.option("--check", is_flag=True, help="Only see that the engine and the image are there.")
+@click.option("--check", is_flag=True, help="Check that engine and image are available, and end.")
 def main(
     port: int, bind_address: str, model_name: str, model_base_path: Path, image: str, check: bool
 ) -> None:
@@ -59,7 +61,7 @@ def _engine() -> Any:
     try:
         return docker.from_env()
     except DockerException as error:
-        raise click.ClickException(f"no Docker engine can be reached: {_reason(error)}") from error
+        raise click.ClickException(f"no Docker engine answers: {_reason(error)}") from error
 
 
 def _ensure_image(engine: Any, image: str) -> None:
@@ -71,21 +73,21 @@ def _ensure_image(engine: Any, image: str) -> None:
             engine.images.pull(image)
         except DockerException as error:
             raise click.ClickException(
-                f"image {image} is not here and cannot be pulled: {_reason(error)}"
+                f"image {image} is not on this machine and cannot be pulled: {_reason(error)}"
             ) from error
 
 
 def _run(
     engine: Any, image: str, port: int, bind_address: str, model_name: str, base_path: Path
 ) -> int:
-    """Run the container and return its exit status; 0 if it was told to stop."""
+    """Run the container and return its exit status; 0 after a signal."""
     name = f"logreg-serving-{port}"
     _remove_left_over(engine, name)
-    told_to_stop = False
+    stopping = False
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
-        nonlocal told_to_stop
-        told_to_stop = True
+        nonlocal stopping
+        stopping = True
         container.stop(timeout=STOP_SECONDS)
 
     try:
@@ -97,6 +99,7 @@ def _run(
             entrypoint=["tensorflow_model_server"],
             command=[
                 f"--port={GRPC_PORT}",
+                f"--grpc_max_threads={GRPC_MAX_THREADS}",
                 f"--model_name={model_name}",
                 f"--model_base_path=/models/{model_name}",
             ],
@@ -108,7 +111,7 @@ def _run(
             volumes={str(base_path): {"bind": f"/models/{model_name}", "mode": "ro"}},
         )
     except DockerException as error:
-        raise click.ClickException(f"cannot make the container: {_reason(error)}") from error
+        raise click.ClickException(f"cannot create the container: {_reason(error)}") from error
     try:
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
@@ -121,25 +124,25 @@ def _run(
         raise click.ClickException(f"cannot run the container: {_reason(error)}") from error
     finally:
         container.remove(force=True)
-    if told_to_stop:
+    if stopping:
         return 0
     click.echo(f"the container ended with status {status}", err=True)
     return status or 1
 
 
 def _remove_left_over(engine: Any, name: str) -> None:
-    """Remove the container of a run that was killed; its port is known to be free."""
+    """Remove the container of a run that was killed."""
     for container in engine.containers.list(all=True, filters={"label": LABEL, "name": name}):
         if container.name == name:
             container.remove(force=True)
 
 
 def _reason(error: DockerException) -> str:
-    """Return what the engine said, without the request around it."""
+    """Return the engine's message without the request that caused it."""
     if isinstance(error, APIError) and error.explanation:
         return str(error.explanation).strip()
     return str(error).strip()
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m serving.container")
+    main(prog_name="python -m launcher.container")
