@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from serving.model_config import ModelConfig
+from serving.core.model_config import ModelConfig
 
 log = logging.getLogger(__name__)
 

@@ -14,17 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from serving.errors import ServingError, failed_precondition, invalid_argument, not_found
-from serving.manager import Manager
-from serving.model_config import (
+from serving.core.manager import Manager
+from serving.core.model_config import (
     ConfigError,
     ModelConfig,
     check_platforms,
     model_configs,
     read_config_file,
 )
-from serving.source import Source, aspired_versions
-from serving.version import Version
+from serving.core.servable_harness import Version
+from serving.core.source import Source, aspired_versions
+from serving.errors import ServingError, failed_precondition, invalid_argument, not_found
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from serving.version import State, Version
+from serving.core.servable_harness import State, Version
 
 OK = "OK"
 DEFAULT_PATH = "/monitoring/prometheus/metrics"

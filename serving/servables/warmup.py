@@ -14,10 +14,10 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import prediction_log_pb2
 
+from serving.batching.session import Session
 from serving.errors import ServingError, invalid_argument, unimplemented
-from serving.inference import classify, multi_inference, regress
-from serving.predict import predict
-from serving.session import Session
+from serving.servables.classify_and_regress import classify, multi_inference, regress
+from serving.servables.predict import predict
 
 REQUESTS_FILE = Path("assets.extra", "tf_serving_warmup_requests")
 MAX_RECORDS = 1000

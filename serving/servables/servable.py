@@ -15,9 +15,15 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import config_pb2
 
-from serving import saved_model
 from serving.errors import ServingError, invalid_argument, unimplemented
-from serving.tensors import DTYPES, MAX_ARRAY_RANK, MAX_STRING_ARRAY_RANK, Array, NoArrayError
+from serving.servables import saved_model
+from serving.servables.tensors import (
+    DTYPES,
+    MAX_ARRAY_RANK,
+    MAX_STRING_ARRAY_RANK,
+    Array,
+    NoArrayError,
+)
 
 DEFAULT_SIGNATURE = "serving_default"
 SERVE_TAG = "serve"

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import grpc
 
+from serving.batching.session import Session
+from serving.core.servable_harness import Model, State, Version
 from serving.errors import ServingError, not_found
-from serving.session import Session
-from serving.version import Model, State, Version
 
 log = logging.getLogger(__name__)
 

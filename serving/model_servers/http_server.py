@@ -22,11 +22,11 @@ import tensorflow as tf
 from prometheus_client import CONTENT_TYPE_LATEST
 from tensorflow_serving.apis import model_pb2
 
-from serving.core import ServerCore
+from serving.core.servable_harness import Version
+from serving.core.server_core import ServerCore
+from serving.core.source import LARGEST_VERSION
 from serving.errors import ServingError
-from serving.monitoring import Monitoring
-from serving.source import LARGEST_VERSION
-from serving.version import Version
+from serving.model_servers.monitoring import Monitoring
 
 # As in the original a label is not looked at.
 STATUS_PATH = re.compile(r"/v1/models/([^/:?]+)(?:/versions/([0-9]{1,19})|/labels/[^/:?]+)?")

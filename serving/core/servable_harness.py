@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tensorflow_serving.apis import get_model_status_pb2
 
+from serving.batching.session import Session
 from serving.errors import ServingError
-from serving.session import Session
 
 _STATE = get_model_status_pb2.ModelVersionStatus.State
 

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from serving.batch_scheduler import BatchingParameters, BatchScheduler, Task
+from serving.batching.scheduler import BatchingParameters, BatchScheduler, Task
+from serving.batching.session import Arrays
 from serving.errors import ServingError, failed_precondition, invalid_argument
-from serving.servable import Servable
-from serving.session import Arrays
-from serving.tensors import Array, NoArrayError
+from serving.servables.servable import Servable
+from serving.servables.tensors import Array, NoArrayError
 
 MAX_PADDED_RANK = 6
 # Callers may ask for any subset of a signature's outputs, each of which has batches of its own; the

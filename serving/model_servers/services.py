@@ -27,14 +27,14 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving.core import ServerCore
+from serving.core.servable_harness import Version
+from serving.core.server_core import ServerCore
 from serving.errors import ServingError, invalid_argument
-from serving.inference import classify, multi_inference, regress
-from serving.monitoring import OK, Monitoring
-from serving.predict import Run, predict
-from serving.servable import DEFAULT_SIGNATURE, Servable
-from serving.tensors import Array
-from serving.version import Version
+from serving.model_servers.monitoring import OK, Monitoring
+from serving.servables.classify_and_regress import classify, multi_inference, regress
+from serving.servables.predict import Run, predict
+from serving.servables.servable import DEFAULT_SIGNATURE, Servable
+from serving.servables.tensors import Array
 
 log = logging.getLogger(__name__)
 

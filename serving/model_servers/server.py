@@ -16,22 +16,27 @@ from typing import Any
 
 import grpc
 
-from serving.batch_scheduler import BatchingParameters, BatchScheduler
-from serving.batching import BatchingSession
-from serving.config_messages import BatchingParameters as BatchingParametersMessage
-from serving.core import ConfigPoller, ServerCore
+from serving.batching.batching_session import BatchingSession
+from serving.batching.scheduler import BatchingParameters, BatchScheduler
+from serving.batching.session import DirectSession, Session
+from serving.core.manager import Manager, ManagerOptions
+from serving.core.model_config import ConfigError, read_text_proto
+from serving.core.servable_harness import Version
+from serving.core.server_core import ConfigPoller, ServerCore
+from serving.core.source import Source
 from serving.errors import invalid_argument
-from serving.health import HealthServicer, add_services
-from serving.http_port import HttpOptions, HttpPort
-from serving.manager import Manager, ManagerOptions
-from serving.model_config import ConfigError, read_text_proto
-from serving.monitoring import Monitoring
-from serving.servable import LoadOptions, Servable
-from serving.services import MODEL_SERVICE, PREDICTION_SERVICE, ModelService, PredictionService
-from serving.session import DirectSession, Session
-from serving.source import Source
-from serving.version import Version
-from serving.warmup import warm_up
+from serving.model_servers.config_messages import BatchingParameters as BatchingParametersMessage
+from serving.model_servers.health import HealthServicer, add_services
+from serving.model_servers.http_server import HttpOptions, HttpPort
+from serving.model_servers.monitoring import Monitoring
+from serving.model_servers.services import (
+    MODEL_SERVICE,
+    PREDICTION_SERVICE,
+    ModelService,
+    PredictionService,
+)
+from serving.servables.servable import LoadOptions, Servable
+from serving.servables.warmup import warm_up
 
 log = logging.getLogger(__name__)
 

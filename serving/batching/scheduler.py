@@ -15,9 +15,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from serving.batching.session import Arrays
 from serving.errors import invalid_argument, unavailable
-from serving.session import Arrays
-from serving.tensors import Array
+from serving.servables.tensors import Array
 
 DEFAULT_MAX_BATCH_SIZE = 1000
 DEFAULT_MAX_ENQUEUED_BATCHES = 10

@@ -14,11 +14,11 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import classification_pb2, inference_pb2, regression_pb2
 
-from serving import tensors
 from serving.errors import ServingError, invalid_argument, unimplemented
-from serving.predict import CLASSIFY, REGRESS, Run
-from serving.servable import DEFAULT_SIGNATURE, Servable, Signature
-from serving.tensors import Array
+from serving.servables import tensors
+from serving.servables.predict import CLASSIFY, REGRESS, Run
+from serving.servables.servable import DEFAULT_SIGNATURE, Servable, Signature
+from serving.servables.tensors import Array
 
 INPUTS = "inputs"
 CLASSES = "classes"

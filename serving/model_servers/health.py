@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from serving.core import ServerCore
+from serving.core.server_core import ServerCore
 
 # Neither a busy model nor callers who hold reflection's streams open may keep health checks from
 # being answered, so each has threads of its own.

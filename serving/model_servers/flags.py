@@ -10,23 +10,23 @@ from typing import Any
 import grpc
 from tensorflow.core.protobuf import config_pb2
 
-from serving.batch_scheduler import BatchingParameters, batch_threads
-from serving.config_messages import (
-    BatchingParameters as BatchingParametersMessage,
-)
-from serving.config_messages import MonitoringConfig, SSLConfig
-from serving.http_port import HttpOptions
-from serving.manager import ManagerOptions
-from serving.model_config import (
+from serving.batching.scheduler import BatchingParameters, batch_threads
+from serving.core.manager import ManagerOptions
+from serving.core.model_config import (
     ConfigError,
     local_path,
     read_config_file,
     read_text_proto,
     single_model_config,
 )
-from serving.monitoring import DEFAULT_PATH
-from serving.servable import LoadOptions
-from serving.server import ServerOptions
+from serving.model_servers.config_messages import (
+    BatchingParameters as BatchingParametersMessage,
+)
+from serving.model_servers.config_messages import MonitoringConfig, SSLConfig
+from serving.model_servers.http_server import HttpOptions
+from serving.model_servers.monitoring import DEFAULT_PATH
+from serving.model_servers.server import ServerOptions
+from serving.servables.servable import LoadOptions
 
 
 def server_options(flags: Mapping[str, Any]) -> ServerOptions:

@@ -14,10 +14,10 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import predict_pb2
 
-from serving import tensors
 from serving.errors import ServingError, failed_precondition, invalid_argument
-from serving.servable import DEFAULT_SIGNATURE, Servable, Signature
-from serving.tensors import Array
+from serving.servables import tensors
+from serving.servables.servable import DEFAULT_SIGNATURE, Servable, Signature
+from serving.servables.tensors import Array
 
 PREDICT = "tensorflow/serving/predict"
 CLASSIFY = "tensorflow/serving/classify"

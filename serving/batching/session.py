@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from serving.servable import Servable
-from serving.tensors import Array
+from serving.servables.servable import Servable
+from serving.servables.tensors import Array
 
 Arrays = Sequence[Array]
 
