@@ -101,23 +101,18 @@ def _plain_field(name: str, signature: Signature) -> Field:
 
 
 def _described_field(column: Column, spec: TensorSpec) -> Field:
-    if column.kind == "numeric":
-        hint = f"{column.minimum:.6g} to {column.maximum:.6g}"
-        examples = tuple(f"{mean:.4g}" for mean in column.class_means)
-    else:
-        hint = ""
-        examples = tuple(_example(column.vocabulary, mode) for mode in column.class_modes)
+    examples = tuple(_text(column.example(of_class, spec.dtype)) for of_class in (0, 1))
     many = len(column.vocabulary) > MOST_OPTIONS
     return Field(
         column.name,
         _title(column.name),
-        _type(spec),
-        hint=hint,
-        range=(column.minimum, column.maximum) if column.kind == "numeric" else None,
+        "date" if column.kind == "date" else _type(spec),
+        hint=" to ".join(map(column.shown, column.range)) if column.range else "",
+        range=column.range,
         examples=examples,
         options=() if many else column.vocabulary,
         suggestions=column.vocabulary if many else (),
-        missing=column.missing,
+        missing=column.takes_missing(spec.dtype),
     )
 
 
@@ -128,10 +123,10 @@ def _type(spec: TensorSpec) -> str:
     return {"b": "boolean", "i": "integer", "u": "integer"}.get(kind, "number")
 
 
-def _example(vocabulary: tuple[str, ...], mode: int) -> str:
-    if not vocabulary:
-        return ""
-    return vocabulary[mode if 0 <= mode < len(vocabulary) else 0]
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _title(name: str) -> str:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import orjson
 
-from client.codecs.json.arrays import NEVER_MISSING
 from client.codecs.json.flat import byte_array, flat_array
 from client.codecs.tables.layout import Place, TableColumn, TableLayout
 from client.errors import ClientError
+from client.serving.columns import NEVER_MISSING
 from client.serving.tensors import DTYPES, STRING, Array, dtype_name
 
 # Python's own float() also takes nan, inf, 1_000 and digits of any script.
@@ -94,7 +94,7 @@ def _value(text: str, row: int, column: TableColumn, place: Place) -> object:
     kind = DTYPES[dtype].kind if dtype in DTYPES else ""
     why = ""
     if about is not None and word in _MISSING and word not in about.vocabulary:
-        if about.missing:
+        if about.takes_missing(dtype):
             return None
         why = f"; {NEVER_MISSING}"
     elif dtype == STRING:

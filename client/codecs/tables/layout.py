@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from client.codecs import Call
-from client.codecs.json.arrays import NEVER_MISSING, to_array
+from client.codecs.json.arrays import to_array
 from client.errors import ClientError
-from client.serving.schema import DEFAULT_SIGNATURE, DENSE, DENSE_INPUT, Column, Schema, TensorSpec
+from client.serving.columns import NEVER_MISSING, Column
+from client.serving.schema import DEFAULT_SIGNATURE, DENSE, DENSE_INPUT, Schema, TensorSpec
 from client.serving.tensors import DTYPES, Array
 
 # Rows of a call at the most. A model server that batches may refuse more than it was told to take.
@@ -48,7 +49,7 @@ class TableColumn:
     @property
     def may_be_missing(self) -> bool:
         """Whether the model takes missing values there."""
-        return self.column is not None and self.column.missing
+        return self.column is not None and self.column.takes_missing(self.spec.dtype)
 
     def read_values(self, values: list[object], place: Place) -> Array:
         """Turn JSON values, one a row, into an array.
