@@ -45,6 +45,12 @@ def describing(of: Schema, *columns: Column) -> Schema:
     return replace(of, description=description)
 
 
+def labelled(of: Schema, label_name: str) -> Schema:
+    """The same model, but it says what its label column is called."""
+    assert of.description is not None
+    return replace(of, description=replace(of.description, label_name=label_name))
+
+
 def schema(columns: tuple[str, ...] = (), /, **inputs: TensorSpec) -> Schema:
     """A model with the signature serving_default; columns make it describe itself."""
     plain = _with({"serving_default": Signature(inputs, {"y": COLUMN})})

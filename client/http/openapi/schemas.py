@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from client.codecs.example import example_rows
 from client.codecs.oip.tensors import datatype
 from client.serving.schema import Column, Schema, TensorSpec
 from client.serving.tensors import DTYPES, STRING, dtype_name
@@ -99,19 +100,6 @@ def row_schema(schema: Schema, signature_name: str) -> Json:
     }
     examples = example_rows(schema, signature_name)
     return {**found, "examples": examples} if examples else found
-
-
-def example_rows(schema: Schema, signature_name: str) -> list[Json]:
-    """Return a typical row of each class, of means and most frequent values; none if not known."""
-    order = schema.column_order(signature_name)
-    if order is None or schema.description is None:
-        return []
-    inputs = schema.signatures[signature_name].inputs
-    known = {column.name: column for column in schema.description.columns}
-    return [
-        {name: known[name].example(of_class, inputs[name].dtype) for name in order}
-        for of_class in (0, 1)
-    ]
 
 
 def outputs_schema(outputs: Mapping[str, TensorSpec]) -> Json:
