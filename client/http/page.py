@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from client.codecs.json.explanations import explains
 from client.errors import ClientError
 from client.http.flask_bridge import Bridge
 from client.serving.client import Target
+from client.serving.columns.numeric import plain_number
 from client.serving.deadlines import Deadline
 from client.serving.schema import DEFAULT_SIGNATURE, Column, Schema, Signature, TensorSpec
 from client.serving.tensors import DTYPES, STRING
@@ -20,8 +20,6 @@ from client.settings import Settings
 FALSE_TRUE = ("false", "true")
 # Of more values than these, one is found faster by typing than in a list.
 MAX_OPTIONS = 50
-# Numbers outside are written with an exponent.
-MIN_PLAIN, MAX_PLAIN = 1e-6, 1e15
 
 
 @dataclass(frozen=True)
@@ -104,36 +102,19 @@ def _plain_field(name: str, signature: Signature) -> Field:
 
 
 def _described_field(column: Column, spec: TensorSpec) -> Field:
-    if column.kind == "numeric":
-        hint = f"{plain_number(column.minimum, 6)} to {plain_number(column.maximum, 6)}"
-        examples = tuple(plain_number(mean, 4) for mean in column.class_means)
-    else:
-        hint = ""
-        examples = tuple(_example(column.vocabulary, mode) for mode in column.class_modes)
+    examples = tuple(_text(column.example(of_class, spec.dtype)) for of_class in (0, 1))
     many = len(column.vocabulary) > MAX_OPTIONS
     return Field(
         column.name,
         _title(column.name),
-        _type(spec),
-        hint=hint,
-        range=(column.minimum, column.maximum) if column.kind == "numeric" else None,
+        "date" if column.kind == "date" else _type(spec),
+        hint=" to ".join(map(column.shown, column.range)) if column.range else "",
+        range=column.range,
         examples=examples,
         options=() if many else column.vocabulary,
         suggestions=column.vocabulary if many else (),
-        missing=column.missing,
+        missing=column.takes_missing(spec.dtype),
     )
-
-
-def plain_number(value: float, digits: int) -> str:
-    """Return a number with so many significant digits, without an exponent if people can read it.
-
-    Digits before the decimal point are never rounded.
-    """
-    if value != 0 and not MIN_PLAIN <= abs(value) < MAX_PLAIN:
-        return f"{value:.{digits}g}"
-    magnitude = math.floor(math.log10(abs(value))) if value else 0
-    text = f"{value:.{max(0, digits - 1 - magnitude)}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _type(spec: TensorSpec) -> str:
@@ -143,10 +124,10 @@ def _type(spec: TensorSpec) -> str:
     return {"b": "boolean", "i": "integer", "u": "integer"}.get(kind, "number")
 
 
-def _example(vocabulary: tuple[str, ...], mode: int) -> str:
-    if not vocabulary:
-        return ""
-    return vocabulary[mode if 0 <= mode < len(vocabulary) else 0]
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return plain_number(value, 4) if isinstance(value, float) else str(value)
 
 
 def _title(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from client.http.page import plain_number
+from client.serving.columns.numeric import plain_number
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,15 @@ function numberOf(text) {
   return text !== "" && Number.isFinite(number) ? number : undefined;
 }
 
+/* Dates travel as text; their range is in days since 1970. */
+function dayOf(text) {
+  const day = Date.parse(text.replace(" ", "T")) / 86_400_000;
+  return Number.isFinite(day) ? day : undefined;
+}
+
 const readers = {
   text: (text) => text,
+  date: (text) => text || undefined,
   boolean: (text) => text === "true",
   integer: integerOf,
   number: numberOf,
@@ -64,7 +71,7 @@ function readRow() {
 function showOutside() {
   const outside = fields.filter((field) => {
     const [least, greatest] = JSON.parse(field.dataset.range ?? "[]");
-    const number = numberOf(field.value.trim());
+    const number = (field.dataset.type === "date" ? dayOf : numberOf)(field.value.trim());
     return number < least || number > greatest;
   });
   for (const field of fields) field.classList.toggle("outside", outside.includes(field));
