@@ -431,7 +431,7 @@ def made_up(columns: tuple[Column, ...]) -> TrainedModel:
     random = np.random.default_rng(0)
     weights = random.normal(size=len(features(columns)))
     when = "2025-01-02T03:04:05+00:00"
-    return TrainedModel(columns, weights, -0.25, ("no", "yes"), 0.3, when, {"auc": 0.75})
+    return TrainedModel(columns, weights, -0.25, "y", ("no", "yes"), 0.3, when, {"auc": 0.75})
 
 
 def made_up_rows(columns: tuple[Column, ...]) -> pl.DataFrame:

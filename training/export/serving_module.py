@@ -58,6 +58,7 @@ class TrainedModel:
         columns: what was learned of the columns, in the table's order.
         weights: float64 `[features]`, see `columns.encode`.
         bias: log-odds of a row whose every feature is 0.
+        label_name: name of the label column.
         class_names: what the labels 0 and 1 stand for.
         threshold: probability from which on the label is class 1.
         trained_at: when, ISO 8601, UTC.
@@ -67,6 +68,7 @@ class TrainedModel:
     columns: tuple[Column, ...]
     weights: Floats
     bias: float
+    label_name: str
     class_names: tuple[str, str]
     threshold: float
     trained_at: str
@@ -165,6 +167,7 @@ class LogisticRegressionModule(tf.Module):
             "minimums": tf.constant([c.minimum for c in columns], tf.float64),
             "maximums": tf.constant([c.maximum for c in columns], tf.float64),
             "class_names": tf.constant(model.class_names),
+            "label_name": tf.constant(model.label_name),
             "class_means": tf.constant(np.array([c.class_means for c in columns]).T, tf.float64),
             "class_modes": tf.constant(np.array([c.class_modes for c in columns]).T, tf.int32),
             "threshold": tf.constant(model.threshold, tf.float64),
