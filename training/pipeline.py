@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from training.data.choose import Choice
 from training.data.reading import Source
 from training.data.split import Split
-from training.data.table import Choice, read_table
+from training.data.table import read_table
 from training.evaluation.candidate import Candidate, evaluate_fit
 from training.evaluation.report import REPORT_FILE, render
 from training.export import warmup
@@ -197,7 +198,7 @@ def fit(
                 fitted = problem.fit(progress, observer.stepped, lambda: signals.requested)
             work.progress = fitted.progress
             observer.stage("evaluating")
-            return evaluate_fit(problem, fitted, choice, settings, name)
+            return evaluate_fit(problem, fitted, settings, name)
 
 
 def gate_and_publish(candidate: Candidate, target: Target) -> tuple[Path, Verdict]:

@@ -62,7 +62,7 @@ def test_it_trains_shows_the_cost_and_prints_where_the_version_is(tmp_path: Path
     done = fit(tmp_path, "--iterations=100")
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'breast_cancer' / '1'}\n"
-    for text in ("569 rows, 30 columns", "398 to train on", "0.693147", *METRICS):
+    for text in ("569 rows, 30 columns", "395 to train on", "0.693147", *METRICS):
         assert text in done.stderr
     assert "Traceback" not in done.stderr
     report = (tmp_path / "breast_cancer" / "1" / "report.html").read_text()
@@ -85,7 +85,11 @@ def test_the_result_as_json_has_metrics_intervals_and_verdict(
     assert (result["model"], result["version"]) == ("breast_cancer", 1)
     assert (result["path"], result["report"]) == (str(version), str(version / "report.html"))
     assert (result["label"], result["class_names"]) == ("diagnosis", ["malignant", "benign"])
-    assert result["columns"][0] == {"name": "mean_radius", "kind": "numeric"}
+    assert result["columns"][0] == {
+        "name": "mean_radius",
+        "kind": "numeric",
+        "reason": result["columns"][0]["reason"],
+    }
     assert result["metrics"].keys() == result["intervals"].keys() == set(METRICS)
     assert result["gate"]["passed"] is True
 
@@ -247,7 +251,7 @@ def test_the_learning_rate_and_the_way_it_ended_are_told(models: Path) -> None:
     assert f"learning rate {summary.learning_rate:.3g}" in page
     for text in (told(done), page):
         assert "not converged: after 1,500 iterations, the largest derivative" in text
-    assert "compared with version 1 on 171 rows new to both: accuracy 0.9" in told(done)
+    assert "compared with version 1 on 174 rows new to both: accuracy 0.9" in told(done)
     assert f"Report: {version / 'report.html'}" in done.stderr
 
 

@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 
 from training.data import row_store as spool_module
+from training.data.choose import Choice
 from training.data.reading import FrameFile, Source
 from training.data.split import Split
-from training.data.table import Choice, read_table
+from training.data.table import read_table
 from training.features.columns import Floats
 from training.fitting import feature_blocks as blocks_module
 from training.fitting.feature_blocks import Block

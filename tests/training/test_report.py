@@ -13,12 +13,14 @@ import polars as pl
 import pytest
 
 from tests.support.processes import ROOT
+from training.data.choose import ColumnUse
 from training.evaluation.distributions import Distribution, distributions
 from training.evaluation.metric_names import METRICS
 from training.evaluation.metrics import Floats, bootstrap, evaluate
 from training.evaluation.report import Coefficient, Report
 from training.evaluation.report import render as render_with_verdict
-from training.features.columns import Column
+from training.features.categorical import CategoricalColumn
+from training.features.numeric import NumericColumn
 from training.publishing.manifest import Comparison, Data, FitSummary, Manifest, Verdict
 from training.settings import FitSettings
 
@@ -95,14 +97,14 @@ def report_on(labels: Floats, probabilities: Floats, weights: Floats) -> Report:
     )
     plans = [None, *np.where(probabilities > 0.3, "a", "b").tolist()]
     frame = pl.DataFrame({"age": np.append(probabilities, np.nan), "plan": plans})
-    columns = (Column("age", "numeric"), Column("plan", "categorical", vocabulary=("a", "b")))
+    columns = (NumericColumn("age"), CategoricalColumn("plan", vocabulary=("a", "b")))
     return Report(
         model="credit",
         label_name="outcome",
         class_names=("repaid", "defaulted"),
         manifest=manifest,
         columns=distributions(columns, frame),
-        left_out=[("id", "--leave-out")],
+        left_out=[ColumnUse("id", "numeric", "--leave-out")],
         costs=0.7 / np.arange(1.0, 301),
         validation_costs=0.8 / np.arange(1.0, 301),
         coefficients=[coefficient(f"feature {i}", (-1) ** i / (i + 1)) for i in range(30)],
@@ -305,7 +307,7 @@ def test_a_name_is_text_whatever_it_contains(report: Report, page: Page, name: s
             settings=FitSettings(class_weight={name: 2.0}),
         ),
         columns=[Distribution(name, "numeric", 0.5, name, ((name, 1.0),))],
-        left_out=[(name, name)],
+        left_out=[ColumnUse(name, name, name)],
         coefficients=[coefficient(f"{name} = {name}"), coefficient(name), coefficient("age")],
     )
     found = Page(render(hostile))

@@ -15,9 +15,10 @@ from sklearn.metrics import log_loss
 
 from tests.support.tables import LABEL, fitted
 from training.data import datasets as builtin
+from training.data.choose import Choice
 from training.data.reading import FrameFile, Source
 from training.data.split import Split
-from training.data.table import Choice, read_table
+from training.data.table import read_table
 from training.errors import DataError, DivergedError
 from training.evaluation.metrics import evaluate
 from training.features.columns import Floats

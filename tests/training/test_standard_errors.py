@@ -9,9 +9,10 @@ import pytest
 import statsmodels.api as statsmodels  # type: ignore[import-untyped]
 
 from tests.support.tables import LABEL
+from training.data.choose import Choice
 from training.data.reading import FrameFile, Source
 from training.data.split import Split
-from training.data.table import Choice, read_table
+from training.data.table import read_table
 from training.evaluation.report import Coefficient
 from training.features.columns import Floats
 from training.fitting.problem import Problem

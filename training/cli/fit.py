@@ -18,6 +18,7 @@ from training.cli.parameters import Pairs
 from training.data import datasets as builtin
 from training.data.reading import STANDARD_INPUT, Source, open_source
 from training.errors import RefusedError, TrainingError
+from training.features.cells import CellFormat
 from training.fitting.interruption import StopSignals
 from training.publishing.versions import MAX_NAME_LENGTH, versions
 from training.settings import BALANCED, FitSettings, ThresholdRule
@@ -66,6 +67,9 @@ def _fit(
     positive: str | None,
     kinds: tuple[list[tuple[str, str]], ...],
     leave_out: tuple[str, ...],
+    missing: tuple[str, ...],
+    decimal: str | None,
+    date_format: str | None,
     weight: str | None,
     class_weights: tuple[str, ...],
     threshold: float | ThresholdRule,
@@ -96,6 +100,8 @@ def _fit(
     settings = FitSettings(
         **fit_options, class_weight=_class_weight(class_weights), threshold=threshold
     )
+    marks = tuple(mark.strip() for mark in missing)
+    cells = CellFormat(marks, decimal or "", date_format or "")
     there = [v for v in versions(models / name) if _has_model(models / name / str(v))]
     if unless_published and there:
         click.echo(f"{models / name} has version {there[-1]}; nothing to train")
@@ -122,7 +128,7 @@ def _fit(
             signals.install()  # again: TensorFlow's workers replace the handler of SIGTERM
             published = run(
                 _source(data),
-                Choice(label, positive, dict(_flat(kinds)), leave_out, weight),
+                Choice(label, positive, dict(_flat(kinds)), leave_out, weight, cells),
                 settings,
                 Target(models, name, rules, force, keep, tensorboard),
                 memory=memory,
@@ -158,8 +164,8 @@ def _print_result(published: Published, name: str, quiet: bool, as_json: bool) -
         **{key: known[key] for key in kept},
         "label": candidate.model.label_name,
         "class_names": candidate.model.class_names,
-        "columns": [{"name": c.name, "kind": c.kind} for c in candidate.model.columns],
-        "left_out": [{"name": n, "reason": reason} for n, reason in candidate.left_out],
+        "columns": [asdict(column) for column in candidate.columns],
+        "left_out": [asdict(column) for column in candidate.left_out],
         "gate": asdict(published.verdict),
     }
     click.echo(json.dumps(result))

@@ -15,7 +15,7 @@ from training.evaluation.metric_names import METRICS
 from training.settings import ITERATIONS, FitSettings
 
 DEFAULTS = FitSettings()
-KINDS = ("numeric", "categorical", "boolean")
+KINDS = ("numeric", "categorical", "boolean", "date")
 LISTED_ITERATIONS = ", ".join(f"{count} for {name}" for name, count in ITERATIONS.items())
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -30,7 +30,7 @@ DATA = option_group(
         "detected.",
     ),
     option("--label", show_default="that of the built-in table", help="Column to predict."),
-    option("--positive", show_default="detected", help="Value of the label that is class 1."),
+    option("--positive", show_default="inferred", help="Value of the label that is class 1."),
     option(
         "--columns",
         "kinds",
@@ -39,7 +39,31 @@ DATA = option_group(
         metavar="NAME=KIND,...",
         help=f"Kinds of columns, in place of those detected: {', '.join(KINDS)}.",
     ),
-    option("--leave-out", multiple=True, metavar="NAME", help="Column not to use; repeatable."),
+    option(
+        "--leave-out",
+        "--exclude",
+        multiple=True,
+        metavar="NAME",
+        help="Column not to use; repeatable.",
+    ),
+    option(
+        "--missing",
+        multiple=True,
+        metavar="TEXT",
+        help="Text that means a missing value, besides NA, null, - and the like; repeatable.",
+    ),
+    option(
+        "--decimal",
+        type=click.Choice([".", ","]),
+        show_default="inferred",
+        help="Decimal point of numbers in text.",
+    ),
+    option(
+        "--date-format",
+        metavar="FORMAT",
+        show_default="inferred",
+        help="Format of dates in text, such as %d/%m/%Y.",
+    ),
     option("--weight", help="Column with the row weights."),
 )
 

@@ -94,7 +94,7 @@ def _print_columns(console: Console, candidate: Candidate) -> None:
     if len(by_kind) > 1:
         lines += [f"{kind}: {_listed(names)}" for kind, names in by_kind.items()]
     if candidate.left_out:
-        left_out = [f"{name} ({reason})" for name, reason in candidate.left_out]
+        left_out = [f"{column.name} ({column.reason})" for column in candidate.left_out]
         lines.append(f"not used: {_listed(left_out)}")
     for line in lines:
         console.print(escape(line), highlight=False, soft_wrap=True)

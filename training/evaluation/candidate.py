@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
 
+from training.data.choose import ColumnUse
 from training.data.held_out import Examples, held_out_examples
-from training.data.table import Choice
+from training.data.leakage import leakage_warnings
 from training.evaluation.distributions import distributions
 from training.evaluation.metrics import bootstrap, choose_threshold, evaluate
 from training.evaluation.report import Coefficient, Report
-from training.export.serving_module import TrainedModel, predict
-from training.features.columns import Floats, features
+from training.export.serving_module import TrainedModel
+from training.features.columns import Floats
+from training.features.encoder import Encoder
 from training.fitting.minimize import Fit
 from training.fitting.problem import Problem
 from training.publishing.manifest import Data, FitSummary, Manifest, libraries
@@ -33,7 +35,7 @@ class Candidate:
         report: the report without the gate's verdict.
         manifest: the manifest without the gate's verdict and the files.
         fingerprint: of the table.
-        left_out: columns that are not used, with the reason.
+        columns, left_out: how each column was chosen to be used, or not.
     """
 
     model: TrainedModel
@@ -42,7 +44,8 @@ class Candidate:
     report: Report
     manifest: Manifest
     fingerprint: Mapping[str, Any]
-    left_out: Sequence[tuple[str, str]] = ()
+    columns: tuple[ColumnUse, ...]
+    left_out: tuple[ColumnUse, ...]
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -50,40 +53,36 @@ class Candidate:
         return self.manifest.warnings
 
 
-def evaluate_fit(
-    problem: Problem, fitted: Fit, choice: Choice, settings: FitSettings, name: str
-) -> Candidate:
+def evaluate_fit(problem: Problem, fitted: Fit, settings: FitSettings, name: str) -> Candidate:
     """Evaluate a fit on the rows held out.
 
     Args:
         problem: the table and the cost that was minimised.
         fitted: the fit.
-        choice: the columns used.
         settings: of the fit.
         name: of the model, for the report.
     """
     table = problem.table
-    held_out = held_out_examples(table, problem.workers)
+    held_out = held_out_examples(table, problem.workers, fitted.theta)
     model = TrainedModel(
         columns=table.columns,
         weights=fitted.theta[:-1],
         bias=float(fitted.theta[-1]),
-        label_name=choice.label,
+        label_name=table.label_name,
         class_names=table.class_names,
         threshold=_threshold(problem, fitted, settings),
         trained_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         metrics={},
     )
-    scored = (held_out.labels, predict(model, model.inputs(held_out.frame)), model.threshold)
+    scored = (held_out.labels, held_out.probabilities, model.threshold)
     metrics = evaluate(*scored, held_out.weights)
     summary = summarize(problem, fitted)
-    warnings = [] if fitted.converged else [not_converged(fitted, summary, settings)]
-    left_out = [(column, "--leave-out") for column in choice.leave_out]
-    if choice.weight is not None:
-        left_out.append((choice.weight, "the rows' weights"))
+    warnings = [*table.warnings, *leakage_warnings(table)]
+    if not fitted.converged:
+        warnings.append(not_converged(fitted, summary, settings))
     manifest = Manifest(
         trained_at=model.trained_at,
-        data=Data.of(table.fingerprint, choice.label),
+        data=Data.of(table.fingerprint, table.label_name),
         rows=dict(table.rows),
         settings=settings,
         fit=summary,
@@ -95,26 +94,27 @@ def evaluate_fit(
     )
     report = Report(
         model=name,
-        label_name=choice.label,
+        label_name=table.label_name,
         class_names=model.class_names,
         manifest=manifest,
         costs=np.array(fitted.progress.costs),
         validation_costs=np.array(fitted.progress.validation_costs),
         coefficients=_coefficients(model, problem.standard_errors(fitted.theta)),
         columns=distributions(model.columns, held_out.frame),
-        left_out=left_out,
+        left_out=table.left_out,
         labels=held_out.labels,
         probabilities=scored[1],
         sample_weights=held_out.weights,
     )
     return Candidate(
-        replace(model, metrics=metrics),
-        fitted,
-        held_out,
-        report,
-        manifest,
-        table.fingerprint,
-        left_out,
+        model=replace(model, metrics=metrics),
+        fit=fitted,
+        held_out=held_out,
+        report=report,
+        manifest=manifest,
+        fingerprint=table.fingerprint,
+        columns=table.used,
+        left_out=table.left_out,
     )
 
 
@@ -163,6 +163,6 @@ def _coefficients(model: TrainedModel, errors: Floats | None) -> list[Coefficien
             log_odds_ratio=float(weight / feature.scale),
         )
         for position, (feature, weight) in enumerate(
-            zip(features(model.columns), model.weights, strict=True)
+            zip(Encoder(model.columns).features, model.weights, strict=True)
         )
     ]

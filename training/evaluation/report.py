@@ -26,6 +26,7 @@ from training.publishing.manifest import Manifest, Verdict
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from training.data.choose import ColumnUse
     from training.evaluation.distributions import Distribution
 
 REPORT_FILE = "report.html"
@@ -105,7 +106,7 @@ class Report:
     validation_costs: Floats
     coefficients: Sequence[Coefficient]
     columns: Sequence[Distribution]
-    left_out: Sequence[tuple[str, str]]
+    left_out: Sequence[ColumnUse]
     labels: Floats
     probabilities: Floats
     sample_weights: Floats

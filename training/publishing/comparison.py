@@ -11,7 +11,6 @@ from training.data.held_out import Examples
 from training.data.split import Split
 from training.evaluation.candidate import Candidate
 from training.evaluation.metrics import evaluate
-from training.export.serving_module import predict
 from training.publishing import manifest, schema
 from training.publishing.file_hashes import ManifestError
 from training.publishing.manifest import Comparison, Manifest
@@ -70,13 +69,13 @@ class Baseline:
             raise IncomparableError("the columns or classes are not the same")
         rows = self._new_rows(candidate)
         inputs = model.inputs(rows.frame)
-        ours = predict(model, inputs)
         try:
             theirs = self._version.run("serving_default", inputs)
             probabilities = theirs["probability"].astype(np.float64)
-            labels = theirs["label"].astype(str)
+            labels = np.array([label.decode() for label in theirs["label"]])
         except (KeyError, ValueError, TypeError, tf.errors.OpError) as error:
             raise IncomparableError(f"it does not answer: {_first_line(error)}") from error
+        ours = rows.probabilities
         our_labels = np.array(model.class_names)[(ours >= model.threshold).astype(int)]
         threshold = self.manifest.threshold if self.manifest else model.threshold
         return Comparison(
