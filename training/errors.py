@@ -11,6 +11,10 @@ class DataError(TrainingError):
     """The table cannot be used; the message says where and why."""
 
 
+class EmptyFileError(DataError):
+    """A file has no rows."""
+
+
 class DivergedError(TrainingError):
     """The cost left the finite numbers."""
 

@@ -313,10 +313,11 @@ def _kinds(source: Source, choice: Choice) -> dict[str, Kind]:
                 raise DataError(f"{option}: {source.name} has no column {name!r}, it has {listing}")
     if choice.weight == choice.label:
         raise DataError(f"--weight: {choice.weight!r} is the label")
+    artefacts = source.left_out.keys() - choice.kinds.keys()  # named in --columns, they are used
     left = [
         name
         for name in source.columns
-        if name not in (choice.label, choice.weight, *choice.leave_out)
+        if name not in (choice.label, choice.weight, *choice.leave_out, *artefacts)
     ]
     if not left:
         raise DataError(f"{source.name} has no column left to predict {choice.label!r} with")

@@ -1,14 +1,27 @@
-"""Tables whose columns have types: Parquet files, and tables in memory."""
+"""Tables whose columns have types: Parquet and Arrow IPC files, and tables in memory."""
 
 from __future__ import annotations
 
+import json
+import re
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 
 import polars as pl
 
-from training.data.reading.part import ROWS_PER_PART, File, Kind, Part, converted
-from training.errors import DataError
+from training.data.reading.part import (
+    ROWS_PER_PART,
+    File,
+    Kind,
+    Part,
+    converted,
+    with_constants,
+)
+from training.data.reading.streams import reading
+from training.errors import DataError, EmptyFileError
+
+# The name that pandas gives to an index without one.
+PANDAS_INDEX = re.compile(r"__index_level_\d+__|__null_dask_index__")
 
 
 class FrameFile(File):
@@ -26,20 +39,37 @@ class FrameFile(File):
 
     def parts(self, kinds: Mapping[str, Kind]) -> Iterator[Callable[[], Part]]:
         """Yield a function for each part, which reads it."""
-        return _parts(self.name, self._frame.iter_slices(ROWS_PER_PART), kinds)
+        return _parts(self.name, self._frame.iter_slices(ROWS_PER_PART), kinds, {})
 
 
-class ParquetFile(File):
-    """A Parquet file; a few of its row groups are in memory at a time."""
+class StoredFrame(File):
+    """A file with typed columns; a few of its batches are in memory at a time."""
 
-    def __init__(self, path: Path) -> None:
-        self.name = str(path)
-        self._path = path
+    def __init__(self, name: str, constants: Mapping[str, str] | None = None) -> None:
+        """Read the file's schema.
+
+        Args:
+            name: its path.
+            constants: columns that are in the file's path only, with their one value.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        self.name = name
+        self.constants = constants or {}
         try:
-            self._types = pl.read_parquet_schema(path)
+            frame = self._scan()
+            self._types = frame.collect_schema()
+            rows = frame.select(pl.len()).collect().item()
+            index = self._index_columns()
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"{path}: not a Parquet file that can be read: {error}") from error
-        self.columns = tuple(self._types)
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{name}: not {self.format_name} that can be read: {reason}") from error
+        if not rows:
+            raise EmptyFileError(f"{name}: expected rows, found none")
+        self.columns = (*self._types, *self.constants)
+        index += [column for column in self._types if PANDAS_INDEX.fullmatch(column)]
+        self.left_out = {column: "index of pandas" for column in index if column in self._types}
 
     def kind(self, column: str) -> Kind:
         """Return the kind of a column by its type."""
@@ -47,11 +77,52 @@ class ParquetFile(File):
 
     def parts(self, kinds: Mapping[str, Kind]) -> Iterator[Callable[[], Part]]:
         """Yield a function for each part, which reads it."""
-        batches = pl.scan_parquet(self._path).select(list(kinds)).collect_batches(lazy=True)
-        try:
-            yield from _parts(self.name, _equal_slices(batches), kinds)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"{self.name}: cannot be read: {error}") from error
+        stored = [column for column in kinds if column not in self.constants]
+        batches = (
+            self._scan()
+            .select(stored)
+            .collect_batches(lazy=True, maintain_order=True, chunk_size=ROWS_PER_PART)
+        )
+        with reading(self.name):
+            yield from _parts(self.name, _equal_slices(batches), kinds, self.constants)
+
+    @property
+    @abstractmethod
+    def format_name(self) -> str:
+        """The format with its article."""
+
+    @abstractmethod
+    def _scan(self) -> pl.LazyFrame: ...
+
+    def _index_columns(self) -> list[str]:
+        return []
+
+
+class ParquetFile(StoredFrame):
+    """A Parquet file."""
+
+    format_name = "a Parquet file"
+
+    def _scan(self) -> pl.LazyFrame:
+        return pl.scan_parquet(self.name, glob=False, hive_partitioning=False)
+
+    def _index_columns(self) -> list[str]:
+        """Return the columns that hold the index of a pandas table.
+
+        See https://pandas.pydata.org/docs/development/developer.html; an index that only counts is
+        described there, and is not a column.
+        """
+        stored = pl.read_parquet_metadata(self.name).get("pandas", "{}")
+        return [c for c in json.loads(stored).get("index_columns", ()) if isinstance(c, str)]
+
+
+class ArrowFile(StoredFrame):
+    """An Arrow IPC file, which is also Feather version 2."""
+
+    format_name = "an Arrow IPC file"
+
+    def _scan(self) -> pl.LazyFrame:
+        return pl.scan_ipc(self.name, glob=False, hive_partitioning=False)
 
 
 def kind_of_type(dtype: pl.DataType, place: str) -> Kind:
@@ -75,11 +146,14 @@ def kind_of_type(dtype: pl.DataType, place: str) -> Kind:
 
 
 def _parts(
-    name: str, frames: Iterable[pl.DataFrame], kinds: Mapping[str, Kind]
+    name: str,
+    frames: Iterable[pl.DataFrame],
+    kinds: Mapping[str, Kind],
+    constants: Mapping[str, str],
 ) -> Iterator[Callable[[], Part]]:
     first = 1
     for frame in frames:
-        yield _loader(name, first, frame, kinds)
+        yield _loader(name, first, with_constants(frame, constants), kinds)
         first += len(frame)
 
 

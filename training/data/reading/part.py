@@ -34,10 +34,20 @@ class Part:
 
 
 class File(ABC):
-    """One file of a source."""
+    """One file of a source.
+
+    Attributes:
+        name: its path, for errors.
+        columns: the names of the columns.
+        constants: columns that are in the file's path only, with their one value.
+        left_out: columns that a program added when it stored the table, and why they are no
+            features.
+    """
 
     name: str
     columns: tuple[str, ...]
+    constants: Mapping[str, str] = {}
+    left_out: Mapping[str, str] = {}
 
     @abstractmethod
     def kind(self, column: str) -> Kind:
@@ -46,6 +56,11 @@ class File(ABC):
     @abstractmethod
     def parts(self, kinds: Mapping[str, Kind]) -> Iterator[Callable[[], Part]]:
         """Yield a function for each part, which reads it."""
+
+
+def with_constants(frame: pl.DataFrame, constants: Mapping[str, str]) -> pl.DataFrame:
+    """Add the columns whose one value is in the file's path."""
+    return frame.with_columns(pl.lit(value).alias(name) for name, value in constants.items())
 
 
 def as_matrix(part: Part, names: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -102,6 +117,16 @@ def _numeric(part: Part, values: pl.Series) -> pl.Series:
         values = text.cast(pl.Float64, strict=False)
         _refuse(part, text.name, values.is_null() & text.is_not_null(), "a number")
     return values.cast(pl.Float32)
+
+
+def kind_of_texts(texts: pl.Series) -> Kind:
+    """Return the kind of a column by its first values."""
+    values = with_nulls(texts).drop_nulls().str.strip_chars()
+    if values.cast(pl.Float64, strict=False).null_count() == 0:
+        return "numeric"
+    if values.str.to_lowercase().is_in(BOOLEANS).all():
+        return "boolean"
+    return "categorical"
 
 
 def with_nulls(text: pl.Series) -> pl.Series:
