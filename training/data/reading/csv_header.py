@@ -6,22 +6,24 @@ import csv
 import io
 import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from training.data.reading.formats import BYTE_ORDER_MARK
+from training.data.reading.quotes import QuoteError, whole_records
 from training.errors import DataError
 
 if TYPE_CHECKING:
     import _csv
 
-SEPARATORS = ",;\t|"
+SEPARATORS = (b",", b";", b"\t", b"|")
 # Spreadsheets write and read a first line such as `sep=;`.
 SEPARATOR_LINE = re.compile(rb'"?sep=([\t !#-~])"?[ \t,;]*\r?\n', re.IGNORECASE)
 # The name that pandas gives to a column without one: the index, where it leads.
 UNNAMED = "Unnamed: 0"
 INDEX_NAME = re.compile(r"Unnamed: 0(\.\d+)?")
 RECORDS_TO_COMPARE = 50
-QUOTED = re.compile(r'"[^"]*"')
+QUOTED = re.compile(rb'"[^"]*"')
 SAVE_AS_UTF_8 = "save the file in UTF-8 (in a spreadsheet: Save As, CSV UTF-8)"
 
 
@@ -40,13 +42,18 @@ class Beginning:
     separator: bytes
 
 
-def read_beginning(head: bytes) -> Beginning:
-    """Return where a file's header begins, and its separator."""
+def read_beginning(head: bytes, whole: bool) -> Beginning:
+    """Return where a file's header begins, and its separator.
+
+    Args:
+        head: the first lines, perhaps with a part of the next.
+        whole: whether nothing follows.
+    """
     start = len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0
     told = SEPARATOR_LINE.match(head, start)
     if told:
         return Beginning(told.end(), 2, told[1])
-    return Beginning(start, 1, _guessed(head[start:].decode(errors="replace")).encode())
+    return Beginning(start, 1, _guessed(head[start:], whole))
 
 
 def read_header(
@@ -101,26 +108,23 @@ def _columns(name: str, line: int, fields: list[str]) -> tuple[str, ...]:
     return tuple(columns)
 
 
-def _guessed(text: str) -> str:
+def _guessed(head: bytes, whole: bool) -> bytes:
     """Return the separator by which the first records have the most fields, and equally many."""
-    counts = {separator: _field_counts(text, separator) for separator in SEPARATORS}
+    counts = {separator: _field_counts(head, separator, whole) for separator in SEPARATORS}
     alike = {s: c[0] for s, c in counts.items() if c and len(set(c)) == 1 and c[0] > 1}
     if alike:
         return max(alike, key=lambda separator: alike[separator])
-    header = QUOTED.sub("", text.partition("\n")[0])
+    header = QUOTED.sub(b"", head.partition(b"\n")[0])
     return max(SEPARATORS, key=header.count)
 
 
-def _field_counts(text: str, separator: str) -> list[int]:
-    counts: list[int] = []
+def _field_counts(head: bytes, separator: bytes, whole: bool) -> list[int]:
     try:
-        for fields in _reader(text, separator):
-            counts += [len(fields)] * bool(fields)
-            if len(counts) > RECORDS_TO_COMPARE:
-                break
-    except csv.Error:
+        records, _ = whole_records(head, separator, whole)
+        reader = _reader(records.decode(errors="replace"), separator.decode())
+        return [len(fields) for fields in islice(reader, RECORDS_TO_COMPARE) if fields]
+    except (QuoteError, csv.Error):
         return []
-    return counts if len(counts) == 1 else counts[:-1]  # the last may be cut off
 
 
 def _reader(text: str, separator: str) -> _csv.Reader:

@@ -15,21 +15,24 @@ READ = "CSV, JSON Lines, Parquet and Arrow IPC are read"
 TO_CSV = "save it as CSV (in a spreadsheet: Save As, CSV UTF-8)"
 TO_PARQUET = "convert it to Parquet or CSV"
 JSON_LINES = "write one object per line (pandas: to_json(path, orient='records', lines=True))"
+# Their first bytes are letters, so a CSV header can begin with them; but it has no NUL bytes.
+REFUSED_BINARY: tuple[tuple[bytes, str, str], ...] = (
+    (b"ORC", "an ORC file", TO_PARQUET),
+    (b"FEA1", "a Feather file of version 1", "write it as Feather version 2"),
+    (b"PARE", "an encrypted Parquet file", "decrypt it"),
+    (b"RDX", "an R data file", "write it as CSV (write.csv)"),
+    (b"RDA", "an R data file", "write it as CSV (write.csv)"),
+)
 REFUSED: tuple[tuple[bytes, str, str], ...] = (
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls)", TO_CSV),
     (b"%PDF-", "a PDF document", "export its table as CSV"),
     (b"SQLite format 3\0", "an SQLite database", "export a table as CSV"),
     (b"Obj\x01", "an Avro file", TO_PARQUET),
-    (b"ORC", "an ORC file", TO_PARQUET),
-    (b"FEA1", "a Feather file of version 1", "write it as Feather version 2"),
     (b"\xff\xff\xff\xff", "an Arrow IPC stream", "write it as an Arrow IPC file (Feather)"),
-    (b"PARE", "an encrypted Parquet file", "decrypt it"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file", TO_PARQUET),
     (b"\x93NUMPY", "a NumPy array", "name its columns and save it as CSV"),
     (b"<stata_dta>", "a Stata file", TO_PARQUET),
     (b"$FL2", "an SPSS file", TO_PARQUET),
-    (b"RDX", "an R data file", "write it as CSV (write.csv)"),
-    (b"RDA", "an R data file", "write it as CSV (write.csv)"),
     (b"MATLAB 5.0 MAT-file", "a MATLAB file", TO_PARQUET),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
     (b"Rar!", "a RAR archive", "unpack it"),
@@ -59,11 +62,12 @@ def recognise(name: str, head: bytes) -> Format:
     Raises:
         DataError: it has a format that is not read.
     """
-    if head.startswith(b"PAR1"):
+    binary = b"\0" in head
+    if binary and head.startswith(b"PAR1"):
         return "parquet"
-    if head.startswith(b"ARROW1"):
+    if binary and head.startswith(b"ARROW1"):
         return "arrow"
-    for magic, what, way_out in REFUSED:
+    for magic, what, way_out in (*REFUSED, *(REFUSED_BINARY if binary else ())):
         if head.startswith(magic):
             raise refused(name, what, way_out)
     if head[TAR_AT:].startswith(TAR_MAGIC):

@@ -140,7 +140,7 @@ class _Chunk:
 def _series(name: str, values: list[Any]) -> pl.Series:
     types = {type(value) for value in values if value is not None}
     if types <= {int, float}:
-        return pl.Series(name, values, pl.Float64)
+        return pl.Series(name, values, pl.Float64).fill_nan(None)
     if types <= {bool} or types <= {str}:
         return pl.Series(name, values)
     return pl.Series(name, [_as_text(value) for value in values], pl.String)
