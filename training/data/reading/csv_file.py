@@ -82,6 +82,8 @@ class CsvFile(File):
         source = stream or streams.opened(self.name)
         with streams.reading(self.name), source as file:
             head = _first_bytes(file)
+            if not head.strip():
+                return
             beginning = read_beginning(head, whole=len(head) < HEAD_BYTES)
             line, separator = beginning.line, beginning.separator
             body = io.BufferedReader(streams.Rewound(head[beginning.start :], file), CHUNK_BYTES)
