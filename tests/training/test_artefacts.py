@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from tests.training.test_reading import rows_of, written
@@ -16,66 +18,78 @@ from training.data.table import Choice, Table, read_table
 from training.errors import DataError
 from training.workers.collectives import Workers
 
-FRAME = pd.DataFrame({"x": [0.5 * i for i in range(200)], "y": ["no", "yes"] * 100})
+FRAME = pl.DataFrame({"x": [0.5 * i for i in range(200)], "y": ["no", "yes"] * 100})
 
 
-def features(source: Source, folder: Path, **options: object) -> list[str]:
+def store_as_pandas_does(frame: pl.DataFrame, path: Path, index: list[Any]) -> None:
+    """Write a Parquet file with what pandas stores about its index."""
+    described = json.dumps({"index_columns": index, "columns": [], "pandas_version": "3.0.0"})
+    pq.write_table(frame.to_arrow().replace_schema_metadata({"pandas": described}), path)
+
+
+def features(source: Source, folder: Path, **options: Any) -> list[str]:
     """The names of the columns that a table is fitted with."""
-    choice = Choice("y", **options)  # type: ignore[arg-type]
-    table: Table = read_table(source, choice, Split(0.3, 0.0, 0), folder, Workers(), 1 << 30)
-    return [column.name for column in table.columns]
+    return [column.name for column in table_of(source, folder, **options).columns]
+
+
+def table_of(source: Source, folder: Path, **options: Any) -> Table:
+    choice = Choice("y", **options)
+    return read_table(source, choice, Split(0.3, 0.0, 0), folder, Workers(), 1 << 30)
 
 
 @pytest.mark.parametrize(
-    ("frame", "index", "kind"),
+    ("index", "values", "kind"),
     [
-        (FRAME.sort_values("y"), "__index_level_0__", "numeric"),
-        (FRAME.set_index(pd.Index(range(0, 400, 2), name="when")), "when", "numeric"),
-        (FRAME.set_index(pd.Index(["a", "b"] * 100, name="place")), "place", "categorical"),
+        ("__index_level_0__", pl.arange(0, 200, eager=True).shuffle(seed=0), "numeric"),
+        ("when", pl.arange(0, 400, 2, eager=True), "numeric"),
+        ("place", pl.Series(["a", "b"] * 100), "categorical"),
     ],
-    ids=["filtered", "named", "of text"],
 )
 def test_the_index_of_pandas_is_no_feature(
-    tmp_path: Path, frame: pd.DataFrame, index: str, kind: str
+    tmp_path: Path, index: str, values: pl.Series, kind: str
 ) -> None:
     path = tmp_path / "rows.parquet"
-    pd.concat([frame[::2], frame[1::2]]).to_parquet(path)
+    store_as_pandas_does(FRAME.with_columns(values.alias(index)), path, [index])
     source = open_source(str(path))
     assert source.left_out == {index: "index of pandas"}
     assert features(source, tmp_path) == ["x"]
     assert features(source, tmp_path, kinds={index: kind}) == ["x", index]
 
 
+def test_a_column_left_out_as_an_index_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    store_as_pandas_does(FRAME.with_row_index("nr"), path, ["nr"])
+    (left_out,) = table_of(open_source(str(path)), tmp_path).left_out
+    assert (left_out.name, left_out.reason) == ("nr", "index of pandas")
+
+
 def test_an_index_that_only_counts_is_no_column(tmp_path: Path) -> None:
-    FRAME.to_parquet(tmp_path / "rows.parquet")
+    counts = {"kind": "range", "name": None, "start": 0, "stop": 200, "step": 1}
+    store_as_pandas_does(FRAME, tmp_path / "rows.parquet", [counts])
     source = open_source(str(tmp_path / "rows.parquet"))
     assert source.columns == ("x", "y")
     assert source.left_out == {}
 
 
 def test_an_index_of_pandas_is_known_by_its_name_after_another_program(tmp_path: Path) -> None:
-    FRAME.sort_values("y").to_parquet(tmp_path / "rows.parquet")
-    frame = pl.read_parquet(tmp_path / "rows.parquet")
-    frame.write_ipc(tmp_path / "rows.arrow")
+    FRAME.with_row_index("__index_level_0__").write_ipc(tmp_path / "rows.arrow")
     source = open_source(str(tmp_path / "rows.arrow"))
     assert source.left_out == {"__index_level_0__": "index of pandas"}
 
 
-def test_the_index_in_a_csv_file_is_no_feature(tmp_path: Path) -> None:
-    FRAME.to_csv(tmp_path / "once.csv")
-    pd.read_csv(tmp_path / "once.csv").to_csv(tmp_path / "twice.csv", index=False)
-    for name in ("once.csv", "twice.csv"):
-        source = open_source(str(tmp_path / name))
-        assert source.columns == ("Unnamed: 0", "x", "y")
-        assert features(source, tmp_path) == ["x"]
-        assert features(source, tmp_path, kinds={"Unnamed: 0": "numeric"}) == ["Unnamed: 0", "x"]
+@pytest.mark.parametrize("header", [",x,y", '"","x","y"', "Unnamed: 0,x,y"])
+def test_the_index_in_a_csv_file_is_no_feature(tmp_path: Path, header: str) -> None:
+    lines = [f"{n},{x},{y}" for n, (x, y) in enumerate(FRAME.rows())]
+    source = open_source(written(tmp_path / "rows.csv", "\n".join([header, *lines]).encode()))
+    assert source.columns == ("Unnamed: 0", "x", "y")
+    assert features(source, tmp_path) == ["x"]
+    assert features(source, tmp_path, kinds={"Unnamed: 0": "numeric"}) == ["Unnamed: 0", "x"]
 
 
 def test_parts_with_and_without_an_index_are_one_table(tmp_path: Path) -> None:
-    FRAME.to_parquet(tmp_path / "1.parquet")
-    FRAME.sort_values("y").to_parquet(tmp_path / "2.parquet")
-    source = open_source(str(tmp_path))
-    assert features(source, tmp_path) == ["x"]
+    store_as_pandas_does(FRAME, tmp_path / "1.parquet", [])
+    store_as_pandas_does(FRAME.with_row_index("nr"), tmp_path / "2.parquet", ["nr"])
+    assert features(open_source(str(tmp_path)), tmp_path) == ["x"]
 
 
 MARKERS = {

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -23,11 +23,11 @@ from training.data.reading.csv_file import CsvFile
 from training.data.reading.formats import HEAD_BYTES, Format, recognise
 from training.data.reading.frame_file import ArrowFile, FrameFile, ParquetFile
 from training.data.reading.json_lines import JsonLinesFile
-from training.data.reading.part import File, Kind, Part, as_matrix, kind_of_texts
+from training.data.reading.part import File, Parsers, Part
 from training.data.reading.paths import Found, find
 from training.errors import DataError, EmptyFileError
 
-__all__ = ["STANDARD_INPUT", "FrameFile", "Kind", "Part", "Source", "as_matrix", "open_source"]
+__all__ = ["STANDARD_INPUT", "FrameFile", "Parsers", "Part", "Source", "open_source"]
 
 STANDARD_INPUT = "-"
 PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -64,21 +64,35 @@ class Source:
         """Columns that a program added when it stored the table, and why they are no features."""
         return {name: why for file in self.files for name, why in file.left_out.items()}
 
-    def kind(self, column: str) -> Kind:
-        """Return the kind of a column, by its type in the first file or by its first values.
+    @property
+    def separator(self) -> str:
+        """What separates the fields of the first file; empty if it is not CSV."""
+        return self.files[0].separator
+
+    @property
+    def can_be_read_again(self) -> bool:
+        """Whether the rows are there a second time; those of a stream are not."""
+        return not any(file.is_stream for file in self.files)
+
+    def head(self) -> Part:
+        """Return the first rows as they stand in the first file, to detect kinds by.
+
+        A column that is in the files' paths has the values of all files in turn.
 
         Raises:
-            DataError: it has a type that cannot be trained on, such as dates.
+            DataError: the file is malformed.
         """
-        if column in self.files[0].constants:
-            return kind_of_texts(pl.Series([file.constants[column] for file in self.files]))
-        return self.files[0].kind(column)
+        part = self.files[0].head()
+        for name in self.files[0].constants:
+            values = islice(cycle([f.constants[name] for f in self.files]), len(part.frame))
+            part.frame.replace_column(part.frame.get_column_index(name), pl.Series(name, values))
+        return part
 
-    def parts(self, kinds: Mapping[str, Kind], worker: int = 0, workers: int = 1) -> Iterator[Part]:
-        """Read the columns that `kinds` names.
+    def parts(self, parsers: Parsers, worker: int = 0, workers: int = 1) -> Iterator[Part]:
+        """Read the columns that have a parser.
 
         Args:
-            kinds: as what to read each column.
+            parsers: how to read each column.
             worker: index of the reading worker, which gets the parts from the `worker`-th on.
             workers: how many share the parts; each gets every `workers`-th.
 
@@ -86,7 +100,7 @@ class Source:
             DataError: a file is malformed, or a value is not of its column's kind.
         """
         loads = islice(
-            (load for file in self.files for load in file.parts(kinds)), worker, None, workers
+            (load for file in self.files for load in file.parts(parsers)), worker, None, workers
         )
         # One thread reads and decompresses, another parses, and the caller works on a part.
         with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as parsing:

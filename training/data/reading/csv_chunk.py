@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from training.data.reading.csv_header import SAVE_AS_UTF_8
-from training.data.reading.part import MISSING, Kind, Part, converted, with_constants
+from training.data.reading.part import (
+    Parsers,
+    Part,
+    converted,
+    csv_dtypes,
+    missing_marks,
+    with_constants,
+)
 from training.errors import DataError
-
-DTYPES: dict[Kind, type[pl.DataType]] = {
-    "numeric": pl.Float64,
-    "categorical": pl.String,
-    "boolean": pl.String,
-}
+from training.features.cells import MISSING
 
 
 @dataclass
@@ -46,17 +48,18 @@ class Chunk:
     def __init__(self, layout: Layout, line: int, data: bytes) -> None:
         self.layout, self.line, self.data = layout, line, data
 
-    def load(self, kinds: Mapping[str, Kind]) -> Part:
-        """Parse the columns that `kinds` names.
+    def load(self, parsers: Parsers) -> Part:
+        """Parse the columns that have a parser.
 
         Raises:
             DataError: the chunk is malformed, or a value is not of its column's kind.
         """
-        frame = self._typed(kinds)
-        frame = self.as_texts() if frame is None else self._without_blank_lines(frame)
-        return converted(Part(with_constants(frame, self.layout.constants), self.place), kinds)
+        frame = self._typed(parsers)
+        if frame is None:
+            return converted(self.as_texts(), parsers)
+        return converted(self._part(self._without_blank_lines(frame)), parsers)
 
-    def as_texts(self) -> pl.DataFrame:
+    def as_texts(self) -> Part:
         """Parse all columns as text.
 
         Raises:
@@ -64,13 +67,13 @@ class Chunk:
         """
         columns = self.layout.columns
         try:
-            frame = self._parse(dict.fromkeys(columns, pl.String), columns, marks=True)
+            frame = self._parse(dict.fromkeys(columns, pl.String), columns, [])
         except pl.exceptions.PolarsError as error:
             self._check_text()
             self._blank_records()
             reason = str(error).splitlines()[0]  # the others are for polars' callers
             raise DataError(f"{self.layout.name}, from line {self.line} on: {reason}") from error
-        return self._without_blank_lines(frame)
+        return self._part(self._without_blank_lines(frame))
 
     def place(self, row: int) -> str:
         """Say where a row is; only errors ask, so this may walk through the chunk."""
@@ -78,22 +81,31 @@ class Chunk:
         line = next(line for index, line in enumerate(records) if index == row)
         return f"{self.layout.name} line {line}"
 
-    def _typed(self, kinds: Mapping[str, Kind]) -> pl.DataFrame | None:
+    def _part(self, frame: pl.DataFrame) -> Part:
+        return Part(with_constants(frame, self.layout.constants), self.place)
+
+    def _typed(self, parsers: Parsers) -> pl.DataFrame | None:
         """Parse numbers as such; None if a field is not a number, or the chunk is malformed."""
         layout = self.layout
-        schema = {column: DTYPES[kinds.get(column, "categorical")] for column in layout.columns}
-        columns = [column for column in kinds if column in schema]
-        for marks in (False, True)[layout.has_marks :]:
+        schema = csv_dtypes(layout.columns, parsers)
+        columns = [column for column in parsers if column in schema]
+        marks = missing_marks(parsers)
+        # Without marks polars takes NaN for a number, and all others for an error.
+        layout.has_marks |= not set(marks) <= set(MISSING)
+        for null_values in ([], marks)[layout.has_marks :]:
             try:
-                frame = self._parse(schema, columns, marks)
+                frame = self._parse(schema, columns, null_values)
             except pl.exceptions.PolarsError:
                 continue
-            layout.has_marks = marks
-            return frame if marks else frame.with_columns(pl.col(pl.Float64).fill_nan(None))
+            layout.has_marks = bool(null_values)
+            return frame.with_columns(pl.col(pl.Float64).fill_nan(None))
         return None
 
     def _parse(
-        self, schema: Mapping[str, type[pl.DataType]], columns: Collection[str], marks: bool
+        self,
+        schema: Mapping[str, type[pl.DataType]],
+        columns: Collection[str],
+        null_values: list[str],
     ) -> pl.DataFrame:
         header = self.layout.columns
         return pl.read_csv(
@@ -103,7 +115,7 @@ class Chunk:
             # The last one too: it shows whether a record is too short.
             columns=sorted({header.index(c) for c in columns} | {len(header) - 1}),
             separator=self.layout.separator,
-            null_values=list(MISSING) if marks else None,
+            null_values=null_values,
         )
 
     def _without_blank_lines(self, frame: pl.DataFrame) -> pl.DataFrame:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property, partial
+from functools import partial
 from itertools import chain
 from typing import BinaryIO
-
-import polars as pl
 
 from training.data.reading import streams
 from training.data.reading.csv_chunk import Chunk, Layout
 from training.data.reading.csv_header import INDEX_NAME, read_beginning, read_header
 from training.data.reading.formats import HEAD_BYTES
-from training.data.reading.part import File, Kind, Part, kind_of_texts
+from training.data.reading.part import ROWS_PER_PART, File, Parsers, Part
 from training.data.reading.quotes import QuoteError, whole_records
 from training.errors import DataError, EmptyFileError
 
@@ -56,6 +54,8 @@ class CsvFile(File):
             raise EmptyFileError(f"{name}: expected a header and rows, found nothing")
         header = head.layout.columns
         self.columns = (*header, *self.constants)
+        self.separator = head.layout.separator
+        self.is_stream = stream is not None
         if INDEX_NAME.fullmatch(header[0]):
             self.left_out = {header[0]: "index of pandas or R, a first column without a name"}
         # A stream cannot be read again. Nothing is kept of a file: there may be thousands.
@@ -63,19 +63,15 @@ class CsvFile(File):
         if stream is not None:
             self._head, self._chunks = head, chain([head], chunks)
 
-    def kind(self, column: str) -> Kind:
-        """Return the kind of a column by its first values."""
-        return kind_of_texts(self._texts[column])
+    def head(self) -> Part:
+        """Return the first rows as text."""
+        part = (self._head or next(self._read_chunks(None))).as_texts()
+        return Part(part.frame[:ROWS_PER_PART], part.place)
 
-    def parts(self, kinds: Mapping[str, Kind]) -> Iterator[Callable[[], Part]]:
+    def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
         """Yield a function for each part, which reads it."""
         for chunk in self._chunks or self._read_chunks(None):
-            yield partial(chunk.load, kinds)
-
-    @cached_property
-    def _texts(self) -> pl.DataFrame:
-        """The first rows, of the one file that is asked for kinds."""
-        return (self._head or next(self._read_chunks(None))).as_texts()
+            yield partial(chunk.load, parsers)
 
     def _read_chunks(self, stream: BinaryIO | None) -> Iterator[Chunk]:
         """Cut the file into chunks of whole records."""

@@ -12,7 +12,7 @@ import polars as pl
 from training.data.reading.part import (
     ROWS_PER_PART,
     File,
-    Kind,
+    Parsers,
     Part,
     converted,
     with_constants,
@@ -30,16 +30,15 @@ class FrameFile(File):
     def __init__(self, name: str, frame: pl.DataFrame) -> None:
         self.name = name
         self.columns = tuple(frame.columns)
-        self._types = frame.schema
         self._frame = frame
 
-    def kind(self, column: str) -> Kind:
-        """Return the kind of a column by its type."""
-        return kind_of_type(self._types[column], f"{self.name}, column {column!r}")
+    def head(self) -> Part:
+        """Return the first rows."""
+        return _part(self.name, 1, self._frame[:ROWS_PER_PART])
 
-    def parts(self, kinds: Mapping[str, Kind]) -> Iterator[Callable[[], Part]]:
+    def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
         """Yield a function for each part, which reads it."""
-        return _parts(self.name, self._frame.iter_slices(ROWS_PER_PART), kinds, {})
+        return _parts(self.name, self._frame.iter_slices(ROWS_PER_PART), parsers, {})
 
 
 class StoredFrame(File):
@@ -59,7 +58,7 @@ class StoredFrame(File):
         self.constants = constants or {}
         try:
             frame = self._scan()
-            self._types = frame.collect_schema()
+            types = frame.collect_schema()
             rows = frame.select(pl.len()).collect().item()
             index = self._index_columns()
         except (OSError, pl.exceptions.PolarsError) as error:
@@ -67,24 +66,26 @@ class StoredFrame(File):
             raise DataError(f"{name}: not {self.format_name} that can be read: {reason}") from error
         if not rows:
             raise EmptyFileError(f"{name}: expected rows, found none")
-        self.columns = (*self._types, *self.constants)
-        index += [column for column in self._types if PANDAS_INDEX.fullmatch(column)]
-        self.left_out = {column: "index of pandas" for column in index if column in self._types}
+        self.columns = (*types, *self.constants)
+        index += [column for column in types if PANDAS_INDEX.fullmatch(column)]
+        self.left_out = {column: "index of pandas" for column in index if column in types}
 
-    def kind(self, column: str) -> Kind:
-        """Return the kind of a column by its type."""
-        return kind_of_type(self._types[column], f"{self.name}, column {column!r}")
+    def head(self) -> Part:
+        """Return the first rows."""
+        with reading(self.name):
+            frame = self._scan().head(ROWS_PER_PART).collect()
+        return _part(self.name, 1, with_constants(frame, self.constants))
 
-    def parts(self, kinds: Mapping[str, Kind]) -> Iterator[Callable[[], Part]]:
+    def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
         """Yield a function for each part, which reads it."""
-        stored = [column for column in kinds if column not in self.constants]
+        stored = [column for column in parsers if column not in self.constants]
         batches = (
             self._scan()
             .select(stored)
             .collect_batches(lazy=True, maintain_order=True, chunk_size=ROWS_PER_PART)
         )
         with reading(self.name):
-            yield from _parts(self.name, _equal_slices(batches), kinds, self.constants)
+            yield from _parts(self.name, _equal_slices(batches), parsers, self.constants)
 
     @property
     @abstractmethod
@@ -125,42 +126,24 @@ class ArrowFile(StoredFrame):
         return pl.scan_ipc(self.name, glob=False, hive_partitioning=False)
 
 
-def kind_of_type(dtype: pl.DataType, place: str) -> Kind:
-    """Return the kind of a column with this type.
-
-    Raises:
-        DataError: it is neither numbers, nor text, nor booleans.
-    """
-    if dtype.is_numeric():
-        return "numeric"
-    if dtype == pl.Boolean:
-        return "boolean"
-    if dtype in (pl.String, pl.Categorical, pl.Enum):
-        return "categorical"
-    if dtype == pl.Null:
-        return "numeric"
-    raise DataError(
-        f"{place}: expected numbers, text or booleans, got the type {dtype}; "
-        "--leave-out leaves the column out"
-    )
-
-
 def _parts(
     name: str,
     frames: Iterable[pl.DataFrame],
-    kinds: Mapping[str, Kind],
+    parsers: Parsers,
     constants: Mapping[str, str],
 ) -> Iterator[Callable[[], Part]]:
     first = 1
     for frame in frames:
-        yield _loader(name, first, with_constants(frame, constants), kinds)
+        yield _loader(name, first, with_constants(frame, constants), parsers)
         first += len(frame)
 
 
-def _loader(
-    name: str, first: int, frame: pl.DataFrame, kinds: Mapping[str, Kind]
-) -> Callable[[], Part]:
-    return lambda: converted(Part(frame, lambda row: f"{name} row {first + row}"), kinds)
+def _loader(name: str, first: int, frame: pl.DataFrame, parsers: Parsers) -> Callable[[], Part]:
+    return lambda: converted(_part(name, first, frame), parsers)
+
+
+def _part(name: str, first: int, frame: pl.DataFrame) -> Part:
+    return Part(frame, lambda row: f"{name} row {first + row}")
 
 
 def _equal_slices(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:

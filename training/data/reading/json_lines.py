@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property, partial
+from functools import partial
 from itertools import chain
 from typing import Any, BinaryIO
 
@@ -13,8 +13,14 @@ import polars as pl
 
 from training.data.reading import streams
 from training.data.reading.formats import BYTE_ORDER_MARK
-from training.data.reading.frame_file import kind_of_type
-from training.data.reading.part import File, Kind, Part, converted, kind_of_texts, with_constants
+from training.data.reading.part import (
+    ROWS_PER_PART,
+    File,
+    Parsers,
+    Part,
+    converted,
+    with_constants,
+)
 from training.errors import DataError, EmptyFileError
 
 CHUNK_BYTES = 8 << 20
@@ -49,24 +55,20 @@ class JsonLinesFile(File):
         self._keys = tuple(head.frame().columns)
         self.columns = (*self._keys, *self.constants)
         # A stream cannot be read again. Nothing is kept of a file: there may be thousands.
+        self.is_stream = stream is not None
         self._head = head if stream is not None else None
         self._chunks = chain([head], chunks) if stream is not None else None
 
-    def kind(self, column: str) -> Kind:
-        """Return the kind of a column by its first values."""
-        values = self._first_rows[column]
-        if values.dtype == pl.String:
-            return kind_of_texts(values)
-        return kind_of_type(values.dtype, f"{self.name}, column {column!r}")
+    def head(self) -> Part:
+        """Return the first rows, with the types that JSON has."""
+        chunk = self._head or next(_read_chunks(self.name, None))
+        frame = chunk.frame()[:ROWS_PER_PART]
+        return Part(with_constants(frame, self.constants), chunk.place)
 
-    def parts(self, kinds: Mapping[str, Kind]) -> Iterator[Callable[[], Part]]:
+    def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
         """Yield a function for each part, which reads it."""
         for chunk in self._chunks or _read_chunks(self.name, None):
-            yield partial(chunk.load, kinds, self._keys, self.constants)
-
-    @cached_property
-    def _first_rows(self) -> pl.DataFrame:
-        return (self._head or next(_read_chunks(self.name, None))).frame()
+            yield partial(chunk.load, parsers, self._keys, self.constants)
 
 
 class _Chunk:
@@ -75,10 +77,8 @@ class _Chunk:
     def __init__(self, name: str, line: int, data: bytes) -> None:
         self.name, self.line, self.data = name, line, data
 
-    def load(
-        self, kinds: Mapping[str, Kind], keys: tuple[str, ...], constants: Mapping[str, str]
-    ) -> Part:
-        """Parse the columns that `kinds` names.
+    def load(self, parsers: Parsers, keys: tuple[str, ...], constants: Mapping[str, str]) -> Part:
+        """Parse the columns that have a parser.
 
         Raises:
             DataError: a line is malformed, or a value is not of its column's kind.
@@ -93,7 +93,7 @@ class _Chunk:
                 )
         lacking = [pl.lit(None).alias(key) for key in keys if key not in frame.columns]
         frame = with_constants(frame.with_columns(lacking), constants)
-        return converted(Part(frame, self.place), kinds)
+        return converted(Part(frame, self.place), parsers)
 
     def frame(self) -> pl.DataFrame:
         """Parse all keys.
