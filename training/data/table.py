@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from training.data.assignment import HELD_OUT, SHARES, Assignment, Shares, assign
 from training.data.choose import Choice, Chosen, ColumnUse, choose_columns
 from training.data.classes import Labels, check_classes, ordered
 from training.data.prepare import Prepared, Roles, WidenError, prepare
@@ -105,8 +106,9 @@ def read_table(
         OSError: the disk is full.
     """
     chosen = choose_columns(source, choice)
+    assignment = assign(source, choice, chosen, split)
     while True:
-        reader = _Reader(chosen.parsers, choice, split, folder, memory)
+        reader = _Reader(chosen.parsers, choice, assignment, folder, memory)
         widen = reader.read(source, workers, report)
         if not widen:
             return reader.finish(source, workers, chosen)
@@ -125,12 +127,13 @@ class _Reader:
         self,
         parsers: Mapping[str, CellParser],
         choice: Choice,
-        split: Split,
+        assignment: Assignment,
         folder: Path,
         memory: int,
     ) -> None:
-        self.choice, self.split, self.parsers = choice, split, parsers
-        features = {n: p for n, p in parsers.items() if n not in (choice.label, choice.weight)}
+        self.choice, self.assignment, self.parsers = choice, assignment, parsers
+        self.split = assignment.split
+        features = {n: p for n, p in parsers.items() if n not in choice.others}
         self.roles = Roles.of(features, choice.label, choice.weight)
         self.names = list(features)
         self.labels = Labels(choice.label, choice.positive)
@@ -140,13 +143,12 @@ class _Reader:
         layout = Layout.of(
             *(len(r) for r in (self.roles.numbers, self.roles.wide, self.categories))
         )
-        shares = ("train", "validation", "held_out")
-        for share in shares:
+        for share in SHARES:
             (folder / f"{share}.rows").unlink(missing_ok=True)
-        self.writers = {s: SpoolWriter(folder / f"{s}.rows", layout, memory) for s in shares}
+        self.writers = {s: SpoolWriter(folder / f"{s}.rows", layout, memory) for s in SHARES}
         self.rows = 0
-        self.class_weights = {s: np.zeros(CLASSES) for s in shares}
-        self.hash_sum = 0
+        self.class_weights = {s: np.zeros(CLASSES) for s in SHARES}
+        self.hash_sums = dict.fromkeys(SHARES, 0)
         self.lossy = np.zeros(len(self.roles.numbers), np.bool_)
         self.spans: dict[str, tuple[float, float]] = {}
 
@@ -159,8 +161,13 @@ class _Reader:
         wrong, widen = "", set[str]()
         try:
             for part in source.parts(self.parsers, workers.index, workers.count):
-                self.add(prepare(part, self.roles))
+                prepared = prepare(part, self.roles)
+                self.add(prepared, self.assignment.shares(part, prepared.key))
                 report(self.rows)
+            if source.test is not None:
+                for part in source.test.parts(self.parsers, workers.index, workers.count):
+                    prepared = prepare(part, self.roles)
+                    self.add(prepared, np.full(len(prepared.key), HELD_OUT, np.int8))
         except DataError as error:
             wrong = str(error)
         except WidenError as error:
@@ -195,24 +202,16 @@ class _Reader:
                 found.append(name)
         return found
 
-    def add(self, prepared: Prepared) -> None:
+    def add(self, prepared: Prepared, shares: Shares) -> None:
         rows = self._rows(prepared)
         self.rows += len(rows)
         self.lossy |= prepared.lossy
         for name, (low, high) in prepared.spans.items():
             known = self.spans.get(name, (low, high))
             self.spans[name] = (min(low, known[0]), max(high, known[1]))
-        self.hash_sum += int(rows.key.sum(dtype=np.uint64))
-        uniform = self.split.uniform(rows.key)
-        held_out = self.split.held_out
-        validation = held_out + (1 - held_out) * self.split.validation
-        masks = {
-            "held_out": uniform < held_out,
-            "validation": (uniform >= held_out) & (uniform < validation),
-            "train": uniform >= validation,
-        }
-        for share, mask in masks.items():
-            taken = rows.take(mask)
+        for number, share in enumerate(SHARES):
+            taken = rows.take(shares == number)
+            self.hash_sums[share] += int(taken.key.sum(dtype=np.uint64))
             self.writers[share].append(taken)
             self.class_weights[share] += np.bincount(taken.label, taken.weight, CLASSES)
             if share == "train":
@@ -241,7 +240,7 @@ class _Reader:
         by_share = dict(zip(spools, weights, strict=True))
         check_classes(rows, by_share, class_names, validation=self.split.validation > 0)
         learned = self._learned(numbers, wide, categories)
-        hash_sum = sum(int(text, 16) for text in workers.gather(f"{self.hash_sum:x}")) % 2**64
+        hashes = {share: _sum_hashes(workers, own) for share, own in self.hash_sums.items()}
         return Table(
             encoder=Encoder([learned[name] for name in self.names]),
             label_name=self.choice.label,
@@ -254,9 +253,11 @@ class _Reader:
             fingerprint={
                 "source": source.name,
                 "rows": rows["read"],
-                "columns": list(self.parsers),
-                "hash": f"{hash_sum:016x}",
+                "columns": [name for name in self.parsers if name not in self.assignment.columns],
+                "hash": f"{sum(hashes.values()) % 2**64:016x}",
                 "row_hash": ROW_HASH,
+                "held_out_hash": f"{hashes['held_out']:016x}",
+                **self.assignment.facts(),
             },
             class_of=class_of,
             values=tuple(tuple(category.codes) for category in self.categories.values()),
@@ -311,6 +312,10 @@ class _Reader:
             for name, category in categories.items():
                 category.merge(CategoryStatistics.from_json(stored["categories"][name]))
         return numbers, wide, categories
+
+
+def _sum_hashes(workers: Workers, own: int) -> int:
+    return sum(int(text, 16) for text in workers.gather(f"{own:x}")) % 2**64
 
 
 def _rates(category: CategoryStatistics, vocabulary: Sequence[str]) -> npt.NDArray[np.float64]:
