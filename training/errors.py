@@ -11,6 +11,10 @@ class DataError(TrainingError):
     """The table cannot be used; the message names the place and the reason."""
 
 
+class EmptyFileError(DataError):
+    """A file has no rows."""
+
+
 class DivergedError(TrainingError):
     """The cost is no longer finite."""
 
