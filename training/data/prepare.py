@@ -17,6 +17,8 @@ from training.errors import DataError
 from training.features.cells import CellParser
 from training.features.date import DAY_MICROSECONDS
 
+LARGEST = 1e150  # the square of a larger number is beyond float64
+
 
 class WidenError(Exception):
     """Columns need 64 bits, which the first rows did not show."""
@@ -156,15 +158,17 @@ def _finite(part: Part, name: str) -> npt.NDArray[Any]:
     """Return a column of numbers, NaN where missing.
 
     Raises:
-        DataError: a number is infinite.
+        DataError: a number is infinite, or its square would be.
     """
     cells = part.frame[name]
     values = cells.fill_null(float("nan")).to_numpy() if cells.null_count() else cells.to_numpy()
-    if len(values) and not np.isfinite(values.sum(dtype=np.float64)) and np.isinf(values).any():
-        row = int(np.isinf(values).argmax())
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspicious = not np.isfinite(values @ values)  # or a value is missing
+    if suspicious and (wrong := np.abs(values) > LARGEST).any():
+        row = int(wrong.argmax())
         raise DataError(
-            f"{part.place(row)}, column {name!r}: expected a number that is finite in 64 bits, "
-            f"got {values[row]}"
+            f"{part.place(row)}, column {name!r}: expected a number between -{LARGEST:g} and "
+            f"{LARGEST:g}, got {values[row]}"
         )
     return values
 

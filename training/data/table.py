@@ -12,6 +12,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from training.data.choose import Choice, Chosen, ColumnUse, choose_columns
+from training.data.classes import Labels, check_classes, ordered
 from training.data.prepare import Prepared, Roles, WidenError, prepare
 from training.data.reading import Source
 from training.data.row_store import Layout, Rows, Spool, SpoolWriter
@@ -26,9 +27,6 @@ from training.features.numeric import CLASSES, NumberStatistics, resolves
 from training.workers.collectives import Workers
 
 __all__ = ["Choice", "Table", "read_table"]
-
-# What usually stands for class 1 in a pair of values.
-POSITIVES = ("1", "1.0", "true", "yes", "y", "t", "positive", "benign")
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ class _Reader:
         features = {n: p for n, p in parsers.items() if n not in (choice.label, choice.weight)}
         self.roles = Roles.of(features, choice.label, choice.weight)
         self.names = list(features)
-        self.classes: dict[str, int] = {}
+        self.labels = Labels(choice.label, choice.positive)
         self.numbers = NumberStatistics(len(self.roles.numbers))
         self.wide = NumberStatistics(len(self.roles.wide))
         self.categories = {name: CategoryStatistics() for name in self.roles.others}
@@ -230,32 +228,18 @@ class _Reader:
             # The last one is for −1, a missing value.
             known = np.append(category.code(name, texts.values), np.int32(-1))
             codes[:, position] = known[texts.codes]
-        label = self._labels(prepared)
+        label = self.labels.encode(prepared)
         return Rows(prepared.numbers, prepared.wide, codes, label, prepared.weight, prepared.key)
-
-    def _labels(self, prepared: Prepared) -> npt.NDArray[np.int32]:
-        for place, value in enumerate(prepared.label.values):
-            if len(self.classes) == CLASSES and value not in self.classes:
-                row = int((prepared.label.codes == place).argmax())
-                known = " and ".join(repr(name) for name in self.classes)
-                raise DataError(
-                    f"{prepared.part.place(row)}, column {self.choice.label!r}: expected a label "
-                    f"of two values, got {value!r} after {known}"
-                )
-            self.classes.setdefault(value, len(self.classes))
-        numbers = np.array([self.classes[value] for value in prepared.label.values], np.int32)
-        return numbers[prepared.label.codes]
 
     def finish(self, source: Source, workers: Workers, chosen: Chosen) -> Table:
         spools = {share: writer.finish() for share, writer in self.writers.items()}
-        class_names, class_of = self._classes(workers)
+        class_names, class_of = self.labels.classes(workers)
         numbers, wide, categories = self._merged(class_of, workers)
         counted = workers.sum(np.array([self.rows, *(s.rows for s in spools.values())], np.float64))
         rows = dict(zip(("read", *spools), counted.astype(int).tolist(), strict=True))
-        weights = workers.sum(
-            np.array([_ordered(w, class_of) for w in self.class_weights.values()])
-        )
-        self._check(rows, dict(zip(spools, weights, strict=True)), class_names)
+        weights = workers.sum(np.array([ordered(w, class_of) for w in self.class_weights.values()]))
+        by_share = dict(zip(spools, weights, strict=True))
+        check_classes(rows, by_share, class_names, validation=self.split.validation > 0)
         learned = self._learned(numbers, wide, categories)
         hash_sum = sum(int(text, 16) for text in workers.gather(f"{self.hash_sum:x}")) % 2**64
         return Table(
@@ -305,33 +289,14 @@ class _Reader:
                 learned[name] = CategoricalColumn(name, **facts, marks=marks)
         return learned
 
-    def _classes(self, workers: Workers) -> tuple[tuple[str, str], npt.NDArray[np.int32]]:
-        found = sorted({name for names in workers.gather(list(self.classes)) for name in names})
-        label = f"column {self.choice.label!r}"
-        if len(found) != CLASSES:
-            listing = ", ".join(repr(name) for name in found[:5]) or "none"
-            raise DataError(f"{label}: expected a label of two values, got {listing}")
-        positive = self.choice.positive
-        if positive is None:
-            usual = [name for name in found if name.strip().lower() in POSITIVES]
-            positive = usual[0] if len(usual) == 1 else found[1]
-        elif positive not in found:
-            raise DataError(
-                f"--positive: {label} has the values {found[0]!r} and {found[1]!r}, "
-                f"not {positive!r}"
-            )
-        negative = next(name for name in found if name != positive)
-        class_of = [int(name == positive) for name in self.classes]
-        return (negative, positive), np.array((*class_of, 0, 0)[:CLASSES], np.int32)
-
     def _merged(
         self, class_of: npt.NDArray[np.int32], workers: Workers
     ) -> tuple[NumberStatistics, NumberStatistics, dict[str, CategoryStatistics]]:
         for statistics in (self.numbers, self.wide):
             for values in (statistics.weight, statistics.mean, statistics.squares):
-                values[:] = _ordered(values, class_of)
+                values[:] = ordered(values, class_of)
         for category in self.categories.values():
-            category.weights = _ordered(category.weights.T, class_of).T
+            category.weights = ordered(category.weights.T, class_of).T
         own = {
             "numbers": self.numbers.as_json(),
             "wide": self.wide.as_json(),
@@ -347,23 +312,6 @@ class _Reader:
                 category.merge(CategoryStatistics.from_json(stored["categories"][name]))
         return numbers, wide, categories
 
-    def _check(
-        self,
-        rows: Mapping[str, int],
-        weights: Mapping[str, npt.NDArray[np.float64]],
-        class_names: tuple[str, str],
-    ) -> None:
-        texts = {"train": "to train on", "held_out": "held out"}
-        if self.split.validation:
-            texts["validation"] = "to tell when to stop"
-        for share, text in texts.items():
-            for number, name in enumerate(class_names):
-                if weights[share][number] <= 0:
-                    raise DataError(
-                        f"of {rows['read']} rows, the {rows[share]} {text} have none of class "
-                        f"{name!r}; more rows are needed, or another --seed or --held-out"
-                    )
-
 
 def _rates(category: CategoryStatistics, vocabulary: Sequence[str]) -> npt.NDArray[np.float64]:
     """Return the share of class 1 at each place: the vocabulary, another value, a missing one."""
@@ -373,12 +321,3 @@ def _rates(category: CategoryStatistics, vocabulary: Sequence[str]) -> npt.NDArr
     shares = np.divide(weights[:, 1], total, where=total > 0, out=np.zeros(len(total)))
     overall = second / max(first + second, 1e-300)
     return np.append(shares, [overall, overall])
-
-
-def _ordered(
-    by_label: npt.NDArray[np.float64], class_of: npt.NDArray[np.int32]
-) -> npt.NDArray[np.float64]:
-    """Turn the first axis from labels in order of appearance into classes."""
-    ordered = np.zeros_like(by_label)
-    np.add.at(ordered, class_of, by_label)
-    return ordered
