@@ -580,10 +580,10 @@ print(f"J = {J_at_once:.6f}, db = {gradient[-1]:.6f}, dw[:3] = {np.round(gradien
 print("same as by loop:", np.allclose([*dw, db, J], [*gradient, J_at_once]))
 
 # %% [markdown] lang="en"
-# The next cell measures both; what it prints depends on the machine and is not kept here. On two cores of a server the loop took about half a second and `propagate` two milliseconds.
+# The next cell measures both; what it prints depends on the machine and is not kept here. On two cores of a server the loop took about a second, and `propagate` one millisecond.
 
 # %% [markdown] lang="zh"
-# 下一个单元格测量两者的时间；输出与机器有关，所以不保存在这里。在一台两核的服务器上，循环约需半秒，`propagate` 约需两毫秒。
+# 下一个单元格测量两者的时间；输出与机器有关，所以不保存在这里。在一台两核的服务器上，循环约需一秒，`propagate` 约需一毫秒。
 
 
 # %% tags=["varies"]
