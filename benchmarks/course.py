@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
+import click
 import numpy as np
 import tensorflow as tf
 from sklearn.datasets import make_classification
@@ -22,6 +24,7 @@ from training.features.columns import Floats
 from training.fitting.feature_blocks import Block
 from training.fitting.minimize import Stopping, descend
 from training.fitting.objective import Objective
+from training.fitting.penalty import Penalty
 from training.fitting.solvers import GradientDescent
 from training.workers.collectives import Workers
 
@@ -44,7 +47,7 @@ def descent(
             [Block(tf.constant(prepare(train)), tf.constant(labels), tf.ones_like(labels))],
             train.shape[1],
             total_weight=len(labels),
-            l2=0.0,
+            penalty=Penalty(),
             loss="cross-entropy",
             workers=Workers(),
         )
@@ -85,7 +88,10 @@ def accuracies(
     return found
 
 
-def main() -> None:
+@click.command()
+@report.write_option
+def main(folder: Path | None) -> None:
+    """Run the course's exercise in every way."""
     rows = []
     for name, way in WAYS.items():
         found = accuracies(way)
@@ -97,6 +103,7 @@ def main() -> None:
         ["way", "mean", "range"],
         rows,
         ["tensorflow", "scikit-learn"],
+        folder,
     )
 
 

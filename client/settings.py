@@ -21,7 +21,7 @@ OutOfRange = Literal["count", "refuse"]
 
 
 class Settings(BaseSettings):
-    """What an operator may set; the README shows the same table."""
+    """What an operator may set; docs/settings.md has the same table."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 

@@ -15,7 +15,14 @@ from client.errors import ClientError, InvalidArgumentError, ServerError
 from client.serving import protos as messages
 from client.serving import tensors
 from client.serving.data_frames import is_frame, of_array, of_frame
-from client.serving.schema import DESCRIBE, Description, Schema, Signature, signatures
+from client.serving.schema import (
+    DESCRIBE,
+    Description,
+    Schema,
+    Signature,
+    in_table_order,
+    signatures,
+)
 from client.serving.tensors import Array
 
 T = TypeVar("T")
@@ -124,6 +131,7 @@ class Dialogue:
             description = yield from self._describe(Target(target.model, version), found)
             known = (version, definition, description)
             _remember(self._descriptions, target.model, known)
+        found = in_table_order(found, known[2])
         schema = Schema(target.model, version, found, known[2], definition)
         _remember(self._schemas, target, schema)
         return schema

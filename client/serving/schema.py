@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from client.serving.columns import Column as Column
+from client.serving.columns import make_column
 from client.serving.tensors import Array, dtype_name
 
 DESCRIBE = "describe"
@@ -19,8 +20,6 @@ DENSE_INPUT = "features"
 DEFAULT_SIGNATURE = "serving_default"
 # TensorFlow keeps its own initialisation among the signatures.
 INTERNAL_PREFIX = "__"
-# Texts that say the same as a JSON value: 42, but not 042, which is another text.
-TEXT_FORMS = {int: re.compile(r"0|-?[1-9]\d*", re.ASCII), bool: re.compile("true|false")}
 
 
 @dataclass(frozen=True)
@@ -57,55 +56,6 @@ class Signature:
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of the table a model was trained on.
-
-    Attributes:
-        name: also the name of the input that takes it.
-        kind: `numeric`, `categorical` or `boolean`.
-        vocabulary: the values of a column that is not numeric, as text.
-        mean, deviation, minimum, maximum: of a numeric column, in training.
-        class_means: of a numeric column, among the rows of each class.
-        class_modes: of the others, place in the vocabulary of each class's most frequent value; -1
-            if there is none.
-        missing: whether the model has seen missing values, so that it takes them.
-    """
-
-    name: str
-    kind: str
-    vocabulary: tuple[str, ...]
-    mean: float
-    deviation: float
-    minimum: float
-    maximum: float
-    class_means: tuple[float, float]
-    class_modes: tuple[int, int]
-    missing: bool
-
-    @cached_property
-    def json_types(self) -> set[type]:
-        """The types of JSON values other than strings that any value could be written as."""
-        return {
-            json_type
-            for json_type, form in TEXT_FORMS.items()
-            if self.vocabulary and all(map(form.fullmatch, self.vocabulary))
-        }
-
-    def text_of(self, value: Any) -> str | None:
-        """Return the text that a JSON value other than a string is in a column of text.
-
-        Tables hold integers and booleans where a model has categories. None means that this column
-        holds no such value.
-        """
-        if value is None:
-            return "" if self.missing else None
-        if type(value) not in TEXT_FORMS:
-            return None
-        text = str(value).lower()
-        return text if type(value) in self.json_types or text in self.vocabulary else None
-
-
-@dataclass(frozen=True)
 class Description:
     """What a model says of itself through its signature `describe`.
 
@@ -115,6 +65,7 @@ class Description:
         threshold: probability from which on the label is the second class.
         trained_at: ISO 8601.
         metrics: of the rows held out in training, by name.
+        label_name: the label column's name, empty if the model does not say.
     """
 
     columns: tuple[Column, ...]
@@ -122,6 +73,7 @@ class Description:
     threshold: float
     trained_at: str
     metrics: Mapping[str, float]
+    label_name: str = ""
 
     @classmethod
     def from_outputs(cls, outputs: Mapping[str, Array]) -> Description:
@@ -134,13 +86,14 @@ class Description:
         facts = {name: values[0] for name, values in outputs.items()}
         vocabulary = iter(_texts(facts["vocabulary_values"]))
         lengths = facts["vocabulary_lengths"].tolist()
-        # Models exported before there were other than numeric columns lack the last two.
+        # Models exported earlier lack some of these.
         first = np.where(facts["vocabulary_lengths"] > 0, 0, -1)
         modes = facts.get("class_modes", np.stack([first, first]))
         missing = facts.get("missing", np.zeros(len(lengths), np.bool_))
+        most_frequent = facts["modes"].tolist() if "modes" in facts else [None] * len(lengths)
         columns = zip(
-            _texts(facts["columns"]),
             _texts(facts["kinds"]),
+            _texts(facts["columns"]),
             [tuple(next(vocabulary) for _ in range(length)) for length in lengths],
             facts["means"].tolist(),
             facts["deviations"].tolist(),
@@ -149,17 +102,19 @@ class Description:
             [(mean_0, mean_1) for mean_0, mean_1 in facts["class_means"].T.tolist()],
             [(int(mode_0), int(mode_1)) for mode_0, mode_1 in modes.T],
             missing.tolist(),
+            most_frequent,
             strict=True,
         )
         class_0, class_1 = _texts(facts["class_names"])
         return cls(
-            columns=tuple(Column(*column) for column in columns),
+            columns=tuple(make_column(*column) for column in columns),
             class_names=(class_0, class_1),
             threshold=float(facts["threshold"]),
             trained_at=facts["trained_at"].decode(),
             metrics=dict(
                 zip(_texts(facts["metric_names"]), facts["metric_values"].tolist(), strict=True)
             ),
+            label_name=facts["label_name"].decode() if "label_name" in facts else "",
         )
 
 
@@ -256,6 +211,19 @@ def signatures(definition: Any) -> dict[str, Signature]:
         name: Signature(_specs(signature.inputs), _specs(signature.outputs))
         for name, signature in sorted(definition.signature_def.items())
         if not name.startswith(INTERNAL_PREFIX)
+    }
+
+
+def in_table_order(
+    found: Mapping[str, Signature], description: Description | None
+) -> dict[str, Signature]:
+    """Return signatures whose inputs come in the order of the table's columns."""
+    names = [column.name for column in description.columns] if description else []
+    return {
+        name: replace(signature, inputs={n: signature.inputs[n] for n in names})
+        if set(names) == signature.inputs.keys()
+        else signature
+        for name, signature in found.items()
     }
 
 

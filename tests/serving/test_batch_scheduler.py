@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.batch_scheduler import BatchingParameters, BatchScheduler, Queue, Task
-from serving.config_messages import BatchingParameters as Message
+from serving.batching.parameters import BatchingParameters
+from serving.batching.scheduler import BatchScheduler, Queue, Task
+from serving.config.messages_pb2 import BatchingParameters as Message
 from serving.errors import ServingError
 
 

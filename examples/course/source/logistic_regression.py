@@ -44,10 +44,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 from examples.course import pictures
+from training.data.held_out import sigmoid
 from training.fitting import logistic_regression
 from training.fitting.feature_blocks import Block
 from training.fitting.minimize import Stopping, descend
 from training.fitting.objective import Objective
+from training.fitting.penalty import Penalty
 from training.fitting.solvers import GradientDescent
 from training.settings import LossName
 from training.workers.collectives import Workers
@@ -72,7 +74,7 @@ LOSSES: tuple[LossName, LossName] = ("cross-entropy", "squared")
 
 # %%
 z = np.linspace(-8, 8, 401)
-a = tf.sigmoid(z).numpy()
+a = sigmoid(z)
 
 figure, axes = plt.subplots(figsize=(6.5, 3.2))
 axes.plot(z, a, label="σ(z)")
@@ -87,7 +89,7 @@ w, b = np.array([0.8, -0.5]), 0.1
 x = np.array([2.0, 1.0])
 z_of_x = w @ x + b
 print(f"z = wᵀx + b = {z_of_x:.4g}")
-print(f"ŷ = σ(z)    = {tf.sigmoid(z_of_x):.4f}")
+print(f"ŷ = σ(z)    = {sigmoid(z_of_x):.4f}")
 
 # %% [markdown] lang="en"
 # ## 2. The loss of one sample
@@ -157,7 +159,9 @@ for one in (0.1, 0.5, 0.9, 0.99):
 def cost_of(X: Array, y: Array, loss: LossName = "cross-entropy") -> Objective:
     """Return the cost of these rows as a function of θ: the weights, and the bias last."""
     rows = Block(tf.constant(X), tf.constant(y), tf.ones_like(y))
-    return Objective([rows], X.shape[1], total_weight=len(y), l2=0.0, loss=loss, workers=Workers())
+    return Objective(
+        [rows], X.shape[1], total_weight=len(y), penalty=Penalty(), loss=loss, workers=Workers()
+    )
 
 
 def over_w(objective: Objective, w: Array, b: float) -> tuple[Array, Array]:
@@ -460,14 +464,13 @@ print(f"with b = 3 instead of 4: dJ/dc = {backward(forward(a=7, b=3, c=2))['c']:
 
 # %%
 for y_value in (1.0, 0.0):
-    for z_value in (-3.0, 0.5, 3.0):
-        a = 1 / (1 + np.exp(-z_value))
+    for z_value in np.array([-3.0, 0.5, 3.0]):
+        a = sigmoid(z_value)
         dloss_da = -y_value / a + (1 - y_value) / (1 - a)
         da_dz = a * (1 - a)
         by_chain = dloss_da * da_dz
         losses = [
-            loss_of(1 / (1 + np.exp(-(z_value + h))), y_value, "cross-entropy")
-            for h in (-1e-4, 1e-4)
+            loss_of(float(sigmoid(z_value + h)), y_value, "cross-entropy") for h in (-1e-4, 1e-4)
         ]
         by_nudge = (losses[1] - losses[0]) / 2e-4
         print(f"y = {y_value:.0f}, z = {z_value:>4}:  dL/da · da/dz = {by_chain:>8.5f}, ", end="")
@@ -488,7 +491,7 @@ x, y_value = np.array([2.0, -1.0]), 1.0
 w, b = np.array([0.5, 0.8]), -0.4
 
 z_value = w @ x + b
-a_value = 1 / (1 + np.exp(-z_value))
+a_value = float(sigmoid(z_value))
 dz = a_value - y_value
 dw, db = x * dz, dz
 
@@ -624,7 +627,7 @@ def initialize_with_zeros(shape: int) -> tuple[Array, float]:
 
 def basic_sigmoid(x: Array) -> Array:
     """Return σ(x)."""
-    return tf.sigmoid(x).numpy()
+    return sigmoid(x)
 
 
 def propagate(w: Array, b: float, X: Array, Y: Array) -> tuple[dict[str, Any], float]:

@@ -1,0 +1,172 @@
+"""The server: builds the parts, opens the ports, and stops in order."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+
+from serving.core.config_poller import ConfigPoller
+from serving.core.manager import Manager
+from serving.core.servable_harness import ServableHarness
+from serving.core.server_core import ServerCore
+from serving.core.source import Source
+from serving.model_servers.health import HealthServicer, add_services
+from serving.model_servers.http_server import HttpServer
+from serving.model_servers.monitoring import Monitoring
+from serving.model_servers.options import ChannelArguments, GrpcOptions, ServerOptions
+from serving.model_servers.services import (
+    MODEL_SERVICE,
+    PREDICTION_SERVICE,
+    ModelService,
+    PredictionService,
+)
+from serving.servables.loader import Loader
+
+log = logging.getLogger(__name__)
+
+# How long requests in progress may take after a signal to stop.
+DRAIN_SECONDS = 10.0
+# The delay until a signal is noticed.
+SIGNAL_SECONDS = 0.2
+# More threads than cores compete for the interpreter: 8 threads on two cores answered a tenth fewer
+# requests than 4. More than one, so that a slow model does not hold up the others.
+THREADS = 4
+# Each request that waits for a batch holds a thread.
+BATCHING_THREADS = 256
+DEFAULT_ARGUMENTS: ChannelArguments = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # Two servers on one port would each get some of the calls.
+    ("grpc.so_reuseport", 0),
+)
+
+
+class AddressError(OSError):
+    """The server cannot listen on an address."""
+
+
+def serve(options: ServerOptions, stop: threading.Event) -> None:
+    """Serve until `stop` is set, even if it is set while the first models load.
+
+    Raises:
+        AddressError: a port is in use, or the address is not this machine's.
+        ServingError: the configuration is wrong, or a model cannot be loaded.
+    """
+    # Modules live as long as the process; collections after an unload need not visit them.
+    gc.freeze()
+    monitoring = Monitoring()
+    health = HealthServicer()
+
+    def on_change(harness: ServableHarness) -> None:
+        monitoring.states.changed(harness)
+        health.report(core)
+
+    manager = Manager(Loader(options.loader, monitoring).load, options.manager, on_change)
+    source = Source(manager.aspire, options.poll_wait_seconds)
+    core = ServerCore(
+        manager, source, allow_labels_for_unavailable=options.allow_labels_for_unavailable
+    )
+    server = _grpc_server(options, core, monitoring, health)
+    # Addresses in use are reported before models load; ports open afterwards.
+    _check_address(options.grpc)
+    http = HttpServer(options.http, core, monitoring) if options.http else None
+    core.start(options.config, stop.is_set)
+    if stop.is_set():
+        return
+    health.report(core)
+    port = _listen(server, options.grpc)
+    server.start()
+    log.info("Running gRPC ModelServer at %s:%d ...", options.grpc.bind_address, port)
+    if http is not None:
+        http.start()
+    poller = None
+    if options.config_file is not None and options.config_poll_seconds > 0:
+        poller = ConfigPoller(core, options.config_file, options.config_poll_seconds)
+        poller.start()
+
+    # Signal handlers run in this thread, and a signal delivered to another one does not wake it.
+    while not stop.wait(SIGNAL_SECONDS):
+        pass
+
+    log.info("stopping: no new requests, up to %g s for those in progress", DRAIN_SECONDS)
+    if poller is not None:
+        poller.stop()
+    source.stop()
+    health.end()
+    deadline = time.monotonic() + DRAIN_SECONDS
+    server.stop(DRAIN_SECONDS).wait()
+    if http is not None:
+        http.stop()
+    manager.close(max(0.0, deadline - time.monotonic()))
+    log.info("stopped")
+
+
+def _grpc_server(
+    options: ServerOptions, core: ServerCore, monitoring: Monitoring, health: HealthServicer
+) -> grpc.Server:
+    default = BATCHING_THREADS if options.loader.batching else max(THREADS, os.cpu_count() or 1)
+    server = grpc.server(
+        ThreadPoolExecutor(options.grpc.max_threads or default, "grpc"),
+        handlers=[
+            PredictionService(core, monitoring).handler(),
+            ModelService(core, monitoring, options.reload_root).handler(),
+        ],
+        # gRPC takes the first of several arguments of one name.
+        options=[*options.grpc.channel_arguments, *DEFAULT_ARGUMENTS],
+    )
+    add_services(server, health, (PREDICTION_SERVICE, MODEL_SERVICE))
+    return server
+
+
+def _check_address(options: GrpcOptions) -> None:
+    """Check that the gRPC port can be listened on, without listening yet.
+
+    Raises:
+        AddressError: it cannot.
+    """
+    if not options.port:
+        return
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            options.bind_address, options.port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise AddressError(
+            f"cannot listen on {options.bind_address}:{options.port}: {error.strerror}"
+        ) from error
+
+
+def _listen(server: grpc.Server, options: GrpcOptions) -> int:
+    """Listen on the gRPC addresses, and return the port, 0 if there is only a UNIX socket.
+
+    Raises:
+        AddressError: one cannot be listened on.
+    """
+    address, port = f"{options.bind_address}:{options.port}", 0
+    try:
+        if options.port or not options.socket_path:
+            port = _add_address(server, address, options.credentials)
+        if options.socket_path:
+            address = f"unix:{options.socket_path}"
+            _add_address(server, address, options.credentials)
+    except RuntimeError as error:
+        raise AddressError(f"cannot listen on {address}: is it in use?") from error
+    return port
+
+
+def _add_address(
+    server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None
+) -> int:
+    if credentials is None:
+        return server.add_insecure_port(address)
+    return server.add_secure_port(address, credentials)

@@ -1,0 +1,236 @@
+"""TensorProto to numpy and back, with the rules of TensorFlow's `Tensor::FromProto`.
+
+Source: tensorflow/core/framework/tensor.cc. A missing shape is a scalar, too few typed values
+repeat the last one, none at all are zeros, surplus ones are dropped, and `tensor_content` wins over
+typed fields but must fit exactly. One rule differs: TensorFlow lets integers wrap round in narrower
+types, here they are refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from tensorflow.core.framework import types_pb2
+
+Array = npt.NDArray[Any]
+
+# The TensorProto field of each dtype, and the field's own type.
+_FIELDS = {
+    types_pb2.DT_FLOAT: ("float_val", np.float32),
+    types_pb2.DT_DOUBLE: ("double_val", np.float64),
+    types_pb2.DT_INT8: ("int_val", np.int32),
+    types_pb2.DT_INT16: ("int_val", np.int32),
+    types_pb2.DT_INT32: ("int_val", np.int32),
+    types_pb2.DT_INT64: ("int64_val", np.int64),
+    types_pb2.DT_UINT8: ("int_val", np.int32),
+    types_pb2.DT_UINT16: ("int_val", np.int32),
+    types_pb2.DT_UINT32: ("uint32_val", np.uint32),
+    types_pb2.DT_UINT64: ("uint64_val", np.uint64),
+    types_pb2.DT_BOOL: ("bool_val", np.bool_),
+    types_pb2.DT_STRING: ("string_val", np.object_),
+    types_pb2.DT_HALF: ("half_val", np.int32),  # the 16 bits as an integer
+    types_pb2.DT_BFLOAT16: ("half_val", np.int32),
+    types_pb2.DT_COMPLEX64: ("scomplex_val", np.float32),  # real and imaginary parts in turn
+    types_pb2.DT_COMPLEX128: ("dcomplex_val", np.float64),
+}
+# The dtypes of arrays, by the `tensorflow.DataType` of tensors.
+DTYPES = {enum: np.dtype(tf.DType(enum).as_numpy_dtype) for enum in _FIELDS}
+_ENUMS = {dtype: enum for enum, dtype in DTYPES.items()}
+# Types of tensors that have no numpy dtype.
+_NO_DTYPES = (
+    types_pb2.DT_QINT8,
+    types_pb2.DT_QUINT8,
+    types_pb2.DT_QINT16,
+    types_pb2.DT_QUINT16,
+    types_pb2.DT_QINT32,
+    types_pb2.DT_RESOURCE,
+    types_pb2.DT_VARIANT,
+)
+_HALVES = (types_pb2.DT_HALF, types_pb2.DT_BFLOAT16)
+_COMPLEX = (types_pb2.DT_COMPLEX64, types_pb2.DT_COMPLEX128)
+
+# The most that a gRPC message of the largest size could hold.
+MAX_BYTES = 2**31
+# A few bytes can ask for a value to be repeated until memory is exhausted, which TensorFlow Serving
+# does not prevent.
+MAX_FILLED = 2**20
+# Dimensions of TensorFlow's tensors, of numpy's arrays, and of arrays of strings that TensorFlow
+# converts without crashing the process.
+MAX_RANK = 254
+MAX_ARRAY_RANK = 64
+MAX_STRING_ARRAY_RANK = 32
+
+
+@dataclass(frozen=True)
+class ProtoTensor:
+    """A tensor that numpy cannot hold: of too many dimensions, or of a type without a dtype."""
+
+    proto: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of its dimensions."""
+        return tuple(dim.size for dim in self.proto.tensor_shape.dim)
+
+    @property
+    def ndim(self) -> int:
+        """The number of its dimensions."""
+        return len(self.proto.tensor_shape.dim)
+
+
+Tensor = Array | ProtoTensor
+
+
+def decode(proto: Any) -> Tensor:
+    """Return a TensorProto as an array in its dtype and shape; strings as objects of bytes.
+
+    Raises:
+        ValueError: the proto does not describe a tensor.
+        OverflowError: an integer does not fit its type; the message names it.
+    """
+    if proto.dtype in _NO_DTYPES:
+        return ProtoTensor(proto)
+    if proto.dtype not in _FIELDS:
+        raise ValueError(f"no tensor has dtype {proto.dtype}")
+    shape = _shape(proto)
+    size = math.prod(shape)
+    dtype = DTYPES[proto.dtype]
+    if size * dtype.itemsize > MAX_BYTES:
+        raise ValueError(f"{size} values are more than a request may ask for")
+    values = _values(proto, dtype, size)
+    is_string = proto.dtype == types_pb2.DT_STRING
+    if len(shape) > (MAX_STRING_ARRAY_RANK if is_string else MAX_ARRAY_RANK):
+        return ProtoTensor(proto)
+    return values.reshape(shape)
+
+
+def encode(tensor: Tensor, proto: Any, *, as_content: bool = False) -> None:
+    """Write a tensor into an empty TensorProto.
+
+    Args:
+        tensor: the values; strings as an object array of bytes.
+        proto: an empty TensorProto.
+        as_content: write numbers as `tensor_content` instead of typed fields.
+    """
+    if isinstance(tensor, ProtoTensor):
+        proto.CopyFrom(tensor.proto)
+        return
+    dtype = data_type(tensor)
+    proto.dtype = dtype
+    proto.tensor_shape.SetInParent()
+    for length in tensor.shape:
+        proto.tensor_shape.dim.add(size=length)
+    if as_content and dtype != types_pb2.DT_STRING:
+        proto.tensor_content = tensor.tobytes()
+        return
+    field, field_dtype = _FIELDS[dtype]
+    flat = tensor.reshape(-1)
+    if dtype in _HALVES:
+        flat = flat.view(np.uint16)
+    elif dtype in _COMPLEX:
+        flat = flat.view(field_dtype)
+    getattr(proto, field).extend(flat.tolist())
+
+
+def strings(values: Sequence[bytes]) -> Array:
+    """Return bytes as the array of a string tensor, [values]."""
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+def data_type(tensor: Tensor) -> int:
+    """Return the `tensorflow.DataType` of a tensor."""
+    return int(tensor.proto.dtype if isinstance(tensor, ProtoTensor) else _ENUMS[tensor.dtype])
+
+
+def _shape(proto: Any) -> tuple[int, ...]:
+    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    if any(length < 0 for length in shape):
+        raise ValueError(f"shape {shape} has a negative length")
+    if len(shape) > MAX_RANK:
+        raise ValueError(f"a tensor of {len(shape)} dimensions is more than TensorFlow has")
+    return shape
+
+
+def _values(proto: Any, dtype: np.dtype[Any], size: int) -> Array:
+    if size and proto.tensor_content:
+        return _from_content(proto, dtype, size)
+    return _repeated(_from_field(proto, dtype), size)
+
+
+def _from_content(proto: Any, dtype: np.dtype[Any], size: int) -> Array:
+    content = proto.tensor_content
+    if proto.dtype == types_pb2.DT_STRING:
+        return _strings(content, size)
+    if len(content) != size * dtype.itemsize:
+        raise ValueError(f"tensor_content has {len(content)} bytes for {size} of {dtype}")
+    values = np.frombuffer(content, np.uint8 if dtype == np.bool_ else dtype)
+    if dtype == np.bool_:
+        if (values > 1).any():
+            raise ValueError("tensor_content of a bool has a byte that is neither 0 nor 1")
+        return values.view(np.bool_)
+    return values
+
+
+def _strings(content: bytes, size: int) -> Array:
+    """Read `size` varint lengths and then the bytes, as TensorFlow's port::DecodeStringList."""
+    lengths, position = [], 0
+    for _ in range(size):
+        length = shift = 0
+        while True:
+            if position >= len(content) or shift > 28:
+                raise ValueError("tensor_content of strings ends within its lengths")
+            byte = content[position]
+            position += 1
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        lengths.append(length)
+    if position + sum(lengths) != len(content):
+        raise ValueError("tensor_content of strings does not have the length it states")
+    values = []
+    for length in lengths:
+        values.append(content[position : position + length])
+        position += length
+    return strings(values)
+
+
+def _from_field(proto: Any, dtype: np.dtype[Any]) -> Array:
+    field, field_dtype = _FIELDS[proto.dtype]
+    values: Array = np.array(getattr(proto, field), field_dtype)
+    if proto.dtype in _HALVES:
+        return _narrowed(values, np.dtype(np.uint16)).view(dtype)
+    if proto.dtype in _COMPLEX:
+        return values[: len(values) // 2 * 2].view(dtype)
+    return _narrowed(values, dtype)
+
+
+def _narrowed(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Convert to a narrower integer type, and refuse values that do not fit it."""
+    if values.dtype == dtype:
+        return values
+    limits = np.iinfo(dtype)
+    for value in values[(values < limits.min) | (values > limits.max)].tolist():
+        raise OverflowError(f"{value} is not from {limits.min} to {limits.max}")
+    return values.astype(dtype)
+
+
+def _repeated(values: Array, size: int) -> Array:
+    """Cut or fill values to `size`, repeating the last one; none are zeros or empty strings."""
+    if len(values) >= size:
+        return values[:size]
+    if size - len(values) > MAX_FILLED:
+        raise ValueError(f"{size} values are asked for and {len(values)} were sent")
+    nothing = b"" if values.dtype == np.object_ else values.dtype.type(0)
+    filled = np.empty(size, values.dtype)
+    filled[: len(values)] = values
+    filled[len(values) :].fill(values[-1] if len(values) else nothing)
+    return filled
