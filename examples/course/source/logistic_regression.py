@@ -268,8 +268,8 @@ figure, axes = plt.subplots(figsize=(6.5, 3.2))
 styles = (pictures.GREY, pictures.BLUE, pictures.RED)
 for (name, (_, costs)), color in zip(descents.items(), styles, strict=True):
     axes.plot(costs, label=name, color=color)
-    print(f"{name:<22} J after 40 steps = {costs[-1]:.3f}, ", end="")
-    print(f"it rose in {np.sum(np.diff(costs) > 1e-12)} steps")
+    print(f"{name:<22} J after 10 steps = {costs[10]:.3f}, ", end="")
+    print("sometimes rising" if np.any(np.diff(costs) > 1e-12) else "never rising")
 axes.set(xlabel="step", ylabel="J", ylim=(0, None))
 axes.legend()
 plt.show()
@@ -351,7 +351,7 @@ for name, (f, formula, derivative) in TABLE.items():
     right = derivative(a)
     below = [
         f"below {limit}" if np.abs(found - right).max() < limit else "WRONG"
-        for found, limit in ((differences, 1e-8), (automatic, 1e-13))
+        for found, limit in ((differences, 1e-8), (automatic, 1e-12))
     ]
     print(f"{name:<8} {formula:<18} {derivative(2.0):<11.6f} {', '.join(below)}")
 
