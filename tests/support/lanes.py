@@ -14,6 +14,7 @@ SLOW = (
     "tests/e2e/test_readme.py",
     "tests/e2e/test_make_run.py",
     "tests/training/test_command.py",
+    "tests/examples/test_course.py",
     "tests/training/test_workers.py",
     "tests/training/test_publish.py",
     "tests/training/test_gate.py",
