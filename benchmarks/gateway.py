@@ -47,7 +47,7 @@ from benchmarks.processes import (
     memory,
     running,
 )
-from client import ModelServer
+from client import ServingClient
 from client.errors import ClientError
 
 START_SECONDS = 120
@@ -115,7 +115,7 @@ def site(folder: Path, model: Path) -> Iterator[Site]:
     with ExitStack() as stack:
         bodies = stack.enter_context(tempfile.TemporaryDirectory())
         server = stack.enter_context(running(command, logs / "model-server" / "log"))
-        asking = stack.enter_context(ModelServer(address, timeout=10))
+        asking = stack.enter_context(ServingClient(address, timeout=10))
 
         def predicts() -> bool:
             try:

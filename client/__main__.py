@@ -123,12 +123,12 @@ def predict(
     The answer goes to standard output in the same form, a row for each row.
     """
     from client.predict_file import predict_file
-    from client.serving.client import ModelServer, Target
+    from client.serving.client import ServingClient, Target
 
     if version is not None and label is not None:
         raise click.UsageError("--version and --label exclude each other")
     settings = _settings(server=server, model=model, timeout=timeout)
-    with ModelServer(settings.server, timeout=settings.timeout) as connection:
+    with ServingClient(settings.server, timeout=settings.timeout) as connection:
         try:
             predict_file(connection, Target(settings.model, version, label), rows, file_format)
         except (ClientError, OSError) as error:

@@ -25,7 +25,7 @@ from client.codecs.tables.layout import ROWS_PER_CALL, Place
 from client.codecs.tables.ndjson import JsonWriter, call_of_rows
 from client.errors import ClientError
 from client.http.messages import JSON
-from client.serving.client import ModelServer, Target
+from client.serving.client import ServingClient, Target
 from client.serving.schema import Schema
 
 CHUNK_BYTES = 2**18
@@ -39,7 +39,9 @@ _BEGINNINGS = {b"\x93NUMPY": NPY, b"\xff\xff\xff\xff": ARROW}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def predict_file(server: ModelServer, target: Target, path: Path, file_format: str | None) -> None:
+def predict_file(
+    server: ServingClient, target: Target, path: Path, file_format: str | None
+) -> None:
     """Predict a file's rows and write the answer to standard output, in the same form.
 
     A file of any size passes in little memory; only JSON is read as a whole.
@@ -64,7 +66,7 @@ def predict_file(server: ModelServer, target: Target, path: Path, file_format: s
 
 
 def _predict(
-    server: ModelServer, target: Target, file: BinaryIO, kind: str | None, size: int | None
+    server: ServingClient, target: Target, file: BinaryIO, kind: str | None, size: int | None
 ) -> None:
     head = file.read(CHUNK_BYTES)
     kind = kind or _guessed(head)
@@ -163,7 +165,7 @@ def _nothing() -> Iterator[int]:
     yield from ()
 
 
-def _followed(server: ModelServer, target: Target, layout: TableLayout, old: Schema) -> Schema:
+def _followed(server: ServingClient, target: Target, layout: TableLayout, old: Schema) -> Schema:
     """Return the schema of the version that answers now, if it reads the rows as they were read."""
     new = server.schema(target)
     if not layout.holds_for(new):

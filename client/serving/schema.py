@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -35,6 +35,17 @@ class TensorSpec:
     dtype: int
     shape: tuple[int | None, ...] | None
 
+    def accepts(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of a shape can be sent for it."""
+        if self.shape is None:
+            return True
+        if len(shape) != len(self.shape):
+            return False
+        for want, have in zip(self.shape, shape, strict=True):  # a generator takes twice as long
+            if want is not None and want != have:
+                return False
+        return True
+
     def __str__(self) -> str:
         if self.shape is None:
             return f"{dtype_name(self.dtype)} of any shape"
@@ -62,13 +73,16 @@ class Column:
 
     Attributes:
         name: also the name of the input that takes it.
-        kind: `numeric`, `categorical` or `boolean`.
+        kind: `numeric`, `date`, `categorical` or `boolean`; a date's statistics are days since
+            1970.
         vocabulary: the values of a column that is not numeric, as text.
         mean, deviation, minimum, maximum: of a numeric column, in training.
         class_means: of a numeric column, among the rows of each class.
         class_modes: of the others, place in the vocabulary of each class's most frequent value; -1
             if there is none.
         missing: whether the model has seen missing values, so that it takes them.
+        mode: place in the vocabulary of the most frequent value; -1 for numbers and dates.
+        imputed: whether the model replaces a missing value in any case.
     """
 
     name: str
@@ -81,6 +95,8 @@ class Column:
     class_means: tuple[float, float]
     class_modes: tuple[int, int]
     missing: bool
+    mode: int = -1
+    imputed: bool = False
 
     @cached_property
     def json_types(self) -> set[type]:
@@ -115,6 +131,7 @@ class Description:
         threshold: probability from which on the label is the second class.
         trained_at: ISO 8601.
         metrics: of the rows held out in training, by name.
+        label_name: the label's column, empty if the model does not say.
     """
 
     columns: tuple[Column, ...]
@@ -122,6 +139,7 @@ class Description:
     threshold: float
     trained_at: str
     metrics: Mapping[str, float]
+    label_name: str = ""
 
     @classmethod
     def from_outputs(cls, outputs: Mapping[str, Array]) -> Description:
@@ -134,10 +152,11 @@ class Description:
         facts = {name: values[0] for name, values in outputs.items()}
         vocabulary = iter(_texts(facts["vocabulary_values"]))
         lengths = facts["vocabulary_lengths"].tolist()
-        # Models exported before there were other than numeric columns lack the last two.
+        # Older models lack some outputs.
         first = np.where(facts["vocabulary_lengths"] > 0, 0, -1)
-        modes = facts.get("class_modes", np.stack([first, first]))
+        class_modes = facts.get("class_modes", np.stack([first, first]))
         missing = facts.get("missing", np.zeros(len(lengths), np.bool_))
+        modes = facts.get("modes", first)
         columns = zip(
             _texts(facts["columns"]),
             _texts(facts["kinds"]),
@@ -147,8 +166,10 @@ class Description:
             facts["minimums"].tolist(),
             facts["maximums"].tolist(),
             [(mean_0, mean_1) for mean_0, mean_1 in facts["class_means"].T.tolist()],
-            [(int(mode_0), int(mode_1)) for mode_0, mode_1 in modes.T],
+            [(int(mode_0), int(mode_1)) for mode_0, mode_1 in class_modes.T],
             missing.tolist(),
+            modes.tolist(),
+            ["modes" in facts] * len(lengths),
             strict=True,
         )
         class_0, class_1 = _texts(facts["class_names"])
@@ -160,6 +181,7 @@ class Description:
             metrics=dict(
                 zip(_texts(facts["metric_names"]), facts["metric_values"].tolist(), strict=True)
             ),
+            label_name=facts["label_name"].decode() if "label_name" in facts else "",
         )
 
 
@@ -184,7 +206,7 @@ class Schema:
     definition: Any = field(repr=False)
 
     def looks_like(self, other: Schema) -> bool:
-        """Tell whether a request means the same to both."""
+        """Whether a request means the same to both."""
         return (self.version, self.definition, self.description) == (
             other.version,
             other.definition,

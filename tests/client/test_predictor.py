@@ -18,7 +18,7 @@ from client.codecs.tfs_rest import predict
 from client.errors import ClientError, DeadlineExceededError, InvalidArgumentError
 from client.inference.batching import Limits
 from client.inference.predictor import Predictor
-from client.serving.client import AsyncModelServer, Prediction, Target
+from client.serving.client import AsyncServingClient, Prediction, Target
 from client.serving.deadlines import Deadline
 from client.serving.schema import Schema
 from tests.conftest import Starter
@@ -61,7 +61,7 @@ def run(
 
     async def main() -> Any:
         observe = lambda rpc, code, seconds: calls.update([rpc])  # noqa: E731
-        async with AsyncModelServer(server, observe=observe) as connection:
+        async with AsyncServingClient(server, observe=observe) as connection:
             predictor = Predictor(connection, Limits(**limits))
             return await work(predictor)
 
@@ -216,7 +216,7 @@ def test_a_new_version_is_learnt_without_a_request_that_shows_it(
     processes.wait_for(lambda: processes.is_serving(server.address), "the model is loaded")
 
     async def watch() -> None:
-        async with AsyncModelServer(server.address) as connection, Predictor(connection) as core:
+        async with AsyncServingClient(server.address) as connection, Predictor(connection) as core:
             assert (await core.schema(Target("m"), Deadline(20))).version == 1
             affine.publish(tmp_path / "m", 2)
             while (await core.schema(Target("m"), Deadline(20))).version == 1:

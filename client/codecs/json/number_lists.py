@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import simdjson
 
-from client.codecs import Call, JsonCall
+from client.codecs.batches import Call
 from client.codecs.input_layout import FLOATS, Layout, layout_of
+from client.codecs.json.calls import JsonCall
 from client.serving.schema import DEFAULT_SIGNATURE, Schema, TensorSpec
 from client.serving.tensors import DTYPES, Array
 
