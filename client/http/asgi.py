@@ -54,7 +54,7 @@ class Application:
                 scope["state"].update(gateway=gateway, connections=connections)
                 sweeping = asyncio.create_task(connections.sweep())
                 bridge = Bridge(gateway, asyncio.get_running_loop())
-                flask = create_app(self._settings, lambda: bridge)
+                flask: Any = create_app(self._settings, lambda: bridge)
                 self._flask = WSGIMiddleware(flask, workers=self._settings.threads)
                 # Modules and routes stay; looking through them for garbage takes a tenth of the
                 # time and holds up every request.

@@ -127,7 +127,7 @@ class Gateway:
             Policy(frozenset(refused)),
         )
         self._batcher: DynamicBatcher[Lane] = DynamicBatcher(
-            self._answer, limits, self._client.pool.slots
+            self._answer, limits, self._client.pool.slots, self.metrics.waiting_seconds.observe
         )
         self._keys = ApiKeys(settings.api_keys) if settings.api_keys else None
         self._recorder = Recorder(settings, self.metrics, self._tracing)
@@ -259,10 +259,10 @@ class Gateway:
                 outcome.fail(answered.batch.members, error)
                 continue
             self._respond_all([waiting[place] for place in answered.batch.members], replies)
-        for place, error in outcome.errors.items():
-            if isinstance(error, ServerError):
-                error = await _first_fault(lane, payloads[place], error)
-            waiting[place].fail(error)
+        for place, fault in outcome.errors.items():
+            if isinstance(fault, ServerError):
+                fault = await _first_fault(lane, payloads[place], fault)
+            waiting[place].fail(fault)
 
     async def _encode(self, lane: Lane, answered: Answered) -> list[HttpReply]:
         batch, (outputs, version) = answered.batch, answered.prediction

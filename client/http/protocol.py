@@ -175,7 +175,7 @@ class ApiProtocol(HttpToolsProtocol):
         elif before != _IDLE:
             self.deadline = _NEVER
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override]
         """Answer what has arrived whole; what is cut short is told, if anybody listens."""
         self._half_closed = True
         message = self._arriving

@@ -96,6 +96,7 @@ class DynamicBatcher(Generic[Lane]):
         run: Callable[[Lane, list[Job]], Awaitable[None]],
         limits: Limits | None = None,
         slots: Callable[[], int] = lambda: 1,
+        observe: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         """Create an empty batcher.
 
@@ -103,10 +104,12 @@ class DynamicBatcher(Generic[Lane]):
             run: answers jobs of a lane.
             limits: of batches and of the queue.
             slots: returns how many batches of a lane may be in flight.
+            observe: called with the seconds that the first job of a batch has waited.
         """
         self._run = run
         self._limits = limits or Limits()
         self._slots = slots
+        self._observe = observe
         self._queues: dict[Lane, _Queue[Lane]] = {}
         self._queue_of: dict[Job, _Queue[Lane]] = {}
         self._waiting_size = 0
@@ -208,6 +211,7 @@ class DynamicBatcher(Generic[Lane]):
 
     async def _answer(self, lane: Lane, jobs: Sequence[Job]) -> None:
         now = deadlines.now()
+        self._observe(now - jobs[0].arrived)
         contexts = [job.context for job in jobs if job.context is not None]
         for job in jobs:
             if job.context is not None:

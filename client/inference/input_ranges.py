@@ -88,14 +88,12 @@ class _Numbers:
         missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros_like(outside)
         for place in np.flatnonzero(outside.any(axis=0)).tolist():
             column, cells = self.columns[place], values[:, place]
-            rows = np.flatnonzero(missing[:, place])
-            low_high = f"a number from {low[place]} to {high[place]}"
-            if len(rows):
-                kind = MISSING if column.missing or column.imputed else OUT_OF_RANGE
-                yield Finding(kind, column.name, rows, low_high, cells[rows])
-            rows = np.flatnonzero(outside[:, place] & ~missing[:, place])
-            if len(rows):
-                yield Finding(OUT_OF_RANGE, column.name, rows, low_high, cells[rows])
+            expected = f"a number from {low[place]} to {high[place]}"
+            none = missing[:, place] & (column.missing or column.imputed)
+            for kind, mask in ((MISSING, none), (OUT_OF_RANGE, outside[:, place] & ~none)):
+                rows = np.flatnonzero(mask)
+                if len(rows):
+                    yield Finding(kind, column.name, rows, expected, cells[rows])
 
 
 class _Categories:

@@ -341,6 +341,7 @@ class AsyncServingClient:
         finally:
             server.calls -= 1
             seconds = time.perf_counter() - started
+            self.pool.observe(server, code, seconds)
             self._observe(rpc, code, seconds)
             for context in contexts:
                 context.served += seconds

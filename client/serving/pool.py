@@ -108,9 +108,14 @@ class ServerPool:
         """Seconds after which a call is late."""
         return max(LATE_SECONDS, LATE_FACTOR * self._slowest)
 
-    def observe(self, seconds: float) -> None:
-        """Learn how long a call took that was answered."""
-        self._slowest = max(seconds, self._slowest * SLOWEST_DECAY)
+    def observe(self, server: Server, code: grpc.StatusCode, seconds: float) -> None:
+        """Learn from a call how long calls take, and whether its server answers."""
+        if code is grpc.StatusCode.OK:
+            self._slowest = max(seconds, self._slowest * SLOWEST_DECAY)
+        elif code is grpc.StatusCode.UNAVAILABLE or (
+            code is grpc.StatusCode.DEADLINE_EXCEEDED and seconds >= LATE_SECONDS
+        ):
+            self.leave_out(server)
 
     def leave_out(self, server: Server) -> None:
         """Send nothing to a server until it answers a probe."""

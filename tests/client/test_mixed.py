@@ -27,6 +27,7 @@ from tests.conftest import Starter
 from tests.support import processes
 from tests.support.mixed import BIAS, COLUMNS, MISSING, UNKNOWN, MixedColumn, publish
 from tests.support.processes import ROOT
+from tests.support.together import Asker
 
 NAMES = [column.name for column in COLUMNS]
 ROW = {
@@ -308,7 +309,7 @@ def test_a_new_version_is_not_asked_twice_about_a_missing_number(
         async with AsyncServingClient(
             server.address, observe=lambda rpc, *_: calls.append(rpc)
         ) as connection:
-            predictor = Predictor(connection)  # not kept fresh, so the reply is what tells
+            predictor = Asker(Predictor(connection))  # not kept fresh: the reply tells
             while version == 1:
                 calls.clear()
                 _, prediction = await predictor.answer(Target("flats"), read, Deadline(5))

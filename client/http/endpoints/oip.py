@@ -39,8 +39,8 @@ class OipApi:
         try:
             asked = oip_models.route(request.path)
         except ClientError as error:
-            handle = partial(_refuse, error)
-            return Route("/v2/models/<model>/versions/<version>", None, handle=handle)
+            name = "/v2/models/<model>/versions/<version>"
+            return Route(name, None, handle=partial(_refuse, error))
         if asked is None:
             return None
         if asked.target is None:
