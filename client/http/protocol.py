@@ -179,7 +179,7 @@ class ApiProtocol(HttpToolsProtocol):
         """Answer what has arrived whole; what is cut short is told, if anybody listens."""
         self._half_closed = True
         message = self._arriving
-        if message is not None:
+        if message is not None and not self._closing and message.error is None:
             message.keep_alive = False
             if message.stream is not None:
                 message.stream.fail(CutShortError())
@@ -454,7 +454,7 @@ class ApiProtocol(HttpToolsProtocol):
         message.error = error
         message.keep_alive = False
         message.chunks.clear()
-        if message is self._turns[0]:
+        if self._turns and message is self._turns[0]:
             self._advance()
 
     def _refuse_head(self, text: str, status: int) -> None:

@@ -97,7 +97,9 @@ class Recorder:
         """
         method = request.method if request.method in METHODS else "other"
         name = route.name if route is not None else "none"
-        self._metrics.observe_request(method if route else "any", name, status, seconds)
+        if route is None and method in METHODS:
+            method = "any"
+        self._metrics.observe_request(method, name, status, seconds)
         if context is not None and self._timing:
             headers = (*headers, (TIMING_HEADER, context.timing(seconds)))
         # Failed probes are expected; do not log them.
