@@ -1,7 +1,7 @@
 """What a model server is asked, step by step, and what its replies mean.
 
 The steps are generators that yield a call's name and request and are sent the reply, so that
-`ModelServer` and `AsyncModelServer` differ in nothing but how a call is made.
+`ServingClient` and `AsyncServingClient` differ in nothing but how a call is made.
 """
 
 from __future__ import annotations

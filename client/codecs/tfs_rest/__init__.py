@@ -1,6 +1,5 @@
-"""TensorFlow Serving's REST dialect: what it reads, what it answers, and its words for errors.
+"""TensorFlow Serving's REST API, as version 2.20 answers it.
 
-The behaviour is that of TensorFlow Serving 2.12 (tensorflow_serving/util/json_tensor.cc and
-model_servers/http_rest_api_util.cc), as recordings of it show; what differs here, and why, is
-listed in `tests/contract/rest_differences.toml`.
+Sources: tensorflow_serving/util/json_tensor.cc, model_servers/http_rest_api_util.cc, and recordings
+(tests/contract/corpus). `tests/contract/rest_differences.toml` lists what differs, and why.
 """

@@ -7,10 +7,17 @@ from typing import Any
 import numpy as np
 import orjson
 
-from client.codecs.tfs_rest.document import parse
+from client.codecs.tfs_rest.document import (
+    ABSENT,
+    Members,
+    json_type,
+    kind_of,
+    parse,
+    refusal,
+    to_bytes,
+)
 from client.codecs.tfs_rest.predict import signature_name
 from client.codecs.tfs_rest.tensors import bytes_of, is_b64
-from client.codecs.tfs_rest.values import ABSENT, Members, kind_of, quoted, refusal, to_bytes
 from client.errors import ClientError
 from client.serving.protos import Input
 
@@ -24,7 +31,7 @@ def read(body: bytes) -> tuple[str, Any]:
         The signature's name, empty for the default, and the examples as an `Input` message.
 
     Raises:
-        ClientError: with TensorFlow Serving's text.
+        ClientError: the body holds no examples.
     """
     document = parse(body)
     name = signature_name(document)
@@ -34,17 +41,14 @@ def read(body: bytes) -> tuple[str, Any]:
         _fill(examples.example_list_with_context.context, context)
     sent = document.first("examples", ABSENT)
     if sent is ABSENT:
-        fault = "When method is classify, key 'examples' is expected and was not found"
-    elif type(sent) is not list:
-        fault = "Expecting 'examples' value to be an list/array"
-    elif not sent:
-        fault = "'examples' value is an empty array"
-    else:
-        field = "example_list" if context is ABSENT else "example_list_with_context"
-        for features in sent:
-            _fill(getattr(examples, field).examples.add(), features)
-        return name, examples
-    raise refusal(f"JSON Value: {quoted(document)} {fault}")
+        raise ClientError('"examples" is missing; expected {"examples": [{name: value, ...}, ...]}')
+    if type(sent) is not list or not sent:
+        got = kind_of(sent) if sent != [] else "an empty list"
+        raise refusal(f"examples: expected a list of objects, got {got}")
+    field = "example_list" if context is ABSENT else "example_list_with_context"
+    for features in sent:
+        _fill(getattr(examples, field).examples.add(), features)
+    return name, examples
 
 
 def write_classification(response: Any) -> bytes:
@@ -55,7 +59,7 @@ def write_classification(response: Any) -> bytes:
     """
     if not response.result.classifications:
         raise ClientError("Cannot convert empty ClassificationResults to JSON")
-    # A float32 has fewer digits than Python would give it.
+    # np.float32 keeps orjson from writing the digits of a float64.
     return _results(
         [[c.label, np.float32(c.score)] for c in classification.classes]
         for classification in response.result.classifications
@@ -79,20 +83,20 @@ def _results(values: Any) -> bytes:
 
 def _fill(example: Any, features: Any) -> None:
     if type(features) is not Members:
-        raise refusal(f"Example must be JSON object but got JSON {kind_of(features)}")
+        raise refusal(f"Example must be JSON object but got JSON {json_type(features)}")
     for name, content in features:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise refusal(f"Feature: {name} has a name that is not UTF-8") from None
+            raise refusal(f"examples: the name {name[:100]} is not UTF-8") from None
         feature = example.features.feature[name]
-        feature.Clear()  # of a key that is there twice the last counts
+        feature.Clear()  # the last of two equal keys counts
         for value in content if type(content) is list else [content]:
             _add(feature, name, value)
 
 
 def _add(feature: Any, name: str, value: Any) -> None:
-    """Add a value to a feature, which holds values of one kind: that of its first."""
+    """Add a value to a feature; all its values have the kind of the first."""
     kind: str
     element: Any
     if isinstance(value, str):
@@ -104,13 +108,15 @@ def _add(feature: Any, name: str, value: Any) -> None:
     elif isinstance(value, int):
         kind, element = "int64", int(value)
     else:
-        raise refusal(f"Feature: {name} has element with unexpected JSON type: {kind_of(value)}")
+        raise refusal(
+            f"Feature: {name[:100]} has element with unexpected JSON type: {json_type(value)}"
+        )
     known = feature.WhichOneof("kind")
     if known not in (None, f"{kind}_list"):
         raise refusal(
-            f"Unexpected element type in feature: {name} "
+            f"Unexpected element type in feature: {name[:100]} "
             f"expecting type: {known.removesuffix('_list')}"
         )
     if kind == "int64" and element > LARGEST_INT64:
-        raise refusal(f"Feature: {name} has uint64_t element. Only int64_t is supported.")
+        raise refusal(f"Feature: {name[:100]} has uint64_t element. Only int64_t is supported.")
     getattr(feature, f"{kind}_list").value.append(element)

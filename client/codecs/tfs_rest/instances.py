@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from client.codecs.tfs_rest.tensors import check, is_b64, shape_of, to_array
-from client.codecs.tfs_rest.values import Members, quoted, refusal
+from client.codecs.tfs_rest.document import Members, kind_of, refusal
+from client.codecs.tfs_rest.tensors import (
+    ValueMismatchError,
+    check,
+    is_b64,
+    shape_of,
+    to_array,
+)
 from client.errors import ClientError
 from client.serving.schema import Signature
 from client.serving.tensors import Array
@@ -19,10 +25,10 @@ PLAIN_LIST = (
 def read_instances(rows: list[Any], signature: Signature) -> dict[str, Array]:
     """Return an array for each input, one row an instance.
 
-    A key that is there twice in an instance counts where it first is.
+    The first of two equal keys in an instance counts.
 
     Raises:
-        ClientError: with TensorFlow Serving's text.
+        ClientError: an instance does not fit the signature.
     """
     if _is_object(rows[0]):
         columns = _columns(rows, signature)
@@ -35,7 +41,7 @@ def read_instances(rows: list[Any], signature: Signature) -> dict[str, Array]:
         array = to_array(values, signature.inputs[name].dtype)
         if array is None:
             _check(rows, signature)
-            raise refusal(f"tensor parsing error: {name}")  # more lists than a tensor may have
+            raise refusal(f"tensor parsing error: {name}")  # more dimensions than MAX_RANK
         arrays[name] = array
     return arrays
 
@@ -47,43 +53,50 @@ def _columns(rows: list[Any], signature: Signature) -> dict[str, list[Any]]:
         first = dict(reversed(row)) if _is_object(row) else {}
         if not checked and (first.keys() != columns.keys() or len(row) != len(columns)):
             _check(rows, signature)
-            checked = True  # keys are there twice, and nothing else is wrong
+            checked = True  # only duplicate keys
         for name, values in columns.items():
             values.append(first[name])
     return columns
 
 
 def _check(rows: list[Any], signature: Signature) -> None:
-    """Raise what is first wrong with the instances, if anything is."""
+    """Raise the first error in the instances, if there is one."""
     as_objects = _is_object(rows[0])
     seen: dict[str, tuple[int, list[int]]] = {}
     for index, row in enumerate(rows):
         if _is_object(row) != as_objects:
-            expected, got = ("object", "list") if as_objects else ("value/list", "object")
-            raise refusal(f"Expecting {expected} but got {got} at item {index} of input list")
+            expected = "an object like instances[0]" if as_objects else "a value or a list"
+            raise refusal(f"instances[{index}]: expected {expected}, got {kind_of(row)}")
         for name, value in row if as_objects else ((next(iter(signature.inputs)), row),):
             try:
                 _check_value(name, value, signature, seen)
             except ClientError as error:
-                key = f" key: {name}" if as_objects else ""
-                code = "UNIMPLEMENTED" if error.status == 501 else "INVALID_ARGUMENT"
+                raise _of_instance(index, name if as_objects else "", error) from None
+        if as_objects:
+            absent = [name for name in signature.inputs if all(name != key for key, _ in row)]
+            if absent:
                 raise refusal(
-                    f"Failed to process element: {index}{key} of 'instances' list. "
-                    f"Error: {code}: {error.message}"
-                ) from None
-        if as_objects and {name for name, _ in row} != signature.inputs.keys():
-            raise refusal(
-                f"Failed to process element: {index} of 'instances' list. "
-                f"JSON object: {quoted(row)} keys must be equal to: "
-                f"{','.join(sorted(signature.inputs))}"
-            )
+                    f'instances[{index}]: "{absent[0]}" is missing; '
+                    f"expected {', '.join(signature.inputs)}"
+                )
+
+
+def _of_instance(index: int, name: str, error: ClientError) -> ClientError:
+    if isinstance(error, ValueMismatchError) or error.status == 501:
+        place = f"instances[{index}].{name[:100]}" if name else f"instances[{index}]"
+        return refusal(f"{place}: {error.message}")
+    key = f" key: {name[:100]}" if name else ""
+    return refusal(
+        f"Failed to process element: {index}{key} of 'instances' list. "
+        f"Error: INVALID_ARGUMENT: {error.message}"
+    )
 
 
 def _check_value(
     name: str, value: Any, signature: Signature, seen: dict[str, tuple[int, list[int]]]
 ) -> None:
     if name not in signature.inputs:
-        raise refusal(f"JSON object: does not have named input: {name}")
+        raise refusal(f"JSON object: does not have named input: {name[:100]}")
     shape = shape_of(value)
     size = check(value, signature.inputs[name].dtype, shape)
     expected_size, expected_shape = seen.setdefault(name, (size, shape))

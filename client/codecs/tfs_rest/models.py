@@ -32,10 +32,6 @@ def write_metadata(schema: Schema) -> bytes:
         preserving_proto_field_name=True,
         always_print_fields_with_no_presence=True,
     )
-    for signature in definition["signature_def"].values():
-        # Servers before 2.13 do not know of default values, and few models have any.
-        if not signature.get("defaults"):
-            signature.pop("defaults", None)
     spec = {"name": schema.model, "signature_name": "", "version": str(schema.version)}
     return orjson.dumps({"model_spec": spec, "metadata": {"signature_def": definition}})
 

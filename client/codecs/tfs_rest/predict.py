@@ -1,19 +1,20 @@
-"""`:predict`: instances or inputs to arrays, and outputs to predictions or outputs."""
+"""`:predict`: "instances" or "inputs" to arrays, outputs to "predictions" or "outputs"."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
+
+import orjson
 
 from client.codecs import Call, JsonCall
 from client.codecs.json import fast
 from client.codecs.json import rows as friendly
 from client.codecs.replies import write_columns, write_rows
-from client.codecs.tfs_rest.document import parse
+from client.codecs.tfs_rest.document import ABSENT, Members, kind_of, parse, refusal
 from client.codecs.tfs_rest.instances import read_instances
-from client.codecs.tfs_rest.tensors import check, is_b64, shape_of, to_array
-from client.codecs.tfs_rest.values import ABSENT, Members, quoted, refusal
+from client.codecs.tfs_rest.tensors import ValueMismatchError, check, is_b64, shape_of, to_array
 from client.errors import ClientError
 from client.serving.schema import DEFAULT_SIGNATURE, Schema, Signature, TensorSpec
 from client.serving.tensors import Array
@@ -25,36 +26,44 @@ PLAIN_INPUTS = (
 
 
 def read(body: bytes, schema: Schema) -> JsonCall:
-    """Read the body of a request to predict.
+    """Decode the body of a request to predict.
 
-    What only our own dialect knows of a model that describes itself, such as null for a missing
-    value, is read here too.
+    A model that describes itself is also asked in our own dialect: null for a missing value, dates
+    as text, rows as lists.
 
     Args:
         body: as sent.
-        schema: of the version that is asked for.
+        schema: the version's.
 
     Raises:
-        ClientError: with TensorFlow Serving's text, or because a shape is not the signature's.
+        ClientError: the body does not fit the signature.
     """
-    return fast.read(body, schema) or read_carefully(body, schema)
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return read_carefully(body, schema)
+    call = fast.read_parsed(document, body, schema)
+    if call is not None:
+        return call
+    if _is_described(document, schema) and not fast.has_duplicate_keys(document, body):
+        with suppress(ClientError):
+            return friendly.read_document(document, schema)
+    return read_carefully(body, schema)
 
 
 def read_carefully(body: bytes, schema: Schema) -> JsonCall:
     """Do the same, value by value where it is needed."""
     document = parse(body)
-    name = signature_name(document)
-    try:
-        return _read(document, name, schema)
-    except ClientError:
-        if (name or DEFAULT_SIGNATURE) in schema.described:
-            with suppress(ClientError):
-                return friendly.read(body, schema)
-        raise
+    return _read(document, signature_name(document), schema)
+
+
+def _is_described(document: Any, schema: Schema) -> bool:
+    name = document.get("signature_name") if type(document) is dict else None
+    return type(name) in (str, type(None)) and (name or DEFAULT_SIGNATURE) in schema.described
 
 
 def check_body(body: bytes) -> None:
-    """Raise what is wrong with a body whatever the model; it is told before "no such model"."""
+    """Raise an error that any model's body would have; it goes before "no such model"."""
     signature_name(parse(body))
 
 
@@ -93,17 +102,14 @@ def check_outputs(outputs: Mapping[str, Array], *, row_form: bool) -> None:
 
 
 def signature_name(document: Members) -> str:
-    """Return the signature's name that a request gives, empty if it gives none.
+    """Return the name of the signature, empty for the default.
 
     Raises:
-        ClientError: it is no string.
+        ClientError: the name is not a string.
     """
     name = document.first("signature_name", "")
     if not isinstance(name, str):
-        raise refusal(
-            f"JSON Value: {quoted(document)} not formatted correctly. "
-            "'signature_name' key must be a string value."
-        )
+        raise refusal(f"signature_name: expected a string, got {kind_of(name)}")
     return name
 
 
@@ -112,7 +118,7 @@ def _read(document: Members, name: str, schema: Schema) -> JsonCall:
     instances, inputs = document.first("instances", ABSENT), document.first("inputs", ABSENT)
     row_form = instances is not ABSENT
     if row_form:
-        _check_instances(instances, inputs, document)
+        _check_instances(instances, inputs)
         arrays = read_instances(instances, signature)
     elif inputs is not ABSENT:
         arrays = _read_inputs(inputs, signature)
@@ -135,18 +141,12 @@ def _signature(name: str, schema: Schema) -> Signature:
     return signature
 
 
-def _check_instances(instances: Any, inputs: Any, document: Members) -> None:
+def _check_instances(instances: Any, inputs: Any) -> None:
     if inputs is not ABSENT:
-        fault = (
-            "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
-        )
-    elif type(instances) is not list:
-        fault = "Expecting 'instances' to be an list/array"
-    elif not instances:
-        fault = "No values in 'instances' array"
-    else:
-        return
-    raise refusal(f"JSON Value: {quoted(document)} {fault}")
+        raise ClientError('the body has both "instances" and "inputs"; expected one of them')
+    if type(instances) is not list or not instances:
+        got = kind_of(instances) if instances != [] else "an empty list"
+        raise refusal(f"instances: expected a list of at least one row, got {got}")
 
 
 def _read_inputs(inputs: Any, signature: Signature) -> dict[str, Array]:
@@ -161,19 +161,25 @@ def _read_inputs(inputs: Any, signature: Signature) -> dict[str, Array]:
             raise refusal(f"Missing named input: {name} in 'inputs' object.")
         array = to_array(value, spec.dtype)
         if array is None:
-            check(value, spec.dtype, shape_of(value))
-            raise refusal(f"tensor parsing error: {name}")  # more lists than a tensor may have
+            _check_values(name, value, spec)
         arrays[name] = array
     return arrays
 
 
-def _fits(shape: Sequence[int], spec: TensorSpec, row_form: bool) -> bool:
-    """Tell whether values have a shape that an input may be given.
+def _check_values(name: str, value: Any, spec: TensorSpec) -> NoReturn:
+    try:
+        check(value, spec.dtype, shape_of(value))
+    except ValueMismatchError as error:
+        raise refusal(f"inputs.{name[:100]}: {error.message}") from None
+    raise refusal(f"tensor parsing error: {name}")  # more dimensions than MAX_RANK
 
-    TensorFlow Serving lets any pass, and leaves it to the model what becomes of it. Here lengths of
-    one may be left out at the end, as in its own example of numbers for an input of shape [n, 1];
-    an empty list may stand for anything empty; and in row form an input that has no free batch
-    dimension may be given one.
+
+def _fits(shape: Sequence[int], spec: TensorSpec, row_form: bool) -> bool:
+    """Return whether an input may be given values of a shape.
+
+    TensorFlow Serving accepts any shape that the graph copes with. Here trailing lengths of 1 may
+    be absent, as in its own example of numbers for an input of shape [n, 1]; an empty list fits
+    every shape; and in row form an input without a batch dimension may be given one.
     """
     if spec.shape is None or 0 in shape:
         return True

@@ -1,7 +1,7 @@
-"""JSON values to arrays by TensorFlow Serving's rules, and what is first wrong with them.
+"""JSON values to arrays by TensorFlow Serving's rules.
 
-Arrays are made of all values at once. Only where that fails is each value looked at, in the order
-in which TensorFlow Serving looks at them, so that the error is the same.
+Arrays are made of all values at once. Only where that fails are values checked one by one, in
+TensorFlow Serving's order, so that the same value is reported.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import numpy as np
 
 from client.codecs.input_layout import FLOATS
 from client.codecs.json.flat import byte_array, flat_array
-from client.codecs.tfs_rest.values import Members, kind_of, quoted, refusal, to_bytes
+from client.codecs.tfs_rest.document import Members, kind_of, refusal, to_bytes
 from client.errors import ClientError
 from client.serving.protos import DataType
 from client.serving.tensors import DTYPES, STRING, Array
 
-# Of lists within lists; TensorFlow's own limit is 254, and numpy's is this.
+# numpy's limit; TensorFlow's is 254.
 MAX_RANK = 64
 INT32 = DataType.Value("DT_INT32")
-# What these hold is read as an int32, and what does not fit wraps round.
+# Read as int32; values that do not fit wrap round.
 NARROW = frozenset(map(DataType.Value, ("DT_INT8", "DT_INT16", "DT_UINT8")))
 BOOL = DataType.Value("DT_BOOL")
 LIMITS = {
@@ -39,11 +39,15 @@ _BASE64 = re.compile(r"([A-Za-z0-9+/]*)([=.]*)")
 _SPACE = re.compile(r"[ \t\n\v\f\r]+")
 
 
+class ValueMismatchError(ClientError):
+    """A value is not of the input's type; the message begins with "expected"."""
+
+
 def to_array(value: Any, dtype: int) -> Array | None:
-    """Return a value, or lists of lists of values, as an array.
+    """Return a value or nested lists as an array.
 
     Returns:
-        None if a value is not of the type, or lists are of unequal length.
+        None if a value has another type, or lists have unequal lengths.
     """
     shape = shape_of(value)
     level = [value]
@@ -56,7 +60,7 @@ def to_array(value: Any, dtype: int) -> Array | None:
 
 
 def shape_of(value: Any) -> list[int]:
-    """Return the lengths of the first list, of its first list, and so on."""
+    """Return the length of a list, of its first element, and so on."""
     shape = []
     while type(value) is list:
         shape.append(len(value))
@@ -65,20 +69,17 @@ def shape_of(value: Any) -> list[int]:
 
 
 def check(value: Any, dtype: int, shape: Sequence[int], level: int = 0) -> int:
-    """Raise what is first wrong with a value, and return how many values are in it.
+    """Raise the first error in a value or nested lists; return the number of values.
 
     Args:
-        value: a value, or lists of lists of values.
-        dtype: what the values should be.
-        shape: what the lists' lengths should be.
-        level: how many lists the value is in.
+        value: a value or nested lists.
+        dtype: the values' `tensorflow.DataType`.
+        shape: the lengths of the lists.
+        level: how many lists the value is nested in.
     """
     if type(value) is not list:
         if level != len(shape):
-            raise refusal(
-                f"JSON Value: {quoted(value)} found at incorrect level: {level + 1} "
-                f"in the JSON DOM. Expected at level: {len(shape)}"
-            )
+            raise _mismatch(f"a list of {shape[level]}", value)
         if type(value) is Members and dtype == STRING:
             bytes_of(value)
         elif not _fits(value, dtype):
@@ -100,7 +101,7 @@ def check(value: Any, dtype: int, shape: Sequence[int], level: int = 0) -> int:
 
 
 def is_b64(value: Any) -> bool:
-    """Tell whether a value is an object that stands for bytes."""
+    """Return whether a value is `{"b64": "..."}`."""
     return (
         type(value) is Members
         and len(value) == 1
@@ -110,15 +111,15 @@ def is_b64(value: Any) -> bool:
 
 
 def bytes_of(value: Any) -> bytes:
-    """Return the bytes that an object stands for.
+    """Return the bytes of `{"b64": "..."}`.
 
-    White space may stand among them, the padding may be left out, and a point will do for it.
+    White space is skipped, and the padding may be absent or consist of points.
 
     Raises:
-        ClientError: it stands for none.
+        ClientError: the value is not base64.
     """
     if not is_b64(value):
-        raise refusal(f"JSON Value: {quoted(value)} not formatted correctly for base64 data")
+        raise _mismatch('a string or {"b64": "..."}', value)
     match = _BASE64.fullmatch(_SPACE.sub("", value[0][1]))
     if match is not None:
         digits, padding = match[1], match[2]
@@ -129,7 +130,7 @@ def bytes_of(value: Any) -> bytes:
 
 
 def _flat(values: list[Any], dtype: int) -> Array | None:
-    """Return values as an array of one dimension, None if one is not of the type."""
+    """Return values as an array of one dimension, or None if one has another type."""
     types = set(map(type, values))
     if dtype == STRING:
         if not types <= {str, Members}:
@@ -163,7 +164,9 @@ def _wrong(value: Any, dtype: int) -> ClientError:
     name = DataType.Name(dtype).removeprefix("DT_").lower()
     known = dtype in FLOATS or dtype in LIMITS or dtype in (BOOL, STRING)
     if not known and type(value) is not Members:
-        return refusal(f"Conversion of JSON Value: {quoted(value)} to type: {name}", 501)
-    return refusal(
-        f"JSON Value: {quoted(value)} Type: {kind_of(value)} is not of expected type: {name}"
-    )
+        return ClientError(f"values of {name} have no JSON form", 501)
+    return _mismatch(name, value)
+
+
+def _mismatch(expected: str, value: Any) -> ClientError:
+    return ValueMismatchError(refusal(f"expected {expected}, got {kind_of(value)}").message)

@@ -1,0 +1,72 @@
+"""JSON as other servers' callers write it: with NaN, infinities, and every digit of an integer.
+
+orjson refuses NaN and infinities, so bodies that hold them are read by the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+# `Inf` outside of strings; TensorFlow Serving reads it as Infinity.
+_INF = re.compile(r'("(?:[^"\\]|\\.)*")|\bInf\b', re.DOTALL)
+# A lone half of a surrogate pair: Python reads it, but it is no character.
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(?P<half>u[dD][89a-fA-F])|.)", re.DOTALL
+)
+_INTEGER_DIGITS = 20
+_MIN_INT64, _MAX_UINT64 = -(2**63), 2**64 - 1
+
+PairsHook = Callable[[list[tuple[str, Any]]], Any]
+
+
+class JsonError(ValueError):
+    """The text is not JSON; the message says why and where."""
+
+
+def loads(text: str, pairs_hook: PairsHook | None = None, *, only_first: bool = False) -> Any:
+    """Return the document of a text.
+
+    Args:
+        text: JSON that may hold NaN, Infinity, Inf and -Infinity.
+        pairs_hook: makes an object of its members; a dict by default.
+        only_first: whether text after the document is ignored.
+
+    Raises:
+        JsonError: the text is not JSON, or nested too deeply.
+    """
+    decoder = json.JSONDecoder(
+        object_pairs_hook=pairs_hook, parse_int=_integer, parse_float=_number
+    )
+    if "\\u" in text and any(match["half"] for match in _ESCAPE.finditer(text)):
+        raise JsonError("lone surrogate in a string")
+    if "Inf" in text:
+        text = _INF.sub(lambda match: match[1] or "Infinity", text)
+    try:
+        start = len(text) - len(text.lstrip(" \t\r\n"))
+        document, end = decoder.raw_decode(text, start)
+    except json.JSONDecodeError as error:
+        raise JsonError(str(error)) from None
+    except RecursionError:
+        raise JsonError("too many lists or objects in one another") from None
+    if not only_first and text[end:].strip(" \t\r\n"):
+        raise JsonError(f"unexpected text after the document: char {end}")
+    return document
+
+
+def _integer(digits: str) -> int | float:
+    """Read an integer of 64 bits exactly, a larger one as a float, as orjson does."""
+    if len(digits) <= _INTEGER_DIGITS:
+        value = int(digits)
+        if _MIN_INT64 <= value <= _MAX_UINT64:
+            return value
+    return _number(digits)
+
+
+def _number(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise JsonError(f"number out of range: {digits[:40]}")
+    return value
