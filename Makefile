@@ -6,7 +6,9 @@ UV := $(BIN)/uv
 INSTALLED := $(VENV)/.installed
 UV_VERSION := 0.13.9
 
-# Where `make run` listens, what it serves and with what; see "Configuration" in the README.
+# Variables of `make run`, described in docs/settings.md. HOST is read from the command line only:
+# some shells export it as the name of the machine.
+HOST = 127.0.0.1
 PORT ?= 8080
 SERVING_PORT ?= 8500
 MODELS ?= models
@@ -29,7 +31,7 @@ $(INSTALLED): requirements/dev.txt Makefile
 	@touch $@
 
 run: install ## train if there is no model, serve it, open the HTTP endpoint (SERVER=docker: with TensorFlow Serving)
-	@exec $(BIN)/python run.py --port $(PORT) --serving-port $(SERVING_PORT) --models $(MODELS) --model $(MODEL) --server $(SERVER)
+	@exec $(BIN)/python -m launcher --host $(HOST) --port $(PORT) --serving-port $(SERVING_PORT) --models $(MODELS) --model $(MODEL) --server $(SERVER)
 
 test: install ## run every test this machine can run, and say what was left out
 	@exec $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
@@ -40,8 +42,8 @@ lint: install ## check style and types
 format: install ## put the code into the house style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-bench: install ## measure what the README says about speed
-	@for name in imports course http_server serving gateway training; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+bench: install ## measure speed; WRITE=1 replaces the tables in benchmarks/results
+	@for name in imports course http_server serving gateway training; do $(BIN)/python -m benchmarks.$$name $(if $(WRITE),--write) || exit 1; done
 
 lock: ## write requirements/*.txt anew from pyproject.toml (uv must be on the PATH)
 	@for group in dev training serving client messages tracing; do \

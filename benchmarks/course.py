@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
+import click
 import numpy as np
 import tensorflow as tf
 from sklearn.datasets import make_classification
@@ -85,7 +87,10 @@ def accuracies(
     return found
 
 
-def main() -> None:
+@click.command()
+@report.write_option
+def main(folder: Path | None) -> None:
+    """Run the course's exercise in every way."""
     rows = []
     for name, way in WAYS.items():
         found = accuracies(way)
@@ -97,6 +102,7 @@ def main() -> None:
         ["way", "mean", "range"],
         rows,
         ["tensorflow", "scikit-learn"],
+        folder,
     )
 
 

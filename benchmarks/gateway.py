@@ -47,7 +47,8 @@ from benchmarks.processes import (
     memory,
     running,
 )
-from client import ModelServer
+from benchmarks.report import RESULTS
+from client import ServingClient
 from client.errors import ClientError
 
 START_SECONDS = 120
@@ -115,7 +116,7 @@ def site(folder: Path, model: Path) -> Iterator[Site]:
     with ExitStack() as stack:
         bodies = stack.enter_context(tempfile.TemporaryDirectory())
         server = stack.enter_context(running(command, logs / "model-server" / "log"))
-        asking = stack.enter_context(ModelServer(address, timeout=10))
+        asking = stack.enter_context(ServingClient(address, timeout=10))
 
         def predicts() -> bool:
             try:
@@ -250,13 +251,13 @@ def tell(peer: str, workload: Workload, point: Point) -> None:
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
     default=ROOT / ".run" / "benchmarks",
-    help="Where environments, the model and logs are kept.  [default: .run/benchmarks]",
+    help="Where environments, the model, logs and the report are kept.  [default: .run/benchmarks]",
 )
-def main(quick: bool, only: tuple[str, ...], folder: Path) -> None:
-    """Measure every peer, and write the report.
-
-    What is not the whole run is written to FOLDER, not to benchmarks/results.
-    """
+@click.option("--write", is_flag=True, help="Write the report to benchmarks/results.")
+def main(quick: bool, only: tuple[str, ...], folder: Path, write: bool) -> None:
+    """Measure every peer, and write the report."""
+    if write and (quick or only):
+        raise click.UsageError("--write: expected a whole run, without --quick and --only")
     plan = QUICK if quick else FULL
     candidates = [*PEERS, *([TENSORFLOW_SERVING] if MODEL_SERVER else [])]
     names = {peer.key: peer for peer in candidates}
@@ -283,7 +284,7 @@ def main(quick: bool, only: tuple[str, ...], folder: Path) -> None:
                     results.missing[names[key].name, f"round {number + 1}"] = str(error)
             measure_yardstick(here, plan, results)
     report = gateway_report.Report(results, candidates, plan.rounds, plan.seconds, busy)
-    report.write(folder if quick or only else None)
+    report.write(RESULTS if write else folder)
 
 
 if __name__ == "__main__":

@@ -35,9 +35,8 @@ class Report:
     seconds: float
     busy: float
 
-    def write(self, folder: Path | None) -> None:
-        """Write tables and picture into a folder, that of all results if it is None."""
-        folder = folder or report.RESULTS
+    def write(self, folder: Path) -> None:
+        """Write tables and picture to a folder."""
         draw(self.results, [peer.name for peer in self.peers], folder / f"{NAME}.svg")
         sections = [self._goals()]
         sections += [self._missing()] if self.results.missing else []

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import click
 import requests
 
 from benchmarks import report
@@ -74,12 +75,15 @@ def loaded(request: Request, connections: int) -> Load:
     return done
 
 
-def main() -> None:
+@click.command()
+@report.write_option
+def main(folder: Path | None) -> None:
+    """Measure every server in turn."""
     if shutil.which("wrk") is None:
         sys.exit("this benchmark needs wrk (on Debian: apt-get install wrk)")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        models, body, log = folder / "models", folder / "body", folder / "log"
+        site = Path(temporary)
+        models, body, log = site / "models", site / "body", site / "log"
         body.write_text(json.dumps({"instances": [[float(i) for i in range(30)]]}))
         subprocess.run(
             [sys.executable, "-m", "training", "fit", f"--models={models}"], cwd=ROOT, check=True
@@ -91,7 +95,7 @@ def main() -> None:
         url = f"http://127.0.0.1:{port}"
         request = Request(f"{url}/predict", "application/json", body)
         measured: dict[tuple[str, int], list[Load]] = {}
-        with running(serving, folder / "serving.log"):
+        with running(serving, site / "serving.log"):
             for _ in range(REPEATS):
                 for name, command in servers(port).items():
                     with running(command, log, CLIENT_SERVER=f"127.0.0.1:{serving_port}") as server:
@@ -116,6 +120,7 @@ def main() -> None:
         ["server", *(f"{c} connections" for c in CONNECTIONS)],
         rows,
         ["granian", "gunicorn", "flask", "grpcio"],
+        folder,
     )
 
 

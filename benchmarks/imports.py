@@ -5,6 +5,9 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
+from pathlib import Path
+
+import click
 
 from benchmarks import report
 
@@ -33,7 +36,10 @@ def measure(code: str) -> tuple[float, float]:
     return seconds, megabytes
 
 
-def main() -> None:
+@click.command()
+@report.write_option
+def main(folder: Path | None) -> None:
+    """Measure every way to import the messages."""
     measured: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
     for _ in range(REPEATS):
         for way, code in WAYS.items():
@@ -53,6 +59,7 @@ def main() -> None:
         ["way", "time", "memory"],
         rows,
         ["tensorflow", "tensorflow-serving-api", "grpcio"],
+        folder,
     )
 
 

@@ -1,4 +1,4 @@
-"""Writes a benchmark's table to a file, with what it was measured on."""
+"""Prints a benchmark's tables with the machine they were measured on; `--write` keeps them."""
 
 from __future__ import annotations
 
@@ -10,25 +10,31 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+import click
+
 RESULTS = Path(__file__).parent / "results"
+Section = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+
+# Every benchmark has it. Without it the checkout stays as it is.
+write_option = click.option(
+    "--write",
+    "folder",
+    flag_value=str(RESULTS),
+    type=click.Path(path_type=Path),
+    help="Write the results to benchmarks/results.",
+)
 
 
 def write(
-    name: str, about: str, header: Sequence[str], rows: Sequence[Sequence[str]], packages: list[str]
+    name: str,
+    about: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    packages: list[str],
+    folder: Path | None,
 ) -> None:
-    """Print a table and keep it in `results/name.md`.
-
-    Args:
-        name: of the benchmark.
-        about: what was measured, in a sentence or two.
-        header: of the table.
-        rows: of the table.
-        packages: whose versions matter.
-    """
-    write_sections(name, about, [("", header, rows)], packages)
-
-
-Section = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+    """Print one table; see `write_sections`."""
+    write_sections(name, about, [("", header, rows)], packages, folder)
 
 
 def write_sections(
@@ -36,16 +42,16 @@ def write_sections(
     about: str,
     sections: Sequence[Section],
     packages: Sequence[str],
-    folder: Path = RESULTS,
+    folder: Path | None,
 ) -> None:
-    """Print several tables and keep them in `name.md`.
+    """Print several tables, and write them to `name.md` in a folder if there is one.
 
     Args:
-        name: of the benchmark.
+        name: of the benchmark's module.
         about: what was measured, in a sentence or two.
         sections: a text, a header and rows for each table.
-        packages: whose versions matter.
-        folder: where the file is kept.
+        packages: names of the packages whose versions matter.
+        folder: directory of the file.
     """
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     lines = [
@@ -54,7 +60,7 @@ def write_sections(
         about,
         "",
         f"{date.today()}, {machine()}, Python {platform.python_version()}, {versions}.",
-        f"Command: `python -m benchmarks.{name}`.",
+        f"Command: `.venv/bin/python -m benchmarks.{name} --write`.",
         "",
     ]
     for text, header, rows in sections:
@@ -65,13 +71,14 @@ def write_sections(
             *("| " + " | ".join(row) + " |" for row in rows),
             "",
         ]
-    folder.mkdir(exist_ok=True)
-    (folder / f"{name}.md").write_text("\n".join(lines))
     print("\n".join(lines))
+    if folder is not None:
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.md").write_text("\n".join(lines))
 
 
 def machine() -> str:
-    """Say what is measured on."""
+    """Return the number of cores and the processor's name."""
     models = re.findall(r"^model name\s*: (.+)", _cpu_info(), re.MULTILINE)
     return f"{os.cpu_count()} cores ({models[0] if models else platform.machine()})"
 

@@ -48,23 +48,23 @@ BATCHING = "max_batch_size { value: 1024 } max_enqueued_batches { value: 100 }\n
 @click.group(invoke_without_command=True)
 @click.option("--repeats", default=3, show_default=True, help="Runs of each point; medians count.")
 @click.option("--seconds", default=3.0, show_default=True, help="Length of a run.")
-@click.option(
-    "--quick", is_flag=True, help="One short run of each point, of which nothing is kept."
-)
+@click.option("--quick", is_flag=True, help="One short run of each point.")
+@report.write_option
 @click.pass_context
-def main(context: click.Context, repeats: int, seconds: float, quick: bool) -> None:
-    """Measure every server in turn, and write results/serving.md."""
+def main(
+    context: click.Context, repeats: int, seconds: float, quick: bool, folder: Path | None
+) -> None:
+    """Measure every server in turn."""
     if context.invoked_subcommand is not None:
         return
     if quick:
         repeats, seconds = 1, 0.3
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        folder = Path(name)
-        fit = [sys.executable, "-m", "training", "fit", f"--models={folder / 'models'}", "--quiet"]
+        site = Path(name)
+        fit = [sys.executable, "-m", "training", "fit", f"--models={site / 'models'}", "--quiet"]
         subprocess.run(fit, cwd=ROOT, check=True)
         servers = {
-            label: _start(command, folder, label, stack)
-            for label, command in _commands(folder).items()
+            label: _start(command, site, label, stack) for label, command in _commands(site).items()
         }
         measured: dict[tuple[str, int, int], list[dict[str, float]]] = {}
         for _ in range(repeats):
@@ -73,7 +73,7 @@ def main(context: click.Context, repeats: int, seconds: float, quick: bool) -> N
                     for label, port in servers.items():
                         point = _load(port, rows, callers, seconds)
                         measured.setdefault((label, rows, callers), []).append(point)
-        _write(servers, measured, repeats, seconds, folder if quick else report.RESULTS)
+        _write(servers, measured, repeats, seconds, folder)
 
 
 def _commands(folder: Path) -> dict[str, list[str]]:
@@ -165,7 +165,7 @@ def _write(
     measured: dict[tuple[str, int, int], list[dict[str, float]]],
     repeats: int,
     seconds: float,
-    folder: Path,
+    folder: Path | None,
 ) -> None:
     sections: list[report.Section] = []
     for rows in ROWS:

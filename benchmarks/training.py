@@ -176,30 +176,32 @@ def row(label: str, result: dict[str, Any]) -> list[str]:
 @click.option("--way", type=click.Choice(list(WAYS)), hidden=True)
 @click.option("--data", type=click.Path(path_type=Path), hidden=True)
 @click.option("--judged", type=click.Path(path_type=Path), hidden=True)
-@click.option("--folder", type=click.Path(path_type=Path), help="Where to keep the tables.")
+@click.option("--data-folder", type=click.Path(path_type=Path), help="Where to keep the data.")
 @click.option("--rows", multiple=True, default=(1_000_000, 10_000_000), show_default=True)
 @click.option("--streamed", multiple=True, default=(1_000_000, 10_000_000, 50_000_000))
 @click.option("--csv-rows", default=2_000_000, show_default=True)
+@report.write_option
 def main(
     way: str | None,
     data: Path,
     judged: Path,
-    folder: Path | None,
+    data_folder: Path | None,
     rows: tuple[int, ...],
     streamed: tuple[int, ...],
     csv_rows: int,
+    folder: Path | None,
 ) -> None:
-    """Measure every way, and write the tables."""
+    """Measure every way."""
     if way is not None:
         print(json.dumps(in_this_process(way, data, judged)))
         return
     with tempfile.TemporaryDirectory() as temporary:
-        folder = folder or Path(temporary)
-        judged = generate(folder / "judged", JUDGED_ROWS, seed=1)
+        data_folder = data_folder or Path(temporary)
+        judged = generate(data_folder / "judged", JUDGED_ROWS, seed=1)
         header = ["way", "read", "prepare", "fit", "together", "peak memory", "log-loss"]
         sections: list[report.Section] = []
         for count in rows:
-            data = generate(folder / f"{count}", count, seed=2)
+            data = generate(data_folder / f"{count}", count, seed=2)
             ways = [name for name in WAYS if "streamed" not in name]
             results = {name: measure(name, data, judged) for name in ways}
             best = min(result["fit"] for name, result in results.items() if "ours" not in name)
@@ -210,14 +212,14 @@ def main(
                 f"scikit-learn's best fit takes {times:.1f} times as long as ours."
             )
             sections.append((together, header, [row(n, r) for n, r in results.items()]))
-        data = generate(folder / f"{csv_rows}-csv", csv_rows, seed=2, suffix=".csv")
+        data = generate(data_folder / f"{csv_rows}-csv", csv_rows, seed=2, suffix=".csv")
         compared = ["ours, newton", "scikit-learn, lbfgs"]
         results = {name: measure(name, data, judged) for name in compared}
         text = f"{csv_rows:,} rows from CSV"
         sections.append((text, header, [row(n, r) for n, r in results.items()]))
         lines = []
         for count in streamed:
-            data = generate(folder / f"{count}", count, seed=2)
+            data = generate(data_folder / f"{count}", count, seed=2)
             lines.append(row(f"{count:,} rows", measure("ours, newton, streamed", data, judged)))
         text = f"Rows streamed from disk, with `--memory {SMALL_MEMORY >> 20}MB`"
         sections.append((text, ["rows", *header[1:]], lines))
@@ -226,7 +228,9 @@ def main(
         "Prepare: standardise, and whatever else it takes until the solver has its features. "
         f"Tolerance {TOLERANCE:g}, 5 epochs of SGDClassifier; scikit-learn gets float32."
     )
-    report.write_sections("training", about, sections, ["tensorflow", "scikit-learn", "polars"])
+    report.write_sections(
+        "training", about, sections, ["tensorflow", "scikit-learn", "polars"], folder
+    )
 
 
 if __name__ == "__main__":

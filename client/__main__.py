@@ -17,7 +17,7 @@ from client.errors import ClientError
 from client.settings import METRICS_DIRECTORY, Settings
 
 if TYPE_CHECKING:
-    from client.serving.client import ModelServer, Target
+    from client.serving.client import ServingClient, Target
 
 
 @click.group()
@@ -126,8 +126,8 @@ def _connected(
     cert: Path | None,
     key: Path | None,
     timeout: float | None,
-) -> Iterator[tuple[ModelServer, Target, Settings]]:
-    from client.serving.client import ModelServer, Target
+) -> Iterator[tuple[ServingClient, Target, Settings]]:
+    from client.serving.client import ServingClient, Target
 
     if version is not None and label is not None:
         raise click.UsageError("--version and --label exclude each other")
@@ -141,7 +141,9 @@ def _connected(
         server_key=key,
     )
     try:
-        with ModelServer(settings.server, timeout=settings.timeout, tls=settings.tls) as connection:
+        with ServingClient(
+            settings.server, timeout=settings.timeout, tls=settings.tls
+        ) as connection:
             yield connection, Target(settings.model, version, label), settings
     except (ClientError, OSError) as error:
         raise click.ClickException(str(error)) from error

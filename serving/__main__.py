@@ -252,10 +252,10 @@ def main(version: bool, **flags: Any) -> None:
     # Only now, so that --help and wrong flags do not wait seconds for TensorFlow.
     import tensorflow as tf
 
+    from serving.core.model_config import ConfigError
     from serving.errors import ServingError
-    from serving.flags import server_options
-    from serving.model_config import ConfigError
-    from serving.server import serve
+    from serving.model_servers.flags import server_options
+    from serving.model_servers.server import serve
 
     tf.get_logger().setLevel(logging.ERROR)
     try:

@@ -11,16 +11,19 @@ from typing import Any
 
 import numpy as np
 
+from training.data.choose import ColumnUse
 from training.data.held_out import Examples, held_out_examples
+from training.data.leakage import leakage_warnings
 from training.data.reading import Source
 from training.data.split import Split
 from training.data.table import Choice, read_table
 from training.evaluation.metrics import bootstrap, choose_threshold, evaluate
 from training.evaluation.report import Coefficient, Report, render
 from training.export import warmup
-from training.export.serving_module import TrainedModel, export, predict
+from training.export.serving_module import TrainedModel, export
 from training.export.tensorboard import write_logs
-from training.features.columns import Floats, features
+from training.features.columns import Floats
+from training.features.encoder import Encoder
 from training.fitting import checkpoint
 from training.fitting.interruption import StopSignals
 from training.fitting.minimize import Fit, InterruptedFitError
@@ -80,11 +83,13 @@ class Candidate:
     """What a fit gives.
 
     Attributes:
-        model: the model; its metrics are those of its serving graph on the rows held out.
+        model: the model; its metrics are those of the rows held out.
         fit: how the fit went.
         held_out: the rows held out.
         report: for people.
         facts: for the manifest: the data's fingerprint, the settings, the libraries.
+        columns, left_out: how each column was chosen to be used, or not.
+        warnings: what is suspicious about the table, for people.
     """
 
     model: TrainedModel
@@ -92,6 +97,9 @@ class Candidate:
     held_out: Examples
     report: Report
     facts: Mapping[str, Any]
+    columns: tuple[ColumnUse, ...]
+    left_out: tuple[ColumnUse, ...]
+    warnings: tuple[str, ...]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -248,7 +256,7 @@ def _identity(data: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str,
 
 def _evaluated(problem: Problem, fitted: Fit, settings: FitSettings, name: str) -> Candidate:
     table = problem.table
-    held_out = held_out_examples(table, problem.workers)
+    held_out = held_out_examples(table, problem.workers, fitted.theta)
     model = TrainedModel(
         columns=table.columns,
         weights=fitted.theta[:-1],
@@ -257,8 +265,9 @@ def _evaluated(problem: Problem, fitted: Fit, settings: FitSettings, name: str) 
         threshold=_threshold(problem, fitted, settings),
         trained_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         metrics={},
+        label_name=table.label_name,
     )
-    scored = (held_out.labels, predict(model, model.inputs(held_out.frame)), model.threshold)
+    scored = (held_out.labels, held_out.probabilities, model.threshold)
     metrics = evaluate(*scored, held_out.weights)
     intervals = bootstrap(*scored, held_out.weights, seed=settings.seed)
     facts: dict[str, Any] = {
@@ -293,7 +302,16 @@ def _evaluated(problem: Problem, fitted: Fit, settings: FitSettings, name: str) 
         probabilities=scored[1],
         sample_weights=held_out.weights,
     )
-    return Candidate(replace(model, metrics=metrics), fitted, held_out, report, facts)
+    return Candidate(
+        replace(model, metrics=metrics),
+        fitted,
+        held_out,
+        report,
+        facts,
+        columns=table.used,
+        left_out=table.left_out,
+        warnings=(*table.warnings, *leakage_warnings(table)),
+    )
 
 
 def _threshold(problem: Problem, fitted: Fit, settings: FitSettings) -> float:
@@ -314,7 +332,7 @@ def _coefficients(model: TrainedModel, errors: Floats | None) -> list[Coefficien
             odds_ratio=float(np.exp(np.clip(weight / feature.scale, -700, 700))),
         )
         for position, (feature, weight) in enumerate(
-            zip(features(model.columns), model.weights, strict=True)
+            zip(Encoder(model.columns).features, model.weights, strict=True)
         )
     ]
 

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import getproxies, proxy_bypass
 
 import grpc
 import grpc.aio
@@ -96,7 +97,7 @@ def target(address: str) -> str:
     """
     addresses = [part.strip() for part in address.split(",")]
     if len(addresses) == 1:
-        return address if _has_scheme(address) else f"dns:///{address}"
+        return address if has_scheme(address) else f"dns:///{address}"
     kinds = {_ip_version(one) for one in addresses}
     if len(kinds) != 1 or None in kinds:
         raise ValueError(
@@ -106,26 +107,79 @@ def target(address: str) -> str:
     return f"ipv{kinds.pop()}:{','.join(addresses)}"
 
 
+def split_addresses(address: str) -> list[str]:
+    """Return the addresses that take turns, one each.
+
+    Raises:
+        ValueError: several addresses are not all of the same kind of IP address.
+    """
+    target(address)
+    return [part.strip() for part in address.split(",")]
+
+
 def channel(address: str, tls: Tls | None) -> grpc.Channel:
     """Return a channel for threads; it connects when it is first needed."""
+    options = _options(address)
     if tls is None:
-        return grpc.insecure_channel(target(address), options=OPTIONS)
-    return grpc.secure_channel(target(address), tls.credentials(), options=OPTIONS)
+        return grpc.insecure_channel(target(address), options=options)
+    return grpc.secure_channel(target(address), tls.credentials(), options=options)
 
 
-def aio_channel(address: str, tls: Tls | None) -> grpc.aio.Channel:
-    """Return a channel for the running event loop; it connects when it is first needed."""
+def aio_channel(address: str, tls: Tls | None, authority: str = "") -> grpc.aio.Channel:
+    """Return a channel for the running event loop; it connects when it is first needed.
+
+    Args:
+        address: as for `target`.
+        tls: how it is encrypted; not at all if None.
+        authority: `host:port` that the server's certificate must be for, if not the address.
+    """
+    options = _options(address)
+    if authority:
+        options.append(("grpc.default_authority", authority))
     if tls is None:
-        return grpc.aio.insecure_channel(target(address), options=OPTIONS)
-    return grpc.aio.secure_channel(target(address), tls.credentials(), options=OPTIONS)
+        return grpc.aio.insecure_channel(target(address), options=options)
+    if authority:
+        name = authority.rpartition(":")[0].strip("[]")
+        options.append(("grpc.ssl_target_name_override", name))
+    return grpc.aio.secure_channel(target(address), tls.credentials(), options=options)
+
+
+def proxy_of(address: str) -> str:
+    """Return the HTTP proxy that calls to an address go through, empty if there is none."""
+    if is_loopback(address) or has_scheme(address):
+        return ""
+    host = address.partition(",")[0].rpartition(":")[0].strip("[]")
+    proxies = getproxies()
+    if proxy_bypass(host):
+        return ""
+    return proxies.get("grpc") or proxies.get("https") or proxies.get("http") or ""
+
+
+def is_loopback(address: str) -> bool:
+    """Whether all addresses are this machine's own."""
+    hosts = [part.strip().rpartition(":")[0].strip("[]") for part in address.split(",")]
+    return all(host == "localhost" or _is_loopback_ip(host) for host in hosts)
+
+
+def has_scheme(address: str) -> bool:
+    """Whether an address is a gRPC target with its scheme."""
+    return address.partition(":")[0] in SCHEMES
+
+
+def _options(address: str) -> list[tuple[str, Any]]:
+    # gRPC would send calls to this machine through a proxy that is meant for the world outside.
+    return [*OPTIONS, ("grpc.enable_http_proxy", 0)] if is_loopback(address) else [*OPTIONS]
+
+
+def _is_loopback_ip(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _read(path: Path | None) -> bytes | None:
     return path.read_bytes() if path else None
-
-
-def _has_scheme(address: str) -> bool:
-    return address.partition(":")[0] in SCHEMES
 
 
 def _ip_version(address: str) -> int | None:

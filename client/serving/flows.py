@@ -1,7 +1,7 @@
 """What a model server is asked, step by step, and what its replies mean.
 
 The steps are generators that yield a call's name and request and are sent the reply, so that
-`ModelServer` and `AsyncModelServer` differ in nothing but how a call is made.
+`ServingClient` and `AsyncServingClient` differ in nothing but how a call is made.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Dialogue:
     def __init__(self) -> None:
         # Each is replaced as one by whichever thread.
         self._schemas: dict[Target, Schema] = {}
-        self._descriptions: dict[str, tuple[int, Any, Description | None]] = {}
+        self._descriptions: dict[Target, tuple[Any, Description | None]] = {}
 
     def predict(
         self, target: Target, inputs: Any, signature_name: str, output_filter: Sequence[str]
@@ -126,13 +126,13 @@ class Dialogue:
         definition = messages.SignatureDefMap()
         reply.metadata["signature_def"].Unpack(definition)
         version, found = reply.model_spec.version.value, signatures(definition)
-        known = self._descriptions.get(target.model)
-        if known is None or known[:2] != (version, definition):
-            description = yield from self._describe(Target(target.model, version), found)
-            known = (version, definition, description)
-            _remember(self._descriptions, target.model, known)
-        found = in_table_order(found, known[2])
-        schema = Schema(target.model, version, found, known[2], definition)
+        answered = Target(target.model, version)
+        known = self._descriptions.get(answered)
+        if known is None or known[0] != definition:
+            known = (definition, (yield from self._describe(answered, found)))
+            _remember(self._descriptions, answered, known)
+        found = in_table_order(found, known[1])
+        schema = Schema(target.model, version, found, known[1], definition)
         _remember(self._schemas, target, schema)
         return schema
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -33,6 +33,17 @@ class TensorSpec:
 
     dtype: int
     shape: tuple[int | None, ...] | None
+
+    def accepts(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of a shape can be sent for it."""
+        if self.shape is None:
+            return True
+        if len(shape) != len(self.shape):
+            return False
+        for want, have in zip(self.shape, shape, strict=True):  # a generator takes twice as long
+            if want is not None and want != have:
+                return False
+        return True
 
     def __str__(self) -> str:
         if self.shape is None:
@@ -88,7 +99,7 @@ class Description:
         lengths = facts["vocabulary_lengths"].tolist()
         # Models exported earlier lack some of these.
         first = np.where(facts["vocabulary_lengths"] > 0, 0, -1)
-        modes = facts.get("class_modes", np.stack([first, first]))
+        class_modes = facts.get("class_modes", np.stack([first, first]))
         missing = facts.get("missing", np.zeros(len(lengths), np.bool_))
         most_frequent = facts["modes"].tolist() if "modes" in facts else [None] * len(lengths)
         columns = zip(
@@ -100,7 +111,7 @@ class Description:
             facts["minimums"].tolist(),
             facts["maximums"].tolist(),
             [(mean_0, mean_1) for mean_0, mean_1 in facts["class_means"].T.tolist()],
-            [(int(mode_0), int(mode_1)) for mode_0, mode_1 in modes.T],
+            [(int(mode_0), int(mode_1)) for mode_0, mode_1 in class_modes.T],
             missing.tolist(),
             most_frequent,
             strict=True,
@@ -139,7 +150,7 @@ class Schema:
     definition: Any = field(repr=False)
 
     def looks_like(self, other: Schema) -> bool:
-        """Tell whether a request means the same to both."""
+        """Whether a request means the same to both."""
         return (self.version, self.definition, self.description) == (
             other.version,
             other.definition,

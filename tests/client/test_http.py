@@ -16,7 +16,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from client import ModelServer
+from client import ServingClient
 from client.http.api_keys import hashed, new_key
 from tests.client.bodies import npy as as_npy
 from tests.conftest import Starter
@@ -36,7 +36,7 @@ def post(url: str, body: Any, **options: Any) -> requests.Response:
 
 @pytest.fixture(scope="module")
 def expected(model_server: str) -> dict[str, Any]:
-    with ModelServer(model_server) as server:
+    with ServingClient(model_server) as server:
         reply = server.predict("breast_cancer", {"features": ROWS}, signature_name="dense")
         return {name: values.tolist() for name, values in reply.outputs.items()}
 
@@ -324,7 +324,7 @@ def test_a_page_asks_for_a_key_where_one_is_needed(
 
 def extremes(model_server: str) -> tuple[list[float], list[float]]:
     """The least and the greatest number of each column in training."""
-    with ModelServer(model_server) as server:
+    with ServingClient(model_server) as server:
         description = server.schema("breast_cancer").description
     assert description is not None
     return [c.minimum for c in description.columns], [c.maximum for c in description.columns]

@@ -13,7 +13,7 @@ import requests
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from client import ClientError, ModelServer, __version__
+from client import ClientError, ServingClient, __version__
 from client.codecs.oip import codec as oip
 from client.codecs.oip import models as oip_models
 from client.codecs.oip.tensors import read_binary
@@ -246,7 +246,7 @@ def test_many_at_once(client: triton.InferenceServerClient) -> None:
 def test_a_table_in_one_matrix_or_a_tensor_for_each_column(
     client: triton.InferenceServerClient, server: str
 ) -> None:
-    with ModelServer(server) as connection:
+    with ServingClient(server) as connection:
         expected = connection.predict(
             "breast_cancer", {"features": ROWS}, signature_name="dense"
         ).outputs
@@ -480,7 +480,7 @@ def test_a_type_that_numpy_lacks_is_told(client: triton.InferenceServerClient) -
 
 
 def test_binary_numbers_are_not_copied(server: str) -> None:
-    with ModelServer(server) as connection:
+    with ServingClient(server) as connection:
         schema = connection.schema("breast_cancer")
     tensor = {"name": "features", "shape": [1, 30], "datatype": "FP32"}
     parameters = {"parameters": {"signature_name": "dense"}}

@@ -281,7 +281,7 @@ def test_alive_even_when_every_thread_is_busy(
     link.hold()
     pages = [pool.submit(get, client, "/") for _ in range(4)]
     predictions = [pool.submit(predict, client) for _ in range(4)]
-    wait_until_in_flight(client, 4)
+    wait_until_in_flight(client, 8)
     started = time.monotonic()
     assert get(client, "/livez").json() == {"status": "alive"}
     assert time.monotonic() - started < 5

@@ -17,7 +17,7 @@ import requests
 import yaml
 
 from tests.conftest import Starter
-from tests.e2e.test_make_run import make_run, stop_with_ctrl_c
+from tests.e2e.test_make_run import STOP_SECONDS, make_run, stop_with_ctrl_c
 from tests.support.caller import Caller, models_config, refused
 from tests.support.processes import ROOT, fit, free_port, wait_for
 from tests.support.tables import breast_cancer
@@ -212,7 +212,7 @@ def test_make_run_with_the_server_in_a_container(models: Path, starter: Starter)
     wait_for(lambda: requests.get(f"{url}/readyz", timeout=5).status_code == 503, "noticed", 10)
     wait_for(lambda: requests.get(f"{url}/readyz", timeout=5).ok, "a new container", 60)
 
-    assert stop_with_ctrl_c(running) < 3
+    assert stop_with_ctrl_c(running) < STOP_SECONDS
     assert name not in docker("ps", "-a", "--format={{.Names}}").split()
 
 
@@ -231,7 +231,7 @@ def test_a_container_left_over_by_a_killed_run_is_replaced(models: Path, starter
 
 
 def run_container(starter: Starter, models: Path, port: int, **environment: str) -> Any:
-    command = [sys.executable, "-m", "serving.container", f"--port={port}"]
+    command = [sys.executable, "-m", "launcher.container", f"--port={port}"]
     command += ["--model_name=breast_cancer", f"--model_base_path={models / 'breast_cancer'}"]
     return starter.command(command, **{"TF_SERVING_IMAGE": SERVING_IMAGE, **environment})
 
@@ -240,10 +240,10 @@ def run_container(starter: Starter, models: Path, port: int, **environment: str)
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"DOCKER_HOST": "unix:///nosuch.sock"}, "Error: no Docker engine can be reached"),
+        ({"DOCKER_HOST": "unix:///nosuch.sock"}, "Error: no Docker engine answers"),
         (
             {"TF_SERVING_IMAGE": "127.0.0.1:1/nosuch"},
-            "Error: image 127.0.0.1:1/nosuch is not here and cannot be pulled",
+            "Error: image 127.0.0.1:1/nosuch is not on this machine and cannot be pulled",
         ),
     ],
 )
@@ -294,7 +294,7 @@ def test_a_fit_over_two_containers_gives_the_weights_of_one_process(tmp_path: Pa
     expected = subprocess.run(here, capture_output=True, text=True, check=True).stdout
 
     project = f"logreg-test-{free_port()}"
-    files = ["compose", "-p", project, "-f", FILES[0], "-f", "docker-compose.workers.yml"]
+    files = ["compose", "-p", project, "-f", FILES[0], "-f", "deploy/compose/workers.yml"]
     environment = {"MODEL": "customers", "LABEL": "churned", "DATA": str(data)}
     try:
         docker(*files, "up", "--scale=training=2", "training", **environment)

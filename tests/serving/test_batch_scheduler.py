@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.batch_scheduler import BatchingParameters, BatchScheduler, Queue, Task
-from serving.config_messages import BatchingParameters as Message
+from serving.batching.scheduler import BatchingParameters, BatchScheduler, Queue, Task
 from serving.errors import ServingError
+from serving.model_servers.config_messages import BatchingParameters as Message
 
 
 def parameters(**values: Any) -> BatchingParameters:

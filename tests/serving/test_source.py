@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 
-from serving.errors import ServingError
-from serving.model_config import (
+from serving.core.model_config import (
     ConfigError,
     ModelConfig,
     ServableVersionPolicy,
@@ -14,7 +13,8 @@ from serving.model_config import (
     model_configs,
     read_config_file,
 )
-from serving.source import aspired_versions
+from serving.core.source import aspired_versions
+from serving.errors import ServingError
 
 
 def policy(text: str) -> ServableVersionPolicy:

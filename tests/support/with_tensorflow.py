@@ -1,7 +1,7 @@
-"""What a process that model servers are forked from imports; see `forked`.
+"""Imports of the process that model servers are forked from; see `forked`.
 
-TensorFlow starts its threads when it first computes, so a process that has only imported it may be
-forked; numpy's linear algebra starts one for each further core unless told not to.
+A process with threads must not be forked. TensorFlow starts its threads when it first computes;
+OpenBLAS and pyarrow start theirs when they are imported.
 """
 
 import os
@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
+# Keras imports pandas if it is installed, and pandas imports pyarrow.
+os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
 
 import serving.__main__
-import serving.flags
-import serving.server  # noqa: F401
+import serving.model_servers.flags
+import serving.model_servers.server  # noqa: F401
 
 THREADS = Path("/proc/self/task")
 

@@ -9,15 +9,16 @@ import pytest
 from training.data.row_store import Layout, Rows, Spool, SpoolWriter, concatenated
 
 BLOCK_ROWS = 64
-MEMORY = {"memory": 1 << 30, "disk": 0, "disk after three blocks": 3 * BLOCK_ROWS * 36}
+MEMORY = {"memory": 1 << 30, "disk": 0, "disk after three blocks": 3 * BLOCK_ROWS * 44}
 
 
-def random_rows(count: int, numbers: int = 3, codes: int = 2) -> Rows:
+def random_rows(count: int, numbers: int = 3, wide: int = 1, codes: int = 2) -> Rows:
     random = np.random.default_rng(count)
     values = random.normal(size=(count, numbers)).astype(np.float32)
     values[random.random(values.shape) < 0.1] = np.nan
     return Rows(
         values,
+        1e12 + random.normal(size=(count, wide)),
         random.integers(-1, 1000, (count, codes), np.int32),
         random.integers(0, 2, count, np.int32),
         random.random(count, np.float32),
@@ -27,7 +28,8 @@ def random_rows(count: int, numbers: int = 3, codes: int = 2) -> Rows:
 
 def spooled(rows: Rows, folder: Path, memory: int) -> Spool:
     """Spool rows that come in pieces of any size."""
-    layout = Layout(rows.numbers.shape[1], rows.codes.shape[1], BLOCK_ROWS)
+    widths = (values.shape[1] for values in (rows.numbers, rows.wide, rows.codes))
+    layout = Layout(*widths, BLOCK_ROWS)
     writer = SpoolWriter(folder / "rows", layout, memory)
     cuts = np.sort(np.random.default_rng(0).integers(0, len(rows) + 1, 7)).tolist()
     for begin, end in zip([0, *cuts], [*cuts, len(rows)], strict=True):
@@ -64,20 +66,22 @@ def test_what_fits_into_memory_is_not_written(tmp_path: Path) -> None:
     assert on_disk.path.stat().st_size == len(on_disk) * on_disk.layout.block_bytes
 
 
-@pytest.mark.parametrize(("numbers", "codes"), [(3, 2), (3, 0), (0, 2)])
+@pytest.mark.parametrize(
+    ("numbers", "wide", "codes"), [(3, 0, 2), (3, 0, 0), (0, 0, 2), (3, 2, 1), (0, 1, 0)]
+)
 def test_the_dataset_has_the_rows_and_fills_the_last_block_up_with_rows_of_weight_0(
-    tmp_path: Path, numbers: int, codes: int
+    tmp_path: Path, numbers: int, wide: int, codes: int
 ) -> None:
-    rows = random_rows(1001, numbers, codes)
+    rows = random_rows(1001, numbers, wide, codes)
     spool = spooled(rows, tmp_path, MEMORY["disk"])
     blocks = list(spool.dataset().as_numpy_iterator())
     assert len(blocks) == len(spool) == 16
     assert {len(array) for block in blocks for array in block} == {BLOCK_ROWS}
     arrays = [np.concatenate(pieces) for pieces in zip(*blocks, strict=True)]
-    assert_same([array[:1001] for array in arrays], rows.arrays()[:4])
+    assert_same([array[:1001] for array in arrays], rows.arrays()[:5])
     padding = spool.layout.empty(16 * BLOCK_ROWS - 1001)
     assert padding.weight.tolist() == [0.0] * 23
-    assert_same([array[1001:] for array in arrays], padding.arrays()[:4])
+    assert_same([array[1001:] for array in arrays], padding.arrays()[:5])
 
 
 @pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY.keys())
@@ -110,5 +114,6 @@ def test_the_last_row_of_each_block_is_kept_when_blocks_are_read_as_one(tmp_path
     ("columns", "rows"), [(1, 65_536), (64, 65_536), (65, 32_768), (10_000, 1024)]
 )
 def test_a_block_of_many_columns_has_fewer_rows(columns: int, rows: int) -> None:
-    assert Layout.of(columns, 0).block_rows == rows
-    assert Layout.of(0, columns).block_rows == rows
+    assert Layout.of(columns, 0, 0).block_rows == rows
+    assert Layout.of(0, 0, columns).block_rows == rows
+    assert Layout.of(0, columns // 2 + columns % 2, 0).block_rows == rows

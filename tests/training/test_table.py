@@ -17,13 +17,17 @@ from training.data.row_store import Rows, Spool
 from training.data.split import Split
 from training.data.table import Choice, Table, read_table
 from training.errors import DataError
-from training.features import statistics
+from training.features import categorical
+from training.features.categorical import CategoricalColumn, CategoryStatistics
 from training.features.columns import Column
-from training.features.statistics import CategoryStatistics, NumericStatistics
+from training.features.numeric import NumberStatistics, NumericColumn
 from training.workers.collectives import Workers
 
 SPLIT = Split(held_out=0.3, validation=0.0, seed=0)
 CHOICE = Choice("y")
+WAY_OUT = (
+    "--missing 'x' if it means a missing value, --columns 'n'=categorical if the column holds names"
+)
 
 
 def read(
@@ -52,6 +56,10 @@ def numbered(count: int, **columns: Any) -> pl.DataFrame:
 
 def numbers_of(spool: Spool, column: int = 0) -> set[float]:
     return set(spool.read(0, spool.rows).numbers[:, column].tolist())
+
+
+def places_of(table: Table, rows: Rows) -> npt.NDArray[np.int32]:
+    return np.asarray(table.cells(rows.numbers, rows.wide, rows.codes).places)
 
 
 def training_rows(frame: pl.DataFrame, table: Table) -> pl.DataFrame:
@@ -280,7 +288,7 @@ def test_what_is_learned_of_numbers_is_what_numpy_says_of_the_training_rows(
     constant = columns["constant"]
     assert constant.mean == pytest.approx(0.1)
     assert (constant.deviation, constant.missing) == (1.0, False)
-    assert columns["nothing"] == Column("nothing", "numeric", missing=True)
+    assert columns["nothing"] == NumericColumn("nothing", missing=True)
 
 
 def test_a_vocabulary_has_the_most_frequent_value_of_the_training_rows_first(
@@ -309,9 +317,9 @@ def test_a_vocabulary_has_the_most_frequent_value_of_the_training_rows_first(
 
 def test_values_that_are_equally_frequent_are_in_alphabetical_order() -> None:
     category = CategoryStatistics()
-    values = pl.Series("t", ["c", "b", "a", "d", "d"])
-    category.add(category.encode(values), np.zeros(5, np.int32), np.ones(5, np.float32))
-    assert category.column("t", "categorical", 5).vocabulary == ("d", "a", "b", "c")
+    codes = category.code("t", ["c", "b", "a", "d", "d"])
+    category.add(codes, np.zeros(5, np.int32), np.ones(5, np.float32))
+    assert category.vocabulary("t") == ("d", "a", "b", "c")
 
 
 def test_of_more_than_a_thousand_values_the_most_frequent_are_learned_from(tmp_path: Path) -> None:
@@ -324,7 +332,7 @@ def test_of_more_than_a_thousand_values_the_most_frequent_are_learned_from(tmp_p
     assert set(vocabulary[:900]) == {f"v{value}" for value in range(900)}
     train = table.train.read(0, table.train.rows)
     text = [table.values[0][code] for code in train.codes[:, 0]]
-    places = np.asarray(table.places(train.codes))[:, 0].tolist()
+    places = places_of(table, train)[:, 0].tolist()
     assert places == [vocabulary.index(t) if t in vocabulary else 1000 for t in text]
     assert 1000 in places
 
@@ -338,21 +346,21 @@ def test_a_column_like_an_identifier_is_told(
         r"--leave-out 'id' leaves it out",
         message_of(frame, tmp_path),
     )
-    monkeypatch.setattr(statistics, "MAX_VALUES", 2000)
+    monkeypatch.setattr(categorical, "MAX_VALUES", 2000)
     assert message_of(frame, tmp_path) == (
         "column 'id' has more than 2,000 different values; --leave-out 'id' leaves it out"
     )
 
 
-def test_a_boolean_missing_only_where_it_is_not_trained_on_is_false_as_it_is_when_served(
+def test_a_boolean_missing_only_where_it_is_not_trained_on_is_the_most_frequent_value(
     tmp_path: Path,
 ) -> None:
     frame = numbered(200, f=[True, None, *[False, True] * 99])
     tables = (read(frame, tmp_path, split=Split(0.3, 0.0, seed)) for seed in range(50))
     table = next(table for table in tables if table.columns[1].kind == "boolean")
     held_out = table.held_out.read(0, table.held_out.rows)
-    place = dict(zip(held_out.numbers[:, 0], np.asarray(table.places(held_out.codes)), strict=True))
-    assert place.pop(1.0) == 0
+    place = dict(zip(held_out.numbers[:, 0], places_of(table, held_out), strict=True))
+    assert place.pop(1.0) == table.columns[1].mode
     assert {int(n): int(p[0]) for n, p in place.items()} == {
         int(n): int(bool(frame["f"][int(n)])) for n in place
     }
@@ -364,6 +372,7 @@ def some_rows(count: int) -> Rows:
     numbers[random.random((count, 3)) < 0.1] = np.nan
     return Rows(
         numbers,
+        np.zeros((count, 0)),
         random.integers(-1, 6, (count, 1), np.int32),
         random.integers(0, 2, count, np.int32),
         random.integers(0, 4, count).astype(np.float32),
@@ -371,18 +380,17 @@ def some_rows(count: int) -> Rows:
     )
 
 
-def number_statistics(*parts: Rows) -> NumericStatistics:
-    learned = NumericStatistics(3)
+def number_statistics(*parts: Rows) -> NumberStatistics:
+    learned = NumberStatistics(3)
     for part in parts:
-        learned.add(part)
+        learned.add(part.numbers, part.label, part.weight)
     return learned
 
 
 def category_statistics(*parts: Rows) -> CategoryStatistics:
     learned = CategoryStatistics()
     for part in parts:
-        values = [None if code < 0 else "abcdef"[code] for code in part.codes[:, 0]]
-        codes = learned.encode(pl.Series("t", values, dtype=pl.String))
+        codes = np.append(learned.code("t", "abcdef"), np.int32(-1))[part.codes[:, 0]]
         learned.add(codes, part.label, part.weight)
     return learned
 
@@ -395,17 +403,17 @@ def assert_same_columns(one: list[Column], other: list[Column]) -> None:
             assert vars(b)[name] == (pytest.approx(value, rel=1e-9) if numeric else value), name
 
 
-def columns_of(numbers: NumericStatistics, categories: CategoryStatistics) -> list[Column]:
-    found = [numbers.column(i, "xyz"[i]) for i in range(3)]
-    return [*found, categories.column("t", "categorical", 10_000)]
+def columns_of(numbers: NumberStatistics, categories: CategoryStatistics) -> list[Column]:
+    found = [NumericColumn("xyz"[i], **numbers.facts(i, np.float32)) for i in range(3)]
+    return [*found, CategoricalColumn("t", **categories.facts(categories.vocabulary("t")))]
 
 
 def test_statistics_of_workers_merge_into_those_of_all_rows() -> None:
     rows = some_rows(10_000)
     shares = [rows.take(slice(0, 3000)), rows.take(slice(3000, 3001)), rows.take(slice(3001, None))]
-    numbers, categories = NumericStatistics(3), CategoryStatistics()
+    numbers, categories = NumberStatistics(3), CategoryStatistics()
     for share in [rows.take(slice(0, 0)), *shares]:
-        numbers.merge(NumericStatistics.from_json(number_statistics(share).as_json()))
+        numbers.merge(NumberStatistics.from_json(number_statistics(share).as_json()))
         categories.merge(CategoryStatistics.from_json(category_statistics(share).as_json()))
     expected = columns_of(number_statistics(rows), category_statistics(rows))
     assert_same_columns(columns_of(numbers, categories), expected)
@@ -507,4 +515,5 @@ def test_what_one_worker_finds_wrong_all_tell(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         messages = list(pool.map(message, range(2)))
-    assert messages == [f"{files / '1.csv'} line 4, column 'n': expected a number, got 'x'"] * 2
+    place = f"{files / '1.csv'} line 4, column 'n'"
+    assert messages == [f"{place}: expected a number, got 'x'; {WAY_OUT}"] * 2

@@ -17,6 +17,7 @@ from training.data import datasets as builtin
 from training.data.reading import STANDARD_INPUT, Source, open_source
 from training.errors import RefusedError, TrainingError
 from training.evaluation.metric_names import METRICS
+from training.features.cells import CellFormat
 from training.fitting.interruption import StopSignals
 from training.publishing.versions import LONGEST_NAME, versions
 from training.settings import BALANCED, ITERATIONS, FitSettings, ThresholdRule
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 # Exit status of a fit whose result the gate did not let pass.
 REFUSED = 3
 DEFAULTS = FitSettings()
-KINDS = ("numeric", "categorical", "boolean")
+KINDS = ("numeric", "categorical", "boolean", "date")
 ONLY_OF = {
     "learning_rate": ("gradient-descent", "sgd"),
     "momentum": ("sgd",),
@@ -56,7 +57,31 @@ LISTED_ITERATIONS = ", ".join(f"{count} for {name}" for name, count in ITERATION
     metavar="NAME=KIND,...",
     help=f"Kinds of columns that are not to be detected: {', '.join(KINDS)}.",
 )
-@click.option("--leave-out", multiple=True, metavar="NAME", help="Column not to use; repeatable.")
+@click.option(
+    "--leave-out",
+    "--exclude",
+    multiple=True,
+    metavar="NAME",
+    help="Column not to use; repeatable.",
+)
+@click.option(
+    "--missing",
+    multiple=True,
+    metavar="TEXT",
+    help="Text that means a missing value, besides NA, null, - and the like; repeatable.",
+)
+@click.option(
+    "--decimal",
+    type=click.Choice([".", ","]),
+    show_default="inferred",
+    help="Decimal point of numbers in text.",
+)
+@click.option(
+    "--date-format",
+    metavar="FORMAT",
+    show_default="inferred",
+    help="Format of dates in text, such as %d/%m/%Y.",
+)
 @click.option("--weight", help="Column with the rows' weights.")
 @click.option(
     "--class-weight",
@@ -205,6 +230,9 @@ def _fit(
     positive: str | None,
     kinds: tuple[list[tuple[str, str]], ...],
     leave_out: tuple[str, ...],
+    missing: tuple[str, ...],
+    decimal: str | None,
+    date_format: str | None,
     weight: str | None,
     class_weights: tuple[str, ...],
     threshold: float | ThresholdRule,
@@ -248,6 +276,8 @@ def _fit(
         from training.workers.launch import join_workers
 
     rules = Rules(dict(_flat(floors)), gate_tolerance)
+    stripped = tuple(mark.strip() for mark in missing)
+    cell_format = CellFormat(stripped, decimal or "", date_format or "")
     try:
         with (
             join_workers(workers, rendezvous) as team,
@@ -257,7 +287,7 @@ def _fit(
             signals.install()  # once more: TensorFlow's workers have taken SIGTERM for themselves
             published = run(
                 _source(data),
-                Choice(label, positive, dict(_flat(kinds)), leave_out, weight),
+                Choice(label, positive, dict(_flat(kinds)), leave_out, weight, cell_format),
                 settings,
                 Target(models, name, rules, force, keep, tensorboard),
                 memory=memory,

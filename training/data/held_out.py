@@ -1,4 +1,4 @@
-"""Held-out rows as a caller would send them, with what the model should answer."""
+"""Held-out rows as a caller would send them, with what training answers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,36 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import tensorflow as tf
 
+from training.data.row_store import Rows
 from training.data.table import Table
 from training.features.columns import Floats
 from training.workers.collectives import Workers
 
 # The standard error of an accuracy over so many rows is about a thousandth.
 MAX_EXAMPLES = 200_000
+MAX_CHECKED = 10_000
+VALUES_AT_A_TIME = 1 << 22
+# Half of float32's spacing at 1, the largest relative error of one operation.
+ROUNDING = 2.0**-24
+# Of the served sigmoid, and of the threshold between two probabilities that are next to 1.
+LEAST_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What training computes in float64 for the first rows, to compare a version with.
+
+    Attributes:
+        probabilities: `[rows]`, of class 1.
+        contributions: `[rows, columns]`, each column's share of the logit.
+        tolerances: `[rows]`, how far a probability computed in float32 may be away.
+    """
+
+    probabilities: Floats
+    contributions: Floats
+    tolerances: Floats
 
 
 @dataclass(frozen=True)
@@ -26,42 +49,112 @@ class Examples:
         labels: `[rows]`, 0 or 1.
         weights: `[rows]`.
         keys: `[rows]`, the rows' hashes.
+        probabilities: `[rows]`, of class 1, as training computes them.
+        expected: what training computes for the first of the rows.
     """
 
     frame: pl.DataFrame
     labels: Floats
     weights: Floats
     keys: npt.NDArray[np.uint64]
+    probabilities: Floats
+    expected: Expected
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, mask: npt.NDArray[np.bool_]) -> Examples:
         """Return the rows that a mask chooses."""
+        first = mask[: len(self.expected.probabilities)]
         return Examples(
-            self.frame.filter(mask), self.labels[mask], self.weights[mask], self.keys[mask]
+            self.frame.filter(mask),
+            self.labels[mask],
+            self.weights[mask],
+            self.keys[mask],
+            self.probabilities[mask],
+            Expected(
+                self.expected.probabilities[first],
+                self.expected.contributions[first],
+                self.expected.tolerances[first],
+            ),
         )
 
 
-def held_out_examples(table: Table, workers: Workers) -> Examples:
-    """Return the rows held out by all workers; of very many, some that are spread over all."""
+def held_out_examples(table: Table, workers: Workers, theta: Floats) -> Examples:
+    """Return the rows held out by all workers; of very many, some that are spread over all.
+
+    Args:
+        table: has the rows.
+        workers: who else has some.
+        theta: the fitted weights and the bias.
+    """
     spool = table.held_out
     share = MAX_EXAMPLES * spool.rows // max(MAX_EXAMPLES, table.rows["held_out"])
     rows = spool.sample(share)
-    numeric = [column.name for column in table.columns if column.kind == "numeric"]
-    others = [column.name for column in table.columns if column.kind != "numeric"]
-    columns = {name: pl.Series(rows.numbers[:, i]) for i, name in enumerate(numeric)}
-    for position, name in enumerate(others):
-        values = pl.Series(table.values[position], dtype=pl.String)
-        codes = pl.Series(rows.codes[:, position])
-        columns[name] = values.gather(codes.set(codes < 0, None))
-    frame = pl.DataFrame({column.name: columns[column.name] for column in table.columns})
+    expected = expect(table, rows.take(slice(0, MAX_CHECKED)), theta)
+    rest = predictions(table, rows.take(slice(MAX_CHECKED, None)), theta)
+    probabilities = np.concatenate([expected.probabilities, rest])
+    frame = _frame(table, rows)
     return Examples(
         frame=pl.concat([_from_ipc(data) for data in workers.gather_bytes(_as_ipc(frame))]),
         labels=workers.concatenate(table.class_of[rows.label]).astype(np.float64),
         weights=workers.concatenate(rows.weight).astype(np.float64),
         keys=workers.concatenate(rows.key),
+        probabilities=workers.concatenate(probabilities),
+        expected=expected,
     )
+
+
+def expect(table: Table, rows: Rows, theta: Floats) -> Expected:
+    """Compute what a version must answer, from rows as they are stored, in float64."""
+    owners = np.eye(len(table.columns))[table.encoder.owners]
+    contributions, tolerances = [], []
+    for features in _encoded(table, rows):
+        shares = features * theta[:-1]
+        contributions.append(shares @ owners)
+        # Each nonzero term is scaled, multiplied and added with one rounding each; the order of
+        # the sum is the processor's. The sigmoid's slope is at most 1/4.
+        terms = np.count_nonzero(shares, axis=1) + 4
+        size = np.abs(shares).sum(axis=1) + abs(theta[-1])
+        tolerances.append(LEAST_TOLERANCE + terms * ROUNDING * size / 4)
+    by_column = np.concatenate(contributions)
+    logit = by_column.sum(axis=1) + theta[-1]
+    return Expected(sigmoid(logit), by_column, np.concatenate(tolerances))
+
+
+def predictions(table: Table, rows: Rows, theta: Floats) -> Floats:
+    """Return the probability of class 1 of rows as they are stored, in float64."""
+    logits = [features @ theta[:-1] + theta[-1] for features in _encoded(table, rows)]
+    return sigmoid(np.concatenate(logits))
+
+
+def sigmoid(logit: Floats) -> Floats:
+    """Return 1 / (1 + e⁻ᶻ), without overflow."""
+    small = np.exp(-np.abs(logit))
+    return np.asarray(np.where(logit >= 0, 1, small) / (1 + small))
+
+
+def _encoded(table: Table, rows: Rows) -> list[Floats]:
+    """Return float64 features `[rows, features]` in pieces of bounded size, at least one."""
+    step = max(1, VALUES_AT_A_TIME // len(table.encoder.features))
+    pieces = []
+    for begin in range(0, max(1, len(rows)), step):
+        piece = rows.take(slice(begin, begin + step))
+        cells = table.cells(piece.numbers, piece.wide, piece.codes)
+        pieces.append(table.encoder.encode(cells, tf.float64).numpy())
+    return pieces
+
+
+def _frame(table: Table, rows: Rows) -> pl.DataFrame:
+    """Return rows as parsed cells."""
+    encoder = table.encoder
+    columns = {c.name: pl.Series(rows.numbers[:, i]) for i, c in enumerate(encoder.numbers)}
+    columns |= {c.name: pl.Series(rows.wide[:, i]) for i, c in enumerate(encoder.wide)}
+    for position, column in enumerate(encoder.coded):
+        values = pl.Series(table.values[position], dtype=pl.String)
+        codes = pl.Series(rows.codes[:, position])
+        columns[column.name] = values.gather(codes.set(codes < 0, None))
+    return pl.DataFrame({column.name: columns[column.name] for column in table.columns})
 
 
 def _as_ipc(frame: pl.DataFrame) -> bytes:

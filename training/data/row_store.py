@@ -29,7 +29,8 @@ class Rows:
     """Rows as they were read.
 
     Attributes:
-        numbers: float32 `[rows, numeric columns]`, NaN where missing.
+        numbers: float32 `[rows, columns of numbers]`, NaN where missing.
+        wide: float64 `[rows, columns of numbers that need it]`, NaN where missing.
         codes: int32 `[rows, other columns]`, the number of the category, −1 where missing.
         label: int32 `[rows]`, the number of the class.
         weight: float32 `[rows]`.
@@ -37,6 +38,7 @@ class Rows:
     """
 
     numbers: npt.NDArray[np.float32]
+    wide: npt.NDArray[np.float64]
     codes: npt.NDArray[np.int32]
     label: npt.NDArray[np.int32]
     weight: npt.NDArray[np.float32]
@@ -59,27 +61,30 @@ class Layout:
     """The shape of a block.
 
     Attributes:
-        numbers: how many numeric columns.
+        numbers: how many columns of float32 numbers.
+        wide: how many columns of float64 numbers.
         codes: how many other columns.
-        block_rows: how many rows.
+        block_rows: how many rows; even, so that float64 values are aligned.
     """
 
     numbers: int
+    wide: int
     codes: int
     block_rows: int
 
     @classmethod
-    def of(cls, numbers: int, codes: int) -> Layout:
+    def of(cls, numbers: int, wide: int, codes: int) -> Layout:
         """Choose a block that is worth a call and yet small."""
         rows = LARGEST_BLOCK_ROWS
-        while rows > SMALLEST_BLOCK_ROWS and rows * (numbers + codes) > BLOCK_VALUES:
+        while rows > SMALLEST_BLOCK_ROWS and rows * (numbers + 2 * wide + codes) > BLOCK_VALUES:
             rows //= 2
-        return cls(numbers, codes, rows)
+        return cls(numbers, wide, codes, rows)
 
     def empty(self, rows: int) -> Rows:
         """Return rows of weight 0."""
         return Rows(
             np.zeros((rows, self.numbers), np.float32),
+            np.zeros((rows, self.wide), np.float64),
             np.full((rows, self.codes), -1, np.int32),
             np.zeros(rows, np.int32),
             np.zeros(rows, np.float32),
@@ -98,8 +103,9 @@ class Layout:
                 memory, row.dtype, self.block_rows * row[0].size, self.offset(position, 0)
             )
             arrays.append(flat.reshape((self.block_rows, *row.shape[1:])))
-        arrays[1].fill(-1)
-        return Rows(*arrays)
+        block = Rows(*arrays)
+        block.codes.fill(-1)
+        return block
 
     @property
     def block_bytes(self) -> int:
@@ -137,7 +143,7 @@ class Spool:
         return -(-self.rows // self.layout.block_rows)
 
     def dataset(self) -> Any:
-        """Return blocks on disk as a `tf.data.Dataset` of (numbers, codes, label, weight)."""
+        """Return blocks on disk as a `tf.data.Dataset` of (numbers, wide, codes, label, weight)."""
         layout = self.layout
         records = tf.data.FixedLengthRecordDataset(
             str(self.path), layout.block_bytes, buffer_size=1 << 20
@@ -146,10 +152,13 @@ class Spool:
         @tf.autograph.experimental.do_not_convert  # it would leave files in TMPDIR
         def parse(record: Any) -> Any:
             words = tf.io.decode_raw(record, tf.int32)
-            cuts = [layout.offset(array, 0) // 4 for array in range(5)]
-            numbers, codes, label, weight = (words[begin:end] for begin, end in pairwise(cuts))
+            cuts = [layout.offset(array, 0) // 4 for array in range(6)]
+            numbers, wide, codes, label, weight = (
+                words[begin:end] for begin, end in pairwise(cuts)
+            )
             return (
                 tf.bitcast(tf.reshape(numbers, [layout.block_rows, layout.numbers]), tf.float32),
+                tf.bitcast(tf.reshape(wide, [layout.block_rows, layout.wide, 2]), tf.float64),
                 tf.reshape(codes, [layout.block_rows, layout.codes]),
                 label,
                 tf.bitcast(weight, tf.float32),

@@ -1,18 +1,29 @@
 """Which rows are set aside: a hash of a row decides, not its place.
 
 So the same rows are held out if a table comes in another order, or has grown, and it can be told of
-any row whether another version was trained on it.
+any row whether another version was trained on it. The hash is the project's own: no version of a
+library changes it, and CSV and Parquet files of the same rows give the same. It is multilinear
+(Lemire and Kaser 2014, "Strongly universal string hashing is fast"): Σ factor × cell modulo 2⁶⁴,
+where a column's odd factor comes from its name, so that the order of columns does not matter.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import xxhash
 
+ROW_HASH = "multilinear-xxh64/1"  # another number if a row's hash changes
 GOLDEN = 0x9E3779B97F4A7C15
+MISSING_TEXT = 0x6A09E667F3BCC909
+HIGH = np.uint64(32)
+
+Hashes = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -29,24 +40,58 @@ class Split:
     validation: float
     seed: int
 
-    def uniform(self, key: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    def uniform(self, key: Hashes) -> npt.NDArray[np.float64]:
         """Return a number between 0 and 1 for each row's key; it decides where the row goes."""
         mixed = _mix(key ^ _mix(np.array([self.seed + GOLDEN], np.uint64)))
         return np.asarray(mixed >> np.uint64(11), np.float64) / 2.0**53
 
 
-def row_keys(frame: pl.DataFrame) -> npt.NDArray[np.uint64]:
-    """Return a hash of each row of a part, `[rows]`; rows that are alike get different ones."""
-    hashes = frame.select(sorted(frame.columns)).hash_rows()
-    keys = hashes.to_numpy().astype(np.uint64)
-    if hashes.n_unique() < len(hashes):
-        order = pl.int_range(pl.len()).over(hashes.name or "hash")
-        nth = hashes.alias("hash").to_frame().select(order.alias("nth"))["nth"].to_numpy()
+def number_hashes(values: npt.NDArray[Any]) -> Hashes:
+    """Return a hash of each number, `[rows]`: of its float64 bits, −0 as 0, NaN as one value.
+
+    A fraction is rounded to float32 before, since that is how a file may hold it.
+    """
+    numbers = values.astype(np.float64)
+    if values.dtype == np.float64:
+        with np.errstate(over="ignore"):
+            rounded = numbers.astype(np.float32)
+        numbers = np.where(numbers == np.rint(numbers), numbers, rounded)
+    numbers += 0.0  # −0 becomes 0
+    if np.isnan(numbers.min(initial=0.0)):
+        numbers[np.isnan(numbers)] = np.nan
+    bits = numbers.view(np.uint64)
+    bits ^= bits >> HIGH  # the low half of a float32's bits is 0
+    return bits
+
+
+def text_hashes(values: Sequence[str]) -> Hashes:
+    """Return a hash of each text, and that of a missing one at the end."""
+    return np.array(
+        [*(xxhash.xxh64_intdigest(v.encode()) for v in values), MISSING_TEXT], np.uint64
+    )
+
+
+def row_keys(columns: Iterable[tuple[str, Hashes]]) -> Hashes:
+    """Return a hash of each row, `[rows]`; rows that are alike get different ones.
+
+    Args:
+        columns: each column's name, and the hashes of its cells.
+    """
+    total: Hashes | None = None
+    for name, hashes in columns:
+        hashes = hashes * np.uint64(xxhash.xxh64_intdigest(name.encode()) | 1)
+        total = hashes if total is None else np.add(total, hashes, out=total)
+    assert total is not None
+    keys = _mix(total)
+    series = pl.Series("key", keys)
+    if series.n_unique() < len(series):
+        order = pl.int_range(pl.len()).over("key")
+        nth = series.to_frame().select(order.alias("nth"))["nth"].to_numpy()
         keys ^= _mix(nth.astype(np.uint64) * np.uint64(GOLDEN))  # that of the first one stays
     return keys
 
 
-def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def _mix(values: Hashes) -> Hashes:
     """The finaliser of splitmix64 (Steele, Lea and Flood 2014): each bit depends on all."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

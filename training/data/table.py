@@ -1,46 +1,34 @@
-"""From a source to rows that can be fitted: kinds, classes, split, statistics, spools."""
+"""From a source to rows that can be fitted: kinds, classes, split, statistics, row stores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import tensorflow as tf
 
-from training.data.reading import Kind, Part, Source, as_matrix
+from training.data.choose import Choice, Chosen, ColumnUse, choose_columns
+from training.data.prepare import Prepared, Roles, WidenError, prepare
+from training.data.reading import Source
 from training.data.row_store import Layout, Rows, Spool, SpoolWriter
-from training.data.split import Split, row_keys
+from training.data.split import ROW_HASH, Split
 from training.errors import DataError
+from training.features.boolean import BooleanColumn
+from training.features.categorical import FALSE_TRUE, CategoricalColumn, CategoryStatistics
+from training.features.cells import CellParser
 from training.features.columns import Column
-from training.features.statistics import CLASSES, CategoryStatistics, NumericStatistics
+from training.features.encoder import Cells, Encoder
+from training.features.numeric import CLASSES, NumberStatistics, resolves
 from training.workers.collectives import Workers
+
+__all__ = ["Choice", "Table", "read_table"]
 
 # What usually stands for class 1 in a pair of values.
 POSITIVES = ("1", "1.0", "true", "yes", "y", "t", "positive", "benign")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What of a source to use, and as what.
-
-    Attributes:
-        label: the column to predict.
-        positive: the label that is class 1; None chooses.
-        kinds: of columns whose kind is not to be detected.
-        leave_out: columns not to use.
-        weight: the column with the rows' weights, if there is one.
-    """
-
-    label: str
-    positive: str | None = None
-    kinds: Mapping[str, Kind] = field(default_factory=dict)
-    leave_out: tuple[str, ...] = ()
-    weight: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,18 +36,23 @@ class Table:
     """Rows ready to be fitted.
 
     Attributes:
-        columns: what was learned of the columns, in the table's order, without the label.
+        encoder: knows what was learned of the columns, in the table's order, without the label.
+        label_name: the column to predict.
         class_names: the labels of class 0 and class 1.
         train, validation, held_out: this worker's share of the rows.
         rows: how many rows all workers have together, by the name of the share.
         class_weights: summed weight of the training rows of each class, of all workers.
         fingerprint: what identifies the data.
         class_of: the class of each label's number.
-        values: for each column that is not numeric, the value of each code.
-        indices: for each of them, what `columns.encode` takes for each code, for −1 first.
+        values: for each column that is not of numbers, the value of each code.
+        indices: for each of them, the place of each code, for −1 first.
+        rates: for each of them, the share of class 1 at each place of the vocabulary.
+        used, left_out: how each column was chosen to be used, or not.
+        warnings: what is suspicious about columns, for people.
     """
 
-    columns: tuple[Column, ...]
+    encoder: Encoder
+    label_name: str
     class_names: tuple[str, str]
     train: Spool
     validation: Spool
@@ -70,14 +63,23 @@ class Table:
     class_of: npt.NDArray[np.int32]
     values: tuple[tuple[str, ...], ...]
     indices: tuple[npt.NDArray[np.int32], ...]
+    rates: tuple[npt.NDArray[np.float64], ...]
+    used: tuple[ColumnUse, ...]
+    left_out: tuple[ColumnUse, ...]
+    warnings: tuple[str, ...]
 
-    def places(self, codes: Any) -> Any:
-        """Turn codes `[rows, other columns]` into what `columns.encode` takes."""
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What was learned of the columns."""
+        return self.encoder.columns
+
+    def cells(self, numbers: Any, wide: Any, codes: Any) -> Cells:
+        """Return rows as what the encoder takes; the arguments are as in `Rows`."""
         places = [
             tf.gather(tf.constant(indices), codes[:, position] + 1)
             for position, indices in enumerate(self.indices)
         ]
-        return tf.stack(places, axis=1) if places else tf.convert_to_tensor(codes)
+        return Cells(numbers, wide, tf.stack(places, axis=1) if places else codes)
 
 
 def read_table(
@@ -104,45 +106,104 @@ def read_table(
         DataError: the table cannot be used; the message says where and why.
         OSError: the disk is full.
     """
-    reader = _Reader(_kinds(source, choice), choice, split, folder, memory)
-    wrong = ""
-    try:
-        for part in source.parts(reader.all_kinds, workers.index, workers.count):
-            reader.add(part)
-            report(reader.rows)
-    except DataError as error:
-        wrong = str(error)
-    for message in workers.gather(wrong):  # whoever meets it, all tell and stop
-        if message:
-            raise DataError(message)
-    return reader.finish(source, workers)
+    chosen = choose_columns(source, choice)
+    while True:
+        reader = _Reader(chosen.parsers, choice, split, folder, memory)
+        widen = reader.read(source, workers, report)
+        if not widen:
+            return reader.finish(source, workers, chosen)
+        if not source.can_be_read_again:
+            raise DataError(
+                f"column {widen[0]!r} needs 64 bits, which the first rows did not show; "
+                "give the table as a file, since standard input cannot be read again"
+            )
+        chosen = chosen.widened(widen)
 
 
 class _Reader:
-    """What accumulates while parts go by."""
+    """Accumulates rows and what is learned of them, part by part."""
 
     def __init__(
-        self, kinds: Mapping[str, Kind], choice: Choice, split: Split, folder: Path, memory: int
+        self,
+        parsers: Mapping[str, CellParser],
+        choice: Choice,
+        split: Split,
+        folder: Path,
+        memory: int,
     ) -> None:
-        self.choice, self.split, self.kinds = choice, split, kinds
-        self.all_kinds = {**kinds, choice.label: "categorical"}
-        if choice.weight is not None:
-            self.all_kinds[choice.weight] = "numeric"
-        self.numeric = [name for name, kind in kinds.items() if kind == "numeric"]
-        self.others = [name for name, kind in kinds.items() if kind != "numeric"]
+        self.choice, self.split, self.parsers = choice, split, parsers
+        features = {n: p for n, p in parsers.items() if n not in (choice.label, choice.weight)}
+        self.roles = Roles.of(features, choice.label, choice.weight)
+        self.names = list(features)
         self.classes: dict[str, int] = {}
-        self.numbers = NumericStatistics(len(self.numeric))
-        self.categories = {name: CategoryStatistics() for name in self.others}
-        layout = Layout.of(len(self.numeric), len(self.others))
+        self.numbers = NumberStatistics(len(self.roles.numbers))
+        self.wide = NumberStatistics(len(self.roles.wide))
+        self.categories = {name: CategoryStatistics() for name in self.roles.others}
+        layout = Layout.of(
+            *(len(r) for r in (self.roles.numbers, self.roles.wide, self.categories))
+        )
         shares = ("train", "validation", "held_out")
+        for share in shares:
+            (folder / f"{share}.rows").unlink(missing_ok=True)
         self.writers = {s: SpoolWriter(folder / f"{s}.rows", layout, memory) for s in shares}
         self.rows = 0
         self.class_weights = {s: np.zeros(CLASSES) for s in shares}
         self.hash_sum = 0
+        self.lossy = np.zeros(len(self.roles.numbers), np.bool_)
+        self.spans: dict[str, tuple[float, float]] = {}
 
-    def add(self, part: Part) -> None:
-        rows = self._rows(part)
+    def read(self, source: Source, workers: Workers, report: Callable[[int], None]) -> list[str]:
+        """Read this worker's share, and return the columns that turn out to need 64 bits.
+
+        Raises:
+            DataError: a worker has found something wrong.
+        """
+        wrong, widen = "", set[str]()
+        try:
+            for part in source.parts(self.parsers, workers.index, workers.count):
+                self.add(prepare(part, self.roles))
+                report(self.rows)
+        except DataError as error:
+            wrong = str(error)
+        except WidenError as error:
+            widen.update(error.names)
+        for message, names in workers.gather([wrong, sorted(widen)]):
+            if message:  # whoever meets it, all raise it
+                raise DataError(message)
+            widen.update(names)
+        return sorted(widen) or self._coarse(workers)
+
+    def _coarse(self, workers: Workers) -> list[str]:
+        """Return the columns of which float32 has lost digits that matter."""
+        numbers = NumberStatistics(len(self.roles.numbers))
+        spans: dict[str, list[float]] = {}
+        lossy = np.zeros_like(self.lossy)
+        own = [self.numbers.as_json(), self.lossy.tolist(), self.spans]
+        for stored in workers.gather(own):
+            numbers.merge(NumberStatistics.from_json(stored[0]))
+            lossy |= np.array(stored[1], np.bool_)
+            for name, span in stored[2].items():
+                spans.setdefault(name, []).extend(span)
+        found = []
+        for position in lossy.nonzero()[0].tolist():
+            name = self.roles.numbers[position]
+            if numbers.weight[:, position].sum() == 0:
+                continue
+            if numbers.minimum[position] == numbers.maximum[position]:
+                coarse = len(set(spans.get(name, ()))) > 1
+            else:
+                coarse = not resolves(np.float32, *numbers.moments(position))
+            if coarse:
+                found.append(name)
+        return found
+
+    def add(self, prepared: Prepared) -> None:
+        rows = self._rows(prepared)
         self.rows += len(rows)
+        self.lossy |= prepared.lossy
+        for name, (low, high) in prepared.spans.items():
+            known = self.spans.get(name, (low, high))
+            self.spans[name] = (min(low, known[0]), max(high, known[1]))
         self.hash_sum += int(rows.key.sum(dtype=np.uint64))
         uniform = self.split.uniform(rows.key)
         held_out = self.split.held_out
@@ -157,70 +218,49 @@ class _Reader:
             self.writers[share].append(taken)
             self.class_weights[share] += np.bincount(taken.label, taken.weight, CLASSES)
             if share == "train":
-                self.numbers.add(taken)
-                for position, name in enumerate(self.others):
-                    codes = taken.codes[:, position]
-                    self.categories[name].add(codes, taken.label, taken.weight)
+                self.numbers.add(taken.numbers, taken.label, taken.weight)
+                self.wide.add(taken.wide, taken.label, taken.weight)
+                for position, category in enumerate(self.categories.values()):
+                    category.add(taken.codes[:, position], taken.label, taken.weight)
 
-    def _rows(self, part: Part) -> Rows:
-        frame = part.frame
-        numbers = as_matrix(part, self.numeric)
-        codes = np.empty((len(frame), len(self.others)), np.int32)
-        for position, name in enumerate(self.others):
-            codes[:, position] = self.categories[name].encode(frame[name])
-        return Rows(numbers, codes, self._labels(part), self._weights(part), row_keys(frame))
+    def _rows(self, prepared: Prepared) -> Rows:
+        codes = np.empty((len(prepared.key), len(self.categories)), np.int32)
+        for position, (name, category) in enumerate(self.categories.items()):
+            texts = prepared.texts[position]
+            # The last one is for −1, a missing value.
+            known = np.append(category.code(name, texts.values), np.int32(-1))
+            codes[:, position] = known[texts.codes]
+        label = self._labels(prepared)
+        return Rows(prepared.numbers, prepared.wide, codes, label, prepared.weight, prepared.key)
 
-    def _labels(self, part: Part) -> npt.NDArray[np.int32]:
-        values = part.frame[self.choice.label]
-        if values.null_count():
-            row = int(values.is_null().arg_max() or 0)
-            raise DataError(
-                f"{part.place(row)}, column {values.name!r}: expected a label, found none"
-            )
-        seen = values.unique(maintain_order=True)
-        for value in seen:
+    def _labels(self, prepared: Prepared) -> npt.NDArray[np.int32]:
+        for place, value in enumerate(prepared.label.values):
             if len(self.classes) == CLASSES and value not in self.classes:
-                row = int((values == value).arg_max() or 0)
+                row = int((prepared.label.codes == place).argmax())
                 known = " and ".join(repr(name) for name in self.classes)
                 raise DataError(
-                    f"{part.place(row)}, column {values.name!r}: expected a label of two values, "
-                    f"got {value!r} after {known}"
+                    f"{prepared.part.place(row)}, column {self.choice.label!r}: expected a label "
+                    f"of two values, got {value!r} after {known}"
                 )
             self.classes.setdefault(value, len(self.classes))
-        numbers = [self.classes[value] for value in seen]
-        return values.replace_strict(seen, numbers, return_dtype=pl.Int32).to_numpy()
+        numbers = np.array([self.classes[value] for value in prepared.label.values], np.int32)
+        return numbers[prepared.label.codes]
 
-    def _weights(self, part: Part) -> npt.NDArray[np.float32]:
-        if self.choice.weight is None:
-            return np.ones(len(part.frame), np.float32)
-        values = part.frame[self.choice.weight]
-        wrong = (~values.is_finite() | (values < 0)).fill_null(True)
-        if wrong.any():
-            row = int(wrong.arg_max() or 0)
-            raise DataError(
-                f"{part.place(row)}, column {values.name!r}: expected a weight of at least 0, "
-                f"got {'nothing' if values[row] is None else values[row]}"
-            )
-        return values.to_numpy()
-
-    def finish(self, source: Source, workers: Workers) -> Table:
+    def finish(self, source: Source, workers: Workers, chosen: Chosen) -> Table:
         spools = {share: writer.finish() for share, writer in self.writers.items()}
         class_names, class_of = self._classes(workers)
-        numbers, categories = self._merged(class_of, workers)
+        numbers, wide, categories = self._merged(class_of, workers)
         counted = workers.sum(np.array([self.rows, *(s.rows for s in spools.values())], np.float64))
         rows = dict(zip(("read", *spools), counted.astype(int).tolist(), strict=True))
         weights = workers.sum(
             np.array([_ordered(w, class_of) for w in self.class_weights.values()])
         )
         self._check(rows, dict(zip(spools, weights, strict=True)), class_names)
-        learned = {
-            name: numbers.column(position, name) for position, name in enumerate(self.numeric)
-        }
-        for name in self.others:
-            learned[name] = categories[name].column(name, self.kinds[name], rows["train"])
+        learned = self._learned(numbers, wide, categories)
         hash_sum = sum(int(text, 16) for text in workers.gather(f"{self.hash_sum:x}")) % 2**64
         return Table(
-            columns=tuple(learned[name] for name in self.kinds),
+            encoder=Encoder([learned[name] for name in self.names]),
+            label_name=self.choice.label,
             class_names=class_names,
             train=spools["train"],
             validation=spools["validation"],
@@ -230,13 +270,40 @@ class _Reader:
             fingerprint={
                 "source": source.name,
                 "rows": rows["read"],
-                "columns": list(self.all_kinds),
+                "columns": list(self.parsers),
                 "hash": f"{hash_sum:016x}",
+                "row_hash": ROW_HASH,
             },
             class_of=class_of,
-            values=tuple(tuple(self.categories[name].codes) for name in self.others),
-            indices=tuple(self.categories[name].indices(learned[name]) for name in self.others),
+            values=tuple(tuple(category.codes) for category in self.categories.values()),
+            indices=tuple(learned[n].places(c.codes) for n, c in self.categories.items()),
+            rates=tuple(_rates(categories[n], learned[n].vocabulary) for n in self.roles.others),
+            used=chosen.used,
+            left_out=chosen.left_out,
+            warnings=chosen.warnings,
         )
+
+    def _learned(
+        self,
+        numbers: NumberStatistics,
+        wide: NumberStatistics,
+        categories: Mapping[str, CategoryStatistics],
+    ) -> dict[str, Any]:
+        learned: dict[str, Any] = {}
+        for position, name in enumerate(self.roles.numbers):
+            facts = numbers.facts(position, np.float32)
+            learned[name] = self.parsers[name].column_type(name, **facts)
+        for position, name in enumerate(self.roles.wide):
+            facts = wide.facts(position, np.float64)
+            learned[name] = self.parsers[name].column_type(name, **facts, double=True)
+        for name, category in categories.items():
+            if self.parsers[name].kind == "boolean" and not category.missing:
+                learned[name] = BooleanColumn(name, **category.facts(FALSE_TRUE))
+            else:  # no boolean is missing in a signature, so that one is text
+                marks = self.choice.cell_format.marks
+                facts = category.facts(category.vocabulary(name))
+                learned[name] = CategoricalColumn(name, **facts, marks=marks)
+        return learned
 
     def _classes(self, workers: Workers) -> tuple[tuple[str, str], npt.NDArray[np.int32]]:
         found = sorted({name for names in workers.gather(list(self.classes)) for name in names})
@@ -259,22 +326,26 @@ class _Reader:
 
     def _merged(
         self, class_of: npt.NDArray[np.int32], workers: Workers
-    ) -> tuple[NumericStatistics, dict[str, CategoryStatistics]]:
-        for values in (self.numbers.weight, self.numbers.mean, self.numbers.squares):
-            values[:] = _ordered(values, class_of)
+    ) -> tuple[NumberStatistics, NumberStatistics, dict[str, CategoryStatistics]]:
+        for statistics in (self.numbers, self.wide):
+            for values in (statistics.weight, statistics.mean, statistics.squares):
+                values[:] = _ordered(values, class_of)
         for category in self.categories.values():
             category.weights = _ordered(category.weights.T, class_of).T
         own = {
             "numbers": self.numbers.as_json(),
+            "wide": self.wide.as_json(),
             "categories": {name: c.as_json() for name, c in self.categories.items()},
         }
-        numbers = NumericStatistics(len(self.numeric))
-        categories = {name: CategoryStatistics() for name in self.others}
+        numbers = NumberStatistics(len(self.roles.numbers))
+        wide = NumberStatistics(len(self.roles.wide))
+        categories = {name: CategoryStatistics() for name in self.categories}
         for stored in workers.gather(own):
-            numbers.merge(NumericStatistics.from_json(stored["numbers"]))
+            numbers.merge(NumberStatistics.from_json(stored["numbers"]))
+            wide.merge(NumberStatistics.from_json(stored["wide"]))
             for name, category in categories.items():
                 category.merge(CategoryStatistics.from_json(stored["categories"][name]))
-        return numbers, categories
+        return numbers, wide, categories
 
     def _check(
         self,
@@ -294,33 +365,14 @@ class _Reader:
                     )
 
 
-def _kinds(source: Source, choice: Choice) -> dict[str, Kind]:
-    """Return the kind of each column that is used to predict with.
-
-    Raises:
-        DataError: a column is named that is not there, or nothing is left to predict with.
-    """
-    named = {
-        "--label": [choice.label],
-        "--weight": [choice.weight] if choice.weight is not None else [],
-        "--columns": list(choice.kinds),
-        "--leave-out": list(choice.leave_out),
-    }
-    for option, names in named.items():
-        for name in names:
-            if name not in source.columns:
-                listing = ", ".join(source.columns[:30])
-                raise DataError(f"{option}: {source.name} has no column {name!r}, it has {listing}")
-    if choice.weight == choice.label:
-        raise DataError(f"--weight: {choice.weight!r} is the label")
-    left = [
-        name
-        for name in source.columns
-        if name not in (choice.label, choice.weight, *choice.leave_out)
-    ]
-    if not left:
-        raise DataError(f"{source.name} has no column left to predict {choice.label!r} with")
-    return {name: choice.kinds.get(name) or source.kind(name) for name in left}
+def _rates(category: CategoryStatistics, vocabulary: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Return the share of class 1 at each place: the vocabulary, another value, a missing one."""
+    weights = np.array([category.weights_of(value) for value in vocabulary]).reshape(-1, CLASSES)
+    first, second = category.weights.sum(axis=0)
+    total = weights.sum(axis=1)
+    shares = np.divide(weights[:, 1], total, where=total > 0, out=np.zeros(len(total)))
+    overall = second / max(first + second, 1e-300)
+    return np.append(shares, [overall, overall])
 
 
 def _ordered(

@@ -3,11 +3,14 @@
 Its signatures:
 
 serving_default
-    each column by name, `[batch]`: a numeric one float32, NaN where missing; a boolean one bool; a
-    categorical one int64 if its values are integers and none was missing, else string, empty where
-    missing → `probability` and `logit`, float32 `[batch]`, and `label`, string `[batch]`
+    each column by name, `[batch]`: a numeric one float32, or float64 if it needs it, NaN where
+    missing; a date float64, days since 1970-01-01T00:00Z, NaN where missing; a boolean one bool; a
+    categorical one int64 if its values are integers and none was missing in training, else string;
+    −2⁶³ and "" are missing → `probability` and `logit`, float32 `[batch]`, and `label`, string
+    `[batch]`
 dense
-    only if all columns are numeric: `features`, float32 `[batch, columns]` → the same
+    only if all columns are numbers or dates: `features`, `[batch, columns]`, float64 if one of them
+    is, else float32 → the same
 explain
     like serving_default → `contribution`, float32 `[batch, columns]`, and `bias`, float32
     `[batch]`; their sum is the logit
@@ -37,7 +40,8 @@ import polars as pl
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from training.features.columns import Column, Floats, encode, features
+from training.features.columns import Column, Floats
+from training.features.encoder import Cells, Encoder
 
 MAX_QUERIES = 1024
 METHODS = {
@@ -56,12 +60,13 @@ class TrainedModel:
 
     Attributes:
         columns: what was learned of the columns, in the table's order.
-        weights: float64 `[features]`, see `columns.encode`.
+        weights: float64 `[features]`, see `Encoder`.
         bias: log-odds of a row whose every feature is 0.
         class_names: what the labels 0 and 1 stand for.
         threshold: probability from which on the label is class 1.
         trained_at: when, ISO 8601, UTC.
         metrics: of the held-out rows, by name.
+        label_name: the column that is predicted.
     """
 
     columns: tuple[Column, ...]
@@ -71,63 +76,45 @@ class TrainedModel:
     threshold: float
     trained_at: str
     metrics: Mapping[str, float]
+    label_name: str
 
     @property
     def is_numeric(self) -> bool:
-        """Whether all columns are."""
-        return all(column.kind == "numeric" for column in self.columns)
+        """Whether all columns are numbers or dates."""
+        return all(column.is_number for column in self.columns)
 
     def inputs(self, frame: pl.DataFrame) -> Inputs:
         """Return rows as what `serving_default` takes.
 
         Args:
-            frame: numeric columns as numbers, the others as text; null is a missing value.
+            frame: cells as parsers give them; null is a missing value.
         """
-        return {column.name: _input(column, frame[column.name]) for column in self.columns}
+        return {column.name: column.served(frame[column.name]) for column in self.columns}
 
     def typical_rows(self) -> pl.DataFrame:
         """Return an average row of each class: examples that give nobody's data away."""
-        return pl.DataFrame(
-            {
-                column.name: pl.Series(column.class_means, dtype=pl.Float32)
-                if column.kind == "numeric"
-                else pl.Series(
-                    [column.vocabulary[m] if m >= 0 else None for m in column.class_modes],
-                    dtype=pl.String,
-                )
-                for column in self.columns
-            }
-        )
+        return pl.DataFrame({column.name: column.typical() for column in self.columns})
 
 
 class LogisticRegressionModule(tf.Module):
     """The serving graph of a trained model."""
 
-    def __init__(self, model: TrainedModel, dtype: Any = tf.float32) -> None:
-        """Build it.
-
-        Args:
-            model: what to serve.
-            dtype: what to compute in.
-        """
+    def __init__(self, model: TrainedModel) -> None:
         super().__init__()
         self.model = model
-        self.dtype = dtype
-        self.weights = tf.Variable(model.weights, dtype=dtype, name="weights")
-        self.bias = tf.Variable(model.bias, dtype=dtype, name="bias")
+        self.encoder = Encoder(model.columns)
+        self.weights = tf.Variable(model.weights, dtype=tf.float32, name="weights")
+        self.bias = tf.Variable(model.bias, dtype=tf.float32, name="bias")
         self.class_names = tf.constant(model.class_names)
-        self.numeric = [c.name for c in model.columns if c.kind == "numeric"]
-        self.others = [c for c in model.columns if c.kind != "numeric"]
-        self.vocabularies = {
-            c.name: _vocabulary(c) for c in self.others if c.kind == "categorical" and c.vocabulary
-        }
+        self.readers = {column.name: column.reader() for column in model.columns}
         # Which column each feature belongs to, as a matrix, `[features, columns]`.
-        owners = [feature.column for feature in features(model.columns)]
-        self.ownership = tf.one_hot(owners, len(model.columns), dtype=dtype)
+        self.ownership = tf.one_hot(self.encoder.owners, len(model.columns), dtype=tf.float32)
 
     def dense(self, features: Any) -> dict[str, Any]:
-        """Predict rows given as one matrix, float32 `[batch, columns]`."""
-        return self._predicted(self._encoded(features, tf.zeros([tf.shape(features)[0], 0])))
+        """Predict rows given as one matrix `[batch, columns]`."""
+        columns = tf.unstack(features, len(self.model.columns), axis=1)
+        named = zip(self.model.columns, columns, strict=True)
+        return self.by_column({c.name: tf.cast(values, c.dtype) for c, values in named})
 
     def by_column(self, columns: Mapping[str, Any]) -> dict[str, Any]:
         """Predict rows given as one tensor `[batch]` for each column."""
@@ -156,6 +143,8 @@ class LogisticRegressionModule(tf.Module):
             "columns": tf.constant([c.name for c in columns]),
             "kinds": tf.constant([c.kind for c in columns]),
             "missing": tf.constant([c.missing for c in columns]),
+            "modes": tf.constant([c.mode for c in columns], tf.int32),
+            "label_name": tf.constant(model.label_name),
             "vocabulary_values": tf.constant(
                 [value for c in columns for value in c.vocabulary], tf.string
             ),
@@ -199,38 +188,25 @@ class LogisticRegressionModule(tf.Module):
 
     def _read(self, columns: Mapping[str, Any]) -> Any:
         rows = tf.shape(next(iter(columns.values())))[0]
-        numbers = [columns[name] for name in self.numeric]
-        places = [self._places(column, columns[column.name]) for column in self.others]
-        return self._encoded(
-            tf.stack(numbers, axis=1) if numbers else tf.zeros([rows, 0]),
-            tf.stack(places, axis=1) if places else tf.zeros([rows, 0], tf.int32),
+        encoder = self.encoder
+
+        def together(group: list[Any], dtype: Any) -> Any:
+            cells = [self.readers[column.name](columns[column.name]) for column in group]
+            return tf.stack(cells, axis=1) if cells else tf.zeros([rows, 0], dtype)
+
+        cells = Cells(
+            together(encoder.numbers, tf.float32),
+            together(encoder.wide, tf.float64),
+            together(encoder.coded, tf.int32),
         )
-
-    def _encoded(self, numbers: Any, places: Any) -> Any:
-        return encode(self.model.columns, numbers, places, self.dtype)
-
-    def _places(self, column: Column, values: Any) -> Any:
-        """Find values in a column's vocabulary; see `columns.encode`."""
-        if column.kind == "boolean":
-            return tf.cast(values, tf.int32)
-        unknown = len(column.vocabulary)
-        if column.name not in self.vocabularies:
-            found = tf.fill(tf.shape(values), unknown)
-        else:
-            found = self.vocabularies[column.name].lookup(values)
-        if values.dtype == tf.string:
-            return tf.where(tf.equal(values, ""), unknown + 1, found)
-        return found
+        return encoder.encode(cells, tf.float32)
 
     def _parsed(self, serialized: Any) -> Any:
         parsed = tf.io.parse_example(
             serialized, {column.name: _example_feature(column) for column in self.model.columns}
         )
         return {
-            column.name: tf.cast(parsed[column.name], column.dtype)
-            if column.kind == "boolean"
-            else parsed[column.name]
-            for column in self.model.columns
+            column.name: tf.cast(parsed[column.name], column.dtype) for column in self.model.columns
         }
 
 
@@ -262,7 +238,9 @@ def export(model: TrainedModel, directory: Path) -> None:
         "regression": _signature(module.regression, examples),
     }
     if model.is_numeric:
-        dense = {"features": tf.TensorSpec([None, len(model.columns)], tf.float32, "features")}
+        wide = any(column.dtype == tf.float64 for column in model.columns)
+        dtype = tf.float64 if wide else tf.float32
+        dense = {"features": tf.TensorSpec([None, len(model.columns)], dtype, "features")}
         signatures["dense"] = _signature(module.dense, dense)
     # Saving imports generated code, whose bytecode would be left in TMPDIR.
     writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True
@@ -273,19 +251,6 @@ def export(model: TrainedModel, directory: Path) -> None:
     finally:
         sys.dont_write_bytecode = writes_none
     _amend(directory / "saved_model.pb", arguments)
-
-
-def predict(model: TrainedModel, inputs: Inputs, dtype: Any = tf.float32) -> Floats:
-    """Return the serving graph's own probability of class 1, `[rows]`.
-
-    Args:
-        model: the model.
-        inputs: what `TrainedModel.inputs` gives.
-        dtype: what to compute in; a version that is served computes in float32.
-    """
-    module = LogisticRegressionModule(model, dtype)
-    outputs = module.by_column({name: tf.constant(values) for name, values in inputs.items()})
-    return np.asarray(outputs["probability"], np.float64)
 
 
 def argument_names(columns: tuple[Column, ...]) -> dict[str, str]:
@@ -322,29 +287,5 @@ def _amend(saved_model: Path, arguments: Mapping[str, str]) -> None:
     saved_model.write_bytes(stored.SerializeToString(deterministic=True))
 
 
-def _vocabulary(column: Column) -> Any:
-    keys: Any = list(column.vocabulary)
-    if column.dtype == tf.int64:
-        keys = [int(key) for key in keys]
-    initializer = tf.lookup.KeyValueTensorInitializer(
-        tf.constant(keys, column.dtype), tf.range(len(keys), dtype=tf.int32)
-    )
-    return tf.lookup.StaticHashTable(initializer, default_value=len(keys))
-
-
-def _input(column: Column, values: pl.Series) -> npt.NDArray[Any]:
-    if column.kind == "numeric":
-        return values.cast(pl.Float32).fill_null(float("nan")).to_numpy()
-    if column.kind == "boolean":
-        return (values == "true").fill_null(False).to_numpy()
-    if column.dtype == tf.int64:
-        return values.cast(pl.Int64, strict=False).fill_null(-(2**63)).to_numpy()
-    return np.array([value.encode() for value in values.fill_null("")], np.object_)
-
-
 def _example_feature(column: Column) -> Any:
-    dtype = tf.int64 if column.kind == "boolean" else column.dtype
-    default = None
-    if column.missing:
-        default = float("nan") if column.kind == "numeric" else ""
-    return tf.io.FixedLenFeature([], dtype, default)
+    return tf.io.FixedLenFeature([], column.example_dtype, column.example_default)

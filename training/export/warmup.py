@@ -45,7 +45,7 @@ def write(model: TrainedModel, directory: Path) -> None:
         Call("describe", {"query": np.zeros(1, np.int32)}, {}),
     ]
     if model.is_numeric:
-        matrix = np.stack(list(by_column.values()), axis=1)
+        matrix = np.stack(list(by_column.values()), axis=1)  # float64 if a column is
         calls.append(Call("dense", {"features": matrix}, {}))
     path = directory / WARMUP_FILE
     path.parent.mkdir(exist_ok=True)

@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from training.data.row_store import BLOCK_VALUES, Rows, Spool, sample_runs
 from training.data.table import Table
-from training.features.columns import encode, features
 
 
 class Block(NamedTuple):
@@ -40,7 +39,7 @@ class Blocks:
             memory: how many bytes of features may be kept.
         """
         self.rows = spool.rows
-        self.width = len(features(table.columns))
+        self.width = len(table.encoder.features)
         small = table.rows["train"] <= spool.layout.block_rows
         self.dtype = tf.float64 if small else tf.float32
         self._table = table
@@ -121,11 +120,11 @@ class Blocks:
         # Compiling pays for the one shape that comes often.
         whole = len(rows) == self._block_rows
         encode = self._encode_whole_block if whole else self._encoded
-        return Block(*encode(rows.numbers, rows.codes, rows.label, rows.weight))
+        return Block(*encode(rows.numbers, rows.wide, rows.codes, rows.label, rows.weight))
 
-    def _encoded(self, numbers: Any, codes: Any, label: Any, weight: Any) -> Block:
-        places = self._table.places(codes)
-        features = encode(self._table.columns, numbers, places, self.dtype, complete=self._complete)
+    def _encoded(self, numbers: Any, wide: Any, codes: Any, label: Any, weight: Any) -> Block:
+        cells = self._table.cells(numbers, wide, codes)
+        features = self._table.encoder.encode(cells, self.dtype, complete=self._complete)
         labels = tf.cast(tf.gather(tf.constant(self._table.class_of), label), self.dtype)
         of_class = tf.constant(self._class_weights, self.dtype)
         factor = of_class[0] + labels * (of_class[1] - of_class[0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -16,10 +16,10 @@ from pathlib import Path
 
 from training.data.reading.csv_file import CsvFile
 from training.data.reading.frame_file import FrameFile, ParquetFile
-from training.data.reading.part import File, Kind, Part, as_matrix
+from training.data.reading.part import File, Parsers, Part
 from training.errors import DataError
 
-__all__ = ["STANDARD_INPUT", "FrameFile", "Kind", "Part", "Source", "as_matrix", "open_source"]
+__all__ = ["STANDARD_INPUT", "FrameFile", "Parsers", "Part", "Source", "open_source"]
 
 STANDARD_INPUT = "-"
 PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -43,26 +43,36 @@ class Source:
         """The names of the columns, in the order of the first file."""
         return self.files[0].columns
 
-    def kind(self, column: str) -> Kind:
-        """Return the kind of a column, by its type in the first file or by its first values.
+    @property
+    def separator(self) -> str:
+        """What stands between the fields of the first file; empty if it is not text."""
+        return self.files[0].separator
+
+    @property
+    def can_be_read_again(self) -> bool:
+        """Whether the rows are there a second time; those of a stream are not."""
+        return not any(file.is_stream for file in self.files)
+
+    def head(self) -> Part:
+        """Return the first rows as they stand in the first file, to detect kinds by.
 
         Raises:
-            DataError: it has a type that cannot be trained on, such as dates.
+            DataError: the file is malformed.
         """
-        return self.files[0].kind(column)
+        return self.files[0].head()
 
-    def parts(self, kinds: Mapping[str, Kind], worker: int = 0, workers: int = 1) -> Iterator[Part]:
-        """Read the columns that `kinds` names.
+    def parts(self, parsers: Parsers, worker: int = 0, workers: int = 1) -> Iterator[Part]:
+        """Read the columns that have a parser.
 
         Args:
-            kinds: as what to read each column.
+            parsers: how to read each column.
             worker: who reads; it gets the parts from the `worker`-th on.
             workers: how many share the parts; each gets every `workers`-th.
 
         Raises:
             DataError: a file is malformed, or a value is not of its column's kind.
         """
-        loads = (load for file in self.files for load in file.parts(kinds))
+        loads = (load for file in self.files for load in file.parts(parsers))
         with ThreadPoolExecutor(1) as pool:  # reads the next part while this one is worked on
             pending: Future[Part] | None = None
             for load in islice(loads, worker, None, workers):

@@ -6,16 +6,23 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import polars as pl
 
-from training.data.reading.part import BOOLEANS, MISSING, File, Kind, Part, converted, with_nulls
+from training.data.reading.part import (
+    ROWS_PER_PART,
+    File,
+    Parsers,
+    Part,
+    converted,
+    csv_dtypes,
+    missing_marks,
+)
 from training.errors import DataError
 
 CHUNK_BYTES = 8 << 20
@@ -25,11 +32,6 @@ SEPARATORS = ",;\t|"
 GZIP_MAGIC = b"\x1f\x8b"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 csv.field_size_limit(LONGEST_CHUNK_BYTES)
-DTYPES: dict[Kind, type[pl.DataType]] = {
-    "numeric": pl.Float32,
-    "categorical": pl.String,
-    "boolean": pl.String,
-}
 
 
 class CsvFile(File):
@@ -52,29 +54,22 @@ class CsvFile(File):
         if head is None:
             raise DataError(f"{name}: expected a header and rows, found nothing")
         self.columns = head.header
+        self.separator = head.separator
+        self.is_stream = stream is not None
         # A stream cannot be read again. Of a file nothing is kept: there may be thousands.
         self._head: _Chunk | None = None
         if stream is not None:
             self._head, self._chunks = head, chain([head], chunks)
 
-    def kind(self, column: str) -> Kind:
-        """Return the kind of a column by its first values."""
-        values = with_nulls(self._texts[column]).drop_nulls().str.strip_chars()
-        if values.cast(pl.Float64, strict=False).null_count() == 0:
-            return "numeric"
-        if values.str.to_lowercase().is_in(BOOLEANS).all():
-            return "boolean"
-        return "categorical"
+    def head(self) -> Part:
+        """Return the first rows as text."""
+        chunk = self._head or next(self._read_chunks(None))
+        return Part(chunk.as_texts()[:ROWS_PER_PART], chunk.place)
 
-    def parts(self, kinds: Mapping[str, Kind]) -> Iterator[Callable[[], Part]]:
+    def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
         """Yield a function for each part, which reads it."""
         for chunk in self._chunks or self._read_chunks(None):
-            yield _loader(chunk, kinds)
-
-    @cached_property
-    def _texts(self) -> pl.DataFrame:
-        """The first rows, of the one file that is asked for kinds."""
-        return (self._head or next(self._read_chunks(None))).as_texts()
+            yield _loader(chunk, parsers)
 
     def _read_chunks(self, stream: BinaryIO | None) -> Iterator[_Chunk]:
         """Cut the file into chunks of whole records."""
@@ -121,20 +116,18 @@ class _Chunk:
         self.separator = separator
         self.data = data
 
-    def load(self, kinds: Mapping[str, Kind]) -> Part:
-        """Parse the columns that `kinds` names.
+    def load(self, parsers: Parsers) -> Part:
+        """Parse the columns that have a parser.
 
         Raises:
             DataError: the chunk is malformed, or a value is not of its column's kind.
         """
         try:
-            frame = self._parse(
-                {c: DTYPES[kinds.get(c, "categorical")] for c in self.header}, kinds
-            )
+            frame = self._parse(csv_dtypes(self.header, parsers), parsers, missing_marks(parsers))
         except pl.exceptions.PolarsError:
             # Spaces around a number, or something wrong: slower, but this way can tell.
-            return converted(Part(self.as_texts(), self.place), kinds)
-        return converted(Part(self._without_blank_lines(frame), self.place), kinds)
+            return converted(Part(self.as_texts(), self.place), parsers)
+        return converted(Part(self._without_blank_lines(frame), self.place), parsers)
 
     def as_texts(self) -> pl.DataFrame:
         """Parse all columns as text.
@@ -143,7 +136,7 @@ class _Chunk:
             DataError: the chunk is malformed.
         """
         try:
-            frame = self._parse(dict.fromkeys(self.header, pl.String), self.header)
+            frame = self._parse(dict.fromkeys(self.header, pl.String), self.header, [])
         except pl.exceptions.PolarsError as error:
             self._check_text()
             self._blank_records()
@@ -157,7 +150,10 @@ class _Chunk:
         return f"{self.name} line {next(line for i, line in enumerate(records) if i == row)}"
 
     def _parse(
-        self, schema: Mapping[str, type[pl.DataType]], columns: Collection[str]
+        self,
+        schema: Mapping[str, type[pl.DataType]],
+        columns: Collection[str],
+        missing: Sequence[str],
     ) -> pl.DataFrame:
         return pl.read_csv(
             self.data,
@@ -166,7 +162,7 @@ class _Chunk:
             # The last one too: it tells whether a record is too short.
             columns=sorted({self.header.index(c) for c in columns} | {len(self.header) - 1}),
             separator=self.separator,
-            null_values=list(MISSING),
+            null_values=list(missing),
         )
 
     def _without_blank_lines(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -219,8 +215,8 @@ class _Chunk:
             before = reader.line_num
 
 
-def _loader(chunk: _Chunk, kinds: Mapping[str, Kind]) -> Callable[[], Part]:
-    return lambda: chunk.load(kinds)
+def _loader(chunk: _Chunk, parsers: Parsers) -> Callable[[], Part]:
+    return lambda: chunk.load(parsers)
 
 
 @contextmanager

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from training.errors import DataError
+from training.features.cells import MISSING, CellParser
 
-Kind = Literal["numeric", "categorical", "boolean"]
-
-MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "?")
-BOOLEANS = ("false", "true")
 ROWS_PER_PART = 65_536
+
+Parsers = Mapping[str, CellParser]
 
 
 @dataclass(frozen=True)
@@ -25,7 +21,8 @@ class Part:
     """Some rows of a source.
 
     Attributes:
-        frame: numeric columns as Float32, the others as String; null is a missing value.
+        frame: columns as their parsers give them: numbers and days as floats, the others as
+            String; null is a missing value.
         place: says where a row of the frame stands, like `customers.csv line 7`.
     """
 
@@ -34,86 +31,76 @@ class Part:
 
 
 class File(ABC):
-    """One file of a source."""
+    """One file of a source.
+
+    Attributes:
+        name: for messages.
+        columns: their names.
+        separator: between the fields of a text file; empty if there is none.
+        is_stream: whether it can be read only once.
+    """
 
     name: str
     columns: tuple[str, ...]
+    separator: str = ""
+    is_stream: bool = False
 
     @abstractmethod
-    def kind(self, column: str) -> Kind:
-        """Return the kind of a column, or raise DataError if it has none."""
+    def head(self) -> Part:
+        """Return the first rows as they stand in the file, to detect kinds by.
+
+        Raises:
+            DataError: the file is malformed.
+        """
 
     @abstractmethod
-    def parts(self, kinds: Mapping[str, Kind]) -> Iterator[Callable[[], Part]]:
+    def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
         """Yield a function for each part, which reads it."""
 
 
-def as_matrix(part: Part, names: Sequence[str]) -> npt.NDArray[np.float32]:
-    """Return numeric columns as one matrix `[rows, columns]`, NaN where missing.
-
-    Raises:
-        DataError: a number is infinite, or too large for 32 bits.
-    """
-    matrix = np.empty((len(part.frame), len(names)), np.float32)
-    for position, name in enumerate(names):
-        values = part.frame[name]
-        if values.null_count():
-            values = values.fill_null(float("nan"))
-        matrix[:, position] = values.to_numpy()
-    if np.isinf(matrix).any():
-        name = names[int(np.isinf(matrix).any(axis=0).argmax())]
-        _refuse(part, name, part.frame[name].is_infinite(), "a number that is finite in 32 bits")
-    return matrix
+def csv_dtypes(columns: tuple[str, ...], parsers: Parsers) -> dict[str, type[pl.DataType]]:
+    """Return what polars may parse each column of a CSV file as."""
+    return {name: parsers[name].dtype if name in parsers else pl.String for name in columns}
 
 
-def converted(part: Part, kinds: Mapping[str, Kind]) -> Part:
-    """Convert the columns of a part to their kinds.
+def missing_marks(parsers: Parsers) -> list[str]:
+    """Return the texts that polars may take for a missing value."""
+    return list(next((p.cell_format.marks for p in parsers.values()), MISSING))
+
+
+def converted(part: Part, parsers: Parsers) -> Part:
+    """Parse the columns of a part.
 
     Raises:
         DataError: a value is not of its column's kind.
     """
     columns = []
-    for name, kind in kinds.items():
+    for name, parser in parsers.items():
+        values = part.frame[name]
         try:
-            columns.append(_converted(part, name, kind))
+            cells = parser.parse(values)
         except pl.exceptions.PolarsError as error:
-            dtype = part.frame[name].dtype
-            raise DataError(f"column {name!r}: the type {dtype} cannot be {kind}") from error
+            raise DataError(
+                f"column {name!r}: the type {values.dtype} cannot be {parser.kind}"
+            ) from error
+        if cells.null_count() > values.null_count():
+            text = parser.trimmed(values)
+            wrong = cells.is_null() & text.is_not_null()
+            refuse(part, parser, text, wrong)
+        columns.append(cells)
     return Part(pl.DataFrame(columns), part.place)
 
 
-def _converted(part: Part, name: str, kind: Kind) -> pl.Series:
-    values = part.frame[name]
-    if kind == "numeric":
-        return _numeric(part, values)
-    text = values.cast(pl.String)
-    if values.dtype.is_float():
-        text = text.str.strip_suffix(".0")  # the category 1, not 1.0
-    text = with_nulls(text)
-    if kind == "boolean":
-        text = text.str.strip_chars().str.to_lowercase().replace({"0": "false", "1": "true"})
-        _refuse(part, name, ~text.is_in(BOOLEANS), "true or false")
-    return text
+def refuse(part: Part, parser: CellParser, values: pl.Series, wrong: pl.Series) -> None:
+    """Refuse the first value that is marked as wrong.
 
-
-def _numeric(part: Part, values: pl.Series) -> pl.Series:
-    if values.dtype == pl.String:
-        text = with_nulls(values.str.strip_chars())
-        values = text.cast(pl.Float64, strict=False)
-        _refuse(part, text.name, values.is_null() & text.is_not_null(), "a number")
-    return values.cast(pl.Float32)
-
-
-def with_nulls(text: pl.Series) -> pl.Series:
-    """Replace what stands for a missing value, spaces around it or not."""
-    return text.set(text.str.strip_chars().is_in(MISSING), None)
-
-
-def _refuse(part: Part, name: str, wrong: pl.Series, expected: str) -> None:
-    wrong = wrong.fill_null(False)
+    Raises:
+        DataError: there is one.
+    """
     if wrong.any():
         row = int(wrong.arg_max() or 0)
+        value = values[row]
         raise DataError(
-            f"{part.place(row)}, column {name!r}: expected {expected}, "
-            f"got {part.frame[name][row]!r}"
+            f"{part.place(row)}, column {values.name!r}: expected {parser.expected}, "
+            f"got {value!r}; {parser.advice(values.name, value)}"
         )

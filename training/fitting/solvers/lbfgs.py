@@ -14,6 +14,7 @@ from training.features.columns import Floats
 from training.fitting.objective import Objective
 from training.fitting.solvers.state import (
     HALVINGS,
+    HALVINGS_IN_NOISE,
     NOISE,
     SUFFICIENT_DECREASE,
     State,
@@ -22,7 +23,6 @@ from training.fitting.solvers.state import (
 )
 
 PAIRS = 10
-HALVINGS_IN_NOISE = 4
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from training.features.columns import Floats
 from training.fitting.objective import Objective
 from training.fitting.solvers.state import (
     HALVINGS,
+    HALVINGS_IN_NOISE,
     NOISE,
     SUFFICIENT_DECREASE,
     State,
@@ -64,11 +65,16 @@ class Newton:
             theta = state.theta + scale * direction
             cost, gradient = objective.cost_and_gradient(theta)
             noise = -scale * slope < NOISE * state.cost
-            better = noise and largest(gradient) < state.criterion
-            if better or cost <= state.cost + SUFFICIENT_DECREASE * scale * slope:
+            if noise:
+                # The cost cannot judge the step. With exact second derivatives a short enough one
+                # lowers every component of the gradient, so that a longer search means rounding.
+                accepted = largest(gradient) < state.criterion
+            else:
+                accepted = cost <= state.cost + SUFFICIENT_DECREASE * scale * slope
+            if accepted:
                 cut = largest(gradient) <= GOOD_CUT * state.criterion
                 return self._arrived(objective, state, theta, cost, gradient, cut)
-            if noise:
+            if noise and halvings >= HALVINGS_IN_NOISE:
                 break
         if state.memory["fresh"]:
             return state.at_its_end()

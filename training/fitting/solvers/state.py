@@ -16,6 +16,7 @@ SAMPLE_STEPS = 100
 # Of a line search: the share of the promised decrease that is enough, and how often to halve.
 SUFFICIENT_DECREASE = 1e-4
 HALVINGS = 30
+HALVINGS_IN_NOISE = 4
 # The relative accuracy of sums in float32. Smaller pivots are noise; whether a step was good that
 # gains less, the cost cannot tell, but its derivatives can, which are near 0.
 NOISE = 1e-6

@@ -1,0 +1,148 @@
+"""TensorFlow Serving in a container, as a process of this machine.
+
+`python -m launcher.container` starts the container, prints its log, ends when the container ends,
+and removes the container on SIGTERM or SIGINT.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+import docker
+from docker.errors import APIError, DockerException, ImageNotFound
+
+DEFAULT_IMAGE = "tensorflow/serving"
+DEFAULT_VERSION = "2.20.0"
+GRPC_PORT = 8500
+# The default, four times the number of cores, refuses calls that the client makes at once.
+GRPC_MAX_THREADS = 64
+LABEL = "org.logreg-serving.role"
+STOP_SECONDS = 1
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--port", type=click.IntRange(1, 65535), default=8500, help="gRPC port on the host.")
+@click.option("--bind_address", default="127.0.0.1", help="Host address to listen on.")
+@click.option("--model_name", default="default", help="Name of the model.")
+@click.option(
+    "--model_base_path",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Directory whose integer-named children are the model's versions.",
+)
+@click.option(
+    "--image",
+    envvar="TF_SERVING_IMAGE",
+    default=f"{DEFAULT_IMAGE}:{os.environ.get('TF_SERVING_VERSION', DEFAULT_VERSION)}",
+    show_envvar=True,
+    help="Image with tensorflow_model_server.",
+)
+@click.option("--check", is_flag=True, help="Check that engine and image are available, and end.")
+def main(
+    port: int, bind_address: str, model_name: str, model_base_path: Path, image: str, check: bool
+) -> None:
+    """Run TensorFlow Serving in a container until it ends, or until SIGTERM or SIGINT."""
+    engine = _engine()
+    try:
+        _ensure_image(engine, image)
+        if not check:
+            sys.exit(_run(engine, image, port, bind_address, model_name, model_base_path.resolve()))
+    finally:
+        engine.close()
+
+
+def _engine() -> Any:
+    try:
+        return docker.from_env()
+    except DockerException as error:
+        raise click.ClickException(f"no Docker engine answers: {_reason(error)}") from error
+
+
+def _ensure_image(engine: Any, image: str) -> None:
+    try:
+        engine.images.get(image)
+    except ImageNotFound:
+        click.echo(f"pulling {image}", err=True)
+        try:
+            engine.images.pull(image)
+        except DockerException as error:
+            raise click.ClickException(
+                f"image {image} is not on this machine and cannot be pulled: {_reason(error)}"
+            ) from error
+
+
+def _run(
+    engine: Any, image: str, port: int, bind_address: str, model_name: str, base_path: Path
+) -> int:
+    """Run the container and return its exit status; 0 after a signal."""
+    name = f"logreg-serving-{port}"
+    _remove_left_over(engine, name)
+    stopping = False
+
+    def stop(signal_number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+        container.stop(timeout=STOP_SECONDS)
+
+    try:
+        container = engine.containers.create(
+            image,
+            name=name,
+            labels={LABEL: "model-server"},
+            # The image's own entrypoint is a shell that swallows SIGTERM.
+            entrypoint=["tensorflow_model_server"],
+            command=[
+                f"--port={GRPC_PORT}",
+                f"--grpc_max_threads={GRPC_MAX_THREADS}",
+                f"--model_name={model_name}",
+                f"--model_base_path=/models/{model_name}",
+            ],
+            init=True,
+            user=f"{os.getuid()}:{os.getgid()}",
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            ports={f"{GRPC_PORT}/tcp": (bind_address, port)},
+            volumes={str(base_path): {"bind": f"/models/{model_name}", "mode": "ro"}},
+        )
+    except DockerException as error:
+        raise click.ClickException(f"cannot create the container: {_reason(error)}") from error
+    try:
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        container.start()
+        for chunk in container.logs(stream=True, follow=True):
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+        status = int(container.wait()["StatusCode"])
+    except DockerException as error:
+        raise click.ClickException(f"cannot run the container: {_reason(error)}") from error
+    finally:
+        container.remove(force=True)
+    if stopping:
+        return 0
+    click.echo(f"the container ended with status {status}", err=True)
+    return status or 1
+
+
+def _remove_left_over(engine: Any, name: str) -> None:
+    """Remove the container of a run that was killed."""
+    for container in engine.containers.list(all=True, filters={"label": LABEL, "name": name}):
+        if container.name == name:
+            container.remove(force=True)
+
+
+def _reason(error: DockerException) -> str:
+    """Return the engine's message without the request that caused it."""
+    if isinstance(error, APIError) and error.explanation:
+        return str(error.explanation).strip()
+    return str(error).strip()
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m launcher.container")

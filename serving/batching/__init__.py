@@ -1,0 +1,1 @@
+"""Computing the requests that wait together in one batch."""

@@ -1,0 +1,1 @@
+"""Versions of models: found, loaded, served and unloaded, whatever they are made of."""

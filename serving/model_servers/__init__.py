@@ -1,0 +1,1 @@
+"""The server: its flags, ports, services and metrics."""

@@ -1,0 +1,1 @@
+"""SavedModels: loading them, computing with them, and answering requests from them."""

@@ -1,0 +1,122 @@
+"""Which columns of a source are used, and how each is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from training.data.reading import Source
+from training.errors import DataError
+from training.features.categorical import CategoricalParser
+from training.features.cells import CellFormat, CellParser, Kind
+from training.features.detect import detect, identifier_warning, of_kind
+from training.features.numeric import NumericParser
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of a source to use, and as what.
+
+    Attributes:
+        label: the column to predict.
+        positive: the label that is class 1; None chooses.
+        kinds: of columns whose kind is not to be detected.
+        leave_out: columns not to use.
+        weight: the column with the rows' weights, if there is one.
+        cell_format: how cells are written.
+    """
+
+    label: str
+    positive: str | None = None
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    leave_out: tuple[str, ...] = ()
+    weight: str | None = None
+    cell_format: CellFormat = field(default_factory=CellFormat)
+
+
+@dataclass(frozen=True)
+class ColumnUse:
+    """A column that is used or left out: its name, its kind, and the reason."""
+
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The columns of a source.
+
+    Attributes:
+        parsers: how to read each column that is used, the label and the weight last.
+        used: the columns to predict with.
+        left_out: the others.
+        warnings: what is suspicious about columns, for people.
+    """
+
+    parsers: Mapping[str, CellParser]
+    used: tuple[ColumnUse, ...]
+    left_out: tuple[ColumnUse, ...]
+    warnings: tuple[str, ...]
+
+    def widened(self, names: Sequence[str]) -> Chosen:
+        """Return the same with 64 bits for some columns of numbers."""
+        parsers = dict(self.parsers)
+        for name in names:
+            parser = parsers[name]
+            assert isinstance(parser, NumericParser)
+            parsers[name] = replace(parser, double=True)
+        return replace(self, parsers=parsers)
+
+
+def choose_columns(source: Source, choice: Choice) -> Chosen:
+    """Detect the kinds of the columns that are used.
+
+    Raises:
+        DataError: a column is named that is not there, its kind is unclear, or nothing is left to
+            predict with.
+    """
+    _check_names(source, choice)
+    others = (choice.label, choice.weight, *choice.leave_out)
+    names = [name for name in source.columns if name not in others]
+    if not names:
+        raise DataError(f"{source.name} has no column left to predict {choice.label!r} with")
+    head = source.head()
+    parsers: dict[str, CellParser] = {}
+    used, warnings = [], []
+    for name in names:
+        values, kind = head.frame[name], choice.kinds.get(name)
+        if kind is None:
+            parser = detect(values, choice.cell_format, source.separator, head.place)
+        else:
+            parser = of_kind(kind, values, choice.cell_format, source.separator)
+        parsers[name] = parser
+        used.append(ColumnUse(name, parser.kind, "--columns" if kind else "detected"))
+        warnings.append(identifier_warning(parser, values))
+    parsers[choice.label] = CategoricalParser(choice.cell_format)
+    if choice.weight is not None:
+        parsers[choice.weight] = of_kind(
+            "numeric", head.frame[choice.weight], choice.cell_format, source.separator
+        )
+    left_out = [
+        ColumnUse(name, str(head.frame[name].dtype).lower(), "--leave-out")
+        for name in dict.fromkeys(choice.leave_out)
+    ]
+    found = tuple(warning for warning in warnings if warning is not None)
+    return Chosen(parsers, tuple(used), tuple(left_out), found)
+
+
+def _check_names(source: Source, choice: Choice) -> None:
+    named = {
+        "--label": [choice.label],
+        "--weight": [choice.weight] if choice.weight is not None else [],
+        "--columns": list(choice.kinds),
+        "--leave-out": list(choice.leave_out),
+    }
+    for option, names in named.items():
+        for name in names:
+            if name not in source.columns:
+                listing = ", ".join(source.columns[:30])
+                raise DataError(f"{option}: {source.name} has no column {name!r}, it has {listing}")
+    if choice.weight == choice.label:
+        raise DataError(f"--weight: {choice.weight!r} is the label")

@@ -1,0 +1,191 @@
+"""From a part of a file to arrays: no state, so that threads can share the parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from training.data.reading import Part
+from training.data.split import Hashes, number_hashes, row_keys, text_hashes
+from training.errors import DataError
+from training.features.cells import CellParser
+from training.features.date import DAY_MICROSECONDS
+
+
+class WidenError(Exception):
+    """Columns need 64 bits, which the first rows did not show."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(names)
+        self.names = list(names)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A column of texts.
+
+    Attributes:
+        values: the different ones, in order of appearance.
+        codes: int32 `[rows]`, the place of each cell's value, −1 where it is missing.
+    """
+
+    values: list[str]
+    codes: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(cls, cells: pl.Series) -> Texts:
+        """Number the values."""
+        seen = cells.unique(maintain_order=True).drop_nulls()
+        numbers = pl.Series(range(len(seen)), dtype=pl.Int32)
+        codes = cells.replace_strict(seen, numbers, default=-1, return_dtype=pl.Int32)
+        return cls(seen.to_list(), codes.to_numpy())
+
+    def hashes(self) -> Hashes:
+        """Return a hash of each cell."""
+        return text_hashes(self.values)[self.codes]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which columns are read as what.
+
+    Attributes:
+        numbers, wide, others: the names of the columns of each kind of storage.
+        dates: those of `wide` that are dates.
+        label: the column to predict.
+        weight: the column with the rows' weights, if there is one.
+    """
+
+    numbers: tuple[str, ...]
+    wide: tuple[str, ...]
+    others: tuple[str, ...]
+    dates: frozenset[str]
+    label: str
+    weight: str | None
+
+    @classmethod
+    def of(cls, parsers: Mapping[str, CellParser], label: str, weight: str | None) -> Roles:
+        """Sort columns by how their parsers want them to be stored."""
+        numbers = [n for n, p in parsers.items() if p.column_type.is_number]
+        return cls(
+            tuple(name for name in numbers if not parsers[name].wide),
+            tuple(name for name in numbers if parsers[name].wide),
+            tuple(name for name in parsers if name not in numbers),
+            frozenset(name for name in numbers if parsers[name].kind == "date"),
+            label,
+            weight,
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A part as arrays.
+
+    Attributes:
+        part: where it is from, for messages.
+        numbers, wide, weight, key: as in `Rows`.
+        texts: of each column that is not of numbers.
+        label: of the column to predict; none is missing.
+        lossy: for each column of `numbers`, whether float32 rounds a value.
+        spans: for each of them that float32 makes a constant, its least and largest value.
+    """
+
+    part: Part
+    numbers: npt.NDArray[np.float32]
+    wide: npt.NDArray[np.float64]
+    texts: list[Texts]
+    label: Texts
+    weight: npt.NDArray[np.float32]
+    key: Hashes
+    lossy: npt.NDArray[np.bool_]
+    spans: dict[str, tuple[float, float]]
+
+
+def prepare(part: Part, roles: Roles) -> Prepared:
+    """Turn a part into arrays.
+
+    Raises:
+        DataError: a number is not finite, a label is missing, or a weight is none.
+        WidenError: a number is beyond float32.
+    """
+    frame = part.frame
+    hashes: list[tuple[str, Hashes]] = []
+    numbers = np.empty((len(frame), len(roles.numbers)), np.float32)
+    wide = np.empty((len(frame), len(roles.wide)), np.float64)
+    lossy = np.zeros(len(roles.numbers), np.bool_)
+    spans = {}
+    for position, name in enumerate(roles.numbers):
+        values = _finite(part, name)
+        with np.errstate(over="ignore"):
+            numbers[:, position] = values
+        narrow = numbers[:, position]
+        if values.dtype == np.float64:
+            lossy[position] = bool((narrow != values).any()) and _differs(narrow, values)
+            if lossy[position] and narrow.min() == narrow.max():
+                spans[name] = (float(np.nanmin(values)), float(np.nanmax(values)))
+        hashes.append((name, number_hashes(values)))
+    infinite = np.isinf(numbers)
+    if infinite.any():
+        columns: list[bool] = np.any(infinite, axis=0).tolist()  # type: ignore[assignment]
+        raise WidenError(list(compress(roles.numbers, columns)))
+    for position, name in enumerate(roles.wide):
+        wide[:, position] = _finite(part, name)
+        exact = np.rint(wide[:, position] * DAY_MICROSECONDS) if name in roles.dates else None
+        hashes.append((name, number_hashes(wide[:, position] if exact is None else exact)))
+    texts = [Texts.of(frame[name]) for name in roles.others]
+    label = Texts.of(_label(part, roles.label))
+    hashes += [(n, t.hashes()) for n, t in zip(roles.others, texts, strict=True)]
+    hashes.append((roles.label, label.hashes()))
+    weight = _weights(part, roles.weight)
+    if roles.weight is not None:
+        hashes.append((roles.weight, number_hashes(weight)))
+    return Prepared(part, numbers, wide, texts, label, weight, row_keys(hashes), lossy, spans)
+
+
+def _differs(narrow: npt.NDArray[np.float32], values: npt.NDArray[np.float64]) -> bool:
+    return bool(((narrow != values) & ~np.isnan(values)).any())
+
+
+def _finite(part: Part, name: str) -> npt.NDArray[Any]:
+    """Return a column of numbers, NaN where missing.
+
+    Raises:
+        DataError: a number is infinite.
+    """
+    cells = part.frame[name]
+    values = cells.fill_null(float("nan")).to_numpy() if cells.null_count() else cells.to_numpy()
+    if len(values) and not np.isfinite(values.sum(dtype=np.float64)) and np.isinf(values).any():
+        row = int(np.isinf(values).argmax())
+        raise DataError(
+            f"{part.place(row)}, column {name!r}: expected a number that is finite in 64 bits, "
+            f"got {values[row]}"
+        )
+    return values
+
+
+def _label(part: Part, name: str) -> pl.Series:
+    values = part.frame[name]
+    if values.null_count():
+        row = int(values.is_null().arg_max() or 0)
+        raise DataError(f"{part.place(row)}, column {name!r}: expected a label, found none")
+    return values
+
+
+def _weights(part: Part, name: str | None) -> npt.NDArray[np.float32]:
+    if name is None:
+        return np.ones(len(part.frame), np.float32)
+    values = part.frame[name]
+    wrong = (~values.is_finite() | (values < 0)).fill_null(True)
+    if wrong.any():
+        row = int(wrong.arg_max() or 0)
+        raise DataError(
+            f"{part.place(row)}, column {name!r}: expected a weight of at least 0, "
+            f"got {'nothing' if values[row] is None else values[row]}"
+        )
+    return values.cast(pl.Float32).to_numpy()

@@ -1,0 +1,93 @@
+"""True or false: one feature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import tensorflow as tf
+
+from training.features.categorical import FALSE_TRUE
+from training.features.cells import CellFormat, CellParser, Kind
+from training.features.columns import Column
+
+DIGITS = {"0": "false", "1": "true", "0.0": "false", "1.0": "true"}
+
+
+@dataclass(frozen=True)
+class BooleanParser(CellParser):
+    """Reads true and false in any case; 0 and 1 too, if the kind is given."""
+
+    kind: ClassVar[Kind] = "boolean"
+    expected: ClassVar[str] = "true or false"
+
+    @classmethod
+    def accepts(cls, dtype: pl.DataType) -> bool:
+        """Return whether values of a type other than text are of this kind."""
+        return dtype == pl.Boolean
+
+    @classmethod
+    def detect(cls, text: pl.Series, cell_format: CellFormat, separator: str) -> CellParser | None:
+        """Return a parser if all of some texts are true or false."""
+        return cls(cell_format) if text.str.to_lowercase().is_in(FALSE_TRUE).all() else None
+
+    def parse(self, values: pl.Series) -> pl.Series:
+        """Return String: false or true."""
+        text = self.trimmed(values).str.to_lowercase().replace(DIGITS)
+        return text.set(~text.is_in(FALSE_TRUE), None)
+
+
+@dataclass(frozen=True)
+class BooleanColumn(Column):
+    """A column of true and false, none of them missing in training."""
+
+    kind: ClassVar[Kind] = "boolean"
+
+    @property
+    def dtype(self) -> Any:
+        """The type of the signature's input."""
+        return tf.bool
+
+    def slots(self) -> tuple[str, ...]:
+        """Return the names of the column's features."""
+        return (f"{self.name} is true",)
+
+    def encode(self, places: Any, dtype: Any) -> Any:
+        """Turn places `[rows]` into features `[rows, 1]`."""
+        return tf.cast(places, dtype)[:, tf.newaxis]
+
+    def places(self, codes: Mapping[str, int]) -> npt.NDArray[np.int32]:
+        """Return the place of each code, that of a missing value (−1) first.
+
+        The signature cannot express a missing value; callers send the most frequent one.
+        """
+        return np.array([self.mode, *(FALSE_TRUE.index(value) for value in codes)], np.int32)
+
+    def reader(self) -> tf.Module:
+        """Return a function in the graph from served values to places."""
+        return _Place()
+
+    def served(self, cells: pl.Series) -> npt.NDArray[Any]:
+        """Return parsed cells as what the signature takes."""
+        return (cells.fill_null(FALSE_TRUE[self.mode]) == "true").to_numpy()
+
+    def typical(self) -> pl.Series:
+        """Return the most frequent value of each class."""
+        return pl.Series([FALSE_TRUE[mode] for mode in self.class_modes])
+
+    @property
+    def example_dtype(self) -> Any:
+        """The type of the column in a `tf.Example`, which has no booleans."""
+        return tf.int64
+
+
+class _Place(tf.Module):
+    def __call__(self, values: Any) -> Any:
+        return tf.cast(values, tf.int32)
+
+
+BooleanParser.column_type = BooleanColumn

@@ -1,0 +1,253 @@
+"""Categories: texts with a vocabulary, one feature for each value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import tensorflow as tf
+
+from training.errors import DataError
+from training.features.cells import MISSING, CellFormat, CellParser, Kind
+from training.features.columns import Column, Floats
+from training.features.numeric import CLASSES
+
+MAX_VOCABULARY = 1000
+MAX_VALUES = 1_000_000
+MIN_IDENTIFIER_ROWS = 20
+WHOLE_NUMBER = r"^([-+]?\d+)\.0+$"
+MISSING_INTEGER = -(2**63)
+FALSE_TRUE = ("false", "true")
+
+
+@dataclass(frozen=True)
+class CategoricalParser(CellParser):
+    """Reads categories; a whole number is written without ".0", whatever the format."""
+
+    kind: ClassVar[Kind] = "categorical"
+    expected: ClassVar[str] = "a category"
+
+    @classmethod
+    def accepts(cls, dtype: pl.DataType) -> bool:
+        """Return whether values of a type other than text are of this kind."""
+        return dtype in (pl.Categorical, pl.Enum)
+
+    @classmethod
+    def detect(cls, text: pl.Series, cell_format: CellFormat, separator: str) -> CellParser | None:
+        """Return a parser, since all texts can be categories."""
+        return cls(cell_format)
+
+    def parse(self, values: pl.Series) -> pl.Series:
+        """Return String."""
+        return self.trimmed(values).str.replace(WHOLE_NUMBER, "$1")
+
+
+def spellings(value: str, vocabulary: Sequence[str]) -> list[str]:
+    """Return other texts that are read as a value."""
+    if set(vocabulary) <= set(FALSE_TRUE):
+        return [value.capitalize(), value.upper()]
+    return [f"{value}.0"] if value.lstrip("+-").isdecimal() else []
+
+
+@dataclass(frozen=True)
+class CategoricalColumn(Column):
+    """A column of categories; `marks` are texts that mean a missing value.
+
+    A value's feature is its place in the vocabulary. The place after the last is for values that
+    training has not seen, or too seldom to learn from; the one after that, if there were missing
+    values, for missing ones.
+    """
+
+    marks: tuple[str, ...] = MISSING
+
+    kind: ClassVar[Kind] = "categorical"
+
+    @property
+    def dtype(self) -> Any:
+        """The type of the signature's input: int64 or string."""
+        integers = bool(self.vocabulary) and all(_is_int64(value) for value in self.vocabulary)
+        return tf.int64 if integers and not self.missing else tf.string
+
+    def slots(self) -> tuple[str, ...]:
+        """Return the names of the column's features."""
+        values = tuple(f"{self.name} = {value}" for value in self.vocabulary)
+        missing = (f"{self.name} is missing",) if self.missing else ()
+        return (*values, f"{self.name} is another", *missing)
+
+    def encode(self, places: Any, dtype: Any) -> Any:
+        """Turn places `[rows]` into features `[rows, slots]`."""
+        slots = len(self.slots())
+        # Without a slot of its own, a missing value is just another unknown one.
+        return tf.one_hot(tf.minimum(places, slots - 1), slots, dtype=dtype)
+
+    def places(self, codes: Mapping[str, int]) -> npt.NDArray[np.int32]:
+        """Return the place of each code, that of a missing value (−1) first."""
+        known = {value: place for place, value in enumerate(self.vocabulary)}
+        unknown = len(known)
+        return np.array([unknown + 1, *(known.get(v, unknown) for v in codes)], np.int32)
+
+    def reader(self) -> tf.Module:
+        """Return a function in the graph from served values to places."""
+        return _Lookup(self)
+
+    def served(self, cells: pl.Series) -> npt.NDArray[Any]:
+        """Return parsed cells as what the signature takes."""
+        if self.dtype == tf.int64:
+            integers = cells.cast(pl.Int64, strict=False)
+            return integers.fill_null(MISSING_INTEGER).to_numpy()
+        return np.array([value.encode() for value in cells.fill_null("")], np.object_)
+
+    def typical(self) -> pl.Series:
+        """Return the most frequent value of each class."""
+        values = [self.vocabulary[mode] if mode >= 0 else None for mode in self.class_modes]
+        return pl.Series(values, dtype=pl.String)
+
+    @property
+    def example_default(self) -> Any:
+        """What a `tf.Example` without the column means; None if it must have it."""
+        return "" if self.missing else None
+
+
+class _Lookup(tf.Module):
+    """Finds served values in a vocabulary, blanks around them or not."""
+
+    def __init__(self, column: CategoricalColumn) -> None:
+        super().__init__()
+        self._text = column.dtype == tf.string
+        unknown = len(column.vocabulary)
+        places: dict[Any, int] = {}
+        if self._text:
+            places = dict.fromkeys(column.marks, unknown + 1)
+        for place, value in enumerate(column.vocabulary):
+            for spelling in spellings(value, column.vocabulary) if self._text else []:
+                places[spelling] = place
+        for place, value in enumerate(column.vocabulary):
+            places[value if self._text else int(value)] = place
+        initializer = tf.lookup.KeyValueTensorInitializer(
+            tf.constant(list(places), column.dtype), tf.constant(list(places.values()), tf.int32)
+        )
+        self.table = tf.lookup.StaticHashTable(initializer, default_value=unknown)
+
+    def __call__(self, values: Any) -> Any:
+        return self.table.lookup(tf.strings.strip(values) if self._text else values)
+
+
+@dataclass
+class CategoryStatistics:
+    """How often each value of a column was seen, in each class.
+
+    Attributes:
+        codes: the number of each value, in order of appearance.
+        weights: summed weight of the training rows, `[values][classes]`.
+        counts: training rows of each value, `[values]`.
+        missing: training rows without a value.
+    """
+
+    codes: dict[str, int] = field(default_factory=dict)
+    weights: Floats = field(default_factory=lambda: np.zeros((0, CLASSES)))
+    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    missing: int = 0
+
+    def code(self, name: str, values: Sequence[str]) -> npt.NDArray[np.int32]:
+        """Return the code of each value, new ones for new values.
+
+        Raises:
+            DataError: there are too many different values.
+        """
+        found = [self.codes.setdefault(value, len(self.codes)) for value in values]
+        if len(self.codes) > MAX_VALUES:
+            raise DataError(
+                f"column {name!r} has more than {MAX_VALUES:,} different values; "
+                f"--leave-out '{name}' leaves it out"
+            )
+        return np.array(found, np.int32)
+
+    def add(self, codes: npt.NDArray[np.int32], label: npt.NDArray[np.int32], weight: Any) -> None:
+        """Add the codes (−1: missing), labels and weights of training rows."""
+        cells = (codes.astype(np.int64) + 1) * CLASSES + label
+        size = (len(self.codes) + 1) * CLASSES
+        weights = np.bincount(cells, weight, size).astype(np.float64).reshape(-1, CLASSES)[1:]
+        counts = np.bincount(codes + 1, minlength=len(self.codes) + 1)
+        weights[: len(self.weights)] += self.weights
+        self.weights, self.missing = weights, self.missing + int(counts[0])
+        counts = counts[1:]
+        counts[: len(self.counts)] += self.counts
+        self.counts = counts
+
+    def merge(self, other: CategoryStatistics) -> None:
+        """Add the rows that another worker has seen; own codes stay."""
+        for value in other.codes:
+            self.codes.setdefault(value, len(self.codes))
+        weights = np.zeros((len(self.codes), CLASSES))
+        weights[: len(self.weights)] = self.weights
+        counts = np.zeros(len(self.codes), np.int64)
+        counts[: len(self.counts)] = self.counts
+        for value, more, count in zip(other.codes, other.weights, other.counts, strict=False):
+            weights[self.codes[value]] += more
+            counts[self.codes[value]] += count
+        self.weights, self.counts = weights, counts
+        self.missing += other.missing
+
+    def vocabulary(self, name: str) -> tuple[str, ...]:
+        """Return the most frequent values, at most `MAX_VOCABULARY`.
+
+        Raises:
+            DataError: most rows have a value of their own, so nothing can be learned of them.
+        """
+        totals = dict(zip(self.codes, self.weights.sum(axis=1).tolist(), strict=False))
+        seen = sorted((v for v in totals if totals[v] > 0), key=lambda v: (-totals[v], v))
+        rows, once = int(self.counts.sum()), int((self.counts == 1).sum())
+        own = rows >= MIN_IDENTIFIER_ROWS and once > rows / 2
+        if own or len(seen) > max(MAX_VOCABULARY, rows / 2):
+            raise DataError(
+                f"column {name!r} has {len(seen):,} different values in {rows:,} rows, like an "
+                f"identifier; --leave-out '{name}' leaves it out"
+            )
+        return tuple(seen[:MAX_VOCABULARY])
+
+    def facts(self, vocabulary: Sequence[str]) -> dict[str, Any]:
+        """Return the fields of `Column` for a vocabulary."""
+        counted = np.array([self.weights_of(value) for value in vocabulary]).reshape(-1, CLASSES)
+        modes = counted.argmax(axis=0).tolist() if len(counted) else [-1, -1]
+        return {
+            "missing": self.missing > 0,
+            "vocabulary": tuple(vocabulary),
+            "class_modes": (modes[0], modes[1]),
+            "mode": int(counted.sum(axis=1).argmax()) if len(counted) else -1,
+        }
+
+    def weights_of(self, value: str) -> list[float]:
+        """Return the weight of a value in each class."""
+        code = self.codes.get(value, -1)
+        known = 0 <= code < len(self.weights)
+        return self.weights[code].tolist() if known else [0.0] * CLASSES
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for another worker."""
+        return {
+            "codes": self.codes,
+            "weights": self.weights.tolist(),
+            "counts": self.counts.tolist(),
+            "missing": self.missing,
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> CategoryStatistics:
+        """Read what `as_json` gave."""
+        weights = np.asarray(stored["weights"], np.float64).reshape(-1, CLASSES)
+        counts = np.asarray(stored["counts"], np.int64)
+        return cls(dict(stored["codes"]), weights, counts, stored["missing"])
+
+
+def _is_int64(text: str) -> bool:
+    try:
+        return str(int(text)) == text and MISSING_INTEGER < int(text) < 2**63
+    except ValueError:
+        return False
+
+
+CategoricalParser.column_type = CategoricalColumn

@@ -1,0 +1,93 @@
+"""How a cell is read: one rule, whatever the file's format. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import polars as pl
+
+Kind = Literal["numeric", "categorical", "boolean", "date"]
+
+# What Excel, pandas, R, SAS and SQL dumps write for a missing value.
+MISSING = (
+    *("", "NA", "N/A", "n/a", "#N/A", "#NA", "#N/A N/A", "<NA>", "NaN", "nan", "-NaN", "-nan"),
+    *("null", "NULL", "None", "nil", "(null)", r"\N", "-", "--", "?", "."),
+    *("#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "1.#IND", "-1.#IND"),
+    *("1.#QNAN", "-1.#QNAN"),
+)
+BLANKS = " \t\n\v\f\r"  # what tf.strings.strip removes, too
+
+
+@dataclass(frozen=True)
+class CellFormat:
+    """How a table writes its cells.
+
+    Attributes:
+        missing: marks of a missing value besides `MISSING`.
+        decimal: the decimal point; empty if the values show it.
+        date_format: of dates that are not in one of the forms that are detected, as in strftime.
+    """
+
+    missing: tuple[str, ...] = ()
+    decimal: str = ""
+    date_format: str = ""
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """All marks of a missing value."""
+        return (*MISSING, *self.missing)
+
+
+@dataclass(frozen=True)
+class CellParser(ABC):
+    """Reads the cells of one column. `column_type` is the class of what is learned of it."""
+
+    cell_format: CellFormat = field(default_factory=CellFormat)
+
+    kind: ClassVar[Kind]
+    expected: ClassVar[str]
+    csv_dtype: ClassVar[type[pl.DataType]] = pl.String
+    column_type: ClassVar[Any]
+
+    @property
+    def wide(self) -> bool:
+        """Whether the column's numbers need 64 bits."""
+        return False
+
+    @property
+    def dtype(self) -> type[pl.DataType]:
+        """What polars may parse a CSV field as."""
+        return self.csv_dtype
+
+    @classmethod
+    @abstractmethod
+    def accepts(cls, dtype: pl.DataType) -> bool:
+        """Return whether values of a type other than text are of this kind."""
+
+    @abstractmethod
+    def parse(self, values: pl.Series) -> pl.Series:
+        """Turn texts or typed values into cells; null where missing or not of this kind."""
+
+    def advice(self, name: str, value: object) -> str:
+        """Return how a value that is not of this kind can be read all the same."""
+        return (
+            f"--missing {value!r} if it means a missing value, "
+            f"--columns {name!r}=categorical if the column holds names"
+        )
+
+    def trimmed(self, values: pl.Series) -> pl.Series:
+        """Return values as texts without blanks around them, null where missing."""
+        return trimmed(values, self.cell_format)
+
+
+def trimmed(values: pl.Series, cell_format: CellFormat) -> pl.Series:
+    """Return values as texts without blanks around them, null where missing."""
+    text = values.cast(pl.String).str.strip_chars(BLANKS)
+    return text.set(text.is_in(cell_format.marks).fill_null(False), None)
+
+
+def is_text(dtype: pl.DataType) -> bool:
+    """Return whether cells of a type are texts that have to be read."""
+    return dtype == pl.String

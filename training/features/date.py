@@ -1,0 +1,146 @@
+"""Dates and times: days since 1970-01-01T00:00Z, standardised like numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import polars as pl
+import tensorflow as tf
+
+from training.errors import DataError
+from training.features.cells import CellFormat, CellParser, Kind, is_text
+from training.features.numeric import NumericColumn
+
+DAY_MICROSECONDS = 86_400_000_000
+TIME = r"(?:[T ](?P<H>\d{1,2}):(?P<M>\d{2})(?::(?P<S>\d{2})(?:[.,](?P<f>\d{1,9}))?)?"
+ZONE = r"\s?(?P<z>[Zz]|[-+]\d{2}:?\d{2}|[-+]\d{2})?)?$"
+ISO = r"^(?P<Y>\d{4})[-/](?P<m>\d{1,2})[-/](?P<d>\d{1,2})" + TIME + ZONE
+FORMS = {
+    "year-month-day": ISO,
+    "day.month.year": r"^(?P<d>\d{1,2})\.(?P<m>\d{1,2})\.(?P<Y>\d{4})" + TIME + ZONE,
+    "day/month/year": r"^(?P<d>\d{1,2})/(?P<m>\d{1,2})/(?P<Y>\d{4})" + TIME + ZONE,
+    "month/day/year": r"^(?P<m>\d{1,2})/(?P<d>\d{1,2})/(?P<Y>\d{4})" + TIME + ZONE,
+}
+
+
+@dataclass(frozen=True)
+class DateParser(CellParser):
+    """Reads dates and times of one form, or of a format as in strftime."""
+
+    form: str = "year-month-day"
+
+    kind: ClassVar[Kind] = "date"
+    expected: ClassVar[str] = "a date"
+
+    @property
+    def wide(self) -> bool:
+        """Days with a time of day need 64 bits."""
+        return True
+
+    @classmethod
+    def accepts(cls, dtype: pl.DataType) -> bool:
+        """Return whether values of a type other than text are of this kind."""
+        return dtype == pl.Date or isinstance(dtype, pl.Datetime)
+
+    @classmethod
+    def detect(cls, text: pl.Series, cell_format: CellFormat, separator: str) -> CellParser | None:
+        """Return a parser if all of some texts are dates of one form.
+
+        Raises:
+            DataError: it cannot be told which number is the day and which the month.
+        """
+        forms = [cell_format.date_format] if cell_format.date_format else []
+        parsers = [cls(cell_format, form) for form in (*forms, *FORMS)]
+        fitting = [parser for parser in parsers if parser.parse(text).null_count() == 0]
+        if len(fitting) > 1 and fitting[0].form not in forms:
+            raise DataError(
+                f"column {text.name!r}: {text[0]!r} may be day/month or month/day; "
+                "--date-format '%d/%m/%Y' or --date-format '%m/%d/%Y' says which"
+            )
+        return fitting[0] if fitting else None
+
+    def parse(self, values: pl.Series) -> pl.Series:
+        """Return Float64, days since 1970-01-01T00:00Z; times without a zone are in UTC."""
+        if values.dtype == pl.Date:
+            return values.cast(pl.Int32).cast(pl.Float64)
+        if isinstance(values.dtype, pl.Datetime):
+            return _days(values.dt.epoch("us"))
+        if not is_text(values.dtype):
+            raise pl.exceptions.InvalidOperationError(f"{values.dtype} is not a date")
+        text = self.trimmed(values)
+        return (
+            _of_form(text, FORMS[self.form]) if self.form in FORMS else _of_format(text, self.form)
+        )
+
+    def advice(self, name: str, value: object) -> str:
+        """Return how a value that is no date can be read all the same."""
+        return f"--date-format if it is one in another form, {super().advice(name, value)}"
+
+
+def _days(microseconds: pl.Series) -> pl.Series:
+    return microseconds.cast(pl.Float64) / DAY_MICROSECONDS
+
+
+def _of_form(text: pl.Series, pattern: str) -> pl.Series:
+    """Return days, null where a text does not match or is no date of the calendar."""
+    groups = text.str.extract_groups(pattern).struct.unnest()
+
+    def number(name: str) -> pl.Expr:
+        return pl.col(name).cast(pl.Int64, strict=False)
+
+    def padded(name: str, width: int) -> pl.Expr:
+        return pl.col(name).str.zfill(width)
+
+    date = pl.concat_str(padded("Y", 4), padded("m", 2), padded("d", 2), separator="-")
+    micros = pl.col("f").str.pad_end(9, "0").str.head(6).cast(pl.Int64, strict=False)
+    zone = pl.col("z").str.replace(":", "")
+    offset = zone.str.slice(1, 2).cast(pl.Int64, strict=False) * 60 + zone.str.slice(3, 2).cast(
+        pl.Int64, strict=False
+    ).fill_null(0)
+    sign = pl.when(zone.str.starts_with("-")).then(-1).otherwise(1)
+    found = groups.select(
+        days=date.str.to_date("%Y-%m-%d", strict=False).cast(pl.Int32).cast(pl.Int64),
+        hours=number("H").fill_null(0),
+        minutes=number("M").fill_null(0),
+        seconds=number("S").fill_null(0),
+        micros=micros.fill_null(0),
+        offset=(offset * sign).fill_null(0),
+    )
+    seconds = (pl.col("hours") * 60 + pl.col("minutes") - pl.col("offset")) * 60 + pl.col("seconds")
+    moment = pl.col("days") * DAY_MICROSECONDS + seconds * 1_000_000 + pl.col("micros")
+    valid = (pl.col("hours") < 24) & (pl.col("minutes") < 60) & (pl.col("seconds") < 60)
+    days = found.select(pl.when(valid).then(moment).alias(text.name)).to_series()
+    return _days(days)
+
+
+def _of_format(text: pl.Series, form: str) -> pl.Series:
+    """Return days, null where a text is not in a format; a zone counts if the format has one."""
+    readers: list[Callable[[], pl.Series]] = [
+        lambda: text.str.to_datetime(form, strict=False, time_unit="us"),
+        lambda: text.str.to_date(form, strict=False).cast(pl.Datetime("us")),
+    ]
+    for read in readers:
+        try:
+            moments = read()
+        except pl.exceptions.PolarsError:  # such as a format without a time of day
+            continue
+        if moments.null_count() < len(text) or text.null_count() == len(text):
+            return _days(moments.dt.epoch("us"))
+    return pl.Series(text.name, [None] * len(text), dtype=pl.Float64)
+
+
+@dataclass(frozen=True)
+class DateColumn(NumericColumn):
+    """A column of dates, served as days."""
+
+    kind: ClassVar[Kind] = "date"
+
+    @property
+    def dtype(self) -> Any:
+        """The type of the signature's input; NaN is missing."""
+        return tf.float64
+
+
+DateParser.column_type = DateColumn

@@ -1,0 +1,162 @@
+"""Which kind a column is of: the first rows decide, for files with and without types alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from training.errors import DataError
+from training.features.boolean import BooleanParser
+from training.features.categorical import CategoricalParser
+from training.features.cells import CellFormat, CellParser, Kind, is_text, trimmed
+from training.features.date import DateParser
+from training.features.numeric import DECORATED_NUMBER, NumericParser, resolves
+
+# In the order in which they are tried; every text is a category.
+PARSERS: dict[Kind, Any] = {
+    "numeric": NumericParser,
+    "boolean": BooleanParser,
+    "date": DateParser,
+    "categorical": CategoricalParser,
+}
+MAX_INTEGER = 2**53  # up to here float64 has every integer
+
+
+def detect(
+    values: pl.Series, cell_format: CellFormat, separator: str, place: Callable[[int], str]
+) -> CellParser:
+    """Choose how to read a column.
+
+    Args:
+        values: the first rows.
+        cell_format: what options say of cells.
+        separator: of the file's fields; empty if it has none.
+        place: says where a row stands.
+
+    Raises:
+        DataError: the values are of no kind, or it is unclear of which.
+    """
+    if not is_text(values.dtype):
+        for parser in PARSERS.values():
+            if parser.accepts(values.dtype):
+                return _resolving(parser(cell_format), values)
+        raise DataError(
+            f"column {values.name!r}: expected numbers, text, booleans or dates, got the type "
+            f"{values.dtype}; --leave-out {values.name!r} leaves the column out"
+        )
+    text = trimmed(values, cell_format)
+    present = text.drop_nulls()
+    if present.is_empty():
+        return NumericParser(cell_format)
+    for parser in PARSERS.values():
+        if parser is CategoricalParser:
+            _refuse_unclear(values, text, cell_format, place)
+        found: CellParser | None = parser.detect(present, cell_format, separator)
+        if found is not None:
+            return _resolving(found, values)
+    raise AssertionError  # every text is a category
+
+
+def of_kind(kind: Kind, values: pl.Series, cell_format: CellFormat, separator: str) -> CellParser:
+    """Return how to read a column whose kind is given.
+
+    Raises:
+        DataError: 64 bits cannot hold its numbers, or a date's day and month are unclear.
+    """
+    parser = PARSERS[kind]
+    if not is_text(values.dtype):
+        return _resolving(parser(cell_format), values)
+    present = trimmed(values, cell_format).drop_nulls()
+    return _resolving(parser.detect(present, cell_format, separator) or parser(cell_format), values)
+
+
+def _refuse_unclear(
+    values: pl.Series, text: pl.Series, cell_format: CellFormat, place: Callable[[int], str]
+) -> None:
+    """Refuse a column most of whose values are numbers, or dates, and some are not."""
+    numeric = NumericParser(cell_format, "," if cell_format.decimal == "," else ".")
+    like_numbers = numeric.parse(text).is_not_null() | text.str.contains(DECORATED_NUMBER)
+    date = max(
+        (DateParser(cell_format, form) for form in _forms(cell_format)),
+        key=lambda parser: parser.parse(text).count(),
+    )
+    present = text.count()
+    for parser, alike in ((numeric, like_numbers), (date, date.parse(text).is_not_null())):
+        if 2 * (alike & text.is_not_null()).sum() < present:
+            continue
+        row = int((parser.parse(text).is_null() & text.is_not_null()).arg_max() or 0)
+        raise DataError(
+            f"{place(row)}, column {values.name!r}: expected {parser.expected} like most of the "
+            f"values, got {text[row]!r}; {parser.advice(values.name, text[row])}"
+        )
+
+
+def _forms(cell_format: CellFormat) -> tuple[str, ...]:
+    from training.features.date import FORMS
+
+    return (*((cell_format.date_format,) if cell_format.date_format else ()), *FORMS)
+
+
+def _resolving(parser: CellParser, values: pl.Series) -> CellParser:
+    """Choose 64 bits for numbers that 32 do not resolve.
+
+    Raises:
+        DataError: 64 bits do not either.
+    """
+    if not isinstance(parser, NumericParser) or values.dtype == pl.Float32:
+        return parser
+    numbers = parser.parse(values).drop_nulls().drop_nans()
+    array = numbers.to_numpy()
+    array = array[np.isfinite(array)]
+    if not len(array):
+        return parser
+    _refuse_lost_digits(values, array)
+    with np.errstate(over="ignore"):
+        exact = bool((array.astype(np.float32) == array).all())
+    if exact or array.min() == array.max():
+        return parser
+    with np.errstate(over="ignore", invalid="ignore"):
+        fine = resolves(np.float32, float(array.mean()), float(array.std()))
+    return parser if fine else replace(parser, double=True)
+
+
+def _refuse_lost_digits(values: pl.Series, array: Any) -> None:
+    """Refuse integers that differ only in digits that float64 does not have."""
+    if np.abs(array).max() < MAX_INTEGER:
+        return
+    exact = values.drop_nulls()
+    if is_text(values.dtype):
+        exact = exact.str.strip_chars().cast(pl.Int128, strict=False).drop_nulls()
+    if not exact.dtype.is_integer() or exact.n_unique() == len(np.unique(array)):
+        return
+    centered = (exact.cast(pl.Int128) - int(exact[0])).cast(pl.Float64).to_numpy()
+    if not resolves(np.float64, float(array.mean()), float(centered.std())):
+        raise DataError(
+            f"column {values.name!r} has integers like {exact[0]} that differ in digits which 64 "
+            f"bits do not hold; --leave-out {values.name!r} leaves it out, "
+            f"--columns {values.name!r}=categorical takes them as names"
+        )
+
+
+ID_NAME = re.compile(r"(?i:(^|.*[_\s.-])(id|uuid|guid)|index|row_?id|unnamed: 0)|.*[a-z0-9]I[dD]")
+MIN_COUNTER_ROWS = 20
+
+
+def identifier_warning(parser: CellParser, values: pl.Series) -> str | None:
+    """Return a warning if a column of numbers looks like an identifier or a counter."""
+    if parser.kind != "numeric":
+        return None
+    name = values.name
+    reason = "has the name of an identifier" if ID_NAME.fullmatch(name) else ""
+    numbers = parser.parse(values).drop_nulls().to_numpy()
+    if len(numbers) >= MIN_COUNTER_ROWS and np.isfinite(numbers).all():
+        whole = bool((numbers == np.rint(numbers)).all())
+        dense = numbers.max() - numbers.min() < 2 * len(numbers)
+        if whole and dense and len(np.unique(numbers)) == len(numbers):
+            reason = "numbers the rows, like an identifier"
+    return f"column {name!r} {reason}; --leave-out {name!r} leaves it out" if reason else None

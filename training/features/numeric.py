@@ -1,0 +1,289 @@
+"""Numbers: parsed, summed up, standardised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import tensorflow as tf
+
+from training.features.cells import CellFormat, CellParser, Kind, is_text
+from training.features.columns import Column, Floats
+
+CLASSES = 2
+ROWS_AT_A_TIME = 4096
+# A type resolves a column if neighbouring values are closer than this share of the deviation.
+RESOLUTION = 1e-4
+COMMA_SEPARATORS = ("", ",")  # with these a decimal comma is not expected
+COMMA_NUMBER = r"^[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?$"
+MAYBE_THOUSANDS = r"^[-+]?(?:\d{1,3}(?:,\d{3})+|\d{1,3})$"
+# With thousands separators, currency or percent signs.
+DECORATED_NUMBER = (
+    r"^[(]?\s?[$€£¥₹]?\s?[-+]?[$€£¥₹]?\s?"
+    r"(?:\d{1,3}(?:[.,'’\s\x{00a0}]\d{3})+|\d+)(?:[.,]\d+)?\s?[%‰$€£¥₹]?[)]?$"
+)
+
+
+@dataclass(frozen=True)
+class NumericParser(CellParser):
+    """Reads numbers; `double` if 32 bits do not resolve them."""
+
+    decimal: str = "."
+    double: bool = False
+
+    kind: ClassVar[Kind] = "numeric"
+    expected: ClassVar[str] = "a number"
+    csv_dtype: ClassVar[type[pl.DataType]] = pl.Float64
+
+    @property
+    def wide(self) -> bool:
+        """Whether the column's numbers need 64 bits."""
+        return self.double
+
+    @property
+    def dtype(self) -> type[pl.DataType]:
+        """What polars may parse a CSV field as; it reads decimal points only."""
+        return pl.Float64 if self.decimal == "." else pl.String
+
+    @classmethod
+    def accepts(cls, dtype: pl.DataType) -> bool:
+        """Return whether values of a type other than text are of this kind."""
+        return dtype.is_numeric() or dtype == pl.Null
+
+    @classmethod
+    def detect(cls, text: pl.Series, cell_format: CellFormat, separator: str) -> CellParser | None:
+        """Return a parser if all of some texts are numbers."""
+        comma = cls(cell_format, ",")
+        if cell_format.decimal == "," and comma.parse(text).null_count() == 0:
+            return comma
+        plain = cls(cell_format)
+        if plain.parse(text).null_count() == 0:
+            return plain
+        if separator in COMMA_SEPARATORS or cell_format.decimal:
+            return None
+        if comma.parse(text).null_count() or text.str.contains(MAYBE_THOUSANDS).all():
+            return None  # 1,234 may be a thousand and more
+        return comma
+
+    def parse(self, values: pl.Series) -> pl.Series:
+        """Return Float64, or Float32 if the values are."""
+        if values.dtype == pl.Float32:
+            return values
+        if not is_text(values.dtype):
+            return values.cast(pl.Float64)
+        text = self.trimmed(values)
+        if self.decimal == ",":
+            text = text.set(~text.str.contains(COMMA_NUMBER), None).str.replace(",", ".")
+        return text.cast(pl.Float64, strict=False)
+
+    def advice(self, name: str, value: object) -> str:
+        """Return how a value that is no number can be read all the same."""
+        first = ""
+        if not pl.Series([str(value)]).str.contains(DECORATED_NUMBER)[0]:
+            pass
+        elif self.decimal == "." and "," in str(value):
+            first = "--decimal , if its comma is a decimal point, "
+        else:
+            first = "write numbers without thousands separators, currency and percent signs, "
+        return first + super().advice(name, value)
+
+
+def resolves(dtype: Any, mean: float, deviation: float) -> bool:
+    """Return whether a type's neighbouring values are close against a column's deviation."""
+    with np.errstate(over="ignore"):
+        magnitude = dtype(np.hypot(mean, deviation))
+    return bool(np.isfinite(magnitude) and np.spacing(magnitude) <= RESOLUTION * deviation)
+
+
+@dataclass(frozen=True)
+class NumericColumn(Column):
+    """A column of numbers; `double` if its input is float64."""
+
+    double: bool = False
+
+    kind: ClassVar[Kind] = "numeric"
+    is_number: ClassVar[bool] = True
+
+    @property
+    def dtype(self) -> Any:
+        """The type of the signature's input; NaN is missing."""
+        return tf.float64 if self.double else tf.float32
+
+    def slots(self) -> tuple[str, ...]:
+        """Return the names of the column's features."""
+        missing = (f"{self.name} is missing",) if self.missing else ()
+        return (self.name, *missing)
+
+    def reader(self) -> tf.Module:
+        """Return a function in the graph from served values to cells, which are the same."""
+        return _Number()
+
+    def served(self, cells: pl.Series) -> npt.NDArray[Any]:
+        """Return parsed cells as what the signature takes."""
+        dtype = pl.Float64 if self.double else pl.Float32
+        return cells.cast(dtype).fill_null(float("nan")).to_numpy()
+
+    def typical(self) -> pl.Series:
+        """Return the mean of each class."""
+        return pl.Series(self.class_means, dtype=pl.Float64 if self.double else pl.Float32)
+
+    @property
+    def example_default(self) -> Any:
+        """What a `tf.Example` without the column means; None if it must have it."""
+        return float("nan") if self.missing else None
+
+    @property
+    def example_dtype(self) -> Any:
+        """The type of the column in a `tf.Example`, which has no float64."""
+        return tf.float32
+
+
+class _Number(tf.Module):
+    def __call__(self, values: Any) -> Any:
+        return values
+
+
+def encode_numbers(
+    columns: Sequence[Column], numbers: Any, dtype: Any, complete: bool
+) -> list[Any]:
+    """Turn numbers into features: (value − mean) / deviation, 0 where missing, then flags.
+
+    Args:
+        columns: all of numbers, of one type.
+        numbers: tensor `[rows, columns]`, NaN where missing.
+        dtype: of the result.
+        complete: whether it is known that no number is missing.
+    """
+    # In float64: at the magnitude of a year or a pressure, float32 loses the deviation's digits.
+    mean = tf.constant([c.mean for c in columns], tf.float64)
+    factor = tf.constant([1 / c.deviation for c in columns], tf.float64)
+    scaled = tf.cast((tf.cast(numbers, tf.float64) - mean) * factor, dtype)
+    if complete:
+        return [scaled]
+    absent = tf.math.is_nan(numbers)
+    parts = [tf.where(absent, tf.zeros([], dtype), scaled)]
+    may_be_missing = [i for i, c in enumerate(columns) if c.missing]
+    if may_be_missing:
+        parts.append(tf.cast(tf.gather(absent, may_be_missing, axis=1), dtype))
+    return parts
+
+
+class NumberStatistics:
+    """Weighted moments of several columns of numbers, of each class."""
+
+    def __init__(self, columns: int) -> None:
+        self.weight = np.zeros((CLASSES, columns))
+        self.mean = np.zeros((CLASSES, columns))
+        self.squares = np.zeros((CLASSES, columns))  # of the deviations from the mean
+        self.minimum = np.full(columns, np.inf)
+        self.maximum = np.full(columns, -np.inf)
+        self.missing = np.zeros(columns, np.int64)
+
+    def add(
+        self,
+        numbers: npt.NDArray[Any],
+        label: npt.NDArray[np.int32],
+        weight: npt.NDArray[np.float32],
+    ) -> None:
+        """Add rows `[rows, columns]`, a few at a time so that they stay in the cache."""
+        if not numbers.shape[1]:
+            return
+        for start in range(0, len(label), ROWS_AT_A_TIME):
+            some = slice(start, start + ROWS_AT_A_TIME)
+            self._add(numbers[some], label[some], weight[some])
+
+    def _add(
+        self,
+        numbers: npt.NDArray[Any],
+        label: npt.NDArray[np.int32],
+        row_weight: npt.NDArray[np.float32],
+    ) -> None:
+        of_class = np.zeros((CLASSES, len(label)))
+        of_class[label, np.arange(len(label))] = row_weight
+        weight = np.repeat(of_class.sum(axis=1)[:, np.newaxis], numbers.shape[1], axis=1)
+        minimum, maximum = numbers.min(axis=0), numbers.max(axis=0)
+        values = numbers.astype(np.float64)
+        absent = None
+        if np.isnan(minimum).any():  # numpy's minimum is NaN if a value is missing
+            absent = np.isnan(numbers)
+            self.missing += absent.sum(axis=0)
+            weight = of_class @ ~absent
+            minimum, maximum = np.fmin.reduce(numbers), np.fmax.reduce(numbers)
+            values[absent] = 0.0
+        total = weight.sum(axis=0)
+        center = np.divide((of_class @ values).sum(axis=0), total, where=total > 0, out=total * 0)
+        values -= center
+        if absent is not None:
+            values[absent] = 0.0
+        summed = of_class @ values
+        offset = np.divide(summed, weight, where=weight > 0, out=np.zeros_like(summed))
+        squares = of_class @ np.square(values, out=values) - offset**2 * weight
+        for number in range(CLASSES):
+            self._merge(number, weight[number], center + offset[number], squares[number])
+        self.minimum = np.fmin(self.minimum, minimum)
+        self.maximum = np.fmax(self.maximum, maximum)
+
+    def _merge(self, number: int, weight: Floats, mean: Floats, squares: Floats) -> None:
+        """Chan, Golub and LeVeque (1979), Updating formulae, equation 2.1."""
+        before, after = self.weight[number], self.weight[number] + weight
+        share = np.divide(weight, after, out=np.zeros_like(after), where=after > 0)
+        step = mean - self.mean[number]
+        self.mean[number] += step * share
+        self.squares[number] += squares + step**2 * before * share
+        self.weight[number] = after
+
+    def merge(self, other: NumberStatistics) -> None:
+        """Add the rows that another worker or thread has seen."""
+        for number in range(CLASSES):
+            self._merge(number, other.weight[number], other.mean[number], other.squares[number])
+        self.minimum = np.fmin(self.minimum, other.minimum)
+        self.maximum = np.fmax(self.maximum, other.maximum)
+        self.missing += other.missing
+
+    def moments(self, position: int) -> tuple[float, float]:
+        """Return the mean and the deviation of a column, which has values."""
+        weight, mean = self.weight[:, position], self.mean[:, position]
+        total = weight.sum()
+        overall = float(weight @ mean / total)
+        variance = (self.squares[:, position].sum() + weight @ (mean - overall) ** 2) / total
+        return overall, float(np.sqrt(max(variance, 0.0)))
+
+    def facts(self, position: int, dtype: Any) -> dict[str, Any]:
+        """Return the fields of `Column` for the column at a position, of float32 or float64."""
+        weight, mean = self.weight[:, position], self.mean[:, position]
+        if weight.sum() == 0:  # all missing
+            return {"missing": True}
+        overall, deviation = self.moments(position)
+        minimum, maximum = float(self.minimum[position]), float(self.maximum[position])
+        # A constant that was computed may differ in its last digit.
+        rounding = float(np.spacing(dtype(abs(overall))))
+        varies = minimum < maximum and deviation > rounding
+        return {
+            "missing": bool(self.missing[position]),
+            "mean": overall,
+            "deviation": deviation if varies else 1.0,
+            "minimum": minimum,
+            "maximum": maximum,
+            "class_means": tuple(np.where(weight > 0, mean, overall).tolist()),
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for another worker."""
+        return {name: values.tolist() for name, values in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> NumberStatistics:
+        """Read what `as_json` gave."""
+        statistics = cls(0)
+        for name, values in stored.items():
+            dtype = np.int64 if name == "missing" else np.float64
+            shape = (CLASSES, -1) if name in ("weight", "mean", "squares") else (-1,)
+            setattr(statistics, name, np.asarray(values, dtype).reshape(shape))
+        return statistics
+
+
+NumericParser.column_type = NumericColumn
