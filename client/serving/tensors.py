@@ -83,6 +83,22 @@ def from_proto(proto: Any) -> Array:
     return np.array(values, dtype).reshape(shape)
 
 
+def as_text(name: str, array: Array) -> Array:
+    """Return an output with strings as `str`.
+
+    Bytes that are not UTF-8, and outputs whose name ends in `_bytes`, stay bytes.
+    """
+    if array.dtype != np.object_ or name.endswith("_bytes"):
+        return array
+    try:
+        texts = [value.decode() for value in array.reshape(-1).tolist()]
+    except UnicodeDecodeError:
+        return array
+    decoded = np.empty(len(texts), object)
+    decoded[:] = texts
+    return decoded.reshape(array.shape)
+
+
 def from_bfloat16(bits: Array) -> Array:
     """Return the float32 values of bfloat16 bits, uint16 of any shape."""
     return (bits.astype(np.uint32) << 16).view(np.float32)

@@ -262,7 +262,8 @@ def test_a_table_in_one_matrix_or_a_tensor_for_each_column(
     )
     for result in (matrix, columns):
         np.testing.assert_allclose(result.as_numpy("logit"), expected["logit"], rtol=1e-5)
-        assert result.as_numpy("label").tolist() == expected["label"].tolist()
+        labels = [label.decode() for label in result.as_numpy("label")]
+        assert labels == expected["label"].tolist()
 
 
 def test_columns_of_every_kind(client: triton.InferenceServerClient) -> None:

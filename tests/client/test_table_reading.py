@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -30,6 +31,7 @@ from client.codecs.tables import (
 )
 from client.serving.columns.base import MISSING
 from client.serving.columns.date import days_of, text_of
+from client.serving.data_frames import of_frame
 from client.serving.protos import DataType
 from client.serving.schema import Schema, TensorSpec
 from client.serving.tensors import STRING
@@ -226,6 +228,33 @@ def test_a_category_is_one_whether_it_is_written_as_an_integer_or_not() -> None:
         row = {**PLAIN_JSON, "plan": value}
         # Not every category is an integer, but this one is.
         assert inputs(NDJSON, json.dumps(row))["plan"] == [b"1001"]
+
+
+def test_frames_hold_dates_gaps_and_categories() -> None:
+    moment = datetime.datetime(2024, 3, 1, 12)
+    frame = pl.DataFrame(
+        {
+            "age": [40.5, None],
+            "since": [moment, None],
+            "plan": [1001, None],
+            "rooms": [2.0, None],
+            "garden": [False, None],
+        }
+    )
+    dates = frame.with_columns(pl.col("since").cast(pl.Date))
+    zoned = frame.with_columns(pl.col("since").dt.replace_time_zone("UTC"))
+    texts = frame.with_columns(pl.Series("since", ["2024-03-01 12:00", None]))
+    for table, days in ((frame, 19783.5), (dates, 19783.0), (zoned, 19783.5), (texts, 19783.5)):
+        name, found = of_frame(table, "serving_default", MODEL)
+        assert name == "serving_default"
+        np.testing.assert_array_equal(found["since"], [days, np.nan])
+        np.testing.assert_array_equal(found["age"], [40.5, np.nan])
+        assert (found["plan"], found["rooms"]) == (["1001", ""], [2, MIN])
+        assert found["garden"] == [False, True]
+    with pytest.raises(ClientError, match="input age: expected float64, got dates"):
+        of_frame(frame.with_columns(age=pl.col("since")), "serving_default", MODEL)
+    with pytest.raises(ClientError, match="input since: expected a date such as"):
+        of_frame(frame.with_columns(pl.Series("since", ["x", "y"])), "serving_default", MODEL)
 
 
 def test_float64_columns_keep_their_digits() -> None:
