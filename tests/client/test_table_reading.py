@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from client import ClientError
+from client.codecs.example import example_request
 from client.codecs.tables import (
     ARROW,
     CSV,
@@ -29,6 +30,7 @@ from client.codecs.tables import (
     table_reader,
     table_writer,
 )
+from client.codecs.tfs_rest import predict
 from client.serving.columns.base import MISSING
 from client.serving.columns.date import days_of, text_of
 from client.serving.data_frames import of_frame
@@ -483,3 +485,29 @@ def test_rows_without_a_call_have_errors() -> None:
     parts, _ = rows_of(CSV, HEADER + "x,,,,\n", TableOptions(errors_in_rows=True))
     assert [type(rows) for rows in parts] == [TableRows]
     assert parts[0].call is None
+
+
+def test_examples_of_models_without_a_description_follow_their_signatures() -> None:
+    one = schemas.schema(
+        x=schemas.spec("FLOAT", None, 2),
+        n=schemas.spec("INT64", None),
+        s=schemas.spec("STRING", None),
+        b=schemas.spec("BOOL", None),
+    )
+    row = {"x": [1.0, 1.0], "n": 1, "s": "text", "b": True}
+    assert example_request(one) == {"instances": [row]}
+    fixed = schemas.schema(x=schemas.spec("FLOAT", 2, 3), y=schemas.spec("DOUBLE"))
+    expected = {"inputs": {"x": [[1.0] * 3] * 2, "y": 1.0}}
+    assert example_request(fixed) == expected
+    predict.read(json.dumps(expected).encode(), fixed)
+    described = example_request(MODEL)["instances"]
+    assert described[1] == {
+        "age": 1.5,
+        "since": "1970-01-03",
+        "plan": "1001",
+        "rooms": 3,
+        "garden": True,
+    }
+    predict.read(json.dumps({"instances": described}).encode(), MODEL)
+    with pytest.raises(ClientError, match="values of bfloat16 have no JSON form"):
+        example_request(schemas.schema(x=schemas.spec("BFLOAT16", None)))

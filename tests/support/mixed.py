@@ -1,8 +1,8 @@
 """A small model of columns of every kind that describes itself as the training job's models do.
 
 Each column's share of the log-odds tells which value the model has seen in it: of a number a
-hundredth (of a date, of its days), of true 1, of a category its place in the vocabulary. An unknown category is `UNKNOWN`, a
-missing value `MISSING`.
+hundredth, of a date a hundredth of its days, of true 1, of a category its place in the vocabulary.
+An unknown category is `UNKNOWN`, a missing value `MISSING`.
 """
 
 from __future__ import annotations
