@@ -61,7 +61,7 @@ def _shared_metrics(workers: int) -> Iterator[None]:
 def _serve(settings: Settings) -> None:
     # Only now that it is known where metrics are kept.
     from client.http.api_keys import ApiKeys, KeysFileError
-    from client.http.server import PortTakenError, serve_http
+    from client.http.server import PortTakenError, UnknownSettingError, serve_http
 
     # The worker processes read their settings from the environment.
     for name, value in settings.model_dump(exclude_none=True).items():
@@ -70,7 +70,7 @@ def _serve(settings: Settings) -> None:
         if settings.api_keys is not None:
             ApiKeys(settings.api_keys)  # what is wrong with the file is told now, and once
         serve_http(settings)
-    except (PortTakenError, KeysFileError) as error:
+    except (PortTakenError, UnknownSettingError, KeysFileError) as error:
         raise click.ClickException(str(error)) from error
 
 

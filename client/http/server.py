@@ -45,16 +45,26 @@ class PortTakenError(OSError):
     """The address cannot be listened on."""
 
 
+class UnknownSettingError(ValueError):
+    """A variable of the environment looks like a setting and is none."""
+
+
 def serve_http(settings: Settings) -> None:
     """Serve the application until SIGTERM or SIGINT, then let requests in flight end.
 
     Raises:
         PortTakenError: the port is taken, or the address is not this machine's.
+        UnknownSettingError: a `CLIENT_` variable is no setting.
     """
+    unknown, links = Settings.unknown(os.environ)
+    if unknown:
+        raise UnknownSettingError(
+            f"{', '.join(unknown)}: no such setting; the README's table has all of them"
+        )
     listener = _listen(settings)
     set_up_logs()
-    for name in Settings.unknown(os.environ):
-        log.warning("%s is not a setting; see the README's table", name)
+    for name in links:
+        log.warning("%s is not a setting; Kubernetes sets it for a service named client", name)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     log.info(
         "serving model %s of %s on http://%s:%d",
