@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
 import signal
 import socket
 import threading
@@ -35,6 +36,8 @@ KILL_SECONDS = 3
 PARENT_CHECK_SECONDS = 0.2
 # A worker that dies sooner than this after its start is not replaced at once.
 RESPAWN_SECONDS = 1.0
+# A new worker accepts connections within this time.
+READY_SECONDS = 30.0
 # All workers stop accepting within this time.
 CLOSE_SECONDS = 2.0
 BACKLOG = 2048
@@ -90,9 +93,13 @@ class _Worker:
         self._ready = ready
 
     def wait_until_ready(self) -> bool:
-        """Wait until the worker accepts connections; False if it ended before."""
-        with os.fdopen(self._ready, "rb", buffering=0) as pipe:
-            return pipe.read(1) == b"r"
+        """Wait until the worker accepts connections; False if it ends or takes too long."""
+        readable, _, _ = select.select([self._ready], [], [], READY_SECONDS)
+        return bool(readable) and os.read(self._ready, 1) == b"r"
+
+    def close(self) -> None:
+        """Release what the parent holds of a worker that has ended."""
+        os.close(self._ready)
 
     def signal(self, number: int) -> None:
         """Send the process a signal."""
@@ -158,6 +165,7 @@ class _Parent:
         for pid in list(self._workers):
             if os.waitpid(pid, os.WNOHANG)[0]:
                 found.append(pid)
+                self._workers[pid].close()
                 if SHARED:
                     multiprocess.mark_process_dead(pid)
         return found

@@ -1,4 +1,4 @@
-"""What the client knows of a served version: its signatures, and its own description."""
+"""The schema of a served version: its signatures, and its description of itself."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ EXPLAIN = "explain"
 DENSE = "dense"
 DENSE_INPUT = "features"
 DEFAULT_SIGNATURE = "serving_default"
-# TensorFlow keeps its own initialisation among the signatures.
+# Signatures of TensorFlow's own initialisation.
 INTERNAL_PREFIX = "__"
-# Texts that say the same as a JSON value: 42, but not 042, which is another text.
+# Texts that equal a JSON value: 42, but not 042.
 TEXT_FORMS = {int: re.compile(r"0|-?[1-9]\d*", re.ASCII), bool: re.compile("true|false")}
 
 
@@ -123,7 +123,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Description:
-    """What a model says of itself through its signature `describe`.
+    """A model's description of itself, the outputs of its signature `describe`.
 
     Attributes:
         columns: in the order of the table.
@@ -215,12 +215,12 @@ class Schema:
 
     @cached_property
     def derived(self) -> dict[Any, Any]:
-        """What others have worked out from the schema, kept for as long as the schema is."""
+        """A cache for what depends on the schema alone."""
         return {}
 
     @cached_property
     def described(self) -> Mapping[str, Mapping[str, tuple[Column, ...]]]:
-        """What is known of the inputs that take the columns: the columns each holds, by signature.
+        """The columns that each described input holds, by signature.
 
         The matrix of `dense` holds all columns, any other input its own.
         """

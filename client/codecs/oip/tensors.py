@@ -76,7 +76,7 @@ def check_spec(tensor: Mapping[str, Any], spec: TensorSpec, place: str) -> tuple
     if type(shape) is not list or not set(map(type, shape)) <= {int} or min(shape, default=0) < 0:
         raise ClientError(f"{place}: expected a shape such as [1, 2], got {kind_of(shape)}")
     given = tensor.get("datatype")
-    if given != datatype(spec.dtype) or not _fits(shape, spec.shape):
+    if given != datatype(spec.dtype) or len(shape) > MAX_RANK or not spec.accepts(shape):
         came = f"{given} {shape}" if isinstance(given, str) else kind_of(given)
         raise ClientError(f"{place}: expected {describe(spec)}, got {came[:100]}")
     if spec.dtype not in DTYPES:
@@ -172,17 +172,6 @@ def write_tensor(name: str, array: Array, binary: bool) -> tuple[dict[str, Any],
         tensor["parameters"] = {"content_type": BASE64}
         tensor["data"] = [base64.b64encode(value).decode() for value in values]
     return tensor, b""
-
-
-def _fits(shape: Sequence[int], wanted: tuple[int | None, ...] | None) -> bool:
-    if wanted is None:
-        return len(shape) <= MAX_RANK
-    if len(shape) != len(wanted):
-        return False
-    for want, have in zip(wanted, shape, strict=True):  # a generator would take as long again
-        if want is not None and want != have:
-            return False
-    return True
 
 
 def _shaped(flat: Array, shape: tuple[int, ...], place: str) -> Array:
