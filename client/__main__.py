@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 import click
 from pydantic import ValidationError
@@ -15,14 +16,17 @@ from pydantic import ValidationError
 from client.errors import ClientError
 from client.settings import METRICS_DIRECTORY, Settings
 
+if TYPE_CHECKING:
+    from client.serving.client import ServingClient, Target
+
 
 @click.group()
 def main() -> None:
-    """Ask a model server for predictions: over HTTP for others, or here and now."""
+    """Serve predictions of a model server over HTTP, or predict files."""
 
 
 def _settings(**given: Any) -> Settings:
-    """Read the settings; what was given on the command line counts more than the environment."""
+    """Read the settings; the command line goes before the environment."""
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
@@ -37,9 +41,7 @@ def _settings(**given: Any) -> Settings:
 @click.option(
     "--server", help="host:port of the model server.  [CLIENT_SERVER; default: 127.0.0.1:8500]"
 )
-@click.option(
-    "--model", help="Model that /predict is about.  [CLIENT_MODEL; default: breast_cancer]"
-)
+@click.option("--model", help="Model of /predict.  [CLIENT_MODEL; default: breast_cancer]")
 def serve(host: str | None, port: int | None, server: str | None, model: str | None) -> None:
     """Serve predictions over HTTP until SIGTERM or SIGINT."""
     settings = _settings(host=host, port=port, server=server, model=model)
@@ -49,7 +51,7 @@ def serve(host: str | None, port: int | None, server: str | None, model: str | N
 
 @contextmanager
 def _shared_metrics(workers: int) -> Iterator[None]:
-    """Give several workers a place where each can read the others' numbers."""
+    """Create the directory in which several workers share their metrics."""
     if workers == 1 or METRICS_DIRECTORY in os.environ:
         yield
         return
@@ -59,7 +61,7 @@ def _shared_metrics(workers: int) -> Iterator[None]:
 
 
 def _serve(settings: Settings) -> None:
-    # Only now that it is known where metrics are kept.
+    # Imported once the metrics directory is set.
     from client.http.api_keys import ApiKeys, KeysFileError
     from client.http.server import PortTakenError, UnknownSettingError, serve_http
 
@@ -68,7 +70,7 @@ def _serve(settings: Settings) -> None:
         os.environ[f"CLIENT_{name.upper()}"] = str(value)
     try:
         if settings.api_keys is not None:
-            ApiKeys(settings.api_keys)  # what is wrong with the file is told now, and once
+            ApiKeys(settings.api_keys)  # report its errors once, before the workers start
         serve_http(settings)
     except (PortTakenError, UnknownSettingError, KeysFileError) as error:
         raise click.ClickException(str(error)) from error
@@ -77,62 +79,159 @@ def _serve(settings: Settings) -> None:
 @main.command("new-key")
 @click.argument("name")
 def new_key(name: str) -> None:
-    """Make an API key, and the line about it for the file that CLIENT_API_KEYS names."""
+    """Create an API key, and its line for the file that CLIENT_API_KEYS names."""
     from client.http.api_keys import LINE, hashed, new_key
 
     key = new_key()
     line = f"{name} {hashed(key)}"
     if not LINE.fullmatch(line):
         raise click.UsageError(f"expected a name of letters, digits and ._@-, got {name!r}")
-    click.echo(f"key, for whoever is to ask: {key}", err=True)
+    click.echo(f"key: {key}", err=True)
     click.echo(line)
 
 
-@main.command()
-@click.argument("rows", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
-@click.option("--model", help="Model to ask.  [CLIENT_MODEL; default: breast_cancer]")
-@click.option(
-    "--version", type=click.IntRange(0, 2**63 - 1), help="Version to ask; otherwise the latest."
-)
-@click.option("--label", help="Version label to ask for.")
-@click.option(
-    "--server", help="host:port of the model server.  [CLIENT_SERVER; default: 127.0.0.1:8500]"
-)
-@click.option(
-    "--format",
-    "file_format",
-    type=click.Choice(["csv", "json", "ndjson", "arrow", "npy"]),
-    help="Form of the rows and of the answer; otherwise told by the file's name or its beginning.",
-)
-@click.option(
-    "--timeout", type=click.FloatRange(0, 3600, min_open=True), help="Seconds for each call."
-)
-def predict(
-    rows: Path,
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _of_server(command: F) -> F:
+    """Add the options that say which model to ask, and how to reach its server."""
+    path = click.Path(exists=True, dir_okay=False, path_type=Path)
+    options = (
+        click.option("--model", help="Model to ask.  [CLIENT_MODEL; default: breast_cancer]"),
+        click.option("--version", type=click.IntRange(0, 2**63 - 1), help="[default: latest]"),
+        click.option("--label", help="Version label, instead of a version."),
+        click.option("--server", help="host:port.  [CLIENT_SERVER; default: 127.0.0.1:8500]"),
+        click.option("--tls", is_flag=True, help="Encrypt the connection.  [CLIENT_SERVER_TLS]"),
+        click.option("--ca", type=path, help="PEM file of the authorities.  [CLIENT_SERVER_CA]"),
+        click.option("--cert", type=path, help="PEM file, for mutual TLS.  [CLIENT_SERVER_CERT]"),
+        click.option("--key", type=path, help="PEM file of its key.  [CLIENT_SERVER_KEY]"),
+        click.option(
+            "--timeout", type=click.FloatRange(0, 3600, min_open=True), help="Seconds a call."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def _connected(
+    *,
     model: str | None,
     version: int | None,
     label: str | None,
     server: str | None,
-    file_format: str | None,
+    tls: bool,
+    ca: Path | None,
+    cert: Path | None,
+    key: Path | None,
     timeout: float | None,
-) -> None:
-    """Predict the rows of a file, - for standard input, over gRPC.
-
-    CSV needs a header with the columns' names; JSON is a list of rows or {"instances": [...]},
-    ndjson a row on each line; arrow is Arrow's stream, npy what numpy.save writes.
-    The answer goes to standard output in the same form, a row for each row.
-    """
-    from client.predict_file import predict_file
+) -> Iterator[tuple[ServingClient, Target, Settings]]:
     from client.serving.client import ServingClient, Target
 
     if version is not None and label is not None:
         raise click.UsageError("--version and --label exclude each other")
-    settings = _settings(server=server, model=model, timeout=timeout)
-    with ServingClient(settings.server, timeout=settings.timeout) as connection:
-        try:
-            predict_file(connection, Target(settings.model, version, label), rows, file_format)
-        except (ClientError, OSError) as error:
-            raise click.ClickException(str(error)) from error
+    settings = _settings(
+        server=server,
+        model=model,
+        timeout=timeout,
+        server_tls=tls or any((ca, cert, key)) or None,
+        server_ca=ca,
+        server_cert=cert,
+        server_key=key,
+    )
+    try:
+        tls_files = settings.tls
+        with ServingClient(settings.server, timeout=settings.timeout, tls=tls_files) as connection:
+            yield connection, Target(settings.model, version, label), settings
+    except (ClientError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@click.argument("rows", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@_of_server
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["csv", "tsv", "json", "ndjson", "arrow", "npy"]),
+    help="[default: by the file's name, or its beginning]",
+)
+@click.option("--id", "id_column", default="", help="Column to pass through to the answer.")
+@click.option("--keep", multiple=True, help="Further column to pass through, or all; repeatable.")
+@click.option("--output", "outputs", multiple=True, help="Output that is wanted; repeatable.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["table", "row"]),
+    default="table",
+    show_default=True,
+    help="Refuse the table for a bad row, or put its error in its place.",
+)
+@click.option(
+    "--csv-guard/--no-csv-guard",
+    default=True,
+    show_default=True,
+    help="In CSV, put ' before text that a spreadsheet would run as a formula.",
+)
+def predict(
+    rows: Path,
+    file_format: str | None,
+    id_column: str,
+    keep: tuple[str, ...],
+    outputs: tuple[str, ...],
+    on_error: str,
+    csv_guard: bool,
+    **server: Any,
+) -> None:
+    """Predict the rows of a file, - for standard input, over gRPC.
+
+    CSV needs a header with the columns' names; JSON is a list of rows or {"instances": [...]},
+    ndjson a row on each line; arrow is Arrow's stream, npy what numpy.save writes. All may be
+    compressed with gzip. The answer goes to standard output in the same format.
+    """
+    from client.codecs.tables import TableOptions
+    from client.predict_file import predict_file
+
+    options = TableOptions(
+        outputs=outputs,
+        id_column=id_column,
+        keep=() if keep == ("all",) else keep,
+        keep_all=keep == ("all",),
+        errors_in_rows=on_error == "row",
+        csv_guard=csv_guard,
+    )
+    with _connected(**server) as (connection, target, _):
+        predict_file(connection, target, rows, file_format, options)
+
+
+@main.command()
+@_of_server
+@click.option("--signature", default="", help="[default: serving_default]")
+@click.option("--curl", is_flag=True, help="Print a command that sends the request.")
+def example(signature: str, curl: bool, **server: Any) -> None:
+    """Print an example request for the served model.
+
+    It has typical rows where the model describes its columns, else values of the inputs' types.
+    """
+    import json
+    import shlex
+
+    from client.codecs.example import example_request
+
+    with _connected(**server) as (connection, target, settings):
+        request = example_request(connection.schema(target), signature)
+        if not curl:
+            click.echo(json.dumps(request, indent=2, ensure_ascii=False))
+            return
+        body = shlex.quote(json.dumps(request, ensure_ascii=False))
+        which = ""
+        if target.version is not None:
+            which = f"/versions/{target.version}"
+        elif target.label is not None:
+            which = f"/labels/{quote(target.label, safe='')}"
+        path = f"/v1/models/{quote(target.model, safe='')}{which}:predict"
+        url = shlex.quote(f"http://{settings.host}:{settings.port}{path}")
+        click.echo(f"curl {url} -H 'Content-Type: application/json' -d {body}")
 
 
 if __name__ == "__main__":

@@ -1,115 +1,185 @@
-"""Files of rows to files of predictions, in calls of bounded size."""
+"""Predictions of files, in calls of bounded size."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import click
 import orjson
 
-from client.codecs import Call
 from client.codecs.tables import (
     ARROW,
     CSV,
     NDJSON,
     NPY,
+    TSV,
     TableLayout,
+    TableOptions,
+    TableRows,
     TableWriter,
     table_reader,
     table_writer,
 )
+from client.codecs.tables.json_writers import JsonWriter
 from client.codecs.tables.layout import ROWS_PER_CALL, Place
-from client.codecs.tables.ndjson import JsonWriter, call_of_rows
+from client.codecs.tables.ndjson import JsonRows
 from client.errors import ClientError
 from client.http.messages import JSON
 from client.serving.client import ServingClient, Target
 from client.serving.schema import Schema
+from client.serving.tensors import Array
 
 CHUNK_BYTES = 2**18
 
-FORMATS = {"csv": CSV, "json": JSON, "ndjson": NDJSON, "arrow": ARROW, "npy": NPY}
+FORMATS = {"csv": CSV, "tsv": TSV, "json": JSON, "ndjson": NDJSON, "arrow": ARROW, "npy": NPY}
 _SUFFIXES = {f".{name}": kind for name, kind in FORMATS.items()} | {
     ".jsonl": NDJSON,
     ".arrows": ARROW,
 }
 _BEGINNINGS = {b"\x93NUMPY": NPY, b"\xff\xff\xff\xff": ARROW}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_GZIP = b"\x1f\x8b"
 
 
 def predict_file(
-    server: ServingClient, target: Target, path: Path, file_format: str | None
+    server: ServingClient,
+    target: Target,
+    path: Path,
+    file_format: str | None,
+    options: TableOptions,
 ) -> None:
-    """Predict a file's rows and write the answer to standard output, in the same form.
+    """Predict a file's rows and write the answer to standard output, in the same format.
 
-    A file of any size passes in little memory; only JSON is read as a whole.
+    A file of any size needs little memory; only JSON is read as a whole. gzip is decompressed.
 
     Args:
         server: the model server to ask.
         target: the model, and the version if one is asked for.
         path: the file; `-` is standard input.
-        file_format: one of `FORMATS`; None tells it by the file's name, or else its beginning.
+        file_format: one of `FORMATS`; None to go by the file's name, or else its beginning.
+        options: how the table is answered.
 
     Raises:
-        ClientError: a row is wrong, or the server cannot answer; the message names the line. Rows
-            before it may have been answered.
+        ClientError: a row is wrong, or the server cannot answer. Rows before it may have been
+            answered.
         OSError: the file cannot be read.
     """
     if str(path) == "-":
-        _predict(server, target, sys.stdin.buffer, FORMATS.get(file_format or ""), None)
+        kind = FORMATS.get(file_format or "")
+        _Predicting(server, target, options).run(sys.stdin.buffer, kind, None)
         return
-    kind = FORMATS[file_format] if file_format else _SUFFIXES.get(path.suffix.lower())
+    suffix = path.with_suffix("").suffix if path.suffix.lower() == ".gz" else path.suffix
+    kind = FORMATS[file_format] if file_format else _SUFFIXES.get(suffix.lower())
     with path.open("rb") as file:
-        _predict(server, target, file, kind, path.stat().st_size)
+        _Predicting(server, target, options).run(file, kind, path.stat().st_size)
 
 
-def _predict(
-    server: ServingClient, target: Target, file: BinaryIO, kind: str | None, size: int | None
-) -> None:
-    head = file.read(CHUNK_BYTES)
-    kind = kind or _guessed(head)
-    out = sys.stdout.buffer
-    with click.progressbar(
-        _nothing(),
-        length=size or None,  # of what has no known length no share is shown
-        label="predict",
-        file=sys.stderr,
-        hidden=len(head) < CHUNK_BYTES,
-    ) as bar:
+class _Predicting:
+    """One file on its way."""
 
-        def chunks() -> Iterator[bytes]:
-            chunk = head
-            while chunk:
-                yield chunk
-                bar.update(len(chunk))
-                chunk = file.read(CHUNK_BYTES)
+    def __init__(self, server: ServingClient, target: Target, options: TableOptions) -> None:
+        self._server = server
+        self._target = target
+        self._options = options
+        self._schema = server.schema(target)
 
-        schema = server.schema(target)
+    def run(self, file: BinaryIO, kind: str | None, size: int | None) -> None:
+        """Read a file and write the answer.
+
+        Args:
+            file: open for reading.
+            kind: its media type, None if it is not known.
+            size: its length in bytes, None if it is not known.
+        """
+        head = file.read(CHUNK_BYTES)
+        with click.progressbar(
+            _nothing(),
+            length=size or None,
+            label="predict",
+            file=sys.stderr,
+            hidden=len(head) < CHUNK_BYTES,
+        ) as bar:
+
+            def chunks() -> Iterator[bytes]:
+                chunk = head
+                while chunk:
+                    yield chunk
+                    bar.update(len(chunk))
+                    chunk = file.read(CHUNK_BYTES)
+
+            plain = _decompressed(chunks()) if head.startswith(_GZIP) else chunks()
+            first = next(plain, b"")
+            self._answer(kind or _guessed(first), _chained(first, plain))
+
+    def _answer(self, kind: str, chunks: Iterator[bytes]) -> None:
+        options, out = self._options, sys.stdout.buffer
         if kind == JSON:
-            layout, calls = _json_calls(b"".join(chunks()), schema)
-            writer: TableWriter = JsonWriter(b"[\n", b",\n", b"\n]\n")
+            layout, parts = _json_rows(b"".join(chunks), self._schema, options)
+            writer: TableWriter = JsonWriter(options, b"[\n", b",\n", b"\n]\n")
         else:
-            layout = TableLayout.of(schema)
-            calls = _table_calls(kind, layout, chunks())
-            writer = table_writer(kind)
-        for call in calls:
-            prediction = server.predict(
-                target,
-                call.inputs,
-                signature_name=call.signature_name,
-                signature=schema.signatures[call.signature_name],
-            )
-            if prediction.version != schema.version:
-                schema = _followed(server, target, layout, schema)
-            out.write(writer.write(prediction.outputs))
+            layout = TableLayout.of(self._schema, options.signature_name, options.outputs)
+            parts = _table_rows(kind, layout, options, chunks)
+            writer = table_writer(kind, options)
+        for rows in parts:
+            out.write(writer.write(rows, self._predict(rows, layout)))
         out.write(writer.end())
         out.flush()
 
+    def _predict(self, rows: TableRows, layout: TableLayout) -> Mapping[str, Array]:
+        call = rows.call
+        if call is None:
+            return layout.no_outputs()
+        prediction = self._server.predict(
+            self._target,
+            call.inputs,
+            signature_name=call.signature_name,
+            signature=self._schema.signatures[call.signature_name],
+            output_filter=call.output_filter,
+        )
+        if prediction.version != self._schema.version:
+            self._follow(layout)
+        return prediction.outputs
+
+    def _follow(self, layout: TableLayout) -> None:
+        """Go on with the version that answers now, if it reads rows in the same way."""
+        old, new = self._schema, self._server.schema(self._target)
+        if not layout.holds_for(new):
+            raise ClientError(
+                f"version {old.version} of the model gave way to version {new.version}, which "
+                "reads rows in another way; start again, or ask for one with --version"
+            )
+        self._schema = new
+
+
+def _decompressed(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield what gzip holds; it may have several members."""
+    unzip = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        for chunk in chunks:
+            while chunk:
+                if unzip.eof:
+                    unzip = zlib.decompressobj(16 + zlib.MAX_WBITS)
+                plain = unzip.decompress(chunk, CHUNK_BYTES)
+                chunk = unzip.unconsumed_tail or unzip.unused_data
+                if plain:
+                    yield plain
+    except zlib.error as error:
+        raise ClientError(f"the file is not gzip: {error}") from error
+    if not unzip.eof:
+        raise ClientError("the file is gzip that is cut short")
+
+
+def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
+
 
 def _guessed(head: bytes) -> str:
-    """Tell a file's form by its beginning."""
+    """Return a file's media type by its beginning."""
     for beginning, kind in _BEGINNINGS.items():
         if head.startswith(beginning):
             return kind
@@ -123,38 +193,44 @@ def _guessed(head: bytes) -> str:
     return JSON if text[:1] == b"[" else CSV
 
 
-def _table_calls(kind: str, layout: TableLayout, chunks: Iterator[bytes]) -> Iterator[Call]:
-    reader = table_reader(kind, layout)
+def _table_rows(
+    kind: str, layout: TableLayout, options: TableOptions, chunks: Iterator[bytes]
+) -> Iterator[TableRows]:
+    reader = table_reader(kind, layout, options)
     for chunk in chunks:
         yield from reader.feed(chunk)
     yield from reader.finish()
+    if reader.ignored:
+        click.echo(f"ignored columns: {', '.join(reader.ignored)}", err=True)
 
 
-def _json_calls(data: bytes, schema: Schema) -> tuple[TableLayout, Iterator[Call]]:
-    """Read a list of rows, or `{"instances": [row, …], "signature_name": …}`."""
+def _json_rows(
+    data: bytes, schema: Schema, options: TableOptions
+) -> tuple[TableLayout, Iterator[TableRows]]:
+    """Read a list of rows, or `{"instances": [row, ...], "signature_name": ...}`."""
     try:
         body = orjson.loads(data.removeprefix(_BYTE_ORDER_MARK))
     except orjson.JSONDecodeError as error:
         raise ClientError(f"not JSON: {error}") from error
     wrapped = body if isinstance(body, dict) else {"instances": body}
-    rows, name = wrapped.get("instances"), wrapped.get("signature_name", "")
+    rows, name = wrapped.get("instances"), wrapped.get("signature_name", options.signature_name)
     if not isinstance(rows, list) or wrapped.keys() - {"instances", "signature_name"}:
         raise ClientError(
             'expected a list of rows or {"instances": [row, ...]}, '
-            'with "signature_name" if another signature than the default is meant'
+            'with "signature_name" for another signature than the default'
         )
     if not isinstance(name, str):
         raise ClientError("signature_name: expected a string")
     if not rows:
         raise ClientError("expected at least one row, got none")
-    layout = TableLayout.of(schema, name)
+    layout = TableLayout.of(schema, name, options.outputs)
+    reader = JsonRows(layout, options, rows[0], "instances[0]: ")
 
-    def calls() -> Iterator[Call]:
+    def parts() -> Iterator[TableRows]:
         for start in range(0, len(rows), ROWS_PER_CALL):
-            some = rows[start : start + ROWS_PER_CALL]
-            yield call_of_rows(some, layout, _place(start))
+            yield reader.read(rows[start : start + ROWS_PER_CALL], _place(start))
 
-    return layout, calls()
+    return layout, parts()
 
 
 def _place(start: int) -> Place:
@@ -163,14 +239,3 @@ def _place(start: int) -> Place:
 
 def _nothing() -> Iterator[int]:
     yield from ()
-
-
-def _followed(server: ServingClient, target: Target, layout: TableLayout, old: Schema) -> Schema:
-    """Return the schema of the version that answers now, if it reads the rows as they were read."""
-    new = server.schema(target)
-    if not layout.holds_for(new):
-        raise ClientError(
-            f"version {old.version} of the model gave way to version {new.version}, which reads "
-            "rows in another way; start again, or ask for one with --version"
-        )
-    return new

@@ -24,7 +24,7 @@ SERVICE_LINK = re.compile(r"CLIENT_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\
 
 
 class Settings(BaseSettings):
-    """What an operator may set; the README shows the same table."""
+    """What an operator may set; docs/settings.md has the same table."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 

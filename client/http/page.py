@@ -11,6 +11,7 @@ from client.codecs.json.explanations import explains
 from client.errors import ClientError
 from client.http.flask_bridge import Bridge
 from client.serving.client import Target
+from client.serving.columns.numeric import plain_number
 from client.serving.deadlines import Deadline
 from client.serving.schema import DEFAULT_SIGNATURE, Column, Schema, Signature, TensorSpec
 from client.serving.tensors import DTYPES, STRING
@@ -18,7 +19,7 @@ from client.settings import Settings
 
 FALSE_TRUE = ("false", "true")
 # Of more values than these, one is found faster by typing than in a list.
-MOST_OPTIONS = 50
+MAX_OPTIONS = 50
 
 
 @dataclass(frozen=True)
@@ -101,23 +102,18 @@ def _plain_field(name: str, signature: Signature) -> Field:
 
 
 def _described_field(column: Column, spec: TensorSpec) -> Field:
-    if column.kind == "numeric":
-        hint = f"{column.minimum:.6g} to {column.maximum:.6g}"
-        examples = tuple(f"{mean:.4g}" for mean in column.class_means)
-    else:
-        hint = ""
-        examples = tuple(_example(column.vocabulary, mode) for mode in column.class_modes)
-    many = len(column.vocabulary) > MOST_OPTIONS
+    examples = tuple(_text(column.example(of_class, spec.dtype)) for of_class in (0, 1))
+    many = len(column.vocabulary) > MAX_OPTIONS
     return Field(
         column.name,
         _title(column.name),
-        _type(spec),
-        hint=hint,
-        range=(column.minimum, column.maximum) if column.kind == "numeric" else None,
+        "date" if column.kind == "date" else _type(spec),
+        hint=" to ".join(map(column.shown, column.range)) if column.range else "",
+        range=column.range,
         examples=examples,
         options=() if many else column.vocabulary,
         suggestions=column.vocabulary if many else (),
-        missing=column.missing,
+        missing=column.takes_missing(spec.dtype),
     )
 
 
@@ -128,10 +124,10 @@ def _type(spec: TensorSpec) -> str:
     return {"b": "boolean", "i": "integer", "u": "integer"}.get(kind, "number")
 
 
-def _example(vocabulary: tuple[str, ...], mode: int) -> str:
-    if not vocabulary:
-        return ""
-    return vocabulary[mode if 0 <= mode < len(vocabulary) else 0]
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return plain_number(value, 4) if isinstance(value, float) else str(value)
 
 
 def _title(name: str) -> str:

@@ -93,12 +93,8 @@ def _text(value: Any, name: str, column: Column) -> str | bytes:
     """Return what a category is called in the model: tables hold numbers and gaps there too."""
     if isinstance(value, str | bytes):
         return value
-    if value is None or value != value or type(value).__name__ == "NAType":
-        text = column.text_of(None)
-    elif isinstance(value, float) and value.is_integer():
-        text = column.text_of(int(value))  # integers with gaps between them
-    else:
-        text = column.text_of(value)
-    if text is None:
+    missing = value is None or value != value or type(value).__name__ == "NAType"
+    text = column.encode(None if missing else value, STRING)
+    if not isinstance(text, str):
         raise InvalidArgumentError(f"input {name}: expected strings, got {value!r}")
     return text

@@ -15,7 +15,14 @@ from client.errors import ClientError, InvalidArgumentError, ServerError
 from client.serving import protos as messages
 from client.serving import tensors
 from client.serving.data_frames import is_frame, of_array, of_frame
-from client.serving.schema import DESCRIBE, Description, Schema, Signature, signatures
+from client.serving.schema import (
+    DESCRIBE,
+    Description,
+    Schema,
+    Signature,
+    in_table_order,
+    signatures,
+)
 from client.serving.tensors import Array
 
 T = TypeVar("T")
@@ -123,12 +130,13 @@ class Dialogue:
         if known is None or known[0] != definition:
             known = (definition, (yield from self._describe(answered, found)))
             _remember(self._descriptions, answered, known)
+        found = in_table_order(found, known[1])
         schema = Schema(target.model, version, found, known[1], definition)
         _remember(self._schemas, target, schema)
         return schema
 
     def status(self, target: Target) -> Steps[list[Any]]:
-        """Return the `ModelVersionStatus` of each version of a model, newest first."""
+        """Ask for the `ModelVersionStatus` of each version of a model, newest first."""
         reply = yield (
             "GetModelStatus",
             messages.GetModelStatusRequest(model_spec=target.spec()),
@@ -136,14 +144,14 @@ class Dialogue:
         return list(reply.model_version_status)
 
     def classify(self, target: Target, examples: Any, signature_name: str) -> Steps[Any]:
-        """Return the `ClassificationResponse` to an `Input` message."""
+        """Classify an `Input`'s examples; the answer is a `ClassificationResponse`."""
         request = messages.ClassificationRequest(
             model_spec=target.spec(signature_name), input=examples
         )
         return (yield "Classify", request)
 
     def regress(self, target: Target, examples: Any, signature_name: str) -> Steps[Any]:
-        """Return the `RegressionResponse` to an `Input` message."""
+        """Run a regression on an `Input`'s examples; the answer is a `RegressionResponse`."""
         request = messages.RegressionRequest(model_spec=target.spec(signature_name), input=examples)
         return (yield "Regress", request)
 
@@ -185,7 +193,7 @@ class Dialogue:
             AttributeError,
             RuntimeError,
         ):
-            return None  # another project's signature of the same name
+            return None  # somebody else's signature that happens to have the name
 
 
 def _remember(memory: dict[Any, Any], key: Any, value: Any) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from client.serving.columns import Column as Column
+from client.serving.columns import make_column
 from client.serving.tensors import Array, dtype_name
 
 DESCRIBE = "describe"
@@ -19,8 +20,6 @@ DENSE_INPUT = "features"
 DEFAULT_SIGNATURE = "serving_default"
 # Signatures of TensorFlow's own initialisation.
 INTERNAL_PREFIX = "__"
-# Texts that equal a JSON value: 42, but not 042.
-TEXT_FORMS = {int: re.compile(r"0|-?[1-9]\d*", re.ASCII), bool: re.compile("true|false")}
 
 
 @dataclass(frozen=True)
@@ -68,60 +67,6 @@ class Signature:
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of the table a model was trained on.
-
-    Attributes:
-        name: also the name of the input that takes it.
-        kind: `numeric`, `date`, `categorical` or `boolean`; a date's statistics are days since
-            1970.
-        vocabulary: the values of a column that is not numeric, as text.
-        mean, deviation, minimum, maximum: of a numeric column, in training.
-        class_means: of a numeric column, among the rows of each class.
-        class_modes: of the others, place in the vocabulary of each class's most frequent value; -1
-            if there is none.
-        missing: whether the model has seen missing values, so that it takes them.
-        mode: place in the vocabulary of the most frequent value; -1 for numbers and dates.
-        imputed: whether the model replaces a missing value in any case.
-    """
-
-    name: str
-    kind: str
-    vocabulary: tuple[str, ...]
-    mean: float
-    deviation: float
-    minimum: float
-    maximum: float
-    class_means: tuple[float, float]
-    class_modes: tuple[int, int]
-    missing: bool
-    mode: int = -1
-    imputed: bool = False
-
-    @cached_property
-    def json_types(self) -> set[type]:
-        """The types of JSON values other than strings that any value could be written as."""
-        return {
-            json_type
-            for json_type, form in TEXT_FORMS.items()
-            if self.vocabulary and all(map(form.fullmatch, self.vocabulary))
-        }
-
-    def text_of(self, value: Any) -> str | None:
-        """Return the text that a JSON value other than a string is in a column of text.
-
-        Tables hold integers and booleans where a model has categories. None means that this column
-        holds no such value.
-        """
-        if value is None:
-            return "" if self.missing else None
-        if type(value) not in TEXT_FORMS:
-            return None
-        text = str(value).lower()
-        return text if type(value) in self.json_types or text in self.vocabulary else None
-
-
-@dataclass(frozen=True)
 class Description:
     """A model's description of itself, the outputs of its signature `describe`.
 
@@ -131,7 +76,7 @@ class Description:
         threshold: probability from which on the label is the second class.
         trained_at: ISO 8601.
         metrics: of the rows held out in training, by name.
-        label_name: the label's column, empty if the model does not say.
+        label_name: the label column's name, empty if the model does not say.
     """
 
     columns: tuple[Column, ...]
@@ -152,29 +97,28 @@ class Description:
         facts = {name: values[0] for name, values in outputs.items()}
         vocabulary = iter(_texts(facts["vocabulary_values"]))
         lengths = facts["vocabulary_lengths"].tolist()
-        # Older models lack some outputs.
+        # Models exported earlier lack some of these.
         first = np.where(facts["vocabulary_lengths"] > 0, 0, -1)
-        class_modes = facts.get("class_modes", np.stack([first, first]))
+        modes = facts.get("class_modes", np.stack([first, first]))
         missing = facts.get("missing", np.zeros(len(lengths), np.bool_))
-        modes = facts.get("modes", first)
+        most_frequent = facts["modes"].tolist() if "modes" in facts else [None] * len(lengths)
         columns = zip(
-            _texts(facts["columns"]),
             _texts(facts["kinds"]),
+            _texts(facts["columns"]),
             [tuple(next(vocabulary) for _ in range(length)) for length in lengths],
             facts["means"].tolist(),
             facts["deviations"].tolist(),
             facts["minimums"].tolist(),
             facts["maximums"].tolist(),
             [(mean_0, mean_1) for mean_0, mean_1 in facts["class_means"].T.tolist()],
-            [(int(mode_0), int(mode_1)) for mode_0, mode_1 in class_modes.T],
+            [(int(mode_0), int(mode_1)) for mode_0, mode_1 in modes.T],
             missing.tolist(),
-            modes.tolist(),
-            ["modes" in facts] * len(lengths),
+            most_frequent,
             strict=True,
         )
         class_0, class_1 = _texts(facts["class_names"])
         return cls(
-            columns=tuple(Column(*column) for column in columns),
+            columns=tuple(make_column(*column) for column in columns),
             class_names=(class_0, class_1),
             threshold=float(facts["threshold"]),
             trained_at=facts["trained_at"].decode(),
@@ -206,7 +150,7 @@ class Schema:
     definition: Any = field(repr=False)
 
     def looks_like(self, other: Schema) -> bool:
-        """Whether a request means the same to both."""
+        """Tell whether a request means the same to both."""
         return (self.version, self.definition, self.description) == (
             other.version,
             other.definition,
@@ -278,6 +222,19 @@ def signatures(definition: Any) -> dict[str, Signature]:
         name: Signature(_specs(signature.inputs), _specs(signature.outputs))
         for name, signature in sorted(definition.signature_def.items())
         if not name.startswith(INTERNAL_PREFIX)
+    }
+
+
+def in_table_order(
+    found: Mapping[str, Signature], description: Description | None
+) -> dict[str, Signature]:
+    """Return signatures whose inputs come in the order of the table's columns."""
+    names = [column.name for column in description.columns] if description else []
+    return {
+        name: replace(signature, inputs={n: signature.inputs[n] for n in names})
+        if set(names) == signature.inputs.keys()
+        else signature
+        for name, signature in found.items()
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 
 from client.codecs import Call
-from client.codecs.tables import TableLayout, table_reader
+from client.codecs.tables import TableLayout, TableOptions, TableRows, table_reader
 from client.errors import ClientError
 from client.serving.schema import Schema
 from client.serving.tensors import DTYPES
@@ -31,9 +31,14 @@ def check_refusal(error: ClientError) -> None:
 
 def check_table(content_type: str, body: bytes, size: int, schema: Schema) -> None:
     """Read a table that comes in pieces of so many bytes, and check every call."""
-    reader = table_reader(content_type, TableLayout.of(schema))
+    reader = table_reader(content_type, TableLayout.of(schema), TableOptions())
     for start in range(0, len(body), size):
-        for call in reader.feed(body[start : start + size]):
-            check(call, schema)
-    for call in reader.finish():
-        check(call, schema)
+        for rows in reader.feed(body[start : start + size]):
+            check_rows(rows, schema)
+    for rows in reader.finish():
+        check_rows(rows, schema)
+
+
+def check_rows(rows: TableRows, schema: Schema) -> None:
+    assert rows.call is not None
+    check(rows.call, schema)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from client.serving.columns import Column, make_column
 from client.serving.protos import DataType, SignatureDefMap
-from client.serving.schema import Column, Description, Schema, Signature, TensorSpec
+from client.serving.schema import Description, Schema, Signature, TensorSpec
 from client.serving.tensors import DTYPES, STRING
 
 FLOAT = DataType.Value("DT_FLOAT")
@@ -29,17 +30,25 @@ def any_rank(dtype: str) -> TensorSpec:
     return TensorSpec(DataType.Value(f"DT_{dtype}"), None)
 
 
-def column(name: str, *vocabulary: str, kind: str = "", missing: bool = False) -> Column:
+def column(
+    name: str, *vocabulary: str, kind: str = "", missing: bool = False, mode: int | None = None
+) -> Column:
     """A column of the kind that its vocabulary makes it, or of another."""
     kind = kind or ("categorical" if vocabulary else "numeric")
     modes = (0, len(vocabulary) - 1)
-    return Column(name, kind, vocabulary, 1.0, 1.0, 0.0, 2.0, (0.5, 1.5), modes, missing)
+    return make_column(kind, name, vocabulary, 1.0, 1.0, 0.0, 2.0, (0.5, 1.5), modes, missing, mode)
 
 
 def describing(of: Schema, *columns: Column) -> Schema:
     """The same model, but it says what its columns are."""
     description = Description(columns, ("no", "yes"), 0.5, "2025-01-02T03:04:05+00:00", {})
     return replace(of, description=description)
+
+
+def labelled(of: Schema, label_name: str) -> Schema:
+    """The same model, but it says what its label column is called."""
+    assert of.description is not None
+    return replace(of, description=replace(of.description, label_name=label_name))
 
 
 def schema(columns: tuple[str, ...] = (), /, **inputs: TensorSpec) -> Schema:

@@ -99,6 +99,8 @@ def forms(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         ("garden", "perhaps", UNKNOWN),
         ("garden", None, MISSING),
         ("rooms", 3, 0),
+        ("rooms", 3.0, 0),
+        ("district", 42.0, 1),
         ("rooms", 9007199254740993, 2),
         ("rooms", -1, UNKNOWN),
         ("balcony", False, 0),
@@ -143,11 +145,11 @@ TEXT = 'a string or {"b64": "..."}'
         ("city", None, f"{TEXT}, got null; {NEVER}"),
         ("city", 5, f"{TEXT}, got 5"),
         ("city", True, f"{TEXT}, got true"),
-        ("district", 42.0, f"{TEXT}, got 42.0"),
+        ("district", 42.5, f"{TEXT}, got 42.5"),
         ("district", False, f"{TEXT}, got false"),
         ("garden", 1, f"{TEXT}, got 1"),
         ("rooms", None, f"an integer, got null; {NEVER}"),
-        ("rooms", 3.0, "an integer, got 3.0"),
+        ("rooms", 3.5, "an integer, got 3.5"),
         ("rooms", "3", 'an integer, got the string "3"'),
         (
             "rooms",
@@ -180,7 +182,7 @@ def test_a_value_of_the_wrong_kind_is_told_by_name(
         (
             {**ROW, "Age": 3},
             'unknown column "Age"; the columns are '
-            "Age (years), balcony, city, district, garden, income, rooms",
+            "Age (years), income, city, district, garden, rooms, balcony",
         ),
         (list(ROW.values())[:-1], f"expected 7 values in the order {', '.join(NAMES)}, got 6"),
     ],

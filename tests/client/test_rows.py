@@ -253,7 +253,7 @@ def test_a_category_may_be_sent_as_what_the_table_holds(
 @pytest.mark.parametrize(
     ("of", "value"),
     [
-        (category("7", "42"), 7.0),
+        (category("7", "42"), 7.5),
         (category("7", "42"), True),
         (category("a", "b"), 7),
         (category("007", "42"), 7),

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from client.errors import ClientError
-from client.serving.schema import Column, TensorSpec
+from client.serving.columns import NEVER_MISSING, Column
+from client.serving.schema import TensorSpec
 from client.serving.tensors import DTYPES, STRING, Array, dtype_name
 
 MAX_RANK = 32
-NEVER_MISSING = "the model has seen no missing value there"
 
 Place = Callable[[tuple[int, ...]], str]
 
@@ -33,7 +33,7 @@ _ALLOWED: dict[str, tuple[set[type], str]] = {
 def to_array(values: Any, spec: TensorSpec, place: Place, columns: Sequence[Column] = ()) -> Array:
     """Turn nested lists into an array of a signature's dtype and shape.
 
-    Null becomes NaN or the empty string where a column's values may be missing.
+    Null becomes the column's missing value, and a date the number of its days.
 
     Args:
         values: a value, or lists of lists of values.
@@ -73,21 +73,18 @@ def _flat(
 
     def fail(index: int, expected: str) -> ClientError:
         where = tuple(int(i) for i in np.unravel_index(index, shape)) if shape else ()
-        column = column_of(index)
-        never = level[index] is None and column is not None and not column.missing
-        message = f"{place(where)}: expected {expected}, got {kind_of(level[index])}"
-        return ClientError(f"{message}; {NEVER_MISSING}" if never else message)
+        column, got = column_of(index), sent[index]
+        expected = column.expected if column and column.expected else expected
+        message = f"{place(where)}: expected {expected}, got {kind_of(got)}"
+        return ClientError(f"{message}; {NEVER_MISSING}" if column and got is None else message)
 
-    def is_missing_number(index: int) -> bool:
-        column = column_of(index)
-        may_be = numpy_dtype.kind == "f" and column is not None and column.missing
-        return may_be and level[index] is None
-
-    numpy_dtype = DTYPES[dtype]
+    sent, numpy_dtype = level, DTYPES[dtype]
+    if columns:
+        level = [columns[i % len(columns)].encode(value, dtype) for i, value in enumerate(sent)]
     if dtype == STRING:
         flat = np.empty(len(level), object)
         for index, value in enumerate(level):
-            text = _string(value, column_of(index))
+            text = _string(value)
             if text is None:
                 raise fail(index, 'a string or {"b64": "..."}')
             flat[index] = text
@@ -95,7 +92,7 @@ def _flat(
     allowed, expected = _ALLOWED[numpy_dtype.kind]
     if not set(map(type, level)) <= allowed:
         for index, value in enumerate(level):
-            if type(value) not in allowed and not is_missing_number(index):
+            if type(value) not in allowed:
                 raise fail(index, expected)
     try:
         with np.errstate(over="ignore"):
@@ -126,7 +123,7 @@ def _uneven(level: list[Any], shape: Sequence[int], place: Place) -> ClientError
     )
 
 
-def _string(value: Any, column: Column | None) -> bytes | None:
+def _string(value: Any) -> bytes | None:
     """Return the bytes of the string that a JSON value stands for, None if it stands for none."""
     if isinstance(value, str):
         return value.encode()
@@ -135,8 +132,7 @@ def _string(value: Any, column: Column | None) -> bytes | None:
             return base64.b64decode(value["b64"], validate=True)
         except (binascii.Error, ValueError, TypeError):
             return None
-    text = column.text_of(value) if column is not None else None
-    return None if text is None else text.encode()
+    return None
 
 
 def is_b64(value: Any) -> bool:

@@ -222,14 +222,14 @@ def _whole_objects(
                 f"instances[{index}]: expected an object like instances[0], got {kind_of(row)}"
             )
         if row.keys() != wanted:
-            unknown = sorted(row.keys() - wanted)
+            unknown = [name for name in row if name not in wanted]
             if unknown:
                 raise ClientError(
                     f'instances[{index}]: unknown column "{unknown[0][:100]}"; '
                     f"the columns are {_listing(wanted)}"
                 )
-            absent = wanted - row.keys()
-            missing = sorted(name for name in absent if not _may_be_missing(name, described))
+            absent = [name for name in wanted if name not in row]
+            missing = [name for name in absent if not _may_be_missing(name, described)]
             if missing:
                 spec = signature.inputs[missing[0]]
                 of = f", the first of {len(missing)}," if len(missing) > 1 else ""

@@ -1,23 +1,22 @@
-"""Tables: bodies of many rows in binary or text, and the answers to them.
+"""Tables: bodies of many rows in binary or text, and the responses to them.
 
-A table is read in pieces, so that one of any size passes in bounded memory:
+A table is read in pieces, so that one of any size needs little memory:
 
-    reader = table_reader(media_type(content_type), TableLayout.of(schema, signature_name, outputs))
-    writer = table_writer(negotiate(accept, media_type(content_type)))
+    options = TableOptions.from_query(query)
+    layout = TableLayout.of(schema, options.signature_name, options.outputs)
+    reader = table_reader(came, layout, options)
+    writer = table_writer(negotiate(accept, came), options)
     for chunk in body:
-        for call in reader.feed(chunk):
-            send(writer.write(predict(call)))
-    for call in reader.finish():
-        send(writer.write(predict(call)))
+        for rows in reader.feed(chunk):
+            send(writer.write(rows, predict(rows.call)))
+    ...  # the same with reader.finish()
     send(writer.end())
 
-Whatever is wrong is a `ClientError`. Once something was sent, its status cannot be told any more:
-where `writer.can_tell_errors`, a last line `{"error": …}` says what was wrong
-(`application/x-ndjson`); in the other formats nobody could tell an error from a row, so an answer
-is kept until it is whole.
+Once something has been sent, the status cannot be changed: where `writer.can_tell_errors`, a last
+line `{"error": ...}` words the error; in other formats a response is kept until it is complete.
 
-A table is read as one version of the model wants it. If an answer comes from another version, go on
-only if `reader.layout.holds_for` that one's schema.
+A table is read for one version of the model. If another version answers, go on only if
+`reader.layout.holds_for` its schema.
 """
 
 from __future__ import annotations
@@ -25,21 +24,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from client.codecs import Call
 from client.codecs.content_types import (
     ARROW,
     CSV,
     NDJSON,
     NPY,
     READABLE,
+    TSV,
     WRITABLE,
+    is_table,
     media_type,
     negotiate,
 )
-from client.codecs.tables.csv_table import CsvReader, CsvWriter
+from client.codecs.tables.csv_reader import CsvReader
+from client.codecs.tables.csv_writer import CsvWriter
+from client.codecs.tables.json_writers import JsonWriter, NdjsonWriter
 from client.codecs.tables.layout import TableLayout
-from client.codecs.tables.ndjson import JsonWriter, NdjsonReader, NdjsonWriter
+from client.codecs.tables.ndjson import NdjsonReader
 from client.codecs.tables.npy import NpyReader, NpyWriter
+from client.codecs.tables.options import TableOptions
+from client.codecs.tables.rows import TableRows
 from client.errors import ClientError
 from client.http.messages import JSON
 from client.serving.tensors import Array
@@ -50,100 +54,110 @@ __all__ = [
     "NDJSON",
     "NPY",
     "READABLE",
+    "TSV",
     "WRITABLE",
     "TableLayout",
+    "TableOptions",
     "TableReader",
+    "TableRows",
     "TableWriter",
+    "is_table",
     "media_type",
     "negotiate",
     "table_reader",
     "table_writer",
 ]
 
+TAB = "\t"
+
 
 class TableReader(Protocol):
-    """Reads a table in pieces.
-
-    Attributes:
-        layout: as which it is read.
-    """
+    """Reads a table in pieces."""
 
     layout: TableLayout
 
-    def feed(self, chunk: bytes) -> Iterator[Call]:
-        """Take the next bytes, and give the calls for the rows that are whole.
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Names of columns that are not used, once the header has been read."""
+
+    def feed(self, chunk: bytes) -> Iterator[TableRows]:
+        """Add bytes, and yield the rows that are whole.
 
         Raises:
             ClientError: it names the line or the row, and the column.
         """
 
-    def finish(self) -> Iterator[Call]:
-        """Give the calls for what is left.
+    def finish(self) -> Iterator[TableRows]:
+        """Yield the rows that are left.
 
         Raises:
-            ClientError: as in `feed`, or the table is cut short, or there was no row at all.
+            ClientError: as in `feed`, or the table is cut short, or there was no row.
         """
 
 
 class TableWriter(Protocol):
-    """Writes an answer in pieces.
+    """Writes a response in pieces.
 
     Attributes:
-        can_tell_errors: whether a reader of the answer would notice a line that is an error.
+        can_tell_errors: whether a reader of the response would notice a line that is an error.
     """
 
     can_tell_errors: bool
 
-    def write(self, outputs: Mapping[str, Array]) -> bytes:
-        """Return the bytes for the outputs of one call, which may be none.
+    def write(self, rows: TableRows, outputs: Mapping[str, Array]) -> bytes:
+        """Return the bytes for some rows and the outputs of their call; they may be none.
 
         Raises:
             ClientError: the outputs have no form in this type.
         """
 
     def end(self) -> bytes:
-        """Return the bytes that close the answer."""
+        """Return the bytes that close the response."""
 
 
-def table_reader(content_type: str, layout: TableLayout) -> TableReader:
+def table_reader(content_type: str, layout: TableLayout, options: TableOptions) -> TableReader:
     """Return a reader of tables of one media type.
 
     Raises:
         ClientError: 415, it is none of `READABLE`; 400, the model's inputs do not fit into it.
     """
     if content_type == CSV:
-        return CsvReader(layout)
+        return CsvReader(layout, options)
+    if content_type == TSV:
+        return CsvReader(layout, options, TAB)
     if content_type == NDJSON:
-        return NdjsonReader(layout)
+        return NdjsonReader(layout, options)
     if content_type == NPY:
-        return NpyReader(layout)
+        return NpyReader(layout, options)
     if content_type == ARROW:
-        # Loaded when it is first needed: most workers never see a table.
+        # Loaded when first needed: most workers never see a table.
         from client.codecs.tables.arrow.reader import ArrowReader
 
-        return ArrowReader(layout)
+        return ArrowReader(layout, options)
     raise ClientError(
         f'Content-Type: expected one of {JSON}, {", ".join(READABLE)}, got "{content_type[:100]}"',
         415,
     )
 
 
-def table_writer(content_type: str) -> TableWriter:
-    """Return a writer of answers of one media type, as `negotiate` has found it.
+def table_writer(content_type: str, options: TableOptions) -> TableWriter:
+    """Return a writer of responses of one media type.
 
     Raises:
-        ClientError: 406, it is none of `WRITABLE`.
+        ClientError: 406, it is none of `WRITABLE`, or does not hold what the options ask for.
     """
     if content_type == JSON:
-        return JsonWriter()
+        return JsonWriter(options)
     if content_type == CSV:
-        return CsvWriter()
+        return CsvWriter(options)
+    if content_type == TSV:
+        return CsvWriter(options, TAB)
     if content_type == NDJSON:
         return NdjsonWriter()
     if content_type == NPY:
-        return NpyWriter()
+        return NpyWriter(options)
     if content_type == ARROW:
         from client.codecs.tables.arrow.writer import ArrowWriter
 
-        return ArrowWriter()
+        return ArrowWriter(options)
     raise ClientError(f'Accept: expected one of {", ".join(WRITABLE)}, got "{content_type}"', 406)

@@ -1,4 +1,4 @@
-"""Arrays that come as bytes to the dtypes that a model takes, if nothing is lost that matters."""
+"""Arrays of numbers to the dtypes that a model takes, where nothing that matters is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def cast(array: Array, dtype: int) -> Array | None:
         dtype: a `tensorflow.DataType`.
 
     Returns:
-        None if a value cannot become that; whoever reads them one by one can say which.
+        None if a value does not fit.
     """
     wanted = DTYPES[dtype]
     if array.dtype == wanted:
@@ -36,15 +36,15 @@ def cast(array: Array, dtype: int) -> Array | None:
 
 
 def check_finite(matrix: Array, layout: TableLayout, place: Place) -> None:
-    """Refuse infinities, and NaN where the model has seen no missing value.
+    """Refuse infinities, and NaN where the model takes no missing value.
 
     Args:
         matrix: `[rows, columns]` in the layout's order.
         layout: of the table.
-        place: says where a row stands.
+        place: returns where a row stands.
 
     Raises:
-        ClientError: it names the place of the first.
+        ClientError: the matrix has such a number.
     """
     if matrix.dtype.kind != "f" or np.isfinite(matrix).all():
         return

@@ -1,115 +1,150 @@
-"""Cells of text to arrays: what a number, a truth value and a missing value look like in CSV."""
+"""Cells of text to arrays."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import orjson
 
-from client.codecs.json.arrays import NEVER_MISSING
 from client.codecs.json.flat import byte_array, flat_array
-from client.codecs.tables.layout import Place, TableColumn, TableLayout
+from client.codecs.tables.layout import Header, Place, TableColumn, TableLayout
 from client.errors import ClientError
+from client.serving.columns import NEVER_MISSING
+from client.serving.columns.base import MISSING, parse_word, word_of
 from client.serving.tensors import DTYPES, STRING, Array, dtype_name
 
-# Python's own float() also takes nan, inf, 1_000 and digits of any script.
-PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-# As in the tables that the training job reads.
-MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "?")
-BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+# In such files people write 1,5 for 1.5.
+DECIMAL_COMMA = (";", "\t")
 
 _NUMBERS = b"0123456789+-.eE \t,"
-_ROWS_OF_NUMBERS = _NUMBERS + b"\r\n"
-_MISSING = frozenset(MISSING)
-# The most digits that an integer of 64 bits has; int() takes its time over thousands.
-_LONGEST_INTEGER = 20
 
 
-def read_column(cells: Sequence[str], column: TableColumn, place: Place) -> Array:
+def read_column(
+    cells: Sequence[str], column: TableColumn, place: Place, *, decimal_comma: bool = False
+) -> Array:
     """Turn a column's cells into an array.
 
     Args:
         cells: a text for each row.
-        column: what they are to become.
-        place: says where a row stands.
+        column: what they become.
+        place: returns where a row stands.
+        decimal_comma: whether numbers may be written with one.
 
     Raises:
-        ClientError: it names the place of the first cell that cannot be read.
+        ClientError: a cell cannot be read.
     """
-    array = _read_quickly(cells, column)
-    if array is not None:
-        return array
-    return column.read_values([_value(c, i, column, place) for i, c in enumerate(cells)], place)
+    dtype = column.spec.dtype
+    if dtype == STRING and column.column is None:
+        return byte_array([cell.encode() for cell in cells])
+    if dtype in DTYPES and DTYPES[dtype].kind in "fiu" and not column.is_date:
+        words = [word_of(cell) for cell in cells]
+        if decimal_comma and any("," in word for word in words):
+            cells = words = _with_points(words, column, place)
+        array = _numbers(words, column)
+        if array is not None:
+            return array
+    values: dict[str, Any] = {}
+    for text in set(cells):
+        try:
+            values[text] = _value(text, column)
+        except ValueError as error:
+            values[text] = error
+    for row, text in enumerate(cells):
+        if isinstance(values[text], ValueError):
+            raise ClientError(
+                f'{place(row)}, column "{column.name}": expected {values[text]}, got "{text[:40]}"'
+                f"{f'; {NEVER_MISSING}' if _is_never_missing(text, column) else ''}"
+            )
+    return column.read_values([values[text] for text in cells], place)
 
 
-def read_numbers(lines: bytes, order: Sequence[int], layout: TableLayout) -> Array | None:
-    """Read lines of nothing but numbers as one matrix, some three times as fast as by columns.
+def read_numbers(lines: bytes, header: Header, layout: TableLayout, separator: str) -> Array | None:
+    """Read lines of nothing but numbers as one matrix, three times as fast as by columns.
 
     Args:
         lines: of the table, without the header.
-        order: of each of the layout's columns, its place among the cells of a line.
+        header: the table's columns.
         layout: of the table; its columns must be one matrix.
+        separator: between cells.
 
     Returns:
-        The matrix `[rows, columns]` in the layout's order; None if anything about the lines is not
-        plain, so that they have to be read in the long way, or to be refused.
+        The matrix `[rows, columns]` in the layout's order; None if something about the lines is
+        not plain.
     """
-    if lines.translate(None, _ROWS_OF_NUMBERS):
+    if separator != ",":
+        mark = separator.encode()
+        if b"," in lines:
+            if separator not in DECIMAL_COMMA or b"." in lines:
+                return None
+            lines = lines.replace(b",", b".")
+        lines = lines.replace(mark, b",")
+    if lines.translate(None, _NUMBERS + b"\r\n"):
         return None
     text = lines.strip(b"\r\n").replace(b"\r\n", b"\n").replace(b"\n", b"],[")
     try:
         rows = orjson.loads(b"[[" + text + b"]]")
         with np.errstate(over="ignore"):
             matrix = np.array(rows, layout.matrix_dtype)
-    except ValueError:  # not JSON's form of numbers, or lines of different lengths
+    except ValueError:  # not JSON's form of numbers, or lines of unequal lengths
         return None
-    if matrix.shape[1:] != (len(order),) or not np.isfinite(matrix).all():
+    if matrix.shape[1:] != (header.count,) or not np.isfinite(matrix).all():
         return None
-    return matrix if list(order) == list(range(len(order))) else matrix[:, order]
+    places = list(header.places)
+    return matrix if places == list(range(header.count)) else matrix[:, places]
 
 
-def _read_quickly(cells: Sequence[str], column: TableColumn) -> Array | None:
-    """Read cells that need no second look; None if they do."""
-    if column.spec.dtype == STRING:
-        special = column.column is not None and (
-            bool in column.column.json_types or not _MISSING.isdisjoint(cells)
-        )
-        return None if special else byte_array([cell.encode() for cell in cells])
-    data = ",".join(cells).encode()
+def _numbers(words: list[str], column: TableColumn) -> Array | None:
+    """Return cells of plain numbers and missing marks as an array, None if there are others."""
+    missing = [i for i, word in enumerate(words) if word in MISSING]
+    if missing:
+        if not column.takes_missing:
+            return None
+        words = list(words)
+        for index in missing:
+            words[index] = "0"
+    data = ",".join(words).encode()
     if data.translate(None, _NUMBERS):
         return None
     try:
         values = orjson.loads(b"[" + data + b"]")
     except orjson.JSONDecodeError:
         return None
-    return flat_array(values, column.spec.dtype) if len(values) == len(cells) else None
+    array = flat_array(values, column.spec.dtype) if len(values) == len(words) else None
+    if array is None or not missing:
+        return array
+    assert column.column is not None
+    array = array.copy()
+    array[missing] = column.column.missing_value(column.spec.dtype)
+    return array
 
 
-def _value(text: str, row: int, column: TableColumn, place: Place) -> object:
-    """Return the JSON value that a cell stands for."""
-    dtype, about = column.spec.dtype, column.column
-    word = text if dtype == STRING else text.strip()
-    kind = DTYPES[dtype].kind if dtype in DTYPES else ""
-    why = ""
-    if about is not None and word in _MISSING and word not in about.vocabulary:
-        if about.missing:
-            return None
-        why = f"; {NEVER_MISSING}"
-    elif dtype == STRING:
-        is_boolean = about is not None and bool in about.json_types
-        return BOOLEANS.get(text.strip().lower(), text) if is_boolean else text
-    elif kind == "b" and word.lower() in BOOLEANS:
-        return BOOLEANS[word.lower()]
-    elif kind == "f" and PLAIN_NUMBER.fullmatch(word):
-        return float(word)
-    elif kind in ("i", "u") and PLAIN_NUMBER.fullmatch(word) and len(word) <= _LONGEST_INTEGER:
-        try:
-            return int(word)
-        except ValueError:
-            pass  # a fraction where an integer belongs
-    raise ClientError(
-        f'{place(row)}, column "{column.name}": expected {dtype_name(dtype)}, '
-        f'got "{text[:40]}"{why}'
-    )
+def _with_points(words: list[str], column: TableColumn, place: Place) -> list[str]:
+    """Return numbers with a decimal point in place of the comma."""
+    for row, word in enumerate(words):
+        if "." in word and word not in MISSING:
+            raise ClientError(
+                f'{place(row)}, column "{column.name}": expected a decimal comma as in other '
+                f'rows, got "{word[:40]}"'
+            )
+    return [word.replace(",", ".", 1) for word in words]
+
+
+def _value(text: str, column: TableColumn) -> Any:
+    """Return the JSON value that a cell stands for.
+
+    Raises:
+        ValueError: the cell stands for none; the message is what was expected.
+    """
+    dtype = column.spec.dtype
+    if column.column is None:
+        return parse_word(word_of(text), dtype)
+    value = column.column.parse(text, dtype)
+    if value is None and not column.takes_missing:
+        raise ValueError(column.column.expected or dtype_name(dtype))
+    return value
+
+
+def _is_never_missing(text: str, column: TableColumn) -> bool:
+    return column.column is not None and word_of(text) in MISSING

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from client.codecs import Call
-from client.codecs.json.arrays import NEVER_MISSING, to_array
+from client.codecs.json.arrays import to_array
+from client.codecs.tables.options import TableOptions
 from client.errors import ClientError
-from client.serving.schema import DEFAULT_SIGNATURE, DENSE, DENSE_INPUT, Column, Schema, TensorSpec
+from client.serving.columns import NEVER_MISSING, Column
+from client.serving.columns.base import word_of
+from client.serving.schema import DEFAULT_SIGNATURE, DENSE, DENSE_INPUT, Schema, TensorSpec
 from client.serving.tensors import DTYPES, Array
 
-# Rows of a call at the most. A model server that batches may refuse more than it was told to take.
+# A model server that batches may refuse more rows in a call than it is configured for.
 ROWS_PER_CALL = 16_384
 
-# Says where in the table the row with an index stands: "line 17".
+# Returns where in the table the row with an index stands: "line 17".
 Place = Callable[[int], str]
 
 
@@ -27,7 +30,7 @@ class TableColumn:
     Attributes:
         name: its name.
         spec: dtype and shape of the values of all rows; the first dimension is the rows'.
-        column: what the model says of it, None if it says nothing.
+        column: the model's description of it, if there is one.
     """
 
     name: str
@@ -35,45 +38,44 @@ class TableColumn:
     column: Column | None
 
     @property
-    def described(self) -> tuple[Column, ...]:
-        """What the model says of it, as `client.codecs.json.arrays` takes it."""
-        return () if self.column is None else (self.column,)
-
-    @property
     def form(self) -> tuple[object, ...]:
         """What decides how values are read."""
-        types = None if self.column is None else self.column.json_types
-        return self.name, self.spec, self.may_be_missing, types
+        column = self.column
+        about = None if column is None else (column.kind, column.json_types, column.mode)
+        return self.name, self.spec, self.takes_missing, about
 
     @property
-    def may_be_missing(self) -> bool:
+    def takes_missing(self) -> bool:
         """Whether the model takes missing values there."""
-        return self.column is not None and self.column.missing
+        return self.column is not None and self.column.takes_missing(self.spec.dtype)
 
-    def read_values(self, values: list[object], place: Place) -> Array:
+    @property
+    def is_date(self) -> bool:
+        """Whether values are dates."""
+        return self.column is not None and self.column.kind == "date"
+
+    def read_values(self, values: Sequence[object], place: Place) -> Array:
         """Turn JSON values, one a row, into an array.
 
         Raises:
-            ClientError: it names the place of the wrong value.
+            ClientError: a value has the wrong type.
         """
 
         def at(index: tuple[int, ...]) -> str:
             row = f"{place(index[0])}, " if index else ""
             return f'{row}column "{self.name}"' + "".join(f"[{i}]" for i in index[1:])
 
-        return to_array(values, self.spec, at, self.described)
+        return to_array(values, self.spec, at, () if self.column is None else (self.column,))
 
     def check_finite(self, array: Array, place: Place) -> None:
-        """Refuse infinities, and NaN where the model has seen no missing value.
-
-        JSON and CSV cannot hold either; binary tables can.
+        """Refuse infinities, and NaN where the model takes no missing value.
 
         Raises:
-            ClientError: it names the place of the first.
+            ClientError: the array has such a number.
         """
         if self.column is None or array.dtype.kind != "f":
             return
-        wrong = np.isinf(array) if self.may_be_missing else ~np.isfinite(array)
+        wrong = np.isinf(array) if self.takes_missing else ~np.isfinite(array)
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             why = f"; {NEVER_MISSING}" if np.isnan(array[row]) else ""
@@ -83,20 +85,41 @@ class TableColumn:
 
 
 @dataclass(frozen=True)
+class Header:
+    """The columns that a table has.
+
+    Attributes:
+        count: how many there are.
+        places: index of each of the layout's columns; -1 if the table lacks it.
+        kept: name and index of each column that is passed through.
+        ignored: names of columns that are not used.
+    """
+
+    count: int
+    places: tuple[int, ...]
+    kept: tuple[tuple[str, int], ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class TableLayout:
-    """What a table must hold to be predicted, and how it is put to the model.
+    """What a table must hold to be predicted.
 
     Attributes:
         signature_name: the signature to run.
-        columns: those of the table, in the order in which a row without names holds them.
+        columns: the table's, in the order of a row without names.
         matrix: the input that takes all columns side by side; None if each is an input.
-        output_filter: names of the outputs that are wanted; empty for all.
+        outputs: the outputs that are wanted, in the order of their names.
+        output_filter: the same as they were asked for; empty for all.
+        label_name: the label column of training, which is ignored.
     """
 
     signature_name: str
     columns: tuple[TableColumn, ...]
     matrix: str | None
+    outputs: Mapping[str, TensorSpec] = field(default_factory=dict)
     output_filter: tuple[str, ...] = ()
+    label_name: str = ""
 
     @classmethod
     def of(
@@ -104,11 +127,7 @@ class TableLayout:
     ) -> TableLayout:
         """Return the layout of tables for a signature.
 
-        Args:
-            schema: of the model.
-            signature_name: the default one if empty. Where its columns are all that `dense` takes
-                as one matrix, that is run in its place: it computes the same.
-            output_filter: names of the outputs that are wanted; empty for all.
+        Where `dense` computes the same from one matrix, it is run instead.
 
         Raises:
             ClientError: the model has no such signature or output.
@@ -126,27 +145,25 @@ class TableLayout:
                     f'outputs: signature {name} has no "{output[:100]}", '
                     f"it has {', '.join(signature.outputs)}"
                 )
+        outputs = {n: signature.outputs[n] for n in sorted(output_filter or signature.outputs)}
+        label = schema.description.label_name if schema.description else ""
         if schema.dense_order(name) is not None:
             name = DENSE
         described = schema.described.get(name, {})
         if name == DENSE and DENSE_INPUT in described:
             spec = TensorSpec(schema.signatures[DENSE].inputs[DENSE_INPUT].dtype, (None,))
             columns = tuple(TableColumn(c.name, spec, c) for c in described[DENSE_INPUT])
-            return cls(DENSE, columns, DENSE_INPUT, tuple(output_filter))
+            return cls(DENSE, columns, DENSE_INPUT, outputs, tuple(output_filter), label)
         order = schema.column_order(name) or tuple(signature.inputs)
-        return cls(
-            name,
-            tuple(
-                TableColumn(n, signature.inputs[n], next(iter(described.get(n, ())), None))
-                for n in order
-            ),
-            None,
-            tuple(output_filter),
+        columns = tuple(
+            TableColumn(n, signature.inputs[n], next(iter(described.get(n, ())), None))
+            for n in order
         )
+        return cls(name, columns, None, outputs, tuple(output_filter), label)
 
     def holds_for(self, schema: Schema) -> bool:
-        """Tell whether rows that were read so mean the same to another version of the model."""
-        # The signature that is run may be the short form of another, and need not be there.
+        """Return whether another version of the model reads rows in the same way."""
+        # `dense` may have been run for a signature; it need not be there any more.
         if self.signature_name not in schema.signatures:
             return False
         other = TableLayout.of(schema, self.signature_name)
@@ -161,8 +178,18 @@ class TableLayout:
 
     @property
     def is_ordered(self) -> bool:
-        """Whether the columns have an order that the caller can know: the trained table's."""
+        """Whether callers can know the columns' order: it is the trained table's."""
         return len(self.columns) == 1 or all(c.column is not None for c in self.columns)
+
+    @property
+    def has_dates(self) -> bool:
+        """Whether a column holds dates."""
+        return any(column.is_date for column in self.columns)
+
+    @property
+    def matrix_dtype(self) -> np.dtype[np.generic] | None:
+        """The dtype of the matrix that takes all columns, None if there is none."""
+        return None if self.matrix is None else DTYPES.get(self.columns[0].spec.dtype)
 
     def call(self, arrays: Mapping[str, Array]) -> Call:
         """Return the call for an array of each column, all of equal length."""
@@ -177,28 +204,53 @@ class TableLayout:
             return Call(self.signature_name, {self.matrix: matrix}, self.output_filter)
         return self.call({column.name: matrix[:, i] for i, column in enumerate(self.columns)})
 
-    @property
-    def matrix_dtype(self) -> np.dtype[np.generic] | None:
-        """The dtype of the matrix that takes all columns, None if there is none."""
-        return None if self.matrix is None else DTYPES.get(self.columns[0].spec.dtype)
+    def no_outputs(self) -> dict[str, Array]:
+        """Return the outputs of no row."""
+        return {
+            name: np.zeros((0, *(n or 0 for n in (spec.shape or ())[1:])), DTYPES.get(spec.dtype))
+            for name, spec in self.outputs.items()
+        }
 
-    def check_header(self, names: Sequence[str], place: str) -> None:
-        """Refuse a table that has not exactly the layout's columns, in whatever order.
+    def header(self, names: Sequence[str], options: TableOptions, place: str = "") -> Header:
+        """Return where a table has its columns, which may come in any order.
+
+        The label column of training is ignored.
 
         Raises:
-            ClientError: it names the first column that is unknown, missing or there twice.
+            ClientError: a column is unknown, missing or there twice.
         """
-        wanted = set(self.names)
-        seen: set[str] = set()
-        for name in names:
-            if name not in wanted:
-                raise ClientError(
-                    f'{place}unknown column "{name[:100]}"; '
-                    f"the columns are {', '.join(sorted(wanted))}"
-                )
-            if name in seen:
-                raise ClientError(f'{place}column "{name}" is there twice')
-            seen.add(name)
-        missing = sorted(wanted - seen)
+        header = self.some_columns(names, options, place)
+        missing = [n for n, i in zip(self.names, header.places, strict=True) if i < 0]
         if missing:
-            raise ClientError(f'{place}column "{missing[0]}" is missing')
+            more = f", the first of {len(missing)}," if len(missing) > 1 else ""
+            raise ClientError(f'{place}column "{missing[0]}"{more} is missing')
+        return header
+
+    def some_columns(self, names: Sequence[str], options: TableOptions, place: str = "") -> Header:
+        """Do the same for a table that may lack columns."""
+        index: dict[str, int] = {}
+        for number, name in enumerate(map(word_of, names)):
+            if name in index:
+                raise ClientError(f'{place}column "{name[:100]}" is there twice')
+            index[name] = number
+        wanted = [name for name in (options.id_column, *options.keep) if name]
+        for name in wanted:
+            if name not in index:
+                parameter = "id" if name == options.id_column else "keep"
+                raise ClientError(f'{place}{parameter}: the table has no column "{name[:100]}"')
+        kept = dict.fromkeys([*wanted, *(index if options.keep_all else ())])
+        clash = next((name for name in kept if name in self.outputs), None)
+        if clash is not None:
+            raise ClientError(
+                f'{place}column "{clash}" cannot be passed through, since an output has that name; '
+                "choose columns with keep=, or outputs with outputs="
+            )
+        known = set(self.names)
+        unused = [name for name in index if name not in known and name not in kept]
+        for name in unused:
+            if name != self.label_name:
+                raise ClientError(
+                    f'{place}unknown column "{name[:100]}"; the columns are {", ".join(self.names)}'
+                )
+        places = tuple(index.get(name, -1) for name in self.names)
+        return Header(len(names), places, tuple((n, index[n]) for n in kept), tuple(unused))

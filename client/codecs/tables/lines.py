@@ -1,4 +1,4 @@
-"""A stream of text in blocks of whole lines, so that tables of any size pass in little memory."""
+"""Text in blocks of whole lines, so that tables of any size need little memory."""
 
 from __future__ import annotations
 
@@ -8,12 +8,38 @@ from client.errors import ClientError
 
 BLOCK_BYTES = 2**20
 
+# How files begin that are no text.
+_BEGINNINGS = {
+    b"PK\x03\x04": "a zip archive or an Excel workbook",
+    b"\x1f\x8b": "gzip; send it with Content-Encoding: gzip",
+    b"BZh": "bzip2",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"\xfd7zXZ": "xz",
+    b"PAR1": "Parquet",
+    b"ARROW1": "an Arrow or Feather file",
+    b"\xff\xff\xff\xff": "an Arrow stream; say so in Content-Type",
+    b"\x93NUMPY": "an npy file; say so in Content-Type",
+    b"\xff\xfe": "UTF-16; write UTF-8",
+    b"\xfe\xff": "UTF-16; write UTF-8",
+}
+
+
+def check_text(beginning: bytes | bytearray) -> None:
+    """Refuse a table that is not text, by name.
+
+    Raises:
+        ClientError: the table begins like a file of another format.
+    """
+    for mark, name in _BEGINNINGS.items():
+        if beginning.startswith(mark):
+            raise ClientError(f"expected lines of text in UTF-8, got {name}")
+
 
 class LineBlocks:
-    """Collects bytes as they come and gives them back in blocks of some 2^20 bytes of whole lines.
+    """Collects bytes, and returns them in blocks of about a megabyte of whole lines.
 
     Attributes:
-        line: number of the first line that was not yet given, the file's first being 1.
+        line: number of the first line that has not been returned; the first of all is 1.
     """
 
     def __init__(self) -> None:
@@ -21,7 +47,7 @@ class LineBlocks:
         self._pending = bytearray()
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Take the next bytes, and give every block that is full.
+        """Add bytes, and yield every full block.
 
         Raises:
             ClientError: a line is longer than a block.
@@ -31,6 +57,7 @@ class LineBlocks:
             if len(self._pending) >= BLOCK_BYTES:
                 end = self._pending.rfind(b"\n") + 1
                 if not end:
+                    check_text(self._pending)
                     raise ClientError(
                         f"line {self.line}: expected at most {BLOCK_BYTES} bytes in a line"
                     )
@@ -40,17 +67,17 @@ class LineBlocks:
                 yield block
 
     def rest(self) -> bytes:
-        """Return what was not yet given."""
+        """Return what has not been returned."""
         block = bytes(self._pending)
         self._pending.clear()
         self.line += block.count(b"\n")
         return block
 
     def put_back(self, lines: bytes) -> None:
-        """Take back the last lines of the block that was given last: they need more to follow.
+        """Take back the last lines of the last block: they need more to follow.
 
         Raises:
-            ClientError: they fill a block alone.
+            ClientError: they fill half a block.
         """
         self.line -= lines.count(b"\n")
         if len(lines) >= BLOCK_BYTES // 2:
@@ -69,7 +96,7 @@ def decoded(block: bytes, line: int) -> str:
         line: number of the first.
 
     Raises:
-        ClientError: it is not UTF-8; the message names the line.
+        ClientError: the block is not UTF-8.
     """
     try:
         return block.decode()

@@ -1,113 +1,177 @@
-"""Newline-delimited JSON, `application/x-ndjson`: a row on each line, and an answer on each line.
+"""Newline-delimited JSON, `application/x-ndjson`: a row on each line.
 
 A row is an object with a value for each column, or a list of them in the order of the trained
-table, or a plain value for the only input. Where the model has seen missing values null is one, and
-so is a key that is left out. Each answer is an object with the outputs.
+table, or a plain value for the only input. null is a missing value, and so is a key that is left
+out where training had missing values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
 import orjson
 
-from client.codecs import Call
 from client.codecs.json.arrays import is_b64, kind_of
 from client.codecs.json.flat import flat_array
-from client.codecs.replies import object_texts, row_texts
-from client.codecs.tables.layout import ROWS_PER_CALL, Place, TableColumn, TableLayout
-from client.codecs.tables.lines import LineBlocks
-from client.codecs.tables.values import checked
+from client.codecs.tables.cells import read_column
+from client.codecs.tables.layout import ROWS_PER_CALL, Header, Place, TableColumn, TableLayout
+from client.codecs.tables.lines import LineBlocks, check_text
+from client.codecs.tables.options import TableOptions
+from client.codecs.tables.rows import Inputs, TableRows, read_rows
 from client.errors import ClientError
-from client.serving.tensors import Array, dtype_name
+from client.serving.tensors import STRING, Array, dtype_name
 
 
 class NdjsonReader:
-    """Reads lines of JSON in pieces; empty lines are passed over."""
+    """Reads lines of JSON in pieces; empty lines are skipped."""
 
-    def __init__(self, layout: TableLayout) -> None:
+    def __init__(self, layout: TableLayout, options: TableOptions) -> None:
         self.layout = layout
+        self._options = options
         self._lines = LineBlocks()
-        self._has_rows = False
+        self._rows: JsonRows | None = None
 
-    def feed(self, chunk: bytes) -> Iterator[Call]:
-        """Take the next bytes, and give the calls for the lines that are whole.
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Names of columns that are not used."""
+        return self._rows.header.ignored if self._rows else ()
+
+    def feed(self, chunk: bytes) -> Iterator[TableRows]:
+        """Add bytes, and yield the rows of the lines that are whole.
 
         Raises:
-            ClientError: it names the line and the column.
+            ClientError: a line cannot be read.
         """
         for block in self._lines.feed(chunk):
             yield from self._read(block)
 
-    def finish(self) -> Iterator[Call]:
-        """Give the calls for what is left.
+    def finish(self) -> Iterator[TableRows]:
+        """Yield the rows that are left.
 
         Raises:
-            ClientError: as in `feed`, or there was no row at all.
+            ClientError: as in `feed`, or there was no row.
         """
-        block = self._lines.rest()
-        yield from self._read(block)
-        if not self._has_rows:
+        yield from self._read(self._lines.rest())
+        if self._rows is None:
             raise ClientError("expected at least one row, got none")
 
-    def _read(self, block: bytes) -> Iterator[Call]:
+    def _read(self, block: bytes) -> Iterator[TableRows]:
         if not block.strip():
-            return  # not worth a look at each line
+            return
         first = self._lines.line - block.count(b"\n")
         lines = block.split(b"\n")
         numbers = [number for number, line in enumerate(lines, first) if line.strip()]
         for start in range(0, len(numbers), ROWS_PER_CALL):
             some = numbers[start : start + ROWS_PER_CALL]
-            rows = [_parsed(lines[number - first], number) for number in some]
-            self._has_rows = True
-            yield call_of_rows(rows, self.layout, _place(some))
+            yield self._predictable([lines[number - first] for number in some], some)
+
+    def _predictable(self, lines: Sequence[bytes], numbers: Sequence[int]) -> TableRows:
+        in_rows = self._options.errors_in_rows
+        parsed = [_parsed(*pair, as_error=in_rows) for pair in zip(lines, numbers, strict=True)]
+        if self._rows is None:
+            check_text(lines[0])
+            good = next((row for row in parsed if not isinstance(row, ClientError)), None)
+            self._rows = JsonRows(self.layout, self._options, good, f"line {numbers[0]}: ")
+        return self._rows.read(parsed, lambda index: f"line {numbers[index]}")
 
 
-def call_of_rows(rows: Sequence[Any], layout: TableLayout, place: Place) -> Call:
-    """Return the call for rows as JSON has them.
+class JsonRows:
+    """Reads rows as JSON has them: objects, lists in the columns' order, or plain values.
 
-    Args:
-        rows: objects, lists in the columns' order, or values of the only input; at least one.
-        layout: of the table.
-        place: says where a row stands.
-
-    Raises:
-        ClientError: it names the place of what is wrong.
+    Attributes:
+        header: the columns of the first row.
     """
-    columns = layout.columns
-    if isinstance(rows[0], dict) and not is_b64(rows[0]):
-        values = _values_by_name(rows, columns, place)
-    elif len(columns) == 1 and layout.matrix is None:
-        values = [rows]
-    else:
-        values = _values_in_order(rows, layout, place)
-    arrays = {
-        column.name: _read_column(list(of_column), column, place)
-        for column, of_column in zip(columns, values, strict=True)
-    }
-    return layout.call(arrays)
+
+    def __init__(self, layout: TableLayout, options: TableOptions, first: Any, place: str) -> None:
+        """Prepare.
+
+        Args:
+            layout: what a row must hold.
+            options: how the table is answered.
+            first: the first row.
+            place: says where it stands.
+        """
+        self._layout = layout
+        self._options = options
+        if isinstance(first, dict) and not is_b64(first):
+            self.header = layout.some_columns(list(first), options, place)
+        elif options.passes_columns:
+            raise ClientError(f"{place}expected an object: columns are passed through by name")
+        else:
+            self.header = Header(0, ())
+        names = set(layout.names)
+        kept = {name for name, _ in self.header.kept}
+        # Keys that are no inputs.
+        self._extra = (kept | set(self.header.ignored)) - names
+
+    def read(self, rows: Sequence[Any], place: Place) -> TableRows:
+        """Return rows as they are predicted and passed through.
+
+        Args:
+            rows: at least one; an error stands in the place of a row that could not be parsed.
+            place: returns where a row stands.
+
+        Raises:
+            ClientError: a row cannot be read.
+        """
+
+        def read(start: int, stop: int) -> Inputs:
+            return self._inputs(rows[start:stop], lambda index: place(start + index))
+
+        inputs, errors = read_rows(read, len(rows), errors_in_rows=self._options.errors_in_rows)
+        kept = {
+            name: [row.get(name) if type(row) is dict else None for row in rows]
+            for name, _ in self.header.kept
+        }
+        call = None if inputs is None else self._layout.call(inputs)
+        return TableRows(call, len(rows), kept, errors)
+
+    def _inputs(self, rows: Sequence[Any], place: Place) -> Inputs:
+        layout, columns = self._layout, self._layout.columns
+        error = next((row for row in rows if isinstance(row, ClientError)), None)
+        if error is not None:
+            raise error
+        if self._extra:
+            rows = [
+                {k: v for k, v in row.items() if k not in self._extra} if type(row) is dict else row
+                for row in rows
+            ]
+        if isinstance(rows[0], dict) and not is_b64(rows[0]):
+            values = _values_by_name(rows, columns, place)
+        elif len(columns) == 1 and layout.matrix is None:
+            values = [rows]
+        else:
+            values = _values_in_order(rows, layout, place)
+        return {
+            column.name: _read_column(list(of_column), column, place)
+            for column, of_column in zip(columns, values, strict=True)
+        }
 
 
-def _place(numbers: Sequence[int]) -> Place:
-    return lambda index: f"line {numbers[index]}"
-
-
-def _parsed(line: bytes, number: int) -> Any:
+def _parsed(line: bytes, number: int, *, as_error: bool) -> Any:
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        # Of its own line the parser says only where.
+        # orjson counts lines from 1 in each.
         reason = str(error).partition(": line 1 ")[0]
-        raise ClientError(f"line {number}: not JSON: {reason}") from error
+        found = ClientError(f"line {number}: not JSON: {reason}")
+        if as_error:
+            return found
+        raise found from error
 
 
 def _read_column(values: list[Any], column: TableColumn, place: Place) -> Array:
     if column.spec.shape == (None,):
-        array = flat_array(values, column.spec.dtype)
-        if array is not None:
-            return array
+        if column.spec.dtype == STRING and column.column is not None:
+            types = set(map(type, values))
+            if types == {str} or (types == {str, type(None)} and column.takes_missing):
+                return read_column([value or "" for value in values], column, place)
+        else:
+            array = flat_array(values, column.spec.dtype)
+            if array is not None:
+                return array
     return column.read_values(values, place)
 
 
@@ -121,25 +185,24 @@ def _values_by_name(
                 return [[row[names[0]] for row in rows]]
             return list(zip(*map(itemgetter(*names), rows), strict=True))
         except KeyError:
-            pass  # said below, of the row that lacks it
+            pass  # reported below
     whole = [_whole(row, columns, place(index)) for index, row in enumerate(rows)]
     return [[row[name] for row in whole] for name in names]
 
 
-def _whole(row: Any, columns: Sequence[TableColumn], place: str) -> Mapping[str, Any]:
-    """Return a row with null for the values that are left out and may be missing."""
+def _whole(row: Any, columns: Sequence[TableColumn], place: str) -> dict[str, Any]:
+    """Return a row with null for the keys that may be left out."""
     if type(row) is not dict:
         raise ClientError(f"{place}: expected an object like the first row, got {kind_of(row)}")
-    wanted = {column.name for column in columns}
-    unknown = sorted(row.keys() - wanted)
-    if unknown:
+    wanted = {column.name: column for column in columns}
+    unknown = next((name for name in row if name not in wanted), None)
+    if unknown is not None:
         raise ClientError(
-            f'{place}: unknown column "{unknown[0][:100]}"; '
-            f"the columns are {', '.join(sorted(wanted))}"
+            f'{place}: unknown column "{unknown[:100]}"; the columns are {", ".join(wanted)}'
         )
     absent = [column for column in columns if column.name not in row]
     for column in absent:
-        if not column.may_be_missing:
+        if column.column is None or not column.column.missing:
             raise ClientError(
                 f'{place}: column "{column.name}" ({dtype_name(column.spec.dtype)}) is missing'
             )
@@ -151,7 +214,7 @@ def _values_in_order(rows: Sequence[Any], layout: TableLayout, place: Place) -> 
     if not layout.is_ordered:
         raise ClientError(
             f"{place(0)}: expected an object with {names}, got {kind_of(rows[0])}; "
-            "the model does not tell the order of its inputs"
+            "the model does not describe the order of its inputs"
         )
     for index, row in enumerate(rows):
         if type(row) is not list:
@@ -164,70 +227,3 @@ def _values_in_order(rows: Sequence[Any], layout: TableLayout, place: Place) -> 
                 f"{place(index)}: expected {count} values in the order {names}, got {len(row)}"
             )
     return list(zip(*rows, strict=True))
-
-
-class NdjsonWriter:
-    """Writes outputs as a line of JSON for each row, an object with their names."""
-
-    can_tell_errors = True
-
-    def write(self, outputs: Mapping[str, Array]) -> bytes:
-        """Return the lines of some rows.
-
-        Raises:
-            ClientError: the outputs are not a value for each row, or have no JSON form.
-        """
-        return b"".join([row + b"\n" for row in objects(outputs)])
-
-    def end(self) -> bytes:
-        """Return what closes the answer: nothing."""
-        return b""
-
-
-class JsonWriter:
-    """Writes outputs as a list of JSON: TensorFlow Serving's `{"predictions": [row, …]}`.
-
-    A row is an object with the outputs' names, or the value of the only output.
-    """
-
-    can_tell_errors = False
-
-    def __init__(
-        self,
-        beginning: bytes = b'{"predictions":[',
-        separator: bytes = b",",
-        ending: bytes = b"]}\n",
-    ) -> None:
-        """Prepare.
-
-        Args:
-            beginning: what stands before the first row.
-            separator: what stands between two.
-            ending: what stands after the last.
-        """
-        self._before = beginning
-        self._separator = separator
-        self._ending = ending
-
-    def write(self, outputs: Mapping[str, Array]) -> bytes:
-        """Return the JSON of some rows.
-
-        Raises:
-            ClientError: the outputs are not a value for each row, or have no JSON form.
-        """
-        rows = row_texts(checked(outputs))
-        before, self._before = self._before, self._separator
-        return before + self._separator.join(rows)
-
-    def end(self) -> bytes:
-        """Return what closes the answer."""
-        return self._ending
-
-
-def objects(outputs: Mapping[str, Array]) -> list[bytes]:
-    """Return the JSON text of an object with the outputs' values for each row.
-
-    Raises:
-        ClientError: the outputs are not a value for each row, or have no JSON form.
-    """
-    return object_texts(checked(outputs))

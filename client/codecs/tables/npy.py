@@ -1,15 +1,15 @@
 """NumPy's own format, `application/x-npy`: what `numpy.save` writes and `numpy.load` reads.
 
-https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html describes it. Nothing is ever
+https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html describes it. Nothing is
 unpickled, and the header is matched against a pattern, not evaluated.
 
-In: a matrix of numbers `[rows, columns]`, the columns in the order of the trained table; for a
-model with one input the array that it takes. Numbers are cast to the floats that the model takes,
-and integers to integers that hold them. NaN is a missing value.
+Requests: a matrix of numbers `[rows, columns]` in the order of the trained table; for a model with
+one input, that input's array. Numbers are cast to the model's floats, integers to
+integers that hold them. NaN is a missing value; dates are days since 1970-01-01.
 
-Out: if there is one output, or one is asked for, its array; else a structured array with a field
-for each, strings as bytes of the longest one's width. The header tells how many rows follow, so the
-answer is sent when all of it is known, and what is larger than 64 MiB is refused.
+Responses: the array of the only output, else a structured array with a field for each output,
+strings as bytes of the longest one's width. The header has the number of rows, so the response is
+sent when it is complete, and one larger than 64 MiB is refused.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from math import prod
 
 import numpy as np
 
-from client.codecs import Call
 from client.codecs.tables.casting import cast, check_finite
 from client.codecs.tables.layout import ROWS_PER_CALL, Place, TableColumn, TableLayout
+from client.codecs.tables.options import TableOptions
+from client.codecs.tables.rows import Inputs, TableRows, read_rows
 from client.codecs.tables.values import checked
 from client.errors import ClientError
 from client.serving.schema import TensorSpec
 from client.serving.tensors import DTYPES, STRING, Array
 
-LONGEST_HEADER = 10_000
-# Rows are given when so many bytes of them are there.
+MAX_HEADER_BYTES = 10_000
+# Rows are predicted once so many bytes of them have arrived.
 BLOCK_BYTES = 4 * 2**20
-# The most that is held as a whole: a row, a matrix that comes by columns, an answer.
-MOST_BYTES = 64 * 2**20
+# Limit of what is held as a whole: a row, a matrix in column order, a response.
+MAX_BYTES = 64 * 2**20
 
 _MAGIC = b"\x93NUMPY"
 _SHAPE = rb"\((?:\d{1,19} {0,4}, {0,4}){0,32}(?:\d{1,19})? {0,4}\)"
@@ -67,16 +68,21 @@ class _Header:
 class NpyReader:
     """Reads an array in pieces of rows, without copying what came in one piece."""
 
-    def __init__(self, layout: TableLayout) -> None:
+    ignored: tuple[str, ...] = ()
+
+    def __init__(self, layout: TableLayout, options: TableOptions) -> None:
+        if options.passes_columns:
+            raise ClientError("id, keep: an array has no names; send another type")
         self.layout = layout
+        self._options = options
         self._spec = _spec(layout)
         self._chunks: list[memoryview] = []
         self._size = 0
         self._header: _Header | None = None
         self._rows = 0
 
-    def feed(self, chunk: bytes) -> Iterator[Call]:
-        """Take the next bytes, and give the calls for the rows that are whole.
+    def feed(self, chunk: bytes) -> Iterator[TableRows]:
+        """Add bytes, and yield the rows that are whole.
 
         Raises:
             ClientError: the array is not what the model takes.
@@ -88,23 +94,23 @@ class NpyReader:
             return
         missing = header.row_bytes * (header.rows - self._rows) - self._size
         if missing < 0:
-            raise ClientError(f"the body has {-missing} bytes more than the {header} it tells of")
+            raise ClientError(f"the body has {-missing} bytes more than the {header} of its header")
         is_block = self._size >= max(BLOCK_BYTES, header.row_bytes) and not header.by_columns
         if self._size and (missing == 0 or is_block):
             yield from self._calls(header)
 
-    def finish(self) -> Iterator[Call]:
-        """Give the calls for what is left: none, as the header tells how much there is.
+    def finish(self) -> Iterator[TableRows]:
+        """Yield nothing: the header has the number of rows.
 
         Raises:
-            ClientError: there is less than the header tells, or no row at all.
+            ClientError: there are fewer bytes than in the header, or there is no row.
         """
         header = self._header
         if header is None:
             raise ClientError(f"expected an array as numpy.save writes it, got {self._size} bytes")
         missing = header.row_bytes * (header.rows - self._rows) - self._size
         if missing:
-            raise ClientError(f"the body has {missing} bytes less than the {header} it tells of")
+            raise ClientError(f"the body has {missing} bytes less than the {header} of its header")
         yield from ()
 
     def _joined(self) -> memoryview:
@@ -123,8 +129,8 @@ class NpyReader:
         if len(data) < start:
             return None
         length = int.from_bytes(data[8:start], "little")
-        if length > LONGEST_HEADER:
-            raise ClientError(f"the array's header: expected at most {LONGEST_HEADER} bytes")
+        if length > MAX_HEADER_BYTES:
+            raise ClientError(f"the array's header: expected at most {MAX_HEADER_BYTES} bytes")
         if len(data) < start + length:
             return None
         header = _parsed(bytes(data[start : start + length]))
@@ -133,7 +139,7 @@ class NpyReader:
         self._keep(data[start + length :])
         return header
 
-    def _calls(self, header: _Header) -> Iterator[Call]:
+    def _calls(self, header: _Header) -> Iterator[TableRows]:
         data = self._joined()
         rows = len(data) // header.row_bytes
         end = rows * header.row_bytes
@@ -141,11 +147,27 @@ class NpyReader:
             (rows, *header.shape[1:]), order="F" if header.by_columns else "C"
         )
         for start in range(0, rows, ROWS_PER_CALL):
-            yield self._call(array[start : start + ROWS_PER_CALL], self._rows + start + 1)
+            yield self._table_rows(array[start : start + ROWS_PER_CALL], self._rows + start + 1)
         self._rows += rows
         self._keep(data[end:])
 
-    def _call(self, array: Array, first_row: int) -> Call:
+    def _table_rows(self, array: Array, first_row: int) -> TableRows:
+        layout = self.layout
+        if layout.matrix is not None and not self._options.errors_in_rows:
+            check_finite(array, layout, lambda index: f"row {first_row + index}")
+            whole = cast(array, layout.columns[0].spec.dtype)
+            if whole is not None:
+                return TableRows(layout.matrix_call(whole), len(array))
+
+        def read(start: int, stop: int) -> Inputs:
+            return self._inputs(array[start:stop], first_row + start)
+
+        in_rows = self._options.errors_in_rows
+        inputs, errors = read_rows(read, len(array), errors_in_rows=in_rows)
+        call = None if inputs is None else layout.call(inputs)
+        return TableRows(call, len(array), errors=errors)
+
+    def _inputs(self, array: Array, first_row: int) -> Inputs:
         layout = self.layout
 
         def place(index: int) -> str:
@@ -153,13 +175,10 @@ class NpyReader:
 
         if layout.matrix is None and len(layout.columns) == 1:
             column = layout.columns[0]
-            return layout.call({column.name: _read(array, column, place)})
+            return {column.name: _read(array, column, place)}
         check_finite(array, layout, place)
-        whole = cast(array, layout.columns[0].spec.dtype) if layout.matrix else None
-        if whole is not None:
-            return layout.matrix_call(whole)
         columns = enumerate(layout.columns)
-        return layout.call({c.name: _read(array[:, i], c, place) for i, c in columns})
+        return {c.name: _read(array[:, i], c, place) for i, c in columns}
 
 
 class NpyWriter:
@@ -167,24 +186,30 @@ class NpyWriter:
 
     can_tell_errors = False
 
-    def __init__(self) -> None:
+    def __init__(self, options: TableOptions) -> None:
+        if options.passes_columns or options.errors_in_rows:
+            raise ClientError(
+                "id, keep, on_error=row: application/x-npy holds outputs only; "
+                "ask for another type with Accept",
+                406,
+            )
         self._parts: list[dict[str, Array]] = []
         self._rows = 0
         self._row_bytes: dict[str, int] = {}
 
-    def write(self, outputs: Mapping[str, Array]) -> bytes:
-        """Keep the outputs of some rows; nothing is to be sent yet.
+    def write(self, rows: TableRows, outputs: Mapping[str, Array]) -> bytes:
+        """Keep the outputs of some rows; return no bytes yet.
 
         Raises:
-            ClientError: the outputs are not a value for each row, or have become too many.
+            ClientError: the outputs do not have a value for each row, or are too large.
         """
         outputs = checked(outputs)
         for name, array in outputs.items():
             self._row_bytes[name] = max(self._row_bytes.get(name, 1), _row_bytes(array))
         self._rows += len(next(iter(outputs.values())))
-        if self._rows * sum(self._row_bytes.values()) > MOST_BYTES:
+        if self._rows * sum(self._row_bytes.values()) > MAX_BYTES:
             raise ClientError(
-                f"the answer is larger than {MOST_BYTES} bytes, and as application/x-npy it has to "
+                f"the answer is larger than {MAX_BYTES} bytes, and as application/x-npy it has to "
                 "be known as a whole: ask for fewer rows or outputs, or for another type",
                 413,
             )
@@ -215,7 +240,7 @@ def _spec(layout: TableLayout) -> TensorSpec:
         spec = TensorSpec(first.spec.dtype, (None, len(layout.columns)))
     else:
         raise ClientError(
-            "an array has no names, and the model does not tell the order of its inputs "
+            "an array has no names, and the model does not describe the order of its inputs "
             f"{', '.join(layout.names)}; send another type"
         )
     for column in layout.columns:
@@ -238,12 +263,12 @@ def _check(header: _Header, spec: TensorSpec) -> None:
         raise ClientError(f"expected an array of {spec}, got {header}")
     if header.rows == 0 or header.row_bytes == 0:
         raise ClientError(f"expected at least one row, got an array of {header}")
-    if header.row_bytes > MOST_BYTES:
-        raise ClientError(f"expected rows of at most {MOST_BYTES} bytes, got {header}", 413)
-    if header.by_columns and header.rows * header.row_bytes > MOST_BYTES:
+    if header.row_bytes > MAX_BYTES:
+        raise ClientError(f"expected rows of at most {MAX_BYTES} bytes, got {header}", 413)
+    if header.by_columns and header.rows * header.row_bytes > MAX_BYTES:
         raise ClientError(
             f"the array comes column by column (fortran_order), and of such no more than "
-            f"{MOST_BYTES} bytes are held; save numpy.ascontiguousarray of it",
+            f"{MAX_BYTES} bytes are held; save numpy.ascontiguousarray of it",
             413,
         )
 

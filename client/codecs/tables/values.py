@@ -1,18 +1,25 @@
-"""A model's outputs as rows: what the ways of writing tables as text share."""
+"""A model's outputs as rows: what the writers of tables share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import orjson
 
+from client.codecs.tables.rows import TableRows
 from client.errors import ClientError
 from client.serving.tensors import Array
 
+T = TypeVar("T")
+
+# Name of the column that says why a row is not predicted.
+ERROR = "error"
+
 
 def checked(outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the outputs in the order of their names, each in one piece of memory.
+    """Return the outputs in the order of their names, each contiguous.
 
     Raises:
         ClientError: they have no common number of rows, or no form as text.
@@ -31,10 +38,18 @@ def checked(outputs: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def number_texts(array: Array) -> list[bytes] | None:
-    """Return the JSON text of each number, null if it is none; None if they are not one a row."""
+    """Return the JSON text of each number, null for NaN; None if rows are not one number each."""
     if array.ndim != 1 or array.dtype.kind not in "bfiu":
         return None
     if not len(array):
         return []
     text = orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
     return text[1:-1].split(b",")
+
+
+def spread(values: Sequence[T], rows: TableRows, blank: T) -> Sequence[T]:
+    """Return a value for each row: those of predicted rows, and a blank for rows with errors."""
+    if not rows.errors:
+        return values
+    predicted = iter(values)
+    return [blank if i in rows.errors else next(predicted) for i in range(rows.count)]

@@ -1,21 +1,22 @@
-"""Tables over HTTP: bodies of any length, read, predicted and answered piece by piece."""
+"""Tables over HTTP: bodies of any length, decoded, predicted and encoded piece by piece."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import IO
-from urllib.parse import parse_qs
+from urllib.parse import quote
 
 import orjson
 
-from client.codecs import Call
+from client.codecs import Call, content_types
 from client.codecs.tables import (
-    READABLE,
     TableLayout,
+    TableOptions,
     TableReader,
+    TableRows,
     TableWriter,
     media_type,
     negotiate,
@@ -23,14 +24,16 @@ from client.codecs.tables import (
     table_writer,
 )
 from client.errors import ClientError
-from client.http.messages import JSON, HttpRequest
+from client.http.messages import HttpRequest
 from client.http.responses import VERSION_HEADER
 from client.inference.predictor import Predictor
 from client.serving.client import Prediction, Target
 from client.serving.deadlines import Deadline
 from client.serving.schema import Schema
+from client.serving.tensors import Array
 
-# Of an answer that is kept until it is whole, so much stays in memory, the rest in a file.
+IGNORED_HEADER = "X-Ignored-Columns"
+# A response that is kept until it is complete goes to a file beyond this size.
 KEPT_BYTES = 2**23
 PIECE_BYTES = 2**18
 
@@ -51,9 +54,8 @@ class StreamReply:
 
 
 def is_table(headers: Mapping[str, str]) -> bool:
-    """Tell whether a request's body is a table, by its Content-Type."""
-    content_type = headers.get("content-type", JSON)
-    return content_type != JSON and content_type.partition(";")[0].strip().lower() in READABLE
+    """Return whether a request's body is a table, by its Content-Type."""
+    return content_types.is_table(headers.get("content-type"))
 
 
 class Tables:
@@ -67,7 +69,7 @@ class Tables:
     ) -> StreamReply:
         """Return the answer to a table, begun.
 
-        The query may choose a signature, and outputs: `?signature_name=…&outputs=a,b`.
+        The query has the `TableOptions`.
 
         Args:
             target: the model, and the version if one is asked for.
@@ -79,25 +81,20 @@ class Tables:
             ClientError: the table cannot be read, or its first rows cannot be predicted.
         """
         came = media_type(request.headers.get("content-type", ""))
-        writer = table_writer(negotiate(request.headers.get("accept"), came))
-        query = parse_qs(request.query)
-        name = query.get("signature_name", [""])[0]
-        named = [o for value in query.get("outputs", []) for o in value.split(",") if o]
-        outputs = tuple(dict.fromkeys(named))
+        options = TableOptions.from_query(request.query)
+        answered = negotiate(request.headers.get("accept"), came)
+        writer = table_writer(answered, options)
         schema = await self._core.schema(target, Deadline(timeout))
-        reader = table_reader(came, TableLayout.of(schema, name, outputs))
+        layout = TableLayout.of(schema, options.signature_name, options.outputs)
+        reader = table_reader(came, layout, options)
         answering = _Answering(self._core, target, schema, reader, writer, timeout)
         pieces = answering.pieces(chunks)
         if writer.can_tell_errors:
             pieces = _chained(await anext(pieces), pieces)
         else:
-            # HTTP has no way to take back an answer that is half sent.
+            # HTTP cannot take back a response that is half sent.
             pieces = await _kept(pieces)
-        return StreamReply(
-            negotiate(request.headers.get("accept"), came),
-            ((VERSION_HEADER, str(answering.schema.version)),),
-            pieces,
-        )
+        return StreamReply(answered, answering.headers(), pieces)
 
 
 class _Answering:
@@ -120,11 +117,20 @@ class _Answering:
         self._timeout = timeout
         self._rows = 0
 
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """Return the headers of the response."""
+        version = (VERSION_HEADER, str(self.schema.version))
+        ignored = self._reader.ignored
+        if not ignored:
+            return (version,)
+        names = ", ".join(quote(name, safe=" ()") for name in ignored)
+        return version, (IGNORED_HEADER, names)
+
     async def pieces(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Give the answer's bytes.
+        """Yield the response's bytes.
 
         Raises:
-            ClientError: before the first piece, or at any time in a form that cannot tell it.
+            ClientError: before the first piece, or at any time in a type without lines for errors.
         """
         begun = False
         try:
@@ -139,21 +145,28 @@ class _Answering:
 
     async def _written(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for chunk in chunks:
-            for call in self._reader.feed(chunk):
-                yield self._writer.write((await self._predict(call)).outputs)
-        for call in self._reader.finish():
-            yield self._writer.write((await self._predict(call)).outputs)
+            async for piece in self._predicted(self._reader.feed(chunk)):
+                yield piece
+        async for piece in self._predicted(self._reader.finish()):
+            yield piece
+
+    async def _predicted(self, parts: Iterable[TableRows]) -> AsyncIterator[bytes]:
+        for rows in parts:
+            outputs: Mapping[str, Array] = self._reader.layout.no_outputs()
+            if rows.call is not None:
+                outputs = (await self._predict(rows.call)).outputs
+            self._rows += rows.count
+            yield self._writer.write(rows, outputs)
 
     async def _predict(self, call: Call) -> Prediction:
         deadline = Deadline(self._timeout)
         prediction = await self._core.predict(self._target, self.schema, call, deadline, self._rows)
-        self._rows += len(next(iter(call.inputs.values())))
         if prediction.version != self.schema.version:
             await self._follow(prediction.version, deadline)
         return prediction
 
     async def _follow(self, version: int, deadline: Deadline) -> None:
-        """Go on with the version that answers now, if it reads the rows as they were read."""
+        """Go on with the version that answers now, if it reads rows in the same way."""
         new = await self._core.schema(Target(self._target.model, version), deadline)
         if not self._reader.layout.holds_for(new):
             raise ClientError(
@@ -171,13 +184,13 @@ async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[by
 
 
 async def _kept(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Wait for all of an answer, and give it then."""
+    """Wait for all of a response before yielding it."""
     with ExitStack() as stack:
         file = stack.enter_context(SpooledTemporaryFile(KEPT_BYTES))
         async for piece in pieces:
             file.write(piece)
         file.seek(0)
-        stack.pop_all()  # whoever reads it closes it
+        stack.pop_all()  # _read closes it
     return _read(file)
 
 

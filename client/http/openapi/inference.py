@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from client.codecs.example import example_rows
 from client.codecs.oip.codec import BINARY
 from client.codecs.oip.tensors import datatype
 from client.http.openapi.parts import (
@@ -18,7 +19,7 @@ from client.http.openapi.parts import (
     query_parameter,
     responses,
 )
-from client.http.openapi.schemas import Json, example_rows, tensor_schema
+from client.http.openapi.schemas import Json, tensor_schema
 from client.serving.schema import DEFAULT_SIGNATURE, Schema
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from client.codecs.content_types import READABLE, WRITABLE
+from client.codecs.example import example_rows
 from client.codecs.json.codec import has_threshold
 from client.codecs.json.explanations import explains
 from client.http.messages import JSON
@@ -22,7 +23,6 @@ from client.http.openapi.parts import (
 )
 from client.http.openapi.schemas import (
     Json,
-    example_rows,
     outputs_schema,
     row_schema,
     row_value,

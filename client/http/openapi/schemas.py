@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from client.codecs.example import example_rows
 from client.codecs.oip.tensors import datatype
 from client.serving.schema import Column, Schema, TensorSpec
 from client.serving.tensors import DTYPES, STRING, dtype_name
 
 Json = dict[str, Any]
-
-# Of a long vocabulary the first words tell enough.
-MOST_EXAMPLES = 10
 
 BASE64: Json = {
     "type": "object",
@@ -69,23 +67,10 @@ def row_value(spec: TensorSpec, one: Json) -> Json:
 
 
 def column_schema(column: Column, spec: TensorSpec) -> Json:
-    """Return the schema of a column's value, with what the model has seen there as examples."""
-    schema = value_schema(spec.dtype)
-    if column.kind == "numeric":
-        schema["description"] = (
-            f"in training from {column.minimum:.6g} to {column.maximum:.6g}, "
-            f"mean {column.mean:.6g}, standard deviation {column.deviation:.6g}"
-        )
-        schema["examples"] = [_example(column, spec, of_class) for of_class in (0, 1)]
-    elif column.vocabulary:
-        count = len(column.vocabulary)
-        schema["description"] = f"in training one of {count} values; others count as unknown"
-        words = column.vocabulary[:MOST_EXAMPLES]
-        schema["examples"] = [_as_json(word, spec) for word in words]
-    if spec.dtype == STRING:
-        named = {int: "integer", bool: "boolean"}
-        schema["anyOf"] = schema["anyOf"] + [{"type": named[t]} for t in column.json_types]
-    if column.missing:
+    """Return the schema of a column's value, with what training has seen as examples."""
+    schema = column.describe(value_schema(spec.dtype))
+    schema["examples"] = column.examples(spec.dtype)
+    if column.takes_missing(spec.dtype):
         schema["description"] = f"{schema.get('description', '')}; may be missing".lstrip("; ")
         if "type" in schema:
             schema["type"] = [schema["type"], "null"]
@@ -115,19 +100,6 @@ def row_schema(schema: Schema, signature_name: str) -> Json:
     }
     examples = example_rows(schema, signature_name)
     return {**found, "examples": examples} if examples else found
-
-
-def example_rows(schema: Schema, signature_name: str) -> list[Json]:
-    """Return a typical row of each class, of means and most frequent values; none if not known."""
-    order = schema.column_order(signature_name)
-    if order is None or schema.description is None:
-        return []
-    inputs = schema.signatures[signature_name].inputs
-    known = {column.name: column for column in schema.description.columns}
-    return [
-        {name: _example(known[name], inputs[name], of_class) for name in order}
-        for of_class in (0, 1)
-    ]
 
 
 def outputs_schema(outputs: Mapping[str, TensorSpec]) -> Json:
@@ -169,21 +141,3 @@ def _float_limits(dtype: np.dtype[Any]) -> Json:
 def _list(items: Json, length: int | None) -> Json:
     schema: Json = {"type": "array", "items": items}
     return schema if length is None else {**schema, "minItems": length, "maxItems": length}
-
-
-def _example(column: Column, spec: TensorSpec, of_class: int) -> Any:
-    if column.kind == "numeric":
-        mean = float(f"{column.class_means[of_class]:.4g}")
-        is_whole = spec.dtype in DTYPES and DTYPES[spec.dtype].kind in "iu"
-        return round(mean) if is_whole else mean
-    mode = column.class_modes[of_class]
-    word = column.vocabulary[mode if 0 <= mode < len(column.vocabulary) else 0]
-    return _as_json(word, spec)
-
-
-def _as_json(word: str, spec: TensorSpec) -> Any:
-    """Return a word of a vocabulary as the input's type."""
-    kind = DTYPES[spec.dtype].kind if spec.dtype in DTYPES else ""
-    if kind == "b":
-        return word == "true"
-    return int(word) if kind in ("i", "u") else word

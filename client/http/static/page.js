@@ -38,8 +38,15 @@ function numberOf(text) {
   return text !== "" && Number.isFinite(number) ? number : undefined;
 }
 
+/* Dates travel as text; their range is in days since 1970. */
+function dayOf(text) {
+  const day = Date.parse(text.replace(" ", "T")) / 86_400_000;
+  return Number.isFinite(day) ? day : undefined;
+}
+
 const readers = {
   text: (text) => text,
+  date: (text) => text || undefined,
   boolean: (text) => text === "true",
   integer: integerOf,
   number: numberOf,
@@ -64,7 +71,7 @@ function readRow() {
 function showOutside() {
   const outside = fields.filter((field) => {
     const [least, greatest] = JSON.parse(field.dataset.range ?? "[]");
-    const number = numberOf(field.value.trim());
+    const number = (field.dataset.type === "date" ? dayOf : numberOf)(field.value.trim());
     return number < least || number > greatest;
   });
   for (const field of fields) field.classList.toggle("outside", outside.includes(field));
@@ -118,9 +125,11 @@ function showPrediction(prediction) {
   );
 }
 
+const large = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 2 });
+
 function signed(share) {
   const size = Math.abs(share);
-  const text = size < 100 ? size.toFixed(2) : size < 1e5 ? size.toFixed(0) : size.toPrecision(2);
+  const text = size < 100 ? size.toFixed(2) : size < 1e5 ? size.toFixed(0) : large.format(size);
   return Number(text) === 0 ? text : (share < 0 ? "−" : "+") + text;
 }
 

@@ -25,7 +25,7 @@ _VIEW = np.dtype([("length", "<i4"), ("prefix", "<i4"), ("buffer", "<i4"), ("off
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class Buffers:
     """The buffers of a column in one batch.
 
     Attributes:
@@ -40,7 +40,7 @@ class Column:
     rows: int
     valid: memoryview | None
     buffers: Sequence[memoryview]
-    values: Column | None = None
+    values: Buffers | None = None
 
     def read(self, start: int, stop: int, words: Mapping[int, Values]) -> Values:
         """Return some of the values, strings as an object array of bytes.
@@ -72,6 +72,8 @@ class Column:
                 raise ClientError(f'column "{field.name}": expected no null within a list')
             return inner.reshape(count, width), valid
         numbers = _numbers(self.buffers[0], field.dtype, start, count)
+        if field.per_day:
+            return numbers / field.per_day, valid
         if field.dictionary is None:
             return numbers, valid
         return _looked_up(numbers, valid, words.get(field.dictionary))
@@ -102,7 +104,7 @@ class Column:
 
 def read_columns(
     batch: Table, body: memoryview, fields: Sequence[Field]
-) -> tuple[int, list[Column]]:
+) -> tuple[int, list[Buffers]]:
     """Return how many rows a batch has, and its columns.
 
     Raises:
@@ -137,24 +139,24 @@ class _Parts:
     view_buffers: Iterator[int]
     body: memoryview
 
-    def column(self, field: Field, rows: int) -> Column:
+    def column(self, field: Field, rows: int) -> Buffers:
         length, nulls = next(self.nodes, (-1, 0))
         if length != rows:
             raise BrokenError
         if field.kind == NULL:
-            return Column(field, rows, None, ())
+            return Buffers(field, rows, None, ())
         bitmap = self._buffer()
         valid = bitmap if nulls else None
         if field.kind == LISTS:
             assert field.values is not None
             inner = self.column(field.values, rows * field.width)
-            return Column(field, rows, valid, (), inner)
+            return Buffers(field, rows, valid, (), inner)
         buffers = [self._buffer()]
         if field.kind == TEXTS:
             buffers.append(self._buffer())
         elif field.kind == VIEWS:
             buffers += [self._buffer() for _ in range(next(self.view_buffers, 0))]
-        return Column(field, rows, valid, buffers)
+        return Buffers(field, rows, valid, buffers)
 
     def _buffer(self) -> memoryview:
         offset, length = next(self.places, (-1, 0))

@@ -15,8 +15,8 @@ from client.errors import ClientError
 
 SCHEMA, DICTIONARY, BATCH = 1, 2, 3
 # A schema of ten thousand columns has about 2 MB.
-MOST_METADATA = 4 * 2**20
-MOST_BODY = 64 * 2**20
+MAX_METADATA_BYTES = 4 * 2**20
+MAX_BODY_BYTES = 64 * 2**20
 
 _CONTINUATION = b"\xff\xff\xff\xff"
 
@@ -73,7 +73,7 @@ class Messages:
         """Return the message at the beginning, or None and note how many bytes it needs."""
         pending = self._pending
         length = int.from_bytes(pending[4:8], "little")
-        if pending[:4] != _CONTINUATION or length > MOST_METADATA:
+        if pending[:4] != _CONTINUATION or length > MAX_METADATA_BYTES:
             raise ClientError("the body is no stream of Arrow's IPC format")
         if length == 0:
             self._has_ended = True
@@ -85,10 +85,10 @@ class Messages:
             return None
         root = Table.root(bytes(pending[8:begin]))
         size = root.number(3, "<q")
-        if not 0 <= size <= MOST_BODY:
+        if not 0 <= size <= MAX_BODY_BYTES:
             raise ClientError(
-                f"the Arrow stream has a message of {size} bytes; expected at most {MOST_BODY}: "
-                "write the table in smaller batches",
+                f"the Arrow stream has a message of {size} bytes; expected at most "
+                f"{MAX_BODY_BYTES}: write the table in smaller batches",
                 413,
             )
         end = begin + size

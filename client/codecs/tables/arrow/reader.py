@@ -1,45 +1,57 @@
 """Tables of Arrow's IPC stream, `application/vnd.apache.arrow.stream`.
 
-Columns are found by name, in whatever order. Numbers are cast to the floats that the model takes,
-and integers to integers that hold them; strings may be dictionary-encoded, or views as polars has
-them. Null is a missing value, as NaN is.
+Columns are found by name. Numbers are cast to the model's floats, integers to integers that hold
+them; dates and timestamps become days; strings may be dictionary-encoded, or views as in polars.
+Null is a missing value, as NaN is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import orjson
 
-from client.codecs import Call
-from client.codecs.tables.arrow.columns import Column, Values, read_columns
+from client.codecs.tables.arrow.columns import Buffers, Values, read_columns
 from client.codecs.tables.arrow.flatbuffers import BrokenError
 from client.codecs.tables.arrow.messages import BATCH, DICTIONARY, SCHEMA, Message, Messages
 from client.codecs.tables.arrow.schema import Field, read_schema
 from client.codecs.tables.casting import cast
-from client.codecs.tables.layout import ROWS_PER_CALL, Place, TableColumn, TableLayout
+from client.codecs.tables.cells import read_column
+from client.codecs.tables.layout import ROWS_PER_CALL, Header, Place, TableColumn, TableLayout
+from client.codecs.tables.options import TableOptions
+from client.codecs.tables.rows import Inputs, TableRows, read_rows
 from client.errors import ClientError
+from client.serving.columns.date import text_of
 from client.serving.tensors import STRING, Array
 
-# Words of all dictionaries together; each is an object while the stream lasts.
-MOST_WORDS = 2**20
+# Words of all dictionaries together; each is a Python object while the stream lasts.
+MAX_WORDS = 2**20
 
 
 class ArrowReader:
     """Reads a stream in pieces, a batch of rows at a time."""
 
-    def __init__(self, layout: TableLayout) -> None:
+    def __init__(self, layout: TableLayout, options: TableOptions) -> None:
         self.layout = layout
+        self._options = options
         self._messages = Messages()
         self._fields: Sequence[Field] = ()
+        self._header = Header(0, ())
         self._words: dict[int, Values] = {}
         self._rows = 0
 
-    def feed(self, chunk: bytes) -> Iterator[Call]:
-        """Take the next bytes, and give the calls for the batches that are whole.
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Names of columns that are not used."""
+        return self._header.ignored
+
+    def feed(self, chunk: bytes) -> Iterator[TableRows]:
+        """Add bytes, and yield the rows of the batches that are whole.
 
         Raises:
-            ClientError: it names the row and the column.
+            ClientError: a batch cannot be read.
         """
         try:
             for message in self._messages.feed(chunk):
@@ -47,29 +59,32 @@ class ArrowReader:
         except BrokenError:
             raise ClientError("the Arrow stream has a message that cannot be read") from None
 
-    def finish(self) -> Iterator[Call]:
-        """Give the calls for what is left: none.
+    def finish(self) -> Iterator[TableRows]:
+        """Yield nothing: every batch has been read.
 
         Raises:
-            ClientError: the stream ends within a message, or there was no row at all.
+            ClientError: the stream ends within a message, or there was no row.
         """
         self._messages.finish()
         if not self._rows:
             raise ClientError("expected at least one row, got none")
         yield from ()
 
-    def _take(self, message: Message) -> Iterator[Call]:
+    def _take(self, message: Message) -> Iterator[TableRows]:
         if (message.kind == SCHEMA) == bool(self._fields):
             raise ClientError("the Arrow stream has no schema at its beginning, or another one")
         if message.kind == SCHEMA:
             fields = read_schema(message.header)
-            self.layout.check_header([field.name for field in fields], "")
+            self._header = self.layout.header([field.name for field in fields], self._options)
             self._fields = fields
         elif message.kind == DICTIONARY:
             self._take_dictionary(message)
         elif message.kind == BATCH:
             rows, columns = read_columns(message.header, message.body, self._fields)
-            yield from self._calls(rows, {column.field.name: column for column in columns})
+            for start in range(0, rows, ROWS_PER_CALL):
+                stop = min(start + ROWS_PER_CALL, rows)
+                yield self._table_rows(columns, start, stop)
+            self._rows += rows
         else:
             raise ClientError(f"the Arrow stream has a message of kind {message.kind}")
 
@@ -82,38 +97,76 @@ class ArrowReader:
             raise ClientError("the Arrow stream continues a dictionary; write whole ones")
         rows, (column,) = read_columns(message.header.table(1), message.body, [words])
         others = sum(len(w[0]) for n, w in self._words.items() if n != number)
-        if rows + others > MOST_WORDS:
+        if rows + others > MAX_WORDS:
             raise ClientError(
-                f"the Arrow stream's dictionaries: expected at most {MOST_WORDS} words; "
+                f"the Arrow stream's dictionaries: expected at most {MAX_WORDS} words; "
                 "write plain strings",
                 413,
             )
         self._words[number] = column.read(0, rows, {})
 
-    def _calls(self, rows: int, columns: dict[str, Column]) -> Iterator[Call]:
-        for start in range(0, rows, ROWS_PER_CALL):
-            stop = min(start + ROWS_PER_CALL, rows)
-            place = _place(self._rows + start + 1)
-            yield self.layout.call(
-                {
-                    column.name: _as_input(
-                        columns[column.name].read(start, stop, self._words), column, place
-                    )
-                    for column in self.layout.columns
-                }
-            )
-        self._rows += rows
+    def _table_rows(self, columns: Sequence[Buffers], start: int, stop: int) -> TableRows:
+        first, layout = self._rows + start + 1, self.layout
+        places = zip(layout.columns, self._header.places, strict=True)
+        found = [
+            (column, columns[place].field, columns[place].read(start, stop, self._words))
+            for column, place in places
+        ]
+
+        def read(begin: int, end: int) -> Inputs:
+            def place(index: int) -> str:
+                return f"row {first + begin + index}"
+
+            return {
+                column.name: _as_input(_slice(values, begin, end), field, column, place)
+                for column, field, values in found
+            }
+
+        in_rows = self._options.errors_in_rows
+        inputs, errors = read_rows(read, stop - start, errors_in_rows=in_rows)
+        kept = {
+            name: _kept(columns[place].read(start, stop, self._words), columns[place].field)
+            for name, place in self._header.kept
+        }
+        call = None if inputs is None else layout.call(inputs)
+        return TableRows(call, stop - start, kept, errors)
 
 
-def _place(first: int) -> Place:
-    return lambda index: f"row {first + index}"
+def _slice(read: Values, start: int, stop: int) -> Values:
+    values, valid = read
+    return values[start:stop], None if valid is None else valid[start:stop]
 
 
-def _as_input(read: Values, column: TableColumn, place: Place) -> Array:
+def _kept(read: Values, field: Field) -> Sequence[Any]:
+    """Return a column's values as JSON has them."""
+    values, valid = read
+    if values.dtype == np.object_:
+        listed = [value.decode(errors="replace") for value in values.tolist()]
+    elif field.per_day:
+        listed = [text_of(value) for value in values.tolist()]
+    else:
+        option = orjson.OPT_SERIALIZE_NUMPY
+        listed = orjson.loads(orjson.dumps(np.ascontiguousarray(values), option=option))
+    if valid is None:
+        return listed
+    return [v if there else None for v, there in zip(listed, valid.tolist(), strict=True)]
+
+
+def _as_input(read: Values, field: Field, column: TableColumn, place: Place) -> Array:
     """Return a column as the model takes it."""
     values, valid = read
     if valid is not None and valid.all():
         valid = None
+    if field.per_day and not column.is_date:
+        raise ClientError(f'column "{column.name}": expected {column.spec}, got dates')
+    is_text = values.dtype == np.object_
+    if is_text and column.column is not None and values.ndim == 1:
+        texts = [value.decode(errors="replace") for value in values.tolist()]
+        if column.spec.dtype == STRING or column.is_date:
+            gaps = valid is not None
+            if not gaps or column.takes_missing:
+                texts = texts if valid is None else np.where(valid, texts, "").tolist()
+                return read_column(texts, column, place)
     array = _cast(values, valid, column)
     if array is None or not _fits(array, column.spec.shape):
         return column.read_values(_json_values(values, valid), place)
@@ -123,9 +176,9 @@ def _as_input(read: Values, column: TableColumn, place: Place) -> Array:
 
 
 def _cast(values: Array, valid: Array | None, column: TableColumn) -> Array | None:
-    """Return values as the input's dtype; None if they have to be looked at one by one."""
+    """Return values as the input's dtype; None if some do not fit."""
     is_text, of_text = values.dtype == np.object_, column.spec.dtype == STRING
-    takes_gaps = column.may_be_missing and values.ndim == 1
+    takes_gaps = column.takes_missing and values.ndim == 1
     if is_text != of_text or (valid is not None and not takes_gaps):
         return None
     if is_text:

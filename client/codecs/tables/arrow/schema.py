@@ -1,6 +1,6 @@
-"""The columns of an Arrow stream and their types, of those that can be a model's input.
+"""The columns of an Arrow stream, of the types that can be a model's input.
 
-The numbers of fields and types are those of Schema.fbs in Arrow's format.
+Numbers of fields and types are those of Schema.fbs in Arrow's format.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ import numpy as np
 
 from client.codecs.tables.arrow.flatbuffers import BrokenError, Table
 from client.errors import ClientError
+from client.serving.columns.base import word_of
 
-# A schema tells of them in few bytes, and each takes time to read.
-MOST_COLUMNS = 10_000
+# A column takes few bytes in a schema, and time to read.
+MAX_COLUMNS = 10_000
 
 NULL, NUMBERS, BOOLEANS, TEXTS, VIEWS, LISTS = range(6)
 
-# Of the other types only the name is known.
+# Types that are not read.
 _NAMES = {
     7: "decimal",
-    8: "date",
     9: "time",
-    10: "timestamp",
     11: "interval",
     12: "list",
     13: "struct",
@@ -37,6 +36,8 @@ _NAMES = {
 }
 _FLOATS = ("<f2", "<f4", "<f8")
 _INT32 = np.dtype("<i4")
+_INT64 = np.dtype("<i8")
+DAY_SECONDS = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Field:
         width: of lists, how many.
         dictionary: the number of the dictionary to which the numbers are keys; None if to none.
         words: what that dictionary holds.
+        per_day: of dates and timestamps, how many units a day has; 0 of other numbers.
     """
 
     name: str
@@ -61,21 +63,22 @@ class Field:
     width: int = 0
     dictionary: int | None = None
     words: Field | None = None
+    per_day: int = 0
 
 
 def read_schema(schema: Table) -> list[Field]:
     """Return the columns of a stream.
 
     Raises:
-        ClientError: there are too many, or one has a type that no input has.
+        ClientError: there are too many, or one has a type that is not read.
         BrokenError: the schema cannot be read.
     """
     if schema.number(0, "<h") != 0:
         raise ClientError("the Arrow stream is big-endian; write it little-endian")
     count = schema.length(1)
-    if count > MOST_COLUMNS:
-        raise ClientError(f"expected at most {MOST_COLUMNS} columns, got {count}")
-    return [_field(field, field.text(0), is_inner=False) for field in schema.tables(1)]
+    if count > MAX_COLUMNS:
+        raise ClientError(f"expected at most {MAX_COLUMNS} columns, got {count}")
+    return [_field(f, word_of(f.text(0)), is_inner=False) for f in schema.tables(1)]
 
 
 def _field(field: Table, name: str, *, is_inner: bool) -> Field:
@@ -98,7 +101,7 @@ def _field(field: Table, name: str, *, is_inner: bool) -> Field:
             if inner.kind != NULL:
                 return Field(name, LISTS, values=inner, width=width)
     raise ClientError(
-        f'column "{name[:100]}": expected numbers, booleans or strings, '
+        f'column "{name[:100]}": expected numbers, dates, booleans or strings, '
         f"got Arrow's type {_NAMES.get(kind, kind)}"
     )
 
@@ -117,6 +120,16 @@ def _plain(field: Table, name: str) -> Field | None:
         return Field(name, NUMBERS, np.dtype(_FLOATS[precision]))
     if kind == 6:
         return Field(name, BOOLEANS)
+    if kind == 8:
+        # The unit is milliseconds if it is left out.
+        in_days = field.table(3).has(0) and field.table(3).number(0, "<h") == 0
+        per_day = 1 if in_days else DAY_SECONDS * 1000
+        return Field(name, NUMBERS, _INT32 if in_days else _INT64, per_day=per_day)
+    if kind == 10:
+        unit = field.table(3).number(0, "<h")
+        if not 0 <= unit <= 3:
+            raise BrokenError
+        return Field(name, NUMBERS, _INT64, per_day=DAY_SECONDS * 1000**unit)
     if kind in (4, 5):
         return Field(name, TEXTS, _INT32)
     if kind in (19, 20):

@@ -1,20 +1,25 @@
-"""Outputs as a stream of Arrow's IPC format: a batch for each call, a column for each output.
+"""Responses as a stream of Arrow's IPC format: a batch for each call, a column for each output.
 
-Strings are `string`, or `binary` if they are not text or their output's name ends in `_bytes`;
-several values a row are a list of fixed size.
+Strings are `string`, or `binary` if they are not UTF-8 or their output's name ends in `_bytes`;
+several values a row are a list of fixed size. Columns that are passed through are integers, floats
+or booleans if all values of the first batch are, else strings.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import nanoarrow
 import numpy as np
+import orjson
 from nanoarrow.ipc import StreamWriter
 
-from client.codecs.tables.values import checked
+from client.codecs.json.flat import byte_array
+from client.codecs.tables.options import TableOptions
+from client.codecs.tables.rows import TableRows
+from client.codecs.tables.values import ERROR, checked
 from client.errors import ClientError
 from client.serving.tensors import Array
 
@@ -35,35 +40,47 @@ _TYPES = {
         (np.bool_, nanoarrow.bool_),
     )
 }
+# Types of JSON values to the dtype of a column that holds only these.
+_JSON_DTYPES = (({bool}, np.bool_), ({int}, np.int64), ({int, float}, np.float64))
 
 
 class ArrowWriter:
-    """Writes outputs as a stream, the schema with the first of them."""
+    """Writes a stream, the schema with the first batch."""
 
     can_tell_errors = False
 
-    def __init__(self) -> None:
+    def __init__(self, options: TableOptions) -> None:
+        self._options = options
         self._sink = io.BytesIO()
         self._writer = StreamWriter.from_writable(self._sink)
         self._schema: Any = None
+        self._dtypes: dict[str, Any] = {}
 
-    def write(self, outputs: Mapping[str, Array]) -> bytes:
+    def write(self, rows: TableRows, outputs: Mapping[str, Array]) -> bytes:
         """Return the batch of some rows, after the schema if they are the first.
 
         Raises:
-            ClientError: the outputs are not a value for each row, or have no type in Arrow.
+            ClientError: the outputs do not have a value for each row, or have no type in Arrow.
         """
-        outputs = checked(outputs)
+        columns = {name: self._kept(name, values) for name, values in rows.kept.items()}
+        for name, array in checked(outputs).items():
+            columns[name] = _spread(array, rows)
+        if self._options.errors_in_rows:
+            messages = [rows.errors.get(i) for i in range(rows.count)]
+            columns[ERROR] = _strings(messages)
         if self._schema is None:
-            fields = {name: _type(name, array) for name, array in outputs.items()}
+            in_rows = self._options.errors_in_rows
+            fields = {
+                name: _type(name, array, nullable=in_rows or name not in outputs)
+                for name, (array, _) in columns.items()
+            }
             self._schema = nanoarrow.struct(fields, nullable=False)
-        columns = [
-            _column(name, array, self._schema.field(i))
-            for i, (name, array) in enumerate(outputs.items())
+        children = [
+            _column(name, array, self._schema.field(i), valid)
+            for i, (name, (array, valid)) in enumerate(columns.items())
         ]
-        rows = len(next(iter(outputs.values())))
         batch = nanoarrow.c_array_from_buffers(
-            self._schema, rows, [None], null_count=0, children=columns
+            self._schema, rows.count, [None], null_count=0, children=children
         )
         self._writer.write_array(batch)
         return self._written()
@@ -73,6 +90,25 @@ class ArrowWriter:
         self._writer.close()
         return self._written()
 
+    def _kept(self, name: str, values: Sequence[Any]) -> tuple[Array, Array | None]:
+        """Return a column that is passed through, and which values are there."""
+        types = {type(value) for value in values if value is not None}
+        if name not in self._dtypes:
+            self._dtypes[name] = next((d for ts, d in _JSON_DTYPES if types and types <= ts), None)
+        dtype = self._dtypes[name]
+        if dtype is None:
+            return _strings(values)
+        valid = np.array([value is not None for value in values])
+        try:
+            if not types <= next(ts for ts, d in _JSON_DTYPES if d is dtype):
+                raise ValueError
+            return np.array([0 if v is None else v for v in values], dtype), valid
+        except (OverflowError, ValueError):
+            raise ClientError(
+                f'column "{name}": the first rows were {np.dtype(dtype).name}, these are not; '
+                "ask for another type with Accept"
+            ) from None
+
     def _written(self) -> bytes:
         data = self._sink.getvalue()
         self._sink.seek(0)
@@ -80,20 +116,39 @@ class ArrowWriter:
         return data
 
 
-def _type(name: str, array: Array) -> Any:
+def _strings(values: Sequence[Any]) -> tuple[Array, Array | None]:
+    texts = [v if type(v) is str else orjson.dumps(v).decode() for v in values]
+    valid = np.array([value is not None for value in values])
+    return byte_array([text.encode() for text in texts]), valid
+
+
+def _spread(array: Array, rows: TableRows) -> tuple[Array, Array | None]:
+    """Return an output with a value for each row, and which rows are predicted."""
+    if not rows.errors:
+        return array, None
+    valid = np.ones(rows.count, np.bool_)
+    valid[list(rows.errors)] = False
+    blank = b"" if array.dtype == np.object_ else 0
+    spread = np.full((rows.count, *array.shape[1:]), blank, array.dtype)
+    spread[valid] = array
+    return spread, valid
+
+
+def _type(name: str, array: Array, *, nullable: bool) -> Any:
     if array.ndim > 2 or (array.dtype != np.object_ and array.dtype not in _TYPES):
         raise ClientError(
             f"output {name}: {array.dtype.name} {list(array.shape)} has no form in Arrow here; "
             "ask for other outputs or for another type",
             406,
         )
+    one_nullable = nullable and array.ndim == 1
     if array.dtype != np.object_:
-        one = _TYPES[array.dtype](nullable=False)
+        one = _TYPES[array.dtype](nullable=one_nullable)
     elif name.endswith("_bytes") or not _is_text(array):
-        one = nanoarrow.binary(nullable=False)
+        one = nanoarrow.binary(nullable=one_nullable)
     else:
-        one = nanoarrow.string(nullable=False)
-    return one if array.ndim == 1 else nanoarrow.fixed_size_list(one, array.shape[1], False)
+        one = nanoarrow.string(nullable=one_nullable)
+    return one if array.ndim == 1 else nanoarrow.fixed_size_list(one, array.shape[1], nullable)
 
 
 def _is_text(array: Array) -> bool:
@@ -105,21 +160,24 @@ def _is_text(array: Array) -> bool:
     return True
 
 
-def _column(name: str, array: Array, schema: Any) -> Any:
+def _column(name: str, array: Array, schema: Any, valid: Array | None) -> Any:
+    bitmap, nulls = None, 0
+    if valid is not None and not valid.all():
+        bitmap, nulls = np.packbits(valid, bitorder="little"), int((~valid).sum())
     if array.ndim == 2:
-        values = _column(name, array.reshape(-1), schema.value_type)
+        values = _column(name, array.reshape(-1), schema.value_type, None)
         return nanoarrow.c_array_from_buffers(
-            schema, len(array), [None], null_count=0, children=[values]
+            schema, len(array), [bitmap], null_count=nulls, children=[values]
         )
     if array.dtype != np.object_:
         is_bool = array.dtype.kind == "b"
         data = np.packbits(array, bitorder="little") if is_bool else np.ascontiguousarray(array)
-        return nanoarrow.c_array_from_buffers(schema, len(array), [None, data], null_count=0)
+        return nanoarrow.c_array_from_buffers(schema, len(array), [bitmap, data], null_count=nulls)
     if schema.type == nanoarrow.Type.STRING and not _is_text(array):
         raise ClientError(f"output {name}: the first rows were text, these are not", 501)
     values = array.tolist()
     ends = np.zeros(len(values) + 1, np.int32)
     np.cumsum(np.fromiter(map(len, values), np.int64, len(values)), out=ends[1:])
     return nanoarrow.c_array_from_buffers(
-        schema, len(values), [None, ends, b"".join(values)], null_count=0
+        schema, len(values), [bitmap, ends, b"".join(values)], null_count=nulls
     )

@@ -1,0 +1,196 @@
+"""CSV, `text/csv` (RFC 4180), and its relatives with tabs, semicolons or bars.
+
+A header with the columns' names, then a line for each row. Cells are trimmed; those that Excel,
+pandas, R or a database write for a missing value are missing. Where `;` or a tab separates, numbers
+may have a decimal comma.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from client.codecs.tables.cells import DECIMAL_COMMA, read_column, read_numbers
+from client.codecs.tables.layout import ROWS_PER_CALL, Header, TableLayout
+from client.codecs.tables.lines import LineBlocks, check_text, decoded
+from client.codecs.tables.options import TableOptions
+from client.codecs.tables.rows import Inputs, TableRows, read_rows
+from client.errors import ClientError
+from client.serving.columns.base import word_of
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+SEPARATORS = (",", ";", "\t", "|")
+# Excel's first line that says what separates cells.
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
+
+
+class CsvReader:
+    """Reads CSV in pieces."""
+
+    def __init__(self, layout: TableLayout, options: TableOptions, separator: str = "") -> None:
+        """Prepare.
+
+        Args:
+            layout: what the table must hold.
+            options: how it is answered.
+            separator: between cells; guessed if empty.
+        """
+        for column in layout.columns:
+            if column.spec.shape not in (None, (None,)):
+                raise ClientError(
+                    f'input "{column.name}" is {column.spec}, and a cell of CSV is one value; '
+                    "send JSON, application/x-ndjson or application/x-npy"
+                )
+        self.layout = layout
+        self._options = options
+        self._separator = separator
+        self._lines = LineBlocks()
+        self._header: Header | None = None
+        self._has_rows = False
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Names of columns that are not used."""
+        return self._header.ignored if self._header else ()
+
+    def feed(self, chunk: bytes) -> Iterator[TableRows]:
+        """Add bytes, and yield the rows that are whole.
+
+        Raises:
+            ClientError: a line cannot be read.
+        """
+        for block in self._lines.feed(chunk):
+            yield from self._read(block, is_last=False)
+
+    def finish(self) -> Iterator[TableRows]:
+        """Yield the rows that are left.
+
+        Raises:
+            ClientError: as in `feed`, or there was no row.
+        """
+        yield from self._read(self._lines.rest(), is_last=True)
+        if not self._has_rows:
+            raise ClientError("expected at least one row, got none")
+
+    def _read(self, block: bytes, *, is_last: bool) -> Iterator[TableRows]:
+        line = self._lines.line - block.count(b"\n")
+        header = self._header
+        if header is None:
+            header, block, line = self._take_header(block)
+        if not block.strip(b"\r\n"):
+            return
+        layout = self.layout
+        if layout.matrix is not None and not (header.kept or layout.has_dates):
+            matrix = read_numbers(block, header, layout, self._separator)
+            if matrix is not None:
+                self._has_rows = True
+                for start in range(0, len(matrix), ROWS_PER_CALL):
+                    some = matrix[start : start + ROWS_PER_CALL]
+                    yield TableRows(layout.matrix_call(some), len(some))
+                return
+        rows, ends = self._records(block, line, is_last=is_last)
+        for start in range(0, len(rows), ROWS_PER_CALL):
+            self._has_rows = True
+            stop = start + ROWS_PER_CALL
+            yield self._rows(rows[start:stop], ends[start:stop], header)
+
+    def _take_header(self, block: bytes) -> tuple[Header, bytes, int]:
+        """Read the header; return it, and the rest with the number of its first line."""
+        check_text(block)
+        block, line = block.removeprefix(BYTE_ORDER_MARK), 1
+        text = decoded(block, line)
+        said = _SEPARATOR_LINE.match(text)
+        if said is not None:
+            self._separator, line = said[1], 2
+            block, text = block[len(said[0].encode()) :], text[said.end() :]
+        lines = io.StringIO(text, newline="").readlines()
+        self._separator = self._separator or self._guess(lines)
+        names, taken = _first_record(lines, self._separator, line)
+        self._header = self.layout.header(names, self._options, f"line {line}: ")
+        size = len("".join(lines[:taken]).encode())
+        return self._header, block[size:], line + taken
+
+    def _guess(self, lines: Sequence[str]) -> str:
+        """Return the separator with which the header has most of the columns, or most cells."""
+        known = {*self.layout.names, self.layout.label_name, self._options.id_column}
+
+        def fit(separator: str) -> tuple[int, int]:
+            try:
+                names, _ = _first_record(lines, separator, 1)
+            except ClientError:
+                return 0, 0
+            return sum(word_of(name) in known for name in names), len(names)
+
+        return max(SEPARATORS, key=fit)
+
+    def _records(
+        self, block: bytes, line: int, *, is_last: bool
+    ) -> tuple[list[list[str]], list[int]]:
+        """Return the rows of a block, and the line on which each ends."""
+        lines = io.StringIO(decoded(block, line), newline="").readlines()
+        needs_more = False
+
+        def supply() -> Iterator[str]:
+            nonlocal needs_more
+            yield from lines
+            needs_more = True
+
+        reader = _csv_reader(supply(), self._separator)
+        rows, ends, whole = [], [], 0
+        try:
+            for cells in reader:
+                whole = reader.line_num
+                if cells:
+                    rows.append(cells)
+                    ends.append(line + whole - 1)
+        except csv.Error as error:
+            if is_last or not needs_more:
+                raise ClientError(f"line {line + reader.line_num - 1}: {error}") from error
+            # The block ends inside quotes.
+            self._lines.put_back("".join(lines[whole:]).encode())
+        return rows, ends
+
+    def _rows(self, rows: Sequence[list[str]], ends: Sequence[int], header: Header) -> TableRows:
+        def read(start: int, stop: int) -> Inputs:
+            return self._inputs(rows[start:stop], ends[start:stop], header)
+
+        inputs, errors = read_rows(read, len(rows), errors_in_rows=self._options.errors_in_rows)
+        kept = {
+            name: [cells[place] if place < len(cells) else None for cells in rows]
+            for name, place in header.kept
+        }
+        call = None if inputs is None else self.layout.call(inputs)
+        return TableRows(call, len(rows), kept, errors)
+
+    def _inputs(self, rows: Sequence[list[str]], ends: Sequence[int], header: Header) -> Inputs:
+        if set(map(len, rows)) != {header.count}:
+            wrong = next(i for i, cells in enumerate(rows) if len(cells) != header.count)
+            raise ClientError(
+                f"line {ends[wrong]}: expected {header.count} cells like the header, "
+                f"got {len(rows[wrong])}"
+            )
+        cells = list(zip(*rows, strict=True))
+        comma = self._separator in DECIMAL_COMMA
+        return {
+            column.name: read_column(
+                cells[place], column, lambda i: f"line {ends[i]}", decimal_comma=comma
+            )
+            for column, place in zip(self.layout.columns, header.places, strict=True)
+        }
+
+
+def _csv_reader(lines: Iterator[str], separator: str) -> Any:
+    return csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+
+
+def _first_record(lines: Sequence[str], separator: str, line: int) -> tuple[list[str], int]:
+    """Return the cells of the first record, and how many lines it takes."""
+    reader = _csv_reader(iter(lines), separator)
+    try:
+        cells: list[str] = next(reader, [])
+    except csv.Error as error:
+        raise ClientError(f"line {line + reader.line_num - 1}: {error}") from error
+    return cells, reader.line_num

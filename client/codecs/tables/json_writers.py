@@ -1,0 +1,82 @@
+"""Answers as JSON, and as lines of JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import orjson
+
+from client.codecs.replies import object_texts, row_texts
+from client.codecs.tables.options import TableOptions
+from client.codecs.tables.rows import TableRows
+from client.codecs.tables.values import ERROR, checked, spread
+from client.serving.tensors import Array
+
+
+class NdjsonWriter:
+    """Writes a line for each row, an object with the outputs' names."""
+
+    can_tell_errors = True
+
+    def write(self, rows: TableRows, outputs: Mapping[str, Array]) -> bytes:
+        """Return the lines of some rows.
+
+        Raises:
+            ClientError: the outputs do not have a value for each row, or have no JSON form.
+        """
+        return b"".join([text + b"\n" for text in _objects(rows, outputs)])
+
+    def end(self) -> bytes:
+        """Return what closes the answer: nothing."""
+        return b""
+
+
+class JsonWriter:
+    """Writes `{"predictions": [row, ...]}`, as TensorFlow Serving does.
+
+    A row is an object, or the value of the only output if nothing else is written.
+    """
+
+    can_tell_errors = False
+
+    def __init__(
+        self,
+        options: TableOptions,
+        beginning: bytes = b'{"predictions":[',
+        separator: bytes = b",",
+        ending: bytes = b"]}\n",
+    ) -> None:
+        self._as_objects = options.passes_columns or options.errors_in_rows
+        self._before = beginning
+        self._separator = separator
+        self._ending = ending
+
+    def write(self, rows: TableRows, outputs: Mapping[str, Array]) -> bytes:
+        """Return the JSON of some rows.
+
+        Raises:
+            ClientError: the outputs do not have a value for each row, or have no JSON form.
+        """
+        texts = _objects(rows, outputs) if self._as_objects else row_texts(checked(outputs))
+        before, self._before = self._before, self._separator
+        return before + self._separator.join(texts)
+
+    def end(self) -> bytes:
+        """Return what closes the answer."""
+        return self._ending
+
+
+def _objects(rows: TableRows, outputs: Mapping[str, Array]) -> list[bytes]:
+    """Return the JSON of an object for each row: kept columns, and outputs or an error."""
+    texts = list(spread(object_texts(checked(outputs)), rows, b""))
+    for index, message in rows.errors.items():
+        texts[index] = orjson.dumps({ERROR: message})
+    if not rows.kept:
+        return texts
+    before = [b"{"] * rows.count
+    for name, values in rows.kept.items():
+        key = orjson.dumps(name) + b":"
+        before = [
+            b + key + orjson.dumps(value) + b"," for b, value in zip(before, values, strict=True)
+        ]
+    return [b + text[1:] for b, text in zip(before, texts, strict=True)]

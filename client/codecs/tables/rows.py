@@ -1,0 +1,68 @@
+"""Some rows of a table: the call that predicts them, and what is passed through beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from client.codecs import Call
+from client.errors import ClientError
+from client.serving.tensors import Array
+
+Inputs = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Some rows of a table.
+
+    Attributes:
+        call: predicts the rows that have no error; None if all have one.
+        count: number of rows, those with errors included.
+        kept: columns that are passed through: their names, and a JSON value for each row.
+        errors: why rows are not predicted, by their index.
+    """
+
+    call: Call | None
+    count: int
+    kept: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    errors: Mapping[int, str] = field(default_factory=dict)
+
+
+def read_rows(
+    read: Callable[[int, int], Inputs], count: int, *, errors_in_rows: bool
+) -> tuple[Inputs | None, dict[int, str]]:
+    """Read rows; a bad one is found by halving, so that good ones are read many at a time.
+
+    Args:
+        read: returns the inputs for the rows from one index to before another.
+        count: number of rows.
+        errors_in_rows: whether errors are returned by row.
+
+    Returns:
+        The inputs, None if there are none, and the errors.
+
+    Raises:
+        ClientError: a row cannot be read, and `errors_in_rows` is not set.
+    """
+    if not errors_in_rows:
+        return read(0, count), {}
+    parts: list[Inputs] = []
+    errors: dict[int, str] = {}
+    pending = [(0, count)]
+    while pending:
+        start, stop = pending.pop()
+        try:
+            parts.append(read(start, stop))
+        except ClientError as error:
+            if stop - start == 1:
+                errors[start] = error.message
+            else:
+                middle = (start + stop) // 2
+                pending += [(middle, stop), (start, middle)]
+    if len(parts) <= 1:
+        return (parts[0] if parts else None), errors
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, errors

@@ -1,0 +1,160 @@
+"""What all kinds of columns share: missing values, and how a table's cell is read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from client.serving.tensors import DTYPES, dtype_name
+
+NEVER_MISSING = "the model has seen no missing value there"
+# What Excel, pandas, R, SAS and SQL dumps write for a missing value.
+MISSING = frozenset(
+    (
+        *("", "NA", "N/A", "n/a", "#N/A", "#NA", "#N/A N/A", "<NA>", "NaN", "nan", "-NaN", "-nan"),
+        *("null", "NULL", "None", "nil", "(null)", r"\N", "-", "--", "?", "."),
+        *("#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "1.#IND", "-1.#IND"),
+        *("1.#QNAN", "-1.#QNAN"),
+    )
+)
+# What is trimmed from a cell.
+BLANKS = " \t\n\v\f\r"
+# Python's float() also reads nan, inf, 1_000 and digits of any script.
+PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+MISSING_INTEGER = -(2**63)
+# The most digits of an integer of 64 bits, with its sign.
+_MAX_INTEGER_LENGTH = 20
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table that a model was trained on.
+
+    Attributes:
+        name: also the name of the input that takes it.
+        vocabulary: the values of a categorical or boolean column, as text.
+        mean, deviation, minimum, maximum: of a numeric column, in training; of dates in days.
+        class_means: of a numeric column, among the rows of each class.
+        class_modes: of the others, index in the vocabulary of each class's most frequent value; -1
+            if there is none.
+        missing: whether training had missing values.
+        mode: index in the vocabulary of the most frequent value, -1 for numbers; None if the model
+            was exported before every column took missing values.
+    """
+
+    kind: ClassVar[str] = ""
+    # What a value must be, where a dtype does not say it.
+    expected: ClassVar[str] = ""
+
+    name: str
+    vocabulary: tuple[str, ...]
+    mean: float
+    deviation: float
+    minimum: float
+    maximum: float
+    class_means: tuple[float, float]
+    class_modes: tuple[int, int]
+    missing: bool
+    mode: int | None = None
+
+    @property
+    def json_types(self) -> set[type]:
+        """The types of JSON values, besides strings, that stand for categories."""
+        return set()
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """The least and the greatest number in training, None if values are not numbers."""
+        return None
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """The vocabulary as a set."""
+        return frozenset(self.vocabulary)
+
+    def parse(self, text: str, dtype: int) -> Any:
+        """Return the JSON value that a table's cell stands for, None if it is missing.
+
+        Args:
+            text: the cell.
+            dtype: the input's `tensorflow.DataType`.
+
+        Raises:
+            ValueError: the cell is not such a value; the message is what was expected.
+        """
+        return self.parse_word(word_of(text), dtype)
+
+    def parse_word(self, word: str, dtype: int) -> Any:
+        """Do the same with a cell that has been trimmed."""
+        return None if word in MISSING else parse_word(word, dtype)
+
+    def encode(self, value: Any, dtype: int) -> Any:
+        """Return the value that the input takes for a JSON value.
+
+        Values of the wrong type are returned as they are; None if a missing value has no form.
+        """
+        return self.missing_value(dtype) if value is None else value
+
+    def missing_value(self, dtype: int) -> Any:
+        """Return what the input takes for a missing value, None if there is nothing."""
+        kind = DTYPES[dtype].kind if dtype in DTYPES else ""
+        if self.mode is None and not (self.missing and kind in "fO"):
+            return None
+        if kind == "b":
+            return None if self.mode not in (0, 1) else bool(self.mode)
+        return {"f": float("nan"), "O": "", "i": MISSING_INTEGER}.get(kind)
+
+    def takes_missing(self, dtype: int) -> bool:
+        """Return whether an input of a dtype takes missing values."""
+        return self.missing_value(dtype) is not None
+
+    def shown(self, value: float) -> str:
+        """Return a number of the column for people."""
+        return str(value)
+
+    def describe(self, schema: Json) -> Json:
+        """Return the JSON schema of a value with what training has seen.
+
+        Args:
+            schema: of any value of the input's dtype.
+        """
+        return schema
+
+    def example(self, of_class: int, dtype: int) -> Any:
+        """Return a typical value of a class as JSON has it."""
+        return None
+
+    def examples(self, dtype: int) -> list[Any]:
+        """Return typical values as JSON has them."""
+        return [self.example(of_class, dtype) for of_class in (0, 1)]
+
+
+def word_of(text: str) -> str:
+    """Return a cell without the blanks around it."""
+    return text.strip(BLANKS)
+
+
+def parse_word(word: str, dtype: int) -> Any:
+    """Return the JSON value of a trimmed cell by its dtype alone.
+
+    Raises:
+        ValueError: the cell is not such a value; the message is what was expected.
+    """
+    kind = DTYPES[dtype].kind if dtype in DTYPES else ""
+    if kind == "O":
+        return word
+    if kind == "b" and word.lower() in BOOLEANS:
+        return BOOLEANS[word.lower()]
+    if kind == "f" and PLAIN_NUMBER.fullmatch(word):
+        return float(word)
+    if kind in ("i", "u") and len(word) <= _MAX_INTEGER_LENGTH and PLAIN_NUMBER.fullmatch(word):
+        try:
+            return int(word)
+        except ValueError:
+            pass  # a fraction
+    raise ValueError(dtype_name(dtype))

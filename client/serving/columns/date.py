@@ -1,0 +1,114 @@
+"""Columns of dates and times: ISO 8601 for callers, days since 1970-01-01T00:00Z for the model."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
+from typing import Any, ClassVar
+
+from client.serving.columns.base import MISSING, Json, word_of
+from client.serving.columns.numeric import NumericColumn
+
+EXPECTED = "a date such as 2024-03-01 or 2024-03-01T12:30:00Z"
+DAY_MICROSECONDS = 86_400_000_000
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_TIME = (
+    r"(?:[T ](?P<H>\d{1,2}):(?P<M>\d{2})(?::(?P<S>\d{2})(?:[.,](?P<f>\d{1,9}))?)?"
+    r"\s?(?P<z>[Zz]|[-+]\d{2}(?::?\d{2})?)?)?"
+)
+_FORMS = tuple(
+    re.compile(form + _TIME, re.ASCII)
+    for form in (
+        r"(?P<Y>\d{4})[-/](?P<m>\d{1,2})[-/](?P<d>\d{1,2})",
+        r"(?P<d>\d{1,2})\.(?P<m>\d{1,2})\.(?P<Y>\d{4})",
+        # With slashes only a day after the 12th tells which number is the day.
+        r"(?P<d>1[3-9]|2\d|3[01])/(?P<m>\d{1,2})/(?P<Y>\d{4})",
+        r"(?P<m>\d{1,2})/(?P<d>1[3-9]|2\d|3[01])/(?P<Y>\d{4})",
+    )
+)
+
+
+@dataclass(frozen=True)
+class DateColumn(NumericColumn):
+    """A column of dates or times."""
+
+    kind: ClassVar[str] = "date"
+    expected: ClassVar[str] = EXPECTED
+
+    def parse_word(self, word: str, dtype: int) -> Any:
+        """Return the days of a cell."""
+        if word in MISSING:
+            return None
+        days = days_of(word)
+        if days is None:
+            raise ValueError(EXPECTED)
+        return days
+
+    def encode(self, value: Any, dtype: int) -> Any:
+        """Return days: of a text such as 2024-03-01, or a number of days as it is."""
+        if type(value) is str:
+            days = days_of(word_of(value))
+            return value if days is None else days
+        return super().encode(value, dtype)
+
+    def shown(self, value: float) -> str:
+        """Return days as ISO 8601."""
+        return text_of(value)
+
+    def describe(self, schema: Json) -> Json:
+        """Return the JSON schema of a date with its range in training."""
+        first, last, mean = map(text_of, (self.minimum, self.maximum, self.mean))
+        description = (
+            f"date or time in ISO 8601, or days since 1970-01-01; "
+            f"in training from {first} to {last}, mean {mean}"
+        )
+        return {"anyOf": [{"type": "string"}, schema], "description": description}
+
+    def example(self, of_class: int, dtype: int) -> Any:
+        """Return the mean date of a class."""
+        mean = self.class_means[of_class]
+        return text_of(round(mean)) if math.isfinite(mean) else text_of(0)
+
+
+def days_of(text: str) -> float | None:
+    """Return the days since 1970-01-01T00:00Z of a date or time; None if the text is neither.
+
+    Times without a zone are in UTC.
+    """
+    match = next(filter(None, (form.fullmatch(text) for form in _FORMS)), None)
+    if match is None:
+        return None
+    hours, minutes, seconds = (int(match[name] or 0) for name in "HMS")
+    try:
+        day = date(int(match["Y"]), int(match["m"]), int(match["d"])).toordinal()
+    except ValueError:
+        return None
+    if hours > 23 or minutes > 59 or seconds > 59:
+        return None
+    whole = (day - _EPOCH.toordinal()) * 24 * 60 + hours * 60 + minutes - _offset(match["z"])
+    fraction = (match["f"] or "").ljust(6, "0")[:6]
+    microseconds = (whole * 60 + seconds) * 1_000_000 + int(fraction)
+    return microseconds / DAY_MICROSECONDS
+
+
+def text_of(days: float) -> str:
+    """Return days since 1970-01-01T00:00Z as ISO 8601; beyond year 9999, as the number."""
+    try:
+        moment = _EPOCH + timedelta(microseconds=round(days * DAY_MICROSECONDS))
+    except (OverflowError, ValueError):
+        return str(days)
+    if moment.time() == _EPOCH.time():
+        return moment.date().isoformat()
+    return moment.replace(tzinfo=None).isoformat() + "Z"
+
+
+def _offset(zone: str | None) -> int:
+    """Return the minutes that a zone is ahead of UTC."""
+    if zone is None or zone in "Zz":
+        return 0
+    digits = zone[1:].replace(":", "")
+    minutes = int(digits[:2]) * 60 + int(digits[2:] or 0)
+    return -minutes if zone[0] == "-" else minutes

@@ -1,0 +1,456 @@
+"""One rule for reading cells, in every form of a table; and what is passed through beside them."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from client import ClientError
+from client.codecs.tables import (
+    ARROW,
+    CSV,
+    NDJSON,
+    NPY,
+    TSV,
+    TableLayout,
+    TableOptions,
+    TableRows,
+    is_table,
+    media_type,
+    table_reader,
+    table_writer,
+)
+from client.serving.columns.base import MISSING
+from client.serving.columns.date import days_of, text_of
+from client.serving.protos import DataType
+from client.serving.schema import Schema, TensorSpec
+from client.serving.tensors import STRING
+from tests.client import schemas
+from tests.client.bodies import arrow as as_arrow
+from tests.client.bodies import npy as as_npy
+
+JSON = "application/json"
+DOUBLE = DataType.Value("DT_DOUBLE")
+DTYPES = {"age": DOUBLE, "plan": STRING, "rooms": schemas.INT64, "garden": schemas.BOOL}
+COLUMNS = (
+    schemas.column("age", mode=-1),
+    schemas.column("since", kind="date", mode=-1),
+    schemas.column("plan", "gold", "1001", mode=0),
+    schemas.column("rooms", "2", "3", mode=1),
+    schemas.column("garden", "false", "true", kind="boolean", mode=1),
+)
+MIN = -(2**63)
+
+
+def customers(label_name: str = "churn") -> Schema:
+    """A model with a column of every kind, each of which takes missing values."""
+    inputs = {c.name: TensorSpec(DTYPES.get(c.name, DOUBLE), (None,)) for c in COLUMNS}
+    return schemas.labelled(schemas.describing(schemas.schema(**inputs), *COLUMNS), label_name)
+
+
+MODEL = customers()
+HEADER = "age,since,plan,rooms,garden\n"
+
+
+def rows_of(content_type: str, body: bytes | str, options: TableOptions | None = None) -> Any:
+    options = options or TableOptions()
+    reader = table_reader(content_type, TableLayout.of(MODEL), options)
+    data = body.encode() if isinstance(body, str) else body
+    return [*reader.feed(data), *reader.finish()], reader
+
+
+def inputs(content_type: str, body: bytes | str) -> dict[str, list[Any]]:
+    (rows,), _ = rows_of(content_type, body)
+    return {name: array.tolist() for name, array in rows.call.inputs.items()}
+
+
+def refused(content_type: str, body: bytes | str, options: TableOptions | None = None) -> str:
+    with pytest.raises(ClientError) as caught:
+        rows_of(content_type, body, options)
+    assert caught.value.status == 400
+    return caught.value.message
+
+
+PLAIN = {
+    "age": [40.5],
+    "since": [19783.0],
+    "plan": [b"gold"],
+    "rooms": [2],
+    "garden": [True],
+}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        HEADER + "40.5,2024-03-01,gold,2,true\n",
+        "age, since , plan,rooms ,garden\n 40.5 , 2024-03-01,\tgold , 2 , TRUE \n",
+        'age, "since", "plan", rooms, garden\n40.5, "2024-03-01", "gold", 2.0, 1\n',
+        "sep=;\n" + "age;since;plan;rooms;garden\n40,5;01.03.2024;gold;2;True\n",
+        "age;since;plan;rooms;garden\r\n40,5;2024-03-01T00:00Z;gold;2;True\r\n",
+        "age\tsince\tplan\trooms\tgarden\n40.5\t2024/3/1\tgold\t2\tTrue\n",
+        "age|since|plan|rooms|garden\n40.5|2024-03-01|gold|2|True\n",
+        "churn," + HEADER + "yes,40.5,2024-03-01,gold,2,true\n",
+        "\ufeff" + HEADER + "40.5,2024-03-01,gold,2,true\n",
+    ],
+    ids=["plain", "blanks", "quotes", "sep=", "semicolon", "tab", "bar", "label", "mark"],
+)
+def test_a_table_is_read_whatever_separates_its_cells(body: str) -> None:
+    assert inputs(CSV, body) == PLAIN
+
+
+def test_separators_within_quotes_do_not_count() -> None:
+    names = ("Width (cm, outer, max)", "Share, %, net")
+    model = schemas.numeric(*names)
+    for separator in (";", "\t", ",", "|"):
+        out = io.StringIO()
+        writer = csv.writer(out, delimiter=separator, quoting=csv.QUOTE_ALL)
+        writer.writerows([names, [1, 2.5], [3, 4]])
+        reader = table_reader(CSV, TableLayout.of(model), TableOptions())
+        (rows,) = [*reader.feed(out.getvalue().encode()), *reader.finish()]
+        assert rows.call is not None
+        assert rows.call.inputs["features"].tolist() == [[1, 2.5], [3, 4]]
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_matrix_of_numbers_may_have_decimal_commas(separator: str) -> None:
+    text = "a,b,c\n1.5,2,-3e2\n4,5.25,6\n".replace(",", separator).replace(".", ",")
+    reader = table_reader(CSV, TableLayout.of(schemas.numeric()), TableOptions())
+    (rows,) = [*reader.feed(text.encode()), *reader.finish()]
+    assert rows.call is not None
+    assert rows.call.inputs["features"].tolist() == [[2, 1.5, -300], [5.25, 4, 6]]
+
+
+def test_missing_marks_are_missing_in_every_column() -> None:
+    for mark in MISSING - {"NaN", "nan", "-NaN", "-nan"}:
+        cell = f'" {mark}"'
+        found = inputs(CSV, HEADER + f"1,2024-01-01,gold,2,true\n{','.join([cell] * 5)}\n")
+        assert np.isnan(found["age"][1]), mark
+        assert np.isnan(found["since"][1]), mark
+        values = (found["plan"][1], found["rooms"][1], found["garden"][1])
+        assert values == (b"", MIN, True), mark
+
+
+def test_missing_values_have_one_form_in_all_types() -> None:
+    table = pa.table(
+        {
+            "age": pa.array([None, float("nan")], pa.float64()),
+            "since": pa.array([None, datetime.date(2024, 3, 1)], pa.date32()),
+            "plan": [None, " NA "],
+            "rooms": pa.array([None, 3], pa.int8()),
+            "garden": pa.array([None, False]),
+        }
+    )
+    objects = [
+        {"age": None, "since": None, "plan": None, "rooms": None, "garden": None},
+        {"age": None, "since": "2024-03-01", "plan": " NA ", "rooms": 3, "garden": False},
+    ]
+    lines = "\n".join(map(json.dumps, objects))
+    for content_type, body in ((ARROW, as_arrow(table)), (NDJSON, lines.encode())):
+        found = inputs(content_type, body)
+        assert np.isnan(found["age"]).tolist() == [True, True]
+        np.testing.assert_array_equal(found["since"], [np.nan, 19783])
+        assert found["plan"] == [b"", b""]
+        assert found["rooms"] == [MIN, 3]
+        assert found["garden"] == [True, False]
+
+
+def test_a_key_may_be_left_out_only_where_training_had_missing_values() -> None:
+    row = {"age": 1, "since": 1, "plan": "gold", "rooms": 2}
+    assert 'line 1: column "garden" (bool) is missing' in refused(NDJSON, json.dumps(row))
+
+
+@pytest.mark.parametrize(
+    ("text", "days"),
+    [
+        ("1970-01-01", 0.0),
+        ("2024-03-01 12:00", 19783.5),
+        ("2024-03-01T12:00:00.500+02:00", 19783 + 10 / 24 + 0.5 / 86400),
+        ("2024-03-01 18:30:00 -0530", 19784.0),
+        ("0001-01-01", -719162.0),
+        ("31.12.1969", -1.0),
+        ("13/01/1970", 12.0),
+        ("01/13/1970", 12.0),
+        ("03/01/2024", None),
+        ("2024-02-30", None),
+        ("2024-03-01T25:00", None),
+        ("20240301", None),
+        ("yesterday", None),
+    ],
+)
+def test_dates_are_days(text: str, days: float | None) -> None:
+    found = days_of(text)
+    assert found == (None if days is None else pytest.approx(days, abs=1e-9))
+
+
+def test_days_are_shown_as_dates() -> None:
+    assert text_of(19783) == "2024-03-01"
+    assert text_of(19783.5) == "2024-03-01T12:00:00Z"
+    assert text_of(1e12) == "1000000000000.0"
+    assert text_of(float("nan")) == "nan"
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_arrow_s_timestamps_are_days(unit: str) -> None:
+    moment = datetime.datetime(2024, 3, 1, 6, tzinfo=datetime.timezone.utc)
+    for kind in (pa.timestamp(unit), pa.timestamp(unit, "Europe/Zurich")):
+        column = pa.array([moment], pa.timestamp(unit, "UTC")).cast(kind)
+        table = pa.table({**{k: [v] for k, v in PLAIN_JSON.items()}, "since": column})
+        assert inputs(ARROW, as_arrow(table))["since"] == [19783.25]
+    millis = pa.array([datetime.date(2024, 3, 1)], pa.date64())
+    table = pa.table({**{k: [v] for k, v in PLAIN_JSON.items()}, "since": millis})
+    assert inputs(ARROW, as_arrow(table)) == PLAIN
+
+
+PLAIN_JSON: dict[str, Any] = {
+    "age": 40.5,
+    "since": "2024-03-01",
+    "plan": "gold",
+    "rooms": 2,
+    "garden": True,
+}
+
+
+def test_a_category_is_one_whether_it_is_written_as_an_integer_or_not() -> None:
+    for cell in ("1001", "1001.0", "1001.00"):
+        assert inputs(CSV, HEADER + f"1,2024-01-01,{cell},2,true\n")["plan"] == [b"1001"]
+    for value in (1001, 1001.0, "1001"):
+        row = {**PLAIN_JSON, "plan": value}
+        # Not every category is an integer, but this one is.
+        assert inputs(NDJSON, json.dumps(row))["plan"] == [b"1001"]
+
+
+def test_float64_columns_keep_their_digits() -> None:
+    milliseconds = 1_700_000_060_123.25
+    assert inputs(CSV, HEADER + f"{milliseconds},,,,\n")["age"] == [milliseconds]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            HEADER + "1,03/01/2024,gold,2,true\n",
+            'line 2, column "since": expected a date such as 2024-03-01 or 2024-03-01T12:30:00Z, '
+            'got "03/01/2024"',
+        ),
+        (HEADER + "1,20240301,gold,2,true\n", 'column "since": expected a date such as'),
+        (HEADER + "$5,2024-03-01,gold,2,true\n", 'column "age": expected float64, got "$5"'),
+        (HEADER + '"1,234",2024-03-01,gold,2,true\n', 'expected float64, got "1,234"'),
+        (HEADER + "1,2024-03-01,gold,2.5,true\n", 'column "rooms": expected int64, got "2.5"'),
+        (HEADER + "1,2024-03-01,gold,2,maybe\n", 'column "garden": expected bool, got "maybe"'),
+        (
+            HEADER.replace(",", ";") + "1,5;;;;\n1.5;;;;\n",
+            'line 3, column "age": expected a decimal comma as in other rows, got "1.5"',
+        ),
+        ("sep=;\nage;since;plan;rooms\n", 'line 2: column "garden" is missing'),
+        ("age,Age,since,plan,rooms,garden\n", 'unknown column "Age"; the columns are age, since,'),
+        (b"PK\x03\x04" + b"x" * 99, "got a zip archive or an Excel workbook"),
+        (b"\x1f\x8b\x08", "got gzip; send it with Content-Encoding: gzip"),
+        (HEADER.encode("utf-16"), "got UTF-16; write UTF-8"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_name(body: bytes | str, message: str) -> None:
+    assert message in refused(CSV, body)
+
+
+def answer(
+    content_type: str, accept: str, body: bytes | str, **chosen: Any
+) -> tuple[bytes, tuple[str, ...]]:
+    """Answer a table with the number of each row among those that are predicted."""
+    options = TableOptions(**chosen)
+    layout = TableLayout.of(MODEL, options.signature_name, options.outputs)
+    reader, writer = table_reader(content_type, layout, options), table_writer(accept, options)
+    data = body.encode() if isinstance(body, str) else body
+    out, seen = b"", 0
+    for rows in (*reader.feed(data), *reader.finish()):
+        count = rows.count - len(rows.errors)
+        outputs: Mapping[str, Any] = {"y": np.arange(seen, seen + count, dtype=np.float32)}
+        out += writer.write(rows, outputs if rows.call else layout.no_outputs())
+        seen += count
+    return out + writer.end(), reader.ignored
+
+
+TABLE = (
+    "id,churn," + HEADER + "a1,yes,1,2024-01-01,gold,2,true\n=2,no,two,2024-01-01,gold,2,true\n"
+    "-3,no,3,2024-01-01,gold,2,true\n@x,no,4,2024-01-01,gold\n"
+)
+
+
+def test_the_label_is_ignored_and_an_id_is_passed_through() -> None:
+    body = TABLE.replace("two", "2").replace("gold\n", "gold,2,true\n")
+    found, ignored = answer(CSV, CSV, body, id_column="id")
+    assert ignored == ("churn",)
+    assert found.decode() == "id,y\na1,0.0\n'=2,1.0\n-3,2.0\n'@x,3.0\n"
+    found, _ = answer(CSV, CSV, body, id_column="id", csv_guard=False)
+    assert found.decode().splitlines()[2] == "=2,1.0"
+    found, _ = answer(CSV, NDJSON, body, id_column="id", keep=("age", "churn"))
+    assert json.loads(found.splitlines()[0]) == {"id": "a1", "age": "1", "churn": "yes", "y": 0.0}
+    found, ignored = answer(CSV, TSV, body, keep_all=True)
+    header = found.decode().splitlines()[0]
+    assert header.split("\t") == ["id", "churn", *HEADER.strip().split(","), "y"]
+    assert ignored == ()
+
+
+def test_a_bad_row_has_its_error_in_its_place() -> None:
+    bad = {
+        1: 'line 3, column "age": expected float64, got "two"',
+        3: "line 5: expected 7 cells like the header, got 5",
+    }
+    chosen: dict[str, Any] = {"id_column": "id", "errors_in_rows": True}
+    found, _ = answer(CSV, CSV, TABLE, **chosen)
+    rows = list(csv.DictReader(io.StringIO(found.decode())))
+    assert [row["id"] for row in rows] == ["a1", "'=2", "-3", "'@x"]
+    assert [row["y"] for row in rows] == ["0.0", "", "1.0", ""]
+    assert {i: row["error"] for i, row in enumerate(rows) if row["error"]} == bad
+    found, _ = answer(CSV, JSON, TABLE, **chosen)
+    predictions = json.loads(found)["predictions"]
+    assert predictions == [
+        {"id": "a1", "y": 0.0},
+        {"id": "=2", "error": bad[1]},
+        {"id": "-3", "y": 1.0},
+        {"id": "@x", "error": bad[3]},
+    ]
+    found, _ = answer(CSV, ARROW, TABLE, **chosen)
+    table = pa.ipc.open_stream(found).read_all()
+    assert table["y"].to_pylist() == [0.0, None, 1.0, None]
+    assert table["error"].to_pylist() == [None, bad[1], None, bad[3]]
+    assert refused(CSV, TABLE) == bad[1] or "unknown column" in refused(CSV, TABLE)
+
+
+@pytest.mark.parametrize("accept", [CSV, NDJSON, ARROW, JSON])
+def test_a_table_of_nothing_but_bad_rows_is_answered_with_their_errors(accept: str) -> None:
+    found, _ = answer(CSV, accept, HEADER + "x,,,,\n" * 40, errors_in_rows=True)
+    assert found.count(b"expected float64") == 40
+
+
+def test_bad_lines_of_json_have_their_errors_in_their_place() -> None:
+    good = json.dumps(PLAIN_JSON)
+    lines = (
+        f'{good}\n{{\n{good[:-1]}, "more": 1}}\n{json.dumps({**PLAIN_JSON, "age": []})}\n{good}\n'
+    )
+    found, _ = answer(NDJSON, NDJSON, lines, errors_in_rows=True)
+    replies = [json.loads(line) for line in found.splitlines()]
+    assert [list(reply) for reply in replies] == [["y"], ["error"], ["error"], ["error"], ["y"]]
+    assert replies[1]["error"].startswith("line 2: not JSON")
+    assert 'line 3: unknown column "more"' in replies[2]["error"]
+    assert 'line 4, column "age": expected a number' in replies[3]["error"]
+
+
+def test_columns_of_arrow_and_json_are_passed_through_with_their_types() -> None:
+    table = pa.table(
+        {
+            "id": pa.array([7, None], pa.int64()),
+            "day": pa.array([datetime.date(2024, 3, 1)] * 2),
+            "size": pa.array([0.1, 2.5], pa.float32()),
+            "name": ["x", "y"],
+            **{name: [value] * 2 for name, value in PLAIN_JSON.items()},
+        }
+    )
+    chosen: dict[str, Any] = {"id_column": "id", "keep": ("day", "size", "name", "garden")}
+    expected: list[dict[str, Any]] = [
+        {"id": 7, "day": "2024-03-01", "size": 0.1, "name": "x", "garden": True, "y": 0.0},
+        {"id": None, "day": "2024-03-01", "size": 2.5, "name": "y", "garden": True, "y": 1.0},
+    ]
+    found, _ = answer(ARROW, NDJSON, as_arrow(table), **chosen)
+    assert [json.loads(line) for line in found.splitlines()] == expected
+    for content_type, body in ((ARROW, as_arrow(table)), (NDJSON, lines_of(expected))):
+        found, _ = answer(content_type, ARROW, body, **chosen)
+        assert pa.ipc.open_stream(found).read_all().to_pylist() == expected
+
+
+def lines_of(rows: list[dict[str, Any]]) -> bytes:
+    kept = [{k: v for k, v in row.items() if k != "y"} for row in rows]
+    return b"\n".join(json.dumps({**PLAIN_JSON, **row}).encode() for row in kept)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"id_column": "nosuch"}, 'line 1: id: the table has no column "nosuch"'),
+        ({"keep": ("age", "nosuch")}, 'line 1: keep: the table has no column "nosuch"'),
+    ],
+)
+def test_a_column_that_is_not_there_cannot_be_passed_through(
+    chosen: dict[str, Any], message: str
+) -> None:
+    assert refused(CSV, HEADER + "1,,,,\n", TableOptions(**chosen)) == message
+
+
+def test_a_column_with_an_output_s_name_is_not_passed_through() -> None:
+    body = HEADER.strip() + ",y\n1,,,,,5\n"
+    assert 'column "y" cannot be passed through' in refused(CSV, body, TableOptions(keep_all=True))
+
+
+def test_npy_holds_neither_names_nor_errors() -> None:
+    for chosen in ({"id_column": "a"}, {"errors_in_rows": True}):
+        with pytest.raises(ClientError, match="application/x-npy holds outputs only") as caught:
+            table_writer(NPY, TableOptions(**chosen))
+        assert caught.value.status == 406
+    layout = TableLayout.of(schemas.numeric())
+    with pytest.raises(ClientError, match="an array has no names"):
+        table_reader(NPY, layout, TableOptions(keep_all=True))
+    matrix = np.array([[1, 2, 3], [np.inf, 5, 6], [7, 8, 9]])
+    reader = table_reader(NPY, layout, TableOptions(errors_in_rows=True))
+    (rows,) = [*reader.feed(as_npy(matrix)), *reader.finish()]
+    assert rows.errors == {1: 'row 2, column "b": expected a number, got inf'}
+    assert rows.call is not None
+    assert rows.call.inputs["features"].tolist() == [[1, 2, 3], [7, 8, 9]]
+
+
+def test_queries_are_read() -> None:
+    query = "signature_name=s&outputs=a,b&id=key&keep=x,y&keep=z&on_error=row&csv_guard=off"
+    assert TableOptions.from_query(query) == TableOptions(
+        "s", ("a", "b"), "key", ("x", "y", "z"), errors_in_rows=True, csv_guard=False
+    )
+    assert TableOptions.from_query("keep=all") == TableOptions(keep_all=True)
+    with pytest.raises(ClientError, match='on_error: expected table or row, got "skip"'):
+        TableOptions.from_query("on_error=skip")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "kind"),
+    [
+        ("application/jsonl", NDJSON),
+        ("application/x-jsonlines; charset=utf-8", NDJSON),
+        ("application/ndjson", NDJSON),
+        ("Application/CSV", CSV),
+        ("text/tab-separated-values", TSV),
+        ("text/tsv", TSV),
+    ],
+)
+def test_other_names_of_types_are_rows(content_type: str, kind: str) -> None:
+    assert is_table(content_type)
+    assert media_type(content_type) == kind
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/vnd.apache.parquet", "application/json-seq", "application/vnd.ms-excel"],
+)
+def test_tables_of_other_types_are_refused_by_name(content_type: str) -> None:
+    assert is_table(content_type)
+    with pytest.raises(ClientError, match="Content-Type: expected one of") as caught:
+        table_reader(media_type(content_type), TableLayout.of(MODEL), TableOptions())
+    assert caught.value.status == 415
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [None, "", JSON, "application/json; charset=utf-8", "text/plain", "application/octet-stream"],
+)
+def test_what_is_no_table_is_left_to_the_dialects(content_type: str | None) -> None:
+    assert not is_table(content_type)
+
+
+def test_rows_without_a_call_have_errors() -> None:
+    parts, _ = rows_of(CSV, HEADER + "x,,,,\n", TableOptions(errors_in_rows=True))
+    assert [type(rows) for rows in parts] == [TableRows]
+    assert parts[0].call is None
