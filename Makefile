@@ -15,7 +15,7 @@ MODELS ?= models
 MODEL ?= breast_cancer
 SERVER ?= embedded
 
-.PHONY: help install run test lint format lock bench clean
+.PHONY: help install run quick test lint format lock bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,8 +33,14 @@ $(INSTALLED): requirements/dev.txt Makefile
 run: install ## train if there is no model, serve it, open the HTTP endpoint (SERVER=docker: with TensorFlow Serving)
 	@exec $(BIN)/python -m launcher --host $(HOST) --port $(PORT) --serving-port $(SERVING_PORT) --models $(MODELS) --model $(MODEL) --server $(SERVER)
 
+# Workers take whole files, in the order of tests/support/lanes.py.
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+
+quick: install ## run the tests that take about two minutes
+	@exec $(PYTEST) -m "not slow" $(ARGS)
+
 test: install ## run every test this machine can run, and say what was left out
-	@exec $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
+	@exec $(PYTEST) $(ARGS)
 
 lint: install ## check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

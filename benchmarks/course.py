@@ -24,6 +24,7 @@ from training.features.columns import Floats
 from training.fitting.feature_blocks import Block
 from training.fitting.minimize import Stopping, descend
 from training.fitting.objective import Objective
+from training.fitting.penalty import Penalty
 from training.fitting.solvers import GradientDescent
 from training.workers.collectives import Workers
 
@@ -46,7 +47,7 @@ def descent(
             [Block(tf.constant(prepare(train)), tf.constant(labels), tf.ones_like(labels))],
             train.shape[1],
             total_weight=len(labels),
-            l2=0.0,
+            penalty=Penalty(),
             loss="cross-entropy",
             workers=Workers(),
         )

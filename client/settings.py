@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from client.serving.channel import Tls, target
@@ -24,7 +24,7 @@ SERVICE_LINK = re.compile(r"CLIENT_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\
 
 
 class Settings(BaseSettings):
-    """What an operator may set; the README shows the same table."""
+    """What an operator may set; docs/settings.md has the same table."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 
@@ -125,24 +125,38 @@ class Settings(BaseSettings):
         description="seconds to go on serving after SIGTERM, with /readyz already saying no",
     )
 
+    @field_validator("port", mode="before")
+    @classmethod
+    def _without_service_link(cls, value: Any) -> Any:
+        linked = isinstance(value, str) and value.startswith("tcp://")
+        return cls.model_fields["port"].default if linked else value
+
     @model_validator(mode="after")
     def _check(self) -> Settings:
         target(self.server)
+        if not self.server_tls and (self.server_ca or self.server_cert or self.server_key):
+            raise ValueError("server_ca, server_cert and server_key need CLIENT_SERVER_TLS=true")
         if (self.server_cert is None) != (self.server_key is None):
             raise ValueError("server_cert and server_key belong together")
         return self
 
     @classmethod
-    def unknown(cls, environment: Iterable[str]) -> list[str]:
-        """Return the names in the environment that look like settings and are none."""
+    def unknown(cls, environment: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Return names in the environment that look like settings and are none.
+
+        Returns:
+            Those that somebody has misspelled, and those that Kubernetes sets.
+        """
         known = {f"{PREFIX}{name}".upper() for name in cls.model_fields}
-        return sorted(
+        names = sorted(
             n for n in environment if n.upper().startswith(PREFIX) and n.upper() not in known
         )
+        links = [name for name in names if SERVICE_LINK.fullmatch(name)]
+        return [name for name in names if name not in links], links
 
     @property
     def tls(self) -> Tls | None:
         """How the connection to the model server is encrypted."""
-        if self.server_tls or self.server_ca or self.server_cert:
+        if self.server_tls:
             return Tls(self.server_ca, self.server_cert, self.server_key)
         return None

@@ -1,6 +1,5 @@
-"""The model server: TensorFlow Serving's gRPC API, flags and version handling in plain Python.
+"""The embedded model server: TensorFlow Serving's gRPC API, flags and version handling in Python.
 
-source (watches paths) → manager (versions and their states) → servable (one loaded version) →
-services (gRPC). It meets the other rooms in two public formats only: the SavedModel version
-directory that it loads, and the TensorFlow Serving gRPC API that it answers.
+It meets the other rooms in two public formats only: the SavedModel version directories that it
+loads, and the TensorFlow Serving gRPC API that it serves.
 """

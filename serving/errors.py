@@ -1,10 +1,10 @@
-"""The one kind of error that a caller of the model server gets to see."""
+"""The error that callers of the model server see."""
 
 from __future__ import annotations
 
 import grpc
 
-# TensorFlow Serving cuts longer texts: they travel in a header, which gRPC limits.
+# TensorFlow Serving cuts longer texts: gRPC limits the header that carries them.
 MAX_DETAILS = 1024
 TRUNCATED = "...TRUNCATED"
 
@@ -12,7 +12,7 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class ServingError(Exception):
-    """A request or a load that cannot be done, with the status code TensorFlow Serving gives it."""
+    """A request or a load that failed, with TensorFlow Serving's status code for it."""
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
@@ -21,22 +21,42 @@ class ServingError(Exception):
 
     @classmethod
     def from_number(cls, number: int, message: str) -> ServingError:
-        """Make the error from a numeric code, such as a `tf.errors.OpError`'s."""
+        """Return the error for a numeric code, such as a `tf.errors.OpError`'s."""
         return cls(_CODES.get(number, grpc.StatusCode.UNKNOWN), message)
 
     @property
     def number(self) -> int:
-        """The code as `tensorflow.error.Code` numbers it; gRPC uses the same numbers."""
+        """The code's number, the same in gRPC and in `tensorflow.error.Code`."""
         number: int = self.code.value[0]
         return number
 
     @property
     def details(self) -> str:
-        """The message, cut to what fits into a gRPC status."""
+        """The message, cut to the length that a gRPC status carries."""
         data = self.message.encode("utf-8", "replace")
         if len(data) <= MAX_DETAILS:
             return self.message
         return data[:MAX_DETAILS].decode("utf-8", "ignore") + TRUNCATED
+
+
+def cancelled() -> ServingError:
+    """Return the error that ends a call whose caller no longer waits."""
+    return ServingError(grpc.StatusCode.CANCELLED, "the caller no longer waits for the answer")
+
+
+def deadline_exceeded(message: str) -> ServingError:
+    """Return a DEADLINE_EXCEEDED error."""
+    return ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, message)
+
+
+def failed_precondition(message: str) -> ServingError:
+    """Return a FAILED_PRECONDITION error."""
+    return ServingError(grpc.StatusCode.FAILED_PRECONDITION, message)
+
+
+def internal(message: str) -> ServingError:
+    """Return an INTERNAL error."""
+    return ServingError(grpc.StatusCode.INTERNAL, message)
 
 
 def invalid_argument(message: str) -> ServingError:
@@ -49,21 +69,16 @@ def not_found(message: str) -> ServingError:
     return ServingError(grpc.StatusCode.NOT_FOUND, message)
 
 
-def failed_precondition(message: str) -> ServingError:
-    """Return a FAILED_PRECONDITION error."""
-    return ServingError(grpc.StatusCode.FAILED_PRECONDITION, message)
-
-
 def permission_denied(message: str) -> ServingError:
     """Return a PERMISSION_DENIED error."""
     return ServingError(grpc.StatusCode.PERMISSION_DENIED, message)
 
 
-def unimplemented(message: str) -> ServingError:
-    """Return an UNIMPLEMENTED error."""
-    return ServingError(grpc.StatusCode.UNIMPLEMENTED, message)
-
-
 def unavailable(message: str) -> ServingError:
     """Return an UNAVAILABLE error."""
     return ServingError(grpc.StatusCode.UNAVAILABLE, message)
+
+
+def unimplemented(message: str) -> ServingError:
+    """Return an UNIMPLEMENTED error."""
+    return ServingError(grpc.StatusCode.UNIMPLEMENTED, message)

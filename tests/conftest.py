@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import forked, processes
+from tests.support import forked, lanes, processes
 from tests.support.processes import Running
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -19,8 +20,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 CHROMIUM = "/usr/bin/chromium"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    lanes.mark_and_order(items)
+
+
 def missing(what: str) -> None:
-    """Leave a test out and say why, or fail if everything is required."""
+    """Skip a test with the reason, or fail if everything is required."""
     if os.environ.get("REQUIRE_ALL"):
         pytest.fail(f"{what}, and REQUIRE_ALL is set")
     pytest.skip(what)
@@ -46,9 +51,15 @@ def chromium() -> str:
 @pytest.fixture(scope="session")
 def trained_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models directory with breast_cancer/1, made by the training job. Do not write to it."""
-    models = tmp_path_factory.mktemp("trained")
-    done = processes.fit(models)
-    assert done.returncode == 0, done.stderr
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which all workers of this run share
+    models = folder / "trained"
+    with (folder / "trained.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (models / "breast_cancer" / "1").exists():
+            done = processes.fit(models)
+            assert done.returncode == 0, done.stderr
     return models
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong that is not a programming error; each message is meant for people."""
+"""Errors that are not programming errors; their messages are shown to users."""
 
 from __future__ import annotations
 
@@ -8,19 +8,27 @@ class TrainingError(Exception):
 
 
 class DataError(TrainingError):
-    """The table cannot be used; the message says where and why."""
+    """The table cannot be used; the message names the place and the reason."""
+
+
+class EmptyFileError(DataError):
+    """A file has no rows."""
 
 
 class DivergedError(TrainingError):
-    """The cost left the finite numbers."""
+    """The cost is no longer finite."""
 
 
 class ResumeError(TrainingError):
-    """There is nothing to resume, or it belongs to another fit."""
+    """There is no checkpoint to resume, or it belongs to another fit."""
 
 
 class WorkersError(TrainingError):
-    """The workers cannot find one another, or one of them is gone."""
+    """The workers cannot find one another, or one of them has ended."""
+
+
+class RollbackError(TrainingError):
+    """There is no version to go back to; the message says why."""
 
 
 class RefusedError(TrainingError):

@@ -1,73 +1,71 @@
-"""The job itself: read → fit → evaluate → gate → publish."""
+"""The training job: read → fit → evaluate → gate → publish."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from training.data.choose import ColumnUse
-from training.data.held_out import Examples, held_out_examples
-from training.data.leakage import leakage_warnings
+from training.data.choose import Choice
 from training.data.reading import Source
 from training.data.split import Split
-from training.data.table import Choice, read_table
-from training.evaluation.metrics import bootstrap, choose_threshold, evaluate
-from training.evaluation.report import Coefficient, Report, render
+from training.data.table import read_table
+from training.evaluation.candidate import Candidate, evaluate_fit
+from training.evaluation.report import REPORT_FILE, render
 from training.export import warmup
-from training.export.serving_module import TrainedModel, export
+from training.export.serving_module import export
 from training.export.tensorboard import write_logs
-from training.features.columns import Floats
-from training.features.encoder import Encoder
 from training.fitting import checkpoint
 from training.fitting.interruption import StopSignals
-from training.fitting.minimize import Fit, InterruptedFitError
+from training.fitting.minimize import saved_on_interrupt
 from training.fitting.problem import Problem
 from training.publishing import manifest
 from training.publishing.export_check import check_export
-from training.publishing.gate import Rules, Verdict, judge
+from training.publishing.gate import Rules, judge
+from training.publishing.manifest import Verdict
 from training.publishing.versions import keep_newest, publish, versions
 from training.settings import FitSettings
 from training.workers.collectives import Workers
 
-REPORT_FILE = "report.html"
+__all__ = ["Candidate", "Observer", "Published", "Target", "fit", "gate_and_publish", "run"]
+
 VALIDATION_SHARE = 0.1
 DEFAULT_MEMORY = 2 << 30
 
 
 @dataclass(frozen=True)
 class Observer:
-    """Whom to tell how it goes; by default nobody.
+    """Progress callbacks; no-ops by default.
 
     Attributes:
-        stage: called with what begins now.
-        read: called now and then with the number of rows read.
-        stepped: called after each step with their number and the cost.
-        evaluated: called with the result before the gate judges it.
+        stage: called with the name of the stage that begins.
+        read: called with the number of rows read so far.
+        stepped: called after each step with the number of steps and the cost.
+        evaluated: called with the candidate before the gate judges it.
+        judged: called with the gate's verdict on a candidate that passed or was forced.
     """
 
     stage: Callable[[str], None] = lambda stage: None
     read: Callable[[int], None] = lambda rows: None
     stepped: Callable[[int, float], None] = lambda steps, cost: None
     evaluated: Callable[[Candidate], None] = lambda candidate: None
+    judged: Callable[[Verdict], None] = lambda verdict: None
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a result goes, and what is asked of it.
+    """Where the result is published, and under which conditions.
 
     Attributes:
-        models: the directory of all models.
-        name: the model's name; versions are at `models/name/<integer>`.
+        models: directory of all models.
+        name: of the model; versions are at `models/name/<integer>`.
         rules: of the gate.
-        force: publish it whatever its metrics; it must load and answer all the same.
-        keep: how many versions to keep, the new one included; None keeps all.
-        tensorboard: where to write logs for TensorBoard, if anywhere.
+        force: publish whatever the metrics; the version must still load and answer.
+        keep: number of versions to keep, the new one included; None keeps all.
+        tensorboard: directory for TensorBoard's logs; None writes none.
     """
 
     models: Path
@@ -77,39 +75,16 @@ class Target:
     keep: int | None = None
     tensorboard: Path | None = None
 
-
-@dataclass(frozen=True)
-class Candidate:
-    """What a fit gives.
-
-    Attributes:
-        model: the model; its metrics are those of the rows held out.
-        fit: how the fit went.
-        held_out: the rows held out.
-        report: for people.
-        facts: for the manifest: the data's fingerprint, the settings, the libraries.
-        columns, left_out: how each column was chosen to be used, or not.
-        warnings: what is suspicious about the table, for people.
-    """
-
-    model: TrainedModel
-    fit: Fit
-    held_out: Examples
-    report: Report
-    facts: Mapping[str, Any]
-    columns: tuple[ColumnUse, ...]
-    left_out: tuple[ColumnUse, ...]
-    warnings: tuple[str, ...]
-
     @property
-    def identity(self) -> dict[str, Any]:
-        """What a fit that resumes this one must agree with."""
-        return _identity(self.facts["data"], self.facts["settings"])
+    def published(self) -> Path | None:
+        """The directory of the newest version, if there is one."""
+        newest = versions(self.models / self.name)[-1:]
+        return self.models / self.name / str(newest[0]) if newest else None
 
 
 @dataclass(frozen=True)
 class Published:
-    """A candidate, its version directory, and what the gate found."""
+    """A candidate, its version directory, and the gate's verdict."""
 
     candidate: Candidate
     version: Path
@@ -128,28 +103,17 @@ def run(
     resume: bool = False,
     observer: Observer | None = None,
 ) -> Published | None:
-    """Do the whole job.
-
-    Args:
-        source: see `fit`, as for what has the same name there.
-        choice: see `fit`.
-        settings: see `fit`.
-        target: where the result goes.
-        memory: see `fit`.
-        workers: see `fit`.
-        signals: see `fit`.
-        resume: whether to go on with the fit that was interrupted.
-        observer: see `fit`.
+    """Do the whole job; arguments as for `fit`.
 
     Returns:
-        What was published; None if that is another worker's task.
+        What was published; None in workers other than the first.
 
     Raises:
-        InterruptedFitError: somebody asked to stop; a checkpoint is saved.
-        RefusedError: the gate did not let the result pass.
+        InterruptedFitError: the job was interrupted; a checkpoint is saved.
+        RefusedError: the gate refused the candidate.
         DataError, DivergedError, ResumeError, WorkersError, OSError: see `fit`.
     """
-    workers = workers or Workers()
+    workers, observer = workers or Workers(), observer or Observer()
     saved = checkpoint.path_for(target.models, target.name)
     candidate = fit(
         source,
@@ -163,26 +127,22 @@ def run(
         resume=resume,
         observer=observer,
     )
-    try:
+    with (
+        _others_waiting(workers),
+        saved_on_interrupt(saved, _identity(candidate.fingerprint, settings)) as work,
+    ):
         if workers.index:
             return None
-        published = _finish(candidate, target, observer or Observer())
-    except KeyboardInterrupt:
-        checkpoint.save(saved, candidate.fit.progress, candidate.identity)
-        raise InterruptedFitError(candidate.fit.progress) from None
-    finally:
-        workers.barrier()  # the first worker would miss those that leave early
+        work.progress = candidate.fit.progress
+        observer.evaluated(candidate)
+        if target.tensorboard is not None:
+            progress = candidate.fit.progress
+            logs = (progress.costs, progress.validation_costs)
+            write_logs(target.tensorboard, candidate.model, *logs)
+        observer.stage("checking and publishing")
+        version, verdict = gate_and_publish(candidate, target)
+        observer.judged(verdict)
     saved.unlink(missing_ok=True)
-    return published
-
-
-def _finish(candidate: Candidate, target: Target, observer: Observer) -> Published:
-    observer.evaluated(candidate)
-    if target.tensorboard is not None:
-        progress = candidate.fit.progress
-        write_logs(target.tensorboard, candidate.model, progress.costs, progress.validation_costs)
-    observer.stage("checking and publishing")
-    version, verdict = gate_and_publish(candidate, target)
     return Published(candidate, version, verdict)
 
 
@@ -199,142 +159,46 @@ def fit(
     resume: bool = False,
     observer: Observer | None = None,
 ) -> Candidate:
-    """Read a table, fit it, and evaluate the fit on the rows held out.
+    """Read a table, fit it, and evaluate the fit on the held-out rows.
 
     Args:
-        source: where the rows come from.
-        choice: what to use of it.
+        source: the rows.
+        choice: the columns to use.
         settings: how to split and fit.
-        name: the model's name, for the report.
-        memory: how many bytes of features to keep; more are read from disk in each step.
-        workers: who else fits; all get the same result.
-        signals: tells whether somebody asked to stop.
-        saved: where to save a checkpoint if somebody asks to stop.
-        resume: whether to go on from the checkpoint that is there.
-        observer: whom to tell how it goes.
+        name: of the model, for the report.
+        memory: bytes of features to keep; more are read from disk in each step.
+        workers: the processes that share the fit; all return the same.
+        signals: requests to stop.
+        saved: path of the checkpoint.
+        resume: whether to resume from the checkpoint.
+        observer: progress callbacks.
 
     Raises:
         DataError: the table cannot be used.
         DivergedError: the learning rate is too large.
-        ResumeError: the checkpoint is another fit's.
-        InterruptedFitError: somebody asked to stop.
-        WorkersError: another worker is gone.
+        ResumeError: the checkpoint belongs to another fit.
+        InterruptedFitError: the fit was interrupted; a checkpoint is saved.
+        WorkersError: another worker has ended.
         OSError: there is no space for the rows.
     """
     workers, signals = workers or Workers(), signals or StopSignals()
     observer = observer or Observer()
-    validation = VALIDATION_SHARE if settings.patience is not None else 0.0
-    split = Split(settings.held_out, validation, settings.seed)
     with tempfile.TemporaryDirectory(prefix="training-") as folder:
         observer.stage("reading")
+        split = _split(settings)
         table = read_table(source, choice, split, Path(folder), workers, memory, observer.read)
-        identity = _identity(table.fingerprint, asdict(settings))
-        progress = checkpoint.load(saved, identity) if saved and resume else None
         problem = Problem(table, settings, memory, workers)
-        fitted = None
-        try:
+
+        identity = _identity(table.fingerprint, settings)
+        progress = checkpoint.load(saved, identity) if saved and resume else None
+        path = None if workers.index else saved
+        with saved_on_interrupt(path, identity) as work:
             observer.stage("fitting")
             with signals.deferred():
                 fitted = problem.fit(progress, observer.stepped, lambda: signals.requested)
+            work.progress = fitted.progress
             observer.stage("evaluating")
-            return _evaluated(problem, fitted, settings, name)
-        except KeyboardInterrupt as interrupted:
-            if isinstance(interrupted, InterruptedFitError):
-                progress = interrupted.progress
-            elif fitted is not None:
-                progress = fitted.progress
-            else:
-                raise  # a second signal, which does not wait
-            if saved and workers.index == 0:
-                checkpoint.save(saved, progress, identity)
-            raise InterruptedFitError(progress) from None
-
-
-def _identity(data: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {"data": dict(data), **settings}
-
-
-def _evaluated(problem: Problem, fitted: Fit, settings: FitSettings, name: str) -> Candidate:
-    table = problem.table
-    held_out = held_out_examples(table, problem.workers, fitted.theta)
-    model = TrainedModel(
-        columns=table.columns,
-        weights=fitted.theta[:-1],
-        bias=float(fitted.theta[-1]),
-        class_names=table.class_names,
-        threshold=_threshold(problem, fitted, settings),
-        trained_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        metrics={},
-        label_name=table.label_name,
-    )
-    scored = (held_out.labels, held_out.probabilities, model.threshold)
-    metrics = evaluate(*scored, held_out.weights)
-    intervals = bootstrap(*scored, held_out.weights, seed=settings.seed)
-    facts: dict[str, Any] = {
-        "data": dict(table.fingerprint),
-        "rows": dict(table.rows),
-        "settings": asdict(settings),
-        "fit": {
-            "steps": fitted.progress.state.steps,
-            "stopped_by": fitted.reason,
-            "cost": fitted.progress.costs[-1],
-        },
-        "libraries": manifest.libraries(),
-        "trained_at": model.trained_at,
-        "threshold": model.threshold,
-        "metrics": metrics,
-        "intervals": intervals,
-    }
-    report = Report(
-        model=name,
-        trained_at=model.trained_at,
-        class_names=model.class_names,
-        rows={"training": table.rows["train"], "held out": table.rows["held_out"]},
-        settings={**facts["settings"], **facts["fit"], "source": table.fingerprint["source"]},
-        metrics=metrics,
-        intervals=intervals,
-        threshold=model.threshold,
-        threshold_rule=str(settings.threshold),
-        costs=np.array(fitted.progress.costs),
-        validation_costs=np.array(fitted.progress.validation_costs),
-        coefficients=_coefficients(model, problem.standard_errors(fitted.theta)),
-        labels=held_out.labels,
-        probabilities=scored[1],
-        sample_weights=held_out.weights,
-    )
-    return Candidate(
-        replace(model, metrics=metrics),
-        fitted,
-        held_out,
-        report,
-        facts,
-        columns=table.used,
-        left_out=table.left_out,
-        warnings=(*table.warnings, *leakage_warnings(table)),
-    )
-
-
-def _threshold(problem: Problem, fitted: Fit, settings: FitSettings) -> float:
-    if not isinstance(settings.threshold, str):
-        return settings.threshold
-    # On rows that were trained on: those held out are to judge the result, threshold included.
-    probabilities, labels, weights = problem.sample_predictions(fitted.theta)
-    return choose_threshold(labels, probabilities, settings.threshold, weights)
-
-
-def _coefficients(model: TrainedModel, errors: Floats | None) -> list[Coefficient]:
-    return [
-        Coefficient(
-            column=model.columns[feature.column].name,
-            feature=feature.name,
-            weight=float(weight),
-            standard_error=None if errors is None else float(errors[position]),
-            odds_ratio=float(np.exp(np.clip(weight / feature.scale, -700, 700))),
-        )
-        for position, (feature, weight) in enumerate(
-            zip(Encoder(model.columns).features, model.weights, strict=True)
-        )
-    ]
+            return evaluate_fit(problem, fitted, settings, name)
 
 
 def gate_and_publish(candidate: Candidate, target: Target) -> tuple[Path, Verdict]:
@@ -344,23 +208,39 @@ def gate_and_publish(candidate: Candidate, target: Target) -> tuple[Path, Verdic
         The version directory and the verdict.
 
     Raises:
-        RefusedError: the gate did not let it pass; nothing is published.
-        OSError: nothing is published, because a directory cannot be written.
+        RefusedError: the gate refused it; nothing is published.
+        OSError: a directory cannot be written; nothing is published.
     """
-    model, models, name = candidate.model, target.models, target.name
-    newest = versions(models / name)[-1:]
-    published = models / name / str(newest[0]) if newest else None
-    data = candidate.facts["data"]
-    verdict = judge(model, candidate.held_out, data, published, target.rules, target.force)
+    verdict = judge(candidate, target.published, target.rules, target.force)
 
     def write(directory: Path) -> None:
-        export(model, directory)
-        warmup.write(model, directory)
-        check_export(directory, candidate.held_out, model)
-        (directory / REPORT_FILE).write_text(render(candidate.report), encoding="utf-8")
-        manifest.write(directory, {**candidate.facts, "gate": verdict.as_json()})
+        export(candidate.model, directory)
+        warmup.write(candidate.model, directory)
+        check_export(directory, candidate.held_out, candidate.model)
+        page = render(candidate.report, verdict)
+        (directory / REPORT_FILE).write_text(page, encoding="utf-8")
+        manifest.write(directory, replace(candidate.manifest, verdict=verdict))
 
-    version = publish(write, models, name)
+    version = publish(write, target.models, target.name)
     if target.keep is not None:
-        keep_newest(models, name, target.keep)
+        keep_newest(target.models, target.name, target.keep)
     return version, verdict
+
+
+def _split(settings: FitSettings) -> Split:
+    validation = VALIDATION_SHARE if settings.patience is not None else 0.0
+    return Split(settings.held_out, validation, settings.seed)
+
+
+def _identity(fingerprint: Mapping[str, Any], settings: FitSettings) -> dict[str, Any]:
+    """Return what a fit must agree in to be resumed."""
+    return {"data": dict(fingerprint), **asdict(settings)}
+
+
+@contextmanager
+def _others_waiting(workers: Workers) -> Iterator[None]:
+    """Let the other workers stay until the first is done: it would miss those that leave early."""
+    try:
+        yield
+    finally:
+        workers.barrier()

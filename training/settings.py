@@ -1,10 +1,10 @@
-"""What a fit depends on besides the table. Imports nothing heavy, so that --help is quick."""
+"""The settings of a fit. Imports nothing heavy, so that --help is quick."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 OptimizerName = Literal["gradient-descent", "sgd", "newton", "lbfgs"]
 LossName = Literal["cross-entropy", "squared"]
@@ -25,22 +25,22 @@ class FitSettings:
 
     Attributes:
         held_out: share of the rows kept for evaluation.
-        seed: of the split, of the order of mini-batches, and of the bootstrap.
-        optimizer: how to minimise the cost.
-        iterations: steps at most; for sgd, epochs. None takes the optimizer's `ITERATIONS`.
-        tolerance: stop as soon as no |∂J/∂θ| is larger; for sgd, as the cost changes no more.
-        patience: stop after so many steps without a lower cost of the validation rows.
+        seed: of the split, the order of mini-batches and the bootstrap.
+        optimizer: the solver.
+        iterations: maximum number of steps, for sgd epochs; None takes the solver's `ITERATIONS`.
+        tolerance: largest |∂J/∂θ| at which the fit stops; for sgd, largest change of the cost.
+        patience: number of steps without a lower validation cost after which the fit stops.
         learning_rate: α of gradient-descent and sgd; None takes a safe one.
-        momentum, batch_size, l1: of sgd.
-        l2: λ, scikit-learn's 1/C.
-        loss: which loss of a row to minimise the mean of.
-        class_weight: "balanced", or factors for the weights of the rows of a class, by its name.
-        threshold: probability from which on the label is class 1, or a rule to choose it by.
+        momentum, batch_size: of sgd.
+        l1, l2: λ₁ (sgd only) and λ₂ of the elastic net; with λ₁ = 0, λ₂ is scikit-learn's 1/C.
+        loss: loss of a row; the cost is its mean.
+        class_weight: "balanced", or factors for the row weights by class name.
+        threshold: least probability that is labelled class 1, or the rule that chooses it.
     """
 
     held_out: float = 0.3
     seed: int = 0
-    optimizer: OptimizerName = "gradient-descent"
+    optimizer: OptimizerName = "lbfgs"
     iterations: int | None = None
     tolerance: float = 1e-6
     patience: int | None = None
@@ -54,6 +54,17 @@ class FitSettings:
     threshold: float | ThresholdRule = 0.5
 
     @property
-    def most_steps(self) -> int:
-        """How many steps the optimizer may take."""
+    def max_steps(self) -> int:
+        """The maximum number of steps."""
         return self.iterations or ITERATIONS[self.optimizer]
+
+    @property
+    def step_name(self) -> str:
+        """What a step of the solver is called, in the plural."""
+        return "epochs" if self.optimizer == "sgd" else "iterations"
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> FitSettings:
+        """Read settings from a manifest; unknown names are of other releases and ignored."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{name: value for name, value in stored.items() if name in known})

@@ -11,6 +11,7 @@ from client.codecs.json.explanations import explains
 from client.errors import ClientError
 from client.http.flask_bridge import Bridge
 from client.serving.client import Target
+from client.serving.columns.numeric import plain_number
 from client.serving.deadlines import Deadline
 from client.serving.schema import DEFAULT_SIGNATURE, Column, Schema, Signature, TensorSpec
 from client.serving.tensors import DTYPES, STRING
@@ -18,7 +19,7 @@ from client.settings import Settings
 
 FALSE_TRUE = ("false", "true")
 # Of more values than these, one is found faster by typing than in a list.
-MOST_OPTIONS = 50
+MAX_OPTIONS = 50
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _plain_field(name: str, signature: Signature) -> Field:
 
 def _described_field(column: Column, spec: TensorSpec) -> Field:
     examples = tuple(_text(column.example(of_class, spec.dtype)) for of_class in (0, 1))
-    many = len(column.vocabulary) > MOST_OPTIONS
+    many = len(column.vocabulary) > MAX_OPTIONS
     return Field(
         column.name,
         _title(column.name),
@@ -126,7 +127,7 @@ def _type(spec: TensorSpec) -> str:
 def _text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return plain_number(value, 4) if isinstance(value, float) else str(value)
 
 
 def _title(name: str) -> str:

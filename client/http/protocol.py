@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
@@ -47,11 +48,64 @@ _NEVER = float("inf")
 _IDLE, _HEAD, _BODY = 0, 1, 2
 
 
+class Head:
+    """A request's head, and what follows from it for every request that has the same.
+
+    Attributes:
+        raw: the headers as sent, names in lower case.
+        url: the request target.
+        method: of HTTP.
+        name: the same as text.
+        headers: value by name.
+        target: the path as sent, and the query.
+        route: what answers it, None if the ASGI application does.
+        expects: whether the caller waits for a sign to send the body.
+        table: whether the body is read while it is answered.
+        error: why it is refused.
+    """
+
+    __slots__ = (
+        "error",
+        "expects",
+        "headers",
+        "method",
+        "name",
+        "raw",
+        "route",
+        "table",
+        "target",
+        "url",
+    )
+
+    def __init__(
+        self,
+        raw: Sequence[tuple[bytes, bytes]],
+        url: bytes,
+        method: bytes,
+        headers: Mapping[str, str],
+        target: tuple[str, str],
+    ) -> None:
+        self.raw = raw
+        self.url = url
+        self.method = method
+        self.name = method.decode("ascii")
+        self.headers = headers
+        self.target = target
+        self.route: Route | None = None
+        self.expects = False
+        self.table = False
+        self.error: ClientError | None = None
+
+
+_NO_HEAD = Head((), b"", b"", {}, ("", ""))
+
+
 class Message:
     """A request that is arriving, waits for its turn, or is being answered.
 
     Attributes:
         request: the body is set when it is complete.
+        head: its head.
         route: what answers it, None if the ASGI application does.
         caller: the name of its API key.
         keep_alive: whether the connection stays open after the response.
@@ -70,8 +124,8 @@ class Message:
         "complete",
         "counted",
         "error",
+        "head",
         "keep_alive",
-        "raw_headers",
         "request",
         "route",
         "size",
@@ -79,9 +133,9 @@ class Message:
         "stream",
     )
 
-    def __init__(self, request: HttpRequest, raw_headers: Any, keep_alive: bool) -> None:
+    def __init__(self, request: HttpRequest, head: Head, keep_alive: bool) -> None:
         self.request = request
-        self.raw_headers = raw_headers
+        self.head = head
         self.keep_alive = keep_alive
         self.route: Route | None = None
         self.caller: str | None = None
@@ -110,8 +164,7 @@ class ApiProtocol(HttpToolsProtocol):
         self._body_seconds = settings.body_timeout
         self._state = _IDLE
         self._head_bytes = 0
-        self._known_raw: Any = None
-        self._known_headers: dict[str, str] = {}
+        self._known = _NO_HEAD
         self._arriving: Message | None = None
         self._turns: deque[Message] = deque()
         self._job: ApiJob | None = None
@@ -242,43 +295,55 @@ class ApiProtocol(HttpToolsProtocol):
         """Route a request, and check whether its body is to be read at all."""
         if self._closing:
             return
-        raw = self.headers
-        if raw != self._known_raw:
-            self._known_raw, self._known_headers = raw, _joined(raw)
-        headers = self._known_headers
-        parser = self.parser
-        path, query = _split(self.url) if len(self.url) <= MAX_URL_LENGTH else _parse(self.url)
-        request = HttpRequest(parser.get_method().decode("ascii"), path, query, headers)
+        parser, head = self.parser, self._known
+        method = parser.get_method()
+        # Callers send the same head again and again over a connection.
+        if head.raw != self.headers or head.url != self.url or head.method != method:
+            head = self._known = self._read_head(method)
+        request = HttpRequest(head.name, *head.target, head.headers)
         keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
-        message = Message(request, raw, keep_alive and not self._half_closed)
+        message = Message(request, head, keep_alive and not self._half_closed)
         self._arriving = message
         self._turns.append(message)
         self._state = _BODY
-        gateway = self._gateway
+        gateway, route = self._gateway, head.route
+        message.route = route
         try:
-            self._check_head(message)
-            route = message.route = gateway.route(request)
+            if head.error is not None:
+                raise ClientError(head.error.message, head.error.status)
             message.caller = gateway.admit(request, route)
-            message.counted = True
-            gateway.metrics.in_flight += 1
-            table = (
-                route is not None
-                and route.table is not None
-                and request.method == "POST"
-                and is_table(headers)
-            )
-            limit = self._max_table if table else self._max_body
-            if int(headers.get("content-length", 0)) > limit:
-                raise too_large(limit)
-            if table:
-                message.stream = BodyStream(self.flow, limit)
         except ClientError as error:
             self._refuse(message, error)
             return
-        if "expect" in headers and headers["expect"].lower() == "100-continue":
+        message.counted = True
+        gateway.metrics.in_flight += 1
+        if head.expects:
             self.transport.write(_CONTINUE)
-        if message.stream is not None:
+        if head.table:
+            message.stream = BodyStream(self.flow, self._max_table)
             self._advance()
+
+    def _read_head(self, method: bytes) -> Head:
+        """Route a head, and check what does not depend on the moment."""
+        raw, url = self.headers, self.url
+        headers = _joined(raw)
+        target = _split(url) if len(url) <= MAX_URL_LENGTH else _parse(url)
+        head = Head(raw, url, method, headers, target)
+        route = head.route = self._gateway.route(HttpRequest(head.name, *target, headers))
+        head.expects = headers.get("expect", "").lower() == "100-continue"
+        head.table = (
+            route is not None
+            and route.table is not None
+            and method == b"POST"
+            and is_table(headers)
+        )
+        hosts = sum(name == b"host" for name, _ in raw)
+        limit = self._max_table if head.table else self._max_body
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            head.error = ClientError(f"Host: expected the header once, got it {hosts} times")
+        elif int(headers.get("content-length", 0)) > limit:
+            head.error = too_large(limit)
+        return head
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
@@ -443,12 +508,6 @@ class ApiProtocol(HttpToolsProtocol):
 
     # Errors.
 
-    def _check_head(self, message: Message) -> None:
-        """Check what the parser lets pass."""
-        hosts = sum(name == b"host" for name, _ in message.raw_headers)
-        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
-            raise ClientError(f"Host: expected the header once, got it {hosts} times")
-
     def _refuse(self, message: Message, error: ClientError) -> None:
         """Answer a request with an error when it is its turn, and read no more."""
         message.error = error
@@ -481,7 +540,7 @@ class ApiProtocol(HttpToolsProtocol):
 
     def _refuse_bytes(self, error: ClientError) -> None:
         """Answer something that did not become a request."""
-        message = Message(HttpRequest("?", "?"), (), keep_alive=False)
+        message = Message(HttpRequest("?", "?"), _NO_HEAD, keep_alive=False)
         self._turns.append(message)
         self._state = _IDLE
         self._refuse(message, error)
@@ -502,7 +561,7 @@ class ApiProtocol(HttpToolsProtocol):
             "path": unquote(request.path),
             "raw_path": request.path.encode("latin-1"),
             "query_string": quote(request.query, safe=_QUERY).encode("ascii"),
-            "headers": message.raw_headers,
+            "headers": message.head.raw,
             "state": self.app_state.copy(),
         }
         self.cycle = RequestResponseCycle(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
 import signal
 import socket
 import threading
@@ -35,7 +36,10 @@ KILL_SECONDS = 3
 PARENT_CHECK_SECONDS = 0.2
 # A worker that dies sooner than this after its start is not replaced at once.
 RESPAWN_SECONDS = 1.0
+# A new worker accepts connections within this time.
 READY_SECONDS = 30.0
+# All workers stop accepting within this time.
+CLOSE_SECONDS = 2.0
 BACKLOG = 2048
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
 _STOP = (signal.SIGTERM, signal.SIGINT)
@@ -45,16 +49,26 @@ class PortTakenError(OSError):
     """The address cannot be listened on."""
 
 
+class UnknownSettingError(ValueError):
+    """A variable of the environment looks like a setting and is none."""
+
+
 def serve_http(settings: Settings) -> None:
     """Serve the application until SIGTERM or SIGINT, then let requests in flight end.
 
     Raises:
         PortTakenError: the port is taken, or the address is not this machine's.
+        UnknownSettingError: a `CLIENT_` variable is no setting.
     """
+    unknown, links = Settings.unknown(os.environ)
+    if unknown:
+        raise UnknownSettingError(
+            f"{', '.join(unknown)}: no such setting; the README's table has all of them"
+        )
     listener = _listen(settings)
     set_up_logs()
-    for name in Settings.unknown(os.environ):
-        log.warning("%s is not a setting; see the README's table", name)
+    for name in links:
+        log.warning("%s is not a setting; Kubernetes sets it for a service named client", name)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     log.info(
         "serving model %s of %s on http://%s:%d",
@@ -79,9 +93,13 @@ class _Worker:
         self._ready = ready
 
     def wait_until_ready(self) -> bool:
-        """Wait until the worker accepts connections; False if it ended before."""
-        with os.fdopen(self._ready, "rb", buffering=0) as pipe:
-            return pipe.read(1) == b"r"
+        """Wait until the worker accepts connections; False if it ends or takes too long."""
+        readable, _, _ = select.select([self._ready], [], [], READY_SECONDS)
+        return bool(readable) and os.read(self._ready, 1) == b"r"
+
+    def close(self) -> None:
+        """Release what the parent holds of a worker that has ended."""
+        os.close(self._ready)
 
     def signal(self, number: int) -> None:
         """Send the process a signal."""
@@ -95,15 +113,17 @@ class _Parent:
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self._settings = settings
         self._listener = listener
-        self._states = WorkerStates(settings.workers)
+        # While workers are replaced there are twice as many.
+        self._states = WorkerStates(2 * settings.workers)
+        self._places = set(range(2 * settings.workers))
         self._workers: dict[int, _Worker] = {}
         self._leaving: set[int] = set()
 
     def run(self) -> None:
         """Run until a signal stops the service."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        for place in range(self._settings.workers):
-            self._start(place)
+        for _ in range(self._settings.workers):
+            self._start()
         while True:
             number = signal.sigwait(_SIGNALS)
             if number in _STOP:
@@ -113,7 +133,8 @@ class _Parent:
             self._reap()
         self._stop()
 
-    def _start(self, place: int) -> _Worker:
+    def _start(self) -> _Worker:
+        place = self._places.pop()
         reading, writing = os.pipe()
         # The parent has no threads and no gRPC channels, so a fork is a whole worker.
         pid = os.fork()
@@ -129,20 +150,22 @@ class _Parent:
         """Start others in place of workers that have died."""
         for pid in self._ended():
             worker = self._workers.pop(pid)
+            self._states.clear(worker.place)
+            self._places.add(worker.place)
             if pid in self._leaving:
                 self._leaving.discard(pid)
                 continue
             log.error("worker %d ended; another is started", pid)
-            self._states.clear(worker.place)
             if time.monotonic() - worker.started < RESPAWN_SECONDS:
                 time.sleep(RESPAWN_SECONDS)
-            self._start(worker.place)
+            self._start()
 
     def _ended(self) -> list[int]:
         found = []
         for pid in list(self._workers):
             if os.waitpid(pid, os.WNOHANG)[0]:
                 found.append(pid)
+                self._workers[pid].close()
                 if SHARED:
                     multiprocess.mark_process_dead(pid)
         return found
@@ -151,8 +174,8 @@ class _Parent:
         """Replace one worker after the other; each successor is ready before the old one stops."""
         log.info("replacing the workers")
         for old in [w for w in self._workers.values() if w.pid not in self._leaving]:
-            if not self._start(old.place).wait_until_ready():
-                log.error("a new worker ended at its start; the old ones stay")
+            if not self._places or not self._start().wait_until_ready():
+                log.error("no new worker could be started; the old ones stay")
                 return
             self._leaving.add(old.pid)
             old.signal(signal.SIGTERM)
@@ -162,13 +185,13 @@ class _Parent:
         if self._settings.drain_delay:
             # A second signal skips the delay.
             signal.sigtimedwait(_STOP, self._settings.drain_delay)
+        self._listener.close()
         for worker in self._workers.values():
             worker.signal(signal.SIGTERM)
-        self._listener.close()
         end = time.monotonic() + DRAIN_SECONDS + KILL_SECONDS
         while self._workers:
             for pid in self._ended():
-                del self._workers[pid]
+                self._states.clear(self._workers.pop(pid).place)
             left = end - time.monotonic()
             if left <= 0:
                 for worker in self._workers.values():
@@ -184,8 +207,9 @@ class _Parent:
 class _Server(uvicorn.Server):
     """uvicorn's server, stopped by the worker's own handlers of signals."""
 
-    def __init__(self, config: uvicorn.Config, ready: int) -> None:
+    def __init__(self, config: uvicorn.Config, states: WorkerStates, ready: int) -> None:
         super().__init__(config)
+        self._states = states
         self._ready = ready
 
     @contextmanager
@@ -201,8 +225,25 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and tell the parent."""
         await super().startup(sockets)
+        self._states.set_listening(True)
         os.write(self._ready, b"r")
         os.close(self._ready)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, then let requests in flight end.
+
+        Callers that are told to close their connections make new ones at once. Those would be reset
+        if another worker stopped accepting just then, so all do before any caller is told.
+        """
+        for server in self.servers:
+            server.close()
+        for one in sockets or ():
+            one.close()
+        self._states.set_listening(False)
+        end = time.monotonic() + CLOSE_SECONDS
+        while self._states.draining and self._states.any_listening and time.monotonic() < end:
+            await asyncio.sleep(CLOSE_SECONDS / 100)
+        await super().shutdown(sockets)
 
     def _stop(self) -> None:
         self.should_exit = True
@@ -230,7 +271,7 @@ def _work(
             backlog=BACKLOG,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
-        _Server(config, ready).run(sockets=[listener])
+        _Server(config, states, ready).run(sockets=[listener])
         status = 0
     except Exception:
         log.exception("a worker failed")

@@ -11,7 +11,7 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from client.errors import (
     ClientError,
@@ -55,10 +55,11 @@ class Job:
         deadline: when a response is of no more use.
         arrived: when it was queued.
         done: whether it was answered, or nobody waits for it any more.
+        queue: that it waits in, None if it does not wait.
         context: what is recorded of it for a trace or a header; None if nothing is.
     """
 
-    __slots__ = ("arrived", "context", "deadline", "done", "size")
+    __slots__ = ("arrived", "context", "deadline", "done", "queue", "size")
 
     def __init__(
         self, size: int, deadline: Deadline, context: RequestContext | None = None
@@ -68,6 +69,7 @@ class Job:
         self.context = context
         self.arrived = 0.0
         self.done = False
+        self.queue: Any = None
 
     @abstractmethod
     def fail(self, error: Exception) -> None:
@@ -111,7 +113,7 @@ class DynamicBatcher(Generic[Lane]):
         self._slots = slots
         self._observe = observe
         self._queues: dict[Lane, _Queue[Lane]] = {}
-        self._queue_of: dict[Job, _Queue[Lane]] = {}
+        self._waiting = 0
         self._waiting_size = 0
         self._watch: Watch[Job] = Watch(self._expire)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -124,18 +126,17 @@ class DynamicBatcher(Generic[Lane]):
             ResourceExhaustedError: too many wait already.
         """
         limits = self._limits
-        if (
-            len(self._queue_of) >= limits.waiting
-            or self._waiting_size + job.size > limits.waiting_size
-        ) and self._queue_of:
-            raise ResourceExhaustedError(f"{len(self._queue_of)} requests wait already")
+        waiting, size = self._waiting, self._waiting_size + job.size
+        if waiting and (waiting >= limits.waiting or size > limits.waiting_size):
+            raise ResourceExhaustedError(f"{waiting} requests wait already")
         queue = self._queues.get(lane)
         if queue is None:
             queue = self._queues[lane] = _Queue(lane)
         job.arrived = deadlines.now()
         queue.jobs[job] = None
-        self._queue_of[job] = queue
-        self._waiting_size += job.size
+        job.queue = queue
+        self._waiting = waiting + 1
+        self._waiting_size = size
         self._watch.add(job, job.deadline.end)
         if limits.rows == 1 or job.size >= limits.alone_size:
             self._start(self._serve_alone(queue, job))
@@ -151,7 +152,7 @@ class DynamicBatcher(Generic[Lane]):
 
     async def close(self) -> None:
         """Give up on all jobs."""
-        for job in list(self._queue_of):
+        for job in [job for queue in self._queues.values() for job in queue.jobs]:
             job.fail(UnavailableError("the client is stopping"))
         for task in self._tasks:
             task.cancel()
@@ -167,10 +168,12 @@ class DynamicBatcher(Generic[Lane]):
         job.fail(DeadlineExceededError("there was no answer in time"))
 
     def _dequeue(self, job: Job) -> None:
-        queue = self._queue_of.pop(job, None)
+        queue = job.queue
         if queue is None:
             return
+        job.queue = None
         del queue.jobs[job]
+        self._waiting -= 1
         self._waiting_size -= job.size
         if not queue.jobs and not queue.batches:
             self._queues.pop(queue.lane, None)

@@ -6,6 +6,7 @@ counted, or refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -13,12 +14,13 @@ import numpy as np
 
 from client.codecs.batches import Call
 from client.errors import ClientError
-from client.serving.schema import Column, Schema
+from client.serving.columns import Column
+from client.serving.columns.base import MISSING_INTEGER
+from client.serving.schema import Schema
 from client.serving.tensors import Array
 
+_INTEGER = re.compile(r"-?\d{1,19}", re.ASCII)
 OUT_OF_RANGE, UNSEEN, MISSING = "out of range", "unseen", "missing"
-# A missing value in an input of integers.
-MISSING_INTEGER = -(2**63)
 
 
 class Finding(NamedTuple):
@@ -29,19 +31,19 @@ class Finding(NamedTuple):
         column: the column's name.
         rows: places of the rows that hold them.
         expected: what the model has seen there.
-        values: what came, one for each of the rows.
+        value: what came in the first of them.
     """
 
     kind: str
     column: str
     rows: Array
     expected: str
-    values: Array
+    value: object
 
     def error(self, rows_before: int = 0) -> ClientError:
         """Return the error that refuses the first of these values."""
         where = f'row {rows_before + int(self.rows[0]) + 1}, column "{self.column}"'
-        value = self.values[0]
+        value = self.value
         if self.kind == MISSING:
             return ClientError(f"{where}: expected a value, got none")
         if isinstance(value, bytes):
@@ -55,11 +57,12 @@ class _Numbers:
 
     def __init__(self, name: str, columns: tuple[Column, ...]) -> None:
         # Non-numeric columns have no range.
-        self.numeric = np.array([column.kind not in _CATEGORIES for column in columns])
+        ranges = [column.range for column in columns]
+        self.numeric = np.array([of is not None for of in ranges])
         self.name = name
         self.columns = columns
-        self._low = np.where(self.numeric, [column.minimum for column in columns], -np.inf)
-        self._high = np.where(self.numeric, [column.maximum for column in columns], np.inf)
+        self._low = np.array([-np.inf if of is None else of[0] for of in ranges])
+        self._high = np.array([np.inf if of is None else of[1] for of in ranges])
         self._ends: dict[np.dtype[np.generic], tuple[Array, Array]] = {}
 
     def ends(self, dtype: np.dtype[np.generic]) -> tuple[Array, Array]:
@@ -88,12 +91,14 @@ class _Numbers:
         missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros_like(outside)
         for place in np.flatnonzero(outside.any(axis=0)).tolist():
             column, cells = self.columns[place], values[:, place]
-            expected = f"a number from {low[place]} to {high[place]}"
+            show = column.shown if column.expected else str
+            ends = f"from {show(low[place])} to {show(high[place])}"
+            expected = f"{column.expected or 'a number'} {ends}"
             none = missing[:, place] & (column.missing or column.mode is not None)
             for kind, mask in ((MISSING, none), (OUT_OF_RANGE, outside[:, place] & ~none)):
                 rows = np.flatnonzero(mask)
                 if len(rows):
-                    yield Finding(kind, column.name, rows, expected, cells[rows])
+                    yield Finding(kind, column.name, rows, expected, show(cells[rows[0]]))
 
 
 class _Categories:
@@ -103,7 +108,7 @@ class _Categories:
         self.name = name
         self._column = column
         self._texts = {text.encode() for text in column.vocabulary} | {b""}
-        self._integers = {int(t) for t in column.vocabulary if t.lstrip("-").isdigit()}
+        self._integers = {int(t) for t in column.vocabulary if _INTEGER.fullmatch(t)}
         self._integers.add(MISSING_INTEGER)
 
     def find(self, values: Array) -> Iterator[Finding]:
@@ -121,15 +126,12 @@ class _Categories:
         ):
             if rows:
                 at = np.array(rows)
-                yield Finding(kind, self._column.name, at, self._expected(), values[at])
+                yield Finding(kind, self._column.name, at, self._expected(), cells[rows[0]])
 
     def _expected(self) -> str:
         shown = ", ".join(self._column.vocabulary[:10])
         more = ", ..." if len(self._column.vocabulary) > 10 else ""
         return f"one of {shown}{more}"
-
-
-_CATEGORIES = frozenset({"categorical", "boolean"})
 
 
 def find(call: Call, schema: Schema) -> list[Finding]:
@@ -170,7 +172,7 @@ def _checks(schema: Schema, signature_name: str) -> tuple[_Numbers | _Categories
         return checks or ()
     found: list[_Numbers | _Categories] = []
     for name, columns in described.items():
-        if any(column.kind not in _CATEGORIES for column in columns):
+        if any(column.range is not None for column in columns):
             found.append(_Numbers(name, tuple(columns)))
         elif len(columns) == 1 and columns[0].vocabulary:
             found.append(_Categories(name, columns[0]))

@@ -1,6 +1,6 @@
-"""How the channel to the model server is made.
+"""Channels to model servers.
 
-Made in the process that uses it: a gRPC channel must not be carried over a fork.
+Create a channel in the process that uses it: it must not be carried over a fork.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import grpc
 import grpc.aio
 
 # Written for C core's service config: https://github.com/grpc/grpc/blob/master/doc/service_config.md
-# A call that no server has begun to work on is tried again; all calls together have a budget for
-# that, so that a server which is down is not asked three times as often as one which is up.
+# A call that no server has begun to work on is retried, within a budget for all calls together: a
+# server that is down must not get three times as many calls.
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
@@ -40,19 +40,19 @@ _SERVICE_CONFIG = {
 
 OPTIONS: list[tuple[str, Any]] = [
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-    # How large a message may be is the model server's to say.
+    # The model server decides how large a message may be.
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # A server that comes back is found within a second; gRPC's own back-off grows to two minutes.
+    # Find a server that comes back within a second; gRPC's own back-off grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # When a connection is lost the name is looked up anew, at most so often.
+    # A lost connection makes gRPC look up the name again, at most so often.
     ("grpc.dns_min_time_between_resolutions_ms", 5_000),
-    # Of what is configured by DNS records, only the addresses are wanted.
+    # DNS records give addresses, no configuration.
     ("grpc.service_config_disable_resolution", 1),
-    # A peer that vanished without a word is noticed: by pings as often as servers allow by
-    # default, and by what is sent and not acknowledged within the timeout.
+    # Notice a peer that vanished: by pings, as often as servers allow by default, and by data that
+    # is not acknowledged within the timeout.
     ("grpc.keepalive_time_ms", 300_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 ]
@@ -64,7 +64,7 @@ SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")
 
 @dataclass(frozen=True)
 class Tls:
-    """How the connection is encrypted, and who the client is.
+    """The files of an encrypted connection.
 
     Attributes:
         ca: PEM file of the authorities that may sign the server's certificate; the system's

@@ -1,4 +1,4 @@
-"""The Python client of a model server: arrays in, arrays out, over gRPC."""
+"""The Python client of a model server over gRPC: arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ class AsyncServingClient:
         async with AsyncServingClient("127.0.0.1:8500") as server:
             await server.predict("breast_cancer", frame)
 
-    What each method takes, returns and raises is told by `ServingClient`.
+    The methods take, return and raise the same as those of `ServingClient`.
     """
 
     def __init__(

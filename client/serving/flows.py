@@ -1,6 +1,6 @@
-"""What a model server is asked, step by step, and what its replies mean.
+"""Calls to a model server as generators, shared by the sync and the async client.
 
-The steps are generators that yield a call's name and request and are sent the reply, so that
+A generator yields a call's name and request and is sent the reply, so that
 `ServingClient` and `AsyncServingClient` differ in nothing but how a call is made.
 """
 
@@ -28,12 +28,11 @@ from client.serving.tensors import Array
 T = TypeVar("T")
 Steps = Generator[tuple[str, Any], Any, T]
 
-# Of how many models, versions and labels what they look like is remembered.
 SCHEMAS_KEPT = 256
 
 
 class Target(NamedTuple):
-    """Which model to ask, and which version of it: by number, by label, or the latest."""
+    """A model and one of its versions: by number, by label, or the latest."""
 
     model: str
     version: int | None = None
@@ -50,14 +49,14 @@ class Target(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The outputs of one call, by name and in that order, and the version that computed them."""
+    """The outputs of one call by name, and the version that computed them."""
 
     outputs: Mapping[str, Array]
     version: int
 
 
 class Dialogue:
-    """Talks to one model server, and remembers what it has said of its models."""
+    """The calls of one client, and the schemas it has learned."""
 
     def __init__(self) -> None:
         # Each is replaced as one by whichever thread.
@@ -67,10 +66,10 @@ class Dialogue:
     def predict(
         self, target: Target, inputs: Any, signature_name: str, output_filter: Sequence[str]
     ) -> Steps[Prediction]:
-        """Run a signature with whatever numpy makes arrays of, or with a frame's columns.
+        """Run a signature with arrays, lists or a frame.
 
-        What is known of the model is asked once. When it no longer fits, a new version may be why:
-        then the server is asked again, and the request made anew.
+        The schema is asked for once. When a request does not fit it, a new version may be why: then
+        the server is asked again, and the request is encoded again.
         """
         known = self._schemas.get(target)
         schema = known or (yield from self.schema(target))
@@ -97,7 +96,7 @@ class Dialogue:
         signature_name: str,
         output_filter: Sequence[str] = (),
     ) -> Steps[Prediction]:
-        """Run a signature that is known, or known not to be there, which is the server's to say."""
+        """Run a signature; if the model does not have it, the server says so."""
         request = messages.PredictRequest(
             model_spec=target.spec(signature_name), output_filter=output_filter
         )
@@ -114,7 +113,7 @@ class Dialogue:
         return Prediction(outputs, reply.model_spec.version.value)
 
     def schema(self, target: Target) -> Steps[Schema]:
-        """Ask what a model's signatures are, and the model to describe itself."""
+        """Return a model's signatures and its description of itself."""
         request = messages.GetModelMetadataRequest(
             model_spec=target.spec(), metadata_field=["signature_def"]
         )

@@ -1,4 +1,4 @@
-"""What the client knows of a served version: its signatures, and its own description."""
+"""The schema of a served version: its signatures, and its description of itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXPLAIN = "explain"
 DENSE = "dense"
 DENSE_INPUT = "features"
 DEFAULT_SIGNATURE = "serving_default"
-# TensorFlow keeps its own initialisation among the signatures.
+# Signatures of TensorFlow's own initialisation.
 INTERNAL_PREFIX = "__"
 
 
@@ -68,7 +68,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Description:
-    """What a model says of itself through its signature `describe`.
+    """A model's description of itself, the outputs of its signature `describe`.
 
     Attributes:
         columns: in the order of the table.
@@ -99,7 +99,7 @@ class Description:
         lengths = facts["vocabulary_lengths"].tolist()
         # Models exported earlier lack some of these.
         first = np.where(facts["vocabulary_lengths"] > 0, 0, -1)
-        class_modes = facts.get("class_modes", np.stack([first, first]))
+        modes = facts.get("class_modes", np.stack([first, first]))
         missing = facts.get("missing", np.zeros(len(lengths), np.bool_))
         most_frequent = facts["modes"].tolist() if "modes" in facts else [None] * len(lengths)
         columns = zip(
@@ -111,7 +111,7 @@ class Description:
             facts["minimums"].tolist(),
             facts["maximums"].tolist(),
             [(mean_0, mean_1) for mean_0, mean_1 in facts["class_means"].T.tolist()],
-            [(int(mode_0), int(mode_1)) for mode_0, mode_1 in class_modes.T],
+            [(int(mode_0), int(mode_1)) for mode_0, mode_1 in modes.T],
             missing.tolist(),
             most_frequent,
             strict=True,
@@ -150,7 +150,7 @@ class Schema:
     definition: Any = field(repr=False)
 
     def looks_like(self, other: Schema) -> bool:
-        """Whether a request means the same to both."""
+        """Tell whether a request means the same to both."""
         return (self.version, self.definition, self.description) == (
             other.version,
             other.definition,
@@ -159,12 +159,12 @@ class Schema:
 
     @cached_property
     def derived(self) -> dict[Any, Any]:
-        """What others have worked out from the schema, kept for as long as the schema is."""
+        """A cache for what depends on the schema alone."""
         return {}
 
     @cached_property
     def described(self) -> Mapping[str, Mapping[str, tuple[Column, ...]]]:
-        """What is known of the inputs that take the columns: the columns each holds, by signature.
+        """The columns that each described input holds, by signature.
 
         The matrix of `dense` holds all columns, any other input its own.
         """

@@ -1,95 +1,106 @@
-"""Batching: requests for the same tensors that wait together are computed together.
+"""Batching: concurrent requests for the same tensors are computed together.
 
 Behaviour and texts are those of tensorflow_serving/batching/batching_session.cc and
-batching_util.cc, except that an empty batch is computed alone instead of ending the process.
+batching_util.cc, except that an empty batch is computed alone instead of waiting for another
+request's rows.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import numpy as np
 
-from serving.batching.scheduler import BatchingParameters, BatchScheduler, Task
-from serving.batching.session import Arrays
-from serving.errors import ServingError, failed_precondition, invalid_argument
-from serving.servables.servable import Servable
-from serving.servables.tensors import Array, NoArrayError
+from serving.batching.parameters import BatchingParameters
+from serving.batching.scheduler import Arrays, BatchScheduler, Task
+from serving.errors import (
+    ServingError,
+    failed_precondition,
+    internal,
+    invalid_argument,
+    unimplemented,
+)
+from serving.servables.session import Cancelled, Session, never
+from serving.servables.tensors import Array, ProtoTensor, Tensor
 
 MAX_PADDED_RANK = 6
-# Callers may ask for any subset of a signature's outputs, each of which has batches of its own; the
-# original keeps them all.
-QUEUES_KEPT = 64
+# Callers may ask for any subset of a signature's outputs, and each has a queue. TensorFlow Serving
+# sets no limit.
+MAX_QUEUES = 64
 
 
 class BatchingSession:
     """Computes requests for the same tensors in batches.
 
-    There is a queue for each set of tensors that are fed and fetched together: one for each
-    signature, for each choice of outputs that is asked for, and for each MultiInference.
+    There is a queue for each set of tensors that are fed and fetched together: for each signature,
+    each choice of its outputs, and each combination of signatures in a MultiInference.
     """
 
     def __init__(
-        self, servable: Servable, scheduler: BatchScheduler, parameters: BatchingParameters
+        self, session: Session, scheduler: BatchScheduler, parameters: BatchingParameters
     ) -> None:
-        """Begin without a queue.
-
-        Args:
-            servable: the version.
-            scheduler: has the threads.
-            parameters: for all of its queues.
-        """
-        self.servable = servable
+        """Wrap a session, and own it."""
+        self._session = session
         self._scheduler = scheduler
         self._parameters = parameters
         self._queues: dict[tuple[frozenset[str], frozenset[str]], _TensorsQueue] = {}
-        self._making = threading.Lock()
+        self._adding = threading.Lock()
 
-    def run(self, feeds: Sequence[str], fetches: Sequence[str], arrays: Arrays) -> list[Array]:
-        """Compute tensors from tensors, as `Servable.run`, in whatever batch there is.
+    def run(
+        self,
+        feeds: Sequence[str],
+        fetches: Sequence[str],
+        inputs: Sequence[Tensor],
+        cancelled: Cancelled = never,
+    ) -> list[Tensor]:
+        """Compute tensors from tensors in a batch; see `Session`.
 
         Raises:
-            ServingError: the request cannot be put into a batch, the queue is full, or the batch
+            ServingError: the request does not fit into a batch, the queue is full, or the batch
                 failed.
-            NoArrayError: as `Servable.run`.
         """
-        rows = _rows(arrays)
-        if rows == 0:  # the original ends here, with the whole process
-            return self.servable.run(feeds, fetches, arrays)
-        queue = self._queue(frozenset(feeds), frozenset(fetches))
-        if queue is None:
-            return self.servable.run(feeds, fetches, arrays)
-        by_name = dict(zip(feeds, arrays, strict=True))
-        outputs = queue.run([by_name[feed] for feed in queue.feeds], rows)
+        rows = _rows(inputs)
+        queue = self._queue(frozenset(feeds), frozenset(fetches)) if rows else None
+        # Only arrays can be concatenated.
+        if queue is None or not _all_arrays(inputs):
+            if rows > self._parameters.max_batch_size:
+                raise invalid_argument(
+                    f"Task size {rows} is larger than maximum input batch size "
+                    f"{self._parameters.max_batch_size}"
+                )
+            return self._session.run(feeds, fetches, inputs, cancelled)
+        by_name = dict(zip(feeds, inputs, strict=True))
+        outputs = queue.run([by_name[feed] for feed in queue.feeds], rows, cancelled)
         values = dict(zip(queue.fetches, outputs, strict=True))
         return [values[fetch] for fetch in fetches]
 
     def close(self) -> None:
-        """Free what the version holds; no call may be under way."""
+        """See `Session`."""
         for queue in self._queues.values():
             queue.close()
-        self.servable.close()
+        self._session.close()
 
     def _queue(self, feeds: frozenset[str], fetches: frozenset[str]) -> _TensorsQueue | None:
         """Return the queue for these tensors, None if there are too many others."""
         queue = self._queues.get((feeds, fetches))
         if queue is not None:
             return queue
-        with self._making:
-            if (feeds, fetches) not in self._queues and len(self._queues) < QUEUES_KEPT:
+        with self._adding:
+            if (feeds, fetches) not in self._queues and len(self._queues) < MAX_QUEUES:
                 self._queues[feeds, fetches] = _TensorsQueue(
-                    self.servable, self._scheduler, self._parameters, sorted(feeds), sorted(fetches)
+                    self._session, self._scheduler, self._parameters, sorted(feeds), sorted(fetches)
                 )
             return self._queues.get((feeds, fetches))
 
 
 class _TensorsQueue:
-    """Puts the requests for the same tensors together and takes the results apart."""
+    """Concatenates the requests for the same tensors, and splits the results."""
 
     def __init__(
         self,
-        servable: Servable,
+        session: Session,
         scheduler: BatchScheduler,
         parameters: BatchingParameters,
         feeds: Sequence[str],
@@ -97,17 +108,17 @@ class _TensorsQueue:
     ) -> None:
         self.feeds = feeds
         self.fetches = fetches
-        self._servable = servable
+        self._session = session
         self._scheduler = scheduler
         self._parameters = parameters
         self._queue = scheduler.add_queue(parameters, self._process)
 
-    def run(self, arrays: Arrays, rows: int) -> list[Array]:
-        tasks = self._scheduler.schedule(self._queue, arrays, rows)
+    def run(self, arrays: Arrays, rows: int, cancelled: Cancelled) -> list[Tensor]:
+        tasks = self._scheduler.schedule(self._queue, arrays, rows, cancelled)
         parts = [task.outputs.result() for task in tasks]
         if len(parts) == 1:
             return parts[0]
-        return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
+        return [np.concatenate(pieces) for pieces in zip(*map(_arrays, parts), strict=True)]
 
     def close(self) -> None:
         self._scheduler.remove_queue(self._queue)
@@ -116,19 +127,27 @@ class _TensorsQueue:
         try:
             rows = sum(task.rows for task in tasks)
             padded = self._parameters.padded(rows)
-            outputs = self._servable.run(self.feeds, self.fetches, self._merged(tasks, padded))
+            outputs = self._session.run(self.feeds, self.fetches, self._merged(tasks, padded))
             _check_outputs(outputs, padded)
+            if not _all_arrays(outputs):
+                for task in tasks:
+                    task.outputs.set_result(self._run_alone(task))
+                return
         except Exception as error:
-            if not isinstance(error, (ServingError, NoArrayError)):
-                error = ServingError.from_number(13, f"the batch failed: {error}")
+            if not isinstance(error, ServingError):
+                error = internal(f"the batch failed: {error}")
             for task in tasks:
-                task.outputs.set_exception(error)
+                if not task.outputs.done():
+                    task.outputs.set_exception(error)
             return
         start = 0
         for task in tasks:
             end = start + task.rows
             task.outputs.set_result([output[start:end] for output in outputs])
             start = end
+
+    def _run_alone(self, task: Task) -> list[Tensor]:
+        return self._session.run(self.feeds, self.fetches, task.arrays, task.cancelled)
 
     def _merged(self, tasks: Sequence[Task], padded: int) -> list[Array]:
         merged = []
@@ -145,35 +164,50 @@ class _TensorsQueue:
                 )
             missing = padded - sum(len(part) for part in parts)
             if missing:
-                # A row that is there is sure to be a valid one.
+                # Repeat a real row, which is sure to be valid.
                 parts.append(np.repeat(parts[-1][:1], missing, axis=0))
             merged.append(parts[0] if len(parts) == 1 else np.concatenate(parts))
         return merged
 
 
-def _rows(arrays: Arrays) -> int:
+def _all_arrays(inputs: Sequence[Tensor]) -> TypeGuard[Arrays]:
+    return not any(isinstance(value, ProtoTensor) for value in inputs)
+
+
+def _arrays(outputs: Sequence[Tensor]) -> Arrays:
+    """Return outputs that numpy can hold, and so can be concatenated.
+
+    Raises:
+        ServingError: UNIMPLEMENTED, numpy cannot hold one.
+    """
+    if not _all_arrays(outputs):
+        raise unimplemented("outputs of this type or rank cannot be put together from batches")
+    return outputs
+
+
+def _rows(inputs: Sequence[Tensor]) -> int:
     """Return the number of rows of a request.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, there are no tensors, or they do not agree in it.
+        ServingError: INVALID_ARGUMENT, there are no tensors, or their rows differ in number.
     """
-    if not arrays:
+    if not inputs:
         raise invalid_argument("Batching Run() must have at least one input tensor")
-    for array in arrays:
-        if array.ndim == 0:
+    for value in inputs:
+        if value.ndim == 0:
             raise invalid_argument("Batching Run() input tensors must have at least one dimension")
-        if len(array) != len(arrays[0]):
+        if value.shape[0] != inputs[0].shape[0]:
             raise invalid_argument(
                 "Batching Run() input tensors must have equal 0th-dimension size"
             )
-    return len(arrays[0])
+    return int(inputs[0].shape[0])
 
 
-def _check_outputs(outputs: Arrays, rows: int) -> None:
+def _check_outputs(outputs: Sequence[Tensor], rows: int) -> None:
     for output in outputs:
-        if np.ndim(output) == 0:
+        if output.ndim == 0:
             raise failed_precondition("Batched output tensor has 0 dimensions")
-        if len(output) != rows:
+        if output.shape[0] != rows:
             raise failed_precondition(
                 "Batched output tensor's 0th dimension does not equal the sum of the 0th "
                 "dimension sizes of the input tensors"
@@ -183,7 +217,7 @@ def _check_outputs(outputs: Arrays, rows: int) -> None:
 def _padded_alike(parts: list[Array]) -> list[Array]:
     """Pad all dimensions but the first to the longest, each tensor with its own first value."""
     ranks = {part.ndim for part in parts}
-    if len(ranks) > 1:  # the original writes beyond its memory
+    if len(ranks) > 1:  # TensorFlow Serving would write beyond its memory
         raise invalid_argument(
             "Tensors with the same name from different tasks must have the same number of "
             f"dimensions to be padded; got {sorted(ranks)}"

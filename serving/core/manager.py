@@ -1,13 +1,13 @@
-"""The manager: brings the versions that are served in line with those that are aspired to.
+"""The manager: loads the versions that are aspired, and unloads the others.
 
 A version goes START → LOADING → AVAILABLE → UNLOADING → END, or to END with an error. A new version
-is loaded before an old one is dropped, and a version is dropped only when the requests that began
-on it have ended. See tensorflow_serving/core/aspired_versions_manager.h and
-availability_preserving_policy.h.
+is loaded before an old one is unloaded, and an old one is unloaded only when its requests have
+ended. See tensorflow_serving/core/aspired_versions_manager.h and availability_preserving_policy.h.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -20,16 +20,18 @@ from pathlib import Path
 
 import grpc
 
-from serving.batching.session import Session
-from serving.core.servable_harness import Model, State, Version
-from serving.errors import ServingError, not_found
+from serving.core.load_executor import LoadExecutor
+from serving.core.servable_harness import ServableHarness, ServableStream, State
+from serving.errors import ServingError, deadline_exceeded, not_found
+from serving.servables.servable import Servable
 
 log = logging.getLogger(__name__)
 
-# Until the first versions of all models are there, so that one that takes long holds up no other.
+# Until the first versions of all models are loaded, so that a slow one does not hold up the others.
 INITIAL_LOAD_THREADS = 4 * (os.cpu_count() or 1)
 
-Load = Callable[[str, int, Path], Session]
+# Takes the model's name, the version's number and its directory.
+Load = Callable[[str, int, Path], Servable]
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,16 @@ class ManagerOptions:
     """How versions are loaded and unloaded.
 
     Attributes:
-        max_num_load_retries: how often a load that failed is tried again.
+        max_num_load_retries: how often a failed load is retried.
         load_retry_interval: seconds between two attempts.
-        num_load_threads: how many versions may be loading at once.
-        num_unload_threads: how many may be unloading at once.
+        load_timeout: seconds that an attempt may take.
+        num_load_threads: maximum versions that load at once.
+        num_unload_threads: maximum versions that unload at once.
     """
 
     max_num_load_retries: int = 5
     load_retry_interval: float = 60.0
+    load_timeout: float = 600.0
     num_load_threads: int = 1
     num_unload_threads: int = 1
 
@@ -56,253 +60,261 @@ class Manager:
         self,
         load: Load,
         options: ManagerOptions | None = None,
-        on_change: Callable[[Version], None] = lambda version: None,
+        on_change: Callable[[ServableHarness], None] = lambda harness: None,
     ) -> None:
-        """Manage what `aspire` will ask for.
+        """Manage the versions that `aspire` will name.
 
         Args:
-            load: loads a version, given the model's name, its number and its directory.
-            options: how to.
+            load: loads a version.
+            options: how to load and unload.
             on_change: called whenever a version has changed its state.
         """
-        options = options or ManagerOptions()
-        self._options = options
-        self._load_version = load
+        self._options = options or ManagerOptions()
+        self._load = load
         self._on_change = on_change
-        self._models: dict[str, Model] = {}
-        # Guards the models and all that is in them; notified of each change.
+        self._streams: dict[str, ServableStream] = {}
+        # Guards the state, and is notified of every change.
         self._changed = threading.Condition()
-        self._loads = ThreadPoolExecutor(INITIAL_LOAD_THREADS, "load")
-        self._unloads = ThreadPoolExecutor(options.num_unload_threads, "unload")
+        self._loads = LoadExecutor(INITIAL_LOAD_THREADS, self._options.load_timeout)
+        self._unloads = ThreadPoolExecutor(self._options.num_unload_threads, "unload")
         self._retries: set[threading.Timer] = set()
         self._closing = False
 
     def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
-        """Ask for these versions of a model, and for no others."""
+        """Set the versions that a model is to have."""
         with self._changed:
             if self._closing:
                 return
-            model = self._models.setdefault(name, Model())
-            for version in model.versions.values():
-                wanted = version.number in versions
-                lives = version.state is not State.END
-                version.asked_back = (
-                    wanted and lives and (version.asked_back or not version.aspired)
-                )
-                version.aspired = wanted
-            # The original puts off what asks for a version back that has not ended yet. What was
-            # wanted before is not forgotten by it.
-            if not any(version.asked_back for version in model.versions.values()):
-                for version in model.versions.values():
-                    version.forgotten |= not version.aspired
-            # The newest is the one that people wait for.
+            stream = self._streams.setdefault(name, ServableStream())
+            stream.set_aspired(set(versions))
+            # Load the newest first: requests without a version wait for it.
             for number in sorted(versions, reverse=True):
-                known = model.versions.get(number)
-                # A version that was unloaded may come back; one that failed only if it was away.
-                if known is None or (
-                    known.state is State.END and (known.error is None or known.forgotten)
-                ):
-                    self._begin_load(model, Version(name, number, versions[number]))
+                known = stream.harnesses.get(number)
+                if known is None or known.may_load_again():
+                    self._begin_load(stream, ServableHarness(name, number, versions[number]))
                 elif known.state is State.UNLOADING:
-                    known.path = versions[number]  # from where it will be loaded again
-            self._unload_surplus(model)
+                    known.path = versions[number]  # it will be loaded again from there
+            self._unload_surplus(stream)
 
     def end_initial_loads(self) -> None:
-        """From now on load no more versions at once than the options say."""
-        with self._changed:
-            self._loads.shutdown(wait=False)
-            self._loads = ThreadPoolExecutor(self._options.num_load_threads, "load")
+        """Load no more versions at once than the options allow from now on."""
+        self._loads.set_limit(self._options.num_load_threads)
 
     def wait_settled(
         self, names: Collection[str], until: Callable[[], bool] = lambda: False
-    ) -> list[Version]:
-        """Wait until of each model the newest version is AVAILABLE or has failed; return these.
+    ) -> list[ServableHarness]:
+        """Wait until each model's newest version is AVAILABLE or has failed; return these versions.
 
         Args:
             names: of the models.
-            until: asked now and then; the wait ends early when it says so, and only the versions
-                known by then are returned.
+            until: checked now and then; if it returns True, return the versions settled by then.
         """
         with self._changed:
             while True:
-                models = [self._models[name] for name in names if name in self._models]
-                settled = [v for model in models if (v := model.settled()) is not None]
+                streams = [self._streams[name] for name in names if name in self._streams]
+                settled = [h for stream in streams if (h := stream.settled()) is not None]
                 if len(settled) == len(names) or until() or self._closing:
                     return settled
                 self._changed.wait(0.1)
 
     @contextmanager
-    def use(self, name: str, number: int | None) -> Iterator[Version]:
-        """Hold a version that is available; while held it is not unloaded.
+    def servable_handle(self, name: str, version: int | None) -> Iterator[Servable]:
+        """Hold an available version; it is not unloaded while it is held.
 
         Args:
             name: the model's.
-            number: the version's; None for the latest.
+            version: the version's number; None for the latest.
 
         Raises:
             ServingError: NOT_FOUND, it is not available.
         """
         with self._changed:
-            version = self._find(name, number)
-            version.requests += 1
+            harness = self._find(name, version)
+            servable = harness.servable
+            assert servable is not None  # every available version has one
+            harness.requests += 1
         try:
-            yield version
+            yield servable
         finally:
             with self._changed:
-                version.requests -= 1
-                if version.state is State.UNLOADING:
-                    self._unload_if_idle(version)
+                harness.requests -= 1
+                if harness.state is State.UNLOADING:
+                    self._unload_if_idle(harness)
 
-    def versions(self, name: str) -> list[Version]:
+    def harnesses(self, name: str) -> list[ServableHarness]:
         """Return all versions that a model has had, newest first."""
         with self._changed:
-            model = self._models.get(name)
-            known = model.versions if model else {}
+            stream = self._streams.get(name)
+            known = stream.harnesses if stream else {}
             return [known[number] for number in sorted(known, reverse=True)]
 
-    def is_available(self, name: str, number: int | None = None) -> bool:
-        """Tell whether a version, or any one, of a model answers requests."""
+    def is_available(self, name: str, version: int | None = None) -> bool:
+        """Return whether a version of a model, or any version, answers requests."""
         with self._changed:
-            model = self._models.get(name)
-            available = model.available() if model else []
-            return any(number in (None, version.number) for version in available)
+            stream = self._streams.get(name)
+            available = stream.available() if stream else []
+            return any(version in (None, harness.version) for harness in available)
 
     def close(self, timeout: float) -> None:
-        """Unload everything; loads under way are not waited for.
+        """Unload everything, without waiting for loads.
 
         Args:
-            timeout: seconds to wait for versions that still have requests.
+            timeout: seconds to wait for versions with requests in progress.
         """
         with self._changed:
             self._closing = True
             for timer in self._retries:
                 timer.cancel()
-            versions = [v for model in self._models.values() for v in model.available()]
-            for version in versions:
-                self._begin_unload(version)
+            self._loads.cancel_waiting()
+            available = [h for stream in self._streams.values() for h in stream.available()]
+            for harness in available:
+                self._begin_unload(harness)
             self._changed.notify_all()
-            self._changed.wait_for(lambda: all(v.state is State.END for v in versions), timeout)
-        self._loads.shutdown(wait=False, cancel_futures=True)
+            self._changed.wait_for(lambda: all(h.state is State.END for h in available), timeout)
 
-    def _find(self, name: str, number: int | None) -> Version:
-        model = self._models.get(name)
-        if number is None:
-            available = model.available() if model else []
+    def _find(self, name: str, version: int | None) -> ServableHarness:
+        stream = self._streams.get(name)
+        if version is None:
+            available = stream.available() if stream else []
             if not available:
                 raise not_found(f"Servable not found for request: Latest({name})")
             return available[-1]
-        version = model.versions.get(number) if model else None
-        if version is None or version.state is not State.AVAILABLE:
-            raise not_found(f"Servable not found for request: Specific({name}, {number})")
-        return version
+        harness = stream.harnesses.get(version) if stream else None
+        if harness is None or harness.state is not State.AVAILABLE:
+            raise not_found(f"Servable not found for request: Specific({name}, {version})")
+        return harness
 
-    def _begin_load(self, model: Model, version: Version) -> None:
-        model.versions[version.number] = version
-        self._announce(version, State.START)
-        self._loads.submit(self._load, model, version)
+    def _begin_load(self, stream: ServableStream, harness: ServableHarness) -> None:
+        stream.harnesses[harness.version] = harness
+        self._announce(harness, State.START)
+        self._submit_load(stream, harness)
 
-    def _load(self, model: Model, version: Version) -> None:
+    def _submit_load(self, stream: ServableStream, harness: ServableHarness) -> None:
+        self._loads.submit(
+            functools.partial(self._run_load, stream, harness),
+            functools.partial(self._time_out, stream, harness),
+        )
+
+    def _run_load(self, stream: ServableStream, harness: ServableHarness) -> None:
         with self._changed:
             if self._closing:
                 return
-            if not version.aspired:
-                version.error = version.last_error
-                self._set_state(version, State.END)
+            if not harness.aspired:
+                self._fail(harness, harness.last_error)
                 return
-            version.attempts += 1
-            self._set_state(version, State.LOADING)
-        session, error = self._try_to_load(version)
+            harness.attempts += 1
+            self._set_state(harness, State.LOADING)
+        servable, error = self._try_to_load(harness)
         with self._changed:
-            if session is not None:
-                version.session, version.error = session, None
-                self._set_state(version, State.AVAILABLE)
+            if harness.state is not State.LOADING:  # it has timed out
+                if servable is not None:
+                    servable.close()
+                return
+            if servable is not None:
+                harness.servable, harness.error = servable, None
+                self._set_state(harness, State.AVAILABLE)
                 if self._closing:
-                    self._begin_unload(version)
+                    self._begin_unload(harness)
             elif self._closing:
                 return
             else:
-                version.last_error = error
-                if version.aspired and version.attempts <= self._options.max_num_load_retries:
-                    self._retry_later(model, version)
+                harness.last_error = error
+                if harness.aspired and harness.attempts <= self._options.max_num_load_retries:
+                    self._retry_later(stream, harness)
                 else:
-                    version.error = error
-                    self._set_state(version, State.END)
-            self._unload_surplus(model)
+                    self._fail(harness, error)
+            self._unload_surplus(stream)
 
-    def _try_to_load(self, version: Version) -> tuple[Session | None, ServingError | None]:
+    def _try_to_load(self, harness: ServableHarness) -> tuple[Servable | None, ServingError | None]:
         started = time.perf_counter()
         try:
-            session = self._load_version(version.model, version.number, version.path)
+            servable = self._load(harness.name, harness.version, harness.path)
         except ServingError as caught:
-            error = caught
-        except Exception as caught:  # whatever one version does, the others are to be served
-            error = ServingError(grpc.StatusCode.UNKNOWN, f"cannot load {version.path}: {caught}")
+            # A new error, because the caught one's traceback keeps the graph in memory.
+            error = ServingError(caught.code, caught.message)
+        except Exception as caught:  # whatever happens to one version, others must be served
+            error = ServingError(grpc.StatusCode.UNKNOWN, f"cannot load {harness.path}: {caught}")
         else:
             log.info(
                 "Successfully loaded servable version %s in %.2f s",
-                version,
+                harness,
                 time.perf_counter() - started,
             )
-            return session, None
+            return servable, None
         log.error(
             "Loading servable version %s failed, attempt %d of %d: %s: %s",
-            version,
-            version.attempts,
+            harness,
+            harness.attempts,
             self._options.max_num_load_retries + 1,
             error.code.name,
             error.message,
         )
         return None, error
 
-    def _retry_later(self, model: Model, version: Version) -> None:
+    def _time_out(self, stream: ServableStream, harness: ServableHarness) -> None:
+        seconds = self._options.load_timeout
+        error = deadline_exceeded(f"cannot load {harness.path}: no result within {seconds:g} s")
+        log.error("Loading servable version %s timed out after %g s", harness, seconds)
+        with self._changed:
+            if harness.state is State.LOADING and not self._closing:
+                harness.last_error = error
+                self._fail(harness, error)
+                self._unload_surplus(stream)
+
+    def _retry_later(self, stream: ServableStream, harness: ServableHarness) -> None:
         def retry() -> None:
             with self._changed:
                 self._retries.discard(timer)
                 if not self._closing:
-                    self._loads.submit(self._load, model, version)
+                    self._submit_load(stream, harness)
 
         timer = threading.Timer(max(0.0, self._options.load_retry_interval), retry)
         timer.daemon = True
         self._retries.add(timer)
         timer.start()
 
-    def _unload_surplus(self, model: Model) -> None:
-        """Drop what is not aspired to, but for one if nothing that is could answer in its place."""
-        available = model.available()
-        surplus = [version for version in available if not version.aspired]
-        if len(surplus) == len(available) and any(v.aspired for v in model.versions.values()):
+    def _unload_surplus(self, stream: ServableStream) -> None:
+        """Unload versions that are not aspired, except the last one that can answer."""
+        available = stream.available()
+        surplus = [harness for harness in available if not harness.aspired]
+        is_replaced = len(surplus) < len(available)
+        if not is_replaced and any(h.aspired for h in stream.harnesses.values()):
             surplus = surplus[:-1]
-        for version in surplus:
-            self._begin_unload(version)
+        for harness in surplus:
+            self._begin_unload(harness)
 
-    def _begin_unload(self, version: Version) -> None:
-        self._set_state(version, State.UNLOADING)
-        self._unload_if_idle(version)
+    def _begin_unload(self, harness: ServableHarness) -> None:
+        self._set_state(harness, State.UNLOADING)
+        self._unload_if_idle(harness)
 
-    def _unload_if_idle(self, version: Version) -> None:
-        session = version.session
-        if version.requests == 0 and session is not None:
-            version.session = None
-            self._unloads.submit(self._unload, version, session)
+    def _unload_if_idle(self, harness: ServableHarness) -> None:
+        servable = harness.servable
+        if harness.requests == 0 and servable is not None:
+            harness.servable = None
+            self._unloads.submit(self._unload, harness, servable)
 
-    def _unload(self, version: Version, session: Session) -> None:
+    def _unload(self, harness: ServableHarness, servable: Servable) -> None:
         try:
-            session.close()
+            servable.close()
         except Exception:
-            log.exception("unloading servable version %s failed", version)
+            log.exception("unloading servable version %s failed", harness)
         with self._changed:
-            self._set_state(version, State.END)
-            if version.aspired and not self._closing:  # it was asked for again while it went
-                again = Version(version.model, version.number, version.path)
-                self._begin_load(self._models[version.model], again)
-        log.info("Done unloading servable version %s", version)
+            self._set_state(harness, State.END)
+            if harness.aspired and not self._closing:  # it was re-aspired while it unloaded
+                again = ServableHarness(harness.name, harness.version, harness.path)
+                self._begin_load(self._streams[harness.name], again)
+        log.info("Done unloading servable version %s", harness)
 
-    def _set_state(self, version: Version, state: State) -> None:
-        if version.state is not state:
-            version.state = state
-            self._announce(version, state)
+    def _fail(self, harness: ServableHarness, error: ServingError | None) -> None:
+        harness.error = error
+        self._set_state(harness, State.END)
 
-    def _announce(self, version: Version, state: State) -> None:
-        log.debug("servable version %s: %s", version, state.name)
+    def _set_state(self, harness: ServableHarness, state: State) -> None:
+        if harness.state is not state:
+            harness.state = state
+            self._announce(harness, state)
+
+    def _announce(self, harness: ServableHarness, state: State) -> None:
+        log.debug("servable version %s: %s", harness, state.name)
         self._changed.notify_all()
-        self._on_change(version)
+        self._on_change(harness)

@@ -1,8 +1,8 @@
-"""Which models to serve: a `tensorflow.serving.ModelServerConfig`, checked and taken apart.
+"""The models to serve: checks and reads a `tensorflow.serving.ModelServerConfig`.
 
 It comes from `--model_config_file`, from `--model_name` and `--model_base_path`, or from a
-HandleReloadConfigRequest. Texts and codes are those of tensorflow_serving/model_servers/
-server_core.cc.
+HandleReloadConfigRequest. Texts and codes are those of
+tensorflow_serving/model_servers/server_core.cc.
 """
 
 from __future__ import annotations
@@ -14,23 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 from tensorflow_serving.config.file_system_storage_path_source_pb2 import (
     FileSystemStoragePathSourceConfig,
 )
 
+from serving.config.text_proto import ConfigError, read_text_proto
 from serving.errors import invalid_argument, permission_denied
 
 ModelServerConfig = model_server_config_pb2.ModelServerConfig
 ServableVersionPolicy = FileSystemStoragePathSourceConfig.ServableVersionPolicy
 PLATFORM = "tensorflow"
 URI = re.compile("[a-z][a-z0-9.+-]*://")
-MOST_PATH_BYTES = 4095  # Linux's PATH_MAX, without the end
-
-
-class ConfigError(ValueError):
-    """A file cannot be used; the message says which and why."""
+MAX_PATH_BYTES = 4095  # Linux's PATH_MAX, without the end
 
 
 @dataclass(frozen=True)
@@ -38,10 +34,10 @@ class ModelConfig:
     """One model to serve.
 
     Attributes:
-        name: what clients call it.
+        name: the name in requests.
         base_path: the directory whose integer-named children are its versions.
-        version_policy: which of them to serve, a `ServableVersionPolicy`; unset, the latest.
-        version_labels: version number by label.
+        version_policy: selects the versions to serve, a `ServableVersionPolicy`; unset: the latest.
+        version_labels: version numbers by label.
     """
 
     name: str
@@ -50,23 +46,11 @@ class ModelConfig:
     version_labels: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_text_proto(path: Path, message: Any, flag: str) -> Any:
-    """Read a file in protobuf's text format into a message, and return it.
-
-    Raises:
-        ConfigError: it cannot be read or parsed.
-    """
-    try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), message)
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        raise ConfigError(f"{flag} {path}: {error}") from error
-
-
 def read_config_file(path: Path) -> Any:
     """Read a model config file into a `ModelServerConfig`.
 
     Raises:
-        ConfigError: it cannot be read or parsed, or holds no list of models.
+        ConfigError: it cannot be read or parsed, or has no list of models.
     """
     config = read_text_proto(path, ModelServerConfig(), "--model_config_file")
     if config.WhichOneof("config") != "model_config_list":
@@ -89,18 +73,18 @@ def model_configs(
     """Check a `ModelServerConfig` and return its models; see also `check_platforms`.
 
     Args:
-        config: it.
+        config: the `ModelServerConfig`.
         root: the directory below which base paths must be, links followed; None: anywhere.
-        in_force: names of the models that are served already.
+        in_force: names of the models that are already served.
 
     Raises:
-        ServingError: it asks for what cannot be done.
+        ServingError: an entry is invalid.
     """
     entries = config.model_config_list.config
     _check_names(entries)
     for entry in entries:
         path = local_path(entry.base_path)
-        # No path has a NUL; looked for again and again, it would be an error each time.
+        # No path has a NUL, and listing one would fail at each poll.
         if not path.startswith("/") or "\0" in path:
             kind = "a local path" if URI.match(path) else "an absolute path or URI"
             raise invalid_argument(
@@ -129,28 +113,28 @@ def model_configs(
 
 
 def check_platforms(config: Any) -> None:
-    """Check what kind of models a `ModelServerConfig` wants, which the original does last.
+    """Check the platforms in a `ModelServerConfig`, which TensorFlow Serving does last.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, one that is not served here.
+        ServingError: INVALID_ARGUMENT, a platform is not supported.
     """
     entries = config.model_config_list.config
     for entry in entries:
         if (platform := _platform(entry)) != PLATFORM:
             raise invalid_argument(f"Model {entry.name} requests unsupported platform {platform}")
     if any(entry.HasField("logging_config") for entry in entries):
-        # The open-source build of the original has no logger of requests either.
+        # TensorFlow Serving's open-source build has no request logger either.
         raise invalid_argument("No request-logger-creator provided.")
 
 
 def local_path(base_path: str) -> str:
-    """Return a base path without the scheme of local files; what has another comes as it is."""
+    """Return a base path without `file://`; other schemes are kept."""
     return base_path.removeprefix("file://")
 
 
 def _is_below(root: Path, base_path: str) -> bool:
-    # Nothing has a longer path, and links are looked for at each step of it.
-    if len(os.fsencode(base_path)) > MOST_PATH_BYTES:
+    # Longer paths do not exist, and resolving one would follow links at each step.
+    if len(os.fsencode(base_path)) > MAX_PATH_BYTES:
         return False
     try:
         return Path(base_path).resolve().is_relative_to(root)

@@ -1,4 +1,4 @@
-"""A version of a model, and the states it goes through."""
+"""A version of a model and the states of its life."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tensorflow_serving.apis import get_model_status_pb2
 
-from serving.batching.session import Session
 from serving.errors import ServingError
+from serving.servables.servable import Servable
 
 _STATE = get_model_status_pb2.ModelVersionStatus.State
 
@@ -25,62 +25,77 @@ class State(IntEnum):
 
 
 @dataclass(eq=False)
-class Version:
-    """One version of a model, from the moment it is aspired to.
+class ServableHarness:
+    """One version of a model, from the moment it is aspired.
 
     Attributes:
-        model: the model's name.
-        number: the version's number.
+        name: the model's name.
+        version: the version's number.
         path: its directory.
-        aspired: whether the base path and policy ask for it.
-        state: where it is in its life.
-        attempts: how often it was tried to load it.
-        last_error: why the last attempt to load it failed.
-        error: why it could not be loaded, once it is not tried again.
-        asked_back: whether it is aspired to again after it was not, and went on all the while.
-        forgotten: whether it has not been aspired to for a time, so that it is loaded anew although
-            it has failed.
-        session: what answers requests, while it is AVAILABLE or UNLOADING.
-        requests: how many requests are under way on it.
+        aspired: the base path and the policy ask for it.
+        reaspired: re-aspired before its unload began.
+        dropped: not aspired for a time, so that it may be loaded again although it failed.
+        state: its place in its life.
+        attempts: how many times its load was tried.
+        last_error: the error of the last attempt to load it.
+        error: why it failed for good.
+        servable: answers requests while it is AVAILABLE or UNLOADING.
+        requests: the number of requests in progress.
     """
 
-    model: str
-    number: int
+    name: str
+    version: int
     path: Path
     aspired: bool = True
+    reaspired: bool = False
+    dropped: bool = False
     state: State = State.START
     attempts: int = 0
     last_error: ServingError | None = None
     error: ServingError | None = None
-    asked_back: bool = False
-    forgotten: bool = False
-    session: Session | None = None
+    servable: Servable | None = None
     requests: int = 0
 
     def __str__(self) -> str:
-        return f"{{name: {self.model} version: {self.number}}}"
+        return f"{{name: {self.name} version: {self.version}}}"
+
+    def may_load_again(self) -> bool:
+        """Return whether it has ended and may be loaded again if aspired.
+
+        A version that was unloaded may; one that failed only after it has been dropped.
+        """
+        return self.state is State.END and (self.error is None or self.dropped)
 
 
 @dataclass
-class Model:
-    """Every version that a model has had, by number.
+class ServableStream:
+    """All versions that a model has had, by number, including those that have ended."""
 
-    Attributes:
-        versions: all of them, those that have ended too.
-    """
+    harnesses: dict[int, ServableHarness] = field(default_factory=dict)
 
-    versions: dict[int, Version] = field(default_factory=dict)
+    def set_aspired(self, versions: set[int]) -> None:
+        """Record which versions are aspired."""
+        for harness in self.harnesses.values():
+            aspired = harness.version in versions
+            lives = harness.state is not State.END
+            harness.reaspired = aspired and lives and (harness.reaspired or not harness.aspired)
+            harness.aspired = aspired
+        # TensorFlow Serving postpones requests that re-aspire a version which has not ended yet.
+        # Until then, earlier aspirations are not dropped.
+        if not any(harness.reaspired for harness in self.harnesses.values()):
+            for harness in self.harnesses.values():
+                harness.dropped |= not harness.aspired
 
-    def settled(self) -> Version | None:
-        """Return the newest version that is asked for, once it is AVAILABLE or has failed."""
-        aspired = [version for version in self.versions.values() if version.aspired]
-        newest = max(aspired, key=lambda version: version.number, default=None)
+    def settled(self) -> ServableHarness | None:
+        """Return the newest aspired version once it is AVAILABLE or has failed."""
+        aspired = [harness for harness in self.harnesses.values() if harness.aspired]
+        newest = max(aspired, key=lambda harness: harness.version, default=None)
         if newest is None:
             return None
-        # One that ended without an error had gone, and is about to be loaded again.
+        # One that ended without an error was unloaded, and is about to be loaded again.
         return newest if newest.state is State.AVAILABLE or newest.error is not None else None
 
-    def available(self) -> list[Version]:
+    def available(self) -> list[ServableHarness]:
         """Return the versions that answer requests, oldest first."""
-        found = (v for v in self.versions.values() if v.state is State.AVAILABLE)
-        return sorted(found, key=lambda version: version.number)
+        found = (each for each in self.harnesses.values() if each.state is State.AVAILABLE)
+        return sorted(found, key=lambda harness: harness.version)

@@ -1,12 +1,10 @@
-"""The core: one configuration in force, and how another takes its place.
+"""The server core: the configuration in force, its labels, and how it is replaced.
 
-config → source → manager; and labels, which are part of the configuration only.
 See tensorflow_serving/model_servers/server_core.cc.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,26 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from serving.core.manager import Manager
-from serving.core.model_config import (
-    ConfigError,
-    ModelConfig,
-    check_platforms,
-    model_configs,
-    read_config_file,
-)
-from serving.core.servable_harness import Version
+from serving.core.model_config import ModelConfig, check_platforms, model_configs
+from serving.core.servable_harness import ServableHarness
 from serving.core.source import Source, aspired_versions
 from serving.errors import ServingError, failed_precondition, invalid_argument, not_found
+from serving.servables.servable import Servable
 
-log = logging.getLogger(__name__)
-
-SHORT_PATIENCE_SECONDS = 1.0
+# How long the ports stay closed while a first load is retried, and how long if every model has
+# another version that answers.
+FIRST_LOAD_SECONDS = 10.0
+REPLACED_SECONDS = 1.0
 
 Labels = Mapping[str, Mapping[str, int]]
 
 
 class ServerCore:
-    """What the services ask: which version a request means, and what state each is in."""
+    """Finds the version for a ModelSpec, and applies configurations."""
 
     def __init__(
         self,
@@ -43,37 +37,36 @@ class ServerCore:
         *,
         allow_labels_for_unavailable: bool = False,
     ) -> None:
-        """Serve nothing yet.
+        """Start without models.
 
         Args:
             manager: has the versions.
-            source: tells the manager which to have.
-            allow_labels_for_unavailable: whether a new label may be given to a version that is not
-                available.
+            source: names the versions that the manager is to have.
+            allow_labels_for_unavailable: whether a new label may be assigned to a version that is
+                not available.
         """
         self._manager = manager
         self._source = source
         self._allow_labels_for_unavailable = allow_labels_for_unavailable
         self._models: tuple[ModelConfig, ...] = ()
         self._labels: Labels = {}
-        # One reload at a time; waiting for new models to load is not part of it.
+        # One reload at a time; it is released while new models load.
         self._reloading = threading.Lock()
 
     @property
     def model_names(self) -> list[str]:
-        """The names of the models that are configured."""
+        """The names of the configured models."""
         return [model.name for model in self._models]
 
-    def start(self, config: Any, patience: float, stopped: Callable[[], bool]) -> None:
-        """Take the first configuration, and return when its models can be asked.
+    def start(self, config: Any, stopped: Callable[[], bool]) -> None:
+        """Apply the first configuration, and return when its models answer.
 
-        Base paths may be empty or missing; their first version is waited for. If loading takes
-        several attempts, it is waited for no longer than `patience`.
+        Base paths may be empty or missing; their first version is waited for. Loads that fail are
+        waited for no longer than `FIRST_LOAD_SECONDS`.
 
         Args:
             config: a `ModelServerConfig`.
-            patience: seconds from the first load that failed on.
-            stopped: asked while waiting; whether not to wait any more.
+            stopped: returns whether to stop waiting.
 
         Raises:
             ServingError: the configuration is wrong, or a model cannot be loaded.
@@ -84,8 +77,10 @@ class ServerCore:
         self._models = tuple(models)
         self._source.update(models)
         self._source.start()
-        give_up = _Patience(self._manager, self.model_names, patience).is_over
-        settled = self._manager.wait_settled(self.model_names, until=lambda: stopped() or give_up())
+        has_waited = _FirstLoads(self._manager, self.model_names).have_waited
+        settled = self._manager.wait_settled(
+            self.model_names, until=lambda: stopped() or has_waited()
+        )
         self._manager.end_initial_loads()
         _check_available(settled)
 
@@ -95,14 +90,14 @@ class ServerCore:
         root: Path | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Put another configuration in force, and return when its new models can be asked.
+        """Apply another configuration, and return when its new models answer.
 
-        A configuration that is wrong leaves the old one in force.
+        A wrong configuration leaves the old one in force.
 
         Args:
             config: a `ModelServerConfig`.
             root: the directory below which base paths must be; None: anywhere.
-            cancelled: asked while waiting; whether nobody waits for the answer any more.
+            cancelled: returns whether the caller no longer waits.
 
         Raises:
             ServingError: the configuration is wrong, or a new model cannot be loaded.
@@ -119,59 +114,60 @@ class ServerCore:
             known = set(self.model_names)
             new = [model for model in models if model.name not in known]
             for model in new:
-                # A model without a name can be configured and not be asked for.
+                # A model without a name can be configured but not called.
                 if model.name:
                     _check_has_versions(model)
             self._labels, self._models = labels, tuple(models)
             self._source.update(models)
         names = [model.name for model in new if model.name]
-        # Whoever removes a model while it loads must not leave this call waiting for it.
+        # Another reload may remove a model while it loads.
         settled = self._manager.wait_settled(
             names, until=lambda: cancelled() or not set(names) <= set(self.model_names)
         )
         _check_available(settled)
 
     @contextmanager
-    def use(self, model_spec: Any) -> Iterator[Version]:
-        """Hold the version that a ModelSpec asks for; while held it is not unloaded.
+    def servable_handle(self, model_spec: Any) -> Iterator[Servable]:
+        """Hold the version that a ModelSpec names; it is not unloaded while it is held.
 
         Raises:
-            ServingError: the spec is incomplete, or asks for what is not available.
+            ServingError: the spec is incomplete, or names a version that is not available.
         """
         if not model_spec.name:
             raise invalid_argument("ModelSpec has no name specified.")
-        with self._manager.use(model_spec.name, self._number(model_spec)) as version:
-            yield version
+        version = self._version(model_spec)
+        with self._manager.servable_handle(model_spec.name, version) as servable:
+            yield servable
 
-    def status(self, model_spec: Any) -> list[Version]:
-        """Return the versions of a model, newest first, or the one a ModelSpec names.
+    def status(self, model_spec: Any) -> list[ServableHarness]:
+        """Return the versions of a model, newest first, or the one that a ModelSpec names.
 
-        As in TensorFlow Serving a label is not looked at.
+        As in TensorFlow Serving, a label is ignored.
 
         Raises:
             ServingError: NOT_FOUND, there is no such model or version.
         """
-        versions = self._manager.versions(model_spec.name)
+        harnesses = self._manager.harnesses(model_spec.name)
         if not model_spec.HasField("version"):
-            if not versions:
+            if not harnesses:
                 raise not_found(f"Could not find any versions of model {model_spec.name}")
-            return versions
-        number = model_spec.version.value
-        found = [version for version in versions if version.number == number]
+            return harnesses
+        version = model_spec.version.value
+        found = [harness for harness in harnesses if harness.version == version]
         if not found:
-            raise not_found(f"Could not find version {number} of model {model_spec.name}")
+            raise not_found(f"Could not find version {version} of model {model_spec.name}")
         return found
 
     def is_available(self, name: str) -> bool:
-        """Tell whether a model is configured and has a version that answers requests."""
+        """Return whether a model is configured and has a version that answers requests."""
         return name in self.model_names and self._manager.is_available(name)
 
-    def _number(self, model_spec: Any) -> int | None:
-        """Return the version that is asked for by number or label; None is the latest."""
+    def _version(self, model_spec: Any) -> int | None:
+        """Return the version that a ModelSpec's number or label names; None is the latest."""
         choice = model_spec.WhichOneof("version_choice")
         if choice == "version":
-            number: int = model_spec.version.value
-            return number
+            version: int = model_spec.version.value
+            return version
         if choice == "version_label":
             labels = self._labels.get(model_spec.name, {})
             if model_spec.version_label not in labels:
@@ -184,77 +180,37 @@ class ServerCore:
     def _checked_labels(self, models: Sequence[ModelConfig]) -> Labels:
         for model in models:
             old = self._labels.get(model.name, {})
-            for label, number in model.version_labels.items():
-                moved = old.get(label, number) != number
+            for label, version in model.version_labels.items():
+                moved = old.get(label, version) != version
                 free = self._allow_labels_for_unavailable and not moved
-                if not free and not self._manager.is_available(model.name, number):
+                if not free and not self._manager.is_available(model.name, version):
                     raise failed_precondition(
-                        f"Request to assign label to version {number} of model {model.name}, "
+                        f"Request to assign label to version {version} of model {model.name}, "
                         "which is not currently available for inference"
                     )
         return {model.name: model.version_labels for model in models}
 
 
-class ConfigPoller:
-    """Reads the config file again and again, and puts what it says in force."""
+class _FirstLoads:
+    """Decides when first loads that fail have been waited for long enough.
 
-    def __init__(self, core: ServerCore, path: Path, wait_seconds: float) -> None:
-        """Prepare; `start` begins.
-
-        Args:
-            core: where the configuration goes.
-            path: the file.
-            wait_seconds: time between two looks.
-        """
-        self._core = core
-        self._path = path
-        self._wait_seconds = wait_seconds
-        self._stopped = threading.Event()
-        self._told = ""
-
-    def start(self) -> None:
-        """Begin to look."""
-        threading.Thread(target=self._run, name="config", daemon=True).start()
-
-    def stop(self) -> None:
-        """Look no longer."""
-        self._stopped.set()
-
-    def _run(self) -> None:
-        while not self._stopped.wait(self._wait_seconds):
-            trouble = ""
-            try:
-                self._core.reload(read_config_file(self._path))
-            except (ConfigError, ServingError) as error:
-                trouble = str(error)
-            except Exception:
-                log.exception("reading the configuration again failed")
-            if trouble and trouble != self._told:
-                log.error("the configuration stays as it was: %s", trouble)
-            self._told = trouble
-
-
-class _Patience:
-    """Says when first loads that fail have been waited for long enough.
-
-    The original waits only until any version of a model has loaded or failed. Here the newest is
-    waited for, a moment if another one can answer in its place.
+    TensorFlow Serving waits until any version of a model has loaded or failed. This server waits
+    for the newest, but only briefly if another version answers.
     """
 
-    def __init__(self, manager: Manager, names: Sequence[str], seconds: float) -> None:
+    def __init__(self, manager: Manager, names: Sequence[str]) -> None:
         self._manager = manager
         self._names = names
-        self._seconds = seconds
         self._failed_at: float | None = None
 
-    def is_over(self) -> bool:
+    def have_waited(self) -> bool:
         if self._failed_at is None:
-            versions = [version for name in self._names for version in self._manager.versions(name)]
-            if all(version.last_error is None for version in versions):
+            harnesses = [each for name in self._names for each in self._manager.harnesses(name)]
+            if all(harness.last_error is None for harness in harnesses):
                 return False
             self._failed_at = time.monotonic()
         all_answer = all(self._manager.is_available(name) for name in self._names)
-        seconds = min(self._seconds, SHORT_PATIENCE_SECONDS) if all_answer else self._seconds
+        seconds = REPLACED_SECONDS if all_answer else FIRST_LOAD_SECONDS
         return time.monotonic() - self._failed_at > seconds
 
 
@@ -262,21 +218,21 @@ def _check_has_versions(model: ModelConfig) -> None:
     try:
         if aspired_versions(model):
             return
-        trouble = "no version to serve was found there"
+        problem = "no version to serve was found there"
     except OSError as error:
-        trouble = str(error.strerror)
+        problem = str(error.strerror)
     raise failed_precondition(
-        f"Model {model.name} cannot be served from base path {model.base_path}: {trouble}"
+        f"Model {model.name} cannot be served from base path {model.base_path}: {problem}"
     )
 
 
-def _check_available(settled: Sequence[Version]) -> None:
-    failed = [v for v in settled if v.error is not None]
+def _check_available(settled: Sequence[ServableHarness]) -> None:
+    failed = [harness for harness in settled if harness.error is not None]
     if failed:
         reasons = "".join(
-            f"{{{v} due to error: {v.error.code.name}: {v.error.message}}}, "
-            for v in failed
-            if v.error is not None
+            f"{{{harness} due to error: {harness.error.code.name}: {harness.error.message}}}, "
+            for harness in failed
+            if harness.error is not None
         )
         raise ServingError.from_number(
             2, f"{len(failed)} model(s) did not become available: {{{reasons}}}"

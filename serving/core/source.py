@@ -1,4 +1,4 @@
-"""The file system source: watches base paths, and says which versions are to be served.
+"""The file system source: polls base paths, and aspires the versions it finds.
 
 See tensorflow_serving/sources/storage_path/file_system_storage_path_source.cc.
 """
@@ -16,67 +16,68 @@ from serving.core.model_config import ModelConfig
 
 log = logging.getLogger(__name__)
 
-VERSION_NAME = re.compile(r"[0-9]+", re.ASCII)
-LARGEST_VERSION = 2**63 - 1
-# More digits than any number has that is no larger than that, leading zeros apart.
-LONGEST_NAME = 255
+# The whole name is a number, as absl::SimpleAtoi reads it: with spaces around it and a sign.
+VERSION_NAME = re.compile(r"[\t-\r ]*\+?([0-9]+)[\t-\r ]*", re.ASCII)
+MAX_VERSION = 2**63 - 1
+# Longer than every such number, leading zeros apart.
+MAX_NAME_LENGTH = 255
 
 Aspire = Callable[[str, Mapping[int, Path]], None]
 
 
 class Source:
-    """Looks for versions of the configured models, in a thread of its own."""
+    """Polls the base paths of the configured models in a thread of its own."""
 
     def __init__(self, aspire: Aspire, poll_wait_seconds: float) -> None:
-        """Prepare to watch; `start` begins.
+        """Watch no models yet.
 
         Args:
-            aspire: called with a model's name and the paths of the versions it is to have.
-            poll_wait_seconds: time between two looks; 0: look once; below 0: never look.
+            aspire: called with a model's name and the paths of its versions.
+            poll_wait_seconds: time between two polls; 0: poll once; below 0: never.
         """
         self._aspire = aspire
         self._poll_wait_seconds = poll_wait_seconds
         self._models: tuple[ModelConfig, ...] = ()
-        # Held while looking, so that what was seen before an update is not told after it.
+        # Held during a poll, so that an update is never followed by an older poll's result.
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._told: dict[str, str] = {}
+        self._warnings: dict[str, str] = {}
         self._thread: threading.Thread | None = None
 
     def update(self, models: Sequence[ModelConfig]) -> None:
-        """Watch these models from now on, and no longer those that are not among them."""
+        """Watch these models instead of the earlier ones."""
         with self._lock:
             names = {model.name for model in models}
             for gone in [model.name for model in self._models if model.name not in names]:
-                self._told.pop(gone, None)
+                self._warnings.pop(gone, None)
                 self._aspire(gone, {})
             self._models = tuple(models)
-        # A model that is new need not wait until it is looked for again.
+        # A new model need not wait for the next poll.
         if self._poll_wait_seconds >= 0:
             self.poll()
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start to poll."""
         if self._poll_wait_seconds > 0:
             self._thread = threading.Thread(target=self._run, name="source", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """Look no longer."""
+        """Stop polling."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
 
     def poll(self) -> None:
-        """Look at every base path once."""
+        """List every base path once."""
         with self._lock:
             for model in self._models:
                 try:
                     found = aspired_versions(model)
                 except OSError as error:
-                    self._tell(model, f"cannot list base path {model.base_path}: {error.strerror}")
+                    self._warn(model, f"cannot list base path {model.base_path}: {error.strerror}")
                     continue
-                self._tell(
+                self._warn(
                     model, "" if found else f"no versions found under base path {model.base_path}"
                 )
                 self._aspire(model.name, found)
@@ -85,31 +86,30 @@ class Source:
         while not self._stopped.wait(self._poll_wait_seconds):
             try:
                 self.poll()
-            except Exception:  # the next look may go better, and nobody else takes it
-                log.exception("looking for versions failed")
+            except Exception:  # the next poll may succeed
+                log.exception("polling for versions failed")
 
-    def _tell(self, model: ModelConfig, trouble: str) -> None:
-        """Log what is wrong with a base path, but not each second anew."""
-        if trouble and self._told.get(model.name) != trouble:
-            log.warning("model %s: %s", model.name, trouble)
-        self._told[model.name] = trouble
+    def _warn(self, model: ModelConfig, problem: str) -> None:
+        """Log a problem with a base path, once until it changes."""
+        if problem and self._warnings.get(model.name) != problem:
+            log.warning("model %s: %s", model.name, problem)
+        self._warnings[model.name] = problem
 
 
 def aspired_versions(model: ModelConfig) -> dict[int, Path]:
     """Return the paths of the versions that the model's policy selects, by number.
 
-    As in TensorFlow Serving, a version is any child whose whole name is a decimal number, so that
-    a directory that is still being written can hide behind any other name.
+    A version is any child whose whole name is a decimal number, so a directory that is still being
+    written can have any other name.
 
     Raises:
         OSError: the base path cannot be listed.
     """
     found = {}
     for child in sorted(model.base_path.iterdir()):
-        if VERSION_NAME.fullmatch(child.name) and len(child.name) <= LONGEST_NAME:
-            number = int(child.name)
-            if number <= LARGEST_VERSION:
-                found[number] = child
+        name = VERSION_NAME.fullmatch(child.name)
+        if name and len(child.name) <= MAX_NAME_LENGTH and int(name[1]) <= MAX_VERSION:
+            found[int(name[1])] = child
     return {version: found[version] for version in _selected(sorted(found), model.version_policy)}
 
 

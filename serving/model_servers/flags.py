@@ -1,181 +1,197 @@
-"""What the flags say, and the files that they name: `ServerOptions`."""
+"""The command line's flags, typed. TensorFlow is not imported, so that `--help` is quick."""
+
+# ruff: noqa: RUF009 - `_flag` returns a `dataclasses.field`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+import os
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import grpc
-from tensorflow.core.protobuf import config_pb2
+import click
 
-from serving.batching.scheduler import BatchingParameters, batch_threads
-from serving.core.manager import ManagerOptions
-from serving.core.model_config import (
-    ConfigError,
-    local_path,
-    read_config_file,
-    read_text_proto,
-    single_model_config,
-)
-from serving.model_servers.config_messages import (
-    BatchingParameters as BatchingParametersMessage,
-)
-from serving.model_servers.config_messages import MonitoringConfig, SSLConfig
-from serving.model_servers.http_server import HttpOptions
-from serving.model_servers.monitoring import DEFAULT_PATH
-from serving.model_servers.server import ServerOptions
-from serving.servables.servable import LoadOptions
+PORT = click.IntRange(0, 65535)
+COUNT = click.IntRange(0)
+POSITIVE = click.IntRange(1)
 
 
-def server_options(flags: Mapping[str, Any]) -> ServerOptions:
-    """Read the flags.
+class _File(click.Path):
+    """A file; an empty name is none, as scripts with unset variables write it."""
 
-    Raises:
-        ConfigError: a file cannot be read, or flags contradict one another.
-        ServingError: what a file says cannot be done.
-    """
-    batching = _batching(flags)
-    batching_per_model = flags["enable_per_model_batching_parameters"]
-    return ServerOptions(
-        config=_models(flags),
-        config_file=flags["model_config_file"],
-        config_poll_seconds=flags["model_config_file_poll_wait_seconds"],
-        reload_root=flags["reload_root"],
-        poll_wait_seconds=flags["file_system_poll_wait_seconds"],
-        bind_address=flags["bind_address"],
-        port=flags["port"],
-        socket_path=flags["grpc_socket_path"],
-        credentials=_credentials(flags["ssl_config_file"]),
-        channel_options=_channel_options(flags["grpc_channel_arguments"]),
-        threads=flags["grpc_max_threads"] or 0,
-        http=_http(flags),
-        load=_load(flags),
-        manager=ManagerOptions(
-            max_num_load_retries=flags["max_num_load_retries"],
-            load_retry_interval=flags["load_retry_interval_micros"] / 1e6,
-            num_load_threads=flags["num_load_threads"] or 1,
-            num_unload_threads=flags["num_unload_threads"] or 1,
-        ),
-        warmup_iterations=(flags["num_request_iterations_for_warmup"] or 1)
-        if flags["enable_model_warmup"]
-        else 0,
-        batching_threads=batch_threads(batching) if batching is not None else 0,
-        batching=BatchingParameters.of(batching)
-        if batching is not None and not batching_per_model
-        else None,
-        allow_labels_for_unavailable=flags["allow_version_labels_for_unavailable_models"],
-        as_content=flags["enable_serialization_as_tensor_content"],
-        check_method=flags["enable_signature_method_name_check"],
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(value, param, ctx) if value else None
+
+
+FILE = _File(dir_okay=False, path_type=Path)
+
+# TensorFlow Serving's flags for things that this server never does, with the reason.
+UNSUPPORTED = {
+    "use_alts_credentials": "ALTS works between Google's own machines only",
+    "platform_config_file": "this server runs TensorFlow SavedModels only",
+    "per_process_gpu_memory_fraction": "this server computes on the CPU",
+    "prefer_tflite_model": "this server has no TensorFlow Lite",
+    "num_tflite_pools": "this server has no TensorFlow Lite",
+    "num_tflite_interpreters_per_pool": "this server has no TensorFlow Lite",
+    "enable_profiler": "this server has no profiler service",
+    "thread_pool_factory_config_file": "this server has thread pools of its own",
+    "total_model_memory_limit_bytes": "this server does not estimate a model's memory",
+    "xla_cpu_compilation_enabled": "set TF_XLA_FLAGS in the environment instead",
+    "xla_gpu_compilation_enabled": "this server computes on the CPU",
+    "mixed_precision": "this server serves models as they are",
+    "skip_initialize_tpu": "this server computes on the CPU",
+}
+# And for things that it always does.
+ALWAYS_ON = {
+    "enable_grpc_healthcheck_service": "health checks are always offered",
+    "remove_unused_fields_from_bundle_metagraph": "only a graph's signatures are kept in memory",
+    "flush_filesystem_caches": "files are not kept open, and the system caches them",
+}
+
+
+def _flag(default: Any, text: str, kind: Any = None, **settings: Any) -> Any:
+    """Return a dataclass field that becomes a click option."""
+    return field(default=default, metadata={"help": text, "type": kind, **settings})
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The values of all flags, named as in tensorflow_model_server."""
+
+    port: int = _flag(
+        8500, "gRPC port; 0 lets the system choose, or is none beside --grpc_socket_path.", PORT
     )
+    bind_address: str = _flag("0.0.0.0", "Address to listen on.")
+    grpc_socket_path: str = _flag("", "UNIX socket for gRPC.")
+    rest_api_port: int = _flag(
+        0, "Port of GET /v1/models/NAME, for health checks, and of metrics; 0: none.", PORT
+    )
+    rest_api_num_threads: int = _flag(
+        4 * (os.cpu_count() or 1), "Requests that --rest_api_port answers at once.", POSITIVE
+    )
+    rest_api_timeout_in_ms: int = _flag(
+        30_000, "Time after which a silent connection to --rest_api_port is closed.", POSITIVE
+    )
+    rest_api_enable_cors_support: bool = _flag(
+        False, "Allow pages of other origins to read --rest_api_port."
+    )
+    model_name: str = _flag("default", "Name of the model at --model_base_path.")
+    model_base_path: str = _flag(
+        "", "Directory whose integer-named children are the model's versions."
+    )
+    model_config_file: Path | None = _flag(
+        None, "ModelServerConfig in text format; it overrides the two flags above.", FILE
+    )
+    model_config_file_poll_wait_seconds: float = _flag(
+        0.0, "Interval for reading --model_config_file again; 0: never.", click.FloatRange(0)
+    )
+    reload_root: Path | None = _flag(
+        None,
+        "Directory below which HandleReloadConfigRequest may set base paths.  [default: anywhere]",
+        click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
+        envvar="SERVING_RELOAD_ROOT",
+        show_envvar=True,
+    )
+    file_system_poll_wait_seconds: float = _flag(
+        1.0, "Interval for listing the versions; 0: only at the start; below 0: never."
+    )
+    allow_version_labels_for_unavailable_models: bool = _flag(
+        False, "Allow new labels for versions that are not available."
+    )
+    max_num_load_retries: int = _flag(5, "Retries of a failed load.", COUNT)
+    load_retry_interval_micros: int = _flag(60_000_000, "Time between two attempts to load.")
+    load_timeout_seconds: float = _flag(
+        600.0,
+        "Time after which an attempt to load has failed, and later versions go on.",
+        click.FloatRange(0, min_open=True),
+    )
+    num_load_threads: int = _flag(0, "Versions that load at once; 0: 1.", COUNT)
+    num_unload_threads: int = _flag(0, "Versions that unload at once; 0: 1.", COUNT)
+    enable_model_warmup: bool = _flag(
+        True, "Run a version's warm-up requests before it is available."
+    )
+    num_request_iterations_for_warmup: int = _flag(
+        0, "Times that each warm-up request is run; 0: once.", COUNT
+    )
+    saved_model_tags: str = _flag("serve", "Tags of the graph to load.")
+    enable_batching: bool = _flag(False, "Compute concurrent requests in batches.")
+    batching_parameters_file: Path | None = _flag(None, "BatchingParameters in text format.", FILE)
+    enable_per_model_batching_parameters: bool = _flag(
+        False, "Read batching parameters from batching_params.pbtxt in each version's directory."
+    )
+    monitoring_config_file: Path | None = _flag(
+        None, "MonitoringConfig in text format; metrics are on --rest_api_port.", FILE
+    )
+    ssl_config_file: Path | None = _flag(None, "SSLConfig in text format.", FILE)
+    grpc_max_threads: int | None = _flag(
+        None,
+        "Requests answered at once.  [default: the number of cores, at least 4; 256 with batching]",
+        POSITIVE,
+    )
+    grpc_channel_arguments: str = _flag(
+        "", "Arguments of the gRPC server, as in grpc.max_connection_age_ms=2000,name=value."
+    )
+    enable_serialization_as_tensor_content: bool = _flag(
+        False, "Send the tensors of a PredictResponse as bytes."
+    )
+    enable_signature_method_name_check: bool = _flag(
+        False, "Refuse signatures that were exported for another method."
+    )
+    tensorflow_session_parallelism: int = _flag(0, "Sets both of the next two.", COUNT)
+    tensorflow_intra_op_parallelism: int = _flag(
+        0, "Threads that one operation may use; 0: the number of cores.", COUNT
+    )
+    tensorflow_inter_op_parallelism: int = _flag(
+        0, "Operations of a model that run at once; 0: one after another in each request.", COUNT
+    )
+    tensorflow_session_config_file: Path | None = _flag(None, "ConfigProto in text format.", FILE)
+    version: bool = _flag(False, "Print versions and exit.")
+
+    def __post_init__(self) -> None:
+        """Check flags that depend on one another.
+
+        Raises:
+            click.UsageError: neither a base path nor a config file is given.
+        """
+        if not (self.version or self.model_base_path or self.model_config_file):
+            raise click.UsageError("expected either --model_base_path or --model_config_file")
 
 
-def _models(flags: Mapping[str, Any]) -> Any:
-    if flags["model_config_file"] is not None:
-        return read_config_file(flags["model_config_file"])
-    # The original takes absolute paths only; on a command line the others have a meaning too.
-    path = Path(local_path(flags["model_base_path"])).absolute()
-    return single_model_config(flags["model_name"], path)
+def with_flags(run: Callable[[Flags], None]) -> click.Command:
+    """Return the click command that calls `run` with the flags."""
 
+    @click.command(help=run.__doc__, context_settings={"show_default": True})
+    def command(**values: Any) -> None:
+        run(Flags(**values))
 
-def _batching(flags: Mapping[str, Any]) -> Any:
-    """Return the `BatchingParameters` message, None if requests are not put into batches."""
-    file = flags["batching_parameters_file"]
-    if flags["enable_batching"]:
-        message = BatchingParametersMessage()
-        return read_text_proto(file, message, "--batching_parameters_file") if file else message
-    for name in ("batching_parameters_file", "enable_per_model_batching_parameters"):
-        if flags[name]:
-            raise ConfigError(f"--{name} is set without --enable_batching")
-    return None
-
-
-def _credentials(file: Path | None) -> grpc.ServerCredentials | None:
-    if file is None:
-        return None
-    config = read_text_proto(file, SSLConfig(), "--ssl_config_file")
-    for name in ("server_key", "server_cert"):
-        if not getattr(config, name):
-            raise ConfigError(f"--ssl_config_file {file}: expected {name} in PEM, got nothing")
-    if config.client_verify and not config.custom_ca:
-        raise ConfigError(
-            f"--ssl_config_file {file}: client_verify needs custom_ca, the authorities of clients"
+    types = typing.get_type_hints(Flags)
+    for each in fields(Flags):
+        settings = {**each.metadata, "default": each.default}
+        if types[each.name] is bool:
+            # True by being there, and =true and =false are understood.
+            settings |= {"type": bool, "is_flag": False, "flag_value": "true"}
+        elif settings["type"] is None:
+            settings["type"] = types[each.name]
+        command.params.append(click.Option([f"--{each.name}"], **settings))
+    for name in UNSUPPORTED | ALWAYS_ON:
+        command.params.append(
+            click.Option(
+                [f"--{name}"],
+                is_flag=False,
+                flag_value="true",
+                hidden=True,
+                callback=_check_fixed,
+                expose_value=False,
+            )
         )
-    credentials = grpc.ssl_server_credentials(
-        [(config.server_key.encode(), config.server_cert.encode())],
-        root_certificates=config.custom_ca.encode() or None,
-        require_client_auth=config.client_verify,
-    )
-    try:  # gRPC reads them only when it listens, and does not say what is wrong
-        grpc.server(ThreadPoolExecutor(1)).add_secure_port("127.0.0.1:0", credentials)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"--ssl_config_file {file}: server_key and server_cert, or custom_ca, are no key and "
-            "certificates in PEM that belong together"
-        ) from error
-    return credentials
+    return command
 
 
-def _channel_options(text: str) -> tuple[tuple[str, int | str], ...]:
-    options: list[tuple[str, int | str]] = []
-    for argument in filter(None, text.split(",")):
-        name, equals, value = argument.partition("=")
-        if not equals:
-            raise ConfigError(f"--grpc_channel_arguments: expected name=value, got {argument!r}")
-        options.append((name, int(value) if _is_int32(value) else value))
-    return tuple(options)
-
-
-def _is_int32(text: str) -> bool:
-    try:
-        return -(2**31) <= int(text) < 2**31
-    except ValueError:
-        return False
-
-
-def _http(flags: Mapping[str, Any]) -> HttpOptions | None:
-    metrics_path = ""
-    file = flags["monitoring_config_file"]
-    if file is not None:
-        config = read_text_proto(file, MonitoringConfig(), "--monitoring_config_file")
-        if config.prometheus_config.enable:
-            metrics_path = config.prometheus_config.path or DEFAULT_PATH
-    port = flags["rest_api_port"]
-    if not port:
-        if metrics_path:
-            raise ConfigError("--monitoring_config_file needs --rest_api_port, where metrics are")
-        return None
-    if port == flags["port"]:
-        raise ConfigError(f"--rest_api_port and --port are both {port}")
-    return HttpOptions(
-        bind_address=flags["bind_address"],
-        port=port,
-        threads=flags["rest_api_num_threads"],
-        timeout=flags["rest_api_timeout_in_ms"] / 1000,
-        cors=flags["rest_api_enable_cors_support"],
-        metrics_path=metrics_path,
-    )
-
-
-def _load(flags: Mapping[str, Any]) -> LoadOptions:
-    config = config_pb2.ConfigProto()
-    if flags["tensorflow_session_config_file"] is not None:
-        file = flags["tensorflow_session_config_file"]
-        read_text_proto(file, config, "--tensorflow_session_config_file")
-    both = flags["tensorflow_session_parallelism"]
-    intra, inter = (flags[f"tensorflow_{kind}_op_parallelism"] for kind in ("intra", "inter"))
-    if both and (intra or inter):
-        raise ConfigError(
-            "--tensorflow_session_parallelism stands for both --tensorflow_intra_op_parallelism "
-            "and --tensorflow_inter_op_parallelism: expected either it or them"
-        )
-    if intra or both:
-        config.intra_op_parallelism_threads = intra or both
-    if inter or both:
-        config.inter_op_parallelism_threads = inter or both
-    return LoadOptions(
-        tags=tuple(filter(None, flags["saved_model_tags"].split(","))),
-        session_config=config,
-        use_inter_op_pool=config.inter_op_parallelism_threads > 0,
-    )
+def _check_fixed(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Refuse to change what is fixed; asking for what is done anyway is no error."""
+    name = str(parameter.name)
+    wanted = value is not None and value.lower() not in ("false", "0", "0.0", "")
+    if value is not None and wanted is not (name in ALWAYS_ON):
+        raise click.UsageError(f"--{name}: {(ALWAYS_ON | UNSUPPORTED)[name]}")

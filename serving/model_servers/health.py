@@ -1,4 +1,4 @@
-"""The services beside TensorFlow Serving's own: `grpc.health.v1.Health` and reflection."""
+"""The gRPC services besides TensorFlow Serving's own: health checks and reflection."""
 
 from __future__ import annotations
 
@@ -15,25 +15,24 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from serving.core.server_core import ServerCore
 
-# Neither a busy model nor callers who hold reflection's streams open may keep health checks from
-# being answered, so each has threads of its own.
+# Threads of their own: neither a busy model nor open reflection streams delay health checks.
 HEALTH_THREADS = 2
 REFLECTION_THREADS = 2
-# The original names them so, without the package, if it is told to offer health checks.
+# TensorFlow Serving's health service names the services so, without the package.
 SHORT_NAMES = ("PredictionService", "ModelService")
-# What reflection tells of the services is declared by these modules, which were generated for an
-# older protobuf: with this one they declare it and then fail.
-_DECLARING = ("model_service_pb2", "prediction_service_pb2")
+# Importing these modules registers the services' descriptors, and then fails: they were generated
+# for an older protobuf.
+_DESCRIPTOR_MODULES = ("model_service_pb2", "prediction_service_pb2")
 _STATUS = health_pb2.HealthCheckResponse
 
 Send = Callable[[Any], None]
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """Says SERVING of each model that can be asked, and of the server if every model can.
+    """Reports SERVING for each model that answers, and for the server if all models do.
 
-    gRPC's own servicer tells watches of a change while it holds the lock that they need to close,
-    so that one which closes at that moment stops the whole server.
+    gRPC's own servicer notifies watches while it holds the lock that they need to close, so a watch
+    that closes at that moment blocks the whole server.
     """
 
     def __init__(self) -> None:
@@ -41,7 +40,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         for method in (HealthServicer.Check, HealthServicer.Watch):
             vars(method)["experimental_thread_pool"] = pool
         vars(HealthServicer.Watch)["experimental_non_blocking"] = True
-        # Sends one after another, in a thread that nobody waits for.
+        # One thread, so that watches receive the changes in order.
         self._sending = ThreadPoolExecutor(1, "watches")
         self._lock = threading.Lock()
         self._statuses: dict[str, int] = {"": _STATUS.NOT_SERVING}
@@ -49,15 +48,15 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         self._names: set[str] = set()
         self._ending = False
 
-    def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Tell the status of a model, or of the server."""
+    def Check(self, request: Any, context: Any) -> Any:
+        """Return the status of a model, or of the server."""
         status = self._statuses.get(request.service)
         if status is None:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"there is no {request.service}")
+            context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service!r}")
         return _STATUS(status=status)
 
-    def Watch(self, request: Any, context: Any, send: Send) -> None:  # noqa: N802
-        """Tell it now, and again whenever it changes."""
+    def Watch(self, request: Any, context: Any, send: Send) -> None:
+        """Send the status now, and again whenever it changes."""
         with self._lock:
             self._watches[send] = request.service
             status = self._statuses.get(request.service, _STATUS.SERVICE_UNKNOWN)
@@ -66,28 +65,28 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
             self._watches.pop(send, None)
 
     def report(self, core: ServerCore) -> None:
-        """Take notice of what is served now."""
+        """Update the statuses from the models that are served now."""
         names = set(core.model_names)
         for gone in self._names - names:
-            self._tell(gone, _STATUS.SERVICE_UNKNOWN)
+            self._set(gone, _STATUS.SERVICE_UNKNOWN)
         self._names = names
         serving = {name: core.is_available(name) for name in names}
-        # A model may be called like a service; it is the one that can fail.
+        # A model may have a service's name; only the model can fail.
         statuses = dict.fromkeys(SHORT_NAMES, True) | serving
         statuses[""] = bool(serving) and all(serving.values())
         for name, is_serving in statuses.items():
-            self._tell(name, _STATUS.SERVING if is_serving else _STATUS.NOT_SERVING)
+            self._set(name, _STATUS.SERVING if is_serving else _STATUS.NOT_SERVING)
 
     def end(self) -> None:
-        """Say NOT_SERVING of everything from now on, and end the watches."""
+        """Report NOT_SERVING for everything from now on, and end the watches."""
         for name in list(self._statuses):
-            self._tell(name, _STATUS.NOT_SERVING)
+            self._set(name, _STATUS.NOT_SERVING)
         with self._lock:
             self._ending = True
             for send in list(self._watches):
                 self._sending.submit(send, None)
 
-    def _tell(self, name: str, status: int) -> None:
+    def _set(self, name: str, status: int) -> None:
         with self._lock:
             if self._ending or self._statuses.get(name) == status:
                 return
@@ -98,7 +97,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
 
 
 class _ReflectionServicer(reflection.ReflectionServicer):
-    def ServerReflectionInfo(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
+    def ServerReflectionInfo(self, request_iterator: Any, context: Any) -> Any:
         return super().ServerReflectionInfo(request_iterator, context)
 
 
@@ -107,14 +106,16 @@ def add_services(server: grpc.Server, servicer: HealthServicer, names: tuple[str
 
     Args:
         server: not started yet.
-        servicer: answers the health checks.
-        names: of the services to tell of.
+        servicer: of the health checks.
+        names: of the services that reflection describes.
     """
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     pool = ThreadPoolExecutor(REFLECTION_THREADS, "reflection")
     vars(_ReflectionServicer.ServerReflectionInfo)["experimental_thread_pool"] = pool
-    for module in _DECLARING:
+    for module in _DESCRIPTOR_MODULES:
         with contextlib.suppress(AttributeError):
             importlib.import_module(f"tensorflow_serving.apis.{module}")
-    told = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_ReflectionServicer(told), server)
+    described = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+        _ReflectionServicer(described), server
+    )

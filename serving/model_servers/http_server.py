@@ -1,47 +1,52 @@
-"""What `--rest_api_port` answers: the state of a model, for health checks, and metrics.
+"""The server of `--rest_api_port`: the state of models, for health checks, and metrics.
 
-TensorFlow Serving's REST dialect, predictions included, is spoken by the client in front of this
-server; here are only the paths of a model's state, as that dialect has them, and the metrics.
+The client in front of this server speaks TensorFlow Serving's REST API, predictions included. Only
+the paths of a model's state are answered here.
 """
 
 from __future__ import annotations
 
-import io
 import json
+import logging
 import re
 import socket
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import tensorflow as tf
+import waitress.channel
+import waitress.server
 from prometheus_client import CONTENT_TYPE_LATEST
 from tensorflow_serving.apis import model_pb2
 
-from serving.core.servable_harness import Version
+from serving.core.servable_harness import ServableHarness
 from serving.core.server_core import ServerCore
-from serving.core.source import LARGEST_VERSION
+from serving.core.source import MAX_VERSION
 from serving.errors import ServingError
 from serving.model_servers.monitoring import Monitoring
 
-# As in the original a label is not looked at.
+# As in TensorFlow Serving, a label is ignored.
 STATUS_PATH = re.compile(r"/v1/models/([^/:?]+)(?:/versions/([0-9]{1,19})|/labels/[^/:?]+)?")
-ELSEWHERE = (
+NOT_HERE = (
     "only GET /v1/models/NAME[/versions/N|/labels/L]{metrics} is answered here; the client in "
     "front of this server speaks TensorFlow Serving's REST API"
 )
-MOST_CONNECTIONS = 256
-# In which a request must have come.
-HEAD_SECONDS = 5.0
+MAX_CONNECTIONS = 1000
+# No request that is answered here has a body.
+MAX_BODY_BYTES = 2**16
+# Deadline for receiving a request.
+REQUEST_SECONDS = 5
 _ERROR_NAMES = {
     number: name
     for name, number in vars(tf.errors).items()
     if name.isupper() and isinstance(number, int)
 }
+
+Environ = dict[str, Any]
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,10 @@ class HttpOptions:
     Attributes:
         bind_address: the address to listen on.
         port: the port.
-        threads: how many requests are answered at once.
-        timeout: seconds that a connection may keep silent.
-        cors: whether pages of other origins may read the answers.
-        metrics_path: where the metrics are; empty: nowhere.
+        threads: maximum requests answered at once.
+        timeout: seconds after which a silent connection is closed.
+        cors: allow pages of other origins to read the responses.
+        metrics_path: the path of the metrics; empty: none.
     """
 
     bind_address: str
@@ -65,143 +70,113 @@ class HttpOptions:
     metrics_path: str
 
 
-class HttpPort(HTTPServer):
-    """A small HTTP server with threads of its own."""
+class StatusApp:
+    """A WSGI application that answers with the state of models, and with metrics."""
 
-    daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 128  # of connections that nobody has taken yet; the system drops others
+    def __init__(
+        self, core: ServerCore, monitoring: Monitoring, *, cors: bool, metrics_path: str
+    ) -> None:
+        self._core = core
+        self._monitoring = monitoring
+        self._cors = cors
+        self._metrics_path = metrics_path
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request."""
+        status, content_type, body = self._respond(environ)
+        headers = [("Content-Type", content_type), ("Content-Length", str(len(body)))]
+        if self._cors and "HTTP_ORIGIN" in environ:
+            headers.append(("Access-Control-Allow-Origin", "*"))
+        start_response(f"{status.value} {status.phrase}", headers)
+        return [body]
+
+    def _respond(self, environ: Environ) -> tuple[HTTPStatus, str, bytes]:
+        path = environ["PATH_INFO"]
+        if environ["REQUEST_METHOD"] == "GET":
+            if self._metrics_path and path == self._metrics_path:
+                return HTTPStatus.OK, CONTENT_TYPE_LATEST, self._monitoring.exposition()
+            match = None if environ.get("QUERY_STRING") else STATUS_PATH.fullmatch(path)
+            if match and int(match[2] or 0) <= MAX_VERSION:
+                return self._model_status(match[1], match[2])
+        metrics = f" and GET {self._metrics_path}" if self._metrics_path else ""
+        return _json(HTTPStatus.NOT_FOUND, {"error": NOT_HERE.format(metrics=metrics)})
+
+    def _model_status(self, name: str, version: str | None) -> tuple[HTTPStatus, str, bytes]:
+        # WSGI has the path's bytes as latin-1.
+        spec = model_pb2.ModelSpec(name=name.encode("latin-1").decode("utf-8", "replace"))
+        if version:
+            spec.version.value = int(version)
+        try:
+            harnesses = self._core.status(spec)
+        except ServingError as error:
+            return _json(HTTPStatus.NOT_FOUND, {"error": error.message})
+        return _json(HTTPStatus.OK, {"model_version_status": [*map(_as_json, harnesses)]})
+
+
+class HttpServer:
+    """Serves the application with threads of its own."""
 
     def __init__(self, options: HttpOptions, core: ServerCore, monitoring: Monitoring) -> None:
-        """Take the port; `start` begins to listen.
+        """Bind the port; `start` listens.
 
         Raises:
-            OSError: it is taken.
+            OSError: it is in use.
         """
-        super().__init__((options.bind_address, options.port), _Handler, bind_and_activate=False)
-        self.server_bind()
-        self.options = options
-        self.core = core
-        self.monitoring = monitoring
-        # Whoever is slow to ask holds a thread, and must not keep others from being answered.
-        self._pool = ThreadPoolExecutor(MOST_CONNECTIONS, "http")
-        self.answering = threading.Semaphore(options.threads)
+        self._options = options
+        self._app = StatusApp(
+            core, monitoring, cors=options.cors, metrics_path=options.metrics_path
+        )
+        family = socket.AF_INET6 if ":" in options.bind_address else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind((options.bind_address, options.port))
+        self._server: Any = None
 
     def start(self) -> None:
-        """Begin to listen and to answer."""
-        self.server_activate()
-        threading.Thread(target=self.serve_forever, name="http", daemon=True).start()
+        """Listen and answer."""
+        # Failed requests are the caller's business, and a full queue shows in the latency.
+        logging.getLogger("waitress").setLevel(logging.ERROR)
+        self._server = waitress.server.create_server(
+            self._app,
+            sockets=[self._socket],
+            threads=self._options.threads,
+            channel_timeout=max(1, int(min(self._options.timeout, REQUEST_SECONDS))),
+            cleanup_interval=1,
+            connection_limit=MAX_CONNECTIONS,
+            max_request_body_size=MAX_BODY_BYTES,
+            asyncore_use_poll=True,
+            log_socket_errors=False,
+            ident="",
+        )
+        self._server.channel_class = _Channel
+        threading.Thread(target=self._server.run, name="http", daemon=True).start()
 
     def stop(self) -> None:
         """Stop listening."""
-        self.shutdown()
-        self.server_close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer a connection in one of the threads."""
-        self._pool.submit(self._answer, request, client_address)
-
-    def _answer(self, request: socket.socket, client_address: Any) -> None:
-        try:
-            self.finish_request(request, client_address)
-        except OSError:
-            pass  # the caller has gone
-        finally:
-            self.shutdown_request(request)
+        self._server.close()
 
 
-class _Reader(io.RawIOBase):
-    """Reads a connection until a moment, however little comes at a time."""
+class _Channel(waitress.channel.HTTPChannel):
+    """A connection that is closed unless its requests arrive in time, however steadily."""
 
-    def __init__(self, connection: socket.socket, seconds: float) -> None:
-        self._connection = connection
-        self._end = time.monotonic() + seconds
+    last_activity: float
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._connection.settimeout(left)
-        return self._connection.recv_into(buffer)
+    def handle_read(self) -> None:
+        since = self.last_activity
+        super().handle_read()
+        if self.request is not None:  # it is not complete
+            self.last_activity = since
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: HttpPort
-
-    def setup(self) -> None:
-        super().setup()
-        seconds = min(self.server.options.timeout, HEAD_SECONDS)
-        self.rfile = io.BufferedReader(_Reader(self.connection, seconds))
-
-    def do_GET(self) -> None:
-        # From here on it is about writing.
-        self.connection.settimeout(self.server.options.timeout)
-        with self.server.answering:
-            self._answer()
-
-    def _answer(self) -> None:
-        options = self.server.options
-        path = self.path.partition("?")[0]
-        if options.metrics_path and path == options.metrics_path:
-            self._reply(200, self.server.monitoring.exposition(), CONTENT_TYPE_LATEST)
-        elif (match := STATUS_PATH.fullmatch(self.path)) and int(match[2] or 0) <= LARGEST_VERSION:
-            spec = model_pb2.ModelSpec(name=match[1])
-            if match[2]:
-                spec.version.value = int(match[2])
-            try:
-                found = self.server.core.status(spec)
-            except ServingError as error:
-                self._reply_json(404, {"error": error.message})
-            else:
-                body = {"model_version_status": [_as_json(version) for version in found]}
-                self._reply_json(200, body)
-        else:
-            self._refuse()
-
-    def do_POST(self) -> None:
-        self._refuse()
-
-    def do_HEAD(self) -> None:
-        self._refuse()
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Tell what is wrong with a request as everything else is told, in JSON."""
-        self.close_connection = True
-        self.request_version = self.protocol_version  # what came may have been no version at all
-        self._reply_json(code, {"error": message or HTTPStatus(code).phrase})
-
-    def _refuse(self) -> None:
-        path = self.server.options.metrics_path
-        metrics = f" and GET {path}" if path else ""
-        self.close_connection = True  # a body that was not read is not the next request
-        self._reply_json(404, {"error": ELSEWHERE.format(metrics=metrics)})
-
-    def _reply_json(self, status: int, body: dict[str, Any]) -> None:
-        self._reply(status, json.dumps(body).encode(), "application/json")
-
-    def _reply(self, status: int, data: bytes, content_type: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(data)))
-        headers = getattr(self, "headers", None)  # there are none if they could not be read
-        if self.server.options.cors and headers is not None and headers.get("Origin"):
-            self.send_header("Access-Control-Allow-Origin", "*")
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Keep health checks out of the log."""
+def _json(status: HTTPStatus, body: dict[str, Any]) -> tuple[HTTPStatus, str, bytes]:
+    return status, "application/json", json.dumps(body).encode()
 
 
-def _as_json(version: Version) -> dict[str, Any]:
-    error = version.error
+def _as_json(harness: ServableHarness) -> dict[str, Any]:
+    error = harness.error
     return {
-        "version": str(version.number),
-        "state": version.state.name,
+        "version": str(harness.version),
+        "state": harness.state.name,
         "status": {
             "error_code": _ERROR_NAMES.get(error.number, "UNKNOWN") if error else "OK",
             "error_message": error.message if error else "",

@@ -1,13 +1,13 @@
-"""Metrics, under TensorFlow Serving's names, for `--monitoring_config_file`.
+"""Metrics under TensorFlow Serving's names, for `--monitoring_config_file`.
 
-The original has no labels for version and signature; here they are added, and MultiInference, which
-it leaves out, is counted too.
+Unlike TensorFlow Serving's, they have labels for version and signature, and include MultiInference.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import (
@@ -20,20 +20,20 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from serving.core.servable_harness import State, Version
+from serving.core.servable_harness import ServableHarness, State
 
 OK = "OK"
 DEFAULT_PATH = "/monitoring/prometheus/metrics"
-# Microseconds: 10, 18, 32, … about 20 minutes, as the original's.
+# Microseconds: 10, 18, 32, … about 20 minutes, as in TensorFlow Serving.
 _BUCKETS = tuple(float(f"{10 * 1.8**power:g}") for power in range(33))
-# The library gives every counter a suffix that the original's names do not have.
+# prometheus_client adds a suffix to counters that TensorFlow Serving's names do not have.
 _SUFFIX = re.compile(rb"^((?:# (?:HELP|TYPE) )?:tensorflow:[a-z:_]+)_total\b", re.MULTILINE)
 
-disable_created_metrics()  # series of the library's own
+disable_created_metrics()  # TensorFlow Serving has no such series
 
 
 class Monitoring:
-    """What is counted and timed."""
+    """The server's counters and histograms."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -70,13 +70,13 @@ class Monitoring:
         )
         self._load_attempts = self._counter(
             ":tensorflow:cc:saved_model:load_attempt_count",
-            "The number of times a SavedModel was tried to be loaded.",
+            "The number of attempts to load a SavedModel.",
             "model_path",
             "status",
         )
         self._load_latency = self._counter(
             ":tensorflow:cc:saved_model:load_latency",
-            "Wall time (in microseconds) of all loads of a SavedModel together.",
+            "Total wall time (in microseconds) of the loads of a SavedModel.",
             "model_path",
         )
         self.states = _States()
@@ -85,13 +85,13 @@ class Monitoring:
     def request(
         self, api: str, model: str, version: str, signature: str, status: str, seconds: float
     ) -> None:
-        """Count a request that has been answered.
+        """Record a request that has been answered.
 
         Args:
             api: the method's name.
-            model: the model's name, empty if there is none of the name that was asked for.
+            model: the model's name, empty if it is unknown.
             version: the version that answered, empty if none did.
-            signature: the signature that was run, empty if none was.
+            signature: the signature that ran, empty if none did.
             status: the status code's name.
             seconds: from arrival to reply.
         """
@@ -99,21 +99,21 @@ class Monitoring:
         if status == OK:
             self._request_latency.labels(model, version, api, "GRPC").observe(seconds * 1e6)
 
-    def run(self, api: str, model: str, version: str, seconds: float) -> None:
-        """Count a run of a graph."""
+    def record_run(self, model: str, version: int, api: str, seconds: float) -> None:
+        """Record a successful run of a graph."""
         self._runtime_latency.labels(model, version, api, "TF1").observe(seconds * 1e6)
 
-    def load(self, path: str, success: bool, seconds: float) -> None:
-        """Count an attempt to load a version."""
+    def load(self, path: Path, success: bool, seconds: float) -> None:
+        """Record an attempt to load a version."""
         self._load_attempts.labels(path, "success" if success else "fail").inc()
         self._load_latency.labels(path).inc(seconds * 1e6)
 
-    def warmup(self, path: str, seconds: float) -> None:
-        """Count a warm-up, which has gone well."""
+    def warmup(self, path: Path, seconds: float) -> None:
+        """Record a successful warm-up."""
         self._warmup_latency.labels(path, OK).observe(seconds * 1e6)
 
     def count(self, name: str) -> int:
-        """Return what a counter has come to, over all its labels; 0 if none has this name.
+        """Return the sum of a counter over its labels; 0 if there is no such counter.
 
         Args:
             name: as TensorFlow writes it, like `/tensorflow/serving/request_count`.
@@ -135,25 +135,25 @@ class Monitoring:
 
 
 class _States(Collector):
-    """The state of each version, which the original tells only to those who ask for it."""
+    """The state of each version; TensorFlow Serving has no such metric."""
 
     def __init__(self) -> None:
-        self._versions: dict[tuple[str, int], Version] = {}
+        self._harnesses: dict[tuple[str, int], ServableHarness] = {}
 
-    def changed(self, version: Version) -> None:
-        """Take notice of a version."""
-        self._versions[version.model, version.number] = version
+    def changed(self, harness: ServableHarness) -> None:
+        """Record the harness of a version."""
+        self._harnesses[harness.name, harness.version] = harness
 
     def collect(self) -> Iterable[Any]:
         family = GaugeMetricFamily(
             ":tensorflow:serving:model_version_state",
-            "1 for the state that a version is in; those that have ended well are left out.",
+            "1 for the current state of a version; unloaded versions have none.",
             labels=("model_name", "version", "state"),
         )
-        for version in list(self._versions.values()):
-            if version.state is State.END and version.error is None:
-                self._versions.pop((version.model, version.number), None)
+        for harness in list(self._harnesses.values()):
+            if harness.state is State.END and harness.error is None:
+                self._harnesses.pop((harness.name, harness.version), None)
             else:
-                state = "FAILED" if version.state is State.END else version.state.name
-                family.add_metric((version.model, str(version.number), state), 1)
+                state = "FAILED" if harness.state is State.END else harness.state.name
+                family.add_metric((harness.name, str(harness.version), state), 1)
         yield family

@@ -6,19 +6,24 @@ regressor.cc and multi_inference.cc in tensorflow_serving/servables/tensorflow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import classification_pb2, inference_pb2, regression_pb2
 
-from serving.errors import ServingError, invalid_argument, unimplemented
+from serving.errors import internal, invalid_argument, unimplemented
 from serving.servables import tensors
-from serving.servables.predict import CLASSIFY, REGRESS, Run
-from serving.servables.servable import DEFAULT_SIGNATURE, Servable, Signature
-from serving.servables.tensors import Array
+from serving.servables.servable import (
+    DEFAULT_SIGNATURE,
+    METHOD_CLASSIFY,
+    METHOD_REGRESS,
+    Servable,
+    Signature,
+)
+from serving.servables.session import Cancelled, never
+from serving.servables.tensors import Array, Tensor
 
 INPUTS = "inputs"
 CLASSES = "classes"
@@ -26,84 +31,106 @@ SCORES = "scores"
 OUTPUTS = "outputs"
 
 
-def classify(servable: Servable, run: Run, request: Any, *, check_method: bool = False) -> Any:
-    """Answer a ClassificationRequest.
-
-    Args:
-        servable: the version that is asked.
-        run: what computes.
-        request: a `tensorflow.serving.ClassificationRequest`.
-        check_method: refuse signatures that were not exported for this method.
-
-    Returns:
-        A `ClassificationResponse` whose `model_spec` still lacks model and version.
+def classify(servable: Servable, request: Any, cancelled: Cancelled = never) -> Any:
+    """Run a signature on a ClassificationRequest, and return the ClassificationResponse.
 
     Raises:
-        ServingError: the signature is not fit for it, or the graph rejects the examples.
+        ServingError: the signature cannot classify, or the graph rejects the examples.
     """
     name, signature = _signature(servable, request.model_spec)
-    feed, fetches = _preprocess(signature, CLASSIFY, check_method)
-    examples, values = _run(servable, run, request.input, [feed], fetches)
+    plan = _Plan(servable, "Classify")
+    plan.add(signature, METHOD_CLASSIFY)
+    examples, values = plan.run(request.input, cancelled)
     response = classification_pb2.ClassificationResponse()
-    response.model_spec.signature_name = name
+    servable.write_spec(response.model_spec, name)
     _write_classes(signature, values, examples, response.result)
     return response
 
 
-def regress(servable: Servable, run: Run, request: Any, *, check_method: bool = False) -> Any:
-    """Answer a RegressionRequest; arguments and errors are those of `classify`.
+def regress(servable: Servable, request: Any, cancelled: Cancelled = never) -> Any:
+    """Run a signature on a RegressionRequest, and return the RegressionResponse.
 
-    Returns:
-        A `RegressionResponse` whose `model_spec` still lacks model and version.
+    Raises:
+        ServingError: the signature cannot regress, or the graph rejects the examples.
     """
     name, signature = _signature(servable, request.model_spec)
-    feed, fetches = _preprocess(signature, REGRESS, check_method)
-    examples, values = _run(servable, run, request.input, [feed], fetches)
+    plan = _Plan(servable, "Regress")
+    plan.add(signature, METHOD_REGRESS)
+    examples, values = plan.run(request.input, cancelled)
     response = regression_pb2.RegressionResponse()
-    response.model_spec.signature_name = name
+    servable.write_spec(response.model_spec, name)
     _write_values(signature, values, examples, response.result)
     return response
 
 
-def multi_inference(
-    servable: Servable, run: Run, request: Any, *, check_method: bool = False
-) -> Any:
-    """Answer a MultiInferenceRequest: several signatures on one input, in one run of the graph.
-
-    Arguments are those of `classify`.
+def multi_inference(servable: Servable, request: Any, cancelled: Cancelled = never) -> Any:
+    """Run several signatures on one input in one run of the graph.
 
     Returns:
-        A `MultiInferenceResponse`; the results' `model_spec`s still lack model and version.
+        A `MultiInferenceResponse`.
 
     Raises:
-        ServingError: the tasks do not go together, or as `classify`.
+        ServingError: the tasks contradict one another, or as `classify`.
     """
     signatures: dict[str, Signature] = {}
-    feeds: set[str] = set()
-    fetches: set[str] = set()
+    plan = _Plan(servable, "MultiInference")
     for task in request.tasks:
         name = task.model_spec.signature_name or DEFAULT_SIGNATURE
         _check_task(task, request.tasks[0], name, signatures)
         signature = servable.signatures.get(name)
         if signature is None:
             raise invalid_argument(f"Requested signature not found in model graph: {name}")
-        if task.method_name not in (CLASSIFY, REGRESS):
+        if task.method_name not in (METHOD_CLASSIFY, METHOD_REGRESS):
             raise unimplemented(f"Unsupported signature method_name: {task.method_name}")
-        feed, wanted = _preprocess(signature, task.method_name, check_method)
-        feeds.add(feed)
-        fetches.update(wanted)
+        plan.add(signature, task.method_name)
         signatures[name] = signature
-    examples, values = _run(servable, run, request.input, sorted(feeds), sorted(fetches))
+    examples, values = plan.run(request.input, cancelled)
     response = inference_pb2.MultiInferenceResponse()
     for task in request.tasks:
         name = task.model_spec.signature_name or DEFAULT_SIGNATURE
         result = response.results.add()
-        result.model_spec.signature_name = name
-        if task.method_name == CLASSIFY:
+        servable.write_spec(result.model_spec, name)
+        if task.method_name == METHOD_CLASSIFY:
             _write_classes(signatures[name], values, examples, result.classification_result)
         else:
             _write_values(signatures[name], values, examples, result.regression_result)
     return response
+
+
+class _Plan:
+    """The tensors to feed and to fetch in one run of the graph."""
+
+    def __init__(self, servable: Servable, api: str) -> None:
+        self._servable = servable
+        self._api = api
+        self._feeds: dict[str, Any] = {}
+        self._fetches: set[str] = set()
+
+    def add(self, signature: Signature, method: str) -> None:
+        """Add the tensors that a method of a signature needs."""
+        exported_for = signature.definition.method_name
+        if self._servable.options.check_method and exported_for != method:
+            kind = "classification" if method == METHOD_CLASSIFY else "regression"
+            raise invalid_argument(
+                f"Expected {kind} signature method_name to be {method}. Was: {exported_for}"
+            )
+        check = _classification if method == METHOD_CLASSIFY else _regression
+        feed, fetches = check(signature)
+        self._feeds[feed] = signature.dtypes[INPUTS]
+        self._fetches.update(fetches)
+
+    def run(self, request_input: Any, cancelled: Cancelled) -> tuple[int, dict[str, Tensor]]:
+        """Return the number of examples, and the tensors computed from them, by name."""
+        examples = serialized_examples(request_input)
+        feeds, fetches = sorted(self._feeds), sorted(self._fetches)
+        for index, feed in enumerate(feeds):
+            dtype = self._feeds[feed]
+            if dtype is not None and dtype is not tf.string:
+                raise invalid_argument(
+                    f"Expects arg[{index}] to be {dtype.name} but string is provided"
+                )
+        values = self._servable.run(self._api, feeds, fetches, [examples] * len(feeds), cancelled)
+        return len(examples), dict(zip(fetches, values, strict=True))
 
 
 def _check_task(task: Any, first: Any, name: str, seen: Mapping[str, Signature]) -> None:
@@ -125,19 +152,8 @@ def _signature(servable: Servable, model_spec: Any) -> tuple[str, Signature]:
     return name, signature
 
 
-def _preprocess(signature: Signature, method: str, check_method: bool) -> tuple[str, list[str]]:
-    """Return the tensor that takes the examples, and those that hold the results."""
-    exported_for = signature.definition.method_name
-    if check_method and exported_for != method:
-        kind = "classification" if method == CLASSIFY else "regression"
-        raise invalid_argument(
-            f"Expected {kind} signature method_name to be {method}. Was: {exported_for}"
-        )
-    return _classification(signature) if method == CLASSIFY else _regression(signature)
-
-
 def _classification(signature: Signature) -> tuple[str, list[str]]:
-    """Return the tensor that takes the examples, and those that hold classes and scores."""
+    """Return the tensor to feed with examples, and those with classes and scores."""
     if len(signature.inputs) != 1:
         raise invalid_argument("Expected one input Tensor.")
     if len(signature.outputs) not in (1, 2):
@@ -159,7 +175,7 @@ def _classification(signature: Signature) -> tuple[str, list[str]]:
 
 
 def _regression(signature: Signature) -> tuple[str, list[str]]:
-    """Return the tensor that takes the examples, and the one that holds the values."""
+    """Return the tensor to feed with examples, and the one with the values."""
     if len(signature.inputs) != 1:
         raise invalid_argument("Expected one input Tensor.")
     if len(signature.outputs) != 1:
@@ -175,25 +191,6 @@ def _regression(signature: Signature) -> tuple[str, list[str]]:
     return signature.inputs[INPUTS], [signature.outputs[OUTPUTS]]
 
 
-def _run(
-    servable: Servable,
-    run: Run,
-    request_input: Any,
-    feeds: Sequence[str],
-    fetches: Sequence[str],
-) -> tuple[int, dict[str, Array]]:
-    """Return the number of examples, and the tensors computed from them, by name."""
-    examples = serialized_examples(request_input)
-    for index, feed in enumerate(feeds):
-        dtype = servable.dtype(feed)
-        if dtype is not None and dtype is not tf.string:
-            raise invalid_argument(
-                f"Expects arg[{index}] to be {dtype.name} but string is provided"
-            )
-    values = run(feeds, fetches, [examples] * len(feeds))
-    return len(examples), dict(zip(fetches, values, strict=True))
-
-
 def serialized_examples(request_input: Any) -> Array:
     """Return the examples of a `tensorflow.serving.Input`, serialized, [examples] of bytes.
 
@@ -203,7 +200,7 @@ def serialized_examples(request_input: Any) -> Array:
     kind = request_input.WhichOneof("kind")
     context = b""
     if kind == "example_list_with_context":
-        # To append one serialized message to another is to merge them.
+        # Appending one serialized message to another merges the two.
         context = request_input.example_list_with_context.context.SerializeToString()
     examples = getattr(request_input, kind).examples if kind else ()
     if not examples:
@@ -212,80 +209,85 @@ def serialized_examples(request_input: Any) -> Array:
 
 
 def _write_classes(
-    signature: Signature, values: Mapping[str, Array], examples: int, result: Any
+    signature: Signature, values: Mapping[str, Tensor], examples: int, result: Any
 ) -> None:
     classes = _output(signature, values, CLASSES)
     scores = _output(signature, values, SCORES)
     if signature.outputs.get(CLASSES) == signature.outputs.get(SCORES):
-        scores = None  # one tensor is taken for both
-    for array, name, dtype in ((classes, CLASSES, "DT_STRING"), (scores, SCORES, "DT_FLOAT")):
-        if array is not None:
-            _check_output(array, name, dtype, examples)
-    if classes is not None and scores is not None and classes.shape[1] != scores.shape[1]:
+        scores = None  # TensorFlow Serving takes one tensor for both
+    labels = numbers = None
+    if classes is not None:
+        labels = _checked_output(classes, CLASSES, types_pb2.DT_STRING, examples)
+    if scores is not None:
+        numbers = _checked_output(scores, SCORES, types_pb2.DT_FLOAT, examples)
+    if labels is not None and numbers is not None and labels.shape[1] != numbers.shape[1]:
         raise invalid_argument(
             "Tensors class and score should match in dim_size(1). "
-            f"Got {classes.shape[1]} vs. {scores.shape[1]}"
+            f"Got {labels.shape[1]} vs. {numbers.shape[1]}"
         )
     for row in range(examples):
-        labels = classes[row].tolist() if classes is not None else None
-        numbers = scores[row].tolist() if scores is not None else None
-        # A label is a string in the protocol, a tensor's value any bytes.
+        row_labels = labels[row].tolist() if labels is not None else None
+        row_scores = numbers[row].tolist() if numbers is not None else None
         entries = result.classifications.add().classes
-        for index in range(len(labels if labels is not None else numbers or ())):
+        for index in range(len(row_labels if row_labels is not None else row_scores or ())):
             entry = entries.add()
-            if labels is not None:
-                entry.label = _text(labels[index])
-            if numbers is not None:
-                entry.score = numbers[index]
+            if row_labels is not None:
+                entry.label = _label(row_labels[index])
+            if row_scores is not None:
+                entry.score = row_scores[index]
 
 
-def _text(label: bytes) -> str:
+def _label(label: bytes) -> str:
+    # A label is a string in the protocol, a tensor's value any bytes.
     try:
         return label.decode()
     except UnicodeDecodeError as error:
-        raise ServingError.from_number(13, f"class {label!r} is not UTF-8") from error
+        raise internal(f"class {label!r} is not UTF-8") from error
 
 
-def _check_output(array: Array, name: str, dtype: str, examples: int) -> None:
-    if array.ndim != 2:
+def _checked_output(output: Tensor, name: str, dtype: int, examples: int) -> Array:
+    if output.ndim != 2:
         raise invalid_argument(
-            f"Expected Tensor shape: [batch_size num_classes] but got {_shape(array)}"
+            f"Expected Tensor shape: [batch_size num_classes] but got {_shape(output)}"
         )
-    if array.dtype != (np.object_ if dtype == "DT_STRING" else np.float32):
-        raise invalid_argument(f"Expected {name} Tensor of {dtype}. Got: {_dtype_name(array)}")
-    if array.shape[0] != examples:
+    if tensors.data_type(output) != dtype or isinstance(output, tensors.ProtoTensor):
+        expected = types_pb2.DataType.Name(dtype)
+        raise invalid_argument(f"Expected {name} Tensor of {expected}. Got: {_dtype_name(output)}")
+    if output.shape[0] != examples:
         raise invalid_argument(
-            f"Expected {name} output batch size of {examples}. Got: {array.shape[0]}"
+            f"Expected {name} output batch size of {examples}. Got: {output.shape[0]}"
         )
+    return output
 
 
 def _write_values(
-    signature: Signature, values: Mapping[str, Array], examples: int, result: Any
+    signature: Signature, values: Mapping[str, Tensor], examples: int, result: Any
 ) -> None:
-    array = values[signature.outputs[OUTPUTS]]
-    if not (array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)):
+    output = values[signature.outputs[OUTPUTS]]
+    if not (output.ndim == 1 or (output.ndim == 2 and output.shape[1] == 1)):
         raise invalid_argument(
             "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] "
-            f"but got {_shape(array)}"
+            f"but got {_shape(output)}"
         )
-    if array.shape[0] != examples:
+    if output.shape[0] != examples:
         raise invalid_argument(
-            f"Input batch size did not match output batch size: {examples} vs. {array.shape[0]}"
+            f"Input batch size did not match output batch size: {examples} vs. {output.shape[0]}"
         )
-    if array.dtype != np.float32:
-        raise invalid_argument(f"Expected output Tensor of DT_FLOAT.  Got: {_dtype_name(array)}")
-    for value in array.reshape(-1).tolist():
+    is_float = tensors.data_type(output) == types_pb2.DT_FLOAT
+    if not is_float or isinstance(output, tensors.ProtoTensor):
+        raise invalid_argument(f"Expected output Tensor of DT_FLOAT.  Got: {_dtype_name(output)}")
+    for value in output.reshape(-1).tolist():
         result.regressions.add(value=value)
 
 
-def _output(signature: Signature, values: Mapping[str, Array], name: str) -> Array | None:
+def _output(signature: Signature, values: Mapping[str, Tensor], name: str) -> Tensor | None:
     tensor = signature.outputs.get(name)
     return None if tensor is None else values[tensor]
 
 
-def _shape(array: Array) -> str:
-    return "[" + ",".join(map(str, array.shape)) + "]"
+def _shape(tensor: Tensor) -> str:
+    return "[" + ",".join(map(str, tensor.shape)) + "]"
 
 
-def _dtype_name(array: Array) -> str:
-    return str(types_pb2.DataType.Name(tensors.enum_of(array.dtype)))
+def _dtype_name(tensor: Tensor) -> str:
+    return str(types_pb2.DataType.Name(tensors.data_type(tensor)))

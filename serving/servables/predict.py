@@ -6,47 +6,31 @@ tensorflow_serving/servables/tensorflow/predict_util.cc.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-import grpc
 import tensorflow as tf
-from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import predict_pb2
 
-from serving.errors import ServingError, failed_precondition, invalid_argument
+from serving.errors import failed_precondition, internal, invalid_argument
 from serving.servables import tensors
-from serving.servables.servable import DEFAULT_SIGNATURE, Servable, Signature
-from serving.servables.tensors import Array
+from serving.servables.servable import (
+    DEFAULT_SIGNATURE,
+    METHOD_CLASSIFY,
+    METHOD_PREDICT,
+    METHOD_REGRESS,
+    Servable,
+    Signature,
+)
+from serving.servables.session import Cancelled, never
+from serving.servables.tensors import Tensor
 
-PREDICT = "tensorflow/serving/predict"
-CLASSIFY = "tensorflow/serving/classify"
-REGRESS = "tensorflow/serving/regress"
-METHODS = (PREDICT, CLASSIFY, REGRESS)
-
-# Computes tensors from tensors: a servable's `run`, or one that puts requests into batches first.
-Run = Callable[[Sequence[str], Sequence[str], Sequence[Array]], list[Array]]
+API = "Predict"
+METHODS = (METHOD_PREDICT, METHOD_CLASSIFY, METHOD_REGRESS)
 
 
-def predict(
-    servable: Servable,
-    run: Run,
-    request: Any,
-    *,
-    as_content: bool = False,
-    check_method: bool = False,
-) -> Any:
-    """Run a signature of a model on the inputs given.
-
-    Args:
-        servable: the version that is asked.
-        run: what computes.
-        request: a `tensorflow.serving.PredictRequest`.
-        as_content: whether the reply's tensors travel as `tensor_content`.
-        check_method: refuse signatures that were not exported for one of the known methods.
-
-    Returns:
-        A `PredictResponse` whose `model_spec` still lacks model and version.
+def predict(servable: Servable, request: Any, cancelled: Cancelled = never) -> Any:
+    """Run a signature of a servable on a PredictRequest, and return the PredictResponse.
 
     Raises:
         ServingError: the request does not fit the signature, or the graph rejects it.
@@ -55,53 +39,46 @@ def predict(
     signature = servable.signatures.get(name)
     if signature is None:
         raise failed_precondition(f'Serving signature key "{name}" not found.')
-    if check_method:
+    if servable.options.check_method:
         _check_method(signature)
-    if signature.definition.defaults and len(request.inputs) <= len(signature.inputs):
-        _fill_in(request.inputs, signature)
-    else:
-        _check_names(request.inputs, signature)
-    response = predict_pb2.PredictResponse()
-    response.model_spec.signature_name = name
-    try:
-        arrays = [_decode(request.inputs[name], name) for name in signature.inputs]
-    except tensors.NoArrayError:
-        arrays = None
+    _complete_inputs(request.inputs, signature)
+    arrays = [_decode(request.inputs[name], name) for name in signature.inputs]
     outputs = _filtered_outputs(request.output_filter, signature)
     _check_dtypes(request.inputs, signature)
-    feeds, fetches = [*signature.inputs.values()], [signature.outputs[name] for name in outputs]
-    try:
-        if arrays is not None:
-            values = run(feeds, fetches, arrays)
-            for output, value in zip(outputs, values, strict=True):
-                tensors.encode(value, response.outputs[output], as_content=as_content)
-            return response
-    except tensors.NoArrayError:
-        pass
-    # TensorFlow's tensors have more dimensions and types than numpy's arrays.
-    serialized = [request.inputs[name].SerializeToString() for name in signature.inputs]
-    replies = servable.run_serialized(feeds, fetches, serialized)
-    for output, reply in zip(outputs, replies, strict=True):
-        response.outputs[output].CopyFrom(tensor_pb2.TensorProto.FromString(reply))
+    fetches = [signature.outputs[output] for output in outputs]
+    values = servable.run(API, [*signature.inputs.values()], fetches, arrays, cancelled)
+    response = predict_pb2.PredictResponse()
+    servable.write_spec(response.model_spec, name)
+    for output, value in zip(outputs, values, strict=True):
+        tensors.encode(value, response.outputs[output], as_content=servable.options.as_content)
     return response
 
 
 def _check_method(signature: Signature) -> None:
     method = signature.definition.method_name
     if method not in METHODS:
-        raise ServingError(
-            grpc.StatusCode.INTERNAL,
+        raise internal(
             "Expected prediction signature method_name to be one of "
-            f"{{{', '.join(METHODS)}}}. Was: {method}",
+            f"{{{', '.join(METHODS)}}}. Was: {method}"
         )
 
 
-def _fill_in(inputs: Any, signature: Signature) -> None:
-    """Give inputs that were not sent the values that the signature has for them.
+def _complete_inputs(inputs: Any, signature: Signature) -> None:
+    """Check the names of the inputs, and add the signature's defaults for missing ones.
 
-    Source: tensorflow/cc/saved_model/util.cc, which TensorFlow Serving uses since 2.14.
+    Source: tensorflow/cc/saved_model/util.cc.
     """
-    sent, defaults = set(inputs), signature.definition.defaults
+    wanted, defaults = signature.inputs.keys(), signature.definition.defaults
+    if len(inputs) == len(wanted) and all(name in inputs for name in wanted):
+        return
+    sent = set(inputs)
+    if len(sent) > len(wanted) or (len(sent) < len(wanted) and not defaults):
+        raise invalid_argument(
+            f"input size does not match signature: {len(sent)}!={len(wanted)} "
+            f"len({_names(sent)}) != len({_names(wanted)}). "
+            f"Sent extra: {_names(sent - wanted)}. "
+            f"Missing but required: {_names(wanted - sent)}."
+        )
     for name, tensor in signature.inputs.items():
         if name in sent:
             continue
@@ -112,7 +89,7 @@ def _fill_in(inputs: Any, signature: Signature) -> None:
                 f"or default input alias set: {','.join(sorted(defaults))}"
             )
         inputs[name].CopyFrom(defaults[name])
-    used = sent & signature.inputs.keys()
+    used = sent & wanted
     if used != sent:
         raise invalid_argument(
             f"Inputs contains invalid name. Used request inputs: {','.join(sorted(used))}, "
@@ -120,26 +97,7 @@ def _fill_in(inputs: Any, signature: Signature) -> None:
         )
 
 
-def _check_names(inputs: Any, signature: Signature) -> None:
-    wanted = signature.inputs.keys()
-    if len(inputs) == len(wanted) and all(name in inputs for name in wanted):
-        return
-    sent = set(inputs)
-    if len(sent) != len(wanted):
-        raise invalid_argument(
-            f"input size does not match signature: {len(sent)}!={len(wanted)} "
-            f"len({_names(sent)}) != len({_names(wanted)}). "
-            f"Sent extra: {_names(sent - wanted)}. "
-            f"Missing but required: {_names(wanted - sent)}."
-        )
-    unknown = min(sent - wanted)
-    raise invalid_argument(
-        f"input tensor alias not found in signature: {unknown}. "
-        f"Inputs expected to be in the set {_names(wanted)}."
-    )
-
-
-def _decode(proto: Any, name: str) -> Array:
+def _decode(proto: Any, name: str) -> Tensor:
     try:
         return tensors.decode(proto)
     except OverflowError as error:
@@ -165,7 +123,7 @@ def _filtered_outputs(output_filter: Any, signature: Signature) -> list[str]:
 
 
 def _check_dtypes(inputs: Any, signature: Signature) -> None:
-    """Reject what numpy would convert but TensorFlow Serving's session would not."""
+    """Refuse types that numpy would convert and TensorFlow Serving's session does not."""
     for index, (name, expected) in enumerate(signature.dtypes.items()):
         sent = inputs[name].dtype
         if expected is not None and sent != expected.as_datatype_enum:
@@ -175,5 +133,5 @@ def _check_dtypes(inputs: Any, signature: Signature) -> None:
             )
 
 
-def _names(names: Any) -> str:
+def _names(names: Iterable[str]) -> str:
     return "{" + ",".join(sorted(names)) + "}"

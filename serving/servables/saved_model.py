@@ -1,12 +1,14 @@
-"""A SavedModel into a session, by what TensorFlow's C++ loader reads of it.
+"""Load a SavedModel into a session, as TensorFlow's C++ loader does.
 
-That loader is TensorFlow Serving's. Python's reads more than serving needs, such as collections,
-and refuses models for it. Sources: reader.cc and loader.cc in tensorflow/cc/saved_model.
+TensorFlow Serving uses that loader. Python's also reads parts that serving does not need, such as
+collections, and refuses models because of them.
+Sources: reader.cc and loader.cc in tensorflow/cc/saved_model.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Collection, Mapping
 from errno import ENOENT
 from pathlib import Path
@@ -22,21 +24,21 @@ from serving.errors import ServingError, failed_precondition, invalid_argument, 
 INIT_OP = "__saved_model_init_op"
 MAIN_OPS = ("saved_model_main_op", "legacy_init_op")
 ASSETS = "saved_model_assets"
-# Nodes whose values are in the checkpoint.
+# Operations whose values are in the checkpoint.
 VARIABLES = ("VarHandleOp", "Variable", "VariableV2")
 MUTABLE_TABLES = ("MutableHashTable", "MutableDenseHashTable")
 
 
 def load(session: Any, path: Path, tags: Collection[str]) -> Any:
-    """Bring a model into a session whose graph is empty and the default one.
+    """Load a SavedModel into a session.
 
     Args:
-        session: a `tf.compat.v1.Session`.
+        session: a `tf.compat.v1.Session`; its graph is empty and the default graph.
         path: the SavedModel's directory.
-        tags: of the graph that is wanted.
+        tags: the tags of the graph to load.
 
     Returns:
-        Its `MetaGraphDef`.
+        The graph's `MetaGraphDef`.
 
     Raises:
         ServingError: it is not a SavedModel, or cannot be loaded.
@@ -51,15 +53,31 @@ def load(session: Any, path: Path, tags: Collection[str]) -> Any:
             session.run(init_op, assets)
     except tf.errors.OpError as error:
         if error.error_code == tf.errors.UNKNOWN and error.message.endswith(os.strerror(ENOENT)):
-            raise not_found(error.message) from error  # checkpoints' reader has no code for it
+            raise not_found(error.message) from error  # the checkpoint reader has no code for it
         raise ServingError.from_number(error.error_code, error.message) from error
-    except (KeyError, TypeError, ValueError) as error:  # as Python tells what is wrong in a graph
+    except (KeyError, TypeError, ValueError) as error:  # errors in the graph
         raise invalid_argument(f"cannot load {path}: {error}") from error
     return meta_graph
 
 
+def check_regular(*files: Path) -> None:
+    """Refuse FIFOs, sockets and devices, which may block a reader for ever.
+
+    Raises:
+        ServingError: FAILED_PRECONDITION, one of the files is not a regular file.
+    """
+    for file in files:
+        try:
+            mode = file.stat().st_mode
+        except OSError:
+            continue  # whoever reads it reports that
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise failed_precondition(f"cannot load {file}: expected a regular file")
+
+
 def _read(path: Path) -> Any:
     binary, text = path / "saved_model.pb", path / "saved_model.pbtxt"
+    check_regular(binary, text, *(path / "variables").glob("*"))
     try:
         if binary.exists():
             return _parsed(binary, "binary", saved_model_pb2.SavedModel.FromString)
@@ -97,20 +115,21 @@ def _with_tags(saved_model: Any, tags: Collection[str]) -> Any:
 
 def _import(graph_def: Any) -> None:
     for node in graph_def.node:
-        # Which nodes go onto one device; there is but one here, and nodes may be named that were
-        # pruned from the graph.
+        # Places nodes on one device. There is only one, and the attribute may name pruned nodes.
         node.attr.pop("_class", None)
     tf.import_graph_def(graph_def, name="")
 
 
 def _assets(meta_graph: Any, path: Path) -> dict[str, str]:
-    """Return the file that each tensor with an asset's name is to be fed."""
+    """Return the file name to feed to each tensor that stands for an asset."""
     files = list(meta_graph.asset_file_def)
     if not files and ASSETS in meta_graph.collection_def:
         for packed in meta_graph.collection_def[ASSETS].any_list.value:
             files.append(meta_graph_pb2.AssetFileDef())
             packed.Unpack(files[-1])
-    return {file.tensor_info.name: str(path / "assets" / file.filename) for file in files}
+    paths = {file.tensor_info.name: path / "assets" / file.filename for file in files}
+    check_regular(*paths.values())
+    return {tensor: str(file) for tensor, file in paths.items()}
 
 
 def _restore_variables(
@@ -121,7 +140,7 @@ def _restore_variables(
         variables = {saver.filename_tensor_name: str(path / "variables" / "variables")}
         session.run(saver.restore_op_name, {**variables, **assets})
     elif saver.restore_op_name and any(_is_saved(node) for node in meta_graph.graph_def.node):
-        # The original makes such a version AVAILABLE.
+        # TensorFlow Serving makes such a version AVAILABLE, and all its requests fail.
         raise failed_precondition(f"cannot load {path}: its variables are missing, {index}")
 
 
@@ -130,7 +149,7 @@ def _is_saved(node: Any) -> bool:
 
 
 def _init_op(meta_graph: Any, path: Path) -> str:
-    """Return the name of what is to be run after variables have been restored, empty if nothing."""
+    """Return the operation to run after variables have been restored, empty if there is none."""
     if INIT_OP in meta_graph.signature_def:
         outputs = meta_graph.signature_def[INIT_OP].outputs
         if INIT_OP not in outputs:

@@ -1,15 +1,16 @@
-"""TensorProto to numpy and back, value by value as TensorFlow's `Tensor::FromProto` does it.
+"""TensorProto to numpy and back, with the rules of TensorFlow's `Tensor::FromProto`.
 
-Source: tensorflow/core/framework/tensor.cc. What may surprise there holds here too: a missing
-shape is a scalar, too few typed values repeat the last one, none at all are zeros, surplus ones
-are dropped, and `tensor_content` wins over typed fields but must fit exactly. Only integers that do
-not fit their type are refused, which the original lets wrap round.
+Source: tensorflow/core/framework/tensor.cc. A missing shape is a scalar, too few typed values
+repeat the last one, none at all are zeros, surplus ones are dropped, and `tensor_content` wins over
+typed fields but must fit exactly. One rule differs: TensorFlow lets integers wrap round in narrower
+types, here they are refused.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from tensorflow.core.framework import types_pb2
 
 Array = npt.NDArray[Any]
 
-# Which field of a TensorProto holds the values of a dtype, and as what.
+# The TensorProto field of each dtype, and the field's own type.
 _FIELDS = {
     types_pb2.DT_FLOAT: ("float_val", np.float32),
     types_pb2.DT_DOUBLE: ("double_val", np.float64),
@@ -41,8 +42,8 @@ _FIELDS = {
 # The dtypes of arrays, by the `tensorflow.DataType` of tensors.
 DTYPES = {enum: np.dtype(tf.DType(enum).as_numpy_dtype) for enum in _FIELDS}
 _ENUMS = {dtype: enum for enum, dtype in DTYPES.items()}
-# What tensors hold and arrays do not.
-_NO_ARRAYS = (
+# Types of tensors that have no numpy dtype.
+_NO_DTYPES = (
     types_pb2.DT_QINT8,
     types_pb2.DT_QUINT8,
     types_pb2.DT_QINT16,
@@ -54,32 +55,47 @@ _NO_ARRAYS = (
 _HALVES = (types_pb2.DT_HALF, types_pb2.DT_BFLOAT16)
 _COMPLEX = (types_pb2.DT_COMPLEX64, types_pb2.DT_COMPLEX128)
 
-# What a message of gRPC's largest size could hold.
+# The most that a gRPC message of the largest size could hold.
 MAX_BYTES = 2**31
-# A few bytes may ask for a value to be repeated any number of times; TensorFlow Serving would go on
-# until there is no memory left.
+# A few bytes can ask for a value to be repeated until memory is exhausted, which TensorFlow Serving
+# does not prevent.
 MAX_FILLED = 2**20
-# How many dimensions TensorFlow's tensors have at the most, numpy's arrays, and those of strings
-# that TensorFlow converts without crashing the process.
+# Dimensions of TensorFlow's tensors, of numpy's arrays, and of arrays of strings that TensorFlow
+# converts without crashing the process.
 MAX_RANK = 254
 MAX_ARRAY_RANK = 64
 MAX_STRING_ARRAY_RANK = 32
 
 
-class NoArrayError(Exception):
-    """A tensor that TensorFlow has and numpy has not, of very many dimensions or of such a type."""
+@dataclass(frozen=True)
+class ProtoTensor:
+    """A tensor that numpy cannot hold: of too many dimensions, or of a type without a dtype."""
+
+    proto: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of its dimensions."""
+        return tuple(dim.size for dim in self.proto.tensor_shape.dim)
+
+    @property
+    def ndim(self) -> int:
+        """The number of its dimensions."""
+        return len(self.proto.tensor_shape.dim)
 
 
-def decode(proto: Any) -> Array:
-    """Return a TensorProto's values, in its dtype and shape; strings as an object array of bytes.
+Tensor = Array | ProtoTensor
+
+
+def decode(proto: Any) -> Tensor:
+    """Return a TensorProto as an array in its dtype and shape; strings as objects of bytes.
 
     Raises:
         ValueError: the proto does not describe a tensor.
-        OverflowError: an integer does not fit its type; the message says which.
-        NoArrayError: it does, but numpy has no array for it.
+        OverflowError: an integer does not fit its type; the message names it.
     """
-    if proto.dtype in _NO_ARRAYS:
-        raise NoArrayError
+    if proto.dtype in _NO_DTYPES:
+        return ProtoTensor(proto)
     if proto.dtype not in _FIELDS:
         raise ValueError(f"no tensor has dtype {proto.dtype}")
     shape = _shape(proto)
@@ -87,41 +103,34 @@ def decode(proto: Any) -> Array:
     dtype = DTYPES[proto.dtype]
     if size * dtype.itemsize > MAX_BYTES:
         raise ValueError(f"{size} values are more than a request may ask for")
+    values = _values(proto, dtype, size)
     is_string = proto.dtype == types_pb2.DT_STRING
     if len(shape) > (MAX_STRING_ARRAY_RANK if is_string else MAX_ARRAY_RANK):
-        _values(proto, dtype, size)  # they are to be there all the same
-        raise NoArrayError
-    return _values(proto, dtype, size).reshape(shape)
+        return ProtoTensor(proto)
+    return values.reshape(shape)
 
 
-def _values(proto: Any, dtype: np.dtype[Any], size: int) -> Array:
-    if size and proto.tensor_content:
-        return _from_content(proto, dtype, size)
-    return _repeated(_from_field(proto, dtype), size)
-
-
-def encode(array: Array, proto: Any, *, as_content: bool = False) -> None:
-    """Write an array into a TensorProto.
+def encode(tensor: Tensor, proto: Any, *, as_content: bool = False) -> None:
+    """Write a tensor into an empty TensorProto.
 
     Args:
-        array: the values; strings as an object array of bytes.
+        tensor: the values; strings as an object array of bytes.
         proto: an empty TensorProto.
-        as_content: write the values as `tensor_content`, but for strings, and not into typed
-            fields, which is what TensorFlow Serving does unless told otherwise.
-
-    Raises:
-        NoArrayError: it is of a type that arrays do not have otherwise.
+        as_content: write numbers as `tensor_content` instead of typed fields.
     """
-    dtype = enum_of(array.dtype)
+    if isinstance(tensor, ProtoTensor):
+        proto.CopyFrom(tensor.proto)
+        return
+    dtype = data_type(tensor)
     proto.dtype = dtype
     proto.tensor_shape.SetInParent()
-    for length in array.shape:
+    for length in tensor.shape:
         proto.tensor_shape.dim.add(size=length)
     if as_content and dtype != types_pb2.DT_STRING:
-        proto.tensor_content = array.tobytes()
+        proto.tensor_content = tensor.tobytes()
         return
     field, field_dtype = _FIELDS[dtype]
-    flat = array.reshape(-1)
+    flat = tensor.reshape(-1)
     if dtype in _HALVES:
         flat = flat.view(np.uint16)
     elif dtype in _COMPLEX:
@@ -136,16 +145,9 @@ def strings(values: Sequence[bytes]) -> Array:
     return array
 
 
-def enum_of(dtype: np.dtype[Any]) -> int:
-    """Return the `tensorflow.DataType` of an array that a graph has computed.
-
-    Raises:
-        NoArrayError: it is of a type that arrays do not have otherwise.
-    """
-    enum = _ENUMS.get(dtype)
-    if enum is None:
-        raise NoArrayError
-    return int(enum)
+def data_type(tensor: Tensor) -> int:
+    """Return the `tensorflow.DataType` of a tensor."""
+    return int(tensor.proto.dtype if isinstance(tensor, ProtoTensor) else _ENUMS[tensor.dtype])
 
 
 def _shape(proto: Any) -> tuple[int, ...]:
@@ -155,6 +157,12 @@ def _shape(proto: Any) -> tuple[int, ...]:
     if len(shape) > MAX_RANK:
         raise ValueError(f"a tensor of {len(shape)} dimensions is more than TensorFlow has")
     return shape
+
+
+def _values(proto: Any, dtype: np.dtype[Any], size: int) -> Array:
+    if size and proto.tensor_content:
+        return _from_content(proto, dtype, size)
+    return _repeated(_from_field(proto, dtype), size)
 
 
 def _from_content(proto: Any, dtype: np.dtype[Any], size: int) -> Array:
@@ -206,7 +214,7 @@ def _from_field(proto: Any, dtype: np.dtype[Any]) -> Array:
 
 
 def _narrowed(values: Array, dtype: np.dtype[Any]) -> Array:
-    """Convert to a narrower integer type; the original takes 300 for 44 where there are 8 bits."""
+    """Convert to a narrower integer type, and refuse values that do not fit it."""
     if values.dtype == dtype:
         return values
     limits = np.iinfo(dtype)

@@ -1,7 +1,7 @@
-"""Warm-up: the requests that came with a version are answered before it becomes available.
+"""Warm-up: run the requests that came with a version before it becomes available.
 
-They lie in `assets.extra/tf_serving_warmup_requests`, a TFRecord file of
-`tensorflow.serving.PredictionLog` messages; see saved_model_warmup_util.cc.
+`assets.extra/tf_serving_warmup_requests` is a TFRecord file of `tensorflow.serving.PredictionLog`
+messages; see saved_model_warmup_util.cc.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import prediction_log_pb2
 
-from serving.batching.session import Session
 from serving.errors import ServingError, invalid_argument, unimplemented
 from serving.servables.classify_and_regress import classify, multi_inference, regress
 from serving.servables.predict import predict
+from serving.servables.saved_model import check_regular
+from serving.servables.servable import Servable
 
 REQUESTS_FILE = Path("assets.extra", "tf_serving_warmup_requests")
 MAX_RECORDS = 1000
-_ANSWERS: dict[str, Callable[..., Any]] = {
+_HANDLERS: dict[str, Callable[[Servable, Any], Any]] = {
     "predict_log": predict,
     "classify_log": classify,
     "regress_log": regress,
@@ -29,20 +30,20 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def warm_up(session: Session, iterations: int = 1, *, check_method: bool = False) -> int:
-    """Answer the warm-up requests of a version, and return how many there are.
+def warm_up(servable: Servable, iterations: int) -> int:
+    """Run a servable's warm-up requests, and return how many there are.
 
     Args:
-        session: what the version will answer with.
-        iterations: how often to answer each.
-        check_method: refuse signatures that were exported for another method.
+        servable: the version, not available yet.
+        iterations: how often to run each request.
 
     Raises:
-        ServingError: the file cannot be read, or a request fails; the version is not to be served.
+        ServingError: the file cannot be read, or a request fails.
     """
-    path = session.servable.path / REQUESTS_FILE
+    path = servable.path / REQUESTS_FILE
     if not path.exists():
         return 0
+    check_regular(path)
     records = 0
     try:
         for record in tf.compat.v1.io.tf_record_iterator(str(path)):
@@ -51,14 +52,9 @@ def warm_up(session: Session, iterations: int = 1, *, check_method: bool = False
                 raise invalid_argument(
                     f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}"
                 )
-            try:
-                log = prediction_log_pb2.PredictionLog.FromString(record)
-            except DecodeError:
-                raise invalid_argument(
-                    f"Failed to parse warmup record: {record[:40]!r} from {path}"
-                ) from None
+            log = _parsed(record, path)
             for _ in range(iterations):
-                _answer(session, log, check_method)
+                _run(servable, log)
     except tf.errors.DataLossError as error:
         raise ServingError.from_number(
             error.error_code,
@@ -69,11 +65,19 @@ def warm_up(session: Session, iterations: int = 1, *, check_method: bool = False
     return records
 
 
-def _answer(session: Session, log: Any, check_method: bool) -> None:
+def _parsed(record: bytes, path: Path) -> Any:
+    try:
+        return prediction_log_pb2.PredictionLog.FromString(record)
+    except DecodeError:
+        raise invalid_argument(
+            f"Failed to parse warmup record: {record[:40]!r} from {path}"
+        ) from None
+
+
+def _run(servable: Servable, log: Any) -> None:
     kind = log.WhichOneof("log_type")
-    if kind in _ANSWERS:
-        request = getattr(log, kind).request
-        _ANSWERS[kind](session.servable, session.run, request, check_method=check_method)
+    if kind in _HANDLERS:
+        _HANDLERS[kind](servable, getattr(log, kind).request)
     elif kind == "session_run_log":
         number = log.DESCRIPTOR.fields_by_name[kind].number
         raise unimplemented(f"Unsupported log_type for warmup: {number}")

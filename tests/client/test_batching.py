@@ -262,7 +262,7 @@ def test_each_caller_gets_its_own_rows_or_its_own_error(
         )
     assert not shared.batcher._queues
     assert not shared.batcher._tasks
-    assert (len(shared.batcher._queue_of), shared.batcher._waiting_size) == (0, 0)
+    assert (shared.batcher._waiting, shared.batcher._waiting_size) == (0, 0)
     assert not shared.batcher._watch._watched
 
 

@@ -162,6 +162,7 @@ def test_both_sides_know_each_other_by_certificates(
     client = starter.client(
         guarded,
         CLIENT_MODEL="m",
+        CLIENT_SERVER_TLS="true",
         CLIENT_SERVER_CA=str(authority.certificate),
         CLIENT_SERVER_CERT=str(certificate),
         CLIENT_SERVER_KEY=str(key),

@@ -103,7 +103,7 @@ def test_a_host_is_needed_once(client_url: str, host: str) -> None:
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
-        (b"nonsense\r\n\r\n", 400),
+        (b"GET nonsense\r\n\r\n", 400),
         (b"GET /livez HTTP/9.9\r\nHost: x\r\n\r\n", 400),
         (post("/predict", ROW, "Content-Length: 3"), 400),
         (post("/predict", ROW, "Transfer-Encoding: chunked"), 400),
@@ -153,23 +153,34 @@ def test_who_sends_too_much_can_read_why(model_server: str, starter: Starter) ->
         assert b"expected at most 1000 bytes" in body
 
 
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs/swagger-ui-bundle.js"])
 def test_callers_who_do_not_read_are_counted_and_closed(
-    model_server: str, starter: Starter
+    model_server: str, starter: Starter, path: str
 ) -> None:
-    client = starter.client(
-        model_server, CLIENT_WRITE_TIMEOUT="1", CLIENT_MAX_UNSENT_BYTES="3000000"
-    )
-    many = json.dumps({"instances": ROWS[[0] * 5000].tolist()}).encode()
-    connections = [connect(client.address) for _ in range(12)]
+    client = starter.client(model_server, CLIENT_WRITE_TIMEOUT="1")
+    connections = [connect(client.address) for _ in range(3)]
     for connection in connections:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.sendall(post("/predict", many) + post("/predict", ROW))
+        connection.sendall(get(path) * 400)
     name = "client_slow_readers_total"
-    wait_for(lambda: metric(client, name) == len(connections), "all were closed", 30)
+    wait_for(lambda: metric(client, name) == len(connections), "all were closed", 60)
     wait_for(lambda: metric(client, "client_http_requests_in_flight") == 1, "nothing is left", 5)
     for connection in connections:
         connection.close()
     assert requests.post(f"{client.address}/predict", ROW, timeout=10).status_code == 200
+
+
+def test_unread_responses_are_bounded_by_closing_who_reads_least(
+    model_server: str, starter: Starter
+) -> None:
+    client = starter.client(model_server, CLIENT_WRITE_TIMEOUT="60", CLIENT_MAX_UNSENT_BYTES="1000")
+    connections = [connect(client.address) for _ in range(3)]
+    for connection in connections:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(get("/openapi.json") * 400)
+    wait_for(lambda: metric(client, "client_slow_readers_total") == 2, "one is left", 60)
+    for connection in connections:
+        connection.close()
 
 
 def test_a_body_that_inflates_without_bound_holds_up_nobody(

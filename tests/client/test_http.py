@@ -322,6 +322,27 @@ def test_a_page_asks_for_a_key_where_one_is_needed(
     assert "Traceback" not in client.output()
 
 
+def test_a_request_may_bring_its_own_threshold(client_url: str) -> None:
+    body = {"instances": ROWS.tolist()}
+    reply = post(f"{client_url}/predict", body).json()
+    assert reply["threshold"] == 0.5
+    for threshold in (0, 0.999999, 1):
+        own = post(f"{client_url}/predict", {**body, "threshold": threshold}).json()
+        assert own["threshold"] == threshold
+        for one, other in zip(own["predictions"], reply["predictions"], strict=True):
+            assert one["probability"] == other["probability"]
+            benign = one["probability"] >= threshold
+            assert one["label"] == ("benign" if benign else "malignant")
+    for wrong, message in (
+        ({"threshold": 1.5}, "threshold: expected a number from 0 to 1, got 1.5"),
+        ({"threshold": "0.5"}, "threshold: expected a number from 0 to 1, got the string"),
+        ({"threshold": 0.5, "signature_name": "explain"}, 'signature "explain" has no label'),
+    ):
+        refused = post(f"{client_url}/predict", {**body, **wrong})
+        assert refused.status_code == 400
+        assert message in refused.json()["error"]
+
+
 def extremes(model_server: str) -> tuple[list[float], list[float]]:
     """The least and the greatest number of each column in training."""
     with ServingClient(model_server) as server:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 import requests
 import yaml
 
+from client.http.api_keys import hashed
+from client.settings import Settings
 from tests.conftest import Starter
 from tests.e2e.test_make_run import STOP_SECONDS, make_run, stop_with_ctrl_c
 from tests.support.caller import Caller, models_config, refused
@@ -25,6 +28,7 @@ from training.data import datasets as builtin
 
 FILES = ("docker-compose.yml", "docker-compose.embedded.yml")
 SERVING_IMAGE = "logreg-serving/serving"
+UP = ("-d", "--wait", "--wait-timeout=120")
 BODY = {"instances": breast_cancer().features[:2].tolist()}
 
 pytestmark = [pytest.mark.usefixtures("docker_engine"), pytest.mark.timeout(900)]
@@ -44,17 +48,28 @@ def docker(*arguments: str, **environment: str) -> str:
 
 
 class Compose:
-    """One project of compose, with ports of its own."""
+    """One Compose project, on ports that the engine chooses."""
 
-    def __init__(self) -> None:
-        self.port, self.serving_port = free_port(), free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        files = [option for file in FILES for option in ("-f", file)]
-        self.options = ["compose", "-p", f"logreg-test-{self.port}", *files]
+    def __init__(self, *files: str) -> None:
+        self.name = f"logreg-test-{free_port()}"
+        self.files = files or FILES
 
-    def __call__(self, *arguments: str) -> str:
-        ports = {"PORT": str(self.port), "SERVING_PORT": str(self.serving_port)}
-        return docker(*self.options, *arguments, **ports)
+    def __call__(self, *arguments: str, **environment: str) -> str:
+        files = [option for file in self.files for option in ("-f", file)]
+        return docker("compose", "-p", self.name, *files, *arguments, PORT="", **environment)
+
+    def address(self, service: str, port: int, replica: int = 1) -> str:
+        return self("port", f"--index={replica}", service, str(port))
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address('client', 8080)}"
+
+    def with_file(self, file: str) -> Compose:
+        """Return the same project with a further file."""
+        compose = Compose(*self.files, file)
+        compose.name = self.name
+        return compose
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +82,7 @@ def images() -> None:
 def compose(images: None) -> Iterator[Compose]:
     compose = Compose()
     try:
-        compose("up", "-d", "--wait", "--wait-timeout", "120")
+        compose("up", *UP, CLIENT_SERVER_TIMING="true")
         yield compose
     finally:
         compose("down", "--volumes")
@@ -112,7 +127,7 @@ def test_the_server_can_only_read_the_models(compose: Compose) -> None:
 
 
 def test_nobody_can_make_the_server_load_what_is_elsewhere(compose: Compose) -> None:
-    with Caller(f"127.0.0.1:{compose.serving_port}") as caller:
+    with Caller(compose.address("serving", 8500)) as caller:
         for path in ("/", "/tmp/m", "/models/../tmp/m"):
             with refused("PERMISSION_DENIED", "below /models (--reload_root)"):
                 caller.reload(models_config(f'name: "m" base_path: "{path}"'))
@@ -159,22 +174,71 @@ def test_no_image_has_build_tools(room: str) -> None:
     assert docker("run", "--rm", "--entrypoint=python", image, "-c", code) == "[]"
 
 
-def test_a_killed_server_is_started_again(compose: Compose) -> None:
+def test_the_client_stays_alive_without_a_server(compose: Compose) -> None:
     compose("kill", "-s", "SIGKILL", "serving")
+    wait_for(lambda: requests.get(f"{compose.url}/readyz", timeout=5).status_code == 503, "away")
+    (kind, *health_check) = inspect(compose, "client")["Config"]["Healthcheck"]["Test"]
+    assert kind == "CMD"
+    compose("exec", "-T", "client", *health_check)
     # A kill by hand counts as a stop for the restart policy; a crash would not.
     compose("start", "serving")
     wait_for(lambda: requests.get(f"{compose.url}/readyz", timeout=5).ok, "ready again", 60)
 
 
-def test_down_takes_less_than_five_seconds(images: None) -> None:
-    compose = Compose()
-    try:
-        compose("up", "-d", "--wait", "--wait-timeout", "120")
-        started = time.monotonic()
-        compose("down")
-        assert time.monotonic() - started < 5
-    finally:
-        compose("down", "--volumes")
+def test_settings_reach_the_client(compose: Compose) -> None:
+    response = requests.post(f"{compose.url}/predict", json=BODY, timeout=10)
+    assert "Server-Timing" in response.headers  # the fixture sets CLIENT_SERVER_TIMING
+
+
+SERVERS_IN_USE = """
+connections = [line.split() for line in open("/proc/net/tcp")][1:]
+print(len({remote for _, _, remote, state, *_ in connections if remote[-5:] == ":2134"}))
+"""
+
+
+def test_services_are_scaled(compose: Compose) -> None:
+    compose("up", *UP, "--scale=serving=2", "--scale=client=2")
+    for replica in (1, 2):
+        url = f"http://{compose.address('client', 8080, replica)}"
+        assert requests.post(f"{url}/predict", json=BODY, timeout=10).status_code == 200
+        command = ("exec", "-T", f"--index={replica}", "client", "python", "-c", SERVERS_IN_USE)
+        wait_for(partial(lambda run: compose(*run) == "2", command), "both servers are used")
+
+
+def test_api_keys_that_only_their_owner_can_read(compose: Compose, tmp_path: Path) -> None:
+    key = "the key"
+    keys = tmp_path / "api_keys"
+    keys.write_text(f"shop {hashed(key)}\n")
+    keys.chmod(0o600)
+    with_secrets = compose.with_file("deploy/compose/secrets.yml")
+    environment = {
+        "SECRETS": str(tmp_path),
+        "SECRETS_USER": str(os.getuid()),
+        "CLIENT_API_KEYS": "/run/secrets/api_keys",
+    }
+    with_secrets("up", *UP, "--no-deps", "client", **environment)
+    url = f"{compose.url}/predict"
+    assert requests.post(url, json=BODY, timeout=10).status_code == 401
+    headers = {"X-API-Key": key}
+    assert requests.post(url, json=BODY, headers=headers, timeout=10).status_code == 200
+
+
+def test_down_takes_less_than_five_seconds(compose: Compose) -> None:
+    """The last test of the running containers."""
+    started = time.monotonic()
+    compose("down")
+    assert time.monotonic() - started < 5
+
+
+def test_every_setting_of_the_client_can_be_given_to_compose() -> None:
+    """Except for those that Compose sets itself."""
+    own = {"server": "serving:8500", "model": "churn", "host": "0.0.0.0", "port": ""}
+    given = {f"CLIENT_{name.upper()}": f"value of {name}" for name in Settings.model_fields}
+    config = yaml.safe_load(docker("compose", "-f", FILES[0], "config", MODEL="churn", **given))
+    environment = config["services"]["client"]["environment"]
+    for name in Settings.model_fields:
+        expected = own.get(name, f"value of {name}")
+        assert environment.get(f"CLIENT_{name.upper()}", "") == expected
 
 
 def test_the_plain_file_runs_tensorflow_serving_itself() -> None:
@@ -184,6 +248,7 @@ def test_the_plain_file_runs_tensorflow_serving_itself() -> None:
     # Not the image's own entrypoint, a shell that swallows SIGTERM.
     assert serving["entrypoint"] == ["tensorflow_model_server"]
     assert serving["init"] is True
+    assert "--grpc_max_threads=64" in serving["command"]
     check = " ".join(serving["healthcheck"]["test"])
     assert "bash" in check
     assert not {"curl", "wget", "python"} & set(check.replace("/", " ").split())

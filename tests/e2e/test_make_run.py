@@ -151,5 +151,5 @@ def test_a_taken_port_is_one_clear_line(client_url: str, models: Path, variable:
 
 def test_make_help_lists_every_target() -> None:
     done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for target in ("install", "run", "test", "lint", "format", "bench", "lock", "clean"):
+    for target in ("install", "run", "quick", "test", "lint", "format", "bench", "lock", "clean"):
         assert f"make {target}" in done.stdout

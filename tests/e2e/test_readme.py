@@ -1,4 +1,4 @@
-"""Every command in the README does what the README says."""
+"""Every command of the README, the tour and CONTRIBUTING.md does what they say."""
 
 from __future__ import annotations
 
@@ -19,20 +19,32 @@ from tests.conftest import Starter
 from tests.e2e.test_make_run import make_run, stop_with_ctrl_c
 from tests.support.processes import ROOT, free_port
 
-README = (ROOT / "README.md").read_text()
+DOCS = ROOT / "docs"
+README, TOUR, OPERATION, CONTRIBUTING = (
+    "README.md",
+    "docs/tour.md",
+    "docs/operation.md",
+    "CONTRIBUTING.md",
+)
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    *(f"docs/{p.name}" for p in DOCS.glob("*.md")),
+]
 BLOCK = re.compile(
     r"^## (?P<section>[^\n]+)$|^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S
 )
-# Run from within itself it would not end.
-THIS_VERY_TEST = "make test"
+# They would start this test again.
+RUNS_THIS_TEST = ["make test"]
 EMBEDDED_TAG = "readme-test"
 
 
-def blocks(language: str) -> dict[str, list[str]]:
-    """Return the code in a language, by section."""
+def blocks(page: str, language: str) -> dict[str, list[str]]:
+    """Return the code of a page in a language, by section."""
     found: dict[str, list[str]] = {}
     section = ""
-    for match in BLOCK.finditer(README):
+    for match in BLOCK.finditer((ROOT / page).read_text()):
         if match["section"]:
             section = match["section"]
         elif match["language"] == language:
@@ -40,8 +52,8 @@ def blocks(language: str) -> dict[str, list[str]]:
     return found
 
 
-def commands(section: str) -> list[str]:
-    return [line for code in blocks("sh")[section] for line in code.splitlines()]
+def commands(page: str, section: str) -> list[str]:
+    return [line for code in blocks(page, "sh")[section] for line in code.splitlines()]
 
 
 @dataclass
@@ -80,10 +92,14 @@ def shell(tmp_path: Path, models: Path) -> Shell:
 
 
 def test_every_command_is_run_by_a_test_here() -> None:
-    assert set(blocks("sh")) == {
-        "Start", "Ask it", "Your own table", "With Docker", "Bring your own model", "Develop",
-    }  # fmt: skip
-    assert commands("Start") == ["make run", THIS_VERY_TEST]
+    sections = {page: set(blocks(page, "sh")) for page in (README, TOUR, OPERATION, CONTRIBUTING)}
+    assert sections == {
+        README: {"Start", "Ask it", "Your own table", "With Docker"},
+        TOUR: {"Requests", "Without HTTP", "A new version", "Bring your own model"},
+        OPERATION: {"Docker Compose"},
+        CONTRIBUTING: {"Set up"},
+    }
+    assert commands(README, "Start") == ["make run", *RUNS_THIS_TEST]
 
 
 @pytest.fixture
@@ -93,21 +109,26 @@ def running(shell: Shell, starter: Starter) -> Iterator[Shell]:
     stop_with_ctrl_c(made)
 
 
-def test_asking(running: Shell) -> None:
-    printed = [running.run(command) for command in commands("Ask it")]
-    (shown,) = blocks("json")["Ask it"]
-    predictions, expected = (json.loads(text) for text in (printed[0], shown))
+def test_the_tour(running: Shell) -> None:
+    first, *others = commands(TOUR, "Requests")
+    assert commands(README, "Ask it") == [first]
+    (shown,) = blocks(README, "json")["Ask it"]
+    assert blocks(TOUR, "json")["Requests"] == [shown]
+    predictions, expected = (json.loads(text) for text in (running.run(first), shown))
     assert predictions["version"] == expected["version"]
     for have, want in zip(predictions["predictions"], expected["predictions"], strict=True):
         assert have["label"] == want["label"]
         assert have["probability"] == pytest.approx(want["probability"], rel=1e-3)
-    fitted, listed, verified, rolled_back, _ = printed[-5:]
+    for command in [*others, *commands(TOUR, "Without HTTP")]:
+        assert running.run(command)
+
+    fitted, listed, verified, rolled_back, _ = map(running.run, commands(TOUR, "A new version"))
     assert fitted.strip().endswith("breast_cancer/2")
     assert [line.split()[0] for line in listed.splitlines()] == ["1", "2"]
     assert verified.count("files as published") == 2
     assert rolled_back.strip().endswith("breast_cancer/3")
 
-    (code,) = blocks("python")["Ask it"]
+    (code,) = blocks(TOUR, "python")["Without HTTP"]
     address = running.environment["CLIENT_SERVER"]
     program = running.folder / "ask.py"
     program.write_text(code.replace("127.0.0.1:8500", address))
@@ -115,7 +136,7 @@ def test_asking(running: Shell) -> None:
 
 
 def test_training_on_a_table_of_one_s_own(shell: Shell, starter: Starter) -> None:
-    fit, serve, ask = commands("Your own table")
+    fit, serve, ask = commands(README, "Your own table")
     assert shell.run(fit).strip().endswith("models/churn/1")
     assert (shell.folder / "models" / "churn" / "1" / "report.html").exists()
     assert serve == "make run MODEL=churn"
@@ -126,7 +147,7 @@ def test_training_on_a_table_of_one_s_own(shell: Shell, starter: Starter) -> Non
 
 
 def test_bringing_a_model(shell: Shell, starter: Starter) -> None:
-    export, serve, ask, *others = commands("Bring your own model")
+    export, serve, ask, *others = commands(TOUR, "Bring your own model")
     shell.run(export)
     assert serve == "make run MODEL=half_plus_two"
     made, _ = make_run(starter, shell.folder / "models", MODEL="half_plus_two", **shell.environment)
@@ -136,9 +157,19 @@ def test_bringing_a_model(shell: Shell, starter: Starter) -> None:
         assert shell.run(command)
 
 
-def test_developing(shell: Shell) -> None:
-    for command in commands("Develop"):
+def test_contributing(shell: Shell) -> None:
+    for command in commands(CONTRIBUTING, "Set up"):
         assert shell.run(command)
+
+
+def test_the_exercise_of_the_course_is_measured_as_printed(shell: Shell) -> None:
+    (command,) = re.findall(
+        r"`(\S*python -m benchmarks\.course)`", (DOCS / "course.md").read_text()
+    )
+    result = shell.folder / "benchmarks" / "results" / "course.md"
+    before = result.read_text()
+    assert "| transposed, α = 0.1 | 0.89" in shell.run(command)
+    assert result.read_text() == before  # only --write replaces it
 
 
 @pytest.mark.timeout(900)
@@ -152,7 +183,7 @@ def test_docker(shell: Shell, starter: Starter) -> None:
         "TF_SERVING_VERSION": EMBEDDED_TAG,
         "COMPOSE_PROJECT_NAME": f"readme-{shell.environment['PORT']}",
     }
-    first, *others = commands("With Docker")
+    first, *others, down = commands(README, "With Docker")
     assert first == "make run SERVER=docker"
     try:
         made, _ = make_run(
@@ -161,13 +192,18 @@ def test_docker(shell: Shell, starter: Starter) -> None:
         stop_with_ctrl_c(made)
         for command in others:
             shell.run(command)
+        for command in commands(OPERATION, "Docker Compose"):
+            if command not in others:
+                shell.run(command.replace("PORT=8080-8081", "PORT="))
+        shell.run(down)
     finally:
         shell.run("docker compose down --volumes")
         shell.run(f"docker rmi {stand_in}")
 
 
 def test_the_settings_table_is_the_settings() -> None:
-    rows = re.findall(r"^\| `CLIENT_(\w+)` \| `(.+?)` \| (.+?) \|$", README, re.M)
+    settings = (DOCS / "settings.md").read_text()
+    rows = re.findall(r"^\| `CLIENT_(\w+)` \| `(.+?)` \| (.+?) \|$", settings, re.M)
     assert rows == [
         (name.upper(), str(field.default), field.description)
         for name, field in Settings.model_fields.items()
@@ -177,9 +213,8 @@ def test_the_settings_table_is_the_settings() -> None:
 @pytest.mark.parametrize(
     ("page", "benchmark", "row"),
     [
-        ("README.md", "imports", r"\| `(?:from|import) .* MB \|"),
+        ("docs/architecture.md", "imports", r"\| `(?:from|import) .* MB \|"),
         ("docs/course.md", "course", r"\|.* 0\.\d+ \| .* to .* \|"),
-        ("README.md", "training", r"\|.* s \| .* GB \| 0\.\d+ \|"),
         ("docs/training.md", "training", r"\|.* s \| .* GB \| 0\.\d+ \|"),
     ],
 )
@@ -191,11 +226,13 @@ def test_the_numbers_are_those_of_the_benchmark(page: str, benchmark: str, row: 
         assert line in measured
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "docs/course.md", "docs/training.md", "docs/client.md", "docs/serving.md"]
-)
+@pytest.mark.parametrize("page", PAGES)
 def test_what_it_links_to_is_there(page: str) -> None:
-    targets = re.findall(r"\]\(([\w./-]+)\)", (ROOT / page).read_text())
-    assert targets
-    for target in targets:
-        assert (ROOT / page).parent.joinpath(target).exists(), target
+    links = re.findall(r"\]\(([\w./-]+)(?:#([\w-]+))?\)", (ROOT / page).read_text())
+    assert links
+    for target, anchor in links:
+        path = (ROOT / page).parent.joinpath(target)
+        assert path.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(), re.M)
+            assert anchor in [title.lower().replace(" ", "-") for title in headings], anchor

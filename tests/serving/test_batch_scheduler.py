@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.batching.scheduler import BatchingParameters, BatchScheduler, Queue, Task
+from serving.batching.parameters import BatchingParameters
+from serving.batching.scheduler import BatchScheduler, Queue, Task
+from serving.config.messages_pb2 import BatchingParameters as Message
 from serving.errors import ServingError
-from serving.model_servers.config_messages import BatchingParameters as Message
 
 
 def parameters(**values: Any) -> BatchingParameters:

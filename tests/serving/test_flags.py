@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.__main__ import ALWAYS, NEVER
+from serving.model_servers.flags import ALWAYS_ON, UNSUPPORTED
 from tests.serving.conftest import Fails, Serve, flags_of
 from tests.support.affine import publish
 from tests.support.caller import model_config, models_config
@@ -41,21 +41,21 @@ def test_version_names_what_it_stands_in_for() -> None:
     assert "TensorFlow Library: 2." in done.stdout
 
 
-@pytest.mark.parametrize("name", NEVER)
+@pytest.mark.parametrize("name", UNSUPPORTED)
 def test_a_flag_for_what_is_never_done_is_refused_with_the_reason_unless_it_is_false(
     fails: Fails, name: str
 ) -> None:
     for flag in (f"--{name}", f"--{name}=true", f"--{name}=0.5"):
-        assert f"--{name}: {NEVER[name]}" in fails("--model_base_path=x", flag)
+        assert f"--{name}: {UNSUPPORTED[name]}" in fails("--model_base_path=x", flag)
     # That it is not taken for an error when it asks for what is done anyway shows in the next one.
     assert f"--{name}" not in fails(f"--{name}=false")
 
 
-@pytest.mark.parametrize("name", ALWAYS)
+@pytest.mark.parametrize("name", ALWAYS_ON)
 def test_a_flag_for_what_is_always_done_is_refused_with_the_reason_if_it_is_false(
     fails: Fails, name: str
 ) -> None:
-    assert f"--{name}: {ALWAYS[name]}" in fails("--model_base_path=x", f"--{name}=false")
+    assert f"--{name}: {ALWAYS_ON[name]}" in fails("--model_base_path=x", f"--{name}=false")
     for flag in (f"--{name}", f"--{name}=true"):
         assert f"--{name}" not in fails(flag)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 
+from serving.config.text_proto import ConfigError
 from serving.core.model_config import (
-    ConfigError,
     ModelConfig,
     ServableVersionPolicy,
     check_platforms,
@@ -31,10 +31,10 @@ def base_path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", [7]),
-        ("latest {}", [7]),
-        ("latest { num_versions: 2 }", [2, 7]),
-        ("all {}", [0, 1, 2, 7]),
+        ("", [9]),
+        ("latest {}", [9]),
+        ("latest { num_versions: 2 }", [7, 9]),
+        ("all {}", [0, 1, 2, 6, 7, 9]),
         ("specific { versions: 1 versions: 5 }", [1]),
     ],
 )

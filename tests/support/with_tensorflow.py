@@ -13,7 +13,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
 
 import serving.__main__
-import serving.model_servers.flags
+import serving.model_servers.options
 import serving.model_servers.server  # noqa: F401
 
 THREADS = Path("/proc/self/task")

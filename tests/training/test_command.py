@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import html
 import json
 import re
 import shutil
@@ -20,7 +21,7 @@ from tests.support.processes import ROOT, fit, training
 from training.__main__ import main
 from training.evaluation.metric_names import METRICS
 from training.publishing import manifest
-from training.publishing.versions import versions
+from training.publishing.versions import publish, versions
 
 NEWTON = "--optimizer=newton"
 
@@ -61,7 +62,7 @@ def test_it_trains_shows_the_cost_and_prints_where_the_version_is(tmp_path: Path
     done = fit(tmp_path, "--iterations=100")
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'breast_cancer' / '1'}\n"
-    for text in ("569 rows, 30 columns", "398 to train on", "0.693147", *METRICS):
+    for text in ("569 rows, 30 columns", "395 to train on", "0.693147", *METRICS):
         assert text in done.stderr
     assert "Traceback" not in done.stderr
     report = (tmp_path / "breast_cancer" / "1" / "report.html").read_text()
@@ -77,14 +78,17 @@ def test_the_result_as_json_has_metrics_intervals_and_verdict(
     assert done.exit_code == 0, done.output
     (line,) = done.stdout.splitlines()
     result = json.loads(line)
-    facts = manifest.read(models / "breast_cancer" / "1")
-    assert facts is not None
-    kept = ("trained_at", "rows", "fit", "threshold", "metrics", "intervals", "gate")
-    assert result == {
-        "model": "breast_cancer",
-        "version": 1,
-        "path": str(models / "breast_cancer" / "1"),
-        **{key: facts[key] for key in kept},
+    version = models / "breast_cancer" / "1"
+    stored = json.loads((version / "manifest.json").read_text())
+    kept = ("trained_at", "rows", "fit", "threshold", "metrics", "intervals", "warnings", "gate")
+    assert {key: result[key] for key in kept} == {key: stored[key] for key in kept}
+    assert (result["model"], result["version"]) == ("breast_cancer", 1)
+    assert (result["path"], result["report"]) == (str(version), str(version / "report.html"))
+    assert (result["label"], result["class_names"]) == ("diagnosis", ["malignant", "benign"])
+    assert result["columns"][0] == {
+        "name": "mean_radius",
+        "kind": "numeric",
+        "reason": result["columns"][0]["reason"],
     }
     assert result["metrics"].keys() == result["intervals"].keys() == set(METRICS)
     assert result["gate"]["passed"] is True
@@ -94,18 +98,17 @@ def test_tensorboard_reads_the_cost_and_the_graph(published: tuple[Path, Path, R
     models, logs, _ = published
     events = event_accumulator.EventAccumulator(str(logs), size_guidance={"tensors": 0})
     events.Reload()
-    facts = manifest.read(models / "breast_cancer" / "1")
-    assert facts is not None
+    summary = manifest.read(models / "breast_cancer" / "1").fit
     costs = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("cost")]
     assert [event.step for event in events.Tensors("cost")] == list(range(len(costs)))
-    assert len(costs) == facts["fit"]["steps"] + 1
+    assert len(costs) == summary.steps + 1
     assert costs[0] == pytest.approx(0.693147, abs=1e-5)
-    assert costs[-1] == pytest.approx(facts["fit"]["cost"], abs=1e-6)
+    assert costs[-1] == pytest.approx(summary.cost, abs=1e-6)
     assert {"Sigmoid"} <= {node.op for node in events.Graph().node}
 
 
 def test_a_refused_result_is_told_in_its_last_line_and_as_json(models: Path) -> None:
-    options = (f"--models={models}", "--iterations=2")
+    options = (f"--models={models}", "--optimizer=gradient-descent", "--iterations=2")
     refused = run("fit", *options, "--quiet", "--json")
     assert refused.exit_code == 3
     reason = json.loads(refused.stdout)["refused"]
@@ -123,11 +126,15 @@ def test_a_refused_result_is_told_in_its_last_line_and_as_json(models: Path) -> 
 
 def test_the_commands_around_versions(models: Path) -> None:
     folder = models / "breast_cancer"
-    forced = training("fit", models, "--iterations=2", "--force", "--quiet")
+    forced = training(
+        "fit", models, "--optimizer=gradient-descent", "--iterations=2", "--force", "--quiet"
+    )
     assert forced.returncode == 0
     assert forced.stdout == f"{folder / '2'}\n"
-    assert forced.stderr.startswith("Forced: log_loss ")
-    assert len(forced.stderr.splitlines()) == 1
+    warning, notice = forced.stderr.splitlines()
+    assert warning.startswith("Warning: not converged: after 2 iterations, the largest derivative ")
+    assert warning.endswith("use more --iterations or --optimizer lbfgs")
+    assert notice.startswith("Forced: log_loss ")
 
     where = f"--models={models}"
     listed = run("versions", where).stdout.splitlines()
@@ -139,6 +146,8 @@ def test_the_commands_around_versions(models: Path) -> None:
     back = run("rollback", where)
     assert back.exit_code == 0, back.stderr
     assert back.stdout == f"{folder / '3'}\n"
+    assert back.stderr.startswith("Rolled back from version 2 to version 1, trained ")
+    assert back.stderr.endswith("published as version 3. To undo: rollback --to 2\n")
     objects = [json.loads(line) for line in run("versions", where, "--json").stdout.splitlines()]
     assert [facts["version"] for facts in objects] == [1, 2, 3]
     assert [facts.get("rollback_to") for facts in objects] == [None, None, 1]
@@ -159,10 +168,99 @@ def test_the_commands_around_versions(models: Path) -> None:
     broken = run("rollback", where, "--to=1")
     assert broken.exit_code == 1
     assert broken.stderr.startswith("Error: cannot go back to 1: ")
-    assert run("rollback", where, "--to=9").stderr == f"Error: {folder} has no version 9\n"
+    absent = run("rollback", where, "--to=9").stderr
+    assert absent == f"Error: {folder} has no version 9; it has 1, 2, 3\n"
     assert run("verify", where, "9").exit_code == 1
     assert versions(folder) == [1, 2, 3]
     assert [path.name for path in models.iterdir()] == ["breast_cancer"]
+
+
+def test_each_rollback_goes_back_further(tmp_path: Path) -> None:
+    folder, where = tmp_path / "breast_cancer", f"--models={tmp_path}"
+    for number in range(1, 4):
+        publish_files(tmp_path, f"contents of {number}")
+
+    def contents(number: int) -> str:
+        return (folder / str(number) / "saved_model.pb").read_text()
+
+    def rolled_back(*options: str) -> str:
+        done = run("rollback", where, *options)
+        assert done.exit_code == 0, done.output
+        return done.stderr
+
+    assert rolled_back().startswith("Rolled back from version 3 to version 2, ")
+    assert rolled_back().startswith("Rolled back from version 4 (a copy of 2) to version 1, ")
+    assert [contents(n) for n in (4, 5)] == ["contents of 2", "contents of 1"]
+    end = run("rollback", where)
+    assert end.exit_code == 1
+    assert end.stderr == (
+        f"Error: {folder} has no version before 5, a copy of 1; --to takes any of 1, 2, 3, 4, 5\n"
+    )
+    assert rolled_back("--to=4").startswith("Rolled back from version 5 (a copy of 1) to version 2")
+    assert contents(6) == "contents of 2"
+
+    publish_files(tmp_path, "contents of 7")
+    assert rolled_back().startswith("Rolled back from version 7 to version 2, ")
+    assert rolled_back().startswith("Rolled back from version 8 (a copy of 2) to version 1, ")
+    assert contents(9) == "contents of 1"
+
+
+def publish_files(models: Path, contents: str) -> None:
+    def write(directory: Path) -> None:
+        (directory / "saved_model.pb").write_text(contents)
+        manifest.write(directory, manifest.Manifest(trained_at="today"))
+
+    publish(write, models, "breast_cancer")
+
+
+def test_a_schema_change_and_a_comparison_that_was_not_made_are_told(
+    models: Path, tmp_path: Path
+) -> None:
+    options = (f"--models={models}", NEWTON, "--quiet", "--leave-out=mean_radius")
+    refused = run("fit", *options, "--force")
+    assert refused.exit_code == 3
+    assert refused.stderr == (
+        "Refused: callers of version 1 would break: column 'mean_radius' is dropped. "
+        "--allow-schema-change publishes it all the same\n"
+    )
+    done = run("fit", *options, "--allow-schema-change", "--json")
+    assert done.exit_code == 0, done.output
+    gate = json.loads(done.stdout)["gate"]
+    assert gate["schema_changes"] == ["column 'mean_radius' is dropped"]
+    assert gate["not_compared"] == "version 1: the columns or classes are not the same"
+    assert done.stderr.splitlines() == [
+        "Schema change: column 'mean_radius' is dropped",
+        f"Not compared with the published version: {gate['not_compared']}",
+    ]
+    page = (models / "breast_cancer" / "2" / "report.html").read_text()
+    for line in done.stderr.splitlines():
+        assert html.escape(line, quote=False).replace("'", "&#39;") in page
+    assert "column 'mean_radius' is dropped" in run("versions", f"--models={models}").stdout
+
+
+def test_the_learning_rate_and_the_way_it_ended_are_told(models: Path) -> None:
+    options = ("--optimizer=gradient-descent", "--iterations=1500", "--gate-tolerance=1")
+    done = run("fit", f"--models={models}", *options)
+    assert done.exit_code == 0, done.output
+    version = models / "breast_cancer" / "2"
+    summary = manifest.read(version).fit
+    assert summary.learning_rate is not None
+    page = (version / "report.html").read_text()
+    rate = f"learning rate {summary.learning_rate:.4g}"
+    assert rate in done.stderr
+    assert f"learning rate {summary.learning_rate:.3g}" in page
+    for text in (told(done), page):
+        assert "not converged: after 1,500 iterations, the largest derivative" in text
+    assert "compared with version 1 on 174 rows new to both: accuracy 0.9" in told(done)
+    assert f"Report: {version / 'report.html'}" in done.stderr
+
+
+def test_the_default_settings_converge(tmp_path: Path) -> None:
+    for table in ("breast_cancer", "customers"):
+        done = run("fit", f"--models={tmp_path}", f"--data={table}", "--json", "--quiet")
+        result = json.loads(done.stdout)
+        assert result["fit"]["converged"], table
+        assert result["warnings"] == [], table
 
 
 def test_only_so_many_versions_are_kept(models: Path) -> None:
@@ -232,12 +330,12 @@ OWN = ("--data=rows.csv", "--label=y", "--model=m")
         (["--data=rows.csv", "--model=m"], "--label is needed: the column to predict"),
         (["--data=rows.csv", "--label=y"], "--model is needed: the name to publish under"),
         (["--data=dir/x.csv", "--label=y", "--model="], "--model: '' cannot name a directory"),
-        (["--momentum=0.5"], "--momentum is of --optimizer sgd, not of gradient-descent"),
-        ([NEWTON, "--batch-size=8"], "--batch-size is of --optimizer sgd, not of newton"),
-        (["--optimizer=lbfgs", "--l1=1"], "--l1 is of --optimizer sgd, not of lbfgs"),
+        (["--momentum=0.5"], "--momentum is for --optimizer sgd, not for lbfgs"),
+        ([NEWTON, "--batch-size=8"], "--batch-size is for --optimizer sgd, not for newton"),
+        (["--optimizer=lbfgs", "--l1=1"], "--l1 is for --optimizer sgd, not for lbfgs"),
         (
             [NEWTON, "--learning-rate=0.1"],
-            "--learning-rate is of --optimizer gradient-descent and sgd, not of newton",
+            "--learning-rate is for --optimizer gradient-descent or sgd, not for newton",
         ),
         (["--optimizer=sgd", "--workers=2"], "--workers: the steps of sgd follow one another"),
         ([*OWN, "--data=-", "--workers=2"], "--workers: standard input can be read by one process"),
@@ -279,7 +377,11 @@ GOOD = "a,y\n" + "1,no\n2,yes\n3,no\n4,yes\n" * 20
         (GOOD + "x,yes\n", ["--columns=a=numeric"], "{path} line 82, column 'a': expected a numb"),
         (GOOD + "5\n", [], "{path} line 82: expected 2 fields like the header, got 1"),
         ("a,y\n1,yes\n2,no\n", [], "of 2 rows, the "),
-        (GOOD, ["--learning-rate=1e308"], "the cost diverged at iteration "),
+        (
+            GOOD,
+            ["--optimizer=gradient-descent", "--learning-rate=1e308"],
+            "the cost diverged at iteration ",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_data_is_told_in_one_line(
@@ -320,10 +422,10 @@ def test_a_table_of_ones_own_is_published_under_the_name_it_is_given(tmp_path: P
     assert done.stdout == f"{tmp_path / 'models' / 'own' / '1'}\n"
     assert done.stderr == ""
     (line,) = run("versions", models, "--model=own", "--json").stdout.splitlines()
-    facts = json.loads(line)
-    assert facts["settings"]["class_weight"] == {"yes": 2.0}
-    assert facts["settings"]["threshold"] == "f1"
-    assert facts["data"]["source"] == str(path)
+    stored = json.loads(line)
+    assert stored["settings"]["class_weight"] == {"yes": 2.0}
+    assert stored["settings"]["threshold"] == "f1"
+    assert stored["data"]["source"] == str(path)
 
 
 def test_a_models_directory_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:

@@ -17,8 +17,12 @@ from training.data import datasets as builtin
 from training.data.reading import FrameFile, Source
 from training.data.table import Choice
 from training.export import warmup
-from training.export.serving_module import TrainedModel, export, predict
-from training.features.columns import Column, features
+from training.export.serving_module import TrainedModel, export
+from training.features.boolean import BooleanColumn
+from training.features.categorical import CategoricalColumn
+from training.features.columns import Column
+from training.features.encoder import Encoder
+from training.features.numeric import NumericColumn
 from training.pipeline import Candidate, fit
 from training.publishing.saved_version import SavedVersion
 from training.settings import FitSettings
@@ -78,13 +82,18 @@ def rows(candidate: Candidate) -> pl.DataFrame:
     assert sum(held_out.null_count().row(0)) > 50
     unusual = held_out[:4].with_columns(
         income=pl.Series([None, 1e6, 0, None], dtype=pl.Float32),
-        contract=pl.Series(["", "weekly", None, "monthly "]),
+        contract=pl.Series(["", "weekly", None, "Monthly"]),
         region=pl.Series(["99", None, "30", "-1"]),
-        plan=pl.Series([None, "", "?", "x"]),
+        plan=pl.Series([None, "", "w", "x"]),
         code=pl.Series(["", "30", "31", None]),
         agreed=pl.Series(["true", None, "maybe", ""]),
     )
     return pl.concat([held_out, unusual])
+
+
+def weights_of(model: TrainedModel) -> dict[str, float]:
+    names = [feature.name for feature in Encoder(model.columns).features]
+    return dict(zip(names, model.weights.tolist(), strict=True))
 
 
 def shares(model: TrainedModel, frame: pl.DataFrame) -> Floats:
@@ -223,17 +232,18 @@ def test_it_predicts_what_was_trained(mixed: Exported, rows: pl.DataFrame) -> No
     assert_predicts(mixed.model, rows, mixed.version.run("serving_default", sent))
 
 
-def test_training_computes_the_same_as_the_version(mixed: Exported, rows: pl.DataFrame) -> None:
-    inputs = mixed.model.inputs(rows)
-    outputs = mixed.version.run("serving_default", inputs)
-    np.testing.assert_allclose(predict(mixed.model, inputs), outputs["probability"], atol=1e-6)
-    logit = shares(mixed.model, rows).sum(axis=1) + mixed.model.bias
-    exact = predict(mixed.model, inputs, tf.float64)
-    np.testing.assert_allclose(exact, 1 / (1 + np.exp(-logit)), rtol=1e-9)
+def test_training_computes_the_same_as_the_version(mixed: Exported, candidate: Candidate) -> None:
+    held_out = candidate.held_out
+    outputs = mixed.version.run("serving_default", mixed.model.inputs(held_out.frame))
+    np.testing.assert_allclose(held_out.probabilities, outputs["probability"], atol=1e-6)
+    contributions = shares(mixed.model, held_out.frame.fill_nan(None))
+    np.testing.assert_allclose(held_out.expected.contributions, contributions, rtol=1e-9, atol=1e-9)
+    logit = contributions.sum(axis=1) + mixed.model.bias
+    np.testing.assert_allclose(held_out.probabilities, 1 / (1 + np.exp(-logit)), rtol=1e-9)
 
 
 def test_what_is_missing_and_what_is_unknown_have_weights_of_their_own(mixed: Exported) -> None:
-    weights = dict(zip((f.name for f in features(mixed.model.columns)), mixed.model.weights))  # noqa: B905
+    weights = weights_of(mixed.model)
     row = {name: values[:1] for name, values in mixed.model.inputs(customers_row()).items()}
 
     def share(name: str, value: Any) -> float:
@@ -321,6 +331,9 @@ def test_describe_tells_what_the_model_is_once_for_each_query(mixed: Exported) -
     assert modes == [[c.class_modes[i] for c in columns] for i in (0, 1)]
     assert [mode[:3] for mode in modes] == [[-1, -1, -1]] * 2
     assert vocabularies[4][modes[1][4]] == "30"
+    assert told.pop("modes") == [-1, -1, -1, 0, 0, columns[5].mode, 0, 0, 0]
+    assert columns[5].vocabulary[columns[5].mode] == "true"
+    assert told.pop("label_name") == b"churned"
     assert told.pop("class_names") == [b"no", b"yes"]
     assert told.pop("threshold") == 0.5
     assert told.pop("trained_at").decode() == mixed.model.trained_at
@@ -363,7 +376,7 @@ def test_an_example_must_have_what_was_never_missing(
 
 def test_the_coefficients_that_made_the_customers_are_found_again(mixed: Exported) -> None:
     model, frame = mixed.model, customers()
-    weights = dict(zip((f.name for f in features(model.columns)), model.weights))  # noqa: B905
+    weights = weights_of(model)
     deviations = {column.name: column.deviation for column in model.columns}
     contract, region = "contract = one year", "region = 10"
     # By what one would write down by hand: categories relative to one of them.
@@ -382,7 +395,8 @@ def test_the_coefficients_that_made_the_customers_are_found_again(mixed: Exporte
     }
     matrix = np.stack([np.asarray(values, np.float64) for _, values in design.values()], axis=1)
     text = pl.col("region", "code", "paperless", "agreed").cast(pl.String)
-    probability = predict(model, model.inputs(frame.with_columns(text)))
+    sent = model.inputs(frame.with_columns(text))
+    probability = mixed.version.run("serving_default", sent)["probability"].astype(np.float64)
     scale = matrix.std(axis=0) + (matrix.std(axis=0) == 0)
     scaled = matrix / scale * np.sqrt(probability * (1 - probability) * 0.7)[:, np.newaxis]
     errors = np.sqrt(np.diag(np.linalg.inv(scaled.T @ scaled))) / scale
@@ -416,22 +430,22 @@ HOSTILE = (
 
 
 def column_of_any_kind(position: int, name: str) -> Column:
-    categorical = Column(name, "categorical", vocabulary=("u", "é ", "7"), class_modes=(0, 1))
+    categorical = CategoricalColumn(name, vocabulary=("u", "é", "7"), class_modes=(0, 1))
     return (
-        Column(name, "numeric", missing=True, mean=3.0, deviation=2.0, class_means=(1.0, 5.0)),
-        Column(name, "boolean", vocabulary=("false", "true"), class_modes=(1, 0)),
+        NumericColumn(name, missing=True, mean=3.0, deviation=2.0, class_means=(1.0, 5.0)),
+        BooleanColumn(name, vocabulary=("false", "true"), class_modes=(1, 0)),
         categorical,
         replace(categorical, missing=True),
         replace(categorical, vocabulary=("7", "-3", "9007199254740993")),
-        Column(name, "numeric", mean=-1e6, deviation=1e3, class_means=(-1e6, -1e6)),
+        NumericColumn(name, mean=-1e6, deviation=1e3, class_means=(-1e6, -1e6)),
     )[position % 6]
 
 
 def made_up(columns: tuple[Column, ...]) -> TrainedModel:
     random = np.random.default_rng(0)
-    weights = random.normal(size=len(features(columns)))
+    weights = random.normal(size=len(Encoder(columns).features))
     when = "2025-01-02T03:04:05+00:00"
-    return TrainedModel(columns, weights, -0.25, ("no", "yes"), 0.3, when, {"auc": 0.75})
+    return TrainedModel(columns, weights, -0.25, ("no", "yes"), 0.3, when, {"auc": 0.75}, "y")
 
 
 def made_up_rows(columns: tuple[Column, ...]) -> pl.DataFrame:
@@ -459,7 +473,7 @@ def made_up_rows(columns: tuple[Column, ...]) -> pl.DataFrame:
         (column_of_any_kind(1, "class"),),
         (column_of_any_kind(2, "A"), column_of_any_kind(3, "a")),
         (column_of_any_kind(4, "n"),),
-        (Column("nothing", "categorical", missing=True), column_of_any_kind(0, "n")),
+        (CategoricalColumn("nothing", missing=True), column_of_any_kind(0, "n")),
     ],
     ids=["hostile names", "a boolean", "texts", "integers", "a text that was always missing"],
 )
@@ -476,7 +490,8 @@ def test_any_columns_whatever_their_names_are_served(
     contribution = version.run("explain", sent)["contribution"]
     np.testing.assert_allclose(contribution, shares(model, frame), rtol=1e-4, atol=1e-5)
     regressed = version.run("regression", {"inputs": examples(model, frame)})["outputs"]
-    np.testing.assert_allclose(regressed, predict(model, model.inputs(frame)), atol=1e-6)
+    predicted = version.run("serving_default", sent)["probability"]
+    np.testing.assert_allclose(regressed, predicted, atol=1e-6)
     told = version.run("describe", {"query": np.zeros(1, np.int32)})
     assert told["columns"][0].tolist() == [column.name.encode() for column in columns]
 

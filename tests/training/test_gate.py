@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -17,17 +18,20 @@ import tensorflow as tf
 
 from tests.support.tables import LABEL, fitted
 from training.data import datasets as builtin
+from training.data.choose import Choice
 from training.data.reading import FrameFile, Source
-from training.data.table import Choice
+from training.data.split import ROW_HASH
 from training.errors import RefusedError
 from training.evaluation.metric_names import METRICS
 from training.evaluation.metrics import evaluate
 from training.export import warmup
-from training.export.serving_module import TrainedModel, export, predict
+from training.export.serving_module import TrainedModel, export
 from training.pipeline import Candidate, Target, fit, gate_and_publish
 from training.publishing import manifest
 from training.publishing.export_check import check_export
-from training.publishing.gate import Rules, Verdict, compare, judge
+from training.publishing.file_hashes import ManifestError, file_hashes, verify
+from training.publishing.gate import Rules, judge
+from training.publishing.manifest import Verdict
 from training.publishing.saved_version import SavedVersion
 from training.publishing.versions import versions
 from training.settings import FitSettings
@@ -45,12 +49,12 @@ def candidate() -> Candidate:
 @pytest.fixture(scope="module")
 def worse() -> Candidate:
     """After two steps; much better than a constant, much worse than the candidate."""
-    return fitted(FitSettings(iterations=2))
+    return fitted(FitSettings(optimizer="gradient-descent", iterations=2))
 
 
 @pytest.fixture(scope="module")
 def other_seed() -> Candidate:
-    return fitted(replace(NEWTON, seed=1))
+    return fitted(replace(NEWTON, seed=3))
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +73,7 @@ def models(published: Path, tmp_path: Path) -> Path:
 def judged(
     candidate: Candidate, published: Path | None, rules: Rules = RULES, *, force: bool = False
 ) -> Verdict:
-    data = candidate.facts["data"]
-    return judge(candidate.model, candidate.held_out, data, published, rules, force)
+    return judge(candidate, published, rules, force)
 
 
 def with_metrics(candidate: Candidate, **metrics: float) -> Candidate:
@@ -82,7 +85,7 @@ def version_of_candidate(candidate: Candidate, directory: Path) -> Path:
     """Write what the gate looks at of a version, without having it checked."""
     directory.mkdir(parents=True)
     export(candidate.model, directory)
-    manifest.write(directory, candidate.facts)
+    manifest.write(directory, candidate.manifest)
     return directory
 
 
@@ -112,7 +115,9 @@ def test_a_metric_on_the_wrong_side_of_its_floor_is_refused(
 
 def test_a_metric_at_its_floor_passes(candidate: Candidate) -> None:
     rules = Rules({name: candidate.model.metrics[name] for name in METRICS})
-    assert judged(candidate, None, rules) == Verdict(True, "", False, None)
+    verdict = judged(candidate, None, rules)
+    assert verdict.passed
+    assert verdict.notices == []
 
 
 @pytest.mark.parametrize("log_loss", [0.7, math.nan, math.inf])
@@ -165,7 +170,7 @@ def test_how_much_worse_a_candidate_may_be_is_the_tolerance(
 ) -> None:
     forced = judged(worse, published / NAME / "1", force=True)
     assert forced.comparison is not None
-    excess = forced.comparison.log_loss - forced.comparison.published_log_loss
+    excess = forced.comparison.metrics["log_loss"] - forced.comparison.published_metrics["log_loss"]
     assert excess > 0.01
     assert judged(worse, published / NAME / "1", Rules(tolerance=excess + 1e-6)).passed
     with pytest.raises(RefusedError, match="by more than"):
@@ -179,11 +184,11 @@ def test_a_forced_candidate_is_published_and_the_version_says_why_it_would_not_b
     assert version == models / NAME / "2"
     assert verdict.forced
     assert not verdict.passed
-    facts = manifest.read(version)
-    assert facts is not None
-    assert facts["gate"] == verdict.as_json()
-    assert "is worse than the published version's" in facts["gate"]["reason"]
-    assert facts["gate"]["comparison"]["version"] == 1
+    recorded = manifest.read(version).verdict
+    assert recorded == verdict
+    assert "is worse than the published version's" in recorded.reason
+    assert recorded.comparison is not None
+    assert recorded.comparison.version == 1
 
 
 def test_what_passes_is_not_recorded_as_forced(published: Path, candidate: Candidate) -> None:
@@ -200,8 +205,8 @@ def test_an_equal_candidate_passes_even_without_tolerance(
     assert verdict.comparison.version == 1
     assert verdict.comparison.rows == len(candidate.held_out)
     log_loss = candidate.model.metrics["log_loss"]
-    assert verdict.comparison.log_loss == pytest.approx(log_loss, abs=1e-9)
-    assert verdict.comparison.published_log_loss == pytest.approx(log_loss, abs=1e-6)
+    assert verdict.comparison.metrics["log_loss"] == pytest.approx(log_loss, abs=1e-9)
+    assert verdict.comparison.published_metrics["log_loss"] == pytest.approx(log_loss, abs=1e-6)
 
 
 def test_versions_are_compared_on_rows_that_neither_was_trained_on(
@@ -209,16 +214,17 @@ def test_versions_are_compared_on_rows_that_neither_was_trained_on(
 ) -> None:
     verdict = judged(other_seed, published / NAME / "1")
     assert verdict.comparison is not None
-    theirs = set(candidate.held_out.keys.tolist())
-    neither = np.array([key in theirs for key in other_seed.held_out.keys.tolist()])
+    seen = set(candidate.held_out.keys.tolist())
+    neither = np.array([key in seen for key in other_seed.held_out.keys.tolist()])
     assert 0 < neither.sum() < len(neither) / 2
     assert verdict.comparison.rows == neither.sum()
     rows = other_seed.held_out.take(neither)
-    for log_loss, model in (
-        (verdict.comparison.log_loss, other_seed.model),
-        (verdict.comparison.published_log_loss, candidate.model),
+    inputs = candidate.model.inputs(rows.frame)
+    theirs = SavedVersion(published / NAME / "1").run("serving_default", inputs)["probability"]
+    for log_loss, probabilities in (
+        (verdict.comparison.metrics["log_loss"], rows.probabilities),
+        (verdict.comparison.published_metrics["log_loss"], theirs.astype(np.float64)),
     ):
-        probabilities = predict(model, model.inputs(rows.frame))
         expected = evaluate(rows.labels, probabilities, 0.5, rows.weights)["log_loss"]
         assert log_loss == pytest.approx(expected, abs=1e-6)
 
@@ -238,28 +244,102 @@ def test_a_version_has_no_advantage_from_rows_it_was_trained_on(
     verdict = judged(other_seed, by_heart)
     assert verdict.passed
     assert verdict.comparison is not None
-    assert verdict.comparison.published_log_loss > 1.2 * log_loss
-    assert verdict.comparison.published_log_loss > verdict.comparison.log_loss
+    assert verdict.comparison.published_metrics["log_loss"] > 1.2 * log_loss
+    assert verdict.comparison.published_metrics["log_loss"] > verdict.comparison.metrics["log_loss"]
 
 
 def test_which_rows_a_version_was_trained_on_does_not_depend_on_the_order_of_columns(
     published: Path, candidate: Candidate
 ) -> None:
     frame = builtin.breast_cancer()
-    turned = fitted(replace(NEWTON, seed=1), frame.select(reversed(frame.columns)))
-    verdict = judged(turned, published / NAME / "1")
+    turned = fitted(replace(NEWTON, seed=3), frame.select(reversed(frame.columns)))
+    order = "the columns have another order, which the signature 'dense' depends on"
+    with pytest.raises(RefusedError, match=f"callers of version 1 would break: {order}"):
+        judged(turned, published / NAME / "1")
+    verdict = judged(turned, published / NAME / "1", Rules(allow_schema_change=True))
+    assert verdict.schema_changes == (order,)
     assert verdict.comparison is not None
     theirs = set(candidate.held_out.keys.tolist())
     assert verdict.comparison.rows == sum(k in theirs for k in turned.held_out.keys.tolist())
 
 
-def test_a_version_that_says_not_what_it_held_out_is_compared_on_all_rows(
-    models: Path, other_seed: Candidate
-) -> None:
-    (models / NAME / "1" / manifest.MANIFEST).unlink()
-    verdict = judged(other_seed, models / NAME / "1")
+def test_the_share_of_labels_that_change_is_recorded(published: Path, worse: Candidate) -> None:
+    verdict = judged(worse, published / NAME / "1", force=True)
     assert verdict.comparison is not None
-    assert verdict.comparison.rows == len(other_seed.held_out)
+    rows = worse.held_out
+    inputs = worse.model.inputs(rows.frame)
+    theirs = SavedVersion(published / NAME / "1").run("serving_default", inputs)["label"]
+    ours = np.where(rows.probabilities >= 0.5, b"benign", b"malignant")
+    flips = np.mean(ours != theirs)
+    assert 0 < flips < 0.5
+    assert verdict.comparison.label_flips == pytest.approx(flips)
+    equal = judged(fitted(NEWTON), published / NAME / "1").comparison
+    assert equal is not None
+    assert equal.label_flips == 0
+
+
+def edit_manifest(version: Path, **changes: Any) -> None:
+    path = version / "manifest.json"
+    stored = json.loads(path.read_text())
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        stored[section] = {**stored[section], name: value} if name else value
+    path.write_text(json.dumps(stored))
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (
+            lambda v: (v / "manifest.json").unlink(),
+            r"the rows it was trained on are unknown: .*manifest\.json: missing",
+        ),
+        (
+            lambda v: (v / "manifest.json").write_text("{"),
+            r"the rows it was trained on are unknown: .*manifest\.json: cannot be read",
+        ),
+        (
+            lambda v: edit_manifest(v, data__row_hash="other/7"),
+            "the rows it was trained on are unknown: they were chosen by the row hash other/7",
+        ),
+        (
+            lambda v: edit_manifest(v, data__columns=["a", "b"]),
+            "the rows it was trained on are unknown: they were chosen by a hash of the columns a,",
+        ),
+        (
+            lambda v: edit_manifest(v, settings__held_out=1e-9),
+            "it was trained on all but 0 of the 174 held-out rows; --seed 0 holds out the rows",
+        ),
+    ],
+    ids=["no manifest", "broken manifest", "row hash", "columns", "trained on all"],
+)
+def test_a_comparison_that_would_be_unfair_is_not_made_and_the_reason_is_given(
+    models: Path, worse: Candidate, harm: Callable[[Path], object], reason: str
+) -> None:
+    harm(models / NAME / "1")
+    verdict = judged(worse, models / NAME / "1")
+    assert verdict.passed
+    assert verdict.comparison is None
+    (notice,) = verdict.notices
+    assert re.match(f"Not compared with the published version: version 1: {reason}", notice)
+
+
+def test_a_manifest_of_an_earlier_release_is_read(models: Path, candidate: Candidate) -> None:
+    path = models / NAME / "1" / "manifest.json"
+    stored = json.loads(path.read_text())
+    del stored["data"]["label"], stored["data"]["row_hash"], stored["warnings"]
+    stored["fit"] = {"steps": 2000, "stopped_by": "iterations", "cost": 0.1}
+    comparison = {"version": 4, "rows": 9, "log_loss": 0.5, "published_log_loss": 0.6}
+    stored["gate"] = {"passed": True, "reason": "", "forced": False, "comparison": comparison}
+    path.write_text(json.dumps(stored))
+    read = manifest.read(models / NAME / "1")
+    assert read.settings == NEWTON
+    assert not read.fit.converged
+    assert read.verdict.comparison == manifest.Comparison(
+        4, 9, {"log_loss": 0.5}, {"log_loss": 0.6}, None
+    )
+    assert judged(candidate, models / NAME / "1").schema_changes == ()
+    assert json.loads(json.dumps(read.as_json()))["rows"] == stored["rows"]
 
 
 def renamed_classes(frame: pl.DataFrame) -> pl.DataFrame:
@@ -267,34 +347,106 @@ def renamed_classes(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "said"),
     [
-        renamed_classes,
-        lambda frame: frame.drop("mean_radius"),
-        lambda frame: frame.with_columns(extra=pl.Series(np.arange(len(frame)) % 7)),
-        lambda frame: frame.rename({"mean_radius": "radius"}),
-        # Text, where the version takes a number.
-        lambda frame: frame.with_columns(
-            mean_radius=pl.when(pl.col("mean_radius") > 14).then(pl.lit("a")).otherwise(pl.lit("b"))
+        (renamed_classes, "the classes 'malignant' and 'benign' become 'ill' and 'well'"),
+        (
+            lambda frame: frame.with_columns(
+                pl.col(LABEL).replace({"malignant": "benign", "benign": "zzz"})
+            ),
+            "the classes 'malignant' and 'benign' become",
+        ),
+        (lambda frame: frame.drop("mean_radius"), "column 'mean_radius' is dropped"),
+        (
+            lambda frame: frame.with_columns(extra=pl.Series(np.arange(len(frame)) % 7 / 2)),
+            "column 'extra' (numeric) is new",
+        ),
+        (
+            lambda frame: frame.rename({"mean_radius": "radius"}),
+            "column 'mean_radius' is dropped; column 'radius' (numeric) is new",
+        ),
+        (
+            lambda frame: frame.with_columns(
+                mean_radius=pl.when(pl.col("mean_radius") > 14)
+                .then(pl.lit("a"))
+                .otherwise(pl.lit("b"))
+            ),
+            "column 'mean_radius': numeric (float32) becomes categorical (string)",
         ),
     ],
-    ids=["classes", "column missing", "column added", "column renamed", "column of another kind"],
+    ids=["classes", "class swapped", "missing", "added", "renamed", "another kind"],
 )
-def test_a_version_of_another_table_is_no_yardstick(
-    published: Path, change: Callable[[pl.DataFrame], pl.DataFrame]
+def test_a_schema_change_is_refused_unless_it_is_allowed(
+    published: Path, change: Callable[[pl.DataFrame], pl.DataFrame], said: str
 ) -> None:
     other = fitted(NEWTON, change(builtin.breast_cancer()))
-    verdict = judged(other, published / NAME / "1", Rules(tolerance=0.0))
-    assert verdict == Verdict(True, "", False, None)
+    version = published / NAME / "1"
+    for force in (False, True):
+        with pytest.raises(RefusedError) as refused:
+            judged(other, version, force=force)
+        assert f"callers of version 1 would break: {said}" in str(refused.value)
+        assert "--allow-schema-change publishes it" in str(refused.value)
+    verdict = judged(other, version, Rules(tolerance=0.0, allow_schema_change=True))
+    assert verdict.passed
+    assert said in "; ".join(verdict.schema_changes)
+    assert verdict.comparison is None
+    assert verdict.not_compared == "version 1: the columns or classes are not the same"
+    assert len(verdict.notices) == len(verdict.schema_changes) + 1
 
 
-def test_a_version_for_another_label_is_no_yardstick(published: Path) -> None:
-    frame = builtin.breast_cancer().with_columns(
-        large=pl.when(pl.col("mean_radius") > 14).then(pl.lit("yes")).otherwise(pl.lit("no"))
-    )
+def test_exchanged_classes_are_refused(published: Path) -> None:
+    other = fit(builtin.source(NAME), Choice(LABEL, positive="malignant"), NEWTON)
+    with pytest.raises(RefusedError, match="class 1 was 'benign' and becomes 'malignant'"):
+        judged(other, published / NAME / "1")
+
+
+def test_another_label_is_refused(published: Path) -> None:
+    frame = builtin.breast_cancer().rename({LABEL: "finding"})
     source = Source("rows", [FrameFile("rows", frame)])
-    other = fit(source, Choice("large", leave_out=(LABEL,)), NEWTON)
-    assert judged(other, published / NAME / "1").comparison is None
+    other = fit(source, Choice("finding"), NEWTON)
+    with pytest.raises(RefusedError, match=f"the label '{LABEL}' becomes 'finding'"):
+        judged(other, published / NAME / "1")
+
+
+def imbalanced(rows: int = 3000) -> pl.DataFrame:
+    """One row in 25 is of class 1."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(rows, 2))
+    logit = x @ [1.0, -0.5] - 3.7
+    labels = np.where(logit + random.logistic(size=rows) > 0, "yes", "no")
+    return pl.DataFrame({"x0": x[:, 0], "x1": x[:, 1], LABEL: labels})
+
+
+@pytest.mark.parametrize("class_weight", ["balanced", {"yes": 20.0}])
+def test_a_reweighted_model_is_judged_by_auc(tmp_path: Path, class_weight: Any) -> None:
+    plain = fitted(NEWTON, imbalanced())
+    reweighted = fitted(replace(NEWTON, class_weight=class_weight), imbalanced())
+    share = plain.held_out.labels.mean()
+    constant = -(share * math.log(share) + (1 - share) * math.log(1 - share))
+    assert reweighted.model.metrics["log_loss"] > constant  # by log-loss it could never pass
+    for candidate, baseline in ((reweighted, plain), (plain, reweighted)):
+        folder = tmp_path / str(id(candidate))
+        version = version_of_candidate(baseline, folder / "1")
+        verdict = judged(candidate, version)
+        assert verdict.passed
+        assert "AUC" in verdict.rule
+        compared = verdict.comparison
+        assert compared is not None
+        assert compared.metrics["auc"] == pytest.approx(compared.published_metrics["auc"], abs=0.01)
+    assert "AUC" not in judged(plain, None).rule
+
+
+def test_a_reweighted_model_must_beat_chance_and_the_published_version(tmp_path: Path) -> None:
+    settings = replace(NEWTON, class_weight="balanced")
+    guess = with_metrics(fitted(settings, imbalanced()), auc=0.5)
+    with pytest.raises(RefusedError, match=r"^auc 0\.5000 is no better than chance, 0\.5$"):
+        judged(guess, None)
+    good = fitted(settings, imbalanced())
+    version = version_of_candidate(good, tmp_path / "1")
+    turned = replace(good.held_out, probabilities=good.held_out.probabilities[::-1])
+    poor = replace(good, held_out=turned)
+    with pytest.raises(RefusedError, match=r"^auc 0\.\d+ is worse than the published version's 0"):
+        judged(poor, version)
 
 
 class Foreign(tf.Module):
@@ -305,12 +457,14 @@ class Foreign(tf.Module):
         return {"probability": tf.sigmoid(x)}
 
 
-def test_a_version_that_the_job_has_not_made_is_no_yardstick(
+def test_a_version_that_the_job_has_not_made_is_not_compared(
     tmp_path: Path, candidate: Candidate
 ) -> None:
     other = Foreign()
     tf.saved_model.save(other, str(tmp_path / "1"), signatures=other.serve)
-    assert judged(candidate, tmp_path / "1").comparison is None
+    verdict = judged(candidate, tmp_path / "1")
+    assert verdict.passed
+    assert verdict.not_compared.startswith("version 1: it does not describe itself: ")
 
 
 @pytest.mark.parametrize(
@@ -332,19 +486,23 @@ def test_a_damaged_version_does_not_keep_a_good_one_from_being_published(
         damaged.unlink()
     else:
         damaged.write_bytes(content)
-    data = candidate.facts["data"]
-    assert compare(candidate.model, candidate.held_out, data, models / NAME / "1") is None
+    verdict = judged(candidate, models / NAME / "1")
+    assert verdict.passed
+    assert verdict.comparison is None
+    assert verdict.not_compared.startswith("version 1: it cannot be loaded: ")
+    assert len(verdict.not_compared.splitlines()) == 1
 
 
 def test_an_export_that_answers_otherwise_than_training_is_refused(
     published: Path, candidate: Candidate
 ) -> None:
-    model = replace(candidate.model, bias=candidate.model.bias + 1e-3)
-    inputs = model.inputs(candidate.held_out.frame)
-    shifted, exact = (predict(m, inputs, tf.float64) for m in (model, candidate.model))
-    row = int(np.abs(shifted - exact).argmax())
+    expected = candidate.held_out.expected
+    logit = np.log(expected.probabilities / (1 - expected.probabilities))
+    shifted = 1 / (1 + np.exp(-logit - 1e-3))
+    row = int((np.abs(shifted - expected.probabilities) - expected.tolerances).argmax())
+    rows = replace(candidate.held_out, expected=replace(expected, probabilities=shifted))
     with pytest.raises(RefusedError) as refused:
-        check_export(published / NAME / "1", candidate.held_out, model)
+        check_export(published / NAME / "1", rows, candidate.model)
     assert str(refused.value).startswith(
         f"the exported version fails its check: row {row} differs from training by 0.0002"
     )
@@ -374,15 +532,20 @@ def test_a_version_says_how_it_came_about(published: Path, candidate: Candidate)
         "rows": 569,
         "columns": [*(column.name for column in model.columns), LABEL],
         "hash": facts["data"]["hash"],
+        "row_hash": ROW_HASH,
+        "label": LABEL,
     }
     assert len(facts["data"]["hash"]) == 16
-    assert facts["rows"] == {"read": 569, "train": 398, "validation": 0, "held_out": 171}
+    assert facts["rows"] == {"read": 569, "train": 395, "validation": 0, "held_out": 174}
     assert facts["settings"] == asdict(NEWTON)
     fit = candidate.fit
     assert facts["fit"] == {
         "steps": fit.progress.state.steps,
         "stopped_by": "tolerance",
-        "cost": fit.progress.costs[-1],
+        "converged": True,
+        "cost": pytest.approx(fit.progress.costs[-1], rel=1e-12),
+        "gradient": pytest.approx(fit.progress.state.criterion, rel=1e-3),
+        "learning_rate": None,
     }
     assert {name: version_of(name) for name in ("tensorflow", "numpy", "polars")}.items() <= (
         facts["libraries"].items()
@@ -393,7 +556,15 @@ def test_a_version_says_how_it_came_about(published: Path, candidate: Candidate)
     assert facts["metrics"] == model.metrics
     assert facts["metrics"].keys() == facts["intervals"].keys() == set(METRICS)
     assert all(low <= high for low, high in facts["intervals"].values())
-    assert facts["gate"] == {"passed": True, "reason": "", "forced": False, "comparison": None}
+    assert facts["gate"] == {
+        "passed": True,
+        "reason": "",
+        "forced": False,
+        "rule": "judged by log-loss against a constant and the published version",
+        "comparison": None,
+        "not_compared": "",
+        "schema_changes": [],
+    }
     files = {p.relative_to(version).as_posix(): p for p in version.rglob("*") if p.is_file()}
     del files["manifest.json"]
     assert {"saved_model.pb", "variables/variables.index", "report.html"} <= files.keys()
@@ -404,9 +575,9 @@ def test_a_version_says_how_it_came_about(published: Path, candidate: Candidate)
 def test_the_fingerprint_tells_tables_apart(candidate: Candidate) -> None:
     frame = builtin.breast_cancer()
     shuffled = fitted(NEWTON, frame.sample(fraction=1, shuffle=True, seed=0))
-    assert shuffled.facts["data"]["hash"] == candidate.facts["data"]["hash"]
+    assert shuffled.manifest.data.hash == candidate.manifest.data.hash
     changed = frame.with_columns(mean_radius=pl.Series([1.0, *frame["mean_radius"][1:]]))
-    assert fitted(NEWTON, changed).facts["data"]["hash"] != candidate.facts["data"]["hash"]
+    assert fitted(NEWTON, changed).manifest.data.hash != candidate.manifest.data.hash
 
 
 @pytest.mark.parametrize(
@@ -418,21 +589,21 @@ def test_the_fingerprint_tells_tables_apart(candidate: Candidate) -> None:
         (lambda v: (v / "fingerprint.pb").write_bytes(b"x"), "fingerprint.pb: SHA-256 is"),
         (lambda v: append(v / "report.html"), "report.html: SHA-256 is"),
         (lambda v: (v / "variables").rename(v / "other"), "other/variables.data"),
-        (lambda v: (v / "manifest.json").unlink(), "manifest.json: no manifest that can be read"),
-        (lambda v: (v / "manifest.json").write_text("[]"), "no manifest that can be read"),
-        (lambda v: (v / "manifest.json").write_text("{}"), "no manifest that can be read"),
-        (lambda v: (v / "manifest.json").write_text('{"files": 1}'), "no manifest that can be"),
-        (lambda v: (v / "manifest.json").write_bytes(b"\xff{"), "no manifest that can be read"),
+        (lambda v: (v / "manifest.json").unlink(), "manifest.json: missing"),
+        (lambda v: (v / "manifest.json").write_text("[]"), "expected a JSON object, got list"),
+        (lambda v: (v / "manifest.json").write_text("{}"), "manifest.json: has no list of files"),
+        (lambda v: (v / "manifest.json").write_text('{"files": 1}'), "has no list of files"),
+        (lambda v: (v / "manifest.json").write_bytes(b"\xff{"), "manifest.json: cannot be read"),
     ],
 )
 def test_verify_finds_what_was_changed(
     models: Path, harm: Callable[[Path], object], message: str
 ) -> None:
     version = models / NAME / "1"
-    assert manifest.verify(version) == len(list(manifest.file_hashes(version))) == 6
+    assert verify(version) == len(list(file_hashes(version))) == 6
     harm(version)
-    with pytest.raises(manifest.VerifyError, match=message):
-        manifest.verify(version)
+    with pytest.raises(ManifestError, match=message):
+        verify(version)
 
 
 def append(path: Path) -> None:

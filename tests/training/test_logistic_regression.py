@@ -9,14 +9,16 @@ import pytest
 import tensorflow as tf
 
 from training.data import row_store as spool_module
+from training.data.choose import Choice
 from training.data.reading import FrameFile, Source
 from training.data.split import Split
-from training.data.table import Choice, read_table
+from training.data.table import read_table
 from training.features.columns import Floats
 from training.fitting import feature_blocks as blocks_module
 from training.fitting.feature_blocks import Block
 from training.fitting.logistic_regression import CURVATURE, curvature, gram, propagate
 from training.fitting.objective import Objective
+from training.fitting.penalty import Penalty
 from training.fitting.problem import Problem
 from training.fitting.solvers import StochasticGradientDescent
 from training.settings import FitSettings, LossName
@@ -45,7 +47,7 @@ def objective_of(
         blocks,
         blocks[0].features.shape[1],
         total_weight=sum(float(tf.reduce_sum(block.row_weights)) for block in blocks),
-        l2=l2,
+        penalty=Penalty(l2=l2),
         loss=loss,
         workers=Workers(),
     )
@@ -291,7 +293,7 @@ def test_mini_batches_are_the_same_from_memory_and_from_disk(
         folder.mkdir()
         objective = problem_of(folder, memory).objective
         assert isinstance(objective.blocks, blocks_module.Blocks)
-        sgd = StochasticGradientDescent(objective.blocks, 5, None, 0.9, 64, 0.0, 0)
+        sgd = StochasticGradientDescent(objective.blocks, 5, None, 0.9, 64, 0)
         thetas.append(sgd.step(objective, sgd.start(objective)).theta)
     np.testing.assert_allclose(thetas[1:], [thetas[0]] * 2, atol=1e-5)
     assert np.abs(thetas[0]).max() > 0.1

@@ -41,7 +41,9 @@ def frame_of(rows: int, columns: int = 3, seed: int = 0) -> pl.DataFrame:
 FRAME = frame_of(300)
 # So many columns of noise that fitting them is soon a loss.
 NOISY = frame_of(200, 60)
-EARLY = FitSettings(learning_rate=0.3, l2=0.0, tolerance=0.0, patience=5)
+EARLY = FitSettings(
+    optimizer="gradient-descent", learning_rate=0.3, l2=0.0, tolerance=0.0, patience=5
+)
 
 
 def source_of(frame: pl.DataFrame) -> Source:

@@ -23,6 +23,7 @@ from tests.support.tables import fitted
 from training.export.serving_module import export
 from training.pipeline import Candidate, Target, gate_and_publish
 from training.publishing import manifest
+from training.publishing.file_hashes import file_hashes, verify
 from training.publishing.saved_version import SavedVersion
 from training.publishing.versions import publish, versions
 from training.settings import FitSettings
@@ -147,7 +148,7 @@ from training.publishing.versions import publish
 
 def write(directory):
     shutil.copytree(sys.argv[2], directory, dirs_exist_ok=True)
-    manifest.write(directory, {})
+    manifest.write(directory, manifest.Manifest())
 
 while True:
     print(publish(write, Path(sys.argv[1]), "m"), flush=True)
@@ -183,8 +184,8 @@ def test_a_job_killed_at_any_moment_leaves_only_whole_versions(
     numbers = versions(models / "m")
     assert numbers == list(range(1, len(numbers) + 1))
     assert len(numbers) >= KILLS
-    files = len(list(manifest.file_hashes(saved)))
-    assert {manifest.verify(models / "m" / str(number)) for number in numbers} == {files}
+    files = len(list(file_hashes(saved)))
+    assert {verify(models / "m" / str(number)) for number in numbers} == {files}
     inputs = candidate.model.inputs(candidate.held_out.frame)
     SavedVersion(models / "m" / str(numbers[-1])).run("serving_default", inputs)
 
@@ -210,10 +211,10 @@ def test_two_jobs_at_once_both_publish(tmp_path: Path) -> None:
         told.append(json.loads(out))
     assert sorted(result["version"] for result in told) == [1, 2]
     for seed, result in enumerate(told):
-        facts = manifest.read(Path(result["path"]))
-        assert facts is not None
-        assert facts["settings"]["seed"] == seed
-        assert manifest.verify(Path(result["path"])) == 6
+        settings = manifest.read(Path(result["path"])).settings
+        assert settings is not None
+        assert settings.seed == seed
+        assert verify(Path(result["path"])) == 6
     assert [path.name for path in tmp_path.iterdir()] == ["breast_cancer"]
 
 

@@ -6,14 +6,23 @@ import subprocess
 import sys
 import time
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from tests.support.processes import ROOT
+from training.data.choose import ColumnUse
+from training.evaluation.distributions import Distribution, distributions
 from training.evaluation.metric_names import METRICS
 from training.evaluation.metrics import Floats, bootstrap, evaluate
-from training.evaluation.report import Coefficient, Report, render
+from training.evaluation.report import Coefficient, Report
+from training.evaluation.report import render as render_with_verdict
+from training.features.categorical import CategoricalColumn
+from training.features.numeric import NumericColumn
+from training.publishing.manifest import Comparison, Data, FitSummary, Manifest, Verdict
+from training.settings import FitSettings
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -72,21 +81,30 @@ class Page(HTMLParser):
 def coefficient(
     feature: str = "age", weight: float = 0.5, error: float | None = 0.1
 ) -> Coefficient:
-    return Coefficient(feature, feature, weight, error, float(np.exp(weight / 4)))
+    return Coefficient(feature, feature, weight, error, weight / 4)
 
 
 def report_on(labels: Floats, probabilities: Floats, weights: Floats) -> Report:
     threshold = 0.4
-    return Report(
-        model="credit",
+    manifest = Manifest(
         trained_at="2025-03-01T12:00:00+00:00",
-        class_names=("repaid", "defaulted"),
-        rows={"training": 1398, "held out": len(labels)},
-        settings={"l2": 1.0, "optimizer": "newton", "patience": None},
+        rows={"train": 1398, "held_out": len(labels)},
+        settings=FitSettings(optimizer="newton", threshold="youden"),
+        fit=FitSummary(12, "tolerance", True, 0.25, 1e-7, None),
+        threshold=threshold,
         metrics=evaluate(labels, probabilities, threshold, weights),
         intervals=bootstrap(labels, probabilities, threshold, weights, seed=0, replicates=5),
-        threshold=threshold,
-        threshold_rule="youden",
+    )
+    plans = [None, *np.where(probabilities > 0.3, "a", "b").tolist()]
+    frame = pl.DataFrame({"age": np.append(probabilities, np.nan), "plan": plans})
+    columns = (NumericColumn("age"), CategoricalColumn("plan", vocabulary=("a", "b")))
+    return Report(
+        model="credit",
+        label_name="outcome",
+        class_names=("repaid", "defaulted"),
+        manifest=manifest,
+        columns=distributions(columns, frame),
+        left_out=[ColumnUse("id", "numeric", "--leave-out")],
         costs=0.7 / np.arange(1.0, 301),
         validation_costs=0.8 / np.arange(1.0, 301),
         coefficients=[coefficient(f"feature {i}", (-1) ** i / (i + 1)) for i in range(30)],
@@ -94,6 +112,14 @@ def report_on(labels: Floats, probabilities: Floats, weights: Floats) -> Report:
         probabilities=probabilities,
         sample_weights=weights,
     )
+
+
+def render(report: Report) -> str:
+    return render_with_verdict(report, Verdict(rule="a rule"))
+
+
+def of_manifest(report: Report, **changes: Any) -> Report:
+    return dataclasses.replace(report, manifest=dataclasses.replace(report.manifest, **changes))
 
 
 def rows(count: int) -> tuple[Floats, Floats, Floats]:
@@ -116,22 +142,91 @@ def page(report: Report) -> Page:
 def test_it_tells_every_metric_with_its_interval(report: Report, page: Page) -> None:
     for name in METRICS:
         place = page.texts.index(name)
-        low, high = report.intervals[name]
+        low, high = report.manifest.intervals[name]
         cells = [text for text in page.texts[place:] if text][2:4]
-        assert cells == [f"{report.metrics[name]:.4f}", f"{low:.4f}–{high:.4f}"]
+        assert cells == [f"{report.manifest.metrics[name]:.4f}", f"{low:.4f}–{high:.4f}"]
 
 
 def test_it_tells_what_was_fitted_and_how(page: Page) -> None:
     text = " ".join(page.texts)
-    assert "Tells defaulted (class 1) from repaid (class 0)." in text
+    assert "Predicts outcome: defaulted (class 1) or repaid (class 0)." in text
     assert "Rows: 1,398 training, 171 held out." in text
-    assert "at least 0.4 (threshold: youden)" in text
-    for setting in ("l2 1.0", "optimizer newton", "patience –"):
+    assert "at least 0.4 (chosen by the rule youden)" in text
+    assert "Converged: the tolerance was reached." in text
+    for setting in ("l2 1.0", "optimizer newton", "patience –", "steps 12", "cost 0.25"):
         assert setting in re.sub(" +", " ", text)
 
 
+def texts(report: Report, verdict: Verdict) -> str:
+    return " ".join(Page(render_with_verdict(report, verdict)).texts)
+
+
+def test_it_tells_that_a_fit_has_not_converged_and_its_learning_rate(report: Report) -> None:
+    fit = FitSummary(2000, "iterations", False, 0.25, 1e-3, 0.125)
+    text = texts(of_manifest(report, fit=fit, warnings=("not converged: why",)), Verdict())
+    assert "Not converged: the iteration limit was reached; learning rate 0.125." in text
+    assert "Warnings not converged: why" in re.sub(" +", " ", text)
+
+
+def test_it_compares_with_the_published_version(report: Report) -> None:
+    ours = dict.fromkeys(METRICS, 0.75)
+    compared = Comparison(4, 1234, ours, dict.fromkeys(METRICS, 0.5), 0.043)
+    text = re.sub(" +", " ", texts(report, Verdict(rule="a rule", comparison=compared)))
+    assert "Compared with version 4 metric this model version 4 change" in text
+    assert "log_loss 0.7500 0.5000 +0.2500" in text
+    assert "On the 1,234 held-out rows that neither was trained on" in text
+    assert "4.3 % of these rows get another label" in text
+    assert "Gate: passed. Rule: a rule." in text
+
+
+def test_what_the_gate_let_pass_is_told(report: Report) -> None:
+    verdict = Verdict(False, "auc is low", True, "a rule", None, "it is gone", ("column is new",))
+    text = texts(report, verdict)
+    for notice in (
+        "Forced: auc is low",
+        "Schema change: column is new",
+        "Not compared with the published version: it is gone",
+        "Gate: not passed: auc is low.",
+    ):
+        assert notice in text
+
+
+def test_each_column_is_listed_with_missing_values_and_a_histogram(page: Page) -> None:
+    text = re.sub(" +", " ", " ".join(page.texts))
+    assert re.search(r"age numeric 0\.6 % .*to.*median", text)
+    assert re.search(r"plan categorical 0\.6 % a \d+ %, b \d+ %", text)
+    assert "id not used --leave-out" in text
+    assert page.tags.count("i") == 24 + 2
+
+
+def test_calibration_of_a_rare_class_is_drawn_on_logarithmic_axes(report: Report) -> None:
+    random = np.random.default_rng(0)
+    probabilities = random.beta(1, 60, 4000)
+    labels = (random.random(4000) < probabilities).astype(np.float64)
+    for flip, name in ((False, "defaulted"), (True, "repaid")):
+        ours = (1 - labels, 1 - probabilities) if flip else (labels, probabilities)
+        rare = Page(render(report_on(*ours, np.ones(4000))))
+        assert f"{name} is rare, so both axes are logarithmic" in " ".join(rare.texts)
+        assert f"share of {name}" in rare.svg_texts
+    assert "logarithmic" not in " ".join(Page(render(report)).texts)
+
+
+def test_standard_errors_that_do_not_hold_are_left_out_with_the_reason(report: Report) -> None:
+    lasso = of_manifest(report, settings=FitSettings(optimizer="sgd", l1=2.0))
+    text = texts(dataclasses.replace(lasso, coefficients=[coefficient(error=None)]), Verdict())
+    assert "With an L1 penalty there are no standard errors or intervals" in text
+
+
+def test_an_odds_ratio_that_is_not_finite_in_practice_says_so(report: Report) -> None:
+    wild = [coefficient("up", 2000.0, 1e6), coefficient("down", -2000.0, 1.0)]
+    page = Page(render(dataclasses.replace(report, coefficients=wild)))
+    cells = [text for text in page.texts if "10⁶" in text or "10⁻⁶" in text]
+    assert cells == ["> 10⁶", "< 10⁻⁶ to > 10⁶", "< 10⁻⁶", "< 10⁻⁶ to < 10⁻⁶"]
+    assert "is not finite in practice" in " ".join(page.texts)
+
+
 def test_the_confusion_matrix_counts_the_rows(report: Report, page: Page) -> None:
-    called = report.probabilities >= report.threshold
+    called = report.probabilities >= report.manifest.threshold
     place = page.texts.index("is repaid")
     found = [text for text in page.texts[place:] if text.isdigit()][:4]
     expected = [
@@ -152,7 +247,7 @@ def test_the_confusion_matrix_counts_rows_by_their_weights() -> None:
 
 def test_there_are_five_pictures_with_texts_to_search(page: Page) -> None:
     assert page.tags.count("svg") == 5
-    assert {"cost J", "recall", "false positive rate", "share of class 1"} <= set(page.svg_texts)
+    assert {"cost J", "recall", "false positive rate", "share of defaulted"} <= set(page.svg_texts)
     assert {"training", "validation", "threshold"} <= set(page.svg_texts)
 
 
@@ -165,14 +260,14 @@ def test_the_largest_weights_are_drawn_and_all_are_listed(page: Page) -> None:
 
 def test_an_odds_ratio_has_the_interval_of_its_weight() -> None:
     # The column's deviation is 4, so one unit of it is a quarter of the scaled feature's.
-    low, high = coefficient(weight=0.5, error=0.1).odds_ratio_interval or (0, 0)
-    assert low == pytest.approx(np.exp((0.5 - 0.196) / 4))
-    assert high == pytest.approx(np.exp((0.5 + 0.196) / 4))
-    low, high = coefficient(weight=-0.5, error=0.1).odds_ratio_interval or (0, 0)
-    assert low == pytest.approx(np.exp((-0.5 - 0.196) / 4))
-    assert high == pytest.approx(np.exp((-0.5 + 0.196) / 4))
-    assert coefficient(weight=0.5, error=None).odds_ratio_interval is None
-    assert coefficient(weight=0.0, error=0.1).odds_ratio_interval is None
+    for weight in (0.5, -0.5):
+        low, high = coefficient(weight=weight, error=0.1).log_odds_ratio_interval or (0, 0)
+        assert low == pytest.approx((weight - 0.196) / 4)
+        assert high == pytest.approx((weight + 0.196) / 4)
+    shown = coefficient(weight=0.5, error=0.1)
+    assert (shown.odds_ratio, shown.odds_ratio_interval) == ("1.133", "1.079 to 1.19")
+    assert coefficient(weight=0.5, error=None).odds_ratio_interval == "–"
+    assert coefficient(weight=0.0, error=0.1).odds_ratio_interval == "–"
 
 
 def test_it_needs_nothing_from_elsewhere(report: Report, page: Page) -> None:
@@ -203,11 +298,16 @@ def test_a_name_is_text_whatever_it_contains(report: Report, page: Page, name: s
     hostile = dataclasses.replace(
         report,
         model=name,
-        trained_at=name,
+        label_name=name,
         class_names=(name, name),
-        rows={name: 1},
-        settings={name: name},
-        threshold_rule=name,
+        manifest=dataclasses.replace(
+            report.manifest,
+            trained_at=name,
+            data=Data(source=name),
+            settings=FitSettings(class_weight={name: 2.0}),
+        ),
+        columns=[Distribution(name, "numeric", 0.5, name, ((name, 1.0),))],
+        left_out=[ColumnUse(name, name, name)],
         coefficients=[coefficient(f"{name} = {name}"), coefficient(name), coefficient("age")],
     )
     found = Page(render(hostile))
@@ -217,7 +317,7 @@ def test_a_name_is_text_whatever_it_contains(report: Report, page: Page, name: s
     assert shown in " ".join(found.texts)
     short = shown if len(shown) <= 28 else shown[:27] + "…"
     assert short in found.svg_texts or not name
-    assert all(len(text) <= 28 for text in found.svg_texts)
+    assert all(len(text) <= len("share of ") + 28 for text in found.svg_texts)
 
 
 def test_a_page_on_many_rows_is_small() -> None:

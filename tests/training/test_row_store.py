@@ -28,8 +28,8 @@ def random_rows(count: int, numbers: int = 3, wide: int = 1, codes: int = 2) -> 
 
 def spooled(rows: Rows, folder: Path, memory: int) -> Spool:
     """Spool rows that come in pieces of any size."""
-    widths = (values.shape[1] for values in (rows.numbers, rows.wide, rows.codes))
-    layout = Layout(*widths, BLOCK_ROWS)
+    numbers, wide, codes = (v.shape[1] for v in (rows.numbers, rows.wide, rows.codes))
+    layout = Layout(numbers, wide, codes, BLOCK_ROWS)
     writer = SpoolWriter(folder / "rows", layout, memory)
     cuts = np.sort(np.random.default_rng(0).integers(0, len(rows) + 1, 7)).tolist()
     for begin, end in zip([0, *cuts], [*cuts, len(rows)], strict=True):

@@ -85,10 +85,8 @@ def test_two_workers_come_to_what_one_comes_to(parts: Path, tmp_path: Path) -> N
     two, one = tmp_path / "two" / "churn" / "1", tmp_path / "one"
     export(candidate.model, one)
     assert told["metrics"] == pytest.approx(candidate.model.metrics, abs=1e-5)
-    assert told["rows"] == candidate.facts["rows"]
-    facts = manifest.read(two)
-    assert facts is not None
-    assert facts["data"] == candidate.facts["data"]
+    assert told["rows"] == candidate.manifest.rows
+    assert manifest.read(two).data == candidate.manifest.data
 
     np.testing.assert_allclose(theta_of(two), candidate.fit.theta, atol=1e-5)
     of_two, of_one = described(two), described(one)

@@ -1,4 +1,4 @@
-"""What a person sees of a fit: bars while it runs, a summary when it is done."""
+"""The terminal output of a fit: bars while it runs, a summary when it is done."""
 
 from __future__ import annotations
 
@@ -20,25 +20,29 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from training.pipeline import Candidate, Observer
+from training.evaluation.candidate import Candidate
+from training.evaluation.metric_names import LISTED
+from training.pipeline import Observer
+from training.publishing.manifest import Verdict
 from training.settings import FitSettings
 
 COSTS_SHOWN = 8
+MAX_NAMES = 40
 
 
 class _Rate(ProgressColumn):
-    """Rows or steps a second."""
+    """Rows or steps per second."""
 
     def render(self, task: Task) -> Text:
-        """Return the text."""
+        """Return the rate."""
         speed = task.finished_speed or task.speed
         return Text(f"{speed:,.0f}/s" if speed else "", style="progress.data.speed")
 
 
 @contextmanager
 def observer(console: Console, settings: FitSettings) -> Iterator[Observer]:
-    """Show how the job goes."""
-    most_steps = settings.most_steps
+    """Show the progress of the job on a console."""
+    max_steps = settings.max_steps
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -52,7 +56,7 @@ def observer(console: Console, settings: FitSettings) -> Iterator[Observer]:
         task = progress.add_task("starting", total=None, detail="")
 
         def stage(name: str) -> None:
-            total = most_steps if name == "fitting" else None
+            total = max_steps if name == "fitting" else None
             progress.reset(task, total=total, description=name, detail="")
             progress.update(task, total=total)
 
@@ -61,47 +65,75 @@ def observer(console: Console, settings: FitSettings) -> Iterator[Observer]:
 
         def stepped(steps: int, cost: float) -> None:
             progress.update(
-                task, completed=steps, detail=f"{steps:,} of {most_steps:,}, cost {cost:.5f}"
+                task, completed=steps, detail=f"{steps:,} of {max_steps:,}, cost {cost:.5f}"
             )
 
         def evaluated(candidate: Candidate) -> None:
             _print_columns(console, candidate)
             _print_summary(console, candidate)
 
-        yield Observer(stage, read, stepped, evaluated)
+        def judged(verdict: Verdict) -> None:
+            _print_verdict(console, verdict)
+
+        yield Observer(stage, read, stepped, evaluated, judged)
 
 
 def _print_columns(console: Console, candidate: Candidate) -> None:
-    """Print what was read."""
-    rows = candidate.facts["rows"]
-    kinds = [column.kind for column in candidate.model.columns]
-    counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-    names = candidate.model.class_names
-    console.print(
-        f"{rows['read']:,} rows, {len(kinds)} columns ({counted}); "
-        f"{rows['train']:,} to train on, {rows['held_out']:,} held out; "
-        f"class 0 is {escape(names[0])}, class 1 is {escape(names[1])}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    """Print what was read, and how it is used."""
+    rows, model = candidate.manifest.rows, candidate.model
+    by_kind: dict[str, list[str]] = {}
+    for column in model.columns:
+        by_kind.setdefault(column.kind, []).append(column.name)
+    counted = ", ".join(f"{len(names)} {kind}" for kind, names in by_kind.items())
+    lines = [
+        f"{rows['read']:,} rows, {len(model.columns)} columns ({counted}); "
+        f"{rows['train']:,} to train on, {rows['held_out']:,} held out",
+        f"label {model.label_name}: class 0 is {model.class_names[0]}, "
+        f"class 1 is {model.class_names[1]}",
+    ]
+    if len(by_kind) > 1:
+        lines += [f"{kind}: {_listed(names)}" for kind, names in by_kind.items()]
+    if candidate.left_out:
+        left_out = [f"{column.name} ({column.reason})" for column in candidate.left_out]
+        lines.append(f"not used: {_listed(left_out)}")
+    for line in lines:
+        console.print(escape(line), highlight=False, soft_wrap=True)
 
 
 def _print_summary(console: Console, candidate: Candidate) -> None:
-    """Print the cost curve's numbers and the metrics of the held-out rows."""
-    costs = candidate.fit.progress.costs
-    reasons = {
-        "tolerance": "the tolerance was reached",
-        "iterations": "all iterations were done",
-        "early stopping": "the validation cost fell no more",
-        "precision": "the cost can be lowered no more in this precision",
-    }
-    curve = Table("iteration", "cost", caption=f"stopped: {reasons[candidate.fit.reason]}")
+    """Print some points of the cost curve and the metrics of the held-out rows."""
+    costs, fit = candidate.fit.progress.costs, candidate.manifest.fit
+    curve = Table("iteration", "cost")
     shown = range(0, len(costs), max(1, len(costs) // COSTS_SHOWN))
     for iteration in sorted({*shown, len(costs) - 1}):
         curve.add_row(str(iteration), f"{costs[iteration]:.6f}")
     console.print(curve)
+    rate = "" if fit.learning_rate is None else f"; learning rate {fit.learning_rate:.4g}"
+    console.print(f"{fit.ending}{rate}", highlight=False)
     held_out = Table("held-out rows", "", "95 % interval")
-    for name, value in candidate.model.metrics.items():
-        low, high = candidate.facts["intervals"][name]
+    for name, value in candidate.manifest.metrics.items():
+        low, high = candidate.manifest.intervals[name]
         held_out.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
     console.print(held_out)
+
+
+def _print_verdict(console: Console, verdict: Verdict) -> None:
+    """Print the rule of the gate, and the comparison with the published version."""
+    lines = [f"gate {'passed' if verdict.passed else 'not passed'}: {verdict.rule}"]
+    compared = verdict.comparison
+    if compared is not None:
+        values = ", ".join(
+            f"{name} {compared.metrics[name]:.4f} (was {compared.published_metrics[name]:.4f})"
+            for name in LISTED
+        )
+        lines.append(
+            f"compared with version {compared.version} on {compared.rows:,} rows new to both: "
+            f"{values}; {100 * (compared.label_flips or 0):.1f} % of the labels change"
+        )
+    for line in lines:
+        console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more

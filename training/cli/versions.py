@@ -7,8 +7,12 @@ from pathlib import Path
 
 import click
 
+from training.errors import RollbackError
+from training.evaluation.metric_names import LISTED
 from training.publishing import manifest
-from training.publishing.versions import republish, versions
+from training.publishing.file_hashes import ManifestError, verify
+from training.publishing.rollback import roll_back
+from training.publishing.versions import versions
 
 MODELS = click.option(
     "--models",
@@ -25,40 +29,41 @@ MODEL = click.option(
 @click.command("versions")
 @MODELS
 @MODEL
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a version.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each version.")
 def list_versions(models: Path, model: str, as_json: bool) -> None:
     """List the published versions, oldest first."""
     for number in versions(models / model):
-        facts = manifest.read(models / model / str(number)) or {}
-        if as_json:
-            kept = {k: v for k, v in facts.items() if k not in ("files", "intervals")}
-            click.echo(json.dumps({"version": number, **kept}))
+        try:
+            known = manifest.read(models / model / str(number))
+        except ManifestError as error:
+            told = {"version": number, "error": str(error)}
+            click.echo(json.dumps(told) if as_json else f"{number}  no manifest: {error}")
             continue
-        metrics = "  ".join(
-            f"{name} {facts['metrics'][name]:.4f}"
-            for name in ("accuracy", "auc", "log_loss")
-            if name in facts.get("metrics", {})
-        )
-        notes = [f"rollback to {facts['rollback_to']}"] if "rollback_to" in facts else []
-        if facts.get("gate", {}).get("forced"):
-            notes.append(f"forced: {facts['gate']['reason']}")
-        trained_at = facts.get("trained_at", "no manifest")
-        click.echo("  ".join([str(number), trained_at, metrics, *notes]).rstrip())
+        if as_json:
+            stored = known.as_json()
+            del stored["files"], stored["intervals"]
+            click.echo(json.dumps({"version": number, **stored}))
+            continue
+        metrics = "  ".join(f"{n} {known.metrics[n]:.4f}" for n in LISTED if n in known.metrics)
+        notes = [f"rollback to {known.rollback_to}"] if known.rollback_to is not None else []
+        notes += [f"{notice[0].lower()}{notice[1:]}" for notice in known.verdict.notices]
+        notes += known.warnings
+        click.echo("  ".join([str(number), known.trained_at, metrics, *notes]).rstrip())
 
 
-@click.command()
+@click.command("verify")
 @MODELS
 @MODEL
 @click.argument("number", type=int, required=False)
-def verify(models: Path, model: str, number: int | None) -> None:
+def verify_versions(models: Path, model: str, number: int | None) -> None:
     """Compare every file of a version, or of all, with its manifest."""
     numbers = [number] if number is not None else versions(models / model)
     if not numbers:
         raise click.ClickException(f"{models / model} has no version")
     for version in numbers:
         try:
-            count = manifest.verify(models / model / str(version))
-        except manifest.VerifyError as error:
+            count = verify(models / model / str(version))
+        except ManifestError as error:
             raise click.ClickException(str(error)) from error
         click.echo(f"{models / model / str(version)}: {count} files as published")
 
@@ -66,22 +71,15 @@ def verify(models: Path, model: str, number: int | None) -> None:
 @click.command()
 @MODELS
 @MODEL
-@click.option("--to", "number", type=int, help="Version to go back to; otherwise the one before.")
+@click.option("--to", "number", type=int, help="Version to go back to. [default: one step back]")
 def rollback(models: Path, model: str, number: int | None) -> None:
-    """Publish a copy of an older version as the newest; nothing is removed."""
-    published = versions(models / model)
-    if number is None and len(published) < 2:
-        raise click.ClickException(f"{models / model} has no version before the newest")
-    number = published[-2] if number is None else number
-    if number not in published:
-        raise click.ClickException(f"{models / model} has no version {number}")
+    """Publish a copy of an older version as the newest; run again, it goes back further.
+
+    Nothing is removed, so a rollback can be undone with --to.
+    """
     try:
-        manifest.verify(models / model / str(number))
-        click.echo(republish(models, model, number, lambda copy: _note_rollback(copy, number)))
-    except (manifest.VerifyError, OSError) as error:
-        raise click.ClickException(f"cannot go back to {number}: {error}") from error
-
-
-def _note_rollback(copy: Path, number: int) -> None:
-    facts = manifest.read(copy) or {}
-    manifest.write(copy, {**facts, "rollback_to": number})
+        done = roll_back(models, model, number)
+    except RollbackError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(done.message, err=True)
+    click.echo(done.path)

@@ -78,7 +78,8 @@ def choose_columns(source: Source, choice: Choice) -> Chosen:
     """
     _check_names(source, choice)
     others = (choice.label, choice.weight, *choice.leave_out)
-    names = [name for name in source.columns if name not in others]
+    artefacts = {c: why for c, why in source.left_out.items() if c not in (*others, *choice.kinds)}
+    names = [name for name in source.columns if name not in (*others, *artefacts)]
     if not names:
         raise DataError(f"{source.name} has no column left to predict {choice.label!r} with")
     head = source.head()
@@ -102,6 +103,7 @@ def choose_columns(source: Source, choice: Choice) -> Chosen:
         ColumnUse(name, str(head.frame[name].dtype).lower(), "--leave-out")
         for name in dict.fromkeys(choice.leave_out)
     ]
+    left_out += [ColumnUse(name, "index", why) for name, why in artefacts.items()]
     found = tuple(warning for warning in warnings if warning is not None)
     return Chosen(parsers, tuple(used), tuple(left_out), found)
 

@@ -132,7 +132,7 @@ def prepare(part: Part, roles: Roles) -> Prepared:
         hashes.append((name, number_hashes(values)))
     infinite = np.isinf(numbers)
     if infinite.any():
-        columns: list[bool] = np.any(infinite, axis=0).tolist()  # type: ignore[assignment]
+        columns: list[bool] = np.any(infinite, axis=0).tolist()
         raise WidenError(list(compress(roles.numbers, columns)))
     for position, name in enumerate(roles.wide):
         wide[:, position] = _finite(part, name)

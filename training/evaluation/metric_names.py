@@ -1,4 +1,4 @@
-"""The metrics by name, apart from what computes them, which takes seconds to import."""
+"""Names of the metrics, apart from their functions, which take seconds to import."""
 
 LESS_IS_BETTER = ("log_loss", "brier", "calibration_error")
 METRICS = (
@@ -10,3 +10,5 @@ METRICS = (
     "average_precision",
     *LESS_IS_BETTER,
 )
+# Those that a list of versions has room for.
+LISTED = ("accuracy", "auc", "log_loss")

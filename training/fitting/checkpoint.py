@@ -1,4 +1,4 @@
-"""A fit that was interrupted, on disk, so that it can be resumed."""
+"""Save an interrupted fit and load it again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.features.columns import Floats
 from training.fitting.solvers import State
 
 MEMORY = "memory."
-# What numpy raises for a file that is cut off or not its own, depending on where it notices.
+# Raised by numpy for damaged files, depending on the place of the damage.
 DAMAGE = (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile)
 
 
@@ -26,10 +26,10 @@ class Progress:
     """How far a fit has come; it grows with each step.
 
     Attributes:
-        state: of the optimizer.
-        costs: J of each step so far.
+        state: of the solver.
+        costs: J of each step.
         validation_costs: of the validation rows, if there are any.
-        best: the parameters with the least validation cost.
+        best: parameters with the least validation cost.
     """
 
     state: State
@@ -39,17 +39,17 @@ class Progress:
 
 
 def path_for(models: Path, model: str) -> Path:
-    """Return where a model's checkpoint is: hidden, beside its versions' directory."""
+    """Return the path of a model's checkpoint, hidden beside the directory of its versions."""
     return models / f".{model}.checkpoint"
 
 
 def save(path: Path, progress: Progress, identity: Mapping[str, Any]) -> None:
-    """Write a checkpoint; an older one is replaced whole.
+    """Write a checkpoint; an older one is replaced atomically.
 
     Args:
-        path: where.
+        path: of the checkpoint.
         progress: how far the fit has come.
-        identity: what a fit that resumes it must agree with.
+        identity: data and settings that a fit must have to resume it.
 
     Raises:
         OSError: the directory cannot be written.
@@ -83,11 +83,11 @@ def load(path: Path, identity: Mapping[str, Any]) -> Progress:
     """Read a checkpoint.
 
     Args:
-        path: where.
-        identity: what the fit that resumes it is.
+        path: of the checkpoint.
+        identity: data and settings of the fit that resumes it.
 
     Raises:
-        ResumeError: there is none, or it is another fit's.
+        ResumeError: there is no checkpoint, or it belongs to another fit.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:

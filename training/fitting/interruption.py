@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: at once where nothing is lost, after the current step while fitting."""
+"""Handle SIGINT and SIGTERM: at once where nothing is lost, after the current step in a fit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class StopSignals:
 
     Attributes:
         requested: whether a signal came while deferred.
-        number: of the last signal.
+        number: number of the last signal.
     """
 
     def __init__(self) -> None:
@@ -23,13 +23,13 @@ class StopSignals:
         self._deferred = False
 
     def install(self) -> None:
-        """Take care of both signals from now on."""
+        """Install the handler of both signals."""
         for number in SIGNALS:
             signal.signal(number, self._handle)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let the first signal be a request; a second one does not wait."""
+        """Turn the first signal into a request; a second one interrupts at once."""
         self._deferred = True
         try:
             yield

@@ -18,7 +18,7 @@ By the chain rule through that graph, with da/dz = a (1 − a):
 
 A row may count more than another: r `[m]` are the rows' weights, which multiply losses and dz. All
 results here are sums over the rows given, so that those of several blocks add up; the cost is
-J = (Σ r loss + λ wᵀw / 2) / Σ r, see `objective.py`. With r = 1 and λ = 0 it is the course's mean.
+J = (Σ r loss + Ω(w)) / Σ r, see `objective.py`. Without both, it is the course's mean.
 
 The course writes one sample per column, `[n, m]`, where this is `dw = X dzᵀ / m`.
 """

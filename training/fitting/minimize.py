@@ -1,15 +1,18 @@
-"""Steps of an optimizer until there is a reason to stop."""
+"""Run a solver until there is a reason to stop."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from training.features.columns import Floats
+from training.fitting import checkpoint
 from training.fitting.checkpoint import Progress
 from training.fitting.objective import Objective
 from training.fitting.solvers import Optimizer
@@ -18,11 +21,42 @@ Reason = Literal["tolerance", "iterations", "early stopping", "precision"]
 
 
 class InterruptedFitError(KeyboardInterrupt):
-    """Somebody asked to stop; `progress` is how far the fit has come."""
+    """The fit was asked to stop; `progress` is how far it has come."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__(f"--resume goes on from iteration {progress.state.steps}")
         self.progress = progress
+
+
+@dataclass
+class Interruptible:
+    """Work after a fit; `progress` is what to resume if it is interrupted."""
+
+    progress: Progress | None = None
+
+
+@contextmanager
+def saved_on_interrupt(path: Path | None, identity: Mapping[str, Any]) -> Iterator[Interruptible]:
+    """Save a checkpoint if the work inside is interrupted.
+
+    Args:
+        path: of the checkpoint; None saves nothing.
+        identity: see `checkpoint.save`.
+
+    Raises:
+        InterruptedFitError: in place of KeyboardInterrupt, if there is something to resume.
+    """
+    work = Interruptible()
+    try:
+        yield work
+    except KeyboardInterrupt as interrupted:
+        if isinstance(interrupted, InterruptedFitError):
+            work.progress = interrupted.progress
+        if work.progress is None:
+            raise  # a second signal, which does not wait for the step to end
+        if path is not None:
+            checkpoint.save(path, work.progress, identity)
+        raise InterruptedFitError(work.progress) from None
 
 
 @dataclass(frozen=True)
@@ -30,9 +64,9 @@ class Stopping:
     """When to stop.
 
     Attributes:
-        iterations: after so many steps.
-        tolerance: as soon as the optimizer's criterion is no larger.
-        patience: after so many steps without a lower cost of the validation rows; None never.
+        iterations: maximum number of steps.
+        tolerance: largest criterion of the solver at which it stops.
+        patience: number of steps without a lower validation cost; None never stops early.
     """
 
     iterations: int
@@ -48,6 +82,11 @@ class Fit:
     progress: Progress
     reason: Reason
 
+    @property
+    def converged(self) -> bool:
+        """Whether there was a better reason to stop than the iteration limit."""
+        return self.reason != "iterations"
+
 
 def descend(
     optimizer: Optimizer,
@@ -62,17 +101,17 @@ def descend(
     """Take steps until there is a reason to stop.
 
     Args:
-        optimizer: takes the steps.
+        optimizer: the solver.
         objective: the cost to minimise.
         stopping: when to stop.
-        validation: the cost of rows that are not fitted; needed for patience.
-        progress: where to go on; None starts anew.
-        report: called after each step with their number and the cost.
-        interrupted: whether somebody asked to stop.
+        validation: the cost over rows that are not fitted; needed for patience.
+        progress: where to resume; None starts afresh.
+        report: called after each step with the number of steps and the cost.
+        interrupted: returns whether the fit is to stop now.
 
     Raises:
-        DivergedError: the cost left the finite numbers.
-        InterruptedFitError: `interrupted` said so.
+        DivergedError: the cost is no longer finite.
+        InterruptedFitError: `interrupted` returned True.
     """
     if progress is None:
         state = optimizer.start(objective)
@@ -80,7 +119,7 @@ def descend(
         _record(progress, validation)
     while True:
         state = progress.state
-        # All workers must stop at the same step, whoever was asked.
+        # All workers must stop at the same step, whichever was interrupted.
         if objective.workers.sum(np.array([float(interrupted())]))[0]:
             raise InterruptedFitError(progress)
         reason = _reason(progress, stopping)

@@ -1,9 +1,9 @@
 """The cost J and its derivatives over all rows: of all blocks, and of all workers.
 
-    J(w, b) = (Σ r loss + λ wᵀw / 2) / Σ r
+    J(w, b) = (Σ r loss + Ω(w)) / Σ r
 
-λ is in units of one row's loss, scikit-learn's 1/C. The ridge is not the course's: it gives the
-cost a minimum even if a hyperplane separates the classes. Parameters are one vector θ = [w, b].
+Ω is the penalty, see `penalty.py`; without one, J is the course's mean. Parameters are one vector
+θ = [w, b].
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tensorflow as tf
 from training.features.columns import Floats
 from training.fitting.feature_blocks import Block
 from training.fitting.logistic_regression import CURVATURE, curvature, gram, propagate
+from training.fitting.penalty import Penalty
 from training.settings import LossName
 from training.workers.collectives import Workers
 
@@ -30,50 +31,50 @@ class Objective:
         width: int,
         *,
         total_weight: float,
-        l2: float,
+        penalty: Penalty,
         loss: LossName,
         workers: Workers,
     ) -> None:
-        """Say what to minimise.
+        """Initialise.
 
         Args:
             blocks: this worker's rows.
             width: how many features they have.
             total_weight: Σ r, of all workers.
-            l2: λ.
-            loss: which loss of a row.
-            workers: with whom to add up.
+            penalty: Ω.
+            loss: loss of a row.
+            workers: the processes whose sums are added up.
         """
         self.blocks = blocks
         self.width = width
         self.total_weight = total_weight
-        self.l2 = l2
+        self.penalty = penalty
         self.loss: LossName = loss
         self.workers = workers
 
     def cost_and_gradient(self, theta: Floats) -> tuple[float, Floats]:
         """Return J and its derivatives `[features + 1]`."""
         sums = self._sum(_first_order, theta, 1 + self.width + 1)
-        return self._regularized(theta, sums)
+        return self._penalized(theta, sums)
 
     def cost_gradient_and_curvature(self, theta: Floats) -> tuple[float, Floats, Floats]:
         """Return J, its derivatives, and its second derivatives, see `curvature`."""
         size = self.width + 1
         sums = self._sum(_second_order, theta, 1 + size + size * size)
-        cost, gradient = self._regularized(theta, sums[: 1 + size])
+        cost, gradient = self._penalized(theta, sums[: 1 + size])
         second = sums[1 + size :].reshape(size, size) / self.total_weight
-        second[np.diag_indices(self.width)] += self.l2 / self.total_weight
+        second[np.diag_indices(self.width)] += self.penalty.l2 / self.total_weight
         return cost, gradient, second
 
     def safe_learning_rate(self) -> float:
         """Return α = 1 / L, with which gradient descent on J never goes up.
 
-        L bounds J's second derivative: L = c λmax(Xᵀ diag(r) X / Σ r) + λ / Σ r, where X has a
+        L bounds J's second derivative: L = c λmax(Xᵀ diag(r) X / Σ r) + λ₂ / Σ r, where X has a
         column of ones for the bias and c is the loss's `CURVATURE` (Nesterov, Introductory Lectures
         on Convex Optimization, 1.2.3).
         """
         largest = float(np.linalg.eigvalsh(self._second_moments())[-1])
-        return 1.0 / (CURVATURE[self.loss] * largest + self.l2 / self.total_weight)
+        return 1.0 / (CURVATURE[self.loss] * largest + self.penalty.l2 / self.total_weight)
 
     def mean_square_length(self) -> float:
         """Return the mean of |x|² over the rows, with the one for the bias."""
@@ -83,12 +84,11 @@ class Objective:
         size = self.width + 1
         return self._sum(_gram, np.zeros(size), size * size).reshape(size, -1) / self.total_weight
 
-    def _regularized(self, theta: Floats, sums: Floats) -> tuple[float, Floats]:
+    def _penalized(self, theta: Floats, sums: Floats) -> tuple[float, Floats]:
         weights = theta[:-1]
-        cost = (sums[0] + self.l2 * (weights @ weights) / 2) / self.total_weight
-        gradient = sums[1:] / self.total_weight
-        gradient[:-1] += self.l2 * weights / self.total_weight
-        return float(cost), gradient
+        cost = (sums[0] + self.penalty.value(weights)) / self.total_weight
+        gradient = np.append(self.penalty.gradient(weights, sums[1:-1]), sums[-1])
+        return float(cost), gradient / self.total_weight
 
     def _sum(self, of_block: Any, theta: Floats, size: int) -> Floats:
         total = np.zeros(size)

@@ -1,4 +1,4 @@
-"""A table and settings become an objective and an optimizer, and those a fit."""
+"""Build the objective and the solver from a table and settings, and run the fit."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from training.fitting.checkpoint import Progress
 from training.fitting.feature_blocks import Block, Blocks
 from training.fitting.minimize import Fit, Stopping, descend
 from training.fitting.objective import Objective
+from training.fitting.penalty import Penalty
 from training.fitting.solvers import (
     GradientDescent,
     Lbfgs,
@@ -25,17 +26,17 @@ from training.fitting.solvers.newton import solve_positive
 from training.settings import FitSettings
 from training.workers.collectives import Workers
 
-# Rows whose solution Newton's method and L-BFGS start from, and that a threshold is chosen on.
+# Newton's method and L-BFGS start from the solution for these; a threshold is chosen on them.
 SAMPLE_ROWS = 65_536
 
 
 class Problem:
-    """What is to be fitted, and how.
+    """A cost to minimise and the settings of its solver.
 
     Attributes:
         table: the rows.
-        objective: the cost of the rows to train on.
-        validation: the cost of the rows that tell when to stop early, if they do.
+        objective: the cost over the training rows.
+        validation: the cost over the validation rows, if the fit may stop early.
     """
 
     def __init__(self, table: Table, settings: FitSettings, memory: int, workers: Workers) -> None:
@@ -43,12 +44,12 @@ class Problem:
 
         Args:
             table: the rows.
-            settings: how to fit them.
-            memory: how many bytes of features to keep; more are read from disk in each step.
-            workers: who else fits.
+            settings: of the fit.
+            memory: bytes of features to keep; more are read from disk in each step.
+            workers: the processes that share the fit.
 
         Raises:
-            DataError: a class weight is for a class that is not there.
+            DataError: a class weight names a class that does not exist.
         """
         self.table = table
         self.workers = workers
@@ -56,11 +57,12 @@ class Problem:
         factors = _class_factors(table, settings)
         self._blocks = Blocks(table, table.train, factors, memory)
         weight = float(np.dot(table.class_weights, factors))
-        self.objective = self._objective(self._blocks, weight, settings.l2)
+        penalty = Penalty(settings.l1, settings.l2)
+        self.objective = self._objective(self._blocks, weight, penalty)
         self.validation: Objective | None = None
         if settings.patience is not None:
             validation = Blocks(table, table.validation, factors, memory)
-            self.validation = self._objective(validation, self._weight(validation), 0.0)
+            self.validation = self._objective(validation, self._weight(validation), Penalty())
 
     def fit(
         self,
@@ -73,7 +75,7 @@ class Problem:
         return descend(
             self._optimizer(),
             self.objective,
-            Stopping(settings.most_steps, settings.tolerance, settings.patience),
+            Stopping(settings.max_steps, settings.tolerance, settings.patience),
             validation=self.validation,
             progress=progress,
             report=report,
@@ -83,11 +85,11 @@ class Problem:
     def standard_errors(self, theta: Floats) -> Floats | None:
         """Return the standard error of each parameter, `[features + 1]`.
 
-        They are those of maximum likelihood, the roots of the diagonal of the inverse of the
-        summed cost's second derivatives (ridge included); the squared loss is no likelihood and
-        has none.
+        They are the roots of the diagonal of the inverse of the summed cost's second derivatives,
+        ridge included. None if they do not hold: the squared loss is no likelihood, and an L1
+        penalty has no second derivatives at 0, where it leaves weights.
         """
-        if self._settings.loss != "cross-entropy":
+        if self._settings.loss != "cross-entropy" or self._settings.l1:
             return None
         _, _, second = self.objective.cost_gradient_and_curvature(theta)
         inverse = solve_positive(second * self.objective.total_weight, np.eye(len(theta)))
@@ -113,11 +115,10 @@ class Problem:
         if settings.optimizer == "sgd":
             return StochasticGradientDescent(
                 self._blocks,
-                epochs=settings.most_steps,
+                epochs=settings.max_steps,
                 learning_rate=settings.learning_rate,
                 momentum=settings.momentum,
                 batch_size=settings.batch_size,
-                l1=settings.l1,
                 seed=settings.seed,
             )
         return GradientDescent(settings.learning_rate)
@@ -127,19 +128,20 @@ class Problem:
             return None
         blocks = [self._sample()]
         weight = self._weight(blocks)
-        # The ridge weighs as much against the sample as it does against all rows.
-        l2 = self._settings.l2 * weight / self.objective.total_weight
-        return self._objective(blocks, weight, l2)
+        penalty = self.objective.penalty.scaled(weight / self.objective.total_weight)
+        return self._objective(blocks, weight, penalty)
 
     def _sample(self) -> Block:
         return self._blocks.sample(SAMPLE_ROWS // self.workers.count)
 
-    def _objective(self, blocks: Blocks | list[Block], weight: float, l2: float) -> Objective:
+    def _objective(
+        self, blocks: Blocks | list[Block], weight: float, penalty: Penalty
+    ) -> Objective:
         return Objective(
             blocks,
             self._blocks.width,
             total_weight=weight,
-            l2=l2,
+            penalty=penalty,
             loss=self._settings.loss,
             workers=self.workers,
         )

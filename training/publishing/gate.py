@@ -1,164 +1,123 @@
-"""The gate: what a candidate must show before it is published.
+"""The gate: the rules that a candidate must meet before it is published.
 
-It must predict better than a constant and clear the floors that were set, and it must not be worse
-than the version now published, on rows that neither was trained on.
+It must predict better than a constant, clear the floors that were set, take the requests and give
+the classes of the published version, and not be worse than that version on rows that neither was
+trained on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from training.data.held_out import Examples
-from training.data.split import Split
 from training.errors import RefusedError
+from training.evaluation.candidate import Candidate
 from training.evaluation.metric_names import LESS_IS_BETTER
-from training.evaluation.metrics import evaluate
-from training.export.serving_module import TrainedModel
-from training.publishing import manifest
-from training.publishing.saved_version import SavedVersion
+from training.publishing import schema
+from training.publishing.comparison import Baseline, IncomparableError
+from training.publishing.manifest import Comparison, Verdict
+
+CHANCE = 0.5
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What is asked of a candidate.
+    """What a candidate is asked for.
 
     Attributes:
-        floors: the least value of a metric, or the most if less is better, by its name.
-        tolerance: how much larger its log-loss may be than the published version's.
+        floors: least value of a metric, or largest if less is better, by its name.
+        tolerance: how much worse than the published version it may be, in log-loss or AUC.
+        allow_schema_change: whether callers may have to change their requests.
     """
 
     floors: Mapping[str, float] = field(default_factory=dict)
     tolerance: float = 0.01
+    allow_schema_change: bool = False
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two versions on the same rows.
-
-    Attributes:
-        version: the published version's number.
-        rows: how many rows.
-        log_loss: the candidate's.
-        published_log_loss: the published version's.
-    """
-
-    version: int
-    rows: int
-    log_loss: float
-    published_log_loss: float
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the gate found, as it is written down with the version.
-
-    Attributes:
-        passed: whether every rule was met.
-        reason: why not, in one line; empty if it passed.
-        forced: whether it was published all the same.
-        comparison: with the version now published, if it could be compared.
-    """
-
-    passed: bool
-    reason: str
-    forced: bool
-    comparison: Comparison | None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it for the manifest."""
-        return asdict(self)
-
-
-def judge(
-    model: TrainedModel,
-    held_out: Examples,
-    data: Mapping[str, Any],
-    published: Path | None,
-    rules: Rules,
-    force: bool,
-) -> Verdict:
-    """Compare the candidate's metrics with the rules and with the published version.
+def judge(candidate: Candidate, published: Path | None, rules: Rules, force: bool) -> Verdict:
+    """Judge a candidate by the rules and by the published version.
 
     Args:
-        model: the candidate, with its metrics on the held-out rows.
-        held_out: those rows.
-        data: the fingerprint of the table they are from.
-        published: the directory of the version now published, if there is one.
-        rules: what is asked.
-        force: whether to let it pass whatever is found.
+        candidate: the model, its metrics and held-out rows.
+        published: directory of the published version, if there is one.
+        rules: the rules.
+        force: let it pass whatever its metrics; a schema change needs its own permission.
 
     Raises:
-        RefusedError: a rule is not met, and `force` is off.
+        RefusedError: a rule is not met.
     """
-    comparison = compare(model, held_out, data, published) if published else None
-    reason = _below_floor(model.metrics, held_out, rules) or _worse(comparison, rules)
+    baseline, comparison, not_compared = None, None, ""
+    changes: tuple[str, ...] = ()
+    if published is not None:
+        try:
+            baseline = Baseline(published)
+            changes = schema.changes(baseline.schema, schema.of_model(candidate.model))
+            comparison = baseline.compare(candidate)
+        except IncomparableError as error:
+            not_compared = f"version {published.name}: {error}"
+    if changes and not rules.allow_schema_change:
+        raise RefusedError(
+            f"callers of version {published.name if published else ''} would break: "
+            f"{'; '.join(changes)}. --allow-schema-change publishes it all the same"
+        )
+    reweighted = candidate.manifest.is_reweighted
+    by_auc = reweighted or (baseline is not None and baseline.is_reweighted)
+    reason = (
+        (_no_better_than_chance(candidate) if reweighted else _no_better_than_constant(candidate))
+        or _below_floor(candidate, rules)
+        or _worse(comparison, "auc" if by_auc else "log_loss", rules.tolerance)
+    )
     if reason and not force:
         raise RefusedError(reason)
-    return Verdict(not reason, reason, forced=bool(reason), comparison=comparison)
+    return Verdict(
+        passed=not reason,
+        reason=reason,
+        forced=bool(reason),
+        rule=_rule(reweighted, by_auc),
+        comparison=comparison,
+        not_compared=not_compared,
+        schema_changes=changes,
+    )
 
 
-def compare(
-    model: TrainedModel, held_out: Examples, data: Mapping[str, Any], published: Path
-) -> Comparison | None:
-    """Compare the candidate with a published version on the same rows.
-
-    Args:
-        model: the candidate.
-        held_out: the rows that the candidate was not trained on.
-        data: the fingerprint of the table they are from.
-        published: the version's directory.
-
-    Returns:
-        None if the version does not take these columns, or tells other classes apart.
-    """
-    rows = _unseen_by(published, held_out, data)
-    inputs = model.inputs(rows.frame)
-    try:
-        version = SavedVersion(published)
-        theirs = version.run("serving_default", inputs)["probability"].astype(np.float64)
-        names = version.run("describe", {"query": np.zeros(1, np.int32)})["class_names"][0]
-    except (KeyError, ValueError, TypeError, OSError, tf.errors.OpError):
-        return None
-    if [name.decode() for name in names] != list(model.class_names):
-        return None
-    losses = [
-        evaluate(rows.labels, probabilities, model.threshold, rows.weights)["log_loss"]
-        for probabilities in (rows.probabilities, theirs)
-    ]
-    return Comparison(int(published.name), len(rows), losses[0], losses[1])
-
-
-def _unseen_by(published: Path, held_out: Examples, data: Mapping[str, Any]) -> Examples:
-    """Return the held-out rows that the published version was not trained on either.
-
-    Its manifest tells which rows it held out; a row's hash decides that, not its place. All rows
-    are returned if the manifest does not tell, or if too few are left to compare on.
-    """
-    facts = manifest.read(published) or {}
-    settings = facts.get("settings", {})
-    if set(facts.get("data", {}).get("columns", ())) != set(data["columns"]):
-        return held_out
-    split = Split(settings["held_out"], 0.0, settings["seed"])
-    unseen = held_out.take(split.uniform(held_out.keys) < split.held_out)
-    return unseen if len(set(unseen.labels.tolist())) == 2 else held_out
-
-
-def _below_floor(metrics: Mapping[str, float], held_out: Examples, rules: Rules) -> str:
-    share = float(np.average(held_out.labels, weights=held_out.weights))
-    constant = -(share * np.log(share) + (1 - share) * np.log(1 - share))
-    if not metrics["log_loss"] < constant:
+def _rule(reweighted: bool, by_auc: bool) -> str:
+    if reweighted:
         return (
-            f"log_loss {metrics['log_loss']:.4f} is no better than {constant:.4f}, "
-            f"that of always predicting {share:.4f}"
+            "judged by AUC against chance and the published version, because class weights shift "
+            "probabilities"
         )
+    if by_auc:
+        return (
+            "judged by log-loss against a constant, and by AUC against the published version, "
+            "whose probabilities are shifted by class weights"
+        )
+    return "judged by log-loss against a constant and the published version"
+
+
+def _no_better_than_chance(candidate: Candidate) -> str:
+    auc = candidate.model.metrics["auc"]
+    return "" if auc > CHANCE else f"auc {auc:.4f} is no better than chance, {CHANCE}"
+
+
+def _no_better_than_constant(candidate: Candidate) -> str:
+    rows, log_loss = candidate.held_out, candidate.model.metrics["log_loss"]
+    share = float(np.average(rows.labels, weights=rows.weights))
+    constant = -(share * np.log(share) + (1 - share) * np.log(1 - share))
+    if log_loss < constant:
+        return ""
+    return (
+        f"log_loss {log_loss:.4f} is no better than {constant:.4f}, "
+        f"that of always predicting {share:.4f}"
+    )
+
+
+def _below_floor(candidate: Candidate, rules: Rules) -> str:
     for name, floor in rules.floors.items():
-        value = metrics[name]
+        value = candidate.model.metrics[name]
         if name in LESS_IS_BETTER and not value <= floor:
             return f"{name} {value:.4f} is above its floor {floor:g}"
         if name not in LESS_IS_BETTER and not value >= floor:
@@ -166,13 +125,14 @@ def _below_floor(metrics: Mapping[str, float], held_out: Examples, rules: Rules)
     return ""
 
 
-def _worse(comparison: Comparison | None, rules: Rules) -> str:
+def _worse(comparison: Comparison | None, name: str, tolerance: float) -> str:
     if comparison is None:
         return ""
-    ours, theirs = comparison.log_loss, comparison.published_log_loss
-    if ours <= theirs + rules.tolerance:
+    ours, theirs = comparison.metrics[name], comparison.published_metrics[name]
+    loss = ours - theirs if name in LESS_IS_BETTER else theirs - ours
+    if loss <= tolerance:
         return ""
     return (
-        f"log_loss {ours:.4f} is worse than the published version's {theirs:.4f} "
-        f"on the same rows by more than {rules.tolerance:g}"
+        f"{name} {ours:.4f} is worse than the published version's {theirs:.4f} "
+        f"on the same rows by more than {tolerance:g}"
     )

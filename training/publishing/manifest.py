@@ -1,82 +1,243 @@
-"""What is written down with each version: enough to check it, and to make it again.
+"""The manifest of a version: enough to check the version, compare with it, and make it again.
 
-`manifest.json` lies in the version directory, where TensorFlow Serving does not look at it. It
-holds the SHA-256 of every other file, a fingerprint of the data, the settings, the versions of the
-libraries, the metrics, and the gate's verdict.
+`manifest.json` lies in the version directory; TensorFlow Serving ignores it. Every field has a
+default, because manifests of earlier releases lack some.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-MANIFEST = "manifest.json"
+from training.publishing.file_hashes import MANIFEST, ManifestError, file_hashes, read_json
+from training.settings import FitSettings
+
 LIBRARIES = ("tensorflow", "numpy", "polars", "scikit-learn")
 
+ENDINGS = {
+    "tolerance": "converged: the tolerance was reached",
+    "iterations": "not converged: the iteration limit was reached",
+    "early stopping": "the validation cost no longer fell",
+    "precision": "converged: the cost cannot be lowered further in this precision",
+}
 
-class VerifyError(ValueError):
-    """A version is not what its manifest says; the message names the file."""
+T = TypeVar("T")
 
 
-def write(directory: Path, facts: Mapping[str, Any]) -> None:
-    """Write the manifest of a directory that is complete but for it.
+@dataclass(frozen=True)
+class Data:
+    """A fingerprint of the table.
 
-    Args:
-        directory: the version, not yet published.
-        facts: what to write down besides the files.
+    Attributes:
+        source: file, directory or built-in table.
+        rows: number of rows read.
+        columns: names of the columns read, label and weight included.
+        hash: sum of the rows' hashes; does not depend on their order.
+        row_hash: name and version of the rows' hash, which decides which rows are held out.
+        label: name of the label column.
     """
-    manifest = {**facts, "files": file_hashes(directory)}
-    text = json.dumps(manifest, indent=2, sort_keys=True)
+
+    source: str = ""
+    rows: int = 0
+    columns: tuple[str, ...] = ()
+    hash: str = ""
+    row_hash: str | None = None
+    label: str = ""
+
+    @classmethod
+    def of(cls, fingerprint: Mapping[str, Any], label: str) -> Data:
+        """Build it of a table's fingerprint."""
+        return _decoded(cls, {**fingerprint, "label": label})
+
+
+@dataclass(frozen=True)
+class FitSummary:
+    """How a fit ended.
+
+    Attributes:
+        steps: number of steps.
+        stopped_by: the reason to stop, see `fitting.minimize.Reason`.
+        converged: False if the iteration limit ended the fit.
+        cost: J at the parameters returned, penalty included.
+        gradient: largest |∂J/∂θ| there; None if it was not recorded.
+        learning_rate: α that was used; None for solvers without one.
+    """
+
+    steps: int = 0
+    stopped_by: str = ""
+    converged: bool = True
+    cost: float | None = None
+    gradient: float | None = None
+    learning_rate: float | None = None
+
+    @property
+    def ending(self) -> str:
+        """Why the fit stopped, for people."""
+        return ENDINGS.get(self.stopped_by, self.stopped_by)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The candidate and the published version on rows that neither was trained on.
+
+    Attributes:
+        version: number of the published version.
+        rows: number of rows compared.
+        metrics: the candidate's, by name.
+        published_metrics: the published version's.
+        label_flips: share of the rows, by weight, whose label the candidate changes.
+    """
+
+    version: int
+    rows: int
+    metrics: Mapping[str, float]
+    published_metrics: Mapping[str, float]
+    label_flips: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate found.
+
+    Attributes:
+        passed: whether every rule was met.
+        reason: the rule that was not met, in one line; empty if it passed.
+        forced: whether the version was published all the same.
+        rule: the rule that was applied.
+        comparison: with the published version, if it was possible.
+        not_compared: why it was not; empty if it was, or if there was no published version.
+        schema_changes: what callers of the published version must change, one line each.
+    """
+
+    passed: bool = True
+    reason: str = ""
+    forced: bool = False
+    rule: str = ""
+    comparison: Comparison | None = None
+    not_compared: str = ""
+    schema_changes: tuple[str, ...] = ()
+
+    @property
+    def notices(self) -> list[str]:
+        """Return what people must be told about a version that is published."""
+        told = [f"Forced: {self.reason}"] if self.forced else []
+        told += [f"Schema change: {change}" for change in self.schema_changes]
+        if self.not_compared:
+            told.append(f"Not compared with the published version: {self.not_compared}")
+        return told
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that is recorded with a version.
+
+    Attributes:
+        trained_at: time of the fit, ISO 8601, UTC.
+        data: fingerprint of the table.
+        rows: number of rows by share: read, train, validation, held_out.
+        settings: of the fit; None if they were not recorded.
+        fit: how the fit ended.
+        libraries: versions of the libraries that the result depends on.
+        threshold: least probability that is labelled class 1.
+        metrics: on the held-out rows.
+        intervals: 95 % intervals of the same.
+        warnings: about the data and the fit.
+        verdict: of the gate, `gate` in the file.
+        rollback_to: number of the version that this one is a copy of.
+        files: SHA-256 of every other file by its path.
+    """
+
+    trained_at: str = ""
+    data: Data = field(default_factory=Data)
+    rows: Mapping[str, int] = field(default_factory=dict)
+    settings: FitSettings | None = None
+    fit: FitSummary = field(default_factory=FitSummary)
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    threshold: float = 0.5
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    verdict: Verdict = field(default_factory=Verdict)
+    rollback_to: int | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_reweighted(self) -> bool:
+        """Whether class weights have shifted the probabilities."""
+        return self.settings is not None and self.settings.class_weight is not None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `manifest.json` holds."""
+        stored = asdict(self)
+        stored["gate"] = stored.pop("verdict")
+        if self.rollback_to is None:
+            del stored["rollback_to"]
+        return stored
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Manifest:
+        """Read a manifest of this release or an earlier one.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: it is not a manifest.
+        """
+        gate = _decoded(Verdict, stored.get("gate", {}))
+        compared: Any = gate.comparison
+        fit = _decoded(FitSummary, stored.get("fit", {}))
+        settings = stored.get("settings")
+        return replace(
+            _decoded(cls, stored),
+            data=_decoded(Data, stored.get("data", {})),
+            settings=FitSettings.from_json(settings) if settings else None,
+            fit=replace(fit, converged=fit.stopped_by != "iterations"),
+            verdict=replace(gate, comparison=_comparison(compared) if compared else None),
+        )
+
+
+def write(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest of a version directory whose other files are complete."""
+    manifest = replace(manifest, files=file_hashes(directory))
+    text = json.dumps(manifest.as_json(), indent=2, sort_keys=True)
     (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def read(directory: Path) -> dict[str, Any] | None:
-    """Return a version's manifest; None if it has none that can be read."""
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return manifest if isinstance(manifest, dict) else None
-
-
-def verify(directory: Path) -> int:
-    """Compare a version with its manifest, and return how many files were compared.
+def read(directory: Path) -> Manifest:
+    """Return a version's manifest.
 
     Raises:
-        VerifyError: a file is missing, changed or not listed, or there is no manifest.
+        ManifestError: it is missing or cannot be read.
     """
-    manifest = read(directory)
-    if manifest is None or not isinstance(manifest.get("files"), dict):
-        raise VerifyError(f"{directory / MANIFEST}: no manifest that can be read")
-    listed: dict[str, str] = manifest["files"]
-    found = file_hashes(directory)
-    for name in sorted(listed.keys() | found.keys()):
-        if name not in found:
-            raise VerifyError(f"{directory / name}: missing")
-        if name not in listed:
-            raise VerifyError(f"{directory / name}: not in the manifest")
-        if found[name] != listed[name]:
-            raise VerifyError(
-                f"{directory / name}: SHA-256 is {found[name]}, expected {listed[name]}"
-            )
-    return len(found)
-
-
-def file_hashes(directory: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file but the manifest, by its path below the directory."""
-    own = directory / MANIFEST
-    files = (path for path in directory.rglob("*") if path.is_file() and path != own)
-    return {
-        path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(files)
-    }
+    stored = read_json(directory)
+    try:
+        return Manifest.from_json(stored)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ManifestError(f"{directory / MANIFEST}: not a manifest: {error}") from error
 
 
 def libraries() -> dict[str, str]:
-    """Return the versions of what the result depends on."""
+    """Return the versions of the libraries that a result depends on."""
     return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+
+
+def _comparison(stored: Mapping[str, Any]) -> Comparison:
+    if "log_loss" not in stored:
+        return _decoded(Comparison, stored)
+    ours, theirs = stored["log_loss"], stored["published_log_loss"]  # before other metrics came
+    return Comparison(stored["version"], stored["rows"], {"log_loss": ours}, {"log_loss": theirs})
+
+
+def _decoded(cls: type[T], stored: Mapping[str, Any]) -> T:
+    """Build a dataclass of the names it knows; JSON's lists become tuples."""
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    return cls(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in stored.items()
+            if name in known
+        }
+    )

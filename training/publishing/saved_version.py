@@ -1,4 +1,4 @@
-"""A version loaded from its directory, called by the names that servers know."""
+"""Load a version from its directory and call its signatures by their public names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 
 class SavedVersion:
-    """A version directory that answers."""
+    """A loaded version directory."""
 
     def __init__(self, directory: Path) -> None:
         """Load it.
@@ -29,6 +29,15 @@ class SavedVersion:
         except (DecodeError, IndexError) as error:  # also what a checkpoint cut off gives
             raise ValueError(f"{directory} is not a SavedModel: {error}") from error
 
+    def has(self, signature_name: str) -> bool:
+        """Return whether it has a signature."""
+        return signature_name in self._definitions
+
+    def input_dtypes(self, signature_name: str) -> dict[str, str]:
+        """Return the name of the dtype of each input of a signature."""
+        inputs = self._definitions[signature_name].inputs
+        return {name: tf.dtypes.as_dtype(info.dtype).name for name, info in inputs.items()}
+
     def run(
         self, signature_name: str, inputs: Mapping[str, npt.NDArray[Any]]
     ) -> dict[str, npt.NDArray[Any]]:
@@ -39,8 +48,8 @@ class SavedVersion:
             TypeError, ValueError, tf.errors.OpError: it does not take these values.
         """
         definition = self._definitions[signature_name].inputs
-        # A signature's function may know an input by another name than servers do; that is the
-        # placeholder's, less what TensorFlow puts around it.
+        # The function's own name of an input is that of its placeholder, without TensorFlow's
+        # prefix and suffix.
         prefix, suffix = f"{signature_name}_", ":0"
         arguments = {
             definition[name].name.removeprefix(prefix).removesuffix(suffix): tf.constant(values)

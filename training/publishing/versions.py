@@ -19,23 +19,23 @@ from pathlib import Path
 
 VERSION_NAME = re.compile(r"[0-9]+")
 LARGEST_VERSION = 2**63 - 1  # a server reads the number as an int64
-LONGEST_NAME = 200
+MAX_NAME_LENGTH = 200
 
 
 def versions(base_path: Path) -> list[int]:
-    """Return the numbers of the published versions, oldest first; none if nothing is there."""
+    """Return the numbers of the published versions, oldest first."""
     if not base_path.is_dir():
         return []
     return sorted(int(p.name) for p in base_path.iterdir() if VERSION_NAME.fullmatch(p.name))
 
 
 def publish(write: Callable[[Path], None], models: Path, name: str) -> Path:
-    """Publish what `write` puts into an empty directory as the model's next version.
+    """Publish a directory filled by `write` as the model's next version.
 
     Several jobs may publish at once: each gets a version number of its own.
 
     Args:
-        write: fills the directory it is given; if it raises, nothing is published.
+        write: fills the empty directory it is given; if it raises, nothing is published.
         models: the directory of all models; made if it is missing.
         name: the model's name.
 
@@ -102,7 +102,7 @@ def _rename_to_next_version(hidden: Path, base_path: Path) -> Path:
 
 @contextmanager
 def _hidden_directory(models: Path, name: str) -> Iterator[Path]:
-    """Make `.<name>.tmp-…`, hold a lock on it as long as it is in use, and leave none behind."""
+    """Make `.<name>.tmp-…`, lock it while it is in use, and remove it."""
     prefix = f".{name}.tmp-"
     hidden = models / f"{prefix}{secrets.token_hex(8)}"
     with _locked(models):  # no other job may sweep between making the directory and locking it

@@ -33,8 +33,9 @@ class JsonPredictions(Codec):
     def decode_one(self, payload: Payload, schema: Schema) -> JsonCall:
         """Decode one request."""
         call = rows.read(payload.body, schema)
-        if call.threshold is not None and not _has_threshold(schema):
-            raise ClientError(f"threshold: model {schema.model} has no threshold to replace")
+        name = call.call.signature_name
+        if call.threshold is not None and not has_threshold(schema, name):
+            raise ClientError(f'threshold: signature "{name}" has no label that follows from one')
         return call
 
     def encode(
@@ -148,8 +149,9 @@ def relabeled(
     return {**outputs, LABEL: labels}
 
 
-def _has_threshold(schema: Schema) -> bool:
-    signature = schema.signatures.get("serving_default")
+def has_threshold(schema: Schema, signature_name: str) -> bool:
+    """Whether the labels of a signature follow from a threshold of the probability."""
+    signature = schema.signatures.get(signature_name)
     outputs = signature.outputs if signature is not None else {}
     return schema.description is not None and {PROBABILITY, LABEL} <= outputs.keys()
 

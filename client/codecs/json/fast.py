@@ -209,7 +209,7 @@ def _array(values: list[Any], spec: TensorSpec, numbers: bool) -> Array | None:
             return None
         shape.append(lengths.pop())
         values = list(chain.from_iterable(values))
-    if any(want not in (None, have) for want, have in zip(spec.shape, shape, strict=True)):
+    if not spec.accepts(shape):
         return None
     flat = flat_array(values, spec.dtype, numbers=numbers)
     return None if flat is None else flat.reshape(shape)

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from client.codecs.content_types import READABLE, WRITABLE
 from client.codecs.example import example_rows
+from client.codecs.json.codec import has_threshold
 from client.codecs.json.explanations import explains
 from client.http.messages import JSON
 from client.http.openapi.parts import (
@@ -39,7 +40,13 @@ def friendly_operation(schema: Schema) -> Json:
     """Return the operation of `/predict`."""
     operation = _predict(schema, _row(schema, DEFAULT_SIGNATURE), "predict")
     answer = operation["responses"]["200"]["content"][JSON]["schema"]
-    extra = {"model": {"const": schema.model}, "version": {"type": "integer"}}
+    extra: Json = {"model": {"const": schema.model}, "version": {"type": "integer"}}
+    threshold: Json = {"type": "number", "minimum": 0, "maximum": 1}
+    if has_threshold(schema, DEFAULT_SIGNATURE):
+        extra["threshold"] = threshold
+        about = "probability from which on the label is the second class"
+        for form in operation["requestBody"]["content"][JSON]["schema"]["anyOf"]:
+            form["properties"]["threshold"] = {**threshold, "description": about}
     for form in answer["anyOf"]:
         form["properties"].update(extra)
     return operation

@@ -125,9 +125,11 @@ function showPrediction(prediction) {
   );
 }
 
+const large = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 2 });
+
 function signed(share) {
   const size = Math.abs(share);
-  const text = size < 100 ? size.toFixed(2) : size < 1e5 ? size.toFixed(0) : size.toPrecision(2);
+  const text = size < 100 ? size.toFixed(2) : size < 1e5 ? size.toFixed(0) : large.format(size);
   return Number(text) === 0 ? text : (share < 0 ? "−" : "+") + text;
 }
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from client.serving.columns.base import Column, Json
 from client.serving.tensors import DTYPES
+
+# Numbers outside are written with an exponent.
+MIN_PLAIN, MAX_PLAIN = 1e-6, 1e15
 
 
 @dataclass(frozen=True)
@@ -22,17 +26,29 @@ class NumericColumn(Column):
 
     def shown(self, value: float) -> str:
         """Return a number with six digits."""
-        return f"{value:.6g}"
+        return plain_number(value, 6)
 
     def describe(self, schema: Json) -> Json:
         """Return the JSON schema of a number with its range in training."""
         description = (
-            f"in training from {self.minimum:.6g} to {self.maximum:.6g}, "
-            f"mean {self.mean:.6g}, standard deviation {self.deviation:.6g}"
+            f"in training from {self.shown(self.minimum)} to {self.shown(self.maximum)}, "
+            f"mean {self.shown(self.mean)}, standard deviation {self.shown(self.deviation)}"
         )
         return {**schema, "description": description}
 
     def example(self, of_class: int, dtype: int) -> Any:
         """Return the mean of a class, with four digits."""
-        mean = float(f"{self.class_means[of_class]:.4g}")
+        mean = float(plain_number(self.class_means[of_class], 4))
         return round(mean) if dtype in DTYPES and DTYPES[dtype].kind in "iu" else mean
+
+
+def plain_number(value: float, digits: int) -> str:
+    """Return a number with so many significant digits, without an exponent if people can read it.
+
+    Digits before the decimal point are never rounded.
+    """
+    if value != 0 and not MIN_PLAIN <= abs(value) < MAX_PLAIN:
+        return f"{value:.{digits}g}"
+    magnitude = math.floor(math.log10(abs(value))) if value else 0
+    text = f"{value:.{max(0, digits - 1 - magnitude)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

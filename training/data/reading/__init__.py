@@ -1,29 +1,45 @@
-"""Tables from outside: CSV (also gzipped, also from standard input), Parquet, directories, globs.
+"""Tables from files: CSV, JSON Lines, Parquet and Arrow IPC; also compressed, and in directories.
 
-A source yields its rows as parts of bounded size, so that a table may be larger than memory.
-polars parses; what is wrong with a file is told with file, line and column.
+A source yields its rows as parts of bounded size, so a table may be larger than memory. polars
+parses; errors name the file, the line and the column.
 """
 
 from __future__ import annotations
 
-import glob
+import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
+from typing import BinaryIO, cast
 
+import polars as pl
+
+from training.data.reading import streams
 from training.data.reading.csv_file import CsvFile
-from training.data.reading.frame_file import FrameFile, ParquetFile
+from training.data.reading.formats import HEAD_BYTES, Format, recognise
+from training.data.reading.frame_file import ArrowFile, FrameFile, ParquetFile
+from training.data.reading.json_lines import JsonLinesFile
 from training.data.reading.part import File, Parsers, Part
-from training.errors import DataError
+from training.data.reading.paths import Found, find
+from training.errors import DataError, EmptyFileError
 
 __all__ = ["STANDARD_INPUT", "FrameFile", "Parsers", "Part", "Source", "open_source"]
 
 STANDARD_INPUT = "-"
 PARQUET_SUFFIXES = (".parquet", ".pq")
-TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
+FILES: Mapping[Format, type[CsvFile | JsonLinesFile | ParquetFile | ArrowFile]] = {
+    "csv": CsvFile,
+    "json lines": JsonLinesFile,
+    "parquet": ParquetFile,
+    "arrow": ArrowFile,
+}
+FORMAT_NAMES = {"parquet": "a Parquet file", "arrow": "an Arrow IPC file"}
+# Parts that are parsed while one is worked on.
+PARTS_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -31,7 +47,7 @@ class Source:
     """A table in one or several files.
 
     Attributes:
-        name: how it was called.
+        name: its name on the command line.
         files: in the order in which their rows are read; all have the same columns.
     """
 
@@ -44,8 +60,13 @@ class Source:
         return self.files[0].columns
 
     @property
+    def left_out(self) -> Mapping[str, str]:
+        """Columns that a program added when it stored the table, and why they are no features."""
+        return {name: why for file in self.files for name, why in file.left_out.items()}
+
+    @property
     def separator(self) -> str:
-        """What stands between the fields of the first file; empty if it is not text."""
+        """What separates the fields of the first file; empty if it is not CSV."""
         return self.files[0].separator
 
     @property
@@ -56,36 +77,46 @@ class Source:
     def head(self) -> Part:
         """Return the first rows as they stand in the first file, to detect kinds by.
 
+        A column that is in the files' paths has the values of all files in turn.
+
         Raises:
             DataError: the file is malformed.
         """
-        return self.files[0].head()
+        part = self.files[0].head()
+        for name in self.files[0].constants:
+            values = islice(cycle([f.constants[name] for f in self.files]), len(part.frame))
+            part.frame.replace_column(part.frame.get_column_index(name), pl.Series(name, values))
+        return part
 
     def parts(self, parsers: Parsers, worker: int = 0, workers: int = 1) -> Iterator[Part]:
         """Read the columns that have a parser.
 
         Args:
             parsers: how to read each column.
-            worker: who reads; it gets the parts from the `worker`-th on.
+            worker: index of the reading worker, which gets the parts from the `worker`-th on.
             workers: how many share the parts; each gets every `workers`-th.
 
         Raises:
             DataError: a file is malformed, or a value is not of its column's kind.
         """
-        loads = (load for file in self.files for load in file.parts(parsers))
-        with ThreadPoolExecutor(1) as pool:  # reads the next part while this one is worked on
-            pending: Future[Part] | None = None
-            for load in islice(loads, worker, None, workers):
-                following = pool.submit(load)
-                if pending is not None:
-                    yield pending.result()
-                pending = following
-            if pending is not None:
+        loads = islice(
+            (load for file in self.files for load in file.parts(parsers)), worker, None, workers
+        )
+        # One thread reads and decompresses, another parses, and the caller works on a part.
+        with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as parsing:
+
+            def submit_next() -> Future[Part] | None:
+                load: Callable[[], Part] | None = next(loads, None)
+                return None if load is None else parsing.submit(load)
+
+            ahead = deque(reading.submit(submit_next) for _ in range(PARTS_AHEAD))
+            while (pending := ahead.popleft().result()) is not None:
+                ahead.append(reading.submit(submit_next))
                 yield pending.result()
 
 
 def open_source(name: str) -> Source:
-    """Look at what `--data` names.
+    """Open the table that `--data` names.
 
     Args:
         name: a file, a directory, a glob pattern, or `-` for standard input.
@@ -94,32 +125,62 @@ def open_source(name: str) -> Source:
         DataError: nothing is there, or it is not a table.
     """
     if name == STANDARD_INPUT:
-        return Source("standard input", [CsvFile("standard input", sys.stdin.buffer)])
-    files = [_open_file(path) for path in _paths(name)]
-    for file in files[1:]:
-        for column in sorted(set(file.columns) ^ set(files[0].columns)):
-            has, lacks = (file, files[0]) if column in file.columns else (files[0], file)
-            raise DataError(f"{has.name} has a column {column!r} that {lacks.name} lacks")
+        return Source("standard input", [_open_standard_input()])
+    files: list[File] = []
+    empty: EmptyFileError | None = None
+    for found in find(name):
+        try:
+            files.append(_open_file(found))
+        except EmptyFileError as error:  # programs write one part each, with rows or without
+            empty = empty or error
+    if empty is not None and not files:
+        raise empty
+    _check_columns(files)
     return Source(name, files)
 
 
-def _open_file(path: Path) -> File:
-    if path.suffix.lower() in PARQUET_SUFFIXES:
-        return ParquetFile(path)
-    return CsvFile(str(path))
+def _check_columns(files: Sequence[File]) -> None:
+    left_out = {name for file in files for name in file.left_out}
+    for file in files[1:]:
+        for column in sorted((set(file.columns) ^ set(files[0].columns)) - left_out):
+            has, lacks = (file, files[0]) if column in file.columns else (files[0], file)
+            raise DataError(f"{has.name} has a column {column!r} that {lacks.name} lacks")
 
 
-def _paths(name: str) -> list[Path]:
-    path = Path(name)
-    if path.is_dir():
-        suffixes = PARQUET_SUFFIXES + TEXT_SUFFIXES
-        found = [p for p in sorted(path.iterdir()) if p.name.lower().endswith(suffixes)]
-        if not found:
-            raise DataError(f"{name}: no file in this directory ends in {', '.join(suffixes)}")
-        return found
-    if path.exists():
-        return [path]
-    found = [Path(p) for p in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207
-    if not found:
-        raise DataError(f"{name}: no such file, directory or built-in table")
-    return found
+def _open_file(found: Found) -> File:
+    name = str(found.path)
+    if found.path.suffix.lower() in PARQUET_SUFFIXES:
+        file: File = ParquetFile(name, constants=found.partition)
+    else:
+        with streams.opened(name) as stream:
+            head = stream.read(HEAD_BYTES)
+        form = recognise(name, head)
+        if form in ("parquet", "arrow"):
+            _refuse_packed(name, form, head)
+        file = FILES[form](name, constants=found.partition)
+    for column in found.partition:
+        if file.columns.count(column) > 1:
+            raise DataError(
+                f"{name}: {column!r} is a column of the file and in the name of its directory"
+            )
+    return file
+
+
+def _open_standard_input() -> File:
+    name = "standard input"
+    opened = streams.opened(name, sys.stdin.buffer)
+    stream = opened.__enter__()  # to be read as long as there are parts
+    head = stream.read(HEAD_BYTES)
+    form = recognise(name, head)
+    rewound = cast(BinaryIO, io.BufferedReader(streams.Rewound(head, stream, opened)))
+    if form == "csv":
+        return CsvFile(name, rewound)
+    if form == "json lines":
+        return JsonLinesFile(name, rewound)
+    raise DataError(f"{name} is {FORMAT_NAMES[form]}, which is read from files only; name the file")
+
+
+def _refuse_packed(name: str, form: Format, head: bytes) -> None:
+    with Path(name).open("rb") as file:
+        if file.read(4) != head[:4]:
+            raise DataError(f"{name} is {FORMAT_NAMES[form]} that is compressed; decompress it")

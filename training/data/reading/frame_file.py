@@ -1,14 +1,27 @@
-"""Tables whose columns have types: Parquet files, and tables in memory."""
+"""Tables whose columns have types: Parquet and Arrow IPC files, and tables in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+import json
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import polars as pl
 
-from training.data.reading.part import ROWS_PER_PART, File, Parsers, Part, converted
-from training.errors import DataError
+from training.data.reading.part import (
+    ROWS_PER_PART,
+    File,
+    Parsers,
+    Part,
+    converted,
+    with_constants,
+)
+from training.data.reading.streams import reading
+from training.errors import DataError, EmptyFileError
+
+# The name that pandas gives to an index without one.
+PANDAS_INDEX = re.compile(r"__index_level_\d+__|__null_dask_index__")
 
 
 class FrameFile(File):
@@ -21,52 +34,116 @@ class FrameFile(File):
 
     def head(self) -> Part:
         """Return the first rows."""
-        return Part(self._frame[:ROWS_PER_PART], lambda row: f"{self.name} row {1 + row}")
+        return _part(self.name, 1, self._frame[:ROWS_PER_PART])
 
     def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
         """Yield a function for each part, which reads it."""
-        return _parts(self.name, self._frame.iter_slices(ROWS_PER_PART), parsers)
+        return _parts(self.name, self._frame.iter_slices(ROWS_PER_PART), parsers, {})
 
 
-class ParquetFile(File):
-    """A Parquet file; a few of its row groups are in memory at a time."""
+class StoredFrame(File):
+    """A file with typed columns; a few of its batches are in memory at a time."""
 
-    def __init__(self, path: Path) -> None:
-        self.name = str(path)
-        self._path = path
+    def __init__(self, name: str, constants: Mapping[str, str] | None = None) -> None:
+        """Read the file's schema.
+
+        Args:
+            name: its path.
+            constants: columns that are in the file's path only, with their one value.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        self.name = name
+        self.constants = constants or {}
         try:
-            self.columns = tuple(pl.read_parquet_schema(path))
+            frame = self._scan()
+            types = frame.collect_schema()
+            rows = frame.select(pl.len()).collect().item()
+            index = self._index_columns()
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"{path}: not a Parquet file that can be read: {error}") from error
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{name}: not {self.format_name} that can be read: {reason}") from error
+        if not rows:
+            raise EmptyFileError(f"{name}: expected rows, found none")
+        self.columns = (*types, *self.constants)
+        index += [column for column in types if PANDAS_INDEX.fullmatch(column)]
+        self.left_out = {column: "index of pandas" for column in index if column in types}
 
     def head(self) -> Part:
         """Return the first rows."""
-        try:
-            frame = pl.scan_parquet(self._path).head(ROWS_PER_PART).collect()
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"{self.name}: cannot be read: {error}") from error
-        return Part(frame, lambda row: f"{self.name} row {1 + row}")
+        with reading(self.name):
+            frame = self._scan().head(ROWS_PER_PART).collect()
+        return _part(self.name, 1, with_constants(frame, self.constants))
 
     def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
         """Yield a function for each part, which reads it."""
-        batches = pl.scan_parquet(self._path).select(list(parsers)).collect_batches(lazy=True)
-        try:
-            yield from _parts(self.name, _equal_slices(batches), parsers)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"{self.name}: cannot be read: {error}") from error
+        stored = [column for column in parsers if column not in self.constants]
+        batches = (
+            self._scan()
+            .select(stored)
+            .collect_batches(lazy=True, maintain_order=True, chunk_size=ROWS_PER_PART)
+        )
+        with reading(self.name):
+            yield from _parts(self.name, _equal_slices(batches), parsers, self.constants)
+
+    @property
+    @abstractmethod
+    def format_name(self) -> str:
+        """The format with its article."""
+
+    @abstractmethod
+    def _scan(self) -> pl.LazyFrame: ...
+
+    def _index_columns(self) -> list[str]:
+        return []
+
+
+class ParquetFile(StoredFrame):
+    """A Parquet file."""
+
+    format_name = "a Parquet file"
+
+    def _scan(self) -> pl.LazyFrame:
+        return pl.scan_parquet(self.name, glob=False, hive_partitioning=False)
+
+    def _index_columns(self) -> list[str]:
+        """Return the columns that hold the index of a pandas table.
+
+        See https://pandas.pydata.org/docs/development/developer.html; an index that only counts is
+        described there, and is not a column.
+        """
+        stored = pl.read_parquet_metadata(self.name).get("pandas", "{}")
+        return [c for c in json.loads(stored).get("index_columns", ()) if isinstance(c, str)]
+
+
+class ArrowFile(StoredFrame):
+    """An Arrow IPC file, which is also Feather version 2."""
+
+    format_name = "an Arrow IPC file"
+
+    def _scan(self) -> pl.LazyFrame:
+        return pl.scan_ipc(self.name, glob=False, hive_partitioning=False)
 
 
 def _parts(
-    name: str, frames: Iterable[pl.DataFrame], parsers: Parsers
+    name: str,
+    frames: Iterable[pl.DataFrame],
+    parsers: Parsers,
+    constants: Mapping[str, str],
 ) -> Iterator[Callable[[], Part]]:
     first = 1
     for frame in frames:
-        yield _loader(name, first, frame, parsers)
+        yield _loader(name, first, with_constants(frame, constants), parsers)
         first += len(frame)
 
 
 def _loader(name: str, first: int, frame: pl.DataFrame, parsers: Parsers) -> Callable[[], Part]:
-    return lambda: converted(Part(frame, lambda row: f"{name} row {first + row}"), parsers)
+    return lambda: converted(_part(name, first, frame), parsers)
+
+
+def _part(name: str, first: int, frame: pl.DataFrame) -> Part:
+    return Part(frame, lambda row: f"{name} row {first + row}")
 
 
 def _equal_slices(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -38,12 +38,17 @@ class File(ABC):
         columns: their names.
         separator: between the fields of a text file; empty if there is none.
         is_stream: whether it can be read only once.
+        constants: columns that are in the file's path only, with their one value.
+        left_out: columns that a program added when it stored the table, and why they are no
+            features.
     """
 
     name: str
     columns: tuple[str, ...]
     separator: str = ""
     is_stream: bool = False
+    constants: Mapping[str, str] = {}
+    left_out: Mapping[str, str] = {}
 
     @abstractmethod
     def head(self) -> Part:
@@ -56,6 +61,11 @@ class File(ABC):
     @abstractmethod
     def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
         """Yield a function for each part, which reads it."""
+
+
+def with_constants(frame: pl.DataFrame, constants: Mapping[str, str]) -> pl.DataFrame:
+    """Add the columns whose one value is in the file's path."""
+    return frame.with_columns(pl.lit(value).alias(name) for name, value in constants.items())
 
 
 def csv_dtypes(columns: tuple[str, ...], parsers: Parsers) -> dict[str, type[pl.DataType]]:

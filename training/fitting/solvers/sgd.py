@@ -2,11 +2,10 @@
 
     v := μ v − α ∂J_B/∂θ,   θ := θ + v
 
-where J_B is the cost of the rows of a mini-batch. An L1 penalty λ₁ |w|₁ / Σ r is taken into account
-by a proximal step, which makes weights exactly 0: w := sign(w) max(|w| − α λ₁ / (1 − μ) Σ r, 0),
-where 1 / (1 − μ) is how many times momentum repeats a gradient that stays. α falls from its start
-to 0 along half a cosine over all epochs (Loshchilov and Hutter 2017), so that the noise of the
-mini-batches dies away.
+where J_B is the cost of the rows of a mini-batch, ridge included. The L1 part of the penalty is a
+proximal step, which makes weights exactly 0: w := sign(w) max(|w| − α λ₁ / (1 − μ) Σ r, 0), where
+1 / (1 − μ) is how often momentum repeats a lasting gradient. α falls from its start to 0 along half
+a cosine over all epochs (Loshchilov and Hutter 2017), so that the noise of mini-batches dies away.
 """
 
 from __future__ import annotations
@@ -30,17 +29,16 @@ from training.settings import LossName
 class StochasticGradientDescent:
     """Mini-batches in an order that depends on the seed and the epoch; a step is an epoch.
 
-    The state's cost is the mean over the epoch's mini-batches, and its criterion how much that
-    changed from the last epoch.
+    The state's cost is the mean over the epoch's mini-batches plus the penalty at its end; its
+    criterion is the change of that cost from the last epoch.
 
     Attributes:
         blocks: the rows.
-        epochs: over how many the learning rate falls to 0.
+        epochs: number over which the learning rate falls to 0.
         learning_rate: α at the start; None takes a safe one.
         momentum: μ.
         batch_size: rows of a mini-batch.
-        l1: λ₁.
-        seed: of the order.
+        seed: of the order of the mini-batches.
     """
 
     blocks: Blocks
@@ -48,7 +46,6 @@ class StochasticGradientDescent:
     learning_rate: float | None
     momentum: float
     batch_size: int
-    l1: float
     seed: int
 
     def start(self, objective: Objective) -> State:
@@ -79,8 +76,8 @@ class StochasticGradientDescent:
                 alpha * (1 + math.cos(math.pi * progress)) / 2,
                 self.momentum,
                 self.batch_size * objective.total_weight / self.blocks.rows,
-                objective.l2 / objective.total_weight,
-                self.l1 / (1 - self.momentum) / objective.total_weight,
+                objective.penalty.l2 / objective.total_weight,
+                objective.penalty.l1 / (1 - self.momentum) / objective.total_weight,
             ]
             moved = _descend(
                 tf.constant([theta, velocity], dtype),
@@ -96,7 +93,7 @@ class StochasticGradientDescent:
                     f"the cost diverged in epoch {state.steps + 1} with learning rate {alpha:g}; "
                     "a smaller one is needed, or none (a safe one is then chosen)"
                 )
-        cost = loss / weight
+        cost = loss / weight + objective.penalty.value(theta[:-1]) / objective.total_weight
         return State(
             theta,
             cost,

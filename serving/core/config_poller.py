@@ -1,0 +1,47 @@
+"""Reloads the model config file from time to time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+from serving.config.text_proto import ConfigError
+from serving.core.model_config import read_config_file
+from serving.core.server_core import ServerCore
+from serving.errors import ServingError
+
+log = logging.getLogger(__name__)
+
+
+class ConfigPoller:
+    """Reads the config file in a thread of its own, and applies it."""
+
+    def __init__(self, core: ServerCore, path: Path, wait_seconds: float) -> None:
+        """Set the file to read and the time between two reads."""
+        self._core = core
+        self._path = path
+        self._wait_seconds = wait_seconds
+        self._stopped = threading.Event()
+        self._logged = ""
+
+    def start(self) -> None:
+        """Start to poll."""
+        threading.Thread(target=self._run, name="config", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop polling."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._wait_seconds):
+            problem = ""
+            try:
+                self._core.reload(read_config_file(self._path))
+            except (ConfigError, ServingError) as error:
+                problem = str(error)
+            except Exception:
+                log.exception("reading the configuration again failed")
+            if problem and problem != self._logged:
+                log.error("the configuration is not changed: %s", problem)
+            self._logged = problem

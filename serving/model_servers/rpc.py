@@ -1,0 +1,55 @@
+"""Unary gRPC methods that parse their requests themselves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from serving import errors
+from serving.errors import ServingError
+from serving.servables.session import Cancelled
+
+log = logging.getLogger(__name__)
+
+# Takes a request, and a function that returns whether its caller no longer waits.
+Handler = Callable[[Any, Cancelled], Any]
+
+
+def unary_method(request_type: Any, handle: Handler, *, threads: int = 0) -> Any:
+    """Return a gRPC method that ends with the status of the error that `handle` raises.
+
+    It parses the bytes itself, because gRPC's status for garbage differs from TensorFlow Serving's.
+
+    Args:
+        request_type: the request's message class.
+        handle: returns the response's message.
+        threads: size of a thread pool of its own; 0: use the server's.
+    """
+
+    def behavior(data: bytes, context: grpc.ServicerContext) -> bytes:
+        def cancelled() -> bool:
+            return not context.is_active()
+
+        try:
+            request = request_type.FromString(data)
+            if cancelled():
+                raise errors.cancelled()  # it waited for a thread longer than its caller
+            serialized: bytes = handle(request, cancelled).SerializeToString()
+            return serialized
+        except ServingError as error:
+            code, details = error.code, error.details
+        except DecodeError:
+            code, details = grpc.StatusCode.INTERNAL, ""
+        except Exception:
+            log.exception("answering a %s failed", request_type.DESCRIPTOR.name)
+            code, details = grpc.StatusCode.INTERNAL, "internal error; the log has the details"
+        return context.abort(code, details)
+
+    if threads:
+        vars(behavior)["experimental_thread_pool"] = ThreadPoolExecutor(threads)
+    return grpc.unary_unary_rpc_method_handler(behavior)

@@ -1,0 +1,272 @@
+"""Sessions compute tensors from tensors: a graph's own, or one that batches (see `batching`)."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.python.framework import ops
+
+from serving import errors
+from serving.errors import ServingError, invalid_argument, unimplemented
+from serving.servables import tensors
+from serving.servables.tensors import (
+    DTYPES,
+    MAX_ARRAY_RANK,
+    MAX_STRING_ARRAY_RANK,
+    Array,
+    ProtoTensor,
+    Tensor,
+)
+
+Cancelled = Callable[[], bool]
+
+# Callers choose outputs, and each choice has a callable; the least recently used ones are dropped.
+MAX_CALLABLES = 64
+UNKNOWN_RANK = -1
+_ndim = operator.attrgetter("ndim")
+# TensorFlow's words for a result of too many dimensions.
+TOO_MANY_DIMENSIONS = "Cannot convert tensor with"
+# The types that tf.io.serialize_tensor takes, and substitutes of the same size for the others.
+SERIALIZABLE = frozenset({*map(tf.as_dtype, DTYPES), tf.resource, tf.variant})
+QUANTIZED = {
+    tf.qint8: tf.int8,
+    tf.quint8: tf.uint8,
+    tf.qint16: tf.int16,
+    tf.quint16: tf.uint16,
+    tf.qint32: tf.int32,
+}
+
+
+def never() -> bool:
+    """Return False: the default of callers that cannot cancel."""
+    return False
+
+
+class Session(Protocol):
+    """Computes tensors from tensors; safe to call from several threads at once."""
+
+    def run(
+        self,
+        feeds: Sequence[str],
+        fetches: Sequence[str],
+        inputs: Sequence[Tensor],
+        cancelled: Cancelled = never,
+    ) -> list[Tensor]:
+        """Compute the tensors named `fetches`.
+
+        Args:
+            feeds: names of the tensors that are given.
+            fetches: names of the tensors to compute.
+            inputs: a value for each of `feeds`, in its dtype; strings as arrays of bytes.
+            cancelled: returns whether the caller no longer waits.
+
+        Raises:
+            ServingError: the graph rejected the inputs or failed, with TensorFlow's own text;
+                CANCELLED, nothing was computed because nobody waits for it.
+        """
+
+    def close(self) -> None:
+        """Free the session; no call may be under way."""
+
+
+class _NoArrayError(Exception):
+    """A result has more dimensions than numpy's arrays."""
+
+
+class GraphSession:
+    """Runs a TensorFlow session, as TensorFlow Serving does.
+
+    A session's callable costs a tenth of calling the signature as a function, and closing the
+    session frees all that the version held.
+    """
+
+    def __init__(self, session: Any, *, use_inter_op_pool: bool = False) -> None:
+        """Take over a `tf.compat.v1.Session` with a loaded graph."""
+        self._session = session
+        self._run_options = config_pb2.RunOptions(
+            inter_op_thread_pool=0 if use_inter_op_pool else -1
+        )
+        self._callable = functools.lru_cache(MAX_CALLABLES)(self._make_callable)
+        self._flat_callable = functools.lru_cache(MAX_CALLABLES)(self._make_flat_callable)
+        self._proto_callable = functools.lru_cache(MAX_CALLABLES)(self._make_proto_callable)
+        self._graph_lock = threading.Lock()
+
+    def run(
+        self,
+        feeds: Sequence[str],
+        fetches: Sequence[str],
+        inputs: Sequence[Tensor],
+        cancelled: Cancelled = never,
+    ) -> list[Tensor]:
+        """See `Session`."""
+        if cancelled():
+            raise errors.cancelled()
+        names = tuple(feeds), tuple(fetches)
+        try:
+            if not any(isinstance(value, ProtoTensor) for value in inputs):
+                compute, ranks = self._callable(*names)
+                if ranks and tuple(map(_ndim, inputs)) != ranks:
+                    compute = self._flat_callable(*names)
+                if compute is not None:
+                    # TensorFlow returns a scalar string without an array around it.
+                    return [
+                        np.array(value, object) if isinstance(value, bytes) else value
+                        for value in compute(*inputs)
+                    ]
+        except _NoArrayError:
+            pass
+        except Exception as error:
+            if not _has_too_many_dimensions(error):
+                raise _for_callers(error) from error
+        try:
+            return self._run_protos(names, inputs)
+        except Exception as error:
+            raise _for_callers(error) from error
+
+    def dtype(self, tensor: str) -> Any:
+        """Return a tensor's dtype, of the value if it is a reference; None if there is none."""
+        try:
+            return self._tensor(tensor).dtype.base_dtype
+        except (KeyError, ValueError):
+            return None
+
+    def close(self) -> None:
+        """See `Session`."""
+        for cached in (self._callable, self._flat_callable, self._proto_callable):
+            cached.cache_clear()
+        graph = self._session.graph
+        self._session.close()
+        del self._session
+        # A graph and its operations refer to one another; the garbage collector would find them
+        # only many versions later.
+        ops.dismantle_graph(graph)
+
+    def _run_protos(
+        self, names: tuple[tuple[str, ...], tuple[str, ...]], inputs: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Compute with serialized TensorProtos: slower, but for every type and rank."""
+        dtypes = [self.dtype(fetch) for fetch in names[1]]
+        for dtype in dtypes:
+            # An operation that does not exist would spoil the graph for all later calls.
+            if dtype is not None and dtype not in SERIALIZABLE and dtype not in QUANTIZED:
+                raise unimplemented(f"tensors of {dtype.name} cannot be sent")
+        # With a numpy dtype of bytes, trailing zeros would be taken for padding.
+        arrays = [np.array(_serialized(value), object) for value in inputs]
+        outputs: list[Tensor] = []
+        for data, dtype in zip(self._proto_callable(*names)(*arrays), dtypes, strict=True):
+            proto = tensor_pb2.TensorProto.FromString(data)
+            proto.dtype = dtype.as_datatype_enum  # a quantized one was cast
+            outputs.append(ProtoTensor(proto))
+        return outputs
+
+    def _make_callable(
+        self, feeds: tuple[str, ...], fetches: tuple[str, ...]
+    ) -> tuple[Callable[..., Sequence[Any]] | None, tuple[int, ...]]:
+        """Return a function of arrays, and the ranks that its arrays must have, if any.
+
+        TensorFlow ends the process when it converts strings of very many dimensions. The graph
+        excludes that if it knows the rank of each string and is fed the ranks it expects.
+        """
+        dtypes = [self.dtype(fetch) for fetch in fetches]
+        if any(d is not None and d.as_datatype_enum not in DTYPES for d in dtypes):
+            return None, ()
+        options = config_pb2.CallableOptions(
+            feed=feeds, fetch=fetches, run_options=self._run_options
+        )
+        compute = self._as_callable(options)
+        ranks = [self._rank(f) for f, d in zip(fetches, dtypes, strict=True) if d is tf.string]
+        if not ranks:
+            return compute, ()
+        if all(0 <= rank <= MAX_STRING_ARRAY_RANK for rank in ranks):
+            return compute, tuple(map(self._rank, feeds))
+        return compute, (UNKNOWN_RANK,) * len(feeds)
+
+    def _make_flat_callable(
+        self, feeds: tuple[str, ...], fetches: tuple[str, ...]
+    ) -> Callable[..., Sequence[Any]]:
+        """Return a function of arrays that computes strings as vectors, and their shapes."""
+        is_string = [self.dtype(fetch) is tf.string for fetch in fetches]
+        options = config_pb2.CallableOptions(feed=feeds, run_options=self._run_options)
+        with self._graph_lock, self._session.graph.as_default():
+            for fetch, string in zip(fetches, is_string, strict=True):
+                if string:
+                    tensor = self._tensor(fetch)
+                    options.fetch.append(tf.reshape(tensor, [-1]).name)
+                    options.fetch.append(tf.shape(tensor).name)
+                else:
+                    options.fetch.append(fetch)
+        compute_flat = self._as_callable(options)
+
+        def compute(*arrays: Array) -> list[Array]:
+            values = iter(compute_flat(*arrays))
+            return [
+                _shaped(next(values), next(values)) if string else next(values)
+                for string in is_string
+            ]
+
+        return compute
+
+    def _make_proto_callable(
+        self, feeds: tuple[str, ...], fetches: tuple[str, ...]
+    ) -> Callable[..., Sequence[bytes]]:
+        """Return a function of serialized TensorProtos that computes serialized TensorProtos."""
+        options = config_pb2.CallableOptions(run_options=self._run_options)
+        with self._graph_lock, self._session.graph.as_default():
+            for feed in feeds:
+                serialized = tf.compat.v1.placeholder(tf.string, [])
+                parsed = tf.io.parse_tensor(serialized, self.dtype(feed))
+                options.feed.append(serialized.name)
+                options.tensor_connection.add(from_tensor=parsed.name, to_tensor=feed)
+            for fetch in fetches:
+                value = tf.identity(self._tensor(fetch))
+                if value.dtype in QUANTIZED:
+                    value = tf.bitcast(value, QUANTIZED[value.dtype])
+                options.fetch.append(tf.io.serialize_tensor(value).name)
+        return self._as_callable(options)
+
+    def _as_callable(self, options: Any) -> Callable[..., Sequence[Any]]:
+        # The public Session.make_callable checks shapes, which TensorFlow Serving does not.
+        made: Callable[..., Sequence[Any]] = self._session._make_callable_from_options(options)
+        return made
+
+    def _tensor(self, name: str) -> Any:
+        return self._session.graph.get_tensor_by_name(name if ":" in name else f"{name}:0")
+
+    def _rank(self, tensor: str) -> int:
+        rank = self._tensor(tensor).shape.rank
+        return UNKNOWN_RANK if rank is None else int(rank)
+
+
+def _shaped(values: Array, shape: Array) -> Array:
+    if len(shape) > MAX_ARRAY_RANK:
+        raise _NoArrayError
+    return values.reshape(shape)
+
+
+def _serialized(tensor: Tensor) -> bytes:
+    proto = tensor_pb2.TensorProto()
+    tensors.encode(tensor, proto)
+    return bytes(proto.SerializeToString())
+
+
+def _has_too_many_dimensions(error: Exception) -> bool:
+    return isinstance(error, tf.errors.OpError) and error.message.startswith(TOO_MANY_DIMENSIONS)
+
+
+def _for_callers(error: Exception) -> Exception:
+    """Return an error of TensorFlow or numpy as an error for the caller."""
+    if isinstance(error, tf.errors.OpError):
+        return ServingError.from_number(error.error_code, error.message)
+    if isinstance(error, UnicodeDecodeError):  # TensorFlow's text quotes bytes that are not UTF-8
+        return invalid_argument(error.object.decode("utf-8", "replace"))
+    if isinstance(error, (TypeError, ValueError)):  # numpy values that TensorFlow cannot take
+        return invalid_argument(str(error))
+    return error

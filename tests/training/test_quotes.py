@@ -1,0 +1,122 @@
+"""Where CSV records end, and how quotes that RFC 4180 does not have are read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.training.test_reading import message_of, rows_of, written
+from training.data.reading import csv_file, open_source
+from training.data.reading.quotes import whole_records
+
+PIECES = [
+    '"a"',
+    '"a,b"',
+    '"a\nb"',
+    '"say ""hi"""',
+    '""',
+    "",
+    "x",
+    '5"',
+    '5" pipe',
+    'a "b" c',
+    'x""',
+]
+
+
+def records_of(data: bytes) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(data.decode(), newline="")))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_fields_are_those_of_pythons_csv_module(seed: int) -> None:
+    choose = random.Random(seed)
+    end = choose.choice(["\n", "\r\n"])
+    lines = [",".join(choose.choices(PIECES, k=3)) + end for _ in range(8)]
+    data = "".join(lines).encode()
+    records, used = whole_records(data, b",", final=True)
+    assert used == len(data)
+    assert records_of(records) == records_of(data)
+    # The rewritten records are RFC 4180: each field with a quote in it is quoted as a whole.
+    text = io.StringIO(records.decode(), newline="")
+    assert list(csv.reader(text, strict=True)) == records_of(data)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_records_that_are_cut_off_are_left_for_later(seed: int) -> None:
+    choose = random.Random(seed)
+    data = "".join(",".join(choose.choices(PIECES, k=3)) + "\r\n" for _ in range(6)).encode()
+    for cut in range(len(data)):
+        first, used = whole_records(data[:cut], b",", final=False)
+        rest, _ = whole_records(data[used:], b",", final=True)
+        assert used <= cut
+        assert records_of(first) + records_of(rest) == records_of(data), cut
+
+
+@pytest.mark.parametrize("chunk_bytes", [20, 8 << 20])
+def test_inches_are_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
+    monkeypatch.setattr(csv_file, "CHUNK_BYTES", chunk_bytes)
+    data = b'size,z\n5" pipe,1\n12",2\n"7"" pipe",3\n' + b'5" x 7",4\nplain,5\n' * 20
+    rows = rows_of(open_source(written(tmp_path / "rows.csv", data)))
+    assert rows[:4] == [('5" pipe', 1), ('12"', 2), ('7" pipe', 3), ('5" x 7"', 4)]
+    assert len(rows) == 43
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";"])
+def test_blanks_around_a_quoted_field_do_not_count(tmp_path: Path, separator: str) -> None:
+    data = separator.join(("a", ' "b"', " c")) + "\n"
+    data += separator.join(("1", f' "x{separator} y" ', "2")) + "\n"
+    source = open_source(written(tmp_path / "rows.csv", data.encode()))
+    assert source.columns == ("a", "b", "c")
+    assert rows_of(source) == [(1, f"x{separator} y", 2)]
+
+
+def test_the_line_of_a_forgotten_quote_is_told(tmp_path: Path) -> None:
+    lines = ['"' * (i in (100, 300)) + f"note,{i}\n" for i in range(400)]
+    assert message_of(tmp_path / "rows.csv", "".join(["note,x\n", *lines]).encode()) == (
+        "FILE line 102: a quote opens a field here and is closed on line 302 before 'note,300'; "
+        f"{csv_file.REMOVE_QUOTE}"
+    )
+
+
+def test_a_quote_that_is_never_closed_is_found_without_reading_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_file, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(csv_file, "MAX_RECORD_BYTES", 10_000)
+    data = b'a,b\n1,x\n2,"y\n' + b"3,z\n" * 5000 + b'4,"w"\n'
+    assert message_of(tmp_path / "rows.csv", data).startswith("FILE line 3: a quote opens a field")
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ('"Width (cm, outer, max)";"Weight (kg, net)";y\n0.5;2;1\n', 3),
+        ('"Cost per 1,000,000 items"\t"Share, %, net"\ty\n0.5\t2\t1\n', 3),
+        ("width, cm;weight, kg;price, net, EUR;y\n1;2;3;0\n4;5;6;1\n", 4),
+        ("a;b\n1,5;2,5\n1,7;3,25\n", 2),
+        ("a,b|c;d\n1|2\n3|4\n", 2),
+        ("sep=;\na,b;c\n1;2\n", 2),
+        ('"sep=|"\r\na,b|c\r\n1|2\r\n', 2),
+        ("\ufeffsep=\t\na b\tc\n1\t2\n", 2),
+        ('"a;b;c;d",e\n1,2\n', 2),
+        ("text\nsome, words; here\n", 1),
+    ],
+)
+def test_the_separator_is_guessed(tmp_path: Path, text: str, columns: int) -> None:
+    source = open_source(written(tmp_path / "rows.csv", text.encode()))
+    assert len(source.columns) == columns
+
+
+def test_lines_are_counted_with_the_line_of_the_separator(tmp_path: Path) -> None:
+    data = b"sep=;\na;b\n1;x\ny;z\n"
+    assert message_of(tmp_path / "rows.csv", data, a="numeric").startswith(
+        "FILE line 4, column 'a'"
+    )
+    assert message_of(tmp_path / "rows.csv", b"sep=;\na;a\n1;x\n") == (
+        "FILE line 2: two columns have the name 'a'"
+    )

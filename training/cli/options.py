@@ -1,0 +1,241 @@
+"""The options of `python -m training fit`, in groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from cloup import option, option_group
+
+from training.cli.parameters import Address, ByteCount, FiniteRange, Pairs, Threshold
+from training.data import datasets as builtin
+from training.evaluation.metric_names import METRICS
+from training.settings import ITERATIONS, FitSettings
+
+DEFAULTS = FitSettings()
+KINDS = ("numeric", "categorical", "boolean", "date")
+LISTED_ITERATIONS = ", ".join(f"{count} for {name}" for name, count in ITERATIONS.items())
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+DATA = option_group(
+    "Data",
+    option(
+        "--data",
+        default="breast_cancer",
+        help="CSV or Parquet file, a directory or glob of them, - for standard input, or a "
+        f"built-in table: {', '.join(builtin.LABELS)}. CSV may be gzipped; the separator is "
+        "detected.",
+    ),
+    option("--label", show_default="that of the built-in table", help="Column to predict."),
+    option("--positive", show_default="inferred", help="Value of the label that is class 1."),
+    option(
+        "--columns",
+        "kinds",
+        type=Pairs(values=KINDS),
+        multiple=True,
+        metavar="NAME=KIND,...",
+        help=f"Kinds of columns, in place of those detected: {', '.join(KINDS)}.",
+    ),
+    option(
+        "--leave-out",
+        "--exclude",
+        multiple=True,
+        metavar="NAME",
+        help="Column not to use; repeatable.",
+    ),
+    option(
+        "--missing",
+        multiple=True,
+        metavar="TEXT",
+        help="Text that means a missing value, besides NA, null, - and the like; repeatable.",
+    ),
+    option(
+        "--decimal",
+        type=click.Choice([".", ","]),
+        show_default="inferred",
+        help="Decimal point of numbers in text.",
+    ),
+    option(
+        "--date-format",
+        metavar="FORMAT",
+        show_default="inferred",
+        help="Format of dates in text, such as %d/%m/%Y.",
+    ),
+    option("--weight", help="Column with the row weights."),
+)
+
+EVALUATION = option_group(
+    "Split and evaluation",
+    option(
+        "--held-out",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=DEFAULTS.held_out,
+        help="Share of the rows kept for evaluation.",
+    ),
+    option(
+        "--seed",
+        type=click.IntRange(0, 2**32 - 1),
+        default=DEFAULTS.seed,
+        help="Seed of the split, the order of mini-batches and the bootstrap.",
+    ),
+    option(
+        "--threshold",
+        type=Threshold(),
+        default=DEFAULTS.threshold,
+        help="Least probability that is labelled class 1, or a rule that chooses it on training "
+        "rows: f1 (largest F1), youden (largest recall + specificity).",
+    ),
+)
+
+FIT = option_group(
+    "Fit",
+    option("--optimizer", type=click.Choice(list(ITERATIONS)), default=DEFAULTS.optimizer),
+    option(
+        "--iterations",
+        type=click.IntRange(1),
+        show_default=LISTED_ITERATIONS,
+        help="Maximum number of steps; for sgd, epochs.",
+    ),
+    option(
+        "--tolerance",
+        type=FiniteRange(0),
+        default=DEFAULTS.tolerance,
+        help="Largest derivative of the cost at which to stop; for sgd, change of the cost.",
+    ),
+    option(
+        "--early-stopping",
+        "patience",
+        type=click.IntRange(1),
+        help="Stop after so many steps without a lower cost of a tenth of the training rows, which "
+        "is set aside for that.",
+    ),
+    option(
+        "--learning-rate",
+        type=FiniteRange(0, min_open=True),
+        show_default="the largest that cannot diverge",
+        help="Step size α (gradient-descent and sgd only).",
+    ),
+    option(
+        "--momentum",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=DEFAULTS.momentum,
+        help="Momentum (sgd only).",
+    ),
+    option(
+        "--batch-size",
+        type=click.IntRange(1),
+        default=DEFAULTS.batch_size,
+        help="Rows of a mini-batch (sgd only).",
+    ),
+    option(
+        "--l1",
+        type=FiniteRange(0),
+        default=DEFAULTS.l1,
+        help="Lasso penalty λ₁ (sgd only); with --l2 an elastic net.",
+    ),
+    option("--l2", type=FiniteRange(0), default=DEFAULTS.l2, help="Ridge penalty λ₂ (1/C)."),
+    option(
+        "--loss",
+        type=click.Choice(["cross-entropy", "squared"]),
+        default=DEFAULTS.loss,
+        help="Loss of a row; the cost is its mean.",
+    ),
+    option(
+        "--class-weight",
+        "class_weights",
+        multiple=True,
+        metavar="balanced|CLASS=FACTOR",
+        help="Factor of the row weights of a class, or equal weights of both classes. The gate "
+        "then judges by AUC.",
+    ),
+)
+
+GATE = option_group(
+    "Gate",
+    option(
+        "--floor",
+        "floors",
+        type=Pairs(names=METRICS, number=True),
+        multiple=True,
+        metavar="METRIC=VALUE",
+        help=f"Refuse the result if a metric is worse: {', '.join(METRICS)}.",
+    ),
+    option(
+        "--gate-tolerance",
+        type=FiniteRange(0),
+        default=0.01,
+        help="Refuse the result if its log-loss (AUC with class weights) is worse than the "
+        "published version's by more.",
+    ),
+    option(
+        "--allow-schema-change",
+        is_flag=True,
+        help="Publish even if columns, kinds, the label or classes are not those of the published "
+        "version, so that callers must change.",
+    ),
+    option("--force", is_flag=True, help="Publish whatever the metrics; the version records it."),
+)
+
+PUBLISHING = option_group(
+    "Publishing",
+    option(
+        "--models",
+        type=click.Path(file_okay=False, path_type=Path),
+        default="models",
+        help="Directory of all models; versions are at MODELS/MODEL/<integer>.",
+    ),
+    option("--model", show_default="that of the built-in table", help="Name of the model."),
+    option(
+        "--keep", type=click.IntRange(1), help="Number of versions to keep, the new one included."
+    ),
+    option(
+        "--unless-published", is_flag=True, help="Do nothing if the model has a version already."
+    ),
+)
+
+RUNNING = option_group(
+    "Running",
+    option("--resume", is_flag=True, help="Resume an interrupted fit."),
+    option(
+        "--memory",
+        type=ByteCount(),
+        default="2GB",
+        help="Features to keep in memory; if there are more, each step reads them from disk.",
+    ),
+    option(
+        "--workers",
+        type=click.IntRange(1),
+        default=1,
+        help="Processes that share the fit; TF_CONFIG names workers elsewhere.",
+    ),
+    option(
+        "--rendezvous",
+        type=Address(),
+        metavar="HOST:PORT",
+        help="Name that resolves to the addresses of all workers, this one included, and their "
+        "port.",
+    ),
+)
+
+OUTPUT = option_group(
+    "Output",
+    option(
+        "--tensorboard",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="DIRECTORY",
+        help="Directory for the cost and the graph for TensorBoard.",
+    ),
+    option("--quiet", is_flag=True, help="Print only the version's directory, and warnings."),
+    option("--json", "as_json", is_flag=True, help="Print the result as a JSON object."),
+)
+
+
+def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add all groups to a command."""
+    groups: list[Decorator] = [DATA, EVALUATION, FIT, GATE, PUBLISHING, RUNNING, OUTPUT]
+    for group in reversed(groups):
+        command = group(command)
+    return command

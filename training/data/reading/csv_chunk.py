@@ -1,0 +1,171 @@
+"""Some whole records of a CSV file, and how they are parsed."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from training.data.reading.csv_header import SAVE_AS_UTF_8
+from training.data.reading.part import (
+    Parsers,
+    Part,
+    converted,
+    csv_dtypes,
+    missing_marks,
+    with_constants,
+)
+from training.errors import DataError
+from training.features.cells import MISSING
+
+
+@dataclass
+class Layout:
+    """What all chunks of a file share.
+
+    Attributes:
+        name: of the file, for errors.
+        columns: as in the header.
+        separator: between fields.
+        constants: columns that are in the file's path only, with their one value.
+        has_marks: whether a numeric column has had a mark for a missing value other than "".
+            Looking for marks takes as long as parsing, so it is done once they are known to occur.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    separator: str
+    constants: Mapping[str, str] = field(default_factory=dict)
+    has_marks: bool = False
+
+
+class Chunk:
+    """Records of RFC 4180, as bytes."""
+
+    def __init__(self, layout: Layout, line: int, data: bytes) -> None:
+        self.layout, self.line, self.data = layout, line, data
+
+    def load(self, parsers: Parsers) -> Part:
+        """Parse the columns that have a parser.
+
+        Raises:
+            DataError: the chunk is malformed, or a value is not of its column's kind.
+        """
+        frame = self._typed(parsers)
+        if frame is None:
+            return converted(self.as_texts(), parsers)
+        return converted(self._part(self._without_blank_lines(frame)), parsers)
+
+    def as_texts(self) -> Part:
+        """Parse all columns as text.
+
+        Raises:
+            DataError: the chunk is malformed.
+        """
+        columns = self.layout.columns
+        try:
+            frame = self._parse(dict.fromkeys(columns, pl.String), columns, [])
+        except pl.exceptions.PolarsError as error:
+            self._check_text()
+            self._blank_records()
+            reason = str(error).splitlines()[0]  # the others are for polars' callers
+            raise DataError(f"{self.layout.name}, from line {self.line} on: {reason}") from error
+        return self._part(self._without_blank_lines(frame))
+
+    def place(self, row: int) -> str:
+        """Say where a row is; only errors ask, so this may walk through the chunk."""
+        records = (line for line, fields in self._records() if fields)
+        line = next(line for index, line in enumerate(records) if index == row)
+        return f"{self.layout.name} line {line}"
+
+    def _part(self, frame: pl.DataFrame) -> Part:
+        return Part(with_constants(frame, self.layout.constants), self.place)
+
+    def _typed(self, parsers: Parsers) -> pl.DataFrame | None:
+        """Parse numbers as such; None if a field is not a number, or the chunk is malformed."""
+        layout = self.layout
+        schema = csv_dtypes(layout.columns, parsers)
+        columns = [column for column in parsers if column in schema]
+        marks = missing_marks(parsers)
+        # Without marks polars takes NaN for a number, and all others for an error.
+        layout.has_marks |= not set(marks) <= set(MISSING)
+        for null_values in ([], marks)[layout.has_marks :]:
+            try:
+                frame = self._parse(schema, columns, null_values)
+            except pl.exceptions.PolarsError:
+                continue
+            layout.has_marks = bool(null_values)
+            return frame.with_columns(pl.col(pl.Float64).fill_nan(None))
+        return None
+
+    def _parse(
+        self,
+        schema: Mapping[str, type[pl.DataType]],
+        columns: Collection[str],
+        null_values: list[str],
+    ) -> pl.DataFrame:
+        header = self.layout.columns
+        return pl.read_csv(
+            self.data,
+            has_header=False,
+            schema=dict(schema),
+            # The last one too: it shows whether a record is too short.
+            columns=sorted({header.index(c) for c in columns} | {len(header) - 1}),
+            separator=self.layout.separator,
+            null_values=null_values,
+        )
+
+    def _without_blank_lines(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Drop the rows that polars makes of blank lines; it fills up short records silently."""
+        header = self.layout.columns
+        if not frame[header[-1]].null_count():
+            return frame  # each record has a last field
+        separators = self.data.count(self.layout.separator.encode())
+        if b'"' not in self.data and separators == len(frame) * (len(header) - 1):
+            return frame
+        blank = self._blank_records()
+        if not blank:
+            return frame
+        kept = pl.Series(range(len(frame))).is_in(blank).not_()
+        return frame.filter(kept)
+
+    def _blank_records(self) -> list[int]:
+        """Return which records are blank lines.
+
+        Raises:
+            DataError: a record has too few or too many fields.
+        """
+        blank = []
+        expected = len(self.layout.columns)
+        for index, (line, fields) in enumerate(self._records()):
+            if not fields:
+                blank.append(index)
+            elif len(fields) != expected:
+                raise DataError(
+                    f"{self.layout.name} line {line}: expected {expected} fields like the header, "
+                    f"got {len(fields)}"
+                )
+        return blank
+
+    def _check_text(self) -> None:
+        try:
+            self.data.decode()
+        except UnicodeDecodeError as error:
+            line = self.line + self.data.count(b"\n", 0, error.start)
+            byte = self.data[error.start]
+            raise DataError(
+                f"{self.layout.name} line {line}: expected UTF-8, got the byte 0x{byte:02x}; "
+                f"{SAVE_AS_UTF_8}"
+            ) from error
+
+    def _records(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield each record's first line and its fields."""
+        text = io.StringIO(self.data.decode(errors="replace"), newline="")
+        reader = csv.reader(text, delimiter=self.layout.separator)
+        before = 0
+        for fields in reader:
+            yield self.line + before, fields
+            before = reader.line_num

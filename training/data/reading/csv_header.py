@@ -1,0 +1,139 @@
+"""The beginning of a CSV file: its separator and the names of its columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from training.data.reading.formats import BYTE_ORDER_MARK
+from training.data.reading.quotes import QuoteError, whole_records
+from training.errors import DataError
+
+if TYPE_CHECKING:
+    import _csv
+
+SEPARATORS = (b",", b";", b"\t", b"|")
+# Spreadsheets write and read a first line such as `sep=;`.
+SEPARATOR_LINE = re.compile(rb'"?sep=([\t !#-~])"?[ \t,;]*\r?\n', re.IGNORECASE)
+# The name that pandas gives to a column without one: the index, where it leads.
+UNNAMED = "Unnamed: 0"
+INDEX_NAME = re.compile(r"Unnamed: 0(\.\d+)?")
+RECORDS_TO_COMPARE = 50
+QUOTED = re.compile(rb'"[^"]*"')
+SAVE_AS_UTF_8 = "save the file in UTF-8 (in a spreadsheet: Save As, CSV UTF-8)"
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What the first bytes say.
+
+    Attributes:
+        start: where the header begins.
+        line: the header's line.
+        separator: one byte, between fields.
+    """
+
+    start: int
+    line: int
+    separator: bytes
+
+
+def read_beginning(head: bytes, whole: bool) -> Beginning:
+    """Return where a file's header begins, and its separator.
+
+    Args:
+        head: the first lines, perhaps with a part of the next.
+        whole: whether nothing follows.
+    """
+    start = len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0
+    told = SEPARATOR_LINE.match(head, start)
+    if told:
+        return Beginning(told.end(), 2, told[1])
+    return Beginning(start, 1, _guessed(head[start:], whole))
+
+
+def read_header(
+    name: str, line: int, records: bytes, separator: bytes
+) -> tuple[tuple[str, ...], int]:
+    """Return the names of the columns, and where the rows begin.
+
+    Args:
+        name: of the file, for errors.
+        line: of the header.
+        records: RFC 4180, from the header on.
+        separator: between fields.
+
+    Raises:
+        DataError: the first record is not a header.
+    """
+    reader = _reader(records.decode(errors="replace"), separator.decode())
+    try:
+        fields: list[str] = next(reader, [])
+    except csv.Error as error:
+        raise DataError(f"{name} line {line}: expected lines that end in LF or CRLF") from error
+    end = 0
+    for _ in range(reader.line_num):
+        end = records.find(b"\n", end) + 1 or len(records)
+    try:
+        records[:end].decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{name} line {line}: expected a header in UTF-8, got the byte "
+            f"0x{records[error.start]:02x}; {SAVE_AS_UTF_8}"
+        ) from error
+    return _columns(name, line, fields), end
+
+
+def _columns(name: str, line: int, fields: list[str]) -> tuple[str, ...]:
+    columns = [field.strip() for field in fields]
+    if not any(columns):
+        raise DataError(f"{name} line {line}: expected a header with the names of the columns")
+    if not columns[0]:
+        names = (UNNAMED, *(f"{UNNAMED}.{n}" for n in range(1, len(columns) + 1)))
+        columns[0] = next(unnamed for unnamed in names if unnamed not in columns)
+    for index, column in enumerate(columns):
+        if not column:
+            raise DataError(f"{name} line {line}: column {index + 1} has no name")
+        if columns.index(column) != index:
+            raise DataError(f"{name} line {line}: two columns have the name {column!r}")
+    if all(_is_number(column) for column in columns):
+        raise DataError(
+            f"{name} line {line}: expected the names of the columns, got numbers; "
+            "write a first line with a name for each column"
+        )
+    return tuple(columns)
+
+
+def _guessed(head: bytes, whole: bool) -> bytes:
+    """Return the separator by which the first records have the most fields, and equally many."""
+    counts = {separator: _field_counts(head, separator, whole) for separator in SEPARATORS}
+    alike = {s: c[0] for s, c in counts.items() if c and len(set(c)) == 1 and c[0] > 1}
+    if alike:
+        return max(alike, key=lambda separator: alike[separator])
+    header = QUOTED.sub(b"", head.partition(b"\n")[0])
+    return max(SEPARATORS, key=header.count)
+
+
+def _field_counts(head: bytes, separator: bytes, whole: bool) -> list[int]:
+    try:
+        records, _ = whole_records(head, separator, whole)
+        reader = _reader(records.decode(errors="replace"), separator.decode())
+        return [len(fields) for fields in islice(reader, RECORDS_TO_COMPARE) if fields]
+    except (QuoteError, csv.Error):
+        return []
+
+
+def _reader(text: str, separator: str) -> _csv.Reader:
+    return csv.reader(io.StringIO(text, newline="\n"), delimiter=separator)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,108 @@
+"""Recognise the format of a file by its first bytes."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Literal
+
+from training.errors import DataError
+
+Format = Literal["csv", "json lines", "parquet", "arrow"]
+
+HEAD_BYTES = 64 << 10
+READ = "CSV, JSON Lines, Parquet and Arrow IPC are read"
+TO_CSV = "save it as CSV (in a spreadsheet: Save As, CSV UTF-8)"
+TO_PARQUET = "convert it to Parquet or CSV"
+JSON_LINES = "write one object per line (pandas: to_json(path, orient='records', lines=True))"
+# Their first bytes are letters, so a CSV header can begin with them; but it has no NUL bytes.
+REFUSED_BINARY: tuple[tuple[bytes, str, str], ...] = (
+    (b"ORC", "an ORC file", TO_PARQUET),
+    (b"FEA1", "a Feather file of version 1", "write it as Feather version 2"),
+    (b"PARE", "an encrypted Parquet file", "decrypt it"),
+    (b"RDX", "an R data file", "write it as CSV (write.csv)"),
+    (b"RDA", "an R data file", "write it as CSV (write.csv)"),
+)
+REFUSED: tuple[tuple[bytes, str, str], ...] = (
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls)", TO_CSV),
+    (b"%PDF-", "a PDF document", "export its table as CSV"),
+    (b"SQLite format 3\0", "an SQLite database", "export a table as CSV"),
+    (b"Obj\x01", "an Avro file", TO_PARQUET),
+    (b"\xff\xff\xff\xff", "an Arrow IPC stream", "write it as an Arrow IPC file (Feather)"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file", TO_PARQUET),
+    (b"\x93NUMPY", "a NumPy array", "name its columns and save it as CSV"),
+    (b"<stata_dta>", "a Stata file", TO_PARQUET),
+    (b"$FL2", "an SPSS file", TO_PARQUET),
+    (b"MATLAB 5.0 MAT-file", "a MATLAB file", TO_PARQUET),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
+    (b"Rar!", "a RAR archive", "unpack it"),
+    (b"\x04\x22\x4d\x18", "compressed with LZ4", "decompress it"),
+    (b"\x1f\x9d", "compressed with compress (.Z)", "decompress it"),
+    (b"\x89PNG", "a PNG picture", TO_CSV),
+    (b"\xff\xd8\xff", "a JPEG picture", TO_CSV),
+)
+TAR_AT, TAR_MAGIC = 257, b"ustar"
+# A pickle begins with its protocol and, from the fourth on, with a frame or a global.
+PICKLE = re.compile(rb"\x80[\x02-\x05][\x95c\]}(\x8c]")
+HTML = re.compile(rb"<(!doctype|html|head|body|table)\b", re.IGNORECASE)
+XML = re.compile(rb"<\?xml\b", re.IGNORECASE)
+JSON_ARRAY = re.compile(rb'\[\s*([\[{]|"[^"]*"\s*,|-?\d)')
+JSON_OBJECT = re.compile(rb'\{\s*("|\})')
+LIBSVM = re.compile(rb"[+-]?[\d.]+( \d+:[^\s:]+)+\s*\n")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def recognise(name: str, head: bytes) -> Format:
+    """Return a file's format; what is not known is taken for CSV.
+
+    Args:
+        name: of the file, for errors.
+        head: its first `HEAD_BYTES`, decompressed, in UTF-8 if it is text.
+
+    Raises:
+        DataError: it has a format that is not read.
+    """
+    binary = b"\0" in head
+    if binary and head.startswith(b"PAR1"):
+        return "parquet"
+    if binary and head.startswith(b"ARROW1"):
+        return "arrow"
+    for magic, what, way_out in (*REFUSED, *(REFUSED_BINARY if binary else ())):
+        if head.startswith(magic):
+            raise refused(name, what, way_out)
+    if head[TAR_AT:].startswith(TAR_MAGIC):
+        raise refused(name, "a tar archive", "unpack it")
+    if PICKLE.match(head):
+        raise refused(name, "a Python pickle", TO_PARQUET)
+    text = head.removeprefix(BYTE_ORDER_MARK).lstrip()
+    if HTML.match(text):
+        raise refused(name, "an HTML page", "download the file that the page links to")
+    if XML.match(text):
+        raise refused(name, "an XML document", TO_CSV)
+    if LIBSVM.match(text):
+        raise refused(name, "in LIBSVM's format", "name its columns and save it as CSV")
+    if JSON_ARRAY.match(text):
+        raise refused(name, "a JSON array", JSON_LINES)
+    if JSON_OBJECT.match(text):
+        if _begins_with_json_lines(text, whole=len(head) < HEAD_BYTES):
+            return "json lines"
+        raise refused(name, "one JSON document", JSON_LINES)
+    return "csv"
+
+
+def refused(name: str, what: str, way_out: str) -> DataError:
+    """Return the error for a format that is not read."""
+    return DataError(f"{name} is {what}, which is not read; {way_out} ({READ})")
+
+
+def _begins_with_json_lines(text: bytes, whole: bool) -> bool:
+    line, newline, rest = text.partition(b"\n")
+    if not newline and not whole:
+        return True  # a first line of more than HEAD_BYTES
+    try:
+        first = json.loads(line)
+    except ValueError:
+        # A malformed first line is told with its line; a document spans several.
+        return rest.lstrip().startswith(b"{")
+    columns = list(first.values())
+    return not (columns and not rest.strip() and all(isinstance(c, dict | list) for c in columns))

@@ -1,0 +1,172 @@
+"""JSON Lines: one object per line, whose keys are the columns."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import chain
+from typing import Any, BinaryIO
+
+import polars as pl
+
+from training.data.reading import streams
+from training.data.reading.formats import BYTE_ORDER_MARK
+from training.data.reading.part import (
+    ROWS_PER_PART,
+    File,
+    Parsers,
+    Part,
+    converted,
+    with_constants,
+)
+from training.errors import DataError, EmptyFileError
+
+CHUNK_BYTES = 8 << 20
+MAX_LINE_BYTES = 64 << 20
+
+
+class JsonLinesFile(File):
+    """A file of JSON objects; its columns are the keys of the first chunk."""
+
+    def __init__(
+        self,
+        name: str,
+        stream: BinaryIO | None = None,
+        constants: Mapping[str, str] | None = None,
+    ) -> None:
+        """Read the file's beginning.
+
+        Args:
+            name: its path, or a name for the stream.
+            stream: UTF-8, read once in place of the path.
+            constants: columns that are in the file's path only, with their one value.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        self.name = name
+        self.constants = constants or {}
+        chunks = _read_chunks(name, stream)
+        head = next(chunks, None)
+        if head is None:
+            raise EmptyFileError(f"{name}: expected JSON objects, found nothing")
+        self._keys = tuple(head.frame().columns)
+        self.columns = (*self._keys, *self.constants)
+        # A stream cannot be read again. Nothing is kept of a file: there may be thousands.
+        self.is_stream = stream is not None
+        self._head = head if stream is not None else None
+        self._chunks = chain([head], chunks) if stream is not None else None
+
+    def head(self) -> Part:
+        """Return the first rows, with the types that JSON has."""
+        chunk = self._head or next(_read_chunks(self.name, None))
+        frame = chunk.frame()[:ROWS_PER_PART]
+        return Part(with_constants(frame, self.constants), chunk.place)
+
+    def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
+        """Yield a function for each part, which reads it."""
+        for chunk in self._chunks or _read_chunks(self.name, None):
+            yield partial(chunk.load, parsers, self._keys, self.constants)
+
+
+class _Chunk:
+    """Whole lines."""
+
+    def __init__(self, name: str, line: int, data: bytes) -> None:
+        self.name, self.line, self.data = name, line, data
+
+    def load(self, parsers: Parsers, keys: tuple[str, ...], constants: Mapping[str, str]) -> Part:
+        """Parse the columns that have a parser.
+
+        Raises:
+            DataError: a line is malformed, or a value is not of its column's kind.
+        """
+        frame = self.frame()
+        for key in frame.columns:
+            if key not in keys:
+                line = next(line for line, record in self._objects() if key in record)
+                raise DataError(
+                    f"{self.name} line {line}: the key {key!r} is not among those of the first "
+                    f"lines; add it to the first line, with null as its value"
+                )
+        lacking = [pl.lit(None).alias(key) for key in keys if key not in frame.columns]
+        frame = with_constants(frame.with_columns(lacking), constants)
+        return converted(Part(frame, self.place), parsers)
+
+    def frame(self) -> pl.DataFrame:
+        """Parse all keys.
+
+        Raises:
+            DataError: a line is malformed.
+        """
+        try:
+            return pl.read_ndjson(io.BytesIO(self.data), infer_schema_length=None)
+        except pl.exceptions.PolarsError:
+            # NaN, values of several types under one key, or a malformed line.
+            return self._mixed_frame()
+
+    def place(self, row: int) -> str:
+        """Say where a row is."""
+        line = next(line for index, (line, _) in enumerate(self._objects()) if index == row)
+        return f"{self.name} line {line}"
+
+    def _mixed_frame(self) -> pl.DataFrame:
+        records = [record for _, record in self._objects()]
+        keys = dict.fromkeys(key for record in records for key in record)
+        return pl.DataFrame([_series(key, [r.get(key) for r in records]) for key in keys])
+
+    def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, text in enumerate(self.data.split(b"\n")):
+            if not text.strip():
+                continue
+            place = f"{self.name} line {self.line + number}"
+            try:
+                record = json.loads(text)
+            except UnicodeDecodeError as error:
+                byte = text[error.start]
+                raise DataError(f"{place}: expected UTF-8, got the byte 0x{byte:02x}") from error
+            except ValueError as error:
+                shown = text[:40].decode(errors="replace")
+                raise DataError(
+                    f"{place}: expected a JSON object, got {shown!r}: {error}"
+                ) from error
+            if not isinstance(record, dict):
+                raise DataError(f"{place}: expected a JSON object, got {json.dumps(record)[:40]}")
+            yield self.line + number, record
+
+
+def _series(name: str, values: list[Any]) -> pl.Series:
+    types = {type(value) for value in values if value is not None}
+    if types <= {int, float}:
+        return pl.Series(name, values, pl.Float64).fill_nan(None)
+    if types <= {bool} or types <= {str}:
+        return pl.Series(name, values)
+    return pl.Series(name, [_as_text(value) for value in values], pl.String)
+
+
+def _as_text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+def _read_chunks(name: str, stream: BinaryIO | None) -> Iterator[_Chunk]:
+    with streams.reading(name), stream or streams.opened(name) as file:
+        line, rest = 1, b""
+        while True:
+            more = file.read(CHUNK_BYTES)
+            data = rest + more
+            if not data:
+                return
+            end = data.rfind(b"\n") + 1 if more else len(data)
+            if not end and len(data) > MAX_LINE_BYTES:
+                raise DataError(
+                    f"{name} line {line}: expected a line of at most {MAX_LINE_BYTES >> 20} MB"
+                )
+            rest, data = data[end:], data[:end]
+            newlines = data.count(b"\n")
+            if line == 1:
+                data = data.removeprefix(BYTE_ORDER_MARK)
+            if data.strip():
+                yield _Chunk(name, line, data)
+            line += newlines

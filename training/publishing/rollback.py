@@ -1,0 +1,87 @@
+"""Go back to an older version: publish a copy of it as the newest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from training.errors import RollbackError
+from training.publishing import manifest
+from training.publishing.file_hashes import ManifestError, verify
+from training.publishing.versions import republish, versions
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """A rollback that was published.
+
+    Attributes:
+        path: directory of the new version.
+        message: what was done, for people.
+    """
+
+    path: Path
+    message: str
+
+
+def roll_back(models: Path, name: str, number: int | None = None) -> Rollback:
+    """Publish a copy of an older version as the newest.
+
+    A copy counts as the version it is a copy of, so each further rollback goes back further.
+
+    Args:
+        models: directory of all models.
+        name: of the model.
+        number: version to copy; None takes the one before the newest.
+
+    Raises:
+        RollbackError: there is no such version, or its files are not as published.
+    """
+    base_path = models / name
+    published = versions(base_path)
+    if not published:
+        raise RollbackError(f"{base_path} has no version")
+    newest, origin = published[-1], _origin(base_path, published[-1])
+    if number is None:
+        older = [n for n in published if n < origin]
+        if not older:
+            copied = f", a copy of {origin}" if origin != newest else ""
+            raise RollbackError(
+                f"{base_path} has no version before {newest}{copied}; --to takes any of "
+                f"{', '.join(map(str, published))}"
+            )
+        number = older[-1]
+    elif number not in published:
+        listing = ", ".join(map(str, published))
+        raise RollbackError(f"{base_path} has no version {number}; it has {listing}")
+    target = _origin(base_path, number)
+
+    def amend(copy: Path) -> None:
+        manifest.write(copy, replace(manifest.read(copy), rollback_to=target))
+
+    try:
+        verify(base_path / str(number))
+        known = manifest.read(base_path / str(number))
+        path = republish(models, name, number, amend)
+    except (ManifestError, OSError) as error:
+        raise RollbackError(f"cannot go back to {number}: {error}") from error
+    was = f"version {newest}" + (f" (a copy of {origin})" if origin != newest else "")
+    return Rollback(
+        path,
+        f"Rolled back from {was} to version {target}, trained {known.trained_at}: published as "
+        f"version {path.name}. To undo: rollback --to {newest}",
+    )
+
+
+def _origin(base_path: Path, number: int) -> int:
+    """Return the version that a version is a copy of, or itself."""
+    seen = {number}
+    while True:
+        try:
+            copied = manifest.read(base_path / str(number)).rollback_to
+        except ManifestError:
+            return number
+        if copied is None or copied in seen:
+            return number
+        seen.add(copied)
+        number = copied

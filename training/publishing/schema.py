@@ -1,0 +1,84 @@
+"""What callers of a version depend on, and how two versions differ in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.export.serving_module import TrainedModel
+from training.publishing.manifest import Manifest
+from training.publishing.saved_version import SavedVersion
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns that requests have, and the classes that answers name.
+
+    Attributes:
+        columns: kind and dtype of each column, in order.
+        label: name of the label column; empty if it is unknown.
+        classes: names of class 0 and class 1.
+        dense: whether a signature takes all columns as one matrix, whose order then matters.
+    """
+
+    columns: Mapping[str, tuple[str, str]]
+    label: str
+    classes: tuple[str, str]
+    dense: bool
+
+
+def of_model(model: TrainedModel) -> Schema:
+    """Return the schema of a fitted model."""
+    columns = {column.name: (column.kind, column.dtype.name) for column in model.columns}
+    return Schema(columns, model.label_name, model.class_names, model.is_numeric)
+
+
+def of_version(version: SavedVersion, manifest: Manifest | None) -> Schema:
+    """Return the schema of a published version.
+
+    Raises:
+        KeyError: it does not describe itself as this job's models do.
+    """
+    told = version.run("describe", {"query": np.zeros(1, np.int32)})
+    names, kinds, classes = (
+        [text.decode() for text in told[name][0]] for name in ("columns", "kinds", "class_names")
+    )
+    dtypes = version.input_dtypes("serving_default")
+    label = manifest.data.label if manifest else ""
+    if manifest and not label:  # before it was recorded: the column that is not sent
+        others = [name for name in manifest.data.columns if name not in names]
+        label = others[0] if len(others) == 1 else ""
+    return Schema(
+        {name: (kind, dtypes[name]) for name, kind in zip(names, kinds, strict=True)},
+        label,
+        (classes[0], classes[1]),
+        version.has("dense"),
+    )
+
+
+def changes(before: Schema, after: Schema) -> tuple[str, ...]:
+    """Return what callers of one schema must change for another, one line each."""
+    found = [f"column {name!r} is dropped" for name in before.columns if name not in after.columns]
+    for name, (kind, dtype) in after.columns.items():
+        if name not in before.columns:
+            found.append(f"column {name!r} ({kind}) is new")
+        elif before.columns[name] != (kind, dtype):
+            old_kind, old_dtype = before.columns[name]
+            found.append(f"column {name!r}: {old_kind} ({old_dtype}) becomes {kind} ({dtype})")
+    if not found and before.dense and list(before.columns) != list(after.columns):
+        found.append("the columns have another order, which the signature 'dense' depends on")
+    if before.label and before.label != after.label:
+        found.append(f"the label {before.label!r} becomes {after.label!r}")
+    if before.classes == after.classes[::-1]:
+        found.append(f"class 1 was {before.classes[1]!r} and becomes {after.classes[1]!r}")
+    elif before.classes != after.classes:
+        old, new = (" and ".join(map(repr, s.classes)) for s in (before, after))
+        found.append(f"the classes {old} become {new}")
+    return tuple(found)
+
+
+def accepts_same_rows(before: Schema, after: Schema) -> bool:
+    """Return whether both take the same rows and name the same classes in the same order."""
+    return dict(before.columns) == dict(after.columns) and before.classes == after.classes
