@@ -18,8 +18,9 @@ from client.http.body_stream import BodyStream, CutShortError
 from client.http.connections import Connections
 from client.http.endpoints.tables import is_table
 from client.http.heads import NO_HEAD, Head, Message, join_headers, split_target
+from client.http.jobs import ApiJob
 from client.http.messages import HttpRequest
-from client.http.pipeline import ApiJob, Gateway
+from client.http.pipeline import Gateway
 from client.http.request_body import too_large, too_late
 
 # A request's head must arrive within this time and size.
