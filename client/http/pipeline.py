@@ -30,9 +30,10 @@ from client.http.request_body import decoded
 from client.http.responses import VERSION_HEADER
 from client.http.routing import Lane, Route, Router
 from client.http.worker_states import WorkerStates
+from client.inference.attempts import Answered, Checks
 from client.inference.batching import DynamicBatcher, Job, Limits
 from client.inference.input_ranges import MISSING, OUT_OF_RANGE, UNSEEN
-from client.inference.predictor import Answered, Policy, Predictor
+from client.inference.predictor import Predictor
 from client.observability import tracing
 from client.observability.metrics import Metrics
 from client.observability.request_context import REQUESTS
@@ -83,8 +84,7 @@ class Gateway:
             self._client,
             limits,
             self.metrics.observe_batch,
-            self.metrics.observe_findings,
-            Policy(frozenset(refused)),
+            Checks(frozenset(refused), self.metrics.observe_findings),
         )
         self._batcher: DynamicBatcher[Lane] = DynamicBatcher(
             self._answer, limits, self._client.pool.slots, self.metrics.waiting_seconds.observe
