@@ -162,9 +162,10 @@ def _finite(part: Part, name: str) -> npt.NDArray[Any]:
     """
     cells = part.frame[name]
     values = cells.fill_null(float("nan")).to_numpy() if cells.null_count() else cells.to_numpy()
-    with np.errstate(over="ignore", invalid="ignore"):
-        suspicious = not np.isfinite(values @ values)  # or a value is missing
-    if suspicious and (wrong := np.abs(values) > LARGEST).any():
+    with np.errstate(invalid="ignore"):
+        inside = values.max(initial=0.0) <= LARGEST and values.min(initial=0.0) >= -LARGEST
+    # A missing value is not inside either.
+    if not inside and (wrong := np.abs(values) > LARGEST).any():
         row = int(wrong.argmax())
         raise DataError(
             f"{part.place(row)}, column {name!r}: expected a number between -{LARGEST:g} and "
