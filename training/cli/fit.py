@@ -120,7 +120,7 @@ def _fit(
     console = Console(stderr=True, quiet=quiet)
     with console.status("starting TensorFlow"):  # imported late: --help need not wait for it
         from training.cli.progress import observer
-        from training.data.table import Choice
+        from training.data.choose import Choice
         from training.pipeline import Target, run
         from training.publishing.gate import Rules
         from training.workers.launch import join_workers
@@ -161,8 +161,6 @@ def _fit(
 
 def _print_result(published: Published, name: str, quiet: bool, as_json: bool) -> None:
     candidate, report = published.candidate, published.version / REPORT_FILE
-    for warning in candidate.warnings:
-        click.echo(f"Warning: {warning}", err=True)
     for notice in published.verdict.notices:
         click.echo(notice, err=True)
     if not quiet:

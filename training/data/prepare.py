@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any
@@ -150,6 +152,31 @@ def prepare(part: Part, roles: Roles) -> Prepared:
     return Prepared(part, numbers, wide, texts, label, weight, row_keys(hashes), lossy, spans)
 
 
+def prepare_ahead(parts: Iterable[Part], roles: Roles) -> Iterator[Prepared]:
+    """Yield what `prepare` makes of each part; a thread prepares one while another is worked on.
+
+    Raises:
+        DataError, WidenError: as `prepare` and `parts` do, for the first part that is wrong.
+    """
+    pending: deque[Future[Prepared]] = deque()
+    failure: DataError | None = None
+    remaining = iter(parts)
+    with ThreadPoolExecutor(1) as pool:
+        while failure is None:
+            try:
+                pending.append(pool.submit(prepare, next(remaining), roles))
+            except StopIteration:
+                break
+            except DataError as error:
+                failure = error
+            if len(pending) > 1:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    if failure is not None:
+        raise failure
+
+
 def _differs(narrow: npt.NDArray[np.float32], values: npt.NDArray[np.float64]) -> bool:
     return bool(((narrow != values) & ~np.isnan(values)).any())
 
@@ -163,9 +190,9 @@ def _finite(part: Part, name: str) -> npt.NDArray[Any]:
     cells = part.frame[name]
     values = cells.fill_null(float("nan")).to_numpy() if cells.null_count() else cells.to_numpy()
     with np.errstate(invalid="ignore"):
-        inside = values.max(initial=0.0) <= LARGEST and values.min(initial=0.0) >= -LARGEST
-    # A missing value is not inside either.
-    if not inside and (wrong := np.abs(values) > LARGEST).any():
+        low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+    inside = -LARGEST <= low and high <= LARGEST  # not if a value is missing
+    if not inside and (wrong := np.abs(values) > np.float64(LARGEST)).any():
         row = int(wrong.argmax())
         raise DataError(
             f"{part.place(row)}, column {name!r}: expected a number between -{LARGEST:g} and "

@@ -14,7 +14,7 @@ import tensorflow as tf
 from training.data.assignment import HELD_OUT, SHARES, Assignment, Shares, assign
 from training.data.choose import Choice, Chosen, ColumnUse, choose_columns
 from training.data.classes import Labels, check_classes, ordered
-from training.data.prepare import Prepared, Roles, WidenError, prepare
+from training.data.prepare import Prepared, Roles, WidenError, prepare_ahead
 from training.data.reading import Source
 from training.data.row_store import Layout, Rows, Spool, SpoolWriter
 from training.data.split import ROW_HASH, Split
@@ -160,13 +160,13 @@ class _Reader:
         """
         wrong, widen = "", set[str]()
         try:
-            for part in source.parts(self.parsers, workers.index, workers.count):
-                prepared = prepare(part, self.roles)
-                self.add(prepared, self.assignment.shares(part, prepared.key))
+            parts = source.parts(self.parsers, workers.index, workers.count)
+            for prepared in prepare_ahead(parts, self.roles):
+                self.add(prepared, self.assignment.shares(prepared.part, prepared.key))
                 report(self.rows)
             if source.test is not None:
-                for part in source.test.parts(self.parsers, workers.index, workers.count):
-                    prepared = prepare(part, self.roles)
+                parts = source.test.parts(self.parsers, workers.index, workers.count)
+                for prepared in prepare_ahead(parts, self.roles):
                     self.add(prepared, np.full(len(prepared.key), HELD_OUT, np.int8))
         except DataError as error:
             wrong = str(error)
