@@ -191,7 +191,7 @@ def _finite(part: Part, name: str) -> npt.NDArray[Any]:
     values = cells.fill_null(float("nan")).to_numpy() if cells.null_count() else cells.to_numpy()
     with np.errstate(invalid="ignore"):
         low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
-    inside = -LARGEST <= low and high <= LARGEST  # not if a value is missing
+    inside = low >= -LARGEST and high <= LARGEST  # not if a value is missing
     if not inside and (wrong := np.abs(values) > np.float64(LARGEST)).any():
         row = int(wrong.argmax())
         raise DataError(
