@@ -303,7 +303,7 @@ OWN = ("--data=rows.csv", "--label=y", "--model=m")
         (["--columns==numeric"], "'--columns': expected NAME=VALUE, got '=numeric'"),
         (
             ["--columns=a=numeric,age=text"],
-            "'--columns': 'age=text': expected one of numeric, categorical, boolean, got 'text'",
+            "'--columns': 'age=text': expected one of numeric, categorical, boolean, date, got 'text'",
         ),
         (["--floor=auc"], "'--floor': expected NAME=VALUE, got 'auc'"),
         (["--floor=speed=1"], f"'speed=1': expected one of {', '.join(METRICS)}, got 'speed'"),
