@@ -195,7 +195,7 @@ def _finite(part: Part, name: str) -> npt.NDArray[Any]:
         row = int(wrong.argmax())
         raise DataError(
             f"{part.place(row)}, column {name!r}: expected a number between -{LARGEST:g} and "
-            f"{LARGEST:g}, got {values[row]}"
+            f"{LARGEST:g}, got {part.as_written(row, name)}"
         )
     return values
 
@@ -217,6 +217,6 @@ def _weights(part: Part, name: str | None) -> npt.NDArray[np.float32]:
         row = int(wrong.arg_max() or 0)
         raise DataError(
             f"{part.place(row)}, column {name!r}: expected a weight of at least 0, "
-            f"got {'nothing' if values[row] is None else values[row]}"
+            f"got {'nothing' if values[row] is None else part.as_written(row, name)}"
         )
     return values.cast(pl.Float32).to_numpy()
