@@ -243,7 +243,8 @@ def _split(settings: FitSettings) -> Split:
 
 def _identity(fingerprint: Mapping[str, Any], settings: FitSettings) -> dict[str, Any]:
     """Return what a fit must agree in to be resumed."""
-    return {"data": dict(fingerprint), **asdict(settings)}
+    # Settings first: another seed makes another fingerprint, and is the reason to report.
+    return {**asdict(settings), "data": dict(fingerprint)}
 
 
 @contextmanager
