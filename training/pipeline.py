@@ -24,6 +24,7 @@ from training.fitting.minimize import saved_on_interrupt
 from training.fitting.problem import Problem
 from training.publishing import manifest
 from training.publishing.export_check import check_export
+from training.publishing.fresh_process import FreshProcess
 from training.publishing.gate import Rules, judge
 from training.publishing.manifest import Verdict
 from training.publishing.versions import keep_newest, publish, versions
@@ -102,8 +103,9 @@ def run(
     signals: StopSignals | None = None,
     resume: bool = False,
     observer: Observer | None = None,
+    process: FreshProcess | None = None,
 ) -> Published | None:
-    """Do the whole job; arguments as for `fit`.
+    """Do the whole job; arguments as for `fit` and `gate_and_publish`.
 
     Returns:
         What was published; None in workers other than the first.
@@ -140,7 +142,7 @@ def run(
             logs = (progress.costs, progress.validation_costs)
             write_logs(target.tensorboard, candidate.model, *logs)
         observer.stage("checking and publishing")
-        version, verdict = gate_and_publish(candidate, target)
+        version, verdict = gate_and_publish(candidate, target, process)
         observer.judged(verdict)
     saved.unlink(missing_ok=True)
     return Published(candidate, version, verdict)
@@ -201,8 +203,15 @@ def fit(
             return evaluate_fit(problem, fitted, settings, name)
 
 
-def gate_and_publish(candidate: Candidate, target: Target) -> tuple[Path, Verdict]:
+def gate_and_publish(
+    candidate: Candidate, target: Target, process: FreshProcess | None = None
+) -> tuple[Path, Verdict]:
     """Publish a candidate as the model's next version, if the gate lets it pass.
+
+    Args:
+        candidate: the result of a fit.
+        target: where to publish it.
+        process: checks the export; None starts one.
 
     Returns:
         The version directory and the verdict.
@@ -216,7 +225,7 @@ def gate_and_publish(candidate: Candidate, target: Target) -> tuple[Path, Verdic
     def write(directory: Path) -> None:
         export(candidate.model, directory)
         warmup.write(candidate.model, directory)
-        check_export(directory, candidate.held_out, candidate.model)
+        check_export(directory, candidate.held_out, candidate.model, process)
         page = render(candidate.report, verdict)
         (directory / REPORT_FILE).write_text(page, encoding="utf-8")
         manifest.write(directory, replace(candidate.manifest, verdict=verdict))
@@ -234,7 +243,8 @@ def _split(settings: FitSettings) -> Split:
 
 def _identity(fingerprint: Mapping[str, Any], settings: FitSettings) -> dict[str, Any]:
     """Return what a fit must agree in to be resumed."""
-    return {"data": dict(fingerprint), **asdict(settings)}
+    # Settings first: another seed makes another fingerprint, and is the reason to report.
+    return {**asdict(settings), "data": dict(fingerprint)}
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from training.features.categorical import CategoricalColumn
 from training.pipeline import Candidate, fit
 from training.publishing import export_check
 from training.publishing.export_check import check_export
+from training.publishing.fresh_process import FreshProcess
 from training.publishing.saved_version import SavedVersion
 from training.settings import FitSettings
 
@@ -86,7 +87,10 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> Checked:
 
 
 def test_numbers_far_from_zero_are_published_and_answered_as_trained(checked: Checked) -> None:
-    check_export(checked.directory, checked.candidate.held_out, checked.candidate.model)
+    with FreshProcess() as process:  # started before, as the command does
+        check_export(
+            checked.directory, checked.candidate.held_out, checked.candidate.model, process
+        )
     assert checked.candidate.model.metrics["auc"] > 0.8
 
 

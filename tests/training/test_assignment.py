@@ -136,7 +136,7 @@ def test_test_data_is_held_out_whole(tmp_path: Path) -> None:
     table = table_of(Source("rows", source.files, test), tmp_path)
     assert numbers(table, "train") == list(range(300))
     assert numbers(table, "held_out") == list(range(300, ROWS))
-    assert table.columns[0].maximum == 299.5  # type: ignore[attr-defined]
+    assert table.columns[0].maximum == 299.5
 
 
 def test_test_data_has_the_columns_of_the_table(tmp_path: Path) -> None:

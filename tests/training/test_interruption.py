@@ -27,8 +27,15 @@ from training.publishing.versions import versions
 from training.settings import FitSettings
 
 STEPS = 3000
-SETTINGS = FitSettings(iterations=STEPS, tolerance=0.0, l2=0.0)
-OPTIONS = ("--label=y", "--model=m", f"--iterations={STEPS}", "--tolerance=0", "--l2=0")
+SETTINGS = FitSettings(optimizer="gradient-descent", iterations=STEPS, tolerance=0.0, l2=0.0)
+OPTIONS = (
+    "--label=y",
+    "--model=m",
+    "--optimizer=gradient-descent",
+    f"--iterations={STEPS}",
+    "--tolerance=0",
+    "--l2=0",
+)
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 STEP = re.compile(r"([0-9,]+) of [0-9,]+, cost")
 
@@ -73,9 +80,9 @@ class Command:
             assert self.process.poll() is None, self.seen()
             return self.steps() >= count
 
-        wait_for(reached, f"{count} steps", 90)
+        wait_for(reached, f"{count} steps", 240)
 
-    def last_line(self, seconds: float = 30) -> str:
+    def last_line(self, seconds: float = 120) -> str:
         """Wait for its end, and return what it said last."""
         self.process.wait(seconds)
         self._reader.join()
@@ -160,7 +167,7 @@ def test_a_fit_interrupted_twice_ends_with_the_weights_of_one_that_was_not(
         assert list(temporary.iterdir()) == []
 
     resumed = start("--resume", "--quiet")
-    out, _ = resumed.process.communicate(timeout=90)
+    out, _ = resumed.process.communicate(timeout=240)
     assert resumed.process.returncode == 0, resumed.seen()
     assert out.decode().strip() == str(models / "m" / "1")
     assert [path.name for path in models.iterdir()] == ["m"]
@@ -184,7 +191,7 @@ def test_a_job_stopped_while_it_reads_leaves_nothing(
     assert command.process.stdin is not None
     command.process.stdin.write(rows)
     command.process.stdin.flush()  # and standard input stays open
-    wait_for(lambda: list(temporary.glob("training-*")), "it reads")
+    wait_for(lambda: list(temporary.glob("training-*")), "it reads", 240)
     time.sleep(0.5)
     command.process.send_signal(signal.SIGTERM)
     assert command.last_line() == "Interrupted: nothing was published"

@@ -314,6 +314,6 @@ def test_two_processes_give_the_same_bit_for_bit() -> None:
         )
         for seed in (1, 2)
     ]
-    first, second = (process.communicate(timeout=120)[0].strip() for process in running)
+    first, second = (process.communicate(timeout=300)[0].strip() for process in running)
     assert len(first) == 16 * 31
     assert first == second

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,6 +21,7 @@ from training.data.reading import STANDARD_INPUT, Source, open_source
 from training.errors import RefusedError, TrainingError
 from training.features.cells import CellFormat
 from training.fitting.interruption import StopSignals
+from training.publishing.fresh_process import FreshProcess
 from training.publishing.versions import MAX_NAME_LENGTH, versions
 from training.settings import BALANCED, FitSettings, ThresholdRule
 
@@ -118,6 +120,9 @@ def _fit(
         return
 
     console = Console(stderr=True, quiet=quiet)
+    # It imports TensorFlow while this process does; of several workers, one starts it when needed.
+    alone = workers == 1 and "TF_CONFIG" not in os.environ
+    process = FreshProcess() if alone else None
     with console.status("starting TensorFlow"):  # imported late: --help need not wait for it
         from training.cli.progress import observer
         from training.data.choose import Choice
@@ -128,6 +133,7 @@ def _fit(
     rules = Rules(dict(_flat(floors)), gate_tolerance, allow_schema_change)
     try:
         with (
+            process or nullcontext(),
             join_workers(workers, rendezvous) as team,
             # Only the first worker prints; the others would print the same.
             observer(console if team.index == 0 else Console(quiet=True), settings) as watching,
@@ -152,6 +158,7 @@ def _fit(
                 signals=signals,
                 resume=resume,
                 observer=watching,
+                process=process,
             )
     except RefusedError as error:  # printed last, after the bars are gone
         _refuse(str(error), as_json)

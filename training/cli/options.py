@@ -25,9 +25,8 @@ DATA = option_group(
     option(
         "--data",
         default="breast_cancer",
-        help="CSV or Parquet file, a directory or glob of them, - for standard input, or a "
-        f"built-in table: {', '.join(builtin.LABELS)}. CSV may be gzipped; the separator is "
-        "detected.",
+        help="File (CSV, JSON Lines, Parquet, Arrow IPC; text may be compressed), a directory or "
+        f"glob of them, - for standard input, or a built-in table: {', '.join(builtin.LABELS)}.",
     ),
     option("--label", show_default="that of the built-in table", help="Column to predict."),
     option("--positive", show_default="inferred", help="Value of the label that is class 1."),

@@ -189,9 +189,10 @@ def _finite(part: Part, name: str) -> npt.NDArray[Any]:
     """
     cells = part.frame[name]
     values = cells.fill_null(float("nan")).to_numpy() if cells.null_count() else cells.to_numpy()
-    with np.errstate(over="ignore", invalid="ignore"):
-        suspicious = not np.isfinite(values @ values)  # or a value is missing
-    if suspicious and (wrong := np.abs(values) > np.float64(LARGEST)).any():
+    with np.errstate(invalid="ignore"):
+        low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+    inside = low >= -LARGEST and high <= LARGEST  # not if a value is missing
+    if not inside and (wrong := np.abs(values) > np.float64(LARGEST)).any():
         row = int(wrong.argmax())
         raise DataError(
             f"{part.place(row)}, column {name!r}: expected a number between -{LARGEST:g} and "

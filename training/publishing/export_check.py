@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
+import json
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,15 @@ from training.errors import RefusedError
 from training.export import warmup
 from training.export.serving_module import TrainedModel
 from training.export.warmup import Call
+from training.publishing.fresh_process import FreshProcess
 from training.publishing.saved_version import SavedVersion
 
 EXPECTED = ("probability", "contribution", "tolerance")
 
 
-def check_export(directory: Path, rows: Examples, model: TrainedModel) -> None:
+def check_export(
+    directory: Path, rows: Examples, model: TrainedModel, process: FreshProcess | None = None
+) -> None:
     """Load an exported version in a process of its own and compare its answers with training's.
 
     The version is asked with raw values. What it must answer was computed from the stored rows by
@@ -30,6 +33,7 @@ def check_export(directory: Path, rows: Examples, model: TrainedModel) -> None:
         directory: the export.
         rows: what to ask; those of them are asked for which training has computed an answer.
         model: knows how to send rows.
+        process: checks it, once; None starts one.
 
     Raises:
         RefusedError: it does not load, does not answer, or answers something else.
@@ -38,22 +42,15 @@ def check_export(directory: Path, rows: Examples, model: TrainedModel) -> None:
     inputs = model.inputs(rows.frame[: len(expected.probabilities)])
     answers = (expected.probabilities, expected.contributions, expected.tolerances)
     outputs = dict(zip(EXPECTED, answers, strict=True))
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        nullcontext(process) if process is not None else FreshProcess() as checking,
+    ):
         golden = Path(folder, "golden")
         warmup.write_calls(golden, [Call("serving_default", inputs, outputs)])
-        command = [
-            sys.executable,
-            "-m",
-            "training.publishing.export_check",
-            str(directory),
-            str(golden),
-        ]
-        # TF_CONFIG would make TensorFlow wait for other workers.
-        environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it ended without a word"]
-        raise RefusedError(f"the exported version fails its check: {lines[-1]}")
+        wrong = checking.check(directory, golden)
+    if wrong:
+        raise RefusedError(f"the exported version fails its check: {wrong}")
 
 
 def _check_in_this_process(directory: Path, golden: Path) -> None:
@@ -88,7 +85,9 @@ def _compare(version: SavedVersion, call: Call) -> None:
 
 
 if __name__ == "__main__":
+    request = sys.stdin.read()
     try:
-        _check_in_this_process(Path(sys.argv[1]), Path(sys.argv[2]))
+        if request:  # else the fit has ended before
+            _check_in_this_process(*map(Path, json.loads(request)))
     except Exception as error:
         sys.exit(str(error) or type(error).__name__)

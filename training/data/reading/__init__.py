@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
 import polars as pl
 
@@ -38,6 +38,7 @@ FILES: Mapping[Format, type[CsvFile | JsonLinesFile | ParquetFile | ArrowFile]] 
     "arrow": ArrowFile,
 }
 FORMAT_NAMES = {"parquet": "a Parquet file", "arrow": "an Arrow IPC file"}
+T = TypeVar("T")
 # Parts that are parsed while one is worked on.
 PARTS_AHEAD = 2
 
@@ -113,10 +114,18 @@ class Source:
                 load: Callable[[], Part] | None = next(loads, None)
                 return None if load is None else parsing.submit(load)
 
-            ahead = deque(reading.submit(submit_next) for _ in range(PARTS_AHEAD))
+            # A stream is read here: a signal cannot end a thread that waits for more of it.
+            start = reading.submit if self.can_be_read_again else _run_now
+            ahead = deque(start(submit_next) for _ in range(PARTS_AHEAD))
             while (pending := ahead.popleft().result()) is not None:
-                ahead.append(reading.submit(submit_next))
+                ahead.append(start(submit_next))
                 yield pending.result()
+
+
+def _run_now(function: Callable[[], T]) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_result(function())
+    return future
 
 
 def open_source(name: str) -> Source:

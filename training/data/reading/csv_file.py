@@ -83,7 +83,7 @@ class CsvFile(File):
                 return
             beginning = read_beginning(head, whole=len(head) < HEAD_BYTES)
             line, separator = beginning.line, beginning.separator
-            body = io.BufferedReader(streams.Rewound(head[beginning.start :], file), CHUNK_BYTES)
+            body = io.BufferedReader(streams.Rewound(head[beginning.start :], file))
             layout: Layout | None = None
             rest = b""
             while True:

@@ -19,7 +19,7 @@ import polars as pl
 from training.data.reading.formats import TO_CSV, refused
 from training.errors import DataError
 
-BUFFER_BYTES = 8 << 20
+BUFFER_BYTES = 64 << 10  # longer reads go past the buffer, without a copy
 GZIP, BZIP2, XZ, ZSTANDARD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"
 ZIP = b"PK\x03\x04"
 LINES_AT_A_TIME = 50_000
