@@ -31,7 +31,7 @@ from training.workers.launch import join_workers
 ROWS = 1000  # of each file
 OPTIONS = ("--label=churned", "--model=churn", "--columns=region=categorical")
 # So many steps that it does not end by itself.
-ENDLESS = ("--iterations=1000000", "--tolerance=0", "--l2=0")
+ENDLESS = ("--optimizer=gradient-descent", "--iterations=1000000", "--tolerance=0", "--l2=0")
 
 
 @pytest.fixture(scope="module")
