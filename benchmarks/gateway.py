@@ -48,7 +48,7 @@ from benchmarks.processes import (
     running,
 )
 from benchmarks.report import RESULTS
-from client import ModelServer
+from client import ServingClient
 from client.errors import ClientError
 
 START_SECONDS = 120
@@ -116,7 +116,7 @@ def site(folder: Path, model: Path) -> Iterator[Site]:
     with ExitStack() as stack:
         bodies = stack.enter_context(tempfile.TemporaryDirectory())
         server = stack.enter_context(running(command, logs / "model-server" / "log"))
-        asking = stack.enter_context(ModelServer(address, timeout=10))
+        asking = stack.enter_context(ServingClient(address, timeout=10))
 
         def predicts() -> bool:
             try:

@@ -15,7 +15,7 @@ from benchmarks.peer_table import TENSORFLOW_SERVING, Peer
 
 NAME = "gateway"
 LOADS = ["peer", "requests/s", "p50", "p99", "CPU for 1000 requests", "errors"]
-PACKAGES = ["granian", "flask", "orjson", "grpcio", "numpy", "tensorflow"]
+PACKAGES = ["uvicorn", "flask", "orjson", "grpcio", "numpy", "tensorflow"]
 
 
 @dataclass(frozen=True)

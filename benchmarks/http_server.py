@@ -1,6 +1,6 @@
-"""Which WSGI server to put in front of the Flask application.
+"""The HTTP server in front of the gateway, beside WSGI servers in front of the Flask application.
 
-The same application under each server, in front of the same model server, one row of 30 numbers a
+The same API under each server, in front of the same model server, one row of 30 numbers a
 request, loaded by wrk. All share the machine's cores, so only the ratios mean something.
 """
 
@@ -29,35 +29,12 @@ CONNECTIONS = (1, 16, 64)
 def servers(port: int) -> dict[str, list[str]]:
     """Return the command of each candidate; one process each, so that metrics stay whole."""
     python = [sys.executable, "-m"]
-    granian = [*python, "granian", "--interface=wsgi", "--factory", f"--port={port}"]
     gunicorn = [*python, "gunicorn", f"--bind=127.0.0.1:{port}", "--log-level=error"]
-    app = "client.http.flask_app:create_app"
+    app = "client.http.flask_app:create_app()"
     return {
-        "granian, 4 threads": [
-            *granian,
-            "--blocking-threads=4",
-            app,
-        ],
-        "granian, 16 threads": [
-            *granian,
-            "--blocking-threads=16",
-            app,
-        ],
-        "granian, 64 threads": [
-            *granian,
-            "--blocking-threads=64",
-            app,
-        ],
-        "gunicorn gthread, 16 threads": [
-            *gunicorn,
-            "--threads=16",
-            f"{app}()",
-        ],
-        "gunicorn gthread, 64 threads": [
-            *gunicorn,
-            "--threads=64",
-            f"{app}()",
-        ],
+        "uvicorn with our protocol": [*python, "client", "serve", f"--port={port}"],
+        "gunicorn gthread, 16 threads": [*gunicorn, "--threads=16", app],
+        "gunicorn gthread, 64 threads": [*gunicorn, "--threads=64", app],
     }
 
 
@@ -119,7 +96,7 @@ def main(folder: Path | None) -> None:
         f"runs of {SECONDS} s, servers taken in turns, each with one process.",
         ["server", *(f"{c} connections" for c in CONNECTIONS)],
         rows,
-        ["granian", "gunicorn", "flask", "grpcio"],
+        ["uvicorn", "gunicorn", "flask", "grpcio"],
         folder,
     )
 

@@ -14,8 +14,9 @@ import orjson
 
 from client.codecs.json import fast
 from client.codecs.tfs_rest import predict
+from client.serving.columns.numeric import NumericColumn
 from client.serving.protos import DataType
-from client.serving.schema import Column, Description, Schema, Signature, TensorSpec
+from client.serving.schema import Description, Schema, Signature, TensorSpec
 
 ROWS = (1, 10, 100, 1000)
 NAMES = tuple(f"mean_column_{i}" for i in range(30))
@@ -31,7 +32,7 @@ def schemas() -> tuple[Schema, Schema]:
         "dense": Signature({"features": matrix}, {"logit": number}),
     }
     columns = [
-        Column(name, "numeric", (), 0, 1, -1, 1, (0, 0), (-1, -1), missing=False) for name in NAMES
+        NumericColumn(name, (), 0, 1, -1, 1, (0, 0), (-1, -1), missing=False) for name in NAMES
     ]
     description = Description(tuple(columns), ("no", "yes"), 0.5, "", {})
     return (

@@ -1,12 +1,12 @@
 """The client: HTTP to gRPC, for any model behind TensorFlow Serving's API.
 
-`ModelServer` and `AsyncModelServer` are the Python client; `python -m client` is the command line;
-`client.http` answers HTTP. None of them loads the TensorFlow runtime.
+`ServingClient` and `AsyncServingClient` are the Python client, `python -m client` the command line,
+and `client.http` answers HTTP. None of them loads the TensorFlow runtime.
 """
 
 __version__ = "0.2.0"
 
 from client.errors import ClientError
-from client.serving.client import AsyncModelServer, ModelServer
+from client.serving.client import AsyncServingClient, ServingClient
 
-__all__ = ["AsyncModelServer", "ClientError", "ModelServer"]
+__all__ = ["AsyncServingClient", "ClientError", "ServingClient"]

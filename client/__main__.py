@@ -17,7 +17,7 @@ from client.errors import ClientError
 from client.settings import METRICS_DIRECTORY, Settings
 
 if TYPE_CHECKING:
-    from client.serving.client import ModelServer, Target
+    from client.serving.client import ServingClient, Target
 
 
 @click.group()
@@ -63,7 +63,7 @@ def _shared_metrics(workers: int) -> Iterator[None]:
 def _serve(settings: Settings) -> None:
     # Imported once the metrics directory is set.
     from client.http.api_keys import ApiKeys, KeysFileError
-    from client.http.server import PortTakenError, serve_http
+    from client.http.server import PortTakenError, UnknownSettingError, serve_http
 
     # The worker processes read their settings from the environment.
     for name, value in settings.model_dump(exclude_none=True).items():
@@ -72,7 +72,7 @@ def _serve(settings: Settings) -> None:
         if settings.api_keys is not None:
             ApiKeys(settings.api_keys)  # report its errors once, before the workers start
         serve_http(settings)
-    except (PortTakenError, KeysFileError) as error:
+    except (PortTakenError, UnknownSettingError, KeysFileError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -126,8 +126,8 @@ def _connected(
     cert: Path | None,
     key: Path | None,
     timeout: float | None,
-) -> Iterator[tuple[ModelServer, Target, Settings]]:
-    from client.serving.client import ModelServer, Target
+) -> Iterator[tuple[ServingClient, Target, Settings]]:
+    from client.serving.client import ServingClient, Target
 
     if version is not None and label is not None:
         raise click.UsageError("--version and --label exclude each other")
@@ -141,7 +141,8 @@ def _connected(
         server_key=key,
     )
     try:
-        with ModelServer(settings.server, timeout=settings.timeout, tls=settings.tls) as connection:
+        tls_files = settings.tls
+        with ServingClient(settings.server, timeout=settings.timeout, tls=tls_files) as connection:
             yield connection, Target(settings.model, version, label), settings
     except (ClientError, OSError) as error:
         raise click.ClickException(str(error)) from error

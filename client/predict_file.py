@@ -29,7 +29,7 @@ from client.codecs.tables.layout import ROWS_PER_CALL, Place
 from client.codecs.tables.ndjson import JsonRows
 from client.errors import ClientError
 from client.http.messages import JSON
-from client.serving.client import ModelServer, Target
+from client.serving.client import ServingClient, Target
 from client.serving.schema import Schema
 from client.serving.tensors import Array
 
@@ -46,7 +46,7 @@ _GZIP = b"\x1f\x8b"
 
 
 def predict_file(
-    server: ModelServer,
+    server: ServingClient,
     target: Target,
     path: Path,
     file_format: str | None,
@@ -81,7 +81,7 @@ def predict_file(
 class _Predicting:
     """One file on its way."""
 
-    def __init__(self, server: ModelServer, target: Target, options: TableOptions) -> None:
+    def __init__(self, server: ServingClient, target: Target, options: TableOptions) -> None:
         self._server = server
         self._target = target
         self._options = options

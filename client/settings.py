@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from client.serving.channel import Tls, target
@@ -17,7 +18,9 @@ METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 PREFIX = "CLIENT_"
 
 AccessLog = Literal["all", "errors", "none"]
-OutOfRange = Literal["count", "refuse"]
+Unusual = Literal["count", "refuse"]
+# Kubernetes sets these for a service that is named client.
+SERVICE_LINK = re.compile(r"CLIENT_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)")
 
 
 class Settings(BaseSettings):
@@ -65,6 +68,17 @@ class Settings(BaseSettings):
         gt=0,
         description="seconds until a request's body must have arrived, of a table the next piece",
     )
+    write_timeout: float = Field(
+        default=30.0,
+        gt=0,
+        description="seconds after which a connection whose response is not read is closed",
+    )
+    max_unsent_bytes: int = Field(
+        default=64 * 2**20,
+        gt=0,
+        description="bytes of responses that may wait to be read; over that, connections that "
+        "read least are closed",
+    )
     max_requests: int = Field(
         default=2048, ge=1, description="requests a process works on at once; more get a 503"
     )
@@ -74,10 +88,22 @@ class Settings(BaseSettings):
     batch_rows: int = Field(
         default=1024, ge=1, description="rows that requests may share a call with; 1 for none"
     )
-    out_of_range: OutOfRange = Field(
+    max_calls: int = Field(
+        default=4,
+        ge=1,
+        description="calls to the model server in flight that are not shared: large requests, "
+        ":classify, :regress, models that take no batch; more wait",
+    )
+    out_of_range: Unusual = Field(
         default="count",
-        description="what to do with numbers outside the range that their column had in training: "
-        "count them in the metrics, or refuse the request (400)",
+        description="what to do with numbers outside the range that their column had in training, "
+        "and with categories it did not have: count them in the metrics, or refuse the request "
+        "(400)",
+    )
+    missing_values: Unusual = Field(
+        default="count",
+        description="what to do with missing values, which the model imputes: count them in the "
+        "metrics and in X-Missing-Imputed, or refuse the request (400)",
     )
     cors: bool = Field(
         default=False, description="let pages of other origins read what /v1 answers"
@@ -99,24 +125,38 @@ class Settings(BaseSettings):
         description="seconds to go on serving after SIGTERM, with /readyz already saying no",
     )
 
+    @field_validator("port", mode="before")
+    @classmethod
+    def _without_service_link(cls, value: Any) -> Any:
+        linked = isinstance(value, str) and value.startswith("tcp://")
+        return cls.model_fields["port"].default if linked else value
+
     @model_validator(mode="after")
     def _check(self) -> Settings:
         target(self.server)
+        if not self.server_tls and (self.server_ca or self.server_cert or self.server_key):
+            raise ValueError("server_ca, server_cert and server_key need CLIENT_SERVER_TLS=true")
         if (self.server_cert is None) != (self.server_key is None):
             raise ValueError("server_cert and server_key belong together")
         return self
 
     @classmethod
-    def unknown(cls, environment: Iterable[str]) -> list[str]:
-        """Return the names in the environment that look like settings and are none."""
+    def unknown(cls, environment: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Return names in the environment that look like settings and are none.
+
+        Returns:
+            Those that somebody has misspelled, and those that Kubernetes sets.
+        """
         known = {f"{PREFIX}{name}".upper() for name in cls.model_fields}
-        return sorted(
+        names = sorted(
             n for n in environment if n.upper().startswith(PREFIX) and n.upper() not in known
         )
+        links = [name for name in names if SERVICE_LINK.fullmatch(name)]
+        return [name for name in names if name not in links], links
 
     @property
     def tls(self) -> Tls | None:
         """How the connection to the model server is encrypted."""
-        if self.server_tls or self.server_ca or self.server_cert:
+        if self.server_tls:
             return Tls(self.server_ca, self.server_cert, self.server_key)
         return None

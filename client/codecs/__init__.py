@@ -1,37 +1,96 @@
-"""The dialects in which predictions are asked for and told: bytes to arrays, and arrays to bytes.
+"""Codecs: request bodies to arrays, and arrays to response bodies, one module per dialect.
 
-Nothing here touches the network; each module is one dialect.
+A codec knows neither HTTP nor batching. The registry of dialects is `client.http.routing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple
 
+from client.codecs.batches import Batch, Call, Decoded, collect
+from client.codecs.errors import json_error
+from client.codecs.json.calls import JsonCall
+from client.errors import ClientError
+from client.http.messages import HttpReply
+from client.serving.schema import Schema
 from client.serving.tensors import Array
 
+__all__ = ["Batch", "Call", "Codec", "Decoded", "Decoding", "JsonCall", "Payload"]
 
-class Call(NamedTuple):
-    """What a request asks of a model, whatever the dialect it came in.
-
-    Attributes:
-        signature_name: the signature to run.
-        inputs: an array for each of its inputs.
-        output_filter: names of the outputs that are wanted; empty for all.
-    """
-
-    signature_name: str
-    inputs: Mapping[str, Array]
-    output_filter: tuple[str, ...] = ()
+Headers = tuple[tuple[str, str], ...]
 
 
-class JsonCall(NamedTuple):
-    """A call that came as JSON.
+class Payload(NamedTuple):
+    """An undecoded request.
 
     Attributes:
-        call: what is asked of the model.
-        row_form: whether it came row by row, and is to be answered so; else column by column.
+        body: content encodings undone.
+        options: what the request says beside its body, by name.
     """
 
-    call: Call
-    row_form: bool
+    body: bytes
+    options: Mapping[str, str] = MappingProxyType({})
+
+
+class Decoding(NamedTuple):
+    """Decoded requests, grouped by the call that can answer them, and the errors of the others."""
+
+    batches: list[Batch]
+    errors: dict[int, ClientError]
+
+
+class Codec(ABC):
+    """A dialect of requests and responses."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def decode_one(self, payload: Payload, schema: Schema) -> Decoded:
+        """Decode one request.
+
+        Raises:
+            ClientError: it names the field, what came, and what was expected.
+        """
+
+    def decode(self, payloads: Sequence[Payload], schema: Schema) -> Decoding:
+        """Decode several requests; what is wrong with one does not touch the others."""
+        return self.decode_each(payloads, range(len(payloads)), schema)
+
+    def decode_each(
+        self, payloads: Sequence[Payload], members: Sequence[int], schema: Schema
+    ) -> Decoding:
+        """Decode some of several requests one by one."""
+        decoded: dict[int, Decoded] = {}
+        errors: dict[int, ClientError] = {}
+        for index in members:
+            try:
+                decoded[index] = self.decode_one(payloads[index], schema)
+            except ClientError as error:
+                errors[index] = error
+        return Decoding(collect(decoded, schema), errors)
+
+    @abstractmethod
+    def encode(
+        self, batch: Batch, outputs: Mapping[str, Array], schema: Schema, headers: Headers
+    ) -> list[HttpReply]:
+        """Return the response to each request of a batch.
+
+        Args:
+            batch: the requests.
+            outputs: of the model; with a row for each row of the batch if it has several requests.
+            schema: of the version that computed them.
+            headers: of every response.
+
+        Raises:
+            ClientError: the outputs have no form in this dialect.
+        """
+
+    def check(self, payload: Payload) -> None:  # noqa: B027 - most dialects have nothing to check
+        """Raise what is wrong with a request whatever the model."""
+
+    def encode_error(self, error: ClientError) -> HttpReply:
+        """Return the response that words an error."""
+        return json_error(error)

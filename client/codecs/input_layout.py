@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from client.codecs import Call
+from client.codecs.batches import Call
 from client.serving.protos import DataType
 from client.serving.schema import DENSE, DENSE_INPUT, Schema, TensorSpec
 from client.serving.tensors import STRING, Array

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from pythonjsonlogger.orjson import OrjsonFormatter
 
-from client.http.answers import VERSION_HEADER
 from client.http.messages import HttpRequest
+from client.http.responses import VERSION_HEADER
 
 log = logging.getLogger("client.access")
 
@@ -55,6 +55,7 @@ def record(
     seconds: float,
     logged: bool,
     body: bytes | None,
+    left_out: int = 0,
 ) -> Headers:
     """Log a request if it is to be, and return its reply's headers, with the request's id.
 
@@ -66,7 +67,8 @@ def record(
         caller: the name of its API key.
         seconds: from its arrival on.
         logged: whether to log it.
-        body: of the reply; what is wrong is logged. None if it is not known yet.
+        body: of the reply; errors are logged. None if it is not known yet.
+        left_out: requests that failed before and were not logged, since there were too many.
     """
     identity = request_id(request.headers)
     if logged:
@@ -85,6 +87,7 @@ def record(
                 "caller": caller,
                 "bytes_in": len(request.body),
                 "bytes_out": None if body is None else len(body),
+                **({"left_out": left_out} if left_out else {}),
                 **({} if status < _BAD_REQUEST or body is None else {"reply": _text(body)}),
             },
         )

@@ -1,4 +1,4 @@
-"""A request and its reply, whichever HTTP server carries them."""
+"""Requests and responses, whichever HTTP server carries them."""
 
 from __future__ import annotations
 
@@ -9,26 +9,36 @@ from typing import NamedTuple
 JSON = "application/json"
 
 
-class HttpRequest(NamedTuple):
-    """An HTTP request that has arrived whole.
+class HttpRequest:
+    """An HTTP request.
 
     Attributes:
         method: in capitals, as sent.
         path: as sent: percent-encoded, without the query.
         query: what followed the `?`, empty if nothing did.
         headers: value by name in lower case.
-        body: as sent, content encodings undone.
+        body: content encodings undone; empty while it is still arriving.
     """
 
-    method: str
-    path: str
-    query: str = ""
-    headers: Mapping[str, str] = MappingProxyType({})
-    body: bytes = b""
+    __slots__ = ("body", "headers", "method", "path", "query")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        query: str = "",
+        headers: Mapping[str, str] = MappingProxyType({}),
+        body: bytes = b"",
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.body = body
 
 
 class HttpReply(NamedTuple):
-    """What to answer.
+    """An HTTP response.
 
     Attributes:
         body: the bytes.

@@ -1,53 +1,62 @@
-"""The one place that every request to the API passes, whichever server has received it."""
+"""The way of every API request: route, limits, key, body, decode, predict, encode, record."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Mapping
+from asyncio import to_thread
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TypeVar
+from typing import Any
 
-from client.errors import ClientError
-from client.http import access_log as access
+from client.codecs import Decoding, Payload
+from client.codecs.errors import json_error
+from client.codecs.json.codec import JsonExplanations
+from client.errors import ClientError, ServerError, UnavailableError
 from client.http.api_keys import ApiKeys
 from client.http.endpoints.docs import DocsApi
 from client.http.endpoints.oip import OipApi
 from client.http.endpoints.operations import OperationsApi
-from client.http.endpoints.predict import FriendlyApi
+from client.http.endpoints.predict import JsonApi
 from client.http.endpoints.tables import StreamReply, Tables, is_table
 from client.http.endpoints.tfs_rest import RestApi
+from client.http.jobs import ApiJob, Respond, ignore
 from client.http.messages import HttpReply, HttpRequest
-from client.http.replies import error_reply
-from client.http.routing import Api, Route
-from client.inference.batching import Limits
+from client.http.recorder import Recorder
+from client.http.request_body import decoded
+from client.http.responses import VERSION_HEADER
+from client.http.routing import Lane, Route, Router
+from client.http.worker_states import WorkerStates
+from client.inference.attempts import Answered, Checks
+from client.inference.batching import DynamicBatcher, Job, Limits
+from client.inference.input_ranges import MISSING, OUT_OF_RANGE, UNSEEN
 from client.inference.predictor import Predictor
 from client.observability import tracing
 from client.observability.metrics import Metrics
-from client.observability.request_context import JOURNEYS, Journey
+from client.observability.request_context import REQUESTS
 from client.serving import deadlines
-from client.serving.client import AsyncModelServer
+from client.serving.client import AsyncServingClient
 from client.serving.deadlines import Deadline
+from client.serving.schema import Schema
 from client.settings import Settings
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_HEADER = "x-request-timeout"
-TIMING_HEADER = "Server-Timing"
-# Callers may make up any other, and each would be a time series.
-METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
-ROUTES_KEPT, LONGEST_KEPT = 1024, 256
-# Statuses from here on say that something is wrong on our side.
-ERROR = 500
-
-Reply = TypeVar("Reply", HttpReply, StreamReply, HttpReply | StreamReply)
+MISSING_HEADER = "X-Missing-Imputed"
+# Longer bodies are decoded in a thread: one must not hold up the others.
+LONG_BODY_BYTES = 128 * 1024
+# Responses of more rows are encoded in a thread.
+MANY_ROWS = 5000
 
 
 class Gateway:
     """Answers requests to the API with a model server.
 
-    It is made on the event loop that it belongs to, in the process that serves.
+    Create it on the event loop of the process that serves.
 
     Attributes:
         settings: of the application.
@@ -55,45 +64,58 @@ class Gateway:
         core: predicts.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, states: WorkerStates | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self._tracing = tracing.start()
-        self._followed = settings.server_timing or self._tracing is not None
-        self._server = AsyncModelServer(
+        self._client = AsyncServingClient(
             settings.server,
             timeout=settings.timeout,
             tls=settings.tls,
             observe=self.metrics.observe_call,
             tracing=self._tracing,
         )
-        limits = Limits(rows=settings.batch_rows, waiting=settings.max_waiting)
-        self._keys = ApiKeys(settings.api_keys) if settings.api_keys else None
+        limits = Limits(
+            rows=settings.batch_rows, waiting=settings.max_waiting, calls=settings.max_calls
+        )
+        refused = {OUT_OF_RANGE, UNSEEN} if settings.out_of_range == "refuse" else set()
+        refused |= {MISSING} if settings.missing_values == "refuse" else set()
         self.core = Predictor(
-            self._server,
+            self._client,
             limits,
             self.metrics.observe_batch,
-            self.metrics.observe_out_of_range,
-            refuse_outside=settings.out_of_range == "refuse",
+            Checks(frozenset(refused), self.metrics.observe_findings),
         )
-        self._routes: dict[str, Route] = {}
-        self._operations = OperationsApi(self.core, self.metrics, settings.model)
+        self._batcher: DynamicBatcher[Lane] = DynamicBatcher(
+            self._answer, limits, self._client.pool.slots, self.metrics.waiting_seconds.observe
+        )
+        self._keys = ApiKeys(settings.api_keys) if settings.api_keys else None
+        self._recorder = Recorder(settings, self.metrics, self._tracing)
+        self._states = states or WorkerStates()
+        self._operations = OperationsApi(self.core, self.metrics, settings.model, self._states)
         self._tables = Tables(self.core)
-        friendly = FriendlyApi(self.core, settings.model)
+        self._tasks: set[asyncio.Task[None]] = set()
+        explanations = JsonExplanations()
+        own = JsonApi(settings.model, explanations)
         # Each dialect plugs in here, with everything below its first segment.
-        self._apis: dict[str, Api] = {
-            "predict": friendly,
-            "explain": friendly,
-            "v1": RestApi(self.core, cors=settings.cors),
-            "v2": OipApi(self.core, self._operations),
-            "livez": self._operations,
-            "readyz": self._operations,
-            "metrics": self._operations,
-            "openapi.json": DocsApi(self.core, settings.model, keys=self._keys is not None),
-        }
+        router = Router(
+            {
+                "predict": own,
+                "explain": own,
+                "v1": RestApi(self.core, explanations, cors=settings.cors),
+                "v2": OipApi(self.core, self._operations),
+                "livez": self._operations,
+                "readyz": self._operations,
+                "metrics": self._operations,
+                "openapi.json": DocsApi(self.core, settings.model, keys=self._keys is not None),
+            }
+        )
+        self.route = router.route
 
     async def __aenter__(self) -> Gateway:
         await self.core.__aenter__()
+        if self.settings.workers > 1:
+            self._start(self._operations.watch())
         return self
 
     async def __aexit__(
@@ -102,176 +124,260 @@ class Gateway:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await self._batcher.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.core.__aexit__(kind, error, traceback)
-        await self._server.close()
+        await self._client.close()
         if self._tracing is not None:
             self._tracing.close()
 
-    def drain(self) -> None:
-        """Say from now on that nothing new should be sent here; all that comes is answered."""
-        self._operations.draining = True
+    def admit(self, request: HttpRequest, route: Route | None) -> str | None:
+        """Check the limit of requests and the API key, before the body is read.
 
-    def route(self, path: str) -> Route | None:
-        """Return what answers a path, None if it is none of the API's."""
-        route = self._routes.get(path)
-        if route is not None:
-            return route
-        api = self._apis.get(path.split("/", 2)[1].lower()) if path.startswith("/") else None
-        route = api.route(path) if api else None
-        # Most requests are to few paths; but anybody can ask for any, of any length.
-        if route is not None and len(path) <= LONGEST_KEPT and len(self._routes) < ROUTES_KEPT:
-            self._routes[path] = route
-        return route
-
-    async def handle(self, request: HttpRequest, route: Route | None = None) -> HttpReply:
-        """Answer a request; whatever goes wrong is told in the reply.
-
-        Args:
-            request: it, as it came.
-            route: what answers its path, if that has been looked up.
-        """
-        route = route or self.route(request.path)
-        if not self._followed or route is None or not route.limited:
-            return await self._handle(request, route)
-        started, journey, status = deadlines.now(), self._set_out(request, route), None
-        try:
-            reply = await self._handle(request, route)
-            status = reply.status
-        finally:
-            self._arrive(journey, status)
-        return reply._replace(headers=(*reply.headers, *self._timing(journey, started)))
-
-    async def _handle(self, request: HttpRequest, route: Route | None) -> HttpReply:
-        started = deadlines.now()
-        method, metrics = request.method, self.metrics
-        caller: str | None = None
-        metrics.begin()
-        try:
-            if self._keys is not None:
-                caller = self.caller(request.headers, route)
-            if route is None:
-                raise ClientError(f"{method} {request.path}: Not Found", 404)
-            methods = route.methods
-            if methods and method not in methods and not (method == "HEAD" and "GET" in methods):
-                reply = _not_allowed(request, methods)
-            elif route.stream and method == "POST" and is_table(request.headers):
-                reply = await self._answer_whole_table(request, route)
-            else:
-                reply = await route.handle(request, self._deadline(request))
-        except ClientError as error:
-            reply = error_reply(error)
-        except Exception:
-            reply = self._failed(request)
-        finally:
-            metrics.end()
-        return self._recorded(request, route, reply, caller, deadlines.now() - started)
-
-    def caller(self, headers: Mapping[str, str], route: Route | None = None) -> str | None:
-        """Return the name of the API key in a request's headers; None if everybody may ask.
+        Returns:
+            The name of the API key, None if everybody may ask.
 
         Raises:
-            ClientError: 401, it has none, or one that is not known.
+            ClientError: 503, too many are in flight; 401, it has no key, or an unknown one.
         """
-        if self._keys is None or (route is not None and not route.limited):
-            return None
-        return self._keys.caller(headers)
+        if route is None or route.limited:
+            if self.metrics.in_flight >= self.settings.max_requests:
+                raise UnavailableError(f"{self.metrics.in_flight} requests are under way already")
+            if self._keys is not None:
+                return self._keys.caller(request.headers)
+        return None
 
-    async def stream(
-        self, request: HttpRequest, route: Route, chunks: AsyncIterator[bytes]
-    ) -> HttpReply | StreamReply:
-        """Begin to answer a table; an error is a reply that is whole.
+    def submit(
+        self, request: HttpRequest, route: Route | None, caller: str | None, respond: Respond
+    ) -> ApiJob:
+        """Answer a request that was admitted; its response may come later.
+
+        A prediction waits with others for the call that answers them, see `_answer`.
 
         Args:
-            request: without its body.
-            route: what answers its path; it takes tables.
-            chunks: the body.
+            request: with its body as sent.
+            route: what answers it.
+            caller: the name of its API key.
+            respond: takes the response.
         """
-        if not self._followed:
-            return await self._stream(request, route, chunks)
-        started, journey, status = deadlines.now(), self._set_out(request, route), None
-        sending = False
+        job = ApiJob(self, request, route, respond, caller, Deadline(self.settings.timeout))
         try:
-            reply = await self._stream(request, route, chunks)
-            headers = (*reply.headers, *self._timing(journey, started))
-            if isinstance(reply, StreamReply):
-                sending = True
-                pieces = self._sent(journey, reply.pieces)
-                return replace(reply, headers=headers, pieces=pieces)
-            status = reply.status
-            return reply._replace(headers=headers)
-        finally:
-            if not sending:
-                self._arrive(journey, status)
-
-    async def _stream(
-        self, request: HttpRequest, route: Route, chunks: AsyncIterator[bytes]
-    ) -> HttpReply | StreamReply:
-        started = deadlines.now()
-        caller: str | None = None
-        reply: HttpReply | StreamReply
-        try:
-            caller = self.caller(request.headers, route)
-            target = route.stream(request) if route.stream else None
-            if target is None:
+            if TIMEOUT_HEADER in request.headers:
+                job.deadline = Deadline(self._seconds(request))
+            if route is None:
+                raise ClientError(f"{request.method} {request.path}: Not Found", 404)
+            if route.methods and not _is_allowed(request, route.methods):
+                self.respond(job, self._not_allowed(request, route))
+                return job
+            job.context = self._recorder.follow(request, route)
+            table = request.method == "POST" and is_table(request.headers)
+            if table and route.table is None:
                 raise ClientError("Content-Type: a table is taken by a prediction only", 415)
-            reply = await self._tables.answer(target, request, chunks, self._seconds(request))
-        except ClientError as error:
-            reply = error_reply(error)
-        except Exception:
-            reply = self._failed(request)
-        return self._recorded(request, route, reply, caller, deadlines.now() - started)
+            if route.lane is None or table or "content-encoding" in request.headers:
+                self._work(job, self._answer_alone(job, route))
+            else:
+                self._batcher.put(route.lane, job)
+        except Exception as error:
+            job.fail(error)
+        return job
 
-    def refuse(self, request: HttpRequest, route: Route | None, error: ClientError) -> HttpReply:
-        """Answer a request that is not worked on."""
-        return self._recorded(request, route, error_reply(error), None, 0.0)
+    async def _answer(self, lane: Lane, jobs: list[Job]) -> None:
+        """Answer predictions that wait together."""
+        target, codec = lane
+        waiting = [job for job in jobs if isinstance(job, ApiJob)]
+        payloads = [job.payload for job in waiting]
+        is_long = len(payloads) == 1 and len(payloads[0].body) > LONG_BODY_BYTES
 
-    def _set_out(self, request: HttpRequest, route: Route) -> Journey:
-        """Follow a request from here on; it has a task, and so a context, of its own."""
-        journey = Journey()
-        if self._tracing is not None:
-            journey.span = self._tracing.begin(
-                request.method, request.path, route.name, request.headers
-            )
-        JOURNEYS.set((journey,))
-        return journey
+        async def decode(places: Sequence[int], schema: Schema) -> Decoding:
+            some = [payloads[place] for place in places]
+            if is_long:
+                return await to_thread(codec.decode, some, schema)
+            return codec.decode(some, schema)
 
-    def _arrive(self, journey: Journey, status: int | None) -> None:
-        if self._tracing is not None:
-            self._tracing.end(journey.span, status)
+        deadline = max((job.deadline for job in waiting), key=lambda one: one.end)
+        outcome = await self.core.run(
+            target, range(len(waiting)), decode, deadline, lambda place: waiting[place].done
+        )
+        for answered in outcome.answered:
+            try:
+                replies = await self._encode(lane, answered)
+            except ClientError as error:
+                outcome.fail(answered.batch.members, error)
+                continue
+            self._respond_all([waiting[place] for place in answered.batch.members], replies)
+        for place, fault in outcome.errors.items():
+            if isinstance(fault, ServerError):
+                fault = await _first_fault(lane, payloads[place], fault)
+            waiting[place].fail(fault)
 
-    async def _sent(self, journey: Journey, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        status = None
-        try:
-            async for piece in pieces:
-                yield piece
-            status = 200
-        finally:
-            self._arrive(journey, status)
+    async def _encode(self, lane: Lane, answered: Answered) -> list[HttpReply]:
+        batch, (outputs, version) = answered.batch, answered.prediction
+        headers = ((VERSION_HEADER, str(version)),)
+        arguments = (batch, outputs, answered.schema, headers)
+        if batch.total_rows > MANY_ROWS:
+            replies = await to_thread(lane.codec.encode, *arguments)
+        else:
+            replies = lane.codec.encode(*arguments)
+        for index, member in enumerate(batch.members if answered.missing else ()):
+            missing = answered.missing.get(member)
+            if missing:
+                reply = replies[index]
+                header = (MISSING_HEADER, str(missing))
+                replies[index] = reply._replace(headers=(*reply.headers, header))
+        return replies
 
-    def _timing(self, journey: Journey, started: float) -> tuple[tuple[str, str], ...]:
-        if not self.settings.server_timing:
-            return ()
-        return ((TIMING_HEADER, journey.timing(deadlines.now() - started)),)
+    async def _answer_alone(self, job: ApiJob, route: Route) -> None:
+        """Answer a request that is no prediction, or whose body is compressed."""
+        request = job.request
+        REQUESTS.set((job.context,) if job.context is not None else ())
+        encoding = request.headers.get("content-encoding")
+        if encoding is not None and request.body:
+            limit = self.settings.max_body_bytes
+            request.body = await to_thread(decoded, request.body, encoding, limit)
+            job.size = len(request.body)
+        if route.table is not None and request.method == "POST" and is_table(request.headers):
+            self.respond(job, await self._answer_table(job, route))
+        elif route.lane is not None:
+            self._batcher.put(route.lane, job)
+        else:
+            assert route.handle is not None
+            self.respond(job, await route.handle(request, job.deadline))
 
-    async def _answer_whole_table(self, request: HttpRequest, route: Route) -> HttpReply:
+    async def _answer_table(self, job: ApiJob, route: Route) -> HttpReply:
         """Answer a table that has arrived whole, where the server in front has no streams."""
-        target = route.stream(request) if route.stream else None
-        if target is None:
-            return await route.handle(request, self._deadline(request))
 
         async def chunks() -> AsyncIterator[bytes]:
-            yield request.body
+            yield job.request.body
 
-        reply = await self._tables.answer(target, request, chunks(), self._seconds(request))
+        seconds = self._seconds(job.request)
+        assert route.table is not None
+        reply = await self._tables.answer(route.table, job.request, chunks(), seconds)
         body = b"".join([piece async for piece in reply.pieces])
         return HttpReply(body, 200, reply.content_type, reply.headers)
 
-    def _failed(self, request: HttpRequest) -> HttpReply:
-        log.exception("%s %s failed", request.method[:100], request.path[:1000])
-        return error_reply(ClientError("internal error; the log has the details", 500))
+    async def stream(
+        self,
+        request: HttpRequest,
+        route: Route,
+        caller: str | None,
+        chunks: AsyncIterator[bytes],
+    ) -> HttpReply | StreamReply:
+        """Begin to answer a table that is still arriving; an error is a whole response.
 
-    def _deadline(self, request: HttpRequest) -> Deadline:
-        return Deadline(self._seconds(request))
+        Args:
+            request: without its body.
+            route: what answers it; it takes tables.
+            caller: the name of its API key.
+            chunks: the body.
+        """
+        job = ApiJob(self, request, route, ignore, caller, Deadline(self.settings.timeout))
+        job.context = self._recorder.follow(request, route)
+        REQUESTS.set((job.context,) if job.context is not None else ())
+        assert route.table is not None
+        reply: HttpReply | StreamReply
+        try:
+            seconds = self._seconds(request)
+            reply = await self._tables.answer(route.table, request, chunks, seconds)
+        except asyncio.CancelledError:
+            self._recorder.gone(job.context)
+            raise
+        except Exception as error:
+            reply = self.error_reply(request, route, error)
+        if isinstance(reply, StreamReply):
+            reply = replace(reply, pieces=self._recorder.until_end(job.context, reply.pieces))
+            return replace(reply, headers=self._headers_of(job, 200, reply.headers, None))
+        headers = self._headers_of(job, reply.status, reply.headers, reply.body)
+        self._recorder.end(job.context, reply.status)
+        return reply._replace(headers=headers)
+
+    async def handle(self, request: HttpRequest) -> HttpReply:
+        """Answer a request that has arrived whole, for servers other than ours."""
+        future: asyncio.Future[HttpReply] = asyncio.get_running_loop().create_future()
+        route = self.route(request)
+        self.metrics.in_flight += 1
+        try:
+            caller = self.admit(request, route)
+            self.submit(request, route, caller, future.set_result)
+            return await future
+        except ClientError as error:
+            return self.refuse(request, route, error)
+        finally:
+            self.metrics.in_flight -= 1
+
+    def refuse(self, request: HttpRequest, route: Route | None, error: ClientError) -> HttpReply:
+        """Return the response to a request that is not worked on."""
+        reply = self.error_reply(request, route, error)
+        job = ApiJob(self, request, route, ignore, None, Deadline(0))
+        headers = self._headers_of(job, reply.status, reply.headers, reply.body)
+        return reply._replace(headers=headers)
+
+    def cancel(self, job: ApiJob) -> None:
+        """Stop working for a request whose caller has gone."""
+        if job.done:
+            return
+        self._recorder.gone(job.context)
+        self._batcher.remove(job)
+        if job.task is not None:
+            job.task.cancel()
+
+    def respond(self, job: ApiJob, reply: HttpReply) -> None:
+        """Give a request its response, and record it."""
+        if job.done:
+            return
+        job.done = True
+        headers = reply.headers
+        if job.route is not None and job.route.headers:
+            headers = (*headers, *job.route.headers)
+        headers = self._headers_of(job, reply.status, headers, reply.body)
+        self._recorder.end(job.context, reply.status)
+        job.respond(reply._replace(headers=headers))
+
+    def error_reply(self, request: HttpRequest, route: Route | None, error: Exception) -> HttpReply:
+        """Return the response that words an error; only faults of ours are logged."""
+        if not isinstance(error, ClientError):
+            log.error("%s %s failed", request.method[:100], request.path[:1000], exc_info=error)
+            error = ClientError("internal error; the log has the details", 500)
+        if route is not None and route.lane is not None:
+            return route.lane.codec.encode_error(error)
+        return json_error(error)
+
+    def _respond_all(self, jobs: Sequence[ApiJob], replies: Sequence[HttpReply]) -> None:
+        """Give requests their responses; those without anything particular are recorded at once."""
+        now = deadlines.now()
+        seconds: defaultdict[Any, list[float]] = defaultdict(list)
+        plain = self._recorder.is_plain
+        for job, reply in zip(jobs, replies, strict=True):
+            route = job.route
+            if job.context is not None or (route and route.headers) or not plain(job.request):
+                self.respond(job, reply)
+            elif not job.done:
+                job.done = True
+                seconds[job.request.method, route].append(now - job.started)
+                job.respond(reply)
+        for (method, route), durations in seconds.items():
+            self.metrics.observe_requests(method, route.name, 200, durations)
+
+    def _headers_of(
+        self, job: ApiJob, status: int, headers: Any, body: bytes | None
+    ) -> tuple[tuple[str, str], ...]:
+        return self._recorder.record(
+            job.request,
+            job.route,
+            status,
+            headers,
+            body,
+            caller=job.caller,
+            context=job.context,
+            seconds=deadlines.now() - job.started,
+        )
+
+    def _not_allowed(self, request: HttpRequest, route: Route) -> HttpReply:
+        message = f"{request.method} {request.path}: Method Not Allowed"
+        reply = self.error_reply(request, route, ClientError(message, 405))
+        assert route.methods is not None
+        return reply._replace(headers=(("Allow", ", ".join(route.methods)),))
 
     def _seconds(self, request: HttpRequest) -> float:
         """Return how long a prediction may take, by the setting and by the request."""
@@ -289,40 +395,33 @@ class Gateway:
             seconds = min(seconds, asked)
         return seconds
 
-    def _recorded(
-        self,
-        request: HttpRequest,
-        route: Route | None,
-        reply: Reply,
-        caller: str | None,
-        seconds: float,
-    ) -> Reply:
-        """Count a request and log it, and return its reply, with the request's id if it has one."""
-        method = request.method if request.method in METHODS else "other"
-        name = route.name if route else "none"
-        status = reply.status if isinstance(reply, HttpReply) else 200
-        self.metrics.observe_request(method if route else "any", name, status, seconds)
-        which = self.settings.access_log
-        # That a probe is told no is no news, and it asks every second.
-        is_news = status >= ERROR and (route is None or route.limited)
-        logged = which == "all" or (which == "errors" and is_news)
-        if not logged and "x-request-id" not in request.headers:
-            return reply
-        headers = access.record(
-            request,
-            status,
-            reply.headers,
-            route=name,
-            caller=caller,
-            seconds=seconds,
-            logged=logged,
-            body=reply.body if isinstance(reply, HttpReply) else None,
-        )
-        if isinstance(reply, HttpReply):
-            return reply._replace(headers=headers)
-        return replace(reply, headers=headers)
+    def _work(self, job: ApiJob, work: Any) -> None:
+        async def answer() -> None:
+            try:
+                await work
+            except Exception as error:
+                job.fail(error)
+
+        job.task = self._start(answer())
+
+    def _start(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
 
-def _not_allowed(request: HttpRequest, methods: tuple[str, ...]) -> HttpReply:
-    message = f"{request.method} {request.path}: Method Not Allowed"
-    return error_reply(ClientError(message, 405))._replace(headers=(("Allow", ", ".join(methods)),))
+async def _first_fault(lane: Lane, payload: Payload, error: ClientError) -> ClientError:
+    """Return what is wrong with a body whatever the model, else the error at hand."""
+    try:
+        if len(payload.body) > LONG_BODY_BYTES:
+            await to_thread(lane.codec.check, payload)
+        else:
+            lane.codec.check(payload)
+    except ClientError as fault:
+        return fault
+    return error
+
+
+def _is_allowed(request: HttpRequest, methods: Sequence[str]) -> bool:
+    return request.method in methods or (request.method == "HEAD" and "GET" in methods)

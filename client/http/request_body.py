@@ -1,18 +1,12 @@
-"""Request bodies: read whole before anything is done with them, within bounds of size and time."""
+"""Request bodies: content encodings are undone within bounds of size and ratio."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
 
 from client.errors import ClientError
-from client.serving import deadlines
-from client.serving.deadlines import Watch
-
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 # What tells zlib which form to expect, by the name of the encoding.
 WINDOW_BITS = {
@@ -20,8 +14,11 @@ WINDOW_BITS = {
     "x-gzip": 16 + zlib.MAX_WBITS,
     "deflate": zlib.MAX_WBITS,
 }
-# What a compressed body is made into at a time.
+# A compressed body is inflated in pieces of this size.
 PIECE_BYTES = 2**16
+# A larger body may be at most so many times its compressed size; numbers compress to a quarter.
+SMALL_BYTES = 2**20
+MAX_RATIO = 100
 
 
 class CutShortError(ClientError):
@@ -31,116 +28,33 @@ class CutShortError(ClientError):
         super().__init__("the body is cut short: it ended before all of it had come")
 
 
-class Bodies:
-    """Reads bodies; what stalls is given up, and holds up nothing but itself."""
+async def inflate(
+    chunks: AsyncIterator[bytes], encoding: str | None, max_bytes: int
+) -> AsyncIterator[bytes]:
+    """Yield a body in pieces, its encoding undone.
 
-    def __init__(self, most_bytes: int, seconds: float) -> None:
-        """Prepare.
-
-        Args:
-            most_bytes: of a body, as sent and also when it is decompressed.
-            seconds: in which a body must have arrived.
-        """
-        self._most_bytes = most_bytes
-        self._seconds = seconds
-        self._late: set[asyncio.Task[Any]] = set()
-        self._watch = Watch(self._give_up)
-
-    async def read(self, headers: Mapping[str, str], receive: Receive) -> bytes:
-        """Return a request's body.
-
-        Args:
-            headers: of the request, by name in lower case.
-            receive: ASGI's.
-
-        Raises:
-            ClientError: it is too large (413), came too late (408), is cut short (400), or is
-                encoded in a way that is not known (415).
-        """
-        said = headers.get("content-length")
-        if said is None and headers.get("transfer-encoding") is None:
-            return b""
-        length = int(said) if said is not None else None
-        if length is not None and length > self._most_bytes:
-            raise too_large(self._most_bytes)
-        task = asyncio.current_task()
-        assert task is not None
-        self._watch.add(task, deadlines.now() + self._seconds)
-        try:
-            message = _coming(await receive())
-            body: bytes = message.get("body", b"")
-            # When all is there, the message that says so need not be waited for.
-            if len(body) != length and message.get("more_body"):
-                body = await self._rest(body, length, receive)
-        except asyncio.CancelledError:
-            if task not in self._late:
-                raise
-            self._late.remove(task)
-            if sys.version_info >= (3, 11):
-                task.uncancel()
-            raise _late(self._seconds) from None
-        finally:
-            self._watch.remove(task)
-        encoding = headers.get("content-encoding")
-        return body if encoding is None else decoded(body, encoding, self._most_bytes)
-
-    async def chunks(
-        self, headers: Mapping[str, str], receive: Receive, most_bytes: int
-    ) -> AsyncIterator[bytes]:
-        """Give a body in the pieces that it comes in.
-
-        Args:
-            headers: of the request, by name in lower case.
-            receive: ASGI's.
-            most_bytes: of all of them, as sent and also when their encoding is undone.
-
-        Raises:
-            ClientError: as `read`; the time counts for each piece anew.
-        """
-        unzip = _unzip(headers.get("content-encoding"))
-        sent, size, more = 0, 0, True
-        while more:
-            try:
-                message = _coming(await asyncio.wait_for(receive(), self._seconds))
-            except asyncio.TimeoutError:
-                raise _late(self._seconds) from None
-            more = message.get("more_body", False)
-            piece: bytes = message.get("body", b"")
-            sent += len(piece)
-            if sent > most_bytes:
-                raise too_large(most_bytes)
-            if unzip is None:
-                yield piece
-                continue
-            for chunk in unzip.undone(piece):
-                size += len(chunk)
-                if size > most_bytes:
-                    raise too_large(most_bytes)
-                yield chunk
-                # A little that was sent may be very much, and others are waiting.
-                await asyncio.sleep(0)
-        if unzip is not None:
-            unzip.end()
-
-    async def _rest(self, first: bytes, length: int | None, receive: Receive) -> bytes:
-        chunks, size = [first], len(first)
-        more = True
-        while more and size != length:
-            message = _coming(await receive())
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            if size > self._most_bytes:
-                raise too_large(self._most_bytes)
-            more = message.get("more_body", False)
-        return b"".join(chunks)
-
-    def _give_up(self, task: asyncio.Task[Any]) -> None:
-        self._late.add(task)
-        task.cancel()
+    Raises:
+        ClientError: as for `decoded`.
+    """
+    unzip = _unzip(encoding)
+    size = 0
+    async for piece in chunks:
+        if unzip is None:
+            yield piece
+            continue
+        for chunk in unzip.undone(piece):
+            size += len(chunk)
+            if size > max_bytes:
+                raise too_large(max_bytes)
+            yield chunk
+            # A little that was sent may be very much, and others are waiting.
+            await asyncio.sleep(0)
+    if unzip is not None:
+        unzip.end()
 
 
-def decoded(body: bytes, encoding: str | None, most_bytes: int) -> bytes:
-    """Return what a body is when its encoding is undone.
+def decoded(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
+    """Return a body with its encoding undone.
 
     Raises:
         ClientError: it is too large then (413), or is not encoded so (400), or in a way that is not
@@ -150,11 +64,12 @@ def decoded(body: bytes, encoding: str | None, most_bytes: int) -> bytes:
     if unzip is None:
         return body
     chunks, size = [], 0
+    most = min(max_bytes, max(SMALL_BYTES, MAX_RATIO * len(body)))
     for chunk in unzip.undone(body):
         chunks.append(chunk)
         size += len(chunk)
-        if size > most_bytes:
-            raise too_large(most_bytes)
+        if size > most:
+            raise too_large(max_bytes, encoded=True)
     unzip.end()
     return b"".join(chunks)
 
@@ -210,20 +125,16 @@ def _unzip(encoding: str | None) -> _Unzip | None:
     return _Unzip(WINDOW_BITS[name])
 
 
-def _coming(message: dict[str, Any]) -> dict[str, Any]:
-    if message["type"] == "http.disconnect":
-        raise CutShortError
-    return message
-
-
 def _not_as_said(why: str) -> ClientError:
     return ClientError(f"the body is not what Content-Encoding says: {why}")
 
 
-def _late(seconds: float) -> ClientError:
+def too_late(seconds: float) -> ClientError:
+    """Return the error of a body that did not arrive in time."""
     return ClientError(f"the body did not arrive in time; expected it within {seconds:g} s", 408)
 
 
-def too_large(most_bytes: int) -> ClientError:
+def too_large(max_bytes: int, *, encoded: bool = False) -> ClientError:
     """Return the error of a body over the limit."""
-    return ClientError(f"the body is too large; expected at most {most_bytes} bytes", 413)
+    ratio = f", and at most {MAX_RATIO} times its compressed size" if encoded else ""
+    return ClientError(f"the body is too large; expected at most {max_bytes} bytes{ratio}", 413)

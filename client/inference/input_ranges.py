@@ -1,4 +1,4 @@
-"""Numbers outside the range that their column had in training.
+"""Values that a model has not seen in training: out of range, unseen, or missing.
 
 A model answers them as it answers any others, but nobody has measured how well. So they are
 counted, or refused.
@@ -6,104 +6,175 @@ counted, or refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
-from client.codecs import Call
+from client.codecs.batches import Call
 from client.errors import ClientError
-from client.serving.schema import Column, Schema
+from client.serving.columns import Column
+from client.serving.columns.base import MISSING_INTEGER
+from client.serving.schema import Schema
 from client.serving.tensors import Array
 
+_INTEGER = re.compile(r"-?\d{1,19}", re.ASCII)
+OUT_OF_RANGE, UNSEEN, MISSING = "out of range", "unseen", "missing"
 
-class _Range:
-    """The columns that an input holds side by side, and what was seen of each.
+
+class Finding(NamedTuple):
+    """Values of one kind in one column.
 
     Attributes:
-        name: the input's.
-        columns: their names.
-        missing: whether NaN is a missing value there; None if it is nowhere.
+        kind: `OUT_OF_RANGE`, `UNSEEN` or `MISSING`.
+        column: the column's name.
+        rows: places of the rows that hold them.
+        expected: what the model has seen there.
+        value: what came in the first of them.
     """
 
+    kind: str
+    column: str
+    rows: Array
+    expected: str
+    value: object
+
+    def error(self, rows_before: int = 0) -> ClientError:
+        """Return the error that refuses the first of these values."""
+        where = f'row {rows_before + int(self.rows[0]) + 1}, column "{self.column}"'
+        value = self.value
+        if self.kind == MISSING:
+            return ClientError(f"{where}: expected a value, got none")
+        if isinstance(value, bytes):
+            text = value[:40].decode(errors="replace")
+            return ClientError(f'{where}: expected {self.expected}, got the string "{text}"')
+        return ClientError(f"{where}: expected {self.expected}, as in training, got {value}")
+
+
+class _Numbers:
+    """The numeric columns that an input holds side by side."""
+
     def __init__(self, name: str, columns: tuple[Column, ...]) -> None:
-        # Of what is no number nothing is said, and nothing is outside of that.
-        numeric = np.array([column.kind == "numeric" for column in columns])
-        missing = np.array([column.missing for column in columns]) | ~numeric
+        # Non-numeric columns have no range.
+        ranges = [column.range for column in columns]
+        self.numeric = np.array([of is not None for of in ranges])
         self.name = name
-        self.columns = tuple(column.name for column in columns)
-        self.missing = missing if missing.any() else None
-        self._low = np.where(numeric, [column.minimum for column in columns], -np.inf)
-        self._high = np.where(numeric, [column.maximum for column in columns], np.inf)
+        self.columns = columns
+        self._low = np.array([-np.inf if of is None else of[0] for of in ranges])
+        self._high = np.array([np.inf if of is None else of[1] for of in ranges])
         self._ends: dict[np.dtype[np.generic], tuple[Array, Array]] = {}
 
     def ends(self, dtype: np.dtype[np.generic]) -> tuple[Array, Array]:
-        """Return the least and the greatest numbers as numbers of a type have them."""
+        """Return the least and the greatest numbers in the precision of a dtype."""
         if dtype.kind != "f":
             return self._low, self._high
         ends = self._ends.get(dtype)
         if ends is None:
-            # The least number in training is as near to that as its own precision allows.
             with np.errstate(over="ignore"):
                 ends = self._ends[dtype] = self._low.astype(dtype), self._high.astype(dtype)
         return ends
 
+    def find(self, values: Array) -> Iterator[Finding]:
+        """Yield what is out of range or missing."""
+        width = len(self.columns)
+        if values.dtype.kind not in "fiu" or values.ndim not in (1, 2):
+            return
+        if values.size != len(values) * width:
+            return  # the server is about to refuse it
+        values = values.reshape(-1, width)
+        low, high = self.ends(values.dtype)
+        outside = ~((values >= low) & (values <= high))
+        outside &= self.numeric
+        if not outside.any():
+            return
+        missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros_like(outside)
+        for place in np.flatnonzero(outside.any(axis=0)).tolist():
+            column, cells = self.columns[place], values[:, place]
+            show = column.shown if column.expected else str
+            ends = f"from {show(low[place])} to {show(high[place])}"
+            expected = f"{column.expected or 'a number'} {ends}"
+            none = missing[:, place] & (column.missing or column.mode is not None)
+            for kind, mask in ((MISSING, none), (OUT_OF_RANGE, outside[:, place] & ~none)):
+                rows = np.flatnonzero(mask)
+                if len(rows):
+                    yield Finding(kind, column.name, rows, expected, show(cells[rows[0]]))
 
-def count_outside(call: Call, schema: Schema) -> dict[str, int]:
-    """Return how many numbers of a call are outside, by column; without those that have none."""
-    counts: dict[str, int] = {}
-    for of, _, outside in _outside(call, schema):
-        per_column = outside.sum(axis=0).tolist()
-        counts |= {c: n for c, n in zip(of.columns, per_column, strict=True) if n}
-    return counts
+
+class _Categories:
+    """A column of categories, one value a row."""
+
+    def __init__(self, name: str, column: Column) -> None:
+        self.name = name
+        self._column = column
+        self._texts = {text.encode() for text in column.vocabulary} | {b""}
+        self._integers = {int(t) for t in column.vocabulary if _INTEGER.fullmatch(t)}
+        self._integers.add(MISSING_INTEGER)
+
+    def find(self, values: Array) -> Iterator[Finding]:
+        """Yield what is unseen or missing."""
+        if values.ndim != 1 or values.dtype.kind not in "Oi":
+            return
+        texts = values.dtype.kind == "O"
+        known, none = (self._texts, b"") if texts else (self._integers, MISSING_INTEGER)
+        cells = values.tolist()
+        if known.issuperset(cells) and none not in cells:
+            return
+        for kind, rows in (
+            (MISSING, [i for i, cell in enumerate(cells) if cell == none]),
+            (UNSEEN, [i for i, cell in enumerate(cells) if cell not in known]),
+        ):
+            if rows:
+                at = np.array(rows)
+                yield Finding(kind, self._column.name, at, self._expected(), cells[rows[0]])
+
+    def _expected(self) -> str:
+        shown = ", ".join(self._column.vocabulary[:10])
+        more = ", ..." if len(self._column.vocabulary) > 10 else ""
+        return f"one of {shown}{more}"
 
 
-def refuse_outside(call: Call, schema: Schema, rows_before: int = 0) -> None:
-    """Refuse a call with a number that is outside.
+def find(call: Call, schema: Schema) -> list[Finding]:
+    """Return what a call holds that its model has not seen in training."""
+    return [
+        finding
+        for check in _checks(schema, call.signature_name)
+        if (values := call.inputs.get(check.name)) is not None
+        for finding in check.find(values)
+    ]
+
+
+def refuse(findings: list[Finding], *kinds: str, rows_before: int = 0) -> None:
+    """Refuse the first value of some kinds.
 
     Args:
-        call: what is asked.
-        schema: of the version that is asked.
+        findings: of a call.
+        kinds: that are refused.
         rows_before: rows of the same request in calls before.
 
     Raises:
-        ClientError: it names the first, its row and column, and the range.
+        ClientError: it names the row, the column, the value and what was expected.
     """
-    for of, values, outside in _outside(call, schema):
-        row, column = np.argwhere(outside)[0]
-        low, high = of.ends(values.dtype)
-        raise ClientError(
-            f'row {rows_before + row + 1}, column "{of.columns[column]}": expected a number from '
-            f"{low[column]} to {high[column]}, as in training, got {values[row, column]}"
-        )
+    refused = [finding for finding in findings if finding.kind in kinds]
+    if refused:
+        raise min(refused, key=lambda finding: int(finding.rows[0])).error(rows_before)
 
 
-def _outside(call: Call, schema: Schema) -> Iterator[tuple[_Range, Array, Array]]:
-    """Give the inputs that hold numbers outside: their values `[rows, columns]`, and which."""
-    for of in _ranges(schema, call.signature_name):
-        values = call.inputs.get(of.name)
-        if values is None or values.dtype.kind not in "fiu":
-            continue
-        width = len(of.columns)
-        if values.ndim not in (1, 2) or values.size != len(values) * width:
-            continue  # the server is about to refuse it
-        values = values.reshape(-1, width)
-        low, high = of.ends(values.dtype)
-        outside = ~((values >= low) & (values <= high))
-        if of.missing is not None and values.dtype.kind == "f":
-            outside &= ~(np.isnan(values) & of.missing)
-        if outside.any():
-            yield of, values, outside
+def count(findings: list[Finding], kind: str) -> Mapping[str, int]:
+    """Return how many values of one kind there are, by column."""
+    return {f.column: len(f.rows) for f in findings if f.kind == kind}
 
 
-def _ranges(schema: Schema, signature_name: str) -> tuple[_Range, ...]:
-    ranges: tuple[_Range, ...] | None = schema.derived.get((_Range, signature_name))
+def _checks(schema: Schema, signature_name: str) -> tuple[_Numbers | _Categories, ...]:
+    checks: tuple[_Numbers | _Categories, ...] | None = schema.derived.get((find, signature_name))
     described = schema.described.get(signature_name)
-    if ranges is not None or described is None:
-        return ranges or ()
-    found = tuple(
-        _Range(name, columns)
-        for name, columns in described.items()
-        if any(column.kind == "numeric" for column in columns)
-    )
-    schema.derived[_Range, signature_name] = found
-    return found
+    if checks is not None or described is None:
+        return checks or ()
+    found: list[_Numbers | _Categories] = []
+    for name, columns in described.items():
+        if any(column.range is not None for column in columns):
+            found.append(_Numbers(name, tuple(columns)))
+        elif len(columns) == 1 and columns[0].vocabulary:
+            found.append(_Categories(name, columns[0]))
+    checks = schema.derived[find, signature_name] = tuple(found)
+    return checks

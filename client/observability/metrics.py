@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections.abc import Mapping, Sequence
 
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from client.inference.input_ranges import MISSING, OUT_OF_RANGE, UNSEEN
 from client.settings import METRICS_DIRECTORY
 
 # Several workers keep their numbers where each can read the others', so that any of them tells
@@ -42,10 +45,10 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
-        self._in_flight = 0
+        self.in_flight = 0
         self._in_flight_gauge = Gauge(
             "client_http_requests_in_flight",
-            "HTTP requests under way",
+            "HTTP requests in flight, responses being sent included",
             registry=self.registry,
             multiprocess_mode="livesum",
         )
@@ -67,34 +70,66 @@ class Metrics:
         )
         self.waiting_seconds = Histogram(
             "client_batch_waiting_seconds",
-            "Time that the first request of a Predict call has waited for the call before",
+            "Time that the first request of a batch waited for the call before",
             buckets=SECONDS,
             registry=self.registry,
         )
-        self.out_of_range = Counter(
-            "client_values_out_of_range_total",
-            "Numbers outside the range that their column had in training",
-            ("model", "column"),
+        self._findings = {
+            OUT_OF_RANGE: self._by_column(
+                "client_values_out_of_range_total",
+                "Numbers outside the range that their column had in training",
+            ),
+            UNSEEN: self._by_column(
+                "client_values_unseen_total",
+                "Categories that their column did not have in training",
+            ),
+            MISSING: self._by_column(
+                "client_values_missing_total", "Missing values, which the model has imputed"
+            ),
+        }
+        self.slow_readers = Counter(
+            "client_slow_readers_total",
+            "Connections closed because their responses were not read",
             registry=self.registry,
         )
-        # Looking up a labelled metric takes longer than counting with it.
-        self._out_of_range: dict[tuple[str, str], Counter] = {}
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
-    def begin(self) -> None:
-        """Count a request that is under way now."""
-        self._in_flight += 1
-        if SHARED:
-            self._in_flight_gauge.inc()
+    def _by_column(self, name: str, text: str) -> Counter:
+        return Counter(name, text, ("model", "column"), registry=self.registry)
 
-    def end(self) -> None:
-        """Count a request that is no longer under way."""
-        self._in_flight -= 1
-        if SHARED:
-            self._in_flight_gauge.dec()
+    def publish(self) -> None:
+        """Let the other workers see how many requests are in flight."""
+        # Setting a shared gauge costs more than incrementing an int, so it is set now and then.
+        self._in_flight_gauge.set(self.in_flight)
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an HTTP request that was answered."""
+        counter, histogram = self._of_requests(method, route, status)
+        counter.inc()
+        histogram.observe(seconds)
+
+    def observe_requests(
+        self, method: str, route: str, status: int, seconds: Sequence[float]
+    ) -> None:
+        """Count HTTP requests that were answered together."""
+        counter, histogram = self._of_requests(method, route, status)
+        counter.inc(len(seconds))
+        # Observing one by one takes as long as decoding does.
+        for bucket, count in Counts([bisect_left(SECONDS, one) for one in seconds]).items():
+            histogram._buckets[bucket].inc(count)
+        histogram._sum.inc(sum(seconds))
+
+    def observe_batch(self, requests: int, rows: int) -> None:
+        """Count a call that several requests may share."""
+        self.call_requests.observe(requests)
+        self.call_rows.observe(rows)
+
+    def observe_findings(self, model: str, kind: str, counts: Mapping[str, int]) -> None:
+        """Count values that a model has not seen in training, by column."""
+        for column, count in counts.items():
+            self._findings[kind].labels(model, column).inc(count)
+
+    def _of_requests(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
         children = self._children.get((method, route, status))
         if children is None:
             children = (
@@ -102,32 +137,17 @@ class Metrics:
                 self.request_seconds.labels(route),
             )
             self._children[method, route, status] = children
-        children[0].inc()
-        children[1].observe(seconds)
-
-    def observe_batch(self, requests: int, rows: int, waited: float) -> None:
-        """Count a call that several requests may have shared."""
-        self.call_requests.observe(requests)
-        self.call_rows.observe(rows)
-        self.waiting_seconds.observe(waited)
+        return children
 
     def observe_call(self, rpc: str, code: grpc.StatusCode, seconds: float) -> None:
         """Count a gRPC call."""
         self.call_seconds.labels(rpc, code.name).observe(seconds)
 
-    def observe_out_of_range(self, model: str, counts: Mapping[str, int]) -> None:
-        """Count numbers that a model has not seen the like of, by column."""
-        for column, count in counts.items():
-            child = self._out_of_range.get((model, column))
-            if child is None:
-                child = self._out_of_range[model, column] = self.out_of_range.labels(model, column)
-            child.inc(count)
-
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format, those of the other workers added."""
+        self.publish()
         if SHARED:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)
             return generate_latest(registry)
-        self._in_flight_gauge.set(self._in_flight)  # to write it is dearer than to count
         return generate_latest(self.registry)

@@ -1,8 +1,7 @@
-"""What requests go through on their way, told to whoever wants to know: a caller, or a trace.
+"""What is recorded of requests on their way, for a `Server-Timing` header or a trace.
 
-A request's journey goes with whatever is done for it, as a context variable; what is done for
-several requests at once has all of theirs. When nobody wants to know there are no journeys, and no
-cost but that of finding none.
+A context variable leads from a call to the requests it is made for. Nothing is recorded, and the
+tuple is empty, unless a header or a trace is wanted.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from contextvars import ContextVar
 from typing import Any
 
 
-class Journey:
-    """One request's.
+class RequestContext:
+    """What is recorded of one request.
 
     Attributes:
-        queued: seconds that it has waited for a call.
+        queued: seconds that it waited for a call.
         served: seconds of the calls that were made for it.
         span: of its trace, None if it has none.
     """
@@ -31,11 +30,11 @@ class Journey:
         """Return the value of a `Server-Timing` header, in milliseconds.
 
         Args:
-            seconds: from the request's arrival on.
+            seconds: since the request arrived.
         """
         parts = {"total": seconds, "queue": self.queued, "server": self.served}
         return ", ".join(f"{name};dur={1000 * part:.3f}" for name, part in parts.items())
 
 
-# Of the requests that what runs now is done for.
-JOURNEYS: ContextVar[tuple[Journey, ...]] = ContextVar("journeys", default=())
+# The requests that the running task works for.
+REQUESTS: ContextVar[tuple[RequestContext, ...]] = ContextVar("requests", default=())

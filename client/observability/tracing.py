@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 
 from client import __version__
-from client.observability.request_context import Journey
+from client.observability.request_context import RequestContext
 
 log = logging.getLogger(__name__)
 
@@ -111,16 +111,16 @@ class Tracing:
                 span.set_status(self._trace.StatusCode.ERROR)
         span.end()
 
-    def begin_call(self, rpc: str, address: str, journeys: Sequence[Journey]) -> Call:
+    def begin_call(self, rpc: str, address: str, contexts: Sequence[RequestContext]) -> CallSpan:
         """Return the span of a gRPC call: a child of the first request's, linked to the others'.
 
         Args:
             rpc: the gRPC method.
             address: of the server.
-            journeys: of the requests that the call is made for.
+            contexts: of the requests that the call is made for.
         """
         # Of requests whose callers do not want a trace, only who travels alone is the parent.
-        first = next((one for one in journeys if one.span.is_recording()), journeys[0])
+        first = next((one for one in contexts if one.span.is_recording()), contexts[0])
         parent = self._trace.set_span_in_context(first.span)
         service = _STATUS_SERVICE if rpc == "GetModelStatus" else _SERVICE
         span = self._tracer.start_span(
@@ -135,13 +135,13 @@ class Tracing:
             },
             [
                 self._trace.Link(other.span.get_span_context())
-                for other in journeys
+                for other in contexts
                 if other is not first
             ],
         )
         carrier: dict[str, str] = {}
         self._propagate.inject(carrier, self._trace.set_span_in_context(span, parent))
-        return Call(span, journeys, tuple(carrier.items()), self._trace.StatusCode.ERROR)
+        return CallSpan(span, contexts, tuple(carrier.items()), self._trace.StatusCode.ERROR)
 
     def close(self) -> None:
         """Send what was not sent yet, if that does not take long."""
@@ -151,8 +151,8 @@ class Tracing:
         closing.join(FLUSH_SECONDS)
 
 
-class Call:
-    """A gRPC call under way.
+class CallSpan:
+    """The span of a gRPC call in flight.
 
     Attributes:
         metadata: to send with it.
@@ -161,13 +161,13 @@ class Call:
     def __init__(
         self,
         span: Any,
-        journeys: Sequence[Journey],
+        contexts: Sequence[RequestContext],
         metadata: tuple[tuple[str, str], ...],
         error: Any,
     ) -> None:
         self.metadata = metadata
         self._span = span
-        self._journeys = journeys
+        self._contexts = contexts
         self._error = error
 
     def end(self, code: grpc.StatusCode, request: Any, reply: Any) -> None:
@@ -182,7 +182,7 @@ class Call:
         model = {"model.name": request.model_spec.name}
         if spec is not None:
             model["model.version"] = spec.version.value
-        for span in (self._span, *(journey.span for journey in self._journeys)):
+        for span in (self._span, *(context.span for context in self._contexts)):
             span.set_attributes(model)
         self._span.set_attribute("rpc.grpc.status_code", code.value[0])
         if code is not grpc.StatusCode.OK:

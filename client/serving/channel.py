@@ -1,6 +1,6 @@
-"""How the channel to the model server is made.
+"""Channels to model servers.
 
-Made in the process that uses it: a gRPC channel must not be carried over a fork.
+Create a channel in the process that uses it: it must not be carried over a fork.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import getproxies, proxy_bypass
 
 import grpc
 import grpc.aio
 
 # Written for C core's service config: https://github.com/grpc/grpc/blob/master/doc/service_config.md
-# A call that no server has begun to work on is tried again; all calls together have a budget for
-# that, so that a server which is down is not asked three times as often as one which is up.
+# A call that no server has begun to work on is retried, within a budget for all calls together: a
+# server that is down must not get three times as many calls.
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
@@ -39,19 +40,19 @@ _SERVICE_CONFIG = {
 
 OPTIONS: list[tuple[str, Any]] = [
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-    # How large a message may be is the model server's to say.
+    # The model server decides how large a message may be.
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # A server that comes back is found within a second; gRPC's own back-off grows to two minutes.
+    # Find a server that comes back within a second; gRPC's own back-off grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # When a connection is lost the name is looked up anew, at most so often.
+    # A lost connection makes gRPC look up the name again, at most so often.
     ("grpc.dns_min_time_between_resolutions_ms", 5_000),
-    # Of what is configured by DNS records, only the addresses are wanted.
+    # DNS records give addresses, no configuration.
     ("grpc.service_config_disable_resolution", 1),
-    # A peer that vanished without a word is noticed: by pings as often as servers allow by
-    # default, and by what is sent and not acknowledged within the timeout.
+    # Notice a peer that vanished: by pings, as often as servers allow by default, and by data that
+    # is not acknowledged within the timeout.
     ("grpc.keepalive_time_ms", 300_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 ]
@@ -63,7 +64,7 @@ SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")
 
 @dataclass(frozen=True)
 class Tls:
-    """How the connection is encrypted, and who the client is.
+    """The files of an encrypted connection.
 
     Attributes:
         ca: PEM file of the authorities that may sign the server's certificate; the system's
@@ -96,7 +97,7 @@ def target(address: str) -> str:
     """
     addresses = [part.strip() for part in address.split(",")]
     if len(addresses) == 1:
-        return address if _has_scheme(address) else f"dns:///{address}"
+        return address if has_scheme(address) else f"dns:///{address}"
     kinds = {_ip_version(one) for one in addresses}
     if len(kinds) != 1 or None in kinds:
         raise ValueError(
@@ -106,26 +107,79 @@ def target(address: str) -> str:
     return f"ipv{kinds.pop()}:{','.join(addresses)}"
 
 
+def split_addresses(address: str) -> list[str]:
+    """Return the addresses that take turns, one each.
+
+    Raises:
+        ValueError: several addresses are not all of the same kind of IP address.
+    """
+    target(address)
+    return [part.strip() for part in address.split(",")]
+
+
 def channel(address: str, tls: Tls | None) -> grpc.Channel:
     """Return a channel for threads; it connects when it is first needed."""
+    options = _options(address)
     if tls is None:
-        return grpc.insecure_channel(target(address), options=OPTIONS)
-    return grpc.secure_channel(target(address), tls.credentials(), options=OPTIONS)
+        return grpc.insecure_channel(target(address), options=options)
+    return grpc.secure_channel(target(address), tls.credentials(), options=options)
 
 
-def aio_channel(address: str, tls: Tls | None) -> grpc.aio.Channel:
-    """Return a channel for the running event loop; it connects when it is first needed."""
+def aio_channel(address: str, tls: Tls | None, authority: str = "") -> grpc.aio.Channel:
+    """Return a channel for the running event loop; it connects when it is first needed.
+
+    Args:
+        address: as for `target`.
+        tls: how it is encrypted; not at all if None.
+        authority: `host:port` that the server's certificate must be for, if not the address.
+    """
+    options = _options(address)
+    if authority:
+        options.append(("grpc.default_authority", authority))
     if tls is None:
-        return grpc.aio.insecure_channel(target(address), options=OPTIONS)
-    return grpc.aio.secure_channel(target(address), tls.credentials(), options=OPTIONS)
+        return grpc.aio.insecure_channel(target(address), options=options)
+    if authority:
+        name = authority.rpartition(":")[0].strip("[]")
+        options.append(("grpc.ssl_target_name_override", name))
+    return grpc.aio.secure_channel(target(address), tls.credentials(), options=options)
+
+
+def proxy_of(address: str) -> str:
+    """Return the HTTP proxy that calls to an address go through, empty if there is none."""
+    if is_loopback(address) or has_scheme(address):
+        return ""
+    host = address.partition(",")[0].rpartition(":")[0].strip("[]")
+    proxies = getproxies()
+    if proxy_bypass(host):
+        return ""
+    return proxies.get("grpc") or proxies.get("https") or proxies.get("http") or ""
+
+
+def is_loopback(address: str) -> bool:
+    """Whether all addresses are this machine's own."""
+    hosts = [part.strip().rpartition(":")[0].strip("[]") for part in address.split(",")]
+    return all(host == "localhost" or _is_loopback_ip(host) for host in hosts)
+
+
+def has_scheme(address: str) -> bool:
+    """Whether an address is a gRPC target with its scheme."""
+    return address.partition(":")[0] in SCHEMES
+
+
+def _options(address: str) -> list[tuple[str, Any]]:
+    # gRPC would send calls to this machine through a proxy that is meant for the world outside.
+    return [*OPTIONS, ("grpc.enable_http_proxy", 0)] if is_loopback(address) else [*OPTIONS]
+
+
+def _is_loopback_ip(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _read(path: Path | None) -> bytes | None:
     return path.read_bytes() if path else None
-
-
-def _has_scheme(address: str) -> bool:
-    return address.partition(":")[0] in SCHEMES
 
 
 def _ip_version(address: str) -> int | None:

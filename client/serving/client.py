@@ -1,10 +1,10 @@
-"""The Python client of a model server: arrays in, arrays out, over gRPC."""
+"""The Python client of a model server over gRPC: arrays in, arrays out."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -12,30 +12,33 @@ import grpc
 import grpc.aio
 
 from client.errors import ServerError, server_error
-from client.observability.request_context import JOURNEYS
+from client.observability.request_context import REQUESTS
 from client.observability.tracing import Tracing
-from client.serving import protos as messages
-from client.serving.channel import Tls, aio_channel, channel
+from client.serving.channel import Tls, channel, proxy_of
 from client.serving.deadlines import Deadline
 from client.serving.flows import Dialogue, Prediction, Steps, Target
+from client.serving.pool import Server, ServerPool, stubs
 from client.serving.schema import DEFAULT_SIGNATURE, Schema, Signature
 
-__all__ = ["AsyncModelServer", "Deadline", "ModelServer", "Prediction", "Target", "Tls"]
+__all__ = ["AsyncServingClient", "Deadline", "Prediction", "ServingClient", "Target", "Tls"]
 
 DEFAULT_ADDRESS = "127.0.0.1:8500"
 DEFAULT_TIMEOUT = 5.0
+# TensorFlow Serving refuses a call when all its threads are busy; a moment later one is free.
+THREADS_BUSY = "Server Threadpool Exhausted"
+MIN_BACKOFF, MAX_BACKOFF = 0.005, 0.1
 
 T = TypeVar("T")
 Observer = Callable[[str, grpc.StatusCode, float], None]
 
 
-class ModelServer:
+class ServingClient:
     """A model server that speaks TensorFlow Serving's gRPC API.
 
     One object holds one channel and may be used by many threads for as long as the process lives.
     Make it after forking, not before.
 
-        with ModelServer("127.0.0.1:8500") as server:
+        with ServingClient("127.0.0.1:8500") as server:
             server.predict("breast_cancer", frame)
             server.predict("breast_cancer", {"features": rows}, signature_name="dense")
     """
@@ -65,7 +68,7 @@ class ModelServer:
         self.timeout = timeout
         self._observe = observe
         self._channel = channel(address, tls)
-        self._rpcs = _rpcs(self._channel)
+        self._rpcs = stubs(self._channel)
         self._dialogue = Dialogue()
 
     def predict(
@@ -85,7 +88,8 @@ class ModelServer:
             inputs: an array, or what numpy makes one of, for each input of the signature; or a
                 pandas or polars frame, or one array for the signature's only input.
             signature_name: the signature to run.
-            signature: it, if the caller knows it; otherwise the server is asked for it once.
+            signature: the signature, if it is known; otherwise the server is asked for it once.
+                With it strings stay bytes; without it they are `str` where they are UTF-8.
             output_filter: names of the outputs that are wanted; empty for all.
             timeout: seconds that the answer may take.
 
@@ -151,7 +155,7 @@ class ModelServer:
         """Close the channel; calls under way are cancelled."""
         self._channel.close()
 
-    def __enter__(self) -> ModelServer:
+    def __enter__(self) -> ServingClient:
         return self
 
     def __exit__(
@@ -178,24 +182,29 @@ class ModelServer:
             return result
 
     def _call(self, rpc: str, request: Any, deadline: Deadline) -> Any:
-        started = time.perf_counter()
-        code = grpc.StatusCode.OK
-        try:
-            return self._rpcs[rpc](request, timeout=deadline.left())
-        except grpc.RpcError as error:
-            code = error.code()
-            raise _error(self.address, code, error.details()) from error
-        finally:
-            self._observe(rpc, code, time.perf_counter() - started)
+        backoff = MIN_BACKOFF
+        while True:
+            started = time.perf_counter()
+            code = grpc.StatusCode.OK
+            try:
+                return self._rpcs[rpc](request, timeout=deadline.left())
+            except grpc.RpcError as error:
+                code = error.code()
+                if not _is_busy(error, deadline.left() - backoff):
+                    raise _error(self.address, code, error.details()) from error
+            finally:
+                self._observe(rpc, code, time.perf_counter() - started)
+            time.sleep(backoff)
+            backoff = min(2 * backoff, MAX_BACKOFF)
 
 
-class AsyncModelServer:
+class AsyncServingClient:
     """The same for asyncio; make it in the running event loop that is going to use it.
 
-        async with AsyncModelServer("127.0.0.1:8500") as server:
+        async with AsyncServingClient("127.0.0.1:8500") as server:
             await server.predict("breast_cancer", frame)
 
-    What each method takes, returns and raises is told by `ModelServer`.
+    The methods take, return and raise the same as those of `ServingClient`.
     """
 
     def __init__(
@@ -207,13 +216,16 @@ class AsyncModelServer:
         observe: Observer = lambda rpc, code, seconds: None,
         tracing: Tracing | None = None,
     ) -> None:
-        """Prepare the channel, as `ModelServer` does; `tracing` makes spans of requests' calls."""
+        """Prepare the channels, as `ServingClient` does; `tracing` makes spans of calls.
+
+        Attributes:
+            pool: the servers, one for each address.
+        """
         self.address = address
         self.timeout = timeout
+        self.pool = ServerPool(address, tls)
         self._observe = observe
         self._tracing = tracing
-        self._channel = aio_channel(address, tls)
-        self._rpcs = _rpcs(self._channel)
         self._dialogue = Dialogue()
 
     async def predict(
@@ -225,14 +237,17 @@ class AsyncModelServer:
         signature: Signature | None = None,
         output_filter: Sequence[str] = (),
         timeout: float | None = None,
+        server: Server | None = None,
     ) -> Prediction:
-        """Run a signature of a model."""
+        """Run a signature of a model; `server` is which one to ask, any if None."""
         steps = _predict(self._dialogue, model, inputs, signature_name, signature, output_filter)
-        return await self._follow(steps, timeout)
+        return await self._follow(steps, timeout, server)
 
-    async def schema(self, model: str | Target, *, timeout: float | None = None) -> Schema:
+    async def schema(
+        self, model: str | Target, *, timeout: float | None = None, server: Server | None = None
+    ) -> Schema:
         """Ask the server what a model's signatures are, and the model to describe itself."""
-        return await self._follow(self._dialogue.schema(_target(model)), timeout)
+        return await self._follow(self._dialogue.schema(_target(model)), timeout, server)
 
     async def status(self, model: str | Target, *, timeout: float | None = None) -> list[Any]:
         """Return the `ModelVersionStatus` of each version of a model, newest first."""
@@ -263,10 +278,10 @@ class AsyncModelServer:
         return await self._follow(steps, timeout)
 
     async def close(self) -> None:
-        """Close the channel; calls under way are cancelled."""
-        await self._channel.close()
+        """Close the channels; calls in flight are cancelled."""
+        await self.pool.close()
 
-    async def __aenter__(self) -> AsyncModelServer:
+    async def __aenter__(self) -> AsyncServingClient:
         return self
 
     async def __aexit__(
@@ -277,13 +292,17 @@ class AsyncModelServer:
     ) -> None:
         await self.close()
 
-    async def _follow(self, steps: Steps[T], timeout: float | None) -> T:
+    async def _follow(
+        self, steps: Steps[T], timeout: float | None, server: Server | None = None
+    ) -> T:
         deadline = Deadline(self.timeout if timeout is None else timeout)
+        # All steps go to one server: another may not have the version that the first has named.
+        server = server or self.pool.pick()
         try:
             step = next(steps)
             while True:
                 try:
-                    reply = await self._call(*step, deadline)
+                    reply = await self._call(*step, deadline, server)
                 except ServerError as error:
                     step = steps.throw(error)
                 else:
@@ -292,27 +311,41 @@ class AsyncModelServer:
             result: T = stop.value
             return result
 
-    async def _call(self, rpc: str, request: Any, deadline: Deadline) -> Any:
-        journeys, call, metadata = JOURNEYS.get(), None, None
-        if journeys and self._tracing is not None:
-            call = self._tracing.begin_call(rpc, self.address, journeys)
+    async def _call(self, rpc: str, request: Any, deadline: Deadline, server: Server) -> Any:
+        backoff = MIN_BACKOFF
+        while True:
+            try:
+                return await self._call_once(rpc, request, deadline, server)
+            except grpc.RpcError as error:
+                if not _is_busy(error, deadline.left() - backoff):
+                    raise _error(server.address, error.code(), error.details()) from error
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, MAX_BACKOFF)
+
+    async def _call_once(self, rpc: str, request: Any, deadline: Deadline, server: Server) -> Any:
+        contexts, call, metadata = REQUESTS.get(), None, None
+        if contexts and self._tracing is not None:
+            call = self._tracing.begin_call(rpc, server.address, contexts)
             metadata = call.metadata
         started = time.perf_counter()
         code, reply = grpc.StatusCode.OK, None
+        server.calls += 1
         try:
-            reply = await self._rpcs[rpc](request, timeout=deadline.left(), metadata=metadata)
+            reply = await server.rpcs[rpc](request, timeout=deadline.left(), metadata=metadata)
             return reply
         except grpc.RpcError as error:
             code = error.code()
-            raise _error(self.address, code, error.details()) from error
+            raise
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
             raise
         finally:
+            server.calls -= 1
             seconds = time.perf_counter() - started
+            self.pool.observe(server, code, seconds)
             self._observe(rpc, code, seconds)
-            for journey in journeys:
-                journey.served += seconds
+            for context in contexts:
+                context.served += seconds
             if call is not None:
                 call.end(code, request, reply)
 
@@ -335,20 +368,22 @@ def _predict(
     return dialogue.predict(target, inputs, signature_name, output_filter)
 
 
-def _rpcs(over: grpc.Channel | grpc.aio.Channel) -> Mapping[str, Callable[..., Any]]:
-    prediction = messages.PredictionServiceStub(over)
-    return {
-        "Predict": prediction.Predict,
-        "Classify": prediction.Classify,
-        "Regress": prediction.Regress,
-        "GetModelMetadata": prediction.GetModelMetadata,
-        "GetModelStatus": messages.ModelServiceStub(over).GetModelStatus,
-    }
+def _is_busy(error: grpc.RpcError, left: float) -> bool:
+    """Whether a call is worth another try, with so many seconds left after the wait for it."""
+    return (
+        error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        and THREADS_BUSY in (error.details() or "")
+        and left > 0
+    )
 
 
 def _error(address: str, code: grpc.StatusCode, details: str | None) -> ServerError:
     if code is grpc.StatusCode.UNAVAILABLE:
-        return server_error(code, f"the model server at {address} cannot be reached: {details}")
+        proxy = proxy_of(address)
+        through = f" through the proxy {proxy}" if proxy else ""
+        return server_error(
+            code, f"the model server at {address} cannot be reached{through}: {details}"
+        )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return server_error(code, f"the model server at {address} did not answer in time")
     return server_error(code, details or code.name)

@@ -1,4 +1,4 @@
-"""Moments by which something must have happened, and what happens if it has not."""
+"""Deadlines, and one timer for all of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ now = time.monotonic
 
 
 class Deadline:
-    """A moment by which an answer must be there, whatever number of calls it takes.
+    """The moment by which an answer must be there, however many calls it takes.
 
     Attributes:
         end: the moment, by the clock `now`.
@@ -27,22 +27,22 @@ class Deadline:
         self.end = now() + seconds
 
     def left(self) -> float:
-        """Return the seconds that are left, never less than nothing."""
+        """Return the seconds that are left, at least 0."""
         return max(0.0, self.end - now())
 
 
 class Watch(Generic[T]):
-    """Ends what takes too long, with one timer for all that is watched.
+    """Calls a function for each item whose deadline has passed.
 
     A timer for each request costs more than everything else the event loop does for it, and hardly
-    any ever goes off. Here one is set for the earliest deadline, and sets itself again.
+    any goes off. Here one is set for the earliest deadline, and sets itself again.
     """
 
     def __init__(self, end: Callable[[T], object]) -> None:
         """Watch nothing yet.
 
         Args:
-            end: called, on the event loop, with what was not done in time.
+            end: called on the event loop with each late item.
         """
         self._end = end
         self._watched: dict[T, float] = {}
@@ -50,13 +50,13 @@ class Watch(Generic[T]):
         self._next = math.inf
 
     def add(self, watched: T, end: float) -> None:
-        """Watch something, which must be hashable, until that moment or until it is removed."""
+        """Watch a hashable item until that moment, or until it is removed."""
         self._watched[watched] = end
         if end < self._next:
             self._set(end)
 
     def remove(self, watched: T) -> None:
-        """Watch something no longer."""
+        """Stop watching an item."""
         self._watched.pop(watched, None)
 
     def _set(self, moment: float) -> None:

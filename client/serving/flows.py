@@ -1,7 +1,7 @@
-"""What a model server is asked, step by step, and what its replies mean.
+"""Calls to a model server as generators, shared by the sync and the async client.
 
-The steps are generators that yield a call's name and request and are sent the reply, so that
-`ModelServer` and `AsyncModelServer` differ in nothing but how a call is made.
+A generator yields a call's name and request and is sent the reply, so that
+`ServingClient` and `AsyncServingClient` differ in nothing but how a call is made.
 """
 
 from __future__ import annotations
@@ -28,12 +28,11 @@ from client.serving.tensors import Array
 T = TypeVar("T")
 Steps = Generator[tuple[str, Any], Any, T]
 
-# Of how many models, versions and labels what they look like is remembered.
 SCHEMAS_KEPT = 256
 
 
 class Target(NamedTuple):
-    """Which model to ask, and which version of it: by number, by label, or the latest."""
+    """A model and one of its versions: by number, by label, or the latest."""
 
     model: str
     version: int | None = None
@@ -50,27 +49,27 @@ class Target(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The outputs of one call, by name and in that order, and the version that computed them."""
+    """The outputs of one call by name, and the version that computed them."""
 
     outputs: Mapping[str, Array]
     version: int
 
 
 class Dialogue:
-    """Talks to one model server, and remembers what it has said of its models."""
+    """The calls of one client, and the schemas it has learned."""
 
     def __init__(self) -> None:
         # Each is replaced as one by whichever thread.
         self._schemas: dict[Target, Schema] = {}
-        self._descriptions: dict[str, tuple[int, Any, Description | None]] = {}
+        self._descriptions: dict[Target, tuple[Any, Description | None]] = {}
 
     def predict(
         self, target: Target, inputs: Any, signature_name: str, output_filter: Sequence[str]
     ) -> Steps[Prediction]:
-        """Run a signature with whatever numpy makes arrays of, or with a frame's columns.
+        """Run a signature with arrays, lists or a frame.
 
-        What is known of the model is asked once. When it no longer fits, a new version may be why:
-        then the server is asked again, and the request made anew.
+        The schema is asked for once. When a request does not fit it, a new version may be why: then
+        the server is asked again, and the request is encoded again.
         """
         known = self._schemas.get(target)
         schema = known or (yield from self.schema(target))
@@ -97,7 +96,7 @@ class Dialogue:
         signature_name: str,
         output_filter: Sequence[str] = (),
     ) -> Steps[Prediction]:
-        """Run a signature that is known, or known not to be there, which is the server's to say."""
+        """Run a signature; if the model does not have it, the server says so."""
         request = messages.PredictRequest(
             model_spec=target.spec(signature_name), output_filter=output_filter
         )
@@ -114,7 +113,7 @@ class Dialogue:
         return Prediction(outputs, reply.model_spec.version.value)
 
     def schema(self, target: Target) -> Steps[Schema]:
-        """Ask what a model's signatures are, and the model to describe itself."""
+        """Return a model's signatures and its description of itself."""
         request = messages.GetModelMetadataRequest(
             model_spec=target.spec(), metadata_field=["signature_def"]
         )
@@ -126,13 +125,13 @@ class Dialogue:
         definition = messages.SignatureDefMap()
         reply.metadata["signature_def"].Unpack(definition)
         version, found = reply.model_spec.version.value, signatures(definition)
-        known = self._descriptions.get(target.model)
-        if known is None or known[:2] != (version, definition):
-            description = yield from self._describe(Target(target.model, version), found)
-            known = (version, definition, description)
-            _remember(self._descriptions, target.model, known)
-        found = in_table_order(found, known[2])
-        schema = Schema(target.model, version, found, known[2], definition)
+        answered = Target(target.model, version)
+        known = self._descriptions.get(answered)
+        if known is None or known[0] != definition:
+            known = (definition, (yield from self._describe(answered, found)))
+            _remember(self._descriptions, answered, known)
+        found = in_table_order(found, known[1])
+        schema = Schema(target.model, version, found, known[1], definition)
         _remember(self._schemas, target, schema)
         return schema
 
@@ -169,7 +168,9 @@ class Dialogue:
         elif not isinstance(inputs, Mapping):
             signature_name, inputs = of_array(inputs, signature_name, schema)
         signature = schema.signatures.get(signature_name)
-        return (yield from self.run(target, signature, inputs, signature_name, output_filter))
+        prediction = yield from self.run(target, signature, inputs, signature_name, output_filter)
+        outputs = {name: tensors.as_text(name, a) for name, a in prediction.outputs.items()}
+        return prediction._replace(outputs=outputs)
 
     def _describe(
         self, target: Target, found: Mapping[str, Signature]

@@ -1,8 +1,8 @@
-"""What the client knows of a served version: its signatures, and its own description."""
+"""The schema of a served version: its signatures, and its description of itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ EXPLAIN = "explain"
 DENSE = "dense"
 DENSE_INPUT = "features"
 DEFAULT_SIGNATURE = "serving_default"
-# TensorFlow keeps its own initialisation among the signatures.
+# Signatures of TensorFlow's own initialisation.
 INTERNAL_PREFIX = "__"
 
 
@@ -33,6 +33,17 @@ class TensorSpec:
 
     dtype: int
     shape: tuple[int | None, ...] | None
+
+    def accepts(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of a shape can be sent for it."""
+        if self.shape is None:
+            return True
+        if len(shape) != len(self.shape):
+            return False
+        for want, have in zip(self.shape, shape, strict=True):  # a generator takes twice as long
+            if want is not None and want != have:
+                return False
+        return True
 
     def __str__(self) -> str:
         if self.shape is None:
@@ -57,7 +68,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Description:
-    """What a model says of itself through its signature `describe`.
+    """A model's description of itself, the outputs of its signature `describe`.
 
     Attributes:
         columns: in the order of the table.
@@ -148,12 +159,12 @@ class Schema:
 
     @cached_property
     def derived(self) -> dict[Any, Any]:
-        """What others have worked out from the schema, kept for as long as the schema is."""
+        """A cache for what depends on the schema alone."""
         return {}
 
     @cached_property
     def described(self) -> Mapping[str, Mapping[str, tuple[Column, ...]]]:
-        """What is known of the inputs that take the columns: the columns each holds, by signature.
+        """The columns that each described input holds, by signature.
 
         The matrix of `dense` holds all columns, any other input its own.
         """

@@ -27,10 +27,11 @@ from client.errors import (
     UnavailableError,
     server_error,
 )
-from client.inference.batching import Coalescer, Limits
+from client.inference.batching import Limits
 from client.serving import deadlines
 from client.serving.client import Prediction
 from client.serving.deadlines import Deadline
+from tests.support.together import SharedCalls
 
 T = TypeVar("T")
 
@@ -144,7 +145,7 @@ class Outcome:
 
 
 async def ask_all(
-    coalescer: Coalescer[str], requests: Sequence[Asked], batched: bool = True
+    shared: SharedCalls, requests: Sequence[Asked], batched: bool = True
 ) -> list[Outcome]:
     """Let each request arrive at its time, and be cancelled at its time."""
     loop = asyncio.get_running_loop()
@@ -152,7 +153,7 @@ async def ask_all(
     async def ask(number: int, asked: Asked) -> Outcome:
         await asyncio.sleep(asked.at)
         answer = asyncio.ensure_future(
-            coalescer.predict(
+            shared.predict(
                 asked.group, asked.call(number), Deadline(asked.timeout + 0.5), batched=batched
             )
         )
@@ -170,7 +171,7 @@ async def ask_all(
 
     outcomes = await asyncio.gather(*(timed(ask(n, asked)) for n, asked in enumerate(requests)))
     # A call that nobody waits for any more goes on.
-    await asyncio.gather(*coalescer._tasks, return_exceptions=True)
+    await asyncio.gather(*shared.batcher._tasks, return_exceptions=True)
     await asyncio.sleep(0)
     return outcomes
 
@@ -209,6 +210,7 @@ LIMITS = st.builds(
     rows=st.sampled_from([1, 2, 7, 1000]),
     size=st.sampled_from([20, 100, 4_000_000]),
     calls=st.sampled_from([1, 1, 2]),
+    alone_size=st.sampled_from([16, 1000]),
     waiting=st.sampled_from([3, 1000]),
     waiting_size=st.sampled_from([150, 64_000_000]),
 )
@@ -227,8 +229,8 @@ SERVERS = st.builds(
 def test_each_caller_gets_its_own_rows_or_its_own_error(
     requests: list[Asked], limits: Limits, server: FakeServer
 ) -> None:
-    coalescer = Coalescer(server.send, limits)
-    outcomes = run(ask_all(coalescer, requests))
+    shared = SharedCalls(server.send, limits)
+    outcomes = run(ask_all(shared, requests))
     for number, (asked, outcome) in enumerate(zip(requests, outcomes, strict=True)):
         end = asked.at + asked.timeout + 0.5
         assert outcome.at <= end
@@ -258,15 +260,15 @@ def test_each_caller_gets_its_own_rows_or_its_own_error(
             (call.signature_name, values.shape[1:], values.dtype) == (name, tail, dtype)
             for name, tail, dtype in KINDS
         )
-    assert not coalescer._lanes
-    assert not coalescer._tasks
-    assert (coalescer._waiting, coalescer._waiting_size) == (0, 0)
-    assert not coalescer._watch._watched
+    assert not shared.batcher._queues
+    assert not shared.batcher._tasks
+    assert (shared.batcher._waiting, shared.batcher._waiting_size) == (0, 0)
+    assert not shared.batcher._watch._watched
 
 
 def ask(requests: Sequence[Asked], server: FakeServer, **options: Any) -> list[Outcome]:
-    batched = options.pop("batched", True)
-    return run(ask_all(Coalescer(server.send, Limits(**options)), requests, batched))
+    batched, slots = options.pop("batched", True), options.pop("slots", 1)
+    return run(ask_all(SharedCalls(server.send, Limits(**options), slots), requests, batched))
 
 
 def rows_of_calls(server: FakeServer) -> list[int]:
@@ -287,11 +289,11 @@ def test_what_arrives_at_the_same_moment_shares_the_first_call_already() -> None
     assert rows_of_calls(server) == [10]
 
 
-@pytest.mark.parametrize("calls", [1, 2, 3])
-def test_no_more_calls_of_a_kind_are_under_way_than_allowed(calls: int) -> None:
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_no_more_batches_are_in_flight_than_allowed(slots: int) -> None:
     server = FakeServer(latencies=[10])
-    ask([Asked(at=i, rows=1) for i in range(9)], server, calls=calls)
-    assert server.most_under_way == calls
+    ask([Asked(at=i, rows=1) for i in range(9)], server, slots=slots)
+    assert server.most_under_way == slots
 
 
 def test_calls_are_bounded_by_rows_and_by_bytes() -> None:
@@ -302,17 +304,28 @@ def test_calls_are_bounded_by_rows_and_by_bytes() -> None:
         assert rows_of_calls(server) == [1, 6, 6, 3]
 
 
-def test_a_request_that_fills_a_call_does_not_wait() -> None:
+def test_a_large_request_does_not_wait_for_the_call_before() -> None:
     server = FakeServer(latencies=[5])
-    outcomes = ask([Asked(at=0, rows=1), Asked(at=1, rows=6)], server, rows=6)
+    outcomes = ask([Asked(at=0, rows=1), Asked(at=1, rows=6)], server, alone_size=24)
     assert [outcome.at for outcome in outcomes] == [5, 6]
 
 
-def test_one_row_a_call_turns_it_off() -> None:
+@pytest.mark.parametrize("calls", [1, 2, 5])
+def test_calls_that_are_not_shared_are_limited_and_wait(calls: int) -> None:
+    for options in ({"rows": 1}, {"batched": False}, {"alone_size": 1}):
+        server = FakeServer(latencies=[5])
+        outcomes = ask([Asked(at=0, rows=1)] * 5, server, calls=calls, **options)
+        assert not any(outcome.error for outcome in outcomes)
+        assert server.most_under_way == calls
+        assert rows_of_calls(server) == [1] * 5
+
+
+def test_a_call_that_waits_for_its_turn_has_its_deadline() -> None:
     server = FakeServer(latencies=[5])
-    outcomes = ask([Asked(at=0, rows=1)] * 5, server, rows=1)
-    assert [outcome.at for outcome in outcomes] == [5] * 5
-    assert rows_of_calls(server) == [1] * 5
+    requests = [Asked(at=0, rows=1), Asked(at=0, rows=1, timeout=2)]
+    outcomes = ask(requests, server, rows=1, calls=1)
+    assert isinstance(outcomes[1].error, DeadlineExceededError)
+    assert (outcomes[0].at, outcomes[1].at) == (5, 2.5)
 
 
 def test_a_full_queue_refuses_at_once_with_a_time_to_come_back() -> None:
@@ -417,10 +430,10 @@ def test_inputs_of_different_lengths_have_no_rows_to_combine() -> None:
     server = FakeServer()
 
     async def ask_twice() -> None:
-        coalescer = Coalescer(server.send)
+        shared = SharedCalls(server.send)
         for uneven in ({"x": np.ones(1), "z": np.ones(2)}, {"x": np.ones(0)}, {"x": np.ones(())}):
             calls = [Call("one", uneven), Call("one", uneven)]
-            answers = (coalescer.predict("m", c, Deadline(9), batched=True) for c in calls)
+            answers = (shared.predict("m", c, Deadline(9), batched=True) for c in calls)
             await asyncio.gather(*answers, return_exceptions=True)
 
     run(ask_twice())
@@ -433,9 +446,9 @@ def test_a_fault_of_our_own_leaves_nobody_waiting() -> None:
         raise ZeroDivisionError
 
     async def ask_and_look() -> list[Outcome]:
-        coalescer = Coalescer(broken)
-        outcomes = await ask_all(coalescer, [Asked(at=0, rows=1), *[Asked(at=0, rows=1)] * 3])
-        assert not coalescer._lanes
+        shared = SharedCalls(broken)
+        outcomes = await ask_all(shared, [Asked(at=0, rows=1), *[Asked(at=0, rows=1)] * 3])
+        assert not shared.batcher._queues
         return outcomes
 
     outcomes = run(ask_and_look())
@@ -444,11 +457,11 @@ def test_a_fault_of_our_own_leaves_nobody_waiting() -> None:
 
 def test_closing_answers_everybody() -> None:
     async def close_early() -> list[Outcome]:
-        coalescer = Coalescer(FakeServer(latencies=[50]).send)
+        shared = SharedCalls(FakeServer(latencies=[50]).send)
         requests = [Asked(at=0, rows=1), *[Asked(at=1, rows=1)] * 3]
-        asking = asyncio.ensure_future(ask_all(coalescer, requests))
+        asking = asyncio.ensure_future(ask_all(shared, requests))
         await asyncio.sleep(2)
-        await coalescer.close()
+        await shared.batcher.close()
         return await asking
 
     outcomes = run(close_early())
@@ -456,15 +469,17 @@ def test_closing_answers_everybody() -> None:
 
 
 def test_calls_are_observed_with_how_many_share_them_and_have_waited_how_long() -> None:
-    seen: list[tuple[int, int, float]] = []
+    seen: list[tuple[int, int]] = []
+    waited: list[float] = []
 
     async def ask_all_observed() -> None:
-        server = FakeServer(latencies=[5])
-        coalescer = Coalescer(
-            server.send,
-            observe=lambda requests, rows, waited: seen.append((requests, rows, waited)),
+        shared = SharedCalls(
+            FakeServer(latencies=[5]).send,
+            observe=lambda requests, rows: seen.append((requests, rows)),
+            observe_wait=waited.append,
         )
-        await ask_all(coalescer, [Asked(at=0, rows=1), Asked(at=2, rows=2), Asked(at=3, rows=4)])
+        await ask_all(shared, [Asked(at=0, rows=1), Asked(at=2, rows=2), Asked(at=3, rows=4)])
 
     run(ask_all_observed())
-    assert seen == [(1, 1, 0), (2, 6, 3)]
+    assert seen == [(1, 1), (2, 6)]
+    assert waited == [0, 3]

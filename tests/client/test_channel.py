@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import requests
 
-from client import AsyncModelServer, ModelServer
+from client import AsyncServingClient, ServingClient
 from client.errors import DeadlineExceededError, NotFoundError, UnavailableError
 from client.serving.channel import Tls, target
 from tests.conftest import Starter
@@ -64,7 +64,7 @@ def test_several_servers_take_turns_and_one_that_is_gone_is_passed_over(
     addresses = [serve(starter, base_path).address for _ in range(2)]
     processes.wait_for(lambda: all(map(processes.is_serving, addresses)), "the model is loaded")
     links = [Link(address) for address in addresses]
-    with ModelServer(",".join(link.address for link in links)) as server:
+    with ServingClient(",".join(link.address for link in links)) as server:
         server.predict("m", X)
         processes.wait_for(lambda: all(link.connections for link in links), "both are asked")
         links[0].hold()  # whoever is sent there waits
@@ -91,7 +91,7 @@ def test_a_server_that_comes_back_is_found_within_seconds(
     starter: Starter, base_path: Path
 ) -> None:
     port = free_port()
-    with ModelServer(f"127.0.0.1:{port}") as server:
+    with ServingClient(f"127.0.0.1:{port}") as server:
         with pytest.raises(UnavailableError, match=f"at 127.0.0.1:{port} cannot be reached"):
             server.predict("m", X)
         running = serve(starter, base_path, port=port)
@@ -114,7 +114,7 @@ def test_a_connection_that_is_lost_during_a_call_is_an_error_that_says_so(
     link = Link(running.address)
 
     async def lose() -> None:
-        async with AsyncModelServer(link.address) as server:
+        async with AsyncServingClient(link.address) as server:
             await server.predict("m", X)
             link.hold()
             call = asyncio.create_task(server.predict("m", X))
@@ -146,7 +146,7 @@ def guarded(starter: Starter, base_path: Path, authority: Authority, tmp_path: P
     return running.address.replace("127.0.0.1", "localhost")
 
 
-def predicts(server: ModelServer) -> bool:
+def predicts(server: ServingClient) -> bool:
     try:
         return server.predict("m", X).version == 1
     except NotFoundError:  # it is being loaded
@@ -157,11 +157,12 @@ def test_both_sides_know_each_other_by_certificates(
     guarded: str, authority: Authority, starter: Starter
 ) -> None:
     key, certificate = authority.sign("client")
-    with ModelServer(guarded, tls=Tls(authority.certificate, certificate, key)) as server:
+    with ServingClient(guarded, tls=Tls(authority.certificate, certificate, key)) as server:
         processes.wait_for(lambda: predicts(server), "the model is loaded")
     client = starter.client(
         guarded,
         CLIENT_MODEL="m",
+        CLIENT_SERVER_TLS="true",
         CLIENT_SERVER_CA=str(authority.certificate),
         CLIENT_SERVER_CERT=str(certificate),
         CLIENT_SERVER_KEY=str(key),
@@ -176,7 +177,7 @@ def test_without_a_certificate_or_the_authority_nothing_is_answered(
 ) -> None:
     for tls in (Tls(authority.certificate if known else None), None):
         with (
-            ModelServer(guarded, tls=tls, timeout=3) as server,
+            ServingClient(guarded, tls=tls, timeout=3) as server,
             pytest.raises((UnavailableError, DeadlineExceededError)),
         ):
             server.predict("m", X)
@@ -184,12 +185,12 @@ def test_without_a_certificate_or_the_authority_nothing_is_answered(
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing\.pem"):
-        ModelServer(tls=Tls(tmp_path / "nothing.pem"))
+        ServingClient(tls=Tls(tmp_path / "nothing.pem"))
 
 
 def test_a_name_that_does_not_resolve_is_told() -> None:
     with (
-        ModelServer("nosuch.invalid:8500", timeout=5) as server,
+        ServingClient("nosuch.invalid:8500", timeout=5) as server,
         pytest.raises(UnavailableError, match=r"nosuch\.invalid:8500 cannot be reached"),
     ):
         server.predict("m", X)
@@ -198,6 +199,6 @@ def test_a_name_that_does_not_resolve_is_told() -> None:
 def test_a_unix_socket(tmp_path: Path, starter: Starter, base_path: Path) -> None:
     path = tmp_path / "models.sock"
     serve(starter, base_path, f"--grpc_socket_path={path}")
-    with ModelServer(f"unix:{path}") as server:
+    with ServingClient(f"unix:{path}") as server:
         processes.wait_for(lambda: predicts(server), "the model is loaded")
         assert server.predict("m", X).outputs["y"].tolist() == [11.0]

@@ -16,7 +16,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from client import ModelServer
+from client import ServingClient
 from client.http.api_keys import hashed, new_key
 from tests.client.bodies import npy as as_npy
 from tests.conftest import Starter
@@ -36,13 +36,13 @@ def post(url: str, body: Any, **options: Any) -> requests.Response:
 
 @pytest.fixture(scope="module")
 def expected(model_server: str) -> dict[str, Any]:
-    with ModelServer(model_server) as server:
+    with ServingClient(model_server) as server:
         reply = server.predict("breast_cancer", {"features": ROWS}, signature_name="dense")
         return {name: values.tolist() for name, values in reply.outputs.items()}
 
 
 def check(predictions: list[dict[str, Any]], expected: dict[str, Any]) -> None:
-    assert [p["label"] for p in predictions] == [x.decode() for x in expected["label"]]
+    assert [p["label"] for p in predictions] == expected["label"].tolist()
     for name in ("probability", "logit"):
         np.testing.assert_allclose([p[name] for p in predictions], expected[name], rtol=1e-5)
 
@@ -322,9 +322,30 @@ def test_a_page_asks_for_a_key_where_one_is_needed(
     assert "Traceback" not in client.output()
 
 
+def test_a_request_may_bring_its_own_threshold(client_url: str) -> None:
+    body = {"instances": ROWS.tolist()}
+    reply = post(f"{client_url}/predict", body).json()
+    assert reply["threshold"] == 0.5
+    for threshold in (0, 0.999999, 1):
+        own = post(f"{client_url}/predict", {**body, "threshold": threshold}).json()
+        assert own["threshold"] == threshold
+        for one, other in zip(own["predictions"], reply["predictions"], strict=True):
+            assert one["probability"] == other["probability"]
+            benign = one["probability"] >= threshold
+            assert one["label"] == ("benign" if benign else "malignant")
+    for wrong, message in (
+        ({"threshold": 1.5}, "threshold: expected a number from 0 to 1, got 1.5"),
+        ({"threshold": "0.5"}, "threshold: expected a number from 0 to 1, got the string"),
+        ({"threshold": 0.5, "signature_name": "explain"}, 'signature "explain" has no label'),
+    ):
+        refused = post(f"{client_url}/predict", {**body, **wrong})
+        assert refused.status_code == 400
+        assert message in refused.json()["error"]
+
+
 def extremes(model_server: str) -> tuple[list[float], list[float]]:
     """The least and the greatest number of each column in training."""
-    with ModelServer(model_server) as server:
+    with ServingClient(model_server) as server:
         description = server.schema("breast_cancer").description
     assert description is not None
     return [c.minimum for c in description.columns], [c.maximum for c in description.columns]

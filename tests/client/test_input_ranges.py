@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from client import ClientError
 from client.codecs import Call
-from client.inference.input_ranges import count_outside, refuse_outside
+from client.inference.input_ranges import OUT_OF_RANGE, UNSEEN, count, find, refuse
+from client.serving.schema import Schema
 from tests.client import schemas
 
 # Columns a, b and c, each from 0 to 2 in training.
@@ -21,6 +22,14 @@ NUMBERS = st.floats(-3, 5, width=32) | st.sampled_from([0.0, 2.0, np.nan, np.inf
 MISSING = schemas.describing(
     SCHEMA, *(schemas.column(name, missing=name == "b") for name in ("a", "b", "c"))
 )
+
+
+def count_outside(call: Call, schema: Schema) -> dict[str, int]:
+    return dict(count(find(call, schema), OUT_OF_RANGE))
+
+
+def refuse_outside(call: Call, schema: Schema, rows_before: int = 0) -> None:
+    refuse(find(call, schema), OUT_OF_RANGE, UNSEEN, rows_before=rows_before)
 
 
 def dense(rows: Any) -> Call:
@@ -55,10 +64,10 @@ def test_a_number_as_near_to_the_limit_as_its_precision_allows_is_inside() -> No
 def test_numbers_of_any_type_are_compared_as_they_are(dtype: type[np.generic]) -> None:
     assert SCHEMA.description is not None
     first, *others = SCHEMA.description.columns
-    for maximum, count in ((2.5, 1), (1e300, 0)):  # the second is more than most of them can be
+    for maximum, expected in ((2.5, 1), (1e300, 0)):  # the second is more than most of them can be
         schema = schemas.describing(SCHEMA, replace(first, maximum=maximum), *others)
         call = Call("serving_default", {"a": np.array([0, 2, 3], dtype)})
-        assert sum(count_outside(call, schema).values()) == count
+        assert sum(count_outside(call, schema).values()) == expected
 
 
 def test_what_is_no_number_and_what_is_not_described_is_not_looked_at() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import requests
 
-from client import AsyncModelServer, ModelServer
+from client import AsyncServingClient, ServingClient
 from client.codecs import Call
 from client.codecs.json import rows as friendly
 from client.inference.predictor import Predictor
@@ -27,6 +27,7 @@ from tests.conftest import Starter
 from tests.support import processes
 from tests.support.mixed import BIAS, COLUMNS, MISSING, UNKNOWN, MixedColumn, publish
 from tests.support.processes import ROOT
+from tests.support.together import Asker
 
 NAMES = [column.name for column in COLUMNS]
 ROW = {
@@ -276,7 +277,7 @@ def test_a_file_goes_on_with_a_new_version_if_that_reads_it_alike(
             stdout=out,
             stderr=subprocess.PIPE,
         ) as running,
-        ModelServer(server.address) as connection,
+        ServingClient(server.address) as connection,
     ):
         assert running.stdin is not None
         running.stdin.write(HEADER.encode() + line * 80_000)
@@ -307,10 +308,10 @@ def test_a_new_version_is_not_asked_twice_about_a_missing_number(
 
     async def ask_until_it_answers() -> None:
         version = 1
-        async with AsyncModelServer(
+        async with AsyncServingClient(
             server.address, observe=lambda rpc, *_: calls.append(rpc)
         ) as connection:
-            predictor = Predictor(connection)  # not kept fresh, so the reply is what tells
+            predictor = Asker(Predictor(connection))  # not kept fresh: the reply tells
             while version == 1:
                 calls.clear()
                 _, prediction = await predictor.answer(Target("flats"), read, Deadline(5))
@@ -323,7 +324,7 @@ def test_a_new_version_is_not_asked_twice_about_a_missing_number(
 
 
 def test_the_description_tells_every_column(server: str) -> None:
-    with ModelServer(server) as connection:
+    with ServingClient(server) as connection:
         description = connection.schema("flats").description
     assert description is not None
     for column, published in zip(description.columns, COLUMNS, strict=True):
@@ -332,9 +333,11 @@ def test_the_description_tells_every_column(server: str) -> None:
 
 
 def test_a_model_exported_before_there_were_missing_values_and_modes_is_read(server: str) -> None:
-    with ModelServer(server) as connection:
+    with ServingClient(server) as connection:
         query = {"query": np.zeros(1, np.int32)}
-        outputs = dict(connection.predict("flats", query, signature_name="describe").outputs)
+        describe = connection.schema("flats").signatures["describe"]
+        reply = connection.predict("flats", query, signature_name="describe", signature=describe)
+        outputs = dict(reply.outputs)
     del outputs["missing"], outputs["class_modes"]
     columns = Description.from_outputs(outputs).columns
     assert {column.name for column in columns if column.missing} == set()

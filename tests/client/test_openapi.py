@@ -13,7 +13,7 @@ import requests
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from client import ModelServer
+from client import ServingClient
 from client.http.api_keys import hashed, new_key
 from client.http.openapi import document
 from client.serving.protos import SignatureDefMap
@@ -39,7 +39,7 @@ def server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(scope="module")
 def doc(server: str) -> Any:
-    with ModelServer(server) as connection:
+    with ServingClient(server) as connection:
         served = [connection.schema(name) for name in ("breast_cancer", "flats", "identity")]
     made = document(served, default_model="breast_cancer", title="Predictions", version="1.2")
     return json.loads(json.dumps(made))

@@ -145,16 +145,18 @@ def test_a_request_id_comes_back_whatever_is_asked_and_however_it_goes(
         assert (reply.status_code, reply.headers.get("X-Request-ID")) == (status, "my-1"), path
 
 
-def test_a_start_is_logged_and_names_that_are_no_settings_and_why_there_was_an_error(
+def test_a_start_is_logged_and_what_kubernetes_sets_and_why_there_was_an_error(
     starter: Starter,
 ) -> None:
     server = f"127.0.0.1:{free_port()}"
-    client = starter.client(server, ready=False, CLIENT_TIMEOT="3", CLIENT_API_KEYS="")
+    client = starter.client(
+        server, ready=False, CLIENT_SERVICE_HOST="10.0.0.1", CLIENT_PORT="tcp://10.0.0.1:1"
+    )
     assert predict(client).status_code == 503
     assert requests.get(f"{client.address}/readyz", timeout=10).status_code == 503
     lines = [json.loads(line) for line in client.output().splitlines()]
     unknown, start, failed = lines
-    assert unknown["message"] == "CLIENT_TIMEOT is not a setting; see the README's table"
+    assert unknown["message"].startswith("CLIENT_SERVICE_HOST is not a setting; Kubernetes ")
     assert start["message"] == f"serving model breast_cancer of {server} on {client.address}"
     assert f"the model server at {server} cannot be reached" in failed["reply"]
 
@@ -281,7 +283,7 @@ def test_alive_even_when_every_thread_is_busy(
     link.hold()
     pages = [pool.submit(get, client, "/") for _ in range(4)]
     predictions = [pool.submit(predict, client) for _ in range(4)]
-    wait_until_in_flight(client, 4)
+    wait_until_in_flight(client, 8)
     started = time.monotonic()
     assert get(client, "/livez").json() == {"status": "alive"}
     assert time.monotonic() - started < 5
@@ -417,7 +419,12 @@ def test_workers_end_with_the_process_that_started_them(
     ("settings", "message"),
     [
         ({"CLIENT_SERVER": "a:1,b:2"}, "several addresses must all be IPv4 or all IPv6"),
-        ({"CLIENT_SERVER_CERT": "a.pem"}, "server_cert and server_key belong together"),
+        (
+            {"CLIENT_SERVER_CERT": "a.pem", "CLIENT_SERVER_TLS": "true"},
+            "server_cert and server_key belong together",
+        ),
+        ({"CLIENT_SERVER_CA": "a.pem"}, "need CLIENT_SERVER_TLS=true"),
+        ({"CLIENT_TIMEOT": "3"}, "CLIENT_TIMEOT: no such setting; the README's table has all"),
         ({"CLIENT_WORKERS": "0"}, "CLIENT_WORKERS: Input should be greater than or equal to 1"),
     ],
 )

@@ -18,12 +18,13 @@ from client.codecs.tfs_rest import predict
 from client.errors import ClientError, DeadlineExceededError, InvalidArgumentError
 from client.inference.batching import Limits
 from client.inference.predictor import Predictor
-from client.serving.client import AsyncModelServer, Prediction, Target
+from client.serving.client import AsyncServingClient, Prediction, Target
 from client.serving.deadlines import Deadline
 from client.serving.schema import Schema
 from tests.conftest import Starter
 from tests.support import affine, guarded, processes
 from tests.support.link import Link
+from tests.support.together import Asker
 
 GUARDED = Target("guarded")
 Read = Callable[[Schema], Call]
@@ -54,21 +55,21 @@ def read(call: Call) -> Read:
 
 
 def run(
-    server: str, work: Callable[[Predictor], Awaitable[Any]], **limits: Any
+    server: str, work: Callable[[Asker], Awaitable[Any]], **limits: Any
 ) -> tuple[Any, Counter[str]]:
     """Return what is done with a predictor, and how often it has made each call."""
     calls: Counter[str] = Counter()
 
     async def main() -> Any:
         observe = lambda rpc, code, seconds: calls.update([rpc])  # noqa: E731
-        async with AsyncModelServer(server, observe=observe) as connection:
+        async with AsyncServingClient(server, observe=observe) as connection:
             predictor = Predictor(connection, Limits(**limits))
-            return await work(predictor)
+            return await work(Asker(predictor, Limits(**limits)))
 
     return asyncio.run(main()), calls
 
 
-async def ask(predictor: Predictor, target: Target, *calls: Call) -> list[Any]:
+async def ask(predictor: Asker, target: Target, *calls: Call) -> list[Any]:
     """Ask all at the same time; what fails is among the results."""
     answers = (predictor.answer(target, read(call), Deadline(20)) for call in calls)
     results = await asyncio.gather(*answers, return_exceptions=True)
@@ -100,7 +101,7 @@ def test_a_row_that_the_graph_refuses_fails_alone(guarded_server: str) -> None:
 def test_outputs_that_only_look_like_rows_are_each_one_s_own(guarded_server: str) -> None:
     calls = [x(1, 1, 2, signature_name="distinct"), x(2, 3, signature_name="distinct")] * 4
 
-    async def twice(predictor: Predictor) -> list[Any]:
+    async def twice(predictor: Asker) -> list[Any]:
         first = await ask(predictor, GUARDED, *calls)
         return first + await ask(predictor, GUARDED, *calls)
 
@@ -124,11 +125,11 @@ def test_arrays_of_other_shapes_and_types_share_no_call_and_leave_the_others_alo
     reads: list[Read] = [partial(read_rest, body) for body in bodies]
     reads += [read(Call("column", {"x": array})) for array in arrays]
 
-    async def answer(predictor: Predictor, reads: Sequence[Read]) -> list[Any]:
+    async def answer(predictor: Asker, reads: Sequence[Read]) -> list[Any]:
         answers = (predictor.answer(GUARDED, read, Deadline(20)) for read in reads)
         return await asyncio.gather(*answers, return_exceptions=True)
 
-    async def one_by_one(predictor: Predictor) -> list[Any]:
+    async def one_by_one(predictor: Asker) -> list[Any]:
         return [outcome for read in reads for outcome in await answer(predictor, [read])]
 
     alone, made_alone = run(guarded_server, one_by_one)
@@ -157,7 +158,7 @@ def test_one_row_a_call_is_a_call_for_each(guarded_server: str) -> None:
 def test_deadlines_and_cancellations_are_each_one_s_own(guarded_server: str) -> None:
     link = Link(guarded_server)
 
-    async def some_give_up(predictor: Predictor) -> list[Any]:
+    async def some_give_up(predictor: Asker) -> list[Any]:
         await predictor.answer(GUARDED, read(x(0)), Deadline(20))
         link.hold()
         first = asyncio.create_task(predictor.answer(GUARDED, read(x(1)), Deadline(20)))
@@ -192,7 +193,7 @@ def test_nobody_is_told_of_a_version_by_another_s_schema(tmp_path: Path, starter
         seen.append(schema.version)
         return x(float(schema.version))
 
-    async def until_version_2(predictor: Predictor) -> None:
+    async def until_version_2(predictor: Asker) -> None:
         target = Target("m")
         version = 1
         while version == 1:
@@ -210,13 +211,13 @@ def test_nobody_is_told_of_a_version_by_another_s_schema(tmp_path: Path, starter
 def test_a_new_version_is_learnt_without_a_request_that_shows_it(
     tmp_path: Path, starter: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.inference.predictor.REFRESH_SECONDS", 0.2)
+    monkeypatch.setattr("client.serving.schema_cache.REFRESH_SECONDS", 0.2)
     affine.publish(tmp_path / "m", 1)
     server = starter.model_server("--model_name=m", f"--model_base_path={tmp_path / 'm'}")
     processes.wait_for(lambda: processes.is_serving(server.address), "the model is loaded")
 
     async def watch() -> None:
-        async with AsyncModelServer(server.address) as connection, Predictor(connection) as core:
+        async with AsyncServingClient(server.address) as connection, Predictor(connection) as core:
             assert (await core.schema(Target("m"), Deadline(20))).version == 1
             affine.publish(tmp_path / "m", 2)
             while (await core.schema(Target("m"), Deadline(20))).version == 1:
@@ -231,7 +232,7 @@ def test_requests_that_are_just_wrong_do_not_make_the_client_ask_on_and_on(
     def refuse(schema: Schema) -> Call:
         raise ClientError("wrong")
 
-    async def ask_wrongly(predictor: Predictor) -> None:
+    async def ask_wrongly(predictor: Asker) -> None:
         for _ in range(50):
             with pytest.raises(ClientError, match="wrong"):
                 await predictor.answer(GUARDED, refuse, Deadline(20))
@@ -241,7 +242,7 @@ def test_requests_that_are_just_wrong_do_not_make_the_client_ask_on_and_on(
 
 
 def test_all_who_want_to_know_a_model_ask_once(guarded_server: str) -> None:
-    async def ask_at_once(predictor: Predictor) -> None:
+    async def ask_at_once(predictor: Asker) -> None:
         asked = (predictor.schema(GUARDED, Deadline(20)) for _ in range(50))
         assert len(set(map(id, await asyncio.gather(*asked)))) == 1
 
@@ -250,7 +251,7 @@ def test_all_who_want_to_know_a_model_ask_once(guarded_server: str) -> None:
 
 
 def test_a_model_that_is_not_there_is_asked_for_each_time(guarded_server: str) -> None:
-    async def ask_twice(predictor: Predictor) -> None:
+    async def ask_twice(predictor: Asker) -> None:
         for _ in range(2):
             with pytest.raises(ClientError) as error:
                 await predictor.answer(Target("nosuch"), read(x(1)), Deadline(20))

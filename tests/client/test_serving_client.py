@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from client import AsyncModelServer, ClientError, ModelServer
+from client import AsyncServingClient, ClientError, ServingClient
 from client.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
@@ -27,22 +27,22 @@ TABLE = breast_cancer()
 
 
 @pytest.fixture
-def server(model_server: str) -> Iterator[ModelServer]:
-    with ModelServer(model_server) as server:
+def server(model_server: str) -> Iterator[ServingClient]:
+    with ServingClient(model_server) as server:
         yield server
 
 
-def test_arrays_go_in_and_arrays_come_out(server: ModelServer) -> None:
+def test_arrays_go_in_and_arrays_come_out(server: ServingClient) -> None:
     reply = server.predict(
         "breast_cancer", {"features": TABLE.features[:2]}, signature_name="dense"
     )
     assert reply.version == 1
     assert reply.outputs["probability"].dtype == np.float32
     assert reply.outputs["probability"].shape == (2,)
-    assert reply.outputs["label"].tolist() == [b"malignant", b"malignant"]
+    assert reply.outputs["label"].tolist() == ["malignant", "malignant"]
 
 
-def test_lists_and_other_number_types_are_taken(server: ModelServer) -> None:
+def test_lists_and_other_number_types_are_taken(server: ServingClient) -> None:
     row = [round(value) for value in TABLE.features[0]]
     inputs = {name: [value] for name, value in zip(TABLE.columns, row, strict=True)}
     one = server.predict("breast_cancer", inputs)
@@ -60,7 +60,7 @@ def test_lists_and_other_number_types_are_taken(server: ModelServer) -> None:
     ],
 )
 def test_inputs_that_do_not_fit_are_typed_errors(
-    server: ModelServer, inputs: dict[str, Any], message: str
+    server: ServingClient, inputs: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ClientError) as error:
         server.predict("breast_cancer", inputs, signature_name="dense")
@@ -68,12 +68,12 @@ def test_inputs_that_do_not_fit_are_typed_errors(
     assert error.value.status == 400
 
 
-def test_an_unknown_signature_is_the_server_s_to_refuse(server: ModelServer) -> None:
+def test_an_unknown_signature_is_the_server_s_to_refuse(server: ServingClient) -> None:
     with pytest.raises(ServerError, match='Serving signature key "x" not found'):
         server.predict("breast_cancer", {"features": [[1.0] * 30]}, signature_name="x")
 
 
-def test_the_schema_is_what_the_model_says_of_itself(server: ModelServer) -> None:
+def test_the_schema_is_what_the_model_says_of_itself(server: ServingClient) -> None:
     schema = server.schema("breast_cancer")
     assert schema.version == 1
     assert str(schema.signatures["dense"].inputs["features"]) == "float32 [any, 30]"
@@ -89,7 +89,7 @@ def test_the_schema_is_what_the_model_says_of_itself(server: ModelServer) -> Non
     assert radius.minimum < radius.class_means[1] < radius.mean < radius.class_means[0]
 
 
-def test_a_version_that_is_not_there(server: ModelServer) -> None:
+def test_a_version_that_is_not_there(server: ServingClient) -> None:
     with pytest.raises(ServerError) as error:
         server.schema(Target("breast_cancer", 5))
     assert error.value.status == 404
@@ -97,7 +97,7 @@ def test_a_version_that_is_not_there(server: ModelServer) -> None:
 
 def test_calls_are_observed(model_server: str) -> None:
     seen: list[tuple[str, str]] = []
-    with ModelServer(
+    with ServingClient(
         model_server, observe=lambda rpc, code, seconds: seen.append((rpc, code.name))
     ) as server:
         server.status("breast_cancer")
@@ -112,7 +112,7 @@ COLUMNS = dict(zip(TABLE.columns, TABLE.features[:3].T, strict=True))
 @pytest.mark.parametrize("columns", [list(TABLE.columns), sorted(TABLE.columns)])
 @pytest.mark.parametrize("signature_name", ["serving_default", "dense"])
 def test_a_frame_s_columns_go_by_their_names(
-    server: ModelServer, signature_name: str, columns: list[str]
+    server: ServingClient, signature_name: str, columns: list[str]
 ) -> None:
     rows = {"features": TABLE.features[:3]}
     expected = server.predict("breast_cancer", rows, signature_name="dense").outputs["logit"]
@@ -121,7 +121,7 @@ def test_a_frame_s_columns_go_by_their_names(
     np.testing.assert_allclose(reply.outputs["logit"], expected)
 
 
-def test_one_array_is_the_only_input_or_the_matrix_of_the_table(server: ModelServer) -> None:
+def test_one_array_is_the_only_input_or_the_matrix_of_the_table(server: ServingClient) -> None:
     rows = TABLE.features[:3]
     one = server.predict("breast_cancer", rows).outputs["logit"]
     other = server.predict("breast_cancer", rows.tolist(), signature_name="dense").outputs["logit"]
@@ -139,7 +139,7 @@ def test_one_array_is_the_only_input_or_the_matrix_of_the_table(server: ModelSer
     ],
 )
 def test_a_frame_that_does_not_fit_is_told_by_column(
-    server: ModelServer, change: dict[str, Any], message: str
+    server: ServingClient, change: dict[str, Any], message: str
 ) -> None:
     columns = {name: v for name, v in {**COLUMNS, **change}.items() if v is not None}
     with pytest.raises(InvalidArgumentError) as error:
@@ -147,14 +147,14 @@ def test_a_frame_that_does_not_fit_is_told_by_column(
     assert message in error.value.message
 
 
-def test_only_the_outputs_that_are_wanted_come(server: ModelServer) -> None:
+def test_only_the_outputs_that_are_wanted_come(server: ServingClient) -> None:
     reply = server.predict("breast_cancer", TABLE.features[:2], output_filter=["logit"])
     assert list(reply.outputs) == ["logit"]
 
 
 def test_errors_have_kinds(model_server: str) -> None:
     link = Link(model_server)
-    with ModelServer(link.address) as server:
+    with ServingClient(link.address) as server:
         with pytest.raises(NotFoundError):
             server.predict("nosuch", [1.0])
         with pytest.raises(InvalidArgumentError):
@@ -167,9 +167,9 @@ def test_errors_have_kinds(model_server: str) -> None:
             server.predict("breast_cancer", TABLE.features)
 
 
-def test_the_same_with_asyncio(model_server: str, server: ModelServer) -> None:
+def test_the_same_with_asyncio(model_server: str, server: ServingClient) -> None:
     async def ask() -> None:
-        async with AsyncModelServer(model_server) as other:
+        async with AsyncServingClient(model_server) as other:
             rows = TABLE.features[:4]
             one, two = await asyncio.gather(
                 other.predict("breast_cancer", rows), other.predict("breast_cancer", rows[:1])
@@ -194,7 +194,7 @@ def test_what_a_model_looks_like_is_asked_once_and_anew_when_it_changes(
     running = starter.model_server("--model_name=m", f"--model_base_path={tmp_path / 'm'}")
     processes.wait_for(lambda: processes.is_serving(running.address), "the model is loaded")
     calls: list[str] = []
-    with ModelServer(running.address, observe=lambda rpc, *_: calls.append(rpc)) as server:
+    with ServingClient(running.address, observe=lambda rpc, *_: calls.append(rpc)) as server:
         old = pl.DataFrame({"Age (years)": [40.0]})
         for _ in range(3):
             assert server.predict("m", old).version == 1
@@ -230,7 +230,7 @@ def test_gaps_and_numbers_in_columns_of_text_are_what_the_model_calls_them(
             "balcony": [True, False],
         }
     )
-    with ModelServer(running.address) as server:
+    with ServingClient(running.address) as server:
         shares = server.predict("m", frame, signature_name="explain").outputs["contribution"]
         gone = mixed.MISSING
         expected = [[0.4, 3.5, 1, 1, 1, 1, 1], [0.4, gone, 2, gone, gone, 0, 0]]

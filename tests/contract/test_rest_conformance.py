@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from client.http.messages import HttpReply, HttpRequest
-from client.serving.client import ModelServer
+from client.serving.client import ServingClient
 from client.serving.protos import ModelVersionStatus
 from tests.contract import recordings, rest_recordings
 from tests.contract.rest_recordings import Case
@@ -52,7 +52,7 @@ class Clients:
         flags = [*setup.flags, f"--rest_api_port={processes.free_port()}"]
         server = processes.start_model_server(folder / "serving.log", *flags)
         self._stack.callback(server.stop)
-        with ModelServer(server.address) as connection:
+        with ServingClient(server.address) as connection:
 
             def settled() -> bool:
                 found = (connection.status(model) for model in setup.models)

@@ -109,12 +109,7 @@ def _flat(
 
 
 def _check_shape(shape: tuple[int, ...], spec: TensorSpec, place: Place) -> None:
-    if spec.shape is None:
-        return
-    fits = len(shape) == len(spec.shape) and all(
-        want is None or want == have for want, have in zip(spec.shape, shape, strict=True)
-    )
-    if not fits:
+    if not spec.accepts(shape):
         raise ClientError(f"{place(())}: expected {spec}, got shape {list(shape)}")
 
 

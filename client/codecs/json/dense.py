@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from client.codecs import Call
+from client.codecs.batches import Call
 from client.errors import ClientError
 from client.serving.schema import DEFAULT_SIGNATURE, DENSE, DENSE_INPUT, Schema
 from client.serving.tensors import Array

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from client.codecs import JsonCall
 from client.codecs.json import rows as friendly
+from client.codecs.json.calls import JsonCall
 from client.errors import ClientError
 from client.serving.schema import EXPLAIN, Schema
 from client.serving.tensors import Array

@@ -17,12 +17,12 @@ from typing import Any
 
 import orjson
 
-from client.codecs import Call, JsonCall
+from client.codecs.batches import Call
 from client.codecs.json import fast
 from client.codecs.json.arrays import Place, is_b64, kind_of, to_array
-from client.codecs.replies import join_rows, row_texts, write_columns, write_rows
+from client.codecs.json.calls import JsonCall
+from client.codecs.replies import write_columns, write_rows
 from client.errors import ClientError
-from client.inference.shares import Share
 from client.serving.schema import (
     DEFAULT_SIGNATURE,
     DENSE,
@@ -37,7 +37,7 @@ EXPECTED = (
     'expected {"instances": [row, ...]} or {"inputs": {name: [value, ...], ...}}, '
     'with "signature_name" if another signature than the default is meant'
 )
-KEYS = ("instances", "inputs", "signature_name")
+KEYS = ("instances", "inputs", "signature_name", "threshold")
 
 # Of each input that the model describes, the columns it holds.
 Described = Mapping[str, Sequence[Column]]
@@ -71,6 +71,7 @@ def read_document(body: Any, schema: Schema) -> JsonCall:
     if ("instances" in body) == ("inputs" in body):
         both = "both" if "instances" in body else "neither"
         raise ClientError(f'the body has {both} of "instances" and "inputs"; {EXPECTED}')
+    threshold = _threshold(body)
     name = body.get("signature_name", DEFAULT_SIGNATURE)
     if not isinstance(name, str):
         raise ClientError(f"signature_name: expected a string, got {kind_of(name)}")
@@ -84,59 +85,45 @@ def read_document(body: Any, schema: Schema) -> JsonCall:
     described = schema.described.get(name, {})
     if "inputs" in body:
         columns = _read_columns(body["inputs"], signature, described)
-        return JsonCall(Call(name, columns), row_form=False)
+        return JsonCall(Call(name, columns), False, threshold)
     rows = _checked_rows(body["instances"])
     dense_order = schema.dense_order(name)
     if dense_order is not None:
         matrix = _read_matrix(rows, schema, dense_order)
-        return JsonCall(Call(DENSE, {DENSE_INPUT: matrix}), row_form=True)
+        return JsonCall(Call(DENSE, {DENSE_INPUT: matrix}), True, threshold)
     order = schema.column_order(name)
-    return JsonCall(Call(name, _read_rows(rows, signature, order, described)), row_form=True)
+    return JsonCall(Call(name, _read_rows(rows, signature, order, described)), True, threshold)
 
 
-def write(
-    outputs: Mapping[str, Array], *, row_form: bool, facts: Mapping[str, Any] | None = None
-) -> bytes:
-    """Write the reply, `{"predictions": …}` or `{"outputs": …}`.
+def write(outputs: Mapping[str, Array], *, row_form: bool, tail: bytes = b"") -> bytes:
+    """Return the body of the response, `{"predictions": ...}` or `{"outputs": ...}`.
 
     Args:
         outputs: the model's.
         row_form: whether the request came in row form.
-        facts: what else to say in the same object.
+        tail: what else stands in the object, each member after a comma.
 
     Raises:
         ClientError: an output has no JSON form, or the outputs have no common number of rows, so
             that only column form can tell them.
     """
-    tail = b"," + orjson.dumps(facts)[1:-1] if facts else b""
+    check_types(outputs)
     if not row_form:
-        _check_types(outputs)
         return write_columns(outputs, tail)
-    if isinstance(outputs, Share):
-        return join_rows(outputs.rows(_row_texts), tail)
-    _check_rows(outputs)
-    return write_rows(outputs, tail)
-
-
-def _row_texts(outputs: Mapping[str, Array]) -> list[bytes]:
-    _check_rows(outputs)
-    return row_texts(outputs)
-
-
-def _check_types(outputs: Mapping[str, Array]) -> None:
-    for name, array in outputs.items():
-        if array.dtype.kind == "c":
-            raise ClientError(f"output {name}: values of {array.dtype.name} have no JSON form", 501)
-
-
-def _check_rows(outputs: Mapping[str, Array]) -> None:
-    _check_types(outputs)
     lengths = {array.shape[0] if array.ndim else None for array in outputs.values()}
     if len(lengths) != 1 or None in lengths:
         raise ClientError(
             "the outputs do not have one value for each instance; "
             'ask with "inputs" in place of "instances"'
         )
+    return write_rows(outputs, tail)
+
+
+def check_types(outputs: Mapping[str, Array]) -> None:
+    """Raise an error for outputs without a JSON form."""
+    for name, array in outputs.items():
+        if array.dtype.kind == "c":
+            raise ClientError(f"output {name}: values of {array.dtype.name} have no JSON form", 501)
 
 
 def parsed(body: bytes) -> Any:
@@ -151,6 +138,15 @@ def parsed(body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise ClientError(f"the body is not JSON: {error}; {EXPECTED}") from error
+
+
+def _threshold(body: Mapping[str, Any]) -> float | None:
+    if "threshold" not in body:
+        return None
+    value = body["threshold"]
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise ClientError(f"threshold: expected a number from 0 to 1, got {kind_of(value)}")
+    return float(value)
 
 
 def _checked_rows(rows: Any) -> list[Any]:

@@ -11,12 +11,11 @@ import orjson
 from client.codecs import Call, JsonCall
 from client.codecs.json import fast
 from client.codecs.json import rows as friendly
-from client.codecs.replies import join_rows, row_texts, write_columns, write_rows
+from client.codecs.replies import write_columns, write_rows
 from client.codecs.tfs_rest.document import ABSENT, Members, kind_of, parse, refusal
 from client.codecs.tfs_rest.instances import read_instances
 from client.codecs.tfs_rest.tensors import ValueMismatchError, check, is_b64, shape_of, to_array
 from client.errors import ClientError
-from client.inference.shares import Share
 from client.serving.schema import DEFAULT_SIGNATURE, Schema, Signature, TensorSpec
 from client.serving.tensors import Array
 
@@ -78,18 +77,12 @@ def write(outputs: Mapping[str, Array], *, row_form: bool) -> bytes:
     Raises:
         ClientError: an output has no JSON form, or the outputs have no common number of rows.
     """
-    if row_form and isinstance(outputs, Share):
-        return join_rows(outputs.rows(_row_texts))
-    _check(outputs, row_form=row_form)
+    check_outputs(outputs, row_form=row_form)
     return write_rows(outputs) if row_form else write_columns(outputs)
 
 
-def _row_texts(outputs: Mapping[str, Array]) -> list[bytes]:
-    _check(outputs, row_form=True)
-    return row_texts(outputs)
-
-
-def _check(outputs: Mapping[str, Array], *, row_form: bool) -> None:
+def check_outputs(outputs: Mapping[str, Array], *, row_form: bool) -> None:
+    """Raise an error for outputs without a JSON form, or, in row form, without common rows."""
     if not outputs:
         raise ClientError("Cannot convert empty tensor map to JSON")
     rows: int | None = None

@@ -8,7 +8,7 @@ from client import __version__
 from client.errors import ClientError
 from client.http.messages import HttpReply, HttpRequest
 from client.http.openapi import document
-from client.http.replies import json_reply
+from client.http.responses import json_reply
 from client.http.routing import Route
 from client.inference.predictor import Predictor
 from client.serving.client import Target
@@ -19,22 +19,22 @@ TITLE = "Predictions"
 
 
 class DocsApi:
-    """Describes the default model, and those that were asked lately."""
+    """Describes the default model and those in use."""
 
     def __init__(self, core: Predictor, model: str, *, keys: bool) -> None:
         self._core = core
         self._model = model
         self._keys = keys
-        self._route = Route(PATH, self._openapi, ("GET",))
+        self._route = Route(PATH, ("GET",), handle=self._openapi)
 
-    def route(self, path: str) -> Route | None:
-        """Return what answers a path."""
-        return self._route if path == PATH else None
+    def route(self, request: HttpRequest) -> Route | None:
+        """Return what answers a request."""
+        return self._route if request.path == PATH else None
 
     async def _openapi(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
         schemas = []
         for name in dict.fromkeys([self._model, *self._core.known_models()]):
-            # Of a model that is away for the moment the others need not be silent.
+            # The others are described while one is away.
             with suppress(ClientError):
                 schemas.append(await self._core.schema(Target(name), deadline))
         return json_reply(

@@ -2,56 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from urllib.parse import parse_qs
 
 from client import __version__
-from client.codecs import Call
 from client.codecs.oip import codec as oip
 from client.codecs.oip import models as oip_models
+from client.codecs.oip.infer import HEADER_LENGTH, OipInferences
 from client.errors import ClientError
-from client.http.answers import VERSION_HEADER
 from client.http.endpoints.operations import OperationsApi, available_versions
 from client.http.messages import HttpReply, HttpRequest
-from client.http.replies import json_reply
-from client.http.routing import Route
+from client.http.responses import json_reply
+from client.http.routing import Lane, Route
 from client.inference.predictor import Predictor
 from client.serving.client import Target
 from client.serving.deadlines import Deadline
-from client.serving.schema import Schema
 
 Answer = Callable[[Target, HttpRequest, Deadline], Awaitable[HttpReply]]
 
 
 class OipApi:
-    """Answers whatever comes below `/v2`."""
+    """Routes everything below `/v2`."""
 
     def __init__(self, core: Predictor, operations: OperationsApi) -> None:
         self._core = core
         self._operations = operations
+        self._codec = OipInferences()
         self._about_model: dict[str, tuple[str, Answer]] = {
             "model": ("", self._model),
             "model_ready": ("/ready", self._model_ready),
-            "infer": ("/infer", self._infer),
         }
 
-    def route(self, path: str) -> Route | None:
-        """Return what answers a path."""
+    def route(self, request: HttpRequest) -> Route | None:
+        """Return what answers a request."""
         try:
-            asked = oip_models.route(path)
+            asked = oip_models.route(request.path)
         except ClientError as error:
-            return Route("/v2/models/<model>/versions/<version>", partial(_refuse, error), None)
+            name = "/v2/models/<model>/versions/<version>"
+            return Route(name, None, handle=partial(_refuse, error))
         if asked is None:
             return None
         if asked.target is None:
             about_server = {"server": self._server, "live": self._live, "ready": self._ready}
             name = "/v2" if asked.what == "server" else f"/v2/health/{asked.what}"
-            return Route(name, about_server[asked.what], (asked.method,), limited=False)
+            handle = about_server[asked.what]
+            return Route(name, (asked.method,), handle=handle, limited=False)
         which = "" if asked.target.version is None else "/versions/<version>"
+        name = f"/v2/models/<model>{which}"
+        if asked.what == "infer":
+            lane = Lane(asked.target, self._codec)
+            return Route(f"{name}/infer", (asked.method,), lane, options=_options)
         suffix, answer = self._about_model[asked.what]
-        handle = partial(answer, asked.target)
-        return Route(f"/v2/models/<model>{which}{suffix}", handle, (asked.method,))
+        return Route(name + suffix, (asked.method,), handle=partial(answer, asked.target))
 
     async def _server(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
         return json_reply(oip_models.server_metadata(__version__))
@@ -79,20 +82,10 @@ class OipApi:
         name = parse_qs(request.query).get("signature_name", [""])[0]
         return json_reply(oip_models.model_metadata(schema, versions, name))
 
-    async def _infer(self, target: Target, request: HttpRequest, deadline: Deadline) -> HttpReply:
-        length = request.headers.get(oip.HEADER_LENGTH.lower())
-        inference: oip.Inference | None = None
 
-        def read(schema: Schema) -> Call:
-            nonlocal inference
-            inference = oip.read(request.body, schema, length)
-            return inference.call
-
-        _, prediction = await self._core.answer(target, read, deadline, len(request.body))
-        assert inference is not None
-        reply = oip.write(inference, prediction.outputs, target.model, prediction.version)
-        headers = (*reply.headers, (VERSION_HEADER, str(prediction.version)))
-        return HttpReply(reply.body, reply.status, reply.content_type, headers)
+def _options(request: HttpRequest) -> Mapping[str, str]:
+    length = request.headers.get(oip.HEADER_LENGTH.lower())
+    return {} if length is None else {HEADER_LENGTH: length}
 
 
 async def _refuse(error: ClientError, request: HttpRequest, deadline: Deadline) -> HttpReply:

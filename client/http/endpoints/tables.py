@@ -24,8 +24,8 @@ from client.codecs.tables import (
     table_writer,
 )
 from client.errors import ClientError
-from client.http.answers import VERSION_HEADER
 from client.http.messages import HttpRequest
+from client.http.responses import VERSION_HEADER
 from client.inference.predictor import Predictor
 from client.serving.client import Prediction, Target
 from client.serving.deadlines import Deadline

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from client.codecs.content_types import READABLE, WRITABLE
 from client.codecs.example import example_rows
+from client.codecs.json.codec import has_threshold
 from client.codecs.json.explanations import explains
 from client.http.messages import JSON
 from client.http.openapi.parts import (
@@ -39,7 +40,13 @@ def friendly_operation(schema: Schema) -> Json:
     """Return the operation of `/predict`."""
     operation = _predict(schema, _row(schema, DEFAULT_SIGNATURE), "predict")
     answer = operation["responses"]["200"]["content"][JSON]["schema"]
-    extra = {"model": {"const": schema.model}, "version": {"type": "integer"}}
+    extra: Json = {"model": {"const": schema.model}, "version": {"type": "integer"}}
+    threshold: Json = {"type": "number", "minimum": 0, "maximum": 1}
+    if has_threshold(schema, DEFAULT_SIGNATURE):
+        extra["threshold"] = threshold
+        about = "probability from which on the label is the second class"
+        for form in operation["requestBody"]["content"][JSON]["schema"]["anyOf"]:
+            form["properties"]["threshold"] = {**threshold, "description": about}
     for form in answer["anyOf"]:
         form["properties"].update(extra)
     return operation
@@ -137,8 +144,14 @@ def _predict(schema: Schema, row: Json, name: str) -> Json:
         "summary": f"Predict rows with {schema.model}",
         "parameters": [
             query_parameter("signature_name", "of tables: the signature to run"),
+            query_parameter("outputs", "of tables: the outputs that are wanted (a,b)"),
+            query_parameter("id", "of tables: a column to pass through, first"),
+            query_parameter("keep", "of tables: columns to pass through (a,b), or all"),
             query_parameter(
-                "outputs", "of tables: the outputs to answer with, separated by commas"
+                "on_error", "of tables: row puts a bad row's error in its place", ("table", "row")
+            ),
+            query_parameter(
+                "csv_guard", "of CSV: whether formulas in text are made harmless", ("on", "off")
             ),
         ],
         "requestBody": {

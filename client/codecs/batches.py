@@ -1,0 +1,169 @@
+"""Decoded requests that share a call to the model: joined, split by rows, and told apart again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from client.serving.schema import Schema
+from client.serving.tensors import Array
+
+
+class Call(NamedTuple):
+    """What a request asks of a model, whatever its dialect.
+
+    Attributes:
+        signature_name: the signature to run.
+        inputs: an array for each of its inputs.
+        output_filter: names of the outputs that are wanted; empty for all.
+    """
+
+    signature_name: str
+    inputs: Mapping[str, Array]
+    output_filter: tuple[str, ...] = ()
+
+
+class Decoded(Protocol):
+    """A decoded request: its call, and whatever its codec needs to encode the response."""
+
+    @property
+    def call(self) -> Call:
+        """What is asked of the model."""
+
+
+class Batch:
+    """Requests that one call can answer.
+
+    Attributes:
+        call: of all of them; inputs are joined along the first dimension.
+        members: places of the requests among the payloads.
+        rows: how many rows each has; None for a single request whose rows cannot be told.
+        decoded: what each was decoded to.
+    """
+
+    __slots__ = ("call", "decoded", "members", "rows")
+
+    def __init__(
+        self, call: Call, members: list[int], rows: list[int] | None, decoded: Sequence[Any]
+    ) -> None:
+        self.call = call
+        self.members = members
+        self.rows = rows
+        self.decoded = decoded
+
+    @property
+    def total_rows(self) -> int:
+        """Rows of all requests, 0 if they cannot be told."""
+        return sum(self.rows) if self.rows is not None else 0
+
+    def bounds(self) -> Iterator[tuple[int, int]]:
+        """Yield the first row of each request, and the one after its last."""
+        start = 0
+        for rows in self.rows or ():
+            yield start, start + rows
+            start += rows
+
+    def part(self, first: int, last: int) -> Batch:
+        """Return the batch of the requests from `first` to before `last`."""
+        assert self.rows is not None
+        start = sum(self.rows[:first])
+        stop = start + sum(self.rows[first:last])
+        inputs = {name: array[start:stop] for name, array in self.call.inputs.items()}
+        call = self.call._replace(inputs=inputs)
+        return Batch(
+            call, self.members[first:last], self.rows[first:last], self.decoded[first:last]
+        )
+
+    def keep(self, indexes: Sequence[int]) -> Batch:
+        """Return the batch of the requests at some places of this one."""
+        if self.rows is None:
+            return self
+        kept = np.zeros(len(self.members), np.bool_)
+        kept[indexes] = True
+        mask = np.repeat(kept, self.rows)
+        inputs = {name: array[mask] for name, array in self.call.inputs.items()}
+        return Batch(
+            self.call._replace(inputs=inputs),
+            [self.members[i] for i in indexes],
+            [self.rows[i] for i in indexes],
+            [self.decoded[i] for i in indexes],
+        )
+
+    def parts(self, max_rows: int, max_bytes: int) -> list[Batch]:
+        """Split into batches of so many rows and bytes; a larger request is a batch alone."""
+        if self.rows is None or len(self.rows) == 1:
+            return [self]
+        total = sum(self.rows)
+        size = sum(byte_size(array) for array in self.call.inputs.values())
+        if total <= max_rows and size <= max_bytes:
+            return [self]
+        most = max(1, min(max_rows, total * max_bytes // max(size, 1)))
+        found, first, rows = [], 0, 0
+        for index, count in enumerate(self.rows):
+            if rows and rows + count > most:
+                found.append(self.part(first, index))
+                first, rows = index, 0
+            rows += count
+        found.append(self.part(first, len(self.rows)))
+        return found
+
+
+def collect(decoded: Mapping[int, Decoded], schema: Schema) -> list[Batch]:
+    """Group requests by signature, types and shapes, so that each group is one call."""
+    groups: dict[Any, list[int]] = {}
+    rows: dict[int, int] = {}
+    for index, one in decoded.items():
+        call = one.call
+        signature = schema.signatures.get(call.signature_name)
+        batched = signature is not None and signature.batched
+        rows[index] = row_count(call.inputs) if batched else 0
+        key: Any = index
+        if rows[index]:
+            kinds = tuple((n, a.dtype.char, a.shape[1:]) for n, a in call.inputs.items())
+            key = (call.signature_name, call.output_filter, kinds)
+        groups.setdefault(key, []).append(index)
+    batches = []
+    for members in groups.values():
+        calls = [decoded[index].call for index in members]
+        counts = [rows[index] for index in members] if rows[members[0]] else None
+        batches.append(Batch(_joined(calls), members, counts, [decoded[i] for i in members]))
+    return batches
+
+
+def row_count(inputs: Mapping[str, Array]) -> int:
+    """Return the common first length of the inputs, 0 if there is none."""
+    lengths = {array.shape[0] if array.ndim else 0 for array in inputs.values()}
+    return lengths.pop() if len(lengths) == 1 else 0
+
+
+def byte_size(array: Array) -> int:
+    """Return the bytes that an array's values take."""
+    if array.dtype.kind == "O":
+        return int(array.nbytes) + sum(map(len, array.flat))
+    return int(array.nbytes)
+
+
+def same_call(one: Call, other: Call) -> bool:
+    """Whether two calls ask the same of the model."""
+    return (
+        one.signature_name == other.signature_name
+        and one.output_filter == other.output_filter
+        and one.inputs.keys() == other.inputs.keys()
+        and all(
+            values.dtype == other.inputs[name].dtype
+            # NaN is a missing number, the same in both.
+            and np.array_equal(values, other.inputs[name], equal_nan=values.dtype.kind == "f")
+            for name, values in one.inputs.items()
+        )
+    )
+
+
+def _joined(calls: Sequence[Call]) -> Call:
+    first = calls[0]
+    if len(calls) == 1:
+        return first
+    return first._replace(
+        inputs={name: np.concatenate([c.inputs[name] for c in calls]) for name in first.inputs}
+    )

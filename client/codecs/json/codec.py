@@ -1,0 +1,160 @@
+"""The codecs of our own dialect: predictions and explanations in JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from client.codecs import Codec, Decoding, Headers, Payload
+from client.codecs.batches import Batch
+from client.codecs.json import explanations, fast, rows
+from client.codecs.json.calls import JsonCall
+from client.codecs.replies import row_texts
+from client.errors import ClientError
+from client.http.messages import JSON, HttpReply
+from client.serving.schema import Schema
+from client.serving.tensors import Array
+
+PROBABILITY, LABEL = "probability", "label"
+
+
+class JsonPredictions(Codec):
+    """`/predict`: rows or columns, answered with the model, its version and its threshold."""
+
+    name = "json"
+
+    def decode(self, payloads: Sequence[Payload], schema: Schema) -> Decoding:
+        """Decode several requests, those that are alike in one pass."""
+        return decode_rows(self, payloads, schema)
+
+    def decode_one(self, payload: Payload, schema: Schema) -> JsonCall:
+        """Decode one request."""
+        call = rows.read(payload.body, schema)
+        name = call.call.signature_name
+        if call.threshold is not None and not has_threshold(schema, name):
+            raise ClientError(f'threshold: signature "{name}" has no label that follows from one')
+        return call
+
+    def encode(
+        self, batch: Batch, outputs: Mapping[str, Array], schema: Schema, headers: Headers
+    ) -> list[HttpReply]:
+        """Return the response to each request."""
+        facts: dict[str, Any] = {"model": schema.model, "version": schema.version}
+        default = schema.description.threshold if schema.description is not None else None
+        if PROBABILITY not in outputs or LABEL not in outputs:
+            default = None
+        tail = b"," + orjson.dumps(_with_threshold(facts, default))[1:-1]
+        rows.check_types(outputs)
+
+        def encode_one(call: JsonCall, own: Mapping[str, Array]) -> bytes:
+            if call.threshold is None or default is None:
+                return rows.write(own, row_form=call.row_form, tail=tail)
+            own = relabeled(own, call.threshold, schema)
+            other = b"," + orjson.dumps(_with_threshold(facts, call.threshold))[1:-1]
+            return rows.write(own, row_form=call.row_form, tail=other)
+
+        return encode_each(
+            batch,
+            outputs,
+            tail,
+            headers,
+            encode_one,
+            lambda call: bool(call.row_form and call.threshold is None),
+        )
+
+
+class JsonExplanations(Codec):
+    """`/explain`: each column's share of the log-odds."""
+
+    name = "explain"
+
+    def decode_one(self, payload: Payload, schema: Schema) -> JsonCall:
+        """Decode one request."""
+        return explanations.read(payload.body, schema)
+
+    def encode(
+        self, batch: Batch, outputs: Mapping[str, Array], schema: Schema, headers: Headers
+    ) -> list[HttpReply]:
+        """Return the response to each request."""
+        return [
+            HttpReply(explanations.write(own, schema), 200, JSON, headers)
+            for own in outputs_of_each(batch, outputs)
+        ]
+
+
+def decode_rows(codec: Codec, payloads: Sequence[Payload], schema: Schema) -> Decoding:
+    """Decode plain requests for rows of numbers in one pass, and the others one by one."""
+    batch, others = fast.read_batch([payload.body for payload in payloads], schema)
+    if not others:
+        return Decoding([batch] if batch is not None else [], {})
+    decoding = codec.decode_each(payloads, others, schema)
+    if batch is not None:
+        decoding.batches.append(batch)
+    return decoding
+
+
+def encode_each(
+    batch: Batch,
+    outputs: Mapping[str, Array],
+    tail: bytes,
+    headers: Headers,
+    encode_one: Any,
+    is_plain: Any,
+) -> list[HttpReply]:
+    """Return the response to each request; rows of plain ones are made text in one pass.
+
+    Args:
+        batch: the requests.
+        outputs: of all of them.
+        tail: what else stands in each response's object, each member after a comma.
+        headers: of each response.
+        encode_one: returns the body for one decoded request and its outputs.
+        is_plain: whether a decoded request is answered with its rows as they are.
+    """
+    if len(batch.members) == 1:
+        return [HttpReply(encode_one(batch.decoded[0], outputs), 200, JSON, headers)]
+    texts = row_texts(outputs)
+    replies = []
+    for call, (start, stop) in zip(batch.decoded, batch.bounds(), strict=True):
+        if is_plain(call):
+            # Joining a list of one costs more than taking it.
+            text = texts[start] if stop - start == 1 else b",".join(texts[start:stop])
+            body = b"".join((b'{"predictions":[', text, b"]", tail, b"}"))
+        else:
+            body = encode_one(call, {n: array[start:stop] for n, array in outputs.items()})
+        replies.append(HttpReply(body, 200, JSON, headers))
+    return replies
+
+
+def outputs_of_each(batch: Batch, outputs: Mapping[str, Array]) -> list[Mapping[str, Array]]:
+    """Return the outputs of each request."""
+    if len(batch.members) == 1:
+        return [outputs]
+    return [
+        {name: array[start:stop] for name, array in outputs.items()}
+        for start, stop in batch.bounds()
+    ]
+
+
+def relabeled(
+    outputs: Mapping[str, Array], threshold: float, schema: Schema
+) -> Mapping[str, Array]:
+    """Return outputs whose labels follow from another threshold."""
+    assert schema.description is not None
+    names = np.array([name.encode() for name in schema.description.class_names], object)
+    labels = names[(outputs[PROBABILITY] >= np.float32(threshold)).astype(np.int64)]
+    return {**outputs, LABEL: labels}
+
+
+def has_threshold(schema: Schema, signature_name: str) -> bool:
+    """Whether the labels of a signature follow from a threshold of the probability."""
+    signature = schema.signatures.get(signature_name)
+    outputs = signature.outputs if signature is not None else {}
+    return schema.description is not None and {PROBABILITY, LABEL} <= outputs.keys()
+
+
+def _with_threshold(facts: Mapping[str, Any], threshold: float | None) -> dict[str, Any]:
+    return dict(facts) if threshold is None else {**facts, "threshold": threshold}

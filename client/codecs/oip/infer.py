@@ -1,0 +1,35 @@
+"""The codec of the Open Inference Protocol's `infer`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from client.codecs import Codec, Headers, Payload
+from client.codecs.batches import Batch
+from client.codecs.json.codec import outputs_of_each
+from client.codecs.oip import codec as oip
+from client.http.messages import HttpReply
+from client.serving.schema import Schema
+from client.serving.tensors import Array
+
+HEADER_LENGTH = "header_length"
+
+
+class OipInferences(Codec):
+    """Requests to infer; the option `header_length` is the JSON's length before binary tensors."""
+
+    name = "oip"
+
+    def decode_one(self, payload: Payload, schema: Schema) -> oip.Inference:
+        """Decode one request."""
+        return oip.read(payload.body, schema, payload.options.get(HEADER_LENGTH))
+
+    def encode(
+        self, batch: Batch, outputs: Mapping[str, Array], schema: Schema, headers: Headers
+    ) -> list[HttpReply]:
+        """Return the response to each request."""
+        replies = []
+        for inference, own in zip(batch.decoded, outputs_of_each(batch, outputs), strict=True):
+            reply = oip.write(inference, own, schema.model, schema.version)
+            replies.append(reply._replace(headers=(*reply.headers, *headers)))
+        return replies

@@ -1,0 +1,75 @@
+"""A body that is read while it arrives; what its reader has not taken yet is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+
+from client.errors import ClientError
+from client.http.request_body import too_large
+
+
+class CutShortError(ClientError):
+    """The caller has gone, or has sent nonsense, before the body was whole."""
+
+    def __init__(self) -> None:
+        super().__init__("the body is cut short: it ended before all of it had come")
+
+
+class BodyStream:
+    """Passes pieces of a body from a connection to a task."""
+
+    def __init__(self, flow: FlowControl, max_bytes: int) -> None:
+        self._flow = flow
+        self._max_bytes = max_bytes
+        self._pieces: deque[bytes] = deque()
+        self._waiting = 0
+        self._sent = 0
+        self._ended = False
+        self._error: ClientError | None = None
+        self._event = asyncio.Event()
+
+    def feed(self, piece: bytes) -> None:
+        """Take a piece."""
+        self._sent += len(piece)
+        if self._sent > self._max_bytes:
+            self.fail(too_large(self._max_bytes))
+            return
+        self._pieces.append(piece)
+        self._waiting += len(piece)
+        if self._waiting > HIGH_WATER_LIMIT:
+            self._flow.pause_reading()
+        self._event.set()
+
+    def end(self) -> None:
+        """Note that the body is whole."""
+        self._ended = True
+        self._event.set()
+
+    def fail(self, error: ClientError) -> None:
+        """Let the reader raise an error, unless the body is whole."""
+        if not self._ended and self._error is None:
+            self._error = error
+            self._event.set()
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the body.
+
+        Raises:
+            ClientError: what `fail` was given.
+        """
+        while True:
+            while self._pieces:
+                piece = self._pieces.popleft()
+                self._waiting -= len(piece)
+                yield piece
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                return
+            self._event.clear()
+            self._flow.resume_reading()
+            await self._event.wait()

@@ -1,0 +1,96 @@
+"""What the connections of one process share: the clock of their deadlines, and unread responses."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from client.observability.metrics import Metrics
+from client.settings import Settings
+
+if TYPE_CHECKING:
+    from client.http.receiving import ReceivingProtocol
+
+log = logging.getLogger(__name__)
+
+# How often deadlines are looked at; a timer for each connection would cost more.
+SWEEP_SECONDS = 0.1
+
+
+class _Stalled:
+    """A connection whose responses are not being read: bytes unread, and when some were read."""
+
+    __slots__ = ("since", "size")
+
+    def __init__(self, size: int, since: float) -> None:
+        self.size = size
+        self.since = since
+
+
+class Connections:
+    """The connections of one process."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._write_seconds = settings.write_timeout
+        self._max_unsent = settings.max_unsent_bytes
+        self._metrics = metrics
+        self._all: set[ReceivingProtocol] = set()
+        self._stalled: dict[ReceivingProtocol, _Stalled] = {}
+
+    def add(self, connection: ReceivingProtocol) -> None:
+        """Follow a connection."""
+        self._all.add(connection)
+
+    def remove(self, connection: ReceivingProtocol) -> None:
+        """Follow a connection no longer."""
+        self._all.discard(connection)
+        self._stalled.pop(connection, None)
+
+    def stall(self, connection: ReceivingProtocol) -> None:
+        """Note that a connection's responses are not being read as fast as they are written."""
+        size = connection.transport.get_write_buffer_size()
+        self._stalled[connection] = _Stalled(size, connection.loop.time())
+        self._bound()
+
+    def resume(self, connection: ReceivingProtocol) -> None:
+        """Note that a connection's responses were read."""
+        self._stalled.pop(connection, None)
+
+    async def sweep(self) -> None:
+        """Look at all deadlines now and then, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = loop.time()
+            for connection in [one for one in self._all if one.deadline <= now]:
+                try:
+                    connection.late()
+                except Exception:
+                    log.exception("a connection could not be ended")
+                    connection.transport.abort()
+            self._sweep_stalled(now)
+            self._metrics.publish()
+
+    def _sweep_stalled(self, now: float) -> None:
+        for connection, stalled in list(self._stalled.items()):
+            size = connection.transport.get_write_buffer_size()
+            if size < stalled.size:
+                stalled.since = now
+            elif now - stalled.since > self._write_seconds:
+                self._abort(connection)
+            stalled.size = size
+        self._bound()
+
+    def _bound(self) -> None:
+        """Close the connections that read least while too much is unread."""
+        total = sum(stalled.size for stalled in self._stalled.values())
+        while total > self._max_unsent and len(self._stalled) > 1:
+            connection = min(self._stalled, key=lambda one: self._stalled[one].since)
+            total -= self._stalled[connection].size
+            self._abort(connection)
+
+    def _abort(self, connection: ReceivingProtocol) -> None:
+        self._stalled.pop(connection, None)
+        self._metrics.slow_readers.inc()
+        connection.transport.abort()

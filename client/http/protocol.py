@@ -1,0 +1,208 @@
+"""uvicorn's HTTP/1.1 protocol, with a short way for requests to the API.
+
+A request to the API is handed to the gateway when its message is complete, and its response is
+written to the connection: no task and no ASGI messages for each request. Everything else goes to
+the ASGI application as uvicorn's own protocol does it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import quote, unquote
+
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from client.http.endpoints.tables import StreamReply
+from client.http.heads import Message, response_head
+from client.http.messages import HttpReply
+from client.http.receiving import (
+    HEAD,
+    HEAD_SECONDS,
+    IDLE,
+    KEEP_ALIVE_SECONDS,
+    NEVER,
+    STOPPING_SECONDS,
+    ReceivingProtocol,
+)
+from client.http.request_body import inflate
+
+# After an early response, what the caller still sends is read for so long, so that the connection
+# is not reset before the caller has read it.
+LINGER_SECONDS = 1.0
+
+_QUERY = "!$%&'()*+,/:;=?@[]~"
+
+
+class ApiProtocol(ReceivingProtocol):
+    """One connection: answers its requests in their order."""
+
+    def _advance(self) -> None:
+        """Answer the request whose turn it is."""
+        message = self._turns[0]
+        if message.started:
+            return
+        if message.error is not None:
+            message.started = True
+            self._send(self._gateway.refuse(message.request, message.route, message.error))
+        elif message.stream is not None:
+            message.started = True
+            self._task = self.loop.create_task(self._stream(message))
+        elif not message.complete:
+            return
+        elif message.route is None:
+            message.started = True
+            self._ask_application(message)
+        else:
+            message.started = True
+            job = self._gateway.submit(
+                message.request, message.route, message.caller, self._respond
+            )
+            if not job.done:
+                self._job = job
+
+    def _respond(self, reply: HttpReply) -> None:
+        self._job = None
+        self._send(reply)
+
+    def _send(self, reply: HttpReply) -> None:
+        """Write a response."""
+        message = self._turns[0]
+        is_last = self._stopping and len(self._turns) == 1 and self._state == IDLE
+        keep_alive = message.keep_alive and message.complete and not is_last
+        message.keep_alive = keep_alive
+        defaults = self.server_state.default_headers
+        head = response_head(reply.status, reply.content_type, reply.headers, keep_alive)
+        date = b"date: %b\r\n" % defaults[0][1] if defaults else b""
+        body = b"" if message.request.method == "HEAD" else reply.body
+        length = b"content-length: %d\r\n\r\n" % len(reply.body)
+        self.transport.write(b"".join((head, date, length, body)))
+        if self.flow.write_paused:
+            self._unread = True
+        else:
+            self._finish()
+
+    async def _stream(self, message: Message) -> None:
+        """Answer a table while it arrives."""
+        assert message.stream is not None
+        assert message.route is not None
+        request = message.request
+        encoding = request.headers.get("content-encoding")
+        chunks = inflate(message.stream.pieces(), encoding, self._max_table)
+        reply = await self._gateway.stream(request, message.route, message.caller, chunks)
+        if isinstance(reply, HttpReply):
+            self._task = None
+            self._send(reply)
+            return
+        await self._write_pieces(message, reply)
+        self._task = None
+        self._finish()
+
+    async def _write_pieces(self, message: Message, reply: StreamReply) -> None:
+        chunked = self.parser.get_http_version() != "1.0"
+        message.keep_alive = message.keep_alive and chunked and not self._stopping
+        head = response_head(200, reply.content_type, reply.headers, message.keep_alive)
+        defaults = self.server_state.default_headers
+        date = b"date: %b\r\n" % defaults[0][1] if defaults else b""
+        framing = b"transfer-encoding: chunked\r\n\r\n" if chunked else b"\r\n"
+        self.transport.write(b"".join((head, date, framing)))
+        try:
+            async for piece in reply.pieces:
+                if piece:
+                    framed = (b"%x\r\n" % len(piece), piece, b"\r\n") if chunked else (piece,)
+                    self.transport.write(b"".join(framed))
+                    if self.flow.write_paused:
+                        await self.flow.drain()
+        except Exception as error:
+            # HTTP has no other way to say that a response is not whole.
+            self._gateway.error_reply(message.request, message.route, error)
+            self.transport.abort()
+            return
+        if chunked:
+            self.transport.write(b"0\r\n\r\n")
+
+    def _finish(self) -> None:
+        """Go on after a response: with the next request, or with the end of the connection."""
+        if not self._turns:
+            return
+        message = self._turns.popleft()
+        self._uncount(message)
+        self.server_state.total_requests += 1
+        if not message.keep_alive:
+            self._end(message)
+            return
+        if self._turns:
+            self._advance()
+        elif self._state == IDLE:
+            seconds = STOPPING_SECONDS if self._stopping else KEEP_ALIVE_SECONDS
+            self.deadline = self.loop.time() + seconds
+        elif self._state == HEAD:
+            self.deadline = self.loop.time() + HEAD_SECONDS
+        if len(self._turns) <= 1:
+            self.flow.resume_reading()
+
+    def _uncount(self, message: Message) -> None:
+        if message.counted:
+            message.counted = False
+            self._gateway.metrics.in_flight -= 1
+
+    def _end(self, message: Message) -> None:
+        """Close the connection once the caller had a chance to read the response."""
+        self._closing = True
+        for other in self._turns:
+            self._uncount(other)
+        self._turns.clear()
+        if message.complete or self._half_closed or self.transport.is_closing():
+            self._close()
+            return
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self.deadline = self.loop.time() + LINGER_SECONDS
+
+    def _close(self) -> None:
+        self._closing = True
+        self.deadline = NEVER
+        self.transport.close()
+
+    # The ASGI application.
+
+    def _ask_application(self, message: Message) -> None:
+        request = message.request
+        scope: Any = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": self.parser.get_http_version(),
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "method": request.method,
+            "path": unquote(request.path),
+            "raw_path": request.path.encode("latin-1"),
+            "query_string": quote(request.query, safe=_QUERY).encode("ascii"),
+            "headers": message.head.raw,
+            "state": self.app_state.copy(),
+        }
+        self.cycle = RequestResponseCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=message.keep_alive and not self._stopping,
+            on_response=self._finish_application,
+        )
+        self.cycle.body = bytearray(request.body)
+        self.cycle.more_body = False
+        self.cycle.message_event.set()
+        self._start_asgi_task(self.cycle, self.app)
+
+    def _finish_application(self) -> None:
+        if self._turns:
+            self._turns[0].keep_alive = self.cycle.keep_alive
+        self._finish()

@@ -1,0 +1,135 @@
+"""What is recorded of requests: metrics, the access log, traces, and headers that say so."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from client.http import access_log
+from client.http.messages import HttpRequest
+from client.http.routing import Route
+from client.observability.metrics import Metrics
+from client.observability.request_context import RequestContext
+from client.observability.tracing import Tracing
+from client.serving import deadlines
+from client.settings import Settings
+
+TIMING_HEADER = "Server-Timing"
+# Callers may make up any other, and each would be a time series.
+METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+SERVER_ERROR = 500
+# In an outage every request fails alike; the log says how many more there were.
+MAX_ERRORS_PER_SECOND = 10
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class Recorder:
+    """Records requests to the API."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, tracing: Tracing | None) -> None:
+        self._metrics = metrics
+        self._tracing = tracing
+        self._log = settings.access_log
+        self._timing = settings.server_timing
+        self._window = 0.0
+        self._logged = 0
+        self._left_out = 0
+
+    def follow(self, request: HttpRequest, route: Route) -> RequestContext | None:
+        """Return what is to be recorded of a request on its way, None if nothing is."""
+        if not route.limited or (self._tracing is None and not self._timing):
+            return None
+        context = RequestContext()
+        if self._tracing is not None:
+            context.span = self._tracing.begin(
+                request.method, request.path, route.name, request.headers
+            )
+        return context
+
+    def end(self, context: RequestContext | None, status: int | None) -> None:
+        """End a request's trace; the status is None if its caller has gone."""
+        if self._tracing is not None and context is not None:
+            self._tracing.end(context.span, status)
+
+    def gone(self, context: RequestContext | None) -> None:
+        """End the trace of a request whose caller has gone."""
+        self.end(context, None)
+
+    async def until_end(
+        self, context: RequestContext | None, pieces: AsyncIterator[bytes]
+    ) -> AsyncIterator[bytes]:
+        """Yield a response's pieces, and end the request's trace after the last."""
+        status = None
+        try:
+            async for piece in pieces:
+                yield piece
+            status = 200
+        finally:
+            self.end(context, status)
+
+    def is_plain(self, request: HttpRequest) -> bool:
+        """Whether a good response to a request is only counted."""
+        return self._log != "all" and "x-request-id" not in request.headers
+
+    def record(
+        self,
+        request: HttpRequest,
+        route: Route | None,
+        status: int,
+        headers: Headers,
+        body: bytes | None,
+        *,
+        caller: str | None,
+        context: RequestContext | None,
+        seconds: float,
+    ) -> Headers:
+        """Count a request, log it if it is to be, and return its response's headers.
+
+        Args:
+            request: as it came.
+            route: what answers it.
+            status: of the response.
+            headers: of the response.
+            body: of the response, None if it is not known yet.
+            caller: the name of its API key.
+            context: what was recorded on its way.
+            seconds: since it arrived.
+        """
+        method = request.method if request.method in METHODS else "other"
+        name = route.name if route is not None else "none"
+        if route is None and method in METHODS:
+            method = "any"
+        self._metrics.observe_request(method, name, status, seconds)
+        if context is not None and self._timing:
+            headers = (*headers, (TIMING_HEADER, context.timing(seconds)))
+        # Failed probes are expected; do not log them.
+        is_news = status >= SERVER_ERROR and (route is None or route.limited)
+        logged = self._log == "all" or (self._log == "errors" and is_news and self._take())
+        if not logged and "x-request-id" not in request.headers:
+            return headers
+        return access_log.record(
+            request,
+            status,
+            headers,
+            route=name,
+            caller=caller,
+            seconds=seconds,
+            logged=logged,
+            body=body,
+            left_out=self._left_out_before() if logged else 0,
+        )
+
+    def _take(self) -> bool:
+        """Whether another error may be logged in this second."""
+        now = deadlines.now()
+        if now - self._window >= 1:
+            self._window, self._logged = now, 0
+        self._logged += 1
+        if self._logged > MAX_ERRORS_PER_SECOND:
+            self._left_out += 1
+            return False
+        return True
+
+    def _left_out_before(self) -> int:
+        count, self._left_out = self._left_out, 0
+        return count

@@ -1,0 +1,188 @@
+"""Calls to the model for batches of requests: bounded, bisected when they fail, and checked.
+
+Nobody ever gets another's rows: outputs are shared out only if they have a row for each row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from client.codecs.batches import Batch, Call, row_count
+from client.errors import ClientError, DeadlineExceededError, ServerError, server_error
+from client.inference.batching import Limits
+from client.serving.deadlines import Deadline
+from client.serving.flows import Prediction
+
+BatchObserver = Callable[[int, int], None]
+# Takes the target, the schema, the call, seconds, and the server.
+Send = Callable[[Any, Any, Call, float, Any], Awaitable[Prediction]]
+Answers = list[tuple[Batch, "Prediction | ClientError"]]
+
+# These say nothing about the rows, so a part of the call would fare no better than the whole.
+SHARED = frozenset(
+    {
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.UNAVAILABLE,
+    }
+)
+
+
+class BatchSender:
+    """Sends batches in calls of a bounded number of rows."""
+
+    def __init__(
+        self, send: Send, limits: Limits, observe: BatchObserver = lambda requests, rows: None
+    ) -> None:
+        """Create a sender.
+
+        Args:
+            send: makes one call.
+            limits: of calls.
+            observe: called before each call with its requests and rows.
+        """
+        self._send = send
+        self._limits = limits
+        self._observe = observe
+        self._alone = asyncio.Semaphore(limits.calls)
+        # How many rows a signature takes at once, where that turned out to be fewer than allowed.
+        self._max_rows: dict[Hashable, int] = {}
+
+    async def send(
+        self,
+        target: Any,
+        schema: Any,
+        batch: Batch,
+        deadline: Deadline,
+        server: Any,
+        is_done: Callable[[int], bool],
+    ) -> AsyncIterator[tuple[Batch, Prediction | ClientError]]:
+        """Yield each part of a batch with its prediction or its error."""
+        if batch.rows is None:
+            try:
+                call = batch.call
+                yield batch, await self.send_alone(target, schema, call, deadline, server)
+            except ClientError as error:
+                yield batch, error
+            return
+        key = (target, batch.call.signature_name)
+        pending = batch.parts(self._max_rows.get(key, self._limits.rows), self._limits.size)
+        for part in pending:
+            sending = _Sending(self, target, schema, deadline, server, is_done)
+            for answer in await sending.bisect(part):
+                yield answer
+
+    async def send_alone(
+        self, target: Any, schema: Any, call: Call, deadline: Deadline, server: Any
+    ) -> Prediction:
+        """Make a call that no requests share; only so many are in flight.
+
+        Raises:
+            ClientError: the call failed.
+        """
+        async with self.slot(deadline):
+            self._observe(1, row_count(call.inputs))
+            return await self._send(target, schema, call, deadline.left(), server)
+
+    @asynccontextmanager
+    async def slot(self, deadline: Deadline) -> AsyncIterator[None]:
+        """Wait for a place among the calls that are not shared.
+
+        Raises:
+            DeadlineExceededError: there was none in time.
+        """
+        if self._alone.locked():
+            try:
+                await asyncio.wait_for(self._alone.acquire(), deadline.left())
+            except asyncio.TimeoutError:
+                raise DeadlineExceededError("there was no answer in time") from None
+        else:
+            await self._alone.acquire()
+        try:
+            yield
+        finally:
+            self._alone.release()
+
+    async def call(
+        self, target: Any, schema: Any, batch: Batch, deadline: Deadline, server: Any
+    ) -> Prediction:
+        """Make one call for a batch."""
+        self._observe(len(batch.members), batch.total_rows)
+        return await self._send(target, schema, batch.call, deadline.left(), server)
+
+    def learn(self, target: Any, batch: Batch, max_rows: int) -> None:
+        """Remember that a signature takes only so many rows at once."""
+        key = (target, batch.call.signature_name)
+        self._max_rows[key] = min(max_rows, self._max_rows.get(key, max_rows))
+
+
+class _Sending:
+    """The calls for one batch, which is halved when it fails."""
+
+    def __init__(
+        self,
+        sender: BatchSender,
+        target: Any,
+        schema: Any,
+        deadline: Deadline,
+        server: Any,
+        is_done: Callable[[int], bool],
+    ) -> None:
+        self._sender = sender
+        self._where = (target, schema)
+        self._deadline = deadline
+        self._server = server
+        self._is_done = is_done
+
+    async def bisect(self, batch: Batch) -> Answers:
+        """Call for a batch, or for its halves, so that only the requests at fault fail."""
+        if all(map(self._is_done, batch.members)):
+            return []
+        sender, (target, schema) = self._sender, self._where
+        try:
+            prediction = await sender.call(target, schema, batch, self._deadline, self._server)
+        except ServerError as error:
+            if len(batch.members) > 1 and error.code not in SHARED:
+                return await self._halve(batch, error)
+            return self._failed(batch, error)
+        except ClientError as error:
+            return [(batch, error)]
+        if len(batch.members) > 1 and not _has_rows(prediction, batch.total_rows):
+            # The outputs have no row for each row, whatever the signature says.
+            sender.learn(target, batch, 1)
+            parts = [batch.part(i, i + 1) for i in range(len(batch.members))]
+            return [answer for part in parts for answer in await self.bisect(part)]
+        return [(batch, prediction)]
+
+    async def _halve(self, batch: Batch, error: ServerError) -> Answers:
+        middle = len(batch.members) // 2
+        halves = (batch.part(0, middle), batch.part(middle, len(batch.members)))
+        answers = [await self.bisect(half) for half in halves]
+        found = [answer for part in answers for answer in part]
+        good = all(isinstance(reply, Prediction) for _, reply in found)
+        if good and error.code is grpc.StatusCode.INVALID_ARGUMENT:
+            # No request was at fault: the server does not take so many rows.
+            self._sender.learn(self._where[0], batch, max(half.total_rows for half in halves))
+        return found
+
+    def _failed(self, batch: Batch, error: ServerError) -> Answers:
+        if len(batch.members) == 1:
+            return [(batch, error)]
+        # Each request gets an error of its own: tracebacks are written into them.
+        return [
+            (batch.part(i, i + 1), server_error(error.code, error.message))
+            for i in range(len(batch.members))
+        ]
+
+
+def _has_rows(prediction: Prediction, rows: int) -> bool:
+    return all(a.ndim and len(a) == rows for a in prediction.outputs.values())

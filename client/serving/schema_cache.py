@@ -1,0 +1,157 @@
+"""What is known of the models: how each version looks, and which version each server answers with.
+
+How a version looks never changes. Which version is the latest does, and not on all servers at the
+same moment; it is learned from replies, from requests that do not fit, and every few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+from client.errors import ClientError, DeadlineExceededError, ServerError
+from client.serving.client import AsyncServingClient
+from client.serving.deadlines import Deadline
+from client.serving.flows import Target
+from client.serving.pool import Server
+from client.serving.schema import Schema
+
+# A request that does not fit the schema may fit a version published since; the server is asked
+# again, but no more often than this for requests that are just wrong.
+MIN_AGE_SECONDS = 1.0
+REFRESH_SECONDS = 5.0
+MAX_SCHEMAS = 256
+
+_Key = tuple[Target, Server]
+
+
+@dataclass
+class _Known:
+    """A target's schema, when its server was last asked for it, and whether it was used since."""
+
+    schema: Schema
+    asked_at: float
+    used: bool = True
+
+
+class SchemaCache:
+    """The schemas of the models behind one client.
+
+    It belongs to the event loop it is used on.
+    """
+
+    def __init__(self, client: AsyncServingClient) -> None:
+        self._client = client
+        self._known: dict[_Key, _Known] = {}
+        self._asking: dict[_Key, asyncio.Task[Schema]] = {}
+
+    def get(self, target: Target, server: Server) -> Schema | None:
+        """Return how a target looks on a server, None if that is not known."""
+        known = self._known.get((target, server))
+        if known is None:
+            return None
+        known.used = True
+        return known.schema
+
+    async def load(self, target: Target, server: Server, deadline: Deadline) -> Schema:
+        """Return how a target looks on a server, asking only if that is not known.
+
+        Raises:
+            ServerError: there is no such model or version, or the server cannot be reached.
+        """
+        return self.get(target, server) or await self.ask(target, server, deadline)
+
+    def server_of(self, target: Target, schema: Schema) -> Server | None:
+        """Return a server on which a target looks like this, None if there is none."""
+        for server in self._client.pool.servers:
+            known = self._known.get((target, server))
+            if known is not None and known.schema is schema and not server.left_out:
+                return server
+        return None
+
+    def models(self) -> list[str]:
+        """Return the names of the models whose latest version was asked for lately."""
+        return list(dict.fromkeys(t.model for t, _ in self._known if t == Target(t.model)))
+
+    async def refresh(
+        self, target: Target, server: Server, schema: Schema, deadline: Deadline, error: ClientError
+    ) -> Schema | None:
+        """Return how a target looks now, None if that does not explain an error."""
+        if error.status not in (400, 404):
+            return None
+        known = self._known.get((target, server))
+        if known is not None and known.schema is not schema:
+            return known.schema
+        if known is not None and time.monotonic() - known.asked_at < MIN_AGE_SECONDS:
+            return None
+        try:
+            fresh = await self.ask(target, server, deadline)
+        except ServerError:
+            return None  # the error at hand says more
+        return fresh if fresh is not schema else None
+
+    async def answered_by(
+        self, target: Target, version: int, server: Server, deadline: Deadline
+    ) -> Schema:
+        """Return how the version looks with which a server has just answered for a target."""
+        schema = await self.load(Target(target.model, version), server, deadline)
+        known = self._known.get((target, server))
+        if known is not None:
+            known.schema = schema
+        return schema
+
+    async def ask(self, target: Target, server: Server, deadline: Deadline) -> Schema:
+        """Ask a server how a target looks, once for all who want to know at the same time.
+
+        Raises:
+            ServerError: there is no such model or version, or the server cannot be reached.
+        """
+        key = (target, server)
+        asking = self._asking.get(key)
+        if asking is None:
+            asking = self._asking[key] = asyncio.create_task(self._ask_once(key))
+        # A waiter may give up; the others still want to know.
+        await asyncio.wait({asking}, timeout=deadline.left())
+        if not asking.done():
+            raise DeadlineExceededError("there was no answer in time")
+        return asking.result()
+
+    async def keep_fresh(self) -> None:
+        """Look for new versions of the models in use, until cancelled."""
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            for (target, server), known in list(self._known.items()):
+                if server not in self._client.pool.servers:
+                    del self._known[target, server]
+                elif target.version is None and known.used and not server.left_out:
+                    known.used = False
+                    with suppress(ServerError):
+                        await self.ask(target, server, Deadline(self._client.timeout))
+
+    async def _ask_once(self, key: _Key) -> Schema:
+        target, server = key
+        try:
+            schema = await self._client.schema(target, server=server)
+        except ServerError as error:
+            if error.status == 404:
+                self._known.pop(key, None)
+            raise
+        finally:
+            del self._asking[key]
+        return self._remember(key, schema)
+
+    def _remember(self, key: _Key, schema: Schema) -> Schema:
+        """Keep a schema; the object stays the same for as long as the version looks the same."""
+        target = key[0]
+        for same in (key, *((target, other) for other in self._client.pool.servers)):
+            known = self._known.get(same)
+            if known is not None and known.schema.looks_like(schema):
+                schema = known.schema
+                break
+        if key not in self._known:
+            while len(self._known) >= MAX_SCHEMAS:
+                del self._known[next(iter(self._known))]
+        self._known[key] = _Known(schema, time.monotonic())
+        return schema

@@ -1,0 +1,244 @@
+"""Connections with raw sockets: order, limits, callers that do not read, stops and restarts."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import signal
+import socket
+import time
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from tests.client.test_operating import metric, workers
+from tests.conftest import Starter
+from tests.support.callers import Callers
+from tests.support.processes import Running, wait_for
+from tests.support.tables import breast_cancer
+
+ROWS = breast_cancer().features
+ROW = json.dumps({"instances": [ROWS[0].tolist()]}).encode()
+
+
+def connect(url: str) -> socket.socket:
+    where = urlsplit(url)
+    return socket.create_connection((where.hostname or "", where.port or 0), timeout=20)
+
+
+def post(path: str, body: bytes, *headers: str, host: str = "Host: x") -> bytes:
+    lines = [f"POST {path} HTTP/1.1", host, f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(filter(None, lines)).encode() + b"\r\n\r\n" + body
+
+
+def get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+
+def read_replies(connection: socket.socket, number: int) -> list[tuple[int, bytes]]:
+    """Read so many responses; each has a length, or is in chunks."""
+    file = connection.makefile("rb")
+    replies = []
+    for _ in range(number):
+        status = int(file.readline().split()[1])
+        headers = {}
+        while line := file.readline().strip():
+            name, _, value = line.lower().partition(b": ")
+            headers[name] = value
+        if headers.get(b"transfer-encoding") == b"chunked":
+            body = b""
+            while size := int(file.readline(), 16):
+                body += file.read(size)
+                file.readline()
+            file.readline()
+        else:
+            body = file.read(int(headers[b"content-length"]))
+        replies.append((status, body))
+    return replies
+
+
+def test_pipelined_requests_are_answered_in_their_order(client_url: str) -> None:
+    requests_ = [
+        get("/livez"),
+        post("/predict", ROW),
+        get("/"),
+        post("/predict", b"{"),
+        get("/v2/health/live"),
+        post("/v1/models/breast_cancer:predict", ROW),
+        get("/static/page.css"),
+        post("/predict", b",".join([b"1"] * 30) + b"\n", "Content-Type: text/csv"),
+        get("/nosuch"),
+    ]
+    with connect(client_url) as connection:
+        connection.sendall(b"".join(requests_) * 3)
+        replies = read_replies(connection, 3 * len(requests_))
+    statuses = [status for status, _ in replies]
+    assert statuses == [200, 200, 200, 400, 200, 200, 200, 400, 404] * 3
+    for at in (0, 9, 18):
+        assert replies[at][1] == b'{"status":"alive"}\n'
+        assert json.loads(replies[at + 1][1])["predictions"][0]["label"] == "malignant"
+        assert b"<html" in replies[at + 2][1]
+        assert json.loads(replies[at + 4][1]) == {"live": True}
+
+
+def test_a_request_may_come_byte_by_byte(client_url: str) -> None:
+    with connect(client_url) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in post("/predict", ROW)[:200]:
+            connection.sendall(bytes([byte]))
+        connection.sendall(post("/predict", ROW)[200:] + get("/livez"))
+        assert [status for status, _ in read_replies(connection, 2)] == [200, 200]
+
+
+@pytest.mark.parametrize("host", ["", "Host: a\r\nHost: b"])
+def test_a_host_is_needed_once(client_url: str, host: str) -> None:
+    with connect(client_url) as connection:
+        connection.sendall(post("/predict", ROW, host=host))
+        ((status, body),) = read_replies(connection, 1)
+    assert status == 400
+    assert b"Host: expected the header once" in body
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET nonsense\r\n\r\n", 400),
+        (b"GET /livez HTTP/9.9\r\nHost: x\r\n\r\n", 400),
+        (post("/predict", ROW, "Content-Length: 3"), 400),
+        (post("/predict", ROW, "Transfer-Encoding: chunked"), 400),
+        (post("/predict", ROW, "Bad Name: 3"), 400),
+        (b"MADEUP / HTTP/1.1\r\nHost: x\r\n\r\n", 501),
+    ],
+)
+def test_bytes_that_are_no_request_are_refused_and_the_connection_ends(
+    client_url: str, sent: bytes, status: int
+) -> None:
+    with connect(client_url) as connection:
+        connection.sendall(sent)
+        assert read_replies(connection, 1)[0][0] == status
+        assert connection.recv(100) == b""
+
+
+def test_a_head_that_stalls_is_given_up(client_url: str) -> None:
+    with connect(client_url) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost:")
+        started = time.monotonic()
+        assert read_replies(connection, 1)[0][0] == 408
+        assert time.monotonic() - started < 15
+
+
+def test_a_body_that_is_waited_for_is_asked_for(client_url: str) -> None:
+    with connect(client_url) as connection:
+        head, _, body = post("/predict", ROW, "Expect: 100-continue").partition(b"\r\n\r\n")
+        connection.sendall(head + b"\r\n\r\n")
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert read_replies(connection, 1)[0][0] == 200
+    with connect(client_url) as connection:
+        connection.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+            b"Content-Length: 99999999\r\n\r\n"
+        )
+        assert read_replies(connection, 1)[0][0] == 413
+
+
+def test_who_sends_too_much_can_read_why(model_server: str, starter: Starter) -> None:
+    client = starter.client(model_server, CLIENT_MAX_BODY_BYTES="1000")
+    for _ in range(5):
+        with connect(client.address) as connection:
+            connection.sendall(post("/predict", b" " * 400_000))
+            ((status, body),) = read_replies(connection, 1)
+        assert status == 413
+        assert b"expected at most 1000 bytes" in body
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs/swagger-ui-bundle.js"])
+def test_callers_who_do_not_read_are_counted_and_closed(
+    model_server: str, starter: Starter, path: str
+) -> None:
+    client = starter.client(model_server, CLIENT_WRITE_TIMEOUT="1")
+    connections = [connect(client.address) for _ in range(3)]
+    for connection in connections:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(get(path) * 400)
+    name = "client_slow_readers_total"
+    wait_for(lambda: metric(client, name) == len(connections), "all were closed", 60)
+    wait_for(lambda: metric(client, "client_http_requests_in_flight") == 1, "nothing is left", 5)
+    for connection in connections:
+        connection.close()
+    assert requests.post(f"{client.address}/predict", ROW, timeout=10).status_code == 200
+
+
+def test_unread_responses_are_bounded_by_closing_who_reads_least(
+    model_server: str, starter: Starter
+) -> None:
+    client = starter.client(model_server, CLIENT_WRITE_TIMEOUT="60", CLIENT_MAX_UNSENT_BYTES="1000")
+    connections = [connect(client.address) for _ in range(3)]
+    for connection in connections:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(get("/openapi.json") * 400)
+    wait_for(lambda: metric(client, "client_slow_readers_total") == 2, "one is left", 60)
+    for connection in connections:
+        connection.close()
+
+
+def test_a_body_that_inflates_without_bound_holds_up_nobody(
+    model_server: str, starter: Starter
+) -> None:
+    client = starter.client(model_server)
+    bomb = gzip.compress(b'{"instances": [' + b"1," * 7_000_000 + b"1]}")
+    url = f"{client.address}/v1/models/breast_cancer"
+    for verb in ("predict", "classify", "regress", "explain"):
+        reply = requests.post(
+            f"{url}:{verb}", bomb, headers={"Content-Encoding": "gzip"}, timeout=20
+        )
+        assert reply.status_code == 413
+        assert len(reply.content) < 500
+
+
+def is_predicted(status: int, headers: dict[str, str], body: bytes) -> str:
+    return "" if status == 200 else body.decode()
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_stop_loses_no_request_on_a_kept_connection(
+    model_server: str, starter: Starter, number: int
+) -> None:
+    client = starter.client(model_server, CLIENT_WORKERS=str(number))
+    with Callers(f"{client.address}/predict", ROW, is_predicted, 16) as callers:
+        wait_for(lambda: callers.answered > 300, "they are answered", 20)
+        client.process.send_signal(signal.SIGTERM)
+        callers.join()
+    assert callers.failures() == {}
+    assert client.process.wait(15) == 0
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_workers_are_replaced_one_after_the_other_without_loss(
+    model_server: str, starter: Starter, number: int
+) -> None:
+    client = starter.client(model_server, CLIENT_WORKERS=str(number))
+    before = workers(client)
+    with Callers(f"{client.address}/predict", ROW, is_predicted, 16) as callers:
+        wait_for(lambda: callers.answered > 300, "they are answered", 20)
+        client.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: not workers(client) & before, "all were replaced", 30)
+        answered = callers.answered
+        wait_for(lambda: callers.answered > answered + 300, "they are answered", 20)
+    assert callers.failures() == {}
+    assert len(workers(client)) == number
+    assert ready(client)
+
+
+def ready(client: Running) -> bool:
+    return requests.get(f"{client.address}/readyz", timeout=5).status_code == 200
+
+
+def test_a_probe_speaks_for_all_workers(model_server: str, starter: Starter) -> None:
+    client = starter.client(model_server, CLIENT_WORKERS="2", CLIENT_DRAIN_DELAY="3")
+    client.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    statuses = {requests.get(f"{client.address}/readyz", timeout=5).status_code for _ in range(20)}
+    assert statuses == {503}
+    assert requests.post(f"{client.address}/predict", ROW, timeout=5).status_code == 200

@@ -1,0 +1,165 @@
+"""Ways for tests to let many requests wait together, each with a future of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from client.codecs import Decoding
+from client.codecs.batches import Batch, Call, byte_size, collect
+from client.errors import ClientError
+from client.inference.batching import DynamicBatcher, Job, Limits
+from client.inference.calls import BatchSender
+from client.inference.predictor import Predictor
+from client.serving.client import Prediction, Target
+from client.serving.deadlines import Deadline
+from client.serving.schema import Schema
+
+
+class Called(NamedTuple):
+    """A decoded request that is nothing but its call."""
+
+    call: Call
+
+
+class FutureJob(Job):
+    """A job whose answer is a future's result."""
+
+    __slots__ = ("asked", "batched", "future")
+
+    def __init__(self, asked: Any, size: int, deadline: Deadline, batched: bool = True) -> None:
+        super().__init__(size, deadline)
+        self.asked = asked
+        self.batched = batched
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def finish(self, result: Any) -> None:
+        self.done = True
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        self.done = True
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class SharedCalls:
+    """Calls that wait together, sent by a function.
+
+    Attributes:
+        batcher: lets them wait.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[str, Call, float], Awaitable[Prediction]],
+        limits: Limits | None = None,
+        slots: int = 1,
+        observe: Callable[[int, int], None] = lambda requests, rows: None,
+        observe_wait: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        limits = limits or Limits()
+        self.batcher: DynamicBatcher[str] = DynamicBatcher(
+            self._run, limits, lambda: slots, observe_wait
+        )
+        self._sender = BatchSender(
+            lambda target, schema, call, seconds, server: send(target, call, seconds),
+            limits,
+            observe,
+        )
+
+    async def predict(
+        self, group: str, call: Call, deadline: Deadline, *, batched: bool
+    ) -> Prediction:
+        size = sum(map(byte_size, call.inputs.values()))
+        job = FutureJob(call, size, deadline, batched)
+        self.batcher.put(group, job)
+        try:
+            prediction: Prediction = await job.future
+            return prediction
+        finally:
+            self.batcher.remove(job)
+
+    async def _run(self, group: str, jobs: list[Job]) -> None:
+        waiting = [job for job in jobs if isinstance(job, FutureJob)]
+        names = {job.asked.signature_name: job.batched for job in waiting}
+        signatures = {name: SimpleNamespace(batched=value) for name, value in names.items()}
+        schema: Any = SimpleNamespace(signatures=signatures)
+        batches = collect({i: Called(job.asked) for i, job in enumerate(waiting)}, schema)
+        deadline = max((job.deadline for job in waiting), key=lambda one: one.end)
+
+        async def send(batch: Batch) -> None:
+            async for part, reply in self._sender.send(
+                group, None, batch, deadline, None, lambda i: waiting[i].done
+            ):
+                for member, prediction in told_apart(part, reply):
+                    settle(waiting[member], prediction)
+
+        await asyncio.gather(*map(send, batches))
+
+
+class Asker:
+    """Requests to a predictor that wait together, as those of the gateway do."""
+
+    def __init__(self, predictor: Predictor, limits: Limits | None = None) -> None:
+        self.predictor = predictor
+        self.schema = predictor.schema
+        self._batcher: DynamicBatcher[Target] = DynamicBatcher(self._run, limits)
+
+    async def answer(
+        self, target: Target, read: Callable[[Schema], Call], deadline: Deadline
+    ) -> tuple[Call, Prediction]:
+        """Return the call that a request became, and what was computed."""
+        job = FutureJob(read, 1, deadline)
+        self._batcher.put(target, job)
+        try:
+            result: tuple[Call, Prediction] = await job.future
+            return result
+        finally:
+            self._batcher.remove(job)
+
+    async def _run(self, target: Target, jobs: list[Job]) -> None:
+        waiting = [job for job in jobs if isinstance(job, FutureJob)]
+
+        async def decode(places: Sequence[int], schema: Schema) -> Decoding:
+            decoded, errors = {}, {}
+            for index, place in enumerate(places):
+                try:
+                    decoded[index] = Called(waiting[place].asked(schema))
+                except ClientError as error:
+                    errors[index] = error
+            return Decoding(collect(decoded, schema), errors)
+
+        deadline = max((job.deadline for job in waiting), key=lambda one: one.end)
+        outcome = await self.predictor.run(
+            target, range(len(waiting)), decode, deadline, lambda place: waiting[place].done
+        )
+        for answered in outcome.answered:
+            calls = dict(zip(answered.batch.members, answered.batch.decoded, strict=True))
+            for member, prediction in told_apart(answered.batch, answered.prediction):
+                assert isinstance(prediction, Prediction)
+                settle(waiting[member], (calls[member].call, prediction))
+        for place, error in outcome.errors.items():
+            waiting[place].fail(error)
+
+
+def told_apart(
+    batch: Batch, reply: Prediction | ClientError
+) -> list[tuple[int, Prediction | ClientError]]:
+    """Return what each request of a batch gets."""
+    if isinstance(reply, ClientError) or len(batch.members) == 1:
+        return [(member, reply) for member in batch.members]
+    return [
+        (member, reply._replace(outputs={n: a[start:stop] for n, a in reply.outputs.items()}))
+        for member, (start, stop) in zip(batch.members, batch.bounds(), strict=True)
+    ]
+
+
+def settle(job: FutureJob, result: Any) -> None:
+    if isinstance(result, ClientError):
+        job.fail(result)
+    else:
+        job.finish(result)
