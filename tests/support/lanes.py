@@ -33,6 +33,8 @@ SLOW = (
     "tests/e2e",
     "tests/browser",
     "tests/client/test_protos.py",
+    "tests/client/test_connections.py",
+    "tests/client/test_several_servers.py",
     "tests/serving/test_load.py",
     "tests/serving/test_faults.py",
     "tests/serving/test_hostile_requests.py",
