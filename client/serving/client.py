@@ -88,7 +88,8 @@ class ServingClient:
             inputs: an array, or what numpy makes one of, for each input of the signature; or a
                 pandas or polars frame, or one array for the signature's only input.
             signature_name: the signature to run.
-            signature: it, if the caller knows it; otherwise the server is asked for it once.
+            signature: the signature, if it is known; otherwise the server is asked for it once.
+                With it strings stay bytes; without it they are `str` where they are UTF-8.
             output_filter: names of the outputs that are wanted; empty for all.
             timeout: seconds that the answer may take.
 

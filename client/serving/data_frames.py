@@ -1,4 +1,4 @@
-"""Data frames as a signature's inputs; pandas and polars are recognised, not imported."""
+"""Data frames as a signature's inputs; neither pandas nor polars is imported."""
 
 from __future__ import annotations
 
@@ -8,22 +8,27 @@ from typing import Any
 import numpy as np
 
 from client.errors import InvalidArgumentError
-from client.serving.schema import DENSE, DENSE_INPUT, Column, Schema, Signature
-from client.serving.tensors import STRING
+from client.serving.columns import Column
+from client.serving.columns.date import DAY_MICROSECONDS
+from client.serving.protos import DataType
+from client.serving.schema import DENSE, DENSE_INPUT, Schema
+from client.serving.tensors import DTYPES, STRING, dtype_name
+
+DOUBLE = DataType.Value("DT_DOUBLE")
 
 
 def is_frame(values: Any) -> bool:
-    """Tell whether values are a table with named columns, such as a pandas or polars DataFrame."""
+    """Return whether values are a table with named columns, such as a pandas or polars frame."""
     return hasattr(values, "columns") and hasattr(values, "__getitem__")
 
 
 def of_frame(frame: Any, signature_name: str, schema: Schema) -> tuple[str, Mapping[str, Any]]:
     """Return a signature and its inputs with a frame's columns.
 
-    The columns are the inputs of the same name. If they are all numbers, and `dense` computes the
-    same from one matrix, that is used: one tensor travels faster than one for each column. A
-    signature whose only input has another name takes the frame as a matrix, with the columns in
-    the model's order if it has told one, else in the frame's own.
+    Columns are inputs of the same name. If `dense` computes the same from one matrix, it is run:
+    one tensor travels faster than one for each column. A signature whose only input has another
+    name takes the frame as a matrix, in the model's order of columns if it describes one, else the
+    frame's.
 
     Raises:
         InvalidArgumentError: a column is missing, unknown, or holds what the input cannot take.
@@ -34,19 +39,23 @@ def of_frame(frame: Any, signature_name: str, schema: Schema) -> tuple[str, Mapp
     signature = schema.signatures.get(signature_name)
     if order is not None:
         _check_names(names, order)
-        return DENSE, {DENSE_INPUT: _matrix(frame, [columns[name] for name in order])}
+        described = schema.described[DENSE][DENSE_INPUT]
+        values = [_values(frame[columns[c.name]], DOUBLE, c) for c in described]
+        return DENSE, {DENSE_INPUT: np.column_stack(values)}
     if signature is None:
-        return signature_name, {}  # the server will refuse it by name
-    described = schema.described.get(signature_name, {})
+        return signature_name, {}  # the server refuses it by name
+    by_input = schema.described.get(signature_name, {})
     if len(signature.inputs) == 1 and names != list(signature.inputs):
         (only,) = signature.inputs
-        order = tuple(column.name for column in described.get(only, ())) or tuple(names)
+        order = tuple(column.name for column in by_input.get(only, ())) or tuple(names)
         _check_names(names, order)
-        return signature_name, {only: _matrix(frame, [columns[name] for name in order])}
+        return signature_name, {
+            only: np.column_stack([frame[columns[n]].to_numpy() for n in order])
+        }
     _check_names(names, tuple(signature.inputs))
     return signature_name, {
-        name: _values(frame[columns[name]], name, signature, described.get(name, ()))
-        for name in signature.inputs
+        name: _values(frame[columns[name]], spec.dtype, next(iter(by_input.get(name, ())), None))
+        for name, spec in signature.inputs.items()
     }
 
 
@@ -78,23 +87,35 @@ def _check_names(names: Sequence[str], wanted: Sequence[str]) -> None:
         raise InvalidArgumentError(f'column "{missing[0]}" is missing; the columns are {listing}')
 
 
-def _matrix(frame: Any, columns: Sequence[Any]) -> Any:
-    return np.column_stack([frame[column].to_numpy() for column in columns])
-
-
-def _values(series: Any, name: str, signature: Signature, described: Sequence[Column]) -> Any:
+def _values(series: Any, dtype: int, column: Column | None) -> Any:
+    """Return a column's values as the input takes them."""
     values = series.to_numpy()
-    if signature.inputs[name].dtype != STRING or not described:
+    if column is None:
         return values
-    return [_text(value, name, described[0]) for value in values.tolist()]
+    if values.dtype.kind == "M":
+        if column.kind != "date":
+            raise InvalidArgumentError(
+                f"input {column.name}: expected {dtype_name(dtype)}, got dates"
+            )
+        missing = np.isnat(values)
+        days = values.astype("datetime64[us]").astype(np.int64) / DAY_MICROSECONDS
+        return np.where(missing, np.nan, days)
+    takes = DTYPES[dtype].kind
+    if values.dtype.kind in {"f": "fiu", "i": "iu", "b": "b"}.get(takes, ""):
+        return values
+    return [_encoded(value, dtype, column) for value in values.tolist()]
 
 
-def _text(value: Any, name: str, column: Column) -> str | bytes:
-    """Return what a category is called in the model: tables hold numbers and gaps there too."""
-    if isinstance(value, str | bytes):
+def _encoded(value: Any, dtype: int, column: Column) -> Any:
+    """Return a value of a table as the input takes it: tables hold gaps, and numbers as names."""
+    if isinstance(value, bytes):
         return value
-    missing = value is None or value != value or type(value).__name__ == "NAType"
-    text = column.encode(None if missing else value, STRING)
-    if not isinstance(text, str):
-        raise InvalidArgumentError(f"input {name}: expected strings, got {value!r}")
-    return text
+    if column.kind == "date" and hasattr(value, "isoformat"):
+        value = value.isoformat()
+    missing = value is None or value != value or type(value).__name__ in ("NAType", "NaTType")
+    encoded = column.encode(None if missing else value, dtype)
+    kinds: dict[str, Any] = {"O": str, "f": (int, float), "i": int, "b": bool}
+    if encoded is None or not isinstance(encoded, kinds.get(DTYPES[dtype].kind, object)):
+        expected = "strings" if dtype == STRING else column.expected or dtype_name(dtype)
+        raise InvalidArgumentError(f"input {column.name}: expected {expected}, got {value!r}")
+    return encoded

@@ -168,7 +168,9 @@ class Dialogue:
         elif not isinstance(inputs, Mapping):
             signature_name, inputs = of_array(inputs, signature_name, schema)
         signature = schema.signatures.get(signature_name)
-        return (yield from self.run(target, signature, inputs, signature_name, output_filter))
+        prediction = yield from self.run(target, signature, inputs, signature_name, output_filter)
+        outputs = {name: tensors.as_text(name, a) for name, a in prediction.outputs.items()}
+        return prediction._replace(outputs=outputs)
 
     def _describe(
         self, target: Target, found: Mapping[str, Signature]

@@ -12,13 +12,16 @@ from client.serving.protos import DataType, TensorProto
 Array = npt.NDArray[Any]
 
 STRING = DataType.Value("DT_STRING")
+# numpy has no bfloat16; its values are float32 here, which holds all of them.
+BFLOAT16 = DataType.Value("DT_BFLOAT16")
 
-# numpy dtype of each tensor dtype, and the field that holds values that do not travel as bytes.
-# bfloat16 and the quantized types have no numpy dtype.
+# numpy dtype of each tensor dtype, and the field of values that do not travel as bytes. The
+# quantized types have no numpy dtype.
 _NUMPY = {
     "DT_FLOAT": (np.float32, "float_val"),
     "DT_DOUBLE": (np.float64, "double_val"),
     "DT_HALF": (np.float16, "half_val"),
+    "DT_BFLOAT16": (np.float32, "half_val"),
     "DT_INT8": (np.int8, "int_val"),
     "DT_INT16": (np.int16, "int_val"),
     "DT_INT32": (np.int32, "int_val"),
@@ -51,7 +54,8 @@ def to_proto(array: Array, dtype: int) -> Any:
     if dtype == STRING:
         proto.string_val.extend(array.reshape(-1).tolist())
     else:
-        proto.tensor_content = array.tobytes()
+        bits = to_bfloat16(array) if dtype == BFLOAT16 else array
+        proto.tensor_content = bits.tobytes()
     return proto
 
 
@@ -60,14 +64,18 @@ def from_proto(proto: Any) -> Array:
 
     Raises:
         ValueError: its dtype has no numpy form, or there are not as many values as its shape says.
-        OverflowError: a value is none of its dtype.
+        OverflowError: a value does not fit its dtype.
     """
     if proto.dtype not in DTYPES:
         raise ValueError(f"tensors of {dtype_name(proto.dtype)} cannot be read here")
     dtype, shape = DTYPES[proto.dtype], [dim.size for dim in proto.tensor_shape.dim]
+    stored = np.dtype(np.uint16) if proto.dtype == BFLOAT16 else dtype
     if proto.tensor_content and proto.dtype != STRING:
-        return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
+        array = np.frombuffer(proto.tensor_content, stored).reshape(shape)
+        return from_bfloat16(array) if proto.dtype == BFLOAT16 else array
     values = getattr(proto, _FIELDS[proto.dtype])
+    if proto.dtype == BFLOAT16:
+        return from_bfloat16(np.array(values, np.uint16).reshape(shape))
     if dtype == np.float16:
         return np.array(values, np.uint16).view(dtype).reshape(shape)
     if dtype.kind == "c":
@@ -75,11 +83,40 @@ def from_proto(proto: Any) -> Array:
     return np.array(values, dtype).reshape(shape)
 
 
+def as_text(name: str, array: Array) -> Array:
+    """Return an output with strings as `str`.
+
+    Bytes that are not UTF-8, and outputs whose name ends in `_bytes`, stay bytes.
+    """
+    if array.dtype != np.object_ or name.endswith("_bytes"):
+        return array
+    try:
+        texts = [value.decode() for value in array.reshape(-1).tolist()]
+    except UnicodeDecodeError:
+        return array
+    decoded = np.empty(len(texts), object)
+    decoded[:] = texts
+    return decoded.reshape(array.shape)
+
+
+def from_bfloat16(bits: Array) -> Array:
+    """Return the float32 values of bfloat16 bits, uint16 of any shape."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def to_bfloat16(array: Array) -> Array:
+    """Return the bfloat16 bits, uint16, that are nearest to float32 values, ties to even."""
+    bits = np.ascontiguousarray(array, np.float32).reshape(array.shape).view(np.uint32)
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+    # Rounding could carry a NaN's payload into its exponent.
+    return np.where(np.isnan(array), 0x7FC0, rounded).astype(np.uint16)
+
+
 def dtype_name(dtype: int) -> str:
-    """Return a dtype's name as people write it: `float32`, `string`."""
+    """Return a dtype's common name: `float32`, `string`."""
     if dtype == STRING:
         return "string"
-    if dtype in DTYPES:
+    if dtype in DTYPES and dtype != BFLOAT16:
         return DTYPES[dtype].name
     name: str = DataType.Name(dtype) if dtype in DataType.values() else str(dtype)
     return name.removeprefix("DT_").lower()

@@ -42,7 +42,7 @@ def expected(model_server: str) -> dict[str, Any]:
 
 
 def check(predictions: list[dict[str, Any]], expected: dict[str, Any]) -> None:
-    assert [p["label"] for p in predictions] == [x.decode() for x in expected["label"]]
+    assert [p["label"] for p in predictions] == expected["label"].tolist()
     for name in ("probability", "logit"):
         np.testing.assert_allclose([p[name] for p in predictions], expected[name], rtol=1e-5)
 

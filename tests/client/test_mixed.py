@@ -335,7 +335,9 @@ def test_the_description_tells_every_column(server: str) -> None:
 def test_a_model_exported_before_there_were_missing_values_and_modes_is_read(server: str) -> None:
     with ServingClient(server) as connection:
         query = {"query": np.zeros(1, np.int32)}
-        outputs = dict(connection.predict("flats", query, signature_name="describe").outputs)
+        describe = connection.schema("flats").signatures["describe"]
+        reply = connection.predict("flats", query, signature_name="describe", signature=describe)
+        outputs = dict(reply.outputs)
     del outputs["missing"], outputs["class_modes"]
     columns = Description.from_outputs(outputs).columns
     assert {column.name for column in columns if column.missing} == set()

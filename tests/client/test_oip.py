@@ -18,7 +18,10 @@ from client.codecs.oip import codec as oip
 from client.codecs.oip import models as oip_models
 from client.codecs.oip.tensors import read_binary
 from client.serving.client import Target
+from client.serving.protos import TensorProto
 from client.serving.schema import TensorSpec
+from client.serving.tensors import BFLOAT16, from_bfloat16, from_proto, to_bfloat16, to_proto
+from tests.client import schemas
 from tests.support import affine, identity, mixed, processes
 from tests.support.caller import model_config, models_config
 from tests.support.tables import breast_cancer
@@ -259,7 +262,8 @@ def test_a_table_in_one_matrix_or_a_tensor_for_each_column(
     )
     for result in (matrix, columns):
         np.testing.assert_allclose(result.as_numpy("logit"), expected["logit"], rtol=1e-5)
-        assert result.as_numpy("label").tolist() == expected["label"].tolist()
+        labels = [label.decode() for label in result.as_numpy("label")]
+        assert labels == expected["label"].tolist()
 
 
 def test_columns_of_every_kind(client: triton.InferenceServerClient) -> None:
@@ -468,15 +472,89 @@ def test_truth_is_0_or_1() -> None:
         read_binary(memoryview(b"\x00\x02"), (2,), TensorSpec(10, (None,)), "t")
 
 
-def test_a_type_that_numpy_lacks_is_told(client: triton.InferenceServerClient) -> None:
+@pytest.mark.parametrize("binary_in", [True, False])
+@pytest.mark.parametrize("binary_out", [True, False])
+def test_bfloat16_goes_both_ways(
+    url: str, client: triton.InferenceServerClient, binary_in: bool, binary_out: bool
+) -> None:
     metadata = client.get_model_metadata("identity", query_params={"signature_name": "BF16"})
-    assert metadata["inputs"][0]["datatype"] == "BF16"
-    made = triton.InferInput("x", [1, 1], "BF16")
-    made.set_data_from_numpy(np.ones([1, 1], identity.TYPES["BF16"].as_numpy_dtype))
-    with pytest.raises(InferenceServerException) as caught:
-        client.infer("identity", [made], parameters={"signature_name": "BF16"})
-    assert caught.value.status() == "501"
-    assert caught.value.message() == 'input "x": tensors of BF16 cannot be sent to the model server'
+    assert metadata["outputs"][0]["datatype"] == "BF16"
+    values, expected = [1.0, -2.5, 3.14159, 1e-30], [1.0, -2.5, 3.140625, 1.0022201e-30]
+    if binary_in:
+        made = triton.InferInput("x", [1, 4], "BF16")
+        made.set_data_from_numpy(f32([expected]))
+        result = client.infer(
+            "identity",
+            [made],
+            outputs=[wanted("y", binary=binary_out)],
+            parameters={"signature_name": "BF16"},
+        )
+        output, answer = result.get_output("y"), result.as_numpy("y") if binary_out else None
+        answer = output["data"] if answer is None else answer.reshape(-1).tolist()
+    else:
+        tensor = {"name": "x", "shape": [1, 4], "datatype": "BF16", "data": values}
+        body = {
+            "inputs": [tensor],
+            "outputs": [{"name": "y", "parameters": {"binary_data": binary_out}}],
+            "parameters": {"signature_name": "BF16"},
+        }
+        reply = requests.post(f"{url}/v2/models/identity/infer", json=body, timeout=10)
+        head = int(reply.headers.get(oip.HEADER_LENGTH, len(reply.content)))
+        output, data = json.loads(reply.content[:head])["outputs"][0], reply.content[head:]
+        bits = np.frombuffer(data, np.uint16).astype(np.uint32) << 16
+        answer = bits.view(np.float32).tolist() if binary_out else output["data"]
+    assert (output["datatype"], output["shape"]) == ("BF16", [1, 4])
+    np.testing.assert_allclose(answer, expected, rtol=1e-6)
+
+
+BIG = {"INT64": 1234567890123456789, "UINT64": 18446744073709551615}
+
+
+@pytest.mark.parametrize("number", [b"1.5", b"NaN", b"Infinity", b"-Infinity"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+def test_a_number_that_is_not_json_leaves_the_integers_of_others_as_they_are(
+    number: bytes, mark: bytes
+) -> None:
+    model = schemas.schema(
+        x=schemas.spec("FLOAT", None), i=schemas.spec("INT64", None), u=schemas.spec("UINT64", None)
+    )
+    tensors = [
+        {"name": name, "shape": [1], "datatype": datatype, "data": [value]}
+        for name, datatype, value in (
+            ("x", "FP32", "NUMBER"),
+            ("i", "INT64", BIG["INT64"]),
+            ("u", "UINT64", BIG["UINT64"]),
+        )
+    ]
+    body = mark + json.dumps({"inputs": tensors}).encode().replace(b'"NUMBER"', number)
+    inputs = oip.read(body, model).call.inputs
+    np.testing.assert_array_equal(inputs["x"], [float(number)])
+    assert inputs["i"].tolist() == [BIG["INT64"]]
+    assert inputs["u"].tolist() == [BIG["UINT64"]]
+    with_length = oip.read(body, model, str(len(body))).call.inputs
+    assert with_length["u"].tolist() == [BIG["UINT64"]]
+
+
+@pytest.mark.parametrize("number", ["nan", "1e999", "Infinity2", "--1"])
+def test_other_numbers_that_are_not_json_are_refused(number: str) -> None:
+    model = schemas.schema(x=schemas.spec("FLOAT", None))
+    text = '{"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [NaN, %s]}]}'
+    with pytest.raises(ClientError, match="the body is not JSON"):
+        oip.read((text % number).encode(), model)
+
+
+def test_bfloat16_is_rounded_to_the_nearest_value() -> None:
+    values = f32([1.0, 1.00390625, 1.01171875, 3e38, np.inf, -np.inf, np.nan, -0.0])
+    bits = to_bfloat16(values)
+    expected = f32([1.0, 1.0, 1.015625, 3e38, np.inf, -np.inf, np.nan, -0.0])
+    np.testing.assert_allclose(from_bfloat16(bits), expected, rtol=2**-8)
+    assert bits[1] == bits[0]
+    proto = to_proto(values, BFLOAT16)
+    np.testing.assert_array_equal(from_proto(proto), from_bfloat16(bits))
+    listed = TensorProto(
+        dtype=BFLOAT16, half_val=bits.tolist(), tensor_shape={"dim": [{"size": 8}]}
+    )
+    np.testing.assert_array_equal(from_proto(listed), from_bfloat16(bits))
 
 
 def test_binary_numbers_are_not_copied(server: str) -> None:

@@ -39,7 +39,7 @@ def test_arrays_go_in_and_arrays_come_out(server: ServingClient) -> None:
     assert reply.version == 1
     assert reply.outputs["probability"].dtype == np.float32
     assert reply.outputs["probability"].shape == (2,)
-    assert reply.outputs["label"].tolist() == [b"malignant", b"malignant"]
+    assert reply.outputs["label"].tolist() == ["malignant", "malignant"]
 
 
 def test_lists_and_other_number_types_are_taken(server: ServingClient) -> None:

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 
 from client import ClientError
+from client.codecs.example import example_request
 from client.codecs.tables import (
     ARROW,
     CSV,
@@ -28,8 +30,10 @@ from client.codecs.tables import (
     table_reader,
     table_writer,
 )
+from client.codecs.tfs_rest import predict
 from client.serving.columns.base import MISSING
 from client.serving.columns.date import days_of, text_of
+from client.serving.data_frames import of_frame
 from client.serving.protos import DataType
 from client.serving.schema import Schema, TensorSpec
 from client.serving.tensors import STRING
@@ -226,6 +230,33 @@ def test_a_category_is_one_whether_it_is_written_as_an_integer_or_not() -> None:
         row = {**PLAIN_JSON, "plan": value}
         # Not every category is an integer, but this one is.
         assert inputs(NDJSON, json.dumps(row))["plan"] == [b"1001"]
+
+
+def test_frames_hold_dates_gaps_and_categories() -> None:
+    moment = datetime.datetime(2024, 3, 1, 12)
+    frame = pl.DataFrame(
+        {
+            "age": [40.5, None],
+            "since": [moment, None],
+            "plan": [1001, None],
+            "rooms": [2.0, None],
+            "garden": [False, None],
+        }
+    )
+    dates = frame.with_columns(pl.col("since").cast(pl.Date))
+    zoned = frame.with_columns(pl.col("since").dt.replace_time_zone("UTC"))
+    texts = frame.with_columns(pl.Series("since", ["2024-03-01 12:00", None]))
+    for table, days in ((frame, 19783.5), (dates, 19783.0), (zoned, 19783.5), (texts, 19783.5)):
+        name, found = of_frame(table, "serving_default", MODEL)
+        assert name == "serving_default"
+        np.testing.assert_array_equal(found["since"], [days, np.nan])
+        np.testing.assert_array_equal(found["age"], [40.5, np.nan])
+        assert (found["plan"], found["rooms"]) == (["1001", ""], [2, MIN])
+        assert found["garden"] == [False, True]
+    with pytest.raises(ClientError, match="input age: expected float64, got dates"):
+        of_frame(frame.with_columns(age=pl.col("since")), "serving_default", MODEL)
+    with pytest.raises(ClientError, match="input since: expected a date such as"):
+        of_frame(frame.with_columns(pl.Series("since", ["x", "y"])), "serving_default", MODEL)
 
 
 def test_float64_columns_keep_their_digits() -> None:
@@ -454,3 +485,29 @@ def test_rows_without_a_call_have_errors() -> None:
     parts, _ = rows_of(CSV, HEADER + "x,,,,\n", TableOptions(errors_in_rows=True))
     assert [type(rows) for rows in parts] == [TableRows]
     assert parts[0].call is None
+
+
+def test_examples_of_models_without_a_description_follow_their_signatures() -> None:
+    one = schemas.schema(
+        x=schemas.spec("FLOAT", None, 2),
+        n=schemas.spec("INT64", None),
+        s=schemas.spec("STRING", None),
+        b=schemas.spec("BOOL", None),
+    )
+    row = {"x": [1.0, 1.0], "n": 1, "s": "text", "b": True}
+    assert example_request(one) == {"instances": [row]}
+    fixed = schemas.schema(x=schemas.spec("FLOAT", 2, 3), y=schemas.spec("DOUBLE"))
+    expected = {"inputs": {"x": [[1.0] * 3] * 2, "y": 1.0}}
+    assert example_request(fixed) == expected
+    predict.read(json.dumps(expected).encode(), fixed)
+    described = example_request(MODEL)["instances"]
+    assert described[1] == {
+        "age": 1.5,
+        "since": "1970-01-03",
+        "plan": "1001",
+        "rooms": 3,
+        "garden": True,
+    }
+    predict.read(json.dumps({"instances": described}).encode(), MODEL)
+    with pytest.raises(ClientError, match="values of bfloat16 have no JSON form"):
+        example_request(schemas.schema(x=schemas.spec("BFLOAT16", None)))

@@ -1,8 +1,8 @@
 """A small model of columns of every kind that describes itself as the training job's models do.
 
 Each column's share of the log-odds tells which value the model has seen in it: of a number a
-hundredth, of true 1, of a category its place in the vocabulary. An unknown category is `UNKNOWN`, a
-missing value `MISSING`.
+hundredth, of a date a hundredth of its days, of true 1, of a category its place in the vocabulary.
+An unknown category is `UNKNOWN`, a missing value `MISSING`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ class MixedColumn:
     missing: bool = False
     class_means: tuple[float, float] = (0.0, 0.0)
     class_modes: tuple[int, int] = (-1, -1)
+    mode: int | None = None
 
     @property
     def kind(self) -> str:
-        return {tf.float32: "numeric", tf.bool: "boolean"}.get(self.dtype, "categorical")
+        kinds = {tf.float32: "numeric", tf.float64: "date", tf.bool: "boolean"}
+        return kinds.get(self.dtype, "categorical")
 
 
 COLUMNS = (
@@ -47,6 +49,17 @@ COLUMNS = (
     MixedColumn("rooms", tf.int64, ("3", "2", "9007199254740993"), class_modes=(0, 2)),
     MixedColumn("balcony", tf.bool, ("false", "true"), class_modes=(1, 0)),
 )
+
+
+# As models are exported that take a missing value in every column.
+COMPLETE = (
+    MixedColumn("size", tf.float32, class_means=(50.5, 30.25), mode=-1),
+    MixedColumn("built", tf.float64, class_means=(18000.0, 19000.0), mode=-1),
+    MixedColumn("city", tf.string, ("Bern", "Basel"), class_modes=(0, 1), mode=0),
+    MixedColumn("rooms", tf.int64, ("3", "2"), class_modes=(0, 1), mode=1),
+    MixedColumn("balcony", tf.bool, ("false", "true"), class_modes=(1, 0), mode=1),
+)
+LABEL_NAME = "sold"
 
 
 class Mixed(tf.Module):
@@ -99,13 +112,17 @@ class Mixed(tf.Module):
             "metric_names": tf.constant(["accuracy"]),
             "metric_values": tf.constant([0.75], tf.float64),
         }
+        if all(c.mode is not None for c in columns):
+            facts["modes"] = tf.constant([c.mode for c in columns], tf.int32)
+            facts["label_name"] = tf.constant(LABEL_NAME)
         queries = tf.shape(query)[0]
         return {name: tf.repeat(fact[tf.newaxis], queries, axis=0) for name, fact in facts.items()}
 
     def _share(self, index: int, values: Any) -> Any:
         column = self.columns[index]
-        if column.kind == "numeric":
-            return tf.where(tf.math.is_nan(values), MISSING, values / 100.0)
+        if column.kind in ("numeric", "date"):
+            share = tf.cast(values / 100.0, tf.float32)
+            return tf.where(tf.math.is_nan(share), MISSING, share)
         if column.kind == "boolean":
             return tf.cast(values, tf.float32)
         place = tf.cast(self.tables[str(index)].lookup(values), tf.float32)

@@ -1,24 +1,23 @@
-"""Requests to infer of the Open Inference Protocol (V2), as KServe, Triton and MLServer speak it.
+"""Inference requests of the Open Inference Protocol (V2), as KServe, Triton and MLServer speak it.
 
-https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol is the protocol;
-its binary tensor data extension is read and written too. The protocol knows one set of inputs for a
-model, TensorFlow Serving many: the request parameter `signature_name` chooses another than
-`serving_default`.
+Protocol: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol, with
+its binary tensor data extension. The protocol has one set of inputs for a model, TensorFlow Serving
+many: the request parameter `signature_name` chooses another than `serving_default`.
 """
 
 from __future__ import annotations
 
-import json
-import re
+import codecs
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from client.codecs import Call
+from client.codecs import Call, lenient_json
 from client.codecs.json.arrays import kind_of
 from client.codecs.json.dense import shortest_call
+from client.codecs.lenient_json import JsonError
 from client.codecs.oip.models import signature_of
 from client.codecs.oip.tensors import (
     check_spec,
@@ -32,44 +31,44 @@ from client.serving.schema import Schema, Signature, TensorSpec
 from client.serving.tensors import Array
 
 BINARY = "application/octet-stream"
-# Of a request and of a reply that have bytes after their JSON: the JSON's length.
+# Length of the JSON of a request or response that has bytes after it.
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 EXPECTED = 'expected {"inputs": [{"name", "shape", "datatype", "data"}, ...]}'
-# Escapes that only half of a character outside the basic plane has; Python reads a half alone.
-_SURROGATE = re.compile(rb"\\u[dD][89abcdefABCDEF]")
 
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """A request to infer.
+    """A decoded request.
 
     Attributes:
         call: what is asked of the model.
         id: the caller's name for the request, None if there is none.
-        binary: whether outputs are to be bytes, if the request does not say so of each.
-        binary_outputs: whether, by name, for the outputs of which it does.
+        binary: whether outputs are bytes by default.
+        binary_outputs: the same by name, for the outputs that the request names.
+        output_specs: dtype and shape of the signature's outputs.
     """
 
     call: Call
     id: str | None
     binary: bool
     binary_outputs: Mapping[str, bool]
+    output_specs: Mapping[str, TensorSpec]
 
 
 def read(body: bytes, schema: Schema, header_length: str | None = None) -> Inference:
-    """Read the body of a request to infer.
+    """Decode a request.
 
     Numbers that came as bytes are not copied: the arrays are views of the body.
 
     Args:
-        body: JSON, and after it the bytes of the inputs that are binary, in the inputs' order.
-        schema: of the version that is asked for.
-        header_length: value of the header `Inference-Header-Content-Length`, None if there is none
-            and so no binary input.
+        body: JSON, and after it the bytes of the binary inputs, in the inputs' order.
+        schema: the version's.
+        header_length: value of the header `Inference-Header-Content-Length`, None without binary
+            inputs.
 
     Raises:
-        ClientError: it names the tensor, what came, and what was expected.
+        ClientError: it names the tensor, the value and what was expected.
     """
     header, data = _split(body, header_length)
     message = _loads(header)
@@ -87,28 +86,30 @@ def read(body: bytes, schema: Schema, header_length: str | None = None) -> Infer
     binary = _flag(parameters, "binary_data_output", "parameters", default=False)
     outputs = _read_outputs(message.get("outputs"), signature, binary)
     call = shortest_call(schema, name, inputs, tuple(outputs))
-    return Inference(call, identity, binary, outputs)
+    return Inference(call, identity, binary, outputs, signature.outputs)
 
 
 def write(
     inference: Inference, outputs: Mapping[str, Array], model: str, version: int
 ) -> HttpReply:
-    """Return the reply to a request to infer.
+    """Return the response.
 
     Args:
         inference: the request.
-        outputs: the model's; those that were asked for by name come in that order.
+        outputs: the model's; those that the request names come in that order.
         model: the model's name.
         version: the version that computed them.
 
     Raises:
-        ClientError: an output has a type that the protocol has no name for.
+        ClientError: the protocol has no name for an output's type.
     """
     names = inference.call.output_filter or sorted(outputs)
     tensors, data = [], []
     for name in names:
         binary = inference.binary_outputs.get(name, inference.binary)
-        tensor, content = write_tensor(name, outputs[name], binary)
+        tensor, content = write_tensor(
+            name, outputs[name], inference.output_specs.get(name), binary
+        )
         tensors.append(tensor)
         data.append(content)
     reply: dict[str, Any] = {"model_name": model, "model_version": str(version), "outputs": tensors}
@@ -145,19 +146,14 @@ def _loads(header: memoryview) -> Any:
         return orjson.loads(header)
     except orjson.JSONDecodeError as error:
         message = ClientError(f"the body is not JSON: {error}; {EXPECTED}")
-    text = bytes(header)
-    if b"NaN" not in text or _SURROGATE.search(text):
+    text = bytes(header).removeprefix(codecs.BOM_UTF8)
+    if len(text) == len(header) and b"NaN" not in text and b"Infinity" not in text:
         raise message
     try:
-        # Triton's client writes NaN as it is, which is not JSON, and its server reads that.
-        return json.loads(text, parse_int=_number)
-    except (ValueError, RecursionError):
+        # Triton's client writes NaN and infinities as Python does, and its server reads them.
+        return lenient_json.loads(text.decode())
+    except (JsonError, UnicodeDecodeError):
         raise message from None
-
-
-def _number(digits: str) -> int | float:
-    """Read an integer as orjson does."""
-    return int(digits) if len(digits) < 19 else float(digits)
 
 
 def _parameters(holder: Mapping[str, Any], place: str) -> Mapping[str, Any]:

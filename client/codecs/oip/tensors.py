@@ -1,8 +1,8 @@
 """Tensors of the Open Inference Protocol: JSON or bytes to arrays, and back.
 
-https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol says what JSON
-looks like, its "binary tensor data extension" what the bytes are: little-endian, row-major, strings
-each after their length as four bytes.
+Protocol: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol. By its
+binary tensor data extension bytes are little-endian and row-major, each string after its length as
+four bytes, a bfloat16 two bytes.
 
 A string that is not UTF-8 has no JSON form in the protocol. As in MLServer, a tensor whose
 `parameters` say `"content_type": "base64"` holds base64 instead.
@@ -24,9 +24,17 @@ from client.codecs.json.flat import byte_array, flat_array
 from client.errors import ClientError
 from client.serving.protos import DataType
 from client.serving.schema import TensorSpec
-from client.serving.tensors import DTYPES, STRING, Array, dtype_name
+from client.serving.tensors import (
+    BFLOAT16,
+    DTYPES,
+    STRING,
+    Array,
+    dtype_name,
+    from_bfloat16,
+    to_bfloat16,
+)
 
-MAX_RANK = 32  # more are not numpy's to count
+MAX_RANK = 32  # before version 2, numpy's limit
 BASE64 = "base64"
 BYTES = "BYTES"
 
@@ -50,7 +58,7 @@ _DATATYPES = {
     }.items()
 }
 _DATATYPE_OF_ARRAY = {
-    DTYPES[dtype]: datatype for dtype, datatype in _DATATYPES.items() if dtype in DTYPES
+    DTYPES[dtype]: datatype for dtype, datatype in _DATATYPES.items() if dtype != BFLOAT16
 }
 
 
@@ -76,9 +84,11 @@ def check_spec(tensor: Mapping[str, Any], spec: TensorSpec, place: str) -> tuple
     if type(shape) is not list or not set(map(type, shape)) <= {int} or min(shape, default=0) < 0:
         raise ClientError(f"{place}: expected a shape such as [1, 2], got {kind_of(shape)}")
     given = tensor.get("datatype")
-    if given != datatype(spec.dtype) or len(shape) > MAX_RANK or not spec.accepts(shape):
+    if given != datatype(spec.dtype) or not spec.accepts(shape):
         came = f"{given} {shape}" if isinstance(given, str) else kind_of(given)
         raise ClientError(f"{place}: expected {describe(spec)}, got {came[:100]}")
+    if len(shape) > MAX_RANK:
+        raise ClientError(f"{place}: expected at most {MAX_RANK} dimensions, got {len(shape)}")
     if spec.dtype not in DTYPES:
         raise ClientError(f"{place}: tensors of {given} cannot be sent to the model server", 501)
     return tuple(shape)
@@ -126,7 +136,7 @@ def read_binary(data: memoryview, shape: tuple[int, ...], spec: TensorSpec, plac
     count = prod(shape)
     if spec.dtype == STRING:
         return _shaped(byte_array(_read_strings(data, count, place)), shape, place)
-    dtype = DTYPES[spec.dtype]
+    dtype = np.dtype(np.uint16) if spec.dtype == BFLOAT16 else DTYPES[spec.dtype]
     if len(data) != count * dtype.itemsize:
         raise ClientError(
             f"{place}: expected {count * dtype.itemsize} bytes for shape {list(shape)}, "
@@ -134,19 +144,29 @@ def read_binary(data: memoryview, shape: tuple[int, ...], spec: TensorSpec, plac
         )
     if dtype.kind == "b" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
         raise ClientError(f"{place}: expected bytes of value 0 and 1 for BOOL, got others")
-    return _shaped(np.frombuffer(data, dtype), shape, place)
+    array = np.frombuffer(data, dtype)
+    return _shaped(from_bfloat16(array) if spec.dtype == BFLOAT16 else array, shape, place)
 
 
-def write_tensor(name: str, array: Array, binary: bool) -> tuple[dict[str, Any], bytes]:
-    """Return an output as the protocol's object and, if it is to be binary, its bytes.
+def write_tensor(
+    name: str, array: Array, spec: TensorSpec | None, binary: bool
+) -> tuple[dict[str, Any], bytes]:
+    """Return an output as the protocol's object, and its bytes if it is binary.
 
     Numbers stay a numpy array in the object. NaN and infinities have no JSON form: orjson writes
-    null for them; as bytes they are themselves.
+    null for them.
+
+    Args:
+        name: the output's.
+        array: its values.
+        spec: what the signature says of it, if it is known.
+        binary: whether its values are bytes.
 
     Raises:
         ClientError: the protocol has no such type.
     """
     of_strings = array.dtype == np.object_
+    is_bfloat16 = spec is not None and spec.dtype == BFLOAT16
     if array.dtype not in _DATATYPE_OF_ARRAY:
         raise ClientError(
             f"output {name}: the protocol has no type for {array.dtype.name}; "
@@ -155,11 +175,12 @@ def write_tensor(name: str, array: Array, binary: bool) -> tuple[dict[str, Any],
         )
     tensor: dict[str, Any] = {
         "name": name,
-        "datatype": _DATATYPE_OF_ARRAY[array.dtype],
+        "datatype": "BF16" if is_bfloat16 else _DATATYPE_OF_ARRAY[array.dtype],
         "shape": array.shape,
     }
     if binary:
-        data = _write_strings(array.reshape(-1).tolist()) if of_strings else array.tobytes()
+        bits = to_bfloat16(array) if is_bfloat16 else array
+        data = _write_strings(array.reshape(-1).tolist()) if of_strings else bits.tobytes()
         tensor["parameters"] = {"binary_data_size": len(data)}
         return tensor, data
     if not of_strings:

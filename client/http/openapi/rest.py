@@ -144,8 +144,14 @@ def _predict(schema: Schema, row: Json, name: str) -> Json:
         "summary": f"Predict rows with {schema.model}",
         "parameters": [
             query_parameter("signature_name", "of tables: the signature to run"),
+            query_parameter("outputs", "of tables: the outputs that are wanted (a,b)"),
+            query_parameter("id", "of tables: a column to pass through, first"),
+            query_parameter("keep", "of tables: columns to pass through (a,b), or all"),
             query_parameter(
-                "outputs", "of tables: the outputs to answer with, separated by commas"
+                "on_error", "of tables: row puts a bad row's error in its place", ("table", "row")
+            ),
+            query_parameter(
+                "csv_guard", "of CSV: whether formulas in text are made harmless", ("on", "off")
             ),
         ],
         "requestBody": {
