@@ -1,4 +1,4 @@
-"""What the tests of the model server share."""
+"""Fixtures of the model server's tests."""
 
 from __future__ import annotations
 

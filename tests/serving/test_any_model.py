@@ -1,4 +1,4 @@
-"""Any SavedModel: every dtype, every shape, tables and assets, of TensorFlow 1, 2 and Keras."""
+"""Any SavedModel is served: dtypes, shapes, tables and assets, from TensorFlow 1, 2 and Keras."""
 
 from __future__ import annotations
 
@@ -197,9 +197,7 @@ def test_every_dtype_comes_back_as_it_went(
 
 
 @pytest.mark.parametrize("dtype", FIELDS)
-def test_tensors_come_back_in_the_form_that_the_flag_says(
-    server: Caller, answers_with: str, dtype: str
-) -> None:
+def test_a_flag_selects_tensor_content(server: Caller, answers_with: str, dtype: str) -> None:
     reply = identity(server, dtype, typed(dtype, extremes(dtype)))
     as_content = answers_with == "content" and dtype != "string"
     assert bool(reply.tensor_content) is as_content
@@ -208,7 +206,7 @@ def test_tensors_come_back_in_the_form_that_the_flag_says(
 
 @pytest.mark.parametrize("sent_as", [typed, content])
 @pytest.mark.parametrize("dtype", FIELDS)
-def test_a_scalar_and_nothing_at_all_come_back_too(
+def test_scalars_and_empty_tensors_are_returned(
     server: Caller, dtype: str, sent_as: Callable[[str, Any], Any]
 ) -> None:
     scalar = extremes(dtype)[1].reshape(()) if dtype != "string" else np.array(b"\x00\xff", object)
@@ -263,12 +261,12 @@ def test_several_outputs_each_of_its_dtype(server: Caller) -> None:
     }
 
 
-def test_a_model_of_tensorflow_1_has_its_table_and_the_file_it_came_from(server: Caller) -> None:
+def test_a_tensorflow_1_model_has_its_table_and_asset(server: Caller) -> None:
     reply = server.predict("cities", {"name": ["Genf", "Zürich", "Paris"]})
     assert tf.make_ndarray(reply.outputs["index"]).tolist() == [2, 1, 3]
 
 
-def test_a_model_of_tensorflow_1_keeps_what_calls_change(server: Caller) -> None:
+def test_a_tensorflow_1_model_keeps_its_state(server: Caller) -> None:
     def call(name: str, **inputs: Any) -> float:
         reply = server.predict("counter", inputs, signature=name)
         return float(tf.make_ndarray(reply.outputs["output"]))
@@ -279,13 +277,13 @@ def test_a_model_of_tensorflow_1_keeps_what_calls_change(server: Caller) -> None
     assert call("get_counter") == 3.5
 
 
-def test_tables_of_constants_and_tables_that_were_learnt(server: Caller) -> None:
+def test_constant_and_mutable_tables_are_restored(server: Caller) -> None:
     reply = server.predict("tables", {"key": ["b", "a", "c"]})
     assert tf.make_ndarray(reply.outputs["fixed"]).tolist() == [2, 1, -1]
     assert tf.make_ndarray(reply.outputs["learnt"]).tolist() == [1.5, 0.5, -1.0]
 
 
-def test_a_signature_that_no_request_can_fill_is_an_error_for_its_callers_only(
+def test_an_uncallable_signature_fails_its_own_callers_only(
     server: Caller,
 ) -> None:
     with refused("INVALID_ARGUMENT"):
@@ -293,7 +291,7 @@ def test_a_signature_that_no_request_can_fill_is_an_error_for_its_callers_only(
     assert server.ask(model="sparse") == ([2.0], 1)
 
 
-def test_a_model_without_signatures_is_available_and_has_nothing_to_call(server: Caller) -> None:
+def test_a_model_without_signatures_is_available(server: Caller) -> None:
     assert server.is_available(1, "nothing")
     with refused("FAILED_PRECONDITION", 'Serving signature key "serving_default" not found.'):
         server.predict("nothing", {})
@@ -379,7 +377,7 @@ def test_results_of_any_number_of_dimensions(base_path: Path, serve: Serve, batc
 
 
 @pytest.mark.parametrize("rank", [33, 65])
-def test_a_tensor_of_more_dimensions_than_declared_does_not_end_the_server(
+def test_a_tensor_of_undeclared_rank_does_not_crash_the_server(
     base_path: Path, serve: Serve, rank: int
 ) -> None:
     def build() -> Signatures:
@@ -396,7 +394,7 @@ def test_a_tensor_of_more_dimensions_than_declared_does_not_end_the_server(
     assert server.ask() == ([b"1.000000"], 1)
 
 
-def test_bytes_that_are_no_text_are_quoted_in_errors_whatever_their_shape(server: Caller) -> None:
+def test_errors_quote_bytes_that_are_not_utf8(server: Caller) -> None:
     for rank in (1, 40):
         sent = typed("string", np.array([b"\xff\xfe"], object))
         for _ in range(rank - 1):

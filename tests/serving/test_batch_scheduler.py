@@ -1,4 +1,4 @@
-"""The batch scheduler by itself: what it puts together, what it takes apart, what it refuses."""
+"""The batch scheduler: queues, batches, splitting, limits and cancellation."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_full_queue_refuses_with_unavailable() -> None:
     assert error.value.code is grpc.StatusCode.UNAVAILABLE
 
 
-def test_with_splitting_a_queue_is_full_when_the_request_s_parts_have_no_room() -> None:
+def test_with_splitting_a_queue_is_full_when_a_part_does_not_fit() -> None:
     values = {"enable_large_batch_splitting": True, "max_execution_batch_size": 4}
     queue = Queue(
         parameters(max_batch_size=100, max_enqueued_batches=3, **values), lambda tasks: None
@@ -171,7 +171,7 @@ def test_queues_take_turns() -> None:
     assert sum(task.outputs.done() for task in waiting) < 10
 
 
-def test_a_queue_that_is_removed_leaves_the_others_to_be_computed() -> None:
+def test_a_removed_queue_leaves_the_others() -> None:
     scheduler = BatchScheduler(threads=2)
     gone, kept = (scheduler.add_queue(parameters(), Doubling()) for _ in range(2))
     doubled(scheduler, gone, np.ones(1))
@@ -188,7 +188,7 @@ def test_a_queue_that_is_removed_leaves_the_others_to_be_computed() -> None:
     callers=st.integers(1, 8),
     threads=st.integers(1, 3),
 )
-def test_every_row_is_computed_once_and_comes_back_to_its_request(
+def test_every_row_is_computed_once_and_returned_to_its_request(
     sizes: list[int], most: int, splitting: bool, micros: int, callers: int, threads: int
 ) -> None:
     values = {

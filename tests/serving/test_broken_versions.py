@@ -1,4 +1,4 @@
-"""Versions that were copied badly: a clear error each, and everything else goes on serving."""
+"""Broken versions fail with a clear error, and everything else goes on serving."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_text_file_of_a_graph_that_does_not_parse(site: Site) -> None:
 def test_a_copy_that_grows_in_place_is_served_once_it_is_whole(
     base_path: Path, serve: Serve
 ) -> None:
-    """As long as there are attempts left; who copies so must be lucky, as with the original."""
+    """As long as there are attempts left, as in TensorFlow Serving."""
     publish(base_path, 1)
     server = serve(*flags_of(base_path), "--max_num_load_retries=1000")
     source, copy = publish(base_path.parent / "hidden", 2), base_path / "2"

@@ -1,4 +1,4 @@
-"""Callers of a good model notice nothing while versions, requests and configurations are bad."""
+"""Bad versions, requests and configurations do not disturb the callers of a good model."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_bad_base_paths(tmp_path: Path, base_path: Path, server: Served, path: s
     _versions_are_still_found(base_path.parent / "other", base_path, server)
 
 
-def test_a_good_model_cannot_be_moved_to_what_is_no_path(
+def test_a_model_cannot_be_moved_to_an_invalid_path(
     tmp_path: Path, base_path: Path, server: Served
 ) -> None:
     for path in ("../secret", "", f"{tmp_path}/secret\\000"):

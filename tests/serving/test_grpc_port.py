@@ -1,4 +1,4 @@
-"""How the gRPC port is reached: with TLS, by a UNIX socket, with gRPC's own arguments."""
+"""The gRPC port: TLS, UNIX sockets, threads, deadlines and gRPC's own arguments."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ def is_answered(address: str, credentials: grpc.ChannelCredentials | None) -> bo
             return False
 
 
-def test_with_tls_a_caller_that_trusts_the_authority_is_answered(
+def test_tls_answers_callers_that_trust_the_authority(
     served_with_tls: str, authority: Authority
 ) -> None:
     assert is_answered(served_with_tls, credentials(authority))
 
 
-def test_with_tls_a_caller_that_does_not_trust_it_or_speaks_plainly_is_not(
+def test_tls_refuses_callers_without_trust_or_without_tls(
     served_with_tls: str, tmp_path: Path
 ) -> None:
     another = Authority(tmp_path / "another")
@@ -92,14 +92,14 @@ def test_with_tls_a_caller_that_does_not_trust_it_or_speaks_plainly_is_not(
     assert not is_answered(served_with_tls, None)
 
 
-def test_with_mutual_tls_a_caller_with_a_certificate_of_the_authority_is_answered(
+def test_mutual_tls_accepts_a_certificate_of_the_authority(
     served_with_mutual_tls: str, authority: Authority
 ) -> None:
     own = credentials(authority, *authority.sign("client"))
     assert is_answered(served_with_mutual_tls, own)
 
 
-def test_with_mutual_tls_a_caller_with_another_certificate_or_none_is_not(
+def test_mutual_tls_refuses_other_certificates_and_none(
     served_with_mutual_tls: str, authority: Authority, tmp_path: Path
 ) -> None:
     stranger = Authority(tmp_path / "another").sign("client")
@@ -155,7 +155,7 @@ def test_a_unix_socket_beside_a_port(base_path: Path, serve: Serve) -> None:
         assert caller.ask() == ([11.0], 1)
 
 
-def test_a_unix_socket_asks_for_what_the_port_asks_for(
+def test_a_unix_socket_has_the_same_tls_as_the_port(
     base_path: Path, authority: Authority, mutual_tls: str, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -166,7 +166,7 @@ def test_a_unix_socket_asks_for_what_the_port_asks_for(
     assert not is_answered(f"unix:{socket}", None)
 
 
-def test_arguments_of_grpc_are_taken(base_path: Path, serve: Serve) -> None:
+def test_grpc_channel_arguments_are_applied(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     limit = "grpc.max_receive_message_length=1000,grpc.primary_user_agent=x,a=99999999999"
     server = serve(*flags_of(base_path), f"--grpc_channel_arguments={limit}")

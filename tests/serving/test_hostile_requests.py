@@ -1,4 +1,4 @@
-"""Requests that nobody sends by accident are refused by a fitting code, and that is all."""
+"""Hostile requests are refused with a fitting code, and have no other effect."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def tensor(sizes: Sequence[int], **values: Any) -> Any:
         "rank 255", "rank 255 of nothing", "short content", "long content",
     ],
 )  # fmt: skip
-def test_a_tensor_that_is_none_is_refused_at_once(server: Caller, sent: Any) -> None:
+def test_an_invalid_tensor_is_refused_at_once(server: Caller, sent: Any) -> None:
     started = time.monotonic()
     with refused("INVALID_ARGUMENT", "tensor parsing error: x"):
         server.predict("shapes", {"x": sent}, signature="unknown_rank")
@@ -213,7 +213,7 @@ def test_a_hundred_thousand_inputs(server: Caller) -> None:
     assert len(details) < 2000
 
 
-def test_a_hundred_thousand_filtered_outputs_of_which_each_subset_would_be_a_graph_of_its_own(
+def test_callers_cannot_make_callables_without_limit(
     server: Caller,
 ) -> None:
     rows = {
@@ -290,7 +290,7 @@ def reloaded(base_path: Path, serve: Serve) -> Iterator[Caller]:
     assert server.ask() == ([11.0], 1)
 
 
-def test_callers_who_do_not_wait_for_their_answers_cost_nothing(server: Caller) -> None:
+def test_cancelled_calls_cost_nothing(server: Caller) -> None:
     request = predict_request("shapes", {"x": np.ones(100_000, np.float32)})
     calls = [server.prediction.Predict.future(request) for _ in range(300)]
     for call in calls:

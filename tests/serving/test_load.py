@@ -1,4 +1,4 @@
-"""Callers notice nothing while versions, configurations and labels change under them."""
+"""Under load, changes of versions, configurations and labels do not disturb callers."""
 
 from __future__ import annotations
 
