@@ -22,7 +22,7 @@ v1 = tf.compat.v1
 ALL = "model_version_policy { all {} }"
 CONTENT = "--enable_serialization_as_tensor_content"
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
-# As typed fields: the field, and how its values are made of the tensor's.
+# The typed field of each dtype, and the conversion of values to it.
 FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(("int8", "uint8", "int16", "uint16", "int32"), ("int_val", np.int64)),
     "int64": ("int64_val", np.int64),
@@ -40,7 +40,7 @@ FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 
 def extremes(dtype: str) -> Any:
-    """Four values of a dtype that are easily spoilt on their way."""
+    """Four values of a dtype that conversions easily damage."""
     if dtype == "string":
         return np.array([b"", b"\x00\xff", "Zürich".encode(), b"x" * 300], object)
     if dtype == "bool":
@@ -98,7 +98,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary.write_text("Bern\nZürich\nGenf\n", encoding="utf-8")
     export(folder / "cities" / "1", lambda: _cities(vocabulary))
     export(folder / "sparse" / "1", _sparse)
-    vocabulary.unlink()  # each version has its own
+    vocabulary.unlink()  # each version has a copy
     _export_tables(folder / "tables" / "1")
     tf.saved_model.save(tf.Module(), str(folder / "nothing" / "1"))
     return folder
@@ -121,7 +121,7 @@ def _cities(vocabulary: Path) -> Signatures:
 
 
 def _sparse() -> Signatures:
-    """One signature with a sparse input, which no request can carry, beside one without."""
+    """A signature with a sparse input, which no request can carry, and one without."""
     x = v1.placeholder(tf.float32, [None], "x")
     sparse = v1.sparse_placeholder(tf.float32, name="sparse")
     made = signature({"x": x}, {"y": x * 2.0}, PREDICT)
@@ -154,7 +154,7 @@ def _export_tables(path: Path) -> None:
 
 @pytest.fixture(scope="module", params=["typed", "content"])
 def answers_with(request: pytest.FixtureRequest) -> str:
-    """Whether the server answers with typed fields or with `tensor_content`."""
+    """Whether the server sends typed fields or `tensor_content`."""
     return str(request.param)
 
 
@@ -175,7 +175,7 @@ def server(
 
 
 def identity(server: Caller, dtype: str, sent: Any) -> Any:
-    """Return the TensorProto that comes back."""
+    """Return the TensorProto of the response."""
     return server.predict("shapes", {"x": sent}, signature=f"identity_{dtype}").outputs["y"]
 
 
@@ -344,7 +344,7 @@ def test_inputs_that_have_a_default_may_be_left_out(base_path: Path, serve: Serv
 
 
 class _Shapes(tf.Module):
-    """Reshapes numbers as its caller wants, and writes them as strings."""
+    """Reshapes numbers to the requested shape, and returns them as strings."""
 
     @tf.function(
         autograph=False,
@@ -364,7 +364,7 @@ def test_results_of_any_number_of_dimensions(base_path: Path, serve: Serve, batc
     tf.saved_model.save(module, str(base_path / "1"), signatures=module.serve)
     server = serve(*flags_of(base_path), *(["--enable_batching"] if batching else []))
     for rank in (1, 2, 32, 33, 64, 65, 200):
-        # In a batch, the first dimension is that of all inputs and outputs.
+        # With batching, inputs and outputs share their first dimension.
         shape = [rank, *[1] * (rank - 1)] if batching else [1] * (rank - 1) + [2]
         x = np.arange(rank if batching else 2, dtype=np.float32)
         inputs = {"x": x, "shape": np.array(shape, np.int32)}

@@ -28,7 +28,7 @@ def parameters(**values: Any) -> BatchingParameters:
 
 
 class Doubling:
-    """Computes batches by doubling, and takes notice of them."""
+    """Computes batches by doubling, and records their sizes."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.sizes: list[int] = []
@@ -129,7 +129,7 @@ def test_a_batch_that_is_full_does_not_wait() -> None:
 
 
 def test_batches_that_are_due_together_are_computed_together() -> None:
-    """As many threads compute as there are batches, though one request brought them all."""
+    """The batches of one request are computed by several threads."""
     scheduler = BatchScheduler(threads=4)
     compute = Doubling(seconds=1.0)
     splitting = parameters(
@@ -162,7 +162,7 @@ def test_only_the_rows_that_are_waited_for_are_computed() -> None:
 
 
 def test_queues_take_turns() -> None:
-    """A model that is asked without a pause does not keep another one from being computed."""
+    """A busy model does not block another one."""
     scheduler = BatchScheduler(threads=1)
     small = parameters(max_batch_size=1, max_enqueued_batches=1000)
     busy, calm = (scheduler.add_queue(small, Doubling(seconds=0.01)) for _ in range(2))

@@ -25,7 +25,7 @@ Batching = Callable[..., Caller]
 
 
 class Counting(tf.Module):
-    """Tells with each row how many rows were computed together, and how wide they were."""
+    """Returns with each row the number of rows in its batch, and their width."""
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None], tf.float32, "x")])
     def serve(self, x: Any) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def counting(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def batching(tmp_path: Path, serve: Serve) -> Batching:
-    """Start a server that puts requests together; give a base path and parameters."""
+    """Start a server with batching, for a base path and with parameters."""
 
     def batching(base_path: Path, parameters: str, *flags: str) -> Caller:
         file = tmp_path / "batching.config"
@@ -82,7 +82,7 @@ def test_concurrent_callers_share_batches_and_get_their_own_rows(
         np.testing.assert_allclose(
             reply["total"], rows.astype(np.float32).sum(axis=1), rtol=1e-4, atol=1e-5
         )
-        assert set(reply["together"].tolist()) <= {16, 64}  # the padding is nobody's
+        assert set(reply["together"].tolist()) <= {16, 64}  # with padding
     shared = sum(len(rows) for rows in requests) / 64
     batches = sum((1 / reply["together"]).sum() for reply in replies)
     assert batches < 2 * shared, "most batches are nearly empty"
@@ -200,7 +200,7 @@ def test_a_full_queue_is_unavailable_and_its_requests_are_answered(
     assert len(answered) >= 2
     assert [one for one in outcomes if one != [11.0]] == [full] * (8 - len(answered))
     assert len(answered) < 8
-    assert server.ask() == ([11.0], 1)  # and when it has emptied all is well
+    assert server.ask() == ([11.0], 1)  # the queue has emptied
 
 
 def test_requests_for_the_same_outputs_share_batches(counting: Path, batching: Batching) -> None:
@@ -217,7 +217,7 @@ def test_requests_for_the_same_outputs_share_batches(counting: Path, batching: B
 
 
 def test_callers_cannot_make_queues_without_limit(tmp_path: Path, batching: Batching) -> None:
-    """Of ten outputs there are a thousand choices; most are computed alone, all are answered."""
+    """Ten outputs have a thousand subsets; most are computed alone, all are answered."""
 
     class Wide(tf.Module):
         @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.float32, "x")])

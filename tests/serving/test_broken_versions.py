@@ -23,13 +23,13 @@ FILES = (
     "assets/settings.txt",
 )
 RECORDS = "assets.extra/tf_serving_warmup_requests"
-# Where a file may end: at once, within its first bytes, in the middle, just before its end.
+# The part of a file that is left: nothing, the first bytes, the middle, almost all.
 CUTS = (0.0, 0.01, 0.3, 0.5, 0.9, 0.999)
 OK, UNKNOWN = 0, 2
 
 
 class Site:
-    """A base path with version 1, its server, and room for ever new versions."""
+    """A base path with version 1, and its server; tests add versions."""
 
     def __init__(self, base_path: Path, server: Caller) -> None:
         self.server = server
@@ -37,12 +37,12 @@ class Site:
         self._newest = 1
 
     def hidden(self) -> Path:
-        """Return a good version that is not in place yet."""
+        """Return a good version outside of the base path."""
         self._newest += 1
         return publish(self._base_path.parent / "hidden", self._newest)
 
     def error_of(self, version: Path) -> str:
-        """Put a version into place, wait until it has failed, and return why."""
+        """Move a version into the base path, wait until it has failed, and return the error."""
         number = int(version.name)
         version.rename(self._base_path / version.name)
         wait_for(lambda: self.server.has_ended(number), f"version {number} has failed")

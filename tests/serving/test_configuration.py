@@ -29,7 +29,7 @@ def write(config: Path, *entries: str) -> None:
 
 
 def put(config: Path, text: str) -> None:
-    """Write it as one, so that nobody reads half of it."""
+    """Write atomically, so that no half file is read."""
     new = config.with_suffix(".new")
     new.write_text(text)
     new.rename(config)
@@ -146,7 +146,7 @@ def test_a_reload_that_is_refused_changes_nothing(
         server.reload(models_config(entries.replace("{m}", str(base_path))))
     assert server.ask() == ([11.0], 1)
     assert server.states("n") == {}
-    server.reload(models_config(model_config(base_path)))  # and later ones go through
+    server.reload(models_config(model_config(base_path)))  # later reloads succeed
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_failed_model_loads_when_removed_repaired_and_added_again(
     with refused("UNKNOWN", "{name: bad version: 1} due to error"):
         server.reload(models_config(model_config(base_path), bad))
     server.reload(alone)
-    assert server.statuses("bad")[1].status.error_code  # it can be asked why
+    assert server.statuses("bad")[1].status.error_code  # the status has the reason
     (tmp_path / "bad" / "1").rmdir()
     publish(tmp_path / "bad", 1)
     server.reload(models_config(model_config(base_path), bad))
@@ -297,7 +297,7 @@ def test_base_paths_outside_of_the_reload_root_are_refused(tmp_path: Path, serve
     (models / "link").symlink_to(secret)
     server = serve(*flags_of(models / "m"), f"--reload_root={models}")
     (models / "loop").symlink_to(models / "loop")
-    inside = ("loop", "loop/m", "a/" * 100_000)  # round and round, and longer than any path
+    inside = ("loop", "loop/m", "a/" * 100_000)  # a loop, and longer than any path
     outside = (
         "/", "/proc/self", f"{secret}/m", f"file://{secret}/m", f"{models}/../secret/m",
         f"{models}/link/m",

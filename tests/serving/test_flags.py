@@ -47,7 +47,7 @@ def test_an_unsupported_flag_is_refused_with_the_reason_unless_false(
 ) -> None:
     for flag in (f"--{name}", f"--{name}=true", f"--{name}=0.5"):
         assert f"--{name}: {UNSUPPORTED[name]}" in fails("--model_base_path=x", flag)
-    # That it is not taken for an error when it asks for what is done anyway shows in the next one.
+    # The next test shows that asking for the default is no error.
     assert f"--{name}" not in fails(f"--{name}=false")
 
 

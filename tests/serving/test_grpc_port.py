@@ -36,7 +36,7 @@ def served_with_tls(base_path: Path, authority: Authority, serve: Serve) -> str:
 
 @pytest.fixture
 def mutual_tls(base_path: Path, authority: Authority) -> str:
-    """The flag that asks callers for a certificate of the authority."""
+    """The flag of a config that requires certificates of the authority."""
     key, certificate = read(*authority.sign("server"))
     config = ssl_config(
         base_path.parent / "ssl",
@@ -59,12 +59,12 @@ def read(*files: Path) -> list[bytes]:
 
 
 def credentials(trusted: Authority, *own: Path) -> grpc.ChannelCredentials:
-    """Return those of a caller; its own key and certificate, if it has them."""
+    """Return a caller's credentials, with its own key and certificate if given."""
     return grpc.ssl_channel_credentials(*read(trusted.certificate, *own))
 
 
 def is_answered(address: str, credentials: grpc.ChannelCredentials | None) -> bool:
-    # Of a socket's path, no certificate speaks.
+    # No certificate names a socket's path.
     named = [("grpc.ssl_target_name_override", "localhost")] if credentials is not None else []
     with Caller(address, credentials, named) as caller:
         try:
@@ -148,7 +148,7 @@ def test_a_unix_socket_alone(base_path: Path, starter: Starter) -> None:
 def test_a_unix_socket_beside_a_port(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     socket = base_path.parent / "socket"
-    port = free_port()  # 0 would be none
+    port = free_port()  # 0 would open none
     server = serve(*flags_of(base_path), f"--grpc_socket_path={socket}", f"--port={port}")
     assert server.ask() == ([11.0], 1)
     with Caller(f"unix:{socket}") as caller:
@@ -208,7 +208,7 @@ def test_grpc_max_threads_limits_concurrent_requests(
 
 
 def test_a_call_whose_deadline_has_passed_is_not_computed(tmp_path: Path, serve: Serve) -> None:
-    """It waits for the only thread while another call computes, and nobody waits for it then."""
+    """It waits for the only thread until its deadline has passed."""
     publish(tmp_path / "slow", 1, seconds=2.0)
     export(tmp_path / "counter" / "1", counter)
     entries = [model_config(tmp_path / name) for name in ("slow", "counter")]

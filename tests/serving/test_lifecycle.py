@@ -199,7 +199,7 @@ def test_versions_go_on_while_their_base_path_cannot_be_listed(
     wait_for(lambda: complaint in server.running.output(), "the server has noticed")
     time.sleep(0.3)
     assert server.ask() == ([11.0], 1)
-    assert server.running.output().count(complaint) == 1  # not each time it looks
+    assert server.running.output().count(complaint) == 1  # not at each poll
     base_path.unlink(missing_ok=True)
     aside.rename(base_path)
     publish(base_path, 2)

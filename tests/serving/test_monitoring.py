@@ -24,7 +24,7 @@ REQUESTS = ":tensorflow:serving:request_count"
 
 
 class Metrics:
-    """The metrics page of a server, taken apart."""
+    """The parsed metrics of a server."""
 
     def __init__(self, server: Served, port: int, path: str) -> None:
         self.server = server
@@ -37,7 +37,7 @@ class Metrics:
         return reply.text
 
     def values(self, name: str, **labels: str) -> list[float]:
-        """Return the values of the series of this name that have these labels."""
+        """Return the values of the series with this name and these labels."""
         found = []
         for line in self.text().splitlines():
             match = SERIES.match(line)
@@ -50,7 +50,7 @@ class Metrics:
 
 @pytest.fixture
 def metrics(base_path: Path, serve: Serve) -> Metrics:
-    """Of a server with version 1 of m."""
+    """The metrics of a server with version 1 of m."""
     publish(base_path, 1)
     config = base_path.parent / "monitoring.config"
     config.write_text('prometheus_config { enable: true path: "/the/metrics" }')
@@ -95,7 +95,7 @@ def test_requests_are_counted_by_label(
     assert metrics.values(REQUESTS, model_name="m", version="", status="NOT_FOUND") == [1]
     assert sum(metrics.values(REQUESTS)) == 5
     counted = metrics.values(":tensorflow:serving:request_latency_count", **known)
-    assert counted == [3]  # those that were refused take no time worth knowing
+    assert counted == [3]  # failed requests have no latency
     assert metrics.values(":tensorflow:serving:runtime_latency_count", **known) == [3]
 
 

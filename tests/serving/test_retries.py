@@ -35,7 +35,7 @@ def publish_broken(base_path: Path, version: int) -> None:
 
 
 def clock(log: str, event: str) -> float:
-    """Return the time of the line that tells of an event, in seconds."""
+    """Return the time of an event's log line, in seconds."""
     (line,) = [line for line in log.splitlines() if event in line]
     return datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").timestamp()
 
@@ -86,7 +86,7 @@ def test_a_removed_version_is_not_retried(base_path: Path, serve: Serve) -> None
     attempts = server.running.output().count("attempt")
     time.sleep(0.5)
     assert server.running.output().count("attempt") == attempts
-    assert server.statuses()[2].status.error_code  # what was wrong with it can still be asked
+    assert server.statuses()[2].status.error_code  # the status still has the error
 
 
 def test_a_load_that_takes_too_long_fails_and_later_versions_go_on(
@@ -155,7 +155,7 @@ def test_a_failed_version_is_loaded_when_removed_and_put_back_repaired(
     publish_broken(base_path, 2)
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
     (base_path / "2").rename(base_path.parent / "aside")
-    time.sleep(0.5)  # several looks at the base path
+    time.sleep(0.5)  # several polls
     assert server.has_ended(2)
     mend_version(base_path.parent / "aside")
     (base_path.parent / "aside").rename(base_path / "2")

@@ -59,7 +59,7 @@ def test_a_stopping_server_reports_not_serving_and_refuses_calls(
         time.sleep(0.3)
         server.running.process.send_signal(signal.SIGTERM)
         assert next(watch).status == NOT_SERVING
-        assert not list(watch)  # it is not waited for
+        assert not list(watch)  # it ends at once
         with Caller(server.running.address) as late, pytest.raises(grpc.RpcError) as error:
             late.ask()
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -76,7 +76,7 @@ def test_an_idle_server_stops_at_once(
     server = serve(*flags_of(base_path))
     started = time.monotonic()
     assert server.running.stop(number) == 0
-    assert time.monotonic() - started < 5  # those under way would have ten
+    assert time.monotonic() - started < 5  # calls in progress would have ten seconds
     assert "Traceback" not in server.running.output()
 
 

@@ -98,7 +98,7 @@ def test_incomplete_tensors_are_read_as_in_tensorflow(sent: Any, expected: Any) 
         proto(types_pb2.DT_FLOAT, [2], tensor_content=b"\0\0\0\0"),
         proto(types_pb2.DT_BOOL, [1], tensor_content=b"\x02"),
         proto(types_pb2.DT_STRING, [2], tensor_content=b"\x05\x05ab"),
-        proto(types_pb2.DT_STRING, [2**28]),  # and this fill all memory
+        proto(types_pb2.DT_STRING, [2**28]),  # this and the next would fill all memory
         proto(types_pb2.DT_INT32, [2**24], int_val=[1]),
         proto(types_pb2.DT_STRING, [1], tensor_content=b"\x80\x80\x80\x80\x80\x80"),
     ],

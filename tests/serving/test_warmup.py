@@ -72,7 +72,7 @@ def replaying() -> Any:
 
 @pytest.fixture
 def counting(base_path: Path) -> Path:
-    """Version 1 of a model whose calls can be counted."""
+    """Version 1 of a model that counts its calls."""
     export(base_path / "1", counter)
     return base_path / "1"
 
