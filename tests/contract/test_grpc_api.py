@@ -169,7 +169,7 @@ def with_torn_tensor() -> Any:
     ],
     ids=str,
 )
-def test_a_request_that_cannot_be_answered_gets_the_original_s_status(
+def test_failed_requests_get_tensorflow_servings_status(
     stub: Any, asked: Any, code: str, details: str
 ) -> None:
     with pytest.raises(grpc.RpcError) as error:
