@@ -14,13 +14,13 @@ TOLERANCE = 1e-6
 
 
 def faults(want: Any, got: Any, skipped: Collection[str] = (), place: str = "") -> Iterator[str]:
-    """Say where a value is not the one that was recorded.
+    """Yield the places where a value differs from the recorded one.
 
     Args:
-        want: what was recorded: dicts, lists and scalars.
-        got: what came.
+        want: the recorded value: dicts, lists and scalars.
+        got: the value to compare.
         skipped: keys whose values may differ.
-        place: where in the whole both stand.
+        place: the path of both values in the whole.
     """
     if isinstance(want, dict) and isinstance(got, dict) and want.keys() == got.keys():
         for key in want.keys() - set(skipped):

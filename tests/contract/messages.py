@@ -1,4 +1,4 @@
-"""Messages as values that can be compared: what they say, not how they are put on the wire."""
+"""Messages as values that can be compared, however they are encoded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def plain(message: Any) -> Any:
     if isinstance(message, tensor_pb2.TensorProto):
         return _tensor(message)
     if isinstance(message, any_pb2.Any):
-        held = get_model_metadata_pb2.SignatureDefMap()  # of all that are recorded
+        held = get_model_metadata_pb2.SignatureDefMap()  # the only message that recordings pack
         assert message.Unpack(held), message.type_url
         return plain(held)
     return {field.name: _field(field, value) for field, value in message.ListFields()}

@@ -1,4 +1,4 @@
-"""The recordings in `corpus/`: what TensorFlow Serving was asked, and what it answered."""
+"""The recordings in `corpus/`: requests to TensorFlow Serving, and its replies."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def read(kind: str) -> list[Case]:
 
 
 def differences() -> dict[str, Case]:
-    """Return, by the id of the case, what our server answers otherwise on purpose."""
+    """Return the cases in which our server differs on purpose, by id."""
     return tomllib.loads((HERE / "differences.toml").read_text(encoding="utf-8"))
 
 
 def gather_models(folder: Path) -> None:
-    """Put every model that the recordings name into a folder."""
-    # TensorFlow only where it is needed: cases are listed without it.
+    """Write every model that the recordings name into a folder."""
+    # Imported late: listing the cases does not need TensorFlow.
     from tests.contract.tf1_models import export_all
 
     shutil.copytree(CORPUS / "models", folder, dirs_exist_ok=True)
@@ -74,7 +74,7 @@ def set_up(name: str, models: Path, folder: Path) -> Setup:
 
 
 def filled(text: str, places: Mapping[str, Path]) -> str:
-    """Put paths in the places of their names in braces."""
+    """Replace names in braces by their paths."""
     for name, place in places.items():
         text = text.replace("{" + name + "}", str(place))
     return text

@@ -1,4 +1,4 @@
-"""Plays a recorded scenario: a server is started, things change, its answers are noted."""
+"""Replays a recorded scenario: starts a server, changes things, and records its replies."""
 
 from __future__ import annotations
 
@@ -34,10 +34,9 @@ LOG_EVENT = re.compile(
     r"(loaded|unloading) servable version \{name: (\S+) version: (\d+)\}",
 )
 ABOUT_THE_STEP = ("do", "observed", "text_stable", "informative", "note")
-# A call that is under way has as long as a busy machine needs; the recorded deadline is that of an
-# idle one.
+# The recorded deadlines are too short for a busy machine.
 UNDER_WAY_SECONDS = 240
-# More processor time than a server takes that is asked nothing.
+# More processor time than an idle server takes.
 COMPUTING_SECONDS = 0.5
 _STATES = get_model_status_pb2.ModelVersionStatus.State
 
@@ -45,12 +44,12 @@ Observation = Any
 
 
 def play(case: Case, models: Path, folder: Path) -> list[Observation]:
-    """Do what a scenario says, and return what was observed at each step.
+    """Run the steps of a scenario, and return the observation of each step.
 
     Args:
         case: the scenario.
-        models: the folder of the models that versions are copied from.
-        folder: an empty one for the scenario alone.
+        models: the folder of models to copy versions from.
+        folder: an empty folder for this scenario.
     """
     stage = _Stage(case["server_flags"], models, folder)
     try:
@@ -199,12 +198,12 @@ class _Stage:
             "error_message": self._hidden(reply.status.error_message),
         }
 
-    # What goes on at the same time.
+    # Concurrent calls and observations.
 
     def predict_begin(self, name: str, **arguments: Any) -> None:
-        """Begin a call of a model that computes for long, and return once it does so.
+        """Begin a call of a slow model, and return once it computes.
 
-        Nothing that the server answers tells it, but the processor time that it takes.
+        The server's processor time shows when.
         """
         assert self._server is not None
         server = psutil.Process(self._server.process.pid)
@@ -250,7 +249,7 @@ class _Stage:
 
 
 class _Watch:
-    """Looks at a model's versions all the time, and notes each one's states in turn."""
+    """Polls a model's versions, and records the sequence of each one's states."""
 
     def __init__(self, look: Callable[[], Observation]) -> None:
         self._look = look

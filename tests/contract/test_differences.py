@@ -1,11 +1,11 @@
-"""The lists of what differs on purpose are short, and the docs show them."""
+"""The lists of differences are short, and the docs show them."""
 
 from __future__ import annotations
 
 from tests.contract import recordings, rest_recordings
 from tests.support.processes import ROOT
 
-MOST = 14
+MAX_DIFFERENCES = 14
 SHOWN = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
 
 
@@ -19,6 +19,6 @@ def test_the_docs_show_what_differs_and_why() -> None:
 
 def test_few_cases_differ_and_all_of_them_were_recorded() -> None:
     differing = recordings.differences()
-    assert len(differing) <= MOST
+    assert len(differing) <= MAX_DIFFERENCES
     recorded = {case["id"] for kind in ("grpc", "lifecycle") for case in recordings.read(kind)}
     assert differing.keys() <= recorded

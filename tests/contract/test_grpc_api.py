@@ -144,8 +144,9 @@ def with_torn_tensor() -> Any:
         (
             request("dense", rows=ONE_ROW),
             "INVALID_ARGUMENT",
-            "input tensor alias not found in signature: rows. "
-            "Inputs expected to be in the set {features}.",
+            "Signature input alias: features(feed name: dense_features:0) not found in request and "
+            "no default value provided. Inputs expected to be in the request {rows}, or default "
+            "input alias set: ",
         ),
         (with_torn_tensor(), "INVALID_ARGUMENT", "tensor parsing error: features"),
         (
@@ -169,7 +170,7 @@ def with_torn_tensor() -> Any:
     ],
     ids=str,
 )
-def test_a_request_that_cannot_be_answered_gets_the_original_s_status(
+def test_failed_requests_get_tensorflow_servings_status(
     stub: Any, asked: Any, code: str, details: str
 ) -> None:
     with pytest.raises(grpc.RpcError) as error:

@@ -43,7 +43,7 @@ REPLIES = {
 def channels(
     recorded_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], grpc.Channel]]:
-    """A channel to the server of each configuration, which starts when it is first asked for."""
+    """A channel to the server of each configuration, which starts when first used."""
     with ExitStack() as stack:
 
         @functools.cache
@@ -60,7 +60,7 @@ def channels(
 
 
 def settle(channel: grpc.Channel, models: list[str]) -> None:
-    """Wait until no version of these models is still to be loaded."""
+    """Wait until no version of these models is loading."""
     stub = model_service_pb2_grpc.ModelServiceStub(channel)
 
     def is_settled(model: str) -> bool:
@@ -73,7 +73,7 @@ def settle(channel: grpc.Channel, models: list[str]) -> None:
 
 
 def call(channel: grpc.Channel, case: Case) -> tuple[bytes, str, str]:
-    """Return the reply's bytes, and code and details of the error."""
+    """Return the reply's bytes, and the error's code and details."""
     method: Any = channel.unary_unary(case["rpc"])
     try:
         return method(base64.b64decode(case["request_base64"]), timeout=60), "OK", ""
@@ -105,5 +105,5 @@ def test_a_recorded_call_gets_the_recorded_reply(
     if difference is None:
         assert not found, case["about"]
     else:
-        assert found, "it is listed as a difference and is none"
+        assert found, "it is listed as a difference but does not differ"
         assert (code, details) == (difference["code"], difference.get("details", ""))

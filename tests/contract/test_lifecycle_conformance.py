@@ -1,4 +1,4 @@
-"""What is observed in each recorded scenario is what was observed of TensorFlow Serving."""
+"""Each recorded scenario gives the observations recorded from TensorFlow Serving."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.contract.scenarios import Observation
 
 CASES = {case["id"]: case for case in recordings.read("lifecycle")}
 DIFFERENCES = recordings.differences()
-# They mostly wait.
+# Scenarios mostly wait.
 AT_ONCE = 8
-# Whether a version is seen in one of these depends on when one looks.
+# Whether a poll sees these states depends on its time.
 PASSING = ("START", "LOADING", "UNLOADING")
 
 
@@ -27,7 +27,7 @@ def observations(
     recorded_models: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[[str], list[Observation]]]:
-    """What was observed in a scenario; all that tests ask for are played side by side."""
+    """The observations of a scenario; the selected ones are replayed concurrently."""
     items = [item for item in request.session.items if isinstance(item, pytest.Function)]
     wanted = [item.callspec.id for item in items if item.module is request.module]
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -42,7 +42,7 @@ def observations(
 
 
 def comparable(observation: Observation, *, text_stable: bool = True) -> Observation:
-    """Leave out what may differ between equal servers."""
+    """Remove the parts that may differ between equal servers."""
     if not isinstance(observation, dict):
         return observation
     kept = {
@@ -79,6 +79,8 @@ def test_a_recorded_scenario_is_observed_again(
             only_code = isinstance(want, dict) and "error" in want
             got = comparable(observed, text_stable=not only_code)
             assert not list(comparing.faults(want, got)), place
-            assert faults(step, observed), f"{place}: it is listed as a difference and is none"
+            assert faults(step, observed), (
+                f"{place}: it is listed as a difference but does not differ"
+            )
         elif "observed" in step and not step.get("informative"):
             assert not faults(step, observed), f"{place} of: {case['about']}"

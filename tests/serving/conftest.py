@@ -1,4 +1,4 @@
-"""What the tests of the model server share."""
+"""Fixtures of the model server's tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support import forked
 from tests.support.caller import Caller, models_config
 from tests.support.processes import Running
 
-# New versions are seen at once, and a load that fails is tried again soon.
+# Poll often, and retry failed loads soon.
 QUICK = (
     "--file_system_poll_wait_seconds=0.05",
     "--max_num_load_retries=1",
@@ -22,7 +22,7 @@ QUICK = (
 
 
 class Served(Caller):
-    """A model server, and a caller of it."""
+    """A caller of a running model server."""
 
     def __init__(self, running: Running) -> None:
         super().__init__(running.address)
@@ -34,12 +34,12 @@ Fails = Callable[..., str]
 
 
 def flags_of(base_path: Path) -> tuple[str, str]:
-    """Return the flags that serve one model, called like its base path."""
+    """Return the flags that serve one model, named like its base path."""
     return f"--model_name={base_path.name}", f"--model_base_path={base_path}"
 
 
 def config_flag(folder: Path, *entries: str) -> str:
-    """Write a file of models in a folder, and return the flag that serves them."""
+    """Write a model config file in a folder, and return its flag."""
     config = folder / "models.config"
     config.write_text(models_config(*entries))
     return f"--model_config_file={config}"
@@ -54,7 +54,7 @@ def base_path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serve(starter: Starter) -> Iterator[Serve]:
-    """Start a model server that is quick to notice things; flags that are given count more."""
+    """Start a model server that polls often; the given flags override the quick ones."""
     with ExitStack() as stack:
 
         def serve(*flags: str) -> Served:
@@ -65,7 +65,7 @@ def serve(starter: Starter) -> Iterator[Serve]:
 
 @pytest.fixture
 def fails(starter: Starter) -> Fails:
-    """Start a model server that is to end with an error, and return what it says."""
+    """Start a model server that must exit with an error, and return its output."""
 
     def fails(*flags: str) -> str:
         log = starter.folder / f"failed-{len(starter.running)}.log"

@@ -1,4 +1,4 @@
-"""Any SavedModel: every dtype, every shape, tables and assets, of TensorFlow 1, 2 and Keras."""
+"""Any SavedModel is served: dtypes, shapes, tables and assets, from TensorFlow 1, 2 and Keras."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ v1 = tf.compat.v1
 ALL = "model_version_policy { all {} }"
 CONTENT = "--enable_serialization_as_tensor_content"
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
-# As typed fields: the field, and how its values are made of the tensor's.
+# The typed field of each dtype, and the conversion of values to it.
 FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(("int8", "uint8", "int16", "uint16", "int32"), ("int_val", np.int64)),
     "int64": ("int64_val", np.int64),
@@ -40,7 +40,7 @@ FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 
 def extremes(dtype: str) -> Any:
-    """Four values of a dtype that are easily spoilt on their way."""
+    """Four values of a dtype that conversions easily damage."""
     if dtype == "string":
         return np.array([b"", b"\x00\xff", "Zürich".encode(), b"x" * 300], object)
     if dtype == "bool":
@@ -98,7 +98,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary.write_text("Bern\nZürich\nGenf\n", encoding="utf-8")
     export(folder / "cities" / "1", lambda: _cities(vocabulary))
     export(folder / "sparse" / "1", _sparse)
-    vocabulary.unlink()  # each version has its own
+    vocabulary.unlink()  # each version has a copy
     _export_tables(folder / "tables" / "1")
     tf.saved_model.save(tf.Module(), str(folder / "nothing" / "1"))
     return folder
@@ -121,7 +121,7 @@ def _cities(vocabulary: Path) -> Signatures:
 
 
 def _sparse() -> Signatures:
-    """One signature with a sparse input, which no request can carry, beside one without."""
+    """A signature with a sparse input, which no request can carry, and one without."""
     x = v1.placeholder(tf.float32, [None], "x")
     sparse = v1.sparse_placeholder(tf.float32, name="sparse")
     made = signature({"x": x}, {"y": x * 2.0}, PREDICT)
@@ -154,7 +154,7 @@ def _export_tables(path: Path) -> None:
 
 @pytest.fixture(scope="module", params=["typed", "content"])
 def answers_with(request: pytest.FixtureRequest) -> str:
-    """Whether the server answers with typed fields or with `tensor_content`."""
+    """Whether the server sends typed fields or `tensor_content`."""
     return str(request.param)
 
 
@@ -175,7 +175,7 @@ def server(
 
 
 def identity(server: Caller, dtype: str, sent: Any) -> Any:
-    """Return the TensorProto that comes back."""
+    """Return the TensorProto of the response."""
     return server.predict("shapes", {"x": sent}, signature=f"identity_{dtype}").outputs["y"]
 
 
@@ -197,9 +197,7 @@ def test_every_dtype_comes_back_as_it_went(
 
 
 @pytest.mark.parametrize("dtype", FIELDS)
-def test_tensors_come_back_in_the_form_that_the_flag_says(
-    server: Caller, answers_with: str, dtype: str
-) -> None:
+def test_a_flag_selects_tensor_content(server: Caller, answers_with: str, dtype: str) -> None:
     reply = identity(server, dtype, typed(dtype, extremes(dtype)))
     as_content = answers_with == "content" and dtype != "string"
     assert bool(reply.tensor_content) is as_content
@@ -208,7 +206,7 @@ def test_tensors_come_back_in_the_form_that_the_flag_says(
 
 @pytest.mark.parametrize("sent_as", [typed, content])
 @pytest.mark.parametrize("dtype", FIELDS)
-def test_a_scalar_and_nothing_at_all_come_back_too(
+def test_scalars_and_empty_tensors_are_returned(
     server: Caller, dtype: str, sent_as: Callable[[str, Any], Any]
 ) -> None:
     scalar = extremes(dtype)[1].reshape(()) if dtype != "string" else np.array(b"\x00\xff", object)
@@ -263,12 +261,12 @@ def test_several_outputs_each_of_its_dtype(server: Caller) -> None:
     }
 
 
-def test_a_model_of_tensorflow_1_has_its_table_and_the_file_it_came_from(server: Caller) -> None:
+def test_a_tensorflow_1_model_has_its_table_and_asset(server: Caller) -> None:
     reply = server.predict("cities", {"name": ["Genf", "Zürich", "Paris"]})
     assert tf.make_ndarray(reply.outputs["index"]).tolist() == [2, 1, 3]
 
 
-def test_a_model_of_tensorflow_1_keeps_what_calls_change(server: Caller) -> None:
+def test_a_tensorflow_1_model_keeps_its_state(server: Caller) -> None:
     def call(name: str, **inputs: Any) -> float:
         reply = server.predict("counter", inputs, signature=name)
         return float(tf.make_ndarray(reply.outputs["output"]))
@@ -279,13 +277,13 @@ def test_a_model_of_tensorflow_1_keeps_what_calls_change(server: Caller) -> None
     assert call("get_counter") == 3.5
 
 
-def test_tables_of_constants_and_tables_that_were_learnt(server: Caller) -> None:
+def test_constant_and_mutable_tables_are_restored(server: Caller) -> None:
     reply = server.predict("tables", {"key": ["b", "a", "c"]})
     assert tf.make_ndarray(reply.outputs["fixed"]).tolist() == [2, 1, -1]
     assert tf.make_ndarray(reply.outputs["learnt"]).tolist() == [1.5, 0.5, -1.0]
 
 
-def test_a_signature_that_no_request_can_fill_is_an_error_for_its_callers_only(
+def test_an_uncallable_signature_fails_its_own_callers_only(
     server: Caller,
 ) -> None:
     with refused("INVALID_ARGUMENT"):
@@ -293,7 +291,7 @@ def test_a_signature_that_no_request_can_fill_is_an_error_for_its_callers_only(
     assert server.ask(model="sparse") == ([2.0], 1)
 
 
-def test_a_model_without_signatures_is_available_and_has_nothing_to_call(server: Caller) -> None:
+def test_a_model_without_signatures_is_available(server: Caller) -> None:
     assert server.is_available(1, "nothing")
     with refused("FAILED_PRECONDITION", 'Serving signature key "serving_default" not found.'):
         server.predict("nothing", {})
@@ -346,7 +344,7 @@ def test_inputs_that_have_a_default_may_be_left_out(base_path: Path, serve: Serv
 
 
 class _Shapes(tf.Module):
-    """Reshapes numbers as its caller wants, and writes them as strings."""
+    """Reshapes numbers to the requested shape, and returns them as strings."""
 
     @tf.function(
         autograph=False,
@@ -366,7 +364,7 @@ def test_results_of_any_number_of_dimensions(base_path: Path, serve: Serve, batc
     tf.saved_model.save(module, str(base_path / "1"), signatures=module.serve)
     server = serve(*flags_of(base_path), *(["--enable_batching"] if batching else []))
     for rank in (1, 2, 32, 33, 64, 65, 200):
-        # In a batch, the first dimension is that of all inputs and outputs.
+        # With batching, inputs and outputs share their first dimension.
         shape = [rank, *[1] * (rank - 1)] if batching else [1] * (rank - 1) + [2]
         x = np.arange(rank if batching else 2, dtype=np.float32)
         inputs = {"x": x, "shape": np.array(shape, np.int32)}
@@ -379,7 +377,7 @@ def test_results_of_any_number_of_dimensions(base_path: Path, serve: Serve, batc
 
 
 @pytest.mark.parametrize("rank", [33, 65])
-def test_a_tensor_of_more_dimensions_than_declared_does_not_end_the_server(
+def test_a_tensor_of_undeclared_rank_does_not_crash_the_server(
     base_path: Path, serve: Serve, rank: int
 ) -> None:
     def build() -> Signatures:
@@ -396,7 +394,7 @@ def test_a_tensor_of_more_dimensions_than_declared_does_not_end_the_server(
     assert server.ask() == ([b"1.000000"], 1)
 
 
-def test_bytes_that_are_no_text_are_quoted_in_errors_whatever_their_shape(server: Caller) -> None:
+def test_errors_quote_bytes_that_are_not_utf8(server: Caller) -> None:
     for rank in (1, 40):
         sent = typed("string", np.array([b"\xff\xfe"], object))
         for _ in range(rank - 1):

@@ -1,4 +1,4 @@
-"""The batch scheduler by itself: what it puts together, what it takes apart, what it refuses."""
+"""The batch scheduler: queues, batches, splitting, limits and cancellation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def parameters(**values: Any) -> BatchingParameters:
 
 
 class Doubling:
-    """Computes batches by doubling, and takes notice of them."""
+    """Computes batches by doubling, and records their sizes."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.sizes: list[int] = []
@@ -95,7 +95,7 @@ def test_a_full_queue_refuses_with_unavailable() -> None:
     assert error.value.code is grpc.StatusCode.UNAVAILABLE
 
 
-def test_with_splitting_a_queue_is_full_when_the_request_s_parts_have_no_room() -> None:
+def test_with_splitting_a_queue_is_full_when_a_part_does_not_fit() -> None:
     values = {"enable_large_batch_splitting": True, "max_execution_batch_size": 4}
     queue = Queue(
         parameters(max_batch_size=100, max_enqueued_batches=3, **values), lambda tasks: None
@@ -129,7 +129,7 @@ def test_a_batch_that_is_full_does_not_wait() -> None:
 
 
 def test_batches_that_are_due_together_are_computed_together() -> None:
-    """As many threads compute as there are batches, though one request brought them all."""
+    """The batches of one request are computed by several threads."""
     scheduler = BatchScheduler(threads=4)
     compute = Doubling(seconds=1.0)
     splitting = parameters(
@@ -162,7 +162,7 @@ def test_only_the_rows_that_are_waited_for_are_computed() -> None:
 
 
 def test_queues_take_turns() -> None:
-    """A model that is asked without a pause does not keep another one from being computed."""
+    """A busy model does not block another one."""
     scheduler = BatchScheduler(threads=1)
     small = parameters(max_batch_size=1, max_enqueued_batches=1000)
     busy, calm = (scheduler.add_queue(small, Doubling(seconds=0.01)) for _ in range(2))
@@ -171,7 +171,7 @@ def test_queues_take_turns() -> None:
     assert sum(task.outputs.done() for task in waiting) < 10
 
 
-def test_a_queue_that_is_removed_leaves_the_others_to_be_computed() -> None:
+def test_a_removed_queue_leaves_the_others() -> None:
     scheduler = BatchScheduler(threads=2)
     gone, kept = (scheduler.add_queue(parameters(), Doubling()) for _ in range(2))
     doubled(scheduler, gone, np.ones(1))
@@ -188,7 +188,7 @@ def test_a_queue_that_is_removed_leaves_the_others_to_be_computed() -> None:
     callers=st.integers(1, 8),
     threads=st.integers(1, 3),
 )
-def test_every_row_is_computed_once_and_comes_back_to_its_request(
+def test_every_row_is_computed_once_and_returned_to_its_request(
     sizes: list[int], most: int, splitting: bool, micros: int, callers: int, threads: int
 ) -> None:
     values = {

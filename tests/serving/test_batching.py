@@ -1,4 +1,4 @@
-"""Requests that wait together are computed together, and nobody notices but by the speed."""
+"""Batching: concurrent requests share batches, and each gets its own result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Batching = Callable[..., Caller]
 
 
 class Counting(tf.Module):
-    """Tells with each row how many rows were computed together, and how wide they were."""
+    """Returns with each row the number of rows in its batch, and their width."""
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None], tf.float32, "x")])
     def serve(self, x: Any) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def counting(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def batching(tmp_path: Path, serve: Serve) -> Batching:
-    """Start a server that puts requests together; give a base path and parameters."""
+    """Start a server with batching, for a base path and with parameters."""
 
     def batching(base_path: Path, parameters: str, *flags: str) -> Caller:
         file = tmp_path / "batching.config"
@@ -65,7 +65,7 @@ def ask(server: Caller, rows: Any, **asked: Any) -> dict[str, Any]:
     return {name: tf.make_ndarray(proto) for name, proto in reply.outputs.items()}
 
 
-def test_callers_at_once_share_batches_and_get_their_own_rows(
+def test_concurrent_callers_share_batches_and_get_their_own_rows(
     counting: Path, batching: Batching
 ) -> None:
     server = batching(
@@ -82,13 +82,13 @@ def test_callers_at_once_share_batches_and_get_their_own_rows(
         np.testing.assert_allclose(
             reply["total"], rows.astype(np.float32).sum(axis=1), rtol=1e-4, atol=1e-5
         )
-        assert set(reply["together"].tolist()) <= {16, 64}  # the padding is nobody's
+        assert set(reply["together"].tolist()) <= {16, 64}  # with padding
     shared = sum(len(rows) for rows in requests) / 64
     batches = sum((1 / reply["together"]).sum() for reply in replies)
     assert batches < 2 * shared, "most batches are nearly empty"
 
 
-def test_rows_of_unequal_length_are_padded_with_their_request_s_first_value(
+def test_rows_of_unequal_length_are_padded_with_their_first_value(
     counting: Path, batching: Batching
 ) -> None:
     parameters = "batch_timeout_micros { value: 2000000 } max_batch_size { value: 3 }"
@@ -100,7 +100,7 @@ def test_rows_of_unequal_length_are_padded_with_their_request_s_first_value(
     assert {*short["width"], *long["width"]} == {4}
 
 
-def test_a_request_that_has_nothing_to_be_padded_with_fails_its_batch(
+def test_a_request_without_values_to_pad_with_fails_its_batch(
     counting: Path, batching: Batching
 ) -> None:
     parameters = "batch_timeout_micros { value: 2000000 } max_batch_size { value: 2 }"
@@ -131,9 +131,7 @@ def test_rows_of_strings_are_padded_too(batching: Batching) -> None:
     assert long == [[b"b", b"c"], [b"d", "é".encode()]]
 
 
-def test_without_padding_rows_of_unequal_length_do_not_go_together(
-    counting: Path, batching: Batching
-) -> None:
+def test_without_padding_rows_of_unequal_length_fail(counting: Path, batching: Batching) -> None:
     server = batching(
         counting, "batch_timeout_micros { value: 2000000 } max_batch_size { value: 2 }"
     )
@@ -154,9 +152,7 @@ def test_without_padding_rows_of_unequal_length_do_not_go_together(
             )
 
 
-def test_a_large_request_goes_into_several_batches_where_that_is_allowed(
-    counting: Path, batching: Batching
-) -> None:
+def test_a_large_request_is_split_where_that_is_allowed(counting: Path, batching: Batching) -> None:
     server = batching(
         counting,
         "max_batch_size { value: 100 } enable_large_batch_splitting { value: true } "
@@ -170,16 +166,14 @@ def test_a_large_request_goes_into_several_batches_where_that_is_allowed(
         ask(server, np.zeros((101, 3)))
 
 
-def test_without_splitting_more_rows_than_a_batch_holds_are_refused(
-    counting: Path, batching: Batching
-) -> None:
+def test_without_splitting_large_requests_are_refused(counting: Path, batching: Batching) -> None:
     server = batching(counting, "max_batch_size { value: 8 }")
     with refused("INVALID_ARGUMENT", "Task size 9 is larger than maximum input batch size 8"):
         ask(server, np.zeros((9, 1)))
     assert ask(server, np.zeros((8, 1)))["together"].tolist() == [8] * 8
 
 
-def test_a_full_queue_is_unavailable_and_those_in_it_are_answered(
+def test_a_full_queue_is_unavailable_and_its_requests_are_answered(
     base_path: Path, batching: Batching
 ) -> None:
     publish(base_path, 1, seconds=0.5)
@@ -206,12 +200,10 @@ def test_a_full_queue_is_unavailable_and_those_in_it_are_answered(
     assert len(answered) >= 2
     assert [one for one in outcomes if one != [11.0]] == [full] * (8 - len(answered))
     assert len(answered) < 8
-    assert server.ask() == ([11.0], 1)  # and when it has emptied all is well
+    assert server.ask() == ([11.0], 1)  # the queue has emptied
 
 
-def test_who_asks_for_some_outputs_only_shares_batches_with_others_who_do(
-    counting: Path, batching: Batching
-) -> None:
+def test_requests_for_the_same_outputs_share_batches(counting: Path, batching: Batching) -> None:
     server = batching(
         counting, "batch_timeout_micros { value: 2000000 } max_batch_size { value: 2 }"
     )
@@ -224,8 +216,8 @@ def test_who_asks_for_some_outputs_only_shares_batches_with_others_who_do(
         ask(server, np.zeros((3, 1)), outputs=["total"])
 
 
-def test_callers_cannot_make_queues_without_end(tmp_path: Path, batching: Batching) -> None:
-    """Of ten outputs there are a thousand choices; most are computed alone, all are answered."""
+def test_callers_cannot_make_queues_without_limit(tmp_path: Path, batching: Batching) -> None:
+    """Ten outputs have a thousand subsets; most are computed alone, all are answered."""
 
     class Wide(tf.Module):
         @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.float32, "x")])
@@ -261,7 +253,7 @@ def test_callers_cannot_make_queues_without_end(tmp_path: Path, batching: Batchi
         ),
     ],
 )
-def test_what_cannot_be_put_into_a_batch_is_refused(
+def test_requests_that_cannot_be_batched_are_refused(
     batching: Batching, signature: str, inputs: Any, code: str, text: str
 ) -> None:
     server = batching(CORPUS / "models" / "shapes", "max_batch_size { value: 8 }")
@@ -277,7 +269,7 @@ def test_a_request_without_rows_is_answered_without_rows(
     assert ask(server, [[1, 2, 3]])["total"] == [6]
 
 
-def test_a_batch_that_the_graph_rejects_is_an_error_for_those_in_it_and_for_nobody_later(
+def test_a_batch_that_the_graph_rejects_fails_its_own_requests_only(
     base_path: Path, batching: Batching
 ) -> None:
     guarded.publish(base_path)
@@ -297,9 +289,7 @@ def test_a_batch_that_the_graph_rejects_is_an_error_for_those_in_it_and_for_nobo
         assert list(pool.map(code, [1.0, 2.0])) == [None, None]
 
 
-def test_a_version_that_goes_answers_those_who_wait_for_its_batch(
-    base_path: Path, batching: Batching
-) -> None:
+def test_an_unloading_version_answers_waiting_requests(base_path: Path, batching: Batching) -> None:
     publish(base_path, 1)
     server = batching(base_path, "batch_timeout_micros { value: 1500000 }")
     replies: list[Any] = []
@@ -314,7 +304,7 @@ def test_a_version_that_goes_answers_those_who_wait_for_its_batch(
     assert server.ask() == ([12.0], 2)
 
 
-def test_versions_with_parameters_of_their_own_are_batched_and_others_are_not(
+def test_only_versions_with_their_own_parameters_are_batched(
     counting: Path, base_path: Path, batching: Batching
 ) -> None:
     own = base_path.parent / "own"
@@ -333,9 +323,7 @@ def test_versions_with_parameters_of_their_own_are_batched_and_others_are_not(
     assert ask(server, np.zeros((200, 1)))["together"].tolist() == [200] * 200
 
 
-def test_a_version_whose_own_parameters_are_wrong_is_not_loaded(
-    base_path: Path, batching: Batching
-) -> None:
+def test_a_version_with_wrong_parameters_is_not_loaded(base_path: Path, batching: Batching) -> None:
     publish(base_path, 1)
     server = batching(base_path, "", "--enable_per_model_batching_parameters")
     wrong = publish(base_path.parent / "wrong", 2)
@@ -386,6 +374,8 @@ def test_wrong_parameters_are_one_clear_line(
         "enable_large_batch_splitting { value: true } allowed_batch_sizes: [2, 4]",
     ],
 )
-def test_what_the_original_takes_is_taken(counting: Path, batching: Batching, text: str) -> None:
+def test_tensorflow_servings_parameters_are_accepted(
+    counting: Path, batching: Batching, text: str
+) -> None:
     server = batching(counting, text)
     assert ask(server, np.ones((8, 2)))["total"].tolist() == [2.0] * 8

@@ -1,4 +1,4 @@
-"""Versions that were copied badly: a clear error each, and everything else goes on serving."""
+"""Broken versions fail with a clear error, and everything else goes on serving."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ FILES = (
     "assets/settings.txt",
 )
 RECORDS = "assets.extra/tf_serving_warmup_requests"
-# Where a file may end: at once, within its first bytes, in the middle, just before its end.
+# The part of a file that is left: nothing, the first bytes, the middle, almost all.
 CUTS = (0.0, 0.01, 0.3, 0.5, 0.9, 0.999)
 OK, UNKNOWN = 0, 2
 
 
 class Site:
-    """A base path with version 1, its server, and room for ever new versions."""
+    """A base path with version 1, and its server; tests add versions."""
 
     def __init__(self, base_path: Path, server: Caller) -> None:
         self.server = server
@@ -37,12 +37,12 @@ class Site:
         self._newest = 1
 
     def hidden(self) -> Path:
-        """Return a good version that is not in place yet."""
+        """Return a good version outside of the base path."""
         self._newest += 1
         return publish(self._base_path.parent / "hidden", self._newest)
 
     def error_of(self, version: Path) -> str:
-        """Put a version into place, wait until it has failed, and return why."""
+        """Move a version into the base path, wait until it has failed, and return the error."""
         number = int(version.name)
         version.rename(self._base_path / version.name)
         wait_for(lambda: self.server.has_ended(number), f"version {number} has failed")
@@ -133,7 +133,7 @@ def test_a_text_file_of_a_graph_that_does_not_parse(site: Site) -> None:
 def test_a_copy_that_grows_in_place_is_served_once_it_is_whole(
     base_path: Path, serve: Serve
 ) -> None:
-    """As long as there are attempts left; who copies so must be lucky, as with the original."""
+    """As long as there are attempts left, as in TensorFlow Serving."""
     publish(base_path, 1)
     server = serve(*flags_of(base_path), "--max_num_load_retries=1000")
     source, copy = publish(base_path.parent / "hidden", 2), base_path / "2"

@@ -50,7 +50,7 @@ def test_the_generated_module_is_that_of_the_proto_file() -> None:
 
 
 def test_messages_that_the_package_has_too_are_equal() -> None:
-    """A later tensorflow-serving-api may bring them; today's has none."""
+    """A later tensorflow-serving-api may have them; 2.20 has none."""
     folders = pkgutil.walk_packages(tensorflow_serving.__path__, "tensorflow_serving.")
     for found in folders:
         if not found.name.endswith("_pb2"):

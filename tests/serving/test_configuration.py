@@ -1,4 +1,4 @@
-"""Which models are served, under which labels: by a file, by a file read again, by a call."""
+"""The configuration of models and labels: by a file, by a polled file, by a call."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write(config: Path, *entries: str) -> None:
 
 
 def put(config: Path, text: str) -> None:
-    """Write it as one, so that nobody reads half of it."""
+    """Write atomically, so that no half file is read."""
     new = config.with_suffix(".new")
     new.write_text(text)
     new.rename(config)
@@ -60,7 +60,7 @@ def test_several_models_of_one_file(tmp_path: Path, config: Path, serve: Serve) 
     assert [server.ask(model=name)[1] for name in ("a", "b", "c")] == [1, 2, 3]
 
 
-def test_a_file_that_is_read_again_adds_removes_and_relabels_models(
+def test_a_polled_config_file_adds_removes_and_relabels_models(
     tmp_path: Path, config: Path, serve: Serve
 ) -> None:
     for name in ("a", "b"):
@@ -83,7 +83,7 @@ def has_told(server: Served, times: int) -> bool:
     return server.running.output().count("the configuration is not changed") == times
 
 
-def test_a_file_that_cannot_be_used_leaves_what_is_served_and_is_told_once(
+def test_an_unusable_config_file_changes_nothing_and_is_logged_once(
     base_path: Path, tmp_path: Path, config: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -108,7 +108,7 @@ def test_a_file_that_cannot_be_used_leaves_what_is_served_and_is_told_once(
     wait_for(lambda: server.is_available(1, "n"), "the file that is mended counts")
 
 
-def test_a_reload_returns_when_its_new_models_can_be_asked(
+def test_a_reload_returns_when_its_new_models_answer(
     base_path: Path, tmp_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -146,7 +146,7 @@ def test_a_reload_that_is_refused_changes_nothing(
         server.reload(models_config(entries.replace("{m}", str(base_path))))
     assert server.ask() == ([11.0], 1)
     assert server.states("n") == {}
-    server.reload(models_config(model_config(base_path)))  # and later ones go through
+    server.reload(models_config(model_config(base_path)))  # later reloads succeed
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_reload_that_is_refused_changes_nothing(
          "Request to assign label to version 9 of model n"),
     ],
 )  # fmt: skip
-def test_a_platform_that_is_not_served_is_refused(
+def test_an_unsupported_platform_is_refused(
     base_path: Path, serve: Serve, name: str, more: str, code: str, details: str
 ) -> None:
     publish(base_path, 1)
@@ -171,7 +171,7 @@ def test_a_platform_that_is_not_served_is_refused(
     assert server.ask() == ([11.0], 1)
 
 
-def test_a_reload_tells_how_much_the_metrics_that_are_asked_for_have_increased(
+def test_a_reload_returns_the_increase_of_metrics(
     base_path: Path, tmp_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -210,7 +210,7 @@ def test_a_reload_whose_new_model_does_not_load_says_so(
     wait_for(lambda: server.is_available(2, "bad"), "the model is configured all the same")
 
 
-def test_a_model_that_did_not_load_loads_when_it_is_taken_out_and_put_back_mended(
+def test_a_failed_model_loads_when_removed_repaired_and_added_again(
     base_path: Path, tmp_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -220,7 +220,7 @@ def test_a_model_that_did_not_load_loads_when_it_is_taken_out_and_put_back_mende
     with refused("UNKNOWN", "{name: bad version: 1} due to error"):
         server.reload(models_config(model_config(base_path), bad))
     server.reload(alone)
-    assert server.statuses("bad")[1].status.error_code  # it can be asked why
+    assert server.statuses("bad")[1].status.error_code  # the status has the reason
     (tmp_path / "bad" / "1").rmdir()
     publish(tmp_path / "bad", 1)
     server.reload(models_config(model_config(base_path), bad))
@@ -248,7 +248,7 @@ def test_two_reloads_at_once_end_with_one_of_the_two(
         assert server.ask() == ([11.0], 1)
 
 
-def test_a_label_is_given_moved_and_taken_away(base_path: Path, two_versions: Caller) -> None:
+def test_a_label_is_assigned_moved_and_removed(base_path: Path, two_versions: Caller) -> None:
     server = two_versions
     for number in (1, 2):
         server.reload(models_config(model_config(base_path, labels(stable=number))))
@@ -260,9 +260,7 @@ def test_a_label_is_given_moved_and_taken_away(base_path: Path, two_versions: Ca
         server.ask(label="stable")
 
 
-def test_a_label_stays_where_it_is_when_it_may_not_move(
-    base_path: Path, two_versions: Caller
-) -> None:
+def test_a_refused_label_stays_where_it_was(base_path: Path, two_versions: Caller) -> None:
     server = two_versions
     server.reload(models_config(model_config(base_path, labels(stable=1))))
     with refused("FAILED_PRECONDITION", "Request to assign label to version 9 of model m"):
@@ -270,7 +268,7 @@ def test_a_label_stays_where_it_is_when_it_may_not_move(
     assert server.ask(label="stable") == ([11.0], 1)
 
 
-def test_a_new_label_may_wait_for_its_version_if_the_flag_says_so(
+def test_a_flag_allows_labels_for_unavailable_versions(
     base_path: Path, config: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -284,7 +282,7 @@ def test_a_new_label_may_wait_for_its_version_if_the_flag_says_so(
     assert server.ask(label="stable") == ([11.0], 1)
 
 
-def test_version_and_label_together_are_the_last_of_the_two_on_the_wire(
+def test_of_version_and_label_the_last_on_the_wire_counts(
     base_path: Path, two_versions: Caller
 ) -> None:
     server = two_versions
@@ -292,16 +290,14 @@ def test_version_and_label_together_are_the_last_of_the_two_on_the_wire(
     assert server.ask(version=2, label="stable") == ([11.0], 1)
 
 
-def test_callers_cannot_point_a_model_outside_of_the_reload_root(
-    tmp_path: Path, serve: Serve
-) -> None:
+def test_base_paths_outside_of_the_reload_root_are_refused(tmp_path: Path, serve: Serve) -> None:
     models, secret = tmp_path / "models", tmp_path / "secret"
     for path in (models / "m", models / "n", secret / "m"):
         publish(path, 1)
     (models / "link").symlink_to(secret)
     server = serve(*flags_of(models / "m"), f"--reload_root={models}")
     (models / "loop").symlink_to(models / "loop")
-    inside = ("loop", "loop/m", "a/" * 100_000)  # round and round, and longer than any path
+    inside = ("loop", "loop/m", "a/" * 100_000)  # a loop, and longer than any path
     outside = (
         "/", "/proc/self", f"{secret}/m", f"file://{secret}/m", f"{models}/../secret/m",
         f"{models}/link/m",

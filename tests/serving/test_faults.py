@@ -1,4 +1,4 @@
-"""Callers of a good model notice nothing while versions, requests and configurations are bad."""
+"""Bad versions, requests and configurations do not disturb the callers of a good model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 FLOAT, STRING = types_pb2.DT_FLOAT, types_pb2.DT_STRING
 GRAPH = "saved_model.pb"
 INDEX, DATA = "variables/variables.index", "variables/variables.data-00000-of-00001"
-# How often each fault is tried, so that callers meet it in many places.
+# Repetitions of each fault, so that it meets callers in many states.
 ROUNDS = 5
 
 Spoil = Callable[[Path], None]
@@ -33,7 +33,7 @@ Spoil = Callable[[Path], None]
 
 @pytest.fixture
 def server(tmp_path: Path, base_path: Path, serve: Serve) -> Iterator[Served]:
-    """A server that is asked for a good model all the time, and no call fails."""
+    """A server whose good model is called all the time; no call may fail."""
     publish(base_path, 1)
     secret = _files_of_a_model_that_is_not_served(tmp_path / "secret")
     server = serve(*flags_of(base_path))
@@ -47,7 +47,7 @@ def server(tmp_path: Path, base_path: Path, serve: Serve) -> Iterator[Served]:
 
 
 def _files_of_a_model_that_is_not_served(base_path: Path) -> list[Path]:
-    """Publish it, and let its files say that they were never read."""
+    """Publish a version whose files' access times show whether they were read."""
     publish(base_path, 1)
     files = [path for path in base_path.rglob("*") if path.is_file()]
     for path in files:
@@ -81,7 +81,7 @@ def _truncated(file: str) -> Spoil:
 
 
 def _without(*names: str) -> Spoil:
-    """Leave out what a copy had not come to."""
+    """Remove the parts that an incomplete copy lacks."""
 
     def remove(version: Path) -> None:
         for name in names:
@@ -211,7 +211,7 @@ def test_bad_base_paths(tmp_path: Path, base_path: Path, server: Served, path: s
     _versions_are_still_found(base_path.parent / "other", base_path, server)
 
 
-def test_a_good_model_cannot_be_moved_to_what_is_no_path(
+def test_a_model_cannot_be_moved_to_an_invalid_path(
     tmp_path: Path, base_path: Path, server: Served
 ) -> None:
     for path in ("../secret", "", f"{tmp_path}/secret\\000"):
@@ -228,7 +228,7 @@ def test_names_like_paths(tmp_path: Path, base_path: Path, server: Served, name:
         server.ask(model=name)
     entry = f'name: "{name}" base_path: "{tmp_path / "other"}"'
     server.reload(models_config(model_config(base_path), entry))
-    assert server.ask(model=name) == ([13.0], 3)  # a name, and as good as any
+    assert server.ask(model=name) == ([13.0], 3)  # a valid name
     server.reload(models_config(model_config(base_path)))
     assert _files(tmp_path) == before
 
@@ -252,7 +252,7 @@ def test_bad_configurations(base_path: Path, server: Served, data: bytes, code: 
 
 
 def _versions_are_still_found(other: Path, base_path: Path, server: Served) -> None:
-    """See that no bad configuration keeps the server from looking for versions."""
+    """Check that the server still polls for versions."""
     publish(other, 1)
     server.reload(models_config(model_config(base_path), model_config(other)))
     publish(other, 2)
@@ -260,6 +260,6 @@ def _versions_are_still_found(other: Path, base_path: Path, server: Served) -> N
 
 
 def _files(folder: Path) -> dict[Path, int]:
-    """All files but the servers' logs, and when they were written."""
+    """Return all files except logs, with their modification times."""
     files = (path for path in folder.rglob("*") if path.suffix != ".log")
     return {path: path.stat().st_mtime_ns for path in files}

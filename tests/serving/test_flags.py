@@ -1,4 +1,4 @@
-"""The command line: TensorFlow Serving's flags, and what is said of those not honoured."""
+"""The command line: TensorFlow Serving's flags, and errors for unsupported ones."""
 
 from __future__ import annotations
 
@@ -42,19 +42,17 @@ def test_version_names_what_it_stands_in_for() -> None:
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
-def test_a_flag_for_what_is_never_done_is_refused_with_the_reason_unless_it_is_false(
+def test_an_unsupported_flag_is_refused_with_the_reason_unless_false(
     fails: Fails, name: str
 ) -> None:
     for flag in (f"--{name}", f"--{name}=true", f"--{name}=0.5"):
         assert f"--{name}: {UNSUPPORTED[name]}" in fails("--model_base_path=x", flag)
-    # That it is not taken for an error when it asks for what is done anyway shows in the next one.
+    # The next test shows that asking for the default is no error.
     assert f"--{name}" not in fails(f"--{name}=false")
 
 
 @pytest.mark.parametrize("name", ALWAYS_ON)
-def test_a_flag_for_what_is_always_done_is_refused_with_the_reason_if_it_is_false(
-    fails: Fails, name: str
-) -> None:
+def test_an_always_on_flag_is_refused_with_the_reason_if_false(fails: Fails, name: str) -> None:
     assert f"--{name}: {ALWAYS_ON[name]}" in fails("--model_base_path=x", f"--{name}=false")
     for flag in (f"--{name}", f"--{name}=true"):
         assert f"--{name}" not in fails(flag)
@@ -65,7 +63,7 @@ def test_a_flag_for_what_is_always_done_is_refused_with_the_reason_if_it_is_fals
     [
         ([], "expected either --model_base_path or --model_config_file"),
         (["--model_base_path=", "--model_config_file="], "expected either"),
-        # The original's image always gives a base path, so a file counts more.
+        # TensorFlow Serving's image always sets a base path, so a file overrides it.
         (["--model_base_path=x", "--model_config_file=y"], "--model_config_file y: [Errno 2]"),
         (["--model_base_path=x", "--enable_nothing"], "No such option '--enable_nothing'"),
         (["--model_base_path=x", "surplus"], "unexpected extra argument"),
@@ -95,9 +93,7 @@ def test_a_flag_for_what_is_always_done_is_refused_with_the_reason_if_it_is_fals
         ),
     ],
 )
-def test_what_is_wrong_with_the_flags_is_said_in_one_line(
-    fails: Fails, flags: list[str], message: str
-) -> None:
+def test_wrong_flags_are_one_clear_line(fails: Fails, flags: list[str], message: str) -> None:
     (line,) = [line for line in fails(*flags).splitlines() if line.startswith("Error: ")]
     assert message in line
 
@@ -116,7 +112,7 @@ def test_what_is_wrong_with_the_flags_is_said_in_one_line(
         ("\xff", "models.config: "),
     ],
 )
-def test_what_is_wrong_with_the_model_config_file_is_said_in_one_line(
+def test_a_wrong_model_config_file_is_one_clear_line(
     fails: Fails, tmp_path: Path, text: str, message: str
 ) -> None:
     config = tmp_path / "models.config"
@@ -130,7 +126,7 @@ def test_what_is_wrong_with_the_model_config_file_is_said_in_one_line(
     ("value", "is_on"),
     [("", True), ("=true", True), ("=1", True), ("=false", False), ("=0", False)],
 )
-def test_a_switch_is_on_by_being_there_and_takes_true_and_false(
+def test_a_boolean_flag_takes_no_value_true_or_false(
     base_path: Path, serve: Serve, value: str, is_on: bool
 ) -> None:
     publish(base_path, 1)
@@ -139,9 +135,7 @@ def test_a_switch_is_on_by_being_there_and_takes_true_and_false(
     assert bool(reply.outputs["y"].tensor_content) is is_on
 
 
-def test_relative_paths_on_the_command_line_are_of_the_working_directory(
-    base_path: Path, serve: Serve
-) -> None:
+def test_relative_base_paths_start_at_the_working_directory(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     relative = Path("..", *[".."] * len(ROOT.parts), *base_path.parts[1:])
     server = serve("--model_name=m", f"--model_base_path={relative}")
@@ -156,9 +150,7 @@ def test_a_path_may_be_a_uri_of_a_local_file(base_path: Path, serve: Serve) -> N
     assert server.ask() == ([11.0], 1)
 
 
-def test_a_flag_for_a_file_that_is_empty_is_one_that_is_not_there(
-    base_path: Path, serve: Serve
-) -> None:
+def test_an_empty_file_name_is_no_file(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     names = ("model_config", "monitoring_config", "ssl_config", "batching_parameters")
     server = serve(
@@ -173,7 +165,7 @@ def test_a_model_without_a_name_flag_is_called_default(base_path: Path, serve: S
     assert serve(f"--model_base_path={base_path}").ask(model="default") == ([11.0], 1)
 
 
-def test_a_port_that_is_taken_is_one_clear_line_before_anything_is_loaded(
+def test_a_port_in_use_is_reported_before_anything_is_loaded(
     base_path: Path, serve: Serve, fails: Fails
 ) -> None:
     publish(base_path, 1)
@@ -193,9 +185,7 @@ def test_an_address_of_another_machine_is_one_clear_line(fails: Fails, base_path
     assert "Error: cannot listen on 192.0.2.1:8500: " in log
 
 
-def test_a_file_poll_time_of_zero_or_less_looks_once_or_never(
-    base_path: Path, serve: Serve
-) -> None:
+def test_a_poll_interval_of_zero_or_less_polls_once_or_never(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path), "--file_system_poll_wait_seconds=0")
     publish(base_path, 2)

@@ -1,4 +1,4 @@
-"""How the gRPC port is reached: with TLS, by a UNIX socket, with gRPC's own arguments."""
+"""The gRPC port: TLS, UNIX sockets, threads, deadlines and gRPC's own arguments."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def served_with_tls(base_path: Path, authority: Authority, serve: Serve) -> str:
 
 @pytest.fixture
 def mutual_tls(base_path: Path, authority: Authority) -> str:
-    """The flag that asks callers for a certificate of the authority."""
+    """The flag of a config that requires certificates of the authority."""
     key, certificate = read(*authority.sign("server"))
     config = ssl_config(
         base_path.parent / "ssl",
@@ -59,12 +59,12 @@ def read(*files: Path) -> list[bytes]:
 
 
 def credentials(trusted: Authority, *own: Path) -> grpc.ChannelCredentials:
-    """Return those of a caller; its own key and certificate, if it has them."""
+    """Return a caller's credentials, with its own key and certificate if given."""
     return grpc.ssl_channel_credentials(*read(trusted.certificate, *own))
 
 
 def is_answered(address: str, credentials: grpc.ChannelCredentials | None) -> bool:
-    # Of a socket's path, no certificate speaks.
+    # No certificate names a socket's path.
     named = [("grpc.ssl_target_name_override", "localhost")] if credentials is not None else []
     with Caller(address, credentials, named) as caller:
         try:
@@ -78,13 +78,13 @@ def is_answered(address: str, credentials: grpc.ChannelCredentials | None) -> bo
             return False
 
 
-def test_with_tls_a_caller_that_trusts_the_authority_is_answered(
+def test_tls_answers_callers_that_trust_the_authority(
     served_with_tls: str, authority: Authority
 ) -> None:
     assert is_answered(served_with_tls, credentials(authority))
 
 
-def test_with_tls_a_caller_that_does_not_trust_it_or_speaks_plainly_is_not(
+def test_tls_refuses_callers_without_trust_or_without_tls(
     served_with_tls: str, tmp_path: Path
 ) -> None:
     another = Authority(tmp_path / "another")
@@ -92,14 +92,14 @@ def test_with_tls_a_caller_that_does_not_trust_it_or_speaks_plainly_is_not(
     assert not is_answered(served_with_tls, None)
 
 
-def test_with_mutual_tls_a_caller_with_a_certificate_of_the_authority_is_answered(
+def test_mutual_tls_accepts_a_certificate_of_the_authority(
     served_with_mutual_tls: str, authority: Authority
 ) -> None:
     own = credentials(authority, *authority.sign("client"))
     assert is_answered(served_with_mutual_tls, own)
 
 
-def test_with_mutual_tls_a_caller_with_another_certificate_or_none_is_not(
+def test_mutual_tls_refuses_other_certificates_and_none(
     served_with_mutual_tls: str, authority: Authority, tmp_path: Path
 ) -> None:
     stranger = Authority(tmp_path / "another").sign("client")
@@ -148,14 +148,14 @@ def test_a_unix_socket_alone(base_path: Path, starter: Starter) -> None:
 def test_a_unix_socket_beside_a_port(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     socket = base_path.parent / "socket"
-    port = free_port()  # 0 would be none
+    port = free_port()  # 0 would open none
     server = serve(*flags_of(base_path), f"--grpc_socket_path={socket}", f"--port={port}")
     assert server.ask() == ([11.0], 1)
     with Caller(f"unix:{socket}") as caller:
         assert caller.ask() == ([11.0], 1)
 
 
-def test_a_unix_socket_asks_for_what_the_port_asks_for(
+def test_a_unix_socket_has_the_same_tls_as_the_port(
     base_path: Path, authority: Authority, mutual_tls: str, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -166,7 +166,7 @@ def test_a_unix_socket_asks_for_what_the_port_asks_for(
     assert not is_answered(f"unix:{socket}", None)
 
 
-def test_arguments_of_grpc_are_taken(base_path: Path, serve: Serve) -> None:
+def test_grpc_channel_arguments_are_applied(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     limit = "grpc.max_receive_message_length=1000,grpc.primary_user_agent=x,a=99999999999"
     server = serve(*flags_of(base_path), f"--grpc_channel_arguments={limit}")
@@ -208,7 +208,7 @@ def test_grpc_max_threads_limits_concurrent_requests(
 
 
 def test_a_call_whose_deadline_has_passed_is_not_computed(tmp_path: Path, serve: Serve) -> None:
-    """It waits for the only thread while another call computes, and nobody waits for it then."""
+    """It waits for the only thread until its deadline has passed."""
     publish(tmp_path / "slow", 1, seconds=2.0)
     export(tmp_path / "counter" / "1", counter)
     entries = [model_config(tmp_path / name) for name in ("slow", "counter")]

@@ -1,4 +1,4 @@
-"""What load balancers, Kubernetes and grpcurl ask for: health, and which services there are."""
+"""Health checks and reflection, for load balancers, Kubernetes and grpcurl."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def two_models(tmp_path: Path, serve: Serve) -> Caller:
     return serve(f"--model_config_file={config}")
 
 
-def test_each_model_has_its_health_and_the_server_that_of_all(
-    tmp_path: Path, two_models: Caller
-) -> None:
+def test_each_model_and_the_server_have_their_health(tmp_path: Path, two_models: Caller) -> None:
     assert [check(two_models, name) for name in ("", "a", "b")] == [SERVING] * 3
     shutil.rmtree(tmp_path / "b" / "1")
     wait_for(lambda: check(two_models, "b") == NOT_SERVING, "b has no version any more")
@@ -51,15 +49,13 @@ def test_each_model_has_its_health_and_the_server_that_of_all(
         check(two_models, "nosuch")
 
 
-def test_a_model_that_is_not_configured_any_more_has_no_health(
-    tmp_path: Path, two_models: Caller
-) -> None:
+def test_a_removed_model_has_no_health(tmp_path: Path, two_models: Caller) -> None:
     two_models.reload(models_config(model_config(tmp_path / "a")))
     wait_for(lambda: check(two_models, "b") == SERVICE_UNKNOWN, "b is unknown")
     assert check(two_models) == SERVING
 
 
-def test_the_services_have_the_short_names_that_the_original_gives_them(two_models: Caller) -> None:
+def test_the_services_have_health_under_their_short_names(two_models: Caller) -> None:
     assert [check(two_models, f"{kind}Service") for kind in ("Prediction", "Model")] == [
         SERVING
     ] * 2
@@ -77,9 +73,7 @@ def test_a_watch_is_told_of_each_change(base_path: Path, serve: Serve) -> None:
     assert next(replies).status == SERVING
 
 
-def test_health_is_told_while_every_thread_is_busy_with_a_slow_model(
-    base_path: Path, serve: Serve
-) -> None:
+def test_health_is_reported_while_every_thread_is_busy(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1, seconds=0.7)
     server = serve(*flags_of(base_path), "--grpc_max_threads=2")
     with ThreadPoolExecutor(4) as pool:
@@ -100,9 +94,7 @@ def test_many_watches_do_not_keep_others_from_asking(base_path: Path, serve: Ser
         watch.cancel()
 
 
-def test_watches_that_end_while_versions_change_do_not_stop_the_server(
-    base_path: Path, serve: Serve
-) -> None:
+def test_ending_watches_do_not_block_the_server(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
     stub = health_pb2_grpc.HealthStub(server.channel)
@@ -149,9 +141,7 @@ def test_reflection_tells_what_can_be_called(base_path: Path, serve: Serve) -> N
     assert set(service.methods_by_name) == {"GetModelStatus", "HandleReloadConfigRequest"}
 
 
-def test_reflection_streams_held_open_do_not_keep_others_from_asking(
-    base_path: Path, serve: Serve
-) -> None:
+def test_open_reflection_streams_do_not_block_others(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
     with ThreadPoolExecutor() as pool:

@@ -1,4 +1,4 @@
-"""Requests that nobody sends by accident are refused by a fitting code, and that is all."""
+"""Hostile requests are refused with a fitting code, and have no other effect."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RPCS = (
     f"{PREDICTION}GetModelMetadata",
     f"{MODEL}GetModelStatus",
 )
-# What a request may be refused with: INTERNAL is for bytes that are no message, and has no text.
+# Allowed status codes; INTERNAL is for bytes that do not parse, and has no text.
 FITTING = ("INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED", "OUT_OF_RANGE")
 RECORDED = [
     (case["rpc"], base64.b64decode(case["request_base64"]))
@@ -49,7 +49,7 @@ fuzz = settings(
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A server of the recordings' models, as far as they are files."""
+    """A server of the recordings' models."""
     folder = tmp_path_factory.mktemp("hostile")
     names = ("shapes", "mixed", "bytes", "breast_cancer", "affine")
     entries = (model_config(recordings.CORPUS / "models" / name) for name in names)
@@ -78,7 +78,7 @@ def _the_server_lives_and_is_no_larger_afterwards(running: Running, server: Call
 
 
 def outcome(server: Caller, rpc: str, data: bytes) -> tuple[str, str]:
-    """Return code and details of a call with these bytes."""
+    """Call with these bytes, and return code and details."""
     method: Any = server.channel.unary_unary(rpc)
     try:
         method(data, timeout=20)
@@ -170,7 +170,7 @@ def tensor(sizes: Sequence[int], **values: Any) -> Any:
         "rank 255", "rank 255 of nothing", "short content", "long content",
     ],
 )  # fmt: skip
-def test_a_tensor_that_is_none_is_refused_at_once(server: Caller, sent: Any) -> None:
+def test_an_invalid_tensor_is_refused_at_once(server: Caller, sent: Any) -> None:
     started = time.monotonic()
     with refused("INVALID_ARGUMENT", "tensor parsing error: x"):
         server.predict("shapes", {"x": sent}, signature="unknown_rank")
@@ -186,7 +186,7 @@ def test_strings_that_claim_to_be_longer_than_what_was_sent(server: Caller) -> N
 
 
 def test_messages_within_messages(server: Caller) -> None:
-    """Of all that may be sent, only variants nest; protobuf itself ends them at a hundred."""
+    """Only variants nest; protobuf limits them to a hundred levels."""
     for depth in (40, 400):
         data = b""
         for _ in range(depth):  # field 15, variant_val; field 3 of it, tensors
@@ -213,7 +213,7 @@ def test_a_hundred_thousand_inputs(server: Caller) -> None:
     assert len(details) < 2000
 
 
-def test_a_hundred_thousand_filtered_outputs_of_which_each_subset_would_be_a_graph_of_its_own(
+def test_callers_cannot_make_callables_without_limit(
     server: Caller,
 ) -> None:
     rows = {
@@ -256,7 +256,7 @@ def test_a_model_s_name_is_never_a_path(tmp_path: Path, serve: Serve, name: str)
         server.ask(model=name)
     assert server.states(name) == {}
     entry = f'name: {_quoted(name)} base_path: "{tmp_path / "served" / "m"}"'
-    if len(name) < 1000:  # as a name it is as good as any
+    if len(name) < 1000:  # a valid name
         server.reload(models_config(entry))
         assert server.ask(model=name) == ([11.0], 1)
     assert _files(tmp_path) == before
@@ -267,7 +267,7 @@ def _quoted(text: str) -> str:
 
 
 def _files(folder: Path) -> dict[str, int]:
-    """All files but the servers' logs, and when they were written."""
+    """Return all files except logs, with their modification times."""
     return {
         str(path.relative_to(folder)): path.stat().st_mtime_ns
         for path in folder.rglob("*")
@@ -290,7 +290,7 @@ def reloaded(base_path: Path, serve: Serve) -> Iterator[Caller]:
     assert server.ask() == ([11.0], 1)
 
 
-def test_callers_who_do_not_wait_for_their_answers_cost_nothing(server: Caller) -> None:
+def test_cancelled_calls_cost_nothing(server: Caller) -> None:
     request = predict_request("shapes", {"x": np.ones(100_000, np.float32)})
     calls = [server.prediction.Predict.future(request) for _ in range(300)]
     for call in calls:

@@ -87,7 +87,7 @@ def test_other_paths_and_methods_are_404_and_name_the_client(
     url: str, method: str, path: str
 ) -> None:
     request = requests.Request(method, url, json={"instances": [1]}).prepare()
-    request.url = url + path  # as it is
+    request.url = url + path  # without normalising the path
     with requests.Session() as session:
         reply = session.send(request, timeout=5)
     assert reply.status_code == 404

@@ -13,7 +13,7 @@ from tests.serving.conftest import Serve, flags_of
 
 
 def mixed_model() -> Any:
-    """A city and a number in; preprocessing, a table and weights within."""
+    """A Keras model with a category, a number, a lookup table and weights."""
     city = keras.Input((), dtype="string", name="city")
     age = keras.Input((1,), name="age")
     index = keras.layers.StringLookup(vocabulary=["Bern", "Genf"])(city)

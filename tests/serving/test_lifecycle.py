@@ -1,4 +1,4 @@
-"""Versions that come, go and fail under a running model server."""
+"""Versions that are added, removed and fail while the server runs."""
 
 from __future__ import annotations
 
@@ -61,9 +61,7 @@ def test_a_request_ends_on_the_version_it_began_on(base_path: Path, serve: Serve
     wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
 
 
-def test_a_version_that_cannot_be_loaded_leaves_the_old_one_serving(
-    base_path: Path, serve: Serve
-) -> None:
+def test_a_failed_version_leaves_the_old_one_serving(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
     (base_path / "2").mkdir()
@@ -81,9 +79,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_serving(
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can leave its rights to read behind")
-def test_a_version_that_cannot_be_read_does_not_end_the_watching(
-    base_path: Path, starter: Starter
-) -> None:
+def test_an_unreadable_version_does_not_stop_polling(base_path: Path, starter: Starter) -> None:
     publish(base_path, 1)
     port = free_port()
     starter.command(
@@ -116,9 +112,7 @@ def test_a_rollback_by_removing_the_newest_version(base_path: Path, serve: Serve
     assert server.ask() == ([11.0], 1)
 
 
-def test_a_model_whose_last_version_is_gone_is_not_found_until_one_comes(
-    base_path: Path, serve: Serve
-) -> None:
+def test_a_model_without_versions_is_not_found(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
     shutil.rmtree(base_path / "1")
@@ -130,7 +124,7 @@ def test_a_model_whose_last_version_is_gone_is_not_found_until_one_comes(
     assert server.ask() == ([11.0], 1)
 
 
-def test_of_several_versions_only_those_whose_directories_are_gone_are_unloaded(
+def test_only_versions_without_a_directory_are_unloaded(
     base_path: Path, tmp_path: Path, serve: Serve
 ) -> None:
     for version in (1, 2, 3):
@@ -171,7 +165,7 @@ def _link_to_itself(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [_plain_file, _dangling_link, _link_to_itself])
-def test_what_is_no_directory_fails_as_a_version_and_the_old_one_goes_on(
+def test_a_file_named_like_a_version_fails_and_the_old_one_goes_on(
     base_path: Path, serve: Serve, make: Callable[[Path], None]
 ) -> None:
     publish(base_path, 1)
@@ -194,7 +188,7 @@ def _replaced_by_a_file(base_path: Path, aside: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [_moved_away, _replaced_by_a_file])
-def test_a_base_path_that_cannot_be_listed_for_a_while_leaves_its_versions_serving(
+def test_versions_go_on_while_their_base_path_cannot_be_listed(
     base_path: Path, tmp_path: Path, serve: Serve, spoil: Callable[[Path, Path], None]
 ) -> None:
     publish(base_path, 1)
@@ -205,7 +199,7 @@ def test_a_base_path_that_cannot_be_listed_for_a_while_leaves_its_versions_servi
     wait_for(lambda: complaint in server.running.output(), "the server has noticed")
     time.sleep(0.3)
     assert server.ask() == ([11.0], 1)
-    assert server.running.output().count(complaint) == 1  # not each time it looks
+    assert server.running.output().count(complaint) == 1  # not at each poll
     base_path.unlink(missing_ok=True)
     aside.rename(base_path)
     publish(base_path, 2)

@@ -1,4 +1,4 @@
-"""Callers notice nothing while versions, configurations and labels change under them."""
+"""Under load, changes of versions, configurations and labels do not disturb callers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Question = Callable[[Caller], None]
 
 @contextmanager
 def under_load(server: Caller, ask: Question, callers: int = 3) -> Iterator[list[int]]:
-    """Ask without a pause; every call must succeed. Yields a list that grows with each answer."""
+    """Call without a pause; every call must succeed. Yields a list that grows with each answer."""
     over = threading.Event()
     answers: list[int] = []
 
@@ -48,10 +48,10 @@ def under_load(server: Caller, ask: Question, callers: int = 3) -> Iterator[list
 
 
 def test_publishes_and_rollbacks(base_path: Path, serve: Serve) -> None:
-    """Each round publishes a version and removes one: the new one, for a rollback, or the old."""
+    """Each round publishes a version and removes the new one (a rollback) or the old one."""
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
-    current = {1}  # what is or is about to be the newest; a removed version leaves when it is gone
+    current = {1}  # versions that may answer
 
     def ask(server: Caller) -> None:
         allowed = set(current)
@@ -78,7 +78,7 @@ def serves_only(server: Caller, version: int) -> bool:
 
 
 def test_config_reloads(tmp_path: Path, base_path: Path, serve: Serve) -> None:
-    """Another model comes and goes, which is no matter to those who ask for this one."""
+    """Adding and removing another model does not disturb this one's callers."""
     publish(base_path, 1)
     publish(tmp_path / "other", 7)
     server = serve(*flags_of(base_path))
@@ -98,7 +98,7 @@ def test_config_reloads(tmp_path: Path, base_path: Path, serve: Serve) -> None:
 
 
 def test_label_moves(base_path: Path, serve: Serve) -> None:
-    """Who asks for a label gets one of the two versions, and after a move the new one."""
+    """A label's callers get one of the two versions, and after a move the new one."""
     publish(base_path, 1)
     publish(base_path, 2)
     server = serve(*flags_of(base_path))
@@ -124,7 +124,7 @@ def test_label_moves(base_path: Path, serve: Serve) -> None:
 
 
 def test_all_of_it_at_once(tmp_path: Path, base_path: Path, serve: Serve) -> None:
-    """Versions come and go while models are added and taken away and a label moves."""
+    """Versions and models are added and removed while a label moves."""
     for version in (1, 2):
         publish(base_path, version)
         publish(tmp_path / "other", version)

@@ -1,4 +1,4 @@
-"""The metrics: under the original's names, counted right, and not to be grown from outside."""
+"""Metrics have TensorFlow Serving's names and true counts, and callers cannot add series."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REQUESTS = ":tensorflow:serving:request_count"
 
 
 class Metrics:
-    """The metrics page of a server, taken apart."""
+    """The parsed metrics of a server."""
 
     def __init__(self, server: Served, port: int, path: str) -> None:
         self.server = server
@@ -37,7 +37,7 @@ class Metrics:
         return reply.text
 
     def values(self, name: str, **labels: str) -> list[float]:
-        """Return the values of the series of this name that have these labels."""
+        """Return the values of the series with this name and these labels."""
         found = []
         for line in self.text().splitlines():
             match = SERIES.match(line)
@@ -50,7 +50,7 @@ class Metrics:
 
 @pytest.fixture
 def metrics(base_path: Path, serve: Serve) -> Metrics:
-    """Of a server with version 1 of m."""
+    """The metrics of a server with version 1 of m."""
     publish(base_path, 1)
     config = base_path.parent / "monitoring.config"
     config.write_text('prometheus_config { enable: true path: "/the/metrics" }')
@@ -61,7 +61,7 @@ def metrics(base_path: Path, serve: Serve) -> Metrics:
     return Metrics(server, port, "/the/metrics")
 
 
-def test_the_names_and_kinds_are_the_original_s(metrics: Metrics) -> None:
+def test_the_names_and_types_are_tensorflow_servings(metrics: Metrics) -> None:
     metrics.server.ask()
     text = metrics.text()
     for name, kind in (
@@ -78,7 +78,7 @@ def test_the_names_and_kinds_are_the_original_s(metrics: Metrics) -> None:
     assert 'le="32.4"' in text
 
 
-def test_requests_are_counted_by_model_version_signature_method_and_status(
+def test_requests_are_counted_by_label(
     metrics: Metrics,
 ) -> None:
     server = metrics.server
@@ -95,11 +95,11 @@ def test_requests_are_counted_by_model_version_signature_method_and_status(
     assert metrics.values(REQUESTS, model_name="m", version="", status="NOT_FOUND") == [1]
     assert sum(metrics.values(REQUESTS)) == 5
     counted = metrics.values(":tensorflow:serving:request_latency_count", **known)
-    assert counted == [3]  # those that were refused take no time worth knowing
+    assert counted == [3]  # failed requests have no latency
     assert metrics.values(":tensorflow:serving:runtime_latency_count", **known) == [3]
 
 
-def test_a_counter_counts_every_one_of_many_requests_at_once(metrics: Metrics) -> None:
+def test_concurrent_requests_are_all_counted(metrics: Metrics) -> None:
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda _: metrics.server.ask(), range(400)))
     assert metrics.values(REQUESTS, status="OK") == [400]
@@ -118,7 +118,7 @@ def test_latencies_are_in_microseconds(base_path: Path, metrics: Metrics) -> Non
         assert counts[-1] == 1
 
 
-def test_each_method_is_told_apart(base_path: Path, metrics: Metrics) -> None:
+def test_each_method_has_its_own_series(base_path: Path, metrics: Metrics) -> None:
     half = base_path.parent / "half"
     export(half, lambda: half_plus(2.0))
     half.rename(base_path / "2")
@@ -132,7 +132,7 @@ def test_each_method_is_told_apart(base_path: Path, metrics: Metrics) -> None:
     assert metrics.values(REQUESTS, **labels) == [1]
 
 
-def test_loads_are_counted_by_their_outcome(base_path: Path, metrics: Metrics) -> None:
+def test_loads_are_counted_by_outcome(base_path: Path, metrics: Metrics) -> None:
     (base_path / "2").mkdir()
     wait_for(lambda: metrics.server.has_ended(2), "version 2 has failed")
     attempts = ":tensorflow:cc:saved_model:load_attempt_count"
@@ -148,7 +148,7 @@ def test_loads_are_counted_by_their_outcome(base_path: Path, metrics: Metrics) -
     assert metrics.values(state, model_name="m", version="2", state="FAILED") == [1]
 
 
-def test_names_that_callers_make_up_make_no_series(metrics: Metrics) -> None:
+def test_unknown_names_make_no_series(metrics: Metrics) -> None:
     server = metrics.server
     for number in range(50):
         with refused("NOT_FOUND"):
@@ -166,7 +166,7 @@ def test_names_that_callers_make_up_make_no_series(metrics: Metrics) -> None:
     assert len(metrics.values(REQUESTS)) == 4
 
 
-def test_a_request_that_is_no_message_is_no_request_of_a_model(metrics: Metrics) -> None:
+def test_garbage_is_not_counted_as_a_request(metrics: Metrics) -> None:
     method: Any = metrics.server.channel.unary_unary(
         "/tensorflow.serving.PredictionService/Predict"
     )
@@ -175,9 +175,7 @@ def test_a_request_that_is_no_message_is_no_request_of_a_model(metrics: Metrics)
     assert metrics.values(REQUESTS) == []
 
 
-def test_with_batching_waiting_for_the_batch_is_part_of_a_request_s_time(
-    base_path: Path, serve: Serve
-) -> None:
+def test_waiting_for_a_batch_counts_as_latency(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     config = base_path.parent / "monitoring.config"
     config.write_text("prometheus_config { enable: true }")

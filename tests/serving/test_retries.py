@@ -1,4 +1,4 @@
-"""Loads that fail and are tried again."""
+"""Retries and time limits of loads."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def publish_broken(base_path: Path, version: int) -> None:
 
 
 def clock(log: str, event: str) -> float:
-    """Return the time of the line that tells of an event, in seconds."""
+    """Return the time of an event's log line, in seconds."""
     (line,) = [line for line in log.splitlines() if event in line]
     return datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").timestamp()
 
 
-def test_a_version_mended_between_two_attempts_becomes_available_and_the_old_one_serves_till_then(
+def test_a_version_repaired_between_retries_replaces_the_old_one(
     base_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -55,9 +55,7 @@ def test_a_version_mended_between_two_attempts_becomes_available_and_the_old_one
     assert server.statuses()[2].status.error_code == 0
 
 
-def test_a_load_is_tried_as_often_as_the_flags_say_and_then_has_failed(
-    base_path: Path, serve: Serve
-) -> None:
+def test_a_load_is_retried_as_often_as_the_flag_says(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path), "--max_num_load_retries=2")
     publish_broken(base_path, 2)
@@ -78,7 +76,7 @@ def test_the_interval_lies_between_two_attempts(base_path: Path, serve: Serve) -
     assert 1.2 < time.monotonic() - started < 5
 
 
-def test_a_version_that_goes_while_it_is_retried_is_given_up(base_path: Path, serve: Serve) -> None:
+def test_a_removed_version_is_not_retried(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path), *PATIENT)
     publish_broken(base_path, 2)
@@ -88,7 +86,7 @@ def test_a_version_that_goes_while_it_is_retried_is_given_up(base_path: Path, se
     attempts = server.running.output().count("attempt")
     time.sleep(0.5)
     assert server.running.output().count("attempt") == attempts
-    assert server.statuses()[2].status.error_code  # what was wrong with it can still be asked
+    assert server.statuses()[2].status.error_code  # the status still has the error
 
 
 def test_a_load_that_takes_too_long_fails_and_later_versions_go_on(
@@ -121,7 +119,7 @@ def test_other_models_load_while_one_is_retried(tmp_path: Path, serve: Serve) ->
     assert server.states("bad") == {2: "LOADING", 1: "AVAILABLE"}
 
 
-def test_the_port_opens_within_ten_seconds_although_a_first_model_is_tried_again_for_long(
+def test_the_port_opens_within_ten_seconds_while_a_first_load_is_retried(
     tmp_path: Path, serve: Serve
 ) -> None:
     publish(tmp_path / "good", 1)
@@ -138,7 +136,7 @@ def test_the_port_opens_within_ten_seconds_although_a_first_model_is_tried_again
     wait_for(lambda: server.is_available(1, "bad"), "the mended model")
 
 
-def test_a_first_model_that_cannot_be_loaded_ends_the_process_with_the_reason(
+def test_a_failed_first_load_ends_the_process_with_the_reason(
     base_path: Path, fails: Fails
 ) -> None:
     publish_broken(base_path, 1)
@@ -147,7 +145,7 @@ def test_a_first_model_that_cannot_be_loaded_ends_the_process_with_the_reason(
     assert f"Specified file path: {base_path / '1'}" in log
 
 
-def test_a_version_that_failed_is_loaded_when_it_was_away_and_comes_back_whole(
+def test_a_failed_version_is_loaded_when_removed_and_put_back_repaired(
     base_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -157,7 +155,7 @@ def test_a_version_that_failed_is_loaded_when_it_was_away_and_comes_back_whole(
     publish_broken(base_path, 2)
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
     (base_path / "2").rename(base_path.parent / "aside")
-    time.sleep(0.5)  # several looks at the base path
+    time.sleep(0.5)  # several polls
     assert server.has_ended(2)
     mend_version(base_path.parent / "aside")
     (base_path.parent / "aside").rename(base_path / "2")
@@ -165,7 +163,7 @@ def test_a_version_that_failed_is_loaded_when_it_was_away_and_comes_back_whole(
     assert server.ask() == ([12.0], 2)
 
 
-def test_of_all_versions_one_that_failed_is_loaded_when_it_comes_back_whole(
+def test_under_policy_all_a_failed_version_is_loaded_when_put_back_repaired(
     base_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -180,7 +178,7 @@ def test_of_all_versions_one_that_failed_is_loaded_when_it_comes_back_whole(
     assert server.states() == {1: "AVAILABLE", 2: "AVAILABLE"}
 
 
-def test_of_several_versions_that_nothing_can_replace_the_newest_goes_on(
+def test_the_newest_of_several_irreplaceable_versions_goes_on(
     base_path: Path, serve: Serve
 ) -> None:
     for number in (1, 2):
@@ -195,7 +193,7 @@ def test_of_several_versions_that_nothing_can_replace_the_newest_goes_on(
     assert server.ask() == ([12.0], 2)
 
 
-def test_the_port_opens_soon_if_an_older_version_can_answer(base_path: Path, serve: Serve) -> None:
+def test_the_port_opens_soon_if_an_older_version_answers(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     publish_broken(base_path, 2)
     entry = model_config(base_path, "model_version_policy { all {} }")

@@ -1,4 +1,4 @@
-"""What is read of a SavedModel: the graph that is wanted, and nothing that serving needs not."""
+"""Loading a SavedModel: the right graph, and only the parts that serving needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ v1 = tf.compat.v1
 
 
 @pytest.mark.parametrize(("flags", "factor"), [((), 2.0), (("--saved_model_tags=fast,gpu",), 3.0)])
-def test_of_several_graphs_the_one_with_the_wanted_tags_is_served(
+def test_the_graph_with_the_given_tags_is_served(
     base_path: Path, serve: Serve, flags: tuple[str, ...], factor: float
 ) -> None:
     builder = v1.saved_model.Builder(str(base_path / "1"))

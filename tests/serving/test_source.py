@@ -38,7 +38,7 @@ def base_path(tmp_path: Path) -> Path:
         ("specific { versions: 1 versions: 5 }", [1]),
     ],
 )
-def test_only_whole_numbers_are_versions_and_the_policy_chooses(
+def test_whole_numbers_are_versions_and_the_policy_selects(
     base_path: Path, text: str, expected: list[int]
 ) -> None:
     found = aspired_versions(ModelConfig("m", base_path, policy(text)))
@@ -116,7 +116,7 @@ def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_config_that_cannot_be_served_is_refused_with_the_original_s_text(
+def test_an_invalid_config_is_refused_with_tensorflow_servings_text(
     tmp_path: Path, configs: list[str], message: str
 ) -> None:
     file = tmp_path / "models.config"

@@ -1,4 +1,4 @@
-"""How a model server ends."""
+"""Stopping a model server."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ from tests.support.processes import free_port, wait_for
 NOT_SERVING = 2
 
 
-def test_requests_under_way_and_requests_queued_all_get_their_answer(
-    base_path: Path, serve: Serve
-) -> None:
+def test_requests_in_progress_and_queued_are_answered(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1, seconds=0.5)
     server = serve(*flags_of(base_path), "--grpc_max_threads=2")
     with ThreadPoolExecutor(6) as pool:
@@ -48,7 +46,7 @@ def test_requests_that_wait_for_a_batch_get_their_answer(base_path: Path, serve:
         assert [future.result()[0] for future in asked] == [[10.0 * row + 1] for row in range(6)]
 
 
-def test_a_server_that_ends_says_so_to_health_checks_and_takes_no_new_callers(
+def test_a_stopping_server_reports_not_serving_and_refuses_calls(
     base_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1, seconds=2)
@@ -61,7 +59,7 @@ def test_a_server_that_ends_says_so_to_health_checks_and_takes_no_new_callers(
         time.sleep(0.3)
         server.running.process.send_signal(signal.SIGTERM)
         assert next(watch).status == NOT_SERVING
-        assert not list(watch)  # it is not waited for
+        assert not list(watch)  # it ends at once
         with Caller(server.running.address) as late, pytest.raises(grpc.RpcError) as error:
             late.ask()
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -78,13 +76,11 @@ def test_an_idle_server_stops_at_once(
     server = serve(*flags_of(base_path))
     started = time.monotonic()
     assert server.running.stop(number) == 0
-    assert time.monotonic() - started < 5  # those under way would have ten
+    assert time.monotonic() - started < 5  # calls in progress would have ten seconds
     assert "Traceback" not in server.running.output()
 
 
-def test_a_signal_that_comes_together_with_a_caller_is_not_lost(
-    base_path: Path, starter: Starter
-) -> None:
+def test_a_signal_during_a_call_is_not_lost(base_path: Path, starter: Starter) -> None:
     publish(base_path, 1)
     port = free_port()
     for _ in range(5):
@@ -96,7 +92,7 @@ def test_a_signal_that_comes_together_with_a_caller_is_not_lost(
         assert running.stop(signal.SIGTERM, timeout=5) == 0
 
 
-def test_a_server_that_still_waits_for_a_first_version_stops_at_once(
+def test_a_server_waiting_for_a_first_version_stops_at_once(
     base_path: Path, starter: Starter
 ) -> None:
     running = forked.start(starter.folder / "log", *QUICK, *flags_of(base_path))
@@ -106,7 +102,7 @@ def test_a_server_that_still_waits_for_a_first_version_stops_at_once(
     assert "Running gRPC" not in running.output()
 
 
-def test_a_server_stops_although_a_load_is_to_be_tried_again(base_path: Path, serve: Serve) -> None:
+def test_a_server_stops_while_a_load_waits_for_its_retry(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path), "--load_retry_interval_micros=60000000")
     (base_path / "2").mkdir()

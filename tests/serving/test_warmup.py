@@ -1,4 +1,4 @@
-"""Warm-up requests are answered before a version is available; one that fails forbids it."""
+"""Warm-up requests run before a version is available, and fail its load if they fail."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def replaying() -> Any:
 
 @pytest.fixture
 def counting(base_path: Path) -> Path:
-    """Version 1 of a model whose calls can be counted."""
+    """Version 1 of a model that counts its calls."""
     export(base_path / "1", counter)
     return base_path / "1"
 
@@ -85,7 +85,7 @@ def counting(base_path: Path) -> Path:
         (("--enable_model_warmup=false",), 0),
     ],
 )
-def test_each_request_is_answered_as_often_as_the_flags_say(
+def test_each_warm_up_request_runs_as_often_as_the_flag_says(
     counting: Path, serve: Serve, flags: Sequence[str], times: int
 ) -> None:
     write_records(counting, [predicting("incr_counter")] * 3)
@@ -94,9 +94,7 @@ def test_each_request_is_answered_as_often_as_the_flags_say(
     assert reply.outputs["output"].float_val == [times]
 
 
-def test_a_thousand_requests_are_answered_and_one_more_is_too_many(
-    counting: Path, serve: Serve
-) -> None:
+def test_a_thousand_warm_up_requests_run_and_one_more_fails(counting: Path, serve: Serve) -> None:
     write_records(counting, [predicting("incr_counter")] * 1000)
     server = serve(*flags_of(counting.parent))
     reply = server.predict("m", {}, signature="get_counter")
@@ -121,7 +119,7 @@ def test_a_thousand_requests_are_answered_and_one_more_is_too_many(
     ],
     ids=["predict", "classify", "regress", "multi_inference"],
 )
-def test_requests_of_every_kind_warm_a_model_up(base_path: Path, serve: Serve, log: Any) -> None:
+def test_requests_of_every_kind_warm_up_a_model(base_path: Path, serve: Serve, log: Any) -> None:
     export(base_path / "1", lambda: half_plus(2.0))
     write_records(base_path / "1", [log])
     server = serve(*flags_of(base_path))
@@ -145,7 +143,7 @@ def test_requests_of_every_kind_warm_a_model_up(base_path: Path, serve: Serve, l
     ],
     ids=["predict", "signature", "classify", "regress", "multi_inference", "session_run"],
 )
-def test_a_request_that_fails_keeps_its_version_from_being_available(
+def test_a_failing_warm_up_request_fails_the_load(
     base_path: Path, serve: Serve, log: Any, code: int, text: str
 ) -> None:
     publish(base_path, 1)
@@ -162,9 +160,7 @@ def test_a_request_that_fails_keeps_its_version_from_being_available(
         server.ask(version=2)
 
 
-def test_requests_for_signatures_of_other_methods_fail_where_methods_are_checked(
-    base_path: Path, serve: Serve
-) -> None:
+def test_method_check_refuses_signatures_of_other_methods(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path), "--enable_signature_method_name_check")
     half = base_path.parent / "half"
@@ -207,7 +203,7 @@ def test_with_batching_the_requests_must_fit_into_a_batch(base_path: Path, serve
     wait_for(lambda: server.is_available(3), "version 3")
 
 
-def test_a_model_that_takes_long_to_warm_up_does_not_hold_up_the_others_at_the_start(
+def test_a_slow_warm_up_does_not_hold_up_other_models_at_the_start(
     tmp_path: Path, serve: Serve
 ) -> None:
     slow = publish(tmp_path / "slow", 1, seconds=1.0)
@@ -233,7 +229,7 @@ def _directory(records: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [_cut_off, _garbage, _directory])
-def test_a_file_that_cannot_be_read_keeps_its_version_from_being_available(
+def test_an_unreadable_warm_up_file_fails_the_load(
     base_path: Path, serve: Serve, spoil: Callable[[Path], None]
 ) -> None:
     publish(base_path, 1)
@@ -247,9 +243,7 @@ def test_a_file_that_cannot_be_read_keeps_its_version_from_being_available(
     assert server.ask() == ([11.0], 1)
 
 
-def test_records_that_are_no_requests_keep_their_version_from_being_available(
-    base_path: Path, serve: Serve
-) -> None:
+def test_invalid_warm_up_records_fail_the_load(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
     spoiled = publish(base_path.parent / "spoiled", 2)
