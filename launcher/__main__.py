@@ -72,9 +72,9 @@ def main(host: str, port: int, serving_port: int, models: Path, model: str, serv
     supervisor = Supervisor(serving, client, ROOT, logs)
     try:
         if _wait_until_ready(url, supervisor, started, stop):
-            click.echo(f"\nReady in {time.monotonic() - started:.1f} s.\n")
-            click.echo(summary(url, server_address, base_path, logs))
-            click.echo("\nCtrl-C stops everything.")
+            ready = f"Ready in {time.monotonic() - started:.1f} s."
+            lines = summary(url, server_address, base_path, logs)
+            click.echo(f"\n{ready}\n\n{lines}\n\nCtrl-C stops everything.")
             if warning := exposure_warning(host, port):
                 click.echo(f"\n{warning}", err=True)
             _watch(url, supervisor, stop)

@@ -6,14 +6,14 @@ import json
 import os
 import shlex
 import socket
+import subprocess
+import sys
 import urllib.request
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from launcher import ports
 
+ROOT = Path(__file__).resolve().parents[1]
 # Proxies of the environment are for other machines.
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
@@ -36,10 +36,9 @@ def summary(url: str, server: str, base_path: Path, logs: Path) -> str:
         base_path: directory of the model's versions.
         logs: directory of the logs.
     """
-    row = json.dumps({"instances": [_example_row(url, base_path.name)]})
     lines = {
         "page": f"{url}/",
-        "predict": f"curl -s {url}/predict -d {shlex.quote(row)}",
+        "predict": _example_call(url, server, base_path.name),
         "report": newest_report(base_path),
         "metrics": f"{url}/metrics",
         "gRPC": server,
@@ -73,32 +72,15 @@ def _is_loopback(host: str) -> bool:
     return all(str(a[4][0]).startswith("127.") or a[4][0] == "::1" for a in addresses)
 
 
-def _example_row(url: str, model: str) -> Any:
-    """Return a typical row of the model's first class, from the model's description."""
-    query = {"signature_name": "describe", "instances": [0]}
-    request = urllib.request.Request(
-        f"{url}/v1/models/{model}:predict", data=json.dumps(query).encode()
-    )
-    try:
-        with _open(request, timeout=5) as response:
-            return list(_typical_values(json.load(response)["predictions"][0]))
-    except (OSError, KeyError, TypeError):
-        return "..."
-
-
-def _typical_values(description: dict[str, Any]) -> Iterator[Any]:
-    vocabulary = iter(description["vocabulary_values"])
-    for kind, length, mean, mode in zip(
-        description["kinds"],
-        description["vocabulary_lengths"],
-        description["class_means"][0],
-        description["class_modes"][0],
-        strict=True,
-    ):
-        values = list(islice(vocabulary, length))
-        if kind == "numeric":
-            yield float(f"{mean:.4g}")
-        elif kind == "boolean":
-            yield values[mode] == "true"
-        else:
-            yield int(values[mode]) if values[mode].isdecimal() else values[mode]
+def _example_call(url: str, server: str, model: str) -> str:
+    """Return a command that sends one typical row, made by the client from the model's schema."""
+    command = [sys.executable, "-m", "client", "example", f"--server={server}", f"--model={model}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return f"see {url}/docs/ ({done.stderr.strip().splitlines()[-1]})"
+    request = json.loads(done.stdout)
+    if "instances" in request:
+        request["instances"] = request["instances"][:1]
+    key = " -H 'X-API-Key: KEY'" if os.environ.get("CLIENT_API_KEYS") else ""
+    body = shlex.quote(json.dumps(request, ensure_ascii=False))
+    return f"curl -s {url}/predict{key} -d {body}"

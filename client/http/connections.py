@@ -10,7 +10,7 @@ from client.observability.metrics import Metrics
 from client.settings import Settings
 
 if TYPE_CHECKING:
-    from client.http.protocol import ApiProtocol
+    from client.http.receiving import ReceivingProtocol
 
 log = logging.getLogger(__name__)
 
@@ -35,25 +35,25 @@ class Connections:
         self._write_seconds = settings.write_timeout
         self._max_unsent = settings.max_unsent_bytes
         self._metrics = metrics
-        self._all: set[ApiProtocol] = set()
-        self._stalled: dict[ApiProtocol, _Stalled] = {}
+        self._all: set[ReceivingProtocol] = set()
+        self._stalled: dict[ReceivingProtocol, _Stalled] = {}
 
-    def add(self, connection: ApiProtocol) -> None:
+    def add(self, connection: ReceivingProtocol) -> None:
         """Follow a connection."""
         self._all.add(connection)
 
-    def remove(self, connection: ApiProtocol) -> None:
+    def remove(self, connection: ReceivingProtocol) -> None:
         """Follow a connection no longer."""
         self._all.discard(connection)
         self._stalled.pop(connection, None)
 
-    def stall(self, connection: ApiProtocol) -> None:
+    def stall(self, connection: ReceivingProtocol) -> None:
         """Note that a connection's responses are not being read as fast as they are written."""
         size = connection.transport.get_write_buffer_size()
         self._stalled[connection] = _Stalled(size, connection.loop.time())
         self._bound()
 
-    def resume(self, connection: ApiProtocol) -> None:
+    def resume(self, connection: ReceivingProtocol) -> None:
         """Note that a connection's responses were read."""
         self._stalled.pop(connection, None)
 
@@ -90,7 +90,7 @@ class Connections:
             total -= self._stalled[connection].size
             self._abort(connection)
 
-    def _abort(self, connection: ApiProtocol) -> None:
+    def _abort(self, connection: ReceivingProtocol) -> None:
         self._stalled.pop(connection, None)
         self._metrics.slow_readers.inc()
         connection.transport.abort()

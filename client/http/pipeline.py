@@ -7,7 +7,7 @@ import logging
 import math
 from asyncio import to_thread
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -23,15 +23,17 @@ from client.http.endpoints.operations import OperationsApi
 from client.http.endpoints.predict import JsonApi
 from client.http.endpoints.tables import StreamReply, Tables, is_table
 from client.http.endpoints.tfs_rest import RestApi
+from client.http.jobs import ApiJob, Respond, ignore
 from client.http.messages import HttpReply, HttpRequest
 from client.http.recorder import Recorder
 from client.http.request_body import decoded
 from client.http.responses import VERSION_HEADER
-from client.http.routing import Api, Lane, Route
+from client.http.routing import Lane, Route, Router
 from client.http.worker_states import WorkerStates
+from client.inference.attempts import Answered, Checks
 from client.inference.batching import DynamicBatcher, Job, Limits
 from client.inference.input_ranges import MISSING, OUT_OF_RANGE, UNSEEN
-from client.inference.predictor import Answered, Policy, Predictor
+from client.inference.predictor import Predictor
 from client.observability import tracing
 from client.observability.metrics import Metrics
 from client.observability.request_context import REQUESTS
@@ -43,53 +45,12 @@ from client.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Respond = Callable[[HttpReply], None]
-
 TIMEOUT_HEADER = "x-request-timeout"
 MISSING_HEADER = "X-Missing-Imputed"
-MAX_ROUTES, MAX_ROUTE_LENGTH = 1024, 256
 # Longer bodies are decoded in a thread: one must not hold up the others.
 LONG_BODY_BYTES = 128 * 1024
 # Responses of more rows are encoded in a thread.
 MANY_ROWS = 5000
-
-
-class ApiJob(Job):
-    """A request to the API, from its arrival to its response.
-
-    Attributes:
-        request: with its whole body.
-        route: what answers it.
-        respond: takes the response.
-        caller: the name of its API key.
-        started: when it had arrived.
-        task: that works for this request alone, if one does.
-    """
-
-    __slots__ = ("caller", "pipeline", "request", "respond", "route", "started", "task")
-
-    def __init__(
-        self,
-        pipeline: Gateway,
-        request: HttpRequest,
-        route: Route | None,
-        respond: Respond,
-        caller: str | None,
-        deadline: Deadline,
-    ) -> None:
-        super().__init__(len(request.body), deadline)
-        self.pipeline = pipeline
-        self.request = request
-        self.route = route
-        self.respond = respond
-        self.caller = caller
-        self.started = deadlines.now()
-        self.task: asyncio.Task[None] | None = None
-
-    def fail(self, error: Exception) -> None:
-        """Answer with an error, unless the request is answered already."""
-        if not self.done:
-            self.pipeline.respond(self, self.pipeline.error_reply(self.request, self.route, error))
 
 
 class Gateway:
@@ -123,8 +84,7 @@ class Gateway:
             self._client,
             limits,
             self.metrics.observe_batch,
-            self.metrics.observe_findings,
-            Policy(frozenset(refused)),
+            Checks(frozenset(refused), self.metrics.observe_findings),
         )
         self._batcher: DynamicBatcher[Lane] = DynamicBatcher(
             self._answer, limits, self._client.pool.slots, self.metrics.waiting_seconds.observe
@@ -134,21 +94,23 @@ class Gateway:
         self._states = states or WorkerStates()
         self._operations = OperationsApi(self.core, self.metrics, settings.model, self._states)
         self._tables = Tables(self.core)
-        self._routes: dict[tuple[str, str], Route] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         explanations = JsonExplanations()
         own = JsonApi(settings.model, explanations)
         # Each dialect plugs in here, with everything below its first segment.
-        self._apis: dict[str, Api] = {
-            "predict": own,
-            "explain": own,
-            "v1": RestApi(self.core, explanations, cors=settings.cors),
-            "v2": OipApi(self.core, self._operations),
-            "livez": self._operations,
-            "readyz": self._operations,
-            "metrics": self._operations,
-            "openapi.json": DocsApi(self.core, settings.model, keys=self._keys is not None),
-        }
+        router = Router(
+            {
+                "predict": own,
+                "explain": own,
+                "v1": RestApi(self.core, explanations, cors=settings.cors),
+                "v2": OipApi(self.core, self._operations),
+                "livez": self._operations,
+                "readyz": self._operations,
+                "metrics": self._operations,
+                "openapi.json": DocsApi(self.core, settings.model, keys=self._keys is not None),
+            }
+        )
+        self.route = router.route
 
     async def __aenter__(self) -> Gateway:
         await self.core.__aenter__()
@@ -170,20 +132,6 @@ class Gateway:
         await self._client.close()
         if self._tracing is not None:
             self._tracing.close()
-
-    def route(self, request: HttpRequest) -> Route | None:
-        """Return what answers a request, None if its path is none of the API's."""
-        key = (request.method, request.path)
-        route = self._routes.get(key)
-        if route is not None:
-            return route
-        path = request.path
-        api = self._apis.get(path.split("/", 2)[1].lower()) if path.startswith("/") else None
-        route = api.route(request) if api else None
-        # Most requests are for few paths; but anybody can ask for any, of any length.
-        if route is not None and len(path) <= MAX_ROUTE_LENGTH and len(self._routes) < MAX_ROUTES:
-            self._routes[key] = route
-        return route
 
     def admit(self, request: HttpRequest, route: Route | None) -> str | None:
         """Check the limit of requests and the API key, before the body is read.
@@ -239,7 +187,7 @@ class Gateway:
         """Answer predictions that wait together."""
         target, codec = lane
         waiting = [job for job in jobs if isinstance(job, ApiJob)]
-        payloads = [_payload(job) for job in waiting]
+        payloads = [job.payload for job in waiting]
         is_long = len(payloads) == 1 and len(payloads[0].body) > LONG_BODY_BYTES
 
         async def decode(places: Sequence[int], schema: Schema) -> Decoding:
@@ -324,7 +272,7 @@ class Gateway:
             caller: the name of its API key.
             chunks: the body.
         """
-        job = ApiJob(self, request, route, _ignore, caller, Deadline(self.settings.timeout))
+        job = ApiJob(self, request, route, ignore, caller, Deadline(self.settings.timeout))
         job.context = self._recorder.follow(request, route)
         REQUESTS.set((job.context,) if job.context is not None else ())
         assert route.table is not None
@@ -361,7 +309,7 @@ class Gateway:
     def refuse(self, request: HttpRequest, route: Route | None, error: ClientError) -> HttpReply:
         """Return the response to a request that is not worked on."""
         reply = self.error_reply(request, route, error)
-        job = ApiJob(self, request, route, _ignore, None, Deadline(0))
+        job = ApiJob(self, request, route, ignore, None, Deadline(0))
         headers = self._headers_of(job, reply.status, reply.headers, reply.body)
         return reply._replace(headers=headers)
 
@@ -463,13 +411,6 @@ class Gateway:
         return task
 
 
-def _payload(job: ApiJob) -> Payload:
-    options = job.route.options if job.route is not None else None
-    if options is None:
-        return Payload(job.request.body)
-    return Payload(job.request.body, options(job.request))
-
-
 async def _first_fault(lane: Lane, payload: Payload, error: ClientError) -> ClientError:
     """Return what is wrong with a body whatever the model, else the error at hand."""
     try:
@@ -484,7 +425,3 @@ async def _first_fault(lane: Lane, payload: Payload, error: ClientError) -> Clie
 
 def _is_allowed(request: HttpRequest, methods: Sequence[str]) -> bool:
     return request.method in methods or (request.method == "HEAD" and "GET" in methods)
-
-
-def _ignore(reply: HttpReply) -> None:
-    """Take a response that goes another way."""

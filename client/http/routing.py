@@ -11,6 +11,8 @@ from client.http.messages import HttpReply, HttpRequest
 from client.serving.client import Target
 from client.serving.deadlines import Deadline
 
+MAX_ROUTES, MAX_LENGTH = 1024, 256
+
 Handle = Callable[[HttpRequest, Deadline], Awaitable[HttpReply]]
 
 
@@ -56,3 +58,30 @@ class Api(Protocol):
         Args:
             request: its method and path decide; it has no body yet.
         """
+
+
+class Router:
+    """Finds what answers a request, and remembers it."""
+
+    def __init__(self, apis: Mapping[str, Api]) -> None:
+        """Create a router.
+
+        Args:
+            apis: by the first segment of their paths, in lower case.
+        """
+        self._apis = apis
+        self._routes: dict[tuple[str, str], Route] = {}
+
+    def route(self, request: HttpRequest) -> Route | None:
+        """Return what answers a request, None if its path is none of the API's."""
+        path = request.path
+        key = (request.method, path)
+        route = self._routes.get(key)
+        if route is not None:
+            return route
+        api = self._apis.get(path.split("/", 2)[1].lower()) if path.startswith("/") else None
+        route = api.route(request) if api else None
+        # Most requests are for few paths; but anybody can ask for any, of any length.
+        if route is not None and len(path) <= MAX_LENGTH and len(self._routes) < MAX_ROUTES:
+            self._routes[key] = route
+        return route

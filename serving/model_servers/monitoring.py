@@ -5,6 +5,7 @@ Unlike TensorFlow Serving's, they have labels for version and signature, and inc
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -79,6 +80,10 @@ class Monitoring:
             "Total wall time (in microseconds) of the loads of a SavedModel.",
             "model_path",
         )
+        # Looking up labels costs more than counting, and requests repeat them.
+        self._count_request = functools.cache(self._requests.labels)
+        self._time_request = functools.cache(self._request_latency.labels)
+        self._time_run = functools.cache(self._runtime_latency.labels)
         self.states = _States()
         self._registry.register(self.states)
 
@@ -95,13 +100,13 @@ class Monitoring:
             status: the status code's name.
             seconds: from arrival to reply.
         """
-        self._requests.labels(model, version, signature, api, status).inc()
+        self._count_request(model, version, signature, api, status).inc()
         if status == OK:
-            self._request_latency.labels(model, version, api, "GRPC").observe(seconds * 1e6)
+            self._time_request(model, version, api, "GRPC").observe(seconds * 1e6)
 
     def record_run(self, model: str, version: int, api: str, seconds: float) -> None:
         """Record a successful run of a graph."""
-        self._runtime_latency.labels(model, version, api, "TF1").observe(seconds * 1e6)
+        self._time_run(model, version, api, "TF1").observe(seconds * 1e6)
 
     def load(self, path: Path, success: bool, seconds: float) -> None:
         """Record an attempt to load a version."""

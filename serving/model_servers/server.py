@@ -83,9 +83,9 @@ def serve(options: ServerOptions, stop: threading.Event) -> None:
     health.report(core)
     port = _listen(server, options.grpc)
     server.start()
-    log.info("Running gRPC ModelServer at %s:%d ...", options.grpc.bind_address, port)
     if http is not None:
         http.start()
+    log.info("Running gRPC ModelServer at %s:%d ...", options.grpc.bind_address, port)
     poller = None
     if options.config_file is not None and options.config_poll_seconds > 0:
         poller = ConfigPoller(core, options.config_file, options.config_poll_seconds)

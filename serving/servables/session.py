@@ -17,6 +17,7 @@ from tensorflow.python.framework import ops
 from serving import errors
 from serving.errors import ServingError, invalid_argument, unimplemented
 from serving.servables import tensors
+from serving.servables.memory import return_freed_memory
 from serving.servables.tensors import (
     DTYPES,
     MAX_ARRAY_RANK,
@@ -148,6 +149,8 @@ class GraphSession:
         # A graph and its operations refer to one another; the garbage collector would find them
         # only many versions later.
         ops.dismantle_graph(graph)
+        del graph
+        return_freed_memory()
 
     def _run_protos(
         self, names: tuple[tuple[str, ...], tuple[str, ...]], inputs: Sequence[Tensor]

@@ -34,7 +34,7 @@ def make_run(
         assert running.process.poll() is None, running.output()
         return READY.search(running.output()) is not None
 
-    wait_for(ready, "make run says that it is ready", 90)
+    wait_for(ready, "make run says that it is ready", 240)
     return running, f"http://127.0.0.1:{environment['PORT']}"
 
 

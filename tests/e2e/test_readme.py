@@ -16,7 +16,7 @@ import pytest
 
 from client.settings import Settings
 from tests.conftest import Starter
-from tests.e2e.test_make_run import make_run, stop_with_ctrl_c
+from tests.e2e.test_make_run import make_run, run_printed_curl, stop_with_ctrl_c
 from tests.support.processes import ROOT, free_port
 
 DOCS = ROOT / "docs"
@@ -151,6 +151,7 @@ def test_bringing_a_model(shell: Shell, starter: Starter) -> None:
     shell.run(export)
     assert serve == "make run MODEL=half_plus_two"
     made, _ = make_run(starter, shell.folder / "models", MODEL="half_plus_two", **shell.environment)
+    assert '"predictions":[2.5]' in run_printed_curl(made)  # of 1.0; the model has no description
     assert json.loads(shell.run(ask))["predictions"] == [2.5, 3.0, 4.5]
     stop_with_ctrl_c(made)
     for command in others:

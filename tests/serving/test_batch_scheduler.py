@@ -143,6 +143,24 @@ def test_batches_that_are_due_together_are_computed_together() -> None:
     assert len(compute.threads) == 4
 
 
+def test_a_batch_that_nobody_waits_for_is_not_computed() -> None:
+    compute, scheduler = Doubling(), BatchScheduler(1)
+    queue = scheduler.add_queue(parameters(batch_timeout_micros=200_000), compute)
+    gone = scheduler.schedule(queue, [np.ones(2)], 2, cancelled=lambda: True)
+    for task in gone:
+        with pytest.raises(ServingError, match="no longer waits"):
+            task.outputs.result(10)
+    assert compute.sizes == []
+
+
+def test_only_the_rows_that_are_waited_for_are_computed() -> None:
+    compute, scheduler = Doubling(), BatchScheduler(1)
+    queue = scheduler.add_queue(parameters(batch_timeout_micros=200_000), compute)
+    scheduler.schedule(queue, [np.ones(2)], 2, cancelled=lambda: True)
+    np.testing.assert_array_equal(doubled(scheduler, queue, np.arange(3)), [0, 2, 4])
+    assert compute.sizes == [3]
+
+
 def test_queues_take_turns() -> None:
     """A model that is asked without a pause does not keep another one from being computed."""
     scheduler = BatchScheduler(threads=1)

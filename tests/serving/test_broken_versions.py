@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ FILES = (
     "variables/variables.data-00000-of-00001",
     "assets/settings.txt",
 )
+RECORDS = "assets.extra/tf_serving_warmup_requests"
 # Where a file may end: at once, within its first bytes, in the middle, just before its end.
 CUTS = (0.0, 0.01, 0.3, 0.5, 0.9, 0.999)
 OK, UNKNOWN = 0, 2
@@ -84,6 +86,25 @@ def test_a_directory_in_the_place_of_a_file(site: Site, file: str) -> None:
     (version / file).unlink()
     (version / file).mkdir()
     assert site.error_of(version)
+
+
+@pytest.mark.parametrize("file", [*FILES, "saved_model.pbtxt", RECORDS])
+def test_a_fifo_in_the_place_of_a_file_is_not_opened(site: Site, file: str) -> None:
+    version = site.hidden()
+    if file == "saved_model.pbtxt":
+        (version / "saved_model.pb").unlink()
+    (version / file).parent.mkdir(exist_ok=True)
+    (version / file).unlink(missing_ok=True)
+    os.mkfifo(version / file)
+    assert f"{file}: expected a regular file" in site.error_of(version)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_link_to_a_device_is_not_opened(site: Site, file: str) -> None:
+    version = site.hidden()
+    (version / file).unlink()
+    (version / file).symlink_to("/dev/zero")
+    assert f"{file}: expected a regular file" in site.error_of(version)
 
 
 @pytest.mark.parametrize("file", FILES[:3])

@@ -80,7 +80,7 @@ def test_a_file_that_is_read_again_adds_removes_and_relabels_models(
 
 
 def has_told(server: Served, times: int) -> bool:
-    return server.running.output().count("the configuration stays as it was") == times
+    return server.running.output().count("the configuration is not changed") == times
 
 
 def test_a_file_that_cannot_be_used_leaves_what_is_served_and_is_told_once(

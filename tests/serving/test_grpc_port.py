@@ -8,13 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 
 from tests.conftest import Starter
-from tests.serving.conftest import QUICK, Fails, Serve, flags_of
+from tests.contract.tf1_models import counter, export
+from tests.serving.conftest import QUICK, Fails, Serve, config_flag, flags_of
 from tests.support import forked
 from tests.support.affine import publish
-from tests.support.caller import Caller
+from tests.support.caller import Caller, model_config, refused
 from tests.support.certificates import Authority, ssl_config
 from tests.support.processes import free_port, wait_for
 
@@ -174,14 +176,52 @@ def test_arguments_of_grpc_are_taken(base_path: Path, serve: Serve) -> None:
     assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-@pytest.mark.parametrize(("threads", "least"), [(1, 1.2), (4, 0.3)])
-def test_so_many_requests_are_answered_at_once(
-    base_path: Path, serve: Serve, threads: int, least: float
+def test_max_connection_age_closes_connections_between_calls(base_path: Path, serve: Serve) -> None:
+    """So that channels find servers that were started later."""
+    publish(base_path, 1)
+    age = "grpc.max_connection_age_ms=300,grpc.max_connection_age_grace_ms=5000"
+    server = serve(*flags_of(base_path), f"--grpc_channel_arguments={age}")
+    process = psutil.Process(server.running.process.pid)
+    callers: set[int] = set()
+    end = time.monotonic() + 20
+    while len(callers) < 3 and time.monotonic() < end:
+        assert server.ask() == ([11.0], 1)
+        for connection in process.net_connections("tcp"):
+            if connection.status == psutil.CONN_ESTABLISHED and connection.raddr:
+                callers.add(connection.raddr.port)
+        time.sleep(0.05)
+    assert len(callers) >= 3
+
+
+@pytest.mark.parametrize(("threads", "all_at_once"), [(1, False), (4, True)])
+def test_grpc_max_threads_limits_concurrent_requests(
+    base_path: Path, serve: Serve, threads: int, all_at_once: bool
 ) -> None:
-    publish(base_path, 1, seconds=0.3)
+    seconds, calls = 1.0, 4
+    publish(base_path, 1, seconds=seconds)
     server = serve(*flags_of(base_path), f"--grpc_max_threads={threads}")
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(calls) as pool:
         started = time.monotonic()
-        list(pool.map(lambda _: server.ask(), range(4)))
+        list(pool.map(lambda _: server.ask(), range(calls)))
         took = time.monotonic() - started
-    assert least <= took < least + 0.8
+    assert (took < calls * seconds) is all_at_once
+
+
+def test_a_call_whose_deadline_has_passed_is_not_computed(tmp_path: Path, serve: Serve) -> None:
+    """It waits for the only thread while another call computes, and nobody waits for it then."""
+    publish(tmp_path / "slow", 1, seconds=2.0)
+    export(tmp_path / "counter" / "1", counter)
+    entries = [model_config(tmp_path / name) for name in ("slow", "counter")]
+    server = serve(config_flag(tmp_path, *entries), "--grpc_max_threads=1")
+
+    def increase(timeout: float) -> float:
+        reply = server.predict("counter", {}, timeout, signature="incr_counter")
+        return float(reply.outputs["output"].float_val[0])
+
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(server.ask, model="slow")
+        time.sleep(0.5)
+        with refused("DEADLINE_EXCEEDED"):
+            increase(timeout=0.3)
+        slow.result()
+    assert increase(timeout=30) == 1.0

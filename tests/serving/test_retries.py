@@ -7,7 +7,11 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+import grpc
+import tensorflow as tf
+
 from tests.serving.conftest import QUICK, Fails, Serve, config_flag, flags_of
+from tests.serving.test_warmup import predicting, write_records
 from tests.support.affine import publish
 from tests.support.caller import model_config, refused
 from tests.support.processes import wait_for
@@ -85,6 +89,24 @@ def test_a_version_that_goes_while_it_is_retried_is_given_up(base_path: Path, se
     time.sleep(0.5)
     assert server.running.output().count("attempt") == attempts
     assert server.statuses()[2].status.error_code  # what was wrong with it can still be asked
+
+
+def test_a_load_that_takes_too_long_fails_and_later_versions_go_on(
+    base_path: Path, serve: Serve
+) -> None:
+    publish(base_path, 1)
+    server = serve(*flags_of(base_path), "--load_timeout_seconds=1", "--max_num_load_retries=0")
+    hidden = publish(base_path.parent / "hidden", 2, seconds=60)
+    write_records(hidden, [predicting(x=tf.constant([1.0]))])
+    hidden.rename(base_path / "2")
+    wait_for(lambda: server.has_ended(2), "version 2 has failed", seconds=20)
+    status = server.statuses()[2].status
+    assert status.error_code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+    assert status.error_message == f"cannot load {base_path / '2'}: no result within 1 s"
+    assert server.ask() == ([11.0], 1)
+    publish(base_path, 3)
+    wait_for(lambda: server.is_available(3), "the version after it")
+    assert server.ask() == ([13.0], 3)
 
 
 def test_other_models_load_while_one_is_retried(tmp_path: Path, serve: Serve) -> None:

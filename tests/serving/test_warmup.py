@@ -132,7 +132,11 @@ def test_requests_of_every_kind_warm_a_model_up(base_path: Path, serve: Serve, l
 @pytest.mark.parametrize(
     ("log", "code", "text"),
     [
-        (predicting(z=[[1.0]]), INVALID_ARGUMENT, "input tensor alias not found in signature: z"),
+        (
+            predicting(z=[[1.0]]),
+            INVALID_ARGUMENT,
+            "Signature input alias: x(feed name: x:0) not found",
+        ),
         (predicting("nosuch"), 9, 'Serving signature key "nosuch" not found.'),
         (classifying("nosuch"), INVALID_ARGUMENT, "No signature was found with the name: nosuch"),
         (regressing("regress_x_to_y"), INVALID_ARGUMENT, "Feature: x (data type: float)"),

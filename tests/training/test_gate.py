@@ -310,8 +310,14 @@ def edit_manifest(version: Path, **changes: Any) -> None:
             lambda v: edit_manifest(v, settings__held_out=1e-9),
             "it was trained on all but 0 of the 174 held-out rows; --seed 0 holds out the rows",
         ),
+        (
+            lambda v: edit_manifest(
+                v, data__split_by="time", data__split_column="when", data__held_out_hash="0"
+            ),
+            "the rows it was trained on are unknown: it was split by time 'when', and held out",
+        ),
     ],
-    ids=["no manifest", "broken manifest", "row hash", "columns", "trained on all"],
+    ids=["no manifest", "broken manifest", "row hash", "columns", "trained on all", "split"],
 )
 def test_a_comparison_that_would_be_unfair_is_not_made_and_the_reason_is_given(
     models: Path, worse: Candidate, harm: Callable[[Path], object], reason: str
@@ -322,6 +328,15 @@ def test_a_comparison_that_would_be_unfair_is_not_made_and_the_reason_is_given(
     assert verdict.comparison is None
     (notice,) = verdict.notices
     assert re.match(f"Not compared with the published version: version 1: {reason}", notice)
+
+
+def test_versions_that_hold_out_the_same_rows_are_compared_whatever_their_split(
+    models: Path, worse: Candidate
+) -> None:
+    edit_manifest(models / NAME / "1", data__split_by="test data")
+    comparison = judged(worse, models / NAME / "1", Rules(tolerance=9)).comparison
+    assert comparison is not None
+    assert comparison.rows == 174
 
 
 def test_a_manifest_of_an_earlier_release_is_read(models: Path, candidate: Candidate) -> None:
@@ -534,8 +549,12 @@ def test_a_version_says_how_it_came_about(published: Path, candidate: Candidate)
         "hash": facts["data"]["hash"],
         "row_hash": ROW_HASH,
         "label": LABEL,
+        "held_out_hash": facts["data"]["held_out_hash"],
+        "split_by": "hash",
+        "split_column": "",
+        "split_start": None,
     }
-    assert len(facts["data"]["hash"]) == 16
+    assert len(facts["data"]["hash"]) == len(facts["data"]["held_out_hash"]) == 16
     assert facts["rows"] == {"read": 569, "train": 395, "validation": 0, "held_out": 174}
     assert facts["settings"] == asdict(NEWTON)
     fit = candidate.fit

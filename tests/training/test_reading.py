@@ -308,7 +308,7 @@ def test_lines_are_counted_beyond_the_first_chunk_of_a_large_file(tmp_path: Path
     assert message.startswith(f"FILE line {lines + 1}, column 'a': expected a number, got 'y'; ")
 
 
-@pytest.mark.parametrize("value", ["inf", "-inf", "1e309"])
+@pytest.mark.parametrize("value", ["inf", "-inf", "1e309", "1e200"])
 def test_a_number_that_is_infinite_or_too_large_is_told(tmp_path: Path, value: str) -> None:
     source = open_source(written(tmp_path / "rows.csv", f"a,b,y\n1,,u\n\n2,{value},v\n".encode()))
     parsers = {"a": NumericParser(), "b": NumericParser(), "y": CategoricalParser()}
@@ -316,9 +316,9 @@ def test_a_number_that_is_infinite_or_too_large_is_told(tmp_path: Path, value: s
     roles = Roles.of({"a": parsers["a"], "b": parsers["b"]}, "y", None)
     with pytest.raises(DataError) as caught:
         prepare(part, roles)
-    got = "-inf" if value == "-inf" else "inf"
-    assert str(caught.value) == (
-        f"{source.name} line 4, column 'b': expected a number that is finite in 64 bits, got {got}"
+    assert str(caught.value) == (  # the value is as in the file
+        f"{source.name} line 4, column 'b': expected a number between -1e+150 and 1e+150, "
+        f"got {value}"
     )
 
 

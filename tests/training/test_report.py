@@ -208,6 +208,8 @@ def test_calibration_of_a_rare_class_is_drawn_on_logarithmic_axes(report: Report
         rare = Page(render(report_on(*ours, np.ones(4000))))
         assert f"{name} is rare, so both axes are logarithmic" in " ".join(rare.texts)
         assert f"share of {name}" in rare.svg_texts
+        assert "0.01" in rare.svg_texts
+        assert not any("$" in text for text in rare.svg_texts)
     assert "logarithmic" not in " ".join(Page(render(report)).texts)
 
 

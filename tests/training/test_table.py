@@ -251,7 +251,9 @@ def test_rows_that_are_all_alike_are_split_at_random_too(tmp_path: Path) -> None
 def test_the_fingerprint_is_that_of_the_rows_whatever_their_order(tmp_path: Path) -> None:
     frame = numbered(200)
     fingerprint = read(frame, tmp_path).fingerprint
-    assert fingerprint == read(frame[::-1], tmp_path, split=Split(0.4, 0.1, 7)).fingerprint
+    assert fingerprint == read(frame[::-1], tmp_path).fingerprint
+    otherwise = read(frame[::-1], tmp_path, split=Split(0.4, 0.1, 7)).fingerprint
+    assert fingerprint["hash"] == otherwise["hash"]
     assert fingerprint["columns"] == ["n", "y"]
     changed = frame.with_columns(n=pl.Series([0.5, *range(1, 200)]))
     assert fingerprint["hash"] != read(changed, tmp_path).fingerprint["hash"]
@@ -350,6 +352,56 @@ def test_a_column_like_an_identifier_is_told(
     assert message_of(frame, tmp_path) == (
         "column 'id' has more than 2,000 different values; --leave-out 'id' leaves it out"
     )
+
+
+@pytest.mark.parametrize(("rows", "repeated"), [(40, 0), (600, 0), (600, 200)])
+def test_a_small_table_whose_rows_mostly_have_a_value_of_their_own_is_told(
+    tmp_path: Path, rows: int, repeated: int
+) -> None:
+    names = [f"Customer {max(i, repeated)}" for i in range(rows)]
+    message = message_of(numbered(rows, name=names), tmp_path)
+    assert message.startswith("column 'name' has ")
+    assert message.endswith(" rows, like an identifier; --leave-out 'name' leaves it out")
+
+
+def test_values_that_come_again_are_no_identifier(tmp_path: Path) -> None:
+    names = [f"city {i % 40 if i % 4 else i}" for i in range(600)]  # a quarter on their own
+    assert read(numbered(600, city=names), tmp_path).columns[1].kind == "categorical"
+
+
+def test_numbers_that_turn_out_to_need_64_bits_get_them(tmp_path: Path) -> None:
+    # The first rows are all alike, or small; the others are far away and close to each other.
+    random = np.random.default_rng(0)
+    late = np.round(1.7e12 + random.normal(0, 5000, 80_000))
+    frame = numbered(150_000).with_columns(
+        constant=pl.Series(np.concatenate([np.full(70_000, 1.7e12), late])),
+        beyond=pl.Series(np.concatenate([np.zeros(149_999), [1e100]])),
+        small=pl.Series(np.concatenate([np.full(149_000, 0.1), np.full(1000, 0.1 + 1e-12)])),
+    )
+    table = read(frame, tmp_path)
+    dtypes = {column.name: column.dtype.name for column in table.columns}
+    assert dtypes["constant"] == dtypes["beyond"] == dtypes["small"] == "float64"
+    assert dtypes["n"] == "float32"
+    train = training_rows(frame, table)
+    column = next(column for column in table.columns if column.name == "constant")
+    assert column.deviation == pytest.approx(train["constant"].std(ddof=0), rel=1e-9)
+    assert column.mean == pytest.approx(train["constant"].mean(), rel=1e-15)
+
+
+def test_labels_and_categories_are_trimmed_and_whole_numbers_have_no_point(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    plans = [" State-gov", "Private ", "\t?"]
+    lines = [
+        f"{i}, {plans[i % 3]},{1001 + i % 2}.0, {'>50K' if i % 5 else '<=50K'}" for i in range(300)
+    ]
+    path.write_text("\n".join(["n, plan,code, y", *lines]))
+    choice = Choice("y", positive=" >50K", kinds={"code": "categorical"})
+    table = read(open_source(str(path)), tmp_path, choice)
+    assert table.class_names == ("<=50K", ">50K")
+    columns = {column.name: column for column in table.columns}
+    assert set(columns["plan"].vocabulary) == {"State-gov", "Private"}
+    assert columns["plan"].missing
+    assert set(columns["code"].vocabulary) == {"1001", "1002"}
 
 
 def test_a_boolean_missing_only_where_it_is_not_trained_on_is_the_most_frequent_value(

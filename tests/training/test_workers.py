@@ -111,7 +111,7 @@ def test_what_only_the_second_worker_reads_is_told_by_the_command(
     (folder / "3.csv").write_text("\n".join(lines) + "\n")
     done = fit(tmp_path / "models", f"--data={folder}", *OPTIONS, "--workers=2")
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1] == (
+    assert done.stderr.strip().splitlines()[-1].startswith(
         f"Error: {folder / '3.csv'} line {ROWS + 1}, column 'tenure': expected a number, got 'long'"
     )
     assert "Traceback" not in done.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -70,6 +70,9 @@ def _fit(
     missing: tuple[str, ...],
     decimal: str | None,
     date_format: str | None,
+    test_data: str | None,
+    split_column: str | None,
+    split_time: str | None,
     weight: str | None,
     class_weights: tuple[str, ...],
     threshold: float | ThresholdRule,
@@ -97,6 +100,10 @@ def _fit(
         raise click.UsageError("--workers: the steps of sgd follow one another in one process")
     if data == STANDARD_INPUT and workers > 1:
         raise click.UsageError("--workers: standard input can be read by one process only")
+    if STANDARD_INPUT in (data, test_data) and (split_time or data == test_data):
+        raise click.UsageError("--data: standard input can be read once only")
+    if sum(option is not None for option in (test_data, split_column, split_time)) > 1:
+        raise click.UsageError("give one of --test-data, --split-column and --split-time")
     settings = FitSettings(
         **fit_options, class_weight=_class_weight(class_weights), threshold=threshold
     )
@@ -113,7 +120,7 @@ def _fit(
     console = Console(stderr=True, quiet=quiet)
     with console.status("starting TensorFlow"):  # imported late: --help need not wait for it
         from training.cli.progress import observer
-        from training.data.table import Choice
+        from training.data.choose import Choice
         from training.pipeline import Target, run
         from training.publishing.gate import Rules
         from training.workers.launch import join_workers
@@ -127,8 +134,17 @@ def _fit(
         ):
             signals.install()  # again: TensorFlow's workers replace the handler of SIGTERM
             published = run(
-                _source(data),
-                Choice(label, positive, dict(_flat(kinds)), leave_out, weight, cells),
+                replace(_source(data), test=_source(test_data) if test_data else None),
+                Choice(
+                    label,
+                    positive,
+                    dict(_flat(kinds)),
+                    leave_out,
+                    weight,
+                    cells,
+                    split_column,
+                    split_time,
+                ),
                 settings,
                 Target(models, name, rules, force, keep, tensorboard),
                 memory=memory,
@@ -145,8 +161,6 @@ def _fit(
 
 def _print_result(published: Published, name: str, quiet: bool, as_json: bool) -> None:
     candidate, report = published.candidate, published.version / REPORT_FILE
-    for warning in candidate.warnings:
-        click.echo(f"Warning: {warning}", err=True)
     for notice in published.verdict.notices:
         click.echo(notice, err=True)
     if not quiet:

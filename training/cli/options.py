@@ -76,6 +76,21 @@ EVALUATION = option_group(
         help="Share of the rows kept for evaluation.",
     ),
     option(
+        "--test-data",
+        metavar="FILE",
+        help="Table whose rows are all held out; then none of --data's are.",
+    ),
+    option(
+        "--split-column",
+        metavar="NAME",
+        help="Column that says where a row belongs: train, test or validation; or 0 and 1.",
+    ),
+    option(
+        "--split-time",
+        metavar="NAME",
+        help="Column of times by which the latest --held-out share is held out.",
+    ),
+    option(
         "--seed",
         type=click.IntRange(0, 2**32 - 1),
         default=DEFAULTS.seed,

@@ -1,4 +1,4 @@
-"""Types of options that click does not have."""
+"""Option types that click lacks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Pairs(click.ParamType[list[tuple[str, Any]]]):
     def __init__(
         self, *, names: Sequence[str] = (), values: Sequence[str] = (), number: bool = False
     ) -> None:
-        """Say what is allowed.
+        """Initialise.
 
         Args:
-            names: those there are; none for any.
-            values: the same.
+            names: allowed names; empty for any.
+            values: allowed values; empty for any.
             number: whether values are finite numbers.
         """
         self._names, self._values, self._number = names, values, number
@@ -85,7 +85,7 @@ class Threshold(click.ParamType[float | ThresholdRule]):
     name = "probability|f1|youden"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float | ThresholdRule:
-        """Read it."""
+        """Read a probability or a rule."""
         for rule in RULES:
             if value == rule:
                 return rule

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import click
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -71,6 +72,8 @@ def observer(console: Console, settings: FitSettings) -> Iterator[Observer]:
         def evaluated(candidate: Candidate) -> None:
             _print_columns(console, candidate)
             _print_summary(console, candidate)
+            for warning in candidate.warnings:  # even if the gate refuses, even if quiet
+                _print_aloud(console, f"Warning: {warning}")
 
         def judged(verdict: Verdict) -> None:
             _print_verdict(console, verdict)
@@ -131,6 +134,13 @@ def _print_verdict(console: Console, verdict: Verdict) -> None:
             f"{values}; {100 * (compared.label_flips or 0):.1f} % of the labels change"
         )
     for line in lines:
+        console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _print_aloud(console: Console, line: str) -> None:
+    if console.quiet:
+        click.echo(line, err=True)
+    else:
         console.print(escape(line), highlight=False, soft_wrap=True)
 
 

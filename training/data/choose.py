@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from training.data.reading import Source
+from training.data.reading import Part, Source
 from training.errors import DataError
 from training.features.categorical import CategoricalParser
 from training.features.cells import CellFormat, CellParser, Kind
@@ -24,6 +24,8 @@ class Choice:
         leave_out: columns not to use.
         weight: the column with the rows' weights, if there is one.
         cell_format: how cells are written.
+        split_column: the column that names the rows to train on and to hold out.
+        split_time: the column by which the latest rows are held out.
     """
 
     label: str
@@ -32,6 +34,14 @@ class Choice:
     leave_out: tuple[str, ...] = ()
     weight: str | None = None
     cell_format: CellFormat = field(default_factory=CellFormat)
+    split_column: str | None = None
+    split_time: str | None = None
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The columns that are read for another purpose than to predict with them."""
+        roles = (self.label, self.weight, self.split_column, self.split_time)
+        return tuple(name for name in roles if name is not None)
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,7 @@ def choose_columns(source: Source, choice: Choice) -> Chosen:
             predict with.
     """
     _check_names(source, choice)
-    others = (choice.label, choice.weight, *choice.leave_out)
+    others = (*choice.others, *choice.leave_out)
     artefacts = {c: why for c, why in source.left_out.items() if c not in (*others, *choice.kinds)}
     names = [name for name in source.columns if name not in (*others, *artefacts)]
     if not names:
@@ -99,19 +109,45 @@ def choose_columns(source: Source, choice: Choice) -> Chosen:
         parsers[choice.weight] = of_kind(
             "numeric", head.frame[choice.weight], choice.cell_format, source.separator
         )
+    if choice.split_column is not None:
+        parsers[choice.split_column] = CategoricalParser(choice.cell_format)
+    if choice.split_time is not None:
+        parsers[choice.split_time] = _time_parser(choice, head, source.separator)
     left_out = [
         ColumnUse(name, str(head.frame[name].dtype).lower(), "--leave-out")
         for name in dict.fromkeys(choice.leave_out)
     ]
     left_out += [ColumnUse(name, "index", why) for name, why in artefacts.items()]
+    splits = {"--split-column": choice.split_column, "--split-time": choice.split_time}
+    left_out += [
+        ColumnUse(name, parsers[name].kind, option)
+        for option, name in splits.items()
+        if name is not None
+    ]
     found = tuple(warning for warning in warnings if warning is not None)
     return Chosen(parsers, tuple(used), tuple(left_out), found)
+
+
+def _time_parser(choice: Choice, head: Part, separator: str) -> CellParser:
+    name = str(choice.split_time)
+    values, kind = head.frame[name], choice.kinds.get(name)
+    if kind is None:
+        parser = detect(values, choice.cell_format, separator, head.place)
+    else:
+        parser = of_kind(kind, values, choice.cell_format, separator)
+    if parser.kind not in ("date", "numeric"):
+        raise DataError(
+            f"--split-time: expected dates or numbers in column {name!r}, got {parser.kind} values"
+        )
+    return parser
 
 
 def _check_names(source: Source, choice: Choice) -> None:
     named = {
         "--label": [choice.label],
         "--weight": [choice.weight] if choice.weight is not None else [],
+        "--split-column": [choice.split_column] if choice.split_column is not None else [],
+        "--split-time": [choice.split_time] if choice.split_time is not None else [],
         "--columns": list(choice.kinds),
         "--leave-out": list(choice.leave_out),
     }
@@ -120,5 +156,6 @@ def _check_names(source: Source, choice: Choice) -> None:
             if name not in source.columns:
                 listing = ", ".join(source.columns[:30])
                 raise DataError(f"{option}: {source.name} has no column {name!r}, it has {listing}")
-    if choice.weight == choice.label:
-        raise DataError(f"--weight: {choice.weight!r} is the label")
+    if len(set(choice.others)) < len(choice.others):
+        name = next(name for name in choice.others if choice.others.count(name) > 1)
+        raise DataError(f"column {name!r} cannot be the label, weight or split at the same time")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any
@@ -16,6 +18,8 @@ from training.data.split import Hashes, number_hashes, row_keys, text_hashes
 from training.errors import DataError
 from training.features.cells import CellParser
 from training.features.date import DAY_MICROSECONDS
+
+LARGEST = 1e150  # the square of a larger number is beyond float64
 
 
 class WidenError(Exception):
@@ -148,6 +152,31 @@ def prepare(part: Part, roles: Roles) -> Prepared:
     return Prepared(part, numbers, wide, texts, label, weight, row_keys(hashes), lossy, spans)
 
 
+def prepare_ahead(parts: Iterable[Part], roles: Roles) -> Iterator[Prepared]:
+    """Yield what `prepare` makes of each part; a thread prepares one while another is worked on.
+
+    Raises:
+        DataError, WidenError: as `prepare` and `parts` do, for the first part that is wrong.
+    """
+    pending: deque[Future[Prepared]] = deque()
+    failure: DataError | None = None
+    remaining = iter(parts)
+    with ThreadPoolExecutor(1) as pool:
+        while failure is None:
+            try:
+                pending.append(pool.submit(prepare, next(remaining), roles))
+            except StopIteration:
+                break
+            except DataError as error:
+                failure = error
+            if len(pending) > 1:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    if failure is not None:
+        raise failure
+
+
 def _differs(narrow: npt.NDArray[np.float32], values: npt.NDArray[np.float64]) -> bool:
     return bool(((narrow != values) & ~np.isnan(values)).any())
 
@@ -156,15 +185,17 @@ def _finite(part: Part, name: str) -> npt.NDArray[Any]:
     """Return a column of numbers, NaN where missing.
 
     Raises:
-        DataError: a number is infinite.
+        DataError: a number is infinite, or its square would be.
     """
     cells = part.frame[name]
     values = cells.fill_null(float("nan")).to_numpy() if cells.null_count() else cells.to_numpy()
-    if len(values) and not np.isfinite(values.sum(dtype=np.float64)) and np.isinf(values).any():
-        row = int(np.isinf(values).argmax())
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspicious = not np.isfinite(values @ values)  # or a value is missing
+    if suspicious and (wrong := np.abs(values) > np.float64(LARGEST)).any():
+        row = int(wrong.argmax())
         raise DataError(
-            f"{part.place(row)}, column {name!r}: expected a number that is finite in 64 bits, "
-            f"got {values[row]}"
+            f"{part.place(row)}, column {name!r}: expected a number between -{LARGEST:g} and "
+            f"{LARGEST:g}, got {part.as_written(row, name)}"
         )
     return values
 
@@ -186,6 +217,6 @@ def _weights(part: Part, name: str | None) -> npt.NDArray[np.float32]:
         row = int(wrong.arg_max() or 0)
         raise DataError(
             f"{part.place(row)}, column {name!r}: expected a weight of at least 0, "
-            f"got {'nothing' if values[row] is None else values[row]}"
+            f"got {'nothing' if values[row] is None else part.as_written(row, name)}"
         )
     return values.cast(pl.Float32).to_numpy()

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from training.data.assignment import HELD_OUT, SHARES, Assignment, Shares, assign
 from training.data.choose import Choice, Chosen, ColumnUse, choose_columns
-from training.data.prepare import Prepared, Roles, WidenError, prepare
+from training.data.classes import Labels, check_classes, ordered
+from training.data.prepare import Prepared, Roles, WidenError, prepare_ahead
 from training.data.reading import Source
 from training.data.row_store import Layout, Rows, Spool, SpoolWriter
 from training.data.split import ROW_HASH, Split
@@ -26,9 +28,6 @@ from training.features.numeric import CLASSES, NumberStatistics, resolves
 from training.workers.collectives import Workers
 
 __all__ = ["Choice", "Table", "read_table"]
-
-# What usually stands for class 1 in a pair of values.
-POSITIVES = ("1", "1.0", "true", "yes", "y", "t", "positive", "benign")
 
 
 @dataclass(frozen=True)
@@ -107,8 +106,9 @@ def read_table(
         OSError: the disk is full.
     """
     chosen = choose_columns(source, choice)
+    assignment = assign(source, choice, chosen, split)
     while True:
-        reader = _Reader(chosen.parsers, choice, split, folder, memory)
+        reader = _Reader(chosen.parsers, choice, assignment, folder, memory)
         widen = reader.read(source, workers, report)
         if not widen:
             return reader.finish(source, workers, chosen)
@@ -127,28 +127,28 @@ class _Reader:
         self,
         parsers: Mapping[str, CellParser],
         choice: Choice,
-        split: Split,
+        assignment: Assignment,
         folder: Path,
         memory: int,
     ) -> None:
-        self.choice, self.split, self.parsers = choice, split, parsers
-        features = {n: p for n, p in parsers.items() if n not in (choice.label, choice.weight)}
+        self.choice, self.assignment, self.parsers = choice, assignment, parsers
+        self.split = assignment.split
+        features = {n: p for n, p in parsers.items() if n not in choice.others}
         self.roles = Roles.of(features, choice.label, choice.weight)
         self.names = list(features)
-        self.classes: dict[str, int] = {}
+        self.labels = Labels(choice.label, choice.positive)
         self.numbers = NumberStatistics(len(self.roles.numbers))
         self.wide = NumberStatistics(len(self.roles.wide))
         self.categories = {name: CategoryStatistics() for name in self.roles.others}
         layout = Layout.of(
             *(len(r) for r in (self.roles.numbers, self.roles.wide, self.categories))
         )
-        shares = ("train", "validation", "held_out")
-        for share in shares:
+        for share in SHARES:
             (folder / f"{share}.rows").unlink(missing_ok=True)
-        self.writers = {s: SpoolWriter(folder / f"{s}.rows", layout, memory) for s in shares}
+        self.writers = {s: SpoolWriter(folder / f"{s}.rows", layout, memory) for s in SHARES}
         self.rows = 0
-        self.class_weights = {s: np.zeros(CLASSES) for s in shares}
-        self.hash_sum = 0
+        self.class_weights = {s: np.zeros(CLASSES) for s in SHARES}
+        self.hash_sums = dict.fromkeys(SHARES, 0)
         self.lossy = np.zeros(len(self.roles.numbers), np.bool_)
         self.spans: dict[str, tuple[float, float]] = {}
 
@@ -160,9 +160,14 @@ class _Reader:
         """
         wrong, widen = "", set[str]()
         try:
-            for part in source.parts(self.parsers, workers.index, workers.count):
-                self.add(prepare(part, self.roles))
+            parts = source.parts(self.parsers, workers.index, workers.count)
+            for prepared in prepare_ahead(parts, self.roles):
+                self.add(prepared, self.assignment.shares(prepared.part, prepared.key))
                 report(self.rows)
+            if source.test is not None:
+                parts = source.test.parts(self.parsers, workers.index, workers.count)
+                for prepared in prepare_ahead(parts, self.roles):
+                    self.add(prepared, np.full(len(prepared.key), HELD_OUT, np.int8))
         except DataError as error:
             wrong = str(error)
         except WidenError as error:
@@ -197,24 +202,16 @@ class _Reader:
                 found.append(name)
         return found
 
-    def add(self, prepared: Prepared) -> None:
+    def add(self, prepared: Prepared, shares: Shares) -> None:
         rows = self._rows(prepared)
         self.rows += len(rows)
         self.lossy |= prepared.lossy
         for name, (low, high) in prepared.spans.items():
             known = self.spans.get(name, (low, high))
             self.spans[name] = (min(low, known[0]), max(high, known[1]))
-        self.hash_sum += int(rows.key.sum(dtype=np.uint64))
-        uniform = self.split.uniform(rows.key)
-        held_out = self.split.held_out
-        validation = held_out + (1 - held_out) * self.split.validation
-        masks = {
-            "held_out": uniform < held_out,
-            "validation": (uniform >= held_out) & (uniform < validation),
-            "train": uniform >= validation,
-        }
-        for share, mask in masks.items():
-            taken = rows.take(mask)
+        for number, share in enumerate(SHARES):
+            taken = rows.take(shares == number)
+            self.hash_sums[share] += int(taken.key.sum(dtype=np.uint64))
             self.writers[share].append(taken)
             self.class_weights[share] += np.bincount(taken.label, taken.weight, CLASSES)
             if share == "train":
@@ -230,34 +227,20 @@ class _Reader:
             # The last one is for −1, a missing value.
             known = np.append(category.code(name, texts.values), np.int32(-1))
             codes[:, position] = known[texts.codes]
-        label = self._labels(prepared)
+        label = self.labels.encode(prepared)
         return Rows(prepared.numbers, prepared.wide, codes, label, prepared.weight, prepared.key)
-
-    def _labels(self, prepared: Prepared) -> npt.NDArray[np.int32]:
-        for place, value in enumerate(prepared.label.values):
-            if len(self.classes) == CLASSES and value not in self.classes:
-                row = int((prepared.label.codes == place).argmax())
-                known = " and ".join(repr(name) for name in self.classes)
-                raise DataError(
-                    f"{prepared.part.place(row)}, column {self.choice.label!r}: expected a label "
-                    f"of two values, got {value!r} after {known}"
-                )
-            self.classes.setdefault(value, len(self.classes))
-        numbers = np.array([self.classes[value] for value in prepared.label.values], np.int32)
-        return numbers[prepared.label.codes]
 
     def finish(self, source: Source, workers: Workers, chosen: Chosen) -> Table:
         spools = {share: writer.finish() for share, writer in self.writers.items()}
-        class_names, class_of = self._classes(workers)
+        class_names, class_of = self.labels.classes(workers)
         numbers, wide, categories = self._merged(class_of, workers)
         counted = workers.sum(np.array([self.rows, *(s.rows for s in spools.values())], np.float64))
         rows = dict(zip(("read", *spools), counted.astype(int).tolist(), strict=True))
-        weights = workers.sum(
-            np.array([_ordered(w, class_of) for w in self.class_weights.values()])
-        )
-        self._check(rows, dict(zip(spools, weights, strict=True)), class_names)
+        weights = workers.sum(np.array([ordered(w, class_of) for w in self.class_weights.values()]))
+        by_share = dict(zip(spools, weights, strict=True))
+        check_classes(rows, by_share, class_names, validation=self.split.validation > 0)
         learned = self._learned(numbers, wide, categories)
-        hash_sum = sum(int(text, 16) for text in workers.gather(f"{self.hash_sum:x}")) % 2**64
+        hashes = {share: _sum_hashes(workers, own) for share, own in self.hash_sums.items()}
         return Table(
             encoder=Encoder([learned[name] for name in self.names]),
             label_name=self.choice.label,
@@ -270,9 +253,11 @@ class _Reader:
             fingerprint={
                 "source": source.name,
                 "rows": rows["read"],
-                "columns": list(self.parsers),
-                "hash": f"{hash_sum:016x}",
+                "columns": [name for name in self.parsers if name not in self.assignment.columns],
+                "hash": f"{sum(hashes.values()) % 2**64:016x}",
                 "row_hash": ROW_HASH,
+                "held_out_hash": f"{hashes['held_out']:016x}",
+                **self.assignment.facts(),
             },
             class_of=class_of,
             values=tuple(tuple(category.codes) for category in self.categories.values()),
@@ -305,33 +290,14 @@ class _Reader:
                 learned[name] = CategoricalColumn(name, **facts, marks=marks)
         return learned
 
-    def _classes(self, workers: Workers) -> tuple[tuple[str, str], npt.NDArray[np.int32]]:
-        found = sorted({name for names in workers.gather(list(self.classes)) for name in names})
-        label = f"column {self.choice.label!r}"
-        if len(found) != CLASSES:
-            listing = ", ".join(repr(name) for name in found[:5]) or "none"
-            raise DataError(f"{label}: expected a label of two values, got {listing}")
-        positive = self.choice.positive
-        if positive is None:
-            usual = [name for name in found if name.strip().lower() in POSITIVES]
-            positive = usual[0] if len(usual) == 1 else found[1]
-        elif positive not in found:
-            raise DataError(
-                f"--positive: {label} has the values {found[0]!r} and {found[1]!r}, "
-                f"not {positive!r}"
-            )
-        negative = next(name for name in found if name != positive)
-        class_of = [int(name == positive) for name in self.classes]
-        return (negative, positive), np.array((*class_of, 0, 0)[:CLASSES], np.int32)
-
     def _merged(
         self, class_of: npt.NDArray[np.int32], workers: Workers
     ) -> tuple[NumberStatistics, NumberStatistics, dict[str, CategoryStatistics]]:
         for statistics in (self.numbers, self.wide):
             for values in (statistics.weight, statistics.mean, statistics.squares):
-                values[:] = _ordered(values, class_of)
+                values[:] = ordered(values, class_of)
         for category in self.categories.values():
-            category.weights = _ordered(category.weights.T, class_of).T
+            category.weights = ordered(category.weights.T, class_of).T
         own = {
             "numbers": self.numbers.as_json(),
             "wide": self.wide.as_json(),
@@ -347,22 +313,9 @@ class _Reader:
                 category.merge(CategoryStatistics.from_json(stored["categories"][name]))
         return numbers, wide, categories
 
-    def _check(
-        self,
-        rows: Mapping[str, int],
-        weights: Mapping[str, npt.NDArray[np.float64]],
-        class_names: tuple[str, str],
-    ) -> None:
-        texts = {"train": "to train on", "held_out": "held out"}
-        if self.split.validation:
-            texts["validation"] = "to tell when to stop"
-        for share, text in texts.items():
-            for number, name in enumerate(class_names):
-                if weights[share][number] <= 0:
-                    raise DataError(
-                        f"of {rows['read']} rows, the {rows[share]} {text} have none of class "
-                        f"{name!r}; more rows are needed, or another --seed or --held-out"
-                    )
+
+def _sum_hashes(workers: Workers, own: int) -> int:
+    return sum(int(text, 16) for text in workers.gather(f"{own:x}")) % 2**64
 
 
 def _rates(category: CategoryStatistics, vocabulary: Sequence[str]) -> npt.NDArray[np.float64]:
@@ -373,12 +326,3 @@ def _rates(category: CategoryStatistics, vocabulary: Sequence[str]) -> npt.NDArr
     shares = np.divide(weights[:, 1], total, where=total > 0, out=np.zeros(len(total)))
     overall = second / max(first + second, 1e-300)
     return np.append(shares, [overall, overall])
-
-
-def _ordered(
-    by_label: npt.NDArray[np.float64], class_of: npt.NDArray[np.int32]
-) -> npt.NDArray[np.float64]:
-    """Turn the first axis from labels in order of appearance into classes."""
-    ordered = np.zeros_like(by_label)
-    np.add.at(ordered, class_of, by_label)
-    return ordered

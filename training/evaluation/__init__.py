@@ -1,1 +1,1 @@
-"""Metrics on the held-out rows, and the report."""
+"""Metrics on the held-out rows, the report, and the candidate they belong to."""

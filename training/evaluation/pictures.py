@@ -147,6 +147,9 @@ def draw_calibration(figure: Figure, scores: Scores, class_names: Sequence[str])
         if len(both):
             ends = np.array([both.min() / 2, min(1.0, both.max() * 2)])
             axes.set(xscale="log", yscale="log")
+            for axis in (axes.xaxis, axes.yaxis):  # the usual labels are formulas
+                axis.set_major_formatter(lambda value, _: f"{value:g}")
+                axis.set_minor_formatter(lambda value, _: "")
     axes.plot(ends, ends, "--", color=SOFT, lw=1)
     axes.plot(predicted, observed, "o-", color=ACCENT)
     name = _shortened(class_names[0 if rare == 0 else 1])

@@ -156,17 +156,23 @@ def _settings(manifest: Manifest) -> dict[str, Any]:
     fit = manifest.fit
     return {
         **settings,
-        "learning_rate": fit.learning_rate,
+        "learning_rate": _shown(fit.learning_rate),
         "steps": fit.steps,
         "stopped": fit.ending,
-        "cost": fit.cost,
-        "largest derivative": fit.gradient,
+        "cost": _shown(fit.cost),
+        "largest derivative": _shown(fit.gradient),
         "source": manifest.data.source,
     }
+
+
+def _shown(value: float | None) -> str | None:
+    return None if value is None else f"{value:.6g}"
 
 
 def _odds_ratio(log_ratio: float) -> str:
     if abs(log_ratio) > MAX_LOG_ODDS_RATIO:
         return "> 10⁶" if log_ratio > 0 else "< 10⁻⁶"
     ratio = math.exp(log_ratio)
+    if abs(log_ratio) < 0.01:  # a small unit; fewer digits would be 1
+        return f"{ratio:.6g}"
     return f"{ratio:.3g}" if ratio < 1 else f"{ratio:.4g}"

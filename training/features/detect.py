@@ -132,10 +132,13 @@ def _refuse_lost_digits(values: pl.Series, array: Any) -> None:
     exact = values.drop_nulls()
     if is_text(values.dtype):
         exact = exact.str.strip_chars().cast(pl.Int128, strict=False).drop_nulls()
-    if not exact.dtype.is_integer() or exact.n_unique() == len(np.unique(array)):
+    if exact.is_empty() or not exact.dtype.is_integer():
         return
-    centered = (exact.cast(pl.Int128) - int(exact[0])).cast(pl.Float64).to_numpy()
-    if not resolves(np.float64, float(array.mean()), float(centered.std())):
+    if exact.n_unique() == len(np.unique(array)):
+        return
+    first, *others = exact.to_list()
+    deviation = float(np.std([0.0, *(float(other - first) for other in others)]))
+    if not resolves(np.float64, float(array.mean()), deviation):
         raise DataError(
             f"column {values.name!r} has integers like {exact[0]} that differ in digits which 64 "
             f"bits do not hold; --leave-out {values.name!r} leaves it out, "

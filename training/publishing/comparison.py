@@ -106,6 +106,16 @@ class Baseline:
                 "the rows it was trained on are unknown: they were chosen by a hash of the columns "
                 f"{', '.join(theirs.columns)}, which are not the candidate's"
             )
+        if theirs.split_by != "hash":
+            if theirs.holds_out_rows_of(ours):
+                return candidate.held_out
+            by = (
+                f"{theirs.split_by} {theirs.split_column!r}" if theirs.split_column else "test data"
+            )
+            raise IncomparableError(
+                f"the rows it was trained on are unknown: it was split by {by}, and held out other "
+                "rows; versions with the same --test-data can be compared"
+            )
         split = Split(known.settings.held_out, 0.0, known.settings.seed)
         held_out = candidate.held_out
         new = held_out.take(split.uniform(held_out.keys) < split.held_out)

@@ -40,6 +40,10 @@ class Data:
         hash: sum of the rows' hashes; does not depend on their order.
         row_hash: name and version of the rows' hash, which decides which rows are held out.
         label: name of the label column.
+        held_out_hash: sum of the hashes of the held-out rows.
+        split_by: what held them out: "hash", "column", "time" or "test data".
+        split_column: the column that did, if one did.
+        split_start: the time from which on they were held out, if the time did.
     """
 
     source: str = ""
@@ -48,6 +52,20 @@ class Data:
     hash: str = ""
     row_hash: str | None = None
     label: str = ""
+    held_out_hash: str = ""
+    split_by: str = "hash"
+    split_column: str = ""
+    split_start: float | None = None
+
+    def holds_out_rows_of(self, other: Data) -> bool:
+        """Return whether all rows that `other` holds out are held out here, whatever the hash."""
+        if self.held_out_hash and self.held_out_hash == other.held_out_hash:
+            return True
+        if (self.split_by, self.split_column) != ("time", other.split_column):
+            return False
+        if self.split_start is None or other.split_start is None:
+            return False
+        return other.split_by == "time" and self.split_start <= other.split_start
 
     @classmethod
     def of(cls, fingerprint: Mapping[str, Any], label: str) -> Data:

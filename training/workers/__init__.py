@@ -1,1 +1,1 @@
-"""One fit spread over several processes."""
+"""Share one fit between several processes."""

@@ -1,4 +1,4 @@
-"""One fit spread over several processes, on one machine or several.
+"""Share one fit between several processes, on one machine or several.
 
 Each worker reads its share of the rows and computes its share of every sum; the sums travel
 through the collectives of `tf.distribute.MultiWorkerMirroredStrategy`, which finds the other
@@ -29,38 +29,38 @@ NODE_NAME = re.compile(r"\{\{.*?\}\} ?")
 
 
 class Workers:
-    """The only worker there is."""
+    """A single worker; the base class of several."""
 
     index = 0
     count = 1
 
     def sum(self, values: Floats) -> Floats:
-        """Add up what each worker passes, arrays of one shape; all get the result.
+        """Return the sum over all workers of arrays of one shape.
 
         Raises:
-            WorkersError: another worker is gone.
+            WorkersError: another worker has ended.
         """
         return values
 
     def barrier(self) -> None:
-        """Wait for the others; it does not matter if one of them is gone."""
+        """Wait for the others, unless one of them has ended."""
         with suppress(WorkersError):
             self.sum(np.zeros(1))
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
-        """Return what each worker passes, in the order of the workers.
+        """Return the bytes of all workers, in their order.
 
         Raises:
-            WorkersError: another worker is gone.
+            WorkersError: another worker has ended.
         """
         return [data]
 
     def gather(self, value: Any) -> list[Any]:
-        """Return what each worker passes, which must be JSON."""
+        """Return the values of all workers, which must be JSON."""
         return [json.loads(data) for data in self.gather_bytes(json.dumps(value).encode())]
 
     def concatenate(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the rows that each worker passes, one after the other."""
+        """Return the rows of all workers, one after the other."""
         file = io.BytesIO()
         np.save(file, values, allow_pickle=False)
         gathered = self.gather_bytes(file.getvalue())
@@ -68,7 +68,7 @@ class Workers:
 
 
 class TensorFlowWorkers(Workers):
-    """The workers that TF_CONFIG lists; the constructor waits until all are there."""
+    """The workers that TF_CONFIG lists; the constructor waits for all of them."""
 
     def __init__(self) -> None:
         import tensorflow as tf
@@ -82,8 +82,8 @@ class TensorFlowWorkers(Workers):
             raise WorkersError(
                 f"TF_CONFIG: expected a cluster of workers and a task, got {config!r}"
             ) from error
-        # Without timeout_seconds: for each collective a thread would sleep as long. The strategy
-        # itself looks every half a minute whether all workers are there.
+        # Without timeout_seconds, for which each collective would have a sleeping thread. The
+        # strategy itself checks every half minute that all workers are alive.
         options = tf.distribute.experimental.CommunicationOptions(
             implementation=tf.distribute.experimental.CommunicationImplementation.RING,
         )
@@ -106,11 +106,11 @@ class TensorFlowWorkers(Workers):
         )
 
     def sum(self, values: Floats) -> Floats:
-        """Add up what each worker passes, arrays of one shape; all get the result."""
+        """Return the sum over all workers of arrays of one shape."""
         return np.asarray(self._collective(self._sum, values))
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
-        """Return what each worker passes, in the order of the workers."""
+        """Return the bytes of all workers, in their order."""
         lengths = np.zeros(self.count)
         lengths[self.index] = len(data)
         sizes = self.sum(lengths).astype(int).tolist()
@@ -123,7 +123,7 @@ class TensorFlowWorkers(Workers):
         try:
             return operation(values).numpy()
         except self._errors as error:
-            # The other lines are for TensorFlow's developers, as is the node's name.
+            # The other lines and the node's name are for TensorFlow's developers.
             reason = NODE_NAME.sub("", str(error)).partition("\n")[0]
             raise WorkersError(f"another worker is gone: {reason}") from error
 
@@ -134,7 +134,7 @@ def _padded(length: int) -> int:
 
 
 def cluster_config(addresses: list[str], index: int) -> str:
-    """Return what TF_CONFIG of one worker is to be."""
+    """Return the TF_CONFIG of one worker."""
     return json.dumps(
         {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
     )
@@ -144,13 +144,13 @@ def meet(host: str, port: int, count: int) -> str:
     """Return TF_CONFIG for the worker on this machine.
 
     Args:
-        host: a name that resolves to the addresses of all workers' machines, as that of a scaled
-            compose service or a headless Kubernetes service does.
-        port: on which each worker listens.
-        count: how many workers there are to be.
+        host: a name that resolves to the addresses of all workers' machines, such as that of a
+            scaled Compose service or a headless Kubernetes service.
+        port: port of each worker.
+        count: number of workers.
 
     Raises:
-        WorkersError: so many are not there in time, or this machine is not among them.
+        WorkersError: not all workers appear in time, or this machine is not among them.
     """
     deadline = time.monotonic() + RENDEZVOUS_SECONDS
     found: list[str] = []

@@ -1,4 +1,4 @@
-"""How the workers of one fit come together: on this machine, by a name, or by TF_CONFIG."""
+"""Bring the workers of one fit together: on this machine, by a name, or by TF_CONFIG."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ STOP_SECONDS = 10
 
 @contextmanager
 def join_workers(count: int, rendezvous: tuple[str, int] | None) -> Iterator[Workers]:
-    """Become one of the workers; whoever is the first stays until the others are done.
+    """Become one of the workers; the first one stays until the others are done.
 
     Args:
-        count: how many workers there are to be.
+        count: number of workers.
         rendezvous: a name that resolves to the addresses of all of them, and their port. Without
-            it, and without TF_CONFIG, the others are started here, with the same command line.
+            it and without TF_CONFIG, the others are started here with the same command line.
 
     Raises:
-        WorkersError: they do not come together.
+        WorkersError: they do not find one another.
     """
     others: list[subprocess.Popen[bytes]] = []
     if "TF_CONFIG" not in os.environ and count > 1:

@@ -65,7 +65,7 @@ def read_batch(bodies: Sequence[bytes], schema: Schema) -> tuple[Batch | None, l
                     good = good and set(map(len, instances)) == {width}
                     own = list(chain.from_iterable(map(pick, instances)))
             else:
-                good = ordered and set(map(type, instances)) == {list}
+                good = ordered and body.count(b'"') == 2 and set(map(type, instances)) == {list}
                 good = good and set(map(len, instances)) == {width}
                 own = first if count == 1 else list(chain.from_iterable(instances))
         except (KeyError, IndexError, TypeError, orjson.JSONDecodeError):

@@ -49,10 +49,12 @@ class Source:
     Attributes:
         name: its name on the command line.
         files: in the order in which their rows are read; all have the same columns.
+        test: a table of its own whose rows are all held out, while none of this one's are.
     """
 
     name: str
     files: Sequence[File]
+    test: Source | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -72,7 +74,9 @@ class Source:
     @property
     def can_be_read_again(self) -> bool:
         """Whether the rows are there a second time; those of a stream are not."""
-        return not any(file.is_stream for file in self.files)
+        return not any(file.is_stream for file in self.files) and (
+            self.test is None or self.test.can_be_read_again
+        )
 
     def head(self) -> Part:
         """Return the first rows as they stand in the first file, to detect kinds by.

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 import polars as pl
 
@@ -77,12 +78,17 @@ class Chunk:
 
     def place(self, row: int) -> str:
         """Say where a row is; only errors ask, so this may walk through the chunk."""
-        records = (line for line, fields in self._records() if fields)
-        line = next(line for index, line in enumerate(records) if index == row)
-        return f"{self.layout.name} line {line}"
+        return f"{self.layout.name} line {self._record(row)[0]}"
+
+    def cell(self, row: int, column: str) -> str:
+        """Return a cell as it stands in the file; only errors ask."""
+        constants = self.layout.constants
+        if column in constants:
+            return constants[column]
+        return self._record(row)[1][self.layout.columns.index(column)].strip()
 
     def _part(self, frame: pl.DataFrame) -> Part:
-        return Part(with_constants(frame, self.layout.constants), self.place)
+        return Part(with_constants(frame, self.layout.constants), self.place, self.cell)
 
     def _typed(self, parsers: Parsers) -> pl.DataFrame | None:
         """Parse numbers as such; None if a field is not a number, or the chunk is malformed."""
@@ -160,6 +166,10 @@ class Chunk:
                 f"{self.layout.name} line {line}: expected UTF-8, got the byte 0x{byte:02x}; "
                 f"{SAVE_AS_UTF_8}"
             ) from error
+
+    def _record(self, row: int) -> tuple[int, list[str]]:
+        records = (record for record in self._records() if record[1])
+        return next(islice(records, row, None))
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """Yield each record's first line and its fields."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import BinaryIO
@@ -66,7 +67,7 @@ class CsvFile(File):
     def head(self) -> Part:
         """Return the first rows as text."""
         part = (self._head or next(self._read_chunks(None))).as_texts()
-        return Part(part.frame[:ROWS_PER_PART], part.place)
+        return replace(part, frame=part.frame[:ROWS_PER_PART])
 
     def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
         """Yield a function for each part, which reads it."""

@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, BinaryIO
 
 import polars as pl
@@ -93,7 +93,7 @@ class _Chunk:
                 )
         lacking = [pl.lit(None).alias(key) for key in keys if key not in frame.columns]
         frame = with_constants(frame.with_columns(lacking), constants)
-        return converted(Part(frame, self.place), parsers)
+        return converted(Part(frame, self.place, self.cell), parsers)
 
     def frame(self) -> pl.DataFrame:
         """Parse all keys.
@@ -109,8 +109,14 @@ class _Chunk:
 
     def place(self, row: int) -> str:
         """Say where a row is."""
-        line = next(line for index, (line, _) in enumerate(self._objects()) if index == row)
-        return f"{self.name} line {line}"
+        return f"{self.name} line {self._object(row)[0]}"
+
+    def cell(self, row: int, key: str) -> str:
+        """Return a value as JSON."""
+        return json.dumps(self._object(row)[1].get(key))
+
+    def _object(self, row: int) -> tuple[int, dict[str, Any]]:
+        return next(islice(self._objects(), row, None))
 
     def _mixed_frame(self) -> pl.DataFrame:
         records = [record for _, record in self._objects()]

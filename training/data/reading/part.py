@@ -24,10 +24,16 @@ class Part:
         frame: columns as their parsers give them: numbers and days as floats, the others as
             String; null is a missing value.
         place: says where a row of the frame stands, like `customers.csv line 7`.
+        cell: returns the text of a cell; None for files that are not text.
     """
 
     frame: pl.DataFrame
     place: Callable[[int], str]
+    cell: Callable[[int, str], str] | None = None
+
+    def as_written(self, row: int, column: str) -> object:
+        """Return a cell as it stands in the file, if that is text, for errors."""
+        return self.cell(row, column) if self.cell else self.frame[column][row]
 
 
 class File(ABC):
@@ -98,7 +104,7 @@ def converted(part: Part, parsers: Parsers) -> Part:
             wrong = cells.is_null() & text.is_not_null()
             refuse(part, parser, text, wrong)
         columns.append(cells)
-    return Part(pl.DataFrame(columns), part.place)
+    return Part(pl.DataFrame(columns), part.place, part.cell)
 
 
 def refuse(part: Part, parser: CellParser, values: pl.Series, wrong: pl.Series) -> None:

@@ -1,4 +1,4 @@
-"""Ways to minimise the cost; each goes on from the state that its last step left."""
+"""Solvers; each continues from the state that its last step returned."""
 
 from training.fitting.solvers.gradient_descent import GradientDescent
 from training.fitting.solvers.lbfgs import Lbfgs

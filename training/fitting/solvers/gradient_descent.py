@@ -32,7 +32,7 @@ class GradientDescent:
         """Take one step.
 
         Raises:
-            DivergedError: the cost left the finite numbers.
+            DivergedError: the cost is no longer finite.
         """
         cost, gradient = objective.cost_and_gradient(state.theta)
         alpha = float(state.memory["learning_rate"])

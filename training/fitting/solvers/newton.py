@@ -4,11 +4,10 @@
 cost. If H is singular (duplicate columns, classes that can be separated, no ridge), the least
 multiple of the identity that makes it positive definite is added.
 
-H costs more than all the rest, so it is computed anew only if the last step has not cut the
-gradient to a tenth (Shamanskii 1967). Over many rows the first H, and the start, are those of a
-sample; its solution is within the sampling error of the minimum, where H changes little, so a few
-passes that compute no more than the gradient are all it takes (sub-sampled Newton, Roosta-Khorasani
-and Mahoney 2019).
+H costs more than all the rest, so it is computed again only if the last step has not cut the
+gradient to a tenth (Shamanskii 1967). Over many rows the first H and the start are those of a
+sample. Its solution is within the sampling error of the minimum, where H changes little, so a few
+passes for the gradient suffice (sub-sampled Newton, Roosta-Khorasani and Mahoney 2019).
 """
 
 from __future__ import annotations

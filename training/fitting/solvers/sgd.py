@@ -64,7 +64,7 @@ class StochasticGradientDescent:
         """Go through all rows once.
 
         Raises:
-            DivergedError: the cost left the finite numbers.
+            DivergedError: the cost is no longer finite.
         """
         alpha = float(state.memory["learning_rate"])
         theta, velocity, loss, weight = state.theta, state.memory["velocity"], 0.0, 0.0

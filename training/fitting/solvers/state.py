@@ -1,4 +1,4 @@
-"""What all optimizers share: the state between two steps, and the start from a sample."""
+"""The state of a solver between two steps, and its start from a sample."""
 
 from __future__ import annotations
 
@@ -13,27 +13,26 @@ from training.features.columns import Floats
 from training.fitting.objective import Objective
 
 SAMPLE_STEPS = 100
-# Of a line search: the share of the promised decrease that is enough, and how often to halve.
+# Line search: the share of the promised decrease that is enough, and the number of halvings.
 SUFFICIENT_DECREASE = 1e-4
 HALVINGS = 30
 HALVINGS_IN_NOISE = 4
-# The relative accuracy of sums in float32. Smaller pivots are noise; whether a step was good that
-# gains less, the cost cannot tell, but its derivatives can, which are near 0.
+# The relative accuracy of sums in float32. Smaller pivots are noise, and the cost cannot judge a
+# step that gains less; its derivatives, which are near 0, can.
 NOISE = 1e-6
 
 
 @dataclass(frozen=True)
 class State:
-    """All that the next step depends on, so that a fit can be interrupted and resumed.
+    """All that the next step depends on, so that a fit can be resumed.
 
     Attributes:
         theta: parameters `[features + 1]`, the bias last.
         cost: J.
-        criterion: what is compared with the tolerance; the largest |∂J/∂θ| unless the optimizer
-            says otherwise.
-        steps: how many steps were taken.
-        memory: arrays that the optimizer carries from step to step.
-        finished: whether the optimizer can get no further.
+        criterion: compared with the tolerance; the largest |∂J/∂θ|, for sgd the change of J.
+        steps: number of steps.
+        memory: arrays that the solver carries from step to step.
+        finished: whether the solver can get no further.
     """
 
     theta: Floats
@@ -44,12 +43,12 @@ class State:
     finished: bool = False
 
     def at_its_end(self) -> State:
-        """Return the same state as one from which the optimizer can get no further."""
+        """Return the same state, marked as finished."""
         return replace(self, finished=True)
 
 
 class Optimizer(Protocol):
-    """A way to minimise the cost."""
+    """A solver."""
 
     def start(self, objective: Objective) -> State:
         """Return the state before the first step."""
@@ -58,24 +57,24 @@ class Optimizer(Protocol):
         """Take one step.
 
         Raises:
-            DivergedError: the cost left the finite numbers.
+            DivergedError: the cost is no longer finite.
         """
 
 
 def largest(gradient: Floats) -> float:
-    """Return the largest component, whatever its sign."""
+    """Return the largest absolute component."""
     return float(np.abs(gradient).max())
 
 
 def servable(theta: Floats) -> bool:
-    """Return whether all parameters are finite in float32, in which they are served."""
+    """Return whether all parameters are finite in float32, the type that is served."""
     return largest(theta) <= float(np.finfo(np.float32).max)
 
 
 def warm_start(
     optimizer: Optimizer, objective: Objective, sample: Objective | None, tolerance: float
 ) -> Floats:
-    """Return the parameters to start from: those that fit a sample, or 0 without one."""
+    """Return the parameters to start from: the solution for a sample, or 0 without one."""
     zero = np.zeros(objective.width + 1)
     if sample is None:
         return zero

@@ -1,0 +1,323 @@
+"""The receiving half of a connection: parsing, limits of size and time, and the order of requests.
+
+What `ApiProtocol` adds answers the requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections import deque
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from client.errors import ClientError
+from client.http.body_stream import BodyStream, CutShortError
+from client.http.connections import Connections
+from client.http.endpoints.tables import is_table
+from client.http.heads import NO_HEAD, Head, Message, join_headers, split_target
+from client.http.jobs import ApiJob
+from client.http.messages import HttpRequest
+from client.http.pipeline import Gateway
+from client.http.request_body import too_large, too_late
+
+# A request's head must arrive within this time and size.
+HEAD_SECONDS = 5.0
+MAX_HEAD_BYTES = 128 * 1024
+# A connection without a request is kept for so long; longer than load balancers keep theirs.
+KEEP_ALIVE_SECONDS = 75.0
+# When the service stops, callers that are about to send their next request get an answer.
+STOPPING_SECONDS = 1.0
+NEVER = float("inf")
+IDLE, HEAD, BODY = 0, 1, 2
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class ReceivingProtocol(HttpToolsProtocol):
+    """Receives the requests of one connection.
+
+    Attributes:
+        deadline: when `late` is to be called.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._gateway: Gateway = self.app_state["gateway"]
+        self._shared: Connections = self.app_state["connections"]
+        settings = self._gateway.settings
+        self._max_body, self._max_table = settings.max_body_bytes, settings.max_table_bytes
+        self._body_seconds = settings.body_timeout
+        self._state = IDLE
+        self._head_bytes = 0
+        self._known = NO_HEAD
+        self._arriving: Message | None = None
+        self._turns: deque[Message] = deque()
+        self._job: ApiJob | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._closing = False
+        self._unread = False
+        self._half_closed = False
+        self.deadline = NEVER
+
+    # The transport.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to follow a connection."""
+        super().connection_made(transport)
+        self._shared.add(self)
+        self.deadline = self.loop.time() + KEEP_ALIVE_SECONDS
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop working for a caller that has gone."""
+        self._shared.remove(self)
+        if self._job is not None:
+            self._gateway.cancel(self._job)
+        if self._task is not None:
+            self._task.cancel()
+        for message in self._turns:
+            self._uncount(message)
+            if message.stream is not None:
+                message.stream.fail(CutShortError())
+        self._turns.clear()
+        self._closing = True
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrives."""
+        if self._closing:
+            return
+        before = self._state
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass
+        except httptools.HttpParserError as error:
+            self._reject(error)
+            return
+        state = self._state
+        if state == HEAD:
+            if before == HEAD:
+                self._head_bytes += len(data)
+                if self._head_bytes > MAX_HEAD_BYTES:
+                    self._refuse_head(
+                        f"the head is too long; expected at most {MAX_HEAD_BYTES} bytes", 431
+                    )
+            else:
+                self._head_bytes = 0
+                self.deadline = self.loop.time() + HEAD_SECONDS
+        elif state == BODY:
+            arriving = self._arriving
+            if before != BODY or (arriving is not None and arriving.stream is not None):
+                self.deadline = self.loop.time() + self._body_seconds
+        elif before != IDLE:
+            self.deadline = NEVER
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer what has arrived whole; what is cut short is told, if anybody listens."""
+        self._half_closed = True
+        message = self._arriving
+        if message is not None and not self._closing and message.error is None:
+            message.keep_alive = False
+            if message.stream is not None:
+                message.stream.fail(CutShortError())
+            else:
+                self._refuse(message, CutShortError())
+        if self._turns:
+            self._turns[-1].keep_alive = False
+            return True
+        return False
+
+    def pause_writing(self) -> None:
+        """Count a response that is not being read."""
+        super().pause_writing()
+        self._shared.stall(self)
+
+    def resume_writing(self) -> None:
+        """Go on when a response was read."""
+        super().resume_writing()
+        self._shared.resume(self)
+        if self._unread:
+            self._unread = False
+            self._finish()
+
+    def shutdown(self) -> None:
+        """Close the connection after the next response, or soon if none is wanted."""
+        self._stopping = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+        if self._state == IDLE and not self._turns:
+            self.deadline = self.loop.time() + STOPPING_SECONDS
+
+    def late(self) -> None:
+        """Give up what did not arrive in time."""
+        self.deadline = NEVER
+        message = self._arriving
+        if self._closing or (self._state == IDLE and not self._turns):
+            self._close()
+        elif self._state == HEAD and not self._turns:
+            self._refuse_head(
+                f"the head did not arrive in time; expected it within {HEAD_SECONDS:g} s", 408
+            )
+        elif message is not None and message.stream is not None:
+            message.stream.fail(too_late(self._body_seconds))
+        elif message is not None:
+            self._refuse(message, too_late(self._body_seconds))
+
+    # The parser.
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self.url = b""
+        self.headers = []
+        self._state = HEAD
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Route a request, and check whether its body is to be read at all."""
+        if self._closing:
+            return
+        parser, head = self.parser, self._known
+        method = parser.get_method()
+        # Callers send the same head again and again over a connection.
+        if head.raw != self.headers or head.url != self.url or head.method != method:
+            head = self._known = self._read_head(method)
+        request = HttpRequest(head.name, *head.target, head.headers)
+        keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
+        message = Message(request, head, keep_alive and not self._half_closed)
+        self._arriving = message
+        self._turns.append(message)
+        self._state = BODY
+        gateway, route = self._gateway, head.route
+        message.route = route
+        try:
+            if head.error is not None:
+                raise ClientError(head.error.message, head.error.status)
+            message.caller = gateway.admit(request, route)
+        except ClientError as error:
+            self._refuse(message, error)
+            return
+        message.counted = True
+        gateway.metrics.in_flight += 1
+        if head.expects:
+            self.transport.write(_CONTINUE)
+        if head.table:
+            message.stream = BodyStream(self.flow, self._max_table)
+            self._advance()
+
+    def _read_head(self, method: bytes) -> Head:
+        """Route a head, and check what does not depend on the moment."""
+        # A copy, since trailers are appended to the headers.
+        raw, url = list(self.headers), self.url
+        headers = join_headers(raw)
+        target = split_target(url)
+        head = Head(raw, url, method, headers, target)
+        route = head.route = self._gateway.route(HttpRequest(head.name, *target, headers))
+        head.expects = headers.get("expect", "").lower() == "100-continue"
+        head.table = (
+            route is not None
+            and route.table is not None
+            and method == b"POST"
+            and is_table(headers)
+        )
+        hosts = sum(name == b"host" for name, _ in raw)
+        limit = self._max_table if head.table else self._max_body
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            head.error = ClientError(f"Host: expected the header once, got it {hosts} times")
+        elif int(headers.get("content-length", 0)) > limit:
+            head.error = too_large(limit)
+        return head
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        message = self._arriving
+        if message is None or self._closing or message.error is not None:
+            return
+        if message.stream is not None:
+            message.stream.feed(body)
+            return
+        message.chunks.append(body)
+        message.size += len(body)
+        if message.size > self._max_body:
+            self._refuse(message, too_large(self._max_body))
+
+    def on_message_complete(self) -> None:
+        """Answer a request if it is its turn."""
+        message = self._arriving
+        self._state = IDLE
+        self._arriving = None
+        if message is None or self._closing:
+            return
+        message.complete = True
+        if message.stream is not None:
+            message.stream.end()
+        elif message.error is None:
+            chunks = message.chunks
+            message.request.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            self._advance()
+        if len(self._turns) > 1:
+            # Pipelined requests wait in the kernel, not here.
+            self.flow.pause_reading()
+
+    # Errors.
+
+    def _refuse(self, message: Message, error: ClientError) -> None:
+        """Answer a request with an error when it is its turn, and read no more."""
+        message.error = error
+        message.keep_alive = False
+        message.chunks.clear()
+        if self._turns and message is self._turns[0]:
+            self._advance()
+
+    def _refuse_head(self, text: str, status: int) -> None:
+        self._refuse_bytes(ClientError(text, status))
+
+    def _reject(self, error: httptools.HttpParserError) -> None:
+        """Answer bytes that are no HTTP."""
+        message = self._arriving
+        if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(
+            error.__context__, (httptools.HttpParserError, UnicodeDecodeError)
+        ):
+            self.logger.error("a callback of the HTTP parser failed", exc_info=error)
+        if message is not None:
+            if message.stream is not None:
+                message.keep_alive = False
+                message.stream.fail(CutShortError())
+            elif message.error is None:
+                self._refuse(message, CutShortError())
+            return
+        if isinstance(error, httptools.HttpParserInvalidMethodError):
+            self._refuse_bytes(ClientError("the method is not known", 501))
+        else:
+            self._refuse_bytes(ClientError("the request is not HTTP/1.1"))
+
+    def _refuse_bytes(self, error: ClientError) -> None:
+        """Answer something that did not become a request."""
+        message = Message(HttpRequest("?", "?"), NO_HEAD, keep_alive=False)
+        self._turns.append(message)
+        self._state = IDLE
+        self._refuse(message, error)
+
+    # What the answering half does.
+
+    @abstractmethod
+    def _advance(self) -> None:
+        """Answer the request whose turn it is."""
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """Go on after a response."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Close the connection."""
+
+    @abstractmethod
+    def _uncount(self, message: Message) -> None:
+        """Count a request in flight no longer."""

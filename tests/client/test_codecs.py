@@ -1,0 +1,133 @@
+"""Requests that are decoded and encoded together get what each would get alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.codecs import Codec, Payload
+from client.codecs.batches import Call, same_call
+from client.codecs.json.codec import JsonPredictions
+from client.codecs.oip.infer import OipInferences
+from client.codecs.tfs_rest.codec import RestPredictions
+from client.errors import ClientError
+from client.serving.schema import Schema
+from tests.client import schemas
+from tests.client.bodies import INFER_SEEDS
+
+NUMERIC, MIXED = schemas.numeric("a", "b", "c"), schemas.mixed()
+CODECS: tuple[Codec, ...] = (JsonPredictions(), RestPredictions(), OipInferences())
+
+NUMBERS = st.one_of(
+    st.integers(-5, 5).map(str),
+    st.floats(-3, 5, width=32).map(repr),
+    st.sampled_from(["true", "null", '"1"', "1e400", "3e39", "NaN", "-0.0", "9" * 30, "[1]", "{}"]),
+)
+LISTS = st.lists(NUMBERS, min_size=2, max_size=4).map(lambda row: f"[{','.join(row)}]")
+NAMES = st.sampled_from(["a", "b", "c", "c", "d", r"\u0061", "a\\n"])
+OBJECTS = st.lists(st.tuples(NAMES, NUMBERS), min_size=2, max_size=4).map(
+    lambda pairs: "{" + ",".join(f'"{name}":{value}' for name, value in pairs) + "}"
+)
+GOOD = st.tuples(*[st.integers(-9, 9)] * 3).flatmap(
+    lambda row: st.sampled_from(
+        [str(list(row)), orjson.dumps(dict(zip("abc", row, strict=True))).decode()]
+    )
+)
+ROWS = st.lists(st.one_of(GOOD, GOOD, GOOD, LISTS, OBJECTS), min_size=0, max_size=3)
+BODIES = st.one_of(
+    ROWS.map(lambda rows: f'{{"instances":[{",".join(rows)}]}}'),
+    st.lists(GOOD, min_size=1, max_size=3).map(lambda rows: f'{{"instances":[{",".join(rows)}]}}'),
+    st.sampled_from(
+        [
+            # Valid only when joined with a neighbour, or as two documents.
+            '{"instances":[[1,2,3]',
+            ",[4,5,6]]}",
+            '[1,2,3]]},{"instances":[[4,5,6]',
+            '{"instances":[[1,2,3]]},{"instances":[[4,5,6]]}',
+            '{"instances":[[1,2,3]]}]',
+            '"',
+            "",
+            "[]",
+            '{"instances":[[1,2,3]],"instances":[[4,5,6]]}',
+            '{"instances":[{"a":1,"b":2,"c":3,"c":4}]}',
+            '{"inputs":{"a":[1],"b":[2],"c":[3]}}',
+            '{"inputs":{"a":[1,2],"b":[2,3],"c":[3,4]}}',
+            '{"instances":[[1,2,3]],"signature_name":"dense"}',
+            '{"instances":[[1,2,3]],"threshold":0.3}',
+            '{"instances":[[1,2,3],[4,5]]}',
+        ]
+    ),
+    st.sampled_from([seed.decode() for seed in INFER_SEEDS]),
+).map(str.encode)
+
+
+def alone(codec: Codec, body: bytes, schema: Schema) -> Call | str:
+    try:
+        return codec.decode_one(Payload(body), schema).call
+    except ClientError as error:
+        return error.message
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    bodies=st.lists(BODIES, min_size=1, max_size=12),
+    codec=st.sampled_from(CODECS),
+    schema=st.sampled_from([NUMERIC, NUMERIC, MIXED]),
+)
+def test_each_request_is_decoded_as_it_would_be_alone(
+    bodies: list[bytes], codec: Codec, schema: Schema
+) -> None:
+    decoding = codec.decode([Payload(body) for body in bodies], schema)
+    found: dict[int, Call | str] = {i: e.message for i, e in decoding.errors.items()}
+    for batch in decoding.batches:
+        for index, member in enumerate(batch.members):
+            assert member not in found
+            own = batch.part(index, index + 1) if batch.rows is not None else batch
+            found[member] = own.call
+    assert sorted(found) == list(range(len(bodies)))
+    for member, body in enumerate(bodies):
+        expected, got = alone(codec, body, schema), found[member]
+        if isinstance(expected, str) or isinstance(got, str):
+            assert got == expected, body
+        else:
+            assert same_call(got, expected), body
+
+
+def outputs(rows: int) -> dict[str, Any]:
+    numbers = np.arange(rows, dtype=np.float32)
+    return {
+        "probability": numbers / 100,
+        "label": np.array([b"yes %d" % n for n in range(rows)], object),
+        "logit": -numbers,
+    }
+
+
+@pytest.mark.parametrize("codec", CODECS[:2])
+def test_each_response_is_the_one_it_would_be_alone(codec: Codec) -> None:
+    bodies = [
+        b'{"instances":[[1,2,3]]}',
+        b'{"instances":[[1,2,3],[4,5,6],[7,8,9]]}',
+        b'{"inputs":{"a":[1,2],"b":[2,3],"c":[3,4]}}',
+        b'{"instances":[{"a":1,"b":2,"c":3}]}',
+        b'{"instances":[[1,2,3]],"threshold":0.04}',
+    ]
+    payloads = [Payload(body) for body in bodies[: 5 if codec is CODECS[0] else 4]]
+    schema = schemas.numeric("a", "b", "c")
+    headers = (("X-Model-Version", "7"),)
+    decoding = codec.decode(payloads, schema)
+    assert not decoding.errors
+    for batch in decoding.batches:
+        assert batch.rows is not None
+        whole = outputs(batch.total_rows)
+        together = codec.encode(batch, whole, schema, headers)
+        for index, (start, stop) in enumerate(batch.bounds()):
+            own = {name: array[start:stop] for name, array in whole.items()}
+            (expected,) = codec.encode(batch.part(index, index + 1), own, schema, headers)
+            got = together[index]
+            assert orjson.loads(got.body) == orjson.loads(expected.body)
+            assert (got.status, got.headers) == (200, headers)

@@ -1,0 +1,62 @@
+"""The generated configuration messages are those of the .proto file, and TensorFlow Serving's."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+from typing import Any
+
+import tensorflow_serving
+from google.protobuf import descriptor_pb2
+
+from serving.config import messages_pb2
+
+PROTO = Path(messages_pb2.__file__).with_name("messages.proto")
+MESSAGE = re.compile(r"^message (\w+) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
+FIELD = re.compile(r"^  (repeated )?([\w.]+) (\w+) = (\d+);$", re.MULTILINE)
+TYPES = {"TYPE_STRING": "string", "TYPE_BOOL": "bool", "TYPE_INT64": "int64"}
+
+
+def declared(message: Any) -> descriptor_pb2.DescriptorProto:
+    proto = descriptor_pb2.DescriptorProto()
+    message.DESCRIPTOR.CopyToProto(proto)
+    return proto
+
+
+def test_the_generated_module_is_that_of_the_proto_file() -> None:
+    written = {
+        name: [(bool(each), kind, field, int(number)) for each, kind, field, number in fields]
+        for name, body in MESSAGE.findall(PROTO.read_text(encoding="utf-8"))
+        for fields in [FIELD.findall(body)]
+    }
+    generated = {
+        name: [
+            (
+                field.label == field.LABEL_REPEATED,
+                TYPES.get(field.Type.Name(field.type))
+                or field.type_name.removeprefix(".tensorflow.serving.").removeprefix("."),
+                field.name,
+                field.number,
+            )
+            for field in declared(getattr(messages_pb2, name)).field
+        ]
+        for name in messages_pb2.DESCRIPTOR.message_types_by_name
+    }
+    assert generated == written
+    assert generated
+
+
+def test_messages_that_the_package_has_too_are_equal() -> None:
+    """A later tensorflow-serving-api may bring them; today's has none."""
+    folders = pkgutil.walk_packages(tensorflow_serving.__path__, "tensorflow_serving.")
+    for found in folders:
+        if not found.name.endswith("_pb2"):
+            continue
+        with contextlib.suppress(AttributeError):  # generated for an older protobuf
+            module = importlib.import_module(found.name)
+            for name in messages_pb2.DESCRIPTOR.message_types_by_name:
+                if hasattr(module, name):
+                    assert declared(getattr(module, name)) == declared(getattr(messages_pb2, name))

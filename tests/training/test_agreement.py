@@ -1,0 +1,190 @@
+"""An exported version answers what training computes, for numbers of any size, or is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pytest
+import tensorflow as tf
+
+from training.data.reading import FrameFile, Source
+from training.data.table import Choice
+from training.errors import RefusedError
+from training.export import warmup
+from training.export.serving_module import export
+from training.features.categorical import CategoricalColumn
+from training.pipeline import Candidate, fit
+from training.publishing import export_check
+from training.publishing.export_check import check_export
+from training.publishing.saved_version import SavedVersion
+from training.settings import FitSettings
+
+ROWS = 1500
+KINDS = ("numeric", "numeric", "date", "categorical", "categorical", "boolean")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A candidate, and its export."""
+
+    candidate: Candidate
+    directory: Path
+    version: SavedVersion
+
+
+def table() -> pl.DataFrame:
+    """Columns far from 0 that matter, and one of each kind."""
+    random = np.random.default_rng(5)
+    x, t, when = (random.normal(size=ROWS) for _ in range(3))
+    plan = random.choice(["basic", "plus", "pro"], ROWS, p=[0.5, 0.3, 0.2])
+    code = random.choice(["1001.0", "1002", "1003"], ROWS)
+    logit = x + t - when + 1.5 * (plan == "plus") - 1.5 * (plan == "pro")
+    frame = pl.DataFrame(
+        {
+            "pressure": (1013.2 + 4 * x).round(1),
+            "at_ms": np.round(1.7e12 + 8000 * t).astype(np.int64),
+            "day": pl.Series(np.round(19_000 + 200 * when)).cast(pl.Int32).cast(pl.Date),
+            "plan": plan,
+            "code": pl.Series(code),
+            "paid": random.random(ROWS) < 0.7,
+            "y": np.where(random.random(ROWS) < 1 / (1 + np.exp(-logit)), "yes", "no"),
+        }
+    )
+    unknown = pl.Series(random.random(ROWS) < 0.1)
+    return frame.with_columns(day=pl.when(~unknown).then(pl.col("day")))
+
+
+def candidate_of(frame: pl.DataFrame) -> Candidate:
+    source = Source("rows", [FrameFile("rows", frame)])
+    choice = Choice("y", kinds={"code": "categorical"})
+    return fit(source, choice, FitSettings(optimizer="newton"))
+
+
+def checked_in_this_process(checked: Checked, candidate: Candidate, folder: Path) -> None:
+    """Do what the check's own process does, without waiting for one to start."""
+    expected, rows = candidate.held_out.expected, candidate.held_out
+    inputs = candidate.model.inputs(rows.frame[: len(expected.probabilities)])
+    answers = (expected.probabilities, expected.contributions, expected.tolerances)
+    outputs: Mapping[str, npt.NDArray[Any]] = dict(zip(export_check.EXPECTED, answers, strict=True))
+    warmup.write_calls(folder / "golden", [warmup.Call("serving_default", inputs, dict(outputs))])
+    export_check._check_in_this_process(checked.directory, folder / "golden")
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> Checked:
+    candidate = candidate_of(table())
+    directory = tmp_path_factory.mktemp("version")
+    export(candidate.model, directory)
+    warmup.write(candidate.model, directory)
+    return Checked(candidate, directory, SavedVersion(directory))
+
+
+def test_numbers_far_from_zero_are_published_and_answered_as_trained(checked: Checked) -> None:
+    check_export(checked.directory, checked.candidate.held_out, checked.candidate.model)
+    assert checked.candidate.model.metrics["auc"] > 0.8
+
+
+def test_what_32_bits_do_not_resolve_and_dates_are_float64_inputs(checked: Checked) -> None:
+    dtypes = {column.name: column.dtype for column in checked.candidate.model.columns}
+    assert dtypes == {
+        "pressure": tf.float32,
+        "at_ms": tf.float64,
+        "day": tf.float64,
+        "plan": tf.string,
+        "code": tf.int64,
+        "paid": tf.bool,
+    }
+    kinds = checked.version.run("describe", {"query": np.zeros(1, np.int32)})["kinds"][0]
+    assert kinds.tolist() == [kind.encode() for kind in KINDS]
+
+
+def test_two_categories_swapped_in_training_are_refused_with_row_and_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checked: Checked
+) -> None:
+    places = CategoricalColumn.places
+
+    def swapped(column: CategoricalColumn, codes: Mapping[str, int]) -> npt.NDArray[np.int32]:
+        found = places(column, codes)
+        if column.name == "plan":
+            first, second = (1 + list(codes).index(value) for value in ("basic", "plus"))
+            found[[first, second]] = found[[second, first]]
+        return found
+
+    monkeypatch.setattr(CategoricalColumn, "places", swapped)
+    wrong = candidate_of(table())
+    export(wrong.model, tmp_path)
+    warmup.write(wrong.model, tmp_path)
+    version = Checked(wrong, tmp_path, SavedVersion(tmp_path))
+    with pytest.raises(RefusedError, match=r"^row \d+, column 'plan' differs from training by 0\."):
+        checked_in_this_process(version, wrong, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pressure", "at_ms", "day"])
+def test_statistics_that_are_not_those_trained_with_are_refused(
+    tmp_path: Path, checked: Checked, name: str
+) -> None:
+    columns = tuple(
+        replace(column, mean=column.mean + 0.01 * column.deviation)
+        if column.name == name
+        else column
+        for column in checked.candidate.model.columns
+    )
+    export(replace(checked.candidate.model, columns=columns), tmp_path)
+    warmup.write(checked.candidate.model, tmp_path)
+    version = Checked(checked.candidate, tmp_path, SavedVersion(tmp_path))
+    with pytest.raises(RefusedError, match=rf"^row \d+, column '{name}' differs from training"):
+        checked_in_this_process(version, checked.candidate, tmp_path)
+
+
+def test_the_tolerance_is_far_below_what_a_wrong_category_would_do(checked: Checked) -> None:
+    tolerances = checked.candidate.held_out.expected.tolerances
+    assert tolerances.min() >= 1e-6
+    assert tolerances.max() < 2e-5
+
+
+def typical(checked: Checked) -> dict[str, npt.NDArray[Any]]:
+    model = checked.candidate.model
+    return {name: values[:1] for name, values in model.inputs(model.typical_rows()).items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reads_as"),
+    [
+        ("plan", b"  plus\t", b"plus"),
+        ("plan", b" NA ", b""),
+        ("plan", b"never seen", b""),
+        ("pressure", np.nan, None),
+        ("at_ms", np.nan, None),
+        ("code", -(2**63), 7),
+    ],
+)
+def test_a_served_cell_is_read_as_one_of_the_table(
+    checked: Checked, name: str, value: Any, reads_as: Any
+) -> None:
+    row = typical(checked)
+    column = next(c for c in checked.candidate.model.columns if c.name == name)
+    expected = column.mean if reads_as is None else reads_as
+
+    def contribution(cell: Any) -> float:
+        sent = {**row, name: np.array([cell], row[name].dtype)}
+        names = [c.name for c in checked.candidate.model.columns]
+        explained = checked.version.run("explain", sent)["contribution"][0]
+        return float(explained[names.index(name)])
+
+    assert contribution(value) == pytest.approx(contribution(expected), abs=1e-4)
+
+
+def test_a_column_that_knows_the_label_is_warned_of(checked: Checked) -> None:
+    assert checked.candidate.warnings == ()
+    frame = table()
+    paid = pl.Series(np.where(frame["y"] == "yes", "settled", "open"))
+    leaking = candidate_of(frame.with_columns(status=paid))
+    (warning,) = leaking.warnings
+    assert warning.startswith("column 'status' alone predicts 'y' on held-out rows with AUC 1.0000")
+    assert "--leave-out 'status'" in warning

@@ -1,0 +1,169 @@
+"""Which rows are held out if not a hash decides: a column, the time, or a file of their own."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tests.training.test_reading import written
+from training.data.reading import FrameFile, Source, open_source
+from training.data.split import Split
+from training.data.table import Choice, Table, read_table
+from training.errors import DataError
+from training.publishing.manifest import Data
+from training.workers.collectives import Workers
+
+ROWS = 400
+FRAME = pl.DataFrame(
+    {"x": [float(i) + 0.5 for i in range(ROWS)], "y": ["no", "no", "yes", "yes"] * (ROWS // 4)}
+)
+
+
+def table_of(
+    source: Source | pl.DataFrame, folder: Path, validation: float = 0.0, **options: Any
+) -> Table:
+    if isinstance(source, pl.DataFrame):
+        source = Source("rows", [FrameFile("rows", source)])
+    split = Split(0.25, validation, 0)
+    return read_table(source, Choice("y", **options), split, folder, Workers(), 1 << 30)
+
+
+def numbers(table: Table, share: str) -> list[int]:
+    """The rows of a share, by the number in them."""
+    spool = getattr(table, share)
+    return sorted(int(x) for x in spool.sample(spool.rows).numbers[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("column", "train", "test"),
+    [
+        ("split", "train", "test"),
+        ("split", " Training", "HOLDOUT "),
+        ("split", 0, 1),
+        ("is_test", False, True),
+        ("is_test", "0", "1"),
+        ("in_train", 1.0, 0.0),
+        ("Training?", "true", "false"),
+    ],
+)
+def test_a_column_says_which_rows_are_held_out(
+    tmp_path: Path, column: str, train: Any, test: Any
+) -> None:
+    frame = FRAME.with_columns(pl.Series(column, [test, train, train, train, test] * (ROWS // 5)))
+    table = table_of(frame, tmp_path, split_column=column)
+    assert numbers(table, "held_out") == [n for n in range(ROWS) if n % 5 in (0, 4)]
+    assert numbers(table, "train") == [n for n in range(ROWS) if n % 5 not in (0, 4)]
+    assert [c.name for c in table.columns] == ["x"]
+    assert [(c.name, c.reason) for c in table.left_out] == [(column, "--split-column")]
+
+
+def test_validation_rows_are_for_early_stopping(tmp_path: Path) -> None:
+    frame = FRAME.with_columns(
+        pl.Series("split", ["train", "val", "train", "test", "test"] * (ROWS // 5))
+    )
+    table = table_of(frame, tmp_path, validation=0.1, split_column="split")
+    assert numbers(table, "validation") == [n for n in range(ROWS) if n % 5 == 1]
+    with pytest.raises(DataError) as caught:
+        table_of(frame, tmp_path, split_column="split")
+    assert str(caught.value) == (
+        "rows row 2, column 'split': 'val' rows show when to stop early; give --early-stopping"
+    )
+
+
+def test_without_validation_rows_some_of_those_to_train_on_are_taken(tmp_path: Path) -> None:
+    frame = FRAME.with_columns(pl.Series("split", ["train", "test"] * (ROWS // 2)))
+    table = table_of(frame, tmp_path, validation=0.2, split_column="split")
+    assert numbers(table, "held_out") == list(range(1, ROWS, 2))
+    assert 20 < table.rows["validation"] < 60
+    assert table.rows["validation"] + table.rows["train"] == ROWS // 2
+
+
+@pytest.mark.parametrize(("value", "got"), [("other", "'other'"), (None, "nothing")])
+def test_another_word_in_the_split_column_is_told(
+    tmp_path: Path, value: str | None, got: str
+) -> None:
+    words = ["train", "test", value, "train"] * (ROWS // 4)
+    with pytest.raises(DataError) as caught:
+        table_of(FRAME.with_columns(pl.Series("split", words)), tmp_path, split_column="split")
+    assert str(caught.value).startswith(
+        f"rows row 3, column 'split': expected train, test or validation, got {got}; "
+    )
+
+
+DAYS = [date(2024, 1, 1) + timedelta(days=(n * 7) % ROWS) for n in range(ROWS)]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [DAYS, [day.isoformat() for day in DAYS], [day.toordinal() for day in DAYS]],
+    ids=["dates", "texts", "numbers"],
+)
+def test_the_latest_rows_are_held_out(tmp_path: Path, times: list[Any]) -> None:
+    table = table_of(FRAME.with_columns(pl.Series("when", times)), tmp_path, split_time="when")
+    latest = sorted(range(ROWS), key=lambda n: DAYS[n])[-ROWS // 4 :]
+    assert numbers(table, "held_out") == sorted(latest)
+    assert [c.name for c in table.columns] == ["x"]
+
+
+def test_rows_of_one_day_stay_together(tmp_path: Path) -> None:
+    days = [date(2024, 1, 1 + n // 80) for n in range(ROWS)]
+    table = table_of(FRAME.with_columns(pl.Series("day", days)), tmp_path, split_time="day")
+    assert numbers(table, "held_out") == list(range(240, ROWS))
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([date(2024, 1, 1)] * ROWS, "the earliest time has too many rows"),
+        (["early", "late"] * (ROWS // 2), "expected dates or numbers in column 'when'"),
+        ([*DAYS[:-1], None], f"rows row {ROWS}, column 'when': expected a time for --split-time"),
+    ],
+)
+def test_a_column_that_is_no_time_is_told(tmp_path: Path, times: list[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        table_of(FRAME.with_columns(pl.Series("when", times)), tmp_path, split_time="when")
+
+
+def test_test_data_is_held_out_whole(tmp_path: Path) -> None:
+    FRAME[:300].write_csv(tmp_path / "train.csv")
+    FRAME[300:].write_parquet(tmp_path / "test.parquet")
+    source = open_source(str(tmp_path / "train.csv"))
+    test = open_source(str(tmp_path / "test.parquet"))
+    table = table_of(Source("rows", source.files, test), tmp_path)
+    assert numbers(table, "train") == list(range(300))
+    assert numbers(table, "held_out") == list(range(300, ROWS))
+    assert table.columns[0].maximum == 299.5  # type: ignore[attr-defined]
+
+
+def test_test_data_has_the_columns_of_the_table(tmp_path: Path) -> None:
+    name = written(tmp_path / "test.csv", b"z,y\n1,yes\n2,no\n")
+    source = Source("rows", [FrameFile("rows", FRAME)], open_source(name))
+    with pytest.raises(DataError) as caught:
+        table_of(source, tmp_path)
+    assert str(caught.value) == f"--test-data: {name} has no column 'x'"
+
+
+def data_of(table: Table) -> Data:
+    return Data.of(table.fingerprint, "y")
+
+
+def test_the_manifest_tells_which_rows_two_versions_hold_out(tmp_path: Path) -> None:
+    words = FRAME.with_columns(pl.Series("split", ["train", "test"] * (ROWS // 2)))
+    other = FRAME.with_columns(pl.Series("split", ["test", "train"] * (ROWS // 2)))
+    first, same, third = (
+        data_of(table_of(frame, tmp_path, split_column="split")) for frame in (words, words, other)
+    )
+    assert first.split_by == "column"
+    assert first.columns == ("x", "y")
+    assert first.holds_out_rows_of(same)
+    assert not first.holds_out_rows_of(third)
+    times = FRAME.with_columns(pl.Series("when", DAYS))
+    early = data_of(table_of(times[:300], tmp_path, split_time="when"))
+    late = data_of(table_of(times, tmp_path, split_time="when"))
+    assert early.holds_out_rows_of(late)
+    assert not late.holds_out_rows_of(early)
+    assert not first.holds_out_rows_of(late)
