@@ -100,6 +100,7 @@ def test_the_training_file_is_scored_as_it_is(url: str) -> None:
     )
     assert reply.status_code == 200, reply.text
     assert reply.headers["X-Ignored-Columns"] == LABEL_NAME
+    assert reply.headers["X-Missing-Imputed"] == "5"
     rows = list(csv.DictReader(io.StringIO(reply.text)))
     assert [row["key"] for row in rows] == ["a1", "'=b"]
     np.testing.assert_allclose([float(row["logit"]) for row in rows], [LOGIT, NOTHING], rtol=1e-5)
