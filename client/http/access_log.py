@@ -1,4 +1,4 @@
-"""Who asked what and how it went: one line of JSON for each request that is worth it."""
+"""The access log: one line of JSON for each request that is logged."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ ID_HEADER = "X-Request-ID"
 _ID = re.compile(r"[\w.:/=+-]{1,128}", re.ASCII)
 _BAD_REQUEST = 400
 _SERVER_ERROR = 500
-# Of what the caller has made up; whoever sends more cannot fill the disk with it.
-_MOST_LOGGED = 1000
+# Callers must not be able to fill the disk.
+_MAX_LOGGED = 1000
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -40,7 +40,7 @@ def set_up_logs() -> None:
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
-    """Return the id that the caller gave to a request, None if it gave none that can be used."""
+    """Return the id that the caller gave to a request, None if there is no usable one."""
     sent = headers.get("x-request-id")
     return sent if sent is not None and _ID.fullmatch(sent) else None
 
@@ -57,17 +57,17 @@ def record(
     body: bytes | None,
     left_out: int = 0,
 ) -> Headers:
-    """Log a request if it is to be, and return its reply's headers, with the request's id.
+    """Log a request if wanted, and return its response's headers, with the request's id.
 
     Args:
-        request: as it came.
-        status: of the reply.
-        headers: of the reply.
+        request: the request.
+        status: of the response.
+        headers: of the response.
         route: the pattern of its path.
         caller: the name of its API key.
-        seconds: from its arrival on.
+        seconds: since it arrived.
         logged: whether to log it.
-        body: of the reply; errors are logged. None if it is not known yet.
+        body: of the response; errors are logged. None if it is not known yet.
         left_out: requests that failed before and were not logged, since there were too many.
     """
     identity = request_id(request.headers)
@@ -76,8 +76,8 @@ def record(
         log.log(
             logging.ERROR if status >= _SERVER_ERROR else logging.INFO,
             "%s %s",
-            request.method[:_MOST_LOGGED],
-            request.path[:_MOST_LOGGED],
+            request.method[:_MAX_LOGGED],
+            request.path[:_MAX_LOGGED],
             extra={
                 "request_id": identity,
                 "route": route,
@@ -95,4 +95,4 @@ def record(
 
 
 def _text(body: bytes) -> str:
-    return body[:_MOST_LOGGED].decode("utf-8", "replace").strip()
+    return body[:_MAX_LOGGED].decode("utf-8", "replace").strip()

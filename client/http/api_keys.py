@@ -1,4 +1,4 @@
-"""API keys: who may ask.
+"""API keys.
 
 A file holds a line for each key, a name and the SHA-256 of the key. Keys are random and long, so
 nothing is gained by a slow hash. The file is read again when it changes: a key is rotated by adding
@@ -28,27 +28,27 @@ CHECK_SECONDS = 1.0
 
 
 class KeysFileError(ValueError):
-    """The file of keys cannot be used; the message says where and why."""
+    """The file of keys is malformed or cannot be read; the message says where and why."""
 
 
 def new_key() -> str:
-    """Return a key that nobody can guess."""
+    """Return a random key."""
     return PREFIX + secrets.token_urlsafe(KEY_BYTES)
 
 
 def hashed(key: str) -> str:
-    """Return what the file holds of a key."""
+    """Return the hash of a key, as the file has it."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 class ApiKeys:
-    """The keys of a file, as it is now."""
+    """The keys of a file, which is read again when it changes."""
 
     def __init__(self, path: Path) -> None:
         """Read the file.
 
         Raises:
-            KeysFileError: it cannot be read, or a line is wrong.
+            KeysFileError: the file cannot be read, or a line is malformed.
         """
         self._path = path
         self._stamp = _stamp(path)
@@ -56,13 +56,13 @@ class ApiKeys:
         self._checked_at = time.monotonic()
 
     def caller(self, headers: Mapping[str, str]) -> str:
-        """Return the name of the key that a request brings.
+        """Return the name of a request's key.
 
         Args:
             headers: value by name in lower case.
 
         Raises:
-            ClientError: 401, it brings none, or one that is not known.
+            ClientError: 401, there is none, or it is unknown.
         """
         self._refresh()
         key = _sent(headers)
@@ -70,7 +70,7 @@ class ApiKeys:
             raise ClientError(
                 "an API key is needed; expected Authorization: Bearer KEY, or X-API-Key: KEY", 401
             )
-        # To look up a hash tells nothing of the keys by the time that it takes.
+        # The time that looking up a hash takes says nothing about the keys.
         name = self._names.get(hashed(key))
         if name is None:
             raise ClientError("the API key is not known", 401)
@@ -88,7 +88,7 @@ class ApiKeys:
                 self._stamp = stamp
                 log.info("%d API keys read from %s", len(self._names), self._path)
         except KeysFileError as error:
-            # Whoever is at work on the file must not lock everybody out, nor let anybody in.
+            # An edit in progress must neither lock callers out nor let them in.
             log.error("the API keys stay as they were: %s", error)
 
 

@@ -1,4 +1,4 @@
-"""The event loop of the API where the HTTP server has none, as under `flask run`."""
+"""The way from threads to the gateway's event loop, which is started if the server has none."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ T = TypeVar("T")
 
 
 class Bridge:
-    """Lets threads wait for what the gateway does on its event loop."""
+    """Runs coroutines on the gateway's event loop for threads that wait for them."""
 
     def __init__(self, gateway: Gateway, loop: asyncio.AbstractEventLoop) -> None:
         self.gateway = gateway
         self._loop = loop
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return what a coroutine returns; it runs on the gateway's event loop."""
+        """Run a coroutine on the gateway's event loop, and return its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
 class Background:
     """Starts the event loop in a thread with the first request.
 
-    That is in the process that serves: servers that fork may have imported the application before.
+    Servers that fork may import the application before the process that serves exists.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -37,7 +37,7 @@ class Background:
         self._bridge: Bridge | None = None
 
     def bridge(self) -> Bridge:
-        """Return the way to the event loop."""
+        """Return the bridge to the event loop."""
         with self._lock:
             if self._bridge is None:
                 self._bridge = self._start()

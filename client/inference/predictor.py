@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from client.codecs.batches import Call
+from client.errors import DeadlineExceededError
 from client.inference import input_ranges
 from client.inference.attempts import Attempts, Checks, Decode, Outcome
 from client.inference.batching import Limits
@@ -209,6 +210,9 @@ class Predictor:
     async def _call(
         self, target: Target, schema: Schema, call: Call, seconds: float, server: Server
     ) -> Prediction:
+        if not seconds:
+            # gRPC may still answer a call whose deadline has passed.
+            raise DeadlineExceededError("there was no answer in time")
         return await self.client.predict(
             target,
             call.inputs,

@@ -1,7 +1,7 @@
 """Traces, sent to an OpenTelemetry collector if the environment names one.
 
-The packages are optional, and imported only then. Spans are handed to a thread that sends them;
-what the collector cannot take is dropped, and no request ever waits for it.
+The packages are optional and imported only then. A thread sends the spans; those that the collector
+cannot take are dropped, and no request waits for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from client.observability.request_context import RequestContext
 
 log = logging.getLogger(__name__)
 
-# As the OpenTelemetry specification has them.
+# Variables of the OpenTelemetry specification.
 _EXPORTER = "OTEL_TRACES_EXPORTER"
 _DISABLED = "OTEL_SDK_DISABLED"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -31,12 +31,12 @@ _SERVICE = "tensorflow.serving.PredictionService"
 _STATUS_SERVICE = "tensorflow.serving.ModelService"
 
 _ERROR = 500
-# That a stop may take for what was not sent yet.
+# A stop waits so long for spans to be sent.
 FLUSH_SECONDS = 3.0
 
 
 def start() -> Tracing | None:
-    """Begin to trace if the environment asks for it and the packages are there."""
+    """Return a tracer if the environment asks for one and the packages are installed."""
     wanted = os.environ.get(_EXPORTER) or next(
         ("otlp" for name in _ENDPOINTS if os.environ.get(name)), "none"
     )
@@ -56,10 +56,10 @@ def start() -> Tracing | None:
 
 
 class Tracing:
-    """Makes spans and sends them; it belongs to the process that it is made in."""
+    """Creates spans and sends them; create it in the process that serves."""
 
     def __init__(self) -> None:
-        """Begin to send; the SDK reads where to, and which, from the environment."""
+        """Start the exporter; the SDK reads its settings from the environment."""
         from opentelemetry import propagate, trace
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -79,10 +79,10 @@ class Tracing:
         """Return the span of a request, which continues its caller's trace.
 
         Args:
-            method: of HTTP.
+            method: the HTTP method.
             path: as sent.
             route: the pattern of the path.
-            headers: of the request.
+            headers: value by name in lower case.
         """
         method = method if method in _METHODS else "_OTHER"
         return self._tracer.start_span(
@@ -101,8 +101,8 @@ class Tracing:
         """End the span of a request.
 
         Args:
-            span: it.
-            status: of the reply; None if the caller has gone.
+            span: the span.
+            status: of the response; None if the caller has gone.
         """
         if status is not None:
             span.set_attribute("http.response.status_code", status)
@@ -119,7 +119,7 @@ class Tracing:
             address: of the server.
             contexts: of the requests that the call is made for.
         """
-        # Of requests whose callers do not want a trace, only who travels alone is the parent.
+        # A request that is not recorded is the parent only if none is.
         first = next((one for one in contexts if one.span.is_recording()), contexts[0])
         parent = self._trace.set_span_in_context(first.span)
         service = _STATUS_SERVICE if rpc == "GetModelStatus" else _SERVICE
@@ -144,8 +144,8 @@ class Tracing:
         return CallSpan(span, contexts, tuple(carrier.items()), self._trace.StatusCode.ERROR)
 
     def close(self) -> None:
-        """Send what was not sent yet, if that does not take long."""
-        # The exporter's own way to give up is longer than a process may take to stop.
+        """Send the remaining spans, within `FLUSH_SECONDS`."""
+        # The exporter's own timeout is longer than a stop may take.
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         closing.join(FLUSH_SECONDS)
@@ -171,12 +171,12 @@ class CallSpan:
         self._error = error
 
     def end(self, code: grpc.StatusCode, request: Any, reply: Any) -> None:
-        """End its span, and tell its requests' which model has answered.
+        """End the span, and note the model in those of the requests.
 
         Args:
-            code: of the call's end.
-            request: what was sent.
-            reply: what came; None if nothing did.
+            code: the call's status.
+            request: the message sent.
+            reply: the message received, None if there was none.
         """
         spec = getattr(reply, "model_spec", None)
         model = {"model.name": request.model_spec.name}

@@ -11,7 +11,7 @@ import requests
 
 from client import AsyncServingClient, ServingClient
 from client.errors import DeadlineExceededError, NotFoundError, UnavailableError
-from client.serving.channel import Tls, target
+from client.serving.channel import Tls, proxy_of, target
 from tests.conftest import Starter
 from tests.support import processes
 from tests.support.affine import publish
@@ -44,6 +44,29 @@ def test_what_an_address_stands_for(address: str, expected: str) -> None:
 def test_several_addresses_must_be_of_a_kind(address: str) -> None:
     with pytest.raises(ValueError, match="must all be IPv4 or all IPv6, like "):
         target(address)
+
+
+def test_a_proxy_is_never_used_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for here in ("127.0.0.1:8500", "localhost:8500", "[::1]:8500", "127.0.0.1:1,127.0.0.2:1"):
+        assert proxy_of(here) == ""
+    assert proxy_of("serving:8500") == "http://127.0.0.1:9"
+
+
+def test_a_server_on_this_machine_is_reached_in_spite_of_a_proxy(
+    starter: Starter, base_path: Path
+) -> None:
+    server = serve(starter, base_path)
+    processes.wait_for(lambda: processes.is_serving(server.address), "the model is loaded")
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    client = starter.client(server.address, CLIENT_MODEL="m", http_proxy=nowhere, no_proxy="")
+    url = f"{client.address}/predict"
+    assert requests.post(url, json={"instances": [1.0]}, timeout=10).status_code == 200
+    away = starter.client("192.0.2.1:8500", ready=False, http_proxy=nowhere, no_proxy="")
+    reply = requests.post(f"{away.address}/predict", json={"instances": [1.0]}, timeout=10)
+    assert f"through the proxy {nowhere}" in reply.json()["error"]
 
 
 @pytest.fixture(scope="module")

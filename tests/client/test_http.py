@@ -42,7 +42,7 @@ def expected(model_server: str) -> dict[str, Any]:
 
 
 def check(predictions: list[dict[str, Any]], expected: dict[str, Any]) -> None:
-    assert [p["label"] for p in predictions] == expected["label"].tolist()
+    assert [p["label"] for p in predictions] == expected["label"]
     for name in ("probability", "logit"):
         np.testing.assert_allclose([p[name] for p in predictions], expected[name], rtol=1e-5)
 
@@ -115,7 +115,7 @@ ONES = ",".join(["1"] * 29)
             "/predict",
             {"instances": [{"mean_radius": 1}]},
             400,
-            '"area_error" (float32), the first of',
+            '"mean_texture" (float32), the first of',
         ),
         (
             "/predict",
@@ -159,9 +159,9 @@ ONES = ",".join(["1"] * 29)
         ),
         ("/v1/models/breast_cancer/labels/x:predict", {"instances": [1]}, 400, "label: x"),
         # Bad JSON is told before what is wrong with the model, the version or the label.
-        ("/v1/models/nosuch:predict", b"{", 400, "JSON Parse error: "),
-        ("/v1/models/breast_cancer/versions/7:predict", b"[]", 400, "Is not object"),
-        ("/v1/models/breast_cancer/labels/x:predict", b"{", 400, "JSON Parse error: "),
+        ("/v1/models/nosuch:predict", b"{", 400, "the body is not JSON: "),
+        ("/v1/models/breast_cancer/versions/7:predict", b"[]", 400, "the body is a list of 0"),
+        ("/v1/models/breast_cancer/labels/x:predict", b"{", 400, "the body is not JSON: "),
         ("/v1/models/breast_cancer:explain", b"{", 400, "the body is not JSON"),
         ("/v1/models/breast_cancer/labels/x:explain", {"instances": [1]}, 400, "label: x"),
         ("/v1/models/nosuch:explain", {"instances": [1]}, 404, "Latest(nosuch)"),

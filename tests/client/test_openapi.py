@@ -99,7 +99,7 @@ def test_columns_are_told_with_what_the_model_has_seen(doc: Any) -> None:
     assert row["required"] == list(NAMES)
     radius = row["properties"]["mean_radius"]
     assert radius["description"].startswith("in training from 6.981 to 2")
-    assert radius["type"] == "number"
+    assert radius["type"] == ["number", "null"]
     assert radius["exclusiveMinimum"] == -radius["exclusiveMaximum"]
     # The first number that float32 rounds to infinity, and the last that it does not.
     with np.errstate(over="ignore"):
@@ -159,6 +159,7 @@ def test_every_way_in_is_there(doc: Any) -> None:
     assert set(content) == {
         "application/json",
         "text/csv",
+        "text/tab-separated-values",
         "application/x-ndjson",
         "application/vnd.apache.arrow.stream",
         "application/x-npy",
@@ -244,10 +245,8 @@ def test_what_the_document_forbids_is_refused_as_it_says(doc: Any, url: str) -> 
     good = schema["examples"][0]["instances"][0]
     for wrong in (
         {**good, "mean_radius": "x"},
-        {**good, "mean_radius": None},
         {**good, "mean_radius": 1e39},
         {**good, "extra": 1},
-        {k: v for k, v in good.items() if k != "mean_radius"},
         list(good.values())[:-1],
     ):
         request = {"instances": [wrong]}

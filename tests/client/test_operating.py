@@ -161,6 +161,18 @@ def test_a_start_is_logged_and_what_kubernetes_sets_and_why_there_was_an_error(
     assert f"the model server at {server} cannot be reached" in failed["reply"]
 
 
+def test_an_outage_does_not_fill_the_log(starter: Starter, pool: ThreadPoolExecutor) -> None:
+    client = starter.client(f"127.0.0.1:{free_port()}", ready=False)
+    started = time.monotonic()
+    statuses = {reply.status_code for reply in pool.map(lambda _: predict(client), range(100))}
+    assert statuses == {503}
+    time.sleep(1.1)
+    assert predict(client).status_code == 503
+    lines = [json.loads(line) for line in client.output().splitlines()[1:]]
+    assert len(lines) <= 10 * (time.monotonic() - started + 1)
+    assert len(lines) + sum(line.get("left_out", 0) for line in lines) == 101
+
+
 @pytest.mark.parametrize("sent", [STALLED, STALLED_CHUNKS, STALLED_FOR_FLASK])
 def test_a_body_that_stalls_is_given_up(
     model_server: str, starter: Starter, raw: Send, sent: bytes

@@ -20,12 +20,12 @@ from client.serving.tensors import Array
 
 
 def explains(schema: Schema) -> bool:
-    """Tell whether a model can tell each column's share of the log-odds."""
+    """Whether a model has a signature for each column's share of the log-odds."""
     return EXPLAIN in schema.signatures and schema.column_order(EXPLAIN) is not None
 
 
 def read(body: bytes, schema: Schema) -> JsonCall:
-    """Read the rows that are to be explained; a body as for a prediction, without signature.
+    """Decode the rows to explain; a body as for a prediction, without a signature.
 
     Raises:
         ClientError: 501, the model cannot explain itself; 400, the body is wrong.
@@ -48,7 +48,7 @@ def write(outputs: Mapping[str, Array], schema: Schema) -> bytes:
         schema: of the version that computed them.
 
     Raises:
-        ClientError: 501, they are not what a model of ours gives.
+        ClientError: 501, they are not those of a signature that this project exports.
     """
     order = schema.column_order(EXPLAIN) or ()
     shares, bias = outputs.get("contribution"), outputs.get("bias")

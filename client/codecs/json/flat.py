@@ -1,7 +1,6 @@
 """Lists of JSON values to flat arrays without looking at each value.
 
-Every dialect tries this first. Where it gives None, a careful reader looks at each value: to say
-which of them is wrong, or to read what may be written in another way.
+Every dialect tries this first. If it returns None, a careful reader looks at each value.
 
 `struct` takes a list of numbers three times as fast as numpy, and refuses what is no number or too
 large, where numpy would read "5", null and 1.5 for integers as it sees fit.
@@ -36,7 +35,7 @@ _LETTERS = {
     "uint64": "Q",
     "bool": "?",
 }
-# Of each dtype its letter in struct's formats, its numpy dtype, and the types of its JSON values.
+# For each dtype: struct's letter, the numpy dtype, and the types of JSON values.
 _FORMS = {
     enum: (_LETTERS[dtype.name], dtype, _TYPES[dtype.kind])
     for enum, dtype in DTYPES.items()

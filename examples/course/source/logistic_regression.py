@@ -788,6 +788,7 @@ for place, of_seeds in enumerate(found.values()):
 axes.axvline(0.5, color=pictures.GREY, linestyle=":")
 axes.set(xlabel="accuracy on the test rows: 20 seeds, and their mean", xlim=(0.38, 1.02))
 axes.set_yticks(range(0, -4, -1), found)
+axes.set_ylim(-3.5, 0.5)
 plt.show()
 
 # %% [markdown] lang="en"
