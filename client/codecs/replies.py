@@ -1,8 +1,8 @@
 """Outputs to JSON in row form and column form.
 
-Whole arrays are written at once, floats with the digits of their own type; rows are put together
-from the pieces. JSON has no NaN and no infinity, so these become null. Strings that are no text,
-and all of an output whose name ends in `_bytes`, are written as `{"b64": "…"}`.
+Arrays are written as a whole, floats with the digits of their own type; rows are joined from the
+pieces. JSON has no NaN and no infinity, so these become null. Strings that are not UTF-8, and
+outputs whose name ends in `_bytes`, are written as `{"b64": "..."}`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import orjson
 
 from client.serving.tensors import Array
 
-# So many values are written faster than they are sorted out.
-FEW = 10
+# Fewer values are written faster than their distinct values are found.
+MIN_DISTINCT = 10
 
 
 def write_rows(outputs: Mapping[str, Array], tail: bytes = b"") -> bytes:
@@ -116,9 +116,9 @@ def each_row(name: str, array: Array) -> list[bytes]:
         if array.ndim > 1:
             return [orjson.dumps(text) for text in _texts(name, array)]
         values = array.tolist()
-        if len(values) < FEW:
+        if len(values) < MIN_DISTINCT:
             return [orjson.dumps(text) for text in _written(name, values)]
-        # Labels are few, so each is written once.
+        # Labels have few distinct values.
         known = list(set(values))
         of = dict(zip(known, map(orjson.dumps, _written(name, known)), strict=True))
         return [of[value] for value in values]
@@ -144,7 +144,7 @@ def _texts(name: str, array: Array) -> Any:
     texts = _written(name, array.reshape(-1).tolist())
     if array.ndim == 1:
         return texts
-    # The None keeps numpy from looking into the values.
+    # The None keeps numpy from treating values as sequences.
     return np.array([*texts, None], object)[:-1].reshape(array.shape).tolist()
 
 

@@ -21,7 +21,7 @@ from client.http.endpoints.docs import DocsApi
 from client.http.endpoints.oip import OipApi
 from client.http.endpoints.operations import OperationsApi
 from client.http.endpoints.predict import JsonApi
-from client.http.endpoints.tables import StreamReply, Tables, is_table
+from client.http.endpoints.tables import MISSING_HEADER, StreamReply, Tables, is_table
 from client.http.endpoints.tfs_rest import RestApi
 from client.http.jobs import ApiJob, Respond, ignore
 from client.http.messages import HttpReply, HttpRequest
@@ -46,7 +46,6 @@ from client.settings import Settings
 log = logging.getLogger(__name__)
 
 TIMEOUT_HEADER = "x-request-timeout"
-MISSING_HEADER = "X-Missing-Imputed"
 # Longer bodies are decoded in a thread: one must not hold up the others.
 LONG_BODY_BYTES = 128 * 1024
 # Responses of more rows are encoded in a thread.

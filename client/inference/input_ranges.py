@@ -115,6 +115,11 @@ class _Categories:
         """Yield what is unseen or missing."""
         if values.ndim != 1 or values.dtype.kind not in "Oi":
             return
+        if values.dtype == np.int8 and self._column.kind == "boolean":
+            missing = np.flatnonzero(values < 0)
+            if len(missing):
+                yield Finding(MISSING, self._column.name, missing, "true or false", None)
+            return
         texts = values.dtype.kind == "O"
         known, none = (self._texts, b"") if texts else (self._integers, MISSING_INTEGER)
         cells = values.tolist()

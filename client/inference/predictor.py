@@ -113,6 +113,7 @@ class Predictor:
         call: Call,
         deadline: Deadline,
         rows_before: int = 0,
+        findings: list[input_ranges.Finding] | None = None,
     ) -> Prediction:
         """Run one decoded call.
 
@@ -124,11 +125,14 @@ class Predictor:
             call: what is asked.
             deadline: when the reply is of no more use.
             rows_before: rows of the same request in calls before, for what errors say.
+            findings: a list that is extended with what training has not seen.
 
         Raises:
             ClientError: the server cannot answer, or a value is refused.
         """
         found = input_ranges.find(call, schema)
+        if findings is not None:
+            findings.extend(found)
         input_ranges.refuse(found, *self._checks.refused, rows_before=rows_before)
         server = self.schemas.server_of(target, schema) or self.client.pool.pick()
         prediction = await self._sender.send_alone(target, schema, call, deadline, server)

@@ -9,6 +9,7 @@ import numpy as np
 
 from client.errors import InvalidArgumentError
 from client.serving.columns import Column
+from client.serving.columns.base import MissingBoolean
 from client.serving.columns.date import DAY_MICROSECONDS
 from client.serving.protos import DataType
 from client.serving.schema import DENSE, DENSE_INPUT, Schema
@@ -114,6 +115,8 @@ def _encoded(value: Any, dtype: int, column: Column) -> Any:
         value = value.isoformat()
     missing = value is None or value != value or type(value).__name__ in ("NAType", "NaTType")
     encoded = column.encode(None if missing else value, dtype)
+    if isinstance(encoded, MissingBoolean):
+        return bool(encoded & 1)
     kinds: dict[str, Any] = {"O": str, "f": (int, float), "i": int, "b": bool}
     if encoded is None or not isinstance(encoded, kinds.get(DTYPES[dtype].kind, object)):
         expected = "strings" if dtype == STRING else column.expected or dtype_name(dtype)

@@ -216,6 +216,8 @@ def _to_proto(name: str, values: Any, dtype: int | None) -> Any:
     wanted = tensors.DTYPES[dtype]
     if dtype == tensors.STRING:
         array = _as_bytes(name, array)
+    elif dtype == tensors.BOOL and tensors.holds_booleans(array):
+        array = (array & 1).astype(np.bool_)
     elif array.dtype != wanted:
         if not np.can_cast(array.dtype, wanted, casting="same_kind"):
             raise InvalidArgumentError(

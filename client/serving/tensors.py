@@ -12,6 +12,7 @@ from client.serving.protos import DataType, TensorProto
 Array = npt.NDArray[Any]
 
 STRING = DataType.Value("DT_STRING")
+BOOL = DataType.Value("DT_BOOL")
 # numpy has no bfloat16; its values are float32 here, which holds all of them.
 BFLOAT16 = DataType.Value("DT_BFLOAT16")
 
@@ -81,6 +82,11 @@ def from_proto(proto: Any) -> Array:
     if dtype.kind == "c":
         return np.array(values, dtype.type(0).real.dtype).view(dtype).reshape(shape)
     return np.array(values, dtype).reshape(shape)
+
+
+def holds_booleans(array: Array) -> bool:
+    """Return whether integers are booleans in bit 0: 0, 1, or -2 and -1 for missing ones."""
+    return array.dtype == np.int8 and -2 <= array.min(initial=0) <= array.max(initial=0) <= 1
 
 
 def as_text(name: str, array: Array) -> Array:

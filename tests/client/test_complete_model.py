@@ -100,6 +100,7 @@ def test_the_training_file_is_scored_as_it_is(url: str) -> None:
     )
     assert reply.status_code == 200, reply.text
     assert reply.headers["X-Ignored-Columns"] == LABEL_NAME
+    assert reply.headers["X-Missing-Imputed"] == "5"
     rows = list(csv.DictReader(io.StringIO(reply.text)))
     assert [row["key"] for row in rows] == ["a1", "'=b"]
     np.testing.assert_allclose([float(row["logit"]) for row in rows], [LOGIT, NOTHING], rtol=1e-5)
@@ -133,7 +134,7 @@ def test_a_file_is_scored_as_it_is(server: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == f"ignored columns: {LABEL_NAME}\n"
     rows = list(csv.reader(io.StringIO(done.stdout)))
-    assert [row[:2] for row in rows] == [["key", "built"], ["a1", "01.03.2024 "], ["=b", "?"]]
+    assert [row[:2] for row in rows] == [["key", "built"], ["a1", " 01.03.2024 "], ["=b", "?"]]
     refused = client(*arguments, "--tls", "--ca=/nosuch.pem")
     assert refused.returncode != 0
     assert "nosuch.pem" in refused.stderr

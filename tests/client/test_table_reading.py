@@ -16,6 +16,7 @@ import pytest
 
 from client import ClientError
 from client.codecs.example import example_request
+from client.codecs.json import rows as rows_json
 from client.codecs.tables import (
     ARROW,
     CSV,
@@ -31,6 +32,7 @@ from client.codecs.tables import (
     table_writer,
 )
 from client.codecs.tfs_rest import predict
+from client.inference.input_ranges import count, find
 from client.serving.columns.base import MISSING
 from client.serving.columns.date import days_of, text_of
 from client.serving.data_frames import of_frame
@@ -73,7 +75,13 @@ def rows_of(content_type: str, body: bytes | str, options: TableOptions | None =
 
 def inputs(content_type: str, body: bytes | str) -> dict[str, list[Any]]:
     (rows,), _ = rows_of(content_type, body)
-    return {name: array.tolist() for name, array in rows.call.inputs.items()}
+    sent = {name: (a & 1).astype(bool) if a.dtype == np.int8 else a for name, a in of(rows).items()}
+    return {name: array.tolist() for name, array in sent.items()}
+
+
+def of(rows: TableRows) -> Mapping[str, Any]:
+    assert rows.call is not None
+    return rows.call.inputs
 
 
 def refused(content_type: str, body: bytes | str, options: TableOptions | None = None) -> str:
@@ -165,6 +173,24 @@ def test_missing_values_have_one_form_in_all_types() -> None:
         assert found["plan"] == [b"", b""]
         assert found["rooms"] == [MIN, 3]
         assert found["garden"] == [True, False]
+
+
+@pytest.mark.parametrize("content_type", [CSV, NDJSON, ARROW])
+def test_missing_values_are_counted_in_every_column(content_type: str) -> None:
+    body: bytes | str = HEADER + "1,2024-01-01,gold,2,true\n,,,,\n,,,,\n"
+    if content_type != CSV:
+        rows = [PLAIN_JSON, dict.fromkeys(PLAIN_JSON), dict.fromkeys(PLAIN_JSON)]
+        body = "\n".join(map(json.dumps, rows))
+    if content_type == ARROW:
+        body = as_arrow(pa.Table.from_pylist(rows))
+    (part,), _ = rows_of(content_type, body)
+    assert count(find(part.call, MODEL), "missing") == dict.fromkeys(PLAIN_JSON, 2)
+    whole = rows_json.read_document({"inputs": {key: [None] for key in PLAIN_JSON}}, MODEL).call
+    assert count(find(whole, MODEL), "missing") == dict.fromkeys(PLAIN_JSON, 1)
+    with pytest.raises(ClientError, match=r"inputs.garden\[0\]: expected true or false, got -1"):
+        rows_json.read_document(
+            {"inputs": {**{n: [v] for n, v in PLAIN_JSON.items()}, "garden": [-1]}}, MODEL
+        )
 
 
 def test_a_key_may_be_left_out_only_where_training_had_missing_values() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from client.errors import ClientError
 from client.serving.columns import NEVER_MISSING, Column
+from client.serving.columns.base import MissingBoolean
 from client.serving.schema import TensorSpec
 from client.serving.tensors import DTYPES, STRING, Array, dtype_name
 
@@ -90,6 +91,8 @@ def _flat(
             flat[index] = text
         return flat
     allowed, expected = _ALLOWED[numpy_dtype.kind]
+    if numpy_dtype.kind == "b" and any(type(value) is MissingBoolean for value in level):
+        allowed, numpy_dtype = {*allowed, MissingBoolean}, np.dtype(np.int8)
     if not set(map(type, level)) <= allowed:
         for index, value in enumerate(level):
             if type(value) not in allowed:

@@ -1,16 +1,16 @@
-"""What the Open Inference Protocol tells of servers and models, and where it is asked.
+"""Paths and metadata of the Open Inference Protocol.
 
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol; everything is
 under `/v2`:
 
-    GET  /v2                                          what this server is
+    GET  /v2                                          the server's metadata
     GET  /v2/health/live, /v2/health/ready
     GET  /v2/models/<model>[/versions/<version>]      inputs and outputs
     GET  /v2/models/<model>[/versions/<version>]/ready
     POST /v2/models/<model>[/versions/<version>]/infer
 
 A version that is not a number is one of TensorFlow Serving's version labels. Errors are
-`{"error": "…"}` with the status that says whose fault it is.
+`{"error": "..."}`.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _PATH = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What a path under `/v2` asks for.
+    """An endpoint under `/v2`.
 
     Attributes:
         what: `server`, `live`, `ready`, `model`, `model_ready` or `infer`.
-        method: the HTTP method that asks for it.
-        target: the model, where it is about one.
+        method: its HTTP method.
+        target: the model, if it is about one.
     """
 
     what: str
@@ -56,13 +56,13 @@ class Route:
 
 
 def route(path: str) -> Route | None:
-    """Return what a path asks for, None if it is none of the protocol's.
+    """Return the endpoint at a path, None if it is not one of the protocol's.
 
     Args:
         path: percent-encoded, without the query.
 
     Raises:
-        ClientError: the version is a number that no version has.
+        ClientError: the version is beyond int64.
     """
     match = _PATH.fullmatch(path)
     if match is None:
@@ -90,10 +90,9 @@ def live() -> dict[str, Any]:
 
 
 def ready(is_ready: bool, model: str | None = None) -> HttpReply:
-    """Return the reply to `/v2/health/ready` and to a model's `ready`; 503 if it is not.
+    """Return the reply to `/v2/health/ready` and to a model's `ready`; 503 if it is not ready.
 
-    The protocol allows any status but 200; 503 is what KServe's own server gives, and tells
-    proxies and probes that it may pass.
+    The protocol allows any status but 200 there; KServe's own server gives 503.
     """
     body = {"ready": is_ready} if model is None else {"name": model, "ready": is_ready}
     return HttpReply(orjson.dumps(body), 200 if is_ready else 503)

@@ -245,6 +245,6 @@ def _read_strings(data: memoryview, count: int, place: str) -> list[bytes]:
 
 
 def _write_strings(values: list[bytes]) -> bytes:
-    # Labels are few, so each is put together once.
+    # Labels have few distinct values.
     packed = {value: len(value).to_bytes(4, "little") + value for value in set(values)}
     return b"".join([packed[value] for value in values])

@@ -41,7 +41,8 @@ from client.codecs.tables.csv_writer import CsvWriter
 from client.codecs.tables.json_writers import JsonWriter, NdjsonWriter
 from client.codecs.tables.layout import TableLayout
 from client.codecs.tables.ndjson import NdjsonReader
-from client.codecs.tables.npy import NpyReader, NpyWriter
+from client.codecs.tables.npy_reader import NpyReader
+from client.codecs.tables.npy_writer import NpyWriter
 from client.codecs.tables.options import TableOptions
 from client.codecs.tables.rows import TableRows
 from client.errors import ClientError

@@ -138,7 +138,7 @@ class CsvReader:
             yield from lines
             needs_more = True
 
-        reader = _csv_reader(supply(), self._separator)
+        reader = _csv_reader(supply(), self._separator, lines)
         rows, ends, whole = [], [], 0
         try:
             for cells in reader:
@@ -182,13 +182,15 @@ class CsvReader:
         }
 
 
-def _csv_reader(lines: Iterator[str], separator: str) -> Any:
-    return csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+def _csv_reader(supply: Iterator[str], separator: str, lines: Sequence[str]) -> Any:
+    # A blank before a quote is skipped; others stay for the column to trim.
+    skips = any(f'{separator} "' in line for line in lines)
+    return csv.reader(supply, delimiter=separator, skipinitialspace=skips, strict=True)
 
 
 def _first_record(lines: Sequence[str], separator: str, line: int) -> tuple[list[str], int]:
     """Return the cells of the first record, and how many lines it takes."""
-    reader = _csv_reader(iter(lines), separator)
+    reader = _csv_reader(iter(lines), separator, lines[:1])
     try:
         cells: list[str] = next(reader, [])
     except csv.Error as error:

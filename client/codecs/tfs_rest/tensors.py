@@ -19,14 +19,13 @@ from client.codecs.json.flat import byte_array, flat_array
 from client.codecs.tfs_rest.document import Members, kind_of, refusal, to_bytes
 from client.errors import ClientError
 from client.serving.protos import DataType
-from client.serving.tensors import DTYPES, STRING, Array
+from client.serving.tensors import BOOL, DTYPES, STRING, Array
 
 # numpy's limit; TensorFlow's is 254.
 MAX_RANK = 64
 INT32 = DataType.Value("DT_INT32")
 # Read as int32; values that do not fit wrap round.
 NARROW = frozenset(map(DataType.Value, ("DT_INT8", "DT_INT16", "DT_UINT8")))
-BOOL = DataType.Value("DT_BOOL")
 LIMITS = {
     dtype: np.iinfo(DTYPES[INT32 if dtype in NARROW else dtype])
     for dtype in (

@@ -26,6 +26,7 @@ from client.codecs.tables import (
 from client.errors import ClientError
 from client.http.messages import HttpRequest
 from client.http.responses import VERSION_HEADER
+from client.inference.input_ranges import MISSING, Finding, count
 from client.inference.predictor import Predictor
 from client.serving.client import Prediction, Target
 from client.serving.deadlines import Deadline
@@ -33,6 +34,7 @@ from client.serving.schema import Schema
 from client.serving.tensors import Array
 
 IGNORED_HEADER = "X-Ignored-Columns"
+MISSING_HEADER = "X-Missing-Imputed"
 # A response that is kept until it is complete goes to a file beyond this size.
 KEPT_BYTES = 2**23
 PIECE_BYTES = 2**18
@@ -116,15 +118,17 @@ class _Answering:
         self._writer = writer
         self._timeout = timeout
         self._rows = 0
+        self._missing = 0
 
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Return the headers of the response."""
-        version = (VERSION_HEADER, str(self.schema.version))
-        ignored = self._reader.ignored
-        if not ignored:
-            return (version,)
-        names = ", ".join(quote(name, safe=" ()") for name in ignored)
-        return version, (IGNORED_HEADER, names)
+        headers = [(VERSION_HEADER, str(self.schema.version))]
+        if self._missing:
+            headers.append((MISSING_HEADER, str(self._missing)))
+        if self._reader.ignored:
+            names = ", ".join(quote(name, safe=" ()") for name in self._reader.ignored)
+            headers.append((IGNORED_HEADER, names))
+        return tuple(headers)
 
     async def pieces(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Yield the response's bytes.
@@ -160,7 +164,11 @@ class _Answering:
 
     async def _predict(self, call: Call) -> Prediction:
         deadline = Deadline(self._timeout)
-        prediction = await self._core.predict(self._target, self.schema, call, deadline, self._rows)
+        found: list[Finding] = []
+        prediction = await self._core.predict(
+            self._target, self.schema, call, deadline, self._rows, found
+        )
+        self._missing += sum(count(found, MISSING).values())
         if prediction.version != self.schema.version:
             await self._follow(prediction.version, deadline)
         return prediction

@@ -25,6 +25,17 @@ BLANKS = " \t\n\v\f\r"
 PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 MISSING_INTEGER = -(2**63)
+
+
+class MissingBoolean(int):
+    """A missing boolean: -2 if it is sent as false, -1 if as true.
+
+    Arrays of booleans that have one are int8 until they are sent, so that it can be counted.
+    """
+
+    __slots__ = ()
+
+
 # The most digits of an integer of 64 bits, with its sign.
 _MAX_INTEGER_LENGTH = 20
 
@@ -106,7 +117,7 @@ class Column:
         if self.mode is None and not (self.missing and kind in "fO"):
             return None
         if kind == "b":
-            return None if self.mode not in (0, 1) else bool(self.mode)
+            return None if self.mode not in (0, 1) else MissingBoolean(self.mode - 2)
         return {"f": float("nan"), "O": "", "i": MISSING_INTEGER}.get(kind)
 
     def takes_missing(self, dtype: int) -> bool:

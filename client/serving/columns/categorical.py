@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from client.serving.columns.base import MISSING, Column, Json, parse_word, word_of
+from client.serving.columns.base import BOOLEANS, MISSING, Column, Json, parse_word, word_of
 from client.serving.tensors import DTYPES, STRING
 
 # Texts that say the same as a JSON value: 42, but not 042, which is another text.
@@ -44,6 +44,8 @@ class CategoricalColumn(Column):
         """Do the same with a cell that has been trimmed."""
         if word in self.known and dtype == STRING:
             return word
+        if bool in self.json_types and word.lower() in BOOLEANS:
+            return BOOLEANS[word.lower()]
         if word in MISSING:
             return None
         whole = _WHOLE.fullmatch(word)

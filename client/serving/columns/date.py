@@ -60,7 +60,8 @@ class DateColumn(NumericColumn):
 
     def describe(self, schema: Json) -> Json:
         """Return the JSON schema of a date with its range in training."""
-        first, last, mean = map(text_of, (self.minimum, self.maximum, self.mean))
+        first, last = text_of(self.minimum), text_of(self.maximum)
+        mean = text_of(round(self.mean)) if math.isfinite(self.mean) else "unknown"
         description = (
             f"date or time in ISO 8601, or days since 1970-01-01; "
             f"in training from {first} to {last}, mean {mean}"

@@ -1,4 +1,4 @@
-"""NumPy's own format, `application/x-npy`: what `numpy.save` writes and `numpy.load` reads.
+"""NumPy's own format, `application/x-npy`: what `numpy.save` writes.
 
 https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html describes it. Nothing is
 unpickled, and the header is matched against a pattern, not evaluated.
@@ -6,17 +6,12 @@ unpickled, and the header is matched against a pattern, not evaluated.
 Requests: a matrix of numbers `[rows, columns]` in the order of the trained table; for a model with
 one input, that input's array. Numbers are cast to the model's floats, integers to
 integers that hold them. NaN is a missing value; dates are days since 1970-01-01.
-
-Responses: the array of the only output, else a structured array with a field for each output,
-strings as bytes of the longest one's width. The header has the number of rows, so the response is
-sent when it is complete, and one larger than 64 MiB is refused.
 """
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -26,7 +21,6 @@ from client.codecs.tables.casting import cast, check_finite
 from client.codecs.tables.layout import ROWS_PER_CALL, Place, TableColumn, TableLayout
 from client.codecs.tables.options import TableOptions
 from client.codecs.tables.rows import Inputs, TableRows, read_rows
-from client.codecs.tables.values import checked
 from client.errors import ClientError
 from client.serving.schema import TensorSpec
 from client.serving.tensors import DTYPES, STRING, Array
@@ -34,7 +28,7 @@ from client.serving.tensors import DTYPES, STRING, Array
 MAX_HEADER_BYTES = 10_000
 # Rows are predicted once so many bytes of them have arrived.
 BLOCK_BYTES = 4 * 2**20
-# Limit of what is held as a whole: a row, a matrix in column order, a response.
+# Limit of what is held as a whole: a row, or a matrix in column order.
 MAX_BYTES = 64 * 2**20
 
 _MAGIC = b"\x93NUMPY"
@@ -181,56 +175,6 @@ class NpyReader:
         return {c.name: _read(array[:, i], c, place) for i, c in columns}
 
 
-class NpyWriter:
-    """Writes outputs as an array, once all of them are known."""
-
-    can_tell_errors = False
-
-    def __init__(self, options: TableOptions) -> None:
-        if options.passes_columns or options.errors_in_rows:
-            raise ClientError(
-                "id, keep, on_error=row: application/x-npy holds outputs only; "
-                "ask for another type with Accept",
-                406,
-            )
-        self._parts: list[dict[str, Array]] = []
-        self._rows = 0
-        self._row_bytes: dict[str, int] = {}
-
-    def write(self, rows: TableRows, outputs: Mapping[str, Array]) -> bytes:
-        """Keep the outputs of some rows; return no bytes yet.
-
-        Raises:
-            ClientError: the outputs do not have a value for each row, or are too large.
-        """
-        outputs = checked(outputs)
-        for name, array in outputs.items():
-            self._row_bytes[name] = max(self._row_bytes.get(name, 1), _row_bytes(array))
-        self._rows += len(next(iter(outputs.values())))
-        if self._rows * sum(self._row_bytes.values()) > MAX_BYTES:
-            raise ClientError(
-                f"the answer is larger than {MAX_BYTES} bytes, and as application/x-npy it has to "
-                "be known as a whole: ask for fewer rows or outputs, or for another type",
-                413,
-            )
-        self._parts.append({name: _storable(name, array) for name, array in outputs.items()})
-        return b""
-
-    def end(self) -> bytes:
-        """Return the array."""
-        columns = {
-            name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]
-        }
-        only = next(iter(columns.values()))
-        if len(columns) == 1:
-            return _saved(only)
-        fields = [(name, array.dtype, array.shape[1:]) for name, array in columns.items()]
-        table = np.empty(len(only), np.dtype(fields))
-        for name, array in columns.items():
-            table[name] = array
-        return _saved(table)
-
-
 def _spec(layout: TableLayout) -> TensorSpec:
     """Return dtype and shape of the array that an `.npy` file must hold."""
     first = layout.columns[0] if layout.columns else None
@@ -293,29 +237,3 @@ def _parsed(header: bytes) -> _Header:
 def _read(array: Array, column: TableColumn, place: Place) -> Array:
     values = cast(array, column.spec.dtype)
     return column.read_values(array.tolist(), place) if values is None else values
-
-
-def _row_bytes(array: Array) -> int:
-    if array.dtype != np.object_:
-        return prod(array.shape[1:]) * array.itemsize
-    return prod(array.shape[1:]) * max(map(len, array.reshape(-1).tolist()), default=1)
-
-
-def _storable(name: str, array: Array) -> Array:
-    """Return an output as an array of numbers or of bytes of one width."""
-    if array.dtype != np.object_:
-        return array
-    values = array.reshape(-1).tolist()
-    if any(value.endswith(b"\0") for value in values):
-        raise ClientError(
-            f"output {name}: a string that ends in a zero byte has no form in application/x-npy; "
-            "ask for another type or for other outputs",
-            406,
-        )
-    return np.array(values, np.bytes_).reshape(array.shape)
-
-
-def _saved(array: Array) -> bytes:
-    out = io.BytesIO()
-    np.lib.format.write_array(out, array, allow_pickle=False)
-    return out.getvalue()
