@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from client.codecs.batches import Batch, Call, Decoded, collect
 from client.codecs.errors import json_error
@@ -44,8 +44,6 @@ class Decoding(NamedTuple):
 
 class Codec(ABC):
     """A dialect of requests and responses."""
-
-    name: ClassVar[str]
 
     @abstractmethod
     def decode_one(self, payload: Payload, schema: Schema) -> Decoded:

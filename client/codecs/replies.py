@@ -8,7 +8,7 @@ outputs whose name ends in `_bytes`, are written as `{"b64": "..."}`.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -48,11 +48,6 @@ def write_rows(outputs: Mapping[str, Array], tail: bytes = b"") -> bytes:
         before = b","
     pieces[0] = b'{"predictions":[' + pieces[0][2:]
     return b"".join((*pieces, b"}]", tail, b"}"))
-
-
-def join_rows(rows: Sequence[bytes], tail: bytes = b"") -> bytes:
-    """Return what `write_rows` does, of rows whose JSON is made already."""
-    return b"".join((b'{"predictions":[', b",".join(rows), b"]", tail, b"}"))
 
 
 def row_texts(outputs: Mapping[str, Array]) -> list[bytes]:

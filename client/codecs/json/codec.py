@@ -24,8 +24,6 @@ PROBABILITY, LABEL = "probability", "label"
 class JsonPredictions(Codec):
     """`/predict`: rows or columns, answered with the model, its version and its threshold."""
 
-    name = "json"
-
     def decode(self, payloads: Sequence[Payload], schema: Schema) -> Decoding:
         """Decode several requests, those that are alike in one pass."""
         return decode_rows(self, payloads, schema)
@@ -68,8 +66,6 @@ class JsonPredictions(Codec):
 
 class JsonExplanations(Codec):
     """`/explain`: each column's share of the log-odds."""
-
-    name = "explain"
 
     def decode_one(self, payload: Payload, schema: Schema) -> JsonCall:
         """Decode one request."""

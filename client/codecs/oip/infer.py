@@ -18,8 +18,6 @@ HEADER_LENGTH = "header_length"
 class OipInferences(Codec):
     """Requests to infer; the option `header_length` is the JSON's length before binary tensors."""
 
-    name = "oip"
-
     def decode_one(self, payload: Payload, schema: Schema) -> oip.Inference:
         """Decode one request."""
         return oip.read(payload.body, schema, payload.options.get(HEADER_LENGTH))

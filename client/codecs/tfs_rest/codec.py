@@ -17,8 +17,6 @@ from client.serving.tensors import Array
 class RestPredictions(Codec):
     """`:predict` in rows or columns."""
 
-    name = "rest"
-
     def decode(self, payloads: Sequence[Payload], schema: Schema) -> Decoding:
         """Decode several requests, those that are alike in one pass."""
         return decode_rows(self, payloads, schema)
