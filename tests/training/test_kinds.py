@@ -99,6 +99,26 @@ def test_a_comma_that_may_separate_thousands_needs_an_option() -> None:
     assert "--missing '1.5'" in refused(["1,5", "2,5", "1.5"], ";", CellFormat(decimal=","))
 
 
+def test_a_zero_before_a_comma_separates_no_thousands() -> None:
+    assert found(["0,802", "-1,581", "12,004"], ";")[1] == [0.802, -1.581, 12.004]
+
+
+def test_leading_zeros_make_a_column_of_numbers_a_code_or_need_an_option() -> None:
+    message = refused(["10115", "01067", "80331"])
+    assert message.startswith("line 3, column 'x': got '01067', and a number would lose")
+    assert "--columns 'x'=categorical" in message
+    assert "--columns 'x'=numeric" in message
+    assert found(["0", "0.5", "-0.25", "0e3"])[0].kind == "numeric"
+
+
+def test_numbers_with_a_unit_are_refused_and_names_with_a_number_are_categories() -> None:
+    message = refused([f"{height} cm" for height in range(150, 190)])
+    assert "expected a number, got '150 cm'" in message
+    assert "write numbers without units" in message
+    assert found(["2door", "4door", "5door"] * 20)[0].kind == "categorical"
+    assert found([f"{n}{'ABCDEF'[n % 6]}" for n in range(1, 40)])[0].kind == "categorical"
+
+
 def test_names_that_hold_few_numbers_are_categories() -> None:
     assert found(["A1", "7", "B 2", "1001.0", " A1 "])[1] == ["A1", "7", "B 2", "1001", "A1"]
     assert found(pl.Series(["10", "20"], dtype=pl.Categorical))[0].kind == "categorical"

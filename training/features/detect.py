@@ -15,7 +15,13 @@ from training.features.boolean import BooleanParser
 from training.features.categorical import CategoricalParser
 from training.features.cells import CellFormat, CellParser, Kind, is_text, trimmed
 from training.features.date import DateParser
-from training.features.numeric import DECORATED_NUMBER, NumericParser, resolves
+from training.features.numeric import (
+    DECORATED_NUMBER,
+    LEADING_ZERO,
+    NUMBER_WITH_UNIT,
+    NumericParser,
+    resolves,
+)
 
 # In the order in which they are tried; every text is a category.
 PARSERS: dict[Kind, Any] = {
@@ -25,6 +31,8 @@ PARSERS: dict[Kind, Any] = {
     "categorical": CategoricalParser,
 }
 MAX_INTEGER = 2**53  # up to here float64 has every integer
+# Numbers with a unit have few units and many values; names like "2door" have few values.
+MAX_UNITS, MIN_UNIT_VALUES = 3, 20
 
 
 def detect(
@@ -56,8 +64,11 @@ def detect(
     for parser in PARSERS.values():
         if parser is CategoricalParser:
             _refuse_unclear(values, text, cell_format, place)
+            _refuse_units(text, place)
         found: CellParser | None = parser.detect(present, cell_format, separator)
         if found is not None:
+            if found.kind == "numeric":
+                _refuse_leading_zeros(text, place)
             return _resolving(found, values)
     raise AssertionError  # every text is a category
 
@@ -93,6 +104,33 @@ def _refuse_unclear(
         raise DataError(
             f"{place(row)}, column {values.name!r}: expected {parser.expected} like most of the "
             f"values, got {text[row]!r}; {parser.advice(values.name, text[row])}"
+        )
+
+
+def _refuse_leading_zeros(text: pl.Series, place: Callable[[int], str]) -> None:
+    """Refuse numbers with leading zeros, which are codes more often than not."""
+    zeros = text.str.contains(LEADING_ZERO).fill_null(False)
+    if zeros.any():
+        row = int(zeros.arg_max() or 0)
+        raise DataError(
+            f"{place(row)}, column {text.name!r}: got {text[row]!r}, and a number would lose its "
+            f"leading zero; --columns {text.name!r}=categorical keeps it as a code, "
+            f"--columns {text.name!r}=numeric reads it as a number"
+        )
+
+
+def _refuse_units(text: pl.Series, place: Callable[[int], str]) -> None:
+    """Refuse a column most of whose values are numbers with a unit."""
+    units = text.str.extract(NUMBER_WITH_UNIT)
+    if (
+        2 * units.count() >= text.count()
+        and units.drop_nulls().n_unique() <= MAX_UNITS
+        and text.drop_nulls().n_unique() > MIN_UNIT_VALUES
+    ):
+        row = int(units.is_not_null().arg_max() or 0)
+        raise DataError(
+            f"{place(row)}, column {text.name!r}: expected a number, got {text[row]!r}; write "
+            f"numbers without units, --columns {text.name!r}=categorical if the column holds names"
         )
 
 

@@ -20,7 +20,10 @@ ROWS_AT_A_TIME = 4096
 RESOLUTION = 1e-4
 COMMA_SEPARATORS = ("", ",")  # with these a decimal comma is not expected
 COMMA_NUMBER = r"^[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?$"
-MAYBE_THOUSANDS = r"^[-+]?(?:\d{1,3}(?:,\d{3})+|\d{1,3})$"
+MAYBE_THOUSANDS = r"^[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,3})$"
+# A number would lose the zeros of postal codes and the like.
+LEADING_ZERO = r"^[-+]?0\d+$"
+NUMBER_WITH_UNIT = r"^[-+]?\d+(?:[.,]\d+)?\s?([\p{Alphabetic}°µ/²³]{1,6})$"
 # With thousands separators, currency or percent signs.
 DECORATED_NUMBER = (
     r"^[(]?\s?[$€£¥₹]?\s?[-+]?[$€£¥₹]?\s?"
