@@ -15,7 +15,7 @@ from training.data.reading import FrameFile, Source, open_source
 from training.errors import DataError
 from training.features.cells import CellFormat, CellParser
 from training.features.date import DateParser
-from training.features.detect import detect
+from training.features.detect import detect, of_kind
 from training.features.numeric import NumericParser
 
 
@@ -173,6 +173,29 @@ def test_an_ambiguous_date_needs_an_option() -> None:
     assert found(values, cell_format=CellFormat(date_format="%m/%d/%Y"))[1][0] == 19783.0
     compact = CellFormat(date_format="%d-%b-%Y %H:%M")
     assert found(["01-Mar-2024 12:30"], cell_format=compact)[1] == [19783 + 12.5 / 24]
+
+
+@pytest.mark.parametrize(
+    "text", ["05 Jan 2024", "5-JAN-24", "January 5, 2024", "Fri, 05 Jan 2024", "01/05/24"]
+)
+def test_dates_of_other_forms_need_an_option(text: str) -> None:
+    message = refused([text, text])
+    assert f"line 2, column 'x': got {text!r}, which may be a date" in message
+    assert "--date-format" in message
+
+
+def test_a_date_format_reads_the_names_of_months_and_dates_without_separators() -> None:
+    for text, form in (("05 Jan 2024", "%d %b %Y"), ("20240105", "%Y%m%d")):
+        series = pl.Series("x", [text])
+        parser = of_kind("date", series, CellFormat(date_format=form), ",")
+        assert parser.parse(series).to_list() == [19727.0]
+
+
+def test_dates_written_as_numbers_are_unclear() -> None:
+    message = refused(["20240105", "20231231"])
+    assert "--columns 'x'=date with --date-format '%Y%m%d'" in message
+    assert "--columns 'x'=numeric" in message
+    assert found(["20240105", "20231399"])[0].kind == "numeric"
 
 
 @pytest.mark.parametrize("unit", ["ms", "us", "ns"])

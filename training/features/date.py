@@ -23,6 +23,16 @@ FORMS = {
     "day/month/year": r"^(?P<d>\d{1,2})/(?P<m>\d{1,2})/(?P<Y>\d{4})" + TIME + ZONE,
     "month/day/year": r"^(?P<m>\d{1,2})/(?P<d>\d{1,2})/(?P<Y>\d{4})" + TIME + ZONE,
 }
+# Dates of forms that need `--date-format`: with the name of a month, two digits for the year, or
+# hours up to 12.
+OTHER_FORM = (
+    r"(?i)^(?:\d{1,2}[/.-]\d{1,2}[/.-](?:\d{4}|\d{2})\b"
+    r"|(?:[a-z]+,?\s)?\d{1,2}(?:st|nd|rd|th)?[\s./-]?(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
+    r"[a-z]*[\s.,/-]*\d{2,4}\b"
+    r"|(?:[a-z]+,?\s)?(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[\s./-]*\d{1,2}"
+    r"(?:st|nd|rd|th)?[\s,./-]+\d{2,4}\b)"
+)
+COMPACT = r"^(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])$"
 
 
 @dataclass(frozen=True)

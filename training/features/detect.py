@@ -14,7 +14,7 @@ from training.errors import DataError
 from training.features.boolean import BooleanParser
 from training.features.categorical import CategoricalParser
 from training.features.cells import CellFormat, CellParser, Kind, is_text, trimmed
-from training.features.date import DateParser
+from training.features.date import COMPACT, OTHER_FORM, DateParser
 from training.features.numeric import (
     DECORATED_NUMBER,
     LEADING_ZERO,
@@ -64,11 +64,13 @@ def detect(
     for parser in PARSERS.values():
         if parser is CategoricalParser:
             _refuse_unclear(values, text, cell_format, place)
+            _refuse_other_dates(text, place)
             _refuse_units(text, place)
         found: CellParser | None = parser.detect(present, cell_format, separator)
         if found is not None:
             if found.kind == "numeric":
                 _refuse_leading_zeros(text, place)
+                _refuse_compact_dates(text, place)
             return _resolving(found, values)
     raise AssertionError  # every text is a category
 
@@ -116,6 +118,29 @@ def _refuse_leading_zeros(text: pl.Series, place: Callable[[int], str]) -> None:
             f"{place(row)}, column {text.name!r}: got {text[row]!r}, and a number would lose its "
             f"leading zero; --columns {text.name!r}=categorical keeps it as a code, "
             f"--columns {text.name!r}=numeric reads it as a number"
+        )
+
+
+def _refuse_compact_dates(text: pl.Series, place: Callable[[int], str]) -> None:
+    """Refuse numbers that are all dates such as 20240131, whose differences are not days."""
+    if text.drop_nulls().str.contains(COMPACT).all():
+        row = int(text.is_not_null().arg_max() or 0)
+        raise DataError(
+            f"{place(row)}, column {text.name!r}: got {text[row]!r} and only such values, "
+            f"which may be dates; --columns {text.name!r}=date with --date-format '%Y%m%d' reads "
+            f"dates, --columns {text.name!r}=numeric reads numbers"
+        )
+
+
+def _refuse_other_dates(text: pl.Series, place: Callable[[int], str]) -> None:
+    """Refuse a column most of whose values are dates of a form that is not detected."""
+    alike = text.str.contains(OTHER_FORM).fill_null(False)
+    if 2 * alike.sum() >= text.count():
+        row = int(alike.arg_max() or 0)
+        raise DataError(
+            f"{place(row)}, column {text.name!r}: got {text[row]!r}, which may be a date; "
+            f"--date-format with its form, such as '%d %b %Y', reads it, "
+            f"--columns {text.name!r}=categorical takes it as a name"
         )
 
 
