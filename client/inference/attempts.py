@@ -203,9 +203,16 @@ class Attempts:
         self, part: Batch, reply: Prediction, missing: Mapping[int, int]
     ) -> None:
         """Keep the answers of another version if the requests mean the same to it."""
-        schema = await self._schemas.answered_by(
-            self._target, reply.version, self._server, self._deadline
-        )
+        target, server, deadline = self._target, self._server, self._deadline
+        try:
+            schema = await self._schemas.answered_by(target, reply.version, server, deadline)
+        except ServerError as error:
+            if error.status != 404:
+                raise
+            # The version has gone since it answered.
+            self._newer = await self._schemas.ask(target, server, deadline)
+            self._again.extend(part.members)
+            return
         if _is_same(part, await self._decode(part.members, schema)):
             self._outcome.answered.append(Answered(part, reply, schema, missing))
         else:

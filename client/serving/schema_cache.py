@@ -45,6 +45,8 @@ class SchemaCache:
     def __init__(self, client: AsyncServingClient) -> None:
         self._client = client
         self._known: dict[_Key, _Known] = {}
+        # A version looks the same on every server; it may be gone from one that has just answered.
+        self._versions: dict[tuple[str, int], Schema] = {}
         self._asking: dict[_Key, asyncio.Task[Schema]] = {}
 
     def get(self, target: Target, server: Server) -> Schema | None:
@@ -96,7 +98,9 @@ class SchemaCache:
         self, target: Target, version: int, server: Server, deadline: Deadline
     ) -> Schema:
         """Return how the version looks with which a server has just answered for a target."""
-        schema = await self.load(Target(target.model, version), server, deadline)
+        schema = self._versions.get((target.model, version))
+        if schema is None:
+            schema = await self.load(Target(target.model, version), server, deadline)
         known = self._known.get((target, server))
         if known is not None:
             known.schema = schema
@@ -154,4 +158,7 @@ class SchemaCache:
             while len(self._known) >= MAX_SCHEMAS:
                 del self._known[next(iter(self._known))]
         self._known[key] = _Known(schema, time.monotonic())
+        while len(self._versions) >= MAX_SCHEMAS:
+            del self._versions[next(iter(self._versions))]
+        self._versions[schema.model, schema.version] = schema
         return schema
