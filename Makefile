@@ -51,7 +51,7 @@ format: install ## put the code into the house style
 bench: install ## measure speed; WRITE=1 replaces the tables in benchmarks/results
 	@for name in imports course http_server serving gateway training; do $(BIN)/python -m benchmarks.$$name $(if $(WRITE),--write) || exit 1; done
 
-lock: ## write requirements/*.txt anew from pyproject.toml (uv must be on the PATH)
+lock: ## resolve requirements/*.txt again from pyproject.toml (uv must be on the PATH)
 	@for group in dev training serving client messages tracing; do \
 	  test $$group = dev && held= || held="--constraints requirements/dev.txt"; \
 	  test $$group = messages && held="$$held --no-deps"; \
