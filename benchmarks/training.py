@@ -30,6 +30,7 @@ COLUMNS = [f"x{i}" for i in range(30)]
 LABEL = "y"
 ROWS_PER_FILE = 1_000_000
 JUDGED_ROWS = 200_000
+SMALL_ROWS = 500
 TOLERANCE = 1e-4
 SMALL_MEMORY = 256 << 20
 LARGE_MEMORY = 64 << 30
@@ -162,6 +163,26 @@ def measure(way: str, data: Path, judged: Path) -> dict[str, Any]:
     return result
 
 
+def published(data: Path, way: str, judged: Path) -> list[str]:
+    """Run a whole process: the job from file to published version, or scikit-learn's to weights."""
+    with tempfile.TemporaryDirectory() as models:
+        command = [sys.executable, "-m"]
+        if way == "ours":
+            command += ["training", "fit", "--quiet", "--optimizer=newton", f"--models={models}"]
+            command += [f"--data={data}", f"--label={LABEL}", "--model=benchmark"]
+        else:
+            command += ["benchmarks.training", "--way", way, "--data", str(data)]
+            command += ["--judged", str(judged)]
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return [f"{seconds:.2f} s", f"{usage.ru_maxrss * 1024 / 1e9:.2f} GB"]
+
+
 def row(label: str, result: dict[str, Any]) -> list[str]:
     stages = [result[name] for name in ("read", "prepare", "fit")]
     return [
@@ -217,6 +238,15 @@ def main(
         results = {name: measure(name, data, judged) for name in compared}
         text = f"{csv_rows:,} rows from CSV"
         sections.append((text, header, [row(n, r) for n, r in results.items()]))
+        small = generate(data_folder / f"{SMALL_ROWS}-csv", SMALL_ROWS, seed=2, suffix=".csv")
+        tables = [small, data, *(data_folder / f"{count}" for count in rows)]
+        header_of_jobs = ["rows", "way", "together", "peak memory"]
+        lines = [
+            [table.name, name, *published(table, way, judged)]
+            for table in tables
+            for name, way in (("ours, to a published version", "ours"), (compared[1],) * 2)
+        ]
+        sections.append(("Whole processes, from the command to its end", header_of_jobs, lines))
         lines = []
         for count in streamed:
             data = generate(data_folder / f"{count}", count, seed=2)

@@ -19,6 +19,7 @@ from tests.support.processes import fit, free_port, wait_for
 from tests.support.tables import breast_cancer, fitted
 from training.data import datasets as builtin
 from training.pipeline import Target, gate_and_publish
+from training.publishing.gate import Rules
 
 TABLE = breast_cancer()
 BODY = {"instances": TABLE.features[:4].tolist()}
@@ -68,7 +69,7 @@ def test_a_new_version_is_taken_up_without_a_failed_request(models: Path, starte
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
-    done = fit(models, "--iterations=1000")
+    done = fit(models, "--l2=2")
     assert done.returncode == 0, done.stderr
     wait_for(lambda: replies[-1][1].get("version") == 2, "version 2 answers")
     time.sleep(1)
@@ -114,7 +115,8 @@ def publish_reversed(models: Path) -> None:
     frame = builtin.breast_cancer()
     label = frame.columns[-1]
     candidate = fitted(frame=frame.select([*reversed(frame.columns[:-1]), label]))
-    gate_and_publish(candidate, Target(models, "breast_cancer"))
+    rules = Rules(allow_schema_change=True)
+    gate_and_publish(candidate, Target(models, "breast_cancer", rules))
 
 
 def test_a_killed_model_server_is_503_and_its_return_is_noticed(

@@ -39,7 +39,7 @@ SLOW = (
     "tests/serving/test_faults.py",
     "tests/serving/test_hostile_requests.py",
     "tests/serving/test_retries.py",
-    "tests/serving/test_batching.py::test_callers_cannot_make_queues_without_end",
+    "tests/serving/test_batching.py::test_callers_cannot_make_queues_without_limit",
     "tests/client/test_tables.py::test_large_tables_pass_in_little_memory",
     "tests/training/test_evaluation.py::test_the_intervals_are_those_of_rows_drawn_anew",
     "tests/training/test_evaluation.py::test_95_of_100_intervals_hold_the_true_accuracy",

@@ -112,9 +112,16 @@ class LogisticRegressionModule(tf.Module):
 
     def dense(self, features: Any) -> dict[str, Any]:
         """Predict rows given as one matrix `[batch, columns]`."""
-        columns = tf.unstack(features, len(self.model.columns), axis=1)
-        named = zip(self.model.columns, columns, strict=True)
-        return self.by_column({c.name: tf.cast(values, c.dtype) for c, values in named})
+        columns = list(self.model.columns)
+
+        def chosen(group: list[Any], dtype: Any) -> Any:
+            places = tf.constant([columns.index(column) for column in group], tf.int32)
+            whole = len(group) == len(columns)
+            return tf.cast(features if whole else tf.gather(features, places, axis=1), dtype)
+
+        numbers, wide = self.encoder.numbers, self.encoder.wide
+        cells = Cells(chosen(numbers, tf.float32), chosen(wide, tf.float64), None)
+        return self._predicted(self.encoder.encode(cells, tf.float32))
 
     def by_column(self, columns: Mapping[str, Any]) -> dict[str, Any]:
         """Predict rows given as one tensor `[batch]` for each column."""
