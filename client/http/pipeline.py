@@ -15,6 +15,7 @@ from typing import Any
 from client.codecs import Decoding, Payload
 from client.codecs.errors import json_error
 from client.codecs.json.codec import JsonExplanations
+from client.codecs.tables.options import TableOptions
 from client.errors import ClientError, ServerError, UnavailableError
 from client.http.api_keys import ApiKeys
 from client.http.endpoints.docs import DocsApi
@@ -174,6 +175,8 @@ class Gateway:
             table = request.method == "POST" and is_table(request.headers)
             if table and route.table is None:
                 raise ClientError("Content-Type: a table is taken by a prediction only", 415)
+            if request.query and route.table is not None:
+                TableOptions.from_query(request.query)  # wrong values are refused for any body
             if route.lane is None or table or "content-encoding" in request.headers:
                 self._work(job, self._answer_alone(job, route))
             else:

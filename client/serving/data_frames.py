@@ -11,11 +11,8 @@ from client.errors import InvalidArgumentError
 from client.serving.columns import Column
 from client.serving.columns.base import MissingBoolean
 from client.serving.columns.date import DAY_MICROSECONDS
-from client.serving.protos import DataType
 from client.serving.schema import DENSE, DENSE_INPUT, Schema
 from client.serving.tensors import DTYPES, STRING, dtype_name
-
-DOUBLE = DataType.Value("DT_DOUBLE")
 
 
 def is_frame(values: Any) -> bool:
@@ -41,7 +38,8 @@ def of_frame(frame: Any, signature_name: str, schema: Schema) -> tuple[str, Mapp
     if order is not None:
         _check_names(names, order)
         described = schema.described[DENSE][DENSE_INPUT]
-        values = [_values(frame[columns[c.name]], DOUBLE, c) for c in described]
+        dtype = schema.signatures[DENSE].inputs[DENSE_INPUT].dtype
+        values = [_values(frame[columns[c.name]], dtype, c) for c in described]
         return DENSE, {DENSE_INPUT: np.column_stack(values)}
     if signature is None:
         return signature_name, {}  # the server refuses it by name

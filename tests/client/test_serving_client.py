@@ -135,7 +135,7 @@ def test_one_array_is_the_only_input_or_the_matrix_of_the_table(server: ServingC
     [
         ({"mean_radius": None}, 'column "mean_radius" is missing; the columns are mean_radius, '),
         ({"radius": [1.0] * 3}, 'unknown column "radius"; the columns are mean_radius, '),
-        ({"mean_radius": ["a"] * 3}, "input features: expected float32, got "),
+        ({"mean_radius": ["a"] * 3}, "input mean_radius: expected float32, got 'a'"),
     ],
 )
 def test_a_frame_that_does_not_fit_is_told_by_column(

@@ -32,6 +32,7 @@ from client.codecs.tables import (
     CSV,
     NDJSON,
     NPY,
+    TSV,
     WRITABLE,
     TableLayout,
     TableOptions,
@@ -82,8 +83,10 @@ def as_arrow(table: Any, batch: int | None = None, **options: Any) -> bytes:
 
 def answers(reply: bytes, content_type: str) -> list[dict[str, Any]]:
     """The rows of an answer, whatever its type."""
-    if content_type == CSV:
-        rows: list[Any] = list(csv.DictReader(io.StringIO(reply.decode())))
+    if content_type in (CSV, TSV):
+        separator = "\t" if content_type == TSV else ","
+        text = io.StringIO(reply.decode())
+        rows: list[Any] = list(csv.DictReader(text, delimiter=separator))
         return [
             {**r, "logit": float(r["logit"]), "probability": float(r["probability"])} for r in rows
         ]

@@ -164,9 +164,9 @@ def _parsed(line: bytes, number: int, *, as_error: bool) -> Any:
 
 def _read_column(values: list[Any], column: TableColumn, place: Place) -> Array:
     if column.spec.shape == (None,):
-        if column.spec.dtype == STRING and column.column is not None:
-            types = set(map(type, values))
-            if types == {str} or (types == {str, type(None)} and column.takes_missing):
+        # Models without missing values were exported before strings here were read like cells.
+        if column.spec.dtype == STRING and column.takes_missing:
+            if set(map(type, values)) <= {str, type(None)}:
                 return read_column([value or "" for value in values], column, place)
         else:
             array = flat_array(values, column.spec.dtype)

@@ -162,11 +162,10 @@ def _as_input(read: Values, field: Field, column: TableColumn, place: Place) -> 
     is_text = values.dtype == np.object_
     if is_text and column.column is not None and values.ndim == 1:
         texts = [value.decode(errors="replace") for value in values.tolist()]
-        if column.spec.dtype == STRING or column.is_date:
-            gaps = valid is not None
-            if not gaps or column.takes_missing:
-                texts = texts if valid is None else np.where(valid, texts, "").tolist()
-                return read_column(texts, column, place)
+        # Models without missing values were exported before strings here were read like cells.
+        if column.takes_missing and (column.spec.dtype == STRING or column.is_date):
+            texts = texts if valid is None else np.where(valid, texts, "").tolist()
+            return read_column(texts, column, place)
     array = _cast(values, valid, column)
     if array is None or not _fits(array, column.spec.shape):
         return column.read_values(_json_values(values, valid), place)
