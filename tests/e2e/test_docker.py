@@ -198,11 +198,17 @@ print(len({remote for _, _, remote, state, *_ in connections if remote[-5:] == "
 
 def test_services_are_scaled(compose: Compose) -> None:
     compose("up", *UP, "--scale=serving=2", "--scale=client=2")
-    for replica in (1, 2):
+
+    def uses_both_servers(replica: int) -> bool:
         url = f"http://{compose.address('client', 8080, replica)}"
-        assert requests.post(f"{url}/predict", json=BODY, timeout=10).status_code == 200
+        for _ in range(4):
+            assert requests.post(f"{url}/predict", json=BODY, timeout=10).status_code == 200
         command = ("exec", "-T", f"--index={replica}", "client", "python", "-c", SERVERS_IN_USE)
-        wait_for(partial(lambda run: compose(*run) == "2", command), "both servers are used")
+        return compose(*command) == "2"
+
+    for replica in (1, 2):
+        wait_for(partial(uses_both_servers, replica), "both servers are used")
+    compose("rm", "--stop", "--force", "client")  # replicas are numbered from 1 again
 
 
 def test_api_keys_that_only_their_owner_can_read(compose: Compose, tmp_path: Path) -> None:

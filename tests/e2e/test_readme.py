@@ -195,7 +195,7 @@ def test_docker(shell: Shell, starter: Starter) -> None:
             shell.run(command)
         for command in commands(OPERATION, "Docker Compose"):
             if command not in others:
-                shell.run(command.replace("PORT=8080-8081", "PORT="))
+                shell.run(command.replace("PORT=8080-8081", "PORT= SERVING_PORT="))
         shell.run(down)
     finally:
         shell.run("docker compose down --volumes")
