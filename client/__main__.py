@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def _settings(**given: Any) -> Settings:
-    """Read the settings; the command line goes before the environment."""
+    """Read the settings; the command line overrides the environment."""
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
@@ -79,7 +79,7 @@ def _serve(settings: Settings) -> None:
 @main.command("new-key")
 @click.argument("name")
 def new_key(name: str) -> None:
-    """Create an API key, and its line for the file that CLIENT_API_KEYS names."""
+    """Create an API key, and the line to add to the file that CLIENT_API_KEYS names."""
     from client.http.api_keys import LINE, hashed, new_key
 
     key = new_key()
@@ -94,19 +94,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _of_server(command: F) -> F:
-    """Add the options that say which model to ask, and how to reach its server."""
+    """Add the options that select a model and say how to reach its server."""
     path = click.Path(exists=True, dir_okay=False, path_type=Path)
     options = (
-        click.option("--model", help="Model to ask.  [CLIENT_MODEL; default: breast_cancer]"),
+        click.option("--model", help="Model to use.  [CLIENT_MODEL; default: breast_cancer]"),
         click.option("--version", type=click.IntRange(0, 2**63 - 1), help="[default: latest]"),
         click.option("--label", help="Version label, instead of a version."),
         click.option("--server", help="host:port.  [CLIENT_SERVER; default: 127.0.0.1:8500]"),
         click.option("--tls", is_flag=True, help="Encrypt the connection.  [CLIENT_SERVER_TLS]"),
-        click.option("--ca", type=path, help="PEM file of the authorities.  [CLIENT_SERVER_CA]"),
+        click.option("--ca", type=path, help="PEM file of the trusted CAs.  [CLIENT_SERVER_CA]"),
         click.option("--cert", type=path, help="PEM file, for mutual TLS.  [CLIENT_SERVER_CERT]"),
         click.option("--key", type=path, help="PEM file of its key.  [CLIENT_SERVER_KEY]"),
         click.option(
-            "--timeout", type=click.FloatRange(0, 3600, min_open=True), help="Seconds a call."
+            "--timeout", type=click.FloatRange(0, 3600, min_open=True), help="Seconds per call."
         ),
     )
     for option in reversed(options):
@@ -155,23 +155,27 @@ def _connected(
     "--format",
     "file_format",
     type=click.Choice(["csv", "tsv", "json", "ndjson", "arrow", "npy"]),
-    help="[default: by the file's name, or its beginning]",
+    help="[default: by the file's name, or its first bytes]",
 )
-@click.option("--id", "id_column", default="", help="Column to pass through to the answer.")
-@click.option("--keep", multiple=True, help="Further column to pass through, or all; repeatable.")
-@click.option("--output", "outputs", multiple=True, help="Output that is wanted; repeatable.")
+@click.option("--id", "id_column", default="", help="Column to copy to the output.")
+@click.option(
+    "--keep", multiple=True, help="Another column to copy to the output, or all; repeatable."
+)
+@click.option(
+    "--output", "outputs", multiple=True, help="Model output to return; repeatable.  [default: all]"
+)
 @click.option(
     "--on-error",
     type=click.Choice(["table", "row"]),
     default="table",
     show_default=True,
-    help="Refuse the table for a bad row, or put its error in its place.",
+    help="Refuse the table for a bad row, or write the error in that row's place.",
 )
 @click.option(
     "--csv-guard/--no-csv-guard",
     default=True,
     show_default=True,
-    help="In CSV, put ' before text that a spreadsheet would run as a formula.",
+    help="In CSV, put ' before text that a spreadsheet would evaluate as a formula.",
 )
 def predict(
     rows: Path,
@@ -185,9 +189,9 @@ def predict(
 ) -> None:
     """Predict the rows of a file, - for standard input, over gRPC.
 
-    CSV needs a header with the columns' names; JSON is a list of rows or {"instances": [...]},
-    ndjson a row on each line; arrow is Arrow's stream, npy what numpy.save writes. All may be
-    compressed with gzip. The answer goes to standard output in the same format.
+    CSV needs a header with the column names; JSON is a list of rows or {"instances": [...]};
+    ndjson has one row per line; arrow is an Arrow IPC stream; npy is a file written by numpy.save.
+    All may be compressed with gzip. Predictions go to standard output in the same format.
     """
     from client.codecs.tables import TableOptions
     from client.predict_file import predict_file
@@ -211,7 +215,7 @@ def predict(
 def example(signature: str, curl: bool, **server: Any) -> None:
     """Print an example request for the served model.
 
-    It has typical rows where the model describes its columns, else values of the inputs' types.
+    Rows are typical ones if the model describes its columns, else values of the inputs' types.
     """
     import json
     import shlex

@@ -27,8 +27,8 @@ class Payload(NamedTuple):
     """An undecoded request.
 
     Attributes:
-        body: content encodings undone.
-        options: what the request says beside its body, by name.
+        body: decompressed.
+        options: parameters from outside the body, by name.
     """
 
     body: bytes
@@ -36,7 +36,7 @@ class Payload(NamedTuple):
 
 
 class Decoding(NamedTuple):
-    """Decoded requests, grouped by the call that can answer them, and the errors of the others."""
+    """Decoded requests, grouped by the call that can answer them, and errors for the others."""
 
     batches: list[Batch]
     errors: dict[int, ClientError]
@@ -50,11 +50,11 @@ class Codec(ABC):
         """Decode one request.
 
         Raises:
-            ClientError: it names the field, what came, and what was expected.
+            ClientError: it names the field, the value and what was expected.
         """
 
     def decode(self, payloads: Sequence[Payload], schema: Schema) -> Decoding:
-        """Decode several requests; what is wrong with one does not touch the others."""
+        """Decode several requests; an error in one does not affect the others."""
         return self.decode_each(payloads, range(len(payloads)), schema)
 
     def decode_each(
@@ -78,17 +78,17 @@ class Codec(ABC):
 
         Args:
             batch: the requests.
-            outputs: of the model; with a row for each row of the batch if it has several requests.
-            schema: of the version that computed them.
-            headers: of every response.
+            outputs: the model's; with a row for each row of the batch if it has several requests.
+            schema: schema of the version that computed them.
+            headers: headers of every response.
 
         Raises:
-            ClientError: the outputs have no form in this dialect.
+            ClientError: this dialect cannot represent the outputs.
         """
 
     def check(self, payload: Payload) -> None:  # noqa: B027 - most dialects have nothing to check
-        """Raise what is wrong with a request whatever the model."""
+        """Raise the error, if any, that the request has for every model."""
 
     def encode_error(self, error: ClientError) -> HttpReply:
-        """Return the response that words an error."""
+        """Return the response for an error."""
         return json_error(error)

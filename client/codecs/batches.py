@@ -1,4 +1,4 @@
-"""Decoded requests that share a call to the model: joined, split by rows, and told apart again."""
+"""Batches: decoded requests that share a call, and the rows of each."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from client.serving.tensors import Array
 
 
 class Call(NamedTuple):
-    """What a request asks of a model, whatever its dialect.
+    """The call that a request makes, independent of its dialect.
 
     Attributes:
         signature_name: the signature to run.
         inputs: an array for each of its inputs.
-        output_filter: names of the outputs that are wanted; empty for all.
+        output_filter: names of the outputs to return; empty for all.
     """
 
     signature_name: str
@@ -26,21 +26,21 @@ class Call(NamedTuple):
 
 
 class Decoded(Protocol):
-    """A decoded request: its call, and whatever its codec needs to encode the response."""
+    """A decoded request: its call, and everything its codec needs to encode the response."""
 
     @property
     def call(self) -> Call:
-        """What is asked of the model."""
+        """The call to the model."""
 
 
 class Batch:
     """Requests that one call can answer.
 
     Attributes:
-        call: of all of them; inputs are joined along the first dimension.
-        members: places of the requests among the payloads.
-        rows: how many rows each has; None for a single request whose rows cannot be told.
-        decoded: what each was decoded to.
+        call: the call for all of them; inputs are joined along the first dimension.
+        members: indexes of the requests among the payloads.
+        rows: the row count of each; None for a single request whose rows cannot be counted.
+        decoded: each request, decoded.
     """
 
     __slots__ = ("call", "decoded", "members", "rows")
@@ -55,7 +55,7 @@ class Batch:
 
     @property
     def total_rows(self) -> int:
-        """Rows of all requests, 0 if they cannot be told."""
+        """Rows of all requests, 0 if they cannot be counted."""
         return sum(self.rows) if self.rows is not None else 0
 
     def bounds(self) -> Iterator[tuple[int, int]]:
@@ -77,7 +77,7 @@ class Batch:
         )
 
     def keep(self, indexes: Sequence[int]) -> Batch:
-        """Return the batch of the requests at some places of this one."""
+        """Return a batch of some of the requests."""
         if self.rows is None:
             return self
         kept = np.zeros(len(self.members), np.bool_)
@@ -92,7 +92,7 @@ class Batch:
         )
 
     def parts(self, max_rows: int, max_bytes: int) -> list[Batch]:
-        """Split into batches of so many rows and bytes; a larger request is a batch alone."""
+        """Split into batches within both limits; a larger request is a batch of its own."""
         if self.rows is None or len(self.rows) == 1:
             return [self]
         total = sum(self.rows)
@@ -133,27 +133,27 @@ def collect(decoded: Mapping[int, Decoded], schema: Schema) -> list[Batch]:
 
 
 def row_count(inputs: Mapping[str, Array]) -> int:
-    """Return the common first length of the inputs, 0 if there is none."""
+    """Return the common first dimension of the inputs, 0 if there is none."""
     lengths = {array.shape[0] if array.ndim else 0 for array in inputs.values()}
     return lengths.pop() if len(lengths) == 1 else 0
 
 
 def byte_size(array: Array) -> int:
-    """Return the bytes that an array's values take."""
+    """Return the size of an array's values in bytes."""
     if array.dtype.kind == "O":
         return int(array.nbytes) + sum(map(len, array.flat))
     return int(array.nbytes)
 
 
 def same_call(one: Call, other: Call) -> bool:
-    """Whether two calls ask the same of the model."""
+    """Whether two calls are the same."""
     return (
         one.signature_name == other.signature_name
         and one.output_filter == other.output_filter
         and one.inputs.keys() == other.inputs.keys()
         and all(
             values.dtype == other.inputs[name].dtype
-            # NaN is a missing number, the same in both.
+            # NaN is a missing number, so NaNs are equal.
             and np.array_equal(values, other.inputs[name], equal_nan=values.dtype.kind == "f")
             for name, values in one.inputs.items()
         )

@@ -1,4 +1,4 @@
-"""Media types of tables: which one a request has, and which one its response gets."""
+"""Media types of tables, and their negotiation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ALIASES = {
     **dict.fromkeys(("application/jsonl", "application/x-jsonl", "text/jsonl"), NDJSON),
     **dict.fromkeys(("application/jsonlines", "application/x-jsonlines"), NDJSON),
 }
-# Names of tables; a body of such a type is not JSON, whether it is read here or not.
+# Table types, including some that cannot be read here: their bodies are not JSON.
 _TABLE = re.compile(
     r"csv|tsv|separated-values|ndjson|json-?lines?\b|jsonl|json-seq|arrow|feather|parquet|avro|orc\b"
     r"|excel|spreadsheet|numpy|npy|npz|zip|bzip|zstd|x-xz"
@@ -35,14 +35,14 @@ _CHARSETS = ("utf-8", "utf8", "us-ascii")
 
 
 def is_table(content_type: str | None) -> bool:
-    """Return whether a request's Content-Type is that of a table, readable or not."""
+    """Return whether a Content-Type is that of a table, readable or not."""
     if content_type is None or content_type == JSON:
         return False
     return _TABLE.search(content_type.partition(";")[0].lower()) is not None
 
 
 def media_type(content_type: str) -> str:
-    """Return a Content-Type's media type, in the spelling that is used here.
+    """Return a Content-Type's media type in its canonical spelling.
 
     Raises:
         ClientError: 415, the text is not UTF-8.
@@ -58,11 +58,11 @@ def media_type(content_type: str) -> str:
 def negotiate(accept: str | None, came: str) -> str:
     """Return the media type of the response (RFC 9110, 12.5.1).
 
-    Among types of equal quality the request's own goes first.
+    Among types of equal quality the request's own wins.
 
     Args:
-        accept: the header, None if there is none.
-        came: the media type of the request.
+        accept: value of the Accept header, None if absent.
+        came: media type of the request.
 
     Raises:
         ClientError: 406, none of the types that can be written is accepted.

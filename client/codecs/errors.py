@@ -1,4 +1,4 @@
-"""How errors are worded in JSON: `{"error": "what came, what was expected"}` in every dialect."""
+"""Errors in JSON: `{"error": "what was expected, what was received"}` in every dialect."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from client.http.messages import HttpReply
 UNAUTHORIZED = 401
 # Programs send a bearer token; browsers ask for a login whose password is the key.
 LOGIN = 'Bearer, Basic realm="predictions"'
-# Messages quote what came; a body of megabytes must not come back.
+# Messages quote the request; do not return megabytes of it.
 MAX_MESSAGE_CHARACTERS = 4000
 
 
 def json_error(error: ClientError) -> HttpReply:
-    """Return the response that words an error."""
+    """Return the response for an error."""
     headers: tuple[tuple[str, str], ...] = ()
     if error.retry_after is not None:
         headers = (("Retry-After", str(error.retry_after)),)

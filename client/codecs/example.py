@@ -1,4 +1,4 @@
-"""An example request for a signature, made from what is known of the model."""
+"""Example requests, made from a model's schema."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _BY_KIND: dict[str, Any] = {"f": 1.0, "i": 1, "u": 1, "b": True, "O": "text"}
 
 
 def example_request(schema: Schema, signature_name: str = "") -> dict[str, Any]:
-    """Return the body of a request to predict, as JSON has it.
+    """Return the JSON body of a predict request.
 
-    Columns that the model describes have a typical value of each class. Other inputs have a value
-    of their type and shape, with 1 for every free length.
+    Described columns have a typical value of each class. Other inputs have a value of their type
+    and shape, with 1 for every free dimension.
 
     Raises:
         ClientError: the model has no such signature, or an input has no JSON form.
@@ -55,7 +55,7 @@ def example_rows(schema: Schema, signature_name: str) -> list[dict[str, Any]]:
 
 
 def _value(spec: TensorSpec, skipped: int) -> Any:
-    """Return a value of an input without the first dimensions."""
+    """Return a value of an input without its first dimensions."""
     value = _BY_KIND[DTYPES[spec.dtype].kind]
     for length in reversed((spec.shape or ())[skipped:]):
         value = [value] * (1 if length is None else length)

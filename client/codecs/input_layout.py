@@ -1,4 +1,4 @@
-"""How rows and columns in JSON fill a signature's inputs."""
+"""Input layouts: how JSON rows and columns fill a signature's inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from client.serving.schema import DENSE, DENSE_INPUT, Schema, TensorSpec
 from client.serving.tensors import STRING, Array
 
 FLOATS = frozenset(map(DataType.Value, ("DT_FLOAT", "DT_DOUBLE")))
-# What TensorFlow Serving reads from JSON: no uint16, float16, bfloat16 or complex numbers.
+# The dtypes that TensorFlow Serving reads from JSON: no uint16, float16, bfloat16 or complex.
 JSON_DTYPES = FLOATS | frozenset(
     map(
         DataType.Value,
@@ -36,19 +36,19 @@ JSON_DTYPES = FLOATS | frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A signature's inputs, as well-formed requests fill them.
+    """A signature's inputs, as filled by well-formed requests.
 
     Attributes:
         signature_name: the signature's name.
         names: the inputs' names, in the table's order if it is known.
         specs: the inputs' specs.
-        ordered: whether the table's order is known, so that a plain list can be a row.
+        ordered: whether the column order is known, so that a plain list can be a row.
         pick: returns an object's values in the order of `names`.
-        matrix: the dtype of all inputs if each takes one number a row, so that rows are a matrix.
+        matrix: the dtype of all inputs if each takes one number per row, so that rows are a matrix.
         dense: whether the signature `dense` computes the same from that matrix.
         texts: whether an input takes strings.
-        plain_rows: rows without names as one tensor: values for the only input, or lists in the
-            table's order; None if they are neither.
+        plain_rows: spec of rows without names as one tensor: values for the only input, or lists
+            in the table's order; None if they are neither.
     """
 
     signature_name: str
@@ -70,7 +70,7 @@ class Layout:
 
 
 def layout_of(schema: Schema, signature_name: str) -> Layout | None:
-    """Return a signature's layout, None if there is no such signature or it has no JSON form."""
+    """Return a signature's layout, None if it does not exist or has no JSON form."""
     known: Layout | None = schema.derived.get((Layout, signature_name))
     # Do not cache misses: names are chosen by callers.
     if known is None and signature_name in schema.signatures:

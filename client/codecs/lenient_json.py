@@ -1,6 +1,6 @@
-"""JSON as other servers' callers write it: with NaN, infinities, and every digit of an integer.
+"""Lenient JSON, as callers of other servers write it: with NaN, infinities and exact integers.
 
-orjson refuses NaN and infinities, so bodies that hold them are read by the standard library.
+orjson rejects NaN and infinities, so bodies that hold them are read by the standard library.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-# `Inf` outside of strings; TensorFlow Serving reads it as Infinity.
+# `Inf` outside strings; TensorFlow Serving reads it as Infinity.
 _INF = re.compile(r'("(?:[^"\\]|\\.)*")|\bInf\b', re.DOTALL)
-# A lone half of a surrogate pair: Python reads it, but it is no character.
+# A lone surrogate: Python accepts it, but it is not a character.
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(?P<half>u[dD][89a-fA-F])|.)", re.DOTALL
 )
@@ -27,11 +27,11 @@ class JsonError(ValueError):
 
 
 def loads(text: str, pairs_hook: PairsHook | None = None, *, only_first: bool = False) -> Any:
-    """Return the document of a text.
+    """Parse a text.
 
     Args:
         text: JSON that may hold NaN, Infinity, Inf and -Infinity.
-        pairs_hook: makes an object of its members; a dict by default.
+        pairs_hook: builds an object from its members; a dict by default.
         only_first: whether text after the document is ignored.
 
     Raises:
@@ -50,14 +50,14 @@ def loads(text: str, pairs_hook: PairsHook | None = None, *, only_first: bool = 
     except json.JSONDecodeError as error:
         raise JsonError(str(error)) from None
     except RecursionError:
-        raise JsonError("too many lists or objects in one another") from None
+        raise JsonError("lists or objects nested too deeply") from None
     if not only_first and text[end:].strip(" \t\r\n"):
         raise JsonError(f"unexpected text after the document: char {end}")
     return document
 
 
 def _integer(digits: str) -> int | float:
-    """Read an integer of 64 bits exactly, a larger one as a float, as orjson does."""
+    """Read a 64-bit integer exactly, a larger one as a float, as orjson does."""
     if len(digits) <= _INTEGER_DIGITS:
         value = int(digits)
         if _MIN_INT64 <= value <= _MAX_UINT64:

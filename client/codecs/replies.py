@@ -1,8 +1,8 @@
 """Outputs to JSON in row form and column form.
 
-Arrays are written as a whole, floats with the digits of their own type; rows are joined from the
-pieces. JSON has no NaN and no infinity, so these become null. Strings that are not UTF-8, and
-outputs whose name ends in `_bytes`, are written as `{"b64": "..."}`.
+Whole arrays are encoded at once, floats with the shortest digits of their own type, and rows are
+joined from the pieces. NaN and infinities become null, since JSON has neither. Strings that are not
+UTF-8, and outputs whose name ends in `_bytes`, are written as `{"b64": "..."}`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import orjson
 
 from client.serving.tensors import Array
 
-# Fewer values are written faster than their distinct values are found.
+# For fewer values, finding the distinct ones takes longer than encoding all.
 MIN_DISTINCT = 10
 
 
 def write_rows(outputs: Mapping[str, Array], tail: bytes = b"") -> bytes:
-    """Return `{"predictions": [row, …]}`: an object a row, or a plain value if there is one output.
+    """Return `{"predictions": [row, …]}`; rows are objects, or plain values of the only output.
 
     Args:
         outputs: at least one, all with the same number of rows.
-        tail: what else stands in the object, each member after a comma.
+        tail: further members of the object, each after a comma.
     """
     names = sorted(outputs)
     if len(names) == 1:
@@ -38,7 +38,7 @@ def write_rows(outputs: Mapping[str, Array], tail: bytes = b"") -> bytes:
         row = {name: _only(name, outputs[name]) for name in names}
         whole = orjson.dumps({"predictions": [row]}, option=orjson.OPT_SERIALIZE_NUMPY)
         return b"".join((whole[:-1], tail, b"}")) if tail else whole
-    # Each row is one piece for the text before a value, and one for the value, of each output.
+    # For each output a row has two pieces: the text before the value, and the value.
     width = 2 * len(names)
     pieces = [b""] * (count * width)
     before = b"},{"
@@ -51,7 +51,7 @@ def write_rows(outputs: Mapping[str, Array], tail: bytes = b"") -> bytes:
 
 
 def row_texts(outputs: Mapping[str, Array]) -> list[bytes]:
-    """Return the JSON of each row: an object, or a plain value if there is one output.
+    """Return the JSON of each row: an object, or the plain value of the only output.
 
     Args:
         outputs: at least one, all with the same number of rows.
@@ -74,11 +74,11 @@ def object_texts(outputs: Mapping[str, Array]) -> list[bytes]:
 
 
 def write_columns(outputs: Mapping[str, Array], tail: bytes = b"") -> bytes:
-    """Return `{"outputs": {name: values, …}}`, or the values alone if there is one output.
+    """Return `{"outputs": {name: values, …}}`, or only the values if there is one output.
 
     Args:
         outputs: at least one.
-        tail: what else stands in the object, each member after a comma.
+        tail: further members of the object, each after a comma.
     """
     names = sorted(outputs)
     if len(names) == 1:
@@ -104,8 +104,8 @@ def each_row(name: str, array: Array) -> list[bytes]:
     """Return the JSON of each row's value.
 
     Args:
-        name: of the output.
-        array: of at least one dimension; of a type that has a JSON form.
+        name: the output's name.
+        array: at least one dimension; of a type that has a JSON form.
     """
     if array.dtype.hasobject:
         if array.ndim > 1:
@@ -128,14 +128,14 @@ def each_row(name: str, array: Array) -> list[bytes]:
 
 
 def _only(name: str, array: Array) -> Any:
-    """Return the only row's value as orjson can write it."""
+    """Return the only row's value in a form that orjson can write."""
     if not array.dtype.hasobject:
         return array[0] if array.ndim == 1 else np.ascontiguousarray(array[0])
     return _texts(name, array)[0]
 
 
 def _texts(name: str, array: Array) -> Any:
-    """Return strings as orjson can write them, in lists along the array's dimensions."""
+    """Return strings in a form that orjson can write, nested like the array's dimensions."""
     texts = _written(name, array.reshape(-1).tolist())
     if array.ndim == 1:
         return texts
@@ -144,7 +144,7 @@ def _texts(name: str, array: Array) -> Any:
 
 
 def _written(name: str, values: list[bytes]) -> list[Any]:
-    """Return each string as orjson can write it."""
+    """Return each string in a form that orjson can write."""
     if name.endswith("_bytes"):
         return list(map(_b64, values))
     try:

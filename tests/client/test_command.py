@@ -162,7 +162,7 @@ ONES = ",".join("1" * 29)
         ('{"signature_name": "x", "instances": [[1]]}', 'has no "x"'),
         (f"{HEADER}\n1,2\n", "line 2: expected 30 cells like the header"),
         (f"{HEADER},extra\n", 'line 1: unknown column "extra"; the columns are mean_radius,'),
-        (f"{HEADER},mean_radius\n", 'line 1: column "mean_radius" is there twice'),
+        (f"{HEADER},mean_radius\n", 'line 1: duplicate column "mean_radius"'),
         ("[[1]]", "instances[0]: expected 30 values"),
         ("[", "not JSON: "),
         ('{"rows":\n []}', "expected a list of rows or"),

@@ -297,7 +297,7 @@ def test_data_may_be_flat_or_nested(url: str, data: Any) -> None:
         ([("x", np.array([1.0]))], 'input "x": expected FP32 [-1], got FP64 [1]'),
         ([("x", f32([[1]]))], 'input "x": expected FP32 [-1], got FP32 [1, 1]'),
         ([("y", f32([1]))], 'inputs[0]: unknown name "y", expected x'),
-        ([("x", f32([1])), ("x", f32([1]))], 'inputs[1]: "x" is there twice'),
+        ([("x", f32([1])), ("x", f32([1]))], 'inputs[1]: duplicate name "x"'),
         ([], "inputs: x missing, of x"),
     ],
 )
@@ -362,7 +362,7 @@ for _ in range(60):
             "parameters: binary_data_output: expected true or false, got 3",
         ),
         ({"inputs": [ONE], "outputs": 3}, "outputs: expected a list of tensors, got 3"),
-        ({"inputs": [ONE], "outputs": [{"name": "y"}] * 2}, 'outputs[1]: "y" is there twice'),
+        ({"inputs": [ONE], "outputs": [{"name": "y"}] * 2}, 'outputs[1]: duplicate name "y"'),
         ({"inputs": [{**ONE, "shape": None}]}, 'input "x": expected a shape such as [1, 2]'),
         ({"inputs": [{**ONE, "shape": [-1]}]}, 'input "x": expected a shape such as [1, 2]'),
         ({"inputs": [{**ONE, "shape": [True]}]}, 'input "x": expected a shape such as [1, 2]'),
@@ -389,10 +389,10 @@ def test_what_cannot_be_read_is_told(url: str, body: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"inputs": [{**GRID, "data": [[1, 2, 3]]}], **GRID_PARAMETERS}, "in one another of shape"),
+        ({"inputs": [{**GRID, "data": [[1, 2, 3]]}], **GRID_PARAMETERS}, "nested lists of shape"),
         (
             {"inputs": [{**GRID, "data": [[[1], [2, 3, 4, 5, 6]]]}], **GRID_PARAMETERS},
-            "in one another of shape [1, 2, 3]",
+            "nested lists of shape [1, 2, 3]",
         ),
         (
             {
@@ -468,7 +468,7 @@ def test_strings_whose_lengths_are_wrong_are_told(data: bytes, count: int) -> No
 
 
 def test_truth_is_0_or_1() -> None:
-    with pytest.raises(ClientError, match="t: expected bytes of value 0 and 1 for BOOL"):
+    with pytest.raises(ClientError, match="t: expected bytes 0 and 1 for BOOL"):
         read_binary(memoryview(b"\x00\x02"), (2,), TensorSpec(10, (None,)), "t")
 
 

@@ -144,7 +144,7 @@ def test_arrays_have_the_signature_s_dtypes() -> None:
             {"instances": [1, -1e39]},
             "instances[1]: expected at most ±3.4028235e+38, got -1e+39",
         ),
-        (ANY, {"inputs": DEEP}, "inputs: expected at most 32 lists in one another"),
+        (ANY, {"inputs": DEEP}, "inputs: expected at most 32 nested lists"),
     ],
 )
 def test_a_wrong_request_is_told_where_what_and_why(of: Schema, body: Any, message: str) -> None:

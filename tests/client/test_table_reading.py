@@ -452,7 +452,7 @@ def test_npy_holds_neither_names_nor_errors() -> None:
             table_writer(NPY, TableOptions(**chosen))
         assert caught.value.status == 406
     layout = TableLayout.of(schemas.numeric())
-    with pytest.raises(ClientError, match="an array has no names"):
+    with pytest.raises(ClientError, match="an array has no column names"):
         table_reader(NPY, layout, TableOptions(keep_all=True))
     matrix = np.array([[1, 2, 3], [np.inf, 5, 6], [7, 8, 9]])
     reader = table_reader(NPY, layout, TableOptions(errors_in_rows=True))

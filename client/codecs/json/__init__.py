@@ -1,1 +1,1 @@
-"""The project's own JSON."""
+"""The project's own JSON dialect."""

@@ -1,6 +1,6 @@
-"""JSON values to arrays, with each value's type checked against the signature's.
+"""JSON values to arrays, with the type of each value checked against the signature.
 
-Strings that are not text travel as `{"b64": "…"}`, as in TensorFlow Serving's dialect.
+Bytes that are not text are `{"b64": "…"}`, as in TensorFlow Serving's dialect.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ _ALLOWED: dict[str, tuple[set[type], str]] = {
 def to_array(values: Any, spec: TensorSpec, place: Place, columns: Sequence[Column] = ()) -> Array:
     """Turn nested lists into an array of a signature's dtype and shape.
 
-    Null becomes the column's missing value, and a date the number of its days.
+    Null becomes the column's missing value, and a date its days since 1970.
 
     Args:
-        values: a value, or lists of lists of values.
+        values: a value, or nested lists of values.
         spec: the input they are for.
-        place: says where in the request the element with an index stands.
-        columns: which the values fill in turn; none if the model does not describe them.
+        place: returns where in the request an element is, given its index.
+        columns: the columns that the values fill in turn; empty if the model does not describe
+            them.
 
     Raises:
         ClientError: a value has the wrong type, lists are of unequal length, or the shape is wrong.
@@ -50,7 +51,7 @@ def to_array(values: Any, spec: TensorSpec, place: Place, columns: Sequence[Colu
     rank = len(spec.shape) if spec.shape is not None else None
     while level and isinstance(level[0], list) and len(shape) != rank:
         if len(shape) == MAX_RANK:
-            raise ClientError(f"{place(())}: expected at most {MAX_RANK} lists in one another")
+            raise ClientError(f"{place(())}: expected at most {MAX_RANK} nested lists")
         lengths = set(map(len, level)) if all(type(v) is list for v in level) else set()
         if len(lengths) != 1:
             raise _uneven(level, shape, place)
@@ -101,7 +102,7 @@ def _flat(
         with np.errstate(over="ignore"):
             values = np.array(level, numpy_dtype)
         if numpy_dtype.kind == "f" and np.isinf(values).any():
-            # JSON has no infinity, so a number was too large for the type.
+            # JSON has no infinity, so the number was too large for the type.
             limit = np.finfo(numpy_dtype).max
             raise fail(int(np.flatnonzero(np.isinf(values))[0]), f"at most ±{limit:.8g}")
         return values
@@ -127,7 +128,7 @@ def _uneven(level: list[Any], shape: Sequence[int], place: Place) -> ClientError
 
 
 def _string(value: Any) -> bytes | None:
-    """Return the bytes of the string that a JSON value stands for, None if it stands for none."""
+    """Return the bytes of a JSON string or `{"b64": …}`, None if the value is neither."""
     if isinstance(value, str):
         return value.encode()
     if is_b64(value):
@@ -139,12 +140,12 @@ def _string(value: Any) -> bytes | None:
 
 
 def is_b64(value: Any) -> bool:
-    """Tell whether a JSON value stands for bytes."""
+    """Return whether a JSON value is `{"b64": …}`."""
     return isinstance(value, dict) and value.keys() == {"b64"}
 
 
 def kind_of(value: Any) -> str:
-    """Say what a JSON value is, short enough for a message."""
+    """Describe a JSON value briefly, for error messages."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Calls that came as JSON."""
+"""Calls decoded from JSON."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from client.codecs.batches import Call
 
 
 class JsonCall(NamedTuple):
-    """A call that came as JSON.
+    """A call decoded from JSON.
 
     Attributes:
-        call: what is asked of the model.
-        row_form: whether it came row by row, and is to be answered so; else column by column.
-        threshold: probability from which on the label is the second class, if the request says.
+        call: the call to the model.
+        row_form: whether request and response are in row form; otherwise in column form.
+        threshold: probability at and above which the label is the second class, if the request
+            sets it.
     """
 
     call: Call

@@ -1,4 +1,4 @@
-"""The codecs of our own dialect: predictions and explanations in JSON."""
+"""Codecs of the project's own dialect: predictions and explanations in JSON."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ PROBABILITY, LABEL = "probability", "label"
 
 
 class JsonPredictions(Codec):
-    """`/predict`: rows or columns, answered with the model, its version and its threshold."""
+    """`/predict`: rows or columns; responses name the model, its version and its threshold."""
 
     def decode(self, payloads: Sequence[Payload], schema: Schema) -> Decoding:
-        """Decode several requests, those that are alike in one pass."""
+        """Decode several requests, plain rows of numbers in one pass."""
         return decode_rows(self, payloads, schema)
 
     def decode_one(self, payload: Payload, schema: Schema) -> JsonCall:
@@ -100,15 +100,15 @@ def encode_each(
     encode_one: Any,
     is_plain: Any,
 ) -> list[HttpReply]:
-    """Return the response to each request; rows of plain ones are made text in one pass.
+    """Return the response to each request; plain rows are encoded in one pass.
 
     Args:
         batch: the requests.
-        outputs: of all of them.
-        tail: what else stands in each response's object, each member after a comma.
-        headers: of each response.
+        outputs: outputs for the whole batch.
+        tail: further members of each response's object, each after a comma.
+        headers: headers of each response.
         encode_one: returns the body for one decoded request and its outputs.
-        is_plain: whether a decoded request is answered with its rows as they are.
+        is_plain: whether the rows can be encoded without looking at the request.
     """
     if len(batch.members) == 1:
         return [HttpReply(encode_one(batch.decoded[0], outputs), 200, JSON, headers)]
@@ -138,7 +138,7 @@ def outputs_of_each(batch: Batch, outputs: Mapping[str, Array]) -> list[Mapping[
 def relabeled(
     outputs: Mapping[str, Array], threshold: float, schema: Schema
 ) -> Mapping[str, Array]:
-    """Return outputs whose labels follow from another threshold."""
+    """Return the outputs with labels by another threshold."""
     assert schema.description is not None
     names = np.array([name.encode() for name in schema.description.class_names], object)
     labels = names[(outputs[PROBABILITY] >= np.float32(threshold)).astype(np.int64)]
@@ -146,7 +146,7 @@ def relabeled(
 
 
 def has_threshold(schema: Schema, signature_name: str) -> bool:
-    """Whether the labels of a signature follow from a threshold of the probability."""
+    """Whether a signature's labels depend on a probability threshold."""
     signature = schema.signatures.get(signature_name)
     outputs = signature.outputs if signature is not None else {}
     return schema.description is not None and {PROBABILITY, LABEL} <= outputs.keys()

@@ -1,4 +1,4 @@
-"""The short form of a call: one matrix in place of one input for each column."""
+"""Dense calls: one matrix instead of one input for each column."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def shortest_call(
     inputs: Mapping[str, Array],
     output_filter: tuple[str, ...] = (),
 ) -> Call:
-    """Return the call that computes what a signature does, with as few tensors as possible.
+    """Return the call that computes the same as a signature with as few tensors as possible.
 
     Args:
-        schema: of the model.
-        signature_name: the signature that is asked for.
+        schema: schema of the model.
+        signature_name: the requested signature.
         inputs: an array for each of its inputs, of the inputs' dtypes.
-        output_filter: names of the outputs that are wanted; empty for all.
+        output_filter: names of the outputs to return; empty for all.
 
     Raises:
         ClientError: the columns of a table are of unequal length.

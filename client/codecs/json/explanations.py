@@ -1,7 +1,7 @@
-"""Explanations: each column's share of the log-odds, by the columns' names.
+"""Explanations: each column's share of the log-odds, by column name.
 
-`{"explanations": [{"bias": …, "contribution": {column: share, …}}, …]}`, an object for each row;
-the shares and the bias add up to the logit.
+`{"explanations": [{"bias": …, "contribution": {column: share, …}}, …]}`, one object per row; the
+shares and the bias add up to the logit.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from client.serving.tensors import Array
 
 
 def explains(schema: Schema) -> bool:
-    """Whether a model has a signature for each column's share of the log-odds."""
+    """Whether a model has the signature `explain`."""
     return EXPLAIN in schema.signatures and schema.column_order(EXPLAIN) is not None
 
 
 def read(body: bytes, schema: Schema) -> JsonCall:
-    """Decode the rows to explain; a body as for a prediction, without a signature.
+    """Decode the rows to explain; the body is a prediction's, without a signature.
 
     Raises:
         ClientError: 501, the model cannot explain itself; 400, the body is wrong.
@@ -41,19 +41,19 @@ def read(body: bytes, schema: Schema) -> JsonCall:
 
 
 def write(outputs: Mapping[str, Array], schema: Schema) -> bytes:
-    """Write the reply.
+    """Encode the response.
 
     Args:
-        outputs: of the signature `explain`: `contribution` [rows, columns], `bias` [rows].
-        schema: of the version that computed them.
+        outputs: outputs of `explain`: `contribution` [rows, columns], `bias` [rows].
+        schema: schema of the version that computed them.
 
     Raises:
-        ClientError: 501, they are not those of a signature that this project exports.
+        ClientError: 501, the outputs are not those of `explain` as this project exports it.
     """
     order = schema.column_order(EXPLAIN) or ()
     shares, bias = outputs.get("contribution"), outputs.get("bias")
     if shares is None or bias is None or shares.shape != (len(bias), len(order)):
-        raise ClientError(f"model {schema.model} explains itself in a way that is not known", 501)
+        raise ClientError(f"model {schema.model} has an explanation of unknown form", 501)
     rows = [
         {"bias": one, "contribution": dict(zip(order, row, strict=True))}
         for one, row in zip(np.asarray(bias), shares, strict=True)

@@ -1,7 +1,7 @@
-"""Well-formed requests in row form and column form, read without looking at each value.
+"""Fast decoding of well-formed requests in row form and column form.
 
 Malformed and unusual requests are left to the careful readers of the two dialects,
-`client.codecs.tfs_rest` and `client.codecs.json.rows`, which read whatever is read here alike.
+`client.codecs.tfs_rest` and `client.codecs.json.rows`, which decode the common ones identically.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from client.serving.protos import DataType
 from client.serving.schema import DEFAULT_SIGNATURE, Schema, TensorSpec
 from client.serving.tensors import DTYPES, Array
 
-# From here on numpy counts the quotes faster.
+# Above this size numpy counts the quotes faster.
 LARGE_BYTES = 5000
 
 
@@ -31,12 +31,12 @@ _LETTERS = {DataType.Value("DT_FLOAT"): "f", DataType.Value("DT_DOUBLE"): "d"}
 
 
 def read_batch(bodies: Sequence[bytes], schema: Schema) -> tuple[Batch | None, list[int]]:
-    """Read small requests for rows of numbers, `{"instances": [row, ...]}`, all at once.
+    """Read small requests for rows of numbers, `{"instances": [row, ...]}`, in one pass.
 
-    Each body is parsed by itself: joined, one that is no JSON could shift the rows of others.
+    Each body is parsed on its own: in a joined text, invalid JSON could shift the rows of others.
 
     Returns:
-        The batch, and the places of the bodies that are not in it.
+        The batch, and the indexes of the bodies that are not in it.
     """
     layout = layout_of(schema, DEFAULT_SIGNATURE)
     if layout is None or layout.matrix is None or len(layout.names) < 2:
@@ -56,7 +56,7 @@ def read_batch(bodies: Sequence[bytes], schema: Schema) -> tuple[Batch | None, l
                 others.append(place)
                 continue
             if type(first) is dict:
-                # More quotes than the names have are those of a key that is there twice.
+                # Additional quotes belong to a duplicate key.
                 good = body.count(b'"') == 2 + row_quotes * count
                 if count == 1:
                     good = good and len(first) == width
@@ -85,7 +85,7 @@ def read_batch(bodies: Sequence[bytes], schema: Schema) -> tuple[Batch | None, l
 
 
 def _packed(values: list[Any], dtype: int) -> Array | None:
-    """Return numbers as an array, None if one of them is none, or too large for the type."""
+    """Return numbers as an array, None if a value is not a number or too large for the type."""
     if not _NUMBERS.issuperset(map(type, values)):
         return None
     try:
@@ -97,11 +97,11 @@ def _packed(values: list[Any], dtype: int) -> Array | None:
 
 
 def read(body: bytes, schema: Schema) -> JsonCall | None:
-    """Read the body of a request to predict.
+    """Read the body of a predict request.
 
     Args:
         body: JSON.
-        schema: of the version that is asked for.
+        schema: schema of the requested version.
 
     Returns:
         None if the body is not well-formed, or unusual.
@@ -114,7 +114,7 @@ def read(body: bytes, schema: Schema) -> JsonCall | None:
 
 
 def read_parsed(document: Any, body: bytes, schema: Schema) -> JsonCall | None:
-    """Do the same with a body that has been parsed already."""
+    """Read a body that has been parsed already; otherwise like `read`."""
     if type(document) is not dict:
         return None
     named = "signature_name" in document
@@ -142,7 +142,7 @@ def read_parsed(document: Any, body: bytes, schema: Schema) -> JsonCall | None:
         return None
     if layout.texts:
         strings += sum(a.size for a in call.call.inputs.values() if a.dtype.hasobject)
-    # More quotes than these strings have are those of a key that is there twice.
+    # Additional quotes belong to a duplicate key.
     return call if _count_quotes(body) == 2 * strings else None
 
 
@@ -199,7 +199,7 @@ def _call(
 
 
 def _array(values: list[Any], spec: TensorSpec, numbers: bool) -> Array | None:
-    """Return nested lists as an array of exactly the signature's shape."""
+    """Return nested lists as an array of the signature's shape, None if they do not fit."""
     if not spec.shape:
         return None
     shape = [len(values)]
@@ -216,7 +216,7 @@ def _array(values: list[Any], spec: TensorSpec, numbers: bool) -> Array | None:
 
 
 def has_duplicate_keys(document: Any, body: bytes) -> bool:
-    """Return whether an object of a body has a key twice; orjson keeps the last."""
+    """Return whether an object in a body has a duplicate key; orjson keeps the last."""
     strings, level = 0, [document]
     while level:
         inner: list[Any] = []
@@ -233,7 +233,7 @@ def has_duplicate_keys(document: Any, body: bytes) -> bool:
 
 
 def _has_only_numbers(body: bytes) -> bool:
-    """Tell whether there is surely no `true` and no `false` in the lists."""
+    """Return whether the lists certainly hold no `true` and no `false`."""
     start = body.find(b"[")
     return body.find(b"t", start) < 0 and body.find(b"f", start) < 0
 

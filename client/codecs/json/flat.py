@@ -2,8 +2,8 @@
 
 Every dialect tries this first. If it returns None, a careful reader looks at each value.
 
-`struct` takes a list of numbers three times as fast as numpy, and refuses what is no number or too
-large, where numpy would read "5", null and 1.5 for integers as it sees fit.
+`struct` packs a list of numbers three times as fast as numpy, and rejects values that are not
+numbers or too large, where numpy would convert "5", null and 1.5 to integers.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def flat_array(values: list[Any], dtype: int, *, numbers: bool = False) -> Array
     """Return a list's values as an array of one dimension, strings as an object array of bytes.
 
     Args:
-        values: as JSON is read: numbers, booleans or strings.
+        values: parsed JSON: numbers, booleans or strings.
         dtype: a `tensorflow.DataType`.
-        numbers: whether it is known that there are no booleans among them, which pass for numbers.
+        numbers: whether the values are known to hold no booleans, which pass for numbers.
 
     Returns:
-        None if one of the values has the wrong type or is out of the type's range, or if the type
-        has no JSON form. NaN and infinity, where a parser gives them, are floats.
+        None if a value has the wrong type or is out of the type's range, or if the type has no JSON
+        form. NaN and infinities, if the parser accepts them, are floats.
     """
     if dtype == STRING:
         is_text = set(map(type, values)) <= {str}
@@ -64,14 +64,14 @@ def flat_array(values: list[Any], dtype: int, *, numbers: bool = False) -> Array
     if not (numbers and letter != "?") and not types.issuperset(map(type, values)):
         return None
     try:
-        # Of struct's two sizes of a float32 only the standard one, "=", is not quietly infinite.
+        # "=" makes struct raise for a number too large for float32; "@" would pack infinity.
         return np.frombuffer(struct.pack(f"={len(values)}{letter}", *values), numpy_dtype)
     except (struct.error, OverflowError):
         return None
 
 
 def byte_array(values: list[bytes]) -> Array:
-    """Return strings of bytes as an object array of one dimension."""
+    """Return byte strings as an object array of one dimension."""
     array = np.empty(len(values), object)
     array[:] = values
     return array

@@ -1,12 +1,11 @@
-"""Our own dialect: TensorFlow Serving's row form and column form, with errors for people.
+"""The project's own dialect: TensorFlow Serving's row and column form, with readable errors.
 
 Row form, `{"instances": [row, …]}`: a row is an object with a value for each input, or a plain
 value for the only input, or a list with the columns' values in the order of the trained table.
 Column form, `{"inputs": {name: values, …}}`: all rows of an input together, or plain values for
 the only input.
 
-Null is a missing value, in an object a key that is left out too, where the model has seen missing
-values in training.
+Null is a missing value. So is an absent key of an object, if training had missing values there.
 """
 
 from __future__ import annotations
@@ -39,29 +38,29 @@ EXPECTED = (
 )
 KEYS = ("instances", "inputs", "signature_name", "threshold")
 
-# Of each input that the model describes, the columns it holds.
+# The columns of each input that the model describes.
 Described = Mapping[str, Sequence[Column]]
 
 
 def read(body: bytes, schema: Schema) -> JsonCall:
-    """Read the body of a request to predict.
+    """Read the body of a predict request.
 
     Args:
         body: JSON.
-        schema: of the version that is asked for.
+        schema: schema of the requested version.
 
     Raises:
-        ClientError: it names the field, what came, and what was expected.
+        ClientError: it names the field, the value and what was expected.
     """
     body = body.removeprefix(codecs.BOM_UTF8)
     return fast.read(body, schema) or read_document(parsed(body), schema)
 
 
 def read_document(body: Any, schema: Schema) -> JsonCall:
-    """Turn a body that is parsed already into a call.
+    """Turn a parsed body into a call.
 
     Raises:
-        ClientError: it names the field, what came, and what was expected.
+        ClientError: it names the field, the value and what was expected.
     """
     if not isinstance(body, dict):
         raise ClientError(f"the body is {kind_of(body)}; {EXPECTED}")
@@ -99,13 +98,13 @@ def write(outputs: Mapping[str, Array], *, row_form: bool, tail: bytes = b"") ->
     """Return the body of the response, `{"predictions": ...}` or `{"outputs": ...}`.
 
     Args:
-        outputs: the model's.
-        row_form: whether the request came in row form.
-        tail: what else stands in the object, each member after a comma.
+        outputs: the model's outputs.
+        row_form: whether the request was in row form.
+        tail: further members of the object, each after a comma.
 
     Raises:
-        ClientError: an output has no JSON form, or the outputs have no common number of rows, so
-            that only column form can tell them.
+        ClientError: an output has no JSON form, or in row form the outputs have no common number
+            of rows.
     """
     check_types(outputs)
     if not row_form:
@@ -120,7 +119,7 @@ def write(outputs: Mapping[str, Array], *, row_form: bool, tail: bytes = b"") ->
 
 
 def check_types(outputs: Mapping[str, Array]) -> None:
-    """Raise an error for outputs without a JSON form."""
+    """Raise an error if an output has no JSON form."""
     for name, array in outputs.items():
         if array.dtype.kind == "c":
             raise ClientError(f"output {name}: values of {array.dtype.name} have no JSON form", 501)
@@ -130,7 +129,7 @@ def parsed(body: bytes) -> Any:
     """Parse a body.
 
     Raises:
-        ClientError: it is empty, or no JSON.
+        ClientError: the body is empty, or not JSON.
     """
     if not body.strip():
         raise ClientError(f"the body is empty; {EXPECTED}")
@@ -158,7 +157,7 @@ def _checked_rows(rows: Any) -> list[Any]:
 
 
 def _read_matrix(rows: list[Any], schema: Schema, order: tuple[str, ...]) -> Array:
-    """Read rows as one matrix with the columns in order."""
+    """Read rows as one matrix, with the columns in the given order."""
     if isinstance(rows[0], dict):
         by_name = schema.described[DEFAULT_SIGNATURE]
         rows = _whole_objects(rows, schema.signatures[DEFAULT_SIGNATURE], by_name)
@@ -213,7 +212,7 @@ def _read_rows(
 def _whole_objects(
     rows: list[Any], signature: Signature, described: Described
 ) -> list[dict[str, Any]]:
-    """Check the rows' names, and put null for values that are left out and may be missing."""
+    """Check the names in each row, and put null for absent values that may be missing."""
     wanted = signature.inputs.keys()
     whole = rows
     for index, row in enumerate(rows):
@@ -238,7 +237,7 @@ def _whole_objects(
                     "is missing"
                 )
             if whole is rows:
-                whole = list(rows)  # the caller's own may be read again, for another version
+                whole = list(rows)  # the original may be read again, for another version
             whole[index] = {**row, **dict.fromkeys(absent)}
     return whole
 
@@ -290,7 +289,7 @@ def _read_columns(inputs: Any, signature: Signature, described: Described) -> di
 
 
 def _check_equal_lengths(arrays: Mapping[str, Array], signature: Signature) -> None:
-    """Columns that are one value a row must have equally many rows."""
+    """Raise an error if columns with one value per row differ in length."""
     lengths = {
         name: len(array)
         for name, array in arrays.items()

@@ -1,8 +1,8 @@
-"""Inference requests of the Open Inference Protocol (V2), as KServe, Triton and MLServer speak it.
+"""Inference requests of the Open Inference Protocol (V2), as in KServe, Triton and MLServer.
 
 Protocol: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol, with
-its binary tensor data extension. The protocol has one set of inputs for a model, TensorFlow Serving
-many: the request parameter `signature_name` chooses another than `serving_default`.
+its binary tensor data extension. The protocol has one set of inputs per model, TensorFlow Serving
+one per signature: the request parameter `signature_name` selects one other than `serving_default`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from client.serving.schema import Schema, Signature, TensorSpec
 from client.serving.tensors import Array
 
 BINARY = "application/octet-stream"
-# Length of the JSON of a request or response that has bytes after it.
+# Length of the JSON in a request or response with binary tensors after it.
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 EXPECTED = 'expected {"inputs": [{"name", "shape", "datatype", "data"}, ...]}'
@@ -42,9 +42,9 @@ class Inference:
     """A decoded request.
 
     Attributes:
-        call: what is asked of the model.
-        id: the caller's name for the request, None if there is none.
-        binary: whether outputs are bytes by default.
+        call: the call to the model.
+        id: the caller's id for the request, None if there is none.
+        binary: whether outputs are binary by default.
         binary_outputs: the same by name, for the outputs that the request names.
         output_specs: dtype and shape of the signature's outputs.
     """
@@ -59,11 +59,11 @@ class Inference:
 def read(body: bytes, schema: Schema, header_length: str | None = None) -> Inference:
     """Decode a request.
 
-    Numbers that came as bytes are not copied: the arrays are views of the body.
+    Binary numbers are not copied: the arrays are views of the body.
 
     Args:
-        body: JSON, and after it the bytes of the binary inputs, in the inputs' order.
-        schema: the version's.
+        body: JSON, followed by the bytes of the binary inputs in the inputs' order.
+        schema: schema of the requested version.
         header_length: value of the header `Inference-Header-Content-Length`, None without binary
             inputs.
 
@@ -80,7 +80,7 @@ def read(body: bytes, schema: Schema, header_length: str | None = None) -> Infer
     parameters = _parameters(message, "parameters")
     for name in parameters:
         if name.startswith("sequence_"):
-            raise ClientError(f"parameters: {name}: no model here keeps a sequence's state")
+            raise ClientError(f"parameters: {name}: sequences are not supported")
     name, signature = signature_of(schema, parameters.get("signature_name", ""))
     inputs = _read_inputs(message.get("inputs"), signature, data)
     binary = _flag(parameters, "binary_data_output", "parameters", default=False)
@@ -96,12 +96,12 @@ def write(
 
     Args:
         inference: the request.
-        outputs: the model's; those that the request names come in that order.
+        outputs: the model's outputs; those that the request names come in that order.
         model: the model's name.
-        version: the version that computed them.
+        version: the version that computed the outputs.
 
     Raises:
-        ClientError: the protocol has no name for an output's type.
+        ClientError: the protocol has no datatype for an output.
     """
     names = inference.call.output_filter or sorted(outputs)
     tensors, data = [], []
@@ -204,7 +204,7 @@ def _read_inputs(tensors: Any, signature: Signature, data: memoryview) -> dict[s
 
 
 def _read_outputs(tensors: Any, signature: Signature, binary: bool) -> dict[str, bool]:
-    """Return of each output that is asked for by name whether it is to be bytes."""
+    """Return whether each requested output is to be binary, by name."""
     if tensors is None:
         return {}
     if type(tensors) is not list:
@@ -230,7 +230,7 @@ def _name(tensor: Any, place: str, known: Mapping[str, TensorSpec], seen: Mappin
     if name not in known:
         raise ClientError(f'{place}: unknown name "{name[:100]}", expected {_listing(known)}')
     if name in seen:
-        raise ClientError(f'{place}: "{name}" is there twice')
+        raise ClientError(f'{place}: duplicate name "{name}"')
     return name
 
 

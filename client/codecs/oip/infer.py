@@ -16,7 +16,7 @@ HEADER_LENGTH = "header_length"
 
 
 class OipInferences(Codec):
-    """Requests to infer; the option `header_length` is the JSON's length before binary tensors."""
+    """`infer`; the option `header_length` is the length of the JSON before binary tensors."""
 
     def decode_one(self, payload: Payload, schema: Schema) -> oip.Inference:
         """Decode one request."""

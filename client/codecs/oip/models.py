@@ -46,8 +46,8 @@ class Route:
 
     Attributes:
         what: `server`, `live`, `ready`, `model`, `model_ready` or `infer`.
-        method: its HTTP method.
-        target: the model, if it is about one.
+        method: the HTTP method.
+        target: the model, if the endpoint has one.
     """
 
     what: str
@@ -76,23 +76,23 @@ def route(path: str) -> Route | None:
 
 
 def server_metadata(version: str) -> dict[str, Any]:
-    """Return the reply to `/v2`.
+    """Return the response to `/v2`.
 
     Args:
-        version: of this program.
+        version: version of this program.
     """
     return {"name": "logreg-serving", "version": version, "extensions": list(EXTENSIONS)}
 
 
 def live() -> dict[str, Any]:
-    """Return the reply to `/v2/health/live`."""
+    """Return the response to `/v2/health/live`."""
     return {"live": True}
 
 
 def ready(is_ready: bool, model: str | None = None) -> HttpReply:
-    """Return the reply to `/v2/health/ready` and to a model's `ready`; 503 if it is not ready.
+    """Return the response to `/v2/health/ready` and to a model's `ready`; 503 if it is not ready.
 
-    The protocol allows any status but 200 there; KServe's own server gives 503.
+    The protocol allows any status but 200 for "not ready"; KServe's own server returns 503.
     """
     body = {"ready": is_ready} if model is None else {"name": model, "ready": is_ready}
     return HttpReply(orjson.dumps(body), 200 if is_ready else 503)
@@ -101,12 +101,12 @@ def ready(is_ready: bool, model: str | None = None) -> HttpReply:
 def model_metadata(
     schema: Schema, versions: Iterable[int], signature_name: str = ""
 ) -> dict[str, Any]:
-    """Return the reply to `/v2/models/<model>[/versions/<version>]`.
+    """Return the response to `/v2/models/<model>[/versions/<version>]`.
 
     Args:
-        schema: of the version that is asked for.
-        versions: those that can be asked.
-        signature_name: whose inputs and outputs to tell; the default one if empty.
+        schema: schema of the requested version.
+        versions: the available versions.
+        signature_name: the signature to describe; the default one if empty.
 
     Raises:
         ClientError: the model has no such signature.

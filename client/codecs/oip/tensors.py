@@ -1,11 +1,11 @@
 """Tensors of the Open Inference Protocol: JSON or bytes to arrays, and back.
 
-Protocol: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol. By its
-binary tensor data extension bytes are little-endian and row-major, each string after its length as
-four bytes, a bfloat16 two bytes.
+Protocol: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol. In its
+binary tensor data extension values are little-endian and row-major; a string follows its length in
+four bytes, and a bfloat16 takes two.
 
-A string that is not UTF-8 has no JSON form in the protocol. As in MLServer, a tensor whose
-`parameters` say `"content_type": "base64"` holds base64 instead.
+The protocol has no JSON form for strings that are not UTF-8. As in MLServer, a tensor whose
+`parameters` have `"content_type": "base64"` holds base64 instead.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _DATATYPE_OF_ARRAY = {
 
 
 def datatype(dtype: int) -> str:
-    """Return the protocol's name of a `tensorflow.DataType`; TensorFlow's where it has none."""
+    """Return the protocol's name for a `tensorflow.DataType`; TensorFlow's if it has none."""
     return _DATATYPES.get(dtype) or dtype_name(dtype).upper()
 
 
@@ -78,7 +78,7 @@ def check_spec(tensor: Mapping[str, Any], spec: TensorSpec, place: str) -> tuple
     """Check a tensor's datatype and shape, and return the shape.
 
     Raises:
-        ClientError: they are not those of the signature; the message has both.
+        ClientError: they differ from the signature's; the message has both.
     """
     shape = tensor.get("shape")
     if type(shape) is not list or not set(map(type, shape)) <= {int} or min(shape, default=0) < 0:
@@ -128,10 +128,10 @@ def read_json(
 
 
 def read_binary(data: memoryview, shape: tuple[int, ...], spec: TensorSpec, place: str) -> Array:
-    """Return the array that bytes are, without copying numbers.
+    """Return binary data as an array, without copying numbers.
 
     Raises:
-        ClientError: the bytes do not fill the shape exactly, or are none of the type's.
+        ClientError: the bytes do not fill the shape exactly, or are not of the datatype.
     """
     count = prod(shape)
     if spec.dtype == STRING:
@@ -143,7 +143,7 @@ def read_binary(data: memoryview, shape: tuple[int, ...], spec: TensorSpec, plac
             f"got {len(data)}"
         )
     if dtype.kind == "b" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
-        raise ClientError(f"{place}: expected bytes of value 0 and 1 for BOOL, got others")
+        raise ClientError(f"{place}: expected bytes 0 and 1 for BOOL, got others")
     array = np.frombuffer(data, dtype)
     return _shaped(from_bfloat16(array) if spec.dtype == BFLOAT16 else array, shape, place)
 
@@ -157,20 +157,20 @@ def write_tensor(
     null for them.
 
     Args:
-        name: the output's.
+        name: the output's name.
         array: its values.
-        spec: what the signature says of it, if it is known.
-        binary: whether its values are bytes.
+        spec: the output's spec in the signature, if known.
+        binary: whether to return the values as bytes.
 
     Raises:
-        ClientError: the protocol has no such type.
+        ClientError: the protocol has no such datatype.
     """
     of_strings = array.dtype == np.object_
     is_bfloat16 = spec is not None and spec.dtype == BFLOAT16
     if array.dtype not in _DATATYPE_OF_ARRAY:
         raise ClientError(
             f"output {name}: the protocol has no type for {array.dtype.name}; "
-            "leave it out by naming the outputs that you want",
+            "request the other outputs by name",
             501,
         )
     tensor: dict[str, Any] = {
@@ -198,12 +198,12 @@ def write_tensor(
 def _shaped(flat: Array, shape: tuple[int, ...], place: str) -> Array:
     try:
         return flat.reshape(shape)
-    except ValueError:  # no values at all, in a shape whose other lengths overflow
+    except ValueError:  # no values, in a shape whose other dimensions overflow
         raise ClientError(f"{place}: shape {list(shape)} is too large") from None
 
 
 def _unnested(values: list[Any], shape: tuple[int, ...], place: str) -> list[Any]:
-    """Return the values of lists in one another, whose lengths are the shape's."""
+    """Flatten nested lists whose lengths are the shape's."""
     level = values
     for length in shape[1:]:
         if not all(type(inner) is list and len(inner) == length for inner in level):
@@ -212,9 +212,7 @@ def _unnested(values: list[Any], shape: tuple[int, ...], place: str) -> list[Any
     else:
         if shape and len(values) == shape[0]:
             return level
-    raise ClientError(
-        f"{place}: expected the data flat, or in lists in one another of shape {list(shape)}"
-    )
+    raise ClientError(f"{place}: expected flat data, or nested lists of shape {list(shape)}")
 
 
 def _content_type(tensor: Mapping[str, Any]) -> Any:
@@ -238,8 +236,8 @@ def _read_strings(data: memoryview, count: int, place: str) -> list[bytes]:
         at = end
     if len(values) != count or at != len(whole):
         raise ClientError(
-            f"{place}: expected {count} strings, each after its length as four bytes, "
-            f"got {len(whole)} bytes that are not"
+            f"{place}: expected {count} strings, each after its length in four bytes, "
+            f"got {len(whole)} bytes of another form"
         )
     return values
 

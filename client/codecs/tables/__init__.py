@@ -1,6 +1,6 @@
 """Tables: bodies of many rows in binary or text, and the responses to them.
 
-A table is read in pieces, so that one of any size needs little memory:
+Tables are read in pieces, so memory use does not grow with their size:
 
     options = TableOptions.from_query(query)
     layout = TableLayout.of(schema, options.signature_name, options.outputs)
@@ -12,10 +12,10 @@ A table is read in pieces, so that one of any size needs little memory:
     ...  # the same with reader.finish()
     send(writer.end())
 
-Once something has been sent, the status cannot be changed: where `writer.can_tell_errors`, a last
-line `{"error": ...}` words the error; in other formats a response is kept until it is complete.
+The status cannot change once part of the response has been sent. If `writer.can_tell_errors`, a
+last line `{"error": ...}` reports the error; in other formats responses are held until complete.
 
-A table is read for one version of the model. If another version answers, go on only if
+A table is read for one version of the model. If another version answers, continue only if
 `reader.layout.holds_for` its schema.
 """
 
@@ -79,20 +79,20 @@ class TableReader(Protocol):
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """Names of columns that are not used, once the header has been read."""
+        """Names of unused columns; known once the header has been read."""
 
     def feed(self, chunk: bytes) -> Iterator[TableRows]:
-        """Add bytes, and yield the rows that are whole.
+        """Add bytes, and yield the complete rows.
 
         Raises:
             ClientError: it names the line or the row, and the column.
         """
 
     def finish(self) -> Iterator[TableRows]:
-        """Yield the rows that are left.
+        """Yield the remaining rows.
 
         Raises:
-            ClientError: as in `feed`, or the table is cut short, or there was no row.
+            ClientError: as in `feed`, or the table is cut short, or has no rows.
         """
 
 
@@ -100,27 +100,27 @@ class TableWriter(Protocol):
     """Writes a response in pieces.
 
     Attributes:
-        can_tell_errors: whether a reader of the response would notice a line that is an error.
+        can_tell_errors: whether the format allows an error in a last line.
     """
 
     can_tell_errors: bool
 
     def write(self, rows: TableRows, outputs: Mapping[str, Array]) -> bytes:
-        """Return the bytes for some rows and the outputs of their call; they may be none.
+        """Return the bytes, possibly none, for some rows and the outputs of their call.
 
         Raises:
-            ClientError: the outputs have no form in this type.
+            ClientError: this type cannot represent the outputs.
         """
 
     def end(self) -> bytes:
-        """Return the bytes that close the response."""
+        """Return the last bytes of the response."""
 
 
 def table_reader(content_type: str, layout: TableLayout, options: TableOptions) -> TableReader:
     """Return a reader of tables of one media type.
 
     Raises:
-        ClientError: 415, it is none of `READABLE`; 400, the model's inputs do not fit into it.
+        ClientError: 415, the type is not in `READABLE`; 400, it cannot hold the model's inputs.
     """
     if content_type == CSV:
         return CsvReader(layout, options)
@@ -145,7 +145,7 @@ def table_writer(content_type: str, options: TableOptions) -> TableWriter:
     """Return a writer of responses of one media type.
 
     Raises:
-        ClientError: 406, it is none of `WRITABLE`, or does not hold what the options ask for.
+        ClientError: 406, the type is not in `WRITABLE`, or does not support the options.
     """
     if content_type == JSON:
         return JsonWriter(options)

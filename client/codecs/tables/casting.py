@@ -1,4 +1,4 @@
-"""Arrays of numbers to the dtypes that a model takes, where nothing that matters is lost."""
+"""Casts of number arrays to a model's dtypes, without losing values."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from client.serving.tensors import DTYPES, Array
 
 
 def cast(array: Array, dtype: int) -> Array | None:
-    """Return an array's values as a dtype of the model's.
+    """Cast an array to a model's dtype.
 
-    Numbers become floats of any width, but not infinite; integers become integers that hold them.
+    Numbers become floats of any width unless they overflow; integers become integers if they fit.
 
     Args:
-        array: of numbers or booleans.
+        array: numbers or booleans.
         dtype: a `tensorflow.DataType`.
 
     Returns:
@@ -36,15 +36,15 @@ def cast(array: Array, dtype: int) -> Array | None:
 
 
 def check_finite(matrix: Array, layout: TableLayout, place: Place) -> None:
-    """Refuse infinities, and NaN where the model takes no missing value.
+    """Reject infinities, and NaN where the model takes no missing values.
 
     Args:
         matrix: `[rows, columns]` in the layout's order.
-        layout: of the table.
-        place: returns where a row stands.
+        layout: the table's layout.
+        place: returns the position of a row, for messages.
 
     Raises:
-        ClientError: the matrix has such a number.
+        ClientError: the matrix holds such a number.
     """
     if matrix.dtype.kind != "f" or np.isfinite(matrix).all():
         return

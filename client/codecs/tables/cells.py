@@ -1,4 +1,4 @@
-"""Cells of text to arrays."""
+"""Text cells to arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from client.serving.columns import NEVER_MISSING
 from client.serving.columns.base import MISSING, parse_word, word_of
 from client.serving.tensors import DTYPES, STRING, Array, dtype_name
 
-# In such files people write 1,5 for 1.5.
+# With these separators, 1,5 may be written for 1.5.
 DECIMAL_COMMA = (";", "\t")
 
 _NUMBERS = b"0123456789+-.eE \t,"
@@ -27,10 +27,10 @@ def read_column(
     """Turn a column's cells into an array.
 
     Args:
-        cells: a text for each row.
-        column: what they become.
-        place: returns where a row stands.
-        decimal_comma: whether numbers may be written with one.
+        cells: the text in each row.
+        column: the column to read them as.
+        place: returns the position of a row, for messages.
+        decimal_comma: whether numbers may have a decimal comma.
 
     Raises:
         ClientError: a cell cannot be read.
@@ -61,17 +61,16 @@ def read_column(
 
 
 def read_numbers(lines: bytes, header: Header, layout: TableLayout, separator: str) -> Array | None:
-    """Read lines of nothing but numbers as one matrix, three times as fast as by columns.
+    """Read lines of plain numbers as one matrix, three times as fast as by columns.
 
     Args:
-        lines: of the table, without the header.
+        lines: lines of the table, without the header.
         header: the table's columns.
-        layout: of the table; its columns must be one matrix.
-        separator: between cells.
+        layout: the table's layout; its columns must be one matrix.
+        separator: the character between cells.
 
     Returns:
-        The matrix `[rows, columns]` in the layout's order; None if something about the lines is
-        not plain.
+        The matrix `[rows, columns]` in the layout's order; None if a line holds anything else.
     """
     if separator != ",":
         mark = separator.encode()
@@ -87,7 +86,7 @@ def read_numbers(lines: bytes, header: Header, layout: TableLayout, separator: s
         rows = orjson.loads(b"[[" + text + b"]]")
         with np.errstate(over="ignore"):
             matrix = np.array(rows, layout.matrix_dtype)
-    except ValueError:  # not JSON's form of numbers, or lines of unequal lengths
+    except ValueError:  # not numbers as in JSON, or lines of unequal lengths
         return None
     if matrix.shape[1:] != (header.count,) or not np.isfinite(matrix).all():
         return None
@@ -96,7 +95,7 @@ def read_numbers(lines: bytes, header: Header, layout: TableLayout, separator: s
 
 
 def _numbers(words: list[str], column: TableColumn) -> Array | None:
-    """Return cells of plain numbers and missing marks as an array, None if there are others."""
+    """Return plain numbers and missing marks as an array; None if a cell is neither."""
     missing = [i for i, word in enumerate(words) if word in MISSING]
     if missing:
         if not column.takes_missing:
@@ -121,7 +120,7 @@ def _numbers(words: list[str], column: TableColumn) -> Array | None:
 
 
 def _with_points(words: list[str], column: TableColumn, place: Place) -> list[str]:
-    """Return numbers with a decimal point in place of the comma."""
+    """Return numbers with the decimal comma replaced by a point."""
     for row, word in enumerate(words):
         if "." in word and word not in MISSING:
             raise ClientError(
@@ -132,10 +131,10 @@ def _with_points(words: list[str], column: TableColumn, place: Place) -> list[st
 
 
 def _value(text: str, column: TableColumn) -> Any:
-    """Return the JSON value that a cell stands for.
+    """Return a cell's value as a JSON value.
 
     Raises:
-        ValueError: the cell stands for none; the message is what was expected.
+        ValueError: the cell has no such value; the message says what was expected.
     """
     dtype = column.spec.dtype
     if column.column is None:

@@ -1,8 +1,8 @@
-"""CSV, `text/csv` (RFC 4180), and its relatives with tabs, semicolons or bars.
+"""CSV, `text/csv` (RFC 4180), also with tabs, semicolons or bars as separators.
 
-A header with the columns' names, then a line for each row. Cells are trimmed; those that Excel,
-pandas, R or a database write for a missing value are missing. Where `;` or a tab separates, numbers
-may have a decimal comma.
+A header with the column names, then one line per row. Cells are trimmed; the marks that Excel,
+pandas, R and databases write for missing values are missing. With `;` or tabs, numbers may have a
+decimal comma.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from client.serving.columns.base import word_of
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 SEPARATORS = (",", ";", "\t", "|")
-# Excel's first line that says what separates cells.
+# Excel's first line that names the separator.
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
 
 
@@ -31,12 +31,12 @@ class CsvReader:
     """Reads CSV in pieces."""
 
     def __init__(self, layout: TableLayout, options: TableOptions, separator: str = "") -> None:
-        """Prepare.
+        """Create a reader.
 
         Args:
-            layout: what the table must hold.
-            options: how it is answered.
-            separator: between cells; guessed if empty.
+            layout: the columns that the table must have.
+            options: the caller's options.
+            separator: the character between cells; guessed if empty.
         """
         for column in layout.columns:
             if column.spec.shape not in (None, (None,)):
@@ -53,11 +53,11 @@ class CsvReader:
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """Names of columns that are not used."""
+        """Names of unused columns."""
         return self._header.ignored if self._header else ()
 
     def feed(self, chunk: bytes) -> Iterator[TableRows]:
-        """Add bytes, and yield the rows that are whole.
+        """Add bytes, and yield the complete rows.
 
         Raises:
             ClientError: a line cannot be read.
@@ -66,10 +66,10 @@ class CsvReader:
             yield from self._read(block, is_last=False)
 
     def finish(self) -> Iterator[TableRows]:
-        """Yield the rows that are left.
+        """Yield the remaining rows.
 
         Raises:
-            ClientError: as in `feed`, or there was no row.
+            ClientError: as in `feed`, or the table has no rows.
         """
         yield from self._read(self._lines.rest(), is_last=True)
         if not self._has_rows:
@@ -98,7 +98,7 @@ class CsvReader:
             yield self._rows(rows[start:stop], ends[start:stop], header)
 
     def _take_header(self, block: bytes) -> tuple[Header, bytes, int]:
-        """Read the header; return it, and the rest with the number of its first line."""
+        """Read the header; return it, the remaining text and the number of its first line."""
         check_text(block)
         block, line = block.removeprefix(BYTE_ORDER_MARK), 1
         text = decoded(block, line)
@@ -114,7 +114,7 @@ class CsvReader:
         return self._header, block[size:], line + taken
 
     def _guess(self, lines: Sequence[str]) -> str:
-        """Return the separator with which the header has most of the columns, or most cells."""
+        """Return the separator by which the header has the most known columns, or most cells."""
         known = {*self.layout.names, self.layout.label_name, self._options.id_column}
 
         def fit(separator: str) -> tuple[int, int]:
@@ -149,7 +149,7 @@ class CsvReader:
         except csv.Error as error:
             if is_last or not needs_more:
                 raise ClientError(f"line {line + reader.line_num - 1}: {error}") from error
-            # The block ends inside quotes.
+            # The block ends within a quoted cell.
             self._lines.put_back("".join(lines[whole:]).encode())
         return rows, ends
 
@@ -183,13 +183,13 @@ class CsvReader:
 
 
 def _csv_reader(supply: Iterator[str], separator: str, lines: Sequence[str]) -> Any:
-    # A blank before a quote is skipped; others stay for the column to trim.
+    # Blanks before a quote are skipped here; the column trims the others.
     skips = any(f'{separator} "' in line for line in lines)
     return csv.reader(supply, delimiter=separator, skipinitialspace=skips, strict=True)
 
 
 def _first_record(lines: Sequence[str], separator: str, line: int) -> tuple[list[str], int]:
-    """Return the cells of the first record, and how many lines it takes."""
+    """Return the cells of the first record, and the number of its lines."""
     reader = _csv_reader(iter(lines), separator, lines[:1])
     try:
         cells: list[str] = next(reader, [])

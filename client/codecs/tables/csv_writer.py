@@ -1,4 +1,4 @@
-"""Answers as CSV."""
+"""Responses as CSV."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from client.codecs.tables.values import ERROR, checked, number_texts, spread
 from client.serving.columns.base import PLAIN_NUMBER, word_of
 from client.serving.tensors import Array
 
-# Spreadsheets run text that begins so as a formula.
+# Spreadsheets evaluate text that begins with one of these as a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 class CsvWriter:
-    """Writes a header with the columns' names, and a line for each row.
+    """Writes a header with the column names, and a line for each row.
 
-    Outputs of several values a row, and strings that are not UTF-8, are JSON in a cell.
+    Outputs with several values per row, and strings that are not UTF-8, are JSON in a cell.
     """
 
     can_tell_errors = False
@@ -34,7 +34,7 @@ class CsvWriter:
         self._has_header = False
 
     def write(self, rows: TableRows, outputs: Mapping[str, Array]) -> bytes:
-        """Return the lines of some rows, after the header if they are the first.
+        """Return the lines for some rows, after the header if they are the first.
 
         Raises:
             ClientError: the outputs do not have a value for each row.
@@ -54,7 +54,7 @@ class CsvWriter:
         return b"".join([line + b"\n" for line in lines])
 
     def end(self) -> bytes:
-        """Return what closes the answer: nothing."""
+        """Return nothing: CSV has no end marker."""
         return b""
 
     def _cells(self, name: str, array: Array) -> list[bytes]:
@@ -66,7 +66,7 @@ class CsvWriter:
         texts = each_row(name, array)
         if array.ndim != 1:
             return [self._text(text.decode()) for text in texts]
-        # The JSON text of a string is a string too, or an object if it is not UTF-8.
+        # The JSON of a string is a string, or an object if it is not UTF-8.
         cells = {text: self._text(_string(text)) for text in set(texts)}
         return [cells[text] for text in texts]
 
@@ -80,7 +80,7 @@ class CsvWriter:
             text = f"'{text}"
         if text and self._special.isdisjoint(text):
             return text.encode()
-        # An empty string too: a line of one empty cell would be no row.
+        # Quote empty strings too: a line of one unquoted empty cell would not be a row.
         return b'"' + text.replace('"', '""').encode() + b'"'
 
 

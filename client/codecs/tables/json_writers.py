@@ -1,4 +1,4 @@
-"""Answers as JSON, and as lines of JSON."""
+"""Responses as JSON, and as lines of JSON."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from client.serving.tensors import Array
 
 
 class NdjsonWriter:
-    """Writes a line for each row, an object with the outputs' names."""
+    """Writes each row as a line: an object with a value for each output."""
 
     can_tell_errors = True
 
     def write(self, rows: TableRows, outputs: Mapping[str, Array]) -> bytes:
-        """Return the lines of some rows.
+        """Return the lines for some rows.
 
         Raises:
             ClientError: the outputs do not have a value for each row, or have no JSON form.
@@ -27,14 +27,14 @@ class NdjsonWriter:
         return b"".join([text + b"\n" for text in _objects(rows, outputs)])
 
     def end(self) -> bytes:
-        """Return what closes the answer: nothing."""
+        """Return nothing: lines of JSON have no end marker."""
         return b""
 
 
 class JsonWriter:
     """Writes `{"predictions": [row, ...]}`, as TensorFlow Serving does.
 
-    A row is an object, or the value of the only output if nothing else is written.
+    A row is an object, or the value of the only output if there is nothing else to write.
     """
 
     can_tell_errors = False
@@ -52,7 +52,7 @@ class JsonWriter:
         self._ending = ending
 
     def write(self, rows: TableRows, outputs: Mapping[str, Array]) -> bytes:
-        """Return the JSON of some rows.
+        """Return the JSON for some rows.
 
         Raises:
             ClientError: the outputs do not have a value for each row, or have no JSON form.
@@ -62,12 +62,12 @@ class JsonWriter:
         return before + self._separator.join(texts)
 
     def end(self) -> bytes:
-        """Return what closes the answer."""
+        """Return the end of the document."""
         return self._ending
 
 
 def _objects(rows: TableRows, outputs: Mapping[str, Array]) -> list[bytes]:
-    """Return the JSON of an object for each row: kept columns, and outputs or an error."""
+    """Return the JSON object of each row: copied columns, and outputs or an error."""
     texts = list(spread(object_texts(checked(outputs)), rows, b""))
     for index, message in rows.errors.items():
         texts[index] = orjson.dumps({ERROR: message})

@@ -1,4 +1,4 @@
-"""How the columns of a table become the inputs of a signature."""
+"""Table layouts: how a table's columns become the inputs of a signature."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from client.serving.columns.base import word_of
 from client.serving.schema import DEFAULT_SIGNATURE, DENSE, DENSE_INPUT, Schema, TensorSpec
 from client.serving.tensors import DTYPES, Array
 
-# A model server that batches may refuse more rows in a call than it is configured for.
+# A model server that batches may reject a call with more rows than it is configured for.
 ROWS_PER_CALL = 16_384
 
-# Returns where in the table the row with an index stands: "line 17".
+# Returns the position in the table of the row with an index: "line 17".
 Place = Callable[[int], str]
 
 
@@ -29,7 +29,7 @@ class TableColumn:
 
     Attributes:
         name: its name.
-        spec: dtype and shape of the values of all rows; the first dimension is the rows'.
+        spec: dtype and shape of the values of all rows; the first dimension is the rows.
         column: the model's description of it, if there is one.
     """
 
@@ -39,14 +39,14 @@ class TableColumn:
 
     @property
     def form(self) -> tuple[object, ...]:
-        """What decides how values are read."""
+        """Everything that determines how values are read."""
         column = self.column
         about = None if column is None else (column.kind, column.json_types, column.mode)
         return self.name, self.spec, self.takes_missing, about
 
     @property
     def takes_missing(self) -> bool:
-        """Whether the model takes missing values there."""
+        """Whether the model takes missing values in this column."""
         return self.column is not None and self.column.takes_missing(self.spec.dtype)
 
     @property
@@ -55,7 +55,7 @@ class TableColumn:
         return self.column is not None and self.column.kind == "date"
 
     def read_values(self, values: Sequence[object], place: Place) -> Array:
-        """Turn JSON values, one a row, into an array.
+        """Turn JSON values, one per row, into an array.
 
         Raises:
             ClientError: a value has the wrong type.
@@ -68,10 +68,10 @@ class TableColumn:
         return to_array(values, self.spec, at, () if self.column is None else (self.column,))
 
     def check_finite(self, array: Array, place: Place) -> None:
-        """Refuse infinities, and NaN where the model takes no missing value.
+        """Reject infinities, and NaN if the model takes no missing values.
 
         Raises:
-            ClientError: the array has such a number.
+            ClientError: the array holds such a number.
         """
         if self.column is None or array.dtype.kind != "f":
             return
@@ -89,10 +89,10 @@ class Header:
     """The columns that a table has.
 
     Attributes:
-        count: how many there are.
+        count: the number of columns.
         places: index of each of the layout's columns; -1 if the table lacks it.
-        kept: name and index of each column that is passed through.
-        ignored: names of columns that are not used.
+        kept: name and index of each column copied to the response.
+        ignored: names of unused columns.
     """
 
     count: int
@@ -103,15 +103,15 @@ class Header:
 
 @dataclass(frozen=True)
 class TableLayout:
-    """What a table must hold to be predicted.
+    """The columns that a table must have, and the call that they make.
 
     Attributes:
         signature_name: the signature to run.
-        columns: the table's, in the order of a row without names.
+        columns: the table's columns, in the order of a row without names.
         matrix: the input that takes all columns side by side; None if each is an input.
-        outputs: the outputs that are wanted, in the order of their names.
-        output_filter: the same as they were asked for; empty for all.
-        label_name: the label column of training, which is ignored.
+        outputs: the outputs to return, sorted by name.
+        output_filter: the requested outputs as given; empty for all.
+        label_name: the training data's label column, which is ignored.
     """
 
     signature_name: str
@@ -127,7 +127,7 @@ class TableLayout:
     ) -> TableLayout:
         """Return the layout of tables for a signature.
 
-        Where `dense` computes the same from one matrix, it is run instead.
+        If `dense` computes the same from one matrix, it is run instead.
 
         Raises:
             ClientError: the model has no such signature or output.
@@ -163,7 +163,7 @@ class TableLayout:
 
     def holds_for(self, schema: Schema) -> bool:
         """Return whether another version of the model reads rows in the same way."""
-        # `dense` may have been run for a signature; it need not be there any more.
+        # `dense` may have replaced the signature; the new version may lack it.
         if self.signature_name not in schema.signatures:
             return False
         other = TableLayout.of(schema, self.signature_name)
@@ -173,12 +173,12 @@ class TableLayout:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns' names."""
+        """The column names."""
         return tuple(column.name for column in self.columns)
 
     @property
     def is_ordered(self) -> bool:
-        """Whether callers can know the columns' order: it is the trained table's."""
+        """Whether the column order is known to callers: that of the training table."""
         return len(self.columns) == 1 or all(c.column is not None for c in self.columns)
 
     @property
@@ -188,11 +188,11 @@ class TableLayout:
 
     @property
     def matrix_dtype(self) -> np.dtype[np.generic] | None:
-        """The dtype of the matrix that takes all columns, None if there is none."""
+        """The dtype of the matrix that takes all columns; None without one."""
         return None if self.matrix is None else DTYPES.get(self.columns[0].spec.dtype)
 
     def call(self, arrays: Mapping[str, Array]) -> Call:
-        """Return the call for an array of each column, all of equal length."""
+        """Return the call for one array per column, all of equal length."""
         if self.matrix is None:
             return Call(self.signature_name, arrays, self.output_filter)
         columns = [arrays[column.name] for column in self.columns]
@@ -205,19 +205,19 @@ class TableLayout:
         return self.call({column.name: matrix[:, i] for i, column in enumerate(self.columns)})
 
     def no_outputs(self) -> dict[str, Array]:
-        """Return the outputs of no row."""
+        """Return outputs with zero rows."""
         return {
             name: np.zeros((0, *(n or 0 for n in (spec.shape or ())[1:])), DTYPES.get(spec.dtype))
             for name, spec in self.outputs.items()
         }
 
     def header(self, names: Sequence[str], options: TableOptions, place: str = "") -> Header:
-        """Return where a table has its columns, which may come in any order.
+        """Find the layout's columns in a table, which may have them in any order.
 
-        The label column of training is ignored.
+        The training data's label column is ignored.
 
         Raises:
-            ClientError: a column is unknown, missing or there twice.
+            ClientError: a column is unknown, missing or duplicate.
         """
         header = self.some_columns(names, options, place)
         missing = [n for n, i in zip(self.names, header.places, strict=True) if i < 0]
@@ -227,11 +227,11 @@ class TableLayout:
         return header
 
     def some_columns(self, names: Sequence[str], options: TableOptions, place: str = "") -> Header:
-        """Do the same for a table that may lack columns."""
+        """Find the layout's columns in a table that may lack some."""
         index: dict[str, int] = {}
         for number, name in enumerate(map(word_of, names)):
             if name in index:
-                raise ClientError(f'{place}column "{name[:100]}" is there twice')
+                raise ClientError(f'{place}duplicate column "{name[:100]}"')
             index[name] = number
         wanted = [name for name in (options.id_column, *options.keep) if name]
         for name in wanted:
@@ -242,7 +242,7 @@ class TableLayout:
         clash = next((name for name in kept if name in self.outputs), None)
         if clash is not None:
             raise ClientError(
-                f'{place}column "{clash}" cannot be passed through, since an output has that name; '
+                f'{place}column "{clash}" cannot be passed through: an output has the same name; '
                 "choose columns with keep=, or outputs with outputs="
             )
         known = set(self.names)

@@ -1,4 +1,4 @@
-"""Text in blocks of whole lines, so that tables of any size need little memory."""
+"""Blocks of whole lines, so that memory use does not grow with the table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from client.errors import ClientError
 
 BLOCK_BYTES = 2**20
 
-# How files begin that are no text.
+# First bytes of files that are not text.
 _BEGINNINGS = {
     b"PK\x03\x04": "a zip archive or an Excel workbook",
     b"\x1f\x8b": "gzip; send it with Content-Encoding: gzip",
@@ -25,7 +25,7 @@ _BEGINNINGS = {
 
 
 def check_text(beginning: bytes | bytearray) -> None:
-    """Refuse a table that is not text, by name.
+    """Reject a table in a known binary format.
 
     Raises:
         ClientError: the table begins like a file of another format.
@@ -39,7 +39,7 @@ class LineBlocks:
     """Collects bytes, and returns them in blocks of about a megabyte of whole lines.
 
     Attributes:
-        line: number of the first line that has not been returned; the first of all is 1.
+        line: number, from 1, of the first line not yet returned.
     """
 
     def __init__(self) -> None:
@@ -67,33 +67,32 @@ class LineBlocks:
                 yield block
 
     def rest(self) -> bytes:
-        """Return what has not been returned."""
+        """Return the remaining bytes."""
         block = bytes(self._pending)
         self._pending.clear()
         self.line += block.count(b"\n")
         return block
 
     def put_back(self, lines: bytes) -> None:
-        """Take back the last lines of the last block: they need more to follow.
+        """Take back the last lines of the last block, whose record is incomplete.
 
         Raises:
-            ClientError: they fill half a block.
+            ClientError: the lines fill half a block.
         """
         self.line -= lines.count(b"\n")
         if len(lines) >= BLOCK_BYTES // 2:
             raise ClientError(
-                f"line {self.line}: a quoted cell begins that does not end within "
-                f"{BLOCK_BYTES // 2} bytes"
+                f"line {self.line}: expected the quoted cell to end within {BLOCK_BYTES // 2} bytes"
             )
         self._pending[:0] = lines
 
 
 def decoded(block: bytes, line: int) -> str:
-    """Return the text of a block.
+    """Decode a block.
 
     Args:
         block: whole lines.
-        line: number of the first.
+        line: number of the first line.
 
     Raises:
         ClientError: the block is not UTF-8.

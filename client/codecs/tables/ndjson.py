@@ -1,8 +1,8 @@
 """Newline-delimited JSON, `application/x-ndjson`: a row on each line.
 
-A row is an object with a value for each column, or a list of them in the order of the trained
-table, or a plain value for the only input. null is a missing value, and so is a key that is left
-out where training had missing values.
+A row is an object with a value for each column, or a list of values in the order of the training
+table, or a plain value for the only input. null is a missing value, and so is an absent key if
+training had missing values in that column.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class NdjsonReader:
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """Names of columns that are not used."""
+        """Names of unused columns."""
         return self._rows.header.ignored if self._rows else ()
 
     def feed(self, chunk: bytes) -> Iterator[TableRows]:
-        """Add bytes, and yield the rows of the lines that are whole.
+        """Add bytes, and yield the rows of complete lines.
 
         Raises:
             ClientError: a line cannot be read.
@@ -48,10 +48,10 @@ class NdjsonReader:
             yield from self._read(block)
 
     def finish(self) -> Iterator[TableRows]:
-        """Yield the rows that are left.
+        """Yield the remaining rows.
 
         Raises:
-            ClientError: as in `feed`, or there was no row.
+            ClientError: as in `feed`, or the table has no rows.
         """
         yield from self._read(self._lines.rest())
         if self._rows is None:
@@ -78,20 +78,20 @@ class NdjsonReader:
 
 
 class JsonRows:
-    """Reads rows as JSON has them: objects, lists in the columns' order, or plain values.
+    """Reads JSON rows: objects, lists in the column order, or plain values.
 
     Attributes:
         header: the columns of the first row.
     """
 
     def __init__(self, layout: TableLayout, options: TableOptions, first: Any, place: str) -> None:
-        """Prepare.
+        """Create a reader for rows like the first.
 
         Args:
-            layout: what a row must hold.
-            options: how the table is answered.
+            layout: the columns that a row must have.
+            options: the caller's options.
             first: the first row.
-            place: says where it stands.
+            place: position of the first row, for messages.
         """
         self._layout = layout
         self._options = options
@@ -103,15 +103,15 @@ class JsonRows:
             self.header = Header(0, ())
         names = set(layout.names)
         kept = {name for name, _ in self.header.kept}
-        # Keys that are no inputs.
+        # Keys that are not inputs.
         self._extra = (kept | set(self.header.ignored)) - names
 
     def read(self, rows: Sequence[Any], place: Place) -> TableRows:
-        """Return rows as they are predicted and passed through.
+        """Return the call for some rows, and their copied columns.
 
         Args:
-            rows: at least one; an error stands in the place of a row that could not be parsed.
-            place: returns where a row stands.
+            rows: at least one; rows that could not be parsed are replaced by their error.
+            place: returns the position of a row, for messages.
 
         Raises:
             ClientError: a row cannot be read.
@@ -154,7 +154,7 @@ def _parsed(line: bytes, number: int, *, as_error: bool) -> Any:
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        # orjson counts lines from 1 in each.
+        # orjson numbers the only line 1.
         reason = str(error).partition(": line 1 ")[0]
         found = ClientError(f"line {number}: not JSON: {reason}")
         if as_error:
@@ -191,7 +191,7 @@ def _values_by_name(
 
 
 def _whole(row: Any, columns: Sequence[TableColumn], place: str) -> dict[str, Any]:
-    """Return a row with null for the keys that may be left out."""
+    """Return a row with null for absent keys that may be missing."""
     if type(row) is not dict:
         raise ClientError(f"{place}: expected an object like the first row, got {kind_of(row)}")
     wanted = {column.name: column for column in columns}

@@ -1,11 +1,11 @@
-"""NumPy's own format, `application/x-npy`: what `numpy.save` writes.
+"""NumPy's own format, `application/x-npy`, as written by `numpy.save`.
 
 https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html describes it. Nothing is
 unpickled, and the header is matched against a pattern, not evaluated.
 
-Requests: a matrix of numbers `[rows, columns]` in the order of the trained table; for a model with
-one input, that input's array. Numbers are cast to the model's floats, integers to
-integers that hold them. NaN is a missing value; dates are days since 1970-01-01.
+A request is a matrix of numbers `[rows, columns]` in the column order of the training table; for a
+model with one input, that input's array. Numbers are cast to the model's floats, integers to its
+integers if they fit. NaN is a missing value; dates are days since 1970-01-01.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from client.serving.schema import TensorSpec
 from client.serving.tensors import DTYPES, STRING, Array
 
 MAX_HEADER_BYTES = 10_000
-# Rows are predicted once so many bytes of them have arrived.
+# Predict rows once this many bytes have arrived.
 BLOCK_BYTES = 4 * 2**20
-# Limit of what is held as a whole: a row, or a matrix in column order.
+# Limit for data that must be buffered whole: a row, or a matrix in column order.
 MAX_BYTES = 64 * 2**20
 
 _MAGIC = b"\x93NUMPY"
@@ -60,13 +60,13 @@ class _Header:
 
 
 class NpyReader:
-    """Reads an array in pieces of rows, without copying what came in one piece."""
+    """Reads an array in blocks of rows, without copying blocks that arrive in one piece."""
 
     ignored: tuple[str, ...] = ()
 
     def __init__(self, layout: TableLayout, options: TableOptions) -> None:
         if options.passes_columns:
-            raise ClientError("id, keep: an array has no names; send another type")
+            raise ClientError("id, keep: an array has no column names; send another type")
         self.layout = layout
         self._options = options
         self._spec = _spec(layout)
@@ -76,10 +76,10 @@ class NpyReader:
         self._rows = 0
 
     def feed(self, chunk: bytes) -> Iterator[TableRows]:
-        """Add bytes, and yield the rows that are whole.
+        """Add bytes, and yield the complete rows.
 
         Raises:
-            ClientError: the array is not what the model takes.
+            ClientError: the array does not fit the model.
         """
         self._chunks.append(memoryview(chunk))
         self._size += len(chunk)
@@ -88,23 +88,27 @@ class NpyReader:
             return
         missing = header.row_bytes * (header.rows - self._rows) - self._size
         if missing < 0:
-            raise ClientError(f"the body has {-missing} bytes more than the {header} of its header")
+            raise ClientError(
+                f"the body is {-missing} bytes longer than the {header} of its header"
+            )
         is_block = self._size >= max(BLOCK_BYTES, header.row_bytes) and not header.by_columns
         if self._size and (missing == 0 or is_block):
             yield from self._calls(header)
 
     def finish(self) -> Iterator[TableRows]:
-        """Yield nothing: the header has the number of rows.
+        """Yield nothing: the header has the row count, so `feed` has yielded every row.
 
         Raises:
-            ClientError: there are fewer bytes than in the header, or there is no row.
+            ClientError: there are fewer bytes than the header promises, or no rows.
         """
         header = self._header
         if header is None:
             raise ClientError(f"expected an array as numpy.save writes it, got {self._size} bytes")
         missing = header.row_bytes * (header.rows - self._rows) - self._size
         if missing:
-            raise ClientError(f"the body has {missing} bytes less than the {header} of its header")
+            raise ClientError(
+                f"the body is {missing} bytes shorter than the {header} of its header"
+            )
         yield from ()
 
     def _joined(self) -> memoryview:
@@ -119,7 +123,7 @@ class NpyReader:
         data = self._joined()
         start = 10 if bytes(data[6:7]) == b"\x01" else 12
         if len(data) >= 6 and data[:6] != _MAGIC:
-            raise ClientError("the body is no array as numpy.save writes it")
+            raise ClientError("the body is not an array as numpy.save writes it")
         if len(data) < start:
             return None
         length = int.from_bytes(data[8:start], "little")
@@ -176,7 +180,7 @@ class NpyReader:
 
 
 def _spec(layout: TableLayout) -> TensorSpec:
-    """Return dtype and shape of the array that an `.npy` file must hold."""
+    """Return the dtype and shape that the array must have."""
     first = layout.columns[0] if layout.columns else None
     if first is not None and layout.matrix is None and len(layout.columns) == 1:
         spec = first.spec
@@ -184,7 +188,7 @@ def _spec(layout: TableLayout) -> TensorSpec:
         spec = TensorSpec(first.spec.dtype, (None, len(layout.columns)))
     else:
         raise ClientError(
-            "an array has no names, and the model does not describe the order of its inputs "
+            "an array has no column names, and the model does not describe the order of its inputs "
             f"{', '.join(layout.names)}; send another type"
         )
     for column in layout.columns:
@@ -211,8 +215,8 @@ def _check(header: _Header, spec: TensorSpec) -> None:
         raise ClientError(f"expected rows of at most {MAX_BYTES} bytes, got {header}", 413)
     if header.by_columns and header.rows * header.row_bytes > MAX_BYTES:
         raise ClientError(
-            f"the array comes column by column (fortran_order), and of such no more than "
-            f"{MAX_BYTES} bytes are held; save numpy.ascontiguousarray of it",
+            f"the array is in column order (fortran_order), in which at most {MAX_BYTES} bytes "
+            "are accepted; save numpy.ascontiguousarray of it",
             413,
         )
 

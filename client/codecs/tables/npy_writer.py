@@ -1,8 +1,8 @@
 """Responses in NumPy's own format, `application/x-npy`, for `numpy.load`.
 
-The array of the only output, else a structured array with a field for each output,
-strings as bytes of the longest one's width. The header has the number of rows, so the response is
-sent when it is complete, and one larger than 64 MiB is refused.
+A single output is an array; several are a structured array with a field for each. Strings are bytes
+of the width of the longest. The header has the row count, so the response is sent when it is
+complete; one larger than 64 MiB is an error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_BYTES = 64 * 2**20
 
 
 class NpyWriter:
-    """Writes outputs as an array, once all of them are known."""
+    """Writes outputs as one array, once all of them are known."""
 
     can_tell_errors = False
 
@@ -31,7 +31,7 @@ class NpyWriter:
         if options.passes_columns or options.errors_in_rows:
             raise ClientError(
                 "id, keep, on_error=row: application/x-npy holds outputs only; "
-                "ask for another type with Accept",
+                "request another type with Accept",
                 406,
             )
         self._parts: list[dict[str, Array]] = []
@@ -50,8 +50,8 @@ class NpyWriter:
         self._rows += len(next(iter(outputs.values())))
         if self._rows * sum(self._row_bytes.values()) > MAX_BYTES:
             raise ClientError(
-                f"the answer is larger than {MAX_BYTES} bytes, and as application/x-npy it has to "
-                "be known as a whole: ask for fewer rows or outputs, or for another type",
+                f"the response is larger than {MAX_BYTES} bytes, and application/x-npy must be "
+                "buffered whole: send fewer rows, or request fewer outputs or another type",
                 413,
             )
         self._parts.append({name: _storable(name, array) for name, array in outputs.items()})
@@ -79,14 +79,14 @@ def _row_bytes(array: Array) -> int:
 
 
 def _storable(name: str, array: Array) -> Array:
-    """Return an output as an array of numbers or of bytes of one width."""
+    """Return an output as an array of numbers or of bytes of fixed width."""
     if array.dtype != np.object_:
         return array
     values = array.reshape(-1).tolist()
     if any(value.endswith(b"\0") for value in values):
         raise ClientError(
-            f"output {name}: a string that ends in a zero byte has no form in application/x-npy; "
-            "ask for another type or for other outputs",
+            f"output {name}: application/x-npy cannot hold a string that ends in a zero byte; "
+            "request another type or other outputs",
             406,
         )
     return np.array(values, np.bytes_).reshape(array.shape)

@@ -1,4 +1,4 @@
-"""What a caller may ask of a table beside its predictions."""
+"""Options of a table request."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from client.errors import ClientError
 
 @dataclass(frozen=True)
 class TableOptions:
-    """How a table is answered.
+    """Options of a table request.
 
     Attributes:
-        signature_name: the signature to run, empty for the default.
-        outputs: names of the outputs that are wanted; empty for all.
-        id_column: a column that is passed through to the answer, first.
-        keep: further columns that are passed through.
-        keep_all: whether all columns are.
-        errors_in_rows: whether a bad row gets an error in its place, instead of refusing the table.
-        csv_guard: whether text in CSV that a spreadsheet would run as a formula gets a `'` before.
+        signature_name: the signature to run; empty for the default.
+        outputs: names of the outputs to return; empty for all.
+        id_column: a column to copy to the response, as its first.
+        keep: further columns to copy to the response.
+        keep_all: whether to copy all columns.
+        errors_in_rows: whether a bad row is answered with its error, instead of failing the table.
+        csv_guard: whether CSV text that a spreadsheet would evaluate as a formula is prefixed
+            with `'`.
     """
 
     signature_name: str = ""
@@ -35,7 +36,7 @@ class TableOptions:
         """Read the query of a URL.
 
         Raises:
-            ClientError: a parameter has a value that it cannot have.
+            ClientError: a parameter has an invalid value.
         """
         given = parse_qs(query)
 
@@ -62,5 +63,5 @@ class TableOptions:
 
     @property
     def passes_columns(self) -> bool:
-        """Whether columns of the table are passed through."""
+        """Whether columns of the table are copied to the response."""
         return bool(self.id_column or self.keep or self.keep_all)

@@ -1,4 +1,4 @@
-"""Some rows of a table: the call that predicts them, and what is passed through beside it."""
+"""Rows of a table: the call that predicts them, and the columns copied to the response."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class TableRows:
     Attributes:
         call: predicts the rows that have no error; None if all have one.
         count: number of rows, those with errors included.
-        kept: columns that are passed through: their names, and a JSON value for each row.
-        errors: why rows are not predicted, by their index.
+        kept: copied columns: a JSON value for each row, by name.
+        errors: errors of the rows that are not predicted, by index.
     """
 
     call: Call | None
@@ -35,15 +35,15 @@ class TableRows:
 def read_rows(
     read: Callable[[int, int], Inputs], count: int, *, errors_in_rows: bool
 ) -> tuple[Inputs | None, dict[int, str]]:
-    """Read rows; a bad one is found by halving, so that good ones are read many at a time.
+    """Read rows; bad ones are found by bisection, so that good ones are read many at a time.
 
     Args:
-        read: returns the inputs for the rows from one index to before another.
+        read: returns the inputs for a half-open range of rows.
         count: number of rows.
-        errors_in_rows: whether errors are returned by row.
+        errors_in_rows: whether to return errors by row.
 
     Returns:
-        The inputs, None if there are none, and the errors.
+        The inputs, None if there are none, and the errors by row.
 
     Raises:
         ClientError: a row cannot be read, and `errors_in_rows` is not set.

@@ -1,4 +1,4 @@
-"""A model's outputs as rows: what the writers of tables share."""
+"""Outputs as rows: helpers shared by the table writers."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from client.serving.tensors import Array
 
 T = TypeVar("T")
 
-# Name of the column that says why a row is not predicted.
+# Name of the column with the error of a row that is not predicted.
 ERROR = "error"
 
 
 def checked(outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the outputs in the order of their names, each contiguous.
+    """Return the outputs sorted by name, each contiguous.
 
     Raises:
-        ClientError: they have no common number of rows, or no form as text.
+        ClientError: they have no common number of rows, or no text form.
     """
     lengths = {array.shape[0] if array.ndim else None for array in outputs.values()}
     if len(lengths) != 1 or None in lengths:
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in sorted(outputs.items()))
         raise ClientError(
             f"the outputs do not have one value for each row ({shapes}); "
-            "ask for some of them, or with JSON"
+            "request fewer of them, or send JSON"
         )
     for name, array in outputs.items():
         if array.dtype.kind == "c":
@@ -38,7 +38,7 @@ def checked(outputs: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def number_texts(array: Array) -> list[bytes] | None:
-    """Return the JSON text of each number, null for NaN; None if rows are not one number each."""
+    """Return the JSON of each number, null for NaN; None unless each row is one number."""
     if array.ndim != 1 or array.dtype.kind not in "bfiu":
         return None
     if not len(array):
@@ -48,7 +48,7 @@ def number_texts(array: Array) -> list[bytes] | None:
 
 
 def spread(values: Sequence[T], rows: TableRows, blank: T) -> Sequence[T]:
-    """Return a value for each row: those of predicted rows, and a blank for rows with errors."""
+    """Return a value for each row: a prediction's, or a blank for rows with errors."""
     if not rows.errors:
         return values
     predicted = iter(values)

@@ -1,1 +1,1 @@
-"""Arrow's streaming format."""
+"""Arrow's IPC streaming format."""

@@ -1,6 +1,6 @@
-"""The values of a batch of an Arrow stream: buffers of bytes to arrays.
+"""Columns of an Arrow record batch: buffers to arrays.
 
-https://arrow.apache.org/docs/format/Columnar.html says how each kind of values is laid out.
+https://arrow.apache.org/docs/format/Columnar.html describes the layouts.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from client.codecs.tables.arrow.schema import BOOLEANS, LISTS, NULL, TEXTS, VIEW
 from client.errors import ClientError
 from client.serving.tensors import Array
 
-# Values, and whether each is there; None if all are.
+# Values, and whether each is valid; None if all are.
 Values = tuple[Array, Array | None]
 
-# A view's text is in the view itself if it is not longer.
+# Strings up to this length are stored in the view itself.
 _INLINE = 12
 _VIEW = np.dtype([("length", "<i4"), ("prefix", "<i4"), ("buffer", "<i4"), ("offset", "<i4")])
 
@@ -29,11 +29,11 @@ class Buffers:
     """The buffers of a column in one batch.
 
     Attributes:
-        field: what it is.
-        rows: how many values it has.
-        valid: a bitmap of which are there; None if all are.
-        buffers: what holds the values.
-        values: of lists, what they hold.
+        field: the column's field.
+        rows: the number of values.
+        valid: the validity bitmap; None if all values are valid.
+        buffers: the buffers of the values.
+        values: for lists, their elements.
     """
 
     field: Field
@@ -46,12 +46,12 @@ class Buffers:
         """Return some of the values, strings as an object array of bytes.
 
         Args:
-            start: the first, a multiple of 8.
-            stop: where to end.
-            words: the dictionaries by number.
+            start: index of the first value, a multiple of 8.
+            stop: index after the last value.
+            words: the dictionaries by id.
 
         Raises:
-            BrokenError: the buffers do not hold what they should.
+            BrokenError: the buffers are malformed.
         """
         count, field = stop - start, self.field
         if field.kind == NULL:
@@ -105,20 +105,20 @@ class Buffers:
 def read_columns(
     batch: Table, body: memoryview, fields: Sequence[Field]
 ) -> tuple[int, list[Buffers]]:
-    """Return how many rows a batch has, and its columns.
+    """Return the row count of a batch, and its columns.
 
     Raises:
         ClientError: the batch is compressed.
-        BrokenError: it does not hold what it should.
+        BrokenError: the batch is malformed.
     """
     if batch.has(3):
-        # What a compressed body grows to is known only when it has grown.
+        # The size of a compressed body is known only after decompressing it.
         raise ClientError(
-            "the Arrow stream is compressed inside; write it without, and compress the body with "
-            "Content-Encoding"
+            "the Arrow stream has compressed buffers; write them uncompressed, and compress the "
+            "body with Content-Encoding"
         )
     rows = batch.number(0, "<q")
-    # At least a bit for each row, or a few bytes could claim any number of them.
+    # Require one bit for each row; otherwise a few bytes could claim any number of rows.
     if not 0 <= rows <= 8 * len(body):
         raise BrokenError
     parts = _Parts(
@@ -132,7 +132,7 @@ def read_columns(
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """The parts of a batch, in the order in which its columns use them up."""
+    """The nodes and buffers of a batch, in the order in which its columns consume them."""
 
     nodes: Iterator[list[int]]
     places: Iterator[list[int]]
@@ -175,13 +175,13 @@ def _numbers(buffer: memoryview, dtype: np.dtype[np.generic], start: int, count:
 
 
 def _bits(buffer: memoryview, start: int, stop: int) -> Array:
-    """Return some bits of a bitmap as booleans."""
+    """Return bits of a bitmap as booleans."""
     packed = _numbers(buffer, np.dtype(np.uint8), start // 8, (stop + 7) // 8 - start // 8)
     return np.unpackbits(packed, count=stop - start, bitorder="little").view(np.bool_)
 
 
 def _texts(buffer: memoryview, begins: Array, ends: Array) -> Array:
-    """Return pieces of a buffer that follow one another."""
+    """Return consecutive pieces of a buffer."""
     if not len(ends):
         return byte_array([])
     first, last = int(begins[0]), int(ends[-1])
@@ -201,7 +201,7 @@ def _looked_up(keys: Array, valid: Array | None, dictionary: Values | None) -> V
             raise BrokenError
         return byte_array([b""] * len(keys)), valid
     if valid is not None:
-        keys = np.where(valid, keys, 0)  # where none is, the key may be anything
+        keys = np.where(valid, keys, 0)  # the key of a null may be anything
     if len(keys) and not 0 <= int(keys.min()) <= int(keys.max()) < len(words):
         raise BrokenError
     if known is not None:

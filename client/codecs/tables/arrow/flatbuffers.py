@@ -1,7 +1,6 @@
-"""Reading of FlatBuffers (https://flatbuffers.dev/internals), each step within bounds.
+"""A FlatBuffers reader (https://flatbuffers.dev/internals) that checks every bound.
 
-No library does it here: the bytes are a stranger's, and what Arrow's small libraries make of wrong
-ones may end the process.
+The input is untrusted, and Arrow's small libraries can crash the process on malformed input.
 """
 
 from __future__ import annotations
@@ -16,40 +15,40 @@ from client.serving.tensors import Array
 
 
 class BrokenError(Exception):
-    """The bytes are no table as they should be."""
+    """The bytes are not a well-formed table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table, at a place of some bytes; its fields are known by their numbers."""
+    """A table at an offset of a buffer; fields are identified by index."""
 
     data: bytes
     at: int
 
     @classmethod
     def root(cls, data: bytes) -> Table:
-        """Return the table that some bytes are.
+        """Return the root table of a buffer.
 
         Raises:
-            BrokenError: as every method here.
+            BrokenError: the table is malformed; every method here may raise it.
         """
         return cls(data, _unpack("<I", data, 0))
 
     def number(self, index: int, form: str) -> int:
-        """Return a field that is a number, in a form of `struct`; 0 if it is left out."""
+        """Return a number field in a format of `struct`; 0 if absent."""
         place = self._place(index)
         return 0 if place is None else _unpack(form, self.data, place)
 
     def has(self, index: int) -> bool:
-        """Tell whether a field is there."""
+        """Return whether a field is present."""
         return self._place(index) is not None
 
     def table(self, index: int) -> Table:
-        """Return a field that is a table."""
+        """Return a table field."""
         return Table(self.data, self._target(index))
 
     def text(self, index: int) -> str:
-        """Return a field that is a string, empty if it is left out."""
+        """Return a string field; empty if absent."""
         if not self.has(index):
             return ""
         at = self._target(index)
@@ -62,18 +61,18 @@ class Table:
             raise BrokenError from None
 
     def length(self, index: int) -> int:
-        """Return how many elements a field has that is a vector; 0 if it is left out."""
+        """Return the length of a vector field; 0 if absent."""
         return _unpack("<I", self.data, self._target(index)) if self.has(index) else 0
 
     def tables(self, index: int) -> Iterator[Table]:
-        """Return the elements of a field that is a vector of tables."""
+        """Return the elements of a field that holds a vector of tables."""
         if self.has(index):
             at = self._target(index)
             for place in range(at + 4, at + 4 + 4 * self.length(index), 4):
                 yield Table(self.data, place + _unpack("<I", self.data, place))
 
     def numbers(self, index: int, columns: int) -> Array:
-        """Return a field that is a vector of structs of so many int64, as a matrix."""
+        """Return a vector of structs of int64 as a matrix `[structs, columns]`."""
         count = self.length(index)
         if not count:
             return np.zeros((0, columns), np.int64)

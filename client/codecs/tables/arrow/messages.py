@@ -1,8 +1,8 @@
-"""The messages of an Arrow IPC stream, cut out of bytes that come in pieces.
+"""Messages of an Arrow IPC stream that arrives in pieces.
 
 https://arrow.apache.org/docs/format/Columnar.html#serialization-and-interprocess-communication-ipc:
-each message is ff ff ff ff, the length of its metadata as four bytes, the metadata, and a body. The
-numbers of fields and kinds are those of Message.fbs.
+each message is ff ff ff ff, the length of its metadata in four bytes, the metadata, and a body.
+Field and kind numbers are those of Message.fbs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from client.codecs.tables.arrow.flatbuffers import Table
 from client.errors import ClientError
 
 SCHEMA, DICTIONARY, BATCH = 1, 2, 3
-# A schema of ten thousand columns has about 2 MB.
+# The schema of ten thousand columns takes about 2 MB.
 MAX_METADATA_BYTES = 4 * 2**20
 MAX_BODY_BYTES = 64 * 2**20
 
@@ -27,8 +27,8 @@ class Message:
 
     Attributes:
         kind: `SCHEMA`, `DICTIONARY` or `BATCH`.
-        header: what it says.
-        body: the bytes that it says where to find in.
+        header: the message's metadata.
+        body: the bytes that the metadata refers to.
     """
 
     kind: int
@@ -37,19 +37,19 @@ class Message:
 
 
 class Messages:
-    """Collects bytes and gives the messages that are whole."""
+    """Collects bytes and yields complete messages."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
-        # Bytes that are needed before anything can be done.
+        # Bytes needed before the next step.
         self._needed = 8
         self._has_ended = False
 
     def feed(self, chunk: bytes) -> Iterator[Message]:
-        """Take the next bytes, and give the messages that are whole.
+        """Add bytes, and yield the complete messages.
 
         Raises:
-            ClientError: they are no Arrow stream, or a message is too large.
+            ClientError: the bytes are not an Arrow stream, or a message is too large.
             BrokenError: a message's metadata cannot be read.
         """
         self._pending += chunk
@@ -58,10 +58,10 @@ class Messages:
             if message is not None:
                 yield message
         if self._has_ended and self._pending:
-            raise ClientError("the Arrow stream goes on after its end")
+            raise ClientError("the Arrow stream has data after its end")
 
     def finish(self) -> None:
-        """Check that nothing is left.
+        """Check that no incomplete message is left.
 
         Raises:
             ClientError: the stream ends within a message.
@@ -70,11 +70,11 @@ class Messages:
             raise ClientError("the Arrow stream ends within a message")
 
     def _next(self) -> Message | None:
-        """Return the message at the beginning, or None and note how many bytes it needs."""
+        """Return the next message; None if incomplete, after noting how many bytes it needs."""
         pending = self._pending
         length = int.from_bytes(pending[4:8], "little")
         if pending[:4] != _CONTINUATION or length > MAX_METADATA_BYTES:
-            raise ClientError("the body is no stream of Arrow's IPC format")
+            raise ClientError("the body is not an Arrow IPC stream")
         if length == 0:
             self._has_ended = True
             del pending[:8]

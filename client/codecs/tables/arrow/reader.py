@@ -1,8 +1,8 @@
-"""Tables of Arrow's IPC stream, `application/vnd.apache.arrow.stream`.
+"""Tables as an Arrow IPC stream, `application/vnd.apache.arrow.stream`.
 
-Columns are found by name. Numbers are cast to the model's floats, integers to integers that hold
-them; dates and timestamps become days; strings may be dictionary-encoded, or views as in polars.
-Null is a missing value, as NaN is.
+Columns are matched by name. Numbers are cast to the model's floats, integers to its integers if
+they fit; dates and timestamps become days; strings may be dictionary-encoded, or views as in
+polars. Null is a missing value, and so is NaN.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from client.errors import ClientError
 from client.serving.columns.date import text_of
 from client.serving.tensors import STRING, Array
 
-# Words of all dictionaries together; each is a Python object while the stream lasts.
+# Limit for all dictionaries together; each word is a Python object until the stream ends.
 MAX_WORDS = 2**20
 
 
 class ArrowReader:
-    """Reads a stream in pieces, a batch of rows at a time."""
+    """Reads a stream in pieces, one record batch at a time."""
 
     def __init__(self, layout: TableLayout, options: TableOptions) -> None:
         self.layout = layout
@@ -44,11 +44,11 @@ class ArrowReader:
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """Names of columns that are not used."""
+        """Names of unused columns."""
         return self._header.ignored
 
     def feed(self, chunk: bytes) -> Iterator[TableRows]:
-        """Add bytes, and yield the rows of the batches that are whole.
+        """Add bytes, and yield the rows of complete batches.
 
         Raises:
             ClientError: a batch cannot be read.
@@ -63,7 +63,7 @@ class ArrowReader:
         """Yield nothing: every batch has been read.
 
         Raises:
-            ClientError: the stream ends within a message, or there was no row.
+            ClientError: the stream ends within a message, or has no rows.
         """
         self._messages.finish()
         if not self._rows:
@@ -72,7 +72,7 @@ class ArrowReader:
 
     def _take(self, message: Message) -> Iterator[TableRows]:
         if (message.kind == SCHEMA) == bool(self._fields):
-            raise ClientError("the Arrow stream has no schema at its beginning, or another one")
+            raise ClientError("the Arrow stream must begin with a schema, and have only that one")
         if message.kind == SCHEMA:
             fields = read_schema(message.header)
             self._header = self.layout.header([field.name for field in fields], self._options)
@@ -94,7 +94,7 @@ class ArrowReader:
         if words is None:
             raise BrokenError
         if message.header.number(2, "<B"):
-            raise ClientError("the Arrow stream continues a dictionary; write whole ones")
+            raise ClientError("the Arrow stream has a delta dictionary; write whole dictionaries")
         rows, (column,) = read_columns(message.header.table(1), message.body, [words])
         others = sum(len(w[0]) for n, w in self._words.items() if n != number)
         if rows + others > MAX_WORDS:
@@ -138,7 +138,7 @@ def _slice(read: Values, start: int, stop: int) -> Values:
 
 
 def _kept(read: Values, field: Field) -> Sequence[Any]:
-    """Return a column's values as JSON has them."""
+    """Return a column's values as JSON values."""
     values, valid = read
     if values.dtype == np.object_:
         listed = [value.decode(errors="replace") for value in values.tolist()]
@@ -153,7 +153,7 @@ def _kept(read: Values, field: Field) -> Sequence[Any]:
 
 
 def _as_input(read: Values, field: Field, column: TableColumn, place: Place) -> Array:
-    """Return a column as the model takes it."""
+    """Return a column in the input's dtype."""
     values, valid = read
     if valid is not None and valid.all():
         valid = None
@@ -196,7 +196,7 @@ def _fits(array: Array, shape: tuple[int | None, ...] | None) -> bool:
 
 
 def _json_values(values: Array, valid: Array | None) -> list[object]:
-    """Return values as JSON has them, for reading them one by one."""
+    """Return values as JSON values, to be read one by one."""
     listed = [v.decode(errors="replace") if type(v) is bytes else v for v in values.tolist()]
     if valid is None:
         return listed

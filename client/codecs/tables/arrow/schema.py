@@ -1,6 +1,6 @@
-"""The columns of an Arrow stream, of the types that can be a model's input.
+"""Arrow schemas: the columns of a stream, of types that a model's input can have.
 
-Numbers of fields and types are those of Schema.fbs in Arrow's format.
+Field and type numbers are those of Arrow's Schema.fbs.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from client.codecs.tables.arrow.flatbuffers import BrokenError, Table
 from client.errors import ClientError
 from client.serving.columns.base import word_of
 
-# A column takes few bytes in a schema, and time to read.
+# A column takes few bytes in a schema, but time to parse.
 MAX_COLUMNS = 10_000
 
 NULL, NUMBERS, BOOLEANS, TEXTS, VIEWS, LISTS = range(6)
 
-# Types that are not read.
+# Names of unsupported types, for messages.
 _NAMES = {
     7: "decimal",
     9: "time",
@@ -46,14 +46,13 @@ class Field:
 
     Attributes:
         name: its name.
-        kind: `NULL`, `NUMBERS`, `BOOLEANS`, `TEXTS`, `VIEWS` or `LISTS`, which is how its values
-            are laid out.
-        dtype: of numbers, or of the offsets of texts.
-        values: of lists, what they hold.
-        width: of lists, how many.
-        dictionary: the number of the dictionary to which the numbers are keys; None if to none.
-        words: what that dictionary holds.
-        per_day: of dates and timestamps, how many units a day has; 0 of other numbers.
+        kind: the layout of its values: `NULL`, `NUMBERS`, `BOOLEANS`, `TEXTS`, `VIEWS` or `LISTS`.
+        dtype: dtype of numbers, or of the offsets of texts.
+        values: for lists, the field of their elements.
+        width: for lists, their length.
+        dictionary: id of the dictionary that the numbers are keys of; None without one.
+        words: the field of the dictionary's values.
+        per_day: for dates and timestamps, units per day; 0 for other numbers.
     """
 
     name: str
@@ -70,8 +69,8 @@ def read_schema(schema: Table) -> list[Field]:
     """Return the columns of a stream.
 
     Raises:
-        ClientError: there are too many, or one has a type that is not read.
-        BrokenError: the schema cannot be read.
+        ClientError: there are too many, or one has an unsupported type.
+        BrokenError: the schema is malformed.
     """
     if schema.number(0, "<h") != 0:
         raise ClientError("the Arrow stream is big-endian; write it little-endian")
@@ -107,7 +106,7 @@ def _field(field: Table, name: str, *, is_inner: bool) -> Field:
 
 
 def _plain(field: Table, name: str) -> Field | None:
-    """Return a column of single values; None if it is none."""
+    """Return a column of single values; None if the type is another."""
     kind = field.number(2, "<B")
     if kind == 1:
         return Field(name, NULL)
@@ -121,7 +120,7 @@ def _plain(field: Table, name: str) -> Field | None:
     if kind == 6:
         return Field(name, BOOLEANS)
     if kind == 8:
-        # The unit is milliseconds if it is left out.
+        # The unit defaults to milliseconds.
         in_days = field.table(3).has(0) and field.table(3).number(0, "<h") == 0
         per_day = 1 if in_days else DAY_SECONDS * 1000
         return Field(name, NUMBERS, _INT32 if in_days else _INT64, per_day=per_day)

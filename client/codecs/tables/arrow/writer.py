@@ -1,8 +1,8 @@
-"""Responses as a stream of Arrow's IPC format: a batch for each call, a column for each output.
+"""Responses as an Arrow IPC stream: a batch for each call, a column for each output.
 
 Strings are `string`, or `binary` if they are not UTF-8 or their output's name ends in `_bytes`;
-several values a row are a list of fixed size. Columns that are passed through are integers, floats
-or booleans if all values of the first batch are, else strings.
+several values per row are a fixed-size list. Copied columns are integers, floats or booleans if all
+values of the first batch are, else strings.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _TYPES = {
         (np.bool_, nanoarrow.bool_),
     )
 }
-# Types of JSON values to the dtype of a column that holds only these.
+# The dtype of a column that holds only JSON values of some types.
 _JSON_DTYPES = (({bool}, np.bool_), ({int}, np.int64), ({int, float}, np.float64))
 
 
 class ArrowWriter:
-    """Writes a stream, the schema with the first batch."""
+    """Writes a stream; the schema goes before the first batch."""
 
     can_tell_errors = False
 
@@ -57,10 +57,10 @@ class ArrowWriter:
         self._dtypes: dict[str, Any] = {}
 
     def write(self, rows: TableRows, outputs: Mapping[str, Array]) -> bytes:
-        """Return the batch of some rows, after the schema if they are the first.
+        """Return the batch for some rows, after the schema if they are the first.
 
         Raises:
-            ClientError: the outputs do not have a value for each row, or have no type in Arrow.
+            ClientError: the outputs do not have a value for each row, or have no Arrow type.
         """
         columns = {name: self._kept(name, values) for name, values in rows.kept.items()}
         for name, array in checked(outputs).items():
@@ -86,12 +86,12 @@ class ArrowWriter:
         return self._written()
 
     def end(self) -> bytes:
-        """Return what closes the stream."""
+        """Return the end-of-stream marker."""
         self._writer.close()
         return self._written()
 
     def _kept(self, name: str, values: Sequence[Any]) -> tuple[Array, Array | None]:
-        """Return a column that is passed through, and which values are there."""
+        """Return a copied column, and which values are valid."""
         types = {type(value) for value in values if value is not None}
         if name not in self._dtypes:
             self._dtypes[name] = next((d for ts, d in _JSON_DTYPES if types and types <= ts), None)
@@ -106,7 +106,7 @@ class ArrowWriter:
         except (OverflowError, ValueError):
             raise ClientError(
                 f'column "{name}": the first rows were {np.dtype(dtype).name}, these are not; '
-                "ask for another type with Accept"
+                "request another type with Accept"
             ) from None
 
     def _written(self) -> bytes:
@@ -123,7 +123,7 @@ def _strings(values: Sequence[Any]) -> tuple[Array, Array | None]:
 
 
 def _spread(array: Array, rows: TableRows) -> tuple[Array, Array | None]:
-    """Return an output with a value for each row, and which rows are predicted."""
+    """Return an output with a value for each row, and which rows have a prediction."""
     if not rows.errors:
         return array, None
     valid = np.ones(rows.count, np.bool_)
@@ -137,8 +137,8 @@ def _spread(array: Array, rows: TableRows) -> tuple[Array, Array | None]:
 def _type(name: str, array: Array, *, nullable: bool) -> Any:
     if array.ndim > 2 or (array.dtype != np.object_ and array.dtype not in _TYPES):
         raise ClientError(
-            f"output {name}: {array.dtype.name} {list(array.shape)} has no form in Arrow here; "
-            "ask for other outputs or for another type",
+            f"output {name}: {array.dtype.name} {list(array.shape)} cannot be written as Arrow; "
+            "request other outputs or another type",
             406,
         )
     one_nullable = nullable and array.ndim == 1
