@@ -134,7 +134,7 @@ def test_errors_have_tensorflow_serving_s_own_texts(of: Schema, body: Any, messa
         (TWO, '{"instances": [{"a": 1, "b": 2}, {"b": 1}]}', 'instances[1]: "a" is missing; expec'),
         (HALF, '{"instances": [1]}', "instances[0]: values of half have no JSON form"),
         (HALF, '{"inputs": {"x": [{"a": 1}]}}', "inputs.x: expected half, got an object"),
-        (ONE, '{"more": ' + "[" * 90_000 + "]" * 90_000 + "}", "too many lists or objects"),
+        (ONE, '{"more": ' + "[" * 90_000 + "]" * 90_000 + "}", "nested too deeply"),
     ],
 )
 def test_errors_name_the_field_and_the_value(of: Schema, body: Any, message: str) -> None:
