@@ -312,7 +312,7 @@ def test_a_page_asks_for_a_key_where_one_is_needed(
         reply = requests.get(client.address + path, timeout=10)
         assert reply.status_code == 401, path
         assert 'Basic realm="predictions"' in reply.headers["WWW-Authenticate"]
-        assert "an API key is needed" in reply.json()["error"]
+        assert "API key required" in reply.json()["error"]
         assert reply.headers["X-Content-Type-Options"] == "nosniff"
     assert requests.get(client.address, auth=("", key), timeout=10).status_code == 200
     # Whoever may not ask is not listened to either.

@@ -114,8 +114,8 @@ def read_columns(
     if batch.has(3):
         # The size of a compressed body is known only after decompressing it.
         raise ClientError(
-            "the Arrow stream has compressed buffers; write them uncompressed, and compress the body with "
-            "Content-Encoding"
+            "the Arrow stream has compressed buffers; write them uncompressed, and compress the "
+            "body with Content-Encoding"
         )
     rows = batch.number(0, "<q")
     # Require one bit for each row; otherwise a few bytes could claim any number of rows.
