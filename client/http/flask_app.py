@@ -75,7 +75,9 @@ def _answer_api(app: Flask, bridge: Callable[[], Bridge], max_bytes: int) -> Non
         g.by_gateway = True
         asked.body = request.get_data(cache=False)
         if len(asked.body) >= max_bytes:
-            request.stream.read(1)  # a chunked body was cut at the limit; reading beyond it raises 413
+            request.stream.read(
+                1
+            )  # a chunked body was cut at the limit; reading beyond it raises 413
         return _response(to.run(to.gateway.handle(asked)))
 
 
