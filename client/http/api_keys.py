@@ -1,8 +1,8 @@
 """API keys.
 
 The file has one line per key: a name and the key's SHA-256. Keys are long and random, so a slow
-hash would add nothing. The file is reloaded when it changes: to rotate a key, add its successor, and
-remove the old one once it is unused.
+hash would add nothing. The file is reloaded when it changes: to rotate a key, add its successor,
+and remove the old one once it is unused.
 """
 
 from __future__ import annotations
