@@ -96,7 +96,7 @@ class Column:
             dtype: the input's `tensorflow.DataType`.
 
         Raises:
-            ValueError: the cell is not such a value; the message is what was expected.
+            ValueError: the cell is not such a value; the message says what was expected.
         """
         return self.parse_word(word_of(text), dtype)
 
@@ -154,7 +154,7 @@ def parse_word(word: str, dtype: int) -> Any:
     """Return the JSON value of a trimmed cell by its dtype alone.
 
     Raises:
-        ValueError: the cell is not such a value; the message is what was expected.
+        ValueError: the cell is not such a value; the message says what was expected.
     """
     kind = DTYPES[dtype].kind if dtype in DTYPES else ""
     if kind == "O":
