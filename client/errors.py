@@ -1,4 +1,4 @@
-"""What can go wrong, and the HTTP status that says so."""
+"""Errors, and their HTTP status."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import grpc
 
-# Why each gRPC code becomes the HTTP status it does: TensorFlow Serving's own REST port maps them
-# so, except that a deadline is 504 and not 500.
+# The mapping of TensorFlow Serving's REST port, except that a missed deadline is 504 and not 500.
 HTTP_STATUS = {
     grpc.StatusCode.CANCELLED: 499,
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -32,8 +31,8 @@ class ClientError(Exception):
     """A request that cannot be answered.
 
     Attributes:
-        status: the HTTP status that tells the caller so.
-        message: what came, what was expected, and where.
+        status: the HTTP status of the response.
+        message: what was expected, what was received, and where.
     """
 
     def __init__(self, message: str, status: int = 400) -> None:
@@ -43,15 +42,14 @@ class ClientError(Exception):
 
     @property
     def retry_after(self) -> int | None:
-        """Seconds after which another try may succeed, if one may at all."""
+        """Seconds after which a retry may succeed; None if a retry cannot help."""
         return RETRY_AFTER_SECONDS if self.status in RETRIABLE else None
 
 
 class ServerError(ClientError):
     """The model server refused the request or could not be reached.
 
-    The kinds that callers may want to tell apart have subclasses; `server_error` makes the right
-    one.
+    Kinds that callers may want to distinguish have subclasses; `server_error` picks the right one.
 
     Attributes:
         code: the gRPC status code.
@@ -63,7 +61,7 @@ class ServerError(ClientError):
 
 
 class InvalidArgumentError(ServerError):
-    """The inputs do not fit the model; the client may have seen it before the server did."""
+    """The inputs do not fit the model; raised by the client or the server."""
 
     def __init__(self, message: str) -> None:
         super().__init__(grpc.StatusCode.INVALID_ARGUMENT, message)
@@ -77,21 +75,21 @@ class NotFoundError(ServerError):
 
 
 class ResourceExhaustedError(ServerError):
-    """There is too much to do already; another try may succeed."""
+    """Too many requests are waiting; a retry may succeed."""
 
     def __init__(self, message: str) -> None:
         super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
 
 
 class UnavailableError(ServerError):
-    """The model server cannot be reached; another try may succeed."""
+    """The model server cannot be reached; a retry may succeed."""
 
     def __init__(self, message: str) -> None:
         super().__init__(grpc.StatusCode.UNAVAILABLE, message)
 
 
 class DeadlineExceededError(ServerError):
-    """There was no answer in time."""
+    """There was no response in time."""
 
     def __init__(self, message: str) -> None:
         super().__init__(grpc.StatusCode.DEADLINE_EXCEEDED, message)
@@ -107,6 +105,6 @@ KINDS: dict[grpc.StatusCode, Callable[[str], ServerError]] = {
 
 
 def server_error(code: grpc.StatusCode, message: str) -> ServerError:
-    """Return the error of a gRPC status code."""
+    """Return the error for a gRPC status code."""
     kind = KINDS.get(code)
     return kind(message) if kind else ServerError(code, message)

@@ -54,14 +54,14 @@ def predict_file(
 ) -> None:
     """Predict a file's rows and write the answer to standard output, in the same format.
 
-    A file of any size needs little memory; only JSON is read as a whole. gzip is decompressed.
+    Memory use does not grow with the file, except that JSON is read whole. gzip is decompressed.
 
     Args:
-        server: the model server to ask.
-        target: the model, and the version if one is asked for.
+        server: the model server.
+        target: the model, and the version if one is selected.
         path: the file; `-` is standard input.
-        file_format: one of `FORMATS`; None to go by the file's name, or else its beginning.
-        options: how the table is answered.
+        file_format: one of `FORMATS`; None to use the file's name, or else its first bytes.
+        options: the caller's options.
 
     Raises:
         ClientError: a row is wrong, or the server cannot answer. Rows before it may have been
@@ -79,7 +79,7 @@ def predict_file(
 
 
 class _Predicting:
-    """One file on its way."""
+    """The processing of one file."""
 
     def __init__(self, server: ServingClient, target: Target, options: TableOptions) -> None:
         self._server = server
@@ -145,18 +145,18 @@ class _Predicting:
         return prediction.outputs
 
     def _follow(self, layout: TableLayout) -> None:
-        """Go on with the version that answers now, if it reads rows in the same way."""
+        """Continue with the version that answers now, if it reads rows in the same way."""
         old, new = self._schema, self._server.schema(self._target)
         if not layout.holds_for(new):
             raise ClientError(
-                f"version {old.version} of the model gave way to version {new.version}, which "
-                "reads rows in another way; start again, or ask for one with --version"
+                f"version {old.version} of the model was replaced by version {new.version}, which "
+                "reads rows differently; start again, or select one with --version"
             )
         self._schema = new
 
 
 def _decompressed(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield what gzip holds; it may have several members."""
+    """Decompress gzip, which may have several members."""
     unzip = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
         for chunk in chunks:
@@ -179,7 +179,7 @@ def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _guessed(head: bytes) -> str:
-    """Return a file's media type by its beginning."""
+    """Guess a file's media type from its first bytes."""
     for beginning, kind in _BEGINNINGS.items():
         if head.startswith(beginning):
             return kind

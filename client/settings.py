@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from client.serving.channel import Tls, target
 
-# Names the place where several workers share their metrics; Prometheus' library reads it.
+# The directory through which workers share metrics; read by the Prometheus library.
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 PREFIX = "CLIENT_"
@@ -24,7 +24,7 @@ SERVICE_LINK = re.compile(r"CLIENT_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\
 
 
 class Settings(BaseSettings):
-    """What an operator may set; docs/settings.md has the same table."""
+    """Settings for operators; docs/settings.md has the same table."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 
@@ -142,10 +142,10 @@ class Settings(BaseSettings):
 
     @classmethod
     def unknown(cls, environment: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Return names in the environment that look like settings and are none.
+        """Return names in the environment that look like settings but are unknown.
 
         Returns:
-            Those that somebody has misspelled, and those that Kubernetes sets.
+            Misspelled names, and names that Kubernetes sets.
         """
         known = {f"{PREFIX}{name}".upper() for name in cls.model_fields}
         names = sorted(

@@ -10,7 +10,7 @@ import click
 from training.cli.fit import fit
 from training.cli.versions import list_versions, rollback, verify_versions
 
-# TensorFlow's start-up notes are of no use to people who train a model.
+# TensorFlow's start-up messages do not help people who train a model.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Importing TensorFlow imports Keras 3, which doubles the time and is not used here. With this
 # variable it looks for tf_keras, which is not installed.

@@ -24,7 +24,7 @@ class ResumeError(TrainingError):
 
 
 class WorkersError(TrainingError):
-    """The workers cannot find one another, or one of them has ended."""
+    """The workers cannot find each other, or one of them has ended."""
 
 
 class RollbackError(TrainingError):

@@ -1,1 +1,1 @@
-"""The HTTP transport: the short way on the event loop, and the Flask application behind it."""
+"""The HTTP transport: a fast path on the event loop, and the Flask application behind it."""

@@ -19,14 +19,14 @@ ID_HEADER = "X-Request-ID"
 _ID = re.compile(r"[\w.:/=+-]{1,128}", re.ASCII)
 _BAD_REQUEST = 400
 _SERVER_ERROR = 500
-# Callers must not be able to fill the disk.
+# Bounds what a caller can write to the log.
 _MAX_LOGGED = 1000
 
 Headers = tuple[tuple[str, str], ...]
 
 
 def set_up_logs() -> None:
-    """Write logs to standard error, a JSON object a line."""
+    """Write logs to standard error, one JSON object per line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         OrjsonFormatter(
@@ -40,7 +40,7 @@ def set_up_logs() -> None:
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
-    """Return the id that the caller gave to a request, None if there is no usable one."""
+    """Return the request id that the caller sent, None without a usable one."""
     sent = headers.get("x-request-id")
     return sent if sent is not None and _ID.fullmatch(sent) else None
 
@@ -57,18 +57,18 @@ def record(
     body: bytes | None,
     left_out: int = 0,
 ) -> Headers:
-    """Log a request if wanted, and return its response's headers, with the request's id.
+    """Log a request if wanted, and return the response headers with the request id.
 
     Args:
         request: the request.
-        status: of the response.
-        headers: of the response.
-        route: the pattern of its path.
-        caller: the name of its API key.
-        seconds: since it arrived.
+        status: the response's status.
+        headers: the response's headers.
+        route: the pattern of the path.
+        caller: the name of the API key.
+        seconds: time since the request arrived.
         logged: whether to log it.
-        body: of the response; errors are logged. None if it is not known yet.
-        left_out: requests that failed before and were not logged, since there were too many.
+        body: the response's body, from which errors are logged; None if not known yet.
+        left_out: number of earlier failures that were not logged, to limit the rate.
     """
     identity = request_id(request.headers)
     if logged:

@@ -1,8 +1,8 @@
 """API keys.
 
-A file holds a line for each key, a name and the SHA-256 of the key. Keys are random and long, so
-nothing is gained by a slow hash. The file is read again when it changes: a key is rotated by adding
-its successor, and removing it when nobody uses it any more.
+The file has one line per key: a name and the key's SHA-256. Keys are long and random, so a slow
+hash would add nothing. The file is reloaded when it changes: to rotate a key, add its successor,
+and remove the old one once it is unused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHECK_SECONDS = 1.0
 
 
 class KeysFileError(ValueError):
-    """The file of keys is malformed or cannot be read; the message says where and why."""
+    """The key file is malformed or cannot be read; the message says where and why."""
 
 
 def new_key() -> str:
@@ -37,12 +37,12 @@ def new_key() -> str:
 
 
 def hashed(key: str) -> str:
-    """Return the hash of a key, as the file has it."""
+    """Return the hash of a key, as stored in the file."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 class ApiKeys:
-    """The keys of a file, which is read again when it changes."""
+    """The keys of a file, which is reloaded when it changes."""
 
     def __init__(self, path: Path) -> None:
         """Read the file.
@@ -68,12 +68,12 @@ class ApiKeys:
         key = _sent(headers)
         if key is None:
             raise ClientError(
-                "an API key is needed; expected Authorization: Bearer KEY, or X-API-Key: KEY", 401
+                "API key required; expected Authorization: Bearer KEY, or X-API-Key: KEY", 401
             )
-        # The time that looking up a hash takes says nothing about the keys.
+        # Looking up a hash leaks nothing about the keys through its timing.
         name = self._names.get(hashed(key))
         if name is None:
-            raise ClientError("the API key is not known", 401)
+            raise ClientError("unknown API key", 401)
         return name
 
     def _refresh(self) -> None:
@@ -88,8 +88,8 @@ class ApiKeys:
                 self._stamp = stamp
                 log.info("%d API keys read from %s", len(self._names), self._path)
         except KeysFileError as error:
-            # An edit in progress must neither lock callers out nor let them in.
-            log.error("the API keys stay as they were: %s", error)
+            # A half-written file must neither lock callers out nor let them in.
+            log.error("keeping the previous API keys: %s", error)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
@@ -122,7 +122,7 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _sent(headers: Mapping[str, str]) -> str | None:
-    """Return the key of a request; browsers send it as the password of a Basic login."""
+    """Return a request's key; browsers send it as the password of Basic authentication."""
     if "x-api-key" in headers:
         return headers["x-api-key"].strip()
     scheme, _, value = headers.get("authorization", "").partition(" ")

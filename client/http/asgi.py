@@ -1,6 +1,6 @@
-"""The ASGI application of a worker: it opens the gateway, and passes the rest to Flask.
+"""The ASGI application of a worker: opens the gateway, and passes requests to Flask.
 
-Requests to the API do not come here: `client.http.protocol` hands them to the gateway.
+API requests do not reach it: `client.http.protocol` hands them to the gateway.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ GARBAGE_THRESHOLD = 10_000
 
 
 class Application:
-    """The application of one process; what belongs to the event loop is made when that starts."""
+    """The application of one process; the gateway is created when the event loop starts."""
 
     def __init__(self, settings: Settings, states: WorkerStates) -> None:
         self._settings = settings
@@ -39,7 +39,7 @@ class Application:
         self._flask: Any = None
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        """Answer a request, or follow the server's life."""
+        """Handle a request, or the lifespan events."""
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
         else:
@@ -50,14 +50,14 @@ class Application:
             await receive()
             async with Gateway(self._settings, self._states) as gateway:
                 connections = Connections(self._settings, gateway.metrics)
-                # The protocol of each connection finds them there.
+                # Each connection's protocol finds them here.
                 scope["state"].update(gateway=gateway, connections=connections)
                 sweeping = asyncio.create_task(connections.sweep())
                 bridge = Bridge(gateway, asyncio.get_running_loop())
                 flask: Any = create_app(self._settings, lambda: bridge)
                 self._flask = WSGIMiddleware(flask, workers=self._settings.threads)
-                # Modules and routes stay; looking through them for garbage takes a tenth of the
-                # time and holds up every request.
+                # Modules and routes are permanent; scanning them for garbage takes a tenth of the
+                # time and delays every request.
                 gc.freeze()
                 gc.set_threshold(GARBAGE_THRESHOLD)
                 await send({"type": "lifespan.startup.complete"})
@@ -66,7 +66,7 @@ class Application:
                 with suppress(asyncio.CancelledError):
                     await sweeping
         except Exception:
-            # The server would go on and answer each request with an error.
-            log.exception("the application ended")
+            # Otherwise the server would continue and answer every request with an error.
+            log.exception("the application failed")
             os._exit(1)
         await send({"type": "lifespan.shutdown.complete"})

@@ -1,4 +1,4 @@
-"""A body that is read while it arrives; what its reader has not taken yet is bounded."""
+"""Request bodies that are read while they arrive, with a bounded buffer."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from client.http.request_body import too_large
 
 
 class CutShortError(ClientError):
-    """The caller has gone, or has sent nonsense, before the body was whole."""
+    """The connection was closed, or became unreadable, before the body was complete."""
 
     def __init__(self) -> None:
-        super().__init__("the body is cut short: it ended before all of it had come")
+        super().__init__("the body is cut short: it ended before all of it arrived")
 
 
 class BodyStream:
-    """Passes pieces of a body from a connection to a task."""
+    """Passes a body in pieces from a connection to a task."""
 
     def __init__(self, flow: FlowControl, max_bytes: int) -> None:
         self._flow = flow
@@ -33,7 +33,7 @@ class BodyStream:
         self._event = asyncio.Event()
 
     def feed(self, piece: bytes) -> None:
-        """Take a piece."""
+        """Add a piece."""
         self._sent += len(piece)
         if self._sent > self._max_bytes:
             self.fail(too_large(self._max_bytes))
@@ -45,12 +45,12 @@ class BodyStream:
         self._event.set()
 
     def end(self) -> None:
-        """Note that the body is whole."""
+        """Mark the body as complete."""
         self._ended = True
         self._event.set()
 
     def fail(self, error: ClientError) -> None:
-        """Let the reader raise an error, unless the body is whole."""
+        """Make the reader raise an error, unless the body is complete."""
         if not self._ended and self._error is None:
             self._error = error
             self._event.set()
@@ -59,7 +59,7 @@ class BodyStream:
         """Yield the body.
 
         Raises:
-            ClientError: what `fail` was given.
+            ClientError: the error passed to `fail`.
         """
         while True:
             while self._pieces:

@@ -1,4 +1,4 @@
-"""What the connections of one process share: the clock of their deadlines, and unread responses."""
+"""The connections of one process: their deadlines, and the limit of unread responses."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How often deadlines are looked at; a timer for each connection would cost more.
+# How often deadlines are checked; a timer for each connection would cost more.
 SWEEP_SECONDS = 0.1
 
 
 class _Stalled:
-    """A connection whose responses are not being read: bytes unread, and when some were read."""
+    """A connection whose responses are not being read: unread bytes, and the time of progress."""
 
     __slots__ = ("since", "size")
 
@@ -39,26 +39,26 @@ class Connections:
         self._stalled: dict[ReceivingProtocol, _Stalled] = {}
 
     def add(self, connection: ReceivingProtocol) -> None:
-        """Follow a connection."""
+        """Track a connection."""
         self._all.add(connection)
 
     def remove(self, connection: ReceivingProtocol) -> None:
-        """Follow a connection no longer."""
+        """Stop tracking a connection."""
         self._all.discard(connection)
         self._stalled.pop(connection, None)
 
     def stall(self, connection: ReceivingProtocol) -> None:
-        """Note that a connection's responses are not being read as fast as they are written."""
+        """Mark a connection whose responses are read more slowly than they are written."""
         size = connection.transport.get_write_buffer_size()
         self._stalled[connection] = _Stalled(size, connection.loop.time())
         self._bound()
 
     def resume(self, connection: ReceivingProtocol) -> None:
-        """Note that a connection's responses were read."""
+        """Unmark a connection whose responses were read."""
         self._stalled.pop(connection, None)
 
     async def sweep(self) -> None:
-        """Look at all deadlines now and then, until cancelled."""
+        """Check all deadlines periodically until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
@@ -67,7 +67,7 @@ class Connections:
                 try:
                     connection.late()
                 except Exception:
-                    log.exception("a connection could not be ended")
+                    log.exception("a connection could not be closed")
                     connection.transport.abort()
             self._sweep_stalled(now)
             self._metrics.publish()
@@ -83,7 +83,7 @@ class Connections:
         self._bound()
 
     def _bound(self) -> None:
-        """Close the connections that read least while too much is unread."""
+        """While too many bytes are unread, close the connections that read least."""
         total = sum(stalled.size for stalled in self._stalled.values())
         while total > self._max_unsent and len(self._stalled) > 1:
             connection = min(self._stalled, key=lambda one: self._stalled[one].since)

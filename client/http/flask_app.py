@@ -1,7 +1,7 @@
-"""The Flask application: the page, and every route of the API as well.
+"""The Flask application: the page, and every route of the API.
 
-Behind our own HTTP server only the page, the docs and static files are asked of it; under
-`flask run` or another WSGI server it answers everything, with the same gateway.
+Behind the project's own HTTP server it serves only the page, the docs and static files; under
+`flask run` or another WSGI server it serves everything, with the same gateway.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from client.settings import Settings
 log = logging.getLogger(__name__)
 
 PAGE_POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
-# Swagger's page has its settings in a script of its own, and draws with styles in place.
+# Swagger UI needs an inline script for its settings, and inline styles.
 DOCS_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; frame-ancestors 'none'"
@@ -41,9 +41,9 @@ def create_app(
     """Create the application.
 
     Args:
-        settings: read from the environment if left out.
-        bridge: leads to the gateway of our own HTTP server, which has checked each request; if left
-            out, one is started in a thread with the first request.
+        settings: read from the environment if omitted.
+        bridge: the bridge to the gateway of the project's own HTTP server, which has checked each
+            request; if omitted, a gateway is started in a thread with the first request.
     """
     settings = settings or Settings()
     app = Flask(__name__)
@@ -59,7 +59,7 @@ def create_app(
 
 
 def _answer_api(app: Flask, bridge: Callable[[], Bridge], max_bytes: int) -> None:
-    """Let the gateway answer every path that is one of the API's."""
+    """Route every path of the API to the gateway."""
 
     @app.before_request
     def answer() -> Response | None:
@@ -75,12 +75,14 @@ def _answer_api(app: Flask, bridge: Callable[[], Bridge], max_bytes: int) -> Non
         g.by_gateway = True
         asked.body = request.get_data(cache=False)
         if len(asked.body) >= max_bytes:
-            request.stream.read(1)  # a chunked body was cut at the limit; reading on is a 413
+            request.stream.read(
+                1
+            )  # a chunked body was cut at the limit; reading beyond it raises 413
         return _response(to.run(to.gateway.handle(asked)))
 
 
 def _record(app: Flask, bridge: Callable[[], Bridge]) -> None:
-    """Count what the gateway does not answer, and say what browsers may do with pages."""
+    """Record requests that the gateway does not handle, and set the pages' security headers."""
 
     @app.before_request
     def begin() -> None:
@@ -106,7 +108,7 @@ def _record(app: Flask, bridge: Callable[[], Bridge]) -> None:
 
 
 def _answer_errors(app: Flask, max_bytes: int) -> None:
-    """Answer every error as the API does: `{"error": "what came, what was expected"}`."""
+    """Return every error in the API's form: `{"error": "..."}`."""
 
     @app.errorhandler(ClientError)
     def client_error(error: ClientError) -> Response:

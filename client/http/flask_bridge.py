@@ -1,4 +1,4 @@
-"""The way from threads to the gateway's event loop, which is started if the server has none."""
+"""Bridges from threads to the gateway's event loop, which is started if necessary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Bridge:
-    """Runs coroutines on the gateway's event loop for threads that wait for them."""
+    """Runs coroutines on the gateway's event loop for waiting threads."""
 
     def __init__(self, gateway: Gateway, loop: asyncio.AbstractEventLoop) -> None:
         self.gateway = gateway
@@ -28,7 +28,7 @@ class Bridge:
 class Background:
     """Starts the event loop in a thread with the first request.
 
-    Servers that fork may import the application before the process that serves exists.
+    Forking servers may import the application before the serving process exists.
     """
 
     def __init__(self, settings: Settings) -> None:

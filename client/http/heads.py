@@ -17,19 +17,19 @@ MAX_URLS, MAX_URL_LENGTH = 1024, 256
 
 
 class Head:
-    """A request's head, and what follows from it for every request that has the same.
+    """A request's head, and everything that depends on nothing else.
 
     Attributes:
         raw: the headers as sent, names in lower case.
         url: the request target.
-        method: of HTTP.
-        name: the same as text.
+        method: the HTTP method in bytes.
+        name: the method as text.
         headers: value by name.
         target: the path as sent, and the query.
-        route: what answers it, None if the ASGI application does.
-        expects: whether the caller waits for a sign to send the body.
-        table: whether the body is read while it is answered.
-        error: why it is refused.
+        route: its route; None if the ASGI application handles it.
+        expects: whether the caller sent `Expect: 100-continue`.
+        table: whether the body is streamed to its handler.
+        error: the error to respond with, if any.
     """
 
     __slots__ = (
@@ -69,20 +69,20 @@ NO_HEAD = Head((), b"", b"", {}, ("", ""))
 
 
 class Message:
-    """A request that is arriving, waits for its turn, or is being answered.
+    """A request that is arriving, queued on its connection, or being handled.
 
     Attributes:
-        request: the body is set when it is complete.
+        request: the request; its body is set once complete.
         head: its head.
-        route: what answers it, None if the ASGI application does.
+        route: its route; None if the ASGI application handles it.
         caller: the name of its API key.
         keep_alive: whether the connection stays open after the response.
-        chunks: of the body, if it is kept until it is whole.
+        chunks: pieces of the body, if it is buffered.
         size: bytes of the body so far.
-        stream: of a table, takes the body piece by piece.
+        stream: takes the body of a table piece by piece.
         complete: whether the whole message has arrived.
-        error: why it is refused.
-        started: whether it is being answered.
+        error: the error to respond with, if any.
+        started: whether it is being handled.
         counted: whether it is counted as in flight.
     """
 
@@ -117,7 +117,7 @@ class Message:
 
 
 def join_headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return headers by name in lower case; the values of repeated ones with commas between."""
+    """Return headers by name in lower case; repeated ones are joined with commas."""
     headers: dict[str, str] = {}
     for name, value in raw:
         key, text = name.decode("latin-1"), value.decode("latin-1")
@@ -146,7 +146,7 @@ _cached_target = lru_cache(MAX_URLS)(_parse_target)
 def response_head(
     status: int, content_type: str, further: tuple[tuple[str, str], ...], keep_alive: bool
 ) -> bytes:
-    """Return a response's head but for its last lines."""
+    """Return a response's head without its last lines."""
     lines = [("content-type", content_type), ("x-content-type-options", "nosniff"), *further]
     if not keep_alive:
         lines.append(("connection", "close"))

@@ -1,4 +1,4 @@
-"""Requests to the API while they are worked on."""
+"""Jobs: API requests in progress."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Respond = Callable[[HttpReply], None]
 
 
 class ApiJob(Job):
-    """A request to the API, from its arrival to its response.
+    """An API request, from its arrival to its response.
 
     Attributes:
-        request: with its whole body.
-        route: what answers it.
-        respond: takes the response.
+        request: the request with its whole body.
+        route: its route.
+        respond: called with the response.
         caller: the name of its API key.
         started: when it had arrived.
-        task: that works for this request alone, if one does.
+        task: the task that handles only this request, if there is one.
     """
 
     __slots__ = ("caller", "pipeline", "request", "respond", "route", "started", "task")
@@ -52,13 +52,13 @@ class ApiJob(Job):
         self.task: asyncio.Task[None] | None = None
 
     def fail(self, error: Exception) -> None:
-        """Answer with an error, unless the request is answered already."""
+        """Respond with an error, unless there was a response already."""
         if not self.done:
             self.pipeline.respond(self, self.pipeline.error_reply(self.request, self.route, error))
 
     @property
     def payload(self) -> Payload:
-        """What a codec decodes."""
+        """The payload for a codec."""
         options = self.route.options if self.route is not None else None
         if options is None:
             return Payload(self.request.body)
@@ -66,4 +66,4 @@ class ApiJob(Job):
 
 
 def ignore(reply: HttpReply) -> None:
-    """Take a response that goes another way."""
+    """Ignore a response that is delivered another way."""

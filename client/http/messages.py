@@ -1,4 +1,4 @@
-"""Requests and responses, whichever HTTP server carries them."""
+"""HTTP requests and responses, independent of the server."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class HttpRequest:
     Attributes:
         method: in capitals, as sent.
         path: as sent: percent-encoded, without the query.
-        query: what followed the `?`, empty if nothing did.
+        query: the text after `?`; empty without one.
         headers: value by name in lower case.
-        body: content encodings undone; empty while it is still arriving.
+        body: decompressed; empty while it is still arriving.
     """
 
     __slots__ = ("body", "headers", "method", "path", "query")
@@ -41,10 +41,10 @@ class HttpReply(NamedTuple):
     """An HTTP response.
 
     Attributes:
-        body: the bytes.
+        body: the body.
         status: the HTTP status.
-        content_type: of the body.
-        headers: further ones.
+        content_type: media type of the body.
+        headers: further headers.
     """
 
     body: bytes

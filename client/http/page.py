@@ -1,4 +1,4 @@
-"""The page at `/`: a form made from what the model says of itself."""
+"""The page at `/`: a form made from the model's description."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from client.serving.tensors import DTYPES, STRING
 from client.settings import Settings
 
 FALSE_TRUE = ("false", "true")
-# Of more values than these, one is found faster by typing than in a list.
+# With more values than these, typing is faster than a drop-down list.
 MAX_OPTIONS = 50
 
 
@@ -27,14 +27,14 @@ class Field:
     """A field of the form.
 
     Attributes:
-        name: of the column, as the model calls it.
-        title: the same for people.
-        type: number, integer, text or boolean; what the script makes of the value.
-        hint: what values the model has seen.
-        range: the least and the greatest number that it has seen.
+        name: the column's name.
+        title: the name in readable form.
+        type: number, integer, text or boolean: the JSON type of the value.
+        hint: the values that training has seen.
+        range: the minimum and maximum in training.
         examples: the value in a typical row of each class; the first is filled in.
-        options: the values to choose from, if there are only so many.
-        suggestions: values to choose from or to go beyond.
+        options: the values to choose from, if they are few.
+        suggestions: suggested values; others may be entered too.
         missing: whether it may be left empty.
     """
 
@@ -53,8 +53,8 @@ def blueprint(bridge: Callable[[], Bridge], settings: Settings) -> Blueprint:
     """Return the routes.
 
     Args:
-        bridge: leads to what knows the model.
-        settings: of the application.
+        bridge: the bridge to the gateway.
+        settings: the application's settings.
     """
     routes = Blueprint("page", __name__, template_folder="templates", static_folder="static")
 
@@ -85,7 +85,7 @@ def blueprint(bridge: Callable[[], Bridge], settings: Settings) -> Blueprint:
 
 
 def fields(schema: Schema) -> list[Field]:
-    """Return the form's fields; none if a row of the model does not fit into a form."""
+    """Return the form's fields; none if the model's rows do not fit into a form."""
     signature = schema.signatures.get(DEFAULT_SIGNATURE)
     if signature is None or any(s.shape != (None,) for s in signature.inputs.values()):
         return []

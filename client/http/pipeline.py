@@ -1,4 +1,4 @@
-"""The way of every API request: route, limits, key, body, decode, predict, encode, record."""
+"""The pipeline of API requests: route, limits, key, body, decode, predict, encode, record."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from client.settings import Settings
 log = logging.getLogger(__name__)
 
 TIMEOUT_HEADER = "x-request-timeout"
-# Longer bodies are decoded in a thread: one must not hold up the others.
+# Longer bodies are decoded in a thread, so that they do not block other requests.
 LONG_BODY_BYTES = 128 * 1024
 # Responses of more rows are encoded in a thread.
 MANY_ROWS = 5000
@@ -56,12 +56,12 @@ MANY_ROWS = 5000
 class Gateway:
     """Answers requests to the API with a model server.
 
-    Create it on the event loop of the process that serves.
+    Create it on the event loop of the serving process.
 
     Attributes:
-        settings: of the application.
-        metrics: of this process.
-        core: predicts.
+        settings: the application's settings.
+        metrics: metrics of this process.
+        core: makes the predictions.
     """
 
     def __init__(self, settings: Settings, states: WorkerStates | None = None) -> None:
@@ -97,7 +97,7 @@ class Gateway:
         self._tasks: set[asyncio.Task[None]] = set()
         explanations = JsonExplanations()
         own = JsonApi(settings.model, explanations)
-        # Each dialect plugs in here, with everything below its first segment.
+        # The registry of dialects, each for all paths below its first segment.
         router = Router(
             {
                 "predict": own,
@@ -137,14 +137,14 @@ class Gateway:
         """Check the limit of requests and the API key, before the body is read.
 
         Returns:
-            The name of the API key, None if everybody may ask.
+            The name of the API key, None if no keys are required.
 
         Raises:
-            ClientError: 503, too many are in flight; 401, it has no key, or an unknown one.
+            ClientError: 503, too many requests are in flight; 401, the key is missing or unknown.
         """
         if route is None or route.limited:
             if self.metrics.in_flight >= self.settings.max_requests:
-                raise UnavailableError(f"{self.metrics.in_flight} requests are under way already")
+                raise UnavailableError(f"{self.metrics.in_flight} requests are already in flight")
             if self._keys is not None:
                 return self._keys.caller(request.headers)
         return None
@@ -152,15 +152,15 @@ class Gateway:
     def submit(
         self, request: HttpRequest, route: Route | None, caller: str | None, respond: Respond
     ) -> ApiJob:
-        """Answer a request that was admitted; its response may come later.
+        """Handle an admitted request; the response may come later.
 
-        A prediction waits with others for the call that answers them, see `_answer`.
+        Predictions wait together for the call that answers them, see `_answer`.
 
         Args:
-            request: with its body as sent.
-            route: what answers it.
+            request: the request with its body as sent.
+            route: its route.
             caller: the name of its API key.
-            respond: takes the response.
+            respond: called with the response.
         """
         job = ApiJob(self, request, route, respond, caller, Deadline(self.settings.timeout))
         try:
@@ -174,7 +174,7 @@ class Gateway:
             job.context = self._recorder.follow(request, route)
             table = request.method == "POST" and is_table(request.headers)
             if table and route.table is None:
-                raise ClientError("Content-Type: a table is taken by a prediction only", 415)
+                raise ClientError("Content-Type: only predictions take tables", 415)
             if request.query and route.table is not None:
                 TableOptions.from_query(request.query)  # wrong values are refused for any body
             if route.lane is None or table or "content-encoding" in request.headers:
@@ -231,7 +231,7 @@ class Gateway:
         return replies
 
     async def _answer_alone(self, job: ApiJob, route: Route) -> None:
-        """Answer a request that is no prediction, or whose body is compressed."""
+        """Answer a request that is not a prediction, or whose body is compressed."""
         request = job.request
         REQUESTS.set((job.context,) if job.context is not None else ())
         encoding = request.headers.get("content-encoding")
@@ -248,7 +248,7 @@ class Gateway:
             self.respond(job, await route.handle(request, job.deadline))
 
     async def _answer_table(self, job: ApiJob, route: Route) -> HttpReply:
-        """Answer a table that has arrived whole, where the server in front has no streams."""
+        """Answer a table that has arrived whole, from a server without streaming."""
 
         async def chunks() -> AsyncIterator[bytes]:
             yield job.request.body
@@ -266,11 +266,11 @@ class Gateway:
         caller: str | None,
         chunks: AsyncIterator[bytes],
     ) -> HttpReply | StreamReply:
-        """Begin to answer a table that is still arriving; an error is a whole response.
+        """Begin to answer a table that is still arriving; an error is an unstreamed response.
 
         Args:
-            request: without its body.
-            route: what answers it; it takes tables.
+            request: the request without its body.
+            route: its route, which takes tables.
             caller: the name of its API key.
             chunks: the body.
         """
@@ -295,7 +295,7 @@ class Gateway:
         return reply._replace(headers=headers)
 
     async def handle(self, request: HttpRequest) -> HttpReply:
-        """Answer a request that has arrived whole, for servers other than ours."""
+        """Answer a request that has arrived whole, for other HTTP servers."""
         future: asyncio.Future[HttpReply] = asyncio.get_running_loop().create_future()
         route = self.route(request)
         self.metrics.in_flight += 1
@@ -309,14 +309,14 @@ class Gateway:
             self.metrics.in_flight -= 1
 
     def refuse(self, request: HttpRequest, route: Route | None, error: ClientError) -> HttpReply:
-        """Return the response to a request that is not worked on."""
+        """Return and record the error response of a rejected request."""
         reply = self.error_reply(request, route, error)
         job = ApiJob(self, request, route, ignore, None, Deadline(0))
         headers = self._headers_of(job, reply.status, reply.headers, reply.body)
         return reply._replace(headers=headers)
 
     def cancel(self, job: ApiJob) -> None:
-        """Stop working for a request whose caller has gone."""
+        """Cancel a request whose caller has disconnected."""
         if job.done:
             return
         self._recorder.gone(job.context)
@@ -325,7 +325,7 @@ class Gateway:
             job.task.cancel()
 
     def respond(self, job: ApiJob, reply: HttpReply) -> None:
-        """Give a request its response, and record it."""
+        """Deliver a response, and record it."""
         if job.done:
             return
         job.done = True
@@ -337,7 +337,7 @@ class Gateway:
         job.respond(reply._replace(headers=headers))
 
     def error_reply(self, request: HttpRequest, route: Route | None, error: Exception) -> HttpReply:
-        """Return the response that words an error; only faults of ours are logged."""
+        """Return the response for an error; only internal errors are logged."""
         if not isinstance(error, ClientError):
             log.error("%s %s failed", request.method[:100], request.path[:1000], exc_info=error)
             error = ClientError("internal error; the log has the details", 500)
@@ -346,7 +346,7 @@ class Gateway:
         return json_error(error)
 
     def _respond_all(self, jobs: Sequence[ApiJob], replies: Sequence[HttpReply]) -> None:
-        """Give requests their responses; those without anything particular are recorded at once."""
+        """Deliver responses; plain ones are recorded together."""
         now = deadlines.now()
         seconds: defaultdict[Any, list[float]] = defaultdict(list)
         plain = self._recorder.is_plain
@@ -382,7 +382,7 @@ class Gateway:
         return reply._replace(headers=(("Allow", ", ".join(route.methods)),))
 
     def _seconds(self, request: HttpRequest) -> float:
-        """Return how long a prediction may take, by the setting and by the request."""
+        """Return a prediction's timeout: the lower of the setting and the request's own."""
         seconds = self.settings.timeout
         wanted = request.headers.get(TIMEOUT_HEADER)
         if wanted is not None:
@@ -414,7 +414,7 @@ class Gateway:
 
 
 async def _first_fault(lane: Lane, payload: Payload, error: ClientError) -> ClientError:
-    """Return what is wrong with a body whatever the model, else the error at hand."""
+    """Return the body's own error if it has one, else the given error."""
     try:
         if len(payload.body) > LONG_BODY_BYTES:
             await to_thread(lane.codec.check, payload)

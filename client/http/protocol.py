@@ -1,8 +1,8 @@
-"""uvicorn's HTTP/1.1 protocol, with a short way for requests to the API.
+"""uvicorn's HTTP/1.1 protocol, with a fast path for API requests.
 
-A request to the API is handed to the gateway when its message is complete, and its response is
-written to the connection: no task and no ASGI messages for each request. Everything else goes to
-the ASGI application as uvicorn's own protocol does it.
+An API request is handed to the gateway when its message is complete, and its response is written to
+the connection: no task and no ASGI messages for each request. Everything else goes to the ASGI
+application as in uvicorn's own protocol.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from client.http.receiving import (
 )
 from client.http.request_body import inflate
 
-# After an early response, what the caller still sends is read for so long, so that the connection
-# is not reset before the caller has read it.
+# After an early response, keep reading for this long, so that the connection is not reset before
+# the caller has read the response.
 LINGER_SECONDS = 1.0
 
 _QUERY = "!$%&'()*+,/:;=?@[]~"
 
 
 class ApiProtocol(ReceivingProtocol):
-    """One connection: answers its requests in their order."""
+    """One connection, whose requests are answered in order."""
 
     def _advance(self) -> None:
-        """Answer the request whose turn it is."""
+        """Answer the next request."""
         message = self._turns[0]
         if message.started:
             return
@@ -114,7 +114,7 @@ class ApiProtocol(ReceivingProtocol):
                     if self.flow.write_paused:
                         await self.flow.drain()
         except Exception as error:
-            # HTTP has no other way to say that a response is not whole.
+            # HTTP/1.1 has no other sign that a response is incomplete than closing the connection.
             self._gateway.error_reply(message.request, message.route, error)
             self.transport.abort()
             return
@@ -122,7 +122,7 @@ class ApiProtocol(ReceivingProtocol):
             self.transport.write(b"0\r\n\r\n")
 
     def _finish(self) -> None:
-        """Go on after a response: with the next request, or with the end of the connection."""
+        """Continue after a response: with the next request, or by closing the connection."""
         if not self._turns:
             return
         message = self._turns.popleft()
@@ -147,7 +147,7 @@ class ApiProtocol(ReceivingProtocol):
             self._gateway.metrics.in_flight -= 1
 
     def _end(self, message: Message) -> None:
-        """Close the connection once the caller had a chance to read the response."""
+        """Close the connection once the caller has had time to read the response."""
         self._closing = True
         for other in self._turns:
             self._uncount(other)

@@ -1,6 +1,6 @@
 """The receiving half of a connection: parsing, limits of size and time, and the order of requests.
 
-What `ApiProtocol` adds answers the requests.
+Its subclass `ApiProtocol` answers the requests.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from client.http.request_body import too_large, too_late
 # A request's head must arrive within this time and size.
 HEAD_SECONDS = 5.0
 MAX_HEAD_BYTES = 128 * 1024
-# A connection without a request is kept for so long; longer than load balancers keep theirs.
+# How long an idle connection is kept; longer than load balancers keep theirs.
 KEEP_ALIVE_SECONDS = 75.0
-# When the service stops, callers that are about to send their next request get an answer.
+# When the service stops, idle connections get this long to send a last request.
 STOPPING_SECONDS = 1.0
 NEVER = float("inf")
 IDLE, HEAD, BODY = 0, 1, 2
@@ -40,7 +40,7 @@ class ReceivingProtocol(HttpToolsProtocol):
     """Receives the requests of one connection.
 
     Attributes:
-        deadline: when `late` is to be called.
+        deadline: when to call `late`.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -66,13 +66,13 @@ class ReceivingProtocol(HttpToolsProtocol):
     # The transport.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to follow a connection."""
+        """Track a new connection."""
         super().connection_made(transport)
         self._shared.add(self)
         self.deadline = self.loop.time() + KEEP_ALIVE_SECONDS
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop working for a caller that has gone."""
+        """Cancel the requests of a caller that has disconnected."""
         self._shared.remove(self)
         if self._job is not None:
             self._gateway.cancel(self._job)
@@ -117,7 +117,7 @@ class ReceivingProtocol(HttpToolsProtocol):
             self.deadline = NEVER
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Answer what has arrived whole; what is cut short is told, if anybody listens."""
+        """Answer complete requests; respond to an incomplete one with an error if possible."""
         self._half_closed = True
         message = self._arriving
         if message is not None and not self._closing and message.error is None:
@@ -132,12 +132,12 @@ class ReceivingProtocol(HttpToolsProtocol):
         return False
 
     def pause_writing(self) -> None:
-        """Count a response that is not being read."""
+        """Count the connection as stalled."""
         super().pause_writing()
         self._shared.stall(self)
 
     def resume_writing(self) -> None:
-        """Go on when a response was read."""
+        """Continue when responses have been read."""
         super().resume_writing()
         self._shared.resume(self)
         if self._unread:
@@ -145,7 +145,7 @@ class ReceivingProtocol(HttpToolsProtocol):
             self._finish()
 
     def shutdown(self) -> None:
-        """Close the connection after the next response, or soon if none is wanted."""
+        """Close the connection after the next response, or soon if it is idle."""
         self._stopping = True
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
@@ -153,7 +153,7 @@ class ReceivingProtocol(HttpToolsProtocol):
             self.deadline = self.loop.time() + STOPPING_SECONDS
 
     def late(self) -> None:
-        """Give up what did not arrive in time."""
+        """Close the connection, or reject the request, that missed its deadline."""
         self.deadline = NEVER
         message = self._arriving
         if self._closing or (self._state == IDLE and not self._turns):
@@ -176,16 +176,16 @@ class ReceivingProtocol(HttpToolsProtocol):
         self._state = HEAD
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
+        """Add a header."""
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Route a request, and check whether its body is to be read at all."""
+        """Route a request, and check it before its body is read."""
         if self._closing:
             return
         parser, head = self.parser, self._known
         method = parser.get_method()
-        # Callers send the same head again and again over a connection.
+        # Most requests on a connection have the same head.
         if head.raw != self.headers or head.url != self.url or head.method != method:
             head = self._known = self._read_head(method)
         request = HttpRequest(head.name, *head.target, head.headers)
@@ -212,7 +212,7 @@ class ReceivingProtocol(HttpToolsProtocol):
             self._advance()
 
     def _read_head(self, method: bytes) -> Head:
-        """Route a head, and check what does not depend on the moment."""
+        """Route a head, and check everything that depends only on the head."""
         # A copy, since trailers are appended to the headers.
         raw, url = list(self.headers), self.url
         headers = join_headers(raw)
@@ -235,7 +235,7 @@ class ReceivingProtocol(HttpToolsProtocol):
         return head
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body."""
+        """Add a piece of the body."""
         message = self._arriving
         if message is None or self._closing or message.error is not None:
             return
@@ -248,7 +248,7 @@ class ReceivingProtocol(HttpToolsProtocol):
             self._refuse(message, too_large(self._max_body))
 
     def on_message_complete(self) -> None:
-        """Answer a request if it is its turn."""
+        """Answer the request if no earlier one is pending."""
         message = self._arriving
         self._state = IDLE
         self._arriving = None
@@ -268,7 +268,7 @@ class ReceivingProtocol(HttpToolsProtocol):
     # Errors.
 
     def _refuse(self, message: Message, error: ClientError) -> None:
-        """Answer a request with an error when it is its turn, and read no more."""
+        """Answer a request with an error after the earlier ones, and stop reading."""
         message.error = error
         message.keep_alive = False
         message.chunks.clear()
@@ -279,7 +279,7 @@ class ReceivingProtocol(HttpToolsProtocol):
         self._refuse_bytes(ClientError(text, status))
 
     def _reject(self, error: httptools.HttpParserError) -> None:
-        """Answer bytes that are no HTTP."""
+        """Answer bytes that are not HTTP."""
         message = self._arriving
         if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(
             error.__context__, (httptools.HttpParserError, UnicodeDecodeError)
@@ -298,21 +298,21 @@ class ReceivingProtocol(HttpToolsProtocol):
             self._refuse_bytes(ClientError("the request is not HTTP/1.1"))
 
     def _refuse_bytes(self, error: ClientError) -> None:
-        """Answer something that did not become a request."""
+        """Answer bytes that did not form a request."""
         message = Message(HttpRequest("?", "?"), NO_HEAD, keep_alive=False)
         self._turns.append(message)
         self._state = IDLE
         self._refuse(message, error)
 
-    # What the answering half does.
+    # Implemented by the answering half.
 
     @abstractmethod
     def _advance(self) -> None:
-        """Answer the request whose turn it is."""
+        """Answer the next request."""
 
     @abstractmethod
     def _finish(self) -> None:
-        """Go on after a response."""
+        """Continue after a response."""
 
     @abstractmethod
     def _close(self) -> None:
@@ -320,4 +320,4 @@ class ReceivingProtocol(HttpToolsProtocol):
 
     @abstractmethod
     def _uncount(self, message: Message) -> None:
-        """Count a request in flight no longer."""
+        """Stop counting a request as in flight."""

@@ -1,4 +1,4 @@
-"""What is recorded of requests: metrics, the access log, traces, and headers that say so."""
+"""Recording of requests: metrics, the access log, traces, and the related headers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from client.serving import deadlines
 from client.settings import Settings
 
 TIMING_HEADER = "Server-Timing"
-# Callers may make up any other, and each would be a time series.
+# Callers may invent others, and each would be a time series.
 METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 SERVER_ERROR = 500
-# In an outage every request fails alike; the log says how many more there were.
+# In an outage all requests fail alike; the log counts those it leaves out.
 MAX_ERRORS_PER_SECOND = 10
 
 Headers = tuple[tuple[str, str], ...]
@@ -36,7 +36,7 @@ class Recorder:
         self._left_out = 0
 
     def follow(self, request: HttpRequest, route: Route) -> RequestContext | None:
-        """Return what is to be recorded of a request on its way, None if nothing is."""
+        """Return a context for recording a request, None if nothing is recorded."""
         if not route.limited or (self._tracing is None and not self._timing):
             return None
         context = RequestContext()
@@ -47,12 +47,12 @@ class Recorder:
         return context
 
     def end(self, context: RequestContext | None, status: int | None) -> None:
-        """End a request's trace; the status is None if its caller has gone."""
+        """End a request's trace; the status is None if the caller has disconnected."""
         if self._tracing is not None and context is not None:
             self._tracing.end(context.span, status)
 
     def gone(self, context: RequestContext | None) -> None:
-        """End the trace of a request whose caller has gone."""
+        """End the trace of a request whose caller has disconnected."""
         self.end(context, None)
 
     async def until_end(
@@ -68,7 +68,7 @@ class Recorder:
             self.end(context, status)
 
     def is_plain(self, request: HttpRequest) -> bool:
-        """Whether a good response to a request is only counted."""
+        """Whether a successful request is only counted."""
         return self._log != "all" and "x-request-id" not in request.headers
 
     def record(
@@ -83,17 +83,17 @@ class Recorder:
         context: RequestContext | None,
         seconds: float,
     ) -> Headers:
-        """Count a request, log it if it is to be, and return its response's headers.
+        """Count a request, log it if required, and return its response headers.
 
         Args:
-            request: as it came.
-            route: what answers it.
-            status: of the response.
-            headers: of the response.
-            body: of the response, None if it is not known yet.
-            caller: the name of its API key.
-            context: what was recorded on its way.
-            seconds: since it arrived.
+            request: the request.
+            route: its route.
+            status: the response's status.
+            headers: the response's headers.
+            body: the response's body; None if not known yet.
+            caller: the name of the API key.
+            context: the request's context, if it has one.
+            seconds: time since the request arrived.
         """
         method = request.method if request.method in METHODS else "other"
         name = route.name if route is not None else "none"

@@ -1,4 +1,4 @@
-"""Request bodies: content encodings are undone within bounds of size and ratio."""
+"""Content encodings of request bodies, decompressed within limits of size and ratio."""
 
 from __future__ import annotations
 
@@ -8,30 +8,23 @@ from collections.abc import AsyncIterator, Iterator
 
 from client.errors import ClientError
 
-# What tells zlib which form to expect, by the name of the encoding.
+# zlib's `wbits` for each Content-Encoding.
 WINDOW_BITS = {
     "gzip": 16 + zlib.MAX_WBITS,
     "x-gzip": 16 + zlib.MAX_WBITS,
     "deflate": zlib.MAX_WBITS,
 }
-# A compressed body is inflated in pieces of this size.
+# Bodies are decompressed in pieces of this size.
 PIECE_BYTES = 2**16
-# A larger body may be at most so many times its compressed size; numbers compress to a quarter.
+# A larger body may be at most MAX_RATIO times its compressed size; numbers compress to a quarter.
 SMALL_BYTES = 2**20
 MAX_RATIO = 100
-
-
-class CutShortError(ClientError):
-    """The caller has gone, or has sent nonsense, before the body was whole."""
-
-    def __init__(self) -> None:
-        super().__init__("the body is cut short: it ended before all of it had come")
 
 
 async def inflate(
     chunks: AsyncIterator[bytes], encoding: str | None, max_bytes: int
 ) -> AsyncIterator[bytes]:
-    """Yield a body in pieces, its encoding undone.
+    """Yield a body in pieces, decompressed.
 
     Raises:
         ClientError: as for `decoded`.
@@ -47,18 +40,18 @@ async def inflate(
             if size > max_bytes:
                 raise too_large(max_bytes)
             yield chunk
-            # A little that was sent may be very much, and others are waiting.
+            # A small piece may decompress to a large one: let other requests run.
             await asyncio.sleep(0)
     if unzip is not None:
         unzip.end()
 
 
 def decoded(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
-    """Return a body with its encoding undone.
+    """Return a body, decompressed.
 
     Raises:
-        ClientError: it is too large then (413), or is not encoded so (400), or in a way that is not
-            known (415).
+        ClientError: 413, the result is too large; 400, the body has another encoding; 415, the
+            encoding is unknown.
     """
     unzip = _unzip(encoding)
     if unzip is None:
@@ -75,25 +68,22 @@ def decoded(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
 
 
 class _Unzip:
-    """Undoes a compression piece by piece.
-
-    gzip may come in several members, one after the other (RFC 1952, section 2.2).
-    """
+    """Decompresses piece by piece; gzip may have several members (RFC 1952, section 2.2)."""
 
     def __init__(self, window_bits: int) -> None:
         self._window_bits = window_bits
         self._zlib = zlib.decompressobj(window_bits)
 
     def undone(self, piece: bytes) -> Iterator[bytes]:
-        """Give what a piece becomes, in pieces of `PIECE_BYTES` at the most.
+        """Yield a piece, decompressed, in pieces of at most `PIECE_BYTES`.
 
         Raises:
-            ClientError: it is not what was said.
+            ClientError: the piece does not have the declared encoding.
         """
         while piece:
             if self._zlib.eof:
                 if self._window_bits <= zlib.MAX_WBITS:
-                    raise _not_as_said("there is more behind its end")
+                    raise _not_as_said("there is data after its end")
                 self._zlib = zlib.decompressobj(self._window_bits)
             try:
                 plain = self._zlib.decompress(piece, PIECE_BYTES)
@@ -104,17 +94,17 @@ class _Unzip:
                 yield plain
 
     def end(self) -> None:
-        """See that nothing is missing.
+        """Check that the body is complete.
 
         Raises:
-            ClientError: something is.
+            ClientError: the body is cut short.
         """
         if not self._zlib.eof:
             raise _not_as_said("it is cut short")
 
 
 def _unzip(encoding: str | None) -> _Unzip | None:
-    """Return what undoes an encoding, None if there is none to undo."""
+    """Return a decompressor for an encoding, None for `identity` or no encoding."""
     name = (encoding or "").strip().lower()
     if name in ("", "identity"):
         return None
@@ -130,11 +120,11 @@ def _not_as_said(why: str) -> ClientError:
 
 
 def too_late(seconds: float) -> ClientError:
-    """Return the error of a body that did not arrive in time."""
+    """Return the error for a body that did not arrive in time."""
     return ClientError(f"the body did not arrive in time; expected it within {seconds:g} s", 408)
 
 
 def too_large(max_bytes: int, *, encoded: bool = False) -> ClientError:
-    """Return the error of a body over the limit."""
+    """Return the error for a body over the limit."""
     ratio = f", and at most {MAX_RATIO} times its compressed size" if encoded else ""
     return ClientError(f"the body is too large; expected at most {max_bytes} bytes{ratio}", 413)

@@ -1,4 +1,4 @@
-"""Responses in JSON."""
+"""JSON responses."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def json_reply(body: Any, status: int = 200, *headers: tuple[str, str]) -> HttpR
 
 
 def with_version(version: int, body: bytes) -> HttpReply:
-    """Return a response that names the version which computed it."""
+    """Return a response that names the version that computed it."""
     return HttpReply(body, headers=((VERSION_HEADER, str(version)),))

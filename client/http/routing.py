@@ -1,4 +1,4 @@
-"""What a request is for: the form in which each part of the API gives its routes."""
+"""Routing: requests to routes, and the interface of each part of the API."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Handle = Callable[[HttpRequest, Deadline], Awaitable[HttpReply]]
 
 
 class Lane(NamedTuple):
-    """Predictions that can share a call: of one target, in one dialect."""
+    """A queue of predictions that can share a call: one target and one dialect."""
 
     target: Target
     codec: Codec
@@ -25,18 +25,18 @@ class Lane(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """What answers the requests with one method for one path.
+    """The handler of a path.
 
     Attributes:
-        name: the pattern of the path, for the metrics: callers must not be able to make time series
-            by asking for names.
-        methods: the HTTP methods it answers; None if it answers any, be it by an error.
-        lane: of the predictions it answers, None for other routes.
-        handle: answers a request that is no prediction, or raises `ClientError`.
-        options: returns what a request says beside its body, for its codec.
-        table: the target whose predictions of tables it answers, None if it takes none.
+        name: the pattern of the path, for metrics: callers must not create time series by
+            inventing names.
+        methods: the allowed HTTP methods; None for all, even if the response is an error.
+        lane: the lane of its predictions, None for other routes.
+        handle: answers a request that is not a prediction, or raises `ClientError`.
+        options: returns the codec's options from outside the body.
+        table: the target of table predictions, None if it takes no tables.
         limited: whether it counts against the limit of requests; probes and metrics do not.
-        headers: of every response.
+        headers: headers of every response.
     """
 
     name: str
@@ -53,27 +53,27 @@ class Api(Protocol):
     """A part of the API: everything below one first segment of the path."""
 
     def route(self, request: HttpRequest) -> Route | None:
-        """Return what answers a request, None if there is no such thing.
+        """Return the route of a request, None if there is none.
 
         Args:
-            request: its method and path decide; it has no body yet.
+            request: the request, whose body has not been read yet.
         """
 
 
 class Router:
-    """Finds what answers a request, and remembers it."""
+    """Finds the route of a request, with a cache."""
 
     def __init__(self, apis: Mapping[str, Api]) -> None:
         """Create a router.
 
         Args:
-            apis: by the first segment of their paths, in lower case.
+            apis: parts of the API by the first path segment, in lower case.
         """
         self._apis = apis
         self._routes: dict[tuple[str, str], Route] = {}
 
     def route(self, request: HttpRequest) -> Route | None:
-        """Return what answers a request, None if its path is none of the API's."""
+        """Return the route of a request, None if the path is not the API's."""
         path = request.path
         key = (request.method, path)
         route = self._routes.get(key)
@@ -81,7 +81,7 @@ class Router:
             return route
         api = self._apis.get(path.split("/", 2)[1].lower()) if path.startswith("/") else None
         route = api.route(request) if api else None
-        # Most requests are for few paths; but anybody can ask for any, of any length.
+        # Most requests are for few paths, but callers choose them: bound the cache.
         if route is not None and len(path) <= MAX_LENGTH and len(self._routes) < MAX_ROUTES:
             self._routes[key] = route
         return route

@@ -1,7 +1,7 @@
-"""The HTTP server: a parent that holds the listening socket, and the workers that answer.
+"""The HTTP server: a parent process that holds the listening socket, and its workers.
 
-Signals to the parent: SIGTERM and SIGINT stop the service, a second one at once; SIGHUP replaces
-the workers one after the other.
+Signals to the parent: SIGTERM and SIGINT stop the service, and a second one skips the drain delay;
+SIGHUP replaces the workers one by one.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from client.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Requests in flight may take so long after SIGTERM.
+# Time limit for requests in flight after SIGTERM.
 DRAIN_SECONDS = 10
 KILL_SECONDS = 3
 PARENT_CHECK_SECONDS = 0.2
-# A worker that dies sooner than this after its start is not replaced at once.
+# A worker that dies within this time of its start is not replaced at once.
 RESPAWN_SECONDS = 1.0
-# A new worker accepts connections within this time.
+# Time limit for a new worker to accept connections.
 READY_SECONDS = 30.0
-# All workers stop accepting within this time.
+# Time limit for all workers to stop accepting.
 CLOSE_SECONDS = 2.0
 BACKLOG = 2048
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
@@ -46,19 +46,19 @@ _STOP = (signal.SIGTERM, signal.SIGINT)
 
 
 class PortTakenError(OSError):
-    """The address cannot be listened on."""
+    """The server cannot listen on the address."""
 
 
 class UnknownSettingError(ValueError):
-    """A variable of the environment looks like a setting and is none."""
+    """An environment variable looks like a setting but is unknown."""
 
 
 def serve_http(settings: Settings) -> None:
-    """Serve the application until SIGTERM or SIGINT, then let requests in flight end.
+    """Serve the application until SIGTERM or SIGINT, then finish requests in flight.
 
     Raises:
         PortTakenError: the port is taken, or the address is not this machine's.
-        UnknownSettingError: a `CLIENT_` variable is no setting.
+        UnknownSettingError: a `CLIENT_` variable is not a setting.
     """
     unknown, links = Settings.unknown(os.environ)
     if unknown:
@@ -78,11 +78,11 @@ def serve_http(settings: Settings) -> None:
 
 
 class _Worker:
-    """A process that answers requests.
+    """A worker process.
 
     Attributes:
         place: its number among the workers.
-        pid: of the process.
+        pid: its process id.
         started: when it was started.
     """
 
@@ -98,11 +98,11 @@ class _Worker:
         return bool(readable) and os.read(self._ready, 1) == b"r"
 
     def close(self) -> None:
-        """Release what the parent holds of a worker that has ended."""
+        """Release the parent's resources of a worker that has ended."""
         os.close(self._ready)
 
     def signal(self, number: int) -> None:
-        """Send the process a signal."""
+        """Send a signal to the process."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
@@ -113,7 +113,7 @@ class _Parent:
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self._settings = settings
         self._listener = listener
-        # While workers are replaced there are twice as many.
+        # During a replacement there are up to twice as many workers.
         self._states = WorkerStates(2 * settings.workers)
         self._places = set(range(2 * settings.workers))
         self._workers: dict[int, _Worker] = {}
@@ -136,7 +136,7 @@ class _Parent:
     def _start(self) -> _Worker:
         place = self._places.pop()
         reading, writing = os.pipe()
-        # The parent has no threads and no gRPC channels, so a fork is a whole worker.
+        # Forking is safe: the parent has no threads and no gRPC channels.
         pid = os.fork()
         if pid == 0:
             os.close(reading)
@@ -147,7 +147,7 @@ class _Parent:
         return worker
 
     def _reap(self) -> None:
-        """Start others in place of workers that have died."""
+        """Replace workers that have died."""
         for pid in self._ended():
             worker = self._workers.pop(pid)
             self._states.clear(worker.place)
@@ -155,7 +155,7 @@ class _Parent:
             if pid in self._leaving:
                 self._leaving.discard(pid)
                 continue
-            log.error("worker %d ended; another is started", pid)
+            log.error("worker %d ended; starting another", pid)
             if time.monotonic() - worker.started < RESPAWN_SECONDS:
                 time.sleep(RESPAWN_SECONDS)
             self._start()
@@ -171,11 +171,11 @@ class _Parent:
         return found
 
     def _replace_all(self) -> None:
-        """Replace one worker after the other; each successor is ready before the old one stops."""
+        """Replace workers one by one; each successor is ready before the old one stops."""
         log.info("replacing the workers")
         for old in [w for w in self._workers.values() if w.pid not in self._leaving]:
             if not self._places or not self._start().wait_until_ready():
-                log.error("no new worker could be started; the old ones stay")
+                log.error("cannot start a new worker; keeping the old ones")
                 return
             self._leaving.add(old.pid)
             old.signal(signal.SIGTERM)
@@ -205,7 +205,7 @@ class _Parent:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, stopped by the worker's own handlers of signals."""
+    """uvicorn's server, stopped by the worker's own signal handlers."""
 
     def __init__(self, config: uvicorn.Config, states: WorkerStates, ready: int) -> None:
         super().__init__(config)
@@ -214,7 +214,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop at SIGTERM. Ctrl-C reaches every process; the parent decides when to stop."""
+        """Stop at SIGTERM only: Ctrl-C reaches every process, and the parent decides."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop)
         loop.add_signal_handler(signal.SIGINT, lambda: None)
@@ -223,17 +223,17 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and tell the parent."""
+        """Start, and notify the parent."""
         await super().startup(sockets)
         self._states.set_listening(True)
         os.write(self._ready, b"r")
         os.close(self._ready)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting, then let requests in flight end.
+        """Stop accepting, then finish requests in flight.
 
-        Callers that are told to close their connections make new ones at once. Those would be reset
-        if another worker stopped accepting just then, so all do before any caller is told.
+        Callers reconnect as soon as their connection is closed. The new connection would be reset
+        if another worker then stopped accepting, so all workers stop before any closes connections.
         """
         for server in self.servers:
             server.close()
@@ -277,12 +277,12 @@ def _work(
         log.exception("a worker failed")
     finally:
         logging.shutdown()
-        # Exit handlers are the parent's.
+        # Skip the exit handlers, which belong to the parent.
         os._exit(status)
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent was killed: nobody else would, and it holds the port."""
+    """End this process if its parent is killed, since it would keep the port."""
     while os.getppid() == parent:
         time.sleep(PARENT_CHECK_SECONDS)
     os._exit(1)

@@ -1,6 +1,6 @@
-"""Whether each worker can answer, in memory that all workers share.
+"""Worker states in shared memory.
 
-A probe reaches any worker; its answer must hold for the whole service.
+A probe reaches one worker, but its response must hold for the whole service.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ _UNKNOWN, _READY, _NOT_READY = 0, 1, 2
 
 
 class WorkerStates:
-    """Two bytes for each worker, and one that says that the service is about to stop.
+    """Two bytes for each worker, and one for whether the service is stopping.
 
     Create it before the workers are forked; each then takes its own `place`.
     """
@@ -23,32 +23,32 @@ class WorkerStates:
 
     @property
     def draining(self) -> bool:
-        """Whether nothing new should be sent to the service."""
+        """Whether the service should get no new requests."""
         return self._memory[-1] != 0
 
     def drain(self) -> None:
-        """Say from now on that nothing new should be sent."""
+        """Mark the service as draining."""
         self._memory[-1] = 1
 
     def clear(self, place: int) -> None:
-        """Forget the state of a worker that has ended."""
+        """Clear the state of a worker that has ended."""
         self._memory[place] = _UNKNOWN
         self._memory[self._workers + place] = 0
 
     def set_listening(self, listening: bool) -> None:
-        """Note whether this worker accepts connections."""
+        """Set whether this worker accepts connections."""
         self._memory[self._workers + self.place] = listening
 
     @property
     def any_listening(self) -> bool:
-        """Whether a worker accepts connections."""
+        """Whether any worker accepts connections."""
         return any(self._memory[self._workers : 2 * self._workers])
 
     def set_ready(self, ready: bool) -> None:
-        """Set this worker's state."""
+        """Set whether this worker is ready."""
         self._memory[self.place] = _READY if ready else _NOT_READY
 
     def others_not_ready(self) -> int:
-        """Return how many of the other workers cannot answer."""
+        """Return how many of the other workers are not ready."""
         states = self._memory[: self._workers]
         return sum(state == _NOT_READY for place, state in enumerate(states) if place != self.place)

@@ -1,8 +1,7 @@
-"""Requests on their way through one server: decoded by its schema, called, and checked.
+"""Attempts: requests decoded with a server's schema, called, and checked.
 
-A request is decoded by the schema of a version, so it matters which version answers: a column may
-have moved. If another version answers, requests that mean the same to it keep their answers, and
-the others are decoded and called again.
+Requests are decoded with one version's schema, but another version may answer, with other columns.
+Then requests that mean the same to it keep their predictions, and the others are retried.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from client.serving.pool import Server
 from client.serving.schema import Schema
 from client.serving.schema_cache import SchemaCache
 
-# How many versions in a row may answer in place of the one expected before requests are given up.
+# Give up after this many successive answers by an unexpected version.
 MAX_ATTEMPTS = 4
 
-# Decodes the requests at some places by a schema.
+# Decodes the requests at some indexes with a schema.
 Decode = Callable[[Sequence[int], Schema], Awaitable[Decoding]]
 FindingObserver = Callable[[str, str, Mapping[str, int]], None]
 
@@ -37,9 +36,9 @@ class Answered(NamedTuple):
 
     Attributes:
         batch: the requests.
-        prediction: of their rows.
-        schema: of the version that computed them.
-        missing: missing values in each request, empty if there are none at all.
+        prediction: the prediction for their rows.
+        schema: schema of the version that computed it.
+        missing: number of missing values in each request; empty if there are none.
     """
 
     batch: Batch
@@ -50,31 +49,31 @@ class Answered(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What became of some requests, by their places."""
+    """Results and errors of requests, by index."""
 
     answered: list[Answered] = field(default_factory=list)
     errors: dict[int, ClientError] = field(default_factory=dict)
 
     def fail(self, members: Sequence[int], error: ClientError) -> None:
-        """Note that requests failed with an error."""
+        """Record an error for some requests."""
         self.errors.update(dict.fromkeys(members, error))
 
     @property
     def is_unreached(self) -> bool:
-        """Whether the server could not be reached, so that another is worth a try."""
+        """Whether the server could not be reached, so that another should be tried."""
         return not self.answered and all(
             isinstance(error, ServerError) and error.status == 503 for error in self.errors.values()
         )
 
 
 class Checks:
-    """Counts values that training has not seen, and refuses some kinds of them."""
+    """Counts values not seen in training, and rejects some kinds of them."""
 
     def __init__(self, refused: frozenset[str], observe: FindingObserver) -> None:
         """Create the checks.
 
         Args:
-            refused: kinds of findings.
+            refused: kinds of findings to reject.
             observe: called with the model, the kind of finding and the counts by column.
         """
         self.refused = refused
@@ -83,10 +82,10 @@ class Checks:
     def split(
         self, batch: Batch, schema: Schema
     ) -> tuple[Batch | None, list[Finding], dict[int, ClientError]]:
-        """Take the requests with refused values out of a batch.
+        """Remove the requests with rejected values from a batch.
 
         Returns:
-            The rest, what it holds, and the errors of the requests taken out.
+            The rest, its findings, and the errors of the removed requests.
         """
         found = input_ranges.find(batch.call, schema)
         if not any(finding.kind in self.refused for finding in found):
@@ -106,7 +105,7 @@ class Checks:
         return rest, input_ranges.find(rest.call, schema), errors
 
     def count(self, schema: Schema, found: list[Finding]) -> None:
-        """Count what a call held."""
+        """Count the findings of a call."""
         for kind in (OUT_OF_RANGE, UNSEEN, MISSING):
             counts = input_ranges.count(found, kind)
             if counts:
@@ -136,13 +135,13 @@ class Attempts:
         self._is_done = is_done
         self._server = server
         self._outcome = Outcome()
-        # Of the attempt being made: errors, requests to decode again, and by which schema.
+        # State of the current attempt: errors, requests to decode again, and the schema for that.
         self._failed: dict[int, ClientError] = {}
         self._again: list[int] = []
         self._newer: Schema | None = None
 
     async def run(self, places: Sequence[int]) -> Outcome:
-        """Answer the requests at some places."""
+        """Answer the requests at some indexes."""
         outcome, deadline = self._outcome, self._deadline
         target, server = self._target, self._server
         left: Sequence[int] = places
@@ -165,9 +164,7 @@ class Attempts:
         except ClientError as error:
             outcome.fail(left, error)
             return outcome
-        outcome.fail(
-            left, UnavailableError(f"model {target.model} changes faster than it can be asked")
-        )
+        outcome.fail(left, UnavailableError(f"model {target.model} changes versions too fast"))
         return outcome
 
     async def _attempt(self, schema: Schema, places: Sequence[int]) -> None:
@@ -202,7 +199,7 @@ class Attempts:
     async def _answered_by_another(
         self, part: Batch, reply: Prediction, missing: Mapping[int, int]
     ) -> None:
-        """Keep the answers of another version if the requests mean the same to it."""
+        """Keep predictions of another version if the requests mean the same to it."""
         target, server, deadline = self._target, self._server, self._deadline
         try:
             schema = await self._schemas.answered_by(target, reply.version, server, deadline)

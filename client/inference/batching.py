@@ -1,8 +1,8 @@
-"""Requests that wait together are answered together.
+"""Dynamic batching.
 
 While a call to a model is in flight, requests for the same model and codec queue undecoded; when
-it returns, all that wait become one batch. There is no timer, so an idle service adds no latency,
-and the busier it is the more requests share a call.
+it returns, all queued requests become one batch. There is no timer, so an idle service adds no
+latency, and under load more requests share a call.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Lane = TypeVar("Lane", bound=Hashable)
 
 @dataclass(frozen=True)
 class Limits:
-    """How much goes into a call, how many are in flight, and how much may wait.
+    """Limits of calls and of the queue.
 
     Attributes:
-        rows: of one call; a request with more goes alone. 1 turns batching off.
+        rows: rows of one call; a larger request is sent alone. 1 disables batching.
         size: bytes of one batch.
-        alone_size: bytes from which on a request is a batch alone.
-        calls: in flight at once that are not shared.
-        waiting: requests that wait, for all models together.
+        alone_size: size in bytes at and above which a request is a batch of its own.
+        calls: unshared calls in flight at once.
+        waiting: queued requests of all models.
         waiting_size: bytes of their bodies.
     """
 
@@ -48,15 +48,15 @@ class Limits:
 
 
 class Job:
-    """A request to predict, from its arrival to its response.
+    """A predict request, from its arrival to its response.
 
     Attributes:
         size: bytes of its body.
-        deadline: when a response is of no more use.
+        deadline: when the request times out.
         arrived: when it was queued.
-        done: whether it was answered, or nobody waits for it any more.
-        queue: that it waits in, None if it does not wait.
-        context: what is recorded of it for a trace or a header; None if nothing is.
+        done: whether it has been answered or cancelled.
+        queue: the queue it is in, if any.
+        context: its context for a trace or a header, if recorded.
     """
 
     __slots__ = ("arrived", "context", "deadline", "done", "queue", "size")
@@ -73,11 +73,11 @@ class Job:
 
     @abstractmethod
     def fail(self, error: Exception) -> None:
-        """Answer with an error, unless it is answered already."""
+        """Respond with an error, unless there was a response already."""
 
 
 class _Queue(Generic[Lane]):
-    """The jobs of one lane in the order they came, and the batches in flight."""
+    """The jobs of one lane in order of arrival, and the batches in flight."""
 
     __slots__ = ("batches", "jobs", "lane")
 
@@ -88,10 +88,7 @@ class _Queue(Generic[Lane]):
 
 
 class DynamicBatcher(Generic[Lane]):
-    """Queues jobs by lane and runs them in batches.
-
-    It belongs to the event loop it is used on.
-    """
+    """Queues jobs by lane and runs them in batches; bound to one event loop."""
 
     def __init__(
         self,
@@ -104,9 +101,9 @@ class DynamicBatcher(Generic[Lane]):
 
         Args:
             run: answers jobs of a lane.
-            limits: of batches and of the queue.
+            limits: limits of batches and of the queue.
             slots: returns how many batches of a lane may be in flight.
-            observe: called with the seconds that the first job of a batch has waited.
+            observe: called with the seconds that the first job of a batch was queued.
         """
         self._run = run
         self._limits = limits or Limits()
@@ -123,12 +120,12 @@ class DynamicBatcher(Generic[Lane]):
         """Queue a job, or run it alone if it fills a batch.
 
         Raises:
-            ResourceExhaustedError: too many wait already.
+            ResourceExhaustedError: too many jobs are queued.
         """
         limits = self._limits
         waiting, size = self._waiting, self._waiting_size + job.size
         if waiting and (waiting >= limits.waiting or size > limits.waiting_size):
-            raise ResourceExhaustedError(f"{waiting} requests wait already")
+            raise ResourceExhaustedError(f"{waiting} requests are already waiting")
         queue = self._queues.get(lane)
         if queue is None:
             queue = self._queues[lane] = _Queue(lane)
@@ -145,13 +142,13 @@ class DynamicBatcher(Generic[Lane]):
             self._start(self._serve(queue))
 
     def remove(self, job: Job) -> None:
-        """Forget a job that nobody waits for any more."""
+        """Remove a cancelled job."""
         job.done = True
         self._watch.remove(job)
         self._dequeue(job)
 
     async def close(self) -> None:
-        """Give up on all jobs."""
+        """Fail all jobs."""
         for job in [job for queue in self._queues.values() for job in queue.jobs]:
             job.fail(UnavailableError("the client is stopping"))
         for task in self._tasks:
@@ -179,11 +176,11 @@ class DynamicBatcher(Generic[Lane]):
             self._queues.pop(queue.lane, None)
 
     async def _serve(self, queue: _Queue[Lane]) -> None:
-        """Run one batch after the other until nobody waits."""
+        """Run batches until the queue is empty."""
         try:
             while jobs := self._take(queue):
                 await self._answer(queue.lane, jobs)
-                # Callers that were answered go on first; what they send shares the next call.
+                # Let answered callers run first: their next requests share the next call.
                 await asyncio.sleep(0)
         finally:
             queue.batches -= 1
@@ -203,7 +200,7 @@ class DynamicBatcher(Generic[Lane]):
         limits = self._limits
         for job in queue.jobs:
             if job.size >= limits.alone_size:
-                continue  # it goes alone
+                continue  # it is a batch of its own
             size += job.size
             if taken and (len(taken) >= limits.rows or size > limits.size):
                 break
@@ -229,7 +226,7 @@ class DynamicBatcher(Generic[Lane]):
         except ClientError as error:
             for job in jobs:
                 job.fail(error)
-        except Exception as error:  # a fault of ours, which the job logs
+        except Exception as error:  # an internal error, which the job logs
             for job in jobs:
                 job.fail(error)
         finally:

@@ -1,6 +1,6 @@
-"""Calls to the model for batches of requests: bounded, bisected when they fail, and checked.
+"""Calls for batches of requests: bounded, bisected on failure, and checked.
 
-Nobody ever gets another's rows: outputs are shared out only if they have a row for each row.
+Outputs are split between requests only if they have one row for each input row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BatchObserver = Callable[[int, int], None]
 Send = Callable[[Any, Any, Call, float, Any], Awaitable[Prediction]]
 Answers = list[tuple[Batch, "Prediction | ClientError"]]
 
-# These say nothing about the rows, so a part of the call would fare no better than the whole.
+# These errors do not depend on the rows, so bisecting the call would not help.
 SHARED = frozenset(
     {
         grpc.StatusCode.ABORTED,
@@ -47,14 +47,14 @@ class BatchSender:
 
         Args:
             send: makes one call.
-            limits: of calls.
+            limits: limits of calls.
             observe: called before each call with its requests and rows.
         """
         self._send = send
         self._limits = limits
         self._observe = observe
         self._alone = asyncio.Semaphore(limits.calls)
-        # How many rows a signature takes at once, where that turned out to be fewer than allowed.
+        # Rows per call that a signature was found to take, if fewer than the limit.
         self._max_rows: dict[Hashable, int] = {}
 
     async def send(
@@ -84,7 +84,7 @@ class BatchSender:
     async def send_alone(
         self, target: Any, schema: Any, call: Call, deadline: Deadline, server: Any
     ) -> Prediction:
-        """Make a call that no requests share; only so many are in flight.
+        """Make an unshared call, once a slot is free.
 
         Raises:
             ClientError: the call failed.
@@ -95,10 +95,10 @@ class BatchSender:
 
     @asynccontextmanager
     async def slot(self, deadline: Deadline) -> AsyncIterator[None]:
-        """Wait for a place among the calls that are not shared.
+        """Wait for a slot for an unshared call.
 
         Raises:
-            DeadlineExceededError: there was none in time.
+            DeadlineExceededError: no slot was free in time.
         """
         if self._alone.locked():
             try:
@@ -120,13 +120,13 @@ class BatchSender:
         return await self._send(target, schema, batch.call, deadline.left(), server)
 
     def learn(self, target: Any, batch: Batch, max_rows: int) -> None:
-        """Remember that a signature takes only so many rows at once."""
+        """Remember how many rows per call a signature takes."""
         key = (target, batch.call.signature_name)
         self._max_rows[key] = min(max_rows, self._max_rows.get(key, max_rows))
 
 
 class _Sending:
-    """The calls for one batch, which is halved when it fails."""
+    """The calls for one batch, which is bisected on failure."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class _Sending:
         self._is_done = is_done
 
     async def bisect(self, batch: Batch) -> Answers:
-        """Call for a batch, or for its halves, so that only the requests at fault fail."""
+        """Call for a batch, or its halves, so that only the faulty requests fail."""
         if all(map(self._is_done, batch.members)):
             return []
         sender, (target, schema) = self._sender, self._where
@@ -157,7 +157,7 @@ class _Sending:
         except ClientError as error:
             return [(batch, error)]
         if len(batch.members) > 1 and not _has_rows(prediction, batch.total_rows):
-            # The outputs have no row for each row, whatever the signature says.
+            # The outputs do not have a row for each input row, despite the signature.
             sender.learn(target, batch, 1)
             parts = [batch.part(i, i + 1) for i in range(len(batch.members))]
             return [answer for part in parts for answer in await self.bisect(part)]
@@ -170,14 +170,14 @@ class _Sending:
         found = [answer for part in answers for answer in part]
         good = all(isinstance(reply, Prediction) for _, reply in found)
         if good and error.code is grpc.StatusCode.INVALID_ARGUMENT:
-            # No request was at fault: the server does not take so many rows.
+            # No request was faulty: the server does not take this many rows.
             self._sender.learn(self._where[0], batch, max(half.total_rows for half in halves))
         return found
 
     def _failed(self, batch: Batch, error: ServerError) -> Answers:
         if len(batch.members) == 1:
             return [(batch, error)]
-        # Each request gets an error of its own: tracebacks are written into them.
+        # Each request gets its own error object, since raising adds a traceback to it.
         return [
             (batch.part(i, i + 1), server_error(error.code, error.message))
             for i in range(len(batch.members))

@@ -1,7 +1,6 @@
-"""Values that a model has not seen in training: out of range, unseen, or missing.
+"""Values not seen in training: out of range, unseen categories, or missing.
 
-A model answers them as it answers any others, but nobody has measured how well. So they are
-counted, or refused.
+The model predicts them like any others, but with unknown quality. So they are counted, or rejected.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ class Finding(NamedTuple):
     Attributes:
         kind: `OUT_OF_RANGE`, `UNSEEN` or `MISSING`.
         column: the column's name.
-        rows: places of the rows that hold them.
-        expected: what the model has seen there.
-        value: what came in the first of them.
+        rows: indexes of the rows that hold them.
+        expected: the values seen in training.
+        value: the value in the first of the rows.
     """
 
     kind: str
@@ -41,7 +40,7 @@ class Finding(NamedTuple):
     value: object
 
     def error(self, rows_before: int = 0) -> ClientError:
-        """Return the error that refuses the first of these values."""
+        """Return the error for the first of these values."""
         where = f'row {rows_before + int(self.rows[0]) + 1}, column "{self.column}"'
         value = self.value
         if self.kind == MISSING:
@@ -66,7 +65,7 @@ class _Numbers:
         self._ends: dict[np.dtype[np.generic], tuple[Array, Array]] = {}
 
     def ends(self, dtype: np.dtype[np.generic]) -> tuple[Array, Array]:
-        """Return the least and the greatest numbers in the precision of a dtype."""
+        """Return the minimums and maximums in the precision of a dtype."""
         if dtype.kind != "f":
             return self._low, self._high
         ends = self._ends.get(dtype)
@@ -76,12 +75,12 @@ class _Numbers:
         return ends
 
     def find(self, values: Array) -> Iterator[Finding]:
-        """Yield what is out of range or missing."""
+        """Yield values that are out of range or missing."""
         width = len(self.columns)
         if values.dtype.kind not in "fiu" or values.ndim not in (1, 2):
             return
         if values.size != len(values) * width:
-            return  # the server is about to refuse it
+            return  # the server will reject it
         values = values.reshape(-1, width)
         low, high = self.ends(values.dtype)
         outside = ~((values >= low) & (values <= high))
@@ -102,7 +101,7 @@ class _Numbers:
 
 
 class _Categories:
-    """A column of categories, one value a row."""
+    """A column of categories, one value per row."""
 
     def __init__(self, name: str, column: Column) -> None:
         self.name = name
@@ -112,7 +111,7 @@ class _Categories:
         self._integers.add(MISSING_INTEGER)
 
     def find(self, values: Array) -> Iterator[Finding]:
-        """Yield what is unseen or missing."""
+        """Yield values that are unseen or missing."""
         if values.ndim != 1 or values.dtype.kind not in "Oi":
             return
         if values.dtype == np.int8 and self._column.kind == "boolean":
@@ -140,7 +139,7 @@ class _Categories:
 
 
 def find(call: Call, schema: Schema) -> list[Finding]:
-    """Return what a call holds that its model has not seen in training."""
+    """Return the values of a call that were not seen in training."""
     return [
         finding
         for check in _checks(schema, call.signature_name)
@@ -150,12 +149,12 @@ def find(call: Call, schema: Schema) -> list[Finding]:
 
 
 def refuse(findings: list[Finding], *kinds: str, rows_before: int = 0) -> None:
-    """Refuse the first value of some kinds.
+    """Raise an error for the first value of some kinds.
 
     Args:
-        findings: of a call.
-        kinds: that are refused.
-        rows_before: rows of the same request in calls before.
+        findings: the findings of a call.
+        kinds: the kinds to reject.
+        rows_before: number of the request's rows in earlier calls.
 
     Raises:
         ClientError: it names the row, the column, the value and what was expected.

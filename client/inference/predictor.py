@@ -1,7 +1,7 @@
-"""Predictions of any model: which server is asked, and what happens when it is late.
+"""Predictions: the choice of a server, and hedging of late calls.
 
-Each server is asked by what it itself has said, since servers do not learn of a new version at the
-same moment.
+Requests are encoded by the schema of the server they go to, since servers do not load a new version
+at the same moment.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from client.serving.schema_cache import SchemaCache
 class Predictor:
     """Predicts with the models of a `ServingClient`.
 
-    It belongs to the event loop it is used on. `async with` keeps its schemas fresh.
+    It is bound to one event loop. `async with` keeps its schemas fresh.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class Predictor:
         """Create a predictor.
 
         Args:
-            client: of the model servers.
-            limits: of the calls.
+            client: the client of the model servers.
+            limits: limits of calls.
             observe: called before each call with its requests and rows.
-            checks: of values that training has not seen.
+            checks: checks for values not seen in training.
         """
         self.client = client
         self.schemas = SchemaCache(client)
@@ -61,14 +61,14 @@ class Predictor:
     ) -> Outcome:
         """Decode requests and predict their rows.
 
-        A call that is late goes to another server too, and the first to answer counts.
+        A late call is repeated on another server, and the first answer counts.
 
         Args:
-            target: the model, and the version if one is asked for.
-            places: of the requests.
-            decode: decodes some of them.
-            deadline: of the last request.
-            is_done: whether nobody waits for a request any more.
+            target: the model, and the version if one is requested.
+            places: indexes of the requests.
+            decode: decodes some of the requests.
+            deadline: the latest deadline of the requests.
+            is_done: whether a request has been answered or cancelled.
         """
 
         def attempts(server: Server) -> Attempts:
@@ -117,15 +117,15 @@ class Predictor:
     ) -> Prediction:
         """Run one decoded call.
 
-        The reply may be of another version than the schema's.
+        The reply may be from another version than the schema's.
 
         Args:
-            target: the model, and the version if one is asked for.
-            schema: by which the call was decoded.
-            call: what is asked.
-            deadline: when the reply is of no more use.
-            rows_before: rows of the same request in calls before, for what errors say.
-            findings: a list that is extended with what training has not seen.
+            target: the model, and the version if one is requested.
+            schema: the schema that the call was decoded with.
+            call: the call.
+            deadline: when the call times out.
+            rows_before: number of the request's rows in earlier calls, for error messages.
+            findings: a list that is extended with values not seen in training.
 
         Raises:
             ClientError: the server cannot answer, or a value is refused.
@@ -140,7 +140,7 @@ class Predictor:
         return prediction
 
     async def schema(self, target: Target, deadline: Deadline) -> Schema:
-        """Return how a model looks, asking a server only if that is not known.
+        """Return a model's schema, from the cache or from a server.
 
         Raises:
             ServerError: there is no such model or version, or the server cannot be reached.
@@ -148,7 +148,7 @@ class Predictor:
         return await self.schemas.load(target, self.client.pool.pick(), deadline)
 
     async def metadata(self, target: Target, deadline: Deadline) -> Schema:
-        """Ask a server how a model looks now.
+        """Return a model's current schema from a server.
 
         Raises:
             ServerError: there is no such model or version, or the server cannot be reached.
@@ -156,7 +156,7 @@ class Predictor:
         return await self.schemas.ask(target, self.client.pool.pick(), deadline)
 
     def known_models(self) -> list[str]:
-        """Return the names of the models whose latest version was asked for lately."""
+        """Return the names of the models whose latest version was used recently."""
         return self.schemas.models()
 
     async def status(self, target: Target, deadline: Deadline) -> list[Any]:
@@ -211,7 +211,7 @@ class Predictor:
         self, target: Target, schema: Schema, call: Call, seconds: float, server: Server
     ) -> Prediction:
         if not seconds:
-            # gRPC may still answer a call whose deadline has passed.
+            # gRPC may still return a reply after the deadline.
             raise DeadlineExceededError("there was no answer in time")
         return await self.client.predict(
             target,

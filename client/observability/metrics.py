@@ -14,11 +14,11 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from client.inference.input_ranges import MISSING, OUT_OF_RANGE, UNSEEN
 from client.settings import METRICS_DIRECTORY
 
-# Several workers keep their numbers where each can read the others', so that any of them tells
-# those of all. The library looks for the place when it is imported.
+# Workers share their metrics through files, so that each can report those of all. The library reads
+# the variable when it is imported.
 SHARED = METRICS_DIRECTORY in os.environ
 
-# From a cached answer on loopback to the longest deadline people set.
+# From a cached response on loopback to the longest usual timeout.
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -26,8 +26,8 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 class Metrics:
     """The counters of one application.
 
-    Routes are labelled by their pattern, and models only where they have answered: a caller must
-    not be able to make time series by asking for names.
+    Routes are labelled by their pattern, and models only once they have answered: callers must not
+    create time series by inventing names.
     """
 
     def __init__(self) -> None:
@@ -98,8 +98,8 @@ class Metrics:
         return Counter(name, text, ("model", "column"), registry=self.registry)
 
     def publish(self) -> None:
-        """Let the other workers see how many requests are in flight."""
-        # Setting a shared gauge costs more than incrementing an int, so it is set now and then.
+        """Publish the number of requests in flight to the other workers."""
+        # Setting a shared gauge costs more than incrementing an int, so it is set periodically.
         self._in_flight_gauge.set(self.in_flight)
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -114,7 +114,7 @@ class Metrics:
         """Count HTTP requests that were answered together."""
         counter, histogram = self._of_requests(method, route, status)
         counter.inc(len(seconds))
-        # Observing one by one takes as long as decoding does.
+        # Observing one by one takes as long as decoding.
         for bucket, count in Counts([bisect_left(SECONDS, one) for one in seconds]).items():
             histogram._buckets[bucket].inc(count)
         histogram._sum.inc(sum(seconds))
@@ -125,7 +125,7 @@ class Metrics:
         self.call_rows.observe(rows)
 
     def observe_findings(self, model: str, kind: str, counts: Mapping[str, int]) -> None:
-        """Count values that a model has not seen in training, by column."""
+        """Count values not seen in training, by column."""
         for column, count in counts.items():
             self._findings[kind].labels(model, column).inc(count)
 

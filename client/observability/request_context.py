@@ -1,7 +1,7 @@
-"""What is recorded of requests on their way, for a `Server-Timing` header or a trace.
+"""Request contexts: timings and spans for a `Server-Timing` header or a trace.
 
-A context variable leads from a call to the requests it is made for. Nothing is recorded, and the
-tuple is empty, unless a header or a trace is wanted.
+A context variable links a call to its requests. The tuple is empty, and nothing is recorded, unless
+a header or a trace is wanted.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 
 
 class RequestContext:
-    """What is recorded of one request.
+    """The recording of one request.
 
     Attributes:
-        queued: seconds that it waited for a call.
-        served: seconds of the calls that were made for it.
-        span: of its trace, None if it has none.
+        queued: seconds spent in the queue.
+        served: seconds spent in calls to the model server.
+        span: its span, None if it is not traced.
     """
 
     __slots__ = ("queued", "served", "span")
@@ -30,11 +30,11 @@ class RequestContext:
         """Return the value of a `Server-Timing` header, in milliseconds.
 
         Args:
-            seconds: since the request arrived.
+            seconds: time since the request arrived.
         """
         parts = {"total": seconds, "queue": self.queued, "server": self.served}
         return ", ".join(f"{name};dur={1000 * part:.3f}" for name, part in parts.items())
 
 
-# The requests that the running task works for.
+# The requests that the current task handles.
 REQUESTS: ContextVar[tuple[RequestContext, ...]] = ContextVar("requests", default=())

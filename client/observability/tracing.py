@@ -1,7 +1,7 @@
 """Traces, sent to an OpenTelemetry collector if the environment names one.
 
-The packages are optional and imported only then. A thread sends the spans; those that the collector
-cannot take are dropped, and no request waits for it.
+The packages are optional and imported only then. A thread sends the spans; spans that the collector
+does not accept are dropped, and requests never wait for it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SERVICE = "tensorflow.serving.PredictionService"
 _STATUS_SERVICE = "tensorflow.serving.ModelService"
 
 _ERROR = 500
-# A stop waits so long for spans to be sent.
+# Time limit for sending the remaining spans at shutdown.
 FLUSH_SECONDS = 3.0
 
 
@@ -69,7 +69,7 @@ class Tracing:
         resource = Resource.create()
         if str(resource.attributes[SERVICE_NAME]).startswith(_UNNAMED):
             resource = resource.merge(Resource({SERVICE_NAME: "client"}))
-        # The process's end does not wait for a collector; `close` does, and not for long.
+        # `close` flushes within a time limit, so the SDK must not wait at exit.
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("client", __version__)
@@ -102,7 +102,7 @@ class Tracing:
 
         Args:
             span: the span.
-            status: of the response; None if the caller has gone.
+            status: the response's status; None if the caller has disconnected.
         """
         if status is not None:
             span.set_attribute("http.response.status_code", status)

@@ -24,7 +24,7 @@ __all__ = ["AsyncServingClient", "Deadline", "Prediction", "ServingClient", "Tar
 
 DEFAULT_ADDRESS = "127.0.0.1:8500"
 DEFAULT_TIMEOUT = 5.0
-# TensorFlow Serving refuses a call when all its threads are busy; a moment later one is free.
+# TensorFlow Serving rejects a call when all its threads are busy; retrying soon helps.
 THREADS_BUSY = "Server Threadpool Exhausted"
 MIN_BACKOFF, MAX_BACKOFF = 0.005, 0.1
 
@@ -35,8 +35,8 @@ Observer = Callable[[str, grpc.StatusCode, float], None]
 class ServingClient:
     """A model server that speaks TensorFlow Serving's gRPC API.
 
-    One object holds one channel and may be used by many threads for as long as the process lives.
-    Make it after forking, not before.
+    A client holds one channel, is thread-safe, and may live as long as the process. Create it after
+    forking, not before.
 
         with ServingClient("127.0.0.1:8500") as server:
             server.predict("breast_cancer", frame)
@@ -55,13 +55,13 @@ class ServingClient:
 
         Args:
             address: `host:port`, several `ip:port` with commas, or any gRPC target. All addresses
-                that a name resolves to are asked in turn.
-            timeout: seconds that a call may take if it says nothing else.
-            tls: how the connection is encrypted; not at all if left out.
+                that a name resolves to are used in turn.
+            timeout: default timeout of a call in seconds.
+            tls: encryption of the connection; None for plain text.
             observe: called after each call with its name, status code and duration in seconds.
 
         Raises:
-            ValueError: the address is none.
+            ValueError: the address is invalid.
             OSError: a file that `tls` names cannot be read.
         """
         self.address = address
@@ -85,16 +85,16 @@ class ServingClient:
 
         Args:
             model: the model's name for its latest version, or a Target.
-            inputs: an array, or what numpy makes one of, for each input of the signature; or a
-                pandas or polars frame, or one array for the signature's only input.
+            inputs: an array-like for each input of the signature; or a pandas or polars frame; or
+                one array for the signature's only input.
             signature_name: the signature to run.
-            signature: the signature, if it is known; otherwise the server is asked for it once.
-                With it strings stay bytes; without it they are `str` where they are UTF-8.
-            output_filter: names of the outputs that are wanted; empty for all.
-            timeout: seconds that the answer may take.
+            signature: the signature, if known; otherwise it is requested from the server once.
+                With it strings stay bytes; without it they are `str` if they are UTF-8.
+            output_filter: names of the outputs to return; empty for all.
+            timeout: timeout in seconds.
 
         Raises:
-            InvalidArgumentError: an input is none of the signature's, or cannot become its dtype.
+            InvalidArgumentError: an input is unknown, or cannot be converted to its dtype.
             NotFoundError: there is no such model or version.
             UnavailableError: the server cannot be reached.
             DeadlineExceededError: there was no answer in time.
@@ -104,7 +104,7 @@ class ServingClient:
         return self._follow(steps, timeout)
 
     def schema(self, model: str | Target, *, timeout: float | None = None) -> Schema:
-        """Ask the server what a model's signatures are, and the model to describe itself.
+        """Return a model's signatures and its description of itself, from the server.
 
         Raises:
             ServerError: there is no such model or version, or the server cannot be reached.
@@ -152,7 +152,7 @@ class ServingClient:
         return self._follow(steps, timeout)
 
     def close(self) -> None:
-        """Close the channel; calls under way are cancelled."""
+        """Close the channel; calls in flight are cancelled."""
         self._channel.close()
 
     def __enter__(self) -> ServingClient:
@@ -199,7 +199,7 @@ class ServingClient:
 
 
 class AsyncServingClient:
-    """The same for asyncio; make it in the running event loop that is going to use it.
+    """A `ServingClient` for asyncio; create it in the running event loop that uses it.
 
         async with AsyncServingClient("127.0.0.1:8500") as server:
             await server.predict("breast_cancer", frame)
@@ -239,14 +239,14 @@ class AsyncServingClient:
         timeout: float | None = None,
         server: Server | None = None,
     ) -> Prediction:
-        """Run a signature of a model; `server` is which one to ask, any if None."""
+        """Run a signature of a model on `server`, or on any if None."""
         steps = _predict(self._dialogue, model, inputs, signature_name, signature, output_filter)
         return await self._follow(steps, timeout, server)
 
     async def schema(
         self, model: str | Target, *, timeout: float | None = None, server: Server | None = None
     ) -> Schema:
-        """Ask the server what a model's signatures are, and the model to describe itself."""
+        """Return a model's signatures and its description of itself, from the server."""
         return await self._follow(self._dialogue.schema(_target(model)), timeout, server)
 
     async def status(self, model: str | Target, *, timeout: float | None = None) -> list[Any]:
@@ -296,7 +296,7 @@ class AsyncServingClient:
         self, steps: Steps[T], timeout: float | None, server: Server | None = None
     ) -> T:
         deadline = Deadline(self.timeout if timeout is None else timeout)
-        # All steps go to one server: another may not have the version that the first has named.
+        # All steps go to one server: another may not have the version that the first one named.
         server = server or self.pool.pick()
         try:
             step = next(steps)
@@ -369,7 +369,7 @@ def _predict(
 
 
 def _is_busy(error: grpc.RpcError, left: float) -> bool:
-    """Whether a call is worth another try, with so many seconds left after the wait for it."""
+    """Whether to retry a call, given the seconds left after the back-off."""
     return (
         error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         and THREADS_BUSY in (error.details() or "")

@@ -15,10 +15,10 @@ now = time.monotonic
 
 
 class Deadline:
-    """The moment by which an answer must be there, however many calls it takes.
+    """The time by which a response is due, across all of its calls.
 
     Attributes:
-        end: the moment, by the clock `now`.
+        end: the time, by the clock `now`.
     """
 
     __slots__ = ("end",)
@@ -27,19 +27,19 @@ class Deadline:
         self.end = now() + seconds
 
     def left(self) -> float:
-        """Return the seconds that are left, at least 0."""
+        """Return the seconds left, at least 0."""
         return max(0.0, self.end - now())
 
 
 class Watch(Generic[T]):
     """Calls a function for each item whose deadline has passed.
 
-    A timer for each request costs more than everything else the event loop does for it, and hardly
-    any goes off. Here one is set for the earliest deadline, and sets itself again.
+    A timer for each request would cost more than everything else the event loop does for it, and
+    few would fire. One timer is set for the earliest deadline, and reset when it fires.
     """
 
     def __init__(self, end: Callable[[T], object]) -> None:
-        """Watch nothing yet.
+        """Create an empty watch.
 
         Args:
             end: called on the event loop with each late item.
@@ -50,7 +50,7 @@ class Watch(Generic[T]):
         self._next = math.inf
 
     def add(self, watched: T, end: float) -> None:
-        """Watch a hashable item until that moment, or until it is removed."""
+        """Watch a hashable item until `end`, or until it is removed."""
         self._watched[watched] = end
         if end < self._next:
             self._set(end)

@@ -1,7 +1,7 @@
 """Calls to a model server as generators, shared by the sync and the async client.
 
-A generator yields a call's name and request and is sent the reply, so that
-`ServingClient` and `AsyncServingClient` differ in nothing but how a call is made.
+A generator yields a call's name and request and is sent the reply, so `ServingClient` and
+`AsyncServingClient` differ only in how a call is made.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Dialogue:
     """The calls of one client, and the schemas it has learned."""
 
     def __init__(self) -> None:
-        # Each is replaced as one by whichever thread.
+        # Threads replace each of these as a whole.
         self._schemas: dict[Target, Schema] = {}
         self._descriptions: dict[Target, tuple[Any, Description | None]] = {}
 
@@ -68,8 +68,8 @@ class Dialogue:
     ) -> Steps[Prediction]:
         """Run a signature with arrays, lists or a frame.
 
-        The schema is asked for once. When a request does not fit it, a new version may be why: then
-        the server is asked again, and the request is encoded again.
+        The schema is requested once. If a request does not fit it, there may be a new version: then
+        the schema is requested again, and the request is encoded again.
         """
         known = self._schemas.get(target)
         schema = known or (yield from self.schema(target))
@@ -136,7 +136,7 @@ class Dialogue:
         return schema
 
     def status(self, target: Target) -> Steps[list[Any]]:
-        """Ask for the `ModelVersionStatus` of each version of a model, newest first."""
+        """Return the `ModelVersionStatus` of each version of a model, newest first."""
         reply = yield (
             "GetModelStatus",
             messages.GetModelStatusRequest(model_spec=target.spec()),
@@ -144,14 +144,14 @@ class Dialogue:
         return list(reply.model_version_status)
 
     def classify(self, target: Target, examples: Any, signature_name: str) -> Steps[Any]:
-        """Classify an `Input`'s examples; the answer is a `ClassificationResponse`."""
+        """Return the `ClassificationResponse` for the examples of an `Input`."""
         request = messages.ClassificationRequest(
             model_spec=target.spec(signature_name), input=examples
         )
         return (yield "Classify", request)
 
     def regress(self, target: Target, examples: Any, signature_name: str) -> Steps[Any]:
-        """Run a regression on an `Input`'s examples; the answer is a `RegressionResponse`."""
+        """Return the `RegressionResponse` for the examples of an `Input`."""
         request = messages.RegressionRequest(model_spec=target.spec(signature_name), input=examples)
         return (yield "Regress", request)
 
@@ -195,7 +195,7 @@ class Dialogue:
             AttributeError,
             RuntimeError,
         ):
-            return None  # somebody else's signature that happens to have the name
+            return None  # an unrelated signature of the same name
 
 
 def _remember(memory: dict[Any, Any], key: Any, value: Any) -> None:
@@ -205,7 +205,7 @@ def _remember(memory: dict[Any, Any], key: Any, value: Any) -> None:
 
 
 def _to_proto(name: str, values: Any, dtype: int | None) -> Any:
-    """Encode an input; without a dtype the server will refuse it, so numpy's own will do."""
+    """Encode an input; without a dtype use numpy's, since the server will reject it anyway."""
     array = np.asarray(values)
     if dtype is None:
         dtype = next((e for e, d in tensors.DTYPES.items() if d == array.dtype), tensors.STRING)

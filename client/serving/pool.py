@@ -1,7 +1,7 @@
-"""The model servers behind one client: one channel each, and which of them answer.
+"""The pool of model servers behind one client, with one channel each.
 
 A single channel with round robin would send calls to a server that does not answer, and could not
-say which server has which version. So every address has a channel of its own.
+tell which server has which version.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from client.serving.channel import Tls, aio_channel, has_scheme, split_addresses
 
 # How often a name is looked up for addresses that have come or gone.
 RESOLVE_SECONDS = 5.0
-# How often a server that was left out is asked whether it answers again, and for how long.
+# Interval and timeout of probes to a server that was left out.
 PROBE_SECONDS = 0.5
 PROBE_TIMEOUT = 1.0
-# A call is late after this time, or after so many times the slowest recent call.
+# A call is late after LATE_SECONDS, or after a multiple of the slowest recent call.
 LATE_SECONDS = 1.0
 LATE_FACTOR = 4.0
 SLOWEST_DECAY = 0.99
@@ -35,9 +35,9 @@ class Server:
 
     Attributes:
         address: for messages.
-        rpcs: the methods it offers, by name.
-        calls: in flight.
-        left_out: whether it did not answer lately, so that others are asked.
+        rpcs: its methods by name.
+        calls: number of calls in flight.
+        left_out: whether it is skipped because it stopped answering.
     """
 
     def __init__(self, address: str, channel: grpc.aio.Channel) -> None:
@@ -81,7 +81,7 @@ class ServerPool:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def pick(self, but: Server | None = None) -> Server:
-        """Return the server with the fewest calls in flight of those that answer."""
+        """Return the answering server with the fewest calls in flight."""
         servers = self.servers
         if len(servers) == 1:
             return servers[0]
@@ -92,13 +92,13 @@ class ServerPool:
         return min(fit[turn:] + fit[:turn], key=lambda server: server.calls)
 
     def slots(self) -> int:
-        """Return how many servers answer, at least one."""
+        """Return the number of answering servers, at least one."""
         if len(self.servers) == 1:
             return 1
         return max(1, sum(not server.left_out for server in self.servers))
 
     def other(self, server: Server) -> Server | None:
-        """Return another server that answers, None if there is none."""
+        """Return another answering server, None if there is none."""
         if all(s is server or s.left_out for s in self.servers):
             return None
         return self.pick(but=server)
@@ -109,7 +109,7 @@ class ServerPool:
         return max(LATE_SECONDS, LATE_FACTOR * self._slowest)
 
     def observe(self, server: Server, code: grpc.StatusCode, seconds: float) -> None:
-        """Learn from a call how long calls take, and whether its server answers."""
+        """Record a call's duration, and whether its server answered."""
         if code is grpc.StatusCode.OK:
             self._slowest = max(seconds, self._slowest * SLOWEST_DECAY)
         elif code is grpc.StatusCode.UNAVAILABLE or (
@@ -125,7 +125,7 @@ class ServerPool:
         self._start(self._probe(server))
 
     def start(self) -> None:
-        """Begin to follow the addresses of a name."""
+        """Start resolving the name periodically."""
         if self._resolves:
             self._start(self._resolve())
 
@@ -148,7 +148,7 @@ class ServerPool:
         server.left_out = False
 
     async def _resolve(self) -> None:
-        """Give each address of a name a channel, while it has several."""
+        """Keep one channel for each address of the name, if it has several."""
         named = self.servers[0]
         loop = asyncio.get_running_loop()
         host, _, port = self.address.rpartition(":")
@@ -172,7 +172,7 @@ class ServerPool:
             current.get(one) or Server(one, aio_channel(one, self._tls, authority=authority))
             for one in found
         ] or [named]
-        await asyncio.sleep(PROBE_TIMEOUT)  # calls in flight may end
+        await asyncio.sleep(PROBE_TIMEOUT)  # let calls in flight end
         for address, server in current.items():
             if address not in found:
                 await server.close()

@@ -29,7 +29,7 @@ def _without_runtime(package: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # Whoever imports the package later gets the real one.
+        # Remove the stand-in, so that later imports find the real package.
         del sys.modules[package]
 
 

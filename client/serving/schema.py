@@ -28,14 +28,14 @@ class TensorSpec:
 
     Attributes:
         dtype: a `tensorflow.DataType`.
-        shape: its lengths, None where any length will do; None as a whole if the rank is unknown.
+        shape: its dimensions, None where free; None as a whole if the rank is unknown.
     """
 
     dtype: int
     shape: tuple[int | None, ...] | None
 
     def accepts(self, shape: Sequence[int]) -> bool:
-        """Whether a tensor of a shape can be sent for it."""
+        """Whether a tensor of a shape fits."""
         if self.shape is None:
             return True
         if len(shape) != len(self.shape):
@@ -61,7 +61,7 @@ class Signature:
 
     @cached_property
     def batched(self) -> bool:
-        """Whether the first length of every input and output is free, so that it counts rows."""
+        """Whether the first dimension of every input and output is free: the batch."""
         specs = (*self.inputs.values(), *self.outputs.values())
         return bool(self.inputs) and all(spec.shape and spec.shape[0] is None for spec in specs)
 
@@ -72,8 +72,8 @@ class Description:
 
     Attributes:
         columns: in the order of the table.
-        class_names: what probability 0 and probability 1 stand for.
-        threshold: probability from which on the label is the second class.
+        class_names: names of class 0 and class 1.
+        threshold: probability at and above which the label is the second class.
         trained_at: ISO 8601.
         metrics: of the rows held out in training, by name.
         label_name: the label column's name, empty if the model does not say.
@@ -91,8 +91,7 @@ class Description:
         """Read the outputs of `describe` for one query.
 
         Raises:
-            KeyError, ValueError, IndexError: they are not those of a describe signature as
-                `training.export.serving_module` writes it.
+            KeyError, ValueError, IndexError: the outputs are not in the form of `describe`.
         """
         facts = {name: values[0] for name, values in outputs.items()}
         vocabulary = iter(_texts(facts["vocabulary_values"]))
@@ -133,13 +132,13 @@ class Description:
 class Schema:
     """A served version as the client sees it.
 
-    Two of them are the same only if they are one object, see `looks_like`.
+    Compared by identity; see `looks_like`.
 
     Attributes:
         model: the model's name.
         version: the version's number.
         signatures: by name.
-        description: what the model says of itself, None if it has no signature for it.
+        description: the model's description of itself, None without a `describe` signature.
         definition: the signatures as the server sent them, a `SignatureDefMap`.
     """
 
@@ -150,7 +149,7 @@ class Schema:
     definition: Any = field(repr=False)
 
     def looks_like(self, other: Schema) -> bool:
-        """Tell whether a request means the same to both."""
+        """Return whether a request means the same to both."""
         return (self.version, self.definition, self.description) == (
             other.version,
             other.definition,
@@ -159,7 +158,7 @@ class Schema:
 
     @cached_property
     def derived(self) -> dict[Any, Any]:
-        """A cache for what depends on the schema alone."""
+        """A cache for values derived from the schema."""
         return {}
 
     @cached_property
@@ -181,7 +180,7 @@ class Schema:
     def dense_order(self, signature_name: str) -> tuple[str, ...] | None:
         """Return the order of the columns if `dense` computes the same from one matrix.
 
-        One tensor in place of one for each column makes a call several times faster.
+        A call with one tensor is several times faster than with one per column.
         """
         return self._dense_order if signature_name == DEFAULT_SIGNATURE else None
 

@@ -1,7 +1,7 @@
-"""What is known of the models: how each version looks, and which version each server answers with.
+"""A cache of schemas by version, and of the version that each server answers with.
 
-How a version looks never changes. Which version is the latest does, and not on all servers at the
-same moment; it is learned from replies, from requests that do not fit, and every few seconds.
+A version's schema never changes. The latest version does, and not on all servers at the same
+moment; it is learned from replies, from requests that do not fit, and by polling.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from client.serving.flows import Target
 from client.serving.pool import Server
 from client.serving.schema import Schema
 
-# A request that does not fit the schema may fit a version published since; the server is asked
-# again, but no more often than this for requests that are just wrong.
+# A request that does not fit the schema may fit a newer version, so the schema is reloaded, but at
+# most this often, since the request may simply be wrong.
 MIN_AGE_SECONDS = 1.0
 REFRESH_SECONDS = 5.0
 MAX_SCHEMAS = 256
@@ -29,7 +29,7 @@ _Key = tuple[Target, Server]
 
 @dataclass
 class _Known:
-    """A target's schema, when its server was last asked for it, and whether it was used since."""
+    """A target's schema, when it was last loaded, and whether it was used since."""
 
     schema: Schema
     asked_at: float
@@ -39,18 +39,18 @@ class _Known:
 class SchemaCache:
     """The schemas of the models behind one client.
 
-    It belongs to the event loop it is used on.
+    It is bound to one event loop.
     """
 
     def __init__(self, client: AsyncServingClient) -> None:
         self._client = client
         self._known: dict[_Key, _Known] = {}
-        # A version looks the same on every server; it may be gone from one that has just answered.
+        # A version is the same on every server, and may be gone from one that has just answered.
         self._versions: dict[tuple[str, int], Schema] = {}
         self._asking: dict[_Key, asyncio.Task[Schema]] = {}
 
     def get(self, target: Target, server: Server) -> Schema | None:
-        """Return how a target looks on a server, None if that is not known."""
+        """Return a target's schema on a server, None if it is not cached."""
         known = self._known.get((target, server))
         if known is None:
             return None
@@ -58,7 +58,7 @@ class SchemaCache:
         return known.schema
 
     async def load(self, target: Target, server: Server, deadline: Deadline) -> Schema:
-        """Return how a target looks on a server, asking only if that is not known.
+        """Return a target's schema on a server, loading it if it is not cached.
 
         Raises:
             ServerError: there is no such model or version, or the server cannot be reached.
@@ -66,7 +66,7 @@ class SchemaCache:
         return self.get(target, server) or await self.ask(target, server, deadline)
 
     def server_of(self, target: Target, schema: Schema) -> Server | None:
-        """Return a server on which a target looks like this, None if there is none."""
+        """Return a server on which a target has this schema, None if there is none."""
         for server in self._client.pool.servers:
             known = self._known.get((target, server))
             if known is not None and known.schema is schema and not server.left_out:
@@ -74,13 +74,13 @@ class SchemaCache:
         return None
 
     def models(self) -> list[str]:
-        """Return the names of the models whose latest version was asked for lately."""
+        """Return the names of the models whose latest version was used recently."""
         return list(dict.fromkeys(t.model for t, _ in self._known if t == Target(t.model)))
 
     async def refresh(
         self, target: Target, server: Server, schema: Schema, deadline: Deadline, error: ClientError
     ) -> Schema | None:
-        """Return how a target looks now, None if that does not explain an error."""
+        """Reload a target's schema; None if that does not explain an error."""
         if error.status not in (400, 404):
             return None
         known = self._known.get((target, server))
@@ -97,7 +97,7 @@ class SchemaCache:
     async def answered_by(
         self, target: Target, version: int, server: Server, deadline: Deadline
     ) -> Schema:
-        """Return how the version looks with which a server has just answered for a target."""
+        """Return the schema of the version that a server has just answered with."""
         schema = self._versions.get((target.model, version))
         if schema is None:
             schema = await self.load(Target(target.model, version), server, deadline)
@@ -107,7 +107,7 @@ class SchemaCache:
         return schema
 
     async def ask(self, target: Target, server: Server, deadline: Deadline) -> Schema:
-        """Ask a server how a target looks, once for all who want to know at the same time.
+        """Load a target's schema from a server; concurrent callers share the request.
 
         Raises:
             ServerError: there is no such model or version, or the server cannot be reached.
@@ -116,14 +116,14 @@ class SchemaCache:
         asking = self._asking.get(key)
         if asking is None:
             asking = self._asking[key] = asyncio.create_task(self._ask_once(key))
-        # A waiter may give up; the others still want to know.
+        # A waiter may time out without cancelling the request for the others.
         await asyncio.wait({asking}, timeout=deadline.left())
         if not asking.done():
             raise DeadlineExceededError("there was no answer in time")
         return asking.result()
 
     async def keep_fresh(self) -> None:
-        """Look for new versions of the models in use, until cancelled."""
+        """Poll for new versions of the models in use until cancelled."""
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
             for (target, server), known in list(self._known.items()):
@@ -147,7 +147,7 @@ class SchemaCache:
         return self._remember(key, schema)
 
     def _remember(self, key: _Key, schema: Schema) -> Schema:
-        """Keep a schema; the object stays the same for as long as the version looks the same."""
+        """Store a schema, but keep an equal one that is stored already."""
         target = key[0]
         for same in (key, *((target, other) for other in self._client.pool.servers)):
             known = self._known.get(same)

@@ -245,7 +245,7 @@ def test_each_caller_gets_its_own_rows_or_its_own_error(
                 assert outcome.at == end
             case InvalidArgumentError():
                 assert asked.bad or asked.rows > server.most_rows
-            case ResourceExhaustedError(message=message) if "wait already" in message:
+            case ResourceExhaustedError(message=message) if "already waiting" in message:
                 assert outcome.at == asked.at
                 assert min(limits.waiting, limits.waiting_size) < 1000
             case ServerError(code=code):

@@ -291,7 +291,7 @@ def test_a_file_goes_on_with_a_new_version_if_that_reads_it_alike(
         assert len(answer.read_bytes().splitlines()) == 1 + 120_000
     else:
         assert running.returncode == 1
-        assert b"Error: version 1 of the model gave way to version 2, which reads rows in" in err
+        assert b"Error: version 1 of the model was replaced by version 2, which reads rows" in err
 
 
 def test_a_new_version_is_not_asked_twice_about_a_missing_number(

@@ -318,7 +318,7 @@ def test_unknown_models_outputs_and_sequences(client: triton.InferenceServerClie
         client.infer("affine", inputs, "7")
     with pytest.raises(InferenceServerException, match=r'outputs\[0\]: unknown name "z"'):
         client.infer("affine", inputs, outputs=[wanted("z")])
-    with pytest.raises(InferenceServerException, match="sequences are not supported"):
+    with pytest.raises(InferenceServerException, match="sequence_id: sequences are not supported"):
         client.infer("affine", inputs, sequence_id=3)
     with pytest.raises(InferenceServerException, match="classification is not supported"):
         client.infer("affine", inputs, outputs=[triton.InferRequestedOutput("y", class_count=2)])

@@ -111,7 +111,7 @@ def test_a_body_that_is_cut_short_is_told_if_anybody_listens(
     connection.shutdown(socket.SHUT_WR)
     reply = reply_of(connection)
     assert reply.startswith(b"HTTP/1.1 400 "), reply
-    assert b'{"error":"the body is cut short: it ended before all of it had come"}' in reply
+    assert b'{"error":"the body is cut short: it ended before all of it arrived"}' in reply
     assert "Traceback" not in client.output()
 
 
@@ -201,7 +201,7 @@ def test_too_many_requests_are_told_to_come_back_and_probes_are_answered(
     wait_for(lambda: predict(client).status_code == 503, "all places are taken", 5)
     reply = predict(client)
     assert reply.headers["Retry-After"] == "1"
-    assert reply.json() == {"error": "3 requests are under way already"}
+    assert reply.json() == {"error": "3 requests are already in flight"}
     assert get(client, "/").status_code == 503
     for probe in ("/livez", "/readyz", "/metrics", "/v2/health/live"):
         assert get(client, probe).status_code == 200

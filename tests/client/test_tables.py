@@ -279,7 +279,9 @@ def test_a_table_goes_on_with_a_new_version_if_that_reads_it_alike(
         assert len(reply.content.splitlines()) == 1 + 40_000
     else:
         assert reply.status_code == 409
-        assert reply.json()["error"].startswith("version 1 of the model gave way to version 2, ")
+        assert reply.json()["error"].startswith(
+            "version 1 of the model was replaced by version 2, "
+        )
 
 
 def test_another_signature_and_lists(url: str, connection: ServingClient) -> None:

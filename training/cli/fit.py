@@ -120,10 +120,10 @@ def _fit(
         return
 
     console = Console(stderr=True, quiet=quiet)
-    # It imports TensorFlow while this process does; of several workers, one starts it when needed.
+    # It imports TensorFlow while this process does. With several workers, one starts it when needed.
     alone = workers == 1 and "TF_CONFIG" not in os.environ
     process = FreshProcess() if alone else None
-    with console.status("starting TensorFlow"):  # imported late: --help need not wait for it
+    with console.status("starting TensorFlow"):  # imported late, to keep --help fast
         from training.cli.progress import observer
         from training.data.choose import Choice
         from training.pipeline import Target, run
@@ -160,7 +160,7 @@ def _fit(
                 observer=watching,
                 process=process,
             )
-    except RefusedError as error:  # printed last, after the bars are gone
+    except RefusedError as error:  # printed last, after the progress bars
         _refuse(str(error), as_json)
     if published is not None:
         _print_result(published, name, quiet, as_json)
@@ -224,7 +224,7 @@ def _class_weight(texts: tuple[str, ...]) -> str | dict[str, float] | None:
 
 
 def _refuse_options_of_others(context: click.Context, optimizer: str) -> None:
-    """Refuse an option that was given and that the solver does not have."""
+    """Reject options that the solver does not have."""
     for parameter, optimizers in ONLY_OF.items():
         given = context.get_parameter_source(parameter) is click.core.ParameterSource.COMMANDLINE
         if given and optimizer not in optimizers:

@@ -77,12 +77,12 @@ EVALUATION = option_group(
     option(
         "--test-data",
         metavar="FILE",
-        help="Table whose rows are all held out; then none of --data's are.",
+        help="Table whose rows are all held out; no rows of --data are.",
     ),
     option(
         "--split-column",
         metavar="NAME",
-        help="Column that says where a row belongs: train, test or validation; or 0 and 1.",
+        help="Column with the share of each row: train, test or validation; or 0 and 1.",
     ),
     option(
         "--split-time",
@@ -123,8 +123,8 @@ FIT = option_group(
         "--early-stopping",
         "patience",
         type=click.IntRange(1),
-        help="Stop after so many steps without a lower cost of a tenth of the training rows, which "
-        "is set aside for that.",
+        help="Stop after this many steps without a lower cost on a validation set, a tenth of the "
+        "training rows.",
     ),
     option(
         "--learning-rate",
@@ -187,8 +187,8 @@ GATE = option_group(
     option(
         "--allow-schema-change",
         is_flag=True,
-        help="Publish even if columns, kinds, the label or classes are not those of the published "
-        "version, so that callers must change.",
+        help="Publish even if columns, kinds, the label or classes differ from the published "
+        "version's, so that callers must change.",
     ),
     option("--force", is_flag=True, help="Publish whatever the metrics; the version records it."),
 )
@@ -217,7 +217,7 @@ RUNNING = option_group(
         "--memory",
         type=ByteCount(),
         default="2GB",
-        help="Features to keep in memory; if there are more, each step reads them from disk.",
+        help="Memory for features; if they need more, each step reads them from disk.",
     ),
     option(
         "--workers",

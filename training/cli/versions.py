@@ -73,7 +73,7 @@ def verify_versions(models: Path, model: str, number: int | None) -> None:
 @MODEL
 @click.option("--to", "number", type=int, help="Version to go back to. [default: one step back]")
 def rollback(models: Path, model: str, number: int | None) -> None:
-    """Publish a copy of an older version as the newest; run again, it goes back further.
+    """Publish a copy of an older version as the newest; each run goes back one more.
 
     Nothing is removed, so a rollback can be undone with --to.
     """

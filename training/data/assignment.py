@@ -1,4 +1,4 @@
-"""Which share a row belongs to: by its hash, by a column, by time, or by the file it is in."""
+"""Assignment of rows to shares: by hash, by a column, by time, or by file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORDS = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), VALIDATION),
     **dict.fromkeys(("test", "testing", "held out", "held_out", "held-out", "holdout"), HELD_OUT),
 }
-# Whether the column's name is true of a row: `is_test`, or, with "train" in it, `in_train`.
+# Values of flag columns: `is_test` marks held-out rows; names with "train" mark training rows.
 FLAGS = {"0": False, "false": False, "1": True, "true": True}
 MAX_TIMES = 4_000_000
 
@@ -47,25 +47,25 @@ class Assignment(ABC):
             keys: their hashes.
 
         Raises:
-            DataError: the column that says it has another value.
+            DataError: the split column has an unknown value.
         """
 
     def facts(self) -> dict[str, Any]:
-        """Return what says which rows are held out, besides the split's settings."""
+        """Return what determines the held-out rows, besides the split's settings."""
         return {"split_by": self.by}
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that are read for this only, so the rows' hashes do not depend on them."""
+        """Columns that are read only for the split, and do not enter the row hashes."""
         return ()
 
     def _validation(self, keys: Hashes) -> Shares:
-        """Take the validation rows from rows of which none is held out."""
+        """Choose validation rows among rows that are not held out."""
         return (self.split.uniform(keys) < self.split.validation).astype(np.int8)
 
 
 class ByHash(Assignment):
-    """The hash decides everything."""
+    """Assigns rows by their hash."""
 
     by = "hash"
 
@@ -79,7 +79,7 @@ class ByHash(Assignment):
 
 
 class ByFile(Assignment):
-    """Rows of this table are not held out: another table has those."""
+    """Holds out no rows of this table: another table has them."""
 
     by = "test data"
 
@@ -90,7 +90,7 @@ class ByFile(Assignment):
 
 @dataclass(frozen=True)
 class ByColumn(Assignment):
-    """A column says it; `has_validation` if it names validation rows, too."""
+    """Assigns rows by a column; `has_validation` if it also names validation rows."""
 
     column: str
     has_validation: bool
@@ -132,7 +132,7 @@ class ByColumn(Assignment):
 
 @dataclass(frozen=True)
 class ByTime(Assignment):
-    """The latest rows are held out: those from `start` on, in days or in the column's unit."""
+    """Holds out the latest rows: those from `start` on, in days or in the column's unit."""
 
     column: str
     start: float
@@ -155,7 +155,7 @@ class ByTime(Assignment):
 
 
 def assign(source: Source, choice: Choice, chosen: Chosen, split: Split) -> Assignment:
-    """Return what assigns the rows of a source.
+    """Return the assignment for a source.
 
     Raises:
         DataError: the column that decides cannot, or a stream would have to be read twice.
@@ -190,9 +190,9 @@ def _names_validation(source: Source, column: str, chosen: Chosen) -> bool:
 
 
 def _start(source: Source, column: str, chosen: Chosen, held_out: float) -> float:
-    """Return the time from which on a share of the rows is held out.
+    """Return the time from which rows are held out.
 
-    Very many rows are judged by every second one, every fourth, and so on.
+    With very many rows it is computed from every second one, every fourth, and so on.
     """
     times, rows, step = np.empty(0), 0, 1
     for part in _column(source, column, chosen):

@@ -1,4 +1,4 @@
-"""Which columns of a source are used, and how each is read."""
+"""The choice of a source's columns, and how each is read."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from training.features.numeric import NumericParser
 
 @dataclass(frozen=True)
 class Choice:
-    """What of a source to use, and as what.
+    """Which columns of a source to use, and their roles.
 
     Attributes:
         label: the column to predict.
         positive: the label that is class 1; None chooses.
-        kinds: of columns whose kind is not to be detected.
+        kinds: kinds of columns, instead of detecting them.
         leave_out: columns not to use.
         weight: the column with the rows' weights, if there is one.
         cell_format: how cells are written.
@@ -39,7 +39,7 @@ class Choice:
 
     @property
     def others(self) -> tuple[str, ...]:
-        """The columns that are read for another purpose than to predict with them."""
+        """The columns that are read but are not features."""
         roles = (self.label, self.weight, self.split_column, self.split_time)
         return tuple(name for name in roles if name is not None)
 
@@ -61,7 +61,7 @@ class Chosen:
         parsers: how to read each column that is used, the label and the weight last.
         used: the columns to predict with.
         left_out: the others.
-        warnings: what is suspicious about columns, for people.
+        warnings: messages about suspicious columns.
     """
 
     parsers: Mapping[str, CellParser]
@@ -83,8 +83,7 @@ def choose_columns(source: Source, choice: Choice) -> Chosen:
     """Detect the kinds of the columns that are used.
 
     Raises:
-        DataError: a column is named that is not there, its kind is unclear, or nothing is left to
-            predict with.
+        DataError: a named column does not exist, a kind is unclear, or no feature is left.
     """
     _check_names(source, choice)
     others = (*choice.others, *choice.leave_out)

@@ -12,7 +12,7 @@ from training.errors import DataError
 from training.features.numeric import CLASSES
 from training.workers.collectives import Workers
 
-# What usually stands for class 1 in a pair of values.
+# Values that usually mean class 1.
 POSITIVES = ("1", "true", "yes", "y", "t", "positive", "benign")
 
 
@@ -83,7 +83,7 @@ def check_classes(
     *,
     validation: bool,
 ) -> None:
-    """Refuse a split in which a share has no row of a class.
+    """Reject a split in which a share has no rows of a class.
 
     Raises:
         DataError: there is such a share.

@@ -1,4 +1,4 @@
-"""Tables that come with the project."""
+"""Built-in tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def source(name: str) -> Source:
 
 def breast_cancer() -> pl.DataFrame:
     """Return the 569 × 30 table inside scikit-learn, with the column `diagnosis`."""
-    from sklearn.datasets import load_breast_cancer  # which --help need not wait for
+    from sklearn.datasets import load_breast_cancer  # imported late, to keep --help fast
 
     data = load_breast_cancer()
     columns = {
@@ -34,16 +34,16 @@ def breast_cancer() -> pl.DataFrame:
 
 
 def customers(rows: int = 5000, seed: int = 0) -> pl.DataFrame:
-    """Make up customers of a telephone company, some of whom churn.
+    """Generate customers of a telephone company, some of whom churn.
 
-    The log-odds of churning are known, so that what a fit recovers can be compared:
+    The log-odds of churning are known, so the weights of a fit can be compared with them:
 
         −1 + 0.8 (30 − tenure) / 15 + 0.5 (charges − 60) / 20 + 1.2 [monthly] − 0.7 [two years]
         + 0.9 [region 30] − 0.6 [paperless] + 0.4 [income is missing]
 
     Args:
-        rows: how many.
-        seed: the same seed makes up the same customers.
+        rows: number of customers.
+        seed: the same seed generates the same customers.
     """
     random = np.random.default_rng(seed)
     tenure = random.integers(0, 60, rows)
@@ -70,7 +70,7 @@ def customers(rows: int = 5000, seed: int = 0) -> pl.DataFrame:
             "monthly charges": charges,
             "income": pl.Series(income).set(pl.Series(unknown), None),
             "contract": contract,
-            # Numbers that are names: 10 is not less than 20.
+            # Numeric codes: categories, although they look like numbers.
             "region": pl.Series(region).cast(pl.String).cast(pl.Categorical),
             "paperless": paperless,
             "churned": np.where(churned, "yes", "no"),

@@ -1,4 +1,4 @@
-"""Held-out rows as a caller would send them, with what training answers."""
+"""Held-out rows as a caller would send them, with training's own predictions."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from training.data.table import Table
 from training.features.columns import Floats
 from training.workers.collectives import Workers
 
-# The standard error of an accuracy over so many rows is about a thousandth.
+# The standard error of an accuracy over this many rows is about a thousandth.
 MAX_EXAMPLES = 200_000
 MAX_CHECKED = 10_000
 VALUES_AT_A_TIME = 1 << 22
 # Half of float32's spacing at 1, the largest relative error of one operation.
 ROUNDING = 2.0**-24
-# Of the served sigmoid, and of the threshold between two probabilities that are next to 1.
+# Covers the rounding of the served sigmoid, and of a threshold between probabilities close to 1.
 LEAST_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What training computes in float64 for the first rows, to compare a version with.
+    """Predictions of the first rows, computed by training in float64, to check a version against.
 
     Attributes:
         probabilities: `[rows]`, of class 1.
         contributions: `[rows, columns]`, each column's share of the logit.
-        tolerances: `[rows]`, how far a probability computed in float32 may be away.
+        tolerances: `[rows]`, the allowed difference of a probability computed in float32.
     """
 
     probabilities: Floats
@@ -50,7 +50,7 @@ class Examples:
         weights: `[rows]`.
         keys: `[rows]`, the rows' hashes.
         probabilities: `[rows]`, of class 1, as training computes them.
-        expected: what training computes for the first of the rows.
+        expected: training's predictions of the first rows.
     """
 
     frame: pl.DataFrame
@@ -64,7 +64,7 @@ class Examples:
         return len(self.labels)
 
     def take(self, mask: npt.NDArray[np.bool_]) -> Examples:
-        """Return the rows that a mask chooses."""
+        """Return the rows selected by a mask."""
         first = mask[: len(self.expected.probabilities)]
         return Examples(
             self.frame.filter(mask),
@@ -81,11 +81,11 @@ class Examples:
 
 
 def held_out_examples(table: Table, workers: Workers, theta: Floats) -> Examples:
-    """Return the rows held out by all workers; of very many, some that are spread over all.
+    """Return the rows held out by all workers, or an even sample of very many.
 
     Args:
-        table: has the rows.
-        workers: who else has some.
+        table: the table.
+        workers: the processes that share it.
         theta: the fitted weights and the bias.
     """
     spool = table.held_out
@@ -106,14 +106,14 @@ def held_out_examples(table: Table, workers: Workers, theta: Floats) -> Examples
 
 
 def expect(table: Table, rows: Rows, theta: Floats) -> Expected:
-    """Compute what a version must answer, from rows as they are stored, in float64."""
+    """Compute the expected predictions from stored rows, in float64."""
     owners = np.eye(len(table.columns))[table.encoder.owners]
     contributions, tolerances = [], []
     for features in _encoded(table, rows):
         shares = features * theta[:-1]
         contributions.append(shares @ owners)
-        # Each nonzero term is scaled, multiplied and added with one rounding each; the order of
-        # the sum is the processor's. The sigmoid's slope is at most 1/4.
+        # Scaling, multiplying and adding each nonzero term rounds once each; the summation order
+        # depends on the processor. The sigmoid's slope is at most 1/4.
         terms = np.count_nonzero(shares, axis=1) + 4
         size = np.abs(shares).sum(axis=1) + abs(theta[-1])
         tolerances.append(LEAST_TOLERANCE + terms * ROUNDING * size / 4)
@@ -123,7 +123,7 @@ def expect(table: Table, rows: Rows, theta: Floats) -> Expected:
 
 
 def predictions(table: Table, rows: Rows, theta: Floats) -> Floats:
-    """Return the probability of class 1 of rows as they are stored, in float64."""
+    """Return the probability of class 1 of stored rows, in float64."""
     logits = [features @ theta[:-1] + theta[-1] for features in _encoded(table, rows)]
     return sigmoid(np.concatenate(logits))
 

@@ -1,4 +1,4 @@
-"""Columns that know the label: each alone is held against the held-out rows."""
+"""Label leakage: columns that alone predict the held-out rows almost perfectly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a part of a file to arrays: no state, so that threads can share the parts."""
+"""Parts of files to arrays, without state, so that threads can work on different parts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LARGEST = 1e150  # the square of a larger number is beyond float64
 
 
 class WidenError(Exception):
-    """Columns need 64 bits, which the first rows did not show."""
+    """Columns need 64 bits, although the first rows did not."""
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__(names)
@@ -35,8 +35,8 @@ class Texts:
     """A column of texts.
 
     Attributes:
-        values: the different ones, in order of appearance.
-        codes: int32 `[rows]`, the place of each cell's value, −1 where it is missing.
+        values: the distinct values, in order of appearance.
+        codes: int32 `[rows]`, index of each cell's value, −1 where missing.
     """
 
     values: list[str]
@@ -57,7 +57,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Roles:
-    """Which columns are read as what.
+    """The roles of columns.
 
     Attributes:
         numbers, wide, others: the names of the columns of each kind of storage.
@@ -75,7 +75,7 @@ class Roles:
 
     @classmethod
     def of(cls, parsers: Mapping[str, CellParser], label: str, weight: str | None) -> Roles:
-        """Sort columns by how their parsers want them to be stored."""
+        """Group columns by how their values are stored."""
         numbers = [n for n, p in parsers.items() if p.column_type.is_number]
         return cls(
             tuple(name for name in numbers if not parsers[name].wide),
@@ -92,12 +92,12 @@ class Prepared:
     """A part as arrays.
 
     Attributes:
-        part: where it is from, for messages.
+        part: the part, for messages.
         numbers, wide, weight, key: as in `Rows`.
-        texts: of each column that is not of numbers.
-        label: of the column to predict; none is missing.
+        texts: the texts of each column that is not numeric.
+        label: the label column, without missing values.
         lossy: for each column of `numbers`, whether float32 rounds a value.
-        spans: for each of them that float32 makes a constant, its least and largest value.
+        spans: minimum and maximum of each column of `numbers` that is constant in float32.
     """
 
     part: Part
@@ -115,8 +115,8 @@ def prepare(part: Part, roles: Roles) -> Prepared:
     """Turn a part into arrays.
 
     Raises:
-        DataError: a number is not finite, a label is missing, or a weight is none.
-        WidenError: a number is beyond float32.
+        DataError: a number is not finite, a label is missing, or a weight is invalid.
+        WidenError: a number overflows float32.
     """
     frame = part.frame
     hashes: list[tuple[str, Hashes]] = []
@@ -153,10 +153,10 @@ def prepare(part: Part, roles: Roles) -> Prepared:
 
 
 def prepare_ahead(parts: Iterable[Part], roles: Roles) -> Iterator[Prepared]:
-    """Yield what `prepare` makes of each part; a thread prepares one while another is worked on.
+    """Yield each part as arrays; a thread prepares the next one meanwhile.
 
     Raises:
-        DataError, WidenError: as `prepare` and `parts` do, for the first part that is wrong.
+        DataError, WidenError: as in `prepare` and `parts`, for the first invalid part.
     """
     pending: deque[Future[Prepared]] = deque()
     failure: DataError | None = None

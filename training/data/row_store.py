@@ -1,9 +1,9 @@
-"""Rows in blocks of one size: in memory if they fit, else on disk.
+"""The row store: blocks of equal size, in memory if they fit, else on disk.
 
-The text or the compressed columns of a table are parsed once; a fit passes over its rows many
-times. In between, more rows than memory holds lie in a file of blocks of equally many rows, without
-any header, which `tf.data` reads as records of fixed length. The last block is filled up with rows
-of weight 0, which add nothing to any sum. A block holds, one after the other, the arrays of `Rows`.
+A table is parsed once, while a fit passes over its rows many times. Rows that do not fit into
+memory are stored in a file of fixed-length records without a header, which `tf.data` reads. Each
+record is a block of the arrays of `Rows`; the last one is padded with rows of weight 0, which add
+nothing to any sum.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Rows:
         return [getattr(self, field.name) for field in fields(self)]
 
     def take(self, index: Any) -> Rows:
-        """Return the rows that an index, a slice or a mask chooses."""
+        """Return the rows selected by an index, a slice or a mask."""
         return Rows(*(values[index] for values in self.arrays()))
 
 
@@ -74,7 +74,7 @@ class Layout:
 
     @classmethod
     def of(cls, numbers: int, wide: int, codes: int) -> Layout:
-        """Choose a block that is worth a call and yet small."""
+        """Choose a block size: large enough to amortise a call, but small."""
         rows = LARGEST_BLOCK_ROWS
         while rows > SMALLEST_BLOCK_ROWS and rows * (numbers + 2 * wide + codes) > BLOCK_VALUES:
             rows //= 2
@@ -92,9 +92,9 @@ class Layout:
         )
 
     def block(self) -> Rows:
-        """Return a block of rows of weight 0, in memory that goes back when nobody holds it.
+        """Return a block of rows of weight 0, in an mmap that is unmapped when released.
 
-        What `malloc` has given out for so many arrays of this size, it would keep.
+        `malloc` would keep the memory of this many arrays of this size.
         """
         memory = mmap.mmap(-1, self.block_bytes)
         arrays = []
@@ -128,8 +128,8 @@ class Spool:
     Attributes:
         layout: the shape of the blocks.
         rows: how many rows there are, without those that fill up the last block on disk.
-        kept: the blocks, if they are in memory; the last one may be shorter. Who encodes them
-            takes them out one by one, so that memory does not have to hold both.
+        kept: the blocks, if they are in memory; the last one may be shorter. Encoding removes them
+            one by one, so that memory need not hold both forms.
         path: the file, if they are on disk.
     """
 
@@ -167,7 +167,7 @@ class Spool:
         return records.map(parse)
 
     def read(self, begin: int, end: int) -> Rows:
-        """Return the rows from one number up to another."""
+        """Return the rows from `begin` to before `end`."""
         parts = [self.layout.empty(0)]
         while begin < end:
             number, row = divmod(begin, self.layout.block_rows)
@@ -180,7 +180,7 @@ class Spool:
         return concatenated(parts)
 
     def sample(self, count: int) -> Rows:
-        """Return so many rows, or all if there are fewer: runs of rows spread over all."""
+        """Return a sample of `count` rows in evenly spread runs, or all if there are fewer."""
         return concatenated([self.read(*run) for run in sample_runs(self.rows, count)])
 
     def _read_from_disk(self, number: int, row: int, count: int) -> Rows:
@@ -206,10 +206,10 @@ class SpoolWriter:
     """Collects rows into blocks."""
 
     def __init__(self, path: Path, layout: Layout, memory: int) -> None:
-        """Begin.
+        """Create an empty store.
 
         Args:
-            path: the file to write as soon as memory does not suffice.
+            path: the file to write once memory does not suffice.
             layout: the shape of the blocks.
             memory: how many bytes may be kept.
         """
@@ -237,7 +237,7 @@ class SpoolWriter:
                 self._block, self._filled = self._layout.block(), 0
 
     def finish(self) -> Spool:
-        """Put the last block where the others are, and return the spool."""
+        """Store the last block, and return the spool."""
         rows = self._blocks * self._layout.block_rows + self._filled
         if self._filled and self._kept is not None:
             self._kept.append(self._block.take(slice(0, self._filled)))

@@ -1,8 +1,8 @@
-"""Which rows are set aside: a hash of a row decides, not its place.
+"""The split: a row's hash decides whether it is held out, not its position.
 
-So the same rows are held out if a table comes in another order, or has grown, and it can be told of
-any row whether another version was trained on it. The hash is the project's own: no version of a
-library changes it, and CSV and Parquet files of the same rows give the same. It is multilinear
+So the same rows are held out if a table is reordered or has grown, and it is known for any row
+whether a version was trained on it. The hash is the project's own, so it does not change with
+library versions, and is the same for CSV and Parquet files of the same rows. It is multilinear
 (Lemire and Kaser 2014, "Strongly universal string hashing is fast"): Σ factor × cell modulo 2⁶⁴,
 where a column's odd factor comes from its name, so that the order of columns does not matter.
 """
@@ -28,12 +28,12 @@ Hashes = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Split:
-    """How rows are set aside.
+    """The shares of the split.
 
     Attributes:
-        held_out: the share that the result is evaluated on.
-        validation: of the others, the share that tells when to stop early.
-        seed: another seed sets aside other rows.
+        held_out: the share used for evaluation.
+        validation: the share of the other rows used for early stopping.
+        seed: different seeds hold out different rows.
     """
 
     held_out: float
@@ -41,7 +41,7 @@ class Split:
     seed: int
 
     def uniform(self, key: Hashes) -> npt.NDArray[np.float64]:
-        """Return a number between 0 and 1 for each row's key; it decides where the row goes."""
+        """Return a number between 0 and 1 for each key, which decides the row's share."""
         mixed = _mix(key ^ _mix(np.array([self.seed + GOLDEN], np.uint64)))
         return np.asarray(mixed >> np.uint64(11), np.float64) / 2.0**53
 
@@ -49,7 +49,7 @@ class Split:
 def number_hashes(values: npt.NDArray[Any]) -> Hashes:
     """Return a hash of each number, `[rows]`: of its float64 bits, −0 as 0, NaN as one value.
 
-    A fraction is rounded to float32 before, since that is how a file may hold it.
+    Fractions are rounded to float32 first, since a file may store them so.
     """
     numbers = values.astype(np.float64)
     if values.dtype == np.float64:
@@ -65,14 +65,14 @@ def number_hashes(values: npt.NDArray[Any]) -> Hashes:
 
 
 def text_hashes(values: Sequence[str]) -> Hashes:
-    """Return a hash of each text, and that of a missing one at the end."""
+    """Return a hash of each text, and the hash of a missing one at the end."""
     return np.array(
         [*(xxhash.xxh64_intdigest(v.encode()) for v in values), MISSING_TEXT], np.uint64
     )
 
 
 def row_keys(columns: Iterable[tuple[str, Hashes]]) -> Hashes:
-    """Return a hash of each row, `[rows]`; rows that are alike get different ones.
+    """Return a hash of each row, `[rows]`; duplicate rows get different ones.
 
     Args:
         columns: each column's name, and the hashes of its cells.

@@ -1,4 +1,4 @@
-"""From a source to rows that can be fitted: kinds, classes, split, statistics, row stores."""
+"""The table: a source's rows with kinds, classes, split, statistics and row stores."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class Table:
     """Rows ready to be fitted.
 
     Attributes:
-        encoder: knows what was learned of the columns, in the table's order, without the label.
+        encoder: the columns with their statistics, in the table's order, without the label.
         label_name: the column to predict.
         class_names: the labels of class 0 and class 1.
         train, validation, held_out: this worker's share of the rows.
         rows: how many rows all workers have together, by the name of the share.
         class_weights: summed weight of the training rows of each class, of all workers.
-        fingerprint: what identifies the data.
+        fingerprint: identifies the data.
         class_of: the class of each label's number.
         values: for each column that is not of numbers, the value of each code.
         indices: for each of them, the place of each code, for −1 first.
         rates: for each of them, the share of class 1 at each place of the vocabulary.
         used, left_out: how each column was chosen to be used, or not.
-        warnings: what is suspicious about columns, for people.
+        warnings: messages about suspicious columns.
     """
 
     encoder: Encoder
@@ -69,11 +69,11 @@ class Table:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """What was learned of the columns."""
+        """The columns with their statistics."""
         return self.encoder.columns
 
     def cells(self, numbers: Any, wide: Any, codes: Any) -> Cells:
-        """Return rows as what the encoder takes; the arguments are as in `Rows`."""
+        """Return rows in the encoder's form; the arguments are as in `Rows`."""
         places = [
             tf.gather(tf.constant(indices), codes[:, position] + 1)
             for position, indices in enumerate(self.indices)
@@ -94,12 +94,12 @@ def read_table(
 
     Args:
         source: where the rows come from.
-        choice: what to use of it.
-        split: how to set rows aside.
-        folder: where to put the spools.
-        workers: who else reads.
-        memory: how many bytes of rows to keep; more are put on disk.
-        report: called now and then with the number of rows read.
+        choice: the columns to use.
+        split: the shares of the split.
+        folder: directory of the row stores.
+        workers: the processes that share the table.
+        memory: bytes of rows to keep in memory; more are stored on disk.
+        report: called periodically with the number of rows read.
 
     Raises:
         DataError: the table cannot be used; the message says where and why.
@@ -121,7 +121,7 @@ def read_table(
 
 
 class _Reader:
-    """Accumulates rows and what is learned of them, part by part."""
+    """Accumulates rows and their statistics, part by part."""
 
     def __init__(
         self,
@@ -173,13 +173,13 @@ class _Reader:
         except WidenError as error:
             widen.update(error.names)
         for message, names in workers.gather([wrong, sorted(widen)]):
-            if message:  # whoever meets it, all raise it
+            if message:  # all workers raise the error that any of them found
                 raise DataError(message)
             widen.update(names)
         return sorted(widen) or self._coarse(workers)
 
     def _coarse(self, workers: Workers) -> list[str]:
-        """Return the columns of which float32 has lost digits that matter."""
+        """Return the columns in which float32 loses significant digits."""
         numbers = NumberStatistics(len(self.roles.numbers))
         spans: dict[str, list[float]] = {}
         lossy = np.zeros_like(self.lossy)

@@ -1,4 +1,4 @@
-"""Evaluate a fit on the held-out rows: a candidate for publication."""
+"""Candidates for publication: fits, evaluated on the held-out rows."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from training.settings import FitSettings
 
 @dataclass(frozen=True)
 class Candidate:
-    """A fitted model and all that is known about it.
+    """A fitted model, with its evaluation and records.
 
     Attributes:
         model: the model; its metrics are those of the held-out rows.
-        fit: the parameters and how they came about.
+        fit: the fit that gave the parameters.
         held_out: the held-out rows.
         report: the report without the gate's verdict.
         manifest: the manifest without the gate's verdict and the files.
@@ -49,7 +49,7 @@ class Candidate:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Return what is doubtful about the data and the fit, a sentence each."""
+        """Return the warnings about the data and the fit, one sentence each."""
         return self.manifest.warnings
 
 
@@ -59,8 +59,8 @@ def evaluate_fit(problem: Problem, fitted: Fit, settings: FitSettings, name: str
     Args:
         problem: the table and the cost that was minimised.
         fitted: the fit.
-        settings: of the fit.
-        name: of the model, for the report.
+        settings: settings of the fit.
+        name: name of the model, for the report.
     """
     table = problem.table
     held_out = held_out_examples(table, problem.workers, fitted.theta)
@@ -134,7 +134,7 @@ def summarize(problem: Problem, fitted: Fit) -> FitSummary:
 
 
 def not_converged(fitted: Fit, summary: FitSummary, settings: FitSettings) -> str:
-    """Return that a fit ended by its iteration limit, with the way out."""
+    """Return the warning that a fit reached its iteration limit, and how to avoid that."""
     left = f"the largest derivative of the cost is {summary.gradient:.2g}"
     if settings.optimizer == "sgd":
         left = f"the cost still changed by {fitted.progress.state.criterion:.2g}"
@@ -148,7 +148,7 @@ def not_converged(fitted: Fit, summary: FitSummary, settings: FitSettings) -> st
 def _threshold(problem: Problem, fitted: Fit, settings: FitSettings) -> float:
     if not isinstance(settings.threshold, str):
         return settings.threshold
-    # By training rows: the held-out rows judge the result, threshold included.
+    # Use training rows: the held-out rows evaluate the result, threshold included.
     probabilities, labels, weights = problem.sample_predictions(fitted.theta)
     return choose_threshold(labels, probabilities, settings.threshold, weights)
 

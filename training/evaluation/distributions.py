@@ -13,7 +13,7 @@ from training.features.columns import Column
 
 BINS = 24
 MAX_VALUES = 12
-# Outside of these quantiles a few values would squeeze all others into one bin.
+# Values outside these quantiles would squeeze all others into one bin.
 TAILS = (0.005, 0.995)
 
 

@@ -10,5 +10,5 @@ METRICS = (
     "average_precision",
     *LESS_IS_BETTER,
 )
-# Those that a list of versions has room for.
+# The metrics shown in lists of versions.
 LISTED = ("accuracy", "auc", "log_loss")

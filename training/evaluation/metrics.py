@@ -1,9 +1,9 @@
 """Metrics on held-out rows, their bootstrap intervals, and the choice of a threshold.
 
 Every metric depends on the rows only through the weight of each class at each distinct score. So
-the rows are sorted and grouped once (`Grouping`), and a bootstrap replicate only sums weights. That
-is why these are not scikit-learn's functions: 200 replicates of 200,000 rows take seconds in place
-of minutes. The tests hold them to scikit-learn's values.
+the rows are sorted and grouped once (`Grouping`), and a bootstrap replicate only sums weights: 200
+replicates of 200,000 rows take seconds instead of minutes with scikit-learn's functions. The tests
+compare the values with scikit-learn's.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Grouping:
         starts = np.diff(sorted_scores, prepend=np.inf) != 0
         self._values = sorted_scores[starts]
         self._cells = np.cumsum(starts) - 1 + np.where(labels[order] == 1, 0, len(self._values))
-        epsilon = np.finfo(np.float64).eps  # scikit-learn lets no probability be closer to 0 or 1
+        epsilon = np.finfo(
+            np.float64
+        ).eps  # scikit-learn clips probabilities to [epsilon, 1 - epsilon]
         clipped = np.clip(self._values, epsilon, 1 - epsilon)
         self._log_values = np.log([clipped, 1 - clipped])
         self._weights = np.ones(len(order)) if sample_weights is None else sample_weights[order]
@@ -77,7 +79,7 @@ def evaluate(
     Args:
         labels: `[rows]`, 0 or 1, both present with a weight above 0.
         probabilities: `[rows]`, of class 1, from 0 to 1.
-        threshold: least probability that is called class 1.
+        threshold: least probability that is predicted as class 1.
         sample_weights: `[rows]`, at least 0; None weighs all rows the same.
 
     Returns:
@@ -105,14 +107,14 @@ def bootstrap(
         probabilities: see `evaluate`.
         threshold: see `evaluate`.
         sample_weights: see `evaluate`.
-        seed: of the resampling.
-        replicates: number of times that all rows are drawn with replacement.
+        seed: seed of the resampling.
+        replicates: number of bootstrap samples.
     """
     rows = len(labels)
     grouping = Grouping(labels, probabilities, sample_weights)
     generator = np.random.default_rng(seed)
     drawn: list[dict[str, float]] = []
-    # Only a draw of both classes counts. Most are; the bound is for data where none can be.
+    # Only samples with both classes count. Most have both; the bound is for data that never do.
     for _ in range(100 * replicates):
         counts = np.bincount(generator.integers(rows, size=rows), minlength=rows)
         scores = grouping.scores(counts)
@@ -141,9 +143,9 @@ def choose_threshold(
         sample_weights: see `evaluate`.
 
     Returns:
-        The middle between two neighbouring scores, the last one's neighbour being 0; of equally
-        good ones that nearest to 0.5. It is a float32, and tells all scores apart that differ as
-        float32: a model that computes in float32 calls the same rows class 1.
+        The middle between two neighbouring scores, with 0 after the last one; the one closest to
+        0.5 if several are equally good. It is a float32 that separates all scores that differ in
+        float32, so a model that computes in float32 predicts the same rows as class 1.
     """
     single = probabilities.astype(np.float32)
     scores = Grouping(labels, single.astype(np.float64), sample_weights).scores()
@@ -183,8 +185,8 @@ def calibration(scores: Scores, *, of_positives: bool = False) -> tuple[Floats, 
 
     Args:
         scores: the rows.
-        of_positives: whether the bins have equal weights of class 1, and not of all rows. If
-            class 1 is rare, most bins would be without it.
+        of_positives: whether the bins have equal weights of class 1 instead of all rows. If class 1
+            is rare, most bins would otherwise lack it.
     """
     weights = scores.positives + scores.negatives
     binned = scores.positives if of_positives else weights
@@ -229,5 +231,5 @@ def _metrics(scores: Scores, threshold: float) -> dict[str, float]:
 
 
 def _dot(a: Floats, b: Floats) -> float:
-    # Not a @ b: BLAS starts threads for it, which takes longer and adds in another order each time.
+    # Not a @ b: BLAS would start threads, which takes longer and varies the summation order.
     return float(np.einsum("i,i", a, b))

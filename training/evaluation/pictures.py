@@ -1,7 +1,7 @@
 """The pictures of the report, drawn as SVG for one HTML page.
 
-Their texts stay texts, so that the reader's own fonts show them, and their colours become those of
-the page, so that both follow dark mode.
+Text stays text, shown in the reader's own fonts, and colours are the page's, so that both follow
+dark mode.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 500
 MAX_NAME = 28
-# Beyond so many iterations the first ones would be squeezed to the left edge.
+# With more iterations the first ones would be squeezed to the left edge.
 MANY_ITERATIONS = 50
 # A class is rare below this share: on a linear axis its calibration would be one point at 0.
 RARE = 0.05
-# The normal distribution's 97.5 % quantile: 95 % lie within so many standard errors.
+# The normal distribution's 97.5 % quantile: 95 % lie within this many standard errors.
 QUANTILE = 1.96
 
 INK, SOFT, LINE, ACCENT, SECOND = "#1d2733", "#5b6877", "#d5dce4", "#1f5fbf", "#b3541e"
@@ -54,14 +54,14 @@ STYLE: dict[Any, Any] = {
 
 def picture(name: str, draw: Callable[[Figure], None]) -> Markup:
     """Return what `draw` draws as SVG for a page."""
-    # Slow to import, and only rendering needs it. Not pyplot, which keeps figures and has windows.
+    # Imported late because it is slow. Not pyplot, which keeps figures and may open windows.
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     file = io.StringIO()
-    # The salt makes ids that are the same each time, and no other picture's.
+    # The salt makes ids reproducible and unique to the picture.
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
-        # A glyph that its fonts lack matters only to how it measures: the browser has others.
+        # A glyph missing in matplotlib's fonts affects only the layout: browsers have other fonts.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         figure = Figure(figsize=(4.2, 3.0), layout="constrained")
         draw(figure)
@@ -69,7 +69,7 @@ def picture(name: str, draw: Callable[[Figure], None]) -> Markup:
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
-    # Inside HTML no namespaces are declared, and the groups' ids would not be unique.
+    # HTML needs no namespaces, and the groups' ids would not be unique.
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"|(?<=<g) id="[^"]*"', "", svg)
     for color, variable in VARIABLES.items():
         svg = re.sub(rf"(fill|stroke): {color}", rf"\1: var(--{variable})", svg)
@@ -134,7 +134,7 @@ def rare_class(scores: Scores) -> int | None:
 
 
 def draw_calibration(figure: Figure, scores: Scores, class_names: Sequence[str]) -> None:
-    """Draw predicted against observed shares; of a rare class on logarithmic axes."""
+    """Draw predicted against observed shares, for a rare class on logarithmic axes."""
     axes = figure.add_subplot()
     rare = rare_class(scores)
     drawn = flipped(scores) if rare == 0 else scores

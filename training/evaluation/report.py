@@ -1,4 +1,4 @@
-"""The report on a model: one HTML page without scripts and without anything to load."""
+"""The training report: one self-contained HTML page without scripts."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Coefficient:
     def log_odds_ratio_interval(self) -> tuple[float, float] | None:
         """The 95 % interval of the log odds ratio.
 
-        None if no standard error is known, or if the weight is 0 and so does not tell the scale.
+        None if no standard error is known, or if the weight is 0, so that the scale is unknown.
         """
         if self.standard_error is None or self.weight == 0:
             return None
@@ -81,7 +81,7 @@ class Coefficient:
 
 @dataclass(frozen=True)
 class Report:
-    """The contents of a report but for the gate's verdict.
+    """The contents of a report, except the gate's verdict.
 
     Attributes:
         model: name of the model.

@@ -18,7 +18,7 @@ class RestPredictions(Codec):
     """`:predict` in rows or columns."""
 
     def decode(self, payloads: Sequence[Payload], schema: Schema) -> Decoding:
-        """Decode several requests, those that are alike in one pass."""
+        """Decode several requests, plain rows of numbers in one pass."""
         return decode_rows(self, payloads, schema)
 
     def decode_one(self, payload: Payload, schema: Schema) -> JsonCall:
@@ -40,5 +40,5 @@ class RestPredictions(Codec):
         )
 
     def check(self, payload: Payload) -> None:
-        """Raise what is wrong with a body whatever the model."""
+        """Raise the error, if any, that the body has for every model."""
         predict.check_body(payload.body)

@@ -1,7 +1,7 @@
 """Request bodies as TensorFlow Serving parses them.
 
-The first of two equal keys counts, text after the document is ignored, and bytes that are not
-UTF-8 pass through as Python's surrogate escapes.
+The first of duplicate keys counts, text after the document is ignored, and bytes that are not UTF-8
+pass through as Python's surrogate escapes.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def kind_of(value: Any) -> str:
 
 
 def json_type(value: Any) -> str:
-    """Return RapidJSON's name of a value's type, which some of TensorFlow Serving's texts hold."""
+    """Return RapidJSON's name for a value's type, as in TensorFlow Serving's messages."""
     if isinstance(value, bool):
         return str(value)
     names = {type(None): "Null", list: "Array", str: "String", Members: "Object"}

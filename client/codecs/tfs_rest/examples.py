@@ -52,7 +52,7 @@ def read(body: bytes) -> tuple[str, Any]:
 
 
 def write_classification(response: Any) -> bytes:
-    """Write the reply to a request to classify, `{"results": [[[label, score], …], …]}`.
+    """Return the body of a `:classify` response, `{"results": [[[label, score], …], …]}`.
 
     Args:
         response: a `ClassificationResponse`.
@@ -67,7 +67,7 @@ def write_classification(response: Any) -> bytes:
 
 
 def write_regression(response: Any) -> bytes:
-    """Write the reply to a request to regress, `{"results": [value, …]}`.
+    """Return the body of a `:regress` response, `{"results": [value, …]}`.
 
     Args:
         response: a `RegressionResponse`.
@@ -90,13 +90,13 @@ def _fill(example: Any, features: Any) -> None:
         except UnicodeEncodeError:
             raise refusal(f"examples: the name {name[:100]} is not UTF-8") from None
         feature = example.features.feature[name]
-        feature.Clear()  # the last of two equal keys counts
+        feature.Clear()  # the last of duplicate keys counts
         for value in content if type(content) is list else [content]:
             _add(feature, name, value)
 
 
 def _add(feature: Any, name: str, value: Any) -> None:
-    """Add a value to a feature; all its values have the kind of the first."""
+    """Add a value to a feature, whose first value decides the kind of all."""
     kind: str
     element: Any
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Row form: instances, each an object with a value for each input, or a value for the only one."""
+"""Row form: each instance is an object with a value for each input, or the only input's value."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ PLAIN_LIST = (
 
 
 def read_instances(rows: list[Any], signature: Signature) -> dict[str, Array]:
-    """Return an array for each input, one row an instance.
+    """Return an array for each input, with one row per instance.
 
-    The first of two equal keys in an instance counts.
+    The first of duplicate keys in an instance counts.
 
     Raises:
         ClientError: an instance does not fit the signature.
@@ -60,7 +60,7 @@ def _columns(rows: list[Any], signature: Signature) -> dict[str, list[Any]]:
 
 
 def _check(rows: list[Any], signature: Signature) -> None:
-    """Raise the first error in the instances, if there is one."""
+    """Raise the first error in the instances, if any."""
     as_objects = _is_object(rows[0])
     seen: dict[str, tuple[int, list[int]]] = {}
     for index, row in enumerate(rows):

@@ -13,19 +13,19 @@ from client.serving.schema import Schema
 
 
 def write_status(versions: Iterable[Any]) -> bytes:
-    """Write the reply to a question for a model's status.
+    """Return the body of a status response.
 
     Args:
-        versions: a `ModelVersionStatus` each.
+        versions: the `ModelVersionStatus` of each version.
     """
     return orjson.dumps({"model_version_status": [_status(version) for version in versions]})
 
 
 def write_metadata(schema: Schema) -> bytes:
-    """Write the reply to a question for a model's metadata.
+    """Return the body of a metadata response.
 
     Args:
-        schema: of the version that is asked for.
+        schema: schema of the requested version.
     """
     definition = json_format.MessageToDict(
         schema.definition,

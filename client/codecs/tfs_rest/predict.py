@@ -26,14 +26,14 @@ PLAIN_INPUTS = (
 
 
 def read(body: bytes, schema: Schema) -> JsonCall:
-    """Decode the body of a request to predict.
+    """Decode the body of a predict request.
 
-    A model that describes itself is also asked in our own dialect: null for a missing value, dates
-    as text, rows as lists.
+    Models that describe themselves also take the project's own dialect: null for a missing value,
+    dates as text, rows as lists.
 
     Args:
-        body: as sent.
-        schema: the version's.
+        body: the JSON body, decompressed.
+        schema: schema of the requested version.
 
     Raises:
         ClientError: the body does not fit the signature.
@@ -52,7 +52,7 @@ def read(body: bytes, schema: Schema) -> JsonCall:
 
 
 def read_carefully(body: bytes, schema: Schema) -> JsonCall:
-    """Do the same, value by value where it is needed."""
+    """Decode a body value by value where necessary; otherwise like `read`."""
     document = parse(body)
     return _read(document, signature_name(document), schema)
 
@@ -63,16 +63,16 @@ def _is_described(document: Any, schema: Schema) -> bool:
 
 
 def check_body(body: bytes) -> None:
-    """Raise an error that any model's body would have; it goes before "no such model"."""
+    """Raise the errors that do not depend on the model; they precede "no such model"."""
     signature_name(parse(body))
 
 
 def write(outputs: Mapping[str, Array], *, row_form: bool) -> bytes:
-    """Write the reply to a request to predict.
+    """Return the body of a predict response.
 
     Args:
-        outputs: the model's.
-        row_form: whether the request came in row form.
+        outputs: the model's outputs.
+        row_form: whether the request was in row form.
 
     Raises:
         ClientError: an output has no JSON form, or the outputs have no common number of rows.
@@ -82,7 +82,7 @@ def write(outputs: Mapping[str, Array], *, row_form: bool) -> bytes:
 
 
 def check_outputs(outputs: Mapping[str, Array], *, row_form: bool) -> None:
-    """Raise an error for outputs without a JSON form, or, in row form, without common rows."""
+    """Raise an error if an output has no JSON form, or in row form the row counts differ."""
     if not outputs:
         raise ClientError("Cannot convert empty tensor map to JSON")
     rows: int | None = None
@@ -175,9 +175,9 @@ def _check_values(name: str, value: Any, spec: TensorSpec) -> NoReturn:
 
 
 def _fits(shape: Sequence[int], spec: TensorSpec, row_form: bool) -> bool:
-    """Return whether an input may be given values of a shape.
+    """Return whether values of a shape fit an input.
 
-    TensorFlow Serving accepts any shape that the graph copes with. Here trailing lengths of 1 may
+    TensorFlow Serving accepts any shape that the graph accepts. Here trailing dimensions of 1 may
     be absent, as in its own example of numbers for an input of shape [n, 1]; an empty list fits
     every shape; and in row form an input without a batch dimension may be given one.
     """

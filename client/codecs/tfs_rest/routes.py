@@ -1,4 +1,4 @@
-"""Which model is asked for what: TensorFlow Serving's paths and methods, and `:explain`."""
+"""Routes of TensorFlow Serving's REST API, and `:explain`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from client.serving.client import Target
 
 Verb = Literal["predict", "classify", "regress", "explain", "status", "metadata"]
 
-# The pattern takes any case; what then depends on a word does not.
+# The pattern ignores case; later comparisons of single words do not.
 ROOT = re.compile(r"/v1/", re.IGNORECASE)
 _VERSION = r"(?:/versions/(\d+)|/labels/([^/:]+))?"
 _ASK = re.compile(
@@ -27,10 +27,10 @@ _ORIGIN = re.compile(r"https?://")
 
 LARGEST_VERSION = 2**63 - 1
 LONGEST_VERSION = len(str(LARGEST_VERSION))
-# What the original's HTTP library knows; it refuses others itself.
+# Methods known to TensorFlow Serving's HTTP library, which rejects all others itself.
 METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")
 
-# On every reply where the server allows it with `--rest_api_enable_cors_support`.
+# TensorFlow Serving adds these to every response with `--rest_api_enable_cors_support`.
 CORS = (
     ("Access-Control-Allow-Origin", "*"),
     ("Access-Control-Allow-Methods", "POST, GET"),
@@ -40,11 +40,11 @@ CORS = (
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of a model.
+    """A request about a model.
 
     Attributes:
-        verb: what to do.
-        target: the model, and its version if one is asked for.
+        verb: the operation.
+        target: the model, and its version if the path has one.
     """
 
     verb: Verb
@@ -52,12 +52,10 @@ class Question:
 
 
 def route(request: HttpRequest) -> Question | HttpReply | None:
-    """Return what a request asks for, or the reply if it is refused.
-
-    The query is not looked at. The body is not looked at either.
+    """Route a request, or return the error response; query and body are ignored.
 
     Returns:
-        None if the path is none of this dialect's.
+        None if the path does not belong to this dialect.
     """
     if not ROOT.match(request.path):
         return None
@@ -74,7 +72,7 @@ def route(request: HttpRequest) -> Question | HttpReply | None:
     model, version, label, word = match.groups()
     number = None if version is None else _number(version)
     if number is not None and number > LARGEST_VERSION:
-        # The original says nothing, with the same status.
+        # TensorFlow Serving returns an empty body with the same status.
         return refused(ClientError(f"version: expected at most {LARGEST_VERSION}"))
     if method == "POST" and word not in ("predict", "classify", "regress", "explain"):
         return _malformed(request)
@@ -90,12 +88,12 @@ def route(request: HttpRequest) -> Question | HttpReply | None:
 
 
 def refused(error: ClientError) -> HttpReply:
-    """Return the reply for an error."""
+    """Return the response for an error."""
     return HttpReply(orjson.dumps({"error": error.message}), error.status)
 
 
 def _number(digits: str) -> int:
-    """Read a number; of one that is too large only that it is."""
+    """Read a number; one that is too large becomes any number beyond int64."""
     significant = digits.lstrip("0")
     return int(significant or 0) if len(significant) <= LONGEST_VERSION else LARGEST_VERSION + 1
 

@@ -1,6 +1,6 @@
 """JSON values to arrays by TensorFlow Serving's rules.
 
-Arrays are made of all values at once. Only where that fails are values checked one by one, in
+Arrays are made from all values at once. Values are checked one by one only if that fails, in
 TensorFlow Serving's order, so that the same value is reported.
 """
 
@@ -39,7 +39,7 @@ _SPACE = re.compile(r"[ \t\n\v\f\r]+")
 
 
 class ValueMismatchError(ClientError):
-    """A value is not of the input's type; the message begins with "expected"."""
+    """A value has the wrong type; the message begins with "expected"."""
 
 
 def to_array(value: Any, dtype: int) -> Array | None:
@@ -59,7 +59,7 @@ def to_array(value: Any, dtype: int) -> Array | None:
 
 
 def shape_of(value: Any) -> list[int]:
-    """Return the length of a list, of its first element, and so on."""
+    """Return the length of a list, of its first element, and so on inwards."""
     shape = []
     while type(value) is list:
         shape.append(len(value))
@@ -74,7 +74,7 @@ def check(value: Any, dtype: int, shape: Sequence[int], level: int = 0) -> int:
         value: a value or nested lists.
         dtype: the values' `tensorflow.DataType`.
         shape: the lengths of the lists.
-        level: how many lists the value is nested in.
+        level: nesting depth of the value.
     """
     if type(value) is not list:
         if level != len(shape):

@@ -1,1 +1,1 @@
-"""What answers each path of the API."""
+"""Endpoints of the API."""

@@ -1,4 +1,4 @@
-"""`/openapi.json`: the API described, from the models that are being served; `/docs` shows it."""
+"""`/openapi.json`: the description of the API and the served models; `/docs` displays it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TITLE = "Predictions"
 
 
 class DocsApi:
-    """Describes the default model and those in use."""
+    """Describes the default model and the models in use."""
 
     def __init__(self, core: Predictor, model: str, *, keys: bool) -> None:
         self._core = core
@@ -28,13 +28,13 @@ class DocsApi:
         self._route = Route(PATH, ("GET",), handle=self._openapi)
 
     def route(self, request: HttpRequest) -> Route | None:
-        """Return what answers a request."""
+        """Return the route of a request."""
         return self._route if request.path == PATH else None
 
     async def _openapi(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
         schemas = []
         for name in dict.fromkeys([self._model, *self._core.known_models()]):
-            # The others are described while one is away.
+            # Leave out a model that is unavailable.
             with suppress(ClientError):
                 schemas.append(await self._core.schema(Target(name), deadline))
         return json_reply(

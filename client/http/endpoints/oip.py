@@ -35,7 +35,7 @@ class OipApi:
         }
 
     def route(self, request: HttpRequest) -> Route | None:
-        """Return what answers a request."""
+        """Return the route of a request."""
         try:
             asked = oip_models.route(request.path)
         except ClientError as error:
@@ -69,7 +69,7 @@ class OipApi:
         self, target: Target, request: HttpRequest, deadline: Deadline
     ) -> HttpReply:
         if target.label is not None:
-            # The server's status does not look at labels.
+            # GetModelStatus ignores labels, so resolve the label first.
             target = Target(target.model, (await self._core.metadata(target, deadline)).version)
         available = await available_versions(self._core, target, deadline)
         return oip_models.ready(bool(available), target.model)

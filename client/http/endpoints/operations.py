@@ -19,7 +19,7 @@ from client.serving.deadlines import Deadline
 from client.serving.protos import ModelVersionStatus
 
 AVAILABLE = ModelVersionStatus.State.Value("AVAILABLE")
-# Probes give up early; so does the question behind the answer.
+# Probes time out early, so the status request must too.
 READY_TIMEOUT_SECONDS = 1.0
 WATCH_SECONDS = 1.0
 
@@ -39,11 +39,11 @@ class OperationsApi:
         }
 
     def route(self, request: HttpRequest) -> Route | None:
-        """Return what answers a request."""
+        """Return the route of a request."""
         return self._routes.get(request.path)
 
     async def _livez(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
-        """Say that the process answers; nothing else, so that it is not restarted in vain."""
+        """Report that the process responds; a missing model must not restart it."""
         return json_reply({"status": "alive"})
 
     async def _readyz(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
@@ -54,23 +54,23 @@ class OperationsApi:
         return json_reply({"status": "ready", "model": self._model, "versions": available})
 
     async def is_ready(self, deadline: Deadline) -> bool:
-        """Whether the model can be asked, and the service is not about to stop."""
+        """Whether the model is available, and the service is not stopping."""
         try:
             return bool(await self._check(deadline))
         except ClientError:
             return False
 
     async def watch(self) -> None:
-        """Keep this worker's state up to date for the probes that other workers answer."""
+        """Keep this worker's state up to date for probes that reach other workers."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             await self.is_ready(Deadline(READY_TIMEOUT_SECONDS))
 
     async def _check(self, deadline: Deadline) -> list[int]:
-        """Return the versions that can be asked.
+        """Return the available versions.
 
         Raises:
-            ClientError: there is none, or a worker cannot answer or is about to stop.
+            ClientError: there are none, or a worker is not ready or is stopping.
         """
         if self._states.draining:
             raise UnavailableError("the client is stopping")
@@ -93,7 +93,7 @@ class OperationsApi:
 
 
 async def available_versions(core: Predictor, target: Target, deadline: Deadline) -> list[int]:
-    """Return the versions of a model that can be asked, newest first.
+    """Return the available versions of a model, newest first.
 
     Raises:
         ServerError: there is no such model or version, or the server cannot be reached.

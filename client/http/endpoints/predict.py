@@ -1,4 +1,4 @@
-"""`/predict` and `/explain`: one model, in our own dialect."""
+"""`/predict` and `/explain`: the default model, in the project's own dialect."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ class JsonApi:
         }
 
     def route(self, request: HttpRequest) -> Route | None:
-        """Return what answers a request."""
+        """Return the route of a request."""
         return self._routes.get(request.path)

@@ -35,19 +35,19 @@ from client.serving.tensors import Array
 
 IGNORED_HEADER = "X-Ignored-Columns"
 MISSING_HEADER = "X-Missing-Imputed"
-# A response that is kept until it is complete goes to a file beyond this size.
+# A response that is buffered until complete goes to a temporary file beyond this size.
 KEPT_BYTES = 2**23
 PIECE_BYTES = 2**18
 
 
 @dataclass(frozen=True)
 class StreamReply:
-    """An answer that is made while it is sent.
+    """A streamed response.
 
     Attributes:
-        content_type: of the pieces.
-        headers: further ones.
-        pieces: the bytes.
+        content_type: media type of the body.
+        headers: further headers.
+        pieces: the body.
     """
 
     content_type: str
@@ -56,7 +56,7 @@ class StreamReply:
 
 
 def is_table(headers: Mapping[str, str]) -> bool:
-    """Return whether a request's body is a table, by its Content-Type."""
+    """Return whether Content-Type says that the body is a table."""
     return content_types.is_table(headers.get("content-type"))
 
 
@@ -69,15 +69,15 @@ class Tables:
     async def answer(
         self, target: Target, request: HttpRequest, chunks: AsyncIterator[bytes], timeout: float
     ) -> StreamReply:
-        """Return the answer to a table, begun.
+        """Return the response to a table once its first piece is ready.
 
-        The query has the `TableOptions`.
+        The query holds the `TableOptions`.
 
         Args:
-            target: the model, and the version if one is asked for.
-            request: without its body.
+            target: the model, and the version if the request names one.
+            request: the request without its body.
             chunks: the body.
-            timeout: seconds that each call may take.
+            timeout: timeout of each call in seconds.
 
         Raises:
             ClientError: the table cannot be read, or its first rows cannot be predicted.
@@ -94,13 +94,13 @@ class Tables:
         if writer.can_tell_errors:
             pieces = _chained(await anext(pieces), pieces)
         else:
-            # HTTP cannot take back a response that is half sent.
+            # An error cannot replace a response that is half sent.
             pieces = await _kept(pieces)
         return StreamReply(answered, answering.headers(), pieces)
 
 
 class _Answering:
-    """One table on its way."""
+    """The processing of one table."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class _Answering:
         """Yield the response's bytes.
 
         Raises:
-            ClientError: before the first piece, or at any time in a type without lines for errors.
+            ClientError: before the first piece, or any time in a format without error lines.
         """
         begun = False
         try:
@@ -174,12 +174,12 @@ class _Answering:
         return prediction
 
     async def _follow(self, version: int, deadline: Deadline) -> None:
-        """Go on with the version that answers now, if it reads rows in the same way."""
+        """Continue with the version that answers now, if it reads rows in the same way."""
         new = await self._core.schema(Target(self._target.model, version), deadline)
         if not self._reader.layout.holds_for(new):
             raise ClientError(
-                f"version {self.schema.version} of the model gave way to version {version}, which "
-                "reads rows in another way; send the table again, or ask for one version",
+                f"version {self.schema.version} of the model was replaced by version {version}, "
+                "which reads rows differently; send the table again, or request one version",
                 409,
             )
         self.schema = new
@@ -192,7 +192,7 @@ async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[by
 
 
 async def _kept(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Wait for all of a response before yielding it."""
+    """Buffer the whole response before yielding it."""
     with ExitStack() as stack:
         file = stack.enter_context(SpooledTemporaryFile(KEPT_BYTES))
         async for piece in pieces:

@@ -17,7 +17,7 @@ from client.http.routing import Lane, Route
 from client.inference.predictor import Predictor
 from client.serving.deadlines import Deadline
 
-# For the metrics, whose labels must not be callers' words.
+# For metrics: callers must not choose label values.
 _NAME = re.compile(
     r"/v1/models(?:/[^/:]+)?(/versions/[^/:]+|/labels/[^/:]+)?(/metadata|:\w+)?", re.IGNORECASE
 )
@@ -42,7 +42,7 @@ class RestApi:
         self._codecs = {"predict": RestPredictions(), "explain": explanations}
 
     def route(self, request: HttpRequest) -> Route | None:
-        """Return what answers a request; malformed ones are answered by the dialect too."""
+        """Return the route of a request; malformed ones get the dialect's own errors."""
         name, asked = _name(request.path), route(request)
         if not isinstance(asked, Question):
             return Route(name, None, handle=self._refuse, headers=self._headers)

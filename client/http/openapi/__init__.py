@@ -1,4 +1,4 @@
-"""An OpenAPI document of what this service answers, made from the models that are served."""
+"""The OpenAPI document of this service, made from the served models."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ OPENAPI = "3.1.0"
 def document(
     schemas: Sequence[Schema], *, default_model: str, title: str, version: str, keys: bool = False
 ) -> Json:
-    """Return the document, as OpenAPI 3.1 has it.
+    """Return the OpenAPI 3.1 document.
 
     Args:
-        schemas: of the models that are served, each in the version that answers.
-        default_model: the model that `/predict` is about.
-        title: of the service.
-        version: of the service.
-        keys: whether an API key is asked for.
+        schemas: schemas of the served models, each of the version that answers.
+        default_model: the model of `/predict`.
+        title: title of the service.
+        version: version of the service.
+        keys: whether API keys are required.
     """
     paths: Json = {}
     default = next((s for s in schemas if s.model == default_model), None)
@@ -70,14 +70,14 @@ def _operations_of(paths: Json) -> list[Json]:
 
 
 def _operations() -> Json:
-    """Return what those ask who operate the service."""
+    """Return the operations for operators of the service."""
     status = object_of(status={"type": "string"})
     not_ready = object_of(status={"type": "string"}, error={"type": "string"})
     return {
-        "/livez": get_operation("livez", "Tell that the process answers", json_content(status)),
+        "/livez": get_operation("livez", "Check that the process responds", json_content(status)),
         "/readyz": get_operation(
             "readyz",
-            "Tell whether the default model can be asked",
+            "Check that the default model is available",
             json_content(status),
             not_ready,
         ),

@@ -40,15 +40,15 @@ def inference_paths(schema: Schema) -> Json:
     for target in TARGETS[:2]:
         about = {
             "operationId": operation_id(schema, target, "inference_metadata"),
-            "summary": f"Tell the inputs and outputs of {schema.model}",
+            "summary": f"Get the inputs and outputs of {schema.model}",
             "parameters": [
-                query_parameter("signature_name", "the signature whose they are", schema.signatures)
+                query_parameter("signature_name", "the signature to describe", schema.signatures)
             ],
             "responses": responses(json_content(model), OF_GETS),
         }
         ready = {
             "operationId": operation_id(schema, target, "inference_ready"),
-            "summary": f"Tell whether {schema.model} can be asked",
+            "summary": f"Check that {schema.model} is available",
             "responses": responses(json_content(is_ready), (400, 404, 429, 500, 504))
             | not_ready(is_ready),
         }
@@ -104,7 +104,7 @@ def _infer(schema: Schema, target: str) -> Json:
 
 
 def inference_server_paths() -> Json:
-    """Return what the protocol asks of the server itself."""
+    """Return the protocol's operations for the server itself."""
     is_ready = object_of(ready={"type": "boolean"})
     about = object_of(
         name={"type": "string"},
@@ -113,11 +113,13 @@ def inference_server_paths() -> Json:
     )
     live = json_content(object_of(live={"type": "boolean"}))
     return {
-        "/v2": get_operation("inference_server", "Tell what this server is", json_content(about)),
-        "/v2/health/live": get_operation("inference_live", "Tell that the process answers", live),
+        "/v2": get_operation(
+            "inference_server", "Get the server's name and version", json_content(about)
+        ),
+        "/v2/health/live": get_operation("inference_live", "Check that the process responds", live),
         "/v2/health/ready": get_operation(
             "inference_server_ready",
-            "Tell whether the default model can be asked",
+            "Check that the default model is available",
             json_content(is_ready),
             is_ready,
         ),

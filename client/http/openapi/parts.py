@@ -1,4 +1,4 @@
-"""The parts that every operation of the document is put together from."""
+"""Building blocks of the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from client.http.messages import JSON
 from client.http.openapi.schemas import Json
 from client.serving.schema import Schema
 
-# The ways to say which version of a model is meant.
+# Path suffixes that select a version of a model.
 TARGETS = ("", "/versions/{version}", "/labels/{label}")
 
-# Why a request may not be answered, by status.
+# Descriptions of error responses, by status.
 ERRORS = {
-    400: "The request is wrong; the error names the field, what came, and what was expected",
-    401: "The request brings no API key, or one that is not known",
+    400: "The request is invalid; the error names the field, the value and what was expected",
+    401: "The API key is missing or unknown",
     404: "There is no such model, version or label",
-    406: "No type that Accept allows can be written",
+    406: "Accept allows none of the supported types",
     408: "The body did not arrive in time",
     409: "The model changed while a table was being read; send it again",
-    413: "The body, or the answer to it, is too large",
-    415: "The type or the encoding of the body is not known",
-    429: "Too many requests wait; try again after Retry-After",
+    413: "The body or the response is too large",
+    415: "The type or the encoding of the body is not supported",
+    429: "Too many requests are waiting; try again after Retry-After",
     500: "The model failed",
-    501: "The model cannot do this, or has a type of values that this form cannot hold",
+    501: "The model does not support this, or has a type that this format cannot represent",
     503: "The model server cannot be reached or is not ready; try again after Retry-After",
     504: "The model server did not answer in time",
 }
 OF_GETS = (400, 404, 429, 500, 503, 504)
-# Of every operation, but only where keys are asked for.
+# On every operation, but only if API keys are required.
 UNAUTHORIZED = 401
 OF_POSTS = tuple(status for status in ERRORS if status != UNAUTHORIZED)
 
-# The ways in which a request may bring its API key.
+# The ways to send an API key.
 SECURITY: Json = {
-    "bearer": {"type": "http", "scheme": "bearer", "description": "the API key as it is"},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "the API key"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 
@@ -46,7 +46,7 @@ ERROR: Json = {
 
 
 def error(status: int) -> Json:
-    """Return the response with one of the statuses of `ERRORS`."""
+    """Return the response for a status of `ERRORS`."""
     reply: Json = {
         "description": ERRORS[status],
         "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
@@ -61,33 +61,33 @@ def error(status: int) -> Json:
 
 
 def responses(content: Json, errors: Sequence[int] = OF_POSTS) -> Json:
-    """Return the responses of an operation: the answer by media type, and the errors."""
+    """Return an operation's responses: content by media type, and errors."""
     good = {"description": "The answer", "content": content}
     return {"200": good, **{str(status): reference(status) for status in errors}}
 
 
 def reference(status: int) -> Json:
-    """Return what stands for the response with one of the statuses of `ERRORS`."""
+    """Return a reference to the response for a status of `ERRORS`."""
     return {"$ref": f"#/components/responses/{status}"}
 
 
 def json_content(schema: Json) -> Json:
-    """Return content that is JSON."""
+    """Return JSON content."""
     return {JSON: {"schema": schema}}
 
 
 def object_of(**properties: Json) -> Json:
-    """Return the schema of an object that has all of some properties."""
+    """Return the schema of an object whose properties are all required."""
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def not_ready(schema: Json) -> Json:
-    """Return the response that says no, in a form of its own."""
+    """Return the 503 response of a probe, which has a schema of its own."""
     return {"503": {"description": "Not ready", "content": json_content(schema)}}
 
 
 def query_parameter(name: str, description: str, values: Iterable[str] = ()) -> Json:
-    """Return a parameter that may follow the path; its values, if there are only so many."""
+    """Return an optional query parameter, with its values if they are few."""
     schema: Json = {"type": "string"}
     if values:
         schema["enum"] = sorted(values)
@@ -95,7 +95,7 @@ def query_parameter(name: str, description: str, values: Iterable[str] = ()) -> 
 
 
 def path_item(target: str, **operations: Json) -> Json:
-    """Return the operations at a path, with the parameter that its target has."""
+    """Return the operations at a path, with the parameter of its target."""
     if not target:
         return operations
     name = target.rpartition("{")[2].rstrip("}")
@@ -109,19 +109,19 @@ def path_item(target: str, **operations: Json) -> Json:
 
 
 def operation_id(schema: Schema, target: str, what: str) -> str:
-    """Return a name for an operation that no other has."""
+    """Return a unique id for an operation."""
     of = {"": "", "/versions/{version}": "_version", "/labels/{label}": "_label"}[target]
     return f"{what}{of}_{schema.model}"
 
 
 def get_operation(name: str, summary: str, content: Json, unready: Json | None = None) -> Json:
-    """Return a path that is only asked with GET.
+    """Return a path that has only GET.
 
     Args:
-        name: of the operation.
-        summary: what it does.
-        content: the answer by media type.
-        unready: the schema of the answer that says no with 503, if it ever does.
+        name: id of the operation.
+        summary: summary of the operation.
+        content: response content by media type.
+        unready: schema of the 503 response, if there is one.
     """
     good = responses(content, ())
     answers = good if unready is None else {**good, **not_ready(unready)}

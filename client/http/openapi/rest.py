@@ -44,7 +44,7 @@ def friendly_operation(schema: Schema) -> Json:
     threshold: Json = {"type": "number", "minimum": 0, "maximum": 1}
     if has_threshold(schema, DEFAULT_SIGNATURE):
         extra["threshold"] = threshold
-        about = "probability from which on the label is the second class"
+        about = "probability at and above which the label is the second class"
         for form in operation["requestBody"]["content"][JSON]["schema"]["anyOf"]:
             form["properties"]["threshold"] = {**threshold, "description": about}
     for form in answer["anyOf"]:
@@ -62,14 +62,14 @@ def explain_operation(schema: Schema, name: str) -> Json:
     body = _body(schema, EXPLAIN, _row(schema, EXPLAIN))
     return {
         "operationId": name,
-        "summary": f"Tell each column's share of the log-odds that {schema.model} gives",
+        "summary": f"Explain predictions of {schema.model} by each column's share of the log-odds",
         "requestBody": {"required": True, "content": json_content(body)},
         "responses": responses(json_content(answer)),
     }
 
 
 def _row(schema: Schema, signature_name: str) -> Json:
-    """Return the schema of a row in our own dialect: an object, or a list in the table's order."""
+    """Return the schema of a row: an object, or a list in the table's order."""
     row = row_schema(schema, signature_name)
     order = schema.column_order(signature_name)
     if order is None:
@@ -82,13 +82,13 @@ def _row(schema: Schema, signature_name: str) -> Json:
 
 
 def _body(schema: Schema, signature_name: str, row: Json, asked: Json | None = None) -> Json:
-    """Return the schema of rows that are asked about, in row form and in column form.
+    """Return the schema of a request body, in row form and in column form.
 
     Args:
-        schema: of the model.
-        signature_name: the signature that takes them.
-        row: the schema of one.
-        asked: the schema of what else may be said, by key: the name of another signature.
+        schema: schema of the model.
+        signature_name: the signature that takes the rows.
+        row: JSON Schema of a row.
+        asked: JSON Schemas of further members, by key.
     """
     signature = schema.signatures[signature_name]
     asked = asked or {}
@@ -99,7 +99,7 @@ def _body(schema: Schema, signature_name: str, row: Json, asked: Json | None = N
             for input_name, spec in signature.inputs.items()
         }
     )
-    # The values of an only input need no name; another signature may have only one.
+    # The values of a single input need no name; another signature may have a single input.
     is_plain = bool(asked) or len(signature.inputs) == 1
     all_values = {"anyOf": [columns, {"type": "array"}]} if is_plain else columns
     body: Json = {
@@ -144,14 +144,18 @@ def _predict(schema: Schema, row: Json, name: str) -> Json:
         "summary": f"Predict rows with {schema.model}",
         "parameters": [
             query_parameter("signature_name", "of tables: the signature to run"),
-            query_parameter("outputs", "of tables: the outputs that are wanted (a,b)"),
-            query_parameter("id", "of tables: a column to pass through, first"),
-            query_parameter("keep", "of tables: columns to pass through (a,b), or all"),
+            query_parameter("outputs", "of tables: the outputs to return (a,b)"),
+            query_parameter("id", "of tables: a column to copy to the response, as its first"),
+            query_parameter("keep", "of tables: columns to copy to the response (a,b), or all"),
             query_parameter(
-                "on_error", "of tables: row puts a bad row's error in its place", ("table", "row")
+                "on_error",
+                "of tables: with row, a bad row is answered with its error",
+                ("table", "row"),
             ),
             query_parameter(
-                "csv_guard", "of CSV: whether formulas in text are made harmless", ("on", "off")
+                "csv_guard",
+                "of CSV: whether text that looks like a formula is escaped",
+                ("on", "off"),
             ),
         ],
         "requestBody": {
@@ -163,7 +167,7 @@ def _predict(schema: Schema, row: Json, name: str) -> Json:
 
 
 def _any_answer(schema: Schema) -> Json:
-    """Return the schema of a row's answer by whichever signature, the default one's first."""
+    """Return the schema of a row's prediction by any signature, the default one first."""
     names = sorted(schema.signatures, key=lambda name: (name != DEFAULT_SIGNATURE, name))
     forms: list[Json] = []
     for name in names:
@@ -186,7 +190,7 @@ def rest_paths(schema: Schema) -> Json:
 
 
 def _verbs(schema: Schema, target: str) -> Json:
-    """Return what a model can be asked for with POST."""
+    """Return a model's POST operations."""
     verbs: Json = {}
     if DEFAULT_SIGNATURE in schema.signatures:
         name = operation_id(schema, target, "predict")
@@ -237,7 +241,7 @@ def _status(schema: Schema, target: str) -> Json:
     answer = object_of(model_version_status={"type": "array", "items": version})
     return {
         "operationId": operation_id(schema, target, "status"),
-        "summary": f"Tell the state of the versions of {schema.model}",
+        "summary": f"Get the state of the versions of {schema.model}",
         "responses": responses(json_content(answer), OF_GETS),
     }
 
@@ -246,6 +250,6 @@ def _metadata(schema: Schema, target: str) -> Json:
     answer = object_of(model_spec={"type": "object"}, metadata={"type": "object"})
     return {
         "operationId": operation_id(schema, target, "metadata"),
-        "summary": f"Tell the signatures of {schema.model}",
+        "summary": f"Get the signatures of {schema.model}",
         "responses": responses(json_content(answer), OF_GETS),
     }

@@ -1,4 +1,4 @@
-"""JSON Schema of a model's rows and answers, made from what is known of the model."""
+"""JSON Schemas of a model's rows and predictions, made from the model's schema."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def value_schema(dtype: int) -> Json:
 
 
 def answer_schema(dtype: int) -> Json:
-    """Return the schema of one value that a model gives; null is what JSON has no number for."""
+    """Return the schema of one output value; NaN and infinities are null."""
     if dtype == STRING:
         return {"anyOf": [{"type": "string"}, BASE64]}
     numpy_dtype = DTYPES.get(dtype)
@@ -52,11 +52,11 @@ def answer_schema(dtype: int) -> Json:
 
 
 def row_value(spec: TensorSpec, one: Json) -> Json:
-    """Return the schema of what a tensor holds for one row.
+    """Return the schema of a tensor's values in one row.
 
     Args:
-        spec: of the tensor, whose first dimension is the rows'.
-        one: the schema of a single value.
+        spec: spec of the tensor, whose first dimension is the rows.
+        one: JSON Schema of a single value.
     """
     if spec.shape is None:
         return {"description": f"{dtype_name(spec.dtype)} of any shape"}
@@ -67,7 +67,7 @@ def row_value(spec: TensorSpec, one: Json) -> Json:
 
 
 def column_schema(column: Column, spec: TensorSpec) -> Json:
-    """Return the schema of a column's value, with what training has seen as examples."""
+    """Return the schema of a column's value, with examples from training."""
     schema = column.describe(value_schema(spec.dtype))
     schema["examples"] = column.examples(spec.dtype)
     if column.takes_missing(spec.dtype):
@@ -103,7 +103,7 @@ def row_schema(schema: Schema, signature_name: str) -> Json:
 
 
 def outputs_schema(outputs: Mapping[str, TensorSpec]) -> Json:
-    """Return the schema of a row's answer: an object, or the value of the only output."""
+    """Return the schema of a row's prediction: an object, or the value of the only output."""
     values = {n: row_value(s, answer_schema(s.dtype)) for n, s in outputs.items()}
     if len(values) == 1:
         return next(iter(values.values()))
@@ -128,12 +128,12 @@ def tensor_schema(name: str, spec: TensorSpec) -> Json:
 
 
 def _float_limits(dtype: np.dtype[Any]) -> Json:
-    """Return from where on a number would become infinite."""
+    """Return the limits beyond which a number would become infinite."""
     limits = np.finfo(dtype)
     largest = float(limits.max)
     if dtype.itemsize == np.dtype(np.float64).itemsize:
         return {"minimum": -largest, "maximum": largest}
-    # What is nearer to the largest than to the next, if there were one, is rounded to the largest.
+    # Numbers up to half a step beyond the largest are rounded to it.
     limit = largest + 2.0 ** (limits.maxexp - limits.nmant - 2)
     return {"exclusiveMinimum": -limit, "exclusiveMaximum": limit}
 

@@ -22,5 +22,5 @@ COLUMN_TYPES: dict[str, type[Column]] = {
 
 
 def make_column(kind: str, *fields: Any, **named: Any) -> Column:
-    """Return a column of a kind; of a kind that is not known, one without rules of its own."""
+    """Return a column of a kind; unknown kinds get a plain `Column`."""
     return COLUMN_TYPES.get(kind, Column)(*fields, **named)

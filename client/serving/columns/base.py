@@ -1,4 +1,4 @@
-"""What all kinds of columns share: missing values, and how a table's cell is read."""
+"""The base class of columns: missing values, and the reading of table cells."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from client.serving.tensors import DTYPES, dtype_name
 
 NEVER_MISSING = "the model has seen no missing value there"
-# What Excel, pandas, R, SAS and SQL dumps write for a missing value.
+# Marks that Excel, pandas, R, SAS and SQL dumps write for missing values.
 MISSING = frozenset(
     (
         *("", "NA", "N/A", "n/a", "#N/A", "#NA", "#N/A N/A", "<NA>", "NaN", "nan", "-NaN", "-nan"),
@@ -19,7 +19,7 @@ MISSING = frozenset(
         *("1.#QNAN", "-1.#QNAN"),
     )
 )
-# What is trimmed from a cell.
+# Characters trimmed from cells.
 BLANKS = " \t\n\v\f\r"
 # Python's float() also reads nan, inf, 1_000 and digits of any script.
 PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -30,13 +30,13 @@ MISSING_INTEGER = -(2**63)
 class MissingBoolean(int):
     """A missing boolean: -2 if it is sent as false, -1 if as true.
 
-    Arrays of booleans that have one are int8 until they are sent, so that it can be counted.
+    Arrays of booleans that hold one stay int8 until they are sent, so that it can be counted.
     """
 
     __slots__ = ()
 
 
-# The most digits of an integer of 64 bits, with its sign.
+# Length of the longest 64-bit integer, with its sign.
 _MAX_INTEGER_LENGTH = 20
 
 Json = dict[str, Any]
@@ -49,17 +49,17 @@ class Column:
     Attributes:
         name: also the name of the input that takes it.
         vocabulary: the values of a categorical or boolean column, as text.
-        mean, deviation, minimum, maximum: of a numeric column, in training; of dates in days.
-        class_means: of a numeric column, among the rows of each class.
-        class_modes: of the others, index in the vocabulary of each class's most frequent value; -1
-            if there is none.
+        mean, deviation, minimum, maximum: statistics of numbers in training; dates in days.
+        class_means: means of numbers in each class.
+        class_modes: for other kinds, index in the vocabulary of each class's most frequent value;
+            -1 if there is none.
         missing: whether training had missing values.
         mode: index in the vocabulary of the most frequent value, -1 for numbers; None if the model
             was exported before every column took missing values.
     """
 
     kind: ClassVar[str] = ""
-    # What a value must be, where a dtype does not say it.
+    # The expected value, for messages, if the dtype does not say it.
     expected: ClassVar[str] = ""
 
     name: str
@@ -80,7 +80,7 @@ class Column:
 
     @property
     def range(self) -> tuple[float, float] | None:
-        """The least and the greatest number in training, None if values are not numbers."""
+        """Minimum and maximum in training, None if values are not numbers."""
         return None
 
     @cached_property
@@ -89,14 +89,14 @@ class Column:
         return frozenset(self.vocabulary)
 
     def parse(self, text: str, dtype: int) -> Any:
-        """Return the JSON value that a table's cell stands for, None if it is missing.
+        """Return a cell's value as a JSON value, None if it is missing.
 
         Args:
             text: the cell.
             dtype: the input's `tensorflow.DataType`.
 
         Raises:
-            ValueError: the cell is not such a value; the message is what was expected.
+            ValueError: the cell is not such a value; the message says what was expected.
         """
         return self.parse_word(word_of(text), dtype)
 
@@ -154,7 +154,7 @@ def parse_word(word: str, dtype: int) -> Any:
     """Return the JSON value of a trimmed cell by its dtype alone.
 
     Raises:
-        ValueError: the cell is not such a value; the message is what was expected.
+        ValueError: the cell is not such a value; the message says what was expected.
     """
     kind = DTYPES[dtype].kind if dtype in DTYPES else ""
     if kind == "O":

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from client.serving.columns.base import Column, Json
 from client.serving.tensors import DTYPES
 
-# Numbers outside are written with an exponent.
+# Numbers outside this range are written with an exponent.
 MIN_PLAIN, MAX_PLAIN = 1e-6, 1e15
 
 
@@ -21,7 +21,7 @@ class NumericColumn(Column):
 
     @property
     def range(self) -> tuple[float, float] | None:
-        """The least and the greatest number in training."""
+        """Minimum and maximum in training."""
         return self.minimum, self.maximum
 
     def shown(self, value: float) -> str:
@@ -43,7 +43,7 @@ class NumericColumn(Column):
 
 
 def plain_number(value: float, digits: int) -> str:
-    """Return a number with so many significant digits, without an exponent if people can read it.
+    """Format a number with significant digits, without an exponent if it stays readable.
 
     Digits before the decimal point are never rounded.
     """

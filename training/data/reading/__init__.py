@@ -49,8 +49,8 @@ class Source:
 
     Attributes:
         name: its name on the command line.
-        files: in the order in which their rows are read; all have the same columns.
-        test: a table of its own whose rows are all held out, while none of this one's are.
+        files: the files in reading order; all have the same columns.
+        test: a separate table whose rows are all held out; then no rows of this one are.
     """
 
     name: str
@@ -64,25 +64,25 @@ class Source:
 
     @property
     def left_out(self) -> Mapping[str, str]:
-        """Columns that a program added when it stored the table, and why they are no features."""
+        """Columns added by a program that stored the table, with the reason to leave them out."""
         return {name: why for file in self.files for name, why in file.left_out.items()}
 
     @property
     def separator(self) -> str:
-        """What separates the fields of the first file; empty if it is not CSV."""
+        """The field separator of the first file; empty if it is not CSV."""
         return self.files[0].separator
 
     @property
     def can_be_read_again(self) -> bool:
-        """Whether the rows are there a second time; those of a stream are not."""
+        """Whether the rows can be read a second time; a stream's cannot."""
         return not any(file.is_stream for file in self.files) and (
             self.test is None or self.test.can_be_read_again
         )
 
     def head(self) -> Part:
-        """Return the first rows as they stand in the first file, to detect kinds by.
+        """Return the first rows, unparsed, for detecting kinds.
 
-        A column that is in the files' paths has the values of all files in turn.
+        A column in the files' paths has the values of all files in turn.
 
         Raises:
             DataError: the file is malformed.
@@ -97,9 +97,9 @@ class Source:
         """Read the columns that have a parser.
 
         Args:
-            parsers: how to read each column.
-            worker: index of the reading worker, which gets the parts from the `worker`-th on.
-            workers: how many share the parts; each gets every `workers`-th.
+            parsers: the parser of each column.
+            worker: index of this worker, which starts at part `worker`.
+            workers: number of workers; each reads every `workers`-th part.
 
         Raises:
             DataError: a file is malformed, or a value is not of its column's kind.
@@ -144,7 +144,7 @@ def open_source(name: str) -> Source:
     for found in find(name):
         try:
             files.append(_open_file(found))
-        except EmptyFileError as error:  # programs write one part each, with rows or without
+        except EmptyFileError as error:  # parallel programs also write empty parts
             empty = empty or error
     if empty is not None and not files:
         raise empty
@@ -182,7 +182,7 @@ def _open_file(found: Found) -> File:
 def _open_standard_input() -> File:
     name = "standard input"
     opened = streams.opened(name, sys.stdin.buffer)
-    stream = opened.__enter__()  # to be read as long as there are parts
+    stream = opened.__enter__()  # stays open while parts are read
     head = stream.read(HEAD_BYTES)
     form = recognise(name, head)
     rewound = cast(BinaryIO, io.BufferedReader(streams.Rewound(head, stream, opened)))

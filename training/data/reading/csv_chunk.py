@@ -1,4 +1,4 @@
-"""Some whole records of a CSV file, and how they are parsed."""
+"""Chunks of whole CSV records, and their parsing."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from training.features.cells import MISSING
 
 @dataclass
 class Layout:
-    """What all chunks of a file share.
+    """The layout shared by all chunks of a file.
 
     Attributes:
-        name: of the file, for errors.
-        columns: as in the header.
-        separator: between fields.
-        constants: columns that are in the file's path only, with their one value.
-        has_marks: whether a numeric column has had a mark for a missing value other than "".
-            Looking for marks takes as long as parsing, so it is done once they are known to occur.
+        name: the file's name, for errors.
+        columns: the columns of the header.
+        separator: the field separator.
+        constants: columns in the file's path, with their one value.
+        has_marks: whether a numeric column has had a missing mark other than "". Searching for
+            marks takes as long as parsing, so it starts with the first one.
     """
 
     name: str
@@ -72,16 +72,16 @@ class Chunk:
         except pl.exceptions.PolarsError as error:
             self._check_text()
             self._blank_records()
-            reason = str(error).splitlines()[0]  # the others are for polars' callers
+            reason = str(error).splitlines()[0]  # the other lines are advice on calling polars
             raise DataError(f"{self.layout.name}, from line {self.line} on: {reason}") from error
         return self._part(self._without_blank_lines(frame))
 
     def place(self, row: int) -> str:
-        """Say where a row is; only errors ask, so this may walk through the chunk."""
+        """Return the position of a row, for errors; may scan the chunk."""
         return f"{self.layout.name} line {self._record(row)[0]}"
 
     def cell(self, row: int, column: str) -> str:
-        """Return a cell as it stands in the file; only errors ask."""
+        """Return a cell as written in the file, for errors."""
         constants = self.layout.constants
         if column in constants:
             return constants[column]
@@ -96,7 +96,7 @@ class Chunk:
         schema = csv_dtypes(layout.columns, parsers)
         columns = [column for column in parsers if column in schema]
         marks = missing_marks(parsers)
-        # Without marks polars takes NaN for a number, and all others for an error.
+        # Without marks polars parses NaN as a number, and rejects all others.
         layout.has_marks |= not set(marks) <= set(MISSING)
         for null_values in ([], marks)[layout.has_marks :]:
             try:
@@ -118,14 +118,14 @@ class Chunk:
             self.data,
             has_header=False,
             schema=dict(schema),
-            # The last one too: it shows whether a record is too short.
+            # The last column shows whether a record is too short.
             columns=sorted({header.index(c) for c in columns} | {len(header) - 1}),
             separator=self.layout.separator,
             null_values=null_values,
         )
 
     def _without_blank_lines(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Drop the rows that polars makes of blank lines; it fills up short records silently."""
+        """Drop the rows that polars makes from blank lines; it pads short records silently."""
         header = self.layout.columns
         if not frame[header[-1]].null_count():
             return frame  # each record has a last field
@@ -139,7 +139,7 @@ class Chunk:
         return frame.filter(kept)
 
     def _blank_records(self) -> list[int]:
-        """Return which records are blank lines.
+        """Return the indexes of the records that are blank lines.
 
         Raises:
             DataError: a record has too few or too many fields.

@@ -19,7 +19,7 @@ from training.data.reading.quotes import QuoteError, whole_records
 from training.errors import DataError, EmptyFileError
 
 CHUNK_BYTES = 8 << 20
-# A field that is quoted over more than this begins with a quote that somebody forgot to close.
+# A quoted field longer than this probably has an unclosed quote.
 MAX_RECORD_BYTES = 64 << 20
 csv.field_size_limit(MAX_RECORD_BYTES)
 REMOVE_QUOTE = (
@@ -40,8 +40,8 @@ class CsvFile(File):
 
         Args:
             name: its path, or a name for the stream.
-            stream: UTF-8, read once in place of the path.
-            constants: columns that are in the file's path only, with their one value.
+            stream: UTF-8, read once instead of the path.
+            constants: columns in the file's path, with their one value.
 
         Raises:
             DataError: it cannot be read, or does not begin with a header.
@@ -59,7 +59,7 @@ class CsvFile(File):
         self.is_stream = stream is not None
         if INDEX_NAME.fullmatch(header[0]):
             self.left_out = {header[0]: "index of pandas or R, a first column without a name"}
-        # A stream cannot be read again. Nothing is kept of a file: there may be thousands.
+        # A stream cannot be read again. For files keep nothing: there may be thousands.
         self._head: Chunk | None = None
         if stream is not None:
             self._head, self._chunks = head, chain([head], chunks)
@@ -143,7 +143,7 @@ class CsvFile(File):
 
 
 def _first_bytes(file: BinaryIO) -> bytes:
-    """Return at least the first line, and some more to guess the separator from."""
+    """Return at least the first line, and enough to guess the separator."""
     head = b""
     while len(head) < HEAD_BYTES or b"\n" not in head[-HEAD_BYTES:]:
         more = file.read(HEAD_BYTES)

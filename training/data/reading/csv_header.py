@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SEPARATORS = (b",", b";", b"\t", b"|")
 # Spreadsheets write and read a first line such as `sep=;`.
 SEPARATOR_LINE = re.compile(rb'"?sep=([\t !#-~])"?[ \t,;]*\r?\n', re.IGNORECASE)
-# The name that pandas gives to a column without one: the index, where it leads.
+# pandas' name for a first column without a name, usually the index.
 UNNAMED = "Unnamed: 0"
 INDEX_NAME = re.compile(r"Unnamed: 0(\.\d+)?")
 RECORDS_TO_COMPARE = 50
@@ -29,12 +29,12 @@ SAVE_AS_UTF_8 = "save the file in UTF-8 (in a spreadsheet: Save As, CSV UTF-8)"
 
 @dataclass(frozen=True)
 class Beginning:
-    """What the first bytes say.
+    """The header's position and the separator.
 
     Attributes:
-        start: where the header begins.
-        line: the header's line.
-        separator: one byte, between fields.
+        start: offset of the header.
+        line: line number of the header.
+        separator: the field separator, one byte.
     """
 
     start: int
@@ -62,10 +62,10 @@ def read_header(
     """Return the names of the columns, and where the rows begin.
 
     Args:
-        name: of the file, for errors.
-        line: of the header.
+        name: the file's name, for errors.
+        line: line number of the header.
         records: RFC 4180, from the header on.
-        separator: between fields.
+        separator: the field separator.
 
     Raises:
         DataError: the first record is not a header.

@@ -1,4 +1,4 @@
-"""Recognise the format of a file by its first bytes."""
+"""File formats, recognised by their first bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ READ = "CSV, JSON Lines, Parquet and Arrow IPC are read"
 TO_CSV = "save it as CSV (in a spreadsheet: Save As, CSV UTF-8)"
 TO_PARQUET = "convert it to Parquet or CSV"
 JSON_LINES = "write one object per line (pandas: to_json(path, orient='records', lines=True))"
-# Their first bytes are letters, so a CSV header can begin with them; but it has no NUL bytes.
+# A CSV header could begin with these letters too, but has no NUL bytes.
 REFUSED_BINARY: tuple[tuple[bytes, str, str], ...] = (
     (b"ORC", "an ORC file", TO_PARQUET),
     (b"FEA1", "a Feather file of version 1", "write it as Feather version 2"),
@@ -53,14 +53,14 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def recognise(name: str, head: bytes) -> Format:
-    """Return a file's format; what is not known is taken for CSV.
+    """Return a file's format, CSV if it is unknown.
 
     Args:
-        name: of the file, for errors.
+        name: the file's name, for errors.
         head: its first `HEAD_BYTES`, decompressed, in UTF-8 if it is text.
 
     Raises:
-        DataError: it has a format that is not read.
+        DataError: the format is not supported.
     """
     binary = b"\0" in head
     if binary and head.startswith(b"PAR1"):
@@ -91,7 +91,7 @@ def recognise(name: str, head: bytes) -> Format:
 
 
 def refused(name: str, what: str, way_out: str) -> DataError:
-    """Return the error for a format that is not read."""
+    """Return the error for an unsupported format."""
     return DataError(f"{name} is {what}, which is not read; {way_out} ({READ})")
 
 
@@ -102,7 +102,7 @@ def _begins_with_json_lines(text: bytes, whole: bool) -> bool:
     try:
         first = json.loads(line)
     except ValueError:
-        # A malformed first line is told with its line; a document spans several.
+        # A document spans several lines; a malformed line is reported later, with its number.
         return rest.lstrip().startswith(b"{")
     columns = list(first.values())
     return not (columns and not rest.strip() and all(isinstance(c, dict | list) for c in columns))

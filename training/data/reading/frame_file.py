@@ -20,7 +20,7 @@ from training.data.reading.part import (
 from training.data.reading.streams import reading
 from training.errors import DataError, EmptyFileError
 
-# The name that pandas gives to an index without one.
+# pandas' names for an unnamed index.
 PANDAS_INDEX = re.compile(r"__index_level_\d+__|__null_dask_index__")
 
 
@@ -42,14 +42,14 @@ class FrameFile(File):
 
 
 class StoredFrame(File):
-    """A file with typed columns; a few of its batches are in memory at a time."""
+    """A file with typed columns, of which only a few batches are in memory at a time."""
 
     def __init__(self, name: str, constants: Mapping[str, str] | None = None) -> None:
         """Read the file's schema.
 
         Args:
             name: its path.
-            constants: columns that are in the file's path only, with their one value.
+            constants: columns in the file's path, with their one value.
 
         Raises:
             DataError: it cannot be read.
@@ -147,7 +147,7 @@ def _part(name: str, first: int, frame: pl.DataFrame) -> Part:
 
 
 def _equal_slices(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Cut batches of any size into slices whose size depends on nothing but the rows."""
+    """Cut batches of any size into slices of equal size."""
     pending: pl.DataFrame | None = None
     for batch in batches:
         pending = batch if pending is None else pending.vstack(batch)

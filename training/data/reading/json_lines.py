@@ -40,8 +40,8 @@ class JsonLinesFile(File):
 
         Args:
             name: its path, or a name for the stream.
-            stream: UTF-8, read once in place of the path.
-            constants: columns that are in the file's path only, with their one value.
+            stream: UTF-8, read once instead of the path.
+            constants: columns in the file's path, with their one value.
 
         Raises:
             DataError: it cannot be read.
@@ -54,13 +54,13 @@ class JsonLinesFile(File):
             raise EmptyFileError(f"{name}: expected JSON objects, found nothing")
         self._keys = tuple(head.frame().columns)
         self.columns = (*self._keys, *self.constants)
-        # A stream cannot be read again. Nothing is kept of a file: there may be thousands.
+        # A stream cannot be read again. For files keep nothing: there may be thousands.
         self.is_stream = stream is not None
         self._head = head if stream is not None else None
         self._chunks = chain([head], chunks) if stream is not None else None
 
     def head(self) -> Part:
-        """Return the first rows, with the types that JSON has."""
+        """Return the first rows, with JSON's types."""
         chunk = self._head or next(_read_chunks(self.name, None))
         frame = chunk.frame()[:ROWS_PER_PART]
         return Part(with_constants(frame, self.constants), chunk.place)
@@ -108,7 +108,7 @@ class _Chunk:
             return self._mixed_frame()
 
     def place(self, row: int) -> str:
-        """Say where a row is."""
+        """Return the position of a row, for errors."""
         return f"{self.name} line {self._object(row)[0]}"
 
     def cell(self, row: int, key: str) -> str:

@@ -1,4 +1,4 @@
-"""What every kind of file yields: parts with typed columns that know where each row stands."""
+"""Files and their parts: typed columns, with the position of each row for errors."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ class Part:
     """Some rows of a source.
 
     Attributes:
-        frame: columns as their parsers give them: numbers and days as floats, the others as
-            String; null is a missing value.
-        place: says where a row of the frame stands, like `customers.csv line 7`.
+        frame: parsed columns: numbers and days as floats, the others as String; null is missing.
+        place: returns the position of a row, like `customers.csv line 7`.
         cell: returns the text of a cell; None for files that are not text.
     """
 
@@ -32,7 +31,7 @@ class Part:
     cell: Callable[[int, str], str] | None = None
 
     def as_written(self, row: int, column: str) -> object:
-        """Return a cell as it stands in the file, if that is text, for errors."""
+        """Return a cell as written in the file if that is text, for errors."""
         return self.cell(row, column) if self.cell else self.frame[column][row]
 
 
@@ -40,13 +39,13 @@ class File(ABC):
     """One file of a source.
 
     Attributes:
-        name: for messages.
-        columns: their names.
-        separator: between the fields of a text file; empty if there is none.
+        name: the file's name, for messages.
+        columns: names of the columns.
+        separator: the field separator; empty if there is none.
         is_stream: whether it can be read only once.
-        constants: columns that are in the file's path only, with their one value.
-        left_out: columns that a program added when it stored the table, and why they are no
-            features.
+        constants: columns in the file's path, with their one value.
+        left_out: columns added by a program that stored the table, with the reason to leave them
+            out.
     """
 
     name: str
@@ -58,7 +57,7 @@ class File(ABC):
 
     @abstractmethod
     def head(self) -> Part:
-        """Return the first rows as they stand in the file, to detect kinds by.
+        """Return the first rows, unparsed, for detecting kinds.
 
         Raises:
             DataError: the file is malformed.
@@ -70,17 +69,17 @@ class File(ABC):
 
 
 def with_constants(frame: pl.DataFrame, constants: Mapping[str, str]) -> pl.DataFrame:
-    """Add the columns whose one value is in the file's path."""
+    """Add the columns in the file's path."""
     return frame.with_columns(pl.lit(value).alias(name) for name, value in constants.items())
 
 
 def csv_dtypes(columns: tuple[str, ...], parsers: Parsers) -> dict[str, type[pl.DataType]]:
-    """Return what polars may parse each column of a CSV file as."""
+    """Return the polars dtype for parsing each column of a CSV file."""
     return {name: parsers[name].dtype if name in parsers else pl.String for name in columns}
 
 
 def missing_marks(parsers: Parsers) -> list[str]:
-    """Return the texts that polars may take for a missing value."""
+    """Return the texts that polars may read as missing."""
     return list(next((p.cell_format.marks for p in parsers.values()), MISSING))
 
 
@@ -108,10 +107,10 @@ def converted(part: Part, parsers: Parsers) -> Part:
 
 
 def refuse(part: Part, parser: CellParser, values: pl.Series, wrong: pl.Series) -> None:
-    """Refuse the first value that is marked as wrong.
+    """Raise an error for the first value that is marked as wrong.
 
     Raises:
-        DataError: there is one.
+        DataError: a value is marked.
     """
     if wrong.any():
         row = int(wrong.arg_max() or 0)

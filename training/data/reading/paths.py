@@ -1,4 +1,4 @@
-"""The files that a name stands for: one file, a directory, or a glob pattern."""
+"""The files of a table: one file, a directory, or a glob pattern."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TABLE_SUFFIXES = (
     *(".parquet", ".pq", ".arrow", ".feather", ".ipc"),
 )
 COMPRESSION_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip")
-# Written beside the parts of a table by Spark, Hadoop and Dask.
+# Files that Spark, Hadoop and Dask write beside the parts of a table.
 MARKERS = ("_SUCCESS", "_metadata", "_common_metadata")
 # Hive's name for a missing value.
 MISSING_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -28,8 +28,8 @@ class Found:
     """A file of a table.
 
     Attributes:
-        path: where it is.
-        partition: columns whose one value is in the names of its directories (`year=2024`).
+        path: its path.
+        partition: columns given by the names of its directories (`year=2024`).
     """
 
     path: Path

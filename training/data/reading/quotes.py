@@ -1,7 +1,7 @@
-"""Find where CSV records end, and quote the fields that hold a bare quote.
+"""Quotes in CSV: the ends of records, and fields that hold a bare quote.
 
-A quote opens a field only at the field's beginning, as in Python's csv module and pandas; anywhere
-else (`5" pipe`) it is text. polars reads RFC 4180 only, so other fields are rewritten.
+A quote opens a field only at its beginning, as in Python's csv module and pandas; anywhere else
+(`5" pipe`) it is text. polars reads only RFC 4180, so such fields are rewritten.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class QuoteError(Exception):
     """A quoted field does not end as it should.
 
     Attributes:
-        opens: where its quote opens.
-        closes: where it closes, followed by text; None if it never does.
+        opens: offset of its opening quote.
+        closes: offset of the closing quote if text follows it; None if there is no closing quote.
     """
 
     def __init__(self, opens: int, closes: int | None = None) -> None:
@@ -83,7 +83,7 @@ def _rewritten(data: bytes, separator: bytes, final: bool) -> tuple[bytes, int]:
         newline = data.rfind(b"\n", at, quote)
         record_end = newline + 1 if newline >= 0 else record_end
         start = max(at, newline + 1, data.rfind(separator, at, quote) + 1)
-        if data[start:quote].strip(blank):  # text before the quote: it is text too
+        if data[start:quote].strip(blank):  # text before the quote: the quote is text too
             at = _match(field_end, data, quote)
             field = b'"' + data[start:at].strip(blank).replace(b'"', b'""') + b'"'
         else:

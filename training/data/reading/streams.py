@@ -23,7 +23,7 @@ BUFFER_BYTES = 64 << 10  # longer reads go past the buffer, without a copy
 GZIP, BZIP2, XZ, ZSTANDARD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"
 ZIP = b"PK\x03\x04"
 LINES_AT_A_TIME = 50_000
-# That of UTF-32 begins like that of UTF-16.
+# UTF-32's mark begins with UTF-16's, so it goes first.
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -41,8 +41,8 @@ class Rewound(io.RawIOBase):
 
         Args:
             head: the bytes.
-            stream: what follows them.
-            owner: closes the stream when it is released, so it is kept.
+            stream: the rest.
+            owner: kept alive, since releasing it would close the stream.
         """
         self._head, self._stream, self._owner = head, stream, owner
 
@@ -60,7 +60,7 @@ class Rewound(io.RawIOBase):
 
 
 class _Generated(io.RawIOBase):
-    """A stream of what an iterator yields."""
+    """A stream over an iterator of bytes."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces, self._piece = pieces, b""
@@ -85,7 +85,7 @@ def opened(name: str, stream: BinaryIO | None = None) -> Iterator[BinaryIO]:
 
     Args:
         name: its path, or a name for the stream.
-        stream: read it in place of the path.
+        stream: read instead of the path.
 
     Raises:
         DataError: it cannot be read.
@@ -139,7 +139,7 @@ def _buffered(pieces: Iterator[bytes]) -> io.BufferedReader[Any]:
 
 
 def _zstandard_lines(name: str) -> Iterator[bytes]:
-    """Decompress with polars: Python's own module comes with 3.14."""
+    """Decompress with polars: Python's own module is new in 3.14."""
     for frame in pl.scan_lines(name).collect_batches(chunk_size=LINES_AT_A_TIME, lazy=True):
         lines = frame.to_series().to_list()
         yield "\n".join([*lines, ""]).encode()
