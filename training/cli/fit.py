@@ -120,7 +120,7 @@ def _fit(
         return
 
     console = Console(stderr=True, quiet=quiet)
-    # It imports TensorFlow while this process does. With several workers, one starts it when needed.
+    # It imports TensorFlow while this process does; several workers start one when needed.
     alone = workers == 1 and "TF_CONFIG" not in os.environ
     process = FreshProcess() if alone else None
     with console.status("starting TensorFlow"):  # imported late, to keep --help fast
