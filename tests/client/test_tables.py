@@ -276,7 +276,9 @@ def test_a_table_goes_on_with_a_new_version_if_that_reads_it_alike(
         assert len(reply.content.splitlines()) == 1 + 40_000
     else:
         assert reply.status_code == 409
-        assert reply.json()["error"].startswith("version 1 of the model was replaced by version 2, ")
+        assert reply.json()["error"].startswith(
+            "version 1 of the model was replaced by version 2, "
+        )
 
 
 def test_another_signature_and_lists(url: str, connection: ServingClient) -> None:
@@ -815,7 +817,9 @@ def test_arrow_that_says_something_else_is_told() -> None:
     assert "ends within a message" in error(ARROW, SMALL[ARROW][:-20], numeric).message
     assert "has data after its end" in error(ARROW, SMALL[ARROW] + b"more", numeric).message
     assert "not an Arrow IPC stream" in error(ARROW, b"ARROW1\0\0" * 9, numeric).message
-    assert "compressed buffers" in error(ARROW, as_arrow(NAMED, compression="zstd"), numeric).message
+    assert (
+        "compressed buffers" in error(ARROW, as_arrow(NAMED, compression="zstd"), numeric).message
+    )
     big = as_arrow({n: np.zeros(6_000_000, np.float32) for n in NAMED})
     assert error(ARROW, big, numeric).status == 413
 
