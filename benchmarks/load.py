@@ -82,7 +82,7 @@ def ask(request: Request) -> tuple[int, bytes]:
 
 
 def load(request: Request, connections: int, seconds: int) -> Load:
-    """Send a request over several connections, each time as soon as the previous one is answered."""
+    """Send a request over several connections, on each as soon as the previous one is answered."""
     if shutil.which("wrk") is None:
         return asyncio.run(_load(request, connections, seconds))
     command = ["wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds}s"]

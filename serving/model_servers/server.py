@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 DRAIN_SECONDS = 10.0
 # The delay until a signal is noticed.
 SIGNAL_SECONDS = 0.2
-# More threads than cores compete for the interpreter: on two cores, 8 threads answered a tenth fewer
-# requests than 4. With a single one, a slow model would block the others.
+# Too many threads compete for the interpreter: on two cores, 8 answered a tenth fewer requests than
+# 4. With a single one, a slow model would block the others.
 THREADS = 4
 # Each request that waits for a batch holds a thread.
 BATCHING_THREADS = 256
