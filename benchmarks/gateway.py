@@ -60,7 +60,7 @@ MODEL_SERVER = os.environ.get("TENSORFLOW_MODEL_SERVER", "")
 
 @dataclass(frozen=True)
 class Plan:
-    """How long is measured."""
+    """Durations of the measurement."""
 
     rounds: int
     seconds: int
@@ -72,7 +72,7 @@ QUICK = Plan(rounds=1, seconds=1)
 
 @dataclass(frozen=True)
 class Site:
-    """What all peers are measured with.
+    """The setup shared by all peers.
 
     Attributes:
         model: directory of the SavedModel.
@@ -134,7 +134,7 @@ def site(folder: Path, model: Path) -> Iterator[Site]:
 
 @contextmanager
 def started(peer: Peer, programs: Path, here: Site) -> Iterator[tuple[str, Server]]:
-    """Run a peer while the context lasts; gives its address and its process."""
+    """Run a peer while the context lasts; yield its address and its process."""
     if not peer.command:
         yield f"http://127.0.0.1:{here.rest_port}{peer.path}", here.server
         return
@@ -161,7 +161,7 @@ def request(url: str, form: Form, rows: int, here: Site) -> Request:
 
 
 def answers(asked: Request) -> bool:
-    """Tell whether there is a good answer yet."""
+    """Return whether the peer answers correctly yet."""
     try:
         return ask(asked)[0] == 200
     except (OSError, HTTPException):
@@ -169,7 +169,7 @@ def answers(asked: Request) -> bool:
 
 
 def fault(asked: Request, form: Form, expected: payloads.Floats) -> str:
-    """Ask once, and return what is wrong with the answer, or "" if it is right."""
+    """Send one request, and return the error in its response, or "" if it is right."""
     try:
         status, body = ask(asked)
         if status != 200:
@@ -184,7 +184,7 @@ def fault(asked: Request, form: Form, expected: payloads.Floats) -> str:
 
 
 def measure(peer: Peer, programs: Path, here: Site, plan: Plan, results: Results) -> None:
-    """Start a peer, see that it is right, load it in every way, and stop it."""
+    """Start a peer, check its predictions, apply every load, and stop it."""
     with started(peer, programs, here) as (url, server):
         row = request(url, peer.form, 1, here)
         start = server.wait(lambda: answers(row), START_SECONDS)
@@ -216,7 +216,7 @@ def measure(peer: Peer, programs: Path, here: Site, plan: Plan, results: Results
 
 
 def measure_yardstick(here: Site, plan: Plan, results: Results) -> None:
-    """Let a Python program call Predict over gRPC."""
+    """Measure a Python program that calls Predict over gRPC."""
     row = request("", payloads.NPY, 1, here).body
     variables = {"SERVER": here.address, "ROW": str(row), "SECONDS": str(plan.seconds)}
     before = cpu_seconds([here.server])
@@ -234,7 +234,7 @@ def measure_yardstick(here: Site, plan: Plan, results: Results) -> None:
 
 
 def tell(peer: str, workload: Workload, point: Point) -> None:
-    """Say what was measured, for whoever waits."""
+    """Print a measurement as progress."""
     done = point.load
     click.echo(
         f"{time.strftime('%H:%M:%S')}  {peer:26} {workload.what:20} {workload.connections:4}  "

@@ -20,7 +20,7 @@ PACKAGES = ["uvicorn", "flask", "orjson", "grpcio", "numpy", "tensorflow"]
 
 @dataclass(frozen=True)
 class Report:
-    """What is written of a run.
+    """The report of a run.
 
     Attributes:
         results: what was measured.

@@ -1,4 +1,4 @@
-"""What the client is meant to reach beside others, as ratios within one run."""
+"""Goals of the client against its peers, as ratios within one run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_MB = 80.0
 
 @dataclass(frozen=True)
 class Goal:
-    """A number, and where it is to be.
+    """A measured number and its target.
 
     Attributes:
         text: what is compared.
@@ -50,7 +50,7 @@ class Goal:
 
 
 def goals(results: Results) -> Iterator[Goal]:
-    """Give every goal with what was measured."""
+    """Return every goal with its measurement."""
 
     def ours(workload: Workload) -> Median | None:
         return results.median(OURS.name, workload)

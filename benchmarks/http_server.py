@@ -55,7 +55,7 @@ def loaded(request: Request, connections: int) -> Load:
 @click.command()
 @report.write_option
 def main(folder: Path | None) -> None:
-    """Measure every server in turn."""
+    """Measure each server in turn."""
     if shutil.which("wrk") is None:
         sys.exit("this benchmark needs wrk (on Debian: apt-get install wrk)")
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,4 +1,4 @@
-"""What a process pays for the messages of TensorFlow Serving, imported both ways."""
+"""Cost of importing TensorFlow Serving's messages, with and without TensorFlow."""
 
 from __future__ import annotations
 

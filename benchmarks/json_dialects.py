@@ -1,4 +1,4 @@
-"""What reading requests and writing replies as JSON costs: `python -m benchmarks.json_dialects`.
+"""Cost of decoding and encoding JSON: `python -m benchmarks.json_dialects`.
 
 Nothing is sent: these are the functions that the client runs on its event loop for each request.
 """

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
-# Until a request counts as failed.
+# Timeout of a request.
 TIMEOUT_SECONDS = 20
 
 
@@ -35,7 +35,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Load:
-    """What came of a load.
+    """The result of a load.
 
     Attributes:
         requests: that were answered, errors too.
@@ -52,7 +52,7 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Requests that were answered well, a second."""
+        """Successful requests per second."""
         return max(0, self.requests - self.errors) / self.seconds
 
     @classmethod
@@ -63,7 +63,7 @@ class Load:
 
 
 def generator() -> str:
-    """Say what makes the load."""
+    """Return the name of the load generator."""
     return "wrk, one thread" if shutil.which("wrk") else "asyncio (wrk is not installed)"
 
 
@@ -82,7 +82,7 @@ def ask(request: Request) -> tuple[int, bytes]:
 
 
 def load(request: Request, connections: int, seconds: int) -> Load:
-    """Send a request over so many connections, each as soon as the one before is answered."""
+    """Send a request over several connections, on each as soon as the previous one is answered."""
     if shutil.which("wrk") is None:
         return asyncio.run(_load(request, connections, seconds))
     command = ["wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds}s"]

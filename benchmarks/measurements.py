@@ -1,4 +1,4 @@
-"""What was measured of each peer, over all rounds."""
+"""Measurements of each peer, over all rounds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ YARDSTICK = "bare gRPC"
 
 @dataclass(frozen=True)
 class Workload:
-    """Requests with so many rows over so many connections."""
+    """Requests with a number of rows over a number of connections."""
 
     rows: int
     connections: int
@@ -21,7 +21,7 @@ class Workload:
 
     @property
     def what(self) -> str:
-        """What a request is, whatever the number of connections."""
+        """The request's description, without the number of connections."""
         return f"{self.rows:,} row{'s' * (self.rows > 1)} as {self.form}"
 
 
@@ -32,7 +32,7 @@ BULK = tuple(Workload(10_000, 1, form) for form in ("JSON", "npy", "Arrow"))
 
 @dataclass(frozen=True)
 class Point:
-    """One load, and the seconds of CPU that the peer took for it, with all its processes."""
+    """One load, and the CPU seconds of all the peer's processes."""
 
     load: Load
     cpu_seconds: float
@@ -69,7 +69,7 @@ class Median:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a peer takes in one round.
+    """The resources of a peer in one round.
 
     Attributes:
         start_seconds: from its start until it had answered for the first time.
@@ -86,7 +86,7 @@ class Footprint:
 
 @dataclass
 class Results:
-    """All that was measured, and why some was not.
+    """All measurements, and the reasons for missing ones.
 
     Attributes:
         missing: why something could not be measured, by peer and what it was.
@@ -97,7 +97,7 @@ class Results:
     missing: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def add(self, peer: str, workload: Workload, point: Point) -> None:
-        """Keep a point."""
+        """Add a point."""
         self.points.setdefault((peer, workload), []).append(point)
 
     def median(self, peer: str, workload: Workload) -> Median | None:

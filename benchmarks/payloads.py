@@ -1,4 +1,4 @@
-"""What the peers are sent and how their answers are read: the same rows, in each one's own form."""
+"""Payloads: the same rows in each peer's own form, and the reading of its responses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Floats = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Form:
-    """A way to write rows into a request, and to read probabilities from the reply to it."""
+    """A way to write rows into a request, and to read probabilities from its response."""
 
     name: str
     content_type: str
@@ -96,7 +96,7 @@ OPEN_INFERENCE = _json(
     },
     lambda reply: reply["outputs"][0]["data"],
 )
-# What people write who choose the form themselves.
+# The usual form in hand-written apps.
 PLAIN = _json("plain", lambda rows: {"instances": rows}, lambda reply: reply["predictions"])
 BARE_LIST = _json("bare-list", lambda rows: {"instances": rows}, lambda reply: reply)
 NPY = Form("npy", "application/x-npy", _write_npy, _read_npy)

@@ -1,4 +1,4 @@
-"""Who is measured: each peer's versions, how it is started, and which settings it has."""
+"""The peers: versions, commands and settings."""
 
 from __future__ import annotations
 
@@ -137,6 +137,6 @@ MLSERVER = Peer(
     },
 )
 
-# That answer with the model in their own process.
+# Peers that run the model in their own process.
 PYTHON_PEERS = (FASTAPI, LITSERVE, BENTOML, MLSERVER)
 PEERS = (OURS, COURSE, *PYTHON_PEERS)

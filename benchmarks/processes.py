@@ -1,4 +1,4 @@
-"""Servers under load: started, looked at, and stopped with all that they have started."""
+"""Server processes under load: start, CPU and memory, and stop with all children."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 STOP_SECONDS = 10
 POLL_SECONDS = 0.01
-# Of a log, when a server did not come up.
+# Characters of the log to show when a server does not start.
 LINES_SHOWN = 5
 
 
 class StartError(Exception):
-    """A server did not come up."""
+    """A server did not start."""
 
 
 class Server:
@@ -69,7 +69,7 @@ class Server:
         return time.perf_counter() - self.started
 
     def stop(self) -> None:
-        """End it; what it leaves behind or what does not listen is killed."""
+        """Stop the server; kill children that remain or do not react."""
         family = self.processes()
         with suppress(psutil.NoSuchProcess):
             self._process.terminate()
@@ -79,7 +79,7 @@ class Server:
         for process in alive:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        # Of a server that ended by itself nobody knows the children, but they are in its group.
+        # The children of a server that has ended are found by their process group.
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         psutil.wait_procs(alive, timeout=STOP_SECONDS)

@@ -15,7 +15,7 @@ from launcher.summary import exposure_warning, is_ready, summary
 from launcher.supervisor import Supervisor
 
 ROOT = Path(__file__).resolve().parents[1]
-# Whoever reaches the model server can make it load models, so it stays on this machine.
+# Listen on loopback only: anyone who can reach the model server can make it load models.
 SERVER_HOST = "127.0.0.1"
 READY_TIMEOUT_SECONDS = 120
 POLL_SECONDS = 0.1

@@ -20,7 +20,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 DEFAULT_IMAGE = "tensorflow/serving"
 DEFAULT_VERSION = "2.20.0"
 GRPC_PORT = 8500
-# The default, four times the number of cores, refuses calls that the client makes at once.
+# The default, four times the number of cores, rejects concurrent calls of the client.
 GRPC_MAX_THREADS = 64
 LABEL = "org.logreg-serving.role"
 STOP_SECONDS = 1

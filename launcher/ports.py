@@ -1,4 +1,4 @@
-"""TCP ports: whether this run can listen on one, and which one to take instead."""
+"""TCP ports: checks whether one is free, and alternatives."""
 
 from __future__ import annotations
 
@@ -66,6 +66,6 @@ def _is_free(host: str, port: int) -> bool:
 def _listen(host: str, port: int) -> None:
     family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind, protocol) as probe:
-        # As the servers do: connections of an earlier run that linger do not count.
+        # Like the servers, ignore lingering connections of an earlier run.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(target)

@@ -1,4 +1,4 @@
-"""What `make run` prints when the service is ready: addresses, an example request, the report."""
+"""The summary that `make run` prints once ready: addresses, an example request, the report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from launcher import ports
 
 ROOT = Path(__file__).resolve().parents[1]
-# Proxies of the environment are for other machines.
+# Ignore the environment's proxies: the addresses are local.
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 

@@ -12,7 +12,7 @@ import click
 
 from serving.model_servers.flags import Flags, with_flags
 
-# Operators do not need TensorFlow's start-up notes, nor gRPC's: errors are in our own messages.
+# Hide the start-up messages of TensorFlow and gRPC: this server reports errors itself.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Importing TensorFlow imports Keras 3, which doubles the time and is not used here. With this
 # variable it looks for tf_keras, which is not installed.
@@ -38,7 +38,7 @@ def main(flags: Flags) -> None:
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, lambda number, frame: stop.set())
 
-    # Imported late, because --help and wrong flags need not wait seconds for TensorFlow.
+    # Imported late: TensorFlow takes seconds, and --help and invalid flags do not need it.
     import tensorflow as tf
 
     from serving.config.text_proto import ConfigError

@@ -58,7 +58,7 @@ class Observer:
 
 @dataclass(frozen=True)
 class Target:
-    """Where the result is published, and under which conditions.
+    """The target of publication, and its conditions.
 
     Attributes:
         models: directory of all models.
@@ -242,14 +242,14 @@ def _split(settings: FitSettings) -> Split:
 
 
 def _identity(fingerprint: Mapping[str, Any], settings: FitSettings) -> dict[str, Any]:
-    """Return what a fit must agree in to be resumed."""
+    """Return the data and settings that must be equal to resume a fit."""
     # Settings first: another seed makes another fingerprint, and is the reason to report.
     return {**asdict(settings), "data": dict(fingerprint)}
 
 
 @contextmanager
 def _others_waiting(workers: Workers) -> Iterator[None]:
-    """Let the other workers stay until the first is done: it would miss those that leave early."""
+    """Keep the other workers until the first is done, since it would fail without them."""
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ BALANCED = "balanced"
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How to split, fit and evaluate.
+    """Settings of the split, the fit and the evaluation.
 
     Attributes:
         held_out: share of the rows kept for evaluation.
@@ -60,7 +60,7 @@ class FitSettings:
 
     @property
     def step_name(self) -> str:
-        """What a step of the solver is called, in the plural."""
+        """The name of the solver's steps: iterations or epochs."""
         return "epochs" if self.optimizer == "sgd" else "iterations"
 
     @classmethod

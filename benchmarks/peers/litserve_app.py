@@ -1,6 +1,6 @@
-"""LitServe, with its batching: requests that come together are one call of the model."""
+"""LitServe with batching: concurrent requests share one call of the model."""
 
-# LitServe looks at annotations as they are, so they must not be put off to be strings.
+# No `from __future__ import annotations`: LitServe inspects annotations at run time.
 
 import os
 from collections.abc import Sequence

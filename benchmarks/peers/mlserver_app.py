@@ -1,4 +1,4 @@
-"""MLServer, with a runtime of our own; it speaks the Open Inference Protocol."""
+"""MLServer with a custom runtime; it speaks the Open Inference Protocol."""
 
 from __future__ import annotations
 

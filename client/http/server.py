@@ -63,7 +63,7 @@ def serve_http(settings: Settings) -> None:
     unknown, links = Settings.unknown(os.environ)
     if unknown:
         raise UnknownSettingError(
-            f"{', '.join(unknown)}: no such setting; the README's table has all of them"
+            f"{', '.join(unknown)}: no such setting; docs/settings.md lists all of them"
         )
     listener = _listen(settings)
     set_up_logs()

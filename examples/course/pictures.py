@@ -1,4 +1,4 @@
-"""What the notebooks draw more than once: axes, computation graphs, the cost over (w, b)."""
+"""Pictures shared by the notebooks: axes, computation graphs, the cost over (w, b)."""
 
 from __future__ import annotations
 

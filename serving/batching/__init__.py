@@ -1,1 +1,1 @@
-"""Computing the requests that wait together in one batch."""
+"""Server-side batching of concurrent requests."""

@@ -19,7 +19,7 @@ POSITIVE, NON_NEGATIVE = 1, 0
 
 @dataclass(frozen=True)
 class BatchingParameters:
-    """How requests are put together; the names are those of the files.
+    """The parameters of batching, named as in the files.
 
     Attributes:
         max_batch_size: maximum rows of a request, and of a batch unless requests are split.
@@ -87,11 +87,12 @@ class BatchingParameters:
 
 @dataclass(frozen=True)
 class BatchingOptions:
-    """Whether and how requests are computed in batches.
+    """The server's batching options.
 
     Attributes:
-        threads: batches that are computed at once, of all models together.
-        parameters: of every model; None: each version has its own file, or is not batched.
+        threads: batches computed at once, for all models.
+        parameters: parameters of every model; None: each version has its own file, or is not
+            batched.
     """
 
     threads: int
@@ -102,8 +103,8 @@ class BatchingOptions:
         """Read a `BatchingParameters` message.
 
         Args:
-            message: the message of the whole server.
-            per_model: take all but the threads from each version's own file.
+            message: the server's message.
+            per_model: take everything but the threads from each version's own file.
 
         Raises:
             ServingError: as `BatchingParameters.of`.

@@ -21,7 +21,7 @@ def read_text_proto(path: Path, message: M, name: str) -> M:
     Args:
         path: the file.
         message: an empty message of the file's type.
-        name: what the file is, for errors, such as the flag that names it.
+        name: description of the file for errors, such as its flag.
 
     Raises:
         ConfigError: it cannot be read or parsed.

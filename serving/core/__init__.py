@@ -1,1 +1,1 @@
-"""Versions of models: found, loaded, served and unloaded, whatever they are made of."""
+"""Discovery, loading, serving and unloading of versions, independent of their type."""

@@ -1,4 +1,4 @@
-"""Reloads the model config file from time to time."""
+"""Reloads the model config file periodically."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ConfigPoller:
             except (ConfigError, ServingError) as error:
                 problem = str(error)
             except Exception:
-                log.exception("reading the configuration again failed")
+                log.exception("reloading the configuration failed")
             if problem and problem != self._logged:
                 log.error("the configuration is not changed: %s", problem)
             self._logged = problem

@@ -1,4 +1,4 @@
-"""Threads for loads: a load that takes too long gives up its place."""
+"""Threads for loads, with a timeout after which a load frees its slot."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class LoadExecutor:
         self._lock = threading.Lock()
 
     def submit(self, run: Callable[[], None], on_timeout: Callable[[], None]) -> None:
-        """Run a load as soon as there is a place.
+        """Run a load as soon as a slot is free.
 
         Args:
-            run: loads; may take as long as it likes.
+            run: the load, which cannot be interrupted.
             on_timeout: called if it takes longer than the timeout.
         """
         with self._lock:
@@ -47,13 +47,13 @@ class LoadExecutor:
             self._start_waiting()
 
     def set_limit(self, limit: int) -> None:
-        """Change the maximum of loads at once; those that run go on."""
+        """Change the maximum of concurrent loads; running ones continue."""
         with self._lock:
             self._limit = limit
             self._start_waiting()
 
     def cancel_waiting(self) -> None:
-        """Forget loads that have not begun."""
+        """Cancel loads that have not begun."""
         with self._lock:
             self._waiting.clear()
 
@@ -78,7 +78,7 @@ class LoadExecutor:
             load.on_timeout()
 
     def _end(self, load: _Load) -> bool:
-        """Give up a load's place; return False if it had been given up before."""
+        """Free a load's slot; return False if it was free already."""
         with self._lock:
             if load.is_over:
                 return False

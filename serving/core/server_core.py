@@ -1,4 +1,4 @@
-"""The server core: the configuration in force, its labels, and how it is replaced.
+"""The server core: the current configuration, its labels, and reloads.
 
 See tensorflow_serving/model_servers/server_core.cc.
 """
@@ -40,8 +40,8 @@ class ServerCore:
         """Start without models.
 
         Args:
-            manager: has the versions.
-            source: names the versions that the manager is to have.
+            manager: holds the versions.
+            source: finds the versions that the manager should load.
             allow_labels_for_unavailable: whether a new label may be assigned to a version that is
                 not available.
         """
@@ -61,8 +61,8 @@ class ServerCore:
     def start(self, config: Any, stopped: Callable[[], bool]) -> None:
         """Apply the first configuration, and return when its models answer.
 
-        Base paths may be empty or missing; their first version is waited for. Loads that fail are
-        waited for no longer than `FIRST_LOAD_SECONDS`.
+        If a base path is empty or missing, wait for its first version. Wait for loads that fail no
+        longer than `FIRST_LOAD_SECONDS`.
 
         Args:
             config: a `ModelServerConfig`.
@@ -192,7 +192,7 @@ class ServerCore:
 
 
 class _FirstLoads:
-    """Decides when first loads that fail have been waited for long enough.
+    """Decides how long to wait for first loads that fail.
 
     TensorFlow Serving waits until any version of a model has loaded or failed. This server waits
     for the newest, but only briefly if another version answers.

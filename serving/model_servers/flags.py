@@ -19,7 +19,7 @@ POSITIVE = click.IntRange(1)
 
 
 class _File(click.Path):
-    """A file; an empty name is none, as scripts with unset variables write it."""
+    """A file; an empty name means none, for scripts with unset variables."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return super().convert(value, param, ctx) if value else None
@@ -27,7 +27,7 @@ class _File(click.Path):
 
 FILE = _File(dir_okay=False, path_type=Path)
 
-# TensorFlow Serving's flags for things that this server never does, with the reason.
+# Unsupported flags of TensorFlow Serving, with the reason.
 UNSUPPORTED = {
     "use_alts_credentials": "ALTS works between Google's own machines only",
     "platform_config_file": "this server runs TensorFlow SavedModels only",
@@ -43,7 +43,7 @@ UNSUPPORTED = {
     "mixed_precision": "this server serves models as they are",
     "skip_initialize_tpu": "this server computes on the CPU",
 }
-# And for things that it always does.
+# Flags of TensorFlow Serving that are always on.
 ALWAYS_ON = {
     "enable_grpc_healthcheck_service": "health checks are always offered",
     "remove_unused_fields_from_bundle_metagraph": "only a graph's signatures are kept in memory",
@@ -170,7 +170,7 @@ def with_flags(run: Callable[[Flags], None]) -> click.Command:
     for each in fields(Flags):
         settings = {**each.metadata, "default": each.default}
         if types[each.name] is bool:
-            # True by being there, and =true and =false are understood.
+            # Accept --flag, --flag=true and --flag=false.
             settings |= {"type": bool, "is_flag": False, "flag_value": "true"}
         elif settings["type"] is None:
             settings["type"] = types[each.name]
@@ -190,7 +190,7 @@ def with_flags(run: Callable[[Flags], None]) -> click.Command:
 
 
 def _check_fixed(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    """Refuse to change what is fixed; asking for what is done anyway is no error."""
+    """Reject other values of fixed flags; their fixed value is allowed."""
     name = str(parameter.name)
     wanted = value is not None and value.lower() not in ("false", "0", "0.0", "")
     if value is not None and wanted is not (name in ALWAYS_ON):

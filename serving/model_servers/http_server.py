@@ -1,7 +1,6 @@
 """The server of `--rest_api_port`: the state of models, for health checks, and metrics.
 
-The client in front of this server speaks TensorFlow Serving's REST API, predictions included. Only
-the paths of a model's state are answered here.
+Predictions over REST are the client's job; here only the paths of a model's state are served.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ NOT_HERE = (
     "front of this server speaks TensorFlow Serving's REST API"
 )
 MAX_CONNECTIONS = 1000
-# No request that is answered here has a body.
+# No supported request has a body.
 MAX_BODY_BYTES = 2**16
 # Deadline for receiving a request.
 REQUEST_SECONDS = 5
@@ -134,7 +133,7 @@ class HttpServer:
 
     def start(self) -> None:
         """Listen and answer."""
-        # Failed requests are the caller's business, and a full queue shows in the latency.
+        # Failed requests concern the caller, and a full queue is visible as latency.
         logging.getLogger("waitress").setLevel(logging.ERROR)
         self._server = waitress.server.create_server(
             self._app,
@@ -157,7 +156,7 @@ class HttpServer:
 
 
 class _Channel(waitress.channel.HTTPChannel):
-    """A connection that is closed unless its requests arrive in time, however steadily."""
+    """A connection that is closed unless each request arrives within the deadline."""
 
     last_activity: float
 

@@ -31,12 +31,12 @@ from serving.servables.loader import Loader
 
 log = logging.getLogger(__name__)
 
-# How long requests in progress may take after a signal to stop.
+# Time limit for requests in progress after a signal to stop.
 DRAIN_SECONDS = 10.0
 # The delay until a signal is noticed.
 SIGNAL_SECONDS = 0.2
-# More threads than cores compete for the interpreter: 8 threads on two cores answered a tenth fewer
-# requests than 4. More than one, so that a slow model does not hold up the others.
+# Too many threads compete for the interpreter: on two cores, 8 answered a tenth fewer requests than
+# 4. With a single one, a slow model would block the others.
 THREADS = 4
 # Each request that waits for a batch holds a thread.
 BATCHING_THREADS = 256

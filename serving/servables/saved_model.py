@@ -70,7 +70,7 @@ def check_regular(*files: Path) -> None:
         try:
             mode = file.stat().st_mode
         except OSError:
-            continue  # whoever reads it reports that
+            continue  # its reader reports that
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise failed_precondition(f"cannot load {file}: expected a regular file")
 

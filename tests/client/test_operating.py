@@ -436,7 +436,7 @@ def test_workers_end_with_the_process_that_started_them(
             "server_cert and server_key belong together",
         ),
         ({"CLIENT_SERVER_CA": "a.pem"}, "need CLIENT_SERVER_TLS=true"),
-        ({"CLIENT_TIMEOT": "3"}, "CLIENT_TIMEOT: no such setting; the README's table has all"),
+        ({"CLIENT_TIMEOT": "3"}, "CLIENT_TIMEOT: no such setting; docs/settings.md lists all"),
         ({"CLIENT_WORKERS": "0"}, "CLIENT_WORKERS: Input should be greater than or equal to 1"),
     ],
 )

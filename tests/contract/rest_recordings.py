@@ -46,7 +46,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Difference:
-    """What the client answers where it differs from a recording, and why.
+    """The client's response where it differs from a recording, and the reason.
 
     Attributes:
         contains: a part of the body, empty if any will do.
@@ -72,7 +72,7 @@ def differences() -> dict[str, Difference]:
 
 
 def faults(case: Case, got: HttpReply) -> list[str]:
-    """Say where a reply is not the one recorded."""
+    """Return the differences between a reply and the recorded one."""
     found = []
     want = case.reply
     if want.status != got.status:

@@ -107,7 +107,7 @@ def _variable(name: str, value: float) -> Any:
 
 
 def _info(tensor: Any) -> Any:
-    # Of a variable the reference itself, whose dtype says that it is one.
+    # For a variable use the reference itself, which its dtype shows.
     tensor = getattr(tensor, "_variable", tensor)
     return meta_graph_pb2.TensorInfo(
         name=tensor.name,

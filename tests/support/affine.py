@@ -34,7 +34,7 @@ class Affine(tf.Module):
 
 
 def _wait(seconds: Any) -> Any:
-    """Look at the clock until the time is over, however busy the machine is, and return 0."""
+    """Wait by the clock, however busy the machine is, and return 0."""
     end = tf.timestamp() + seconds
     now = tf.while_loop(lambda now: now < end, lambda now: (tf.timestamp(),), (tf.timestamp(),))
     return tf.cast(now[0] < end, tf.float32)

@@ -1,4 +1,4 @@
-"""A caller that knows TensorFlow Serving only: its stubs, and TensorFlow's own tensors."""
+"""A caller that uses only TensorFlow Serving's stubs and TensorFlow's own tensors."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Caller:
         return tf.make_ndarray(reply.outputs["y"]).tolist(), reply.model_spec.version.value
 
     def statuses(self, model: str = "m") -> dict[int, Any]:
-        """Return what is told of each version, by number; nothing of a model that is unknown."""
+        """Return the status of each version by number; empty for an unknown model."""
         request = get_model_status_pb2.GetModelStatusRequest()
         request.model_spec.name = model
         try:

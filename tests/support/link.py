@@ -1,4 +1,4 @@
-"""A network between a client and a real server that a test can hold up and cut."""
+"""A network link between a client and a real server that a test can delay and cut."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Link:
-    """Forwards what comes on a port of its own; what the server says can be held back.
+    """Forwards connections from its own port; the server's data can be held back.
 
     Attributes:
         address: where to connect in place of the server.
@@ -30,21 +30,21 @@ class Link:
         self._start(self._accept)
 
     def hold(self) -> None:
-        """Let nothing come back from the server until `release`."""
+        """Hold back the server's data until `release`."""
         self._flowing.clear()
 
     def release(self) -> None:
-        """Let everything come back, also what was held."""
+        """Forward everything, including held data."""
         self._flowing.set()
 
     def cut(self) -> None:
-        """End all connections; new ones may be made."""
+        """Close all connections; new ones may be opened."""
         for one in self._sockets:
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """End everything."""
+        """Close the link."""
         # Waking a thread that accepts takes a shutdown; closing alone would leave it there.
         self._listener.shutdown(socket.SHUT_RDWR)
         self.cut()

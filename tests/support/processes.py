@@ -25,7 +25,7 @@ START_SECONDS = 60
 
 
 class Process(Protocol):
-    """What tests use of `subprocess.Popen`."""
+    """The part of `subprocess.Popen` that tests use."""
 
     @property
     def pid(self) -> int: ...
@@ -100,7 +100,7 @@ def start_model_server(log: Path, *flags: str, port: int = 0) -> Running:
 
 @contextmanager
 def model_server(folder: Path, config: str, *flags: str) -> Iterator[str]:
-    """Give the address of a model server with the models of a config, which is stopped afterwards.
+    """Yield the address of a model server with the models of a config, and stop it afterwards.
 
     Args:
         folder: for the config's file and the log.
@@ -131,7 +131,7 @@ def listening_address(model_server: Running) -> str:
 
 
 def is_serving(address: str) -> bool:
-    """Ask the standard gRPC health service."""
+    """Query the standard gRPC health service."""
     with grpc.insecure_channel(address) as channel:
         reply = health_pb2_grpc.HealthStub(channel).Check(
             health_pb2.HealthCheckRequest(), timeout=5
@@ -160,7 +160,7 @@ def start_client(log: Path, server: str, *, ready: bool = True, **environment: s
 
 @contextmanager
 def client(log: Path, server: str, *, ready: bool = True, **environment: str) -> Iterator[str]:
-    """Give the URL of a client, which is stopped afterwards."""
+    """Yield the URL of a client, and stop it afterwards."""
     running = start_client(log, server, ready=ready, **environment)
     try:
         yield running.address

@@ -1,4 +1,4 @@
-"""What processes do that publish at once. It imports no TensorFlow, so they start quickly."""
+"""The work of processes that publish concurrently; without TensorFlow, so they start quickly."""
 
 from __future__ import annotations
 

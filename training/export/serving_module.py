@@ -15,12 +15,12 @@ explain
     like serving_default → `contribution`, float32 `[batch, columns]`, and `bias`, float32
     `[batch]`; their sum is the logit
 describe
-    `query`, int32 `[batch]`, any value → what the model is; see `describe` below
+    `query`, int32 `[batch]`, any value → the description of the model; see `describe` below
 classification, regression
     `inputs`, string `[batch]`, each a serialized `tf.Example` → what TensorFlow Serving's
     Classify and Regress need
 
-The preprocessing lives inside the graph, so what was trained is what is served.
+The preprocessing is part of the graph, so serving cannot differ from training.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ METHODS = {
     "classification": "tensorflow/serving/classify",
     "regression": "tensorflow/serving/regress",
 }
-# What TensorFlow takes for the name of an argument.
+# Names that TensorFlow accepts for arguments.
 ARGUMENT_NAME = re.compile(r"(?!self$)[A-Za-z][A-Za-z0-9_]*")
 
 Inputs = dict[str, npt.NDArray[Any]]
@@ -59,14 +59,14 @@ class TrainedModel:
     """Everything that a served version needs.
 
     Attributes:
-        columns: what was learned of the columns, in the table's order.
+        columns: the columns with their statistics, in the table's order.
         weights: float64 `[features]`, see `Encoder`.
         bias: log-odds of a row whose every feature is 0.
-        class_names: what the labels 0 and 1 stand for.
-        threshold: probability from which on the label is class 1.
-        trained_at: when, ISO 8601, UTC.
-        metrics: of the held-out rows, by name.
-        label_name: the column that is predicted.
+        class_names: names of class 0 and class 1.
+        threshold: probability at and above which the label is class 1.
+        trained_at: time of the fit, ISO 8601, UTC.
+        metrics: metrics on the held-out rows, by name.
+        label_name: the label column.
     """
 
     columns: tuple[Column, ...]
@@ -84,15 +84,15 @@ class TrainedModel:
         return all(column.is_number for column in self.columns)
 
     def inputs(self, frame: pl.DataFrame) -> Inputs:
-        """Return rows as what `serving_default` takes.
+        """Return the inputs of `serving_default` for some rows.
 
         Args:
-            frame: cells as parsers give them; null is a missing value.
+            frame: parsed cells; null is a missing value.
         """
         return {column.name: column.served(frame[column.name]) for column in self.columns}
 
     def typical_rows(self) -> pl.DataFrame:
-        """Return an average row of each class: examples that give nobody's data away."""
+        """Return an average row of each class: examples that reveal nobody's data."""
         return pl.DataFrame({column.name: column.typical() for column in self.columns})
 
 
@@ -136,14 +136,14 @@ class LogisticRegressionModule(tf.Module):
         }
 
     def describe(self, query: Any) -> dict[str, Any]:
-        """Return what the model is, once for each element of `query`.
+        """Return the description of the model, once for each element of `query`.
 
-        The leading batch dimension of every output lets server-side batching accept the call.
-        The columns' vocabularies are ragged: `vocabulary_values` holds them one after the other,
-        `vocabulary_lengths` how many values each column has (none if it is numeric).
+        The leading batch dimension of every output makes the call acceptable to server-side
+        batching. Vocabularies are ragged: `vocabulary_values` concatenates them, and
+        `vocabulary_lengths` has the length of each (0 for a numeric column).
         """
         model, columns = self.model, self.model.columns
-        # A few bytes of request must not ask for gigabytes of reply.
+        # A small request must not produce gigabytes of response.
         message = f"describe takes at most {MAX_QUERIES} queries"
         check = tf.debugging.Assert(tf.shape(query)[0] <= MAX_QUERIES, [message])
         facts = {
@@ -253,7 +253,7 @@ def export(model: TrainedModel, directory: Path) -> None:
     writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         tf.saved_model.save(module, str(directory), signatures=signatures)
-    except tf.errors.OpError as error:  # TensorFlow's own name for a full disk and the like
+    except tf.errors.OpError as error:  # raised by TensorFlow for a full disk and the like
         raise OSError(error.message) from error
     finally:
         sys.dont_write_bytecode = writes_none
@@ -261,8 +261,8 @@ def export(model: TrainedModel, directory: Path) -> None:
 
 
 def argument_names(columns: tuple[Column, ...]) -> dict[str, str]:
-    """Return by what name TensorFlow's functions know each column; mostly its own."""
-    # TensorFlow tells the nodes of a graph apart whatever the case of their names.
+    """Return the argument name of each column in TensorFlow functions; mostly the column's own."""
+    # TensorFlow ignores case in the names of a graph's nodes.
     taken = Counter(column.name.lower() for column in columns)
     names = {}
     for position, column in enumerate(columns):
@@ -280,7 +280,7 @@ def _signature(function: Callable[..., Any], inputs: Mapping[str, Any]) -> Any:
 
 
 def _amend(saved_model: Path, arguments: Mapping[str, str]) -> None:
-    """Write down what `tf.saved_model.save` cannot: each signature's RPC, columns' own names."""
+    """Add what `tf.saved_model.save` cannot write: each signature's RPC, and column names."""
     stored = saved_model_pb2.SavedModel.FromString(saved_model.read_bytes())
     for graph in stored.meta_graphs:
         for signature, method in METHODS.items():

@@ -1,4 +1,4 @@
-"""The cost and the graph as TensorBoard shows them."""
+"""TensorBoard logs: the cost and the graph."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from training.export.serving_module import LogisticRegressionModule, TrainedMode
 def write_logs(
     directory: Path, model: TrainedModel, costs: Sequence[float], validation: Sequence[float]
 ) -> None:
-    """Write an event file of the cost of each step and the graph that predicts.
+    """Write an event file with the cost of each step and the serving graph.
 
     Args:
-        directory: for `tensorboard --logdir`; made if it is missing.
-        model: what predicts.
+        directory: the `--logdir` of TensorBoard; created if missing.
+        model: the trained model.
         costs: J of each step.
-        validation: the same of the validation rows, if there are any.
+        validation: J of the validation rows, if there are any.
 
     Raises:
         OSError: the directory cannot be written.

@@ -1,7 +1,7 @@
-"""Requests that a server answers before a version counts as available.
+"""Warm-up requests, which a server runs before a version becomes available.
 
 TensorFlow Serving replays `assets.extra/tf_serving_warmup_requests`, a TFRecord file of
-`PredictionLog` messages, so that the first caller does not wait for what happens only once.
+`PredictionLog` messages, so that the first caller does not wait for one-time work.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Outputs = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a signature: what goes in, and what is known of what comes out."""
+    """A call of a signature: its inputs, and the expected outputs if known."""
 
     signature_name: str
     inputs: Inputs
@@ -56,7 +56,7 @@ def write_calls(path: Path, calls: Iterable[Call]) -> None:
     """Write a file of `PredictionLog` messages.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     try:
         with tf.io.TFRecordWriter(str(path)) as writer:

@@ -1,1 +1,1 @@
-"""What a column is, and how its cells become features."""
+"""Columns: kinds, parsing of cells, and features."""

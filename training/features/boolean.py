@@ -1,4 +1,4 @@
-"""True or false: one feature."""
+"""Booleans: columns of true and false, with one feature."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class BooleanParser(CellParser):
 
     @classmethod
     def detect(cls, text: pl.Series, cell_format: CellFormat, separator: str) -> CellParser | None:
-        """Return a parser if all of some texts are true or false."""
+        """Return a parser if all texts are true or false."""
         return cls(cell_format) if text.str.to_lowercase().is_in(FALSE_TRUE).all() else None
 
     def parse(self, values: pl.Series) -> pl.Series:
@@ -61,7 +61,7 @@ class BooleanColumn(Column):
         return tf.cast(places, dtype)[:, tf.newaxis]
 
     def places(self, codes: Mapping[str, int]) -> npt.NDArray[np.int32]:
-        """Return the place of each code, that of a missing value (−1) first.
+        """Return the vocabulary index of each code, with a missing value (−1) first.
 
         The signature cannot express a missing value; callers send the most frequent one.
         """
@@ -72,7 +72,7 @@ class BooleanColumn(Column):
         return _Place()
 
     def served(self, cells: pl.Series) -> npt.NDArray[Any]:
-        """Return parsed cells as what the signature takes."""
+        """Return parsed cells as values of the signature's input."""
         return (cells.fill_null(FALSE_TRUE[self.mode]) == "true").to_numpy()
 
     def typical(self) -> pl.Series:

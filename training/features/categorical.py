@@ -47,7 +47,7 @@ class CategoricalParser(CellParser):
 
 
 def spellings(value: str, vocabulary: Sequence[str]) -> list[str]:
-    """Return other texts that are read as a value."""
+    """Return other spellings that are read as the value."""
     if set(vocabulary) <= set(FALSE_TRUE):
         return [value.capitalize(), value.upper()]
     return [f"{value}.0"] if value.lstrip("+-").isdecimal() else []
@@ -57,9 +57,8 @@ def spellings(value: str, vocabulary: Sequence[str]) -> list[str]:
 class CategoricalColumn(Column):
     """A column of categories; `marks` are texts that mean a missing value.
 
-    A value's feature is its place in the vocabulary. The place after the last is for values that
-    training has not seen, or too seldom to learn from; the one after that, if there were missing
-    values, for missing ones.
+    A value's feature is its vocabulary index. The index after the last is for values not seen in
+    training, or too rarely; the next one for missing values, if training had any.
     """
 
     marks: tuple[str, ...] = MISSING
@@ -81,11 +80,11 @@ class CategoricalColumn(Column):
     def encode(self, places: Any, dtype: Any) -> Any:
         """Turn places `[rows]` into features `[rows, slots]`."""
         slots = len(self.slots())
-        # Without a slot of its own, a missing value is just another unknown one.
+        # Without a slot of its own, a missing value counts as unknown.
         return tf.one_hot(tf.minimum(places, slots - 1), slots, dtype=dtype)
 
     def places(self, codes: Mapping[str, int]) -> npt.NDArray[np.int32]:
-        """Return the place of each code, that of a missing value (−1) first."""
+        """Return the vocabulary index of each code, with a missing value (−1) first."""
         known = {value: place for place, value in enumerate(self.vocabulary)}
         unknown = len(known)
         return np.array([unknown + 1, *(known.get(v, unknown) for v in codes)], np.int32)
@@ -95,7 +94,7 @@ class CategoricalColumn(Column):
         return _Lookup(self)
 
     def served(self, cells: pl.Series) -> npt.NDArray[Any]:
-        """Return parsed cells as what the signature takes."""
+        """Return parsed cells as values of the signature's input."""
         if self.dtype == tf.int64:
             integers = cells.cast(pl.Int64, strict=False)
             return integers.fill_null(MISSING_INTEGER).to_numpy()
@@ -108,12 +107,12 @@ class CategoricalColumn(Column):
 
     @property
     def example_default(self) -> Any:
-        """What a `tf.Example` without the column means; None if it must have it."""
+        """The value for a `tf.Example` without the column; None if it is required."""
         return "" if self.missing else None
 
 
 class _Lookup(tf.Module):
-    """Finds served values in a vocabulary, blanks around them or not."""
+    """Looks up served values in a vocabulary, ignoring blanks around them."""
 
     def __init__(self, column: CategoricalColumn) -> None:
         super().__init__()
@@ -156,7 +155,7 @@ class CategoryStatistics:
         """Return the code of each value, new ones for new values.
 
         Raises:
-            DataError: there are too many different values.
+            DataError: there are too many distinct values.
         """
         found = [self.codes.setdefault(value, len(self.codes)) for value in values]
         if len(self.codes) > MAX_VALUES:
@@ -179,7 +178,7 @@ class CategoryStatistics:
         self.counts = counts
 
     def merge(self, other: CategoryStatistics) -> None:
-        """Add the rows that another worker has seen; own codes stay."""
+        """Add the rows of another worker, keeping own codes."""
         for value in other.codes:
             self.codes.setdefault(value, len(self.codes))
         weights = np.zeros((len(self.codes), CLASSES))
@@ -196,7 +195,7 @@ class CategoryStatistics:
         """Return the most frequent values, at most `MAX_VOCABULARY`.
 
         Raises:
-            DataError: most rows have a value of their own, so nothing can be learned of them.
+            DataError: most values are unique, so nothing can be learned from them.
         """
         totals = dict(zip(self.codes, self.weights.sum(axis=1).tolist(), strict=False))
         seen = sorted((v for v in totals if totals[v] > 0), key=lambda v: (-totals[v], v))
@@ -227,7 +226,7 @@ class CategoryStatistics:
         return self.weights[code].tolist() if known else [0.0] * CLASSES
 
     def as_json(self) -> dict[str, Any]:
-        """Return it for another worker."""
+        """Return JSON for another worker."""
         return {
             "codes": self.codes,
             "weights": self.weights.tolist(),
@@ -237,7 +236,7 @@ class CategoryStatistics:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> CategoryStatistics:
-        """Read what `as_json` gave."""
+        """Read the JSON of `as_json`."""
         weights = np.asarray(stored["weights"], np.float64).reshape(-1, CLASSES)
         counts = np.asarray(stored["counts"], np.int64)
         return cls(dict(stored["codes"]), weights, counts, stored["missing"])

@@ -1,4 +1,4 @@
-"""How a cell is read: one rule, whatever the file's format. Imports nothing heavy."""
+"""Reading of cells: one rule for all file formats. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import polars as pl
 
 Kind = Literal["numeric", "categorical", "boolean", "date"]
 
-# What Excel, pandas, R, SAS and SQL dumps write for a missing value.
+# Marks that Excel, pandas, R, SAS and SQL dumps write for missing values.
 MISSING = (
     *("", "NA", "N/A", "n/a", "#N/A", "#NA", "#N/A N/A", "<NA>", "NaN", "nan", "-NaN", "-nan"),
     *("null", "NULL", "None", "nil", "(null)", r"\N", "-", "--", "?", "."),
     *("#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "1.#IND", "-1.#IND"),
     *("1.#QNAN", "-1.#QNAN"),
 )
-BLANKS = " \t\n\v\f\r"  # what tf.strings.strip removes, too
+BLANKS = " \t\n\v\f\r"  # the same as tf.strings.strip removes
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class CellFormat:
     Attributes:
         missing: marks of a missing value besides `MISSING`.
         decimal: the decimal point; empty if the values show it.
-        date_format: of dates that are not in one of the forms that are detected, as in strftime.
+        date_format: strftime format of dates, if not one of the detected forms.
     """
 
     missing: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class CellFormat:
 
 @dataclass(frozen=True)
 class CellParser(ABC):
-    """Reads the cells of one column. `column_type` is the class of what is learned of it."""
+    """Reads the cells of one column; `column_type` is the class of the resulting column."""
 
     cell_format: CellFormat = field(default_factory=CellFormat)
 
@@ -58,7 +58,7 @@ class CellParser(ABC):
 
     @property
     def dtype(self) -> type[pl.DataType]:
-        """What polars may parse a CSV field as."""
+        """The polars dtype for parsing a CSV field."""
         return self.csv_dtype
 
     @classmethod
@@ -71,7 +71,7 @@ class CellParser(ABC):
         """Turn texts or typed values into cells; null where missing or not of this kind."""
 
     def advice(self, name: str, value: object) -> str:
-        """Return how a value that is not of this kind can be read all the same."""
+        """Return advice on reading a value that is not of this kind."""
         return (
             f"--missing {value!r} if it means a missing value, "
             f"--columns {name!r}=categorical if the column holds names"
@@ -89,5 +89,5 @@ def trimmed(values: pl.Series, cell_format: CellFormat) -> pl.Series:
 
 
 def is_text(dtype: pl.DataType) -> bool:
-    """Return whether cells of a type are texts that have to be read."""
+    """Return whether a type is text, which must be parsed."""
     return dtype == pl.String

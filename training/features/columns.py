@@ -1,4 +1,4 @@
-"""What training has learned of a column, and the features that it gives."""
+"""Columns: statistics from training, and features."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Column(ABC):
     """A column as `describe` shows it; each kind is a subclass.
 
     Attributes:
-        name: as in the table's header.
+        name: its name in the table's header.
         missing: whether values were missing.
-        mean, deviation, minimum, maximum: of numbers and dates.
-        class_means: of numbers and dates, among the rows of class 0 and of class 1.
-        vocabulary: values of a categorical column, the most frequent first; false and true.
-        class_modes: of the others, place in the vocabulary of the most frequent value per class.
-        mode: the same of all rows; −1 for numbers and dates.
+        mean, deviation, minimum, maximum: statistics of numbers and dates.
+        class_means: means of numbers and dates in class 0 and class 1.
+        vocabulary: values of a category, the most frequent first; for a boolean false and true.
+        class_modes: for other kinds, vocabulary index of the most frequent value in each class.
+        mode: the same for all rows; −1 for numbers and dates.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Column(ABC):
 
     @abstractmethod
     def served(self, cells: pl.Series) -> npt.NDArray[Any]:
-        """Return parsed cells, null where missing, as what the signature takes."""
+        """Return parsed cells, null where missing, as values of the signature's input."""
 
     @abstractmethod
     def typical(self) -> pl.Series:
@@ -76,7 +76,7 @@ class Column(ABC):
 
     @property
     def example_default(self) -> Any:
-        """What a `tf.Example` without the column means; None if it must have it."""
+        """The value for a `tf.Example` without the column; None if it is required."""
         return None
 
     @property

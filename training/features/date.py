@@ -23,8 +23,7 @@ FORMS = {
     "day/month/year": r"^(?P<d>\d{1,2})/(?P<m>\d{1,2})/(?P<Y>\d{4})" + TIME + ZONE,
     "month/day/year": r"^(?P<m>\d{1,2})/(?P<d>\d{1,2})/(?P<Y>\d{4})" + TIME + ZONE,
 }
-# Dates of forms that need `--date-format`: with the name of a month, two digits for the year, or
-# hours up to 12.
+# Forms of dates that need `--date-format`: with month names, two-digit years, or 12-hour times.
 OTHER_FORM = (
     r"(?i)^(?:\d{1,2}[/.-]\d{1,2}[/.-](?:\d{4}|\d{2})\b"
     r"|(?:[a-z]+,?\s)?\d{1,2}(?:st|nd|rd|th)?[\s./-]?(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
@@ -56,10 +55,10 @@ class DateParser(CellParser):
 
     @classmethod
     def detect(cls, text: pl.Series, cell_format: CellFormat, separator: str) -> CellParser | None:
-        """Return a parser if all of some texts are dates of one form.
+        """Return a parser if all texts are dates of one form.
 
         Raises:
-            DataError: it cannot be told which number is the day and which the month.
+            DataError: day and month cannot be distinguished.
         """
         forms = [cell_format.date_format] if cell_format.date_format else []
         parsers = [cls(cell_format, form) for form in (*forms, *FORMS)]
@@ -85,7 +84,7 @@ class DateParser(CellParser):
         )
 
     def advice(self, name: str, value: object) -> str:
-        """Return how a value that is no date can be read all the same."""
+        """Return advice on reading a value that is not a date."""
         return f"--date-format if it is one in another form, {super().advice(name, value)}"
 
 
@@ -94,7 +93,7 @@ def _days(microseconds: pl.Series) -> pl.Series:
 
 
 def _of_form(text: pl.Series, pattern: str) -> pl.Series:
-    """Return days, null where a text does not match or is no date of the calendar."""
+    """Return days, null where a text does not match or is not a valid date."""
     groups = text.str.extract_groups(pattern).struct.unnest()
 
     def number(name: str) -> pl.Expr:

@@ -1,4 +1,4 @@
-"""Which kind a column is of: the first rows decide, for files with and without types alike."""
+"""Detection of column kinds from the first rows, for files with and without types."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from training.features.numeric import (
     resolves,
 )
 
-# In the order in which they are tried; every text is a category.
+# Parsers in the order of detection; every text is a category.
 PARSERS: dict[Kind, Any] = {
     "numeric": NumericParser,
     "boolean": BooleanParser,
     "date": DateParser,
     "categorical": CategoricalParser,
 }
-MAX_INTEGER = 2**53  # up to here float64 has every integer
+MAX_INTEGER = 2**53  # float64 represents every integer up to this one
 # Numbers with a unit have few units and many values; names like "2door" have few values.
 MAX_UNITS, MIN_UNIT_VALUES = 3, 20
 
@@ -42,12 +42,12 @@ def detect(
 
     Args:
         values: the first rows.
-        cell_format: what options say of cells.
-        separator: of the file's fields; empty if it has none.
-        place: says where a row stands.
+        cell_format: options for cells.
+        separator: the file's field separator; empty if it has none.
+        place: returns the position of a row, for errors.
 
     Raises:
-        DataError: the values are of no kind, or it is unclear of which.
+        DataError: the values have no supported kind, or it is unclear which.
     """
     if not is_text(values.dtype):
         for parser in PARSERS.values():
@@ -76,7 +76,7 @@ def detect(
 
 
 def of_kind(kind: Kind, values: pl.Series, cell_format: CellFormat, separator: str) -> CellParser:
-    """Return how to read a column whose kind is given.
+    """Return the parser for a column of a given kind.
 
     Raises:
         DataError: 64 bits cannot hold its numbers, or a date's day and month are unclear.
@@ -91,7 +91,7 @@ def of_kind(kind: Kind, values: pl.Series, cell_format: CellFormat, separator: s
 def _refuse_unclear(
     values: pl.Series, text: pl.Series, cell_format: CellFormat, place: Callable[[int], str]
 ) -> None:
-    """Refuse a column most of whose values are numbers, or dates, and some are not."""
+    """Reject a column in which most but not all values are numbers, or dates."""
     numeric = NumericParser(cell_format, "," if cell_format.decimal == "," else ".")
     like_numbers = numeric.parse(text).is_not_null() | text.str.contains(DECORATED_NUMBER)
     date = max(
@@ -110,7 +110,7 @@ def _refuse_unclear(
 
 
 def _refuse_leading_zeros(text: pl.Series, place: Callable[[int], str]) -> None:
-    """Refuse numbers with leading zeros, which are codes more often than not."""
+    """Reject numbers with leading zeros, which are usually codes."""
     zeros = text.str.contains(LEADING_ZERO).fill_null(False)
     if zeros.any():
         row = int(zeros.arg_max() or 0)
@@ -122,7 +122,7 @@ def _refuse_leading_zeros(text: pl.Series, place: Callable[[int], str]) -> None:
 
 
 def _refuse_compact_dates(text: pl.Series, place: Callable[[int], str]) -> None:
-    """Refuse numbers that are all dates such as 20240131, whose differences are not days."""
+    """Reject numbers that all look like 20240131: dates, whose differences are not days."""
     if text.drop_nulls().str.contains(COMPACT).all():
         row = int(text.is_not_null().arg_max() or 0)
         raise DataError(
@@ -133,7 +133,7 @@ def _refuse_compact_dates(text: pl.Series, place: Callable[[int], str]) -> None:
 
 
 def _refuse_other_dates(text: pl.Series, place: Callable[[int], str]) -> None:
-    """Refuse a column most of whose values are dates of a form that is not detected."""
+    """Reject a column in which most values are dates of a form that is not detected."""
     alike = text.str.contains(OTHER_FORM).fill_null(False)
     if 2 * alike.sum() >= text.count():
         row = int(alike.arg_max() or 0)
@@ -145,7 +145,7 @@ def _refuse_other_dates(text: pl.Series, place: Callable[[int], str]) -> None:
 
 
 def _refuse_units(text: pl.Series, place: Callable[[int], str]) -> None:
-    """Refuse a column most of whose values are numbers with a unit."""
+    """Reject a column in which most values are numbers with a unit."""
     units = text.str.extract(NUMBER_WITH_UNIT)
     if (
         2 * units.count() >= text.count()
@@ -169,7 +169,7 @@ def _resolving(parser: CellParser, values: pl.Series) -> CellParser:
     """Choose 64 bits for numbers that 32 do not resolve.
 
     Raises:
-        DataError: 64 bits do not either.
+        DataError: 64 bits do not resolve them either.
     """
     if not isinstance(parser, NumericParser) or values.dtype == pl.Float32:
         return parser
@@ -189,7 +189,7 @@ def _resolving(parser: CellParser, values: pl.Series) -> CellParser:
 
 
 def _refuse_lost_digits(values: pl.Series, array: Any) -> None:
-    """Refuse integers that differ only in digits that float64 does not have."""
+    """Reject integers that differ only in digits beyond float64's precision."""
     if np.abs(array).max() < MAX_INTEGER:
         return
     exact = values.drop_nulls()

@@ -1,4 +1,4 @@
-"""From cells to features. The same code runs in training, evaluation and the exported graph.
+"""The encoder: cells to features, in training, evaluation and the exported graph alike.
 
 A row's features are, in this order:
 
@@ -69,7 +69,7 @@ class Encoder:
         Args:
             cells: the rows.
             dtype: of the result.
-            complete: whether it is known that no number is missing, so that nobody need look.
+            complete: whether no number is known to be missing, so that the check is skipped.
         """
         parts: list[Any] = []
         if self.numbers:

@@ -1,4 +1,4 @@
-"""Numbers: parsed, summed up, standardised."""
+"""Numbers: parsing, statistics, standardisation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from training.features.columns import Column, Floats
 
 CLASSES = 2
 ROWS_AT_A_TIME = 4096
-# A type resolves a column if neighbouring values are closer than this share of the deviation.
+# A type resolves a column if its spacing is below this share of the standard deviation.
 RESOLUTION = 1e-4
-COMMA_SEPARATORS = ("", ",")  # with these a decimal comma is not expected
+COMMA_SEPARATORS = ("", ",")  # a decimal comma is not expected with these
 COMMA_NUMBER = r"^[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?$"
 MAYBE_THOUSANDS = r"^[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,3})$"
-# A number would lose the zeros of postal codes and the like.
+# As numbers, postal codes and the like would lose these zeros.
 LEADING_ZERO = r"^[-+]?0\d+$"
 NUMBER_WITH_UNIT = r"^[-+]?\d+(?:[.,]\d+)?\s?([\p{Alphabetic}°µ/²³]{1,6})$"
 # With thousands separators, currency or percent signs.
@@ -49,7 +49,7 @@ class NumericParser(CellParser):
 
     @property
     def dtype(self) -> type[pl.DataType]:
-        """What polars may parse a CSV field as; it reads decimal points only."""
+        """The polars dtype for parsing a CSV field; polars reads only decimal points."""
         return pl.Float64 if self.decimal == "." else pl.String
 
     @classmethod
@@ -59,7 +59,7 @@ class NumericParser(CellParser):
 
     @classmethod
     def detect(cls, text: pl.Series, cell_format: CellFormat, separator: str) -> CellParser | None:
-        """Return a parser if all of some texts are numbers."""
+        """Return a parser if all texts are numbers."""
         comma = cls(cell_format, ",")
         if cell_format.decimal == "," and comma.parse(text).null_count() == 0:
             return comma
@@ -84,7 +84,7 @@ class NumericParser(CellParser):
         return text.cast(pl.Float64, strict=False)
 
     def advice(self, name: str, value: object) -> str:
-        """Return how a value that is no number can be read all the same."""
+        """Return advice on reading a value that is not a number."""
         first = ""
         if not pl.Series([str(value)]).str.contains(DECORATED_NUMBER)[0]:
             pass
@@ -96,7 +96,7 @@ class NumericParser(CellParser):
 
 
 def resolves(dtype: Any, mean: float, deviation: float) -> bool:
-    """Return whether a type's neighbouring values are close against a column's deviation."""
+    """Return whether a type's spacing is small compared with a column's deviation."""
     with np.errstate(over="ignore"):
         magnitude = dtype(np.hypot(mean, deviation))
     return bool(np.isfinite(magnitude) and np.spacing(magnitude) <= RESOLUTION * deviation)
@@ -126,7 +126,7 @@ class NumericColumn(Column):
         return _Number()
 
     def served(self, cells: pl.Series) -> npt.NDArray[Any]:
-        """Return parsed cells as what the signature takes."""
+        """Return parsed cells as values of the signature's input."""
         dtype = pl.Float64 if self.double else pl.Float32
         return cells.cast(dtype).fill_null(float("nan")).to_numpy()
 
@@ -136,7 +136,7 @@ class NumericColumn(Column):
 
     @property
     def example_default(self) -> Any:
-        """What a `tf.Example` without the column means; None if it must have it."""
+        """The value for a `tf.Example` without the column; None if it is required."""
         return float("nan") if self.missing else None
 
     @property
@@ -156,12 +156,12 @@ def encode_numbers(
     """Turn numbers into features: (value − mean) / deviation, 0 where missing, then flags.
 
     Args:
-        columns: all of numbers, of one type.
+        columns: numeric columns of one dtype.
         numbers: tensor `[rows, columns]`, NaN where missing.
         dtype: of the result.
-        complete: whether it is known that no number is missing.
+        complete: whether no number is known to be missing.
     """
-    # In float64: at the magnitude of a year or a pressure, float32 loses the deviation's digits.
+    # Use float64: for values like years or pressures, float32 loses the digits of the deviation.
     mean = tf.constant([c.mean for c in columns], tf.float64)
     factor = tf.constant([1 / c.deviation for c in columns], tf.float64)
     scaled = tf.cast((tf.cast(numbers, tf.float64) - mean) * factor, dtype)
@@ -176,7 +176,7 @@ def encode_numbers(
 
 
 class NumberStatistics:
-    """Weighted moments of several columns of numbers, of each class."""
+    """Weighted moments of several numeric columns, for each class."""
 
     def __init__(self, columns: int) -> None:
         self.weight = np.zeros((CLASSES, columns))
@@ -192,7 +192,7 @@ class NumberStatistics:
         label: npt.NDArray[np.int32],
         weight: npt.NDArray[np.float32],
     ) -> None:
-        """Add rows `[rows, columns]`, a few at a time so that they stay in the cache."""
+        """Add rows `[rows, columns]`, in pieces that fit into the CPU cache."""
         if not numbers.shape[1]:
             return
         for start in range(0, len(label), ROWS_AT_A_TIME):
@@ -240,7 +240,7 @@ class NumberStatistics:
         self.weight[number] = after
 
     def merge(self, other: NumberStatistics) -> None:
-        """Add the rows that another worker or thread has seen."""
+        """Add the rows of another worker or thread."""
         for number in range(CLASSES):
             self._merge(number, other.weight[number], other.mean[number], other.squares[number])
         self.minimum = np.fmin(self.minimum, other.minimum)
@@ -248,7 +248,7 @@ class NumberStatistics:
         self.missing += other.missing
 
     def moments(self, position: int) -> tuple[float, float]:
-        """Return the mean and the deviation of a column, which has values."""
+        """Return mean and standard deviation of a column that has values."""
         weight, mean = self.weight[:, position], self.mean[:, position]
         total = weight.sum()
         overall = float(weight @ mean / total)
@@ -262,7 +262,7 @@ class NumberStatistics:
             return {"missing": True}
         overall, deviation = self.moments(position)
         minimum, maximum = float(self.minimum[position]), float(self.maximum[position])
-        # A constant that was computed may differ in its last digit.
+        # Computed values of a constant may differ in the last digit.
         rounding = float(np.spacing(dtype(abs(overall))))
         varies = minimum < maximum and deviation > rounding
         return {
@@ -275,12 +275,12 @@ class NumberStatistics:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Return it for another worker."""
+        """Return JSON for another worker."""
         return {name: values.tolist() for name, values in vars(self).items()}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> NumberStatistics:
-        """Read what `as_json` gave."""
+        """Read the JSON of `as_json`."""
         statistics = cls(0)
         for name, values in stored.items():
             dtype = np.int64 if name == "missing" else np.float64

@@ -1,4 +1,4 @@
-"""Save an interrupted fit and load it again."""
+"""Checkpoints of interrupted fits."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from training.features.columns import Floats
 from training.fitting.solvers import State
 
 MEMORY = "memory."
-# Raised by numpy for damaged files, depending on the place of the damage.
+# Raised by numpy for damaged files, depending on the damage.
 DAMAGE = (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile)
 
 
 @dataclass
 class Progress:
-    """How far a fit has come; it grows with each step.
+    """The progress of a fit.
 
     Attributes:
-        state: of the solver.
+        state: state of the solver.
         costs: J of each step.
-        validation_costs: of the validation rows, if there are any.
-        best: parameters with the least validation cost.
+        validation_costs: J of the validation rows, if there are any.
+        best: parameters with the lowest validation cost.
     """
 
     state: State
@@ -47,8 +47,8 @@ def save(path: Path, progress: Progress, identity: Mapping[str, Any]) -> None:
     """Write a checkpoint; an older one is replaced atomically.
 
     Args:
-        path: of the checkpoint.
-        progress: how far the fit has come.
+        path: path of the checkpoint.
+        progress: the progress to save.
         identity: data and settings that a fit must have to resume it.
 
     Raises:

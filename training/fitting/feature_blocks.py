@@ -1,4 +1,4 @@
-"""A table's rows as features, block by block: from memory if they fit, else from disk each time."""
+"""Blocks of features: in memory if they fit, else encoded from disk on each pass."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Block(NamedTuple):
 class Blocks:
     """Rows as features.
 
-    A table of one block is computed with in float64. More rows are computed with in float32, which
-    is what a served model computes with, and only the sums of blocks are added up in float64.
+    A table of one block uses float64. With more rows, blocks use float32, like a served model, and
+    only their sums are added in float64.
     """
 
     def __init__(
@@ -33,10 +33,10 @@ class Blocks:
         """Encode the rows now if they fit into memory.
 
         Args:
-            table: knows the columns.
-            spool: has the rows.
+            table: the table.
+            spool: the rows.
             class_weights: factors for the weights of the rows of class 0 and class 1.
-            memory: how many bytes of features may be kept.
+            memory: bytes of features to keep in memory.
         """
         self.rows = spool.rows
         self.width = len(table.encoder.features)
@@ -45,7 +45,7 @@ class Blocks:
         self._table = table
         self._spool = spool
         self._class_weights = class_weights
-        # What is known of missing values is known of the rows trained on.
+        # Whether values are missing is known only for the training rows.
         self._complete = spool is table.train and not any(c.missing for c in table.columns)
         self._encode_whole_block = tf.function(self._encoded, autograph=False, jit_compile=True)
         rows = spool.layout.block_rows
@@ -78,7 +78,7 @@ class Blocks:
                 yield self._encode_rows(self._spool.read(begin, end).take(order))
 
     def sample(self, count: int) -> Block:
-        """Return so many rows, spread over all, or all if there are fewer."""
+        """Return an evenly spread sample of rows, or all if there are fewer."""
         if self._kept is None:
             return self._encode_rows(self._spool.sample(count))
         runs = []
@@ -117,7 +117,7 @@ class Blocks:
         return (Block(*block) for block in dataset.prefetch(1))
 
     def _encode_rows(self, rows: Rows) -> Block:
-        # Compiling pays for the one shape that comes often.
+        # Compile only for the one frequent shape.
         whole = len(rows) == self._block_rows
         encode = self._encode_whole_block if whole else self._encoded
         return Block(*encode(rows.numbers, rows.wide, rows.codes, rows.label, rows.weight))

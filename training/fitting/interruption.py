@@ -1,4 +1,4 @@
-"""Handle SIGINT and SIGTERM: at once where nothing is lost, after the current step in a fit."""
+"""SIGINT and SIGTERM: handled at once if nothing is lost, in a fit after the current step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""The formulas of logistic regression, as section 1.2 of the course derives them.
+r"""The formulas of logistic regression, as derived in section 1.2 of the course.
 
 With rows in X `[m, n]`, labels y `[m]`, weights w `[n]` and bias b:
 
@@ -10,15 +10,15 @@ the two losses of a row are
     cross-entropy   −(y log a + (1 − y) log(1 − a))
     squared         (a − y)² / 2
 
-By the chain rule through that graph, with da/dz = a (1 − a):
+By the chain rule, with da/dz = a (1 − a):
 
     dz = a − y                        cross-entropy: a (1 − a) cancels
     dz = (a − y) a (1 − a)            squared
     dw = Xᵀ dz,   db = Σ dz
 
-A row may count more than another: r `[m]` are the rows' weights, which multiply losses and dz. All
-results here are sums over the rows given, so that those of several blocks add up; the cost is
-J = (Σ r loss + Ω(w)) / Σ r, see `objective.py`. Without both, it is the course's mean.
+The row weights r `[m]` multiply losses and dz. All results here are sums over the given rows, so
+that those of several blocks can be added; the cost is J = (Σ r loss + Ω(w)) / Σ r, see
+`objective.py`. With equal weights and without a penalty it is the course's mean.
 
 The course writes one sample per column, `[n, m]`, where this is `dw = X dzᵀ / m`.
 """
@@ -47,7 +47,7 @@ class Gradients(NamedTuple):
 def propagate(
     weights: Any, bias: Any, features: Any, labels: Any, row_weights: Any, loss: LossName
 ) -> Gradients:
-    """Go forward to the loss and back to its derivatives, all rows at once.
+    """Compute the loss and its derivatives for all rows at once.
 
     Args:
         weights: float tensor `[n]`.

@@ -1,4 +1,4 @@
-"""Run a solver until there is a reason to stop."""
+"""The fitting loop: solver steps, stopping, early stopping, interruption."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Reason = Literal["tolerance", "iterations", "early stopping", "precision"]
 
 
 class InterruptedFitError(KeyboardInterrupt):
-    """The fit was asked to stop; `progress` is how far it has come."""
+    """The fit was interrupted; `progress` is its progress so far."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__(f"--resume goes on from iteration {progress.state.steps}")
@@ -30,7 +30,7 @@ class InterruptedFitError(KeyboardInterrupt):
 
 @dataclass
 class Interruptible:
-    """Work after a fit; `progress` is what to resume if it is interrupted."""
+    """Work after a fit; `progress` is saved if it is interrupted."""
 
     progress: Progress | None = None
 
@@ -40,11 +40,11 @@ def saved_on_interrupt(path: Path | None, identity: Mapping[str, Any]) -> Iterat
     """Save a checkpoint if the work inside is interrupted.
 
     Args:
-        path: of the checkpoint; None saves nothing.
+        path: path of the checkpoint; None saves nothing.
         identity: see `checkpoint.save`.
 
     Raises:
-        InterruptedFitError: in place of KeyboardInterrupt, if there is something to resume.
+        InterruptedFitError: instead of KeyboardInterrupt, if there is something to resume.
     """
     work = Interruptible()
     try:
@@ -61,7 +61,7 @@ def saved_on_interrupt(path: Path | None, identity: Mapping[str, Any]) -> Iterat
 
 @dataclass(frozen=True)
 class Stopping:
-    """When to stop.
+    """The stopping criteria.
 
     Attributes:
         iterations: maximum number of steps.
@@ -76,7 +76,7 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Fit:
-    """Fitted parameters `[features + 1]`, how it went, and why it stopped."""
+    """Fitted parameters `[features + 1]`, progress, and the reason to stop."""
 
     theta: Floats
     progress: Progress
@@ -84,7 +84,7 @@ class Fit:
 
     @property
     def converged(self) -> bool:
-        """Whether there was a better reason to stop than the iteration limit."""
+        """Whether the fit stopped for another reason than the iteration limit."""
         return self.reason != "iterations"
 
 
@@ -98,16 +98,16 @@ def descend(
     report: Callable[[int, float], None] = lambda steps, cost: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Fit:
-    """Take steps until there is a reason to stop.
+    """Take steps until a stopping criterion is met.
 
     Args:
         optimizer: the solver.
         objective: the cost to minimise.
         stopping: when to stop.
         validation: the cost over rows that are not fitted; needed for patience.
-        progress: where to resume; None starts afresh.
+        progress: the progress to resume from; None starts from the beginning.
         report: called after each step with the number of steps and the cost.
-        interrupted: returns whether the fit is to stop now.
+        interrupted: returns whether to stop now.
 
     Raises:
         DivergedError: the cost is no longer finite.
@@ -119,7 +119,7 @@ def descend(
         _record(progress, validation)
     while True:
         state = progress.state
-        # All workers must stop at the same step, whichever was interrupted.
+        # All workers must stop at the same step, even if only one was interrupted.
         if objective.workers.sum(np.array([float(interrupted())]))[0]:
             raise InterruptedFitError(progress)
         reason = _reason(progress, stopping)

@@ -1,4 +1,4 @@
-"""The cost J and its derivatives over all rows: of all blocks, and of all workers.
+"""The cost J and its derivatives, summed over all blocks and all workers.
 
     J(w, b) = (Σ r loss + Ω(w)) / Σ r
 

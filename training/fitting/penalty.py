@@ -34,13 +34,13 @@ class Penalty:
     def gradient(self, weights: Floats, of_loss: Floats) -> Floats:
         """Return the derivatives of loss + Ω, given those of the loss.
 
-        Where a weight is 0, |w| has a range of derivatives; the one that leaves the least sum is
-        taken, so that all are 0 at the minimum.
+        At w = 0 the subgradient of |w| with the smallest sum is used, so that all derivatives are 0
+        at the minimum.
         """
         smooth = of_loss + self.l2 * weights
         at_zero = np.sign(smooth) * np.maximum(np.abs(smooth) - self.l1, 0.0)
         return np.where(weights == 0, at_zero, smooth + self.l1 * np.sign(weights))
 
     def scaled(self, factor: float) -> Penalty:
-        """Return the penalty that weighs as much against `factor` times the rows."""
+        """Return the penalty with the same effect for `factor` times the rows."""
         return Penalty(self.l1 * factor, self.l2 * factor)

@@ -26,7 +26,7 @@ from training.fitting.solvers.newton import solve_positive
 from training.settings import FitSettings
 from training.workers.collectives import Workers
 
-# Newton's method and L-BFGS start from the solution for these; a threshold is chosen on them.
+# Newton's method and L-BFGS start from the solution for a sample; thresholds are chosen on it.
 SAMPLE_ROWS = 65_536
 
 
@@ -85,9 +85,9 @@ class Problem:
     def standard_errors(self, theta: Floats) -> Floats | None:
         """Return the standard error of each parameter, `[features + 1]`.
 
-        They are the roots of the diagonal of the inverse of the summed cost's second derivatives,
-        ridge included. None if they do not hold: the squared loss is no likelihood, and an L1
-        penalty has no second derivatives at 0, where it leaves weights.
+        The square roots of the diagonal of the inverse Hessian of the summed cost, ridge included.
+        None where they are not valid: the squared loss is not a likelihood, and the L1 penalty is
+        not differentiable at 0, where weights end up.
         """
         if self._settings.loss != "cross-entropy" or self._settings.l1:
             return None
@@ -96,7 +96,7 @@ class Problem:
         return np.sqrt(np.diag(inverse))
 
     def sample_predictions(self, theta: Floats) -> tuple[Floats, Floats, Floats]:
-        """Return probabilities, labels and weights of some of the rows trained on."""
+        """Return probabilities, labels and weights of a sample of the training rows."""
         sample = self._sample()
         parameters = tf.constant(theta, sample.features.dtype)
         logit = tf.linalg.matvec(sample.features, parameters[:-1]) + parameters[-1]

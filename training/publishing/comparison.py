@@ -1,4 +1,4 @@
-"""Compare a candidate with the published version on rows that neither was trained on."""
+"""Comparison of a candidate with the published version, on rows that neither was trained on."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class IncomparableError(Exception):
 
 
 class Baseline:
-    """The published version that a candidate is measured by.
+    """The published version that a candidate is compared with.
 
     Attributes:
-        number: of the version.
-        manifest: of the version; None if it cannot be read.
-        schema: of the version.
+        number: its version number.
+        manifest: its manifest; None if it cannot be read.
+        schema: its schema.
     """
 
     def __init__(self, directory: Path) -> None:

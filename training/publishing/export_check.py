@@ -1,4 +1,4 @@
-"""The exported version in a fresh process: it must load and answer as training does."""
+"""The check of an export: it must load in a fresh process and predict as training does."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ EXPECTED = ("probability", "contribution", "tolerance")
 def check_export(
     directory: Path, rows: Examples, model: TrainedModel, process: FreshProcess | None = None
 ) -> None:
-    """Load an exported version in a process of its own and compare its answers with training's.
+    """Load an exported version in a fresh process and compare its predictions with training's.
 
-    The version is asked with raw values. What it must answer was computed from the stored rows by
-    the code that trains, not by the graph that serves.
+    The version gets raw values. The expected predictions were computed from the stored rows by the
+    training code, not by the serving graph.
 
     Args:
         directory: the export.
-        rows: what to ask; those of them are asked for which training has computed an answer.
-        model: knows how to send rows.
-        process: checks it, once; None starts one.
+        rows: the rows, of which those with expected predictions are used.
+        model: the trained model.
+        process: the process that checks it; None starts one.
 
     Raises:
-        RefusedError: it does not load, does not answer, or answers something else.
+        RefusedError: the version does not load, does not answer, or predicts something else.
     """
     expected = rows.expected
     inputs = model.inputs(rows.frame[: len(expected.probabilities)])

@@ -1,4 +1,4 @@
-"""Check the files of a version against the SHA-256 sums in its manifest."""
+"""SHA-256 sums of a version's files, checked against its manifest."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ MANIFEST = "manifest.json"
 
 
 class ManifestError(ValueError):
-    """A manifest cannot be read, or the version is not what it says; the message names the file."""
+    """A manifest cannot be read, or does not match the version; the message names the file."""
 
 
 def read_json(directory: Path) -> dict[str, Any]:
-    """Return a version's manifest as it is stored.
+    """Return a version's manifest as stored.
 
     Raises:
         ManifestError: it is missing or not a JSON object.

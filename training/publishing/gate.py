@@ -25,12 +25,12 @@ CHANCE = 0.5
 
 @dataclass(frozen=True)
 class Rules:
-    """What a candidate is asked for.
+    """The rules that a candidate must meet.
 
     Attributes:
-        floors: least value of a metric, or largest if less is better, by its name.
+        floors: minimum of each metric by name; maximum if lower is better.
         tolerance: how much worse than the published version it may be, in log-loss or AUC.
-        allow_schema_change: whether callers may have to change their requests.
+        allow_schema_change: whether it may require callers to change their requests.
     """
 
     floors: Mapping[str, float] = field(default_factory=dict)
@@ -39,13 +39,13 @@ class Rules:
 
 
 def judge(candidate: Candidate, published: Path | None, rules: Rules, force: bool) -> Verdict:
-    """Judge a candidate by the rules and by the published version.
+    """Judge a candidate by the rules and against the published version.
 
     Args:
         candidate: the model, its metrics and held-out rows.
         published: directory of the published version, if there is one.
         rules: the rules.
-        force: let it pass whatever its metrics; a schema change needs its own permission.
+        force: ignore the metrics; a schema change still needs its own permission.
 
     Raises:
         RefusedError: a rule is not met.

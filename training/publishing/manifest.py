@@ -120,16 +120,16 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate found.
+    """The gate's verdict.
 
     Attributes:
         passed: whether every rule was met.
         reason: the rule that was not met, in one line; empty if it passed.
-        forced: whether the version was published all the same.
+        forced: whether the version was published nevertheless.
         rule: the rule that was applied.
-        comparison: with the published version, if it was possible.
-        not_compared: why it was not; empty if it was, or if there was no published version.
-        schema_changes: what callers of the published version must change, one line each.
+        comparison: comparison with the published version, if it was possible.
+        not_compared: reason for a missing comparison; empty without a published version.
+        schema_changes: changes that callers of the published version must make, one line each.
     """
 
     passed: bool = True
@@ -142,12 +142,12 @@ class Verdict:
 
     @property
     def notices(self) -> list[str]:
-        """Return what people must be told about a version that is published."""
-        told = [f"Forced: {self.reason}"] if self.forced else []
-        told += [f"Schema change: {change}" for change in self.schema_changes]
+        """Return messages to print with a published version."""
+        notices = [f"Forced: {self.reason}"] if self.forced else []
+        notices += [f"Schema change: {change}" for change in self.schema_changes]
         if self.not_compared:
-            told.append(f"Not compared with the published version: {self.not_compared}")
-        return told
+            notices.append(f"Not compared with the published version: {self.not_compared}")
+        return notices
 
 
 @dataclass(frozen=True)

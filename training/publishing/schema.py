@@ -1,4 +1,4 @@
-"""What callers of a version depend on, and how two versions differ in it."""
+"""The schema that callers of a version depend on, and its changes between versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.publishing.saved_version import SavedVersion
 
 @dataclass(frozen=True)
 class Schema:
-    """The columns that requests have, and the classes that answers name.
+    """The columns of requests, and the classes in responses.
 
     Attributes:
         columns: kind and dtype of each column, in order.
@@ -59,7 +59,7 @@ def of_version(version: SavedVersion, manifest: Manifest | None) -> Schema:
 
 
 def changes(before: Schema, after: Schema) -> tuple[str, ...]:
-    """Return what callers of one schema must change for another, one line each."""
+    """Return the changes that callers of one schema must make for another, one line each."""
     found = [f"column {name!r} is dropped" for name in before.columns if name not in after.columns]
     for name, (kind, dtype) in after.columns.items():
         if name not in before.columns:

@@ -32,7 +32,7 @@ def versions(base_path: Path) -> list[int]:
 def publish(write: Callable[[Path], None], models: Path, name: str) -> Path:
     """Publish a directory filled by `write` as the model's next version.
 
-    Several jobs may publish at once: each gets a version number of its own.
+    Several jobs may publish at once; each gets its own version number.
 
     Args:
         write: fills the empty directory it is given; if it raises, nothing is published.
@@ -105,7 +105,7 @@ def _hidden_directory(models: Path, name: str) -> Iterator[Path]:
     """Make `.<name>.tmp-…`, lock it while it is in use, and remove it."""
     prefix = f".{name}.tmp-"
     hidden = models / f"{prefix}{secrets.token_hex(8)}"
-    with _locked(models):  # no other job may sweep between making the directory and locking it
+    with _locked(models):  # no other job may clean up between creating the directory and locking it
         for left_over in models.glob(f"{prefix}*"):
             _remove_if_abandoned(left_over)
         hidden.mkdir()
@@ -119,7 +119,7 @@ def _hidden_directory(models: Path, name: str) -> Iterator[Path]:
 
 
 def _remove_if_abandoned(directory: Path) -> None:
-    """Remove a hidden directory unless a living job holds its lock."""
+    """Remove a hidden directory unless a running job holds its lock."""
     try:
         with _locked(directory, fcntl.LOCK_EX | fcntl.LOCK_NB):
             shutil.rmtree(directory, ignore_errors=True)

@@ -129,7 +129,7 @@ class TensorFlowWorkers(Workers):
 
 
 def _padded(length: int) -> int:
-    """Return the length in whole words of 32 bits, which the collectives can carry."""
+    """Return the length rounded up to 32-bit words, which the collectives require."""
     return -(-length // 4) * 4
 
 

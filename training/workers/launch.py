@@ -1,4 +1,4 @@
-"""Bring the workers of one fit together: on this machine, by a name, or by TF_CONFIG."""
+"""Starting and joining the workers of one fit: on this machine, by name, or by TF_CONFIG."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STOP_SECONDS = 10
 
 @contextmanager
 def join_workers(count: int, rendezvous: tuple[str, int] | None) -> Iterator[Workers]:
-    """Become one of the workers; the first one stays until the others are done.
+    """Join the workers; the first one stays until the others are done.
 
     Args:
         count: number of workers.
@@ -24,7 +24,7 @@ def join_workers(count: int, rendezvous: tuple[str, int] | None) -> Iterator[Wor
             it and without TF_CONFIG, the others are started here with the same command line.
 
     Raises:
-        WorkersError: they do not find one another.
+        WorkersError: the workers do not find each other.
     """
     others: list[subprocess.Popen[bytes]] = []
     if "TF_CONFIG" not in os.environ and count > 1:

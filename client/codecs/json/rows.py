@@ -237,7 +237,7 @@ def _whole_objects(
                     "is missing"
                 )
             if whole is rows:
-                whole = list(rows)  # the original may be read again, for another version
+                whole = list(rows)  # the request may be decoded again, for another version
             whole[index] = {**row, **dict.fromkeys(absent)}
     return whole
 

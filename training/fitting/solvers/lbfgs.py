@@ -1,4 +1,4 @@
-"""L-BFGS: Newton's method with second derivatives guessed from the last few steps.
+"""L-BFGS: a quasi-Newton method whose inverse Hessian is approximated from the last few steps.
 
 Nocedal and Wright, Numerical Optimization, algorithms 7.4 (two-loop recursion) and 3.1
 (backtracking).
@@ -30,8 +30,8 @@ class Lbfgs:
     """Limited-memory BFGS with backtracking.
 
     Attributes:
-        tolerance: of the solution for the sample.
-        sample: some of the rows, whose solution is the start; None starts from 0.
+        tolerance: tolerance of the solution for the sample.
+        sample: a sample of the rows, whose solution is the start; None starts from 0.
     """
 
     tolerance: float
@@ -67,7 +67,7 @@ class Lbfgs:
         else:
             return state.at_its_end()
         step, change = theta - state.theta, following - gradient
-        if step @ change > 0:  # else the pair would spoil the guess's positive definiteness
+        if step @ change > 0:  # otherwise the approximation would not be positive definite
             steps = np.vstack([steps, step])[-PAIRS:]
             changes = np.vstack([changes, change])[-PAIRS:]
         memory = {"gradient": following, "steps": steps, "changes": changes}
@@ -75,7 +75,7 @@ class Lbfgs:
 
 
 def _times_inverse(gradient: Floats, steps: Floats, changes: Floats) -> Floats:
-    """Return the guessed inverse of the second derivatives times the gradient."""
+    """Return the approximate inverse Hessian times the gradient."""
     if not len(steps):
         return gradient
     rho = 1.0 / np.einsum("ij,ij->i", steps, changes)

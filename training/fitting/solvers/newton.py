@@ -1,13 +1,13 @@
 """Newton's method: iteratively reweighted least squares.
 
-θ := θ − t H⁻¹ ∂J/∂θ with the second derivatives H, by Cholesky. t is 1 unless that would raise the
-cost. If H is singular (duplicate columns, classes that can be separated, no ridge), the least
-multiple of the identity that makes it positive definite is added.
+θ := θ − t H⁻¹ ∂J/∂θ with the Hessian H, by Cholesky. t is 1 unless that would raise the cost. If H
+is singular (duplicate columns, separable classes, no ridge), the smallest multiple of the identity
+that makes it positive definite is added.
 
-H costs more than all the rest, so it is computed again only if the last step has not cut the
-gradient to a tenth (Shamanskii 1967). Over many rows the first H and the start are those of a
-sample. Its solution is within the sampling error of the minimum, where H changes little, so a few
-passes for the gradient suffice (sub-sampled Newton, Roosta-Khorasani and Mahoney 2019).
+H costs more than everything else, so it is recomputed only if the last step did not reduce the
+gradient to a tenth (Shamanskii 1967). With many rows, the first H and the start come from a sample.
+Its solution is within the sampling error of the minimum, where H changes little, so a few passes
+for the gradient suffice (sub-sampled Newton, Roosta-Khorasani and Mahoney 2019).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Newton:
     """Newton's method with backtracking.
 
     Attributes:
-        tolerance: at which the fit will stop.
-        sample: some of the rows, to start from; None starts from 0.
+        tolerance: tolerance at which the fit will stop.
+        sample: a sample of the rows, to start from; None starts from 0.
     """
 
     tolerance: float
@@ -65,8 +65,8 @@ class Newton:
             cost, gradient = objective.cost_and_gradient(theta)
             noise = -scale * slope < NOISE * state.cost
             if noise:
-                # The cost cannot judge the step. With exact second derivatives a short enough one
-                # lowers every component of the gradient, so that a longer search means rounding.
+                # The cost is too inexact to judge the step. With the exact Hessian, a short enough
+                # step reduces every component of the gradient; failing that is rounding.
                 accepted = largest(gradient) < state.criterion
             else:
                 accepted = cost <= state.cost + SUFFICIENT_DECREASE * scale * slope

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent: an update for each few rows, with momentum.
+"""Stochastic gradient descent: mini-batches with momentum.
 
     v := μ v − α ∂J_B/∂θ,   θ := θ + v
 
@@ -34,11 +34,11 @@ class StochasticGradientDescent:
 
     Attributes:
         blocks: the rows.
-        epochs: number over which the learning rate falls to 0.
+        epochs: number of epochs over which the learning rate falls to 0.
         learning_rate: α at the start; None takes a safe one.
         momentum: μ.
         batch_size: rows of a mini-batch.
-        seed: of the order of the mini-batches.
+        seed: seed of the order of the mini-batches.
     """
 
     blocks: Blocks
@@ -61,7 +61,7 @@ class StochasticGradientDescent:
         )
 
     def step(self, objective: Objective, state: State) -> State:
-        """Go through all rows once.
+        """Run one epoch.
 
         Raises:
             DivergedError: the cost is no longer finite.
@@ -113,7 +113,7 @@ def _descend(
     batch_size: Any,
     loss: LossName,
 ) -> Any:
-    """Go through the mini-batches of a block; returns [θ, v] and the summed loss on the way."""
+    """Update over the mini-batches of a block; return [θ, v] and the summed loss."""
     alpha, momentum, batch_weight, l2, l1 = tf.unstack(rates)
     rows = tf.shape(features)[0]
 
@@ -122,7 +122,7 @@ def _descend(
         loss_sum, dw, db = propagate(
             theta[:-1], theta[-1], features[batch], labels[batch], row_weights[batch], loss
         )
-        # A last batch with fewer rows has less to say, so it is divided like the others.
+        # Divide a smaller last batch like the others, so that it has less effect.
         gradient = tf.concat([dw / batch_weight + l2 * theta[:-1], [db / batch_weight]], 0)
         velocity = momentum * velocity - alpha * gradient
         moved = theta + velocity

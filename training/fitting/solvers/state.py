@@ -13,7 +13,7 @@ from training.features.columns import Floats
 from training.fitting.objective import Objective
 
 SAMPLE_STEPS = 100
-# Line search: the share of the promised decrease that is enough, and the number of halvings.
+# Line search: the sufficient share of the predicted decrease (Armijo), and the number of halvings.
 SUFFICIENT_DECREASE = 1e-4
 HALVINGS = 30
 HALVINGS_IN_NOISE = 4
@@ -24,7 +24,7 @@ NOISE = 1e-6
 
 @dataclass(frozen=True)
 class State:
-    """All that the next step depends on, so that a fit can be resumed.
+    """Everything that the next step depends on, so that a fit can be resumed.
 
     Attributes:
         theta: parameters `[features + 1]`, the bias last.
@@ -32,7 +32,7 @@ class State:
         criterion: compared with the tolerance; the largest |∂J/∂θ|, for sgd the change of J.
         steps: number of steps.
         memory: arrays that the solver carries from step to step.
-        finished: whether the solver can get no further.
+        finished: whether the solver cannot improve further.
     """
 
     theta: Floats
