@@ -80,16 +80,13 @@ class ServerPool:
         self._turn = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def pick(self, but: Server | None = None) -> Server:
-        """Return the answering server with the fewest calls in flight."""
+    def pick(self) -> Server:
+        """Return the server with the fewest calls in flight of those that answer, in turns."""
         servers = self.servers
         if len(servers) == 1:
             return servers[0]
-        fit = [s for s in servers if not s.left_out and s is not but]
-        fit = fit or [s for s in servers if s is not but]
         self._turn += 1
-        turn = self._turn % len(fit)
-        return min(fit[turn:] + fit[:turn], key=lambda server: server.calls)
+        return self._least_busy([s for s in servers if not s.left_out] or servers)
 
     def slots(self) -> int:
         """Return the number of answering servers, at least one."""
@@ -98,10 +95,13 @@ class ServerPool:
         return max(1, sum(not server.left_out for server in self.servers))
 
     def other(self, server: Server) -> Server | None:
-        """Return another answering server, None if there is none."""
-        if all(s is server or s.left_out for s in self.servers):
-            return None
-        return self.pick(but=server)
+        """Return another server that answers, None if there is none. It takes no turn."""
+        others = [s for s in self.servers if s is not server and not s.left_out]
+        return self._least_busy(others) if others else None
+
+    def _least_busy(self, servers: list[Server]) -> Server:
+        turn = self._turn % len(servers)
+        return min(servers[turn:] + servers[:turn], key=lambda server: server.calls)
 
     @property
     def late_after(self) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.conftest import Starter
 from tests.support import affine, processes
@@ -46,6 +47,18 @@ def until(callers: Callers, answers: int) -> None:
     processes.wait_for(
         lambda: callers.answered >= wanted or callers.wrong, f"{answers} more answers", 60
     )
+
+
+def test_one_caller_is_answered_by_both_servers_in_turns(tmp_path: Path, starter: Starter) -> None:
+    servers = []
+    for version in (1, 2):
+        affine.publish(tmp_path / f"{version}/m", version)
+        base = f"--model_base_path={tmp_path / f'{version}/m'}"
+        servers.append(serve(starter, "--model_name=m", base))
+    url = f"{client_of(starter, servers).address}/v1/models/m:predict"
+    replies = [requests.post(url, data=BODY, timeout=10) for _ in range(20)]
+    versions = [reply.headers["X-Model-Version"] for reply in replies]
+    assert min(versions.count("1"), versions.count("2")) >= 8, versions
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -199,7 +199,7 @@ def test_docker(shell: Shell, starter: Starter) -> None:
         shell.run(down)
     finally:
         shell.run("docker compose down --volumes")
-        shell.run(f"docker rmi {stand_in}")
+        shell.run(f"docker rmi --force {stand_in}")
 
 
 def test_the_settings_table_is_the_settings() -> None:
