@@ -87,7 +87,7 @@ REQUESTS = [
 LISTED = [orjson.dumps(request) for request in REQUESTS]
 # Without nulls and base64, which are left to the careful readers.
 PLAIN = [body for body in LISTED if b"null" not in body and b"b64" not in body]
-# What any model is asked, with or without a description.
+# Requests to any model, with or without a description.
 BY_SIGNATURE = [body for body in LISTED[1:] if b"null" not in body]
 EXAMPLES = [
     b'{"examples": [{"a": 1.5, "b": [1, 2], "c": "x"}, {"a": {"b64": "AAE="}}]}',

@@ -1,4 +1,4 @@
-"""What programs leave beside a table's rows when they store it: indexes, markers, empty parts."""
+"""Artefacts that programs store beside a table's rows: indexes, markers, empty parts."""
 
 from __future__ import annotations
 

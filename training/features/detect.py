@@ -14,7 +14,7 @@ from training.errors import DataError
 from training.features.boolean import BooleanParser
 from training.features.categorical import CategoricalParser
 from training.features.cells import CellFormat, CellParser, Kind, is_text, trimmed
-from training.features.date import COMPACT, OTHER_FORM, DateParser
+from training.features.date import COMPACT, FORMS, OTHER_FORM, DateParser
 from training.features.numeric import (
     DECORATED_NUMBER,
     LEADING_ZERO,
@@ -160,8 +160,6 @@ def _refuse_units(text: pl.Series, place: Callable[[int], str]) -> None:
 
 
 def _forms(cell_format: CellFormat) -> tuple[str, ...]:
-    from training.features.date import FORMS
-
     return (*((cell_format.date_format,) if cell_format.date_format else ()), *FORMS)
 
 
