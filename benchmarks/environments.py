@@ -1,4 +1,4 @@
-"""An environment for each peer, made with uv from pinned versions, and kept for the next run."""
+"""A virtual environment for each peer: made with uv from pinned versions, kept between runs."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 
 
 class InstallError(Exception):
-    """The packages cannot be installed here."""
+    """The packages cannot be installed; the message has the reason."""
 
 
 def environment(folder: Path, packages: Sequence[str]) -> Path:
-    """Return the directory of an environment's programs, having made it if it is not there.
+    """Return an environment's `bin` directory; the environment is made on the first call.
 
     Args:
-        folder: where it is, or is to be.
-        packages: what is in it, each with its version.
+        folder: directory of the environment.
+        packages: requirements with pinned versions.
 
     Raises:
-        InstallError: it says why.
+        InstallError: uv is missing, or a package does not install.
     """
     programs, done = folder / "bin", folder / "packages.txt"
     wanted = "\n".join(packages)
@@ -35,13 +35,14 @@ def environment(folder: Path, packages: Sequence[str]) -> Path:
 
 
 def _uv(*arguments: str) -> None:
-    # Beside the interpreter where `make` has put it, else the system's.
+    # `make install` puts uv beside the interpreter; otherwise use the system's.
     uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or "uv"
-    command = [uv, *arguments, "--quiet"]
+    # The settings in pyproject.toml are for the environment of the project.
+    command = [uv, "--no-config", *arguments, "--quiet"]
     try:
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     except FileNotFoundError as error:
-        raise InstallError("uv is not installed, and makes the environment") from error
+        raise InstallError("uv is not installed; `make install` installs it") from error
     if done.returncode:
         raise InstallError(
             f"does not install on Python {sys.version.split()[0]}: "

@@ -1,9 +1,9 @@
-"""The client beside other ways to put a model behind HTTP, all in one run on one machine.
+"""Compare the client with other ways to serve a model over HTTP, in one run on one machine.
 
-Every peer serves the same SavedModel in an environment of its own, and must give the same
+Every peer serves the same SavedModel in an environment of its own, and must return the same
 probabilities before it is measured. In each round each peer is started, loaded and stopped in turn,
-so that no two compete for the machine. Set TENSORFLOW_MODEL_SERVER to the program of that name to
-have it behind the client, and its REST port measured too; else the embedded server stands there.
+so that no two compete for the machine. The client calls the embedded model server, or the binary
+that TENSORFLOW_MODEL_SERVER names, whose REST port is then measured too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks import gateway_report, payloads
 from benchmarks.environments import InstallError, environment
-from benchmarks.load import Load, Request, ask, load
+from benchmarks.load import Load, Request, load, send_once
 from benchmarks.measurements import (
     BULK,
     ONE_ROW,
@@ -54,7 +54,7 @@ from client.errors import ClientError
 START_SECONDS = 120
 TOLERANCE = 1e-5
 WARM_UP_CONNECTIONS = 16
-# The program of TensorFlow Serving, "" for the embedded server.
+# Path of tensorflow_model_server; "": the embedded server.
 MODEL_SERVER = os.environ.get("TENSORFLOW_MODEL_SERVER", "")
 
 
@@ -71,17 +71,17 @@ QUICK = Plan(rounds=1, seconds=1)
 
 
 @dataclass(frozen=True)
-class Site:
+class Setup:
     """The setup shared by all peers.
 
     Attributes:
         model: directory of the SavedModel.
         bodies: directory for the bodies of requests.
-        logs: directory in which each peer has one of its own, and its log.
+        logs: directory of the logs, with a subdirectory for each peer.
         server: the model server.
-        address: of its gRPC port.
-        rest_port: of TensorFlow Serving's REST; 0 if it is the embedded server.
-        expected: probabilities by number of rows.
+        address: host:port of its gRPC port.
+        rest_port: its REST port; 0 for the embedded server.
+        expected: the correct probabilities, by number of rows.
     """
 
     model: Path
@@ -94,7 +94,7 @@ class Site:
 
 
 def train(models: Path) -> Path:
-    """Return a version's directory; it is trained if it is not there."""
+    """Return the directory of the model's version; train it on the first call."""
     command = [sys.executable, "-m", "training", "fit", f"--models={models}", f"--model={MODEL}"]
     subprocess.run(
         [*command, "--quiet", "--unless-published"], cwd=ROOT, stdout=sys.stderr, check=True
@@ -103,75 +103,76 @@ def train(models: Path) -> Path:
 
 
 @contextmanager
-def site(folder: Path, model: Path) -> Iterator[Site]:
+def model_server(folder: Path, model: Path) -> Iterator[Setup]:
     """Run the model server while the context lasts."""
     port, rest_port = free_port(), 0
     command = [sys.executable, "-m", "serving", "--bind_address=127.0.0.1"]
     if MODEL_SERVER:
         rest_port = free_port()
-        command = [MODEL_SERVER, f"--rest_api_port={rest_port}"]
+        # The default, four times the number of cores, rejects concurrent calls of the client.
+        command = [MODEL_SERVER, f"--rest_api_port={rest_port}", "--grpc_max_threads=64"]
     command += [f"--port={port}", f"--model_name={MODEL}", f"--model_base_path={model.parent}"]
     address, expected = f"127.0.0.1:{port}", {}
     logs = folder / "logs"
     with ExitStack() as stack:
         bodies = stack.enter_context(tempfile.TemporaryDirectory())
         server = stack.enter_context(running(command, logs / "model-server" / "log"))
-        asking = stack.enter_context(ServingClient(address, timeout=10))
+        client = stack.enter_context(ServingClient(address, timeout=10))
 
         def predicts() -> bool:
             try:
                 for rows in {workload.rows for workload in (*ONE_ROW, *THOUSAND_ROWS, *BULK)}:
                     features = {"features": payloads.rows(rows)}
-                    reply = asking.predict(MODEL, features, signature_name=payloads.SIGNATURE)
-                    expected[rows] = reply.outputs["probability"]
+                    response = client.predict(MODEL, features, signature_name=payloads.SIGNATURE)
+                    expected[rows] = response.outputs["probability"]
             except ClientError:
                 return False
             return True
 
         server.wait(predicts, START_SECONDS)
-        yield Site(model, Path(bodies), logs, server, address, rest_port, expected)
+        yield Setup(model, Path(bodies), logs, server, address, rest_port, expected)
 
 
 @contextmanager
-def started(peer: Peer, programs: Path, here: Site) -> Iterator[tuple[str, Server]]:
+def started(peer: Peer, programs: Path, setup: Setup) -> Iterator[tuple[str, Server]]:
     """Run a peer while the context lasts; yield its address and its process."""
     if not peer.command:
-        yield f"http://127.0.0.1:{here.rest_port}{peer.path}", here.server
+        yield f"http://127.0.0.1:{setup.rest_port}{peer.path}", setup.server
         return
-    port, folder = free_port(), here.logs / peer.key
+    port, folder = free_port(), setup.logs / peer.key
     command, variables = peer.filled(
         bin=programs,
         port=port,
         port_2=free_port(),
         port_3=free_port(),
-        server=here.address,
+        server=setup.address,
         folder=folder,
         cores=os.cpu_count(),
     )
-    with running(command, folder / "log", MODEL=str(here.model), **variables) as server:
+    with running(command, folder / "log", MODEL=str(setup.model), **variables) as server:
         yield f"http://127.0.0.1:{port}{peer.path}", server
 
 
-def request(url: str, form: Form, rows: int, here: Site) -> Request:
-    """Return a request with so many rows, whose body is in a file."""
-    body = here.bodies / f"{form.name}-{rows}"
+def make_request(url: str, form: Form, rows: int, setup: Setup) -> Request:
+    """Return a request with this number of rows; its body is written to a file once."""
+    body = setup.bodies / f"{form.name}-{rows}"
     if not body.exists():
         body.write_bytes(form.write(payloads.rows(rows)))
     return Request(url, form.content_type, body)
 
 
-def answers(asked: Request) -> bool:
-    """Return whether the peer answers correctly yet."""
+def answers(request: Request) -> bool:
+    """Return whether the peer responds with 200."""
     try:
-        return ask(asked)[0] == 200
+        return send_once(request)[0] == 200
     except (OSError, HTTPException):
         return False
 
 
-def fault(asked: Request, form: Form, expected: payloads.Floats) -> str:
-    """Send one request, and return the error in its response, or "" if it is right."""
+def fault(request: Request, form: Form, expected: payloads.Floats) -> str:
+    """Send one request, and return what is wrong with the response; "" if it is correct."""
     try:
-        status, body = ask(asked)
+        status, body = send_once(request)
         if status != 200:
             return f"{status}: {' '.join(body.decode(errors='replace').split())[:120]}"
         found = form.read(body)
@@ -183,28 +184,28 @@ def fault(asked: Request, form: Form, expected: payloads.Floats) -> str:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
-def measure(peer: Peer, programs: Path, here: Site, plan: Plan, results: Results) -> None:
+def measure(peer: Peer, programs: Path, setup: Setup, plan: Plan, results: Results) -> None:
     """Start a peer, check its predictions, apply every load, and stop it."""
-    with started(peer, programs, here) as (url, server):
-        row = request(url, peer.form, 1, here)
+    with started(peer, programs, setup) as (url, server):
+        row = make_request(url, peer.form, 1, setup)
         start = server.wait(lambda: answers(row), START_SECONDS)
-        servers = {server, here.server} if peer.behind else {server}
+        servers = {server, setup.server} if peer.behind else {server}
 
         def measure_all(workloads: tuple[Workload, ...]) -> None:
             for workload in workloads:
                 form = peer.form if workload.form == "JSON" else peer.tables.get(workload.form)
                 if form is None:
                     continue
-                asked = request(url, form, workload.rows, here)
-                wrong = fault(asked, form, here.expected[workload.rows])
-                if wrong:
-                    results.missing[peer.name, workload.what] = wrong
+                request = make_request(url, form, workload.rows, setup)
+                problem = fault(request, form, setup.expected[workload.rows])
+                if problem:
+                    results.missing[peer.name, workload.what] = problem
                     continue
                 before = cpu_seconds(servers)
-                done = load(asked, workload.connections, plan.seconds)
+                done = load(request, workload.connections, plan.seconds)
                 point = Point(done, cpu_seconds(servers) - before)
                 results.add(peer.name, workload, point)
-                tell(peer.name, workload, point)
+                show_progress(peer.name, workload, point)
 
         load(row, WARM_UP_CONNECTIONS, plan.seconds)
         measure_all(ONE_ROW)
@@ -215,11 +216,11 @@ def measure(peer: Peer, programs: Path, here: Site, plan: Plan, results: Results
         results.footprints.setdefault(peer.name, []).append(footprint)
 
 
-def measure_yardstick(here: Site, plan: Plan, results: Results) -> None:
+def measure_yardstick(setup: Setup, plan: Plan, results: Results) -> None:
     """Measure a Python program that calls Predict over gRPC."""
-    row = request("", payloads.NPY, 1, here).body
-    variables = {"SERVER": here.address, "ROW": str(row), "SECONDS": str(plan.seconds)}
-    before = cpu_seconds([here.server])
+    row = make_request("", payloads.NPY, 1, setup).body
+    variables = {"SERVER": setup.address, "ROW": str(row), "SECONDS": str(plan.seconds)}
+    before = cpu_seconds([setup.server])
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.peers.bare_grpc"],
         cwd=ROOT,
@@ -227,14 +228,14 @@ def measure_yardstick(here: Site, plan: Plan, results: Results) -> None:
         stdout=subprocess.PIPE,
         check=True,
     )
-    took = json.loads(done.stdout)
-    point = Point(Load.of(took, sum(took), 0), cpu_seconds([here.server]) - before)
+    latencies = json.loads(done.stdout)
+    point = Point(Load.of(latencies, sum(latencies), 0), cpu_seconds([setup.server]) - before)
     results.add(YARDSTICK, ONE_ROW[0], point)
-    tell(YARDSTICK, ONE_ROW[0], point)
+    show_progress(YARDSTICK, ONE_ROW[0], point)
 
 
-def tell(peer: str, workload: Workload, point: Point) -> None:
-    """Print a measurement as progress."""
+def show_progress(peer: str, workload: Workload, point: Point) -> None:
+    """Print a measurement."""
     done = point.load
     click.echo(
         f"{time.strftime('%H:%M:%S')}  {peer:26} {workload.what:20} {workload.connections:4}  "
@@ -245,13 +246,13 @@ def tell(peer: str, workload: Workload, point: Point) -> None:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="One round of short loads, to see that all works.")
+@click.option("--quick", is_flag=True, help="One round of short loads, as a check.")
 @click.option("--only", multiple=True, help="Measure only this peer; repeatable.")
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
     default=ROOT / ".run" / "benchmarks",
-    help="Where environments, the model, logs and the report are kept.  [default: .run/benchmarks]",
+    help="Directory of environments, model, logs and report.  [default: .run/benchmarks]",
 )
 @click.option("--write", is_flag=True, help="Write the report to benchmarks/results.")
 def main(quick: bool, only: tuple[str, ...], folder: Path, write: bool) -> None:
@@ -273,17 +274,17 @@ def main(quick: bool, only: tuple[str, ...], folder: Path, write: bool) -> None:
             )
         except InstallError as error:
             results.missing[peer.name, "environment"] = str(error)
-    busy = os.getloadavg()[0]
-    with site(folder, train(folder / "models")) as here:
+    load_average = os.getloadavg()[0]
+    with model_server(folder, train(folder / "models")) as setup:
         for number in range(plan.rounds):
             order = list(programs)
             for key in order[number:] + order[:number]:
                 try:
-                    measure(names[key], programs[key], here, plan, results)
+                    measure(names[key], programs[key], setup, plan, results)
                 except (StartError, subprocess.CalledProcessError) as error:
                     results.missing[names[key].name, f"round {number + 1}"] = str(error)
-            measure_yardstick(here, plan, results)
-    report = gateway_report.Report(results, candidates, plan.rounds, plan.seconds, busy)
+            measure_yardstick(setup, plan, results)
+    report = gateway_report.Report(results, candidates, plan.rounds, plan.seconds, load_average)
     report.write(RESULTS if write else folder)
 
 

@@ -23,17 +23,18 @@ class Report:
     """The report of a run.
 
     Attributes:
-        results: what was measured.
-        peers: of whom, whether or not it could be.
-        rounds, seconds: how often and how long each load was.
-        busy: how many processes wanted a core, on average, when the run began.
+        results: all measurements.
+        peers: all peers, measured or not.
+        rounds: number of rounds.
+        seconds: duration of each load.
+        load_average: the machine's one-minute load average when the run began.
     """
 
     results: Results
     peers: Sequence[Peer]
     rounds: int
     seconds: float
-    busy: float
+    load_average: float
 
     def write(self, folder: Path) -> None:
         """Write tables and picture to a folder."""
@@ -61,7 +62,7 @@ class Report:
             f"with probabilities alone. Load from {generator()}, on the same cores as the servers; "
             f"each load took {self.seconds:g} s, {self.rounds} rounds over all peers in turn, "
             f"medians. Behind ours and the course's client stands {behind}; its CPU is theirs too. "
-            f"Load average when the run began: {self.busy:.1f}.\n\n"
+            f"Load average when the run began: {self.load_average:.1f}.\n\n"
             f"![Requests a second and 99th percentile by connections]({NAME}.svg)"
         )
 
@@ -80,11 +81,11 @@ class Report:
         header = ["peer", "start to first answer", "largest process, after loads of one row"]
         rows = []
         for peer in self.peers:
-            taken = self.results.footprint(peer.name)
-            if taken is not None:
-                sizes = (taken.rows_mb, taken.bulk_mb, taken.together_mb)
+            footprint = self.results.footprint(peer.name)
+            if footprint is not None:
+                sizes = (footprint.rows_mb, footprint.bulk_mb, footprint.together_mb)
                 cells = [f"{size:,.0f} MB" for size in sizes]
-                rows.append([peer.name, f"{taken.start_seconds:.2f} s", *cells])
+                rows.append([peer.name, f"{footprint.start_seconds:.2f} s", *cells])
         return "Start and memory", [*header, "after all loads", "all processes"], rows
 
     def _loads(self, workloads: Sequence[Workload], text: str) -> report.Section:

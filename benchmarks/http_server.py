@@ -1,7 +1,7 @@
-"""The HTTP server in front of the gateway, beside WSGI servers in front of the Flask application.
+"""The gateway's HTTP server, compared with WSGI servers that run the Flask application.
 
-The same API under each server, in front of the same model server, one row of 30 numbers a
-request, loaded by wrk. All share the machine's cores, so only the ratios mean something.
+wrk loads the same API under each server, in front of the same model server, with one row of 30
+numbers a request. All processes share the machine's cores, so only the ratios are meaningful.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CONNECTIONS = (1, 16, 64)
 
 
 def servers(port: int) -> dict[str, list[str]]:
-    """Return the command of each candidate; one process each, so that metrics stay whole."""
+    """Return the command of each server; one process, so that one scrape has all its metrics."""
     python = [sys.executable, "-m"]
     gunicorn = [*python, "gunicorn", f"--bind=127.0.0.1:{port}", "--log-level=error"]
     app = "client.http.flask_app:create_app()"
@@ -45,7 +45,8 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def loaded(request: Request, connections: int) -> Load:
+def measure(request: Request, connections: int) -> Load:
+    """Load the server; exit if a request fails."""
     done = load(request, connections, SECONDS)
     if done.errors:
         sys.exit(f"the load failed: {done}")
@@ -55,7 +56,7 @@ def loaded(request: Request, connections: int) -> Load:
 @click.command()
 @report.write_option
 def main(folder: Path | None) -> None:
-    """Measure each server in turn."""
+    """Measure the throughput and latency of each HTTP server in turn."""
     if shutil.which("wrk") is None:
         sys.exit("this benchmark needs wrk (on Debian: apt-get install wrk)")
     with tempfile.TemporaryDirectory() as temporary:
@@ -77,9 +78,9 @@ def main(folder: Path | None) -> None:
                 for name, command in servers(port).items():
                     with running(command, log, CLIENT_SERVER=f"127.0.0.1:{serving_port}") as server:
                         server.wait(lambda: is_ready(url), 60)
-                        loaded(request, 4)  # warm-up
+                        measure(request, 4)  # warm-up
                         for connections in CONNECTIONS:
-                            result = loaded(request, connections)
+                            result = measure(request, connections)
                             measured.setdefault((name, connections), []).append(result)
     rows = []
     for name in servers(port):

@@ -39,7 +39,7 @@ def measure(code: str) -> tuple[float, float]:
 @click.command()
 @report.write_option
 def main(folder: Path | None) -> None:
-    """Measure every way to import the messages."""
+    """Measure the import time and memory of each way."""
     measured: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
     for _ in range(REPEATS):
         for way, code in WAYS.items():

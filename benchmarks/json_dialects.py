@@ -24,7 +24,7 @@ REPEATS = 50
 
 
 def schemas() -> tuple[Schema, Schema]:
-    """Return a model that describes itself, and the same one without its description."""
+    """Return the schema of a model with a description, and the same schema without it."""
     number = TensorSpec(DataType.Value("DT_FLOAT"), (None,))
     matrix = TensorSpec(number.dtype, (None, len(NAMES)))
     signatures = {
@@ -42,7 +42,7 @@ def schemas() -> tuple[Schema, Schema]:
 
 
 def microseconds(work: Callable[[], Any]) -> float:
-    """Return the least time that a piece of work takes."""
+    """Return the shortest duration of a call, in microseconds."""
     timer = timeit.Timer(work)
     number = max(1, int(0.005 / min(timer.repeat(3, 1))))
     return min(timer.repeat(REPEATS, number)) / number * 1e6

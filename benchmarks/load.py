@@ -1,7 +1,6 @@
-"""Loads an HTTP server with one request, again and again over a number of connections.
+"""Load an HTTP server: one request, repeated over several connections.
 
-The load comes from wrk where there is one, else from asyncio, which takes more of the CPU that the
-server could have had.
+wrk generates the load if it is installed, else asyncio, which takes more CPU from the server.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from urllib.parse import urlsplit
 import numpy as np
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
-# Timeout of a request.
 TIMEOUT_SECONDS = 20
 
 
@@ -38,10 +36,10 @@ class Load:
     """The result of a load.
 
     Attributes:
-        requests: that were answered, errors too.
-        seconds: that it took.
-        p50, p99: seconds in which half and 99 in 100 of them were answered.
-        errors: replies that are not 2xx or 3xx, and connections that broke.
+        requests: number of responses, errors included.
+        seconds: duration of the load.
+        p50, p99: percentiles of the latency, in seconds.
+        errors: responses with a status of 400 or more, and broken connections.
     """
 
     requests: int
@@ -56,10 +54,10 @@ class Load:
         return max(0, self.requests - self.errors) / self.seconds
 
     @classmethod
-    def of(cls, took: list[float], seconds: float, errors: int) -> Load:
-        """Return it for requests that took so many seconds each."""
-        p50, p99 = np.percentile(took, [50, 99]) if took else (0.0, 0.0)
-        return cls(len(took), seconds, float(p50), float(p99), errors)
+    def of(cls, latencies: list[float], seconds: float, errors: int) -> Load:
+        """Summarise the latencies of all responses, in seconds."""
+        p50, p99 = np.percentile(latencies, [50, 99]) if latencies else (0.0, 0.0)
+        return cls(len(latencies), seconds, float(p50), float(p99), errors)
 
 
 def generator() -> str:
@@ -67,22 +65,22 @@ def generator() -> str:
     return "wrk, one thread" if shutil.which("wrk") else "asyncio (wrk is not installed)"
 
 
-def ask(request: Request) -> tuple[int, bytes]:
-    """Send a request once, and return status and body of the reply.
+def send_once(request: Request) -> tuple[int, bytes]:
+    """Send a request once, and return the response's status and body.
 
     Raises:
-        OSError, HTTPException: nothing that is a reply came back.
+        OSError, HTTPException: the server cannot be reached, or its response is malformed.
     """
     url = urlsplit(request.url)
     with closing(HTTPConnection(url.netloc, timeout=TIMEOUT_SECONDS)) as connection:
         headers = {"Content-Type": request.content_type}
         connection.request("POST", url.path, request.body.read_bytes(), headers)
-        reply = connection.getresponse()
-        return reply.status, reply.read()
+        response = connection.getresponse()
+        return response.status, response.read()
 
 
 def load(request: Request, connections: int, seconds: int) -> Load:
-    """Send a request over several connections, on each as soon as the previous one is answered."""
+    """Repeat a request on each connection as soon as the previous response has arrived."""
     if shutil.which("wrk") is None:
         return asyncio.run(_load(request, connections, seconds))
     command = ["wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds}s"]
@@ -96,11 +94,11 @@ async def _load(request: Request, connections: int, seconds: int) -> Load:
     url, body = urlsplit(request.url), request.body.read_bytes()
     head = f"POST {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {len(body)}\r\n"
     message = f"{head}Content-Type: {request.content_type}\r\n\r\n".encode() + body
-    took: list[float] = []
+    latencies: list[float] = []
     errors = 0
     started = time.perf_counter()
 
-    async def send_again_and_again() -> None:
+    async def send_repeatedly() -> None:
         nonlocal errors
         writer: asyncio.StreamWriter | None = None
         while (before := time.perf_counter()) < started + seconds:
@@ -108,24 +106,24 @@ async def _load(request: Request, connections: int, seconds: int) -> Load:
                 if writer is None:
                     reader, writer = await asyncio.open_connection(url.hostname, url.port)
                 writer.write(message)
-                status, stays = await asyncio.wait_for(_reply(reader), TIMEOUT_SECONDS)
-                took.append(time.perf_counter() - before)
+                status, keep_alive = await asyncio.wait_for(_response(reader), TIMEOUT_SECONDS)
+                latencies.append(time.perf_counter() - before)
                 errors += status >= 400
             except (OSError, EOFError, ValueError, asyncio.TimeoutError):
                 errors += 1
-                stays = False
-            if not stays and writer is not None:
+                keep_alive = False
+            if not keep_alive and writer is not None:
                 writer.close()
                 writer = None
         if writer is not None:
             writer.close()
 
-    await asyncio.gather(*(send_again_and_again() for _ in range(connections)))
-    return Load.of(took, time.perf_counter() - started, errors)
+    await asyncio.gather(*(send_repeatedly() for _ in range(connections)))
+    return Load.of(latencies, time.perf_counter() - started, errors)
 
 
-async def _reply(reader: asyncio.StreamReader) -> tuple[int, bool]:
-    """Read a reply, and return its status and whether the connection stays open."""
+async def _response(reader: asyncio.StreamReader) -> tuple[int, bool]:
+    """Read a response, and return its status and whether the connection stays open."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
     fields = dict(line.split(": ", 1) for line in head.splitlines()[1:] if ": " in line)
     if fields.get("transfer-encoding") == "chunked":

@@ -56,7 +56,7 @@ class Median:
 
     @classmethod
     def of(cls, points: Sequence[Point]) -> Median:
-        """Return it."""
+        """Summarise at least one point."""
         return cls(
             statistics.median(point.load.rate for point in points),
             statistics.median(point.load.p50 for point in points),
@@ -72,10 +72,10 @@ class Footprint:
     """The resources of a peer in one round.
 
     Attributes:
-        start_seconds: from its start until it had answered for the first time.
-        rows_mb: of its largest process, after the loads of one row.
-        bulk_mb: the same, after the loads of many rows.
-        together_mb: of all its processes then, added up.
+        start_seconds: time from its start to its first response.
+        rows_mb: resident memory of its largest process after the loads of one row.
+        bulk_mb: the same after the loads of many rows.
+        together_mb: resident memory of all its processes at that time.
     """
 
     start_seconds: float
@@ -89,7 +89,9 @@ class Results:
     """All measurements, and the reasons for missing ones.
 
     Attributes:
-        missing: why something could not be measured, by peer and what it was.
+        points: one point for each round, by the peer's name and workload.
+        footprints: one footprint for each round, by the peer's name.
+        missing: reasons, by the peer's name and what could not be measured.
     """
 
     points: dict[tuple[str, Workload], list[Point]] = field(default_factory=dict)
@@ -97,16 +99,16 @@ class Results:
     missing: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def add(self, peer: str, workload: Workload, point: Point) -> None:
-        """Add a point."""
+        """Add the point of one round."""
         self.points.setdefault((peer, workload), []).append(point)
 
     def median(self, peer: str, workload: Workload) -> Median | None:
-        """Return the medians, None if there are none."""
+        """Return the medians over all rounds; None if the workload was not measured."""
         points = self.points.get((peer, workload))
         return Median.of(points) if points else None
 
     def footprint(self, peer: str) -> Footprint | None:
-        """Return the medians, None if there are none."""
+        """Return the medians over all rounds; None if the peer was not measured."""
         rounds = self.footprints.get(peer)
         if not rounds:
             return None

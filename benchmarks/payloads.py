@@ -1,4 +1,4 @@
-"""Payloads: the same rows in each peer's own form, and the reading of its responses."""
+"""Payloads: the same rows in each peer's request format, and decoders for the responses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Floats = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Form:
-    """A way to write rows into a request, and to read probabilities from its response."""
+    """A format: writes rows as a request's body, and reads probabilities from a response's."""
 
     name: str
     content_type: str
@@ -28,7 +28,7 @@ class Form:
 
 
 def rows(count: int) -> Floats:
-    """Return rows [count, 30] of the table that the model was trained on, again and again."""
+    """Return rows `[count, 30]` of the training table, repeated if it has fewer."""
     from sklearn.datasets import load_breast_cancer
 
     table: Floats = load_breast_cancer().data
@@ -80,7 +80,7 @@ def _read_arrow(body: bytes) -> Floats:
 TENSORFLOW_SERVING = _json(
     "tensorflow-serving",
     lambda rows: {"signature_name": SIGNATURE, "instances": rows},
-    lambda reply: [row["probability"] for row in reply["predictions"]],
+    lambda response: [row["probability"] for row in response["predictions"]],
 )
 OPEN_INFERENCE = _json(
     "open-inference",
@@ -94,10 +94,10 @@ OPEN_INFERENCE = _json(
             }
         ]
     },
-    lambda reply: reply["outputs"][0]["data"],
+    lambda response: response["outputs"][0]["data"],
 )
 # The usual form in hand-written apps.
-PLAIN = _json("plain", lambda rows: {"instances": rows}, lambda reply: reply["predictions"])
-BARE_LIST = _json("bare-list", lambda rows: {"instances": rows}, lambda reply: reply)
+PLAIN = _json("plain", lambda rows: {"instances": rows}, lambda response: response["predictions"])
+BARE_LIST = _json("bare-list", lambda rows: {"instances": rows}, lambda response: response)
 NPY = Form("npy", "application/x-npy", _write_npy, _read_npy)
 ARROW = Form("arrow", "application/vnd.apache.arrow.stream", _write_arrow, _read_arrow)

@@ -17,17 +17,17 @@ class Peer:
     """A server that answers HTTP with the model's probabilities.
 
     Attributes:
-        name: in tables.
-        command: how it is started; `{bin}` is the directory of its environment's programs, `{port}`
-            where it is to listen, `{server}` the address of the model server. Empty for TensorFlow
-            Serving's own REST port, which runs already.
-        path: that requests go to.
-        form: of requests and replies.
-        settings: in words.
-        packages: of its environment; none for the project's own.
-        behind: whether a model server works behind it.
-        tables: forms that it takes many rows in, other than JSON.
-        environment: variables, with the same placeholders as in the command.
+        name: its name in tables.
+        command: the command that starts it. `{bin}` is the `bin` directory of its environment,
+            `{port}` the port to listen on, `{server}` the model server's address. Empty for
+            TensorFlow Serving's REST port, which is open already.
+        path: path of the prediction requests.
+        form: format of requests and responses in JSON.
+        settings: its settings in words, for the report.
+        packages: requirements of its environment; empty: the project's own environment.
+        behind: whether it calls a model server, whose CPU time counts too.
+        tables: the other formats that it accepts for many rows, by name.
+        environment: environment variables, with the same placeholders as `command`.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Peer:
 
     @property
     def key(self) -> str:
-        """The name as files have it."""
+        """The name in file names and in `--only`."""
         return self.name.split()[0].lower().replace("'s", "")
 
     def filled(self, **values: object) -> tuple[list[str], dict[str, str]]:
@@ -65,7 +65,7 @@ TENSORFLOW_SERVING = Peer(
     command="",
     path=f"/v1/models/{payloads.MODEL}:predict",
     form=payloads.TENSORFLOW_SERVING,
-    settings="its own port for REST, flags as they come",
+    settings="its own port for REST; --grpc_max_threads=64",
 )
 COURSE = Peer(
     name="course's client",

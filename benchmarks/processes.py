@@ -1,4 +1,4 @@
-"""Server processes under load: start, CPU and memory, and stop with all children."""
+"""Server processes under load: start them, measure CPU and memory, stop them with all children."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 STOP_SECONDS = 10
 POLL_SECONDS = 0.01
-# Characters of the log to show when a server does not start.
-LINES_SHOWN = 5
+# Lines of the log to show when a server does not start.
+LOG_LINES_SHOWN = 5
 
 
 class StartError(Exception):
-    """A server did not start."""
+    """A server did not start; the message ends with its log."""
 
 
 class Server:
     """A process with all its children.
 
     Attributes:
-        started: when, by `time.perf_counter`.
+        started: the start, on the clock of `time.perf_counter`.
     """
 
     def __init__(self, command: list[str], log: Path, environment: Mapping[str, str]) -> None:
@@ -36,7 +36,7 @@ class Server:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.started = time.perf_counter()
         with log.open("wb") as out:
-            # Its own session: Ctrl-C is for the benchmark, which then stops it.
+            # Ctrl-C must reach only the benchmark, which then stops its servers.
             self._process = psutil.Popen(
                 command,
                 cwd=log.parent,
@@ -48,28 +48,28 @@ class Server:
             )
 
     def processes(self) -> list[psutil.Process]:
-        """Return it and its children."""
+        """Return the process and its children; none if it has ended."""
         with suppress(psutil.NoSuchProcess):
             return [self._process, *self._process.children(recursive=True)]
         return []
 
     def wait(self, ready: Callable[[], bool], seconds: float) -> float:
-        """Return the seconds from the start until it was ready.
+        """Wait until `ready` returns true, and return the seconds since the start.
 
         Raises:
-            StartError: it ended, or took too long.
+            StartError: the process ended, or was not ready within `seconds`.
         """
         while not ready():
-            took = time.perf_counter() - self.started
-            if self._process.poll() is not None or took > seconds:
+            waited = time.perf_counter() - self.started
+            if self._process.poll() is not None or waited > seconds:
                 lines = self._log.read_text(errors="replace").splitlines()
-                said = " / ".join(line.strip() for line in lines[-LINES_SHOWN:])
-                raise StartError(f"not ready after {took:.0f} s: {said}")
+                end_of_log = " / ".join(line.strip() for line in lines[-LOG_LINES_SHOWN:])
+                raise StartError(f"not ready after {waited:.0f} s: {end_of_log}")
             time.sleep(POLL_SECONDS)
         return time.perf_counter() - self.started
 
     def stop(self) -> None:
-        """Stop the server; kill children that remain or do not react."""
+        """Stop the server, and kill the children that outlive it."""
         family = self.processes()
         with suppress(psutil.NoSuchProcess):
             self._process.terminate()
@@ -96,7 +96,7 @@ def running(command: list[str], log: Path, **environment: str) -> Iterator[Serve
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
+    """Return a loopback port that no process listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -104,7 +104,7 @@ def free_port() -> int:
 
 
 def cpu_seconds(servers: Iterable[Server]) -> float:
-    """Return the seconds of CPU that all processes of the servers have used."""
+    """Return the CPU seconds used by all processes of the servers."""
     total = 0.0
     for server in servers:
         for process in server.processes():
@@ -115,7 +115,7 @@ def cpu_seconds(servers: Iterable[Server]) -> float:
 
 
 def memory(server: Server) -> tuple[float, float]:
-    """Return the resident MB of the server's largest process, and of all added up."""
+    """Return the resident MB of the server's largest process, and of all its processes."""
     sizes = [0.0]
     for process in server.processes():
         with suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""Prints a benchmark's tables with the machine they were measured on; `--write` keeps them."""
+"""Print a benchmark's tables with the machine they were measured on; `--write` keeps them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 import re
 from collections.abc import Sequence
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import click
@@ -15,7 +15,7 @@ import click
 RESULTS = Path(__file__).parent / "results"
 Section = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
-# Every benchmark has it. Without it the checkout stays as it is.
+# An option of every benchmark; without it, a run leaves the checkout unchanged.
 write_option = click.option(
     "--write",
     "folder",
@@ -47,13 +47,13 @@ def write_sections(
     """Print several tables, and write them to `name.md` in a folder if there is one.
 
     Args:
-        name: of the benchmark's module.
-        about: what was measured, in a sentence or two.
-        sections: a text, a header and rows for each table.
-        packages: names of the packages whose versions matter.
-        folder: directory of the file.
+        name: the benchmark's module in `benchmarks`.
+        about: one or two sentences on what was measured.
+        sections: text above the table (may be empty), header and rows of each table.
+        packages: installed packages to list with their versions.
+        folder: directory of the file; None: only print.
     """
-    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    versions = ", ".join(f"{package} {_version(package)}" for package in packages)
     lines = [
         f"# {name}",
         "",
@@ -81,6 +81,13 @@ def machine() -> str:
     """Return the number of cores and the processor's name."""
     models = re.findall(r"^model name\s*: (.+)", _cpu_info(), re.MULTILINE)
     return f"{os.cpu_count()} cores ({models[0] if models else platform.machine()})"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return version(f"{package}-cpu")  # tensorflow, on Linux with x86-64
 
 
 def _cpu_info() -> str:

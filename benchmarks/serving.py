@@ -1,13 +1,12 @@
 """The model server under gRPC load: predictions per second and latency.
 
 One model (30 numbers, signature `dense`), 1, 16 and 64 callers, 1, 32 and 1000 rows, batching on
-and off; against a real tensorflow_model_server as well where TENSORFLOW_MODEL_SERVER names its
-binary.
-Callers and server share the machine's cores, so only ratios mean something.
+and off; tensorflow_model_server too if TENSORFLOW_MODEL_SERVER names its binary. Callers and
+server share the machine's cores, so only ratios are meaningful.
 
-Batching cannot win here. The graph takes some 15 µs for a row and 100 µs for 1000, a call through
-gRPC and Python several hundred: a batch saves a few of the 15, and to hand a call to another thread
-and back costs more.
+Batching cannot win here. The graph takes some 15 µs for a row and 100 µs for 1000, but a call
+through gRPC and Python several hundred. A batch saves a part of the 15 µs, and handing a call to
+another thread and back costs more.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ ROWS = (1, 32, 1000)
 COLUMNS = 30
 READY_SECONDS = 60
 OPTIONS = [("grpc.max_receive_message_length", -1)]
-# Two calls of 1000 rows do not fit into one batch, so that of 64 callers each may have one waiting.
-# By default, in TensorFlow Serving too, 10 may wait, and further calls are refused as UNAVAILABLE.
+# Two calls of 1000 rows do not fit into one batch, so 64 callers may have 64 batches waiting. By
+# default, as in TensorFlow Serving, 10 may wait, and further calls are refused as UNAVAILABLE.
 BATCHING = "max_batch_size { value: 1024 } max_enqueued_batches { value: 100 }\n"
 
 
@@ -54,7 +53,7 @@ BATCHING = "max_batch_size { value: 1024 } max_enqueued_batches { value: 100 }\n
 def main(
     context: click.Context, repeats: int, seconds: float, quick: bool, folder: Path | None
 ) -> None:
-    """Measure every server in turn."""
+    """Measure the throughput and latency of every server in turn."""
     if context.invoked_subcommand is not None:
         return
     if quick:
@@ -119,7 +118,7 @@ def _request(rows: int) -> bytes:
 
 
 def _load(port: int, rows: int, callers: int, seconds: float) -> dict[str, float]:
-    """Load a server from a process of its own."""
+    """Load a server from another process, and return rate, p50 and p99 in ms, and errors."""
     command = [sys.executable, "-m", "benchmarks.serving", "load", str(port), str(rows)]
     command += [str(callers), str(seconds)]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -133,8 +132,8 @@ def _load(port: int, rows: int, callers: int, seconds: float) -> dict[str, float
 @click.argument("callers", type=int)
 @click.argument("seconds", type=float)
 def load(port: int, rows: int, callers: int, seconds: float) -> None:
-    """Call again and again from so many threads, and print what it took."""
-    data, took = _request(rows), list[float]()
+    """Call a server from CALLERS threads for SECONDS, and print rate and latency as JSON."""
+    data, latencies = _request(rows), list[float]()
     errors = 0
 
     def call_until(end: float) -> None:
@@ -145,7 +144,7 @@ def load(port: int, rows: int, callers: int, seconds: float) -> None:
             except grpc.RpcError:
                 errors += 1
             else:
-                took.append(time.perf_counter() - before)
+                latencies.append(time.perf_counter() - before)
 
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel:
         call: Any = channel.unary_unary(PREDICT)
@@ -156,8 +155,8 @@ def load(port: int, rows: int, callers: int, seconds: float) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    p50, p99 = np.percentile(took, [50, 99]) * 1000
-    print(json.dumps({"rate": len(took) / seconds, "p50": p50, "p99": p99, "errors": errors}))
+    p50, p99 = np.percentile(latencies, [50, 99]) * 1000
+    print(json.dumps({"rate": len(latencies) / seconds, "p50": p50, "p99": p99, "errors": errors}))
 
 
 def _write(

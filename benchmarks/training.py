@@ -1,8 +1,8 @@
-"""Fitting millions of rows: time, peak memory and the log-loss reached, beside scikit-learn.
+"""Fitting millions of rows: time, peak memory and log-loss, compared with scikit-learn.
 
 Each way runs in a process of its own, on the same Parquet files of 30 standard normal columns whose
-log-odds are linear, and is judged on the same rows that none was fitted on. All have the same ridge
-and stop at the same size of the gradient, 1e-4, which is scikit-learn's default.
+log-odds are linear, and is evaluated on the same rows, which none was fitted on. All have the same
+ridge and stop at the same size of the gradient, 1e-4, which is scikit-learn's default.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Floats = npt.NDArray[Any]
 
 
 def generate(folder: Path, rows: int, seed: int, suffix: str = ".parquet") -> Path:
-    """Write a table in files of a million rows, unless it is there."""
+    """Write a table in files of a million rows, unless the folder exists."""
     if folder.exists():
         return folder
     folder.mkdir(parents=True)
@@ -72,7 +72,7 @@ class Stopwatch:
 
 
 def ours(data: Path, watch: Stopwatch, memory: int) -> tuple[Floats, float]:
-    """Read, encode and fit with Newton's method; returns weights for the columns, and the bias."""
+    """Read, encode and fit with Newton's method; return the columns' weights and the bias."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     from training.data.reading import open_source
     from training.data.split import Split
@@ -84,7 +84,7 @@ def ours(data: Path, watch: Stopwatch, memory: int) -> tuple[Floats, float]:
     settings = FitSettings(optimizer="newton", tolerance=TOLERANCE)
     with tempfile.TemporaryDirectory() as folder:
         with watch.stage("read"):
-            # The job holds rows out of what it reads; here others judge, so as few as can be.
+            # Hold out as few rows as possible: the evaluation uses other rows.
             split = Split(1e-4, 0.0, 0)
             source, choice = open_source(str(data)), Choice(LABEL)
             table = read_table(source, choice, split, Path(folder), Workers(), memory)
@@ -98,7 +98,7 @@ def ours(data: Path, watch: Stopwatch, memory: int) -> tuple[Floats, float]:
 
 
 def scikit_learn(data: Path, watch: Stopwatch, make: Callable[[], Any]) -> tuple[Floats, float]:
-    """Read with polars, standardise and fit; returns weights for the columns, and the bias."""
+    """Read with polars, standardise and fit; return the columns' weights and the bias."""
     from sklearn.preprocessing import StandardScaler
 
     with watch.stage("read"):
@@ -144,7 +144,7 @@ WAYS: dict[str, Callable[[Path, Stopwatch], tuple[Floats, float]]] = {
 
 
 def in_this_process(way: str, data: Path, judged: Path) -> dict[str, Any]:
-    """Run a way; returns seconds of each stage, peak memory in bytes, and the log-loss."""
+    """Run a way; return the seconds of each stage, peak memory in bytes, and the log-loss."""
     watch = Stopwatch()
     weights, bias = WAYS[way](data, watch)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -164,7 +164,7 @@ def measure(way: str, data: Path, judged: Path) -> dict[str, Any]:
 
 
 def published(data: Path, way: str, judged: Path) -> list[str]:
-    """Run a whole process: the job from file to published version, or scikit-learn's to weights."""
+    """Measure a whole process: the job from file to published version, or a scikit-learn fit."""
     with tempfile.TemporaryDirectory() as models:
         command = [sys.executable, "-m"]
         if way == "ours":
@@ -212,7 +212,7 @@ def main(
     csv_rows: int,
     folder: Path | None,
 ) -> None:
-    """Measure every way."""
+    """Measure every way to fit the same rows."""
     if way is not None:
         print(json.dumps(in_this_process(way, data, judged)))
         return
@@ -255,7 +255,7 @@ def main(
         sections.append((text, ["rows", *header[1:]], lines))
     about = (
         "Rows of 30 columns from files to weights, each way in a process of its own. "
-        "Prepare: standardise, and whatever else it takes until the solver has its features. "
+        "Prepare: standardise, and all other work until the solver has its features. "
         f"Tolerance {TOLERANCE:g}, 5 epochs of SGDClassifier; scikit-learn gets float32."
     )
     report.write_sections(

@@ -4,9 +4,10 @@
 and `client.http` answers HTTP. None of them loads the TensorFlow runtime.
 """
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 from client.errors import ClientError
-from client.serving.client import AsyncServingClient, ServingClient
+from client.serving.async_client import AsyncServingClient
+from client.serving.client import ServingClient
 
 __all__ = ["AsyncServingClient", "ClientError", "ServingClient"]

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import grpc
 
-# The mapping of TensorFlow Serving's REST port, except that a missed deadline is 504 and not 500.
+# As on TensorFlow Serving's REST port (ToHTTPStatusCode in its http_server.cc).
 HTTP_STATUS = {
-    grpc.StatusCode.CANCELLED: 499,
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.FAILED_PRECONDITION: 400,
     grpc.StatusCode.OUT_OF_RANGE: 400,

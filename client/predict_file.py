@@ -11,6 +11,8 @@ from typing import BinaryIO
 import click
 import orjson
 
+from client.codecs.json.arrays import kind_of
+from client.codecs.reply import JSON
 from client.codecs.tables import (
     ARROW,
     CSV,
@@ -25,10 +27,10 @@ from client.codecs.tables import (
     table_writer,
 )
 from client.codecs.tables.json_writers import JsonWriter
-from client.codecs.tables.layout import ROWS_PER_CALL, Place
+from client.codecs.tables.layout import ROWS_PER_CALL, RowPlace
+from client.codecs.tables.lines import BYTE_ORDER_MARK
 from client.codecs.tables.ndjson import JsonRows
 from client.errors import ClientError
-from client.http.messages import JSON
 from client.serving.client import ServingClient, Target
 from client.serving.schema import Schema
 from client.serving.tensors import Array
@@ -40,8 +42,7 @@ _SUFFIXES = {f".{name}": kind for name, kind in FORMATS.items()} | {
     ".jsonl": NDJSON,
     ".arrows": ARROW,
 }
-_BEGINNINGS = {b"\x93NUMPY": NPY, b"\xff\xff\xff\xff": ARROW}
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_MAGIC = {b"\x93NUMPY": NPY, b"\xff\xff\xff\xff": ARROW}
 _GZIP = b"\x1f\x8b"
 
 
@@ -97,7 +98,7 @@ class _Predicting:
         """
         head = file.read(CHUNK_BYTES)
         with click.progressbar(
-            _nothing(),
+            iter(()),
             length=size or None,
             label="predict",
             file=sys.stderr,
@@ -170,7 +171,7 @@ def _decompressed(chunks: Iterable[bytes]) -> Iterator[bytes]:
     except zlib.error as error:
         raise ClientError(f"the file is not gzip: {error}") from error
     if not unzip.eof:
-        raise ClientError("the file is gzip that is cut short")
+        raise ClientError("the gzip file is truncated")
 
 
 def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
@@ -180,10 +181,10 @@ def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
 
 def _guessed(head: bytes) -> str:
     """Guess a file's media type from its first bytes."""
-    for beginning, kind in _BEGINNINGS.items():
-        if head.startswith(beginning):
+    for magic, kind in _MAGIC.items():
+        if head.startswith(magic):
             return kind
-    text = head.removeprefix(_BYTE_ORDER_MARK).lstrip()
+    text = head.removeprefix(BYTE_ORDER_MARK).lstrip()
     if text[:1] == b"{":
         try:
             first = orjson.loads(text.partition(b"\n")[0])
@@ -209,7 +210,7 @@ def _json_rows(
 ) -> tuple[TableLayout, Iterator[TableRows]]:
     """Read a list of rows, or `{"instances": [row, ...], "signature_name": ...}`."""
     try:
-        body = orjson.loads(data.removeprefix(_BYTE_ORDER_MARK))
+        body = orjson.loads(data.removeprefix(BYTE_ORDER_MARK))
     except orjson.JSONDecodeError as error:
         raise ClientError(f"not JSON: {error}") from error
     wrapped = body if isinstance(body, dict) else {"instances": body}
@@ -217,10 +218,10 @@ def _json_rows(
     if not isinstance(rows, list) or wrapped.keys() - {"instances", "signature_name"}:
         raise ClientError(
             'expected a list of rows or {"instances": [row, ...]}, '
-            'with "signature_name" for another signature than the default'
+            'with "signature_name" for a signature other than the default'
         )
     if not isinstance(name, str):
-        raise ClientError("signature_name: expected a string")
+        raise ClientError(f"signature_name: expected a string, got {kind_of(name)}")
     if not rows:
         raise ClientError("expected at least one row, got none")
     layout = TableLayout.of(schema, name, options.outputs)
@@ -233,9 +234,5 @@ def _json_rows(
     return layout, parts()
 
 
-def _place(start: int) -> Place:
+def _place(start: int) -> RowPlace:
     return lambda index: f"instances[{start + index}]"
-
-
-def _nothing() -> Iterator[int]:
-    yield from ()

@@ -30,99 +30,123 @@ class Settings(BaseSettings):
 
     server: str = Field(
         default="127.0.0.1:8500",
-        description="host:port of the model server's gRPC API, or several ip:port with commas; "
-        "all addresses that a name resolves to take turns",
+        description="host:port of the model server's gRPC API, or several ip:port separated by "
+        "commas; all addresses of a name are used",
     )
     server_tls: bool = Field(default=False, description="encrypt the connection to the server")
     server_ca: Path | None = Field(
-        default=None, description="PEM file of the authorities that the server's certificate is of"
+        default=None,
+        description="PEM file of the certificate authorities for the server's certificate",
     )
     server_cert: Path | None = Field(
         default=None, description="PEM file of the client's own certificate, for mutual TLS"
     )
     server_key: Path | None = Field(default=None, description="PEM file of its key")
     model: str = Field(
-        default="breast_cancer", description="model that /predict, /readyz and / are about"
+        default="breast_cancer", description="model of /predict, /readyz and the page"
     )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8080, ge=0, le=65535, description="HTTP port")
     workers: int = Field(default=1, ge=1, le=256, description="processes that answer requests")
     threads: int = Field(
-        default=8, ge=1, description="requests for the page and its files worked on at once"
+        default=8, ge=1, description="concurrent requests for the page and its files"
     )
     timeout: float = Field(
         default=5.0,
         gt=0,
         le=3600,
-        description="seconds until a prediction must be answered; a request may ask for less "
-        "with X-Request-Timeout",
+        description="timeout of a prediction in seconds; X-Request-Timeout lowers it for a request",
     )
     max_body_bytes: int = Field(default=16 * 2**20, gt=0, description="largest request body")
     max_table_bytes: int = Field(
         default=2**30,
         gt=0,
-        description="largest table (CSV, NDJSON, Arrow, npy); these pass in pieces",
+        description="largest table (CSV, NDJSON, Arrow, npy); tables are streamed",
     )
     body_timeout: float = Field(
         default=30.0,
         gt=0,
-        description="seconds until a request's body must have arrived, of a table the next piece",
+        description="seconds in which a request's body must arrive; for a table, the next piece",
     )
     write_timeout: float = Field(
         default=30.0,
         gt=0,
-        description="seconds after which a connection whose response is not read is closed",
+        description="seconds after which a connection is closed if its response is not read",
     )
     max_unsent_bytes: int = Field(
         default=64 * 2**20,
         gt=0,
-        description="bytes of responses that may wait to be read; over that, connections that "
-        "read least are closed",
+        description="bytes of unread responses; beyond that, the slowest connections are closed",
     )
     max_requests: int = Field(
-        default=2048, ge=1, description="requests a process works on at once; more get a 503"
+        default=2048, ge=1, description="concurrent requests of a process; more get a 503"
     )
     max_waiting: int = Field(
-        default=1024, ge=1, description="requests that may wait for a call; more get a 429"
+        default=1024, ge=1, description="requests in the queue; more get a 429"
     )
     batch_rows: int = Field(
-        default=1024, ge=1, description="rows that requests may share a call with; 1 for none"
+        default=1024, ge=1, description="rows of a shared call; 1 disables batching"
     )
     max_calls: int = Field(
         default=4,
         ge=1,
-        description="calls to the model server in flight that are not shared: large requests, "
-        ":classify, :regress, models that take no batch; more wait",
+        description="concurrent calls that are not shared: large requests, :classify, :regress, "
+        "models without a batch dimension; more wait",
     )
     out_of_range: Unusual = Field(
         default="count",
-        description="what to do with numbers outside the range that their column had in training, "
-        "and with categories it did not have: count them in the metrics, or refuse the request "
-        "(400)",
+        description="numbers outside the range of training, and categories not seen in training: "
+        "count them in the metrics, or refuse the request (400)",
     )
     missing_values: Unusual = Field(
         default="count",
-        description="what to do with missing values, which the model imputes: count them in the "
-        "metrics and in X-Missing-Imputed, or refuse the request (400)",
+        description="missing values, which the model imputes: count them in the metrics and in "
+        "X-Missing-Imputed, or refuse the request (400)",
     )
     cors: bool = Field(
-        default=False, description="let pages of other origins read what /v1 answers"
+        default=False, description="let pages of other origins read the responses of /v1"
     )
     api_keys: Path | None = Field(
         default=None,
-        description="file of the API keys' hashes (`python -m client new-key` makes one); "
-        "without it everybody may ask",
+        description="file of the API keys' hashes (`python -m client new-key` creates one); "
+        "without it no key is needed",
+    )
+    rollout: Path | None = Field(
+        default=None,
+        description="directory of rollout files, which `python -m rollout` writes; without it the "
+        "latest version answers requests that name none",
+    )
+    sticky_header: str | None = Field(
+        default=None,
+        description="header whose value determines the arm of a rollout, so that a caller stays "
+        "with one version; without it each request gets any arm",
+    )
+    reports: Path | None = Field(
+        default=None,
+        description="directory of all models, to show the training reports at "
+        "/reports/MODEL/VERSION; without it the page has no links to them",
     )
     access_log: AccessLog = Field(
         default="errors", description="requests to log: all, errors (5xx) or none"
     )
+    log: Path | None = Field(
+        default=None,
+        description="directory of the prediction log and of the feedback; without it neither is "
+        "kept, and /feedback is off",
+    )
+    log_share: float = Field(
+        default=1.0, ge=0, le=1, description="share of the requests whose rows are logged"
+    )
+    log_leave_out: str | None = Field(
+        default=None, description="columns that are not logged, comma-separated"
+    )
     server_timing: bool = Field(
-        default=False, description="tell in each reply's Server-Timing how long it took, and where"
+        default=False, description="add the time spent to each response in Server-Timing"
     )
     drain_delay: float = Field(
         default=0.0,
         ge=0,
-        description="seconds to go on serving after SIGTERM, with /readyz already saying no",
+        description="seconds to go on serving after SIGTERM while /readyz fails",
     )
 
     @field_validator("port", mode="before")
@@ -137,7 +161,7 @@ class Settings(BaseSettings):
         if not self.server_tls and (self.server_ca or self.server_cert or self.server_key):
             raise ValueError("server_ca, server_cert and server_key need CLIENT_SERVER_TLS=true")
         if (self.server_cert is None) != (self.server_key is None):
-            raise ValueError("server_cert and server_key belong together")
+            raise ValueError("server_cert and server_key must be set together")
         return self
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -46,32 +47,65 @@ PORT = click.IntRange(1, 65535)
     help="The embedded model server, or TensorFlow Serving in a container "
     "(TF_SERVING_IMAGE names another image).",
 )
-def main(host: str, port: int, serving_port: int, models: Path, model: str, server: str) -> None:
+@click.option(
+    "--rollout",
+    type=click.Choice(["off", "auto"]),
+    default="off",
+    help="auto: newly published versions get traffic step by step, and are rolled back if they "
+    "are worse (`python -m rollout --help`).",
+)
+@click.option(
+    "--rollout-steps",
+    default="shadow,5,25,50",
+    help="Steps of a rollout: shadow, or the new version's share of the requests in percent.",
+)
+@click.option("--rollout-bake", default="10m", help="Minimum time at each step.")
+def main(
+    host: str,
+    port: int,
+    serving_port: int,
+    models: Path,
+    model: str,
+    server: str,
+    rollout: str,
+    rollout_steps: str,
+    rollout_bake: str,
+) -> None:
     """Train if there is no model, serve it, and open the HTTP endpoint on this machine."""
     started = time.monotonic()
+    models = models.resolve()
     ports.check_port("PORT", host, port)
     ports.check_port("SERVING_PORT", SERVER_HOST, serving_port, in_use=[port])
-    base_path = (models / model).resolve()
-    serving = _serving_command(server, serving_port, models.resolve(), model)
+    base_path = models / model
+    server_address = ports.address(SERVER_HOST, serving_port)
+    client = [*_module("client"), "serve", f"--host={host}", f"--port={port}", f"--model={model}"]
+    client.append(f"--server={server_address}")
+    os.environ.setdefault("CLIENT_REPORTS", str(models))
+    url = f"http://{ports.address(ports.reachable_address(host), port)}"
+    serving = _serving_command(server, serving_port, models, model)
+    programs = {"serving": serving, "client": client}
     if server == "docker":
         _run([*serving, "--check"])
     if model in TRAINABLE:
         fit = ["fit", f"--models={models}", f"--data={model}", "--unless-published"]
-        _run([*_room("training"), *fit])
+        _run([*_module("training"), *fit])
     elif not any(base_path.glob("[0-9]*")):
         raise click.ClickException(
             f"{base_path} has no version; expected a SavedModel at {base_path}/1"
         )
-    server_address = ports.address(SERVER_HOST, serving_port)
-    client = [*_room("client"), "serve", f"--host={host}", f"--port={port}", f"--model={model}"]
-    client.append(f"--server={server_address}")
+    if rollout == "auto":
+        # By default 8501, where `python -m rollout` expects it.
+        rest_port = ports.next_free_port(SERVER_HOST, serving_port, in_use=[port])
+        if rest_port is None:
+            raise click.ClickException(f"no port above SERVING_PORT={serving_port} is free")
+        watch = _add_rollout(serving, rest_port, url, models, model)
+        programs["rollout"] = [*watch, f"--steps={rollout_steps}", f"--bake={rollout_bake}"]
 
     logs = ROOT / ".run" / str(port)
-    url = f"http://{ports.address(ports.local(host), port)}"
     stop = _stop_on_signals()
-    supervisor = Supervisor(serving, client, ROOT, logs)
+    supervisor = Supervisor(programs, ROOT, logs)
     try:
-        if _wait_until_ready(url, supervisor, started, stop):
+        if _wait_until_ready(url, supervisor, stop):
             ready = f"Ready in {time.monotonic() - started:.1f} s."
             lines = summary(url, server_address, base_path, logs)
             click.echo(f"\n{ready}\n\n{lines}\n\nCtrl-C stops everything.")
@@ -87,10 +121,10 @@ def main(host: str, port: int, serving_port: int, models: Path, model: str, serv
 
 def _serving_command(server: str, port: int, models: Path, model: str) -> list[str]:
     if server == "docker":
-        command = _room("launcher.container")
+        command = _module("launcher.container")
     else:
         command = [
-            *_room("serving"),
+            *_module("serving"),
             f"--bind_address={SERVER_HOST}",
             f"--reload_root={models}",
         ]
@@ -98,19 +132,49 @@ def _serving_command(server: str, port: int, models: Path, model: str) -> list[s
     return [*command, f"--port={port}", *model_flags]
 
 
+def _add_rollout(
+    serving: list[str], rest_port: int, url: str, models: Path, model: str
+) -> list[str]:
+    """Configure server and client for rollouts, and return the rollout controller's command.
+
+    Args:
+        serving: the model server's command, to which flags are added.
+        rest_port: HTTP port of the model server.
+        url: URL of the client.
+        models: directory of all models.
+        model: name of the model.
+    """
+    directory = models / ".rollout"
+    serving += [
+        f"--model_config_file={directory / 'models.config'}",
+        "--model_config_file_poll_wait_seconds=1",
+        # Labels in a server's first configuration name versions that it has not loaded yet.
+        "--allow_version_labels_for_unavailable_models=true",
+        f"--rest_api_port={rest_port}",
+        # A version that hangs must not take all threads: the stable one needs some.
+        "--grpc_max_threads=64",
+    ]
+    os.environ["CLIENT_ROLLOUT"] = str(directory)
+    flags = [f"--models={models}", f"--model={model}"]
+    _run([*_module("rollout"), "init", *flags])
+    flags += [f"--servers=http://{ports.address(SERVER_HOST, rest_port)}", f"--gateways={url}"]
+    return [*_module("rollout"), "watch", "--auto", *flags]
+
+
 def _stop_on_signals() -> list[int]:
-    """Return a list that receives the numbers of the signals that ask this process to stop."""
+    """Return a list to which each SIGINT, SIGTERM or SIGHUP appends its number."""
     received: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: received.append(number))
     return received
 
 
-def _wait_until_ready(url: str, supervisor: Supervisor, started: float, stop: list[int]) -> bool:
+def _wait_until_ready(url: str, supervisor: Supervisor, stop: list[int]) -> bool:
+    deadline = time.monotonic() + READY_TIMEOUT_SECONDS
     while not stop and supervisor.is_running():
         if is_ready(url):
             return True
-        if time.monotonic() - started > READY_TIMEOUT_SECONDS:
+        if time.monotonic() > deadline:
             return False
         time.sleep(POLL_SECONDS)
     return False
@@ -130,7 +194,8 @@ def _watch(url: str, supervisor: Supervisor, stop: list[int]) -> None:
             click.echo("ready again" if ready else f"not ready, see {supervisor.logs}")
 
 
-def _room(name: str) -> list[str]:
+def _module(name: str) -> list[str]:
+    """Return the command that runs a module."""
     return [sys.executable, "-m", name]
 
 
@@ -141,6 +206,7 @@ def _run(command: list[str]) -> None:
 
 
 def _fail(supervisor: Supervisor) -> int:
+    """Print why the programs are not ready, with the ends of their logs; return the exit status."""
     running = supervisor.is_running()
     reason = f"not ready after {READY_TIMEOUT_SECONDS} s" if running else "the supervisor ended"
     click.echo(f"Error: {reason}; the last lines of the logs in {supervisor.logs}:", err=True)

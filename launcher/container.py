@@ -1,7 +1,7 @@
-"""TensorFlow Serving in a container, as a process of this machine.
+"""TensorFlow Serving in a container, run as a local process.
 
-`python -m launcher.container` starts the container, prints its log, ends when the container ends,
-and removes the container on SIGTERM or SIGINT.
+`python -m launcher.container` runs the container, prints its log, and exits when the container
+exits. SIGTERM and SIGINT stop the container. It is removed in every case.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from docker.errors import APIError, DockerException, ImageNotFound
 DEFAULT_IMAGE = "tensorflow/serving"
 DEFAULT_VERSION = "2.20.0"
 GRPC_PORT = 8500
+REST_PORT = 8501
 # The default, four times the number of cores, rejects concurrent calls of the client.
 GRPC_MAX_THREADS = 64
 LABEL = "org.logreg-serving.role"
 STOP_SECONDS = 1
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True, "ignore_unknown_options": True})
 @click.option("--port", type=click.IntRange(1, 65535), default=8500, help="gRPC port on the host.")
 @click.option("--bind_address", default="127.0.0.1", help="Host address to listen on.")
 @click.option("--model_name", default="default", help="Name of the model.")
@@ -37,22 +38,54 @@ STOP_SECONDS = 1
     help="Directory whose integer-named children are the model's versions.",
 )
 @click.option(
+    "--model_config_file",
+    type=click.Path(path_type=Path),
+    help="Model config file below the directory of all models; the directory is then mounted at "
+    "the same path in the container.",
+)
+@click.option("--rest_api_port", type=click.IntRange(1, 65535), help="HTTP port on the host.")
+@click.option(
     "--image",
     envvar="TF_SERVING_IMAGE",
     default=f"{DEFAULT_IMAGE}:{os.environ.get('TF_SERVING_VERSION', DEFAULT_VERSION)}",
     show_envvar=True,
     help="Image with tensorflow_model_server.",
 )
-@click.option("--check", is_flag=True, help="Check that engine and image are available, and end.")
+@click.option("--check", is_flag=True, help="Check that engine and image are available, and exit.")
+@click.argument("flags", nargs=-1, type=click.UNPROCESSED)
 def main(
-    port: int, bind_address: str, model_name: str, model_base_path: Path, image: str, check: bool
+    port: int,
+    bind_address: str,
+    model_name: str,
+    model_base_path: Path,
+    model_config_file: Path | None,
+    rest_api_port: int | None,
+    image: str,
+    check: bool,
+    flags: tuple[str, ...],
 ) -> None:
-    """Run TensorFlow Serving in a container until it ends, or until SIGTERM or SIGINT."""
+    """Run TensorFlow Serving in a container until it ends, or until SIGTERM or SIGINT.
+
+    Further FLAGS go to tensorflow_model_server.
+    """
+    base_path = model_base_path.resolve()
+    options: dict[str, dict[str, Any]] = {
+        "ports": {f"{GRPC_PORT}/tcp": (bind_address, port)},
+        "volumes": {str(base_path): {"bind": f"/models/{model_name}", "mode": "ro"}},
+    }
+    command = [f"--model_name={model_name}", f"--model_base_path=/models/{model_name}", *flags]
+    if model_config_file is not None:
+        command.append(f"--model_config_file={model_config_file}")
+        models = str(base_path.parent)
+        options["volumes"] = {models: {"bind": models, "mode": "ro"}}
+    if rest_api_port is not None:
+        command.append(f"--rest_api_port={REST_PORT}")
+        options["ports"][f"{REST_PORT}/tcp"] = (bind_address, rest_api_port)
     engine = _engine()
     try:
         _ensure_image(engine, image)
         if not check:
-            sys.exit(_run(engine, image, port, bind_address, model_name, model_base_path.resolve()))
+            sys.exit(_run(engine, image, f"logreg-serving-{port}", command, options))
     finally:
         engine.close()
 
@@ -61,7 +94,9 @@ def _engine() -> Any:
     try:
         return docker.from_env()
     except DockerException as error:
-        raise click.ClickException(f"no Docker engine answers: {_reason(error)}") from error
+        raise click.ClickException(
+            f"no Docker engine answers: {_reason(error)}; start Docker, or use the embedded server"
+        ) from error
 
 
 def _ensure_image(engine: Any, image: str) -> None:
@@ -78,10 +113,9 @@ def _ensure_image(engine: Any, image: str) -> None:
 
 
 def _run(
-    engine: Any, image: str, port: int, bind_address: str, model_name: str, base_path: Path
+    engine: Any, image: str, name: str, flags: list[str], options: dict[str, dict[str, Any]]
 ) -> int:
     """Run the container and return its exit status; 0 after a signal."""
-    name = f"logreg-serving-{port}"
     _remove_left_over(engine, name)
     stopping = False
 
@@ -100,15 +134,13 @@ def _run(
             command=[
                 f"--port={GRPC_PORT}",
                 f"--grpc_max_threads={GRPC_MAX_THREADS}",
-                f"--model_name={model_name}",
-                f"--model_base_path=/models/{model_name}",
+                *flags,
             ],
             init=True,
             user=f"{os.getuid()}:{os.getgid()}",
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
-            ports={f"{GRPC_PORT}/tcp": (bind_address, port)},
-            volumes={str(base_path): {"bind": f"/models/{model_name}", "mode": "ro"}},
+            **options,
         )
     except DockerException as error:
         raise click.ClickException(f"cannot create the container: {_reason(error)}") from error

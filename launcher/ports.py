@@ -22,7 +22,8 @@ def check_port(variable: str, host: str, port: int, in_use: Collection[int] = ()
         in_use: other ports of this run.
     """
     if port in in_use:
-        raise click.ClickException(f"port {port} is used twice{_way_out(variable, host, port)}")
+        way_out = _way_out(variable, host, port, in_use)
+        raise click.ClickException(f"port {port} is used twice{way_out}")
     try:
         _listen(host, port)
     except socket.gaierror as error:
@@ -38,7 +39,13 @@ def check_port(variable: str, host: str, port: int, in_use: Collection[int] = ()
         raise click.ClickException(message) from error
 
 
-def local(host: str) -> str:
+def next_free_port(host: str, port: int, in_use: Collection[int] = ()) -> int | None:
+    """Return the first free port above `port`; None if the next `PORTS_TRIED` are taken."""
+    candidates = range(port + 1, min(port + PORTS_TRIED + 1, 65536))
+    return next((each for each in candidates if each not in in_use and _is_free(host, each)), None)
+
+
+def reachable_address(host: str) -> str:
     """Return the address at which this machine reaches a server that listens on `host`."""
     return WILDCARDS.get(host, host)
 
@@ -48,10 +55,9 @@ def address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _way_out(variable: str, host: str, port: int, in_use: Collection[int] = ()) -> str:
-    for candidate in range(port + 1, min(port + PORTS_TRIED, 65536)):
-        if candidate not in in_use and _is_free(host, candidate):
-            return f"; choose another: make run {variable}={candidate}"
+def _way_out(variable: str, host: str, port: int, in_use: Collection[int]) -> str:
+    if candidate := next_free_port(host, port, in_use):
+        return f"; choose another: make run {variable}={candidate}"
     return f"; choose another with {variable}="
 
 

@@ -19,7 +19,7 @@ _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
 def is_ready(url: str) -> bool:
-    """Return whether the client at this URL can answer predictions."""
+    """Return whether the client at this URL can answer prediction requests."""
     try:
         with _open(f"{url}/readyz", timeout=2) as response:
             return bool(response.status == 200)
@@ -28,10 +28,10 @@ def is_ready(url: str) -> bool:
 
 
 def summary(url: str, server: str, base_path: Path, logs: Path) -> str:
-    """Return the addresses and paths of a service, one on each line.
+    """Return the addresses and paths of a service, one per line.
 
     Args:
-        url: of the client.
+        url: URL of the client.
         server: host:port of the model server.
         base_path: directory of the model's versions.
         logs: directory of the logs.
@@ -55,11 +55,11 @@ def newest_report(base_path: Path) -> Path | None:
 
 
 def exposure_warning(host: str, port: int) -> str:
-    """Return what to know about a service that other machines can reach; nothing if none can."""
-    if ports.local(host) == host and _is_loopback(host):
+    """Return a warning if other machines can reach the client; "" if they cannot."""
+    if ports.reachable_address(host) == host and _is_loopback(host):
         return ""
     keys = os.environ.get("CLIENT_API_KEYS")
-    lacks = "is not encrypted" if keys else "is neither encrypted nor asks for an API key"
+    lacks = "is not encrypted" if keys else "neither is encrypted nor requires an API key"
     return (
         f"Warning: HOST={host} lets other machines reach port {port} "
         f"(http://{ports.address(socket.gethostname(), port)}/), which {lacks}; "
@@ -73,11 +73,12 @@ def _is_loopback(host: str) -> bool:
 
 
 def _example_call(url: str, server: str, model: str) -> str:
-    """Return a command that sends one typical row, made by the client from the model's schema."""
+    """Return a curl command that sends a typical row, which the client makes from the schema."""
     command = [sys.executable, "-m", "client", "example", f"--server={server}", f"--model={model}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        return f"see {url}/docs/ ({done.stderr.strip().splitlines()[-1]})"
+        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        return f"see {url}/docs/ ({reason})"
     request = json.loads(done.stdout)
     if "instances" in request:
         request["instances"] = request["instances"][:1]

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from _thread import start_new_thread
 
 import click
 
@@ -14,8 +15,8 @@ from serving.model_servers.flags import Flags, with_flags
 
 # Hide the start-up messages of TensorFlow and gRPC: this server reports errors itself.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Importing TensorFlow imports Keras 3, which doubles the time and is not used here. With this
-# variable it looks for tf_keras, which is not installed.
+# TensorFlow would import Keras 3, which doubles the import time and is not used here. With this
+# variable, TensorFlow looks for tf_keras instead, which is not installed.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
@@ -25,8 +26,9 @@ def main(flags: Flags) -> None:
     """Serve SavedModels over TensorFlow Serving's gRPC API, without Docker.
 
     The flags are tensorflow_model_server's, with --bind_address, --reload_root and
-    --load_timeout_seconds in addition. A flag that is not listed here, or that cannot be honoured,
-    is refused. The gRPC port opens when every model has been loaded.
+    --load_timeout_seconds in addition. Flags that cannot be honoured are refused. The gRPC port
+    opens once every model has been loaded, or ten seconds after a load that is retried has failed
+    (one second if each model has another version).
     """
     if flags.version:
         click.echo(_versions())
@@ -35,8 +37,9 @@ def main(flags: Flags) -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     stop = threading.Event()
+    # Handlers run in this thread, which may hold the event's lock; another one waits for it.
     for signal_number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signal_number, lambda number, frame: stop.set())
+        signal.signal(signal_number, lambda number, frame: start_new_thread(stop.set, ()))
 
     # Imported late: TensorFlow takes seconds, and --help and invalid flags do not need it.
     import tensorflow as tf
@@ -62,11 +65,13 @@ def main(flags: Flags) -> None:
 
 
 def _versions() -> str:
-    from importlib.metadata import version
+    from importlib.metadata import packages_distributions, version
 
+    # Its package is tensorflow-cpu or tensorflow.
+    (library, *_) = packages_distributions()["tensorflow"]
     return (
-        f"TensorFlow ModelServer: embedded, after {version('tensorflow-serving-api')}\n"
-        f"TensorFlow Library: {version('tensorflow')}"
+        f"TensorFlow ModelServer: embedded, compatible with {version('tensorflow-serving-api')}\n"
+        f"TensorFlow Library: {version(library)}"
     )
 
 

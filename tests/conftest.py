@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,15 @@ from tests.support import forked, lanes, processes
 from tests.support.processes import Running
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # as in the rooms: halves the time of the import
 
 CHROMIUM = "/usr/bin/chromium"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import the files that `make quick` leaves out."""
+    left_out = config.getoption("markexpr") == "not slow" and lanes.is_slow(collection_path)
+    return True if left_out else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,6 +37,15 @@ def missing(what: str) -> None:
     if os.environ.get("REQUIRE_ALL"):
         pytest.fail(f"{what}, and REQUIRE_ALL is set")
     pytest.skip(what)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _exports_are_checked_in_forked_processes() -> None:
+    """Check exports in forked processes, so that TensorFlow is not imported for each one.
+
+    Tests that run `python -m training` still run the check in a separate process.
+    """
+    forked.check_exports_in_forks()
 
 
 @pytest.fixture(scope="session")
@@ -48,17 +65,24 @@ def chromium() -> str:
     return found
 
 
+@contextmanager
+def shared_folder(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """Yield a folder that all workers of this run share, holding its lock."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def trained_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models directory with breast_cancer/1, made by the training job. Do not write to it."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # which all workers of this run share
-    models = folder / "trained"
-    with (folder / "trained.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with shared_folder(tmp_path_factory, "trained") as folder:
+        models = folder / "trained"
         if not (models / "breast_cancer" / "1").exists():
-            done = processes.fit(models)
+            done = forked.fit(models)
             assert done.returncode == 0, done.stderr
     return models
 
@@ -83,8 +107,14 @@ class Starter:
 
     def client(self, server: str, *, ready: bool = True, **environment: str) -> Running:
         log = self.folder / f"client-{len(self.running)}.log"
-        self.running.append(processes.start_client(log, server, ready=ready, **environment))
+        start = processes.start_client if "CLIENT_WORKERS" in environment else forked.start_client
+        self.running.append(start(log, server, ready=ready, **environment))
         return self.running[-1]
+
+    def stop(self) -> None:
+        """Stop the processes, the last started first."""
+        for running in reversed(self.running):
+            running.stop()
 
     def command(self, command: list[str], **environment: str) -> Running:
         log = self.folder / f"command-{len(self.running)}.log"
@@ -96,15 +126,14 @@ class Starter:
 def starter(tmp_path: Path) -> Iterator[Starter]:
     starter = Starter(tmp_path, [])
     yield starter
-    for running in reversed(starter.running):
-        running.stop()
+    starter.stop()
 
 
 @pytest.fixture(scope="session")
 def model_server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a model server with breast_cancer/1."""
     log = tmp_path_factory.mktemp("serving") / "log"
-    running = processes.start_model_server(
+    running = forked.start_model_server(
         log, "--model_name=breast_cancer", f"--model_base_path={trained_models / 'breast_cancer'}"
     )
     processes.wait_for(lambda: processes.is_serving(running.address), "the model is loaded")
@@ -115,6 +144,6 @@ def model_server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def client_url(model_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a client in front of that model server."""
-    running = processes.start_client(tmp_path_factory.mktemp("client") / "log", model_server)
+    running = forked.start_client(tmp_path_factory.mktemp("client") / "log", model_server)
     yield running.address
     assert running.stop() == 0, running.output()

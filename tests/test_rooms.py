@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.processes import ROOT
 
-ROOMS = ("client", "launcher", "serving", "training")
+ROOMS = ("client", "launcher", "monitoring", "rollout", "serving", "training")
 
 
 def imported(source: Path) -> Iterator[str]:

@@ -14,6 +14,7 @@ from training.data.reading import Source
 from training.data.split import Split
 from training.data.table import read_table
 from training.evaluation.candidate import Candidate, evaluate_fit
+from training.evaluation.reference import REFERENCE_FILE
 from training.evaluation.report import REPORT_FILE, render
 from training.export import warmup
 from training.export.serving_module import export
@@ -62,11 +63,12 @@ class Target:
 
     Attributes:
         models: directory of all models.
-        name: of the model; versions are at `models/name/<integer>`.
-        rules: of the gate.
+        name: the model's name; versions are at `models/name/<integer>`.
+        rules: the gate's rules.
         force: publish whatever the metrics; the version must still load and answer.
         keep: number of versions to keep, the new one included; None keeps all.
         tensorboard: directory for TensorBoard's logs; None writes none.
+        reason: why it is trained, for the manifest.
     """
 
     models: Path
@@ -75,6 +77,7 @@ class Target:
     force: bool = False
     keep: int | None = None
     tensorboard: Path | None = None
+    reason: str = ""
 
     @property
     def published(self) -> Path | None:
@@ -105,10 +108,10 @@ def run(
     observer: Observer | None = None,
     process: FreshProcess | None = None,
 ) -> Published | None:
-    """Do the whole job; arguments as for `fit` and `gate_and_publish`.
+    """Run the whole job; arguments as for `fit` and `gate_and_publish`.
 
     Returns:
-        What was published; None in workers other than the first.
+        The published version; None in workers other than the first.
 
     Raises:
         InterruptedFitError: the job was interrupted; a checkpoint is saved.
@@ -166,8 +169,8 @@ def fit(
     Args:
         source: the rows.
         choice: the columns to use.
-        settings: how to split and fit.
-        name: of the model, for the report.
+        settings: settings of the split, the fit and the evaluation.
+        name: the model's name, for the report.
         memory: bytes of features to keep; more are read from disk in each step.
         workers: the processes that share the fit; all return the same.
         signals: requests to stop.
@@ -210,7 +213,7 @@ def gate_and_publish(
 
     Args:
         candidate: the result of a fit.
-        target: where to publish it.
+        target: the model to publish it as, and the conditions.
         process: checks the export; None starts one.
 
     Returns:
@@ -228,7 +231,9 @@ def gate_and_publish(
         check_export(directory, candidate.held_out, candidate.model, process)
         page = render(candidate.report, verdict)
         (directory / REPORT_FILE).write_text(page, encoding="utf-8")
-        manifest.write(directory, replace(candidate.manifest, verdict=verdict))
+        (directory / REFERENCE_FILE).write_text(candidate.model.reference + "\n", encoding="utf-8")
+        known = replace(candidate.manifest, verdict=verdict, reason=target.reason)
+        manifest.write(directory, known)
 
     version = publish(write, target.models, target.name)
     if target.keep is not None:

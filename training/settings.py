@@ -25,17 +25,18 @@ class FitSettings:
 
     Attributes:
         held_out: share of the rows kept for evaluation.
-        seed: of the split, the order of mini-batches and the bootstrap.
+        seed: seed of the split, the order of mini-batches and the bootstrap.
         optimizer: the solver.
         iterations: maximum number of steps, for sgd epochs; None takes the solver's `ITERATIONS`.
         tolerance: largest |∂J/∂θ| at which the fit stops; for sgd, largest change of the cost.
         patience: number of steps without a lower validation cost after which the fit stops.
         learning_rate: α of gradient-descent and sgd; None takes a safe one.
-        momentum, batch_size: of sgd.
+        momentum: μ of sgd.
+        batch_size: rows of a mini-batch of sgd.
         l1, l2: λ₁ (sgd only) and λ₂ of the elastic net; with λ₁ = 0, λ₂ is scikit-learn's 1/C.
         loss: loss of a row; the cost is its mean.
         class_weight: "balanced", or factors for the row weights by class name.
-        threshold: least probability that is labelled class 1, or the rule that chooses it.
+        threshold: smallest probability that is labelled class 1, or the rule that chooses it.
     """
 
     held_out: float = 0.3
@@ -60,11 +61,11 @@ class FitSettings:
 
     @property
     def step_name(self) -> str:
-        """The name of the solver's steps: iterations or epochs."""
-        return "epochs" if self.optimizer == "sgd" else "iterations"
+        """The name of the solver's steps: iteration or epoch."""
+        return "epoch" if self.optimizer == "sgd" else "iteration"
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> FitSettings:
-        """Read settings from a manifest; unknown names are of other releases and ignored."""
+        """Read settings from a manifest; ignore names that only other releases know."""
         known = {f.name for f in fields(cls)}
         return cls(**{name: value for name, value in stored.items() if name in known})

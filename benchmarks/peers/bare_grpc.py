@@ -1,7 +1,7 @@
 """The yardstick: a Python program that calls Predict over gRPC, one call after the other.
 
-SERVER is the model server's address, ROW an `.npy` file with one row, SECONDS how long to go on.
-The seconds that each call took are printed as a JSON list.
+Environment: SERVER is the model server's address, ROW an `.npy` file with one row, SECONDS the
+duration. The latency of each call in seconds is printed as a JSON list.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ FLOAT = DataType.Value("DT_FLOAT")
 
 
 def predict(stub: PredictionServiceStub, row: npt.NDArray[np.float32]) -> float:
-    """Return the probability of one row [1, 30]."""
+    """Return the probability of one row `[1, 30]`."""
     request = PredictRequest()
     request.model_spec.name = "breast_cancer"
     request.model_spec.signature_name = "dense"
     request.inputs["features"].CopyFrom(to_proto(row, FLOAT))
-    reply = stub.Predict(request, timeout=10)
-    return float(from_proto(reply.outputs["probability"])[0])
+    response = stub.Predict(request, timeout=10)
+    return float(from_proto(response.outputs["probability"])[0])
 
 
 def main() -> None:
     row = np.load(os.environ["ROW"])
-    took = []
+    latencies = []
     with grpc.insecure_channel(os.environ["SERVER"]) as channel:
         stub = PredictionServiceStub(channel)
-        for _ in range(200):  # to warm up
+        for _ in range(200):  # warm-up
             predict(stub, row)
         before = time.perf_counter()
         end = before + float(os.environ["SECONDS"])
         while before < end:
             predict(stub, row)
             after = time.perf_counter()
-            took.append(after - before)
+            latencies.append(after - before)
             before = after
-    print(json.dumps(took))
+    print(json.dumps(latencies))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ class Service:
     def __init__(self) -> None:
         self.model = SavedModel()
 
-    # A batch is counted in rows; what is larger would be cut into pieces.
+    # The batch size is in rows; a larger request would be split.
     @bentoml.api(batchable=True, max_batch_size=16_384, max_latency_ms=1000)
     def predict(self, instances: np.ndarray) -> np.ndarray:
         return self.model.probabilities(instances)

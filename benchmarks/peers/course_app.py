@@ -17,14 +17,14 @@ def prediction() -> Response:
     rows = request.get_json()["instances"]
     with grpc.insecure_channel(os.environ["SERVER"]) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        asked = predict_pb2.PredictRequest()
-        asked.model_spec.name = "breast_cancer"
-        asked.model_spec.signature_name = "dense"
-        features = asked.inputs["features"]
+        message = predict_pb2.PredictRequest()
+        message.model_spec.name = "breast_cancer"
+        message.model_spec.signature_name = "dense"
+        features = message.inputs["features"]
         features.dtype = types_pb2.DT_FLOAT
         features.tensor_shape.dim.add(size=len(rows))
         features.tensor_shape.dim.add(size=len(rows[0]))
         for row in rows:
             features.float_val.extend(row)
-        reply = stub.Predict(asked)
-    return jsonify(predictions=list(reply.outputs["probability"].float_val))
+        response = stub.Predict(message)
+    return jsonify(predictions=list(response.outputs["probability"].float_val))

@@ -1,4 +1,4 @@
-"""FastAPI: typed on both sides, so that pydantic does the JSON; `def`: a thread predicts."""
+"""FastAPI: pydantic models decode and encode JSON; a `def` endpoint runs in the thread pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The SavedModel in the process that answers HTTP, as the peers without a model server have it."""
+"""The SavedModel loaded into the HTTP server's process, for peers without a model server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 
 class SavedModel:
-    """Loaded once, called by its signature."""
+    """The model at MODEL, called through its signature `dense`."""
 
     def __init__(self) -> None:
         self._model = tf.saved_model.load(os.environ["MODEL"])
@@ -23,8 +23,8 @@ class SavedModel:
         """Return one probability for each row.
 
         Args:
-            rows: lists of 30 numbers, or an array [rows, 30].
+            rows: lists of 30 numbers, or an array `[rows, 30]`.
         """
         features = tf.constant(rows, tf.float32)
-        found: npt.NDArray[np.float32] = self._dense(features=features)["probability"].numpy()
-        return found
+        outputs: npt.NDArray[np.float32] = self._dense(features=features)["probability"].numpy()
+        return outputs

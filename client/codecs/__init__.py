@@ -1,6 +1,6 @@
 """Codecs: request bodies to arrays, and arrays to response bodies, one module per dialect.
 
-A codec knows neither HTTP nor batching. The registry of dialects is `client.http.routing`.
+A codec knows neither HTTP nor batching. `client.http.endpoints.registry` lists the dialects.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from client.codecs.batches import Batch, Call, Decoded, collect
-from client.codecs.errors import json_error
 from client.codecs.json.calls import JsonCall
+from client.codecs.reply import Headers, Reply
 from client.errors import ClientError
-from client.http.messages import HttpReply
 from client.serving.schema import Schema
 from client.serving.tensors import Array
 
-__all__ = ["Batch", "Call", "Codec", "Decoded", "Decoding", "JsonCall", "Payload"]
-
-Headers = tuple[tuple[str, str], ...]
+__all__ = ["Batch", "Call", "Codec", "Decoded", "Decoding", "Headers", "JsonCall", "Payload"]
 
 
 class Payload(NamedTuple):
@@ -73,7 +70,7 @@ class Codec(ABC):
     @abstractmethod
     def encode(
         self, batch: Batch, outputs: Mapping[str, Array], schema: Schema, headers: Headers
-    ) -> list[HttpReply]:
+    ) -> list[Reply]:
         """Return the response to each request of a batch.
 
         Args:
@@ -86,9 +83,9 @@ class Codec(ABC):
             ClientError: this dialect cannot represent the outputs.
         """
 
+    def ids(self, batch: Batch) -> Sequence[str | None] | None:
+        """Return the callers' ids of the requests of a batch, None if the dialect has none."""
+        return None
+
     def check(self, payload: Payload) -> None:  # noqa: B027 - most dialects have nothing to check
         """Raise the error, if any, that the request has for every model."""
-
-    def encode_error(self, error: ClientError) -> HttpReply:
-        """Return the response for an error."""
-        return json_error(error)

@@ -92,17 +92,20 @@ class Batch:
         )
 
     def parts(self, max_rows: int, max_bytes: int) -> list[Batch]:
-        """Split into batches within both limits; a larger request is a batch of its own."""
+        """Split into batches of at most `max_rows`, and of about `max_bytes` by the mean row size.
+
+        A larger request is a batch of its own.
+        """
         if self.rows is None or len(self.rows) == 1:
             return [self]
         total = sum(self.rows)
         size = sum(byte_size(array) for array in self.call.inputs.values())
         if total <= max_rows and size <= max_bytes:
             return [self]
-        most = max(1, min(max_rows, total * max_bytes // max(size, 1)))
+        limit = max(1, min(max_rows, total * max_bytes // max(size, 1)))
         found, first, rows = [], 0, 0
         for index, count in enumerate(self.rows):
-            if rows and rows + count > most:
+            if rows and rows + count > limit:
                 found.append(self.part(first, index))
                 first, rows = index, 0
             rows += count

@@ -7,8 +7,8 @@ import re
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header, parse_options_header
 
+from client.codecs.reply import JSON
 from client.errors import ClientError
-from client.http.messages import JSON
 
 CSV = "text/csv"
 TSV = "text/tab-separated-values"
@@ -26,7 +26,7 @@ _ALIASES = {
     **dict.fromkeys(("application/jsonl", "application/x-jsonl", "text/jsonl"), NDJSON),
     **dict.fromkeys(("application/jsonlines", "application/x-jsonlines"), NDJSON),
 }
-# Table types, including some that cannot be read here: their bodies are not JSON.
+# Table types, including some that are not supported: their bodies are not JSON.
 _TABLE = re.compile(
     r"csv|tsv|separated-values|ndjson|json-?lines?\b|jsonl|json-seq|arrow|feather|parquet|avro|orc\b"
     r"|excel|spreadsheet|numpy|npy|npz|zip|bzip|zstd|x-xz"
@@ -55,21 +55,21 @@ def media_type(content_type: str) -> str:
     return _ALIASES.get(name, name)
 
 
-def negotiate(accept: str | None, came: str) -> str:
+def negotiate(accept: str | None, request_type: str) -> str:
     """Return the media type of the response (RFC 9110, 12.5.1).
 
     Among types of equal quality the request's own wins.
 
     Args:
         accept: value of the Accept header, None if absent.
-        came: media type of the request.
+        request_type: media type of the request.
 
     Raises:
         ClientError: 406, none of the types that can be written is accepted.
     """
     parsed = parse_accept_header(accept or "*/*", MIMEAccept)
     wanted = MIMEAccept([(_ALIASES.get(name.lower(), name), q) for name, q in parsed])
-    order = (came, *WRITABLE) if came in WRITABLE else WRITABLE
+    order = (request_type, *WRITABLE) if request_type in WRITABLE else WRITABLE
     best = max(order, key=wanted.quality)
     if wanted.quality(best) == 0:
         raise ClientError(

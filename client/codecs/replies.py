@@ -115,8 +115,8 @@ def each_row(name: str, array: Array) -> list[bytes]:
             return [orjson.dumps(text) for text in _written(name, values)]
         # Labels have few distinct values.
         known = list(set(values))
-        of = dict(zip(known, map(orjson.dumps, _written(name, known)), strict=True))
-        return [of[value] for value in values]
+        texts = dict(zip(known, map(orjson.dumps, _written(name, known)), strict=True))
+        return [texts[value] for value in values]
     if not array.size:
         return [orjson.dumps(row) for row in array.tolist()]
     values, inner = _whole(name, array)[1:-1], array.ndim - 1

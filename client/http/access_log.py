@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import uuid
 from collections.abc import Mapping
 
 from pythonjsonlogger.orjson import OrjsonFormatter
 
+from client.codecs.reply import Headers
 from client.http.messages import HttpRequest
 from client.http.responses import VERSION_HEADER
+from client.observability.prediction_ids import is_id
 
 log = logging.getLogger("client.access")
 
 ID_HEADER = "X-Request-ID"
-_ID = re.compile(r"[\w.:/=+-]{1,128}", re.ASCII)
 _BAD_REQUEST = 400
 _SERVER_ERROR = 500
 # Bounds what a caller can write to the log.
 _MAX_LOGGED = 1000
-
-Headers = tuple[tuple[str, str], ...]
 
 
 def set_up_logs() -> None:
@@ -42,7 +40,7 @@ def set_up_logs() -> None:
 def request_id(headers: Mapping[str, str]) -> str | None:
     """Return the request id that the caller sent, None without a usable one."""
     sent = headers.get("x-request-id")
-    return sent if sent is not None and _ID.fullmatch(sent) else None
+    return sent if sent is not None and is_id(sent) else None
 
 
 def record(

@@ -7,8 +7,6 @@ and remove the old one once it is unused.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import logging
 import re
@@ -16,6 +14,8 @@ import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
+
+from werkzeug.datastructures import Authorization
 
 from client.errors import ClientError
 
@@ -84,8 +84,8 @@ class ApiKeys:
         try:
             stamp = _stamp(self._path)
             if stamp != self._stamp:
+                self._stamp = stamp  # also of a file with an error, which is logged once
                 self._names = _read(self._path)
-                self._stamp = stamp
                 log.info("%d API keys read from %s", len(self._names), self._path)
         except KeysFileError as error:
             # A half-written file must neither lock callers out nor let them in.
@@ -96,7 +96,7 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     try:
         found = path.stat()
     except OSError as error:
-        raise KeysFileError(f"API keys, {path}: {error.strerror}") from error
+        raise KeysFileError(f"API key file {path}: {error.strerror}") from error
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
@@ -105,7 +105,7 @@ def _read(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise KeysFileError(f"API keys, {path}: {error}") from error
+        raise KeysFileError(f"API key file {path}: {error}") from error
     names = {}
     for number, line in enumerate(lines, start=1):
         text = line.partition("#")[0].strip()
@@ -114,7 +114,7 @@ def _read(path: Path) -> dict[str, str]:
         match = LINE.fullmatch(text)
         if match is None:
             raise KeysFileError(
-                f"API keys, {path} line {number}: "
+                f"API key file {path}, line {number}: "
                 "expected a name and the SHA-256 of a key in hexadecimal"
             )
         names[match["hash"]] = match["name"]
@@ -125,13 +125,7 @@ def _sent(headers: Mapping[str, str]) -> str | None:
     """Return a request's key; browsers send it as the password of Basic authentication."""
     if "x-api-key" in headers:
         return headers["x-api-key"].strip()
-    scheme, _, value = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip()
-    if scheme.lower() == "basic":
-        try:
-            login = base64.b64decode(value, validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
-            return None
-        return login.partition(":")[2]
-    return None
+    sent = Authorization.from_header(headers.get("authorization"))
+    if sent is None:
+        return None
+    return sent.token if sent.type == "bearer" else sent.password

@@ -18,7 +18,7 @@ from a2wsgi import WSGIMiddleware
 from client.http.connections import Connections
 from client.http.flask_app import create_app
 from client.http.flask_bridge import Bridge
-from client.http.pipeline import Gateway
+from client.http.gateway import Gateway
 from client.http.worker_states import WorkerStates
 from client.settings import Settings
 

@@ -69,8 +69,11 @@ class Connections:
                 except Exception:
                     log.exception("a connection could not be closed")
                     connection.transport.abort()
-            self._sweep_stalled(now)
-            self._metrics.publish()
+            try:
+                self._sweep_stalled(now)
+                self._metrics.publish()
+            except Exception:
+                log.exception("connections could not be checked")
 
     def _sweep_stalled(self, now: float) -> None:
         for connection, stalled in list(self._stalled.items()):
@@ -83,7 +86,7 @@ class Connections:
         self._bound()
 
     def _bound(self) -> None:
-        """While too many bytes are unread, close the connections that read least."""
+        """While too many bytes are unread, close those without progress for longest."""
         total = sum(stalled.size for stalled in self._stalled.values())
         while total > self._max_unsent and len(self._stalled) > 1:
             connection = min(self._stalled, key=lambda one: self._stalled[one].since)

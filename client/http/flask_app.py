@@ -12,26 +12,23 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 from flask import Flask, Response, g, request
-from flask_swagger_ui import get_swaggerui_blueprint
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
-from client.codecs.errors import json_error
 from client.errors import ClientError
 from client.http import access_log as access
-from client.http import page
-from client.http.endpoints import docs
+from client.http import docs_page, page, reports
+from client.http.errors import error_reply
 from client.http.flask_bridge import Background, Bridge
 from client.http.messages import HttpReply, HttpRequest
 from client.http.request_body import too_large
+from client.observability.prediction_ids import PREDICTION_ID_HEADER
 from client.settings import Settings
 
 log = logging.getLogger(__name__)
 
-PAGE_POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
-# Swagger UI needs an inline script for its settings, and inline styles.
-DOCS_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; frame-ancestors 'none'"
+PAGE_POLICY = (
+    "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
 
 
@@ -52,7 +49,9 @@ def create_app(
         bridge = Background(settings).bridge
         _answer_api(app, bridge, settings.max_body_bytes)
     app.register_blueprint(page.blueprint(bridge, settings))
-    app.register_blueprint(get_swaggerui_blueprint("/docs", docs.PATH, {"app_name": docs.TITLE}))
+    app.register_blueprint(docs_page.blueprint)
+    if settings.reports is not None:
+        app.register_blueprint(reports.blueprint(settings.reports))
     _record(app, bridge)
     _answer_errors(app, settings.max_body_bytes)
     return app
@@ -93,8 +92,7 @@ def _record(app: Flask, bridge: Callable[[], Bridge]) -> None:
         response.headers["X-Content-Type-Options"] = "nosniff"
         if g.get("by_gateway"):
             return response
-        is_docs = (request.endpoint or "").startswith("swagger_ui.")
-        response.headers["Content-Security-Policy"] = DOCS_POLICY if is_docs else PAGE_POLICY
+        response.headers.setdefault("Content-Security-Policy", PAGE_POLICY)
         response.headers["X-Frame-Options"] = "DENY"
         response.headers["Referrer-Policy"] = "no-referrer"
         route = request.url_rule.rule if request.url_rule else "none"
@@ -108,20 +106,21 @@ def _record(app: Flask, bridge: Callable[[], Bridge]) -> None:
 
 
 def _answer_errors(app: Flask, max_bytes: int) -> None:
-    """Return every error in the API's form: `{"error": "..."}`."""
+    """Return every error in the form of the API."""
 
     @app.errorhandler(ClientError)
     def client_error(error: ClientError) -> Response:
-        return _response(json_error(error))
+        return _response(error_reply(error, request.path))
 
     @app.errorhandler(RequestEntityTooLarge)
     def large(error: RequestEntityTooLarge) -> Response:
-        return _response(json_error(too_large(max_bytes)))
+        return _response(error_reply(too_large(max_bytes), request.path))
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
         message = f"{request.method} {request.path}: {error.name}"
-        response = _response(json_error(ClientError(message, error.code or 500)))
+        failure = ClientError(message, error.code or 500)
+        response = _response(error_reply(failure, request.path))
         if isinstance(error, MethodNotAllowed) and error.valid_methods:
             response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
         return response
@@ -129,7 +128,8 @@ def _answer_errors(app: Flask, max_bytes: int) -> None:
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:
         log.exception("%s %s failed", request.method, request.path, exc_info=error)
-        return _response(json_error(ClientError("internal error; the log has the details", 500)))
+        failure = ClientError("internal error; the log has the details", 500)
+        return _response(error_reply(failure, request.path))
 
 
 def _headers() -> dict[str, str]:
@@ -140,4 +140,6 @@ def _headers() -> dict[str, str]:
 def _response(reply: HttpReply) -> Response:
     response = Response(reply.body, reply.status, content_type=reply.content_type)
     response.headers.extend(reply.headers)
+    if reply.prediction_id is not None:
+        response.headers[PREDICTION_ID_HEADER] = reply.prediction_id
     return response

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from client.http.pipeline import Gateway
+from client.http.gateway import Gateway
 from client.settings import Settings
 
 T = TypeVar("T")

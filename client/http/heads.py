@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import httptools
@@ -10,12 +11,15 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from client.errors import ClientError
 from client.http.body_stream import BodyStream
+from client.http.gateway import Gateway
 from client.http.messages import HttpRequest
+from client.http.request_body import too_large
 from client.http.routing import Route
 
 MAX_URLS, MAX_URL_LENGTH = 1024, 256
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Head:
     """A request's head, and everything that depends on nothing else.
 
@@ -28,55 +32,35 @@ class Head:
         target: the path as sent, and the query.
         route: its route; None if the ASGI application handles it.
         expects: whether the caller sent `Expect: 100-continue`.
-        table: whether the body is streamed to its handler.
+        table: whether the body, a table's or feedback, is streamed to its handler.
         error: the error to respond with, if any.
     """
 
-    __slots__ = (
-        "error",
-        "expects",
-        "headers",
-        "method",
-        "name",
-        "raw",
-        "route",
-        "table",
-        "target",
-        "url",
-    )
-
-    def __init__(
-        self,
-        raw: Sequence[tuple[bytes, bytes]],
-        url: bytes,
-        method: bytes,
-        headers: Mapping[str, str],
-        target: tuple[str, str],
-    ) -> None:
-        self.raw = raw
-        self.url = url
-        self.method = method
-        self.name = method.decode("ascii")
-        self.headers = headers
-        self.target = target
-        self.route: Route | None = None
-        self.expects = False
-        self.table = False
-        self.error: ClientError | None = None
+    raw: Sequence[tuple[bytes, bytes]] = ()
+    url: bytes = b""
+    method: bytes = b""
+    name: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    target: tuple[str, str] = ("", "")
+    route: Route | None = None
+    expects: bool = False
+    table: bool = False
+    error: ClientError | None = None
 
 
-NO_HEAD = Head((), b"", b"", {}, ("", ""))
+NO_HEAD = Head()
 
 
-class Message:
+@dataclass(slots=True, eq=False)
+class RequestMessage:
     """A request that is arriving, queued on its connection, or being handled.
 
     Attributes:
         request: the request; its body is set once complete.
         head: its head.
+        keep_alive: whether the connection stays open after the response.
         route: its route; None if the ASGI application handles it.
         caller: the name of its API key.
-        keep_alive: whether the connection stays open after the response.
         chunks: pieces of the body, if it is buffered.
         size: bytes of the body so far.
         stream: takes the body of a table piece by piece.
@@ -86,37 +70,48 @@ class Message:
         counted: whether it is counted as in flight.
     """
 
-    __slots__ = (
-        "caller",
-        "chunks",
-        "complete",
-        "counted",
-        "error",
-        "head",
-        "keep_alive",
-        "request",
-        "route",
-        "size",
-        "started",
-        "stream",
-    )
-
-    def __init__(self, request: HttpRequest, head: Head, keep_alive: bool) -> None:
-        self.request = request
-        self.head = head
-        self.keep_alive = keep_alive
-        self.route: Route | None = None
-        self.caller: str | None = None
-        self.chunks: list[bytes] = []
-        self.size = 0
-        self.stream: BodyStream | None = None
-        self.complete = False
-        self.error: ClientError | None = None
-        self.started = False
-        self.counted = False
+    request: HttpRequest
+    head: Head
+    keep_alive: bool
+    route: Route | None = None
+    caller: str | None = None
+    chunks: list[bytes] = field(default_factory=list)
+    size: int = 0
+    stream: BodyStream | None = None
+    complete: bool = False
+    error: ClientError | None = None
+    started: bool = False
+    counted: bool = False
 
 
-def join_headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
+def read_head(
+    raw: Sequence[tuple[bytes, bytes]], url: bytes, method: bytes, version: str, gateway: Gateway
+) -> Head:
+    """Route a head, and check everything that depends only on the head.
+
+    Args:
+        raw: the headers as sent, names in lower case.
+        url: the request target.
+        method: the HTTP method.
+        version: the HTTP version, such as "1.1".
+        gateway: routes the request, and has the limits of its body.
+    """
+    name, headers, target = method.decode("ascii"), _join_headers(raw), _split_target(url)
+    route = gateway.route(HttpRequest(name, *target, headers))
+    table = route is not None and route.is_streamed(name, headers)
+    settings = gateway.settings
+    limit = settings.max_table_bytes if table else settings.max_body_bytes
+    hosts = sum(key == b"host" for key, _ in raw)
+    error = None
+    if hosts > 1 or (not hosts and version == "1.1"):
+        error = ClientError(f"Host: expected the header once, got it {hosts} times")
+    elif int(headers.get("content-length", 0)) > limit:
+        error = too_large(limit)
+    expects = headers.get("expect", "").lower() == "100-continue"
+    return Head(raw, url, method, name, headers, target, route, expects, table, error)
+
+
+def _join_headers(raw: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
     """Return headers by name in lower case; repeated ones are joined with commas."""
     headers: dict[str, str] = {}
     for name, value in raw:
@@ -125,7 +120,7 @@ def join_headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
     return headers
 
 
-def split_target(url: bytes) -> tuple[str, str]:
+def _split_target(url: bytes) -> tuple[str, str]:
     """Return the path as sent and the query of a request target."""
     return _cached_target(url) if len(url) <= MAX_URL_LENGTH else _parse_target(url)
 

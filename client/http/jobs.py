@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from client.codecs import Payload
 from client.http.messages import HttpReply, HttpRequest
@@ -13,10 +12,8 @@ from client.inference.batching import Job
 from client.serving import deadlines
 from client.serving.deadlines import Deadline
 
-if TYPE_CHECKING:
-    from client.http.pipeline import Gateway
-
 Respond = Callable[[HttpReply], None]
+Fail = Callable[["ApiJob", Exception], None]
 
 
 class ApiJob(Job):
@@ -31,19 +28,29 @@ class ApiJob(Job):
         task: the task that handles only this request, if there is one.
     """
 
-    __slots__ = ("caller", "pipeline", "request", "respond", "route", "started", "task")
+    __slots__ = ("_fail", "caller", "request", "respond", "route", "started", "task")
 
     def __init__(
         self,
-        pipeline: Gateway,
         request: HttpRequest,
         route: Route | None,
-        respond: Respond,
         caller: str | None,
         deadline: Deadline,
+        respond: Respond = lambda reply: None,
+        fail: Fail = lambda job, error: None,
     ) -> None:
+        """Create a job.
+
+        Args:
+            request: the request.
+            route: its route.
+            caller: the name of its API key.
+            deadline: when it times out.
+            respond: called with the response.
+            fail: responds with an error.
+        """
         super().__init__(len(request.body), deadline)
-        self.pipeline = pipeline
+        self._fail = fail
         self.request = request
         self.route = route
         self.respond = respond
@@ -53,8 +60,7 @@ class ApiJob(Job):
 
     def fail(self, error: Exception) -> None:
         """Respond with an error, unless there was a response already."""
-        if not self.done:
-            self.pipeline.respond(self, self.pipeline.error_reply(self.request, self.route, error))
+        self._fail(self, error)
 
     @property
     def payload(self) -> Payload:
@@ -63,7 +69,3 @@ class ApiJob(Job):
         if options is None:
             return Payload(self.request.body)
         return Payload(self.request.body, options(self.request))
-
-
-def ignore(reply: HttpReply) -> None:
-    """Ignore a response that is delivered another way."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
 
-JSON = "application/json"
+from client.codecs.reply import JSON
+from client.codecs.reply import Reply as HttpReply
+
+__all__ = ["JSON", "HttpReply", "HttpRequest"]
 
 
 class HttpRequest:
@@ -35,19 +37,3 @@ class HttpRequest:
         self.query = query
         self.headers = headers
         self.body = body
-
-
-class HttpReply(NamedTuple):
-    """An HTTP response.
-
-    Attributes:
-        body: the body.
-        status: the HTTP status.
-        content_type: media type of the body.
-        headers: further headers.
-    """
-
-    body: bytes
-    status: int = 200
-    content_type: str = JSON
-    headers: tuple[tuple[str, str], ...] = ()

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from client.http.endpoints.tables import StreamReply
-from client.http.heads import Message, response_head
+from client.http.heads import RequestMessage, response_head
 from client.http.messages import HttpReply
 from client.http.receiving import (
     HEAD,
@@ -44,7 +44,9 @@ class ApiProtocol(ReceivingProtocol):
             return
         if message.error is not None:
             message.started = True
-            self._send(self._gateway.refuse(message.request, message.route, message.error))
+            self._send(
+                self._gateway.responder.refuse(message.request, message.route, message.error)
+            )
         elif message.stream is not None:
             message.started = True
             self._task = self.loop.create_task(self._stream(message))
@@ -76,20 +78,22 @@ class ApiProtocol(ReceivingProtocol):
         date = b"date: %b\r\n" % defaults[0][1] if defaults else b""
         body = b"" if message.request.method == "HEAD" else reply.body
         length = b"content-length: %d\r\n\r\n" % len(reply.body)
+        if reply.prediction_id is not None:
+            length = b"x-prediction-id: %b\r\n%b" % (reply.prediction_id.encode(), length)
         self.transport.write(b"".join((head, date, length, body)))
         if self.flow.write_paused:
             self._unread = True
         else:
             self._finish()
 
-    async def _stream(self, message: Message) -> None:
+    async def _stream(self, message: RequestMessage) -> None:
         """Answer a table while it arrives."""
         assert message.stream is not None
         assert message.route is not None
         request = message.request
         encoding = request.headers.get("content-encoding")
         chunks = inflate(message.stream.pieces(), encoding, self._max_table)
-        reply = await self._gateway.stream(request, message.route, message.caller, chunks)
+        reply = await self._gateway.tables.stream(request, message.route, message.caller, chunks)
         if isinstance(reply, HttpReply):
             self._task = None
             self._send(reply)
@@ -98,7 +102,7 @@ class ApiProtocol(ReceivingProtocol):
         self._task = None
         self._finish()
 
-    async def _write_pieces(self, message: Message, reply: StreamReply) -> None:
+    async def _write_pieces(self, message: RequestMessage, reply: StreamReply) -> None:
         chunked = self.parser.get_http_version() != "1.0"
         message.keep_alive = message.keep_alive and chunked and not self._stopping
         head = response_head(200, reply.content_type, reply.headers, message.keep_alive)
@@ -115,7 +119,7 @@ class ApiProtocol(ReceivingProtocol):
                         await self.flow.drain()
         except Exception as error:
             # HTTP/1.1 has no other sign that a response is incomplete than closing the connection.
-            self._gateway.error_reply(message.request, message.route, error)
+            self._gateway.responder.error(message.request, error)
             self.transport.abort()
             return
         if chunked:
@@ -141,12 +145,12 @@ class ApiProtocol(ReceivingProtocol):
         if len(self._turns) <= 1:
             self.flow.resume_reading()
 
-    def _uncount(self, message: Message) -> None:
+    def _uncount(self, message: RequestMessage) -> None:
         if message.counted:
             message.counted = False
             self._gateway.metrics.in_flight -= 1
 
-    def _end(self, message: Message) -> None:
+    def _end(self, message: RequestMessage) -> None:
         """Close the connection once the caller has had time to read the response."""
         self._closing = True
         for other in self._turns:
@@ -167,7 +171,7 @@ class ApiProtocol(ReceivingProtocol):
 
     # The ASGI application.
 
-    def _ask_application(self, message: Message) -> None:
+    def _ask_application(self, message: RequestMessage) -> None:
         request = message.request
         scope: Any = {
             "type": "http",

@@ -16,11 +16,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from client.errors import ClientError
 from client.http.body_stream import BodyStream, CutShortError
 from client.http.connections import Connections
-from client.http.endpoints.tables import is_table
-from client.http.heads import NO_HEAD, Head, Message, join_headers, split_target
+from client.http.gateway import Gateway
+from client.http.heads import NO_HEAD, RequestMessage, read_head
 from client.http.jobs import ApiJob
 from client.http.messages import HttpRequest
-from client.http.pipeline import Gateway
 from client.http.request_body import too_large, too_late
 
 # A request's head must arrive within this time and size.
@@ -53,8 +52,8 @@ class ReceivingProtocol(HttpToolsProtocol):
         self._state = IDLE
         self._head_bytes = 0
         self._known = NO_HEAD
-        self._arriving: Message | None = None
-        self._turns: deque[Message] = deque()
+        self._arriving: RequestMessage | None = None
+        self._turns: deque[RequestMessage] = deque()
         self._job: ApiJob | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -103,7 +102,7 @@ class ReceivingProtocol(HttpToolsProtocol):
             if before == HEAD:
                 self._head_bytes += len(data)
                 if self._head_bytes > MAX_HEAD_BYTES:
-                    self._refuse_head(
+                    self._refuse_bytes(
                         f"the head is too long; expected at most {MAX_HEAD_BYTES} bytes", 431
                     )
             else:
@@ -159,7 +158,7 @@ class ReceivingProtocol(HttpToolsProtocol):
         if self._closing or (self._state == IDLE and not self._turns):
             self._close()
         elif self._state == HEAD and not self._turns:
-            self._refuse_head(
+            self._refuse_bytes(
                 f"the head did not arrive in time; expected it within {HEAD_SECONDS:g} s", 408
             )
         elif message is not None and message.stream is not None:
@@ -187,10 +186,16 @@ class ReceivingProtocol(HttpToolsProtocol):
         method = parser.get_method()
         # Most requests on a connection have the same head.
         if head.raw != self.headers or head.url != self.url or head.method != method:
-            head = self._known = self._read_head(method)
+            head = self._known = read_head(
+                list(self.headers),  # a copy, since trailers are appended to them
+                self.url,
+                method,
+                parser.get_http_version(),
+                self._gateway,
+            )
         request = HttpRequest(head.name, *head.target, head.headers)
         keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
-        message = Message(request, head, keep_alive and not self._half_closed)
+        message = RequestMessage(request, head, keep_alive and not self._half_closed)
         self._arriving = message
         self._turns.append(message)
         self._state = BODY
@@ -210,29 +215,6 @@ class ReceivingProtocol(HttpToolsProtocol):
         if head.table:
             message.stream = BodyStream(self.flow, self._max_table)
             self._advance()
-
-    def _read_head(self, method: bytes) -> Head:
-        """Route a head, and check everything that depends only on the head."""
-        # A copy, since trailers are appended to the headers.
-        raw, url = list(self.headers), self.url
-        headers = join_headers(raw)
-        target = split_target(url)
-        head = Head(raw, url, method, headers, target)
-        route = head.route = self._gateway.route(HttpRequest(head.name, *target, headers))
-        head.expects = headers.get("expect", "").lower() == "100-continue"
-        head.table = (
-            route is not None
-            and route.table is not None
-            and method == b"POST"
-            and is_table(headers)
-        )
-        hosts = sum(name == b"host" for name, _ in raw)
-        limit = self._max_table if head.table else self._max_body
-        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
-            head.error = ClientError(f"Host: expected the header once, got it {hosts} times")
-        elif int(headers.get("content-length", 0)) > limit:
-            head.error = too_large(limit)
-        return head
 
     def on_body(self, body: bytes) -> None:
         """Add a piece of the body."""
@@ -267,16 +249,13 @@ class ReceivingProtocol(HttpToolsProtocol):
 
     # Errors.
 
-    def _refuse(self, message: Message, error: ClientError) -> None:
+    def _refuse(self, message: RequestMessage, error: ClientError) -> None:
         """Answer a request with an error after the earlier ones, and stop reading."""
         message.error = error
         message.keep_alive = False
         message.chunks.clear()
         if self._turns and message is self._turns[0]:
             self._advance()
-
-    def _refuse_head(self, text: str, status: int) -> None:
-        self._refuse_bytes(ClientError(text, status))
 
     def _reject(self, error: httptools.HttpParserError) -> None:
         """Answer bytes that are not HTTP."""
@@ -293,16 +272,16 @@ class ReceivingProtocol(HttpToolsProtocol):
                 self._refuse(message, CutShortError())
             return
         if isinstance(error, httptools.HttpParserInvalidMethodError):
-            self._refuse_bytes(ClientError("the method is not known", 501))
+            self._refuse_bytes("the method is not known", 501)
         else:
-            self._refuse_bytes(ClientError("the request is not HTTP/1.1"))
+            self._refuse_bytes("the request is not HTTP/1.1")
 
-    def _refuse_bytes(self, error: ClientError) -> None:
+    def _refuse_bytes(self, text: str, status: int = 400) -> None:
         """Answer bytes that did not form a request."""
-        message = Message(HttpRequest("?", "?"), NO_HEAD, keep_alive=False)
+        message = RequestMessage(HttpRequest("?", "?"), NO_HEAD, keep_alive=False)
         self._turns.append(message)
         self._state = IDLE
-        self._refuse(message, error)
+        self._refuse(message, ClientError(text, status))
 
     # Implemented by the answering half.
 
@@ -319,5 +298,5 @@ class ReceivingProtocol(HttpToolsProtocol):
         """Close the connection."""
 
     @abstractmethod
-    def _uncount(self, message: Message) -> None:
+    def _uncount(self, message: RequestMessage) -> None:
         """Stop counting a request as in flight."""

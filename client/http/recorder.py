@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from client.codecs.reply import Headers
 from client.http import access_log
 from client.http.messages import HttpRequest
 from client.http.routing import Route
 from client.observability.metrics import Metrics
-from client.observability.request_context import RequestContext
+from client.observability.request_context import REQUESTS, RequestContext
 from client.observability.tracing import Tracing
 from client.serving import deadlines
 from client.settings import Settings
@@ -19,8 +20,6 @@ METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
 SERVER_ERROR = 500
 # In an outage all requests fail alike; the log counts those it leaves out.
 MAX_ERRORS_PER_SECOND = 10
-
-Headers = tuple[tuple[str, str], ...]
 
 
 class Recorder:
@@ -50,6 +49,12 @@ class Recorder:
         """End a request's trace; the status is None if the caller has disconnected."""
         if self._tracing is not None and context is not None:
             self._tracing.end(context.span, status)
+
+    def note_arm(self, model: str, arm: str) -> None:
+        """Note the arm of a rollout in the traces of the requests that the task handles."""
+        if self._tracing is not None:
+            for context in REQUESTS.get():
+                self._tracing.note_arm(context.span, model, arm)
 
     def gone(self, context: RequestContext | None) -> None:
         """End the trace of a request whose caller has disconnected."""

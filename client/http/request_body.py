@@ -29,21 +29,21 @@ async def inflate(
     Raises:
         ClientError: as for `decoded`.
     """
-    unzip = _unzip(encoding)
+    decompressor = _decompressor(encoding)
     size = 0
     async for piece in chunks:
-        if unzip is None:
+        if decompressor is None:
             yield piece
             continue
-        for chunk in unzip.undone(piece):
+        for chunk in decompressor.decompress(piece):
             size += len(chunk)
             if size > max_bytes:
                 raise too_large(max_bytes)
             yield chunk
             # A small piece may decompress to a large one: let other requests run.
             await asyncio.sleep(0)
-    if unzip is not None:
-        unzip.end()
+    if decompressor is not None:
+        decompressor.end()
 
 
 def decoded(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
@@ -53,28 +53,28 @@ def decoded(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
         ClientError: 413, the result is too large; 400, the body has another encoding; 415, the
             encoding is unknown.
     """
-    unzip = _unzip(encoding)
-    if unzip is None:
+    decompressor = _decompressor(encoding)
+    if decompressor is None:
         return body
     chunks, size = [], 0
-    most = min(max_bytes, max(SMALL_BYTES, MAX_RATIO * len(body)))
-    for chunk in unzip.undone(body):
+    limit = min(max_bytes, max(SMALL_BYTES, MAX_RATIO * len(body)))
+    for chunk in decompressor.decompress(body):
         chunks.append(chunk)
         size += len(chunk)
-        if size > most:
+        if size > limit:
             raise too_large(max_bytes, encoded=True)
-    unzip.end()
+    decompressor.end()
     return b"".join(chunks)
 
 
-class _Unzip:
+class _Decompressor:
     """Decompresses piece by piece; gzip may have several members (RFC 1952, section 2.2)."""
 
     def __init__(self, window_bits: int) -> None:
         self._window_bits = window_bits
         self._zlib = zlib.decompressobj(window_bits)
 
-    def undone(self, piece: bytes) -> Iterator[bytes]:
+    def decompress(self, piece: bytes) -> Iterator[bytes]:
         """Yield a piece, decompressed, in pieces of at most `PIECE_BYTES`.
 
         Raises:
@@ -83,12 +83,12 @@ class _Unzip:
         while piece:
             if self._zlib.eof:
                 if self._window_bits <= zlib.MAX_WBITS:
-                    raise _not_as_said("there is data after its end")
+                    raise _mismatch("there is data after its end")
                 self._zlib = zlib.decompressobj(self._window_bits)
             try:
                 plain = self._zlib.decompress(piece, PIECE_BYTES)
             except zlib.error as error:
-                raise _not_as_said(str(error)) from error
+                raise _mismatch(str(error)) from error
             piece = self._zlib.unconsumed_tail or self._zlib.unused_data
             if plain:
                 yield plain
@@ -97,13 +97,13 @@ class _Unzip:
         """Check that the body is complete.
 
         Raises:
-            ClientError: the body is cut short.
+            ClientError: the body is truncated.
         """
         if not self._zlib.eof:
-            raise _not_as_said("it is cut short")
+            raise _mismatch("it is truncated")
 
 
-def _unzip(encoding: str | None) -> _Unzip | None:
+def _decompressor(encoding: str | None) -> _Decompressor | None:
     """Return a decompressor for an encoding, None for `identity` or no encoding."""
     name = (encoding or "").strip().lower()
     if name in ("", "identity"):
@@ -112,11 +112,11 @@ def _unzip(encoding: str | None) -> _Unzip | None:
         raise ClientError(
             f"Content-Encoding: expected gzip, deflate or a plain body, got {name[:40]}", 415
         )
-    return _Unzip(WINDOW_BITS[name])
+    return _Decompressor(WINDOW_BITS[name])
 
 
-def _not_as_said(why: str) -> ClientError:
-    return ClientError(f"the body is not what Content-Encoding says: {why}")
+def _mismatch(why: str) -> ClientError:
+    return ClientError(f"the body does not match its Content-Encoding: {why}")
 
 
 def too_late(seconds: float) -> ClientError:

@@ -6,9 +6,11 @@ from typing import Any
 
 import orjson
 
+from client.arms.split import ARM_HEADER
 from client.http.messages import HttpReply
 
 VERSION_HEADER = "X-Model-Version"
+MISSING_HEADER = "X-Missing-Imputed"
 
 
 def json_reply(body: Any, status: int = 200, *headers: tuple[str, str]) -> HttpReply:
@@ -17,6 +19,8 @@ def json_reply(body: Any, status: int = 200, *headers: tuple[str, str]) -> HttpR
     return HttpReply(data, status, headers=headers)
 
 
-def with_version(version: int, body: bytes) -> HttpReply:
-    """Return a response that names the version that computed it."""
-    return HttpReply(body, headers=((VERSION_HEADER, str(version)),))
+def arm_headers(version: int, arm: str | None) -> tuple[tuple[str, str], ...]:
+    """Return the headers that name the version that answered, and its arm if it has one."""
+    if arm is None:
+        return ((VERSION_HEADER, str(version)),)
+    return ((VERSION_HEADER, str(version)), (ARM_HEADER, arm))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from client.arms.split import Arm
 from client.codecs import Codec
+from client.codecs.content_types import is_table
 from client.http.messages import HttpReply, HttpRequest
 from client.serving.client import Target
 from client.serving.deadlines import Deadline
@@ -14,13 +16,24 @@ from client.serving.deadlines import Deadline
 MAX_ROUTES, MAX_LENGTH = 1024, 256
 
 Handle = Callable[[HttpRequest, Deadline], Awaitable[HttpReply]]
+# Takes the request, the name of its API key, its body, and its deadline.
+Upload = Callable[[HttpRequest, str | None, AsyncIterator[bytes], Deadline], Awaitable[HttpReply]]
 
 
 class Lane(NamedTuple):
-    """A queue of predictions that can share a call: one target and one dialect."""
+    """A queue of predictions that can share a call: one target, one dialect, one arm.
+
+    Attributes:
+        target: the model, and the version if it is determined.
+        codec: the dialect.
+        arm: the arm of the model's rollout, None without one.
+        recorded: whether its rows count for drift and are logged.
+    """
 
     target: Target
     codec: Codec
+    arm: Arm | None = None
+    recorded: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +48,7 @@ class Route:
         handle: answers a request that is not a prediction, or raises `ClientError`.
         options: returns the codec's options from outside the body.
         table: the target of table predictions, None if it takes no tables.
+        upload: answers a POST whose body it reads while it arrives.
         limited: whether it counts against the limit of requests; probes and metrics do not.
         headers: headers of every response.
     """
@@ -45,8 +59,16 @@ class Route:
     handle: Handle | None = None
     options: Callable[[HttpRequest], Mapping[str, str]] | None = None
     table: Target | None = None
+    upload: Upload | None = None
     limited: bool = True
     headers: tuple[tuple[str, str], ...] = ()
+
+    def is_streamed(self, method: str, headers: Mapping[str, str]) -> bool:
+        """Whether the body of a request is read while it arrives."""
+        return method == "POST" and (
+            self.upload is not None
+            or (self.table is not None and is_table(headers.get("content-type")))
+        )
 
 
 class Api(Protocol):

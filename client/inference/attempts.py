@@ -7,7 +7,7 @@ Then requests that mean the same to it keep their predictions, and the others ar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -26,8 +26,8 @@ from client.serving.schema_cache import SchemaCache
 # Give up after this many successive answers by an unexpected version.
 MAX_ATTEMPTS = 4
 
-# Decodes the requests at some indexes with a schema.
-Decode = Callable[[Sequence[int], Schema], Awaitable[Decoding]]
+NOT_FOUND = 404
+
 FindingObserver = Callable[[str, str, Mapping[str, int]], None]
 
 
@@ -61,8 +61,13 @@ class Outcome:
     @property
     def is_unreached(self) -> bool:
         """Whether the server could not be reached, so that another should be tried."""
-        return not self.answered and all(
-            isinstance(error, ServerError) and error.status == 503 for error in self.errors.values()
+        return (
+            bool(self.errors)
+            and not self.answered
+            and all(
+                isinstance(error, ServerError) and error.status == 503
+                for error in self.errors.values()
+            )
         )
 
 
@@ -112,8 +117,28 @@ class Checks:
                 self._observe(schema.model, kind, counts)
 
 
+class Attempt(NamedTuple):
+    """Some requests, to be decoded with one version's schema.
+
+    Attributes:
+        places: indexes of the requests.
+        schema: the version's schema.
+        given: this version's prediction for the requests as another version reads them, if any.
+    """
+
+    places: Sequence[int]
+    schema: Schema
+    given: Answered | None = None
+
+
 class Attempts:
-    """The attempts to answer some requests on one server."""
+    """The attempts to answer some requests on one server.
+
+    Usually there is one. More follow if the server changes its version meanwhile.
+
+    Attributes:
+        outcome: the answers and errors so far.
+    """
 
     def __init__(
         self,
@@ -121,63 +146,104 @@ class Attempts:
         sender: BatchSender,
         checks: Checks,
         target: Target,
-        decode: Decode,
+        count: int,
         deadline: Deadline,
         is_done: Callable[[int], bool],
         server: Server,
     ) -> None:
+        self.outcome = Outcome()
         self._schemas = schemas
         self._sender = sender
         self._checks = checks
         self._target = target
-        self._decode = decode
         self._deadline = deadline
         self._is_done = is_done
         self._server = server
-        self._outcome = Outcome()
-        # State of the current attempt: errors, requests to decode again, and the schema for that.
+        self._attempts_left = MAX_ATTEMPTS
+        self._schema: Schema | None = None
+        # State of the current attempt: its requests, their errors, predictions by other versions,
+        # requests to decode again, and the schema for that.
+        self._places: Sequence[int] = range(count)
         self._failed: dict[int, ClientError] = {}
+        self._by_others: list[Answered] = []
         self._again: list[int] = []
         self._newer: Schema | None = None
 
-    async def run(self, places: Sequence[int]) -> Outcome:
-        """Answer the requests at some indexes."""
-        outcome, deadline = self._outcome, self._deadline
-        target, server = self._target, self._server
-        left: Sequence[int] = places
+    async def next(self) -> Attempt | None:
+        """Return the next attempt, None if every request has an answer or an error."""
         try:
-            schema = await self._schemas.load(target, server, deadline)
-            for _ in range(MAX_ATTEMPTS):
-                await self._attempt(schema, left)
-                left = self._again
-                if self._failed:
-                    first = next(iter(self._failed.values()))
-                    fresh = await self._schemas.refresh(target, server, schema, deadline, first)
-                    if fresh is None:
-                        outcome.errors.update(self._failed)
-                    else:
-                        left = [*left, *self._failed]
-                        self._newer = fresh
-                if not left:
-                    return outcome
-                schema = self._newer or schema
+            return await self._next()
         except ClientError as error:
-            outcome.fail(left, error)
-            return outcome
-        outcome.fail(left, UnavailableError(f"model {target.model} changes versions too fast"))
-        return outcome
+            self.outcome.fail(self._places, error)
+            return None
 
-    async def _attempt(self, schema: Schema, places: Sequence[int]) -> None:
-        """Decode and call once."""
-        decoding = await self._decode(places, schema)
+    async def predict(self, attempt: Attempt, decoding: Decoding) -> None:
+        """Predict decoded requests."""
+        places, schema, given = attempt
+        if given is not None:
+            if _is_same(given.batch, decoding):
+                self.outcome.answered.append(given)
+            else:
+                self._newer = schema
+                self._again.extend(places)
+            return
+        self._newer = None
         self._failed = {places[index]: error for index, error in decoding.errors.items()}
-        self._again, self._newer = [], None
         for batch in decoding.batches:
             batch.members = [places[index] for index in batch.members]
         if len(decoding.batches) == 1:
             await self._call(schema, decoding.batches[0])
         else:
             await asyncio.gather(*(self._call(schema, batch) for batch in decoding.batches))
+
+    async def _next(self) -> Attempt | None:
+        target, server, deadline = self._target, self._server, self._deadline
+        if self._schema is None:
+            self._schema = await self._schemas.load(target, server, deadline)
+        else:
+            while self._by_others:
+                attempt = await self._comparison(self._by_others.pop(0))
+                if attempt is not None:
+                    return attempt
+            self._places = await self._remaining(self._schema)
+            self._schema = self._newer or self._schema
+        if not self._places:
+            return None
+        if not self._attempts_left:
+            raise UnavailableError(f"model {target.model} changes versions too fast")
+        self._attempts_left -= 1
+        return Attempt(self._places, self._schema)
+
+    async def _comparison(self, given: Answered) -> Attempt | None:
+        """Return the attempt that compares how another version reads what it has predicted."""
+        target, server, deadline = self._target, self._server, self._deadline
+        members, version = given.batch.members, given.prediction.version
+        try:
+            schema = await self._schemas.answered_by(target, version, server, deadline)
+        except ServerError as error:
+            if error.status != NOT_FOUND:
+                raise
+            # The version has gone since it answered.
+            self._newer = await self._schemas.ask(target, server, deadline)
+            self._again.extend(members)
+            return None
+        return Attempt(members, schema, given._replace(schema=schema))
+
+    async def _remaining(self, schema: Schema) -> Sequence[int]:
+        """Return the requests to attempt again; failed ones only if there is a newer version."""
+        again, failed = self._again, self._failed
+        self._again, self._failed = [], {}
+        if not failed:
+            return again
+        first = next(iter(failed.values()))
+        fresh = await self._schemas.refresh(
+            self._target, self._server, schema, self._deadline, first
+        )
+        if fresh is None:
+            self.outcome.errors.update(failed)
+            return again
+        self._newer = fresh
+        return [*again, *failed]
 
     async def _call(self, schema: Schema, whole: Batch) -> None:
         batch, found, refused = self._checks.split(whole, schema)
@@ -190,31 +256,11 @@ class Attempts:
         ):
             if isinstance(reply, ClientError):
                 self._failed.update(dict.fromkeys(part.members, reply))
-            elif reply.version == schema.version:
-                self._outcome.answered.append(Answered(part, reply, schema, missing))
-            else:
-                await self._answered_by_another(part, reply, missing)
+                continue
+            answered = Answered(part, reply, schema, missing)
+            same = reply.version == schema.version
+            (self.outcome.answered if same else self._by_others).append(answered)
         self._checks.count(schema, found)
-
-    async def _answered_by_another(
-        self, part: Batch, reply: Prediction, missing: Mapping[int, int]
-    ) -> None:
-        """Keep predictions of another version if the requests mean the same to it."""
-        target, server, deadline = self._target, self._server, self._deadline
-        try:
-            schema = await self._schemas.answered_by(target, reply.version, server, deadline)
-        except ServerError as error:
-            if error.status != 404:
-                raise
-            # The version has gone since it answered.
-            self._newer = await self._schemas.ask(target, server, deadline)
-            self._again.extend(part.members)
-            return
-        if _is_same(part, await self._decode(part.members, schema)):
-            self._outcome.answered.append(Answered(part, reply, schema, missing))
-        else:
-            self._newer = schema
-            self._again.extend(part.members)
 
 
 def _is_same(part: Batch, decoding: Decoding) -> bool:

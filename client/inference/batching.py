@@ -13,12 +13,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from client.errors import (
-    ClientError,
-    DeadlineExceededError,
-    ResourceExhaustedError,
-    UnavailableError,
-)
+from client.errors import DeadlineExceededError, ResourceExhaustedError, UnavailableError
 from client.observability.request_context import REQUESTS, RequestContext
 from client.serving import deadlines
 from client.serving.deadlines import Deadline, Watch
@@ -116,6 +111,11 @@ class DynamicBatcher(Generic[Lane]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._alone = asyncio.Semaphore(self._limits.calls)
 
+    @property
+    def waiting(self) -> int:
+        """The number of queued jobs."""
+        return self._waiting
+
     def put(self, lane: Lane, job: Job) -> None:
         """Queue a job, or run it alone if it fills a batch.
 
@@ -125,7 +125,7 @@ class DynamicBatcher(Generic[Lane]):
         limits = self._limits
         waiting, size = self._waiting, self._waiting_size + job.size
         if waiting and (waiting >= limits.waiting or size > limits.waiting_size):
-            raise ResourceExhaustedError(f"{waiting} requests are already waiting")
+            raise ResourceExhaustedError(f"{waiting} requests are already waiting; retry later")
         queue = self._queues.get(lane)
         if queue is None:
             queue = self._queues[lane] = _Queue(lane)
@@ -223,10 +223,7 @@ class DynamicBatcher(Generic[Lane]):
             for job in jobs:
                 job.fail(UnavailableError("the client is stopping"))
             raise
-        except ClientError as error:
-            for job in jobs:
-                job.fail(error)
-        except Exception as error:  # an internal error, which the job logs
+        except Exception as error:
             for job in jobs:
                 job.fail(error)
         finally:

@@ -20,14 +20,13 @@ from client.serving.flows import Prediction
 
 BatchObserver = Callable[[int, int], None]
 # Takes the target, the schema, the call, seconds, and the server.
-Send = Callable[[Any, Any, Call, float, Any], Awaitable[Prediction]]
+SendCall = Callable[[Any, Any, Call, float, Any], Awaitable[Prediction]]
 Answers = list[tuple[Batch, "Prediction | ClientError"]]
 
 # These errors do not depend on the rows, so bisecting the call would not help.
 SHARED = frozenset(
     {
         grpc.StatusCode.ABORTED,
-        grpc.StatusCode.CANCELLED,
         grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.PERMISSION_DENIED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -41,7 +40,7 @@ class BatchSender:
     """Sends batches in calls of a bounded number of rows."""
 
     def __init__(
-        self, send: Send, limits: Limits, observe: BatchObserver = lambda requests, rows: None
+        self, send: SendCall, limits: Limits, observe: BatchObserver = lambda requests, rows: None
     ) -> None:
         """Create a sender.
 

@@ -164,6 +164,11 @@ def refuse(findings: list[Finding], *kinds: str, rows_before: int = 0) -> None:
         raise min(refused, key=lambda finding: int(finding.rows[0])).error(rows_before)
 
 
+def rows_of(findings: list[Finding], *kinds: str) -> list[int]:
+    """Return the indexes of the rows with values of some kinds, in order."""
+    return sorted({int(row) for f in findings if f.kind in kinds for row in f.rows})
+
+
 def count(findings: list[Finding], kind: str) -> Mapping[str, int]:
     """Return how many values of one kind there are, by column."""
     return {f.column: len(f.rows) for f in findings if f.kind == kind}

@@ -7,27 +7,37 @@ at the same moment.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from client.codecs.batches import Call
-from client.errors import DeadlineExceededError
+from client.errors import ClientError, DeadlineExceededError, UnavailableError
 from client.inference import input_ranges
-from client.inference.attempts import Attempts, Checks, Decode, Outcome
+from client.inference.attempts import Attempts, Checks, Outcome
 from client.inference.batching import Limits
 from client.inference.calls import BatchObserver, BatchSender
-from client.serving.client import AsyncServingClient, Prediction, Target
+from client.inference.golden import GoldenObserver
+from client.inference.verified_servers import VerifiedServers
+from client.serving.async_client import AsyncServingClient
+from client.serving.client import Prediction, Target
 from client.serving.deadlines import Deadline
 from client.serving.pool import Server
 from client.serving.schema import Schema
-from client.serving.schema_cache import SchemaCache
+
+T = TypeVar("T")
 
 
 class Predictor:
     """Predicts with the models of a `ServingClient`.
 
     It is bound to one event loop. `async with` keeps its schemas fresh.
+
+    Attributes:
+        client: the client of the model servers.
+        servers: the servers that may answer for each version.
+        schemas: the versions' schemas.
+        stable: returns the version that stands for a model; without a rollout, its latest.
     """
 
     def __init__(
@@ -36,6 +46,7 @@ class Predictor:
         limits: Limits | None = None,
         observe: BatchObserver = lambda requests, rows: None,
         checks: Checks | None = None,
+        observe_golden: GoldenObserver = lambda model, version, server, result: None,
     ) -> None:
         """Create a predictor.
 
@@ -44,9 +55,12 @@ class Predictor:
             limits: limits of calls.
             observe: called before each call with its requests and rows.
             checks: checks for values not seen in training.
+            observe_golden: called with the result of each version's golden rows on a server.
         """
         self.client = client
-        self.schemas = SchemaCache(client)
+        self.servers = VerifiedServers(client, observe_golden)
+        self.schemas = self.servers.schemas
+        self.stable: Callable[[Target], Target] = lambda target: target
         self._checks = checks or Checks(frozenset(), lambda model, kind, counts: None)
         self._sender = BatchSender(self._call, limits or Limits(), observe)
         self._refreshing: asyncio.Task[None] | None = None
@@ -54,36 +68,46 @@ class Predictor:
     async def run(
         self,
         target: Target,
-        places: Sequence[int],
-        decode: Decode,
+        count: int,
+        ask: Callable[[Attempts], Awaitable[None]],
         deadline: Deadline,
         is_done: Callable[[int], bool] = lambda place: False,
+        *,
+        on_trial: bool = False,
     ) -> Outcome:
-        """Decode requests and predict their rows.
+        """Answer requests with a server.
 
-        A late call is repeated on another server, and the first answer counts.
+        If it is late, another is asked as well, and the first answer counts.
 
         Args:
             target: the model, and the version if one is requested.
-            places: indexes of the requests.
-            decode: decodes some of the requests.
+            count: number of requests.
+            ask: asks one server: decodes and predicts the requests of each attempt.
             deadline: the latest deadline of the requests.
-            is_done: whether a request has been answered or cancelled.
+            is_done: whether the request at an index has been answered or cancelled.
+            on_trial: whether only servers may answer that were found to compute what training
+                computed; otherwise others are merely preferred to those that do not.
         """
 
-        def attempts(server: Server) -> Attempts:
-            return Attempts(
-                self.schemas, self._sender, self._checks, target, decode, deadline, is_done, server
+        async def asked(server: Server) -> Outcome:
+            attempts = Attempts(
+                self.schemas, self._sender, self._checks, target, count, deadline, is_done, server
             )
+            await ask(attempts)
+            return attempts.outcome
 
         pool = self.client.pool
-        server = pool.pick()
+        try:
+            avoid = await self.servers.avoided(target, deadline, on_trial=on_trial)
+        except ClientError as error:
+            return Outcome(errors=dict.fromkeys(range(count), error))
+        server = pool.pick(avoid)
         if len(pool.servers) == 1:
-            return await attempts(server).run(places)
-        running = {server: asyncio.create_task(attempts(server).run(places))}
+            return await asked(server)
+        running = {server: asyncio.create_task(asked(server))}
         try:
             while True:
-                other = pool.other(server) if len(running) == 1 else None
+                other = pool.other(server, avoid) if len(running) == 1 else None
                 late = pool.late_after if other is not None else None
                 await asyncio.wait(
                     running.values(), timeout=late, return_when=asyncio.FIRST_COMPLETED
@@ -98,7 +122,7 @@ class Predictor:
                 if lost is None:
                     pool.leave_out(server)
                 if other is not None and deadline.left():
-                    running[other] = asyncio.create_task(attempts(other).run(places))
+                    running[other] = asyncio.create_task(asked(other))
                 elif lost is not None and not running:
                     return lost
                 server = next(reversed(running))
@@ -114,6 +138,8 @@ class Predictor:
         deadline: Deadline,
         rows_before: int = 0,
         findings: list[input_ranges.Finding] | None = None,
+        *,
+        on_trial: bool = False,
     ) -> Prediction:
         """Run one decoded call.
 
@@ -126,6 +152,7 @@ class Predictor:
             deadline: when the call times out.
             rows_before: number of the request's rows in earlier calls, for error messages.
             findings: a list that is extended with values not seen in training.
+            on_trial: as in `run`.
 
         Raises:
             ClientError: the server cannot answer, or a value is refused.
@@ -134,10 +161,45 @@ class Predictor:
         if findings is not None:
             findings.extend(found)
         input_ranges.refuse(found, *self._checks.refused, rows_before=rows_before)
-        server = self.schemas.server_of(target, schema) or self.client.pool.pick()
-        prediction = await self._sender.send_alone(target, schema, call, deadline, server)
+        avoid = await self.servers.avoided(target, deadline, on_trial=on_trial)
+        prediction = await self._anywhere(
+            lambda server: self._sender.send_alone(target, schema, call, deadline, server),
+            avoid,
+            self.schemas.server_of(target, schema, avoid),
+        )
         self._checks.count(schema, found)
         return prediction
+
+    async def copy(
+        self, target: Target, schema: Schema, call: Call, deadline: Deadline
+    ) -> Prediction:
+        """Run a decoded call that no caller waits for; it takes no slot from those that do.
+
+        Raises:
+            ClientError: no server answers that computes what training computed.
+        """
+        server = self.client.pool.pick(await self.servers.avoided(target, deadline, on_trial=True))
+        return await self._call(target, schema, call, deadline.left(), server)
+
+    def refusals(self, schema: Schema, call: Call, numbers: Sequence[int]) -> dict[int, str]:
+        """Return the errors of rows with refused values, by the rows' numbers.
+
+        Args:
+            schema: the schema that the call was decoded with.
+            call: the call.
+            numbers: number of each of its rows in the request, from 0.
+        """
+        kinds = self._checks.refused
+        errors = {}
+        found = input_ranges.find(call, schema) if kinds else []
+        for row in input_ranges.rows_of(found, *kinds):
+            alone = {name: values[row : row + 1] for name, values in call.inputs.items()}
+            try:
+                own = input_ranges.find(call._replace(inputs=alone), schema)
+                input_ranges.refuse(own, *kinds, rows_before=numbers[row])
+            except ClientError as error:
+                errors[numbers[row]] = error.message
+        return errors
 
     async def schema(self, target: Target, deadline: Deadline) -> Schema:
         """Return a model's schema, from the cache or from a server.
@@ -145,7 +207,8 @@ class Predictor:
         Raises:
             ServerError: there is no such model or version, or the server cannot be reached.
         """
-        return await self.schemas.load(target, self.client.pool.pick(), deadline)
+        stable = self.stable(target)
+        return await self._anywhere(lambda server: self.schemas.load(stable, server, deadline))
 
     async def metadata(self, target: Target, deadline: Deadline) -> Schema:
         """Return a model's current schema from a server.
@@ -153,10 +216,11 @@ class Predictor:
         Raises:
             ServerError: there is no such model or version, or the server cannot be reached.
         """
-        return await self.schemas.ask(target, self.client.pool.pick(), deadline)
+        stable = self.stable(target)
+        return await self._anywhere(lambda server: self.schemas.ask(stable, server, deadline))
 
     def known_models(self) -> list[str]:
-        """Return the names of the models whose latest version was used recently."""
+        """Return the names of the models whose latest version is cached."""
         return self.schemas.models()
 
     async def status(self, target: Target, deadline: Deadline) -> list[Any]:
@@ -165,32 +229,37 @@ class Predictor:
         Raises:
             ServerError: there is no such model or version, or the server cannot be reached.
         """
-        return await self.client.status(target, timeout=deadline.left())
+        return await self._anywhere(
+            lambda server: self.client.status(target, timeout=deadline.left(), server=server)
+        )
 
-    async def classify(
-        self, target: Target, examples: Any, signature_name: str, deadline: Deadline
+    async def classify_or_regress(
+        self,
+        method: Literal["classify", "regress"],
+        target: Target,
+        examples: Any,
+        signature_name: str,
+        deadline: Deadline,
+        *,
+        on_trial: bool = False,
     ) -> Any:
-        """Return the `ClassificationResponse` to an `Input` message.
+        """Return the `ClassificationResponse` or `RegressionResponse` to an `Input` message.
 
         Raises:
             ServerError: the server refused the request, or cannot be reached.
         """
+        call = self.client.classify if method == "classify" else self.client.regress
+        avoid = await self.servers.avoided(target, deadline, on_trial=on_trial)
         async with self._sender.slot(deadline):
-            return await self.client.classify(
-                target, examples, signature_name=signature_name, timeout=deadline.left()
-            )
-
-    async def regress(
-        self, target: Target, examples: Any, signature_name: str, deadline: Deadline
-    ) -> Any:
-        """Return the `RegressionResponse` to an `Input` message.
-
-        Raises:
-            ServerError: the server refused the request, or cannot be reached.
-        """
-        async with self._sender.slot(deadline):
-            return await self.client.regress(
-                target, examples, signature_name=signature_name, timeout=deadline.left()
+            return await self._anywhere(
+                lambda server: call(
+                    target,
+                    examples,
+                    signature_name=signature_name,
+                    timeout=deadline.left(),
+                    server=server,
+                ),
+                avoid,
             )
 
     async def __aenter__(self) -> Predictor:
@@ -206,6 +275,32 @@ class Predictor:
     ) -> None:
         if self._refreshing is not None:
             self._refreshing.cancel()
+
+    async def _anywhere(
+        self,
+        ask: Callable[[Server], Awaitable[T]],
+        avoid: Collection[Server] = (),
+        first: Server | None = None,
+    ) -> T:
+        """Ask a server, and others if it cannot be reached.
+
+        Args:
+            ask: asks a server.
+            avoid: servers that must not answer.
+            first: the server to ask first.
+        """
+        pool = self.client.pool
+        server = first or pool.pick(avoid)
+        while True:
+            try:
+                return await ask(server)
+            except UnavailableError:
+                pool.leave_out(server)
+                avoid = (*avoid, server)
+                other = pool.other(server, avoid)
+                if other is None:
+                    raise
+                server = other
 
     async def _call(
         self, target: Target, schema: Schema, call: Call, seconds: float, server: Server

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import os
+import time
 from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from client.inference.golden import RESULTS as GOLDEN_RESULTS
 from client.inference.input_ranges import MISSING, OUT_OF_RANGE, UNSEEN
+from client.observability.drift_counts import DriftCounts
+from client.observability.samples import Samples
 from client.settings import METRICS_DIRECTORY
 
-# Workers share their metrics through files, so that each can report those of all. The library reads
-# the variable when it is imported.
+# Workers share their metrics through files, so that each can report all of them. The library reads
+# the variable on import.
 SHARED = METRICS_DIRECTORY in os.environ
 
 # From a cached response on loopback to the longest usual timeout.
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+# Rows per bin are thousands of counters, which are published less often.
+DRIFT_SECONDS = 0.5
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -28,6 +34,10 @@ class Metrics:
 
     Routes are labelled by their pattern, and models only once they have answered: callers must not
     create time series by inventing names.
+
+    Attributes:
+        waiting: returns the number of requests waiting for a call.
+        drift: counts requested rows.
     """
 
     def __init__(self) -> None:
@@ -40,15 +50,16 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "client_http_request_seconds",
-            "Time from the first byte of a request to its answer",
+            "Time from the first byte of a request to its response",
             ("route",),
             buckets=SECONDS,
             registry=self.registry,
         )
         self.in_flight = 0
+        self.waiting: Callable[[], int] = lambda: 0
         self._in_flight_gauge = Gauge(
             "client_http_requests_in_flight",
-            "HTTP requests in flight, responses being sent included",
+            "HTTP requests in flight, including responses being sent",
             registry=self.registry,
             multiprocess_mode="livesum",
         )
@@ -70,27 +81,71 @@ class Metrics:
         )
         self.waiting_seconds = Histogram(
             "client_batch_waiting_seconds",
-            "Time that the first request of a batch waited for the call before",
+            "Time that the first request of a batch waited for the previous call",
             buckets=SECONDS,
             registry=self.registry,
+        )
+        self._waiting_gauge = Gauge(
+            "client_batch_waiting_requests",
+            "Requests waiting for a call",
+            registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self._findings = {
             OUT_OF_RANGE: self._by_column(
                 "client_values_out_of_range_total",
-                "Numbers outside the range that their column had in training",
+                "Numbers outside the training range of their column",
             ),
             UNSEEN: self._by_column(
                 "client_values_unseen_total",
-                "Categories that their column did not have in training",
+                "Categories that did not occur in training",
             ),
             MISSING: self._by_column(
-                "client_values_missing_total", "Missing values, which the model has imputed"
+                "client_values_missing_total", "Missing values, imputed by the model"
             ),
         }
+        self.drift = DriftCounts(
+            Counter(
+                "client_drift_rows_total",
+                "Requested rows, per bin of the model's training reference; the column of its own "
+                "probability is empty",
+                ("model", "version", "column", "bin"),
+                registry=self.registry,
+            )
+        )
+        self._drift_published = time.monotonic()
+        self.log_rows = Counter(
+            "client_log_rows_total",
+            "Rows written to the prediction log",
+            ("model",),
+            registry=self.registry,
+        )
+        self.log_dropped_rows = Counter(
+            "client_log_dropped_rows_total",
+            "Rows missing from the prediction log because its queue or the disk was full",
+            ("model", "reason"),
+            registry=self.registry,
+        )
+        self.log_bytes = Counter(
+            "client_log_bytes_total", "Bytes written to the prediction log", registry=self.registry
+        )
+        self.feedback = Counter(
+            "client_feedback_total",
+            "Labels received as feedback: accepted or refused",
+            ("result",),
+            registry=self.registry,
+        )
         self.slow_readers = Counter(
             "client_slow_readers_total",
             "Connections closed because their responses were not read",
             registry=self.registry,
+        )
+        self._golden = Gauge(
+            "client_golden",
+            "Result of a version's golden rows on a server; 1 for the current result",
+            ("model", "version", "server", "result"),
+            registry=self.registry,
+            multiprocess_mode="livemax",
         )
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
@@ -98,9 +153,17 @@ class Metrics:
         return Counter(name, text, ("model", "column"), registry=self.registry)
 
     def publish(self) -> None:
-        """Publish the number of requests in flight to the other workers."""
+        """Publish the numbers of requests in flight and waiting, and the rows per bin.
+
+        Called several times a second.
+        """
         # Setting a shared gauge costs more than incrementing an int, so it is set periodically.
         self._in_flight_gauge.set(self.in_flight)
+        self._waiting_gauge.set(self.waiting())
+        now = time.monotonic()
+        if now - self._drift_published >= DRIFT_SECONDS:
+            self._drift_published = now
+            self.drift.publish()
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an HTTP request that was answered."""
@@ -129,6 +192,12 @@ class Metrics:
         for column, count in counts.items():
             self._findings[kind].labels(model, column).inc(count)
 
+    def observe_golden(self, model: str, version: int, server: str, result: str | None) -> None:
+        """Publish the result of a version's golden rows on a server; None if it has left."""
+        # Series shared by workers cannot be removed.
+        for one in GOLDEN_RESULTS:
+            self._golden.labels(model, version, server, one).set(one == result)
+
     def _of_requests(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
         children = self._children.get((method, route, status))
         if children is None:
@@ -144,10 +213,18 @@ class Metrics:
         self.call_seconds.labels(rpc, code.name).observe(seconds)
 
     def exposition(self) -> bytes:
-        """Return all metrics in Prometheus' text format, those of the other workers added."""
+        """Return the metrics of all workers in Prometheus' text format."""
+        return generate_latest(self._collected())
+
+    def samples(self) -> Samples:
+        """Return the metrics of all workers as numbers."""
+        return Samples(self._collected().collect())
+
+    def _collected(self) -> CollectorRegistry:
         self.publish()
-        if SHARED:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)
-            return generate_latest(registry)
-        return generate_latest(self.registry)
+        self.drift.publish()
+        if not SHARED:
+            return self.registry
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        return registry

@@ -1,7 +1,7 @@
 """Request contexts: timings and spans for a `Server-Timing` header or a trace.
 
-A context variable links a call to its requests. The tuple is empty, and nothing is recorded, unless
-a header or a trace is wanted.
+A context variable links a call to its requests. Without a header or a trace the tuple is empty, and
+nothing is recorded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class RequestContext:
     Attributes:
         queued: seconds spent in the queue.
         served: seconds spent in calls to the model server.
-        span: its span, None if it is not traced.
+        span: its span; None if it is not traced.
     """
 
     __slots__ = ("queued", "served", "span")

@@ -36,7 +36,7 @@ FLUSH_SECONDS = 3.0
 
 
 def start() -> Tracing | None:
-    """Return a tracer if the environment asks for one and the packages are installed."""
+    """Return a tracer if the environment configures one and the packages are installed."""
     wanted = os.environ.get(_EXPORTER) or next(
         ("otlp" for name in _ENDPOINTS if os.environ.get(name)), "none"
     )
@@ -56,7 +56,7 @@ def start() -> Tracing | None:
 
 
 class Tracing:
-    """Creates spans and sends them; create it in the process that serves."""
+    """Creates and sends spans; create it in the process that serves."""
 
     def __init__(self) -> None:
         """Start the exporter; the SDK reads its settings from the environment."""
@@ -80,7 +80,7 @@ class Tracing:
 
         Args:
             method: the HTTP method.
-            path: as sent.
+            path: path as sent.
             route: the pattern of the path.
             headers: value by name in lower case.
         """
@@ -111,15 +111,21 @@ class Tracing:
                 span.set_status(self._trace.StatusCode.ERROR)
         span.end()
 
+    def note_arm(self, span: Any, model: str, arm: str) -> None:
+        """Record the arm of a rollout, by OpenTelemetry's conventions for feature flags."""
+        if span.is_recording():
+            span.set_attribute("feature_flag.key", f"rollout/{model}")
+            span.set_attribute("feature_flag.result.variant", arm)
+
     def begin_call(self, rpc: str, address: str, contexts: Sequence[RequestContext]) -> CallSpan:
         """Return the span of a gRPC call: a child of the first request's, linked to the others'.
 
         Args:
             rpc: the gRPC method.
-            address: of the server.
-            contexts: of the requests that the call is made for.
+            address: address of the server.
+            contexts: contexts of the requests that share the call.
         """
-        # A request that is not recorded is the parent only if none is.
+        # An unrecorded request is the parent only if no request is recorded.
         first = next((one for one in contexts if one.span.is_recording()), contexts[0])
         parent = self._trace.set_span_in_context(first.span)
         service = _STATUS_SERVICE if rpc == "GetModelStatus" else _SERVICE
@@ -155,7 +161,7 @@ class CallSpan:
     """The span of a gRPC call in flight.
 
     Attributes:
-        metadata: to send with it.
+        metadata: metadata to send with the call.
     """
 
     def __init__(
@@ -171,10 +177,10 @@ class CallSpan:
         self._error = error
 
     def end(self, code: grpc.StatusCode, request: Any, reply: Any) -> None:
-        """End the span, and note the model in those of the requests.
+        """End the span, and record the model in the spans of the requests.
 
         Args:
-            code: the call's status.
+            code: status of the call.
             request: the message sent.
             reply: the message received, None if there was none.
         """

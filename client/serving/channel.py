@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,12 @@ from urllib.request import getproxies, proxy_bypass
 
 import grpc
 import grpc.aio
+
+DEFAULT_ADDRESS = "127.0.0.1:8500"
+DEFAULT_TIMEOUT = 5.0
+
+# Called after each call with its name, status code and duration in seconds.
+Observer = Callable[[str, grpc.StatusCode, float], None]
 
 # Written for C core's service config: https://github.com/grpc/grpc/blob/master/doc/service_config.md
 # A call that no server has begun to work on is retried, within a budget for all calls together: a

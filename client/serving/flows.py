@@ -7,11 +7,12 @@ A generator yields a call's name and request and is sent the reply, so `ServingC
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from client.errors import ClientError, InvalidArgumentError, ServerError
+from client.errors import ClientError, InvalidArgumentError, NotFoundError, ServerError
 from client.serving import protos as messages
 from client.serving import tensors
 from client.serving.data_frames import is_frame, of_array, of_frame
@@ -29,6 +30,7 @@ T = TypeVar("T")
 Steps = Generator[tuple[str, Any], Any, T]
 
 SCHEMAS_KEPT = 256
+DESCRIBE_TRIES = 3
 
 
 class Target(NamedTuple):
@@ -48,6 +50,11 @@ class Target(NamedTuple):
         return spec
 
 
+def as_target(model: str | Target) -> Target:
+    """Return a target for the name of a model."""
+    return model if isinstance(model, Target) else Target(model)
+
+
 class Prediction(NamedTuple):
     """The outputs of one call by name, and the version that computed them."""
 
@@ -62,6 +69,20 @@ class Dialogue:
         # Threads replace each of these as a whole.
         self._schemas: dict[Target, Schema] = {}
         self._descriptions: dict[Target, tuple[Any, Description | None]] = {}
+
+    def answer(
+        self,
+        model: str | Target,
+        inputs: Any,
+        signature_name: str,
+        signature: Signature | None,
+        output_filter: Sequence[str],
+    ) -> Steps[Prediction]:
+        """Run a signature, which is requested from the server if it is not known."""
+        target = as_target(model)
+        if signature is not None:
+            return self.run(target, signature, inputs, signature_name, output_filter)
+        return self.predict(target, inputs, signature_name, output_filter)
 
     def predict(
         self, target: Target, inputs: Any, signature_name: str, output_filter: Sequence[str]
@@ -81,7 +102,7 @@ class Dialogue:
             if known is None or error.status not in (400, 404):
                 raise
             schema = yield from self.schema(target)
-            if schema.looks_like(known):
+            if schema.equals(known):
                 raise
             return (yield from self._predict(target, schema, inputs, signature_name, output_filter))
         if prediction.version != schema.version:
@@ -178,12 +199,11 @@ class Dialogue:
         signature = found.get(DESCRIBE)
         if signature is None or set(signature.inputs) != {"query"}:
             return None
-        query = {"query": np.zeros(1, np.int32)}
         try:
-            prediction = yield from self.run(target, signature, query, DESCRIBE)
+            prediction = yield from self._run_describe(target, signature)
             return Description.from_outputs(prediction.outputs)
         except ServerError as error:
-            if error.status in (503, 504):
+            if error.status in (404, 503, 504):
                 raise
             return None
         except (
@@ -196,6 +216,17 @@ class Dialogue:
             RuntimeError,
         ):
             return None  # an unrelated signature of the same name
+
+    def _run_describe(self, target: Target, signature: Signature) -> Steps[Prediction]:
+        """Run the signature again if the version is not found.
+
+        One address may stand for several servers, not all of which have the version.
+        """
+        query = {"query": np.zeros(1, np.int32)}
+        for _ in range(DESCRIBE_TRIES - 1):
+            with suppress(NotFoundError):
+                return (yield from self.run(target, signature, query, DESCRIBE))
+        return (yield from self.run(target, signature, query, DESCRIBE))
 
 
 def _remember(memory: dict[Any, Any], key: Any, value: Any) -> None:

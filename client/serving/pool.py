@@ -7,8 +7,12 @@ tell which server has which version.
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
-from collections.abc import Callable, Mapping
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -27,7 +31,19 @@ PROBE_TIMEOUT = 1.0
 LATE_SECONDS = 1.0
 LATE_FACTOR = 4.0
 SLOWEST_DECAY = 0.99
-_NO_ANSWER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+# A server's speed is the median of its last calls, so a few slow calls, such as the first, do not
+# count. Differences of a few milliseconds are ignored, and the median decays with time, so that a
+# slow server is tried again.
+RECENT_CALLS = 9
+NOISE_SECONDS = 0.005
+HALF_LIFE_SECONDS = 1.0
+# How long calls to a server that has left may take, the wait for their turn included.
+DRAIN_SECONDS = 30.0
+_NO_ANSWER = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+)
 
 
 class Server:
@@ -38,6 +54,7 @@ class Server:
         rpcs: its methods by name.
         calls: number of calls in flight.
         left_out: whether it is skipped because it stopped answering.
+        closed: whether its channel is closed.
     """
 
     def __init__(self, address: str, channel: grpc.aio.Channel) -> None:
@@ -45,7 +62,21 @@ class Server:
         self.rpcs = stubs(channel)
         self.calls = 0
         self.left_out = False
+        self.closed = False
         self._channel = channel
+        self._recent: deque[float] = deque([0.0] * RECENT_CALLS, RECENT_CALLS)
+        self._measured = 0.0
+
+    def seconds(self, now: float) -> float:
+        """Return the median duration of its recent predictions, decayed by their age."""
+        return statistics.median(self._recent) * math.pow(
+            0.5, (now - self._measured) / HALF_LIFE_SECONDS
+        )
+
+    def observe(self, seconds: float, now: float) -> None:
+        """Record the duration of a prediction that ended now."""
+        self._recent.append(seconds)
+        self._measured = now
 
     async def answers(self) -> bool:
         """Whether the server answers anything at all."""
@@ -58,11 +89,21 @@ class Server:
 
     async def close(self) -> None:
         """Close the channel; calls in flight are cancelled."""
+        self.closed = True
         await self._channel.close()
 
 
 class ServerPool:
-    """Picks a server for each call."""
+    """Picks a server for each call.
+
+    Servers take turns. One with calls in flight, or one that takes a multiple of the fastest's
+    time, gets fewer: its cost is the number of its calls, including this one, times its slowness
+    relative to the fastest server. The factor is rounded, so that equal servers stay equal.
+
+    Attributes:
+        servers: the servers now.
+        left: called with each server that leaves.
+    """
 
     def __init__(self, address: str, tls: Tls | None) -> None:
         """Create channels; connections are made when they are first needed.
@@ -75,18 +116,25 @@ class ServerPool:
         self._tls = tls
         addresses = split_addresses(address)
         self.servers = [Server(one, aio_channel(one, tls)) for one in addresses]
+        self.left: Callable[[Server], None] = lambda server: None
         self._resolves = len(addresses) == 1 and not has_scheme(address)
         self._slowest = 0.0
         self._turn = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def pick(self) -> Server:
-        """Return the server with the fewest calls in flight of those that answer, in turns."""
+    def pick(self, avoid: Collection[Server] = ()) -> Server:
+        """Return the cheapest answering server; equal ones take turns.
+
+        Args:
+            avoid: servers to pick only if there is no other.
+        """
         servers = self.servers
         if len(servers) == 1:
             return servers[0]
         self._turn += 1
-        return self._least_busy([s for s in servers if not s.left_out] or servers)
+        wanted = [s for s in servers if s not in avoid] if avoid else servers
+        answering = [s for s in wanted if not s.left_out] or wanted or servers
+        return self._cheapest(answering)
 
     def slots(self) -> int:
         """Return the number of answering servers, at least one."""
@@ -94,24 +142,33 @@ class ServerPool:
             return 1
         return max(1, sum(not server.left_out for server in self.servers))
 
-    def other(self, server: Server) -> Server | None:
-        """Return another server that answers, None if there is none. It takes no turn."""
-        others = [s for s in self.servers if s is not server and not s.left_out]
-        return self._least_busy(others) if others else None
+    def other(self, server: Server, avoid: Collection[Server] = ()) -> Server | None:
+        """Return another server that answers, None if there is none. The turn does not advance."""
+        others = [s for s in self.servers if s is not server and not s.left_out and s not in avoid]
+        return self._cheapest(others) if others else None
 
-    def _least_busy(self, servers: list[Server]) -> Server:
+    def _cheapest(self, servers: list[Server]) -> Server:
         turn = self._turn % len(servers)
-        return min(servers[turn:] + servers[:turn], key=lambda server: server.calls)
+        now = time.monotonic()
+        seconds = {server: NOISE_SECONDS + server.seconds(now) for server in servers}
+        fastest = min(seconds.values())
+
+        def cost(server: Server) -> int:
+            return (server.calls + 1) * round(seconds[server] / fastest)
+
+        return min(servers[turn:] + servers[:turn], key=cost)
 
     @property
     def late_after(self) -> float:
         """Seconds after which a call is late."""
         return max(LATE_SECONDS, LATE_FACTOR * self._slowest)
 
-    def observe(self, server: Server, code: grpc.StatusCode, seconds: float) -> None:
+    def observe(self, server: Server, rpc: str, code: grpc.StatusCode, seconds: float) -> None:
         """Record a call's duration, and whether its server answered."""
         if code is grpc.StatusCode.OK:
             self._slowest = max(seconds, self._slowest * SLOWEST_DECAY)
+            if rpc == "Predict":
+                server.observe(seconds, time.monotonic())
         elif code is grpc.StatusCode.UNAVAILABLE or (
             code is grpc.StatusCode.DEADLINE_EXCEEDED and seconds >= LATE_SECONDS
         ):
@@ -148,34 +205,42 @@ class ServerPool:
         server.left_out = False
 
     async def _resolve(self) -> None:
-        """Keep one channel for each address of the name, if it has several."""
-        named = self.servers[0]
-        loop = asyncio.get_running_loop()
+        """Keep a channel for each address of a name with several addresses, or with a new one."""
         host, _, port = self.address.rpartition(":")
+        loop = asyncio.get_running_loop()
+        alone: list[str] | None = None
         while True:
             with suppress(OSError):
                 infos = await loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
                 found = sorted({_joined(info[4][0], port) for info in infos})
-                await self._follow(named, found)
+                alone = found if alone is None else alone
+                if len({address.startswith("[") for address in found}) > 1:
+                    # Perhaps one server at an IPv4 and an IPv6 address; gRPC chooses.
+                    self._follow([self.address])
+                elif len(found) > 1 or found != alone:
+                    alone = []
+                    self._follow(found)
             await asyncio.sleep(RESOLVE_SECONDS)
 
-    async def _follow(self, named: Server, found: list[str]) -> None:
-        kinds = {address.startswith("[") for address in found}
-        if len(found) < 2 or len(kinds) > 1:
-            # One server, perhaps at an IPv4 and an IPv6 address; gRPC chooses.
-            found = []
-        current = {server.address: server for server in self.servers if server is not named}
-        if current.keys() == set(found):
-            return
-        authority = self.address
+    def _follow(self, addresses: list[str]) -> None:
+        """Add servers at new addresses, and drain those at other addresses."""
+        current = {server.address: server for server in self.servers}
         self.servers = [
-            current.get(one) or Server(one, aio_channel(one, self._tls, authority=authority))
-            for one in found
-        ] or [named]
-        await asyncio.sleep(PROBE_TIMEOUT)  # let calls in flight end
+            current.get(one) or Server(one, aio_channel(one, self._tls, authority=self.address))
+            for one in addresses
+        ]
         for address, server in current.items():
-            if address not in found:
-                await server.close()
+            if address not in addresses:
+                self._start(_drain(server))
+                self.left(server)
+
+
+async def _drain(server: Server) -> None:
+    """Close a server's channel later: requests choose a server before it is their turn."""
+    try:
+        await asyncio.sleep(DRAIN_SECONDS)
+    finally:
+        await server.close()
 
 
 def stubs(over: grpc.Channel | grpc.aio.Channel) -> Mapping[str, Callable[..., Any]]:

@@ -77,6 +77,9 @@ class Description:
         trained_at: ISO 8601.
         metrics: of the rows held out in training, by name.
         label_name: the label column's name, empty if the model does not say.
+        reference: JSON text, the distribution of the training rows; None if the model has none.
+        golden: JSON text, rows with the probabilities that training computed; None likewise.
+        intervals: 95 % intervals of the metrics; none if the model does not give them.
     """
 
     columns: tuple[Column, ...]
@@ -85,6 +88,9 @@ class Description:
     trained_at: str
     metrics: Mapping[str, float]
     label_name: str = ""
+    reference: str | None = None
+    golden: str | None = None
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def from_outputs(cls, outputs: Mapping[str, Array]) -> Description:
@@ -101,6 +107,7 @@ class Description:
         modes = facts.get("class_modes", np.stack([first, first]))
         missing = facts.get("missing", np.zeros(len(lengths), np.bool_))
         most_frequent = facts["modes"].tolist() if "modes" in facts else [None] * len(lengths)
+        marks = frozenset(_texts(facts["missing_marks"]) if "missing_marks" in facts else ())
         columns = zip(
             _texts(facts["kinds"]),
             _texts(facts["columns"]),
@@ -113,18 +120,26 @@ class Description:
             [(int(mode_0), int(mode_1)) for mode_0, mode_1 in modes.T],
             missing.tolist(),
             most_frequent,
+            [marks] * len(lengths),
+            _texts(facts["date_forms"]) if "date_forms" in facts else [""] * len(lengths),
             strict=True,
         )
         class_0, class_1 = _texts(facts["class_names"])
+        metric_names = _texts(facts["metric_names"])
+        intervals = facts.get("metric_intervals", np.empty((0, 2))).tolist()
         return cls(
             columns=tuple(make_column(*column) for column in columns),
             class_names=(class_0, class_1),
             threshold=float(facts["threshold"]),
             trained_at=facts["trained_at"].decode(),
-            metrics=dict(
-                zip(_texts(facts["metric_names"]), facts["metric_values"].tolist(), strict=True)
-            ),
-            label_name=facts["label_name"].decode() if "label_name" in facts else "",
+            metrics=dict(zip(metric_names, facts["metric_values"].tolist(), strict=True)),
+            label_name=_text(facts, "label_name") or "",
+            reference=_text(facts, "reference"),
+            golden=_text(facts, "golden"),
+            intervals={
+                name: (low, high)
+                for name, (low, high) in zip(metric_names, intervals, strict=False)
+            },
         )
 
 
@@ -132,7 +147,7 @@ class Description:
 class Schema:
     """A served version as the client sees it.
 
-    Compared by identity; see `looks_like`.
+    Compared by identity; `equals` compares their contents.
 
     Attributes:
         model: the model's name.
@@ -148,13 +163,23 @@ class Schema:
     description: Description | None
     definition: Any = field(repr=False)
 
-    def looks_like(self, other: Schema) -> bool:
-        """Return whether a request means the same to both."""
+    def equals(self, other: Schema) -> bool:
+        """Return whether both are of the same version and have the same contents."""
         return (self.version, self.definition, self.description) == (
             other.version,
             other.definition,
             other.description,
         )
+
+    def reads_like(self, other: Schema) -> bool:
+        """Return whether a request becomes the same call for both versions."""
+        return self._form == other._form and self.definition == other.definition
+
+    @cached_property
+    def _form(self) -> tuple[object, ...]:
+        """Everything in the description that determines how values are read."""
+        columns = self.description.columns if self.description else ()
+        return tuple((c.name, c.kind, c.vocabulary, c.missing, c.mode) for c in columns)
 
     @cached_property
     def derived(self) -> dict[Any, Any]:
@@ -246,6 +271,10 @@ def _spec(info: Any) -> TensorSpec:
     if shape.unknown_rank:
         return TensorSpec(info.dtype, None)
     return TensorSpec(info.dtype, tuple(dim.size if dim.size >= 0 else None for dim in shape.dim))
+
+
+def _text(facts: Mapping[str, Any], name: str) -> str | None:
+    return facts[name].decode() if name in facts else None
 
 
 def _texts(values: Array) -> list[str]:

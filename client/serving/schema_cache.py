@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -32,7 +33,7 @@ class _Known:
     """A target's schema, when it was last loaded, and whether it was used since."""
 
     schema: Schema
-    asked_at: float
+    loaded_at: float
     used: bool = True
 
 
@@ -42,8 +43,17 @@ class SchemaCache:
     It is bound to one event loop.
     """
 
-    def __init__(self, client: AsyncServingClient) -> None:
+    def __init__(
+        self, client: AsyncServingClient, learned: Callable[[Schema, Server], Awaitable[None]]
+    ) -> None:
+        """Start empty.
+
+        Args:
+            client: the client of the servers.
+            learned: awaited with each schema and its server before requests use it.
+        """
         self._client = client
+        self._learned = learned
         self._known: dict[_Key, _Known] = {}
         # A version is the same on every server, and may be gone from one that has just answered.
         self._versions: dict[tuple[str, int], Schema] = {}
@@ -65,16 +75,17 @@ class SchemaCache:
         """
         return self.get(target, server) or await self.ask(target, server, deadline)
 
-    def server_of(self, target: Target, schema: Schema) -> Server | None:
+    def server_of(
+        self, target: Target, schema: Schema, avoid: Collection[Server] = ()
+    ) -> Server | None:
         """Return a server on which a target has this schema, None if there is none."""
-        for server in self._client.pool.servers:
-            known = self._known.get((target, server))
-            if known is not None and known.schema is schema and not server.left_out:
-                return server
-        return None
+        pool = self._client.pool
+        others = [one for one in pool.servers if self.get(target, one) is not schema]
+        server = pool.pick((*avoid, *others))
+        return None if server.left_out or server in avoid or server in others else server
 
     def models(self) -> list[str]:
-        """Return the names of the models whose latest version was used recently."""
+        """Return the names of the models whose latest version is cached."""
         return list(dict.fromkeys(t.model for t, _ in self._known if t == Target(t.model)))
 
     async def refresh(
@@ -86,7 +97,7 @@ class SchemaCache:
         known = self._known.get((target, server))
         if known is not None and known.schema is not schema:
             return known.schema
-        if known is not None and time.monotonic() - known.asked_at < MIN_AGE_SECONDS:
+        if known is not None and time.monotonic() - known.loaded_at < MIN_AGE_SECONDS:
             return None
         try:
             fresh = await self.ask(target, server, deadline)
@@ -102,7 +113,8 @@ class SchemaCache:
         if schema is None:
             schema = await self.load(Target(target.model, version), server, deadline)
         known = self._known.get((target, server))
-        if known is not None:
+        if known is not None and known.schema is not schema:
+            await self._learned(schema, server)
             known.schema = schema
         return schema
 
@@ -116,6 +128,8 @@ class SchemaCache:
         asking = self._asking.get(key)
         if asking is None:
             asking = self._asking[key] = asyncio.create_task(self._ask_once(key))
+            # All waiters may have gone, and nobody else would retrieve an error.
+            asking.add_done_callback(lambda task: task.cancelled() or task.exception())
         # A waiter may time out without cancelling the request for the others.
         await asyncio.wait({asking}, timeout=deadline.left())
         if not asking.done():
@@ -128,7 +142,7 @@ class SchemaCache:
             await asyncio.sleep(REFRESH_SECONDS)
             for (target, server), known in list(self._known.items()):
                 if server not in self._client.pool.servers:
-                    del self._known[target, server]
+                    self._known.pop((target, server), None)
                 elif target.version is None and known.used and not server.left_out:
                     known.used = False
                     with suppress(ServerError):
@@ -138,6 +152,7 @@ class SchemaCache:
         target, server = key
         try:
             schema = await self._client.schema(target, server=server)
+            await self._learned(schema, server)
         except ServerError as error:
             if error.status == 404:
                 self._known.pop(key, None)
@@ -151,7 +166,7 @@ class SchemaCache:
         target = key[0]
         for same in (key, *((target, other) for other in self._client.pool.servers)):
             known = self._known.get(same)
-            if known is not None and known.schema.looks_like(schema):
+            if known is not None and known.schema.equals(schema):
                 schema = known.schema
                 break
         if key not in self._known:

@@ -68,7 +68,7 @@ def from_proto(proto: Any) -> Array:
         OverflowError: a value does not fit its dtype.
     """
     if proto.dtype not in DTYPES:
-        raise ValueError(f"tensors of {dtype_name(proto.dtype)} cannot be read here")
+        raise ValueError(f"tensors of {dtype_name(proto.dtype)} are not supported")
     dtype, shape = DTYPES[proto.dtype], [dim.size for dim in proto.tensor_shape.dim]
     stored = np.dtype(np.uint16) if proto.dtype == BFLOAT16 else dtype
     if proto.tensor_content and proto.dtype != STRING:

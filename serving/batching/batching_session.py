@@ -7,6 +7,7 @@ request's rows.
 
 from __future__ import annotations
 
+import concurrent.futures
 import threading
 from collections.abc import Sequence
 from typing import TypeGuard
@@ -115,6 +116,8 @@ class _TensorsQueue:
 
     def run(self, arrays: Arrays, rows: int, cancelled: Cancelled) -> list[Tensor]:
         tasks = self._scheduler.schedule(self._queue, arrays, rows, cancelled)
+        # If one fails, the others still use the session.
+        concurrent.futures.wait([task.outputs for task in tasks])
         parts = [task.outputs.result() for task in tasks]
         if len(parts) == 1:
             return parts[0]
@@ -126,7 +129,7 @@ class _TensorsQueue:
     def _process(self, tasks: Sequence[Task]) -> None:
         try:
             rows = sum(task.rows for task in tasks)
-            padded = self._parameters.padded(rows)
+            padded = self._parameters.padded_size(rows)
             outputs = self._session.run(self.feeds, self.fetches, self._merged(tasks, padded))
             _check_outputs(outputs, padded)
             if not _all_arrays(outputs):

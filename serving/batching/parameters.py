@@ -66,8 +66,8 @@ class BatchingParameters:
         parameters._check()
         return parameters
 
-    def padded(self, rows: int) -> int:
-        """Return the first allowed size that holds this many rows."""
+    def padded_size(self, rows: int) -> int:
+        """Return the smallest allowed batch size that holds this many rows."""
         return next((size for size in self.allowed_batch_sizes if size >= rows), rows)
 
     def _check(self) -> None:
@@ -90,9 +90,9 @@ class BatchingOptions:
     """The server's batching options.
 
     Attributes:
-        threads: batches computed at once, for all models.
-        parameters: parameters of every model; None: each version has its own file, or is not
-            batched.
+        threads: maximum batches computed at once, over all models.
+        parameters: parameters of every model; None: those of each version's own file; a version
+            without one is not batched.
     """
 
     threads: int
@@ -107,17 +107,17 @@ class BatchingOptions:
             per_model: take everything but the threads from each version's own file.
 
         Raises:
-            ServingError: as `BatchingParameters.of`.
+            ServingError: see `BatchingParameters.of`.
         """
         threads = _value(message, "num_batch_threads", os.cpu_count() or 1, POSITIVE)
         return cls(threads, None if per_model else BatchingParameters.of(message))
 
 
 def read_parameters(version: Path) -> BatchingParameters | None:
-    """Read the file in a version's directory; None if there is none.
+    """Read a version's own parameters; None if it has no `batching_params.pbtxt`.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, it cannot be parsed, or as `BatchingParameters.of`.
+        ServingError: INVALID_ARGUMENT, it cannot be parsed, or see `BatchingParameters.of`.
     """
     file = version / FILE
     if not file.is_file():

@@ -32,12 +32,12 @@ class Task:
         self.cancelled = cancelled
         self.outputs: Future[list[Tensor]] = Future()
 
-    def is_waited_for(self) -> bool:
-        """Return whether the caller waits; if not, end the task."""
+    def end_if_cancelled(self) -> bool:
+        """End the task if its caller no longer waits, and return whether it has ended."""
         if not self.cancelled():
-            return True
+            return False
         self.outputs.set_exception(errors.cancelled())
-        return False
+        return True
 
 
 class _Batch:
@@ -176,9 +176,9 @@ class BatchScheduler:
             with self._changed:
                 queue = self._next_due()
                 tasks = queue.take()
-            waited_for = [task for task in tasks if task.is_waited_for()]
-            if waited_for:
-                queue.process(waited_for)
+            remaining = [task for task in tasks if not task.end_if_cancelled()]
+            if remaining:
+                queue.process(remaining)
 
     def _next_due(self) -> Queue:
         """Wait until a queue has a batch that is due, and move that queue to the end."""
@@ -192,4 +192,5 @@ class BatchScheduler:
                     return queue
                 if due_in is not None:
                     wait = due_in if wait is None else min(wait, due_in)
-            self._changed.wait(wait)
+            # A batch timeout may be longer than a thread can wait.
+            self._changed.wait(None if wait is None else min(wait, threading.TIMEOUT_MAX))

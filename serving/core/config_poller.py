@@ -18,15 +18,21 @@ class ConfigPoller:
     """Reads the config file in a thread of its own, and applies it."""
 
     def __init__(self, core: ServerCore, path: Path, wait_seconds: float) -> None:
-        """Set the file to read and the time between two reads."""
+        """Poll nothing until `start`.
+
+        Args:
+            core: applies each configuration.
+            path: the config file.
+            wait_seconds: time between two reads.
+        """
         self._core = core
         self._path = path
         self._wait_seconds = wait_seconds
         self._stopped = threading.Event()
-        self._logged = ""
+        self._logged = ""  # a lasting problem is logged once
 
     def start(self) -> None:
-        """Start to poll."""
+        """Start polling."""
         threading.Thread(target=self._run, name="config", daemon=True).start()
 
     def stop(self) -> None:

@@ -27,7 +27,7 @@ from serving.servables.servable import Servable
 
 log = logging.getLogger(__name__)
 
-# Until the first versions of all models are loaded, so that a slow one does not hold up the others.
+# Concurrent loads at the start, so that a slow model does not delay the others.
 INITIAL_LOAD_THREADS = 4 * (os.cpu_count() or 1)
 
 # Takes the model's name, the version's number and its directory.
@@ -36,10 +36,10 @@ Load = Callable[[str, int, Path], Servable]
 
 @dataclass(frozen=True)
 class ManagerOptions:
-    """How versions are loaded and unloaded.
+    """Limits and retries for loading and unloading versions.
 
     Attributes:
-        max_num_load_retries: how often a failed load is retried.
+        max_num_load_retries: maximum retries of a failed load.
         load_retry_interval: seconds between two attempts.
         load_timeout: seconds that an attempt may take.
         num_load_threads: maximum versions that load at once.
@@ -62,11 +62,11 @@ class Manager:
         options: ManagerOptions | None = None,
         on_change: Callable[[ServableHarness], None] = lambda harness: None,
     ) -> None:
-        """Manage the versions that `aspire` will name.
+        """Start without versions; see `aspire`.
 
         Args:
             load: loads a version.
-            options: how to load and unload.
+            options: limits and retries; None: the defaults.
             on_change: called whenever a version has changed its state.
         """
         self._options = options or ManagerOptions()
@@ -81,7 +81,7 @@ class Manager:
         self._closing = False
 
     def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
-        """Set the versions that a model is to have."""
+        """Set the versions that a model should have, with the path of each."""
         with self._changed:
             if self._closing:
                 return
@@ -97,7 +97,7 @@ class Manager:
             self._unload_surplus(stream)
 
     def end_initial_loads(self) -> None:
-        """Load no more versions at once than the options allow from now on."""
+        """From now on, load at most as many versions at once as the options allow."""
         self._loads.set_limit(self._options.num_load_threads)
 
     def wait_settled(
@@ -106,8 +106,8 @@ class Manager:
         """Wait until each model's newest version is AVAILABLE or has failed; return these versions.
 
         Args:
-            names: of the models.
-            until: checked now and then; if it returns True, return the versions settled by then.
+            names: names of the models.
+            until: checked periodically; if it returns True, return the versions settled by then.
         """
         with self._changed:
             while True:
@@ -122,8 +122,8 @@ class Manager:
         """Hold an available version; it is not unloaded while it is held.
 
         Args:
-            name: the model's.
-            version: the version's number; None for the latest.
+            name: the model's name.
+            version: the version's number; None: the latest.
 
         Raises:
             ServingError: NOT_FOUND, it is not available.
@@ -208,7 +208,8 @@ class Manager:
         with self._changed:
             if harness.state is not State.LOADING:  # it has timed out
                 if servable is not None:
-                    servable.close()
+                    # Closing takes a while, and requests wait for the lock.
+                    self._unloads.submit(_close, harness, servable)
                 return
             if servable is not None:
                 harness.servable, harness.error = servable, None
@@ -232,7 +233,7 @@ class Manager:
         except ServingError as caught:
             # A new error, because the caught one's traceback keeps the graph in memory.
             error = ServingError(caught.code, caught.message)
-        except Exception as caught:  # whatever happens to one version, others must be served
+        except Exception as caught:  # a failed version must not stop the others
             error = ServingError(grpc.StatusCode.UNKNOWN, f"cannot load {harness.path}: {caught}")
         else:
             log.info(
@@ -274,7 +275,10 @@ class Manager:
         timer.start()
 
     def _unload_surplus(self, stream: ServableStream) -> None:
-        """Unload versions that are not aspired, except the last one that can answer."""
+        """Unload versions that are not aspired.
+
+        If others are aspired but none is available yet, keep the newest.
+        """
         available = stream.available()
         surplus = [harness for harness in available if not harness.aspired]
         is_replaced = len(surplus) < len(available)
@@ -294,10 +298,7 @@ class Manager:
             self._unloads.submit(self._unload, harness, servable)
 
     def _unload(self, harness: ServableHarness, servable: Servable) -> None:
-        try:
-            servable.close()
-        except Exception:
-            log.exception("unloading servable version %s failed", harness)
+        _close(harness, servable)
         with self._changed:
             self._set_state(harness, State.END)
             if harness.aspired and not self._closing:  # it was re-aspired while it unloaded
@@ -318,3 +319,10 @@ class Manager:
         log.debug("servable version %s: %s", harness, state.name)
         self._changed.notify_all()
         self._on_change(harness)
+
+
+def _close(harness: ServableHarness, servable: Servable) -> None:
+    try:
+        servable.close()
+    except Exception:
+        log.exception("unloading servable version %s failed", harness)

@@ -26,7 +26,7 @@ ModelServerConfig = model_server_config_pb2.ModelServerConfig
 ServableVersionPolicy = FileSystemStoragePathSourceConfig.ServableVersionPolicy
 PLATFORM = "tensorflow"
 URI = re.compile("[a-z][a-z0-9.+-]*://")
-MAX_PATH_BYTES = 4095  # Linux's PATH_MAX, without the end
+MAX_PATH_BYTES = 4095  # Linux's PATH_MAX without the terminating NUL
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _is_below(root: Path, base_path: str) -> bool:
     try:
         return Path(base_path).resolve().is_relative_to(root)
     except (OSError, RuntimeError):
-        return False  # links in a circle
+        return False  # circular links
 
 
 def _check_names(entries: Sequence[Any]) -> None:

@@ -26,19 +26,19 @@ class State(IntEnum):
 
 @dataclass(eq=False)
 class ServableHarness:
-    """One version of a model, from the moment it is aspired.
+    """One version of a model and its state, from the moment it is aspired.
 
     Attributes:
         name: the model's name.
         version: the version's number.
         path: its directory.
-        aspired: the base path and the policy ask for it.
+        aspired: whether the base path has it and the policy selects it.
         reaspired: re-aspired before its unload began.
         dropped: not aspired for a time, so that it may be loaded again although it failed.
-        state: its place in its life.
-        attempts: how many times its load was tried.
-        last_error: the error of the last attempt to load it.
-        error: why it failed for good.
+        state: its current state.
+        attempts: number of attempts to load it.
+        last_error: the error of the last failed attempt.
+        error: the error with which it has ended; None if it was unloaded.
         servable: answers requests while it is AVAILABLE or UNLOADING.
         requests: the number of requests in progress.
     """

@@ -19,9 +19,9 @@ from serving.core.source import Source, aspired_versions
 from serving.errors import ServingError, failed_precondition, invalid_argument, not_found
 from serving.servables.servable import Servable
 
-# How long the ports stay closed while a first load is retried, and how long if every model has
-# another version that answers.
+# Time for which the ports stay closed after a first load has failed and is retried.
 FIRST_LOAD_SECONDS = 10.0
+# The same if every model has another version that answers.
 REPLACED_SECONDS = 1.0
 
 Labels = Mapping[str, Mapping[str, int]]
@@ -36,6 +36,7 @@ class ServerCore:
         source: Source,
         *,
         allow_labels_for_unavailable: bool = False,
+        on_config: Callable[[], None] = lambda: None,
     ) -> None:
         """Start without models.
 
@@ -44,10 +45,12 @@ class ServerCore:
             source: finds the versions that the manager should load.
             allow_labels_for_unavailable: whether a new label may be assigned to a version that is
                 not available.
+            on_config: called whenever a configuration has been applied.
         """
         self._manager = manager
         self._source = source
         self._allow_labels_for_unavailable = allow_labels_for_unavailable
+        self._on_config = on_config
         self._models: tuple[ModelConfig, ...] = ()
         self._labels: Labels = {}
         # One reload at a time; it is released while new models load.
@@ -76,6 +79,7 @@ class ServerCore:
         check_platforms(config)
         self._models = tuple(models)
         self._source.update(models)
+        self._on_config()
         self._source.start()
         has_waited = _FirstLoads(self._manager, self.model_names).have_waited
         settled = self._manager.wait_settled(
@@ -119,6 +123,7 @@ class ServerCore:
                     _check_has_versions(model)
             self._labels, self._models = labels, tuple(models)
             self._source.update(models)
+            self._on_config()
         names = [model.name for model in new if model.name]
         # Another reload may remove a model while it loads.
         settled = self._manager.wait_settled(

@@ -16,7 +16,7 @@ from serving.core.model_config import ModelConfig
 
 log = logging.getLogger(__name__)
 
-# The whole name is a number, as absl::SimpleAtoi reads it: with spaces around it and a sign.
+# The whole name is a number, as absl::SimpleAtoi reads it: spaces around it and a sign are allowed.
 VERSION_NAME = re.compile(r"[\t-\r ]*\+?([0-9]+)[\t-\r ]*", re.ASCII)
 MAX_VERSION = 2**63 - 1
 # Longer than every such number, leading zeros apart.
@@ -57,7 +57,7 @@ class Source:
             self.poll()
 
     def start(self) -> None:
-        """Start to poll."""
+        """Start polling."""
         if self._poll_wait_seconds > 0:
             self._thread = threading.Thread(target=self._run, name="source", daemon=True)
             self._thread.start()

@@ -43,6 +43,8 @@ UNSUPPORTED = {
     "mixed_precision": "this server serves models as they are",
     "skip_initialize_tpu": "this server computes on the CPU",
 }
+# The defaults of those that are neither false nor 0.
+UNSUPPORTED_DEFAULTS = {"num_tflite_interpreters_per_pool": "1"}
 # Flags of TensorFlow Serving that are always on.
 ALWAYS_ON = {
     "enable_grpc_healthcheck_service": "health checks are always offered",
@@ -61,7 +63,7 @@ class Flags:
     """The values of all flags, named as in tensorflow_model_server."""
 
     port: int = _flag(
-        8500, "gRPC port; 0 lets the system choose, or is none beside --grpc_socket_path.", PORT
+        8500, "gRPC port; 0: chosen by the system, or no port if --grpc_socket_path is set.", PORT
     )
     bind_address: str = _flag("0.0.0.0", "Address to listen on.")
     grpc_socket_path: str = _flag("", "UNIX socket for gRPC.")
@@ -72,7 +74,9 @@ class Flags:
         4 * (os.cpu_count() or 1), "Requests that --rest_api_port answers at once.", POSITIVE
     )
     rest_api_timeout_in_ms: int = _flag(
-        30_000, "Time after which a silent connection to --rest_api_port is closed.", POSITIVE
+        30_000,
+        "Idle timeout of connections to --rest_api_port; values above 5 s count as 5 s.",
+        POSITIVE,
     )
     rest_api_enable_cors_support: bool = _flag(
         False, "Allow pages of other origins to read --rest_api_port."
@@ -104,7 +108,7 @@ class Flags:
     load_retry_interval_micros: int = _flag(60_000_000, "Time between two attempts to load.")
     load_timeout_seconds: float = _flag(
         600.0,
-        "Time after which an attempt to load has failed, and later versions go on.",
+        "Time after which an attempt to load fails, and later versions continue.",
         click.FloatRange(0, min_open=True),
     )
     num_load_threads: int = _flag(0, "Versions that load at once; 0: 1.", COUNT)
@@ -139,7 +143,7 @@ class Flags:
     enable_signature_method_name_check: bool = _flag(
         False, "Refuse signatures that were exported for another method."
     )
-    tensorflow_session_parallelism: int = _flag(0, "Sets both of the next two.", COUNT)
+    tensorflow_session_parallelism: int = _flag(0, "Sets the next two flags.", COUNT)
     tensorflow_intra_op_parallelism: int = _flag(
         0, "Threads that one operation may use; 0: the number of cores.", COUNT
     )
@@ -192,6 +196,7 @@ def with_flags(run: Callable[[Flags], None]) -> click.Command:
 def _check_fixed(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     """Reject other values of fixed flags; their fixed value is allowed."""
     name = str(parameter.name)
-    wanted = value is not None and value.lower() not in ("false", "0", "0.0", "")
+    off = ("false", "0", "0.0", "", UNSUPPORTED_DEFAULTS.get(name))
+    wanted = value is not None and value.lower() not in off
     if value is not None and wanted is not (name in ALWAYS_ON):
         raise click.UsageError(f"--{name}: {(ALWAYS_ON | UNSUPPORTED)[name]}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,7 +19,7 @@ from serving.core.server_core import ServerCore
 # Threads of their own: neither a busy model nor open reflection streams delay health checks.
 HEALTH_THREADS = 2
 REFLECTION_THREADS = 2
-# TensorFlow Serving's health service names the services so, without the package.
+# TensorFlow Serving's health service uses the services' names without their package.
 SHORT_NAMES = ("PredictionService", "ModelService")
 # Importing these modules registers the services' descriptors, and then fails: they were generated
 # for an older protobuf.
@@ -43,9 +44,10 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         # One thread, so that watches receive the changes in order.
         self._sending = ThreadPoolExecutor(1, "watches")
         self._lock = threading.Lock()
-        self._statuses: dict[str, int] = {"": _STATUS.NOT_SERVING}
+        self._statuses: Mapping[str, int] = {"": _STATUS.NOT_SERVING}
         self._watches: dict[Send, str] = {}
-        self._names: set[str] = set()
+        self._report_numbers = itertools.count()
+        self._latest_report = -1
         self._ending = False
 
     def Check(self, request: Any, context: Any) -> Any:
@@ -66,34 +68,36 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
 
     def report(self, core: ServerCore) -> None:
         """Update the statuses from the models that are served now."""
-        names = set(core.model_names)
-        for gone in self._names - names:
-            self._set(gone, _STATUS.SERVICE_UNKNOWN)
-        self._names = names
-        serving = {name: core.is_available(name) for name in names}
+        # Reports may overlap; one that began before another must not overwrite its statuses.
+        number = next(self._report_numbers)
+        serving = {name: core.is_available(name) for name in core.model_names}
         # A model may have a service's name; only the model can fail.
-        statuses = dict.fromkeys(SHORT_NAMES, True) | serving
-        statuses[""] = bool(serving) and all(serving.values())
-        for name, is_serving in statuses.items():
-            self._set(name, _STATUS.SERVING if is_serving else _STATUS.NOT_SERVING)
+        answers = dict.fromkeys(SHORT_NAMES, True) | serving
+        answers[""] = bool(serving) and all(serving.values())
+        statuses = {
+            name: _STATUS.SERVING if does_answer else _STATUS.NOT_SERVING
+            for name, does_answer in answers.items()
+        }
+        with self._lock:
+            if number > self._latest_report and not self._ending:
+                self._latest_report = number
+                self._update(statuses)
 
     def end(self) -> None:
         """Report NOT_SERVING for everything from now on, and end the watches."""
-        for name in list(self._statuses):
-            self._set(name, _STATUS.NOT_SERVING)
         with self._lock:
             self._ending = True
+            self._update(dict.fromkeys(self._statuses, _STATUS.NOT_SERVING))
             for send in list(self._watches):
                 self._sending.submit(send, None)
 
-    def _set(self, name: str, status: int) -> None:
-        with self._lock:
-            if self._ending or self._statuses.get(name) == status:
-                return
-            self._statuses[name] = status
-            for send, watched in list(self._watches.items()):
-                if watched == name:
-                    self._sending.submit(send, _STATUS(status=status))
+    def _update(self, statuses: Mapping[str, int]) -> None:
+        """Replace the statuses, and send the changes to the watches; the lock must be held."""
+        old, self._statuses = self._statuses, statuses
+        for send, name in list(self._watches.items()):
+            status = statuses.get(name, _STATUS.SERVICE_UNKNOWN)
+            if status != old.get(name, _STATUS.SERVICE_UNKNOWN):
+                self._sending.submit(send, _STATUS(status=status))
 
 
 class _ReflectionServicer(reflection.ReflectionServicer):
@@ -105,9 +109,9 @@ def add_services(server: grpc.Server, servicer: HealthServicer, names: tuple[str
     """Add health checks and reflection to a server.
 
     Args:
-        server: not started yet.
-        servicer: of the health checks.
-        names: of the services that reflection describes.
+        server: a server that has not been started.
+        servicer: the health checks.
+        names: names of the services that reflection describes, besides its own and health.
     """
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     pool = ThreadPoolExecutor(REFLECTION_THREADS, "reflection")

@@ -1,6 +1,6 @@
 """The server of `--rest_api_port`: the state of models, for health checks, and metrics.
 
-Predictions over REST are the client's job; here only the paths of a model's state are served.
+Predictions over REST are the client's job; this port serves only model status and metrics.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import socket
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,18 +24,19 @@ from serving.core.servable_harness import ServableHarness
 from serving.core.server_core import ServerCore
 from serving.core.source import MAX_VERSION
 from serving.errors import ServingError
+from serving.model_servers.addresses import bound_socket
 from serving.model_servers.monitoring import Monitoring
 
 # As in TensorFlow Serving, a label is ignored.
 STATUS_PATH = re.compile(r"/v1/models/([^/:?]+)(?:/versions/([0-9]{1,19})|/labels/[^/:?]+)?")
 NOT_HERE = (
-    "only GET /v1/models/NAME[/versions/N|/labels/L]{metrics} is answered here; the client in "
-    "front of this server speaks TensorFlow Serving's REST API"
+    "this port serves only GET /v1/models/NAME[/versions/N|/labels/L]{metrics}; the client in "
+    "front of this server serves TensorFlow Serving's REST API"
 )
 MAX_CONNECTIONS = 1000
 # No supported request has a body.
 MAX_BODY_BYTES = 2**16
-# Deadline for receiving a request.
+# Maximum seconds that a connection may be idle, or a request may take to arrive.
 REQUEST_SECONDS = 5
 _ERROR_NAMES = {
     number: name
@@ -50,15 +50,15 @@ StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 @dataclass(frozen=True)
 class HttpOptions:
-    """How the port is served.
+    """Options of the HTTP port.
 
     Attributes:
         bind_address: the address to listen on.
-        port: the port.
+        port: the port to listen on.
         threads: maximum requests answered at once.
-        timeout: seconds after which a silent connection is closed.
+        timeout: seconds after which a silent connection is closed, at most `REQUEST_SECONDS`.
         cors: allow pages of other origins to read the responses.
-        metrics_path: the path of the metrics; empty: none.
+        metrics_path: the path of the metrics; empty: no metrics.
     """
 
     bind_address: str
@@ -70,7 +70,7 @@ class HttpOptions:
 
 
 class StatusApp:
-    """A WSGI application that answers with the state of models, and with metrics."""
+    """A WSGI application that serves model status and metrics."""
 
     def __init__(
         self, core: ServerCore, monitoring: Monitoring, *, cors: bool, metrics_path: str
@@ -119,16 +119,13 @@ class HttpServer:
         """Bind the port; `start` listens.
 
         Raises:
-            OSError: it is in use.
+            AddressError: the address cannot be bound.
         """
         self._options = options
         self._app = StatusApp(
             core, monitoring, cors=options.cors, metrics_path=options.metrics_path
         )
-        family = socket.AF_INET6 if ":" in options.bind_address else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_STREAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind((options.bind_address, options.port))
+        self._socket = bound_socket(options.bind_address, options.port)
         self._server: Any = None
 
     def start(self) -> None:
@@ -163,7 +160,7 @@ class _Channel(waitress.channel.HTTPChannel):
     def handle_read(self) -> None:
         since = self.last_activity
         super().handle_read()
-        if self.request is not None:  # it is not complete
+        if self.request is not None:  # an incomplete request does not extend the deadline
             self.last_activity = since
 
 

@@ -25,9 +25,9 @@ from serving.core.servable_harness import ServableHarness, State
 
 OK = "OK"
 DEFAULT_PATH = "/monitoring/prometheus/metrics"
-# Microseconds: 10, 18, 32, … about 20 minutes, as in TensorFlow Serving.
+# Microseconds: 10, 18, 32, … about 25 minutes, as in TensorFlow Serving.
 _BUCKETS = tuple(float(f"{10 * 1.8**power:g}") for power in range(33))
-# prometheus_client adds a suffix to counters that TensorFlow Serving's names do not have.
+# prometheus_client appends _total to the names of counters; TensorFlow Serving does not.
 _SUFFIX = re.compile(rb"^((?:# (?:HELP|TYPE) )?:tensorflow:[a-z:_]+)_total\b", re.MULTILINE)
 
 disable_created_metrics()  # TensorFlow Serving has no such series
@@ -49,7 +49,7 @@ class Monitoring:
         )
         self._request_latency = self._histogram(
             ":tensorflow:serving:request_latency",
-            "Distribution of wall time (in microseconds) from arrival to reply.",
+            "Distribution of wall time (in microseconds) from arrival to response.",
             "model_name",
             "version",
             "API",
@@ -81,39 +81,39 @@ class Monitoring:
             "model_path",
         )
         # Looking up labels costs more than counting, and requests repeat them.
-        self._count_request = functools.cache(self._requests.labels)
-        self._time_request = functools.cache(self._request_latency.labels)
-        self._time_run = functools.cache(self._runtime_latency.labels)
+        self._request_counter = functools.cache(self._requests.labels)
+        self._request_histogram = functools.cache(self._request_latency.labels)
+        self._run_histogram = functools.cache(self._runtime_latency.labels)
         self.states = _States()
         self._registry.register(self.states)
 
-    def request(
+    def record_request(
         self, api: str, model: str, version: str, signature: str, status: str, seconds: float
     ) -> None:
         """Record a request that has been answered.
 
         Args:
             api: the method's name.
-            model: the model's name, empty if it is unknown.
-            version: the version that answered, empty if none did.
-            signature: the signature that ran, empty if none did.
+            model: the model's name; empty if it is unknown.
+            version: the version that answered; empty if none did.
+            signature: the signature that ran; empty if none did.
             status: the status code's name.
-            seconds: from arrival to reply.
+            seconds: time from the request's arrival to its response.
         """
-        self._count_request(model, version, signature, api, status).inc()
+        self._request_counter(model, version, signature, api, status).inc()
         if status == OK:
-            self._time_request(model, version, api, "GRPC").observe(seconds * 1e6)
+            self._request_histogram(model, version, api, "GRPC").observe(seconds * 1e6)
 
     def record_run(self, model: str, version: int, api: str, seconds: float) -> None:
         """Record a successful run of a graph."""
-        self._time_run(model, version, api, "TF1").observe(seconds * 1e6)
+        self._run_histogram(model, version, api, "TF1").observe(seconds * 1e6)
 
-    def load(self, path: Path, success: bool, seconds: float) -> None:
+    def record_load(self, path: Path, success: bool, seconds: float) -> None:
         """Record an attempt to load a version."""
         self._load_attempts.labels(path, "success" if success else "fail").inc()
         self._load_latency.labels(path).inc(seconds * 1e6)
 
-    def warmup(self, path: Path, seconds: float) -> None:
+    def record_warmup(self, path: Path, seconds: float) -> None:
         """Record a successful warm-up."""
         self._warmup_latency.labels(path, OK).observe(seconds * 1e6)
 
@@ -121,7 +121,7 @@ class Monitoring:
         """Return the sum of a counter over its labels; 0 if there is no such counter.
 
         Args:
-            name: as TensorFlow writes it, like `/tensorflow/serving/request_count`.
+            name: TensorFlow's form of the name, such as `/tensorflow/serving/request_count`.
         """
         name = name.replace("/", ":")
         counters = (each for each in self._registry.collect() if each.type == "counter")
@@ -145,8 +145,8 @@ class _States(Collector):
     def __init__(self) -> None:
         self._harnesses: dict[tuple[str, int], ServableHarness] = {}
 
-    def changed(self, harness: ServableHarness) -> None:
-        """Record the harness of a version."""
+    def record(self, harness: ServableHarness) -> None:
+        """Track a version whose state has changed."""
         self._harnesses[harness.name, harness.version] = harness
 
     def collect(self) -> Iterable[Any]:

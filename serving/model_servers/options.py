@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import TIMEOUT_MAX
 from typing import Any
 
 import grpc
@@ -26,15 +27,15 @@ ChannelArguments = tuple[tuple[str, int | str], ...]
 
 @dataclass(frozen=True)
 class GrpcOptions:
-    """How gRPC is served.
+    """Options of the gRPC port.
 
     Attributes:
         bind_address: the address to listen on.
         port: 0 lets the system choose.
         socket_path: a UNIX socket to listen on too; with port 0 the only address.
-        credentials: None: no TLS.
-        channel_arguments: gRPC's own.
-        max_threads: maximum requests answered at once; None: the best number.
+        credentials: certificates for TLS; None: no TLS.
+        channel_arguments: arguments of gRPC itself.
+        max_threads: maximum requests answered at once; None: see `server.THREADS`.
     """
 
     bind_address: str
@@ -51,14 +52,14 @@ class ServerOptions:
 
     Attributes:
         config: the first `ModelServerConfig`.
-        config_file: the file to read again for changes; None: no file.
-        config_poll_seconds: interval for reading it; 0: never.
+        config_file: the file of `config`; None: no file.
+        config_poll_seconds: interval for reading it again; 0: never.
         reload_root: the directory below which a reload's base paths must be; None: anywhere.
         poll_wait_seconds: interval for listing base paths; 0: once; below 0: never.
-        grpc: how gRPC is served.
-        http: how the HTTP port is served; None: not at all.
-        loader: how versions are loaded.
-        manager: when versions are loaded.
+        grpc: options of the gRPC port.
+        http: options of the HTTP port; None: no HTTP port.
+        loader: options for loading one version.
+        manager: limits and retries for loading and unloading all versions.
         allow_labels_for_unavailable: see `ServerCore`.
     """
 
@@ -84,9 +85,9 @@ class ServerOptions:
         return cls(
             config=_models(flags),
             config_file=flags.model_config_file,
-            config_poll_seconds=flags.model_config_file_poll_wait_seconds,
+            config_poll_seconds=_waitable(flags.model_config_file_poll_wait_seconds),
             reload_root=flags.reload_root,
-            poll_wait_seconds=flags.file_system_poll_wait_seconds,
+            poll_wait_seconds=_waitable(flags.file_system_poll_wait_seconds),
             grpc=GrpcOptions(
                 bind_address=flags.bind_address,
                 port=flags.port,
@@ -99,13 +100,18 @@ class ServerOptions:
             loader=_loader(flags),
             manager=ManagerOptions(
                 max_num_load_retries=flags.max_num_load_retries,
-                load_retry_interval=flags.load_retry_interval_micros / 1e6,
-                load_timeout=flags.load_timeout_seconds,
+                load_retry_interval=_waitable(flags.load_retry_interval_micros / 1e6),
+                load_timeout=_waitable(flags.load_timeout_seconds),
                 num_load_threads=flags.num_load_threads or 1,
                 num_unload_threads=flags.num_unload_threads or 1,
             ),
             allow_labels_for_unavailable=flags.allow_version_labels_for_unavailable_models,
         )
+
+
+def _waitable(seconds: float) -> float:
+    """Return at most the time that a thread can wait, 292 years: `inf` means never."""
+    return min(TIMEOUT_MAX, seconds)
 
 
 def _models(flags: Flags) -> Any:
@@ -149,8 +155,8 @@ def _credentials(file: Path | None) -> grpc.ServerCredentials | None:
         grpc.server(ThreadPoolExecutor(1)).add_secure_port("127.0.0.1:0", credentials)
     except RuntimeError as error:
         raise ConfigError(
-            f"--ssl_config_file {file}: server_key and server_cert, or custom_ca, are no key and "
-            "certificates in PEM that belong together"
+            f"--ssl_config_file {file}: expected a server_key and a server_cert in PEM that match, "
+            "and custom_ca in PEM if it is set; gRPC rejects them"
         ) from error
     return credentials
 
@@ -182,10 +188,14 @@ def _http(flags: Flags) -> HttpOptions | None:
             metrics_path = config.path or DEFAULT_PATH
     if not flags.rest_api_port:
         if metrics_path:
-            raise ConfigError("--monitoring_config_file needs --rest_api_port, where metrics are")
+            raise ConfigError(
+                "--monitoring_config_file needs --rest_api_port, the port that serves the metrics"
+            )
         return None
     if flags.rest_api_port == flags.port:
-        raise ConfigError(f"--rest_api_port and --port are both {flags.port}")
+        raise ConfigError(
+            f"--rest_api_port and --port are both {flags.port}: expected different ports"
+        )
     return HttpOptions(
         bind_address=flags.bind_address,
         port=flags.rest_api_port,
@@ -206,7 +216,7 @@ def _loader(flags: Flags) -> LoaderOptions:
     if both and (intra or inter):
         raise ConfigError(
             "--tensorflow_session_parallelism sets both --tensorflow_intra_op_parallelism "
-            "and --tensorflow_inter_op_parallelism: expected either it or them"
+            "and --tensorflow_inter_op_parallelism; set it alone, or leave it out"
         )
     if intra or both:
         config.intra_op_parallelism_threads = intra or both

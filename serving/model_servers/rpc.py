@@ -21,14 +21,14 @@ Handler = Callable[[Any, Cancelled], Any]
 
 
 def unary_method(request_type: Any, handle: Handler, *, threads: int = 0) -> Any:
-    """Return a gRPC method that ends with the status of the error that `handle` raises.
+    """Return a unary gRPC method; a ServingError that `handle` raises becomes its status.
 
     It parses the bytes itself, because gRPC's status for garbage differs from TensorFlow Serving's.
 
     Args:
         request_type: the request's message class.
         handle: returns the response's message.
-        threads: size of a thread pool of its own; 0: use the server's.
+        threads: size of the method's own thread pool; 0 uses the server's.
     """
 
     def behavior(data: bytes, context: grpc.ServicerContext) -> bytes:
@@ -38,7 +38,7 @@ def unary_method(request_type: Any, handle: Handler, *, threads: int = 0) -> Any
         try:
             request = request_type.FromString(data)
             if cancelled():
-                raise errors.cancelled()  # it waited for a thread longer than its caller
+                raise errors.cancelled()  # the caller left while its call waited for a thread
             serialized: bytes = handle(request, cancelled).SerializeToString()
             return serialized
         except ServingError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from serving.core.manager import Manager
 from serving.core.servable_harness import ServableHarness
 from serving.core.server_core import ServerCore
 from serving.core.source import Source
+from serving.model_servers.addresses import AddressError, bound_socket, host_and_port
 from serving.model_servers.health import HealthServicer, add_services
 from serving.model_servers.http_server import HttpServer
 from serving.model_servers.monitoring import Monitoring
@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 # Time limit for requests in progress after a signal to stop.
 DRAIN_SECONDS = 10.0
-# The delay until a signal is noticed.
-SIGNAL_SECONDS = 0.2
+# Maximum delay until a signal is noticed.
+SIGNAL_POLL_SECONDS = 0.2
 # Too many threads compete for the interpreter: on two cores, 8 answered a tenth fewer requests than
 # 4. With a single one, a slow model would block the others.
 THREADS = 4
@@ -48,15 +48,11 @@ DEFAULT_ARGUMENTS: ChannelArguments = (
 )
 
 
-class AddressError(OSError):
-    """The server cannot listen on an address."""
-
-
 def serve(options: ServerOptions, stop: threading.Event) -> None:
-    """Serve until `stop` is set, even if it is set while the first models load.
+    """Serve until `stop` is set; it is also checked while the first models load.
 
     Raises:
-        AddressError: a port is in use, or the address is not this machine's.
+        AddressError: an address cannot be bound.
         ServingError: the configuration is wrong, or a model cannot be loaded.
     """
     # Modules live as long as the process; collections after an unload need not visit them.
@@ -65,34 +61,38 @@ def serve(options: ServerOptions, stop: threading.Event) -> None:
     health = HealthServicer()
 
     def on_change(harness: ServableHarness) -> None:
-        monitoring.states.changed(harness)
+        monitoring.states.record(harness)
         health.report(core)
 
     manager = Manager(Loader(options.loader, monitoring).load, options.manager, on_change)
     source = Source(manager.aspire, options.poll_wait_seconds)
     core = ServerCore(
-        manager, source, allow_labels_for_unavailable=options.allow_labels_for_unavailable
+        manager,
+        source,
+        allow_labels_for_unavailable=options.allow_labels_for_unavailable,
+        on_config=lambda: health.report(core),
     )
     server = _grpc_server(options, core, monitoring, health)
     # Addresses in use are reported before models load; ports open afterwards.
-    _check_address(options.grpc)
+    if options.grpc.port:
+        bound_socket(options.grpc.bind_address, options.grpc.port).close()
     http = HttpServer(options.http, core, monitoring) if options.http else None
     core.start(options.config, stop.is_set)
     if stop.is_set():
         return
-    health.report(core)
     port = _listen(server, options.grpc)
     server.start()
     if http is not None:
         http.start()
-    log.info("Running gRPC ModelServer at %s:%d ...", options.grpc.bind_address, port)
+    address = host_and_port(options.grpc.bind_address, port)
+    log.info("Running gRPC ModelServer at %s ...", address)
     poller = None
     if options.config_file is not None and options.config_poll_seconds > 0:
         poller = ConfigPoller(core, options.config_file, options.config_poll_seconds)
         poller.start()
 
     # Signal handlers run in this thread, and a signal delivered to another one does not wake it.
-    while not stop.wait(SIGNAL_SECONDS):
+    while not stop.wait(SIGNAL_POLL_SECONDS):
         pass
 
     log.info("stopping: no new requests, up to %g s for those in progress", DRAIN_SECONDS)
@@ -111,9 +111,11 @@ def serve(options: ServerOptions, stop: threading.Event) -> None:
 def _grpc_server(
     options: ServerOptions, core: ServerCore, monitoring: Monitoring, health: HealthServicer
 ) -> grpc.Server:
-    default = BATCHING_THREADS if options.loader.batching else max(THREADS, os.cpu_count() or 1)
+    default_threads = max(THREADS, os.cpu_count() or 1)
+    if options.loader.batching:
+        default_threads = BATCHING_THREADS
     server = grpc.server(
-        ThreadPoolExecutor(options.grpc.max_threads or default, "grpc"),
+        ThreadPoolExecutor(options.grpc.max_threads or default_threads, "grpc"),
         handlers=[
             PredictionService(core, monitoring).handler(),
             ModelService(core, monitoring, options.reload_root).handler(),
@@ -125,34 +127,13 @@ def _grpc_server(
     return server
 
 
-def _check_address(options: GrpcOptions) -> None:
-    """Check that the gRPC port can be listened on, without listening yet.
-
-    Raises:
-        AddressError: it cannot.
-    """
-    if not options.port:
-        return
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(
-            options.bind_address, options.port, type=socket.SOCK_STREAM
-        )[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise AddressError(
-            f"cannot listen on {options.bind_address}:{options.port}: {error.strerror}"
-        ) from error
-
-
 def _listen(server: grpc.Server, options: GrpcOptions) -> int:
     """Listen on the gRPC addresses, and return the port, 0 if there is only a UNIX socket.
 
     Raises:
-        AddressError: one cannot be listened on.
+        AddressError: an address cannot be bound.
     """
-    address, port = f"{options.bind_address}:{options.port}", 0
+    address, port = host_and_port(options.bind_address, options.port), 0
     try:
         if options.port or not options.socket_path:
             port = _add_address(server, address, options.credentials)

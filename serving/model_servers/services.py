@@ -98,12 +98,12 @@ class PredictionService:
         # Names of unknown models and signatures would let callers create time series without limit.
         if servable is None:
             name = spec.name if spec.name in self._core.model_names else ""
-            self._monitoring.request(api, name, "", "", status, seconds)
+            self._monitoring.record_request(api, name, "", "", status, seconds)
             return
         signature = spec.signature_name or DEFAULT_SIGNATURE
         if signature not in servable.signatures:
             signature = ""
-        self._monitoring.request(
+        self._monitoring.record_request(
             api, servable.name, str(servable.version), signature, status, seconds
         )
 
@@ -132,11 +132,11 @@ class ModelService:
     def __init__(
         self, core: ServerCore, monitoring: Monitoring, reload_root: Path | None = None
     ) -> None:
-        """Answer for a core.
+        """Serve the status and reloads of a core.
 
         Args:
-            core: has the versions.
-            monitoring: has the counters whose increase a reload can return.
+            core: the server core.
+            monitoring: the counters whose increase a reload can return.
             reload_root: the directory below which a reload's base paths must be; None: anywhere.
         """
         self._core = core

@@ -70,7 +70,7 @@ def multi_inference(servable: Servable, request: Any, cancelled: Cancelled = nev
         A `MultiInferenceResponse`.
 
     Raises:
-        ServingError: the tasks contradict one another, or as `classify`.
+        ServingError: the tasks contradict one another, or for the reasons given in `classify`.
     """
     signatures: dict[str, Signature] = {}
     plan = _Plan(servable, "MultiInference")
@@ -192,7 +192,7 @@ def _regression(signature: Signature) -> tuple[str, list[str]]:
 
 
 def serialized_examples(request_input: Any) -> Array:
-    """Return the examples of a `tensorflow.serving.Input`, serialized, [examples] of bytes.
+    """Return the serialized examples of a `tensorflow.serving.Input`, bytes `[examples]`.
 
     Raises:
         ServingError: INVALID_ARGUMENT, there are none.
@@ -238,7 +238,7 @@ def _write_classes(
 
 
 def _label(label: bytes) -> str:
-    # A label is a string in the protocol, a tensor's value any bytes.
+    # A label is a string in the protocol, but a string tensor holds arbitrary bytes.
     try:
         return label.decode()
     except UnicodeDecodeError as error:

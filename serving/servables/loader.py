@@ -29,10 +29,10 @@ SERVE_TAG = "serve"
 class LoadMonitoring(Protocol):
     """Metrics of loads, and of the runs of loaded graphs."""
 
-    def load(self, path: Path, success: bool, seconds: float) -> None:
+    def record_load(self, path: Path, success: bool, seconds: float) -> None:
         """Record an attempt to load a version."""
 
-    def warmup(self, path: Path, seconds: float) -> None:
+    def record_warmup(self, path: Path, seconds: float) -> None:
         """Record a successful warm-up."""
 
     def record_run(self, model: str, version: int, api: str, seconds: float) -> None:
@@ -41,17 +41,17 @@ class LoadMonitoring(Protocol):
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """How versions are loaded.
+    """Options for loading a version.
 
     Attributes:
         tags: the tags of the graph to load.
-        session_config: a `tensorflow.ConfigProto`: threads and the like.
+        session_config: a `tensorflow.ConfigProto`, with the numbers of threads.
         use_inter_op_pool: run independent operations of a request on TensorFlow's thread pool. By
             default the request's thread runs them in turn: handing over a small graph costs more
             than running it, and kernels use all cores for large operations anyway.
-        warmup_iterations: how often to run each warm-up request; 0: not at all.
-        batching: compute requests in batches; None: one by one.
-        responses: how servables answer.
+        warmup_iterations: runs of each warm-up request; 0: no warm-up.
+        batching: batching options; None: requests are computed one by one.
+        responses: options of the responses.
     """
 
     tags: tuple[str, ...] = (SERVE_TAG,)
@@ -105,7 +105,7 @@ class Loader:
             success = True
             return session, signatures
         finally:
-            self._monitoring.load(path, success, time.perf_counter() - started)
+            self._monitoring.record_load(path, success, time.perf_counter() - started)
             if not success:
                 session.close()
 
@@ -123,7 +123,7 @@ class Loader:
         started = time.perf_counter()
         records = warm_up(servable, self._options.warmup_iterations)
         if records:
-            self._monitoring.warmup(servable.path, time.perf_counter() - started)
+            self._monitoring.record_warmup(servable.path, time.perf_counter() - started)
             log.info(
                 "model %s version %d: %d warm-up requests", servable.name, servable.version, records
             )

@@ -1,16 +1,15 @@
-"""Returns freed memory to the system."""
+"""glibc's allocator: return freed memory to the system."""
 
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 from collections.abc import Callable
 
 
-def _trim() -> Callable[[int], object]:
+def _find_malloc_trim() -> Callable[[int], object]:
     """Return glibc's malloc_trim, or a function that does nothing where there is none."""
     try:
-        trim = ctypes.CDLL(ctypes.util.find_library("c")).malloc_trim
+        trim = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):
         return lambda padding: None
     trim.argtypes = [ctypes.c_size_t]
@@ -18,13 +17,13 @@ def _trim() -> Callable[[int], object]:
     return trim
 
 
-_malloc_trim = _trim()
+_malloc_trim = _find_malloc_trim()
 
 
 def return_freed_memory() -> None:
     """Return freed memory to the system.
 
-    Each thread allocates from one of several arenas, and glibc keeps what is freed in them: after
-    many loads in other threads than the unloads, as much as several versions.
+    glibc keeps what is freed in the arena of each thread. If versions are loaded and unloaded in
+    different threads, it may keep the memory of several.
     """
     _malloc_trim(0)

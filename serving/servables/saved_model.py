@@ -53,7 +53,8 @@ def load(session: Any, path: Path, tags: Collection[str]) -> Any:
             session.run(init_op, assets)
     except tf.errors.OpError as error:
         if error.error_code == tf.errors.UNKNOWN and error.message.endswith(os.strerror(ENOENT)):
-            raise not_found(error.message) from error  # the checkpoint reader has no code for it
+            # the checkpoint reader reports missing files as UNKNOWN
+            raise not_found(error.message) from error
         raise ServingError.from_number(error.error_code, error.message) from error
     except (KeyError, TypeError, ValueError) as error:  # errors in the graph
         raise invalid_argument(f"cannot load {path}: {error}") from error
@@ -61,7 +62,7 @@ def load(session: Any, path: Path, tags: Collection[str]) -> Any:
 
 
 def check_regular(*files: Path) -> None:
-    """Refuse FIFOs, sockets and devices, which may block a reader for ever.
+    """Reject FIFOs, sockets and devices, which can block a reader forever.
 
     Raises:
         ServingError: FAILED_PRECONDITION, one of the files is not a regular file.
@@ -70,7 +71,7 @@ def check_regular(*files: Path) -> None:
         try:
             mode = file.stat().st_mode
         except OSError:
-            continue  # its reader reports that
+            continue  # the code that reads the file reports the error
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise failed_precondition(f"cannot load {file}: expected a regular file")
 
@@ -115,7 +116,8 @@ def _with_tags(saved_model: Any, tags: Collection[str]) -> Any:
 
 def _import(graph_def: Any) -> None:
     for node in graph_def.node:
-        # Places nodes on one device. There is only one, and the attribute may name pruned nodes.
+        # `_class` colocates nodes. There is only one device, and the attribute may name pruned
+        # nodes.
         node.attr.pop("_class", None)
     tf.import_graph_def(graph_def, name="")
 
@@ -141,7 +143,9 @@ def _restore_variables(
         session.run(saver.restore_op_name, {**variables, **assets})
     elif saver.restore_op_name and any(_is_saved(node) for node in meta_graph.graph_def.node):
         # TensorFlow Serving makes such a version AVAILABLE, and all its requests fail.
-        raise failed_precondition(f"cannot load {path}: its variables are missing, {index}")
+        raise failed_precondition(
+            f"cannot load {path}: expected variables, but {index} does not exist"
+        )
 
 
 def _is_saved(node: Any) -> bool:

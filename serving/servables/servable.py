@@ -17,13 +17,13 @@ METHOD_PREDICT = "tensorflow/serving/predict"
 METHOD_CLASSIFY = "tensorflow/serving/classify"
 METHOD_REGRESS = "tensorflow/serving/regress"
 
-# Takes the API's name, such as Predict, and the seconds that the graph ran for.
+# Takes the API's name, such as Predict, and the seconds for which the graph ran.
 RecordRun = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
 class Signature:
-    """A SignatureDef, taken apart once so that requests need not do so.
+    """A SignatureDef, parsed once instead of at each request.
 
     Attributes:
         definition: the SignatureDef.
@@ -40,7 +40,7 @@ class Signature:
 
     @classmethod
     def of(cls, definition: Any, dtype: Callable[[str], Any]) -> Signature:
-        """Take a SignatureDef apart.
+        """Parse a SignatureDef.
 
         Args:
             definition: the SignatureDef.
@@ -52,7 +52,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class ResponseOptions:
-    """How a servable answers requests.
+    """Options of the responses.
 
     Attributes:
         as_content: send numbers as `tensor_content` instead of typed fields.
@@ -71,9 +71,9 @@ class Servable:
         name: the model's name.
         version: the version's number.
         path: the version's directory.
-        signatures: by name.
-        session: computes.
-        options: how it answers.
+        signatures: the signatures by name.
+        session: runs the graph.
+        options: options of the responses.
         record_run: called after each successful run of the graph.
     """
 
@@ -93,7 +93,7 @@ class Servable:
         inputs: Sequence[Tensor],
         cancelled: Cancelled = never,
     ) -> list[Tensor]:
-        """Compute tensors from tensors, as `Session.run`, and record how long it took."""
+        """Compute tensors from tensors like `Session.run`, and record the duration."""
         started = time.perf_counter()
         values = self.session.run(feeds, fetches, inputs, cancelled)
         self.record_run(api, time.perf_counter() - started)
@@ -106,7 +106,7 @@ class Servable:
         model_spec.signature_name = signature
 
     def close(self) -> None:
-        """Free what the version holds; no call may be under way."""
+        """Free the version's resources; no call may be in progress."""
         self.session.close()
 
 

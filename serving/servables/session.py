@@ -1,4 +1,4 @@
-"""Sessions compute tensors from tensors: a graph's own, or one that batches (see `batching`)."""
+"""Sessions compute tensors from tensors: either a graph's own session or one that batches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Cancelled = Callable[[], bool]
 MAX_CALLABLES = 64
 UNKNOWN_RANK = -1
 _ndim = operator.attrgetter("ndim")
-# TensorFlow's words for a result of too many dimensions.
+# The beginning of TensorFlow's message for a result with too many dimensions.
 TOO_MANY_DIMENSIONS = "Cannot convert tensor with"
 # The types that tf.io.serialize_tensor takes, and substitutes of the same size for the others.
 SERIALIZABLE = frozenset({*map(tf.as_dtype, DTYPES), tf.resource, tf.variant})
@@ -47,7 +47,7 @@ QUANTIZED = {
 
 
 def never() -> bool:
-    """Return False: the default of callers that cannot cancel."""
+    """Return False; the default for callers that cannot cancel."""
     return False
 
 
@@ -64,18 +64,18 @@ class Session(Protocol):
         """Compute the tensors named `fetches`.
 
         Args:
-            feeds: names of the tensors that are given.
+            feeds: names of the tensors to feed.
             fetches: names of the tensors to compute.
             inputs: a value for each of `feeds`, in its dtype; strings as arrays of bytes.
             cancelled: returns whether the caller no longer waits.
 
         Raises:
             ServingError: the graph rejected the inputs or failed, with TensorFlow's own text;
-                CANCELLED, nothing was computed because nobody waits for it.
+                CANCELLED, nothing was computed because the caller no longer waits.
         """
 
     def close(self) -> None:
-        """Free the session; no call may be under way."""
+        """Free the session; no call may be in progress."""
 
 
 class _NoArrayError(Exception):
@@ -86,7 +86,7 @@ class GraphSession:
     """Runs a TensorFlow session, as TensorFlow Serving does.
 
     A session's callable costs a tenth of calling the signature as a function, and closing the
-    session frees all that the version held.
+    session frees everything that the version held.
     """
 
     def __init__(self, session: Any, *, use_inter_op_pool: bool = False) -> None:
@@ -98,6 +98,10 @@ class GraphSession:
         self._callable = functools.lru_cache(MAX_CALLABLES)(self._make_callable)
         self._flat_callable = functools.lru_cache(MAX_CALLABLES)(self._make_flat_callable)
         self._proto_callable = functools.lru_cache(MAX_CALLABLES)(self._make_proto_callable)
+        # Operations cannot be removed from a graph, so each tensor gets them once.
+        self._flat_names = functools.cache(self._add_flat)
+        self._parsed_names = functools.cache(self._add_parsed)
+        self._serialized_name = functools.cache(self._add_serialized)
         self._graph_lock = threading.Lock()
 
     def run(
@@ -133,7 +137,7 @@ class GraphSession:
             raise _for_callers(error) from error
 
     def dtype(self, tensor: str) -> Any:
-        """Return a tensor's dtype, of the value if it is a reference; None if there is none."""
+        """Return a tensor's dtype, or that of its value if it is a reference; None if unknown."""
         try:
             return self._tensor(tensor).dtype.base_dtype
         except (KeyError, ValueError):
@@ -200,12 +204,7 @@ class GraphSession:
         options = config_pb2.CallableOptions(feed=feeds, run_options=self._run_options)
         with self._graph_lock, self._session.graph.as_default():
             for fetch, string in zip(fetches, is_string, strict=True):
-                if string:
-                    tensor = self._tensor(fetch)
-                    options.fetch.append(tf.reshape(tensor, [-1]).name)
-                    options.fetch.append(tf.shape(tensor).name)
-                else:
-                    options.fetch.append(fetch)
+                options.fetch.extend(self._flat_names(fetch) if string else [fetch])
         compute_flat = self._as_callable(options)
 
         def compute(*arrays: Array) -> list[Array]:
@@ -224,16 +223,28 @@ class GraphSession:
         options = config_pb2.CallableOptions(run_options=self._run_options)
         with self._graph_lock, self._session.graph.as_default():
             for feed in feeds:
-                serialized = tf.compat.v1.placeholder(tf.string, [])
-                parsed = tf.io.parse_tensor(serialized, self.dtype(feed))
-                options.feed.append(serialized.name)
-                options.tensor_connection.add(from_tensor=parsed.name, to_tensor=feed)
-            for fetch in fetches:
-                value = tf.identity(self._tensor(fetch))
-                if value.dtype in QUANTIZED:
-                    value = tf.bitcast(value, QUANTIZED[value.dtype])
-                options.fetch.append(tf.io.serialize_tensor(value).name)
+                serialized, parsed = self._parsed_names(feed)
+                options.feed.append(serialized)
+                options.tensor_connection.add(from_tensor=parsed, to_tensor=feed)
+            options.fetch.extend(map(self._serialized_name, fetches))
         return self._as_callable(options)
+
+    def _add_flat(self, fetch: str) -> tuple[str, str]:
+        """Return the names of a tensor as a vector, and of its shape."""
+        tensor = self._tensor(fetch)
+        return tf.reshape(tensor, [-1]).name, tf.shape(tensor).name
+
+    def _add_parsed(self, feed: str) -> tuple[str, str]:
+        """Return the names of a serialized TensorProto to feed, and of the tensor in it."""
+        serialized = tf.compat.v1.placeholder(tf.string, [])
+        return serialized.name, tf.io.parse_tensor(serialized, self.dtype(feed)).name
+
+    def _add_serialized(self, fetch: str) -> str:
+        """Return the name of a tensor as a serialized TensorProto."""
+        value = tf.identity(self._tensor(fetch))
+        if value.dtype in QUANTIZED:
+            value = tf.bitcast(value, QUANTIZED[value.dtype])
+        return str(tf.io.serialize_tensor(value).name)
 
     def _as_callable(self, options: Any) -> Callable[..., Sequence[Any]]:
         # The public Session.make_callable checks shapes, which TensorFlow Serving does not.

@@ -2,8 +2,8 @@
 
 Source: tensorflow/core/framework/tensor.cc. A missing shape is a scalar, too few typed values
 repeat the last one, none at all are zeros, surplus ones are dropped, and `tensor_content` wins over
-typed fields but must fit exactly. One rule differs: TensorFlow lets integers wrap round in narrower
-types, here they are refused.
+typed fields but must fit exactly. One rule differs: TensorFlow wraps integers that do not fit a
+narrower type; this module rejects them.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _FIELDS = {
 # The dtypes of arrays, by the `tensorflow.DataType` of tensors.
 DTYPES = {enum: np.dtype(tf.DType(enum).as_numpy_dtype) for enum in _FIELDS}
 _ENUMS = {dtype: enum for enum, dtype in DTYPES.items()}
-# Types of tensors that have no numpy dtype.
-_NO_DTYPES = (
+# TensorFlow types without a numpy dtype.
+_WITHOUT_NUMPY_DTYPE = (
     types_pb2.DT_QINT8,
     types_pb2.DT_QUINT8,
     types_pb2.DT_QINT16,
@@ -55,7 +55,7 @@ _NO_DTYPES = (
 _HALVES = (types_pb2.DT_HALF, types_pb2.DT_BFLOAT16)
 _COMPLEX = (types_pb2.DT_COMPLEX64, types_pb2.DT_COMPLEX128)
 
-# The most that a gRPC message of the largest size could hold.
+# The largest gRPC message, and so the largest tensor that a caller can send in full.
 MAX_BYTES = 2**31
 # A few bytes can ask for a value to be repeated until memory is exhausted, which TensorFlow Serving
 # does not prevent.
@@ -69,18 +69,18 @@ MAX_STRING_ARRAY_RANK = 32
 
 @dataclass(frozen=True)
 class ProtoTensor:
-    """A tensor that numpy cannot hold: of too many dimensions, or of a type without a dtype."""
+    """A tensor that numpy cannot hold: too many dimensions, or a type without a numpy dtype."""
 
     proto: Any
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The lengths of its dimensions."""
+        """The length of each dimension."""
         return tuple(dim.size for dim in self.proto.tensor_shape.dim)
 
     @property
     def ndim(self) -> int:
-        """The number of its dimensions."""
+        """The number of dimensions."""
         return len(self.proto.tensor_shape.dim)
 
 
@@ -94,15 +94,15 @@ def decode(proto: Any) -> Tensor:
         ValueError: the proto does not describe a tensor.
         OverflowError: an integer does not fit its type; the message names it.
     """
-    if proto.dtype in _NO_DTYPES:
+    if proto.dtype in _WITHOUT_NUMPY_DTYPE:
         return ProtoTensor(proto)
     if proto.dtype not in _FIELDS:
-        raise ValueError(f"no tensor has dtype {proto.dtype}")
+        raise ValueError(f"unsupported dtype {proto.dtype}")
     shape = _shape(proto)
     size = math.prod(shape)
     dtype = DTYPES[proto.dtype]
-    if size * dtype.itemsize > MAX_BYTES:
-        raise ValueError(f"{size} values are more than a request may ask for")
+    if (bytes_needed := size * dtype.itemsize) > MAX_BYTES:
+        raise ValueError(f"the shape needs {bytes_needed} bytes; expected at most {MAX_BYTES}")
     values = _values(proto, dtype, size)
     is_string = proto.dtype == types_pb2.DT_STRING
     if len(shape) > (MAX_STRING_ARRAY_RANK if is_string else MAX_ARRAY_RANK):
@@ -155,7 +155,7 @@ def _shape(proto: Any) -> tuple[int, ...]:
     if any(length < 0 for length in shape):
         raise ValueError(f"shape {shape} has a negative length")
     if len(shape) > MAX_RANK:
-        raise ValueError(f"a tensor of {len(shape)} dimensions is more than TensorFlow has")
+        raise ValueError(f"the shape has {len(shape)} dimensions; expected at most {MAX_RANK}")
     return shape
 
 
@@ -170,7 +170,10 @@ def _from_content(proto: Any, dtype: np.dtype[Any], size: int) -> Array:
     if proto.dtype == types_pb2.DT_STRING:
         return _strings(content, size)
     if len(content) != size * dtype.itemsize:
-        raise ValueError(f"tensor_content has {len(content)} bytes for {size} of {dtype}")
+        raise ValueError(
+            f"tensor_content has {len(content)} bytes; expected {size * dtype.itemsize} "
+            f"for {size} values of {dtype}"
+        )
     values = np.frombuffer(content, np.uint8 if dtype == np.bool_ else dtype)
     if dtype == np.bool_:
         if (values > 1).any():
@@ -186,7 +189,7 @@ def _strings(content: bytes, size: int) -> Array:
         length = shift = 0
         while True:
             if position >= len(content) or shift > 28:
-                raise ValueError("tensor_content of strings ends within its lengths")
+                raise ValueError("tensor_content ends before the last string length")
             byte = content[position]
             position += 1
             length |= (byte & 0x7F) << shift
@@ -195,7 +198,7 @@ def _strings(content: bytes, size: int) -> Array:
                 break
         lengths.append(length)
     if position + sum(lengths) != len(content):
-        raise ValueError("tensor_content of strings does not have the length it states")
+        raise ValueError("tensor_content does not match its string lengths")
     values = []
     for length in lengths:
         values.append(content[position : position + length])
@@ -218,17 +221,18 @@ def _narrowed(values: Array, dtype: np.dtype[Any]) -> Array:
     if values.dtype == dtype:
         return values
     limits = np.iinfo(dtype)
-    for value in values[(values < limits.min) | (values > limits.max)].tolist():
-        raise OverflowError(f"{value} is not from {limits.min} to {limits.max}")
+    outside = values[(values < limits.min) | (values > limits.max)]
+    if len(outside):
+        raise OverflowError(f"{outside[0]} is not from {limits.min} to {limits.max}")
     return values.astype(dtype)
 
 
 def _repeated(values: Array, size: int) -> Array:
-    """Cut or fill values to `size`, repeating the last one; none are zeros or empty strings."""
+    """Cut or extend values to `size`: repeat the last one, or zeros or "" if there is none."""
     if len(values) >= size:
         return values[:size]
     if size - len(values) > MAX_FILLED:
-        raise ValueError(f"{size} values are asked for and {len(values)} were sent")
+        raise ValueError(f"the shape has {size} values, but {len(values)} were sent")
     nothing = b"" if values.dtype == np.object_ else values.dtype.type(0)
     filled = np.empty(size, values.dtype)
     filled[: len(values)] = values

@@ -35,7 +35,7 @@ def warm_up(servable: Servable, iterations: int) -> int:
 
     Args:
         servable: the version, not available yet.
-        iterations: how often to run each request.
+        iterations: runs of each request.
 
     Raises:
         ServingError: the file cannot be read, or a request fails.

@@ -6,11 +6,24 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+# Machines may be busy.
+expect.set_options(timeout=20_000)
+
+# Parts that look like those before them: axe-core takes seconds for a few thousand elements.
+REPEATED = (
+    ".column:nth-of-type(n+3)",
+    ".field:nth-of-type(n+5)",
+    "tbody tr:nth-of-type(n+4)",
+    ".needs li:nth-of-type(n+4)",
+)
 
 
-# Playwright keeps an event loop running in this thread; it must be gone when other tests begin.
-@pytest.fixture(scope="module")
+# Playwright keeps an event loop running in this thread; it must be gone when other tests begin, so
+# the browser is shared by this folder (a package, for that) and not by the session.
+@pytest.fixture(scope="package")
 def browser(chromium: str) -> Iterator[Browser]:
     # Chromium's sandbox needs a user that is not root.
     flags = ["--no-sandbox"] if os.getuid() == 0 else []
@@ -28,3 +41,25 @@ def page(browser: Browser) -> Iterator[Page]:
     yield page
     page.close()
     assert problems == []
+
+
+def ready(page: Page) -> None:
+    """Wait for the answer."""
+    expect(page.locator("#answer")).to_have_attribute("data-status", "current")
+
+
+def check_accessible(page: Page) -> None:
+    """Check WCAG 2.2 AA, as far as axe-core can."""
+    _check(page, ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"])
+
+
+def check_contrast(page: Page) -> None:
+    """Check what another theme can break in a state that is accessible."""
+    _check(page, ["color-contrast"])
+
+
+def _check(page: Page, rules: list[str]) -> None:
+    context = {"include": [["html"]], "exclude": [[selector] for selector in REPEATED]}
+    options = {"runOnly": rules, "resultTypes": ["violations"]}
+    found = Axe().run(page, context=context, options=options)
+    assert found.violations_count == 0, found.generate_report()

@@ -1,4 +1,4 @@
-"""Bodies of requests in every form: right ones, for tests to begin with."""
+"""Valid bodies of requests in every form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds of every call that a decoder has read, and of every refusal."""
+"""Properties of every decoded call and of every refusal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from client.serving.tensors import DTYPES
 
 
 def check(call: Call, schema: Schema, *, any_shape: bool = False) -> None:
-    """What is decoded fits the signature, so that it can be sent; in rank too, or so we know."""
+    """Decoded inputs fit the signature in dtype and rank."""
     inputs = schema.signatures[call.signature_name].inputs
     assert call.inputs.keys() == inputs.keys()
     for name, array in call.inputs.items():
@@ -24,7 +24,7 @@ def check(call: Call, schema: Schema, *, any_shape: bool = False) -> None:
 
 
 def check_refusal(error: ClientError) -> None:
-    """It is the caller's fault, or what no caller can have; and it can be told."""
+    """The error is the caller's, and its text can be encoded."""
     assert 400 <= error.status < 500 or error.status == 501, error.message
     orjson.dumps(error.message)
 

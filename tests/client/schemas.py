@@ -1,4 +1,4 @@
-"""What a client may know of models, put together by hand where no server is needed to know it."""
+"""Schemas of models, built by hand for tests without a server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def any_rank(dtype: str) -> TensorSpec:
 def column(
     name: str, *vocabulary: str, kind: str = "", missing: bool = False, mode: int | None = None
 ) -> Column:
-    """A column of the kind that its vocabulary makes it, or of another."""
+    """A column of the kind of its vocabulary, or of another."""
     kind = kind or ("categorical" if vocabulary else "numeric")
     modes = (0, len(vocabulary) - 1)
     return make_column(kind, name, vocabulary, 1.0, 1.0, 0.0, 2.0, (0.5, 1.5), modes, missing, mode)
@@ -46,7 +46,7 @@ def describing(of: Schema, *columns: Column) -> Schema:
 
 
 def labelled(of: Schema, label_name: str) -> Schema:
-    """The same model, but it says what its label column is called."""
+    """The same model, with the name of its label column."""
     assert of.description is not None
     return replace(of, description=replace(of.description, label_name=label_name))
 
@@ -58,7 +58,7 @@ def schema(columns: tuple[str, ...] = (), /, **inputs: TensorSpec) -> Schema:
 
 
 def numeric(*names: str) -> Schema:
-    """A model of nothing but numbers, with the signature `dense`."""
+    """A model of numbers only, with the signature `dense`."""
     names = names or ("b", "a", "c")
     signatures = {
         "dense": Signature({"features": TensorSpec(FLOAT, (None, len(names)))}, OUTPUTS),
@@ -85,7 +85,7 @@ def mixed() -> Schema:
 
 
 def explaining(of: Schema) -> Schema:
-    """The same model, with a signature that tells each column's share."""
+    """The same model, with a signature for each column's contribution."""
     inputs = of.signatures["serving_default"].inputs
     shares = {"bias": COLUMN, "contribution": TensorSpec(FLOAT, (None, len(inputs)))}
     return replace(of, signatures={**of.signatures, "explain": Signature(inputs, shares)})

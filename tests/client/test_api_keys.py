@@ -74,7 +74,7 @@ def test_keys_are_rotated_without_a_restart(
 
 
 def test_a_file_that_became_wrong_locks_nobody_out_and_lets_nobody_in(
-    file: Path, key: str, monkeypatch: pytest.MonkeyPatch
+    file: Path, key: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(keys, "CHECK_SECONDS", 0.0)
     known = ApiKeys(file)
@@ -83,6 +83,7 @@ def test_a_file_that_became_wrong_locks_nobody_out_and_lets_nobody_in(
         assert known.caller({"x-api-key": key}) == "shop"
         with pytest.raises(ClientError):
             known.caller({"x-api-key": "nonsense"})
+    assert caplog.text.count("line 1: expected a name") == 1
 
 
 @pytest.mark.parametrize(

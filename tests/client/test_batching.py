@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time jumps to the next thing that is due."""
+    """An event loop whose time jumps to the next timer."""
 
     moment = 0.0
 
@@ -98,7 +98,7 @@ class Asked:
 
 @dataclass
 class FakeServer:
-    """Multiplies its inputs, slowly, by what the signature says; records what it was asked."""
+    """Multiplies its inputs, slowly, by the signature's factor; records the requests."""
 
     latencies: Sequence[int] = (1,)
     codes: Sequence[grpc.StatusCode] = (grpc.StatusCode.OK,)
@@ -170,7 +170,7 @@ async def ask_all(
         return got
 
     outcomes = await asyncio.gather(*(timed(ask(n, asked)) for n, asked in enumerate(requests)))
-    # A call that nobody waits for any more goes on.
+    # An abandoned call goes on.
     await asyncio.gather(*shared.batcher._tasks, return_exceptions=True)
     await asyncio.sleep(0)
     return outcomes

@@ -1,4 +1,4 @@
-"""How the connection to the model server is made: addresses, encryption, other servers."""
+"""The connection to the model server: addresses, encryption, several servers."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 def guarded(starter: Starter, base_path: Path, authority: Authority, tmp_path: Path) -> str:
-    """The address of a server that wants to know its clients."""
+    """The address of a server that requires client certificates."""
     key, certificate = authority.sign("server")
     config = ssl_config(
         tmp_path / "ssl.config",

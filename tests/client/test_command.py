@@ -40,7 +40,7 @@ def as_csv(rows: np.ndarray) -> str:
     return out.getvalue()
 
 
-def test_csv_in_csv_out_with_the_endpoint_s_answers(
+def test_csv_gets_the_same_predictions_as_over_http(
     model_server: str, client_url: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "rows.csv"
@@ -73,7 +73,7 @@ def test_json_from_standard_input(model_server: str, wrapped: bool) -> None:
     assert [p["label"] for p in json.loads(done.stdout)] == ["malignant"] * 3
 
 
-def test_a_big_file_is_sent_in_parts_with_progress(model_server: str) -> None:
+def test_a_large_file_is_sent_in_parts_with_progress(model_server: str) -> None:
     rows = np.tile(TABLE.features, (5, 1))
     done = run("predict", "-", f"--server={model_server}", stdin=as_csv(rows))
     assert done.returncode == 0, done.stderr
@@ -84,7 +84,7 @@ def test_a_big_file_is_sent_in_parts_with_progress(model_server: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "ndjson", "jsonl", "npy", "arrow", "none"])
-def test_each_form_is_told_by_its_name_or_its_beginning(
+def test_the_format_is_detected_by_name_or_first_bytes(
     model_server: str, tmp_path: Path, suffix: str
 ) -> None:
     frame = pl.DataFrame(dict(zip(TABLE.columns, ROWS.T, strict=True)))
@@ -115,8 +115,8 @@ def test_each_form_is_told_by_its_name_or_its_beginning(
         assert labels == ["malignant", "malignant"]
 
 
-def test_a_file_larger_than_memory_would_do(model_server: str, tmp_path: Path) -> None:
-    """Some 70 MB of CSV must pass in hardly more memory than two rows."""
+def test_memory_does_not_grow_with_the_file(model_server: str, tmp_path: Path) -> None:
+    """70 MB of CSV need little more memory than 100 kB."""
     peaks = []
     header, *lines = as_csv(TABLE.features).splitlines(keepends=True)
     for times in (1, 600):
@@ -171,7 +171,7 @@ ONES = ",".join("1" * 29)
         ("[]", "expected at least one row"),
     ],
 )
-def test_a_wrong_file_is_told_where(model_server: str, stdin: str, message: str) -> None:
+def test_errors_name_the_line_and_column(model_server: str, stdin: str, message: str) -> None:
     done = run("predict", "-", f"--server={model_server}", stdin=stdin)
     assert done.returncode == 1
     assert message in done.stderr
@@ -199,14 +199,14 @@ def test_wrong_arguments(model_server: str, arguments: list[str], message: str) 
     assert "Traceback" not in done.stderr
 
 
-def test_no_model_server_is_one_clear_line() -> None:
+def test_an_unreachable_model_server_is_a_one_line_error() -> None:
     server = f"127.0.0.1:{free_port()}"
     done = run("predict", "-", f"--server={server}", stdin="[[1]]")
     assert done.returncode == 1
     assert f"the model server at {server} cannot be reached" in done.stderr
 
 
-def test_a_taken_port_is_one_clear_line(client_url: str) -> None:
+def test_a_taken_port_is_a_one_line_error(client_url: str) -> None:
     port = client_url.rpartition(":")[2]
     done = run("serve", f"--port={port}")
     assert done.returncode == 1

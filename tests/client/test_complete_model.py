@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from client import ServingClient
-from tests.support import processes
+from tests.support import forked, processes
 from tests.support.mixed import BIAS, COMPLETE, LABEL_NAME, MISSING, UNKNOWN, publish
 from tests.support.processes import ROOT
 
@@ -31,7 +31,7 @@ NOTHING = MISSING + MISSING + MISSING + UNKNOWN + 1 + BIAS
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("complete")
     publish(folder / "flats", columns=COMPLETE)
-    running = processes.start_model_server(
+    running = forked.start_model_server(
         folder / "log", "--model_name=flats", f"--model_base_path={folder / 'flats'}"
     )
     processes.wait_for(lambda: processes.is_serving(running.address), "the model is loaded")
@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def url(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("client") / "log"
-    with processes.client(log, server, CLIENT_MODEL="flats") as address:
+    with forked.client(log, server, CLIENT_MODEL="flats") as address:
         yield address
 
 

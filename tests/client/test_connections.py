@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import signal
@@ -12,6 +13,11 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from client.http.connections import Connections
+from client.http.gateway import Gateway
+from client.http.messages import HttpReply, HttpRequest
+from client.observability.metrics import Metrics
+from client.settings import Settings
 from tests.client.test_operating import metric, workers
 from tests.conftest import Starter
 from tests.support.callers import Callers
@@ -37,7 +43,7 @@ def get(path: str) -> bytes:
 
 
 def read_replies(connection: socket.socket, number: int) -> list[tuple[int, bytes]]:
-    """Read so many responses; each has a length, or is in chunks."""
+    """Read this many responses; each has a length, or is in chunks."""
     file = connection.makefile("rb")
     replies = []
     for _ in range(number):
@@ -82,7 +88,7 @@ def test_pipelined_requests_are_answered_in_their_order(client_url: str) -> None
         assert json.loads(replies[at + 4][1]) == {"live": True}
 
 
-def test_a_request_may_come_byte_by_byte(client_url: str) -> None:
+def test_a_request_may_arrive_byte_by_byte(client_url: str) -> None:
     with connect(client_url) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in post("/predict", ROW)[:200]:
@@ -92,7 +98,7 @@ def test_a_request_may_come_byte_by_byte(client_url: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["", "Host: a\r\nHost: b"])
-def test_a_host_is_needed_once(client_url: str, host: str) -> None:
+def test_the_host_header_is_required_once(client_url: str, host: str) -> None:
     with connect(client_url) as connection:
         connection.sendall(post("/predict", ROW, host=host))
         ((status, body),) = read_replies(connection, 1)
@@ -111,7 +117,7 @@ def test_a_host_is_needed_once(client_url: str, host: str) -> None:
         (b"MADEUP / HTTP/1.1\r\nHost: x\r\n\r\n", 501),
     ],
 )
-def test_bytes_that_are_no_request_are_refused_and_the_connection_ends(
+def test_malformed_requests_are_refused_and_the_connection_is_closed(
     client_url: str, sent: bytes, status: int
 ) -> None:
     with connect(client_url) as connection:
@@ -120,7 +126,7 @@ def test_bytes_that_are_no_request_are_refused_and_the_connection_ends(
         assert connection.recv(100) == b""
 
 
-def test_a_head_that_stalls_is_given_up(client_url: str) -> None:
+def test_a_stalled_head_times_out(client_url: str) -> None:
     with connect(client_url) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\nHost:")
         started = time.monotonic()
@@ -128,7 +134,7 @@ def test_a_head_that_stalls_is_given_up(client_url: str) -> None:
         assert time.monotonic() - started < 15
 
 
-def test_a_body_that_is_waited_for_is_asked_for(client_url: str) -> None:
+def test_expect_100_continue_is_answered_before_the_body(client_url: str) -> None:
     with connect(client_url) as connection:
         head, _, body = post("/predict", ROW, "Expect: 100-continue").partition(b"\r\n\r\n")
         connection.sendall(head + b"\r\n\r\n")
@@ -143,7 +149,9 @@ def test_a_body_that_is_waited_for_is_asked_for(client_url: str) -> None:
         assert read_replies(connection, 1)[0][0] == 413
 
 
-def test_who_sends_too_much_can_read_why(model_server: str, starter: Starter) -> None:
+def test_a_caller_who_sends_too_much_receives_the_error(
+    model_server: str, starter: Starter
+) -> None:
     client = starter.client(model_server, CLIENT_MAX_BODY_BYTES="1000")
     for _ in range(5):
         with connect(client.address) as connection:
@@ -164,13 +172,17 @@ def test_callers_who_do_not_read_are_counted_and_closed(
         connection.sendall(get(path) * 400)
     name = "client_slow_readers_total"
     wait_for(lambda: metric(client, name) == len(connections), "all were closed", 60)
-    wait_for(lambda: metric(client, "client_http_requests_in_flight") == 1, "nothing is left", 5)
+    wait_for(
+        lambda: metric(client, "client_http_requests_in_flight") == 1,
+        "no other request is in flight",
+        5,
+    )
     for connection in connections:
         connection.close()
     assert requests.post(f"{client.address}/predict", ROW, timeout=10).status_code == 200
 
 
-def test_unread_responses_are_bounded_by_closing_who_reads_least(
+def test_too_many_unread_bytes_close_the_slowest_connections(
     model_server: str, starter: Starter
 ) -> None:
     client = starter.client(model_server, CLIENT_WRITE_TIMEOUT="60", CLIENT_MAX_UNSENT_BYTES="1000")
@@ -183,9 +195,7 @@ def test_unread_responses_are_bounded_by_closing_who_reads_least(
         connection.close()
 
 
-def test_a_body_that_inflates_without_bound_holds_up_nobody(
-    model_server: str, starter: Starter
-) -> None:
+def test_a_compression_bomb_is_refused(model_server: str, starter: Starter) -> None:
     client = starter.client(model_server)
     bomb = gzip.compress(b'{"instances": [' + b"1," * 7_000_000 + b"1]}")
     url = f"{client.address}/v1/models/breast_cancer"
@@ -207,7 +217,7 @@ def test_a_stop_loses_no_request_on_a_kept_connection(
 ) -> None:
     client = starter.client(model_server, CLIENT_WORKERS=str(number))
     with Callers(f"{client.address}/predict", ROW, is_predicted, 16) as callers:
-        wait_for(lambda: callers.answered > 300, "they are answered", 20)
+        wait_for(lambda: callers.answered > 300, "requests are answered", 20)
         client.process.send_signal(signal.SIGTERM)
         callers.join()
     assert callers.failures() == {}
@@ -215,17 +225,17 @@ def test_a_stop_loses_no_request_on_a_kept_connection(
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_workers_are_replaced_one_after_the_other_without_loss(
+def test_sighup_replaces_the_workers_without_losing_requests(
     model_server: str, starter: Starter, number: int
 ) -> None:
     client = starter.client(model_server, CLIENT_WORKERS=str(number))
     before = workers(client)
     with Callers(f"{client.address}/predict", ROW, is_predicted, 16) as callers:
-        wait_for(lambda: callers.answered > 300, "they are answered", 20)
+        wait_for(lambda: callers.answered > 300, "requests are answered", 20)
         client.process.send_signal(signal.SIGHUP)
         wait_for(lambda: not workers(client) & before, "all were replaced", 30)
         answered = callers.answered
-        wait_for(lambda: callers.answered > answered + 300, "they are answered", 20)
+        wait_for(lambda: callers.answered > answered + 300, "requests are answered", 20)
     assert callers.failures() == {}
     assert len(workers(client)) == number
     assert ready(client)
@@ -235,10 +245,58 @@ def ready(client: Running) -> bool:
     return requests.get(f"{client.address}/readyz", timeout=5).status_code == 200
 
 
-def test_a_probe_speaks_for_all_workers(model_server: str, starter: Starter) -> None:
+def test_readyz_speaks_for_all_workers(model_server: str, starter: Starter) -> None:
     client = starter.client(model_server, CLIENT_WORKERS="2", CLIENT_DRAIN_DELAY="3")
     client.process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
     statuses = {requests.get(f"{client.address}/readyz", timeout=5).status_code for _ in range(20)}
     assert statuses == {503}
     assert requests.post(f"{client.address}/predict", ROW, timeout=5).status_code == 200
+
+
+def test_a_response_that_cannot_be_delivered_fails_no_other_request(model_server: str) -> None:
+    replies: list[HttpReply] = []
+
+    def broken(reply: HttpReply) -> None:
+        raise RuntimeError("the connection is closed")
+
+    async def ask() -> None:
+        async with Gateway(Settings(server=model_server)) as gateway:
+            for respond in (broken, replies.append):
+                request = HttpRequest("POST", "/predict", body=ROW)
+                gateway.submit(request, gateway.route(request), None, respond)
+            while not replies:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(ask())
+    assert [reply.status for reply in replies] == [200]
+
+
+def test_other_servers_admit_as_many_requests(model_server: str) -> None:
+    async def ask() -> list[int]:
+        async with Gateway(Settings(server=model_server, max_requests=1)) as gateway:
+            request = HttpRequest("POST", "/predict", body=ROW)
+            return [(await gateway.handle(request)).status for _ in range(2)]
+
+    assert asyncio.run(ask()) == [200, 200]
+
+
+def test_connections_are_checked_after_a_failure_to_do_so(caplog: pytest.LogCaptureFixture) -> None:
+    calls = 0
+
+    def publish() -> None:
+        nonlocal calls
+        calls += 1
+        raise OSError("no space left on device")
+
+    async def sweep() -> None:
+        metrics = Metrics()
+        vars(metrics)["publish"] = publish
+        sweeping = asyncio.create_task(Connections(Settings(), metrics).sweep())
+        while calls < 2:
+            await asyncio.sleep(0.01)
+            assert not sweeping.done()
+        sweeping.cancel()
+
+    asyncio.run(sweep())
+    assert "connections could not be checked" in caplog.text

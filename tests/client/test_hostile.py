@@ -1,10 +1,11 @@
-"""Whatever bytes come, a decoder gives a result or says what is wrong with them."""
+"""Decoders return a result or an error for any bytes."""
 
 from __future__ import annotations
 
 import json
 import os
 import struct
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -15,7 +16,6 @@ from hypothesis import strategies as st
 
 from client import ClientError
 from client.codecs.oip import codec as oip
-from client.codecs.oip import models as oip_models
 from client.codecs.oip.tensors import datatype
 from client.codecs.tables import (
     ARROW,
@@ -26,6 +26,7 @@ from client.codecs.tables import (
     negotiate,
 )
 from client.codecs.tables.arrow.flatbuffers import Table
+from client.http import paths
 from client.serving.schema import Schema, TensorSpec
 from client.serving.tensors import STRING
 from tests.client import schemas
@@ -35,8 +36,8 @@ from tests.client.checking import check, check_refusal, check_table
 NUMERIC, MIXED = schemas.numeric(), schemas.mixed()
 EVERY_TYPE = schemas.every_type()
 MODELS = (NUMERIC, MIXED, EVERY_TYPE, schemas.schema(x=TensorSpec(1, None)))
-# FUZZ_EXAMPLES=20000 looks longer; so many take some minutes.
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "400"))
+# FUZZ_EXAMPLES=20000 searches more; that takes some minutes.
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))
 many = settings(max_examples=EXAMPLES, deadline=2000, suppress_health_check=list(HealthCheck))
 
 
@@ -50,7 +51,7 @@ def answers(decode: Any, *arguments: Any) -> None:
 
 
 def changed(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
-    """Bodies that are right but for a few bytes, or cut, or joined."""
+    """Valid bodies in which a few bytes are replaced, inserted or removed."""
 
     def change(body: bytes, edits: list[tuple[int, bytes, int]]) -> bytes:
         for at, new, gone in edits:
@@ -66,18 +67,6 @@ def changed(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
     )
     edits = st.lists(st.tuples(st.integers(0, 2**16), piece, st.integers(0, 12)), max_size=4)
     return st.builds(change, st.sampled_from(seeds), edits)
-
-
-@pytest.mark.parametrize("content_type", TABLES)
-def test_the_seeds_are_right(content_type: str) -> None:
-    for body in TABLES[content_type]:
-        errors = []
-        for schema in MODELS:
-            try:
-                check_table(content_type, body, 100, schema)
-            except ClientError as error:
-                errors.append(error.message)
-        assert len(errors) < len(MODELS), errors
 
 
 @pytest.mark.parametrize("content_type", TABLES)
@@ -97,15 +86,18 @@ def test_tables_of_any_bytes(content_type: str) -> None:
 @pytest.mark.parametrize("content_type", TABLES)
 def test_tables_with_any_one_byte_changed(content_type: str) -> None:
     for body in TABLES[content_type]:
-        for schema in MODELS:
-            try:
-                check_table(content_type, body, 2**16, schema)
-            except ClientError:
-                continue  # another model's table
-            for at in range(len(body)):
-                for value in {0, 1, 0x7F, 0xFF, body[at] ^ 4} - {body[at]}:
-                    changed_body = body[:at] + bytes([value]) + body[at + 1 :]
-                    answers(check_table, content_type, changed_body, 2**16, schema)
+        schema = next(model for model in MODELS if is_read(content_type, body, model))
+        for at in range(len(body)):
+            value = (0, 0xFF, body[at] ^ 4)[at % 3]
+            changed_body = body[:at] + bytes([value]) + body[at + 1 :]
+            answers(check_table, content_type, changed_body, 2**16, schema)
+
+
+def is_read(content_type: str, body: bytes, schema: Schema) -> bool:
+    with suppress(ClientError):
+        check_table(content_type, body, 2**16, schema)
+        return True
+    return False
 
 
 JSON = st.recursive(
@@ -178,7 +170,7 @@ def infer(body: bytes, schema: Schema, header_length: str | None) -> None:
 def test_requests_to_infer_of_any_form(
     message: Any, rest: bytes, length: str | None, schema: Schema
 ) -> None:
-    # Python's own JSON, so that NaN and lone surrogates come too.
+    # Python's own JSON, so that NaN and lone surrogates occur too.
     header = json.dumps(message).encode()
     if length == "right":
         length = str(len(header))
@@ -215,12 +207,18 @@ def test_tensors_of_any_bytes(data: bytes, shape: list[int]) -> None:
 
 @given(
     path=st.one_of(
-        st.text(), st.text(alphabet="v2/models%vrsion0159ify").map("/v2/models/".__add__)
+        st.text(),
+        *(
+            st.text(alphabet="v2/models%:vrsion0159ify").map(root.__add__)
+            for root in ("/v1/models/", "/v2/models/")
+        ),
     )
 )
 @many
 def test_any_path(path: str) -> None:
-    answers(oip_models.route, path)
+    path_of = paths.v1(path) or paths.v2(path)
+    if path_of is not None:
+        answers(path_of.target)
 
 
 @given(header=st.one_of(st.text(), st.text(alphabet='*/;,q=.01atexcsv \t"')))
@@ -236,7 +234,7 @@ def offset(table: Table) -> int:
 
 
 def lying(rows: int) -> bytes:
-    """A stream whose batch claims to have so many rows: no library would write that."""
+    """A stream whose batch claims a number of rows that no library would write."""
     whole = bytearray(arrow(pa.table({name: [1.0] for name in "abc"})))
     batch = 8 + struct.unpack_from("<i", whole, 4)[0] + 8
     header = Table.root(bytes(whole[batch:])).table(2)
@@ -270,6 +268,8 @@ def lying(rows: int) -> bytes:
     ],
     ids=range(18),
 )
-def test_bodies_that_claim_or_nest_or_go_on(content_type: str, body: bytes) -> None:
+def test_bodies_with_false_sizes_deep_nesting_or_unbounded_values(
+    content_type: str, body: bytes
+) -> None:
     for schema in MODELS:
         answers(check_table, content_type, body, 2**16, schema)

@@ -7,6 +7,7 @@ import json
 import socket
 import time
 import zlib
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -158,7 +159,7 @@ ONES = ",".join(["1"] * 29)
             "instances[0].mean_radius: expected at",
         ),
         ("/v1/models/breast_cancer/labels/x:predict", {"instances": [1]}, 400, "label: x"),
-        # Bad JSON is told before what is wrong with the model, the version or the label.
+        # Bad JSON is reported before errors of the model, the version or the label.
         ("/v1/models/nosuch:predict", b"{", 400, "the body is not JSON: "),
         ("/v1/models/breast_cancer/versions/7:predict", b"[]", 400, "the body is a list of 0"),
         ("/v1/models/breast_cancer/labels/x:predict", b"{", 400, "the body is not JSON: "),
@@ -175,8 +176,16 @@ def test_what_is_wrong_is_said_with_the_right_status(
     url = client_url + path
     reply = requests.get(url, timeout=5) if body is None else post(url, body)
     assert reply.status_code == status, reply.text
-    assert reply.headers["Content-Type"] == "application/json"
-    assert message in reply.json()["error"]
+    told = reply.json()
+    assert message in told["error"]
+    if path.startswith(("/v1/", "/v2")):
+        assert reply.headers["Content-Type"] == "application/json"
+        assert set(told) == {"error"}
+    else:
+        assert reply.headers["Content-Type"] == "application/problem+json"
+        assert told["title"] == HTTPStatus(status).phrase
+        assert (told["type"], told["status"]) == ("about:blank", status)
+        assert told["detail"] == told["error"]
     assert "Traceback" not in reply.text
 
 
@@ -216,11 +225,11 @@ BODY = json.dumps({"instances": ROWS.tolist()}).encode()
     [
         ("gzip", gzip.compress(BODY), 200, ""),
         ("identity", BODY, 200, ""),
-        ("gzip", BODY, 400, "the body is not what Content-Encoding says"),
-        ("gzip", gzip.compress(BODY)[:-20], 400, "it is cut short"),
+        ("gzip", BODY, 400, "the body does not match its Content-Encoding"),
+        ("gzip", gzip.compress(BODY)[:-20], 400, "it is truncated"),
         ("gzip", gzip.compress(bytes(20 * 2**20)), 413, "expected at most 16777216 bytes"),
         ("GZIP", gzip.compress(BODY[:99]) + gzip.compress(BODY[99:]), 200, ""),
-        ("gzip", gzip.compress(BODY) + b"garbage", 400, "Content-Encoding says: Error -3"),
+        ("gzip", gzip.compress(BODY) + b"garbage", 400, "its Content-Encoding: Error -3"),
         ("deflate", zlib.compress(BODY) + b"x", 400, "there is data after its end"),
         ("", BODY, 200, ""),
         ("br", BODY, 415, "expected gzip, deflate or a plain body, got br"),
@@ -266,6 +275,17 @@ def test_alive_and_ready(client_url: str) -> None:
     }
 
 
+def test_a_server_has_answered_the_golden_rows_before_it_is_ready(client_url: str) -> None:
+    text = requests.get(f"{client_url}/metrics", timeout=5).text
+    results = {
+        line.split('result="')[1].split('"')[0]: float(line.split()[-1])
+        for line in text.splitlines()
+        if line.startswith('client_golden{model="breast_cancer"')
+    }
+    assert results == {"ok": 1, "wrong": 0, "none": 0}
+    assert "client_arm_calls_total{" not in text
+
+
 def test_not_ready_if_the_model_is_not_there(model_server: str, starter: Starter) -> None:
     client = starter.client(model_server, ready=False, CLIENT_MODEL="nosuch")
     reply = requests.get(f"{client.address}/readyz", timeout=5)
@@ -294,7 +314,7 @@ def test_metrics_count_requests_and_calls(model_server: str, starter: Starter) -
     route = "/v1/models/<model>:predict"
     assert value("client_http_requests_total", route=route, status="200") == 1
     assert value("client_http_requests_total", route=route, status="400") == 1
-    # Names that callers make up do not become time series.
+    # Invented names do not become time series.
     assert value("client_http_requests_total", route="/v1/models/<model>", status="404") == 3
     assert value("client_grpc_call_seconds_count", rpc="Predict", code="OK") >= 1
     assert value("client_http_request_seconds_count", route=route) == 2
@@ -315,7 +335,7 @@ def test_a_page_asks_for_a_key_where_one_is_needed(
         assert "API key required" in reply.json()["error"]
         assert reply.headers["X-Content-Type-Options"] == "nosniff"
     assert requests.get(client.address, auth=("", key), timeout=10).status_code == 200
-    # Whoever may not ask is not listened to either.
+    # Authentication comes before the body.
     with socket.create_connection(("127.0.0.1", urlsplit(client.address).port or 0), 5) as stalled:
         stalled.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
         assert stalled.recv(100).startswith(b"HTTP/1.1 401 ")
@@ -349,6 +369,9 @@ def extremes(model_server: str) -> tuple[list[float], list[float]]:
         description = server.schema("breast_cancer").description
     assert description is not None
     return [c.minimum for c in description.columns], [c.maximum for c in description.columns]
+
+
+OUTPUTS = {"probability", "label", "logit"}
 
 
 def test_numbers_outside_the_range_in_training_are_answered_and_counted(
@@ -405,6 +428,19 @@ def test_numbers_outside_the_range_in_training_are_refused_where_that_is_wanted(
     ):
         reply = post(url + path, body, headers=headers)
         assert (reply.status_code, reply.json()["error"]) == (400, told), path
+    # A line that is no row comes before the refused one, and a good one after it.
+    lines = [",".join(map(str, row)) for row in (least, ["x", *most[1:]], outside[1], most)]
+    reply = requests.post(
+        f"{url}/predict?on_error=row",
+        data="\n".join([",".join(TABLE.columns), *lines]),
+        headers={"Content-Type": "text/csv", "Accept": "application/json"},
+        timeout=20,
+    )
+    rows = reply.json()["predictions"]
+    assert [set(row) for row in rows] == [OUTPUTS, {"error"}, {"error"}, OUTPUTS]
+    assert rows[1]["error"].startswith("line 3")
+    assert rows[2]["error"] == told.replace("row 2", "row 3")
+    assert [rows[0], rows[3]] == post(url + PREDICT, {"instances": inside}).json()["predictions"]
 
 
 def test_no_model_server_is_503_within_the_deadline_and_retry_after(starter: Starter) -> None:

@@ -1,4 +1,4 @@
-"""A hundred thousand inputs to every decoder: none is a fault of ours, a hang, or memory kept.
+"""Twenty thousand inputs to the decoders: none is a fault of ours, a hang, or memory kept.
 
 Each input is a right one that was spoilt, and is made from its number alone: a failure tells the
 number, and `spoilt(number)` is the input again.
@@ -26,7 +26,7 @@ from google.protobuf.message import DecodeError
 
 from client import ClientError
 from client.codecs.json import explanations, fast
-from client.codecs.json import rows as friendly
+from client.codecs.json import rows as json_rows
 from client.codecs.oip import codec as oip
 from client.codecs.tables import ARROW, CSV, NDJSON, NPY
 from client.codecs.tfs_rest import examples, predict
@@ -39,13 +39,13 @@ from tests.client.checking import check, check_refusal, check_table
 from tests.support.tables import breast_cancer
 
 # FUZZ_INPUTS=2000000 looks longer.
-INPUTS = int(os.environ.get("FUZZ_INPUTS", "100_000"))
-# By then everything has been loaded, and what is kept for good is there.
-WARM = 20_000
+INPUTS = int(os.environ.get("FUZZ_INPUTS", "20_000"))
+# By then all modules and caches are loaded.
+WARM = 10_000
 MOST_GROWTH_BYTES = 16 * 2**20
-# Of this thread's own time, so that nobody else's work counts. Most take a tenth of a millisecond.
+# CPU time of this thread, so that other work does not count. Most take a tenth of a millisecond.
 MOST_SECONDS = 1.0
-SENT = 3_000
+SENT = 1_500
 
 NUMERIC, MIXED, EVERY_TYPE = schemas.numeric(), schemas.mixed(), schemas.every_type()
 ONE_INPUT = [
@@ -64,7 +64,7 @@ Decode = Callable[[bytes, Schema, Random], None]
 
 
 class Decoder(NamedTuple):
-    """One of our readers, and right inputs to it."""
+    """A reader, and valid inputs to it."""
 
     name: str
     decode: Decode
@@ -85,7 +85,7 @@ REQUESTS = [
     {"inputs": {"x": [n / 7 for n in range(800)]}},
 ]
 LISTED = [orjson.dumps(request) for request in REQUESTS]
-# Without nulls and base64, which are left to the careful readers.
+# Without nulls and base64, which only the careful readers take.
 PLAIN = [body for body in LISTED if b"null" not in body and b"b64" not in body]
 # Requests to any model, with or without a description.
 BY_SIGNATURE = [body for body in LISTED[1:] if b"null" not in body]
@@ -161,7 +161,7 @@ def of_table(content_type: str) -> Decode:
 
 
 def replied(body: bytes, schema: Schema, random: Random) -> None:
-    """A tensor of a model server's reply; what cannot be read is told as an error, too."""
+    """A tensor of a model server's reply; unreadable ones are errors, too."""
     try:
         from_proto(TensorProto.FromString(body))
     except (DecodeError, OverflowError, ValueError) as error:
@@ -172,7 +172,7 @@ DECODERS = (
     Decoder("rest", of_json(predict.read, any_shape=True), LISTED),
     Decoder("rest, fast", of_json(fast.read), PLAIN),
     Decoder("rest, careful", of_json(predict.read_carefully, any_shape=True), BY_SIGNATURE),
-    Decoder("friendly", of_json(friendly.read), LISTED),
+    Decoder("json", of_json(json_rows.read), LISTED),
     Decoder("explain", of_json(explanations.read), [orjson.dumps({"inputs": ROWS})]),
     Decoder("classify", classified, EXAMPLES),
     Decoder("oip", inferred, INFER_SEEDS),
@@ -183,14 +183,14 @@ DECODERS = (
 
 
 def is_read(decoder: Decoder, seed: bytes, schema: Schema) -> bool:
-    for number in range(9):  # of what is left to chance, some is wrong
+    for number in range(9):  # some of the random values are wrong
         with suppress(ClientError):
             decoder.decode(seed, schema, Random(number))
             return True
     return False
 
 
-# Right inputs to each decoder, with the models that they are right for.
+# Valid inputs of each decoder, with their models.
 RIGHT = {
     decoder.name: [(s, m) for s in decoder.seeds for m in MODELS if is_read(decoder, s, m)]
     for decoder in DECODERS
@@ -198,13 +198,13 @@ RIGHT = {
 
 VALUE = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9.]+(?:[eE][-+]?[0-9]+)?|\w+')
 TOKEN = re.compile(VALUE.pattern + rb"|[^\s\w]")
-# JSON, with which a body stays well-formed,
+# JSON values, which keep a body well-formed,
 STRANGE = (
     *(b"null", b"true", b"-0", b"1e-400", b"9" * 40, b"2.0", b"-1", b"0", b"127", b"1e38", b"1e39"),
     *(b'""', b'"\\ud800"', b'"\\u0000"', b'{"b64":"*"}', b'{"b64":"AAE="}', b'"x"', b'"7"', b"[]"),
     *(b"{}", b"[1]", b"[[[[1]]]]", b"[1,2,3,4]", b'"\\u20ac"', b"18446744073709551615"),
 )
-# and what is none.
+# and others that are not.
 STRANGER = (
     *(b"NaN", b"-Infinity", b"1e999", b"01", b"[" * 600, b"\xff\xfe", b"\xef\xbb\xbf", b"'", b'"'),
     *(b"\xed\xa0\x80", b"\0", b"\r\n", b",", b",,", b"]", b"}", b"\\"),
@@ -253,7 +253,7 @@ def swap_values(body: bytearray, other: bytes, random: Random) -> None:
 def change(
     body: bytearray, what: re.Pattern[bytes], strange: Sequence[bytes], random: Random
 ) -> None:
-    """Put something strange, or one of the others nearby, in the place of what there is."""
+    """Replace a value by a strange one, or by a neighbour."""
     # From the start of something, most of the time.
     start = max(0, body.rfind(b",", 0, random.randrange(len(body))))
     found = list(what.finditer(body, start, min(len(body), start + 300)))
@@ -284,7 +284,7 @@ def changed(seed: bytes, seeds: Sequence[bytes], random: Random) -> bytes:
 
 
 def spoilt(number: int) -> tuple[Decoder, bytes, Schema, Random]:
-    """Return an input, who is to decode it, for which model, and what else is left to chance."""
+    """Return an input, its decoder, its model, and the other random choices."""
     random = Random(number)
     decoder = DECODERS[number % len(DECODERS)]
     seed, schema = random.choice(RIGHT[decoder.name])
@@ -303,7 +303,7 @@ def test_the_seeds_are_right(decoder: Decoder) -> None:
     assert {seed for seed, _ in RIGHT[decoder.name]} == set(decoder.seeds)
 
 
-def test_a_hundred_thousand_inputs_are_read_or_refused_in_no_time_and_leave_nothing() -> None:
+def test_twenty_thousand_inputs_are_read_or_refused_in_no_time_and_leave_nothing() -> None:
     before, slowest, outcomes = 0, (0.0, 0), dict.fromkeys((d.name for d in DECODERS), (0, 0))
     for number in range(INPUTS):
         if number == WARM:
@@ -370,5 +370,5 @@ def test_thousands_of_spoilt_requests_leave_the_service_as_it_was(client_url: st
             reply = ask(form, body)
             assert reply.status_code in (200, 400, 413, 415), (number, form[0], body, reply.text)
             if reply.status_code != 200:
-                assert reply.json().keys() == {"error"}
+                assert reply.json()["error"]
         assert answers() == before

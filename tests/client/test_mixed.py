@@ -18,13 +18,13 @@ import requests
 
 from client import AsyncServingClient, ServingClient
 from client.codecs import Call
-from client.codecs.json import rows as friendly
+from client.codecs.json import rows as json_rows
 from client.inference.predictor import Predictor
 from client.serving.client import Target
 from client.serving.deadlines import Deadline
 from client.serving.schema import Description, Schema
 from tests.conftest import Starter
-from tests.support import processes
+from tests.support import forked, processes
 from tests.support.mixed import BIAS, COLUMNS, MISSING, UNKNOWN, MixedColumn, publish
 from tests.support.processes import ROOT
 from tests.support.together import Asker
@@ -56,7 +56,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a model server with the mixed model."""
     folder = tmp_path_factory.mktemp("mixed")
     publish(folder / "flats")
-    running = processes.start_model_server(
+    running = forked.start_model_server(
         folder / "log", "--model_name=flats", f"--model_base_path={folder / 'flats'}"
     )
     processes.wait_for(lambda: processes.is_serving(running.address), "the model is loaded")
@@ -67,7 +67,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def url(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("client") / "log"
-    running = processes.start_client(log, server, CLIENT_MODEL="flats")
+    running = forked.start_client(log, server, CLIENT_MODEL="flats")
     yield running.address
     assert running.stop() == 0, running.output()
 
@@ -168,7 +168,7 @@ def test_a_value_of_the_wrong_kind_is_told_by_name(
     for place, body in zip(places, forms({**ROW, column: value}), strict=True):
         reply = post(url, body)
         assert reply.status_code == 400
-        assert reply.json() == {"error": f"{place}: expected {expected}"}
+        assert reply.json()["error"] == f"{place}: expected {expected}"
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_value_of_the_wrong_kind_is_told_by_name(
 def test_a_row_that_is_not_whole_is_told(url: str, row: Any, message: str) -> None:
     reply = post(url, {"instances": [row]})
     assert reply.status_code == 400
-    assert reply.json() == {"error": f"instances[0]: {message}"}
+    assert reply.json()["error"] == f"instances[0]: {message}"
 
 
 def predict(server: str, file: Path) -> subprocess.CompletedProcess[str]:
@@ -303,7 +303,7 @@ def test_a_new_version_is_not_asked_twice_about_a_missing_number(
     calls: list[str] = []
 
     def read(schema: Schema) -> Call:
-        asked = friendly.read_document({"instances": [{**ROW, "income": None}]}, schema)
+        asked = json_rows.read_document({"instances": [{**ROW, "income": None}]}, schema)
         return asked.call
 
     async def ask_until_it_answers() -> None:
@@ -311,7 +311,7 @@ def test_a_new_version_is_not_asked_twice_about_a_missing_number(
         async with AsyncServingClient(
             server.address, observe=lambda rpc, *_: calls.append(rpc)
         ) as connection:
-            predictor = Asker(Predictor(connection))  # not kept fresh: the reply tells
+            predictor = Asker(Predictor(connection))  # not refreshed: the reply shows the version
             while version == 1:
                 calls.clear()
                 _, prediction = await predictor.answer(Target("flats"), read, Deadline(5))

@@ -15,14 +15,15 @@ from tritonclient.utils import InferenceServerException
 
 from client import ClientError, ServingClient, __version__
 from client.codecs.oip import codec as oip
-from client.codecs.oip import models as oip_models
+from client.codecs.oip.models import ready
 from client.codecs.oip.tensors import read_binary
+from client.http import paths
 from client.serving.client import Target
 from client.serving.protos import TensorProto
 from client.serving.schema import TensorSpec
 from client.serving.tensors import BFLOAT16, from_bfloat16, from_proto, to_bfloat16, to_proto
 from tests.client import schemas
-from tests.support import affine, identity, mixed, processes
+from tests.support import affine, forked, identity, mixed
 from tests.support.caller import model_config, models_config
 from tests.support.tables import breast_cancer
 
@@ -54,14 +55,14 @@ def server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         model_config(trained_models / "breast_cancer", every),
     )
     allowed = "--allow_version_labels_for_unavailable_models"
-    with processes.model_server(folder, config, allowed) as address:
+    with forked.model_server(folder, config, allowed) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def url(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("client") / "log"
-    with processes.client(log, server, CLIENT_MODEL="affine") as address:
+    with forked.client(log, server, CLIENT_MODEL="affine") as address:
         yield address
 
 
@@ -88,7 +89,7 @@ def wanted(name: str, *, binary: bool = True) -> Any:
     return triton.InferRequestedOutput(name, binary_data=binary)
 
 
-def test_server_and_models_tell_that_they_live(client: triton.InferenceServerClient) -> None:
+def test_live_endpoints_of_server_and_models(client: triton.InferenceServerClient) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("affine")
@@ -109,12 +110,12 @@ def test_a_server_that_is_not_ready_says_so_and_lives(
     server: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     log = tmp_path_factory.mktemp("client") / "log"
-    with processes.client(log, server, ready=False, CLIENT_MODEL="nosuch") as address:
+    with forked.client(log, server, ready=False, CLIENT_MODEL="nosuch") as address:
         client = triton.InferenceServerClient(address.removeprefix("http://"))
         assert client.is_server_live()
         assert not client.is_server_ready()
         client.close()
-    assert oip_models.ready(False).status == 503
+    assert ready(False).status == 503
 
 
 def test_server_metadata(client: triton.InferenceServerClient) -> None:
@@ -298,10 +299,10 @@ def test_data_may_be_flat_or_nested(url: str, data: Any) -> None:
         ([("x", f32([[1]]))], 'input "x": expected FP32 [-1], got FP32 [1, 1]'),
         ([("y", f32([1]))], 'inputs[0]: unknown name "y", expected x'),
         ([("x", f32([1])), ("x", f32([1]))], 'inputs[1]: duplicate name "x"'),
-        ([], "inputs: x missing, of x"),
+        ([], "inputs: missing x; expected x"),
     ],
 )
-def test_what_does_not_fit_is_told_to_triton_s_client(
+def test_tritonclient_receives_the_errors(
     client: triton.InferenceServerClient, inputs: list[tuple[str, Any]], message: str
 ) -> None:
     with pytest.raises(InferenceServerException) as caught:
@@ -325,7 +326,7 @@ def test_unknown_models_outputs_and_sequences(client: triton.InferenceServerClie
     with pytest.raises(InferenceServerException, match="it has serving_default"):
         client.infer("affine", inputs, parameters={"signature_name": "z"})
     pending = client.async_infer("affine", [])
-    with pytest.raises(InferenceServerException, match="inputs: x missing"):
+    with pytest.raises(InferenceServerException, match="inputs: missing x; expected x"):
         pending.get_result()
     shared = triton.InferInput("x", [1], "FP32")
     shared.set_shared_memory("region", 4)
@@ -375,11 +376,15 @@ for _ in range(60):
         ({"inputs": [{**ONE, "data": ["1"]}]}, 'input "x" data[0]: expected a number, got the'),
         ({"inputs": [{**ONE, "data": [True]}]}, 'input "x" data[0]: expected a number, got true'),
         ({"inputs": [{**ONE, "data": [1e39]}]}, 'input "x" data[0]: expected at most ±3.4'),
+        (
+            {"inputs": [{**ONE, "shape": [2], "data": [float("inf"), 1e39]}]},
+            'input "x" data[1]: expected at most ±3.4',
+        ),
         ({"inputs": [{**ONE, "data": [None]}]}, 'input "x" data[0]: expected a number, got null'),
         ({"inputs": [{**ONE, "data": NESTED}]}, 'input "x" data[0]: expected a number, got a list'),
     ],
 )
-def test_what_cannot_be_read_is_told(url: str, body: Any, message: str) -> None:
+def test_unreadable_requests_are_refused(url: str, body: Any, message: str) -> None:
     data = body if isinstance(body, bytes) else json.dumps(body)
     reply = requests.post(f"{url}/v2/models/affine/infer", data=data, timeout=10)
     assert reply.status_code == 400
@@ -418,7 +423,7 @@ def test_what_cannot_be_read_is_told(url: str, body: Any, message: str) -> None:
         ),
     ],
 )
-def test_what_a_signature_does_not_take_is_told(url: str, body: Any, message: str) -> None:
+def test_inputs_outside_the_signature_are_refused(url: str, body: Any, message: str) -> None:
     reply = requests.post(f"{url}/v2/models/identity/infer", json=body, timeout=10)
     assert reply.status_code == 400
     assert message in reply.json()["error"]
@@ -430,14 +435,14 @@ def test_what_a_signature_does_not_take_is_told(url: str, body: Any, message: st
         ("x", 4, b"1234", "Inference-Header-Content-Length: expected a number of bytes up to"),
         ("9" * 30, 4, b"1234", "Inference-Header-Content-Length: expected a number of bytes up"),
         ("-1", 4, b"1234", "Inference-Header-Content-Length: expected a number of bytes up to"),
-        (None, 4, b"", 'input "x": binary_data_size: expected at most 0, the bytes that are left'),
-        ("", 5, b"1234", 'input "x": binary_data_size: expected at most 4, the bytes that are'),
-        ("", -1, b"1234", 'input "x": binary_data_size: expected at most 4, the bytes that are'),
+        (None, 4, b"", 'input "x": binary_data_size: expected at most 0, the bytes left'),
+        ("", 5, b"1234", 'input "x": binary_data_size: expected at most 4, the bytes left'),
+        ("", -1, b"1234", 'input "x": binary_data_size: expected at most 4, the bytes left'),
         ("", 3, b"123", 'input "x": expected 4 bytes for shape [1], got 3'),
-        ("", 4, b"12345", "the body has 1 bytes more than its inputs"),
+        ("", 4, b"12345", "expected no bytes after those of the last input, got 1"),
     ],
 )
-def test_bytes_that_do_not_fit_are_told(
+def test_bytes_of_another_size_are_refused(
     url: str, header_length: str | None, size: int, rest: bytes, message: str
 ) -> None:
     tensor = {**ONE, "parameters": {"binary_data_size": size}}
@@ -462,7 +467,7 @@ def test_bytes_that_do_not_fit_are_told(
         (b"\xff\xff\xff\xff", 1),
     ],
 )
-def test_strings_whose_lengths_are_wrong_are_told(data: bytes, count: int) -> None:
+def test_strings_with_wrong_lengths_are_refused(data: bytes, count: int) -> None:
     with pytest.raises(ClientError, match=f"t: expected {count} strings, each after its length"):
         read_binary(memoryview(data), (count,), TensorSpec(7, (None,)), "t")
 
@@ -570,29 +575,32 @@ def test_binary_numbers_are_not_copied(server: str) -> None:
     assert np.shares_memory(call.inputs["features"], np.frombuffer(body, np.uint8))
 
 
+VERSION = "/v2/models/<model>/versions/<version>"
+
+
 @pytest.mark.parametrize(
-    ("path", "route"),
+    ("path", "name", "target"),
     [
-        ("/v2", oip_models.Route("server")),
-        ("/v2/", oip_models.Route("server")),
-        ("/v2/health/live", oip_models.Route("live")),
-        ("/v2/models/a%20b", oip_models.Route("model", target=Target("a b"))),
-        ("/v2/models/m/versions/7/ready", oip_models.Route("model_ready", "GET", Target("m", 7))),
-        (
-            "/v2/models/m/versions/new/infer",
-            oip_models.Route("infer", "POST", Target("m", None, "new")),
-        ),
-        ("/v2/models", None),
-        ("/v2/models/m/config", None),
-        ("/v2/models/m/infer/", None),
-        ("/v2/health", None),
-        ("/v1/models/m", None),
+        ("/v2/models/a%20b", "/v2/models/<model>", Target("a b")),
+        ("/v2/models/m/versions/7/ready", f"{VERSION}/ready", Target("m", 7)),
+        ("/v2/models/m/versions/new/infer", f"{VERSION}/infer", Target("m", None, "new")),
     ],
 )
-def test_routes(path: str, route: oip_models.Route | None) -> None:
-    assert oip_models.route(path) == route
+def test_a_path_names_a_model(path: str, name: str, target: Target) -> None:
+    parsed = paths.v2(path)
+    assert parsed is not None
+    assert (parsed.name, parsed.target()) == (name, target)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2", "/v2/models", "/v2/models/m/config", "/v2/models/m/infer/", "/v1/models/m"]
+)
+def test_other_paths_name_no_model(path: str) -> None:
+    assert paths.v2(path) is None
 
 
 def test_a_version_that_no_version_has() -> None:
-    with pytest.raises(ClientError, match="version: expected at most 9223372036854775807, got 92"):
-        oip_models.route(f"/v2/models/m/versions/{2**63}/infer")
+    parsed = paths.v2(f"/v2/models/m/versions/{2**63}/infer")
+    assert parsed is not None
+    with pytest.raises(ClientError, match="version: expected at most 9223372036854775807"):
+        parsed.target()

@@ -1,8 +1,10 @@
-"""The OpenAPI document: valid, made from the models, and true of what is really answered."""
+"""The OpenAPI document: valid, generated from the models, and consistent with the responses."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,14 @@ from openapi_spec_validator import validate
 
 from client import ServingClient
 from client.http.api_keys import hashed, new_key
+from client.http.gateway import Gateway
+from client.http.messages import HttpRequest
 from client.http.openapi import document
 from client.serving.protos import SignatureDefMap
 from client.serving.schema import Schema, TensorSpec, signatures
+from client.settings import Settings
 from tests.client import schemas
-from tests.support import identity, mixed, processes
+from tests.support import forked, identity, mixed
 from tests.support.caller import model_config, models_config
 from tests.support.tables import breast_cancer
 
@@ -33,7 +38,7 @@ def server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     mixed.publish(folder / "flats")
     identity.publish(folder / "identity")
     paths = (folder / "flats", folder / "identity", trained_models / "breast_cancer")
-    with processes.model_server(folder, models_config(*map(model_config, paths))) as address:
+    with forked.model_server(folder, models_config(*map(model_config, paths))) as address:
         yield address
 
 
@@ -47,19 +52,20 @@ def doc(server: str) -> Any:
 
 @pytest.fixture(scope="module")
 def url(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    running = processes.start_client(tmp_path_factory.mktemp("client") / "log", server)
+    running = forked.start_client(tmp_path_factory.mktemp("client") / "log", server)
     yield running.address
     assert running.stop() == 0, running.output()
 
 
 def check(doc: Any, path: str, reply: requests.Response, method: str = "post") -> None:
-    """The reply has a status and a form that the document tells of."""
+    """Check that the document lists the response's status and schema."""
     response = doc["paths"][path][method]["responses"][str(reply.status_code)]
     if "$ref" in response:
         response = doc["components"]["responses"][response["$ref"].rpartition("/")[2]]
     kind = reply.headers["Content-Type"].partition(";")[0]
     schema = {**response["content"][kind].get("schema", {}), "components": doc["components"]}
-    Draft202012Validator(schema).validate(reply.json() if kind == "application/json" else None)
+    is_json = kind in ("application/json", "application/problem+json")
+    Draft202012Validator(schema).validate(reply.json() if is_json else None)
 
 
 def body(doc: Any, path: str) -> Any:
@@ -69,7 +75,7 @@ def body(doc: Any, path: str) -> Any:
 
 def test_it_is_valid(doc: Any) -> None:
     validate(doc)
-    assert doc["info"] == {"title": "Predictions", "version": "1.2"}
+    assert (doc["info"]["title"], doc["info"]["version"]) == ("Predictions", "1.2")
 
 
 @pytest.mark.parametrize(
@@ -89,11 +95,11 @@ def test_it_is_valid_for_any_model(schema: Schema) -> None:
             validate(document([schema], default_model=default, title="t", version="0", keys=keys))
 
 
-def test_a_model_without_models_is_valid() -> None:
+def test_a_document_without_models_is_valid() -> None:
     validate(document([], default_model="m", title="t", version="0"))
 
 
-def test_columns_are_told_with_what_the_model_has_seen(doc: Any) -> None:
+def test_columns_have_their_ranges_and_categories_from_training(doc: Any) -> None:
     row = body(doc, "/predict")["anyOf"][0]["properties"]["instances"]["items"]["anyOf"][0]
     assert list(row["properties"]) == list(NAMES)
     assert row["required"] == list(NAMES)
@@ -122,7 +128,7 @@ def test_columns_are_told_with_what_the_model_has_seen(doc: Any) -> None:
     assert required == ["Age (years)", "city", "rooms", "balcony"]
 
 
-def test_every_way_in_is_there(doc: Any) -> None:
+def test_every_endpoint_is_described(doc: Any) -> None:
     base = "/v1/models/flats"
     assert [path for path in doc["paths"] if path.startswith((base, "/v2/models/flats"))] == [
         f"{base}:predict",
@@ -150,6 +156,7 @@ def test_every_way_in_is_there(doc: Any) -> None:
         "/livez",
         "/readyz",
         "/metrics",
+        "/stats",
         "/v2",
         "/v2/health/live",
     } <= set(doc["paths"])
@@ -166,7 +173,7 @@ def test_every_way_in_is_there(doc: Any) -> None:
     }
 
 
-def test_classify_and_regress_are_there_if_the_model_has_signatures_for_them() -> None:
+def test_classify_and_regress_are_described_if_the_model_has_signatures_for_them() -> None:
     definition = SignatureDefMap()
     definition.signature_def["c"].method_name = "tensorflow/serving/classify"
     made = document(
@@ -182,7 +189,7 @@ def test_classify_and_regress_are_there_if_the_model_has_signatures_for_them() -
 
 
 @pytest.mark.parametrize("path", ["/predict", OF_FLATS, "/v1/models/breast_cancer:predict"])
-def test_examples_are_answered_as_it_says(doc: Any, url: str, path: str) -> None:
+def test_responses_to_examples_match_the_document(doc: Any, url: str, path: str) -> None:
     schema = body(doc, path)
     for example in schema["examples"]:
         Draft202012Validator(schema).validate(example)
@@ -192,7 +199,7 @@ def test_examples_are_answered_as_it_says(doc: Any, url: str, path: str) -> None
 
 
 @pytest.mark.parametrize("path", ["/explain", "/v1/models/flats:explain"])
-def test_explanations_are_what_it_says(doc: Any, url: str, path: str) -> None:
+def test_explanations_match_the_document(doc: Any, url: str, path: str) -> None:
     schema = body(doc, path)
     (example,) = schema["examples"]
     rows = example["instances"]
@@ -208,15 +215,17 @@ def test_explanations_are_what_it_says(doc: Any, url: str, path: str) -> None:
     assert not Draft202012Validator(schema).is_valid(named)
     assert requests.post(url + path, json=named, timeout=30).status_code == 400
     content = doc["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]
-    # A reply of the signature's raw outputs, without the columns' names, is not what it describes.
+    # A reply of the signature's raw outputs, without the columns' names, does not match.
     raw = {"predictions": [{"bias": 1.0, "contribution": [1.0]}]}
     assert not Draft202012Validator(content["schema"]).is_valid(raw)
 
 
-def test_where_keys_are_asked_for_it_says_how_to_bring_one(server: str, tmp_path: Path) -> None:
+def test_the_document_describes_api_keys_where_they_are_required(
+    server: str, tmp_path: Path
+) -> None:
     key, keys = new_key(), tmp_path / "keys"
     keys.write_text(f"shop {hashed(key)}\n")
-    with processes.client(tmp_path / "log", server, CLIENT_API_KEYS=str(keys)) as url:
+    with forked.client(tmp_path / "log", server, CLIENT_API_KEYS=str(keys)) as url:
         shown = requests.get(f"{url}/openapi.json", headers={"X-API-Key": key}, timeout=30).json()
         validate(shown)
         schemes = shown["components"]["securitySchemes"]
@@ -240,7 +249,7 @@ def test_where_keys_are_asked_for_it_says_how_to_bring_one(server: str, tmp_path
                     check(shown, path, reply, method)
 
 
-def test_what_the_document_forbids_is_refused_as_it_says(doc: Any, url: str) -> None:
+def test_refusals_of_invalid_requests_match_the_document(doc: Any, url: str) -> None:
     schema, path = body(doc, "/predict"), "/predict"
     good = schema["examples"][0]["instances"][0]
     for wrong in (
@@ -256,14 +265,14 @@ def test_what_the_document_forbids_is_refused_as_it_says(doc: Any, url: str) -> 
         check(doc, path, reply)
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/v1/models/flats"])
-def test_what_is_asked_with_get_is_answered_as_it_says(doc: Any, url: str, path: str) -> None:
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/stats", "/v1/models/flats"])
+def test_responses_to_get_match_the_document(doc: Any, url: str, path: str) -> None:
     reply = requests.get(url + path, timeout=30)
     assert reply.status_code == 200
     check(doc, path, reply, "get")
 
 
-def test_the_open_inference_protocol_is_answered_as_it_says(doc: Any, url: str) -> None:
+def test_responses_of_the_open_inference_protocol_match_the_document(doc: Any, url: str) -> None:
     for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/flats"):
         check(doc, path, requests.get(url + path, timeout=30), "get")
     path = "/v2/models/flats/infer"
@@ -285,4 +294,29 @@ def test_the_client_shows_the_document_and_a_page_of_it(doc: Any, url: str) -> N
     page = requests.get(f"{url}/docs/", timeout=30)
     assert page.status_code == 200
     assert "/openapi.json" in page.text
+    assert "unsafe" not in page.headers["Content-Security-Policy"]
+    assert {tag["name"] for tag in shown["tags"]} == {
+        tag
+        for item in shown["paths"].values()
+        for verb in ("get", "post")
+        if verb in item
+        for tag in item[verb]["tags"]
+    }
     assert requests.get(f"{url}/docs/swagger-ui-bundle.js", timeout=30).status_code == 200
+
+
+def test_every_path_has_the_route_of_its_name(doc: Any) -> None:
+    values = {"version": "1", "label": "x"}
+
+    async def check_routes() -> None:
+        async with Gateway(Settings()) as gateway:
+            for path, item in doc["paths"].items():
+                for method in {"get", "post"} & set(item):
+                    route = gateway.route(HttpRequest(method.upper(), path.format(**values)))
+                    assert route is not None, path
+                    model = re.match(r"/v./models/([^/:]+)", path)
+                    named = path.replace(model[1], "<model>", 1) if model else path
+                    assert route.name == named.replace("{", "<").replace("}", ">")
+                    assert route.methods is None or method.upper() in route.methods
+
+    asyncio.run(check_routes())

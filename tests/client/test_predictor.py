@@ -18,11 +18,12 @@ from client.codecs.tfs_rest import predict
 from client.errors import ClientError, DeadlineExceededError, InvalidArgumentError
 from client.inference.batching import Limits
 from client.inference.predictor import Predictor
-from client.serving.client import AsyncServingClient, Prediction, Target
+from client.serving.async_client import AsyncServingClient
+from client.serving.client import Prediction, Target
 from client.serving.deadlines import Deadline
 from client.serving.schema import Schema
 from tests.conftest import Starter
-from tests.support import affine, guarded, processes
+from tests.support import affine, forked, guarded, processes
 from tests.support.link import Link
 from tests.support.together import Asker
 
@@ -34,7 +35,7 @@ Read = Callable[[Schema], Call]
 def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("guarded")
     guarded.publish(folder / "guarded")
-    running = processes.start_model_server(
+    running = forked.start_model_server(
         folder / "log", "--model_name=guarded", f"--model_base_path={folder / 'guarded'}"
     )
     processes.wait_for(lambda: processes.is_serving(running.address), "the model is loaded")
@@ -57,7 +58,7 @@ def read(call: Call) -> Read:
 def run(
     server: str, work: Callable[[Asker], Awaitable[Any]], **limits: Any
 ) -> tuple[Any, Counter[str]]:
-    """Return what is done with a predictor, and how often it has made each call."""
+    """Return a predictor's results and the number of each call."""
     calls: Counter[str] = Counter()
 
     async def main() -> Any:
@@ -70,7 +71,7 @@ def run(
 
 
 async def ask(predictor: Asker, target: Target, *calls: Call) -> list[Any]:
-    """Ask all at the same time; what fails is among the results."""
+    """Send all requests at once; errors are among the results."""
     answers = (predictor.answer(target, read(call), Deadline(20)) for call in calls)
     results = await asyncio.gather(*answers, return_exceptions=True)
     return [result[1] if isinstance(result, tuple) else result for result in results]
@@ -113,7 +114,7 @@ def test_outputs_that_only_look_like_rows_are_each_one_s_own(guarded_server: str
 def test_arrays_of_other_shapes_and_types_share_no_call_and_leave_the_others_alone(
     guarded_server: str,
 ) -> None:
-    # The dialect of REST lets a length of one be left out, so that [3] may come for [n, 1].
+    # The REST dialect may leave out a length of one: [3] for [n, 1].
     written: list[Any] = [[[1.5], [2], [3]], [4, 5, 6], [[7]], [8], [9], [[10], [11]], [[]], []]
     bodies = [orjson.dumps({"signature_name": "column", "inputs": rows}) for rows in written]
     arrays: list[Any] = [

@@ -1,4 +1,4 @@
-"""Whatever the bytes of a request are, reading them gives a call or a refusal."""
+"""Reading any bytes gives a call or a refusal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from client.codecs import JsonCall
 from client.codecs.json import fast
-from client.codecs.json import rows as friendly
+from client.codecs.json import rows as own_dialect
 from client.codecs.tfs_rest import examples, predict
 from client.errors import ClientError
 from client.serving.schema import Schema
@@ -71,7 +71,7 @@ def written(document: Any) -> bytes:
 
 @st.composite
 def bodies(draw: Callable[..., Any]) -> bytes:
-    """JSON, and what is nearly JSON: with bytes put in, left out, or there twice."""
+    """JSON and nearly JSON: with bytes inserted, removed or doubled."""
     body = written(draw(documents))
     for _ in range(draw(st.integers(0, 3))):
         start = draw(st.integers(0, len(body)))
@@ -82,7 +82,7 @@ def bodies(draw: Callable[..., Any]) -> bytes:
 
 
 def outcome(read: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what is read, or the refusal; anything else than a ClientError is a fault."""
+    """Return the result or the refusal; any error but a ClientError is a fault."""
     try:
         return read(*arguments)
     except ClientError as error:
@@ -108,7 +108,7 @@ def check_call(read: Callable[[bytes, Schema], JsonCall], body: bytes, of: Schem
 @settings(max_examples=300, deadline=None)
 def test_a_request_to_predict_is_read_or_refused(of: Schema, body: bytes) -> None:
     check_call(predict.read, body, of)
-    check_call(friendly.read, body, of)
+    check_call(own_dialect.read, body, of)
 
 
 @given(st.one_of(bodies(), st.binary(max_size=40)))
@@ -129,11 +129,12 @@ def test_a_request_to_classify_is_read_or_refused(body: bytes) -> None:
         b'{"a":' * 100_000,
         b'{"instances": [' + b"9" * 5000 + b"]}",
         b'{"instances": [1e400, -1e400]}',
-        b'{"instances": [' + b"1e5," * 1_000_000 + b"true]}",
+        b'{"instances": [' + b"1e5," * 200_000 + b"true]}",
         b'{"instances": [{"x": 1' + b', "x": 1' * 100_000 + b"}]}",
         b'{"instances": ["' + b'\\"[' * 500_000 + b'"]}',
         b'{"instances": ["' + b'\\"[' * 300_000,
         b'"' + b"[" * 1000 + b'"',
+        b'{"instances": [Inf, "' + b'\\"' * 60_000,
         b'{"instances": ["\\ud800"]}',
         b'{"instances": ["\xed\xa0\x80"]}',
         b"\x00" * 1_000_000,
@@ -142,11 +143,11 @@ def test_a_request_to_classify_is_read_or_refused(body: bytes) -> None:
     ],
     ids=lambda body: repr(body[:30]),
 )
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 def test_large_and_deep_requests_are_read_or_refused(body: bytes) -> None:
     for of in SCHEMAS[::4]:
         check_call(predict.read, body, of)
-        check_call(friendly.read, body, of)
+        check_call(own_dialect.read, body, of)
     got = outcome(examples.read, body)
     if isinstance(got, ClientError):
         check_refusal(got)
@@ -262,6 +263,6 @@ def test_what_is_well_formed_is_read_at_once_and_as_the_careful_reader_reads_it(
         got = at_once.call.inputs[name]
         assert got.dtype == array.dtype
         np.testing.assert_array_equal(got, array)
-    again = friendly.read_document(orjson.loads(body), of)
+    again = own_dialect.read_document(orjson.loads(body), of)
     for name, array in again.call.inputs.items():
         np.testing.assert_array_equal(at_once.call.inputs[name], array)

@@ -44,7 +44,7 @@ def outputs(draw: Callable[..., Any]) -> dict[str, Array]:
 
 
 def plain(name: str, value: Any) -> Any:
-    """Say a value as JSON should, slowly."""
+    """Write a value as JSON, slowly."""
     if isinstance(value, np.ndarray):
         return [plain(name, inner) for inner in value]
     if isinstance(value, bytes):
@@ -57,7 +57,7 @@ def plain(name: str, value: Any) -> Any:
 
 
 def same(got: Any, want: Any, dtype: np.dtype[Any]) -> bool:
-    """Tell whether a value is the one meant, a float once it is of its type again."""
+    """Whether a value is the expected one; floats are compared in their own type."""
     if isinstance(want, list):
         return len(got) == len(want) and all(
             same(g, w, dtype) for g, w in zip(got, want, strict=True)

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's REST dialect beyond what the recordings hold."""
+"""TensorFlow Serving's REST dialect, in cases that the recordings lack."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def refused(body: Any, of: Schema) -> str:
     with pytest.raises(ClientError) as error:
         predict.read(as_bytes(body), of)
     assert error.value.status == 400
-    orjson.dumps(error.value.message)  # it can be told
+    orjson.dumps(error.value.message)  # it can be encoded
     return error.value.message
 
 
@@ -75,7 +75,9 @@ def refused(body: Any, of: Schema) -> str:
         (ANY, '{"inputs": [[[1], [2]]]}', [[[1], [2]]]),
     ],
 )
-def test_what_tensorflow_serving_reads_is_read(of: Schema, body: Any, expected: Any) -> None:
+def test_bodies_that_tensorflow_serving_accepts_are_accepted(
+    of: Schema, body: Any, expected: Any
+) -> None:
     got = predict.read(as_bytes(body), of).call.inputs["x"]
     np.testing.assert_array_equal(got, np.array(expected, got.dtype))
 
@@ -138,9 +140,9 @@ def test_errors_have_tensorflow_serving_s_own_texts(of: Schema, body: Any, messa
     ],
 )
 def test_errors_name_the_field_and_the_value(of: Schema, body: Any, message: str) -> None:
-    told = refused(body, of)
-    assert message in told
-    assert len(told) < 300
+    message_sent = refused(body, of)
+    assert message in message_sent
+    assert len(message_sent) < 300
 
 
 def test_a_long_value_is_cut_in_an_error() -> None:
@@ -148,7 +150,7 @@ def test_a_long_value_is_cut_in_an_error() -> None:
     assert len(refused({"instances": [{"n" * 10**6: 1}]}, ONE)) < 400
 
 
-def test_an_unknown_model_is_told_after_a_body_that_is_no_json() -> None:
+def test_a_body_is_checked_without_a_schema() -> None:
     predict.check_body(b'{"instances": 1}')
     with pytest.raises(ClientError, match="the body is not JSON"):
         predict.check_body(b"{")
@@ -172,7 +174,7 @@ def test_tensorflow_s_own_initialisation_is_a_signature_without_inputs() -> None
         {"inputs": {"a": [2, None], "b": [1, 3]}},
     ],
 )
-def test_what_our_own_dialect_knows_of_a_table_is_read_too(body: Any) -> None:
+def test_null_and_row_lists_of_our_own_dialect_are_accepted(body: Any) -> None:
     inputs = read(body, TABLE)
     np.testing.assert_array_equal(inputs["a"], [2, np.nan])
     np.testing.assert_array_equal(inputs["b"], [1, 3])
@@ -203,7 +205,7 @@ def test_a_body_with_null_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(parsed) == 1
 
 
-def test_half_a_million_values_that_are_unusual_are_read() -> None:
+def test_half_a_million_values_with_nan_are_read() -> None:
     body = b'{"instances": [NaN' + b", 1.5" * 500_000 + b"]}"
     assert predict.read(body, ONE).call.inputs["x"].shape == (500_001,)
 
@@ -256,7 +258,7 @@ def test_the_context_travels_beside_the_examples() -> None:
         (b'{"examples": [{"\xff": 1}]}', "is not UTF-8"),
     ],
 )
-def test_examples_that_are_none_are_refused(body: Any, message: str) -> None:
+def test_invalid_examples_are_refused(body: Any, message: str) -> None:
     with pytest.raises(ClientError) as error:
         examples.read(as_bytes(body))
     assert message in error.value.message

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from client.codecs import Call
-from client.codecs.json import rows as friendly
+from client.codecs.json import rows as own_dialect
 from client.errors import ClientError
 from client.serving.schema import Schema, Signature
 from client.serving.tensors import Array
@@ -46,11 +46,11 @@ for _ in range(65):
 
 
 def read(body: Any, of: Schema) -> Call:
-    return friendly.read(orjson.dumps(body), of).call
+    return own_dialect.read(orjson.dumps(body), of).call
 
 
 def write(outputs: Mapping[str, Array], *, row_form: bool) -> Any:
-    return orjson.loads(friendly.write(outputs, row_form=row_form))
+    return orjson.loads(own_dialect.write(outputs, row_form=row_form))
 
 
 def values(of: Schema, body: Any) -> dict[str, Any]:
@@ -147,7 +147,9 @@ def test_arrays_have_the_signature_s_dtypes() -> None:
         (ANY, {"inputs": DEEP}, "inputs: expected at most 32 nested lists"),
     ],
 )
-def test_a_wrong_request_is_told_where_what_and_why(of: Schema, body: Any, message: str) -> None:
+def test_errors_name_the_field_the_value_and_the_expectation(
+    of: Schema, body: Any, message: str
+) -> None:
     with pytest.raises(ClientError) as error:
         read(body, of)
     assert message in error.value.message
@@ -157,7 +159,7 @@ def test_a_wrong_request_is_told_where_what_and_why(of: Schema, body: Any, messa
 @pytest.mark.parametrize(
     "instances", [[[1, 2], [3, 4]], [{"height": 2, "age": 1}, {"age": 3, "height": 4}]]
 )
-def test_rows_of_numbers_travel_as_one_matrix_if_the_model_has_a_signature_for_it(
+def test_rows_of_numbers_become_one_matrix_if_the_model_has_a_signature_for_it(
     instances: Any,
 ) -> None:
     request = read({"instances": instances}, DENSE)
@@ -229,7 +231,7 @@ NEVER = "; the model has seen no missing value there"
         ),
     ],
 )
-def test_null_elsewhere_is_told_to_be_none_of_the_model_s_values(body: Any, message: str) -> None:
+def test_null_is_refused_in_columns_without_missing_values(body: Any, message: str) -> None:
     with pytest.raises(ClientError) as error:
         read(body, SEEN_MISSING)
     assert message in error.value.message
@@ -244,7 +246,7 @@ def test_null_elsewhere_is_told_to_be_none_of_the_model_s_values(body: Any, mess
         (category("7", missing=True), [None, 7, ""], [b"", b"7", b""]),
     ],
 )
-def test_a_category_may_be_sent_as_what_the_table_holds(
+def test_a_category_may_be_sent_with_its_type_in_the_table(
     of: Schema, sent: list[Any], expected: list[bytes]
 ) -> None:
     assert values(of, {"instances": sent}) == {"x": expected}
@@ -265,14 +267,14 @@ def test_a_category_may_be_sent_as_what_the_table_holds(
         (category("7", missing=True), ["7"]),
     ],
 )
-def test_what_no_category_could_look_like_is_refused(of: Schema, value: Any) -> None:
+def test_values_that_match_no_category_are_refused(of: Schema, value: Any) -> None:
     with pytest.raises(
         ClientError, match=r'instances\[0\]: expected a string or {"b64": "..."}, got'
     ):
         read({"instances": [value]}, of)
 
 
-def test_a_model_that_does_not_describe_itself_has_no_column_order() -> None:
+def test_a_model_without_a_description_has_no_column_order() -> None:
     undescribed = schema(a=spec("FLOAT", None), b=spec("FLOAT", None))
     with pytest.raises(ClientError, match=r"instances\[0\]: expected an object with a, b"):
         read({"instances": [[1, 2]]}, undescribed)
@@ -301,7 +303,7 @@ def test_a_scalar_output_is_a_plain_value() -> None:
     assert write(scalars, row_form=False) == {"outputs": {"n": 3, "y": 1.5}}
 
 
-def test_bytes_that_are_no_text_and_outputs_called_bytes_travel_as_base64() -> None:
+def test_bytes_that_are_not_utf_8_and_outputs_named_bytes_become_base64() -> None:
     assert write({"y": np.array([b"\xff"], object)}, row_form=True) == {
         "predictions": [{"b64": "/w=="}]
     }
@@ -312,6 +314,19 @@ def test_bytes_that_are_no_text_and_outputs_called_bytes_travel_as_base64() -> N
 
 def test_outputs_of_unequal_length_have_no_rows() -> None:
     outputs = {"y": np.array([1.0]), "z": np.array([1.0, 2.0])}
-    with pytest.raises(ClientError, match='ask with "inputs"'):
+    with pytest.raises(ClientError, match='send "inputs" instead'):
         write(outputs, row_form=True)
     assert set(write(outputs, row_form=False)["outputs"]) == {"y", "z"}
+
+
+@pytest.mark.parametrize(
+    ("body", "key"),
+    [
+        (b'{"instances": [{"age": 1, "age": 2, "height": 3}]}', "age"),
+        (b'{"inputs": {"age": [1], "height": [3], "height": [4]}}', "height"),
+        (b'{"instances": [[1, 2]], "instances": [[3, 4]]}', "instances"),
+    ],
+)
+def test_a_key_that_an_object_has_twice_is_named(body: bytes, key: str) -> None:
+    with pytest.raises(ClientError, match=f'duplicate key "{key}"'):
+        own_dialect.read(body, TABLE)

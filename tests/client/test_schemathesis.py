@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.support import mixed, processes
+from tests.support import forked, mixed, processes
 from tests.support.caller import model_config, models_config
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
-REQUESTS = 3000
+REQUESTS = 2000
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,10 @@ def url(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     paths = (folder / "flats", trained_models / "breast_cancer")
     config = models_config(*map(model_config, paths))
     with (
-        processes.model_server(folder, config) as server,
-        processes.client(folder / "client", server, CLIENT_MODEL="flats") as url,
+        forked.model_server(folder, config) as server,
+        forked.client(
+            folder / "client", server, CLIENT_MODEL="flats", CLIENT_LOG=str(folder / "predictions")
+        ) as url,
     ):
         assert requests.get(f"{url}/v1/models/breast_cancer/metadata", timeout=30).ok
         yield url

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from tensorflow_serving.apis import get_model_metadata_pb2
 
 from client import AsyncServingClient, ClientError, ServingClient
 from client.errors import (
@@ -18,6 +19,7 @@ from client.errors import (
     UnavailableError,
 )
 from client.serving.client import Target
+from client.serving.flows import Dialogue
 from tests.conftest import Starter
 from tests.support import mixed, processes
 from tests.support.link import Link
@@ -27,13 +29,13 @@ TABLE = breast_cancer()
 
 
 @pytest.fixture
-def server(model_server: str) -> Iterator[ServingClient]:
-    with ServingClient(model_server) as server:
-        yield server
+def client(model_server: str) -> Iterator[ServingClient]:
+    with ServingClient(model_server) as client:
+        yield client
 
 
-def test_arrays_go_in_and_arrays_come_out(server: ServingClient) -> None:
-    reply = server.predict(
+def test_arrays_go_in_and_arrays_come_out(client: ServingClient) -> None:
+    reply = client.predict(
         "breast_cancer", {"features": TABLE.features[:2]}, signature_name="dense"
     )
     assert reply.version == 1
@@ -42,11 +44,11 @@ def test_arrays_go_in_and_arrays_come_out(server: ServingClient) -> None:
     assert reply.outputs["label"].tolist() == ["malignant", "malignant"]
 
 
-def test_lists_and_other_number_types_are_taken(server: ServingClient) -> None:
+def test_lists_and_other_number_types_are_accepted(client: ServingClient) -> None:
     row = [round(value) for value in TABLE.features[0]]
     inputs = {name: [value] for name, value in zip(TABLE.columns, row, strict=True)}
-    one = server.predict("breast_cancer", inputs)
-    other = server.predict("breast_cancer", {"features": [row]}, signature_name="dense")
+    one = client.predict("breast_cancer", inputs)
+    other = client.predict("breast_cancer", {"features": [row]}, signature_name="dense")
     np.testing.assert_allclose(one.outputs["logit"], other.outputs["logit"])
 
 
@@ -59,22 +61,22 @@ def test_lists_and_other_number_types_are_taken(server: ServingClient) -> None:
         ({}, "Missing but required: {features}"),
     ],
 )
-def test_inputs_that_do_not_fit_are_typed_errors(
-    server: ServingClient, inputs: dict[str, Any], message: str
+def test_unsuitable_inputs_raise_typed_errors(
+    client: ServingClient, inputs: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ClientError) as error:
-        server.predict("breast_cancer", inputs, signature_name="dense")
+        client.predict("breast_cancer", inputs, signature_name="dense")
     assert message in error.value.message
     assert error.value.status == 400
 
 
-def test_an_unknown_signature_is_the_server_s_to_refuse(server: ServingClient) -> None:
+def test_the_server_refuses_an_unknown_signature(client: ServingClient) -> None:
     with pytest.raises(ServerError, match='Serving signature key "x" not found'):
-        server.predict("breast_cancer", {"features": [[1.0] * 30]}, signature_name="x")
+        client.predict("breast_cancer", {"features": [[1.0] * 30]}, signature_name="x")
 
 
-def test_the_schema_is_what_the_model_says_of_itself(server: ServingClient) -> None:
-    schema = server.schema("breast_cancer")
+def test_the_schema_equals_the_model_s_description(client: ServingClient) -> None:
+    schema = client.schema("breast_cancer")
     assert schema.version == 1
     assert str(schema.signatures["dense"].inputs["features"]) == "float32 [any, 30]"
     description = schema.description
@@ -89,9 +91,9 @@ def test_the_schema_is_what_the_model_says_of_itself(server: ServingClient) -> N
     assert radius.minimum < radius.class_means[1] < radius.mean < radius.class_means[0]
 
 
-def test_a_version_that_is_not_there(server: ServingClient) -> None:
+def test_a_missing_version(client: ServingClient) -> None:
     with pytest.raises(ServerError) as error:
-        server.schema(Target("breast_cancer", 5))
+        client.schema(Target("breast_cancer", 5))
     assert error.value.status == 404
 
 
@@ -99,10 +101,10 @@ def test_calls_are_observed(model_server: str) -> None:
     seen: list[tuple[str, str]] = []
     with ServingClient(
         model_server, observe=lambda rpc, code, seconds: seen.append((rpc, code.name))
-    ) as server:
-        server.status("breast_cancer")
+    ) as client:
+        client.status("breast_cancer")
         with pytest.raises(ClientError):
-            server.status("nosuch")
+            client.status("nosuch")
     assert seen == [("GetModelStatus", "OK"), ("GetModelStatus", "NOT_FOUND")]
 
 
@@ -111,23 +113,23 @@ COLUMNS = dict(zip(TABLE.columns, TABLE.features[:3].T, strict=True))
 
 @pytest.mark.parametrize("columns", [list(TABLE.columns), sorted(TABLE.columns)])
 @pytest.mark.parametrize("signature_name", ["serving_default", "dense"])
-def test_a_frame_s_columns_go_by_their_names(
-    server: ServingClient, signature_name: str, columns: list[str]
+def test_columns_of_a_frame_are_matched_by_name(
+    client: ServingClient, signature_name: str, columns: list[str]
 ) -> None:
     rows = {"features": TABLE.features[:3]}
-    expected = server.predict("breast_cancer", rows, signature_name="dense").outputs["logit"]
+    expected = client.predict("breast_cancer", rows, signature_name="dense").outputs["logit"]
     frame = pl.DataFrame({name: COLUMNS[name] for name in columns})
-    reply = server.predict("breast_cancer", frame, signature_name=signature_name)
+    reply = client.predict("breast_cancer", frame, signature_name=signature_name)
     np.testing.assert_allclose(reply.outputs["logit"], expected)
 
 
-def test_one_array_is_the_only_input_or_the_matrix_of_the_table(server: ServingClient) -> None:
+def test_one_array_is_the_only_input_or_the_matrix_of_the_table(client: ServingClient) -> None:
     rows = TABLE.features[:3]
-    one = server.predict("breast_cancer", rows).outputs["logit"]
-    other = server.predict("breast_cancer", rows.tolist(), signature_name="dense").outputs["logit"]
+    one = client.predict("breast_cancer", rows).outputs["logit"]
+    other = client.predict("breast_cancer", rows.tolist(), signature_name="dense").outputs["logit"]
     np.testing.assert_array_equal(one, other)
     with pytest.raises(InvalidArgumentError, match="explain has several inputs"):
-        server.predict("breast_cancer", rows, signature_name="explain")
+        client.predict("breast_cancer", rows, signature_name="explain")
 
 
 @pytest.mark.parametrize(
@@ -138,43 +140,81 @@ def test_one_array_is_the_only_input_or_the_matrix_of_the_table(server: ServingC
         ({"mean_radius": ["a"] * 3}, "input mean_radius: expected float32, got 'a'"),
     ],
 )
-def test_a_frame_that_does_not_fit_is_told_by_column(
-    server: ServingClient, change: dict[str, Any], message: str
+def test_errors_of_a_frame_name_the_column(
+    client: ServingClient, change: dict[str, Any], message: str
 ) -> None:
     columns = {name: v for name, v in {**COLUMNS, **change}.items() if v is not None}
     with pytest.raises(InvalidArgumentError) as error:
-        server.predict("breast_cancer", pl.DataFrame(columns))
+        client.predict("breast_cancer", pl.DataFrame(columns))
     assert message in error.value.message
 
 
-def test_only_the_outputs_that_are_wanted_come(server: ServingClient) -> None:
-    reply = server.predict("breast_cancer", TABLE.features[:2], output_filter=["logit"])
+def test_only_requested_outputs_are_returned(client: ServingClient) -> None:
+    reply = client.predict("breast_cancer", TABLE.features[:2], output_filter=["logit"])
     assert list(reply.outputs) == ["logit"]
 
 
-def test_errors_have_kinds(model_server: str) -> None:
+def test_errors_have_types(model_server: str) -> None:
     link = Link(model_server)
-    with ServingClient(link.address) as server:
+    with ServingClient(link.address) as client:
         with pytest.raises(NotFoundError):
-            server.predict("nosuch", [1.0])
+            client.predict("nosuch", [1.0])
         with pytest.raises(InvalidArgumentError):
-            server.predict("breast_cancer", {"rows": [[1.0]]}, signature_name="dense")
+            client.predict("breast_cancer", {"rows": [[1.0]]}, signature_name="dense")
         link.hold()
         with pytest.raises(DeadlineExceededError):
-            server.predict("breast_cancer", TABLE.features, timeout=0.1)
+            client.predict("breast_cancer", TABLE.features, timeout=0.1)
         link.close()
         with pytest.raises(UnavailableError):
-            server.predict("breast_cancer", TABLE.features)
+            client.predict("breast_cancer", TABLE.features)
 
 
-def test_the_same_with_asyncio(model_server: str, server: ServingClient) -> None:
+def test_calls_over_a_closed_connection_may_be_tried_elsewhere(model_server: str) -> None:
+    rows = TABLE.features[:1]
+
+    async def ask() -> None:
+        link = Link(model_server)
+        async with AsyncServingClient(link.address) as client:
+            (server,) = client.pool.servers
+            assert (await client.predict("breast_cancer", rows, server=server)).version == 1
+            link.hold()
+            in_flight = asyncio.create_task(client.predict("breast_cancer", rows, server=server))
+            await asyncio.sleep(0.2)
+            await server.close()
+            with pytest.raises(UnavailableError, match=r"the connection to .* was closed"):
+                await in_flight
+            with pytest.raises(UnavailableError, match=r"the connection to .* was closed"):
+                await client.predict("breast_cancer", rows, server=server)
+        link.close()
+
+    asyncio.run(ask())
+
+
+def test_a_version_not_found_while_its_description_is_read_is_an_error(
+    client: ServingClient,
+) -> None:
+    reply = get_model_metadata_pb2.GetModelMetadataResponse()
+    reply.metadata["signature_def"].Pack(client.schema("breast_cancer").definition)
+    dialogue = Dialogue()
+    for _ in range(2):  # nothing is remembered
+        steps = dialogue.schema(Target("breast_cancer"))
+        next(steps)
+        step = steps.send(reply)
+        for _ in range(2):  # another server behind the same address may have it
+            assert step[1].model_spec.signature_name == "describe"
+            step = steps.throw(NotFoundError("Servable not found"))
+        with pytest.raises(NotFoundError):
+            steps.throw(NotFoundError("Servable not found"))
+
+
+def test_the_same_with_asyncio(model_server: str, client: ServingClient) -> None:
     async def ask() -> None:
         async with AsyncServingClient(model_server) as other:
             rows = TABLE.features[:4]
             one, two = await asyncio.gather(
                 other.predict("breast_cancer", rows), other.predict("breast_cancer", rows[:1])
             )
-            expected = server.predict("breast_cancer", rows).outputs["logit"]
+            expected = client.predict("breast_cancer", rows).outputs["logit"]
             np.testing.assert_allclose(one.outputs["logit"], expected, rtol=1e-5)
             np.testing.assert_allclose(two.outputs["logit"], expected[:1], rtol=1e-5)
             assert (await other.schema("breast_cancer")).version == 1
@@ -187,33 +227,33 @@ def test_the_same_with_asyncio(model_server: str, server: ServingClient) -> None
     asyncio.run(ask())
 
 
-def test_what_a_model_looks_like_is_asked_once_and_anew_when_it_changes(
+def test_the_schema_is_fetched_once_and_again_after_a_change(
     tmp_path: Path, starter: Starter
 ) -> None:
     mixed.publish(tmp_path / "m", 1, mixed.COLUMNS[:1])
     running = starter.model_server("--model_name=m", f"--model_base_path={tmp_path / 'm'}")
     processes.wait_for(lambda: processes.is_serving(running.address), "the model is loaded")
     calls: list[str] = []
-    with ServingClient(running.address, observe=lambda rpc, *_: calls.append(rpc)) as server:
+    with ServingClient(running.address, observe=lambda rpc, *_: calls.append(rpc)) as client:
         old = pl.DataFrame({"Age (years)": [40.0]})
         for _ in range(3):
-            assert server.predict("m", old).version == 1
+            assert client.predict("m", old).version == 1
         assert calls == ["GetModelMetadata", "Predict", "Predict", "Predict", "Predict"]
         mixed.publish(tmp_path / "m", 2, mixed.COLUMNS[:2])
         new = old.with_columns(income=None).cast(pl.Float64)
 
         def is_new() -> bool:
             try:
-                return server.predict("m", new).version == 2
+                return client.predict("m", new).version == 2
             except InvalidArgumentError:
                 return False
 
         processes.wait_for(is_new, "the new version is served")
         with pytest.raises(InvalidArgumentError, match='column "income" is missing'):
-            server.predict("m", old)
+            client.predict("m", old)
 
 
-def test_gaps_and_numbers_in_columns_of_text_are_what_the_model_calls_them(
+def test_missing_values_and_numbers_in_text_columns_are_converted(
     tmp_path: Path, starter: Starter
 ) -> None:
     mixed.publish(tmp_path / "m")
@@ -230,10 +270,10 @@ def test_gaps_and_numbers_in_columns_of_text_are_what_the_model_calls_them(
             "balcony": [True, False],
         }
     )
-    with ServingClient(running.address) as server:
-        shares = server.predict("m", frame, signature_name="explain").outputs["contribution"]
+    with ServingClient(running.address) as client:
+        shares = client.predict("m", frame, signature_name="explain").outputs["contribution"]
         gone = mixed.MISSING
         expected = [[0.4, 3.5, 1, 1, 1, 1, 1], [0.4, gone, 2, gone, gone, 0, 0]]
         np.testing.assert_allclose(shares, expected, rtol=1e-6)
         with pytest.raises(InvalidArgumentError, match="input city: expected strings, got None"):
-            server.predict("m", frame.with_columns(city=pl.lit(None, pl.String)))
+            client.predict("m", frame.with_columns(city=pl.lit(None, pl.String)))

@@ -1,29 +1,34 @@
-"""Several model servers behind one client: they need not agree, and one may not answer."""
+"""Several model servers behind one client, which may disagree or not answer."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
 import requests
 
+from client.serving.pool import ServerPool
 from tests.conftest import Starter
 from tests.support import affine, processes
 from tests.support.callers import Callers
 from tests.support.processes import Running
+from tests.support.refusing import Refusing
 
 X = 3.0
 BODY = json.dumps({"instances": [X]}).encode()
 
 
 def is_affine(status: int, headers: dict[str, str], body: bytes) -> str:
-    """Each version adds its own number, so it can be told who has computed an answer."""
+    """Each version adds its own number, so an answer shows its version."""
     if status != 200:
         return body.decode()
     version = float(headers["x-model-version"])
@@ -56,9 +61,58 @@ def test_one_caller_is_answered_by_both_servers_in_turns(tmp_path: Path, starter
         base = f"--model_base_path={tmp_path / f'{version}/m'}"
         servers.append(serve(starter, "--model_name=m", base))
     url = f"{client_of(starter, servers).address}/v1/models/m:predict"
-    replies = [requests.post(url, data=BODY, timeout=10) for _ in range(20)]
+    replies = [requests.post(url, data=BODY, timeout=10) for _ in range(40)]
     versions = [reply.headers["X-Model-Version"] for reply in replies]
-    assert min(versions.count("1"), versions.count("2")) >= 8, versions
+    assert min(versions.count("1"), versions.count("2")) >= 10, versions
+
+
+def test_a_few_slow_calls_say_nothing_and_most_say_it_for_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    async def turns(seconds: list[float]) -> float:
+        """Return the share of the second of two servers after these durations of its calls."""
+        pool = ServerPool("127.0.0.1:1,127.0.0.1:2", None)
+        first, second = pool.servers
+        for duration in seconds:
+            pool.observe(first, "Predict", grpc.StatusCode.OK, 0.001)
+            pool.observe(second, "Predict", grpc.StatusCode.OK, duration)
+        nonlocal now
+        picked = [pool.pick() for _ in range(100)]
+        now += 10
+        later = [pool.pick() for _ in range(100)]
+        await pool.close()
+        assert later.count(second) == 50
+        return picked.count(second) / 100
+
+    assert asyncio.run(turns([0.5])) == 0.5
+    assert asyncio.run(turns([0.5, 0.5, 0.001, 0.5, 0.5])) == 0.5
+    assert asyncio.run(turns([0.001] * 9 + [0.5] * 4)) == 0.5
+    assert asyncio.run(turns([0.5] * 9 + [0.001] * 4)) == 0
+    assert asyncio.run(turns([0.003] * 9)) == 0.5
+    assert asyncio.run(turns([0.03] * 5)) == 0
+
+
+@pytest.mark.parametrize("number", [1, 8])
+def test_a_slow_server_gets_less(tmp_path: Path, starter: Starter, number: int) -> None:
+    servers = []
+    for version, seconds in ((1, 0.0), (2, 0.1)):
+        affine.publish(tmp_path / f"{version}/m", version, seconds)
+        base = f"--model_base_path={tmp_path / f'{version}/m'}"
+        servers.append(serve(starter, "--model_name=m", base))
+    url = f"{client_of(starter, servers).address}/v1/models/m:predict"
+    versions: Counter[str] = Counter()
+
+    def count(status: int, headers: dict[str, str], body: bytes) -> str:
+        versions[headers.get("x-model-version", "")] += 1
+        return is_affine(status, headers, body)
+
+    with Callers(url, BODY, count, number) as callers:
+        until(callers, 300)
+    assert callers.failures() == {}
+    assert 1 <= versions["2"] < 0.2 * versions["1"], versions
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -127,7 +181,7 @@ def test_labels_that_move_at_different_moments_fail_nobody(
 def with_one(
     tmp_path: Path, starter: Starter, act: Callable[[Running], None], seconds: float
 ) -> tuple[Callers, int]:
-    """Do something to one of two servers; returns the callers, and the answers during that."""
+    """Disturb one of two servers; return the callers and the answers meanwhile."""
     affine.publish(tmp_path / "m", 1)
     flags = ("--model_name=m", f"--model_base_path={tmp_path / 'm'}")
     servers = [serve(starter, *flags) for _ in range(2)]
@@ -164,3 +218,67 @@ def test_a_server_that_dies_fails_nobody(tmp_path: Path, starter: Starter) -> No
     callers, during = with_one(tmp_path, starter, lambda server: server.process.kill(), 2)
     assert callers.failures() == {}
     assert during > 100
+
+
+# A server that stops cancels its calls.
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+def test_a_server_that_refuses_calls_is_left_alone_until_it_answers_a_probe(
+    tmp_path: Path, starter: Starter, code: grpc.StatusCode
+) -> None:
+    affine.publish(tmp_path / "1/m", 1)
+    affine.publish(tmp_path / "2/m", 2)
+    servers = [
+        serve(starter, "--model_name=m", f"--model_base_path={tmp_path / f'{number}/m'}")
+        for number in (1, 2)
+    ]
+    versions: Counter[str] = Counter()
+
+    def count(status: int, headers: dict[str, str], body: bytes) -> str:
+        versions[headers.get("x-model-version", "")] += 1
+        return is_affine(status, headers, body)
+
+    with Refusing(servers[1].address) as refusing:
+        client = client_of(
+            starter, [servers[0], Running(servers[1].process, servers[1].log, refusing.address)]
+        )
+        with Callers(f"{client.address}/v1/models/m:predict", BODY, count, 8) as callers:
+            until(callers, 200)
+            assert versions["2"] > 0
+            refusing.code, refusing.refuses = code, True
+            processes.wait_for(lambda: refusing.refused["Predict"], "calls are refused")
+            # gRPC retries a call twice; calls that were in flight together may all be refused.
+            processes.wait_for(lambda: refusing.refused["GetModelStatus"] >= 2, "it is probed")
+            predicted, probed = refusing.refused["Predict"], refusing.refused["GetModelStatus"]
+            until(callers, 300)
+            time.sleep(1)
+            assert refusing.refused["Predict"] == predicted
+            assert refusing.refused["GetModelStatus"] > probed
+            refusing.refuses = False
+            before = versions["2"]
+            processes.wait_for(lambda: versions["2"] > before, "it is called again")
+    assert callers.failures() == {}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/predict", b"x\n3\n"),  # a table
+        ("GET", "/v1/models/m/metadata", b""),
+        ("GET", "/v1/models/m", b""),
+    ],
+)
+def test_a_request_goes_to_another_server_than_one_that_stops(
+    tmp_path: Path, starter: Starter, method: str, path: str, body: bytes
+) -> None:
+    affine.publish(tmp_path / "m", 1)
+    base = f"--model_base_path={tmp_path / 'm'}"
+    servers = [serve(starter, "--model_name=m", base) for _ in range(2)]
+    with Refusing(servers[1].address) as stopping:
+        known = Running(servers[1].process, servers[1].log, stopping.address)
+        url = f"{client_of(starter, [servers[0], known]).address}{path}"
+        stopping.code, stopping.refuses = grpc.StatusCode.CANCELLED, True
+        for _ in range(4):
+            headers = {"Content-Type": "text/csv"}
+            reply = requests.request(method, url, data=body, headers=headers, timeout=20)
+            assert reply.status_code == 200, reply.text
+        assert stopping.refused

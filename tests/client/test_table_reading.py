@@ -1,4 +1,4 @@
-"""One rule for reading cells, in every form of a table; and what is passed through beside them."""
+"""One rule for reading cells in every table format, and columns that are passed through."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import datetime
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ MIN = -(2**63)
 
 
 def customers(label_name: str = "churn") -> Schema:
-    """A model with a column of every kind, each of which takes missing values."""
+    """A model with a column of every kind, each with missing values."""
     inputs = {c.name: TensorSpec(DTYPES.get(c.name, DOUBLE), (None,)) for c in COLUMNS}
     return schemas.labelled(schemas.describing(schemas.schema(**inputs), *COLUMNS), label_name)
 
@@ -132,7 +133,7 @@ def test_separators_within_quotes_do_not_count() -> None:
         assert rows.call.inputs["features"].tolist() == [[1, 2.5], [3, 4]]
 
 
-@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
 def test_a_matrix_of_numbers_may_have_decimal_commas(separator: str) -> None:
     text = "a,b,c\n1.5,2,-3e2\n4,5.25,6\n".replace(",", separator).replace(".", ",")
     reader = table_reader(CSV, TableLayout.of(schemas.numeric()), TableOptions())
@@ -221,6 +222,54 @@ def test_dates_are_days(text: str, days: float | None) -> None:
     assert found == (None if days is None else pytest.approx(days, abs=1e-9))
 
 
+@pytest.mark.parametrize(
+    ("text", "form", "days"),
+    [
+        ("03/04/2024", "month/day/year", 19786.0),
+        ("03/04/2024 06:00", "day/month/year", 19816.25),
+        ("13/04/2024", "month/day/year", None),
+        ("20240301", "%Y%m%d", 19783.0),
+        ("1 Mar 2024 06:00", "%d %b %Y %H:%M", 19783.25),
+        ("2024-03-01", "%d/%m/%Y", 19783.0),
+        ("25/12/2024", "%m/%d/%Y", None),
+    ],
+)
+def test_dates_are_read_in_the_form_that_training_read(
+    text: str, form: str, days: float | None
+) -> None:
+    assert days_of(text, form) == days
+
+
+def test_cells_are_read_as_training_read_them() -> None:
+    assert MODEL.description is not None
+    columns = (
+        replace(c, marks=frozenset({"-999", "unknown"}), form="%d.%m.%y" * (c.name == "since"))
+        for c in MODEL.description.columns
+    )
+    layout = TableLayout.of(schemas.describing(MODEL, *columns))
+    reader = table_reader(CSV, layout, TableOptions())
+    body = HEADER + "-999,01.03.24,unknown,2,true\n40.5,unknown,gold,-999,true\n"
+    (rows,) = [*reader.feed(body.encode()), *reader.finish()]
+    found = {name: values.tolist() for name, values in of(rows).items()}
+    assert found["plan"] == [b"", b"gold"]
+    assert found["rooms"] == [2, -(2**63)]
+    np.testing.assert_array_equal(found["age"], [np.nan, 40.5])
+    np.testing.assert_array_equal(found["since"], [19783.0, np.nan])
+
+
+@pytest.mark.parametrize("body", [b"a,b\n1,-999\n", b"a;b\n1,5;n,v\n"])
+def test_a_mark_of_digits_or_with_a_comma_is_missing_in_a_table_of_numbers(body: bytes) -> None:
+    model = schemas.numeric("a", "b")
+    assert model.description is not None
+    marked = (
+        replace(column, missing=True, marks=frozenset({"-999", "n,v"}))
+        for column in model.description.columns
+    )
+    reader = table_reader(CSV, TableLayout.of(schemas.describing(model, *marked)), TableOptions())
+    (rows,) = [*reader.feed(body), *reader.finish()]
+    assert "nan" in str(of(rows))
+
+
 def test_days_are_shown_as_dates() -> None:
     assert text_of(19783) == "2024-03-01"
     assert text_of(19783.5) == "2024-03-01T12:00:00Z"
@@ -307,6 +356,7 @@ def test_float64_columns_keep_their_digits() -> None:
             HEADER.replace(",", ";") + "1,5;;;;\n1.5;;;;\n",
             'line 3, column "age": expected a decimal comma as in other rows, got "1.5"',
         ),
+        (HEADER.replace(",", "|") + "1,5 kg||||\n", 'expected float64, got "1,5 kg"'),
         ("sep=;\nage;since;plan;rooms\n", 'line 2: column "garden" is missing'),
         ("age,Age,since,plan,rooms,garden\n", 'unknown column "Age"; the columns are age, since,'),
         (b"PK\x03\x04" + b"x" * 99, "got a zip archive or an Excel workbook"),
@@ -388,6 +438,11 @@ def test_a_table_of_nothing_but_bad_rows_is_answered_with_their_errors(accept: s
     assert found.count(b"expected float64") == 40
 
 
+def test_a_key_that_a_line_has_twice_is_named() -> None:
+    line = json.dumps(PLAIN_JSON)
+    assert refused(NDJSON, f'{line}\n{line[:-1]}, "age": 2}}\n') == 'line 2: duplicate key "age"'
+
+
 def test_bad_lines_of_json_have_their_errors_in_their_place() -> None:
     good = json.dumps(PLAIN_JSON)
     lines = (
@@ -444,6 +499,12 @@ def test_a_column_that_is_not_there_cannot_be_passed_through(
 def test_a_column_with_an_output_s_name_is_not_passed_through() -> None:
     body = HEADER.strip() + ",y\n1,,,,,5\n"
     assert 'column "y" cannot be passed through' in refused(CSV, body, TableOptions(keep_all=True))
+
+
+def test_a_column_named_error_is_not_passed_through_beside_errors() -> None:
+    body = HEADER.strip() + ",error\n1,,,,,5\n"
+    options = TableOptions(keep=("error",), errors_in_rows=True)
+    assert 'column "error" cannot be returned with on_error=row' in refused(CSV, body, options)
 
 
 def test_npy_holds_neither_names_nor_errors() -> None:

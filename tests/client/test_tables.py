@@ -48,7 +48,7 @@ from client.serving.tensors import STRING
 from tests.client import schemas
 from tests.client.bodies import npy as as_npy
 from tests.conftest import Starter
-from tests.support import mixed, processes
+from tests.support import forked, mixed, processes
 from tests.support.caller import model_config, models_config
 from tests.support.tables import breast_cancer
 
@@ -132,7 +132,7 @@ def server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     folder = tmp_path_factory.mktemp("tables")
     mixed.publish(folder / "flats")
     paths = (folder / "flats", trained_models / "breast_cancer")
-    with processes.model_server(folder, models_config(*map(model_config, paths))) as address:
+    with forked.model_server(folder, models_config(*map(model_config, paths))) as address:
         yield address
 
 
@@ -144,7 +144,7 @@ def connection(server: str) -> Iterator[ServingClient]:
 
 @pytest.fixture(scope="module")
 def url(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with processes.client(tmp_path_factory.mktemp("client") / "log", server) as address:
+    with forked.client(tmp_path_factory.mktemp("client") / "log", server) as address:
         yield address
 
 
@@ -222,8 +222,8 @@ def test_a_table_may_be_gzipped_in_parts_and_holds_up_nobody(
     assert len(reply.content.splitlines()) == 1 + len(ROWS)
     reply = ask(data=gzip.compress(body) + bytes(10**6), headers=gzipped)
     assert reply.status_code == 400
-    assert "the body is not what Content-Encoding says" in reply.json()["error"]
-    # Members with nothing in them are no way round the limit of what may be sent.
+    assert "the body does not match its Content-Encoding" in reply.json()["error"]
+    # Empty gzip members do not circumvent the limit.
     limited = starter.client(server, CLIENT_MAX_TABLE_BYTES="1000000").address
     nothing = gzip.compress(b"", 0) * 60_000
     reply = requests.post(f"{limited}/predict", data=nothing, headers=gzipped, timeout=60)
@@ -231,7 +231,7 @@ def test_a_table_may_be_gzipped_in_parts_and_holds_up_nobody(
         413,
         "the body is too large; expected at most 1000000 bytes",
     )
-    # A hundred times what was sent, most of it nothing: others are answered meanwhile.
+    # A hundred times its size, mostly empty: others are answered meanwhile.
     blank = gzip.compress(body.split(b"\n")[0] + b"\n" * 60_000_000 + body.split(b"\n")[1] + b"\n")
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(ask, data=blank, headers=gzipped)
@@ -317,7 +317,7 @@ FLATS: dict[str, list[Any]] = {
 }
 
 
-# The shares that tests/mixed.py tells, and the bias.
+# The contributions of tests/support/mixed.py, and the bias.
 LOGITS = [
     0.4 + 3.505 + 1 + 1 + 1 + 1 + 1 - 3,
     0.015 - 2 + 2 - 2 - 2 + 2 + 0 - 3,
@@ -331,7 +331,7 @@ def test_columns_of_every_kind_and_missing_values(url: str) -> None:
             "balcony": pa.array(FLATS["balcony"]),
             "rooms": pa.array(FLATS["rooms"], pa.int64()),
             "garden": pa.array(FLATS["garden"], pa.large_string()),
-            # What pandas makes of categories that are numbers.
+            # pandas writes categories that are numbers so.
             "district": pa.array([42, None, 13], pa.int16()),
             "city": pa.array(FLATS["city"]).dictionary_encode(),
             "income": pa.array([350.5, float("nan"), 2.0], pa.float64()),

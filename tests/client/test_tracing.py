@@ -80,7 +80,7 @@ class Collector:
 
 
 class Proxy(grpc.GenericRpcHandler):
-    """A gRPC server before the real one: it notes the metadata, and holds calls up if told to.
+    """A gRPC server before the real one: it records the metadata, and delays calls on request.
 
     Attributes:
         address: where it listens.
@@ -139,7 +139,7 @@ def post(client: Running, path: str = "/predict", **headers: str) -> requests.Re
 
 
 def warm(client: Running, proxy: Proxy) -> None:
-    """Let the client learn the model, in a trace that nobody wants."""
+    """Let the client learn the model, in an unsampled trace."""
     assert post(client, traceparent=NOT_SAMPLED).status_code == 200
     proxy.traces.clear()
 
@@ -198,7 +198,7 @@ def test_spans_continue_the_callers_trace_and_a_stop_sends_them(
     assert {span.status.code for span in asked} == {2}
 
 
-def test_who_does_not_want_a_trace_gets_none_and_the_server_is_told(
+def test_an_unsampled_request_has_no_trace(
     proxy: Proxy, collector: Collector, starter: Starter
 ) -> None:
     client = starter.client(proxy.address, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
@@ -277,7 +277,7 @@ def test_a_table_is_one_span_until_its_last_row_is_sent(
 
 
 @pytest.mark.parametrize("how", ["refuses", "stalls"])
-def test_a_collector_that_is_away_costs_no_request_and_hardly_a_stop(
+def test_an_unreachable_collector_costs_no_request(
     model_server: str, starter: Starter, how: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -347,7 +347,7 @@ TIMING = re.compile(r"total;dur=([\d.]+), queue;dur=([\d.]+), server;dur=([\d.]+
     "path",
     ["/predict", "/explain", "/v1/models/breast_cancer:predict", "/v2/models/breast_cancer/infer"],
 )
-def test_replies_tell_how_long_it_took(proxy: Proxy, starter: Starter, path: str) -> None:
+def test_responses_have_server_timing(proxy: Proxy, starter: Starter, path: str) -> None:
     client = starter.client(proxy.address, CLIENT_SERVER_TIMING="true")
     row = breast_cancer().features[:1]
     body: Any = {"instances": row.tolist()}
@@ -372,7 +372,7 @@ def timing(reply: requests.Response) -> tuple[float, float, float]:
     return float(found[1]), float(found[2]), float(found[3])
 
 
-def test_the_time_in_the_queue_is_told_apart_and_errors_tell_theirs(
+def test_server_timing_separates_the_queue_and_covers_errors(
     proxy: Proxy, starter: Starter
 ) -> None:
     client = starter.client(proxy.address, CLIENT_SERVER_TIMING="true")

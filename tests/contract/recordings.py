@@ -42,7 +42,7 @@ def read(kind: str) -> list[Case]:
 
 
 def differences() -> dict[str, Case]:
-    """Return the cases in which our server differs on purpose, by id."""
+    """Return the intended differences of our server, by id."""
     return tomllib.loads((HERE / "differences.toml").read_text(encoding="utf-8"))
 
 

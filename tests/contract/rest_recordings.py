@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from client.http.messages import HttpReply, HttpRequest
+from tests.contract.comparing import TOLERANCE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,7 +22,6 @@ else:
 HERE = Path(__file__).resolve().parent
 CORPUS = HERE / "corpus"
 DIFFERENCES = HERE / "rest_differences.toml"
-TOLERANCE = 1e-6
 
 Json = Any
 

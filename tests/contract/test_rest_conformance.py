@@ -16,7 +16,7 @@ from client.serving.client import ServingClient
 from client.serving.protos import ModelVersionStatus
 from tests.contract import recordings, rest_recordings
 from tests.contract.rest_recordings import Case
-from tests.support import processes
+from tests.support import forked, processes
 
 # Servers are started one after another, so cases that want the same one stand together.
 CASES = sorted(rest_recordings.cases(), key=lambda case: case.server)
@@ -50,7 +50,7 @@ class Clients:
         folder.mkdir()
         setup = recordings.set_up(name, self._models, folder)
         flags = [*setup.flags, f"--rest_api_port={processes.free_port()}"]
-        server = processes.start_model_server(folder / "serving.log", *flags)
+        server = forked.start_model_server(folder / "serving.log", *flags)
         self._stack.callback(server.stop)
         with ServingClient(server.address) as connection:
 
@@ -60,7 +60,7 @@ class Clients:
 
             processes.wait_for(settled, "all versions have loaded or failed")
         cors = "--rest_api_enable_cors_support=true" in setup.flags
-        client = processes.client(
+        client = forked.client(
             folder / "client.log",
             server.address,
             CLIENT_MODEL=setup.models[0],
@@ -78,7 +78,7 @@ def clients(recorded_models: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def ask(address: str, request: HttpRequest) -> HttpReply:
-    """Send a request as it is: no header added, no path put in order."""
+    """Send a request unchanged: no header added, no path normalised."""
     connection = http.client.HTTPConnection(address, timeout=60)
     path = f"{request.path}?{request.query}" if request.query else request.path
     connection.putrequest(request.method, path, skip_accept_encoding=True)

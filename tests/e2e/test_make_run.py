@@ -74,7 +74,8 @@ def test_it_trains_serves_and_stops_and_trains_only_once(tmp_path: Path, starter
     running, url = make_run(starter, models)
     assert [p.name for p in (models / "breast_cancer").iterdir()] == ["1"]
     assert requests.get(f"{url}/readyz", timeout=5).ok
-    assert "<form" in requests.get(url, timeout=5).text
+    assert "diagnosis = benign?" in requests.get(url, timeout=5).text
+    assert requests.get(f"{url}/reports/breast_cancer/1", timeout=5).ok
 
     assert '"label":"malignant"' in run_printed_curl(running)
     assert printed(running, "report") == str(models / "breast_cancer" / "1" / "report.html")

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 
+from serving.servables import session, tensors
 from tests.contract.recordings import CORPUS
 from tests.contract.tf1_models import PREDICT, Signatures, counter, export, signature
 from tests.serving.conftest import Serve, flags_of
@@ -107,7 +108,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _cities(vocabulary: Path) -> Signatures:
     """The index of a city in a vocabulary, which is an asset, by a table of TensorFlow 1."""
     names = v1.placeholder(tf.string, [None], "names")
-    # The collection makes the file part of what is saved.
+    # The collection makes the file part of the SavedModel.
     file = tf.constant(str(vocabulary))
     v1.add_to_collection(v1.GraphKeys.ASSET_FILEPATHS, file)
     table = v1.lookup.StaticVocabularyTable(
@@ -392,6 +393,27 @@ def test_a_tensor_of_undeclared_rank_does_not_crash_the_server(
     reply = server.predict("m", {"x": sent}).outputs["y"]
     assert len(reply.tensor_shape.dim) == rank
     assert server.ask() == ([b"1.000000"], 1)
+
+
+def test_a_graph_does_not_grow_with_the_choices_of_outputs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session, "MAX_CALLABLES", 1)
+    with tf.Graph().as_default() as graph:
+        x = v1.placeholder(tf.float32, None)
+        outputs = [tf.as_string(x).name, tf.as_string(-x).name, tf.negative(x).name]
+    graph_session = session.GraphSession(v1.Session(graph=graph))
+    choices = [outputs[:1], outputs[1:], outputs]
+    sizes = []
+    for _ in range(3):
+        for rank in (1, 40):  # flat and serialized strings
+            value = tf.make_tensor_proto(np.ones(1, np.float32))
+            value.tensor_shape.CopyFrom(tf.TensorShape([1] * rank).as_proto())
+            for choice in choices:
+                graph_session.run([x.name], choice, [tensors.decode(value)])
+        sizes.append(len(graph.get_operations()))
+    graph_session.close()
+    assert sizes[0] == sizes[1] == sizes[2]
 
 
 def test_errors_quote_bytes_that_are_not_utf8(server: Caller) -> None:

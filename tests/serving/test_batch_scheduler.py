@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.batching.batching_session import BatchingSession
 from serving.batching.parameters import BatchingParameters
 from serving.batching.scheduler import BatchScheduler, Queue, Task
 from serving.config.messages_pb2 import BatchingParameters as Message
-from serving.errors import ServingError
+from serving.errors import ServingError, internal
+from serving.servables.session import never
 
 
 def parameters(**values: Any) -> BatchingParameters:
@@ -107,7 +109,7 @@ def test_with_splitting_a_queue_is_full_when_a_part_does_not_fit() -> None:
     assert error.value.code is grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_batch_waits_for_more_rows_no_longer_than_the_timeout() -> None:
+def test_a_batch_waits_for_more_rows_until_the_timeout() -> None:
     scheduler = BatchScheduler(threads=1)
     compute = Doubling()
     queue = scheduler.add_queue(parameters(batch_timeout_micros=300_000), compute)
@@ -119,6 +121,46 @@ def test_a_batch_waits_for_more_rows_no_longer_than_the_timeout() -> None:
     assert compute.sizes == [6]
 
 
+def test_a_timeout_may_be_the_longest_that_there_is() -> None:
+    scheduler = BatchScheduler(threads=1)
+    longest = parameters(batch_timeout_micros=2**63 - 1, max_batch_size=2)
+    queue = scheduler.add_queue(longest, Doubling())
+    (first,) = scheduler.schedule(queue, [np.ones(1)], 1)
+    time.sleep(0.1)  # the thread waits
+    doubled(scheduler, queue, np.ones(1))
+    first.outputs.result(5)
+
+
+class _FailingFirst:
+    """Fails for a row of 0, and computes other rows slowly."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def run(self, feeds: Any, fetches: Any, inputs: Any, cancelled: Any = never) -> list[Any]:
+        if not inputs[0][0]:
+            raise internal("failed")
+        time.sleep(0.3)
+        self.runs += 1
+        return list(inputs)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_split_request_that_fails_ends_after_all_its_batches() -> None:
+    session = _FailingFirst()
+    single = parameters(
+        max_batch_size=2,
+        enable_large_batch_splitting=True,
+        max_execution_batch_size=1,
+    )
+    batching = BatchingSession(session, BatchScheduler(threads=2), single)
+    with pytest.raises(ServingError, match="failed"):
+        batching.run(["x"], ["y"], [np.arange(2.0)])
+    assert session.runs == 1
+
+
 def test_a_batch_that_is_full_does_not_wait() -> None:
     scheduler = BatchScheduler(threads=1)
     long = parameters(batch_timeout_micros=60_000_000, max_batch_size=4)
@@ -128,7 +170,7 @@ def test_a_batch_that_is_full_does_not_wait() -> None:
     assert time.monotonic() - started < 5
 
 
-def test_batches_that_are_due_together_are_computed_together() -> None:
+def test_batches_that_are_due_together_are_computed_in_parallel() -> None:
     """The batches of one request are computed by several threads."""
     scheduler = BatchScheduler(threads=4)
     compute = Doubling(seconds=1.0)
@@ -143,7 +185,7 @@ def test_batches_that_are_due_together_are_computed_together() -> None:
     assert len(compute.threads) == 4
 
 
-def test_a_batch_that_nobody_waits_for_is_not_computed() -> None:
+def test_an_abandoned_batch_is_not_computed() -> None:
     compute, scheduler = Doubling(), BatchScheduler(1)
     queue = scheduler.add_queue(parameters(batch_timeout_micros=200_000), compute)
     gone = scheduler.schedule(queue, [np.ones(2)], 2, cancelled=lambda: True)
@@ -153,7 +195,7 @@ def test_a_batch_that_nobody_waits_for_is_not_computed() -> None:
     assert compute.sizes == []
 
 
-def test_only_the_rows_that_are_waited_for_are_computed() -> None:
+def test_only_rows_whose_callers_still_wait_are_computed() -> None:
     compute, scheduler = Doubling(), BatchScheduler(1)
     queue = scheduler.add_queue(parameters(batch_timeout_micros=200_000), compute)
     scheduler.schedule(queue, [np.ones(2)], 2, cancelled=lambda: True)
@@ -182,17 +224,17 @@ def test_a_removed_queue_leaves_the_others() -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=40),
-    most=st.integers(9, 20),
+    max_rows=st.integers(9, 20),
     splitting=st.booleans(),
     micros=st.sampled_from([0, 500]),
     callers=st.integers(1, 8),
     threads=st.integers(1, 3),
 )
 def test_every_row_is_computed_once_and_returned_to_its_request(
-    sizes: list[int], most: int, splitting: bool, micros: int, callers: int, threads: int
+    sizes: list[int], max_rows: int, splitting: bool, micros: int, callers: int, threads: int
 ) -> None:
     values = {
-        "max_batch_size": most,
+        "max_batch_size": max_rows,
         "max_enqueued_batches": 1000,
         "batch_timeout_micros": micros,
     }
@@ -207,7 +249,7 @@ def test_every_row_is_computed_once_and_returned_to_its_request(
     for rows, reply in zip(requests, replies, strict=True):
         np.testing.assert_array_equal(reply, rows * 2)
     assert sum(compute.sizes) == sum(sizes)
-    assert max(compute.sizes) <= (4 if splitting else most)
+    assert max(compute.sizes) <= (4 if splitting else max_rows)
 
 
 @settings(max_examples=200)
@@ -218,7 +260,7 @@ def test_every_row_is_computed_once_and_returned_to_its_request(
 def test_a_batch_is_padded_to_the_smallest_size_that_holds_it(sizes: list[int], rows: int) -> None:
     allowed = parameters(max_batch_size=sizes[-1], allowed_batch_sizes=sizes)
     rows = min(rows, sizes[-1])
-    padded = allowed.padded(rows)
+    padded = allowed.padded_size(rows)
     assert padded in sizes
     assert rows <= padded
     assert not [size for size in sizes if rows <= size < padded]

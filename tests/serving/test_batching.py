@@ -152,7 +152,7 @@ def test_without_padding_rows_of_unequal_length_fail(counting: Path, batching: B
             )
 
 
-def test_a_large_request_is_split_where_that_is_allowed(counting: Path, batching: Batching) -> None:
+def test_a_large_request_is_split_where_allowed(counting: Path, batching: Batching) -> None:
     server = batching(
         counting,
         "max_batch_size { value: 100 } enable_large_batch_splitting { value: true } "

@@ -1,4 +1,4 @@
-"""Broken versions fail with a clear error, and everything else goes on serving."""
+"""Broken versions fail with a clear error, and the others go on serving."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILES = (
     "assets/settings.txt",
 )
 RECORDS = "assets.extra/tf_serving_warmup_requests"
-# The part of a file that is left: nothing, the first bytes, the middle, almost all.
+# The share of a file that is left.
 CUTS = (0.0, 0.01, 0.3, 0.5, 0.9, 0.999)
 OK, UNKNOWN = 0, 2
 
@@ -66,7 +66,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.mark.parametrize("file", FILES[:3])
 @pytest.mark.parametrize("cut", CUTS)
-def test_a_file_that_ends_too_early(site: Site, file: str, cut: float) -> None:
+def test_a_truncated_file(site: Site, file: str, cut: float) -> None:
     version = site.hidden()
     data = (version / file).read_bytes()
     (version / file).write_bytes(data[: int(len(data) * cut)])
@@ -74,14 +74,14 @@ def test_a_file_that_ends_too_early(site: Site, file: str, cut: float) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_file_that_is_missing(site: Site, file: str) -> None:
+def test_a_missing_file(site: Site, file: str) -> None:
     version = site.hidden()
     (version / file).unlink()
     assert version.name in site.error_of(version)
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_directory_in_the_place_of_a_file(site: Site, file: str) -> None:
+def test_a_directory_instead_of_a_file(site: Site, file: str) -> None:
     version = site.hidden()
     (version / file).unlink()
     (version / file).mkdir()
@@ -89,7 +89,7 @@ def test_a_directory_in_the_place_of_a_file(site: Site, file: str) -> None:
 
 
 @pytest.mark.parametrize("file", [*FILES, "saved_model.pbtxt", RECORDS])
-def test_a_fifo_in_the_place_of_a_file_is_not_opened(site: Site, file: str) -> None:
+def test_a_fifo_instead_of_a_file_is_not_opened(site: Site, file: str) -> None:
     version = site.hidden()
     if file == "saved_model.pbtxt":
         (version / "saved_model.pb").unlink()
@@ -108,7 +108,7 @@ def test_a_link_to_a_device_is_not_opened(site: Site, file: str) -> None:
 
 
 @pytest.mark.parametrize("file", FILES[:3])
-def test_a_file_of_other_bytes(site: Site, file: str) -> None:
+def test_a_file_of_garbage(site: Site, file: str) -> None:
     version = site.hidden()
     size = (version / file).stat().st_size
     (version / file).write_bytes(bytes(n * 7919 % 256 for n in range(size)))
@@ -123,17 +123,17 @@ def test_an_empty_directory(site: Site) -> None:
     assert error.startswith("Specified file path does not appear to contain a SavedModel bundle")
 
 
-def test_a_text_file_of_a_graph_that_does_not_parse(site: Site) -> None:
+def test_a_malformed_text_graph(site: Site) -> None:
     version = site.hidden()
     (version / "saved_model.pb").unlink()
     (version / "saved_model.pbtxt").write_text("no graph")
     assert site.error_of(version)
 
 
-def test_a_copy_that_grows_in_place_is_served_once_it_is_whole(
+def test_a_version_copied_in_place_is_served_once_it_is_complete(
     base_path: Path, serve: Serve
 ) -> None:
-    """As long as there are attempts left, as in TensorFlow Serving."""
+    """It is retried while attempts are left, as in TensorFlow Serving."""
     publish(base_path, 1)
     server = serve(*flags_of(base_path), "--max_num_load_retries=1000")
     source, copy = publish(base_path.parent / "hidden", 2), base_path / "2"
@@ -144,5 +144,5 @@ def test_a_copy_that_grows_in_place_is_served_once_it_is_whole(
             time.sleep(0.05)
             (copy / file).write_bytes(data[:end])
             assert server.ask()[1] == 1 or file == FILES[-1]
-    wait_for(lambda: server.is_available(2), "the whole copy")
+    wait_for(lambda: server.is_available(2), "the complete copy")
     assert server.ask() == ([12.0], 2)

@@ -1,4 +1,4 @@
-"""The configuration of models and labels: by a file, by a polled file, by a call."""
+"""The configuration of models and labels: from a file, a polled file, or a reload."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_polled_config_file_adds_removes_and_relabels_models(
         server.ask(model="a")
 
 
-def has_told(server: Served, times: int) -> bool:
+def has_logged(server: Served, times: int) -> bool:
     return server.running.output().count("the configuration is not changed") == times
 
 
@@ -100,12 +100,12 @@ def test_an_unusable_config_file_changes_nothing_and_is_logged_once(
         start=1,
     ):
         put(config, text)
-        wait_for(functools.partial(has_told, server, number), f"{text} is told")
+        wait_for(functools.partial(has_logged, server, number), f"{text} is logged")
         time.sleep(0.3)
-        assert has_told(server, number)
+        assert has_logged(server, number)
         assert server.ask() == ([11.0], 1)
     write(config, model_config(base_path), model_config(tmp_path / "n"))
-    wait_for(lambda: server.is_available(1, "n"), "the file that is mended counts")
+    wait_for(lambda: server.is_available(1, "n"), "the corrected file is in force")
 
 
 def test_a_reload_returns_when_its_new_models_answer(
@@ -207,7 +207,7 @@ def test_a_reload_whose_new_model_does_not_load_says_so(
         server.reload(both)
     assert server.ask() == ([11.0], 1)
     publish(tmp_path / "bad", 2)
-    wait_for(lambda: server.is_available(2, "bad"), "the model is configured all the same")
+    wait_for(lambda: server.is_available(2, "bad"), "the model is configured nevertheless")
 
 
 def test_a_failed_model_loads_when_removed_repaired_and_added_again(
@@ -282,7 +282,7 @@ def test_a_flag_allows_labels_for_unavailable_versions(
     assert server.ask(label="stable") == ([11.0], 1)
 
 
-def test_of_version_and_label_the_last_on_the_wire_counts(
+def test_the_last_of_version_and_label_on_the_wire_counts(
     base_path: Path, two_versions: Caller
 ) -> None:
     server = two_versions
@@ -302,10 +302,10 @@ def test_base_paths_outside_of_the_reload_root_are_refused(tmp_path: Path, serve
         "/", "/proc/self", f"{secret}/m", f"file://{secret}/m", f"{models}/../secret/m",
         f"{models}/link/m",
     )  # fmt: skip
-    for place in (*outside, *(f"{models}/{path}" for path in inside)):
-        entries = model_config(models / "m"), f'name: "s" base_path: "{place}"'
-        told = f"below {models} (--reload_root); got base_path()={place[:500]}"
-        with refused("PERMISSION_DENIED", told):
+    for location in (*outside, *(f"{models}/{name}" for name in inside)):
+        entries = model_config(models / "m"), f'name: "s" base_path: "{location}"'
+        details = f"below {models} (--reload_root); got base_path()={location[:500]}"
+        with refused("PERMISSION_DENIED", details):
             server.reload(models_config(*entries))
     assert server.ask() == ([11.0], 1)
     server.reload(models_config(model_config(models / "m"), model_config(models / "n")))

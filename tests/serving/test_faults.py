@@ -35,19 +35,19 @@ Spoil = Callable[[Path], None]
 def server(tmp_path: Path, base_path: Path, serve: Serve) -> Iterator[Served]:
     """A server whose good model is called all the time; no call may fail."""
     publish(base_path, 1)
-    secret = _files_of_a_model_that_is_not_served(tmp_path / "secret")
+    secret = _publish_unserved(tmp_path / "secret")
     server = serve(*flags_of(base_path))
     with under_load(server, _ask) as answers:
         yield server
         after = len(answers)
-        wait_for(lambda: len(answers) > after + 10, "callers are answered still")
+        wait_for(lambda: len(answers) > after + 10, "callers are still answered")
     assert server.running.stop() == 0
     assert "Traceback" not in server.running.output()
     assert all(path.stat().st_atime == 0 for path in secret), "the secret was read"
 
 
-def _files_of_a_model_that_is_not_served(base_path: Path) -> list[Path]:
-    """Publish a version whose files' access times show whether they were read."""
+def _publish_unserved(base_path: Path) -> list[Path]:
+    """Publish a version that is not served; its files' access times show whether they are read."""
     publish(base_path, 1)
     files = [path for path in base_path.rglob("*") if path.is_file()]
     for path in files:
@@ -208,7 +208,7 @@ def test_bad_base_paths(tmp_path: Path, base_path: Path, server: Served, path: s
             server.reload(models_config(model_config(base_path), bad))
     assert server.states("n") == {}
     assert _files(tmp_path) == before
-    _versions_are_still_found(base_path.parent / "other", base_path, server)
+    _check_that_versions_are_found(base_path.parent / "other", base_path, server)
 
 
 def test_a_model_cannot_be_moved_to_an_invalid_path(
@@ -217,7 +217,7 @@ def test_a_model_cannot_be_moved_to_an_invalid_path(
     for path in ("../secret", "", f"{tmp_path}/secret\\000"):
         with refused("INVALID_ARGUMENT", "Expected model m to have an absolute path or URI"):
             server.reload(models_config(f'name: "m" base_path: "{path}"'))
-    _versions_are_still_found(base_path.parent / "other", base_path, server)
+    _check_that_versions_are_found(base_path.parent / "other", base_path, server)
 
 
 @pytest.mark.parametrize("name", ["../secret", "secret/1", "/", "..", "m/1"])
@@ -248,10 +248,10 @@ def test_bad_configurations(base_path: Path, server: Served, data: bytes, code: 
     for _ in range(ROUNDS):
         with refused(code):
             method(data, timeout=20)
-    _versions_are_still_found(base_path.parent / "other", base_path, server)
+    _check_that_versions_are_found(base_path.parent / "other", base_path, server)
 
 
-def _versions_are_still_found(other: Path, base_path: Path, server: Served) -> None:
+def _check_that_versions_are_found(other: Path, base_path: Path, server: Served) -> None:
     """Check that the server still polls for versions."""
     publish(other, 1)
     server.reload(models_config(model_config(base_path), model_config(other)))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from serving.model_servers.flags import ALWAYS_ON, UNSUPPORTED
+from serving.model_servers.flags import ALWAYS_ON, UNSUPPORTED, UNSUPPORTED_DEFAULTS, Flags
+from serving.model_servers.options import ServerOptions
 from tests.serving.conftest import Fails, Serve, flags_of
 from tests.support.affine import publish
 from tests.support.caller import model_config, models_config
@@ -48,7 +51,26 @@ def test_an_unsupported_flag_is_refused_with_the_reason_unless_false(
     for flag in (f"--{name}", f"--{name}=true", f"--{name}=0.5"):
         assert f"--{name}: {UNSUPPORTED[name]}" in fails("--model_base_path=x", flag)
     # The next test shows that asking for the default is no error.
-    assert f"--{name}" not in fails(f"--{name}=false")
+    assert f"--{name}" not in fails(f"--{name}={UNSUPPORTED_DEFAULTS.get(name, 'false')}")
+
+
+def test_times_may_be_infinite() -> None:
+    options = ServerOptions.of(
+        Flags(
+            model_base_path="x",
+            file_system_poll_wait_seconds=math.inf,
+            model_config_file_poll_wait_seconds=math.inf,
+            load_timeout_seconds=math.inf,
+            load_retry_interval_micros=10**20,
+        )
+    )
+    for seconds in (
+        options.poll_wait_seconds,
+        options.config_poll_seconds,
+        options.manager.load_timeout,
+        options.manager.load_retry_interval,
+    ):
+        assert seconds == threading.TIMEOUT_MAX  # more is an error
 
 
 @pytest.mark.parametrize("name", ALWAYS_ON)
@@ -81,7 +103,7 @@ def test_an_always_on_flag_is_refused_with_the_reason_if_false(fails: Fails, nam
                 "--tensorflow_session_parallelism=2",
                 "--tensorflow_inter_op_parallelism=1",
             ],
-            "expected either it or them",
+            "set it alone, or leave it out",
         ),
         (["--model_config_file=nosuch"], "--model_config_file nosuch: "),
         (["--model_base_path=x", "--ssl_config_file=nosuch"], "--ssl_config_file nosuch: "),
@@ -176,13 +198,14 @@ def test_a_port_in_use_is_reported_before_anything_is_loaded(
     log = fails(
         *flags_of(base_path), "--bind_address=127.0.0.1", "--port=0", f"--rest_api_port={port}"
     )
-    assert "Address already in use" in log
-    assert "Successfully loaded" not in log
+    assert log.strip() == f"Error: cannot listen on 127.0.0.1:{port}: Address already in use"
 
 
 def test_an_address_of_another_machine_is_one_clear_line(fails: Fails, base_path: Path) -> None:
     log = fails(*flags_of(base_path), "--bind_address=192.0.2.1", "--port=8500")
     assert "Error: cannot listen on 192.0.2.1:8500: " in log
+    log = fails(*flags_of(base_path), "--bind_address=2001:db8::1", "--port=8500")
+    assert "Error: cannot listen on [2001:db8::1]:8500: " in log
 
 
 def test_a_poll_interval_of_zero_or_less_polls_once_or_never(base_path: Path, serve: Serve) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
+import requests
 
+from serving.model_servers.addresses import AddressError, bound_socket
 from tests.conftest import Starter
 from tests.contract.tf1_models import counter, export
 from tests.serving.conftest import QUICK, Fails, Serve, config_flag, flags_of
@@ -118,7 +120,7 @@ def test_mutual_tls_refuses_other_certificates_and_none(
         ),
         (
             {"server_key": b"k", "server_cert": b"c"},
-            "are no key and certificates in PEM that belong together",
+            "expected a server_key and a server_cert in PEM that match",
         ),
     ],
 )
@@ -128,6 +130,25 @@ def test_a_wrong_ssl_config_is_one_clear_line(
     publish(base_path, 1)
     config = ssl_config(base_path.parent / "ssl", **fields)
     assert message in fails("--port=0", *flags_of(base_path), f"--ssl_config_file={config}")
+
+
+def has_ipv6() -> bool:
+    try:
+        bound_socket("::1", 0).close()
+    except AddressError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_an_ipv6_address(base_path: Path, serve: Serve) -> None:
+    publish(base_path, 1)
+    rest_port = free_port()
+    flags = ("--bind_address=::1", f"--rest_api_port={rest_port}")
+    port = serve(*flags_of(base_path), *flags).running.address.rpartition(":")[2]
+    with Caller(f"[::1]:{port}") as caller:
+        assert caller.ask() == ([11.0], 1)
+    assert requests.get(f"http://[::1]:{rest_port}/v1/models/m", timeout=5).ok
 
 
 def test_a_unix_socket_alone(base_path: Path, starter: Starter) -> None:
@@ -177,7 +198,7 @@ def test_grpc_channel_arguments_are_applied(base_path: Path, serve: Serve) -> No
 
 
 def test_max_connection_age_closes_connections_between_calls(base_path: Path, serve: Serve) -> None:
-    """So that channels find servers that were started later."""
+    """Clients that reconnect find servers that were started later."""
     publish(base_path, 1)
     age = "grpc.max_connection_age_ms=300,grpc.max_connection_age_grace_ms=5000"
     server = serve(*flags_of(base_path), f"--grpc_channel_arguments={age}")
@@ -208,7 +229,7 @@ def test_grpc_max_threads_limits_concurrent_requests(
 
 
 def test_a_call_whose_deadline_has_passed_is_not_computed(tmp_path: Path, serve: Serve) -> None:
-    """It waits for the only thread until its deadline has passed."""
+    """The call waits for the only thread until its deadline has passed."""
     publish(tmp_path / "slow", 1, seconds=2.0)
     export(tmp_path / "counter" / "1", counter)
     entries = [model_config(tmp_path / name) for name in ("slow", "counter")]

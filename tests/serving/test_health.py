@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
+from serving.model_servers.health import HealthServicer
 from tests.serving.conftest import Serve, flags_of
 from tests.support.affine import publish
 from tests.support.caller import Caller, model_config, models_config, refused
@@ -50,9 +51,44 @@ def test_each_model_and_the_server_have_their_health(tmp_path: Path, two_models:
 
 
 def test_a_removed_model_has_no_health(tmp_path: Path, two_models: Caller) -> None:
+    stub = health_pb2_grpc.HealthStub(two_models.channel)
+    watch: Iterator[Any] = stub.Watch(health_pb2.HealthCheckRequest(service="b"), timeout=30)
+    assert next(watch).status == SERVING
     two_models.reload(models_config(model_config(tmp_path / "a")))
-    wait_for(lambda: check(two_models, "b") == SERVICE_UNKNOWN, "b is unknown")
+    assert next(watch).status == SERVICE_UNKNOWN
+    with refused("NOT_FOUND", "unknown service 'b'"):
+        check(two_models, "b")
     assert check(two_models) == SERVING
+
+
+def test_the_server_serves_when_a_model_without_versions_is_removed(
+    tmp_path: Path, two_models: Caller
+) -> None:
+    shutil.rmtree(tmp_path / "b" / "1")
+    wait_for(lambda: check(two_models) == NOT_SERVING, "b has no version any more")
+    wait_for(lambda: two_models.has_ended(1, "b"), "b is unloaded")
+    two_models.reload(models_config(model_config(tmp_path / "a")))
+    assert check(two_models) == SERVING
+
+
+def test_a_report_does_not_overwrite_one_that_began_later() -> None:
+    servicer = HealthServicer()
+
+    class Core:
+        model_names = ("m",)
+
+        def __init__(self, answers: bool, meanwhile: Callable[[], None] = lambda: None) -> None:
+            self.answers = answers
+            self.meanwhile = meanwhile
+
+        def is_available(self, name: str) -> bool:
+            self.meanwhile()
+            return self.answers
+
+    later: Any = Core(True)
+    earlier: Any = Core(False, lambda: servicer.report(later))
+    servicer.report(earlier)
+    assert servicer.Check(health_pb2.HealthCheckRequest(service="m"), None).status == SERVING
 
 
 def test_the_services_have_health_under_their_short_names(two_models: Caller) -> None:
@@ -61,7 +97,7 @@ def test_the_services_have_health_under_their_short_names(two_models: Caller) ->
     ] * 2
 
 
-def test_a_watch_is_told_of_each_change(base_path: Path, serve: Serve) -> None:
+def test_a_watch_receives_each_change(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
     stub = health_pb2_grpc.HealthStub(server.channel)
@@ -121,7 +157,7 @@ def test_ending_watches_do_not_block_the_server(base_path: Path, serve: Serve) -
     assert server.running.stop(timeout=5) == 0
 
 
-def test_reflection_tells_what_can_be_called(base_path: Path, serve: Serve) -> None:
+def test_reflection_lists_the_services(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
     database = ProtoReflectionDescriptorDatabase(server.channel)

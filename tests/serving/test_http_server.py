@@ -91,7 +91,7 @@ def test_other_paths_and_methods_are_404_and_name_the_client(
     with requests.Session() as session:
         reply = session.send(request, timeout=5)
     assert reply.status_code == 404
-    assert "the client in front of this server speaks" in reply.json()["error"]
+    assert "the client in front of this server serves" in reply.json()["error"]
 
 
 def test_cors_is_allowed_by_flag_only(base_path: Path, serve: Serve) -> None:

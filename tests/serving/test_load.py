@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,9 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+import pytest
 
+from serving.servables import memory
 from tests.contract.recordings import CORPUS
 from tests.serving.conftest import Serve, flags_of
 from tests.support.affine import publish
@@ -165,6 +169,17 @@ def test_all_of_it_at_once(tmp_path: Path, base_path: Path, serve: Serve) -> Non
                 break
         moves.result()
     assert len(answers) > ROUNDS
+
+
+def test_malloc_trim_is_found_without_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minimal image may have neither ldconfig nor a compiler."""
+
+    def popen(*arguments: object, **options: object) -> None:
+        raise AssertionError(arguments)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    importlib.reload(memory)
+    memory.return_freed_memory()
 
 
 def test_memory_is_flat_over_reloads(base_path: Path, serve: Serve) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import tensorflow as tf
 
+from serving.core.manager import Manager, ManagerOptions
 from tests.serving.conftest import QUICK, Fails, Serve, config_flag, flags_of
 from tests.serving.test_warmup import predicting, write_records
 from tests.support.affine import publish
@@ -105,6 +110,31 @@ def test_a_load_that_takes_too_long_fails_and_later_versions_go_on(
     publish(base_path, 3)
     wait_for(lambda: server.is_available(3), "the version after it")
     assert server.ask() == ([13.0], 3)
+
+
+def test_requests_do_not_wait_for_the_close_of_a_load_that_took_too_long(tmp_path: Path) -> None:
+    may_load, closing, may_close = (threading.Event() for _ in range(3))
+
+    def close() -> None:
+        closing.set()
+        may_close.wait(10)
+
+    def load(name: str, version: int, path: Path) -> Any:
+        may_load.wait(10)
+        return SimpleNamespace(close=close)
+
+    manager = Manager(load, ManagerOptions(max_num_load_retries=0, load_timeout=0.1))
+    manager.aspire("m", {1: tmp_path})
+    (failed,) = manager.wait_settled(["m"])
+    assert failed.error is not None
+    may_load.set()
+    assert closing.wait(10)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(manager.is_available, "m")
+        wait([asked], 2)
+        answered = asked.done()
+        may_close.set()
+    assert answered
 
 
 def test_other_models_load_while_one_is_retried(tmp_path: Path, serve: Serve) -> None:

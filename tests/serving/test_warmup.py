@@ -160,7 +160,9 @@ def test_a_failing_warm_up_request_fails_the_load(
         server.ask(version=2)
 
 
-def test_method_check_refuses_signatures_of_other_methods(base_path: Path, serve: Serve) -> None:
+def test_the_method_check_refuses_signatures_of_other_methods(
+    base_path: Path, serve: Serve
+) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path), "--enable_signature_method_name_check")
     half = base_path.parent / "half"
@@ -175,7 +177,7 @@ def test_method_check_refuses_signatures_of_other_methods(base_path: Path, serve
     )
 
 
-def test_a_record_of_no_kind_is_passed_over(counting: Path, serve: Serve) -> None:
+def test_an_empty_record_is_skipped(counting: Path, serve: Serve) -> None:
     write_records(counting, [prediction_log_pb2.PredictionLog(), predicting("incr_counter")])
     server = serve(*flags_of(counting.parent))
     reply = server.predict("m", {}, signature="get_counter")
@@ -203,7 +205,7 @@ def test_with_batching_the_requests_must_fit_into_a_batch(base_path: Path, serve
     wait_for(lambda: server.is_available(3), "version 3")
 
 
-def test_a_slow_warm_up_does_not_hold_up_other_models_at_the_start(
+def test_a_slow_warm_up_does_not_delay_other_models_at_startup(
     tmp_path: Path, serve: Serve
 ) -> None:
     slow = publish(tmp_path / "slow", 1, seconds=1.0)
@@ -220,7 +222,7 @@ def _cut_off(records: Path) -> None:
 
 
 def _garbage(records: Path) -> None:
-    records.write_bytes(b"no records at all")
+    records.write_bytes(b"not a record")
 
 
 def _directory(records: Path) -> None:

@@ -1,4 +1,4 @@
-"""A model that is small, tells its version, and takes as long as a test wants."""
+"""A small model that returns its version, after a delay that a test chooses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SETTINGS = "settings.txt"
 
 
 class Affine(tf.Module):
-    """y = 10 x + version, after so many seconds; both are in a table, filled from an asset."""
+    """y = 10 x + version, after a delay; an asset has the version and the delay in seconds."""
 
     def __init__(self, settings: Path) -> None:
         super().__init__()
@@ -29,11 +29,11 @@ class Affine(tf.Module):
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.float32, "x")])
     def serve(self, x: Any) -> dict[str, Any]:
         number, seconds = (self.settings.lookup(tf.constant(key)) for key in ("version", "seconds"))
-        waited = tf.cond(seconds > 0, lambda: _wait(seconds), lambda: tf.constant(0.0))
+        waited = tf.cond(seconds > 0, lambda: wait(seconds), lambda: tf.constant(0.0))
         return {"y": self.ten * x + tf.cast(number, tf.float32) + waited}
 
 
-def _wait(seconds: Any) -> Any:
+def wait(seconds: Any) -> Any:
     """Wait by the clock, however busy the machine is, and return 0."""
     end = tf.timestamp() + seconds
     now = tf.while_loop(lambda now: now < end, lambda now: (tf.timestamp(),), (tf.timestamp(),))
@@ -42,7 +42,7 @@ def _wait(seconds: Any) -> Any:
 
 @functools.cache
 def _template() -> Path:
-    """A version to copy, which is much faster than to export one."""
+    """Export a version to copy, since copying is much faster than exporting."""
     folder = Path(tempfile.mkdtemp(prefix="affine-"))
     atexit.register(shutil.rmtree, folder)
     (folder / SETTINGS).write_text("version=0\n")

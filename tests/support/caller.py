@@ -20,7 +20,7 @@ from tensorflow_serving.apis import (
 )
 
 if TYPE_CHECKING:
-    from typing_extensions import Self  # of Python 3.11
+    from typing_extensions import Self  # in typing since Python 3.11
 
 LARGE = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 _STATES = get_model_status_pb2.ModelVersionStatus.State
@@ -57,12 +57,12 @@ class Caller:
         wait_for_ready: bool = False,
         **asked: Any,
     ) -> Any:
-        """Return the PredictResponse; see `predict_request` for what may be asked."""
+        """Return the PredictResponse; `asked` are further arguments of `predict_request`."""
         request = predict_request(model, inputs, **asked)
         return self.prediction.Predict(request, timeout=timeout, wait_for_ready=wait_for_ready)
 
     def ask(self, x: Sequence[float] = (1.0,), model: str = "m", **asked: Any) -> tuple[Any, int]:
-        """Return `y`, and the version that gave it, of a model that takes `x`."""
+        """Predict with a model that takes `x`; return its `y`, and the version that answered."""
         inputs = {"x": tf.constant(x, tf.float32)}
         reply = self.predict(model, inputs, **asked)
         return tf.make_ndarray(reply.outputs["y"]).tolist(), reply.model_spec.version.value
@@ -90,7 +90,7 @@ class Caller:
         return self.states(model).get(version) == "END"
 
     def reload(self, config: str, timeout: float = 30, metric_names: Sequence[str] = ()) -> Any:
-        """Ask for another configuration, given in text format, and return the reply."""
+        """Reload the configuration from text format, and return the reply."""
         request = model_management_pb2.ReloadConfigRequest(metric_names=metric_names)
         text_format.Parse(config, request.config)
         return self.model.HandleReloadConfigRequest(request, timeout=timeout)
@@ -104,7 +104,7 @@ def predict_request(
     label: str | None = None,
     outputs: Sequence[str] = (),
 ) -> Any:
-    """Return a PredictRequest; inputs may be TensorProtos or what TensorFlow makes them of."""
+    """Return a PredictRequest; inputs are TensorProtos or values that TensorFlow converts."""
     request = predict_pb2.PredictRequest(output_filter=outputs)
     request.model_spec.name = model
     request.model_spec.signature_name = signature
@@ -124,13 +124,13 @@ def models_config(*entries: str) -> str:
 
 
 def model_config(base_path: Path, more: str = "") -> str:
-    """Return the entry of the model that is called like its base path."""
+    """Return the entry of a model with the name of its base path's last part."""
     return f'name: "{base_path.name}" base_path: "{base_path}" {more}'
 
 
 @contextmanager
 def refused(code: str, details: str = "") -> Iterator[None]:
-    """Expect an error of this code whose text holds `details`."""
+    """Expect an error with this code, and with `details` in its text."""
     with pytest.raises(grpc.RpcError) as error:
         yield
     status: Any = error.value

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from types import TracebackType
 from urllib.parse import urlsplit
+
+_UNCHECKED = ssl._create_unverified_context()
 
 
 @dataclass
@@ -16,18 +19,20 @@ class Callers:
     """Threads that post to a URL until the context ends.
 
     Attributes:
-        url: where to.
-        body: what is sent.
-        check: takes status, headers in lower case and body, and returns what is wrong, or "".
-        number: of threads, each with a connection.
-        outcomes: how often each came: a status, or what was wrong.
-        wrong: what was wrong, the first of each kind.
+        url: the URL; certificates are not verified.
+        body: the body of each request.
+        check: takes status, headers with names in lower case, and body; returns the fault, or "".
+        number: number of threads, each with a connection.
+        pause: seconds between a response and the next request of a thread.
+        outcomes: number of responses by status, and of faults as "wrong".
+        wrong: the first fault by status, or by "lost" for a broken connection.
     """
 
     url: str
     body: bytes
     check: Callable[[int, dict[str, str], bytes], str]
     number: int = 8
+    pause: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
     wrong: dict[str, str] = field(default_factory=dict)
 
@@ -61,7 +66,11 @@ class Callers:
     def _call(self) -> None:
         where = urlsplit(self.url)
         while not self._end.is_set():
-            connection = HTTPConnection(where.netloc, timeout=20)
+            connection = (
+                HTTPSConnection(where.netloc, context=_UNCHECKED, timeout=20)
+                if where.scheme == "https"
+                else HTTPConnection(where.netloc, timeout=20)
+            )
             try:
                 connection.connect()
             except OSError:
@@ -86,6 +95,8 @@ class Callers:
                 self._note(str(reply.status), wrong)
             if fields.get("connection") == "close":
                 return
+            if self.pause:
+                self._end.wait(self.pause)
 
     def _note(self, kind: str, what: str) -> None:
         self.wrong.setdefault(kind, what)

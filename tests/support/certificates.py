@@ -1,4 +1,4 @@
-"""An authority of its own, and certificates that it has signed."""
+"""A certificate authority for tests, and certificates that it signs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ DAYS = "2"
 
 
 class Authority:
-    """Signs certificates; everything is in files of a folder.
+    """Signs certificates; all keys and certificates are files in one folder.
 
     Attributes:
-        certificate: of the authority.
+        certificate: file of its own certificate.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,7 +28,7 @@ class Authority:
         self._openssl("req", "-x509", "-subj", "/CN=authority", "-days", DAYS, *self._new("ca"))
 
     def sign(self, name: str) -> tuple[Path, Path]:
-        """Return the key and the certificate of somebody on localhost."""
+        """Return the files of a new key and of its certificate for localhost."""
         request, certificate = self._folder / f"{name}.csr", self._folder / f"{name}.pem"
         extension = self._folder / f"{name}.ext"
         extension.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
@@ -40,7 +40,7 @@ class Authority:
         return self._folder / f"{name}.key", certificate
 
     def _new(self, name: str) -> list[str]:
-        """Return the arguments for a new key, and a file of that name for what comes out."""
+        """Return openssl's arguments for a new key, and an output file, with this name."""
         curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
         files = ["-keyout", str(self._folder / f"{name}.key")]
         return [*curve, *files, "-out", str(self._folder / f"{name}.pem")]

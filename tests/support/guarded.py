@@ -1,4 +1,4 @@
-"""A model that refuses some rows, and others that do not answer row by row though they look so."""
+"""A model that refuses some rows, and has outputs without a row for each input row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 
 class Guarded(tf.Module):
-    """y = 2 x for x of at least 0, which only the run of the graph finds out."""
+    """y = 2 x; running the graph fails if an x is negative."""
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.float32, "x")])
     def double(self, x: Any) -> dict[str, Any]:

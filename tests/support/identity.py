@@ -1,4 +1,4 @@
-"""A model that gives back what it gets, in every type, to see how tensors travel."""
+"""A model that returns its inputs, with a signature for each dtype."""
 
 from __future__ import annotations
 

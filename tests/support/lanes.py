@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
+
+from tests.support.processes import ROOT
 
 # Files, folders and single tests that start containers, browsers or many processes, wait for a
 # long time, or search many inputs. The longest come first: `make test` starts them first, so that
@@ -13,11 +16,16 @@ SLOW = (
     "tests/e2e/test_docker.py",
     "tests/e2e/test_readme.py",
     "tests/e2e/test_make_run.py",
+    "tests/e2e/test_rollout.py",
+    "tests/e2e/test_kubernetes.py",
+    "tests/e2e/test_rollout_docker.py",
     "tests/training/test_command.py",
     "tests/examples/test_course.py",
     "tests/training/test_workers.py",
     "tests/training/test_publish.py",
     "tests/training/test_gate.py",
+    "tests/monitoring/test_walkthrough.py",
+    "tests/monitoring/test_retraining.py",
     "tests/client/test_channel.py",
     "tests/client/test_command.py",
     "tests/client/test_operating.py",
@@ -32,22 +40,63 @@ SLOW = (
     "tests/contract/test_min_tfs_client.py",
     "tests/e2e",
     "tests/browser",
+    "tests/rollout/test_servers.py",
+    "tests/rollout/test_commands.py",
+    "tests/rollout/test_judge.py",
+    "tests/rollout/test_state.py::test_a_controller_may_be_killed_at_any_moment",
+    "tests/rollout/test_verdicts.py::test_identical_versions_are_passed_whatever_else_happens",
     "tests/client/test_protos.py",
     "tests/client/test_connections.py",
+    "tests/client/test_names.py",
     "tests/client/test_several_servers.py",
+    "tests/client/test_rollouts.py",
     "tests/serving/test_load.py",
     "tests/serving/test_faults.py",
     "tests/serving/test_hostile_requests.py",
     "tests/serving/test_retries.py",
-    "tests/serving/test_batching.py::test_callers_cannot_make_queues_without_limit",
-    "tests/client/test_tables.py::test_large_tables_pass_in_little_memory",
-    "tests/training/test_evaluation.py::test_the_intervals_are_those_of_rows_drawn_anew",
+    "tests/training/test_report.py",
+    "tests/training/test_solvers.py",
+    "tests/training/test_reference.py",
+    "tests/training/test_export.py",
+    "tests/training/test_minimize.py",
+    "tests/training/test_logistic_regression.py",
+    "tests/training/test_agreement.py",
+    "tests/client/test_mixed.py",
+    "tests/client/test_tables.py",
+    "tests/client/test_openapi.py",
+    "tests/client/test_complete_model.py",
+    "tests/client/test_stats.py",
+    "tests/serving/test_lifecycle.py",
+    "tests/serving/test_batching.py",
+    "tests/serving/test_stopping.py",
+    "tests/serving/test_grpc_port.py",
+    "tests/deploy",
+    "tests/client/test_logging_service.py",
+    "tests/client/test_much_feedback.py",
+    "tests/client/test_drift.py::test_undrifted_windows_alarm_in_one_of_a_hundred",
+    "tests/training/test_evaluation.py::test_the_intervals_agree_with_resampling",
     "tests/training/test_evaluation.py::test_95_of_100_intervals_hold_the_true_accuracy",
     "tests/training/test_evaluation.py::test_many_rows_take_seconds",
-    "tests/training/test_logistic_regression.py::test_the_course_s_exercise_and_its_published_fault",
-    "tests/training/test_minimize.py::test_two_processes_give_the_same_bit_for_bit",
     "tests/training/test_reading.py::test_standard_input_is_read",
+    "tests/training/test_reading.py::test_where_chunks_end_makes_no_difference",
+    "tests/training/test_reading.py::test_lines_are_counted_beyond_the_first_chunk_of_a_large_file",
+    "tests/training/test_formats.py::test_a_large_packed_file_is_read_in_parts",
+    "tests/client/test_replies.py::test_every_value_is_told_in_its_place",
+    "tests/client/test_codecs.py::test_each_request_is_decoded_as_it_would_be_alone",
+    "tests/client/test_batching.py::test_each_caller_gets_its_own_rows_or_its_own_error",
+    "tests/monitoring/test_observability.py::test_an_alert_of_ours_reaches_alertmanager",
+    "tests/monitoring/test_observability.py::test_prometheus_answers_every_expression",
+    "tests/monitoring/test_compaction.py::test_kill_9_in_the_middle",
+    "tests/monitoring/test_shipping.py::test_kill_9_in_the_middle_loses_nothing",
+    "tests/monitoring/test_drift.py::test_undrifted_windows_alarm_at_most_as_often_as_stated",
+    "tests/monitoring/test_quality.py::test_95_of_100_intervals_hold_the_truth",
 )
+
+
+def is_slow(path: Path) -> bool:
+    """Return whether all tests of a file or folder are slow."""
+    name = path.relative_to(ROOT).as_posix()
+    return any(name == slow or name.startswith(f"{slow}/") for slow in SLOW)
 
 
 def mark_and_order(items: list[pytest.Item]) -> None:

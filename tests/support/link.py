@@ -13,8 +13,8 @@ class Link:
     """Forwards connections from its own port; the server's data can be held back.
 
     Attributes:
-        address: where to connect in place of the server.
-        connections: how many have been made.
+        address: the address to connect to instead of the server's.
+        connections: number of connections made.
     """
 
     def __init__(self, server: str) -> None:
@@ -45,10 +45,10 @@ class Link:
 
     def close(self) -> None:
         """Close the link."""
-        # Waking a thread that accepts takes a shutdown; closing alone would leave it there.
+        # Closing a listener does not wake a thread in accept(); shutting it down does.
         self._listener.shutdown(socket.SHUT_RDWR)
         self.cut()
-        self.release()  # not before: what was held would still come through
+        self.release()  # after the cut, so that held data is not delivered
         for thread in self._threads:
             thread.join()
         for one in (self._listener, *self._sockets):

@@ -1,8 +1,8 @@
 """A small model of columns of every kind that describes itself as the training job's models do.
 
-Each column's share of the log-odds tells which value the model has seen in it: of a number a
-hundredth, of a date a hundredth of its days, of true 1, of a category its place in the vocabulary.
-An unknown category is `UNKNOWN`, a missing value `MISSING`.
+Each column's contribution shows which value the model has received: a number or a date's days
+divided by 100, 1 for true, a category's index in the vocabulary, `UNKNOWN` for an unknown category,
+`MISSING` for a missing value.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CLASSES = ("stays", "leaves")
 
 @dataclass(frozen=True)
 class MixedColumn:
-    """A column: its signature's type, and what `describe` says of it."""
+    """A column: its dtype in the signature, and its facts in `describe`."""
 
     name: str
     dtype: Any
@@ -43,7 +43,7 @@ COLUMNS = (
     MixedColumn("Age (years)", tf.float32, class_means=(50.5, 30.25)),
     MixedColumn("income", tf.float32, missing=True, class_means=(4.0, 2.0)),
     MixedColumn("city", tf.string, ("Bern", "Basel", " Zug"), class_modes=(0, 2)),
-    # Integers and booleans that may be missing are text: no int64 and no bool is missing.
+    # Integers and booleans that may be missing are strings, since int64 and bool have no NaN.
     MixedColumn("district", tf.string, ("7", "42", "13"), missing=True, class_modes=(1, 0)),
     MixedColumn("garden", tf.string, ("false", "true"), missing=True, class_modes=(0, 0)),
     MixedColumn("rooms", tf.int64, ("3", "2", "9007199254740993"), class_modes=(0, 2)),
@@ -51,7 +51,7 @@ COLUMNS = (
 )
 
 
-# As models are exported that take a missing value in every column.
+# The columns of a model that takes missing values in every column.
 COMPLETE = (
     MixedColumn("size", tf.float32, class_means=(50.5, 30.25), mode=-1),
     MixedColumn("built", tf.float64, class_means=(18000.0, 19000.0), mode=-1),
@@ -130,7 +130,7 @@ class Mixed(tf.Module):
 
 
 def publish(base_path: Path, version: int = 1, columns: Sequence[MixedColumn] = COLUMNS) -> None:
-    """Export beside the base path and rename into place."""
+    """Export a version beside the base path, and rename it into place."""
     module = Mixed(columns)
     inputs = {
         f"column_{i}": tf.TensorSpec([None], column.dtype, f"column_{i}")
@@ -153,7 +153,7 @@ def publish(base_path: Path, version: int = 1, columns: Sequence[MixedColumn] = 
 
 
 def _name_inputs(saved_model: Path, names: Sequence[str]) -> None:
-    """Call the inputs what the columns are called; TensorFlow saves only Python identifiers."""
+    """Rename the inputs to the columns' names; TensorFlow saves only Python identifiers."""
     stored = saved_model_pb2.SavedModel.FromString(saved_model.read_bytes())
     for graph in stored.meta_graphs:
         for signature in ("serving_default", "explain"):

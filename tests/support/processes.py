@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -84,7 +83,7 @@ def start(command: list[str], log: Path, **environment: str) -> Running:
             stdout=out,
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},
-            # Like a shell: Ctrl-C in one command is not Ctrl-C in the tests.
+            # As in a shell, Ctrl-C in the tests does not reach the command.
             start_new_session=True,
         )
     return Running(process, log)
@@ -96,25 +95,6 @@ def start_model_server(log: Path, *flags: str, port: int = 0) -> Running:
     running = start([*command, *flags], log)
     running.address = listening_address(running)
     return running
-
-
-@contextmanager
-def model_server(folder: Path, config: str, *flags: str) -> Iterator[str]:
-    """Yield the address of a model server with the models of a config, and stop it afterwards.
-
-    Args:
-        folder: for the config's file and the log.
-        config: a ModelServerConfig in text format.
-        flags: further ones.
-    """
-    file = folder / "models.config"
-    file.write_text(config)
-    running = start_model_server(folder / "log", f"--model_config_file={file}", *flags)
-    try:
-        wait_for(lambda: is_serving(running.address), "the models are loaded")
-        yield running.address
-    finally:
-        assert running.stop() == 0, running.output()
 
 
 def listening_address(model_server: Running) -> str:
@@ -141,10 +121,19 @@ def is_serving(address: str) -> bool:
 
 def start_client(log: Path, server: str, *, ready: bool = True, **environment: str) -> Running:
     """Start `python -m client serve` and wait until it is ready, or at least alive."""
-    port = free_port()
-    command = [sys.executable, "-m", "client", "serve", f"--port={port}", f"--server={server}"]
-    running = start(command, log, **environment)
-    running.address = f"http://127.0.0.1:{port}"
+    options = client_options(server)
+    running = start([sys.executable, "-m", "client", *options], log, **environment)
+    wait_for_client(running, options, ready=ready)
+    return running
+
+
+def client_options(server: str) -> list[str]:
+    return ["serve", f"--port={free_port()}", f"--server={server}"]
+
+
+def wait_for_client(running: Running, options: list[str], *, ready: bool) -> None:
+    """Set the address of a client that starts, and wait until it is ready, or at least alive."""
+    running.address = f"http://127.0.0.1:{options[1].partition('=')[2]}"
 
     def answers() -> bool:
         assert running.process.poll() is None, running.output()
@@ -155,17 +144,6 @@ def start_client(log: Path, server: str, *, ready: bool = True, **environment: s
             return False
 
     wait_for(answers, f"the client is up: {running.output()}")
-    return running
-
-
-@contextmanager
-def client(log: Path, server: str, *, ready: bool = True, **environment: str) -> Iterator[str]:
-    """Yield the URL of a client, and stop it afterwards."""
-    running = start_client(log, server, ready=ready, **environment)
-    try:
-        yield running.address
-    finally:
-        assert running.stop() == 0, running.output()
 
 
 def training(command: str, models: Path, *options: str) -> subprocess.CompletedProcess[str]:

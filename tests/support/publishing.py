@@ -1,4 +1,4 @@
-"""The work of processes that publish concurrently; without TensorFlow, so they start quickly."""
+"""Functions for processes that publish concurrently; without TensorFlow, they start quickly."""
 
 from __future__ import annotations
 

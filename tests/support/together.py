@@ -1,4 +1,4 @@
-"""Ways for tests to let many requests wait together, each with a future of its own."""
+"""Batches of requests for tests; each request has a future."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from client.codecs import Decoding
 from client.codecs.batches import Batch, Call, byte_size, collect
 from client.errors import ClientError
+from client.inference.attempts import Attempts
 from client.inference.batching import DynamicBatcher, Job, Limits
 from client.inference.calls import BatchSender
 from client.inference.predictor import Predictor
@@ -19,7 +20,7 @@ from client.serving.schema import Schema
 
 
 class Called(NamedTuple):
-    """A decoded request that is nothing but its call."""
+    """A decoded request that consists only of its call."""
 
     call: Call
 
@@ -47,10 +48,10 @@ class FutureJob(Job):
 
 
 class SharedCalls:
-    """Calls that wait together, sent by a function.
+    """Calls that wait together, and are sent by a function.
 
     Attributes:
-        batcher: lets them wait.
+        batcher: the queue in which they wait.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class SharedCalls:
             async for part, reply in self._sender.send(
                 group, None, batch, deadline, None, lambda i: waiting[i].done
             ):
-                for member, prediction in told_apart(part, reply):
+                for member, prediction in each_reply(part, reply):
                     settle(waiting[member], prediction)
 
         await asyncio.gather(*map(send, batches))
@@ -112,7 +113,7 @@ class Asker:
     async def answer(
         self, target: Target, read: Callable[[Schema], Call], deadline: Deadline
     ) -> tuple[Call, Prediction]:
-        """Return the call that a request became, and what was computed."""
+        """Return the decoded call, and its prediction."""
         job = FutureJob(read, 1, deadline)
         self._batcher.put(target, job)
         try:
@@ -124,7 +125,7 @@ class Asker:
     async def _run(self, target: Target, jobs: list[Job]) -> None:
         waiting = [job for job in jobs if isinstance(job, FutureJob)]
 
-        async def decode(places: Sequence[int], schema: Schema) -> Decoding:
+        def decode(places: Sequence[int], schema: Schema) -> Decoding:
             decoded, errors = {}, {}
             for index, place in enumerate(places):
                 try:
@@ -133,23 +134,27 @@ class Asker:
                     errors[index] = error
             return Decoding(collect(decoded, schema), errors)
 
+        async def ask(attempts: Attempts) -> None:
+            while attempt := await attempts.next():
+                await attempts.predict(attempt, decode(attempt.places, attempt.schema))
+
         deadline = max((job.deadline for job in waiting), key=lambda one: one.end)
         outcome = await self.predictor.run(
-            target, range(len(waiting)), decode, deadline, lambda place: waiting[place].done
+            target, len(waiting), ask, deadline, lambda place: waiting[place].done
         )
         for answered in outcome.answered:
             calls = dict(zip(answered.batch.members, answered.batch.decoded, strict=True))
-            for member, prediction in told_apart(answered.batch, answered.prediction):
+            for member, prediction in each_reply(answered.batch, answered.prediction):
                 assert isinstance(prediction, Prediction)
                 settle(waiting[member], (calls[member].call, prediction))
         for place, error in outcome.errors.items():
             waiting[place].fail(error)
 
 
-def told_apart(
+def each_reply(
     batch: Batch, reply: Prediction | ClientError
 ) -> list[tuple[int, Prediction | ClientError]]:
-    """Return what each request of a batch gets."""
+    """Return the prediction or the error of each request of a batch."""
     if isinstance(reply, ClientError) or len(batch.members) == 1:
         return [(member, reply) for member in batch.members]
     return [

@@ -1,4 +1,4 @@
-"""Imports of the process that model servers are forked from; see `forked`.
+"""Imports of the process that others are forked from; see `forked`.
 
 A process with threads must not be forked. TensorFlow starts its threads when it first computes;
 OpenBLAS and pyarrow start theirs when they are imported.
@@ -6,17 +6,26 @@ OpenBLAS and pyarrow start theirs when they are imported.
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 # Keras imports pandas if it is installed, and pandas imports pyarrow.
 os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
 
-import serving.__main__
-import serving.model_servers.options
-import serving.model_servers.server  # noqa: F401
+# The client imports TensorFlow Serving's messages without TensorFlow unless that is already there.
+for module in (
+    "serving.__main__",
+    "serving.model_servers.options",
+    "serving.model_servers.server",
+    "training.publishing.saved_version",
+    "client.__main__",
+    "client.http.flask_app",
+    "client.http.server",
+):
+    import_module(module)
 
 THREADS = Path("/proc/self/task")
 
 if THREADS.exists() and len(list(THREADS.iterdir())) > 1:
-    sys.exit("no model server can be forked from a process that has threads")
+    sys.exit("nothing can be forked from a process that has threads")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +22,7 @@ from training.export import warmup
 from training.export.serving_module import export
 from training.features.categorical import CategoricalColumn
 from training.pipeline import Candidate, fit
-from training.publishing import export_check
+from training.publishing import export_check, fresh_process
 from training.publishing.export_check import check_export
 from training.publishing.fresh_process import FreshProcess
 from training.publishing.saved_version import SavedVersion
@@ -32,7 +34,7 @@ KINDS = ("numeric", "numeric", "date", "categorical", "categorical", "boolean")
 
 @dataclass(frozen=True)
 class Checked:
-    """A candidate, and its export."""
+    """A candidate and its export."""
 
     candidate: Candidate
     directory: Path
@@ -40,7 +42,7 @@ class Checked:
 
 
 def table() -> pl.DataFrame:
-    """Columns far from 0 that matter, and one of each kind."""
+    """Return a table with predictive columns far from 0, and a column of each kind."""
     random = np.random.default_rng(5)
     x, t, when = (random.normal(size=ROWS) for _ in range(3))
     plan = random.choice(["basic", "plus", "pro"], ROWS, p=[0.5, 0.3, 0.2])
@@ -68,7 +70,7 @@ def candidate_of(frame: pl.DataFrame) -> Candidate:
 
 
 def checked_in_this_process(checked: Checked, candidate: Candidate, folder: Path) -> None:
-    """Do what the check's own process does, without waiting for one to start."""
+    """Check an export in this process, which is faster than starting another."""
     expected, rows = candidate.held_out.expected, candidate.held_out
     inputs = candidate.model.inputs(rows.frame[: len(expected.probabilities)])
     answers = (expected.probabilities, expected.contributions, expected.tolerances)
@@ -94,7 +96,7 @@ def test_numbers_far_from_zero_are_published_and_answered_as_trained(checked: Ch
     assert checked.candidate.model.metrics["auc"] > 0.8
 
 
-def test_what_32_bits_do_not_resolve_and_dates_are_float64_inputs(checked: Checked) -> None:
+def test_dates_and_columns_beyond_float32_are_float64_inputs(checked: Checked) -> None:
     dtypes = {column.name: column.dtype for column in checked.candidate.model.columns}
     assert dtypes == {
         "pressure": tf.float32,
@@ -192,3 +194,12 @@ def test_a_column_that_knows_the_label_is_warned_of(checked: Checked) -> None:
     (warning,) = leaking.warnings
     assert warning.startswith("column 'status' alone predicts 'y' on held-out rows with AUC 1.0000")
     assert "--leave-out 'status'" in warning
+
+
+def test_the_reason_of_tensorflow_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = "Graph execution error:\n\nassertion failed: [x]\n\t [[{{node Assert}}]] [Op:serve]"
+    command = (sys.executable, "-c", f"import sys; sys.stdin.read(); sys.exit({error!r})")
+    monkeypatch.setattr(fresh_process, "COMMAND", command)
+    monkeypatch.setattr(fresh_process, "subprocess", subprocess)  # conftest forks instead
+    with FreshProcess() as process:
+        assert process.check(Path("x"), Path("y")) == "assertion failed: [x]"

@@ -22,13 +22,13 @@ FRAME = pl.DataFrame({"x": [0.5 * i for i in range(200)], "y": ["no", "yes"] * 1
 
 
 def store_as_pandas_does(frame: pl.DataFrame, path: Path, index: list[Any]) -> None:
-    """Write a Parquet file with what pandas stores about its index."""
+    """Write a Parquet file with pandas' metadata about its index."""
     described = json.dumps({"index_columns": index, "columns": [], "pandas_version": "3.0.0"})
     pq.write_table(frame.to_arrow().replace_schema_metadata({"pandas": described}), path)
 
 
 def features(source: Source, folder: Path, **options: Any) -> list[str]:
-    """The names of the columns that a table is fitted with."""
+    """Return the names of the columns that are used."""
     return [column.name for column in table_of(source, folder, **options).columns]
 
 

@@ -1,4 +1,4 @@
-"""Which rows are held out if not a hash decides: a column, the time, or a file of their own."""
+"""Assignment of held-out rows other than by hash: by a column, by time, or by file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def table_of(
 
 
 def numbers(table: Table, share: str) -> list[int]:
-    """The rows of a share, by the number in them."""
+    """Return the numbers of the rows in a share."""
     spool = getattr(table, share)
     return sorted(int(x) for x in spool.sample(spool.rows).numbers[:, 0])
 
@@ -83,7 +83,7 @@ def test_without_validation_rows_some_of_those_to_train_on_are_taken(tmp_path: P
 
 
 @pytest.mark.parametrize(("value", "got"), [("other", "'other'"), (None, "nothing")])
-def test_another_word_in_the_split_column_is_told(
+def test_another_word_in_the_split_column_is_refused(
     tmp_path: Path, value: str | None, got: str
 ) -> None:
     words = ["train", "test", value, "train"] * (ROWS // 4)
@@ -123,7 +123,7 @@ def test_rows_of_one_day_stay_together(tmp_path: Path) -> None:
         ([*DAYS[:-1], None], f"rows row {ROWS}, column 'when': expected a time for --split-time"),
     ],
 )
-def test_a_column_that_is_no_time_is_told(tmp_path: Path, times: list[Any], message: str) -> None:
+def test_a_column_without_times_is_refused(tmp_path: Path, times: list[Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         table_of(FRAME.with_columns(pl.Series("when", times)), tmp_path, split_time="when")
 
@@ -151,7 +151,7 @@ def data_of(table: Table) -> Data:
     return Data.of(table.fingerprint, "y")
 
 
-def test_the_manifest_tells_which_rows_two_versions_hold_out(tmp_path: Path) -> None:
+def test_the_manifest_shows_which_rows_two_versions_hold_out(tmp_path: Path) -> None:
     words = FRAME.with_columns(pl.Series("split", ["train", "test"] * (ROWS // 2)))
     other = FRAME.with_columns(pl.Series("split", ["test", "train"] * (ROWS // 2)))
     first, same, third = (

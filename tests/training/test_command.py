@@ -28,7 +28,7 @@ NEWTON = "--optimizer=newton"
 
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
-    """A command that runs in this process takes care of its signals, which must end with it."""
+    """Restore the signal handlers that a command run in this process installs."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]
     yield
@@ -47,7 +47,7 @@ def told(result: Result) -> str:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Result]:
-    """Models with one version, logs for TensorBoard, and what the command said."""
+    """Models with one version, logs for TensorBoard, and the command's output."""
     models, logs = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("logs")
     return models, logs, run("fit", f"--models={models}", NEWTON, "--json", f"--tensorboard={logs}")
 
@@ -107,7 +107,7 @@ def test_tensorboard_reads_the_cost_and_the_graph(published: tuple[Path, Path, R
     assert {"Sigmoid"} <= {node.op for node in events.Graph().node}
 
 
-def test_a_refused_result_is_told_in_its_last_line_and_as_json(models: Path) -> None:
+def test_a_refusal_is_the_last_line_and_in_json(models: Path) -> None:
     options = (f"--models={models}", "--optimizer=gradient-descent", "--iterations=2")
     refused = run("fit", *options, "--quiet", "--json")
     assert refused.exit_code == 3
@@ -161,7 +161,7 @@ def test_the_commands_around_versions(models: Path) -> None:
 
     checked = run("verify", where)
     assert checked.exit_code == 0
-    assert checked.stdout.count("6 files as published") == 3
+    assert checked.stdout.count("7 files as published") == 3
     (folder / "1" / "saved_model.pb").write_bytes(b"x")
     assert run("verify", where, "3").exit_code == 0
     found = run("verify", where)
@@ -215,9 +215,7 @@ def publish_files(models: Path, contents: str) -> None:
     publish(write, models, "breast_cancer")
 
 
-def test_a_schema_change_and_a_comparison_that_was_not_made_are_told(
-    models: Path, tmp_path: Path
-) -> None:
+def test_schema_changes_and_missing_comparisons_are_reported(models: Path, tmp_path: Path) -> None:
     options = (f"--models={models}", NEWTON, "--quiet", "--leave-out=mean_radius")
     refused = run("fit", *options, "--force")
     assert refused.exit_code == 3
@@ -240,7 +238,7 @@ def test_a_schema_change_and_a_comparison_that_was_not_made_are_told(
     assert "column 'mean_radius' is dropped" in run("versions", f"--models={models}").stdout
 
 
-def test_the_learning_rate_and_the_way_it_ended_are_told(models: Path) -> None:
+def test_the_learning_rate_and_the_ending_are_reported(models: Path) -> None:
     options = ("--optimizer=gradient-descent", "--iterations=1500", "--gate-tolerance=1")
     done = run("fit", f"--models={models}", *options)
     assert done.exit_code == 0, done.output
@@ -250,7 +248,7 @@ def test_the_learning_rate_and_the_way_it_ended_are_told(models: Path) -> None:
     page = (version / "report.html").read_text()
     rate = f"learning rate {summary.learning_rate:.4g}"
     assert rate in done.stderr
-    assert f"learning rate {summary.learning_rate:.3g}" in page
+    assert rate in page
     for text in (told(done), page):
         assert "not converged: after 1,500 iterations, the largest derivative" in text
     assert "compared with version 1 on 174 rows new to both: accuracy 0.9" in told(done)
@@ -344,7 +342,7 @@ OWN = ("--data=rows.csv", "--label=y", "--model=m")
         (["--no-such-option"], "No such option"),
     ],
 )
-def test_a_wrong_option_is_told_with_what_came_and_what_was_expected(
+def test_a_wrong_option_is_reported_with_value_and_expectation(
     tmp_path: Path, options: list[str], message: str
 ) -> None:
     done = run("fit", f"--models={tmp_path}", *options)
@@ -386,7 +384,7 @@ GOOD = "a,y\n" + "1,no\n2,yes\n3,no\n4,yes\n" * 20
         ),
     ],
 )
-def test_what_is_wrong_with_the_data_is_told_in_one_line(
+def test_data_errors_take_one_line(
     tmp_path: Path, content: str | None, options: list[str], message: str
 ) -> None:
     path = tmp_path / "rows.csv"
@@ -401,7 +399,7 @@ def test_what_is_wrong_with_the_data_is_told_in_one_line(
     assert not (tmp_path / "models").exists()
 
 
-def test_the_process_tells_it_in_one_line_too(tmp_path: Path) -> None:
+def test_data_errors_of_the_process_take_one_line(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv.gz"
     path.write_bytes(gzip.compress(GOOD.encode())[:-20])
     usual = (f"--data={path}", "--label=y", "--model=m", "--quiet")

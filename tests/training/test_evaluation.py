@@ -102,7 +102,7 @@ def test_extremes_give_numbers(probabilities: list[float], expected: dict[str, f
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=0.01)
 
 
-def test_the_intervals_are_those_of_rows_drawn_anew() -> None:
+def test_the_intervals_agree_with_resampling() -> None:
     labels, probabilities, weights = rows(400)
     ours = bootstrap(labels, probabilities, 0.4, weights, seed=0, replicates=400)
     generator = np.random.default_rng(1)

@@ -12,6 +12,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from client.serving.protos import DataType
+from client.serving.schema import Description
 from tests.support.tables import breast_cancer, fitted
 from training.data import datasets as builtin
 from training.data.reading import FrameFile, Source
@@ -21,6 +23,7 @@ from training.export.serving_module import TrainedModel, export
 from training.features.boolean import BooleanColumn
 from training.features.categorical import CategoricalColumn
 from training.features.columns import Column
+from training.features.date import DateColumn
 from training.features.encoder import Encoder
 from training.features.numeric import NumericColumn
 from training.pipeline import Candidate, fit
@@ -34,7 +37,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def customers() -> pl.DataFrame:
-    """The built-in table, with columns of other kinds that say nothing about the label."""
+    """The built-in table with columns of other kinds, which are independent of the label."""
     random = np.random.default_rng(1)
     missing = pl.Series(random.random(CUSTOMERS) < 0.1)
     return builtin.customers(CUSTOMERS).with_columns(
@@ -46,7 +49,7 @@ def customers() -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Exported:
-    """A model, the version made of it, and what its signatures take and give."""
+    """A model, its exported version, and the inputs and outputs of its signatures."""
 
     model: TrainedModel
     version: SavedVersion
@@ -77,7 +80,7 @@ def numeric(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 @pytest.fixture(scope="module")
 def rows(candidate: Candidate) -> pl.DataFrame:
-    """Rows held out, then rows with what is not in the table."""
+    """Held-out rows, followed by rows with values that are not in the table."""
     held_out = candidate.held_out.frame[:500].fill_nan(None)
     assert sum(held_out.null_count().row(0)) > 50
     unusual = held_out[:4].with_columns(
@@ -97,7 +100,7 @@ def weights_of(model: TrainedModel) -> dict[str, float]:
 
 
 def shares(model: TrainedModel, frame: pl.DataFrame) -> Floats:
-    """What each column adds to the log-odds by the weights in the order of `columns.py`."""
+    """Return each column's share of the log-odds, computed from the weights."""
     weights = iter(model.weights.tolist())
     found = {column.name: np.zeros(len(frame)) for column in model.columns}
     numbers = [column for column in model.columns if column.kind == "numeric"]
@@ -123,7 +126,7 @@ def shares(model: TrainedModel, frame: pl.DataFrame) -> Floats:
 
 
 def arrays(model: TrainedModel, frame: pl.DataFrame) -> dict[str, npt.NDArray[Any]]:
-    """Rows as the top of `export.py` says that they are sent."""
+    """Rows in the form that the module `serving_module` describes."""
     sent: dict[str, npt.NDArray[Any]] = {}
     for column in model.columns:
         values = frame[column.name].to_list()
@@ -142,7 +145,7 @@ def arrays(model: TrainedModel, frame: pl.DataFrame) -> dict[str, npt.NDArray[An
 def examples(
     model: TrainedModel, frame: pl.DataFrame, leave_out: tuple[str, ...] = ()
 ) -> npt.NDArray[Any]:
-    """Rows as serialized `tf.Example`s, in which what is missing is absent."""
+    """Rows as serialized `tf.Example`s without their missing values."""
     serialized = []
     for row in frame.iter_rows(named=True):
         example = tf.train.Example()
@@ -227,7 +230,7 @@ def test_only_a_numeric_table_has_a_signature_that_takes_a_matrix(
     assert "dense" not in mixed.signatures
 
 
-def test_it_predicts_what_was_trained(mixed: Exported, rows: pl.DataFrame) -> None:
+def test_predictions_equal_those_of_training(mixed: Exported, rows: pl.DataFrame) -> None:
     sent = arrays(mixed.model, rows)
     assert_predicts(mixed.model, rows, mixed.version.run("serving_default", sent))
 
@@ -242,7 +245,7 @@ def test_training_computes_the_same_as_the_version(mixed: Exported, candidate: C
     np.testing.assert_allclose(held_out.probabilities, 1 / (1 + np.exp(-logit)), rtol=1e-9)
 
 
-def test_what_is_missing_and_what_is_unknown_have_weights_of_their_own(mixed: Exported) -> None:
+def test_missing_and_unknown_values_have_weights_of_their_own(mixed: Exported) -> None:
     weights = weights_of(mixed.model)
     row = {name: values[:1] for name, values in mixed.model.inputs(customers_row()).items()}
 
@@ -302,7 +305,7 @@ def test_dense_is_the_same_with_one_matrix(numeric: Exported) -> None:
         np.testing.assert_array_equal(dense[name], values)
 
 
-def test_describe_tells_what_the_model_is_once_for_each_query(mixed: Exported) -> None:
+def test_describe_describes_the_model_once_for_each_query(mixed: Exported) -> None:
     facts = mixed.version.run("describe", {"query": np.array([0, -1, 7], np.int32)})
     for name, values in facts.items():
         assert len(values) == 3, name
@@ -340,7 +343,23 @@ def test_describe_tells_what_the_model_is_once_for_each_query(mixed: Exported) -
     metrics = zip(told.pop("metric_names"), told.pop("metric_values"), strict=True)
     assert {name.decode(): value for name, value in metrics} == mixed.model.metrics
     assert "auc" in mixed.model.metrics
+    assert [tuple(both) for both in told.pop("metric_intervals")] == list(
+        mixed.model.intervals.values()
+    )
+    assert told.pop("reference").decode() == mixed.model.reference
+    assert told.pop("golden").decode() == mixed.model.golden
     assert told == {}
+
+
+def test_describe_tells_how_the_table_writes_its_cells(tmp_path: Path) -> None:
+    columns = (NumericColumn("x"), DateColumn("day", form="%d/%m/%Y"))
+    model = replace(made_up(columns), missing_marks=("-999",))
+    facts = exported(model, tmp_path).version.run("describe", {"query": np.zeros(1, np.int32)})
+    assert facts["missing_marks"].tolist() == [[b"-999"]]
+    assert facts["date_forms"].tolist() == [[b"year-month-day", b"%d/%m/%Y"]]
+    number, day = Description.from_outputs(facts).columns
+    assert number.parse("-999", DataType.Value("DT_DOUBLE")) is None
+    assert day.parse("03/04/1970", DataType.Value("DT_DOUBLE")) == 92
 
 
 def test_describe_does_not_answer_very_many_queries(mixed: Exported) -> None:
@@ -351,7 +370,7 @@ def test_describe_does_not_answer_very_many_queries(mixed: Exported) -> None:
         mixed.version.run("describe", {"query": np.zeros(1025, np.int32)})
 
 
-def test_classify_and_regress_read_examples_in_which_what_is_missing_is_absent(
+def test_classify_and_regress_read_absent_features_as_missing(
     mixed: Exported, rows: pl.DataFrame
 ) -> None:
     serialized = examples(mixed.model, rows)
@@ -366,7 +385,7 @@ def test_classify_and_regress_read_examples_in_which_what_is_missing_is_absent(
 
 
 @pytest.mark.parametrize("column", ["tenure", "contract", "region", "paperless"])
-def test_an_example_must_have_what_was_never_missing(
+def test_an_example_must_have_features_that_were_never_missing(
     mixed: Exported, rows: pl.DataFrame, column: str
 ) -> None:
     serialized = examples(mixed.model, rows[:2], leave_out=(column,))

@@ -132,6 +132,8 @@ REFUSED = [
     (b"[[1, 2], [3, 4]]", "a JSON array"),
     (b'{\n  "number": [1, 2]\n}', "one JSON document"),
     (b'{"number": {"0": 1, "1": 2}, "text": {"0": "x"}}', "one JSON document"),
+    (b'{"deep": ' + b"[" * 20_000 + b"]" * 20_000 + b"}", "one JSON document"),
+    (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
     (b"\n<!DOCTYPE html><html></html>", "an HTML page"),
     (b'<?xml version="1.0"?><rows/>', "an XML document"),
     (b"%PDF-1.7\n%\xe2\xe3", "a PDF document"),
@@ -149,7 +151,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("data", "what"), REFUSED, ids=[what for _, what in REFUSED])
-def test_a_format_that_is_not_read_is_named(tmp_path: Path, data: bytes, what: str) -> None:
+def test_an_unsupported_format_is_named(tmp_path: Path, data: bytes, what: str) -> None:
     message = message_of(tmp_path / "rows.csv", data)
     assert message.startswith(f"FILE is {what}")
     assert "which is not read; " in message
@@ -203,7 +205,7 @@ def test_packed_parquet_is_refused(tmp_path: Path) -> None:
         ('{"a": "one"}', "column 'a': expected a number, got 'one'"),
     ],
 )
-def test_a_wrong_line_of_json_is_told(
+def test_an_invalid_json_line_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, message: str
 ) -> None:
     monkeypatch.setattr(json_lines, "CHUNK_BYTES", 64)

@@ -48,7 +48,7 @@ def candidate() -> Candidate:
 
 @pytest.fixture(scope="module")
 def worse() -> Candidate:
-    """After two steps; much better than a constant, much worse than the candidate."""
+    """A fit of two steps: much better than a constant, much worse than the candidate."""
     return fitted(FitSettings(optimizer="gradient-descent", iterations=2))
 
 
@@ -82,7 +82,7 @@ def with_metrics(candidate: Candidate, **metrics: float) -> Candidate:
 
 
 def version_of_candidate(candidate: Candidate, directory: Path) -> Path:
-    """Write what the gate looks at of a version, without having it checked."""
+    """Write the files of a version that the gate reads, without the check of the export."""
     directory.mkdir(parents=True)
     export(candidate.model, directory)
     manifest.write(directory, candidate.manifest)
@@ -121,7 +121,7 @@ def test_a_metric_at_its_floor_passes(candidate: Candidate) -> None:
 
 
 @pytest.mark.parametrize("log_loss", [0.7, math.nan, math.inf])
-def test_what_predicts_no_better_than_a_constant_is_refused(
+def test_a_model_no_better_than_a_constant_is_refused(
     candidate: Candidate, log_loss: float
 ) -> None:
     share = candidate.held_out.labels.mean()
@@ -191,7 +191,9 @@ def test_a_forced_candidate_is_published_and_the_version_says_why_it_would_not_b
     assert recorded.comparison.version == 1
 
 
-def test_what_passes_is_not_recorded_as_forced(published: Path, candidate: Candidate) -> None:
+def test_a_version_that_passes_is_not_recorded_as_forced(
+    published: Path, candidate: Candidate
+) -> None:
     verdict = judged(candidate, published / NAME / "1", force=True)
     assert (verdict.passed, verdict.reason, verdict.forced) == (True, "", False)
 
@@ -231,7 +233,7 @@ def test_versions_are_compared_on_rows_that_neither_was_trained_on(
 
 @pytest.fixture(scope="module")
 def by_heart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A version that has learnt the rows it was trained on by heart."""
+    """A version that was overfitted to its training rows."""
     candidate = fitted(replace(NEWTON, l2=1e-6))
     return version_of_candidate(candidate, tmp_path_factory.mktemp("by_heart") / "1")
 
@@ -239,7 +241,7 @@ def by_heart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_version_has_no_advantage_from_rows_it_was_trained_on(
     by_heart: Path, other_seed: Candidate
 ) -> None:
-    # On all rows that the candidate held out, most of which the version knows, it would win.
+    # On all rows that the candidate held out, most of them known to the version, it would win.
     log_loss = evaluated(SavedVersion(by_heart), other_seed)["log_loss"]
     verdict = judged(other_seed, by_heart)
     assert verdict.passed
@@ -319,7 +321,7 @@ def edit_manifest(version: Path, **changes: Any) -> None:
     ],
     ids=["no manifest", "broken manifest", "row hash", "columns", "trained on all", "split"],
 )
-def test_a_comparison_that_would_be_unfair_is_not_made_and_the_reason_is_given(
+def test_an_unfair_comparison_is_skipped_with_its_reason(
     models: Path, worse: Candidate, harm: Callable[[Path], object], reason: str
 ) -> None:
     harm(models / NAME / "1")
@@ -465,16 +467,14 @@ def test_a_reweighted_model_must_beat_chance_and_the_published_version(tmp_path:
 
 
 class Foreign(tf.Module):
-    """A model that the training job has not made."""
+    """A model of another program."""
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
     def serve(self, x: Any) -> dict[str, Any]:
         return {"probability": tf.sigmoid(x)}
 
 
-def test_a_version_that_the_job_has_not_made_is_not_compared(
-    tmp_path: Path, candidate: Candidate
-) -> None:
+def test_a_version_of_another_program_is_not_compared(tmp_path: Path, candidate: Candidate) -> None:
     other = Foreign()
     tf.saved_model.save(other, str(tmp_path / "1"), signatures=other.serve)
     verdict = judged(candidate, tmp_path / "1")
@@ -566,7 +566,8 @@ def test_a_version_says_how_it_came_about(published: Path, candidate: Candidate)
         "gradient": pytest.approx(fit.progress.state.criterion, rel=1e-3),
         "learning_rate": None,
     }
-    assert {name: version_of(name) for name in ("tensorflow", "numpy", "polars")}.items() <= (
+    assert facts["libraries"]["tensorflow"] == tf.__version__
+    assert {name: version_of(name) for name in ("numpy", "polars")}.items() <= (
         facts["libraries"].items()
     )
     assert facts["libraries"].keys() == {"python", "tensorflow", "numpy", "polars", "scikit-learn"}
@@ -591,7 +592,7 @@ def test_a_version_says_how_it_came_about(published: Path, candidate: Candidate)
     assert facts["files"] == {n: sha256(p.read_bytes()).hexdigest() for n, p in files.items()}
 
 
-def test_the_fingerprint_tells_tables_apart(candidate: Candidate) -> None:
+def test_the_fingerprint_distinguishes_tables(candidate: Candidate) -> None:
     frame = builtin.breast_cancer()
     shuffled = fitted(NEWTON, frame.sample(fraction=1, shuffle=True, seed=0))
     assert shuffled.manifest.data.hash == candidate.manifest.data.hash
@@ -610,16 +611,19 @@ def test_the_fingerprint_tells_tables_apart(candidate: Candidate) -> None:
         (lambda v: (v / "variables").rename(v / "other"), "other/variables.data"),
         (lambda v: (v / "manifest.json").unlink(), "manifest.json: missing"),
         (lambda v: (v / "manifest.json").write_text("[]"), "expected a JSON object, got list"),
-        (lambda v: (v / "manifest.json").write_text("{}"), "manifest.json: has no list of files"),
-        (lambda v: (v / "manifest.json").write_text('{"files": 1}'), "has no list of files"),
+        (
+            lambda v: (v / "manifest.json").write_text("{}"),
+            "manifest.json: expected an object 'files'",
+        ),
+        (lambda v: (v / "manifest.json").write_text('{"files": 1}'), "hash of each file, got int"),
         (lambda v: (v / "manifest.json").write_bytes(b"\xff{"), "manifest.json: cannot be read"),
     ],
 )
-def test_verify_finds_what_was_changed(
+def test_verify_finds_changed_files(
     models: Path, harm: Callable[[Path], object], message: str
 ) -> None:
     version = models / NAME / "1"
-    assert verify(version) == len(list(file_hashes(version))) == 6
+    assert verify(version) == len(list(file_hashes(version))) == 7
     harm(version)
     with pytest.raises(ManifestError, match=message):
         verify(version)

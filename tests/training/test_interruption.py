@@ -15,7 +15,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.support.processes import ROOT, fit, wait_for
+from tests.support.forked import fit
+from tests.support.processes import ROOT, wait_for
 from training.data.reading import open_source
 from training.data.table import Choice
 from training.errors import ResumeError
@@ -64,14 +65,14 @@ class Command:
             while data := os.read(self._terminal, 1 << 16):
                 self._seen += data
         except OSError:
-            pass  # nobody has the other end any more
+            pass  # the other end is closed
         os.close(self._terminal)
 
     def seen(self) -> str:
         return ESCAPES.sub("", self._seen.decode(errors="replace"))
 
     def steps(self) -> int:
-        """How many steps it has shown."""
+        """Return the number of steps that the progress shows."""
         found = STEP.findall(self.seen())
         return int(found[-1].replace(",", "")) if found else 0
 
@@ -83,7 +84,7 @@ class Command:
         wait_for(reached, f"{count} steps", 240)
 
     def last_line(self, seconds: float = 120) -> str:
-        """Wait for its end, and return what it said last."""
+        """Wait until the command ends, and return the last line of its output."""
         self.process.wait(seconds)
         self._reader.join()
         return self.seen().strip().splitlines()[-1].strip()
@@ -97,7 +98,7 @@ class Command:
 
 @pytest.fixture
 def commands() -> Iterator[list[Command]]:
-    """Those that end with the test."""
+    """Commands to stop at the end of the test."""
     started: list[Command] = []
     yield started
     for command in started:
@@ -130,7 +131,7 @@ def job(
 
 
 def bits(version: Path) -> list[bytes]:
-    """The weights, as the version's answers tell them."""
+    """The weights, computed from the version's answers."""
     loaded = SavedVersion(version)
     rows = {name: np.linspace(-2, 2, 9, dtype=np.float32) for name in "abc"}
     outputs = loaded.run("explain", rows)
@@ -266,7 +267,7 @@ def test_another_fit_does_not_resume_a_checkpoint(table: Path, tmp_path: Path) -
     assert path_for(tmp_path, "m").read_bytes() == checkpoint
 
 
-def test_a_checkpoint_that_is_none_is_told_in_one_line(table: Path, tmp_path: Path) -> None:
+def test_an_invalid_checkpoint_is_reported_in_one_line(table: Path, tmp_path: Path) -> None:
     options = (f"--data={table}", *OPTIONS, "--resume")
     done = fit(tmp_path, *options)
     assert done.returncode == 1

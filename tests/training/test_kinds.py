@@ -1,4 +1,4 @@
-"""How columns are detected and read: kinds, dates, decimal commas, what is refused."""
+"""Detection and reading of columns: kinds, dates, decimal commas, errors."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_a_date_is_days_since_1970(text: str, days: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["2024-02-30", "2024-13-01", "2024-03-01 24:00", "2024-03-01 1"])
-def test_what_is_not_in_the_calendar_is_no_date(text: str) -> None:
+def test_impossible_dates_are_not_dates(text: str) -> None:
     assert DateParser().parse(pl.Series([text])).to_list() == [None]
 
 
@@ -243,10 +243,16 @@ def test_numbers_that_32_bits_do_not_resolve_get_64() -> None:
 def test_integers_that_64_bits_do_not_resolve_are_refused(dtype: Any) -> None:
     close = pl.Series([2**60 + i for i in range(100)])
     message = refused(close.cast(dtype))
-    assert message.startswith(f"column 'x' has integers like {2**60} that differ in digits")
+    assert message.startswith(f"column 'x' has integers like {2**60} that differ only in digits")
     assert "--leave-out 'x'" in message
     apart = pl.Series([2**60 + i * 2**50 + 1 for i in range(100)])
     assert needs_64_bits(apart.cast(dtype)) is False  # 32 bits resolve them
+
+
+def test_a_mark_of_a_missing_value_does_not_hide_integers_that_float64_does_not_resolve() -> None:
+    values = [*(str(2**60 + i) for i in range(100)), "-1"]
+    message = refused(values, cell_format=CellFormat(missing=("-1",)))
+    assert message.startswith(f"column 'x' has integers like {2**60} that differ only in digits")
 
 
 def warnings_of(name: str, values: Any) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ def objective_of(
 
 
 def written_out_cost(theta: Any, rows: Block, loss: LossName, l2: float) -> Any:
-    """J as its definition has it, for TensorFlow to differentiate."""
+    """Compute J by its definition, for TensorFlow to differentiate."""
     features, y, r = rows
     a = 1 / (1 + tf.exp(-(tf.linalg.matvec(features, theta[:-1]) + theta[-1])))
     losses = {
@@ -66,7 +66,7 @@ def written_out_cost(theta: Any, rows: Block, loss: LossName, l2: float) -> Any:
 
 
 def derivatives(rows: Block, loss: LossName, l2: float) -> tuple[float, Floats, Floats]:
-    """J at THETA, and its first and second derivatives, as TensorFlow finds them."""
+    """Return J at THETA and its first and second derivatives by automatic differentiation."""
     theta = tf.Variable(THETA)
     with tf.GradientTape() as outer:
         with tf.GradientTape() as inner:
@@ -211,7 +211,7 @@ def test_the_safe_learning_rate_of_one_centred_column_of_variance_4(
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_several_blocks_give_what_one_gives(rows: Block, loss: LossName) -> None:
+def test_several_blocks_give_the_result_of_one(rows: Block, loss: LossName) -> None:
     cut = [Block(*(tensor[i:j] for tensor in rows)) for i, j in ((0, 17), (17, 18), (18, 40))]
     one, several = objective_of([rows], loss, 2.5), objective_of(cut, loss, 2.5)
     found: Any
@@ -258,14 +258,14 @@ def problem_of(folder: Path, memory: int) -> Problem:
         pytest.param(0, 10_000, id="rows on disk, in pieces"),
     ],
 )
-def test_a_table_larger_than_a_block_gives_what_one_block_gives(
+def test_a_table_larger_than_a_block_gives_the_result_of_one_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int, values: int
 ) -> None:
     (tmp_path / "whole").mkdir()
     whole = problem_of(tmp_path / "whole", PLENTY).objective
     assert [block.features.dtype for block in whole.blocks] == [tf.float64]
 
-    monkeypatch.setattr(spool_module, "LARGEST_BLOCK_ROWS", 1024)
+    monkeypatch.setattr(spool_module, "MAX_BLOCK_ROWS", 1024)
     monkeypatch.setattr(blocks_module, "BLOCK_VALUES", values)
     problem = problem_of(tmp_path, memory)
     assert (tmp_path / "train.rows").exists() == (memory == 0)
@@ -286,7 +286,7 @@ def test_a_table_larger_than_a_block_gives_what_one_block_gives(
 def test_mini_batches_are_the_same_from_memory_and_from_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spool_module, "LARGEST_BLOCK_ROWS", 1024)
+    monkeypatch.setattr(spool_module, "MAX_BLOCK_ROWS", 1024)
     thetas = []
     for memory in (PLENTY, 300_000, 0):
         folder = tmp_path / str(memory)
@@ -303,7 +303,7 @@ def test_mini_batches_are_the_same_from_memory_and_from_disk(
 def test_an_epoch_goes_through_every_row_once_in_another_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int
 ) -> None:
-    monkeypatch.setattr(spool_module, "LARGEST_BLOCK_ROWS", 1024)
+    monkeypatch.setattr(spool_module, "MAX_BLOCK_ROWS", 1024)
     problem = problem_of(tmp_path, memory)
     assert isinstance(problem.objective.blocks, blocks_module.Blocks)
     random = np.random.default_rng(0)
@@ -318,11 +318,11 @@ def test_an_epoch_goes_through_every_row_once_in_another_order(
 
 
 def test_the_course_s_exercise_and_its_published_fault() -> None:
-    """What benchmarks/course.py measures over 20 seeds, here over a few."""
-    from benchmarks.course import WAYS, accuracies
+    """Repeat benchmarks/course.py with 2 seeds instead of 20."""
+    from benchmarks.course import VARIANTS, accuracies
 
     published, transposed, faster, theirs = (
-        np.mean(accuracies(way, range(2))) for way in WAYS.values()
+        np.mean(accuracies(variant, 2)) for variant in VARIANTS.values()
     )
     assert published == pytest.approx(0.5, abs=0.05)  # chance
     assert transposed > 0.8

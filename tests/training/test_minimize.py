@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def frame_of(rows: int, columns: int = 3, seed: int = 0) -> pl.DataFrame:
-    """Only the first two columns matter, the others are noise."""
+    """A table whose label depends on the first two columns only."""
     random = np.random.default_rng(seed)
     x = random.normal(size=(rows, columns))
     logit = x[:, :2] @ [1.0, -2.0] + random.logistic(size=rows)
@@ -51,14 +51,14 @@ def source_of(frame: pl.DataFrame) -> Source:
 
 
 def table_of(frame: pl.DataFrame, settings: FitSettings, folder: Path) -> Table:
-    """The table that a job makes of a frame."""
+    """Return the table that a job reads from a frame."""
     validation = VALIDATION_SHARE if settings.patience is not None else 0.0
     split = Split(settings.held_out, validation, settings.seed)
     return read_table(source_of(frame), Choice(LABEL), split, folder, Workers(), MEMORY)
 
 
 def interrupt(after: int, settings: FitSettings, saved: Path, frame: pl.DataFrame = FRAME) -> None:
-    """Ask a job to stop after so many steps; it leaves a checkpoint."""
+    """Interrupt a job after some steps, so that it leaves a checkpoint."""
     signals = StopSignals()
 
     def stepped(steps: int, cost: float) -> None:
@@ -165,7 +165,7 @@ def test_every_optimizer_stops_early(optimizer: OptimizerName) -> None:
     assert len(costs) - 1 - int(np.argmin(costs)) == 2
 
 
-def test_the_rows_that_tell_when_to_stop_are_not_trained_on(tmp_path: Path) -> None:
+def test_validation_rows_are_not_trained_on(tmp_path: Path) -> None:
     table = table_of(NOISY, EARLY, tmp_path)
     shares = [
         set(spool.read(0, spool.rows).key.tolist())
@@ -238,7 +238,7 @@ def test_going_on_with_another_setting_is_an_error_that_names_both(
     assert resume_error(replace(settings, **changed), tmp_path / "saved") == said
 
 
-def test_going_on_with_other_rows_is_an_error_that_tells_them_apart(tmp_path: Path) -> None:
+def test_resuming_with_other_rows_is_an_error_that_names_the_difference(tmp_path: Path) -> None:
     settings = FitSettings(optimizer="lbfgs", tolerance=1e-9)
     interrupt(2, settings, tmp_path / "saved")
     said = resume_error(settings, tmp_path / "saved", frame_of(301))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ import polars as pl
 import pytest
 
 from tests.conftest import missing
-from tests.support.processes import ROOT, fit, wait_for
+from tests.support.forked import fit
+from tests.support.processes import ROOT, wait_for
 from tests.support.publishing import publish_ten, write_two_files
 from tests.support.tables import fitted
 from training.export.serving_module import export
@@ -25,7 +27,7 @@ from training.pipeline import Candidate, Target, gate_and_publish
 from training.publishing import manifest
 from training.publishing.file_hashes import file_hashes, verify
 from training.publishing.saved_version import SavedVersion
-from training.publishing.versions import publish, versions
+from training.publishing.versions import keep_newest, publish, versions
 from training.settings import FitSettings
 
 KILLS = 25
@@ -40,10 +42,25 @@ def test_the_first_version_is_1_and_each_further_one_the_next_integer(tmp_path: 
     assert (tmp_path / "m" / "8" / "variables" / "data").read_text() == "numbers"
 
 
-def test_no_version_is_published_beyond_what_servers_read(tmp_path: Path) -> None:
+def test_no_version_number_exceeds_the_servers_limit(tmp_path: Path) -> None:
     (tmp_path / "m" / str(2**63 - 1)).mkdir(parents=True)
     with pytest.raises(OSError, match="no version number left"):
         publish(write_two_files, tmp_path, "m")
+
+
+def test_directories_with_leading_zeros_are_no_versions_to_remove(tmp_path: Path) -> None:
+    for name in ("00000001", "2", "3"):
+        (tmp_path / "m" / name).mkdir(parents=True)
+    keep_newest(tmp_path, "m", 1)
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["00000001", "3"]
+
+
+def test_a_name_may_look_like_a_pattern(tmp_path: Path) -> None:
+    mine, other = tmp_path / ".m[1].tmp-dead", tmp_path / ".m1.tmp-dead"
+    mine.mkdir()
+    other.mkdir()
+    publish(write_two_files, tmp_path, "m[1]")
+    assert (mine.exists(), other.exists()) == (False, True)
 
 
 def test_others_may_read_a_version(tmp_path: Path) -> None:
@@ -180,7 +197,7 @@ def test_a_job_killed_at_any_moment_leaves_only_whole_versions(
             job.send_signal(signal.SIGKILL)
             job.wait()
         abandoned += len(list(models.glob(".m.tmp-*")))
-    assert abandoned >= 5  # else the moments say nothing
+    assert abandoned >= 5  # otherwise the moments are undefined
     numbers = versions(models / "m")
     assert numbers == list(range(1, len(numbers) + 1))
     assert len(numbers) >= KILLS
@@ -194,27 +211,19 @@ def test_a_job_killed_at_any_moment_leaves_only_whole_versions(
 
 
 def test_two_jobs_at_once_both_publish(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "training", "fit", f"--models={tmp_path}", "--json"]
-    jobs = [
-        subprocess.Popen(
-            [*command, "--optimizer=newton", f"--seed={seed}", "--gate-tolerance=1", "--quiet"],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for seed in (0, 1)
-    ]
-    told = []
+    options = ("--json", "--optimizer=newton", "--gate-tolerance=1", "--quiet")
+    with ThreadPoolExecutor(2) as pool:
+        jobs = pool.map(lambda seed: fit(tmp_path, *options, f"--seed={seed}"), (0, 1))
+    results = []
     for job in jobs:
-        out, errors = job.communicate(timeout=120)
-        assert job.returncode == 0, errors.decode()
-        told.append(json.loads(out))
-    assert sorted(result["version"] for result in told) == [1, 2]
-    for seed, result in enumerate(told):
+        assert job.returncode == 0, job.stderr
+        results.append(json.loads(job.stdout))
+    assert sorted(result["version"] for result in results) == [1, 2]
+    for seed, result in enumerate(results):
         settings = manifest.read(Path(result["path"])).settings
         assert settings is not None
         assert settings.seed == seed
-        assert verify(Path(result["path"])) == 6
+        assert verify(Path(result["path"])) == 7
     assert [path.name for path in tmp_path.iterdir()] == ["breast_cancer"]
 
 
@@ -223,7 +232,7 @@ Mount = Callable[..., None]
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[tuple[Path, Mount]]:
-    """An empty file system, and what mounts it with other options."""
+    """An empty file system, and a function that mounts it with other options."""
     folder = tmp_path / "disk"
     folder.mkdir()
 
@@ -242,8 +251,8 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, Mount]]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def room(candidate: Candidate, folder: Path) -> int:
-    """How many KB a version takes."""
+def size_on_disk(candidate: Candidate, folder: Path) -> int:
+    """Return the KB that a version takes on disk."""
     version, _ = gate_and_publish(candidate, Target(folder, "m"))
     return sum(-(-path.stat().st_size // 4096) * 4 for path in version.rglob("*") if path.is_file())
 
@@ -252,7 +261,7 @@ def test_a_full_disk_publishes_nothing_whichever_file_it_meets(
     tmp_path: Path, candidate: Candidate, disk: tuple[Path, Mount]
 ) -> None:
     folder, mount = disk
-    whole = room(candidate, tmp_path / "elsewhere")
+    whole = size_on_disk(candidate, tmp_path / "elsewhere")
     for size in (4, 64, whole - 4):
         mount(f"size={whole + 64}k", "remount")
         (folder / "m" / "1").mkdir(parents=True, exist_ok=True)
@@ -294,7 +303,7 @@ def test_a_models_directory_that_is_read_only_is_one_clear_line(disk: tuple[Path
 def test_a_full_disk_for_rows_is_one_clear_line(tmp_path: Path, disk: tuple[Path, Mount]) -> None:
     folder, mount = disk
     mount("size=64k", "remount")
-    rows = 120_000  # more than a block, which is what is written
+    rows = 120_000  # more than a block, the unit of writing
     numbers = np.random.default_rng(0).normal(size=rows).astype(np.float32)
     data = tmp_path / "rows.csv"
     pl.DataFrame({"a": numbers, "y": np.where(numbers > 0, "yes", "no")}).write_csv(data)

@@ -1,16 +1,18 @@
-"""Where CSV records end, and how quotes that RFC 4180 does not have are read."""
+"""The ends of CSV records, and the reading of quotes that RFC 4180 does not allow."""
 
 from __future__ import annotations
 
 import csv
 import io
 import random
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.training.test_reading import message_of, rows_of, written
 from training.data.reading import csv_file, open_source
+from training.data.reading.csv_header import read_header
 from training.data.reading.quotes import whole_records
 
 PIECES = [
@@ -75,7 +77,7 @@ def test_blanks_around_a_quoted_field_do_not_count(tmp_path: Path, separator: st
     assert rows_of(source) == [(1, f"x{separator} y", 2)]
 
 
-def test_the_line_of_a_forgotten_quote_is_told(tmp_path: Path) -> None:
+def test_the_line_of_an_unclosed_quote_is_reported(tmp_path: Path) -> None:
     lines = ['"' * (i in (100, 300)) + f"note,{i}\n" for i in range(400)]
     assert message_of(tmp_path / "rows.csv", "".join(["note,x\n", *lines]).encode()) == (
         "FILE line 102: a quote opens a field here and is closed on line 302 before 'note,300'; "
@@ -110,6 +112,14 @@ def test_a_quote_that_is_never_closed_is_found_without_reading_everything(
 def test_the_separator_is_guessed(tmp_path: Path, text: str, columns: int) -> None:
     source = open_source(written(tmp_path / "rows.csv", text.encode()))
     assert len(source.columns) == columns
+
+
+def test_a_header_of_very_many_columns_is_read_at_once() -> None:
+    names = [f"c{number}" for number in range(50_000)]
+    started = time.monotonic()
+    columns, _ = read_header("rows.csv", 1, ",".join(names).encode() + b"\n", b",")
+    assert time.monotonic() - started < 5  # a search for each takes half a minute
+    assert list(columns) == names
 
 
 def test_lines_are_counted_with_the_line_of_the_separator(tmp_path: Path) -> None:

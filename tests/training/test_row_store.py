@@ -33,7 +33,7 @@ def spooled(rows: Rows, folder: Path, memory: int) -> Spool:
     writer = SpoolWriter(folder / "rows", layout, memory)
     cuts = np.sort(np.random.default_rng(0).integers(0, len(rows) + 1, 7)).tolist()
     for begin, end in zip([0, *cuts], [*cuts, len(rows)], strict=True):
-        writer.append(rows.take(slice(begin, end)))
+        writer.append(rows, np.arange(begin, end))
     return writer.finish()
 
 
@@ -57,7 +57,7 @@ def test_the_same_rows_come_back_from_memory_and_from_disk(
         assert_same(spool.read(begin, end).arrays(), rows.take(slice(begin, end)).arrays())
 
 
-def test_what_fits_into_memory_is_not_written(tmp_path: Path) -> None:
+def test_rows_that_fit_into_memory_are_not_written(tmp_path: Path) -> None:
     rows = random_rows(1000)
     assert spooled(rows, tmp_path, MEMORY["memory"]).kept is not None
     assert list(tmp_path.iterdir()) == []

@@ -22,6 +22,7 @@ from training.data.table import read_table
 from training.errors import DataError, DivergedError
 from training.evaluation.metrics import evaluate
 from training.features.columns import Floats
+from training.fitting import feature_blocks
 from training.fitting.minimize import Fit, Stopping, descend
 from training.fitting.problem import Problem
 from training.fitting.solvers import Lbfgs, Newton, Optimizer
@@ -194,7 +195,7 @@ def test_starting_from_a_sample_of_many_rows_gives_the_same_in_fewer_steps(
     ours = fit(problem)
     cold: Optimizer = Newton(1e-6) if optimizer == "newton" else Lbfgs(1e-6)
     expected = descend(cold, problem.objective, Stopping(100, 1e-6))
-    # The sums are of float32: on some processors they cannot tell that the tolerance is reached.
+    # Sums in float32 do not reach the tolerance on some processors.
     assert {ours.reason, expected.reason} <= {"tolerance", "precision"}
     assert max_gradient(problem, ours.theta) <= 1e-5
     assert max_gradient(problem, expected.theta) <= 1e-5
@@ -204,9 +205,7 @@ def test_starting_from_a_sample_of_many_rows_gives_the_same_in_fewer_steps(
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_row_of_weight_3_is_a_row_that_is_there_3_times(
-    tmp_path: Path, optimizer: OptimizerName
-) -> None:
+def test_a_row_of_weight_3_equals_3_rows(tmp_path: Path, optimizer: OptimizerName) -> None:
     frame = generated()
     weights = np.random.default_rng(3).integers(0, 4, len(frame)).astype(float)
     frame = frame.with_columns(pl.Series("times", weights))
@@ -226,7 +225,7 @@ def test_a_row_of_weight_3_is_a_row_that_is_there_3_times(
     [("balanced", "balanced"), ({"yes": 5.0}, {1: 5.0}), ({"no": 0.2, "yes": 2.0}, {0: 0.2, 1: 2})],
 )
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_class_weights_do_what_scikit_learn_s_do(
+def test_class_weights_agree_with_scikit_learn(
     tmp_path: Path, optimizer: OptimizerName, ours: str | Mapping[str, float], theirs: Any
 ) -> None:
     settings = replace(TO_THE_END[optimizer], class_weight=ours)
@@ -251,7 +250,20 @@ def test_an_elastic_net_is_scikit_learn_s(tmp_path: Path) -> None:
     assert fitted.progress.costs[-1] == pytest.approx(best, abs=5e-3)  # the mean of an epoch
 
 
-def test_a_weight_for_a_class_that_is_not_there_says_which_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rows", "block_rows"), [(60, 2048), (100, 2048), (100, 64)])
+def test_short_batches_do_not_make_the_penalty_stronger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, block_rows: int
+) -> None:
+    monkeypatch.setattr(feature_blocks, "BLOCK_VALUES", block_rows)
+    x = normal_rows(rows, 1)
+    settings = replace(TO_THE_END["sgd"], learning_rate=0.1, l2=5.0, batch_size=256)
+    problem = problem_of(frame_of(x, labelled(2 * x[:, 0])), tmp_path, settings)
+    features, labels, _ = trained_on(problem)
+    _, expected = scikit_learn(features, labels, l2=5.0)
+    assert fit(problem).theta == pytest.approx(expected, abs=0.01)
+
+
+def test_a_weight_for_an_unknown_class_lists_the_classes(tmp_path: Path) -> None:
     settings = FitSettings(class_weight={"Yes": 2.0})
     with pytest.raises(DataError, match=r"the classes are 'no' and 'yes', not 'Yes'"):
         problem_of(generated(50), tmp_path, settings)
@@ -266,9 +278,15 @@ def test_a_learning_rate_that_diverges_is_an_error_that_names_it(
     optimizer: OptimizerName, learning_rate: float, l2: float, loss: LossName
 ) -> None:
     settings = FitSettings(optimizer=optimizer, learning_rate=learning_rate, l2=l2, loss=loss)
-    said = re.escape(f"with learning rate {learning_rate:g}; a smaller one is needed")
+    said = re.escape(f"with learning rate {learning_rate:g}; choose a smaller --learning-rate")
     with pytest.raises(DivergedError, match=rf"diverged (at iteration|in epoch) \d+ {said}"):
         fitted(settings, generated(200))
+
+
+def test_the_default_learning_rate_of_mini_batches_is_safe_under_a_strong_ridge() -> None:
+    settings = FitSettings(optimizer="sgd", l2=5000.0)
+    theta = fitted(settings, small()).fit.theta
+    assert np.abs(theta[:-1]).max() < 0.1
 
 
 def small(rows: int = 200, **more: Any) -> pl.DataFrame:

@@ -115,14 +115,14 @@ def test_a_label_of_two_values_of_any_type_has_a_class_1(
         ([], "column 'y': expected a label of two values, got none"),
     ],
 )
-def test_a_label_that_is_not_of_two_values_is_told(
+def test_a_label_without_two_values_is_refused(
     tmp_path: Path, labels: list[Any], message: str
 ) -> None:
     frame = pl.DataFrame({"n": range(len(labels)), "y": pl.Series(labels, dtype=pl.String)})
     assert message_of(frame, tmp_path) == message
 
 
-def test_a_third_label_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_third_label_is_reported_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('n,y\n1,a\n\n"\n2",b\n3,c\n')
     with pytest.raises(DataError) as caught:
@@ -132,7 +132,7 @@ def test_a_third_label_is_told_with_its_line(tmp_path: Path) -> None:
     )
 
 
-def test_too_few_rows_of_a_class_are_told(tmp_path: Path) -> None:
+def test_too_few_rows_of_a_class_are_refused(tmp_path: Path) -> None:
     frame = pl.DataFrame({"n": range(20), "y": ["a"] + ["b"] * 19})
     message = message_of(frame, tmp_path)
     assert re.fullmatch(
@@ -153,7 +153,7 @@ def test_too_few_rows_of_a_class_are_told(tmp_path: Path) -> None:
         (Choice("y", positive="c"), "--positive: column 'y' has the values 'a' and 'b', not 'c'"),
     ],
 )
-def test_a_choice_that_does_not_fit_the_table_is_told(
+def test_a_choice_that_does_not_fit_the_table_is_refused(
     tmp_path: Path, choice: Choice, message: str
 ) -> None:
     assert message_of(numbered(10), tmp_path, choice) == message
@@ -169,7 +169,7 @@ def test_columns_left_out_the_label_and_the_weight_are_not_predicted_with(tmp_pa
     ("weight", "got"),
     [(-1.0, "-1.0"), (None, "nothing"), (float("nan"), "nan"), (float("inf"), "inf")],
 )
-def test_a_weight_that_is_none_is_told(tmp_path: Path, weight: float | None, got: str) -> None:
+def test_an_invalid_weight_is_refused(tmp_path: Path, weight: float | None, got: str) -> None:
     message = message_of(numbered(3, w=[1.0, 0.0, weight]), tmp_path, Choice("y", weight="w"))
     assert message == f"rows row 3, column 'w': expected a weight of at least 0, got {got}"
 
@@ -188,6 +188,20 @@ def test_rows_count_by_their_weights(tmp_path: Path) -> None:
     c = next(column for column in table.columns if column.name == "c")
     assert list(c.vocabulary) == repeated["c"].value_counts(sort=True)["c"].to_list()
     assert list(table.class_weights) == repeated["y"].value_counts().sort("y")["count"].to_list()
+
+
+def test_weights_do_not_decide_which_rows_are_held_out(tmp_path: Path) -> None:
+    frame = numbered(300)
+    plain = read(frame, tmp_path).fingerprint
+    found = [
+        read(frame.with_columns(w=pl.Series(w)), tmp_path, Choice("y", weight="w")).fingerprint
+        for w in (np.ones(300), np.where(np.arange(300) % 2, 1.0, 5.0))
+    ]
+    for one in found:
+        assert one["held_out_hash"] == plain["held_out_hash"]
+        assert one["columns"] == plain["columns"]
+    # An interrupted fit is not resumed with other weights.
+    assert len({plain["hash"], *(one["hash"] for one in found)}) == 3
 
 
 def held_out_numbers(rows: pl.DataFrame | Source, folder: Path, split: Split = SPLIT) -> set[float]:
@@ -259,7 +273,7 @@ def test_the_fingerprint_is_that_of_the_rows_whatever_their_order(tmp_path: Path
     assert fingerprint["hash"] != read(changed, tmp_path).fingerprint["hash"]
 
 
-def test_what_is_learned_of_numbers_is_what_numpy_says_of_the_training_rows(
+def test_statistics_of_numbers_equal_numpy_s_on_the_training_rows(
     tmp_path: Path,
 ) -> None:
     random = np.random.default_rng(0)
@@ -339,7 +353,7 @@ def test_of_more_than_a_thousand_values_the_most_frequent_are_learned_from(tmp_p
     assert 1000 in places
 
 
-def test_a_column_like_an_identifier_is_told(
+def test_a_column_like_an_identifier_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frame = numbered(3000, id=[f"customer {i}" for i in range(3000)])
@@ -355,9 +369,7 @@ def test_a_column_like_an_identifier_is_told(
 
 
 @pytest.mark.parametrize(("rows", "repeated"), [(40, 0), (600, 0), (600, 200)])
-def test_a_small_table_whose_rows_mostly_have_a_value_of_their_own_is_told(
-    tmp_path: Path, rows: int, repeated: int
-) -> None:
+def test_identifiers_in_small_tables_are_refused(tmp_path: Path, rows: int, repeated: int) -> None:
     names = [f"Customer {max(i, repeated)}" for i in range(rows)]
     message = message_of(numbered(rows, name=names), tmp_path)
     assert message.startswith("column 'name' has ")
@@ -487,7 +499,7 @@ def test_a_row_of_weight_3_is_three_rows() -> None:
 
 @dataclass
 class Exchange:
-    """Where workers in threads leave what they have for one another."""
+    """Memory through which workers in threads exchange data."""
 
     count: int
     left: dict[int, bytes] = field(default_factory=dict)
@@ -527,7 +539,7 @@ def read_by_workers(source: Source, folder: Path, count: int) -> list[Table]:
         )
 
 
-def test_workers_who_share_the_files_learn_what_one_would(tmp_path: Path) -> None:
+def test_workers_that_share_files_learn_the_same_as_one(tmp_path: Path) -> None:
     # The first files begin with different labels and categories, the third has one label only.
     frame = numbered(900, t=[f"v{i % 11}" for i in range(900)], w=[0.5] * 900).sort("y")
     files = tmp_path / "files"
@@ -552,7 +564,7 @@ def test_workers_who_share_the_files_learn_what_one_would(tmp_path: Path) -> Non
     assert sum(len(share) for share in together) == alone.train.rows
 
 
-def test_what_one_worker_finds_wrong_all_tell(tmp_path: Path) -> None:
+def test_all_workers_report_the_error_of_one(tmp_path: Path) -> None:
     files = tmp_path / "files"
     files.mkdir()
     (files / "0.csv").write_text("n,y\n1,a\n2,b\n")

@@ -3,20 +3,28 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import psutil
 import pytest
 import tensorflow as tf
 
-from tests.support.processes import fit
+from tests.support.processes import ROOT, fit, free_port
 from tests.training.test_interruption import Command
+from tests.training.test_table import Exchange, ThreadWorkers
 from training import pipeline as job
 from training.data import datasets as builtin
+from training.data import held_out
 from training.data.reading import open_source
 from training.data.table import Choice
 from training.errors import WorkersError
@@ -24,8 +32,13 @@ from training.export.serving_module import export
 from training.publishing import manifest
 from training.publishing.saved_version import SavedVersion
 from training.settings import FitSettings
-from training.workers import collectives as workers
-from training.workers.collectives import TensorFlowWorkers, meet
+from training.workers.collectives import (
+    TensorFlowWorkers,
+    Workers,
+    cluster_config,
+    meet,
+    wait_for_workers,
+)
 from training.workers.launch import join_workers
 
 ROWS = 1000  # of each file
@@ -75,7 +88,7 @@ def theta_of(version: Path) -> npt.NDArray[np.float32]:
     return np.concatenate([np.ravel(stored.get_tensor(name)) for name in names])
 
 
-def test_two_workers_come_to_what_one_comes_to(parts: Path, tmp_path: Path) -> None:
+def test_two_workers_reach_the_result_of_one(parts: Path, tmp_path: Path) -> None:
     options = (f"--data={parts}", *OPTIONS, "--workers=2", "--optimizer=newton", "--json")
     done = fit(tmp_path / "two", *options)
     assert done.returncode == 0, done.stderr
@@ -94,14 +107,46 @@ def test_two_workers_come_to_what_one_comes_to(parts: Path, tmp_path: Path) -> N
         np.testing.assert_array_equal(of_two[fact], of_one[fact])
     for fact in ("means", "deviations", "class_means"):
         np.testing.assert_allclose(of_two[fact], of_one[fact], rtol=1e-6)
+    ours, theirs = (json.loads(told["reference"][0])["columns"] for told in (of_two, of_one))
+    for our, their in zip(ours, theirs, strict=True):  # each worker samples rows for the edges
+        assert our["missing"] == pytest.approx(their["missing"])
+        assert our["shares"] == pytest.approx(their["shares"], abs=0.01)
     rows = candidate.model.inputs(candidate.held_out.frame)
     ours, theirs = (SavedVersion(d).run("serving_default", rows)["probability"] for d in (two, one))
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def test_what_only_the_second_worker_reads_is_told_by_the_command(
-    parts: Path, tmp_path: Path
+@pytest.mark.parametrize("parts", [("train", "test"), ("test", "train"), ("both", "both")])
+def test_a_worker_may_have_no_training_rows_or_no_held_out_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: tuple[str, str]
 ) -> None:
+    monkeypatch.setattr(held_out, "MAX_CHECKED", 100)
+    for number, part in enumerate(parts):  # a file for each worker
+        part_of_row = pl.Series(["train", "test"] * 100) if part == "both" else pl.lit(part)
+        frame = builtin.customers(200, seed=number).with_columns(part=part_of_row)
+        frame.write_csv(tmp_path / f"{number}.csv")
+    choice = Choice("churned", kinds={"region": "categorical"}, split_column="part")
+
+    def fit_with(worker: Workers) -> job.Candidate:
+        return job.fit(open_source(str(tmp_path)), choice, FitSettings(), workers=worker)
+
+    exchange = Exchange(2)
+    with ThreadPoolExecutor(2) as pool:
+        found, _ = pool.map(lambda index: fit_with(ThreadWorkers(index, exchange)), range(2))
+    rows, checked = found.held_out, 100 if parts == ("both", "both") else 50
+    assert (len(rows), len(rows.expected.probabilities)) == (200, checked)
+    np.testing.assert_array_equal(rows.expected.probabilities, rows.probabilities[:checked])
+    described = json.loads(found.model.reference)["columns"]
+    assert all(column["contribution"] > 0 for column in described)
+
+    alone = fit_with(Workers()).held_out
+    places = [alone.keys.tolist().index(key) for key in rows.keys.tolist()]
+    assert rows.frame.equals(alone.frame[places])
+    np.testing.assert_array_equal(rows.labels, alone.labels[places])
+    np.testing.assert_allclose(rows.probabilities, alone.probabilities[places], atol=1e-5)
+
+
+def test_an_error_in_the_second_worker_s_files_is_reported(parts: Path, tmp_path: Path) -> None:
     folder = tmp_path / "parts"
     folder.mkdir()
     for file in sorted(parts.iterdir()):
@@ -152,22 +197,47 @@ def test_this_machine_finds_its_place_among_the_workers() -> None:
 
 
 @pytest.mark.parametrize(("host", "found"), [("127.0.0.1", 1), ("a..b", 0)])
-def test_workers_that_do_not_come_are_told(
-    monkeypatch: pytest.MonkeyPatch, host: str, found: int
-) -> None:
-    monkeypatch.setattr(workers, "RENDEZVOUS_SECONDS", 0.5)
+def test_missing_workers_are_reported(host: str, found: int) -> None:
     message = f"^{host} resolves to {found} addresses after 0.5 s, expected 2$"
     with pytest.raises(WorkersError, match=message):
-        meet(host, 7000, 2)
+        meet(host, 7000, 2, timeout=0.5)
 
 
-def test_a_name_of_other_machines_is_told() -> None:
+def test_a_worker_that_never_arrives_ends_the_others(parts: Path, tmp_path: Path) -> None:
+    ours, missing = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    started = time.monotonic()
+    command = [sys.executable, "-m", "training", "fit", f"--models={tmp_path / 'models'}"]
+    done = subprocess.run(
+        [*command, f"--data={parts}", *OPTIONS, "--join-timeout=2"],
+        env={**os.environ, "TF_CONFIG": cluster_config([ours, missing], 0)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert time.monotonic() - started < 60  # most of it is TensorFlow's start
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == f"Error: worker 1 at {missing} did not arrive within 2 s"
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_taken_port_is_reported() -> None:
+    with socket.create_server(("", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(WorkersError, match=r"^worker 0 cannot listen at port \d+: "):
+            wait_for_workers([address], 0, timeout=1)
+
+
+def test_an_unknown_host_is_reported() -> None:
     with pytest.raises(WorkersError, match=r"^none of 192\.0\.2\.1, to which 192\.0\.2\.1 "):
         meet("192.0.2.1", 7000, 1)
 
 
 @pytest.mark.parametrize("config", ["", "{", "[]", "{}", '{"cluster": {"worker": []}}', "null"])
-def test_a_tf_config_that_names_no_workers_is_told(
+def test_a_tf_config_without_workers_is_refused(
     monkeypatch: pytest.MonkeyPatch, config: str
 ) -> None:
     monkeypatch.setenv("TF_CONFIG", config)

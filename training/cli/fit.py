@@ -84,10 +84,12 @@ def _fit(
     allow_schema_change: bool,
     force: bool,
     keep: int | None,
+    reason: str,
     unless_published: bool,
     resume: bool,
     workers: int,
     rendezvous: tuple[str, int] | None,
+    join_timeout: float,
     tensorboard: Path | None,
     quiet: bool,
     as_json: bool,
@@ -134,7 +136,7 @@ def _fit(
     try:
         with (
             process or nullcontext(),
-            join_workers(workers, rendezvous) as team,
+            join_workers(workers, rendezvous, join_timeout) as team,
             # Only the first worker prints; the others would print the same.
             observer(console if team.index == 0 else Console(quiet=True), settings) as watching,
         ):
@@ -152,7 +154,7 @@ def _fit(
                     split_time,
                 ),
                 settings,
-                Target(models, name, rules, force, keep, tensorboard),
+                Target(models, name, rules, force, keep, tensorboard, reason),
                 memory=memory,
                 workers=team,
                 signals=signals,

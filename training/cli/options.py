@@ -99,7 +99,7 @@ EVALUATION = option_group(
         "--threshold",
         type=Threshold(),
         default=DEFAULTS.threshold,
-        help="Least probability that is labelled class 1, or a rule that chooses it on training "
+        help="Smallest probability that is labelled class 1, or a rule that chooses it on training "
         "rows: f1 (largest F1), youden (largest recall + specificity).",
     ),
 )
@@ -129,7 +129,7 @@ FIT = option_group(
     option(
         "--learning-rate",
         type=FiniteRange(0, min_open=True),
-        show_default="the largest that cannot diverge",
+        show_default="inferred from the data",
         help="Step size α (gradient-descent and sgd only).",
     ),
     option(
@@ -205,6 +205,7 @@ PUBLISHING = option_group(
     option(
         "--keep", type=click.IntRange(1), help="Number of versions to keep, the new one included."
     ),
+    option("--reason", default="", help="Why it is trained, for the manifest."),
     option(
         "--unless-published", is_flag=True, help="Do nothing if the model has a version already."
     ),
@@ -231,6 +232,13 @@ RUNNING = option_group(
         metavar="HOST:PORT",
         help="Name that resolves to the addresses of all workers, this one included, and their "
         "port.",
+    ),
+    option(
+        "--join-timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=120.0,
+        metavar="SECONDS",
+        help="Time to wait for all workers to arrive.",
     ),
 )
 

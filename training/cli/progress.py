@@ -73,7 +73,7 @@ def observer(console: Console, settings: FitSettings) -> Iterator[Observer]:
             _print_columns(console, candidate)
             _print_summary(console, candidate)
             for warning in candidate.warnings:  # even if the gate refuses, even if quiet
-                _print_aloud(console, f"Warning: {warning}")
+                _print_always(console, f"Warning: {warning}")
 
         def judged(verdict: Verdict) -> None:
             _print_verdict(console, verdict)
@@ -82,7 +82,7 @@ def observer(console: Console, settings: FitSettings) -> Iterator[Observer]:
 
 
 def _print_columns(console: Console, candidate: Candidate) -> None:
-    """Print what was read, and how it is used."""
+    """Print the numbers of rows, the classes, and the columns that are used or not."""
     rows, model = candidate.manifest.rows, candidate.model
     by_kind: dict[str, list[str]] = {}
     for column in model.columns:
@@ -137,7 +137,8 @@ def _print_verdict(console: Console, verdict: Verdict) -> None:
         console.print(escape(line), highlight=False, soft_wrap=True)
 
 
-def _print_aloud(console: Console, line: str) -> None:
+def _print_always(console: Console, line: str) -> None:
+    """Print a line even if the console is quiet."""
     if console.quiet:
         click.echo(line, err=True)
     else:

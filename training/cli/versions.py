@@ -36,8 +36,8 @@ def list_versions(models: Path, model: str, as_json: bool) -> None:
         try:
             known = manifest.read(models / model / str(number))
         except ManifestError as error:
-            told = {"version": number, "error": str(error)}
-            click.echo(json.dumps(told) if as_json else f"{number}  no manifest: {error}")
+            entry = {"version": number, "error": str(error)}
+            click.echo(json.dumps(entry) if as_json else f"{number}  no manifest: {error}")
             continue
         if as_json:
             stored = known.as_json()
@@ -46,6 +46,7 @@ def list_versions(models: Path, model: str, as_json: bool) -> None:
             continue
         metrics = "  ".join(f"{n} {known.metrics[n]:.4f}" for n in LISTED if n in known.metrics)
         notes = [f"rollback to {known.rollback_to}"] if known.rollback_to is not None else []
+        notes += [known.reason] if known.reason else []
         notes += [f"{notice[0].lower()}{notice[1:]}" for notice in known.verdict.notices]
         notes += known.warnings
         click.echo("  ".join([str(number), known.trained_at, metrics, *notes]).rstrip())

@@ -23,7 +23,7 @@ class Choice:
         kinds: kinds of columns, instead of detecting them.
         leave_out: columns not to use.
         weight: the column with the rows' weights, if there is one.
-        cell_format: how cells are written.
+        cell_format: the form of missing values, numbers and dates in cells.
         split_column: the column that names the rows to train on and to hold out.
         split_time: the column by which the latest rows are held out.
     """
@@ -58,9 +58,10 @@ class Chosen:
     """The columns of a source.
 
     Attributes:
-        parsers: how to read each column that is used, the label and the weight last.
+        parsers: the parser of each column that is read; features first, then label, weight and
+            split columns.
         used: the columns to predict with.
-        left_out: the others.
+        left_out: the other columns.
         warnings: messages about suspicious columns.
     """
 
@@ -70,7 +71,7 @@ class Chosen:
     warnings: tuple[str, ...]
 
     def widened(self, names: Sequence[str]) -> Chosen:
-        """Return the same with 64 bits for some columns of numbers."""
+        """Return the same choice with 64 bits for some columns of numbers."""
         parsers = dict(self.parsers)
         for name in names:
             parser = parsers[name]

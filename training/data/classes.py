@@ -43,10 +43,10 @@ class Labels:
         return numbers[prepared.label.codes]
 
     def classes(self, workers: Workers) -> tuple[tuple[str, str], npt.NDArray[np.int32]]:
-        """Return the names of class 0 and 1, and the class of each number.
+        """Return the names of class 0 and 1, and the class of each label's number.
 
         Raises:
-            DataError: the label does not have two values, or the positive one is another.
+            DataError: the label does not have two values, or `positive` is neither of them.
         """
         found = sorted({name for names in workers.gather(list(self.numbers)) for name in names})
         label = f"column {self.name!r}"
@@ -70,7 +70,7 @@ class Labels:
 def ordered(
     by_label: npt.NDArray[np.float64], class_of: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float64]:
-    """Turn the first axis from labels in order of appearance into classes."""
+    """Reorder the first axis from labels in order of appearance to classes."""
     found = np.zeros_like(by_label)
     np.add.at(found, class_of, by_label)
     return found
@@ -90,7 +90,7 @@ def check_classes(
     """
     texts = {"train": "to train on", "held_out": "held out"}
     if validation:
-        texts["validation"] = "to tell when to stop"
+        texts["validation"] = "for early stopping"
     for share, text in texts.items():
         for number, name in enumerate(class_names):
             if weights[share][number] <= 0:

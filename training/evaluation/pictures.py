@@ -1,6 +1,6 @@
 """The pictures of the report, drawn as SVG for one HTML page.
 
-Text stays text, shown in the reader's own fonts, and colours are the page's, so that both follow
+Text stays text in the reader's fonts, and colours are variables of the page, so pictures follow
 dark mode.
 """
 
@@ -17,21 +17,23 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from training.evaluation.metrics import Floats, Scores, calibration, flipped
+from training.evaluation.numbers import number_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_POINTS = 500
 MAX_NAME = 28
-# With more iterations the first ones would be squeezed to the left edge.
+# Above this, the axis is logarithmic: the first iterations would be squeezed to the left edge.
 MANY_ITERATIONS = 50
 # A class is rare below this share: on a linear axis its calibration would be one point at 0.
 RARE = 0.05
 # The normal distribution's 97.5 % quantile: 95 % lie within this many standard errors.
 QUANTILE = 1.96
 
-INK, SOFT, LINE, ACCENT, SECOND = "#1d2733", "#5b6877", "#d5dce4", "#1f5fbf", "#b3541e"
-VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", ACCENT: "accent", SECOND: "second"}
+# Colours of the page's light theme; the page's variables replace them.
+INK, SOFT, LINE, HIGH, LOW = "#17202b", "#55606e", "#d3d9e1", "#2350c0", "#b4530a"
+VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", HIGH: "high", LOW: "low"}
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": LINE,
     "axes.grid": True,
@@ -53,8 +55,8 @@ STYLE: dict[Any, Any] = {
 
 
 def picture(name: str, draw: Callable[[Figure], None]) -> Markup:
-    """Return what `draw` draws as SVG for a page."""
-    # Imported late because it is slow. Not pyplot, which keeps figures and may open windows.
+    """Return the figure that `draw` fills, as SVG for a page."""
+    # Imported late because it is slow. pyplot would keep figures and may open windows.
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -65,8 +67,8 @@ def picture(name: str, draw: Callable[[Figure], None]) -> Markup:
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         figure = Figure(figsize=(4.2, 3.0), layout="constrained")
         draw(figure)
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
     # HTML needs no namespaces, and the groups' ids would not be unique.
@@ -76,16 +78,17 @@ def picture(name: str, draw: Callable[[Figure], None]) -> Markup:
     return Markup(svg)
 
 
-def draw_costs(figure: Figure, training: Floats, validation: Floats) -> None:
-    """Draw the cost of each iteration."""
+def draw_costs(figure: Figure, training: Floats, validation: Floats, step_name: str) -> None:
+    """Draw the cost before each step."""
     axes = figure.add_subplot()
     logarithmic = len(training) > MANY_ITERATIONS
-    for name, costs, color in ("training", training, ACCENT), ("validation", validation, SECOND):
+    for name, costs, color in ("training", training, HIGH), ("validation", validation, LOW):
         iterations = np.arange(1.0, len(costs) + 1)
         kept = _thinned(np.log(iterations) if logarithmic else iterations, costs)
         style = "-" if logarithmic else ".-"
         axes.plot(iterations[kept], costs[kept], style, color=color, label=name)
-    axes.set(xlabel="before iteration", ylabel="cost J")
+    axes.set(xlabel=f"before {step_name}", ylabel="cost J")
+    axes.yaxis.set_major_formatter(lambda value, _: number_text(value))
     if logarithmic:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -103,8 +106,8 @@ def draw_roc(figure: Figure, scores: Scores, counts: Floats) -> None:
     recall = np.append(0.0, np.cumsum(scores.positives)) / scores.positives.sum()
     kept = _thinned(fallout, recall)
     axes.plot([0, 1], [0, 1], "--", color=SOFT, lw=1)
-    axes.plot(fallout[kept], recall[kept], color=ACCENT)
-    axes.plot(*counts[:, 1] / counts.sum(axis=1), "o", color=SECOND, label="threshold")
+    axes.plot(fallout[kept], recall[kept], color=HIGH)
+    axes.plot(*counts[:, 1] / counts.sum(axis=1), "o", color=LOW, label="threshold")
     axes.set(xlabel="false positive rate", ylabel="recall (true positive rate)")
     axes.legend(loc="lower right")
 
@@ -113,15 +116,16 @@ def draw_precision(figure: Figure, scores: Scores, counts: Floats) -> None:
     """Draw the precision-recall curve and the threshold's point on it."""
     axes = figure.add_subplot()
     hits = np.cumsum(scores.positives)
-    called = hits + np.cumsum(scores.negatives)
-    recall, precision = (hits / hits[-1])[called > 0], hits[called > 0] / called[called > 0]
+    predicted = hits + np.cumsum(scores.negatives)
+    some = predicted > 0
+    recall, precision = (hits / hits[-1])[some], hits[some] / predicted[some]
     recall, precision = np.append(0.0, recall), np.append(precision[0], precision)
     kept = _thinned(recall, precision)
     axes.axhline(precision[-1], ls="--", color=SOFT, lw=1)
-    axes.plot(recall[kept], precision[kept], color=ACCENT, drawstyle="steps-pre")
+    axes.plot(recall[kept], precision[kept], color=HIGH, drawstyle="steps-pre")
     if counts[:, 1].any():
-        here = counts[1, 1] / counts[1].sum(), counts[1, 1] / counts[:, 1].sum()
-        axes.plot(*here, "o", color=SECOND, label="threshold")
+        operating_point = counts[1, 1] / counts[1].sum(), counts[1, 1] / counts[:, 1].sum()
+        axes.plot(*operating_point, "o", color=LOW, label="threshold")
         axes.legend(loc="lower left")
     axes.set(xlabel="recall", ylabel="precision", ylim=(-0.05, 1.05))
 
@@ -147,11 +151,11 @@ def draw_calibration(figure: Figure, scores: Scores, class_names: Sequence[str])
         if len(both):
             ends = np.array([both.min() / 2, min(1.0, both.max() * 2)])
             axes.set(xscale="log", yscale="log")
-            for axis in (axes.xaxis, axes.yaxis):  # the usual labels are formulas
+            for axis in (axes.xaxis, axes.yaxis):  # the default labels need mathtext, which is off
                 axis.set_major_formatter(lambda value, _: f"{value:g}")
                 axis.set_minor_formatter(lambda value, _: "")
     axes.plot(ends, ends, "--", color=SOFT, lw=1)
-    axes.plot(predicted, observed, "o-", color=ACCENT)
+    axes.plot(predicted, observed, "o-", color=HIGH)
     name = _shortened(class_names[0 if rare == 0 else 1])
     axes.set(xlabel="mean predicted probability", ylabel=f"share of {name}")
 
@@ -165,19 +169,20 @@ def draw_weights(
     places = np.arange(len(features))
     margins = [QUANTILE * error for error in errors]
     axes.axvline(0, color=SOFT, lw=1)
-    axes.errorbar(weights, places, xerr=margins, fmt="o", ms=4, color=ACCENT, elinewidth=1.2)
+    axes.errorbar(weights, places, xerr=margins, fmt="o", ms=4, color=HIGH, elinewidth=1.2)
     axes.set_yticks(places, [_shortened(name) for name in features])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.xaxis.set_major_formatter(lambda value, _: number_text(value))
     axes.set(xlabel="weight of the scaled feature", ylim=(len(features) - 0.5, -0.5))
 
 
 def _thinned(x: Floats, y: Floats) -> npt.NDArray[np.int64]:
-    """Return the indices of at most 500 points of a curve, at even distances along it."""
+    """Return the indices of at most `MAX_POINTS` points of a curve, evenly spaced along it."""
     if len(x) <= MAX_POINTS:
         return np.arange(len(x))
     steps = np.abs(np.diff(x)) / (np.ptp(x) or 1) + np.abs(np.diff(y)) / (np.ptp(y) or 1)
-    way = np.append(0.0, np.cumsum(steps))
-    kept = np.searchsorted(way, np.linspace(0, way[-1], MAX_POINTS - 1))
+    distance = np.append(0.0, np.cumsum(steps))
+    kept = np.searchsorted(distance, np.linspace(0, distance[-1], MAX_POINTS - 1))
     return np.unique(np.append(kept[:-1], [0, len(x) - 1]))
 
 

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jinja2
 
 from training.evaluation.metrics import Floats, Grouping, confusion
+from training.evaluation.numbers import number_text
 from training.evaluation.pictures import (
     QUANTILE,
     draw_calibration,
@@ -22,6 +23,7 @@ from training.evaluation.pictures import (
     rare_class,
 )
 from training.publishing.manifest import Manifest, Verdict
+from training.settings import FitSettings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 REPORT_FILE = "report.html"
 TEMPLATES = Path(__file__).with_name("templates")
 MAX_BARS = 25
-# Beyond e^±14, a factor of a million, an odds ratio says only that it is not finite in practice.
+# Beyond a factor of a million the exact odds ratio is meaningless.
 MAX_LOG_ODDS_RATIO = math.log(1e6)
 
 
@@ -42,11 +44,11 @@ class Coefficient:
 
     Attributes:
         column: name of the column that the feature is made of.
-        feature: what the feature stands for, such as "age", "age is missing" or "plan = basic".
-        weight: per unit of the scaled feature.
-        standard_error: of the weight; None if it is unknown.
-        log_odds_ratio: change of the log-odds of class 1 per unit of the column, or of having the
-            category.
+        feature: name of the feature, such as "age", "age is missing" or "plan = basic".
+        weight: weight of the scaled feature.
+        standard_error: standard error of the weight; None if it is unknown.
+        log_odds_ratio: change of the log-odds of class 1 per unit of the column, or between having
+            the category and not.
     """
 
     column: str
@@ -86,16 +88,16 @@ class Report:
     Attributes:
         model: name of the model.
         label_name: name of the label column.
-        class_names: of class 0 and of class 1.
+        class_names: names of class 0 and class 1.
         manifest: metrics, settings, rows and warnings.
         costs: `[iterations]`, J before each iteration.
-        validation_costs: `[iterations]`, the same of the validation rows; empty without them.
+        validation_costs: `[iterations]`, J of the validation rows; empty without them.
         coefficients: one for each feature.
         columns: the distribution of each column.
         left_out: columns that are not used, and why.
-        labels: `[rows]` of the held-out rows, 0 or 1, both present.
-        probabilities: `[rows]`, of class 1.
-        sample_weights: `[rows]`.
+        labels: `[rows]`, classes of the held-out rows, 0 or 1, both present.
+        probabilities: `[rows]`, predicted probabilities of class 1.
+        sample_weights: `[rows]`, weights of the held-out rows.
     """
 
     model: str
@@ -113,21 +115,23 @@ class Report:
 
 
 def render(report: Report, verdict: Verdict) -> str:
-    """Return the page."""
+    """Return the report's HTML page."""
     manifest = report.manifest
     scores = Grouping(report.labels, report.probabilities, report.sample_weights).scores()
     counts = confusion(scores, manifest.threshold)
+    step_name = (manifest.settings or FitSettings()).step_name
     largest_first = sorted(report.coefficients, key=lambda c: -abs(c.weight))
+    shown = largest_first[:MAX_BARS]
     drawings: dict[str, Callable[[Figure], None]] = {
-        "cost": lambda figure: draw_costs(figure, report.costs, report.validation_costs),
+        "cost": lambda figure: draw_costs(figure, report.costs, report.validation_costs, step_name),
         "roc": lambda figure: draw_roc(figure, scores, counts),
         "precision_recall": lambda figure: draw_precision(figure, scores, counts),
         "calibration": lambda figure: draw_calibration(figure, scores, report.class_names),
         "weights": lambda figure: draw_weights(
             figure,
-            [c.feature for c in largest_first[:MAX_BARS]],
-            [c.weight for c in largest_first[:MAX_BARS]],
-            [c.standard_error or 0.0 for c in largest_first[:MAX_BARS]],
+            [c.feature for c in shown],
+            [c.weight for c in shown],
+            [c.standard_error or 0.0 for c in shown],
         ),
     }
     environment = jinja2.Environment(
@@ -141,7 +145,9 @@ def render(report: Report, verdict: Verdict) -> str:
         report=report,
         manifest=manifest,
         verdict=verdict,
+        number=number_text,
         settings=_settings(manifest),
+        step_name=step_name,
         coefficients=largest_first,
         bars=MAX_BARS,
         rare=rare_class(scores),
@@ -151,28 +157,29 @@ def render(report: Report, verdict: Verdict) -> str:
     )
 
 
-def _settings(manifest: Manifest) -> dict[str, Any]:
+def _settings(manifest: Manifest) -> dict[str, str]:
     settings = asdict(manifest.settings) if manifest.settings else {}
     fit = manifest.fit
-    return {
+    shown = {
         **settings,
-        "learning_rate": _shown(fit.learning_rate),
+        "learning_rate": fit.learning_rate,
         "steps": fit.steps,
         "stopped": fit.ending,
-        "cost": _shown(fit.cost),
-        "largest derivative": _shown(fit.gradient),
+        "cost": fit.cost,
+        "largest derivative": fit.gradient,
         "source": manifest.data.source,
     }
+    return {name.replace("_", " "): _setting_text(value) for name, value in shown.items()}
 
 
-def _shown(value: float | None) -> str | None:
-    return None if value is None else f"{value:.6g}"
+def _setting_text(value: object) -> str:
+    if value is None:
+        return "–"
+    return number_text(value, 6) if isinstance(value, float) else str(value)
 
 
 def _odds_ratio(log_ratio: float) -> str:
     if abs(log_ratio) > MAX_LOG_ODDS_RATIO:
         return "> 10⁶" if log_ratio > 0 else "< 10⁻⁶"
-    ratio = math.exp(log_ratio)
-    if abs(log_ratio) < 0.01:  # a small unit; fewer digits would be 1
-        return f"{ratio:.6g}"
-    return f"{ratio:.3g}" if ratio < 1 else f"{ratio:.4g}"
+    # With fewer digits the ratio for a small unit would be rounded to 1.
+    return number_text(math.exp(log_ratio), 6 if abs(log_ratio) < 0.01 else 4)

@@ -29,7 +29,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from keyword import iskeyword
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ import polars as pl
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from training.features.cells import ISO_DATES
 from training.features.columns import Column, Floats
 from training.features.encoder import Cells, Encoder
 
@@ -67,6 +68,10 @@ class TrainedModel:
         trained_at: time of the fit, ISO 8601, UTC.
         metrics: metrics on the held-out rows, by name.
         label_name: the label column.
+        reference: JSON, see `evaluation/reference.py`; empty if there is none.
+        golden: JSON, see `evaluation/golden.py`; empty if there is none.
+        intervals: 95 % intervals of the metrics, by name; empty if they are unknown.
+        missing_marks: marks of missing values besides those that are always read as missing.
     """
 
     columns: tuple[Column, ...]
@@ -77,6 +82,10 @@ class TrainedModel:
     trained_at: str
     metrics: Mapping[str, float]
     label_name: str
+    reference: str = ""
+    golden: str = ""
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    missing_marks: tuple[str, ...] = ()
 
     @property
     def is_numeric(self) -> bool:
@@ -114,22 +123,22 @@ class LogisticRegressionModule(tf.Module):
         """Predict rows given as one matrix `[batch, columns]`."""
         columns = list(self.model.columns)
 
-        def chosen(group: list[Any], dtype: Any) -> Any:
+        def select(group: list[Any], dtype: Any) -> Any:
             places = tf.constant([columns.index(column) for column in group], tf.int32)
-            whole = len(group) == len(columns)
-            return tf.cast(features if whole else tf.gather(features, places, axis=1), dtype)
+            is_all = len(group) == len(columns)
+            return tf.cast(features if is_all else tf.gather(features, places, axis=1), dtype)
 
         numbers, wide = self.encoder.numbers, self.encoder.wide
-        cells = Cells(chosen(numbers, tf.float32), chosen(wide, tf.float64), None)
-        return self._predicted(self.encoder.encode(cells, tf.float32))
+        cells = Cells(select(numbers, tf.float32), select(wide, tf.float64), None)
+        return self._predict(self.encoder.encode(cells, tf.float32))
 
     def by_column(self, columns: Mapping[str, Any]) -> dict[str, Any]:
         """Predict rows given as one tensor `[batch]` for each column."""
-        return self._predicted(self._read(columns))
+        return self._predict(self._encode(columns))
 
     def explain(self, columns: Mapping[str, Any]) -> dict[str, Any]:
         """Split each row's logit into the columns' shares and the bias."""
-        contribution = tf.matmul(self._read(columns) * self.weights, self.ownership)
+        contribution = tf.matmul(self._encode(columns) * self.weights, self.ownership)
         return {
             "contribution": contribution,
             "bias": tf.fill([tf.shape(contribution)[0]], self.bias.read_value()),
@@ -168,23 +177,37 @@ class LogisticRegressionModule(tf.Module):
             "metric_names": tf.constant(list(model.metrics)),
             "metric_values": tf.constant(list(model.metrics.values()), tf.float64),
         }
+        if model.intervals:
+            facts["metric_intervals"] = tf.constant(
+                [model.intervals[name] for name in model.metrics], tf.float64
+            )
+        for name, text in (("reference", model.reference), ("golden", model.golden)):
+            if text:
+                facts[name] = tf.constant(text)
+        # Notation that readers of tables cannot infer.
+        if model.missing_marks:
+            facts["missing_marks"] = tf.constant(model.missing_marks)
+        forms = [column.form for column in columns]
+        if any(form != ISO_DATES for form in forms):
+            facts["date_forms"] = tf.constant(forms)
         with tf.control_dependencies([check]):
             queries = tf.identity(tf.shape(query)[0])
         return {name: tf.repeat(fact[tf.newaxis], queries, axis=0) for name, fact in facts.items()}
 
     def classification(self, inputs: Any) -> dict[str, Any]:
         """Predict serialized `tf.Example`s for Classify: both classes and their scores."""
-        probability = self.by_column(self._parsed(inputs))["probability"]
+        probability = self.by_column(self._parse(inputs))["probability"]
         scores = tf.stack([1.0 - probability, probability], axis=1)
         classes = tf.repeat(self.class_names[tf.newaxis], tf.shape(inputs)[0], axis=0)
         return {"classes": classes, "scores": scores}
 
     def regression(self, inputs: Any) -> dict[str, Any]:
         """Predict serialized `tf.Example`s for Regress: the probability of class 1."""
-        return {"outputs": self.by_column(self._parsed(inputs))["probability"]}
+        return {"outputs": self.by_column(self._parse(inputs))["probability"]}
 
-    def _predicted(self, encoded: Any) -> dict[str, Any]:
-        logit = tf.linalg.matvec(encoded, self.weights) + self.bias
+    def _predict(self, features: Any) -> dict[str, Any]:
+        """Predict encoded rows `[batch, features]`."""
+        logit = tf.linalg.matvec(features, self.weights) + self.bias
         probability = tf.sigmoid(logit)
         is_class_1 = tf.cast(probability >= self.model.threshold, tf.int32)
         return {
@@ -193,22 +216,24 @@ class LogisticRegressionModule(tf.Module):
             "logit": logit,
         }
 
-    def _read(self, columns: Mapping[str, Any]) -> Any:
+    def _encode(self, columns: Mapping[str, Any]) -> Any:
+        """Encode rows given as one tensor `[batch]` for each column; return `[batch, features]`."""
         rows = tf.shape(next(iter(columns.values())))[0]
         encoder = self.encoder
 
-        def together(group: list[Any], dtype: Any) -> Any:
+        def stack(group: list[Any], dtype: Any) -> Any:
             cells = [self.readers[column.name](columns[column.name]) for column in group]
             return tf.stack(cells, axis=1) if cells else tf.zeros([rows, 0], dtype)
 
         cells = Cells(
-            together(encoder.numbers, tf.float32),
-            together(encoder.wide, tf.float64),
-            together(encoder.coded, tf.int32),
+            stack(encoder.numbers, tf.float32),
+            stack(encoder.wide, tf.float64),
+            stack(encoder.coded, tf.int32),
         )
         return encoder.encode(cells, tf.float32)
 
-    def _parsed(self, serialized: Any) -> Any:
+    def _parse(self, serialized: Any) -> dict[str, Any]:
+        """Return the columns of serialized `tf.Example`s, `[batch]` each."""
         parsed = tf.io.parse_example(
             serialized, {column.name: _example_feature(column) for column in self.model.columns}
         )
@@ -250,18 +275,18 @@ def export(model: TrainedModel, directory: Path) -> None:
         dense = {"features": tf.TensorSpec([None, len(model.columns)], dtype, "features")}
         signatures["dense"] = _signature(module.dense, dense)
     # Saving imports generated code, whose bytecode would be left in TMPDIR.
-    writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    previous, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         tf.saved_model.save(module, str(directory), signatures=signatures)
     except tf.errors.OpError as error:  # raised by TensorFlow for a full disk and the like
         raise OSError(error.message) from error
     finally:
-        sys.dont_write_bytecode = writes_none
+        sys.dont_write_bytecode = previous
     _amend(directory / "saved_model.pb", arguments)
 
 
 def argument_names(columns: tuple[Column, ...]) -> dict[str, str]:
-    """Return the argument name of each column in TensorFlow functions; mostly the column's own."""
+    """Return a name for each column as a TensorFlow function's argument: its own if possible."""
     # TensorFlow ignores case in the names of a graph's nodes.
     taken = Counter(column.name.lower() for column in columns)
     names = {}
@@ -280,7 +305,10 @@ def _signature(function: Callable[..., Any], inputs: Mapping[str, Any]) -> Any:
 
 
 def _amend(saved_model: Path, arguments: Mapping[str, str]) -> None:
-    """Add what `tf.saved_model.save` cannot write: each signature's RPC, and column names."""
+    """Add what `tf.saved_model.save` cannot write.
+
+    That is each signature's method name, and column names as inputs.
+    """
     stored = saved_model_pb2.SavedModel.FromString(saved_model.read_bytes())
     for graph in stored.meta_graphs:
         for signature, method in METHODS.items():

@@ -62,7 +62,7 @@ def write_calls(path: Path, calls: Iterable[Call]) -> None:
         with tf.io.TFRecordWriter(str(path)) as writer:
             for call in calls:
                 log = prediction_log_pb2.PredictionLog().predict_log
-                # Without a model name, so that the version may be served under any.
+                # Without a model name: the version may be served under any.
                 log.request.model_spec.signature_name = call.signature_name
                 for name, values in call.inputs.items():
                     log.request.inputs[name].CopyFrom(tf.make_tensor_proto(values))

@@ -75,6 +75,10 @@ class BooleanColumn(Column):
         """Return parsed cells as values of the signature's input."""
         return (cells.fill_null(FALSE_TRUE[self.mode]) == "true").to_numpy()
 
+    def json_values(self, cells: pl.Series) -> list[Any]:
+        """Return true and false."""
+        return (cells == "true").to_list()
+
     def typical(self) -> pl.Series:
         """Return the most frequent value of each class."""
         return pl.Series([FALSE_TRUE[mode] for mode in self.class_modes])

@@ -100,6 +100,12 @@ class CategoricalColumn(Column):
             return integers.fill_null(MISSING_INTEGER).to_numpy()
         return np.array([value.encode() for value in cells.fill_null("")], np.object_)
 
+    def json_values(self, cells: pl.Series) -> list[Any]:
+        """Return texts, or integers if the signature's input takes them."""
+        if self.dtype == tf.int64:
+            cells = cells.cast(pl.Int64, strict=False)
+        return cells.to_list()
+
     def typical(self) -> pl.Series:
         """Return the most frequent value of each class."""
         values = [self.vocabulary[mode] if mode >= 0 else None for mode in self.class_modes]

@@ -1,4 +1,4 @@
-"""Reading of cells: one rule for all file formats. Imports nothing heavy."""
+"""Parse cells by one rule for all file formats. Does not import TensorFlow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ MISSING = (
     *("#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "1.#IND", "-1.#IND"),
     *("1.#QNAN", "-1.#QNAN"),
 )
-BLANKS = " \t\n\v\f\r"  # the same as tf.strings.strip removes
+ISO_DATES = "year-month-day"
+BLANKS = " \t\n\v\f\r"  # the characters that tf.strings.strip removes
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class CellFormat:
 
     Attributes:
         missing: marks of a missing value besides `MISSING`.
-        decimal: the decimal point; empty if the values show it.
+        decimal: the decimal separator; empty: inferred from the values.
         date_format: strftime format of dates, if not one of the detected forms.
     """
 
@@ -48,7 +49,6 @@ class CellParser(ABC):
 
     kind: ClassVar[Kind]
     expected: ClassVar[str]
-    csv_dtype: ClassVar[type[pl.DataType]] = pl.String
     column_type: ClassVar[Any]
 
     @property
@@ -59,7 +59,7 @@ class CellParser(ABC):
     @property
     def dtype(self) -> type[pl.DataType]:
         """The polars dtype for parsing a CSV field."""
-        return self.csv_dtype
+        return pl.String
 
     @classmethod
     @abstractmethod
@@ -69,6 +69,10 @@ class CellParser(ABC):
     @abstractmethod
     def parse(self, values: pl.Series) -> pl.Series:
         """Turn texts or typed values into cells; null where missing or not of this kind."""
+
+    def column(self, name: str, **facts: Any) -> Any:
+        """Return the column with the given name and statistics."""
+        return self.column_type(name, **facts)
 
     def advice(self, name: str, value: object) -> str:
         """Return advice on reading a value that is not of this kind."""

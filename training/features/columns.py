@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 import tensorflow as tf
 
-from training.features.cells import Kind
+from training.features.cells import ISO_DATES, Kind
 
 Floats = npt.NDArray[np.float64]
 
@@ -37,6 +37,7 @@ class Column(ABC):
         vocabulary: values of a category, the most frequent first; for a boolean false and true.
         class_modes: for other kinds, vocabulary index of the most frequent value in each class.
         mode: the same for all rows; −1 for numbers and dates.
+        form: how the table writes dates, see `DateParser`.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Column(ABC):
     vocabulary: tuple[str, ...] = ()
     class_modes: tuple[int, int] = (-1, -1)
     mode: int = -1
+    form: str = ISO_DATES
 
     kind: ClassVar[Kind]
     is_number: ClassVar[bool] = False  # whether cells are numbers, not codes of values
@@ -69,6 +71,10 @@ class Column(ABC):
     @abstractmethod
     def served(self, cells: pl.Series) -> npt.NDArray[Any]:
         """Return parsed cells, null where missing, as values of the signature's input."""
+
+    @abstractmethod
+    def json_values(self, cells: pl.Series) -> list[Any]:
+        """Return parsed cells as they stand in a JSON request; a missing one is None."""
 
     @abstractmethod
     def typical(self) -> pl.Series:

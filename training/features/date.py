@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 import polars as pl
 import tensorflow as tf
 
 from training.errors import DataError
-from training.features.cells import CellFormat, CellParser, Kind, is_text
+from training.features.cells import ISO_DATES, CellFormat, CellParser, Kind, is_text
 from training.features.numeric import NumericColumn
 
 DAY_MICROSECONDS = 86_400_000_000
+EPOCH = datetime(1970, 1, 1)
 TIME = r"(?:[T ](?P<H>\d{1,2}):(?P<M>\d{2})(?::(?P<S>\d{2})(?:[.,](?P<f>\d{1,9}))?)?"
 ZONE = r"\s?(?P<z>[Zz]|[-+]\d{2}:?\d{2}|[-+]\d{2})?)?$"
 ISO = r"^(?P<Y>\d{4})[-/](?P<m>\d{1,2})[-/](?P<d>\d{1,2})" + TIME + ZONE
 FORMS = {
-    "year-month-day": ISO,
+    ISO_DATES: ISO,
     "day.month.year": r"^(?P<d>\d{1,2})\.(?P<m>\d{1,2})\.(?P<Y>\d{4})" + TIME + ZONE,
     "day/month/year": r"^(?P<d>\d{1,2})/(?P<m>\d{1,2})/(?P<Y>\d{4})" + TIME + ZONE,
     "month/day/year": r"^(?P<m>\d{1,2})/(?P<d>\d{1,2})/(?P<Y>\d{4})" + TIME + ZONE,
@@ -36,9 +38,9 @@ COMPACT = r"^(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])$"
 
 @dataclass(frozen=True)
 class DateParser(CellParser):
-    """Reads dates and times of one form, or of a format as in strftime."""
+    """Reads dates and times of one form: a key of `FORMS`, or a strftime format."""
 
-    form: str = "year-month-day"
+    form: str = ISO_DATES
 
     kind: ClassVar[Kind] = "date"
     expected: ClassVar[str] = "a date"
@@ -82,6 +84,10 @@ class DateParser(CellParser):
         return (
             _of_form(text, FORMS[self.form]) if self.form in FORMS else _of_format(text, self.form)
         )
+
+    def column(self, name: str, **facts: Any) -> Any:
+        """Return the column of the dates that this has read."""
+        return self.column_type(name, **facts, form=self.form)
 
     def advice(self, name: str, value: object) -> str:
         """Return advice on reading a value that is not a date."""
@@ -150,6 +156,17 @@ class DateColumn(NumericColumn):
     def dtype(self) -> Any:
         """The type of the signature's input; NaN is missing."""
         return tf.float64
+
+    def json_values(self, cells: pl.Series) -> list[Any]:
+        """Return ISO 8601 in UTC, or days if the year is outside 1 to 9999."""
+        return [None if d is None else _json_value(d) for d in cells.fill_nan(None).to_list()]
+
+
+def _json_value(days: float) -> str | float:
+    try:
+        return (EPOCH + timedelta(microseconds=round(days * DAY_MICROSECONDS))).isoformat() + "Z"
+    except OverflowError:
+        return days
 
 
 DateParser.column_type = DateColumn

@@ -33,6 +33,8 @@ PARSERS: dict[Kind, Any] = {
 MAX_INTEGER = 2**53  # float64 represents every integer up to this one
 # Numbers with a unit have few units and many values; names like "2door" have few values.
 MAX_UNITS, MIN_UNIT_VALUES = 3, 20
+ID_NAME = re.compile(r"(?i:(^|.*[_\s.-])(id|uuid|guid)|index|row_?id|unnamed: 0)|.*[a-z0-9]I[dD]")
+MIN_COUNTER_ROWS = 20
 
 
 def detect(
@@ -52,7 +54,7 @@ def detect(
     if not is_text(values.dtype):
         for parser in PARSERS.values():
             if parser.accepts(values.dtype):
-                return _resolving(parser(cell_format), values)
+                return _with_sufficient_precision(parser(cell_format), values)
         raise DataError(
             f"column {values.name!r}: expected numbers, text, booleans or dates, got the type "
             f"{values.dtype}; --leave-out {values.name!r} leaves the column out"
@@ -71,7 +73,7 @@ def detect(
             if found.kind == "numeric":
                 _refuse_leading_zeros(text, place)
                 _refuse_compact_dates(text, place)
-            return _resolving(found, values)
+            return _with_sufficient_precision(found, values)
     raise AssertionError  # every text is a category
 
 
@@ -79,13 +81,15 @@ def of_kind(kind: Kind, values: pl.Series, cell_format: CellFormat, separator: s
     """Return the parser for a column of a given kind.
 
     Raises:
-        DataError: 64 bits cannot hold its numbers, or a date's day and month are unclear.
+        DataError: float64 cannot resolve its numbers, or a date's day and month are unclear.
     """
     parser = PARSERS[kind]
     if not is_text(values.dtype):
-        return _resolving(parser(cell_format), values)
+        return _with_sufficient_precision(parser(cell_format), values)
     present = trimmed(values, cell_format).drop_nulls()
-    return _resolving(parser.detect(present, cell_format, separator) or parser(cell_format), values)
+    return _with_sufficient_precision(
+        parser.detect(present, cell_format, separator) or parser(cell_format), values
+    )
 
 
 def _refuse_unclear(
@@ -98,9 +102,9 @@ def _refuse_unclear(
         (DateParser(cell_format, form) for form in _forms(cell_format)),
         key=lambda parser: parser.parse(text).count(),
     )
-    present = text.count()
+    count = text.count()
     for parser, alike in ((numeric, like_numbers), (date, date.parse(text).is_not_null())):
-        if 2 * (alike & text.is_not_null()).sum() < present:
+        if 2 * (alike & text.is_not_null()).sum() < count:
             continue
         row = int((parser.parse(text).is_null() & text.is_not_null()).arg_max() or 0)
         raise DataError(
@@ -163,11 +167,11 @@ def _forms(cell_format: CellFormat) -> tuple[str, ...]:
     return (*((cell_format.date_format,) if cell_format.date_format else ()), *FORMS)
 
 
-def _resolving(parser: CellParser, values: pl.Series) -> CellParser:
-    """Choose 64 bits for numbers that 32 do not resolve.
+def _with_sufficient_precision(parser: CellParser, values: pl.Series) -> CellParser:
+    """Return the parser, for float64 if float32 does not resolve the numbers.
 
     Raises:
-        DataError: 64 bits do not resolve them either.
+        DataError: float64 does not resolve them either.
     """
     if not isinstance(parser, NumericParser) or values.dtype == pl.Float32:
         return parser
@@ -176,7 +180,7 @@ def _resolving(parser: CellParser, values: pl.Series) -> CellParser:
     array = array[np.isfinite(array)]
     if not len(array):
         return parser
-    _refuse_lost_digits(values, array)
+    _refuse_lost_digits(values, array, parser)
     with np.errstate(over="ignore"):
         exact = bool((array.astype(np.float32) == array).all())
     if exact or array.min() == array.max():
@@ -186,13 +190,13 @@ def _resolving(parser: CellParser, values: pl.Series) -> CellParser:
     return parser if fine else replace(parser, double=True)
 
 
-def _refuse_lost_digits(values: pl.Series, array: Any) -> None:
+def _refuse_lost_digits(values: pl.Series, array: Any, parser: CellParser) -> None:
     """Reject integers that differ only in digits beyond float64's precision."""
     if np.abs(array).max() < MAX_INTEGER:
         return
     exact = values.drop_nulls()
     if is_text(values.dtype):
-        exact = exact.str.strip_chars().cast(pl.Int128, strict=False).drop_nulls()
+        exact = parser.trimmed(values).cast(pl.Int128, strict=False).drop_nulls()
     if exact.is_empty() or not exact.dtype.is_integer():
         return
     if exact.n_unique() == len(np.unique(array)):
@@ -201,14 +205,10 @@ def _refuse_lost_digits(values: pl.Series, array: Any) -> None:
     deviation = float(np.std([0.0, *(float(other - first) for other in others)]))
     if not resolves(np.float64, float(array.mean()), deviation):
         raise DataError(
-            f"column {values.name!r} has integers like {exact[0]} that differ in digits which 64 "
-            f"bits do not hold; --leave-out {values.name!r} leaves it out, "
+            f"column {values.name!r} has integers like {exact[0]} that differ only in digits "
+            f"beyond float64's precision; --leave-out {values.name!r} leaves it out, "
             f"--columns {values.name!r}=categorical takes them as names"
         )
-
-
-ID_NAME = re.compile(r"(?i:(^|.*[_\s.-])(id|uuid|guid)|index|row_?id|unnamed: 0)|.*[a-z0-9]I[dD]")
-MIN_COUNTER_ROWS = 20
 
 
 def identifier_warning(parser: CellParser, values: pl.Series) -> str | None:

@@ -68,8 +68,8 @@ class Encoder:
 
         Args:
             cells: the rows.
-            dtype: of the result.
-            complete: whether no number is known to be missing, so that the check is skipped.
+            dtype: dtype of the result.
+            complete: whether it is known that no number is missing, so the check is skipped.
         """
         parts: list[Any] = []
         if self.numbers:

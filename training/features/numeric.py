@@ -18,7 +18,7 @@ CLASSES = 2
 ROWS_AT_A_TIME = 4096
 # A type resolves a column if its spacing is below this share of the standard deviation.
 RESOLUTION = 1e-4
-COMMA_SEPARATORS = ("", ",")  # a decimal comma is not expected with these
+COMMA_SEPARATORS = ("", ",")  # files with these rarely have decimal commas
 COMMA_NUMBER = r"^[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?$"
 MAYBE_THOUSANDS = r"^[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,3})$"
 # As numbers, postal codes and the like would lose these zeros.
@@ -40,7 +40,6 @@ class NumericParser(CellParser):
 
     kind: ClassVar[Kind] = "numeric"
     expected: ClassVar[str] = "a number"
-    csv_dtype: ClassVar[type[pl.DataType]] = pl.Float64
 
     @property
     def wide(self) -> bool:
@@ -86,12 +85,11 @@ class NumericParser(CellParser):
     def advice(self, name: str, value: object) -> str:
         """Return advice on reading a value that is not a number."""
         first = ""
-        if not pl.Series([str(value)]).str.contains(DECORATED_NUMBER)[0]:
-            pass
-        elif self.decimal == "." and "," in str(value):
-            first = "--decimal , if its comma is a decimal point, "
-        else:
-            first = "write numbers without thousands separators, currency and percent signs, "
+        if pl.Series([str(value)]).str.contains(DECORATED_NUMBER)[0]:
+            if self.decimal == "." and "," in str(value):
+                first = "--decimal , if its comma is a decimal point, "
+            else:
+                first = "write numbers without thousands separators, currency and percent signs, "
         return first + super().advice(name, value)
 
 
@@ -122,13 +120,17 @@ class NumericColumn(Column):
         return (self.name, *missing)
 
     def reader(self) -> tf.Module:
-        """Return a function in the graph from served values to cells, which are the same."""
+        """Return the graph function from served values to cells: the identity."""
         return _Number()
 
     def served(self, cells: pl.Series) -> npt.NDArray[Any]:
         """Return parsed cells as values of the signature's input."""
         dtype = pl.Float64 if self.double else pl.Float32
         return cells.cast(dtype).fill_null(float("nan")).to_numpy()
+
+    def json_values(self, cells: pl.Series) -> list[Any]:
+        """Return numbers."""
+        return cells.fill_nan(None).to_list()
 
     def typical(self) -> pl.Series:
         """Return the mean of each class."""
@@ -158,8 +160,8 @@ def encode_numbers(
     Args:
         columns: numeric columns of one dtype.
         numbers: tensor `[rows, columns]`, NaN where missing.
-        dtype: of the result.
-        complete: whether no number is known to be missing.
+        dtype: dtype of the result.
+        complete: whether it is known that no number is missing.
     """
     # Use float64: for values like years or pressures, float32 loses the digits of the deviation.
     mean = tf.constant([c.mean for c in columns], tf.float64)
@@ -191,47 +193,64 @@ class NumberStatistics:
         numbers: npt.NDArray[Any],
         label: npt.NDArray[np.int32],
         weight: npt.NDArray[np.float32],
+        bounds: Floats | None = None,
     ) -> None:
-        """Add rows `[rows, columns]`, in pieces that fit into the CPU cache."""
-        if not numbers.shape[1]:
+        """Add rows `[rows, columns]`, in pieces that fit into the CPU cache.
+
+        Args:
+            numbers: the numbers, NaN where missing.
+            label: number of each row's class.
+            weight: weight of each row.
+            bounds: minimum and maximum of each column, `[2, columns]`, NaN if a value is missing.
+                They may cover more rows than numbers; if they hold no new extremes, a pass is
+                saved.
+        """
+        if not numbers.size:
             return
+        if bounds is None:  # numpy's minimum is NaN if a value is missing
+            bounds = np.stack([numbers.min(axis=0), numbers.max(axis=0)])
+        inside = (bounds[0] >= self.minimum) & (bounds[1] <= self.maximum)
+        for position in np.flatnonzero(~inside):
+            column = numbers[:, position]
+            self.minimum[position] = np.fmin(self.minimum[position], np.fmin.reduce(column))
+            self.maximum[position] = np.fmax(self.maximum[position], np.fmax.reduce(column))
+        complete = not np.isnan(bounds).any()
         for start in range(0, len(label), ROWS_AT_A_TIME):
-            some = slice(start, start + ROWS_AT_A_TIME)
-            self._add(numbers[some], label[some], weight[some])
+            step = slice(start, start + ROWS_AT_A_TIME)
+            self._add(numbers[step], label[step], weight[step], complete)
 
     def _add(
         self,
         numbers: npt.NDArray[Any],
         label: npt.NDArray[np.int32],
         row_weight: npt.NDArray[np.float32],
+        complete: bool,
     ) -> None:
-        of_class = np.zeros((CLASSES, len(label)))
-        of_class[label, np.arange(len(label))] = row_weight
-        weight = np.repeat(of_class.sum(axis=1)[:, np.newaxis], numbers.shape[1], axis=1)
-        minimum, maximum = numbers.min(axis=0), numbers.max(axis=0)
+        class_weights = np.zeros((CLASSES, len(label)))
+        class_weights[label, np.arange(len(label))] = row_weight
         values = numbers.astype(np.float64)
-        absent = None
-        if np.isnan(minimum).any():  # numpy's minimum is NaN if a value is missing
-            absent = np.isnan(numbers)
+        absent = None if complete else np.isnan(numbers)
+        if absent is None:
+            weight = np.repeat(class_weights.sum(axis=1)[:, np.newaxis], numbers.shape[1], axis=1)
+        else:
             self.missing += absent.sum(axis=0)
-            weight = of_class @ ~absent
-            minimum, maximum = np.fmin.reduce(numbers), np.fmax.reduce(numbers)
+            weight = class_weights @ ~absent
             values[absent] = 0.0
         total = weight.sum(axis=0)
-        center = np.divide((of_class @ values).sum(axis=0), total, where=total > 0, out=total * 0)
+        center = np.divide(
+            (class_weights @ values).sum(axis=0), total, where=total > 0, out=total * 0
+        )
         values -= center
         if absent is not None:
             values[absent] = 0.0
-        summed = of_class @ values
+        summed = class_weights @ values
         offset = np.divide(summed, weight, where=weight > 0, out=np.zeros_like(summed))
-        squares = of_class @ np.square(values, out=values) - offset**2 * weight
+        squares = class_weights @ np.square(values, out=values) - offset**2 * weight
         for number in range(CLASSES):
             self._merge(number, weight[number], center + offset[number], squares[number])
-        self.minimum = np.fmin(self.minimum, minimum)
-        self.maximum = np.fmax(self.maximum, maximum)
 
     def _merge(self, number: int, weight: Floats, mean: Floats, squares: Floats) -> None:
-        """Chan, Golub and LeVeque (1979), Updating formulae, equation 2.1."""
+        """Merge the moments of a class (Chan, Golub and LeVeque 1979, Updating formulae, 2.1)."""
         before, after = self.weight[number], self.weight[number] + weight
         share = np.divide(weight, after, out=np.zeros_like(after), where=after > 0)
         step = mean - self.mean[number]
@@ -256,7 +275,7 @@ class NumberStatistics:
         return overall, float(np.sqrt(max(variance, 0.0)))
 
     def facts(self, position: int, dtype: Any) -> dict[str, Any]:
-        """Return the fields of `Column` for the column at a position, of float32 or float64."""
+        """Return the fields of `Column` for the column at a position; `dtype` is its numpy type."""
         weight, mean = self.weight[:, position], self.mean[:, position]
         if weight.sum() == 0:  # all missing
             return {"missing": True}

@@ -83,7 +83,7 @@ def load(path: Path, identity: Mapping[str, Any]) -> Progress:
     """Read a checkpoint.
 
     Args:
-        path: of the checkpoint.
+        path: path of the checkpoint.
         identity: data and settings of the fit that resumes it.
 
     Raises:

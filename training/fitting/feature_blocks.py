@@ -45,7 +45,7 @@ class Blocks:
         self._table = table
         self._spool = spool
         self._class_weights = class_weights
-        # Whether values are missing is known only for the training rows.
+        # The columns record missing values of training rows only.
         self._complete = spool is table.train and not any(c.missing for c in table.columns)
         self._encode_whole_block = tf.function(self._encoded, autograph=False, jit_compile=True)
         rows = spool.layout.block_rows
@@ -53,11 +53,16 @@ class Blocks:
             rows //= 2  # features may be many more than columns
         self._block_rows = rows
         fits = spool.kept is not None and spool.rows * self.width * self.dtype.size <= memory
-        self._kept = list(self._taken_out(spool.kept or [])) if fits else None
+        self._kept = list(self._encode_and_remove(spool.kept or [])) if fits else None
 
     def __len__(self) -> int:
-        """How many blocks there are."""
+        """The number of blocks."""
         return -(-self.rows // self._block_rows)
+
+    def batches(self, size: int) -> int:
+        """Return the number of mini-batches of `size` rows; the last of a block may be short."""
+        whole, rest = divmod(self.rows, self._block_rows)
+        return whole * -(-self._block_rows // size) + -(-rest // size)
 
     def __iter__(self) -> Iterator[Block]:
         if self._kept is not None:
@@ -79,7 +84,7 @@ class Blocks:
 
     def sample(self, count: int) -> Block:
         """Return an evenly spread sample of rows, or all if there are fewer."""
-        if self._kept is None:
+        if not self._kept:  # on disk, or no rows at all
             return self._encode_rows(self._spool.sample(count))
         runs = []
         for begin, end in sample_runs(self.rows, count):
@@ -90,7 +95,8 @@ class Blocks:
                 begin += stop - row
         return Block(*(tf.concat(tensors, 0) for tensors in zip(*runs, strict=True)))
 
-    def _taken_out(self, kept: list[Rows]) -> Iterator[Block]:
+    def _encode_and_remove(self, kept: list[Rows]) -> Iterator[Block]:
+        """Yield encoded rows, and remove them from `kept`, so that memory need not hold both."""
         while kept:
             rows = kept.pop(0)
             for begin in range(0, len(rows), self._block_rows):
@@ -126,6 +132,6 @@ class Blocks:
         cells = self._table.cells(numbers, wide, codes)
         features = self._table.encoder.encode(cells, self.dtype, complete=self._complete)
         labels = tf.cast(tf.gather(tf.constant(self._table.class_of), label), self.dtype)
-        of_class = tf.constant(self._class_weights, self.dtype)
-        factor = of_class[0] + labels * (of_class[1] - of_class[0])
+        class_weights = tf.constant(self._class_weights, self.dtype)
+        factor = class_weights[0] + labels * (class_weights[1] - class_weights[0])
         return Block(features, labels, tf.cast(weight, self.dtype) * factor)

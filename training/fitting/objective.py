@@ -2,8 +2,8 @@
 
     J(w, b) = (Σ r loss + Ω(w)) / Σ r
 
-Ω is the penalty, see `penalty.py`; without one, J is the course's mean. Parameters are one vector
-θ = [w, b].
+Ω is the penalty, see `penalty.py`. With equal row weights and no penalty, J is the mean loss.
+Parameters are one vector θ = [w, b].
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Objective:
         loss: LossName,
         workers: Workers,
     ) -> None:
-        """Initialise.
+        """Define the cost over the rows of all workers.
 
         Args:
             blocks: this worker's rows.
-            width: how many features they have.
-            total_weight: Σ r, of all workers.
+            width: number of features.
+            total_weight: Σ r over the rows of all workers.
             penalty: Ω.
             loss: loss of a row.
             workers: the processes whose sums are added up.
@@ -67,7 +67,7 @@ class Objective:
         return cost, gradient, second
 
     def safe_learning_rate(self) -> float:
-        """Return α = 1 / L, with which gradient descent on J never goes up.
+        """Return α = 1 / L, for which gradient descent never increases J.
 
         L bounds J's second derivative: L = c λmax(Xᵀ diag(r) X / Σ r) + λ₂ / Σ r, where X has a
         column of ones for the bias and c is the loss's `CURVATURE` (Nesterov, Introductory Lectures
@@ -77,7 +77,7 @@ class Objective:
         return 1.0 / (CURVATURE[self.loss] * largest + self.penalty.l2 / self.total_weight)
 
     def mean_square_length(self) -> float:
-        """Return the mean of |x|² over the rows, with the one for the bias."""
+        """Return the mean of |x|² over the rows, the bias's 1 included."""
         return float(np.trace(self._second_moments()))
 
     def _second_moments(self) -> Floats:
@@ -90,11 +90,12 @@ class Objective:
         gradient = np.append(self.penalty.gradient(weights, sums[1:-1]), sums[-1])
         return float(cost), gradient / self.total_weight
 
-    def _sum(self, of_block: Any, theta: Floats, size: int) -> Floats:
+    def _sum(self, block_sums: Any, theta: Floats, size: int) -> Floats:
+        """Return the sums `[size]` of `block_sums` over all blocks and workers."""
         total = np.zeros(size)
         for block in self.blocks:
             parameters = tf.constant(theta, block.features.dtype)
-            total += of_block(parameters, *block, self.loss).numpy()
+            total += block_sums(parameters, *block, self.loss).numpy()
         return self.workers.sum(total)
 
 

@@ -31,13 +31,13 @@ class Penalty:
         """Return Ω(w)."""
         return float(self.l1 * np.abs(weights).sum() + self.l2 * (weights @ weights) / 2)
 
-    def gradient(self, weights: Floats, of_loss: Floats) -> Floats:
-        """Return the derivatives of loss + Ω, given those of the loss.
+    def gradient(self, weights: Floats, loss_gradient: Floats) -> Floats:
+        """Return the derivatives of loss + Ω, `[features]`, given those of the loss.
 
         At w = 0 the subgradient of |w| with the smallest sum is used, so that all derivatives are 0
         at the minimum.
         """
-        smooth = of_loss + self.l2 * weights
+        smooth = loss_gradient + self.l2 * weights
         at_zero = np.sign(smooth) * np.maximum(np.abs(smooth) - self.l1, 0.0)
         return np.where(weights == 0, at_zero, smooth + self.l1 * np.sign(weights))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -26,7 +26,7 @@ from training.fitting.solvers.newton import solve_positive
 from training.settings import FitSettings
 from training.workers.collectives import Workers
 
-# Newton's method and L-BFGS start from the solution for a sample; thresholds are chosen on it.
+# Newton's method and L-BFGS start from a sample's solution; thresholds are chosen on a sample.
 SAMPLE_ROWS = 65_536
 
 
@@ -44,7 +44,7 @@ class Problem:
 
         Args:
             table: the rows.
-            settings: of the fit.
+            settings: settings of the fit.
             memory: bytes of features to keep; more are read from disk in each step.
             workers: the processes that share the fit.
 
@@ -86,7 +86,7 @@ class Problem:
         """Return the standard error of each parameter, `[features + 1]`.
 
         The square roots of the diagonal of the inverse Hessian of the summed cost, ridge included.
-        None where they are not valid: the squared loss is not a likelihood, and the L1 penalty is
+        None if they are not valid: the squared loss is not a likelihood, and the L1 penalty is
         not differentiable at 0, where weights end up.
         """
         if self._settings.loss != "cross-entropy" or self._settings.l1:
@@ -98,13 +98,26 @@ class Problem:
     def sample_predictions(self, theta: Floats) -> tuple[Floats, Floats, Floats]:
         """Return probabilities, labels and weights of a sample of the training rows."""
         sample = self._sample()
-        parameters = tf.constant(theta, sample.features.dtype)
-        logit = tf.linalg.matvec(sample.features, parameters[:-1]) + parameters[-1]
+        weights = sample.row_weights.numpy().astype(np.float64)
         probabilities, labels, weights = (
-            self.workers.concatenate(tensor.numpy()).astype(np.float64)
-            for tensor in (tf.sigmoid(logit), sample.labels, sample.row_weights)
+            self.workers.concatenate(values) for values in (*self._predict(sample, theta), weights)
         )
         return probabilities, labels, weights
+
+    def training_predictions(self, theta: Floats) -> Iterator[tuple[Floats, Floats]]:
+        """Yield probabilities and labels of this worker's training rows, block by block."""
+        rows = self._blocks.rows
+        for block in self._blocks:
+            probabilities, labels = self._predict(block, theta)
+            yield probabilities[:rows], labels[:rows]  # without the padding of the last block
+            rows -= len(labels)
+
+    def _predict(self, block: Block, theta: Floats) -> tuple[Floats, Floats]:
+        parameters = tf.constant(theta, block.features.dtype)
+        logit = tf.linalg.matvec(block.features, parameters[:-1]) + parameters[-1]
+        tensors = (tf.sigmoid(logit), block.labels)
+        probabilities, labels = (tensor.numpy().astype(np.float64) for tensor in tensors)
+        return probabilities, labels
 
     def _optimizer(self) -> Optimizer:
         settings = self._settings

@@ -31,12 +31,12 @@ def check_export(
 
     Args:
         directory: the export.
-        rows: the rows, of which those with expected predictions are used.
+        rows: the held-out rows; those with expected predictions are used.
         model: the trained model.
         process: the process that checks it; None starts one.
 
     Raises:
-        RefusedError: the version does not load, does not answer, or predicts something else.
+        RefusedError: the version does not load, does not answer, or its predictions differ.
     """
     expected = rows.expected
     inputs = model.inputs(rows.frame[: len(expected.probabilities)])
@@ -48,9 +48,9 @@ def check_export(
     ):
         golden = Path(folder, "golden")
         warmup.write_calls(golden, [Call("serving_default", inputs, outputs)])
-        wrong = checking.check(directory, golden)
-    if wrong:
-        raise RefusedError(f"the exported version fails its check: {wrong}")
+        problem = checking.check(directory, golden)
+    if problem:
+        raise RefusedError(f"the exported version fails its check: {problem}")
 
 
 def _check_in_this_process(directory: Path, golden: Path) -> None:
@@ -72,12 +72,12 @@ def _compare(version: SavedVersion, call: Call) -> None:
     if excess.max() <= 0:
         return
     row = int(np.argmax(np.nan_to_num(excess, nan=np.inf)))
-    asked = {name: values[row : row + 1] for name, values in call.inputs.items()}
-    shares = version.run("explain", asked)["contribution"][0]
+    inputs = {name: values[row : row + 1] for name, values in call.inputs.items()}
+    shares = version.run("explain", inputs)["contribution"][0]
     columns = version.run("describe", {"query": np.zeros(1, np.int32)})["columns"][0]
-    apart = np.abs(shares - contributions[row])
-    name = columns[int(apart.argmax())].decode()
-    where = f", column {name!r}" if apart.max() > tolerances[row] else ""
+    share_differences = np.abs(shares - contributions[row])
+    name = columns[int(share_differences.argmax())].decode()
+    where = f", column {name!r}" if share_differences.max() > tolerances[row] else ""
     raise RefusedError(
         f"row {row}{where} differs from training by {difference[row]:.2g}, "
         f"expected at most {tolerances[row]:.2g}"
@@ -87,7 +87,7 @@ def _compare(version: SavedVersion, call: Call) -> None:
 if __name__ == "__main__":
     request = sys.stdin.read()
     try:
-        if request:  # else the fit has ended before
+        if request:  # empty if the fit has failed
             _check_in_this_process(*map(Path, json.loads(request)))
     except Exception as error:
         sys.exit(str(error) or type(error).__name__)

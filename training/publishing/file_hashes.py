@@ -40,7 +40,10 @@ def verify(directory: Path) -> int:
     """
     listed = read_json(directory).get("files")
     if not isinstance(listed, dict):
-        raise ManifestError(f"{directory / MANIFEST}: has no list of files")
+        raise ManifestError(
+            f"{directory / MANIFEST}: expected an object 'files' with the hash of each file, "
+            f"got {'nothing' if listed is None else type(listed).__name__}"
+        )
     found = file_hashes(directory)
     for name in sorted(listed.keys() | found.keys()):
         if name not in found:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing_extensions import Self  # of Python 3.11
+    from typing_extensions import Self  # in typing since Python 3.11
 
 COMMAND = (sys.executable, "-m", "training.publishing.export_check")
 
 
 class FreshProcess:
-    """Waits to check a version: it imports TensorFlow, which takes seconds, while a fit runs."""
+    """A process that imports TensorFlow while a fit runs, and then checks a version."""
 
     def __init__(self) -> None:
         # TF_CONFIG would make TensorFlow wait for other workers.
@@ -35,17 +35,24 @@ class FreshProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *about: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._process.kill()
         self._process.communicate()
         self._errors.close()
 
     def check(self, directory: Path, golden: Path) -> str:
-        """Compare a version with golden answers; return what is wrong, empty if nothing is."""
+        """Compare a version with golden answers; return the difference, "" if there is none.
+
+        Args:
+            directory: the version.
+            golden: file of calls with their expected outputs, see `warmup.write_calls`.
+        """
         request = json.dumps([str(directory), str(golden)])
-        self._process.communicate(request.encode())  # does not mind that it has ended
+        self._process.communicate(request.encode())  # no error if the process has ended
         if self._process.returncode == 0:
             return ""
         self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it ended without a word"
+        text = self._errors.read().decode(errors="replace")
+        # TensorFlow's errors end with the operation, as in [[{{node Assert}}]] [Op:serve].
+        lines = [line for line in map(str.strip, text.splitlines()) if line and line[:2] != "[["]
+        return lines[-1] if lines else "the check ended without a message"

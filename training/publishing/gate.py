@@ -29,7 +29,7 @@ class Rules:
 
     Attributes:
         floors: minimum of each metric by name; maximum if lower is better.
-        tolerance: how much worse than the published version it may be, in log-loss or AUC.
+        tolerance: allowed difference to a better published version, in log-loss or AUC.
         allow_schema_change: whether it may require callers to change their requests.
     """
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from training.publishing.file_hashes import MANIFEST, ManifestError, file_hashes, read_json
 from training.settings import FitSettings
 
-LIBRARIES = ("tensorflow", "numpy", "polars", "scikit-learn")
+LIBRARIES = ("numpy", "polars", "scikit-learn")
 
 ENDINGS = {
     "tolerance": "converged: the tolerance was reached",
@@ -36,14 +36,14 @@ class Data:
     Attributes:
         source: file, directory or built-in table.
         rows: number of rows read.
-        columns: names of the columns read, label and weight included.
-        hash: sum of the rows' hashes; does not depend on their order.
+        columns: names of the columns that enter the rows' hashes, the label included.
+        hash: sum of the rows' hashes and weights; does not depend on their order.
         row_hash: name and version of the rows' hash, which decides which rows are held out.
         label: name of the label column.
         held_out_hash: sum of the hashes of the held-out rows.
-        split_by: what held them out: "hash", "column", "time" or "test data".
-        split_column: the column that did, if one did.
-        split_start: the time from which on they were held out, if the time did.
+        split_by: how the held-out rows were chosen: "hash", "column", "time" or "test data".
+        split_column: the column that chose them; empty if none did.
+        split_start: the time from which rows were held out, if they were chosen by time.
     """
 
     source: str = ""
@@ -69,7 +69,7 @@ class Data:
 
     @classmethod
     def of(cls, fingerprint: Mapping[str, Any], label: str) -> Data:
-        """Build it of a table's fingerprint."""
+        """Build it from a table's fingerprint."""
         return _decoded(cls, {**fingerprint, "label": label})
 
 
@@ -152,20 +152,21 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that is recorded with a version.
+    """The record of a version.
 
     Attributes:
         trained_at: time of the fit, ISO 8601, UTC.
         data: fingerprint of the table.
         rows: number of rows by share: read, train, validation, held_out.
-        settings: of the fit; None if they were not recorded.
+        settings: settings of the fit; None if they were not recorded.
         fit: how the fit ended.
         libraries: versions of the libraries that the result depends on.
-        threshold: least probability that is labelled class 1.
-        metrics: on the held-out rows.
-        intervals: 95 % intervals of the same.
-        warnings: about the data and the fit.
-        verdict: of the gate, `gate` in the file.
+        threshold: smallest probability that is labelled class 1.
+        metrics: metrics on the held-out rows, by name.
+        intervals: 95 % intervals of the metrics, by name.
+        warnings: messages about the data and the fit.
+        verdict: the gate's verdict, named `gate` in the file.
+        reason: why it was trained, such as a schedule or a fall of quality; may be empty.
         rollback_to: number of the version that this one is a copy of.
         files: SHA-256 of every other file by its path.
     """
@@ -181,6 +182,7 @@ class Manifest:
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     verdict: Verdict = field(default_factory=Verdict)
+    reason: str = ""
     rollback_to: int | None = None
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -190,7 +192,7 @@ class Manifest:
         return self.settings is not None and self.settings.class_weight is not None
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `manifest.json` holds."""
+        """Return the content of `manifest.json`."""
         stored = asdict(self)
         stored["gate"] = stored.pop("verdict")
         if self.rollback_to is None:
@@ -239,18 +241,24 @@ def read(directory: Path) -> Manifest:
 
 def libraries() -> dict[str, str]:
     """Return the versions of the libraries that a result depends on."""
-    return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+    # Imported here because listing versions does not need it. The module knows its version; the
+    # name of its package is tensorflow-cpu or tensorflow.
+    import tensorflow as tf
+
+    versions = {"python": platform.python_version(), "tensorflow": str(tf.__version__)}
+    return versions | {name: version(name) for name in LIBRARIES}
 
 
 def _comparison(stored: Mapping[str, Any]) -> Comparison:
     if "log_loss" not in stored:
         return _decoded(Comparison, stored)
-    ours, theirs = stored["log_loss"], stored["published_log_loss"]  # before other metrics came
+    # Earlier releases compared the log-loss only.
+    ours, theirs = stored["log_loss"], stored["published_log_loss"]
     return Comparison(stored["version"], stored["rows"], {"log_loss": ours}, {"log_loss": theirs})
 
 
 def _decoded(cls: type[T], stored: Mapping[str, Any]) -> T:
-    """Build a dataclass of the names it knows; JSON's lists become tuples."""
+    """Build a dataclass from JSON: unknown names are ignored, and lists become tuples."""
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     return cls(
         **{

@@ -31,7 +31,7 @@ def roll_back(models: Path, name: str, number: int | None = None) -> Rollback:
 
     Args:
         models: directory of all models.
-        name: of the model.
+        name: the model's name.
         number: version to copy; None takes the one before the newest.
 
     Raises:

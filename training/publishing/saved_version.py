@@ -19,14 +19,14 @@ class SavedVersion:
         """Load it.
 
         Raises:
-            OSError, ValueError, tf.errors.OpError: it is no SavedModel.
+            OSError, ValueError, tf.errors.OpError: it is not a SavedModel.
         """
         content = (directory / "saved_model.pb").read_bytes()
         try:
             stored = saved_model_pb2.SavedModel.FromString(content)
             self._definitions = stored.meta_graphs[0].signature_def
             self._loaded = tf.saved_model.load(str(directory))
-        except (DecodeError, IndexError) as error:  # also what a checkpoint cut off gives
+        except (DecodeError, IndexError) as error:  # IndexError: also a truncated checkpoint
             raise ValueError(f"{directory} is not a SavedModel: {error}") from error
 
     def has(self, signature_name: str) -> bool:

@@ -41,13 +41,14 @@ def of_version(version: SavedVersion, manifest: Manifest | None) -> Schema:
     Raises:
         KeyError: it does not describe itself as this job's models do.
     """
-    told = version.run("describe", {"query": np.zeros(1, np.int32)})
+    description = version.run("describe", {"query": np.zeros(1, np.int32)})
     names, kinds, classes = (
-        [text.decode() for text in told[name][0]] for name in ("columns", "kinds", "class_names")
+        [text.decode() for text in description[name][0]]
+        for name in ("columns", "kinds", "class_names")
     )
     dtypes = version.input_dtypes("serving_default")
     label = manifest.data.label if manifest else ""
-    if manifest and not label:  # before it was recorded: the column that is not sent
+    if manifest and not label:  # an earlier release's manifest; the label is not in requests
         others = [name for name in manifest.data.columns if name not in names]
         label = others[0] if len(others) == 1 else ""
     return Schema(

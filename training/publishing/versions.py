@@ -1,7 +1,7 @@
 """Version directories that appear whole or not at all.
 
-TensorFlow Serving loads a version as soon as a directory with an integer for a name appears under
-the model's base path. So a version is written to a hidden sibling of the base path, forced to
+TensorFlow Serving loads a version as soon as a directory whose name is an integer appears under
+the model's base path. So a version is written to a hidden sibling of the base path, flushed to
 disk, and renamed into place; rename is atomic and never replaces a directory that holds files.
 """
 
@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 VERSION_NAME = re.compile(r"[0-9]+")
-LARGEST_VERSION = 2**63 - 1  # a server reads the number as an int64
+MAX_VERSION = 2**63 - 1  # a server reads the number as an int64
 MAX_NAME_LENGTH = 200
 
 
@@ -78,16 +79,20 @@ def republish(models: Path, name: str, number: int, amend: Callable[[Path], None
 
 
 def keep_newest(models: Path, name: str, count: int) -> None:
-    """Remove all but the newest versions; each disappears whole."""
+    """Remove all but the newest versions; each disappears whole.
+
+    Directories with leading zeros, which `publish` never makes, are left alone.
+    """
     for number in versions(models / name)[:-count]:
-        with _hidden_directory(models, name) as hidden:
+        # Another job may remove it first.
+        with _hidden_directory(models, name) as hidden, suppress(FileNotFoundError):
             (models / name / str(number)).rename(hidden / "removed")
 
 
 def _rename_to_next_version(hidden: Path, base_path: Path) -> Path:
     number = max(versions(base_path), default=0) + 1
     while True:
-        if number > LARGEST_VERSION:
+        if number > MAX_VERSION:
             raise OSError(f"{base_path} has no version number left, the largest is taken")
         target = base_path / str(number)
         try:
@@ -106,7 +111,7 @@ def _hidden_directory(models: Path, name: str) -> Iterator[Path]:
     prefix = f".{name}.tmp-"
     hidden = models / f"{prefix}{secrets.token_hex(8)}"
     with _locked(models):  # no other job may clean up between creating the directory and locking it
-        for left_over in models.glob(f"{prefix}*"):
+        for left_over in models.glob(f"{glob.escape(prefix)}*"):
             _remove_if_abandoned(left_over)
         hidden.mkdir()
         lock = os.open(hidden, os.O_RDONLY)

@@ -2,8 +2,8 @@
 
 Each worker reads its share of the rows and computes its share of every sum; the sums travel
 through the collectives of `tf.distribute.MultiWorkerMirroredStrategy`, which finds the other
-workers through the environment variable TF_CONFIG. As all workers then hold the same sums, all
-take the same steps, and the first one evaluates and publishes.
+workers through the environment variable TF_CONFIG. All workers then hold the same sums, so they
+take the same steps; the first one evaluates and publishes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ import numpy.typing as npt
 from training.errors import WorkersError
 from training.features.columns import Floats
 
-RENDEZVOUS_SECONDS = 120
+# Time for which the workers wait for each other.
+JOIN_SECONDS = 120.0
+CONNECT_SECONDS = 2.0
 NODE_NAME = re.compile(r"\{\{.*?\}\} ?")
 
 
 class Workers:
-    """A single worker; the base class of several."""
+    """A single worker; also the base class for several workers."""
 
     index = 0
     count = 1
@@ -68,20 +70,29 @@ class Workers:
 
 
 class TensorFlowWorkers(Workers):
-    """The workers that TF_CONFIG lists; the constructor waits for all of them."""
+    """The workers that TF_CONFIG lists; the constructor waits for all of them.
 
-    def __init__(self) -> None:
+    Args:
+        timeout: seconds to wait for them.
+
+    Raises:
+        WorkersError: TF_CONFIG is invalid, or a worker does not arrive in time.
+    """
+
+    def __init__(self, timeout: float = JOIN_SECONDS) -> None:
         import tensorflow as tf
 
         config = os.environ["TF_CONFIG"]
         try:
             known = json.loads(config)
             self.index = int(known["task"]["index"])
-            self.count = len(known["cluster"]["worker"])
+            addresses = [str(address) for address in known["cluster"]["worker"]]
+            self.count = len(addresses)
         except (KeyError, TypeError, ValueError) as error:
             raise WorkersError(
                 f"TF_CONFIG: expected a cluster of workers and a task, got {config!r}"
             ) from error
+        wait_for_workers(addresses, self.index, timeout)
         # Without timeout_seconds, for which each collective would have a sleeping thread. The
         # strategy itself checks every half minute that all workers are alive.
         options = tf.distribute.experimental.CommunicationOptions(
@@ -140,25 +151,63 @@ def cluster_config(addresses: list[str], index: int) -> str:
     )
 
 
-def meet(host: str, port: int, count: int) -> str:
-    """Return TF_CONFIG for the worker on this machine.
+def wait_for_workers(addresses: list[str], index: int, timeout: float) -> None:
+    """Wait until every worker listens at its address.
+
+    TensorFlow's own servers, which listen there next, wait for a missing worker for an hour.
+
+    Args:
+        addresses: `host:port` of each worker.
+        index: this worker's index in `addresses`.
+        timeout: seconds to wait.
+
+    Raises:
+        WorkersError: a worker does not arrive in time, or this worker's port is taken.
+    """
+    deadline = time.monotonic() + timeout
+    port = int(addresses[index].rpartition(":")[2])
+    try:
+        listener = socket.create_server(("", port))
+    except OSError as error:
+        raise WorkersError(f"worker {index} cannot listen at port {port}: {error}") from error
+    with listener:
+        for other, address in enumerate(addresses):
+            while other != index and not _listens(address):
+                if time.monotonic() > deadline:
+                    raise WorkersError(
+                        f"worker {other} at {address} did not arrive within {timeout:g} s"
+                    )
+                time.sleep(0.2)
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS):
+            return True
+    except (OSError, UnicodeError):
+        return False
+
+
+def meet(host: str, port: int, count: int, timeout: float = JOIN_SECONDS) -> str:
+    """Wait until a name resolves to all workers, and return this worker's TF_CONFIG.
 
     Args:
         host: a name that resolves to the addresses of all workers' machines, such as that of a
             scaled Compose service or a headless Kubernetes service.
         port: port of each worker.
         count: number of workers.
+        timeout: seconds to wait for them.
 
     Raises:
         WorkersError: not all workers appear in time, or this machine is not among them.
     """
-    deadline = time.monotonic() + RENDEZVOUS_SECONDS
+    deadline = time.monotonic() + timeout
     found: list[str] = []
     while len(found) != count:
         if time.monotonic() > deadline:
             raise WorkersError(
-                f"{host} resolves to {len(found)} addresses after {RENDEZVOUS_SECONDS} s, "
-                f"expected {count}"
+                f"{host} resolves to {len(found)} addresses after {timeout:g} s, expected {count}"
             )
         try:
             infos = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)

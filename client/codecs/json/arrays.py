@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
@@ -101,10 +102,11 @@ def _flat(
     try:
         with np.errstate(over="ignore"):
             values = np.array(level, numpy_dtype)
-        if numpy_dtype.kind == "f" and np.isinf(values).any():
-            # JSON has no infinity, so the number was too large for the type.
-            limit = np.finfo(numpy_dtype).max
-            raise fail(int(np.flatnonzero(np.isinf(values))[0]), f"at most ±{limit:.8g}")
+        if numpy_dtype.kind == "f":
+            for index in np.flatnonzero(np.isinf(values)).tolist():
+                if not math.isinf(level[index]):
+                    limit = np.finfo(numpy_dtype).max
+                    raise fail(index, f"at most ±{limit:.8g}")
         return values
     except OverflowError:
         limits = np.iinfo(numpy_dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from client.codecs.batches import Batch
 from client.codecs.json import explanations, fast, rows
 from client.codecs.json.calls import JsonCall
 from client.codecs.replies import row_texts
+from client.codecs.reply import JSON, Reply
 from client.errors import ClientError
-from client.http.messages import JSON, HttpReply
 from client.serving.schema import Schema
 from client.serving.tensors import Array
 
@@ -33,12 +33,12 @@ class JsonPredictions(Codec):
         call = rows.read(payload.body, schema)
         name = call.call.signature_name
         if call.threshold is not None and not has_threshold(schema, name):
-            raise ClientError(f'threshold: signature "{name}" has no label that follows from one')
+            raise ClientError(f'threshold: signature "{name}" has no label that depends on it')
         return call
 
     def encode(
         self, batch: Batch, outputs: Mapping[str, Array], schema: Schema, headers: Headers
-    ) -> list[HttpReply]:
+    ) -> list[Reply]:
         """Return the response to each request."""
         facts: dict[str, Any] = {"model": schema.model, "version": schema.version}
         default = schema.description.threshold if schema.description is not None else None
@@ -50,7 +50,7 @@ class JsonPredictions(Codec):
         def encode_one(call: JsonCall, own: Mapping[str, Array]) -> bytes:
             if call.threshold is None or default is None:
                 return rows.write(own, row_form=call.row_form, tail=tail)
-            own = relabeled(own, call.threshold, schema)
+            own = _relabeled(own, call.threshold, schema)
             other = b"," + orjson.dumps(_with_threshold(facts, call.threshold))[1:-1]
             return rows.write(own, row_form=call.row_form, tail=other)
 
@@ -73,10 +73,10 @@ class JsonExplanations(Codec):
 
     def encode(
         self, batch: Batch, outputs: Mapping[str, Array], schema: Schema, headers: Headers
-    ) -> list[HttpReply]:
+    ) -> list[Reply]:
         """Return the response to each request."""
         return [
-            HttpReply(explanations.write(own, schema), 200, JSON, headers)
+            Reply(explanations.write(own, schema), 200, JSON, headers)
             for own in outputs_of_each(batch, outputs)
         ]
 
@@ -97,9 +97,9 @@ def encode_each(
     outputs: Mapping[str, Array],
     tail: bytes,
     headers: Headers,
-    encode_one: Any,
-    is_plain: Any,
-) -> list[HttpReply]:
+    encode_one: Callable[[Any, Mapping[str, Array]], bytes],
+    is_plain: Callable[[Any], bool],
+) -> list[Reply]:
     """Return the response to each request; plain rows are encoded in one pass.
 
     Args:
@@ -111,7 +111,7 @@ def encode_each(
         is_plain: whether the rows can be encoded without looking at the request.
     """
     if len(batch.members) == 1:
-        return [HttpReply(encode_one(batch.decoded[0], outputs), 200, JSON, headers)]
+        return [Reply(encode_one(batch.decoded[0], outputs), 200, JSON, headers)]
     texts = row_texts(outputs)
     replies = []
     for call, (start, stop) in zip(batch.decoded, batch.bounds(), strict=True):
@@ -121,7 +121,7 @@ def encode_each(
             body = b"".join((b'{"predictions":[', text, b"]", tail, b"}"))
         else:
             body = encode_one(call, {n: array[start:stop] for n, array in outputs.items()})
-        replies.append(HttpReply(body, 200, JSON, headers))
+        replies.append(Reply(body, 200, JSON, headers))
     return replies
 
 
@@ -135,7 +135,7 @@ def outputs_of_each(batch: Batch, outputs: Mapping[str, Array]) -> list[Mapping[
     ]
 
 
-def relabeled(
+def _relabeled(
     outputs: Mapping[str, Array], threshold: float, schema: Schema
 ) -> Mapping[str, Array]:
     """Return the outputs with labels by another threshold."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from client.codecs.json import rows as friendly
 from client.codecs.json.calls import JsonCall
+from client.codecs.json.rows import parsed, read_document
 from client.errors import ClientError
 from client.serving.schema import EXPLAIN, Schema
 from client.serving.tensors import Array
@@ -31,13 +31,15 @@ def read(body: bytes, schema: Schema) -> JsonCall:
         ClientError: 501, the model cannot explain itself; 400, the body is wrong.
     """
     if not explains(schema):
-        raise ClientError(f"model {schema.model} has no signature that explains it", 501)
-    document: Any = friendly.parsed(body)
+        raise ClientError(
+            f'model {schema.model} has no signature "explain" with an input for each column', 501
+        )
+    document: Any = parsed(body)
     if isinstance(document, dict):
         if "signature_name" in document:
-            raise ClientError('unknown key "signature_name"; an explanation has one signature')
+            raise ClientError('unknown key "signature_name"; the signature is always "explain"')
         document = {**document, "signature_name": EXPLAIN}
-    return friendly.read_document(document, schema)
+    return read_document(document, schema)
 
 
 def write(outputs: Mapping[str, Array], schema: Schema) -> bytes:
@@ -53,7 +55,11 @@ def write(outputs: Mapping[str, Array], schema: Schema) -> bytes:
     order = schema.column_order(EXPLAIN) or ()
     shares, bias = outputs.get("contribution"), outputs.get("bias")
     if shares is None or bias is None or shares.shape != (len(bias), len(order)):
-        raise ClientError(f"model {schema.model} has an explanation of unknown form", 501)
+        raise ClientError(
+            f'model {schema.model}: expected the outputs "contribution" [rows, columns] and "bias" '
+            '[rows] of the signature "explain"',
+            501,
+        )
     rows = [
         {"bias": one, "contribution": dict(zip(order, row, strict=True))}
         for one, row in zip(np.asarray(bias), shares, strict=True)

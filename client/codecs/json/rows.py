@@ -5,22 +5,27 @@ value for the only input, or a list with the columns' values in the order of the
 Column form, `{"inputs": {name: values, …}}`: all rows of an input together, or plain values for
 the only input.
 
-Null is a missing value. So is an absent key of an object, if training had missing values there.
+Null is a missing value. So is an absent key of a row, if training had missing values there.
 """
 
 from __future__ import annotations
 
 import codecs
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
 
+from client.codecs import lenient_json
 from client.codecs.batches import Call
 from client.codecs.json import fast
 from client.codecs.json.arrays import Place, is_b64, kind_of, to_array
 from client.codecs.json.calls import JsonCall
+from client.codecs.lenient_json import JsonError
 from client.codecs.replies import write_columns, write_rows
+from client.codecs.signatures import signature_of
 from client.errors import ClientError
 from client.serving.schema import (
     DEFAULT_SIGNATURE,
@@ -34,7 +39,7 @@ from client.serving.tensors import Array, dtype_name
 
 EXPECTED = (
     'expected {"instances": [row, ...]} or {"inputs": {name: [value, ...], ...}}, '
-    'with "signature_name" if another signature than the default is meant'
+    'and "signature_name" for a signature other than the default'
 )
 KEYS = ("instances", "inputs", "signature_name", "threshold")
 
@@ -71,16 +76,7 @@ def read_document(body: Any, schema: Schema) -> JsonCall:
         both = "both" if "instances" in body else "neither"
         raise ClientError(f'the body has {both} of "instances" and "inputs"; {EXPECTED}')
     threshold = _threshold(body)
-    name = body.get("signature_name", DEFAULT_SIGNATURE)
-    if not isinstance(name, str):
-        raise ClientError(f"signature_name: expected a string, got {kind_of(name)}")
-    signature = schema.signatures.get(name or DEFAULT_SIGNATURE)
-    if signature is None:
-        known = ", ".join(sorted(schema.signatures))
-        raise ClientError(
-            f'signature_name: model {schema.model} has no "{name[:100]}", it has {known}'
-        )
-    name = name or DEFAULT_SIGNATURE
+    name, signature = signature_of(schema, body.get("signature_name", DEFAULT_SIGNATURE))
     described = schema.described.get(name, {})
     if "inputs" in body:
         columns = _read_columns(body["inputs"], signature, described)
@@ -113,7 +109,7 @@ def write(outputs: Mapping[str, Array], *, row_form: bool, tail: bytes = b"") ->
     if len(lengths) != 1 or None in lengths:
         raise ClientError(
             "the outputs do not have one value for each instance; "
-            'ask with "inputs" in place of "instances"'
+            'send "inputs" instead of "instances"'
         )
     return write_rows(outputs, tail)
 
@@ -129,14 +125,34 @@ def parsed(body: bytes) -> Any:
     """Parse a body.
 
     Raises:
-        ClientError: the body is empty, or not JSON.
+        ClientError: the body is empty, not JSON, or an object has a duplicate key.
     """
     if not body.strip():
         raise ClientError(f"the body is empty; {EXPECTED}")
     try:
-        return orjson.loads(body)
+        document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise ClientError(f"the body is not JSON: {error}; {EXPECTED}") from error
+    check_keys(document, body)
+    return document
+
+
+def check_keys(document: Any, body: bytes) -> None:
+    """Check that no object has a key twice, of which orjson would keep the last.
+
+    Raises:
+        ClientError: it names the key.
+    """
+    if fast.has_duplicate_keys(document, body):
+        with suppress(JsonError):
+            lenient_json.loads(body.decode(), _check_members)
+        raise ClientError("an object has a duplicate key")
+
+
+def _check_members(members: list[tuple[str, Any]]) -> None:
+    for key, count in Counter(key for key, _ in members).items():
+        if count > 1:
+            raise ClientError(f'duplicate key "{key[:100]}"')
 
 
 def _threshold(body: Mapping[str, Any]) -> float | None:

@@ -18,15 +18,10 @@ from client.codecs import Call, lenient_json
 from client.codecs.json.arrays import kind_of
 from client.codecs.json.dense import shortest_call
 from client.codecs.lenient_json import JsonError
-from client.codecs.oip.models import signature_of
-from client.codecs.oip.tensors import (
-    check_spec,
-    read_binary,
-    read_json,
-    write_tensor,
-)
+from client.codecs.oip.tensors import check_spec, read_binary, read_json, write_tensor
+from client.codecs.reply import Reply
+from client.codecs.signatures import signature_of
 from client.errors import ClientError
-from client.http.messages import HttpReply
 from client.serving.schema import Schema, Signature, TensorSpec
 from client.serving.tensors import Array
 
@@ -89,9 +84,7 @@ def read(body: bytes, schema: Schema, header_length: str | None = None) -> Infer
     return Inference(call, identity, binary, outputs, signature.outputs)
 
 
-def write(
-    inference: Inference, outputs: Mapping[str, Array], model: str, version: int
-) -> HttpReply:
+def write(inference: Inference, outputs: Mapping[str, Array], model: str, version: int) -> Reply:
     """Return the response.
 
     Args:
@@ -116,9 +109,9 @@ def write(
     if inference.id is not None:
         reply["id"] = inference.id
     header = orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
-    if not any("data" not in tensor for tensor in tensors):
-        return HttpReply(header)
-    return HttpReply(
+    if all("data" in tensor for tensor in tensors):
+        return Reply(header)
+    return Reply(
         b"".join((header, *data)),
         content_type=BINARY,
         headers=((HEADER_LENGTH, str(len(header))),),
@@ -181,25 +174,27 @@ def _read_inputs(tensors: Any, signature: Signature, data: memoryview) -> dict[s
         name = _name(tensor, f"inputs[{index}]", signature.inputs, arrays)
         spec, place = signature.inputs[name], f'input "{name}"'
         shape = check_spec(tensor, spec, place)
-        parameters = _parameters(tensor, f"{place} parameters")
+        parameters = _parameters(tensor, f"{place}: parameters")
         if "shared_memory_region" in parameters:
-            raise ClientError(f"{place}: shared memory is not supported, send the values")
+            raise ClientError(f"{place}: shared memory is not supported; send the values")
         size = parameters.get("binary_data_size")
         if size is None:
             arrays[name] = read_json(tensor, shape, spec, place)
             continue
         if type(size) is not int or not 0 <= size <= len(data) - at:
             raise ClientError(
-                f"{place}: binary_data_size: expected at most {len(data) - at}, the bytes that are "
-                f"left after the JSON of {HEADER_LENGTH}, got {kind_of(size)}"
+                f"{place}: binary_data_size: expected at most {len(data) - at}, the bytes left "
+                f"after the JSON of {HEADER_LENGTH} bytes, got {kind_of(size)}"
             )
         arrays[name] = read_binary(data[at : at + size], shape, spec, place)
         at += size
     if at != len(data):
-        raise ClientError(f"the body has {len(data) - at} bytes more than its inputs")
+        raise ClientError(f"expected no bytes after those of the last input, got {len(data) - at}")
     missing = [name for name in signature.inputs if name not in arrays]
     if missing:
-        raise ClientError(f"inputs: {_listing(missing)} missing, of {_listing(signature.inputs)}")
+        raise ClientError(
+            f"inputs: missing {_listing(missing)}; expected {_listing(signature.inputs)}"
+        )
     return arrays
 
 

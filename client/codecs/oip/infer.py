@@ -8,7 +8,7 @@ from client.codecs import Codec, Headers, Payload
 from client.codecs.batches import Batch
 from client.codecs.json.codec import outputs_of_each
 from client.codecs.oip import codec as oip
-from client.http.messages import HttpReply
+from client.codecs.reply import Reply
 from client.serving.schema import Schema
 from client.serving.tensors import Array
 
@@ -24,10 +24,14 @@ class OipInferences(Codec):
 
     def encode(
         self, batch: Batch, outputs: Mapping[str, Array], schema: Schema, headers: Headers
-    ) -> list[HttpReply]:
+    ) -> list[Reply]:
         """Return the response to each request."""
         replies = []
         for inference, own in zip(batch.decoded, outputs_of_each(batch, outputs), strict=True):
             reply = oip.write(inference, own, schema.model, schema.version)
             replies.append(reply._replace(headers=(*reply.headers, *headers)))
         return replies
+
+    def ids(self, batch: Batch) -> list[str | None]:
+        """Return the ids of the requests."""
+        return [inference.id for inference in batch.decoded]

@@ -4,15 +4,15 @@ Tables are read in pieces, so memory use does not grow with their size:
 
     options = TableOptions.from_query(query)
     layout = TableLayout.of(schema, options.signature_name, options.outputs)
-    reader = table_reader(came, layout, options)
-    writer = table_writer(negotiate(accept, came), options)
+    reader = table_reader(request_type, layout, options)
+    writer = table_writer(negotiate(accept, request_type), options)
     for chunk in body:
         for rows in reader.feed(chunk):
             send(writer.write(rows, predict(rows.call)))
     ...  # the same with reader.finish()
     send(writer.end())
 
-The status cannot change once part of the response has been sent. If `writer.can_tell_errors`, a
+The status cannot change once part of the response has been sent. If `writer.can_report_errors`, a
 last line `{"error": ...}` reports the error; in other formats responses are held until complete.
 
 A table is read for one version of the model. If another version answers, continue only if
@@ -36,6 +36,7 @@ from client.codecs.content_types import (
     media_type,
     negotiate,
 )
+from client.codecs.reply import JSON
 from client.codecs.tables.csv_reader import CsvReader
 from client.codecs.tables.csv_writer import CsvWriter
 from client.codecs.tables.json_writers import JsonWriter, NdjsonWriter
@@ -46,7 +47,6 @@ from client.codecs.tables.npy_writer import NpyWriter
 from client.codecs.tables.options import TableOptions
 from client.codecs.tables.rows import TableRows
 from client.errors import ClientError
-from client.http.messages import JSON
 from client.serving.tensors import Array
 
 __all__ = [
@@ -100,10 +100,10 @@ class TableWriter(Protocol):
     """Writes a response in pieces.
 
     Attributes:
-        can_tell_errors: whether the format allows an error in a last line.
+        can_report_errors: whether the format allows an error in a last line.
     """
 
-    can_tell_errors: bool
+    can_report_errors: bool
 
     def write(self, rows: TableRows, outputs: Mapping[str, Array]) -> bytes:
         """Return the bytes, possibly none, for some rows and the outputs of their call.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from client.codecs.tables.layout import Place, TableLayout
+from client.codecs.tables.layout import RowPlace, TableLayout
 from client.serving.tensors import DTYPES, Array
 
 
@@ -35,7 +35,7 @@ def cast(array: Array, dtype: int) -> Array | None:
     return None
 
 
-def check_finite(matrix: Array, layout: TableLayout, place: Place) -> None:
+def check_finite(matrix: Array, layout: TableLayout, place: RowPlace) -> None:
     """Reject infinities, and NaN where the model takes no missing values.
 
     Args:

@@ -9,20 +9,20 @@ import numpy as np
 import orjson
 
 from client.codecs.json.flat import byte_array, flat_array
-from client.codecs.tables.layout import Header, Place, TableColumn, TableLayout
+from client.codecs.tables.layout import Header, RowPlace, TableColumn, TableLayout
 from client.errors import ClientError
 from client.serving.columns import NEVER_MISSING
-from client.serving.columns.base import MISSING, parse_word, word_of
+from client.serving.columns.base import parse_word, word_of
 from client.serving.tensors import DTYPES, STRING, Array, dtype_name
 
 # With these separators, 1,5 may be written for 1.5.
-DECIMAL_COMMA = (";", "\t")
+DECIMAL_COMMA = (";", "\t", "|")
 
 _NUMBERS = b"0123456789+-.eE \t,"
 
 
 def read_column(
-    cells: Sequence[str], column: TableColumn, place: Place, *, decimal_comma: bool = False
+    cells: Sequence[str], column: TableColumn, place: RowPlace, *, decimal_comma: bool = False
 ) -> Array:
     """Turn a column's cells into an array.
 
@@ -38,24 +38,25 @@ def read_column(
     dtype = column.spec.dtype
     if dtype == STRING and column.column is None:
         return byte_array([cell.encode() for cell in cells])
+    words = cells
     if dtype in DTYPES and DTYPES[dtype].kind in "fiu" and not column.is_date:
         words = [word_of(cell) for cell in cells]
         if decimal_comma and any("," in word for word in words):
-            cells = words = _with_points(words, column, place)
+            words = _with_points(words, column, place)
         array = _numbers(words, column)
         if array is not None:
             return array
     values: dict[str, Any] = {}
-    for text in set(cells):
+    for text, word in set(zip(cells, words, strict=True)):
         try:
-            values[text] = _value(text, column)
+            values[text] = _value(word, column)
         except ValueError as error:
             values[text] = error
     for row, text in enumerate(cells):
         if isinstance(values[text], ValueError):
             raise ClientError(
                 f'{place(row)}, column "{column.name}": expected {values[text]}, got "{text[:40]}"'
-                f"{f'; {NEVER_MISSING}' if _is_never_missing(text, column) else ''}"
+                f"{f'; {NEVER_MISSING}' if _is_missing_mark(text, column) else ''}"
             )
     return column.read_values([values[text] for text in cells], place)
 
@@ -94,9 +95,10 @@ def read_numbers(lines: bytes, header: Header, layout: TableLayout, separator: s
     return matrix if places == list(range(header.count)) else matrix[:, places]
 
 
-def _numbers(words: list[str], column: TableColumn) -> Array | None:
+def _numbers(words: Sequence[str], column: TableColumn) -> Array | None:
     """Return plain numbers and missing marks as an array; None if a cell is neither."""
-    missing = [i for i, word in enumerate(words) if word in MISSING]
+    marks = column.missing_marks
+    missing = [i for i, word in enumerate(words) if word in marks]
     if missing:
         if not column.takes_missing:
             return None
@@ -119,15 +121,16 @@ def _numbers(words: list[str], column: TableColumn) -> Array | None:
     return array
 
 
-def _with_points(words: list[str], column: TableColumn, place: Place) -> list[str]:
+def _with_points(words: list[str], column: TableColumn, place: RowPlace) -> list[str]:
     """Return numbers with the decimal comma replaced by a point."""
+    marks = column.missing_marks
     for row, word in enumerate(words):
-        if "." in word and word not in MISSING:
+        if "." in word and word not in marks:
             raise ClientError(
                 f'{place(row)}, column "{column.name}": expected a decimal comma as in other '
                 f'rows, got "{word[:40]}"'
             )
-    return [word.replace(",", ".", 1) for word in words]
+    return [word if word in marks else word.replace(",", ".", 1) for word in words]
 
 
 def _value(text: str, column: TableColumn) -> Any:
@@ -145,5 +148,5 @@ def _value(text: str, column: TableColumn) -> Any:
     return value
 
 
-def _is_never_missing(text: str, column: TableColumn) -> bool:
-    return column.column is not None and word_of(text) in MISSING
+def _is_missing_mark(text: str, column: TableColumn) -> bool:
+    return column.column is not None and word_of(text) in column.missing_marks

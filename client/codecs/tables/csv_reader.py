@@ -1,8 +1,8 @@
 """CSV, `text/csv` (RFC 4180), also with tabs, semicolons or bars as separators.
 
 A header with the column names, then one line per row. Cells are trimmed; the marks that Excel,
-pandas, R and databases write for missing values are missing. With `;` or tabs, numbers may have a
-decimal comma.
+pandas, R and databases write for missing values are missing. With other separators than commas,
+numbers may have a decimal comma.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from typing import Any
 
 from client.codecs.tables.cells import DECIMAL_COMMA, read_column, read_numbers
 from client.codecs.tables.layout import ROWS_PER_CALL, Header, TableLayout
-from client.codecs.tables.lines import LineBlocks, check_text, decoded
+from client.codecs.tables.lines import BYTE_ORDER_MARK, LineBlocks, check_text, decoded
 from client.codecs.tables.options import TableOptions
 from client.codecs.tables.rows import Inputs, TableRows, read_rows
 from client.errors import ClientError
 from client.serving.columns.base import word_of
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 SEPARATORS = (",", ";", "\t", "|")
 # Excel's first line that names the separator.
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
@@ -83,7 +82,7 @@ class CsvReader:
         if not block.strip(b"\r\n"):
             return
         layout = self.layout
-        if layout.matrix is not None and not (header.kept or layout.has_dates):
+        if layout.matrix is not None and layout.is_plain and not header.kept:
             matrix = read_numbers(block, header, layout, self._separator)
             if matrix is not None:
                 self._has_rows = True
@@ -102,10 +101,10 @@ class CsvReader:
         check_text(block)
         block, line = block.removeprefix(BYTE_ORDER_MARK), 1
         text = decoded(block, line)
-        said = _SEPARATOR_LINE.match(text)
-        if said is not None:
-            self._separator, line = said[1], 2
-            block, text = block[len(said[0].encode()) :], text[said.end() :]
+        match = _SEPARATOR_LINE.match(text)
+        if match is not None:
+            self._separator, line = match[1], 2
+            block, text = block[len(match[0].encode()) :], text[match.end() :]
         lines = io.StringIO(text, newline="").readlines()
         self._separator = self._separator or self._guess(lines)
         names, taken = _first_record(lines, self._separator, line)

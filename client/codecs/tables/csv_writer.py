@@ -9,9 +9,9 @@ import numpy as np
 import orjson
 
 from client.codecs.replies import each_row
-from client.codecs.tables.options import TableOptions
+from client.codecs.tables.options import ERROR, TableOptions
 from client.codecs.tables.rows import TableRows
-from client.codecs.tables.values import ERROR, checked, number_texts, spread
+from client.codecs.tables.values import checked, number_texts, spread
 from client.serving.columns.base import PLAIN_NUMBER, word_of
 from client.serving.tensors import Array
 
@@ -25,7 +25,7 @@ class CsvWriter:
     Outputs with several values per row, and strings that are not UTF-8, are JSON in a cell.
     """
 
-    can_tell_errors = False
+    can_report_errors = False
 
     def __init__(self, options: TableOptions, separator: str = ",") -> None:
         self._options = options

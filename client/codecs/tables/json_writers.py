@@ -7,16 +7,16 @@ from collections.abc import Mapping
 import orjson
 
 from client.codecs.replies import object_texts, row_texts
-from client.codecs.tables.options import TableOptions
+from client.codecs.tables.options import ERROR, TableOptions
 from client.codecs.tables.rows import TableRows
-from client.codecs.tables.values import ERROR, checked, spread
+from client.codecs.tables.values import checked, spread
 from client.serving.tensors import Array
 
 
 class NdjsonWriter:
     """Writes each row as a line: an object with a value for each output."""
 
-    can_tell_errors = True
+    can_report_errors = True
 
     def write(self, rows: TableRows, outputs: Mapping[str, Array]) -> bytes:
         """Return the lines for some rows.
@@ -37,7 +37,7 @@ class JsonWriter:
     A row is an object, or the value of the only output if there is nothing else to write.
     """
 
-    can_tell_errors = False
+    can_report_errors = False
 
     def __init__(
         self,

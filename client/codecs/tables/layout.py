@@ -9,10 +9,10 @@ import numpy as np
 
 from client.codecs import Call
 from client.codecs.json.arrays import to_array
-from client.codecs.tables.options import TableOptions
+from client.codecs.tables.options import ERROR, TableOptions
 from client.errors import ClientError
 from client.serving.columns import NEVER_MISSING, Column
-from client.serving.columns.base import word_of
+from client.serving.columns.base import MISSING, word_of
 from client.serving.schema import DEFAULT_SIGNATURE, DENSE, DENSE_INPUT, Schema, TensorSpec
 from client.serving.tensors import DTYPES, Array
 
@@ -20,7 +20,7 @@ from client.serving.tensors import DTYPES, Array
 ROWS_PER_CALL = 16_384
 
 # Returns the position in the table of the row with an index: "line 17".
-Place = Callable[[int], str]
+RowPlace = Callable[[int], str]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class TableColumn:
     def form(self) -> tuple[object, ...]:
         """Everything that determines how values are read."""
         column = self.column
-        about = None if column is None else (column.kind, column.json_types, column.mode)
+        about = None
+        if column is not None:
+            about = (column.kind, column.json_types, column.mode, column.marks, column.form)
         return self.name, self.spec, self.takes_missing, about
 
     @property
@@ -54,7 +56,12 @@ class TableColumn:
         """Whether values are dates."""
         return self.column is not None and self.column.kind == "date"
 
-    def read_values(self, values: Sequence[object], place: Place) -> Array:
+    @property
+    def missing_marks(self) -> frozenset[str]:
+        """Marks of missing values."""
+        return MISSING if self.column is None else self.column.missing_marks
+
+    def read_values(self, values: Sequence[object], place: RowPlace) -> Array:
         """Turn JSON values, one per row, into an array.
 
         Raises:
@@ -67,7 +74,7 @@ class TableColumn:
 
         return to_array(values, self.spec, at, () if self.column is None else (self.column,))
 
-    def check_finite(self, array: Array, place: Place) -> None:
+    def check_finite(self, array: Array, place: RowPlace) -> None:
         """Reject infinities, and NaN if the model takes no missing values.
 
         Raises:
@@ -182,9 +189,9 @@ class TableLayout:
         return len(self.columns) == 1 or all(c.column is not None for c in self.columns)
 
     @property
-    def has_dates(self) -> bool:
-        """Whether a column holds dates."""
-        return any(column.is_date for column in self.columns)
+    def is_plain(self) -> bool:
+        """Whether text of digits is always a number, neither a date nor a missing mark."""
+        return not any(c.is_date or c.missing_marks != MISSING for c in self.columns)
 
     @property
     def matrix_dtype(self) -> np.dtype[np.generic] | None:
@@ -244,6 +251,12 @@ class TableLayout:
             raise ClientError(
                 f'{place}column "{clash}" cannot be passed through: an output has the same name; '
                 "choose columns with keep=, or outputs with outputs="
+            )
+        if options.errors_in_rows and (ERROR in kept or ERROR in self.outputs):
+            what = "column" if ERROR in kept else "output"
+            raise ClientError(
+                f'{place}{what} "{ERROR}" cannot be returned with on_error=row, which adds one '
+                "of its name; choose columns with keep=, or outputs with outputs="
             )
         known = set(self.names)
         unused = [name for name in index if name not in known and name not in kept]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from client.errors import ClientError
 
 BLOCK_BYTES = 2**20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 # First bytes of files that are not text.
 _BEGINNINGS = {

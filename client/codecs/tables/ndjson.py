@@ -15,8 +15,9 @@ import orjson
 
 from client.codecs.json.arrays import is_b64, kind_of
 from client.codecs.json.flat import flat_array
+from client.codecs.json.rows import check_keys
 from client.codecs.tables.cells import read_column
-from client.codecs.tables.layout import ROWS_PER_CALL, Header, Place, TableColumn, TableLayout
+from client.codecs.tables.layout import ROWS_PER_CALL, Header, RowPlace, TableColumn, TableLayout
 from client.codecs.tables.lines import LineBlocks, check_text
 from client.codecs.tables.options import TableOptions
 from client.codecs.tables.rows import Inputs, TableRows, read_rows
@@ -106,7 +107,7 @@ class JsonRows:
         # Keys that are not inputs.
         self._extra = (kept | set(self.header.ignored)) - names
 
-    def read(self, rows: Sequence[Any], place: Place) -> TableRows:
+    def read(self, rows: Sequence[Any], place: RowPlace) -> TableRows:
         """Return the call for some rows, and their copied columns.
 
         Args:
@@ -128,7 +129,7 @@ class JsonRows:
         call = None if inputs is None else self._layout.call(inputs)
         return TableRows(call, len(rows), kept, errors)
 
-    def _inputs(self, rows: Sequence[Any], place: Place) -> Inputs:
+    def _inputs(self, rows: Sequence[Any], place: RowPlace) -> Inputs:
         layout, columns = self._layout, self._layout.columns
         error = next((row for row in rows if isinstance(row, ClientError)), None)
         if error is not None:
@@ -152,17 +153,22 @@ class JsonRows:
 
 def _parsed(line: bytes, number: int, *, as_error: bool) -> Any:
     try:
-        return orjson.loads(line)
+        row = orjson.loads(line)
+        if type(row) is dict:
+            check_keys(row, line)
+        return row
     except orjson.JSONDecodeError as error:
         # orjson numbers the only line 1.
-        reason = str(error).partition(": line 1 ")[0]
-        found = ClientError(f"line {number}: not JSON: {reason}")
-        if as_error:
-            return found
-        raise found from error
+        reason = f"not JSON: {str(error).partition(': line 1 ')[0]}"
+    except ClientError as error:
+        reason = error.message
+    found = ClientError(f"line {number}: {reason}")
+    if as_error:
+        return found
+    raise found
 
 
-def _read_column(values: list[Any], column: TableColumn, place: Place) -> Array:
+def _read_column(values: list[Any], column: TableColumn, place: RowPlace) -> Array:
     if column.spec.shape == (None,):
         # Models without missing values were exported before strings here were read like cells.
         if column.spec.dtype == STRING and column.takes_missing:
@@ -176,7 +182,7 @@ def _read_column(values: list[Any], column: TableColumn, place: Place) -> Array:
 
 
 def _values_by_name(
-    rows: Sequence[Any], columns: Sequence[TableColumn], place: Place
+    rows: Sequence[Any], columns: Sequence[TableColumn], place: RowPlace
 ) -> list[Sequence[Any]]:
     names = [column.name for column in columns]
     if all(type(row) is dict and len(row) == len(names) for row in rows):
@@ -209,7 +215,9 @@ def _whole(row: Any, columns: Sequence[TableColumn], place: str) -> dict[str, An
     return {**row, **{column.name: None for column in absent}}
 
 
-def _values_in_order(rows: Sequence[Any], layout: TableLayout, place: Place) -> list[Sequence[Any]]:
+def _values_in_order(
+    rows: Sequence[Any], layout: TableLayout, place: RowPlace
+) -> list[Sequence[Any]]:
     count, names = len(layout.columns), ", ".join(layout.names)
     if not layout.is_ordered:
         raise ClientError(

@@ -18,7 +18,7 @@ from math import prod
 import numpy as np
 
 from client.codecs.tables.casting import cast, check_finite
-from client.codecs.tables.layout import ROWS_PER_CALL, Place, TableColumn, TableLayout
+from client.codecs.tables.layout import ROWS_PER_CALL, RowPlace, TableColumn, TableLayout
 from client.codecs.tables.options import TableOptions
 from client.codecs.tables.rows import Inputs, TableRows, read_rows
 from client.errors import ClientError
@@ -195,7 +195,7 @@ def _spec(layout: TableLayout) -> TensorSpec:
         is_one = len(layout.columns) == 1 or column.spec.shape == (None,)
         if column.spec.dtype == STRING or column.spec.dtype not in DTYPES or not is_one:
             raise ClientError(
-                f'column "{column.name}" is {column.spec}, and an array here holds numbers; '
+                f'column "{column.name}" is {column.spec}, and npy tables hold numbers; '
                 "send another type"
             )
     return spec
@@ -238,6 +238,6 @@ def _parsed(header: bytes) -> _Header:
     return _Header(dtype, by_columns == b"True", lengths)
 
 
-def _read(array: Array, column: TableColumn, place: Place) -> Array:
+def _read(array: Array, column: TableColumn, place: RowPlace) -> Array:
     values = cast(array, column.spec.dtype)
     return column.read_values(array.tolist(), place) if values is None else values

@@ -1,7 +1,7 @@
 """Responses in NumPy's own format, `application/x-npy`, for `numpy.load`.
 
-A single output is an array; several are a structured array with a field for each. Strings are bytes
-of the width of the longest. The header has the row count, so the response is sent when it is
+A single output is an array; several are a structured array with a field for each. Strings become
+bytes, padded to the longest. The header has the row count, so the response is sent when it is
 complete; one larger than 64 MiB is an error.
 """
 
@@ -25,7 +25,7 @@ MAX_BYTES = 64 * 2**20
 class NpyWriter:
     """Writes outputs as one array, once all of them are known."""
 
-    can_tell_errors = False
+    can_report_errors = False
 
     def __init__(self, options: TableOptions) -> None:
         if options.passes_columns or options.errors_in_rows:

@@ -7,6 +7,9 @@ from urllib.parse import parse_qs
 
 from client.errors import ClientError
 
+# Name of the column with the error of a row that is not predicted.
+ERROR = "error"
+
 
 @dataclass(frozen=True)
 class TableOptions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,21 @@ class TableRows:
     count: int
     kept: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     errors: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def good(self) -> list[int]:
+        """Indexes of the rows that the call predicts."""
+        return [index for index in range(self.count) if index not in self.errors]
+
+    def without(self, errors: Mapping[int, str]) -> TableRows:
+        """Return the rows with errors for some that the call would have predicted."""
+        if not errors or self.call is None:
+            return self
+        good = self.good
+        left = [place for place, index in enumerate(good) if index not in errors]
+        inputs = {name: values[left] for name, values in self.call.inputs.items()}
+        call = self.call._replace(inputs=inputs) if left else None
+        return replace(self, call=call, errors={**self.errors, **errors})
 
 
 def read_rows(

@@ -14,9 +14,6 @@ from client.serving.tensors import Array
 
 T = TypeVar("T")
 
-# Name of the column with the error of a row that is not predicted.
-ERROR = "error"
-
 
 def checked(outputs: Mapping[str, Array]) -> dict[str, Array]:
     """Return the outputs sorted by name, each contiguous.

@@ -8,8 +8,8 @@ from client.codecs import Codec, Decoding, Headers, Payload
 from client.codecs.batches import Batch
 from client.codecs.json.calls import JsonCall
 from client.codecs.json.codec import decode_rows, encode_each
+from client.codecs.reply import Reply
 from client.codecs.tfs_rest import predict
-from client.http.messages import HttpReply
 from client.serving.schema import Schema
 from client.serving.tensors import Array
 
@@ -27,7 +27,7 @@ class RestPredictions(Codec):
 
     def encode(
         self, batch: Batch, outputs: Mapping[str, Array], schema: Schema, headers: Headers
-    ) -> list[HttpReply]:
+    ) -> list[Reply]:
         """Return the response to each request."""
         predict.check_outputs(outputs, row_form=len(batch.members) > 1)
         return encode_each(

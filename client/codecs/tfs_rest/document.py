@@ -10,7 +10,7 @@ import codecs
 from typing import Any
 
 from client.codecs import lenient_json
-from client.codecs.json.arrays import kind_of as describe
+from client.codecs.json import arrays
 from client.codecs.lenient_json import JsonError
 from client.errors import ClientError
 
@@ -42,14 +42,14 @@ def parse(body: bytes) -> Members:
     try:
         document = lenient_json.loads(text, Members, only_first=True)
     except JsonError as error:
-        raise refusal(f"the body is not JSON: {error}; {EXPECTED}") from None
+        raise invalid_request(f"the body is not JSON: {error}; {EXPECTED}") from None
     if not isinstance(document, Members):
-        raise refusal(f"the body is {kind_of(document)}; {EXPECTED}")
+        raise invalid_request(f"the body is {kind_of(document)}; {EXPECTED}")
     return document
 
 
-def refusal(message: str, status: int = 400) -> ClientError:
-    """Return an error whose text may hold bytes of the request that are not UTF-8."""
+def invalid_request(message: str, status: int = 400) -> ClientError:
+    """Return an error; bytes in the message that are not UTF-8 become replacement characters."""
     return ClientError(message.encode("utf-8", "surrogateescape").decode(errors="replace"), status)
 
 
@@ -60,7 +60,7 @@ def to_bytes(text: str) -> bytes:
 
 def kind_of(value: Any) -> str:
     """Describe a JSON value briefly."""
-    return "an object" if isinstance(value, Members) else describe(value)
+    return "an object" if isinstance(value, Members) else arrays.kind_of(value)
 
 
 def json_type(value: Any) -> str:

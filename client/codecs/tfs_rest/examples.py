@@ -10,10 +10,10 @@ import orjson
 from client.codecs.tfs_rest.document import (
     ABSENT,
     Members,
+    invalid_request,
     json_type,
     kind_of,
     parse,
-    refusal,
     to_bytes,
 )
 from client.codecs.tfs_rest.predict import signature_name
@@ -21,11 +21,11 @@ from client.codecs.tfs_rest.tensors import bytes_of, is_b64
 from client.errors import ClientError
 from client.serving.protos import Input
 
-LARGEST_INT64 = 2**63 - 1
+MAX_INT64 = 2**63 - 1
 
 
 def read(body: bytes) -> tuple[str, Any]:
-    """Read the body of a request to classify or to regress.
+    """Decode the body of a request to classify or regress.
 
     Returns:
         The signature's name, empty for the default, and the examples as an `Input` message.
@@ -44,7 +44,7 @@ def read(body: bytes) -> tuple[str, Any]:
         raise ClientError('"examples" is missing; expected {"examples": [{name: value, ...}, ...]}')
     if type(sent) is not list or not sent:
         got = kind_of(sent) if sent != [] else "an empty list"
-        raise refusal(f"examples: expected a list of objects, got {got}")
+        raise invalid_request(f"examples: expected a list of objects, got {got}")
     field = "example_list" if context is ABSENT else "example_list_with_context"
     for features in sent:
         _fill(getattr(examples, field).examples.add(), features)
@@ -77,18 +77,25 @@ def write_regression(response: Any) -> bytes:
     return _results(np.float32(regression.value) for regression in response.result.regressions)
 
 
+def scores(response: Any) -> list[float]:
+    """Return all numbers of a `ClassificationResponse` or a `RegressionResponse`."""
+    result = response.result
+    values = [one.value for one in getattr(result, "regressions", ())]
+    return values + [c.score for one in getattr(result, "classifications", ()) for c in one.classes]
+
+
 def _results(values: Any) -> bytes:
     return orjson.dumps({"results": list(values)}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _fill(example: Any, features: Any) -> None:
     if type(features) is not Members:
-        raise refusal(f"Example must be JSON object but got JSON {json_type(features)}")
+        raise invalid_request(f"Example must be JSON object but got JSON {json_type(features)}")
     for name, content in features:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise refusal(f"examples: the name {name[:100]} is not UTF-8") from None
+            raise invalid_request(f"examples: the name {name[:100]} is not UTF-8") from None
         feature = example.features.feature[name]
         feature.Clear()  # the last of duplicate keys counts
         for value in content if type(content) is list else [content]:
@@ -108,15 +115,17 @@ def _add(feature: Any, name: str, value: Any) -> None:
     elif isinstance(value, int):
         kind, element = "int64", int(value)
     else:
-        raise refusal(
+        raise invalid_request(
             f"Feature: {name[:100]} has element with unexpected JSON type: {json_type(value)}"
         )
     known = feature.WhichOneof("kind")
     if known not in (None, f"{kind}_list"):
-        raise refusal(
+        raise invalid_request(
             f"Unexpected element type in feature: {name[:100]} "
             f"expecting type: {known.removesuffix('_list')}"
         )
-    if kind == "int64" and element > LARGEST_INT64:
-        raise refusal(f"Feature: {name[:100]} has uint64_t element. Only int64_t is supported.")
+    if kind == "int64" and element > MAX_INT64:
+        raise invalid_request(
+            f"Feature: {name[:100]} has uint64_t element. Only int64_t is supported."
+        )
     getattr(feature, f"{kind}_list").value.append(element)

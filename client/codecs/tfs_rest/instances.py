@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from client.codecs.tfs_rest.document import Members, kind_of, refusal
+from client.codecs.tfs_rest.document import Members, invalid_request, kind_of
 from client.codecs.tfs_rest.tensors import (
     ValueMismatchError,
     check,
@@ -33,7 +33,7 @@ def read_instances(rows: list[Any], signature: Signature) -> dict[str, Array]:
     if _is_object(rows[0]):
         columns = _columns(rows, signature)
     elif len(signature.inputs) > 1:
-        raise refusal(PLAIN_LIST)
+        raise invalid_request(PLAIN_LIST)
     else:
         columns = {next(iter(signature.inputs)): rows}
     arrays = {}
@@ -41,7 +41,7 @@ def read_instances(rows: list[Any], signature: Signature) -> dict[str, Array]:
         array = to_array(values, signature.inputs[name].dtype)
         if array is None:
             _check(rows, signature)
-            raise refusal(f"tensor parsing error: {name}")  # more dimensions than MAX_RANK
+            raise invalid_request(f"tensor parsing error: {name}")  # more dimensions than MAX_RANK
         arrays[name] = array
     return arrays
 
@@ -66,7 +66,7 @@ def _check(rows: list[Any], signature: Signature) -> None:
     for index, row in enumerate(rows):
         if _is_object(row) != as_objects:
             expected = "an object like instances[0]" if as_objects else "a value or a list"
-            raise refusal(f"instances[{index}]: expected {expected}, got {kind_of(row)}")
+            raise invalid_request(f"instances[{index}]: expected {expected}, got {kind_of(row)}")
         for name, value in row if as_objects else ((next(iter(signature.inputs)), row),):
             try:
                 _check_value(name, value, signature, seen)
@@ -75,7 +75,7 @@ def _check(rows: list[Any], signature: Signature) -> None:
         if as_objects:
             absent = [name for name in signature.inputs if all(name != key for key, _ in row)]
             if absent:
-                raise refusal(
+                raise invalid_request(
                     f'instances[{index}]: "{absent[0]}" is missing; '
                     f"expected {', '.join(signature.inputs)}"
                 )
@@ -84,9 +84,9 @@ def _check(rows: list[Any], signature: Signature) -> None:
 def _of_instance(index: int, name: str, error: ClientError) -> ClientError:
     if isinstance(error, ValueMismatchError) or error.status == 501:
         place = f"instances[{index}].{name[:100]}" if name else f"instances[{index}]"
-        return refusal(f"{place}: {error.message}")
+        return invalid_request(f"{place}: {error.message}")
     key = f" key: {name[:100]}" if name else ""
-    return refusal(
+    return invalid_request(
         f"Failed to process element: {index}{key} of 'instances' list. "
         f"Error: INVALID_ARGUMENT: {error.message}"
     )
@@ -96,14 +96,16 @@ def _check_value(
     name: str, value: Any, signature: Signature, seen: dict[str, tuple[int, list[int]]]
 ) -> None:
     if name not in signature.inputs:
-        raise refusal(f"JSON object: does not have named input: {name[:100]}")
+        raise invalid_request(f"JSON object: does not have named input: {name[:100]}")
     shape = shape_of(value)
     size = check(value, signature.inputs[name].dtype, shape)
     expected_size, expected_shape = seen.setdefault(name, (size, shape))
     if size != expected_size:
-        raise refusal(f"Expecting tensor size: {expected_size} but got: {size}")
+        raise invalid_request(f"Expecting tensor size: {expected_size} but got: {size}")
     if shape != expected_shape:
-        raise refusal(f"Expecting shape {_listed(expected_shape)} but got: {_listed(shape)}")
+        raise invalid_request(
+            f"Expecting shape {_listed(expected_shape)} but got: {_listed(shape)}"
+        )
 
 
 def _is_object(value: Any) -> bool:

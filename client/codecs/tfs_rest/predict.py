@@ -10,9 +10,9 @@ import orjson
 
 from client.codecs import Call, JsonCall
 from client.codecs.json import fast
-from client.codecs.json import rows as friendly
+from client.codecs.json.rows import read_document
 from client.codecs.replies import write_columns, write_rows
-from client.codecs.tfs_rest.document import ABSENT, Members, kind_of, parse, refusal
+from client.codecs.tfs_rest.document import ABSENT, Members, invalid_request, kind_of, parse
 from client.codecs.tfs_rest.instances import read_instances
 from client.codecs.tfs_rest.tensors import ValueMismatchError, check, is_b64, shape_of, to_array
 from client.errors import ClientError
@@ -47,7 +47,7 @@ def read(body: bytes, schema: Schema) -> JsonCall:
         return call
     if _is_described(document, schema) and not fast.has_duplicate_keys(document, body):
         with suppress(ClientError):
-            return friendly.read_document(document, schema)
+            return read_document(document, schema)
     return read_carefully(body, schema)
 
 
@@ -109,7 +109,7 @@ def signature_name(document: Members) -> str:
     """
     name = document.first("signature_name", "")
     if not isinstance(name, str):
-        raise refusal(f"signature_name: expected a string, got {kind_of(name)}")
+        raise invalid_request(f"signature_name: expected a string, got {kind_of(name)}")
     return name
 
 
@@ -123,11 +123,13 @@ def _read(document: Members, name: str, schema: Schema) -> JsonCall:
     elif inputs is not ABSENT:
         arrays = _read_inputs(inputs, signature)
     else:
-        raise refusal("Missing 'inputs' or 'instances' key")
+        raise invalid_request("Missing 'inputs' or 'instances' key")
     for input_name, array in arrays.items():
         spec = signature.inputs[input_name]
         if not _fits(array.shape, spec, row_form):
-            raise refusal(f'input "{input_name}": expected {spec}, got shape {list(array.shape)}')
+            raise invalid_request(
+                f'input "{input_name}": expected {spec}, got shape {list(array.shape)}'
+            )
     return JsonCall(Call(name or DEFAULT_SIGNATURE, arrays), row_form)
 
 
@@ -135,9 +137,9 @@ def _signature(name: str, schema: Schema) -> Signature:
     known = name or DEFAULT_SIGNATURE
     signature = schema.signatures.get(known)
     if signature is None and known not in schema.definition.signature_def:
-        raise refusal(f'Serving signature name: "{known}" not found in signature def')
+        raise invalid_request(f'Serving signature name: "{known}" not found in signature def')
     if signature is None or not signature.inputs:
-        raise refusal(f"Failed to get input map for signature: {name or 'DEFAULT'}")
+        raise invalid_request(f"Failed to get input map for signature: {name or 'DEFAULT'}")
     return signature
 
 
@@ -146,19 +148,19 @@ def _check_instances(instances: Any, inputs: Any) -> None:
         raise ClientError('the body has both "instances" and "inputs"; expected one of them')
     if type(instances) is not list or not instances:
         got = kind_of(instances) if instances != [] else "an empty list"
-        raise refusal(f"instances: expected a list of at least one row, got {got}")
+        raise invalid_request(f"instances: expected a list of at least one row, got {got}")
 
 
 def _read_inputs(inputs: Any, signature: Signature) -> dict[str, Array]:
     if type(inputs) is not Members or is_b64(inputs):
         if len(signature.inputs) > 1:
-            raise refusal(PLAIN_INPUTS)
+            raise invalid_request(PLAIN_INPUTS)
         inputs = Members([(next(iter(signature.inputs)), inputs)])
     arrays = {}
     for name, spec in signature.inputs.items():
         value = inputs.first(name, ABSENT)
         if value is ABSENT:
-            raise refusal(f"Missing named input: {name} in 'inputs' object.")
+            raise invalid_request(f"Missing named input: {name} in 'inputs' object.")
         array = to_array(value, spec.dtype)
         if array is None:
             _check_values(name, value, spec)
@@ -170,8 +172,8 @@ def _check_values(name: str, value: Any, spec: TensorSpec) -> NoReturn:
     try:
         check(value, spec.dtype, shape_of(value))
     except ValueMismatchError as error:
-        raise refusal(f"inputs.{name[:100]}: {error.message}") from None
-    raise refusal(f"tensor parsing error: {name}")  # more dimensions than MAX_RANK
+        raise invalid_request(f"inputs.{name[:100]}: {error.message}") from None
+    raise invalid_request(f"tensor parsing error: {name}")  # more dimensions than MAX_RANK
 
 
 def _fits(shape: Sequence[int], spec: TensorSpec, row_form: bool) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 
 from client.codecs.input_layout import FLOATS
 from client.codecs.json.flat import byte_array, flat_array
-from client.codecs.tfs_rest.document import Members, kind_of, refusal, to_bytes
+from client.codecs.tfs_rest.document import Members, invalid_request, kind_of, to_bytes
 from client.errors import ClientError
 from client.serving.protos import DataType
 from client.serving.tensors import BOOL, DTYPES, STRING, Array
@@ -85,9 +85,11 @@ def check(value: Any, dtype: int, shape: Sequence[int], level: int = 0) -> int:
             raise _wrong(value, dtype)
         return 1
     if level >= len(shape):
-        raise refusal(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
+        raise invalid_request(
+            f"Encountered list at unexpected level: {level} expected < {len(shape)}"
+        )
     if len(value) != shape[level]:
-        raise refusal(
+        raise invalid_request(
             f"Encountered list at unexpected size: {len(value)} at level: {level} "
             f"expected size: {shape[level]}"
         )
@@ -125,7 +127,7 @@ def bytes_of(value: Any) -> bytes:
         rest = -len(digits) % 4
         if rest != 3 and len(padding) in (0, rest):
             return base64.b64decode(digits + "=" * rest)
-    raise refusal("Unable to base64 decode")
+    raise invalid_request("Unable to base64 decode")
 
 
 def _flat(values: list[Any], dtype: int) -> Array | None:
@@ -168,4 +170,4 @@ def _wrong(value: Any, dtype: int) -> ClientError:
 
 
 def _mismatch(expected: str, value: Any) -> ClientError:
-    return ValueMismatchError(refusal(f"expected {expected}, got {kind_of(value)}").message)
+    return ValueMismatchError(invalid_request(f"expected {expected}, got {kind_of(value)}").message)

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from client import __version__
 from client.errors import ClientError
+from client.http import paths
 from client.http.messages import HttpReply, HttpRequest
 from client.http.openapi import document
 from client.http.responses import json_reply
@@ -14,22 +15,26 @@ from client.inference.predictor import Predictor
 from client.serving.client import Target
 from client.serving.deadlines import Deadline
 
-PATH = "/openapi.json"
 TITLE = "Predictions"
+DESCRIPTION = (
+    "Predictions of models on TensorFlow Serving: rows or columns in JSON, tables, TensorFlow "
+    "Serving's REST API, and the Open Inference Protocol. Columns are those of the served version."
+)
 
 
 class DocsApi:
     """Describes the default model and the models in use."""
 
-    def __init__(self, core: Predictor, model: str, *, keys: bool) -> None:
+    def __init__(self, core: Predictor, model: str, *, keys: bool, feedback: bool) -> None:
         self._core = core
         self._model = model
         self._keys = keys
-        self._route = Route(PATH, ("GET",), handle=self._openapi)
+        self._feedback = feedback
+        self._route = Route(paths.OPENAPI, ("GET",), handle=self._openapi)
 
     def route(self, request: HttpRequest) -> Route | None:
         """Return the route of a request."""
-        return self._route if request.path == PATH else None
+        return self._route if request.path == paths.OPENAPI else None
 
     async def _openapi(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
         schemas = []
@@ -42,7 +47,9 @@ class DocsApi:
                 schemas,
                 default_model=self._model,
                 title=TITLE,
+                description=DESCRIPTION,
                 version=__version__,
                 keys=self._keys,
+                feedback=self._feedback,
             )
         )

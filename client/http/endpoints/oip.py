@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from urllib.parse import parse_qs
 
@@ -11,6 +11,7 @@ from client.codecs.oip import codec as oip
 from client.codecs.oip import models as oip_models
 from client.codecs.oip.infer import HEADER_LENGTH, OipInferences
 from client.errors import ClientError
+from client.http import paths
 from client.http.endpoints.operations import OperationsApi, available_versions
 from client.http.messages import HttpReply, HttpRequest
 from client.http.responses import json_reply
@@ -18,8 +19,6 @@ from client.http.routing import Lane, Route
 from client.inference.predictor import Predictor
 from client.serving.client import Target
 from client.serving.deadlines import Deadline
-
-Answer = Callable[[Target, HttpRequest, Deadline], Awaitable[HttpReply]]
 
 
 class OipApi:
@@ -29,32 +28,27 @@ class OipApi:
         self._core = core
         self._operations = operations
         self._codec = OipInferences()
-        self._about_model: dict[str, tuple[str, Answer]] = {
-            "model": ("", self._model),
-            "model_ready": ("/ready", self._model_ready),
+        server = Route(paths.V2, ("GET",), handle=self._server, limited=False)
+        self._about_server = {
+            paths.V2: server,
+            f"{paths.V2}/": server,
+            paths.V2_LIVE: Route(paths.V2_LIVE, ("GET",), handle=self._live, limited=False),
+            paths.V2_READY: Route(paths.V2_READY, ("GET",), handle=self._ready, limited=False),
         }
 
     def route(self, request: HttpRequest) -> Route | None:
         """Return the route of a request."""
+        path = paths.v2(request.path)
+        if path is None:
+            return self._about_server.get(request.path)
         try:
-            asked = oip_models.route(request.path)
+            target = path.target()
         except ClientError as error:
-            name = "/v2/models/<model>/versions/<version>"
-            return Route(name, None, handle=partial(_refuse, error))
-        if asked is None:
-            return None
-        if asked.target is None:
-            about_server = {"server": self._server, "live": self._live, "ready": self._ready}
-            name = "/v2" if asked.what == "server" else f"/v2/health/{asked.what}"
-            handle = about_server[asked.what]
-            return Route(name, (asked.method,), handle=handle, limited=False)
-        which = "" if asked.target.version is None else "/versions/<version>"
-        name = f"/v2/models/<model>{which}"
-        if asked.what == "infer":
-            lane = Lane(asked.target, self._codec)
-            return Route(f"{name}/infer", (asked.method,), lane, options=_options)
-        suffix, answer = self._about_model[asked.what]
-        return Route(name + suffix, (asked.method,), handle=partial(answer, asked.target))
+            return Route(path.name, None, handle=partial(_refuse, error))
+        if path.verb == "/infer":
+            return Route(path.name, ("POST",), Lane(target, self._codec), options=_options)
+        answer = self._model_ready if path.verb else self._model
+        return Route(path.name, ("GET",), handle=partial(answer, target))
 
     async def _server(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
         return json_reply(oip_models.server_metadata(__version__))

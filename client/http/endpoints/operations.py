@@ -6,8 +6,9 @@ import asyncio
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from client.codecs.errors import json_error
 from client.errors import ClientError, UnavailableError
+from client.http import paths
+from client.http.errors import error_reply
 from client.http.messages import HttpReply, HttpRequest
 from client.http.responses import json_reply
 from client.http.routing import Route
@@ -32,7 +33,11 @@ class OperationsApi:
         self._metrics = metrics
         self._model = model
         self._states = states
-        handlers = {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._exposition}
+        handlers = {
+            paths.LIVEZ: self._livez,
+            paths.READYZ: self._readyz,
+            paths.METRICS: self._exposition,
+        }
         self._routes = {
             path: Route(path, ("GET",), handle=handle, limited=False)
             for path, handle in handlers.items()
@@ -50,7 +55,7 @@ class OperationsApi:
         try:
             available = await self._check(deadline)
         except ClientError as error:
-            return json_error(UnavailableError(error.message))
+            return error_reply(UnavailableError(error.message), request.path)
         return json_reply({"status": "ready", "model": self._model, "versions": available})
 
     async def is_ready(self, deadline: Deadline) -> bool:
@@ -75,10 +80,17 @@ class OperationsApi:
         if self._states.draining:
             raise UnavailableError("the client is stopping")
         within = Deadline(min(READY_TIMEOUT_SECONDS, deadline.left()))
+        served = self._core.stable(Target(self._model))
         try:
             available = await available_versions(self._core, Target(self._model), within)
             if not available:
                 raise UnavailableError(f"model {self._model} has no version that is AVAILABLE")
+            if served.version is not None and served.version not in available:
+                raise UnavailableError(
+                    f"version {served.version} of model {self._model}, the stable one of its "
+                    "rollout, is not AVAILABLE"
+                )
+            await self._core.servers.verify(served, within)
         except ClientError:
             self._states.set_ready(False)
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from client.codecs.json.codec import JsonExplanations, JsonPredictions
+from client.http import paths
 from client.http.messages import HttpRequest
 from client.http.routing import Lane, Route
 from client.serving.client import Target
@@ -14,8 +15,10 @@ class JsonApi:
     def __init__(self, model: str, explanations: JsonExplanations) -> None:
         target = Target(model)
         self._routes = {
-            "/predict": Route("/predict", ("POST",), Lane(target, JsonPredictions()), table=target),
-            "/explain": Route("/explain", ("POST",), Lane(target, explanations)),
+            paths.PREDICT: Route(
+                paths.PREDICT, ("POST",), Lane(target, JsonPredictions()), table=target
+            ),
+            paths.EXPLAIN: Route(paths.EXPLAIN, ("POST",), Lane(target, explanations)),
         }
 
     def route(self, request: HttpRequest) -> Route | None:

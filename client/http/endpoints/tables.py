@@ -11,6 +11,9 @@ from urllib.parse import quote
 
 import orjson
 
+from client.arms.arms import Arms
+from client.arms.split import Arm
+from client.arms.turn import Turn
 from client.codecs import Call, content_types
 from client.codecs.tables import (
     TableLayout,
@@ -25,16 +28,17 @@ from client.codecs.tables import (
 )
 from client.errors import ClientError
 from client.http.messages import HttpRequest
-from client.http.responses import VERSION_HEADER
+from client.http.predictions import Predictions, TablePredictions
+from client.http.responses import MISSING_HEADER, arm_headers
 from client.inference.input_ranges import MISSING, Finding, count
 from client.inference.predictor import Predictor
+from client.observability.prediction_ids import PREDICTION_ID_HEADER
 from client.serving.client import Prediction, Target
 from client.serving.deadlines import Deadline
 from client.serving.schema import Schema
 from client.serving.tensors import Array
 
 IGNORED_HEADER = "X-Ignored-Columns"
-MISSING_HEADER = "X-Missing-Imputed"
 # A response that is buffered until complete goes to a temporary file beyond this size.
 KEPT_BYTES = 2**23
 PIECE_BYTES = 2**18
@@ -63,11 +67,18 @@ def is_table(headers: Mapping[str, str]) -> bool:
 class Tables:
     """Predicts tables, in calls of a bounded number of rows."""
 
-    def __init__(self, core: Predictor) -> None:
+    def __init__(self, core: Predictor, arms: Arms, predictions: Predictions) -> None:
         self._core = core
+        self._arms = arms
+        self._predictions = predictions
 
     async def answer(
-        self, target: Target, request: HttpRequest, chunks: AsyncIterator[bytes], timeout: float
+        self,
+        target: Target,
+        request: HttpRequest,
+        caller: str | None,
+        chunks: AsyncIterator[bytes],
+        timeout: float,
     ) -> StreamReply:
         """Return the response to a table once its first piece is ready.
 
@@ -76,27 +87,97 @@ class Tables:
         Args:
             target: the model, and the version if the request names one.
             request: the request without its body.
+            caller: the name of its API key.
             chunks: the body.
             timeout: timeout of each call in seconds.
 
         Raises:
             ClientError: the table cannot be read, or its first rows cannot be predicted.
         """
-        came = media_type(request.headers.get("content-type", ""))
+        request_type = media_type(request.headers.get("content-type", ""))
         options = TableOptions.from_query(request.query)
-        answered = negotiate(request.headers.get("accept"), came)
-        writer = table_writer(answered, options)
+        response_type = negotiate(request.headers.get("accept"), request_type)
+        writer = table_writer(response_type, options)
+        arm = self._arms.choose(target, request.headers)
+        if arm is not None:
+            arm = await self._usable(arm, options, Deadline(timeout))
+            target = arm.target
         schema = await self._core.schema(target, Deadline(timeout))
         layout = TableLayout.of(schema, options.signature_name, options.outputs)
-        reader = table_reader(came, layout, options)
-        answering = _Answering(self._core, target, schema, reader, writer, timeout)
+        reader = table_reader(request_type, layout, options)
+        versions = _Versions(self._core, self._arms, target, arm)
+        recording = self._predictions.of_table(request, caller)
+        answering = _Answering(versions, schema, reader, writer, options, timeout, recording)
         pieces = answering.pieces(chunks)
-        if writer.can_tell_errors:
+        if writer.can_report_errors:
             pieces = _chained(await anext(pieces), pieces)
         else:
             # An error cannot replace a response that is half sent.
             pieces = await _kept(pieces)
-        return StreamReply(answered, answering.headers(), pieces)
+        return StreamReply(response_type, answering.headers(), pieces)
+
+    async def _usable(self, arm: Arm, options: TableOptions, deadline: Deadline) -> Arm:
+        """Return an arm for a table; stable instead of a canary that reads tables differently.
+
+        The rows that a canary fails to predict go to stable as the canary has read them.
+        """
+        if arm.stable is None:
+            return arm
+        stable = await self._core.schema(arm.stable, deadline)
+        layout = TableLayout.of(stable, options.signature_name, options.outputs)
+        uncounted = arm._replace(counted=False)
+        schema = await self._arms.call(
+            uncounted, deadline, lambda turn: self._core.schema(turn.target, turn.deadline)
+        )
+        fits = schema.version == arm.version and layout.holds_for(schema)
+        return arm if fits else arm.instead()
+
+
+class _Versions:
+    """The version that predicts a table, and stable in its place once it has failed."""
+
+    def __init__(self, core: Predictor, arms: Arms, target: Target, arm: Arm | None) -> None:
+        self.core = core
+        self.model = target.model
+        self._arms = arms
+        self._target = target
+        self._arm = arm
+        # The arm that has answered last.
+        self.arm_name = arm.name if arm is not None else None
+
+    async def predict(
+        self,
+        schema: Schema,
+        call: Call,
+        deadline: Deadline,
+        rows_before: int,
+        findings: list[Finding],
+    ) -> Prediction:
+        """Predict rows, as `Predictor.predict` does."""
+
+        async def one(turn: Turn) -> Prediction:
+            findings.clear()
+            prediction = await self.core.predict(
+                turn.target,
+                schema,
+                call,
+                turn.deadline,
+                rows_before,
+                findings,
+                on_trial=turn.on_trial,
+            )
+            turn.check(prediction.outputs)
+            self.arm_name = turn.arm
+            return prediction
+
+        if self._arm is None:
+            return await one(Turn(self._target, None, deadline))
+        prediction = await self._arms.call(self._arm, deadline, one)
+        if self.arm_name != self._arm.name:
+            self._arm = self._arm.instead()
+        # A table is counted once, by its first call.
+        self._arm = self._arm._replace(counted=False, stands_for=None)
+        return prediction
 
 
 class _Answering:
@@ -104,30 +185,35 @@ class _Answering:
 
     def __init__(
         self,
-        core: Predictor,
-        target: Target,
+        versions: _Versions,
         schema: Schema,
         reader: TableReader,
         writer: TableWriter,
+        options: TableOptions,
         timeout: float,
+        recording: TablePredictions,
     ) -> None:
         self.schema = schema
-        self._core = core
-        self._target = target
+        self._versions = versions
         self._reader = reader
         self._writer = writer
+        self._options = options
         self._timeout = timeout
+        self._recording = recording
         self._rows = 0
         self._missing = 0
 
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Return the headers of the response."""
-        headers = [(VERSION_HEADER, str(self.schema.version))]
-        if self._missing:
+        headers = [*arm_headers(self.schema.version, self._versions.arm_name)]
+        # The rest of a streamed response may have missing values, too.
+        if self._missing and not self._writer.can_report_errors:
             headers.append((MISSING_HEADER, str(self._missing)))
         if self._reader.ignored:
             names = ", ".join(quote(name, safe=" ()") for name in self._reader.ignored)
             headers.append((IGNORED_HEADER, names))
+        if self._recording.id is not None:
+            headers.append((PREDICTION_ID_HEADER, self._recording.id))
         return tuple(headers)
 
     async def pieces(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -143,7 +229,7 @@ class _Answering:
                 begun = True
             yield self._writer.end()
         except ClientError as error:
-            if not (begun and self._writer.can_tell_errors):
+            if not (begun and self._writer.can_report_errors):
                 raise
             yield orjson.dumps({"error": error.message}) + b"\n"
 
@@ -155,19 +241,28 @@ class _Answering:
             yield piece
 
     async def _predicted(self, parts: Iterable[TableRows]) -> AsyncIterator[bytes]:
-        for rows in parts:
+        for read in parts:
+            rows = self._with_refusals(read) if self._options.errors_in_rows else read
             outputs: Mapping[str, Array] = self._reader.layout.no_outputs()
             if rows.call is not None:
                 outputs = (await self._predict(rows.call)).outputs
+                arm = self._versions.arm_name
+                self._recording.record(self.schema, rows, outputs, self._rows, arm)
             self._rows += rows.count
             yield self._writer.write(rows, outputs)
+
+    def _with_refusals(self, rows: TableRows) -> TableRows:
+        """Return rows with errors in place of those whose values are refused."""
+        if rows.call is None:
+            return rows
+        good, before = rows.good, self._rows
+        errors = self._versions.core.refusals(self.schema, rows.call, [before + i for i in good])
+        return rows.without({number - before: message for number, message in errors.items()})
 
     async def _predict(self, call: Call) -> Prediction:
         deadline = Deadline(self._timeout)
         found: list[Finding] = []
-        prediction = await self._core.predict(
-            self._target, self.schema, call, deadline, self._rows, found
-        )
+        prediction = await self._versions.predict(self.schema, call, deadline, self._rows, found)
         self._missing += sum(count(found, MISSING).values())
         if prediction.version != self.schema.version:
             await self._follow(prediction.version, deadline)
@@ -175,7 +270,8 @@ class _Answering:
 
     async def _follow(self, version: int, deadline: Deadline) -> None:
         """Continue with the version that answers now, if it reads rows in the same way."""
-        new = await self._core.schema(Target(self._target.model, version), deadline)
+        versions = self._versions
+        new = await versions.core.schema(Target(versions.model, version), deadline)
         if not self._reader.layout.holds_for(new):
             raise ClientError(
                 f"version {self.schema.version} of the model was replaced by version {version}, "

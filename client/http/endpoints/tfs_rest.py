@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import re
 from asyncio import to_thread
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import numpy as np
+
+from client.arms.arms import Arms
+from client.arms.turn import Turn
 from client.codecs.json.codec import JsonExplanations
 from client.codecs.tfs_rest import examples, models
 from client.codecs.tfs_rest.codec import RestPredictions
-from client.codecs.tfs_rest.routes import CORS, Question, route
 from client.errors import ClientError
+from client.http import paths
+from client.http.errors import error_reply
 from client.http.messages import HttpReply, HttpRequest
-from client.http.responses import with_version
+from client.http.responses import arm_headers
 from client.http.routing import Lane, Route
 from client.inference.predictor import Predictor
+from client.serving.client import Target
 from client.serving.deadlines import Deadline
 
-# For metrics: callers must not choose label values.
-_NAME = re.compile(
-    r"/v1/models(?:/[^/:]+)?(/versions/[^/:]+|/labels/[^/:]+)?(/metadata|:\w+)?", re.IGNORECASE
+# Methods known to TensorFlow Serving's HTTP library, which rejects all others itself.
+METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")
+VERBS = (":predict", ":classify", ":regress", ":explain")
+
+# TensorFlow Serving adds these to every response with `--rest_api_enable_cors_support`.
+CORS = (
+    ("Access-Control-Allow-Origin", "*"),
+    ("Access-Control-Allow-Methods", "POST, GET"),
+    ("Access-Control-Allow-Headers", "Content-Type"),
 )
-_VERBS = (":predict", ":classify", ":regress", ":explain", "/metadata")
+_ORIGIN = re.compile(r"https?://")
 # Longer bodies are read in a thread.
 LONG_BODY_BYTES = 64 * 1024
 
@@ -29,61 +43,130 @@ LONG_BODY_BYTES = 64 * 1024
 class RestApi:
     """Routes everything below `/v1` as TensorFlow Serving's REST port does."""
 
-    def __init__(self, core: Predictor, explanations: JsonExplanations, *, cors: bool) -> None:
+    def __init__(
+        self,
+        core: Predictor,
+        explanations: JsonExplanations,
+        arms: Arms,
+        *,
+        cors: bool,
+    ) -> None:
         """Create the routes.
 
         Args:
             core: predicts.
             explanations: the codec of `:explain`.
+            arms: the arms of rollouts.
             cors: whether pages of other origins may read the responses.
         """
         self._core = core
+        self._arms = arms
         self._headers = CORS if cors else ()
-        self._codecs = {"predict": RestPredictions(), "explain": explanations}
+        self._codecs = {":predict": RestPredictions(), ":explain": explanations}
 
     def route(self, request: HttpRequest) -> Route | None:
         """Return the route of a request; malformed ones get the dialect's own errors."""
-        name, asked = _name(request.path), route(request)
-        if not isinstance(asked, Question):
-            return Route(name, None, handle=self._refuse, headers=self._headers)
-        codec = self._codecs.get(asked.verb)
+        path = paths.v1(request.path)
+        name = "/v1/<malformed>" if path is None else path.name
+        try:
+            parsed = parse(request)
+        except ClientError as error:
+            return Route(name, None, handle=partial(_refuse, error), headers=self._headers)
+        if parsed is None:
+            return Route(name, None, handle=_answer_options, headers=self._headers)
+        codec = self._codecs.get(parsed.verb)
         if codec is None:
-            handle = partial(self._answer, asked)
+            handle = partial(self._answer, parsed)
             return Route(name, None, handle=handle, headers=self._headers)
-        table = asked.target if asked.verb == "predict" else None
-        lane = Lane(asked.target, codec)
+        table = parsed.target if parsed.verb == ":predict" else None
+        lane = Lane(parsed.target, codec)
         return Route(name, None, lane, table=table, headers=self._headers)
 
-    async def _refuse(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
-        asked = route(request)
-        if isinstance(asked, HttpReply):
-            return asked
-        raise ClientError(f"{request.method} {request.path}: Not Found", 404)
-
-    async def _answer(self, asked: Question, request: HttpRequest, deadline: Deadline) -> HttpReply:
-        if asked.verb == "status":
-            return HttpReply(models.write_status(await self._core.status(asked.target, deadline)))
-        if asked.verb == "metadata":
+    async def _answer(
+        self, parsed: RestRequest, request: HttpRequest, deadline: Deadline
+    ) -> HttpReply:
+        if not parsed.verb:
+            return HttpReply(models.write_status(await self._core.status(parsed.target, deadline)))
+        if parsed.verb == "/metadata":
             return HttpReply(
-                models.write_metadata(await self._core.metadata(asked.target, deadline))
+                models.write_metadata(await self._core.metadata(parsed.target, deadline))
             )
         if len(request.body) > LONG_BODY_BYTES:
             name, sent = await to_thread(examples.read, request.body)
         else:
             name, sent = examples.read(request.body)
-        if asked.verb == "classify":
-            classified = await self._core.classify(asked.target, sent, name, deadline)
-            body = examples.write_classification(classified)
-            return with_version(classified.model_spec.version.value, body)
-        regressed = await self._core.regress(asked.target, sent, name, deadline)
-        body = examples.write_regression(regressed)
-        return with_version(regressed.model_spec.version.value, body)
+        return await self._arms.request(
+            parsed.target,
+            request.headers,
+            deadline,
+            lambda turn: self._infer(parsed.verb, sent, name, turn),
+        )
+
+    async def _infer(self, verb: str, sent: Any, signature_name: str, turn: Turn) -> HttpReply:
+        """Let one version classify or regress examples."""
+        classifies = verb == ":classify"
+        reply = await self._core.classify_or_regress(
+            "classify" if classifies else "regress",
+            turn.target,
+            sent,
+            signature_name,
+            turn.deadline,
+            on_trial=turn.on_trial,
+        )
+        turn.check({"scores": np.array(examples.scores(reply), np.float32)})
+        write = examples.write_classification if classifies else examples.write_regression
+        headers = arm_headers(reply.model_spec.version.value, turn.arm)
+        return HttpReply(write(reply), headers=headers)
 
 
-def _name(path: str) -> str:
-    match = _NAME.fullmatch(path)
-    if match is None or (match[2] and match[2] not in _VERBS):
-        return "/v1/<malformed>"
-    kind = (match[1] or "").split("/")
-    which = f"/{kind[1]}/<{kind[1][:-1]}>" if len(kind) > 1 else ""
-    return f"/v1/models/<model>{which.lower()}{match[2] or ''}"
+@dataclass(frozen=True, slots=True)
+class RestRequest:
+    """A request about a model.
+
+    Attributes:
+        verb: `:predict`, `:classify`, `:regress`, `:explain`, `/metadata`; empty for its status.
+        target: the model, and its version if the path has one.
+    """
+
+    verb: str
+    target: Target
+
+
+def parse(request: HttpRequest) -> RestRequest | None:
+    """Return the verb and the target of a request; None for OPTIONS. Its body is ignored.
+
+    Paths ignore case, but verbs do not.
+
+    Raises:
+        ClientError: in TensorFlow Serving's words.
+    """
+    method = request.method
+    if method not in METHODS:
+        raise ClientError(f"{method} is not implemented", 501)
+    if method == "OPTIONS":
+        return None
+    path = paths.v1(request.path)
+    if path is None or method != ("POST" if path.verb.startswith(":") else "GET"):
+        raise _malformed(request)
+    if method == "POST" and path.model is None:
+        raise _malformed(request)
+    target = path.target()
+    if method == "GET":
+        return RestRequest(path.verb if path.verb == "/metadata" else "", target)
+    if path.verb not in VERBS:
+        raise _malformed(request)
+    return RestRequest(path.verb, target)
+
+
+def _malformed(request: HttpRequest) -> ClientError:
+    query = f"?{request.query}" if request.query else ""
+    return ClientError(f"Malformed request: {request.method} {request.path}{query}")
+
+
+async def _refuse(error: ClientError, request: HttpRequest, deadline: Deadline) -> HttpReply:
+    return error_reply(error, request.path)
+
+
+async def _answer_options(request: HttpRequest, deadline: Deadline) -> HttpReply:
+    is_allowed = _ORIGIN.search(request.headers.get("origin", ""))
+    return HttpReply(b"", 200 if is_allowed else 400, "text/html")

@@ -5,27 +5,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from client.codecs.json.explanations import explains
+from client.http import paths
+from client.http.openapi.feedback import feedback_operation
 from client.http.openapi.inference import inference_paths, inference_server_paths
 from client.http.openapi.parts import (
     ERROR,
-    ERRORS,
+    PROBLEM_SCHEMA,
     SECURITY,
     UNAUTHORIZED,
-    error,
+    error_responses,
     get_operation,
     json_content,
     object_of,
     reference,
 )
-from client.http.openapi.rest import explain_operation, friendly_operation, rest_paths
+from client.http.openapi.rest import explain_operation, predict_operation, rest_paths
 from client.http.openapi.schemas import Json
+from client.http.openapi.stats import stats_operation
 from client.serving.schema import DEFAULT_SIGNATURE, Schema
 
 OPENAPI = "3.1.0"
+PREDICTIONS, OPERATION = "Predictions", "Operation"
+REST, PROTOCOL = "TensorFlow Serving", "Open Inference Protocol"
+TAGS = {
+    PREDICTIONS: "The default model, for people and programs",
+    REST: "TensorFlow Serving's REST API, for every model",
+    PROTOCOL: "The protocol of KServe and Triton, for every model",
+    OPERATION: "Probes and numbers for operators",
+}
 
 
 def document(
-    schemas: Sequence[Schema], *, default_model: str, title: str, version: str, keys: bool = False
+    schemas: Sequence[Schema],
+    *,
+    default_model: str,
+    title: str,
+    version: str,
+    description: str = "",
+    keys: bool = False,
+    feedback: bool = False,
 ) -> Json:
     """Return the OpenAPI 3.1 document.
 
@@ -34,52 +52,76 @@ def document(
         default_model: the model of `/predict`.
         title: title of the service.
         version: version of the service.
+        description: description of the service.
         keys: whether API keys are required.
+        feedback: whether feedback is taken.
     """
-    paths: Json = {}
+    items: Json = {}
     default = next((s for s in schemas if s.model == default_model), None)
     if default is not None and DEFAULT_SIGNATURE in default.signatures:
-        paths["/predict"] = {"post": friendly_operation(default)}
+        items[paths.PREDICT] = {"post": predict_operation(default)}
     if default is not None and explains(default):
-        paths["/explain"] = {"post": explain_operation(default, "explain")}
+        items[paths.EXPLAIN] = {"post": explain_operation(paths.EXPLAIN, default, "explain")}
+    if feedback:
+        items[paths.FEEDBACK] = {"post": feedback_operation(default)}
     for schema in schemas:
-        paths.update(rest_paths(schema))
-        paths.update(inference_paths(schema))
+        items.update(rest_paths(schema))
+        items.update(inference_paths(schema))
     for_all = {**inference_server_paths(), **_operations()}
     made: Json = {
         "openapi": OPENAPI,
-        "info": {"title": title, "version": version},
-        "paths": {**paths, **for_all},
+        "info": {"title": title, "version": version, "description": description},
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+        "paths": {**items, **for_all},
         "components": {
-            "schemas": {"Error": ERROR},
-            "responses": {str(status): error(status) for status in ERRORS},
+            "schemas": {"Error": ERROR, "Problem": PROBLEM_SCHEMA},
+            "responses": error_responses(),
         },
     }
+    for path, operation in _operations_of(made["paths"]):
+        operation["tags"] = [_tag(path)]
     if keys:
         made["components"]["securitySchemes"] = SECURITY
         made["security"] = [{name: []} for name in SECURITY]
-        for operation in _operations_of(paths):
-            operation["responses"][str(UNAUTHORIZED)] = reference(UNAUTHORIZED)
-        for operation in _operations_of(for_all):
+        for path, operation in _operations_of(items):
+            operation["responses"][str(UNAUTHORIZED)] = reference(path, UNAUTHORIZED)
+        for _, operation in _operations_of(for_all):
             operation["security"] = []
     return made
 
 
-def _operations_of(paths: Json) -> list[Json]:
-    return [item[method] for item in paths.values() for method in ("get", "post") if method in item]
+def _tag(path: str) -> str:
+    if path in (paths.PREDICT, paths.EXPLAIN):
+        return PREDICTIONS
+    root = path.partition("/")[2].partition("/")[0]
+    return {"v1": REST, "v2": PROTOCOL}.get(root, OPERATION)
+
+
+def _operations_of(items: Json) -> list[tuple[str, Json]]:
+    return [
+        (path, item[method])
+        for path, item in items.items()
+        for method in ("get", "post")
+        if method in item
+    ]
 
 
 def _operations() -> Json:
     """Return the operations for operators of the service."""
     status = object_of(status={"type": "string"})
-    not_ready = object_of(status={"type": "string"}, error={"type": "string"})
     return {
-        "/livez": get_operation("livez", "Check that the process responds", json_content(status)),
-        "/readyz": get_operation(
+        paths.LIVEZ: get_operation(
+            paths.LIVEZ, "livez", "Check that the process responds", json_content(status)
+        ),
+        paths.READYZ: get_operation(
+            paths.READYZ,
             "readyz",
             "Check that the default model is available",
             json_content(status),
-            not_ready,
+            (503,),
         ),
-        "/metrics": get_operation("metrics", "Prometheus metrics", {"text/plain": {}}),
+        paths.METRICS: get_operation(
+            paths.METRICS, "metrics", "Prometheus metrics", {"text/plain": {}}
+        ),
+        paths.STATS: stats_operation(),
     }

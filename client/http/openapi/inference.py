@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 from client.codecs.example import example_rows
 from client.codecs.oip.codec import BINARY
 from client.codecs.oip.tensors import datatype
+from client.http import paths
 from client.http.openapi.parts import (
     OF_GETS,
-    TARGETS,
     get_operation,
     json_content,
     not_ready,
@@ -25,7 +23,6 @@ from client.serving.schema import DEFAULT_SIGNATURE, Schema
 
 def inference_paths(schema: Schema) -> Json:
     """Return the Open Inference Protocol for one model."""
-    base = f"/v2/models/{quote(schema.model, safe='')}"
     strings = {"type": "array", "items": {"type": "string"}}
     tensors = {"type": "array", "items": {"type": "object"}}
     model = object_of(
@@ -36,26 +33,27 @@ def inference_paths(schema: Schema) -> Json:
         outputs=tensors,
     )
     is_ready = object_of(name={"const": schema.model}, ready={"type": "boolean"})
-    paths: Json = {}
-    for target in TARGETS[:2]:
+    items: Json = {}
+    for target in (paths.LATEST, paths.VERSION):
+        base = paths.of_model(paths.template(paths.V2, target), schema.model)
         about = {
             "operationId": operation_id(schema, target, "inference_metadata"),
             "summary": f"Get the inputs and outputs of {schema.model}",
             "parameters": [
                 query_parameter("signature_name", "the signature to describe", schema.signatures)
             ],
-            "responses": responses(json_content(model), OF_GETS),
+            "responses": responses(base, json_content(model), OF_GETS),
         }
         ready = {
             "operationId": operation_id(schema, target, "inference_ready"),
             "summary": f"Check that {schema.model} is available",
-            "responses": responses(json_content(is_ready), (400, 404, 429, 500, 504))
+            "responses": responses(base, json_content(is_ready), (400, 404, 429, 500, 504))
             | not_ready(is_ready),
         }
-        paths[f"{base}{target}"] = path_item(target, get=about)
-        paths[f"{base}{target}/ready"] = path_item(target, get=ready)
-        paths[f"{base}{target}/infer"] = path_item(target, post=_infer(schema, target))
-    return paths
+        items[base] = path_item(target, get=about)
+        items[f"{base}/ready"] = path_item(target, get=ready)
+        items[f"{base}/infer"] = path_item(target, post=_infer(schema, target))
+    return items
 
 
 def _infer(schema: Schema, target: str) -> Json:
@@ -99,7 +97,7 @@ def _infer(schema: Schema, target: str) -> Json:
         "operationId": operation_id(schema, target, "infer"),
         "summary": f"Infer with {schema.model} by the Open Inference Protocol",
         "requestBody": {"required": True, "content": {**json_content(body), BINARY: {}}},
-        "responses": responses({**json_content(answer), BINARY: {}}),
+        "responses": responses(paths.V2, {**json_content(answer), BINARY: {}}),
     }
 
 
@@ -112,15 +110,19 @@ def inference_server_paths() -> Json:
         extensions={"type": "array", "items": {"type": "string"}},
     )
     live = json_content(object_of(live={"type": "boolean"}))
+    ready = get_operation(
+        paths.V2_READY,
+        "inference_server_ready",
+        "Check that the default model is available",
+        json_content(is_ready),
+    )
+    ready["get"]["responses"].update(not_ready(is_ready))
     return {
-        "/v2": get_operation(
-            "inference_server", "Get the server's name and version", json_content(about)
+        paths.V2: get_operation(
+            paths.V2, "inference_server", "Get the server's name and version", json_content(about)
         ),
-        "/v2/health/live": get_operation("inference_live", "Check that the process responds", live),
-        "/v2/health/ready": get_operation(
-            "inference_server_ready",
-            "Check that the default model is available",
-            json_content(is_ready),
-            is_ready,
+        paths.V2_LIVE: get_operation(
+            paths.V2_LIVE, "inference_live", "Check that the process responds", live
         ),
+        paths.V2_READY: ready,
     }

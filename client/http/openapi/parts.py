@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from client.http.messages import JSON
+from client.codecs.reply import JSON
+from client.http import paths
+from client.http.errors import PROBLEM
 from client.http.openapi.schemas import Json
 from client.serving.schema import Schema
-
-# Path suffixes that select a version of a model.
-TARGETS = ("", "/versions/{version}", "/labels/{label}")
 
 # Descriptions of error responses, by status.
 ERRORS = {
@@ -24,7 +23,8 @@ ERRORS = {
     429: "Too many requests are waiting; try again after Retry-After",
     500: "The model failed",
     501: "The model does not support this, or has a type that this format cannot represent",
-    503: "The model server cannot be reached or is not ready; try again after Retry-After",
+    503: "The service is busy or stopping, or the model server cannot be reached; "
+    "try again after Retry-After",
     504: "The model server did not answer in time",
 }
 OF_GETS = (400, 404, 429, 500, 503, 504)
@@ -43,13 +43,31 @@ ERROR: Json = {
     "properties": {"error": {"type": "string"}},
     "required": ["error"],
 }
+PROBLEM_SCHEMA: Json = {
+    "type": "object",
+    "description": "RFC 9457; `error` is `detail`",
+    "properties": {
+        "type": {"const": "about:blank"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "error": {"type": "string"},
+    },
+    "required": ["type", "title", "status", "detail", "error"],
+}
 
 
-def error(status: int) -> Json:
-    """Return the response for a status of `ERRORS`."""
+def error_responses() -> Json:
+    """Return the responses for `ERRORS` in each form, which `reference` refers to."""
+    found = {str(status): _error(status, JSON, "Error") for status in ERRORS}
+    problems = {f"{status}-problem": _error(status, PROBLEM, "Problem") for status in ERRORS}
+    return {**found, **problems}
+
+
+def _error(status: int, content_type: str, schema: str) -> Json:
     reply: Json = {
         "description": ERRORS[status],
-        "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
+        "content": {content_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
     }
     if status == UNAUTHORIZED:
         reply["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
@@ -60,15 +78,22 @@ def error(status: int) -> Json:
     return reply
 
 
-def responses(content: Json, errors: Sequence[int] = OF_POSTS) -> Json:
-    """Return an operation's responses: content by media type, and errors."""
-    good = {"description": "The answer", "content": content}
-    return {"200": good, **{str(status): reference(status) for status in errors}}
+def responses(path: str, content: Json, errors: Sequence[int] = OF_POSTS) -> Json:
+    """Return an operation's responses: content by media type, and errors.
+
+    Args:
+        path: the operation's path, whose dialect the errors are in.
+        content: content of the successful response.
+        errors: statuses of the errors.
+    """
+    good = {"description": "The response", "content": content}
+    return {"200": good, **{str(status): reference(path, status) for status in errors}}
 
 
-def reference(status: int) -> Json:
+def reference(path: str, status: int) -> Json:
     """Return a reference to the response for a status of `ERRORS`."""
-    return {"$ref": f"#/components/responses/{status}"}
+    form = "" if paths.is_foreign(path) else "-problem"
+    return {"$ref": f"#/components/responses/{status}{form}"}
 
 
 def json_content(schema: Json) -> Json:
@@ -110,19 +135,21 @@ def path_item(target: str, **operations: Json) -> Json:
 
 def operation_id(schema: Schema, target: str, what: str) -> str:
     """Return a unique id for an operation."""
-    of = {"": "", "/versions/{version}": "_version", "/labels/{label}": "_label"}[target]
+    of = {paths.LATEST: "", paths.VERSION: "_version", paths.LABEL: "_label"}[target]
     return f"{what}{of}_{schema.model}"
 
 
-def get_operation(name: str, summary: str, content: Json, unready: Json | None = None) -> Json:
+def get_operation(
+    path: str, name: str, summary: str, content: Json, errors: Sequence[int] = ()
+) -> Json:
     """Return a path that has only GET.
 
     Args:
+        path: the path.
         name: id of the operation.
         summary: summary of the operation.
         content: response content by media type.
-        unready: schema of the 503 response, if there is one.
+        errors: statuses of the errors.
     """
-    good = responses(content, ())
-    answers = good if unready is None else {**good, **not_ready(unready)}
+    answers = responses(path, content, errors)
     return {"get": {"operationId": name, "summary": summary, "responses": answers}}

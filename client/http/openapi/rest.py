@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
 from client.codecs.content_types import READABLE, WRITABLE
 from client.codecs.example import example_rows
 from client.codecs.json.codec import has_threshold
 from client.codecs.json.explanations import explains
-from client.http.messages import JSON
+from client.codecs.reply import JSON
+from client.http import paths
 from client.http.openapi.parts import (
     OF_GETS,
-    TARGETS,
     json_content,
     object_of,
     operation_id,
@@ -36,9 +35,9 @@ _METHODS = {
 }
 
 
-def friendly_operation(schema: Schema) -> Json:
+def predict_operation(schema: Schema) -> Json:
     """Return the operation of `/predict`."""
-    operation = _predict(schema, _row(schema, DEFAULT_SIGNATURE), "predict")
+    operation = _predict(paths.PREDICT, schema, _row(schema, DEFAULT_SIGNATURE), "predict")
     answer = operation["responses"]["200"]["content"][JSON]["schema"]
     extra: Json = {"model": {"const": schema.model}, "version": {"type": "integer"}}
     threshold: Json = {"type": "number", "minimum": 0, "maximum": 1}
@@ -52,7 +51,7 @@ def friendly_operation(schema: Schema) -> Json:
     return operation
 
 
-def explain_operation(schema: Schema, name: str) -> Json:
+def explain_operation(path: str, schema: Schema, name: str) -> Json:
     """Return an operation that explains rows."""
     share: Json = {"type": ["number", "null"]}
     columns = schema.column_order(EXPLAIN) or ()
@@ -64,7 +63,7 @@ def explain_operation(schema: Schema, name: str) -> Json:
         "operationId": name,
         "summary": f"Explain predictions of {schema.model} by each column's share of the log-odds",
         "requestBody": {"required": True, "content": json_content(body)},
-        "responses": responses(json_content(answer)),
+        "responses": responses(path, json_content(answer)),
     }
 
 
@@ -125,7 +124,7 @@ def _body(schema: Schema, signature_name: str, row: Json, asked: Json | None = N
     return body
 
 
-def _predict(schema: Schema, row: Json, name: str) -> Json:
+def _predict(path: str, schema: Schema, row: Json, name: str) -> Json:
     """Return an operation that predicts, in JSON or as a table."""
     asked = {
         "signature_name": {
@@ -162,7 +161,7 @@ def _predict(schema: Schema, row: Json, name: str) -> Json:
             "required": True,
             "content": {**json_content(body), **{content_type: {} for content_type in READABLE}},
         },
-        "responses": responses({**json_content(answer), **tables}),
+        "responses": responses(path, {**json_content(answer), **tables}),
     }
 
 
@@ -179,14 +178,14 @@ def _any_answer(schema: Schema) -> Json:
 
 def rest_paths(schema: Schema) -> Json:
     """Return TensorFlow Serving's REST dialect for one model."""
-    base = f"/v1/models/{quote(schema.model, safe='')}"
-    paths: Json = {}
-    for target in TARGETS:
+    items: Json = {}
+    for target in (paths.LATEST, paths.VERSION, paths.LABEL):
+        base = paths.of_model(paths.template(paths.V1, target), schema.model)
         for verb, operation in _verbs(schema, target).items():
-            paths[f"{base}{target}:{verb}"] = path_item(target, post=operation)
-        paths[f"{base}{target}"] = path_item(target, get=_status(schema, target))
-        paths[f"{base}{target}/metadata"] = path_item(target, get=_metadata(schema, target))
-    return paths
+            items[f"{base}:{verb}"] = path_item(target, post=operation)
+        items[base] = path_item(target, get=_status(schema, target))
+        items[f"{base}/metadata"] = path_item(target, get=_metadata(schema, target))
+    return items
 
 
 def _verbs(schema: Schema, target: str) -> Json:
@@ -199,13 +198,15 @@ def _verbs(schema: Schema, target: str) -> Json:
         if len(inputs) == 1:
             (only,) = row["properties"].values()
             row = {"anyOf": [only, row]}
-        verbs["predict"] = _predict(schema, row, name)
+        verbs["predict"] = _predict(paths.V1, schema, row, name)
     for verb, method in _METHODS.items():
         names = [n for n, info in _definitions(schema).items() if info.method_name == method]
         if names:
             verbs[verb] = _examples(schema, target, verb, names)
     if explains(schema):
-        verbs["explain"] = explain_operation(schema, operation_id(schema, target, "explain"))
+        verbs["explain"] = explain_operation(
+            paths.V1, schema, operation_id(schema, target, "explain")
+        )
     return verbs
 
 
@@ -230,7 +231,9 @@ def _examples(schema: Schema, target: str, verb: str, names: Sequence[str]) -> J
         "operationId": operation_id(schema, target, verb),
         "summary": f"{verb.capitalize()} examples with {schema.model}",
         "requestBody": {"required": True, "content": json_content(body)},
-        "responses": responses(json_content(object_of(results={"type": "array", "items": one}))),
+        "responses": responses(
+            paths.V1, json_content(object_of(results={"type": "array", "items": one}))
+        ),
     }
 
 
@@ -242,7 +245,7 @@ def _status(schema: Schema, target: str) -> Json:
     return {
         "operationId": operation_id(schema, target, "status"),
         "summary": f"Get the state of the versions of {schema.model}",
-        "responses": responses(json_content(answer), OF_GETS),
+        "responses": responses(paths.V1, json_content(answer), OF_GETS),
     }
 
 
@@ -251,5 +254,5 @@ def _metadata(schema: Schema, target: str) -> Json:
     return {
         "operationId": operation_id(schema, target, "metadata"),
         "summary": f"Get the signatures of {schema.model}",
-        "responses": responses(json_content(answer), OF_GETS),
+        "responses": responses(paths.V1, json_content(answer), OF_GETS),
     }

@@ -56,6 +56,9 @@ class Column:
         missing: whether training had missing values.
         mode: index in the vocabulary of the most frequent value, -1 for numbers; None if the model
             was exported before every column took missing values.
+        marks: marks of missing values in the table besides `MISSING`.
+        form: how the table writes dates: a name of `date.FORMS`, or a strftime format; empty if
+            the model does not say.
     """
 
     kind: ClassVar[str] = ""
@@ -72,6 +75,8 @@ class Column:
     class_modes: tuple[int, int]
     missing: bool
     mode: int | None = None
+    marks: frozenset[str] = frozenset()
+    form: str = ""
 
     @property
     def json_types(self) -> set[type]:
@@ -82,6 +87,11 @@ class Column:
     def range(self) -> tuple[float, float] | None:
         """Minimum and maximum in training, None if values are not numbers."""
         return None
+
+    @cached_property
+    def missing_marks(self) -> frozenset[str]:
+        """All marks of missing values in tables."""
+        return MISSING | self.marks
 
     @cached_property
     def known(self) -> frozenset[str]:
@@ -98,7 +108,8 @@ class Column:
         Raises:
             ValueError: the cell is not such a value; the message says what was expected.
         """
-        return self.parse_word(word_of(text), dtype)
+        word = word_of(text)
+        return None if word in self.marks else self.parse_word(word, dtype)
 
     def parse_word(self, word: str, dtype: int) -> Any:
         """Do the same with a cell that has been trimmed."""

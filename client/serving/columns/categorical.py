@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from client.serving.columns.base import BOOLEANS, MISSING, Column, Json, parse_word, word_of
+from client.serving.columns.base import BOOLEANS, MISSING, Column, Json, parse_word
 from client.serving.tensors import DTYPES, STRING
 
 # Texts that say the same as a JSON value: 42, but not 042, which is another text.
 TEXT_FORMS = {int: re.compile(r"0|-?[1-9]\d*", re.ASCII), bool: re.compile("true|false")}
 MAX_EXAMPLES = 10
 
-_WHOLE = re.compile(r"(-?\d+)\.0+", re.ASCII)
+WHOLE = re.compile(r"(-?\d+)\.0+", re.ASCII)
 # Up to here a float64 holds every integer.
 _MAX_WHOLE = 2**53
 
@@ -38,7 +38,7 @@ class CategoricalColumn(Column):
         """Return a cell's category: trimmed, and whole numbers without ".0"."""
         # Models exported before cells were trimmed may have blanks in their vocabulary.
         known = dtype == STRING and text in self.known
-        return text if known else self.parse_word(word_of(text), dtype)
+        return text if known else super().parse(text, dtype)
 
     def parse_word(self, word: str, dtype: int) -> Any:
         """Do the same with a cell that has been trimmed."""
@@ -48,7 +48,7 @@ class CategoricalColumn(Column):
             return BOOLEANS[word.lower()]
         if word in MISSING:
             return None
-        whole = _WHOLE.fullmatch(word)
+        whole = WHOLE.fullmatch(word)
         return parse_word(whole[1] if whole else word, dtype)
 
     def encode(self, value: Any, dtype: int) -> Any:

@@ -14,21 +14,22 @@ from client.serving.columns.numeric import NumericColumn
 EXPECTED = "a date such as 2024-03-01 or 2024-03-01T12:30:00Z"
 DAY_MICROSECONDS = 86_400_000_000
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _TIME = (
     r"(?:[T ](?P<H>\d{1,2}):(?P<M>\d{2})(?::(?P<S>\d{2})(?:[.,](?P<f>\d{1,9}))?)?"
     r"\s?(?P<z>[Zz]|[-+]\d{2}(?::?\d{2})?)?)?"
 )
-_FORMS = tuple(
-    re.compile(form + _TIME, re.ASCII)
-    for form in (
-        r"(?P<Y>\d{4})[-/](?P<m>\d{1,2})[-/](?P<d>\d{1,2})",
-        r"(?P<d>\d{1,2})\.(?P<m>\d{1,2})\.(?P<Y>\d{4})",
-        # With slashes only a day after the 12th tells which number is the day.
-        r"(?P<d>1[3-9]|2\d|3[01])/(?P<m>\d{1,2})/(?P<Y>\d{4})",
-        r"(?P<m>\d{1,2})/(?P<d>1[3-9]|2\d|3[01])/(?P<Y>\d{4})",
-    )
-)
+FORMS = {
+    name: re.compile(form + _TIME, re.ASCII)
+    for name, form in {
+        "year-month-day": r"(?P<Y>\d{4})[-/](?P<m>\d{1,2})[-/](?P<d>\d{1,2})",
+        "day.month.year": r"(?P<d>\d{1,2})\.(?P<m>\d{1,2})\.(?P<Y>\d{4})",
+        "day/month/year": r"(?P<d>\d{1,2})/(?P<m>\d{1,2})/(?P<Y>\d{4})",
+        "month/day/year": r"(?P<m>\d{1,2})/(?P<d>\d{1,2})/(?P<Y>\d{4})",
+    }.items()
+}
+# Without a known form, only a day after the 12th tells which number is the day.
+_AMBIGUOUS = re.compile(r"(0?[1-9]|1[0-2])/(0?[1-9]|1[0-2])/\d{4}.*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class DateColumn(NumericColumn):
         """Return the days of a cell."""
         if word in MISSING:
             return None
-        days = days_of(word)
+        days = days_of(word, self.form)
         if days is None:
             raise ValueError(EXPECTED)
         return days
@@ -50,7 +51,7 @@ class DateColumn(NumericColumn):
     def encode(self, value: Any, dtype: int) -> Any:
         """Return days: of a text such as 2024-03-01, or a number of days as it is."""
         if type(value) is str:
-            days = days_of(word_of(value))
+            days = days_of(word_of(value), self.form)
             return value if days is None else days
         return super().encode(value, dtype)
 
@@ -74,12 +75,29 @@ class DateColumn(NumericColumn):
         return text_of(round(mean)) if math.isfinite(mean) else text_of(0)
 
 
-def days_of(text: str) -> float | None:
+def days_of(text: str, form: str = "") -> float | None:
     """Return the days since 1970-01-01T00:00Z of a date or time; None if the text is neither.
 
     Times without a zone are in UTC.
+
+    Args:
+        text: without blanks around it.
+        form: a name of `FORMS` or a strftime format that is tried first; empty if unknown.
     """
-    match = next(filter(None, (form.fullmatch(text) for form in _FORMS)), None)
+    if form and form not in FORMS:
+        moment = _of_format(text, form)
+        if moment is not None:
+            return (moment - EPOCH) / timedelta(days=1)
+    iso = FORMS["year-month-day"]
+    if form:
+        # Another order of day and month would be another date.
+        match = FORMS.get(form, iso).fullmatch(text) or iso.fullmatch(text)
+    elif _AMBIGUOUS.fullmatch(text):
+        return None
+    else:
+        matches = (pattern.fullmatch(text) for pattern in FORMS.values())
+        found = [match for match in matches if match is not None and int(match["m"]) <= 12]
+        match = found[0] if found else None
     if match is None:
         return None
     hours, minutes, seconds = (int(match[name] or 0) for name in "HMS")
@@ -89,7 +107,7 @@ def days_of(text: str) -> float | None:
         return None
     if hours > 23 or minutes > 59 or seconds > 59:
         return None
-    whole = (day - _EPOCH.toordinal()) * 24 * 60 + hours * 60 + minutes - _offset(match["z"])
+    whole = (day - EPOCH.toordinal()) * 24 * 60 + hours * 60 + minutes - _offset(match["z"])
     fraction = (match["f"] or "").ljust(6, "0")[:6]
     microseconds = (whole * 60 + seconds) * 1_000_000 + int(fraction)
     return microseconds / DAY_MICROSECONDS
@@ -98,10 +116,10 @@ def days_of(text: str) -> float | None:
 def text_of(days: float) -> str:
     """Return days since 1970-01-01T00:00Z as ISO 8601; beyond year 9999, as the number."""
     try:
-        moment = _EPOCH + timedelta(microseconds=round(days * DAY_MICROSECONDS))
+        moment = EPOCH + timedelta(microseconds=round(days * DAY_MICROSECONDS))
     except (OverflowError, ValueError):
         return str(days)
-    if moment.time() == _EPOCH.time():
+    if moment.time() == EPOCH.time():
         return moment.date().isoformat()
     return moment.replace(tzinfo=None).isoformat() + "Z"
 
@@ -113,3 +131,11 @@ def _offset(zone: str | None) -> int:
     digits = zone[1:].replace(":", "")
     minutes = int(digits[:2]) * 60 + int(digits[2:] or 0)
     return -minutes if zone[0] == "-" else minutes
+
+
+def _of_format(text: str, form: str) -> datetime | None:
+    try:
+        moment = datetime.strptime(text, form)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)

@@ -15,7 +15,7 @@ MIN_PLAIN, MAX_PLAIN = 1e-6, 1e15
 
 @dataclass(frozen=True)
 class NumericColumn(Column):
-    """A column of numbers; NaN is a missing one."""
+    """A column of numbers; NaN means missing."""
 
     kind: ClassVar[str] = "numeric"
 
@@ -25,7 +25,7 @@ class NumericColumn(Column):
         return self.minimum, self.maximum
 
     def shown(self, value: float) -> str:
-        """Return a number with six digits."""
+        """Return a number with six significant digits."""
         return plain_number(value, 6)
 
     def describe(self, schema: Json) -> Json:
@@ -37,7 +37,7 @@ class NumericColumn(Column):
         return {**schema, "description": description}
 
     def example(self, of_class: int, dtype: int) -> Any:
-        """Return the mean of a class, with four digits."""
+        """Return the mean of a class, with four significant digits."""
         mean = float(plain_number(self.class_means[of_class], 4))
         return round(mean) if dtype in DTYPES and DTYPES[dtype].kind in "iu" else mean
 

@@ -354,7 +354,7 @@ for name, instances in BODIES.items():
 # %%
 status, page, _ = ask("/")
 print("the page:", status)
-print("a field for each column:", all(f'name="{column}"' in page for column in column_names))
+print("a field for each column:", all(f'"name":"{column}"' in page for column in column_names))
 
 # %% [markdown] lang="en"
 # ### Deadlines

@@ -24,7 +24,7 @@ from training.features.cells import MISSING
 
 
 @dataclass
-class Layout:
+class CsvLayout:
     """The layout shared by all chunks of a file.
 
     Attributes:
@@ -46,7 +46,7 @@ class Layout:
 class Chunk:
     """Records of RFC 4180, as bytes."""
 
-    def __init__(self, layout: Layout, line: int, data: bytes) -> None:
+    def __init__(self, layout: CsvLayout, line: int, data: bytes) -> None:
         self.layout, self.line, self.data = layout, line, data
 
     def load(self, parsers: Parsers) -> Part:
@@ -70,8 +70,8 @@ class Chunk:
         try:
             frame = self._parse(dict.fromkeys(columns, pl.String), columns, [])
         except pl.exceptions.PolarsError as error:
-            self._check_text()
-            self._blank_records()
+            self._check_utf_8()
+            self._check_records()
             reason = str(error).splitlines()[0]  # the other lines are advice on calling polars
             raise DataError(f"{self.layout.name}, from line {self.line} on: {reason}") from error
         return self._part(self._without_blank_lines(frame))
@@ -98,7 +98,7 @@ class Chunk:
         marks = missing_marks(parsers)
         # Without marks polars parses NaN as a number, and rejects all others.
         layout.has_marks |= not set(marks) <= set(MISSING)
-        for null_values in ([], marks)[layout.has_marks :]:
+        for null_values in [marks] if layout.has_marks else [[], marks]:
             try:
                 frame = self._parse(schema, columns, null_values)
             except pl.exceptions.PolarsError:
@@ -113,13 +113,14 @@ class Chunk:
         columns: Collection[str],
         null_values: list[str],
     ) -> pl.DataFrame:
-        header = self.layout.columns
+        header, wanted = self.layout.columns, set(columns)
+        last = len(header) - 1
         return pl.read_csv(
             self.data,
             has_header=False,
             schema=dict(schema),
             # The last column shows whether a record is too short.
-            columns=sorted({header.index(c) for c in columns} | {len(header) - 1}),
+            columns=[i for i, name in enumerate(header) if name in wanted or i == last],
             separator=self.layout.separator,
             null_values=null_values,
         )
@@ -132,14 +133,14 @@ class Chunk:
         separators = self.data.count(self.layout.separator.encode())
         if b'"' not in self.data and separators == len(frame) * (len(header) - 1):
             return frame
-        blank = self._blank_records()
+        blank = self._check_records()
         if not blank:
             return frame
         kept = pl.Series(range(len(frame))).is_in(blank).not_()
         return frame.filter(kept)
 
-    def _blank_records(self) -> list[int]:
-        """Return the indexes of the records that are blank lines.
+    def _check_records(self) -> list[int]:
+        """Check the number of fields of each record, and return the indexes of blank lines.
 
         Raises:
             DataError: a record has too few or too many fields.
@@ -156,7 +157,7 @@ class Chunk:
                 )
         return blank
 
-    def _check_text(self) -> None:
+    def _check_utf_8(self) -> None:
         try:
             self.data.decode()
         except UnicodeDecodeError as error:
@@ -168,11 +169,12 @@ class Chunk:
             ) from error
 
     def _record(self, row: int) -> tuple[int, list[str]]:
+        """Return the first line and the fields of the record at a row, blank lines not counted."""
         records = (record for record in self._records() if record[1])
         return next(islice(records, row, None))
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield each record's first line and its fields."""
+        """Yield the number of each record's first line, and its fields; a blank line has none."""
         text = io.StringIO(self.data.decode(errors="replace"), newline="")
         reader = csv.reader(text, delimiter=self.layout.separator)
         before = 0

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import BinaryIO
 
 from training.data.reading import streams
-from training.data.reading.csv_chunk import Chunk, Layout
+from training.data.reading.chunked_file import CHUNK_BYTES, ChunkedFile
+from training.data.reading.csv_chunk import Chunk, CsvLayout
 from training.data.reading.csv_header import INDEX_NAME, read_beginning, read_header
 from training.data.reading.formats import HEAD_BYTES
-from training.data.reading.part import ROWS_PER_PART, File, Parsers, Part
+from training.data.reading.part import ROWS_PER_PART, Parsers, Part
 from training.data.reading.quotes import QuoteError, whole_records
-from training.errors import DataError, EmptyFileError
+from training.errors import DataError
 
-CHUNK_BYTES = 8 << 20
 # A quoted field longer than this probably has an unclosed quote.
 MAX_RECORD_BYTES = 64 << 20
 csv.field_size_limit(MAX_RECORD_BYTES)
@@ -27,52 +26,27 @@ REMOVE_QUOTE = (
 )
 
 
-class CsvFile(File):
+class CsvFile(ChunkedFile[Chunk]):
     """A CSV file with a header."""
 
-    def __init__(
-        self,
-        name: str,
-        stream: BinaryIO | None = None,
-        constants: Mapping[str, str] | None = None,
-    ) -> None:
-        """Read the file's beginning.
-
-        Args:
-            name: its path, or a name for the stream.
-            stream: UTF-8, read once instead of the path.
-            constants: columns in the file's path, with their one value.
-
-        Raises:
-            DataError: it cannot be read, or does not begin with a header.
-        """
-        self.name = name
-        self.constants = constants or {}
-        self._chunks: Iterator[Chunk] | None = None
-        chunks = self._read_chunks(stream)
-        head = next(chunks, None)
-        if head is None:
-            raise EmptyFileError(f"{name}: expected a header and rows, found nothing")
-        header = head.layout.columns
-        self.columns = (*header, *self.constants)
-        self.separator = head.layout.separator
-        self.is_stream = stream is not None
-        if INDEX_NAME.fullmatch(header[0]):
-            self.left_out = {header[0]: "index of pandas or R, a first column without a name"}
-        # A stream cannot be read again. For files keep nothing: there may be thousands.
-        self._head: Chunk | None = None
-        if stream is not None:
-            self._head, self._chunks = head, chain([head], chunks)
+    begins_with = "a header and rows"
 
     def head(self) -> Part:
         """Return the first rows as text."""
-        part = (self._head or next(self._read_chunks(None))).as_texts()
+        part = self._first_chunk().as_texts()
         return replace(part, frame=part.frame[:ROWS_PER_PART])
 
     def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
         """Yield a function for each part, which reads it."""
-        for chunk in self._chunks or self._read_chunks(None):
+        for chunk in self._all_chunks():
             yield partial(chunk.load, parsers)
+
+    def _learn(self, first: Chunk) -> None:
+        header = first.layout.columns
+        self.columns = (*header, *self.constants)
+        self.separator = first.layout.separator
+        if INDEX_NAME.fullmatch(header[0]):
+            self.left_out = {header[0]: "index of pandas or R, a first column without a name"}
 
     def _read_chunks(self, stream: BinaryIO | None) -> Iterator[Chunk]:
         """Cut the file into chunks of whole records."""
@@ -84,7 +58,7 @@ class CsvFile(File):
             beginning = read_beginning(head, whole=len(head) < HEAD_BYTES)
             line, separator = beginning.line, beginning.separator
             body = io.BufferedReader(streams.Rewound(head[beginning.start :], file))
-            layout: Layout | None = None
+            layout: CsvLayout | None = None
             rest = b""
             while True:
                 more = body.read(CHUNK_BYTES)
@@ -98,7 +72,7 @@ class CsvFile(File):
                 start = 0
                 if layout is None:
                     columns, start = read_header(self.name, line, records, separator)
-                    layout = Layout(self.name, columns, separator.decode(), self.constants)
+                    layout = CsvLayout(self.name, columns, separator.decode(), self.constants)
                 start = len(records) - len(records[start:].lstrip(b"\r\n"))
                 if start < len(records):
                     first = line + records.count(b"\n", 0, start)

@@ -47,13 +47,13 @@ def read_beginning(head: bytes, whole: bool) -> Beginning:
 
     Args:
         head: the first lines, perhaps with a part of the next.
-        whole: whether nothing follows.
+        whole: whether `head` is the whole file.
     """
     start = len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0
-    told = SEPARATOR_LINE.match(head, start)
-    if told:
-        return Beginning(told.end(), 2, told[1])
-    return Beginning(start, 1, _guessed(head[start:], whole))
+    line = SEPARATOR_LINE.match(head, start)
+    if line:
+        return Beginning(line.end(), 2, line[1])
+    return Beginning(start, 1, _guess_separator(head[start:], whole))
 
 
 def read_header(
@@ -95,11 +95,13 @@ def _columns(name: str, line: int, fields: list[str]) -> tuple[str, ...]:
     if not columns[0]:
         names = (UNNAMED, *(f"{UNNAMED}.{n}" for n in range(1, len(columns) + 1)))
         columns[0] = next(unnamed for unnamed in names if unnamed not in columns)
-    for index, column in enumerate(columns):
+    seen: set[str] = set()
+    for number, column in enumerate(columns, start=1):
         if not column:
-            raise DataError(f"{name} line {line}: column {index + 1} has no name")
-        if columns.index(column) != index:
+            raise DataError(f"{name} line {line}: column {number} has no name")
+        if column in seen:
             raise DataError(f"{name} line {line}: two columns have the name {column!r}")
+        seen.add(column)
     if all(_is_number(column) for column in columns):
         raise DataError(
             f"{name} line {line}: expected the names of the columns, got numbers; "
@@ -108,8 +110,12 @@ def _columns(name: str, line: int, fields: list[str]) -> tuple[str, ...]:
     return tuple(columns)
 
 
-def _guessed(head: bytes, whole: bool) -> bytes:
-    """Return the separator by which the first records have the most fields, and equally many."""
+def _guess_separator(head: bytes, whole: bool) -> bytes:
+    """Return the separator that splits each of the first records into the same number of fields.
+
+    If several do, return the one with the most fields; if none does, the most frequent one in the
+    header.
+    """
     counts = {separator: _field_counts(head, separator, whole) for separator in SEPARATORS}
     alike = {s: c[0] for s, c in counts.items() if c and len(set(c)) == 1 and c[0] > 1}
     if alike:

@@ -13,6 +13,7 @@ Format = Literal["csv", "json lines", "parquet", "arrow"]
 HEAD_BYTES = 64 << 10
 READ = "CSV, JSON Lines, Parquet and Arrow IPC are read"
 TO_CSV = "save it as CSV (in a spreadsheet: Save As, CSV UTF-8)"
+TO_TABLE = "export the table that it shows as CSV"
 TO_PARQUET = "convert it to Parquet or CSV"
 JSON_LINES = "write one object per line (pandas: to_json(path, orient='records', lines=True))"
 # A CSV header could begin with these letters too, but has no NUL bytes.
@@ -38,8 +39,8 @@ REFUSED: tuple[tuple[bytes, str, str], ...] = (
     (b"Rar!", "a RAR archive", "unpack it"),
     (b"\x04\x22\x4d\x18", "compressed with LZ4", "decompress it"),
     (b"\x1f\x9d", "compressed with compress (.Z)", "decompress it"),
-    (b"\x89PNG", "a PNG picture", TO_CSV),
-    (b"\xff\xd8\xff", "a JPEG picture", TO_CSV),
+    (b"\x89PNG", "a PNG picture", TO_TABLE),
+    (b"\xff\xd8\xff", "a JPEG picture", TO_TABLE),
 )
 TAR_AT, TAR_MAGIC = 257, b"ustar"
 # A pickle begins with its protocol and, from the fourth on, with a frame or a global.
@@ -101,7 +102,7 @@ def _begins_with_json_lines(text: bytes, whole: bool) -> bool:
         return True  # a first line of more than HEAD_BYTES
     try:
         first = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         # A document spans several lines; a malformed line is reported later, with its number.
         return rest.lstrip().startswith(b"{")
     columns = list(first.values())

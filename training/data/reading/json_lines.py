@@ -6,69 +6,67 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, BinaryIO
 
 import polars as pl
 
 from training.data.reading import streams
+from training.data.reading.chunked_file import CHUNK_BYTES, ChunkedFile
 from training.data.reading.formats import BYTE_ORDER_MARK
 from training.data.reading.part import (
     ROWS_PER_PART,
-    File,
     Parsers,
     Part,
     converted,
     with_constants,
 )
-from training.errors import DataError, EmptyFileError
+from training.errors import DataError
 
-CHUNK_BYTES = 8 << 20
 MAX_LINE_BYTES = 64 << 20
 
 
-class JsonLinesFile(File):
+class JsonLinesFile(ChunkedFile["_Chunk"]):
     """A file of JSON objects; its columns are the keys of the first chunk."""
 
-    def __init__(
-        self,
-        name: str,
-        stream: BinaryIO | None = None,
-        constants: Mapping[str, str] | None = None,
-    ) -> None:
-        """Read the file's beginning.
-
-        Args:
-            name: its path, or a name for the stream.
-            stream: UTF-8, read once instead of the path.
-            constants: columns in the file's path, with their one value.
-
-        Raises:
-            DataError: it cannot be read.
-        """
-        self.name = name
-        self.constants = constants or {}
-        chunks = _read_chunks(name, stream)
-        head = next(chunks, None)
-        if head is None:
-            raise EmptyFileError(f"{name}: expected JSON objects, found nothing")
-        self._keys = tuple(head.frame().columns)
-        self.columns = (*self._keys, *self.constants)
-        # A stream cannot be read again. For files keep nothing: there may be thousands.
-        self.is_stream = stream is not None
-        self._head = head if stream is not None else None
-        self._chunks = chain([head], chunks) if stream is not None else None
+    begins_with = "JSON objects"
 
     def head(self) -> Part:
         """Return the first rows, with JSON's types."""
-        chunk = self._head or next(_read_chunks(self.name, None))
+        chunk = self._first_chunk()
         frame = chunk.frame()[:ROWS_PER_PART]
         return Part(with_constants(frame, self.constants), chunk.place)
 
     def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
         """Yield a function for each part, which reads it."""
-        for chunk in self._chunks or _read_chunks(self.name, None):
+        for chunk in self._all_chunks():
             yield partial(chunk.load, parsers, self._keys, self.constants)
+
+    def _learn(self, first: _Chunk) -> None:
+        self._keys = tuple(first.frame().columns)
+        self.columns = (*self._keys, *self.constants)
+
+    def _read_chunks(self, stream: BinaryIO | None) -> Iterator[_Chunk]:
+        with streams.reading(self.name), stream or streams.opened(self.name) as file:
+            line, rest = 1, b""
+            while True:
+                more = file.read(CHUNK_BYTES)
+                data = rest + more
+                if not data:
+                    return
+                end = data.rfind(b"\n") + 1 if more else len(data)
+                if not end and len(data) > MAX_LINE_BYTES:
+                    raise DataError(
+                        f"{self.name} line {line}: expected a line of at most "
+                        f"{MAX_LINE_BYTES >> 20} MB"
+                    )
+                rest, data = data[end:], data[:end]
+                newlines = data.count(b"\n")
+                if line == 1:
+                    data = data.removeprefix(BYTE_ORDER_MARK)
+                if data.strip():
+                    yield _Chunk(self.name, line, data)
+                line += newlines
 
 
 class _Chunk:
@@ -154,25 +152,3 @@ def _series(name: str, values: list[Any]) -> pl.Series:
 
 def _as_text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value)
-
-
-def _read_chunks(name: str, stream: BinaryIO | None) -> Iterator[_Chunk]:
-    with streams.reading(name), stream or streams.opened(name) as file:
-        line, rest = 1, b""
-        while True:
-            more = file.read(CHUNK_BYTES)
-            data = rest + more
-            if not data:
-                return
-            end = data.rfind(b"\n") + 1 if more else len(data)
-            if not end and len(data) > MAX_LINE_BYTES:
-                raise DataError(
-                    f"{name} line {line}: expected a line of at most {MAX_LINE_BYTES >> 20} MB"
-                )
-            rest, data = data[end:], data[:end]
-            newlines = data.count(b"\n")
-            if line == 1:
-                data = data.removeprefix(BYTE_ORDER_MARK)
-            if data.strip():
-                yield _Chunk(name, line, data)
-            line += newlines

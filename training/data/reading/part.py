@@ -12,6 +12,8 @@ from training.errors import DataError
 from training.features.cells import MISSING, CellParser
 
 ROWS_PER_PART = 65_536
+# Parsing texts one by one is faster unless each occurs about this often.
+MIN_REPEATS = 4
 
 Parsers = Mapping[str, CellParser]
 
@@ -93,7 +95,7 @@ def converted(part: Part, parsers: Parsers) -> Part:
     for name, parser in parsers.items():
         values = part.frame[name]
         try:
-            cells = parser.parse(values)
+            cells = _parsed(parser, values)
         except pl.exceptions.PolarsError as error:
             raise DataError(
                 f"column {name!r}: the type {values.dtype} cannot be {parser.kind}"
@@ -104,6 +106,17 @@ def converted(part: Part, parsers: Parsers) -> Part:
             refuse(part, parser, text, wrong)
         columns.append(cells)
     return Part(pl.DataFrame(columns), part.place, part.cell)
+
+
+def _parsed(parser: CellParser, values: pl.Series) -> pl.Series:
+    """Parse a column; of texts that repeat, each one once."""
+    if parser.column_type.is_number or values.dtype.is_nested():
+        return parser.parse(values)
+    distinct = values.unique()
+    if len(distinct) > len(values) // MIN_REPEATS:
+        return parser.parse(values)
+    parsed = parser.parse(distinct)
+    return values.replace_strict(distinct, parsed, return_dtype=parsed.dtype)
 
 
 def refuse(part: Part, parser: CellParser, values: pl.Series, wrong: pl.Series) -> None:

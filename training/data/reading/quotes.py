@@ -1,7 +1,7 @@
 """Quotes in CSV: the ends of records, and fields that hold a bare quote.
 
-A quote opens a field only at its beginning, as in Python's csv module and pandas; anywhere else
-(`5" pipe`) it is text. polars reads only RFC 4180, so such fields are rewritten.
+A quote opens a field only at its beginning, apart from blanks before it, which are dropped;
+anywhere else (`5" pipe`) it is text. polars reads only RFC 4180, so such fields are rewritten.
 """
 
 from __future__ import annotations

@@ -40,6 +40,6 @@ class GradientDescent:
         if not (np.isfinite(cost) and servable(theta)):
             raise DivergedError(
                 f"the cost diverged at iteration {state.steps + 1} with learning rate {alpha:g}; "
-                "a smaller one is needed, or none (a safe one is then chosen)"
+                "choose a smaller --learning-rate, or leave it out for a safe one"
             )
         return State(theta, cost, float(np.abs(gradient).max()), state.steps + 1, state.memory)

@@ -3,9 +3,10 @@
     v := μ v − α ∂J_B/∂θ,   θ := θ + v
 
 where J_B is the cost of the rows of a mini-batch, ridge included. The L1 part of the penalty is a
-proximal step, which makes weights exactly 0: w := sign(w) max(|w| − α λ₁ / (1 − μ) Σ r, 0), where
-1 / (1 − μ) is how often momentum repeats a lasting gradient. α falls from its start to 0 along half
-a cosine over all epochs (Loshchilov and Hutter 2017), so that the noise of mini-batches dies away.
+proximal step, which makes weights exactly 0: w := sign(w) max(|w| − α λ₁ / ((1 − μ) Σ r), 0), where
+1 / (1 − μ) is the factor by which momentum amplifies a constant gradient. α falls from its start to
+0 along half a cosine over all epochs (Loshchilov and Hutter 2017), so that the noise of
+mini-batches dies away.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class StochasticGradientDescent:
     Attributes:
         blocks: the rows.
         epochs: number of epochs over which the learning rate falls to 0.
-        learning_rate: α at the start; None takes a safe one.
+        learning_rate: α at the start; None: inferred.
         momentum: μ.
         batch_size: rows of a mini-batch.
         seed: seed of the order of the mini-batches.
@@ -53,9 +54,11 @@ class StochasticGradientDescent:
         theta = np.zeros(objective.width + 1)
         alpha = self.learning_rate
         if alpha is None:
-            # A row's second derivative is at most c |x|², and momentum adds up 1 / (1 − μ) steps.
+            # A row's second derivative is at most c |x|² + λ₂ / Σ r, and momentum adds up
+            # 1 / (1 − μ) steps.
             square = objective.mean_square_length()
-            alpha = (1 - self.momentum) / (CURVATURE[objective.loss] * square)
+            ridge = objective.penalty.l2 / objective.total_weight
+            alpha = (1 - self.momentum) / (CURVATURE[objective.loss] * square + ridge)
         return State(
             theta, memory={"velocity": np.zeros_like(theta), "learning_rate": np.array(alpha)}
         )
@@ -69,13 +72,16 @@ class StochasticGradientDescent:
         alpha = float(state.memory["learning_rate"])
         theta, velocity, loss, weight = state.theta, state.memory["velocity"], 0.0, 0.0
         random = np.random.default_rng([self.seed, state.steps])
+        # The mean over the mini-batches, some of which are short: over an epoch, the gradients of
+        # all rows and of the penalty then add up to that of J.
+        batch_weight = objective.total_weight / self.blocks.batches(self.batch_size)
         for number, block in enumerate(self.blocks.shuffled(random)):
             progress = min(1.0, (state.steps + number / len(self.blocks)) / self.epochs)
             dtype = block.features.dtype
             rates = [
                 alpha * (1 + math.cos(math.pi * progress)) / 2,
                 self.momentum,
-                self.batch_size * objective.total_weight / self.blocks.rows,
+                batch_weight,
                 objective.penalty.l2 / objective.total_weight,
                 objective.penalty.l1 / (1 - self.momentum) / objective.total_weight,
             ]
@@ -91,7 +97,7 @@ class StochasticGradientDescent:
             if not (np.isfinite(loss) and servable(theta)):
                 raise DivergedError(
                     f"the cost diverged in epoch {state.steps + 1} with learning rate {alpha:g}; "
-                    "a smaller one is needed, or none (a safe one is then chosen)"
+                    "choose a smaller --learning-rate, or leave it out for a safe one"
                 )
         cost = loss / weight + objective.penalty.value(theta[:-1]) / objective.total_weight
         return State(

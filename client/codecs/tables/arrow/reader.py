@@ -19,7 +19,7 @@ from client.codecs.tables.arrow.messages import BATCH, DICTIONARY, SCHEMA, Messa
 from client.codecs.tables.arrow.schema import Field, read_schema
 from client.codecs.tables.casting import cast
 from client.codecs.tables.cells import read_column
-from client.codecs.tables.layout import ROWS_PER_CALL, Header, Place, TableColumn, TableLayout
+from client.codecs.tables.layout import ROWS_PER_CALL, Header, RowPlace, TableColumn, TableLayout
 from client.codecs.tables.options import TableOptions
 from client.codecs.tables.rows import Inputs, TableRows, read_rows
 from client.errors import ClientError
@@ -152,7 +152,7 @@ def _kept(read: Values, field: Field) -> Sequence[Any]:
     return [v if there else None for v, there in zip(listed, valid.tolist(), strict=True)]
 
 
-def _as_input(read: Values, field: Field, column: TableColumn, place: Place) -> Array:
+def _as_input(read: Values, field: Field, column: TableColumn, place: RowPlace) -> Array:
     """Return a column in the input's dtype."""
     values, valid = read
     if valid is not None and valid.all():

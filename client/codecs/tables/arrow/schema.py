@@ -6,6 +6,7 @@ Field and type numbers are those of Arrow's Schema.fbs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 
@@ -18,22 +19,38 @@ MAX_COLUMNS = 10_000
 
 NULL, NUMBERS, BOOLEANS, TEXTS, VIEWS, LISTS = range(6)
 
-# Names of unsupported types, for messages.
-_NAMES = {
-    7: "decimal",
-    9: "time",
-    11: "interval",
-    12: "list",
-    13: "struct",
-    14: "union",
-    15: "fixed_size_binary",
-    17: "map",
-    18: "duration",
-    21: "large_list",
-    22: "run_end_encoded",
-    25: "list_view",
-    26: "large_list_view",
-}
+
+class ArrowType(IntEnum):
+    """The union `Type`."""
+
+    NULL = 1
+    INT = 2
+    FLOATING_POINT = 3
+    BINARY = 4
+    UTF8 = 5
+    BOOL = 6
+    DECIMAL = 7
+    DATE = 8
+    TIME = 9
+    TIMESTAMP = 10
+    INTERVAL = 11
+    LIST = 12
+    STRUCT = 13
+    UNION = 14
+    FIXED_SIZE_BINARY = 15
+    FIXED_SIZE_LIST = 16
+    MAP = 17
+    DURATION = 18
+    LARGE_BINARY = 19
+    LARGE_UTF8 = 20
+    LARGE_LIST = 21
+    RUN_END_ENCODED = 22
+    BINARY_VIEW = 23
+    UTF8_VIEW = 24
+    LIST_VIEW = 25
+    LARGE_LIST_VIEW = 26
+
+
 _FLOATS = ("<f2", "<f4", "<f8")
 _INT32 = np.dtype("<i4")
 _INT64 = np.dtype("<i8")
@@ -92,7 +109,7 @@ def _field(field: Table, name: str, *, is_inner: bool) -> Field:
     if plain is not None:
         return plain
     kind = field.number(2, "<B")
-    if kind == 16 and not is_inner:
+    if kind == ArrowType.FIXED_SIZE_LIST and not is_inner:
         width = field.table(3).number(0, "<i")
         children = list(field.tables(5)) if field.length(5) == 1 else []
         if width > 0 and children and not children[0].has(4):
@@ -101,39 +118,43 @@ def _field(field: Table, name: str, *, is_inner: bool) -> Field:
                 return Field(name, LISTS, values=inner, width=width)
     raise ClientError(
         f'column "{name[:100]}": expected numbers, dates, booleans or strings, '
-        f"got Arrow's type {_NAMES.get(kind, kind)}"
+        f"got Arrow's type {_name(kind)}"
     )
 
 
 def _plain(field: Table, name: str) -> Field | None:
     """Return a column of single values; None if the type is another."""
     kind = field.number(2, "<B")
-    if kind == 1:
+    if kind == ArrowType.NULL:
         return Field(name, NULL)
-    if kind == 2:
+    if kind == ArrowType.INT:
         return Field(name, NUMBERS, _integers(field.table(3)))
-    if kind == 3:
+    if kind == ArrowType.FLOATING_POINT:
         precision = field.table(3).number(0, "<h")
         if not 0 <= precision < len(_FLOATS):
             raise BrokenError
         return Field(name, NUMBERS, np.dtype(_FLOATS[precision]))
-    if kind == 6:
+    if kind == ArrowType.BOOL:
         return Field(name, BOOLEANS)
-    if kind == 8:
+    if kind == ArrowType.DATE:
         # The unit defaults to milliseconds.
         in_days = field.table(3).has(0) and field.table(3).number(0, "<h") == 0
         per_day = 1 if in_days else DAY_SECONDS * 1000
         return Field(name, NUMBERS, _INT32 if in_days else _INT64, per_day=per_day)
-    if kind == 10:
+    if kind == ArrowType.TIMESTAMP:
         unit = field.table(3).number(0, "<h")
         if not 0 <= unit <= 3:
             raise BrokenError
         return Field(name, NUMBERS, _INT64, per_day=DAY_SECONDS * 1000**unit)
-    if kind in (4, 5):
+    if kind in (ArrowType.BINARY, ArrowType.UTF8):
         return Field(name, TEXTS, _INT32)
-    if kind in (19, 20):
+    if kind in (ArrowType.LARGE_BINARY, ArrowType.LARGE_UTF8):
         return Field(name, TEXTS, np.dtype("<i8"))
-    return Field(name, VIEWS) if kind in (23, 24) else None
+    return Field(name, VIEWS) if kind in (ArrowType.BINARY_VIEW, ArrowType.UTF8_VIEW) else None
+
+
+def _name(kind: int) -> str:
+    return ArrowType(kind).name.lower() if kind in list(ArrowType) else str(kind)
 
 
 def _integers(table: Table) -> np.dtype[np.generic]:

@@ -17,9 +17,9 @@ import orjson
 from nanoarrow.ipc import StreamWriter
 
 from client.codecs.json.flat import byte_array
-from client.codecs.tables.options import TableOptions
+from client.codecs.tables.options import ERROR, TableOptions
 from client.codecs.tables.rows import TableRows
-from client.codecs.tables.values import ERROR, checked
+from client.codecs.tables.values import checked
 from client.errors import ClientError
 from client.serving.tensors import Array
 
@@ -47,7 +47,7 @@ _JSON_DTYPES = (({bool}, np.bool_), ({int}, np.int64), ({int, float}, np.float64
 class ArrowWriter:
     """Writes a stream; the schema goes before the first batch."""
 
-    can_tell_errors = False
+    can_report_errors = False
 
     def __init__(self, options: TableOptions) -> None:
         self._options = options

@@ -1,0 +1,180 @@
+"""The controller's part of `benchmarks.rollout`: label moves and a rollback, under load."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+from tensorflow_serving.apis import predict_pb2
+from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
+
+from benchmarks.rollout_site import GOOD, PATH, STABLE, Outcome, Site, send
+from rollout import actions
+from rollout.controller import Controller
+from rollout.state import Rollout
+from rollout.store import Store
+from rollout.versions import versions
+from tests.support import canaries
+
+SLOW = 6
+SLOW_SECONDS = 0.05
+TICK_SECONDS = 1.0  # as `watch` does
+# Servers read the model config file every second.
+MOVE_SECONDS = 1.2
+STEPS = (50.0,)
+VERDICT_SECONDS = 60
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Moves:
+    """Requests during label moves, and how many of them failed."""
+
+    requests: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """The rollback of a slow version.
+
+    Attributes:
+        reason: the verdict.
+        last_answer: seconds from the verdict to the last answer by the version.
+        labels: seconds from the verdict until no server has the label `canary`.
+        failed: requests that failed during the load.
+        requests: all requests of the load.
+    """
+
+    reason: str
+    last_answer: float
+    labels: float
+    failed: int
+    requests: int
+
+
+class Controlled:
+    """Model servers that follow a controller's file, and a gateway in front of them."""
+
+    def __init__(self, site: Site, servers: int) -> None:
+        """Publish a version, let the controller write the first files, and start the servers."""
+        canaries.publish(site.base_path, STABLE)
+        self._site = site
+        models = site.base_path.parent
+        self._urls: list[str] = []
+        self._gateways: list[str] = []
+        store = Store(site.rollouts)
+        self.controller = Controller(store, models, "m", self._urls, self._gateways)
+        self.controller.change(lambda state, now: state)
+        self.addresses: list[str] = []
+        for _ in range(servers):
+            _, address, rest = site.model_server(store.config)
+            self.addresses.append(address)
+            self._urls.append(rest)
+
+    def moves(self, number: int) -> Moves:
+        """Move the stable version and its label back and forth, while callers use both."""
+        canaries.publish(self._site.base_path, GOOD)
+
+        async def move_often(url: str) -> Moves:
+            finished = False
+            tasks = [
+                asyncio.create_task(send(f"{url}{path}", 10**9, 4, until=lambda: finished))
+                for path in (PATH, "/v1/models/m/labels/stable:predict")
+            ]
+            for move in range(number):
+                await asyncio.to_thread(self._move, (GOOD, STABLE)[move % 2])
+                await asyncio.sleep(MOVE_SECONDS)
+            finished = True
+            outcomes = [await task for task in tasks]
+            return Moves(sum(len(o.seconds) for o in outcomes), sum(o.failed for o in outcomes))
+
+        return self._with_gateway(move_often)
+
+    def rollback(self) -> Rollback:
+        """Roll out a slow version; measure how long it still answers callers after the verdict."""
+        canaries.publish(self._site.base_path, SLOW, seconds=SLOW_SECONDS)
+
+        async def judge(url: str) -> Rollback:
+            finished = False
+            path = f"{url}{PATH}"
+            sending = asyncio.create_task(send(path, 10**9, 16, until=lambda: finished))
+            await asyncio.to_thread(self._start, SLOW)
+            state, verdict = await asyncio.to_thread(self._judged)
+            labels = await asyncio.to_thread(self._seconds_until_no_canary)
+            await asyncio.sleep(2)
+            finished = True
+            outcome: Outcome = await sending
+            last = outcome.last.get(SLOW, verdict)
+            return Rollback(
+                state.reason,
+                max(0.0, last - verdict),
+                labels,
+                outcome.failed,
+                len(outcome.seconds),
+            )
+
+        return self._with_gateway(judge)
+
+    def _with_gateway(self, work: Callable[[str], Coroutine[Any, Any, T]]) -> T:
+        with self._site.gateway(*self.addresses) as url:
+            self._gateways[:] = [url]
+            return asyncio.run(work(url))
+
+    def _start(self, version: int) -> Rollout:
+        published = versions(self._site.base_path)
+        settings = {"steps": STEPS, "bake": 0.0, "tolerance": 5.0, "hold": 3600.0}
+        state = self.controller.change(
+            lambda state, now: actions.start(state, version, published, now, "start", **settings)
+        )
+        while state.phase == "loading":
+            state = self.controller.tick().state
+            time.sleep(0.1 if state.phase == "loading" else 0)
+        if state.phase != "canary":
+            raise RuntimeError(state.reason)
+        return state
+
+    def _move(self, version: int) -> None:
+        """Make a version stable, by starting and promoting it."""
+        self._start(version)
+        servers = self.controller.servers()
+        self.controller.change(lambda state, now: actions.promote(state, servers, now))
+
+    def _judged(self) -> tuple[Rollout, float]:
+        """Tick until the version is rolled back, and return the state and the time."""
+        ends = time.monotonic() + VERDICT_SECONDS
+        while time.monotonic() < ends:
+            decision = self.controller.tick()
+            if decision.state.phase == "rolled_back":
+                return decision.state, time.perf_counter()
+            time.sleep(TICK_SECONDS)
+        raise RuntimeError(f"no verdict within {VERDICT_SECONDS} s: {decision}")
+
+    def _seconds_until_no_canary(self) -> float:
+        started = time.perf_counter()
+        for address in self.addresses:
+            with grpc.insecure_channel(address) as channel:
+                stub = PredictionServiceStub(channel)
+                while _has_label(stub, "canary"):
+                    time.sleep(0.02)
+        return time.perf_counter() - started
+
+
+def _has_label(stub: Any, label: str) -> bool:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.version_label = "m", label
+    x = request.inputs["x"]
+    x.dtype = 1
+    x.tensor_shape.dim.add(size=1)
+    x.tensor_content = np.zeros(1, np.float32).tobytes()
+    try:
+        stub.Predict(request, timeout=5)
+    except grpc.RpcError:
+        return False
+    return True

@@ -1,0 +1,296 @@
+"""The rollouts of a gateway: the choice of the arm, and the fallback if it fails.
+
+Callers do not see a broken canary. Predictions have no side effects, so a canary's failed requests
+are retried on the stable version within the deadline, and counted against the canary.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from client.arms.cut_out import MAX_FAILURES, RECENT_CALLS, CutOut
+from client.arms.rollout_file import READ_SECONDS, Rollout, RolloutFiles
+from client.arms.split import ARM_HEADER, CANARY, STABLE, Arm, Split
+from client.arms.turn import InvalidAnswerError, Turn
+from client.errors import ClientError, DeadlineExceededError
+from client.observability.arm_metrics import ArmMetrics
+from client.serving import deadlines
+from client.serving.deadlines import Deadline
+from client.serving.flows import Target
+
+log = logging.getLogger(__name__)
+
+# A canary's timeout is this multiple of stable's slowest recent call, or this share of the
+# remaining time, if that is longer; but at most half of it, so that stable can still answer.
+PATIENCE = 4.0
+PATIENCE_SHARE = 0.1
+SLOWEST_DECAY = 0.99
+BAD_REQUEST = 400
+_ARM_HEADER = ARM_HEADER.lower()
+
+T = TypeVar("T")
+
+
+# Answers the requests at some indexes, and returns the errors of those that failed.
+Attempt = Callable[[Sequence[int], Turn], Awaitable[Mapping[int, ClientError]]]
+
+
+class Arms:
+    """Chooses the arm of each request, and retries the failures of canaries."""
+
+    def __init__(
+        self,
+        directory: Path | None,
+        sticky_header: str | None,
+        metrics: ArmMetrics,
+        *,
+        learn: Callable[[Target], Awaitable[None]],
+        note_arm: Callable[[str, str], None] = lambda model, arm: None,
+    ) -> None:
+        """Read the rollout files.
+
+        Args:
+            directory: of the rollout files; None if there are none.
+            sticky_header: requests with the same value of this header get the same arm.
+            metrics: counts calls and requests by arm.
+            learn: prepares for requests to a version on every server.
+            note_arm: called with the model and the arm that answers, for traces.
+        """
+        self._sticky_header = sticky_header.lower() if sticky_header else None
+        self._metrics = metrics
+        self._learn = learn
+        self._note_arm = note_arm
+        self._splits: dict[str, Split] = {}
+        self._cut_outs: dict[str, CutOut] = {}
+        self._slowest: dict[str, float] = {}
+        self._files: RolloutFiles | None = None
+        if directory is not None:
+            self._files = RolloutFiles(directory, self._follow, metrics.set_unreadable)
+            self._files.read()
+
+    async def watch(self) -> None:
+        """Follow the rollout files until cancelled."""
+        if self._files is not None:
+            await asyncio.gather(self._files.watch(), self._learn_versions())
+
+    def rollout(self, model: str) -> Rollout | None:
+        """Return the state of a model's rollout, None if it has none."""
+        split = self._splits.get(model)
+        return None if split is None else split.rollout
+
+    def choose(self, target: Target, headers: Mapping[str, str]) -> Arm | None:
+        """Return the arm of a request, None if its version does not depend on a rollout.
+
+        Args:
+            target: the requested model and version.
+            headers: value by name in lower case.
+
+        Raises:
+            ClientError: the request names an arm that does not exist.
+        """
+        split = self._splits.get(target.model)
+        if split is None or target.version is not None or target.label is not None:
+            return None
+        name = headers.get(_ARM_HEADER)
+        if name is not None:
+            return split.by_name(name)
+        return split.by_key(headers.get(self._sticky_header) if self._sticky_header else None)
+
+    def stable(self, target: Target) -> Target:
+        """Return the stable version of a model if no version is requested."""
+        split = self._splits.get(target.model)
+        if split is None or target.version is not None or target.label is not None:
+            return target
+        return Target(target.model, split.rollout.stable)
+
+    def shadow(self, arm: Arm | None) -> Target | None:
+        """Return the version that gets copies of an arm's calls, None if there is none."""
+        if arm is None:
+            return None
+        split = self._splits.get(arm.target.model)
+        if split is None or split.rollout.shadow is None or arm.version != split.rollout.stable:
+            return None
+        return Target(arm.target.model, split.rollout.shadow)
+
+    async def answer(
+        self,
+        arm: Arm,
+        places: Sequence[int],
+        soonest: Deadline,
+        deadline: Deadline,
+        attempt: Attempt,
+    ) -> Mapping[int, ClientError]:
+        """Answer requests by an arm, or by stable if a canary fails.
+
+        Args:
+            arm: the arm of all these requests.
+            places: their indexes.
+            soonest: their earliest deadline.
+            deadline: their latest deadline.
+            attempt: lets a version answer some of them.
+
+        Returns:
+            The errors of the requests that were not answered.
+        """
+        if arm.stable is None:
+            return await self._answer_plainly(arm, places, deadline, attempt)
+        slow = PATIENCE * self._slowest.get(arm.target.model, 0.0)
+        half = soonest.left() / 2
+        patience = min(half, max(slow, PATIENCE_SHARE * soonest.left()))
+        turn = self._turn(arm.target, CANARY, Deadline(patience))
+        started = deadlines.now()
+        errors = await attempt(places, turn)
+        seconds = deadlines.now() - started
+        left: Mapping[int, ClientError] = {}
+        is_stable_fine = True
+        if errors:
+            repeat = self._turn(arm.stable, STABLE, deadline)
+            left = await attempt(list(errors), repeat)
+            is_stable_fine = len(left) < len(errors) and not repeat.invalid
+        if not arm.counted:
+            return left
+        self._count_requests(arm, CANARY, "ok", len(places) - len(errors))
+        self._count_requests(arm, CANARY, "repeated", len(errors) - len(left))
+        self._count_errors(arm, left.values())
+        # A short deadline is no evidence that the canary is slow.
+        is_hurried = patience < slow and _is_late(errors.values())
+        if not is_hurried:
+            self._observe_call(arm, _outcome(errors.values(), turn.invalid), seconds)
+            if is_stable_fine:
+                self._note(arm, failed=bool(errors))
+        return left
+
+    async def request(
+        self,
+        target: Target,
+        headers: Mapping[str, str],
+        deadline: Deadline,
+        one: Callable[[Turn], Awaitable[T]],
+    ) -> T:
+        """Answer a request that shares no call, by its arm if it has one.
+
+        Args:
+            target: the requested model and version.
+            headers: value by name in lower case.
+            deadline: of the request.
+            one: lets a version answer.
+
+        Raises:
+            ClientError: the call failed, for a canary also on stable.
+        """
+        arm = self.choose(target, headers)
+        if arm is None:
+            return await one(Turn(target, None, deadline))
+        return await self.call(arm, deadline, one)
+
+    async def call(self, arm: Arm, deadline: Deadline, one: Callable[[Turn], Awaitable[T]]) -> T:
+        """Make an arm's call for one request; the arguments are those of `request`."""
+        answers: list[T] = []
+
+        async def attempt(places: Sequence[int], turn: Turn) -> Mapping[int, ClientError]:
+            try:
+                answers.append(await one(turn))
+            except ClientError as error:
+                return {0: error}
+            return {}
+
+        errors = await self.answer(arm, (0,), deadline, deadline, attempt)
+        if errors:
+            raise errors[0]
+        return answers[0]
+
+    async def _answer_plainly(
+        self, arm: Arm, places: Sequence[int], deadline: Deadline, attempt: Attempt
+    ) -> Mapping[int, ClientError]:
+        turn = self._turn(arm.target, arm.name, deadline)
+        started = deadlines.now()
+        errors = await attempt(places, turn)
+        seconds = deadlines.now() - started
+        model = arm.target.model
+        if not errors:
+            self._slowest[model] = max(seconds, SLOWEST_DECAY * self._slowest.get(model, 0.0))
+        if arm.stands_for is not None:
+            canary = arm._replace(target=Target(model, arm.stands_for))
+            self._count_requests(canary, CANARY, "repeated", len(places))
+        elif arm.counted:
+            self._observe_call(arm, _outcome(errors.values(), turn.invalid), seconds)
+            self._count_requests(arm, arm.name, "ok", len(places) - len(errors))
+            self._count_errors(arm, errors.values())
+        return errors
+
+    def _turn(self, target: Target, name: str, deadline: Deadline) -> Turn:
+        self._note_arm(target.model, name)
+        return Turn(target, name, deadline)
+
+    def _observe_call(self, arm: Arm, outcome: str, seconds: float) -> None:
+        self._metrics.observe_call(arm.target.model, arm.version, arm.name, outcome, seconds)
+
+    def _count_requests(self, arm: Arm, name: str, outcome: str, number: int) -> None:
+        if number:
+            self._metrics.count_requests(arm.target.model, arm.version, name, outcome, number)
+
+    def _count_errors(self, arm: Arm, errors: Iterable[ClientError]) -> None:
+        for error in errors:
+            outcome = "refused" if error.status == BAD_REQUEST else "failed"
+            self._count_requests(arm, arm.name, outcome, 1)
+
+    def _note(self, arm: Arm, *, failed: bool) -> None:
+        """Record a canary's call, and cut it out if too many have failed."""
+        model = arm.target.model
+        split = self._splits[model]
+        if split.rollout.generation != arm.generation or split.cut_out:
+            return
+        if self._cut_outs[model].note(failed):
+            self._splits[model] = Split(split.rollout, cut_out=True)
+            self._metrics.set_cut_out(model, arm.version, True)
+            log.error(
+                "model %s: version %d is cut out here: %d of its last %d calls failed",
+                *(model, arm.version, MAX_FAILURES, RECENT_CALLS),
+            )
+
+    def _follow(self, rollout: Rollout) -> None:
+        """Apply a new state."""
+        model = rollout.model
+        before = self._splits.get(model)
+        if before is not None and before.rollout.generation == rollout.generation:
+            self._splits[model] = Split(rollout, before.cut_out)
+            return
+        self._splits[model] = Split(rollout)
+        self._cut_outs[model] = CutOut()
+        self._metrics.set_rollout(model, rollout.generation, rollout.percent)
+        canaries = [rollout.canary] if before is None else [before.rollout.canary, rollout.canary]
+        for version in canaries:
+            if version is not None:
+                self._metrics.set_cut_out(model, version, False)
+
+    async def _learn_versions(self) -> None:
+        """Learn the versions of each rollout before they get requests."""
+        while True:
+            rollouts = [split.rollout for split in self._splits.values()]
+            await asyncio.gather(
+                *(
+                    self._learn(Target(rollout.model, version))
+                    for rollout in rollouts
+                    for version in (rollout.stable, rollout.canary, rollout.shadow)
+                    if version is not None
+                )
+            )
+            await asyncio.sleep(READ_SECONDS)
+
+
+def _outcome(errors: Iterable[ClientError], invalid: bool) -> str:
+    """Return the outcome of a call: the worst of its requests."""
+    statuses = {e.status for e in errors if not isinstance(e, InvalidAnswerError)}
+    if statuses - {BAD_REQUEST}:
+        return "failed"
+    if invalid:
+        return "invalid"
+    return "refused" if statuses else "ok"
+
+
+def _is_late(errors: Iterable[ClientError]) -> bool:
+    return any(isinstance(error, DeadlineExceededError) for error in errors)

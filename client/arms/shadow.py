@@ -1,0 +1,187 @@
+"""Shadow traffic: copies of calls, sent after their callers have been answered.
+
+Copies must not delay callers, so there is one at a time, and only while no call of a caller is in
+flight, or after a pause that bounds its share of the time. They wait in a bounded queue; copies
+that do not fit are dropped and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from client.arms.turn import LABEL, is_valid
+from client.codecs import Codec, Payload
+from client.codecs.batches import Call
+from client.errors import ClientError
+from client.inference.attempts import Answered
+from client.inference.predictor import Predictor
+from client.observability.arm_metrics import ArmMetrics
+from client.observability.request_context import REQUESTS
+from client.serving import deadlines
+from client.serving.client import Prediction, Target
+from client.serving.deadlines import Deadline
+from client.serving.schema import Schema
+from client.serving.tensors import Array
+
+MAX_WAITING_ROWS = 4096
+MAX_WAITING_BYTES = 16 * 2**20
+# While callers are always being served, a copy takes at most this share of the time.
+BUSY_SHARE = 0.01
+PAUSE_CHECK_SECONDS = 0.002
+# Larger requests are decoded in a thread.
+LONG_BYTES = 128 * 1024
+
+# Called with the shadow's prediction for all rows, or with None.
+Done = Callable[[Prediction | None], None]
+
+
+class Copy(NamedTuple):
+    """An answered call, to be repeated on the shadow version.
+
+    Attributes:
+        target: the shadow version.
+        codec: decodes the payloads.
+        payloads: the requests, in the order of the batch.
+        answered: the batch as decoded for the version that answered, and its answer.
+        done: called once with the shadow's answer.
+    """
+
+    target: Target
+    codec: Codec
+    payloads: Sequence[Payload]
+    answered: Answered
+    done: Done = lambda prediction: None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows; 1 if they cannot be counted."""
+        return self.answered.batch.total_rows or 1
+
+    @property
+    def size(self) -> int:
+        """Size of the requests in bytes."""
+        return sum(len(payload.body) for payload in self.payloads)
+
+
+class Shadow:
+    """Sends copies of calls to shadow versions; bound to one event loop."""
+
+    def __init__(self, core: Predictor, metrics: ArmMetrics, timeout: float) -> None:
+        """Create an empty queue.
+
+        Args:
+            core: makes the predictions.
+            metrics: counts calls and rows.
+            timeout: timeout of a call in seconds.
+        """
+        self._core = core
+        self._metrics = metrics
+        self._timeout = timeout
+        self._waiting: deque[Copy] = deque()
+        self._rows = 0
+        self._size = 0
+        self._task: asyncio.Task[None] | None = None
+        self._next = 0.0
+
+    def put(self, copy: Copy) -> None:
+        """Queue a copy, or drop it if the queue is full."""
+        rows, size = self._rows + copy.rows, self._size + copy.size
+        if rows > MAX_WAITING_ROWS or size > MAX_WAITING_BYTES:
+            self._drop(copy)
+            return
+        self._waiting.append(copy)
+        self._rows, self._size = rows, size
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def close(self) -> None:
+        """Drop the waiting copies."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        while self._waiting:
+            self._drop(self._take())
+
+    async def _work(self) -> None:
+        REQUESTS.set(())  # copies are no part of their requests' traces
+        try:
+            while self._waiting:
+                await self._wait_for_a_pause()
+                started = deadlines.now()
+                copy = self._take()
+                prediction = None
+                try:
+                    prediction = await self._answer(copy)
+                finally:
+                    copy.done(prediction)
+                now = deadlines.now()
+                self._next = now + (now - started) / BUSY_SHARE
+        finally:
+            self._task = None
+
+    async def _wait_for_a_pause(self) -> None:
+        servers = self._core.client.pool.servers
+        while any(server.calls for server in servers) and deadlines.now() < self._next:
+            await asyncio.sleep(PAUSE_CHECK_SECONDS)
+
+    async def _answer(self, copy: Copy) -> Prediction | None:
+        """Return the shadow's prediction and count its labels; None without a comparable one."""
+        target = copy.target
+        assert target.version is not None
+        try:
+            prediction = await self._predict(copy)
+        except ClientError:
+            self._metrics.count_shadow_call(target.model, target.version, "failed")
+            return None
+        outcome = "ok" if is_valid(prediction.outputs) else "invalid"
+        self._metrics.count_shadow_call(target.model, target.version, outcome)
+        ours = copy.answered.prediction.outputs
+        if _shapes(prediction.outputs) != _shapes(ours):
+            return None
+        if LABEL in ours:
+            flipped = int(np.count_nonzero(prediction.outputs[LABEL] != ours[LABEL]))
+            for name, rows in (("same", ours[LABEL].size - flipped), ("flipped", flipped)):
+                if rows:
+                    self._metrics.count_shadow_rows(target.model, target.version, name, rows)
+        return prediction
+
+    async def _predict(self, copy: Copy) -> Prediction:
+        deadline = Deadline(self._timeout)
+        schema = await self._core.schema(copy.target, deadline)
+        call = copy.answered.batch.call
+        if not schema.reads_like(copy.answered.schema):
+            call = await self._decode(copy, schema)
+        return await self._core.copy(copy.target, schema, call, deadline)
+
+    async def _decode(self, copy: Copy, schema: Schema) -> Call:
+        """Decode the requests for the shadow version."""
+        if copy.size > LONG_BYTES:
+            decoding = await asyncio.to_thread(copy.codec.decode, copy.payloads, schema)
+        else:
+            decoding = copy.codec.decode(copy.payloads, schema)
+        for error in decoding.errors.values():
+            raise error
+        batch = decoding.batches[0]
+        if len(decoding.batches) > 1 or batch.rows != copy.answered.batch.rows:
+            raise ClientError("the shadow version reads the requests as other rows")
+        return batch.call
+
+    def _take(self) -> Copy:
+        copy = self._waiting.popleft()
+        self._rows -= copy.rows
+        self._size -= copy.size
+        return copy
+
+    def _drop(self, copy: Copy) -> None:
+        assert copy.target.version is not None
+        self._metrics.count_dropped_rows(copy.target.model, copy.target.version, copy.rows)
+        copy.done(None)
+
+
+def _shapes(outputs: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in outputs.items()}

@@ -1,0 +1,270 @@
+"""Feedback: labels that arrive after their predictions, in JSON, NDJSON or CSV.
+
+Each row has the prediction's `id`, and a `label`, which is a class name of the model. `row`, the
+row's index in the request (default 0), and `time`, when the label became known, are optional.
+Invalid rows are refused one by one; the others are accepted.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import orjson
+
+from client.codecs.content_types import CSV, NDJSON, TSV
+from client.codecs.json.arrays import kind_of
+from client.codecs.tables.lines import BYTE_ORDER_MARK, LineBlocks, check_text, decoded
+from client.errors import ClientError
+from client.observability.prediction_ids import is_id
+from client.serving.columns.categorical import WHOLE
+from client.serving.columns.date import EPOCH, EXPECTED, days_of
+
+FORMAT = 1
+FIELDS = ("id", "row", "label", "time")
+READABLE = ("application/json", NDJSON, CSV, TSV)
+KNOWN = frozenset(FIELDS)
+MAX_ERRORS = 20
+# Lines are written in pieces: each thread's allocator keeps the memory of its largest piece.
+ROWS_AT_ONCE = 1024
+MAX_ROW = 2**53
+
+
+class FeedbackReader:
+    """Reads the feedback of one request in pieces, to lines of the feedback log.
+
+    Attributes:
+        accepted: number of rows taken.
+        refused: number of rows refused.
+        errors: line and error of the first rows refused.
+    """
+
+    def __init__(
+        self, media_type: str, class_names: Iterable[str], caller: str | None, now: datetime
+    ) -> None:
+        """Create a reader.
+
+        Args:
+            media_type: one of `READABLE`.
+            class_names: the labels that the model knows; empty if every label is accepted.
+            caller: the name of the API key.
+            now: the time of the request.
+
+        Raises:
+            ClientError: 415, the type is not readable.
+        """
+        if media_type not in READABLE:
+            raise ClientError(
+                f'Content-Type: expected one of {", ".join(READABLE)}, got "{media_type[:100]}"',
+                415,
+            )
+        self.accepted = 0
+        self.refused = 0
+        self.errors: list[dict[str, Any]] = []
+        self._media_type = media_type
+        self._class_names = tuple(class_names)
+        self._labels = {name: name for name in self._class_names}
+        # Training keeps the spelling of True and False; in JSON they are true and false.
+        booleans = (name for name in self._class_names if name.lower() in ("true", "false"))
+        self._labels.update({name.lower(): name for name in booleans})
+        self._now = time_text(now)
+        self._caller = caller
+        self._lines = LineBlocks()
+        self._columns: list[str] | None = None
+        self._separator = "\t" if media_type == TSV else ","
+
+    def blocks(self, chunk: bytes) -> Iterator[bytes]:
+        """Add bytes of NDJSON or CSV, and yield blocks of whole lines for `read`."""
+        return self._lines.feed(chunk)
+
+    def rest(self) -> bytes:
+        """Return the last block."""
+        return self._lines.rest()
+
+    def read(self, block: bytes) -> Iterator[bytes]:
+        """Yield the log's lines for a block of lines.
+
+        Raises:
+            ClientError: the text, or the header of CSV, cannot be read.
+        """
+        first = self._lines.line - block.count(b"\n")
+        rows = self._ndjson_rows if self._media_type == NDJSON else self._csv_rows
+        return self._written(rows(block, first))
+
+    def read_json(self, body: bytes) -> Iterator[bytes]:
+        """Yield the log's lines for a JSON object, or a list of objects.
+
+        Raises:
+            ClientError: the body is not JSON, or an empty list.
+        """
+        try:
+            document = orjson.loads(body.removeprefix(BYTE_ORDER_MARK))
+        except orjson.JSONDecodeError as error:
+            raise ClientError(f"the body is not JSON: {error}") from error
+        rows = document if type(document) is list else [document]
+        if not rows:
+            raise ClientError("expected at least one row, got none")
+        return self._written(enumerate(rows, 1))
+
+    def _ndjson_rows(self, block: bytes, first: int) -> Iterator[tuple[int, Any]]:
+        if first == 1:
+            check_text(block)
+            block = block.removeprefix(BYTE_ORDER_MARK)
+        for number, line in enumerate(block.split(b"\n"), first):
+            if line.strip():
+                try:
+                    yield number, orjson.loads(line)
+                except orjson.JSONDecodeError as error:
+                    reason = str(error).partition(": line 1 ")[0]
+                    self._refuse(number, f"not JSON: {reason}")
+
+    def _csv_rows(self, block: bytes, first: int) -> Iterator[tuple[int, Any]]:
+        if self._columns is None:
+            check_text(block)
+            block = block.removeprefix(BYTE_ORDER_MARK)
+        reader = csv.reader(
+            io.StringIO(decoded(block, first), newline=""), delimiter=self._separator, strict=True
+        )
+        try:
+            for cells in reader:
+                number = first + reader.line_num - 1
+                if not cells:
+                    continue
+                if self._columns is None:
+                    self._columns = _header(cells, number)
+                elif len(cells) != len(self._columns):
+                    message = f"expected {len(self._columns)} cells like the header"
+                    self._refuse(number, f"{message}, got {len(cells)}")
+                else:
+                    named = zip(self._columns, map(str.strip, cells), strict=True)
+                    yield number, {name: cell for name, cell in named if cell}
+        except csv.Error as error:
+            raise ClientError(f"line {first + reader.line_num - 1}: {error}") from error
+
+    def _written(self, rows: Iterable[tuple[int, Any]]) -> Iterator[bytes]:
+        lines: list[bytes] = []
+        fault: ClientError | None = None
+        try:
+            for number, row in rows:
+                try:
+                    lines.append(self._line(row))
+                except ValueError as error:
+                    self._refuse(number, str(error))
+                if len(lines) == ROWS_AT_ONCE:
+                    yield self._accept(lines)
+                    lines = []
+        except ClientError as error:
+            fault = error  # the rows before it are accepted
+        if lines:
+            yield self._accept(lines)
+        if fault is not None:
+            raise fault
+
+    def _accept(self, lines: list[bytes]) -> bytes:
+        self.accepted += len(lines)
+        return b"".join(lines)
+
+    def _line(self, row: Any) -> bytes:
+        """Return the log's line for a row.
+
+        Raises:
+            ValueError: it names the field, the value and what was expected.
+        """
+        if type(row) is not dict:
+            raise ValueError(f"expected an object with id and label, got {kind_of(row)}")
+        if not row.keys() <= KNOWN:
+            unknown = min(row.keys() - KNOWN)
+            raise ValueError(f'unknown field "{unknown[:100]}"; expected {", ".join(FIELDS)}')
+        identity, time = row.get("id"), row.get("time")
+        if type(identity) is not str or not is_id(identity):
+            raise ValueError(
+                f"id: expected the prediction's X-Prediction-ID, got {kind_of(identity)}"
+            )
+        return orjson.dumps(
+            {
+                "format": FORMAT,
+                "id": identity,
+                "row": _row_number(row.get("row", 0)),
+                "label": self._label(row.get("label")),
+                "time": self._now if time is None else _time(time),
+                "received": self._now,
+                "caller": self._caller,
+            },
+            option=orjson.OPT_APPEND_NEWLINE,
+        )
+
+    def _label(self, value: Any) -> str:
+        """Return the class name that a label stands for; 1, 1.0 and "1" are one."""
+        known = self._labels.get(value) if type(value) is str else None
+        if known is not None:
+            return known
+        text = _text(value)
+        if text is None or (self._class_names and text not in self._labels):
+            expected = f"one of {', '.join(self._class_names)}" if self._class_names else "a label"
+            raise ValueError(f"label: expected {expected}, got {kind_of(value)}")
+        return self._labels.get(text, text)
+
+    def _refuse(self, number: int, message: str) -> None:
+        self.refused += 1
+        if len(self.errors) < MAX_ERRORS:
+            self.errors.append({"line": number, "error": message})
+
+
+def time_text(moment: datetime) -> str:
+    """Return a time as the log has it: ISO 8601 in UTC, with milliseconds."""
+    text = moment.astimezone(timezone.utc).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+def _header(cells: Iterable[str], line: int) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    for name in names:
+        if name not in FIELDS or names.count(name) > 1:
+            what = "duplicate" if name in FIELDS else "unknown"
+            raise ClientError(
+                f'line {line}: {what} column "{name[:100]}"; expected {", ".join(FIELDS)}'
+            )
+    for name in ("id", "label"):
+        if name not in names:
+            raise ClientError(f'line {line}: column "{name}" is missing')
+    return names
+
+
+def _row_number(value: Any) -> int:
+    is_number = type(value) is str and value.isascii() and value.isdigit()
+    number = int(value) if is_number and len(value) <= len(str(MAX_ROW)) else value
+    if type(number) is not int or not 0 <= number < MAX_ROW:
+        raise ValueError(f"row: expected an integer from 0, got {kind_of(value)}")
+    return number
+
+
+def _text(value: Any) -> str | None:
+    if type(value) is bool:
+        return str(value).lower()
+    if type(value) not in (str, int, float):
+        return None
+    text = str(value).strip()
+    if not text:
+        return None
+    if text.lower() in ("true", "false"):
+        return text.lower()
+    whole = WHOLE.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def _time(value: Any) -> str:
+    days = days_of(value.strip()) if type(value) is str else None
+    if days is None:
+        raise ValueError(f"time: expected {EXPECTED}, got {kind_of(value)}")
+    try:
+        return time_text(EPOCH + timedelta(days=days))
+    except OverflowError:
+        raise ValueError(f"time: expected {EXPECTED}, got {kind_of(value)}") from None
+
+
+def counts(reader: FeedbackReader) -> Mapping[str, Any]:
+    """Return the counts and the first errors, for a response."""
+    return {"accepted": reader.accepted, "refused": reader.refused, "errors": reader.errors}

@@ -1,0 +1,122 @@
+"""`/feedback`: labels of earlier predictions, written to the feedback log."""
+
+from __future__ import annotations
+
+from asyncio import to_thread
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import datetime, timezone
+from urllib.parse import parse_qs
+
+from client.codecs.content_types import media_type
+from client.codecs.feedback import FeedbackReader, counts
+from client.errors import ClientError, UnavailableError
+from client.http import paths
+from client.http.errors import error_reply
+from client.http.messages import JSON, HttpReply, HttpRequest
+from client.http.request_body import too_large
+from client.http.responses import json_reply
+from client.http.routing import Route
+from client.inference.predictor import Predictor
+from client.observability.metrics import Metrics
+from client.observability.segments import Segments
+from client.serving.client import Target
+from client.serving.deadlines import Deadline
+
+OFF = "feedback is off; set CLIENT_LOG to a directory to switch it on, with the prediction log"
+
+
+class FeedbackApi:
+    """Accepts feedback of any length, piece by piece."""
+
+    def __init__(
+        self,
+        core: Predictor,
+        metrics: Metrics,
+        model: str,
+        max_body_bytes: int,
+        segments: Segments | None,
+    ) -> None:
+        """Create the route.
+
+        Args:
+            core: provides the models' class names.
+            metrics: counts labels.
+            model: the model of the labels, unless the query names another.
+            max_body_bytes: largest JSON body.
+            segments: writer of the lines; None if feedback is off.
+        """
+        self._core = core
+        self._metrics = metrics
+        self._model = model
+        self._max_body = max_body_bytes
+        self._segments = segments
+        self._route = Route(paths.FEEDBACK, ("POST",), handle=_refuse)
+        if segments is not None:
+            self._route = Route(paths.FEEDBACK, ("POST",), upload=self._take)
+
+    def route(self, request: HttpRequest) -> Route | None:
+        """Return the route of a request."""
+        return self._route if request.path == paths.FEEDBACK else None
+
+    async def _take(
+        self,
+        request: HttpRequest,
+        caller: str | None,
+        chunks: AsyncIterator[bytes],
+        deadline: Deadline,
+    ) -> HttpReply:
+        """Write labels to the log while they arrive."""
+        came = media_type(request.headers.get("content-type", JSON))
+        model = parse_qs(request.query).get("model", [self._model])[0]
+        schema = await self._core.schema(Target(model), deadline)
+        names = schema.description.class_names if schema.description is not None else ()
+        reader = FeedbackReader(came, names, caller, datetime.now(timezone.utc))
+        try:
+            if came == JSON:
+                body = await _whole(chunks, self._max_body)
+                await to_thread(self._write, reader, reader.read_json, body)
+            else:
+                async for chunk in chunks:
+                    for block in reader.blocks(chunk):
+                        await to_thread(self._write, reader, reader.read, block)
+                await to_thread(self._write, reader, reader.read, reader.rest())
+        except ClientError as error:
+            # Rows counted as accepted are stored; sending them again changes nothing.
+            return error_reply(error, request.path, counts(reader))
+        if reader.accepted:
+            return json_reply(counts(reader), 202)
+        if not reader.refused:
+            raise ClientError("expected at least one row, got none")
+        first = reader.errors[0]
+        refused = ClientError(f"line {first['line']}: {first['error']}")
+        return error_reply(refused, request.path, counts(reader))
+
+    def _write(
+        self, reader: FeedbackReader, read: Callable[[bytes], Iterator[bytes]], block: bytes
+    ) -> None:
+        assert self._segments is not None
+        before, refused = reader.accepted, reader.refused
+        stored = before
+        try:
+            for lines in read(block):
+                self._segments.append(lines)
+                stored = reader.accepted
+        except OSError as error:
+            reader.accepted = stored
+            raise UnavailableError(f"feedback cannot be stored: {error.strerror}") from error
+        finally:
+            self._metrics.feedback.labels("accepted").inc(stored - before)
+            self._metrics.feedback.labels("refused").inc(reader.refused - refused)
+
+
+async def _refuse(request: HttpRequest, deadline: Deadline) -> HttpReply:
+    raise ClientError(OFF, 404)
+
+
+async def _whole(chunks: AsyncIterator[bytes], limit: int) -> bytes:
+    body = bytearray()
+    async for chunk in chunks:
+        body += chunk
+        if len(body) > limit:
+            raise too_large(limit)
+    return bytes(body)

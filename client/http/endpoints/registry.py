@@ -1,0 +1,53 @@
+"""The registry of the API's parts."""
+
+from __future__ import annotations
+
+from client.arms.arms import Arms
+from client.codecs.json.codec import JsonExplanations
+from client.http.endpoints.docs import DocsApi
+from client.http.endpoints.feedback import FeedbackApi
+from client.http.endpoints.oip import OipApi
+from client.http.endpoints.operations import OperationsApi
+from client.http.endpoints.predict import JsonApi
+from client.http.endpoints.stats import StatsApi
+from client.http.endpoints.tfs_rest import RestApi
+from client.http.routing import Router
+from client.inference.predictor import Predictor
+from client.observability.metrics import Metrics
+from client.observability.prediction_log import PredictionLog
+from client.settings import Settings
+
+
+def api_router(
+    core: Predictor,
+    arms: Arms,
+    metrics: Metrics,
+    operations: OperationsApi,
+    log: PredictionLog | None,
+    settings: Settings,
+) -> Router:
+    """Return the router of all parts, each for the paths below its first segment."""
+    explanations = JsonExplanations()
+    own = JsonApi(settings.model, explanations)
+    feedback = None if log is None else log.feedback
+    return Router(
+        {
+            "predict": own,
+            "explain": own,
+            "v1": RestApi(core, explanations, arms, cors=settings.cors),
+            "v2": OipApi(core, operations),
+            "livez": operations,
+            "readyz": operations,
+            "metrics": operations,
+            "feedback": FeedbackApi(
+                core, metrics, settings.model, settings.max_body_bytes, feedback
+            ),
+            "stats": StatsApi(core, arms, metrics, settings.model, logs=log is not None),
+            "openapi.json": DocsApi(
+                core,
+                settings.model,
+                keys=settings.api_keys is not None,
+                feedback=feedback is not None,
+            ),
+        }
+    )

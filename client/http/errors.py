@@ -1,0 +1,57 @@
+"""Errors as responses, in the form of each dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from types import MappingProxyType
+
+import orjson
+
+from client.codecs.reply import JSON, Reply
+from client.errors import ClientError
+from client.http import paths
+
+PROBLEM = "application/problem+json"
+# Programs send a bearer token; browsers ask for a login whose password is the key.
+LOGIN = 'Bearer, Basic realm="predictions"'
+# Messages quote the request; do not return megabytes of it.
+MAX_MESSAGE_CHARACTERS = 4000
+
+
+def error_reply(
+    error: ClientError, path: str, members: Mapping[str, object] = MappingProxyType({})
+) -> Reply:
+    """Return the response for an error.
+
+    It is a problem of RFC 9457, with the detail also as `error`, and only `error` in the dialects
+    of others.
+
+    Args:
+        error: the error.
+        path: path of the request.
+        members: further members of a problem.
+    """
+    headers: tuple[tuple[str, str], ...] = ()
+    if error.retry_after is not None:
+        headers = (("Retry-After", str(error.retry_after)),)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers = (("WWW-Authenticate", LOGIN),)
+    message = error.message
+    if len(message) > MAX_MESSAGE_CHARACTERS:
+        message = f"{message[:MAX_MESSAGE_CHARACTERS]}..."
+    if paths.is_foreign(path):
+        return Reply(_line({"error": message}), error.status, JSON, headers)
+    problem = {
+        "type": "about:blank",
+        "title": HTTPStatus(error.status).phrase,
+        "status": error.status,
+        "detail": message,
+        "error": message,
+        **members,
+    }
+    return Reply(_line(problem), error.status, PROBLEM, headers)
+
+
+def _line(body: object) -> bytes:
+    return orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE)

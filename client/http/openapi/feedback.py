@@ -1,0 +1,88 @@
+"""`/feedback` in the OpenAPI document."""
+
+from __future__ import annotations
+
+from client.codecs.content_types import CSV, NDJSON, TSV
+from client.codecs.feedback import MAX_ERRORS
+from client.http import paths
+from client.http.errors import PROBLEM
+from client.http.openapi.parts import (
+    json_content,
+    object_of,
+    query_parameter,
+    reference,
+)
+from client.http.openapi.schemas import Json
+from client.serving.schema import Schema
+
+ERRORS = (404, 408, 413, 415, 429, 500, 503, 504)
+
+
+def feedback_operation(schema: Schema | None) -> Json:
+    """Return the operation.
+
+    Args:
+        schema: schema of the default model; None if it is not served.
+    """
+    label: Json = {"type": "string", "minLength": 1}
+    if schema is not None and schema.description is not None:
+        label = {"enum": list(schema.description.class_names)}
+    row: Json = {
+        "type": "object",
+        "properties": {
+            "id": {
+                "type": "string",
+                "pattern": "^[A-Za-z0-9_.:/=+-]{1,128}$",
+                "description": "the prediction's X-Prediction-ID",
+            },
+            "row": {
+                "type": "integer",
+                "minimum": 0,
+                "maximum": 2**53 - 1,
+                "description": "index of the row in the request, from 0",
+            },
+            "label": label,
+            "time": {
+                "type": ["string", "null"],
+                "format": "date-time",
+                "description": "when the label became known; now if absent",
+            },
+        },
+        "required": ["id", "label"],
+        "additionalProperties": False,
+        "examples": [{"id": "01a225d2-d9f1-75a2-b1d9-daee720d0ddf", "label": _example(label)}],
+    }
+    refused = object_of(line={"type": "integer", "minimum": 1}, error={"type": "string"})
+    counts = object_of(
+        accepted={"type": "integer", "minimum": 0},
+        refused={"type": "integer", "minimum": 0},
+        errors={"type": "array", "items": refused, "maxItems": MAX_ERRORS},
+    )
+    body: Json = {"anyOf": [row, {"type": "array", "items": row, "minItems": 1}]}
+    about = "the model that the labels belong to; the default model if absent"
+    return {
+        "operationId": "feedback",
+        "summary": "Send the labels of earlier predictions",
+        "description": "Invalid rows are refused one by one; the others are accepted. "
+        "If a row has several labels, the last one received counts.",
+        "parameters": [query_parameter("model", about)],
+        "requestBody": {
+            "required": True,
+            "content": {**json_content(body), NDJSON: {}, CSV: {}, TSV: {}},
+        },
+        "responses": {
+            "202": {
+                "description": "Some or all rows were accepted",
+                "content": json_content(counts),
+            },
+            "400": {
+                "description": "No row was taken, or the rows after some could not be read",
+                "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            },
+            **{str(status): reference(paths.FEEDBACK, status) for status in ERRORS},
+        },
+    }
+
+
+def _example(label: Json) -> str:
+    return str(label["enum"][0]) if "enum" in label else "yes"

@@ -1,0 +1,202 @@
+"""Predictions after the call: counting for drift, ids, and logging."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from client.codecs import Codec
+from client.codecs.tables import TableRows
+from client.errors import ClientError
+from client.http.access_log import request_id
+from client.http.jobs import ApiJob
+from client.http.messages import HttpReply, HttpRequest
+from client.inference.attempts import Answered
+from client.observability.log_rows import LoggedCall, ShadowAnswer
+from client.observability.metrics import Metrics
+from client.observability.prediction_ids import is_id, new_ids
+from client.observability.prediction_log import PredictionLog
+from client.serving import deadlines
+from client.serving.client import Prediction
+from client.serving.schema import DESCRIBE, EXPLAIN, Schema
+from client.serving.tensors import Array
+
+# Signatures whose outputs are not predictions.
+OTHER_SIGNATURES = (EXPLAIN, DESCRIBE)
+
+# Exploratory rows, such as those of the page's charts, are not traffic.
+RECORD_HEADER = "x-prediction-record"
+
+Log = Callable[[Prediction | None], None]
+
+
+class Predictions:
+    """Counts and logs predictions; ids exist only if there is a log."""
+
+    def __init__(self, metrics: Metrics, log: PredictionLog | None) -> None:
+        self._drift = metrics.drift
+        self._log = log
+
+    def record(
+        self,
+        codec: Codec,
+        answered: Answered,
+        jobs: Sequence[ApiJob],
+        replies: Sequence[HttpReply],
+        arm: str | None,
+    ) -> tuple[Sequence[HttpReply], Log]:
+        """Count the rows of a call.
+
+        Args:
+            codec: the requests' dialect.
+            answered: the requests that shared the call.
+            jobs: the jobs of these requests.
+            replies: their responses.
+            arm: the arm of a rollout that answered.
+
+        Returns:
+            The responses with their ids, and a function that logs the rows, to be called once with
+            the answer of a shadow version, or with None.
+        """
+        batch, (outputs, _), schema, _ = answered
+        if batch.call.signature_name in OTHER_SIGNATURES:
+            return replies, ignore
+        self._drift.add(schema, batch.call, outputs)
+        log = self._log
+        if log is None:
+            return replies, ignore
+        ids = _ids(jobs, codec.ids(batch))
+        now = deadlines.now()
+        logged = LoggedCall(
+            schema,
+            batch.call,
+            outputs,
+            ids,
+            batch.rows,
+            [job.caller for job in jobs],
+            [now - job.started for job in jobs],
+            [time.time()] * len(jobs),
+            arm=arm,
+        )
+
+        def put(shadow: Prediction | None) -> None:
+            if shadow is None:
+                log.put(logged)
+            else:
+                log.put(logged._replace(shadow=ShadowAnswer(shadow.version, shadow.outputs)))
+
+        identified = [
+            HttpReply(reply.body, reply.status, reply.content_type, reply.headers, identity)
+            for reply, identity in zip(replies, ids, strict=True)
+        ]
+        return identified, put
+
+    def of_table(self, request: HttpRequest, caller: str | None) -> TablePredictions:
+        """Return a recorder for the rows of a table."""
+        identity = None
+        recorded = is_recorded(request.headers)
+        if recorded and self._log is not None:
+            identity = request_id(request.headers) or next(new_ids())
+        return TablePredictions(self, identity, caller, recorded)
+
+    def record_rows(
+        self,
+        schema: Schema,
+        rows: TableRows,
+        outputs: Mapping[str, Array],
+        table: TablePredictions,
+        rows_before: int,
+        arm: str | None,
+    ) -> None:
+        """Count and log some rows of a table."""
+        call = rows.call
+        if call is None or call.signature_name in OTHER_SIGNATURES:
+            return
+        self._drift.add(schema, call, outputs)
+        if self._log is None or table.id is None:
+            return
+        places = [rows_before + i for i in range(rows.count) if i not in rows.errors]
+        self._log.put(
+            LoggedCall(
+                schema,
+                call,
+                outputs,
+                (table.id,),
+                (len(places),),
+                (table.caller,),
+                (deadlines.now() - table.started,),
+                (time.time(),),
+                places,
+                arm,
+            )
+        )
+
+
+class TablePredictions:
+    """The predictions of one table.
+
+    Attributes:
+        id: their id; None if there is no log.
+        caller: name of the API key.
+        started: time when the request began to arrive.
+    """
+
+    def __init__(
+        self, predictions: Predictions, identity: str | None, caller: str | None, recorded: bool
+    ) -> None:
+        self.id = identity
+        self.caller = caller
+        self.started = deadlines.now()
+        self._predictions = predictions
+        self._recorded = recorded
+
+    def record(
+        self,
+        schema: Schema,
+        rows: TableRows,
+        outputs: Mapping[str, Array],
+        rows_before: int,
+        arm: str | None,
+    ) -> None:
+        """Count and log some rows.
+
+        Args:
+            schema: schema of the version that predicted them.
+            rows: the rows.
+            outputs: outputs of the model.
+            rows_before: number of the table's rows in earlier calls.
+            arm: the arm of a rollout that answered.
+        """
+        if self._recorded:
+            self._predictions.record_rows(schema, rows, outputs, self, rows_before, arm)
+
+
+def ignore(shadow: Prediction | None) -> None:
+    """Log nothing."""
+
+
+def is_recorded(headers: Mapping[str, str]) -> bool:
+    """Return whether a request's rows count for drift and are logged.
+
+    Raises:
+        ClientError: the header has another value than "yes" or "no".
+    """
+    value = headers.get(RECORD_HEADER, "yes")
+    if value not in ("yes", "no"):
+        raise ClientError(f'X-Prediction-Record: expected yes or no, got "{value[:40]}"')
+    return value == "yes"
+
+
+def _ids(jobs: Sequence[ApiJob], own: Sequence[str | None] | None) -> list[str]:
+    """Return the id of each request: its X-Request-ID, its dialect's id, or a new one."""
+    new = new_ids()
+    ids = []
+    for place, job in enumerate(jobs):
+        headers = job.request.headers
+        identity = request_id(headers) if "x-request-id" in headers else None
+        if identity is None and own is not None:
+            identity = own[place]
+            if identity is not None and not is_id(identity):
+                identity = None
+        ids.append(next(new) if identity is None else identity)
+    return ids

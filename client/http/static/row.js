@@ -1,0 +1,145 @@
+/* The row that the page asks about: a text for each column, and what is sent for it. */
+
+import { t } from "./i18n.js";
+
+/* JavaScript's numbers have 53 bits, integers of a table up to 64: so they go as their digits. */
+function integerOf(text) {
+  if (!/^[-+]?\d+$/.test(text)) return undefined;
+  return JSON.rawJSON ? JSON.rawJSON(String(BigInt(text))) : Number(text);
+}
+
+/* A decimal comma is read as a point. */
+export function numberOf(text) {
+  const value = Number(text.replace(",", "."));
+  return text !== "" && Number.isFinite(value) ? value : undefined;
+}
+
+/* Dates travel as text; their range is in days since 1970. */
+export function dayOf(text) {
+  const day = Date.parse(text.replace(" ", "T")) / 86_400_000;
+  return Number.isFinite(day) ? day : undefined;
+}
+
+export function textOfDay(day) {
+  const moment = new Date(day * 86_400_000);
+  if (Number.isNaN(moment.getTime())) return String(day);
+  return day % 1 === 0 ? moment.toISOString().slice(0, 10) : moment.toISOString().slice(0, 19) + "Z";
+}
+
+function tensorOf(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/* Bytes that are not text travel as base64. */
+function bytesOf(text) {
+  try {
+    return text === "" || atob(text) === "" ? undefined : { b64: text };
+  } catch {
+    return undefined;
+  }
+}
+
+const readers = {
+  text: (text) => text,
+  date: (text) => text || undefined,
+  boolean: (text) => ({ true: true, false: false })[text],
+  integer: integerOf,
+  number: numberOf,
+  tensor: tensorOf,
+  bytes: bytesOf,
+};
+
+/* The value to send for a column's text; undefined if it cannot be read. */
+export function valueOf(column, text) {
+  const trimmed = column.type === "text" ? text : text.trim();
+  return trimmed === "" && column.missing ? null : readers[column.type](trimmed);
+}
+
+/* A column's text as a number on its axis, undefined if it is none. */
+export const positionOf = (column, text) =>
+  column.type === "date" ? dayOf(text.trim()) : numberOf(text.trim());
+
+/* A number on a column's axis as text, with as many digits as are needed to tell values apart. */
+export function textAt(column, value) {
+  if (column.type === "date") return textOfDay(value);
+  if (column.type === "integer") return String(Math.round(value));
+  const step = (column.range[1] - column.range[0]) / 1000;
+  const digits = step > 0 ? Math.min(20, Math.max(0, Math.ceil(-Math.log10(step)))) : 6;
+  return String(Number(value.toFixed(digits)));
+}
+
+/* A text as people read it. */
+export const shownText = (text) => (text === "" ? t("missing") : text);
+
+export class Row {
+  #texts;
+  #listeners = [];
+
+  constructor(columns) {
+    this.columns = columns;
+    this.#texts = new Map(columns.map((column) => [column.name, column.examples[0] ?? column.values[0] ?? ""]));
+    this.start = new Map(this.#texts);
+  }
+
+  text(name) {
+    return this.#texts.get(name);
+  }
+
+  /* Changes some columns: [[name, text], ...]. Names that are no columns are left out. */
+  set(entries) {
+    for (const [name, text] of entries) if (this.#texts.has(name)) this.#texts.set(name, text);
+    for (const listener of this.#listeners) listener();
+  }
+
+  onChange(listener) {
+    this.#listeners.push(listener);
+  }
+
+  get changed() {
+    return this.columns.some(({ name }) => this.#texts.get(name) !== this.start.get(name));
+  }
+
+  /* The columns whose text cannot be sent, each with the reason. */
+  faults() {
+    return this.columns
+      .filter((column) => valueOf(column, this.text(column.name)) === undefined)
+      .map((column) => [column.name, t(`fault.${column.type}`)]);
+  }
+
+  /* Whether nothing was filled in where a value is needed. */
+  get incomplete() {
+    return this.columns.some((column) => this.text(column.name) === "" && valueOf(column, "") === undefined);
+  }
+
+  /* The row to send. */
+  values() {
+    return Object.fromEntries(this.columns.map((column) => [column.name, valueOf(column, this.text(column.name))]));
+  }
+
+  /* Whether a column's number is outside of what training saw, or its category unknown to it. */
+  isOutside(column) {
+    const text = this.text(column.name);
+    if (column.range) {
+      const position = positionOf(column, text);
+      return position < column.range[0] || position > column.range[1];
+    }
+    const described = column.kind === "categorical" || column.type === "boolean";
+    return described && column.values.length > 0 && text !== "" && !column.values.includes(text);
+  }
+
+  /* A typical row of a class, or the row between the two. */
+  example(which) {
+    return this.columns.map((column) => {
+      const [text0, text1] = column.examples;
+      if (which !== "between") return [column.name, column.examples[which] ?? ""];
+      if (!column.range) return [column.name, text0];
+      const middle = (positionOf(column, text0) + positionOf(column, text1)) / 2;
+      const whole = column.type === "date" ? Math.round(middle) : middle;
+      return [column.name, Number.isFinite(whole) ? textAt(column, whole) : text0];
+    });
+  }
+}

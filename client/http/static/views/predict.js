@@ -1,0 +1,154 @@
+/* The form: a field for each column. */
+
+import { h, titleOf, debounced } from "../dom.js";
+import { number, t } from "../i18n.js";
+import { pasting } from "../pasting.js";
+import { positionOf, textOfDay } from "../row.js";
+
+export const id = "predict";
+export const explores = true;
+
+const KINDS = ["numeric", "number", "integer", "date", "categorical", "text", "boolean", "tensor", "bytes"];
+/* Their texts are long. */
+const WIDE = ["tensor", "bytes"];
+/* With more values than these, typing is faster than a drop-down list. */
+const MAX_OPTIONS = 50;
+
+export function mount(root, page) {
+  const { row, asking } = page;
+  if (row.columns.length === 0) {
+    root.append(withoutForm(page.model));
+    return undefined;
+  }
+  const fields = new Map(row.columns.map((column, index) => [column.name, field(column, index, row)]));
+  const groups = h("div", { className: "groups" });
+  const filter = h("input", { type: "search", id: "filter", placeholder: t("filter"), ariaLabel: t("filter"), autocomplete: "off" });
+  const order = h("select", { id: "order", ariaLabel: t("order") },
+    ["table", "name", ...(page.model.explains ? ["influence"] : [])].map((name) => h("option", { value: name }, t(`order.${name}`))));
+  const none = h("p", { className: "soft", hidden: true }, t("filter.none"));
+
+  function arrange() {
+    const wanted = filter.value.trim().toLowerCase();
+    const shown = sorted(row.columns, order.value, asking.state.answer)
+      .filter(({ name }) => titleOf(name).toLowerCase().includes(wanted) || name.toLowerCase().includes(wanted));
+    const kinds = KINDS.filter((kind) => shown.some((column) => column.kind === kind));
+    const grouped = order.value === "table" && kinds.length > 1;
+    const parts = grouped ? kinds.map((kind) => [t(`kind.${kind}`), shown.filter((column) => column.kind === kind)]) : [[null, shown]];
+    groups.replaceChildren(...parts.map(([title, columns]) => h("fieldset", { className: "fields" },
+      title ? h("legend", null, title) : h("legend", { className: "hidden" }, t("columns")),
+      columns.map(({ name }) => fields.get(name).root))));
+    none.hidden = shown.length > 0;
+  }
+
+  const form = h("form", { noValidate: true, onsubmit: (event) => { event.preventDefault(); asking.ask(); } },
+    h("div", { className: "tools" },
+      presets(page),
+      row.columns.length > 8 && h("div", { className: "finding" }, filter, order)),
+    none, groups,
+    h("button", { className: "hidden" }, t("predict")));
+  root.append(form);
+
+  filter.addEventListener("input", debounced(arrange, 60));
+  order.addEventListener("change", arrange);
+  asking.addEventListener("change", () => {
+    const faults = new Map(asking.state.faults);
+    for (const [name, one] of fields) one.show(faults.get(name));
+  });
+  row.onChange(() => { for (const one of fields.values()) one.update(); });
+  arrange();
+  return undefined;
+}
+
+function sorted(columns, order, answer) {
+  if (order === "name") return [...columns].sort((a, b) => titleOf(a.name).localeCompare(titleOf(b.name)));
+  const shares = answer?.explanation?.contribution;
+  if (order !== "influence" || !shares) return columns;
+  const size = ({ name }) => Math.abs(shares[name] ?? 0);
+  return [...columns].sort((a, b) => size(b) - size(a));
+}
+
+/* Buttons that fill in a whole row. */
+function presets({ model, row }) {
+  const preset = (which, text) => h("button", { type: "button", onclick: () => row.set(row.example(which)) }, text);
+  return h("div", { className: "presets" },
+    model.classes?.map((name, index) => preset(index, t("typical", { class: name }))),
+    model.classes && preset("between", t("between")),
+    pasting(row));
+}
+
+/* A column's field: { root, update(), show(fault) }. */
+function field(column, index, row) {
+  const inputId = `field-${index}`;
+  const name = column.name;
+  const control = controlOf(column, inputId);
+  const hint = h("small", { id: `${inputId}-hint`, className: column.range ? "hidden" : "" }, hintOf(column));
+  const dot = h("i", null);
+  const reach = column.range && h("span", { className: "reach", ariaHidden: "true" }, ...rangeOf(column).flatMap((text, i) => (i ? [dot, text] : [text])));
+  const fault = h("small", { id: `${inputId}-fault`, className: "fault", hidden: true });
+  control.setAttribute("name", name);
+  control.setAttribute("aria-describedby", `${hint.id} ${fault.id}`);
+  control.addEventListener("input", () => row.set([[name, control.value]]));
+  const root = h("div", { className: `field${WIDE.includes(column.type) ? " wide" : ""}` },
+    h("label", { htmlFor: inputId }, titleOf(name)), control, hint, reach, fault);
+  if (column.picture || column.type === "bytes") {
+    import("../picture.js").then(({ choosing }) => hint.after(choosing(column, (text) => row.set([[name, text]]))));
+  }
+
+  function update() {
+    const text = row.text(name);
+    if (control.value !== text) control.value = text;
+    root.classList.toggle("outside", row.isOutside(column));
+    if (reach) dot.style.setProperty("--at", shareOf(column, text));
+  }
+
+  function show(reason) {
+    root.classList.toggle("wrong", reason !== undefined);
+    control.setAttribute("aria-invalid", String(reason !== undefined));
+    fault.textContent = reason ?? "";
+    fault.hidden = reason === undefined;
+  }
+
+  update();
+  return { root, update, show };
+}
+
+function controlOf(column, inputId) {
+  if (WIDE.includes(column.type)) return h("textarea", { id: inputId, rows: 3, spellcheck: false, autocomplete: "off" });
+  if (column.values.length > 0 && column.values.length <= MAX_OPTIONS) {
+    return h("select", { id: inputId },
+      column.values.map((value) => h("option", { value }, value)),
+      column.missing && h("option", { value: "" }, t("missing")));
+  }
+  const input = h("input", { id: inputId, autocomplete: "off", placeholder: column.missing && t("missing"),
+    inputMode: ["number", "integer"].includes(column.type) && "decimal" });
+  if (column.values.length === 0) return input;
+  const values = h("datalist", { id: `${inputId}-values` }, column.values.map((value) => h("option", { value })));
+  input.setAttribute("list", values.id);
+  input.append(values);
+  return input;
+}
+
+const rangeOf = (column) => column.range.map(column.type === "date" ? textOfDay : number);
+
+function hintOf(column) {
+  if (!column.range) return column.shape ?? "";
+  const [low, high] = rangeOf(column);
+  return t("range", { low, high });
+}
+
+/* Where a text lies in training's range, from 0 to 1; in the middle if it is no number. */
+function shareOf(column, text) {
+  const [low, high] = column.range;
+  const share = (positionOf(column, text) - low) / (high - low);
+  return Number.isFinite(share) ? Math.min(1, Math.max(0, share)) : 0.5;
+}
+
+/* What to do with a model whose rows do not fit into a form. */
+function withoutForm(model) {
+  const body = model.example && JSON.stringify(model.example, null, 2);
+  return h("div", { className: "empty" },
+    h("h2", null, t("formless")),
+    h("p", null, t("formless.way")),
+    body && h("pre", { tabIndex: 0 }, `POST /v1/models/${model.model}:predict\n\n${body}`),
+    h("p", null, h("a", { href: "/docs/" }, t("docs"))));
+}

@@ -1,0 +1,107 @@
+"""The servers allowed to answer for a version: those that compute what training computed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from contextlib import suppress
+
+from client.errors import ClientError, UnavailableError
+from client.inference.golden import WRONG, GoldenObserver, GoldenRows
+from client.serving.async_client import AsyncServingClient
+from client.serving.client import Target
+from client.serving.deadlines import Deadline
+from client.serving.pool import Server
+from client.serving.schema_cache import SchemaCache
+
+
+class VerifiedServers:
+    """Learns each version on each server, and selects servers that pass the golden rows.
+
+    Attributes:
+        schemas: the versions' schemas.
+    """
+
+    def __init__(self, client: AsyncServingClient, observe: GoldenObserver) -> None:
+        """Create an empty set of servers.
+
+        Args:
+            client: the client of the servers.
+            observe: called with the result of each version's golden rows on a server.
+        """
+        self._pool = client.pool
+        self._golden = GoldenRows(client, observe)
+        self.schemas = SchemaCache(client, self._golden.check)
+
+    def result_at(self, address: str, model: str, version: int) -> str | None:
+        """Return ok, wrong, or none if the version has no golden rows; None if unknown."""
+        servers = [server for server in self._pool.servers if server.address == address]
+        return self._golden.result(servers[0], model, version) if servers else None
+
+    async def learn(self, target: Target, deadline: Deadline) -> None:
+        """Load a target's schema on every server, and check each with its golden rows."""
+
+        async def learn_one(server: Server) -> None:
+            with suppress(ClientError):
+                schema = await self.schemas.load(target, server, deadline)
+                await self._golden.check(schema, server)
+
+        servers = [server for server in self._pool.servers if not server.left_out]
+        await asyncio.gather(*map(learn_one, servers))
+
+    async def verify(self, target: Target, deadline: Deadline) -> None:
+        """Check that a server passes the golden rows of a target's version, if it has any.
+
+        Raises:
+            UnavailableError: no server passes.
+        """
+        await self.learn(target, deadline)
+        results = {server: self._result_of(target, server) for server in self._pool.servers}
+        wrong = [server for server, result in results.items() if result == WRONG]
+        if wrong and set(results.values()) <= {None, WRONG}:
+            schema = self.schemas.get(target, wrong[0])
+            version = target.version if schema is None else schema.version
+            raise UnavailableError(
+                f"model {target.model}: version {version} on {wrong[0].address} does not compute "
+                "what training computed: it answers its golden rows wrongly; serve another version"
+            )
+        if set(results.values()) == {None} and not deadline.left():
+            raise UnavailableError(f"model {target.model} has not described itself yet")
+
+    async def avoided(
+        self, target: Target, deadline: Deadline, *, on_trial: bool = False
+    ) -> Collection[Server]:
+        """Return the servers that must not answer for a target.
+
+        Args:
+            target: the model and the version.
+            deadline: for learning a version on trial.
+            on_trial: whether to avoid servers not known to be right; otherwise those known to be
+                wrong, as long as another one answers.
+
+        Raises:
+            UnavailableError: a version is on trial, and no server may answer for it.
+        """
+        if not on_trial:
+            if not self._golden.any_wrong:
+                return ()
+            wrong = self._but(target, WRONG)
+            others = [s for s in self._pool.servers if s not in wrong and not s.left_out]
+            return wrong if others else ()
+        avoid = self._but(target, None, WRONG)
+        if len(avoid) == len(self._pool.servers):
+            await self.learn(target, deadline)
+            avoid = self._but(target, None, WRONG)
+        if len(avoid) == len(self._pool.servers):
+            raise UnavailableError(
+                f"model {target.model}: no server answers for version {target.version}, or it does "
+                "not compute what training computed"
+            )
+        return avoid
+
+    def _but(self, target: Target, *results: str | None) -> list[Server]:
+        return [s for s in self._pool.servers if self._result_of(target, s) in results]
+
+    def _result_of(self, target: Target, server: Server) -> str | None:
+        schema = self.schemas.get(target, server)
+        return None if schema is None else self._golden.result(server, schema.model, schema.version)

@@ -1,0 +1,1 @@
+"""Monitoring: drift, the prediction log, quality from labels, and retraining."""

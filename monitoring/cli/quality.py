@@ -1,0 +1,95 @@
+"""`python -m monitoring quality`."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from monitoring.cli.options import (
+    JSON,
+    LOG,
+    MODEL,
+    MODELS,
+    Duration,
+    console,
+    print_json,
+    reported,
+)
+from monitoring.metrics import METRICS
+from monitoring.quality import Quality
+from monitoring.quality import quality as quality_of
+from monitoring.report import ASSUMPTION, render, shown, shown_seconds
+from monitoring.store import Store
+from monitoring.versions import versions
+
+
+@click.command("quality")
+@MODELS
+@MODEL
+@LOG
+@click.option(
+    "--window",
+    type=Duration(),
+    default="28d",
+    show_default=True,
+    help="Only predictions in this time.",
+)
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a report with charts.",
+)
+@JSON
+@reported
+def quality(
+    models: Path, model: str, log: Path, window: timedelta, html: Path | None, as_json: bool
+) -> None:
+    """Compare predictions with the labels that arrived later, by version and arm.
+
+    Rows are weighted by 1/share of the log. An estimate without labels is shown beside the metrics.
+    """
+    end = datetime.now(timezone.utc)
+    with console().status("reading the log"):
+        found = quality_of(Store(log), model, versions(models, model), end - window, end)
+    if html is not None:
+        html.write_text(render(found), encoding="utf-8")
+    if as_json:
+        print_json(found.as_json())
+        return
+    _print(found)
+    if html is not None:
+        click.echo(f"Report: {html}", err=True)
+
+
+def _print(found: Quality) -> None:
+    for arm in found.arms:
+        suffix = f", {arm.arm}" if arm.arm else ""
+        table = Table(title=f"version {arm.version}{suffix}", title_justify="left")
+        table.add_column("metric")
+        table.add_column("from labels", justify="right")
+        table.add_column("without labels", justify="right")
+        for name in METRICS:
+            table.add_row(name, shown(arm.metrics.get(name)), shown(arm.expected.get(name)))
+        Console().print(table)
+        delay = ""
+        if arm.delay_seconds:
+            median, p90 = map(shown_seconds, arm.delay_seconds)
+            delay = (
+                f"; delay {median} (median), {p90} (90th percentile), {arm.late:,} later than 7 d"
+            )
+        click.echo(
+            f"{arm.labelled:,} of {arm.rows:,} rows labelled, coverage {arm.coverage:.1%}{delay}"
+        )
+    if not found.arms:
+        click.echo(f"no predictions of {found.model!r} were logged in this time")
+    click.echo(
+        f"labels not counted: {found.replaced:,} replaced, {found.unknown:,} without a logged "
+        f"prediction, {found.invalid:,} neither class"
+    )
+    if any(arm.expected for arm in found.arms):
+        click.echo(ASSUMPTION)

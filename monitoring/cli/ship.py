@@ -1,0 +1,104 @@
+"""`python -m monitoring ship`."""
+
+from __future__ import annotations
+
+import math
+import threading
+import urllib.parse
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import click
+
+from monitoring.cli.options import JSON, LOG, console, print_json, reported
+from monitoring.cli.signals import set_on_signal
+from monitoring.errors import MonitoringError
+from monitoring.shipping import Receiver, Sent, Shipper, StoppedError
+from monitoring.store import Store, only_one
+
+POLL_SECONDS = 5
+# With --once, an event is given up after about 15 seconds.
+ONCE_ATTEMPTS = 6
+LOCK = ".shipping.lock"
+
+
+def checked_url(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    """Reject a value that is not an HTTP URL."""
+    try:
+        parts = urllib.parse.urlsplit(value)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        if parts.username is not None:
+            raise click.BadParameter("user names and passwords in the URL are not supported")
+    except ValueError:
+        valid = False
+    if not valid:
+        raise click.BadParameter(f"{value!r}: expected a URL such as http://broker:8080/events")
+    return value
+
+
+@click.command("ship")
+@LOG
+@click.option(
+    "--to", "url", required=True, callback=checked_url, metavar="URL", help="Receiver of events."
+)
+@click.option(
+    "--namespace", default="default", show_default=True, help="Attribute `namespace` of the events."
+)
+@click.option(
+    "--skip-refused", is_flag=True, help="Count events that the receiver refuses, and go on."
+)
+@click.option("--once", is_flag=True, help="Send the segments that are complete, then exit.")
+@JSON
+@reported
+def ship(
+    log: Path, url: str, namespace: str, skip_refused: bool, once: bool, as_json: bool
+) -> None:
+    """Send the log to a URL as CloudEvents in KServe's form, each row at least once.
+
+    Sends complete segments: a gateway completes one each minute. May be killed and run again at any
+    time. `compact` keeps segments that were not sent, for up to seven days; to stop shipping, stop
+    this command and remove LOG/shipping.json.
+    """
+    stopped = threading.Event()
+    if not once:
+        set_on_signal(stopped)
+    store = Store(log)
+    receiver = Receiver(url, ONCE_ATTEMPTS if once else math.inf, stopped, _log)
+    running = MonitoringError(f"the log {log} is being shipped by another process")
+    with only_one(store.directory / LOCK, running), console().status("sending") as status:
+        shipper = Shipper(store, receiver, namespace, skip_refused, status.update)
+        try:
+            _run(shipper, stopped, once)
+        finally:
+            shipper.close()
+            if as_json:
+                print_json(asdict(shipper.sent))
+            else:
+                _log(_summary(shipper.sent))
+
+
+def _run(shipper: Shipper, stopped: threading.Event, once: bool) -> None:
+    with suppress(StoppedError):
+        while True:
+            before = shipper.sent.events
+            shipper.round()
+            if once:
+                return
+            if shipper.sent.events > before:
+                _log(_summary(shipper.sent))
+            if stopped.wait(POLL_SECONDS):
+                return
+
+
+def _summary(sent: Sent) -> str:
+    return (
+        f"sent {sent.rows:,} rows in {sent.events:,} events, {sent.segments:,} segments complete; "
+        f"{sent.refused:,} events refused, {sent.skipped:,} unreadable lines"
+    )
+
+
+def _log(text: str) -> None:
+    click.echo(f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ} {text}", err=True)

@@ -1,0 +1,118 @@
+"""Prometheus metrics of `watch`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+
+from monitoring.drift import ColumnDrift
+from monitoring.metrics import Estimate
+from monitoring.quality import ArmQuality, Quality
+from monitoring.retraining import Result, Run
+
+VERDICTS = {"too few rows": -1, "ok": 0, "warn": 1, "alarm": 2}
+ARM = ("model", "version", "arm")
+
+
+class Exporter:
+    """Gauges of the last round."""
+
+    def __init__(self, model: str) -> None:
+        self.registry = CollectorRegistry()
+        self._model = model
+        column = ("model", "version", "column")
+        self._psi = self._gauge("drift_psi", "Population stability index", column)
+        self._limit = self._gauge("drift_psi_limit", "Index that chance alone can reach", column)
+        self._impact = self._gauge("drift_impact", "Move of predictions, in log-odds", column)
+        self._verdict = self._gauge(
+            "drift_verdict", "2 alarm, 1 warn, 0 ok, -1 too few rows", column
+        )
+        metric = (*ARM, "metric")
+        self._quality = self._gauge("quality", "Metric on labelled rows", metric)
+        self._low = self._gauge("quality_low", "Lower end of its 95 % interval", metric)
+        self._high = self._gauge("quality_high", "Upper end of its 95 % interval", metric)
+        self._expected = self._gauge("quality_expected", "Estimate without labels", metric)
+        self._rows = self._gauge("logged_rows", "Logged rows in the window", ARM)
+        self._labelled = self._gauge("labelled_rows", "Logged rows with a label", ARM)
+        self._coverage = self._gauge("label_coverage", "Share of labelled rows, by weight", ARM)
+        self._delay = self._gauge(
+            "label_delay_seconds", "Time from prediction to label", (*ARM, "quantile")
+        )
+        self._runs = Counter(
+            "monitoring_retrainings",
+            "Retrainings by result",
+            ("model", "result"),
+            registry=self.registry,
+        )
+        # A series must exist before its first increase, or `increase()` misses it.
+        for result in get_args(Result):
+            self._runs.labels(model, result)
+        self._failures = Counter(
+            "monitoring_failures", "Rounds with an error", ("model",), registry=self.registry
+        )
+        self._failures.labels(model)
+        self._last = self._gauge(
+            "last_round_seconds", "Time of the last round, at first of the start", ("model",)
+        )
+        # A first round that never ends must have an age too.
+        self._last.labels(model).set_to_current_time()
+
+    def serve(self, host: str, port: int) -> int:
+        """Answer `/metrics` from a thread, and return the port."""
+        server, _ = start_http_server(port, host, self.registry)
+        return int(server.server_port)
+
+    def show_drift(self, version: int, found: Sequence[ColumnDrift]) -> None:
+        """Replace the gauges of drift."""
+        for gauge in (self._psi, self._limit, self._impact, self._verdict):
+            gauge.clear()
+        for one in found:
+            labels = (self._model, str(version), one.column)
+            self._psi.labels(*labels).set(one.shift.psi)
+            self._limit.labels(*labels).set(one.shift.psi_limit)
+            self._impact.labels(*labels).set(one.impact)
+            self._verdict.labels(*labels).set(VERDICTS[one.shift.verdict])
+
+    def show_quality(self, quality: Quality) -> None:
+        """Replace the gauges of quality."""
+        for gauge in (
+            *(self._quality, self._low, self._high, self._expected),
+            *(self._rows, self._labelled, self._coverage, self._delay),
+        ):
+            gauge.clear()
+        for arm in quality.arms:
+            self._show_arm(arm)
+
+    def _show_arm(self, arm: ArmQuality) -> None:
+        labels = (self._model, str(arm.version), arm.arm or "")
+        self._rows.labels(*labels).set(arm.rows)
+        self._labelled.labels(*labels).set(arm.labelled)
+        self._coverage.labels(*labels).set(arm.coverage)
+        for quantile, seconds in zip(("0.5", "0.9"), arm.delay_seconds or (), strict=False):
+            self._delay.labels(*labels, quantile).set(seconds)
+        for name, one in _finite(arm.metrics).items():
+            self._quality.labels(*labels, name).set(one.value)
+            self._low.labels(*labels, name).set(one.low)
+            self._high.labels(*labels, name).set(one.high)
+        for name, one in _finite(arm.expected).items():
+            self._expected.labels(*labels, name).set(one.value)
+
+    def count_run(self, run: Run) -> None:
+        """Count a retraining."""
+        self._runs.labels(self._model, run.result).inc()
+
+    def finish(self, now: float, failed: bool) -> None:
+        """Record the end of a round."""
+        self._last.labels(self._model).set(now)
+        if failed:
+            self._failures.labels(self._model).inc()
+
+    def _gauge(self, name: str, text: str, labels: Sequence[str]) -> Gauge:
+        return Gauge(f"monitoring_{name}", text, labels, registry=self.registry)
+
+
+def _finite(metrics: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    return {name: one for name, one in metrics.items() if math.isfinite(one.value)}

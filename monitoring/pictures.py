@@ -1,0 +1,100 @@
+"""The charts of the report, as SVG in the colours and fonts of the page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from monitoring.quality import ArmQuality
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, SOFT, LINE, ACCENT = "#1d2733", "#5b6877", "#d5dce4", "#1f5fbf"
+VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", ACCENT: "accent"}
+STYLE: dict[Any, Any] = {
+    "axes.edgecolor": LINE,
+    "axes.grid": True,
+    "axes.labelcolor": SOFT,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 9,
+    "grid.color": LINE,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": LINE,
+    "xtick.labelcolor": SOFT,
+    "ytick.color": LINE,
+    "ytick.labelcolor": SOFT,
+}
+
+
+def pictures(arm: ArmQuality, name: str) -> dict[str, Markup]:
+    """Return the charts of a version in an arm by title.
+
+    Args:
+        arm: quality of the version in the arm.
+        name: prefix that makes ids unique in the page.
+    """
+    drawn = {"Rows by day": lambda figure: _draw_days(figure, arm)}
+    if arm.labels is not None:
+        drawn["Calibration"] = lambda figure: _draw_calibration(figure, arm)
+        if len(set(arm.labels.labels)) == 2:
+            drawn["ROC curve"] = lambda figure: _draw_roc(figure, arm)
+    return {title: _picture(f"{name} {title}", draw) for title, draw in drawn.items()}
+
+
+def _picture(name: str, draw: Callable[[Figure], None]) -> Markup:
+    # Import late because it is slow. pyplot would keep figures and may open windows.
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    file = io.StringIO()
+    # The salt makes ids reproducible and unique to the picture.
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(4.2, 3.0), layout="constrained")
+        draw(figure)
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # HTML needs no namespaces, and the groups' ids would not be unique.
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"|(?<=<g) id="[^"]*"', "", svg)
+    for color, variable in VARIABLES.items():
+        svg = re.sub(rf"(fill|stroke): {color}", rf"\1: var(--{variable})", svg)
+    return Markup(svg)
+
+
+def _draw_days(figure: Figure, arm: ArmQuality) -> None:
+    axes = figure.add_subplot()
+    days = [day[5:] for day, _, _ in arm.rows_by_day]
+    axes.bar(days, [rows for _, rows, _ in arm.rows_by_day], color=LINE, label="logged")
+    axes.bar(days, [labelled for _, _, labelled in arm.rows_by_day], color=ACCENT, label="labelled")
+    axes.set(xlabel="day", ylabel="rows")
+    step = max(1, len(days) // 6)
+    axes.set_xticks(range(0, len(days), step), days[::step])
+    axes.legend()
+
+
+def _draw_calibration(figure: Figure, arm: ArmQuality) -> None:
+    assert arm.labels is not None
+    axes = figure.add_subplot()
+    predicted, observed, _ = arm.labels.calibration()
+    axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle="--")
+    axes.plot(predicted, observed, ".-", color=ACCENT)
+    axes.set(xlabel="mean predicted probability", ylabel="share observed", xlim=(0, 1), ylim=(0, 1))
+
+
+def _draw_roc(figure: Figure, arm: ArmQuality) -> None:
+    assert arm.labels is not None
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle="--")
+    axes.plot(*arm.labels.roc(), color=ACCENT)
+    axes.set(xlabel="false positive rate", ylabel="true positive rate")

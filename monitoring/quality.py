@@ -1,0 +1,183 @@
+"""Quality of served predictions, from labels that arrived later."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from monitoring.metrics import Estimate, Labelled, expected_metrics
+from monitoring.store import KEY, Store
+from monitoring.versions import Version
+
+# Labels that arrive later than this after their prediction are counted as late.
+LATE = timedelta(days=7)
+QUALITY_COLUMNS = (*KEY, "time", "version", "arm", "share", "probability", "label")
+
+
+@dataclass(frozen=True)
+class ArmQuality:
+    """The quality of one version in one arm of a rollout.
+
+    Attributes:
+        version: number of the version.
+        arm: stable, control or canary; None without a rollout.
+        rows: logged rows.
+        labelled: those with a label.
+        coverage: share of labelled rows, by weight 1/share.
+        delay_seconds: median and 90 % quantile of the time from prediction to label.
+        late: labelled rows whose label took longer than `LATE`.
+        metrics: on labelled rows, by name.
+        expected: estimates from all rows without their labels; empty if class weights have shifted
+            the probabilities.
+        rows_by_day: day, logged rows and labelled rows.
+        labels: the labelled rows, for charts; None if no row is labelled.
+    """
+
+    version: int
+    arm: str | None
+    rows: int
+    labelled: int
+    coverage: float
+    delay_seconds: tuple[float, float] | None
+    late: int
+    metrics: Mapping[str, Estimate]
+    expected: Mapping[str, Estimate]
+    rows_by_day: tuple[tuple[str, int, int], ...]
+    labels: Labelled | None = field(repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return JSON, in which NaN is null."""
+        stored = asdict(self)
+        del stored["labels"]
+        for group in ("metrics", "expected"):
+            for one in stored[group].values():
+                one.update({k: None if math.isnan(v) else v for k, v in one.items()})
+        return stored
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The quality of a model in a window.
+
+    Attributes:
+        model: its name.
+        start, end: the window.
+        arms: each version and arm with rows.
+        replaced: labels that a later one of the same row replaced.
+        unknown: labelled rows without a logged prediction, such as those not sampled.
+        invalid: labelled rows whose label is neither class.
+    """
+
+    model: str
+    start: datetime
+    end: datetime
+    arms: tuple[ArmQuality, ...]
+    replaced: int
+    unknown: int
+    invalid: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return JSON."""
+        return {
+            "model": self.model,
+            "start": self.start.isoformat(),
+            "end": self.end.isoformat(),
+            "replaced": self.replaced,
+            "unknown": self.unknown,
+            "invalid": self.invalid,
+            "arms": [arm.as_json() for arm in self.arms],
+        }
+
+
+def labelled_rows(
+    store: Store, model: str, start: datetime, names: Sequence[str] = QUALITY_COLUMNS
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return a model's predictions from `start` on, joined with their labels, and all labels.
+
+    The predictions have `actual`, null without a label, and `delay`. If a row has several labels,
+    the last one received counts.
+
+    Args:
+        store: the directory of the log.
+        model: the model's name.
+        start: time of the first prediction.
+        names: the columns to read.
+    """
+    predictions = store.predictions(model, start, names).unique(
+        KEY, keep="first", maintain_order=True
+    )
+    feedback = store.feedback().sort("received", maintain_order=True)
+    last = feedback.unique(KEY, keep="last").select(
+        *KEY, actual=pl.col("label"), labelled_at=pl.col("time")
+    )
+    joined = predictions.join(last, on=KEY, how="left", maintain_order="left")
+    delay = (pl.col("labelled_at") - pl.col("time")).dt.total_milliseconds() / 1000
+    return joined.with_columns(delay=delay), feedback
+
+
+def quality(
+    store: Store, model: str, versions: list[Version], start: datetime, end: datetime
+) -> Quality:
+    """Return the quality of a model's predictions in a window, by version and arm."""
+    rows, feedback = labelled_rows(store, model, start)
+    rows = rows.filter(pl.col("time") <= end)
+    recent = feedback.filter(pl.col("received") >= start)
+    keys = recent.select(KEY).unique()
+    known = store.predictions(names=KEY, keys=keys)  # a label does not name its model
+    by_number = {version.number: version for version in versions}
+    arms, invalid = [], 0
+    groups = rows.drop_nulls("probability").partition_by(["version", "arm"], as_dict=True)
+    for (number, arm), group in sorted(
+        groups.items(), key=lambda item: (item[0][0], item[0][1] or "")
+    ):
+        version = by_number.get(int(number))
+        if version is None:  # removed since
+            continue
+        names = version.reference.class_names
+        invalid += len(group.filter(pl.col("actual").is_in(names).not_()))
+        arms.append(_arm_quality(group, version, arm))
+    return Quality(
+        model=model,
+        start=start,
+        end=end,
+        arms=tuple(arms),
+        replaced=len(recent) - len(keys),
+        unknown=len(keys.join(known, on=KEY, how="anti")),
+        invalid=invalid,
+    )
+
+
+def _arm_quality(rows: pl.DataFrame, version: Version, arm: str | None) -> ArmQuality:
+    names = version.reference.class_names
+    rows = rows.with_columns(weight=1 / pl.col("share"), day=pl.col("time").dt.date())
+    found = rows.filter(pl.col("actual").is_in(names))
+    weights, labelled = rows["weight"].to_numpy(), found["weight"].to_numpy()
+    labels, metrics = None, {}
+    if len(found):
+        actual = (found["actual"] == names[1]).to_numpy().astype(np.float64)
+        labels = Labelled(actual, found["probability"].to_numpy(), labelled, version.threshold)
+        metrics = labels.estimates()
+    expected: Mapping[str, Estimate] = {}
+    if version.is_calibrated:
+        expected = expected_metrics(rows["probability"].to_numpy(), weights, version.threshold)
+    delays = found["delay"].to_numpy()
+    days = rows.group_by("day").agg(rows=pl.len(), labelled=pl.col("actual").is_in(names).sum())
+    return ArmQuality(
+        version=version.number,
+        arm=arm,
+        rows=len(rows),
+        labelled=len(found),
+        coverage=float(labelled.sum() / weights.sum()),
+        delay_seconds=tuple(np.quantile(delays, [0.5, 0.9]).tolist()) if len(delays) else None,
+        late=int((delays > LATE.total_seconds()).sum()),
+        metrics=metrics,
+        expected=expected,
+        rows_by_day=tuple((str(d), r, n) for d, r, n in days.sort("day").rows()),
+        labels=labels,
+    )

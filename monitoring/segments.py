@@ -1,0 +1,191 @@
+"""Segments of the prediction log and of feedback: NDJSON files that gateways write.
+
+docs/monitoring.md describes both formats. A gateway renames a segment from `.ndjson.open` to
+`.ndjson` when it is complete. One that a killed gateway left open is renamed here when nothing has
+been written to it for `ABANDONED_SECONDS`; its last line may be torn, and is skipped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import polars as pl
+
+ABANDONED_SECONDS = 600
+# Errors of lines that are torn or damaged.
+UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
+FEEDBACK = "feedback"
+TIME = pl.Datetime("us", "UTC")
+# `columns` and `outputs` hold JSON as text, so that every file has the same schema, whatever a
+# model's columns are.
+PREDICTIONS_SCHEMA: dict[str, Any] = {
+    "id": pl.String,
+    "row": pl.Int64,
+    "time": TIME,
+    "model": pl.String,
+    "version": pl.Int64,
+    "arm": pl.String,
+    "share": pl.Float64,
+    "caller": pl.String,
+    "columns": pl.String,
+    "probability": pl.Float64,
+    "label": pl.String,
+    "outputs": pl.String,
+    "shadow_version": pl.Int64,
+    "shadow_probability": pl.Float64,
+    "shadow_label": pl.String,
+    "seconds": pl.Float64,
+}
+FEEDBACK_SCHEMA: dict[str, Any] = {
+    "id": pl.String,
+    "row": pl.Int64,
+    "label": pl.String,
+    "time": TIME,
+    "received": TIME,
+    "caller": pl.String,
+}
+
+
+class Rows(NamedTuple):
+    """Rows read, and the number of unreadable lines."""
+
+    frame: pl.DataFrame
+    skipped: int
+
+
+def sealed(folder: Path, min_age: float = 0) -> list[Path]:
+    """Return the complete segments of a directory, ordered by name.
+
+    Args:
+        folder: the directory.
+        min_age: seconds for which they must not have changed.
+    """
+    paths = sorted(folder.glob("*.ndjson"))
+    now = time.time()
+    return [p for p in paths if now - p.stat().st_mtime > min_age] if min_age else paths
+
+
+def seal_abandoned(folder: Path) -> None:
+    """Rename the segments that killed gateways have left open."""
+    for path in open_segments(folder):
+        if _is_abandoned(path):
+            # A starting gateway does the same.
+            with suppress(FileNotFoundError):
+                path.rename(path.with_suffix(""))
+
+
+def open_segments(folder: Path) -> list[Path]:
+    """Return the segments that are not yet renamed."""
+    return sorted(folder.glob("*.ndjson.open"))
+
+
+def being_written(folder: Path) -> list[Path]:
+    """Return the segments that a gateway may still write to."""
+    return [path for path in open_segments(folder) if not _is_abandoned(path)]
+
+
+def read_predictions(paths: Iterable[Path]) -> Rows:
+    """Read segments of predictions."""
+    return _read(paths, PREDICTIONS_SCHEMA, prediction)
+
+
+def read_feedback(paths: Iterable[Path]) -> Rows:
+    """Read segments of feedback."""
+    return _read(paths, FEEDBACK_SCHEMA, _feedback)
+
+
+def lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a segment, even if it has just been completed."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        file = path.with_name(path.name.removesuffix(".open")).open("rb")
+    with file:
+        yield from file
+
+
+def prediction(stored: Any) -> tuple[Any, ...]:
+    """Return the cells of a row of a log.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: it is not one.
+    """
+    shadow = stored.get("shadow") or {}
+    outputs, columns, share = stored.get("outputs"), stored["columns"], float(stored["share"])
+    if not isinstance(columns, dict) or not 0 < share <= 1:
+        raise ValueError("not a row of the log")
+    return (
+        str(stored["id"]),
+        _integer(stored["row"]),
+        _time(stored["time"]),
+        str(stored["model"]),
+        _integer(stored["version"]),
+        _text(stored.get("arm")),
+        share,
+        _text(stored.get("caller")),
+        orjson.dumps(columns).decode(),
+        _number(stored.get("probability")),
+        _text(stored.get("label")),
+        None if outputs is None else orjson.dumps(outputs).decode(),
+        None if not shadow else _integer(shadow["version"]),
+        _number(shadow.get("probability")),
+        _text(shadow.get("label")),
+        _number(stored.get("seconds")),
+    )
+
+
+def _read(paths: Iterable[Path], schema: dict[str, Any], parse: Any) -> Rows:
+    rows, skipped = [], 0
+    for path in paths:
+        for line in lines(path):
+            try:
+                rows.append(parse(orjson.loads(line)))
+            except UNREADABLE:
+                skipped += 1
+    return Rows(pl.DataFrame(rows, schema, orient="row"), skipped)
+
+
+def _feedback(stored: Any) -> tuple[Any, ...]:
+    return (
+        str(stored["id"]),
+        _integer(stored["row"]),
+        str(stored["label"]),
+        _time(stored["time"]),
+        _time(stored["received"]),
+        _text(stored.get("caller")),
+    )
+
+
+def _integer(value: Any) -> int:
+    number = int(value)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError("not a 64-bit integer")
+    return number
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _text(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError("not a string")
+    return value
+
+
+def _time(text: str) -> datetime:
+    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+    except FileNotFoundError:  # renamed meanwhile
+        return False

@@ -1,0 +1,240 @@
+"""The log's directory: segments, Parquet files made from them, and the plan of a compaction.
+
+    DIRECTORY/*.ndjson, feedback/*.ndjson              segments
+    DIRECTORY/model=NAME/date=YYYY-MM-DD/*.parquet     predictions
+    DIRECTORY/feedback/date=YYYY-MM-DD/*.parquet       feedback
+    DIRECTORY/datasets/TIME/rows/*.parquet             tables for retraining
+    DIRECTORY/compaction.json                          the plan of a compaction under way
+
+A compaction first writes its plan: the segments, and the name of the files they become. Readers
+ignore its files until the plan is marked as written, and its segments afterwards. So whenever it is
+killed, each row is read exactly once, and the next compaction completes the plan.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import BinaryIO
+
+import polars as pl
+
+from monitoring import segments
+from monitoring.errors import MonitoringError
+from monitoring.segments import FEEDBACK, FEEDBACK_SCHEMA, PREDICTIONS_SCHEMA
+
+PLAN = "compaction.json"
+DATASETS = "datasets"
+LOCK = ".monitoring.lock"
+KEY = ["id", "row"]
+# The columns of a Parquet file; the model is in its path.
+COLUMNS = tuple(name for name in PREDICTIONS_SCHEMA if name != "model")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A compaction under way.
+
+    Attributes:
+        name: stem of the Parquet files.
+        predictions, feedback: names of the segments.
+        written: whether all Parquet files are on disk.
+    """
+
+    name: str
+    predictions: list[str]
+    feedback: list[str]
+    written: bool = False
+
+
+class Store:
+    """The directory of the prediction log."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open the directory.
+
+        Raises:
+            MonitoringError: it does not exist.
+        """
+        if not directory.is_dir():
+            raise MonitoringError(
+                f"{directory} is not a directory; --log names the one in the gateway's CLIENT_LOG"
+            )
+        self.directory = directory
+        self.feedback_directory = directory / FEEDBACK
+
+    @contextmanager
+    def locked(self, *, exclusive: bool) -> Iterator[None]:
+        """Hold the lock: readers share it, jobs that change files do not."""
+        descriptor = os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def predictions(
+        self,
+        model: str | None = None,
+        start: datetime | None = None,
+        names: Sequence[str] = COLUMNS,
+        keys: pl.DataFrame | None = None,
+    ) -> pl.DataFrame:
+        """Return predictions, including those of open segments.
+
+        Args:
+            model: only predictions of this model.
+            start: only predictions from this time on.
+            names: the columns to read.
+            keys: only predictions with these `id` and `row`; memory depends on their number.
+        """
+        with self.locked(exclusive=False):
+            plan = self.plan()
+            folder = partition("model", model) if model is not None else "model=*"
+            files = self._files(self.directory, f"{folder}/date=*/*.parquet", plan, start)
+            paths = self._readable(self.directory, plan.predictions if plan.written else [])
+            wanted = () if keys is None else KEY
+            read = list(dict.fromkeys([*names, *wanted, "time"]))
+            frames = [
+                _with_keys(
+                    pl.read_parquet(path, columns=read, hive_partitioning=False).select(read), keys
+                )
+                for path in files
+            ]
+            recent = segments.read_predictions(paths).frame
+        if model is not None:
+            recent = recent.filter(model=model)
+        found = pl.concat([*frames, _with_keys(recent.select(read), keys)])
+        kept = found if start is None else found.filter(pl.col("time") >= start)
+        return kept.select(names)
+
+    def feedback(self) -> pl.DataFrame:
+        """Return all feedback."""
+        with self.locked(exclusive=False):
+            plan = self.plan()
+            files = self._files(self.feedback_directory, "date=*/*.parquet", plan, None)
+            paths = self._readable(self.feedback_directory, plan.feedback if plan.written else [])
+            frames = [pl.read_parquet(path, hive_partitioning=False) for path in files]
+            recent = segments.read_feedback(paths).frame
+        return pl.concat([pl.DataFrame(schema=FEEDBACK_SCHEMA), *frames, recent])
+
+    def parquet_files(self) -> list[Path]:
+        """Return all Parquet files, of predictions and feedback."""
+        return sorted(
+            [
+                *self.directory.glob("model=*/date=*/*.parquet"),
+                *self.feedback_directory.glob("date=*/*.parquet"),
+            ]
+        )
+
+    def plan(self) -> Plan:
+        """Return the plan of an unfinished compaction; an empty one if there is none.
+
+        Raises:
+            MonitoringError: it cannot be read.
+        """
+        path = self.directory / PLAN
+        try:
+            return Plan(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return Plan("", [], [])
+        except (TypeError, ValueError) as error:
+            raise MonitoringError(f"{path}: not the plan of a compaction: {error}") from error
+
+    def put_plan(self, plan: Plan) -> None:
+        """Write the plan to disk before the files that it describes."""
+        write_whole(self.directory / PLAN, json.dumps(asdict(plan)).encode())
+
+    def drop_plan(self) -> None:
+        """Remove the plan of a compaction that is complete."""
+        (self.directory / PLAN).unlink(missing_ok=True)
+        sync(self.directory)
+
+    def _files(self, base: Path, pattern: str, plan: Plan, start: datetime | None) -> list[Path]:
+        first = f"date={start.astimezone(timezone.utc):%Y-%m-%d}" if start else ""
+        return [
+            path
+            for path in sorted(base.glob(pattern))
+            if path.parent.name >= first and (plan.written or path.stem != plan.name)
+        ]
+
+    def _readable(self, folder: Path, done: list[str]) -> list[Path]:
+        # Open ones first: one that is completed meanwhile is then found twice, and not missed.
+        paths = {path.stem: path for path in segments.open_segments(folder)}
+        paths |= {path.name: path for path in segments.sealed(folder)}
+        return sorted(path for path in paths.values() if path.name not in done)
+
+
+@contextmanager
+def only_one(path: Path, error: MonitoringError) -> Iterator[None]:
+    """Hold a lock file, or raise the error if another process holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise error from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def partition(name: str, value: str) -> str:
+    """Return the name of a directory in Hive's form, which DuckDB and polars read."""
+    return f"{name}={urllib.parse.quote(value, safe=' ')}"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace a file atomically, and force it to disk."""
+    with _replacement(path) as file:
+        file.write(content)
+
+
+def write_parquet(path: Path, frame: pl.DataFrame) -> None:
+    """Replace a Parquet file atomically, and force it to disk."""
+    with _replacement(path) as file:
+        frame.write_parquet(file, compression="zstd")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line; after one that a crash has torn, begin a new one."""
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read() == b"\n" else f"\n{line}"
+        file.write(f"{line}\n".encode())
+
+
+def sync(path: Path) -> None:
+    """Force a file or directory to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _replacement(path: Path) -> Iterator[BinaryIO]:
+    """Open a hidden file, and let it replace another one when it is complete and on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hidden = path.with_name(f".{path.name}.tmp")
+    # Rows are personal data: the mode is that of the gateways' segments.
+    with os.fdopen(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    hidden.replace(path)
+    sync(path.parent)
+
+
+def _with_keys(frame: pl.DataFrame, keys: pl.DataFrame | None) -> pl.DataFrame:
+    return frame if keys is None else frame.join(keys, on=KEY, how="semi")

@@ -1,0 +1,74 @@
+"""Prometheus metrics of the controller."""
+
+from __future__ import annotations
+
+from math import exp
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+
+from rollout.controller import Decision
+from rollout.errors import RolloutError
+from rollout.state import PHASES
+
+# exp() of more overflows a float64.
+_MAX_LOG_E = 700.0
+
+
+class Exporter:
+    """Gauges of one model's rollout."""
+
+    def __init__(self, model: str) -> None:
+        """Create the gauges of a model."""
+        self._registry = CollectorRegistry()
+        self._model = model
+        self._phase = self._gauge("rollout_phase", "1 for the current phase", "phase")
+        self._percent = self._gauge("rollout_percent", "Share of the requests for the canary")
+        self._generation = self._gauge("rollout_generation", "Generation of the rollout file")
+        self._stable = self._gauge("rollout_stable_version", "The stable version")
+        self._canary = self._gauge("rollout_canary_version", "The candidate; 0 at rest")
+        self._e = self._gauge("rollout_e_value", "E-value against the candidate", "test")
+        self._needed = self._gauge("rollout_e_value_limit", "E-value that rolls back", "test")
+        self._harm = self._gauge(
+            "rollout_harm_upper_bound",
+            "Upper bound of the increase in bad calls, as a share of the calls",
+            "test",
+        )
+        self._rollbacks = Counter(
+            "rollout_rolled_back_total",
+            "Versions rolled back by the controller",
+            ("model",),
+            registry=self._registry,
+        ).labels(model)
+
+    def listen(self, host: str, port: int) -> None:
+        """Answer `GET /metrics`.
+
+        Raises:
+            RolloutError: the port cannot be opened.
+        """
+        try:
+            start_http_server(port, host, self._registry)
+        except OSError as error:
+            raise RolloutError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+
+    def update(self, decision: Decision, *, dry_run: bool) -> None:
+        """Set the gauges to a decision's state and evidence; in a dry run, count no rollback."""
+        state, verdict = decision.state, decision.verdict
+        for phase in PHASES:
+            self._phase.labels(self._model, phase).set(phase == state.phase)
+        self._percent.labels(self._model).set(state.percent)
+        self._generation.labels(self._model).set(state.generation)
+        self._stable.labels(self._model).set(state.stable)
+        self._canary.labels(self._model).set(state.canary or 0)
+        for gauge in (self._e, self._needed, self._harm):
+            gauge.clear()
+        for test in verdict.findings if verdict else ():
+            self._e.labels(self._model, test.name).set(exp(min(test.log_e, _MAX_LOG_E)))
+            self._needed.labels(self._model, test.name).set(test.needed)
+            self._harm.labels(self._model, test.name).set(test.harm)
+        is_rollback = verdict is not None and verdict.action == "roll back"
+        if decision.changed and is_rollback and not dry_run:
+            self._rollbacks.inc()
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, ("model", *labels), registry=self._registry)

@@ -1,0 +1,82 @@
+"""The model servers and the states of their versions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from rollout.network import UnreachableError, get, of_each, resolved
+
+AVAILABLE = "AVAILABLE"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A model server's answer.
+
+    Attributes:
+        states: state of each version by number.
+        errors: error of each version that failed to load.
+        problem: reason for a missing answer, or "".
+    """
+
+    states: Mapping[int, str] = field(default_factory=dict)
+    errors: Mapping[int, str] = field(default_factory=dict)
+    problem: str = ""
+
+
+Servers = Mapping[str, Server]  # by ip:port
+
+
+def observe(urls: Sequence[str], model: str) -> Servers:
+    """Query every model server behind these URLs for the states of a model's versions."""
+    return of_each(resolved(urls), lambda address: _ask(address, model))
+
+
+def available_everywhere(servers: Servers, version: int) -> bool:
+    """Return whether every server has a version AVAILABLE; False without servers."""
+    return bool(servers) and all(
+        server.states.get(version) == AVAILABLE for server in servers.values()
+    )
+
+
+def failure(servers: Servers, version: int) -> str:
+    """Return the error of a server that failed to load a version, or ""."""
+    for address, server in servers.items():
+        if server.states.get(version) == "END" and (error := server.errors.get(version)):
+            return f"{address} cannot load it: {error}"
+    return ""
+
+
+def lacking(servers: Servers, version: int) -> str:
+    """Return the servers that do not have a version AVAILABLE, with the reasons."""
+    missing = [
+        f"{address}: {server.problem or server.errors.get(version) or 'not loaded yet'}"
+        if server.problem or version not in server.states or server.errors.get(version)
+        else f"{address}: {server.states[version]}"
+        for address, server in servers.items()
+        if server.states.get(version) != AVAILABLE
+    ]
+    return "; ".join(missing) or "no model server is known"
+
+
+def _ask(address: str, model: str) -> Server:
+    try:
+        status, body = get(address, f"/v1/models/{quote(model, safe='')}")
+    except UnreachableError as error:
+        return Server(problem=str(error))
+    try:
+        document = json.loads(body)
+        if status == 404:
+            return Server(problem=str(document["error"]))
+        states, errors = {}, {}
+        for each in document["model_version_status"]:
+            version = int(each["version"])
+            states[version] = str(each["state"])
+            if each["status"]["error_code"] not in ("OK", 0):
+                errors[version] = str(each["status"]["error_message"])
+    except (ValueError, KeyError, TypeError):
+        return Server(problem=f"not a model server: GET /v1/models/{model} gave {status}")
+    return Server(states, errors)

@@ -1,0 +1,179 @@
+"""The page's live view, and feedback on an answer."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+import requests
+from playwright.sync_api import Browser, Page, Request, Route, expect
+
+from tests.browser.conftest import check_accessible
+from tests.support.tables import breast_cancer
+
+ROW = breast_cancer().features[0].tolist()
+HIDE = """isHidden => {
+  Object.defineProperty(document, "hidden", { configurable: true, get: () => isHidden });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def ask(url: str, times: int) -> None:
+    for _ in range(times):
+        reply = requests.post(f"{url}/predict", json={"instances": [ROW, ROW]}, timeout=10)
+        assert reply.status_code == 200
+
+
+def ask_wrongly(url: str, times: int) -> None:
+    for _ in range(times):
+        requests.post(f"{url}/predict", data="{", timeout=10)
+
+
+def number_of(page: Page, title: str) -> float:
+    text = page.locator(".now > div", has_text=title).locator("dd").first.text_content() or ""
+    found = re.search(r"[\d.]+", text)
+    return float(found[0]) if found else 0.0
+
+
+def test_the_numbers_change_with_the_traffic(
+    page: Page, model_server: str, client_url: str
+) -> None:
+    url = client_url
+    page.goto(f"{url}/#live")
+    expect(page.locator(".charts .card")).to_have_count(4)
+    with page.expect_response("**/stats"):
+        pass
+    ask(url, 40)
+    ask_wrongly(url, 10)
+    with page.expect_response("**/stats"):
+        pass
+    expect(page.locator(".now > div", has_text="Requests")).to_contain_text(re.compile(r"[1-9]"))
+    assert number_of(page, "Rows") == pytest.approx(1.6 * number_of(page, "Requests"), rel=0.2)
+    assert number_of(page, "Refused (4xx)") > 0
+    assert number_of(page, "Failed (5xx)") == 0
+    assert 0 < number_of(page, "Median") <= number_of(page, "99th percentile")
+    expect(page.locator(".details")).to_contain_text(model_server)
+    expect(page.locator(".details section").first).to_contain_text("1 available")
+    label = page.locator(".charts svg").first.get_attribute("aria-label") or ""
+    assert re.match(r"Requests: [\d.]+/s now, [\d.]+/s at most\.", label)
+
+
+def test_a_hidden_page_asks_nothing_and_goes_on_when_it_is_seen(
+    page: Page, client_url: str
+) -> None:
+    asked: list[str] = []
+
+    def note(request: Request) -> None:
+        if request.url.endswith("/stats"):
+            asked.append(request.url)
+
+    page.on("request", note)
+    page.clock.install()
+    page.goto(f"{client_url}/#live")
+    expect(page.locator(".charts .card")).to_have_count(4)
+    page.evaluate(HIDE, True)
+    expect(page.locator("#view-live [role=status]")).to_have_text("Paused")
+    asked.clear()
+    page.clock.run_for(10_000)
+    assert asked == []
+    with page.expect_request("**/stats"):
+        page.evaluate(HIDE, False)
+    expect(page.locator("#view-live [role=status]")).to_contain_text("As of")
+    page.get_by_role("link", name="Predict").click()
+    asked.clear()
+    page.clock.run_for(10_000)
+    assert asked == []
+
+
+def test_a_service_that_goes_away_is_told_and_found_again(page: Page, client_url: str) -> None:
+    page.goto(f"{client_url}/#live")
+    expect(page.locator(".charts .card")).to_have_count(4)
+    error = page.locator("#view-live [role=alert]")
+    page.route("**/stats", lambda route: route.abort())
+    expect(error).to_have_text("The service cannot be reached.")
+    check_accessible(page)
+    page.unroute("**/stats")
+    expect(error).to_be_hidden()
+
+
+def with_everything(route: Route) -> None:
+    """Answer as a service with a rollout, monitoring and feedback."""
+    stats: dict[str, Any] = route.fetch().json()
+    stats["arms"] = [
+        {"version": 2, "arm": "canary", "requests": 40, "failed": 4, "p50": 0.002, "p99": 0.03},
+        {"version": 1, "arm": "control", "requests": 0, "failed": 0, "p50": None, "p99": None},
+    ]
+    stats["rollout"] = {
+        "phase": "canary",
+        "stable": 1,
+        "canary": 2,
+        "percent": 5.0,
+        "shadow": None,
+        "reason": "10 % of the canary's calls fail",
+    }
+    column = {"column": "<b>worst</b>", "psi": 0.31, "limit": 0.1, "verdict": "alarm"}
+    few = {"column": "mean_area", "psi": None, "limit": 0.1, "verdict": "too few rows"}
+    stats["drift"] = {"rows": 1200, "columns": [few, column]}
+    stats["log"] = {
+        "rows": 1100,
+        "dropped": {"full": 3, "failed": 4},
+        "bytes": 1_012_000,
+        "feedback": {"accepted": 17, "refused": 2},
+    }
+    stats["feedback"] = True
+    route.fulfill(json=stats)
+
+
+def test_rollout_drift_and_log_are_shown_where_they_are_on(
+    page: Page, browser: Browser, client_url: str
+) -> None:
+    phone = browser.new_page(viewport={"width": 320, "height": 640}, color_scheme="dark")
+    for one in (page, phone):
+        one.route("**/stats", with_everything)
+        one.goto(f"{client_url}/#live")
+        details = one.locator(".details")
+        expect(details).to_contain_text("10 % of the canary's calls fail")
+        expect(details.get_by_role("row", name="canary")).to_contain_text("10.0%")
+        drifted = details.locator("tbody tr", has_text="<b>worst</b>")
+        expect(drifted).to_contain_text("drifted")
+        expect(details.locator("tbody tr", has_text="mean_area")).to_contain_text("too few rows")
+        expect(details).to_contain_text("Drift, over 1,200 rows")
+        expect(details.locator("dl").last.locator("dd")).to_have_text(["1,100", "7", "1 MB", "17"])
+    check_accessible(phone)
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 320
+    phone.close()
+
+
+def test_an_answer_can_be_called_right_or_wrong_where_feedback_is_on(
+    page: Page, client_url: str
+) -> None:
+    sent: list[Any] = []
+
+    def take(route: Route) -> None:
+        sent.append(json.loads(route.request.post_data or ""))
+        route.fulfill(status=202, json={"accepted": 1, "refused": 0, "errors": []})
+
+    def identified(route: Route) -> None:
+        reply = route.fetch()
+        route.fulfill(response=reply, headers={**reply.headers, "X-Prediction-ID": "id-1"})
+
+    page.goto(client_url)
+    expect(page.locator("#label")).to_have_text("malignant")
+    expect(page.get_by_role("button", name="Wrong")).to_have_count(0)  # feedback is off here
+    page.route("**/stats", with_everything)
+    page.route("**/predict", identified)
+    page.route("**/feedback", take)
+    page.reload()
+    page.get_by_role("button", name="Wrong").click()
+    expect(page.locator(".feedback [role=status]")).to_have_text("Thank you. Recorded as benign.")
+    expect(page.get_by_role("button", name="Right")).to_be_disabled()
+    assert sent == [{"id": "id-1", "row": 0, "label": "benign"}]
+    check_accessible(page)
+    page.get_by_role("button", name="Typical benign").click()
+    expect(page.locator("#label")).to_have_text("benign")
+    expect(page.get_by_role("button", name="Right")).to_be_enabled()
+    page.get_by_role("button", name="Right").click()
+    expect(page.locator(".feedback [role=status]")).to_have_text("Thank you. Recorded as benign.")
+    assert sent[-1]["label"] == "benign"

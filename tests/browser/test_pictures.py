@@ -1,0 +1,56 @@
+"""The form of a model that takes pictures."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from tests.conftest import Starter
+from tests.support.pictures import HEIGHT, WIDTH, publish
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(left: tuple[int, int, int], right: tuple[int, int, int]) -> bytes:
+    """Return a picture of two colours, four times as large as the model's."""
+    row = b"\0" + bytes(left) * (2 * WIDTH) + bytes(right) * (2 * WIDTH)
+    size = struct.pack(">IIBBBBB", 4 * WIDTH, 4 * HEIGHT, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(row * (4 * HEIGHT))
+    parts = chunk(b"IHDR", size) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def test_a_picture_is_scaled_and_sent_as_numbers_or_as_bytes(
+    page: Page, tmp_path: Path, starter: Starter
+) -> None:
+    publish(tmp_path / "m")
+    server = starter.model_server("--model_name=m", f"--model_base_path={tmp_path / 'm'}")
+    page.goto(starter.client(server.address, CLIENT_MODEL="m").address)
+    content = png((255, 0, 0), (255, 255, 255))
+    (tmp_path / "flag.png").write_bytes(content)
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    for name in ("grey", "colour", "image_bytes"):
+        page.get_by_label(f"A picture for {name}").set_input_files(tmp_path / "flag.png")
+    image = page.get_by_role("img", name="flag.png, as it is sent: 16 by 8 pixels")
+    expect(image).to_have_count(2)
+    # Red is 0.299 of white (ITU-R BT.601).
+    outputs = page.locator("#outputs")
+    expect(outputs).to_contain_text("left0.299")
+    expect(outputs).to_contain_text("right1")
+    expect(outputs).to_contain_text("colours[255,127.5,127.5]")
+    expect(outputs).to_contain_text(f"bytes{len(content)}")
+    with page.expect_request("**/predict") as asked:
+        page.get_by_label("Range of the pixels").select_option("255")
+    (row,) = json.loads(asked.value.post_data or "")["instances"]
+    assert row["grey"] == [[76] * (WIDTH // 2) + [255] * (WIDTH // 2)] * HEIGHT
+    assert list(row["image_bytes"]) == ["b64"]
+    page.get_by_label("A picture for grey").set_input_files(tmp_path / "no.png")
+    expect(page.get_by_text("no.png is not a picture that this browser reads.")).to_be_visible()
+    page.locator("[name=image_bytes]").fill("no base64!")
+    expect(page.locator(".field.wrong .fault")).to_have_text("expected base64, or choose a file")

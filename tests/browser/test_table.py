@@ -1,0 +1,178 @@
+"""The page's view of a whole table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+from playwright.sync_api import Browser, Page, Route, expect
+
+from tests.browser.conftest import check_accessible, check_contrast
+from tests.conftest import Starter
+from tests.support.tables import breast_cancer
+
+TABLE = breast_cancer()
+NOTICE = "#table-state .notice"
+
+
+def table(path: Path, rows: int = 60, *, wrong: int | None = None) -> Path:
+    """Write rows of the built-in table with an id; one may hold a word in place of a number."""
+    features = np.resize(TABLE.features, (rows, len(TABLE.columns)))
+    with path.open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["id, quoted", *TABLE.columns])
+        for number, row in enumerate(features.tolist()):
+            cells = ["much", *row[1:]] if number == wrong else row
+            out.writerow([f'row "{number}"', *cells])
+    return path
+
+
+def predict(page: Page, url: str, path: Path) -> None:
+    page.goto(f"{url}/#table")
+    page.locator("#file").set_input_files(path)
+
+
+def counts(page: Page) -> dict[str, int]:
+    """Return the number of rows by the title of their tile."""
+    tiles = page.locator(".tiles > div")
+    texts = tiles.evaluate_all("all => all.map(e => [...e.children].map(c => c.textContent))")
+    return {title: int(number.replace(",", "")) for title, number, _ in texts}
+
+
+def test_a_table_is_predicted_counted_and_can_be_downloaded(
+    page: Page, client_url: str, tmp_path: Path
+) -> None:
+    page.goto(f"{client_url}/#table")
+    expect(page.locator(".needs li")).to_have_count(30)
+    page.locator("#file").set_input_files(table(tmp_path / "cells.csv", wrong=7))
+    expect(page.locator(".headline")).to_contain_text("60 rows")
+    check_accessible(page)
+    page.emulate_media(color_scheme="dark")
+    check_contrast(page)
+    with page.expect_download() as started:
+        page.get_by_role("link", name="Download as CSV").click()
+    assert started.value.suggested_filename == "cells.predictions.csv"
+    rows = list(csv.DictReader(io.StringIO(started.value.path().read_text())))
+    names = ["id, quoted", *TABLE.columns, "label", "probability", "error"]
+    assert list(rows[0]) == names
+    assert [row["id, quoted"] for row in rows] == [f'row "{number}"' for number in range(60)]
+    labels = [row["label"] for row in rows]
+    told = counts(page)
+    assert told == {
+        "benign": labels.count("benign"),
+        "malignant": labels.count("malignant"),
+        "Rows with errors": 1,
+    }
+    expect(page.locator(".faults li")).to_have_text(
+        'line 9, column "mean_radius": expected float32, got "much"'
+    )
+    first = page.locator(".data tbody tr").first.locator("th, td")
+    assert first.nth(0).text_content() == labels[0]
+    expect(first.nth(3)).to_have_text('row "0"')
+
+    probabilities = np.array([float(row["probability"] or "nan") for row in rows])
+    for threshold in (0.001, 0.29, 0.9):
+        page.get_by_label("Threshold").last.fill(str(threshold))
+        high = int((probabilities >= threshold).sum())
+        assert counts(page)["benign"] == high
+        assert counts(page)["malignant"] == 59 - high
+        image = page.locator(".distribution svg")
+        expect(image).to_have_attribute("aria-label", re.compile(rf"of {threshold}, {high} rows"))
+    page.locator("#threshold").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_label("Threshold").last).to_have_value("0.901")
+    page.get_by_role("button", name="Another table").click()
+    expect(page.locator("#file")).to_be_focused()
+
+
+def test_a_file_that_is_no_table_is_refused_with_the_reason(
+    page: Page, client_url: str, tmp_path: Path
+) -> None:
+    page.goto(f"{client_url}/#table")
+    for name, content, message in (
+        ("report.xlsx", b"PK", "report.xlsx is not a table that can be read here"),
+        ("others.csv", b"a,b\n1,2\n", 'line 1: column "mean_radius", the first of 30, is missing'),
+        ("picture.csv", b"\x89PNG\r\n\x1a\n\0\0\xff\xfe", "line 1: expected UTF-8"),
+        ("empty.csv", b"", 'line 1: column "mean_radius", the first of 30, is missing'),
+    ):
+        (tmp_path / name).write_bytes(content)
+        page.locator("#file").set_input_files(tmp_path / name)
+        expect(page.locator(NOTICE)).to_contain_text(message)
+        expect(page.locator(".drop")).to_be_visible()
+    check_accessible(page)
+
+
+def test_other_types_are_read_and_dropped_files_too(
+    page: Page, client_url: str, tmp_path: Path
+) -> None:
+    path = table(tmp_path / "cells.csv")
+    lines = path.read_text().replace("id, quoted", "id").splitlines()
+    page.goto(f"{client_url}/#table")
+    expect(page.locator(".drop")).to_be_visible()
+    page.evaluate(
+        """text => {
+          const data = new DataTransfer();
+          data.items.add(new File([text], "cells.tsv"));
+          const drop = document.querySelector(".drop");
+          drop.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
+        }""",
+        "\n".join(line.replace(",", "\t") for line in lines),
+    )
+    expect(page.locator(".headline")).to_contain_text("cells.tsv 60 rows")
+
+
+def test_a_service_that_is_away_or_busy_says_so_and_the_table_can_be_sent_again(
+    page: Page, model_server: str, starter: Starter, tmp_path: Path
+) -> None:
+    client = starter.client(model_server)
+    path = table(tmp_path / "cells.csv")
+    page.goto(f"{client.address}/#table")
+
+    def busy(route: Route) -> None:
+        route.fulfill(status=429, headers={"Retry-After": "1"}, json={"error": "too many"})
+
+    page.route("**/predict?*", busy)
+    page.locator("#file").set_input_files(path)
+    expect(page.locator(NOTICE)).to_contain_text("The service is busy.")
+    page.unroute("**/predict?*")
+    page.get_by_role("button", name="Send again").click()
+    expect(page.locator(".headline")).to_contain_text("60 rows")
+    page.get_by_role("button", name="Another table").click()
+    client.stop()
+    page.locator("#file").set_input_files(path)
+    expect(page.locator(NOTICE)).to_contain_text("The service cannot be reached.")
+
+
+def test_many_rows_show_their_progress_and_stay_out_of_memory(
+    page: Page, client_url: str, tmp_path: Path
+) -> None:
+    path = table(tmp_path / "many.csv", 40_000)
+    devtools = page.context.new_cdp_session(page)
+    page.goto(f"{client_url}/#table")
+    expect(page.locator(".drop")).to_be_visible()
+    line = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 4e6}
+    devtools.send("Network.emulateNetworkConditions", line)
+    page.locator("#file").set_input_files(path)
+    status = page.locator(".progress [role=status]")
+    expect(status).to_have_text(re.compile(r"[\d.]+ MB of [\d.]+ MB sent and predicted"))
+    assert 0 < page.locator("progress").evaluate("bar => bar.value") < 1
+    page.get_by_role("button", name="Cancel").click()
+    devtools.send("Network.emulateNetworkConditions", {**line, "uploadThroughput": -1})
+    expect(page.locator(".drop")).to_be_visible()
+    expect(page.locator(NOTICE)).to_have_count(0)
+    page.locator("#file").set_input_files(path)
+    expect(page.locator(".headline")).to_contain_text("40,000 rows", timeout=120_000)
+    devtools.send("HeapProfiler.collectGarbage")
+    used = devtools.send("Runtime.getHeapUsage")["usedSize"]
+    assert used < path.stat().st_size
+
+
+def test_the_result_fits_a_phone(browser: Browser, client_url: str, tmp_path: Path) -> None:
+    page = browser.new_page(viewport={"width": 320, "height": 640})
+    predict(page, client_url, table(tmp_path / "cells.csv", wrong=3))
+    expect(page.locator(".headline")).to_contain_text("60 rows")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    page.close()

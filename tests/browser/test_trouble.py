@@ -1,0 +1,86 @@
+"""The page when the service is away, busy, late, or refuses a row."""
+
+from __future__ import annotations
+
+from playwright.sync_api import Page, Route, expect
+
+from tests.browser.conftest import ready
+
+
+def explores(route: Route) -> bool:
+    """Return whether a request is one of those that look around the row."""
+    return "x-prediction-record" in route.request.headers
+
+
+def test_when_the_service_is_away_the_answer_is_marked_and_comes_back(
+    page: Page, client_url: str
+) -> None:
+    page.goto(client_url)
+    ready(page)
+    page.route("**/predict", lambda route: route.abort())
+    page.locator("[name=mean_radius]").fill("7")
+    expect(page.locator("#error")).to_have_text("The service cannot be reached.")
+    expect(page.locator("#status")).to_have_text("Trying again by itself.")
+    expect(page.locator("#answer")).to_have_class("stale")
+    expect(page.locator("#label")).to_have_text("malignant")
+    page.unroute("**/predict")
+    expect(page.locator("#error")).to_be_hidden()
+    expect(page.locator("#answer")).not_to_have_class("stale")
+
+
+def test_a_busy_service_is_asked_again_when_it_says(page: Page, client_url: str) -> None:
+    page.goto(client_url)
+    ready(page)
+
+    refused: list[Route] = []
+
+    def busy(route: Route) -> None:
+        if refused or explores(route):
+            route.fallback()
+            return
+        refused.append(route)
+        route.fulfill(status=429, headers={"Retry-After": "1"}, json={"error": "too many"})
+
+    page.route("**/predict", busy)
+    page.locator("[name=mean_radius]").fill("7")
+    expect(page.locator("#error")).to_have_text("The service is busy.")
+    expect(page.locator("#error")).to_be_hidden()
+    expect(page.locator("#answer")).to_have_attribute("data-status", "current")
+
+
+def test_an_error_that_names_a_column_stands_at_its_field(page: Page, client_url: str) -> None:
+    page.goto(client_url)
+    ready(page)
+    error = "instances[0].mean_area: 7 is outside of training's range"
+    page.route("**/predict", lambda route: route.fulfill(status=400, json={"error": error}))
+    page.locator("[name=mean_radius]").fill("7")
+    wrong = page.locator(".field.wrong")
+    expect(wrong.locator("label")).to_have_text("mean area")
+    expect(wrong.locator(".fault")).to_have_text("7 is outside of training's range")
+    page.unroute("**/predict")
+    page.route("**/predict", lambda route: route.fulfill(status=500, body="<b>no JSON</b>"))
+    page.locator("[name=mean_radius]").fill("8")
+    expect(page.get_by_role("alert")).to_have_text("<b>no JSON</b>")
+
+
+def test_the_last_request_wins(page: Page, client_url: str) -> None:
+    page.goto(client_url)
+    ready(page)
+    held: list[Route] = []
+
+    def hold_first(route: Route) -> None:
+        if held or explores(route):
+            route.fallback()
+        else:
+            held.append(route)
+
+    page.route("**/predict", hold_first)
+    page.get_by_role("button", name="Typical benign").click()
+    page.wait_for_timeout(300)  # beyond the pause before a question
+    page.get_by_role("button", name="Typical malignant").click()
+    expect(page.locator("#label")).to_have_text("malignant")
+    expect(page.locator("#answer")).to_have_attribute("data-status", "current")
+    late = {"predictions": [{"probability": 1.0, "label": "benign", "logit": 9}], "version": 1}
+    held[0].fulfill(json=late)
+    page.wait_for_timeout(100)
+    expect(page.locator("#label")).to_have_text("malignant")

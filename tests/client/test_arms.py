@@ -1,0 +1,324 @@
+"""Rollout files, the split of requests, and the repetition of a canary's failures."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from client.arms.arms import Arms
+from client.arms.rollout_file import Rollout, RolloutFileError, RolloutFiles, parse
+from client.arms.split import Arm, Split
+from client.arms.turn import Turn
+from client.errors import ClientError, DeadlineExceededError, InvalidArgumentError, NotFoundError
+from client.observability.arm_metrics import ArmMetrics
+from client.serving.deadlines import Deadline
+from client.serving.flows import Target
+from tests.support.rollouts import rollout_document, write_rollout
+
+KEYS = [f"caller-{number}" for number in range(100_000)]
+
+
+def rollout(**changes: Any) -> Rollout:
+    return parse(json.dumps({**rollout_document("m"), **changes}).encode(), "m")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "format: expected 1, got 2"),
+        ({"model": "other"}, "model: expected \"m\", got 'other'"),
+        ({"percent": 101}, "percent: expected a number from 0 to 100, got 101"),
+        ({"percent": None}, "percent: expected a number from 0 to 100, got None"),
+        ({"percent": float("nan")}, "not JSON"),
+        ({"stable": "1"}, "stable: expected a whole number, got '1'"),
+        ({"canary": 1.5}, "canary: expected a whole number, got 1.5"),
+        ({"canary": 1}, "canary: expected a version other than the stable one, got 1"),
+        ({"shadow": 1}, "shadow: expected a version other than the stable one, got 1"),
+        ({"generation": True}, "generation: expected a whole number"),
+    ],
+)
+def test_a_wrong_field_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RolloutFileError, match="^" + message.replace("[", r"\[")):
+        rollout(**changes)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])
+def test_what_is_not_an_object_is_refused(content: bytes) -> None:
+    with pytest.raises(RolloutFileError):
+        parse(content, "m")
+
+
+@pytest.mark.parametrize("percent", [0.01, 5, 80])
+def test_each_arm_gets_its_share_of_the_callers(percent: float) -> None:
+    split = Split(rollout(canary=2, percent=percent))
+    names = [split.by_key(key).name for key in KEYS]
+    assert abs(100 * names.count("canary") / len(KEYS) - percent) < 0.3
+    assert abs(100 * names.count("control") / len(KEYS) - min(percent, 100 - percent)) < 0.3
+
+
+def test_requests_without_a_key_are_shared_out_at_random() -> None:
+    split = Split(rollout(canary=2, percent=20))
+    names = [split.by_key(None).name for _ in range(20_000)]
+    assert abs(100 * names.count("canary") / len(names) - 20) < 2
+    assert abs(100 * names.count("control") / len(names) - 20) < 2
+
+
+def test_a_higher_share_takes_the_canary_away_from_nobody() -> None:
+    had: set[str] = set()
+    for percent in (5, 25, 100):
+        split = Split(rollout(canary=2, percent=percent))
+        have = {key for key in KEYS if split.by_key(key).name == "canary"}
+        assert had <= have
+        had = have
+    assert had == set(KEYS)
+
+
+def test_another_salt_gives_the_canary_to_others() -> None:
+    splits = [Split(rollout(canary=2, percent=10, salt=salt)) for salt in ("a", "b")]
+    keys = KEYS[:20_000]
+    has = [{key for key in keys if split.by_key(key).name == "canary"} for split in splits]
+    assert abs(len(has[0] & has[1]) - 200) < 60
+
+
+def test_a_key_may_be_any_text_a_header_can_hold() -> None:
+    split = Split(rollout(canary=2, percent=50))
+    for key in ("", " ", "ÿþ", "\udcff", "x" * 100_000):
+        assert split.by_key(key) == split.by_key(key)
+
+
+def test_a_request_may_name_its_arm() -> None:
+    split = Split(rollout(canary=2, percent=0))
+    assert split.by_key("anyone").version == 1
+    canary = split.by_name("canary")
+    assert (canary.name, canary.version, canary.counted) == ("canary", 2, False)
+    assert split.by_name("stable").version == 1
+    with pytest.raises(ClientError, match='expected "canary" or "stable", got "Canary"'):
+        split.by_name("Canary")
+    assert Split(rollout()).by_name("canary").name == "stable"
+
+
+def test_a_file_that_breaks_or_goes_leaves_the_last_state(tmp_path: Path) -> None:
+    states: list[Rollout] = []
+    unreadable: dict[str, bool] = {}
+    files = RolloutFiles(tmp_path / "rollouts", states.append, unreadable.__setitem__)
+    files.read()
+    assert (states, unreadable) == ([], {})
+    path = write_rollout(tmp_path / "rollouts", "m", canary=2, percent=5)
+    files.read()
+    files.read()
+    assert [one.percent for one in states] == [5.0]
+    assert unreadable == {"m": False}
+    for spoil in (lambda: path.write_text("{"), path.unlink):
+        spoil()
+        files.read()
+        assert unreadable == {"m": True}
+        write_rollout(tmp_path / "rollouts", "m", canary=2, percent=6)
+        files.read()
+        assert unreadable == {"m": False}
+    assert [one.percent for one in states] == [5.0, 6.0, 6.0]
+
+
+class Fixture:
+    """Arms over a rollout file, and versions that answer as a test wants."""
+
+    def __init__(self, folder: Path, **state: Any) -> None:
+        self.folder = folder
+        self.registry = CollectorRegistry()
+        self.learned: set[Target] = set()
+        # The errors of each arm by request; or how it behaves.
+        self.errors: dict[str | None, dict[int, ClientError]] = {}
+        self.turns: list[tuple[str | None, int, list[int]]] = []
+        self.seconds = 0.0
+        self.probability = 0.5
+        write_rollout(folder, "m", **state)
+        self.arms = Arms(folder, "X-User", ArmMetrics(self.registry), learn=self.learn)
+
+    async def learn(self, target: Target) -> None:
+        self.learned.add(target)
+
+    async def attempt(self, places: Sequence[int], turn: Turn) -> Mapping[int, ClientError]:
+        assert turn.target.version is not None
+        self.turns.append((turn.arm, turn.target.version, list(places)))
+        if turn.arm == "canary" and self.seconds:
+            await asyncio.sleep(min(self.seconds, turn.deadline.left()))
+            return dict.fromkeys(places, DeadlineExceededError("late"))
+        errors = {p: e for p, e in self.errors.get(turn.arm, {}).items() if p in places}
+        outputs = {"probability": np.array([self.probability if turn.arm == "canary" else 0.5])}
+        try:
+            turn.check(outputs)
+        except ClientError as error:
+            return dict.fromkeys(places, error)
+        return errors
+
+    def ask(self, count: int = 2, timeout: float = 2.0, arm: str = "canary") -> Any:
+        chosen = next(a for key in KEYS if (a := self.choose(key)).name == arm)
+        deadline = Deadline(timeout)
+        work = self.arms.answer(chosen, range(count), deadline, deadline, self.attempt)
+        return asyncio.run(work)
+
+    def choose(self, key: str) -> Arm:
+        arm = self.arms.choose(Target("m"), {"x-user": key})
+        assert arm is not None
+        return arm
+
+    def metric(self, text: str) -> float:
+        lines = generate_latest(self.registry).decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(text))
+
+    def calls(self, arm: str, outcome: str) -> float:
+        version = 2 if arm == "canary" else 1
+        return self.metric(
+            f'client_arm_calls_total{{arm="{arm}",model="m",outcome="{outcome}",version="{version}"}}'
+        )
+
+    def requests(self, arm: str, outcome: str) -> float:
+        return self.metric(f'client_arm_requests_total{{arm="{arm}",model="m",outcome="{outcome}"')
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Fixture:
+    return Fixture(tmp_path, canary=2, percent=10)
+
+
+def test_versions_that_are_named_and_other_models_are_left_alone(canary: Fixture) -> None:
+    for target in (Target("m", 1), Target("m", None, "stable"), Target("other")):
+        assert canary.arms.choose(target, {"x-model-arm": "nonsense"}) is None
+        assert canary.arms.stable(target) == target
+    assert canary.arms.stable(Target("m")) == Target("m", 1)
+
+
+def test_a_canary_that_answers_is_not_repeated(canary: Fixture) -> None:
+    assert canary.ask() == {}
+    assert canary.turns == [("canary", 2, [0, 1])]
+    assert canary.calls("canary", "ok") == 1
+    assert canary.requests("canary", "ok") == 2
+    assert canary.ask(arm="control") == {}
+    assert canary.calls("control", "ok") == 1
+    assert canary.metric("client_arm_call_seconds_count") == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (NotFoundError("no such version"), "failed"),
+        (ClientError("no signature that explains it", 501), "failed"),
+        (InvalidArgumentError("bad rows"), "refused"),
+    ],
+)
+def test_failures_are_repeated_on_stable(canary: Fixture, error: ClientError, outcome: str) -> None:
+    canary.errors["canary"] = {1: error}
+    assert canary.ask(3) == {}
+    assert canary.turns == [("canary", 2, [0, 1, 2]), ("stable", 1, [1])]
+    assert canary.calls("canary", outcome) == 1
+    assert canary.requests("canary", "repeated") == 1
+    assert canary.requests("canary", "ok") == 2
+
+
+def test_an_error_that_stable_has_too_is_the_caller_s(canary: Fixture) -> None:
+    canary.errors = {"canary": {0: ClientError("canary")}, "stable": {0: ClientError("stable")}}
+    for _ in range(30):
+        assert canary.ask()[0].message == "stable"
+    assert canary.requests("canary", "refused") == 30
+    assert canary.metric("client_rollout_cutout") == 0
+
+
+def test_probabilities_that_are_none_are_repeated(canary: Fixture) -> None:
+    canary.probability = float("nan")
+    assert canary.ask() == {}
+    assert canary.turns[-1] == ("stable", 1, [0, 1])
+    assert canary.calls("canary", "invalid") == 1
+
+
+def test_a_canary_that_hangs_leaves_stable_most_of_the_time(canary: Fixture) -> None:
+    canary.seconds = 60
+    ends = []
+    original = canary.attempt
+
+    async def attempt(places: Sequence[int], turn: Turn) -> Mapping[int, ClientError]:
+        ends.append(turn.deadline.left())
+        return await original(places, turn)
+
+    canary.attempt = attempt  # type: ignore[method-assign]
+    assert canary.ask(timeout=1.0) == {}
+    assert ends[0] == pytest.approx(0.1, abs=0.02)
+    assert ends[1] > 0.8
+    assert canary.calls("canary", "failed") == 1
+
+
+def test_a_caller_in_a_hurry_is_no_evidence(canary: Fixture) -> None:
+    canary.arms._slowest["m"] = 0.5
+    canary.seconds = 60
+    for _ in range(12):
+        assert canary.ask(timeout=0.05) == {}
+    assert canary.calls("canary", "failed") == 0
+    assert canary.metric("client_rollout_cutout") == 0
+
+
+def test_ten_failures_cut_the_canary_out_until_the_rollout_changes(canary: Fixture) -> None:
+    canary.errors["canary"] = {0: NotFoundError("no such version")}
+    for number in range(10):
+        assert canary.metric("client_rollout_cutout") == 0, number
+        assert canary.ask() == {}
+    assert canary.metric('client_rollout_cutout{model="m",version="2"}') == 1
+    split = Split(rollout(canary=2, percent=10))
+    key = next(key for key in KEYS if split.by_key(key).name == "canary")
+    arm = canary.choose(key)
+    assert (arm.name, arm.version) == ("stable", 1)
+    before = canary.requests("canary", "repeated")
+    deadline = Deadline(1)
+    asyncio.run(canary.arms.answer(arm, range(5), deadline, deadline, canary.attempt))
+    assert canary.turns[-1] == ("stable", 1, [0, 1, 2, 3, 4])
+    # They still count as the canary's, so that the arms' sizes stay equal.
+    assert canary.requests("canary", "repeated") == before + 5
+    write_rollout(canary.folder, "m", canary=2, percent=10, generation=2)
+    assert canary.arms._files is not None
+    canary.arms._files.read()
+    assert canary.choose(key).name == "canary"
+    assert canary.metric("client_rollout_cutout") == 0
+
+
+def test_a_failure_now_and_then_does_not_cut_out(canary: Fixture) -> None:
+    for number in range(200):
+        canary.errors["canary"] = {0: NotFoundError("")} if number % 3 == 0 else {}
+        canary.ask()
+    assert canary.metric("client_rollout_cutout") == 0
+
+
+def test_requests_that_chose_their_arm_are_no_evidence(canary: Fixture) -> None:
+    arm = canary.arms.choose(Target("m"), {"x-model-arm": "canary"})
+    assert arm is not None
+    deadline = Deadline(1)
+    canary.errors["canary"] = {0: NotFoundError("")}
+    for _ in range(30):
+        asyncio.run(canary.arms.answer(arm, range(1), deadline, deadline, canary.attempt))
+    assert canary.metric("client_arm_calls_total") == 0
+    assert canary.metric("client_arm_requests_total") == 0
+    assert canary.metric("client_rollout_cutout") == 0
+
+
+def test_versions_are_learned_before_they_get_requests(canary: Fixture) -> None:
+    write_rollout(canary.folder, "m", canary=2, percent=10, shadow=3, generation=2)
+
+    async def watch() -> None:
+        watching = asyncio.create_task(canary.arms.watch())
+        while len(canary.learned) < 3:
+            await asyncio.sleep(0.01)
+        watching.cancel()
+
+    asyncio.run(asyncio.wait_for(watch(), 20))
+    assert canary.learned == {Target("m", 1), Target("m", 2), Target("m", 3)}
+
+
+def test_shadow_traffic_is_copied_from_the_stable_version_only(tmp_path: Path) -> None:
+    arms = Fixture(tmp_path, canary=2, percent=10, shadow=3).arms
+    for key in KEYS[:100]:
+        arm = arms.choose(Target("m"), {"x-user": key})
+        assert arm is not None
+        assert arms.shadow(arm) == (None if arm.name == "canary" else Target("m", 3))

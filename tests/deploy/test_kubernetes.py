@@ -1,0 +1,183 @@
+"""The manifests, rendered by kubectl and validated without a cluster."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from client.settings import Settings
+from tests.support.kubernetes import OVERLAYS, find, pods, render
+from tests.support.processes import ROOT
+
+VERSIONS = ("1.32", "1.37")
+CRDS = Path(__file__).parent / "crds"
+ALL = ["base", *OVERLAYS]
+
+
+def closed(schema: Any) -> Any:
+    """Return a CRD's schema that refuses unknown fields, as a strict API server does."""
+    if isinstance(schema, list):
+        return [closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result = {key: closed(value) for key, value in schema.items()}
+    if isinstance(schema.get("properties"), dict) and not schema.get(
+        "x-kubernetes-preserve-unknown-fields"
+    ):
+        result["additionalProperties"] = False
+    return result
+
+
+def crd(kind: str) -> Any:
+    schema = closed(json.loads((CRDS / f"{kind}.json").read_text()))
+    schema["properties"]["metadata"] = {"type": "object"}
+    return schema
+
+
+@pytest.mark.parametrize("path", ALL)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_resources_are_valid(path: str, version: str) -> None:
+    custom = {file.stem for file in CRDS.glob("*.json")}
+    for resource in render(path):
+        if resource["kind"] in custom:
+            jsonschema.validate(resource, crd(resource["kind"]))
+        else:
+            kubernetes_validate.validate(resource, version, strict=True)
+
+
+def test_the_schemas_refuse_unknown_fields() -> None:
+    runtime = json.loads(json.dumps(find("kserve", "ServingRuntime", "logreg-serving")))
+    runtime["spec"]["containers"][0]["imagePullPolice"] = "Always"
+    with pytest.raises(jsonschema.ValidationError, match="imagePullPolice"):
+        jsonschema.validate(runtime, crd("ServingRuntime"))
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_pods_are_confined_and_say_what_they_need(path: str) -> None:
+    for name, pod in pods(path):
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True, name
+            assert context["allowPrivilegeEscalation"] is False, name
+            assert context["capabilities"] == {"drop": ["ALL"]}, name
+            assert {"cpu", "memory"} <= container["resources"]["requests"].keys(), name
+            assert "memory" in container["resources"]["limits"], name
+            mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
+            assert mounted <= {volume["name"] for volume in pod.get("volumes", [])}, name
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_the_client_s_variables_are_settings(path: str) -> None:
+    known = {f"CLIENT_{name.upper()}" for name in Settings.model_fields}
+    for _, pod in pods(path):
+        for container in pod["containers"]:
+            names = {variable["name"] for variable in container.get("env", [])}
+            assert {name for name in names if name.startswith("CLIENT_")} <= known
+
+
+@pytest.mark.parametrize("path", [path for path in ALL if path != "kserve"])
+def test_services_select_pods_and_name_their_ports(path: str) -> None:
+    templates = [r["spec"]["template"] for r in render(path) if "template" in r.get("spec", {})]
+    for service in (r for r in render(path) if r["kind"] == "Service"):
+        selector = service["spec"]["selector"].items()
+        (pod,) = (t for t in templates if selector <= t["metadata"]["labels"].items())
+        ports = [p for c in pod["spec"]["containers"] for p in c.get("ports", [])]
+        for port in service["spec"]["ports"]:
+            if "targetPort" in port:
+                assert port["targetPort"] in {p["name"] for p in ports}
+
+
+def test_gateways_resolve_every_model_server() -> None:
+    service = find("base", "Service", "serving")["spec"]
+    assert service["clusterIP"] == "None"
+    (client,) = find("base", "Deployment", "client")["spec"]["template"]["spec"]["containers"]
+    assert {"name": "CLIENT_SERVER", "value": "serving:8500"} in client["env"]
+
+
+def arguments_of_servers() -> Iterator[tuple[str, list[str]]]:
+    """Yield every model server that gateways find by a name: where it is, and its arguments."""
+    for path in (path for path in ALL if path != "kserve"):
+        (server,) = find(path, "Deployment", "serving")["spec"]["template"]["spec"]["containers"]
+        yield path, server["args"]
+    for file in ("docker-compose.yml", "deploy/compose.rollout.yml"):
+        yield file, yaml.safe_load((ROOT / file).read_text())["services"]["serving"]["command"]
+
+
+def test_servers_end_connections_so_that_callers_find_new_ones_within_45_seconds() -> None:
+    for where, arguments in arguments_of_servers():
+        (flag,) = (one for one in arguments if one.startswith("--grpc_channel_arguments="))
+        age = re.search(r"max_connection_age_ms=(\d+)", flag)
+        # gRPC waits up to 5 s between two resolutions of a name.
+        assert age is not None, where
+        assert int(age[1]) <= 35_000, where
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_autoscalers_alone_set_replicas(path: str) -> None:
+    def target(scaler: Any) -> str:
+        return str(scaler["spec"]["scaleTargetRef"]["name"])
+
+    scalers = ("HorizontalPodAutoscaler", "ScaledObject")
+    scaled = [target(r) for r in render(path) if r["kind"] in scalers]
+    assert len(scaled) == len(set(scaled))
+    for deployment in (r for r in render(path) if r["kind"] == "Deployment"):
+        name = deployment["metadata"]["name"]
+        assert ("replicas" in deployment["spec"]) == (name not in scaled), name
+
+
+def test_gateways_can_ask_name_servers_on_the_host_s_network() -> None:
+    (dns,) = (
+        rule
+        for rule in find("base", "NetworkPolicy", "client")["spec"]["egress"]
+        if rule["ports"][0]["port"] == 53
+    )
+    assert "to" not in dns
+
+
+def test_all_parts_serve_one_model() -> None:
+    name = find("base", "Deployment", "client")["spec"]["template"]["spec"]["containers"][0]["env"]
+    (model,) = (variable for variable in name if variable["name"] == "CLIENT_MODEL")
+    config_map = model["valueFrom"]["configMapKeyRef"]["name"]
+    for kind, part in (("Deployment", "serving"), ("Job", "training")):
+        (container,) = find("base", kind, part)["spec"]["template"]["spec"]["containers"]
+        assert container["envFrom"] == [{"configMapRef": {"name": config_map}}]
+    assert find("base", "ConfigMap", config_map)["data"] == {"MODEL": "breast_cancer"}
+
+
+def test_the_workers_of_a_job_know_each_other() -> None:
+    job = find("workers", "Job", "training")["spec"]
+    assert job["completionMode"] == "Indexed"
+    assert job["completions"] == job["parallelism"] == 2
+    pod = job["template"]["spec"]
+    assert find("workers", "Service", pod["subdomain"])["spec"]["clusterIP"] == "None"
+    env = {v["name"]: v.get("value") for v in pod["containers"][0]["env"]}
+    # A variable can refer only to those before it.
+    assert list(env).index("JOB_COMPLETION_INDEX") < list(env).index("TF_CONFIG")
+    config = json.loads(str(env["TF_CONFIG"]).replace("$(JOB_COMPLETION_INDEX)", "1"))
+    assert config == {
+        "cluster": {"worker": ["training-0.training:2222", "training-1.training:2222"]},
+        "task": {"type": "worker", "index": 1},
+    }
+
+
+def test_kserve_s_pod_has_the_names_and_ports_it_expects() -> None:
+    containers = find("kserve", "ServingRuntime", "logreg-serving")["spec"]["containers"]
+    server, gateway = containers
+    assert server["name"] == "kserve-container"
+    assert "--model_base_path=/mnt/models" in server["args"]
+    assert gateway["name"] == "transformer-container"
+    assert gateway["ports"] == [{"containerPort": 8080, "protocol": "TCP"}]
+    assert {"name": "CLIENT_SERVER", "value": "127.0.0.1:9000"} in gateway["env"]
+    assert "--port=9000" in server["args"]
+    for container in containers:
+        assert container["securityContext"]["runAsNonRoot"] is True

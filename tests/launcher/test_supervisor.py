@@ -1,0 +1,39 @@
+"""The processes of `make run` get their arguments, whatever characters these contain."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from launcher.supervisor import Supervisor
+from tests.support.processes import wait_for
+
+WRITE_ARGUMENTS = """
+import json, sys, time
+from pathlib import Path
+Path(sys.argv[1]).write_text(json.dumps(sys.argv[2:]))
+time.sleep(600)
+"""
+
+
+def test_arguments_may_look_like_comments(tmp_path: Path) -> None:
+    written = tmp_path / "arguments"
+    arguments = ["/a b #1/m", "x ;y", "#", "50%", 'it\'s "quoted" #', "é", ""]
+    program = tmp_path / "program.py"
+    program.write_text(WRITE_ARGUMENTS)
+    command = [sys.executable, str(program), str(written), *arguments]
+    supervisor = Supervisor({"one": command}, tmp_path, tmp_path / "logs")
+    try:
+        wait_for(lambda: written.exists() and written.read_text(), "the program runs")
+        assert json.loads(written.read_text()) == arguments
+    finally:
+        supervisor.stop()
+
+
+def test_a_folder_whose_name_supervisord_cannot_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(click.ClickException, match="expected a path without"):
+        Supervisor({}, tmp_path, tmp_path / "with #1" / "logs")

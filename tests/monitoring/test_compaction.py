@@ -1,0 +1,286 @@
+"""Compaction, retention and forgetting, on segments as gateways write them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from monitoring import compaction, segments
+from monitoring.__main__ import main
+from monitoring.compaction import compact, forget, retain
+from monitoring.errors import MonitoringError
+from monitoring.segments import PREDICTIONS_SCHEMA
+from monitoring.store import Store
+from tests.support.prediction_log import NOON, feedback, prediction, write
+from tests.support.processes import ROOT
+
+SHADOW = {"version": 2, "probability": 0.7, "label": "yes"}
+DAY = 86_400
+
+
+def nothing(*arguments: int) -> None:
+    pass
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Two segments of 30 and 20 rows over three days, and one of labels."""
+    first = [prediction(n, caller="ann") for n in range(10)]
+    first += [prediction(n, arm="canary", version=2) for n in range(10, 20)]
+    first += [prediction(DAY + n, shadow=SHADOW) for n in range(10)]
+    write(tmp_path / "host-1-1.ndjson", first, torn='{"format":1,"id":"to')
+    write(tmp_path / "host-1-2.ndjson", [prediction(2 * DAY + n, model="other") for n in range(20)])
+    labels = [feedback(n, "yes", caller="bob") for n in range(5)]
+    write(tmp_path / "feedback" / "host-1-1.ndjson", labels)
+    return Store(tmp_path)
+
+
+def ids(store: Store) -> list[str]:
+    return sorted([*store.predictions("m")["id"], *store.predictions("other")["id"]])
+
+
+def test_parquet_holds_what_the_segments_held(store: Store) -> None:
+    before = store.predictions("m").sort("time")
+    assert len(before) == 30
+    done = compact(store, NOON, nothing)
+    assert (done.segments, done.predictions, done.feedback, done.skipped) == (3, 50, 5, 1)
+    assert not list(store.directory.rglob("*.ndjson"))
+    assert store.predictions("m").sort("time").equals(before)
+    assert store.predictions("m", NOON + timedelta(days=1)).height == 10
+    assert len(store.feedback()) == 5
+    assert compact(store, NOON, nothing).segments == 0
+
+
+def test_duckdb_and_polars_read_the_files(store: Store) -> None:
+    compact(store, NOON, nothing)
+    pattern = f"{store.directory}/model=*/date=*/*.parquet"
+    query = (
+        "SELECT model, date, version, count(*), avg(probability), "
+        f"max(CAST(columns->>'$.x' AS DOUBLE)) FROM read_parquet('{pattern}') "
+        "GROUP BY ALL ORDER BY ALL"
+    )
+    rows = duckdb.sql(query).fetchall()
+    assert [(r[0], str(r[1]), *r[2:4]) for r in rows] == [
+        ("m", "2026-03-01", 1, 10),
+        ("m", "2026-03-01", 2, 10),
+        ("m", "2026-03-02", 1, 10),
+        ("other", "2026-03-03", 1, 20),
+    ]
+    assert rows[1][5] == pytest.approx(19 / 7)
+    frame = pl.scan_parquet(pattern, hive_partitioning=True).filter(model="m").collect()
+    assert len(frame) == 30
+    kinds = {name: dtype for name, dtype in PREDICTIONS_SCHEMA.items() if name != "model"}
+    assert {name: frame.schema[name] for name in kinds} == kinds
+    assert frame["shadow_version"].drop_nulls().to_list() == [2] * 10
+    x = frame["columns"].str.json_path_match("$.x").cast(pl.Float64)
+    assert x.max() == pytest.approx((DAY + 9) / 7)
+    assert json.loads(frame["columns"][0])["city"] is None
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_a_compaction_that_is_killed_neither_loses_nor_doubles_rows(
+    store: Store, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stop after each of the renames and removals that a compaction makes."""
+    before, left = ids(store), [steps]
+    rename, unlink = Path.replace, Path.unlink
+
+    def stop() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+
+    def replace(self: Path, target: Path) -> Path:
+        stop()
+        return rename(self, target)
+
+    def remove(self: Path, missing_ok: bool = False) -> None:
+        stop()
+        unlink(self, missing_ok)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", replace)
+        patched.setattr(Path, "unlink", remove)
+        with pytest.raises(KeyboardInterrupt):
+            compact(store, NOON, nothing)
+    assert ids(store) == before
+    write(store.directory / "host-1-3.ndjson", [prediction(99)])
+    compact(store, NOON, nothing)
+    assert ids(store) == sorted([*before, "id-99"])
+    assert len(store.feedback()) == 5
+    assert not list(store.directory.rglob("*.ndjson"))
+    assert compact(store, NOON, nothing).segments == 0
+
+
+def test_kill_9_in_the_middle(tmp_path: Path) -> None:
+    for segment in range(12):
+        rows = [prediction(segment * 100 + n) for n in range(100)]
+        write(tmp_path / f"host-1-{segment:02}.ndjson", rows)
+    program = (
+        "import sys; from monitoring import compaction, store; from pathlib import Path;"
+        "from datetime import datetime, timezone; compaction.BATCH_BYTES = 1; "
+        "now = datetime.now(timezone.utc); log = store.Store(Path(sys.argv[1]));"
+        "compaction.compact(log, now, lambda done, total: None)"
+    )
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT)
+        seen = len(list(tmp_path.rglob("*.parquet")))
+        while process.poll() is None and len(list(tmp_path.rglob("*.parquet"))) <= seen + 2:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert store_ids(tmp_path) == 1200
+    done = CliRunner().invoke(main, ["compact", f"--log={tmp_path}", "--json"])
+    assert done.exit_code == 0, done.output
+    assert not list(tmp_path.glob("*.ndjson"))
+    assert store_ids(tmp_path) == 1200
+
+
+def store_ids(folder: Path) -> int:
+    found = Store(folder).predictions("m")["id"]
+    assert found.n_unique() == len(found)
+    return len(found)
+
+
+def test_open_segments_are_read_but_left_to_their_gateway(store: Store) -> None:
+    path = write(store.directory / "host-2-1.ndjson.open", [prediction(50)], torn='{"id"')
+    assert len(store.predictions("m")) == 31
+    compact(store, NOON, nothing)
+    assert path.exists()
+    old = time.time() - segments.ABANDONED_SECONDS - 1
+    os.utime(path, (old, old))  # its gateway was killed
+    compact(store, NOON, nothing)
+    assert not path.exists()
+    assert len(store.predictions("m")) == 31
+
+
+def test_retention_removes_the_oldest_days(store: Store) -> None:
+    compact(store, NOON, nothing)
+    days = [path.parent for path in store.parquet_files()]
+    for name in ("20260301T120000000000", "20260302T120000000000"):
+        (store.directory / "datasets" / name / "rows").mkdir(parents=True)
+    removed = retain(store, NOON + timedelta(days=3), keep_days=2, keep_bytes=None)
+    names = ["date=2026-03-01", "date=2026-03-01", "20260301T120000000000"]
+    assert [path.name for path in removed] == names
+    assert len(store.predictions("m")) == 10
+    assert len(store.feedback()) == 0
+    size = sum(path.stat().st_size for path in store.parquet_files())
+    assert retain(store, NOON, keep_days=None, keep_bytes=size) == []
+    assert [p.parent.name for p in retain(store, NOON, keep_days=None, keep_bytes=size - 1)] == [
+        "model=m"
+    ]
+    assert len(store.predictions("other")) == 20
+    assert len(days) == 4
+
+
+@pytest.mark.parametrize("compacted", [True, False])
+def test_forget_removes_every_trace(store: Store, compacted: bool) -> None:
+    if compacted:
+        compact(store, NOON, nothing)
+    labelled = store.directory / "datasets" / "x" / "rows" / "labelled.parquet"
+    labelled.parent.mkdir(parents=True)
+    pl.DataFrame({"prediction id": ["id-3", "id-15"], "x": ["1", "2"]}).write_parquet(labelled)
+    done = CliRunner().invoke(
+        main, ["forget", f"--log={store.directory}", "--caller=ann", "--id=id-12", "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.output)
+    assert result["predictions"] == 11
+    assert result["feedback"] == 5  # of predictions of ann, although bob has sent it
+    assert result["training_rows"] == 1
+    assert len(store.predictions("m")) == 19
+    for path in store.directory.rglob("*.parquet"):
+        columns = [n for n in pl.read_parquet_schema(path) if n in ("id", "prediction id")]
+        assert not {"id-3", "id-12"} & set(pl.read_parquet(path)[columns[0]])
+        assert b"ann" not in path.read_bytes()
+    none = CliRunner().invoke(main, ["forget", f"--log={store.directory}"])
+    assert none.exit_code == 2
+    assert "--id or --caller is needed" in none.output
+
+
+def test_forget_removes_a_damaged_dataset_and_the_files_of_killed_jobs(store: Store) -> None:
+    torn = store.directory / "datasets" / "x" / "rows" / "labelled.parquet"
+    torn.parent.mkdir(parents=True)
+    torn.write_bytes(b"PAR1")
+    whole = store.directory / "datasets" / "y" / "rows" / "labelled.parquet"
+    whole.parent.mkdir(parents=True)
+    pl.DataFrame({"prediction id": ["id-3"]}).write_parquet(whole)
+    hidden = whole.with_name(".labelled.parquet.tmp")
+    hidden.write_bytes(whole.read_bytes())
+    done = forget(store, ["id-3"], [], nothing)
+    assert (done.training_rows, done.damaged) == (1, 1)
+    assert not torn.parents[1].exists()
+    assert not hidden.exists()
+
+
+def test_rows_are_as_private_in_parquet_as_in_segments(store: Store) -> None:
+    compact(store, NOON, nothing)
+    assert {path.stat().st_mode & 0o777 for path in store.parquet_files()} == {0o640}
+
+
+def test_predictions_are_found_by_their_keys(store: Store) -> None:
+    keys = pl.DataFrame({"id": ["id-3", "id-3", "id-99", "new"], "row": [0, 1, 0, 0]})
+    compact(store, NOON, nothing)
+    write(store.directory / "host-1-3.ndjson", [prediction(0, id="new")])
+    found = store.predictions(names=["id"], keys=keys)
+    assert sorted(found["id"]) == ["id-3", "new"]
+
+
+def test_forget_waits_for_open_segments(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(store.directory / "host-2-1.ndjson.open", [prediction(50, caller="eve")])
+    seen = []
+
+    def seal(count: int) -> None:
+        seen.append(count)
+        path.rename(path.with_suffix(""))
+
+    assert forget(store, [], ["eve"], seal).predictions == 1
+    assert seen == [1]
+    monkeypatch.setattr(compaction, "SEALING_SECONDS", 0)
+    write(path, [prediction(51)])
+    with pytest.raises(MonitoringError, match="1 segments are still open"):
+        forget(store, [], ["eve"], nothing)
+
+
+def test_damaged_lines_are_skipped_and_counted(tmp_path: Path) -> None:
+    damaged = [
+        *([1], 5, None, {}, {"id": "x"}),
+        prediction(0, probability="high"),
+        prediction(0, time="soon"),
+        prediction(0, share=0),
+        prediction(0, columns=[1]),
+        prediction(0, caller={}),
+        prediction(0, shadow=4),
+        prediction(0, row=10**20),
+    ]
+    write(tmp_path / "a.ndjson", [*damaged, prediction(1)], torn="\n\x00 {")
+    labels = [[], feedback(0, "yes", row="first"), feedback(0, "yes", caller=[]), feedback(1, "no")]
+    write(tmp_path / "feedback" / "a.ndjson", labels)
+    assert len(Store(tmp_path).predictions("m")) == 1
+    found = compact(Store(tmp_path), NOON, nothing)
+    assert (found.predictions, found.feedback) == (1, 1)
+    assert found.skipped == len(damaged) + 2 + 3
+
+
+def test_errors_are_reported(tmp_path: Path) -> None:
+    for options, message in (
+        ([f"--log={tmp_path / 'no'}"], "is not a directory; --log names"),
+        ([f"--log={tmp_path}", "--keep-bytes=5 parsecs"], "expected bytes such as"),
+    ):
+        done = CliRunner().invoke(main, ["compact", *options])
+        assert done.exit_code in (1, 2)
+        assert message in done.output
+    (tmp_path / "compaction.json").write_text("{")
+    done = CliRunner().invoke(main, ["compact", f"--log={tmp_path}"])
+    assert "not the plan of a compaction" in done.output

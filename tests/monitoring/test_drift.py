@@ -1,0 +1,273 @@
+"""Drift against offline computations, against chance, and against seeded drifts."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections import Counter
+from datetime import timedelta
+from http.server import HTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from scipy import stats
+from scipy.spatial.distance import jensenshannon
+
+from monitoring.__main__ import main
+from monitoring.compaction import retain
+from monitoring.counters import Bin, History, from_prometheus, scrape
+from monitoring.drift import drift
+from monitoring.errors import MonitoringError
+from monitoring.statistics import ALPHA, chi_square_quantile, shift
+from monitoring.store import Store
+from monitoring.versions import Version
+from tests.support import prediction_log
+from tests.support.prediction_log import NOON, exposition
+
+COLUMNS = 10
+WINDOWS = 1000
+TRAINED = 3000
+
+
+def test_values_equal_an_offline_computation() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        bins = int(random.integers(3, 13))
+        shares = random.dirichlet(np.ones(bins))
+        counts = random.multinomial(2000, random.dirichlet(np.ones(bins))).astype(np.float64)
+        trained = 5000
+        found = shift(counts, shares, trained, columns=3, ordered=bins)
+        p, q = counts + 0.5, trained * shares + 0.5
+        p, q = p / p.sum(), q / q.sum()
+        assert found.psi == pytest.approx(sum((p - q) * np.log(p / q)), abs=1e-6)
+        assert found.js == pytest.approx(jensenshannon(p, q, 2), abs=1e-6)
+        chi = stats.chi2_contingency([counts, trained * shares], correction=False)
+        assert found.chi_square == pytest.approx(chi.statistic, rel=1e-6)
+        assert found.chi_square_limit == pytest.approx(
+            stats.chi2.ppf(1 - ALPHA / 3, bins - 1), abs=1e-6
+        )
+        cumulative = np.cumsum(counts / counts.sum()) - np.cumsum(shares)
+        assert found.ks == pytest.approx(np.abs(cumulative).max(), abs=1e-6)
+
+
+def test_quantiles_are_those_of_chi_square() -> None:
+    for degrees in range(1, 13):
+        for probability in (0.9, 0.99, 1 - ALPHA / 200):
+            expected = stats.chi2.ppf(probability, degrees)
+            assert chi_square_quantile(probability, degrees) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("rows", [100, 1000, 10_000, 100_000])
+def test_undrifted_windows_alarm_at_most_as_often_as_stated(rows: int) -> None:
+    random = np.random.default_rng(rows)
+    truth = random.dirichlet(np.full(10, 5.0), COLUMNS)
+    alarms = above = 0
+    for _ in range(WINDOWS):
+        found = [
+            shift(
+                random.multinomial(rows, shares).astype(np.float64),
+                random.multinomial(TRAINED, shares) / TRAINED,
+                TRAINED,
+                columns=COLUMNS,
+            )
+            for shares in truth
+        ]
+        alarms += any(one.verdict in ("warn", "alarm") for one in found)
+        above += any(one.psi > one.psi_limit for one in found)
+    chance = ALPHA * WINDOWS
+    assert alarms <= above <= chance + 3 * np.sqrt(chance)
+
+
+def test_a_fixed_limit_is_exceeded_by_chance() -> None:
+    random, shares = np.random.default_rng(0), np.full(10, 0.1)
+    exceeded = []
+    for _ in range(100):
+        found = [
+            shift(
+                random.multinomial(100, shares).astype(np.float64),
+                random.multinomial(455, shares) / 455,
+                455,
+                columns=30,
+            )
+            for _ in range(30)
+        ]
+        exceeded.append(max(one.psi for one in found) > 0.2)
+    assert np.mean(exceeded) == pytest.approx(0.8, abs=0.1)
+
+
+def test_few_rows_do_not_say_that_all_is_well() -> None:
+    shares = np.full(10, 0.1)
+    assert shift(np.full(10, 2.0), shares, TRAINED, columns=30).verdict == "too few rows"
+    assert shift(np.zeros(10), shares, TRAINED).verdict == "too few rows"
+    assert shift(np.full(10, 200.0), shares, TRAINED, columns=30).verdict == "ok"
+
+
+def column(name: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "kind": "numeric",
+        "edges": list(range(9)),
+        "shares": [0.1] * 10,
+        "missing": 0.0,
+        "other": 0.0,
+        "contribution": 1.0,
+        **changes,
+    }
+
+
+@pytest.fixture
+def version(tmp_path: Path) -> Version:
+    city = {"kind": "categorical", "values": ["a", "b"], "shares": [0.6, 0.3], "other": 0.1}
+    columns = [column("x"), column("y", contribution=3.0), column("still"), column("city", **city)]
+    return Version(prediction_log.version(tmp_path / "models", columns=columns))
+
+
+def counted(version: Version, drifted: dict[str, list[float]], rows: int = 5000) -> Counter[Bin]:
+    """Count rows drawn from the reference, or from other shares."""
+    random = np.random.default_rng(4)
+    counts: Counter[Bin] = Counter()
+    for one in version.reference.columns:
+        shares = np.array(drifted.get(one.name, one.shares))
+        for bin_name, count in zip(
+            one.bins, random.multinomial(rows, shares / shares.sum()), strict=True
+        ):
+            counts[Bin("m", 1, one.name, bin_name)] += int(count)
+    return counts
+
+
+SEEDED = {
+    "x": [0, 0, 0, 0.1, 0.1, 0.1, 0.1, 0.2, 0.2, 0.2, 0, 0],
+    "y": [0.05] * 5 + [0.15] * 5 + [0, 0],
+    "city": [0.6, 0.3, 0.0, 0.1],
+}
+
+
+def test_seeded_drifts_are_found_and_ranked_by_what_they_move(version: Version) -> None:
+    found = drift(version, "m", counted(version, SEEDED))
+    # The weights of y are three times those of x, which has moved further.
+    assert [one.column for one in found][:3] == ["", "y", "x"]
+    by_name = {one.column: one for one in found}
+    assert {name: one.shift.verdict for name, one in by_name.items()} == {
+        "": "ok",
+        "y": "alarm",
+        "x": "alarm",
+        "still": "ok",
+        "city": "ok",
+    }
+    assert by_name["x"].shift.psi > by_name["y"].shift.psi
+    missing = drift(version, "m", counted(version, {"x": [0.05] * 10 + [0.5, 0]}))
+    assert missing[1].column == "x"
+    assert missing[1].missing == pytest.approx(0.5, abs=0.05)
+    other = drift(version, "m", counted(version, {"city": [0.3, 0.1, 0, 0.6]}))
+    assert other[1].column == "city"
+    assert other[1].other == pytest.approx(0.6, abs=0.05)
+
+
+def test_the_command_sums_the_counters_of_all_gateways(
+    version: Version, gateway: HTTPServer
+) -> None:
+    gateway.text = exposition(counted(version, SEEDED))  # type: ignore[attr-defined]
+    url = f"http://127.0.0.1:{gateway.server_port}"
+    models = version.directory.parents[1]
+    command = ["drift", f"--models={models}", "--model=m", f"--gateways={url},{url}/"]
+    done = CliRunner().invoke(main, [*command, "--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.output)
+    assert result["version"] == 1
+    y = result["columns"][1]
+    assert (y["column"], y["rows"], y["verdict"]) == ("y", 10_000, "alarm")
+    shown = CliRunner().invoke(main, command)
+    assert shown.exit_code == 0
+    assert "too few rows" not in shown.output
+
+    for options, message in (
+        (["--model=n"], "has no version; --models and --model"),
+        (["--version=7"], "'m' has no version 7, it has 1"),
+        (["--gateways=http://127.0.0.1:1"], "does not answer"),
+        (["--window=1d"], "--window needs a history"),
+        (["--window=1"], "expected a time such as 30m"),
+    ):
+        failed = CliRunner().invoke(main, [*command, *options])
+        assert failed.exit_code in (1, 2)
+        assert message in failed.output
+
+
+def test_history_survives_restarts_of_gateways_and_of_itself(tmp_path: Path) -> None:
+    one, other = Bin("m", 1, "x", "0"), Bin("m", 1, "x", "missing")
+    history = History(tmp_path)
+    history.add("a", Counter({one: 5}), NOON)
+    history.add("b", Counter({one: 7, other: 1}), NOON)
+    history = History(tmp_path)
+    history.add("a", Counter({one: 8}), NOON + timedelta(minutes=1))
+    history.add("b", Counter({one: 2}), NOON + timedelta(minutes=1))  # started anew
+    assert history.since(NOON) == Counter({one: 5 + 7 + 3 + 2, other: 1})
+    assert history.since(NOON + timedelta(seconds=30)) == Counter({one: 3 + 2})
+    file = next(tmp_path.glob("drift/*.ndjson"))
+    file.write_text(file.read_text() + '{"torn')
+    assert history.since(NOON)[other] == 1
+    history.add("a", Counter({one: 9}), NOON + timedelta(minutes=2))
+    assert history.since(NOON)[one] == 5 + 7 + 3 + 2 + 1
+    (tmp_path / "drift" / "last.json").write_text("")  # the power failed
+    assert History(tmp_path).add("c", Counter({other: 1}), NOON) == Counter({other: 1})
+    retain(Store(tmp_path), NOON + timedelta(days=2), keep_days=1, keep_bytes=None)
+    assert not history.since(NOON)
+
+
+def test_a_restart_is_that_of_all_counters(tmp_path: Path) -> None:
+    slow, fast = Bin("m", 1, "x", "0"), Bin("m", 1, "x", "1")
+    history = History(tmp_path)
+    history.add("a", Counter({slow: 100, fast: 100}), NOON)
+    assert history.add("a", Counter({fast: 150}), NOON) == Counter({fast: 150})
+    assert history.add("a", Counter({fast: 160}), NOON) == Counter({fast: 10})
+
+
+def test_an_increase_that_cannot_be_written_is_not_lost(tmp_path: Path) -> None:
+    history, one = History(tmp_path), Bin("m", 1, "x", "0")
+    history.add("a", Counter({one: 5}), NOON)
+    tomorrow = NOON + timedelta(days=1)
+    (tmp_path / "drift" / f"{tomorrow:%Y-%m-%d}.ndjson").mkdir()
+    with pytest.raises(IsADirectoryError):
+        history.add("a", Counter({one: 7}), tomorrow)
+    (tmp_path / "drift" / f"{tomorrow:%Y-%m-%d}.ndjson").rmdir()
+    history.add("a", Counter({one: 8}), tomorrow)
+    assert history.since(tomorrow) == Counter({one: 3})
+
+
+def test_addresses_that_are_gone_for_a_day_are_dropped(tmp_path: Path) -> None:
+    one, last = Bin("m", 1, "x", "0"), tmp_path / "drift" / "last.json"
+    history = History(tmp_path)
+    for hours, urls in ((0, "ab"), (1, "b"), (23, "b"), (25, "b")):
+        for url in urls:
+            history.add(url, Counter({one: hours + 1}), NOON + timedelta(hours=hours))
+    assert list(json.loads(last.read_text())) == ["b"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx 1"],
+    ids=["not HTTP", "cut off"],
+)
+def test_a_broken_answer_of_a_gateway_is_reported(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def reply() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        with pytest.raises(MonitoringError, match="metrics does not answer"):
+            scrape(f"http://127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+
+
+def test_an_answer_that_is_not_prometheus_s_is_reported(gateway: HTTPServer) -> None:
+    gateway.text = "[]"  # type: ignore[attr-defined]
+    with pytest.raises(MonitoringError, match="expected a Prometheus server's response"):
+        from_prometheus(f"http://127.0.0.1:{gateway.server_port}", "m", timedelta(hours=1))

@@ -1,0 +1,280 @@
+"""Alert rules with promtool, and every dashboard expression with a Prometheus that scrapes us."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from http.server import HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+from monitoring.__main__ import main
+from monitoring.counters import Bin, from_prometheus
+from monitoring.drift import ColumnDrift
+from monitoring.exporter import Exporter
+from monitoring.metrics import Estimate
+from monitoring.quality import ArmQuality, Quality
+from monitoring.retraining import Run
+from monitoring.statistics import Shift
+from tests.conftest import Starter, missing
+from tests.support.prediction_log import exposition
+from tests.support.processes import ROOT, free_port, wait_for
+
+OBSERVABILITY = ROOT / "deploy" / "observability"
+DASHBOARDS = sorted((OBSERVABILITY / "grafana" / "dashboards").glob("*.json"))
+PACKAGES = {
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
+}
+NOW = datetime(2026, 3, 1, tzinfo=timezone.utc)
+# Series that exist only in a rollout.
+SOMETIMES = re.compile(r"client_arm_|client_shadow_|rollout_")
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        missing(f"{name} is not installed (on Debian: apt-get install {PACKAGES[name]})")
+    assert found is not None
+    return found
+
+
+def test_the_alert_rules_fire_when_they_should() -> None:
+    rules = str(OBSERVABILITY / "alerts_test.yml")
+    done = subprocess.run(
+        [tool("promtool"), "test", "rules", rules], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_configuration_is_valid() -> None:
+    config = str(OBSERVABILITY / "prometheus.yml")
+    done = subprocess.run(
+        [tool("promtool"), "check", "config", config], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def expressions() -> list[tuple[str, str]]:
+    found = []
+    for path in DASHBOARDS:
+        board = json.loads(path.read_text())
+        for panel in board["panels"]:
+            assert panel["title"]
+            for target in panel["targets"]:
+                found.append((f"{path.stem}: {panel['title']}", target["expr"]))
+        for variable in board["templating"]["list"]:
+            match = re.fullmatch(r"label_values\((\w+), model\)", variable["query"])
+            assert match
+            found.append((f"{path.stem}: {variable['name']}", match[1]))
+    return found
+
+
+def rule_expressions() -> list[tuple[str, str]]:
+    groups = yaml.safe_load((OBSERVABILITY / "alerts.yml").read_text())["groups"]
+    return [(rule["alert"], rule["expr"]) for group in groups for rule in group["rules"]]
+
+
+def filled(exporter: Exporter) -> None:
+    """Publish what a round of `watch` publishes."""
+    shift = Shift(0.5, 0.01, 0.2, None, 50.0, 20.0, "alarm")
+    columns = [ColumnDrift(name, 1000, shift, 1.0, 0.1, 0.0, 0.0, 0.0) for name in ("", "x")]
+    exporter.show_drift(1, columns)
+    names = ("log_loss", "brier", "auc", "accuracy", "calibration_error")
+    metrics = {name: Estimate(0.5, 0.4, 0.6) for name in names}
+    expected = {"accuracy": metrics["accuracy"], "log_loss": metrics["log_loss"]}
+    arm = ArmQuality(1, None, 10, 5, 0.5, (1.0, 2.0), 0, metrics, expected, (), None)
+    exporter.show_quality(Quality("breast_cancer", NOW, NOW, (arm,), 0, 0, 0))
+    exporter.count_run(Run("", "breast_cancer", "", "published", 2, "", "", 5, 1.0))
+    exporter.finish(NOW.timestamp(), failed=False)
+
+
+def test_a_first_round_that_never_ends_has_an_age() -> None:
+    last = Exporter("m").registry.get_sample_value("monitoring_last_round_seconds", {"model": "m"})
+    assert last is not None
+    assert abs(last - time.time()) < 60
+
+
+@pytest.fixture
+def prometheus(starter: Starter, model_server: str, tmp_path: Path) -> str:
+    """The URL of a Prometheus that has scraped a gateway and the jobs' exporter twice."""
+    log = tmp_path / "log"
+    log.mkdir()
+    gateway = starter.client(model_server, CLIENT_LOG=str(log))
+    body = (ROOT / "examples" / "rows.json").read_bytes()
+    exporter = Exporter("breast_cancer")
+    filled(exporter)
+    targets = {
+        "gateway": gateway.address.removeprefix("http://"),
+        "monitoring": f"127.0.0.1:{exporter.serve('127.0.0.1', 0)}",
+    }
+    url = start_prometheus(starter, tmp_path, targets)
+
+    def answered() -> bool:
+        assert requests.post(f"{gateway.address}/predict", data=body, timeout=20).ok
+        return reached(url, "min(count_over_time(up[1m])) > 4") and reached(
+            url, "sum(rate(client_http_requests_total[1m])) > 0"
+        )
+
+    wait_for(answered, "Prometheus has scraped both")
+    return url
+
+
+def start_prometheus(
+    starter: Starter, folder: Path, targets: Mapping[str, str], **settings: Any
+) -> str:
+    """Start a Prometheus that scrapes the address of each job, and return its URL."""
+    config = {
+        "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
+        **settings,
+        "scrape_configs": [
+            {"job_name": job, "static_configs": [{"targets": [target]}]}
+            for job, target in targets.items()
+        ],
+    }
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    port = free_port()
+    starter.command(
+        [
+            tool("prometheus"),
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ]
+    )
+    return f"http://127.0.0.1:{port}"
+
+
+def reached(url: str, expression: str) -> bool:
+    """Return whether an expression has a result."""
+    try:
+        return bool(ask(url, expression))
+    except requests.ConnectionError:  # it is starting
+        return False
+
+
+def ask(url: str, expression: str) -> list[dict[str, Any]]:
+    reply = requests.get(f"{url}/api/v1/query", params={"query": expression}, timeout=10)
+    assert reply.status_code in (200, 503), f"{expression}: {reply.text}"
+    if not reply.ok:  # it is starting
+        return []
+    result: list[dict[str, Any]] = reply.json()["data"]["result"]
+    return result
+
+
+def test_prometheus_answers_every_expression(prometheus: str) -> None:
+    empty = []
+    for where, expression in expressions():
+        query = expression.replace("$__rate_interval", "1m").replace("$model", ".*")
+        if not ask(prometheus, query) and not SOMETIMES.search(expression):
+            empty.append((where, expression))
+    assert empty == []
+    for _, expression in rule_expressions():
+        ask(prometheus, expression)
+    firing = {name for name, expression in rule_expressions() if ask(prometheus, expression)}
+    assert {"InputsHaveDrifted", "MonitoringStopped"} <= firing
+    assert "GatewayDown" not in firing
+
+
+def test_an_alert_of_ours_reaches_alertmanager(starter: Starter, tmp_path: Path) -> None:
+    program, port = tool("prometheus-alertmanager"), free_port()
+    starter.command(
+        [
+            program,
+            f"--config.file={OBSERVABILITY / 'alertmanager.yml'}",
+            f"--storage.path={tmp_path / 'alertmanager'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--cluster.listen-address=",
+        ]
+    )
+    rules = yaml.safe_load((OBSERVABILITY / "alerts.yml").read_text())
+    for rule in (rule for group in rules["groups"] for rule in group["rules"]):
+        rule.pop("for", None)  # half an hour is too long for a test
+    (tmp_path / "alerts.yml").write_text(yaml.safe_dump(rules))
+    exporter = Exporter("breast_cancer")
+    filled(exporter)
+    start_prometheus(
+        starter,
+        tmp_path,
+        {"monitoring": f"127.0.0.1:{exporter.serve('127.0.0.1', 0)}"},
+        rule_files=[str(tmp_path / "alerts.yml")],
+        alerting={
+            "alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}],
+        },
+    )
+
+    def received() -> list[dict[str, Any]]:
+        try:
+            found: list[dict[str, Any]] = requests.get(
+                f"http://127.0.0.1:{port}/api/v2/alerts", timeout=10
+            ).json()
+        except requests.ConnectionError:  # it is starting
+            return []
+        return [one for one in found if one["labels"]["alertname"] == "InputsHaveDrifted"]
+
+    wait_for(received, "the alert arrives")
+    by_column = {one["labels"]["column"]: one for one in received() if "column" in one["labels"]}
+    summary = by_column["x"]["annotations"]["summary"]
+    assert summary == "x of breast_cancer has drifted beyond what chance explains"
+    assert [one["name"] for one in by_column["x"]["receivers"]] == ["none"]
+
+
+def test_drift_of_a_window_is_read_from_prometheus(
+    starter: Starter, gateway: HTTPServer, tmp_path: Path
+) -> None:
+    # Prometheus leaves out empty labels, as that of the model's own probability.
+    bins = (Bin("m", 1, "", "0"), Bin("m", 1, "x", "missing"), Bin("other", 1, "x", "0"))
+    gateway.text = exposition(Counter(dict.fromkeys(bins, 5)))  # type: ignore[attr-defined]
+    url = start_prometheus(starter, tmp_path, {"gateway": f"127.0.0.1:{gateway.server_port}"})
+    wait_for(lambda: reached(url, "client_drift_rows_total == 5"), "the first counts are scraped")
+    later = Counter(dict(zip(bins, (15, 35, 45), strict=True)))
+    gateway.text = exposition(later)  # type: ignore[attr-defined]
+    wait_for(lambda: reached(url, "client_drift_rows_total == 35"), "the next are scraped")
+    counts = from_prometheus(url, "m", timedelta(hours=1))
+    assert set(counts) == set(bins[:2])
+    # `increase` extrapolates beyond the first and the last sample, which are few here.
+    assert 10 <= counts[bins[0]] <= 30
+    assert 30 <= counts[bins[1]] <= 90
+
+
+@pytest.mark.parametrize("retraining", [False, True])
+def test_the_compose_files_start_watch_with_options_it_has(
+    docker_engine: None, retraining: bool
+) -> None:
+    files = ["docker-compose.yml", "deploy/compose.monitoring.yml"]
+    files += ["deploy/compose.retraining.yml"] if retraining else []
+    done = subprocess.run(
+        [
+            *("docker", "compose", *(f"--file={file}" for file in files)),
+            *("--profile=observability", "config", "--format=json"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "DATA": "./table.csv"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    services = json.loads(done.stdout)["services"]
+    command, *options = services["monitoring"]["command"]
+    context = main.commands[command].make_context(command, list(options))
+    assert context.params["gateways"] == "http://client:8080"
+    assert (context.params["data"] is not None) == retraining
+    # Both see the same directory, and Prometheus the port.
+    log = {v["target"]: v["source"] for v in services["client"]["volumes"]}["/log"]
+    assert {v["target"]: v["source"] for v in services["monitoring"]["volumes"]}["/log"] == log
+    assert services["client"]["environment"]["CLIENT_LOG"] == str(context.params["log"]) == "/log"
+    scraped = (OBSERVABILITY / "prometheus.yml").read_text()
+    assert f"monitoring:{context.params['port']}" in scraped

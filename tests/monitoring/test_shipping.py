@@ -1,0 +1,307 @@
+"""Shipping of the log as CloudEvents, to receivers that fail, and across kills."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from monitoring import shipping
+from monitoring.__main__ import main
+from monitoring.compaction import compact, forget
+from monitoring.events import MAX_ROWS
+from monitoring.shipped import HOLD, STATE
+from monitoring.store import Store
+from tests.support.prediction_log import feedback, prediction, write
+from tests.support.processes import ROOT, free_port, wait_for
+
+
+class Receiver:
+    """Keeps what it accepts; answers with `statuses` first, one for each event."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.events: list[tuple[dict[str, str], Any]] = []
+        self.statuses: list[int] = []
+        self.refused_ids: set[str] = set()
+        self.delay = 0.0
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                time.sleep(receiver.delay)
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                status = receiver.statuses.pop(0) if receiver.statuses else 202
+                if headers["ce-id"] in receiver.refused_ids:
+                    status = 400
+                if status < 300:
+                    receiver.events.append((headers, json.loads(body)))
+                text = b"" if status < 300 else b"not\nnow"
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/events?from=log"
+        self._thread = threading.Thread(target=self.server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    def ids(self) -> Counter[str]:
+        """Return the ids of the requests, with how often each came."""
+        return Counter(h["ce-id"] for h, _ in self.events if h["ce-type"].endswith(".request"))
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self._thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.stop()
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipping, "FIRST_DELAY", 0.01)
+
+
+def ship(log: Path, url: str, *options: str) -> Result:
+    return CliRunner().invoke(main, ["ship", f"--log={log}", f"--to={url}", "--once", *options])
+
+
+def names(first: int, last: int) -> set[str]:
+    return {f"id-{number}" for number in range(first, last)}
+
+
+def test_events_have_the_form_of_kserve(receiver: Receiver, tmp_path: Path) -> None:
+    rows = [
+        prediction(0, id="two", row=0, columns={"x": 1.5}, time="2026-03-01T12:00:00.000Z"),
+        prediction(1, id="two", row=1, columns={"x": None}, time="2026-03-01T12:00:00.000Z"),
+        prediction(2, model="prix réel", version=7, arm="canary", caller='"ä" 100%', share=0.25),
+        prediction(3, probability=None, label=None, outputs={"score": [1, 2]}),
+    ]
+    write(tmp_path / "host-1-1.ndjson", rows)
+    done = ship(tmp_path, receiver.url)
+    assert done.exit_code == 0, done.output
+    events = {(h["ce-id"], h["ce-type"].rpartition(".")[2]): (h, b) for h, b in receiver.events}
+    assert len(receiver.events) == len(events) == 6
+    headers, body = events["two", "request"]
+    assert {name: value for name, value in headers.items() if name.startswith("ce-")} == {
+        "ce-specversion": "1.0",
+        "ce-id": "two",
+        "ce-type": "org.kubeflow.serving.inference.request",
+        "ce-source": "/v1/models/m/versions/1",
+        "ce-time": "2026-03-01T12:00:00.000Z",
+        "ce-inferenceservicename": "m",
+        "ce-namespace": "default",
+        "ce-component": "predictor",
+        "ce-endpoint": "default",
+        "ce-modelversion": "1",
+        "ce-share": "1.0",
+    }
+    assert headers["content-type"] == "application/json"
+    assert body == {"instances": [{"x": 1.5}, {"x": None}]}
+    headers, body = events["two", "response"]
+    assert headers["ce-type"] == "org.kubeflow.serving.inference.response"
+    assert body == {"predictions": [{"probability": 0.25, "label": "no"}] * 2}
+    headers, _ = events["id-2", "request"]
+    # The HTTP binding percent-encodes headers, the % of a URL too.
+    assert headers["ce-source"] == "/v1/models/prix%2520r%25C3%25A9el/versions/7"
+    assert headers["ce-inferenceservicename"] == "prix%20r%C3%A9el"
+    assert headers["ce-caller"] == "%22%C3%A4%22%20100%25"
+    assert (headers["ce-endpoint"], headers["ce-arm"]) == ("canary", "canary")
+    assert events["id-3", "response"][1] == {"predictions": [{"score": [1, 2]}]}
+
+
+def test_long_requests_are_sent_in_parts(receiver: Receiver, tmp_path: Path) -> None:
+    rows = [prediction(0, id="long", row=n, columns={"x": n}) for n in range(2 * MAX_ROWS + 1)]
+    write(tmp_path / "host-1-1.ndjson", rows)
+    assert ship(tmp_path, receiver.url).exit_code == 0
+    assert set(receiver.ids()) == {"long", f"long/{MAX_ROWS}", f"long/{2 * MAX_ROWS}"}
+    requests = {h["ce-id"]: b for h, b in receiver.events if h["ce-type"].endswith(".request")}
+    assert requests[f"long/{MAX_ROWS}"]["instances"][0] == {"x": MAX_ROWS}
+
+
+def test_each_segment_is_sent_once_and_damaged_lines_are_counted(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    path = tmp_path / "host-1-1.ndjson"
+    write(path, [prediction(0), [1], {"id": "x"}, prediction(1)], torn='{"id": "id-2", "ro')
+    write(tmp_path / "host-1-2.ndjson.open", [prediction(9)])  # a gateway writes to it
+    done = ship(tmp_path, receiver.url, "--json")
+    assert json.loads(done.stdout) == {
+        "segments": 1, "rows": 2, "events": 4, "refused": 0, "skipped": 3
+    }  # fmt: skip
+    assert json.loads(ship(tmp_path, receiver.url, "--json").stdout)["rows"] == 0
+    write(tmp_path / "host-1-2.ndjson", [prediction(2)])
+    assert json.loads(ship(tmp_path, receiver.url, "--json").stdout)["rows"] == 1
+    assert receiver.ids() == Counter(names(0, 3))
+
+
+def test_errors_are_retried_until_the_event_is_accepted(receiver: Receiver, tmp_path: Path) -> None:
+    write(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(20)])
+    receiver.statuses = [500, 503, 429] * 5
+    done = ship(tmp_path, receiver.url)
+    assert done.exit_code == 0, done.output
+    assert receiver.ids() == Counter(names(0, 20))
+    assert "retrying: " in done.output
+    assert ": not now" in done.output
+
+
+def test_a_receiver_that_is_down_is_waited_for(tmp_path: Path) -> None:
+    write(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(20)])
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/"
+    done = ship(tmp_path, url)
+    assert done.exit_code == 1
+    assert "no answer: " in done.output
+    assert "run the command again when the receiver answers" in done.output
+    with background(tmp_path, url) as process:
+        wait_for(lambda: "retrying" in (tmp_path / "output").read_text(), "the first attempt")
+        receiver = Receiver(port)
+        try:
+            wait_for(lambda: len(receiver.ids()) == 20, "all are sent")
+        finally:
+            receiver.stop()
+    assert process.returncode == 0
+    assert "20 rows in 40 events" in (tmp_path / "output").read_text()
+
+
+def test_refused_events_stop_the_job_or_are_counted(receiver: Receiver, tmp_path: Path) -> None:
+    write(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(20)])
+    receiver.refused_ids = {"id-7"}
+    done = ship(tmp_path, receiver.url)
+    assert done.exit_code == 1
+    assert f"refuses prediction 'id-7': {receiver.url}: 400: not now; --skip-r" in done.output
+    done = ship(tmp_path, receiver.url, "--skip-refused", "--json")
+    found = json.loads(done.stdout)
+    assert (found["rows"], found["refused"], found["segments"]) == (19, 2, 1)
+    assert set(receiver.ids()) == names(0, 20) - {"id-7"}
+
+
+class background:  # noqa: N801
+    """A running `ship`, which is asked to end unless it was killed."""
+
+    def __init__(self, log: Path, url: str) -> None:
+        program = (
+            "import sys; from monitoring import shipping; from monitoring.__main__ import main;"
+            "shipping.FIRST_DELAY = 0.05; shipping.BATCH_ROWS = 40; shipping.SAVE_SECONDS = 0.1;"
+            "main(sys.argv[1:])"
+        )
+        command = [sys.executable, "-c", program, "ship", f"--log={log}", f"--to={url}"]
+        with (log / "output").open("wb") as output:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
+            )
+
+    def __enter__(self) -> subprocess.Popen[bytes]:
+        return self.process
+
+    def __exit__(self, *error: object) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        self.process.wait(20)
+
+
+def test_kill_9_in_the_middle_loses_nothing(receiver: Receiver, tmp_path: Path) -> None:
+    for segment in range(2):
+        rows = [prediction(400 * segment + n) for n in range(400)]
+        write(tmp_path / f"host-1-{segment}.ndjson", rows)
+    receiver.delay = 0.01
+    for enough in (100, 450):
+        with background(tmp_path, receiver.url) as process:
+            wait_for(lambda n=enough: len(receiver.ids()) >= n, "some are sent")  # type: ignore[misc]
+            process.kill()
+    receiver.delay = 0
+    assert ship(tmp_path, receiver.url).exit_code == 0
+    found = receiver.ids()
+    assert set(found) == names(0, 800)
+    # Each kill repeats what was sent after the last state on disk, not all of it.
+    assert sum(found.values()) < 1200
+    responses = [h["ce-id"] for h, _ in receiver.events if h["ce-type"].endswith(".response")]
+    assert set(responses) == names(0, 800)
+
+
+def test_compaction_waits_for_what_is_not_sent(receiver: Receiver, tmp_path: Path) -> None:
+    store, now = Store(tmp_path), datetime.now(timezone.utc) + timedelta(minutes=1)
+    write(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(3)])
+    assert ship(tmp_path, receiver.url).exit_code == 0
+    write(tmp_path / "host-1-2.ndjson", [prediction(n, caller="ann") for n in range(3, 6)])
+    done = CliRunner().invoke(main, ["compact", f"--log={tmp_path}"])
+    assert "1 segments wait for `python -m monitoring ship`; to ship no more" in done.output
+    assert [path.name for path in tmp_path.glob("*.ndjson")] == ["host-1-2.ndjson"]
+    assert len(store.predictions("m")) == 6
+    # Rows that `forget` removes before they are sent are never sent.
+    assert forget(store, ["id-4"], [], lambda n: None).predictions == 1
+    assert ship(tmp_path, receiver.url).exit_code == 0
+    assert receiver.ids() == Counter(names(0, 6) - {"id-4"})
+    assert compact(store, now, lambda done, total: None).segments == 1
+
+    # A segment with the name of an earlier one is another one.
+    write(tmp_path / "host-1-2.ndjson", [prediction(7)])
+    assert compact(store, now, lambda done, total: None).segments == 0
+    assert compact(store, now + HOLD, lambda done, total: None).segments == 1
+    write(tmp_path / "host-1-3.ndjson", [prediction(8)])
+    later = now + timedelta(days=2)
+    assert compact(store, later, lambda done, total: None, keep_days=2).segments == 1
+    write(tmp_path / "host-1-4.ndjson", [prediction(9)])
+    (tmp_path / STATE).unlink()
+    assert compact(store, now, lambda done, total: None).segments == 1
+
+
+def test_forget_removes_the_labels_of_a_caller_whose_predictions_are_not_sent(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    write(tmp_path / "host-1-1.ndjson", [prediction(0)])
+    assert ship(tmp_path, receiver.url).exit_code == 0
+    write(tmp_path / "host-1-2.ndjson", [prediction(1, caller="ann")])
+    write(tmp_path / "feedback" / "host-1-1.ndjson", [feedback(0, "no"), feedback(1, "yes")])
+    done = forget(Store(tmp_path), [], ["ann"], lambda n: None)
+    assert (done.predictions, done.feedback) == (1, 1)
+    assert Store(tmp_path).feedback()["id"].to_list() == ["id-0"]
+
+
+def test_what_is_wrong_is_reported(receiver: Receiver, tmp_path: Path) -> None:
+    for url in ("broker:8080", "ftp://broker", "http://", "http://[::1", "http://a:x"):
+        done = ship(tmp_path, url)
+        assert (done.exit_code, "expected a URL such as http" in done.output) == (2, True), url
+    done = ship(tmp_path, "http://user:secret@broker:8080")
+    assert (done.exit_code, "secret" in done.output) == (2, False)
+    done = ship(tmp_path / "no", receiver.url)
+    assert "is not a directory; --log names" in done.output
+    (tmp_path / STATE).write_text("[]")
+    done = ship(tmp_path, receiver.url)
+    assert (done.exit_code, "remove it to send all segments again" in done.output) == (1, True)
+    (tmp_path / STATE).unlink()
+    with background(tmp_path, receiver.url):
+        wait_for((tmp_path / STATE).exists, "the other has begun")
+        done = ship(tmp_path, receiver.url)
+    assert "is being shipped by another process" in done.output
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        write(tmp_path / "host-1-1.ndjson", [prediction(0)])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shipping, "ANSWER_SECONDS", 0.05)
+            done = ship(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert "no answer: timed out" in done.output

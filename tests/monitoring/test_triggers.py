@@ -1,0 +1,97 @@
+"""When a retraining is due, and when it is not."""
+
+from __future__ import annotations
+
+import subprocess
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from monitoring.drift import ColumnDrift
+from monitoring.metrics import Estimate
+from monitoring.quality import ArmQuality, Quality
+from monitoring.retraining import REFUSED, Run
+from monitoring.retraining import _outcome as outcome_of
+from monitoring.statistics import Shift
+from monitoring.triggers import Policy
+
+NOW = datetime(2026, 3, 10, tzinfo=timezone.utc)
+TRAINED = NOW - timedelta(days=3)
+HOUR = timedelta(hours=1)
+
+
+def quality(labelled: int = 500, low: float = 0.6, high: float = 0.7, **arm: Any) -> Quality:
+    metrics = {"auc": Estimate(0.65, low, high), "log_loss": Estimate(0.65, low, high)}
+    facts: dict[str, Any] = {
+        "version": 1,
+        "arm": None,
+        "rows": 1000,
+        "labelled": labelled,
+        "coverage": 0.5,
+    }
+    facts |= {"delay_seconds": (1.0, 2.0), "late": 0, "metrics": metrics if labelled else {}}
+    facts |= {"expected": {}, "rows_by_day": (), "labels": None, **arm}
+    return Quality("m", NOW, NOW, (ArmQuality(**facts),), 0, 0, 0)
+
+
+def drift(verdict: Any) -> list[ColumnDrift]:
+    shift = Shift(0.5, 0.01, 0.2, None, 50.0, 20.0, verdict)
+    return [ColumnDrift("x", 1000, shift, 1.0, 0.0, 0.0, 0.0, 0.0)]
+
+
+def run(ago: timedelta) -> Run:
+    time = (NOW - ago).isoformat()
+    return Run(time, "m", "", "refused", None, "", "", 500, 1.0)
+
+
+def due(policy: Policy, found: Quality | None = None, **facts: Any) -> str | None:
+    inputs: dict[str, Any] = {"runs": [], "published": TRAINED, "drift": [], **facts}
+    return policy.due(NOW, quality=found if found is not None else quality(), **inputs)
+
+
+def test_a_floor_is_missed_only_if_the_whole_interval_misses_it() -> None:
+    reason = due(Policy(floors={"auc": 0.75}))
+    assert reason is not None
+    assert reason.startswith("quality: auc 0.6500 (0.6000 to 0.7000) of version 1 is below 0.75")
+    assert due(Policy(floors={"auc": 0.69})) is None
+    assert "above 0.5" in str(due(Policy(floors={"log_loss": 0.5})))
+    assert due(Policy(floors={"log_loss": 0.65})) is None
+
+
+def test_drift_needs_labels() -> None:
+    policy = Policy(on_drift=True, min_labels=200)
+    assert str(due(policy, drift=drift("alarm"))).startswith("drift: x (PSI 0.50), with 500")
+    assert due(policy, drift=drift("warn")) is None
+    assert due(policy, quality(199), drift=drift("alarm")) is None
+    assert due(policy, quality(0), drift=drift("alarm")) is None
+    assert due(Policy(), drift=drift("alarm")) is None
+
+
+def test_a_schedule_counts_from_the_last_run_or_version() -> None:
+    assert due(Policy(every=timedelta(days=3))) == "schedule: every 3 d"
+    assert due(Policy(every=timedelta(hours=36))) == "schedule: every 36 h"
+    assert due(Policy(every=timedelta(days=4))) is None
+    assert due(Policy(every=timedelta(days=2)), runs=[run(24 * HOUR)]) is None
+    assert due(Policy(every=timedelta(days=2)), quality(3)) is None
+
+
+@pytest.mark.parametrize(
+    ("ago", "expected"), [((5,), False), ((7,), True), ((8, 7), False), ((30, 7), True)]
+)
+def test_cooldown_and_limit_per_day(ago: tuple[int, ...], expected: bool) -> None:
+    policy = Policy(floors={"auc": 0.75}, cooldown=6 * HOUR, max_per_day=2)
+    runs = [run(hours * HOUR) for hours in ago]
+    assert (due(policy, runs=runs) is not None) == expected
+
+
+def test_a_canary_s_quality_is_the_rollout_s_concern() -> None:
+    assert due(Policy(floors={"auc": 0.75}), quality(arm="canary")) is None
+    assert due(Policy(floors={"auc": 0.75}), quality(arm="stable")) is not None
+
+
+@pytest.mark.parametrize("status", [0, REFUSED])
+def test_a_fit_without_a_result_has_failed(status: int) -> None:
+    done = subprocess.CompletedProcess[str]([], status, "Usage: fit [OPTIONS]", "")
+    message = f"training ended with status {status} and no result"
+    assert outcome_of(done) == ("failed", None, message)

@@ -1,0 +1,137 @@
+"""Rounds of `watch` in which something is missing, late, or broken."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from datetime import datetime, timedelta, timezone
+from http.server import HTTPServer
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+
+from monitoring import watching
+from monitoring.counters import Bin
+from monitoring.exporter import Exporter
+from monitoring.retraining import HISTORY, Recipe
+from monitoring.triggers import Policy
+from monitoring.watching import Watch, Watcher
+from tests.support import prediction_log
+from tests.support.prediction_log import exposition, feedback, prediction, write
+
+NOW = datetime.now(timezone.utc)
+DAY = timedelta(days=1)
+AGE = {
+    **{"name": "age", "kind": "numeric", "edges": [40], "shares": [0.5, 0.5]},
+    **{"missing": 0, "other": 0, "contribution": 1},
+}
+
+
+class Watched:
+    """A watcher of two versions of the model m, its log, and what it reports."""
+
+    def __init__(self, folder: Path, gateways: list[str], recipe: Recipe | None = None) -> None:
+        self.log, self.reports = folder / "log", list[str]()
+        for number in (1, 2):
+            prediction_log.version(folder / "models", number, columns=[AGE])
+        policy = Policy(every=timedelta(seconds=1), min_labels=1)
+        settings = Watch(
+            folder / "models", "m", self.log, gateways, DAY, None, None, recipe, policy
+        )
+        self.exporter = Exporter("m")
+        self._watcher = Watcher(settings, self.exporter, self.reports.append)
+
+    def round(self, now: datetime = NOW) -> bool:
+        return self._watcher.round(now)
+
+    def metrics(self, name: str) -> list[str]:
+        text = generate_latest(self.exporter.registry).decode()
+        return [line for line in text.splitlines() if line.startswith(f"{name}{{")]
+
+
+def ages(gateway: HTTPServer, young: int, old: int, **others: int) -> str:
+    """Let a gateway count rows of version 1, and of version 2; return its URL."""
+    counts = Counter({Bin("m", 1, "age", "0"): young, Bin("m", 1, "age", "1"): old})
+    counts[Bin("m", 2, "age", "0")] = others.get("canary", 0)
+    gateway.text = exposition(counts)  # type: ignore[attr-defined]
+    return f"http://127.0.0.1:{gateway.server_port}"
+
+
+def test_drift_is_of_the_version_with_the_most_rows(gateway: HTTPServer, tmp_path: Path) -> None:
+    watched = Watched(tmp_path, [ages(gateway, 1000, 50, canary=50)])
+    assert watched.round()
+    assert 'monitoring_drift_verdict{column="age",model="m",version="1"} 2.0' in watched.metrics(
+        "monitoring_drift_verdict"
+    )
+
+
+def test_an_alarm_ends_with_its_window(gateway: HTTPServer, tmp_path: Path) -> None:
+    watched = Watched(tmp_path, [ages(gateway, 1000, 50)])
+    watched.round()
+    assert watched.metrics("monitoring_drift_verdict")
+    watched.round(NOW + 2 * DAY)
+    assert not watched.metrics("monitoring_drift_verdict")
+    ages(gateway, 2000, 50)
+    watched.round(NOW + 3 * DAY)
+    assert watched.metrics("monitoring_drift_verdict")
+    for path in tmp_path.rglob("reference.json"):
+        path.write_text("{")
+    assert not watched.round(NOW + 3 * DAY)
+    assert not watched.metrics("monitoring_drift_verdict")
+
+
+def test_a_gateway_without_an_address_does_not_hide_the_others(
+    gateway: HTTPServer, tmp_path: Path
+) -> None:
+    watched = Watched(tmp_path, ["http://nobody.invalid", ages(gateway, 1000, 50)])
+    assert not watched.round()
+    assert "error: http://nobody.invalid: no address" in watched.reports[0]
+    assert watched.metrics("monitoring_drift_verdict")
+
+
+def test_new_segments_are_left_to_shippers(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, [])
+    new = write(watched.log / "host-1-2.ndjson", [prediction(1)])
+    old = write(watched.log / "host-1-1.ndjson", [prediction(0)])
+    os.utime(old, (NOW.timestamp() - 90, NOW.timestamp() - 90))
+    watched.round()
+    assert new.exists()
+    assert not old.exists()
+
+
+def test_unexpected_errors_end_no_other_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(watching, "quality", broken)
+    watched = Watched(tmp_path, [])
+    assert not watched.round()
+    assert watched.reports == ["error: ZeroDivisionError: division by zero"]
+    assert "Traceback" in caplog.text
+    last = watched.exporter.registry.get_sample_value(
+        "monitoring_last_round_seconds", {"model": "m"}
+    )
+    assert last == NOW.timestamp()
+
+
+def test_a_failed_retraining_counts_and_waits_for_the_cooldown(tmp_path: Path) -> None:
+    recipe = Recipe(tmp_path / "models", "m", str(tmp_path / "no.csv"), "left", DAY, 1)
+    watched = Watched(tmp_path, [], recipe)
+    counted = 'monitoring_retrainings_total{model="m",result="failed"}'
+    # A series that begins at 1 has no increase.
+    assert f"{counted} 0.0" in watched.metrics("monitoring_retrainings_total")
+    time = NOW.isoformat()
+    write(watched.log / "a.ndjson", [prediction(0, time=time, columns={"age": 1}, version=2)])
+    labels = [feedback(0, "yes", time=time, received=time)]
+    write(watched.log / "feedback" / "a.ndjson", labels)
+    watched.round()
+    assert "failed, nothing was published" in watched.reports[-1]
+    assert "no.csv: no such file or directory" in watched.reports[-1]
+    assert f"{counted} 1.0" in watched.metrics("monitoring_retrainings_total")
+    watched.round(NOW + timedelta(minutes=5))
+    runs = [json.loads(line) for line in (watched.log / HISTORY).read_text().splitlines()]
+    assert [run["result"] for run in runs] == ["failed"]

@@ -1,0 +1,77 @@
+"""The controller's decisions on observations that a test makes up."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from rollout.controller import Controller, Decision, Observation, utc_now
+from rollout.exporter import Exporter
+from rollout.gateways import Gateway
+from rollout.servers import Server
+from rollout.state import Rollout
+from rollout.store import Store
+from rollout.verdicts import Verdict
+from tests.rollout.conftest import Site
+
+SERVER = "10.0.0.1:8501"
+GATEWAY = "10.0.0.2:8080"
+
+
+class Scripted(Controller):
+    """A controller that observes one gateway, as a test says."""
+
+    gateway = Gateway()
+    seconds = 0
+
+    def observe(self, state: Rollout) -> Observation:
+        self.seconds += 1
+        time = utc_now() + timedelta(seconds=self.seconds)
+        servers = {SERVER: Server({1: "AVAILABLE", 2: "AVAILABLE"})}
+        return Observation(time, servers, {GATEWAY: self.gateway})
+
+
+@pytest.fixture
+def controller(site: Site) -> Scripted:
+    site.publish(2)
+    controller = Scripted(Store(site.directory), site.models, "m", [], [])
+    controller.change(
+        lambda state, time: state.started(
+            time, "", 2, steps=(10.0,), bake=0.0, tolerance=5.0, hold=0.0
+        )
+    )
+    return controller
+
+
+@pytest.mark.parametrize("lost", ["the first evidence", "a new controller's first evidence"])
+def test_the_history_of_a_gateway_that_did_not_answer_is_no_evidence(
+    controller: Scripted, lost: str
+) -> None:
+    if lost != "the first evidence":
+        controller.gateway = Gateway(generation=2)
+        controller.tick()
+        controller.store.evidence("m").unlink()
+    controller.gateway = Gateway(problem="does not answer (timed out)")
+    controller.tick()
+    earlier = {
+        "calls/canary/2/failed": 500.0,
+        "calls/canary/2/ok": 500.0,
+        "calls/control/1/ok": 1e3,
+    }
+    controller.gateway = Gateway(earlier, 2)
+    for _ in range(2):
+        verdict = controller.tick().verdict
+        assert verdict is not None
+        assert verdict.action == "wait"
+        assert verdict.reason == "0 of 50 calls in each arm"
+
+
+def test_a_dry_run_counts_no_rollback() -> None:
+    state = Rollout("m", "/models/m", 1, 2, utc_now(), utc_now())
+    decision = Decision(state, Verdict("roll back", ""), changed=True)
+    exporter = Exporter("m")
+    exporter.update(decision, dry_run=True)
+    assert exporter._rollbacks._value.get() == 0
+    exporter.update(decision, dry_run=False)
+    assert exporter._rollbacks._value.get() == 1

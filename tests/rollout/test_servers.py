@@ -1,0 +1,115 @@
+"""The model config file, and the traps of TensorFlow Serving that it avoids."""
+
+from __future__ import annotations
+
+import time
+
+import grpc
+import pytest
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+
+from rollout.controller import utc_now
+from rollout.model_config import model_config
+from rollout.state import Rollout
+from tests.conftest import Starter
+from tests.rollout.conftest import QUICK, Serve, Site
+from tests.support.caller import Caller, models_config, refused
+from tests.support.caller import model_config as entry
+from tests.support.processes import wait_for
+
+
+def version_of(caller: Caller, label: str) -> int | None:
+    """Return the version that a label names; None while the server does not know it."""
+    try:
+        return caller.ask(label=label)[1]
+    except grpc.RpcError:
+        return None
+
+
+def test_publishing_moves_no_traffic_and_start_moves_no_caller(site: Site, serve: Serve) -> None:
+    caller = serve()
+    site.publish(2)
+    time.sleep(0.5)  # several polls
+    assert caller.states() == {1: "AVAILABLE"}  # with the default policy it would serve 2 by now
+    site("start", "--percent=10")
+    assert caller.states() == {1: "AVAILABLE", 2: "AVAILABLE"}
+    site.publish(3)  # with `latest {num_versions: 2}` the stable version would go
+    time.sleep(0.5)
+    assert caller.states() == {1: "AVAILABLE", 2: "AVAILABLE"}
+
+
+def test_labels_are_written_after_every_server_has_the_version(site: Site, serve: Serve) -> None:
+    one, other = serve(), serve()
+    site.publish(2)
+    early = 'version_labels { key: "stable" value: 2 }'
+    with refused("FAILED_PRECONDITION", "not currently available"):
+        one.reload(models_config(entry(site.models / "m", early)))
+    site("start", "--percent=10")
+    assert 'key: "canary" value: 2' in site.config
+    wait_for(lambda: version_of(one, "canary") == version_of(other, "canary") == 2, "labels")
+    assert version_of(one, "stable") == version_of(other, "stable") == 1
+    loading, labelled = (state["phase"] for state in site.history()[1:])
+    assert (loading, labelled) == ("loading", "canary")
+
+
+def test_a_version_that_cannot_be_loaded_gets_no_traffic(site: Site, serve: Serve) -> None:
+    caller = serve()
+    (site.models / "m" / "2").mkdir()
+    (site.models / "m" / "2" / "saved_model.pb").write_text("broken")
+    assert "cannot load it" in site.refused("start", "2", "--percent=10")
+    state = site.state()
+    assert (state["phase"], state["stable"], state["canary"]) == ("rolled_back", 1, None)
+    assert "version 2" in state["reason"]
+    assert caller.ask()[1] == 1
+    assert [each["phase"] for each in site.history()] == ["idle", "loading", "rolled_back"]
+
+
+def test_the_previous_version_stays_loaded_for_a_rollback(site: Site, serve: Serve) -> None:
+    caller = serve()
+    site.publish(2)
+    site("start", "2", "--percent=50")
+    site("promote")
+    assert site.state()["stable"] == 2
+    wait_for(lambda: version_of(caller, "stable") == 2, "the label has moved")
+    assert caller.states() == {1: "AVAILABLE", 2: "AVAILABLE"}
+    assert "version 2 is already the stable version" in site.refused("start", "2")
+    site("rollback")
+    assert (site.state()["stable"], site.state()["retiring"]) == (1, [2])
+    wait_for(lambda: version_of(caller, "stable") == 1, "the label has moved back")
+    assert "no previous version is loaded" in site.refused("rollback")
+
+
+def test_a_server_can_start_while_a_rollout_is_in_progress(
+    site: Site, serve: Serve, starter: Starter
+) -> None:
+    serve()
+    site.publish(2)
+    site("start", "2", "--percent=10")
+    later = serve()
+    wait_for(lambda: version_of(later, "canary") == 2, "the label is known")
+    # Without the flag, labels in a server's first configuration end it.
+    config = f"--model_config_file={site.directory / 'models.config'}"
+    with pytest.raises(AssertionError, match="not currently available"):
+        starter.model_server(*QUICK, config)
+
+
+def test_several_models_share_the_config_file(site: Site) -> None:
+    site("init")
+    (site.models / "other" / "7").mkdir(parents=True)
+    site("init", "--model=other")
+    parsed = text_format.Parse(site.config, model_server_config_pb2.ModelServerConfig())
+    found = {
+        each.name: list(each.model_version_policy.specific.versions)
+        for each in parsed.model_config_list.config
+    }
+    assert found == {"m": [1], "other": [7]}
+
+
+def test_names_and_paths_are_quoted() -> None:
+    path = '/a "b"\\c\n/müller'
+    text = model_config([Rollout('q"', path, 1, 1, utc_now(), utc_now())])
+    parsed = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    (config,) = parsed.model_config_list.config
+    assert (config.name, config.base_path) == ('q"', path)
+    assert dict(config.version_labels) == {"stable": 1}

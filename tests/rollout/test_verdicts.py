@@ -1,0 +1,259 @@
+"""From gateways' counters to verdicts: a gateway is simulated, all else is real."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rollout.evidence import Evidence
+from rollout.gateways import Gateway, parse
+from rollout.state import Rollout
+from rollout.verdicts import Flips, Verdict, expected_flips, judged
+
+START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+EDGES = [0.001 * 1.25**i for i in range(40)]
+STATE = replace(
+    Rollout("m", "/models/m", 1, 2, START, START).started(
+        START, "", 2, steps=(10.0,), bake=30.0, tolerance=5.0, hold=0.0
+    ).at_step(START, "", 0),
+    generation=7,
+)  # fmt: skip
+IN_SHADOW = replace(STATE, phase="shadow", shadow=2, percent=0.0, steps=(0.0,))
+
+
+class Simulated:
+    """A gateway's counters, and a judge who looks at them each second."""
+
+    def __init__(self, state: Rollout = STATE, seed: int = 0) -> None:
+        self.state = state
+        self.random = np.random.default_rng(seed)
+        self.counters: Counter[str] = Counter()
+        self.gateway = Gateway(generation=7)
+        self.evidence = Evidence(state.salt, START, {"gateway": {}})
+        self.seconds = 0
+
+    def calls(self, arm: str, version: int, number: int, failed: int = 0, refused: int = 0,
+              median: float = 0.01) -> None:  # fmt: skip
+        for outcome, count in (
+            ("failed", failed),
+            ("refused", refused),
+            ("ok", number - failed - refused),
+        ):
+            self.counters[f"calls/{arm}/{version}/{outcome}"] += count
+        self.counters[f"requests/{arm}/{version}/ok"] += number
+        took = median * np.exp(0.5 * self.random.standard_normal(number))
+        below = np.searchsorted(np.sort(took), EDGES, side="right")
+        for edge, count in zip(EDGES, below.tolist(), strict=True):
+            self.counters[f"seconds/{arm}/{version}/{edge}"] += count
+        self.counters[f"seconds/{arm}/{version}/+Inf"] += number
+
+    def look(self, flips: Flips | None = None) -> Verdict:
+        self.seconds += 1
+        now = START + timedelta(seconds=self.seconds)
+        gateways = {"gateway": replace(self.gateway, counters=dict(self.counters))}
+        self.evidence.observe(self.state, gateways, now)
+        # As after a restart of the controller.
+        stored = Evidence.from_json(self.evidence.to_json())
+        assert stored == self.evidence
+        return judged(self.state, self.evidence, gateways, flips or Flips(), now)
+
+
+def test_without_data_it_waits_forever() -> None:
+    simulated = Simulated()
+    for _ in range(100):
+        assert simulated.look().action == "wait"
+    verdict = simulated.look()
+    assert verdict.reason == "0 of 50 calls in each arm"
+    simulated.gateway = Gateway(problem="does not answer (Connection refused)")
+    assert "no gateway answers" in simulated.look().reason
+    simulated.gateway = Gateway()
+    assert "follows no rollout file" in simulated.look().reason
+
+
+def test_a_dead_canary_is_rolled_back_with_the_numbers_that_say_why() -> None:
+    simulated = Simulated()
+    simulated.calls("canary", 2, 10, failed=10)
+    simulated.calls("control", 1, 10)
+    verdict = simulated.look()
+    assert verdict.action == "roll back"
+    assert verdict.reason == (
+        "version 2: 10 of 10 calls failed against 0 of 10 in control, e = 186 ≥ 167"
+    )
+
+
+def test_a_sound_canary_is_passed_after_bake_time_and_calls() -> None:
+    simulated = Simulated()
+    waits = []
+    while (verdict := simulated.look()).action == "wait":
+        waits.append(verdict.reason)
+        simulated.calls("canary", 2, 10)
+        simulated.calls("control", 1, 10)
+        assert simulated.seconds < 200
+    assert "0 of 50 calls in each arm; 29 s of 30 s left" in waits
+    assert any("failed calls: up to" in each for each in waits)
+    assert verdict.action == "next step"
+    assert simulated.seconds >= 30
+    assert "(tolerance 5%)" in verdict.reason
+
+
+def test_a_slow_canary_is_rolled_back_by_the_control_s_p99() -> None:
+    simulated = Simulated()
+    while (verdict := simulated.look()).action == "wait":
+        simulated.calls("canary", 2, 10, median=0.02)
+        simulated.calls("control", 1, 10)
+        assert simulated.seconds < 60
+    assert verdict.action == "roll back"
+    assert "took longer than" in verdict.reason
+    assert "(p99 of control)" in verdict.reason
+
+
+def test_a_step_is_not_passed_before_the_slow_test_has_calls() -> None:
+    simulated = Simulated(replace(STATE, bake=0.0, tolerance=20.0))
+    for calls, reason in (
+        (60, "60 of 100 calls in control to fix its p99"),
+        (60, "slow calls: up to 100.0% more are possible"),
+    ):
+        simulated.calls("canary", 2, calls)
+        simulated.calls("control", 1, calls)
+        assert reason in simulated.look().reason
+    simulated.calls("canary", 2, 60)
+    simulated.calls("control", 1, 60)
+    assert simulated.look().action == "next step"
+
+
+def test_a_control_slower_than_every_bucket_does_not_hold_the_rollout() -> None:
+    simulated = Simulated(replace(STATE, bake=0.0))
+    simulated.calls("canary", 2, 300, median=1e9)
+    simulated.calls("control", 1, 300, median=1e9)
+    assert simulated.look().action == "next step"
+
+
+@pytest.mark.parametrize("both", [0, 10])
+def test_refusals_count_where_control_answers(both: int) -> None:
+    simulated = Simulated()
+    simulated.calls("canary", 2, 30, refused=20)
+    simulated.calls("control", 1, 30, refused=2 * both)
+    assert simulated.look().action == ("wait" if both else "roll back")
+
+
+def test_identical_versions_are_passed_whatever_else_happens() -> None:
+    """Failures, refusals and slow calls, in both arms alike, looked at each second."""
+    verdicts: Counter[str] = Counter()
+    for seed in range(30):
+        simulated = Simulated(seed=seed)
+        for _ in range(20):
+            failed, refused = simulated.random.binomial(24, 0.04, (2, 2)).tolist()
+            simulated.calls("canary", 2, 24, failed[0], refused[0])
+            simulated.calls("control", 1, 24, failed[1], refused[1])
+            if simulated.look().action == "roll back":
+                verdicts["roll back"] += 1
+                break
+    assert verdicts["roll back"] <= 2
+
+
+def test_counters_that_restart_and_gateways_that_appear_later() -> None:
+    simulated = Simulated()
+    simulated.calls("canary", 2, 40)
+    simulated.calls("control", 1, 40)
+    simulated.look()
+    simulated.counters.clear()
+    simulated.calls("canary", 2, 15)
+    simulated.calls("control", 1, 20)
+    simulated.look()
+    assert simulated.evidence.calls == [55, 60]
+    late = {"late": Gateway({"calls/canary/2/failed": 99.0}, 7)}
+    now = START + timedelta(seconds=99)
+    simulated.evidence.observe(STATE, late, now)
+    assert simulated.evidence.calls == [55, 60]  # 99 may be of an earlier rollout
+    late = {"late": Gateway({"calls/canary/2/failed": 101.0}, 7)}
+    simulated.evidence.observe(STATE, late, now)  # not later: seen already
+    assert simulated.evidence.calls == [55, 60]
+    simulated.evidence.observe(STATE, late, now + timedelta(seconds=1))
+    assert simulated.evidence.calls == [57, 60]
+
+
+def test_a_cut_out_canary_is_judged_by_the_evidence_so_far() -> None:
+    simulated = Simulated()
+    simulated.gateway = replace(simulated.gateway, cut_out=frozenset([2]))
+    simulated.calls("canary", 2, 8, failed=8)
+    simulated.calls("control", 1, 8)
+    verdict = simulated.look()
+    assert (verdict.action, "e = 56.8 ≥ 20" in verdict.reason) == ("roll back", True)
+    simulated = Simulated()
+    simulated.gateway = replace(simulated.gateway, cut_out=frozenset([2]))
+    simulated.calls("canary", 2, 10, failed=10)
+    simulated.calls("control", 1, 10, failed=9)
+    assert simulated.look().action == "wait"
+
+
+def test_uneven_arms_hold_the_rollout() -> None:
+    simulated = Simulated(replace(STATE, bake=0.0))
+    simulated.calls("canary", 2, 500)
+    simulated.calls("control", 1, 900)
+    verdict = simulated.look()
+    assert verdict.action == "wait"
+    assert "the arms are uneven: 500 requests to the canary, 900 to control" in verdict.reason
+
+
+def test_label_flips_in_shadow() -> None:
+    def shadowed(flipped: int) -> Verdict:
+        simulated = Simulated(IN_SHADOW)
+        for _ in range(40):
+            simulated.counters["calls/stable/1/ok"] += 10
+            simulated.counters["shadow/2/ok"] += 8  # some were dropped
+            simulated.counters["rows/2/flipped"] += flipped
+            simulated.counters["rows/2/same"] += 16 - flipped
+            verdict = simulated.look(Flips(0.05, "(4.4 % of 114 held-out rows)"))
+            if verdict.action != "wait":
+                break
+        return verdict
+
+    assert shadowed(0).action == "next step"
+    verdict = shadowed(8)
+    assert verdict.action == "roll back"
+    assert "rows got another label in shadow, where 5.0% are expected" in verdict.reason
+
+
+def test_the_expected_flips_are_those_that_the_gate_measured(tmp_path: Path) -> None:
+    def flips(passed: bool = True, **comparison: object) -> Flips:
+        manifest = {"gate": {"passed": passed, "comparison": comparison}}
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        return expected_flips(tmp_path, 1)
+
+    assert expected_flips(tmp_path / "none", 1) == Flips()
+    measured = flips(version=1, rows=1000, label_flips=0.02)
+    assert 0.02 < measured.rate < 0.05
+    assert measured.source == "(2.0% of 1,000 held-out rows)"
+    assert flips(version=1, rows=100000, label_flips=0.0).rate == 0.001
+    assert flips(version=3, rows=1000, label_flips=0.02) == Flips()  # of another stable version
+    assert flips(version=1, rows=1000, label_flips=None) == Flips()
+    assert flips(passed=False, version=1, rows=1000, label_flips=0.9) == Flips()
+
+
+def test_metrics_of_other_models_are_ignored() -> None:
+    text = """# TYPE client_arm_calls_total counter
+client_arm_calls_total{model="m",version="2",arm="canary",outcome="failed"} 3.0
+client_arm_calls_total{model="other",version="2",arm="canary",outcome="failed"} 9.0
+client_arm_call_seconds_bucket{model="m",version="2",arm="canary",le="0.1"} 2.0
+client_arm_call_seconds_sum{model="m",version="2",arm="canary"} 0.1
+client_shadow_rows_total{model="m",version="2",outcome="flipped"} 4.0
+client_rollout_generation{model="m"} 7.0
+client_rollout_cutout{model="m",version="2"} 1.0
+client_rollout_cutout{model="m",version="3"} 0.0
+client_golden{model="m",version="2",server="10.0.0.1:8500",result="wrong"} 1.0
+client_golden{model="m",version="2",server="10.0.0.1:8500",result="ok"} 0.0
+client_http_requests_total{method="GET"} 5.0
+"""
+    gateway = parse(text, "m")
+    assert gateway == Gateway(
+        {"calls/canary/2/failed": 3.0, "seconds/canary/2/0.1": 2.0, "rows/2/flipped": 4.0},
+        7,
+        cut_out=frozenset([2]),
+        wrong=((2, "10.0.0.1:8500"),),
+    )

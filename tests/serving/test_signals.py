@@ -1,0 +1,33 @@
+"""SIGTERM ends the server, whatever its main thread does at that moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from serving.__main__ import main
+from serving.model_servers import server
+
+
+def test_a_signal_may_arrive_while_the_lock_of_the_event_is_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stopped = []
+
+    def serve(options: object, stop: threading.Event) -> None:
+        with vars(stop)["_cond"]:  # as in the first and the last steps of `stop.wait`
+            os.kill(os.getpid(), signal.SIGTERM)
+        stopped.append(stop.wait(20))
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.setattr(server, "serve", serve)
+    monkeypatch.setattr(os, "_exit", lambda status: None)
+    try:
+        main.main(["--model_name=m", "--model_base_path=/nowhere"], standalone_mode=False)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert stopped == [True]

@@ -1,0 +1,47 @@
+"""Renders the manifests in deploy/kubernetes."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.support.processes import ROOT
+
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+KUBECTL = Path(sys.executable).parent / "kubectl"
+OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
+
+Resource = dict[str, Any]
+
+
+@functools.cache
+def render(path: str) -> tuple[Resource, ...]:
+    """Return the resources of `base` or of an overlay, by its name, as `kubectl` renders them."""
+    folder = KUBERNETES / (path if path == "base" else f"overlays/{path}")
+    command = [str(KUBECTL), "kustomize", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # no deprecation warnings
+    return tuple(yaml.safe_load_all(done.stdout))
+
+
+def find(path: str, kind: str, name: str) -> Resource:
+    """Return one rendered resource."""
+    (found,) = (r for r in render(path) if (r["kind"], r["metadata"]["name"]) == (kind, name))
+    return found
+
+
+def pods(path: str) -> Iterator[tuple[str, Resource]]:
+    """Yield the name and the pod's spec of everything that runs pods."""
+    for resource in render(path):
+        spec = resource.get("spec", {})
+        if resource["kind"] == "CronJob":
+            spec = spec["jobTemplate"]["spec"]
+        if "template" in spec:
+            yield resource["metadata"]["name"], spec["template"]["spec"]

@@ -1,0 +1,57 @@
+"""A gRPC server in front of a real one that refuses calls when a test says so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+
+class Refusing(grpc.GenericRpcHandler):
+    """Forwards calls to a server, or refuses them all.
+
+    Attributes:
+        address: where to connect in place of the server.
+        refuses: whether calls are refused.
+        code: the status of a refused call.
+        refused: how many calls of each method were refused.
+    """
+
+    def __init__(self, server: str) -> None:
+        self.refuses = False
+        self.code = grpc.StatusCode.UNAVAILABLE
+        self.refused: Counter[str] = Counter()
+        self._channel = grpc.insecure_channel(server)
+        self._server = grpc.server(ThreadPoolExecutor(4), handlers=[self])
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return the handler of a call, whose messages stay bytes."""
+
+        def answer(request: bytes, context: grpc.ServicerContext) -> Any:
+            if self.refuses:
+                self.refused[call.method.rpartition("/")[2]] += 1
+                context.abort(self.code, "refused")
+            try:
+                forward: Any = self._channel.unary_unary(call.method)
+                return forward(request)
+            except grpc.RpcError as error:
+                context.abort(error.code(), error.details() or "")
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    def __enter__(self) -> Refusing:
+        self._server.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.stop(0).wait()
+        self._channel.close()

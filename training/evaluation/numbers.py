@@ -1,0 +1,31 @@
+"""Format numbers for people, for the report."""
+
+from __future__ import annotations
+
+import math
+
+# Numbers outside this range are written with a power of ten.
+MIN_PLAIN, MAX_PLAIN = 1e-4, 1e7
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def number_text(value: float, digits: int = 4) -> str:
+    """Return a number with some significant digits, such as 103,500, −0.05 or 3.2 × 10⁻⁵."""
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    if value == 0:
+        text = "0"
+    elif MIN_PLAIN <= abs(value) < MAX_PLAIN:
+        decimals = digits - 1 - int(exponent)
+        text = _stripped(f"{round(value, decimals):,.{max(0, decimals)}f}")
+    else:
+        text = f"{_stripped(mantissa)} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    return text.replace("-", "−")
+
+
+def _stripped(digits: str) -> str:
+    """Return digits without zeros at the end of their fraction."""
+    return digits.rstrip("0").rstrip(".") if "." in digits else digits
