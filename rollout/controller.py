@@ -55,14 +55,19 @@ class Decision:
     """The result of a tick.
 
     Attributes:
-        state: the state, changed or not.
+        before: the state in the rollout file before the tick, and after it with `dry_run`.
+        state: the state that follows, the same one if nothing changes.
         verdict: on the candidate; None if no rollout is in progress.
-        changed: whether the state was changed, or would be with `dry_run`.
     """
 
+    before: Rollout
     state: Rollout
     verdict: Verdict | None = None
-    changed: bool = False
+
+    @property
+    def changed(self) -> bool:
+        """Whether the state changes."""
+        return self.state is not self.before
 
 
 class Controller:
@@ -158,7 +163,7 @@ class Controller:
             state = self.store.read(self.model, time)
             # Another process has changed the state, and the observation may not fit it.
             if state is None or state.generation != before.generation:
-                return Decision(state or before)
+                return Decision(state or before, state or before)
             decision = self._decide(state, observation, auto)
             if decision.changed:
                 self.store.write(decision.state)
@@ -211,31 +216,31 @@ class Controller:
             verdict = verdict or _loading(state, seen)
             if verdict.action == "next step":
                 self._keep(_no_evidence(state, seen))
-                return Decision(state.at_step(seen.time, verdict.reason, 0), verdict, True)
+                return Decision(state, state.at_step(seen.time, verdict.reason, 0), verdict)
         elif verdict is None:
             evidence = self._evidence(state, seen)
             self._keep(evidence)
             verdict = judged(state, evidence, seen.gateways, self._flips(state), seen.time)
         if verdict.action == "roll back":
             reason = f"rolled back {verdict.reason}"
-            return Decision(state.rolled_back(seen.time, reason), verdict, True)
+            return Decision(state, state.rolled_back(seen.time, reason), verdict)
         if verdict.action == "next step" and not state.manual:
-            return Decision(_next_step(state, seen.time, verdict.reason), verdict, True)
-        return Decision(state, verdict)
+            return Decision(state, _next_step(state, seen.time, verdict.reason), verdict)
+        return Decision(state, state, verdict)
 
     def _at_rest(self, state: Rollout, time: datetime, auto: Settings | None) -> Decision:
         elapsed = (time - state.since).total_seconds()
         if state.retiring and elapsed > RETIRE_SECONDS:
             reason = _unloaded(state.reason, *state.retiring)
-            return Decision(state.changed(time, reason, retiring=()), None, True)
+            return Decision(state, state.changed(time, reason, retiring=()))
         if state.previous is not None and elapsed > state.hold:
             reason = _unloaded(state.reason, state.previous)
-            return Decision(state.changed(time, reason, previous=None), None, True)
+            return Decision(state, state.changed(time, reason, previous=None))
         if auto is None:
-            return Decision(state)
+            return Decision(state, state)
         published = versions(self.directory)
         if not published or published[-1] <= state.seen:
-            return Decision(state)
+            return Decision(state, state)
         version = published[-1]
         started = state.started(
             time,
@@ -247,7 +252,7 @@ class Controller:
             hold=auto.hold,
             manual=auto.manual,
         )
-        return Decision(started, None, True)
+        return Decision(state, started)
 
 
 def _unloaded(reason: str, *versions: int) -> str:

@@ -52,8 +52,8 @@ class Exporter:
             raise RolloutError(f"cannot listen on {host}:{port}: {error.strerror}") from error
 
     def update(self, decision: Decision, *, dry_run: bool) -> None:
-        """Set the gauges to a decision's state and evidence; in a dry run, count no rollback."""
-        state, verdict = decision.state, decision.verdict
+        """Set the gauges to the rollout file's state and to a decision's evidence."""
+        state, verdict = decision.before if dry_run else decision.state, decision.verdict
         for phase in PHASES:
             self._phase.labels(self._model, phase).set(phase == state.phase)
         self._percent.labels(self._model).set(state.percent)
@@ -67,7 +67,7 @@ class Exporter:
             self._needed.labels(self._model, test.name).set(test.needed)
             self._harm.labels(self._model, test.name).set(test.harm)
         is_rollback = verdict is not None and verdict.action == "roll back"
-        if decision.changed and is_rollback and not dry_run:
+        if is_rollback and not dry_run:
             self._rollbacks.inc()
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:

@@ -81,21 +81,25 @@ class GoldenRows:
         self._expires[key] = time.monotonic() + RECHECK_SECONDS[result]
         self._results[key] = result
         while len(self._results) > MAX_RESULTS:
-            self._forget(next(iter(self._results)))
+            self.forget(*next(iter(self._results)))
         self.any_wrong = WRONG in self._results.values()
         self._observe(schema.model, schema.version, server.address, result)
+
+    def wrong(self) -> list[tuple[Server, str, int]]:
+        """Return the servers, models and versions with a wrong result."""
+        return [key for key, result in self._results.items() if result == WRONG]
+
+    def forget(self, server: Server, model: str, version: int) -> None:
+        """Forget the result of a version that a server no longer has."""
+        if self._results.pop((server, model, version), None) is not None:
+            self._expires.pop((server, model, version), None)
+            self.any_wrong = WRONG in self._results.values()
+            self._observe(model, version, server.address, None)
 
     def _forget_all(self, server: Server) -> None:
         """Forget the results of a server that has left."""
         for key in [key for key in self._results if key[0] is server]:
-            self._forget(key)
-        self.any_wrong = WRONG in self._results.values()
-
-    def _forget(self, key: _Key) -> None:
-        del self._results[key]
-        self._expires.pop(key, None)
-        server, model, version = key
-        self._observe(model, version, server.address, None)
+            self.forget(*key)
 
     async def _compare(self, schema: Schema, server: Server) -> str | None:
         """Return the result; None if the server did not answer."""

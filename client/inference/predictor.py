@@ -63,7 +63,7 @@ class Predictor:
         self.stable: Callable[[Target], Target] = lambda target: target
         self._checks = checks or Checks(frozenset(), lambda model, kind, counts: None)
         self._sender = BatchSender(self._call, limits or Limits(), observe)
-        self._refreshing: asyncio.Task[None] | None = None
+        self._polling: list[asyncio.Task[None]] = []
 
     async def run(
         self,
@@ -264,7 +264,8 @@ class Predictor:
 
     async def __aenter__(self) -> Predictor:
         self.client.pool.start()
-        self._refreshing = asyncio.create_task(self.schemas.keep_fresh())
+        polling = (self.schemas.keep_fresh(), self.servers.recheck())
+        self._polling = [asyncio.create_task(each) for each in polling]
         return self
 
     async def __aexit__(
@@ -273,8 +274,8 @@ class Predictor:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._refreshing is not None:
-            self._refreshing.cancel()
+        for task in self._polling:
+            task.cancel()
 
     async def _anywhere(
         self,

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Collection
 from contextlib import suppress
 
-from client.errors import ClientError, UnavailableError
-from client.inference.golden import WRONG, GoldenObserver, GoldenRows
+from client.errors import ClientError, NotFoundError, ServerError, UnavailableError
+from client.inference.golden import RECHECK_SECONDS, WRONG, GoldenObserver, GoldenRows
 from client.serving.async_client import AsyncServingClient
 from client.serving.client import Target
 from client.serving.deadlines import Deadline
@@ -30,6 +30,7 @@ class VerifiedServers:
             observe: called with the result of each version's golden rows on a server.
         """
         self._pool = client.pool
+        self._timeout = client.timeout
         self._golden = GoldenRows(client, observe)
         self.schemas = SchemaCache(client, self._golden.check)
 
@@ -48,6 +49,23 @@ class VerifiedServers:
 
         servers = [server for server in self._pool.servers if not server.left_out]
         await asyncio.gather(*map(learn_one, servers))
+
+    async def recheck(self) -> None:
+        """Load and check wrong versions again until cancelled, and forget those that are gone.
+
+        Nobody else asks for a version that was rolled back.
+        """
+        while True:
+            await asyncio.sleep(RECHECK_SECONDS[WRONG])
+            for server, model, version in self._golden.wrong():
+                if server.left_out:
+                    continue
+                try:
+                    await self.schemas.ask(Target(model, version), server, Deadline(self._timeout))
+                except NotFoundError:
+                    self._golden.forget(server, model, version)
+                except ServerError:
+                    pass  # the next round asks again
 
     async def verify(self, target: Target, deadline: Deadline) -> None:
         """Check that a server passes the golden rows of a target's version, if it has any.

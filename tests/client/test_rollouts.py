@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -413,6 +414,28 @@ def test_a_wrong_server_that_has_left_is_no_longer_reported(
                 await asyncio.sleep(0.02)
 
     asyncio.run(asyncio.wait_for(run(), TIMEOUT))
+
+
+def test_a_wrong_version_that_is_unloaded_is_no_longer_reported(
+    base_path: Path, tmp_path: Path
+) -> None:
+    models = tmp_path / "m"
+    for version in (STABLE, WRONG):
+        shutil.copytree(base_path / str(version), models / str(version))
+    model_server = start_server(tmp_path, models, "all {}")
+    write_rollout(tmp_path / "rollouts", "m", canary=WRONG, percent=50)
+    gateway = start(model_server.address, tmp_path / "rollouts")
+    rollouts = Rollouts(tmp_path / "rollouts", gateway)
+    wrong = {"version": WRONG, "result": "wrong"}
+    try:
+        rollouts.wait_for("client_golden", 1, **wrong)
+        write_rollout(tmp_path / "rollouts", "m", generation=2)
+        shutil.rmtree(models / str(WRONG))
+        processes.wait_for(lambda: not rollouts.metric("client_golden", **wrong), "it is gone")
+        assert rollouts.ask().json()["predictions"]
+    finally:
+        assert gateway.stop() == 0, gateway.output()
+        assert model_server.stop() == 0, model_server.output()
 
 
 def test_a_server_that_computes_something_else_is_not_ready(server: str, tmp_path: Path) -> None:

@@ -67,11 +67,20 @@ def test_the_history_of_a_gateway_that_did_not_answer_is_no_evidence(
         assert verdict.reason == "0 of 50 calls in each arm"
 
 
-def test_a_dry_run_counts_no_rollback() -> None:
-    state = Rollout("m", "/models/m", 1, 2, utc_now(), utc_now())
-    decision = Decision(state, Verdict("roll back", ""), changed=True)
+def test_metrics_of_a_dry_run_are_those_of_the_rollout_file() -> None:
+    state = Rollout("m", "/models/m", 1, 2, utc_now(), utc_now(), canary=2, phase="canary")
+    decision = Decision(state, state.rolled_back(utc_now(), ""), Verdict("roll back", ""))
     exporter = Exporter("m")
+
+    def published() -> list[float | None]:
+        value = exporter._registry.get_sample_value
+        return [
+            value("rollout_phase", {"model": "m", "phase": "rolled_back"}),
+            value("rollout_canary_version", {"model": "m"}),
+            value("rollout_rolled_back_total", {"model": "m"}),
+        ]
+
     exporter.update(decision, dry_run=True)
-    assert exporter._rollbacks._value.get() == 0
+    assert published() == [0, 2, 0]
     exporter.update(decision, dry_run=False)
-    assert exporter._rollbacks._value.get() == 1
+    assert published() == [1, 0, 1]

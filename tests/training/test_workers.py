@@ -138,6 +138,7 @@ def test_a_worker_may_have_no_training_rows_or_no_held_out_ones(
     np.testing.assert_array_equal(rows.expected.probabilities, rows.probabilities[:checked])
     described = json.loads(found.model.reference)["columns"]
     assert all(column["contribution"] > 0 for column in described)
+    assert len(json.loads(found.model.golden)["probability"]) == 8
 
     alone = fit_with(Workers()).held_out
     places = [alone.keys.tolist().index(key) for key in rows.keys.tolist()]

@@ -77,7 +77,7 @@ def evaluate_fit(problem: Problem, fitted: Fit, settings: FitSettings, name: str
         trained_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         metrics={},
         reference=reference(problem, fitted.theta, held_out.expected.contributions),
-        golden=golden(table, fitted.theta),
+        golden=next(filter(None, problem.workers.gather(golden(table, fitted.theta))), ""),
         missing_marks=table.missing_marks,
     )
     scored = (held_out.labels, held_out.probabilities, model.threshold)
