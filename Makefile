@@ -42,7 +42,7 @@ $(INSTALLED): requirements/dev.txt $(INSTALLED_TO_RUN)
 	@$(PIP_INSTALL) -r $<
 	@touch $@
 
-run: $(INSTALLED_TO_RUN) ## train if there is no model, serve it, open the HTTP endpoint (SERVER=docker: with TensorFlow Serving)
+run: $(INSTALLED_TO_RUN) ## train a model if there is none, serve it, open the HTTP endpoint (SERVER=docker: with TensorFlow Serving)
 	@exec $(BIN)/python -m launcher --host $(HOST) --port $(PORT) --serving-port $(SERVING_PORT) --models $(MODELS) --model $(MODEL) --server $(SERVER) --rollout $(ROLLOUT) --rollout-steps $(ROLLOUT_STEPS) --rollout-bake $(ROLLOUT_BAKE)
 
 # Workers take whole files, in the order of tests/support/lanes.py. Tests often wait for processes, so there are two more

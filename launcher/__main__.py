@@ -1,4 +1,4 @@
-"""The command line of `make run`: train if there is no model, serve it, open the HTTP endpoint."""
+"""The command line of `make run`: train a model if there is none, serve it, open the endpoint."""
 
 from __future__ import annotations
 
@@ -71,10 +71,11 @@ def main(
     rollout_steps: str,
     rollout_bake: str,
 ) -> None:
-    """Train if there is no model, serve it, and open the HTTP endpoint on this machine."""
+    """Train a model if there is none, serve it, and open the HTTP endpoint on this machine."""
     started = time.monotonic()
     models = models.resolve()
-    ports.check_port("PORT", host, port)
+    # Do not propose SERVING_PORT; the second check reports equal ports.
+    ports.check_port("PORT", host, port, in_use={serving_port} - {port})
     ports.check_port("SERVING_PORT", SERVER_HOST, serving_port, in_use=[port])
     base_path = models / model
     server_address = ports.address(SERVER_HOST, serving_port)

@@ -1,7 +1,8 @@
 """TensorFlow Serving in a container, run as a local process.
 
 `python -m launcher.container` runs the container, prints its log, and exits when the container
-exits. SIGTERM and SIGINT stop the container. It is removed in every case.
+exits. SIGTERM and SIGINT stop the container. It is removed when it ends; the next run on the same
+port removes one that a killed run left.
 """
 
 from __future__ import annotations
@@ -51,7 +52,11 @@ STOP_SECONDS = 1
     show_envvar=True,
     help="Image with tensorflow_model_server.",
 )
-@click.option("--check", is_flag=True, help="Check that engine and image are available, and exit.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Check that the Docker engine answers, pull the image if it is missing, and exit.",
+)
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED)
 def main(
     port: int,
@@ -115,7 +120,7 @@ def _ensure_image(engine: Any, image: str) -> None:
 def _run(
     engine: Any, image: str, name: str, flags: list[str], options: dict[str, dict[str, Any]]
 ) -> int:
-    """Run the container and return its exit status; 0 after a signal."""
+    """Run the container and return its exit status, 1 if that is 0; return 0 after a signal."""
     _remove_left_over(engine, name)
     stopping = False
 

@@ -1,4 +1,4 @@
-"""TCP ports: checks whether one is free, and alternatives."""
+"""TCP ports: check whether one is free, and find alternatives."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def check_port(variable: str, host: str, port: int, in_use: Collection[int] = ()
         in_use: other ports of this run.
     """
     if port in in_use:
-        way_out = _way_out(variable, host, port, in_use)
-        raise click.ClickException(f"port {port} is used twice{way_out}")
+        suggestion = _suggestion(variable, host, port, in_use)
+        raise click.ClickException(f"port {port} is used twice{suggestion}")
     try:
-        _listen(host, port)
+        _try_to_bind(host, port)
     except socket.gaierror as error:
         raise click.ClickException(f"HOST={host} is not an address: {error.strerror}") from error
     except OSError as error:
@@ -34,8 +34,8 @@ def check_port(variable: str, host: str, port: int, in_use: Collection[int] = ()
         elif error.errno == errno.EACCES:
             message = f"port {port} needs root: choose {variable}=1024 or higher"
         else:
-            way_out = _way_out(variable, host, port, in_use)
-            message = f"port {port} is taken ({error.strerror}){way_out}"
+            suggestion = _suggestion(variable, host, port, in_use)
+            message = f"port {port} is taken ({error.strerror}){suggestion}"
         raise click.ClickException(message) from error
 
 
@@ -55,7 +55,7 @@ def address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _way_out(variable: str, host: str, port: int, in_use: Collection[int]) -> str:
+def _suggestion(variable: str, host: str, port: int, in_use: Collection[int]) -> str:
     if candidate := next_free_port(host, port, in_use):
         return f"; choose another: make run {variable}={candidate}"
     return f"; choose another with {variable}="
@@ -63,14 +63,18 @@ def _way_out(variable: str, host: str, port: int, in_use: Collection[int]) -> st
 
 def _is_free(host: str, port: int) -> bool:
     try:
-        _listen(host, port)
+        _try_to_bind(host, port)
     except OSError:
         return False
     return True
 
 
-def _listen(host: str, port: int) -> None:
-    family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+def _try_to_bind(host: str, port: int) -> None:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise socket.gaierror(socket.EAI_NONAME, "a label is empty or too long") from error
+    family, kind, protocol, _, target = found[0]
     with socket.socket(family, kind, protocol) as probe:
         # Like the servers, ignore lingering connections of an earlier run.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -37,7 +37,7 @@ def main(flags: Flags) -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     stop = threading.Event()
-    # Handlers run in this thread, which may hold the event's lock; another one waits for it.
+    # Handlers run in this thread, which may hold the event's lock; a new thread can wait for it.
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, lambda number, frame: start_new_thread(stop.set, ()))
 

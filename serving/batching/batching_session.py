@@ -121,7 +121,13 @@ class _TensorsQueue:
         parts = [task.outputs.result() for task in tasks]
         if len(parts) == 1:
             return parts[0]
-        return [np.concatenate(pieces) for pieces in zip(*map(_arrays, parts), strict=True)]
+        try:
+            return [np.concatenate(pieces) for pieces in zip(*map(_arrays, parts), strict=True)]
+        except ValueError as error:
+            raise failed_precondition(
+                "outputs of the parts of a split request have different shapes and cannot be "
+                "concatenated"
+            ) from error
 
     def close(self) -> None:
         self._scheduler.remove_queue(self._queue)
@@ -132,16 +138,12 @@ class _TensorsQueue:
             padded = self._parameters.padded_size(rows)
             outputs = self._session.run(self.feeds, self.fetches, self._merged(tasks, padded))
             _check_outputs(outputs, padded)
-            if not _all_arrays(outputs):
-                for task in tasks:
-                    task.outputs.set_result(self._run_alone(task))
-                return
         except Exception as error:
-            if not isinstance(error, ServingError):
-                error = internal(f"the batch failed: {error}")
+            _fail(tasks, error)
+            return
+        if not _all_arrays(outputs):
             for task in tasks:
-                if not task.outputs.done():
-                    task.outputs.set_exception(error)
+                self._run_alone(task)
             return
         start = 0
         for task in tasks:
@@ -149,8 +151,13 @@ class _TensorsQueue:
             task.outputs.set_result([output[start:end] for output in outputs])
             start = end
 
-    def _run_alone(self, task: Task) -> list[Tensor]:
-        return self._session.run(self.feeds, self.fetches, task.arrays, task.cancelled)
+    def _run_alone(self, task: Task) -> None:
+        try:
+            outputs = self._session.run(self.feeds, self.fetches, task.arrays, task.cancelled)
+        except Exception as error:
+            _fail([task], error)
+        else:
+            task.outputs.set_result(outputs)
 
     def _merged(self, tasks: Sequence[Task], padded: int) -> list[Array]:
         merged = []
@@ -173,18 +180,27 @@ class _TensorsQueue:
         return merged
 
 
+def _fail(tasks: Sequence[Task], error: Exception) -> None:
+    if not isinstance(error, ServingError):
+        error = internal(f"the batch failed: {error}")
+    for task in tasks:
+        task.outputs.set_exception(error)
+
+
 def _all_arrays(inputs: Sequence[Tensor]) -> TypeGuard[Arrays]:
     return not any(isinstance(value, ProtoTensor) for value in inputs)
 
 
 def _arrays(outputs: Sequence[Tensor]) -> Arrays:
-    """Return outputs that numpy can hold, and so can be concatenated.
+    """Return the outputs as arrays, which can be concatenated.
 
     Raises:
         ServingError: UNIMPLEMENTED, numpy cannot hold one.
     """
     if not _all_arrays(outputs):
-        raise unimplemented("outputs of this type or rank cannot be put together from batches")
+        raise unimplemented(
+            "outputs of this type or rank cannot be concatenated from several batches"
+        )
     return outputs
 
 
@@ -220,7 +236,7 @@ def _check_outputs(outputs: Sequence[Tensor], rows: int) -> None:
 def _padded_alike(parts: list[Array]) -> list[Array]:
     """Pad all dimensions but the first to the longest, each tensor with its own first value."""
     ranks = {part.ndim for part in parts}
-    if len(ranks) > 1:  # TensorFlow Serving would write beyond its memory
+    if len(ranks) > 1:  # TensorFlow Serving would write out of bounds
         raise invalid_argument(
             "Tensors with the same name from different tasks must have the same number of "
             f"dimensions to be padded; got {sorted(ranks)}"

@@ -113,10 +113,13 @@ def model_configs(
 
 
 def check_platforms(config: Any) -> None:
-    """Check the platforms in a `ModelServerConfig`, which TensorFlow Serving does last.
+    """Check the platforms and logging configs in a `ModelServerConfig`.
+
+    TensorFlow Serving checks them last.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, a platform is not supported.
+        ServingError: INVALID_ARGUMENT, a platform is not supported, or an entry has a logging
+            config.
     """
     entries = config.model_config_list.config
     for entry in entries:

@@ -60,7 +60,10 @@ def _flag(default: Any, text: str, kind: Any = None, **settings: Any) -> Any:
 
 @dataclass(frozen=True)
 class Flags:
-    """The values of all flags, named as in tensorflow_model_server."""
+    """The values of the supported flags.
+
+    They are tensorflow_model_server's, and bind_address, reload_root and load_timeout_seconds.
+    """
 
     port: int = _flag(
         8500, "gRPC port; 0: chosen by the system, or no port if --grpc_socket_path is set.", PORT
@@ -75,7 +78,7 @@ class Flags:
     )
     rest_api_timeout_in_ms: int = _flag(
         30_000,
-        "Idle timeout of connections to --rest_api_port; values above 5 s count as 5 s.",
+        "Idle timeout of connections to --rest_api_port, cut to whole seconds from 1 to 5.",
         POSITIVE,
     )
     rest_api_enable_cors_support: bool = _flag(
@@ -108,7 +111,7 @@ class Flags:
     load_retry_interval_micros: int = _flag(60_000_000, "Time between two attempts to load.")
     load_timeout_seconds: float = _flag(
         600.0,
-        "Time after which an attempt to load fails, and later versions continue.",
+        "Time after which an attempt to load fails, and waiting versions may load.",
         click.FloatRange(0, min_open=True),
     )
     num_load_threads: int = _flag(0, "Versions that load at once; 0: 1.", COUNT)
@@ -148,7 +151,9 @@ class Flags:
         0, "Threads that one operation may use; 0: the number of cores.", COUNT
     )
     tensorflow_inter_op_parallelism: int = _flag(
-        0, "Operations of a model that run at once; 0: one after another in each request.", COUNT
+        0,
+        "Operations that run at once, over all models; 0: one after another in each request.",
+        COUNT,
     )
     tensorflow_session_config_file: Path | None = _flag(None, "ConfigProto in text format.", FILE)
     version: bool = _flag(False, "Print versions and exit.")
@@ -194,7 +199,7 @@ def with_flags(run: Callable[[Flags], None]) -> click.Command:
 
 
 def _check_fixed(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    """Reject other values of fixed flags; their fixed value is allowed."""
+    """Reject any value of a fixed flag except its fixed one."""
     name = str(parameter.name)
     off = ("false", "0", "0.0", "", UNSUPPORTED_DEFAULTS.get(name))
     wanted = value is not None and value.lower() not in off

@@ -63,6 +63,8 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
             self._watches[send] = request.service
             status = self._statuses.get(request.service, _STATUS.SERVICE_UNKNOWN)
             self._sending.submit(send, _STATUS(status=status))
+            if self._ending:
+                self._sending.submit(send, None)
         if not context.add_callback(lambda: self._watches.pop(send, None)):
             self._watches.pop(send, None)
 

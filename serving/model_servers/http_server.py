@@ -56,7 +56,8 @@ class HttpOptions:
         bind_address: the address to listen on.
         port: the port to listen on.
         threads: maximum requests answered at once.
-        timeout: seconds after which a silent connection is closed, at most `REQUEST_SECONDS`.
+        timeout: time after which a silent connection is closed, cut to whole seconds from 1 to
+            `REQUEST_SECONDS`.
         cors: allow pages of other origins to read the responses.
         metrics_path: the path of the metrics; empty: no metrics.
     """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,8 @@ class Monitoring:
         self._run_histogram = functools.cache(self._runtime_latency.labels)
         self.states = _States()
         self._registry.register(self.states)
+        self._ended: list[tuple[str, int]] = []
+        self._ended_lock = threading.Lock()
 
     def record_request(
         self, api: str, model: str, version: str, signature: str, status: str, seconds: float
@@ -130,7 +133,26 @@ class Monitoring:
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
-        return _SUFFIX.sub(rb"\1", generate_latest(self._registry))
+        text = _SUFFIX.sub(rb"\1", generate_latest(self._registry))
+        self._remove_histograms()
+        return text
+
+    def _remove_histograms(self) -> None:
+        """Remove the histograms of versions that had ended before the last scrape.
+
+        By now, their last calls have been recorded and scraped. Counters stay, because reloads
+        return their increase.
+        """
+        with self._ended_lock:
+            removable = [key for key in self._ended if key not in self.states.harnesses]
+            self._ended = self.states.remove_ended()
+        for name, version in removable:
+            labels = {"model_name": name, "version": str(version)}
+            self._request_latency.remove_by_labels(labels)
+            self._runtime_latency.remove_by_labels(labels)
+        if removable:
+            self._request_histogram.cache_clear()
+            self._run_histogram.cache_clear()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self._registry)
@@ -143,11 +165,19 @@ class _States(Collector):
     """The state of each version; TensorFlow Serving has no such metric."""
 
     def __init__(self) -> None:
-        self._harnesses: dict[tuple[str, int], ServableHarness] = {}
+        self.harnesses: dict[tuple[str, int], ServableHarness] = {}
 
     def record(self, harness: ServableHarness) -> None:
         """Track a version whose state has changed."""
-        self._harnesses[harness.name, harness.version] = harness
+        self.harnesses[harness.name, harness.version] = harness
+
+    def remove_ended(self) -> list[tuple[str, int]]:
+        """Stop tracking the versions that were unloaded, and return them."""
+        harnesses = list(self.harnesses.items())
+        ended = [key for key, each in harnesses if each.state is State.END and each.error is None]
+        for key in ended:
+            self.harnesses.pop(key, None)
+        return ended
 
     def collect(self) -> Iterable[Any]:
         family = GaugeMetricFamily(
@@ -155,10 +185,10 @@ class _States(Collector):
             "1 for the current state of a version; unloaded versions have none.",
             labels=("model_name", "version", "state"),
         )
-        for harness in list(self._harnesses.values()):
-            if harness.state is State.END and harness.error is None:
-                self._harnesses.pop((harness.name, harness.version), None)
-            else:
-                state = "FAILED" if harness.state is State.END else harness.state.name
-                family.add_metric((harness.name, str(harness.version), state), 1)
+        for harness in list(self.harnesses.values()):
+            state = harness.state  # other threads set it, after the error
+            if state is not State.END:
+                family.add_metric((harness.name, str(harness.version), state.name), 1)
+            elif harness.error is not None:
+                family.add_metric((harness.name, str(harness.version), "FAILED"), 1)
         yield family

@@ -15,7 +15,7 @@ from serving.batching.parameters import BatchingOptions
 from serving.config import messages_pb2
 from serving.config.text_proto import ConfigError, read_text_proto
 from serving.core.manager import ManagerOptions
-from serving.core.model_config import local_path, read_config_file, single_model_config
+from serving.core.model_config import URI, local_path, read_config_file, single_model_config
 from serving.model_servers.flags import Flags
 from serving.model_servers.http_server import HttpOptions
 from serving.model_servers.monitoring import DEFAULT_PATH
@@ -79,7 +79,7 @@ class ServerOptions:
         """Read the flags and their files.
 
         Raises:
-            ConfigError: a file cannot be read, or flags contradict one another.
+            ConfigError: a file cannot be read, or a flag is invalid or contradicts another.
             ServingError: a file's content is invalid.
         """
         return cls(
@@ -117,9 +117,11 @@ def _waitable(seconds: float) -> float:
 def _models(flags: Flags) -> Any:
     if flags.model_config_file is not None:
         return read_config_file(flags.model_config_file)
+    path = local_path(flags.model_base_path)
+    if URI.match(path):
+        raise ConfigError(f"--model_base_path: expected a local path, got {path}")
     # TensorFlow Serving takes absolute paths only; a command line may have relative ones.
-    path = Path(local_path(flags.model_base_path)).absolute()
-    return single_model_config(flags.model_name, path)
+    return single_model_config(flags.model_name, Path(path).absolute())
 
 
 def _batching(flags: Flags) -> BatchingOptions | None:

@@ -90,7 +90,7 @@ class GraphSession:
     """
 
     def __init__(self, session: Any, *, use_inter_op_pool: bool = False) -> None:
-        """Take over a `tf.compat.v1.Session` with a loaded graph."""
+        """Take over a `tf.compat.v1.Session`, whose graph must be loaded before `run`."""
         self._session = session
         self._run_options = config_pb2.RunOptions(
             inter_op_thread_pool=0 if use_inter_op_pool else -1
@@ -118,7 +118,7 @@ class GraphSession:
         try:
             if not any(isinstance(value, ProtoTensor) for value in inputs):
                 compute, ranks = self._callable(*names)
-                if ranks and tuple(map(_ndim, inputs)) != ranks:
+                if ranks is not None and tuple(map(_ndim, inputs)) != ranks:
                     compute = self._flat_callable(*names)
                 if compute is not None:
                     # TensorFlow returns a scalar string without an array around it.
@@ -176,25 +176,25 @@ class GraphSession:
 
     def _make_callable(
         self, feeds: tuple[str, ...], fetches: tuple[str, ...]
-    ) -> tuple[Callable[..., Sequence[Any]] | None, tuple[int, ...]]:
-        """Return a function of arrays, and the ranks that its arrays must have, if any.
+    ) -> tuple[Callable[..., Sequence[Any]] | None, tuple[int, ...] | None]:
+        """Return a function of arrays, and the ranks that its arrays must have; None: any ranks.
 
         TensorFlow ends the process when it converts strings of very many dimensions. The graph
         excludes that if it knows the rank of each string and is fed the ranks it expects.
         """
         dtypes = [self.dtype(fetch) for fetch in fetches]
         if any(d is not None and d.as_datatype_enum not in DTYPES for d in dtypes):
-            return None, ()
+            return None, None
         options = config_pb2.CallableOptions(
             feed=feeds, fetch=fetches, run_options=self._run_options
         )
         compute = self._as_callable(options)
         ranks = [self._rank(f) for f, d in zip(fetches, dtypes, strict=True) if d is tf.string]
         if not ranks:
-            return compute, ()
+            return compute, None
         if all(0 <= rank <= MAX_STRING_ARRAY_RANK for rank in ranks):
             return compute, tuple(map(self._rank, feeds))
-        return compute, (UNKNOWN_RANK,) * len(feeds)
+        return compute, (UNKNOWN_RANK,)  # no arrays have these ranks
 
     def _make_flat_callable(
         self, feeds: tuple[str, ...], fetches: tuple[str, ...]

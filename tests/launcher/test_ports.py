@@ -7,8 +7,10 @@ from contextlib import ExitStack
 
 import click
 import pytest
+from click.testing import CliRunner
 
-from launcher.ports import check_port
+from launcher.__main__ import main
+from launcher.ports import check_port, next_free_port
 
 LOCAL = "127.0.0.1"
 
@@ -60,6 +62,20 @@ def test_two_servers_cannot_have_one_port() -> None:
     assert said.startswith("port 8080 is used twice; choose another: make run SERVING_PORT=")
 
 
+def test_the_port_that_is_proposed_for_the_client_is_not_the_model_server_s(taken: int) -> None:
+    free = next_free_port(LOCAL, taken)
+    flags = [f"--port={taken}", f"--serving-port={free}"]
+    output = CliRunner().invoke(main, flags).output
+    assert f"Error: port {taken} is taken" in output
+    assert f"make run PORT={free}\n" not in output
+    output = CliRunner().invoke(main, [f"--port={free}", f"--serving-port={free}"]).output
+    assert f"Error: port {free} is used twice; choose another: make run SERVING_PORT=" in output
+
+
 def test_an_address_of_another_machine_is_refused_by_name() -> None:
     assert message("PORT", "192.0.2.1", 8080) == "HOST=192.0.2.1 is not an address of this machine"
     assert message("PORT", "no such host", 8080).startswith("HOST=no such host is not an address:")
+    for host in ("a..b", "a" * 64):
+        assert message("PORT", host, 8080) == (
+            f"HOST={host} is not an address: a label is empty or too long"
+        )

@@ -378,20 +378,28 @@ def test_results_of_any_number_of_dimensions(base_path: Path, serve: Serve, batc
 
 
 @pytest.mark.parametrize("rank", [33, 65])
-def test_a_tensor_of_undeclared_rank_does_not_crash_the_server(
+def test_strings_of_too_many_dimensions_do_not_crash_the_server(
     base_path: Path, serve: Serve, rank: int
 ) -> None:
     def build() -> Signatures:
         x = v1.placeholder(tf.float32, [None], "x")
-        return {"serving_default": signature({"x": x}, {"y": tf.as_string(x)}, PREDICT)}
+        constant = tf.fill([1] * rank, "1.000000")
+        return {
+            "serving_default": signature({"x": x}, {"y": tf.as_string(x)}, PREDICT),
+            "constant": signature({}, {"y": constant}, PREDICT),
+        }
 
     export(base_path / "1", build)
     server = serve(*flags_of(base_path))
     sent = typed("float32", np.ones(1, np.float32))
     for _ in range(rank - 1):
         sent.tensor_shape.dim.add(size=1)
-    reply = server.predict("m", {"x": sent}).outputs["y"]
-    assert len(reply.tensor_shape.dim) == rank
+    for reply in (
+        server.predict("m", {"x": sent}),
+        server.predict("m", {}, signature="constant"),
+    ):
+        assert len(reply.outputs["y"].tensor_shape.dim) == rank
+        assert reply.outputs["y"].string_val == [b"1.000000"]
     assert server.ask() == ([b"1.000000"], 1)
 
 

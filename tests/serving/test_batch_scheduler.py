@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,8 +20,9 @@ from serving.batching.batching_session import BatchingSession
 from serving.batching.parameters import BatchingParameters
 from serving.batching.scheduler import BatchScheduler, Queue, Task
 from serving.config.messages_pb2 import BatchingParameters as Message
-from serving.errors import ServingError, internal
+from serving.errors import ServingError, cancelled, internal
 from serving.servables.session import never
+from serving.servables.tensors import ProtoTensor, Tensor
 
 
 def parameters(**values: Any) -> BatchingParameters:
@@ -159,6 +162,46 @@ def test_a_split_request_that_fails_ends_after_all_its_batches() -> None:
     with pytest.raises(ServingError, match="failed"):
         batching.run(["x"], ["y"], [np.arange(2.0)])
     assert session.runs == 1
+
+
+class _Session:
+    """Computes with a function of the run's number, from 1, and the input."""
+
+    def __init__(self, compute: Callable[[int, Any], Tensor]) -> None:
+        self._compute = compute
+        self._numbers = itertools.count(1)
+
+    def run(self, feeds: Any, fetches: Any, inputs: Any, cancelled: Any = never) -> list[Tensor]:
+        return [self._compute(next(self._numbers), inputs[0])]
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_caller_that_leaves_does_not_cancel_others_that_run_alone() -> None:
+    def compute(number: int, rows: Any) -> Tensor:
+        if number == 2:  # after the batch, the first of its tasks
+            raise cancelled()
+        return ProtoTensor(tf.make_tensor_proto(rows))
+
+    pair = parameters(max_batch_size=2, batch_timeout_micros=60_000_000)
+    batching = BatchingSession(_Session(compute), BatchScheduler(threads=1), pair)
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(batching.run, ["x"], ["y"], [np.ones(1)]) for _ in range(2)]
+    assert sorted(str(call.exception()) for call in calls) == ["None", str(cancelled())]
+
+
+def test_parts_of_different_shapes_fail_a_split_request() -> None:
+    single = parameters(
+        max_batch_size=2,
+        enable_large_batch_splitting=True,
+        max_execution_batch_size=1,
+    )
+    session = _Session(lambda number, rows: np.ones((len(rows), number)))
+    batching = BatchingSession(session, BatchScheduler(threads=1), single)
+    with pytest.raises(ServingError, match="have different shapes") as error:
+        batching.run(["x"], ["y"], [np.ones(2)])
+    assert error.value.code is grpc.StatusCode.FAILED_PRECONDITION
 
 
 def test_a_batch_that_is_full_does_not_wait() -> None:

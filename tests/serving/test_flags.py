@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.config.text_proto import ConfigError
 from serving.model_servers.flags import ALWAYS_ON, UNSUPPORTED, UNSUPPORTED_DEFAULTS, Flags
 from serving.model_servers.options import ServerOptions
 from tests.serving.conftest import Fails, Serve, flags_of
@@ -52,6 +53,11 @@ def test_an_unsupported_flag_is_refused_with_the_reason_unless_false(
         assert f"--{name}: {UNSUPPORTED[name]}" in fails("--model_base_path=x", flag)
     # The next test shows that asking for the default is no error.
     assert f"--{name}" not in fails(f"--{name}={UNSUPPORTED_DEFAULTS.get(name, 'false')}")
+
+
+def test_a_base_path_elsewhere_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--model_base_path: expected a local path, got gs://b/m"):
+        ServerOptions.of(Flags(model_base_path="gs://b/m"))
 
 
 def test_times_may_be_infinite() -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,6 +90,16 @@ def test_a_report_does_not_overwrite_one_that_began_later() -> None:
     earlier: Any = Core(False, lambda: servicer.report(later))
     servicer.report(earlier)
     assert servicer.Check(health_pb2.HealthCheckRequest(service="m"), None).status == SERVING
+
+
+def test_a_watch_that_begins_after_the_end_ends() -> None:
+    servicer = HealthServicer()
+    servicer.end()
+    context: Any = SimpleNamespace(add_callback=lambda callback: True)
+    sent: list[Any] = []
+    servicer.Watch(health_pb2.HealthCheckRequest(), context, sent.append)
+    wait_for(lambda: None in sent, "the watch ends")
+    assert sent == [health_pb2.HealthCheckResponse(status=NOT_SERVING), None]
 
 
 def test_the_services_have_health_under_their_short_names(two_models: Caller) -> None:

@@ -12,6 +12,8 @@ import pytest
 import requests
 from tensorflow_serving.apis import regression_pb2
 
+from serving.core.servable_harness import ServableHarness, State
+from serving.model_servers.monitoring import Monitoring
 from tests.contract.tf1_models import export, half_plus
 from tests.serving.conftest import Serve, Served, flags_of
 from tests.support.affine import publish
@@ -146,6 +148,42 @@ def test_loads_are_counted_by_outcome(base_path: Path, metrics: Metrics) -> None
     state = ":tensorflow:serving:model_version_state"
     assert metrics.values(state, model_name="m", version="1", state="AVAILABLE") == [1]
     assert metrics.values(state, model_name="m", version="2", state="FAILED") == [1]
+
+
+def test_a_version_that_ends_during_a_scrape_has_not_failed() -> None:
+    class Ending(ServableHarness):
+        reads = 0
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "state":
+                type(self).reads += 1
+                return State.UNLOADING if self.reads == 1 else State.END
+            return super().__getattribute__(name)
+
+    monitoring = Monitoring()
+    monitoring.states.record(Ending("m", 1, Path("1")))
+    assert b"FAILED" not in monitoring.exposition()
+
+
+def test_latencies_of_unloaded_versions_leave_after_their_last_scrape() -> None:
+    def record() -> None:
+        monitoring.record_request("Predict", "m", "1", "serving_default", "OK", 1.0)
+        monitoring.record_run("m", 1, "Predict", 1.0)
+
+    monitoring = Monitoring()
+    for _ in range(2):
+        harness = ServableHarness("m", 1, Path("1"), state=State.AVAILABLE)
+        monitoring.states.record(harness)
+        record()
+        monitoring.exposition()
+        harness.state = State.END
+        record()  # of a call that was in progress
+        last, later = monitoring.exposition(), (monitoring.exposition(), monitoring.exposition())
+        assert last.count(b'_latency_count{API="Predict",') == 2
+        assert last.count(b"} 2.0\n") >= 4
+        assert b"_latency_bucket" in later[0]
+        assert b"_latency_bucket" not in later[1]
+    assert monitoring.count("/tensorflow/serving/request_count") == 4  # counters never decrease
 
 
 def test_unknown_names_make_no_series(metrics: Metrics) -> None:
