@@ -52,6 +52,7 @@ def blueprint(bridge: Callable[[], Bridge], settings: Settings) -> Blueprint:
             schema,
             reports=reports.versions(settings.reports, schema.model),
             rollout=settings.rollout is not None,
+            feedback=settings.log is not None,
         )
         return _render("page.html", model=schema.model, modules=MODULES, data=data)
 

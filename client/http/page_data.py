@@ -24,13 +24,14 @@ MIN_PIXELS = 8
 RANK_WITH_CHANNELS = 4
 
 
-def model_data(schema: Schema, *, reports: Sequence[int], rollout: bool) -> Json:
+def model_data(schema: Schema, *, reports: Sequence[int], rollout: bool, feedback: bool) -> Json:
     """Return the facts about a served version that the page needs.
 
     Args:
         schema: of the version.
         reports: versions of the model whose training report can be shown.
         rollout: whether another version may be on trial.
+        feedback: whether `/feedback` is on.
 
     Returns:
         `columns` has a field for each column; it is empty if the model's rows do not fit into a
@@ -50,6 +51,7 @@ def model_data(schema: Schema, *, reports: Sequence[int], rollout: bool) -> Json
         "explains": explains(schema),
         "reports": reports,
         "rollout": rollout,
+        "feedback": feedback,
         "columns": _fields(schema),
         "signatures": {name: _signature(s) for name, s in schema.signatures.items()},
         "example": _example(schema),

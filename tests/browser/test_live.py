@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import requests
 from playwright.sync_api import Browser, Page, Request, Route, expect
 
 from tests.browser.conftest import check_accessible
+from tests.conftest import Starter
 from tests.support.tables import breast_cancer
 
 ROW = breast_cancer().features[0].tolist()
@@ -99,7 +101,7 @@ def test_a_service_that_goes_away_is_told_and_found_again(page: Page, client_url
 
 
 def with_everything(route: Route) -> None:
-    """Answer as a service with a rollout, monitoring and feedback."""
+    """Answer as a service with a rollout and monitoring."""
     stats: dict[str, Any] = route.fetch().json()
     stats["arms"] = [
         {"version": 2, "arm": "canary", "requests": 40, "failed": 4, "p50": 0.002, "p99": 0.03},
@@ -122,7 +124,6 @@ def with_everything(route: Route) -> None:
         "bytes": 1_012_000,
         "feedback": {"accepted": 17, "refused": 2},
     }
-    stats["feedback"] = True
     route.fulfill(json=stats)
 
 
@@ -147,33 +148,23 @@ def test_rollout_drift_and_log_are_shown_where_they_are_on(
 
 
 def test_an_answer_can_be_called_right_or_wrong_where_feedback_is_on(
-    page: Page, client_url: str
+    page: Page, model_server: str, client_url: str, starter: Starter, tmp_path: Path
 ) -> None:
-    sent: list[Any] = []
-
-    def take(route: Route) -> None:
-        sent.append(json.loads(route.request.post_data or ""))
-        route.fulfill(status=202, json={"accepted": 1, "refused": 0, "errors": []})
-
-    def identified(route: Route) -> None:
-        reply = route.fetch()
-        route.fulfill(response=reply, headers={**reply.headers, "X-Prediction-ID": "id-1"})
-
     page.goto(client_url)
     expect(page.locator("#label")).to_have_text("malignant")
     expect(page.get_by_role("button", name="Wrong")).to_have_count(0)  # feedback is off here
-    page.route("**/stats", with_everything)
-    page.route("**/predict", identified)
-    page.route("**/feedback", take)
-    page.reload()
+    page.goto(starter.client(model_server, CLIENT_LOG=str(tmp_path / "log")).address)
     page.get_by_role("button", name="Wrong").click()
-    expect(page.locator(".feedback [role=status]")).to_have_text("Thank you. Recorded as benign.")
+    status = page.locator(".feedback [role=status]")
+    expect(status).to_have_text("Thank you. Recorded as benign.")
     expect(page.get_by_role("button", name="Right")).to_be_disabled()
-    assert sent == [{"id": "id-1", "row": 0, "label": "benign"}]
     check_accessible(page)
     page.get_by_role("button", name="Typical benign").click()
     expect(page.locator("#label")).to_have_text("benign")
     expect(page.get_by_role("button", name="Right")).to_be_enabled()
     page.get_by_role("button", name="Right").click()
-    expect(page.locator(".feedback [role=status]")).to_have_text("Thank you. Recorded as benign.")
-    assert sent[-1]["label"] == "benign"
+    expect(status).to_have_text("Thank you. Recorded as benign.")
+    segments = [file.read_text() for file in tmp_path.glob("log/feedback/*")]
+    stored = [json.loads(line) for line in "".join(segments).splitlines()]
+    assert [(one["row"], one["label"]) for one in stored] == [(0, "benign")] * 2
+    assert len({one["id"] for one in stored}) == 2

@@ -1,11 +1,11 @@
 /* Whether an answer was right, where the service takes feedback. */
 
-import { messageOf, sendFeedback, stats } from "./api.js";
+import { messageOf, sendFeedback } from "./api.js";
 import { h } from "./dom.js";
 import { t } from "./i18n.js";
 
-export async function mount(root, { model, asking }) {
-  if (model.classes === null || !(await takesFeedback())) return;
+export function mount(root, { model, asking }) {
+  if (model.classes === null || !model.feedback) return;
   const right = h("button", { type: "button", onclick: () => tell((label) => label) }, t("feedback.right"));
   const wrong = h("button", { type: "button", onclick: () => tell(otherThan) }, t("feedback.wrong"));
   const status = h("p", { className: "soft", role: "status" });
@@ -43,12 +43,4 @@ export async function mount(root, { model, asking }) {
 
   asking.addEventListener("change", show);
   show();
-}
-
-async function takesFeedback() {
-  try {
-    return (await stats()).feedback;
-  } catch {
-    return false;
-  }
 }
