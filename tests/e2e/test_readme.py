@@ -183,7 +183,7 @@ def test_the_exercise_of_the_course_is_measured_as_printed(shell: Shell) -> None
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.usefixtures("docker_engine")
+@pytest.mark.usefixtures("images")  # the builds here find their steps done
 def test_docker(shell: Shell, starter: Starter) -> None:
     # Where the image of TensorFlow Serving cannot be pulled, ours goes by its name.
     shell.run("docker compose -f docker-compose.yml -f docker-compose.embedded.yml build")
