@@ -156,12 +156,8 @@ def forget(
     compact(store, datetime.now().astimezone(), lambda done, total: None)
     done, callers = Forgotten(), list(callers)
     with store.locked(exclusive=True):
-        unwanted = set(ids)
-        for path in store.directory.glob("model=*/date=*/*.parquet"):
-            found = pl.read_parquet(path, columns=["id", "caller"], hive_partitioning=False)
-            unwanted.update(found.filter(pl.col("caller").is_in(callers))["id"])
-        for path in segments.sealed(store.directory):
-            unwanted.update(_ids_of(path, callers))
+        unwanted = {*ids, *_ids_of(store.directory, "model=*/date=*/*.parquet", callers)}
+        labelled = set(_ids_of(store.feedback_directory, "date=*/*.parquet", callers))
         wanted = ~(pl.col("id").is_in(list(unwanted)) | pl.col("caller").is_in(callers)).fill_null(
             False
         )
@@ -171,7 +167,8 @@ def forget(
                 done.feedback += removed
             else:
                 done.predictions += removed
-        by_id = ~pl.col("prediction id").is_in(list(unwanted)).fill_null(False)
+        # Datasets hold the labels, too, but neither their callers nor the rows' numbers.
+        by_id = ~pl.col("prediction id").is_in(list(unwanted | labelled)).fill_null(False)
         for path in (store.directory / DATASETS).glob("*/rows/labelled.parquet"):
             try:
                 done.training_rows += _filter(path, by_id, done)
@@ -259,13 +256,17 @@ def _filter(path: Path, wanted: pl.Expr, done: Forgotten) -> int:
     return removed
 
 
-def _ids_of(path: Path, callers: list[str]) -> Iterator[str]:
-    """Yield the ids of some callers' predictions in a segment."""
-    for line in segments.lines(path):
-        with suppress(*segments.UNREADABLE):
-            stored = orjson.loads(line)
-            if stored.get("caller") in callers:
-                yield stored["id"]
+def _ids_of(folder: Path, pattern: str, callers: list[str]) -> Iterator[str]:
+    """Yield the ids of some callers' rows in a directory's Parquet files and segments."""
+    for path in folder.glob(pattern):
+        found = pl.read_parquet(path, columns=["id", "caller"], hive_partitioning=False)
+        yield from found.filter(pl.col("caller").is_in(callers))["id"]
+    for path in segments.sealed(folder):
+        for line in segments.lines(path):
+            with suppress(*segments.UNREADABLE):
+                stored = orjson.loads(line)
+                if stored.get("caller") in callers:
+                    yield stored["id"]
 
 
 def _filter_segment(path: Path, ids: set[str], callers: list[str], done: Forgotten) -> int:

@@ -186,19 +186,20 @@ def test_retention_removes_the_oldest_days(store: Store) -> None:
 
 @pytest.mark.parametrize("compacted", [True, False])
 def test_forget_removes_every_trace(store: Store, compacted: bool) -> None:
+    write(store.directory / "feedback" / "host-1-2.ndjson", [feedback(15, "no", caller="ann")])
     if compacted:
         compact(store, NOON, nothing)
     labelled = store.directory / "datasets" / "x" / "rows" / "labelled.parquet"
     labelled.parent.mkdir(parents=True)
-    pl.DataFrame({"prediction id": ["id-3", "id-15"], "x": ["1", "2"]}).write_parquet(labelled)
+    pl.DataFrame({"prediction id": ["id-3", "id-15", "id-16"]}).write_parquet(labelled)
     done = CliRunner().invoke(
         main, ["forget", f"--log={store.directory}", "--caller=ann", "--id=id-12", "--json"]
     )
     assert done.exit_code == 0, done.output
     result = json.loads(done.output)
     assert result["predictions"] == 11
-    assert result["feedback"] == 5  # of predictions of ann, although bob has sent it
-    assert result["training_rows"] == 1
+    assert result["feedback"] == 6  # of ann, and of ann's predictions, although bob has sent it
+    assert result["training_rows"] == 2  # ann has sent the label of id-15
     assert len(store.predictions("m")) == 19
     for path in store.directory.rglob("*.parquet"):
         columns = [n for n in pl.read_parquet_schema(path) if n in ("id", "prediction id")]
