@@ -18,7 +18,16 @@ from monitoring import segments
 from monitoring.counters import History
 from monitoring.errors import MonitoringError
 from monitoring.shipped import HOLD, unsent
-from monitoring.store import DATASETS, Plan, Store, partition, write_parquet, write_whole
+from monitoring.store import (
+    DATASETS,
+    Plan,
+    Store,
+    identity,
+    is_planned,
+    partition,
+    write_parquet,
+    write_whole,
+)
 
 # Segments that are compacted together; rows take about three times as much memory.
 BATCH_BYTES = 64 << 20
@@ -95,8 +104,8 @@ def compact(
             name = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
             plan = Plan(
                 name,
-                [path.name for path in _batch(predictions)],
-                [path.name for path in _batch(feedback)],
+                {path.name: identity(path) for path in _batch(predictions)},
+                {path.name: identity(path) for path in _batch(feedback)},
             )
             store.put_plan(plan)
             _carry_out(store, plan, done)
@@ -203,8 +212,13 @@ def _carry_out(store: Store, plan: Plan, done: Compacted) -> None:
         _write_predictions(store, plan.name, predictions, done)
         _write_feedback(store, plan.name, feedback, done)
         store.put_plan(Plan(plan.name, plan.predictions, plan.feedback, written=True))
-    for path in (*predictions, *feedback):
-        path.unlink(missing_ok=True)
+    for folder, planned in (
+        (store.directory, plan.predictions),
+        (store.feedback_directory, plan.feedback),
+    ):
+        for path in segments.sealed(folder):
+            if is_planned(path, planned):
+                path.unlink()
     store.drop_plan()
     done.segments += len(predictions) + len(feedback)
 

@@ -123,6 +123,35 @@ def test_a_compaction_that_is_killed_neither_loses_nor_doubles_rows(
     assert compact(store, NOON, nothing).segments == 0
 
 
+def test_a_new_segment_with_the_name_of_a_removed_one_is_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, unlink = ids(store), Path.unlink
+
+    def stop(self: Path, missing_ok: bool = False) -> None:
+        unlink(self, missing_ok)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", stop)
+        with pytest.raises(KeyboardInterrupt):
+            compact(store, NOON, nothing)
+    # A gateway whose container restarts has the same host name and process id.
+    write(store.directory / "host-1-1.ndjson", [prediction(99)])
+    assert ids(store) == sorted([*before, "id-99"])
+    compact(store, NOON, nothing)
+    assert ids(store) == sorted([*before, "id-99"])
+    assert not list(store.directory.rglob("*.ndjson"))
+
+
+def test_plans_of_earlier_releases_are_completed(store: Store) -> None:
+    plan = {"name": "x", "predictions": ["host-1-1.ndjson"], "feedback": [], "written": True}
+    (store.directory / "compaction.json").write_text(json.dumps(plan))
+    assert store.predictions("m").is_empty()
+    assert compact(store, NOON, nothing).predictions == 20
+    assert not list(store.directory.rglob("*.ndjson"))
+
+
 def test_kill_9_in_the_middle(tmp_path: Path) -> None:
     for segment in range(12):
         rows = [prediction(segment * 100 + n) for n in range(100)]
