@@ -15,7 +15,9 @@ from monitoring.shipped import STATE
 from monitoring.store import Store
 
 KEEP_DAYS = click.option(
-    "--keep-days", type=click.IntRange(0), help="Remove files older than this number of days."
+    "--keep-days",
+    type=click.IntRange(0, 36_500),
+    help="Remove files older than this number of days.",
 )
 KEEP_BYTES = click.option(
     "--keep-bytes", type=ByteCount(), help="Remove the oldest days beyond this size, such as 20GB."

@@ -307,6 +307,7 @@ def test_errors_are_reported(tmp_path: Path) -> None:
     for options, message in (
         ([f"--log={tmp_path / 'no'}"], "is not a directory; --log names"),
         ([f"--log={tmp_path}", "--keep-bytes=5 parsecs"], "expected bytes such as"),
+        ([f"--log={tmp_path}", "--keep-days=1000000"], "not in the range 0<=x<=36500"),
     ):
         done = CliRunner().invoke(main, ["compact", *options])
         assert done.exit_code in (1, 2)
