@@ -241,7 +241,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def _replacement(path: Path) -> Iterator[BinaryIO]:
-    """Open a hidden file, and let it replace another one when it is complete and on disk."""
+    """Open a hidden file that replaces `path` once it is complete and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     hidden = path.with_name(f".{path.name}.tmp")
     # Rows are personal data: the mode is that of the gateways' segments.

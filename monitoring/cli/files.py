@@ -50,12 +50,12 @@ def compact(log: Path, keep_days: int | None, keep_bytes: int | None, as_json: b
         return
     click.echo(
         f"{done.segments:,} segments: {done.predictions:,} predictions and {done.feedback:,} "
-        f"labels written, {done.skipped:,} unreadable lines; {len(removed):,} days removed"
+        f"labels written, {done.skipped:,} unreadable lines; {len(removed):,} directories removed"
     )
     if done.waiting:
         click.echo(
-            f"{done.waiting:,} segments wait for `python -m monitoring ship`; to ship no more, "
-            f"remove {log / STATE}"
+            f"{done.waiting:,} segments wait for `python -m monitoring ship`; to stop "
+            f"shipping, stop it and remove {log / STATE}"
         )
 
 
