@@ -18,7 +18,16 @@ from monitoring import segments
 from monitoring.counters import History
 from monitoring.errors import MonitoringError
 from monitoring.shipped import HOLD, unsent
-from monitoring.store import DATASETS, Plan, Store, partition, write_parquet, write_whole
+from monitoring.store import (
+    DATASETS,
+    Plan,
+    Store,
+    identity,
+    is_planned,
+    partition,
+    write_parquet,
+    write_whole,
+)
 
 # Segments that are compacted together; rows take about three times as much memory.
 BATCH_BYTES = 64 << 20
@@ -95,8 +104,8 @@ def compact(
             name = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
             plan = Plan(
                 name,
-                [path.name for path in _batch(predictions)],
-                [path.name for path in _batch(feedback)],
+                {path.name: identity(path) for path in _batch(predictions)},
+                {path.name: identity(path) for path in _batch(feedback)},
             )
             store.put_plan(plan)
             _carry_out(store, plan, done)
@@ -156,12 +165,8 @@ def forget(
     compact(store, datetime.now().astimezone(), lambda done, total: None)
     done, callers = Forgotten(), list(callers)
     with store.locked(exclusive=True):
-        unwanted = set(ids)
-        for path in store.directory.glob("model=*/date=*/*.parquet"):
-            found = pl.read_parquet(path, columns=["id", "caller"], hive_partitioning=False)
-            unwanted.update(found.filter(pl.col("caller").is_in(callers))["id"])
-        for path in segments.sealed(store.directory):
-            unwanted.update(_ids_of(path, callers))
+        unwanted = {*ids, *_ids_of(store.directory, "model=*/date=*/*.parquet", callers)}
+        labelled = set(_ids_of(store.feedback_directory, "date=*/*.parquet", callers))
         wanted = ~(pl.col("id").is_in(list(unwanted)) | pl.col("caller").is_in(callers)).fill_null(
             False
         )
@@ -171,7 +176,8 @@ def forget(
                 done.feedback += removed
             else:
                 done.predictions += removed
-        by_id = ~pl.col("prediction id").is_in(list(unwanted)).fill_null(False)
+        # Datasets hold the labels, too, but neither their callers nor the rows' numbers.
+        by_id = ~pl.col("prediction id").is_in(list(unwanted | labelled)).fill_null(False)
         for path in (store.directory / DATASETS).glob("*/rows/labelled.parquet"):
             try:
                 done.training_rows += _filter(path, by_id, done)
@@ -206,8 +212,13 @@ def _carry_out(store: Store, plan: Plan, done: Compacted) -> None:
         _write_predictions(store, plan.name, predictions, done)
         _write_feedback(store, plan.name, feedback, done)
         store.put_plan(Plan(plan.name, plan.predictions, plan.feedback, written=True))
-    for path in (*predictions, *feedback):
-        path.unlink(missing_ok=True)
+    for folder, planned in (
+        (store.directory, plan.predictions),
+        (store.feedback_directory, plan.feedback),
+    ):
+        for path in segments.sealed(folder):
+            if is_planned(path, planned):
+                path.unlink()
     store.drop_plan()
     done.segments += len(predictions) + len(feedback)
 
@@ -259,13 +270,17 @@ def _filter(path: Path, wanted: pl.Expr, done: Forgotten) -> int:
     return removed
 
 
-def _ids_of(path: Path, callers: list[str]) -> Iterator[str]:
-    """Yield the ids of some callers' predictions in a segment."""
-    for line in segments.lines(path):
-        with suppress(*segments.UNREADABLE):
-            stored = orjson.loads(line)
-            if stored.get("caller") in callers:
-                yield stored["id"]
+def _ids_of(folder: Path, pattern: str, callers: list[str]) -> Iterator[str]:
+    """Yield the ids of some callers' rows in a directory's Parquet files and segments."""
+    for path in folder.glob(pattern):
+        found = pl.read_parquet(path, columns=["id", "caller"], hive_partitioning=False)
+        yield from found.filter(pl.col("caller").is_in(callers))["id"]
+    for path in segments.sealed(folder):
+        for line in segments.lines(path):
+            with suppress(*segments.UNREADABLE):
+                stored = orjson.loads(line)
+                if stored.get("caller") in callers:
+                    yield stored["id"]
 
 
 def _filter_segment(path: Path, ids: set[str], callers: list[str], done: Forgotten) -> int:

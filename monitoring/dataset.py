@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,16 @@ from monitoring.versions import Version
 
 # Columns of a dataset besides those of the original table.
 ID, WEIGHT = "prediction id", "row weight"
+# The rules of the training job: its suffixes of tables, files that it ignores, and directories
+# whose names are cells of a column, such as year=2024.
+CSV = (".csv", ".tsv", ".tab", ".txt")
+PARQUET = (".parquet", ".pq")
+ARROW = (".feather", ".arrow", ".ipc")
+JSON_LINES = (".ndjson", ".jsonl", ".json")
+SUFFIXES = (*CSV, *PARQUET, *ARROW, *JSON_LINES)
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".zip")
+MARKERS = ("_SUCCESS", "_metadata", "_common_metadata")
 SEPARATORS = ",;\t|"
-CSV_ENDINGS = (".csv", ".tsv", ".txt")
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,8 @@ class Provenance:
         labelled_rows: rows of the log with a label.
         start, end: time of the predictions used.
         rows_by_version: labelled rows by the version that answered.
-        incomplete: labelled rows left out because they lack a column.
+        incomplete: labelled rows left out because they lack a column, or have a cell that the
+            column's type cannot hold.
         weighted: whether rows are weighted by 1/share; if not, every share was 1.
     """
 
@@ -100,18 +112,26 @@ def build(
         schema = original.collect_schema()
         if label not in schema:
             raise MonitoringError(f"{data} has no column {label!r}; --label names it")
+        for name in (ID, WEIGHT):
+            if name in schema:
+                raise MonitoringError(
+                    f"{data} has the column {name!r}, which retraining adds; --data names the "
+                    "original table"
+                )
         # With the lock, `forget` finds each row in the log or in the dataset.
         with store.locked(exclusive=False):
             rows, cells, incomplete = _complete_rows(store, model, version, start)
-            labelled = pl.DataFrame(
-                {
-                    name: _as_table(
-                        rows["actual"] if name == label else [row.get(name) for row in cells], dtype
-                    )
-                    for name, dtype in schema.items()
-                }
-            ).with_columns(rows["id"].alias(ID))
-            original = original.with_columns(pl.lit(None, pl.String).alias(ID))
+            texts = pl.DataFrame(
+                {name: [_as_text(row.get(name)) for row in cells] for name in schema},
+                dict.fromkeys(schema, pl.String),
+            ).with_columns(rows["actual"].alias(label))
+            labelled, whole = _as_table(texts, schema)
+            rows, labelled = rows.filter(whole), labelled.filter(whole)
+            incomplete += len(whole) - len(rows)
+            original = original.cast(labelled.schema).with_columns(
+                pl.lit(None, pl.String).alias(ID)
+            )
+            labelled = labelled.with_columns(rows["id"].alias(ID))
             weighted = bool((rows["share"] < 1).any())
             if weighted:
                 labelled = labelled.with_columns((1 / rows["share"]).alias(WEIGHT))
@@ -182,47 +202,101 @@ def _complete_rows(
 
 def _original(data: str) -> pl.LazyFrame:
     """Return the original table; CSV cells stay text, which the training job parses."""
-    path = Path(data)
-    paths = sorted(path.iterdir() if path.is_dir() else path.parent.glob(path.name))
-    files = [one for one in paths if one.is_file() and not one.name.startswith((".", "_"))]
+    files = _files(data)
     if not files:
-        raise MonitoringError(f"{data}: no such file or directory; --data names the original table")
+        raise MonitoringError(
+            f"{data}: no such file, or no table in this directory; --data names the original table"
+        )
     return pl.concat([_scan(one) for one in files])
 
 
+def _files(data: str) -> list[Path]:
+    """Return the files that `python -m training fit --data` reads.
+
+    Raises:
+        MonitoringError: names of directories are cells of a column.
+    """
+    path = Path(data)
+    if path.is_dir():
+        found = [one for one in sorted(path.iterdir()) if not _is_ignored(one)]
+        files = [one for one in found if one.is_file() and _suffix(one) in SUFFIXES]
+        folders = [one.name for one in found if one.is_dir()]
+    elif path.exists():
+        return [path]
+    else:
+        found = [Path(match) for match in sorted(glob.glob(data, recursive=True))]  # noqa: PTH207
+        files = [one for one in found if one.is_file() and not _is_ignored(one)]
+        fixed = len(list(takewhile(lambda part: not glob.has_magic(part), path.parts)))
+        folders = [name for one in files for name in one.parts[fixed:-1]]
+    for name in folders:
+        if name.find("=") > 0:
+            raise MonitoringError(
+                f"{data}: the directory {name!r} gives the rows below it a column; retraining "
+                "cannot extend such a table, expected files with all columns"
+            )
+    return files
+
+
+def _is_ignored(path: Path) -> bool:
+    return path.name.startswith(".") or path.name in MARKERS
+
+
+def _suffix(path: Path) -> str:
+    """Return the suffix before those of compression."""
+    suffixes = [suffix.lower() for suffix in reversed(path.suffixes)]
+    return next((suffix for suffix in suffixes if suffix not in COMPRESSIONS), "")
+
+
 def _scan(path: Path) -> pl.LazyFrame:
-    suffix = next((s for s in reversed(path.suffixes) if s not in (".gz", ".zst")), "")
-    if suffix == ".parquet":
-        return pl.scan_parquet(path)
-    if suffix in (".feather", ".arrow", ".ipc"):
-        return pl.scan_ipc(path)
-    if suffix in (".ndjson", ".jsonl"):
-        return pl.scan_ndjson(path)
-    if suffix in CSV_ENDINGS:
+    suffix = _suffix(path)
+    if suffix in PARQUET:
+        return pl.scan_parquet(path, glob=False)
+    if suffix in ARROW:
+        return pl.scan_ipc(path, glob=False)
+    if suffix in JSON_LINES:
+        return pl.scan_ndjson(glob.escape(str(path)))
+    if suffix in CSV:
         # With a separator that is not in the file, the header is one column.
-        header = pl.read_csv(path, has_header=False, n_rows=1, separator="\x01", quote_char=None)
-        line = str(header.item())
+        header = pl.read_csv(
+            path, has_header=False, n_rows=1, separator="\x01", quote_char=None, glob=False
+        )
+        line = re.sub('"[^"]*"', "", str(header.item()))
         separator = max(SEPARATORS, key=line.count)
-        return pl.scan_csv(path, separator=separator, infer_schema=False)
+        return pl.scan_csv(path, separator=separator, infer_schema=False, glob=False)
     raise MonitoringError(
-        f"{path}: expected .csv, .tsv, .parquet, .feather or .ndjson, which retraining can extend"
+        f"{path}: retraining cannot extend this format; expected {', '.join(SUFFIXES[:-1])} or "
+        f"{SUFFIXES[-1]}"
     )
 
 
-def _as_table(values: Iterable[Any], dtype: pl.DataType) -> pl.Series:
-    """Convert JSON values to cells of a column of the original table."""
-    texts = pl.Series([_as_text(value) for value in values], dtype=pl.String)
+def _as_table(texts: pl.DataFrame, schema: pl.Schema) -> tuple[pl.DataFrame, pl.Series]:
+    """Return logged cells with the types of the original table, and which rows are whole.
+
+    The other rows have null for a cell that is not of its column's type.
+    """
+    table = pl.DataFrame([_as_column(texts[name], dtype) for name, dtype in schema.items()])
+    null = pl.all().is_null()
+    same = table.select(null) == texts.select(null)
+    return table, same.select(pl.all_horizontal(pl.all())).to_series()
+
+
+def _as_column(texts: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """Convert texts to a type, or to a wider one that holds all their numbers and times."""
     if dtype == pl.String:
         return texts
     if dtype == pl.Boolean:
         return texts.replace_strict(["true", "false"], [True, False], default=None)
-    if dtype == pl.Date:
-        return texts.str.head(10).str.to_date(strict=False)
-    if isinstance(dtype, pl.Datetime):
-        return texts.str.to_datetime(strict=False, time_zone="UTC").cast(dtype)
-    if dtype.is_numeric():
-        return texts.cast(pl.Float64, strict=False).cast(dtype, strict=False)
-    return texts.cast(dtype, strict=False)
+    if dtype == pl.Date or isinstance(dtype, pl.Datetime):
+        # Gateways log midnight as a date alone.
+        moments = texts.str.replace("^(.{10})$", "${1}T00:00:00Z")
+        wide = moments.str.to_datetime("%+", time_zone="UTC", strict=False)
+        narrow = wide.cast(dtype, strict=False)
+    elif dtype.is_numeric() and not dtype.is_float():
+        # Not by way of floats, which do not hold every integer.
+        narrow, wide = texts.cast(dtype, strict=False), texts.cast(pl.Float64, strict=False)
+    else:
+        return texts.cast(dtype, strict=False)
+    return narrow if narrow.cast(wide.dtype).eq_missing(wide).all() else wide
 
 
 def _as_text(value: Any) -> str | None:

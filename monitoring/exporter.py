@@ -25,15 +25,17 @@ class Exporter:
         self._model = model
         column = ("model", "version", "column")
         self._psi = self._gauge("drift_psi", "Population stability index", column)
-        self._limit = self._gauge("drift_psi_limit", "Index that chance alone can reach", column)
-        self._impact = self._gauge("drift_impact", "Move of predictions, in log-odds", column)
+        self._limit = self._gauge("drift_psi_limit", "PSI that chance alone can reach", column)
+        self._impact = self._gauge(
+            "drift_impact", "How far the column has moved predictions, in log-odds", column
+        )
         self._verdict = self._gauge(
             "drift_verdict", "2 alarm, 1 warn, 0 ok, -1 too few rows", column
         )
         metric = (*ARM, "metric")
         self._quality = self._gauge("quality", "Metric on labelled rows", metric)
-        self._low = self._gauge("quality_low", "Lower end of its 95 % interval", metric)
-        self._high = self._gauge("quality_high", "Upper end of its 95 % interval", metric)
+        self._low = self._gauge("quality_low", "Lower end of the metric's 95 % interval", metric)
+        self._high = self._gauge("quality_high", "Upper end of the metric's 95 % interval", metric)
         self._expected = self._gauge("quality_expected", "Estimate without labels", metric)
         self._rows = self._gauge("logged_rows", "Logged rows in the window", ARM)
         self._labelled = self._gauge("labelled_rows", "Logged rows with a label", ARM)
@@ -55,7 +57,9 @@ class Exporter:
         )
         self._failures.labels(model)
         self._last = self._gauge(
-            "last_round_seconds", "Time of the last round, at first of the start", ("model",)
+            "last_round_seconds",
+            "Time of the last round; until the first has ended, time of the start",
+            ("model",),
         )
         # A first round that never ends must have an age too.
         self._last.labels(model).set_to_current_time()

@@ -15,7 +15,7 @@ TAILS = (0.025, 0.975)
 # The normal distribution's 97.5 % quantile.
 QUANTILE = 1.96
 EPSILON = float(np.finfo(np.float64).eps)
-# Metrics that are better the smaller they are.
+# Metrics for which smaller is better.
 LESS_IS_BETTER = frozenset(("log_loss", "brier", "calibration_error"))
 METRICS = ("log_loss", "brier", "auc", "accuracy", "calibration_error")
 

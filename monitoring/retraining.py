@@ -153,7 +153,8 @@ def _train(store: Store, recipe: Recipe, newest: Version, reason: str, now: date
         shutil.rmtree(dataset.directory)
         raise MonitoringError(
             f"{labelled:,} labelled rows since {start:%Y-%m-%d %H:%M}, fewer than --min-labels "
-            f"{recipe.min_labels:,}; nothing was trained"
+            f"{recipe.min_labels:,}, and {dataset.provenance.incomplete:,} incomplete ones; "
+            "nothing was trained"
         )
     done = subprocess.run(
         _command(recipe, dataset, newest, label, reason),

@@ -21,8 +21,8 @@ HOLD = timedelta(days=7)
 class Shipped:
     """The bytes of each segment that were sent.
 
-    A segment is known by its name, inode and time of change: names return when a container gets
-    the process id of an earlier one, and `forget` replaces files.
+    A segment is identified by its name, inode and modification time: names are reused when a
+    container gets the process id of an earlier one, and `forget` replaces files.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -40,7 +40,7 @@ class StoppedError(Exception):
 
 @dataclass
 class Sent:
-    """Counts of what a run has sent.
+    """Counts of a run.
 
     Attributes:
         segments: segments that were sent to their end.
@@ -66,7 +66,7 @@ class Receiver:
 
         Args:
             url: where to post.
-            attempts: the number after which an event that was not accepted is an error.
+            attempts: maximum number of attempts per event; infinity retries until stopped.
             stopped: ends waiting.
             report: called with errors that are retried, at limited frequency.
         """
@@ -154,7 +154,7 @@ class Shipper:
             receiver: where events go.
             namespace: an attribute of the events.
             skip_refused: whether to go on after events that the receiver refuses.
-            progress: called with the segment under way and its share that was sent.
+            progress: called with the current segment and the share of it that was sent.
 
         Raises:
             MonitoringError: the state cannot be read.
@@ -230,7 +230,7 @@ class Shipper:
         return [answer for answer in answers if answer]
 
     def close(self) -> None:
-        """End the connections' threads, also while they wait."""
+        """Stop the threads, even while they wait, and close their connections."""
         self._receiver.stop()
         self._pool.shutdown(cancel_futures=True)
         self._receiver.close()

@@ -8,7 +8,8 @@
 
 A compaction first writes its plan: the segments, and the name of the files they become. Readers
 ignore its files until the plan is marked as written, and its segments afterwards. So whenever it is
-killed, each row is read exactly once, and the next compaction completes the plan.
+killed, each row is read exactly once, and the next compaction completes the plan. The plan has
+each segment's inode and modification time: a new gateway may reuse the name of a removed one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import fcntl
 import json
 import os
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -44,13 +45,14 @@ class Plan:
 
     Attributes:
         name: stem of the Parquet files.
-        predictions, feedback: names of the segments.
+        predictions, feedback: the segments: inode and modification time by name; nothing by name
+            in plans of earlier releases.
         written: whether all Parquet files are on disk.
     """
 
     name: str
-    predictions: list[str]
-    feedback: list[str]
+    predictions: Mapping[str, list[int]]
+    feedback: Mapping[str, list[int]]
     written: bool = False
 
 
@@ -99,7 +101,7 @@ class Store:
             plan = self.plan()
             folder = partition("model", model) if model is not None else "model=*"
             files = self._files(self.directory, f"{folder}/date=*/*.parquet", plan, start)
-            paths = self._readable(self.directory, plan.predictions if plan.written else [])
+            paths = self._readable(self.directory, plan.predictions if plan.written else {})
             wanted = () if keys is None else KEY
             read = list(dict.fromkeys([*names, *wanted, "time"]))
             frames = [
@@ -120,7 +122,7 @@ class Store:
         with self.locked(exclusive=False):
             plan = self.plan()
             files = self._files(self.feedback_directory, "date=*/*.parquet", plan, None)
-            paths = self._readable(self.feedback_directory, plan.feedback if plan.written else [])
+            paths = self._readable(self.feedback_directory, plan.feedback if plan.written else {})
             frames = [pl.read_parquet(path, hive_partitioning=False) for path in files]
             recent = segments.read_feedback(paths).frame
         return pl.concat([pl.DataFrame(schema=FEEDBACK_SCHEMA), *frames, recent])
@@ -142,10 +144,14 @@ class Store:
         """
         path = self.directory / PLAN
         try:
-            return Plan(**json.loads(path.read_text(encoding="utf-8")))
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            for key in ("predictions", "feedback"):
+                if isinstance(stored[key], list):
+                    stored[key] = {name: [] for name in stored[key]}
+            return Plan(**stored)
         except FileNotFoundError:
-            return Plan("", [], [])
-        except (TypeError, ValueError) as error:
+            return Plan("", {}, {})
+        except (KeyError, TypeError, ValueError) as error:
             raise MonitoringError(f"{path}: not the plan of a compaction: {error}") from error
 
     def put_plan(self, plan: Plan) -> None:
@@ -165,11 +171,22 @@ class Store:
             if path.parent.name >= first and (plan.written or path.stem != plan.name)
         ]
 
-    def _readable(self, folder: Path, done: list[str]) -> list[Path]:
+    def _readable(self, folder: Path, done: Mapping[str, list[int]]) -> list[Path]:
         # Open ones first: one that is completed meanwhile is then found twice, and not missed.
         paths = {path.stem: path for path in segments.open_segments(folder)}
         paths |= {path.name: path for path in segments.sealed(folder)}
-        return sorted(path for path in paths.values() if path.name not in done)
+        return sorted(path for path in paths.values() if not is_planned(path, done))
+
+
+def identity(path: Path) -> list[int]:
+    """Return a file's inode and modification time."""
+    found = path.stat()
+    return [found.st_ino, found.st_mtime_ns]
+
+
+def is_planned(path: Path, planned: Mapping[str, list[int]]) -> bool:
+    """Return whether a segment is one of a plan's, and not a later one of the same name."""
+    return path.name in planned and planned[path.name] in ([], identity(path))
 
 
 @contextmanager
@@ -224,7 +241,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def _replacement(path: Path) -> Iterator[BinaryIO]:
-    """Open a hidden file, and let it replace another one when it is complete and on disk."""
+    """Open a hidden file that replaces `path` once it is complete and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     hidden = path.with_name(f".{path.name}.tmp")
     # Rows are personal data: the mode is that of the gateways' segments.

@@ -15,7 +15,9 @@ from monitoring.shipped import STATE
 from monitoring.store import Store
 
 KEEP_DAYS = click.option(
-    "--keep-days", type=click.IntRange(0), help="Remove files older than this number of days."
+    "--keep-days",
+    type=click.IntRange(0, 36_500),
+    help="Remove files older than this number of days.",
 )
 KEEP_BYTES = click.option(
     "--keep-bytes", type=ByteCount(), help="Remove the oldest days beyond this size, such as 20GB."
@@ -48,12 +50,12 @@ def compact(log: Path, keep_days: int | None, keep_bytes: int | None, as_json: b
         return
     click.echo(
         f"{done.segments:,} segments: {done.predictions:,} predictions and {done.feedback:,} "
-        f"labels written, {done.skipped:,} unreadable lines; {len(removed):,} days removed"
+        f"labels written, {done.skipped:,} unreadable lines; {len(removed):,} directories removed"
     )
     if done.waiting:
         click.echo(
-            f"{done.waiting:,} segments wait for `python -m monitoring ship`; to ship no more, "
-            f"remove {log / STATE}"
+            f"{done.waiting:,} segments wait for `python -m monitoring ship`; to stop "
+            f"shipping, stop it and remove {log / STATE}"
         )
 
 

@@ -36,7 +36,7 @@ from monitoring.versions import versions
     type=Duration(),
     default="28d",
     show_default=True,
-    help="Only predictions in this time.",
+    help="Use only predictions of the last days, hours or weeks, such as 28d.",
 )
 @click.option(
     "--html",
@@ -51,7 +51,8 @@ def quality(
 ) -> None:
     """Compare predictions with the labels that arrived later, by version and arm.
 
-    Rows are weighted by 1/share of the log. An estimate without labels is shown beside the metrics.
+    Rows are weighted by 1/share, where share is the logged share of the requests. An estimate
+    without labels is shown beside the metrics.
     """
     end = datetime.now(timezone.utc)
     with console().status("reading the log"):
@@ -86,10 +87,13 @@ def _print(found: Quality) -> None:
             f"{arm.labelled:,} of {arm.rows:,} rows labelled, coverage {arm.coverage:.1%}{delay}"
         )
     if not found.arms:
-        click.echo(f"no predictions of {found.model!r} were logged in this time")
+        click.echo(
+            f"no logged predictions of {found.model!r} with a probability, by a version that still "
+            "exists, in this time"
+        )
     click.echo(
         f"labels not counted: {found.replaced:,} replaced, {found.unknown:,} without a logged "
-        f"prediction, {found.invalid:,} neither class"
+        f"prediction, {found.invalid:,} of neither class"
     )
     if any(arm.expected for arm in found.arms):
         click.echo(ASSUMPTION)

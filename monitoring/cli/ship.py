@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 import urllib.parse
 from contextlib import suppress
@@ -29,13 +30,20 @@ def checked_url(context: click.Context, option: click.Parameter, value: Any) -> 
     """Reject a value that is not an HTTP URL."""
     try:
         parts = urllib.parse.urlsplit(value)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        valid = (
+            parts.scheme in ("http", "https")
+            and parts.hostname
+            and parts.port != 0
+            and re.fullmatch("[!-~]+", value)
+        )
         if parts.username is not None:
             raise click.BadParameter("user names and passwords in the URL are not supported")
     except ValueError:
         valid = False
     if not valid:
-        raise click.BadParameter(f"{value!r}: expected a URL such as http://broker:8080/events")
+        raise click.BadParameter(
+            f"{value!r}: expected a URL such as http://broker:8080/events, in ASCII without spaces"
+        )
     return value
 
 

@@ -18,10 +18,11 @@ from tests.support import walkthrough
 
 @pytest.fixture(scope="session")
 def trained_churn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`table.csv`, and models/churn/1 trained on it as the page says. Do not write to it."""
+    """`table.csv`, and models/churn/1 trained on it as in docs/monitoring.md; for reading only."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent  # which all workers of this run share
+        # All workers of this run share it.
+        base = base.parent
     folder = base / "churn"
     folder.mkdir(exist_ok=True)
     with (base / "churn.lock").open("w") as lock:

@@ -123,6 +123,35 @@ def test_a_compaction_that_is_killed_neither_loses_nor_doubles_rows(
     assert compact(store, NOON, nothing).segments == 0
 
 
+def test_a_new_segment_with_the_name_of_a_removed_one_is_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, unlink = ids(store), Path.unlink
+
+    def stop(self: Path, missing_ok: bool = False) -> None:
+        unlink(self, missing_ok)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", stop)
+        with pytest.raises(KeyboardInterrupt):
+            compact(store, NOON, nothing)
+    # A gateway whose container restarts has the same host name and process id.
+    write(store.directory / "host-1-1.ndjson", [prediction(99)])
+    assert ids(store) == sorted([*before, "id-99"])
+    compact(store, NOON, nothing)
+    assert ids(store) == sorted([*before, "id-99"])
+    assert not list(store.directory.rglob("*.ndjson"))
+
+
+def test_plans_of_earlier_releases_are_completed(store: Store) -> None:
+    plan = {"name": "x", "predictions": ["host-1-1.ndjson"], "feedback": [], "written": True}
+    (store.directory / "compaction.json").write_text(json.dumps(plan))
+    assert store.predictions("m").is_empty()
+    assert compact(store, NOON, nothing).predictions == 20
+    assert not list(store.directory.rglob("*.ndjson"))
+
+
 def test_kill_9_in_the_middle(tmp_path: Path) -> None:
     for segment in range(12):
         rows = [prediction(segment * 100 + n) for n in range(100)]
@@ -186,19 +215,20 @@ def test_retention_removes_the_oldest_days(store: Store) -> None:
 
 @pytest.mark.parametrize("compacted", [True, False])
 def test_forget_removes_every_trace(store: Store, compacted: bool) -> None:
+    write(store.directory / "feedback" / "host-1-2.ndjson", [feedback(15, "no", caller="ann")])
     if compacted:
         compact(store, NOON, nothing)
     labelled = store.directory / "datasets" / "x" / "rows" / "labelled.parquet"
     labelled.parent.mkdir(parents=True)
-    pl.DataFrame({"prediction id": ["id-3", "id-15"], "x": ["1", "2"]}).write_parquet(labelled)
+    pl.DataFrame({"prediction id": ["id-3", "id-15", "id-16"]}).write_parquet(labelled)
     done = CliRunner().invoke(
         main, ["forget", f"--log={store.directory}", "--caller=ann", "--id=id-12", "--json"]
     )
     assert done.exit_code == 0, done.output
     result = json.loads(done.output)
     assert result["predictions"] == 11
-    assert result["feedback"] == 5  # of predictions of ann, although bob has sent it
-    assert result["training_rows"] == 1
+    assert result["feedback"] == 6  # of ann, and of ann's predictions, although bob has sent it
+    assert result["training_rows"] == 2  # ann has sent the label of id-15
     assert len(store.predictions("m")) == 19
     for path in store.directory.rglob("*.parquet"):
         columns = [n for n in pl.read_parquet_schema(path) if n in ("id", "prediction id")]
@@ -277,6 +307,7 @@ def test_errors_are_reported(tmp_path: Path) -> None:
     for options, message in (
         ([f"--log={tmp_path / 'no'}"], "is not a directory; --log names"),
         ([f"--log={tmp_path}", "--keep-bytes=5 parsecs"], "expected bytes such as"),
+        ([f"--log={tmp_path}", "--keep-days=1000000"], "not in the range 0<=x<=36500"),
     ):
         done = CliRunner().invoke(main, ["compact", *options])
         assert done.exit_code in (1, 2)

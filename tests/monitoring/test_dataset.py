@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import date, datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,6 @@ from monitoring.store import Store
 from monitoring.versions import Version
 from tests.support import prediction_log
 from tests.support.prediction_log import NOON, feedback, prediction, write
-
-NOW = datetime.now(timezone.utc)
 
 
 @pytest.fixture
@@ -41,7 +39,8 @@ def version(folder: Path, *names: str, **changes: Any) -> Version:
 
 
 def built(store: Store, version: Version, data: Path) -> Dataset:
-    return build(store, "m", version, str(data), "left", NOON, NOW, "a test")
+    now = datetime.now(timezone.utc)
+    return build(store, "m", version, str(data), "left", NOON, now, "a test")
 
 
 def test_logged_cells_have_the_types_of_the_original_table(tmp_path: Path) -> None:
@@ -57,13 +56,15 @@ def test_logged_cells_have_the_types_of_the_original_table(tmp_path: Path) -> No
         }
     )
     original.write_parquet(tmp_path / "table.parquet")
-    cells = [
-        {"size": 2.0, "rooms": 5, "since": "2025-01-31", "seen": "2025-01-31T08:30:00",
+    cells: list[dict[str, Any]] = [
+        {"size": 2.0, "rooms": 5, "since": "2025-01-31", "seen": "2025-01-31",
          "garden": False, "city": "b"},
-        dict.fromkeys(original.columns[:-1]),
+        {"seen": "2025-01-31T08:30:00Z"},
+        {"seen": "2025-01-31T08:30:00.250000Z"},
     ]  # fmt: skip
+    cells = [dict.fromkeys(original.columns[:-1]) | row for row in cells]
     write(tmp_path / "log" / "a.ndjson", [prediction(n, columns=c) for n, c in enumerate(cells)])
-    labels = [feedback(n, label) for n, label in enumerate(["yes", "no"])]
+    labels = [feedback(n, label) for n, label in enumerate(["yes", "no", "yes"])]
     write(tmp_path / "log" / "feedback" / "a.ndjson", labels)
     model = version(tmp_path, *original.columns[:-1])
     dataset = built(Store(tmp_path / "log"), model, tmp_path / "table.parquet")
@@ -71,10 +72,57 @@ def test_logged_cells_have_the_types_of_the_original_table(tmp_path: Path) -> No
     assert rows.schema == {**original.schema, "prediction id": pl.String}
     seen = datetime(2025, 1, 31, 8, 30)
     assert rows.rows() == [
-        (2.0, 5, date(2025, 1, 31), seen, False, "b", "yes", "id-0"),
-        (None, None, None, None, None, None, "no", "id-1"),
+        (2.0, 5, date(2025, 1, 31), datetime(2025, 1, 31), False, "b", "yes", "id-0"),
+        (None, None, None, seen, None, None, "no", "id-1"),
+        (None, None, None, seen + timedelta(milliseconds=250), None, None, "yes", "id-2"),
     ]
     assert dataset.provenance.weighted is False
+
+
+def test_columns_widen_for_logged_cells_and_other_cells_are_counted(tmp_path: Path) -> None:
+    original = pl.DataFrame(
+        {
+            "big": [2**53 + 3],
+            "rooms": [3],
+            "floor": pl.Series([1], dtype=pl.UInt8),
+            "since": [date(2024, 3, 1)],
+            "left": ["no"],
+        }
+    )
+    original.write_parquet(tmp_path / "table.parquet")
+    cells = [
+        {"big": 2**53 + 1, "rooms": 1.9, "floor": 300, "since": "2024-03-18T12:00:00Z"},
+        {"big": 1, "rooms": 2, "floor": 2, "since": "100000000.5"},
+        {"big": 1, "rooms": "many", "floor": 2, "since": None},
+    ]
+    write(tmp_path / "log" / "a.ndjson", [prediction(n, columns=c) for n, c in enumerate(cells)])
+    write(tmp_path / "log" / "feedback" / "a.ndjson", [feedback(n, "yes") for n in range(3)])
+    model = version(tmp_path, *original.columns[:-1])
+    dataset = built(Store(tmp_path / "log"), model, tmp_path / "table.parquet")
+    noon = datetime(2024, 3, 18, 12, tzinfo=timezone.utc)
+    labelled = pl.read_parquet(dataset.rows / "labelled.parquet")
+    assert labelled.rows() == [(2**53 + 1, 1.9, 300.0, noon, "yes", "id-0")]
+    assert dataset.provenance.incomplete == 2
+    stored = pl.read_parquet(dataset.rows / "original.parquet")
+    assert stored.schema == labelled.schema
+    assert stored.rows()[0][:2] == (2**53 + 3, 3.0)
+
+
+def test_the_files_are_those_that_training_reads(store: Store, tmp_path: Path) -> None:
+    folder, model = tmp_path / "table", version(tmp_path, "x")
+    (folder / "more").mkdir(parents=True)
+    for name in ("a.csv", "_b.CSV", "more/c.csv", "t[1].csv"):
+        (folder / name).write_text('"x, y | z";left\n1;no\n')
+    for name in (".d.csv", "_SUCCESS", "README.md"):
+        (folder / name).touch()
+    for name, rows in (("", 3), ("_b.CSV", 1), ("t[1].csv", 1), ("*/c.csv", 1), ("**/*.csv", 3)):
+        assert built(store, model, folder / name).provenance.original_rows == rows
+    (folder / "year=2024").mkdir()
+    (folder / "year=2024" / "e.csv").write_text("x,left\n1,no\n")
+    for name in ("", "*/e.csv"):
+        with pytest.raises(MonitoringError, match="'year=2024' gives the rows below it a column"):
+            built(store, model, folder / name)
+    assert built(store, model, folder / "year=2024" / "*.csv").provenance.original_rows == 1
 
 
 def test_labels_may_be_booleans(tmp_path: Path) -> None:
@@ -95,6 +143,9 @@ def test_tables_that_cannot_be_read_or_extended_are_reported(store: Store, tmp_p
     lists = pl.DataFrame({"x": [[1]], "left": ["no"]})
     lists.write_parquet(tmp_path / "lists.parquet")
     model = version(tmp_path, "x")
+    (tmp_path / "dataset.csv").write_text("x,left,prediction id\n1,no,id-9\n")
+    with pytest.raises(MonitoringError, match="has the column 'prediction id'"):
+        built(store, model, tmp_path / "dataset.csv")
     for name in ("ragged.csv", "torn.parquet", "lists.parquet"):
         with pytest.raises(MonitoringError, match=f"{name}: cannot be read or extended: ."):
             built(store, model, tmp_path / name)

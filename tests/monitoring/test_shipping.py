@@ -250,7 +250,7 @@ def test_compaction_waits_for_what_is_not_sent(receiver: Receiver, tmp_path: Pat
     assert ship(tmp_path, receiver.url).exit_code == 0
     write(tmp_path / "host-1-2.ndjson", [prediction(n, caller="ann") for n in range(3, 6)])
     done = CliRunner().invoke(main, ["compact", f"--log={tmp_path}"])
-    assert "1 segments wait for `python -m monitoring ship`; to ship no more" in done.output
+    assert "1 segments wait for `python -m monitoring ship`; to stop shipping" in done.output
     assert [path.name for path in tmp_path.glob("*.ndjson")] == ["host-1-2.ndjson"]
     assert len(store.predictions("m")) == 6
     # Rows that `forget` removes before they are sent are never sent.
@@ -284,7 +284,15 @@ def test_forget_removes_the_labels_of_a_caller_whose_predictions_are_not_sent(
 
 
 def test_what_is_wrong_is_reported(receiver: Receiver, tmp_path: Path) -> None:
-    for url in ("broker:8080", "ftp://broker", "http://", "http://[::1", "http://a:x"):
+    for url in (
+        "broker:8080",
+        "ftp://broker",
+        "http://",
+        "http://[::1",
+        "http://a:x",
+        "http://a/é",
+        "http://a/b c",
+    ):
         done = ship(tmp_path, url)
         assert (done.exit_code, "expected a URL such as http" in done.output) == (2, True), url
     done = ship(tmp_path, "http://user:secret@broker:8080")
