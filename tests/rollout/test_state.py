@@ -156,6 +156,7 @@ def test_impossible_versions_and_shares_are_refused(site: Site) -> None:
     for option in (
         "--percent=0",
         "--percent=100",
+        "--percent=0.004",
         "--percent=-1",
         "--percent=x",
         "--percent=nan",
@@ -163,6 +164,7 @@ def test_impossible_versions_and_shares_are_refused(site: Site) -> None:
         "--steps=5,5",
         "--steps=50,5",
         "--steps=5,100",
+        "--steps=5,99.996",
         "--steps=",
         "--bake=soon",
         "--hold=99999999999999999999",
@@ -171,10 +173,14 @@ def test_impossible_versions_and_shares_are_refused(site: Site) -> None:
         "--steps=nan",
     ):
         assert "Invalid value" in site.refused("start", option, status=2)
+    for option in ("--steps=5", "--manual"):
+        assert "No such option" in site.refused("shadow", option, status=2)
     assert "Invalid value" in site.refused("start", "x", status=2)
     assert "Invalid value" in site.refused("abort", "--model=../m", status=2)
-    site.servers.append("ftp://there")
-    assert "expected http://host:port, got 'ftp://there'" in site.refused("start", "2")
+    for url in ("ftp://there", "http://there", "http://a..b:80", "http://a b:80", "http://[::1:80"):
+        for option in ("--servers", "--gateways"):
+            problem = site.refused("abort", f"{option}={url}", status=2)
+            assert f"'{option}': expected http://host:port, got {url!r}" in problem
     site.servers[:] = ["http://127.0.0.1:9"]
     assert "no model server answers (--servers): 127.0.0.1:9" in site.refused("start", "2")
     assert "has no version; expected a SavedModel" in site.refused("init", "--model=none")
