@@ -28,7 +28,8 @@ def start(
         published: versions that exist.
         now: current time.
         reason: for the history.
-        settings: fields of the state that describe the rollout: steps, bake and so on.
+        settings: fields of the state that describe the rollout: steps, bake and so on. The rollout
+            in progress keeps the others.
 
     Raises:
         RolloutError: the version does not exist or is stable, or another rollout is in progress.

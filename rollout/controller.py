@@ -30,7 +30,7 @@ class Settings:
         steps: shares of the steps, in percent; 0 is the shadow stage.
         bake: minimum seconds of a step.
         tolerance: largest harm that passes a step, in percent of the calls.
-        hold: seconds that the previous version stays loaded after a promotion.
+        hold: seconds that the previous version stays loaded after the end of the last rollout.
         manual: whether steps and promotion are left to people.
     """
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from rollout.network import UnreachableError, get, of_each, resolved
+from rollout.network import UnreachableError, call_each, get, resolved
 
 # A gateway has thousands of other series; they are not parsed.
 _PREFIXES = ("client_arm_", "client_shadow_", "client_golden", "client_rollout_")
@@ -81,7 +81,7 @@ _COUNTERS = {
 
 def observe(urls: Sequence[str], model: str) -> Gateways:
     """Read the counters of all gateways behind these URLs."""
-    return of_each(resolved(urls), lambda address: _ask(address, model))
+    return call_each(resolved(urls), lambda address: _ask(address, model))
 
 
 def _ask(address: str, model: str) -> Gateway:

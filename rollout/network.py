@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from http.client import HTTPConnection, HTTPException
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from rollout.errors import RolloutError
@@ -25,29 +27,31 @@ class UnreachableError(Exception):
 def resolved(urls: Sequence[str]) -> list[str]:
     """Return the distinct ip:port addresses that the URLs' names resolve to, in order.
 
-    A name that does not resolve is returned as it is, so that it is reported as unreachable.
+    A process may have an address of each family; it counts once, by its IPv4 address. A name that
+    does not resolve is returned as it is, so that it is reported as unreachable.
 
     Raises:
         RolloutError: a URL is not http://host:port.
     """
     addresses: dict[str, None] = {}
     for url in urls:
-        host, port = _host_and_port(url)
+        host, port = host_and_port(url)
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError:
             addresses[_joined(host, port)] = None
             continue
-        addresses.update((_joined(str(each[4][0]), port), None) for each in found)
+        ipv4 = [each for each in found if each[0] == socket.AF_INET]
+        addresses.update((_joined(str(each[4][0]), port), None) for each in ipv4 or found)
     return list(addresses)
 
 
-def of_each(addresses: Sequence[str], ask: Callable[[str], T]) -> dict[str, T]:
+def call_each(addresses: Sequence[str], function: Callable[[str], T]) -> dict[str, T]:
     """Call a function for all addresses at once, and return its results by address."""
     if not addresses:
         return {}
     with ThreadPoolExecutor(min(_THREADS, len(addresses))) as pool:
-        return dict(zip(addresses, pool.map(ask, addresses), strict=True))
+        return dict(zip(addresses, pool.map(function, addresses), strict=True))
 
 
 def get(address: str, path: str) -> tuple[int, bytes]:
@@ -56,31 +60,57 @@ def get(address: str, path: str) -> tuple[int, bytes]:
     Raises:
         UnreachableError: there is no complete response in time.
     """
-    host, _, port = address.rpartition(":")
-    connection = HTTPConnection(host.strip("[]"), int(port), timeout=TIMEOUT_SECONDS)
+    name, _, digits = address.rpartition(":")
+    host, port = name.strip("[]"), int(digits)
     try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        body = response.read(MAX_BYTES + 1)
-        if response.length or len(body) > MAX_BYTES:
-            raise UnreachableError(f"sent {len(body)} bytes of a longer response")
-        return response.status, body
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with closing(HTTPConnection(host, port)) as connection, _Socket(family) as connected:
+            connected.connect((host, port))
+            connection.sock = connected
+            connection.request("GET", path)
+            response = connection.getresponse()
+            body = response.read(MAX_BYTES + 1)
+            if response.length or len(body) > MAX_BYTES:
+                raise UnreachableError(f"sent {len(body)} bytes of a longer response")
+            return response.status, body
     except (OSError, HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreachableError(f"does not answer ({reason})") from error
-    finally:
-        connection.close()
 
 
-def _host_and_port(url: str) -> tuple[str, int]:
-    parts = urlsplit(url if "://" in url else f"http://{url}")
+def host_and_port(url: str) -> tuple[str, int]:
+    """Return the host and the port of a URL.
+
+    Raises:
+        RolloutError: it is not http://host:port.
+    """
     try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if parts.scheme != "http" or not parts.hostname or port is None:
-        raise RolloutError(f"expected http://host:port, got {url!r}")
-    return parts.hostname, port
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        host, port = parts.hostname, parts.port
+        if parts.scheme != "http" or not host or port is None:
+            raise ValueError
+        host.encode("idna")  # as `getaddrinfo` does
+        HTTPConnection(host, port)  # rejects spaces
+    except (ValueError, HTTPException) as error:
+        raise RolloutError(f"expected http://host:port, got {url!r}") from error
+    return host, port
+
+
+class _Socket(socket.socket):
+    """A socket with one deadline for all it receives, however slowly the bytes come."""
+
+    def __init__(self, family: socket.AddressFamily) -> None:
+        super().__init__(family)
+        self._deadline = time.monotonic() + TIMEOUT_SECONDS
+        self.settimeout(TIMEOUT_SECONDS)
+
+    def recv_into(self, *arguments: Any) -> int:
+        """Receive some bytes."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self.settimeout(left)
+        return super().recv_into(*arguments)
 
 
 def _joined(host: str, port: int) -> str:

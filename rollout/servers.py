@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from rollout.network import UnreachableError, get, of_each, resolved
+from rollout.network import UnreachableError, call_each, get, resolved
 
 AVAILABLE = "AVAILABLE"
 
@@ -32,7 +32,7 @@ Servers = Mapping[str, Server]  # by ip:port
 
 def observe(urls: Sequence[str], model: str) -> Servers:
     """Query every model server behind these URLs for the states of a model's versions."""
-    return of_each(resolved(urls), lambda address: _ask(address, model))
+    return call_each(resolved(urls), lambda address: _ask(address, model))
 
 
 def available_everywhere(servers: Servers, version: int) -> bool:

@@ -36,14 +36,14 @@ class Rollout:
         phase: one of `PHASES`.
         canary: the candidate; None at rest.
         shadow: version that gets copies of requests, or None.
-        previous: version that was stable before; it stays loaded for `hold` seconds.
+        previous: version that was stable before; `hold` says how long it stays loaded.
         retiring: versions to unload once no gateway requests them any more.
         percent: share of the requests for the canary, 0–100.
         steps: shares of the steps; 0 is the shadow stage.
         step: index of the current step.
         bake: minimum seconds of a step.
         tolerance: largest harm that passes a step, in percent of the calls.
-        hold: seconds that `previous` stays loaded after a promotion.
+        hold: seconds that `previous` stays loaded after the end of the last rollout.
         manual: whether steps and promotion are left to people.
         salt: makes the buckets of a rollout differ from those of others.
         generation: increases by one with each change.
@@ -159,6 +159,8 @@ class Rollout:
         if gone is None:
             gone, previous = self.stable, None
             stable = self.stable if self.previous is None else self.previous
+        elif gone == previous:
+            previous = None
         return self.changed(
             now,
             reason,
@@ -167,7 +169,7 @@ class Rollout:
             stable=stable,
             canary=None,
             shadow=None,
-            previous=None if previous == gone else previous,
+            previous=previous,
             percent=0.0,
             retiring=tuple(sorted({*self.retiring, gone} - {stable, previous})),
         )

@@ -138,25 +138,25 @@ class Store:
             return
         text = model_config(states)
         try:
-            current = self.config.read_text(encoding="utf-8")
+            current = self.config.read_bytes()
         except OSError:
-            current = ""
-        if text != current:
+            current = b""
+        if text.encode() != current:
             self._replace(self.config, text)
 
     def _complete_history(self, state: Rollout) -> None:
         """Append the current state unless it is the last line."""
         path = self.history(state.model)
+        line = json.dumps(state.as_json(), ensure_ascii=False).encode() + b"\n"
         with self._cannot_write(path), path.open("a+b") as file:
             end = file.seek(0, os.SEEK_END)
-            file.seek(max(0, end - 65536))
+            file.seek(max(0, end - len(line) - 1))
             tail = file.read()
-            if _generation(tail.rsplit(b"\n", 2)[-2:]) == state.generation:
+            if (b"\n" + tail).endswith(b"\n" + line):
                 return
             # A line without its end was torn by a crash; readers skip it.
             separator = b"" if not tail or tail.endswith(b"\n") else b"\n"
-            line = json.dumps(state.as_json(), ensure_ascii=False).encode()
-            file.write(separator + line + b"\n")
+            file.write(separator + line)
             file.flush()
             os.fsync(file.fileno())
 
@@ -190,15 +190,3 @@ def _try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _generation(lines: list[bytes]) -> int | None:
-    """Return the generation of the last complete line, if it has one."""
-    if len(lines) < 2 or lines[-1]:
-        return None
-    try:
-        state = json.loads(lines[0])
-    except ValueError:
-        return None
-    generation = state.get("generation") if isinstance(state, dict) else None
-    return generation if isinstance(generation, int) else None

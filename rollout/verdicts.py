@@ -257,7 +257,7 @@ def expected_flips(version_directory: Path, stable: int) -> Flips:
         gate = manifest["gate"]
         comparison = gate["comparison"]
         rate, rows = comparison["label_flips"], comparison["rows"]
-        # If the version was published against the gate's verdict, its flips are not expected ones.
+        # If the version was published against the gate's verdict, its flips are not to be expected.
         if not gate["passed"] or comparison["version"] != stable or not 0 <= rate <= 1:
             return Flips()
         bound = judge.upper_bound(rate * rows, rows, HARM_ALPHA)

@@ -7,16 +7,21 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from rollout import actions
 from rollout.cli.options import (
+    MAX_SHARE,
+    MIN_SHARE,
     Percent,
     controller_options,
     dry_run_option,
     json_option,
     rollout_options,
+    shadow_options,
 )
 from rollout.controller import Controller, Settings
 from rollout.errors import RolloutError
@@ -46,7 +51,7 @@ def init(controller: Controller, as_json: bool) -> None:
 @click.argument("version", type=click.IntRange(0), required=False)
 @click.option(
     "--percent",
-    type=Percent(0, 100, min_open=True, max_open=True),
+    type=Percent(MIN_SHARE, MAX_SHARE),
     help="The only step, instead of --steps; for the version in progress, its new share.",
 )
 @rollout_options
@@ -59,7 +64,8 @@ def start(
 ) -> None:
     """Roll out VERSION, by default the newest.
 
-    Returns when it gets its first requests. `watch` judges it and takes the remaining steps.
+    Returns when VERSION gets its first requests; `watch` judges it and takes the remaining steps.
+    The version in progress keeps its settings, except --steps, unless an option changes them.
     """
     if percent is not None:
         settings = replace(settings, steps=(percent,))
@@ -68,14 +74,13 @@ def start(
 
 @_command
 @click.argument("version", type=click.IntRange(0), required=False)
-@rollout_options
+@shadow_options
 def shadow(controller: Controller, settings: Settings, version: int | None, as_json: bool) -> None:
     """Send copies of requests to VERSION; callers never receive its answers.
 
     VERSION is by default the newest. `watch` judges it and rolls it back if it is worse. The
     shadow stage lasts until `start`, `promote` or `abort`.
     """
-    settings = replace(settings, steps=(SHADOW_STEP,), manual=True)
     _start(controller, settings, version, as_json)
 
 
@@ -137,7 +142,7 @@ def _start(
             published,
             time,
             f"started version {chosen} by hand",
-            **asdict(settings),
+            **_applied(state, settings),
         )
     )
     while state.phase == "loading" and not controller.dry_run:
@@ -146,6 +151,20 @@ def _start(
     if state.phase == "rolled_back":
         raise RolloutError(state.reason)
     report(controller, state, as_json)
+
+
+def _applied(state: Rollout, settings: Settings) -> dict[str, Any]:
+    """Return the settings to apply; the version in progress keeps those without an option."""
+    applied = asdict(settings)
+    if state.at_rest:
+        return applied
+    source = click.get_current_context().get_parameter_source
+    # `shadow` sets `manual` for its own stage only.
+    kept = {"bake", "tolerance", "hold"} | ({"manual"} if state.steps != (SHADOW_STEP,) else set())
+    for name in kept:
+        if source(name) is ParameterSource.DEFAULT:
+            del applied[name]
+    return applied
 
 
 def _check_servers(controller: Controller) -> None:

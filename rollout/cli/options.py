@@ -13,11 +13,15 @@ import click
 
 from rollout.controller import Controller, Settings
 from rollout.errors import RolloutError
+from rollout.network import host_and_port
+from rollout.state import SHADOW_STEP
 from rollout.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 STATE_DIRECTORY = ".rollout"  # below the models
+# In percent; gateways divide requests into 10,000 buckets.
+MIN_SHARE, MAX_SHARE = 0.01, 99.99
 _MAX_DAYS = 36_500
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -51,13 +55,13 @@ class Steps(click.ParamType[tuple[float, ...]]):
         """Return the shares; 0 for the shadow stage."""
         words = [word.strip() for word in str(value).split(",")]
         try:
-            shares = [0.0 if word == "shadow" else float(word) for word in words]
+            shares = [SHADOW_STEP if word == "shadow" else float(word) for word in words]
         except ValueError:
             self.fail(f"expected shares such as shadow,5,25,50, got {value!r}", param, ctx)
         first = 1 if words[0] == "shadow" else 0
-        if not all(0 < share < 100 for share in shares[first:]):
+        if not all(MIN_SHARE <= share <= MAX_SHARE for share in shares[first:]):
             self.fail(
-                f"expected shares above 0 and below 100 (promotion follows the last), "
+                f"expected shares from {MIN_SHARE} to {MAX_SHARE} (promotion follows the last), "
                 f"got {value!r}",
                 param,
                 ctx,
@@ -101,7 +105,13 @@ class Urls(click.ParamType[tuple[str, ...]]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
         """Return the URLs."""
-        return tuple(url.strip() for url in str(value).split(",") if url.strip())
+        urls = tuple(url.strip() for url in str(value).split(",") if url.strip())
+        try:
+            for url in urls:
+                host_and_port(url)
+        except RolloutError as error:
+            self.fail(str(error), param, ctx)
+        return urls
 
 
 DURATION = Duration()
@@ -179,20 +189,26 @@ def controller_options(command: F) -> F:
 
 def rollout_options(command: F) -> F:
     """Add the options of rollouts, and pass `settings` instead of them."""
+    with_options: F = _STEPS(shadow_options(_MANUAL(command)))
+    return with_options
+
+
+def shadow_options(command: F) -> F:
+    """Add the options of rollouts without shares, and pass `settings` instead of them."""
 
     @functools.wraps(command)
     def wrapped(
-        steps: tuple[float, ...],
         bake: float,
         tolerance: float,
         hold: float,
-        manual: bool,
+        steps: tuple[float, ...] = (SHADOW_STEP,),
+        manual: bool = True,
         **others: Any,
     ) -> Any:
         settings = Settings(steps, bake, tolerance, hold, manual)
         return command(settings=settings, **others)
 
-    return _with(wrapped, [_STEPS, _BAKE, _TOLERANCE, _HOLD, _MANUAL])  # type: ignore[return-value]
+    return _with(wrapped, [_BAKE, _TOLERANCE, _HOLD])  # type: ignore[return-value]
 
 
 def json_option(command: F) -> F:

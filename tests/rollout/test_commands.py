@@ -73,10 +73,12 @@ def test_a_dry_run_changes_nothing_and_the_share_can_be_set(
     assert site.state() == before
     assert "there is no version 9; published versions: 1, 2" in site.refused("start", "9")
 
-    started = json.loads(site("start", "2", "--percent=10", "--manual", "--json"))
+    first = "--percent=10", "--manual", "--bake=1h", "--tolerance=2", "--json"
+    started = json.loads(site("start", "2", *first))
     assert (started["phase"], started["percent"]) == ("canary", 10)
-    raised = json.loads(site("start", "2", "--percent=30", "--manual", "--json"))
+    raised = json.loads(site("start", "2", "--percent=30", "--tolerance=3", "--json"))
     assert (raised["percent"], raised["salt"]) == (30, started["salt"])  # nobody moves back
+    assert (raised["manual"], raised["bake"], raised["tolerance"]) == (True, 3600, 3)
     site.publish(3)
     assert "a rollout of version 2 is in progress (canary, 30 %)" in site.refused("start", "3")
 
@@ -86,6 +88,10 @@ def test_a_dry_run_changes_nothing_and_the_share_can_be_set(
     status = json.loads(site("status", "--json"))
     assert status["state"] == site.state()
     assert status["verdict"]["action"] == "wait"
+    shadow = json.loads(site("shadow", "2", "--json"))
+    assert (shadow["phase"], shadow["manual"], shadow["bake"]) == ("shadow", True, 3600)
+    resumed = json.loads(site("start", "2", "--percent=30", "--json"))
+    assert (resumed["manual"], resumed["bake"]) == (False, 3600)
     site("abort")
     assert site.state()["reason"] == "aborted version 2 by hand"
     for command in ("abort", "promote"):

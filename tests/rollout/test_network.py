@@ -1,17 +1,21 @@
-"""Responses that end early or are too long."""
+"""Addresses of names, and responses that end early, are too long or take too long."""
 
 from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from rollout import network
-from rollout.network import UnreachableError, get
+from rollout.network import UnreachableError, get, resolved
 
-Answer = Callable[[bytes], str]
+Answer = Callable[..., str]
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
 
 
 @pytest.fixture
@@ -19,12 +23,15 @@ def answer() -> Iterator[Answer]:
     """Answer one request with these bytes, at the address that is returned."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def answer(response: bytes) -> str:
+        def answer(response: bytes, slowly: bytes = b"") -> str:
             def serve() -> None:
                 connection, _ = listener.accept()
-                with connection:
+                with connection, suppress(BrokenPipeError, ConnectionResetError):
                     connection.recv(65536)
                     connection.sendall(response)
+                    for byte in slowly:
+                        time.sleep(0.05)
+                        connection.sendall(bytes([byte]))
 
             threading.Thread(target=serve, daemon=True).start()
             return f"127.0.0.1:{listener.getsockname()[1]}"
@@ -49,3 +56,34 @@ def test_a_response_beyond_the_limit_is_not_cut(
     monkeypatch.setattr(network, "MAX_BYTES", 10)
     with pytest.raises(UnreachableError, match="of a longer response"):
         get(answer(response), "/metrics")
+
+
+@pytest.mark.parametrize("at_once", [b"", HEAD], ids=["head", "body"])
+def test_a_response_that_takes_too_long_is_no_response(
+    answer: Answer, at_once: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "TIMEOUT_SECONDS", 0.5)
+    slowly = (HEAD + b"x" * 100).removeprefix(at_once)
+    with pytest.raises(UnreachableError, match="timed out"):
+        get(answer(at_once, slowly), "/metrics")
+
+
+def test_a_process_with_addresses_of_both_families_counts_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hosts = {"both": ("::1", "10.0.0.1", "10.0.0.2"), "ipv6": ("fd00::1", "fd00::2")}
+
+    def getaddrinfo(host: str, port: int, **_: object) -> list[Any]:
+        found = []
+        for ip in hosts[host]:
+            family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+            found.append((family, socket.SOCK_STREAM, 0, "", (ip, port)))
+        return found
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    assert resolved(["http://both:80", "http://ipv6:80"]) == [
+        "10.0.0.1:80",
+        "10.0.0.2:80",
+        "[fd00::1]:80",
+        "[fd00::2]:80",
+    ]

@@ -119,14 +119,36 @@ def test_a_torn_line_of_the_history_is_left_alone(site: Site) -> None:
     assert json.loads(lines[2])["generation"] == 1
 
 
-@pytest.mark.parametrize("command", ["init", "start", "abort", "watch"])
+def test_a_state_that_starts_anew_is_in_the_history(site: Site) -> None:
+    site("init")
+    (site.directory / "m.json").unlink()
+    site.publish(2)
+    site("init")
+    assert [(each["generation"], each["stable"]) for each in site.history()] == [(1, 1), (1, 2)]
+
+
+def test_a_long_state_is_in_the_history_once(site: Site) -> None:
+    site("init")
+    long = site.state() | {"generation": 2, "reason": "x" * 100_000}
+    (site.directory / "m.json").write_text(json.dumps(long))
+    site("init")
+    site("init")
+    assert [each["generation"] for each in site.history()] == [1, 2]
+
+
+def test_a_model_config_file_that_is_not_utf_8_is_replaced(site: Site) -> None:
+    site("init")
+    config = site.config
+    (site.directory / "models.config").write_bytes(b"\xff")
+    site("init")
+    assert site.config == config
+
+
+@pytest.mark.parametrize("command", ["init", "abort", "watch"])
 def test_a_directory_that_cannot_be_written_is_a_one_line_error(site: Site, command: str) -> None:
     # Nobody can create files there, whatever their rights.
     state = "--state=/proc/rollout"
-    more = ["2"] if command == "start" else []
-    site.publish(2)
-    if command != "start":
-        assert "cannot write /proc/rollout" in site.refused(command, state, *more)
+    assert "cannot write /proc/rollout" in site.refused(command, state)
     assert not (site.models / ".rollout").exists()
 
 
@@ -134,6 +156,7 @@ def test_impossible_versions_and_shares_are_refused(site: Site) -> None:
     for option in (
         "--percent=0",
         "--percent=100",
+        "--percent=0.004",
         "--percent=-1",
         "--percent=x",
         "--percent=nan",
@@ -141,6 +164,7 @@ def test_impossible_versions_and_shares_are_refused(site: Site) -> None:
         "--steps=5,5",
         "--steps=50,5",
         "--steps=5,100",
+        "--steps=5,99.996",
         "--steps=",
         "--bake=soon",
         "--hold=99999999999999999999",
@@ -149,10 +173,14 @@ def test_impossible_versions_and_shares_are_refused(site: Site) -> None:
         "--steps=nan",
     ):
         assert "Invalid value" in site.refused("start", option, status=2)
+    for option in ("--steps=5", "--manual"):
+        assert "No such option" in site.refused("shadow", option, status=2)
     assert "Invalid value" in site.refused("start", "x", status=2)
     assert "Invalid value" in site.refused("abort", "--model=../m", status=2)
-    site.servers.append("ftp://there")
-    assert "expected http://host:port, got 'ftp://there'" in site.refused("start", "2")
+    for url in ("ftp://there", "http://there", "http://a..b:80", "http://a b:80", "http://[::1:80"):
+        for option in ("--servers", "--gateways"):
+            problem = site.refused("abort", f"{option}={url}", status=2)
+            assert f"'{option}': expected http://host:port, got {url!r}" in problem
     site.servers[:] = ["http://127.0.0.1:9"]
     assert "no model server answers (--servers): 127.0.0.1:9" in site.refused("start", "2")
     assert "has no version; expected a SavedModel" in site.refused("init", "--model=none")
@@ -172,3 +200,10 @@ def test_status_shows_brackets_as_they_are(site: Site) -> None:
 def test_version_0_can_be_rolled_back_to() -> None:
     state = Rollout("m", "/models/m", stable=1, seen=1, since=utc_now(), time=utc_now(), previous=0)
     assert state.rolled_back(utc_now(), "").stable == 0
+
+
+def test_the_previous_version_stays_loaded_for_its_calls_after_its_own_rollout() -> None:
+    now = utc_now()
+    state = Rollout("m", "/models/m", stable=2, seen=2, since=now, time=now, previous=1)
+    ended = state.started(now, "", 1, steps=(50.0,)).at_step(now, "", 0).rolled_back(now, "")
+    assert (ended.previous, ended.retiring, ended.versions) == (None, (1,), [1, 2])

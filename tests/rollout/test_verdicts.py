@@ -142,7 +142,7 @@ def test_refusals_count_where_control_answers(both: int) -> None:
     assert simulated.look().action == ("wait" if both else "roll back")
 
 
-def test_identical_versions_are_passed_whatever_else_happens() -> None:
+def test_identical_versions_are_rarely_rolled_back() -> None:
     """Failures, refusals and slow calls, in both arms alike, looked at each second."""
     verdicts: Counter[str] = Counter()
     for seed in range(30):
@@ -170,7 +170,7 @@ def test_counters_that_restart_and_gateways_that_appear_later() -> None:
     late = {"late": Gateway({"calls/canary/2/failed": 99.0}, 7)}
     now = START + timedelta(seconds=99)
     simulated.evidence.observe(STATE, late, now)
-    assert simulated.evidence.calls == [55, 60]  # 99 may be of an earlier rollout
+    assert simulated.evidence.calls == [55, 60]  # the 99 may belong to an earlier rollout
     late = {"late": Gateway({"calls/canary/2/failed": 101.0}, 7)}
     simulated.evidence.observe(STATE, late, now)  # not later: seen already
     assert simulated.evidence.calls == [55, 60]
