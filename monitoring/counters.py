@@ -73,6 +73,8 @@ def scrape_all(urls: Iterable[str]) -> Counts:
 def resolved(urls: Iterable[str]) -> list[str]:
     """Return a URL for each address of each host: a scaled service has several.
 
+    A gateway may have an address of each family; it counts once, by its IPv4 address.
+
     Raises:
         MonitoringError: a host has no address.
     """
@@ -92,7 +94,8 @@ def resolved(urls: Iterable[str]) -> list[str]:
             infos = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise MonitoringError(f"{url}: no address for its host: {error}") from error
-        for host in dict.fromkeys(str(info[4][0]) for info in infos):
+        ipv4 = [info for info in infos if info[0] == socket.AF_INET]
+        for host in dict.fromkeys(str(info[4][0]) for info in ipv4 or infos):
             shown = f"[{host}]" if ":" in host else host
             found.append(parts._replace(netloc=f"{shown}:{port}").geturl())
     return found

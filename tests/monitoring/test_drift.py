@@ -19,13 +19,14 @@ from scipy.spatial.distance import jensenshannon
 
 from monitoring.__main__ import main
 from monitoring.compaction import retain
-from monitoring.counters import Bin, History, from_prometheus, scrape
+from monitoring.counters import Bin, History, from_prometheus, resolved, scrape
 from monitoring.drift import drift
 from monitoring.errors import MonitoringError
 from monitoring.statistics import ALPHA, chi_square_quantile, shift
 from monitoring.store import Store
 from monitoring.versions import Version
 from tests.support import prediction_log
+from tests.support.names import resolve
 from tests.support.prediction_log import NOON, exposition
 
 COLUMNS = 10
@@ -194,6 +195,14 @@ def test_the_command_sums_the_counters_of_all_gateways(
         failed = CliRunner().invoke(main, [*command, *options])
         assert failed.exit_code in (1, 2)
         assert message in failed.output
+
+
+def test_a_gateway_with_addresses_of_both_families_counts_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolve(monkeypatch, {"both": ("::1", "127.0.0.1"), "ipv6": ("::1",)})
+    urls = ["http://127.0.0.1:8080/", "http://[::1]:8080"]
+    assert resolved(["http://both:8080/", "http://ipv6:8080"]) == urls
 
 
 def test_history_survives_restarts_of_gateways_and_of_itself(tmp_path: Path) -> None:

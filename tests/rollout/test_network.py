@@ -7,12 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
 
 import pytest
 
 from rollout import network
 from rollout.network import UnreachableError, get, resolved
+from tests.support.names import resolve
 
 Answer = Callable[..., str]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
@@ -72,15 +72,7 @@ def test_a_process_with_addresses_of_both_families_counts_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hosts = {"both": ("::1", "10.0.0.1", "10.0.0.2"), "ipv6": ("fd00::1", "fd00::2")}
-
-    def getaddrinfo(host: str, port: int, **_: object) -> list[Any]:
-        found = []
-        for ip in hosts[host]:
-            family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-            found.append((family, socket.SOCK_STREAM, 0, "", (ip, port)))
-        return found
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    resolve(monkeypatch, hosts)
     assert resolved(["http://both:80", "http://ipv6:80"]) == [
         "10.0.0.1:80",
         "10.0.0.2:80",

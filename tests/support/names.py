@@ -1,13 +1,30 @@
-"""A name server for tests: its names resolve to whatever a test says at the moment."""
+"""Names that resolve to what a test says, in this process or by a name server."""
 
 from __future__ import annotations
 
 import socket
 import struct
 import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
 
 _A, _IN = 1, 1
 _ANSWER = 0x8580  # a response, authoritative, recursion desired and available
+
+
+def resolve(monkeypatch: pytest.MonkeyPatch, hosts: Mapping[str, Sequence[str]]) -> None:
+    """Let this process resolve host names to these IP addresses, in this order."""
+
+    def getaddrinfo(host: str, port: int, **_: object) -> list[Any]:
+        found = []
+        for ip in hosts[host]:
+            family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+            found.append((family, socket.SOCK_STREAM, 0, "", (ip, port)))
+        return found
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
 class NameServer:
