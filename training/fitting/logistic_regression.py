@@ -60,8 +60,8 @@ def propagate(
     z = tf.linalg.matvec(features, weights) + bias
     a = tf.sigmoid(z)
     if loss == "cross-entropy":
-        # softplus(z) − y z equals −(y log a + (1 − y) log(1 − a)); unlike it, it stays finite where
-        # a rounds to 0 or 1.
+        # softplus(z) − y z equals −(y log a + (1 − y) log(1 − a)), but stays finite where a rounds
+        # to 0 or 1.
         losses = tf.math.softplus(z) - labels * z
         dz = row_weights * (a - labels)
     else:
