@@ -77,13 +77,6 @@ def curvature(weights: Any, bias: Any, features: Any, row_weights: Any, loss: Lo
     For cross-entropy they are Xᵀ diag(r a (1 − a)) X, which is also the expected information that
     iteratively reweighted least squares uses. The squared loss is not convex; for it this is the
     Gauss-Newton part Xᵀ diag(r (a (1 − a))²) X, which has no negative eigenvalue.
-
-    Args:
-        weights: float tensor `[n]`.
-        bias: scalar tensor.
-        features: tensor `[m, n]`.
-        row_weights: r `[m]`.
-        loss: which loss of a row.
     """
     a = tf.sigmoid(tf.linalg.matvec(features, weights) + bias)
     slope = a * (1 - a)
