@@ -166,17 +166,8 @@ def fit(
 ) -> Candidate:
     """Read a table, fit it, and evaluate the fit on the held-out rows.
 
-    Args:
-        source: the rows.
-        choice: the columns to use.
-        settings: settings of the split, the fit and the evaluation.
-        name: the model's name, for the report.
-        memory: bytes of features to keep; more are read from disk in each step.
-        workers: the processes that share the fit; all return the same.
-        signals: requests to stop.
-        saved: path of the checkpoint.
-        resume: whether to resume from the checkpoint.
-        observer: progress callbacks.
+    If the features need more than `memory` bytes, each step reads them from disk. All workers
+    return the same candidate. `saved` is the path of the checkpoint.
 
     Raises:
         DataError: the table cannot be used.
@@ -211,13 +202,7 @@ def gate_and_publish(
 ) -> tuple[Path, Verdict]:
     """Publish a candidate as the model's next version, if the gate lets it pass.
 
-    Args:
-        candidate: the result of a fit.
-        target: the model to publish it as, and the conditions.
-        process: checks the export; None starts one.
-
-    Returns:
-        The version directory and the verdict.
+    The process checks the export; None starts one.
 
     Raises:
         RefusedError: the gate refused it; nothing is published.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import html
+import io
 import json
 import re
 import shutil
@@ -10,18 +11,24 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner, Result
+from rich.console import Console
+from rich.progress import Progress
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 
 from tests.support.processes import ROOT, fit, training
+from tests.support.tables import fitted
 from training.__main__ import main
+from training.cli.progress import observer
 from training.evaluation.metric_names import METRICS
 from training.publishing import manifest
 from training.publishing.versions import publish, versions
+from training.settings import FitSettings
 
 NEWTON = "--optimizer=newton"
 
@@ -271,10 +278,50 @@ def test_only_so_many_versions_are_kept(models: Path) -> None:
 
 
 def test_unless_published_trains_only_where_nothing_is(models: Path) -> None:
-    done = training("fit", models, "--unless-published")
-    assert done.returncode == 0
-    assert "has version 1; nothing to train" in done.stdout
-    assert versions(models / "breast_cancer") == [1]
+    version, command = models / "breast_cancer" / "1", ("fit", f"--models={models}")
+    done = run(*command, "--unless-published")
+    assert done.exit_code == 0
+    assert done.stdout == f"{version}\n"
+    assert done.stderr.splitlines() == [
+        f"{version.parent} has version 1; nothing to train",
+        f"Report: {version / 'report.html'}",
+    ]
+    (version / "report.html").unlink()
+    done = run(*command, "--unless-published", "--quiet", "--json")
+    assert json.loads(done.stdout) == {
+        "model": "breast_cancer",
+        "version": 1,
+        "path": str(version),
+        "report": None,
+    }
+    assert done.stderr == ""
+    assert versions(version.parent) == [1]
+
+
+def test_only_the_fit_has_a_number_of_steps_to_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[Progress] = []
+
+    def progress(*columns: Any, **options: Any) -> Progress:
+        bars.append(Progress(*columns, **options))
+        return bars[0]
+
+    monkeypatch.setattr("training.cli.progress.Progress", progress)
+    with observer(Console(file=io.StringIO()), FitSettings(iterations=7)) as watching:
+        totals = []
+        for stage in ("reading", "fitting", "evaluating"):
+            watching.stage(stage)
+            totals.append(bars[0].tasks[0].total)
+    assert totals == [None, 7, None]
+
+
+def test_the_costs_of_sgd_are_numbered_by_epochs_from_1() -> None:
+    settings = FitSettings(optimizer="sgd", iterations=3)
+    output = io.StringIO()
+    with observer(Console(file=output, width=200), settings) as watching:
+        watching.evaluated(fitted(settings))
+    rows = [re.findall(r"[\w.]+", line) for line in output.getvalue().splitlines()]
+    start = rows.index(["epoch", "cost"])
+    assert [row[0] for row in rows[start:] if len(row) == 2][:4] == ["epoch", "1", "2", "3"]
 
 
 OWN = ("--data=rows.csv", "--label=y", "--model=m")
@@ -284,6 +331,10 @@ OWN = ("--data=rows.csv", "--label=y", "--model=m")
     ("options", "message"),
     [
         (["--held-out=1.5"], "'--held-out': 1.5 is not in the range 0<x<1"),
+        (["--held-out=nan"], "'--held-out': expected a finite number, got nan"),
+        (["--momentum=nan"], "'--momentum': expected a finite number, got nan"),
+        (["--join-timeout=nan"], "'--join-timeout': expected a finite number, got nan"),
+        (["--batch-size=3000000000"], "'--batch-size': 3000000000 is not in the range 1<=x<="),
         (["--seed=-1"], "'--seed': -1 is not in the range"),
         (["--iterations=none"], "'--iterations': 'none' is not a valid integer"),
         (["--iterations=0"], "'--iterations': 0 is not in the range x>=1"),

@@ -411,6 +411,29 @@ def test_a_schema_change_is_refused_unless_it_is_allowed(
     assert len(verdict.notices) == len(verdict.schema_changes) + 1
 
 
+def test_requests_that_would_fail_or_mean_another_date_are_refused(tmp_path: Path) -> None:
+    frame = builtin.breast_cancer().with_columns(
+        mean_radius=pl.when(pl.col("mean_radius") > 12).then("mean_radius"),
+        day=pl.date_range(pl.date(2024, 1, 1), pl.date(2025, 7, 22), eager=True).head(569),
+    )
+    day = pl.col("day").dt
+    version = version_of_candidate(
+        fitted(NEWTON, frame.with_columns(day.strftime("%d/%m/%Y"))), tmp_path / "1"
+    )
+    other = fitted(
+        NEWTON, frame.with_columns(day.strftime("%m/%d/%Y"), pl.col("mean_radius").fill_null(12))
+    )
+    changes = (
+        "column 'mean_radius' may no longer be left out",
+        "column 'day': dates were day/month/year and become month/day/year",
+    )
+    with pytest.raises(RefusedError, match=f"would break: {'; '.join(changes)}"):
+        judged(other, version)
+    verdict = judged(other, version, Rules(tolerance=1.0, allow_schema_change=True))
+    assert verdict.schema_changes == changes
+    assert verdict.comparison is not None
+
+
 def test_exchanged_classes_are_refused(published: Path) -> None:
     other = fit(builtin.source(NAME), Choice(LABEL, positive="malignant"), NEWTON)
     with pytest.raises(RefusedError, match="class 1 was 'benign' and becomes 'malignant'"):

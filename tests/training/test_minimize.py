@@ -132,6 +132,7 @@ def test_it_stops_where_rounding_leaves_nothing_to_gain(
     settings = FitSettings(optimizer=optimizer, tolerance=0.0)
     result = fitted(settings, FRAME).fit
     assert result.reason == "precision"
+    assert len(result.progress.costs) == result.progress.state.steps + 1
     problem = Problem(table_of(FRAME, settings, tmp_path), settings, MEMORY, Workers())
     _, gradient = problem.objective.cost_and_gradient(result.theta)
     assert np.abs(gradient).max() < 1e-8

@@ -384,7 +384,16 @@ def test_a_parquet_column_of_another_type_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError) as caught:
         list(source.parts({"many": NumericParser()}))
-    assert str(caught.value) == "column 'many': the type List(Int64) cannot be numeric"
+    assert str(caught.value) == (
+        f"{path} row 1, column 'many': expected a number, got the type List(Int64)"
+    )
+
+
+def test_a_negative_zero_does_not_change_how_the_others_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pl.DataFrame({"code": [-0.0] + [0.0] * 40}).write_parquet(path)
+    (part,) = open_source(str(path)).parts({"code": CategoricalParser()})
+    assert part.frame["code"].to_list() == ["-0"] + ["0"] * 40
 
 
 def test_a_wrong_value_in_a_parquet_file_is_reported_with_its_row(tmp_path: Path) -> None:

@@ -115,10 +115,9 @@ def _fit(
     cells = CellFormat(marks, decimal or "", date_format or "")
     there = [v for v in versions(models / name) if _has_model(models / name / str(v))]
     if unless_published and there:
-        click.echo(f"{models / name} has version {there[-1]}; nothing to train")
-        report = models / name / str(there[-1]) / REPORT_FILE
-        if report.is_file():
-            click.echo(f"Report: {report}", err=True)
+        if not quiet:
+            click.echo(f"{models / name} has version {there[-1]}; nothing to train", err=True)
+        _print_version(models / name / str(there[-1]), quiet, as_json)
         return
 
     console = Console(stderr=True, quiet=quiet)
@@ -165,33 +164,40 @@ def _fit(
     except RefusedError as error:  # printed last, after the progress bars
         _refuse(str(error), as_json)
     if published is not None:
-        _print_result(published, name, quiet, as_json)
+        _print_result(published, quiet, as_json)
 
 
-def _print_result(published: Published, name: str, quiet: bool, as_json: bool) -> None:
-    candidate, report = published.candidate, published.version / REPORT_FILE
+def _print_result(published: Published, quiet: bool, as_json: bool) -> None:
+    candidate = published.candidate
     for notice in published.verdict.notices:
         click.echo(notice, err=True)
-    if not quiet:
-        click.echo(f"Report: {report}", err=True)
-    if not as_json:
-        click.echo(published.version)
-        return
     known = candidate.manifest.as_json()
     kept = ("trained_at", "rows", "fit", "threshold", "metrics", "intervals", "warnings")
-    result = {
-        "model": name,
-        "version": int(published.version.name),
-        "path": str(published.version),
-        "report": str(report),
+    _print_version(
+        published.version,
+        quiet,
+        as_json,
         **{key: known[key] for key in kept},
-        "label": candidate.model.label_name,
-        "class_names": candidate.model.class_names,
-        "columns": [asdict(column) for column in candidate.columns],
-        "left_out": [asdict(column) for column in candidate.left_out],
-        "gate": asdict(published.verdict),
-    }
-    click.echo(json.dumps(result))
+        label=candidate.model.label_name,
+        class_names=candidate.model.class_names,
+        columns=[asdict(column) for column in candidate.columns],
+        left_out=[asdict(column) for column in candidate.left_out],
+        gate=asdict(published.verdict),
+    )
+
+
+def _print_version(version: Path, quiet: bool, as_json: bool, **facts: Any) -> None:
+    """Print the paths of a version and its report; `facts` are added to the JSON object."""
+    report = version / REPORT_FILE
+    has_report = report.is_file()  # versions of other programs have none
+    if has_report and not quiet:
+        click.echo(f"Report: {report}", err=True)
+    if as_json:
+        paths = {"path": str(version), "report": str(report) if has_report else None}
+        result = {"model": version.parent.name, "version": int(version.name), **paths, **facts}
+        click.echo(json.dumps(result))
+    else:
+        click.echo(version)
 
 
 def _refuse(reason: str, as_json: bool) -> NoReturn:

@@ -55,7 +55,7 @@ DATA = option_group(
         "--decimal",
         type=click.Choice([".", ","]),
         show_default="inferred",
-        help="Decimal point of numbers in text.",
+        help="Decimal separator of numbers in text.",
     ),
     option(
         "--date-format",
@@ -70,7 +70,7 @@ EVALUATION = option_group(
     "Split and evaluation",
     option(
         "--held-out",
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        type=FiniteRange(0, 1, min_open=True, max_open=True),
         default=DEFAULTS.held_out,
         help="Share of the rows kept for evaluation.",
     ),
@@ -82,7 +82,7 @@ EVALUATION = option_group(
     option(
         "--split-column",
         metavar="NAME",
-        help="Column with the share of each row: train, test or validation; or 0 and 1.",
+        help="Column that assigns each row: train, test or validation; or 0 and 1.",
     ),
     option(
         "--split-time",
@@ -123,8 +123,8 @@ FIT = option_group(
         "--early-stopping",
         "patience",
         type=click.IntRange(1),
-        help="Stop after this many steps without a lower cost on a validation set, a tenth of the "
-        "training rows.",
+        help="Stop after this many steps without a lower cost on the validation rows: those of "
+        "--split-column, or else a tenth of the training rows.",
     ),
     option(
         "--learning-rate",
@@ -134,13 +134,13 @@ FIT = option_group(
     ),
     option(
         "--momentum",
-        type=click.FloatRange(0, 1, max_open=True),
+        type=FiniteRange(0, 1, max_open=True),
         default=DEFAULTS.momentum,
         help="Momentum (sgd only).",
     ),
     option(
         "--batch-size",
-        type=click.IntRange(1),
+        type=click.IntRange(1, 2**31 - 1),
         default=DEFAULTS.batch_size,
         help="Rows of a mini-batch (sgd only).",
     ),
@@ -205,7 +205,7 @@ PUBLISHING = option_group(
     option(
         "--keep", type=click.IntRange(1), help="Number of versions to keep, the new one included."
     ),
-    option("--reason", default="", help="Why it is trained, for the manifest."),
+    option("--reason", default="", help="Reason for this training run, for the manifest."),
     option(
         "--unless-published", is_flag=True, help="Do nothing if the model has a version already."
     ),
@@ -235,7 +235,7 @@ RUNNING = option_group(
     ),
     option(
         "--join-timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=FiniteRange(0, min_open=True),
         default=120.0,
         metavar="SECONDS",
         help="Time to wait for all workers to arrive.",
@@ -248,7 +248,7 @@ OUTPUT = option_group(
         "--tensorboard",
         type=click.Path(file_okay=False, path_type=Path),
         metavar="DIRECTORY",
-        help="Directory for the cost and the graph for TensorBoard.",
+        help="Directory for TensorBoard logs: the cost and the graph.",
     ),
     option("--quiet", is_flag=True, help="Print only the version's directory, and warnings."),
     option("--json", "as_json", is_flag=True, help="Print the result as a JSON object."),

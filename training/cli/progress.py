@@ -58,8 +58,8 @@ def observer(console: Console, settings: FitSettings) -> Iterator[Observer]:
 
         def stage(name: str) -> None:
             total = max_steps if name == "fitting" else None
-            progress.reset(task, total=total, description=name, detail="")
-            progress.update(task, total=total)
+            progress.tasks[0].total = total  # reset() and update() cannot set None
+            progress.reset(task, description=name, detail="")
 
         def read(rows: int) -> None:
             progress.update(task, completed=rows, detail=f"{rows:,} rows")
@@ -71,7 +71,7 @@ def observer(console: Console, settings: FitSettings) -> Iterator[Observer]:
 
         def evaluated(candidate: Candidate) -> None:
             _print_columns(console, candidate)
-            _print_summary(console, candidate)
+            _print_summary(console, candidate, settings)
             for warning in candidate.warnings:  # even if the gate refuses, even if quiet
                 _print_always(console, f"Warning: {warning}")
 
@@ -103,13 +103,14 @@ def _print_columns(console: Console, candidate: Candidate) -> None:
         console.print(escape(line), highlight=False, soft_wrap=True)
 
 
-def _print_summary(console: Console, candidate: Candidate) -> None:
+def _print_summary(console: Console, candidate: Candidate, settings: FitSettings) -> None:
     """Print some points of the cost curve and the metrics of the held-out rows."""
     costs, fit = candidate.fit.progress.costs, candidate.manifest.fit
-    curve = Table("iteration", "cost")
+    curve = Table(settings.step_name, "cost")
+    first = 1 if settings.optimizer == "sgd" else 0  # only sgd has no cost before its first step
     shown = range(0, len(costs), max(1, len(costs) // COSTS_SHOWN))
-    for iteration in sorted({*shown, len(costs) - 1}):
-        curve.add_row(str(iteration), f"{costs[iteration]:.6f}")
+    for index in sorted({*shown, len(costs) - 1}):
+        curve.add_row(str(first + index), f"{costs[index]:.6f}")
     console.print(curve)
     rate = "" if fit.learning_rate is None else f"; learning rate {fit.learning_rate:.4g}"
     console.print(f"{fit.ending}{rate}", highlight=False)

@@ -40,11 +40,7 @@ class Assignment(ABC):
 
     @abstractmethod
     def shares(self, part: Part, keys: Hashes) -> Shares:
-        """Return the share of each row of a part.
-
-        Args:
-            part: the rows.
-            keys: their hashes.
+        """Return the share of each row of a part, given the rows' hashes.
 
         Raises:
             DataError: the split column has an unknown value.

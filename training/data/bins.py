@@ -57,13 +57,7 @@ class Bins:
 
 
 def number_bins(spool: Spool, roles: Roles, workers: Workers) -> dict[str, Bins]:
-    """Return the bins of each column of numbers or dates by its name.
-
-    Args:
-        spool: this worker's training rows.
-        roles: names the store's columns.
-        workers: the processes that share the rows.
-    """
+    """Return the bins of each column of numbers or dates by its name, over all workers' rows."""
     names = (*roles.numbers, *roles.wide)
     if not names:
         return {}

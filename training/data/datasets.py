@@ -40,10 +40,6 @@ def customers(rows: int = 5000, seed: int = 0) -> pl.DataFrame:
 
         −1 + 0.8 (30 − tenure) / 15 + 0.5 (charges − 60) / 20 + 1.2 [monthly] − 0.7 [two years]
         + 0.9 [region 30] − 0.6 [paperless] + 0.4 [income is missing]
-
-    Args:
-        rows: number of customers.
-        seed: the same seed generates the same customers.
     """
     random = np.random.default_rng(seed)
     tenure = random.integers(0, 60, rows)

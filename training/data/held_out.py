@@ -83,13 +83,7 @@ class Examples:
 
 
 def held_out_examples(table: Table, workers: Workers, theta: Floats) -> Examples:
-    """Return the rows held out by all workers, or an even sample of very many.
-
-    Args:
-        table: the table.
-        workers: the processes that share it.
-        theta: the fitted weights and the bias.
-    """
+    """Return the rows held out by all workers, or an even sample of very many."""
     spool = table.held_out
     share = MAX_EXAMPLES * spool.rows // max(MAX_EXAMPLES, table.rows["held_out"])
     rows = spool.sample(share)

@@ -215,13 +215,7 @@ class SpoolWriter:
     """Collects rows into blocks."""
 
     def __init__(self, path: Path, layout: Layout, memory: int) -> None:
-        """Create an empty store.
-
-        Args:
-            path: the file to write once memory does not suffice.
-            layout: the shape of the blocks.
-            memory: bytes of rows to keep in memory.
-        """
+        """Create an empty store, which writes the file once `memory` bytes do not suffice."""
         self._path, self._layout, self._memory = path, layout, memory
         self._kept: list[Rows] | None = []
         self._blocks = 0

@@ -98,14 +98,8 @@ def read_table(
 ) -> Table:
     """Read a source once: learn its columns, and spool its rows.
 
-    Args:
-        source: the files with the rows.
-        choice: the columns to use.
-        split: the shares of the split.
-        folder: directory of the row stores.
-        workers: the processes that share the table.
-        memory: bytes of rows to keep in memory; more are stored on disk.
-        report: called periodically with the number of rows read.
+    If the rows need more than `memory` bytes, they are stored in `folder`. `report` is called
+    periodically with the number of rows read.
 
     Raises:
         DataError: the table cannot be used; the message says where and why.

@@ -57,14 +57,7 @@ class Candidate:
 
 
 def evaluate_fit(problem: Problem, fitted: Fit, settings: FitSettings, name: str) -> Candidate:
-    """Evaluate a fit on the held-out rows.
-
-    Args:
-        problem: the table and the cost that was minimised.
-        fitted: the fit.
-        settings: settings of the fit.
-        name: name of the model, for the report.
-    """
+    """Evaluate a fit on the held-out rows."""
     table = problem.table
     held_out = held_out_examples(table, problem.workers, fitted.theta)
     model = TrainedModel(

@@ -38,12 +38,7 @@ class Distribution:
 
 
 def distributions(columns: Sequence[Column], frame: pl.DataFrame) -> list[Distribution]:
-    """Return the distribution of each column.
-
-    Args:
-        columns: the table's columns.
-        frame: rows as `TrainedModel.inputs` takes them.
-    """
+    """Return the distribution of each column in rows as `TrainedModel.inputs` takes them."""
     return [_distribution(column, frame[column.name]) for column in columns]
 
 

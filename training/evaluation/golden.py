@@ -26,12 +26,7 @@ SAMPLE_ROWS = 512
 
 
 def golden(table: Table, theta: Floats) -> str:
-    """Return golden rows as JSON, fewer for very many columns; empty without held-out rows.
-
-    Args:
-        table: the table.
-        theta: the fitted weights and the bias.
-    """
+    """Return golden rows as JSON, fewer for very many columns; empty without held-out rows."""
     rows = table.held_out.sample(SAMPLE_ROWS)
     if not len(rows):
         return ""

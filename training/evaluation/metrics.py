@@ -99,15 +99,8 @@ def bootstrap(
 ) -> dict[str, tuple[float, float]]:
     """Return a 95 % interval of each metric: the bootstrap's percentiles.
 
-    See Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
-
-    Args:
-        labels: see `evaluate`.
-        probabilities: see `evaluate`.
-        threshold: see `evaluate`.
-        sample_weights: see `evaluate`.
-        seed: seed of the resampling.
-        replicates: number of bootstrap samples.
+    See Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13. Arguments as for
+    `evaluate`.
     """
     rows = len(labels)
     grouping = Grouping(labels, probabilities, sample_weights)
@@ -134,12 +127,8 @@ def choose_threshold(
 ) -> float:
     """Return the best threshold; rows at or above it are predicted as class 1.
 
-    Args:
-        labels: see `evaluate`.
-        probabilities: see `evaluate`.
-        rule: what to maximise: "f1", or "youden" for recall + specificity − 1 (Youden 1950,
-            "Index for rating diagnostic tests").
-        sample_weights: see `evaluate`.
+    The rule "youden" maximises recall + specificity − 1 (Youden 1950, "Index for rating diagnostic
+    tests"). Arguments as for `evaluate`.
 
     Returns:
         The middle between two neighbouring scores, with 0 after the last one; the one closest to

@@ -32,10 +32,7 @@ SERVED_PRECISION = 1e-4
 def reference(problem: Problem, theta: Floats, contributions: Floats) -> str:
     """Return the reference of a fit as JSON.
 
-    Args:
-        problem: the table, whose training rows are described.
-        theta: the fitted weights and the bias.
-        contributions: `[rows, columns]`, each column's share of the logit in some rows.
+    Contributions are `[rows, columns]`, each column's share of the logit in some rows.
     """
     table, workers = problem.table, problem.workers
     rows = table.rows["train"]

@@ -93,11 +93,7 @@ class TrainedModel:
         return all(column.is_number for column in self.columns)
 
     def inputs(self, frame: pl.DataFrame) -> Inputs:
-        """Return the inputs of `serving_default` for some rows.
-
-        Args:
-            frame: parsed cells; null is a missing value.
-        """
+        """Return the inputs of `serving_default` for parsed cells; null is a missing value."""
         return {column.name: column.served(frame[column.name]) for column in self.columns}
 
     def typical_rows(self) -> pl.DataFrame:

@@ -15,12 +15,6 @@ def write_logs(
 ) -> None:
     """Write an event file with the cost of each step and the serving graph.
 
-    Args:
-        directory: the `--logdir` of TensorBoard; created if missing.
-        model: the trained model.
-        costs: J of each step.
-        validation: J of the validation rows, if there are any.
-
     Raises:
         OSError: the directory cannot be written.
     """

@@ -40,13 +40,7 @@ MIN_COUNTER_ROWS = 20
 def detect(
     values: pl.Series, cell_format: CellFormat, separator: str, place: Callable[[int], str]
 ) -> CellParser:
-    """Choose how to read a column.
-
-    Args:
-        values: the first rows.
-        cell_format: options for cells.
-        separator: the file's field separator; empty if it has none.
-        place: returns the position of a row, for errors.
+    """Choose how to read a column by its first rows.
 
     Raises:
         DataError: the values have no supported kind, or it is unclear which.

@@ -64,13 +64,7 @@ class Encoder:
         return [feature.column for feature in self.features]
 
     def encode(self, cells: Cells, dtype: Any, *, complete: bool = False) -> Any:
-        """Return a tensor `[rows, features]`.
-
-        Args:
-            cells: the rows.
-            dtype: dtype of the result.
-            complete: whether it is known that no number is missing, so the check is skipped.
-        """
+        """Return a tensor `[rows, features]`; `complete` means that no number is missing."""
         parts: list[Any] = []
         if self.numbers:
             parts += encode_numbers(self.numbers, cells.numbers, dtype, complete)

@@ -157,11 +157,8 @@ def encode_numbers(
 ) -> list[Any]:
     """Turn numbers into features: (value − mean) / deviation, 0 where missing, then flags.
 
-    Args:
-        columns: numeric columns of one dtype.
-        numbers: tensor `[rows, columns]`, NaN where missing.
-        dtype: dtype of the result.
-        complete: whether it is known that no number is missing.
+    Columns have one dtype; numbers are `[rows, columns]`, NaN where missing. `complete` means that
+    none is missing.
     """
     # Use float64: for values like years or pressures, float32 loses the digits of the deviation.
     mean = tf.constant([c.mean for c in columns], tf.float64)
@@ -197,13 +194,8 @@ class NumberStatistics:
     ) -> None:
         """Add rows `[rows, columns]`, in pieces that fit into the CPU cache.
 
-        Args:
-            numbers: the numbers, NaN where missing.
-            label: number of each row's class.
-            weight: weight of each row.
-            bounds: minimum and maximum of each column, `[2, columns]`, NaN if a value is missing.
-                They may cover more rows than numbers; if they hold no new extremes, a pass is
-                saved.
+        Bounds are minimum and maximum of each column, `[2, columns]`, NaN if a value is missing.
+        They may cover more rows than numbers; if they hold no new extremes, a pass is saved.
         """
         if not numbers.size:
             return

@@ -46,10 +46,7 @@ def path_for(models: Path, model: str) -> Path:
 def save(path: Path, progress: Progress, identity: Mapping[str, Any]) -> None:
     """Write a checkpoint; an older one is replaced atomically.
 
-    Args:
-        path: path of the checkpoint.
-        progress: the progress to save.
-        identity: data and settings that a fit must have to resume it.
+    The identity is the data and settings that a fit must have to resume it.
 
     Raises:
         OSError: the directory cannot be written.
@@ -80,11 +77,7 @@ def save(path: Path, progress: Progress, identity: Mapping[str, Any]) -> None:
 
 
 def load(path: Path, identity: Mapping[str, Any]) -> Progress:
-    """Read a checkpoint.
-
-    Args:
-        path: path of the checkpoint.
-        identity: data and settings of the fit that resumes it.
+    """Read a checkpoint for a fit of the same identity.
 
     Raises:
         ResumeError: there is no checkpoint, or it belongs to another fit.

@@ -30,13 +30,9 @@ class Blocks:
     def __init__(
         self, table: Table, spool: Spool, class_weights: tuple[float, float], memory: int
     ) -> None:
-        """Encode the rows now if they fit into memory.
+        """Encode the rows now if they fit into `memory` bytes.
 
-        Args:
-            table: the table.
-            spool: the rows.
-            class_weights: factors for the weights of the rows of class 0 and class 1.
-            memory: bytes of features to keep in memory.
+        Class weights are factors for the weights of the rows of class 0 and class 1.
         """
         self.rows = spool.rows
         self.width = len(table.encoder.features)

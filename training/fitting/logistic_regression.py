@@ -60,8 +60,8 @@ def propagate(
     z = tf.linalg.matvec(features, weights) + bias
     a = tf.sigmoid(z)
     if loss == "cross-entropy":
-        # softplus(z) − y z equals −(y log a + (1 − y) log(1 − a)); unlike it, it stays finite where
-        # a rounds to 0 or 1.
+        # softplus(z) − y z equals −(y log a + (1 − y) log(1 − a)), but stays finite where a rounds
+        # to 0 or 1.
         losses = tf.math.softplus(z) - labels * z
         dz = row_weights * (a - labels)
     else:
@@ -77,13 +77,6 @@ def curvature(weights: Any, bias: Any, features: Any, row_weights: Any, loss: Lo
     For cross-entropy they are Xᵀ diag(r a (1 − a)) X, which is also the expected information that
     iteratively reweighted least squares uses. The squared loss is not convex; for it this is the
     Gauss-Newton part Xᵀ diag(r (a (1 − a))²) X, which has no negative eigenvalue.
-
-    Args:
-        weights: float tensor `[n]`.
-        bias: scalar tensor.
-        features: tensor `[m, n]`.
-        row_weights: r `[m]`.
-        loss: which loss of a row.
     """
     a = tf.sigmoid(tf.linalg.matvec(features, weights) + bias)
     slope = a * (1 - a)

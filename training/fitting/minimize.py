@@ -127,8 +127,9 @@ def descend(
             theta = progress.best if stopping.patience is not None else state.theta
             return Fit(theta, progress, reason)
         progress.state = optimizer.step(objective, state)
-        _record(progress, validation)
-        report(progress.state.steps, progress.state.cost)
+        if not progress.state.finished:  # otherwise the solver took no step
+            _record(progress, validation)
+            report(progress.state.steps, progress.state.cost)
 
 
 def _record(progress: Progress, validation: Objective | None) -> None:

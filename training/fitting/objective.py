@@ -37,13 +37,7 @@ class Objective:
     ) -> None:
         """Define the cost over the rows of all workers.
 
-        Args:
-            blocks: this worker's rows.
-            width: number of features.
-            total_weight: Σ r over the rows of all workers.
-            penalty: Ω.
-            loss: loss of a row.
-            workers: the processes whose sums are added up.
+        The blocks are this worker's rows; the total weight is Σ r over the rows of all workers.
         """
         self.blocks = blocks
         self.width = width

@@ -40,13 +40,7 @@ class Problem:
     """
 
     def __init__(self, table: Table, settings: FitSettings, memory: int, workers: Workers) -> None:
-        """Encode the rows.
-
-        Args:
-            table: the rows.
-            settings: settings of the fit.
-            memory: bytes of features to keep; more are read from disk in each step.
-            workers: the processes that share the fit.
+        """Encode the rows; if they need more than `memory` bytes, each step reads them from disk.
 
         Raises:
             DataError: a class weight names a class that does not exist.

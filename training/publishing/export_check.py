@@ -27,13 +27,7 @@ def check_export(
     """Load an exported version in a fresh process and compare its predictions with training's.
 
     The version gets raw values. The expected predictions were computed from the stored rows by the
-    training code, not by the serving graph.
-
-    Args:
-        directory: the export.
-        rows: the held-out rows; those with expected predictions are used.
-        model: the trained model.
-        process: the process that checks it; None starts one.
+    training code, not by the serving graph. Without a process, one is started.
 
     Raises:
         RefusedError: the version does not load, does not answer, or its predictions differ.

@@ -43,9 +43,7 @@ class FreshProcess:
     def check(self, directory: Path, golden: Path) -> str:
         """Compare a version with golden answers; return the difference, "" if there is none.
 
-        Args:
-            directory: the version.
-            golden: file of calls with their expected outputs, see `warmup.write_calls`.
+        They are a file of calls with their expected outputs, see `warmup.write_calls`.
         """
         request = json.dumps([str(directory), str(golden)])
         self._process.communicate(request.encode())  # no error if the process has ended

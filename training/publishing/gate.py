@@ -41,11 +41,7 @@ class Rules:
 def judge(candidate: Candidate, published: Path | None, rules: Rules, force: bool) -> Verdict:
     """Judge a candidate by the rules and against the published version.
 
-    Args:
-        candidate: the model, its metrics and held-out rows.
-        published: directory of the published version, if there is one.
-        rules: the rules.
-        force: ignore the metrics; a schema change still needs its own permission.
+    `force` ignores the metrics; a schema change still needs its own permission.
 
     Raises:
         RefusedError: a rule is not met.

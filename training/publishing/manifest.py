@@ -1,4 +1,4 @@
-"""The manifest of a version: enough to check the version, compare with it, and make it again.
+"""The manifest of a version: enough to check the version and compare with it.
 
 `manifest.json` lies in the version directory; TensorFlow Serving ignores it. Every field has a
 default, because manifests of earlier releases lack some.
@@ -166,7 +166,7 @@ class Manifest:
         intervals: 95 % intervals of the metrics, by name.
         warnings: messages about the data and the fit.
         verdict: the gate's verdict, named `gate` in the file.
-        reason: why it was trained, such as a schedule or a fall of quality; may be empty.
+        reason: why it was trained, such as a schedule or a drop in quality; may be empty.
         rollback_to: number of the version that this one is a copy of.
         files: SHA-256 of every other file by its path.
     """

@@ -25,14 +25,9 @@ class Rollback:
 
 
 def roll_back(models: Path, name: str, number: int | None = None) -> Rollback:
-    """Publish a copy of an older version as the newest.
+    """Publish a copy of an older version as the newest; by default, the one before the newest.
 
     A copy counts as the version it is a copy of, so each further rollback goes back further.
-
-    Args:
-        models: directory of all models.
-        name: the model's name.
-        number: version to copy; None takes the one before the newest.
 
     Raises:
         RollbackError: there is no such version, or its files are not as published.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 
 from training.export.serving_module import TrainedModel
+from training.features.cells import ISO_DATES
 from training.publishing.manifest import Manifest
 from training.publishing.saved_version import SavedVersion
 
@@ -18,12 +20,16 @@ class Schema:
 
     Attributes:
         columns: kind and dtype of each column, in order.
+        optional: names of the columns that requests may leave out.
+        date_forms: form of each column of dates, see `DateParser`.
         label: name of the label column; empty if it is unknown.
         classes: names of class 0 and class 1.
         dense: whether a signature takes all columns as one matrix, whose order then matters.
     """
 
     columns: Mapping[str, tuple[str, str]]
+    optional: frozenset[str]
+    date_forms: Mapping[str, str]
     label: str
     classes: tuple[str, str]
     dense: bool
@@ -31,8 +37,14 @@ class Schema:
 
 def of_model(model: TrainedModel) -> Schema:
     """Return the schema of a fitted model."""
-    columns = {column.name: (column.kind, column.dtype.name) for column in model.columns}
-    return Schema(columns, model.label_name, model.class_names, model.is_numeric)
+    return Schema(
+        {column.name: (column.kind, column.dtype.name) for column in model.columns},
+        frozenset(column.name for column in model.columns if column.missing),
+        {column.name: column.form for column in model.columns if column.kind == "date"},
+        model.label_name,
+        model.class_names,
+        model.is_numeric,
+    )
 
 
 def of_version(version: SavedVersion, manifest: Manifest | None) -> Schema:
@@ -46,6 +58,9 @@ def of_version(version: SavedVersion, manifest: Manifest | None) -> Schema:
         [text.decode() for text in description[name][0]]
         for name in ("columns", "kinds", "class_names")
     )
+    forms = [ISO_DATES] * len(names)
+    if "date_forms" in description:
+        forms = [form.decode() for form in description["date_forms"][0]]
     dtypes = version.input_dtypes("serving_default")
     label = manifest.data.label if manifest else ""
     if manifest and not label:  # an earlier release's manifest; the label is not in requests
@@ -53,6 +68,8 @@ def of_version(version: SavedVersion, manifest: Manifest | None) -> Schema:
         label = others[0] if len(others) == 1 else ""
     return Schema(
         {name: (kind, dtypes[name]) for name, kind in zip(names, kinds, strict=True)},
+        frozenset(compress(names, description["missing"][0])),
+        {n: form for n, kind, form in zip(names, kinds, forms, strict=True) if kind == "date"},
         label,
         (classes[0], classes[1]),
         version.has("dense"),
@@ -70,6 +87,13 @@ def changes(before: Schema, after: Schema) -> tuple[str, ...]:
             found.append(f"column {name!r}: {old_kind} ({old_dtype}) becomes {kind} ({dtype})")
     if not found and before.dense and list(before.columns) != list(after.columns):
         found.append("the columns have another order, which the signature 'dense' depends on")
+    for name in before.columns:
+        if name in before.optional and name in after.columns and name not in after.optional:
+            found.append(f"column {name!r} may no longer be left out")
+    for name, form in before.date_forms.items():
+        new = after.date_forms.get(name, form)
+        if new != form:
+            found.append(f"column {name!r}: dates were {form} and become {new}")
     if before.label and before.label != after.label:
         found.append(f"the label {before.label!r} becomes {after.label!r}")
     if before.classes == after.classes[::-1]:

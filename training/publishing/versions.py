@@ -31,17 +31,10 @@ def versions(base_path: Path) -> list[int]:
 
 
 def publish(write: Callable[[Path], None], models: Path, name: str) -> Path:
-    """Publish a directory filled by `write` as the model's next version.
+    """Publish a directory filled by `write` as the model's next version; return `models/name/N`.
 
-    Several jobs may publish at once; each gets its own version number.
-
-    Args:
-        write: fills the empty directory it is given; if it raises, nothing is published.
-        models: the directory of all models; made if it is missing.
-        name: the model's name.
-
-    Returns:
-        The version directory, `models/name/N`.
+    Several jobs may publish at once; each gets its own version number. If `write` raises, nothing
+    is published.
 
     Raises:
         OSError: a directory cannot be made or written; nothing is published.
@@ -60,12 +53,7 @@ def republish(models: Path, name: str, number: int, amend: Callable[[Path], None
     """Publish a copy of an older version as the next version.
 
     Nothing is removed and numbers only grow, so that every server follows and the history stays.
-
-    Args:
-        models: the directory of all models.
-        name: the model's name.
-        number: the version to copy.
-        amend: changes the copy before it is published.
+    `amend` changes the copy before it is published.
 
     Raises:
         OSError: there is no such version, or the copy cannot be written.

@@ -72,9 +72,6 @@ class Workers:
 class TensorFlowWorkers(Workers):
     """The workers that TF_CONFIG lists; the constructor waits for all of them.
 
-    Args:
-        timeout: seconds to wait for them.
-
     Raises:
         WorkersError: TF_CONFIG is invalid, or a worker does not arrive in time.
     """
@@ -152,14 +149,9 @@ def cluster_config(addresses: list[str], index: int) -> str:
 
 
 def wait_for_workers(addresses: list[str], index: int, timeout: float) -> None:
-    """Wait until every worker listens at its address.
+    """Wait until every worker listens at its address, `host:port`.
 
     TensorFlow's own servers, which listen there next, wait for a missing worker for an hour.
-
-    Args:
-        addresses: `host:port` of each worker.
-        index: this worker's index in `addresses`.
-        timeout: seconds to wait.
 
     Raises:
         WorkersError: a worker does not arrive in time, or this worker's port is taken.
@@ -190,14 +182,9 @@ def _listens(address: str) -> bool:
 
 
 def meet(host: str, port: int, count: int, timeout: float = JOIN_SECONDS) -> str:
-    """Wait until a name resolves to all workers, and return this worker's TF_CONFIG.
+    """Wait until a name resolves to all workers' machines, and return this worker's TF_CONFIG.
 
-    Args:
-        host: a name that resolves to the addresses of all workers' machines, such as that of a
-            scaled Compose service or a headless Kubernetes service.
-        port: port of each worker.
-        count: number of workers.
-        timeout: seconds to wait for them.
+    It is the name of a scaled Compose service or a headless Kubernetes service, for example.
 
     Raises:
         WorkersError: not all workers appear in time, or this machine is not among them.

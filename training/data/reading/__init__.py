@@ -129,10 +129,7 @@ def _run_now(function: Callable[[], T]) -> Future[T]:
 
 
 def open_source(name: str) -> Source:
-    """Open the table that `--data` names.
-
-    Args:
-        name: a file, a directory, a glob pattern, or `-` for standard input.
+    """Open the table that `--data` names: a file, a directory, a glob, or - for standard input.
 
     Raises:
         DataError: nothing is there, or it is not a table.

@@ -47,10 +47,6 @@ class StoredFrame(File):
     def __init__(self, name: str, constants: Mapping[str, str] | None = None) -> None:
         """Read the file's schema.
 
-        Args:
-            name: its path.
-            constants: columns in the file's path, with their one value.
-
         Raises:
             DataError: it cannot be read.
         """

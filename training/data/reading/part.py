@@ -98,7 +98,8 @@ def converted(part: Part, parsers: Parsers) -> Part:
             cells = _parsed(parser, values)
         except pl.exceptions.PolarsError as error:
             raise DataError(
-                f"column {name!r}: the type {values.dtype} cannot be {parser.kind}"
+                f"{part.place(0)}, column {name!r}: expected {parser.expected}, "
+                f"got the type {values.dtype}"
             ) from error
         if cells.null_count() > values.null_count():
             text = parser.trimmed(values)
@@ -109,8 +110,9 @@ def converted(part: Part, parsers: Parsers) -> Part:
 
 
 def _parsed(parser: CellParser, values: pl.Series) -> pl.Series:
-    """Parse a column; of texts that repeat, each one once."""
-    if parser.column_type.is_number or values.dtype.is_nested():
+    """Parse a column; if values repeat, parse each distinct one once."""
+    # Floats: -0.0 and 0.0 are one distinct value, but two texts.
+    if parser.column_type.is_number or values.dtype.is_nested() or values.dtype.is_float():
         return parser.parse(values)
     distinct = values.unique()
     if len(distinct) > len(values) // MIN_REPEATS:

@@ -50,9 +50,9 @@ class Lbfgs:
         gradient = state.memory["gradient"]
         steps, changes = state.memory["steps"], state.memory["changes"]
         direction = -_times_inverse(gradient, steps, changes)
-        slope = float(gradient @ direction)
         if not len(steps):
             direction = direction / max(1.0, float(np.linalg.norm(gradient)))
+        slope = float(gradient @ direction)
         for halvings in range(HALVINGS):
             scale = 0.5**halvings
             theta = state.theta + scale * direction
