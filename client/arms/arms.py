@@ -108,8 +108,11 @@ class Arms:
         return Target(target.model, split.rollout.stable)
 
     def shadow(self, arm: Arm | None) -> Target | None:
-        """Return the version that gets copies of an arm's calls, None if there is none."""
-        if arm is None:
+        """Return the version that gets copies of an arm's calls, None if there is none.
+
+        Requests that chose their arm are no evidence, so they are not copied.
+        """
+        if arm is None or not arm.counted:
             return None
         split = self._splits.get(arm.target.model)
         if split is None or split.rollout.shadow is None or arm.version != split.rollout.stable:

@@ -17,6 +17,10 @@ from client.http.request_body import too_large
 from client.http.routing import Route
 
 MAX_URLS, MAX_URL_LENGTH = 1024, 256
+MAX_HEAD_BYTES = 128 * 1024
+HEAD_TOO_LONG = f"the head is too long; expected at most {MAX_HEAD_BYTES} bytes"
+# A header has at least a colon and the end of its line besides name and value.
+MIN_SEPARATORS = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,7 +100,11 @@ def read_head(
         version: the HTTP version, such as "1.1".
         gateway: routes the request, and has the limits of its body.
     """
-    name, headers, target = method.decode("ascii"), _join_headers(raw), _split_target(url)
+    name = method.decode("ascii")
+    size = len(url) + sum(len(key) + len(value) + MIN_SEPARATORS for key, value in raw)
+    if size > MAX_HEAD_BYTES:
+        return Head(raw, url, method, name, error=ClientError(HEAD_TOO_LONG, 431))
+    headers, target = _join_headers(raw), _split_target(url)
     route = gateway.route(HttpRequest(name, *target, headers))
     table = route is not None and route.is_streamed(name, headers)
     settings = gateway.settings

@@ -17,14 +17,19 @@ from client.errors import ClientError
 from client.http.body_stream import BodyStream, CutShortError
 from client.http.connections import Connections
 from client.http.gateway import Gateway
-from client.http.heads import NO_HEAD, RequestMessage, read_head
+from client.http.heads import (
+    HEAD_TOO_LONG,
+    MAX_HEAD_BYTES,
+    NO_HEAD,
+    RequestMessage,
+    read_head,
+)
 from client.http.jobs import ApiJob
 from client.http.messages import HttpRequest
 from client.http.request_body import too_large, too_late
 
-# A request's head must arrive within this time and size.
+# A request's head must arrive within this time.
 HEAD_SECONDS = 5.0
-MAX_HEAD_BYTES = 128 * 1024
 # How long an idle connection is kept; longer than load balancers keep theirs.
 KEEP_ALIVE_SECONDS = 75.0
 # When the service stops, idle connections get this long to send a last request.
@@ -102,9 +107,7 @@ class ReceivingProtocol(HttpToolsProtocol):
             if before == HEAD:
                 self._head_bytes += len(data)
                 if self._head_bytes > MAX_HEAD_BYTES:
-                    self._refuse_bytes(
-                        f"the head is too long; expected at most {MAX_HEAD_BYTES} bytes", 431
-                    )
+                    self._refuse_bytes(HEAD_TOO_LONG, 431)
             else:
                 self._head_bytes = 0
                 self.deadline = self.loop.time() + HEAD_SECONDS

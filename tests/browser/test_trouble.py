@@ -1,4 +1,4 @@
-"""The page when the service is away, busy, late, or refuses a row."""
+"""The page when the service is unreachable, busy or late, or refuses a row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.browser.conftest import ready
 
 
 def explores(route: Route) -> bool:
-    """Return whether a request is one of those that look around the row."""
+    """Return whether a request predicts variations of the row, for charts and flips."""
     return "x-prediction-record" in route.request.headers
 
 
@@ -28,7 +28,7 @@ def test_when_the_service_is_away_the_answer_is_marked_and_comes_back(
     expect(page.locator("#answer")).not_to_have_class("stale")
 
 
-def test_a_busy_service_is_asked_again_when_it_says(page: Page, client_url: str) -> None:
+def test_a_busy_service_is_retried_after_retry_after(page: Page, client_url: str) -> None:
     page.goto(client_url)
     ready(page)
 
@@ -48,7 +48,7 @@ def test_a_busy_service_is_asked_again_when_it_says(page: Page, client_url: str)
     expect(page.locator("#answer")).to_have_attribute("data-status", "current")
 
 
-def test_an_error_that_names_a_column_stands_at_its_field(page: Page, client_url: str) -> None:
+def test_an_error_that_names_a_column_is_shown_at_its_field(page: Page, client_url: str) -> None:
     page.goto(client_url)
     ready(page)
     error = "instances[0].mean_area: 7 is outside of training's range"
@@ -76,7 +76,7 @@ def test_the_last_request_wins(page: Page, client_url: str) -> None:
 
     page.route("**/predict", hold_first)
     page.get_by_role("button", name="Typical benign").click()
-    page.wait_for_timeout(300)  # beyond the pause before a question
+    page.wait_for_timeout(300)  # longer than the delay before a request
     page.get_by_role("button", name="Typical malignant").click()
     expect(page.locator("#label")).to_have_text("malignant")
     expect(page.locator("#answer")).to_have_attribute("data-status", "current")

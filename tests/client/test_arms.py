@@ -322,3 +322,9 @@ def test_shadow_traffic_is_copied_from_the_stable_version_only(tmp_path: Path) -
         arm = arms.choose(Target("m"), {"x-user": key})
         assert arm is not None
         assert arms.shadow(arm) == (None if arm.name == "canary" else Target("m", 3))
+
+
+def test_requests_that_chose_their_arm_are_not_copied(tmp_path: Path) -> None:
+    arms = Fixture(tmp_path, shadow=3).arms
+    assert arms.shadow(arms.choose(Target("m"), {})) == Target("m", 3)
+    assert arms.shadow(arms.choose(Target("m"), {"x-model-arm": "stable"})) is None

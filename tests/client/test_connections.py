@@ -216,7 +216,8 @@ def test_a_stop_loses_no_request_on_a_kept_connection(
     model_server: str, starter: Starter, number: int
 ) -> None:
     client = starter.client(model_server, CLIENT_WORKERS=str(number))
-    with Callers(f"{client.address}/predict", ROW, is_predicted, 16) as callers:
+    url = f"{client.address}/predict"
+    with Callers(url, ROW, is_predicted, 16, may_be_refused=True) as callers:
         wait_for(lambda: callers.answered > 300, "requests are answered", 20)
         client.process.send_signal(signal.SIGTERM)
         callers.join()

@@ -1,15 +1,11 @@
-"""The generated configuration messages are those of the .proto file, and TensorFlow Serving's."""
+"""The generated configuration messages are those of the .proto file."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import pkgutil
 import re
 from pathlib import Path
 from typing import Any
 
-import tensorflow_serving
 from google.protobuf import descriptor_pb2
 
 from serving.config import messages_pb2
@@ -47,16 +43,3 @@ def test_the_generated_module_is_that_of_the_proto_file() -> None:
     }
     assert generated == written
     assert generated
-
-
-def test_messages_that_the_package_has_too_are_equal() -> None:
-    """A later tensorflow-serving-api may have them; 2.20 has none."""
-    folders = pkgutil.walk_packages(tensorflow_serving.__path__, "tensorflow_serving.")
-    for found in folders:
-        if not found.name.endswith("_pb2"):
-            continue
-        with contextlib.suppress(AttributeError):  # generated for an older protobuf
-            module = importlib.import_module(found.name)
-            for name in messages_pb2.DESCRIPTOR.message_types_by_name:
-                if hasattr(module, name):
-                    assert declared(getattr(module, name)) == declared(getattr(messages_pb2, name))

@@ -13,7 +13,7 @@ from serving.core.model_config import (
     model_configs,
     read_config_file,
 )
-from serving.core.source import aspired_versions
+from serving.core.source import Source, aspired_versions
 from serving.errors import ServingError
 
 
@@ -49,6 +49,17 @@ def test_whole_numbers_are_versions_and_the_policy_selects(
 def test_a_missing_base_path_is_an_error_for_the_caller(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         aspired_versions(ModelConfig("m", tmp_path / "nosuch"))
+
+
+def test_a_poll_interval_below_zero_never_polls(base_path: Path) -> None:
+    found: list[str] = []
+    for seconds, expected in ((0, ["m"]), (-1, [])):
+        found.clear()
+        source = Source(lambda name, versions: found.append(name), seconds)
+        source.update([ModelConfig("m", base_path)])
+        source.start()
+        source.stop()
+        assert found == expected
 
 
 def test_a_config_file_lists_models_with_policies_and_labels(tmp_path: Path) -> None:

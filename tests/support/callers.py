@@ -24,8 +24,10 @@ class Callers:
         check: takes status, headers with names in lower case, and body; returns the fault, or "".
         number: number of threads, each with a connection.
         pause: seconds between a response and the next request of a thread.
+        may_be_refused: whether a refused connection just ends its thread.
         outcomes: number of responses by status, and of faults as "wrong".
-        wrong: the first fault by status, or by "lost" for a broken connection.
+        wrong: the first fault by status, or by "refused" or "lost" for a connection that was
+            refused or broke.
     """
 
     url: str
@@ -33,6 +35,7 @@ class Callers:
     check: Callable[[int, dict[str, str], bytes], str]
     number: int = 8
     pause: float = 0.0
+    may_be_refused: bool = False
     outcomes: Counter[str] = field(default_factory=Counter)
     wrong: dict[str, str] = field(default_factory=dict)
 
@@ -73,8 +76,10 @@ class Callers:
             )
             try:
                 connection.connect()
-            except OSError:
-                return  # nobody listens any more
+            except OSError as error:
+                if not self.may_be_refused:
+                    self._note("refused", repr(error))
+                return
             try:
                 self._call_over(connection, where.path)
             except (OSError, HTTPException) as error:

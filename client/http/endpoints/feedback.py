@@ -26,7 +26,7 @@ OFF = "feedback is off; set CLIENT_LOG to a directory to switch it on, with the 
 
 
 class FeedbackApi:
-    """Accepts feedback of any length, piece by piece."""
+    """Accepts feedback, piece by piece."""
 
     def __init__(
         self,
