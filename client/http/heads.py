@@ -19,6 +19,7 @@ from client.http.routing import Route
 MAX_URLS, MAX_URL_LENGTH = 1024, 256
 MAX_HEAD_BYTES = 128 * 1024
 HEAD_TOO_LONG = f"the head is too long; expected at most {MAX_HEAD_BYTES} bytes"
+TRAILERS_TOO_LONG = f"the trailers are too long; expected at most {MAX_HEAD_BYTES} bytes"
 # A header has at least a colon and the end of its line besides name and value.
 MIN_SEPARATORS = 3
 

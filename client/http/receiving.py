@@ -21,6 +21,7 @@ from client.http.heads import (
     HEAD_TOO_LONG,
     MAX_HEAD_BYTES,
     NO_HEAD,
+    TRAILERS_TOO_LONG,
     RequestMessage,
     read_head,
 )
@@ -55,7 +56,9 @@ class ReceivingProtocol(HttpToolsProtocol):
         self._max_body, self._max_table = settings.max_body_bytes, settings.max_table_bytes
         self._body_seconds = settings.body_timeout
         self._state = IDLE
+        # Bytes of the head so far, or of the body's framing and trailers since its last content.
         self._head_bytes = 0
+        self._has_content = False
         self._known = NO_HEAD
         self._arriving: RequestMessage | None = None
         self._turns: deque[RequestMessage] = deque()
@@ -115,6 +118,13 @@ class ReceivingProtocol(HttpToolsProtocol):
             arriving = self._arriving
             if before != BODY or (arriving is not None and arriving.stream is not None):
                 self.deadline = self.loop.time() + self._body_seconds
+            if before != BODY or self._has_content:
+                self._head_bytes = 0
+            else:
+                self._head_bytes += len(data)
+                if self._head_bytes > MAX_HEAD_BYTES and arriving and arriving.error is None:
+                    self._give_up(arriving, ClientError(TRAILERS_TOO_LONG, 431))
+            self._has_content = False
         elif before != IDLE:
             self.deadline = NEVER
 
@@ -124,10 +134,7 @@ class ReceivingProtocol(HttpToolsProtocol):
         message = self._arriving
         if message is not None and not self._closing and message.error is None:
             message.keep_alive = False
-            if message.stream is not None:
-                message.stream.fail(CutShortError())
-            else:
-                self._refuse(message, CutShortError())
+            self._give_up(message, CutShortError())
         if self._turns:
             self._turns[-1].keep_alive = False
             return True
@@ -164,10 +171,8 @@ class ReceivingProtocol(HttpToolsProtocol):
             self._refuse_bytes(
                 f"the head did not arrive in time; expected it within {HEAD_SECONDS:g} s", 408
             )
-        elif message is not None and message.stream is not None:
-            message.stream.fail(too_late(self._body_seconds))
         elif message is not None:
-            self._refuse(message, too_late(self._body_seconds))
+            self._give_up(message, too_late(self._body_seconds))
 
     # The parser.
 
@@ -178,8 +183,9 @@ class ReceivingProtocol(HttpToolsProtocol):
         self._state = HEAD
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Add a header."""
-        self.headers.append((name.lower(), value))
+        """Add a header; trailers are not used."""
+        if self._state == HEAD:
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Route a request, and check it before its body is read."""
@@ -190,7 +196,7 @@ class ReceivingProtocol(HttpToolsProtocol):
         # Most requests on a connection have the same head.
         if head.raw != self.headers or head.url != self.url or head.method != method:
             head = self._known = read_head(
-                list(self.headers),  # a copy, since trailers are appended to them
+                self.headers,
                 self.url,
                 method,
                 parser.get_http_version(),
@@ -221,6 +227,7 @@ class ReceivingProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Add a piece of the body."""
+        self._has_content = True
         message = self._arriving
         if message is None or self._closing or message.error is not None:
             return
@@ -251,6 +258,13 @@ class ReceivingProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
 
     # Errors.
+
+    def _give_up(self, message: RequestMessage, error: ClientError) -> None:
+        """Answer a request whose body does not end properly with an error."""
+        if message.stream is not None:
+            message.stream.fail(error)
+        else:
+            self._refuse(message, error)
 
     def _refuse(self, message: RequestMessage, error: ClientError) -> None:
         """Answer a request with an error after the earlier ones, and stop reading."""

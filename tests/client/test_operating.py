@@ -188,6 +188,21 @@ def test_a_body_that_stalls_is_given_up(
     assert time.monotonic() - started < 6
 
 
+@pytest.mark.parametrize("content_type", ["application/json", "text/csv"])
+@pytest.mark.parametrize("trailer", [b"X: " + b"x" * 2**20, b"X: x\r\n" * 200_000])
+def test_trailers_that_are_too_long_are_refused(
+    client_url: str, content_type: str, trailer: bytes
+) -> None:
+    host, _, port = client_url.removeprefix("http://").partition(":")
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: {host}\r\nContent-Type: {content_type}\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(head.encode() + trailer)
+        assert reply_of(connection).startswith(b"HTTP/1.1 431 ")
+
+
 # The shorter one may arrive at once.
 @pytest.mark.parametrize("size", [150_000, 2**20])
 def test_a_head_that_is_too_long_is_refused(client_url: str, size: int) -> None:
