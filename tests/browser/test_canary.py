@@ -71,6 +71,12 @@ def test_a_version_on_trial_is_drawn_beside_the_stable_one(
     assert cells == ["−10", "< 0.1%", "> 99.9%"]
     check_accessible(page)
 
+    page.route("**:predict", lambda route: route.fulfill(body='{"outputs": {'))
+    page.reload()
+    told = "Version 2 (canary): The service cannot be reached."
+    expect(legend.locator("span").last).to_have_text(told)
+    page.unroute("**:predict")
+
     follow(phase="canary", canary=NAN, percent=1.0)
     page.reload()
     told = "Version 3 (canary): Its answers are not probabilities."

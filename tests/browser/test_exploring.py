@@ -91,7 +91,7 @@ def test_a_curve_goes_through_the_answer_and_its_table_has_the_numbers(
     open_halfway(page, client_url, "whatif")
     card = page.locator(".column").first
     label = card.locator("svg").get_attribute("aria-label") or ""
-    assert re.search(r"the probability of benign goes from .* to .*; at the present value", label)
+    assert re.search(r"the probability of benign goes from .* to .*; at the current value", label)
     expect(card.locator("tbody tr")).to_have_count(25)
     name = (card.locator("h3").text_content() or "").replace(" ", "_")
     row = row_in(page)
@@ -100,6 +100,24 @@ def test_a_curve_goes_through_the_answer_and_its_table_has_the_numbers(
     body = requests.post(f"{client_url}/predict", json={"instances": [row]}, timeout=10).json()
     told = (last.last.text_content() or "").strip("<>% ")
     assert abs(100 * body["predictions"][0]["probability"] - float(told)) < 0.2
+
+
+def test_the_distribution_of_a_column_with_many_minimums_is_drawn(
+    page: Page, client_url: str
+) -> None:
+    page.goto(client_url)
+    heights = page.evaluate(
+        """async () => {
+          const { curveOf } = await import("/static/charts.js");
+          const points = [{ position: 0, probability: 0 }, { position: 10, probability: 1 }];
+          const reference = { edges: [0, 5], shares: [0.5, 0.3, 0.2] };
+          const column = { range: [0, 10], type: "number" };
+          const chart = curveOf({ column, title: "", points, classes: ["", ""], threshold: 0.5,
+            reference, present: "", probability: 0, shown: String });
+          return [...chart.querySelectorAll(".spread")].map((bar) => bar.getAttribute("height"));
+        }"""
+    )
+    assert list(map(float, heights)) == [20, 5]
 
 
 def test_a_slider_and_its_field_move_the_row(page: Page, client_url: str) -> None:
@@ -114,6 +132,8 @@ def test_a_slider_and_its_field_move_the_row(page: Page, client_url: str) -> Non
     expect(card.locator("input:not([type=range])")).to_have_value(re.compile(r"\d"))
     shown = float(card.locator("input:not([type=range])").input_value())
     assert abs(shown - high) < high * 0.01
+    text = card.locator("input:not([type=range])").input_value()
+    expect(slider).to_have_attribute("aria-valuetext", text)
     card.locator("input:not([type=range])").fill(str(2 * high))
     expect(page.locator("#outside")).to_contain_text(name.replace("_", " "))
     expect(card.locator("svg .outside")).to_have_count(1)
@@ -154,6 +174,7 @@ def test_a_row_is_pasted_as_csv_and_as_json(page: Page, client_url: str) -> None
         expect(radius).to_have_value(number)
         expect(page.locator("dialog")).to_be_hidden()
     page.get_by_role("button", name="Paste a row").click()
+    expect(page.locator("#pasted")).to_have_js_property("spellcheck", False)
     page.locator("#pasted").fill("id,mean_radius\n1,9")
     page.get_by_role("button", name="Use this row").click()
     expect(page.locator("#paste-told")).to_have_text(re.compile("not columns of the model: id$"))

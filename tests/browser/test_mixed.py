@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
-from playwright.sync_api import Locator, Page, Request, expect
+from playwright.sync_api import Locator, Page, Request, Route, expect
 
 from tests.conftest import Starter
 from tests.support.mixed import COLUMNS, MixedColumn, publish
@@ -147,6 +147,20 @@ def test_of_many_values_one_is_typed_and_may_be_unknown(page: Page, urls: dict[s
     for wrong in ("", "many", "1.5"):
         code.fill(wrong)
         expect(page.locator(".field.wrong .fault")).to_have_text("expected an integer")
+
+
+def test_columns_of_an_unknown_kind_are_shown(page: Page, urls: dict[str, str]) -> None:
+    def rename(route: Route) -> None:
+        response = route.fetch()
+        body = response.text().replace('"kind":"boolean"', '"kind":"ordinal"')
+        route.fulfill(response=response, body=body)
+
+    page.route(f"{urls['flats']}/", rename)
+    page.goto(f"{urls['flats']}/#model")
+    expect(page.locator("#view-model")).to_contain_text("ordinal")
+    page.locator("#tabs a", has_text="Predict").click()
+    expect(page.locator("form legend").last).to_have_text("ordinal")
+    expect(page.get_by_label("balcony")).to_be_visible()
 
 
 def test_names_and_values_that_look_like_markup_or_code_are_only_text(

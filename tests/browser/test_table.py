@@ -88,6 +88,28 @@ def test_a_table_is_predicted_counted_and_can_be_downloaded(
     expect(page.locator("#file")).to_be_focused()
 
 
+def test_labels_like_formulas_certain_rows_and_rows_without_an_id_are_counted(
+    page: Page, client_url: str, tmp_path: Path
+) -> None:
+    def rename(route: Route) -> None:
+        response = route.fetch()
+        body = response.text().replace('["malignant","benign"]', '["- 50000.","50000+."]')
+        route.fulfill(response=response, body=body)
+
+    page.route(f"{client_url}/", rename)
+    # As the service writes it, with csv_guard.
+    rows = "1,'- 50000.,0.2,\n2,50000+.,1.0,\n3,50000+.,0.999,\n4,50000+.,1.0,\n"
+    wrong = ',,,"line 6, column ""a"": missing"\n'
+    answer = f"id,label,probability,error\n{rows}{wrong}"
+    page.route("**/predict?*", lambda route: route.fulfill(body=answer, content_type="text/csv"))
+    predict(page, client_url, table(tmp_path / "cells.csv", 5))
+    expect(page.locator(".faults li")).to_have_text('line 6, column "a": missing')
+    assert counts(page) == {"50000+.": 3, "- 50000.": 1, "Rows with errors": 1}
+    expect(page.locator(".distribution tbody tr").last.locator("td").last).to_have_text("3")
+    page.get_by_label("Threshold").last.fill("1")
+    assert counts(page) == {"50000+.": 2, "- 50000.": 2, "Rows with errors": 1}
+
+
 def test_a_file_that_is_no_table_is_refused_with_the_reason(
     page: Page, client_url: str, tmp_path: Path
 ) -> None:

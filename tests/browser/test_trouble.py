@@ -61,6 +61,9 @@ def test_an_error_that_names_a_column_is_shown_at_its_field(page: Page, client_u
     page.route("**/predict", lambda route: route.fulfill(status=500, body="<b>no JSON</b>"))
     page.locator("[name=mean_radius]").fill("8")
     expect(page.get_by_role("alert")).to_have_text("<b>no JSON</b>")
+    page.route("**/predict", lambda route: route.fulfill(status=403, json={"message": "a proxy's"}))
+    page.locator("[name=mean_radius]").fill("9")
+    expect(page.get_by_role("alert")).to_contain_text("a proxy's")
 
 
 def test_the_last_request_wins(page: Page, client_url: str) -> None:

@@ -15,7 +15,8 @@ export class ApiError extends Error {
 export function errorOf(status, text, retryAfter) {
   let message = text;
   try {
-    message = String(JSON.parse(text).error);
+    const { error } = JSON.parse(text);
+    if (typeof error === "string") message = error;
   } catch { /* a proxy's page */ }
   return new ApiError(message, status, Number(retryAfter) || undefined);
 }
@@ -58,7 +59,7 @@ const post = (path, body, signal, headers) => send(path, {
 
 const modelPath = (model) => `/v1/models/${encodeURIComponent(model)}`;
 const versionPath = (model, version) => `${modelPath(model)}/versions/${version}`;
-/* Rows that nobody asked about: for the service they are no traffic. */
+/* For rows that no user asked about: the service does not count them as traffic. */
 const UNRECORDED = { "X-Prediction-Record": "no" };
 
 /* Predicts a row. */
@@ -81,12 +82,12 @@ export async function predictRows(rows, signal) {
   return (await contentOf(await post("/predict", { instances }, signal, UNRECORDED))).predictions;
 }
 
-/* Returns the probabilities of many rows by a version. A version that is named is not judged by
-   these rows, as an arm of a rollout would be. */
+/* Returns the probabilities of many rows by a version. A request that names a version does not count
+   as evidence in a rollout. */
 export async function probabilitiesOf(model, version, columns, rows, signal) {
   const inputs = Object.fromEntries(columns.map(({ name }, place) => [name, rows.map((row) => row[place])]));
   const response = await post(`${versionPath(model, version)}:predict`, { inputs }, signal, UNRECORDED);
-  const { outputs } = await response.json().catch(() => ({})); // NaN is no JSON
+  const { outputs } = await contentOf(response);
   if (!outputs?.probability?.every(Number.isFinite)) throw new ApiError(t("error.probability"), response.status);
   return outputs.probability;
 }

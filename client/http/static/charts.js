@@ -13,7 +13,7 @@ import { positionOf, shownText } from "./row.js";
 export function figure(sentence, width, height, drawing, { head, rows, stretched }) {
   return h("figure", { className: "chart" },
     s("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": sentence, preserveAspectRatio: stretched && "none" }, drawing),
-    // A table cannot be made small, so something around it is.
+    // A table does not shrink to the size of `.hidden`, so an element around it is hidden.
     h("div", { className: "hidden" }, h("table", null,
       h("caption", null, sentence),
       h("thead", null, h("tr", null, head.map((text) => h("th", { scope: "col" }, text)))),
@@ -66,7 +66,7 @@ const PLOT = { left: 34, right: 312, top: 8, bottom: 92 };
 const SPREAD = { top: 98, bottom: 118 };
 const probabilityAxis = scale([0, 1], [PLOT.bottom, PLOT.top]);
 
-/* What several charts refer to; once in a page. */
+/* Definitions that several charts share; insert them once per page. */
 export const definitions = (threshold) =>
   s("svg", { class: "hidden", "aria-hidden": "true", width: 0, height: 0 }, s("defs", null,
     s("pattern", { id: "hatch", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
@@ -74,7 +74,7 @@ export const definitions = (threshold) =>
     s("linearGradient", { id: "sides", gradientUnits: "userSpaceOnUse", x1: 0, x2: 0, y1: PLOT.bottom, y2: PLOT.top },
       s("stop", { class: "low", offset: threshold }), s("stop", { class: "high", offset: threshold }))));
 
-/* The probability over a number: curve, threshold, present value, and training's distribution.
+/* The probability over a number: curve, threshold, current value, and training's distribution.
    `canary` names the version on trial, if its probabilities are among the points. */
 export function curveOf({ column, title, points, classes, threshold, reference, present, probability, canary, shown }) {
   const [low, high] = column.range;
@@ -147,6 +147,8 @@ function axis(left, right, threshold) {
 
 /* The height of training's distribution: shares divided by the widths of their bins. */
 function densityOf({ edges, shares }, [low, high]) {
+  // A first bin of the minimum alone has no width, so its share joins the next bin.
+  if (edges[0] <= low) return densityOf({ edges: edges.slice(1), shares: [shares[0] + shares[1], ...shares.slice(2)] }, [low, high]);
   const inner = edges.filter((edge) => edge > low && edge < high);
   if (inner.length !== edges.length || shares.length !== edges.length + 1) return [];
   const all = [low, ...edges, high];

@@ -5,7 +5,8 @@ const SVG = "http://www.w3.org/2000/svg";
 /* Children may be elements, strings, numbers, lists of these; null and false are left out. */
 function fill(made, properties, children) {
   for (const [name, value] of Object.entries(properties ?? {})) {
-    if (value === null || value === undefined || value === false) continue;
+    if (value === null || value === undefined) continue;
+    if (value === false && typeof made[name] !== "boolean") continue;
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
     else if (name in made && !(made instanceof SVGElement)) made[name] = value;
     else made.setAttribute(name, value === true ? "" : value);

@@ -172,7 +172,7 @@ async function search(row, answer, curves, signal) {
     .sort((a, b) => a.change - b.change);
 }
 
-/* The stretches next to the present value at whose other end the label is another one. */
+/* The stretches next to the current value at whose other end the label is another one. */
 function bracketsOf(curve, row, label) {
   const [low, high] = curve.column.range;
   const inside = curve.points.filter(({ position }) => position >= low && position <= high);

@@ -22,7 +22,7 @@ const signs = format({ signDisplay: "exceptZero", minimumFractionDigits: 2, maxi
 const signsLarge = format({ signDisplay: "exceptZero", notation: "compact", maximumSignificantDigits: 3 });
 const minus = (text) => text.replace("-", "−");
 
-/* A number for people: four digits, and no more than seven characters. */
+/* A number for people, with at most four significant digits. */
 export function number(value) {
   const size = Math.abs(value);
   if (size !== 0 && size < 1e-4) return value.toExponential(1);
@@ -40,7 +40,7 @@ export const whole = (share) => wholes.format(share);
 export const signed = (value) => minus((Math.abs(value) < 1e3 ? signs : signsLarge).format(value));
 export const time = (date) => times.format(date);
 
-/* A number of things, and of bytes. */
+/* A count, and a size in megabytes. */
 export const count = (value) => counts.format(value);
 export const bytes = (value) => megabytes.format(value / 1e6);
 
@@ -49,5 +49,6 @@ export const list = (items) => new Intl.ListFormat(language, { type: "conjunctio
 export const moment = (text) => new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(new Date(text));
 /* Whether there is a string; for names that a model may choose. */
 export const has = (key) => Object.hasOwn(strings, key);
-/* The state of a version, in TensorFlow Serving's words. */
+/* The text for a version's state, given TensorFlow Serving's name for it. */
 export const stateText = (state) => (has(`state.${state}`) ? t(`state.${state}`) : state);
+export const kindText = (kind) => (has(`kind.${kind}`) ? t(`kind.${kind}`) : kind);

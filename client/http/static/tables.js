@@ -18,7 +18,7 @@ const FIRST_ROWS = 10;
 const FIRST_ERRORS = 50;
 const MAX_LABELS = 20;
 
-/* The headers for a file by the end of its name, null if it is no table. */
+/* The headers for a file by the end of its name, null if it is not a table. */
 export function headersOf(name) {
   const parts = name.toLowerCase().split(".");
   const gzipped = parts.at(-1) === "gz";
@@ -95,17 +95,17 @@ class Records {
 
 function cellsOf(record) {
   if (!record.includes('"')) return record.split(",");
-  return [...record.matchAll(/(?:^|,)(?:"((?:[^"]|"")*)"|([^,]*))/g)]
+  return [...`,${record}`.matchAll(/,(?:"((?:[^"]|"")*)"|([^,]*))/g)]
     .map(([, quoted, plain]) => quoted?.replaceAll('""', '"') ?? plain);
 }
 
-/* What is kept of an answer, however long it is.
+/* A summary of an answer; its size does not grow with the answer.
 
    rows, errors   numbers of rows
    header, first  the names, and the cells of the first rows
    faults         errors of the first rows that have one, as texts
    labels         number of rows by label
-   bins           number of rows by probability, in a thousand bins */
+   bins           number of rows by probability, in a thousand bins and one for exactly 1 */
 export class Tally {
   rows = 0;
   errors = 0;
@@ -113,14 +113,13 @@ export class Tally {
   first = [];
   faults = [];
   labels = new Map();
-  bins = new Uint32Array(BINS);
+  bins = new Uint32Array(BINS + 1);
   #outputs;
 
   add(record) {
     if (this.header === null) {
       this.header = cellsOf(record);
-      // The outputs come last; so a column of the file may be called "error".
-      this.#outputs = ["label", "probability", "error"].map((name) => this.header.lastIndexOf(name));
+      this.#outputs = ["label", "probability", "error"].map((name) => this.header.indexOf(name));
       return;
     }
     this.rows += 1;
@@ -135,7 +134,7 @@ export class Tally {
     if (probability) {
       // Decimal probabilities such as 0.29 must not fall below their own bin.
       const bin = Math.floor(Number(probability) * BINS + 1e-9);
-      if (bin >= 0) this.bins[Math.min(BINS - 1, bin)] += 1;
+      if (bin >= 0) this.bins[Math.min(BINS, bin)] += 1;
     }
     if (label !== undefined && (this.labels.has(label) || this.labels.size < MAX_LABELS)) {
       this.labels.set(label, (this.labels.get(label) ?? 0) + 1);
@@ -146,7 +145,7 @@ export class Tally {
     return this.#outputs.map((place) => cells[place]);
   }
 
-  /* The same of a record without quotes, from its end: most cells need not be cut. */
+  /* The same for a record without quotes, read from its end, so that most cells need not be split. */
   #tail(record) {
     const places = this.#outputs.filter((place) => place >= 0);
     if (places.length === 0) return [];

@@ -2,7 +2,7 @@
 
 import { messageOf, stats, versions } from "../api.js";
 import { h, titleOf } from "../dom.js";
-import { has, moment, number, stateText, t } from "../i18n.js";
+import { has, kindText, moment, number, stateText, t } from "../i18n.js";
 import { card, facts, table } from "../parts.js";
 import { textOfDay } from "../row.js";
 
@@ -71,7 +71,7 @@ const links = () => h("ul", null,
 
 const columnTable = (caption, { columns }) => table(caption,
   [t("model.column"), t("model.seen"), t("model.kind"), t("model.missing")],
-  columns.map((column) => [column.name, seen(column), t(`kind.${column.kind}`), column.missing ? t("yes") : t("no")]));
+  columns.map((column) => [column.name, seen(column), kindText(column.kind), column.missing ? t("yes") : t("no")]));
 
 function seen({ range, values, type, shape }) {
   if (range) {

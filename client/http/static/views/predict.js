@@ -1,7 +1,7 @@
 /* The form: a field for each column. */
 
 import { h, titleOf, debounced } from "../dom.js";
-import { number, t } from "../i18n.js";
+import { kindText, number, t } from "../i18n.js";
 import { pasting } from "../pasting.js";
 import { positionOf, textOfDay } from "../row.js";
 
@@ -31,9 +31,9 @@ export function mount(root, page) {
     const wanted = filter.value.trim().toLowerCase();
     const shown = sorted(row.columns, order.value, asking.state.answer)
       .filter(({ name }) => titleOf(name).toLowerCase().includes(wanted) || name.toLowerCase().includes(wanted));
-    const kinds = KINDS.filter((kind) => shown.some((column) => column.kind === kind));
+    const kinds = [...new Set([...KINDS, ...shown.map(({ kind }) => kind)])].filter((kind) => shown.some((column) => column.kind === kind));
     const grouped = order.value === "table" && kinds.length > 1;
-    const parts = grouped ? kinds.map((kind) => [t(`kind.${kind}`), shown.filter((column) => column.kind === kind)]) : [[null, shown]];
+    const parts = grouped ? kinds.map((kind) => [kindText(kind), shown.filter((column) => column.kind === kind)]) : [[null, shown]];
     groups.replaceChildren(...parts.map(([title, columns]) => h("fieldset", { className: "fields" },
       title ? h("legend", null, title) : h("legend", { className: "hidden" }, t("columns")),
       columns.map(({ name }) => fields.get(name).root))));

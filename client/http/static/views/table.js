@@ -150,8 +150,9 @@ function distribution(tally, model) {
   function draw(threshold) {
     const high = tally.atLeast(threshold);
     const isOwn = threshold === start;
-    // With the model's own threshold, the labels are those of the service.
-    const ofClass = (name, otherwise) => (isOwn ? tally.labels.get(name) ?? 0 : otherwise);
+    // With the model's own threshold, the labels are those of the service, which writes a quote
+    // before those that a spreadsheet would evaluate.
+    const ofClass = (name, otherwise) => (isOwn ? tally.labels.get(name) ?? tally.labels.get(`'${name}`) ?? 0 : otherwise);
     const [low1, high1] = [ofClass(class0, predicted - high), ofClass(class1, high)];
     const part = (rows) => percent(predicted ? rows / predicted : 0);
     counts.replaceChildren(
@@ -187,7 +188,8 @@ function histogram(tally, threshold, sentence) {
   const bins = Array.from({ length: SHOWN_BARS }, (_, place) => ({
     from: place / SHOWN_BARS,
     to: (place + 1) / SHOWN_BARS,
-    height: tally.bins.subarray(place * size, (place + 1) * size).reduce((sum, one) => sum + one, 0),
+    // The last bar includes 1.
+    height: tally.bins.subarray(place * size, place + 1 < SHOWN_BARS ? (place + 1) * size : undefined).reduce((sum, one) => sum + one, 0),
   }));
   const drawn = bars(bins, x, HEIGHT, HEIGHT - 8, "bar");
   bins.forEach(({ from, to }, place) => drawn[place].classList.add((from + to) / 2 < threshold ? "low" : "high"));
@@ -211,13 +213,13 @@ function faults(tally) {
 
 /* The first rows, the predictions in front. */
 function firstRows({ header, first, errors }) {
-  const outputs = ["label", "probability", ...(errors > 0 ? ["error"] : [])].map((name) => header.lastIndexOf(name));
-  const outside = header.lastIndexOf("error");
+  const outputs = ["label", "probability", ...(errors > 0 ? ["error"] : [])].map((name) => header.indexOf(name));
+  const outside = header.indexOf("error");
   const order = [
     ...outputs.filter((place) => place >= 0),
     ...header.map((_, place) => place).filter((place) => !outputs.includes(place) && place !== outside),
   ];
-  const probability = header.lastIndexOf("probability");
+  const probability = header.indexOf("probability");
   const shown = (text = "", place) => (place === probability && text !== "" ? number(Number(text)) : text);
   const isNumber = (text = "") => text.trim() !== "" && Number.isFinite(Number(text));
   const isNumeric = (place) => first.some((cells) => isNumber(cells[place])) && first.every((cells) => !cells[place] || isNumber(cells[place]));

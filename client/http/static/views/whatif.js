@@ -12,20 +12,20 @@ const STEPS = 200;
 const FLAT = 0.02;
 
 export function mount(root, { model, row, asking, exploring }) {
-  const told = h("p", { className: "soft", role: "status" });
+  const status = h("p", { className: "soft", role: "status" });
   const legend = h("p", { className: "legend", hidden: true });
   const cards = h("div", { className: "cards" });
   const made = new Map();
   let looking = false;
-  root.append(h("h2", { className: "hidden" }, t("tab.whatif")), told, legend, cards);
+  root.append(h("h2", { className: "hidden" }, t("tab.whatif")), status, legend, cards);
   exploring.watch(() => looking);
 
   function show() {
     const { curves, canary, error } = exploring.state;
-    if (!model.columns.some((column) => column.range || column.values.length > 1)) told.textContent = t("whatif.unknown");
-    else if (error) told.textContent = t("explore.failed");
-    else if (!curves) told.textContent = t("status.loading");
-    else told.replaceChildren(...about(curves));
+    if (!model.columns.some((column) => column.range || column.values.length > 1)) status.textContent = t("whatif.unknown");
+    else if (error) status.textContent = t("explore.failed");
+    else if (!curves) status.textContent = t("status.loading");
+    else status.replaceChildren(...about(curves));
     if (!curves) return;
     legend.hidden = !canary;
     legend.replaceChildren(...(canary ? versionsOf(canary, asking.state.answer) : []));
@@ -87,11 +87,12 @@ function cardOf(column, row) {
     }
     if (field.value !== text) field.value = text;
     root.classList.toggle("outside", row.isOutside(column));
-    if (!slider || slider === document.activeElement) return;
+    if (!slider) return;
+    slider.setAttribute("aria-valuetext", text);
+    if (slider === document.activeElement) return;
     const position = positionOf(column, text);
     const [low, high] = column.range;
     if (position !== undefined) slider.value = Math.round((STEPS * (position - low)) / (high - low));
-    slider.setAttribute("aria-valuetext", text);
   }
 
   function draw(curve, model, answer, canary) {
