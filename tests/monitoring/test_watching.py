@@ -130,7 +130,7 @@ def test_a_failed_retraining_counts_and_waits_for_the_cooldown(tmp_path: Path) -
     write(watched.log / "feedback" / "a.ndjson", labels)
     watched.round()
     assert "failed, nothing was published" in watched.reports[-1]
-    assert "no.csv: no such file or directory" in watched.reports[-1]
+    assert "no.csv: no such file, or no table in this directory" in watched.reports[-1]
     assert f"{counted} 1.0" in watched.metrics("monitoring_retrainings_total")
     watched.round(NOW + timedelta(minutes=5))
     runs = [json.loads(line) for line in (watched.log / HISTORY).read_text().splitlines()]
