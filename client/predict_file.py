@@ -146,12 +146,12 @@ class _Predicting:
         return prediction.outputs
 
     def _follow(self, layout: TableLayout) -> None:
-        """Continue with the version that answers now, if it reads rows in the same way."""
+        """Continue with the version that answers now, if the table's layout holds for it."""
         old, new = self._schema, self._server.schema(self._target)
         if not layout.holds_for(new):
             raise ClientError(
                 f"version {old.version} of the model was replaced by version {new.version}, which "
-                "reads rows differently; start again, or select one with --version"
+                "has other columns or outputs; start again, or select one with --version"
             )
         self._schema = new
 

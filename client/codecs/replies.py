@@ -150,10 +150,11 @@ def _written(name: str, values: list[bytes]) -> list[Any]:
     try:
         return [value.decode() for value in values]
     except UnicodeDecodeError:
-        return list(map(_text, values))
+        return list(map(json_string, values))
 
 
-def _text(value: bytes) -> str | dict[str, str]:
+def json_string(value: bytes) -> str | dict[str, str]:
+    """Return a string in a form that orjson can write."""
     try:
         return value.decode()
     except UnicodeDecodeError:

@@ -30,6 +30,8 @@ PAGE_POLICY = (
     "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
+# Characters besides letters, digits and "-._~" that stand for themselves in a path (RFC 3986).
+PATH_CHARACTERS = "/:@!$&'()*+,;="
 
 
 def create_app(
@@ -39,45 +41,50 @@ def create_app(
 
     Args:
         settings: read from the environment if omitted.
-        bridge: the bridge to the gateway of the project's own HTTP server, which has checked each
-            request; if omitted, a gateway is started in a thread with the first request.
+        bridge: returns the bridge to the gateway of the project's own HTTP server, which has
+            checked each request; if omitted, a gateway is started in a thread with the first
+            request.
     """
     settings = settings or Settings()
     app = Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    if bridge is None:
-        bridge = Background(settings).bridge
-        _answer_api(app, bridge, settings.max_body_bytes)
+    # Flask cuts a chunked body at its limit without an error: allow one byte more.
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
+    is_alone = bridge is None
+    bridge = bridge or Background(settings).bridge
+    _record(app, bridge)
+    if is_alone:
+        _answer_api(app, settings.max_body_bytes)
     app.register_blueprint(page.blueprint(bridge, settings))
     app.register_blueprint(docs_page.blueprint)
     if settings.reports is not None:
         app.register_blueprint(reports.blueprint(settings.reports))
-    _record(app, bridge)
-    _answer_errors(app, settings.max_body_bytes)
+    _answer_errors(app)
     return app
 
 
-def _answer_api(app: Flask, bridge: Callable[[], Bridge], max_bytes: int) -> None:
+def _answer_api(app: Flask, max_bytes: int) -> None:
     """Route every path of the API to the gateway."""
 
     @app.before_request
     def answer() -> Response | None:
         sent = request.environ.get("RAW_URI") or request.environ.get("REQUEST_URI")
-        path = sent.partition("?")[0] if sent else quote(request.path)
+        path = sent.partition("?")[0] if sent else quote(request.path, safe=PATH_CHARACTERS)
         query = request.query_string.decode("latin-1")
-        asked = HttpRequest(request.method, path, query, _headers())
-        to = bridge()
-        route = to.gateway.route(asked)
+        api_request = HttpRequest(request.method, path, query, _headers())
+        link: Bridge = g.link
+        route = link.gateway.route(api_request)
         if route is None:
-            to.gateway.admit(asked, None)
+            link.gateway.admit(api_request, None)
             return None
+        try:
+            link.gateway.admit(api_request, route)
+            api_request.body = _body(max_bytes)
+        except ClientError as error:
+            reply = link.gateway.responder.refuse(api_request, route, error)
+        else:
+            reply = link.run(link.gateway.handle(api_request))
         g.by_gateway = True
-        asked.body = request.get_data(cache=False)
-        if len(asked.body) >= max_bytes:
-            request.stream.read(
-                1
-            )  # a chunked body was cut at the limit; reading beyond it raises 413
-        return _response(to.run(to.gateway.handle(asked)))
+        return _response(reply)
 
 
 def _record(app: Flask, bridge: Callable[[], Bridge]) -> None:
@@ -86,6 +93,7 @@ def _record(app: Flask, bridge: Callable[[], Bridge]) -> None:
     @app.before_request
     def begin() -> None:
         g.started = time.perf_counter()
+        g.link = bridge()
 
     @app.after_request
     def end(response: Response) -> Response:
@@ -95,26 +103,24 @@ def _record(app: Flask, bridge: Callable[[], Bridge]) -> None:
         response.headers.setdefault("Content-Security-Policy", PAGE_POLICY)
         response.headers["X-Frame-Options"] = "DENY"
         response.headers["Referrer-Policy"] = "no-referrer"
+        if "link" not in g:  # the gateway cannot start
+            return response
         route = request.url_rule.rule if request.url_rule else "none"
         method = request.method if request.url_rule else "any"
-        seconds = time.perf_counter() - g.get("started", time.perf_counter())
-        bridge().gateway.metrics.observe_request(method, route, response.status_code, seconds)
+        seconds = time.perf_counter() - g.started
+        g.link.gateway.metrics.observe_request(method, route, response.status_code, seconds)
         identity = access.request_id(_headers())
         if identity is not None:
             response.headers[access.ID_HEADER] = identity
         return response
 
 
-def _answer_errors(app: Flask, max_bytes: int) -> None:
+def _answer_errors(app: Flask) -> None:
     """Return every error in the form of the API."""
 
     @app.errorhandler(ClientError)
     def client_error(error: ClientError) -> Response:
         return _response(error_reply(error, request.path))
-
-    @app.errorhandler(RequestEntityTooLarge)
-    def large(error: RequestEntityTooLarge) -> Response:
-        return _response(error_reply(too_large(max_bytes), request.path))
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
@@ -130,6 +136,21 @@ def _answer_errors(app: Flask, max_bytes: int) -> None:
         log.exception("%s %s failed", request.method, request.path, exc_info=error)
         failure = ClientError("internal error; the log has the details", 500)
         return _response(error_reply(failure, request.path))
+
+
+def _body(max_bytes: int) -> bytes:
+    """Return the request's body.
+
+    Raises:
+        ClientError: it is too large.
+    """
+    try:
+        body = request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        raise too_large(max_bytes) from None
+    if len(body) > max_bytes:
+        raise too_large(max_bytes)
+    return body
 
 
 def _headers() -> dict[str, str]:

@@ -45,8 +45,15 @@ class Background:
 
     def _start(self) -> Bridge:
         loop = asyncio.new_event_loop()
-        threading.Thread(target=loop.run_forever, name="gateway", daemon=True).start()
-        gateway = asyncio.run_coroutine_threadsafe(self._open(), loop).result()
+        thread = threading.Thread(target=loop.run_forever, name="gateway", daemon=True)
+        thread.start()
+        try:
+            gateway = asyncio.run_coroutine_threadsafe(self._open(), loop).result()
+        except BaseException:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+            raise
         return Bridge(gateway, loop)
 
     async def _open(self) -> Gateway:

@@ -40,9 +40,9 @@ def blueprint(bridge: Callable[[], Bridge], settings: Settings) -> Blueprint:
     @routes.get("/")
     def page() -> Response:
         try:
-            to = bridge()
-            asked = to.gateway.core.metadata(Target(settings.model), Deadline(settings.timeout))
-            schema = to.run(asked)
+            link = bridge()
+            target, deadline = Target(settings.model), Deadline(settings.timeout)
+            schema = link.run(link.gateway.core.metadata(target, deadline))
         except ClientError as error:
             unavailable = _render("unavailable.html", model=settings.model, message=error.message)
             unavailable.status_code = error.status

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from client.errors import ServerError
+from client.errors import ServerError, UnavailableError
 from client.serving.async_client import AsyncServingClient
 from client.serving.call_errors import MAX_BACKOFF, MIN_BACKOFF, call_error, is_busy
 from client.serving.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Observer, Tls, channel
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class ServingClient:
-    """A model server that speaks TensorFlow Serving's gRPC API.
+    """A client of a model server that speaks TensorFlow Serving's gRPC API.
 
     A client holds one channel, is thread-safe, and may live as long as the process. Create it after
     forking, not before.
@@ -45,8 +45,8 @@ class ServingClient:
         """Prepare the channel; the connection is made when it is first needed.
 
         Args:
-            address: `host:port`, several `ip:port` with commas, or any gRPC target. All addresses
-                that a name resolves to are used in turn.
+            address: `host:port`, several `ip:port` separated by commas, or any gRPC target. All
+                addresses that a name resolves to are used in turn.
             timeout: default timeout of a call in seconds.
             tls: encryption of the connection; None for plain text.
             observe: called after each call with its name, status code and duration in seconds.
@@ -80,7 +80,8 @@ class ServingClient:
                 one array for the signature's only input.
             signature_name: the signature to run.
             signature: the signature, if known; otherwise it is requested from the server once.
-                With it strings stay bytes; without it they are `str` if they are UTF-8.
+                With it inputs must be named, and strings stay bytes; without it they are `str` if
+                they are UTF-8.
             output_filter: names of the outputs to return; empty for all.
             timeout: timeout in seconds.
 
@@ -183,6 +184,10 @@ class ServingClient:
                 code = error.code()
                 if not is_busy(error, deadline.left() - backoff):
                     raise call_error(self.address, code, error.details()) from error
+            except ValueError as error:  # grpc's error after `close`
+                code = grpc.StatusCode.CANCELLED
+                message = f"the connection to the model server at {self.address} was closed"
+                raise UnavailableError(message) from error
             finally:
                 self._observe(rpc, code, time.perf_counter() - started)
             time.sleep(backoff)

@@ -78,9 +78,16 @@ class Dialogue:
         signature: Signature | None,
         output_filter: Sequence[str],
     ) -> Steps[Prediction]:
-        """Run a signature, which is requested from the server if it is not known."""
+        """Run a signature, which is requested from the server if it is not known.
+
+        Raises:
+            InvalidArgumentError: the signature is given, and the inputs are not named.
+        """
         target = as_target(model)
         if signature is not None:
+            if not hasattr(inputs, "items"):
+                kind = type(inputs).__name__
+                raise InvalidArgumentError(f"expected inputs by name with a signature, got {kind}")
             return self.run(target, signature, inputs, signature_name, output_filter)
         return self.predict(target, inputs, signature_name, output_filter)
 
@@ -237,7 +244,11 @@ def _remember(memory: dict[Any, Any], key: Any, value: Any) -> None:
 
 def _to_proto(name: str, values: Any, dtype: int | None) -> Any:
     """Encode an input; without a dtype use numpy's, since the server will reject it anyway."""
-    array = np.asarray(values)
+    try:
+        # numpy's own type of strings drops zero bytes at their end.
+        array = np.asarray(values, object if dtype == tensors.STRING else None)
+    except ValueError as error:
+        raise InvalidArgumentError(f"input {name}: {error}") from None
     if dtype is None:
         dtype = next((e for e, d in tensors.DTYPES.items() if d == array.dtype), tensors.STRING)
     if dtype not in tensors.DTYPES:
@@ -250,12 +261,24 @@ def _to_proto(name: str, values: Any, dtype: int | None) -> Any:
     elif dtype == tensors.BOOL and tensors.holds_booleans(array):
         array = (array & 1).astype(np.bool_)
     elif array.dtype != wanted:
-        if not np.can_cast(array.dtype, wanted, casting="same_kind"):
-            raise InvalidArgumentError(
-                f"input {name}: expected {wanted.name}, got {array.dtype.name} values"
-            )
-        array = array.astype(wanted)
+        array = _cast(name, array, wanted)
     return tensors.to_proto(array, dtype)
+
+
+def _cast(name: str, array: Array, wanted: np.dtype[Any]) -> Array:
+    """Return an array in another dtype, which holds all its values."""
+    are_integers = array.dtype.kind in "iu" and wanted.kind in "iu"
+    if not are_integers and not np.can_cast(array.dtype, wanted, casting="same_kind"):
+        raise InvalidArgumentError(
+            f"input {name}: expected {wanted.name}, got {array.dtype.name} values"
+        )
+    with np.errstate(over="ignore"):
+        result = array.astype(wanted)
+    fits = result == array if are_integers else np.isfinite(result) == np.isfinite(array)
+    if not fits.all():
+        value = array[~fits][0]
+        raise InvalidArgumentError(f"input {name}: expected {wanted.name}, got {value}")
+    return result
 
 
 def _as_bytes(name: str, array: Array) -> Array:

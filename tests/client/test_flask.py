@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import io
 import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import requests
+from flask.testing import FlaskClient
 
+from client.http import flask_app
+from client.http.api_keys import hashed
+from client.http.flask_app import create_app
+from client.http.flask_bridge import Background
+from client.settings import Settings
 from tests.support import processes
 from tests.support.processes import free_port
 from tests.support.tables import breast_cancer
@@ -93,3 +102,60 @@ def test_bodies_are_bounded_and_unzipped_too(url: str) -> None:
     assert status(gzip.compress(whole)) == 200
     assert status(gzip.compress(bytes(20_001))) == 413
     assert requests.post(f"{url}/predict", bytes(20_001), timeout=10).status_code == 413
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlaskClient]:
+    """The application in this process, without a model server."""
+    keys = tmp_path / "keys"
+    keys.write_text(f"shop {hashed('secret')}")
+    settings = Settings(server="127.0.0.1:1", api_keys=keys, max_body_bytes=100)
+    background = Background(settings)
+    monkeypatch.setattr(flask_app, "Background", lambda _: background)
+    yield create_app(settings).test_client()
+    link = background.bridge()
+    link.run(link.gateway.__aexit__(None, None, None))
+    link._loop.call_soon_threadsafe(link._loop.stop)
+
+
+def test_a_path_may_arrive_decoded(app: FlaskClient) -> None:
+    """As from wsgiref, which passes no request line."""
+    reply = app.post(
+        "/v1/models/m:predict",
+        data=b'{"instances": [1]}',
+        headers={"X-API-Key": "secret"},
+        environ_overrides={"RAW_URI": "", "REQUEST_URI": ""},
+    )
+    assert reply.status_code == 503
+    assert b"cannot be reached" in reply.data
+
+
+def test_a_key_is_checked_before_the_body_is_read(app: FlaskClient) -> None:
+    body = io.BytesIO(b"{}")
+    reply = app.post("/predict", input_stream=body, content_length=2)
+    assert (reply.status_code, body.tell()) == (401, 0)
+
+
+@pytest.mark.parametrize(("size", "is_large"), [(100, False), (101, True), (102, True)])
+def test_a_chunked_body_may_fill_the_limit(app: FlaskClient, size: int, is_large: bool) -> None:
+    reply = app.post(
+        "/predict",
+        input_stream=io.BytesIO(bytes(size)),
+        headers={"X-API-Key": "secret", "X-Request-ID": "r1"},
+        environ_overrides={"wsgi.input_terminated": True},
+    )
+    assert (reply.status_code == 413) == is_large
+    assert reply.headers["X-Request-ID"] == "r1"
+    counted = b'client_http_requests_total{method="POST",route="/predict",status="413"} 1.0'
+    assert (counted in app.get("/metrics").data) == is_large
+
+
+def test_a_gateway_that_cannot_start_leaves_no_thread(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    app = create_app(Settings(api_keys=tmp_path / "nosuch")).test_client()
+    for _ in range(2):
+        reply = app.get("/livez")
+        assert reply.status_code == 500
+        assert b"internal error" in reply.data
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if thread.name == "gateway"]

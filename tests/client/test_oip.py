@@ -342,7 +342,7 @@ for _ in range(60):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "the body is empty; expected"),
+        (b"", "the JSON is empty; expected"),
         (b"{", "the body is not JSON: "),
         (b'{"inputs": NaN', "the body is not JSON: "),
         (b"[" * 100_000, "the body is not JSON: "),
@@ -432,12 +432,18 @@ def test_inputs_outside_the_signature_are_refused(url: str, body: Any, message: 
 @pytest.mark.parametrize(
     ("header_length", "size", "rest", "message"),
     [
-        ("x", 4, b"1234", "Inference-Header-Content-Length: expected a number of bytes up to"),
-        ("9" * 30, 4, b"1234", "Inference-Header-Content-Length: expected a number of bytes up"),
-        ("-1", 4, b"1234", "Inference-Header-Content-Length: expected a number of bytes up to"),
-        (None, 4, b"", 'input "x": binary_data_size: expected at most 0, the bytes left'),
-        ("", 5, b"1234", 'input "x": binary_data_size: expected at most 4, the bytes left'),
-        ("", -1, b"1234", 'input "x": binary_data_size: expected at most 4, the bytes left'),
+        ("x", 4, b"1234", "Inference-Header-Content-Length: expected at most "),
+        ("9" * 30, 4, b"1234", "Inference-Header-Content-Length: expected at most "),
+        ("-1", 4, b"1234", "Inference-Header-Content-Length: expected at most "),
+        ("0", 4, b"1234", "the JSON is empty; expected"),
+        (None, 4, b"", 'input "x": binary_data_size: expected an integer from 0 to 0, the'),
+        ("", 5, b"1234", 'input "x": binary_data_size: expected an integer from 0 to 4, the'),
+        (
+            "",
+            -1,
+            b"1234",
+            'input "x": binary_data_size: expected an integer from 0 to 4, the',
+        ),
         ("", 3, b"123", 'input "x": expected 4 bytes for shape [1], got 3'),
         ("", 4, b"12345", "expected no bytes after those of the last input, got 1"),
     ],

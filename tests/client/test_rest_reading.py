@@ -145,6 +145,13 @@ def test_errors_name_the_field_and_the_value(of: Schema, body: Any, message: str
     assert len(message_sent) < 300
 
 
+@pytest.mark.parametrize("form", ['{"inputs": %s}', '{"instances": [%s]}'])
+def test_nested_lists_of_any_depth_are_refused(form: str) -> None:
+    for depth in range(700, 1000):
+        message = refused(form % ("[" * depth + '"a"' + "]" * depth), ANY)
+        assert message.startswith(("tensor parsing error: x", "the body is not JSON: lists"))
+
+
 def test_a_long_value_is_cut_in_an_error() -> None:
     assert len(refused({"inputs": ["x" * 10**6]}, ONE)) < 300
     assert len(refused({"instances": [{"n" * 10**6: 1}]}, ONE)) < 400

@@ -20,6 +20,9 @@ from client.errors import (
 )
 from client.serving.client import Target
 from client.serving.flows import Dialogue
+from client.serving.schema import Signature
+from client.serving.tensors import from_proto
+from tests.client.schemas import spec
 from tests.conftest import Starter
 from tests.support import mixed, processes
 from tests.support.link import Link
@@ -50,6 +53,51 @@ def test_lists_and_other_number_types_are_accepted(client: ServingClient) -> Non
     one = client.predict("breast_cancer", inputs)
     other = client.predict("breast_cancer", {"features": [row]}, signature_name="dense")
     np.testing.assert_allclose(one.outputs["logit"], other.outputs["logit"])
+
+
+def sent(dtype: str, values: Any) -> Any:
+    """The input of a request with values, as the server would read it."""
+    steps = Dialogue().run(
+        Target("m"), Signature({"x": spec(dtype, None)}, {}), {"x": values}, "serving_default"
+    )
+    return from_proto(next(steps)[1].inputs["x"])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        ("STRING", [b"ab\0", b""]),
+        ("UINT8", [0, 255]),
+        ("UINT64", [2**64 - 1]),
+        ("FLOAT", [float("inf"), 1.5]),
+        ("COMPLEX64", [1.5, 2j]),
+    ],
+)
+def test_values_are_sent_as_they_are(dtype: str, values: list[Any]) -> None:
+    assert sent(dtype, values).tolist() == values
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "message"),
+    [
+        ("INT32", [1, 2**40 + 5], "input x: expected int32, got 1099511627781"),
+        ("UINT8", [-1], "input x: expected uint8, got -1"),
+        ("INT64", [2**63], "input x: expected int64, got 9223372036854775808"),
+        ("INT32", [1.5], "input x: expected int32, got float64 values"),
+        ("FLOAT", [1e300], "input x: expected float32, got 1e+300"),
+        ("FLOAT", [[1], [2, 3]], "input x: setting an array element with a sequence"),
+        ("STRING", [["a"], ["b", "c"]], "input x: expected strings, got ['a']"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(dtype: str, values: Any, message: str) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        sent(dtype, values)
+    assert error.value.message.startswith(message)
+
+
+def test_a_signature_needs_named_inputs() -> None:
+    with ServingClient() as client, pytest.raises(InvalidArgumentError, match="got ndarray"):
+        client.predict("m", np.ones(2), signature=Signature({"x": spec("FLOAT", None)}, {}))
 
 
 @pytest.mark.parametrize(
@@ -167,6 +215,15 @@ def test_errors_have_types(model_server: str) -> None:
         link.close()
         with pytest.raises(UnavailableError):
             client.predict("breast_cancer", TABLE.features)
+
+
+def test_calls_of_a_closed_client_are_cancelled() -> None:
+    seen: list[str] = []
+    client = ServingClient(observe=lambda rpc, code, seconds: seen.append(code.name))
+    client.close()
+    with pytest.raises(UnavailableError, match=r"the connection to .* was closed"):
+        client.status("m")
+    assert seen == ["CANCELLED"]
 
 
 def test_calls_over_a_closed_connection_may_be_tried_elsewhere(model_server: str) -> None:

@@ -28,6 +28,7 @@ from client.codecs.tables import (
     TableOptions,
     TableRows,
     is_table,
+    json_writers,
     media_type,
     table_reader,
     table_writer,
@@ -107,6 +108,7 @@ PLAIN = {
         HEADER + "40.5,2024-03-01,gold,2,true\n",
         "age, since , plan,rooms ,garden\n 40.5 , 2024-03-01,\tgold , 2 , TRUE \n",
         'age, "since", "plan", rooms, garden\n40.5, "2024-03-01", "gold", 2.0, 1\n',
+        'age, since,  "plan",rooms,garden\n40.5,   "2024-03-01",  "gold",2,true\n',
         "sep=;\n" + "age;since;plan;rooms;garden\n40,5;01.03.2024;gold;2;True\n",
         "age;since;plan;rooms;garden\r\n40,5;2024-03-01T00:00Z;gold;2;True\r\n",
         "age\tsince\tplan\trooms\tgarden\n40.5\t2024/3/1\tgold\t2\tTrue\n",
@@ -114,7 +116,18 @@ PLAIN = {
         "churn," + HEADER + "yes,40.5,2024-03-01,gold,2,true\n",
         "\ufeff" + HEADER + "40.5,2024-03-01,gold,2,true\n",
     ],
-    ids=["plain", "blanks", "quotes", "sep=", "semicolon", "tab", "bar", "label", "mark"],
+    ids=[
+        "plain",
+        "blanks",
+        "quotes",
+        "more blanks",
+        "sep=",
+        "semicolon",
+        "tab",
+        "bar",
+        "label",
+        "mark",
+    ],
 )
 def test_a_table_is_read_whatever_separates_its_cells(body: str) -> None:
     assert inputs(CSV, body) == PLAIN
@@ -432,6 +445,24 @@ def test_a_bad_row_has_its_error_in_its_place() -> None:
     assert refused(CSV, TABLE) == bad[1] or "unknown column" in refused(CSV, TABLE)
 
 
+def test_a_row_alone_is_read_like_the_rows_around_it() -> None:
+    body = HEADER.replace(",", ";") + "1,5;;;;\n1.234;;;;\nx,y;;;;\n2;;;;\n"
+    (rows,), _ = rows_of(CSV, body, TableOptions(errors_in_rows=True))
+    assert of(rows)["age"].tolist() == [1.5, 2]
+    assert rows.errors == {
+        1: 'line 3, column "age": expected a decimal comma as in other rows, got "1.234"',
+        2: 'line 4, column "age": expected float64, got "x,y"',
+    }
+
+
+def test_rows_of_another_shape_than_the_first_have_errors() -> None:
+    layout = TableLayout.of(schemas.schema(x=schemas.spec("FLOAT", None, None)))
+    reader = table_reader(NDJSON, layout, TableOptions(errors_in_rows=True))
+    (rows,) = [*reader.feed(b"[1,2]\n[1,2,3]\n[4,5]\n"), *reader.finish()]
+    assert of(rows)["x"].tolist() == [[1, 2], [4, 5]]
+    assert rows.errors == {1: 'column "x": expected shape [2] as in the rows before, got [3]'}
+
+
 @pytest.mark.parametrize("accept", [CSV, NDJSON, ARROW, JSON])
 def test_a_table_of_nothing_but_bad_rows_is_answered_with_their_errors(accept: str) -> None:
     found, _ = answer(CSV, accept, HEADER + "x,,,,\n" * 40, errors_in_rows=True)
@@ -476,6 +507,35 @@ def test_columns_of_arrow_and_json_are_passed_through_with_their_types() -> None
     for content_type, body in ((ARROW, as_arrow(table)), (NDJSON, lines_of(expected))):
         found, _ = answer(content_type, ARROW, body, **chosen)
         assert pa.ipc.open_stream(found).read_all().to_pylist() == expected
+
+
+def test_lists_and_bytes_of_arrow_are_passed_through() -> None:
+    day = datetime.date(2024, 3, 1)
+    kept = {
+        "tags": pa.array([["a", "b"], ["c", "d"]], pa.list_(pa.string(), 2)),
+        "days": pa.array([[day, day]] * 2, pa.list_(pa.date32(), 2)),
+        "sizes": pa.array([[0.1, 2.5]] * 2, pa.list_(pa.float32(), 2)),
+        "raw": pa.array([b"\xff\x01", b"\xfe\x01"]),
+    }
+    table = pa.table({**kept, **{name: [value] * 2 for name, value in PLAIN_JSON.items()}})
+    found, _ = answer(ARROW, NDJSON, as_arrow(table), keep=tuple(kept))
+    dates, sizes = ["2024-03-01"] * 2, [0.1, 2.5]
+    assert [json.loads(line) for line in found.splitlines()] == [
+        {"tags": ["a", "b"], "days": dates, "sizes": sizes, "raw": {"b64": "/wE="}, "y": 0.0},
+        {"tags": ["c", "d"], "days": dates, "sizes": sizes, "raw": {"b64": "/gE="}, "y": 1.0},
+    ]
+    for accept in (CSV, ARROW, JSON):
+        found, _ = answer(ARROW, accept, as_arrow(table), keep=tuple(kept))
+        assert b"/wE=" in found
+
+
+def test_a_long_name_is_not_repeated_in_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_writers, "MAX_NAME_BYTES", 300)
+    body = f"{'n' * 97}," + HEADER + "x,1,,,,\n" * 4
+    with pytest.raises(ClientError, match="take more than 300 bytes in 4 rows") as caught:
+        answer(CSV, NDJSON, body, keep_all=True)
+    assert caught.value.status == 413
+    answer(CSV, CSV, body, keep_all=True)
 
 
 def lines_of(rows: list[dict[str, Any]]) -> bytes:

@@ -42,6 +42,7 @@ from client.codecs.tables import (
     table_reader,
     table_writer,
 )
+from client.codecs.tables.arrow import reader as arrow_reader
 from client.codecs.tables.lines import BLOCK_BYTES
 from client.serving.schema import Schema, TensorSpec
 from client.serving.tensors import STRING
@@ -836,6 +837,45 @@ def test_strings_that_are_not_where_arrow_says_are_told(ends: tuple[int, ...]) -
     assert "cannot be read" in error(ARROW, body.replace(right, wrong), schema).message
 
 
+def shared_words(kind: str, rows: int) -> Any:
+    """A column of strings of 100 bytes that are stored once."""
+    if kind == "dictionary":
+        return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int8()), ["w" * 100])
+    view = struct.pack("<i4sii", 100, b"wwww", 0, 0)
+    buffers = [None, pa.py_buffer(view * rows), pa.py_buffer(b"w" * 100)]
+    return pa.Array.from_buffers(pa.string_view(), rows, buffers)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("kind", ["dictionary", "view"])
+def test_strings_that_share_their_bytes_are_bounded(
+    monkeypatch: pytest.MonkeyPatch, kind: str, kept: bool
+) -> None:
+    monkeypatch.setattr(arrow_reader, "MAX_TEXT_BYTES", 1000)
+    schema = schemas.schema(x=schemas.COLUMN if kept else TensorSpec(STRING, (None,)))
+
+    def feed(rows: int) -> Any:
+        table = {"x": np.ones(rows), "id": shared_words(kind, rows)}
+        table = table if kept else {"x": table["id"]}
+        reader = table_reader(ARROW, TableLayout.of(schema), TableOptions(keep_all=kept))
+        return list(reader.feed(as_arrow(table)))
+
+    (rows,) = feed(10)
+    assert rows.count == 10
+    with pytest.raises(ClientError, match="expected at most 1000 bytes of strings, got 1100") as e:
+        feed(11)
+    assert e.value.status == 413
+
+
+def test_the_words_of_all_dictionaries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow_reader, "MAX_TEXT_BYTES", 150)
+    schema = schemas.schema(x=TensorSpec(STRING, (None,)), y=TensorSpec(STRING, (None,)))
+    words = shared_words("dictionary", 1)
+    assert read(ARROW, as_arrow({"x": words, "y": ["z"]}), schema)
+    found = error(ARROW, as_arrow({"x": words, "y": words}), schema)
+    assert (found.status, "words and 150 bytes" in found.message) == (413, True)
+
+
 @pytest.mark.parametrize("deltas", [False, True])
 def test_dictionaries_are_replaced_and_not_continued(deltas: bool) -> None:
     schema = schemas.schema(x=TensorSpec(STRING, (None,)))
@@ -962,6 +1002,14 @@ def test_layouts_tell_whether_two_versions_read_alike() -> None:
         newer = replace(schema, version=2, description=description)
         assert layout.holds_for(newer) == alike
     assert not layout.holds_for(schemas.numeric("a", "b", "c"))
+    fewer = {
+        name: replace(one, outputs={"logit": one.outputs["logit"]})
+        for name, one in schema.signatures.items()
+    }
+    assert not layout.holds_for(replace(schema, signatures=fewer))
+    assert TableLayout.of(schema, output_filter=["logit"]).holds_for(
+        replace(schema, signatures=fewer)
+    )
     with pytest.raises(ClientError, match='model m has no "x", it has dense, serving_default'):
         TableLayout.of(schemas.numeric(), "x")
     with pytest.raises(ClientError, match='outputs: signature serving_default has no "x"'):

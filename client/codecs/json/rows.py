@@ -178,6 +178,8 @@ def _read_matrix(rows: list[Any], schema: Schema, order: tuple[str, ...]) -> Arr
         by_name = schema.described[DEFAULT_SIGNATURE]
         rows = _whole_objects(rows, schema.signatures[DEFAULT_SIGNATURE], by_name)
         rows = [[row[name] for name in order] for row in rows]
+    elif len(order) == 1 and not any(type(row) is list for row in rows):
+        rows = [[value] for value in rows]
     else:
         _check_lists(rows, order)
 

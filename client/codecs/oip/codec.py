@@ -54,7 +54,7 @@ class Inference:
 def read(body: bytes, schema: Schema, header_length: str | None = None) -> Inference:
     """Decode a request.
 
-    Binary numbers are not copied: the arrays are views of the body.
+    Binary numbers are decoded without copying, except BF16.
 
     Args:
         body: JSON, followed by the bytes of the binary inputs in the inputs' order.
@@ -126,7 +126,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[memoryview, memoryvi
     is_length = text.isascii() and text.isdigit() and len(text) < 20
     if not is_length or int(text) > len(whole):
         raise ClientError(
-            f"{HEADER_LENGTH}: expected a number of bytes up to {len(whole)}, the body's, "
+            f"{HEADER_LENGTH}: expected at most {len(whole)}, the length of the body in bytes, "
             f'got "{text[:40]}"'
         )
     return whole[: int(text)], whole[int(text) :]
@@ -134,7 +134,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[memoryview, memoryvi
 
 def _loads(header: memoryview) -> Any:
     if not header:
-        raise ClientError(f"the body is empty; {EXPECTED}")
+        raise ClientError(f"the JSON is empty; {EXPECTED}")
     try:
         return orjson.loads(header)
     except orjson.JSONDecodeError as error:
@@ -183,8 +183,8 @@ def _read_inputs(tensors: Any, signature: Signature, data: memoryview) -> dict[s
             continue
         if type(size) is not int or not 0 <= size <= len(data) - at:
             raise ClientError(
-                f"{place}: binary_data_size: expected at most {len(data) - at}, the bytes left "
-                f"after the JSON of {HEADER_LENGTH} bytes, got {kind_of(size)}"
+                f"{place}: binary_data_size: expected an integer from 0 to {len(data) - at}, the "
+                f"bytes left after the JSON of {HEADER_LENGTH} bytes, got {kind_of(size)}"
             )
         arrays[name] = read_binary(data[at : at + size], shape, spec, place)
         at += size

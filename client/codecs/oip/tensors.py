@@ -128,7 +128,7 @@ def read_json(
 
 
 def read_binary(data: memoryview, shape: tuple[int, ...], spec: TensorSpec, place: str) -> Array:
-    """Return binary data as an array, without copying numbers.
+    """Return binary data as an array, without copying numbers, except BF16.
 
     Raises:
         ClientError: the bytes do not fill the shape exactly, or are not of the datatype.

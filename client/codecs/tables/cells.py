@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from client.codecs.json.flat import byte_array, flat_array
 from client.codecs.tables.layout import Header, RowPlace, TableColumn, TableLayout
 from client.errors import ClientError
 from client.serving.columns import NEVER_MISSING
-from client.serving.columns.base import parse_word, word_of
+from client.serving.columns.base import PLAIN_NUMBER, parse_word, word_of
 from client.serving.tensors import DTYPES, STRING, Array, dtype_name
 
 # With these separators, 1,5 may be written for 1.5.
@@ -30,7 +30,7 @@ def read_column(
         cells: the text in each row.
         column: the column to read them as.
         place: returns the position of a row, for messages.
-        decimal_comma: whether numbers may have a decimal comma.
+        decimal_comma: whether numbers have a decimal comma.
 
     Raises:
         ClientError: a cell cannot be read.
@@ -39,9 +39,9 @@ def read_column(
     if dtype == STRING and column.column is None:
         return byte_array([cell.encode() for cell in cells])
     words = cells
-    if dtype in DTYPES and DTYPES[dtype].kind in "fiu" and not column.is_date:
+    if _is_number(column):
         words = [word_of(cell) for cell in cells]
-        if decimal_comma and any("," in word for word in words):
+        if decimal_comma:
             words = _with_points(words, column, place)
         array = _numbers(words, column)
         if array is not None:
@@ -59,6 +59,16 @@ def read_column(
                 f"{f'; {NEVER_MISSING}' if _is_missing_mark(text, column) else ''}"
             )
     return column.read_values([values[text] for text in cells], place)
+
+
+def has_decimal_comma(cells: Iterable[str], column: TableColumn) -> bool:
+    """Return whether one of a column's cells is a number with a decimal comma."""
+    return _is_number(column) and any(
+        "," in cell
+        and PLAIN_NUMBER.fullmatch(word_of(cell).replace(",", ".", 1))
+        and word_of(cell) not in column.missing_marks
+        for cell in cells
+    )
 
 
 def read_numbers(lines: bytes, header: Header, layout: TableLayout, separator: str) -> Array | None:
@@ -146,6 +156,11 @@ def _value(text: str, column: TableColumn) -> Any:
     if value is None and not column.takes_missing:
         raise ValueError(column.column.expected or dtype_name(dtype))
     return value
+
+
+def _is_number(column: TableColumn) -> bool:
+    dtype = column.spec.dtype
+    return dtype in DTYPES and DTYPES[dtype].kind in "fiu" and not column.is_date
 
 
 def _is_missing_mark(text: str, column: TableColumn) -> bool:

@@ -1,8 +1,8 @@
 """CSV, `text/csv` (RFC 4180), also with tabs, semicolons or bars as separators.
 
 A header with the column names, then one line per row. Cells are trimmed; the marks that Excel,
-pandas, R and databases write for missing values are missing. With other separators than commas,
-numbers may have a decimal comma.
+pandas, R and databases write for missing values are read as missing. With semicolons, tabs or bars
+as separators, numbers may have a decimal comma.
 """
 
 from __future__ import annotations
@@ -10,10 +10,15 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
-from client.codecs.tables.cells import DECIMAL_COMMA, read_column, read_numbers
+from client.codecs.tables.cells import (
+    DECIMAL_COMMA,
+    has_decimal_comma,
+    read_column,
+    read_numbers,
+)
 from client.codecs.tables.layout import ROWS_PER_CALL, Header, TableLayout
 from client.codecs.tables.lines import BYTE_ORDER_MARK, LineBlocks, check_text, decoded
 from client.codecs.tables.options import TableOptions
@@ -113,7 +118,10 @@ class CsvReader:
         return self._header, block[size:], line + taken
 
     def _guess(self, lines: Sequence[str]) -> str:
-        """Return the separator by which the header has the most known columns, or most cells."""
+        """Return the separator that splits the header into the most known columns.
+
+        On a tie, it is the one that splits it into the most cells.
+        """
         known = {*self.layout.names, self.layout.label_name, self._options.id_column}
 
         def fit(separator: str) -> tuple[int, int]:
@@ -153,8 +161,11 @@ class CsvReader:
         return rows, ends
 
     def _rows(self, rows: Sequence[list[str]], ends: Sequence[int], header: Header) -> TableRows:
+        # Decided for all rows: 1.234 read without the others would become another number.
+        commas = self._decimal_commas(rows, header)
+
         def read(start: int, stop: int) -> Inputs:
-            return self._inputs(rows[start:stop], ends[start:stop], header)
+            return self._inputs(rows[start:stop], ends[start:stop], header, commas)
 
         inputs, errors = read_rows(read, len(rows), errors_in_rows=self._options.errors_in_rows)
         kept = {
@@ -164,7 +175,20 @@ class CsvReader:
         call = None if inputs is None else self.layout.call(inputs)
         return TableRows(call, len(rows), kept, errors)
 
-    def _inputs(self, rows: Sequence[list[str]], ends: Sequence[int], header: Header) -> Inputs:
+    def _decimal_commas(self, rows: Sequence[list[str]], header: Header) -> Set[int]:
+        """Return the places of the columns whose numbers have a decimal comma."""
+        if self._separator not in DECIMAL_COMMA:
+            return set()
+        whole = [cells for cells in rows if len(cells) == header.count]
+        return {
+            place
+            for column, place in zip(self.layout.columns, header.places, strict=True)
+            if has_decimal_comma((cells[place] for cells in whole), column)
+        }
+
+    def _inputs(
+        self, rows: Sequence[list[str]], ends: Sequence[int], header: Header, commas: Set[int]
+    ) -> Inputs:
         if set(map(len, rows)) != {header.count}:
             wrong = next(i for i, cells in enumerate(rows) if len(cells) != header.count)
             raise ClientError(
@@ -172,10 +196,9 @@ class CsvReader:
                 f"got {len(rows[wrong])}"
             )
         cells = list(zip(*rows, strict=True))
-        comma = self._separator in DECIMAL_COMMA
         return {
             column.name: read_column(
-                cells[place], column, lambda i: f"line {ends[i]}", decimal_comma=comma
+                cells[place], column, lambda i: f"line {ends[i]}", decimal_comma=place in commas
             )
             for column, place in zip(self.layout.columns, header.places, strict=True)
         }
@@ -183,7 +206,8 @@ class CsvReader:
 
 def _csv_reader(supply: Iterator[str], separator: str, lines: Sequence[str]) -> Any:
     # Blanks before a quote are skipped here; the column trims the others.
-    skips = any(f'{separator} "' in line for line in lines)
+    quoted = re.compile(f'(^|{re.escape(separator)}) +"')
+    skips = any(' "' in line and quoted.search(line) for line in lines)
     return csv.reader(supply, delimiter=separator, skipinitialspace=skips, strict=True)
 
 

@@ -10,7 +10,11 @@ from client.codecs.replies import object_texts, row_texts
 from client.codecs.tables.options import ERROR, TableOptions
 from client.codecs.tables.rows import TableRows
 from client.codecs.tables.values import checked, spread
+from client.errors import ClientError
 from client.serving.tensors import Array
+
+# Limit for the names of copied columns in the rows of a call, each of which repeats them.
+MAX_NAME_BYTES = 128 * 2**20
 
 
 class NdjsonWriter:
@@ -73,9 +77,15 @@ def _objects(rows: TableRows, outputs: Mapping[str, Array]) -> list[bytes]:
         texts[index] = orjson.dumps({ERROR: message})
     if not rows.kept:
         return texts
+    keys = [orjson.dumps(name) + b":" for name in rows.kept]
+    if rows.count * sum(map(len, keys)) > MAX_NAME_BYTES:
+        raise ClientError(
+            f"the names of the copied columns take more than {MAX_NAME_BYTES} bytes in "
+            f"{rows.count} rows; keep fewer columns, or request another type with Accept",
+            413,
+        )
     before = [b"{"] * rows.count
-    for name, values in rows.kept.items():
-        key = orjson.dumps(name) + b":"
+    for key, values in zip(keys, rows.kept.values(), strict=True):
         before = [
             b + key + orjson.dumps(value) + b"," for b, value in zip(before, values, strict=True)
         ]

@@ -169,14 +169,17 @@ class TableLayout:
         return cls(name, columns, None, outputs, tuple(output_filter), label)
 
     def holds_for(self, schema: Schema) -> bool:
-        """Return whether another version of the model reads rows in the same way."""
+        """Return whether another version reads rows in the same way and has the same outputs."""
         # `dense` may have replaced the signature; the new version may lack it.
         if self.signature_name not in schema.signatures:
             return False
         other = TableLayout.of(schema, self.signature_name)
-        return (self.signature_name, self.matrix) == (other.signature_name, other.matrix) and [
-            column.form for column in self.columns
-        ] == [column.form for column in other.columns]
+        wanted = self.output_filter or other.outputs
+        return (
+            (self.signature_name, self.matrix) == (other.signature_name, other.matrix)
+            and [column.form for column in self.columns] == [c.form for c in other.columns]
+            and self.outputs == {n: spec for n, spec in other.outputs.items() if n in wanted}
+        )
 
     @property
     def names(self) -> tuple[str, ...]:

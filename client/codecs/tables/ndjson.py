@@ -170,7 +170,8 @@ def _parsed(line: bytes, number: int, *, as_error: bool) -> Any:
 
 def _read_column(values: list[Any], column: TableColumn, place: RowPlace) -> Array:
     if column.spec.shape == (None,):
-        # Models without missing values were exported before strings here were read like cells.
+        # Models that take no missing values date from before strings here were read like cells:
+        # keep their strings as they are.
         if column.spec.dtype == STRING and column.takes_missing:
             if set(map(type, values)) <= {str, type(None)}:
                 return read_column([value or "" for value in values], column, place)

@@ -71,13 +71,28 @@ def read_rows(
     while pending:
         start, stop = pending.pop()
         try:
-            parts.append(read(start, stop))
+            part = read(start, stop)
         except ClientError as error:
             if stop - start == 1:
                 errors[start] = error.message
             else:
                 middle = (start + stop) // 2
                 pending += [(middle, stop), (start, middle)]
+            continue
+        message = _mismatch(part, parts[0]) if parts else None
+        if message is None:
+            parts.append(part)
+        else:
+            errors.update(dict.fromkeys(range(start, stop), message))
     if len(parts) <= 1:
         return (parts[0] if parts else None), errors
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, errors
+
+
+def _mismatch(part: Inputs, first: Inputs) -> str | None:
+    """Return an error if rows have another shape than the first ones, with which they are sent."""
+    for name, array in part.items():
+        shape, wanted = list(array.shape[1:]), list(first[name].shape[1:])
+        if shape != wanted:
+            return f'column "{name}": expected shape {wanted} as in the rows before, got {shape}'
+    return None

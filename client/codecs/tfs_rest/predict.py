@@ -14,7 +14,14 @@ from client.codecs.json.rows import read_document
 from client.codecs.replies import write_columns, write_rows
 from client.codecs.tfs_rest.document import ABSENT, Members, invalid_request, kind_of, parse
 from client.codecs.tfs_rest.instances import read_instances
-from client.codecs.tfs_rest.tensors import ValueMismatchError, check, is_b64, shape_of, to_array
+from client.codecs.tfs_rest.tensors import (
+    MAX_RANK,
+    ValueMismatchError,
+    check,
+    is_b64,
+    shape_of,
+    to_array,
+)
 from client.errors import ClientError
 from client.serving.schema import DEFAULT_SIGNATURE, Schema, Signature, TensorSpec
 from client.serving.tensors import Array
@@ -82,7 +89,7 @@ def write(outputs: Mapping[str, Array], *, row_form: bool) -> bytes:
 
 
 def check_outputs(outputs: Mapping[str, Array], *, row_form: bool) -> None:
-    """Raise an error if an output has no JSON form, or in row form the row counts differ."""
+    """Raise an error if an output has no JSON form or if, in row form, the row counts differ."""
     if not outputs:
         raise ClientError("Cannot convert empty tensor map to JSON")
     rows: int | None = None
@@ -169,11 +176,13 @@ def _read_inputs(inputs: Any, signature: Signature) -> dict[str, Array]:
 
 
 def _check_values(name: str, value: Any, spec: TensorSpec) -> NoReturn:
-    try:
-        check(value, spec.dtype, shape_of(value))
-    except ValueMismatchError as error:
-        raise invalid_request(f"inputs.{name[:100]}: {error.message}") from None
-    raise invalid_request(f"tensor parsing error: {name}")  # more dimensions than MAX_RANK
+    shape = shape_of(value)
+    if len(shape) <= MAX_RANK:  # `check` is recursive
+        try:
+            check(value, spec.dtype, shape)
+        except ValueMismatchError as error:
+            raise invalid_request(f"inputs.{name[:100]}: {error.message}") from None
+    raise invalid_request(f"tensor parsing error: {name}")
 
 
 def _fits(shape: Sequence[int], spec: TensorSpec, row_form: bool) -> bool:

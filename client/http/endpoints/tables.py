@@ -269,13 +269,13 @@ class _Answering:
         return prediction
 
     async def _follow(self, version: int, deadline: Deadline) -> None:
-        """Continue with the version that answers now, if it reads rows in the same way."""
+        """Continue with the version that answers now, if the table's layout holds for it."""
         versions = self._versions
         new = await versions.core.schema(Target(versions.model, version), deadline)
         if not self._reader.layout.holds_for(new):
             raise ClientError(
                 f"version {self.schema.version} of the model was replaced by version {version}, "
-                "which reads rows differently; send the table again, or request one version",
+                "which has other columns or outputs; send the table again, or request one version",
                 409,
             )
         self.schema = new

@@ -78,6 +78,30 @@ class Buffers:
             return numbers, valid
         return _looked_up(numbers, valid, words.get(field.dictionary))
 
+    def text_bytes(self, start: int, stop: int, words: Mapping[int, Values]) -> int:
+        """Return the length of all strings among some values, which may share their bytes.
+
+        Nulls and booleans, which take no bytes or bits in the body, count as one byte each.
+
+        Raises:
+            BrokenError: the buffers are malformed.
+        """
+        count, field = stop - start, self.field
+        if field.kind in (NULL, BOOLEANS):
+            return count
+        if field.kind == TEXTS:
+            ends = _numbers(self.buffers[0], field.dtype, start, count + 1)
+            return max(0, int(ends[-1]) - int(ends[0]))
+        if field.kind == VIEWS:
+            views = _numbers(self.buffers[0], _VIEW, start, count)
+            return int(np.maximum(views["length"], 0).sum())
+        if field.kind == LISTS:
+            assert self.values is not None
+            return self.values.text_bytes(start * field.width, stop * field.width, words)
+        if field.dictionary is None:
+            return 0
+        return sum(map(len, self.read(start, stop, words)[0].tolist()))
+
     def _read_views(self, start: int, count: int) -> Array:
         views = _numbers(self.buffers[0], _VIEW, start, count)
         raw = bytes(self.buffers[0][start * _VIEW.itemsize : (start + count) * _VIEW.itemsize])

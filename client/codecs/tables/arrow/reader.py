@@ -7,12 +7,13 @@ polars. Null is a missing value, and so is NaN.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import orjson
 
+from client.codecs.replies import json_string
 from client.codecs.tables.arrow.columns import Buffers, Values, read_columns
 from client.codecs.tables.arrow.flatbuffers import BrokenError
 from client.codecs.tables.arrow.messages import BATCH, DICTIONARY, SCHEMA, Message, Messages
@@ -28,6 +29,9 @@ from client.serving.tensors import STRING, Array
 
 # Limit for all dictionaries together; each word is a Python object until the stream ends.
 MAX_WORDS = 2**20
+# Limit for the strings of one call, and for those of all dictionaries together. Rows may share
+# bytes of the body, but each is decoded and sent.
+MAX_TEXT_BYTES = 64 * 2**20
 
 
 class ArrowReader:
@@ -40,6 +44,7 @@ class ArrowReader:
         self._fields: Sequence[Field] = ()
         self._header = Header(0, ())
         self._words: dict[int, Values] = {}
+        self._word_bytes: dict[int, int] = {}
         self._rows = 0
 
     @property
@@ -97,20 +102,29 @@ class ArrowReader:
             raise ClientError("the Arrow stream has a delta dictionary; write whole dictionaries")
         rows, (column,) = read_columns(message.header.table(1), message.body, [words])
         others = sum(len(w[0]) for n, w in self._words.items() if n != number)
-        if rows + others > MAX_WORDS:
+        self._word_bytes[number] = column.text_bytes(0, rows, {})
+        if rows + others > MAX_WORDS or sum(self._word_bytes.values()) > MAX_TEXT_BYTES:
             raise ClientError(
-                f"the Arrow stream's dictionaries: expected at most {MAX_WORDS} words; "
-                "write plain strings",
+                f"the Arrow stream's dictionaries: expected at most {MAX_WORDS} words and "
+                f"{MAX_TEXT_BYTES} bytes; write plain strings",
                 413,
             )
         self._words[number] = column.read(0, rows, {})
 
     def _table_rows(self, columns: Sequence[Buffers], start: int, stop: int) -> TableRows:
         first, layout = self._rows + start + 1, self.layout
-        places = zip(layout.columns, self._header.places, strict=True)
+        header, words = self._header, self._words
+        used = {*header.places, *(place for _, place in header.kept)}
+        size = sum(columns[place].text_bytes(start, stop, words) for place in used)
+        if size > MAX_TEXT_BYTES:
+            raise ClientError(
+                f"rows {first} to {first + stop - start - 1}: expected at most {MAX_TEXT_BYTES} "
+                f"bytes of strings, got {size}; write the table in smaller batches",
+                413,
+            )
         found = [
-            (column, columns[place].field, columns[place].read(start, stop, self._words))
-            for column, place in places
+            (column, columns[place].field, columns[place].read(start, stop, words))
+            for column, place in zip(layout.columns, header.places, strict=True)
         ]
 
         def read(begin: int, end: int) -> Inputs:
@@ -125,8 +139,8 @@ class ArrowReader:
         in_rows = self._options.errors_in_rows
         inputs, errors = read_rows(read, stop - start, errors_in_rows=in_rows)
         kept = {
-            name: _kept(columns[place].read(start, stop, self._words), columns[place].field)
-            for name, place in self._header.kept
+            name: _kept(columns[place].read(start, stop, words), columns[place].field)
+            for name, place in header.kept
         }
         call = None if inputs is None else layout.call(inputs)
         return TableRows(call, stop - start, kept, errors)
@@ -141,9 +155,9 @@ def _kept(read: Values, field: Field) -> Sequence[Any]:
     """Return a column's values as JSON values."""
     values, valid = read
     if values.dtype == np.object_:
-        listed = [value.decode(errors="replace") for value in values.tolist()]
-    elif field.per_day:
-        listed = [text_of(value) for value in values.tolist()]
+        listed = _listed(values, json_string)
+    elif (field.values or field).per_day:
+        listed = _listed(values, text_of)
     else:
         option = orjson.OPT_SERIALIZE_NUMPY
         listed = orjson.loads(orjson.dumps(np.ascontiguousarray(values), option=option))
@@ -157,12 +171,13 @@ def _as_input(read: Values, field: Field, column: TableColumn, place: RowPlace) 
     values, valid = read
     if valid is not None and valid.all():
         valid = None
-    if field.per_day and not column.is_date:
+    if (field.values or field).per_day and not column.is_date:
         raise ClientError(f'column "{column.name}": expected {column.spec}, got dates')
     is_text = values.dtype == np.object_
     if is_text and column.column is not None and values.ndim == 1:
         texts = [value.decode(errors="replace") for value in values.tolist()]
-        # Models without missing values were exported before strings here were read like cells.
+        # Models that take no missing values date from before strings here were read like cells:
+        # keep their strings as they are.
         if column.takes_missing and (column.spec.dtype == STRING or column.is_date):
             texts = texts if valid is None else np.where(valid, texts, "").tolist()
             return read_column(texts, column, place)
@@ -197,7 +212,16 @@ def _fits(array: Array, shape: tuple[int | None, ...] | None) -> bool:
 
 def _json_values(values: Array, valid: Array | None) -> list[object]:
     """Return values as JSON values, to be read one by one."""
-    listed = [v.decode(errors="replace") if type(v) is bytes else v for v in values.tolist()]
+    listed = _listed(values, json_string) if values.dtype == np.object_ else values.tolist()
     if valid is None:
         return listed
     return [v if there else None for v, there in zip(listed, valid.tolist(), strict=True)]
+
+
+def _listed(values: Array, convert: Callable[[Any], Any]) -> list[Any]:
+    """Return the JSON value of each value, in a list for each row of a matrix."""
+    flat = [convert(value) for value in values.reshape(-1).tolist()]
+    if values.ndim == 1:
+        return flat
+    width = values.shape[1]
+    return [flat[start : start + width] for start in range(0, len(flat), width)]
