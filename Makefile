@@ -19,6 +19,9 @@ ROLLOUT ?= off
 ROLLOUT_STEPS ?= shadow,5,25,50
 ROLLOUT_BAKE ?= 10m
 
+# Tests and `make run` start many processes, which would each compile the project.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install run quick test lint format lock audit bench clean
 
 help: ## show this list

@@ -86,7 +86,7 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path: Path, models: Path) -> Shell:
     folder = tmp_path / "checkout"
-    leave_out = shutil.ignore_patterns(".git", ".venv", ".run", "models", "__pycache__", ".*_cache")
+    leave_out = shutil.ignore_patterns(".git", ".venv", ".run", "models", ".*_cache")
     shutil.copytree(ROOT, folder, ignore=leave_out)
     (folder / ".venv").symlink_to(Path(sys.prefix))
     shutil.copytree(models, folder / "models")
