@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,15 +115,20 @@ class Report:
         ]
 
     def _settings(self) -> report.Section:
-        rows = [
-            [peer.name, ", ".join(peer.packages) or "as above", peer.settings]
-            for peer in self.peers
-        ]
+        rows = [[peer.name, _versions(peer), peer.settings] for peer in self.peers]
         yardstick = (
             "a Python program with one stub; a row is encoded and the reply decoded each time"
         )
         rows.append([YARDSTICK, "as above", yardstick])
         return "Peers", ["peer", "versions", "settings"], rows
+
+
+def _versions(peer: Peer) -> str:
+    if peer is TENSORFLOW_SERVING:
+        command = [os.environ["TENSORFLOW_MODEL_SERVER"], "--version"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        return done.stdout.splitlines()[0]
+    return ", ".join(peer.packages) or "as above"
 
 
 def _connections(workload: Workload) -> str:

@@ -84,6 +84,8 @@ def dropped(url: str) -> float:
 @report.write_option
 def main(folder: Path | None, quick: bool) -> None:
     """Measure the gateway with and without the prediction log."""
+    if folder and quick:
+        raise click.UsageError("--write: expected a whole run, without --quick")
     if shutil.which("wrk") is None:
         sys.exit("this benchmark needs wrk (on Debian: apt-get install wrk)")
     rounds, seconds = (1, 1) if quick else (5, 4)
@@ -119,8 +121,8 @@ def main(folder: Path | None, quick: bool) -> None:
     report.write(
         "monitoring",
         f"Requests per second of /predict with one row of 30 numbers, median of {rounds} rounds of "
-        f"{seconds} s, in turns, one worker. The prediction log recorded every row but {lost:.0f}. "
-        "All share the cores: only ratios mean something.",
+        f"{seconds} s, in turns, one worker. The prediction log dropped {lost:.0f} rows. "
+        "All processes share the cores, so only the ratios are meaningful.",
         [
             "connections",
             PLAIN,
@@ -128,7 +130,7 @@ def main(folder: Path | None, quick: bool) -> None:
             "ratio",
             "p99 without and with",
             "gateway's CPU for a request without and with",
-            "of it drift counts",
+            "of which drift counts",
         ],
         [row(measured, one, counting[one]) for one in CONNECTIONS],
         ["uvicorn", "orjson", "numpy"],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
+import sys
 from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -54,13 +56,14 @@ def write_sections(
         folder: directory of the file; None: only print.
     """
     versions = ", ".join(f"{package} {_version(package)}" for package in packages)
+    command = shlex.join([".venv/bin/python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
     lines = [
         f"# {name}",
         "",
         about,
         "",
         f"{date.today()}, {machine()}, Python {platform.python_version()}, {versions}.",
-        f"Command: `.venv/bin/python -m benchmarks.{name} --write`.",
+        f"Command: `{command}`.",
         "",
     ]
     for text, header, rows in sections:

@@ -252,6 +252,8 @@ def goals(
 @report.write_option
 def main(quick: bool, folder: Path | None) -> None:
     """Measure the effects of rollouts on callers."""
+    if folder and quick:
+        raise click.UsageError("--write: expected a whole run, without --quick")
     plan = QUICK if quick else FULL
     shares = sticky_shares()
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:

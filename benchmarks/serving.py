@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import statistics
 import subprocess
 import sys
@@ -56,6 +55,8 @@ def main(
     """Measure the throughput and latency of every server in turn."""
     if context.invoked_subcommand is not None:
         return
+    if folder and quick:
+        raise click.UsageError("--write: expected a whole run, without --quick")
     if quick:
         repeats, seconds = 1, 0.3
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
@@ -81,7 +82,8 @@ def _commands(folder: Path) -> dict[str, list[str]]:
     ours = [sys.executable, "-m", "serving", "--bind_address=127.0.0.1"]
     found = {"embedded": ours, "embedded, batching": [*ours, *batching]}
     if binary := os.environ.get("TENSORFLOW_MODEL_SERVER"):
-        real = shlex.split(binary)
+        # The default, four times the number of cores, refuses calls of further callers.
+        real = [binary, f"--grpc_max_threads={max(CALLERS)}"]
         found |= {"TensorFlow Serving": real, "TensorFlow Serving, batching": [*real, *batching]}
     return found
 
@@ -149,14 +151,16 @@ def load(port: int, rows: int, callers: int, seconds: float) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel:
         call: Any = channel.unary_unary(PREDICT)
         call(data, timeout=20)
-        end = time.perf_counter() + seconds
+        started = time.perf_counter()
+        end = started + seconds
         threads = [threading.Thread(target=call_until, args=(end,)) for _ in range(callers)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+    rate = len(latencies) / (time.perf_counter() - started)
     p50, p99 = np.percentile(latencies, [50, 99]) * 1000
-    print(json.dumps({"rate": len(latencies) / seconds, "p50": p50, "p99": p99, "errors": errors}))
+    print(json.dumps({"rate": rate, "p50": p50, "p99": p99, "errors": errors}))
 
 
 def _write(
@@ -183,14 +187,14 @@ def _write(
                     + (f", {failed} failed" * bool(failed))
                 )
             lines.append(line)
-        header = ["server", *(f"{callers} callers" for callers in CALLERS)]
-        sections.append((f"{rows} rows a call", header, lines))
+        header = ["server", *(f"{callers} caller{'s' * (callers > 1)}" for callers in CALLERS)]
+        sections.append((f"{rows} row{'s' * (rows > 1)} a call", header, lines))
     report.write_sections(
         "serving",
-        "Predict calls per second, and median and 99th percentile of a call, as a Python program "
-        f"sees them that shares the cores with the server; medians of {repeats} runs of "
+        "Predict calls per second, and median and 99th percentile of a call, as seen by a Python "
+        f"program that shares the cores with the server; medians of {repeats} runs of "
         f"{seconds:g} s, servers taken in turns. The model computes for far less time than a call "
-        "takes, so that batching has little to save. More batches may wait than there are callers, "
+        "takes, so batching has little to save. More batches may wait than there are callers, "
         "so that no call is refused.",
         sections,
         ["tensorflow", "grpcio", "numpy"],

@@ -1,7 +1,7 @@
-"""A client that was written for TensorFlow Serving, of its own protobuf and gRPC, works unchanged.
+"""A client written for TensorFlow Serving, with its own protobuf and gRPC, works unchanged.
 
-The `min-tfs-client` package brings TensorFlow's messages with it, over those of an installed
-TensorFlow, and needs a protobuf of its time: it gets an environment of its own.
+The `min-tfs-client` package ships TensorFlow's messages, which would overwrite those of an
+installed TensorFlow, and needs an old protobuf, so it gets its own environment.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ try:
     client.predict_request("nobody", inputs)
 except grpc.RpcError as error:
     refusal = [error.code().name, error.details()]
-# The client has no call for the status, but brings the stubs.
+# The client has no method for the status, but ships the stubs.
 request = get_model_status_pb2.GetModelStatusRequest()
 request.model_spec.name = "breast_cancer"
 with grpc.insecure_channel(f"{host}:{port}") as channel:
@@ -80,6 +80,7 @@ def test_it_predicts_and_understands_what_is_wrong(python: Path, model_server: s
     reply: dict[str, Any] = json.loads(done.stdout)
     assert reply["version"] == 1
     assert reply["states"] == {"1": "AVAILABLE"}
+    assert len(reply["label"]) == len(reply["probability"]) == 3
     assert all("malignant" in label for label in reply["label"])
-    assert len(reply["probability"]) == 3
+    assert all(0 < probability < 0.5 for probability in reply["probability"])  # of "benign"
     assert reply["refusal"] == ["NOT_FOUND", "Servable not found for request: Latest(nobody)"]

@@ -12,7 +12,10 @@ from tests.support.containers import ALL_FILES, Compose, readable
 
 @pytest.fixture(scope="session")
 def images(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """All images, built from the checkout once."""
+    """All images, built from the checkout once, but that of retraining.
+
+    It only joins the packages of training and monitoring, and building it takes a minute of CPU.
+    """
     with shared_folder(tmp_path_factory, "images") as folder:
         built = folder / "images.built"
         if not built.exists():

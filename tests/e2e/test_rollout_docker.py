@@ -28,10 +28,10 @@ PUBLISH = "cd /models/breast_cancer && cp -r 1 .2 && mv .2 2"
 
 
 @pytest.fixture(scope="module")
-def compose(images: None, trained_models: Path) -> Iterator[Compose]:
+def compose(images: None, mountable_models: Path) -> Iterator[Compose]:
     compose = Compose(*FILES, "deploy/compose.rollout.yml")
     try:
-        trained = f"--volume={trained_models}:/trained:ro"
+        trained = f"--volume={mountable_models}:/trained:ro"
         compose(*IN_TRAINING, trained, "training", "-c", "cp -r /trained/. /models")
         compose("up", *UP)
         yield compose

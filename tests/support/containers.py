@@ -13,7 +13,7 @@ from tests.support.processes import ROOT, free_port
 from tests.support.tables import breast_cancer
 
 FILES = ("docker-compose.yml", "docker-compose.embedded.yml")
-# With all services that have images of ours.
+# All services whose images are built here; `retraining` only replaces the image of `monitoring`.
 ALL_FILES = (*FILES, *(f"deploy/compose.{name}.yml" for name in ("scale", "rollout", "monitoring")))
 UP = ("-d", "--wait", "--wait-timeout=120")
 BODY = {"instances": breast_cancer().features[:2].tolist()}

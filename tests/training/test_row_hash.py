@@ -24,7 +24,8 @@ ROWS = pl.DataFrame(
         "y": ["no", "yes", "no", "yes"],
     }
 )
-# Changing them means another `ROW_HASH`: published versions know which rows they held out by these.
+# If they change, raise the number in `ROW_HASH`: published versions identify their held-out rows by
+# these hashes.
 GOLDEN = ["cedbb9e2bfa987bf", "6c5bad1c2dd0b102", "513a8022d6fd045a", "40c48a482f3a4a72"]
 
 
