@@ -81,7 +81,7 @@ class ResourceExhaustedError(ServerError):
 
 
 class UnavailableError(ServerError):
-    """The model server cannot be reached; a retry may succeed."""
+    """The request cannot be answered now; a retry may succeed."""
 
     def __init__(self, message: str) -> None:
         super().__init__(grpc.StatusCode.UNAVAILABLE, message)

@@ -32,18 +32,20 @@ class Head:
         raw: the headers as sent, names in lower case.
         url: the request target.
         method: the HTTP method in bytes.
+        version: the HTTP version.
         name: the method as text.
         headers: value by name.
         target: the path as sent, and the query.
         route: its route; None if the ASGI application handles it.
         expects: whether the caller sent `Expect: 100-continue`.
-        table: whether the body, a table's or feedback, is streamed to its handler.
+        table: whether the body (a table or feedback) is streamed to its handler.
         error: the error to respond with, if any.
     """
 
     raw: Sequence[tuple[bytes, bytes]] = ()
     url: bytes = b""
     method: bytes = b""
+    version: str = ""
     name: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     target: tuple[str, str] = ("", "")
@@ -104,7 +106,7 @@ def read_head(
     name = method.decode("ascii")
     size = len(url) + sum(len(key) + len(value) + MIN_SEPARATORS for key, value in raw)
     if size > MAX_HEAD_BYTES:
-        return Head(raw, url, method, name, error=ClientError(HEAD_TOO_LONG, 431))
+        return Head(raw, url, method, version, name, error=ClientError(HEAD_TOO_LONG, 431))
     headers, target = _join_headers(raw), _split_target(url)
     route = gateway.route(HttpRequest(name, *target, headers))
     table = route is not None and route.is_streamed(name, headers)
@@ -117,7 +119,7 @@ def read_head(
     elif int(headers.get("content-length", 0)) > limit:
         error = too_large(limit)
     expects = headers.get("expect", "").lower() == "100-continue"
-    return Head(raw, url, method, name, headers, target, route, expects, table, error)
+    return Head(raw, url, method, version, name, headers, target, route, expects, table, error)
 
 
 def _join_headers(raw: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -24,7 +24,7 @@ class ApiJob(Job):
         route: its route.
         respond: called with the response.
         caller: the name of its API key.
-        started: when it had arrived.
+        started: time when its handling began.
         task: the task that handles only this request, if there is one.
     """
 

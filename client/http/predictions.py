@@ -136,7 +136,7 @@ class TablePredictions:
     """The predictions of one table.
 
     Attributes:
-        id: their id; None if there is no log.
+        id: their id; None if they are not logged.
         caller: name of the API key.
         started: time when the request began to arrive.
     """

@@ -192,16 +192,15 @@ class ReceivingProtocol(HttpToolsProtocol):
         if self._closing:
             return
         parser, head = self.parser, self._known
-        method = parser.get_method()
+        method, version = parser.get_method(), parser.get_http_version()
         # Most requests on a connection have the same head.
-        if head.raw != self.headers or head.url != self.url or head.method != method:
-            head = self._known = read_head(
-                self.headers,
-                self.url,
-                method,
-                parser.get_http_version(),
-                self._gateway,
-            )
+        if (
+            head.raw != self.headers
+            or head.url != self.url
+            or head.method != method
+            or head.version != version
+        ):
+            head = self._known = read_head(self.headers, self.url, method, version, self._gateway)
         request = HttpRequest(head.name, *head.target, head.headers)
         keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
         message = RequestMessage(request, head, keep_alive and not self._half_closed)

@@ -32,6 +32,7 @@ class VerifiedServers:
         self._pool = client.pool
         self._timeout = client.timeout
         self._golden = GoldenRows(client, observe)
+        self._checks: set[asyncio.Task[None]] = set()
         self.schemas = SchemaCache(client, self._golden.check)
 
     def result_at(self, address: str, model: str, version: int) -> str | None:
@@ -45,7 +46,11 @@ class VerifiedServers:
         async def learn_one(server: Server) -> None:
             with suppress(ClientError):
                 schema = await self.schemas.load(target, server, deadline)
-                await self._golden.check(schema, server)
+                # A slow check continues after the deadline, for later callers.
+                check = asyncio.create_task(self._golden.check(schema, server))
+                self._checks.add(check)
+                check.add_done_callback(self._checks.discard)
+                await asyncio.wait({check}, timeout=deadline.left())
 
         servers = [server for server in self._pool.servers if not server.left_out]
         await asyncio.gather(*map(learn_one, servers))

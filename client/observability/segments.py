@@ -83,8 +83,14 @@ class Segments:
                 file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
             except FileExistsError:
                 continue
-            # Another process may have mistaken it for a left-over in between.
-            if _lock(file) and path.exists():
+            try:
+                # Another process may have mistaken it for a leftover in the meantime.
+                locked = _lock(file) and path.exists()
+            except OSError:
+                os.close(file)
+                path.unlink(missing_ok=True)
+                raise
+            if locked:
                 break
             os.close(file)
         self._file, self._path, self._size = file, path, 0

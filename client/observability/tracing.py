@@ -44,7 +44,8 @@ def start() -> Tracing | None:
         return None
     protocol = next((os.environ[name] for name in _PROTOCOLS if os.environ.get(name)), _PROTOCOL)
     if wanted != "otlp" or protocol != _PROTOCOL:
-        log.warning("no traces: %s over %s is not known, otlp over %s", wanted, protocol, _PROTOCOL)
+        message = "no traces: %s over %s is not supported; expected otlp over %s"
+        log.warning(message, wanted, protocol, _PROTOCOL)
         return None
     try:
         return Tracing()
@@ -189,7 +190,8 @@ class CallSpan:
         if spec is not None:
             model["model.version"] = spec.version.value
         for span in (self._span, *(context.span for context in self._contexts)):
-            span.set_attributes(model)
+            if span.is_recording():  # a request may have ended before its call
+                span.set_attributes(model)
         self._span.set_attribute("rpc.grpc.status_code", code.value[0])
         if code is not grpc.StatusCode.OK:
             self._span.set_status(self._error, code.name)

@@ -97,7 +97,8 @@ class Description:
         """Read the outputs of `describe` for one query.
 
         Raises:
-            KeyError, ValueError, IndexError: the outputs are not in the form of `describe`.
+            KeyError, ValueError, IndexError, TypeError, AttributeError, RuntimeError: the outputs
+                are not in the form of `describe`.
         """
         facts = {name: values[0] for name, values in outputs.items()}
         vocabulary = iter(_texts(facts["vocabulary_values"]))
@@ -179,7 +180,9 @@ class Schema:
     def _form(self) -> tuple[object, ...]:
         """Everything in the description that determines how values are read."""
         columns = self.description.columns if self.description else ()
-        return tuple((c.name, c.kind, c.vocabulary, c.missing, c.mode) for c in columns)
+        return tuple(
+            (c.name, c.kind, c.vocabulary, c.missing, c.mode, c.form, c.marks) for c in columns
+        )
 
     @cached_property
     def derived(self) -> dict[Any, Any]:

@@ -163,16 +163,19 @@ class SchemaCache:
 
     def _remember(self, key: _Key, schema: Schema) -> Schema:
         """Store a schema, but keep an equal one that is stored already."""
-        target = key[0]
-        for same in (key, *((target, other) for other in self._client.pool.servers)):
-            known = self._known.get(same)
-            if known is not None and known.schema.equals(schema):
-                schema = known.schema
+        target, old = key[0], self._known.get(key)
+        known = [self._known.get((target, server)) for server in self._client.pool.servers]
+        # Callers may name the version or not, so it is looked up by its number as well.
+        version = self._versions.get((schema.model, schema.version))
+        for same in (version, *(one.schema for one in known if one is not None)):
+            if same is not None and same.equals(schema):
+                schema = same
                 break
-        if key not in self._known:
+        if old is None:
             while len(self._known) >= MAX_SCHEMAS:
                 del self._known[next(iter(self._known))]
-        self._known[key] = _Known(schema, time.monotonic())
+        # Polling does not count as use.
+        self._known[key] = _Known(schema, time.monotonic(), old is None or old.used)
         while len(self._versions) >= MAX_SCHEMAS:
             del self._versions[next(iter(self._versions))]
         self._versions[schema.model, schema.version] = schema

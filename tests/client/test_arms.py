@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,18 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from client.arms.arms import Arms
 from client.arms.rollout_file import Rollout, RolloutFileError, RolloutFiles, parse
+from client.arms.shadow import Copy, Shadow
 from client.arms.split import Arm, Split
 from client.arms.turn import Turn
+from client.codecs import Payload
+from client.codecs.json.codec import JsonPredictions
 from client.errors import ClientError, DeadlineExceededError, InvalidArgumentError, NotFoundError
+from client.inference.attempts import Answered
 from client.observability.arm_metrics import ArmMetrics
+from client.serving.client import Prediction
 from client.serving.deadlines import Deadline
 from client.serving.flows import Target
+from tests.client import schemas
 from tests.support.rollouts import rollout_document, write_rollout
 
 KEYS = [f"caller-{number}" for number in range(100_000)]
@@ -328,3 +335,36 @@ def test_requests_that_chose_their_arm_are_not_copied(tmp_path: Path) -> None:
     arms = Fixture(tmp_path, shadow=3).arms
     assert arms.shadow(arms.choose(Target("m"), {})) == Target("m", 3)
     assert arms.shadow(arms.choose(Target("m"), {"x-model-arm": "stable"})) is None
+
+
+def test_versions_that_read_dates_otherwise_do_not_share_a_call() -> None:
+    day = schemas.column("day", kind="date")
+    first, second, again = (
+        schemas.describing(schemas.numeric("day"), replace(day, form=form))
+        for form in ("day/month/year", "month/day/year", "day/month/year")
+    )
+    assert first.reads_like(again)
+    assert not first.reads_like(second)
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_a_shadow_gets_the_requests_beside_an_invalid_one(
+    long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.arms.shadow.LONG_BYTES", 0 if long else 1000)
+    schema, codec = schemas.numeric("a", "b", "c"), JsonPredictions()
+    good, chosen, invalid = (
+        Payload(body)
+        for body in (
+            b'{"instances":[[1,2,3]]}',
+            b'{"instances":[[4,5,6]],"threshold":0.3}',
+            b'{"instances":[[true,2,3]]}',
+        )
+    )
+    (batch,) = codec.decode([good, chosen, invalid], schema).batches
+    answered = Answered(batch, Prediction({}, 1), schema, {})
+    core: Any = None
+    shadow = Shadow(core, ArmMetrics(CollectorRegistry()), 1.0)
+    copy = Copy(Target("m", 2), codec, [good, chosen], answered)
+    call = asyncio.run(shadow._decode(copy, schema))
+    assert call.inputs["features"].tolist() == [[1, 2, 3], [4, 5, 6]]

@@ -106,6 +106,15 @@ def test_the_host_header_is_required_once(client_url: str, host: str) -> None:
     assert b"Host: expected the header once" in body
 
 
+def test_the_host_header_is_required_after_a_request_of_an_older_version(client_url: str) -> None:
+    heads = [
+        f"GET /livez HTTP/{version}\r\nConnection: keep-alive\r\n\r\n" for version in ("1.0", "1.1")
+    ]
+    with connect(client_url) as connection:
+        connection.sendall("".join(heads).encode())
+        assert [status for status, _ in read_replies(connection, 2)] == [200, 400]
+
+
 @pytest.mark.parametrize(
     ("sent", "status"),
     [

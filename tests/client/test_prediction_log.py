@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -313,6 +314,25 @@ def test_a_line_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     segments.append(b"4\n")
     segments.close()
     assert lines_in(tmp_path) == [1] * 40 + [3] * 10 + [4]
+
+
+def test_a_directory_without_locks_leaks_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+
+    def flock(file: int, operation: int) -> None:
+        opened.append(file)
+        raise OSError(errno.ENOSYS, "no locks")
+
+    monkeypatch.setattr("client.observability.segments.fcntl.flock", flock)
+    segments = Segments(tmp_path)
+    for _ in range(2):
+        with pytest.raises(OSError, match="no locks"):
+            segments.append(b"1\n")
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(opened[-1])
+    assert not any(tmp_path.iterdir())
 
 
 # The log.

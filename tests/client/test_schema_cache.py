@@ -6,9 +6,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from client import AsyncServingClient
 from client.inference.golden import WRONG
 from client.inference.verified_servers import VerifiedServers
+from client.serving import schema_cache
 from client.serving.client import Target
 from client.serving.deadlines import Deadline
 from client.serving.pool import Server
@@ -25,6 +28,10 @@ def with_client(work: Callable[[AsyncServingClient], Awaitable[None]]) -> None:
             await work(client)
 
     asyncio.run(run())
+
+
+async def learn_nothing(schema: Schema, server: Server) -> None:
+    """Check nothing."""
 
 
 def test_a_server_that_answers_with_a_version_known_from_another_is_checked_too() -> None:
@@ -57,5 +64,64 @@ def test_a_server_with_wrong_golden_rows_answers_if_no_other_does() -> None:
         assert list(await servers.avoided(MODEL, Deadline(1))) == [second]
         first.left_out = True
         assert list(await servers.avoided(MODEL, Deadline(1))) == []
+
+    with_client(work)
+
+
+def test_a_version_has_one_schema_whether_or_not_callers_name_it() -> None:
+    async def work(client: AsyncServingClient) -> None:
+        cache = SchemaCache(client, learn_nothing)
+        first, second = client.pool.servers
+        known = cache._remember((MODEL, first), schemas.numeric())
+        assert cache._remember((Target("m", 1), first), schemas.numeric()) is known
+        assert cache._remember((MODEL, second), schemas.numeric()) is known
+
+    with_client(work)
+
+
+def test_models_without_requests_are_not_polled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema_cache, "REFRESH_SECONDS", 0.01)
+
+    async def work(client: AsyncServingClient) -> None:
+        cache = SchemaCache(client, learn_nothing)
+        asked: list[str] = []
+
+        async def schema(target: Target, *, server: Server) -> Schema:
+            asked.append(target.model)
+            return schemas.numeric()
+
+        monkeypatch.setattr(client, "schema", schema)
+        first, _ = client.pool.servers
+        idle = Target("idle")
+        for target in (MODEL, idle):
+            await cache.load(target, first, Deadline(20))
+        polling = asyncio.create_task(cache.keep_fresh())
+        while asked.count("m") < 9:
+            cache.get(MODEL, first)
+            await asyncio.sleep(0.01)
+        polling.cancel()
+        assert asked.count("idle") == 2
+
+    with_client(work)
+
+
+def test_learning_does_not_wait_for_golden_rows_after_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def work(client: AsyncServingClient) -> None:
+        servers = VerifiedServers(client, lambda *_: None)
+        first, second = client.pool.servers
+        first.left_out = True
+        servers.schemas._known[MODEL, second] = _Known(schemas.numeric(), time.monotonic())
+        answered, checked = asyncio.Event(), asyncio.Event()
+
+        async def check(schema: Schema, server: Server) -> None:
+            await answered.wait()
+            checked.set()
+
+        monkeypatch.setattr(servers._golden, "check", check)
+        await asyncio.wait_for(servers.learn(MODEL, Deadline(0.01)), 20)
+        answered.set()
+        await asyncio.wait_for(checked.wait(), 20)
 
     with_client(work)

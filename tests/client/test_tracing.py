@@ -20,6 +20,9 @@ import requests
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from client.observability.request_context import RequestContext
+from client.observability.tracing import Tracing
+from client.serving.protos import PredictRequest
 from tests.conftest import Starter
 from tests.support.processes import Running, wait_for
 from tests.support.tables import breast_cancer
@@ -196,6 +199,20 @@ def test_spans_continue_the_callers_trace_and_a_stop_sends_them(
     asked = [span for span in collector.spans if span.parent_span_id == refused.span_id]
     assert {attributes(span)["rpc.grpc.status_code"] for span in asked} == {5}
     assert {span.status.code for span in asked} == {2}
+
+
+def test_a_request_may_end_before_its_call(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    tracing = Tracing()
+    request = tracing.begin("POST", "/predict", "/predict", {})
+    call = tracing.begin_call("Predict", "localhost:8500", [RequestContext(request)])
+    tracing.end(request, 504)
+    call.end(grpc.StatusCode.OK, PredictRequest(), None)
+    tracing.close()
+    assert not caplog.messages
+    assert {span.name for span in collector.spans} == {"POST /predict", PREDICT}
 
 
 def test_an_unsampled_request_has_no_trace(

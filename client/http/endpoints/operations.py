@@ -97,7 +97,7 @@ class OperationsApi:
         self._states.set_ready(True)
         others = self._states.others_not_ready()
         if others:
-            raise UnavailableError(f"{others} other workers cannot reach the model")
+            raise UnavailableError(f"not ready: {others} of the other workers")
         return available
 
     async def _exposition(self, request: HttpRequest, deadline: Deadline) -> HttpReply:

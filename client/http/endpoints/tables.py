@@ -94,6 +94,7 @@ class Tables:
         Raises:
             ClientError: the table cannot be read, or its first rows cannot be predicted.
         """
+        recording = self._predictions.of_table(request, caller)
         request_type = media_type(request.headers.get("content-type", ""))
         options = TableOptions.from_query(request.query)
         response_type = negotiate(request.headers.get("accept"), request_type)
@@ -106,7 +107,6 @@ class Tables:
         layout = TableLayout.of(schema, options.signature_name, options.outputs)
         reader = table_reader(request_type, layout, options)
         versions = _Versions(self._core, self._arms, target, arm)
-        recording = self._predictions.of_table(request, caller)
         answering = _Answering(versions, schema, reader, writer, options, timeout, recording)
         pieces = answering.pieces(chunks)
         if writer.can_report_errors:
@@ -117,7 +117,7 @@ class Tables:
         return StreamReply(response_type, answering.headers(), pieces)
 
     async def _usable(self, arm: Arm, options: TableOptions, deadline: Deadline) -> Arm:
-        """Return an arm for a table; stable instead of a canary that reads tables differently.
+        """Return an arm for a table; stable instead of a canary with other columns or outputs.
 
         The rows that a canary fails to predict go to stable as the canary has read them.
         """
