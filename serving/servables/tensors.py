@@ -2,8 +2,8 @@
 
 Source: tensorflow/core/framework/tensor.cc. A missing shape is a scalar, too few typed values
 repeat the last one, none at all are zeros, surplus ones are dropped, and `tensor_content` wins over
-typed fields but must fit exactly. One rule differs: TensorFlow wraps integers that do not fit a
-narrower type; this module rejects them.
+typed fields but must fit exactly. Two rules differ: this module rejects integers that do not fit a
+narrower type, which TensorFlow wraps, and tensors beyond `MAX_BYTES` or `MAX_FILLED`.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ MAX_BYTES = 2**31
 # A few bytes can ask for a value to be repeated until memory is exhausted, which TensorFlow Serving
 # does not prevent.
 MAX_FILLED = 2**20
+# The same for strings, which TensorFlow copies each time: as much as of the largest numbers.
+MAX_FILLED_BYTES = 16 * MAX_FILLED
 # Dimensions of TensorFlow's tensors, of numpy's arrays, and of arrays of strings that TensorFlow
 # converts without crashing the process.
 MAX_RANK = 254
@@ -94,12 +96,15 @@ def decode(proto: Any) -> Tensor:
         ValueError: the proto does not describe a tensor.
         OverflowError: an integer does not fit its type; the message names it.
     """
+    shape = _shape(proto)
+    size = math.prod(shape)
     if proto.dtype in _WITHOUT_NUMPY_DTYPE:
+        # Each value in tensor_content takes at least one byte.
+        fields = proto.tensor_content, proto.int_val, proto.resource_handle_val, proto.variant_val
+        _check_filled(size, max(map(len, fields)))
         return ProtoTensor(proto)
     if proto.dtype not in _FIELDS:
         raise ValueError(f"unsupported dtype {proto.dtype}")
-    shape = _shape(proto)
-    size = math.prod(shape)
     dtype = DTYPES[proto.dtype]
     if (bytes_needed := size * dtype.itemsize) > MAX_BYTES:
         raise ValueError(f"the shape needs {bytes_needed} bytes; expected at most {MAX_BYTES}")
@@ -183,13 +188,13 @@ def _from_content(proto: Any, dtype: np.dtype[Any], size: int) -> Array:
 
 
 def _strings(content: bytes, size: int) -> Array:
-    """Read `size` varint lengths and then the bytes, as TensorFlow's port::DecodeStringList."""
+    """Read `size` varint lengths and then the bytes, as port::DecodeStringList does."""
     lengths, position = [], 0
     for _ in range(size):
         length = shift = 0
         while True:
             if position >= len(content) or shift > 28:
-                raise ValueError("tensor_content ends before the last string length")
+                raise ValueError("tensor_content has an incomplete or too long string length")
             byte = content[position]
             position += 1
             length |= (byte & 0x7F) << shift
@@ -231,10 +236,16 @@ def _repeated(values: Array, size: int) -> Array:
     """Cut or extend values to `size`: repeat the last one, or zeros or "" if there is none."""
     if len(values) >= size:
         return values[:size]
-    if size - len(values) > MAX_FILLED:
-        raise ValueError(f"the shape has {size} values, but {len(values)} were sent")
-    nothing = b"" if values.dtype == np.object_ else values.dtype.type(0)
+    is_string = values.dtype == np.object_
+    last = values[-1] if len(values) else b"" if is_string else values.dtype.type(0)
+    _check_filled(size, len(values), len(last) if is_string else 0)
     filled = np.empty(size, values.dtype)
     filled[: len(values)] = values
-    filled[len(values) :].fill(values[-1] if len(values) else nothing)
+    filled[len(values) :].fill(last)
     return filled
+
+
+def _check_filled(size: int, sent: int, string_length: int = 0) -> None:
+    missing = size - sent
+    if missing > MAX_FILLED or missing * string_length > MAX_FILLED_BYTES:
+        raise ValueError(f"the shape has {size} values, but {sent} were sent")

@@ -100,6 +100,10 @@ def test_incomplete_tensors_are_read_as_in_tensorflow(sent: Any, expected: Any) 
         proto(types_pb2.DT_STRING, [2], tensor_content=b"\x05\x05ab"),
         proto(types_pb2.DT_STRING, [2**28]),  # this and the next would fill all memory
         proto(types_pb2.DT_INT32, [2**24], int_val=[1]),
+        proto(types_pb2.DT_STRING, [2**10], string_val=[b"a" * 2**16]),  # TensorFlow copies it
+        proto(types_pb2.DT_QINT32, [2**33]),
+        proto(types_pb2.DT_QINT8, [-5]),
+        proto(types_pb2.DT_VARIANT, [2**33], tensor_content=b"\1"),
         proto(types_pb2.DT_STRING, [1], tensor_content=b"\x80\x80\x80\x80\x80\x80"),
     ],
 )
