@@ -43,7 +43,8 @@ class ConfigPoller:
         while not self._stopped.wait(self._wait_seconds):
             problem = ""
             try:
-                self._core.reload(read_config_file(self._path))
+                # Waiting for new models would delay the next read.
+                self._core.reload(read_config_file(self._path), cancelled=lambda: True)
             except (ConfigError, ServingError) as error:
                 problem = str(error)
             except Exception:

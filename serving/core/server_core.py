@@ -94,7 +94,7 @@ class ServerCore:
         root: Path | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Apply another configuration, and return when its new models answer.
+        """Apply another configuration, and return when its new models answer or nobody waits.
 
         A wrong configuration leaves the old one in force.
 
@@ -129,7 +129,8 @@ class ServerCore:
         settled = self._manager.wait_settled(
             names, until=lambda: cancelled() or not set(names) <= set(self.model_names)
         )
-        _check_available(settled)
+        if not cancelled():
+            _check_available(settled)
 
     @contextmanager
     def servable_handle(self, model_spec: Any) -> Iterator[Servable]:
@@ -209,10 +210,11 @@ class _FirstLoads:
         self._failed_at: float | None = None
 
     def have_waited(self) -> bool:
+        harnesses = [each for name in self._names for each in self._manager.harnesses(name)]
+        if all(harness.last_error is None for harness in harnesses):
+            self._failed_at = None
+            return False
         if self._failed_at is None:
-            harnesses = [each for name in self._names for each in self._manager.harnesses(name)]
-            if all(harness.last_error is None for harness in harnesses):
-                return False
             self._failed_at = time.monotonic()
         all_answer = all(self._manager.is_available(name) for name in self._names)
         seconds = REPLACED_SECONDS if all_answer else FIRST_LOAD_SECONDS

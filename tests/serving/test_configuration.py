@@ -6,9 +6,16 @@ import functools
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from serving.core.config_poller import ConfigPoller
+from serving.core.manager import Manager, ManagerOptions
+from serving.core.model_config import read_config_file
+from serving.core.server_core import ServerCore
+from serving.core.source import Source
 from tests.serving.conftest import Serve, Served, flags_of
 from tests.support.affine import publish
 from tests.support.caller import Caller, model_config, models_config, refused
@@ -106,6 +113,41 @@ def test_an_unusable_config_file_changes_nothing_and_is_logged_once(
         assert server.ask() == ([11.0], 1)
     write(config, model_config(base_path), model_config(tmp_path / "n"))
     wait_for(lambda: server.is_available(1, "n"), "the corrected file is in force")
+
+
+def test_a_polled_file_is_read_again_while_new_models_load(
+    tmp_path: Path, config: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    may_load = threading.Event()
+
+    def load(name: str, version: int, path: Path) -> Any:
+        if name == "slow":
+            may_load.wait(60)
+        if name == "bad":
+            raise ValueError
+        return SimpleNamespace(close=lambda: None)
+
+    for name in ("a", "bad", "slow", "corrected"):
+        (tmp_path / name / "1").mkdir(parents=True)
+
+    def on_config() -> None:
+        # The bad model has failed before the reload looks for models that have.
+        manager.wait_settled({"bad"} & set(core.model_names))
+
+    manager = Manager(load, ManagerOptions(max_num_load_retries=0, num_load_threads=2))
+    core = ServerCore(manager, Source(manager.aspire, 0), on_config=on_config)
+    write(config, model_config(tmp_path / "a"))
+    core.start(read_config_file(config), lambda: False)
+    write(config, *(model_config(tmp_path / name) for name in ("bad", "slow")))
+    poller = ConfigPoller(core, config, 0.05)
+    poller.start()
+    wait_for(lambda: manager.harnesses("slow"), "the new models load")
+    write(config, model_config(tmp_path / "corrected"))
+    wait_for(lambda: core.is_available("corrected"), "the corrected file is in force")
+    assert "is not changed" not in caplog.text
+    poller.stop()
+    may_load.set()
+    manager.close(20)
 
 
 def test_a_reload_returns_when_its_new_models_answer(
