@@ -212,7 +212,7 @@ class Manager:
                     self._unloads.submit(_close, harness, servable)
                 return
             if servable is not None:
-                harness.servable, harness.error = servable, None
+                harness.servable, harness.error, harness.last_error = servable, None, None
                 self._set_state(harness, State.AVAILABLE)
                 if self._closing:
                     self._begin_unload(harness)

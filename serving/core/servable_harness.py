@@ -37,7 +37,7 @@ class ServableHarness:
         dropped: not aspired for a time, so that it may be loaded again although it failed.
         state: its current state.
         attempts: number of attempts to load it.
-        last_error: the error of the last failed attempt.
+        last_error: the error of the last attempt; None if it succeeded or there was none.
         error: the error with which it has ended; None if it was unloaded.
         servable: answers requests while it is AVAILABLE or UNLOADING.
         requests: the number of requests in progress.

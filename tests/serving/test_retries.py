@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import threading
 import time
@@ -12,9 +13,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import grpc
+import pytest
 import tensorflow as tf
 
+from serving.core import server_core
 from serving.core.manager import Manager, ManagerOptions
+from serving.core.model_config import read_config_file
+from serving.core.server_core import ServerCore
+from serving.core.source import Source
 from tests.serving.conftest import QUICK, Fails, Serve, config_flag, flags_of
 from tests.serving.test_warmup import predicting, write_records
 from tests.support.affine import publish
@@ -164,6 +170,38 @@ def test_the_port_opens_within_ten_seconds_while_a_first_load_is_retried(
     assert server.states("bad") == {1: "LOADING"}
     mend_version(tmp_path / "bad" / "1")
     wait_for(lambda: server.is_available(1, "bad"), "the mended model")
+
+
+def test_the_port_waits_for_other_models_after_a_retry_has_succeeded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts, checks = itertools.count(), itertools.count()
+    may_load = threading.Event()
+
+    def load(name: str, version: int, path: Path) -> Any:
+        if name == "slow":
+            may_load.wait(60)
+        elif next(attempts) == 0:
+            raise ValueError
+        return SimpleNamespace(close=lambda: None)
+
+    def on_config() -> None:
+        manager.wait_settled(["retried"])
+
+    def stopped() -> bool:
+        if next(checks) == 5:
+            may_load.set()
+        return False
+
+    monkeypatch.setattr(server_core, "FIRST_LOAD_SECONDS", 0.0)
+    manager = Manager(load, ManagerOptions(load_retry_interval=0))
+    core = ServerCore(manager, Source(manager.aspire, 0), on_config=on_config)
+    for name in ("retried", "slow"):
+        (tmp_path / name / "1").mkdir(parents=True)
+    config_flag(tmp_path, *(model_config(tmp_path / name) for name in ("retried", "slow")))
+    core.start(read_config_file(tmp_path / "models.config"), stopped)
+    assert core.is_available("slow")
+    manager.close(20)
 
 
 def test_a_failed_first_load_ends_the_process_with_the_reason(
