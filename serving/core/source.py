@@ -42,7 +42,6 @@ class Source:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._warnings: dict[str, str] = {}
-        self._thread: threading.Thread | None = None
 
     def update(self, models: Sequence[ModelConfig]) -> None:
         """Watch these models instead of the earlier ones."""
@@ -59,14 +58,11 @@ class Source:
     def start(self) -> None:
         """Start polling."""
         if self._poll_wait_seconds > 0:
-            self._thread = threading.Thread(target=self._run, name="source", daemon=True)
-            self._thread.start()
+            threading.Thread(target=self._run, name="source", daemon=True).start()
 
     def stop(self) -> None:
-        """Stop polling."""
+        """Stop polling, without waiting for a listing, which may hang."""
         self._stopped.set()
-        if self._thread is not None:
-            self._thread.join()
 
     def poll(self) -> None:
         """List every base path once."""
@@ -77,6 +73,8 @@ class Source:
                 except OSError as error:
                     self._warn(model, f"cannot list base path {model.base_path}: {error.strerror}")
                     continue
+                if self._stopped.is_set():
+                    return
                 self._warn(
                     model, "" if found else f"no versions found under base path {model.base_path}"
                 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,31 @@ def test_whole_numbers_are_versions_and_the_policy_selects(
 def test_a_missing_base_path_is_an_error_for_the_caller(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         aspired_versions(ModelConfig("m", tmp_path / "nosuch"))
+
+
+def test_a_listing_that_hangs_does_not_delay_the_stop(
+    base_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing, may_end = threading.Event(), threading.Event()
+
+    def hang(model: ModelConfig) -> dict[int, Path]:
+        listing.set()
+        may_end.wait(60)
+        return {}
+
+    found: list[str] = []
+    source = Source(lambda name, versions: found.append(name), 0.01)
+    source.update([ModelConfig("m", base_path)])
+    monkeypatch.setattr("serving.core.source.aspired_versions", hang)
+    source.start()
+    assert listing.wait(20)
+    stop = threading.Thread(target=source.stop, daemon=True)
+    stop.start()
+    stop.join(20)
+    assert not stop.is_alive()
+    may_end.set()
+    source.poll()  # waits for the other poll
+    assert found == ["m"]  # no version is loaded or unloaded after the stop
 
 
 def test_a_poll_interval_below_zero_never_polls(base_path: Path) -> None:
