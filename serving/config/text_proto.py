@@ -15,13 +15,14 @@ class ConfigError(ValueError):
     """The configuration cannot be used; the message names the flag or file, and the reason."""
 
 
-def read_text_proto(path: Path, message: M, name: str) -> M:
+def read_text_proto(path: Path, message: M, name: str, *, secret: bool = False) -> M:
     """Read a file into a message, and return the message.
 
     Args:
         path: the file.
         message: an empty message of the file's type.
         name: description of the file for errors, such as its flag.
+        secret: do not quote the file in errors.
 
     Raises:
         ConfigError: it cannot be read or parsed.
@@ -29,5 +30,8 @@ def read_text_proto(path: Path, message: M, name: str) -> M:
     try:
         text_format.Parse(path.read_text(encoding="utf-8"), message)
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        if secret and isinstance(error, text_format.ParseError):
+            place = f"{error.GetLine()}:{error.GetColumn()}"
+            raise ConfigError(f"{name} {path}: {place} : cannot be parsed") from None
         raise ConfigError(f"{name} {path}: {error}") from error
     return message

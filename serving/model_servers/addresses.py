@@ -31,6 +31,10 @@ def bound_socket(address: str, port: int) -> socket.socket:
         except OSError:
             bound.close()
             raise
+    except UnicodeError as error:
+        raise AddressError(
+            f"cannot listen on {host_and_port(address, port)}: a label is empty or too long"
+        ) from error
     except OSError as error:
         raise AddressError(
             f"cannot listen on {host_and_port(address, port)}: {error.strerror}"

@@ -14,8 +14,10 @@ from typing import Any
 import click
 
 PORT = click.IntRange(0, 65535)
-COUNT = click.IntRange(0)
-POSITIVE = click.IntRange(1)
+# TensorFlow Serving's int32 and int64.
+COUNT = click.IntRange(0, 2**31 - 1)
+POSITIVE = click.IntRange(1, 2**31 - 1)
+INT64 = click.IntRange(-(2**63), 2**63 - 1)
 
 
 class _File(click.Path):
@@ -68,7 +70,10 @@ class Flags:
     port: int = _flag(
         8500, "gRPC port; 0: chosen by the system, or no port if --grpc_socket_path is set.", PORT
     )
-    bind_address: str = _flag("0.0.0.0", "Address to listen on.")
+    bind_address: str = _flag(
+        "0.0.0.0",
+        "IP address to listen on, or a host name; the HTTP port takes its first address only.",
+    )
     grpc_socket_path: str = _flag("", "UNIX socket for gRPC.")
     rest_api_port: int = _flag(
         0, "Port of GET /v1/models/NAME, for health checks, and of metrics; 0: none.", PORT
@@ -108,7 +113,7 @@ class Flags:
         False, "Allow new labels for versions that are not available."
     )
     max_num_load_retries: int = _flag(5, "Retries of a failed load.", COUNT)
-    load_retry_interval_micros: int = _flag(60_000_000, "Time between two attempts to load.")
+    load_retry_interval_micros: int = _flag(60_000_000, "Time between two attempts to load.", INT64)
     load_timeout_seconds: float = _flag(
         600.0,
         "Time after which an attempt to load fails, and waiting versions may load.",

@@ -58,7 +58,7 @@ class Monitoring:
         )
         self._runtime_latency = self._histogram(
             ":tensorflow:serving:runtime_latency",
-            "Distribution of wall time (in microseconds) for running the graph.",
+            "Distribution of wall time (in microseconds) for batching and running the graph.",
             "model_name",
             "version",
             "API",

@@ -140,7 +140,7 @@ def _batching(flags: Flags) -> BatchingOptions | None:
 def _credentials(file: Path | None) -> grpc.ServerCredentials | None:
     if file is None:
         return None
-    config = read_text_proto(file, messages_pb2.SSLConfig(), "--ssl_config_file")
+    config = read_text_proto(file, messages_pb2.SSLConfig(), "--ssl_config_file", secret=True)
     for name in ("server_key", "server_cert"):
         if not getattr(config, name):
             raise ConfigError(f"--ssl_config_file {file}: expected {name} in PEM, got nothing")
@@ -188,6 +188,11 @@ def _http(flags: Flags) -> HttpOptions | None:
         config = read_text_proto(file, message, "--monitoring_config_file").prometheus_config
         if config.enable:
             metrics_path = config.path or DEFAULT_PATH
+            if not metrics_path.startswith("/") or "?" in metrics_path:
+                raise ConfigError(
+                    f"--monitoring_config_file {file}: expected a path that begins with / and has "
+                    f"no query, got {metrics_path!r}"
+                )
     if not flags.rest_api_port:
         if metrics_path:
             raise ConfigError(
@@ -228,7 +233,9 @@ def _loader(flags: Flags) -> LoaderOptions:
     return LoaderOptions(
         tags=tuple(filter(None, flags.saved_model_tags.split(","))),
         session_config=config,
-        use_inter_op_pool=config.inter_op_parallelism_threads > 0,
+        use_inter_op_pool=(
+            config.inter_op_parallelism_threads > 0 or len(config.session_inter_op_thread_pool) > 0
+        ),
         warmup_iterations=iterations if flags.enable_model_warmup else 0,
         batching=_batching(flags),
         responses=ResponseOptions(

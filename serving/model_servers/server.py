@@ -84,8 +84,11 @@ def serve(options: ServerOptions, stop: threading.Event) -> None:
     server.start()
     if http is not None:
         http.start()
-    address = host_and_port(options.grpc.bind_address, port)
-    log.info("Running gRPC ModelServer at %s ...", address)
+    if port:
+        address = host_and_port(options.grpc.bind_address, port)
+        log.info("Running gRPC ModelServer at %s ...", address)
+    if options.grpc.socket_path:
+        log.info("Running gRPC ModelServer at unix:%s ...", options.grpc.socket_path)
     poller = None
     if options.config_file is not None and options.config_poll_seconds > 0:
         poller = ConfigPoller(core, options.config_file, options.config_poll_seconds)
@@ -134,14 +137,16 @@ def _listen(server: grpc.Server, options: GrpcOptions) -> int:
         AddressError: an address cannot be bound.
     """
     address, port = host_and_port(options.bind_address, options.port), 0
+    problem = "is it in use?"
     try:
         if options.port or not options.socket_path:
             port = _add_address(server, address, options.credentials)
         if options.socket_path:
             address = f"unix:{options.socket_path}"
+            problem = "expected a path of at most 107 bytes in a writable directory"
             _add_address(server, address, options.credentials)
     except RuntimeError as error:
-        raise AddressError(f"cannot listen on {address}: is it in use?") from error
+        raise AddressError(f"cannot listen on {address}: {problem}") from error
     return port
 
 

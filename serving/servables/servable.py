@@ -17,7 +17,8 @@ METHOD_PREDICT = "tensorflow/serving/predict"
 METHOD_CLASSIFY = "tensorflow/serving/classify"
 METHOD_REGRESS = "tensorflow/serving/regress"
 
-# Takes the API's name, such as Predict, and the seconds for which the graph ran.
+# Takes the API's name, such as Predict, and the seconds that the run took, waiting for a batch
+# included.
 RecordRun = Callable[[str, float], None]
 
 

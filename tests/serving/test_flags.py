@@ -60,6 +60,33 @@ def test_a_base_path_elsewhere_is_refused() -> None:
         ServerOptions.of(Flags(model_base_path="gs://b/m"))
 
 
+def test_a_wrong_ssl_config_file_is_not_quoted(tmp_path: Path) -> None:
+    file = tmp_path / "ssl"
+    file.write_text('server_key: "-----BEGIN PRIVATE KEY-----\\nMIIE')
+    with pytest.raises(ConfigError) as error:
+        ServerOptions.of(Flags(model_base_path="x", ssl_config_file=file))
+    assert str(error.value) == f"--ssl_config_file {file}: 1:13 : cannot be parsed"
+
+
+@pytest.mark.parametrize("path", ["metrics", "/metrics?a=b"])
+def test_a_metrics_path_that_no_request_can_have_is_refused(tmp_path: Path, path: str) -> None:
+    file = tmp_path / "monitoring"
+    file.write_text(f'prometheus_config {{ enable: true path: "{path}" }}')
+    flags = Flags(model_base_path="x", rest_api_port=1, monitoring_config_file=file)
+    with pytest.raises(ConfigError, match="expected a path that begins with / and has no query"):
+        ServerOptions.of(flags)
+
+
+@pytest.mark.parametrize(
+    "text", ["inter_op_parallelism_threads: 4", "session_inter_op_thread_pool { num_threads: 4 }"]
+)
+def test_a_session_config_file_turns_the_inter_op_pool_on(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "session"
+    file.write_text(text)
+    options = ServerOptions.of(Flags(model_base_path="x", tensorflow_session_config_file=file))
+    assert options.loader.use_inter_op_pool
+
+
 def test_times_may_be_infinite() -> None:
     options = ServerOptions.of(
         Flags(
@@ -101,6 +128,9 @@ def test_an_always_on_flag_is_refused_with_the_reason_if_false(fails: Fails, nam
         (["--model_base_path=x", "--port=70000"], "70000 is not in the range"),
         (["--model_base_path=x", "--enable_batching=perhaps"], "'perhaps' is not a valid boolean"),
         (["--model_base_path=x", "--max_num_load_retries=-1"], "-1 is not in the range"),
+        (["--model_base_path=x", f"--tensorflow_session_parallelism={2**31}"], "not in the range"),
+        (["--model_base_path=x", f"--load_retry_interval_micros={10**400}"], "is not in the range"),
+        (["--model_base_path=x", f"--rest_api_timeout_in_ms={10**400}"], "is not in the range"),
         (["--model_base_path=x", "--rest_api_port=8500"], "--rest_api_port and --port are both"),
         (["--model_base_path=x", "--grpc_channel_arguments=a"], "expected name=value, got 'a'"),
         (

@@ -140,6 +140,12 @@ def has_ipv6() -> bool:
     return True
 
 
+@pytest.mark.parametrize("host", ["127..0.1", "a" * 64])
+def test_a_mistyped_address_is_named(host: str) -> None:
+    with pytest.raises(AddressError, match=f"{host}:8500: a label is empty or too long"):
+        bound_socket(host, 8500)
+
+
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 def test_an_ipv6_address(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
@@ -164,6 +170,14 @@ def test_a_unix_socket_alone(base_path: Path, starter: Starter) -> None:
     with Caller(f"unix:{socket}") as caller:
         assert caller.ask() == ([11.0], 1)
     assert running.stop() == 0
+    (line,) = [line for line in running.output().splitlines() if "Running gRPC" in line]
+    assert line.endswith(f"at unix:{socket} ...")
+
+
+def test_a_unix_socket_that_cannot_be_created(base_path: Path, fails: Fails) -> None:
+    publish(base_path, 1)
+    log = fails("--port=0", *flags_of(base_path), "--grpc_socket_path=/nosuch/socket")
+    assert "cannot listen on unix:/nosuch/socket: expected a path of at most 107 bytes" in log
 
 
 def test_a_unix_socket_beside_a_port(base_path: Path, serve: Serve) -> None:
