@@ -20,7 +20,7 @@ from scipy.spatial.distance import jensenshannon
 from monitoring.__main__ import main
 from monitoring.compaction import retain
 from monitoring.counters import Bin, History, from_prometheus, resolved, scrape
-from monitoring.drift import drift
+from monitoring.drift import busiest, drift
 from monitoring.errors import MonitoringError
 from monitoring.statistics import ALPHA, chi_square_quantile, shift
 from monitoring.store import Store
@@ -166,6 +166,17 @@ def test_seeded_drifts_are_found_and_ranked_by_what_they_move(version: Version) 
     other = drift(version, "m", counted(version, {"city": [0.3, 0.1, 0, 0.6]}))
     assert other[1].column == "city"
     assert other[1].other == pytest.approx(0.6, abs=0.05)
+
+
+def test_the_version_with_the_most_rows_is_judged_whatever_its_columns(tmp_path: Path) -> None:
+    columns = [column("x"), column("y"), column("z")]
+    published = [
+        Version(prediction_log.version(tmp_path, number, columns=columns[: 2 * number - 1]))
+        for number in (1, 2)
+    ]
+    counts = Counter({Bin("m", 1, "x", b): 30 for b in "01"})
+    counts.update({Bin("m", 2, name, b): 20 for name in "xyz" for b in "01"})
+    assert busiest(published, "m", counts) is published[0]
 
 
 def test_the_command_sums_the_counters_of_all_gateways(
