@@ -92,7 +92,7 @@ def resolved(urls: Iterable[str]) -> list[str]:
             continue
         try:
             infos = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: not a valid name
             raise MonitoringError(f"{url}: no address for its host: {error}") from error
         ipv4 = [info for info in infos if info[0] == socket.AF_INET]
         for host in dict.fromkeys(str(info[4][0]) for info in ipv4 or infos):
@@ -222,7 +222,7 @@ def _get(address: str) -> bytes:
     try:
         with urllib.request.urlopen(address, timeout=SECONDS) as answer:
             body: bytes = answer.read()
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, UnicodeError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise MonitoringError(f"{address.partition('?')[0]} does not answer: {reason}") from error
     return body

@@ -23,8 +23,9 @@ class ColumnDrift:
         column: name; empty for the model's own probability.
         rows: requested rows.
         shift: the statistics.
-        impact: contribution × √PSI: about how far, in log-odds, the column has moved predictions. A
-            normal distribution that moves by d standard deviations has a PSI of d².
+        impact: contribution × √PSI, or 0 if PSI does not exceed the noise: about how far, in
+            log-odds, the column has moved predictions. A normal distribution that moves by d
+            standard deviations has a PSI of d².
         missing, other: shares of the requested rows.
         missing_trained, other_trained: shares of the training rows.
     """
@@ -53,11 +54,15 @@ def busiest(published: Iterable[Version], model: str, counts: Counts) -> Version
         model: name of the model.
         counts: rows per bin.
     """
-    rows: Counter[int] = Counter()
+    by_column: Counter[tuple[int, str]] = Counter()
     for one, count in counts.items():
         if one.model == model:
-            rows[one.version] += count
-    found = [version for version in published if rows[version.number]]
+            by_column[one.version, one.column] += count
+    # Each row is counted in each column.
+    rows: Counter[int] = Counter()
+    for (version, _), count in by_column.items():
+        rows[version] = max(rows[version], count)
+    found = [one for one in published if rows[one.number]]
     return max(found, key=lambda one: (rows[one.number], one.number), default=None)
 
 

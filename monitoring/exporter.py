@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from monitoring.drift import ColumnDrift
+from monitoring.errors import MonitoringError
 from monitoring.metrics import Estimate
-from monitoring.quality import ArmQuality, Quality
+from monitoring.quality import ArmQuality
 from monitoring.retraining import Result, Run
 
 VERDICTS = {"too few rows": -1, "ok": 0, "warn": 1, "alarm": 2}
@@ -65,8 +66,15 @@ class Exporter:
         self._last.labels(model).set_to_current_time()
 
     def serve(self, host: str, port: int) -> int:
-        """Answer `/metrics` from a thread, and return the port."""
-        server, _ = start_http_server(port, host, self.registry)
+        """Answer `/metrics` from a thread, and return the port.
+
+        Raises:
+            MonitoringError: the port cannot be opened.
+        """
+        try:
+            server, _ = start_http_server(port, host, self.registry)
+        except OSError as error:
+            raise MonitoringError(f"cannot listen on {host}:{port}: {error.strerror}") from error
         return int(server.server_port)
 
     def show_drift(self, version: int, found: Sequence[ColumnDrift]) -> None:
@@ -80,14 +88,14 @@ class Exporter:
             self._impact.labels(*labels).set(one.impact)
             self._verdict.labels(*labels).set(VERDICTS[one.shift.verdict])
 
-    def show_quality(self, quality: Quality) -> None:
+    def show_quality(self, arms: Iterable[ArmQuality]) -> None:
         """Replace the gauges of quality."""
         for gauge in (
             *(self._quality, self._low, self._high, self._expected),
             *(self._rows, self._labelled, self._coverage, self._delay),
         ):
             gauge.clear()
-        for arm in quality.arms:
+        for arm in arms:
             self._show_arm(arm)
 
     def _show_arm(self, arm: ArmQuality) -> None:

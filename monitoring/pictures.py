@@ -75,11 +75,13 @@ def _picture(name: str, draw: Callable[[Figure], None]) -> Markup:
 def _draw_days(figure: Figure, arm: ArmQuality) -> None:
     axes = figure.add_subplot()
     days = [day[5:] for day, _, _ in arm.rows_by_day]
-    axes.bar(days, [rows for _, rows, _ in arm.rows_by_day], color=LINE, label="logged")
-    axes.bar(days, [labelled for _, _, labelled in arm.rows_by_day], color=ACCENT, label="labelled")
+    places = range(len(days))  # days of two years may have the same name
+    logged, labelled = ([day[i] for day in arm.rows_by_day] for i in (1, 2))
+    axes.bar(places, logged, color=LINE, label="logged")
+    axes.bar(places, labelled, color=ACCENT, label="labelled")
     axes.set(xlabel="day", ylabel="rows")
     step = max(1, len(days) // 6)
-    axes.set_xticks(range(0, len(days), step), days[::step])
+    axes.set_xticks(places[::step], days[::step])
     axes.legend()
 
 

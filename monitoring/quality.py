@@ -69,8 +69,9 @@ class Quality:
         model: its name.
         start, end: the window.
         arms: each version and arm with rows.
-        replaced: labels that a later one of the same row replaced.
-        unknown: labelled rows without a logged prediction, such as those not sampled.
+        replaced: labels of any model that a later one of the same row replaced; a label does not
+            name its model.
+        unknown: labelled rows of any model without a logged prediction, such as those not sampled.
         invalid: labelled rows whose label is neither class.
     """
 

@@ -1,12 +1,14 @@
 """Segments of the prediction log and of feedback: NDJSON files that gateways write.
 
-docs/monitoring.md describes both formats. A gateway renames a segment from `.ndjson.open` to
-`.ndjson` when it is complete. One that a killed gateway left open is renamed here when nothing has
-been written to it for `ABANDONED_SECONDS`; its last line may be torn, and is skipped.
+docs/client.md describes both formats. A gateway renames a segment from `.ndjson.open` to `.ndjson`
+when it is complete. One that a killed gateway left open is renamed here when nothing has been
+written to it for `ABANDONED_SECONDS`; its last line may be torn, and is skipped.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -117,9 +119,11 @@ def prediction(stored: Any) -> tuple[Any, ...]:
         AttributeError, KeyError, TypeError, ValueError: it is not one.
     """
     shadow = stored.get("shadow") or {}
-    outputs, columns, share = stored.get("outputs"), stored["columns"], float(stored["share"])
+    columns, share = stored["columns"], float(stored["share"])
     if not isinstance(columns, dict) or not 0 < share <= 1:
         raise ValueError("not a row of the log")
+    probability, label, outputs = _answer(stored)
+    shadow_probability, shadow_label, _ = _answer(shadow)
     return (
         str(stored["id"]),
         _integer(stored["row"]),
@@ -130,12 +134,12 @@ def prediction(stored: Any) -> tuple[Any, ...]:
         share,
         _text(stored.get("caller")),
         orjson.dumps(columns).decode(),
-        _number(stored.get("probability")),
-        _text(stored.get("label")),
+        probability,
+        label,
         None if outputs is None else orjson.dumps(outputs).decode(),
         None if not shadow else _integer(shadow["version"]),
-        _number(shadow.get("probability")),
-        _text(shadow.get("label")),
+        shadow_probability,
+        shadow_label,
         _number(stored.get("seconds")),
     )
 
@@ -162,6 +166,20 @@ def _feedback(stored: Any) -> tuple[Any, ...]:
     )
 
 
+def _answer(stored: Any) -> tuple[float | None, str | None, Any]:
+    """Return probability, label and outputs; outputs by these names may have any type."""
+    probability, label = (_scalar(stored.get(name)) for name in ("probability", "label"))
+    if not isinstance(probability, int | float | None) or isinstance(label, list | dict):
+        return None, None, {"probability": probability, "label": label}
+    if label is not None and not isinstance(label, str):
+        label = orjson.dumps(label).decode()
+    return _number(probability), label, stored.get("outputs")
+
+
+def _scalar(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
 def _integer(value: Any) -> int:
     number = int(value)
     if not -(2**63) <= number < 2**63:
@@ -186,6 +204,18 @@ def _time(text: str) -> datetime:
 
 def _is_abandoned(path: Path) -> bool:
     try:
-        return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+        if time.time() - path.stat().st_mtime <= ABANDONED_SECONDS:
+            return False
+        file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:  # renamed meanwhile
         return False
+    try:
+        # Its gateway holds a lock, and may only have been suspended.
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # the file system has no locks
+        pass
+    finally:
+        os.close(file)
+    return True

@@ -64,7 +64,7 @@ class Watcher:
         self._store = Store(settings.log)
         self._history = History(settings.log)
         self._compacted: datetime | None = None
-        self._verdicts: dict[str, str] = {}
+        self._verdicts: dict[tuple[int, str], str] = {}
         self._failed = False
 
     def round(self, now: datetime) -> bool:
@@ -76,8 +76,9 @@ class Watcher:
         drifted = self._tried(lambda: self._drift(published, now)) if published else None
         if not drifted:
             self._exporter.show_drift(0, [])  # an alarm must not outlive its rows
+        found = self._tried(lambda: self._quality(published, now)) if published else None
+        self._exporter.show_quality(found.arms if found else [])
         if published:
-            found = self._tried(lambda: self._quality(published, now))
             self._tried(lambda: self._retrain(published[-1], found, drifted or [], now))
         self._exporter.finish(now.timestamp(), self._failed)
         return not self._failed
@@ -119,22 +120,20 @@ class Watcher:
         found = drift(version, self._settings.model, counts)
         self._exporter.show_drift(version.number, found)
         for one in found:
-            verdict = one.shift.verdict
+            verdict, key = one.shift.verdict, (version.number, one.column)
             name = one.column or "probability"
-            if verdict != self._verdicts.get(name, "ok") and verdict in ("warn", "alarm"):
+            if verdict != self._verdicts.get(key, "ok") and verdict in ("warn", "alarm"):
                 self._report(
                     f"{verdict}: {name} of version {version.number} has drifted: PSI "
                     f"{one.shift.psi:.3f}, noise {one.shift.psi_limit:.3f}, {one.rows:,} rows"
                 )
-            self._verdicts[name] = verdict
+            self._verdicts[key] = verdict
         return found
 
     def _quality(self, published: list[Version], now: datetime) -> Quality:
         settings = self._settings
         start = now - settings.window
-        found = quality(self._store, settings.model, published, start, now)
-        self._exporter.show_quality(found)
-        return found
+        return quality(self._store, settings.model, published, start, now)
 
     def _retrain(
         self,
@@ -158,4 +157,5 @@ class Watcher:
         self._report(f"retraining: {reason}")
         run = retrain(self._store, self._settings.recipe, reason, now)
         self._exporter.count_run(run)
+        self._failed |= run.result == "failed"
         self._report(run_summary(run))

@@ -18,13 +18,15 @@ from rollout.versions import newest, versions
 
 # A version must be AVAILABLE on every server by then.
 LOAD_SECONDS = 120
+# Model servers poll the model config file; until then they may report an earlier attempt's error.
+CONFIG_POLL_SECONDS = 5
 # Gateways read the rollout file every half second; their calls last seconds.
 RETIRE_SECONDS = 10
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the rollouts that `watch --auto` starts.
+    """Settings of a rollout that `start`, `shadow` or `watch --auto` begins.
 
     Attributes:
         steps: shares of the steps, in percent; 0 is the shadow stage.
@@ -257,7 +259,8 @@ class Controller:
 
 def _unloaded(reason: str, *versions: int) -> str:
     """Return the reason of the last change, which still explains the state."""
-    return f"{reason} (version {', '.join(map(str, versions))} unloaded)"
+    noun = "version" if len(versions) == 1 else "versions"
+    return f"{reason} ({noun} {', '.join(map(str, versions))} unloaded)"
 
 
 def _no_evidence(state: Rollout, seen: Observation) -> Evidence:
@@ -278,7 +281,8 @@ def _golden(state: Rollout, seen: Observation) -> Verdict | None:
 
 def _loading(state: Rollout, seen: Observation) -> Verdict:
     version = state.candidate
-    if error := servers.failure(seen.servers, version):
+    elapsed = (seen.time - state.since).total_seconds()
+    if elapsed > CONFIG_POLL_SECONDS and (error := servers.failure(seen.servers, version)):
         return Verdict("roll back", f"version {version}: {error}")
     if servers.available_everywhere(seen.servers, version):
         count = len(seen.servers)
@@ -286,8 +290,8 @@ def _loading(state: Rollout, seen: Observation) -> Verdict:
             "next step", f"version {version} is AVAILABLE on {count} of {count} model servers"
         )
     missing = servers.lacking(seen.servers, version)
-    if (seen.time - state.since).total_seconds() > LOAD_SECONDS:
-        reason = f"version {version} is not AVAILABLE after {LOAD_SECONDS} s: {missing}"
+    if elapsed > LOAD_SECONDS:
+        reason = f"version {version}: not AVAILABLE after {LOAD_SECONDS} s: {missing}"
         return Verdict("roll back", reason)
     return Verdict("wait", f"version {version} is not AVAILABLE everywhere: {missing}")
 

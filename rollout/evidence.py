@@ -1,8 +1,8 @@
 """The counts of a rollout so far, kept in a file so that a restarted controller can continue.
 
-Gateways count since they started; a rollout needs the counts since its own start. Each observation
-therefore adds the counters' increase since the last one, by gateway. A counter that is lower than
-before was reset.
+Gateways count from their start; a rollout needs the counts from its own. Each observation therefore
+adds the counters' increase since the last one, by gateway. If any counter is lower than before, the
+gateway has restarted, and all its counters began at 0.
 """
 
 from __future__ import annotations
@@ -34,17 +34,27 @@ class Comparison:
         canary: [bad, calls] of the candidate.
         control: [bad, calls] of the control.
         logs: log likelihood ratios, see `judge.log_likelihoods`.
+        pending: bad events and calls of the candidate, then of the control, not yet in `logs`.
     """
 
     canary: list[float] = field(default_factory=lambda: [0.0, 0.0])
     control: list[float] = field(default_factory=lambda: [0.0, 0.0])
     logs: list[float] = field(default_factory=lambda: [0.0] * len(judge.RATIOS))
+    pending: list[float] = field(default_factory=lambda: [0.0] * 4)
 
     def add(self, bad: float, calls: float, control_bad: float, control_calls: float) -> None:
         """Add the events of an interval."""
         self.canary = [self.canary[0] + bad, self.canary[1] + calls]
         self.control = [self.control[0] + control_bad, self.control[1] + control_calls]
-        if bad + control_bad > 0 and calls > 0 and control_calls > 0:
+        # Bad events are compared once both arms have calls. Waiting for them is valid, because it
+        # depends on the numbers of calls, not on their outcomes.
+        events = bad, calls, control_bad, control_calls
+        self.pending = [sum(pair) for pair in zip(self.pending, events, strict=True)]
+        bad, calls, control_bad, control_calls = self.pending
+        if not calls or not control_calls:
+            return
+        self.pending = [0.0] * 4
+        if bad + control_bad > 0:
             share = calls / (calls + control_calls)
             more = judge.log_likelihoods(bad, control_bad, share)
             self.logs = [round(each, 9) for each in (np.asarray(self.logs) + more).tolist()]
@@ -194,10 +204,9 @@ class Evidence:
 
 
 def _increase(before: Mapping[str, float], now: Counters) -> Counters:
-    return {
-        key: value - before.get(key, 0.0) if value >= before.get(key, 0.0) else value
-        for key, value in now.items()
-    }
+    if any(now.get(key, 0.0) < value for key, value in before.items()):
+        before = {}
+    return {key: value - before.get(key, 0.0) for key, value in now.items()}
 
 
 def _sum(counters: Counters, prefix: str, suffix: str = "") -> float:

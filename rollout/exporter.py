@@ -35,7 +35,7 @@ class Exporter:
         )
         self._rollbacks = Counter(
             "rollout_rolled_back_total",
-            "Versions rolled back by the controller",
+            "Versions rolled back by `watch`",
             ("model",),
             registry=self._registry,
         ).labels(model)

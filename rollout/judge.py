@@ -1,8 +1,8 @@
 """Sequential tests of a canary against its control, valid however often they are checked.
 
 Each test is an e-value: a nonnegative statistic whose expectation is at most 1, at any stopping
-time, if the canary is no worse. By Ville's inequality it ever reaches 1/α with probability α at
-most. docs/rollout.md derives them.
+time, if the canary is no worse. By Ville's inequality, the probability that it ever reaches 1/α is
+at most α. docs/rollout.md derives them.
 
 References:
     Lindon and Malek (2022), "Anytime-Valid Inference for Multinomial Count Data", NeurIPS.
@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-# Nodes of a Gauss–Legendre rule on (0, 1): exact for up to 255 bad events, and a valid mixture
-# beyond.
+# Nodes of a Gauss–Legendre rule on (0, 1): exact for up to 255 bad events if both arms have as many
+# calls, and a valid mixture in any case.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
 _UNIT: Floats = (_NODES + 1) / 2
 _LOG_WEIGHTS: Floats = np.log(_WEIGHTS / 2)
@@ -130,4 +130,4 @@ def shown(log_e: float) -> str:
     """Format an e-value for people, at most 10⁶."""
     if log_e > log(1e6):
         return "> 1,000,000"
-    return f"{exp(log_e):,.3g}" if log_e < log(1000) else f"{exp(log_e):,.0f}"
+    return f"{exp(log_e):,.3g}" if log_e < log(999.5) else f"{exp(log_e):,.0f}"

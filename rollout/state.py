@@ -161,6 +161,11 @@ class Rollout:
             stable = self.stable if self.previous is None else self.previous
         elif gone == previous:
             previous = None
+        left = {*self.retiring}
+        # No gateway requests a version that is loading, and model servers try it again only if the
+        # model config file lacked it in between.
+        if self.phase != "loading":
+            left.add(gone)
         return self.changed(
             now,
             reason,
@@ -171,7 +176,7 @@ class Rollout:
             shadow=None,
             previous=previous,
             percent=0.0,
-            retiring=tuple(sorted({*self.retiring, gone} - {stable, previous})),
+            retiring=tuple(sorted(left - {stable, previous})),
         )
 
     def as_json(self) -> dict[str, Any]:

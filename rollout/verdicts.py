@@ -154,12 +154,12 @@ def _verdict(
 
 
 def _cut_out(version: int, address: str, tests: list[Finding]) -> Verdict:
-    cut_out = f"version {version} is cut out by gateway {address}"
+    cut_out = f"version {version}: cut out by gateway {address}"
     for test in tests:
         if test.name == "failed" and test.log_e >= log(CUT_OUT_E):
             e = _exceeds(test.log_e, CUT_OUT_E)
-            return Verdict("roll back", f"{cut_out}: {test.text}, {e}")
-    return Verdict("wait", f"{cut_out}, but its control also fails, or nothing was counted")
+            return Verdict("roll back", f"{cut_out}; {test.text}, {e}")
+    return Verdict("wait", f"{cut_out}; the evidence is not sufficient: e < {CUT_OUT_E:g}")
 
 
 def _waits(

@@ -1,6 +1,6 @@
 """Rows of the prediction log: one JSON object per row, from a call's arrays.
 
-docs/monitoring.md describes the format. Whole arrays are encoded at once, as in responses.
+docs/client.md describes the format. Whole arrays are encoded at once, as in responses.
 """
 
 from __future__ import annotations

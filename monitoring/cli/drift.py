@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import click
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -27,6 +29,7 @@ from monitoring.drift import drift as drift_of
 from monitoring.errors import MonitoringError
 from monitoring.versions import Version, versions
 
+MAX_WIDTH = 1000
 STYLES = {"alarm": "bold red", "warn": "yellow", "too few rows": "dim", "ok": "green"}
 
 
@@ -60,6 +63,10 @@ def drift(
     Reads the gateways' counters, so no row needs to be stored. A column is an alarm only if its
     population stability index exceeds both 0.25 and the noise limit.
     """
+    if log and prometheus:
+        raise click.UsageError("expected one of --log and --prometheus")
+    if window is None and (log or prometheus):
+        raise click.UsageError("--log and --prometheus need --window, such as --window 1d")
     if window is None:
         counts = scrape_all(url for url in gateways.split(",") if url)
     elif prometheus:
@@ -71,12 +78,13 @@ def drift(
             "--window needs a history: --log DIRECTORY, which `python -m monitoring watch` fills, "
             "or --prometheus URL"
         )
-    if not counts:
+    if not any(counts.values()):
         source = "were counted: send requests"
-        if window and log and not prometheus:
+        if log:
             source = f"in the history {log}: start `python -m monitoring watch`, or send requests"
         raise MonitoringError(
-            f"no rows {source}; or the model was published before models carried a reference"
+            f"no rows {source}; if there were some, the version has no reference: publish it again "
+            "with `python -m training fit`"
         )
     chosen = version_with_rows(versions(models, model), model, version, counts)
     found = drift_of(chosen, model, counts)
@@ -104,17 +112,29 @@ def version_with_rows(
     if number is not None:
         known = ", ".join(str(one.number) for one in published)
         raise MonitoringError(f"{model!r} has no version {number}, it has {known}")
+    counted = [one for one, count in counts.items() if count]
+    if numbers := {one.version for one in counted if one.model == model}:
+        raise MonitoringError(
+            f"rows of {model!r} were counted for versions {', '.join(map(str, sorted(numbers)))}, "
+            "none of which is published in --models"
+        )
     raise MonitoringError(
         f"no row of {model!r} was counted; expected a model with requests: "
-        f"{', '.join(sorted({one.model for one in counts})) or 'there is none'}"
+        f"{', '.join(sorted({one.model for one in counted}))}"
     )
 
 
 def _print(model: str, version: Version, found: list[ColumnDrift]) -> None:
-    table = Table(title=f"{escape(model)} {version.number}: requested rows against training rows")
-    for name in ("column", "rows", "PSI", "noise", "JS", "KS or χ²", "missing", "other", "moves"):
-        table.add_column(name, justify="left" if name == "column" else "right")
-    table.add_column("verdict")
+    title = f"{escape(model)} {version.number}: requested rows against training rows"
+    table = Table(title=title, box=box.SIMPLE, show_edge=False, padding=0)
+    # A narrow terminal folds names and pairs, so that nothing is cut off.
+    table.add_column("column", overflow="fold")
+    for name in ("rows", "PSI", "noise", "JS"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("KS or χ²", "missing", "other"):
+        table.add_column(name, justify="right", overflow="fold", min_width=8)
+    table.add_column("moves", justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold", min_width=7)
     for one in found:
         s = one.shift
         test = f"KS {s.ks:.3f}" if s.ks is not None else f"χ² {s.chi_square:.4g}"
@@ -130,7 +150,8 @@ def _print(model: str, version: Version, found: list[ColumnDrift]) -> None:
             f"{one.impact:.2f}" if one.column else "",
             f"[{STYLES[s.verdict]}]{s.verdict}",
         )
-    Console().print(table)
+    # A pipe has no width, for which rich assumes 80.
+    Console(width=None if sys.stdout.isatty() else MAX_WIDTH).print(table)
     click.echo(
         "noise: the PSI that chance alone can reach; moves: about how far a column has moved the "
         "log-odds; in brackets: in training"

@@ -33,7 +33,7 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
         type=Duration(),
         default="90d",
         show_default=True,
-        help="Use labelled predictions in this time.",
+        help="Use labelled predictions of this period before now.",
     ),
     click.option(
         "--min-labels",

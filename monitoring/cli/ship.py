@@ -21,7 +21,7 @@ from monitoring.shipping import Receiver, Sent, Shipper, StoppedError
 from monitoring.store import Store, only_one
 
 POLL_SECONDS = 5
-# With --once, an event is given up after about 15 seconds.
+# With --once, an event fails after about 12 seconds of waiting between attempts.
 ONCE_ATTEMPTS = 6
 LOCK = ".shipping.lock"
 
@@ -30,6 +30,7 @@ def checked_url(context: click.Context, option: click.Parameter, value: Any) -> 
     """Reject a value that is not an HTTP URL."""
     try:
         parts = urllib.parse.urlsplit(value)
+        (parts.hostname or "").encode("idna")  # as `getaddrinfo` does
         valid = (
             parts.scheme in ("http", "https")
             and parts.hostname

@@ -96,6 +96,8 @@ def watch(
     """
     if data is None and (every or floors or on_drift or training_options):
         raise click.UsageError("--data is needed to retrain: the path of the training table")
+    if data is not None and not (every or floors or on_drift):
+        raise click.UsageError("--data needs a trigger: --every, --floor or --on-drift")
     recipe = None
     if data is not None:
         recipe = Recipe(models, model, data, label, label_window, min_labels, training_options)

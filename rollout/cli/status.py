@@ -28,7 +28,7 @@ _MAX_LOG_E = 700.0
 def status(controller: Controller, as_json: bool) -> None:
     """Show the state, the evidence and the open conditions.
 
-    Reads files and metrics only, and needs no lock.
+    Changes nothing, and needs no lock.
     """
     time = utc_now()
     state = controller.store.read(controller.model, time)

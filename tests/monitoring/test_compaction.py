@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -188,8 +189,12 @@ def test_open_segments_are_read_but_left_to_their_gateway(store: Store) -> None:
     compact(store, NOON, nothing)
     assert path.exists()
     old = time.time() - segments.ABANDONED_SECONDS - 1
-    os.utime(path, (old, old))  # its gateway was killed
-    compact(store, NOON, nothing)
+    os.utime(path, (old, old))
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # its gateway was suspended
+        compact(store, NOON, nothing)
+        assert path.exists()
+    compact(store, NOON, nothing)  # its gateway was killed
     assert not path.exists()
     assert len(store.predictions("m")) == 31
 
@@ -286,7 +291,6 @@ def test_forget_waits_for_open_segments(store: Store, monkeypatch: pytest.Monkey
 def test_damaged_lines_are_skipped_and_counted(tmp_path: Path) -> None:
     damaged = [
         *([1], 5, None, {}, {"id": "x"}),
-        prediction(0, probability="high"),
         prediction(0, time="soon"),
         prediction(0, share=0),
         prediction(0, columns=[1]),
@@ -301,6 +305,29 @@ def test_damaged_lines_are_skipped_and_counted(tmp_path: Path) -> None:
     found = compact(Store(tmp_path), NOON, nothing)
     assert (found.predictions, found.feedback) == (1, 1)
     assert found.skipped == len(damaged) + 2 + 3
+
+
+@pytest.mark.parametrize(
+    ("probability", "label", "expected"),
+    [
+        ([0.82], 1, (0.82, "1", None)),
+        (1, True, (1.0, "true", None)),
+        ([0.1, 0.9], ["yes"], (None, None, {"probability": [0.1, 0.9], "label": "yes"})),
+        (0.5, {"b64": "AA=="}, (None, None, {"probability": 0.5, "label": {"b64": "AA=="}})),
+        ("high", None, (None, None, {"probability": "high", "label": None})),
+    ],
+)
+def test_rows_of_any_model_s_outputs_are_kept(
+    tmp_path: Path, probability: object, label: object, expected: tuple[object, ...]
+) -> None:
+    answer = {"probability": probability, "label": label}
+    row = prediction(0, **answer, shadow={"version": 2, **answer})
+    write(tmp_path / "a.ndjson", [row])
+    assert compact(Store(tmp_path), NOON, nothing).skipped == 0
+    (found,) = Store(tmp_path).predictions("m").to_dicts()
+    outputs = found["outputs"] and json.loads(found["outputs"])
+    assert (found["probability"], found["label"], outputs) == expected
+    assert (found["shadow_probability"], found["shadow_label"]) == expected[:2]
 
 
 def test_errors_are_reported(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 from collections import Counter
@@ -20,7 +21,7 @@ from scipy.spatial.distance import jensenshannon
 from monitoring.__main__ import main
 from monitoring.compaction import retain
 from monitoring.counters import Bin, History, from_prometheus, resolved, scrape
-from monitoring.drift import drift
+from monitoring.drift import busiest, drift
 from monitoring.errors import MonitoringError
 from monitoring.statistics import ALPHA, chi_square_quantile, shift
 from monitoring.store import Store
@@ -168,6 +169,17 @@ def test_seeded_drifts_are_found_and_ranked_by_what_they_move(version: Version) 
     assert other[1].other == pytest.approx(0.6, abs=0.05)
 
 
+def test_the_version_with_the_most_rows_is_judged_whatever_its_columns(tmp_path: Path) -> None:
+    columns = [column("x"), column("y"), column("z")]
+    published = [
+        Version(prediction_log.version(tmp_path, number, columns=columns[: 2 * number - 1]))
+        for number in (1, 2)
+    ]
+    counts = Counter({Bin("m", 1, "x", b): 30 for b in "01"})
+    counts.update({Bin("m", 2, name, b): 20 for name in "xyz" for b in "01"})
+    assert busiest(published, "m", counts) is published[0]
+
+
 def test_the_command_sums_the_counters_of_all_gateways(
     version: Version, gateway: HTTPServer
 ) -> None:
@@ -183,18 +195,30 @@ def test_the_command_sums_the_counters_of_all_gateways(
     assert (y["column"], y["rows"], y["verdict"]) == ("y", 10_000, "alarm")
     shown = CliRunner().invoke(main, command)
     assert shown.exit_code == 0
-    assert "too few rows" not in shown.output
+    assert re.search(r"^y +10,000 .*alarm", shown.output, re.MULTILINE)
 
     for options, message in (
         (["--model=n"], "has no version; --models and --model"),
         (["--version=7"], "'m' has no version 7, it has 1"),
         (["--gateways=http://127.0.0.1:1"], "does not answer"),
+        (["--gateways=http://a..b/"], "no address for its host"),
+        (["--gateways=https://a..b/"], "does not answer"),
         (["--window=1d"], "--window needs a history"),
+        ([f"--log={models}"], "--log and --prometheus need --window"),
+        ([f"--log={models}", "--prometheus=http://127.0.0.1:1"], "expected one of --log and"),
         (["--window=1"], "expected a time such as 30m"),
     ):
         failed = CliRunner().invoke(main, [*command, *options])
         assert failed.exit_code in (1, 2)
         assert message in failed.output
+    for counts, message in (
+        (Counter({Bin("m", 1, "x", "0"): 0}), "no rows were counted: send requests"),
+        (Counter({Bin("m", 3, "x", "0"): 1}), "rows of 'm' were counted for versions 3, none of"),
+        (Counter({Bin("n", 1, "x", "0"): 1}), "no row of 'm' was counted; expected a model with"),
+    ):
+        gateway.text = exposition(counts)  # type: ignore[attr-defined]
+        failed = CliRunner().invoke(main, command)
+        assert (failed.exit_code, message in failed.output) == (1, True), failed.output
 
 
 def test_a_gateway_with_addresses_of_both_families_counts_once(

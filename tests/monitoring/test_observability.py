@@ -28,7 +28,7 @@ from monitoring.counters import Bin, from_prometheus
 from monitoring.drift import ColumnDrift
 from monitoring.exporter import Exporter
 from monitoring.metrics import Estimate
-from monitoring.quality import ArmQuality, Quality
+from monitoring.quality import ArmQuality
 from monitoring.retraining import Run
 from monitoring.statistics import Shift
 from rollout.exporter import Exporter as RolloutExporter
@@ -117,7 +117,7 @@ def filled(exporter: Exporter) -> None:
     metrics = {name: Estimate(0.5, 0.4, 0.6) for name in names}
     expected = {"accuracy": metrics["accuracy"], "log_loss": metrics["log_loss"]}
     arm = ArmQuality(1, None, 10, 5, 0.5, (1.0, 2.0), 0, metrics, expected, (), None)
-    exporter.show_quality(Quality("breast_cancer", NOW, NOW, (arm,), 0, 0, 0))
+    exporter.show_quality([arm])
     exporter.count_run(Run("", "breast_cancer", "", "published", 2, "", "", 5, 1.0))
     exporter.finish(NOW.timestamp(), failed=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from matplotlib.figure import Figure
 from sklearn import metrics as sklearn
 
+from monitoring import pictures
 from monitoring.__main__ import main
 from monitoring.metrics import Labelled, expected_metrics
 from monitoring.quality import ArmQuality, Quality, quality
@@ -167,6 +170,14 @@ def test_a_roc_curve_needs_labels_of_both_classes(tmp_path: Path) -> None:
     assert "ROC curve" not in render(found(tmp_path / "log"))
     write(tmp_path / "log" / "feedback" / "b.ndjson", [feedback(1, "yes")])
     assert "ROC curve" in render(found(tmp_path / "log"))
+
+
+def test_days_of_two_years_have_bars_of_their_own(log: Path) -> None:
+    days = (("2025-11-28", 3, 1), ("2026-11-28", 4, 2))
+    figure = Figure()
+    pictures._draw_days(figure, replace(found(log).arms[0], rows_by_day=days))
+    bars = figure.axes[0].patches
+    assert len({bar.get_x() for bar in bars}) == 2  # type: ignore[attr-defined]
 
 
 def test_the_command_writes_a_self_contained_report(log: Path) -> None:

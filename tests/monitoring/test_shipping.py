@@ -290,6 +290,7 @@ def test_what_is_wrong_is_reported(receiver: Receiver, tmp_path: Path) -> None:
         "http://",
         "http://[::1",
         "http://a:x",
+        "http://a..b/",
         "http://a/é",
         "http://a/b c",
     ):

@@ -14,6 +14,7 @@ from prometheus_client import generate_latest
 
 from monitoring import watching
 from monitoring.counters import Bin
+from monitoring.errors import MonitoringError
 from monitoring.exporter import Exporter
 from monitoring.retraining import HISTORY, Recipe
 from monitoring.triggers import Policy
@@ -65,6 +66,12 @@ def test_drift_is_of_the_version_with_the_most_rows(gateway: HTTPServer, tmp_pat
     assert 'monitoring_drift_verdict{column="age",model="m",version="1"} 2.0' in watched.metrics(
         "monitoring_drift_verdict"
     )
+    ages(gateway, 1000, 50, canary=2000)
+    assert watched.round()
+    assert [line.partition(" has drifted")[0] for line in watched.reports] == [
+        "alarm: age of version 1",
+        "alarm: age of version 2",
+    ]
 
 
 def test_an_alarm_ends_with_its_window(gateway: HTTPServer, tmp_path: Path) -> None:
@@ -91,6 +98,12 @@ def test_a_gateway_without_an_address_does_not_hide_the_others(
     assert watched.metrics("monitoring_drift_verdict")
 
 
+def test_a_port_in_use_is_reported(gateway: HTTPServer) -> None:
+    port = gateway.server_port
+    with pytest.raises(MonitoringError, match=f"cannot listen on 127.0.0.1:{port}: Address"):
+        Exporter("m").serve("127.0.0.1", port)
+
+
 def test_new_segments_are_left_to_shippers(tmp_path: Path) -> None:
     watched = Watched(tmp_path, [])
     new = write(watched.log / "host-1-2.ndjson", [prediction(1)])
@@ -107,9 +120,13 @@ def test_unexpected_errors_end_no_other_part(
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(watching, "quality", broken)
     watched = Watched(tmp_path, [])
+    write(watched.log / "a.ndjson", [prediction(0, time=NOW.isoformat())])
+    assert watched.round()
+    assert watched.metrics("monitoring_logged_rows")
+    monkeypatch.setattr(watching, "quality", broken)
     assert not watched.round()
+    assert not watched.metrics("monitoring_logged_rows")
     assert watched.reports == ["error: ZeroDivisionError: division by zero"]
     assert "Traceback" in caplog.text
     last = watched.exporter.registry.get_sample_value(
@@ -128,7 +145,7 @@ def test_a_failed_retraining_counts_and_waits_for_the_cooldown(tmp_path: Path) -
     write(watched.log / "a.ndjson", [prediction(0, time=time, columns={"age": 1}, version=2)])
     labels = [feedback(0, "yes", time=time, received=time)]
     write(watched.log / "feedback" / "a.ndjson", labels)
-    watched.round()
+    assert not watched.round()
     assert "failed, nothing was published" in watched.reports[-1]
     assert "no.csv: no such file, or no table in this directory" in watched.reports[-1]
     assert f"{counted} 1.0" in watched.metrics("monitoring_retrainings_total")

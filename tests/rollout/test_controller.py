@@ -23,13 +23,13 @@ class Scripted(Controller):
     """A controller that observes one gateway, as a test says."""
 
     gateway = Gateway()
+    server = Server({1: "AVAILABLE", 2: "AVAILABLE"})
     seconds = 0
 
     def observe(self, state: Rollout) -> Observation:
         self.seconds += 1
         time = utc_now() + timedelta(seconds=self.seconds)
-        servers = {SERVER: Server({1: "AVAILABLE", 2: "AVAILABLE"})}
-        return Observation(time, servers, {GATEWAY: self.gateway})
+        return Observation(time, {SERVER: self.server}, {GATEWAY: self.gateway})
 
 
 @pytest.fixture
@@ -65,6 +65,18 @@ def test_the_history_of_a_gateway_that_did_not_answer_is_no_evidence(
         assert verdict is not None
         assert verdict.action == "wait"
         assert verdict.reason == "0 of 50 calls in each arm"
+
+
+def test_errors_count_after_the_servers_have_read_the_config_file(
+    controller: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller.server = Server({1: "AVAILABLE", 2: "END"}, {2: "out of memory"})
+    monkeypatch.setattr("rollout.controller.CONFIG_POLL_SECONDS", 3600)
+    assert controller.tick().state.phase == "loading"
+    monkeypatch.setattr("rollout.controller.CONFIG_POLL_SECONDS", 0)
+    state = controller.tick().state
+    assert state.phase == "rolled_back"
+    assert state.reason == f"rolled back version 2: {SERVER} cannot load it: out of memory"
 
 
 def test_metrics_of_a_dry_run_are_those_of_the_rollout_file() -> None:

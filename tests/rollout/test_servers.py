@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 
 import grpc
@@ -63,6 +64,12 @@ def test_a_version_that_cannot_be_loaded_gets_no_traffic(site: Site, serve: Serv
     assert "version 2" in state["reason"]
     assert caller.ask()[1] == 1
     assert [each["phase"] for each in site.history()] == ["idle", "loading", "rolled_back"]
+
+    shutil.rmtree(site.models / "m" / "2")
+    site.publish(2)
+    time.sleep(0.5)  # several polls
+    site("start", "2", "--percent=10")
+    assert caller.states() == {1: "AVAILABLE", 2: "AVAILABLE"}
 
 
 def test_the_previous_version_stays_loaded_for_a_rollback(site: Site, serve: Serve) -> None:

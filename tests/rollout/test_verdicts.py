@@ -87,6 +87,17 @@ def test_a_dead_canary_is_rolled_back_with_the_numbers_that_say_why() -> None:
     )
 
 
+def test_failures_count_although_control_answers_in_other_seconds() -> None:
+    simulated = Simulated()
+    for _ in range(10):
+        simulated.calls("canary", 2, 1, failed=1)
+        assert simulated.look().action == "wait"
+        simulated.calls("control", 1, 1)
+        verdict = simulated.look()
+    assert verdict.action == "roll back"
+    assert "e = 186 ≥ 167" in verdict.reason
+
+
 def test_a_sound_canary_is_passed_after_bake_time_and_calls() -> None:
     simulated = Simulated()
     waits = []
@@ -164,18 +175,18 @@ def test_counters_that_restart_and_gateways_that_appear_later() -> None:
     simulated.look()
     simulated.counters.clear()
     simulated.calls("canary", 2, 15)
-    simulated.calls("control", 1, 20)
+    simulated.calls("control", 1, 50)  # more than before
     simulated.look()
-    assert simulated.evidence.calls == [55, 60]
+    assert simulated.evidence.calls == [55, 90]
     late = {"late": Gateway({"calls/canary/2/failed": 99.0}, 7)}
     now = START + timedelta(seconds=99)
     simulated.evidence.observe(STATE, late, now)
-    assert simulated.evidence.calls == [55, 60]  # the 99 may belong to an earlier rollout
+    assert simulated.evidence.calls == [55, 90]  # the 99 may belong to an earlier rollout
     late = {"late": Gateway({"calls/canary/2/failed": 101.0}, 7)}
     simulated.evidence.observe(STATE, late, now)  # not later: seen already
-    assert simulated.evidence.calls == [55, 60]
+    assert simulated.evidence.calls == [55, 90]
     simulated.evidence.observe(STATE, late, now + timedelta(seconds=1))
-    assert simulated.evidence.calls == [57, 60]
+    assert simulated.evidence.calls == [57, 90]
 
 
 def test_a_cut_out_canary_is_judged_by_the_evidence_so_far() -> None:
