@@ -75,6 +75,7 @@ class StoredFrame(File):
     def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
         """Yield a function for each part, which reads it."""
         stored = [column for column in parsers if column not in self.constants]
+        stored = stored or [self.columns[0]]  # a frame without columns has no rows
         batches = (
             self._scan()
             .select(stored)
