@@ -262,7 +262,7 @@ def test_another_fit_does_not_resume_a_checkpoint(table: Path, tmp_path: Path) -
         job(table, tmp_path, FitSettings(iterations=50, tolerance=0.0, seed=1), resume=True)
     other = tmp_path / "other.csv"
     other.write_text(table.read_text().replace("yes", "no", 1))
-    with pytest.raises(ResumeError, match="the interrupted fit had data "):
+    with pytest.raises(ResumeError, match="the interrupted fit had data source "):
         job(other, tmp_path, settings, resume=True)
     assert path_for(tmp_path, "m").read_bytes() == checkpoint
 

@@ -268,6 +268,8 @@ class _Reader:
                 "source": source.name,
                 "rows": rows["read"],
                 "columns": [name for name in self.parsers if name not in not_hashed],
+                "kinds": {name: columns[name].kind for name in self.names},
+                "classes": class_names,
                 "hash": f"{table_hash % 2**64:016x}",
                 "row_hash": ROW_HASH,
                 "held_out_hash": f"{hashes['held_out']:016x}",
