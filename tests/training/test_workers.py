@@ -199,7 +199,7 @@ def test_this_machine_finds_its_place_among_the_workers() -> None:
 
 @pytest.mark.parametrize(("host", "found"), [("127.0.0.1", 1), ("a..b", 0)])
 def test_missing_workers_are_reported(host: str, found: int) -> None:
-    message = f"^{host} resolves to {found} addresses after 0.5 s, expected 2$"
+    message = f"^{host} resolves to {found} instead of 2 addresses after 0.5 s$"
     with pytest.raises(WorkersError, match=message):
         meet(host, 7000, 2, timeout=0.5)
 
@@ -237,12 +237,22 @@ def test_an_unknown_host_is_reported() -> None:
         meet("192.0.2.1", 7000, 1)
 
 
-@pytest.mark.parametrize("config", ["", "{", "[]", "{}", '{"cluster": {"worker": []}}', "null"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        *("", "{", "[]", "{}", '{"cluster": {"worker": []}}', "null"),
+        cluster_config(["a:1"], 1),
+        cluster_config(["a"], 0),
+        cluster_config(["a:99999"], 0),
+        cluster_config(["b:1"], 0).replace('{"worker', '{"chief": ["a:1"], "worker'),
+        cluster_config(["b:1"], 0).replace('"type": "worker"', '"type": "chief"'),
+    ],
+)
 def test_a_tf_config_without_workers_is_refused(
     monkeypatch: pytest.MonkeyPatch, config: str
 ) -> None:
     monkeypatch.setenv("TF_CONFIG", config)
-    with pytest.raises(WorkersError, match="TF_CONFIG: expected a cluster of workers and a task"):
+    with pytest.raises(WorkersError, match="TF_CONFIG: expected only workers at HOST:PORT"):
         TensorFlowWorkers()
 
 
