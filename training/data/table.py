@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -283,7 +283,7 @@ class _Reader:
                 **number_bins(spools["train"], self.roles, workers),
                 **{n: Bins.of_values(c, columns[n].vocabulary) for n, c in categories.items()},
             },
-            used=chosen.used,
+            used=tuple(replace(use, kind=columns[use.name].kind) for use in chosen.used),
             left_out=chosen.left_out,
             warnings=chosen.warnings,
         )
