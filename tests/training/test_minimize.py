@@ -65,7 +65,7 @@ def interrupt(after: int, settings: FitSettings, saved: Path, frame: pl.DataFram
     def stepped(steps: int, cost: float) -> None:
         signals.requested = steps >= after
 
-    with pytest.raises(InterruptedFitError, match=f"goes on from iteration {after}"):
+    with pytest.raises(InterruptedFitError, match=f"goes on after step {after}"):
         fit(
             source_of(frame),
             Choice(LABEL),
@@ -204,7 +204,7 @@ def test_a_fit_can_be_interrupted_again(tmp_path: Path) -> None:
     interrupt(2, settings, tmp_path / "first")
     signals = StopSignals()
     signals.requested = True
-    with pytest.raises(InterruptedFitError, match="goes on from iteration 2"):
+    with pytest.raises(InterruptedFitError, match="goes on after step 2"):
         fit(
             source_of(FRAME),
             Choice(LABEL),

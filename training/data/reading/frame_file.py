@@ -20,7 +20,7 @@ from training.data.reading.part import (
 from training.data.reading.streams import reading
 from training.errors import DataError, EmptyFileError
 
-# pandas' names for an unnamed index.
+# Names that pandas and Dask give to an unnamed index.
 PANDAS_INDEX = re.compile(r"__index_level_\d+__|__null_dask_index__")
 
 
