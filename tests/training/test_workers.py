@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,27 @@ def test_a_worker_that_never_arrives_ends_the_others(parts: Path, tmp_path: Path
     assert last == f"Error: worker 1 at {missing} did not arrive within 2 s"
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_worker_listens_until_the_others_do(host: str) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as other:
+        try:
+            other.bind((host, 0))
+        except OSError:
+            pytest.skip(f"this machine has no address {host}")
+        ours = free_port()
+        addresses = [f"[{host}]:{port}" for port in (ours, other.getsockname()[1])]
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(wait_for_workers, addresses, 0, 20)
+            while True:
+                with suppress(ConnectionRefusedError):
+                    socket.create_connection((host, ours)).close()
+                    break
+                assert not waiting.done()
+                time.sleep(0.05)
+            other.listen()
+            waiting.result()
 
 
 def test_a_taken_port_is_reported() -> None:

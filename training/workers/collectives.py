@@ -165,8 +165,10 @@ def wait_for_workers(addresses: list[str], index: int, timeout: float) -> None:
     """
     deadline = time.monotonic() + timeout
     port = int(addresses[index].rpartition(":")[2])
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
     try:
-        listener = socket.create_server(("", port))
+        listener = socket.create_server(("", port), family=family, dualstack_ipv6=dual)
     except OSError as error:
         raise WorkersError(f"worker {index} cannot listen at port {port}: {error}") from error
     with listener:
