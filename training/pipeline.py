@@ -234,7 +234,7 @@ def _split(settings: FitSettings) -> Split:
 def _identity(fingerprint: Mapping[str, Any], settings: FitSettings) -> dict[str, Any]:
     """Return the data and settings that must be equal to resume a fit."""
     # Settings first: another seed makes another fingerprint, and is the reason to report.
-    return {**asdict(settings), "data": dict(fingerprint)}
+    return {**asdict(settings), **{f"data {name}": fact for name, fact in fingerprint.items()}}
 
 
 @contextmanager

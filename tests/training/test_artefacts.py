@@ -88,8 +88,11 @@ def test_the_index_in_a_csv_file_is_no_feature(tmp_path: Path, header: str) -> N
 
 def test_parts_with_and_without_an_index_are_one_table(tmp_path: Path) -> None:
     store_as_pandas_does(FRAME, tmp_path / "1.parquet", [])
-    store_as_pandas_does(FRAME.with_row_index("nr"), tmp_path / "2.parquet", ["nr"])
-    assert features(open_source(str(tmp_path)), tmp_path) == ["x"]
+    store_as_pandas_does(FRAME.with_row_index("nr"), tmp_path / "0.parquet", ["nr"])
+    source = open_source(str(tmp_path))
+    assert features(source, tmp_path) == ["x"]
+    with pytest.raises(DataError, match=r"1\.parquet has no column 'nr'$"):
+        features(source, tmp_path, kinds={"nr": "numeric"})
 
 
 MARKERS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,27 @@ def test_test_data_has_the_columns_of_the_table(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         table_of(source, tmp_path)
     assert str(caught.value) == f"--test-data: {name} has no column 'x'"
+
+
+@pytest.mark.parametrize(
+    ("write", "file"),
+    [(pl.DataFrame.write_parquet, "0.parquet"), (pl.DataFrame.write_ipc, "0.arrow")],
+)
+def test_the_name_of_a_directory_says_which_rows_are_held_out(
+    tmp_path: Path, write: Callable[[pl.DataFrame, Path], None], file: str
+) -> None:
+    for folder, column, values in (
+        (tmp_path / "words", "split", ("train", "validation", "test")),
+        (tmp_path / "times", "year", (2022, 2023, 2024)),
+    ):
+        for number, value in enumerate(values):
+            (folder / f"{column}={value}").mkdir(parents=True)
+            write(FRAME[number * 100 :][:100], folder / f"{column}={value}" / file)
+    source = open_source(str(tmp_path / "words"))
+    table = table_of(source, tmp_path, validation=0.1, split_column="split")
+    assert numbers(table, "validation") == list(range(100, 200))
+    table = table_of(open_source(str(tmp_path / "times")), tmp_path, split_time="year")
+    assert numbers(table, "held_out") == list(range(200, 300))
 
 
 def data_of(table: Table) -> Data:

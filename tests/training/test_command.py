@@ -388,8 +388,15 @@ OWN = ("--data=rows.csv", "--label=y", "--model=m")
             [NEWTON, "--learning-rate=0.1"],
             "--learning-rate is for --optimizer gradient-descent or sgd, not for newton",
         ),
-        (["--optimizer=sgd", "--workers=2"], "--workers: the steps of sgd follow one another"),
+        (["--optimizer=sgd", "--workers=2"], "--workers: sgd runs in one process: its"),
         ([*OWN, "--data=-", "--workers=2"], "--workers: standard input can be read by one process"),
+        (["--test-data=-", "--workers=2"], "--workers: standard input can be read by one process"),
+        (["--rendezvous=host:80"], "--rendezvous needs --workers, the number of all workers"),
+        (
+            ["--test-data=-", "--split-time=t"],
+            "give only one of --test-data, --split-column and --split-time",
+        ),
+        ([*OWN, "--data=-", "--test-data=-"], "--data: standard input can be read once only"),
         (["--no-such-option"], "No such option"),
     ],
 )

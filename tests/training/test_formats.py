@@ -20,6 +20,7 @@ import pytest
 
 from tests.training.test_reading import ROWS, TEXT, message_of, parsers_of, rows_of, written
 from training.data.reading import json_lines, open_source
+from training.errors import DataError
 
 FRAME = pl.DataFrame(ROWS, schema=["number", "text"], orient="row")
 LINES = b"".join(json.dumps(row).encode() + b"\n" for row in FRAME.to_dicts())
@@ -63,6 +64,18 @@ def test_a_format_is_recognised_by_its_content(tmp_path: Path, name: str, data: 
     source = open_source(written(tmp_path / name, data))
     assert source.columns == ("number", "text")
     assert rows_of(source) == ROWS
+
+
+def test_blanks_around_names_are_removed_in_csv_and_refused_in_other_formats(
+    tmp_path: Path,
+) -> None:
+    path = written(tmp_path / "rows.csv", "\u00a0a, b\t\n1,2\n".encode())
+    assert open_source(path).columns == ("\u00a0a", "b")  # the gateway keeps this one as well
+    FRAME.rename({"text": "text "}).write_parquet(tmp_path / "rows.parquet")
+    written(tmp_path / "rows.jsonl", b'{"text ": 1}\n')
+    for name in ("rows.parquet", "rows.jsonl"):
+        with pytest.raises(DataError, match=r"a blank begins or ends the column name 'text '$"):
+            open_source(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("name", ["rows", "rows.csv"])

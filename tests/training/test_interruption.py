@@ -156,9 +156,7 @@ def test_a_fit_interrupted_twice_ends_with_the_weights_of_one_that_was_not(
         command = start(*more)
         command.wait_for_steps(steps + 100)
         command.process.send_signal(number)
-        last = re.fullmatch(
-            r"Interrupted: --resume goes on from iteration (\d+)", command.last_line()
-        )
+        last = re.fullmatch(r"Interrupted: --resume goes on after step (\d+)", command.last_line())
         assert command.process.returncode == 128 + number
         assert "Traceback" not in command.seen()
         assert last is not None, command.seen()
@@ -212,7 +210,7 @@ def test_a_job_stopped_while_it_publishes_keeps_the_fit(table: Path, tmp_path: P
         job(table, tmp_path, settings, observer=Observer(stage=stop))
     assert [path.name for path in tmp_path.iterdir()] == [".m.checkpoint"]
     steps = interrupted.value.progress.state.steps
-    assert str(interrupted.value) == f"--resume goes on from iteration {steps}"
+    assert str(interrupted.value) == f"--resume goes on after step {steps}"
 
     stepped: list[int] = []
     resumed = job(
@@ -239,7 +237,7 @@ def interrupted_after(steps: int, table: Path, models: Path, settings: FitSettin
     signals = StopSignals()
     signals.install()
     try:
-        with pytest.raises(InterruptedFitError, match=f"from iteration {steps}$"):
+        with pytest.raises(InterruptedFitError, match=f"after step {steps}$"):
             run(
                 open_source(str(table)),
                 Choice("y"),
@@ -262,7 +260,7 @@ def test_another_fit_does_not_resume_a_checkpoint(table: Path, tmp_path: Path) -
         job(table, tmp_path, FitSettings(iterations=50, tolerance=0.0, seed=1), resume=True)
     other = tmp_path / "other.csv"
     other.write_text(table.read_text().replace("yes", "no", 1))
-    with pytest.raises(ResumeError, match="the interrupted fit had data "):
+    with pytest.raises(ResumeError, match="the interrupted fit had data source "):
         job(other, tmp_path, settings, resume=True)
     assert path_for(tmp_path, "m").read_bytes() == checkpoint
 

@@ -215,6 +215,13 @@ def test_other_types_are_refused_by_name() -> None:
     assert "--leave-out 'x'" in message
 
 
+@pytest.mark.parametrize("dtype", [pl.Categorical, pl.Enum(["a"]), pl.Binary])
+def test_a_column_whose_type_is_not_of_the_chosen_kind_is_refused(dtype: Any) -> None:
+    values = pl.Series("x", ["a"]).cast(dtype)
+    with pytest.raises(DataError, match=r"^column 'x': expected a number, got the type "):
+        of_kind("numeric", values, CellFormat(), "")
+
+
 def needs_64_bits(values: list[Any] | pl.Series) -> bool:
     parser = found(values)[0]
     assert isinstance(parser, NumericParser)

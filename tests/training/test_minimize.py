@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -64,7 +65,7 @@ def interrupt(after: int, settings: FitSettings, saved: Path, frame: pl.DataFram
     def stepped(steps: int, cost: float) -> None:
         signals.requested = steps >= after
 
-    with pytest.raises(InterruptedFitError, match=f"goes on from iteration {after}"):
+    with pytest.raises(InterruptedFitError, match=f"goes on after step {after}"):
         fit(
             source_of(frame),
             Choice(LABEL),
@@ -203,7 +204,7 @@ def test_a_fit_can_be_interrupted_again(tmp_path: Path) -> None:
     interrupt(2, settings, tmp_path / "first")
     signals = StopSignals()
     signals.requested = True
-    with pytest.raises(InterruptedFitError, match="goes on from iteration 2"):
+    with pytest.raises(InterruptedFitError, match="goes on after step 2"):
         fit(
             source_of(FRAME),
             Choice(LABEL),
@@ -243,11 +244,27 @@ def test_resuming_with_other_rows_is_an_error_that_names_the_difference(tmp_path
     settings = FitSettings(optimizer="lbfgs", tolerance=1e-9)
     interrupt(2, settings, tmp_path / "saved")
     said = resume_error(settings, tmp_path / "saved", frame_of(301))
-    assert said.startswith("the interrupted fit had data {")
-    assert "'rows': 300" in said.split("this one has")[0]
-    assert "'rows': 301" in said.split("this one has")[1]
+    assert said == "the interrupted fit had data rows 300, this one has 301"
     one_value = FRAME.with_columns(x0=pl.Series([1.5, *FRAME["x0"][1:]]))
-    assert "the interrupted fit had data" in resume_error(settings, tmp_path / "saved", one_value)
+    said = resume_error(settings, tmp_path / "saved", one_value)
+    assert said.startswith("the interrupted fit had data hash '")
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        (Choice(LABEL, positive="no"), "data classes ['no', 'yes'], this one has ['yes', 'no']"),
+        (Choice(LABEL, kinds={"flag": "categorical"}), "data kinds {'flag': 'boolean', "),
+    ],
+)
+def test_resuming_with_other_classes_or_kinds_is_an_error(
+    tmp_path: Path, choice: Choice, said: str
+) -> None:
+    settings, saved = FitSettings(optimizer="lbfgs", tolerance=1e-9), tmp_path / "saved"
+    frame = FRAME.with_columns(flag=pl.Series(["true", "false"] * 150))
+    interrupt(2, settings, saved, frame)
+    with pytest.raises(ResumeError, match=re.escape(said)):
+        fit(source_of(frame), choice, settings, saved=saved, resume=True)
 
 
 def test_a_missing_checkpoint_is_an_error_that_says_where_it_was_looked_for(tmp_path: Path) -> None:

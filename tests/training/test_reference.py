@@ -130,6 +130,22 @@ def test_wide_tables_have_a_bounded_reference_and_few_golden_rows() -> None:
     assert len(json.loads(candidate.model.golden)["probability"]) == 6
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_no_golden_row_is_a_whole_row(columns: int) -> None:
+    values = np.random.default_rng(0).normal(size=(100, columns)).astype(np.float32)
+    frame = pl.DataFrame(values, schema=["a", "b"][:columns]).with_columns(
+        y=pl.Series(["u", "v"] * 50), part=pl.Series(["train"] * 97 + ["test"] * 3)
+    )
+    source = Source("rows", [FrameFile("rows", frame)])
+    golden = fit(source, Choice("y", split_column="part"), FitSettings()).model.golden
+    if columns == 1:
+        assert golden == ""
+    else:
+        rows = json.loads(golden)["rows"]
+        assert len(rows["a"]) == 8
+        assert not set(zip(rows["a"], rows["b"], strict=True)) & set(map(tuple, values.tolist()))
+
+
 def test_golden_rows_hold_no_identity_and_are_served_as_trained(
     starter: Starter, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib.figure import Figure
 
 from tests.support.processes import ROOT
 from training.data.choose import ColumnUse
@@ -19,6 +20,7 @@ from training.evaluation.distributions import Distribution, distributions
 from training.evaluation.metric_names import METRICS
 from training.evaluation.metrics import Floats, bootstrap, evaluate
 from training.evaluation.numbers import number_text
+from training.evaluation.pictures import draw_costs
 from training.evaluation.report import Coefficient, Report
 from training.evaluation.report import render as render_with_verdict
 from training.features.categorical import CategoricalColumn
@@ -332,6 +334,14 @@ def test_it_is_self_contained(report: Report, page: Page) -> None:
     references = [v for n, v in page.attributes if n in ("src", "href", "xlink:href")]
     assert all(v and v.startswith("#") and v[1:] in page.ids for v in references)
     assert len(set(page.ids)) == len(page.ids)
+
+
+def test_the_ticks_of_a_flat_cost_have_different_labels() -> None:
+    figure = Figure()
+    draw_costs(figure, np.array([0.534012, 0.534011, 0.53401]), np.empty(0), "iteration")
+    figure.draw_without_rendering()
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(set(labels)) == len(labels)
 
 
 def test_the_pictures_take_the_colours_of_the_page(report: Report) -> None:

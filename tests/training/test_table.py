@@ -149,6 +149,14 @@ def test_too_few_rows_of_a_class_are_refused(tmp_path: Path) -> None:
         (Choice("y", weight="z"), "--weight: rows has no column 'z', it has n, y"),
         (Choice("y", kinds={"z": "numeric"}), "--columns: rows has no column 'z', it has n, y"),
         (Choice("y", leave_out=("z",)), "--leave-out: rows has no column 'z', it has n, y"),
+        (
+            Choice("y", leave_out=("n",), weight="n"),
+            "--leave-out: column 'n' is used by another option",
+        ),
+        (
+            Choice("y", weight="y"),
+            "column 'y' has more than one role; label, weight and split need different columns",
+        ),
         (Choice("y", leave_out=("n",)), "rows has no column left to predict 'y' with"),
         (Choice("y", positive="c"), "--positive: column 'y' has the values 'a' and 'b', not 'c'"),
     ],
@@ -325,6 +333,8 @@ def test_a_vocabulary_has_the_most_frequent_value_of_the_training_rows_first(
         for y in "ab"
     ]
     assert [columns["t"].vocabulary[mode] for mode in columns["t"].class_modes] == modes
+    kinds = {use.name: use.kind for use in table.used}
+    assert kinds == {name: column.kind for name, column in columns.items()}
     assert (columns["f"].kind, columns["f"].vocabulary) == ("boolean", ("false", "true"))
     # No boolean is missing when it is sent, so this one is text.
     assert (columns["maybe"].kind, columns["maybe"].missing) == ("categorical", True)

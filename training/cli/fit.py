@@ -101,13 +101,15 @@ def _fit(
         raise click.UsageError("--label is needed: the column to predict")
     _refuse_options_of_others(context, fit_options["optimizer"])
     if fit_options["optimizer"] == "sgd" and (workers > 1 or "TF_CONFIG" in os.environ):
-        raise click.UsageError("--workers: the steps of sgd follow one another in one process")
-    if data == STANDARD_INPUT and workers > 1:
+        raise click.UsageError("--workers: sgd runs in one process: its steps are sequential")
+    if STANDARD_INPUT in (data, test_data) and workers > 1:
         raise click.UsageError("--workers: standard input can be read by one process only")
-    if STANDARD_INPUT in (data, test_data) and (split_time or data == test_data):
-        raise click.UsageError("--data: standard input can be read once only")
+    if rendezvous is not None and not _is_given(context, "workers"):
+        raise click.UsageError("--rendezvous needs --workers, the number of all workers")
     if sum(option is not None for option in (test_data, split_column, split_time)) > 1:
-        raise click.UsageError("give one of --test-data, --split-column and --split-time")
+        raise click.UsageError("give only one of --test-data, --split-column and --split-time")
+    if data == STANDARD_INPUT and (split_time or test_data == STANDARD_INPUT):
+        raise click.UsageError("--data: standard input can be read once only")
     settings = FitSettings(
         **fit_options, class_weight=_class_weight(class_weights), threshold=threshold
     )
@@ -234,12 +236,15 @@ def _class_weight(texts: tuple[str, ...]) -> str | dict[str, float] | None:
 def _refuse_options_of_others(context: click.Context, optimizer: str) -> None:
     """Reject options that the solver does not have."""
     for parameter, optimizers in ONLY_OF.items():
-        given = context.get_parameter_source(parameter) is click.core.ParameterSource.COMMANDLINE
-        if given and optimizer not in optimizers:
+        if _is_given(context, parameter) and optimizer not in optimizers:
             option = f"--{parameter.replace('_', '-')}"
             raise click.UsageError(
                 f"{option} is for --optimizer {' or '.join(optimizers)}, not for {optimizer}"
             )
+
+
+def _is_given(context: click.Context, parameter: str) -> bool:
+    return context.get_parameter_source(parameter) is click.core.ParameterSource.COMMANDLINE
 
 
 def _flat(pairs: tuple[list[tuple[str, Any]], ...]) -> list[tuple[str, Any]]:

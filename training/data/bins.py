@@ -1,7 +1,8 @@
 """Row counts per bin of a column, which monitoring compares with those of requests.
 
 Numbers are binned at deciles, categories by value. The deciles are those of up to `SAMPLE_ROWS`
-training rows, fewer with more than 209 columns; with 20,000 a bin holds 10 ± 0.5 % of the rows.
+training rows, fewer with more than 209 columns; with 20,000 a bin holds 10 ± 0.5 % of the rows, in
+columns in sorted order ± 1.5 %.
 The rows in each bin are counted over all training rows, so the counts have no error.
 """
 

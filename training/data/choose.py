@@ -156,6 +156,15 @@ def _check_names(source: Source, choice: Choice) -> None:
             if name not in source.columns:
                 listing = ", ".join(source.columns[:30])
                 raise DataError(f"{option}: {source.name} has no column {name!r}, it has {listing}")
-    if len(set(choice.others)) < len(choice.others):
-        name = next(name for name in choice.others if choice.others.count(name) > 1)
-        raise DataError(f"column {name!r} cannot be the label, weight or split at the same time")
+    left_out = source.left_out
+    for name in (*choice.others, *choice.kinds):
+        if choice.others.count(name) > 1:
+            raise DataError(
+                f"column {name!r} has more than one role; label, weight and split need different "
+                "columns"
+            )
+        if name in choice.leave_out and name in choice.others:
+            raise DataError(f"--leave-out: column {name!r} is used by another option")
+        for file in source.files if name in left_out else ():  # an index may be in some files only
+            if name not in file.columns:
+                raise DataError(f"{file.name} has no column {name!r}")

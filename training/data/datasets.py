@@ -23,7 +23,7 @@ def source(name: str) -> Source:
 
 
 def breast_cancer() -> pl.DataFrame:
-    """Return the 569 × 30 table inside scikit-learn, with the column `diagnosis`."""
+    """Return the 569 × 30 table that comes with scikit-learn, and the column `diagnosis`."""
     from sklearn.datasets import load_breast_cancer  # imported late, to keep --help fast
 
     data = load_breast_cancer()

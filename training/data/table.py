@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +268,8 @@ class _Reader:
                 "source": source.name,
                 "rows": rows["read"],
                 "columns": [name for name in self.parsers if name not in not_hashed],
+                "kinds": {name: columns[name].kind for name in self.names},
+                "classes": class_names,
                 "hash": f"{table_hash % 2**64:016x}",
                 "row_hash": ROW_HASH,
                 "held_out_hash": f"{hashes['held_out']:016x}",
@@ -281,7 +283,7 @@ class _Reader:
                 **number_bins(spools["train"], self.roles, workers),
                 **{n: Bins.of_values(c, columns[n].vocabulary) for n, c in categories.items()},
             },
-            used=chosen.used,
+            used=tuple(replace(use, kind=columns[use.name].kind) for use in chosen.used),
             left_out=chosen.left_out,
             warnings=chosen.warnings,
         )

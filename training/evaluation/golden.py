@@ -4,7 +4,7 @@ They go into the signature `describe`:
 
     {"format": 1, "rows": {"column": [values as in a request to /predict]}, "probability": [...]}
 
-Each cell comes from another held-out row, so no row is anybody's.
+Neighbouring cells come from different held-out rows, so no golden row is a whole record.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ SAMPLE_ROWS = 512
 
 
 def golden(table: Table, theta: Floats) -> str:
-    """Return golden rows as JSON, fewer for very many columns; empty without held-out rows."""
+    """Return golden rows as JSON, fewer for very many columns.
+
+    Empty if they would be whole records: with one column, or fewer than two held-out rows.
+    """
     rows = table.held_out.sample(SAMPLE_ROWS)
-    if not len(rows):
+    if min(len(rows), len(table.columns)) < 2:
         return ""
     mixed = _mixed(rows, max(1, min(MAX_ROWS, MAX_VALUES // len(table.columns))))
     cells = parsed_cells(table, mixed)
@@ -43,17 +46,12 @@ def golden(table: Table, theta: Floats) -> str:
 def _mixed(rows: Rows, count: int) -> Rows:
     """Return rows whose cells are drawn column by column."""
     random = np.random.default_rng(0)
-
-    def drawn(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        places = random.integers(len(rows), size=(count, values.shape[1]))
-        return np.take_along_axis(values, places, axis=0)
-
-    first = rows.take(np.arange(count) % len(rows))
-    return Rows(
-        drawn(rows.numbers),
-        drawn(rows.wide),
-        drawn(rows.codes),
-        first.label,
-        first.weight,
-        first.key,
+    groups: list[npt.NDArray[Any]] = [rows.numbers, rows.wide, rows.codes]
+    ends = np.cumsum([values.shape[1] for values in groups])
+    places = np.stack([np.resize(random.permutation(len(rows)), ends[-1]) for _ in range(count)])
+    numbers, wide, codes = (
+        np.take_along_axis(values, own, axis=0)
+        for values, own in zip(groups, np.split(places, ends[:-1], axis=1), strict=True)
     )
+    first = rows.take(np.arange(count) % len(rows))
+    return Rows(numbers, wide, codes, first.label, first.weight, first.key)

@@ -10,7 +10,7 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number_text(value: float, digits: int = 4) -> str:
-    """Return a number with some significant digits, such as 103,500, −0.05 or 3.2 × 10⁻⁵."""
+    """Return a number with up to `digits` significant ones, like 103,500, −0.05 or 3.2 × 10⁻⁵."""
     if math.isnan(value):
         return "–"
     if math.isinf(value):

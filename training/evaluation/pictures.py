@@ -7,6 +7,7 @@ dark mode.
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -88,7 +89,9 @@ def draw_costs(figure: Figure, training: Floats, validation: Floats, step_name: 
         style = "-" if logarithmic else ".-"
         axes.plot(iterations[kept], costs[kept], style, color=color, label=name)
     axes.set(xlabel=f"before {step_name}", ylabel="cost J")
-    axes.yaxis.set_major_formatter(lambda value, _: number_text(value))
+    bottom, top = axes.get_ylim()
+    digits = 4 + max(0, math.ceil(math.log10(top / (top - bottom))))
+    axes.yaxis.set_major_formatter(lambda value, _: number_text(value, digits))
     if logarithmic:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")

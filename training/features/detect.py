@@ -75,11 +75,17 @@ def of_kind(kind: Kind, values: pl.Series, cell_format: CellFormat, separator: s
     """Return the parser for a column of a given kind.
 
     Raises:
-        DataError: float64 cannot resolve its numbers, or a date's day and month are unclear.
+        DataError: the column's type cannot be read as this kind, float64 cannot resolve its
+            numbers, or a date's day and month are unclear.
     """
     parser = PARSERS[kind]
     if not is_text(values.dtype):
-        return _with_sufficient_precision(parser(cell_format), values)
+        try:
+            return _with_sufficient_precision(parser(cell_format), values)
+        except pl.exceptions.PolarsError as error:
+            raise DataError(
+                f"column {values.name!r}: expected {parser.expected}, got the type {values.dtype}"
+            ) from error
     present = trimmed(values, cell_format).drop_nulls()
     return _with_sufficient_precision(
         parser.detect(present, cell_format, separator) or parser(cell_format), values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -93,9 +94,8 @@ def load(path: Path, identity: Mapping[str, Any]) -> Progress:
         raise ResumeError(f"{path} is not a checkpoint: {error}") from error
     for name, value in json.loads(json.dumps(identity)).items():
         if theirs.get(name) != value:
-            raise ResumeError(
-                f"the interrupted fit had {name} {theirs.get(name)!r}, this one has {value!r}"
-            )
+            had, has = reprlib.repr(theirs.get(name)), reprlib.repr(value)
+            raise ResumeError(f"the interrupted fit had {name} {had}, this one has {has}")
     return progress
 
 

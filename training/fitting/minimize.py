@@ -24,7 +24,7 @@ class InterruptedFitError(KeyboardInterrupt):
     """The fit was interrupted; `progress` is its progress so far."""
 
     def __init__(self, progress: Progress) -> None:
-        super().__init__(f"--resume goes on from iteration {progress.state.steps}")
+        super().__init__(f"--resume goes on after step {progress.state.steps}")
         self.progress = progress
 
 

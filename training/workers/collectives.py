@@ -85,9 +85,16 @@ class TensorFlowWorkers(Workers):
             self.index = int(known["task"]["index"])
             addresses = [str(address) for address in known["cluster"]["worker"]]
             self.count = len(addresses)
+            ports = [int(address.rpartition(":")[2]) for address in addresses]
+            is_listed = self.index in range(self.count)
+            # TensorFlow's other tasks compute, too: a chief is a replica.
+            if {*known["cluster"], known["task"]["type"]} != {"worker"} or not is_listed:
+                raise ValueError
+            if not all(0 < port < 2**16 for port in ports):
+                raise ValueError
         except (KeyError, TypeError, ValueError) as error:
             raise WorkersError(
-                f"TF_CONFIG: expected a cluster of workers and a task, got {config!r}"
+                f"TF_CONFIG: expected only workers at HOST:PORT and one's task, got {config!r}"
             ) from error
         wait_for_workers(addresses, self.index, timeout)
         # Without timeout_seconds, for which each collective would have a sleeping thread. The
@@ -158,8 +165,10 @@ def wait_for_workers(addresses: list[str], index: int, timeout: float) -> None:
     """
     deadline = time.monotonic() + timeout
     port = int(addresses[index].rpartition(":")[2])
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
     try:
-        listener = socket.create_server(("", port))
+        listener = socket.create_server(("", port), family=family, dualstack_ipv6=dual)
     except OSError as error:
         raise WorkersError(f"worker {index} cannot listen at port {port}: {error}") from error
     with listener:
@@ -194,7 +203,7 @@ def meet(host: str, port: int, count: int, timeout: float = JOIN_SECONDS) -> str
     while len(found) != count:
         if time.monotonic() > deadline:
             raise WorkersError(
-                f"{host} resolves to {len(found)} addresses after {timeout:g} s, expected {count}"
+                f"{host} resolves to {len(found)} instead of {count} addresses after {timeout:g} s"
             )
         try:
             infos = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)

@@ -27,8 +27,8 @@ from client.errors import ClientError
 from client.serving.columns.base import word_of
 
 SEPARATORS = (",", ";", "\t", "|")
-# Excel's first line that names the separator.
-_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
+# Excel's first line that names the separator; spreadsheets pad it to the width of the table.
+_SEPARATOR_LINE = re.compile(r'"?sep=([\t !#-~])"?[ \t,;]*\r?\n', re.IGNORECASE)
 
 
 class CsvReader:

@@ -26,6 +26,7 @@ from training.data.reading.json_lines import JsonLinesFile
 from training.data.reading.part import File, Parsers, Part
 from training.data.reading.paths import Found, find
 from training.errors import DataError, EmptyFileError
+from training.features.cells import BLANKS
 
 __all__ = ["STANDARD_INPUT", "FrameFile", "Parsers", "Part", "Source", "open_source"]
 
@@ -135,7 +136,9 @@ def open_source(name: str) -> Source:
         DataError: nothing is there, or it is not a table.
     """
     if name == STANDARD_INPUT:
-        return Source("standard input", [_open_standard_input()])
+        file = _open_standard_input()
+        _check_columns([file])
+        return Source(file.name, [file])
     files: list[File] = []
     empty: EmptyFileError | None = None
     for found in find(name):
@@ -150,6 +153,11 @@ def open_source(name: str) -> Source:
 
 
 def _check_columns(files: Sequence[File]) -> None:
+    for file in files:
+        for column in file.columns:
+            # CSV has none: there, and in tables for predictions, blanks around names are removed.
+            if column != column.strip(BLANKS):
+                raise DataError(f"{file.name}: a blank begins or ends the column name {column!r}")
     left_out = {name for file in files for name in file.left_out}
     for file in files[1:]:
         for column in sorted((set(file.columns) ^ set(files[0].columns)) - left_out):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from training.data.reading.formats import BYTE_ORDER_MARK
 from training.data.reading.quotes import QuoteError, whole_records
 from training.errors import DataError
+from training.features.cells import BLANKS
 
 if TYPE_CHECKING:
     import _csv
@@ -89,7 +90,7 @@ def read_header(
 
 
 def _columns(name: str, line: int, fields: list[str]) -> tuple[str, ...]:
-    columns = [field.strip() for field in fields]
+    columns = [field.strip(BLANKS) for field in fields]
     if not any(columns):
         raise DataError(f"{name} line {line}: expected a header with the names of the columns")
     if not columns[0]:

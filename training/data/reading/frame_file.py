@@ -20,7 +20,7 @@ from training.data.reading.part import (
 from training.data.reading.streams import reading
 from training.errors import DataError, EmptyFileError
 
-# pandas' names for an unnamed index.
+# Names that pandas and Dask give to an unnamed index.
 PANDAS_INDEX = re.compile(r"__index_level_\d+__|__null_dask_index__")
 
 
@@ -75,6 +75,7 @@ class StoredFrame(File):
     def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
         """Yield a function for each part, which reads it."""
         stored = [column for column in parsers if column not in self.constants]
+        stored = stored or [self.columns[0]]  # a frame without columns has no rows
         batches = (
             self._scan()
             .select(stored)
