@@ -94,9 +94,10 @@ def compact(
             _carry_out(store, unfinished, done)
         for folder in (store.directory, store.feedback_directory):
             segments.seal_abandoned(folder)
+        # Listed before `unsent` lists them: one completed in between must not count as sent.
+        settled = segments.sealed(store.directory, min_age)
         waiting = unsent(store.directory, now, hold)
         done.waiting = len(waiting)
-        settled = segments.sealed(store.directory, min_age)
         predictions = [p for p in settled if p not in waiting]
         feedback = segments.sealed(store.feedback_directory, min_age)
         total = len(predictions) + len(feedback)

@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from monitoring import shipping
+from monitoring import compaction, shipping
 from monitoring.__main__ import main
 from monitoring.compaction import compact, forget
 from monitoring.events import MAX_ROWS
-from monitoring.shipped import HOLD, STATE
+from monitoring.shipped import HOLD, STATE, unsent
 from monitoring.store import Store
 from tests.support.prediction_log import feedback, prediction, write
 from tests.support.processes import ROOT, free_port, wait_for
@@ -269,6 +269,20 @@ def test_compaction_waits_for_what_is_not_sent(receiver: Receiver, tmp_path: Pat
     write(tmp_path / "host-1-4.ndjson", [prediction(9)])
     (tmp_path / STATE).unlink()
     assert compact(store, now, lambda done, total: None).segments == 1
+
+
+def test_a_segment_completed_during_a_compaction_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsent_then_completed(*arguments: Any) -> set[Path]:
+        found = unsent(*arguments)
+        write(tmp_path / "host-1-1.ndjson", [prediction(1)])
+        return found
+
+    (tmp_path / STATE).write_text('{"segments": {}}')
+    monkeypatch.setattr(compaction, "unsent", unsent_then_completed)
+    compact(Store(tmp_path), datetime.now(timezone.utc), lambda done, total: None)
+    assert (tmp_path / "host-1-1.ndjson").exists()
 
 
 def test_forget_removes_the_labels_of_a_caller_whose_predictions_are_not_sent(
