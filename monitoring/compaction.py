@@ -186,8 +186,9 @@ def forget(
                 shutil.rmtree(path.parents[1])
                 done.damaged += 1
         # Killed jobs have left them; the lock excludes jobs that run.
-        for path in store.directory.rglob(".*.parquet.tmp"):
-            path.unlink()
+        for pattern in (".*.parquet.tmp", ".*.ndjson.tmp"):
+            for path in store.directory.rglob(pattern):
+                path.unlink()
         # Segments that wait for `ship`, and those completed since the compaction.
         for path in segments.sealed(store.directory):
             done.predictions += _filter_segment(path, unwanted, callers, done)

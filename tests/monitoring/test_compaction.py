@@ -251,12 +251,13 @@ def test_forget_removes_a_damaged_dataset_and_the_files_of_killed_jobs(store: St
     whole = store.directory / "datasets" / "y" / "rows" / "labelled.parquet"
     whole.parent.mkdir(parents=True)
     pl.DataFrame({"prediction id": ["id-3"]}).write_parquet(whole)
-    hidden = whole.with_name(".labelled.parquet.tmp")
-    hidden.write_bytes(whole.read_bytes())
+    hidden = whole.with_name(".labelled.parquet.tmp"), store.directory / ".host-1-1.ndjson.tmp"
+    for path in hidden:
+        path.write_bytes(b"rows to remove")
     done = forget(store, ["id-3"], [], nothing)
     assert (done.training_rows, done.damaged) == (1, 1)
     assert not torn.parents[1].exists()
-    assert not hidden.exists()
+    assert not any(path.exists() for path in hidden)
 
 
 def test_rows_are_as_private_in_parquet_as_in_segments(store: Store) -> None:
