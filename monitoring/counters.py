@@ -24,7 +24,7 @@ from monitoring.store import append_line, write_whole
 METRIC = "client_drift_rows_total"
 SECONDS = 10
 HISTORY = "drift"
-# Counters of a gateway that was not read for this time are dropped.
+# Counters of a gateway that was not read for this time before the last round are dropped.
 MAX_AGE = timedelta(days=1)
 
 
@@ -163,8 +163,8 @@ class History:
             }
             path = self._folder / f"{now:%Y-%m-%d}.ndjson"
             append_line(path, json.dumps(line, ensure_ascii=False))
-        self._read_at[url] = now
         self._last = {**self._current(now), url: counts}
+        self._read_at[url] = now
         if grown:
             last = {
                 url: [[*one, n] for one, n in known.items()] for url, known in self._last.items()
@@ -190,10 +190,12 @@ class History:
 
     def _current(self, now: datetime) -> dict[str, Counts]:
         """Return the counters without those of addresses that are no longer read."""
+        # Rounds may be a day apart, and in this one the other gateways are not read yet.
+        last_round = max((at for at in self._read_at.values() if at < now), default=now)
         return {
             url: counts
             for url, counts in self._last.items()
-            if now - self._read_at.setdefault(url, now) < MAX_AGE
+            if last_round - self._read_at.setdefault(url, now) < MAX_AGE
         }
 
 

@@ -273,12 +273,22 @@ def test_an_increase_that_cannot_be_written_is_not_lost(tmp_path: Path) -> None:
 def test_addresses_that_are_gone_for_a_day_are_dropped(tmp_path: Path) -> None:
     one, last = Bin("m", 1, "x", "0"), tmp_path / "drift" / "last.json"
     history = History(tmp_path)
-    for hours, urls in ((0, "ab"), (1, "b"), (23, "b"), (25, "b")):
+    for hours, urls in ((0, "ab"), (1, "b"), (23, "b"), (25, "b"), (26, "b")):
         for url in urls:
             history.add(url, Counter({one: hours + 1}), NOON + timedelta(hours=hours))
         if hours == 23:
             assert set(json.loads(last.read_text())) == {"a", "b"}
     assert list(json.loads(last.read_text())) == ["b"]
+
+
+def test_rounds_may_be_days_apart(tmp_path: Path) -> None:
+    history, one = History(tmp_path), Bin("m", 1, "x", "0")
+    for day in range(3):
+        grown = [
+            history.add(url, Counter({one: day + 1}), NOON + timedelta(days=2 * day))
+            for url in "abc"
+        ]
+        assert grown == [Counter({one: 1})] * 3
 
 
 @pytest.mark.parametrize(
