@@ -200,7 +200,7 @@ class History:
 
 
 def _lines(path: Path) -> Iterator[tuple[datetime, Counts]]:
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():  # str.splitlines splits at U+2028 too
         try:
             stored = json.loads(line)
             found = datetime.fromisoformat(stored["time"]), _counts(stored["counts"])

@@ -129,7 +129,7 @@ def history(store: Store, model: str) -> list[Run]:
     if not path.exists():
         return []
     runs = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():  # str.splitlines splits at U+2028 too
         try:
             runs.append(Run(**json.loads(line)))
         except (TypeError, ValueError):  # torn by a crash

@@ -230,7 +230,7 @@ def test_a_gateway_with_addresses_of_both_families_counts_once(
 
 
 def test_history_survives_restarts_of_gateways_and_of_itself(tmp_path: Path) -> None:
-    one, other = Bin("m", 1, "x", "0"), Bin("m", 1, "x", "missing")
+    one, other = Bin("m", 1, "x", "0"), Bin("m", 1, "Preis\x85", "missing")
     history = History(tmp_path)
     history.add("a", Counter({one: 5}), NOON)
     history.add("b", Counter({one: 7, other: 1}), NOON)
@@ -240,7 +240,7 @@ def test_history_survives_restarts_of_gateways_and_of_itself(tmp_path: Path) -> 
     assert history.since(NOON) == Counter({one: 5 + 7 + 3 + 2, other: 1})
     assert history.since(NOON + timedelta(seconds=30)) == Counter({one: 3 + 2})
     file = next(tmp_path.glob("drift/*.ndjson"))
-    file.write_text(file.read_text() + '{"torn')
+    file.write_bytes(file.read_bytes() + '{"torn in ö'.encode()[:-1])
     assert history.since(NOON)[other] == 1
     history.add("a", Counter({one: 9}), NOON + timedelta(minutes=2))
     assert history.since(NOON)[one] == 5 + 7 + 3 + 2 + 1

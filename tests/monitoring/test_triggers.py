@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +14,10 @@ import pytest
 from monitoring.drift import ColumnDrift
 from monitoring.metrics import Estimate
 from monitoring.quality import ArmQuality, Quality
-from monitoring.retraining import REFUSED, Run
+from monitoring.retraining import HISTORY, REFUSED, Run, history
 from monitoring.retraining import _outcome as outcome_of
 from monitoring.statistics import Shift
+from monitoring.store import Store
 from monitoring.triggers import Policy
 
 NOW = datetime(2026, 3, 10, tzinfo=timezone.utc)
@@ -83,6 +87,13 @@ def test_cooldown_and_limit_per_day(ago: tuple[int, ...], expected: bool) -> Non
     policy = Policy(floors={"auc": 0.75}, cooldown=6 * HOUR, max_per_day=2)
     runs = [run(hours * HOUR) for hours in ago]
     assert (due(policy, runs=runs) is not None) == expected
+
+
+def test_the_history_has_any_text_and_torn_lines(tmp_path: Path) -> None:
+    whole = replace(run(HOUR), message="one line\u2028or two")
+    line = json.dumps(asdict(whole), ensure_ascii=False)
+    (tmp_path / HISTORY).write_bytes('{"torn in ö'.encode()[:-1] + f"\n{line}\n".encode())
+    assert history(Store(tmp_path), "m") == [whole]
 
 
 def test_a_canary_s_quality_is_the_rollout_s_concern() -> None:
