@@ -6,7 +6,7 @@ import glob
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -24,8 +24,8 @@ from monitoring.versions import Version
 
 # Columns of a dataset besides those of the original table.
 ID, WEIGHT = "prediction id", "row weight"
-# The rules of the training job: its suffixes of tables, files that it ignores, and directories
-# whose names are cells of a column, such as year=2024.
+# The rules of the training job: its suffixes of tables, files that it ignores, directories whose
+# names are cells of a column, such as year=2024, and headers of CSV files.
 CSV = (".csv", ".tsv", ".tab", ".txt")
 PARQUET = (".parquet", ".pq")
 ARROW = (".feather", ".arrow", ".ipc")
@@ -34,6 +34,10 @@ SUFFIXES = (*CSV, *PARQUET, *ARROW, *JSON_LINES)
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 MARKERS = ("_SUCCESS", "_metadata", "_common_metadata")
 SEPARATORS = ",;\t|"
+SEPARATOR_LINE = re.compile(r'"?sep=([\t !#-~])"?[ \t,;]*', re.IGNORECASE)
+BLANKS = " \t\n\v\f\r"
+# A first column with such a name is an index of pandas or R.
+INDEX_NAME = re.compile(r"|Unnamed: 0(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def build(
     """
     directory = store.directory / DATASETS / f"{now:%Y%m%dT%H%M%S%f}"
     with _new_directory(directory, data):
-        original = _original(data)
+        original = _original(data, [c.name for c in version.reference.columns if c.name])
         schema = original.collect_schema()
         if label not in schema:
             raise MonitoringError(f"{data} has no column {label!r}; --label names it")
@@ -200,14 +204,14 @@ def _complete_rows(
     return rows, cells, complete.count(False)
 
 
-def _original(data: str) -> pl.LazyFrame:
+def _original(data: str, features: Container[str]) -> pl.LazyFrame:
     """Return the original table; CSV cells stay text, which the training job parses."""
     files = _files(data)
     if not files:
         raise MonitoringError(
             f"{data}: no such file, or no table in this directory; --data names the original table"
         )
-    return pl.concat([_scan(one) for one in files])
+    return pl.concat([_scan(one, features) for one in files])
 
 
 def _files(data: str) -> list[Path]:
@@ -247,7 +251,7 @@ def _suffix(path: Path) -> str:
     return next((suffix for suffix in suffixes if suffix not in COMPRESSIONS), "")
 
 
-def _scan(path: Path) -> pl.LazyFrame:
+def _scan(path: Path, features: Container[str]) -> pl.LazyFrame:
     suffix = _suffix(path)
     if suffix in PARQUET:
         return pl.scan_parquet(path, glob=False)
@@ -260,9 +264,23 @@ def _scan(path: Path) -> pl.LazyFrame:
         header = pl.read_csv(
             path, has_header=False, n_rows=1, separator="\x01", quote_char=None, glob=False
         )
-        line = re.sub('"[^"]*"', "", str(header.item()))
-        separator = max(SEPARATORS, key=line.count)
-        return pl.scan_csv(path, separator=separator, infer_schema=False, glob=False)
+        line = str(header.item())
+        stated = SEPARATOR_LINE.fullmatch(line)
+        separator = stated[1] if stated else max(SEPARATORS, key=re.sub('"[^"]*"', "", line).count)
+        table = pl.scan_csv(
+            path,
+            separator=separator,
+            skip_lines=1 if stated else 0,
+            infer_schema=False,
+            glob=False,
+        )
+        names = {name: name.strip(BLANKS) for name in table.collect_schema()}
+        first, name = next(iter(names.items()))
+        # A version has an index as a feature if --columns named it.
+        if INDEX_NAME.fullmatch(name) and name not in features:
+            table = table.drop(first)
+            del names[first]
+        return table.rename(names)
     raise MonitoringError(
         f"{path}: retraining cannot extend this format; expected {', '.join(SUFFIXES[:-1])} or "
         f"{SUFFIXES[-1]}"

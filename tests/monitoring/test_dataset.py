@@ -125,6 +125,24 @@ def test_the_files_are_those_that_training_reads(store: Store, tmp_path: Path) -
     assert built(store, model, folder / "year=2024" / "*.csv").provenance.original_rows == 1
 
 
+@pytest.mark.parametrize("header", [",x, left", "Unnamed: 0,x ,left", "sep=,\n0,x,left"])
+def test_headers_are_read_as_in_training(store: Store, tmp_path: Path, header: str) -> None:
+    (tmp_path / "table.csv").write_text(f"{header}\n0,1,no\n")
+    dataset = built(store, version(tmp_path, "x"), tmp_path / "table.csv")
+    rows = pl.read_parquet(dataset.rows / "labelled.parquet")
+    assert rows["x", "left"].rows() == [("0", "yes"), ("1", "no")]
+    assert ("0" in rows.columns) == header.startswith("sep=")
+    assert not {"", "Unnamed: 0"} & set(rows.columns)
+
+
+def test_an_index_may_be_a_feature(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("Unnamed: 0,left\n1,no\n")
+    model = version(tmp_path, "Unnamed: 0")
+    (tmp_path / "log").mkdir()
+    dataset = built(Store(tmp_path / "log"), model, tmp_path / "table.csv")
+    assert "Unnamed: 0" in pl.read_parquet_schema(dataset.rows / "original.parquet")
+
+
 def test_labels_may_be_booleans(tmp_path: Path) -> None:
     write(tmp_path / "log" / "a.ndjson", [prediction(n, columns={"x": n}) for n in range(2)])
     labels = [feedback(0, "true"), feedback(1, "false")]
