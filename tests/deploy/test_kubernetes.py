@@ -166,6 +166,22 @@ def test_gateways_can_ask_name_servers_on_the_host_s_network() -> None:
     assert "to" not in dns
 
 
+@pytest.mark.parametrize(
+    ("path", "part", "port"),
+    [
+        ("base", "client", "8080"),
+        ("rollout", "rollout", "9102"),
+        ("monitoring", "monitoring", "9400"),
+    ],
+)
+def test_prometheus_finds_pods_with_metrics(path: str, part: str, port: str) -> None:
+    assert find(path, "Deployment", part)["spec"]["template"]["metadata"]["annotations"] == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": port,
+        "prometheus.io/path": "/metrics",
+    }
+
+
 def test_all_parts_serve_one_model() -> None:
     name = find("base", "Deployment", "client")["spec"]["template"]["spec"]["containers"][0]["env"]
     (model,) = (variable for variable in name if variable["name"] == "CLIENT_MODEL")
