@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from client.settings import Settings
-from tests.support.kubernetes import OVERLAYS, find, pods, render
+from tests.support.kubernetes import OVERLAYS, find, pods, render, render_folder
 from tests.support.processes import ROOT
 
 VERSIONS = ("1.32", "1.37")
@@ -51,6 +52,27 @@ def test_resources_are_valid(path: str, version: str) -> None:
             jsonschema.validate(resource, crd(resource["kind"]))
         else:
             kubernetes_validate.validate(resource, version, strict=True)
+
+
+def test_the_overlay_in_the_docs_renders_with_its_components(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    overlay, components = re.findall(r"^```yaml\n(.*?)^```$", page, re.M | re.S)
+    written = (overlay + components).replace("PATH", os.path.relpath(ROOT, tmp_path))
+    (tmp_path / "kustomization.yaml").write_text(written)
+    rendered = render_folder(tmp_path)
+    assert {resource["metadata"]["namespace"] for resource in rendered} == {"churn"}
+    deployments = {
+        resource["metadata"]["name"]: resource["spec"]["template"]["spec"]["containers"][0]
+        for resource in rendered
+        if resource["kind"] == "Deployment"
+    }
+    assert deployments.keys() == {"serving", "client", "rollout", "monitoring"}
+    for part, container in deployments.items():
+        assert container["image"] == f"registry.example/{part}:1"
+    variables = {variable["name"] for variable in deployments["client"]["env"]}
+    assert {"CLIENT_ROLLOUT", "CLIENT_LOG"} <= variables
+    claims = [r["spec"] for r in rendered if r["kind"] == "PersistentVolumeClaim"]
+    assert [claim["storageClassName"] for claim in claims] == ["shared"] * 3
 
 
 def test_the_schemas_refuse_unknown_fields() -> None:
@@ -142,6 +164,22 @@ def test_gateways_can_ask_name_servers_on_the_host_s_network() -> None:
         if rule["ports"][0]["port"] == 53
     )
     assert "to" not in dns
+
+
+@pytest.mark.parametrize(
+    ("path", "part", "port"),
+    [
+        ("base", "client", "8080"),
+        ("rollout", "rollout", "9102"),
+        ("monitoring", "monitoring", "9400"),
+    ],
+)
+def test_prometheus_finds_pods_with_metrics(path: str, part: str, port: str) -> None:
+    assert find(path, "Deployment", part)["spec"]["template"]["metadata"]["annotations"] == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": port,
+        "prometheus.io/path": "/metrics",
+    }
 
 
 def test_all_parts_serve_one_model() -> None:

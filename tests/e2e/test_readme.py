@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -103,6 +104,12 @@ def test_every_command_is_run_by_a_test_here() -> None:
         CONTRIBUTING: {"Set up"},
     }
     assert commands(README, "Start") == ["make run", *RUNS_THIS_TEST]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_export_variables_for_the_next_lines(page: str) -> None:
+    code = "\n".join(itertools.chain.from_iterable(blocks(page, "sh").values()))
+    assert not re.findall(r"^[A-Z_]+=\S*$", code, re.M)
 
 
 @pytest.fixture

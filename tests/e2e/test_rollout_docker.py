@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support.containers import BODY, FILES, UP, Compose, inspect
+from tests.support.containers import BODY, FILES, UP, Compose, docker, inspect
 from tests.support.processes import wait_for
 
 WHERE = (
@@ -81,3 +81,17 @@ def test_the_controller_has_no_rights_that_it_does_not_need(compose: Compose) ->
     assert about["HostConfig"]["ReadonlyRootfs"] is True
     writable = {mount["Destination"]: mount["RW"] for mount in about["Mounts"]}
     assert writable == {"/models": False, "/rollout": True}
+
+
+@pytest.mark.usefixtures("images")
+def test_the_image_s_default_command_becomes_healthy(mountable_models: Path) -> None:
+    mount = f"--volume={mountable_models}:/models:ro"
+    container = docker("run", "--detach", mount, "logreg-serving/rollout")
+
+    def health() -> str:
+        return docker("inspect", "--format={{.State.Health.Status}}", container)
+
+    try:
+        wait_for(lambda: health() == "healthy", "the controller is healthy", 60)
+    finally:
+        docker("rm", "--force", "--volumes", container)

@@ -23,7 +23,11 @@ Resource = dict[str, Any]
 @functools.cache
 def render(path: str) -> tuple[Resource, ...]:
     """Return the resources of `base` or of an overlay, by its name, as `kubectl` renders them."""
-    folder = KUBERNETES / (path if path == "base" else f"overlays/{path}")
+    return render_folder(KUBERNETES / (path if path == "base" else f"overlays/{path}"))
+
+
+def render_folder(folder: Path) -> tuple[Resource, ...]:
+    """Return the resources of a folder with a `kustomization.yaml`."""
     command = [str(KUBECTL), "kustomize", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
