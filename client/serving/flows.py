@@ -210,7 +210,7 @@ class Dialogue:
             prediction = yield from self._run_describe(target, signature)
             return Description.from_outputs(prediction.outputs)
         except ServerError as error:
-            if error.status in (404, 503, 504):
+            if error.status in (404, 429, 503, 504):
                 raise
             return None
         except (

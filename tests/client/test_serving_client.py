@@ -15,11 +15,13 @@ from client.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
     NotFoundError,
+    ResourceExhaustedError,
     ServerError,
     UnavailableError,
 )
 from client.serving.client import Target
 from client.serving.flows import Dialogue
+from client.serving.protos import SignatureDefMap
 from client.serving.schema import Signature
 from client.serving.tensors import from_proto
 from tests.client.schemas import spec
@@ -265,6 +267,20 @@ def test_a_version_not_found_while_its_description_is_read_is_an_error(
 
 
 def test_the_same_with_asyncio(model_server: str, client: ServingClient) -> None:
+def test_a_description_that_an_overloaded_server_refuses_is_asked_for_again() -> None:
+    definition = SignatureDefMap()
+    definition.signature_def["describe"].inputs["query"].dtype = 3
+    reply = get_model_metadata_pb2.GetModelMetadataResponse()
+    reply.metadata["signature_def"].Pack(definition)
+    dialogue = Dialogue()
+    for _ in range(2):
+        steps = dialogue.schema(Target("m"))
+        next(steps)
+        assert steps.send(reply)[1].model_spec.signature_name == "describe"
+        with pytest.raises(ResourceExhaustedError):
+            steps.throw(ResourceExhaustedError("Server Threadpool Exhausted"))
+
+
     async def ask() -> None:
         async with AsyncServingClient(model_server) as other:
             rows = TABLE.features[:4]
