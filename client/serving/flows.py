@@ -286,5 +286,8 @@ def _as_bytes(name: str, array: Array) -> Array:
     for index, value in enumerate(array.reshape(-1).tolist()):
         if not isinstance(value, str | bytes):
             raise InvalidArgumentError(f"input {name}: expected strings, got {value!r}")
-        flat[index] = value.encode() if isinstance(value, str) else value
+        try:
+            flat[index] = value.encode() if isinstance(value, str) else value
+        except UnicodeEncodeError as error:
+            raise InvalidArgumentError(f"input {name}: {error}") from None
     return flat.reshape(array.shape)

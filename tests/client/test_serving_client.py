@@ -89,6 +89,7 @@ def test_values_are_sent_as_they_are(dtype: str, values: list[Any]) -> None:
         ("FLOAT", [1e300], "input x: expected float32, got 1e+300"),
         ("FLOAT", [[1], [2, 3]], "input x: setting an array element with a sequence"),
         ("STRING", [["a"], ["b", "c"]], "input x: expected strings, got ['a']"),
+        ("STRING", ["\udcff"], "input x: 'utf-8' codec can't encode character '\\udcff'"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(dtype: str, values: Any, message: str) -> None:
@@ -266,7 +267,6 @@ def test_a_version_not_found_while_its_description_is_read_is_an_error(
             steps.throw(NotFoundError("Servable not found"))
 
 
-def test_the_same_with_asyncio(model_server: str, client: ServingClient) -> None:
 def test_a_description_that_an_overloaded_server_refuses_is_asked_for_again() -> None:
     definition = SignatureDefMap()
     definition.signature_def["describe"].inputs["query"].dtype = 3
@@ -281,6 +281,7 @@ def test_a_description_that_an_overloaded_server_refuses_is_asked_for_again() ->
             steps.throw(ResourceExhaustedError("Server Threadpool Exhausted"))
 
 
+def test_the_same_with_asyncio(model_server: str, client: ServingClient) -> None:
     async def ask() -> None:
         async with AsyncServingClient(model_server) as other:
             rows = TABLE.features[:4]
