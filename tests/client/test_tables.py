@@ -572,6 +572,7 @@ def test_a_quoted_cell_may_go_on_over_lines_and_blocks() -> None:
         (b"a,b,c\n1,2,3\n\n1,2,3,4\n", "line 4: expected 3 cells like the header, got 4"),
         (b"a,b,c\n1,2,3\n1,,3\n", f'line 3, column "b": expected float32, got ""; {NEVER}'),
         (b"a,b,c\n1,1e39,3\n", 'line 2, column "b": expected at most ±3.4028235e+38, got 1e+39'),
+        (b"a,b,c\n1,1e400,3\n", 'line 2, column "b": expected float32, got "1e400"'),
         (b"a,b,c\n1,2,\xff\n", "line 2: expected UTF-8, got byte 255"),
         (b'a,b,c\n1,2,"3\n', "line 2: unexpected end of data"),
         (b'a,b,c\n1,2,3\n1,"2"x,3\n', "line 3: ',' expected after '\"'"),
