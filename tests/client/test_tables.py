@@ -967,6 +967,8 @@ def test_outputs_that_are_no_table_are_told() -> None:
         ("text/html, application/xhtml+xml, */*;q=0.8", CSV, CSV),
         ("text/csv;header=absent;q=0.2, application/x-npy;q=0.3", CSV, NPY),
         ("nonsense, application/json", CSV, JSON),
+        ("text/csv; charset=utf-8", JSON, CSV),
+        ("application/ndjson; charset=utf-8", CSV, NDJSON),
     ],
 )
 def test_which_type_is_answered(accept: str | None, came: str, type_: str) -> None:
