@@ -565,6 +565,34 @@ def test_a_column_with_an_output_s_name_is_not_passed_through() -> None:
 
 def test_a_column_named_error_is_not_passed_through_beside_errors() -> None:
     body = HEADER.strip() + ",error\n1,,,,,5\n"
+def test_a_null_list_of_arrow_concerns_only_its_row() -> None:
+    lists = pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2))
+    table = pa.table({"e": lists, **{name: [value] * 2 for name, value in PLAIN_JSON.items()}})
+    found, _ = answer(ARROW, NDJSON, as_arrow(table), keep=("e",))
+    assert [json.loads(line)["e"] for line in found.splitlines()] == [[1, 2], None]
+    layout = TableLayout.of(schemas.schema(e=schemas.spec("FLOAT", None, 2)))
+    reader = table_reader(ARROW, layout, TableOptions(errors_in_rows=True))
+    (rows,) = reader.feed(as_arrow(pa.table({"e": lists})))
+    assert of(rows)["e"].tolist() == [[1, 2]]
+    assert rows.errors == {1: 'row 2, column "e": expected a number, got null'}
+    table = table.set_column(0, "e", pa.array([[1.0, None], None], pa.list_(pa.float32(), 2)))
+    with pytest.raises(ClientError, match='column "e": expected no null within a list'):
+        answer(ARROW, NDJSON, as_arrow(table), keep=("e",))
+
+
+def test_an_arrow_dictionary_may_follow_a_column_with_only_nulls() -> None:
+    words = pa.dictionary(pa.int32(), pa.string())
+    plain = {name: [value] for name, value in PLAIN_JSON.items()}
+    for plan, message in ((None, ""), ("gold", "a message that cannot be read")):
+        stream = as_arrow(pa.table({**plain, "plan": pa.array([plan], words)}))
+        messages = list(pa.ipc.MessageReader.open_stream(stream))
+        body = b"".join(m.serialize() for m in messages if m.type != "dictionary")
+        if message:
+            assert message in refused(ARROW, body)
+        else:
+            assert inputs(ARROW, body)["plan"] == [b""]
+
+
     options = TableOptions(keep=("error",), errors_in_rows=True)
     assert 'column "error" cannot be returned with on_error=row' in refused(CSV, body, options)
 
