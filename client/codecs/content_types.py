@@ -68,7 +68,9 @@ def negotiate(accept: str | None, request_type: str) -> str:
         ClientError: 406, none of the types that can be written is accepted.
     """
     parsed = parse_accept_header(accept or "*/*", MIMEAccept)
-    wanted = MIMEAccept([(_ALIASES.get(name.lower(), name), q) for name, q in parsed])
+    # Names include parameters such as a charset, which `quality` would compare.
+    names = ((name.partition(";")[0].strip().lower(), q) for name, q in parsed)
+    wanted = MIMEAccept([(_ALIASES.get(name, name), q) for name, q in names])
     order = (request_type, *WRITABLE) if request_type in WRITABLE else WRITABLE
     best = max(order, key=wanted.quality)
     if wanted.quality(best) == 0:

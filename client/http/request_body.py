@@ -1,4 +1,4 @@
-"""Content encodings of request bodies, decompressed within limits of size and ratio."""
+"""Content encodings of request bodies, decompressed within limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ WINDOW_BITS = {
 }
 # Bodies are decompressed in pieces of this size.
 PIECE_BYTES = 2**16
-# A larger body may be at most MAX_RATIO times its compressed size; numbers compress to a quarter.
+# A larger body that is held whole may be at most MAX_RATIO times its compressed size; numbers
+# compress to a quarter.
 SMALL_BYTES = 2**20
 MAX_RATIO = 100
 

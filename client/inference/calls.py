@@ -168,7 +168,9 @@ class _Sending:
         answers = [await self.bisect(half) for half in halves]
         found = [answer for part in answers for answer in part]
         good = all(isinstance(reply, Prediction) for _, reply in found)
-        if good and error.code is grpc.StatusCode.INVALID_ARGUMENT:
+        # A request whose caller has left gets no answer, and may have been the faulty one.
+        is_whole = sum(len(part.members) for part, _ in found) == len(batch.members)
+        if good and is_whole and error.code is grpc.StatusCode.INVALID_ARGUMENT:
             # No request was faulty: the server does not take this many rows.
             self._sender.learn(self._where[0], batch, max(half.total_rows for half in halves))
         return found

@@ -152,8 +152,8 @@ def merged(calls: Sequence[LoggedCall]) -> LoggedCall:
 def _common(logged: LoggedCall) -> tuple[object, ...] | None:
     """Return what calls must have in common to be merged; None if this one cannot be.
 
-    That is all but what each request or row has of its own: names, types and inner dimensions of
-    the arrays included.
+    Only the values of requests and rows may differ; the arrays' names, types and inner dimensions
+    must not.
     """
     if logged.places is not None or logged.shadow is not None or logged.rows is None:
         return None
@@ -175,12 +175,15 @@ def lines_of(logged: LoggedCall, share: float, leave_out: Collection[str]) -> by
         leave_out: names of columns to leave out.
     """
     schema, rows, name = logged.schema, logged.rows, logged.call.signature_name
-    inputs, outputs = logged.call.inputs, logged.outputs
+    inputs, outputs, shadow = logged.call.inputs, logged.outputs, logged.shadow
     if rows is None or not all(a.ndim and len(a) == sum(rows) for a in outputs.values()):
         # The call is one row, with whole arrays as values.
         rows = (1,)
         inputs = {name: array[np.newaxis] for name, array in inputs.items()}
         outputs = {name: array[np.newaxis] for name, array in outputs.items()}
+        if shadow is not None:
+            whole = {name: array[np.newaxis] for name, array in shadow.outputs.items()}
+            shadow = shadow._replace(outputs=whole)
     times = {one: orjson.dumps(_time(one)) for one in set(logged.times)}
     facts = {
         "model": schema.model,
@@ -204,7 +207,7 @@ def lines_of(logged: LoggedCall, share: float, leave_out: Collection[str]) -> by
     for column, values in _columns(schema, name, inputs, leave_out).items():
         pieces += [before + orjson.dumps(column) + b":", values]
         before = b","
-    pieces += [b"}", *_answer(schema, name, outputs), *_shadow(schema, name, logged.shadow)]
+    pieces += [b"}", *_answer(schema, name, outputs), *_shadow(schema, name, shadow)]
     pieces += [b',"seconds":', _of_rows([b"%.6f" % one for one in logged.seconds], rows), b"}\n"]
     return _joined(pieces)
 

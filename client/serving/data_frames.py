@@ -10,7 +10,7 @@ import numpy as np
 from client.errors import InvalidArgumentError
 from client.serving.columns import Column
 from client.serving.columns.base import MissingBoolean
-from client.serving.columns.date import DAY_MICROSECONDS
+from client.serving.columns.date import DAY_MICROSECONDS, days_of
 from client.serving.schema import DENSE, DENSE_INPUT, Schema
 from client.serving.tensors import DTYPES, STRING, dtype_name
 
@@ -46,11 +46,11 @@ def of_frame(frame: Any, signature_name: str, schema: Schema) -> tuple[str, Mapp
     by_input = schema.described.get(signature_name, {})
     if len(signature.inputs) == 1 and names != list(signature.inputs):
         (only,) = signature.inputs
-        order = tuple(column.name for column in by_input.get(only, ())) or tuple(names)
+        known = {column.name: column for column in by_input.get(only, ())}
+        order, dtype = tuple(known) or tuple(names), signature.inputs[only].dtype
         _check_names(names, order)
-        return signature_name, {
-            only: np.column_stack([frame[columns[n]].to_numpy() for n in order])
-        }
+        values = [_values(frame[columns[n]], dtype, known.get(n)) for n in order]
+        return signature_name, {only: np.column_stack(values)}
     _check_names(names, tuple(signature.inputs))
     return signature_name, {
         name: _values(frame[columns[name]], spec.dtype, next(iter(by_input.get(name, ())), None))
@@ -109,9 +109,11 @@ def _encoded(value: Any, dtype: int, column: Column) -> Any:
     """Return a value of a table as the input takes it: tables hold gaps, and numbers as names."""
     if isinstance(value, bytes):
         return value
-    if column.kind == "date" and hasattr(value, "isoformat"):
-        value = value.isoformat()
-    missing = value is None or value != value or type(value).__name__ in ("NAType", "NaTType")
+    # Comparisons of pandas.NA have no truth value, and NaT has `isoformat`.
+    missing = value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
+    if column.kind == "date" and not missing and hasattr(value, "isoformat"):
+        days = days_of(value.isoformat())
+        value = value if days is None else days
     encoded = column.encode(None if missing else value, dtype)
     if isinstance(encoded, MissingBoolean):
         return bool(encoded & 1)

@@ -210,7 +210,7 @@ class Dialogue:
             prediction = yield from self._run_describe(target, signature)
             return Description.from_outputs(prediction.outputs)
         except ServerError as error:
-            if error.status in (404, 503, 504):
+            if error.status in (404, 429, 503, 504):
                 raise
             return None
         except (
@@ -286,5 +286,8 @@ def _as_bytes(name: str, array: Array) -> Array:
     for index, value in enumerate(array.reshape(-1).tolist()):
         if not isinstance(value, str | bytes):
             raise InvalidArgumentError(f"input {name}: expected strings, got {value!r}")
-        flat[index] = value.encode() if isinstance(value, str) else value
+        try:
+            flat[index] = value.encode() if isinstance(value, str) else value
+        except UnicodeEncodeError as error:
+            raise InvalidArgumentError(f"input {name}: {error}") from None
     return flat.reshape(array.shape)

@@ -401,6 +401,15 @@ def test_how_many_rows_a_server_takes_is_learnt() -> None:
     assert rows_of_calls(server) == [64, 32, 16, 16, 32, 16, 16, 16, 16, 16, 16]
 
 
+def test_a_faulty_request_whose_caller_leaves_limits_no_later_calls() -> None:
+    server = FakeServer()
+    early = [
+        Asked(at=0, rows=1, bad=i == 0, cancelled_after=0 if i == 0 else None) for i in range(4)
+    ]
+    ask([*early, *[Asked(at=50, rows=1)] * 4], server)
+    assert rows_of_calls(server) == [4, 2, 1, 2, 4]
+
+
 def test_outputs_without_a_row_for_each_row_are_never_shared_out() -> None:
     server = FakeServer(collapses=True)
     requests = [Asked(at=at, rows=1) for at in (0, 0, 0, 0, 20, 20)]

@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from client import ServingClient
+from client.codecs.oip import codec as oip
 from client.http.api_keys import hashed, new_key
 from client.http.gateway import Gateway
 from client.http.messages import HttpRequest
@@ -93,6 +94,14 @@ def test_it_is_valid_for_any_model(schema: Schema) -> None:
     for default in ("m", "nosuch"):
         for keys in (False, True):
             validate(document([schema], default_model=default, title="t", version="0", keys=keys))
+
+
+def test_examples_of_dates_can_be_sent_to_v2() -> None:
+    schema = schemas.describing(schemas.numeric("day"), schemas.column("day", kind="date"))
+    doc = document([schema], default_model="m", title="t", version="0")
+    (example,) = body(doc, "/v2/models/m/infer")["examples"]
+    inputs = oip.read(json.dumps(example).encode(), schema).call.inputs
+    assert inputs["features"].tolist() == [[0], [2]]
 
 
 def test_a_document_without_models_is_valid() -> None:

@@ -184,7 +184,8 @@ def test_other_models_log_their_outputs() -> None:
         logged(
             schema=schema,
             call=call,
-            outputs={"y": np.float32(7)},
+            outputs={"y": np.float32(7), "z": np.array([1.5, 2])},
+            shadow=ShadowAnswer(2, {"y": np.array(0.25), "z": np.array([3.5, 4])}),
             ids=["one"],
             rows=None,
             callers=[None],
@@ -193,7 +194,8 @@ def test_other_models_log_their_outputs() -> None:
         )
     )
     assert only["columns"] == {"x": [[1, 2], [3, 4]]}
-    assert only["outputs"] == {"y": 7.0}
+    assert only["outputs"] == {"y": 7.0, "z": [1.5, 2]}
+    assert only["shadow"] == {"version": 2, "outputs": {"y": 0.25, "z": [3.5, 4]}}
 
 
 def test_outputs_that_a_request_leaves_out_are_null() -> None:

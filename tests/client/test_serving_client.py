@@ -15,11 +15,13 @@ from client.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
     NotFoundError,
+    ResourceExhaustedError,
     ServerError,
     UnavailableError,
 )
 from client.serving.client import Target
 from client.serving.flows import Dialogue
+from client.serving.protos import SignatureDefMap
 from client.serving.schema import Signature
 from client.serving.tensors import from_proto
 from tests.client.schemas import spec
@@ -87,6 +89,7 @@ def test_values_are_sent_as_they_are(dtype: str, values: list[Any]) -> None:
         ("FLOAT", [1e300], "input x: expected float32, got 1e+300"),
         ("FLOAT", [[1], [2, 3]], "input x: setting an array element with a sequence"),
         ("STRING", [["a"], ["b", "c"]], "input x: expected strings, got ['a']"),
+        ("STRING", ["\udcff"], "input x: 'utf-8' codec can't encode character '\\udcff'"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(dtype: str, values: Any, message: str) -> None:
@@ -262,6 +265,20 @@ def test_a_version_not_found_while_its_description_is_read_is_an_error(
             step = steps.throw(NotFoundError("Servable not found"))
         with pytest.raises(NotFoundError):
             steps.throw(NotFoundError("Servable not found"))
+
+
+def test_a_description_that_an_overloaded_server_refuses_is_asked_for_again() -> None:
+    definition = SignatureDefMap()
+    definition.signature_def["describe"].inputs["query"].dtype = 3
+    reply = get_model_metadata_pb2.GetModelMetadataResponse()
+    reply.metadata["signature_def"].Pack(definition)
+    dialogue = Dialogue()
+    for _ in range(2):
+        steps = dialogue.schema(Target("m"))
+        next(steps)
+        assert steps.send(reply)[1].model_spec.signature_name == "describe"
+        with pytest.raises(ResourceExhaustedError):
+            steps.throw(ResourceExhaustedError("Server Threadpool Exhausted"))
 
 
 def test_the_same_with_asyncio(model_server: str, client: ServingClient) -> None:

@@ -349,6 +349,40 @@ def test_frames_hold_dates_gaps_and_categories() -> None:
         of_frame(frame.with_columns(pl.Series("since", ["x", "y"])), "serving_default", MODEL)
 
 
+def test_frames_of_pandas_may_hold_missing_values_of_every_kind() -> None:
+    pd: Any = pytest.importorskip("pandas")
+    frame = pd.DataFrame(
+        {
+            "age": [40.5, None],
+            "since": pd.to_datetime(["2024-03-01", None], utc=True),
+            "plan": pd.Series(["gold", None], dtype="string"),
+            "rooms": pd.Series([2, None], dtype="Int64"),
+            "garden": pd.Series([False, None], dtype="boolean"),
+        }
+    )
+    _, found = of_frame(frame, "serving_default", MODEL)
+    np.testing.assert_array_equal(found["age"], [40.5, np.nan])
+    np.testing.assert_array_equal(found["since"], [19783.0, np.nan])
+    assert (found["plan"], found["rooms"]) == (["gold", ""], [2, MIN])
+    assert found["garden"] == [False, True]
+
+
+@pytest.mark.parametrize("signature_name", ["serving_default", "dense"])
+def test_dates_of_frames_are_encoded_for_matrices_whatever_form_their_texts_have(
+    signature_name: str,
+) -> None:
+    pd: Any = pytest.importorskip("pandas")
+    day = replace(schemas.column("day", kind="date"), form="%Y-%d-%m")
+    schema = schemas.describing(schemas.numeric("x", "day"), schemas.column("x"), day)
+    days = [datetime.date(2024, 3, 1), datetime.date(2024, 3, 2)]
+    # Dates are datetime64 in polars, and objects in pandas.
+    for library in (pl, pd):
+        frame = library.DataFrame({"day": days, "x": [1.5, 2.5]})
+        name, found = of_frame(frame, signature_name, schema)
+        assert name == "dense"
+        assert found["features"].tolist() == [[1.5, 19783.0], [2.5, 19784.0]]
+
+
 def test_float64_columns_keep_their_digits() -> None:
     milliseconds = 1_700_000_060_123.25
     assert inputs(CSV, HEADER + f"{milliseconds},,,,\n")["age"] == [milliseconds]
@@ -529,6 +563,34 @@ def test_lists_and_bytes_of_arrow_are_passed_through() -> None:
     for accept in (CSV, ARROW, JSON):
         found, _ = answer(ARROW, accept, as_arrow(table), keep=tuple(kept))
         assert b"/wE=" in found
+
+
+def test_a_null_list_of_arrow_concerns_only_its_row() -> None:
+    lists = pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2))
+    table = pa.table({"e": lists, **{name: [value] * 2 for name, value in PLAIN_JSON.items()}})
+    found, _ = answer(ARROW, NDJSON, as_arrow(table), keep=("e",))
+    assert [json.loads(line)["e"] for line in found.splitlines()] == [[1, 2], None]
+    layout = TableLayout.of(schemas.schema(e=schemas.spec("FLOAT", None, 2)))
+    reader = table_reader(ARROW, layout, TableOptions(errors_in_rows=True))
+    (rows,) = reader.feed(as_arrow(pa.table({"e": lists})))
+    assert of(rows)["e"].tolist() == [[1, 2]]
+    assert rows.errors == {1: 'row 2, column "e": expected a number, got null'}
+    table = table.set_column(0, "e", pa.array([[1.0, None], None], pa.list_(pa.float32(), 2)))
+    with pytest.raises(ClientError, match='column "e": expected no null within a list'):
+        answer(ARROW, NDJSON, as_arrow(table), keep=("e",))
+
+
+def test_an_arrow_dictionary_may_follow_a_column_with_only_nulls() -> None:
+    words = pa.dictionary(pa.int32(), pa.string())
+    plain = {name: [value] for name, value in PLAIN_JSON.items()}
+    for plan, message in ((None, ""), ("gold", "a message that cannot be read")):
+        stream = as_arrow(pa.table({**plain, "plan": pa.array([plan], words)}))
+        messages = list(pa.ipc.MessageReader.open_stream(stream))
+        body = b"".join(m.serialize() for m in messages if m.type != "dictionary")
+        if message:
+            assert message in refused(ARROW, body)
+        else:
+            assert inputs(ARROW, body)["plan"] == [b""]
 
 
 def test_a_long_name_is_not_repeated_in_every_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -572,6 +572,7 @@ def test_a_quoted_cell_may_go_on_over_lines_and_blocks() -> None:
         (b"a,b,c\n1,2,3\n\n1,2,3,4\n", "line 4: expected 3 cells like the header, got 4"),
         (b"a,b,c\n1,2,3\n1,,3\n", f'line 3, column "b": expected float32, got ""; {NEVER}'),
         (b"a,b,c\n1,1e39,3\n", 'line 2, column "b": expected at most ±3.4028235e+38, got 1e+39'),
+        (b"a,b,c\n1,1e400,3\n", 'line 2, column "b": expected float32, got "1e400"'),
         (b"a,b,c\n1,2,\xff\n", "line 2: expected UTF-8, got byte 255"),
         (b'a,b,c\n1,2,"3\n', "line 2: unexpected end of data"),
         (b'a,b,c\n1,2,3\n1,"2"x,3\n', "line 3: ',' expected after '\"'"),
@@ -966,6 +967,8 @@ def test_outputs_that_are_no_table_are_told() -> None:
         ("text/html, application/xhtml+xml, */*;q=0.8", CSV, CSV),
         ("text/csv;header=absent;q=0.2, application/x-npy;q=0.3", CSV, NPY),
         ("nonsense, application/json", CSV, JSON),
+        ("text/csv; charset=utf-8", JSON, CSV),
+        ("application/ndjson; charset=utf-8", CSV, NDJSON),
     ],
 )
 def test_which_type_is_answered(accept: str | None, came: str, type_: str) -> None:

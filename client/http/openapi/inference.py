@@ -18,6 +18,7 @@ from client.http.openapi.parts import (
     responses,
 )
 from client.http.openapi.schemas import Json, tensor_schema
+from client.serving.columns.date import days_of
 from client.serving.schema import DEFAULT_SIGNATURE, Schema
 
 
@@ -72,13 +73,14 @@ def _infer(schema: Schema, target: str) -> Json:
         "required": ["inputs"],
     }
     examples = example_rows(schema, DEFAULT_SIGNATURE) if default is not None else []
-    if default is not None and examples:
+    if default is not None and schema.description is not None and examples:
+        dates = {c.name for c in schema.description.columns if c.kind == "date"}
         tensors = [
             {
                 "name": name,
                 "shape": [len(examples)],
                 "datatype": datatype(default.inputs[name].dtype),
-                "data": [row[name] for row in examples],
+                "data": [days_of(row[name]) if name in dates else row[name] for row in examples],
             }
             for name in examples[0]
         ]

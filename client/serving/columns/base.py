@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -172,7 +173,7 @@ def parse_word(word: str, dtype: int) -> Any:
         return word
     if kind == "b" and word.lower() in BOOLEANS:
         return BOOLEANS[word.lower()]
-    if kind == "f" and PLAIN_NUMBER.fullmatch(word):
+    if kind == "f" and PLAIN_NUMBER.fullmatch(word) and math.isfinite(float(word)):
         return float(word)
     if kind in ("i", "u") and len(word) <= _MAX_INTEGER_LENGTH and PLAIN_NUMBER.fullmatch(word):
         try:

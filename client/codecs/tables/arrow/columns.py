@@ -68,8 +68,11 @@ class Buffers:
             assert self.values is not None
             width = field.width
             inner, there = self.values.read(start * width, stop * width, words)
-            if there is not None and not there.all():
-                raise ClientError(f'column "{field.name}": expected no null within a list')
+            if there is not None:
+                # The elements of a null list do not matter.
+                nulls = ~there.reshape(count, width).all(axis=1)
+                if (nulls if valid is None else nulls & valid).any():
+                    raise ClientError(f'column "{field.name}": expected no null within a list')
             return inner.reshape(count, width), valid
         numbers = _numbers(self.buffers[0], field.dtype, start, count)
         if field.per_day:
@@ -217,9 +220,8 @@ def _texts(buffer: memoryview, begins: Array, ends: Array) -> Array:
 
 
 def _looked_up(keys: Array, valid: Array | None, dictionary: Values | None) -> Values:
-    if dictionary is None:
-        raise BrokenError
-    words, known = dictionary
+    # The dictionary of a column with only nulls may come later.
+    words, known = dictionary or (byte_array([]), None)
     if not len(words):
         if valid is None or valid.any():
             raise BrokenError
