@@ -135,10 +135,10 @@ def prepare(part: Part, roles: Roles) -> Prepared:
         with np.errstate(over="ignore"):
             narrow = values.astype(np.float32, copy=False)
         numbers[:, position] = narrow
-        if values.dtype == np.float64:
+        if values.dtype == np.float64 and len(values):
             lossy[position] = _differs(narrow, values)
-            if lossy[position] and narrow.min() == narrow.max():
-                spans[name] = (float(np.nanmin(values)), float(np.nanmax(values)))
+            if np.fmin.reduce(narrow) == np.fmax.reduce(narrow):  # False if all are missing
+                spans[name] = (float(np.fmin.reduce(values)), float(np.fmax.reduce(values)))
         hasher.add_numbers(name, values)
     infinite = np.isinf(numbers)
     if infinite.any():
