@@ -175,11 +175,15 @@ def test_columns_left_out_the_label_and_the_weight_are_not_predicted_with(tmp_pa
 
 @pytest.mark.parametrize(
     ("weight", "got"),
-    [(-1.0, "-1.0"), (None, "nothing"), (float("nan"), "nan"), (float("inf"), "inf")],
+    [
+        *((-1.0, "-1.0"), (None, "nothing"), (float("nan"), "nan"), (float("inf"), "inf")),
+        *((1e39, "1e+39"), (1e-42, "1e-42")),
+    ],
 )
 def test_an_invalid_weight_is_refused(tmp_path: Path, weight: float | None, got: str) -> None:
     message = message_of(numbered(3, w=[1.0, 0.0, weight]), tmp_path, Choice("y", weight="w"))
-    assert message == f"rows row 3, column 'w': expected a weight of at least 0, got {got}"
+    expected = "expected a weight of 0, or from 1e-30 to 1e+30"
+    assert message == f"rows row 3, column 'w': {expected}, got {got}"
 
 
 def test_rows_count_by_their_weights(tmp_path: Path) -> None:
