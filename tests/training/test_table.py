@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
+from training.data.held_out import held_out_examples
 from training.data.reading import FrameFile, Source, open_source
 from training.data.row_store import Rows, Spool
 from training.data.split import Split
@@ -581,6 +582,13 @@ def test_workers_that_share_files_learn_the_same_as_one(tmp_path: Path) -> None:
     together = [numbers_of(table.train) for table in tables]
     assert set.union(*together) == numbers_of(alone.train)
     assert sum(len(share) for share in together) == alone.train.rows
+
+
+def test_a_worker_with_few_of_very_many_held_out_rows_gives_one(tmp_path: Path) -> None:
+    table = read(numbered(50), tmp_path)
+    table = replace(table, rows={**table.rows, "held_out": 10**8})
+    theta = np.zeros(len(table.encoder.features) + 1)
+    assert len(held_out_examples(table, Workers(), theta)) == 1
 
 
 def test_all_workers_report_the_error_of_one(tmp_path: Path) -> None:
