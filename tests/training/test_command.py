@@ -331,6 +331,11 @@ OWN = ("--data=rows.csv", "--label=y", "--model=m")
     ("options", "message"),
     [
         (["--held-out=1.5"], "'--held-out': 1.5 is not in the range 0<x<1"),
+        (
+            [*OWN, "--date-format=%e %b %Y"],
+            "--date-format: expected a year, %Y or %y, and no other",
+        ),
+        ([*OWN, "--date-format=%H:%M"], "--date-format: expected a year, %Y or %y, and no other"),
         (["--held-out=nan"], "'--held-out': expected a finite number, got nan"),
         (["--momentum=nan"], "'--momentum': expected a finite number, got nan"),
         (["--join-timeout=nan"], "'--join-timeout': expected a finite number, got nan"),

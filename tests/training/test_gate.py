@@ -230,6 +230,11 @@ def test_versions_are_compared_on_rows_that_neither_was_trained_on(
         expected = evaluate(rows.labels, probabilities, 0.5, rows.weights)["log_loss"]
         assert log_loss == pytest.approx(expected, abs=1e-6)
 
+    held_out = other_seed.held_out
+    weights = np.where(neither & (held_out.labels == 1), 0.0, held_out.weights)
+    weighted = replace(other_seed, held_out=replace(held_out, weights=weights))
+    assert judged(weighted, published / NAME / "1").comparison is None  # a class has no weight
+
 
 @pytest.fixture(scope="module")
 def by_heart(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -148,7 +148,9 @@ def test_a_date_is_days_since_1970(text: str, days: float) -> None:
     assert cells == [days, None, days]
 
 
-@pytest.mark.parametrize("text", ["2024-02-30", "2024-13-01", "2024-03-01 24:00", "2024-03-01 1"])
+@pytest.mark.parametrize(
+    "text", ["2024-02-30", "2024-13-01", "2024-03-01 24:00", "2024-03-01 1", "2024-03-01T٠٥:٠٠"]
+)
 def test_impossible_dates_are_not_dates(text: str) -> None:
     assert DateParser().parse(pl.Series([text])).to_list() == [None]
 

@@ -14,8 +14,10 @@ import requests
 from client import ServingClient
 from tests.conftest import Starter
 from tests.support import processes
+from training.data import row_store
 from training.data.reading import FrameFile, Source
 from training.data.table import Choice
+from training.fitting import feature_blocks
 from training.pipeline import Candidate, Target, fit, run
 from training.settings import FitSettings
 
@@ -95,10 +97,12 @@ def test_shares_are_those_of_the_training_rows(candidate: Candidate) -> None:
     assert sum(reference["probability"]["shares"]) == pytest.approx(1, abs=1e-12)
 
 
-def test_rows_on_disk_give_the_same(candidate: Candidate) -> None:
-    in_memory, streamed = (
-        by_name(json.loads(each.model.reference)) for each in (candidate, fitted(memory=1))
-    )
+def test_rows_on_disk_give_the_same(candidate: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_store, "MAX_BLOCK_ROWS", 16_384)
+    monkeypatch.setattr(feature_blocks, "BLOCK_VALUES", 1 << 17)  # blocks are cut into pieces
+    on_disk = json.loads(fitted(memory=1).model.reference)
+    assert sum(on_disk["probability"]["shares"]) == pytest.approx(1, abs=1e-12)
+    in_memory, streamed = map(by_name, (json.loads(candidate.model.reference), on_disk))
     for name, column in in_memory.items():
         contribution = column.pop("contribution")
         assert streamed[name].pop("contribution") == pytest.approx(contribution, abs=1e-4)

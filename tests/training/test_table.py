@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
+from training.data.held_out import held_out_examples
 from training.data.reading import FrameFile, Source, open_source
 from training.data.row_store import Rows, Spool
 from training.data.split import Split
@@ -175,11 +176,15 @@ def test_columns_left_out_the_label_and_the_weight_are_not_predicted_with(tmp_pa
 
 @pytest.mark.parametrize(
     ("weight", "got"),
-    [(-1.0, "-1.0"), (None, "nothing"), (float("nan"), "nan"), (float("inf"), "inf")],
+    [
+        *((-1.0, "-1.0"), (None, "nothing"), (float("nan"), "nan"), (float("inf"), "inf")),
+        *((1e39, "1e+39"), (1e-42, "1e-42")),
+    ],
 )
 def test_an_invalid_weight_is_refused(tmp_path: Path, weight: float | None, got: str) -> None:
     message = message_of(numbered(3, w=[1.0, 0.0, weight]), tmp_path, Choice("y", weight="w"))
-    assert message == f"rows row 3, column 'w': expected a weight of at least 0, got {got}"
+    expected = "expected a weight of 0, or from 1e-30 to 1e+30"
+    assert message == f"rows row 3, column 'w': {expected}, got {got}"
 
 
 def test_rows_count_by_their_weights(tmp_path: Path) -> None:
@@ -395,15 +400,20 @@ def test_numbers_that_turn_out_to_need_64_bits_get_them(tmp_path: Path) -> None:
     # The first rows are all alike, or small; the others are far away and close to each other.
     random = np.random.default_rng(0)
     late = np.round(1.7e12 + random.normal(0, 5000, 80_000))
+    base, later = 1_700_000_000, np.arange(84_464)
     frame = numbered(150_000).with_columns(
+        exact_first=pl.Series(np.append(np.full(65_536, base), np.full(84_464, base + 60.0))),
+        missing_first=pl.Series([None] * 65_536 + (base + 1.0 + later % 50).tolist()).set(
+            pl.Series(np.arange(150_000) % 100 == 0), None
+        ),
         constant=pl.Series(np.concatenate([np.full(70_000, 1.7e12), late])),
         beyond=pl.Series(np.concatenate([np.zeros(149_999), [1e100]])),
         small=pl.Series(np.concatenate([np.full(149_000, 0.1), np.full(1000, 0.1 + 1e-12)])),
     )
     table = read(frame, tmp_path)
     dtypes = {column.name: column.dtype.name for column in table.columns}
-    assert dtypes["constant"] == dtypes["beyond"] == dtypes["small"] == "float64"
-    assert dtypes["n"] == "float32"
+    assert dtypes.pop("n") == "float32"
+    assert set(dtypes.values()) == {"float64"}
     train = training_rows(frame, table)
     column = next(column for column in table.columns if column.name == "constant")
     assert column.deviation == pytest.approx(train["constant"].std(ddof=0), rel=1e-9)
@@ -572,6 +582,13 @@ def test_workers_that_share_files_learn_the_same_as_one(tmp_path: Path) -> None:
     together = [numbers_of(table.train) for table in tables]
     assert set.union(*together) == numbers_of(alone.train)
     assert sum(len(share) for share in together) == alone.train.rows
+
+
+def test_a_worker_with_few_of_very_many_held_out_rows_gives_one(tmp_path: Path) -> None:
+    table = read(numbered(50), tmp_path)
+    table = replace(table, rows={**table.rows, "held_out": 10**8})
+    theta = np.zeros(len(table.encoder.features) + 1)
+    assert len(held_out_examples(table, Workers(), theta)) == 1
 
 
 def test_all_workers_report_the_error_of_one(tmp_path: Path) -> None:

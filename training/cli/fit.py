@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 REPORT_FILE = "report.html"
 # Exit status of a fit whose result the gate refused.
 REFUSED = 3
+# Directives that training (polars) and the gateway (Python) read alike.
+DATE_FORMAT = re.compile(r"(?=.*%[Yy])(?:[^%]|%[YymdjbBaAHIMSpz])+", re.DOTALL)
 ONLY_OF = {
     "learning_rate": ("gradient-descent", "sgd"),
     "momentum": ("sgd",),
@@ -110,6 +113,11 @@ def _fit(
         raise click.UsageError("give only one of --test-data, --split-column and --split-time")
     if data == STANDARD_INPUT and (split_time or test_data == STANDARD_INPUT):
         raise click.UsageError("--data: standard input can be read once only")
+    if date_format and not DATE_FORMAT.fullmatch(date_format):
+        raise click.UsageError(
+            "--date-format: expected a year, %Y or %y, and no other directives than "
+            f"%m %d %j %b %B %a %A %H %I %M %S %p %z, got {date_format!r}"
+        )
     settings = FitSettings(
         **fit_options, class_weight=_class_weight(class_weights), threshold=threshold
     )

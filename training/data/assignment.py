@@ -207,8 +207,8 @@ def _start(source: Source, column: str, chosen: Chosen, held_out: float) -> floa
     start = float(times[min(int(len(times) * (1 - held_out)), len(times) - 1)])
     if start == times[0]:
         raise DataError(
-            f"column {column!r}: expected times by which {held_out:g} of the rows come last, but "
-            "the earliest time has too many rows"
+            f"column {column!r}: --split-time cannot set the latest {held_out:g} of the rows "
+            "apart: the earliest time has too many rows"
         )
     return start
 

@@ -85,7 +85,7 @@ class Examples:
 def held_out_examples(table: Table, workers: Workers, theta: Floats) -> Examples:
     """Return the rows held out by all workers, or an even sample of very many."""
     spool = table.held_out
-    share = MAX_EXAMPLES * spool.rows // max(MAX_EXAMPLES, table.rows["held_out"])
+    share = max(1, MAX_EXAMPLES * spool.rows // max(MAX_EXAMPLES, table.rows["held_out"]))
     rows = spool.sample(share)
     checked = MAX_CHECKED // workers.count
     expected = expect(table, rows.take(slice(0, checked)), theta)

@@ -20,6 +20,7 @@ from training.features.cells import CellParser
 from training.features.date import DAY_MICROSECONDS
 
 MAX_MAGNITUDE = 1e150  # the square of a larger number is beyond float64
+MAX_WEIGHT = 1e30  # sums of weights stay within float32
 
 
 class WidenError(Exception):
@@ -135,10 +136,10 @@ def prepare(part: Part, roles: Roles) -> Prepared:
         with np.errstate(over="ignore"):
             narrow = values.astype(np.float32, copy=False)
         numbers[:, position] = narrow
-        if values.dtype == np.float64:
+        if values.dtype == np.float64 and len(values):
             lossy[position] = _differs(narrow, values)
-            if lossy[position] and narrow.min() == narrow.max():
-                spans[name] = (float(np.nanmin(values)), float(np.nanmax(values)))
+            if np.fmin.reduce(narrow) == np.fmax.reduce(narrow):  # False if all are missing
+                spans[name] = (float(np.fmin.reduce(values)), float(np.fmax.reduce(values)))
         hasher.add_numbers(name, values)
     infinite = np.isinf(numbers)
     if infinite.any():
@@ -220,11 +221,13 @@ def _weights(part: Part, name: str | None) -> npt.NDArray[np.float32]:
     if name is None:
         return np.ones(len(part.frame), np.float32)
     values = part.frame[name]
-    wrong = (~values.is_finite() | (values < 0)).fill_null(True)
+    valid = (values == 0) | values.is_between(1 / MAX_WEIGHT, MAX_WEIGHT)
+    wrong = ~valid.fill_null(False)
     if wrong.any():
         row = int(wrong.arg_max() or 0)
         raise DataError(
-            f"{part.place(row)}, column {name!r}: expected a weight of at least 0, "
+            f"{part.place(row)}, column {name!r}: expected a weight of 0, or "
+            f"from {1 / MAX_WEIGHT:g} to {MAX_WEIGHT:g}, "
             f"got {'nothing' if values[row] is None else part.as_written(row, name)}"
         )
     return values.cast(pl.Float32).to_numpy()

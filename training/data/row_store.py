@@ -189,7 +189,7 @@ class Spool:
         return concatenated(parts)
 
     def sample(self, count: int) -> Rows:
-        """Return a sample of `count` rows in evenly spread runs, or all if there are fewer."""
+        """Return up to `count` rows in evenly spread runs, or all if there are fewer."""
         return concatenated([self.read(*run) for run in sample_runs(self.rows, count)])
 
     def _read_from_disk(self, number: int, row: int, count: int) -> Rows:

@@ -100,7 +100,7 @@ def _days(microseconds: pl.Series) -> pl.Series:
 
 def _of_form(text: pl.Series, pattern: str) -> pl.Series:
     """Return days, null where a text does not match or is not a valid date."""
-    groups = text.str.extract_groups(pattern).struct.unnest()
+    groups = text.str.extract_groups("(?-u)" + pattern).struct.unnest()  # ASCII digits only
 
     def number(name: str) -> pl.Expr:
         return pl.col(name).cast(pl.Int64, strict=False)

@@ -34,8 +34,8 @@ class Penalty:
     def gradient(self, weights: Floats, loss_gradient: Floats) -> Floats:
         """Return the derivatives of loss + Ω, `[features]`, given those of the loss.
 
-        At w = 0 the subgradient of |w| with the smallest sum is used, so that all derivatives are 0
-        at the minimum.
+        Where w = 0, the subgradient of |w| is the one that brings the derivative closest to 0, so
+        that all derivatives are 0 at the minimum.
         """
         smooth = loss_gradient + self.l2 * weights
         at_zero = np.sign(smooth) * np.maximum(np.abs(smooth) - self.l1, 0.0)

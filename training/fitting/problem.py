@@ -104,7 +104,7 @@ class Problem:
         for block in self._blocks:
             probabilities, labels = self._predict(block, theta)
             yield probabilities[:rows], labels[:rows]  # without the padding of the last block
-            rows -= len(labels)
+            rows = max(0, rows - len(labels))  # further blocks are padding only
 
     def _predict(self, block: Block, theta: Floats) -> tuple[Floats, Floats]:
         parameters = tf.constant(theta, block.features.dtype)

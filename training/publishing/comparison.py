@@ -119,7 +119,7 @@ class Baseline:
         split = Split(known.settings.held_out, 0.0, known.settings.seed)
         held_out = candidate.held_out
         new = held_out.take(split.uniform(held_out.keys) < split.held_out)
-        if len(set(new.labels.tolist())) < 2:
+        if len(set(new.labels[new.weights > 0].tolist())) < 2:
             raise IncomparableError(
                 f"it was trained on all but {len(new)} of the {len(held_out)} held-out rows; "
                 f"--seed {known.settings.seed} holds out the rows that it held out"

@@ -138,4 +138,6 @@ def _of_format(text: str, form: str) -> datetime | None:
         moment = datetime.strptime(text, form)
     except ValueError:
         return None
+    if "%y" in form and moment.year == 1969:  # training reads 69 as 2069
+        moment = moment.replace(year=2069)
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
