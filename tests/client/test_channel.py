@@ -221,7 +221,7 @@ def test_a_name_that_does_not_resolve_is_told() -> None:
 
 def test_a_unix_socket(tmp_path: Path, starter: Starter, base_path: Path) -> None:
     path = tmp_path / "models.sock"
-    serve(starter, base_path, f"--grpc_socket_path={path}")
+    serve(starter, base_path, f"--grpc_socket_path={path}", port=free_port())
     with ServingClient(f"unix:{path}") as server:
         processes.wait_for(lambda: predicts(server), "the model is loaded")
         assert server.predict("m", X).outputs["y"].tolist() == [11.0]

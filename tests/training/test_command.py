@@ -456,7 +456,8 @@ def test_data_errors_take_one_line(
     usual = (f"--models={tmp_path / 'models'}", f"--data={path}", "--label=y", "--model=m")
     done = run("fit", *usual, "--quiet", *options)
     assert done.exit_code == 1
-    (line,) = done.stderr.splitlines()
+    assert done.stderr.count("\n") == 1, done.stderr
+    line = done.stderr.rstrip()
     assert line.startswith(f"Error: {message.format(path=path)}")
     assert done.stdout == ""
     assert not (tmp_path / "models").exists()
@@ -496,7 +497,8 @@ def test_a_models_directory_that_cannot_be_made_is_one_clear_line(tmp_path: Path
     (tmp_path / "file").touch()
     done = run("fit", f"--models={tmp_path / 'file' / 'models'}", NEWTON, "--quiet")
     assert done.exit_code == 1
-    (line,) = done.stderr.splitlines()
+    assert done.stderr.count("\n") == 1, done.stderr
+    line = done.stderr.rstrip()
     assert line.startswith("Error: cannot read or write: [Errno 20] Not a directory: ")
 
 
