@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -190,8 +189,9 @@ class ForkedCheck:
     def __init__(self, command: tuple[str, ...], stderr: IO[bytes], **options: Any) -> None:
         module = command[-1]
         request, self._stdin = _context.Pipe(duplex=False)
-        with request:
-            errors = reduction.DupFd(stderr.fileno())
+        # A connection is passed with the start; the child need not ask this process for it, which
+        # would fail, with a traceback, if the child is killed meanwhile.
+        with request, Connection(os.dup(stderr.fileno())) as errors:
             process = _context.Process(target=_run, args=(module, request, errors), daemon=True)
             self._process = Forked(process)
 
@@ -204,9 +204,9 @@ class ForkedCheck:
         self._process.kill()
 
 
-def _run(module: str, request: Connection, errors: Any) -> None:
+def _run(module: str, request: Connection, errors: Connection) -> None:
     os.setsid()
-    os.dup2(errors.detach(), 2)
+    os.dup2(errors.fileno(), 2)
     try:
         sys.stdin = io.StringIO(request.recv_bytes().decode())
     except EOFError:
