@@ -79,4 +79,4 @@ def test_without_a_model_server_it_says_so_and_comes_back_by_itself(
     starter.model_server(
         "--model_name=breast_cancer", f"--model_base_path={models / 'breast_cancer'}", port=port
     )
-    expect(page.locator("#label")).to_have_text("malignant", timeout=20_000)
+    expect(page.locator("#label")).to_have_text("malignant")
