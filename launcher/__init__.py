@@ -1,4 +1,4 @@
 """The launcher: starts the model server and the client as processes for `make run`.
 
-It starts the rooms as the commands a user would type, and imports none of them.
+It runs the packages with the commands a user would type, and imports none of them.
 """

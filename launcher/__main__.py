@@ -182,7 +182,7 @@ def _wait_until_ready(url: str, supervisor: Supervisor, stop: list[int]) -> bool
 
 
 def _watch(url: str, supervisor: Supervisor, stop: list[int]) -> None:
-    """Report changes of readiness until a signal arrives or the supervisor ends."""
+    """Report changes in readiness until a signal arrives or the supervisor ends."""
     ready = True
     checked = time.monotonic()
     while not stop and supervisor.is_running():

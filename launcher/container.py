@@ -2,7 +2,7 @@
 
 `python -m launcher.container` runs the container, prints its log, and exits when the container
 exits. SIGTERM and SIGINT stop the container. It is removed when it ends; the next run on the same
-port removes one that a killed run left.
+port removes one that a killed run left behind.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _run(
         container.remove(force=True)
     if stopping:
         return 0
-    click.echo(f"the container ended with status {status}", err=True)
+    click.echo(f"the container exited with status {status}", err=True)
     return status or 1
 
 

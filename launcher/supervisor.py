@@ -68,7 +68,7 @@ class Supervisor:
         )
 
     def is_running(self) -> bool:
-        """Return whether supervisord has not ended."""
+        """Return whether supervisord is still running."""
         return self._process.poll() is None
 
     def stop(self) -> None:
@@ -91,7 +91,7 @@ class Supervisor:
 def _configuration(programs: Mapping[str, list[str]], logs: Path) -> str:
     folder = _escaped(str(logs))
     if COMMENT.search(folder):
-        raise click.ClickException(f'{logs}: expected a path without " #" and " ;"')
+        raise click.ClickException(f'{logs}: expected a path without " #" or " ;"')
     parts = [CONFIGURATION.format(logs=folder, names=", ".join(programs))]
     for name, command in programs.items():
         # Arguments with spaces are in single quotes, which end and begin again around a character

@@ -36,7 +36,7 @@ MARKERS = ("_SUCCESS", "_metadata", "_common_metadata")
 SEPARATORS = ",;\t|"
 SEPARATOR_LINE = re.compile(r'"?sep=([\t !#-~])"?[ \t,;]*', re.IGNORECASE)
 BLANKS = " \t\n\v\f\r"
-# A first column with such a name is an index of pandas or R.
+# A first column with such a name is a pandas or R index.
 INDEX_NAME = re.compile(r"|Unnamed: 0(\.\d+)?")
 
 

@@ -78,7 +78,7 @@ def roll_back(state: Rollout, servers: Servers, now: datetime) -> Rollout:
     """Make the previous version stable again.
 
     Raises:
-        RolloutError: no version is loaded to return to, or a rollout is in progress.
+        RolloutError: no previous version is loaded, or a rollout is in progress.
     """
     if not state.at_rest:
         raise RolloutError(f"a rollout of version {state.canary} is in progress; use abort")

@@ -65,7 +65,7 @@ class Comparison:
         return float(judge.log_e_value(np.asarray(self.logs)))
 
     def harm(self, alpha: float) -> float:
-        """Return an upper bound of the candidate's rate minus the control's."""
+        """Return an upper bound on the candidate's rate minus the control's."""
         canary, control = self.canary, self.control
         return judge.harm_bound((canary[0], canary[1]), (control[0], control[1]), alpha)
 

@@ -30,7 +30,7 @@ class Exporter:
         self._needed = self._gauge("rollout_e_value_limit", "E-value that rolls back", "test")
         self._harm = self._gauge(
             "rollout_harm_upper_bound",
-            "Upper bound of the increase in bad calls, as a share of the calls",
+            "Upper bound on the increase in bad calls, as a share of the calls",
             "test",
         )
         self._rollbacks = Counter(

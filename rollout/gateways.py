@@ -21,7 +21,7 @@ class Gateway:
 
     Attributes:
         counters: counters of the model; the functions below return their keys.
-        generation: of the rollout file that it follows; None if it follows none.
+        generation: generation of the rollout file that it follows; None if it follows none.
         unreadable: whether it cannot read that file.
         cut_out: versions that get no requests because they failed.
         wrong: (version, server) of golden rows with incorrect answers.
@@ -88,7 +88,7 @@ def _ask(address: str, model: str) -> Gateway:
     try:
         status, body = get(address, "/metrics")
         if status != 200:
-            return Gateway(problem=f"not a gateway: GET /metrics gave {status}")
+            return Gateway(problem=f"not a gateway: GET /metrics returned {status}")
         return parse(body.decode(), model)
     except UnreachableError as error:
         return Gateway(problem=str(error))

@@ -84,7 +84,7 @@ def lower_bound(bad: float, total: float, alpha: float) -> float:
 
 
 def harm_bound(canary: tuple[float, float], control: tuple[float, float], alpha: float) -> float:
-    """Return an upper bound of the canary's rate minus the control's, of (bad, total) each."""
+    """Return an upper bound on the canary's rate minus the control's, of (bad, total) each."""
     return upper_bound(*canary, alpha / 2) - lower_bound(*control, alpha / 2)
 
 

@@ -55,7 +55,7 @@ def call_each(addresses: Sequence[str], function: Callable[[str], T]) -> dict[st
 
 
 def get(address: str, path: str) -> tuple[int, bytes]:
-    """Return status and body of a GET request to ip:port.
+    """Return the status and body of a GET request to ip:port.
 
     Raises:
         UnreachableError: there is no complete response in time.
@@ -105,7 +105,7 @@ class _Socket(socket.socket):
         self.settimeout(TIMEOUT_SECONDS)
 
     def recv_into(self, *arguments: Any) -> int:
-        """Receive some bytes."""
+        """Receive bytes, or raise TimeoutError after the deadline."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("timed out")

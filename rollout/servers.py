@@ -78,5 +78,5 @@ def _ask(address: str, model: str) -> Server:
             if each["status"]["error_code"] not in ("OK", 0):
                 errors[version] = str(each["status"]["error_message"])
     except (ValueError, KeyError, TypeError):
-        return Server(problem=f"not a model server: GET /v1/models/{model} gave {status}")
+        return Server(problem=f"not a model server: GET /v1/models/{model} returned {status}")
     return Server(states, errors)

@@ -53,7 +53,7 @@ class Store:
         """Return the state of a model's rollout; None if there is no file.
 
         Raises:
-            StateError: the file is unreadable, of another model or of a later release.
+            StateError: the file is unreadable, for another model, or from a later release.
         """
         path = self.path(model)
         try:
@@ -66,7 +66,7 @@ class Store:
 
     @contextmanager
     def locked(self, now: datetime) -> Iterator[None]:
-        """Exclude other writers, and complete an unfinished change of a killed one.
+        """Exclude other writers, and complete a change that a killed writer left unfinished.
 
         Raises:
             StateError: the directory cannot be written, or a rollout file cannot be read.

@@ -17,11 +17,11 @@ from rollout.state import Rollout
 # Probability that a version that is no worse is ever rolled back, split over the tests.
 ALPHA = 0.01
 SPLIT = {"failed": 0.6, "refused": 0.1, "slow": 0.2, "flips": 0.1}
-# Smallest difference of rates that rolls back, however certain it is.
+# Smallest difference in rates that triggers a rollback, however certain it is.
 MIN_EFFECT = {"failed": 0.001, "refused": 0.001, "slow": 0.02, "flips": 0.01}
-# E-value that rolls back once a gateway has cut the version out: there will be no more evidence.
+# E-value for a rollback once a gateway has cut the version out: no more evidence will come.
 CUT_OUT_E = 20.0
-# Probability that the bound of harm, which decides on steps, is ever wrong.
+# Probability that the bound on harm, which decides the steps, is ever wrong.
 HARM_ALPHA = 0.05
 # Calls that a step needs in each arm.
 MIN_CALLS = 50
@@ -38,7 +38,7 @@ class Flips:
     """Expected label flips between the stable version and the candidate.
 
     Attributes:
-        rate: upper bound of the share of rows.
+        rate: upper bound on the share of rows.
         source: origin of the rate, for people.
     """
 
@@ -54,10 +54,10 @@ class Finding:
         name: "failed", "refused", "slow" or "flips".
         text: the counts, for people.
         log_e: logarithm of the e-value.
-        needed: e-value that rolls back.
-        harm: upper bound of the harm, as a share of the calls.
+        needed: e-value that triggers a rollback.
+        harm: upper bound on the harm, as a share of the calls.
         allowed: largest harm that passes the step.
-        excess: observed difference of rates.
+        excess: observed difference in rates.
     """
 
     name: str
@@ -249,15 +249,15 @@ def _needed(name: str) -> float:
 def expected_flips(version_directory: Path, stable: int) -> Flips:
     """Return the flips that the gate measured between the stable version and this one.
 
-    The bound accounts for the number of held-out rows. Without a comparison that the version passed
-    against this stable version, a default is returned.
+    The bound accounts for the number of held-out rows. Return a default unless the version passed
+    a comparison with this stable version.
     """
     try:
         manifest = json.loads((version_directory / "manifest.json").read_bytes())
         gate = manifest["gate"]
         comparison = gate["comparison"]
         rate, rows = comparison["label_flips"], comparison["rows"]
-        # If the version was published against the gate's verdict, its flips are not to be expected.
+        # If the version was published against the gate's verdict, do not expect its flips.
         if not gate["passed"] or comparison["version"] != stable or not 0 <= rate <= 1:
             return Flips()
         bound = judge.upper_bound(rate * rows, rows, HARM_ALPHA)
@@ -268,7 +268,7 @@ def expected_flips(version_directory: Path, stable: int) -> Flips:
 
 
 def span(seconds: float) -> str:
-    """Format a time for people: 90 s, 10 m, 2 h."""
+    """Format a duration for people: 90 s, 10 m, 2 h."""
     for unit, length in (("h", 3600), ("m", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

@@ -12,8 +12,8 @@ from training.cli.versions import list_versions, rollback, verify_versions
 
 # TensorFlow's start-up messages do not help people who train a model.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Importing TensorFlow imports Keras 3, which doubles the time and is not used here. With this
-# variable it looks for tf_keras, which is not installed.
+# Importing TensorFlow imports Keras 3, which doubles the import time and is unused here. With this
+# variable TensorFlow looks for tf_keras, which is not installed.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 

@@ -20,7 +20,7 @@ class DivergedError(TrainingError):
 
 
 class ResumeError(TrainingError):
-    """There is no checkpoint to resume, or it belongs to another fit."""
+    """There is no checkpoint to resume from, or it belongs to another fit."""
 
 
 class WorkersError(TrainingError):

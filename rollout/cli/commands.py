@@ -52,7 +52,7 @@ def init(controller: Controller, as_json: bool) -> None:
 @click.option(
     "--percent",
     type=Percent(MIN_SHARE, MAX_SHARE),
-    help="The only step, instead of --steps; for the version in progress, its new share.",
+    help="The only step, instead of --steps; if VERSION is being rolled out, its new share.",
 )
 @rollout_options
 def start(
@@ -65,7 +65,7 @@ def start(
     """Roll out VERSION, by default the newest.
 
     Returns when VERSION gets its first requests; `watch` judges it and takes the remaining steps.
-    The version in progress keeps its settings, except --steps, unless an option changes them.
+    A rollout in progress keeps its settings, except --steps, unless an option changes them.
     """
     if percent is not None:
         settings = replace(settings, steps=(percent,))
@@ -154,7 +154,7 @@ def _start(
 
 
 def _applied(state: Rollout, settings: Settings) -> dict[str, Any]:
-    """Return the settings to apply; the version in progress keeps those without an option."""
+    """Return the settings to apply; a rollout in progress keeps those without an option."""
     applied = asdict(settings)
     if state.at_rest:
         return applied

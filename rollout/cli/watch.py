@@ -24,7 +24,7 @@ TICK_SECONDS = 1.0
 @click.option(
     "--auto",
     is_flag=True,
-    help="Roll out newly published versions with these steps; of several, only the newest.",
+    help="Roll out newly published versions with these steps; if several, only the newest.",
 )
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Port for Prometheus metrics.")
 @click.option("--metrics-host", default="127.0.0.1", help="Address to listen on.")
@@ -90,7 +90,7 @@ def _line(controller: Controller, decision: Decision) -> str:
     """Return the line to log; waits are logged without their numbers, which change every second."""
     state = decision.state
     if decision.changed:
-        return f"would: {state.reason}" if controller.dry_run else state.reason
+        return f"dry run: {state.reason}" if controller.dry_run else state.reason
     if decision.verdict is not None and decision.verdict.action == "wait":
         return f"version {state.canary} at {state.percent:g} %: waiting"
     return f"{state.phase}, version {state.stable} stable"

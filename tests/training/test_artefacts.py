@@ -51,7 +51,7 @@ def test_the_index_of_pandas_is_no_feature(
     path = tmp_path / "rows.parquet"
     store_as_pandas_does(FRAME.with_columns(values.alias(index)), path, [index])
     source = open_source(str(path))
-    assert source.left_out == {index: "index of pandas"}
+    assert source.left_out == {index: "pandas index"}
     assert features(source, tmp_path) == ["x"]
     assert features(source, tmp_path, kinds={index: kind}) == ["x", index]
 
@@ -60,7 +60,7 @@ def test_a_column_left_out_as_an_index_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     store_as_pandas_does(FRAME.with_row_index("nr"), path, ["nr"])
     (left_out,) = table_of(open_source(str(path)), tmp_path).left_out
-    assert (left_out.name, left_out.reason) == ("nr", "index of pandas")
+    assert (left_out.name, left_out.reason) == ("nr", "pandas index")
 
 
 def test_an_index_that_only_counts_is_no_column(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_an_index_that_only_counts_is_no_column(tmp_path: Path) -> None:
 def test_an_index_of_pandas_is_known_by_its_name_after_another_program(tmp_path: Path) -> None:
     FRAME.with_row_index("__index_level_0__").write_ipc(tmp_path / "rows.arrow")
     source = open_source(str(tmp_path / "rows.arrow"))
-    assert source.left_out == {"__index_level_0__": "index of pandas"}
+    assert source.left_out == {"__index_level_0__": "pandas index"}
 
 
 @pytest.mark.parametrize("header", [",x,y", '"","x","y"', "Unnamed: 0,x,y"])

@@ -270,7 +270,7 @@ def test_an_invalid_checkpoint_is_reported_in_one_line(table: Path, tmp_path: Pa
     done = fit(tmp_path, *options)
     assert done.returncode == 1
     checkpoint = path_for(tmp_path, "m")
-    assert done.stderr.strip() == f"Error: there is no checkpoint {checkpoint} to resume"
+    assert done.stderr.strip() == f"Error: there is no checkpoint {checkpoint} to resume from"
     checkpoint.write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(ResumeError, match=f"^{checkpoint} is not a checkpoint: "):
         job(table, tmp_path, resume=True)

@@ -269,7 +269,7 @@ def test_resuming_with_other_classes_or_kinds_is_an_error(
 
 def test_a_missing_checkpoint_is_an_error_that_says_where_it_was_looked_for(tmp_path: Path) -> None:
     saved = tmp_path / "saved"
-    assert resume_error(FitSettings(), saved) == f"there is no checkpoint {saved} to resume"
+    assert resume_error(FitSettings(), saved) == f"there is no checkpoint {saved} to resume from"
 
 
 def test_a_damaged_checkpoint_is_an_error_that_names_the_file(tmp_path: Path) -> None:

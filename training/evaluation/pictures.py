@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 500
 MAX_NAME = 28
-# Above this, the axis is logarithmic: the first iterations would be squeezed to the left edge.
+# Above this, the axis is logarithmic: a linear one would squeeze the early iterations.
 MANY_ITERATIONS = 50
 # A class is rare below this share: on a linear axis its calibration would be one point at 0.
 RARE = 0.05
@@ -141,7 +141,7 @@ def rare_class(scores: Scores) -> int | None:
 
 
 def draw_calibration(figure: Figure, scores: Scores, class_names: Sequence[str]) -> None:
-    """Draw predicted against observed shares, for a rare class on logarithmic axes."""
+    """Draw observed against predicted shares, on logarithmic axes for a rare class."""
     axes = figure.add_subplot()
     rare = rare_class(scores)
     drawn = flipped(scores) if rare == 0 else scores

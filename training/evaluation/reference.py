@@ -7,7 +7,7 @@ It goes into the signature `describe` and into `reference.json` of the version d
      "columns": [{"name": ..., "kind": ..., "edges": [...] or "values": [...], "shares": [...],
                   "missing": share, "other": share, "contribution": deviation}]}
 
-Shares are of all training rows, whatever their weights. Bin i holds what is above edge i − 1 and at
+Shares are of all training rows, whatever their weights. Bin i holds values above edge i − 1 and at
 most edge i. `contribution` is the standard deviation of the column's share of the logit, on
 held-out rows.
 """
@@ -61,10 +61,10 @@ def reference(problem: Problem, theta: Floats, contributions: Floats) -> str:
 
 
 def probability_edges(probabilities: Floats) -> Floats:
-    """Return deciles of probabilities, moved to where float32 cannot carry a row across.
+    """Return deciles of probabilities, moved so that float32 rounding carries no row across.
 
-    A model of few categories has few distinct probabilities, and a decile is one of them. An edge
-    is therefore in the middle between it and the next larger one.
+    With few categories, there are few distinct probabilities, and a decile is one of them. An edge
+    is therefore midway between it and the next larger one.
     """
     values = np.sort(probabilities)
     after = np.searchsorted(values, decile_edges(values) * (1 + SERVED_PRECISION), "right")

@@ -57,7 +57,7 @@ class BooleanColumn(Column):
         return (f"{self.name} is true",)
 
     def encode(self, places: Any, dtype: Any) -> Any:
-        """Turn places `[rows]` into features `[rows, 1]`."""
+        """Turn vocabulary indices `[rows]` into features `[rows, 1]`."""
         return tf.cast(places, dtype)[:, tf.newaxis]
 
     def places(self, codes: Mapping[str, int]) -> npt.NDArray[np.int32]:
@@ -68,7 +68,7 @@ class BooleanColumn(Column):
         return np.array([self.mode, *(FALSE_TRUE.index(value) for value in codes)], np.int32)
 
     def reader(self) -> tf.Module:
-        """Return a function in the graph from served values to places."""
+        """Return a function in the graph from served values to vocabulary indices."""
         return _Place()
 
     def served(self, cells: pl.Series) -> npt.NDArray[Any]:
@@ -76,7 +76,7 @@ class BooleanColumn(Column):
         return (cells.fill_null(FALSE_TRUE[self.mode]) == "true").to_numpy()
 
     def json_values(self, cells: pl.Series) -> list[Any]:
-        """Return true and false."""
+        """Return JSON booleans; None where missing."""
         return (cells == "true").to_list()
 
     def typical(self) -> pl.Series:

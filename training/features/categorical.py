@@ -78,7 +78,7 @@ class CategoricalColumn(Column):
         return (*values, f"{self.name} is another", *missing)
 
     def encode(self, places: Any, dtype: Any) -> Any:
-        """Turn places `[rows]` into features `[rows, slots]`."""
+        """Turn vocabulary indices `[rows]` into features `[rows, slots]`."""
         slots = len(self.slots())
         # Without a slot of its own, a missing value counts as unknown.
         return tf.one_hot(tf.minimum(places, slots - 1), slots, dtype=dtype)
@@ -90,7 +90,7 @@ class CategoricalColumn(Column):
         return np.array([unknown + 1, *(known.get(v, unknown) for v in codes)], np.int32)
 
     def reader(self) -> tf.Module:
-        """Return a function in the graph from served values to places."""
+        """Return a function in the graph from served values to vocabulary indices."""
         return _Lookup(self)
 
     def served(self, cells: pl.Series) -> npt.NDArray[Any]:

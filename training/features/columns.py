@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Feature:
-    """One of the model's features: its name, its column's index, and what it was divided by."""
+    """One of the model's features: its name, its column's index, and its divisor."""
 
     name: str
     column: int
@@ -34,8 +34,8 @@ class Column(ABC):
         missing: whether values were missing.
         mean, deviation, minimum, maximum: statistics of numbers and dates.
         class_means: means of numbers and dates in class 0 and class 1.
-        vocabulary: values of a category, the most frequent first; for a boolean false and true.
-        class_modes: for other kinds, vocabulary index of the most frequent value in each class.
+        vocabulary: values of a category, most frequent first; false and true for a boolean.
+        class_modes: for categories and booleans, index of the most frequent value in each class.
         mode: the same for all rows; −1 for numbers and dates.
         form: how the table writes dates, see `DateParser`.
     """
@@ -74,7 +74,7 @@ class Column(ABC):
 
     @abstractmethod
     def json_values(self, cells: pl.Series) -> list[Any]:
-        """Return parsed cells as they stand in a JSON request; a missing one is None."""
+        """Return parsed cells as they appear in a JSON request; a missing one is None."""
 
     @abstractmethod
     def typical(self) -> pl.Series:

@@ -47,7 +47,7 @@ def path_for(models: Path, model: str) -> Path:
 def save(path: Path, progress: Progress, identity: Mapping[str, Any]) -> None:
     """Write a checkpoint; an older one is replaced atomically.
 
-    The identity is the data and settings that a fit must have to resume it.
+    The identity is the data and settings that a fit must have to resume from it.
 
     Raises:
         OSError: the directory cannot be written.
@@ -89,7 +89,7 @@ def load(path: Path, identity: Mapping[str, Any]) -> Progress:
         theirs = dict(json.loads(str(arrays["identity"])))
         progress = _progress(arrays)
     except FileNotFoundError:
-        raise ResumeError(f"there is no checkpoint {path} to resume") from None
+        raise ResumeError(f"there is no checkpoint {path} to resume from") from None
     except (*DAMAGE, OSError) as error:
         raise ResumeError(f"{path} is not a checkpoint: {error}") from error
     for name, value in json.loads(json.dumps(identity)).items():

@@ -20,7 +20,7 @@ The row weights r `[m]` multiply losses and dz. All results here are sums over t
 that those of several blocks can be added; the cost is J = (Σ r loss + Ω(w)) / Σ r, see
 `objective.py`. With equal weights and without a penalty it is the course's mean.
 
-The course writes one sample per column, `[n, m]`, where this is `dw = X dzᵀ / m`.
+The course writes one sample per column, `[n, m]`; there, the gradient is `dw = X dzᵀ / m`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def propagate(
         features: tensor `[m, n]`.
         labels: tensor `[m]`, 0 or 1.
         row_weights: tensor `[m]`.
-        loss: which loss of a row.
+        loss: "cross-entropy" or "squared".
     """
     z = tf.linalg.matvec(features, weights) + bias
     a = tf.sigmoid(z)

@@ -77,7 +77,7 @@ def of_version(version: SavedVersion, manifest: Manifest | None) -> Schema:
 
 
 def changes(before: Schema, after: Schema) -> tuple[str, ...]:
-    """Return the changes that callers of one schema must make for another, one line each."""
+    """Return the changes that callers of `before` must adapt to, one line each."""
     found = [f"column {name!r} is dropped" for name in before.columns if name not in after.columns]
     for name, (kind, dtype) in after.columns.items():
         if name not in before.columns:
@@ -86,7 +86,7 @@ def changes(before: Schema, after: Schema) -> tuple[str, ...]:
             old_kind, old_dtype = before.columns[name]
             found.append(f"column {name!r}: {old_kind} ({old_dtype}) becomes {kind} ({dtype})")
     if not found and before.dense and list(before.columns) != list(after.columns):
-        found.append("the columns have another order, which the signature 'dense' depends on")
+        found.append("the columns are in another order, and the signature 'dense' depends on it")
     for name in before.columns:
         if name in before.optional and name in after.columns and name not in after.optional:
             found.append(f"column {name!r} may no longer be left out")

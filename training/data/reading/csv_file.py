@@ -46,7 +46,7 @@ class CsvFile(ChunkedFile[Chunk]):
         self.columns = (*header, *self.constants)
         self.separator = first.layout.separator
         if INDEX_NAME.fullmatch(header[0]):
-            self.left_out = {header[0]: "index of pandas or R, a first column without a name"}
+            self.left_out = {header[0]: "pandas or R index, a first column without a name"}
 
     def _read_chunks(self, stream: BinaryIO | None) -> Iterator[Chunk]:
         """Cut the file into chunks of whole records."""

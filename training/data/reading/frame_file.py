@@ -37,7 +37,7 @@ class FrameFile(File):
         return _part(self.name, 1, self._frame[:ROWS_PER_PART])
 
     def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
-        """Yield a function for each part, which reads it."""
+        """Yield, for each part, a function that reads it."""
         return _parts(self.name, self._frame.iter_slices(ROWS_PER_PART), parsers, {})
 
 
@@ -64,7 +64,7 @@ class StoredFrame(File):
             raise EmptyFileError(f"{name}: expected rows, found none")
         self.columns = (*types, *self.constants)
         index += [column for column in types if PANDAS_INDEX.fullmatch(column)]
-        self.left_out = {column: "index of pandas" for column in index if column in types}
+        self.left_out = {column: "pandas index" for column in index if column in types}
 
     def head(self) -> Part:
         """Return the first rows."""
@@ -73,7 +73,7 @@ class StoredFrame(File):
         return _part(self.name, 1, with_constants(frame, self.constants))
 
     def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
-        """Yield a function for each part, which reads it."""
+        """Yield, for each part, a function that reads it."""
         stored = [column for column in parsers if column not in self.constants]
         stored = stored or [self.columns[0]]  # a frame without columns has no rows
         batches = (
@@ -107,8 +107,8 @@ class ParquetFile(StoredFrame):
     def _index_columns(self) -> list[str]:
         """Return the columns that hold the index of a pandas table.
 
-        See https://pandas.pydata.org/docs/development/developer.html; an index that only counts is
-        described there, and is not a column.
+        See https://pandas.pydata.org/docs/development/developer.html; a RangeIndex is metadata,
+        not a column.
         """
         stored = pl.read_parquet_metadata(self.name).get("pandas", "{}")
         return [c for c in json.loads(stored).get("index_columns", ()) if isinstance(c, str)]
