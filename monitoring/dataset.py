@@ -1,4 +1,4 @@
-"""Build the table of a retraining from the training table and labelled rows of the log."""
+"""Build the table for a retraining from the training table and labelled rows of the log."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from monitoring.versions import Version
 
 # Columns of a dataset besides those of the original table.
 ID, WEIGHT = "prediction id", "row weight"
-# The rules of the training job: its suffixes of tables, files that it ignores, directories whose
-# names are cells of a column, such as year=2024, and headers of CSV files.
+# The rules of the training job: table suffixes, ignored files, directories whose names hold a
+# column's value, such as year=2024, and CSV headers.
 CSV = (".csv", ".tsv", ".tab", ".txt")
 PARQUET = (".parquet", ".pq")
 ARROW = (".feather", ".arrow", ".ipc")
@@ -36,7 +36,7 @@ MARKERS = ("_SUCCESS", "_metadata", "_common_metadata")
 SEPARATORS = ",;\t|"
 SEPARATOR_LINE = re.compile(r'"?sep=([\t !#-~])"?[ \t,;]*', re.IGNORECASE)
 BLANKS = " \t\n\v\f\r"
-# A first column with such a name is a pandas or R index.
+# A first column with such a name is an index written by pandas or R.
 INDEX_NAME = re.compile(r"|Unnamed: 0(\.\d+)?")
 
 
@@ -73,7 +73,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset, `rows/` and `provenance.json` in a directory."""
+    """A dataset: a directory with `rows/` and `provenance.json`."""
 
     directory: Path
     provenance: Provenance
@@ -103,7 +103,7 @@ def build(
         data: the original table: a file, a directory or a glob.
         label: the label column.
         start: use predictions from this time on.
-        now: the time.
+        now: the current time.
         reason: recorded in the provenance.
 
     Raises:
@@ -115,12 +115,14 @@ def build(
         original = _original(data, [c.name for c in version.reference.columns if c.name])
         schema = original.collect_schema()
         if label not in schema:
-            raise MonitoringError(f"{data} has no column {label!r}; --label names it")
+            raise MonitoringError(
+                f"{data} has no column {label!r}; --label must name the label column"
+            )
         for name in (ID, WEIGHT):
             if name in schema:
                 raise MonitoringError(
-                    f"{data} has the column {name!r}, which retraining adds; --data names the "
-                    "original table"
+                    f"{data} has the column {name!r}, which retraining adds; --data must name "
+                    "the original table"
                 )
         # With the lock, `forget` finds each row in the log or in the dataset.
         with store.locked(exclusive=False):
@@ -209,7 +211,8 @@ def _original(data: str, features: Container[str]) -> pl.LazyFrame:
     files = _files(data)
     if not files:
         raise MonitoringError(
-            f"{data}: no such file, or no table in this directory; --data names the original table"
+            f"{data}: no such file, or no table in this directory; --data must name the original "
+            "table"
         )
     return pl.concat([_scan(one, features) for one in files])
 
@@ -218,7 +221,7 @@ def _files(data: str) -> list[Path]:
     """Return the files that `python -m training fit --data` reads.
 
     Raises:
-        MonitoringError: names of directories are cells of a column.
+        MonitoringError: a directory's name holds a column's value.
     """
     path = Path(data)
     if path.is_dir():
@@ -235,7 +238,7 @@ def _files(data: str) -> list[Path]:
     for name in folders:
         if name.find("=") > 0:
             raise MonitoringError(
-                f"{data}: the directory {name!r} gives the rows below it a column; retraining "
+                f"{data}: the directory {name!r} adds a column to the rows below it; retraining "
                 "cannot extend such a table, expected files with all columns"
             )
     return files
@@ -246,7 +249,7 @@ def _is_ignored(path: Path) -> bool:
 
 
 def _suffix(path: Path) -> str:
-    """Return the suffix before those of compression."""
+    """Return the suffix before any compression suffix."""
     suffixes = [suffix.lower() for suffix in reversed(path.suffixes)]
     return next((suffix for suffix in suffixes if suffix not in COMPRESSIONS), "")
 
@@ -310,7 +313,7 @@ def _as_column(texts: pl.Series, dtype: pl.DataType) -> pl.Series:
         wide = moments.str.to_datetime("%+", time_zone="UTC", strict=False)
         narrow = wide.cast(dtype, strict=False)
     elif dtype.is_numeric() and not dtype.is_float():
-        # Not by way of floats, which do not hold every integer.
+        # Cast directly: floats cannot hold every integer.
         narrow, wide = texts.cast(dtype, strict=False), texts.cast(pl.Float64, strict=False)
     else:
         return texts.cast(dtype, strict=False)

@@ -78,7 +78,7 @@ class Exporter:
         return int(server.server_port)
 
     def show_drift(self, version: int, found: Sequence[ColumnDrift]) -> None:
-        """Replace the gauges of drift."""
+        """Replace the drift gauges."""
         for gauge in (self._psi, self._limit, self._impact, self._verdict):
             gauge.clear()
         for one in found:
@@ -89,7 +89,7 @@ class Exporter:
             self._verdict.labels(*labels).set(VERDICTS[one.shift.verdict])
 
     def show_quality(self, arms: Iterable[ArmQuality]) -> None:
-        """Replace the gauges of quality."""
+        """Replace the quality gauges."""
         for gauge in (
             *(self._quality, self._low, self._high, self._expected),
             *(self._rows, self._labelled, self._coverage, self._delay),

@@ -15,7 +15,6 @@ TAILS = (0.025, 0.975)
 # The normal distribution's 97.5 % quantile.
 QUANTILE = 1.96
 EPSILON = float(np.finfo(np.float64).eps)
-# Metrics for which smaller is better.
 LESS_IS_BETTER = frozenset(("log_loss", "brier", "calibration_error"))
 METRICS = ("log_loss", "brier", "auc", "accuracy", "calibration_error")
 
@@ -41,7 +40,7 @@ class Labelled:
             labels: `[rows]`, 0 or 1.
             probabilities: `[rows]`, of class 1.
             weights: `[rows]`, above 0.
-            threshold: smallest probability that is labelled class 1.
+            threshold: smallest probability that is predicted as class 1.
         """
         order = np.argsort(probabilities, kind="stable")
         self.labels, self.weights = labels[order], weights[order]
@@ -50,7 +49,7 @@ class Labelled:
         self._loss = -np.where(self.labels == 1, np.log(clipped), np.log(1 - clipped))
         self._square = (p - self.labels) ** 2
         self._right = ((p >= threshold) == (self.labels == 1)).astype(np.float64)
-        # Number of the group of rows of equal probability.
+        # Group number of each row; rows of equal probability share a group.
         self._group = np.cumsum(np.diff(p, prepend=p[:1]) > 0)
 
     def metrics(self, weights: Floats | None = None) -> dict[str, float]:
@@ -124,7 +123,7 @@ class Labelled:
 def expected_metrics(
     probabilities: Floats, weights: Floats, threshold: float
 ) -> Mapping[str, Estimate]:
-    """Estimate accuracy and log-loss without labels, if only the inputs have moved.
+    """Estimate accuracy and log-loss without labels, assuming that only the inputs have shifted.
 
     Confidence-based performance estimation (Kivimäki et al. 2025, "Performance estimation in binary
     classification using calibrated confidence"): if a row of probability p is of class 1 with

@@ -72,7 +72,7 @@ def unsent(directory: Path, now: datetime, hold: timedelta = HOLD) -> set[Path]:
 
     Args:
         directory: the directory of the log.
-        now: the time.
+        now: the current time.
         hold: segments that were completed longer ago do not count.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Sends the complete segments of the prediction log as CloudEvents, each row at least once."""
+"""Send the complete segments of the prediction log as CloudEvents, each row at least once."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Receiver:
             url: where to post.
             attempts: maximum number of attempts per event; infinity retries until stopped.
             stopped: ends waiting.
-            report: called with errors that are retried, at limited frequency.
+            report: called with errors that are retried, at most once per `REPORT_SECONDS`.
         """
         self._url = url
         self._parts = urllib.parse.urlsplit(url)
@@ -81,7 +81,7 @@ class Receiver:
         """Post an event until it is accepted; return the reason if it is refused instead.
 
         Raises:
-            MonitoringError: it was not accepted in the number of attempts.
+            MonitoringError: it was not accepted within the maximum number of attempts.
             StoppedError: the job was stopped.
         """
         delay, attempt = FIRST_DELAY, 1
@@ -97,7 +97,7 @@ class Receiver:
                 return said
             if attempt >= self._attempts:
                 raise MonitoringError(f"{said}; run the command again when the receiver answers")
-            self._complain(f"retrying: {said}")
+            self._report_retry(f"retrying: {said}")
             if self._stopped.wait(delay * random.uniform(0.5, 1)):
                 raise StoppedError
             delay, attempt = min(2 * delay, MAX_DELAY), attempt + 1
@@ -129,7 +129,7 @@ class Receiver:
             raise
         return response.status, " ".join(text.split())[:MAX_SHOWN] or response.reason
 
-    def _complain(self, text: str) -> None:
+    def _report_retry(self, text: str) -> None:
         now = time.monotonic()
         if now - self._reported >= REPORT_SECONDS:
             self._reported = now
@@ -137,7 +137,7 @@ class Receiver:
 
 
 class Shipper:
-    """Sends complete segments, and remembers how far."""
+    """Sends complete segments, and records its progress."""
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class Shipper:
         segments.seal_abandoned(self._store.directory)
         try:
             for path in segments.sealed(self._store.directory):
-                with suppress(FileNotFoundError):  # compacted after the time to hold it
+                with suppress(FileNotFoundError):  # compacted after its hold time ended
                     self._send(path)
         finally:
             self._state.save()

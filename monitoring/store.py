@@ -45,7 +45,7 @@ class Plan:
 
     Attributes:
         name: stem of the Parquet files.
-        predictions, feedback: the segments: inode and modification time by name; nothing by name
+        predictions, feedback: inode and modification time of each segment, by name; an empty list
             in plans of earlier releases.
         written: whether all Parquet files are on disk.
     """
@@ -67,7 +67,8 @@ class Store:
         """
         if not directory.is_dir():
             raise MonitoringError(
-                f"{directory} is not a directory; --log names the one in the gateway's CLIENT_LOG"
+                f"{directory} is not a directory; --log must name the directory in the gateway's "
+                "CLIENT_LOG"
             )
         self.directory = directory
         self.feedback_directory = directory / FEEDBACK
@@ -172,7 +173,7 @@ class Store:
         ]
 
     def _readable(self, folder: Path, done: Mapping[str, list[int]]) -> list[Path]:
-        # Open ones first: one that is completed meanwhile is then found twice, and not missed.
+        # Open segments first: one that is completed meanwhile is found twice rather than missed.
         paths = {path.stem: path for path in segments.open_segments(folder)}
         paths |= {path.name: path for path in segments.sealed(folder)}
         return sorted(path for path in paths.values() if not is_planned(path, done))

@@ -27,8 +27,8 @@ def main(flags: Flags) -> None:
 
     The flags are tensorflow_model_server's, with --bind_address, --reload_root and
     --load_timeout_seconds in addition. Flags that cannot be honoured are refused. The gRPC port
-    opens once every model has been loaded, or ten seconds after a load that is retried has failed
-    (one second if each model has another version).
+    opens once every model has been loaded, or ten seconds after a load has failed and is retried
+    (one second if every model has another version).
     """
     if flags.version:
         click.echo(_versions())
@@ -67,7 +67,7 @@ def main(flags: Flags) -> None:
 def _versions() -> str:
     from importlib.metadata import packages_distributions, version
 
-    # Its package is tensorflow-cpu or tensorflow.
+    # TensorFlow is installed as tensorflow-cpu or tensorflow.
     (library, *_) = packages_distributions()["tensorflow"]
     return (
         f"TensorFlow ModelServer: embedded, compatible with {version('tensorflow-serving-api')}\n"

@@ -68,7 +68,7 @@ def compact(log: Path, keep_days: int | None, keep_bytes: int | None, as_json: b
 def forget(log: Path, ids: tuple[str, ...], callers: tuple[str, ...], as_json: bool) -> None:
     """Remove all rows of predictions or callers from segments, Parquet files and datasets.
 
-    Waits up to two minutes until the gateways complete their open segments. Models trained on
+    Waits up to two minutes for the gateways to complete their open segments. Models trained on
     the rows remain.
     """
     if not ids and not callers:

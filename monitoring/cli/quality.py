@@ -36,7 +36,7 @@ from monitoring.versions import versions
     type=Duration(),
     default="28d",
     show_default=True,
-    help="Use only predictions of the last days, hours or weeks, such as 28d.",
+    help="Use only predictions from this most recent period, such as 12h, 28d or 4w.",
 )
 @click.option(
     "--html",
@@ -89,7 +89,7 @@ def _print(found: Quality) -> None:
     if not found.arms:
         click.echo(
             f"no logged predictions of {found.model!r} with a probability, by a version that still "
-            "exists, in this time"
+            "exists, in this window"
         )
     click.echo(
         f"labels not counted: {found.replaced:,} replaced, {found.unknown:,} without a logged "

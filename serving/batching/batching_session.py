@@ -1,6 +1,6 @@
 """Batching: concurrent requests for the same tensors are computed together.
 
-Behaviour and texts are those of tensorflow_serving/batching/batching_session.cc and
+Behaviour and error messages are those of tensorflow_serving/batching/batching_session.cc and
 batching_util.cc, except that an empty batch is computed alone instead of waiting for another
 request's rows.
 """
@@ -56,7 +56,7 @@ class BatchingSession:
         inputs: Sequence[Tensor],
         cancelled: Cancelled = never,
     ) -> list[Tensor]:
-        """Compute tensors from tensors in a batch; see `Session`.
+        """Compute the tensors named `fetches` in a batch; see `Session`.
 
         Raises:
             ServingError: the request does not fit into a batch, the queue is full, or the batch

@@ -26,7 +26,7 @@ class LoadExecutor:
         """Start without threads.
 
         Args:
-            limit: maximum loads at once.
+            limit: maximum number of concurrent loads.
             timeout: seconds that a load may take.
         """
         self._limit = limit
@@ -47,7 +47,7 @@ class LoadExecutor:
             self._start_waiting()
 
     def set_limit(self, limit: int) -> None:
-        """Change the maximum of concurrent loads; running ones continue."""
+        """Change the maximum number of concurrent loads; running ones continue."""
         with self._lock:
             self._limit = limit
             self._start_waiting()

@@ -42,8 +42,8 @@ class ManagerOptions:
         max_num_load_retries: maximum retries of a failed load.
         load_retry_interval: seconds between two attempts.
         load_timeout: seconds that an attempt may take.
-        num_load_threads: maximum versions that load at once.
-        num_unload_threads: maximum versions that unload at once.
+        num_load_threads: maximum number of concurrent loads.
+        num_unload_threads: maximum number of concurrent unloads.
     """
 
     max_num_load_retries: int = 5

@@ -1,7 +1,7 @@
-"""The models to serve: checks and reads a `tensorflow.serving.ModelServerConfig`.
+"""The models to serve, read from a `tensorflow.serving.ModelServerConfig` and checked.
 
 It comes from `--model_config_file`, from `--model_name` and `--model_base_path`, or from a
-HandleReloadConfigRequest. Texts and codes are those of
+HandleReloadConfigRequest. Error messages and codes are those of
 tensorflow_serving/model_servers/server_core.cc.
 """
 
@@ -84,7 +84,7 @@ def model_configs(
     _check_names(entries)
     for entry in entries:
         path = local_path(entry.base_path)
-        # No path has a NUL, and listing one would fail at each poll.
+        # No path contains a NUL; listing such a base path would fail at each poll.
         if not path.startswith("/") or "\0" in path:
             kind = "a local path" if URI.match(path) else "an absolute path or URI"
             raise invalid_argument(

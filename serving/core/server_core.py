@@ -21,7 +21,7 @@ from serving.servables.servable import Servable
 
 # Time for which the ports stay closed after a first load has failed and is retried.
 FIRST_LOAD_SECONDS = 10.0
-# The same if every model has another version that answers.
+# Applies instead if every model has another version that answers.
 REPLACED_SECONDS = 1.0
 
 Labels = Mapping[str, Mapping[str, int]]
@@ -64,8 +64,8 @@ class ServerCore:
     def start(self, config: Any, stopped: Callable[[], bool]) -> None:
         """Apply the first configuration, and return when its models answer.
 
-        If a base path is empty or missing, wait for its first version. Wait for loads that fail no
-        longer than `FIRST_LOAD_SECONDS`.
+        If a base path is empty or missing, wait for its first version. Wait no longer than
+        `FIRST_LOAD_SECONDS` for loads that fail.
 
         Args:
             config: a `ModelServerConfig`.
@@ -81,9 +81,9 @@ class ServerCore:
         self._source.update(models)
         self._on_config()
         self._source.start()
-        has_waited = _FirstLoads(self._manager, self.model_names).have_waited
+        timed_out = _FirstLoads(self._manager, self.model_names).timed_out
         settled = self._manager.wait_settled(
-            self.model_names, until=lambda: stopped() or has_waited()
+            self.model_names, until=lambda: stopped() or timed_out()
         )
         self._manager.end_initial_loads()
         _check_available(settled)
@@ -94,7 +94,7 @@ class ServerCore:
         root: Path | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Apply another configuration, and return when its new models answer or nobody waits.
+        """Apply another configuration; return when its new models answer or the call is cancelled.
 
         A wrong configuration leaves the old one in force.
 
@@ -209,7 +209,7 @@ class _FirstLoads:
         self._names = names
         self._failed_at: float | None = None
 
-    def have_waited(self) -> bool:
+    def timed_out(self) -> bool:
         harnesses = [each for name in self._names for each in self._manager.harnesses(name)]
         if all(harness.last_error is None for harness in harnesses):
             self._failed_at = None

@@ -76,18 +76,18 @@ class Flags:
     )
     grpc_socket_path: str = _flag("", "UNIX socket for gRPC.")
     rest_api_port: int = _flag(
-        0, "Port of GET /v1/models/NAME, for health checks, and of metrics; 0: none.", PORT
+        0, "HTTP port for health checks (GET /v1/models/NAME) and metrics; 0: none.", PORT
     )
     rest_api_num_threads: int = _flag(
-        4 * (os.cpu_count() or 1), "Requests that --rest_api_port answers at once.", POSITIVE
+        4 * (os.cpu_count() or 1), "Requests that --rest_api_port answers concurrently.", POSITIVE
     )
     rest_api_timeout_in_ms: int = _flag(
         30_000,
-        "Idle timeout of connections to --rest_api_port, cut to whole seconds from 1 to 5.",
+        "Idle timeout of --rest_api_port connections, rounded down to whole seconds from 1 to 5.",
         POSITIVE,
     )
     rest_api_enable_cors_support: bool = _flag(
-        False, "Allow pages of other origins to read --rest_api_port."
+        False, "Allow pages from other origins to read --rest_api_port."
     )
     model_name: str = _flag("default", "Name of the model at --model_base_path.")
     model_base_path: str = _flag(
@@ -119,8 +119,8 @@ class Flags:
         "Time after which an attempt to load fails, and waiting versions may load.",
         click.FloatRange(0, min_open=True),
     )
-    num_load_threads: int = _flag(0, "Versions that load at once; 0: 1.", COUNT)
-    num_unload_threads: int = _flag(0, "Versions that unload at once; 0: 1.", COUNT)
+    num_load_threads: int = _flag(0, "Maximum concurrent loads; 0: one.", COUNT)
+    num_unload_threads: int = _flag(0, "Maximum concurrent unloads; 0: one.", COUNT)
     enable_model_warmup: bool = _flag(
         True, "Run a version's warm-up requests before it is available."
     )
@@ -139,7 +139,8 @@ class Flags:
     ssl_config_file: Path | None = _flag(None, "SSLConfig in text format.", FILE)
     grpc_max_threads: int | None = _flag(
         None,
-        "Requests answered at once.  [default: the number of cores, at least 4; 256 with batching]",
+        "Requests answered concurrently.  "
+        "[default: the number of cores, at least 4; 256 with batching]",
         POSITIVE,
     )
     grpc_channel_arguments: str = _flag(

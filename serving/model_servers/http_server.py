@@ -55,10 +55,10 @@ class HttpOptions:
     Attributes:
         bind_address: the address to listen on.
         port: the port to listen on.
-        threads: maximum requests answered at once.
-        timeout: time after which a silent connection is closed, cut to whole seconds from 1 to
-            `REQUEST_SECONDS`.
-        cors: allow pages of other origins to read the responses.
+        threads: maximum number of requests answered concurrently.
+        timeout: time after which a silent connection is closed, rounded down to whole seconds
+            from 1 to `REQUEST_SECONDS`.
+        cors: allow pages from other origins to read the responses.
         metrics_path: the path of the metrics; empty: no metrics.
     """
 

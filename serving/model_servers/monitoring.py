@@ -140,8 +140,8 @@ class Monitoring:
     def _remove_histograms(self) -> None:
         """Remove the histograms of versions that had ended before the last scrape.
 
-        By now, their last calls have been recorded and scraped. Counters stay, because reloads
-        return their increase.
+        By now, their last calls have been recorded and scraped. Counters stay, because reload
+        responses report their increase.
         """
         with self._ended_lock:
             removable = [key for key in self._ended if key not in self.states.harnesses]

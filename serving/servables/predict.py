@@ -1,6 +1,6 @@
 """Predict: a PredictRequest becomes a PredictResponse.
 
-Texts, codes and the order of the checks are those of
+Error messages, codes and the order of the checks are those of
 tensorflow_serving/servables/tensorflow/predict_util.cc.
 """
 
@@ -123,7 +123,7 @@ def _filtered_outputs(output_filter: Any, signature: Signature) -> list[str]:
 
 
 def _check_dtypes(inputs: Any, signature: Signature) -> None:
-    """Refuse types that numpy would convert and TensorFlow Serving's session does not."""
+    """Reject types that numpy would convert but TensorFlow Serving's session does not."""
     for index, (name, expected) in enumerate(signature.dtypes.items()):
         sent = inputs[name].dtype
         if expected is not None and sent != expected.as_datatype_enum:

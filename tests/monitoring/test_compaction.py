@@ -333,7 +333,7 @@ def test_rows_of_any_model_s_outputs_are_kept(
 
 def test_errors_are_reported(tmp_path: Path) -> None:
     for options, message in (
-        ([f"--log={tmp_path / 'no'}"], "is not a directory; --log names"),
+        ([f"--log={tmp_path / 'no'}"], "is not a directory; --log must name"),
         ([f"--log={tmp_path}", "--keep-bytes=5 parsecs"], "expected bytes such as"),
         ([f"--log={tmp_path}", "--keep-days=1000000"], "not in the range 0<=x<=36500"),
     ):

@@ -120,7 +120,7 @@ def test_the_files_are_those_that_training_reads(store: Store, tmp_path: Path) -
     (folder / "year=2024").mkdir()
     (folder / "year=2024" / "e.csv").write_text("x,left\n1,no\n")
     for name in ("", "*/e.csv"):
-        with pytest.raises(MonitoringError, match="'year=2024' gives the rows below it a column"):
+        with pytest.raises(MonitoringError, match="'year=2024' adds a column to the rows below it"):
             built(store, model, folder / name)
     assert built(store, model, folder / "year=2024" / "*.csv").provenance.original_rows == 1
 

@@ -71,7 +71,7 @@ def test_errors_are_reported(trained_churn: Path, tmp_path: Path) -> None:
     for options, message in (
         (["--data=nothing.csv"], "nothing.csv: no such file"),
         ([f"--data={tmp_path / 'table.xlsx'}"], "cannot extend this format; expected .csv, .tsv"),
-        (["--label=right"], "has no column 'right'; --label names it"),
+        (["--label=right"], "has no column 'right'; --label must name the label column"),
         (["--min-labels=1", "--", "--optimizer=magic"], "failed, nothing was published"),
     ):
         done = retrain(trained_churn, log, *options)

@@ -313,7 +313,7 @@ def test_what_is_wrong_is_reported(receiver: Receiver, tmp_path: Path) -> None:
     done = ship(tmp_path, "http://user:secret@broker:8080")
     assert (done.exit_code, "secret" in done.output) == (2, False)
     done = ship(tmp_path / "no", receiver.url)
-    assert "is not a directory; --log names" in done.output
+    assert "is not a directory; --log must name" in done.output
     (tmp_path / STATE).write_text("[]")
     done = ship(tmp_path, receiver.url)
     assert (done.exit_code, "remove it to send all segments again" in done.output) == (1, True)
