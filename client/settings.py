@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     sticky_header: str | None = Field(
         default=None,
         description="header whose value determines the arm of a rollout, so that a caller stays "
-        "with one version; without it each request gets any arm",
+        "with one version; without it each request gets a random arm",
     )
     reports: Path | None = Field(
         default=None,
