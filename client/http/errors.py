@@ -24,8 +24,8 @@ def error_reply(
 ) -> Reply:
     """Return the response for an error.
 
-    It is a problem of RFC 9457, with the detail also as `error`, and only `error` in the dialects
-    of others.
+    The body is an RFC 9457 problem that repeats the detail as `error`. In the dialects of other
+    servers it holds only `error`.
 
     Args:
         error: the error.

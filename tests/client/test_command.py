@@ -116,7 +116,7 @@ def test_the_format_is_detected_by_name_or_first_bytes(
 
 
 def test_memory_does_not_grow_with_the_file(model_server: str, tmp_path: Path) -> None:
-    """70 MB of CSV need little more memory than 100 kB."""
+    """70 MB of CSV needs little more memory than 100 kB."""
     peaks = []
     header, *lines = as_csv(TABLE.features).splitlines(keepends=True)
     for times in (1, 600):

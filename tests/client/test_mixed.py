@@ -161,7 +161,7 @@ TEXT = 'a string or {"b64": "..."}'
         ("balcony", "true", 'true or false, got the string "true"'),
     ],
 )
-def test_a_value_of_the_wrong_kind_is_told_by_name(
+def test_a_value_of_the_wrong_kind_is_refused_with_its_place(
     url: str, column: str, value: Any, expected: str
 ) -> None:
     places = (f"instances[1].{column}", f"instances[1].{column}", f"inputs.{column}[1]")
@@ -187,7 +187,7 @@ def test_a_value_of_the_wrong_kind_is_told_by_name(
         (list(ROW.values())[:-1], f"expected 7 values in the order {', '.join(NAMES)}, got 6"),
     ],
 )
-def test_a_row_that_is_not_whole_is_told(url: str, row: Any, message: str) -> None:
+def test_a_row_with_missing_or_unknown_columns_is_refused(url: str, row: Any, message: str) -> None:
     reply = post(url, {"instances": [row]})
     assert reply.status_code == 400
     assert reply.json()["error"] == f"instances[0]: {message}"
@@ -207,7 +207,7 @@ def predict(server: str, file: Path) -> subprocess.CompletedProcess[str]:
 HEADER = "Age (years),income,city,district,garden,rooms,balcony\n"
 
 
-def test_a_csv_file_with_empty_cells_is_answered_like_the_endpoint(
+def test_a_csv_file_with_empty_cells_gets_the_predictions_of_the_endpoint(
     server: str, url: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "flats.csv"
@@ -247,7 +247,7 @@ def test_a_csv_file_with_empty_cells_is_answered_like_the_endpoint(
         ("1,much,Bern,7,true,3,true", 'column "income": expected float32, got "much"'),
     ],
 )
-def test_a_cell_that_cannot_be_read_is_told_with_its_line(
+def test_a_cell_that_cannot_be_read_is_reported_with_its_line(
     server: str, tmp_path: Path, cells: str, message: str
 ) -> None:
     file = tmp_path / "flats.csv"
@@ -258,8 +258,8 @@ def test_a_cell_that_cannot_be_read_is_told_with_its_line(
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("columns", [COLUMNS, COLUMNS[::-1]], ids=["alike", "turned round"])
-def test_a_file_goes_on_with_a_new_version_if_that_reads_it_alike(
+@pytest.mark.parametrize("columns", [COLUMNS, COLUMNS[::-1]], ids=["same order", "reversed"])
+def test_a_file_continues_with_a_new_version_if_its_columns_match(
     tmp_path: Path, starter: Starter, columns: Sequence[MixedColumn]
 ) -> None:
     publish(tmp_path / "flats")
@@ -297,7 +297,7 @@ def test_a_file_goes_on_with_a_new_version_if_that_reads_it_alike(
         assert message in err
 
 
-def test_a_new_version_is_not_asked_twice_about_a_missing_number(
+def test_a_row_with_a_missing_number_is_sent_to_a_new_version_once(
     tmp_path: Path, starter: Starter
 ) -> None:
     publish(tmp_path / "flats")
@@ -326,7 +326,7 @@ def test_a_new_version_is_not_asked_twice_about_a_missing_number(
     assert calls == ["Predict", "GetModelMetadata", "Predict"]  # the last one is describe
 
 
-def test_the_description_tells_every_column(server: str) -> None:
+def test_the_description_covers_every_column(server: str) -> None:
     with ServingClient(server) as connection:
         description = connection.schema("flats").description
     assert description is not None

@@ -30,7 +30,7 @@ from tests.support.caller import model_config, models_config
 from tests.support.tables import breast_cancer
 
 NAMES = breast_cancer().columns
-OF_FLATS = "/v1/models/flats:predict"
+FLATS_PATH = "/v1/models/flats:predict"
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_columns_have_their_ranges_and_categories_from_training(doc: Any) -> Non
         assert np.isinf(np.float32(radius["exclusiveMaximum"]))
     assert np.isfinite(np.float32(np.nextafter(radius["exclusiveMaximum"], 0)))
     assert row["examples"][0]["mean_radius"] > row["examples"][1]["mean_radius"]
-    flat = body(doc, OF_FLATS)["anyOf"][0]["properties"]["instances"]["items"]["properties"]
+    flat = body(doc, FLATS_PATH)["anyOf"][0]["properties"]["instances"]["items"]["properties"]
     assert flat["city"]["examples"] == ["Bern", "Basel", " Zug"]
     assert flat["rooms"]["examples"] == [3, 2, 9007199254740993]
     assert flat["balcony"] == {
@@ -133,7 +133,7 @@ def test_columns_have_their_ranges_and_categories_from_training(doc: Any) -> Non
     assert {"type": "null"} in flat["district"]["anyOf"]
     assert {"type": "integer"} in flat["district"]["anyOf"]
     assert {"type": "integer"} not in flat["city"]["anyOf"]
-    required = body(doc, OF_FLATS)["anyOf"][0]["properties"]["instances"]["items"]["required"]
+    required = body(doc, FLATS_PATH)["anyOf"][0]["properties"]["instances"]["items"]["required"]
     assert required == ["Age (years)", "city", "rooms", "balcony"]
 
 
@@ -197,7 +197,7 @@ def test_classify_and_regress_are_described_if_the_model_has_signatures_for_them
     assert "/v1/models/m:predict" not in made["paths"]
 
 
-@pytest.mark.parametrize("path", ["/predict", OF_FLATS, "/v1/models/breast_cancer:predict"])
+@pytest.mark.parametrize("path", ["/predict", FLATS_PATH, "/v1/models/breast_cancer:predict"])
 def test_responses_to_examples_match_the_document(doc: Any, url: str, path: str) -> None:
     schema = body(doc, path)
     for example in schema["examples"]:

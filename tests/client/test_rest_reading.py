@@ -107,7 +107,9 @@ ELEMENT = "Failed to process element: {} of 'instances' list. Error: INVALID_ARG
         (FIXED, '{"instances": [[1, 2]]}', 'input "x": expected float32 [2, 2], got shape [1, 2]'),
     ],
 )
-def test_errors_have_tensorflow_serving_s_own_texts(of: Schema, body: Any, message: str) -> None:
+def test_error_messages_match_those_of_tensorflow_serving(
+    of: Schema, body: Any, message: str
+) -> None:
     assert message in refused(body, of)
 
 
@@ -165,7 +167,7 @@ def test_a_body_is_checked_without_a_schema() -> None:
         predict.check_body(b'{"signature_name": 1}')
 
 
-def test_tensorflow_s_own_initialisation_is_a_signature_without_inputs() -> None:
+def test_the_init_signature_of_tensorflow_has_no_inputs() -> None:
     definition = SignatureDefMap()
     definition.signature_def["__init"].SetInParent()
     of = replace(ONE, definition=definition)

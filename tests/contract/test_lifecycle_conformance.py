@@ -17,8 +17,8 @@ CASES = {case["id"]: case for case in recordings.read("lifecycle")}
 DIFFERENCES = recordings.differences()
 # Scenarios mostly wait.
 AT_ONCE = 8
-# Whether a poll sees these states depends on its time.
-PASSING = ("START", "LOADING", "UNLOADING")
+# Whether a poll sees these states depends on its timing.
+TRANSIENT = ("START", "LOADING", "UNLOADING")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def comparable(observation: Observation, *, text_stable: bool = True) -> Observa
         kept["error"] = {"code": kept["error"]["code"]}
     if "sequences" in kept:
         kept["sequences"] = {
-            version: [state for state in states if state[0] not in PASSING]
+            version: [state for state in states if state[0] not in TRANSIENT]
             for version, states in kept["sequences"].items()
         }
     return kept

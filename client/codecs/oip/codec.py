@@ -184,7 +184,7 @@ def _read_inputs(tensors: Any, signature: Signature, data: memoryview) -> dict[s
         if type(size) is not int or not 0 <= size <= len(data) - at:
             raise ClientError(
                 f"{place}: binary_data_size: expected an integer from 0 to {len(data) - at}, the "
-                f"bytes left after the JSON of {HEADER_LENGTH} bytes, got {kind_of(size)}"
+                f"bytes left after the JSON, whose length is {HEADER_LENGTH}, got {kind_of(size)}"
             )
         arrays[name] = read_binary(data[at : at + size], shape, spec, place)
         at += size

@@ -89,7 +89,7 @@ class NpyReader:
         missing = header.row_bytes * (header.rows - self._rows) - self._size
         if missing < 0:
             raise ClientError(
-                f"the body is {-missing} bytes longer than the {header} of its header"
+                f"the body is {-missing} bytes longer than its header declares: {header}"
             )
         is_block = self._size >= max(BLOCK_BYTES, header.row_bytes) and not header.by_columns
         if self._size and (missing == 0 or is_block):
@@ -107,7 +107,7 @@ class NpyReader:
         missing = header.row_bytes * (header.rows - self._rows) - self._size
         if missing:
             raise ClientError(
-                f"the body is {missing} bytes shorter than the {header} of its header"
+                f"the body is {missing} bytes shorter than its header declares: {header}"
             )
         yield from ()
 
@@ -215,8 +215,8 @@ def _check(header: _Header, spec: TensorSpec) -> None:
         raise ClientError(f"expected rows of at most {MAX_BYTES} bytes, got {header}", 413)
     if header.by_columns and header.rows * header.row_bytes > MAX_BYTES:
         raise ClientError(
-            f"the array is in column order (fortran_order), in which at most {MAX_BYTES} bytes "
-            "are accepted; save numpy.ascontiguousarray of it",
+            f"arrays in column order (fortran_order) may have at most {MAX_BYTES} bytes; "
+            "save numpy.ascontiguousarray(array) instead",
             413,
         )
 

@@ -103,7 +103,7 @@ def _fill(example: Any, features: Any) -> None:
 
 
 def _add(feature: Any, name: str, value: Any) -> None:
-    """Add a value to a feature, whose first value decides the kind of all."""
+    """Add a value to a feature; the first value sets the feature's kind."""
     kind: str
     element: Any
     if isinstance(value, str):

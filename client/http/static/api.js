@@ -21,14 +21,14 @@ export function errorOf(status, text, retryAfter) {
   return new ApiError(message, status, Number(retryAfter) || undefined);
 }
 
-/* An error for people; one that is not the service's is a fault of the page, and thrown again. */
+/* The message to show for an error. Others than ApiError are bugs of the page, and rethrown. */
 export function messageOf(error) {
   if (!(error instanceof ApiError)) throw error;
   const known = { 0: "error.away", 401: "error.key", 429: "error.busy" }[error.status];
   return known ? t(known) : error.message;
 }
 
-/* Sends a request, and returns the response if its status is a good one. `signal` aborts. */
+/* Sends a request, and returns the response if its status is 2xx. `options.signal` aborts it. */
 export async function send(path, options) {
   let response;
   try {
@@ -42,7 +42,7 @@ export async function send(path, options) {
   throw errorOf(response.status, text || response.statusText, response.headers.get("Retry-After"));
 }
 
-/* The content of a response; one that is cut off is a service that cannot be reached. */
+/* The JSON of a response. If it is cut off, the service counts as unreachable. */
 const contentOf = (response) => response.json().catch((error) => {
   throw error.name === "AbortError" ? error : new ApiError("", 0);
 });
@@ -92,11 +92,11 @@ export async function probabilitiesOf(model, version, columns, rows, signal) {
   return outputs.probability;
 }
 
-/* Says which label was right for the answer with this id. */
+/* Sends the correct label for the prediction with this id. */
 export const sendFeedback = (id, label) => post("/feedback", { id, row: 0, label });
 
 /* The versions of a model with their states. */
 export const versions = async (model) => (await get(modelPath(model))).model_version_status;
 
-/* The service's own numbers, see docs/client.md. */
+/* The service's own numbers; see docs/client.md. */
 export const stats = () => get("/stats");

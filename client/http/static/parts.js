@@ -4,8 +4,8 @@ import { h } from "./dom.js";
 
 export const card = (title, ...content) => h("section", { className: "card" }, h("h3", null, title), content);
 
-/* A table that scrolls by itself where it is too wide. The first column names the rows; `numeric`
-   has the places of those that are aligned at the right. */
+/* A table with its own scrollbar if it is too wide. The first column names the rows; `numeric` has
+   the indexes of the right-aligned columns. */
 export function table(caption, head, rows, numeric = []) {
   const cell = (tag, scope) => (content, place) => h(tag, { scope, className: numeric.includes(place) ? "n" : "" }, content);
   return h("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: caption },

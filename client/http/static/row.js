@@ -1,8 +1,8 @@
-/* The row that the page asks about: a text for each column, and what is sent for it. */
+/* The row to predict: a text for each column, and the value to send for it. */
 
 import { t } from "./i18n.js";
 
-/* JavaScript's numbers have 53 bits, integers of a table up to 64: so they go as their digits. */
+/* JavaScript numbers are exact up to 53 bits; integers of a table have up to 64, so send digits. */
 function integerOf(text) {
   if (!/^[-+]?\d+$/.test(text)) return undefined;
   return JSON.rawJSON ? JSON.rawJSON(String(BigInt(text))) : Number(text);
@@ -59,7 +59,7 @@ export function valueOf(column, text) {
   return trimmed === "" && column.missing ? null : readers[column.type](trimmed);
 }
 
-/* A column's text as a number on its axis, undefined if it is none. */
+/* A column's text as a number on its axis, undefined if it is not a number. */
 export const positionOf = (column, text) =>
   column.type === "date" ? dayOf(text.trim()) : numberOf(text.trim());
 
@@ -89,7 +89,7 @@ export class Row {
     return this.#texts.get(name);
   }
 
-  /* Changes some columns: [[name, text], ...]. Names that are no columns are left out. */
+  /* Changes some columns: [[name, text], ...]. Unknown names are ignored. */
   set(entries) {
     for (const [name, text] of entries) if (this.#texts.has(name)) this.#texts.set(name, text);
     for (const listener of this.#listeners) listener();
@@ -110,7 +110,7 @@ export class Row {
       .map((column) => [column.name, t(`fault.${column.type}`)]);
   }
 
-  /* Whether nothing was filled in where a value is needed. */
+  /* Whether a required value is empty. */
   get incomplete() {
     return this.columns.some((column) => this.text(column.name) === "" && valueOf(column, "") === undefined);
   }
@@ -120,7 +120,7 @@ export class Row {
     return Object.fromEntries(this.columns.map((column) => [column.name, valueOf(column, this.text(column.name))]));
   }
 
-  /* Whether a column's number is outside of what training saw, or its category unknown to it. */
+  /* Whether a column's number is outside the training range, or its category unknown. */
   isOutside(column) {
     const text = this.text(column.name);
     if (column.range) {

@@ -49,7 +49,7 @@ class DateColumn(NumericColumn):
         return days
 
     def encode(self, value: Any, dtype: int) -> Any:
-        """Return days: of a text such as 2024-03-01, or a number of days as it is."""
+        """Return the days of a text such as 2024-03-01; leave a number of days unchanged."""
         if type(value) is str:
             days = days_of(word_of(value), self.form)
             return value if days is None else days
@@ -81,8 +81,8 @@ def days_of(text: str, form: str = "") -> float | None:
     Times without a zone are in UTC.
 
     Args:
-        text: without blanks around it.
-        form: a name of `FORMS` or a strftime format that is tried first; empty if unknown.
+        text: a date or time, without surrounding spaces.
+        form: a key of `FORMS`, or a strftime format that is tried first; empty if unknown.
     """
     if form and form not in FORMS:
         moment = _of_format(text, form)

@@ -52,7 +52,7 @@ export function mount(root) {
     if (!timer) status.textContent = t("live.paused");
   }
 
-  /* Asks at once if the view has come into sight. */
+  /* Requests the numbers at once if the view has become visible. */
   function resume() {
     if (isShown && !document.hidden && timer === null) ask();
     else schedule();
@@ -71,7 +71,7 @@ export function mount(root) {
   };
 }
 
-/* The points after another response; each has the response, and what changed since the one before. */
+/* Adds a response to the points; each has its response and the changes since the previous one. */
 function next(points, stats) {
   const at = Date.parse(stats.time);
   const last = points.at(-1);
@@ -97,7 +97,7 @@ function changes(last, early, now) {
     errors: of((stats) => stats.requests.errors),
     refused: of(refused),
     waiting: now.stats.queue.waiting,
-    // The page's own question is in flight, too.
+    // The page's own request is in flight, too.
     inFlight: Math.max(0, now.stats.requests.in_flight - 1),
   };
 }
@@ -204,7 +204,7 @@ function rollout({ rollout: now }) {
 
 function drift({ drift: now }) {
   if (now === null) return null;
-  const most = now.columns.slice(0, MAX_COLUMNS); // the most drifted first
+  const most = now.columns.slice(0, MAX_COLUMNS); // sorted by PSI / limit, largest first
   return tableCard(t("live.drift", { rows: count(now.rows) }), [t("live.column"), t("live.verdict"), t("live.psi"), t("live.limit")],
     most.map(({ column, psi, limit, verdict }) => [
       column === "" ? t("table.probability") : column,

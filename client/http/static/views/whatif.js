@@ -29,7 +29,7 @@ export function mount(root, { model, row, asking, exploring }) {
     if (!curves) return;
     legend.hidden = !canary;
     legend.replaceChildren(...(canary ? versionsOf(canary, asking.state.answer) : []));
-    // While somebody works at a card, all stay where they are.
+    // Do not reorder the cards while one has the focus.
     if (made.size === 0 || !cards.contains(document.activeElement)) {
       const sorted = [...curves].sort((a, b) => b.movement - a.movement);
       for (const { column } of sorted) if (!made.has(column.name)) made.set(column.name, cardOf(column, row));
@@ -54,7 +54,7 @@ export function mount(root, { model, row, asking, exploring }) {
   };
 }
 
-/* Which line is which version; a version on trial that refuses the row has none. */
+/* The legend of the lines; a version on trial that refuses the row has no line. */
 function versionsOf({ version, error }, answer) {
   const sample = (name) => h("i", { className: name, ariaHidden: "true" });
   return [
