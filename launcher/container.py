@@ -22,7 +22,8 @@ DEFAULT_IMAGE = "tensorflow/serving"
 DEFAULT_VERSION = "2.20.0"
 GRPC_PORT = 8500
 REST_PORT = 8501
-# The default, four times the number of cores, rejects concurrent calls of the client.
+# With the default, four times the number of cores, TensorFlow Serving rejects some of the client's
+# concurrent calls.
 GRPC_MAX_THREADS = 64
 LABEL = "org.logreg-serving.role"
 STOP_SECONDS = 1

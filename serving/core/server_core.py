@@ -19,9 +19,9 @@ from serving.core.source import Source, aspired_versions
 from serving.errors import ServingError, failed_precondition, invalid_argument, not_found
 from serving.servables.servable import Servable
 
-# Time for which the ports stay closed after a first load has failed and is retried.
+# Maximum time the ports stay closed after a first load has failed, while it is retried.
 FIRST_LOAD_SECONDS = 10.0
-# Applies instead if every model has another version that answers.
+# Applies instead if every model has a version that answers.
 REPLACED_SECONDS = 1.0
 
 Labels = Mapping[str, Mapping[str, int]]
@@ -53,7 +53,7 @@ class ServerCore:
         self._on_config = on_config
         self._models: tuple[ModelConfig, ...] = ()
         self._labels: Labels = {}
-        # One reload at a time; it is released while new models load.
+        # Held by one reload at a time, but not while its new models load.
         self._reloading = threading.Lock()
 
     @property

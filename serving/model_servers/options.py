@@ -32,7 +32,7 @@ class GrpcOptions:
     Attributes:
         bind_address: the address to listen on.
         port: 0 lets the system choose.
-        socket_path: a UNIX socket to listen on too; with port 0 the only address.
+        socket_path: a UNIX socket to listen on too; with port 0, it is the only address.
         credentials: certificates for TLS; None: no TLS.
         channel_arguments: arguments of gRPC itself.
         max_threads: maximum number of requests answered concurrently; None: see `server.THREADS`.
@@ -110,7 +110,7 @@ class ServerOptions:
 
 
 def _waitable(seconds: float) -> float:
-    """Return at most the time that a thread can wait, 292 years: `inf` means never."""
+    """Limit a time to the longest that a thread can wait, 292 years; `inf` means never."""
     return min(TIMEOUT_MAX, seconds)
 
 

@@ -85,8 +85,8 @@ class _NoArrayError(Exception):
 class GraphSession:
     """Runs a TensorFlow session, as TensorFlow Serving does.
 
-    A session's callable costs a tenth of calling the signature as a function, and closing the
-    session frees everything that the version held.
+    Running a session's callable takes a tenth of the time of calling the signature as a function,
+    and closing the session frees everything that the version held.
     """
 
     def __init__(self, session: Any, *, use_inter_op_pool: bool = False) -> None:
@@ -162,7 +162,7 @@ class GraphSession:
         """Compute with serialized TensorProtos: slower, but for every type and rank."""
         dtypes = [self.dtype(fetch) for fetch in names[1]]
         for dtype in dtypes:
-            # An operation that does not exist would spoil the graph for all later calls.
+            # An operation without a kernel for its dtype would break the graph for all later calls.
             if dtype is not None and dtype not in SERIALIZABLE and dtype not in QUANTIZED:
                 raise unimplemented(f"tensors of {dtype.name} cannot be sent")
         # With a numpy dtype of bytes, trailing zeros would be taken for padding.
@@ -179,8 +179,11 @@ class GraphSession:
     ) -> tuple[Callable[..., Sequence[Any]] | None, tuple[int, ...] | None]:
         """Return a function of arrays, and the ranks that its arrays must have; None: any ranks.
 
-        TensorFlow ends the process when it converts strings of very many dimensions. The graph
-        excludes that if it knows the rank of each string and is fed the ranks it expects.
+        The function is None if arrays cannot hold the dtype of an output.
+
+        TensorFlow crashes the process when it converts a string tensor with very many dimensions.
+        That cannot happen if the graph knows the rank of each string tensor and is fed the ranks
+        it expects.
         """
         dtypes = [self.dtype(fetch) for fetch in fetches]
         if any(d is not None and d.as_datatype_enum not in DTYPES for d in dtypes):
@@ -199,7 +202,7 @@ class GraphSession:
     def _make_flat_callable(
         self, feeds: tuple[str, ...], fetches: tuple[str, ...]
     ) -> Callable[..., Sequence[Any]]:
-        """Return a function of arrays that computes strings as vectors, and their shapes."""
+        """Return a function of arrays that fetches string tensors as vectors and reshapes them."""
         is_string = [self.dtype(fetch) is tf.string for fetch in fetches]
         options = config_pb2.CallableOptions(feed=feeds, run_options=self._run_options)
         with self._graph_lock, self._session.graph.as_default():
@@ -230,17 +233,25 @@ class GraphSession:
         return self._as_callable(options)
 
     def _add_flat(self, fetch: str) -> tuple[str, str]:
-        """Return the names of a tensor as a vector, and of its shape."""
+        """Add operations that flatten a tensor and compute its shape.
+
+        Returns:
+            The names of both results.
+        """
         tensor = self._tensor(fetch)
         return tf.reshape(tensor, [-1]).name, tf.shape(tensor).name
 
     def _add_parsed(self, feed: str) -> tuple[str, str]:
-        """Return the names of a serialized TensorProto to feed, and of the tensor in it."""
+        """Add a placeholder for a serialized TensorProto and the operation that parses it.
+
+        Returns:
+            The names of both results.
+        """
         serialized = tf.compat.v1.placeholder(tf.string, [])
         return serialized.name, tf.io.parse_tensor(serialized, self.dtype(feed)).name
 
     def _add_serialized(self, fetch: str) -> str:
-        """Return the name of a tensor as a serialized TensorProto."""
+        """Add an operation that serializes a tensor to a TensorProto; return its result's name."""
         value = tf.identity(self._tensor(fetch))
         if value.dtype in QUANTIZED:
             value = tf.bitcast(value, QUANTIZED[value.dtype])

@@ -1,4 +1,4 @@
-"""Format numbers for people, for the report."""
+"""Format numbers for the report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number_text(value: float, digits: int = 4) -> str:
-    """Return a number with up to `digits` significant ones, like 103,500, −0.05 or 3.2 × 10⁻⁵."""
+    """Return a number with at most `digits` significant digits: 103,500, −0.05 or 3.2 × 10⁻⁵."""
     if math.isnan(value):
         return "–"
     if math.isinf(value):

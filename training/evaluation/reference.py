@@ -25,7 +25,7 @@ from training.fitting.problem import Problem
 
 REFERENCE_FILE = "reference.json"
 MAX_COLUMNS = 200
-# Relative; served probabilities are computed in float32, training may use float64.
+# Relative: served probabilities are computed in float32, while training may use float64.
 SERVED_PRECISION = 1e-4
 
 

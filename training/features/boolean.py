@@ -20,7 +20,7 @@ DIGITS = {"0": "false", "1": "true", "0.0": "false", "1.0": "true"}
 
 @dataclass(frozen=True)
 class BooleanParser(CellParser):
-    """Reads true and false in any case; 0 and 1 too, if the kind is given."""
+    """Reads true and false in any case, and 0 and 1, from which the kind is not inferred."""
 
     kind: ClassVar[Kind] = "boolean"
     expected: ClassVar[str] = "true or false"
@@ -36,7 +36,7 @@ class BooleanParser(CellParser):
         return cls(cell_format) if text.str.to_lowercase().is_in(FALSE_TRUE).all() else None
 
     def parse(self, values: pl.Series) -> pl.Series:
-        """Return String: false or true."""
+        """Return texts, "false" or "true"; null where missing or neither."""
         text = self.trimmed(values).str.to_lowercase().replace(DIGITS)
         return text.set(~text.is_in(FALSE_TRUE), None)
 
@@ -61,9 +61,9 @@ class BooleanColumn(Column):
         return tf.cast(places, dtype)[:, tf.newaxis]
 
     def places(self, codes: Mapping[str, int]) -> npt.NDArray[np.int32]:
-        """Return the vocabulary index of each code, with a missing value (−1) first.
+        """Return the vocabulary index of a missing value (code −1), then of each code.
 
-        The signature cannot express a missing value; callers send the most frequent one.
+        The signature cannot express a missing value; callers send the most frequent value instead.
         """
         return np.array([self.mode, *(FALSE_TRUE.index(value) for value in codes)], np.int32)
 

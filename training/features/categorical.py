@@ -42,7 +42,7 @@ class CategoricalParser(CellParser):
         return cls(cell_format)
 
     def parse(self, values: pl.Series) -> pl.Series:
-        """Return String."""
+        """Return texts, null where missing."""
         return self.trimmed(values).str.replace(WHOLE_NUMBER, "$1")
 
 
@@ -57,8 +57,8 @@ def spellings(value: str, vocabulary: Sequence[str]) -> list[str]:
 class CategoricalColumn(Column):
     """A column of categories; `marks` are texts that mean a missing value.
 
-    A value's feature is its vocabulary index. The index after the last is for values not seen in
-    training, or too rarely; the next one for missing values, if training had any.
+    The index of a value's feature is its vocabulary index. The index after the last is for values
+    not seen in training or seen too rarely, the next one for missing values, if training had any.
     """
 
     marks: tuple[str, ...] = MISSING
@@ -84,7 +84,7 @@ class CategoricalColumn(Column):
         return tf.one_hot(tf.minimum(places, slots - 1), slots, dtype=dtype)
 
     def places(self, codes: Mapping[str, int]) -> npt.NDArray[np.int32]:
-        """Return the vocabulary index of each code, with a missing value (−1) first."""
+        """Return the vocabulary index of a missing value (code −1), then of each code."""
         known = {value: place for place, value in enumerate(self.vocabulary)}
         unknown = len(known)
         return np.array([unknown + 1, *(known.get(v, unknown) for v in codes)], np.int32)
@@ -184,7 +184,7 @@ class CategoryStatistics:
         self.counts = counts
 
     def merge(self, other: CategoryStatistics) -> None:
-        """Add the rows of another worker, keeping own codes."""
+        """Add the rows of another worker, and keep this worker's codes."""
         for value in other.codes:
             self.codes.setdefault(value, len(self.codes))
         weights = np.zeros((len(self.codes), CLASSES))
@@ -201,7 +201,7 @@ class CategoryStatistics:
         """Return the most frequent values, at most `MAX_VOCABULARY`.
 
         Raises:
-            DataError: most values are unique, so nothing can be learned from them.
+            DataError: the values look like identifiers, so nothing can be learned from them.
         """
         totals = dict(zip(self.codes, self.weights.sum(axis=1).tolist(), strict=False))
         seen = sorted((v for v in totals if totals[v] > 0), key=lambda v: (-totals[v], v))

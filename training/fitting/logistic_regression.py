@@ -72,9 +72,9 @@ def propagate(
 
 
 def curvature(weights: Any, bias: Any, features: Any, row_weights: Any, loss: LossName) -> Any:
-    """Return the second derivatives of the summed loss, `[n + 1, n + 1]`, the bias last.
+    """Return the Hessian of the summed loss, `[n + 1, n + 1]`, with the bias last.
 
-    For cross-entropy they are Xᵀ diag(r a (1 − a)) X, which is also the expected information that
+    For cross-entropy it is Xᵀ diag(r a (1 − a)) X, which is also the expected information that
     iteratively reweighted least squares uses. The squared loss is not convex; for it this is the
     Gauss-Newton part Xᵀ diag(r (a (1 − a))²) X, which has no negative eigenvalue.
     """

@@ -69,7 +69,7 @@ def roll_back(models: Path, name: str, number: int | None = None) -> Rollback:
 
 
 def _origin(base_path: Path, number: int) -> int:
-    """Return the version that a version is a copy of, or itself."""
+    """Return the original of a version: the one it is a copy of, or the version itself."""
     seen = {number}
     while True:
         try:

@@ -37,7 +37,7 @@ class CsvFile(ChunkedFile[Chunk]):
         return replace(part, frame=part.frame[:ROWS_PER_PART])
 
     def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
-        """Yield a function for each part, which reads it."""
+        """Yield, for each part, a function that reads it."""
         for chunk in self._all_chunks():
             yield partial(chunk.load, parsers)
 

@@ -38,7 +38,7 @@ class JsonLinesFile(ChunkedFile["_Chunk"]):
         return Part(with_constants(frame, self.constants), chunk.place)
 
     def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
-        """Yield a function for each part, which reads it."""
+        """Yield, for each part, a function that reads it."""
         for chunk in self._all_chunks():
             yield partial(chunk.load, parsers, self._keys, self.constants)
 

@@ -67,7 +67,7 @@ class File(ABC):
 
     @abstractmethod
     def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
-        """Yield a function for each part, which reads it."""
+        """Yield, for each part, a function that reads it."""
 
 
 def with_constants(frame: pl.DataFrame, constants: Mapping[str, str]) -> pl.DataFrame:
