@@ -7,9 +7,10 @@
     DIRECTORY/compaction.json                          the plan of a compaction under way
 
 A compaction first writes its plan: the segments, and the name of the files they become. Readers
-ignore its files until the plan is marked as written, and its segments afterwards. So whenever it is
-killed, each row is read exactly once, and the next compaction completes the plan. The plan has
-each segment's inode and modification time: a new gateway may reuse the name of a removed one.
+ignore its files until the plan is marked as written, and its segments afterwards. So if a
+compaction is killed at any point, each row is still read exactly once, and the next compaction
+completes the plan. The plan has each segment's inode and modification time: a new gateway may reuse
+the name of a removed one.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ class Store:
             raise MonitoringError(f"{path}: not the plan of a compaction: {error}") from error
 
     def put_plan(self, plan: Plan) -> None:
-        """Write the plan to disk before the files that it describes."""
+        """Replace the plan atomically, and force it to disk."""
         write_whole(self.directory / PLAN, json.dumps(asdict(plan)).encode())
 
     def drop_plan(self) -> None:
@@ -186,7 +187,7 @@ def identity(path: Path) -> list[int]:
 
 
 def is_planned(path: Path, planned: Mapping[str, list[int]]) -> bool:
-    """Return whether a segment is one of a plan's, and not a later one of the same name."""
+    """Return whether a segment is in a plan, and is not a later segment with the same name."""
     return path.name in planned and planned[path.name] in ([], identity(path))
 
 
@@ -223,7 +224,7 @@ def write_parquet(path: Path, frame: pl.DataFrame) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line; after one that a crash has torn, begin a new one."""
+    """Append a line; start a new line if a crash left the last one incomplete."""
     with path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)

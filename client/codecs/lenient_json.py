@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 # `Inf` outside strings; TensorFlow Serving reads it as Infinity. A string is matched to its end or
-# to the end of the text, so that the time is linear.
+# to the end of the text, so that matching takes linear time.
 _INF = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*"?)|\bInf\b', re.DOTALL)
 # A lone surrogate: Python accepts it, but it is not a character.
 _ESCAPE = re.compile(
@@ -55,7 +55,8 @@ def loads(text: str, pairs_hook: PairsHook | None = None, *, only_first: bool = 
     except RecursionError:
         raise JsonError("lists or objects nested too deeply") from None
     if not only_first and text[end:].strip(" \t\r\n"):
-        raise JsonError(f"unexpected text after the document: char {end}")
+        position = "" if has_inf else f": char {end}"
+        raise JsonError(f"unexpected text after the document{position}")
     return document
 
 

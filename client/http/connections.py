@@ -1,4 +1,4 @@
-"""The connections of one process: their deadlines, and the limit of unread responses."""
+"""The connections of one process: their deadlines, and the limit on unread responses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SWEEP_SECONDS = 0.1
 
 
 class _Stalled:
-    """A connection whose responses are not being read: unread bytes, and the time of progress."""
+    """A connection whose responses are not being read: unread bytes, time of the last progress."""
 
     __slots__ = ("since", "size")
 
@@ -86,7 +86,7 @@ class Connections:
         self._bound()
 
     def _bound(self) -> None:
-        """While too many bytes are unread, close those without progress for longest."""
+        """While too many bytes are unread, close the connection stalled longest; keep one."""
         total = sum(stalled.size for stalled in self._stalled.values())
         while total > self._max_unsent and len(self._stalled) > 1:
             connection = min(self._stalled, key=lambda one: self._stalled[one].since)

@@ -108,7 +108,7 @@ def v2(path: str) -> ModelPath | None:
 
 
 def is_foreign(path: str) -> bool:
-    """Whether a path belongs to a dialect that is not the project's own."""
+    """Return whether a path belongs to a dialect that is not the project's own."""
     return _FOREIGN.match(path) is not None
 
 

@@ -1,4 +1,4 @@
-"""Responses to API requests: delivered once, recorded, and errors in the route's dialect."""
+"""Responses to API requests: delivered once and recorded; errors use the dialect of the path."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Responder:
             self.respond(job, self.error(job.request, error))
 
     def refuse(self, request: HttpRequest, route: Route | None, error: Exception) -> HttpReply:
-        """Return and record the error response of a rejected request."""
+        """Return and record the error response to a rejected request."""
         reply = self.error(request, error)
         job = ApiJob(request, route, None, Deadline(0))
         headers = self.headers(job, reply.status, reply.headers, reply.body)

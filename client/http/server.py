@@ -91,7 +91,7 @@ class _Worker:
         return bool(readable) and os.read(self._ready, 1) == b"r"
 
     def close(self) -> None:
-        """Release the parent's resources of a worker that has ended."""
+        """Release the parent's resources for a worker that has ended."""
         os.close(self._ready)
 
     def signal(self, number: int) -> None:

@@ -1,7 +1,7 @@
 """Predictions: the choice of a server, and hedging of late calls.
 
-Requests are encoded by the schema of the server they go to, since servers do not load a new version
-at the same moment.
+Requests are decoded with the schema of the server that they go to, since servers do not load a new
+version at the same moment.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Predictor:
-    """Predicts with the models of a `ServingClient`.
+    """Predicts with the models of an `AsyncServingClient`.
 
     It is bound to one event loop. `async with` keeps its schemas fresh.
 
@@ -37,7 +37,7 @@ class Predictor:
         client: the client of the model servers.
         servers: the servers that may answer for each version.
         schemas: the versions' schemas.
-        stable: returns the version that stands for a model; without a rollout, its latest.
+        stable: adds a rollout's stable version to a target without version or label.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Predictor:
 
         Args:
             client: the client of the model servers.
-            limits: limits of calls.
+            limits: limits of calls and of the queue.
             observe: called before each call with its requests and rows.
             checks: checks for values not seen in training.
             observe_golden: called with the result of each version's golden rows on a server.
@@ -85,8 +85,8 @@ class Predictor:
             ask: asks one server: decodes and predicts the requests of each attempt.
             deadline: the latest deadline of the requests.
             is_done: whether the request at an index has been answered or cancelled.
-            on_trial: whether only servers may answer that were found to compute what training
-                computed; otherwise others are merely preferred to those that do not.
+            on_trial: whether to avoid servers that failed the version's golden rows or were not
+                checked; otherwise only those that failed are avoided, while another can answer.
         """
 
         async def asked(server: Server) -> Outcome:
@@ -143,7 +143,7 @@ class Predictor:
     ) -> Prediction:
         """Run one decoded call.
 
-        The reply may be from another version than the schema's.
+        The reply may be from a version other than the schema's.
 
         Args:
             target: the model, and the version if one is requested.
@@ -173,10 +173,10 @@ class Predictor:
     async def copy(
         self, target: Target, schema: Schema, call: Call, deadline: Deadline
     ) -> Prediction:
-        """Run a decoded call that no caller waits for; it takes no slot from those that do.
+        """Run a decoded call that no caller waits for; it does not take up a slot.
 
         Raises:
-            ClientError: no server answers that computes what training computed.
+            ClientError: no server may answer for the version, or the call fails.
         """
         server = self.client.pool.pick(await self.servers.avoided(target, deadline, on_trial=True))
         return await self._call(target, schema, call, deadline.left(), server)

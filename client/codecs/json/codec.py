@@ -116,7 +116,7 @@ def encode_each(
     replies = []
     for call, (start, stop) in zip(batch.decoded, batch.bounds(), strict=True):
         if is_plain(call):
-            # Joining a list of one costs more than taking it.
+            # Joining a one-item list costs more than indexing.
             text = texts[start] if stop - start == 1 else b",".join(texts[start:stop])
             body = b"".join((b'{"predictions":[', text, b"]", tail, b"}"))
         else:
@@ -138,7 +138,7 @@ def outputs_of_each(batch: Batch, outputs: Mapping[str, Array]) -> list[Mapping[
 def _relabeled(
     outputs: Mapping[str, Array], threshold: float, schema: Schema
 ) -> Mapping[str, Array]:
-    """Return the outputs with labels by another threshold."""
+    """Return the outputs with labels for another threshold."""
     assert schema.description is not None
     names = np.array([name.encode() for name in schema.description.class_names], object)
     labels = names[(outputs[PROBABILITY] >= np.float32(threshold)).astype(np.int64)]
@@ -146,7 +146,7 @@ def _relabeled(
 
 
 def has_threshold(schema: Schema, signature_name: str) -> bool:
-    """Whether a signature's labels depend on a probability threshold."""
+    """Return whether a signature's labels depend on a probability threshold."""
     signature = schema.signatures.get(signature_name)
     outputs = signature.outputs if signature is not None else {}
     return schema.description is not None and {PROBABILITY, LABEL} <= outputs.keys()

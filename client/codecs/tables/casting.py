@@ -1,4 +1,4 @@
-"""Casts of number arrays to a model's dtypes, without losing values."""
+"""Casts of numeric arrays to a model's dtypes, without overflow."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def _parsed(line: bytes, number: int, *, as_error: bool) -> Any:
             check_keys(row, line)
         return row
     except orjson.JSONDecodeError as error:
-        # orjson numbers the only line 1.
+        # orjson counts each line as line 1; drop its position.
         reason = f"not JSON: {str(error).partition(': line 1 ')[0]}"
     except ClientError as error:
         reason = error.message
@@ -170,8 +170,8 @@ def _parsed(line: bytes, number: int, *, as_error: bool) -> Any:
 
 def _read_column(values: list[Any], column: TableColumn, place: RowPlace) -> Array:
     if column.spec.shape == (None,):
-        # Models that take no missing values date from before strings here were read like cells:
-        # keep their strings as they are.
+        # Models that take no missing values are from before strings were read like cells: leave
+        # their strings unchanged.
         if column.spec.dtype == STRING and column.takes_missing:
             if set(map(type, values)) <= {str, type(None)}:
                 return read_column([value or "" for value in values], column, place)

@@ -99,7 +99,7 @@ class NpyReader:
         """Yield nothing: the header has the row count, so `feed` has yielded every row.
 
         Raises:
-            ClientError: there are fewer bytes than the header promises, or no rows.
+            ClientError: fewer bytes than the header declares, or an incomplete header.
         """
         header = self._header
         if header is None:

@@ -59,7 +59,7 @@ def read(body: bytes, schema: Schema) -> JsonCall:
 
 
 def read_carefully(body: bytes, schema: Schema) -> JsonCall:
-    """Decode a body value by value where necessary; otherwise like `read`."""
+    """Decode a body value by value where necessary, without the project's own dialect."""
     document = parse(body)
     return _read(document, signature_name(document), schema)
 
@@ -189,8 +189,9 @@ def _fits(shape: Sequence[int], spec: TensorSpec, row_form: bool) -> bool:
     """Return whether values of a shape fit an input.
 
     TensorFlow Serving accepts any shape that the graph accepts. Here trailing dimensions of 1 may
-    be absent, as in its own example of numbers for an input of shape [n, 1]; an empty list fits
-    every shape; and in row form an input without a batch dimension may be given one.
+    be absent, as in its own example, which sends plain numbers for an input of shape [n, 1]; an
+    empty list fits every shape; and in row form an input without a batch dimension may be given
+    one.
     """
     if spec.shape is None or 0 in shape:
         return True

@@ -54,10 +54,10 @@ class RestApi:
         """Create the routes.
 
         Args:
-            core: predicts.
+            core: the predictor.
             explanations: the codec of `:explain`.
             arms: the arms of rollouts.
-            cors: whether pages of other origins may read the responses.
+            cors: whether pages from other origins may read the responses.
         """
         self._core = core
         self._arms = arms
@@ -133,12 +133,13 @@ class RestRequest:
 
 
 def parse(request: HttpRequest) -> RestRequest | None:
-    """Return the verb and the target of a request; None for OPTIONS. Its body is ignored.
+    """Return the verb and the target of a request, or None for OPTIONS; the body is ignored.
 
-    Paths ignore case, but verbs do not.
+    Paths are case-insensitive, but verbs are case-sensitive.
 
     Raises:
-        ClientError: in TensorFlow Serving's words.
+        ClientError: the method, path or version is not valid; the message is mostly TensorFlow
+            Serving's.
     """
     method = request.method
     if method not in METHODS:

@@ -43,9 +43,9 @@ class NumericColumn(Column):
 
 
 def plain_number(value: float, digits: int) -> str:
-    """Format a number with significant digits, without an exponent if it stays readable.
+    """Format a number with `digits` significant digits; only huge or tiny ones get an exponent.
 
-    Digits before the decimal point are never rounded.
+    Without an exponent, all digits before the decimal point are kept.
     """
     if value != 0 and not MIN_PLAIN <= abs(value) < MAX_PLAIN:
         return f"{value:.{digits}g}"
