@@ -40,6 +40,9 @@ def page(browser: Browser) -> Iterator[Page]:
     page.set_default_timeout(TIMEOUT_MS)
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
+    # Shown if the test fails.
+    page.on("requestfailed", lambda request: print("failed:", request.url, request.failure))
+    page.on("console", lambda message: print(f"console {message.type}: {message.text}"))
     yield page
     page.close()
     assert problems == []
