@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from client.serving import pool
 from tests.conftest import Starter
 from tests.support import processes
 from tests.support.affine import publish
-from tests.support.names import NameServer
+from tests.support.names import NameServer, resolve
 from tests.support.processes import Running, free_port
 
 X = {"x": np.ones(1, np.float32)}
@@ -42,15 +42,7 @@ def serve(starter: Starter, folder: Path, port: int, number: int, *flags: str) -
 def addresses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The addresses of every name, as this process resolves it."""
     found: list[str] = []
-
-    def resolve(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
-        if not found:
-            raise socket.gaierror(socket.EAI_AGAIN, "no answer")
-        families = (socket.AF_INET6 if ":" in one else socket.AF_INET for one in found)
-        kind = socket.SOCK_STREAM
-        return [(f, kind, 0, "", (one, port)) for f, one in zip(families, found, strict=True)]
-
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    resolve(monkeypatch, defaultdict(lambda: found))
     return found
 
 

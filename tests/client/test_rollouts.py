@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from tests.client.test_tracing import Collector, attributes
 from tests.conftest import Starter
 from tests.support import canaries, forked, processes
 from tests.support.callers import Callers
+from tests.support.names import resolve
 from tests.support.processes import Running
 from tests.support.rollouts import write_rollout
 
@@ -395,11 +395,7 @@ def test_a_wrong_server_that_has_left_is_no_longer_reported(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     addresses = ["127.0.0.1"]
-
-    def resolve(host: str, port: int, *_: Any) -> list[Any]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (one, port)) for one in addresses]
-
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    resolve(monkeypatch, {"localhost": addresses})
     monkeypatch.setattr(pool, "RESOLVE_SECONDS", 0.02)
     metrics = Metrics()
 

@@ -15,9 +15,14 @@ _ANSWER = 0x8580  # a response, authoritative, recursion desired and available
 
 
 def resolve(monkeypatch: pytest.MonkeyPatch, hosts: Mapping[str, Sequence[str]]) -> None:
-    """Let this process resolve host names to these IP addresses, in this order."""
+    """Let this process resolve host names to these IP addresses, in this order.
 
-    def getaddrinfo(host: str, port: int, **_: object) -> list[Any]:
+    Resolving a name without an address fails.
+    """
+
+    def getaddrinfo(host: str, port: int, *_: object, **__: object) -> list[Any]:
+        if not hosts[host]:
+            raise socket.gaierror(socket.EAI_AGAIN, "no answer")
         found = []
         for ip in hosts[host]:
             family = socket.AF_INET6 if ":" in ip else socket.AF_INET
