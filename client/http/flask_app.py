@@ -77,6 +77,7 @@ def _answer_api(app: Flask, max_bytes: int) -> None:
             link.gateway.admit(api_request, None)
             return None
         try:
+            # Before the body is read; `handle` checks the limit again as it counts the request.
             link.gateway.admit(api_request, route)
             api_request.body = _body(max_bytes)
         except ClientError as error:

@@ -27,7 +27,7 @@ def show(page: Page, view: str) -> None:
 
 @pytest.fixture
 def console(page: Page) -> list[str]:
-    """What the browser reports, such as breaches of the content security policy."""
+    """The browser's warnings and errors, such as breaches of the content security policy."""
     told: list[str] = []
 
     def listen(message: ConsoleMessage) -> None:

@@ -83,7 +83,7 @@ def test_what_is_no_number_and_what_is_not_described_is_not_looked_at() -> None:
     unknown = {"x": np.array([99.0], np.float32)}
     assert count_outside(Call("serving_default", unknown), schemas.schema()) == {}
     assert count_outside(Call("nosuch", unknown), SCHEMA) == {}
-    # Of another shape than the model takes; the server reports it.
+    # Its shape differs from the input's; the server reports it.
     for shape in ((), (2,), (2, 2), (2, 3, 3)):
         other = {"features": np.full(shape, 99, np.float32)}
         assert count_outside(Call("dense", other), SCHEMA) == {}

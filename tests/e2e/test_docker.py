@@ -137,7 +137,7 @@ def test_images_are_lean_and_list_their_packages(room: str) -> None:
 
 
 def in_client_image(code: str, *options: str) -> str:
-    """What a program prints that runs in the client's image."""
+    """Run a program in the client's image, and return its output."""
     image = "logreg-serving/client"
     return docker("run", "--rm", "--entrypoint=python", *options, image, "-c", code)
 

@@ -236,7 +236,7 @@ def test_history_survives_restarts_of_gateways_and_of_itself(tmp_path: Path) -> 
     history.add("b", Counter({one: 7, other: 1}), NOON)
     history = History(tmp_path)
     history.add("a", Counter({one: 8}), NOON + timedelta(minutes=1))
-    history.add("b", Counter({one: 2}), NOON + timedelta(minutes=1))  # started anew
+    history.add("b", Counter({one: 2}), NOON + timedelta(minutes=1))  # restarted
     assert history.since(NOON) == Counter({one: 5 + 7 + 3 + 2, other: 1})
     assert history.since(NOON + timedelta(seconds=30)) == Counter({one: 3 + 2})
     file = next(tmp_path.glob("drift/*.ndjson"))
