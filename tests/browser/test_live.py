@@ -21,6 +21,15 @@ HIDE = """isHidden => {
   document.dispatchEvent(new Event("visibilitychange"));
 }"""
 
+# Four of five requests have two rows; a poll that was in flight may have counted some of them.
+ROWS_FIT_REQUESTS = """() => {
+  const number = title => {
+    const card = [...document.querySelectorAll(".now > div")].find(div => div.textContent.includes(title));
+    return parseFloat(card?.querySelector("dd").textContent);
+  };
+  return Math.abs(number("Rows") / number("Requests") / 1.6 - 1) < 0.2 && number("Refused (4xx)") > 0;
+}"""
+
 
 def ask(url: str, times: int) -> None:
     for _ in range(times):
@@ -45,15 +54,14 @@ def test_the_numbers_change_with_the_traffic(
     url = client_url
     page.goto(f"{url}/#live")
     expect(page.locator(".charts .card")).to_have_count(4)
-    with page.expect_response("**/stats"):
-        pass
-    ask(url, 40)
-    ask_wrongly(url, 10)
-    with page.expect_response("**/stats"):
-        pass
-    expect(page.locator(".now > div", has_text="Requests")).to_contain_text(re.compile(r"[1-9]"))
-    assert number_of(page, "Rows") == pytest.approx(1.6 * number_of(page, "Requests"), rel=0.2)
-    assert number_of(page, "Refused (4xx)") > 0
+    # The page's own requests are over, and all others come between two polls.
+    expect(page.locator(".now > div", has_text="Requests").locator("dd")).to_have_text("0/s")
+    page.evaluate(HIDE, True)
+    expect(page.locator("#view-live [role=status]")).to_have_text("Paused")
+    ask(url, 8)
+    ask_wrongly(url, 2)
+    page.evaluate(HIDE, False)
+    page.wait_for_function(ROWS_FIT_REQUESTS)
     assert number_of(page, "Failed (5xx)") == 0
     assert 0 < number_of(page, "Median") <= number_of(page, "99th percentile")
     expect(page.locator(".details")).to_contain_text(model_server)
