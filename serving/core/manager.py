@@ -112,7 +112,7 @@ class Manager:
         with self._changed:
             while True:
                 streams = [self._streams[name] for name in names if name in self._streams]
-                settled = [h for stream in streams if (h := stream.settled()) is not None]
+                settled = [h for stream in streams if (h := stream.newest_settled()) is not None]
                 if len(settled) == len(names) or until() or self._closing:
                     return settled
                 self._changed.wait(0.1)

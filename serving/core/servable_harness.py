@@ -86,7 +86,7 @@ class ServableStream:
             for harness in self.harnesses.values():
                 harness.dropped |= not harness.aspired
 
-    def settled(self) -> ServableHarness | None:
+    def newest_settled(self) -> ServableHarness | None:
         """Return the newest aspired version if it is AVAILABLE or has failed, else None."""
         aspired = [harness for harness in self.harnesses.values() if harness.aspired]
         newest = max(aspired, key=lambda harness: harness.version, default=None)
