@@ -94,7 +94,7 @@ def _render_configuration(programs: Mapping[str, list[str]], logs: Path) -> str:
         raise click.ClickException(f'{logs}: expected a path without " #" or " ;"')
     sections = [CONFIGURATION.format(logs=folder, names=", ".join(programs))]
     for name, command in programs.items():
-        # Such a character follows a space, so it is in single quotes: move it into double quotes.
+        # A comment character follows a space, so it is in single quotes: move it to double quotes.
         command_line = COMMENT_START.sub(r"""'"\1"'""", shlex.join(_end_with_parent(command)))
         sections.append(PROGRAM.format(name=name, command=_escape(command_line), logs=folder))
     return "".join(sections)

@@ -31,27 +31,27 @@ FILE = _File(dir_okay=False, path_type=Path)
 
 # Unsupported flags of TensorFlow Serving, with the reason.
 UNSUPPORTED = {
-    "use_alts_credentials": "ALTS works between Google's own machines only",
-    "platform_config_file": "this server runs TensorFlow SavedModels only",
+    "use_alts_credentials": "ALTS works only between Google's own machines",
+    "platform_config_file": "this server supports only SavedModels",
     "per_process_gpu_memory_fraction": "this server computes on the CPU",
     "prefer_tflite_model": "this server has no TensorFlow Lite",
     "num_tflite_pools": "this server has no TensorFlow Lite",
     "num_tflite_interpreters_per_pool": "this server has no TensorFlow Lite",
     "enable_profiler": "this server has no profiler service",
-    "thread_pool_factory_config_file": "this server has thread pools of its own",
+    "thread_pool_factory_config_file": "this server has its own thread pools",
     "total_model_memory_limit_bytes": "this server does not estimate a model's memory",
     "xla_cpu_compilation_enabled": "set TF_XLA_FLAGS in the environment instead",
     "xla_gpu_compilation_enabled": "this server computes on the CPU",
-    "mixed_precision": "this server serves models as they are",
+    "mixed_precision": "this server does not convert models",
     "skip_initialize_tpu": "this server computes on the CPU",
 }
 # Defaults of unsupported flags other than false and 0.
 UNSUPPORTED_DEFAULTS = {"num_tflite_interpreters_per_pool": "1"}
 # Flags of TensorFlow Serving that are always on.
 ALWAYS_ON = {
-    "enable_grpc_healthcheck_service": "health checks are always offered",
+    "enable_grpc_healthcheck_service": "health checks are always enabled",
     "remove_unused_fields_from_bundle_metagraph": "only a graph's signatures are kept in memory",
-    "flush_filesystem_caches": "files are not kept open, and the system caches them",
+    "flush_filesystem_caches": "files are not kept open; the operating system caches them",
 }
 
 

@@ -29,7 +29,7 @@ from serving.servables.tensors import (
 
 Cancelled = Callable[[], bool]
 
-# Each choice of outputs by callers has a callable; the least recently used ones are evicted.
+# Callers choose the outputs, and each choice has a callable; the least recently used are evicted.
 MAX_CALLABLES = 64
 UNKNOWN_RANK = -1
 _ndim = operator.attrgetter("ndim")

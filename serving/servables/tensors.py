@@ -91,7 +91,7 @@ Tensor = Array | ProtoTensor
 
 
 def decode(proto: Any) -> Tensor:
-    """Return a TensorProto as an array, or unchanged if numpy cannot hold it.
+    """Return a TensorProto as an array, or as a ProtoTensor if numpy cannot hold it.
 
     Raises:
         ValueError: the proto does not describe a tensor.
