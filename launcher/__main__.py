@@ -45,19 +45,19 @@ PORT = click.IntRange(1, 65535)
     type=click.Choice(["embedded", "docker"]),
     default="embedded",
     help="The embedded model server, or TensorFlow Serving in a container "
-    "(TF_SERVING_IMAGE names another image).",
+    "(TF_SERVING_IMAGE selects another image).",
 )
 @click.option(
     "--rollout",
     type=click.Choice(["off", "auto"]),
     default="off",
-    help="auto: newly published versions get traffic step by step, and are rolled back if they "
-    "are worse (`python -m rollout --help`).",
+    help="auto: shift traffic to new versions step by step, and roll back those that are worse "
+    "(`python -m rollout --help`).",
 )
 @click.option(
     "--rollout-steps",
     default="shadow,5,25,50",
-    help="Steps of a rollout: shadow, or the new version's share of the requests in percent.",
+    help="Rollout steps: shadow, or the percentage of requests for the new version.",
 )
 @click.option("--rollout-bake", default="10m", help="Minimum time at each step.")
 def main(
@@ -79,8 +79,8 @@ def main(
     ports.check_port("SERVING_PORT", SERVER_HOST, serving_port, in_use=[port])
     base_path = models / model
     server_address = ports.address(SERVER_HOST, serving_port)
-    client = [*_module("client"), "serve", f"--host={host}", f"--port={port}", f"--model={model}"]
-    client.append(f"--server={server_address}")
+    client = [*_module_command("client"), "serve", f"--host={host}", f"--port={port}"]
+    client += [f"--model={model}", f"--server={server_address}"]
     os.environ.setdefault("CLIENT_REPORTS", str(models))
     url = f"http://{ports.address(ports.reachable_address(host), port)}"
     serving = _serving_command(server, serving_port, models, model)
@@ -89,13 +89,13 @@ def main(
         _run([*serving, "--check"])
     if model in TRAINABLE:
         fit = ["fit", f"--models={models}", f"--data={model}", "--unless-published"]
-        _run([*_module("training"), *fit])
+        _run([*_module_command("training"), *fit])
     elif not any(base_path.glob("[0-9]*")):
         raise click.ClickException(
             f"{base_path} has no version; expected a SavedModel at {base_path}/1"
         )
     if rollout == "auto":
-        # By default 8501, where `python -m rollout` expects it.
+        # 8501 by default, where `python -m rollout` expects it.
         rest_port = ports.next_free_port(SERVER_HOST, serving_port, in_use=[port])
         if rest_port is None:
             raise click.ClickException(f"no port above SERVING_PORT={serving_port} is free")
@@ -103,18 +103,18 @@ def main(
         programs["rollout"] = [*watch, f"--steps={rollout_steps}", f"--bake={rollout_bake}"]
 
     logs = ROOT / ".run" / str(port)
-    stop = _stop_on_signals()
+    signals = _record_signals()
     supervisor = Supervisor(programs, ROOT, logs)
     try:
-        if _wait_until_ready(url, supervisor, stop):
+        if _wait_until_ready(url, supervisor, signals):
             ready = f"Ready in {time.monotonic() - started:.1f} s."
             lines = summary(url, server_address, base_path, logs)
             click.echo(f"\n{ready}\n\n{lines}\n\nCtrl-C stops everything.")
             if warning := exposure_warning(host, port):
                 click.echo(f"\n{warning}", err=True)
-            _watch(url, supervisor, stop)
-        if not stop:
-            sys.exit(_fail(supervisor))
+            _watch(url, supervisor, signals)
+        if not signals:
+            sys.exit(_report_failure(supervisor))
     finally:
         supervisor.stop()
     click.echo("stopped")
@@ -122,10 +122,10 @@ def main(
 
 def _serving_command(server: str, port: int, models: Path, model: str) -> list[str]:
     if server == "docker":
-        command = _module("launcher.container")
+        command = _module_command("launcher.container")
     else:
         command = [
-            *_module("serving"),
+            *_module_command("serving"),
             f"--bind_address={SERVER_HOST}",
             f"--reload_root={models}",
         ]
@@ -152,27 +152,27 @@ def _add_rollout(
         # Labels in a server's first configuration name versions that it has not loaded yet.
         "--allow_version_labels_for_unavailable_models=true",
         f"--rest_api_port={rest_port}",
-        # A version that hangs must not take all threads: the stable one needs some.
+        # Leave threads for the stable version if the new one hangs.
         "--grpc_max_threads=64",
     ]
     os.environ["CLIENT_ROLLOUT"] = str(directory)
     flags = [f"--models={models}", f"--model={model}"]
-    _run([*_module("rollout"), "init", *flags])
+    _run([*_module_command("rollout"), "init", *flags])
     flags += [f"--servers=http://{ports.address(SERVER_HOST, rest_port)}", f"--gateways={url}"]
-    return [*_module("rollout"), "watch", "--auto", *flags]
+    return [*_module_command("rollout"), "watch", "--auto", *flags]
 
 
-def _stop_on_signals() -> list[int]:
-    """Return a list to which each SIGINT, SIGTERM or SIGHUP appends its number."""
+def _record_signals() -> list[int]:
+    """Return a list to which each received SIGINT, SIGTERM or SIGHUP is appended."""
     received: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: received.append(number))
     return received
 
 
-def _wait_until_ready(url: str, supervisor: Supervisor, stop: list[int]) -> bool:
+def _wait_until_ready(url: str, supervisor: Supervisor, signals: list[int]) -> bool:
     deadline = time.monotonic() + READY_TIMEOUT_SECONDS
-    while not stop and supervisor.is_running():
+    while not signals and supervisor.is_running():
         if is_ready(url):
             return True
         if time.monotonic() > deadline:
@@ -181,33 +181,33 @@ def _wait_until_ready(url: str, supervisor: Supervisor, stop: list[int]) -> bool
     return False
 
 
-def _watch(url: str, supervisor: Supervisor, stop: list[int]) -> None:
+def _watch(url: str, supervisor: Supervisor, signals: list[int]) -> None:
     """Report changes in readiness until a signal arrives or the supervisor ends."""
     ready = True
-    checked = time.monotonic()
-    while not stop and supervisor.is_running():
+    checked_at = time.monotonic()
+    while not signals and supervisor.is_running():
         time.sleep(POLL_SECONDS)
-        if time.monotonic() - checked < WATCH_SECONDS:
+        if time.monotonic() - checked_at < WATCH_SECONDS:
             continue
         was_ready, ready = ready, is_ready(url)
-        checked = time.monotonic()
-        if ready != was_ready and not stop:
+        checked_at = time.monotonic()
+        if ready != was_ready and not signals:
             click.echo("ready again" if ready else f"not ready, see {supervisor.logs}")
 
 
-def _module(name: str) -> list[str]:
+def _module_command(name: str) -> list[str]:
     """Return the command that runs a module."""
     return [sys.executable, "-m", name]
 
 
 def _run(command: list[str]) -> None:
-    """Run a command that reports its own errors; end with its exit status if it fails."""
+    """Run a command that reports its own errors; exit with its status if it fails."""
     if status := subprocess.run(command, cwd=ROOT, check=False).returncode:
         sys.exit(status)
 
 
-def _fail(supervisor: Supervisor) -> int:
-    """Print why the programs are not ready, with the ends of their logs; return the exit status."""
+def _report_failure(supervisor: Supervisor) -> int:
+    """Print why the programs are not ready and the ends of their logs; return the exit status."""
     running = supervisor.is_running()
     reason = f"not ready after {READY_TIMEOUT_SECONDS} s" if running else "the supervisor ended"
     click.echo(f"Error: {reason}; the last lines of the logs in {supervisor.logs}:", err=True)

@@ -56,7 +56,7 @@ STOP_SECONDS = 1
 @click.option(
     "--check",
     is_flag=True,
-    help="Check that the Docker engine answers, pull the image if it is missing, and exit.",
+    help="Check that the Docker engine responds, pull the image if it is missing, and exit.",
 )
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED)
 def main(
@@ -87,7 +87,7 @@ def main(
     if rest_api_port is not None:
         command.append(f"--rest_api_port={REST_PORT}")
         options["ports"][f"{REST_PORT}/tcp"] = (bind_address, rest_api_port)
-    engine = _engine()
+    engine = _connect()
     try:
         _ensure_image(engine, image)
         if not check:
@@ -96,12 +96,12 @@ def main(
         engine.close()
 
 
-def _engine() -> Any:
+def _connect() -> Any:
     try:
         return docker.from_env()
     except DockerException as error:
         raise click.ClickException(
-            f"no Docker engine answers: {_reason(error)}; start Docker, or use the embedded server"
+            f"cannot reach Docker: {_reason(error)}; start it, or use the embedded server"
         ) from error
 
 
@@ -121,8 +121,8 @@ def _ensure_image(engine: Any, image: str) -> None:
 def _run(
     engine: Any, image: str, name: str, flags: list[str], options: dict[str, dict[str, Any]]
 ) -> int:
-    """Run the container and return its exit status, 1 if that is 0; return 0 after a signal."""
-    _remove_left_over(engine, name)
+    """Run the container; return 0 after a signal, else its exit status or 1 if that is 0."""
+    _remove_leftover(engine, name)
     stopping = False
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
@@ -168,8 +168,8 @@ def _run(
     return status or 1
 
 
-def _remove_left_over(engine: Any, name: str) -> None:
-    """Remove the container of a run that was killed."""
+def _remove_leftover(engine: Any, name: str) -> None:
+    """Remove the container that a killed run left behind."""
     for container in engine.containers.list(all=True, filters={"label": LABEL, "name": name}):
         if container.name == name:
             container.remove(force=True)

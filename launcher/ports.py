@@ -9,7 +9,7 @@ from collections.abc import Collection
 import click
 
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-PORTS_TRIED = 100
+MAX_PORTS_TRIED = 100
 
 
 def check_port(variable: str, host: str, port: int, in_use: Collection[int] = ()) -> None:
@@ -19,7 +19,7 @@ def check_port(variable: str, host: str, port: int, in_use: Collection[int] = ()
         variable: name of the variable of `make run` that sets the port.
         host: address to listen on.
         port: from 1 to 65535.
-        in_use: other ports of this run.
+        in_use: ports that this run already uses.
     """
     if port in in_use:
         suggestion = _suggestion(variable, host, port, in_use)
@@ -40,9 +40,9 @@ def check_port(variable: str, host: str, port: int, in_use: Collection[int] = ()
 
 
 def next_free_port(host: str, port: int, in_use: Collection[int] = ()) -> int | None:
-    """Return the first free port above `port`; None if the next `PORTS_TRIED` are taken."""
-    candidates = range(port + 1, min(port + PORTS_TRIED + 1, 65536))
-    return next((each for each in candidates if each not in in_use and _is_free(host, each)), None)
+    """Return the next free port above `port`; None if `MAX_PORTS_TRIED` ports are taken."""
+    candidates = range(port + 1, min(port + MAX_PORTS_TRIED + 1, 65536))
+    return next((p for p in candidates if p not in in_use and _is_free(host, p)), None)
 
 
 def reachable_address(host: str) -> str:
@@ -71,11 +71,11 @@ def _is_free(host: str, port: int) -> bool:
 
 def _try_to_bind(host: str, port: int) -> None:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError as error:
         raise socket.gaierror(socket.EAI_NONAME, "a label is empty or too long") from error
-    family, kind, protocol, _, target = found[0]
+    family, kind, protocol, _, sockaddr = addresses[0]
     with socket.socket(family, kind, protocol) as probe:
         # Like the servers, ignore lingering connections of an earlier run.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(target)
+        probe.bind(sockaddr)

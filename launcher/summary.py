@@ -14,7 +14,7 @@ from pathlib import Path
 from launcher import ports
 
 ROOT = Path(__file__).resolve().parents[1]
-# Ignore the environment's proxies: the addresses are local.
+# Bypass configured proxies: the addresses are local.
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
@@ -48,7 +48,7 @@ def summary(url: str, server: str, base_path: Path, logs: Path) -> str:
 
 
 def newest_report(base_path: Path) -> Path | None:
-    """Return the report of the newest version; models made elsewhere have none."""
+    """Return the newest version's report; None for models trained elsewhere."""
     numbers = [int(child.name) for child in base_path.iterdir() if child.name.isdecimal()]
     report = base_path / str(max(numbers, default=0)) / "report.html"
     return report if report.exists() else None
@@ -59,10 +59,10 @@ def exposure_warning(host: str, port: int) -> str:
     if ports.reachable_address(host) == host and _is_loopback(host):
         return ""
     keys = os.environ.get("CLIENT_API_KEYS")
-    lacks = "is not encrypted" if keys else "neither is encrypted nor requires an API key"
+    risk = "is not encrypted" if keys else "neither is encrypted nor requires an API key"
     return (
         f"Warning: HOST={host} lets other machines reach port {port} "
-        f"(http://{ports.address(socket.gethostname(), port)}/), which {lacks}; "
+        f"(http://{ports.address(socket.gethostname(), port)}/), which {risk}; "
         "see docs/operation.md."
     )
 
@@ -73,13 +73,13 @@ def _is_loopback(host: str) -> bool:
 
 
 def _example_call(url: str, server: str, model: str) -> str:
-    """Return a curl command that sends a typical row, which the client makes from the schema."""
+    """Return a curl command that predicts a typical row, built by the client from the schema."""
     command = [sys.executable, "-m", "client", "example", f"--server={server}", f"--model={model}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if result.returncode:
+        reason = (result.stderr.strip().splitlines() or [f"status {result.returncode}"])[-1]
         return f"see {url}/docs/ ({reason})"
-    request = json.loads(done.stdout)
+    request = json.loads(result.stdout)
     if "instances" in request:
         request["instances"] = request["instances"][:1]
     key = " -H 'X-API-Key: KEY'" if os.environ.get("CLIENT_API_KEYS") else ""

@@ -1,4 +1,4 @@
-"""supervisord as a child process: it restarts the processes of `make run` when they die."""
+"""supervisord as a child process, which restarts the processes of `make run` when they die."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ stdout_logfile_maxbytes = 10MB
 # supervisord kills a process that has not ended after two seconds.
 STOP_TIMEOUT_SECONDS = 6
 LOG_LINES_SHOWN = 15
-# supervisord takes the rest of a line after one of these for a comment.
-COMMENT = re.compile(r"(?<=\s)([;#])")
+# supervisord treats the rest of a line after one of these characters as a comment.
+COMMENT_START = re.compile(r"(?<=\s)([;#])")
 
 
 class Supervisor:
     """A running supervisord and the logs of its processes."""
 
     def __init__(self, programs: Mapping[str, list[str]], folder: Path, logs: Path) -> None:
-        """Start all commands in `folder`, and remove the logs of an earlier run.
+        """Remove the logs of an earlier run and start all commands in `folder`.
 
         Args:
             programs: commands by name; `NAME.log` is the log of each.
@@ -55,10 +55,10 @@ class Supervisor:
         """
         self.logs = logs
         logs.mkdir(parents=True, exist_ok=True)
-        for old in logs.glob("*.log*"):
-            old.unlink()
+        for log in logs.glob("*.log*"):
+            log.unlink()
         configuration = logs / "supervisord.conf"
-        configuration.write_text(_configuration(programs, logs))
+        configuration.write_text(_render_configuration(programs, logs))
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)]
         self._process = subprocess.Popen(
             _end_with_parent(command),
@@ -88,20 +88,19 @@ class Supervisor:
         return "\n".join(lines)
 
 
-def _configuration(programs: Mapping[str, list[str]], logs: Path) -> str:
-    folder = _escaped(str(logs))
-    if COMMENT.search(folder):
+def _render_configuration(programs: Mapping[str, list[str]], logs: Path) -> str:
+    folder = _escape(str(logs))
+    if COMMENT_START.search(folder):
         raise click.ClickException(f'{logs}: expected a path without " #" or " ;"')
-    parts = [CONFIGURATION.format(logs=folder, names=", ".join(programs))]
+    sections = [CONFIGURATION.format(logs=folder, names=", ".join(programs))]
     for name, command in programs.items():
-        # Arguments with spaces are in single quotes, which end and begin again around a character
-        # that would start a comment.
-        line = COMMENT.sub(r"""'"\1"'""", shlex.join(_end_with_parent(command)))
-        parts.append(PROGRAM.format(name=name, command=_escaped(line), logs=folder))
-    return "".join(parts)
+        # A comment character follows a space, so it is in single quotes: move it to double quotes.
+        command_line = COMMENT_START.sub(r"""'"\1"'""", shlex.join(_end_with_parent(command)))
+        sections.append(PROGRAM.format(name=name, command=_escape(command_line), logs=folder))
+    return "".join(sections)
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return text.replace("%", "%%")
 
 

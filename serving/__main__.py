@@ -25,10 +25,10 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 def main(flags: Flags) -> None:
     """Serve SavedModels over TensorFlow Serving's gRPC API, without Docker.
 
-    The flags are tensorflow_model_server's, with --bind_address, --reload_root and
-    --load_timeout_seconds in addition. Flags that cannot be honoured are refused. The gRPC port
-    opens once every model has been loaded, or ten seconds after a load has failed and is retried
-    (one second if every model has another version).
+    The flags are tensorflow_model_server's, plus --bind_address, --reload_root and
+    --load_timeout_seconds. Unsupported flags are rejected. The gRPC port opens once every model has
+    loaded. It waits at most ten seconds for retries of a failed load (one second if every model has
+    another version).
     """
     if flags.version:
         click.echo(_versions())
@@ -41,7 +41,7 @@ def main(flags: Flags) -> None:
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, lambda number, frame: start_new_thread(stop.set, ()))
 
-    # Imported late: TensorFlow takes seconds, and --help and invalid flags do not need it.
+    # Imported late: TensorFlow takes seconds, and --help and flag errors do not need it.
     import tensorflow as tf
 
     from serving.config.text_proto import ConfigError
@@ -58,8 +58,7 @@ def main(flags: Flags) -> None:
         os._exit(1)  # a hanging load must not delay the exit
     except (ConfigError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    # Everything is closed; TensorFlow's teardown would take a second to free what the system frees
-    # at once.
+    # Skip TensorFlow's teardown: it takes a second to free memory that the system frees at once.
     logging.shutdown()
     os._exit(0)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import grpc
 
-# TensorFlow Serving cuts longer texts: gRPC limits the header that carries them.
-MAX_DETAILS = 1024
+# TensorFlow Serving truncates longer messages: gRPC limits the header that carries them.
+MAX_DETAILS_BYTES = 1024
 TRUNCATED = "...TRUNCATED"
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class ServingError(Exception):
-    """A request or a load that failed, with TensorFlow Serving's status code for it."""
+    """A failed request or load, with TensorFlow Serving's status code."""
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
@@ -32,16 +32,16 @@ class ServingError(Exception):
 
     @property
     def details(self) -> str:
-        """The message, cut to the length that a gRPC status carries."""
+        """The message, truncated to fit into a gRPC status."""
         data = self.message.encode("utf-8", "replace")
-        if len(data) <= MAX_DETAILS:
+        if len(data) <= MAX_DETAILS_BYTES:
             return self.message
-        return data[:MAX_DETAILS].decode("utf-8", "ignore") + TRUNCATED
+        return data[:MAX_DETAILS_BYTES].decode("utf-8", "ignore") + TRUNCATED
 
 
 def cancelled() -> ServingError:
-    """Return the error that ends a call whose caller no longer waits."""
-    return ServingError(grpc.StatusCode.CANCELLED, "the caller no longer waits for the answer")
+    """Return a CANCELLED error for a caller that has stopped waiting."""
+    return ServingError(grpc.StatusCode.CANCELLED, "the caller has stopped waiting")
 
 
 def deadline_exceeded(message: str) -> ServingError:

@@ -1,8 +1,8 @@
 """Batching: concurrent requests for the same tensors are computed together.
 
 Behaviour and error messages are those of tensorflow_serving/batching/batching_session.cc and
-batching_util.cc, except that an empty batch is computed alone instead of waiting for another
-request's rows.
+batching_util.cc, except that a request without rows is computed alone instead of waiting for rows
+of other requests.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from serving.servables.session import Cancelled, Session, never
 from serving.servables.tensors import Array, ProtoTensor, Tensor
 
 MAX_PADDED_RANK = 6
-# Callers may ask for any subset of a signature's outputs, and each has a queue. TensorFlow Serving
-# sets no limit.
+# Callers may fetch any subset of a signature's outputs, and each subset has a queue. TensorFlow
+# Serving sets no limit.
 MAX_QUEUES = 64
 
 
@@ -36,18 +36,18 @@ class BatchingSession:
     """Computes requests for the same tensors in batches.
 
     There is a queue for each set of tensors that are fed and fetched together: for each signature,
-    each choice of its outputs, and each combination of signatures in a MultiInference.
+    each subset of its outputs and each combination of signatures in a MultiInference request.
     """
 
     def __init__(
         self, session: Session, scheduler: BatchScheduler, parameters: BatchingParameters
     ) -> None:
-        """Wrap a session, and own it."""
+        """Take ownership of a session."""
         self._session = session
         self._scheduler = scheduler
         self._parameters = parameters
         self._queues: dict[tuple[frozenset[str], frozenset[str]], _TensorsQueue] = {}
-        self._adding = threading.Lock()
+        self._queues_lock = threading.Lock()
 
     def run(
         self,
@@ -62,8 +62,8 @@ class BatchingSession:
             ServingError: the request does not fit into a batch, the queue is full, or the batch
                 failed.
         """
-        rows = _rows(inputs)
-        queue = self._queue(frozenset(feeds), frozenset(fetches)) if rows else None
+        rows = _count_rows(inputs)
+        queue = self._get_queue(frozenset(feeds), frozenset(fetches)) if rows else None
         # Only arrays can be concatenated.
         if queue is None or not _all_arrays(inputs):
             if rows > self._parameters.max_batch_size:
@@ -83,12 +83,12 @@ class BatchingSession:
             queue.close()
         self._session.close()
 
-    def _queue(self, feeds: frozenset[str], fetches: frozenset[str]) -> _TensorsQueue | None:
-        """Return the queue for these tensors, None if there are too many others."""
+    def _get_queue(self, feeds: frozenset[str], fetches: frozenset[str]) -> _TensorsQueue | None:
+        """Return the queue for these tensors; None if there are too many queues."""
         queue = self._queues.get((feeds, fetches))
         if queue is not None:
             return queue
-        with self._adding:
+        with self._queues_lock:
             if (feeds, fetches) not in self._queues and len(self._queues) < MAX_QUEUES:
                 self._queues[feeds, fetches] = _TensorsQueue(
                     self._session, self._scheduler, self._parameters, sorted(feeds), sorted(fetches)
@@ -97,7 +97,7 @@ class BatchingSession:
 
 
 class _TensorsQueue:
-    """Concatenates the requests for the same tensors, and splits the results."""
+    """Concatenates requests for the same tensors and splits the results."""
 
     def __init__(
         self,
@@ -116,17 +116,16 @@ class _TensorsQueue:
 
     def run(self, arrays: Arrays, rows: int, cancelled: Cancelled) -> list[Tensor]:
         tasks = self._scheduler.schedule(self._queue, arrays, rows, cancelled)
-        # If one fails, the others still use the session.
+        # Wait for all: if one fails, the others still use the session.
         concurrent.futures.wait([task.outputs for task in tasks])
-        parts = [task.outputs.result() for task in tasks]
-        if len(parts) == 1:
-            return parts[0]
+        results = [task.outputs.result() for task in tasks]
+        if len(results) == 1:
+            return results[0]
         try:
-            return [np.concatenate(pieces) for pieces in zip(*map(_arrays, parts), strict=True)]
+            return [np.concatenate(c) for c in zip(*map(_require_arrays, results), strict=True)]
         except ValueError as error:
             raise failed_precondition(
-                "outputs of the parts of a split request have different shapes and cannot be "
-                "concatenated"
+                "the outputs of a split request have different shapes and cannot be concatenated"
             ) from error
 
     def close(self) -> None:
@@ -135,9 +134,9 @@ class _TensorsQueue:
     def _process(self, tasks: Sequence[Task]) -> None:
         try:
             rows = sum(task.rows for task in tasks)
-            padded = self._parameters.padded_size(rows)
-            outputs = self._session.run(self.feeds, self.fetches, self._merged(tasks, padded))
-            _check_outputs(outputs, padded)
+            size = self._parameters.padded_size(rows)
+            outputs = self._session.run(self.feeds, self.fetches, self._merge_inputs(tasks, size))
+            _check_outputs(outputs, size)
         except Exception as error:
             _fail(tasks, error)
             return
@@ -159,24 +158,24 @@ class _TensorsQueue:
         else:
             task.outputs.set_result(outputs)
 
-    def _merged(self, tasks: Sequence[Task], padded: int) -> list[Array]:
+    def _merge_inputs(self, tasks: Sequence[Task], size: int) -> list[Array]:
         merged = []
         for index, feed in enumerate(self.feeds):
-            parts = [task.arrays[index] for task in tasks]
+            arrays = [task.arrays[index] for task in tasks]
             if self._parameters.pad_variable_length_inputs:
-                parts = _padded_alike(parts)
-            elif any(part.shape[1:] != parts[0].shape[1:] for part in parts):
+                arrays = _pad_to_longest(arrays)
+            elif any(array.shape[1:] != arrays[0].shape[1:] for array in arrays):
                 raise failed_precondition(
                     f"Tensors with name '{feed}' from different tasks have different shapes and "
                     "padding is turned off. Set pad_variable_length_inputs to true, or ensure that "
                     "all tensors with the same name have equal dimensions starting with the first "
                     "dim."
                 )
-            missing = padded - sum(len(part) for part in parts)
+            missing = size - sum(map(len, arrays))
             if missing:
                 # Repeat a real row, which is sure to be valid.
-                parts.append(np.repeat(parts[-1][:1], missing, axis=0))
-            merged.append(parts[0] if len(parts) == 1 else np.concatenate(parts))
+                arrays.append(np.repeat(arrays[-1][:1], missing, axis=0))
+            merged.append(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
         return merged
 
 
@@ -191,24 +190,22 @@ def _all_arrays(inputs: Sequence[Tensor]) -> TypeGuard[Arrays]:
     return not any(isinstance(value, ProtoTensor) for value in inputs)
 
 
-def _arrays(outputs: Sequence[Tensor]) -> Arrays:
-    """Return the outputs as arrays, which can be concatenated.
+def _require_arrays(outputs: Sequence[Tensor]) -> Arrays:
+    """Return the outputs if all are arrays, which can be concatenated.
 
     Raises:
-        ServingError: UNIMPLEMENTED, numpy cannot hold one.
+        ServingError: UNIMPLEMENTED, numpy cannot hold an output.
     """
     if not _all_arrays(outputs):
-        raise unimplemented(
-            "outputs of this type or rank cannot be concatenated from several batches"
-        )
+        raise unimplemented("outputs of this type or rank cannot be concatenated across batches")
     return outputs
 
 
-def _rows(inputs: Sequence[Tensor]) -> int:
+def _count_rows(inputs: Sequence[Tensor]) -> int:
     """Return the number of rows of a request.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, there are no tensors, or their rows differ in number.
+        ServingError: INVALID_ARGUMENT, there are no tensors, or their numbers of rows differ.
     """
     if not inputs:
         raise invalid_argument("Batching Run() must have at least one input tensor")
@@ -233,9 +230,9 @@ def _check_outputs(outputs: Sequence[Tensor], rows: int) -> None:
             )
 
 
-def _padded_alike(parts: list[Array]) -> list[Array]:
-    """Pad all dimensions but the first to the longest, each tensor with its own first value."""
-    ranks = {part.ndim for part in parts}
+def _pad_to_longest(arrays: list[Array]) -> list[Array]:
+    """Pad all dimensions but the first to the longest, each array with its own first value."""
+    ranks = {array.ndim for array in arrays}
     if len(ranks) > 1:  # TensorFlow Serving would write out of bounds
         raise invalid_argument(
             "Tensors with the same name from different tasks must have the same number of "
@@ -243,16 +240,16 @@ def _padded_alike(parts: list[Array]) -> list[Array]:
         )
     if max(ranks) > MAX_PADDED_RANK:
         raise invalid_argument(f"Only tensors with rank from 1 to {MAX_PADDED_RANK} can be padded.")
-    longest = np.max([part.shape[1:] for part in parts], axis=0).tolist()
-    return [_padded(part, (len(part), *longest)) for part in parts]
+    longest = np.max([array.shape[1:] for array in arrays], axis=0).tolist()
+    return [_pad(array, (len(array), *longest)) for array in arrays]
 
 
-def _padded(part: Array, shape: tuple[int, ...]) -> Array:
-    if part.shape == shape:
-        return part
-    if not part.size:
+def _pad(array: Array, shape: tuple[int, ...]) -> Array:
+    if array.shape == shape:
+        return array
+    if not array.size:
         raise invalid_argument("Got empty tensor in batch of non-empty tensors.")
-    padded = np.empty(shape, part.dtype)
-    padded.fill(part.flat[0])
-    padded[tuple(slice(length) for length in part.shape)] = part
+    padded = np.empty(shape, array.dtype)
+    padded.fill(array.flat[0])
+    padded[tuple(slice(length) for length in array.shape)] = array
     return padded

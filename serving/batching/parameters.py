@@ -11,7 +11,7 @@ from serving.config import messages_pb2
 from serving.config.text_proto import ConfigError, read_text_proto
 from serving.errors import invalid_argument
 
-FILE = "batching_params.pbtxt"
+FILE_NAME = "batching_params.pbtxt"
 DEFAULT_MAX_BATCH_SIZE = 1000
 DEFAULT_MAX_ENQUEUED_BATCHES = 10
 POSITIVE, NON_NEGATIVE = 1, 0
@@ -19,16 +19,16 @@ POSITIVE, NON_NEGATIVE = 1, 0
 
 @dataclass(frozen=True)
 class BatchingParameters:
-    """The parameters of batching, named as in the files.
+    """Batching parameters, named as in the files.
 
     Attributes:
-        max_batch_size: maximum rows of a request, and of a batch unless requests are split.
+        max_batch_size: maximum rows in a request, and in a batch unless requests are split.
         batch_timeout: seconds that a batch may wait for more rows.
-        max_enqueued_batches: maximum batches in a queue; beyond it, requests are refused.
-        allowed_batch_sizes: sizes to which batches are padded; none: any size.
-        pad_variable_length_inputs: pad dimensions other than the first to the batch's longest.
-        enable_large_batch_splitting: split a request into several batches.
-        max_execution_batch_size: maximum rows of a batch if requests are split.
+        max_enqueued_batches: maximum batches in a queue; further requests are rejected.
+        allowed_batch_sizes: sizes to which batches are padded; empty: no padding.
+        pad_variable_length_inputs: pad dimensions other than the first to the longest in a batch.
+        enable_large_batch_splitting: allow a request to be split into several batches.
+        max_execution_batch_size: maximum rows in a batch if requests are split.
     """
 
     max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
@@ -46,22 +46,22 @@ class BatchingParameters:
         Raises:
             ServingError: INVALID_ARGUMENT, a value is out of range or contradicts another.
         """
-        max_batch_size = _value(message, "max_batch_size", DEFAULT_MAX_BATCH_SIZE, POSITIVE)
+        max_batch_size = _read_int(message, "max_batch_size", DEFAULT_MAX_BATCH_SIZE, POSITIVE)
         splitting = message.enable_large_batch_splitting.value
-        execution = max_batch_size
+        max_execution = max_batch_size
         if splitting:
-            execution = _value(message, "max_execution_batch_size", max_batch_size, POSITIVE)
-        batches = _value(
+            max_execution = _read_int(message, "max_execution_batch_size", max_batch_size, POSITIVE)
+        max_enqueued = _read_int(
             message, "max_enqueued_batches", DEFAULT_MAX_ENQUEUED_BATCHES, NON_NEGATIVE
         )
         parameters = cls(
             max_batch_size=max_batch_size,
-            batch_timeout=_value(message, "batch_timeout_micros", 0, NON_NEGATIVE) / 1e6,
-            max_enqueued_batches=max(1, batches),  # one batch is always open
+            batch_timeout=_read_int(message, "batch_timeout_micros", 0, NON_NEGATIVE) / 1e6,
+            max_enqueued_batches=max(1, max_enqueued),  # one batch is always open
             allowed_batch_sizes=tuple(message.allowed_batch_sizes),
             pad_variable_length_inputs=message.pad_variable_length_inputs,
             enable_large_batch_splitting=splitting,
-            max_execution_batch_size=execution,
+            max_execution_batch_size=max_execution,
         )
         parameters._check()
         return parameters
@@ -90,9 +90,9 @@ class BatchingOptions:
     """The server's batching options.
 
     Attributes:
-        threads: maximum batches computed at once, over all models.
-        parameters: parameters of every model; None: those of each version's own file; a version
-            without one is not batched.
+        threads: maximum number of batches computed at once, across all models.
+        parameters: parameters for all models; None: read each version's own file, and do not batch
+            versions without one.
     """
 
     threads: int
@@ -104,12 +104,12 @@ class BatchingOptions:
 
         Args:
             message: the server's message.
-            per_model: take everything but the threads from each version's own file.
+            per_model: read everything but the number of threads from each version's own file.
 
         Raises:
             ServingError: see `BatchingParameters.of`.
         """
-        threads = _value(message, "num_batch_threads", os.cpu_count() or 1, POSITIVE)
+        threads = _read_int(message, "num_batch_threads", os.cpu_count() or 1, POSITIVE)
         return cls(threads, None if per_model else BatchingParameters.of(message))
 
 
@@ -117,9 +117,9 @@ def read_parameters(version: Path) -> BatchingParameters | None:
     """Read a version's own parameters; None if it has no `batching_params.pbtxt`.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, it cannot be parsed, or see `BatchingParameters.of`.
+        ServingError: INVALID_ARGUMENT, it cannot be parsed; see also `BatchingParameters.of`.
     """
-    file = version / FILE
+    file = version / FILE_NAME
     if not file.is_file():
         return None
     try:
@@ -129,7 +129,7 @@ def read_parameters(version: Path) -> BatchingParameters | None:
     return BatchingParameters.of(message)
 
 
-def _value(message: Any, name: str, default: int, minimum: int) -> int:
+def _read_int(message: Any, name: str, default: int, minimum: int) -> int:
     value = int(getattr(message, name).value) if message.HasField(name) else default
     if value < minimum:
         kind = "positive" if minimum == POSITIVE else "non-negative"

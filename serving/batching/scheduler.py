@@ -1,6 +1,6 @@
 """The batch scheduler: queues of batches, and the threads that compute them.
 
-Behaviour and texts are those of TensorFlow's shared_batch_scheduler.h.
+Behaviour and error messages are those of TensorFlow's shared_batch_scheduler.h.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Task:
         self.outputs: Future[list[Tensor]] = Future()
 
     def end_if_cancelled(self) -> bool:
-        """End the task if its caller no longer waits, and return whether it has ended."""
+        """Cancel the task if its caller has stopped waiting; return whether it was cancelled."""
         if not self.cancelled():
             return False
         self.outputs.set_exception(errors.cancelled())
@@ -50,7 +50,7 @@ class _Batch:
 
 
 class Queue:
-    """The batches of requests for the same tensors; the last one is open for more tasks."""
+    """Batches of requests for the same tensors; the last one is open for more tasks."""
 
     def __init__(
         self, parameters: BatchingParameters, process: Callable[[Sequence[Task]], None]
@@ -60,7 +60,7 @@ class Queue:
         self.batches: deque[_Batch] = deque([_Batch()])
 
     def add(self, tasks: Sequence[Task]) -> None:
-        """Add tasks to the open batch, and open another one whenever it is full."""
+        """Add tasks to the open batch, opening another whenever it is full."""
         limit = self.parameters.max_execution_batch_size
         for task in tasks:
             if self.batches[-1].rows + task.rows > limit:
@@ -71,8 +71,8 @@ class Queue:
             batch.tasks.append(task)
             batch.rows += task.rows
 
-    def check_room(self, rows: int) -> None:
-        """Refuse a request that does not fit into the queue.
+    def check_capacity(self, rows: int) -> None:
+        """Reject a request that does not fit into the queue.
 
         Raises:
             ServingError: INVALID_ARGUMENT, it has too many rows; UNAVAILABLE, the queue is full.
@@ -84,26 +84,26 @@ class Queue:
                 f"{parameters.max_batch_size}"
             )
         limit = parameters.max_execution_batch_size
-        free = parameters.max_enqueued_batches - len(self.batches)
+        free_batches = parameters.max_enqueued_batches - len(self.batches)
         room = limit - self.batches[-1].rows
-        full = "The batch scheduling queue to which this task was submitted is full; "
+        message = "The batch scheduling queue to which this task was submitted is full; "
         if parameters.enable_large_batch_splitting:
-            if rows > free * limit + room:
+            if rows > free_batches * limit + room:
                 raise unavailable(
-                    f"{full}task size is {rows} but scheduling capacity is only "
-                    f"{free * limit + room} (num_enqueued_batches={len(self.batches)}, "
+                    f"{message}task size is {rows} but scheduling capacity is only "
+                    f"{free_batches * limit + room} (num_enqueued_batches={len(self.batches)}, "
                     f"max_enqueued_batches={parameters.max_enqueued_batches}, "
                     f"open_batch_size={self.batches[-1].rows}, "
                     f"max_execution_batch_size={limit})"
                 )
-        elif rows > room and free <= 0:
+        elif rows > room and free_batches <= 0:
             raise unavailable(
-                f"{full}currently {len(self.batches)} batches enqueued and max_enqueued_batches "
+                f"{message}currently {len(self.batches)} batches enqueued and max_enqueued_batches "
                 f"is {parameters.max_enqueued_batches}"
             )
 
     def split(self, arrays: Arrays, rows: int, cancelled: Cancelled = never) -> list[Task]:
-        """Split a request: first the rows that fit into the open batch, then whole batches."""
+        """Split a request: first the rows that fit into the open batch, then full batches."""
         limit = self.parameters.max_execution_batch_size
         room = limit - self.batches[-1].rows
         if rows <= room or not self.parameters.enable_large_batch_splitting:
@@ -114,7 +114,7 @@ class Queue:
             for start, end in itertools.pairwise((0, *ends))
         ]
 
-    def due_in(self, now: float) -> float | None:
+    def seconds_until_due(self, now: float) -> float | None:
         """Return the seconds until the first batch is due; None if it is empty."""
         first = self.batches[0]
         if not first.tasks:
@@ -157,15 +157,15 @@ class BatchScheduler:
     def schedule(
         self, queue: Queue, arrays: Arrays, rows: int, cancelled: Cancelled = never
     ) -> list[Task]:
-        """Add a request to a queue, and return its tasks.
+        """Add a request to a queue and return its tasks.
 
-        A task whose caller no longer waits when its batch is due is not computed.
+        A task is not computed if its caller has stopped waiting when its batch is due.
 
         Raises:
             ServingError: INVALID_ARGUMENT, it has too many rows; UNAVAILABLE, the queue is full.
         """
         with self._changed:
-            queue.check_room(rows)
+            queue.check_capacity(rows)
             tasks = queue.split(arrays, rows, cancelled)
             queue.add(tasks)
             self._changed.notify(len(tasks))  # each may be in a batch of its own
@@ -174,23 +174,23 @@ class BatchScheduler:
     def _work(self) -> None:
         while True:
             with self._changed:
-                queue = self._next_due()
+                queue = self._wait_for_due_queue()
                 tasks = queue.take()
             remaining = [task for task in tasks if not task.end_if_cancelled()]
             if remaining:
                 queue.process(remaining)
 
-    def _next_due(self) -> Queue:
-        """Wait until a queue has a batch that is due, and move that queue to the end."""
+    def _wait_for_due_queue(self) -> Queue:
+        """Wait for a queue whose first batch is due; return it after moving it to the end."""
         while True:
             now, wait = time.monotonic(), None
             for queue in self._queues:
-                due_in = queue.due_in(now)
-                if due_in == 0.0:
+                seconds = queue.seconds_until_due(now)
+                if seconds == 0.0:
                     self._queues.remove(queue)
                     self._queues.append(queue)
                     return queue
-                if due_in is not None:
-                    wait = due_in if wait is None else min(wait, due_in)
+                if seconds is not None:
+                    wait = seconds if wait is None else min(wait, seconds)
             # A batch timeout may be longer than a thread can wait.
             self._changed.wait(None if wait is None else min(wait, threading.TIMEOUT_MAX))

@@ -12,11 +12,11 @@ M = TypeVar("M", bound=Message)
 
 
 class ConfigError(ValueError):
-    """The configuration cannot be used; the message names the flag or file, and the reason."""
+    """The configuration is invalid; the message names the flag or file and the reason."""
 
 
 def read_text_proto(path: Path, message: M, name: str, *, secret: bool = False) -> M:
-    """Read a file into a message, and return the message.
+    """Read a file into a message and return the message.
 
     Args:
         path: the file.
@@ -31,7 +31,7 @@ def read_text_proto(path: Path, message: M, name: str, *, secret: bool = False) 
         text_format.Parse(path.read_text(encoding="utf-8"), message)
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         if secret and isinstance(error, text_format.ParseError):
-            place = f"{error.GetLine()}:{error.GetColumn()}"
-            raise ConfigError(f"{name} {path}: {place} : cannot be parsed") from None
+            position = f"{error.GetLine()}:{error.GetColumn()}"
+            raise ConfigError(f"{name} {path}: {position} : cannot be parsed") from None
         raise ConfigError(f"{name} {path}: {error}") from error
     return message

@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 
 class ConfigPoller:
-    """Reads the config file in a thread of its own, and applies it."""
+    """Reads the config file in its own thread and applies it."""
 
     def __init__(self, core: ServerCore, path: Path, wait_seconds: float) -> None:
-        """Poll nothing until `start`.
+        """Set up polling; see `start`.
 
         Args:
             core: applies each configuration.
@@ -29,7 +29,7 @@ class ConfigPoller:
         self._path = path
         self._wait_seconds = wait_seconds
         self._stopped = threading.Event()
-        self._logged = ""  # a lasting problem is logged once
+        self._last_problem = ""  # a lasting problem is logged once
 
     def start(self) -> None:
         """Start polling."""
@@ -49,6 +49,6 @@ class ConfigPoller:
                 problem = str(error)
             except Exception:
                 log.exception("reloading the configuration failed")
-            if problem and problem != self._logged:
+            if problem and problem != self._last_problem:
                 log.error("the configuration is not changed: %s", problem)
-            self._logged = problem
+            self._last_problem = problem

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 class _Load:
     run: Callable[[], None]
     on_timeout: Callable[[], None]
-    is_over: bool = False
+    is_done: bool = False
 
 
 class LoadExecutor:
-    """Runs loads in threads of their own, a limited number at once.
+    """Runs each load in its own thread, a limited number at once.
 
-    A thread cannot be interrupted. After `timeout` its load no longer counts, so that a file system
-    that does not answer cannot hold up later loads.
+    A thread cannot be interrupted. After `timeout`, its load no longer counts towards the limit, so
+    that an unresponsive file system cannot block later loads.
     """
 
     def __init__(self, limit: int, timeout: float) -> None:
-        """Start without threads.
+        """Start without loads.
 
         Args:
             limit: maximum number of concurrent loads.
@@ -32,35 +32,35 @@ class LoadExecutor:
         self._limit = limit
         self._timeout = timeout
         self._running = 0
-        self._waiting: deque[_Load] = deque()
+        self._pending: deque[_Load] = deque()
         self._lock = threading.Lock()
 
     def submit(self, run: Callable[[], None], on_timeout: Callable[[], None]) -> None:
         """Run a load as soon as a slot is free.
 
         Args:
-            run: the load, which cannot be interrupted.
+            run: the load.
             on_timeout: called if it takes longer than the timeout.
         """
         with self._lock:
-            self._waiting.append(_Load(run, on_timeout))
-            self._start_waiting()
+            self._pending.append(_Load(run, on_timeout))
+            self._start_pending()
 
     def set_limit(self, limit: int) -> None:
         """Change the maximum number of concurrent loads; running ones continue."""
         with self._lock:
             self._limit = limit
-            self._start_waiting()
+            self._start_pending()
 
-    def cancel_waiting(self) -> None:
-        """Cancel loads that have not begun."""
+    def cancel_pending(self) -> None:
+        """Cancel loads that have not started."""
         with self._lock:
-            self._waiting.clear()
+            self._pending.clear()
 
-    def _start_waiting(self) -> None:
-        while self._waiting and self._running < self._limit:
+    def _start_pending(self) -> None:
+        while self._pending and self._running < self._limit:
             self._running += 1
-            load = self._waiting.popleft()
+            load = self._pending.popleft()
             threading.Thread(target=self._run, args=(load,), name="load", daemon=True).start()
 
     def _run(self, load: _Load) -> None:
@@ -71,18 +71,18 @@ class LoadExecutor:
             load.run()
         finally:
             timer.cancel()
-            self._end(load)
+            self._free_slot(load)
 
     def _time_out(self, load: _Load) -> None:
-        if self._end(load):
+        if self._free_slot(load):
             load.on_timeout()
 
-    def _end(self, load: _Load) -> bool:
-        """Free a load's slot; return False if it was free already."""
+    def _free_slot(self, load: _Load) -> bool:
+        """Free a load's slot; return False if it was already free."""
         with self._lock:
-            if load.is_over:
+            if load.is_done:
                 return False
-            load.is_over = True
+            load.is_done = True
             self._running -= 1
-            self._start_waiting()
+            self._start_pending()
             return True

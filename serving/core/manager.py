@@ -1,4 +1,4 @@
-"""The manager: loads the versions that are aspired, and unloads the others.
+"""The manager: loads aspired versions and unloads the others.
 
 A version goes START → LOADING → AVAILABLE → UNLOADING → END, or to END with an error. A new version
 is loaded before an old one is unloaded, and an old one is unloaded only when its requests have
@@ -27,7 +27,7 @@ from serving.servables.servable import Servable
 
 log = logging.getLogger(__name__)
 
-# Concurrent loads at the start, so that a slow model does not delay the others.
+# Concurrent loads at startup, so that a slow model does not delay the others.
 INITIAL_LOAD_THREADS = 4 * (os.cpu_count() or 1)
 
 # Takes the model's name, the version's number and its directory.
@@ -54,7 +54,7 @@ class ManagerOptions:
 
 
 class Manager:
-    """Loads, serves and unloads versions; may be used from any thread."""
+    """Loads, serves and unloads versions; thread-safe."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Manager:
         self._load = load
         self._on_change = on_change
         self._streams: dict[str, ServableStream] = {}
-        # Guards the state, and is notified of every change.
+        # Guards the state and is notified of every change.
         self._changed = threading.Condition()
         self._loads = LoadExecutor(INITIAL_LOAD_THREADS, self._options.load_timeout)
         self._unloads = ThreadPoolExecutor(self._options.num_unload_threads, "unload")
@@ -81,7 +81,7 @@ class Manager:
         self._closing = False
 
     def aspire(self, name: str, versions: Mapping[int, Path]) -> None:
-        """Set the versions that a model should have, with the path of each."""
+        """Set the aspired versions of a model and their paths."""
         with self._changed:
             if self._closing:
                 return
@@ -89,37 +89,37 @@ class Manager:
             stream.set_aspired(set(versions))
             # Load the newest first: requests without a version wait for it.
             for number in sorted(versions, reverse=True):
-                known = stream.harnesses.get(number)
-                if known is None or known.may_load_again():
+                harness = stream.harnesses.get(number)
+                if harness is None or harness.may_load_again():
                     self._begin_load(stream, ServableHarness(name, number, versions[number]))
-                elif known.state is State.UNLOADING:
-                    known.path = versions[number]  # it will be loaded again from there
+                elif harness.state is State.UNLOADING:
+                    harness.path = versions[number]  # it will be loaded again from there
             self._unload_surplus(stream)
 
-    def end_initial_loads(self) -> None:
-        """From now on, load at most as many versions at once as the options allow."""
+    def limit_loads(self) -> None:
+        """Limit concurrent loads to the `num_load_threads` of the options from now on."""
         self._loads.set_limit(self._options.num_load_threads)
 
-    def wait_settled(
+    def wait_until_settled(
         self, names: Collection[str], until: Callable[[], bool] = lambda: False
     ) -> list[ServableHarness]:
         """Wait until each model's newest version is AVAILABLE or has failed; return these versions.
 
         Args:
             names: names of the models.
-            until: checked periodically; if it returns True, return the versions settled by then.
+            until: checked periodically; once it returns True, return the versions settled so far.
         """
         with self._changed:
             while True:
                 streams = [self._streams[name] for name in names if name in self._streams]
-                settled = [h for stream in streams if (h := stream.settled()) is not None]
+                settled = [h for stream in streams if (h := stream.newest_settled()) is not None]
                 if len(settled) == len(names) or until() or self._closing:
                     return settled
                 self._changed.wait(0.1)
 
     @contextmanager
     def servable_handle(self, name: str, version: int | None) -> Iterator[Servable]:
-        """Hold an available version; it is not unloaded while it is held.
+        """Yield an available version, which is not unloaded while in use.
 
         Args:
             name: the model's name.
@@ -142,21 +142,21 @@ class Manager:
                     self._unload_if_idle(harness)
 
     def harnesses(self, name: str) -> list[ServableHarness]:
-        """Return all versions that a model has had, newest first."""
+        """Return all past and present versions of a model, newest first."""
         with self._changed:
             stream = self._streams.get(name)
-            known = stream.harnesses if stream else {}
-            return [known[number] for number in sorted(known, reverse=True)]
+            harnesses = stream.harnesses if stream else {}
+            return [harnesses[number] for number in sorted(harnesses, reverse=True)]
 
     def is_available(self, name: str, version: int | None = None) -> bool:
-        """Return whether a version of a model, or any version, answers requests."""
+        """Return whether a version of a model, or any of its versions, is available."""
         with self._changed:
             stream = self._streams.get(name)
             available = stream.available() if stream else []
             return any(version in (None, harness.version) for harness in available)
 
     def close(self, timeout: float) -> None:
-        """Unload everything, without waiting for loads.
+        """Unload everything without waiting for loads.
 
         Args:
             timeout: seconds to wait for versions with requests in progress.
@@ -165,7 +165,7 @@ class Manager:
             self._closing = True
             for timer in self._retries:
                 timer.cancel()
-            self._loads.cancel_waiting()
+            self._loads.cancel_pending()
             available = [h for stream in self._streams.values() for h in stream.available()]
             for harness in available:
                 self._begin_unload(harness)
@@ -230,11 +230,11 @@ class Manager:
         started = time.perf_counter()
         try:
             servable = self._load(harness.name, harness.version, harness.path)
-        except ServingError as caught:
-            # A new error, because the caught one's traceback keeps the graph in memory.
-            error = ServingError(caught.code, caught.message)
-        except Exception as caught:  # a failed version must not stop the others
-            error = ServingError(grpc.StatusCode.UNKNOWN, f"cannot load {harness.path}: {caught}")
+        except ServingError as exc:
+            # A new error, because the original's traceback keeps the graph in memory.
+            error = ServingError(exc.code, exc.message)
+        except Exception as exc:  # a failed version must not stop the others
+            error = ServingError(grpc.StatusCode.UNKNOWN, f"cannot load {harness.path}: {exc}")
         else:
             log.info(
                 "Successfully loaded servable version %s in %.2f s",
@@ -281,8 +281,8 @@ class Manager:
         """
         available = stream.available()
         surplus = [harness for harness in available if not harness.aspired]
-        is_replaced = len(surplus) < len(available)
-        if not is_replaced and any(h.aspired for h in stream.harnesses.values()):
+        has_replacement = len(surplus) < len(available)
+        if not has_replacement and any(h.aspired for h in stream.harnesses.values()):
             surplus = surplus[:-1]
         for harness in surplus:
             self._begin_unload(harness)
@@ -301,9 +301,9 @@ class Manager:
         _close(harness, servable)
         with self._changed:
             self._set_state(harness, State.END)
-            if harness.aspired and not self._closing:  # it was re-aspired while it unloaded
-                again = ServableHarness(harness.name, harness.version, harness.path)
-                self._begin_load(self._streams[harness.name], again)
+            if harness.aspired and not self._closing:  # it was re-aspired while unloading
+                new_harness = ServableHarness(harness.name, harness.version, harness.path)
+                self._begin_load(self._streams[harness.name], new_harness)
         log.info("Done unloading servable version %s", harness)
 
     def _fail(self, harness: ServableHarness, error: ServingError | None) -> None:

@@ -1,6 +1,6 @@
 """The models to serve, read from a `tensorflow.serving.ModelServerConfig` and checked.
 
-It comes from `--model_config_file`, from `--model_name` and `--model_base_path`, or from a
+The config comes from `--model_config_file`, from `--model_name` and `--model_base_path`, or from a
 HandleReloadConfigRequest. Error messages and codes are those of
 tensorflow_serving/model_servers/server_core.cc.
 """
@@ -36,7 +36,7 @@ class ModelConfig:
     Attributes:
         name: the name in requests.
         base_path: the directory whose integer-named children are its versions.
-        version_policy: selects the versions to serve, a `ServableVersionPolicy`; unset: the latest.
+        version_policy: a `ServableVersionPolicy`, which selects the versions; unset: the latest.
         version_labels: version numbers by label.
     """
 
@@ -67,15 +67,15 @@ def single_model_config(name: str, base_path: Path) -> Any:
     return config
 
 
-def model_configs(
-    config: Any, root: Path | None = None, in_force: Collection[str] = ()
+def parse_model_configs(
+    config: Any, root: Path | None = None, served_names: Collection[str] = ()
 ) -> list[ModelConfig]:
     """Check a `ModelServerConfig` and return its models; see also `check_platforms`.
 
     Args:
         config: the `ModelServerConfig`.
-        root: the directory below which base paths must be, links followed; None: anywhere.
-        in_force: names of the models that are already served.
+        root: the directory that must contain the resolved base paths; None: anywhere.
+        served_names: names of the models that are already served.
 
     Raises:
         ServingError: an entry is invalid.
@@ -84,7 +84,7 @@ def model_configs(
     _check_names(entries)
     for entry in entries:
         path = local_path(entry.base_path)
-        # No path contains a NUL; listing such a base path would fail at each poll.
+        # No path contains a NUL; listing such a base path would fail on each poll.
         if not path.startswith("/") or "\0" in path:
             kind = "a local path" if URI.match(path) else "an absolute path or URI"
             raise invalid_argument(
@@ -96,7 +96,7 @@ def model_configs(
                 f"got base_path()={entry.base_path}"
             )
     for entry in entries:
-        if entry.name in in_force and (platform := _platform(entry)) != PLATFORM:
+        if entry.name in served_names and (platform := _platform(entry)) != PLATFORM:
             raise invalid_argument(
                 f"Illegal to change a model's platform. For model {entry.name} platform was "
                 f"{PLATFORM} and new platform requested is {platform}"
@@ -136,7 +136,7 @@ def local_path(base_path: str) -> str:
 
 
 def _is_below(root: Path, base_path: str) -> bool:
-    # Longer paths do not exist, and resolving one would follow links at each step.
+    # Longer paths cannot exist, and resolving them would follow links at each step.
     if len(os.fsencode(base_path)) > MAX_PATH_BYTES:
         return False
     try:

@@ -1,4 +1,4 @@
-"""A version of a model and the states of its life."""
+"""A version of a model and its lifecycle."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class ServableHarness:
         path: its directory.
         aspired: whether the base path has it and the policy selects it.
         reaspired: re-aspired before its unload began.
-        dropped: not aspired for a time, so that it may be loaded again although it failed.
+        dropped: not aspired for a time, so that it may be loaded again even if it failed.
         state: its current state.
         attempts: number of attempts to load it.
         last_error: the error of the last attempt; None if it succeeded or there was none.
-        error: the error with which it has ended; None if it was unloaded.
+        error: the error with which it ended; None if it was unloaded.
         servable: answers requests while it is AVAILABLE or UNLOADING.
         requests: the number of requests in progress.
     """
@@ -60,16 +60,16 @@ class ServableHarness:
         return f"{{name: {self.name} version: {self.version}}}"
 
     def may_load_again(self) -> bool:
-        """Return whether it has ended and may be loaded again if aspired.
+        """Return whether the version has ended and may be loaded again.
 
-        A version that was unloaded may; one that failed only after it has been dropped.
+        An unloaded version may; a failed one only after it has been dropped.
         """
         return self.state is State.END and (self.error is None or self.dropped)
 
 
 @dataclass
 class ServableStream:
-    """All versions that a model has had, by number, including those that have ended."""
+    """All versions of a model by number, including those that have ended."""
 
     harnesses: dict[int, ServableHarness] = field(default_factory=dict)
 
@@ -77,25 +77,25 @@ class ServableStream:
         """Record which versions are aspired."""
         for harness in self.harnesses.values():
             aspired = harness.version in versions
-            lives = harness.state is not State.END
-            harness.reaspired = aspired and lives and (harness.reaspired or not harness.aspired)
+            is_live = harness.state is not State.END
+            harness.reaspired = aspired and is_live and (harness.reaspired or not harness.aspired)
             harness.aspired = aspired
-        # TensorFlow Serving postpones requests that re-aspire a version which has not ended yet.
-        # Until then, earlier aspirations are not dropped.
+        # TensorFlow Serving postpones a request that re-aspires a version until the version has
+        # ended. Until then, no version is dropped.
         if not any(harness.reaspired for harness in self.harnesses.values()):
             for harness in self.harnesses.values():
                 harness.dropped |= not harness.aspired
 
-    def settled(self) -> ServableHarness | None:
-        """Return the newest aspired version once it is AVAILABLE or has failed."""
+    def newest_settled(self) -> ServableHarness | None:
+        """Return the newest aspired version if it is AVAILABLE or has failed, else None."""
         aspired = [harness for harness in self.harnesses.values() if harness.aspired]
         newest = max(aspired, key=lambda harness: harness.version, default=None)
         if newest is None:
             return None
-        # One that ended without an error was unloaded, and is about to be loaded again.
+        # A version that ended without an error was unloaded and is about to be loaded again.
         return newest if newest.state is State.AVAILABLE or newest.error is not None else None
 
     def available(self) -> list[ServableHarness]:
-        """Return the versions that answer requests, oldest first."""
-        found = (each for each in self.harnesses.values() if each.state is State.AVAILABLE)
-        return sorted(found, key=lambda harness: harness.version)
+        """Return the versions that are AVAILABLE, oldest first."""
+        available = [h for h in self.harnesses.values() if h.state is State.AVAILABLE]
+        return sorted(available, key=lambda harness: harness.version)

@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from serving.core.manager import Manager
-from serving.core.model_config import ModelConfig, check_platforms, model_configs
+from serving.core.model_config import ModelConfig, check_platforms, parse_model_configs
 from serving.core.servable_harness import ServableHarness
 from serving.core.source import Source, aspired_versions
 from serving.errors import ServingError, failed_precondition, invalid_argument, not_found
 from serving.servables.servable import Servable
 
-# Maximum time the ports stay closed after a first load has failed, while it is retried.
-FIRST_LOAD_SECONDS = 10.0
-# Applies instead if every model has a version that answers.
-REPLACED_SECONDS = 1.0
+# Maximum time that the ports stay closed while a failed first load is retried.
+MAX_RETRY_WAIT_SECONDS = 10.0
+# The same if every model has an available version.
+MAX_RETRY_WAIT_SECONDS_IF_AVAILABLE = 1.0
 
 Labels = Mapping[str, Mapping[str, int]]
 
 
 class ServerCore:
-    """Finds the version for a ModelSpec, and applies configurations."""
+    """Applies configurations and resolves a ModelSpec to a version."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class ServerCore:
         self._on_config = on_config
         self._models: tuple[ModelConfig, ...] = ()
         self._labels: Labels = {}
-        # Held by one reload at a time, but not while its new models load.
+        # Held during a reload, but not while its new models load.
         self._reloading = threading.Lock()
 
     @property
@@ -62,30 +62,30 @@ class ServerCore:
         return [model.name for model in self._models]
 
     def start(self, config: Any, stopped: Callable[[], bool]) -> None:
-        """Apply the first configuration, and return when its models answer.
+        """Apply the first configuration and wait until its models are available.
 
-        If a base path is empty or missing, wait for its first version. Wait no longer than
-        `FIRST_LOAD_SECONDS` for loads that fail.
+        If a base path is empty or missing, wait for its first version. Wait at most
+        `MAX_RETRY_WAIT_SECONDS` for retries of failed loads.
 
         Args:
             config: a `ModelServerConfig`.
             stopped: returns whether to stop waiting.
 
         Raises:
-            ServingError: the configuration is wrong, or a model cannot be loaded.
+            ServingError: the configuration is invalid, or a model cannot be loaded.
         """
-        models = model_configs(config)
-        self._labels = self._checked_labels(models)
+        models = parse_model_configs(config)
+        self._labels = self._check_labels(models)
         check_platforms(config)
         self._models = tuple(models)
         self._source.update(models)
         self._on_config()
         self._source.start()
-        timed_out = _FirstLoads(self._manager, self.model_names).timed_out
-        settled = self._manager.wait_settled(
-            self.model_names, until=lambda: stopped() or timed_out()
+        timeout = _RetryTimeout(self._manager, self.model_names)
+        settled = self._manager.wait_until_settled(
+            self.model_names, until=lambda: stopped() or timeout.has_expired()
         )
-        self._manager.end_initial_loads()
+        self._manager.limit_loads()
         _check_available(settled)
 
     def reload(
@@ -94,17 +94,17 @@ class ServerCore:
         root: Path | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Apply another configuration; return when its new models answer or the call is cancelled.
+        """Apply another configuration and wait until its new models are available.
 
-        A wrong configuration leaves the old one in force.
+        An invalid configuration leaves the old one in force.
 
         Args:
             config: a `ModelServerConfig`.
-            root: the directory below which base paths must be; None: anywhere.
-            cancelled: returns whether the caller no longer waits.
+            root: the directory that must contain the base paths; None: anywhere.
+            cancelled: returns whether to stop waiting.
 
         Raises:
-            ServingError: the configuration is wrong, or a new model cannot be loaded.
+            ServingError: the configuration is invalid, or a new model cannot be loaded.
         """
         if config.WhichOneof("config") != "model_config_list":
             raise invalid_argument(
@@ -112,11 +112,11 @@ class ServerCore:
                 "Only ModelConfigList is currently supported"
             )
         with self._reloading:
-            models = model_configs(config, root, self.model_names)
-            labels = self._checked_labels(models)
+            models = parse_model_configs(config, root, self.model_names)
+            labels = self._check_labels(models)
             check_platforms(config)
-            known = set(self.model_names)
-            new = [model for model in models if model.name not in known]
+            current_names = set(self.model_names)
+            new = [model for model in models if model.name not in current_names]
             for model in new:
                 # A model without a name can be configured but not called.
                 if model.name:
@@ -126,7 +126,7 @@ class ServerCore:
             self._on_config()
         names = [model.name for model in new if model.name]
         # Another reload may remove a model while it loads.
-        settled = self._manager.wait_settled(
+        settled = self._manager.wait_until_settled(
             names, until=lambda: cancelled() or not set(names) <= set(self.model_names)
         )
         if not cancelled():
@@ -134,21 +134,21 @@ class ServerCore:
 
     @contextmanager
     def servable_handle(self, model_spec: Any) -> Iterator[Servable]:
-        """Hold the version that a ModelSpec names; it is not unloaded while it is held.
+        """Yield the version that a ModelSpec selects, which is not unloaded while in use.
 
         Raises:
-            ServingError: the spec is incomplete, or names a version that is not available.
+            ServingError: the spec is incomplete or selects a version that is not available.
         """
         if not model_spec.name:
             raise invalid_argument("ModelSpec has no name specified.")
-        version = self._version(model_spec)
+        version = self._resolve_version(model_spec)
         with self._manager.servable_handle(model_spec.name, version) as servable:
             yield servable
 
     def status(self, model_spec: Any) -> list[ServableHarness]:
-        """Return the versions of a model, newest first, or the one that a ModelSpec names.
+        """Return the versions of a model, newest first, or only the one that a ModelSpec selects.
 
-        As in TensorFlow Serving, a label is ignored.
+        As in TensorFlow Serving, labels are ignored.
 
         Raises:
             ServingError: NOT_FOUND, there is no such model or version.
@@ -159,17 +159,17 @@ class ServerCore:
                 raise not_found(f"Could not find any versions of model {model_spec.name}")
             return harnesses
         version = model_spec.version.value
-        found = [harness for harness in harnesses if harness.version == version]
-        if not found:
+        matches = [harness for harness in harnesses if harness.version == version]
+        if not matches:
             raise not_found(f"Could not find version {version} of model {model_spec.name}")
-        return found
+        return matches
 
     def is_available(self, name: str) -> bool:
-        """Return whether a model is configured and has a version that answers requests."""
+        """Return whether a model is configured and has an available version."""
         return name in self.model_names and self._manager.is_available(name)
 
-    def _version(self, model_spec: Any) -> int | None:
-        """Return the version that a ModelSpec's number or label names; None is the latest."""
+    def _resolve_version(self, model_spec: Any) -> int | None:
+        """Return the version that a ModelSpec selects by number or label; None: the latest."""
         choice = model_spec.WhichOneof("version_choice")
         if choice == "version":
             version: int = model_spec.version.value
@@ -183,13 +183,13 @@ class ServerCore:
             return labels[model_spec.version_label]
         return None
 
-    def _checked_labels(self, models: Sequence[ModelConfig]) -> Labels:
+    def _check_labels(self, models: Sequence[ModelConfig]) -> Labels:
         for model in models:
             old = self._labels.get(model.name, {})
             for label, version in model.version_labels.items():
-                moved = old.get(label, version) != version
-                free = self._allow_labels_for_unavailable and not moved
-                if not free and not self._manager.is_available(model.name, version):
+                is_moved = old.get(label, version) != version
+                may_be_unavailable = self._allow_labels_for_unavailable and not is_moved
+                if not may_be_unavailable and not self._manager.is_available(model.name, version):
                     raise failed_precondition(
                         f"Request to assign label to version {version} of model {model.name}, "
                         "which is not currently available for inference"
@@ -197,11 +197,11 @@ class ServerCore:
         return {model.name: model.version_labels for model in models}
 
 
-class _FirstLoads:
-    """Decides how long to wait for first loads that fail.
+class _RetryTimeout:
+    """Limits how long the start waits for retries of failed loads.
 
     TensorFlow Serving waits until any version of a model has loaded or failed. This server waits
-    for the newest, but only briefly if another version answers.
+    for the newest, but only briefly if another version is available.
     """
 
     def __init__(self, manager: Manager, names: Sequence[str]) -> None:
@@ -209,15 +209,15 @@ class _FirstLoads:
         self._names = names
         self._failed_at: float | None = None
 
-    def timed_out(self) -> bool:
-        harnesses = [each for name in self._names for each in self._manager.harnesses(name)]
+    def has_expired(self) -> bool:
+        harnesses = [h for name in self._names for h in self._manager.harnesses(name)]
         if all(harness.last_error is None for harness in harnesses):
             self._failed_at = None
             return False
         if self._failed_at is None:
             self._failed_at = time.monotonic()
-        all_answer = all(self._manager.is_available(name) for name in self._names)
-        seconds = REPLACED_SECONDS if all_answer else FIRST_LOAD_SECONDS
+        all_available = all(self._manager.is_available(name) for name in self._names)
+        seconds = MAX_RETRY_WAIT_SECONDS_IF_AVAILABLE if all_available else MAX_RETRY_WAIT_SECONDS
         return time.monotonic() - self._failed_at > seconds
 
 

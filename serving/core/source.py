@@ -1,4 +1,4 @@
-"""The file system source: polls base paths, and aspires the versions it finds.
+"""The file system source: polls base paths and aspires the versions it finds.
 
 See tensorflow_serving/sources/storage_path/file_system_storage_path_source.cc.
 """
@@ -16,40 +16,40 @@ from serving.core.model_config import ModelConfig
 
 log = logging.getLogger(__name__)
 
-# The whole name is a number, as absl::SimpleAtoi reads it: spaces around it and a sign are allowed.
+# A number as absl::SimpleAtoi parses it: spaces around it and a plus sign are allowed.
 VERSION_NAME = re.compile(r"[\t-\r ]*\+?([0-9]+)[\t-\r ]*", re.ASCII)
 MAX_VERSION = 2**63 - 1
-# Longer than every such number, leading zeros apart.
+# Longer names exceed `MAX_VERSION` unless they have leading zeros.
 MAX_NAME_LENGTH = 255
 
 Aspire = Callable[[str, Mapping[int, Path]], None]
 
 
 class Source:
-    """Polls the base paths of the configured models in a thread of its own."""
+    """Polls the base paths of the configured models in its own thread."""
 
     def __init__(self, aspire: Aspire, poll_wait_seconds: float) -> None:
-        """Watch no models yet.
+        """Start without models.
 
         Args:
             aspire: called with a model's name and the paths of its versions.
-            poll_wait_seconds: time between two polls; 0: poll once; below 0: never.
+            poll_wait_seconds: time between two polls; 0: poll once; negative: never.
         """
         self._aspire = aspire
         self._poll_wait_seconds = poll_wait_seconds
         self._models: tuple[ModelConfig, ...] = ()
-        # Held during a poll, so that an update is never followed by an older poll's result.
+        # Held during a poll, so that the result of an older poll never follows an update.
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._warnings: dict[str, str] = {}
 
     def update(self, models: Sequence[ModelConfig]) -> None:
-        """Watch these models instead of the earlier ones."""
+        """Watch these models instead of the previous ones."""
         with self._lock:
             names = {model.name for model in models}
-            for gone in [model.name for model in self._models if model.name not in names]:
-                self._warnings.pop(gone, None)
-                self._aspire(gone, {})
+            for name in [model.name for model in self._models if model.name not in names]:
+                self._warnings.pop(name, None)
+                self._aspire(name, {})
             self._models = tuple(models)
         # A new model need not wait for the next poll.
         if self._poll_wait_seconds >= 0:
@@ -69,16 +69,15 @@ class Source:
         with self._lock:
             for model in self._models:
                 try:
-                    found = aspired_versions(model)
+                    versions = aspired_versions(model)
                 except OSError as error:
                     self._warn(model, f"cannot list base path {model.base_path}: {error.strerror}")
                     continue
                 if self._stopped.is_set():
                     return
-                self._warn(
-                    model, "" if found else f"no versions found under base path {model.base_path}"
-                )
-                self._aspire(model.name, found)
+                problem = "" if versions else f"no versions found under base path {model.base_path}"
+                self._warn(model, problem)
+                self._aspire(model.name, versions)
 
     def _run(self) -> None:
         while not self._stopped.wait(self._poll_wait_seconds):
@@ -88,7 +87,7 @@ class Source:
                 log.exception("polling for versions failed")
 
     def _warn(self, model: ModelConfig, problem: str) -> None:
-        """Log a problem with a base path, once until it changes."""
+        """Log a problem with a base path once, until it changes."""
         if problem and self._warnings.get(model.name) != problem:
             log.warning("model %s: %s", model.name, problem)
         self._warnings[model.name] = problem
@@ -98,20 +97,21 @@ def aspired_versions(model: ModelConfig) -> dict[int, Path]:
     """Return the paths of the versions that the model's policy selects, by number.
 
     A version is any child whose whole name is a decimal number, so a directory that is still being
-    written can have any other name.
+    written must have another name.
 
     Raises:
         OSError: the base path cannot be listed.
     """
-    found = {}
+    paths = {}
     for child in sorted(model.base_path.iterdir()):
-        name = VERSION_NAME.fullmatch(child.name)
-        if name and len(child.name) <= MAX_NAME_LENGTH and int(name[1]) <= MAX_VERSION:
-            found[int(name[1])] = child
-    return {version: found[version] for version in _selected(sorted(found), model.version_policy)}
+        match = VERSION_NAME.fullmatch(child.name)
+        if match and len(child.name) <= MAX_NAME_LENGTH and int(match[1]) <= MAX_VERSION:
+            paths[int(match[1])] = child
+    selected = _select_versions(sorted(paths), model.version_policy)
+    return {version: paths[version] for version in selected}
 
 
-def _selected(versions: list[int], policy: Any) -> list[int]:
+def _select_versions(versions: list[int], policy: Any) -> list[int]:
     choice = policy.WhichOneof("policy_choice")
     if choice == "all":
         return versions

@@ -14,22 +14,22 @@ def host_and_port(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def bound_socket(address: str, port: int) -> socket.socket:
+def bind_socket(address: str, port: int) -> socket.socket:
     """Return a TCP socket that is bound but does not listen.
 
     Raises:
         AddressError: the address cannot be bound.
     """
     try:
-        family, kind, protocol, _, place = socket.getaddrinfo(
+        family, kind, protocol, _, sockaddr = socket.getaddrinfo(
             address, port, type=socket.SOCK_STREAM
         )[0]
-        bound = socket.socket(family, kind, protocol)
+        listener = socket.socket(family, kind, protocol)
         try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(place)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(sockaddr)
         except OSError:
-            bound.close()
+            listener.close()
             raise
     except UnicodeError as error:
         raise AddressError(
@@ -39,4 +39,4 @@ def bound_socket(address: str, port: int) -> socket.socket:
         raise AddressError(
             f"cannot listen on {host_and_port(address, port)}: {error.strerror}"
         ) from error
-    return bound
+    return listener

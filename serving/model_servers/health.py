@@ -16,13 +16,13 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from serving.core.server_core import ServerCore
 
-# Threads of their own: neither a busy model nor open reflection streams delay health checks.
+# Dedicated threads, so that neither a busy model nor open reflection streams delay health checks.
 HEALTH_THREADS = 2
 REFLECTION_THREADS = 2
-# TensorFlow Serving's health service uses the services' names without their package.
+# TensorFlow Serving's health service uses service names without the package.
 SHORT_NAMES = ("PredictionService", "ModelService")
-# Importing these modules registers the services' descriptors, and then fails: they were generated
-# for an older protobuf.
+# Importing these modules registers the services' descriptors and then fails, because they were
+# generated for an older protobuf.
 _DESCRIPTOR_MODULES = ("model_service_pb2", "prediction_service_pb2")
 _STATUS = health_pb2.HealthCheckResponse
 
@@ -30,7 +30,7 @@ Send = Callable[[Any], None]
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """Reports SERVING for each model that answers, and for the server if all models do.
+    """Reports SERVING for each available model, and for the server if all models are available.
 
     gRPC's own servicer notifies watches while it holds the lock that they need to close, so a watch
     that closes at that moment blocks the whole server.
@@ -42,7 +42,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
             vars(method)["experimental_thread_pool"] = pool
         vars(HealthServicer.Watch)["experimental_non_blocking"] = True
         # One thread, so that watches receive the changes in order.
-        self._sending = ThreadPoolExecutor(1, "watches")
+        self._send_pool = ThreadPoolExecutor(1, "watches")
         self._lock = threading.Lock()
         self._statuses: Mapping[str, int] = {"": _STATUS.NOT_SERVING}
         self._watches: dict[Send, str] = {}
@@ -58,27 +58,27 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         return _STATUS(status=status)
 
     def Watch(self, request: Any, context: Any, send: Send) -> None:
-        """Send the status now, and again whenever it changes."""
+        """Send the status now and whenever it changes."""
         with self._lock:
             self._watches[send] = request.service
             status = self._statuses.get(request.service, _STATUS.SERVICE_UNKNOWN)
-            self._sending.submit(send, _STATUS(status=status))
+            self._send_pool.submit(send, _STATUS(status=status))
             if self._ending:
-                self._sending.submit(send, None)
+                self._send_pool.submit(send, None)
         if not context.add_callback(lambda: self._watches.pop(send, None)):
             self._watches.pop(send, None)
 
     def report(self, core: ServerCore) -> None:
-        """Update the statuses from the models that are served now."""
-        # Reports may overlap; one that began before another must not overwrite its statuses.
+        """Update the statuses from the current availability of the models."""
+        # Reports may overlap; an earlier one must not overwrite the statuses of a later one.
         number = next(self._report_numbers)
-        serving = {name: core.is_available(name) for name in core.model_names}
-        # A model may have a service's name; only the model can fail.
-        answers = dict.fromkeys(SHORT_NAMES, True) | serving
-        answers[""] = bool(serving) and all(serving.values())
+        models = {name: core.is_available(name) for name in core.model_names}
+        # A model may have a service's name; only the model can be unavailable.
+        available = dict.fromkeys(SHORT_NAMES, True) | models
+        available[""] = bool(models) and all(models.values())
         statuses = {
-            name: _STATUS.SERVING if does_answer else _STATUS.NOT_SERVING
-            for name, does_answer in answers.items()
+            name: _STATUS.SERVING if is_available else _STATUS.NOT_SERVING
+            for name, is_available in available.items()
         }
         with self._lock:
             if number > self._latest_report and not self._ending:
@@ -86,20 +86,20 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
                 self._update(statuses)
 
     def end(self) -> None:
-        """Report NOT_SERVING for everything from now on, and end the watches."""
+        """Report NOT_SERVING for everything from now on and end the watches."""
         with self._lock:
             self._ending = True
             self._update(dict.fromkeys(self._statuses, _STATUS.NOT_SERVING))
             for send in list(self._watches):
-                self._sending.submit(send, None)
+                self._send_pool.submit(send, None)
 
     def _update(self, statuses: Mapping[str, int]) -> None:
-        """Replace the statuses, and send the changes to the watches; the lock must be held."""
+        """Replace the statuses and send the changes to the watches; the lock must be held."""
         old, self._statuses = self._statuses, statuses
         for send, name in list(self._watches.items()):
             status = statuses.get(name, _STATUS.SERVICE_UNKNOWN)
             if status != old.get(name, _STATUS.SERVICE_UNKNOWN):
-                self._sending.submit(send, _STATUS(status=status))
+                self._send_pool.submit(send, _STATUS(status=status))
 
 
 class _ReflectionServicer(reflection.ReflectionServicer):
@@ -121,7 +121,7 @@ def add_services(server: grpc.Server, servicer: HealthServicer, names: tuple[str
     for module in _DESCRIPTOR_MODULES:
         with contextlib.suppress(AttributeError):
             importlib.import_module(f"tensorflow_serving.apis.{module}")
-    described = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    service_names = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-        _ReflectionServicer(described), server
+        _ReflectionServicer(service_names), server
     )

@@ -1,6 +1,6 @@
-"""The server of `--rest_api_port`: the state of models, for health checks, and metrics.
+"""The HTTP server of `--rest_api_port`, which serves model status and metrics.
 
-Predictions over REST are the client's job; this port serves only model status and metrics.
+Predictions over REST are the client's job.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from serving.core.servable_harness import ServableHarness
 from serving.core.server_core import ServerCore
 from serving.core.source import MAX_VERSION
 from serving.errors import ServingError
-from serving.model_servers.addresses import bound_socket
+from serving.model_servers.addresses import bind_socket
 from serving.model_servers.monitoring import Monitoring
 
-# As in TensorFlow Serving, a label is ignored.
+# As in TensorFlow Serving, labels are ignored.
 STATUS_PATH = re.compile(r"/v1/models/([^/:?]+)(?:/versions/([0-9]{1,19})|/labels/[^/:?]+)?")
-NOT_HERE = (
+NOT_FOUND_MESSAGE = (
     "this port serves only GET /v1/models/NAME[/versions/N|/labels/L]{metrics}; the client in "
     "front of this server serves TensorFlow Serving's REST API"
 )
@@ -37,7 +37,7 @@ MAX_CONNECTIONS = 1000
 # No supported request has a body.
 MAX_BODY_BYTES = 2**16
 # Maximum seconds that a connection may be idle, or a request may take to arrive.
-REQUEST_SECONDS = 5
+REQUEST_TIMEOUT_SECONDS = 5
 _ERROR_NAMES = {
     number: name
     for name, number in vars(tf.errors).items()
@@ -56,8 +56,8 @@ class HttpOptions:
         bind_address: the address to listen on.
         port: the port to listen on.
         threads: maximum number of requests answered concurrently.
-        timeout: time after which a silent connection is closed, rounded down to whole seconds
-            from 1 to `REQUEST_SECONDS`.
+        timeout: seconds after which an idle connection is closed, rounded down to a whole number
+            from 1 to `REQUEST_TIMEOUT_SECONDS`.
         cors: allow pages from other origins to read the responses.
         metrics_path: the path of the metrics; empty: no metrics.
     """
@@ -82,7 +82,7 @@ class StatusApp:
         self._metrics_path = metrics_path
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer a request."""
+        """Respond to a request."""
         status, content_type, body = self._respond(environ)
         headers = [("Content-Type", content_type), ("Content-Length", str(len(body)))]
         if self._cors and "HTTP_ORIGIN" in environ:
@@ -99,10 +99,10 @@ class StatusApp:
             if match and int(match[2] or 0) <= MAX_VERSION:
                 return self._model_status(match[1], match[2])
         metrics = f" and GET {self._metrics_path}" if self._metrics_path else ""
-        return _json(HTTPStatus.NOT_FOUND, {"error": NOT_HERE.format(metrics=metrics)})
+        return _json(HTTPStatus.NOT_FOUND, {"error": NOT_FOUND_MESSAGE.format(metrics=metrics)})
 
     def _model_status(self, name: str, version: str | None) -> tuple[HTTPStatus, str, bytes]:
-        # WSGI has the path's bytes as latin-1.
+        # WSGI decodes the path as latin-1.
         spec = model_pb2.ModelSpec(name=name.encode("latin-1").decode("utf-8", "replace"))
         if version:
             spec.version.value = int(version)
@@ -110,11 +110,11 @@ class StatusApp:
             harnesses = self._core.status(spec)
         except ServingError as error:
             return _json(HTTPStatus.NOT_FOUND, {"error": error.message})
-        return _json(HTTPStatus.OK, {"model_version_status": [*map(_as_json, harnesses)]})
+        return _json(HTTPStatus.OK, {"model_version_status": [*map(_version_status, harnesses)]})
 
 
 class HttpServer:
-    """Serves the application with threads of its own."""
+    """Serves the application in its own threads."""
 
     def __init__(self, options: HttpOptions, core: ServerCore, monitoring: Monitoring) -> None:
         """Bind the port; `start` listens.
@@ -126,18 +126,18 @@ class HttpServer:
         self._app = StatusApp(
             core, monitoring, cors=options.cors, metrics_path=options.metrics_path
         )
-        self._socket = bound_socket(options.bind_address, options.port)
+        self._socket = bind_socket(options.bind_address, options.port)
         self._server: Any = None
 
     def start(self) -> None:
-        """Listen and answer."""
+        """Listen and serve requests."""
         # Failed requests concern the caller, and a full queue is visible as latency.
         logging.getLogger("waitress").setLevel(logging.ERROR)
         self._server = waitress.server.create_server(
             self._app,
             sockets=[self._socket],
             threads=self._options.threads,
-            channel_timeout=max(1, int(min(self._options.timeout, REQUEST_SECONDS))),
+            channel_timeout=max(1, int(min(self._options.timeout, REQUEST_TIMEOUT_SECONDS))),
             cleanup_interval=1,
             connection_limit=MAX_CONNECTIONS,
             max_request_body_size=MAX_BODY_BYTES,
@@ -159,17 +159,17 @@ class _Channel(waitress.channel.HTTPChannel):
     last_activity: float
 
     def handle_read(self) -> None:
-        since = self.last_activity
+        last_activity = self.last_activity
         super().handle_read()
         if self.request is not None:  # an incomplete request does not extend the deadline
-            self.last_activity = since
+            self.last_activity = last_activity
 
 
 def _json(status: HTTPStatus, body: dict[str, Any]) -> tuple[HTTPStatus, str, bytes]:
     return status, "application/json", json.dumps(body).encode()
 
 
-def _as_json(harness: ServableHarness) -> dict[str, Any]:
+def _version_status(harness: ServableHarness) -> dict[str, Any]:
     error = harness.error
     return {
         "version": str(harness.version),

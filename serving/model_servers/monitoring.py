@@ -93,15 +93,15 @@ class Monitoring:
     def record_request(
         self, api: str, model: str, version: str, signature: str, status: str, seconds: float
     ) -> None:
-        """Record a request that has been answered.
+        """Record a completed request.
 
         Args:
             api: the method's name.
             model: the model's name; empty if it is unknown.
-            version: the version that answered; empty if none did.
-            signature: the signature that ran; empty if none did.
+            version: the version that ran; empty if none did.
+            signature: the requested signature; empty if the version does not have it.
             status: the status code's name.
-            seconds: time from the request's arrival to its response.
+            seconds: time from arrival to response.
         """
         self._request_counter(model, version, signature, api, status).inc()
         if status == OK:
@@ -127,9 +127,8 @@ class Monitoring:
             name: TensorFlow's form of the name, such as `/tensorflow/serving/request_count`.
         """
         name = name.replace("/", ":")
-        counters = (each for each in self._registry.collect() if each.type == "counter")
-        samples = (sample for each in counters if each.name == name for sample in each.samples)
-        return int(sum(sample.value for sample in samples))
+        metrics = (m for m in self._registry.collect() if m.type == "counter" and m.name == name)
+        return int(sum(sample.value for metric in metrics for sample in metric.samples))
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
@@ -154,11 +153,11 @@ class Monitoring:
             self._request_histogram.cache_clear()
             self._run_histogram.cache_clear()
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, labels, registry=self._registry)
+    def _counter(self, name: str, description: str, *labels: str) -> Counter:
+        return Counter(name, description, labels, registry=self._registry)
 
-    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
-        return Histogram(name, text, labels, registry=self._registry, buckets=_BUCKETS)
+    def _histogram(self, name: str, description: str, *labels: str) -> Histogram:
+        return Histogram(name, description, labels, registry=self._registry, buckets=_BUCKETS)
 
 
 class _States(Collector):
@@ -174,7 +173,7 @@ class _States(Collector):
     def remove_ended(self) -> list[tuple[str, int]]:
         """Stop tracking the versions that were unloaded, and return them."""
         harnesses = list(self.harnesses.items())
-        ended = [key for key, each in harnesses if each.state is State.END and each.error is None]
+        ended = [key for key, h in harnesses if h.state is State.END and h.error is None]
         for key in ended:
             self.harnesses.pop(key, None)
         return ended
@@ -186,7 +185,7 @@ class _States(Collector):
             labels=("model_name", "version", "state"),
         )
         for harness in list(self.harnesses.values()):
-            state = harness.state  # other threads set it, after the error
+            state = harness.state  # read before the error, which other threads set first
             if state is not State.END:
                 family.add_metric((harness.name, str(harness.version), state.name), 1)
             elif harness.error is not None:

@@ -1,4 +1,4 @@
-"""The server's options, read from the flags and the files that they name."""
+"""Server options, read from the flags and the files that they name."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class GrpcOptions:
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """All options, checked.
+    """All validated options.
 
     Attributes:
         config: the first `ModelServerConfig`.
         config_file: the file of `config`; None: no file.
-        config_poll_seconds: interval for reading it again; 0: never.
-        reload_root: the directory below which a reload's base paths must be; None: anywhere.
-        poll_wait_seconds: interval for listing base paths; 0: once; below 0: never.
+        config_poll_seconds: interval for rereading the file; 0: never.
+        reload_root: the directory that must contain a reload's base paths; None: anywhere.
+        poll_wait_seconds: interval for listing base paths; 0: once; negative: never.
         grpc: options of the gRPC port.
         http: options of the HTTP port; None: no HTTP port.
         loader: options for loading one version.
@@ -83,25 +83,25 @@ class ServerOptions:
             ServingError: a file's content is invalid.
         """
         return cls(
-            config=_models(flags),
+            config=_read_config(flags),
             config_file=flags.model_config_file,
-            config_poll_seconds=_waitable(flags.model_config_file_poll_wait_seconds),
+            config_poll_seconds=_cap_wait(flags.model_config_file_poll_wait_seconds),
             reload_root=flags.reload_root,
-            poll_wait_seconds=_waitable(flags.file_system_poll_wait_seconds),
+            poll_wait_seconds=_cap_wait(flags.file_system_poll_wait_seconds),
             grpc=GrpcOptions(
                 bind_address=flags.bind_address,
                 port=flags.port,
                 socket_path=flags.grpc_socket_path,
-                credentials=_credentials(flags.ssl_config_file),
-                channel_arguments=_channel_arguments(flags.grpc_channel_arguments),
+                credentials=_read_credentials(flags.ssl_config_file),
+                channel_arguments=_parse_channel_arguments(flags.grpc_channel_arguments),
                 max_threads=flags.grpc_max_threads,
             ),
-            http=_http(flags),
-            loader=_loader(flags),
+            http=_http_options(flags),
+            loader=_loader_options(flags),
             manager=ManagerOptions(
                 max_num_load_retries=flags.max_num_load_retries,
-                load_retry_interval=_waitable(flags.load_retry_interval_micros / 1e6),
-                load_timeout=_waitable(flags.load_timeout_seconds),
+                load_retry_interval=_cap_wait(flags.load_retry_interval_micros / 1e6),
+                load_timeout=_cap_wait(flags.load_timeout_seconds),
                 num_load_threads=flags.num_load_threads or 1,
                 num_unload_threads=flags.num_unload_threads or 1,
             ),
@@ -109,22 +109,22 @@ class ServerOptions:
         )
 
 
-def _waitable(seconds: float) -> float:
-    """Limit a time to the longest that a thread can wait, 292 years; `inf` means never."""
+def _cap_wait(seconds: float) -> float:
+    """Cap a duration at the longest that a thread can wait, 292 years; `inf` means never."""
     return min(TIMEOUT_MAX, seconds)
 
 
-def _models(flags: Flags) -> Any:
+def _read_config(flags: Flags) -> Any:
     if flags.model_config_file is not None:
         return read_config_file(flags.model_config_file)
     path = local_path(flags.model_base_path)
     if URI.match(path):
         raise ConfigError(f"--model_base_path: expected a local path, got {path}")
-    # TensorFlow Serving takes absolute paths only; a command line may have relative ones.
+    # TensorFlow Serving requires absolute paths; this command line also takes relative ones.
     return single_model_config(flags.model_name, Path(path).absolute())
 
 
-def _batching(flags: Flags) -> BatchingOptions | None:
+def _batching_options(flags: Flags) -> BatchingOptions | None:
     file = flags.batching_parameters_file
     if flags.enable_batching:
         message = messages_pb2.BatchingParameters()
@@ -137,7 +137,7 @@ def _batching(flags: Flags) -> BatchingOptions | None:
     return None
 
 
-def _credentials(file: Path | None) -> grpc.ServerCredentials | None:
+def _read_credentials(file: Path | None) -> grpc.ServerCredentials | None:
     if file is None:
         return None
     config = read_text_proto(file, messages_pb2.SSLConfig(), "--ssl_config_file", secret=True)
@@ -146,14 +146,14 @@ def _credentials(file: Path | None) -> grpc.ServerCredentials | None:
             raise ConfigError(f"--ssl_config_file {file}: expected {name} in PEM, got nothing")
     if config.client_verify and not config.custom_ca:
         raise ConfigError(
-            f"--ssl_config_file {file}: client_verify needs custom_ca, the authorities of clients"
+            f"--ssl_config_file {file}: client_verify needs custom_ca to verify clients"
         )
     credentials = grpc.ssl_server_credentials(
         [(config.server_key.encode(), config.server_cert.encode())],
         root_certificates=config.custom_ca.encode() or None,
         require_client_auth=config.client_verify,
     )
-    try:  # gRPC checks them only when it listens, and does not say what is wrong
+    try:  # gRPC checks them only when it listens and does not report the reason
         grpc.server(ThreadPoolExecutor(1)).add_secure_port("127.0.0.1:0", credentials)
     except RuntimeError as error:
         raise ConfigError(
@@ -163,7 +163,7 @@ def _credentials(file: Path | None) -> grpc.ServerCredentials | None:
     return credentials
 
 
-def _channel_arguments(text: str) -> ChannelArguments:
+def _parse_channel_arguments(text: str) -> ChannelArguments:
     arguments: list[tuple[str, int | str]] = []
     for argument in filter(None, text.split(",")):
         name, equals, value = argument.partition("=")
@@ -180,7 +180,7 @@ def _is_int32(text: str) -> bool:
         return False
 
 
-def _http(flags: Flags) -> HttpOptions | None:
+def _http_options(flags: Flags) -> HttpOptions | None:
     metrics_path = ""
     file = flags.monitoring_config_file
     if file is not None:
@@ -196,7 +196,7 @@ def _http(flags: Flags) -> HttpOptions | None:
     if not flags.rest_api_port:
         if metrics_path:
             raise ConfigError(
-                "--monitoring_config_file needs --rest_api_port, the port that serves the metrics"
+                "--monitoring_config_file requires --rest_api_port, which serves the metrics"
             )
         return None
     if flags.rest_api_port == flags.port:
@@ -213,22 +213,22 @@ def _http(flags: Flags) -> HttpOptions | None:
     )
 
 
-def _loader(flags: Flags) -> LoaderOptions:
+def _loader_options(flags: Flags) -> LoaderOptions:
     config = config_pb2.ConfigProto()
     if flags.tensorflow_session_config_file is not None:
         file = flags.tensorflow_session_config_file
         read_text_proto(file, config, "--tensorflow_session_config_file")
-    both = flags.tensorflow_session_parallelism
+    parallelism = flags.tensorflow_session_parallelism
     intra, inter = flags.tensorflow_intra_op_parallelism, flags.tensorflow_inter_op_parallelism
-    if both and (intra or inter):
+    if parallelism and (intra or inter):
         raise ConfigError(
             "--tensorflow_session_parallelism sets both --tensorflow_intra_op_parallelism "
             "and --tensorflow_inter_op_parallelism; set it alone, or leave it out"
         )
-    if intra or both:
-        config.intra_op_parallelism_threads = intra or both
-    if inter or both:
-        config.inter_op_parallelism_threads = inter or both
+    if intra or parallelism:
+        config.intra_op_parallelism_threads = intra or parallelism
+    if inter or parallelism:
+        config.inter_op_parallelism_threads = inter or parallelism
     iterations = flags.num_request_iterations_for_warmup or 1
     return LoaderOptions(
         tags=tuple(filter(None, flags.saved_model_tags.split(","))),
@@ -237,7 +237,7 @@ def _loader(flags: Flags) -> LoaderOptions:
             config.inter_op_parallelism_threads > 0 or len(config.session_inter_op_thread_pool) > 0
         ),
         warmup_iterations=iterations if flags.enable_model_warmup else 0,
-        batching=_batching(flags),
+        batching=_batching_options(flags),
         responses=ResponseOptions(
             as_content=flags.enable_serialization_as_tensor_content,
             check_method=flags.enable_signature_method_name_check,

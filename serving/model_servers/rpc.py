@@ -16,14 +16,14 @@ from serving.servables.session import Cancelled
 
 log = logging.getLogger(__name__)
 
-# Takes a request, and a function that returns whether its caller no longer waits.
+# Takes a request and a function that returns whether its caller has stopped waiting.
 Handler = Callable[[Any, Cancelled], Any]
 
 
 def unary_method(request_type: Any, handle: Handler, *, threads: int = 0) -> Any:
     """Return a unary gRPC method; a ServingError that `handle` raises becomes its status.
 
-    It parses the bytes itself, because gRPC's status for garbage differs from TensorFlow Serving's.
+    It parses the bytes itself: gRPC's status for malformed ones differs from TensorFlow Serving's.
 
     Args:
         request_type: the request's message class.
@@ -38,7 +38,7 @@ def unary_method(request_type: Any, handle: Handler, *, threads: int = 0) -> Any
         try:
             request = request_type.FromString(data)
             if cancelled():
-                raise errors.cancelled()  # the caller left while its call waited for a thread
+                raise errors.cancelled()  # the caller gave up while its call waited for a thread
             serialized: bytes = handle(request, cancelled).SerializeToString()
             return serialized
         except ServingError as error:
@@ -47,7 +47,7 @@ def unary_method(request_type: Any, handle: Handler, *, threads: int = 0) -> Any
             code, details = grpc.StatusCode.INTERNAL, ""
         except Exception:
             log.exception("answering a %s failed", request_type.DESCRIPTOR.name)
-            code, details = grpc.StatusCode.INTERNAL, "internal error; the log has the details"
+            code, details = grpc.StatusCode.INTERNAL, "internal error; see the log for details"
         return context.abort(code, details)
 
     if threads:

@@ -1,4 +1,4 @@
-"""The server: builds the parts, opens the ports, and stops in order."""
+"""The server: builds its parts, opens the ports and shuts down in order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serving.core.manager import Manager
 from serving.core.servable_harness import ServableHarness
 from serving.core.server_core import ServerCore
 from serving.core.source import Source
-from serving.model_servers.addresses import AddressError, bound_socket, host_and_port
+from serving.model_servers.addresses import AddressError, bind_socket, host_and_port
 from serving.model_servers.health import HealthServicer, add_services
 from serving.model_servers.http_server import HttpServer
 from serving.model_servers.monitoring import Monitoring
@@ -31,14 +31,14 @@ from serving.servables.loader import Loader
 
 log = logging.getLogger(__name__)
 
-# Time limit for requests in progress after a signal to stop.
+# Time limit for requests in progress after a stop signal.
 DRAIN_SECONDS = 10.0
 # Maximum delay until a signal is noticed.
 SIGNAL_POLL_SECONDS = 0.2
-# Too many threads compete for the interpreter: on two cores, 8 answered a tenth fewer requests than
-# 4. With a single one, a slow model would block the others.
+# Too many threads compete for the interpreter: on two cores, 8 threads answered a tenth fewer
+# requests than 4. With a single thread, a slow model would block the others.
 THREADS = 4
-# Each request that waits for a batch holds a thread.
+# Each request that waits for a batch occupies a thread.
 BATCHING_THREADS = 256
 DEFAULT_ARGUMENTS: ChannelArguments = (
     ("grpc.max_receive_message_length", -1),
@@ -53,7 +53,7 @@ def serve(options: ServerOptions, stop: threading.Event) -> None:
 
     Raises:
         AddressError: an address cannot be bound.
-        ServingError: the configuration is wrong, or a model cannot be loaded.
+        ServingError: the configuration is invalid, or a model cannot be loaded.
     """
     # Modules live as long as the process; collections after an unload need not visit them.
     gc.freeze()
@@ -72,10 +72,10 @@ def serve(options: ServerOptions, stop: threading.Event) -> None:
         allow_labels_for_unavailable=options.allow_labels_for_unavailable,
         on_config=lambda: health.report(core),
     )
-    server = _grpc_server(options, core, monitoring, health)
-    # Addresses in use are reported before models load; ports open afterwards.
+    server = _build_grpc_server(options, core, monitoring, health)
+    # Report addresses in use before models load; open the ports afterwards.
     if options.grpc.port:
-        bound_socket(options.grpc.bind_address, options.grpc.port).close()
+        bind_socket(options.grpc.bind_address, options.grpc.port).close()
     http = HttpServer(options.http, core, monitoring) if options.http else None
     core.start(options.config, stop.is_set)
     if stop.is_set():
@@ -111,7 +111,7 @@ def serve(options: ServerOptions, stop: threading.Event) -> None:
     log.info("stopped")
 
 
-def _grpc_server(
+def _build_grpc_server(
     options: ServerOptions, core: ServerCore, monitoring: Monitoring, health: HealthServicer
 ) -> grpc.Server:
     default_threads = max(THREADS, os.cpu_count() or 1)
@@ -123,7 +123,7 @@ def _grpc_server(
             PredictionService(core, monitoring).handler(),
             ModelService(core, monitoring, options.reload_root).handler(),
         ],
-        # gRPC takes the first of several arguments of one name.
+        # gRPC uses the first of several arguments with the same name.
         options=[*options.grpc.channel_arguments, *DEFAULT_ARGUMENTS],
     )
     add_services(server, health, (PREDICTION_SERVICE, MODEL_SERVICE))
@@ -131,7 +131,7 @@ def _grpc_server(
 
 
 def _listen(server: grpc.Server, options: GrpcOptions) -> int:
-    """Listen on the gRPC addresses, and return the port, 0 if there is only a UNIX socket.
+    """Listen on the gRPC addresses; return the port, or 0 if there is only a UNIX socket.
 
     Raises:
         AddressError: an address cannot be bound.

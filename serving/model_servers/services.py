@@ -35,7 +35,7 @@ from serving.servables.session import Cancelled
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
 METADATA_FIELD = "signature_def"
-# Reloads wait for models to load, and must not hold up other calls.
+# Reloads wait for models to load and must not block other calls.
 RELOAD_THREADS = 4
 
 Infer = Callable[[Servable, Any, Cancelled], Any]
@@ -52,17 +52,17 @@ class PredictionService:
         """Return the service's methods for a gRPC server."""
         methods = {
             "Predict": unary_method(
-                predict_pb2.PredictRequest, self._inference("Predict", predict)
+                predict_pb2.PredictRequest, self._make_handler("Predict", predict)
             ),
             "Classify": unary_method(
-                classification_pb2.ClassificationRequest, self._inference("Classify", classify)
+                classification_pb2.ClassificationRequest, self._make_handler("Classify", classify)
             ),
             "Regress": unary_method(
-                regression_pb2.RegressionRequest, self._inference("Regress", regress)
+                regression_pb2.RegressionRequest, self._make_handler("Regress", regress)
             ),
             "MultiInference": unary_method(
                 inference_pb2.MultiInferenceRequest,
-                self._inference("MultiInference", multi_inference, spec_of=_first_spec),
+                self._make_handler("MultiInference", multi_inference, get_spec=_first_spec),
             ),
             "GetModelMetadata": unary_method(
                 get_model_metadata_pb2.GetModelMetadataRequest, self._get_model_metadata
@@ -70,14 +70,14 @@ class PredictionService:
         }
         return grpc.method_handlers_generic_handler(PREDICTION_SERVICE, methods)
 
-    def _inference(
-        self, api: str, infer: Infer, spec_of: Callable[[Any], Any] | None = None
+    def _make_handler(
+        self, api: str, infer: Infer, get_spec: Callable[[Any], Any] | None = None
     ) -> Handler:
-        spec_of = spec_of or _model_spec
+        get_spec = get_spec or _model_spec
 
         def handle(request: Any, cancelled: Cancelled) -> Any:
             started = time.perf_counter()
-            spec = spec_of(request)
+            spec = get_spec(request)
             servable, status = None, grpc.StatusCode.INTERNAL.name
             try:
                 with self._core.servable_handle(spec) as servable:
@@ -95,7 +95,7 @@ class PredictionService:
     def _record(
         self, api: str, spec: Any, servable: Servable | None, status: str, seconds: float
     ) -> None:
-        # Names of unknown models and signatures would let callers create time series without limit.
+        # Recording unknown names would let callers create any number of time series.
         if servable is None:
             name = spec.name if spec.name in self._core.model_names else ""
             self._monitoring.record_request(api, name, "", "", status, seconds)
@@ -137,7 +137,7 @@ class ModelService:
         Args:
             core: the server core.
             monitoring: the counters whose increase a reload can return.
-            reload_root: the directory below which a reload's base paths must be; None: anywhere.
+            reload_root: the directory that must contain a reload's base paths; None: anywhere.
         """
         self._core = core
         self._monitoring = monitoring
@@ -185,5 +185,5 @@ def _model_spec(request: Any) -> Any:
 
 
 def _first_spec(request: Any) -> Any:
-    # The version of the first task runs all of them.
+    # The first task selects the version for all tasks.
     return request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()

@@ -1,7 +1,7 @@
 """Classify, Regress and MultiInference: serialized tf.Examples in, classes and values out.
 
-Texts, codes and the order of the checks are those of TensorFlow Serving's classifier.cc,
-regressor.cc and multi_inference.cc in tensorflow_serving/servables/tensorflow.
+Error messages, codes and the order of the checks are those of classifier.cc, regressor.cc and
+multi_inference.cc in tensorflow_serving/servables/tensorflow.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ OUTPUTS = "outputs"
 
 
 def classify(servable: Servable, request: Any, cancelled: Cancelled = never) -> Any:
-    """Run a signature on a ClassificationRequest, and return the ClassificationResponse.
+    """Run a signature on a ClassificationRequest and return the ClassificationResponse.
 
     Raises:
-        ServingError: the signature cannot classify, or the graph rejects the examples.
+        ServingError: the signature is not for classification, or the graph rejects the examples.
     """
-    name, signature = _signature(servable, request.model_spec)
+    name, signature = _find_signature(servable, request.model_spec)
     plan = _Plan(servable, "Classify")
     plan.add(signature, METHOD_CLASSIFY)
     examples, values = plan.run(request.input, cancelled)
@@ -48,12 +48,12 @@ def classify(servable: Servable, request: Any, cancelled: Cancelled = never) -> 
 
 
 def regress(servable: Servable, request: Any, cancelled: Cancelled = never) -> Any:
-    """Run a signature on a RegressionRequest, and return the RegressionResponse.
+    """Run a signature on a RegressionRequest and return the RegressionResponse.
 
     Raises:
-        ServingError: the signature cannot regress, or the graph rejects the examples.
+        ServingError: the signature is not for regression, or the graph rejects the examples.
     """
-    name, signature = _signature(servable, request.model_spec)
+    name, signature = _find_signature(servable, request.model_spec)
     plan = _Plan(servable, "Regress")
     plan.add(signature, METHOD_REGRESS)
     examples, values = plan.run(request.input, cancelled)
@@ -70,7 +70,7 @@ def multi_inference(servable: Servable, request: Any, cancelled: Cancelled = nev
         A `MultiInferenceResponse`.
 
     Raises:
-        ServingError: the tasks contradict one another, or for the reasons given in `classify`.
+        ServingError: the tasks contradict one another; see also `classify` and `regress`.
     """
     signatures: dict[str, Signature] = {}
     plan = _Plan(servable, "MultiInference")
@@ -98,7 +98,7 @@ def multi_inference(servable: Servable, request: Any, cancelled: Cancelled = nev
 
 
 class _Plan:
-    """The tensors to feed and to fetch in one run of the graph."""
+    """The tensors to feed and fetch in one run of the graph."""
 
     def __init__(self, servable: Servable, api: str) -> None:
         self._servable = servable
@@ -114,13 +114,13 @@ class _Plan:
             raise invalid_argument(
                 f"Expected {kind} signature method_name to be {method}. Was: {exported_for}"
             )
-        check = _classification if method == METHOD_CLASSIFY else _regression
-        feed, fetches = check(signature)
+        find_tensors = _classification_tensors if method == METHOD_CLASSIFY else _regression_tensors
+        feed, fetches = find_tensors(signature)
         self._feeds[feed] = signature.dtypes[INPUTS]
         self._fetches.update(fetches)
 
     def run(self, request_input: Any, cancelled: Cancelled) -> tuple[int, dict[str, Tensor]]:
-        """Return the number of examples, and the tensors computed from them, by name."""
+        """Return the number of examples and, by name, the tensors computed from them."""
         examples = serialized_examples(request_input)
         feeds, fetches = sorted(self._feeds), sorted(self._fetches)
         for index, feed in enumerate(feeds):
@@ -144,7 +144,7 @@ def _check_task(task: Any, first: Any, name: str, seen: Mapping[str, Signature])
         raise invalid_argument(f"Duplicate evaluation of signature: {name}")
 
 
-def _signature(servable: Servable, model_spec: Any) -> tuple[str, Signature]:
+def _find_signature(servable: Servable, model_spec: Any) -> tuple[str, Signature]:
     name = model_spec.signature_name or DEFAULT_SIGNATURE
     signature = servable.signatures.get(name)
     if signature is None:
@@ -152,8 +152,8 @@ def _signature(servable: Servable, model_spec: Any) -> tuple[str, Signature]:
     return name, signature
 
 
-def _classification(signature: Signature) -> tuple[str, list[str]]:
-    """Return the tensor to feed with examples, and those with classes and scores."""
+def _classification_tensors(signature: Signature) -> tuple[str, list[str]]:
+    """Return the tensor to feed with examples and those with classes and scores."""
     if len(signature.inputs) != 1:
         raise invalid_argument("Expected one input Tensor.")
     if len(signature.outputs) not in (1, 2):
@@ -174,8 +174,8 @@ def _classification(signature: Signature) -> tuple[str, list[str]]:
     return feed, fetches
 
 
-def _regression(signature: Signature) -> tuple[str, list[str]]:
-    """Return the tensor to feed with examples, and the one with the values."""
+def _regression_tensors(signature: Signature) -> tuple[str, list[str]]:
+    """Return the tensor to feed with examples and the one with the values."""
     if len(signature.inputs) != 1:
         raise invalid_argument("Expected one input Tensor.")
     if len(signature.outputs) != 1:
@@ -192,10 +192,10 @@ def _regression(signature: Signature) -> tuple[str, list[str]]:
 
 
 def serialized_examples(request_input: Any) -> Array:
-    """Return the serialized examples of a `tensorflow.serving.Input`, bytes `[examples]`.
+    """Return the serialized examples of a `tensorflow.serving.Input` as a string array.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, there are none.
+        ServingError: INVALID_ARGUMENT, there are no examples.
     """
     kind = request_input.WhichOneof("kind")
     context = b""
@@ -205,21 +205,21 @@ def serialized_examples(request_input: Any) -> Array:
     examples = getattr(request_input, kind).examples if kind else ()
     if not examples:
         raise invalid_argument("Input is empty.")
-    return tensors.strings([context + example.SerializeToString() for example in examples])
+    return tensors.string_array([context + example.SerializeToString() for example in examples])
 
 
 def _write_classes(
     signature: Signature, values: Mapping[str, Tensor], examples: int, result: Any
 ) -> None:
-    classes = _output(signature, values, CLASSES)
-    scores = _output(signature, values, SCORES)
+    classes = _get_output(signature, values, CLASSES)
+    scores = _get_output(signature, values, SCORES)
     if signature.outputs.get(CLASSES) == signature.outputs.get(SCORES):
-        scores = None  # TensorFlow Serving takes one tensor for both
+        scores = None  # as in TensorFlow Serving, a shared tensor holds classes only
     labels = numbers = None
     if classes is not None:
-        labels = _checked_output(classes, CLASSES, types_pb2.DT_STRING, examples)
+        labels = _check_output(classes, CLASSES, types_pb2.DT_STRING, examples)
     if scores is not None:
-        numbers = _checked_output(scores, SCORES, types_pb2.DT_FLOAT, examples)
+        numbers = _check_output(scores, SCORES, types_pb2.DT_FLOAT, examples)
     if labels is not None and numbers is not None and labels.shape[1] != numbers.shape[1]:
         raise invalid_argument(
             "Tensors class and score should match in dim_size(1). "
@@ -232,12 +232,12 @@ def _write_classes(
         for index in range(len(row_labels if row_labels is not None else row_scores or ())):
             entry = entries.add()
             if row_labels is not None:
-                entry.label = _label(row_labels[index])
+                entry.label = _decode_label(row_labels[index])
             if row_scores is not None:
                 entry.score = row_scores[index]
 
 
-def _label(label: bytes) -> str:
+def _decode_label(label: bytes) -> str:
     # A label is a string in the protocol, but a string tensor holds arbitrary bytes.
     try:
         return label.decode()
@@ -245,10 +245,10 @@ def _label(label: bytes) -> str:
         raise internal(f"class {label!r} is not UTF-8") from error
 
 
-def _checked_output(output: Tensor, name: str, dtype: int, examples: int) -> Array:
+def _check_output(output: Tensor, name: str, dtype: int, examples: int) -> Array:
     if output.ndim != 2:
         raise invalid_argument(
-            f"Expected Tensor shape: [batch_size num_classes] but got {_shape(output)}"
+            f"Expected Tensor shape: [batch_size num_classes] but got {_format_shape(output)}"
         )
     if tensors.data_type(output) != dtype or isinstance(output, tensors.ProtoTensor):
         expected = types_pb2.DataType.Name(dtype)
@@ -267,7 +267,7 @@ def _write_values(
     if not (output.ndim == 1 or (output.ndim == 2 and output.shape[1] == 1)):
         raise invalid_argument(
             "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] "
-            f"but got {_shape(output)}"
+            f"but got {_format_shape(output)}"
         )
     if output.shape[0] != examples:
         raise invalid_argument(
@@ -280,12 +280,12 @@ def _write_values(
         result.regressions.add(value=value)
 
 
-def _output(signature: Signature, values: Mapping[str, Tensor], name: str) -> Tensor | None:
+def _get_output(signature: Signature, values: Mapping[str, Tensor], name: str) -> Tensor | None:
     tensor = signature.outputs.get(name)
     return None if tensor is None else values[tensor]
 
 
-def _shape(tensor: Tensor) -> str:
+def _format_shape(tensor: Tensor) -> str:
     return "[" + ",".join(map(str, tensor.shape)) + "]"
 
 

@@ -1,4 +1,4 @@
-"""The loader: a version directory becomes a servable that is warmed up."""
+"""The loader: turns a version directory into a warmed-up servable."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class LoaderOptions:
 
     Attributes:
         tags: the tags of the graph to load.
-        session_config: a `tensorflow.ConfigProto`, with the numbers of threads.
+        session_config: a `tensorflow.ConfigProto`, which sets the numbers of threads.
         use_inter_op_pool: run independent operations of a request on TensorFlow's thread pool. By
             default the request's thread runs them in turn: handing over a small graph costs more
             than running it, and kernels use all cores for large operations anyway.
@@ -63,7 +63,7 @@ class LoaderOptions:
 
 
 class Loader:
-    """Loads versions; safe to call from several threads at once."""
+    """Loads versions; thread-safe."""
 
     def __init__(self, options: LoaderOptions, monitoring: LoadMonitoring) -> None:
         self._options = options
@@ -75,12 +75,12 @@ class Loader:
         """Load a version directory and run its warm-up requests.
 
         Raises:
-            ServingError: it is not a SavedModel, or cannot be loaded, or a warm-up request fails.
+            ServingError: the SavedModel is missing or cannot be loaded, or a warm-up request fails.
         """
         graph_session, signatures = self._load(path)
         session: Session = graph_session
         try:
-            session = self._with_batching(session, path)
+            session = self._add_batching(session, path)
             record_run: RecordRun = functools.partial(self._monitoring.record_run, name, version)
             servable = Servable(
                 name, version, path, signatures, session, self._options.responses, record_run
@@ -99,7 +99,7 @@ class Loader:
             with tf_session.graph.as_default():
                 meta_graph = saved_model.load(tf_session, path, options.tags)
             signatures = {
-                name: Signature.of(_copied(definition), session.dtype)
+                name: Signature.of(_copy_definition(definition), session.dtype)
                 for name, definition in meta_graph.signature_def.items()
             }
             success = True
@@ -109,7 +109,7 @@ class Loader:
             if not success:
                 session.close()
 
-    def _with_batching(self, session: Session, path: Path) -> Session:
+    def _add_batching(self, session: Session, path: Path) -> Session:
         if self._scheduler is None or self._options.batching is None:
             return session
         parameters = self._options.batching.parameters or read_parameters(path)
@@ -129,8 +129,8 @@ class Loader:
             )
 
 
-def _copied(definition: Any) -> Any:
-    """Copy a SignatureDef out of its MetaGraphDef, which it would keep in memory."""
+def _copy_definition(definition: Any) -> Any:
+    """Copy a SignatureDef, so that it does not keep its MetaGraphDef in memory."""
     copy = meta_graph_pb2.SignatureDef()
     copy.CopyFrom(definition)
     return copy

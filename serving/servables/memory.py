@@ -1,4 +1,4 @@
-"""glibc's allocator: return freed memory to the system."""
+"""Memory that glibc's allocator keeps after it is freed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _malloc_trim = _find_malloc_trim()
 def return_freed_memory() -> None:
     """Return freed memory to the system.
 
-    glibc keeps what is freed in the arena of each thread. If versions are loaded and unloaded in
-    different threads, it may keep the memory of several.
+    glibc keeps freed memory in each thread's arena. If versions are loaded and unloaded in
+    different threads, it may keep the memory of several versions.
     """
     _malloc_trim(0)

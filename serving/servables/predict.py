@@ -1,4 +1,4 @@
-"""Predict: a PredictRequest becomes a PredictResponse.
+"""Predict: turns a PredictRequest into a PredictResponse.
 
 Error messages, codes and the order of the checks are those of
 tensorflow_serving/servables/tensorflow/predict_util.cc.
@@ -30,7 +30,7 @@ METHODS = (METHOD_PREDICT, METHOD_CLASSIFY, METHOD_REGRESS)
 
 
 def predict(servable: Servable, request: Any, cancelled: Cancelled = never) -> Any:
-    """Run a signature of a servable on a PredictRequest, and return the PredictResponse.
+    """Run a signature of a servable on a PredictRequest and return the PredictResponse.
 
     Raises:
         ServingError: the request does not fit the signature, or the graph rejects it.
@@ -43,7 +43,7 @@ def predict(servable: Servable, request: Any, cancelled: Cancelled = never) -> A
         _check_method(signature)
     _complete_inputs(request.inputs, signature)
     arrays = [_decode(request.inputs[name], name) for name in signature.inputs]
-    outputs = _filtered_outputs(request.output_filter, signature)
+    outputs = _select_outputs(request.output_filter, signature)
     _check_dtypes(request.inputs, signature)
     fetches = [signature.outputs[output] for output in outputs]
     values = servable.run(API, [*signature.inputs.values()], fetches, arrays, cancelled)
@@ -64,20 +64,20 @@ def _check_method(signature: Signature) -> None:
 
 
 def _complete_inputs(inputs: Any, signature: Signature) -> None:
-    """Check the names of the inputs, and add the signature's defaults for missing ones.
+    """Check the names of the inputs and add the signature's defaults for missing ones.
 
     Source: tensorflow/cc/saved_model/util.cc.
     """
-    wanted, defaults = signature.inputs.keys(), signature.definition.defaults
-    if len(inputs) == len(wanted) and all(name in inputs for name in wanted):
+    expected, defaults = signature.inputs.keys(), signature.definition.defaults
+    if len(inputs) == len(expected) and all(name in inputs for name in expected):
         return
     sent = set(inputs)
-    if len(sent) > len(wanted) or (len(sent) < len(wanted) and not defaults):
+    if len(sent) > len(expected) or (len(sent) < len(expected) and not defaults):
         raise invalid_argument(
-            f"input size does not match signature: {len(sent)}!={len(wanted)} "
-            f"len({_names(sent)}) != len({_names(wanted)}). "
-            f"Sent extra: {_names(sent - wanted)}. "
-            f"Missing but required: {_names(wanted - sent)}."
+            f"input size does not match signature: {len(sent)}!={len(expected)} "
+            f"len({_format_names(sent)}) != len({_format_names(expected)}). "
+            f"Sent extra: {_format_names(sent - expected)}. "
+            f"Missing but required: {_format_names(expected - sent)}."
         )
     for name, tensor in signature.inputs.items():
         if name in sent:
@@ -85,11 +85,11 @@ def _complete_inputs(inputs: Any, signature: Signature) -> None:
         if name not in defaults:
             raise invalid_argument(
                 f"Signature input alias: {name}(feed name: {tensor}) not found in request and no "
-                f"default value provided. Inputs expected to be in the request {_names(sent)}, "
-                f"or default input alias set: {','.join(sorted(defaults))}"
+                "default value provided. Inputs expected to be in the request "
+                f"{_format_names(sent)}, or default input alias set: {','.join(sorted(defaults))}"
             )
         inputs[name].CopyFrom(defaults[name])
-    used = sent & wanted
+    used = sent & expected
     if used != sent:
         raise invalid_argument(
             f"Inputs contains invalid name. Used request inputs: {','.join(sorted(used))}, "
@@ -106,7 +106,7 @@ def _decode(proto: Any, name: str) -> Tensor:
         raise invalid_argument(f"tensor parsing error: {name}") from error
 
 
-def _filtered_outputs(output_filter: Any, signature: Signature) -> list[str]:
+def _select_outputs(output_filter: Any, signature: Signature) -> list[str]:
     if not output_filter:
         return [*signature.outputs]
     seen: set[str] = set()
@@ -114,7 +114,7 @@ def _filtered_outputs(output_filter: Any, signature: Signature) -> list[str]:
         if name not in signature.outputs:
             raise invalid_argument(
                 f"output tensor alias not found in signature: {name} "
-                f"Outputs expected to be in the set {_names(signature.outputs)}."
+                f"Outputs expected to be in the set {_format_names(signature.outputs)}."
             )
         if name in seen:
             raise invalid_argument(f"duplicate output tensor alias: {name}")
@@ -133,5 +133,5 @@ def _check_dtypes(inputs: Any, signature: Signature) -> None:
             )
 
 
-def _names(names: Iterable[str]) -> str:
+def _format_names(names: Iterable[str]) -> str:
     return "{" + ",".join(sorted(names)) + "}"

@@ -1,7 +1,7 @@
-"""Load a SavedModel into a session, as TensorFlow's C++ loader does.
+"""Loading a SavedModel into a session as TensorFlow's C++ loader does.
 
-TensorFlow Serving uses that loader. Python's also reads parts that serving does not need, such as
-collections, and refuses models because of them.
+TensorFlow Serving uses that loader. Python's loader also reads parts that serving does not need,
+such as collections, and rejects models because of them.
 Sources: reader.cc and loader.cc in tensorflow/cc/saved_model.
 """
 
@@ -24,7 +24,7 @@ from serving.errors import ServingError, failed_precondition, invalid_argument, 
 INIT_OP = "__saved_model_init_op"
 MAIN_OPS = ("saved_model_main_op", "legacy_init_op")
 ASSETS = "saved_model_assets"
-# Operations whose values are in the checkpoint.
+# Operations whose values are stored in the checkpoint.
 VARIABLES = ("VarHandleOp", "Variable", "VariableV2")
 MUTABLE_TABLES = ("MutableHashTable", "MutableDenseHashTable")
 
@@ -33,7 +33,7 @@ def load(session: Any, path: Path, tags: Collection[str]) -> Any:
     """Load a SavedModel into a session.
 
     Args:
-        session: a `tf.compat.v1.Session`; its graph is empty and the default graph.
+        session: a `tf.compat.v1.Session` whose empty graph is the default graph.
         path: the SavedModel's directory.
         tags: the tags of the graph to load.
 
@@ -41,11 +41,11 @@ def load(session: Any, path: Path, tags: Collection[str]) -> Any:
         The graph's `MetaGraphDef`.
 
     Raises:
-        ServingError: it is not a SavedModel, or cannot be loaded.
+        ServingError: the SavedModel is missing or cannot be loaded.
     """
-    meta_graph = _with_tags(_read(path), tags)
+    meta_graph = _find_meta_graph(_read(path), tags)
     try:
-        _import(meta_graph.graph_def)
+        _import_graph(meta_graph.graph_def)
         assets = _assets(meta_graph, path)
         _restore_variables(session, meta_graph, path, assets)
         init_op = _init_op(meta_graph, path)
@@ -81,9 +81,9 @@ def _read(path: Path) -> Any:
     check_regular(binary, text, *(path / "variables").glob("*"))
     try:
         if binary.exists():
-            return _parsed(binary, "binary", saved_model_pb2.SavedModel.FromString)
+            return _parse(binary, "binary", saved_model_pb2.SavedModel.FromString)
         if text.exists():
-            return _parsed(
+            return _parse(
                 text, "text", lambda data: text_format.Parse(data, saved_model_pb2.SavedModel())
             )
     except OSError as error:
@@ -94,7 +94,7 @@ def _read(path: Path) -> Any:
     )
 
 
-def _parsed(file: Path, kind: str, parse: Callable[[bytes], Any]) -> Any:
+def _parse(file: Path, kind: str, parse: Callable[[bytes], Any]) -> Any:
     try:
         return parse(file.read_bytes())
     except (OSError, DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
@@ -103,7 +103,7 @@ def _parsed(file: Path, kind: str, parse: Callable[[bytes], Any]) -> Any:
         ) from error
 
 
-def _with_tags(saved_model: Any, tags: Collection[str]) -> Any:
+def _find_meta_graph(saved_model: Any, tags: Collection[str]) -> Any:
     for meta_graph in saved_model.meta_graphs:
         if set(meta_graph.meta_info_def.tags) == set(tags):
             return meta_graph
@@ -114,7 +114,7 @@ def _with_tags(saved_model: Any, tags: Collection[str]) -> Any:
     )
 
 
-def _import(graph_def: Any) -> None:
+def _import_graph(graph_def: Any) -> None:
     for node in graph_def.node:
         # `_class` colocates nodes. There is only one device, and the attribute may name pruned
         # nodes.
@@ -123,12 +123,12 @@ def _import(graph_def: Any) -> None:
 
 
 def _assets(meta_graph: Any, path: Path) -> dict[str, str]:
-    """Return the file name to feed to each tensor that stands for an asset."""
+    """Return the path of each asset, by the name of the tensor to feed with it."""
     files = list(meta_graph.asset_file_def)
     if not files and ASSETS in meta_graph.collection_def:
-        for packed in meta_graph.collection_def[ASSETS].any_list.value:
+        for message in meta_graph.collection_def[ASSETS].any_list.value:
             files.append(meta_graph_pb2.AssetFileDef())
-            packed.Unpack(files[-1])
+            message.Unpack(files[-1])
     paths = {file.tensor_info.name: path / "assets" / file.filename for file in files}
     check_regular(*paths.values())
     return {tensor: str(file) for tensor, file in paths.items()}
@@ -142,7 +142,7 @@ def _restore_variables(
         variables = {saver.filename_tensor_name: str(path / "variables" / "variables")}
         session.run(saver.restore_op_name, {**variables, **assets})
     elif saver.restore_op_name and any(_is_saved(node) for node in meta_graph.graph_def.node):
-        # TensorFlow Serving makes such a version AVAILABLE, and all its requests fail.
+        # TensorFlow Serving makes such a version AVAILABLE, but all its requests fail.
         raise failed_precondition(
             f"cannot load {path}: expected variables, but {index} does not exist"
         )
@@ -153,7 +153,7 @@ def _is_saved(node: Any) -> bool:
 
 
 def _init_op(meta_graph: Any, path: Path) -> str:
-    """Return the operation to run after variables have been restored, empty if there is none."""
+    """Return the operation to run after the variables are restored; empty if there is none."""
     if INIT_OP in meta_graph.signature_def:
         outputs = meta_graph.signature_def[INIT_OP].outputs
         if INIT_OP not in outputs:

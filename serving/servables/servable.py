@@ -17,21 +17,21 @@ METHOD_PREDICT = "tensorflow/serving/predict"
 METHOD_CLASSIFY = "tensorflow/serving/classify"
 METHOD_REGRESS = "tensorflow/serving/regress"
 
-# Takes the API's name, such as Predict, and the seconds that the run took, waiting for a batch
-# included.
+# Takes the API's name, such as Predict, and the seconds that the run took, including any wait for a
+# batch.
 RecordRun = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
 class Signature:
-    """A SignatureDef, parsed once instead of at each request.
+    """A SignatureDef, parsed once instead of for each request.
 
     Attributes:
         definition: the SignatureDef.
         inputs: the tensor that each input feeds, in alphabetical order of the inputs' names.
         outputs: the tensor that each output fetches, in alphabetical order.
-        dtypes: each input's dtype in the graph, whatever the SignatureDef says; None if the graph
-            has no such tensor.
+        dtypes: each input's dtype in the graph, which may differ from the SignatureDef's; None if
+            the graph has no such tensor.
     """
 
     definition: Any
@@ -45,9 +45,9 @@ class Signature:
 
         Args:
             definition: the SignatureDef.
-            dtype: returns a tensor's dtype, None if there is no such tensor.
+            dtype: returns a tensor's dtype, or None if there is no such tensor.
         """
-        inputs, outputs = _tensors(definition.inputs), _tensors(definition.outputs)
+        inputs, outputs = _tensor_names(definition.inputs), _tensor_names(definition.outputs)
         return cls(definition, inputs, outputs, {n: dtype(tensor) for n, tensor in inputs.items()})
 
 
@@ -57,7 +57,7 @@ class ResponseOptions:
 
     Attributes:
         as_content: send numbers as `tensor_content` instead of typed fields.
-        check_method: refuse signatures that were exported for another method.
+        check_method: reject signatures that were exported for another method.
     """
 
     as_content: bool = False
@@ -94,14 +94,14 @@ class Servable:
         inputs: Sequence[Tensor],
         cancelled: Cancelled = never,
     ) -> list[Tensor]:
-        """Compute tensors from tensors like `Session.run`, and record the duration."""
+        """Run the graph like `Session.run` and record the duration."""
         started = time.perf_counter()
         values = self.session.run(feeds, fetches, inputs, cancelled)
         self.record_run(api, time.perf_counter() - started)
         return values
 
     def write_spec(self, model_spec: Any, signature: str) -> None:
-        """Write the version and signature that answered into a response's ModelSpec."""
+        """Write the model, version and signature into a response's ModelSpec."""
         model_spec.name = self.name
         model_spec.version.value = self.version
         model_spec.signature_name = signature
@@ -111,5 +111,5 @@ class Servable:
         self.session.close()
 
 
-def _tensors(infos: Mapping[str, Any]) -> dict[str, str]:
+def _tensor_names(infos: Mapping[str, Any]) -> dict[str, str]:
     return {name: info.name for name, info in sorted(infos.items())}

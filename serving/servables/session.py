@@ -1,4 +1,4 @@
-"""Sessions compute tensors from tensors: either a graph's own session or one that batches."""
+"""The session interface, and the session that runs a TensorFlow graph."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from serving.servables.tensors import (
 
 Cancelled = Callable[[], bool]
 
-# Callers choose outputs, and each choice has a callable; the least recently used ones are dropped.
+# Callers choose the outputs, and each choice has a callable; the least recently used are evicted.
 MAX_CALLABLES = 64
 UNKNOWN_RANK = -1
 _ndim = operator.attrgetter("ndim")
-# The beginning of TensorFlow's message for a result with too many dimensions.
-TOO_MANY_DIMENSIONS = "Cannot convert tensor with"
-# The types that tf.io.serialize_tensor takes, and substitutes of the same size for the others.
+# Prefix of TensorFlow's message for a result with too many dimensions.
+RANK_ERROR_PREFIX = "Cannot convert tensor with"
+# Types that tf.io.serialize_tensor accepts, and substitutes of the same size for the others.
 SERIALIZABLE = frozenset({*map(tf.as_dtype, DTYPES), tf.resource, tf.variant})
 QUANTIZED = {
     tf.qint8: tf.int8,
@@ -52,7 +52,7 @@ def never() -> bool:
 
 
 class Session(Protocol):
-    """Computes tensors from tensors; safe to call from several threads at once."""
+    """Computes tensors from tensors; thread-safe."""
 
     def run(
         self,
@@ -67,18 +67,18 @@ class Session(Protocol):
             feeds: names of the tensors to feed.
             fetches: names of the tensors to compute.
             inputs: a value for each of `feeds`, in its dtype; strings as arrays of bytes.
-            cancelled: returns whether the caller no longer waits.
+            cancelled: returns whether the caller has stopped waiting.
 
         Raises:
-            ServingError: the graph rejected the inputs or failed, with TensorFlow's own text;
-                CANCELLED, nothing was computed because the caller no longer waits.
+            ServingError: the graph rejected the inputs or failed, with TensorFlow's own message;
+                CANCELLED, the caller stopped waiting before the run.
         """
 
     def close(self) -> None:
         """Free the session; no call may be in progress."""
 
 
-class _NoArrayError(Exception):
+class _ArrayRankError(Exception):
     """A result has more dimensions than numpy's arrays."""
 
 
@@ -90,7 +90,7 @@ class GraphSession:
     """
 
     def __init__(self, session: Any, *, use_inter_op_pool: bool = False) -> None:
-        """Take over a `tf.compat.v1.Session`, whose graph must be loaded before `run`."""
+        """Take ownership of a `tf.compat.v1.Session`; load its graph before calling `run`."""
         self._session = session
         self._run_options = config_pb2.RunOptions(
             inter_op_thread_pool=0 if use_inter_op_pool else -1
@@ -98,10 +98,10 @@ class GraphSession:
         self._callable = functools.lru_cache(MAX_CALLABLES)(self._make_callable)
         self._flat_callable = functools.lru_cache(MAX_CALLABLES)(self._make_flat_callable)
         self._proto_callable = functools.lru_cache(MAX_CALLABLES)(self._make_proto_callable)
-        # Operations cannot be removed from a graph, so each tensor gets them once.
-        self._flat_names = functools.cache(self._add_flat)
-        self._parsed_names = functools.cache(self._add_parsed)
-        self._serialized_name = functools.cache(self._add_serialized)
+        # Operations cannot be removed from a graph, so they are added once per tensor.
+        self._flat_names = functools.cache(self._add_flatten)
+        self._parsed_names = functools.cache(self._add_parse)
+        self._serialized_name = functools.cache(self._add_serialize)
         self._graph_lock = threading.Lock()
 
     def run(
@@ -121,20 +121,20 @@ class GraphSession:
                 if ranks is not None and tuple(map(_ndim, inputs)) != ranks:
                     compute = self._flat_callable(*names)
                 if compute is not None:
-                    # TensorFlow returns a scalar string without an array around it.
+                    # TensorFlow returns a scalar string as bytes instead of an array.
                     return [
                         np.array(value, object) if isinstance(value, bytes) else value
                         for value in compute(*inputs)
                     ]
-        except _NoArrayError:
+        except _ArrayRankError:
             pass
         except Exception as error:
             if not _has_too_many_dimensions(error):
-                raise _for_callers(error) from error
+                raise _convert_error(error) from error
         try:
             return self._run_protos(names, inputs)
         except Exception as error:
-            raise _for_callers(error) from error
+            raise _convert_error(error) from error
 
     def dtype(self, tensor: str) -> Any:
         """Return a tensor's dtype, or that of its value if it is a reference; None if unknown."""
@@ -150,7 +150,7 @@ class GraphSession:
         graph = self._session.graph
         self._session.close()
         del self._session
-        # A graph and its operations refer to one another; the garbage collector would find them
+        # A graph and its operations refer to one another; the garbage collector would free them
         # only many versions later.
         ops.dismantle_graph(graph)
         del graph
@@ -159,25 +159,25 @@ class GraphSession:
     def _run_protos(
         self, names: tuple[tuple[str, ...], tuple[str, ...]], inputs: Sequence[Tensor]
     ) -> list[Tensor]:
-        """Compute with serialized TensorProtos: slower, but for every type and rank."""
+        """Compute with serialized TensorProtos: slower, but works for every type and rank."""
         dtypes = [self.dtype(fetch) for fetch in names[1]]
         for dtype in dtypes:
             # An operation without a kernel for its dtype would break the graph for all later calls.
             if dtype is not None and dtype not in SERIALIZABLE and dtype not in QUANTIZED:
                 raise unimplemented(f"tensors of {dtype.name} cannot be sent")
-        # With a numpy dtype of bytes, trailing zeros would be taken for padding.
-        arrays = [np.array(_serialized(value), object) for value in inputs]
+        # An array with numpy's bytes dtype would lose trailing zeros.
+        arrays = [np.array(_serialize(value), object) for value in inputs]
         outputs: list[Tensor] = []
         for data, dtype in zip(self._proto_callable(*names)(*arrays), dtypes, strict=True):
             proto = tensor_pb2.TensorProto.FromString(data)
-            proto.dtype = dtype.as_datatype_enum  # a quantized one was cast
+            proto.dtype = dtype.as_datatype_enum  # quantized types were bitcast
             outputs.append(ProtoTensor(proto))
         return outputs
 
     def _make_callable(
         self, feeds: tuple[str, ...], fetches: tuple[str, ...]
     ) -> tuple[Callable[..., Sequence[Any]] | None, tuple[int, ...] | None]:
-        """Return a function of arrays, and the ranks that its arrays must have; None: any ranks.
+        """Return a function of arrays and the ranks that its arrays must have; None: any ranks.
 
         The function is None if arrays cannot hold the dtype of an output.
 
@@ -197,24 +197,24 @@ class GraphSession:
             return compute, None
         if all(0 <= rank <= MAX_STRING_ARRAY_RANK for rank in ranks):
             return compute, tuple(map(self._rank, feeds))
-        return compute, (UNKNOWN_RANK,)  # no arrays have these ranks
+        return compute, (UNKNOWN_RANK,)  # matches no arrays
 
     def _make_flat_callable(
         self, feeds: tuple[str, ...], fetches: tuple[str, ...]
     ) -> Callable[..., Sequence[Any]]:
         """Return a function of arrays that fetches string tensors as vectors and reshapes them."""
-        is_string = [self.dtype(fetch) is tf.string for fetch in fetches]
+        are_strings = [self.dtype(fetch) is tf.string for fetch in fetches]
         options = config_pb2.CallableOptions(feed=feeds, run_options=self._run_options)
         with self._graph_lock, self._session.graph.as_default():
-            for fetch, string in zip(fetches, is_string, strict=True):
-                options.fetch.extend(self._flat_names(fetch) if string else [fetch])
+            for fetch, is_string in zip(fetches, are_strings, strict=True):
+                options.fetch.extend(self._flat_names(fetch) if is_string else [fetch])
         compute_flat = self._as_callable(options)
 
         def compute(*arrays: Array) -> list[Array]:
             values = iter(compute_flat(*arrays))
             return [
-                _shaped(next(values), next(values)) if string else next(values)
-                for string in is_string
+                _reshape(next(values), next(values)) if is_string else next(values)
+                for is_string in are_strings
             ]
 
         return compute
@@ -232,7 +232,7 @@ class GraphSession:
             options.fetch.extend(map(self._serialized_name, fetches))
         return self._as_callable(options)
 
-    def _add_flat(self, fetch: str) -> tuple[str, str]:
+    def _add_flatten(self, fetch: str) -> tuple[str, str]:
         """Add operations that flatten a tensor and compute its shape.
 
         Returns:
@@ -241,8 +241,8 @@ class GraphSession:
         tensor = self._tensor(fetch)
         return tf.reshape(tensor, [-1]).name, tf.shape(tensor).name
 
-    def _add_parsed(self, feed: str) -> tuple[str, str]:
-        """Add a placeholder for a serialized TensorProto and the operation that parses it.
+    def _add_parse(self, feed: str) -> tuple[str, str]:
+        """Add a placeholder for a serialized TensorProto and an operation that parses it.
 
         Returns:
             The names of both results.
@@ -250,7 +250,7 @@ class GraphSession:
         serialized = tf.compat.v1.placeholder(tf.string, [])
         return serialized.name, tf.io.parse_tensor(serialized, self.dtype(feed)).name
 
-    def _add_serialized(self, fetch: str) -> str:
+    def _add_serialize(self, fetch: str) -> str:
         """Add an operation that serializes a tensor to a TensorProto; return its result's name."""
         value = tf.identity(self._tensor(fetch))
         if value.dtype in QUANTIZED:
@@ -259,8 +259,8 @@ class GraphSession:
 
     def _as_callable(self, options: Any) -> Callable[..., Sequence[Any]]:
         # The public Session.make_callable checks shapes, which TensorFlow Serving does not.
-        made: Callable[..., Sequence[Any]] = self._session._make_callable_from_options(options)
-        return made
+        compute: Callable[..., Sequence[Any]] = self._session._make_callable_from_options(options)
+        return compute
 
     def _tensor(self, name: str) -> Any:
         return self._session.graph.get_tensor_by_name(name if ":" in name else f"{name}:0")
@@ -270,28 +270,28 @@ class GraphSession:
         return UNKNOWN_RANK if rank is None else int(rank)
 
 
-def _shaped(values: Array, shape: Array) -> Array:
+def _reshape(values: Array, shape: Array) -> Array:
     if len(shape) > MAX_ARRAY_RANK:
-        raise _NoArrayError
+        raise _ArrayRankError
     return values.reshape(shape)
 
 
-def _serialized(tensor: Tensor) -> bytes:
+def _serialize(tensor: Tensor) -> bytes:
     proto = tensor_pb2.TensorProto()
     tensors.encode(tensor, proto)
     return bytes(proto.SerializeToString())
 
 
 def _has_too_many_dimensions(error: Exception) -> bool:
-    return isinstance(error, tf.errors.OpError) and error.message.startswith(TOO_MANY_DIMENSIONS)
+    return isinstance(error, tf.errors.OpError) and error.message.startswith(RANK_ERROR_PREFIX)
 
 
-def _for_callers(error: Exception) -> Exception:
-    """Return an error of TensorFlow or numpy as an error for the caller."""
+def _convert_error(error: Exception) -> Exception:
+    """Convert an error of TensorFlow or numpy to a ServingError; return others unchanged."""
     if isinstance(error, tf.errors.OpError):
         return ServingError.from_number(error.error_code, error.message)
-    if isinstance(error, UnicodeDecodeError):  # TensorFlow's text quotes bytes that are not UTF-8
+    if isinstance(error, UnicodeDecodeError):  # TensorFlow's message has bytes that are not UTF-8
         return invalid_argument(error.object.decode("utf-8", "replace"))
-    if isinstance(error, (TypeError, ValueError)):  # numpy values that TensorFlow cannot take
+    if isinstance(error, (TypeError, ValueError)):  # numpy values that TensorFlow cannot convert
         return invalid_argument(str(error))
     return error

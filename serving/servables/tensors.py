@@ -1,9 +1,10 @@
-"""TensorProto to numpy and back, with the rules of TensorFlow's `Tensor::FromProto`.
+"""TensorProto to numpy and back, by the rules of TensorFlow's `Tensor::FromProto`.
 
-Source: tensorflow/core/framework/tensor.cc. A missing shape is a scalar, too few typed values
-repeat the last one, none at all are zeros, surplus ones are dropped, and `tensor_content` wins over
-typed fields but must fit exactly. Two rules differ: this module rejects integers that do not fit a
-narrower type, which TensorFlow wraps, and tensors beyond `MAX_BYTES` or `MAX_FILLED`.
+Source: tensorflow/core/framework/tensor.cc. A missing shape means a scalar. If there are too few
+typed values, the last one, or zero, is repeated; surplus ones are dropped. `tensor_content` takes
+precedence over typed fields and must fit exactly. Two rules differ: this module rejects integers
+that do not fit a narrower type, which TensorFlow wraps, and tensors beyond `MAX_BYTES` or
+`MAX_FILLED`.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ _FIELDS = {
     types_pb2.DT_STRING: ("string_val", np.object_),
     types_pb2.DT_HALF: ("half_val", np.int32),  # the 16 bits as an integer
     types_pb2.DT_BFLOAT16: ("half_val", np.int32),
-    types_pb2.DT_COMPLEX64: ("scomplex_val", np.float32),  # real and imaginary parts in turn
+    types_pb2.DT_COMPLEX64: ("scomplex_val", np.float32),  # alternating real and imaginary parts
     types_pb2.DT_COMPLEX128: ("dcomplex_val", np.float64),
 }
-# The dtypes of arrays, by the `tensorflow.DataType` of tensors.
+# Array dtypes by `tensorflow.DataType`.
 DTYPES = {enum: np.dtype(tf.DType(enum).as_numpy_dtype) for enum in _FIELDS}
 _ENUMS = {dtype: enum for enum, dtype in DTYPES.items()}
 # TensorFlow types without a numpy dtype.
@@ -57,13 +58,13 @@ _COMPLEX = (types_pb2.DT_COMPLEX64, types_pb2.DT_COMPLEX128)
 
 # The largest gRPC message, and so the largest tensor that a caller can send in full.
 MAX_BYTES = 2**31
-# A few bytes can ask for a value to be repeated until memory is exhausted, which TensorFlow Serving
-# does not prevent.
+# Maximum values to fill in: a few bytes could ask for a value to be repeated until memory is
+# exhausted, which TensorFlow Serving does not prevent.
 MAX_FILLED = 2**20
-# The same for strings, which TensorFlow copies each time: as much as of the largest numbers.
+# The same for strings, which TensorFlow copies each time; the largest numbers have 16 bytes.
 MAX_FILLED_BYTES = 16 * MAX_FILLED
-# Dimensions of TensorFlow's tensors, of numpy's arrays, and of arrays of strings that TensorFlow
-# converts without crashing the process.
+# Dimensions of TensorFlow's tensors, numpy's arrays and string arrays that TensorFlow converts
+# without crashing the process.
 MAX_RANK = 254
 MAX_ARRAY_RANK = 64
 MAX_STRING_ARRAY_RANK = 32
@@ -90,7 +91,7 @@ Tensor = Array | ProtoTensor
 
 
 def decode(proto: Any) -> Tensor:
-    """Return a TensorProto as an array in its dtype and shape; strings as objects of bytes.
+    """Return a TensorProto as an array, or as a ProtoTensor if numpy cannot hold it.
 
     Raises:
         ValueError: the proto does not describe a tensor.
@@ -108,7 +109,7 @@ def decode(proto: Any) -> Tensor:
     dtype = DTYPES[proto.dtype]
     if (bytes_needed := size * dtype.itemsize) > MAX_BYTES:
         raise ValueError(f"the shape needs {bytes_needed} bytes; expected at most {MAX_BYTES}")
-    values = _values(proto, dtype, size)
+    values = _decode_values(proto, dtype, size)
     is_string = proto.dtype == types_pb2.DT_STRING
     if len(shape) > (MAX_STRING_ARRAY_RANK if is_string else MAX_ARRAY_RANK):
         return ProtoTensor(proto)
@@ -143,8 +144,8 @@ def encode(tensor: Tensor, proto: Any, *, as_content: bool = False) -> None:
     getattr(proto, field).extend(flat.tolist())
 
 
-def strings(values: Sequence[bytes]) -> Array:
-    """Return bytes as the array of a string tensor, [values]."""
+def string_array(values: Sequence[bytes]) -> Array:
+    """Return byte strings as an object array with one dimension."""
     array = np.empty(len(values), object)
     array[:] = values
     return array
@@ -164,16 +165,16 @@ def _shape(proto: Any) -> tuple[int, ...]:
     return shape
 
 
-def _values(proto: Any, dtype: np.dtype[Any], size: int) -> Array:
+def _decode_values(proto: Any, dtype: np.dtype[Any], size: int) -> Array:
     if size and proto.tensor_content:
-        return _from_content(proto, dtype, size)
-    return _repeated(_from_field(proto, dtype), size)
+        return _decode_content(proto, dtype, size)
+    return _resize(_decode_field(proto, dtype), size)
 
 
-def _from_content(proto: Any, dtype: np.dtype[Any], size: int) -> Array:
+def _decode_content(proto: Any, dtype: np.dtype[Any], size: int) -> Array:
     content = proto.tensor_content
     if proto.dtype == types_pb2.DT_STRING:
-        return _strings(content, size)
+        return _decode_strings(content, size)
     if len(content) != size * dtype.itemsize:
         raise ValueError(
             f"tensor_content has {len(content)} bytes; expected {size * dtype.itemsize} "
@@ -187,7 +188,7 @@ def _from_content(proto: Any, dtype: np.dtype[Any], size: int) -> Array:
     return values
 
 
-def _strings(content: bytes, size: int) -> Array:
+def _decode_strings(content: bytes, size: int) -> Array:
     """Read `size` varint lengths and then the bytes, as port::DecodeStringList does."""
     lengths, position = [], 0
     for _ in range(size):
@@ -208,32 +209,32 @@ def _strings(content: bytes, size: int) -> Array:
     for length in lengths:
         values.append(content[position : position + length])
         position += length
-    return strings(values)
+    return string_array(values)
 
 
-def _from_field(proto: Any, dtype: np.dtype[Any]) -> Array:
+def _decode_field(proto: Any, dtype: np.dtype[Any]) -> Array:
     field, field_dtype = _FIELDS[proto.dtype]
     values: Array = np.array(getattr(proto, field), field_dtype)
     if proto.dtype in _HALVES:
-        return _narrowed(values, np.dtype(np.uint16)).view(dtype)
+        return _narrow(values, np.dtype(np.uint16)).view(dtype)
     if proto.dtype in _COMPLEX:
         return values[: len(values) // 2 * 2].view(dtype)
-    return _narrowed(values, dtype)
+    return _narrow(values, dtype)
 
 
-def _narrowed(values: Array, dtype: np.dtype[Any]) -> Array:
-    """Convert to a narrower integer type, and refuse values that do not fit it."""
+def _narrow(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Convert to a narrower integer type, rejecting values that do not fit."""
     if values.dtype == dtype:
         return values
     limits = np.iinfo(dtype)
-    outside = values[(values < limits.min) | (values > limits.max)]
-    if len(outside):
-        raise OverflowError(f"{outside[0]} is not from {limits.min} to {limits.max}")
+    out_of_range = values[(values < limits.min) | (values > limits.max)]
+    if len(out_of_range):
+        raise OverflowError(f"{out_of_range[0]} is not from {limits.min} to {limits.max}")
     return values.astype(dtype)
 
 
-def _repeated(values: Array, size: int) -> Array:
-    """Cut or extend values to `size`: repeat the last one, or zeros or "" if there is none."""
+def _resize(values: Array, size: int) -> Array:
+    """Cut values to `size`, or extend them with the last one (zero or "" if there is none)."""
     if len(values) >= size:
         return values[:size]
     is_string = values.dtype == np.object_

@@ -1,4 +1,4 @@
-"""Warm-up: run the requests that came with a version before it becomes available.
+"""Warm-up: runs the requests that come with a version before it becomes available.
 
 `assets.extra/tf_serving_warmup_requests` is a TFRecord file of `tensorflow.serving.PredictionLog`
 messages; see saved_model_warmup_util.cc.
@@ -31,10 +31,10 @@ _HANDLERS: dict[str, Callable[[Servable, Any], Any]] = {
 
 
 def warm_up(servable: Servable, iterations: int) -> int:
-    """Run a servable's warm-up requests, and return how many there are.
+    """Run a servable's warm-up requests and return their number.
 
     Args:
-        servable: the version, not available yet.
+        servable: the version, which is not available yet.
         iterations: runs of each request.
 
     Raises:
@@ -44,15 +44,15 @@ def warm_up(servable: Servable, iterations: int) -> int:
     if not path.exists():
         return 0
     check_regular(path)
-    records = 0
+    count = 0
     try:
         for record in tf.compat.v1.io.tf_record_iterator(str(path)):
-            records += 1
-            if records > MAX_RECORDS:
+            count += 1
+            if count > MAX_RECORDS:
                 raise invalid_argument(
                     f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}"
                 )
-            log = _parsed(record, path)
+            log = _parse(record, path)
             for _ in range(iterations):
                 _run(servable, log)
     except tf.errors.DataLossError as error:
@@ -62,10 +62,10 @@ def warm_up(servable: Servable, iterations: int) -> int:
         ) from error
     except tf.errors.OpError as error:
         raise ServingError.from_number(error.error_code, error.message) from error
-    return records
+    return count
 
 
-def _parsed(record: bytes, path: Path) -> Any:
+def _parse(record: bytes, path: Path) -> Any:
     try:
         return prediction_log_pb2.PredictionLog.FromString(record)
     except DecodeError:

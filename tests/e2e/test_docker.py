@@ -264,7 +264,7 @@ def run_container(starter: Starter, models: Path, port: int, **environment: str)
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"DOCKER_HOST": "unix:///nosuch.sock"}, "Error: no Docker engine answers"),
+        ({"DOCKER_HOST": "unix:///nosuch.sock"}, "Error: cannot reach Docker: "),
         (
             {"TF_SERVING_IMAGE": "127.0.0.1:1/nosuch"},
             "Error: image 127.0.0.1:1/nosuch is not on this machine and cannot be pulled",

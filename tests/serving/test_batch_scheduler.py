@@ -93,10 +93,10 @@ def test_parameters_that_contradict_one_another_are_refused(
 def test_a_full_queue_refuses_with_unavailable() -> None:
     queue = Queue(parameters(max_batch_size=2, max_enqueued_batches=2), lambda tasks: None)
     for _ in range(4):
-        queue.check_room(1)
+        queue.check_capacity(1)
         queue.add([Task([], 1)])
     with pytest.raises(ServingError, match="currently 2 batches enqueued") as error:
-        queue.check_room(1)
+        queue.check_capacity(1)
     assert error.value.code is grpc.StatusCode.UNAVAILABLE
 
 
@@ -106,9 +106,9 @@ def test_with_splitting_a_queue_is_full_when_a_part_does_not_fit() -> None:
         parameters(max_batch_size=100, max_enqueued_batches=3, **values), lambda tasks: None
     )
     queue.add(queue.split([np.zeros(6)], 6))
-    queue.check_room(6)
+    queue.check_capacity(6)
     with pytest.raises(ServingError, match="scheduling capacity is only 6") as error:
-        queue.check_room(7)
+        queue.check_capacity(7)
     assert error.value.code is grpc.StatusCode.UNAVAILABLE
 
 
@@ -233,7 +233,7 @@ def test_an_abandoned_batch_is_not_computed() -> None:
     queue = scheduler.add_queue(parameters(batch_timeout_micros=200_000), compute)
     gone = scheduler.schedule(queue, [np.ones(2)], 2, cancelled=lambda: True)
     for task in gone:
-        with pytest.raises(ServingError, match="no longer waits"):
+        with pytest.raises(ServingError, match="has stopped waiting"):
             task.outputs.result(10)
     assert compute.sizes == []
 

@@ -132,7 +132,7 @@ def test_a_polled_file_is_read_again_while_new_models_load(
 
     def on_config() -> None:
         # The bad model has failed before the reload looks for models that have.
-        manager.wait_settled({"bad"} & set(core.model_names))
+        manager.wait_until_settled({"bad"} & set(core.model_names))
 
     manager = Manager(load, ManagerOptions(max_num_load_retries=0, num_load_threads=2))
     core = ServerCore(manager, Source(manager.aspire, 0), on_config=on_config)

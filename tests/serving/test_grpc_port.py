@@ -12,7 +12,7 @@ import psutil
 import pytest
 import requests
 
-from serving.model_servers.addresses import AddressError, bound_socket
+from serving.model_servers.addresses import AddressError, bind_socket
 from tests.conftest import Starter
 from tests.contract.tf1_models import counter, export
 from tests.serving.conftest import QUICK, Fails, Serve, config_flag, flags_of
@@ -134,7 +134,7 @@ def test_a_wrong_ssl_config_is_one_clear_line(
 
 def has_ipv6() -> bool:
     try:
-        bound_socket("::1", 0).close()
+        bind_socket("::1", 0).close()
     except AddressError:
         return False
     return True
@@ -143,7 +143,7 @@ def has_ipv6() -> bool:
 @pytest.mark.parametrize("host", ["127..0.1", "a" * 64])
 def test_a_mistyped_address_is_named(host: str) -> None:
     with pytest.raises(AddressError, match=f"{host}:8500: a label is empty or too long"):
-        bound_socket(host, 8500)
+        bind_socket(host, 8500)
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")

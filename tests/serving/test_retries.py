@@ -131,7 +131,7 @@ def test_requests_do_not_wait_for_the_close_of_a_load_that_took_too_long(tmp_pat
 
     manager = Manager(load, ManagerOptions(max_num_load_retries=0, load_timeout=0.1))
     manager.aspire("m", {1: tmp_path})
-    (failed,) = manager.wait_settled(["m"])
+    (failed,) = manager.wait_until_settled(["m"])
     assert failed.error is not None
     may_load.set()
     assert closing.wait(10)
@@ -186,14 +186,14 @@ def test_the_port_waits_for_other_models_after_a_retry_has_succeeded(
         return SimpleNamespace(close=lambda: None)
 
     def on_config() -> None:
-        manager.wait_settled(["retried"])
+        manager.wait_until_settled(["retried"])
 
     def stopped() -> bool:
         if next(checks) == 5:
             may_load.set()
         return False
 
-    monkeypatch.setattr(server_core, "FIRST_LOAD_SECONDS", 0.0)
+    monkeypatch.setattr(server_core, "MAX_RETRY_WAIT_SECONDS", 0.0)
     manager = Manager(load, ManagerOptions(load_retry_interval=0))
     core = ServerCore(manager, Source(manager.aspire, 0), on_config=on_config)
     for name in ("retried", "slow"):

@@ -11,7 +11,7 @@ from serving.core.model_config import (
     ModelConfig,
     ServableVersionPolicy,
     check_platforms,
-    model_configs,
+    parse_model_configs,
     read_config_file,
 )
 from serving.core.source import Source, aspired_versions
@@ -100,7 +100,7 @@ def test_a_config_file_lists_models_with_policies_and_labels(tmp_path: Path) -> 
           config { name: "b" base_path: "/models/b" model_type: TENSORFLOW }
         }"""
     )
-    a, b = model_configs(read_config_file(file))
+    a, b = parse_model_configs(read_config_file(file))
     assert (a.name, a.base_path, a.version_labels) == ("a", Path("/models/a"), {"stable": 3})
     assert a.version_policy.WhichOneof("policy_choice") == "all"
     assert (b.name, b.version_labels) == ("b", {})
@@ -162,7 +162,7 @@ def test_an_invalid_config_is_refused_with_tensorflow_servings_text(
     config = read_config_file(file)
 
     def check() -> None:
-        model_configs(config)
+        parse_model_configs(config)
         check_platforms(config)
 
     with pytest.raises(ServingError, match=message):
