@@ -170,7 +170,7 @@ def test_an_unsupported_format_is_named(tmp_path: Path, data: bytes, what: str) 
     message = message_of(tmp_path / "rows.csv", data)
     assert message.startswith(f"FILE is {what}")
     assert "which is not supported; " in message
-    assert message.endswith("(CSV, JSON Lines, Parquet and Arrow IPC are read)")
+    assert message.endswith("(supported formats: CSV, JSON Lines, Parquet and Arrow IPC)")
 
 
 def test_a_database_is_named(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ class Source:
     def head(self) -> RecordBatch:
         """Return the first rows, unparsed, for detecting kinds.
 
-        Columns given by the files' paths cycle through the values of all files.
+        Columns from the files' paths cycle through the values of all files.
 
         Raises:
             DataError: the file is malformed.
@@ -118,7 +118,7 @@ class Source:
                 load: Callable[[], RecordBatch] | None = next(loaders, None)
                 return None if load is None else parsing.submit(load)
 
-            # A stream is read in this thread: no signal could end a thread that waits for its data.
+            # Read a stream in this thread: a signal cannot interrupt another that waits for data.
             submit = reading.submit if self.can_be_read_again else _run_now
             ahead = deque(submit(submit_next) for _ in range(BATCHES_AHEAD))
             while (pending := ahead.popleft().result()) is not None:

@@ -45,7 +45,7 @@ class File(ABC):
         columns: names of the columns.
         separator: the field separator; empty if there is none.
         is_stream: whether it can be read only once.
-        constants: values of the columns that the file's path gives.
+        constants: column values from the file's path.
         left_out: columns added by the program that wrote the table, with the reason to leave them
             out.
     """
@@ -71,7 +71,7 @@ class File(ABC):
 
 
 def with_constants(frame: pl.DataFrame, constants: Mapping[str, str]) -> pl.DataFrame:
-    """Add the columns that the file's path gives."""
+    """Add the columns from the file's path."""
     return frame.with_columns(pl.lit(value).alias(name) for name, value in constants.items())
 
 

@@ -35,7 +35,7 @@ class ChunkedFile(File, Generic[C]):
         Args:
             name: its path, or a name for the stream.
             stream: UTF-8, read instead of the path.
-            constants: values of the columns that the file's path gives.
+            constants: column values from the file's path.
 
         Raises:
             DataError: the file cannot be read, is empty, or its first chunk is malformed.

@@ -31,7 +31,7 @@ class CsvLayout:
         name: the file's name, for errors.
         columns: the columns of the header.
         separator: the field separator.
-        constants: values of the columns that the file's path gives.
+        constants: column values from the file's path.
         has_marks: whether a numeric column has had a missing mark other than "". Searching for
             marks takes as long as parsing, so it starts only after the first mark.
     """

@@ -11,7 +11,7 @@ from training.errors import DataError
 Format = Literal["csv", "json lines", "parquet", "arrow"]
 
 HEAD_BYTES = 64 << 10
-SUPPORTED = "supported: CSV, JSON Lines, Parquet and Arrow IPC"
+SUPPORTED = "supported formats: CSV, JSON Lines, Parquet and Arrow IPC"
 TO_CSV = "save it as CSV (in a spreadsheet: Save As, CSV UTF-8)"
 FROM_PICTURE = "export the table that it shows as CSV"
 TO_PARQUET = "convert it to Parquet or CSV"

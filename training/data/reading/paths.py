@@ -29,7 +29,7 @@ class TableFile:
 
     Attributes:
         path: its path.
-        partition: values of columns that its directories name (`year=2024`).
+        partition: column values from the names of its directories (`year=2024`).
     """
 
     path: Path
