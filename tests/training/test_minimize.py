@@ -21,7 +21,7 @@ from training.fitting import checkpoint
 from training.fitting.interruption import StopSignals
 from training.fitting.minimize import InterruptedFitError
 from training.fitting.problem import Problem
-from training.pipeline import VALIDATION_SHARE, Candidate, Observer, fit
+from training.pipeline import VALIDATION_FRACTION, Candidate, Observer, fit
 from training.settings import FitSettings, OptimizerName
 from training.workers.collectives import Workers
 
@@ -53,7 +53,7 @@ def source_of(frame: pl.DataFrame) -> Source:
 
 def table_of(frame: pl.DataFrame, settings: FitSettings, folder: Path) -> Table:
     """Return the table that a job reads from a frame."""
-    validation = VALIDATION_SHARE if settings.patience is not None else 0.0
+    validation = VALIDATION_FRACTION if settings.patience is not None else 0.0
     split = Split(settings.held_out, validation, settings.seed)
     return read_table(source_of(frame), Choice(LABEL), split, folder, Workers(), MEMORY)
 

@@ -26,7 +26,7 @@ MIN_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedPredictions:
     """Predictions of the first rows, computed in float64, for checking a version.
 
     Each worker contributes equally many of these rows, or all its rows if it has fewer.
@@ -60,7 +60,7 @@ class Examples:
     weights: Floats
     keys: npt.NDArray[np.uint64]
     probabilities: Floats
-    expected: Expected
+    expected: ExpectedPredictions
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,7 +74,7 @@ class Examples:
             self.weights[mask],
             self.keys[mask],
             self.probabilities[mask],
-            Expected(
+            ExpectedPredictions(
                 self.expected.probabilities[first],
                 self.expected.contributions[first],
                 self.expected.tolerances[first],
@@ -100,7 +100,7 @@ def held_out_examples(table: Table, workers: Workers, theta: Floats) -> Examples
         weights=workers.concatenate(rows.weight)[order].astype(np.float64),
         keys=workers.concatenate(rows.key)[order],
         probabilities=workers.concatenate(probabilities)[order],
-        expected=Expected(
+        expected=ExpectedPredictions(
             workers.concatenate(expected.probabilities),
             workers.concatenate(expected.contributions),
             workers.concatenate(expected.tolerances),
@@ -108,7 +108,7 @@ def held_out_examples(table: Table, workers: Workers, theta: Floats) -> Examples
     )
 
 
-def _compute_expected(table: Table, rows: Rows, theta: Floats) -> Expected:
+def _compute_expected(table: Table, rows: Rows, theta: Floats) -> ExpectedPredictions:
     """Compute the expected predictions of stored rows, in float64."""
     owners = np.eye(len(table.columns))[table.encoder.owners]
     contributions, tolerances = [], []
@@ -122,7 +122,7 @@ def _compute_expected(table: Table, rows: Rows, theta: Floats) -> Expected:
         tolerances.append(MIN_TOLERANCE + roundings * ROUNDING * magnitude / 4)
     by_column = np.concatenate(contributions)
     logit = by_column.sum(axis=1) + theta[-1]
-    return Expected(sigmoid(logit), by_column, np.concatenate(tolerances))
+    return ExpectedPredictions(sigmoid(logit), by_column, np.concatenate(tolerances))
 
 
 def predictions(table: Table, rows: Rows, theta: Floats) -> Floats:

@@ -75,7 +75,7 @@ class Layout:
 
     @classmethod
     def of(cls, numbers: int, wide: int, codes: int) -> Layout:
-        """Choose a block size of at most `BLOCK_VALUES` 32-bit values, if rows are not too wide."""
+        """Choose a block's rows: few enough for `BLOCK_VALUES`, but at least `MIN_BLOCK_ROWS`."""
         rows = MAX_BLOCK_ROWS
         while rows > MIN_BLOCK_ROWS and rows * (numbers + 2 * wide + codes) > BLOCK_VALUES:
             rows //= 2
@@ -176,7 +176,7 @@ class Spool:
             yield self.read(begin, min(begin + self.layout.block_rows, self.rows))
 
     def read(self, begin: int, end: int) -> Rows:
-        """Return rows `begin` to `end`, without `end`."""
+        """Return the rows from `begin` up to but not including `end`."""
         chunks = [self.layout.empty(0)]
         while begin < end:
             number, row = divmod(begin, self.layout.block_rows)

@@ -107,10 +107,10 @@ def _parse_form(text: pl.Series, pattern: str) -> pl.Series:
     def number(name: str) -> pl.Expr:
         return pl.col(name).cast(pl.Int64, strict=False)
 
-    def padded(name: str, width: int) -> pl.Expr:
+    def pad(name: str, width: int) -> pl.Expr:
         return pl.col(name).str.zfill(width)
 
-    date = pl.concat_str(padded("Y", 4), padded("m", 2), padded("d", 2), separator="-")
+    date = pl.concat_str(pad("Y", 4), pad("m", 2), pad("d", 2), separator="-")
     micros = pl.col("f").str.pad_end(9, "0").str.head(6).cast(pl.Int64, strict=False)
     zone = pl.col("z").str.replace(":", "")
     offset = zone.str.slice(1, 2).cast(pl.Int64, strict=False) * 60 + zone.str.slice(3, 2).cast(

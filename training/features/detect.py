@@ -146,7 +146,7 @@ def _refuse_other_dates(text: pl.Series, location: Callable[[int], str]) -> None
         raise DataError(
             f"{location(row)}, column {text.name!r}: got {text[row]!r}, which may be a date; "
             f"--date-format with its form, such as '%d %b %Y', reads it, "
-            f"--columns {text.name!r}=categorical takes it as a name"
+            f"--columns {text.name!r}=categorical treats it as a category"
         )
 
 
@@ -209,7 +209,7 @@ def _refuse_lost_digits(values: pl.Series, array: Any, parser: CellParser) -> No
         raise DataError(
             f"column {values.name!r} has integers like {exact[0]} that differ only in digits "
             f"beyond float64's precision; --leave-out {values.name!r} leaves it out, "
-            f"--columns {values.name!r}=categorical takes them as names"
+            f"--columns {values.name!r}=categorical treats them as categories"
         )
 
 

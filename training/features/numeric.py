@@ -166,11 +166,11 @@ def encode_numbers(
     scaled = tf.cast((tf.cast(numbers, tf.float64) - mean) * factor, dtype)
     if complete:
         return [scaled]
-    absent = tf.math.is_nan(numbers)
-    parts = [tf.where(absent, tf.zeros([], dtype), scaled)]
+    is_missing = tf.math.is_nan(numbers)
+    parts = [tf.where(is_missing, tf.zeros([], dtype), scaled)]
     may_be_missing = [i for i, c in enumerate(columns) if c.missing]
     if may_be_missing:
-        parts.append(tf.cast(tf.gather(absent, may_be_missing, axis=1), dtype))
+        parts.append(tf.cast(tf.gather(is_missing, may_be_missing, axis=1), dtype))
     return parts
 
 
@@ -221,22 +221,22 @@ class NumberStatistics:
         class_weights = np.zeros((CLASSES, len(label)))
         class_weights[label, np.arange(len(label))] = row_weight
         values = numbers.astype(np.float64)
-        absent = None if complete else np.isnan(numbers)
-        if absent is None:
+        is_missing = None if complete else np.isnan(numbers)
+        if is_missing is None:
             weight = np.repeat(class_weights.sum(axis=1)[:, np.newaxis], numbers.shape[1], axis=1)
         else:
-            self.missing += absent.sum(axis=0)
-            weight = class_weights @ ~absent
-            values[absent] = 0.0
+            self.missing += is_missing.sum(axis=0)
+            weight = class_weights @ ~is_missing
+            values[is_missing] = 0.0
         total = weight.sum(axis=0)
         center = np.divide(
             (class_weights @ values).sum(axis=0), total, where=total > 0, out=total * 0
         )
         values -= center
-        if absent is not None:
-            values[absent] = 0.0
-        summed = class_weights @ values
-        offset = np.divide(summed, weight, where=weight > 0, out=np.zeros_like(summed))
+        if is_missing is not None:
+            values[is_missing] = 0.0
+        sums = class_weights @ values
+        offset = np.divide(sums, weight, where=weight > 0, out=np.zeros_like(sums))
         squares = class_weights @ np.square(values, out=values) - offset**2 * weight
         for c in range(CLASSES):
             self._merge(c, weight[c], center + offset[c], squares[c])

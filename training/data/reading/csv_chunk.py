@@ -133,10 +133,10 @@ class CsvChunk:
         separators = self.data.count(self.layout.separator.encode())
         if b'"' not in self.data and separators == len(frame) * (len(header) - 1):
             return frame
-        blank = self._check_records()
-        if not blank:
+        blank_rows = self._check_records()
+        if not blank_rows:
             return frame
-        return frame.filter(pl.Series(range(len(frame))).is_in(blank).not_())
+        return frame.filter(pl.Series(range(len(frame))).is_in(blank_rows).not_())
 
     def _check_records(self) -> list[int]:
         """Check the number of fields of each record and return the indices of blank lines.
@@ -144,17 +144,17 @@ class CsvChunk:
         Raises:
             DataError: a record has too few or too many fields.
         """
-        blank = []
+        blank_rows = []
         expected = len(self.layout.columns)
         for index, (line, fields) in enumerate(self._records()):
             if not fields:
-                blank.append(index)
+                blank_rows.append(index)
             elif len(fields) != expected:
                 raise DataError(
                     f"{self.layout.name} line {line}: expected {expected} fields like the header, "
                     f"got {len(fields)}"
                 )
-        return blank
+        return blank_rows
 
     def _check_utf_8(self) -> None:
         try:

@@ -74,7 +74,7 @@ def _quotes_alternate(
 
 
 def _rewrite_quotes(data: bytes, separator: bytes, final: bool) -> tuple[bytes, int]:
-    """Return what `extract_records` does, for data with quotes that need rewriting."""
+    """Implement `extract_records` for data with quotes that need rewriting."""
     blank = b" " if separator == b"\t" else b" \t"
     field_end = re.compile(re.escape(separator) + rb"|\r?\n|\r?\Z")
     edits: list[tuple[int, int, bytes]] = []
