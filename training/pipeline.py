@@ -32,7 +32,7 @@ from training.publishing.versions import keep_newest, publish, versions
 from training.settings import FitSettings
 from training.workers.collectives import Workers
 
-__all__ = ["Candidate", "Observer", "Published", "Target", "fit", "gate_and_publish", "run"]
+__all__ = ["Candidate", "Observer", "PublishedVersion", "Target", "fit", "gate_and_publish", "run"]
 
 VALIDATION_FRACTION = 0.1
 DEFAULT_MEMORY = 2 << 30
@@ -87,7 +87,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedVersion:
     """A candidate, its version directory, and the gate's verdict."""
 
     candidate: Candidate
@@ -107,7 +107,7 @@ def run(
     resume: bool = False,
     observer: Observer | None = None,
     process: FreshProcess | None = None,
-) -> Published | None:
+) -> PublishedVersion | None:
     """Run the whole job; arguments as for `fit` and `gate_and_publish`.
 
     Returns:
@@ -148,7 +148,7 @@ def run(
         version, verdict = gate_and_publish(candidate, target, process)
         observer.judged(verdict)
     checkpoint_path.unlink(missing_ok=True)
-    return Published(candidate, version, verdict)
+    return PublishedVersion(candidate, version, verdict)
 
 
 def fit(

@@ -153,7 +153,7 @@ def parsed_cells(table: Table, rows: Rows) -> pl.DataFrame:
     encoder = table.encoder
     columns = {c.name: pl.Series(rows.numbers[:, i]) for i, c in enumerate(encoder.numbers)}
     columns |= {c.name: pl.Series(rows.wide[:, i]) for i, c in enumerate(encoder.wide)}
-    for position, column in enumerate(encoder.coded):
+    for position, column in enumerate(encoder.categories):
         values = pl.Series(table.values[position], dtype=pl.String)
         codes = pl.Series(rows.codes[:, position])
         columns[column.name] = values.gather(codes.set(codes < 0, None))

@@ -27,7 +27,7 @@ def leakage_warnings(table: Table) -> list[str]:
         for position, column in enumerate(group):
             cells = values[:, position].astype(np.float64)
             scores[column.name] = np.where(np.isnan(cells), column.mean, cells)
-    for position, column in enumerate(encoder.coded):
+    for position, column in enumerate(encoder.categories):
         indices = table.indices[position][rows.codes[:, position] + 1]
         scores[column.name] = table.rates[position][indices]
     aucs = {name: separation(labels, score) for name, score in scores.items()}

@@ -71,7 +71,7 @@ class BooleanColumn(Column):
         """Return the graph function from served values to vocabulary indices."""
         return _ToIndices()
 
-    def served(self, cells: pl.Series) -> npt.NDArray[Any]:
+    def input_values(self, cells: pl.Series) -> npt.NDArray[Any]:
         """Return parsed cells as values of the signature's input."""
         return (cells.fill_null(FALSE_TRUE[self.mode]) == "true").to_numpy()
 
@@ -79,7 +79,7 @@ class BooleanColumn(Column):
         """Return JSON booleans; None where missing."""
         return (cells == "true").to_list()
 
-    def typical(self) -> pl.Series:
+    def typical_cells(self) -> pl.Series:
         """Return the most frequent value of each class."""
         return pl.Series([FALSE_TRUE[mode] for mode in self.class_modes])
 

@@ -93,7 +93,7 @@ class CategoricalColumn(Column):
         """Return the graph function from served values to vocabulary indices."""
         return _Lookup(self)
 
-    def served(self, cells: pl.Series) -> npt.NDArray[Any]:
+    def input_values(self, cells: pl.Series) -> npt.NDArray[Any]:
         """Return parsed cells as values of the signature's input."""
         if self.dtype == tf.int64:
             integers = cells.cast(pl.Int64, strict=False)
@@ -106,7 +106,7 @@ class CategoricalColumn(Column):
             cells = cells.cast(pl.Int64, strict=False)
         return cells.to_list()
 
-    def typical(self) -> pl.Series:
+    def typical_cells(self) -> pl.Series:
         """Return the most frequent value of each class."""
         values = [self.vocabulary[mode] if mode >= 0 else None for mode in self.class_modes]
         return pl.Series(values, dtype=pl.String)

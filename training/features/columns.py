@@ -69,7 +69,7 @@ class Column(ABC):
         """Return the graph function from served values `[rows]` to cells `[rows]`."""
 
     @abstractmethod
-    def served(self, cells: pl.Series) -> npt.NDArray[Any]:
+    def input_values(self, cells: pl.Series) -> npt.NDArray[Any]:
         """Return parsed cells, null where missing, as values of the signature's input."""
 
     @abstractmethod
@@ -77,7 +77,7 @@ class Column(ABC):
         """Return parsed cells as they appear in a JSON request; a missing one is None."""
 
     @abstractmethod
-    def typical(self) -> pl.Series:
+    def typical_cells(self) -> pl.Series:
         """Return the typical cell of each class."""
 
     @property

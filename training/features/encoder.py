@@ -43,7 +43,7 @@ class Encoder:
         numbers = [column for column in columns if column.is_number]
         self.numbers = [column for column in numbers if column.dtype == tf.float32]
         self.wide = [column for column in numbers if column.dtype == tf.float64]
-        self.coded: list[Any] = [column for column in columns if not column.is_number]
+        self.categories: list[Any] = [column for column in columns if not column.is_number]
 
     @cached_property
     def features(self) -> tuple[Feature, ...]:
@@ -54,7 +54,7 @@ class Encoder:
             features += [Feature(c.name, index_of[c.name], c.deviation) for c in group]
             flags = [(c, name) for c in group for name in c.feature_names()[1:]]
             features += [Feature(name, index_of[c.name], 1.0) for c, name in flags]
-        for column in self.coded:
+        for column in self.categories:
             index = index_of[column.name]
             features += [Feature(name, index, 1.0) for name in column.feature_names()]
         return tuple(features)
@@ -71,6 +71,6 @@ class Encoder:
             parts += encode_numbers(self.numbers, cells.numbers, dtype, complete)
         if self.wide:
             parts += encode_numbers(self.wide, cells.wide, dtype, complete)
-        for position, column in enumerate(self.coded):
+        for position, column in enumerate(self.categories):
             parts.append(column.encode(cells.indices[:, position], dtype))
         return tf.concat(parts, axis=1) if len(parts) > 1 else parts[0]

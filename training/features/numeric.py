@@ -123,7 +123,7 @@ class NumericColumn(Column):
         """Return the graph function from served values to cells: the identity."""
         return _Number()
 
-    def served(self, cells: pl.Series) -> npt.NDArray[Any]:
+    def input_values(self, cells: pl.Series) -> npt.NDArray[Any]:
         """Return parsed cells as values of the signature's input."""
         dtype = pl.Float64 if self.double else pl.Float32
         return cells.cast(dtype).fill_null(float("nan")).to_numpy()
@@ -132,7 +132,7 @@ class NumericColumn(Column):
         """Return numbers."""
         return cells.fill_nan(None).to_list()
 
-    def typical(self) -> pl.Series:
+    def typical_cells(self) -> pl.Series:
         """Return the mean of each class."""
         return pl.Series(self.class_means, dtype=pl.Float64 if self.double else pl.Float32)
 
