@@ -156,7 +156,7 @@ def test_too_few_rows_of_a_class_are_refused(tmp_path: Path) -> None:
         ),
         (
             Choice("y", weight="y"),
-            "column 'y' has more than one role; label, weight and split need different columns",
+            "column 'y' has more than one role; label, weight and split must be different columns",
         ),
         (Choice("y", leave_out=("n",)), "rows has no column left to predict 'y' with"),
         (Choice("y", positive="c"), "--positive: column 'y' has the values 'a' and 'b', not 'c'"),

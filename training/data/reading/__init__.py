@@ -158,7 +158,7 @@ def open_source(name: str) -> Source:
 def _check_columns(files: Sequence[File]) -> None:
     for file in files:
         for column in file.columns:
-            # Not in CSV, where blanks around names are stripped, as in tables for predictions.
+            # In CSV files and tables for predictions, blanks around names are stripped.
             if column != column.strip(BLANKS):
                 raise DataError(
                     f"{file.name}: the column name {column!r} begins or ends with a blank"
@@ -195,11 +195,11 @@ def _open_standard_input() -> File:
     stream = opened.__enter__()  # stays open while batches are read
     head = stream.read(HEAD_BYTES)
     form = detect_format(name, head)
-    rewound = cast(BinaryIO, io.BufferedReader(streams.PrefixedStream(head, stream, opened)))
+    content = cast(BinaryIO, io.BufferedReader(streams.PrefixedStream(head, stream, opened)))
     if form == "csv":
-        return CsvFile(name, rewound)
+        return CsvFile(name, content)
     if form == "json lines":
-        return JsonLinesFile(name, rewound)
+        return JsonLinesFile(name, content)
     raise DataError(
         f"{name} is {FORMAT_NAMES[form]}, which cannot be read from standard input; name the file"
     )
