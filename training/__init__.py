@@ -1,4 +1,4 @@
-"""The training job: read → fit → evaluate → publish.
+"""The training job: read → fit → evaluate → gate → publish.
 
-It meets the other rooms in one public format only, the SavedModel version directory.
+It shares only one format with the other packages: the SavedModel version directory.
 """

@@ -10,10 +10,10 @@ import click
 from training.cli.fit import fit
 from training.cli.versions import list_versions, rollback, verify_versions
 
-# TensorFlow's start-up messages do not help people who train a model.
+# TensorFlow's start-up messages are of no use to people who train a model.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Importing TensorFlow imports Keras 3, which doubles the import time and is unused here. With this
-# variable TensorFlow looks for tf_keras, which is not installed.
+# variable, TensorFlow looks for tf_keras instead, which is not installed.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 

@@ -1,14 +1,14 @@
-"""Errors that are not programming errors; their messages are shown to users."""
+"""Errors whose messages are shown to users."""
 
 from __future__ import annotations
 
 
 class TrainingError(Exception):
-    """The job cannot be done."""
+    """Base class of the training job's errors."""
 
 
 class DataError(TrainingError):
-    """The table cannot be used; the message names the place and the reason."""
+    """The table cannot be used; the message says where and why."""
 
 
 class EmptyFileError(DataError):
@@ -24,12 +24,12 @@ class ResumeError(TrainingError):
 
 
 class WorkersError(TrainingError):
-    """The workers cannot find each other, or one of them has ended."""
+    """The workers cannot connect to each other, or one of them has ended."""
 
 
 class RollbackError(TrainingError):
-    """There is no version to go back to; the message says why."""
+    """There is no version to roll back to; the message says why."""
 
 
 class RefusedError(TrainingError):
-    """The candidate is not published; the message is the reason, in one line."""
+    """The candidate is not published; the message gives the reason in one line."""

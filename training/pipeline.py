@@ -32,9 +32,9 @@ from training.publishing.versions import keep_newest, publish, versions
 from training.settings import FitSettings
 from training.workers.collectives import Workers
 
-__all__ = ["Candidate", "Observer", "Published", "Target", "fit", "gate_and_publish", "run"]
+__all__ = ["Candidate", "Observer", "PublishedVersion", "Target", "fit", "gate_and_publish", "run"]
 
-VALIDATION_SHARE = 0.1
+VALIDATION_FRACTION = 0.1
 DEFAULT_MEMORY = 2 << 30
 
 
@@ -43,7 +43,7 @@ class Observer:
     """Progress callbacks; no-ops by default.
 
     Attributes:
-        stage: called with the name of the stage that begins.
+        stage: called with the name of each stage when it begins.
         read: called with the number of rows read so far.
         stepped: called after each step with the number of steps and the cost.
         evaluated: called with the candidate before the gate judges it.
@@ -59,16 +59,16 @@ class Observer:
 
 @dataclass(frozen=True)
 class Target:
-    """The target of publication, and its conditions.
+    """Where and under which conditions to publish a candidate.
 
     Attributes:
         models: directory of all models.
         name: the model's name; versions are at `models/name/<integer>`.
         rules: the gate's rules.
-        force: publish whatever the metrics; the version must still load and answer.
+        force: publish whatever the metrics are; the version must still load and answer.
         keep: number of versions to keep, the new one included; None keeps all.
         tensorboard: directory for TensorBoard's logs; None writes none.
-        reason: why it is trained, for the manifest.
+        reason: why the model is trained, for the manifest.
     """
 
     models: Path
@@ -80,14 +80,14 @@ class Target:
     reason: str = ""
 
     @property
-    def published(self) -> Path | None:
+    def newest_version(self) -> Path | None:
         """The directory of the newest version, if there is one."""
         newest = versions(self.models / self.name)[-1:]
         return self.models / self.name / str(newest[0]) if newest else None
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedVersion:
     """A candidate, its version directory, and the gate's verdict."""
 
     candidate: Candidate
@@ -107,7 +107,7 @@ def run(
     resume: bool = False,
     observer: Observer | None = None,
     process: FreshProcess | None = None,
-) -> Published | None:
+) -> PublishedVersion | None:
     """Run the whole job; arguments as for `fit` and `gate_and_publish`.
 
     Returns:
@@ -119,7 +119,7 @@ def run(
         DataError, DivergedError, ResumeError, WorkersError, OSError: see `fit`.
     """
     workers, observer = workers or Workers(), observer or Observer()
-    saved = checkpoint.path_for(target.models, target.name)
+    checkpoint_path = checkpoint.path_for(target.models, target.name)
     candidate = fit(
         source,
         choice,
@@ -128,13 +128,13 @@ def run(
         memory=memory,
         workers=workers,
         signals=signals,
-        saved=saved,
+        checkpoint_path=checkpoint_path,
         resume=resume,
         observer=observer,
     )
     with (
-        _others_waiting(workers),
-        saved_on_interrupt(saved, _identity(candidate.fingerprint, settings)) as work,
+        _barrier_on_exit(workers),
+        saved_on_interrupt(checkpoint_path, _identity(candidate.fingerprint, settings)) as work,
     ):
         if workers.index:
             return None
@@ -147,8 +147,8 @@ def run(
         observer.stage("checking and publishing")
         version, verdict = gate_and_publish(candidate, target, process)
         observer.judged(verdict)
-    saved.unlink(missing_ok=True)
-    return Published(candidate, version, verdict)
+    checkpoint_path.unlink(missing_ok=True)
+    return PublishedVersion(candidate, version, verdict)
 
 
 def fit(
@@ -160,14 +160,14 @@ def fit(
     memory: int = DEFAULT_MEMORY,
     workers: Workers | None = None,
     signals: StopSignals | None = None,
-    saved: Path | None = None,
+    checkpoint_path: Path | None = None,
     resume: bool = False,
     observer: Observer | None = None,
 ) -> Candidate:
     """Read a table, fit it, and evaluate the fit on the held-out rows.
 
     If the features need more than `memory` bytes, each step reads them from disk. All workers
-    return the same candidate. `saved` is the path of the checkpoint.
+    return the same candidate.
 
     Raises:
         DataError: the table cannot be used.
@@ -175,7 +175,7 @@ def fit(
         ResumeError: the checkpoint belongs to another fit.
         InterruptedFitError: the fit was interrupted; a checkpoint is saved.
         WorkersError: another worker has ended.
-        OSError: there is no space for the rows.
+        OSError: the disk is full.
     """
     workers, signals = workers or Workers(), signals or StopSignals()
     observer = observer or Observer()
@@ -186,8 +186,10 @@ def fit(
         problem = Problem(table, settings, memory, workers)
 
         identity = _identity(table.fingerprint, settings)
-        progress = checkpoint.load(saved, identity) if saved and resume else None
-        path = None if workers.index else saved
+        progress = None
+        if checkpoint_path is not None and resume:
+            progress = checkpoint.load(checkpoint_path, identity)
+        path = None if workers.index else checkpoint_path
         with saved_on_interrupt(path, identity) as work:
             observer.stage("fitting")
             with signals.deferred():
@@ -200,15 +202,15 @@ def fit(
 def gate_and_publish(
     candidate: Candidate, target: Target, process: FreshProcess | None = None
 ) -> tuple[Path, Verdict]:
-    """Publish a candidate as the model's next version, if the gate lets it pass.
+    """Publish a candidate as the model's next version if it passes the gate.
 
-    The process checks the export; None starts one.
+    `process` checks the export; None starts one.
 
     Raises:
         RefusedError: the gate refused it; nothing is published.
         OSError: a directory cannot be written; nothing is published.
     """
-    verdict = judge(candidate, target.published, target.rules, target.force)
+    verdict = judge(candidate, target.newest_version, target.rules, target.force)
 
     def write(directory: Path) -> None:
         export(candidate.model, directory)
@@ -217,8 +219,8 @@ def gate_and_publish(
         page = render(candidate.report, verdict)
         (directory / REPORT_FILE).write_text(page, encoding="utf-8")
         (directory / REFERENCE_FILE).write_text(candidate.model.reference + "\n", encoding="utf-8")
-        known = replace(candidate.manifest, verdict=verdict, reason=target.reason)
-        manifest.write(directory, known)
+        complete = replace(candidate.manifest, verdict=verdict, reason=target.reason)
+        manifest.write(directory, complete)
 
     version = publish(write, target.models, target.name)
     if target.keep is not None:
@@ -227,19 +229,19 @@ def gate_and_publish(
 
 
 def _split(settings: FitSettings) -> Split:
-    validation = VALIDATION_SHARE if settings.patience is not None else 0.0
+    validation = VALIDATION_FRACTION if settings.patience is not None else 0.0
     return Split(settings.held_out, validation, settings.seed)
 
 
 def _identity(fingerprint: Mapping[str, Any], settings: FitSettings) -> dict[str, Any]:
     """Return the data and settings that must be equal to resume a fit."""
-    # Settings first: another seed makes another fingerprint, and is the reason to report.
-    return {**asdict(settings), **{f"data {name}": fact for name, fact in fingerprint.items()}}
+    # Settings come first: another seed also changes the fingerprint, but is the reason to report.
+    return {**asdict(settings), **{f"data {name}": value for name, value in fingerprint.items()}}
 
 
 @contextmanager
-def _others_waiting(workers: Workers) -> Iterator[None]:
-    """Keep the other workers until the first is done, since it would fail without them."""
+def _barrier_on_exit(workers: Workers) -> Iterator[None]:
+    """Keep all workers running until the first is done, since it would fail without them."""
     try:
         yield
     finally:

@@ -24,17 +24,17 @@ class FitSettings:
     """Settings of the split, the fit and the evaluation.
 
     Attributes:
-        held_out: share of the rows kept for evaluation.
+        held_out: fraction of the rows held out for evaluation.
         seed: seed of the split, the order of mini-batches and the bootstrap.
         optimizer: the solver.
-        iterations: maximum number of steps, for sgd epochs; None takes the solver's `ITERATIONS`.
+        iterations: maximum number of steps (epochs for sgd); None uses the solver's `ITERATIONS`.
         tolerance: largest |∂J/∂θ| at which the fit stops; for sgd, largest change of the cost.
         patience: number of steps without a lower validation cost after which the fit stops.
-        learning_rate: α of gradient-descent and sgd; None takes a safe one.
-        momentum: μ of sgd.
-        batch_size: rows of a mini-batch of sgd.
+        learning_rate: α of gradient-descent and sgd; None chooses a safe one.
+        momentum: μ (sgd only).
+        batch_size: number of rows in a mini-batch (sgd only).
         l1, l2: λ₁ (sgd only) and λ₂ of the elastic net; with λ₁ = 0, λ₂ is scikit-learn's 1/C.
-        loss: loss of a row; the cost is its mean.
+        loss: loss per row; the cost is its mean.
         class_weight: "balanced", or factors for the row weights by class name.
         threshold: smallest probability that is labelled class 1, or the rule that chooses it.
     """
@@ -66,6 +66,6 @@ class FitSettings:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> FitSettings:
-        """Read settings from a manifest; ignore names that only other releases know."""
-        known = {f.name for f in fields(cls)}
-        return cls(**{name: value for name, value in stored.items() if name in known})
+        """Read settings from a manifest; ignore settings of other releases."""
+        names = {f.name for f in fields(cls)}
+        return cls(**{name: value for name, value in stored.items() if name in names})

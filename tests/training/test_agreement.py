@@ -113,16 +113,16 @@ def test_dates_and_columns_beyond_float32_are_float64_inputs(checked: Checked) -
 def test_two_categories_swapped_in_training_are_refused_with_row_and_column(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checked: Checked
 ) -> None:
-    places = CategoricalColumn.places
+    indices = CategoricalColumn.indices
 
     def swapped(column: CategoricalColumn, codes: Mapping[str, int]) -> npt.NDArray[np.int32]:
-        found = places(column, codes)
+        found = indices(column, codes)
         if column.name == "plan":
             first, second = (1 + list(codes).index(value) for value in ("basic", "plus"))
             found[[first, second]] = found[[second, first]]
         return found
 
-    monkeypatch.setattr(CategoricalColumn, "places", swapped)
+    monkeypatch.setattr(CategoricalColumn, "indices", swapped)
     wrong = candidate_of(table())
     export(wrong.model, tmp_path)
     warmup.write(wrong.model, tmp_path)

@@ -161,7 +161,7 @@ def test_a_column_cannot_be_in_the_file_and_in_its_path(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         open_source(str(tmp_path))
     assert str(caught.value) == (
-        f"{name}: 'a' is a column of the file and in the name of its directory"
+        f"{name}: the column 'a' is both in the file and in its directory's name"
     )
 
 

@@ -71,7 +71,7 @@ def test_validation_rows_are_for_early_stopping(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         table_of(frame, tmp_path, split_column="split")
     assert str(caught.value) == (
-        "rows row 2, column 'split': 'val' rows show when to stop early; give --early-stopping"
+        "rows row 2, column 'split': 'val' rows are for early stopping; add --early-stopping"
     )
 
 

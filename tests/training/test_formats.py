@@ -74,7 +74,9 @@ def test_blanks_around_names_are_removed_in_csv_and_refused_in_other_formats(
     FRAME.rename({"text": "text "}).write_parquet(tmp_path / "rows.parquet")
     written(tmp_path / "rows.jsonl", b'{"text ": 1}\n')
     for name in ("rows.parquet", "rows.jsonl"):
-        with pytest.raises(DataError, match=r"a blank begins or ends the column name 'text '$"):
+        with pytest.raises(
+            DataError, match=r"the column name 'text ' begins or ends with a blank$"
+        ):
             open_source(str(tmp_path / name))
 
 
@@ -97,10 +99,10 @@ def test_a_large_packed_file_is_read_in_parts(tmp_path: Path, suffix: str) -> No
         "csv.zip": lambda data: zipped(rows_csv=data),
     }
     source = open_source(written(tmp_path / f"rows.{suffix}", pack[suffix](text)))
-    parts = [part.frame["a"] for part in source.parts(parsers_of(source))]
-    assert len(parts) > 1
-    assert max(len(part) for part in parts) < rows / 2
-    assert pl.concat(parts).to_list() == list(range(rows))
+    batches = [batch.frame["a"] for batch in source.batches(parsers_of(source))]
+    assert len(batches) > 1
+    assert max(len(batch) for batch in batches) < rows / 2
+    assert pl.concat(batches).to_list() == list(range(rows))
 
 
 def workbook() -> bytes:
@@ -167,13 +169,13 @@ REFUSED = [
 def test_an_unsupported_format_is_named(tmp_path: Path, data: bytes, what: str) -> None:
     message = message_of(tmp_path / "rows.csv", data)
     assert message.startswith(f"FILE is {what}")
-    assert "which is not read; " in message
-    assert message.endswith("(CSV, JSON Lines, Parquet and Arrow IPC are read)")
+    assert "which is not supported; " in message
+    assert message.endswith("(supported formats: CSV, JSON Lines, Parquet and Arrow IPC)")
 
 
 def test_a_database_is_named(tmp_path: Path) -> None:
     message = message_of(tmp_path / "rows.csv", database(tmp_path))
-    assert message.startswith("FILE is an SQLite database, which is not read; export a table")
+    assert message.startswith("FILE is an SQLite database, which is not supported; export a table")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def test_csv_may_begin_like_another_format(tmp_path: Path, header: str, row: str
 
 def test_a_zip_archive_holds_one_file(tmp_path: Path) -> None:
     assert message_of(tmp_path / "rows.zip", zipped(a_csv=TEXT, sub__b_csv=TEXT)) == (
-        "FILE: expected one file in the zip archive, got a.csv, sub/b.csv; unpack it, and give "
+        "FILE: expected one file in the zip archive, got a.csv, sub/b.csv; unpack it and name "
         "the file or the directory"
     )
 
@@ -214,7 +216,7 @@ def test_packed_parquet_is_refused(tmp_path: Path) -> None:
         ('{"a": 1', """expected a JSON object, got '{"a": 1': Expecting ',' delimiter: """),
         ("[1]", "expected a JSON object, got [1]"),
         ("a,b", "expected a JSON object, got 'a,b': Expecting value: "),
-        ('{"a": 1, "c": 2}', "the key 'c' is not among those of the first lines; "),
+        ('{"a": 1, "c": 2}', "the key 'c' is not in the first lines; "),
         ('{"a": "one"}', "column 'a': expected a number, got 'one'"),
     ],
 )

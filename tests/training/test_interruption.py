@@ -22,7 +22,7 @@ from training.data.table import Choice
 from training.errors import ResumeError
 from training.fitting.checkpoint import path_for
 from training.fitting.minimize import InterruptedFitError
-from training.pipeline import Observer, Published, Target, run
+from training.pipeline import Observer, PublishedVersion, Target, run
 from training.publishing.saved_version import SavedVersion
 from training.publishing.versions import versions
 from training.settings import FitSettings
@@ -122,7 +122,7 @@ def job(
     *,
     resume: bool = False,
     observer: Observer | None = None,
-) -> Published:
+) -> PublishedVersion:
     target = Target(models, "m")
     source = open_source(str(table))
     published = run(source, Choice("y"), settings, target, resume=resume, observer=observer)

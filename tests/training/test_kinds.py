@@ -15,7 +15,7 @@ from training.data.reading import FrameFile, Source, open_source
 from training.errors import DataError
 from training.features.cells import CellFormat, CellParser
 from training.features.date import DateParser
-from training.features.detect import detect, of_kind
+from training.features.detect import detect, parser_for_kind
 from training.features.numeric import NumericParser
 
 
@@ -81,7 +81,7 @@ def test_a_value_that_contradicts_the_first_rows_is_refused_with_its_line(tmp_pa
     source = open_source(str(path))
     parsers = choose_columns(source, Choice("y")).parsers
     with pytest.raises(DataError) as caught:
-        list(source.parts(parsers))
+        list(source.batches(parsers))
     assert str(caught.value).startswith(f"{path} line 700002, column 'x': expected a number, got")
     assert "--missing '1;5'" in str(caught.value)
 
@@ -189,7 +189,7 @@ def test_dates_of_other_forms_need_an_option(text: str) -> None:
 def test_a_date_format_reads_the_names_of_months_and_dates_without_separators() -> None:
     for text, form in (("05 Jan 2024", "%d %b %Y"), ("20240105", "%Y%m%d")):
         series = pl.Series("x", [text])
-        parser = of_kind("date", series, CellFormat(date_format=form), ",")
+        parser = parser_for_kind("date", series, CellFormat(date_format=form), ",")
         assert parser.parse(series).to_list() == [19727.0]
 
 
@@ -221,7 +221,7 @@ def test_other_types_are_refused_by_name() -> None:
 def test_a_column_whose_type_is_not_of_the_chosen_kind_is_refused(dtype: Any) -> None:
     values = pl.Series("x", ["a"]).cast(dtype)
     with pytest.raises(DataError, match=r"^column 'x': expected a number, got the type "):
-        of_kind("numeric", values, CellFormat(), "")
+        parser_for_kind("numeric", values, CellFormat(), "")
 
 
 def needs_64_bits(values: list[Any] | pl.Series) -> bool:
@@ -274,7 +274,7 @@ def warnings_of(name: str, values: Any) -> tuple[str, ...]:
 def test_a_column_of_numbers_with_the_name_of_an_identifier_is_warned_of(name: str) -> None:
     (warning,) = warnings_of(name, [3.5, 1.0] * 20)
     assert warning == (
-        f"column {name!r} has the name of an identifier; --leave-out {name!r} leaves it out"
+        f"column {name!r} is named like an identifier; --leave-out {name!r} leaves it out"
     )
 
 

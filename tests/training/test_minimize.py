@@ -21,7 +21,7 @@ from training.fitting import checkpoint
 from training.fitting.interruption import StopSignals
 from training.fitting.minimize import InterruptedFitError
 from training.fitting.problem import Problem
-from training.pipeline import VALIDATION_SHARE, Candidate, Observer, fit
+from training.pipeline import VALIDATION_FRACTION, Candidate, Observer, fit
 from training.settings import FitSettings, OptimizerName
 from training.workers.collectives import Workers
 
@@ -53,7 +53,7 @@ def source_of(frame: pl.DataFrame) -> Source:
 
 def table_of(frame: pl.DataFrame, settings: FitSettings, folder: Path) -> Table:
     """Return the table that a job reads from a frame."""
-    validation = VALIDATION_SHARE if settings.patience is not None else 0.0
+    validation = VALIDATION_FRACTION if settings.patience is not None else 0.0
     split = Split(settings.held_out, validation, settings.seed)
     return read_table(source_of(frame), Choice(LABEL), split, folder, Workers(), MEMORY)
 
@@ -71,13 +71,13 @@ def interrupt(after: int, settings: FitSettings, saved: Path, frame: pl.DataFram
             Choice(LABEL),
             settings,
             signals=signals,
-            saved=saved,
+            checkpoint_path=saved,
             observer=Observer(stepped=stepped),
         )
 
 
 def resume(settings: FitSettings, saved: Path, frame: pl.DataFrame = FRAME) -> Candidate:
-    return fit(source_of(frame), Choice(LABEL), settings, saved=saved, resume=True)
+    return fit(source_of(frame), Choice(LABEL), settings, checkpoint_path=saved, resume=True)
 
 
 def resume_error(settings: FitSettings, saved: Path, frame: pl.DataFrame = FRAME) -> str:
@@ -210,7 +210,7 @@ def test_a_fit_can_be_interrupted_again(tmp_path: Path) -> None:
             Choice(LABEL),
             settings,
             signals=signals,
-            saved=tmp_path / "first",
+            checkpoint_path=tmp_path / "first",
             resume=True,
         )
     ours = resume(settings, tmp_path / "first").fit
@@ -264,7 +264,7 @@ def test_resuming_with_other_classes_or_kinds_is_an_error(
     frame = FRAME.with_columns(flag=pl.Series(["true", "false"] * 150))
     interrupt(2, settings, saved, frame)
     with pytest.raises(ResumeError, match=re.escape(said)):
-        fit(source_of(frame), choice, settings, saved=saved, resume=True)
+        fit(source_of(frame), choice, settings, checkpoint_path=saved, resume=True)
 
 
 def test_a_missing_checkpoint_is_an_error_that_says_where_it_was_looked_for(tmp_path: Path) -> None:

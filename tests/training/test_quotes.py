@@ -13,7 +13,7 @@ import pytest
 from tests.training.test_reading import message_of, rows_of, written
 from training.data.reading import csv_file, open_source
 from training.data.reading.csv_header import read_header
-from training.data.reading.quotes import whole_records
+from training.data.reading.quotes import extract_records
 
 PIECES = [
     '"a"',
@@ -40,7 +40,7 @@ def test_fields_are_those_of_pythons_csv_module(seed: int) -> None:
     end = choose.choice(["\n", "\r\n"])
     lines = [",".join(choose.choices(PIECES, k=3)) + end for _ in range(8)]
     data = "".join(lines).encode()
-    records, used = whole_records(data, b",", final=True)
+    records, used = extract_records(data, b",", final=True)
     assert used == len(data)
     assert records_of(records) == records_of(data)
     # The rewritten records are RFC 4180: each field with a quote in it is quoted as a whole.
@@ -53,8 +53,8 @@ def test_records_that_are_cut_off_are_left_for_later(seed: int) -> None:
     choose = random.Random(seed)
     data = "".join(",".join(choose.choices(PIECES, k=3)) + "\r\n" for _ in range(6)).encode()
     for cut in range(len(data)):
-        first, used = whole_records(data[:cut], b",", final=False)
-        rest, _ = whole_records(data[used:], b",", final=True)
+        first, used = extract_records(data[:cut], b",", final=False)
+        rest, _ = extract_records(data[used:], b",", final=True)
         assert used <= cut
         assert records_of(first) + records_of(rest) == records_of(data), cut
 

@@ -36,7 +36,7 @@ def parsers_of(source: Source, **kinds: Kind) -> dict[str, CellParser]:
     return {
         name: PARSERS[kinds[name]]()
         if name in kinds
-        else detect(head.frame[name], CellFormat(), source.separator, head.place)
+        else detect(head.frame[name], CellFormat(), source.separator, head.location)
         for name in source.columns
     }
 
@@ -46,8 +46,8 @@ def kinds_of(source: Source) -> list[Kind]:
 
 
 def rows_of(source: Source, **kinds: Kind) -> list[tuple[Any, ...]]:
-    parts = source.parts(parsers_of(source, **kinds))
-    return [row for part in parts for row in part.frame.select(sorted(source.columns)).rows()]
+    batches = source.batches(parsers_of(source, **kinds))
+    return [row for batch in batches for row in batch.frame.select(sorted(source.columns)).rows()]
 
 
 def written(path: Path, data: bytes) -> str:
@@ -177,10 +177,13 @@ def test_the_kind_of_a_parquet_column_follows_its_type_unless_given(
 
 
 def test_a_category_is_called_the_same_in_each_part_of_a_column_of_floats() -> None:
-    # 1.5 is in the first part only; 3 must not be 3.0 there and 3 in the second.
+    # 1.5 is in the first batch only; 3 must not be 3.0 there and 3 in the second.
     frame = pl.DataFrame({"a": [1.5, *[3.0] * 70_000]})
-    parts = Source("rows", [FrameFile("rows", frame)]).parts({"a": CategoricalParser()})
-    assert [part.frame["a"].unique().sort().to_list() for part in parts] == [["1.5", "3"], ["3"]]
+    batches = Source("rows", [FrameFile("rows", frame)]).batches({"a": CategoricalParser()})
+    assert [batch.frame["a"].unique().sort().to_list() for batch in batches] == [
+        ["1.5", "3"],
+        ["3"],
+    ]
 
 
 @pytest.mark.parametrize("name", ["", "*.*"], ids=["directory", "glob"])
@@ -313,10 +316,10 @@ def test_lines_are_counted_beyond_the_first_chunk_of_a_large_file(tmp_path: Path
 def test_an_infinite_or_too_large_number_is_refused(tmp_path: Path, value: str) -> None:
     source = open_source(written(tmp_path / "rows.csv", f"a,b,y\n1,,u\n\n2,{value},v\n".encode()))
     parsers = {"a": NumericParser(), "b": NumericParser(), "y": CategoricalParser()}
-    (part,) = source.parts(parsers)
+    (batch,) = source.batches(parsers)
     roles = Roles.of({"a": parsers["a"], "b": parsers["b"]}, "y", None)
     with pytest.raises(DataError) as caught:
-        prepare(part, roles)
+        prepare(batch, roles)
     assert str(caught.value) == (  # the value is as in the file
         f"{source.name} line 4, column 'b': expected a number between -1e+150 and 1e+150, "
         f"got {value}"
@@ -383,7 +386,7 @@ def test_a_parquet_column_of_another_type_is_refused(tmp_path: Path) -> None:
         "--leave-out 'many' leaves the column out"
     )
     with pytest.raises(DataError) as caught:
-        list(source.parts({"many": NumericParser()}))
+        list(source.batches({"many": NumericParser()}))
     assert str(caught.value) == (
         f"{path} row 1, column 'many': expected a number, got the type List(Int64)"
     )
@@ -392,15 +395,15 @@ def test_a_parquet_column_of_another_type_is_refused(tmp_path: Path) -> None:
 def test_a_negative_zero_does_not_change_how_the_others_are_written(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     pl.DataFrame({"code": [-0.0] + [0.0] * 40}).write_parquet(path)
-    (part,) = open_source(str(path)).parts({"code": CategoricalParser()})
-    assert part.frame["code"].to_list() == ["-0"] + ["0"] * 40
+    (batch,) = open_source(str(path)).batches({"code": CategoricalParser()})
+    assert batch.frame["code"].to_list() == ["-0"] + ["0"] * 40
 
 
 def test_a_wrong_value_in_a_parquet_file_is_reported_with_its_row(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     pl.DataFrame({"a": ["1"] * 70_000 + ["x"]}).write_parquet(path, row_group_size=1000)
     with pytest.raises(DataError) as caught:
-        list(open_source(str(path)).parts({"a": NumericParser()}))
+        list(open_source(str(path)).batches({"a": NumericParser()}))
     expected = f"{path} row 70001, column 'a': expected a number, got 'x'; "
     assert str(caught.value).startswith(expected)
 
@@ -409,14 +412,14 @@ def test_an_invalid_parquet_file_is_refused(tmp_path: Path) -> None:
     path = Path(written(tmp_path / "rows.parquet", b"a,b\n1,2\n"))
     with pytest.raises(DataError) as caught:
         open_source(str(path))
-    assert str(caught.value).startswith(f"{path}: not a Parquet file that can be read: ")
+    assert str(caught.value).startswith(f"{path}: cannot be read as a Parquet file: ")
     whole = tmp_path / "whole.parquet"
     pl.DataFrame({"a": range(100_000)}).write_parquet(whole)
     data = bytearray(whole.read_bytes())
     data[100:5000] = bytes(4900)
     path.write_bytes(data)
     with pytest.raises(DataError) as caught:
-        list(open_source(str(path)).parts({"a": NumericParser()}))
+        list(open_source(str(path)).batches({"a": NumericParser()}))
     assert str(caught.value).startswith(f"{path}: cannot be read: ")
 
 
@@ -446,11 +449,11 @@ def test_where_chunks_end_makes_no_difference(
     expected = [(None if a in MISSING else a, b, c) for a, b, c in cells]
     for chunk_bytes in [*range(16 + seed, 201, 3), 8 << 20]:
         monkeypatch.setattr(csv_file, "CHUNK_BYTES", chunk_bytes)
-        parts = list(open_source(name).parts(parsers))
-        rows = [row for part in parts for row in part.frame.rows()]
+        batches = list(open_source(name).batches(parsers))
+        rows = [row for batch in batches for row in batch.frame.rows()]
         assert rows == expected, chunk_bytes
-        places = [part.place(row) for part in parts for row in range(len(part.frame))]
-        assert places == [f"{name} line {line}" for line in starts], chunk_bytes
+        locations = [batch.location(row) for batch in batches for row in range(len(batch.frame))]
+        assert locations == [f"{name} line {line}" for line in starts], chunk_bytes
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -465,8 +468,8 @@ def test_workers_share_the_rows_among_them(
     shares = [
         [
             value
-            for part in source.parts({"a": NumericParser()}, index, workers)
-            for value in part.frame["a"]
+            for batch in source.batches({"a": NumericParser()}, index, workers)
+            for value in batch.frame["a"]
         ]
         for index in range(workers)
     ]

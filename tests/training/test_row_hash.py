@@ -12,7 +12,7 @@ import pytest
 from training.data.choose import Choice, choose_columns
 from training.data.prepare import Roles, prepare
 from training.data.reading import FrameFile, Source, open_source
-from training.data.split import ROW_HASH, number_hashes
+from training.data.split import ROW_HASH, hash_numbers
 
 ROWS = pl.DataFrame(
     {
@@ -37,7 +37,7 @@ def keys_of(source: pl.DataFrame | Path) -> list[int]:
     parsers = choose_columns(opened, Choice("y")).parsers
     features = {name: parser for name, parser in parsers.items() if name != "y"}
     roles = Roles.of(features, "y", None)
-    return [int(key) for part in opened.parts(parsers) for key in prepare(part, roles).key]
+    return [int(key) for batch in opened.batches(parsers) for key in prepare(batch, roles).key]
 
 
 def test_the_hash_of_a_row_never_changes() -> None:
@@ -70,12 +70,12 @@ def test_each_cell_matters(column: str) -> None:
 
 def test_equal_numbers_have_one_hash_and_different_ones_have_different_bits() -> None:
     nan = np.array([0x7FF8000000000000, 0xFFF8000000000001], np.uint64).view(np.float64)
-    first, second = number_hashes(nan).tolist()
+    first, second = hash_numbers(nan).tolist()
     assert first == second
-    zero, negative = number_hashes(np.array([0.0, -0.0])).tolist()
+    zero, negative = hash_numbers(np.array([0.0, -0.0])).tolist()
     assert zero == negative
     fractions = np.random.default_rng(0).normal(size=1000)
-    assert number_hashes(fractions).tolist() == number_hashes(fractions.astype(np.float32)).tolist()
-    hashes = number_hashes(np.arange(100_000.0))
+    assert hash_numbers(fractions).tolist() == hash_numbers(fractions.astype(np.float32)).tolist()
+    hashes = hash_numbers(np.arange(100_000.0))
     assert len(np.unique(hashes)) == 100_000
     assert len(np.unique(hashes & np.uint64(0xFFFFFFFF))) > 99_000

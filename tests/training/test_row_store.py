@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.data.row_store import Layout, Rows, Spool, SpoolWriter, concatenated
+from training.data.row_store import Layout, Rows, Spool, SpoolWriter, concatenate
 
 BLOCK_ROWS = 64
 MEMORY = {"memory": 1 << 30, "disk": 0, "disk after three blocks": 3 * BLOCK_ROWS * 44}
@@ -107,7 +107,7 @@ def test_the_last_row_of_each_block_is_kept_when_blocks_are_read_as_one(tmp_path
     pieces = [
         spool.read(begin, min(begin + BLOCK_ROWS, 200)) for begin in range(0, 200, BLOCK_ROWS)
     ]
-    assert_same(concatenated(pieces).arrays(), rows.arrays())
+    assert_same(concatenate(pieces).arrays(), rows.arrays())
 
 
 @pytest.mark.parametrize(

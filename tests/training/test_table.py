@@ -60,7 +60,7 @@ def numbers_of(spool: Spool, column: int = 0) -> set[float]:
 
 
 def places_of(table: Table, rows: Rows) -> npt.NDArray[np.int32]:
-    return np.asarray(table.cells(rows.numbers, rows.wide, rows.codes).places)
+    return np.asarray(table.cells(rows.numbers, rows.wide, rows.codes).indices)
 
 
 def training_rows(frame: pl.DataFrame, table: Table) -> pl.DataFrame:
@@ -108,12 +108,12 @@ def test_a_label_of_two_values_of_any_type_has_a_class_1(
     [
         (
             ["a", "b", "a", "c"],
-            "rows row 4, column 'y': expected a label of two values, got 'c' after 'a' and 'b'",
+            "rows row 4, column 'y': expected a label with two values, got 'c' after 'a' and 'b'",
         ),
         (["a", "b", None], "rows row 3, column 'y': expected a label, found none"),
         (["a", "NA", "b"], "rows row 2, column 'y': expected a label, found none"),
-        (["a", "a"], "column 'y': expected a label of two values, got 'a'"),
-        ([], "column 'y': expected a label of two values, got none"),
+        (["a", "a"], "column 'y': expected a label with two values, got 'a'"),
+        ([], "column 'y': expected a label with two values, got none"),
     ],
 )
 def test_a_label_without_two_values_is_refused(
@@ -129,7 +129,7 @@ def test_a_third_label_is_reported_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read(open_source(str(path)), tmp_path)
     assert str(caught.value) == (
-        f"{path} line 6, column 'y': expected a label of two values, got 'c' after 'a' and 'b'"
+        f"{path} line 6, column 'y': expected a label with two values, got 'c' after 'a' and 'b'"
     )
 
 
@@ -137,8 +137,8 @@ def test_too_few_rows_of_a_class_are_refused(tmp_path: Path) -> None:
     frame = pl.DataFrame({"n": range(20), "y": ["a"] + ["b"] * 19})
     message = message_of(frame, tmp_path)
     assert re.fullmatch(
-        r"of 20 rows, the \d+ (held out|to train on) have none of class 'a'; "
-        r"more rows are needed, or another --seed or --held-out",
+        r"of 20 rows, the \d+ (held out|to train on) include none of class 'a'; "
+        r"add rows, or change --seed or --held-out",
         message,
     )
 
@@ -146,17 +146,17 @@ def test_too_few_rows_of_a_class_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        (Choice("z"), "--label: rows has no column 'z', it has n, y"),
-        (Choice("y", weight="z"), "--weight: rows has no column 'z', it has n, y"),
-        (Choice("y", kinds={"z": "numeric"}), "--columns: rows has no column 'z', it has n, y"),
-        (Choice("y", leave_out=("z",)), "--leave-out: rows has no column 'z', it has n, y"),
+        (Choice("z"), "--label: rows has no column 'z'; it has n, y"),
+        (Choice("y", weight="z"), "--weight: rows has no column 'z'; it has n, y"),
+        (Choice("y", kinds={"z": "numeric"}), "--columns: rows has no column 'z'; it has n, y"),
+        (Choice("y", leave_out=("z",)), "--leave-out: rows has no column 'z'; it has n, y"),
         (
             Choice("y", leave_out=("n",), weight="n"),
             "--leave-out: column 'n' is used by another option",
         ),
         (
             Choice("y", weight="y"),
-            "column 'y' has more than one role; label, weight and split need different columns",
+            "column 'y' has more than one role; label, weight and split must be different columns",
         ),
         (Choice("y", leave_out=("n",)), "rows has no column left to predict 'y' with"),
         (Choice("y", positive="c"), "--positive: column 'y' has the values 'a' and 'b', not 'c'"),
@@ -348,9 +348,9 @@ def test_a_vocabulary_has_the_most_frequent_value_of_the_training_rows_first(
 
 def test_values_that_are_equally_frequent_are_in_alphabetical_order() -> None:
     category = CategoryStatistics()
-    codes = category.code("t", ["c", "b", "a", "d", "d"])
+    codes = category.encode("t", ["c", "b", "a", "d", "d"])
     category.add(codes, np.zeros(5, np.int32), np.ones(5, np.float32))
-    assert category.vocabulary("t") == ("d", "a", "b", "c")
+    assert category.build_vocabulary("t") == ("d", "a", "b", "c")
 
 
 def test_of_more_than_a_thousand_values_the_most_frequent_are_learned_from(tmp_path: Path) -> None:
@@ -474,7 +474,7 @@ def number_statistics(*parts: Rows) -> NumberStatistics:
 def category_statistics(*parts: Rows) -> CategoryStatistics:
     learned = CategoryStatistics()
     for part in parts:
-        codes = np.append(learned.code("t", "abcdef"), np.int32(-1))[part.codes[:, 0]]
+        codes = np.append(learned.encode("t", "abcdef"), np.int32(-1))[part.codes[:, 0]]
         learned.add(codes, part.label, part.weight)
     return learned
 
@@ -488,8 +488,11 @@ def assert_same_columns(one: list[Column], other: list[Column]) -> None:
 
 
 def columns_of(numbers: NumberStatistics, categories: CategoryStatistics) -> list[Column]:
-    found = [NumericColumn("xyz"[i], **numbers.facts(i, np.float32)) for i in range(3)]
-    return [*found, CategoricalColumn("t", **categories.facts(categories.vocabulary("t")))]
+    found = [NumericColumn("xyz"[i], **numbers.column_fields(i, np.float32)) for i in range(3)]
+    return [
+        *found,
+        CategoricalColumn("t", **categories.column_fields(categories.build_vocabulary("t"))),
+    ]
 
 
 def test_statistics_of_workers_merge_into_those_of_all_rows() -> None:

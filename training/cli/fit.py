@@ -27,7 +27,7 @@ from training.publishing.versions import MAX_NAME_LENGTH, versions
 from training.settings import BALANCED, FitSettings, ThresholdRule
 
 if TYPE_CHECKING:
-    from training.pipeline import Published
+    from training.pipeline import PublishedVersion
 
 REPORT_FILE = "report.html"
 # Exit status of a fit whose result the gate refused.
@@ -177,7 +177,7 @@ def _fit(
         _print_result(published, quiet, as_json)
 
 
-def _print_result(published: Published, quiet: bool, as_json: bool) -> None:
+def _print_result(published: PublishedVersion, quiet: bool, as_json: bool) -> None:
     candidate = published.candidate
     for notice in published.verdict.notices:
         click.echo(notice, err=True)

@@ -1,15 +1,15 @@
-"""The choice of a source's columns, and how each is read."""
+"""The choice of a source's columns and of their parsers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from training.data.reading import Part, Source
+from training.data.reading import RecordBatch, Source
 from training.errors import DataError
 from training.features.categorical import CategoricalParser
 from training.features.cells import CellFormat, CellParser, Kind
-from training.features.detect import detect, identifier_warning, of_kind
+from training.features.detect import detect, identifier_warning, parser_for_kind
 from training.features.numeric import NumericParser
 
 
@@ -20,11 +20,11 @@ class Choice:
     Attributes:
         label: the column to predict.
         positive: the label that is class 1; None chooses.
-        kinds: kinds of columns, instead of detecting them.
+        kinds: kinds of columns by name; the others are detected.
         leave_out: columns not to use.
-        weight: the column with the rows' weights, if there is one.
-        cell_format: the form of missing values, numbers and dates in cells.
-        split_column: the column that names the rows to train on and to hold out.
+        weight: the column of row weights, if there is one.
+        cell_format: how cells write missing values, numbers and dates.
+        split_column: the column that says which rows are trained on and which are held out.
         split_time: the column by which the latest rows are held out.
     """
 
@@ -38,7 +38,7 @@ class Choice:
     split_time: str | None = None
 
     @property
-    def others(self) -> tuple[str, ...]:
+    def non_features(self) -> tuple[str, ...]:
         """The columns that are read but are not features."""
         roles = (self.label, self.weight, self.split_column, self.split_time)
         return tuple(name for name in roles if name is not None)
@@ -46,7 +46,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class ColumnUse:
-    """A column that is used or left out: its name, its kind, and the reason."""
+    """A column that is used or left out, with the reason."""
 
     name: str
     kind: str
@@ -54,13 +54,13 @@ class ColumnUse:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The columns of a source.
+class Selection:
+    """The columns selected from a source.
 
     Attributes:
         parsers: the parser of each column that is read; features first, then label, weight and
             split columns.
-        used: the columns to predict with.
+        used: the features.
         left_out: the other columns.
         warnings: messages about suspicious columns.
     """
@@ -70,8 +70,8 @@ class Chosen:
     left_out: tuple[ColumnUse, ...]
     warnings: tuple[str, ...]
 
-    def widened(self, names: Sequence[str]) -> Chosen:
-        """Return the same choice with 64 bits for some columns of numbers."""
+    def with_float64(self, names: Sequence[str]) -> Selection:
+        """Return a copy that stores some columns of numbers in 64 bits."""
         parsers = dict(self.parsers)
         for name in names:
             parser = parsers[name]
@@ -80,16 +80,18 @@ class Chosen:
         return replace(self, parsers=parsers)
 
 
-def choose_columns(source: Source, choice: Choice) -> Chosen:
+def choose_columns(source: Source, choice: Choice) -> Selection:
     """Detect the kinds of the columns that are used.
 
     Raises:
-        DataError: a named column does not exist, a kind is unclear, or no feature is left.
+        DataError: a named column does not exist, a kind is unclear, or no feature remains.
     """
     _check_names(source, choice)
-    others = (*choice.others, *choice.leave_out)
-    artefacts = {c: why for c, why in source.left_out.items() if c not in (*others, *choice.kinds)}
-    names = [name for name in source.columns if name not in (*others, *artefacts)]
+    excluded = (*choice.non_features, *choice.leave_out)
+    artefacts = {
+        c: why for c, why in source.left_out.items() if c not in (*excluded, *choice.kinds)
+    }
+    names = [name for name in source.columns if name not in (*excluded, *artefacts)]
     if not names:
         raise DataError(f"{source.name} has no column left to predict {choice.label!r} with")
     head = source.head()
@@ -98,15 +100,15 @@ def choose_columns(source: Source, choice: Choice) -> Chosen:
     for name in names:
         values, kind = head.frame[name], choice.kinds.get(name)
         if kind is None:
-            parser = detect(values, choice.cell_format, source.separator, head.place)
+            parser = detect(values, choice.cell_format, source.separator, head.location)
         else:
-            parser = of_kind(kind, values, choice.cell_format, source.separator)
+            parser = parser_for_kind(kind, values, choice.cell_format, source.separator)
         parsers[name] = parser
         used.append(ColumnUse(name, parser.kind, "--columns" if kind else "detected"))
         warnings.append(identifier_warning(parser, values))
     parsers[choice.label] = CategoricalParser(choice.cell_format)
     if choice.weight is not None:
-        parsers[choice.weight] = of_kind(
+        parsers[choice.weight] = parser_for_kind(
             "numeric", head.frame[choice.weight], choice.cell_format, source.separator
         )
     if choice.split_column is not None:
@@ -124,17 +126,16 @@ def choose_columns(source: Source, choice: Choice) -> Chosen:
         for option, name in splits.items()
         if name is not None
     ]
-    found = tuple(warning for warning in warnings if warning is not None)
-    return Chosen(parsers, tuple(used), tuple(left_out), found)
+    return Selection(parsers, tuple(used), tuple(left_out), tuple(filter(None, warnings)))
 
 
-def _time_parser(choice: Choice, head: Part, separator: str) -> CellParser:
+def _time_parser(choice: Choice, head: RecordBatch, separator: str) -> CellParser:
     name = str(choice.split_time)
     values, kind = head.frame[name], choice.kinds.get(name)
     if kind is None:
-        parser = detect(values, choice.cell_format, separator, head.place)
+        parser = detect(values, choice.cell_format, separator, head.location)
     else:
-        parser = of_kind(kind, values, choice.cell_format, separator)
+        parser = parser_for_kind(kind, values, choice.cell_format, separator)
     if parser.kind not in ("date", "numeric"):
         raise DataError(
             f"--split-time: expected dates or numbers in column {name!r}, got {parser.kind} values"
@@ -143,7 +144,7 @@ def _time_parser(choice: Choice, head: Part, separator: str) -> CellParser:
 
 
 def _check_names(source: Source, choice: Choice) -> None:
-    named = {
+    names_by_option = {
         "--label": [choice.label],
         "--weight": [choice.weight] if choice.weight is not None else [],
         "--split-column": [choice.split_column] if choice.split_column is not None else [],
@@ -151,20 +152,20 @@ def _check_names(source: Source, choice: Choice) -> None:
         "--columns": list(choice.kinds),
         "--leave-out": list(choice.leave_out),
     }
-    for option, names in named.items():
+    for option, names in names_by_option.items():
         for name in names:
             if name not in source.columns:
                 listing = ", ".join(source.columns[:30])
-                raise DataError(f"{option}: {source.name} has no column {name!r}, it has {listing}")
+                raise DataError(f"{option}: {source.name} has no column {name!r}; it has {listing}")
     left_out = source.left_out
-    for name in (*choice.others, *choice.kinds):
-        if choice.others.count(name) > 1:
+    for name in (*choice.non_features, *choice.kinds):
+        if choice.non_features.count(name) > 1:
             raise DataError(
-                f"column {name!r} has more than one role; label, weight and split need different "
-                "columns"
+                f"column {name!r} has more than one role; label, weight and split must be "
+                "different columns"
             )
-        if name in choice.leave_out and name in choice.others:
+        if name in choice.leave_out and name in choice.non_features:
             raise DataError(f"--leave-out: column {name!r} is used by another option")
-        for file in source.files if name in left_out else ():  # an index may be in some files only
+        for file in source.files if name in left_out else ():  # only some files may have an index
             if name not in file.columns:
                 raise DataError(f"{file.name} has no column {name!r}")

@@ -9,7 +9,7 @@ import polars as pl
 
 from training.data.reading import FrameFile, Source
 
-# The column to predict of each table.
+# The label of each table.
 LABELS = {"breast_cancer": "diagnosis", "customers": "churned"}
 
 
@@ -23,7 +23,7 @@ def source(name: str) -> Source:
 
 
 def breast_cancer() -> pl.DataFrame:
-    """Return the 569 × 30 table that comes with scikit-learn, and the column `diagnosis`."""
+    """Return scikit-learn's 569 × 30 table with its label, `diagnosis`."""
     from sklearn.datasets import load_breast_cancer  # imported late, to keep --help fast
 
     data = load_breast_cancer()
@@ -45,7 +45,7 @@ def customers(rows: int = 5000, seed: int = 0) -> pl.DataFrame:
     tenure = random.integers(0, 60, rows)
     charges = random.normal(60, 20, rows).round(2)
     income = random.lognormal(10.3, 0.4, rows).round(-2)
-    unknown = random.random(rows) < 0.15
+    income_missing = random.random(rows) < 0.15
     contract = random.choice(["monthly", "one year", "two years"], rows, p=[0.5, 0.3, 0.2])
     region = random.choice([10, 20, 30, 40], rows)
     paperless = random.random(rows) < 0.6
@@ -57,14 +57,14 @@ def customers(rows: int = 5000, seed: int = 0) -> pl.DataFrame:
         - 0.7 * (contract == "two years")
         + 0.9 * (region == 30)
         - 0.6 * paperless
-        + 0.4 * unknown
+        + 0.4 * income_missing
     )
     churned = random.random(rows) < 1 / (1 + np.exp(-log_odds))
     return pl.DataFrame(
         {
             "tenure": tenure,
             "monthly charges": charges,
-            "income": pl.Series(income).set(pl.Series(unknown), None),
+            "income": pl.Series(income).set(pl.Series(income_missing), None),
             "contract": contract,
             # Numeric codes: categories, although they look like numbers.
             "region": pl.Series(region).cast(pl.String).cast(pl.Categorical),

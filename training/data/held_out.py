@@ -26,15 +26,15 @@ MIN_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Expected:
-    """Predictions of the first rows, computed by training in float64, to check a version against.
+class ExpectedPredictions:
+    """Predictions of the first rows, computed in float64, for checking a version.
 
-    Each worker predicts an equal number of them, or all that it has if those are fewer.
+    Each worker contributes equally many of these rows, or all its rows if it has fewer.
 
     Attributes:
         probabilities: `[rows]`, of class 1.
-        contributions: `[rows, columns]`, each column's share of the logit.
-        tolerances: `[rows]`, the allowed difference of a probability computed in float32.
+        contributions: `[rows, columns]`, the sum of each column's terms in the logit.
+        tolerances: `[rows]`, the allowed error of a probability computed in float32.
     """
 
     probabilities: Floats
@@ -44,15 +44,15 @@ class Expected:
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows with their classes.
+    """Labelled rows with predictions.
 
     Attributes:
         frame: the columns as `TrainedModel.inputs` takes them.
         labels: `[rows]`, 0 or 1.
         weights: `[rows]`.
         keys: `[rows]`, the rows' hashes.
-        probabilities: `[rows]`, of class 1, as training computes them.
-        expected: training's predictions of the first rows.
+        probabilities: `[rows]`, of class 1, computed in float64.
+        expected: the predictions for checking a version.
     """
 
     frame: pl.DataFrame
@@ -60,7 +60,7 @@ class Examples:
     weights: Floats
     keys: npt.NDArray[np.uint64]
     probabilities: Floats
-    expected: Expected
+    expected: ExpectedPredictions
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,7 +74,7 @@ class Examples:
             self.weights[mask],
             self.keys[mask],
             self.probabilities[mask],
-            Expected(
+            ExpectedPredictions(
                 self.expected.probabilities[first],
                 self.expected.contributions[first],
                 self.expected.tolerances[first],
@@ -83,15 +83,15 @@ class Examples:
 
 
 def held_out_examples(table: Table, workers: Workers, theta: Floats) -> Examples:
-    """Return the rows held out by all workers, or an even sample of very many."""
+    """Return the held-out rows of all workers, or an even sample of about `MAX_EXAMPLES`."""
     spool = table.held_out
-    share = max(1, MAX_EXAMPLES * spool.rows // max(MAX_EXAMPLES, table.rows["held_out"]))
-    rows = spool.sample(share)
+    count = max(1, MAX_EXAMPLES * spool.rows // max(MAX_EXAMPLES, table.rows["held_out"]))
+    rows = spool.sample(count)
     checked = MAX_CHECKED // workers.count
-    expected = expect(table, rows.take(slice(0, checked)), theta)
-    rest = predictions(table, rows.take(slice(checked, None)), theta)
-    probabilities = np.concatenate([expected.probabilities, rest])
-    frame = _as_ipc(parsed_cells(table, rows))
+    expected = _compute_expected(table, rows.take(slice(0, checked)), theta)
+    unchecked = predictions(table, rows.take(slice(checked, None)), theta)
+    probabilities = np.concatenate([expected.probabilities, unchecked])
+    frame = _to_ipc(parsed_cells(table, rows))
     # The checked rows of all workers come first.
     order = np.argsort(workers.concatenate(np.arange(len(rows)) >= checked), kind="stable")
     return Examples(
@@ -100,7 +100,7 @@ def held_out_examples(table: Table, workers: Workers, theta: Floats) -> Examples
         weights=workers.concatenate(rows.weight)[order].astype(np.float64),
         keys=workers.concatenate(rows.key)[order],
         probabilities=workers.concatenate(probabilities)[order],
-        expected=Expected(
+        expected=ExpectedPredictions(
             workers.concatenate(expected.probabilities),
             workers.concatenate(expected.contributions),
             workers.concatenate(expected.tolerances),
@@ -108,44 +108,44 @@ def held_out_examples(table: Table, workers: Workers, theta: Floats) -> Examples
     )
 
 
-def expect(table: Table, rows: Rows, theta: Floats) -> Expected:
-    """Compute the expected predictions from stored rows, in float64."""
+def _compute_expected(table: Table, rows: Rows, theta: Floats) -> ExpectedPredictions:
+    """Compute the expected predictions of stored rows, in float64."""
     owners = np.eye(len(table.columns))[table.encoder.owners]
     contributions, tolerances = [], []
-    for features in _encoded(table, rows):
-        shares = features * theta[:-1]
-        contributions.append(shares @ owners)
-        # Scaling, multiplying and adding each nonzero term rounds once each; the summation order
+    for features in _encode(table, rows):
+        terms = features * theta[:-1]
+        contributions.append(terms @ owners)
+        # Each nonzero term is rounded when it is scaled, multiplied and added; the summation order
         # depends on the processor. The sigmoid's slope is at most 1/4.
-        terms = np.count_nonzero(shares, axis=1) + 4
-        size = np.abs(shares).sum(axis=1) + abs(theta[-1])
-        tolerances.append(MIN_TOLERANCE + terms * ROUNDING * size / 4)
+        roundings = np.count_nonzero(terms, axis=1) + 4
+        magnitude = np.abs(terms).sum(axis=1) + abs(theta[-1])
+        tolerances.append(MIN_TOLERANCE + roundings * ROUNDING * magnitude / 4)
     by_column = np.concatenate(contributions)
     logit = by_column.sum(axis=1) + theta[-1]
-    return Expected(sigmoid(logit), by_column, np.concatenate(tolerances))
+    return ExpectedPredictions(sigmoid(logit), by_column, np.concatenate(tolerances))
 
 
 def predictions(table: Table, rows: Rows, theta: Floats) -> Floats:
     """Return the probability of class 1 of stored rows, in float64."""
-    logits = [features @ theta[:-1] + theta[-1] for features in _encoded(table, rows)]
+    logits = [features @ theta[:-1] + theta[-1] for features in _encode(table, rows)]
     return sigmoid(np.concatenate(logits))
 
 
 def sigmoid(logit: Floats) -> Floats:
     """Return 1 / (1 + e⁻ᶻ), without overflow."""
-    small = np.exp(-np.abs(logit))
-    return np.asarray(np.where(logit >= 0, 1, small) / (1 + small))
+    exp = np.exp(-np.abs(logit))
+    return np.asarray(np.where(logit >= 0, 1, exp) / (1 + exp))
 
 
-def _encoded(table: Table, rows: Rows) -> list[Floats]:
-    """Return float64 features `[rows, features]` in pieces of bounded size, at least one."""
+def _encode(table: Table, rows: Rows) -> list[Floats]:
+    """Return float64 features `[rows, features]` in chunks of bounded size, at least one."""
     step = max(1, VALUES_AT_A_TIME // len(table.encoder.features))
-    pieces = []
+    chunks = []
     for begin in range(0, max(1, len(rows)), step):
-        piece = rows.take(slice(begin, begin + step))
-        cells = table.cells(piece.numbers, piece.wide, piece.codes)
-        pieces.append(table.encoder.encode(cells, tf.float64).numpy())
-    return pieces
+        chunk = rows.take(slice(begin, begin + step))
+        cells = table.cells(chunk.numbers, chunk.wide, chunk.codes)
+        chunks.append(table.encoder.encode(cells, tf.float64).numpy())
+    return chunks
 
 
 def parsed_cells(table: Table, rows: Rows) -> pl.DataFrame:
@@ -153,14 +153,14 @@ def parsed_cells(table: Table, rows: Rows) -> pl.DataFrame:
     encoder = table.encoder
     columns = {c.name: pl.Series(rows.numbers[:, i]) for i, c in enumerate(encoder.numbers)}
     columns |= {c.name: pl.Series(rows.wide[:, i]) for i, c in enumerate(encoder.wide)}
-    for position, column in enumerate(encoder.coded):
+    for position, column in enumerate(encoder.categories):
         values = pl.Series(table.values[position], dtype=pl.String)
         codes = pl.Series(rows.codes[:, position])
         columns[column.name] = values.gather(codes.set(codes < 0, None))
     return pl.DataFrame({column.name: columns[column.name] for column in table.columns})
 
 
-def _as_ipc(frame: pl.DataFrame) -> bytes:
+def _to_ipc(frame: pl.DataFrame) -> bytes:
     file = io.BytesIO()
     frame.write_ipc(file)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Turn parts of files into arrays; without state, so that threads can prepare several parts."""
+"""Conversion of batches to arrays; stateless, so that several threads can prepare batches."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from training.data.reading import Part
-from training.data.split import Hashes, RowHasher, text_hashes
+from training.data.reading import RecordBatch
+from training.data.split import Hashes, RowHasher, hash_texts
 from training.errors import DataError
 from training.features.cells import CellParser
 from training.features.date import DAY_MICROSECONDS
 
 MAX_MAGNITUDE = 1e150  # the square of a larger number is beyond float64
-MAX_WEIGHT = 1e30  # sums of weights stay within float32
+MAX_WEIGHT = 1e30  # keeps sums of weights within float32
 
 
 class WidenError(Exception):
-    """Columns need 64 bits, although the first rows did not."""
+    """Columns need 64 bits, although their first rows did not."""
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__(names)
@@ -33,7 +33,7 @@ class WidenError(Exception):
 
 @dataclass(frozen=True)
 class Texts:
-    """A column of texts.
+    """A dictionary-encoded column of text.
 
     Attributes:
         values: the distinct values, in order of appearance.
@@ -53,7 +53,7 @@ class Texts:
 
     def hashes(self) -> Hashes:
         """Return a hash of each cell."""
-        return text_hashes(self.values)[self.codes]
+        return hash_texts(self.values)[self.codes]
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,15 @@ class Roles:
     Attributes:
         numbers: columns stored as float32.
         wide: columns stored as float64.
-        others: columns stored as codes of texts.
+        categories: columns stored as codes of texts.
         dates: the columns of `wide` that are dates.
         label: the column to predict.
-        weight: the column with the rows' weights, if there is one.
+        weight: the column of row weights, if there is one.
     """
 
     numbers: tuple[str, ...]
     wide: tuple[str, ...]
-    others: tuple[str, ...]
+    categories: tuple[str, ...]
     dates: frozenset[str]
     label: str
     weight: str | None
@@ -91,13 +91,13 @@ class Roles:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A part as arrays.
+class PreparedBatch:
+    """A batch as arrays.
 
     Attributes:
-        part: the part, for messages.
+        part: the batch, for messages.
         numbers, wide, weight, key: as in `Rows`.
-        texts: the texts of each column that is not numeric.
+        texts: the columns of `Roles.categories`.
         label: the label column, without missing values.
         bounds: minimum and maximum of each column of `numbers`, `[2, columns]`; NaN if a value is
             missing.
@@ -105,7 +105,7 @@ class Prepared:
         spans: minimum and maximum of each column of `numbers` that is constant in float32.
     """
 
-    part: Part
+    batch: RecordBatch
     numbers: npt.NDArray[np.float32]
     wide: npt.NDArray[np.float64]
     texts: list[Texts]
@@ -117,14 +117,14 @@ class Prepared:
     spans: dict[str, tuple[float, float]]
 
 
-def prepare(part: Part, roles: Roles) -> Prepared:
-    """Turn a part into arrays.
+def prepare(batch: RecordBatch, roles: Roles) -> PreparedBatch:
+    """Convert a batch to arrays.
 
     Raises:
         DataError: a number is not finite, a label is missing, or a weight is invalid.
         WidenError: a number overflows float32.
     """
-    frame = part.frame
+    frame = batch.frame
     hasher = RowHasher(len(frame))
     numbers = np.empty((len(frame), len(roles.numbers)), np.float32)
     wide = np.empty((len(frame), len(roles.wide)), np.float64)
@@ -132,12 +132,12 @@ def prepare(part: Part, roles: Roles) -> Prepared:
     lossy = np.zeros(len(roles.numbers), np.bool_)
     spans = {}
     for position, name in enumerate(roles.numbers):
-        values, bounds[:, position] = _finite(part, name)
+        values, bounds[:, position] = _read_numbers(batch, name)
         with np.errstate(over="ignore"):
             narrow = values.astype(np.float32, copy=False)
         numbers[:, position] = narrow
         if values.dtype == np.float64 and len(values):
-            lossy[position] = _differs(narrow, values)
+            lossy[position] = _is_rounded(narrow, values)
             if np.fmin.reduce(narrow) == np.fmax.reduce(narrow):  # False if all are missing
                 spans[name] = (float(np.fmin.reduce(values)), float(np.fmax.reduce(values)))
         hasher.add_numbers(name, values)
@@ -146,28 +146,30 @@ def prepare(part: Part, roles: Roles) -> Prepared:
         columns: list[bool] = np.any(infinite, axis=0).tolist()
         raise WidenError(list(compress(roles.numbers, columns)))
     for position, name in enumerate(roles.wide):
-        wide[:, position], _ = _finite(part, name)
+        wide[:, position], _ = _read_numbers(batch, name)
         exact = np.rint(wide[:, position] * DAY_MICROSECONDS) if name in roles.dates else None
         hasher.add_numbers(name, wide[:, position] if exact is None else exact)
-    texts = [Texts.of(frame[name]) for name in roles.others]
-    label = Texts.of(_label(part, roles.label))
-    for name, cells in zip(roles.others, texts, strict=True):
+    texts = [Texts.of(frame[name]) for name in roles.categories]
+    label = Texts.of(_read_label(batch, roles.label))
+    for name, cells in zip(roles.categories, texts, strict=True):
         hasher.add_texts(name, cells.hashes())
     hasher.add_texts(roles.label, label.hashes())
-    # The weight is not hashed: changing it must not move a row to another share.
-    weight = _weights(part, roles.weight)
-    return Prepared(part, numbers, wide, texts, label, weight, hasher.keys(), bounds, lossy, spans)
+    # The weight is not hashed: changing it must not move a row to another subset.
+    weight = _read_weights(batch, roles.weight)
+    return PreparedBatch(
+        batch, numbers, wide, texts, label, weight, hasher.keys(), bounds, lossy, spans
+    )
 
 
-def prepare_ahead(parts: Iterable[Part], roles: Roles) -> Iterator[Prepared]:
-    """Yield each part as arrays; a thread prepares the next one meanwhile.
+def prepare_ahead(batches: Iterable[RecordBatch], roles: Roles) -> Iterator[PreparedBatch]:
+    """Yield prepared batches, while a thread prepares the next one.
 
     Raises:
-        DataError, WidenError: as in `prepare` and `parts`, for the first invalid part.
+        DataError, WidenError: as in `prepare` and `batches`, for the first invalid batch.
     """
-    pending: deque[Future[Prepared]] = deque()
+    pending: deque[Future[PreparedBatch]] = deque()
     failure: DataError | None = None
-    remaining = iter(parts)
+    remaining = iter(batches)
     with ThreadPoolExecutor(1) as pool:
         while failure is None:
             try:
@@ -184,50 +186,50 @@ def prepare_ahead(parts: Iterable[Part], roles: Roles) -> Iterator[Prepared]:
         raise failure
 
 
-def _differs(narrow: npt.NDArray[np.float32], values: npt.NDArray[np.float64]) -> bool:
-    different = narrow != values
-    return bool(different.any() and (different & ~np.isnan(values)).any())
+def _is_rounded(narrow: npt.NDArray[np.float32], values: npt.NDArray[np.float64]) -> bool:
+    differs = narrow != values
+    return bool(differs.any() and (differs & ~np.isnan(values)).any())
 
 
-def _finite(part: Part, name: str) -> tuple[npt.NDArray[Any], tuple[float, float]]:
+def _read_numbers(batch: RecordBatch, name: str) -> tuple[npt.NDArray[Any], tuple[float, float]]:
     """Return a column of numbers `[rows]`, NaN where missing, and its minimum and maximum.
 
     Raises:
         DataError: a number is infinite, or its square would be.
     """
-    cells = part.frame[name]
+    cells = batch.frame[name]
     values = cells.fill_null(float("nan")).to_numpy() if cells.null_count() else cells.to_numpy()
     with np.errstate(invalid="ignore"):
         low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
     in_range = low >= -MAX_MAGNITUDE and high <= MAX_MAGNITUDE  # False with a NaN
-    if not in_range and (wrong := np.abs(values) > np.float64(MAX_MAGNITUDE)).any():
-        row = int(wrong.argmax())
+    if not in_range and (too_large := np.abs(values) > np.float64(MAX_MAGNITUDE)).any():
+        row = int(too_large.argmax())
         raise DataError(
-            f"{part.place(row)}, column {name!r}: expected a number between -{MAX_MAGNITUDE:g} and "
-            f"{MAX_MAGNITUDE:g}, got {part.as_written(row, name)}"
+            f"{batch.location(row)}, column {name!r}: expected a number between "
+            f"-{MAX_MAGNITUDE:g} and {MAX_MAGNITUDE:g}, got {batch.as_written(row, name)}"
         )
     return values, (low, high)
 
 
-def _label(part: Part, name: str) -> pl.Series:
-    values = part.frame[name]
+def _read_label(batch: RecordBatch, name: str) -> pl.Series:
+    values = batch.frame[name]
     if values.null_count():
         row = int(values.is_null().arg_max() or 0)
-        raise DataError(f"{part.place(row)}, column {name!r}: expected a label, found none")
+        raise DataError(f"{batch.location(row)}, column {name!r}: expected a label, found none")
     return values
 
 
-def _weights(part: Part, name: str | None) -> npt.NDArray[np.float32]:
+def _read_weights(batch: RecordBatch, name: str | None) -> npt.NDArray[np.float32]:
     if name is None:
-        return np.ones(len(part.frame), np.float32)
-    values = part.frame[name]
+        return np.ones(len(batch.frame), np.float32)
+    values = batch.frame[name]
     valid = (values == 0) | values.is_between(1 / MAX_WEIGHT, MAX_WEIGHT)
-    wrong = ~valid.fill_null(False)
-    if wrong.any():
-        row = int(wrong.arg_max() or 0)
+    invalid = ~valid.fill_null(False)
+    if invalid.any():
+        row = int(invalid.arg_max() or 0)
         raise DataError(
-            f"{part.place(row)}, column {name!r}: expected a weight of 0, or "
+            f"{batch.location(row)}, column {name!r}: expected a weight of 0, or "
             f"from {1 / MAX_WEIGHT:g} to {MAX_WEIGHT:g}, "
-            f"got {'nothing' if values[row] is None else part.as_written(row, name)}"
+            f"got {'nothing' if values[row] is None else batch.as_written(row, name)}"
         )
     return values.cast(pl.Float32).to_numpy()

@@ -1,4 +1,4 @@
-"""The row store: blocks of equal size, in memory if they fit, else on disk.
+"""The row store: blocks of equal size, in memory if they fit, otherwise on disk.
 
 A table is parsed once, while a fit passes over its rows many times. Rows that do not fit into
 memory are stored in a file of fixed-length records without a header, which `tf.data` reads. Each
@@ -27,13 +27,13 @@ SAMPLE_RUNS = 64
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as they were read.
+    """Parsed rows as arrays.
 
     Attributes:
-        numbers: float32 `[rows, columns of numbers]`, NaN where missing.
-        wide: float64 `[rows, columns of numbers that need it]`, NaN where missing.
-        codes: int32 `[rows, other columns]`, the number of the category, −1 where missing.
-        label: int32 `[rows]`, the number of the class.
+        numbers: float32 `[rows, columns]`, NaN where missing.
+        wide: float64 `[rows, columns]`, for numbers that need it; NaN where missing.
+        codes: int32 `[rows, columns]`, the code of the category; −1 where missing.
+        label: int32 `[rows]`, the code of the label.
         weight: float32 `[rows]`.
         key: uint64 `[rows]`, a hash of the row.
     """
@@ -75,7 +75,7 @@ class Layout:
 
     @classmethod
     def of(cls, numbers: int, wide: int, codes: int) -> Layout:
-        """Choose a block size: large enough to amortise a call, but small."""
+        """Choose a block's rows: few enough for `BLOCK_VALUES`, but at least `MIN_BLOCK_ROWS`."""
         rows = MAX_BLOCK_ROWS
         while rows > MIN_BLOCK_ROWS and rows * (numbers + 2 * wide + codes) > BLOCK_VALUES:
             rows //= 2
@@ -92,10 +92,10 @@ class Layout:
             np.zeros(rows, np.uint64),
         )
 
-    def block(self) -> Rows:
+    def new_block(self) -> Rows:
         """Return a block of rows of weight 0, in an mmap that is unmapped when released.
 
-        `malloc` would keep the memory of this many arrays of this size.
+        `malloc` would not return the memory of so many arrays to the system.
         """
         memory = mmap.mmap(-1, self.block_bytes)
         arrays = []
@@ -110,7 +110,7 @@ class Layout:
 
     @property
     def block_bytes(self) -> int:
-        """The length of a block."""
+        """The size of a block in bytes."""
         return sum(self.block_rows * size for size in self._row_bytes())
 
     def offset(self, array: int, row: int) -> int:
@@ -176,21 +176,21 @@ class Spool:
             yield self.read(begin, min(begin + self.layout.block_rows, self.rows))
 
     def read(self, begin: int, end: int) -> Rows:
-        """Return the rows from `begin` to before `end`."""
-        parts = [self.layout.empty(0)]
+        """Return the rows from `begin` up to but not including `end`."""
+        chunks = [self.layout.empty(0)]
         while begin < end:
             number, row = divmod(begin, self.layout.block_rows)
             count = min(end - begin, self.layout.block_rows - row)
             if self.kept is not None:
-                parts.append(self.kept[number].take(slice(row, row + count)))
+                chunks.append(self.kept[number].take(slice(row, row + count)))
             else:
-                parts.append(self._read_from_disk(number, row, count))
+                chunks.append(self._read_from_disk(number, row, count))
             begin += count
-        return concatenated(parts)
+        return concatenate(chunks)
 
     def sample(self, count: int) -> Rows:
         """Return up to `count` rows in evenly spread runs, or all if there are fewer."""
-        return concatenated([self.read(*run) for run in sample_runs(self.rows, count)])
+        return concatenate([self.read(*run) for run in sample_runs(self.rows, count)])
 
     def _read_from_disk(self, number: int, row: int, count: int) -> Rows:
         arrays = []
@@ -203,7 +203,7 @@ class Spool:
 
 
 def sample_runs(rows: int, count: int) -> list[tuple[int, int]]:
-    """Return evenly spread runs `(begin, end)` that take about `count` of `rows` rows."""
+    """Return evenly spread runs `(begin, end)` that cover about `count` of `rows` rows."""
     if rows <= count:
         return [(0, rows)]
     length = max(1, count // SAMPLE_RUNS)
@@ -215,15 +215,15 @@ class SpoolWriter:
     """Collects rows into blocks."""
 
     def __init__(self, path: Path, layout: Layout, memory: int) -> None:
-        """Create an empty store, which writes the file once `memory` bytes do not suffice."""
+        """Create an empty store, which writes the file once `memory` bytes are exceeded."""
         self._path, self._layout, self._memory = path, layout, memory
-        self._kept: list[Rows] | None = []
+        self._in_memory: list[Rows] | None = []
         self._blocks = 0
-        self._block = layout.block()
+        self._block = layout.new_block()
         self._filled = 0
 
     def append(self, rows: Rows, index: npt.NDArray[np.intp]) -> list[Rows]:
-        """Add the rows at an index, and return views of them as stored.
+        """Add the rows at the given indices and return views of them as stored.
 
         Raises:
             OSError: the disk is full.
@@ -240,28 +240,28 @@ class SpoolWriter:
             self._filled += count
             begin += count
             if self._filled == self._layout.block_rows:
-                self._put(self._block)
-                self._block, self._filled = self._layout.block(), 0
+                self._store(self._block)
+                self._block, self._filled = self._layout.new_block(), 0
         return stored
 
     def finish(self) -> Spool:
-        """Store the last block, and return the spool."""
+        """Store the last block and return the spool."""
         rows = self._blocks * self._layout.block_rows + self._filled
-        if self._filled and self._kept is not None:
-            self._kept.append(self._block.take(slice(0, self._filled)))
+        if self._filled and self._in_memory is not None:
+            self._in_memory.append(self._block.take(slice(0, self._filled)))
         elif self._filled:
             self._write(self._block)
-        return Spool(self._layout, rows, self._kept, self._path)
+        return Spool(self._layout, rows, self._in_memory, self._path)
 
-    def _put(self, block: Rows) -> None:
+    def _store(self, block: Rows) -> None:
         self._blocks += 1
-        if self._kept is None:
+        if self._in_memory is None:
             self._write(block)
             return
-        self._kept.append(block)
-        if len(self._kept) * self._layout.block_bytes > self._memory:
-            kept, self._kept = self._kept, None
-            for earlier in kept:
+        self._in_memory.append(block)
+        if len(self._in_memory) * self._layout.block_bytes > self._memory:
+            blocks, self._in_memory = self._in_memory, None
+            for earlier in blocks:
                 self._write(earlier)
 
     def _write(self, block: Rows) -> None:
@@ -270,10 +270,10 @@ class SpoolWriter:
                 file.write(values.tobytes())
 
 
-def concatenated(parts: list[Rows]) -> Rows:
-    """Return the rows of several parts, one after the other."""
-    if len(parts) == 1:
-        return parts[0]
+def concatenate(chunks: list[Rows]) -> Rows:
+    """Return the rows of all chunks in order."""
+    if len(chunks) == 1:
+        return chunks[0]
     return Rows(
-        *(np.concatenate(arrays) for arrays in zip(*(p.arrays() for p in parts), strict=True))
+        *(np.concatenate(arrays) for arrays in zip(*(c.arrays() for c in chunks), strict=True))
     )

@@ -1,4 +1,4 @@
-"""The split: a row's hash decides whether it is held out, not its position.
+"""The split: a row's hash, not its position, decides whether it is held out.
 
 A reordered or longer table therefore holds out the same rows, and the row alone shows whether a
 version was trained on it. The hash is the project's own: it does not change with library versions,
@@ -23,18 +23,18 @@ GOLDEN_RATIO = 0x9E3779B97F4A7C15  # 2⁶⁴ / φ, the increment of splitmix64
 MISSING_TEXT = 0x6A09E667F3BCC909
 HALF_WORD = np.uint64(32)
 ROWS_AT_A_TIME = 16_384
-MAX_EXACT_INTEGER = 2**24  # float32 holds all integers up to it
+MAX_EXACT_INTEGER = 2**24  # float32 represents every integer up to this one
 
 Hashes = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
 class Split:
-    """The shares of the split.
+    """The settings of the split.
 
     Attributes:
-        held_out: the share used for evaluation.
-        validation: the share of the other rows used for early stopping.
+        held_out: the fraction of rows used for evaluation.
+        validation: the fraction of the other rows used for early stopping.
         seed: different seeds hold out different rows.
     """
 
@@ -43,24 +43,24 @@ class Split:
     seed: int
 
     def uniform(self, key: Hashes) -> npt.NDArray[np.float64]:
-        """Return a number in [0, 1) for each key, which decides the row's part of the split."""
+        """Return a uniform number in [0, 1) for each key, which decides the row's subset."""
         mixed = _mix(key ^ _mix(np.array([self.seed + GOLDEN_RATIO], np.uint64)))
         return np.asarray(mixed >> np.uint64(11), np.float64) / 2.0**53
 
 
-def number_hashes(
+def hash_numbers(
     values: npt.NDArray[Any],
     out: npt.NDArray[np.float64] | None = None,
     scratch: Hashes | None = None,
 ) -> Hashes:
-    """Return a hash of each number, `[rows]`: of its float64 bits, −0 as 0, NaN as one value.
+    """Return a hash of each number's float64 bits, `[rows]`; −0 counts as 0, all NaNs as one.
 
-    Fractions are rounded to float32 first, since a file may store them so.
+    Fractions are rounded to float32 first, since some files store float32.
 
     Args:
         values: the numbers, `[rows]`.
-        out: buffer `[rows]` for the result; None: allocate it.
-        scratch: buffer `[rows]` for intermediate results; None: allocate it.
+        out: buffer `[rows]` for the result; None allocates it.
+        scratch: buffer `[rows]` for intermediate results; None allocates it.
     """
     if values.dtype == np.float64:
         with np.errstate(over="ignore"):
@@ -77,7 +77,7 @@ def number_hashes(
     return bits
 
 
-def text_hashes(values: Sequence[str]) -> Hashes:
+def hash_texts(values: Sequence[str]) -> Hashes:
     """Return a hash of each text, followed by the hash of a missing text."""
     return np.array(
         [*(xxhash.xxh64_intdigest(v.encode()) for v in values), MISSING_TEXT], np.uint64
@@ -87,7 +87,7 @@ def text_hashes(values: Sequence[str]) -> Hashes:
 class RowHasher:
     """Adds up the hashes of rows, a column at a time.
 
-    Rows are hashed in steps whose buffers stay in the CPU cache: 5 times as fast as whole columns.
+    Hashing in steps whose buffers stay in the CPU cache is 5 times as fast as by whole columns.
     """
 
     def __init__(self, rows: int) -> None:
@@ -101,7 +101,7 @@ class RowHasher:
         for start in range(0, len(values), ROWS_AT_A_TIME):
             step = slice(start, start + ROWS_AT_A_TIME)
             count = len(values[step])
-            hashes = number_hashes(values[step], self._hashes[:count], self._scratch[:count])
+            hashes = hash_numbers(values[step], self._hashes[:count], self._scratch[:count])
             hashes *= factor
             self._total[step] += hashes
 
@@ -110,7 +110,7 @@ class RowHasher:
         self._total += hashes * _factor(name)
 
     def keys(self) -> Hashes:
-        """Return a hash of each row, `[rows]`; duplicate rows get different ones."""
+        """Return a hash of each row, `[rows]`; duplicate rows get different hashes."""
         keys = _mix(self._total)
         series = pl.Series("key", keys)
         if series.n_unique() < len(series):

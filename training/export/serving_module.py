@@ -94,11 +94,11 @@ class TrainedModel:
 
     def inputs(self, frame: pl.DataFrame) -> Inputs:
         """Return the inputs of `serving_default` for parsed cells; null is a missing value."""
-        return {column.name: column.served(frame[column.name]) for column in self.columns}
+        return {column.name: column.input_values(frame[column.name]) for column in self.columns}
 
     def typical_rows(self) -> pl.DataFrame:
         """Return an average row of each class: examples that reveal nobody's data."""
-        return pl.DataFrame({column.name: column.typical() for column in self.columns})
+        return pl.DataFrame({column.name: column.typical_cells() for column in self.columns})
 
 
 class LogisticRegressionModule(tf.Module):
@@ -224,7 +224,7 @@ class LogisticRegressionModule(tf.Module):
         cells = Cells(
             stack(encoder.numbers, tf.float32),
             stack(encoder.wide, tf.float64),
-            stack(encoder.coded, tf.int32),
+            stack(encoder.categories, tf.int32),
         )
         return encoder.encode(cells, tf.float32)
 

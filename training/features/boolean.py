@@ -20,14 +20,14 @@ DIGITS = {"0": "false", "1": "true", "0.0": "false", "1.0": "true"}
 
 @dataclass(frozen=True)
 class BooleanParser(CellParser):
-    """Reads true and false in any case, and 0 and 1, from which the kind is not inferred."""
+    """Parses true and false in any case; also 0 and 1, which are not detected as booleans."""
 
     kind: ClassVar[Kind] = "boolean"
     expected: ClassVar[str] = "true or false"
 
     @classmethod
     def accepts(cls, dtype: pl.DataType) -> bool:
-        """Return whether values of a type other than text are of this kind."""
+        """Return whether values of a dtype other than text are of this kind."""
         return dtype == pl.Boolean
 
     @classmethod
@@ -37,13 +37,13 @@ class BooleanParser(CellParser):
 
     def parse(self, values: pl.Series) -> pl.Series:
         """Return texts, "false" or "true"; null where missing or neither."""
-        text = self.trimmed(values).str.to_lowercase().replace(DIGITS)
+        text = self.trim(values).str.to_lowercase().replace(DIGITS)
         return text.set(~text.is_in(FALSE_TRUE), None)
 
 
 @dataclass(frozen=True)
 class BooleanColumn(Column):
-    """A column of true and false, none of them missing in training."""
+    """A column of true and false without missing values in training."""
 
     kind: ClassVar[Kind] = "boolean"
 
@@ -52,15 +52,15 @@ class BooleanColumn(Column):
         """The type of the signature's input."""
         return tf.bool
 
-    def slots(self) -> tuple[str, ...]:
+    def feature_names(self) -> tuple[str, ...]:
         """Return the names of the column's features."""
         return (f"{self.name} is true",)
 
-    def encode(self, places: Any, dtype: Any) -> Any:
+    def encode(self, indices: Any, dtype: Any) -> Any:
         """Turn vocabulary indices `[rows]` into features `[rows, 1]`."""
-        return tf.cast(places, dtype)[:, tf.newaxis]
+        return tf.cast(indices, dtype)[:, tf.newaxis]
 
-    def places(self, codes: Mapping[str, int]) -> npt.NDArray[np.int32]:
+    def indices(self, codes: Mapping[str, int]) -> npt.NDArray[np.int32]:
         """Return the vocabulary index of a missing value (code −1), then of each code.
 
         The signature cannot express a missing value; callers send the most frequent value instead.
@@ -68,10 +68,10 @@ class BooleanColumn(Column):
         return np.array([self.mode, *(FALSE_TRUE.index(value) for value in codes)], np.int32)
 
     def reader(self) -> tf.Module:
-        """Return a function in the graph from served values to vocabulary indices."""
-        return _Place()
+        """Return the graph function from served values to vocabulary indices."""
+        return _ToIndices()
 
-    def served(self, cells: pl.Series) -> npt.NDArray[Any]:
+    def input_values(self, cells: pl.Series) -> npt.NDArray[Any]:
         """Return parsed cells as values of the signature's input."""
         return (cells.fill_null(FALSE_TRUE[self.mode]) == "true").to_numpy()
 
@@ -79,7 +79,7 @@ class BooleanColumn(Column):
         """Return JSON booleans; None where missing."""
         return (cells == "true").to_list()
 
-    def typical(self) -> pl.Series:
+    def typical_cells(self) -> pl.Series:
         """Return the most frequent value of each class."""
         return pl.Series([FALSE_TRUE[mode] for mode in self.class_modes])
 
@@ -89,7 +89,7 @@ class BooleanColumn(Column):
         return tf.int64
 
 
-class _Place(tf.Module):
+class _ToIndices(tf.Module):
     def __call__(self, values: Any) -> Any:
         return tf.cast(values, tf.int32)
 

@@ -1,4 +1,4 @@
-"""Categories: texts with a vocabulary, one feature for each value."""
+"""Categories: texts with a vocabulary, one feature per value."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ FALSE_TRUE = ("false", "true")
 
 @dataclass(frozen=True)
 class CategoricalParser(CellParser):
-    """Reads categories; a whole number is written without ".0", whatever the format."""
+    """Parses categories; whole numbers lose a trailing ".0", which file formats write or omit."""
 
     kind: ClassVar[Kind] = "categorical"
     expected: ClassVar[str] = "a category"
 
     @classmethod
     def accepts(cls, dtype: pl.DataType) -> bool:
-        """Return whether values of a type other than text are of this kind."""
+        """Return whether values of a dtype other than text are of this kind."""
         return dtype in (pl.Categorical, pl.Enum)
 
     @classmethod
     def detect(cls, text: pl.Series, cell_format: CellFormat, separator: str) -> CellParser | None:
-        """Return a parser, since all texts can be categories."""
+        """Return a parser; any text can be a category."""
         return cls(cell_format)
 
     def parse(self, values: pl.Series) -> pl.Series:
         """Return texts, null where missing."""
-        return self.trimmed(values).str.replace(WHOLE_NUMBER, "$1")
+        return self.trim(values).str.replace(WHOLE_NUMBER, "$1")
 
 
 def spellings(value: str, vocabulary: Sequence[str]) -> list[str]:
-    """Return other spellings that are read as the value."""
+    """Return the other spellings of a value."""
     if set(vocabulary) <= set(FALSE_TRUE):
         return [value.capitalize(), value.upper()]
     return [f"{value}.0"] if value.lstrip("+-").isdecimal() else []
@@ -57,8 +57,8 @@ def spellings(value: str, vocabulary: Sequence[str]) -> list[str]:
 class CategoricalColumn(Column):
     """A column of categories; `marks` are texts that mean a missing value.
 
-    The index of a value's feature is its vocabulary index. The index after the last is for values
-    not seen in training or seen too rarely, the next one for missing values, if training had any.
+    The index of a value's feature is its vocabulary index. The next index is for values that were
+    unseen or too rare in training, and the one after it for missing values, if training had any.
     """
 
     marks: tuple[str, ...] = MISSING
@@ -71,29 +71,29 @@ class CategoricalColumn(Column):
         integers = bool(self.vocabulary) and all(_is_int64(value) for value in self.vocabulary)
         return tf.int64 if integers and not self.missing else tf.string
 
-    def slots(self) -> tuple[str, ...]:
+    def feature_names(self) -> tuple[str, ...]:
         """Return the names of the column's features."""
         values = tuple(f"{self.name} = {value}" for value in self.vocabulary)
         missing = (f"{self.name} is missing",) if self.missing else ()
         return (*values, f"{self.name} is another", *missing)
 
-    def encode(self, places: Any, dtype: Any) -> Any:
-        """Turn vocabulary indices `[rows]` into features `[rows, slots]`."""
-        slots = len(self.slots())
-        # Without a slot of its own, a missing value counts as unknown.
-        return tf.one_hot(tf.minimum(places, slots - 1), slots, dtype=dtype)
+    def encode(self, indices: Any, dtype: Any) -> Any:
+        """Turn vocabulary indices `[rows]` into features `[rows, features]`."""
+        width = len(self.feature_names())
+        # Without its own feature, a missing value counts as unknown.
+        return tf.one_hot(tf.minimum(indices, width - 1), width, dtype=dtype)
 
-    def places(self, codes: Mapping[str, int]) -> npt.NDArray[np.int32]:
+    def indices(self, codes: Mapping[str, int]) -> npt.NDArray[np.int32]:
         """Return the vocabulary index of a missing value (code −1), then of each code."""
-        known = {value: place for place, value in enumerate(self.vocabulary)}
-        unknown = len(known)
-        return np.array([unknown + 1, *(known.get(v, unknown) for v in codes)], np.int32)
+        index_of = {value: index for index, value in enumerate(self.vocabulary)}
+        unknown = len(index_of)
+        return np.array([unknown + 1, *(index_of.get(v, unknown) for v in codes)], np.int32)
 
     def reader(self) -> tf.Module:
-        """Return a function in the graph from served values to vocabulary indices."""
+        """Return the graph function from served values to vocabulary indices."""
         return _Lookup(self)
 
-    def served(self, cells: pl.Series) -> npt.NDArray[Any]:
+    def input_values(self, cells: pl.Series) -> npt.NDArray[Any]:
         """Return parsed cells as values of the signature's input."""
         if self.dtype == tf.int64:
             integers = cells.cast(pl.Int64, strict=False)
@@ -106,7 +106,7 @@ class CategoricalColumn(Column):
             cells = cells.cast(pl.Int64, strict=False)
         return cells.to_list()
 
-    def typical(self) -> pl.Series:
+    def typical_cells(self) -> pl.Series:
         """Return the most frequent value of each class."""
         values = [self.vocabulary[mode] if mode >= 0 else None for mode in self.class_modes]
         return pl.Series(values, dtype=pl.String)
@@ -118,38 +118,39 @@ class CategoricalColumn(Column):
 
 
 class _Lookup(tf.Module):
-    """Looks up served values in a vocabulary, ignoring blanks around them."""
+    """Looks up served values in a vocabulary, ignoring surrounding blanks."""
 
     def __init__(self, column: CategoricalColumn) -> None:
         super().__init__()
-        self._text = column.dtype == tf.string
+        self._is_text = column.dtype == tf.string
         unknown = len(column.vocabulary)
-        places: dict[Any, int] = {}
-        if self._text:
-            places = dict.fromkeys(column.marks, unknown + 1)
-        for place, value in enumerate(column.vocabulary):
-            for spelling in spellings(value, column.vocabulary) if self._text else []:
-                places[spelling] = place
-        for place, value in enumerate(column.vocabulary):
-            places[value if self._text else int(value)] = place
+        index_of: dict[Any, int] = {}
+        if self._is_text:
+            index_of = dict.fromkeys(column.marks, unknown + 1)
+        for index, value in enumerate(column.vocabulary):
+            for spelling in spellings(value, column.vocabulary) if self._is_text else []:
+                index_of[spelling] = index
+        for index, value in enumerate(column.vocabulary):
+            index_of[value if self._is_text else int(value)] = index
         initializer = tf.lookup.KeyValueTensorInitializer(
-            tf.constant(list(places), column.dtype), tf.constant(list(places.values()), tf.int32)
+            tf.constant(list(index_of), column.dtype),
+            tf.constant(list(index_of.values()), tf.int32),
         )
         self.table = tf.lookup.StaticHashTable(initializer, default_value=unknown)
 
     def __call__(self, values: Any) -> Any:
-        return self.table.lookup(tf.strings.strip(values) if self._text else values)
+        return self.table.lookup(tf.strings.strip(values) if self._is_text else values)
 
 
 @dataclass
 class CategoryStatistics:
-    """How often each value of a column was seen, in each class.
+    """Codes, weights and counts of a column's values.
 
     Attributes:
-        codes: the number of each value, in order of appearance.
-        weights: summed weight of the training rows, `[values][classes]`.
-        counts: training rows of each value, `[values]`.
-        missing: training rows without a value.
+        codes: the code of each value, in order of appearance.
+        weights: summed weight of the training rows, `[values, classes]`.
+        counts: number of training rows of each value, `[values]`.
+        missing: number of training rows without a value.
     """
 
     codes: dict[str, int] = field(default_factory=dict)
@@ -157,19 +158,19 @@ class CategoryStatistics:
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     missing: int = 0
 
-    def code(self, name: str, values: Sequence[str]) -> npt.NDArray[np.int32]:
-        """Return the code of each value, new ones for new values.
+    def encode(self, name: str, values: Sequence[str]) -> npt.NDArray[np.int32]:
+        """Return the code of each value, adding codes for new values.
 
         Raises:
             DataError: there are too many distinct values.
         """
-        found = [self.codes.setdefault(value, len(self.codes)) for value in values]
+        codes = [self.codes.setdefault(value, len(self.codes)) for value in values]
         if len(self.codes) > MAX_VALUES:
             raise DataError(
                 f"column {name!r} has more than {MAX_VALUES:,} different values; "
                 f"--leave-out '{name}' leaves it out"
             )
-        return np.array(found, np.int32)
+        return np.array(codes, np.int32)
 
     def add(self, codes: npt.NDArray[np.int32], label: npt.NDArray[np.int32], weight: Any) -> None:
         """Add the codes (−1: missing), labels and weights of training rows."""
@@ -184,55 +185,55 @@ class CategoryStatistics:
         self.counts = counts
 
     def merge(self, other: CategoryStatistics) -> None:
-        """Add the rows of another worker, and keep this worker's codes."""
+        """Add the rows of another worker; this worker's codes do not change."""
         for value in other.codes:
             self.codes.setdefault(value, len(self.codes))
         weights = np.zeros((len(self.codes), CLASSES))
         weights[: len(self.weights)] = self.weights
         counts = np.zeros(len(self.codes), np.int64)
         counts[: len(self.counts)] = self.counts
-        for value, more, count in zip(other.codes, other.weights, other.counts, strict=False):
-            weights[self.codes[value]] += more
+        for value, weight, count in zip(other.codes, other.weights, other.counts, strict=False):
+            weights[self.codes[value]] += weight
             counts[self.codes[value]] += count
         self.weights, self.counts = weights, counts
         self.missing += other.missing
 
-    def vocabulary(self, name: str) -> tuple[str, ...]:
+    def build_vocabulary(self, name: str) -> tuple[str, ...]:
         """Return the most frequent values, at most `MAX_VOCABULARY`.
 
         Raises:
             DataError: the values look like identifiers, so nothing can be learned from them.
         """
         totals = dict(zip(self.codes, self.weights.sum(axis=1).tolist(), strict=False))
-        seen = sorted((v for v in totals if totals[v] > 0), key=lambda v: (-totals[v], v))
-        rows, once = int(self.counts.sum()), int((self.counts == 1).sum())
-        own = rows >= MIN_IDENTIFIER_ROWS and once > rows / 2
-        if own or len(seen) > max(MAX_VOCABULARY, rows / 2):
+        values = sorted((v for v in totals if totals[v] > 0), key=lambda v: (-totals[v], v))
+        rows, unique = int(self.counts.sum()), int((self.counts == 1).sum())
+        mostly_unique = rows >= MIN_IDENTIFIER_ROWS and unique > rows / 2
+        if mostly_unique or len(values) > max(MAX_VOCABULARY, rows / 2):
             raise DataError(
-                f"column {name!r} has {len(seen):,} different values in {rows:,} rows, like an "
+                f"column {name!r} has {len(values):,} different values in {rows:,} rows, like an "
                 f"identifier; --leave-out '{name}' leaves it out"
             )
-        return tuple(seen[:MAX_VOCABULARY])
+        return tuple(values[:MAX_VOCABULARY])
 
-    def facts(self, vocabulary: Sequence[str]) -> dict[str, Any]:
+    def column_fields(self, vocabulary: Sequence[str]) -> dict[str, Any]:
         """Return the fields of `Column` for a vocabulary."""
-        counted = np.array([self.weights_of(value) for value in vocabulary]).reshape(-1, CLASSES)
-        modes = counted.argmax(axis=0).tolist() if len(counted) else [-1, -1]
+        weights = np.array([self.class_weights(value) for value in vocabulary]).reshape(-1, CLASSES)
+        modes = weights.argmax(axis=0).tolist() if len(weights) else [-1, -1]
         return {
             "missing": self.missing > 0,
             "vocabulary": tuple(vocabulary),
             "class_modes": (modes[0], modes[1]),
-            "mode": int(counted.sum(axis=1).argmax()) if len(counted) else -1,
+            "mode": int(weights.sum(axis=1).argmax()) if len(weights) else -1,
         }
 
-    def weights_of(self, value: str) -> list[float]:
+    def class_weights(self, value: str) -> list[float]:
         """Return the weight of a value in each class."""
         code = self.codes.get(value, -1)
-        known = 0 <= code < len(self.weights)
-        return self.weights[code].tolist() if known else [0.0] * CLASSES
+        has_rows = 0 <= code < len(self.weights)
+        return self.weights[code].tolist() if has_rows else [0.0] * CLASSES
 
     def as_json(self) -> dict[str, Any]:
-        """Return JSON for another worker."""
+        """Return the statistics as JSON for another worker."""
         return {
             "codes": self.codes,
             "weights": self.weights.tolist(),

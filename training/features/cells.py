@@ -1,4 +1,4 @@
-"""Parse cells by one rule for all file formats. Does not import TensorFlow."""
+"""Cells, parsed by the same rules in all file formats. Does not import TensorFlow."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ BLANKS = " \t\n\v\f\r"  # the characters that tf.strings.strip removes
 
 @dataclass(frozen=True)
 class CellFormat:
-    """How a table writes its cells.
+    """The format of a table's cells.
 
     Attributes:
         missing: marks of a missing value besides `MISSING`.
-        decimal: the decimal separator; empty: inferred from the values.
+        decimal: the decimal separator; inferred from the values if empty.
         date_format: strftime format of dates, if not one of the detected forms.
     """
 
@@ -43,7 +43,7 @@ class CellFormat:
 
 @dataclass(frozen=True)
 class CellParser(ABC):
-    """Reads the cells of one column; `column_type` is the class of the resulting column."""
+    """Parses the cells of one column; `column_type` is the class of the resulting column."""
 
     cell_format: CellFormat = field(default_factory=CellFormat)
 
@@ -64,15 +64,15 @@ class CellParser(ABC):
     @classmethod
     @abstractmethod
     def accepts(cls, dtype: pl.DataType) -> bool:
-        """Return whether values of a type other than text are of this kind."""
+        """Return whether values of a dtype other than text are of this kind."""
 
     @abstractmethod
     def parse(self, values: pl.Series) -> pl.Series:
         """Turn texts or typed values into cells; null where missing or not of this kind."""
 
-    def column(self, name: str, **facts: Any) -> Any:
+    def column(self, name: str, **statistics: Any) -> Any:
         """Return the column with the given name and statistics."""
-        return self.column_type(name, **facts)
+        return self.column_type(name, **statistics)
 
     def advice(self, name: str, value: object) -> str:
         """Return advice on reading a value that is not of this kind."""
@@ -81,17 +81,17 @@ class CellParser(ABC):
             f"--columns {name!r}=categorical if the column holds names"
         )
 
-    def trimmed(self, values: pl.Series) -> pl.Series:
-        """Return values as texts without blanks around them, null where missing."""
-        return trimmed(values, self.cell_format)
+    def trim(self, values: pl.Series) -> pl.Series:
+        """Return values as text without surrounding blanks, null where missing."""
+        return trim(values, self.cell_format)
 
 
-def trimmed(values: pl.Series, cell_format: CellFormat) -> pl.Series:
-    """Return values as texts without blanks around them, null where missing."""
+def trim(values: pl.Series, cell_format: CellFormat) -> pl.Series:
+    """Return values as text without surrounding blanks, null where missing."""
     text = values.cast(pl.String).str.strip_chars(BLANKS)
     return text.set(text.is_in(cell_format.marks).fill_null(False), None)
 
 
 def is_text(dtype: pl.DataType) -> bool:
-    """Return whether a type is text, which must be parsed."""
+    """Return whether a dtype is text, which must be parsed."""
     return dtype == pl.String

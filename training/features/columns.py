@@ -1,4 +1,4 @@
-"""Columns: statistics from training, and features."""
+"""Columns: their training statistics and their features."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Column(ABC):
         class_means: means of numbers and dates in class 0 and class 1.
         vocabulary: values of a category, most frequent first; false and true for a boolean.
         class_modes: for categories and booleans, index of the most frequent value in each class.
-        mode: the same for all rows; −1 for numbers and dates.
-        form: how the table writes dates, see `DateParser`.
+        mode: index of the most frequent value in all rows; −1 for numbers and dates.
+        form: the form of dates in the table, see `DateParser`.
     """
 
     name: str
@@ -61,15 +61,15 @@ class Column(ABC):
         """The type of the signature's input."""
 
     @abstractmethod
-    def slots(self) -> tuple[str, ...]:
+    def feature_names(self) -> tuple[str, ...]:
         """Return the names of the column's features."""
 
     @abstractmethod
     def reader(self) -> tf.Module:
-        """Return a function in the graph from served values `[rows]` to cells `[rows]`."""
+        """Return the graph function from served values `[rows]` to cells `[rows]`."""
 
     @abstractmethod
-    def served(self, cells: pl.Series) -> npt.NDArray[Any]:
+    def input_values(self, cells: pl.Series) -> npt.NDArray[Any]:
         """Return parsed cells, null where missing, as values of the signature's input."""
 
     @abstractmethod
@@ -77,7 +77,7 @@ class Column(ABC):
         """Return parsed cells as they appear in a JSON request; a missing one is None."""
 
     @abstractmethod
-    def typical(self) -> pl.Series:
+    def typical_cells(self) -> pl.Series:
         """Return the typical cell of each class."""
 
     @property

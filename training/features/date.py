@@ -38,7 +38,7 @@ COMPACT = r"^(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])$"
 
 @dataclass(frozen=True)
 class DateParser(CellParser):
-    """Reads dates and times of one form: a key of `FORMS`, or a strftime format."""
+    """Parses dates and times of one form: a key of `FORMS` or a strftime format."""
 
     form: str = ISO_DATES
 
@@ -47,12 +47,12 @@ class DateParser(CellParser):
 
     @property
     def wide(self) -> bool:
-        """Days with a time of day need 64 bits."""
+        """Whether the column needs 64 bits; days with a time of day do."""
         return True
 
     @classmethod
     def accepts(cls, dtype: pl.DataType) -> bool:
-        """Return whether values of a type other than text are of this kind."""
+        """Return whether values of a dtype other than text are of this kind."""
         return dtype == pl.Date or isinstance(dtype, pl.Datetime)
 
     @classmethod
@@ -64,13 +64,13 @@ class DateParser(CellParser):
         """
         forms = [cell_format.date_format] if cell_format.date_format else []
         parsers = [cls(cell_format, form) for form in (*forms, *FORMS)]
-        fitting = [parser for parser in parsers if parser.parse(text).null_count() == 0]
-        if len(fitting) > 1 and fitting[0].form not in forms:
+        matching = [parser for parser in parsers if parser.parse(text).null_count() == 0]
+        if len(matching) > 1 and matching[0].form not in forms:
             raise DataError(
                 f"column {text.name!r}: {text[0]!r} may be day/month or month/day; "
                 "--date-format '%d/%m/%Y' or --date-format '%m/%d/%Y' says which"
             )
-        return fitting[0] if fitting else None
+        return matching[0] if matching else None
 
     def parse(self, values: pl.Series) -> pl.Series:
         """Return Float64, days since 1970-01-01T00:00Z; times without a zone are in UTC."""
@@ -80,42 +80,44 @@ class DateParser(CellParser):
             return _days(values.dt.epoch("us"))
         if not is_text(values.dtype):
             raise pl.exceptions.InvalidOperationError(f"{values.dtype} is not a date")
-        text = self.trimmed(values)
+        text = self.trim(values)
         return (
-            _of_form(text, FORMS[self.form]) if self.form in FORMS else _of_format(text, self.form)
+            _parse_form(text, FORMS[self.form])
+            if self.form in FORMS
+            else _parse_format(text, self.form)
         )
 
-    def column(self, name: str, **facts: Any) -> Any:
-        """Return the column of the dates that this has read."""
-        return self.column_type(name, **facts, form=self.form)
+    def column(self, name: str, **statistics: Any) -> Any:
+        """Return the column with the given name and statistics, and this form."""
+        return self.column_type(name, **statistics, form=self.form)
 
     def advice(self, name: str, value: object) -> str:
         """Return advice on reading a value that is not a date."""
-        return f"--date-format if it is one in another form, {super().advice(name, value)}"
+        return f"--date-format if it is a date of another form, {super().advice(name, value)}"
 
 
 def _days(microseconds: pl.Series) -> pl.Series:
     return microseconds.cast(pl.Float64) / DAY_MICROSECONDS
 
 
-def _of_form(text: pl.Series, pattern: str) -> pl.Series:
+def _parse_form(text: pl.Series, pattern: str) -> pl.Series:
     """Return days, null where a text does not match or is not a valid date."""
     groups = text.str.extract_groups("(?-u)" + pattern).struct.unnest()  # ASCII digits only
 
     def number(name: str) -> pl.Expr:
         return pl.col(name).cast(pl.Int64, strict=False)
 
-    def padded(name: str, width: int) -> pl.Expr:
+    def pad(name: str, width: int) -> pl.Expr:
         return pl.col(name).str.zfill(width)
 
-    date = pl.concat_str(padded("Y", 4), padded("m", 2), padded("d", 2), separator="-")
+    date = pl.concat_str(pad("Y", 4), pad("m", 2), pad("d", 2), separator="-")
     micros = pl.col("f").str.pad_end(9, "0").str.head(6).cast(pl.Int64, strict=False)
     zone = pl.col("z").str.replace(":", "")
     offset = zone.str.slice(1, 2).cast(pl.Int64, strict=False) * 60 + zone.str.slice(3, 2).cast(
         pl.Int64, strict=False
     ).fill_null(0)
     sign = pl.when(zone.str.starts_with("-")).then(-1).otherwise(1)
-    found = groups.select(
+    fields = groups.select(
         days=date.str.to_date("%Y-%m-%d", strict=False).cast(pl.Int32).cast(pl.Int64),
         hours=number("H").fill_null(0),
         minutes=number("M").fill_null(0),
@@ -126,19 +128,19 @@ def _of_form(text: pl.Series, pattern: str) -> pl.Series:
     seconds = (pl.col("hours") * 60 + pl.col("minutes") - pl.col("offset")) * 60 + pl.col("seconds")
     moment = pl.col("days") * DAY_MICROSECONDS + seconds * 1_000_000 + pl.col("micros")
     valid = (pl.col("hours") < 24) & (pl.col("minutes") < 60) & (pl.col("seconds") < 60)
-    days = found.select(pl.when(valid).then(moment).alias(text.name)).to_series()
+    days = fields.select(pl.when(valid).then(moment).alias(text.name)).to_series()
     return _days(days)
 
 
-def _of_format(text: pl.Series, form: str) -> pl.Series:
-    """Return days, null where a text is not in a format; a zone counts if the format has one."""
-    readers: list[Callable[[], pl.Series]] = [
+def _parse_format(text: pl.Series, form: str) -> pl.Series:
+    """Return days, null where a text does not match; a zone counts if the format has one."""
+    conversions: list[Callable[[], pl.Series]] = [
         lambda: text.str.to_datetime(form, strict=False, time_unit="us"),
         lambda: text.str.to_date(form, strict=False).cast(pl.Datetime("us")),
     ]
-    for read in readers:
+    for convert in conversions:
         try:
-            moments = read()
+            moments = convert()
         except pl.exceptions.PolarsError:  # such as a format without a time of day
             continue
         if moments.null_count() < len(text) or text.null_count() == len(text):

@@ -13,7 +13,7 @@ import polars as pl
 from training.errors import DataError
 from training.features.boolean import BooleanParser
 from training.features.categorical import CategoricalParser
-from training.features.cells import CellFormat, CellParser, Kind, is_text, trimmed
+from training.features.cells import CellFormat, CellParser, Kind, is_text, trim
 from training.features.date import COMPACT, FORMS, OTHER_FORM, DateParser
 from training.features.numeric import (
     DECORATED_NUMBER,
@@ -38,7 +38,7 @@ MIN_COUNTER_ROWS = 20
 
 
 def detect(
-    values: pl.Series, cell_format: CellFormat, separator: str, place: Callable[[int], str]
+    values: pl.Series, cell_format: CellFormat, separator: str, location: Callable[[int], str]
 ) -> CellParser:
     """Choose how to read a column by its first rows.
 
@@ -53,30 +53,32 @@ def detect(
             f"column {values.name!r}: expected numbers, text, booleans or dates, got the type "
             f"{values.dtype}; --leave-out {values.name!r} leaves the column out"
         )
-    text = trimmed(values, cell_format)
+    text = trim(values, cell_format)
     present = text.drop_nulls()
     if present.is_empty():
         return NumericParser(cell_format)
     for parser in PARSERS.values():
         if parser is CategoricalParser:
-            _refuse_unclear(values, text, cell_format, place)
-            _refuse_other_dates(text, place)
-            _refuse_units(text, place)
-        found: CellParser | None = parser.detect(present, cell_format, separator)
-        if found is not None:
-            if found.kind == "numeric":
-                _refuse_leading_zeros(text, place)
-                _refuse_compact_dates(text, place)
-            return _with_sufficient_precision(found, values)
+            _refuse_unclear(values, text, cell_format, location)
+            _refuse_other_dates(text, location)
+            _refuse_units(text, location)
+        candidate: CellParser | None = parser.detect(present, cell_format, separator)
+        if candidate is not None:
+            if candidate.kind == "numeric":
+                _refuse_leading_zeros(text, location)
+                _refuse_compact_dates(text, location)
+            return _with_sufficient_precision(candidate, values)
     raise AssertionError  # every text is a category
 
 
-def of_kind(kind: Kind, values: pl.Series, cell_format: CellFormat, separator: str) -> CellParser:
-    """Return the parser for a column of a given kind.
+def parser_for_kind(
+    kind: Kind, values: pl.Series, cell_format: CellFormat, separator: str
+) -> CellParser:
+    """Return the parser of a given kind for a column.
 
     Raises:
         DataError: the column's type cannot be read as this kind, float64 cannot resolve its
-            numbers, or a date's day and month are unclear.
+            numbers, or the order of day and month in dates is unclear.
     """
     parser = PARSERS[kind]
     if not is_text(values.dtype):
@@ -86,69 +88,69 @@ def of_kind(kind: Kind, values: pl.Series, cell_format: CellFormat, separator: s
             raise DataError(
                 f"column {values.name!r}: expected {parser.expected}, got the type {values.dtype}"
             ) from error
-    present = trimmed(values, cell_format).drop_nulls()
+    present = trim(values, cell_format).drop_nulls()
     return _with_sufficient_precision(
         parser.detect(present, cell_format, separator) or parser(cell_format), values
     )
 
 
 def _refuse_unclear(
-    values: pl.Series, text: pl.Series, cell_format: CellFormat, place: Callable[[int], str]
+    values: pl.Series, text: pl.Series, cell_format: CellFormat, location: Callable[[int], str]
 ) -> None:
-    """Reject a column in which most but not all values are numbers, or dates."""
+    """Reject a column in which most but not all values are numbers or dates."""
     numeric = NumericParser(cell_format, "," if cell_format.decimal == "," else ".")
-    like_numbers = numeric.parse(text).is_not_null() | text.str.contains(DECORATED_NUMBER)
+    is_number_like = numeric.parse(text).is_not_null() | text.str.contains(DECORATED_NUMBER)
     date = max(
         (DateParser(cell_format, form) for form in _forms(cell_format)),
         key=lambda parser: parser.parse(text).count(),
     )
     count = text.count()
-    for parser, alike in ((numeric, like_numbers), (date, date.parse(text).is_not_null())):
-        if 2 * (alike & text.is_not_null()).sum() < count:
+    for parser, matches in ((numeric, is_number_like), (date, date.parse(text).is_not_null())):
+        if 2 * (matches & text.is_not_null()).sum() < count:
             continue
         row = int((parser.parse(text).is_null() & text.is_not_null()).arg_max() or 0)
         raise DataError(
-            f"{place(row)}, column {values.name!r}: expected {parser.expected} like most of the "
+            f"{location(row)}, column {values.name!r}: expected {parser.expected} like most of the "
             f"values, got {text[row]!r}; {parser.advice(values.name, text[row])}"
         )
 
 
-def _refuse_leading_zeros(text: pl.Series, place: Callable[[int], str]) -> None:
+def _refuse_leading_zeros(text: pl.Series, location: Callable[[int], str]) -> None:
     """Reject numbers with leading zeros, which are usually codes."""
     zeros = text.str.contains(LEADING_ZERO).fill_null(False)
     if zeros.any():
         row = int(zeros.arg_max() or 0)
         raise DataError(
-            f"{place(row)}, column {text.name!r}: got {text[row]!r}, and a number would lose its "
-            f"leading zero; --columns {text.name!r}=categorical keeps it as a code, "
+            f"{location(row)}, column {text.name!r}: got {text[row]!r}, and a number would lose "
+            f"its leading zero; --columns {text.name!r}=categorical keeps it as a code, "
             f"--columns {text.name!r}=numeric reads it as a number"
         )
 
 
-def _refuse_compact_dates(text: pl.Series, place: Callable[[int], str]) -> None:
+def _refuse_compact_dates(text: pl.Series, location: Callable[[int], str]) -> None:
     """Reject numbers that all look like 20240131: dates, whose differences are not days."""
     if text.drop_nulls().str.contains(COMPACT).all():
         row = int(text.is_not_null().arg_max() or 0)
         raise DataError(
-            f"{place(row)}, column {text.name!r}: got {text[row]!r} and only such values, "
-            f"which may be dates; --columns {text.name!r}=date with --date-format '%Y%m%d' reads "
+            f"{location(row)}, column {text.name!r}: all values are like {text[row]!r} and may "
+            f"be dates; --columns {text.name!r}=date with --date-format '%Y%m%d' reads "
             f"dates, --columns {text.name!r}=numeric reads numbers"
         )
 
 
-def _refuse_other_dates(text: pl.Series, place: Callable[[int], str]) -> None:
+def _refuse_other_dates(text: pl.Series, location: Callable[[int], str]) -> None:
     """Reject a column in which most values are dates of a form that is not detected."""
-    alike = text.str.contains(OTHER_FORM).fill_null(False)
-    if 2 * alike.sum() >= text.count():
-        row = int(alike.arg_max() or 0)
+    matches = text.str.contains(OTHER_FORM).fill_null(False)
+    if 2 * matches.sum() >= text.count():
+        row = int(matches.arg_max() or 0)
         raise DataError(
-            f"{place(row)}, column {text.name!r}: got {text[row]!r}, which may be a date; "
+            f"{location(row)}, column {text.name!r}: got {text[row]!r}, which may be a date; "
             f"--date-format with its form, such as '%d %b %Y', reads it, "
-            f"--columns {text.name!r}=categorical takes it as a name"
+            f"--columns {text.name!r}=categorical treats it as a category"
         )
 
 
-def _refuse_units(text: pl.Series, place: Callable[[int], str]) -> None:
+def _refuse_units(text: pl.Series, location: Callable[[int], str]) -> None:
     """Reject a column in which most values are numbers with a unit."""
     units = text.str.extract(NUMBER_WITH_UNIT)
     if (
@@ -158,7 +160,7 @@ def _refuse_units(text: pl.Series, place: Callable[[int], str]) -> None:
     ):
         row = int(units.is_not_null().arg_max() or 0)
         raise DataError(
-            f"{place(row)}, column {text.name!r}: expected a number, got {text[row]!r}; write "
+            f"{location(row)}, column {text.name!r}: expected a number, got {text[row]!r}; write "
             f"numbers without units, --columns {text.name!r}=categorical if the column holds names"
         )
 
@@ -186,8 +188,8 @@ def _with_sufficient_precision(parser: CellParser, values: pl.Series) -> CellPar
     if exact or array.min() == array.max():
         return parser
     with np.errstate(over="ignore", invalid="ignore"):
-        fine = resolves(np.float32, float(array.mean()), float(array.std()))
-    return parser if fine else replace(parser, double=True)
+        is_resolved = resolves(np.float32, float(array.mean()), float(array.std()))
+    return parser if is_resolved else replace(parser, double=True)
 
 
 def _refuse_lost_digits(values: pl.Series, array: Any, parser: CellParser) -> None:
@@ -196,7 +198,7 @@ def _refuse_lost_digits(values: pl.Series, array: Any, parser: CellParser) -> No
         return
     exact = values.drop_nulls()
     if is_text(values.dtype):
-        exact = parser.trimmed(values).cast(pl.Int128, strict=False).drop_nulls()
+        exact = parser.trim(values).cast(pl.Int128, strict=False).drop_nulls()
     if exact.is_empty() or not exact.dtype.is_integer():
         return
     if exact.n_unique() == len(np.unique(array)):
@@ -207,7 +209,7 @@ def _refuse_lost_digits(values: pl.Series, array: Any, parser: CellParser) -> No
         raise DataError(
             f"column {values.name!r} has integers like {exact[0]} that differ only in digits "
             f"beyond float64's precision; --leave-out {values.name!r} leaves it out, "
-            f"--columns {values.name!r}=categorical takes them as names"
+            f"--columns {values.name!r}=categorical treats them as categories"
         )
 
 
@@ -216,11 +218,11 @@ def identifier_warning(parser: CellParser, values: pl.Series) -> str | None:
     if parser.kind != "numeric":
         return None
     name = values.name
-    reason = "has the name of an identifier" if ID_NAME.fullmatch(name) else ""
+    reason = "is named like an identifier" if ID_NAME.fullmatch(name) else ""
     numbers = parser.parse(values).drop_nulls().to_numpy()
     if len(numbers) >= MIN_COUNTER_ROWS and np.isfinite(numbers).all():
-        whole = bool((numbers == np.rint(numbers)).all())
-        dense = numbers.max() - numbers.min() < 2 * len(numbers)
-        if whole and dense and len(np.unique(numbers)) == len(numbers):
+        is_whole = bool((numbers == np.rint(numbers)).all())
+        is_dense = numbers.max() - numbers.min() < 2 * len(numbers)
+        if is_whole and is_dense and len(np.unique(numbers)) == len(numbers):
             reason = "numbers the rows, like an identifier"
     return f"column {name!r} {reason}; --leave-out {name!r} leaves it out" if reason else None

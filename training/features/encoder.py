@@ -26,13 +26,13 @@ class Cells(NamedTuple):
     Attributes:
         numbers: float32 `[rows, columns]`, NaN where missing.
         wide: float64 `[rows, columns]`, NaN where missing.
-        places: int32 `[rows, columns]`: false 0, true 1; a place in the vocabulary, its length
-            for an unknown value, one more for a missing one.
+        indices: int32 `[rows, columns]`: 0 for false, 1 for true; for a category, its vocabulary
+            index, the vocabulary's length if unknown, one more if missing.
     """
 
     numbers: Any
     wide: Any
-    places: Any
+    indices: Any
 
 
 class Encoder:
@@ -43,20 +43,21 @@ class Encoder:
         numbers = [column for column in columns if column.is_number]
         self.numbers = [column for column in numbers if column.dtype == tf.float32]
         self.wide = [column for column in numbers if column.dtype == tf.float64]
-        self.coded: list[Any] = [column for column in columns if not column.is_number]
+        self.categories: list[Any] = [column for column in columns if not column.is_number]
 
     @cached_property
     def features(self) -> tuple[Feature, ...]:
-        """The features in the order in which `encode` gives them."""
-        place = {column.name: index for index, column in enumerate(self.columns)}
-        found = []
+        """The features in the order of `encode`."""
+        index_of = {column.name: index for index, column in enumerate(self.columns)}
+        features = []
         for group in (self.numbers, self.wide):
-            found += [Feature(c.name, place[c.name], c.deviation) for c in group]
-            flags = [(c, slot) for c in group for slot in c.slots()[1:]]
-            found += [Feature(slot, place[c.name], 1.0) for c, slot in flags]
-        for column in self.coded:
-            found += [Feature(slot, place[column.name], 1.0) for slot in column.slots()]
-        return tuple(found)
+            features += [Feature(c.name, index_of[c.name], c.deviation) for c in group]
+            flags = [(c, name) for c in group for name in c.feature_names()[1:]]
+            features += [Feature(name, index_of[c.name], 1.0) for c, name in flags]
+        for column in self.categories:
+            index = index_of[column.name]
+            features += [Feature(name, index, 1.0) for name in column.feature_names()]
+        return tuple(features)
 
     @cached_property
     def owners(self) -> list[int]:
@@ -64,12 +65,12 @@ class Encoder:
         return [feature.column for feature in self.features]
 
     def encode(self, cells: Cells, dtype: Any, *, complete: bool = False) -> Any:
-        """Return a tensor `[rows, features]`; `complete` means that no number is missing."""
+        """Return features `[rows, features]`; `complete` means that no number is missing."""
         parts: list[Any] = []
         if self.numbers:
             parts += encode_numbers(self.numbers, cells.numbers, dtype, complete)
         if self.wide:
             parts += encode_numbers(self.wide, cells.wide, dtype, complete)
-        for position, column in enumerate(self.coded):
-            parts.append(column.encode(cells.places[:, position], dtype))
+        for position, column in enumerate(self.categories):
+            parts.append(column.encode(cells.indices[:, position], dtype))
         return tf.concat(parts, axis=1) if len(parts) > 1 else parts[0]

@@ -16,7 +16,7 @@ from training.features.columns import Column, Floats
 
 CLASSES = 2
 ROWS_AT_A_TIME = 4096
-# A type resolves a column if its spacing is below this share of the standard deviation.
+# A dtype resolves a column if its spacing is at most this fraction of the standard deviation.
 RESOLUTION = 1e-4
 COMMA_SEPARATORS = ("", ",")  # files with these rarely have decimal commas
 COMMA_NUMBER = r"^[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?$"
@@ -33,7 +33,7 @@ DECORATED_NUMBER = (
 
 @dataclass(frozen=True)
 class NumericParser(CellParser):
-    """Reads numbers; `double` if 32 bits do not resolve them."""
+    """Parses numbers; `double` if 32 bits do not resolve them."""
 
     decimal: str = "."
     double: bool = False
@@ -53,7 +53,7 @@ class NumericParser(CellParser):
 
     @classmethod
     def accepts(cls, dtype: pl.DataType) -> bool:
-        """Return whether values of a type other than text are of this kind."""
+        """Return whether values of a dtype other than text are of this kind."""
         return dtype.is_numeric() or dtype == pl.Null
 
     @classmethod
@@ -68,7 +68,7 @@ class NumericParser(CellParser):
         if separator in COMMA_SEPARATORS or cell_format.decimal:
             return None
         if comma.parse(text).null_count() or text.str.contains(MAYBE_THOUSANDS).all():
-            return None  # 1,234 may be a thousand and more
+            return None  # 1,234 may be 1.234 or 1234
         return comma
 
     def parse(self, values: pl.Series) -> pl.Series:
@@ -77,24 +77,24 @@ class NumericParser(CellParser):
             return values
         if not is_text(values.dtype):
             return values.cast(pl.Float64)
-        text = self.trimmed(values)
+        text = self.trim(values)
         if self.decimal == ",":
             text = text.set(~text.str.contains(COMMA_NUMBER), None).str.replace(",", ".")
         return text.cast(pl.Float64, strict=False)
 
     def advice(self, name: str, value: object) -> str:
         """Return advice on reading a value that is not a number."""
-        first = ""
+        hint = ""
         if pl.Series([str(value)]).str.contains(DECORATED_NUMBER)[0]:
             if self.decimal == "." and "," in str(value):
-                first = "--decimal , if its comma is a decimal point, "
+                hint = "--decimal , if its comma is a decimal point, "
             else:
-                first = "write numbers without thousands separators, currency and percent signs, "
-        return first + super().advice(name, value)
+                hint = "write numbers without thousands separators, currency and percent signs, "
+        return hint + super().advice(name, value)
 
 
 def resolves(dtype: Any, mean: float, deviation: float) -> bool:
-    """Return whether a type's spacing is small compared with a column's deviation."""
+    """Return whether a dtype's spacing is small compared with a column's deviation."""
     with np.errstate(over="ignore"):
         magnitude = dtype(np.hypot(mean, deviation))
     return bool(np.isfinite(magnitude) and np.spacing(magnitude) <= RESOLUTION * deviation)
@@ -114,7 +114,7 @@ class NumericColumn(Column):
         """The type of the signature's input; NaN is missing."""
         return tf.float64 if self.double else tf.float32
 
-    def slots(self) -> tuple[str, ...]:
+    def feature_names(self) -> tuple[str, ...]:
         """Return the names of the column's features."""
         missing = (f"{self.name} is missing",) if self.missing else ()
         return (self.name, *missing)
@@ -123,7 +123,7 @@ class NumericColumn(Column):
         """Return the graph function from served values to cells: the identity."""
         return _Number()
 
-    def served(self, cells: pl.Series) -> npt.NDArray[Any]:
+    def input_values(self, cells: pl.Series) -> npt.NDArray[Any]:
         """Return parsed cells as values of the signature's input."""
         dtype = pl.Float64 if self.double else pl.Float32
         return cells.cast(dtype).fill_null(float("nan")).to_numpy()
@@ -132,7 +132,7 @@ class NumericColumn(Column):
         """Return numbers."""
         return cells.fill_nan(None).to_list()
 
-    def typical(self) -> pl.Series:
+    def typical_cells(self) -> pl.Series:
         """Return the mean of each class."""
         return pl.Series(self.class_means, dtype=pl.Float64 if self.double else pl.Float32)
 
@@ -166,11 +166,11 @@ def encode_numbers(
     scaled = tf.cast((tf.cast(numbers, tf.float64) - mean) * factor, dtype)
     if complete:
         return [scaled]
-    absent = tf.math.is_nan(numbers)
-    parts = [tf.where(absent, tf.zeros([], dtype), scaled)]
+    is_missing = tf.math.is_nan(numbers)
+    parts = [tf.where(is_missing, tf.zeros([], dtype), scaled)]
     may_be_missing = [i for i, c in enumerate(columns) if c.missing]
     if may_be_missing:
-        parts.append(tf.cast(tf.gather(absent, may_be_missing, axis=1), dtype))
+        parts.append(tf.cast(tf.gather(is_missing, may_be_missing, axis=1), dtype))
     return parts
 
 
@@ -180,7 +180,7 @@ class NumberStatistics:
     def __init__(self, columns: int) -> None:
         self.weight = np.zeros((CLASSES, columns))
         self.mean = np.zeros((CLASSES, columns))
-        self.squares = np.zeros((CLASSES, columns))  # of the deviations from the mean
+        self.squares = np.zeros((CLASSES, columns))  # summed squares of deviations from the mean
         self.minimum = np.full(columns, np.inf)
         self.maximum = np.full(columns, -np.inf)
         self.missing = np.zeros(columns, np.int64)
@@ -192,17 +192,17 @@ class NumberStatistics:
         weight: npt.NDArray[np.float32],
         bounds: Floats | None = None,
     ) -> None:
-        """Add rows `[rows, columns]`, in pieces that fit into the CPU cache.
+        """Add rows `[rows, columns]`, in chunks that fit into the CPU cache.
 
         Bounds are minimum and maximum of each column, `[2, columns]`, NaN if a value is missing.
-        They may cover more rows than numbers; if they hold no new extremes, a pass is saved.
+        They may cover more rows than `numbers`; without new extremes, they save a pass.
         """
         if not numbers.size:
             return
         if bounds is None:  # numpy's minimum is NaN if a value is missing
             bounds = np.stack([numbers.min(axis=0), numbers.max(axis=0)])
-        inside = (bounds[0] >= self.minimum) & (bounds[1] <= self.maximum)
-        for position in np.flatnonzero(~inside):
+        is_within = (bounds[0] >= self.minimum) & (bounds[1] <= self.maximum)
+        for position in np.flatnonzero(~is_within):
             column = numbers[:, position]
             self.minimum[position] = np.fmin(self.minimum[position], np.fmin.reduce(column))
             self.maximum[position] = np.fmax(self.maximum[position], np.fmax.reduce(column))
@@ -221,59 +221,59 @@ class NumberStatistics:
         class_weights = np.zeros((CLASSES, len(label)))
         class_weights[label, np.arange(len(label))] = row_weight
         values = numbers.astype(np.float64)
-        absent = None if complete else np.isnan(numbers)
-        if absent is None:
+        is_missing = None if complete else np.isnan(numbers)
+        if is_missing is None:
             weight = np.repeat(class_weights.sum(axis=1)[:, np.newaxis], numbers.shape[1], axis=1)
         else:
-            self.missing += absent.sum(axis=0)
-            weight = class_weights @ ~absent
-            values[absent] = 0.0
+            self.missing += is_missing.sum(axis=0)
+            weight = class_weights @ ~is_missing
+            values[is_missing] = 0.0
         total = weight.sum(axis=0)
         center = np.divide(
             (class_weights @ values).sum(axis=0), total, where=total > 0, out=total * 0
         )
         values -= center
-        if absent is not None:
-            values[absent] = 0.0
-        summed = class_weights @ values
-        offset = np.divide(summed, weight, where=weight > 0, out=np.zeros_like(summed))
+        if is_missing is not None:
+            values[is_missing] = 0.0
+        sums = class_weights @ values
+        offset = np.divide(sums, weight, where=weight > 0, out=np.zeros_like(sums))
         squares = class_weights @ np.square(values, out=values) - offset**2 * weight
-        for number in range(CLASSES):
-            self._merge(number, weight[number], center + offset[number], squares[number])
+        for c in range(CLASSES):
+            self._merge(c, weight[c], center + offset[c], squares[c])
 
-    def _merge(self, number: int, weight: Floats, mean: Floats, squares: Floats) -> None:
-        """Merge the moments of a class (Chan, Golub and LeVeque 1979, Updating formulae, 2.1)."""
-        before, after = self.weight[number], self.weight[number] + weight
-        share = np.divide(weight, after, out=np.zeros_like(after), where=after > 0)
-        step = mean - self.mean[number]
-        self.mean[number] += step * share
-        self.squares[number] += squares + step**2 * before * share
-        self.weight[number] = after
+    def _merge(self, c: int, weight: Floats, mean: Floats, squares: Floats) -> None:
+        """Merge moments of class `c` (Chan, Golub and LeVeque 1979, Updating formulae, 2.1)."""
+        before, after = self.weight[c], self.weight[c] + weight
+        fraction = np.divide(weight, after, out=np.zeros_like(after), where=after > 0)
+        step = mean - self.mean[c]
+        self.mean[c] += step * fraction
+        self.squares[c] += squares + step**2 * before * fraction
+        self.weight[c] = after
 
     def merge(self, other: NumberStatistics) -> None:
         """Add the rows of another worker or thread."""
-        for number in range(CLASSES):
-            self._merge(number, other.weight[number], other.mean[number], other.squares[number])
+        for c in range(CLASSES):
+            self._merge(c, other.weight[c], other.mean[c], other.squares[c])
         self.minimum = np.fmin(self.minimum, other.minimum)
         self.maximum = np.fmax(self.maximum, other.maximum)
         self.missing += other.missing
 
     def moments(self, position: int) -> tuple[float, float]:
-        """Return mean and standard deviation of a column that has values."""
+        """Return the mean and the standard deviation of a column that has values."""
         weight, mean = self.weight[:, position], self.mean[:, position]
         total = weight.sum()
         overall = float(weight @ mean / total)
         variance = (self.squares[:, position].sum() + weight @ (mean - overall) ** 2) / total
         return overall, float(np.sqrt(max(variance, 0.0)))
 
-    def facts(self, position: int, dtype: Any) -> dict[str, Any]:
+    def column_fields(self, position: int, dtype: Any) -> dict[str, Any]:
         """Return the fields of `Column` for the column at a position; `dtype` is its numpy type."""
         weight, mean = self.weight[:, position], self.mean[:, position]
         if weight.sum() == 0:  # all missing
             return {"missing": True}
         overall, deviation = self.moments(position)
         minimum, maximum = float(self.minimum[position]), float(self.maximum[position])
-        # Computed values of a constant may differ in the last digit.
+        # A constant that was computed may differ in the last digit between rows.
         rounding = float(np.spacing(dtype(abs(overall))))
         varies = minimum < maximum and deviation > rounding
         return {
@@ -286,7 +286,7 @@ class NumberStatistics:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Return JSON for another worker."""
+        """Return the statistics as JSON for another worker."""
         return {name: values.tolist() for name, values in vars(self).items()}
 
     @classmethod

@@ -1,6 +1,6 @@
 """Tables from files: CSV, JSON Lines, Parquet and Arrow IPC; also compressed, and in directories.
 
-A source yields its rows as parts of bounded size, so a table may be larger than memory. polars
+A source yields its rows in batches of bounded size, so a table may be larger than memory. polars
 parses; errors name the file, the line and the column.
 """
 
@@ -19,16 +19,16 @@ from typing import BinaryIO, TypeVar, cast
 import polars as pl
 
 from training.data.reading import streams
+from training.data.reading.batch import File, Parsers, RecordBatch
 from training.data.reading.csv_file import CsvFile
-from training.data.reading.formats import HEAD_BYTES, Format, recognise
+from training.data.reading.formats import HEAD_BYTES, Format, detect_format
 from training.data.reading.frame_file import ArrowFile, FrameFile, ParquetFile
 from training.data.reading.json_lines import JsonLinesFile
-from training.data.reading.part import File, Parsers, Part
-from training.data.reading.paths import Found, find
+from training.data.reading.paths import TableFile, find_files
 from training.errors import DataError, EmptyFileError
 from training.features.cells import BLANKS
 
-__all__ = ["STANDARD_INPUT", "FrameFile", "Parsers", "Part", "Source", "open_source"]
+__all__ = ["STANDARD_INPUT", "FrameFile", "Parsers", "RecordBatch", "Source", "open_source"]
 
 STANDARD_INPUT = "-"
 PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -40,8 +40,8 @@ FILES: Mapping[Format, type[CsvFile | JsonLinesFile | ParquetFile | ArrowFile]] 
 }
 FORMAT_NAMES = {"parquet": "a Parquet file", "arrow": "an Arrow IPC file"}
 T = TypeVar("T")
-# Parts that are parsed while one is worked on.
-PARTS_AHEAD = 2
+# Batches that are read and parsed while the caller processes one.
+BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Source:
     """A table in one or several files.
 
     Attributes:
-        name: its name on the command line.
+        name: the source as given on the command line.
         files: the files in reading order; all have the same columns.
-        test: a separate table whose rows are all held out; then no rows of this one are.
+        test: a separate table, held out instead of rows of this one.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Source:
 
     @property
     def left_out(self) -> Mapping[str, str]:
-        """Columns added by a program that stored the table, with the reason to leave them out."""
+        """Columns added by the program that wrote the table, with the reason to leave them out."""
         return {name: why for file in self.files for name, why in file.left_out.items()}
 
     @property
@@ -75,51 +75,54 @@ class Source:
 
     @property
     def can_be_read_again(self) -> bool:
-        """Whether the rows can be read a second time; a stream's cannot."""
+        """Whether the rows can be read a second time, which a stream does not allow."""
         return not any(file.is_stream for file in self.files) and (
             self.test is None or self.test.can_be_read_again
         )
 
-    def head(self) -> Part:
+    def head(self) -> RecordBatch:
         """Return the first rows, unparsed, for detecting kinds.
 
-        A column in the files' paths has the values of all files in turn.
+        Columns from the files' paths cycle through the values of all files.
 
         Raises:
             DataError: the file is malformed.
         """
-        part = self.files[0].head()
+        batch = self.files[0].head()
         for name in self.files[0].constants:
-            values = islice(cycle([f.constants[name] for f in self.files]), len(part.frame))
-            part.frame.replace_column(part.frame.get_column_index(name), pl.Series(name, values))
-        return part
+            values = islice(cycle([f.constants[name] for f in self.files]), len(batch.frame))
+            batch.frame.replace_column(batch.frame.get_column_index(name), pl.Series(name, values))
+        return batch
 
-    def parts(self, parsers: Parsers, worker: int = 0, workers: int = 1) -> Iterator[Part]:
+    def batches(self, parsers: Parsers, worker: int = 0, workers: int = 1) -> Iterator[RecordBatch]:
         """Read the columns that have a parser.
 
         Args:
             parsers: the parser of each column.
-            worker: index of this worker, which starts at part `worker`.
-            workers: number of workers; each reads every `workers`-th part.
+            worker: index of this worker, which starts at batch `worker`.
+            workers: number of workers; each reads every `workers`-th batch.
 
         Raises:
             DataError: a file is malformed, or a value is not of its column's kind.
         """
-        loads = islice(
-            (load for file in self.files for load in file.parts(parsers)), worker, None, workers
+        loaders = islice(
+            (load for file in self.files for load in file.batch_loaders(parsers)),
+            worker,
+            None,
+            workers,
         )
-        # One thread reads and decompresses, another parses, and the caller works on a part.
+        # One thread reads and decompresses, another parses, and the caller processes a batch.
         with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as parsing:
 
-            def submit_next() -> Future[Part] | None:
-                load: Callable[[], Part] | None = next(loads, None)
+            def submit_next() -> Future[RecordBatch] | None:
+                load: Callable[[], RecordBatch] | None = next(loaders, None)
                 return None if load is None else parsing.submit(load)
 
-            # A stream is read here: a signal cannot end a thread that waits for more of it.
-            start = reading.submit if self.can_be_read_again else _run_now
-            ahead = deque(start(submit_next) for _ in range(PARTS_AHEAD))
+            # Read a stream in this thread: a signal cannot interrupt another that waits for data.
+            submit = reading.submit if self.can_be_read_again else _run_now
+            ahead = deque(submit(submit_next) for _ in range(BATCHES_AHEAD))
             while (pending := ahead.popleft().result()) is not None:
-                ahead.append(start(submit_next))
+                ahead.append(submit(submit_next))
                 yield pending.result()
 
 
@@ -140,14 +143,14 @@ def open_source(name: str) -> Source:
         _check_columns([file])
         return Source(file.name, [file])
     files: list[File] = []
-    empty: EmptyFileError | None = None
-    for found in find(name):
+    first_error: EmptyFileError | None = None
+    for table_file in find_files(name):
         try:
-            files.append(_open_file(found))
-        except EmptyFileError as error:  # parallel programs also write empty parts
-            empty = empty or error
-    if empty is not None and not files:
-        raise empty
+            files.append(_open_file(table_file))
+        except EmptyFileError as error:  # parallel writers also produce empty files
+            first_error = first_error or error
+    if first_error is not None and not files:
+        raise first_error
     _check_columns(files)
     return Source(name, files)
 
@@ -155,9 +158,11 @@ def open_source(name: str) -> Source:
 def _check_columns(files: Sequence[File]) -> None:
     for file in files:
         for column in file.columns:
-            # CSV has none: there, and in tables for predictions, blanks around names are removed.
+            # In CSV files and tables for predictions, blanks around names are stripped.
             if column != column.strip(BLANKS):
-                raise DataError(f"{file.name}: a blank begins or ends the column name {column!r}")
+                raise DataError(
+                    f"{file.name}: the column name {column!r} begins or ends with a blank"
+                )
     left_out = {name for file in files for name in file.left_out}
     for file in files[1:]:
         for column in sorted((set(file.columns) ^ set(files[0].columns)) - left_out):
@@ -165,40 +170,42 @@ def _check_columns(files: Sequence[File]) -> None:
             raise DataError(f"{has.name} has a column {column!r} that {lacks.name} lacks")
 
 
-def _open_file(found: Found) -> File:
-    name = str(found.path)
-    if found.path.suffix.lower() in PARQUET_SUFFIXES:
-        file: File = ParquetFile(name, constants=found.partition)
+def _open_file(table_file: TableFile) -> File:
+    name, partition = str(table_file.path), table_file.partition
+    if table_file.path.suffix.lower() in PARQUET_SUFFIXES:
+        file: File = ParquetFile(name, constants=partition)
     else:
-        with streams.opened(name) as stream:
+        with streams.open_stream(name) as stream:
             head = stream.read(HEAD_BYTES)
-        form = recognise(name, head)
+        form = detect_format(name, head)
         if form in ("parquet", "arrow"):
-            _refuse_packed(name, form, head)
-        file = FILES[form](name, constants=found.partition)
-    for column in found.partition:
+            _refuse_compressed(name, form, head)
+        file = FILES[form](name, constants=partition)
+    for column in partition:
         if file.columns.count(column) > 1:
             raise DataError(
-                f"{name}: {column!r} is a column of the file and in the name of its directory"
+                f"{name}: the column {column!r} is both in the file and in its directory's name"
             )
     return file
 
 
 def _open_standard_input() -> File:
     name = "standard input"
-    opened = streams.opened(name, sys.stdin.buffer)
-    stream = opened.__enter__()  # stays open while parts are read
+    opened = streams.open_stream(name, sys.stdin.buffer)
+    stream = opened.__enter__()  # stays open while batches are read
     head = stream.read(HEAD_BYTES)
-    form = recognise(name, head)
-    rewound = cast(BinaryIO, io.BufferedReader(streams.Rewound(head, stream, opened)))
+    form = detect_format(name, head)
+    content = cast(BinaryIO, io.BufferedReader(streams.PrefixedStream(head, stream, opened)))
     if form == "csv":
-        return CsvFile(name, rewound)
+        return CsvFile(name, content)
     if form == "json lines":
-        return JsonLinesFile(name, rewound)
-    raise DataError(f"{name} is {FORMAT_NAMES[form]}, which is read from files only; name the file")
+        return JsonLinesFile(name, content)
+    raise DataError(
+        f"{name} is {FORMAT_NAMES[form]}, which cannot be read from standard input; name the file"
+    )
 
 
-def _refuse_packed(name: str, form: Format, head: bytes) -> None:
+def _refuse_compressed(name: str, form: Format, head: bytes) -> None:
     with Path(name).open("rb") as file:
         if file.read(4) != head[:4]:
             raise DataError(f"{name} is {FORMAT_NAMES[form]} that is compressed; decompress it")

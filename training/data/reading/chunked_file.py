@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import BinaryIO, Generic, TypeVar
 
-from training.data.reading.part import File
+from training.data.reading.batch import File
 from training.errors import EmptyFileError
 
 CHUNK_BYTES = 8 << 20
@@ -19,10 +19,10 @@ class ChunkedFile(File, Generic[C]):
     """A file, or a stream that is read once.
 
     Attributes:
-        begins_with: the expected beginning of a file, for errors.
+        expected_content: what the file should contain, for errors.
     """
 
-    begins_with: str
+    expected_content: str
 
     def __init__(
         self,
@@ -30,12 +30,12 @@ class ChunkedFile(File, Generic[C]):
         stream: BinaryIO | None = None,
         constants: Mapping[str, str] | None = None,
     ) -> None:
-        """Read the file's beginning.
+        """Read the first chunk.
 
         Args:
             name: its path, or a name for the stream.
             stream: UTF-8, read instead of the path.
-            constants: columns in the file's path, with their one value.
+            constants: column values from the file's path.
 
         Raises:
             DataError: the file cannot be read, is empty, or its first chunk is malformed.
@@ -46,19 +46,22 @@ class ChunkedFile(File, Generic[C]):
         chunks = self._read_chunks(stream)
         first = next(chunks, None)
         if first is None:
-            raise EmptyFileError(f"{name}: expected {self.begins_with}, found nothing")
-        self._learn(first)
-        # A stream cannot be read again. A file can, and there may be thousands, so keep nothing.
-        self._kept = (first, chunks) if self.is_stream else None
+            raise EmptyFileError(f"{name}: expected {self.expected_content}, found nothing")
+        self._set_columns(first)
+        # Keep only what cannot be read again: there may be thousands of files.
+        self._stream_chunks = (first, chunks) if self.is_stream else None
 
     def _first_chunk(self) -> C:
-        return self._kept[0] if self._kept else next(self._read_chunks(None))
+        return self._stream_chunks[0] if self._stream_chunks else next(self._read_chunks(None))
 
     def _all_chunks(self) -> Iterable[C]:
-        return chain([self._kept[0]], self._kept[1]) if self._kept else self._read_chunks(None)
+        if self._stream_chunks is None:
+            return self._read_chunks(None)
+        first, remaining = self._stream_chunks
+        return chain([first], remaining)
 
     @abstractmethod
-    def _learn(self, first: C) -> None:
+    def _set_columns(self, first: C) -> None:
         """Set the file's columns from its first chunk."""
 
     @abstractmethod

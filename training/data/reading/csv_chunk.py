@@ -10,15 +10,15 @@ from itertools import islice
 
 import polars as pl
 
-from training.data.reading.csv_header import SAVE_AS_UTF_8
-from training.data.reading.part import (
+from training.data.reading.batch import (
     Parsers,
-    Part,
-    converted,
+    RecordBatch,
     csv_dtypes,
     missing_marks,
+    parse_columns,
     with_constants,
 )
+from training.data.reading.csv_header import SAVE_AS_UTF_8
 from training.errors import DataError
 from training.features.cells import MISSING
 
@@ -31,9 +31,9 @@ class CsvLayout:
         name: the file's name, for errors.
         columns: the columns of the header.
         separator: the field separator.
-        constants: columns in the file's path, with their one value.
+        constants: column values from the file's path.
         has_marks: whether a numeric column has had a missing mark other than "". Searching for
-            marks takes as long as parsing, so it starts with the first one.
+            marks takes as long as parsing, so it starts only after the first mark.
     """
 
     name: str
@@ -43,24 +43,24 @@ class CsvLayout:
     has_marks: bool = False
 
 
-class Chunk:
-    """Records of RFC 4180, as bytes."""
+class CsvChunk:
+    """Whole CSV records as bytes, in the form of RFC 4180."""
 
     def __init__(self, layout: CsvLayout, line: int, data: bytes) -> None:
         self.layout, self.line, self.data = layout, line, data
 
-    def load(self, parsers: Parsers) -> Part:
+    def load(self, parsers: Parsers) -> RecordBatch:
         """Parse the columns that have a parser.
 
         Raises:
             DataError: the chunk is malformed, or a value is not of its column's kind.
         """
-        frame = self._typed(parsers)
+        frame = self._parse_typed(parsers)
         if frame is None:
-            return converted(self.as_texts(), parsers)
-        return converted(self._part(self._without_blank_lines(frame)), parsers)
+            return parse_columns(self.parse_as_text(), parsers)
+        return parse_columns(self._record_batch(self._drop_blank_lines(frame)), parsers)
 
-    def as_texts(self) -> Part:
+    def parse_as_text(self) -> RecordBatch:
         """Parse all columns as text.
 
         Raises:
@@ -74,10 +74,10 @@ class Chunk:
             self._check_records()
             reason = str(error).splitlines()[0]  # the other lines are advice on calling polars
             raise DataError(f"{self.layout.name}, from line {self.line} on: {reason}") from error
-        return self._part(self._without_blank_lines(frame))
+        return self._record_batch(self._drop_blank_lines(frame))
 
-    def place(self, row: int) -> str:
-        """Return the position of a row, for errors; may scan the chunk."""
+    def location(self, row: int) -> str:
+        """Return the location of a row, for errors; may scan the chunk."""
         return f"{self.layout.name} line {self._record(row)[0]}"
 
     def cell(self, row: int, column: str) -> str:
@@ -87,16 +87,16 @@ class Chunk:
             return constants[column]
         return self._record(row)[1][self.layout.columns.index(column)].strip()
 
-    def _part(self, frame: pl.DataFrame) -> Part:
-        return Part(with_constants(frame, self.layout.constants), self.place, self.cell)
+    def _record_batch(self, frame: pl.DataFrame) -> RecordBatch:
+        return RecordBatch(with_constants(frame, self.layout.constants), self.location, self.cell)
 
-    def _typed(self, parsers: Parsers) -> pl.DataFrame | None:
-        """Parse numbers as such; None if a field is not a number, or the chunk is malformed."""
+    def _parse_typed(self, parsers: Parsers) -> pl.DataFrame | None:
+        """Parse columns to their dtypes, or return None if a number or the chunk is malformed."""
         layout = self.layout
         schema = csv_dtypes(layout.columns, parsers)
         columns = [column for column in parsers if column in schema]
         marks = missing_marks(parsers)
-        # Without marks polars parses NaN as a number, and rejects all others.
+        # Without null values, polars parses NaN as a number and rejects all other marks.
         layout.has_marks |= not set(marks) <= set(MISSING)
         for null_values in [marks] if layout.has_marks else [[], marks]:
             try:
@@ -113,19 +113,19 @@ class Chunk:
         columns: Collection[str],
         null_values: list[str],
     ) -> pl.DataFrame:
-        header, wanted = self.layout.columns, set(columns)
+        header, requested = self.layout.columns, set(columns)
         last = len(header) - 1
         return pl.read_csv(
             self.data,
             has_header=False,
             schema=dict(schema),
             # The last column shows whether a record is too short.
-            columns=[i for i, name in enumerate(header) if name in wanted or i == last],
+            columns=[i for i, name in enumerate(header) if name in requested or i == last],
             separator=self.layout.separator,
             null_values=null_values,
         )
 
-    def _without_blank_lines(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def _drop_blank_lines(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Drop the rows that polars makes from blank lines; it pads short records silently."""
         header = self.layout.columns
         if not frame[header[-1]].null_count():
@@ -133,29 +133,28 @@ class Chunk:
         separators = self.data.count(self.layout.separator.encode())
         if b'"' not in self.data and separators == len(frame) * (len(header) - 1):
             return frame
-        blank = self._check_records()
-        if not blank:
+        blank_rows = self._check_records()
+        if not blank_rows:
             return frame
-        kept = pl.Series(range(len(frame))).is_in(blank).not_()
-        return frame.filter(kept)
+        return frame.filter(pl.Series(range(len(frame))).is_in(blank_rows).not_())
 
     def _check_records(self) -> list[int]:
-        """Check the number of fields of each record, and return the indexes of blank lines.
+        """Check the number of fields of each record and return the indices of blank lines.
 
         Raises:
             DataError: a record has too few or too many fields.
         """
-        blank = []
+        blank_rows = []
         expected = len(self.layout.columns)
         for index, (line, fields) in enumerate(self._records()):
             if not fields:
-                blank.append(index)
+                blank_rows.append(index)
             elif len(fields) != expected:
                 raise DataError(
                     f"{self.layout.name} line {line}: expected {expected} fields like the header, "
                     f"got {len(fields)}"
                 )
-        return blank
+        return blank_rows
 
     def _check_utf_8(self) -> None:
         try:
@@ -169,15 +168,15 @@ class Chunk:
             ) from error
 
     def _record(self, row: int) -> tuple[int, list[str]]:
-        """Return the first line and the fields of the record at a row, blank lines not counted."""
+        """Return the first line and the fields of a row's record, not counting blank lines."""
         records = (record for record in self._records() if record[1])
         return next(islice(records, row, None))
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the number of each record's first line, and its fields; a blank line has none."""
+        """Yield each record's first line number and its fields; a blank line has no fields."""
         text = io.StringIO(self.data.decode(errors="replace"), newline="")
         reader = csv.reader(text, delimiter=self.layout.separator)
-        before = 0
+        lines_read = 0
         for fields in reader:
-            yield self.line + before, fields
-            before = reader.line_num
+            yield self.line + lines_read, fields
+            lines_read = reader.line_num

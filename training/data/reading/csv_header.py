@@ -1,4 +1,4 @@
-"""The beginning of a CSV file: its separator and the names of its columns."""
+"""The head of a CSV file: its separator and the names of its columns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from training.data.reading.formats import BYTE_ORDER_MARK
-from training.data.reading.quotes import QuoteError, whole_records
+from training.data.reading.quotes import QuoteError, extract_records
 from training.errors import DataError
 from training.features.cells import BLANKS
 
@@ -25,11 +25,11 @@ UNNAMED = "Unnamed: 0"
 INDEX_NAME = re.compile(r"Unnamed: 0(\.\d+)?")
 RECORDS_TO_COMPARE = 50
 QUOTED = re.compile(rb'"[^"]*"')
-SAVE_AS_UTF_8 = "save the file in UTF-8 (in a spreadsheet: Save As, CSV UTF-8)"
+SAVE_AS_UTF_8 = "save the file as UTF-8 (in a spreadsheet: Save As, CSV UTF-8)"
 
 
 @dataclass(frozen=True)
-class Beginning:
+class Dialect:
     """The header's position and the separator.
 
     Attributes:
@@ -43,24 +43,24 @@ class Beginning:
     separator: bytes
 
 
-def read_beginning(head: bytes, whole: bool) -> Beginning:
-    """Return where a file's header begins, and its separator.
+def detect_dialect(head: bytes, is_complete: bool) -> Dialect:
+    """Return a file's dialect.
 
     Args:
-        head: the first lines, perhaps with a part of the next.
-        whole: whether `head` is the whole file.
+        head: the first lines; the last may be incomplete.
+        is_complete: whether `head` is the whole file.
     """
     start = len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0
-    line = SEPARATOR_LINE.match(head, start)
-    if line:
-        return Beginning(line.end(), 2, line[1])
-    return Beginning(start, 1, _guess_separator(head[start:], whole))
+    match = SEPARATOR_LINE.match(head, start)
+    if match:
+        return Dialect(match.end(), 2, match[1])
+    return Dialect(start, 1, _guess_separator(head[start:], is_complete))
 
 
 def read_header(
     name: str, line: int, records: bytes, separator: bytes
 ) -> tuple[tuple[str, ...], int]:
-    """Return the names of the columns, and where the rows begin.
+    """Return the names of the columns and the offset of the first row.
 
     Args:
         name: the file's name, for errors.
@@ -111,23 +111,23 @@ def _columns(name: str, line: int, fields: list[str]) -> tuple[str, ...]:
     return tuple(columns)
 
 
-def _guess_separator(head: bytes, whole: bool) -> bytes:
+def _guess_separator(head: bytes, is_complete: bool) -> bytes:
     """Return the separator that splits each of the first records into the same number of fields.
 
     If several do, return the one with the most fields; if none does, the most frequent one in the
     header.
     """
-    counts = {separator: _field_counts(head, separator, whole) for separator in SEPARATORS}
-    alike = {s: c[0] for s, c in counts.items() if c and len(set(c)) == 1 and c[0] > 1}
-    if alike:
-        return max(alike, key=lambda separator: alike[separator])
+    counts = {s: _count_fields(head, s, is_complete) for s in SEPARATORS}
+    consistent = {s: c[0] for s, c in counts.items() if c and len(set(c)) == 1 and c[0] > 1}
+    if consistent:
+        return max(consistent, key=lambda separator: consistent[separator])
     header = QUOTED.sub(b"", head.partition(b"\n")[0])
     return max(SEPARATORS, key=header.count)
 
 
-def _field_counts(head: bytes, separator: bytes, whole: bool) -> list[int]:
+def _count_fields(head: bytes, separator: bytes, is_complete: bool) -> list[int]:
     try:
-        records, _ = whole_records(head, separator, whole)
+        records, _ = extract_records(head, separator, is_complete)
         reader = _reader(records.decode(errors="replace"), separator.decode())
         return [len(fields) for fields in islice(reader, RECORDS_TO_COMPARE) if fields]
     except (QuoteError, csv.Error):

@@ -11,20 +11,20 @@ from training.errors import DataError
 Format = Literal["csv", "json lines", "parquet", "arrow"]
 
 HEAD_BYTES = 64 << 10
-READ = "CSV, JSON Lines, Parquet and Arrow IPC are read"
+SUPPORTED = "supported formats: CSV, JSON Lines, Parquet and Arrow IPC"
 TO_CSV = "save it as CSV (in a spreadsheet: Save As, CSV UTF-8)"
-TO_TABLE = "export the table that it shows as CSV"
+FROM_PICTURE = "export the table that it shows as CSV"
 TO_PARQUET = "convert it to Parquet or CSV"
-JSON_LINES = "write one object per line (pandas: to_json(path, orient='records', lines=True))"
+TO_JSON_LINES = "write one object per line (pandas: to_json(path, orient='records', lines=True))"
 # A CSV header could begin with these letters too, but has no NUL bytes.
-REFUSED_BINARY: tuple[tuple[bytes, str, str], ...] = (
+UNSUPPORTED_BINARY: tuple[tuple[bytes, str, str], ...] = (
     (b"ORC", "an ORC file", TO_PARQUET),
     (b"FEA1", "a Feather file of version 1", "write it as Feather version 2"),
     (b"PARE", "an encrypted Parquet file", "decrypt it"),
     (b"RDX", "an R data file", "write it as CSV (write.csv)"),
     (b"RDA", "an R data file", "write it as CSV (write.csv)"),
 )
-REFUSED: tuple[tuple[bytes, str, str], ...] = (
+UNSUPPORTED: tuple[tuple[bytes, str, str], ...] = (
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls)", TO_CSV),
     (b"%PDF-", "a PDF document", "export its table as CSV"),
     (b"SQLite format 3\0", "an SQLite database", "export a table as CSV"),
@@ -39,10 +39,10 @@ REFUSED: tuple[tuple[bytes, str, str], ...] = (
     (b"Rar!", "a RAR archive", "unpack it"),
     (b"\x04\x22\x4d\x18", "compressed with LZ4", "decompress it"),
     (b"\x1f\x9d", "compressed with compress (.Z)", "decompress it"),
-    (b"\x89PNG", "a PNG picture", TO_TABLE),
-    (b"\xff\xd8\xff", "a JPEG picture", TO_TABLE),
+    (b"\x89PNG", "a PNG picture", FROM_PICTURE),
+    (b"\xff\xd8\xff", "a JPEG picture", FROM_PICTURE),
 )
-TAR_AT, TAR_MAGIC = 257, b"ustar"
+TAR_OFFSET, TAR_MAGIC = 257, b"ustar"
 # A pickle begins with its protocol and, from the fourth on, with a frame or a global.
 PICKLE = re.compile(rb"\x80[\x02-\x05][\x95c\]}(\x8c]")
 HTML = re.compile(rb"<(!doctype|html|head|body|table)\b", re.IGNORECASE)
@@ -53,8 +53,8 @@ LIBSVM = re.compile(rb"[+-]?[\d.]+( \d+:[^\s:]+)+\s*\n")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def recognise(name: str, head: bytes) -> Format:
-    """Return a file's format, CSV if it is unknown.
+def detect_format(name: str, head: bytes) -> Format:
+    """Return a file's format; CSV if nothing else matches.
 
     Args:
         name: the file's name, for errors.
@@ -63,47 +63,50 @@ def recognise(name: str, head: bytes) -> Format:
     Raises:
         DataError: the format is not supported.
     """
-    binary = b"\0" in head
-    if binary and head.startswith(b"PAR1"):
+    is_binary = b"\0" in head
+    if is_binary and head.startswith(b"PAR1"):
         return "parquet"
-    if binary and head.startswith(b"ARROW1"):
+    if is_binary and head.startswith(b"ARROW1"):
         return "arrow"
-    for magic, what, way_out in (*REFUSED, *(REFUSED_BINARY if binary else ())):
-        if head.startswith(magic):
-            raise refused(name, what, way_out)
-    if head[TAR_AT:].startswith(TAR_MAGIC):
-        raise refused(name, "a tar archive", "unpack it")
+    for signature, description, advice in (
+        *UNSUPPORTED,
+        *(UNSUPPORTED_BINARY if is_binary else ()),
+    ):
+        if head.startswith(signature):
+            raise unsupported_format(name, description, advice)
+    if head[TAR_OFFSET:].startswith(TAR_MAGIC):
+        raise unsupported_format(name, "a tar archive", "unpack it")
     if PICKLE.match(head):
-        raise refused(name, "a Python pickle", TO_PARQUET)
+        raise unsupported_format(name, "a Python pickle", TO_PARQUET)
     text = head.removeprefix(BYTE_ORDER_MARK).lstrip()
     if HTML.match(text):
-        raise refused(name, "an HTML page", "download the file that the page links to")
+        raise unsupported_format(name, "an HTML page", "download the file that the page links to")
     if XML.match(text):
-        raise refused(name, "an XML document", TO_CSV)
+        raise unsupported_format(name, "an XML document", TO_CSV)
     if LIBSVM.match(text):
-        raise refused(name, "in LIBSVM's format", "name its columns and save it as CSV")
+        raise unsupported_format(name, "in LIBSVM's format", "name its columns and save it as CSV")
     if JSON_ARRAY.match(text):
-        raise refused(name, "a JSON array", JSON_LINES)
+        raise unsupported_format(name, "a JSON array", TO_JSON_LINES)
     if JSON_OBJECT.match(text):
-        if _begins_with_json_lines(text, whole=len(head) < HEAD_BYTES):
+        if _is_json_lines(text, is_complete=len(head) < HEAD_BYTES):
             return "json lines"
-        raise refused(name, "one JSON document", JSON_LINES)
+        raise unsupported_format(name, "one JSON document", TO_JSON_LINES)
     return "csv"
 
 
-def refused(name: str, what: str, way_out: str) -> DataError:
+def unsupported_format(name: str, description: str, advice: str) -> DataError:
     """Return the error for an unsupported format."""
-    return DataError(f"{name} is {what}, which is not read; {way_out} ({READ})")
+    return DataError(f"{name} is {description}, which is not supported; {advice} ({SUPPORTED})")
 
 
-def _begins_with_json_lines(text: bytes, whole: bool) -> bool:
+def _is_json_lines(text: bytes, is_complete: bool) -> bool:
     line, newline, rest = text.partition(b"\n")
-    if not newline and not whole:
+    if not newline and not is_complete:
         return True  # a first line of more than HEAD_BYTES
     try:
         first = json.loads(line)
     except (ValueError, RecursionError):
         # A document spans several lines; a malformed line is reported later, with its number.
         return rest.lstrip().startswith(b"{")
-    columns = list(first.values())
-    return not (columns and not rest.strip() and all(isinstance(c, dict | list) for c in columns))
+    values = list(first.values())
+    return not (values and not rest.strip() and all(isinstance(v, dict | list) for v in values))

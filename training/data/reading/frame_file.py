@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import polars as pl
 
-from training.data.reading.part import (
-    ROWS_PER_PART,
+from training.data.reading.batch import (
+    BATCH_ROWS,
     File,
     Parsers,
-    Part,
-    converted,
+    RecordBatch,
+    parse_columns,
     with_constants,
 )
-from training.data.reading.streams import reading
+from training.data.reading.streams import wrap_errors
 from training.errors import DataError, EmptyFileError
 
 # Names that pandas and Dask give to an unnamed index.
@@ -32,13 +32,13 @@ class FrameFile(File):
         self.columns = tuple(frame.columns)
         self._frame = frame
 
-    def head(self) -> Part:
+    def head(self) -> RecordBatch:
         """Return the first rows."""
-        return _part(self.name, 1, self._frame[:ROWS_PER_PART])
+        return _record_batch(self.name, 1, self._frame[:BATCH_ROWS])
 
-    def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
-        """Yield, for each part, a function that reads it."""
-        return _parts(self.name, self._frame.iter_slices(ROWS_PER_PART), parsers, {})
+    def batch_loaders(self, parsers: Parsers) -> Iterator[Callable[[], RecordBatch]]:
+        """Yield, for each batch, a function that reads it."""
+        return _loaders(self.name, self._frame.iter_slices(BATCH_ROWS), parsers, {})
 
 
 class StoredFrame(File):
@@ -59,35 +59,35 @@ class StoredFrame(File):
             index = self._index_columns()
         except (OSError, pl.exceptions.PolarsError) as error:
             reason = str(error).splitlines()[0]
-            raise DataError(f"{name}: not {self.format_name} that can be read: {reason}") from error
+            raise DataError(f"{name}: cannot be read as {self.format_name}: {reason}") from error
         if not rows:
             raise EmptyFileError(f"{name}: expected rows, found none")
         self.columns = (*types, *self.constants)
         index += [column for column in types if PANDAS_INDEX.fullmatch(column)]
         self.left_out = {column: "pandas index" for column in index if column in types}
 
-    def head(self) -> Part:
+    def head(self) -> RecordBatch:
         """Return the first rows."""
-        with reading(self.name):
-            frame = self._scan().head(ROWS_PER_PART).collect()
-        return _part(self.name, 1, with_constants(frame, self.constants))
+        with wrap_errors(self.name):
+            frame = self._scan().head(BATCH_ROWS).collect()
+        return _record_batch(self.name, 1, with_constants(frame, self.constants))
 
-    def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
-        """Yield, for each part, a function that reads it."""
-        stored = [column for column in parsers if column not in self.constants]
-        stored = stored or [self.columns[0]]  # a frame without columns has no rows
+    def batch_loaders(self, parsers: Parsers) -> Iterator[Callable[[], RecordBatch]]:
+        """Yield, for each batch, a function that reads it."""
+        names = [column for column in parsers if column not in self.constants]
+        names = names or [self.columns[0]]  # a frame without columns has no rows
         batches = (
             self._scan()
-            .select(stored)
-            .collect_batches(lazy=True, maintain_order=True, chunk_size=ROWS_PER_PART)
+            .select(names)
+            .collect_batches(lazy=True, maintain_order=True, chunk_size=BATCH_ROWS)
         )
-        with reading(self.name):
-            yield from _parts(self.name, _equal_slices(batches), parsers, self.constants)
+        with wrap_errors(self.name):
+            yield from _loaders(self.name, _rebatch(batches), parsers, self.constants)
 
     @property
     @abstractmethod
     def format_name(self) -> str:
-        """The format with its article."""
+        """The name of the format with its article, for errors."""
 
     @abstractmethod
     def _scan(self) -> pl.LazyFrame: ...
@@ -110,8 +110,8 @@ class ParquetFile(StoredFrame):
         See https://pandas.pydata.org/docs/development/developer.html; a RangeIndex is metadata,
         not a column.
         """
-        stored = pl.read_parquet_metadata(self.name).get("pandas", "{}")
-        return [c for c in json.loads(stored).get("index_columns", ()) if isinstance(c, str)]
+        metadata = pl.read_parquet_metadata(self.name).get("pandas", "{}")
+        return [c for c in json.loads(metadata).get("index_columns", ()) if isinstance(c, str)]
 
 
 class ArrowFile(StoredFrame):
@@ -123,33 +123,35 @@ class ArrowFile(StoredFrame):
         return pl.scan_ipc(self.name, glob=False, hive_partitioning=False)
 
 
-def _parts(
+def _loaders(
     name: str,
     frames: Iterable[pl.DataFrame],
     parsers: Parsers,
     constants: Mapping[str, str],
-) -> Iterator[Callable[[], Part]]:
+) -> Iterator[Callable[[], RecordBatch]]:
     first = 1
     for frame in frames:
         yield _loader(name, first, with_constants(frame, constants), parsers)
         first += len(frame)
 
 
-def _loader(name: str, first: int, frame: pl.DataFrame, parsers: Parsers) -> Callable[[], Part]:
-    return lambda: converted(_part(name, first, frame), parsers)
+def _loader(
+    name: str, first: int, frame: pl.DataFrame, parsers: Parsers
+) -> Callable[[], RecordBatch]:
+    return lambda: parse_columns(_record_batch(name, first, frame), parsers)
 
 
-def _part(name: str, first: int, frame: pl.DataFrame) -> Part:
-    return Part(frame, lambda row: f"{name} row {first + row}")
+def _record_batch(name: str, first: int, frame: pl.DataFrame) -> RecordBatch:
+    return RecordBatch(frame, lambda row: f"{name} row {first + row}")
 
 
-def _equal_slices(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+def _rebatch(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
     """Cut batches of any size into slices of equal size."""
     pending: pl.DataFrame | None = None
     for batch in batches:
         pending = batch if pending is None else pending.vstack(batch)
-        while len(pending) >= ROWS_PER_PART:
-            yield pending[:ROWS_PER_PART].rechunk()
-            pending = pending[ROWS_PER_PART:]
+        while len(pending) >= BATCH_ROWS:
+            yield pending[:BATCH_ROWS].rechunk()
+            pending = pending[BATCH_ROWS:]
     if pending is not None and len(pending):
         yield pending.rechunk()

@@ -12,70 +12,72 @@ from typing import Any, BinaryIO
 import polars as pl
 
 from training.data.reading import streams
-from training.data.reading.chunked_file import CHUNK_BYTES, ChunkedFile
-from training.data.reading.formats import BYTE_ORDER_MARK
-from training.data.reading.part import (
-    ROWS_PER_PART,
+from training.data.reading.batch import (
+    BATCH_ROWS,
     Parsers,
-    Part,
-    converted,
+    RecordBatch,
+    parse_columns,
     with_constants,
 )
+from training.data.reading.chunked_file import CHUNK_BYTES, ChunkedFile
+from training.data.reading.formats import BYTE_ORDER_MARK
 from training.errors import DataError
 
 MAX_LINE_BYTES = 64 << 20
 
 
-class JsonLinesFile(ChunkedFile["_Chunk"]):
+class JsonLinesFile(ChunkedFile["_JsonChunk"]):
     """A file of JSON objects; its columns are the keys of the first chunk."""
 
-    begins_with = "JSON objects"
+    expected_content = "JSON objects"
 
-    def head(self) -> Part:
+    def head(self) -> RecordBatch:
         """Return the first rows, with JSON's types."""
         chunk = self._first_chunk()
-        frame = chunk.frame()[:ROWS_PER_PART]
-        return Part(with_constants(frame, self.constants), chunk.place)
+        frame = chunk.frame()[:BATCH_ROWS]
+        return RecordBatch(with_constants(frame, self.constants), chunk.location)
 
-    def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
-        """Yield, for each part, a function that reads it."""
+    def batch_loaders(self, parsers: Parsers) -> Iterator[Callable[[], RecordBatch]]:
+        """Yield, for each batch, a function that reads it."""
         for chunk in self._all_chunks():
             yield partial(chunk.load, parsers, self._keys, self.constants)
 
-    def _learn(self, first: _Chunk) -> None:
+    def _set_columns(self, first: _JsonChunk) -> None:
         self._keys = tuple(first.frame().columns)
         self.columns = (*self._keys, *self.constants)
 
-    def _read_chunks(self, stream: BinaryIO | None) -> Iterator[_Chunk]:
-        with streams.reading(self.name), stream or streams.opened(self.name) as file:
-            line, rest = 1, b""
+    def _read_chunks(self, stream: BinaryIO | None) -> Iterator[_JsonChunk]:
+        with streams.wrap_errors(self.name), stream or streams.open_stream(self.name) as file:
+            line, remainder = 1, b""
             while True:
-                more = file.read(CHUNK_BYTES)
-                data = rest + more
+                block = file.read(CHUNK_BYTES)
+                data = remainder + block
                 if not data:
                     return
-                end = data.rfind(b"\n") + 1 if more else len(data)
+                end = data.rfind(b"\n") + 1 if block else len(data)
                 if not end and len(data) > MAX_LINE_BYTES:
                     raise DataError(
                         f"{self.name} line {line}: expected a line of at most "
                         f"{MAX_LINE_BYTES >> 20} MB"
                     )
-                rest, data = data[end:], data[:end]
+                remainder, data = data[end:], data[:end]
                 newlines = data.count(b"\n")
                 if line == 1:
                     data = data.removeprefix(BYTE_ORDER_MARK)
                 if data.strip():
-                    yield _Chunk(self.name, line, data)
+                    yield _JsonChunk(self.name, line, data)
                 line += newlines
 
 
-class _Chunk:
+class _JsonChunk:
     """Whole lines."""
 
     def __init__(self, name: str, line: int, data: bytes) -> None:
         self.name, self.line, self.data = name, line, data
 
-    def load(self, parsers: Parsers, keys: tuple[str, ...], constants: Mapping[str, str]) -> Part:
+    def load(
+        self, parsers: Parsers, keys: tuple[str, ...], constants: Mapping[str, str]
+    ) -> RecordBatch:
         """Parse the columns that have a parser.
 
         Raises:
@@ -84,14 +86,14 @@ class _Chunk:
         frame = self.frame()
         for key in frame.columns:
             if key not in keys:
-                line = next(line for line, record in self._objects() if key in record)
+                line = next(line for line, record in self._parse_objects() if key in record)
                 raise DataError(
-                    f"{self.name} line {line}: the key {key!r} is not among those of the first "
-                    f"lines; add it to the first line, with null as its value"
+                    f"{self.name} line {line}: the key {key!r} is not in the first lines; add it "
+                    "to the first line with the value null"
                 )
-        lacking = [pl.lit(None).alias(key) for key in keys if key not in frame.columns]
-        frame = with_constants(frame.with_columns(lacking), constants)
-        return converted(Part(frame, self.place, self.cell), parsers)
+        nulls = [pl.lit(None).alias(key) for key in keys if key not in frame.columns]
+        frame = with_constants(frame.with_columns(nulls), constants)
+        return parse_columns(RecordBatch(frame, self.location, self.cell), parsers)
 
     def frame(self) -> pl.DataFrame:
         """Parse all keys.
@@ -103,52 +105,54 @@ class _Chunk:
             return pl.read_ndjson(io.BytesIO(self.data), infer_schema_length=None)
         except pl.exceptions.PolarsError:
             # NaN, values of several types under one key, or a malformed line.
-            return self._mixed_frame()
+            return self._parse_mixed()
 
-    def place(self, row: int) -> str:
-        """Return the position of a row, for errors."""
-        return f"{self.name} line {self._object(row)[0]}"
+    def location(self, row: int) -> str:
+        """Return the location of a row, for errors."""
+        return f"{self.name} line {self._parse_object(row)[0]}"
 
     def cell(self, row: int, key: str) -> str:
         """Return a value as JSON."""
-        return json.dumps(self._object(row)[1].get(key))
+        return json.dumps(self._parse_object(row)[1].get(key))
 
-    def _object(self, row: int) -> tuple[int, dict[str, Any]]:
-        return next(islice(self._objects(), row, None))
+    def _parse_object(self, row: int) -> tuple[int, dict[str, Any]]:
+        return next(islice(self._parse_objects(), row, None))
 
-    def _mixed_frame(self) -> pl.DataFrame:
-        records = [record for _, record in self._objects()]
+    def _parse_mixed(self) -> pl.DataFrame:
+        records = [record for _, record in self._parse_objects()]
         keys = dict.fromkeys(key for record in records for key in record)
-        return pl.DataFrame([_series(key, [r.get(key) for r in records]) for key in keys])
+        return pl.DataFrame([_to_series(key, [r.get(key) for r in records]) for key in keys])
 
-    def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _parse_objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, text in enumerate(self.data.split(b"\n")):
             if not text.strip():
                 continue
-            place = f"{self.name} line {self.line + number}"
+            location = f"{self.name} line {self.line + number}"
             try:
                 record = json.loads(text)
             except UnicodeDecodeError as error:
                 byte = text[error.start]
-                raise DataError(f"{place}: expected UTF-8, got the byte 0x{byte:02x}") from error
+                raise DataError(f"{location}: expected UTF-8, got the byte 0x{byte:02x}") from error
             except ValueError as error:
-                shown = text[:40].decode(errors="replace")
+                start = text[:40].decode(errors="replace")
                 raise DataError(
-                    f"{place}: expected a JSON object, got {shown!r}: {error}"
+                    f"{location}: expected a JSON object, got {start!r}: {error}"
                 ) from error
             if not isinstance(record, dict):
-                raise DataError(f"{place}: expected a JSON object, got {json.dumps(record)[:40]}")
+                raise DataError(
+                    f"{location}: expected a JSON object, got {json.dumps(record)[:40]}"
+                )
             yield self.line + number, record
 
 
-def _series(name: str, values: list[Any]) -> pl.Series:
+def _to_series(name: str, values: list[Any]) -> pl.Series:
     types = {type(value) for value in values if value is not None}
     if types <= {int, float}:
         return pl.Series(name, values, pl.Float64).fill_nan(None)
     if types <= {bool} or types <= {str}:
         return pl.Series(name, values)
-    return pl.Series(name, [_as_text(value) for value in values], pl.String)
+    return pl.Series(name, [_to_text(value) for value in values], pl.String)
 
 
-def _as_text(value: Any) -> str | None:
+def _to_text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value)

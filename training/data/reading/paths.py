@@ -24,19 +24,19 @@ PARTITION = re.compile(r"([^=]+)=(.*)")
 
 
 @dataclass(frozen=True)
-class Found:
-    """A file of a table.
+class TableFile:
+    """One of a table's files.
 
     Attributes:
         path: its path.
-        partition: columns given by the names of its directories (`year=2024`).
+        partition: column values from the names of its directories (`year=2024`).
     """
 
     path: Path
     partition: Mapping[str, str] = field(default_factory=dict)
 
 
-def find(name: str) -> list[Found]:
+def find_files(name: str) -> list[TableFile]:
     """Return the files in the order in which their rows are read.
 
     Raises:
@@ -44,35 +44,35 @@ def find(name: str) -> list[Found]:
     """
     path = Path(name)
     if path.is_dir():
-        found = list(_in_directory(path, {}))
-        if not found:
+        table_files = list(_walk(path, {}))
+        if not table_files:
             raise DataError(
                 f"{name}: no file in this directory ends in {', '.join(TABLE_SUFFIXES)}"
-                f"{_contents(path)}"
+                f"{_describe_contents(path)}"
             )
-        return found
+        return table_files
     if path.exists():
-        return [Found(path)]
+        return [TableFile(path)]
     matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207
-    files = [match for match in matches if match.is_file() and not _ignored(match)]
+    files = [match for match in matches if match.is_file() and not _is_ignored(match)]
     if not files:
         raise DataError(f"{name}: no such file, directory or built-in table")
-    fixed = sum(1 for _ in _before_wildcard(path.parts))
-    return [Found(file, _partition(file.parts[fixed:-1])) for file in files]
+    literal_parts = sum(1 for _ in _before_wildcard(path.parts))
+    return [TableFile(file, _parse_partition(file.parts[literal_parts:-1])) for file in files]
 
 
-def _in_directory(directory: Path, partition: Mapping[str, str]) -> Iterator[Found]:
+def _walk(directory: Path, partition: Mapping[str, str]) -> Iterator[TableFile]:
     for path in sorted(directory.iterdir()):
-        if _ignored(path):
+        if _is_ignored(path):
             continue
         if path.is_dir():
             if PARTITION.fullmatch(path.name):
-                yield from _in_directory(path, {**partition, **_partition([path.name])})
+                yield from _walk(path, {**partition, **_parse_partition([path.name])})
         elif _is_table(path):
-            yield Found(path, partition)
+            yield TableFile(path, partition)
 
 
-def _ignored(path: Path) -> bool:
+def _is_ignored(path: Path) -> bool:
     return path.name.startswith(".") or path.name in MARKERS
 
 
@@ -83,7 +83,7 @@ def _is_table(path: Path) -> bool:
     return name.endswith(TABLE_SUFFIXES)
 
 
-def _partition(names: Iterable[str]) -> dict[str, str]:
+def _parse_partition(names: Iterable[str]) -> dict[str, str]:
     pairs = [match.groups() for match in map(PARTITION.fullmatch, names) if match]
     return {
         unquote(key): "" if value == MISSING_PARTITION else unquote(value) for key, value in pairs
@@ -97,10 +97,10 @@ def _before_wildcard(parts: Iterable[str]) -> Iterator[str]:
         yield part
 
 
-def _contents(directory: Path) -> str:
+def _describe_contents(directory: Path) -> str:
     names = [path.name + "/" * path.is_dir() for path in sorted(directory.iterdir())[:5]]
     if not names:
         return "; it is empty"
-    nested = any(name.endswith("/") for name in names)
-    hint = f"; '{directory}/**/*.csv' reads files below it" if nested else ""
+    has_directories = any(name.endswith("/") for name in names)
+    hint = f"; '{directory}/**/*.csv' reads files below it" if has_directories else ""
     return f"; it has {', '.join(names)}{hint}"

@@ -1,7 +1,7 @@
 """Quotes in CSV: the ends of records, and fields that hold a bare quote.
 
-A quote opens a field only at its beginning, apart from blanks before it, which are dropped;
-anywhere else (`5" pipe`) it is text. polars reads only RFC 4180, so such fields are rewritten.
+A quote opens a field only at its start, after optional blanks, which are dropped; anywhere else
+(`5" pipe`) it is text. polars reads only RFC 4180, so such fields are rewritten.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ class QuoteError(Exception):
     """A quoted field does not end as it should.
 
     Attributes:
-        opens: offset of its opening quote.
-        closes: offset of the closing quote if text follows it; None if there is no closing quote.
+        opening: offset of its opening quote.
+        closing: offset after the closing quote if text follows; None if there is no closing quote.
     """
 
-    def __init__(self, opens: int, closes: int | None = None) -> None:
-        super().__init__(opens, closes)
-        self.opens, self.closes = opens, closes
+    def __init__(self, opening: int, closing: int | None = None) -> None:
+        super().__init__(opening, closing)
+        self.opening, self.closing = opening, closing
 
 
-def whole_records(data: bytes, separator: bytes, final: bool) -> tuple[bytes, int]:
-    """Return the whole records as RFC 4180, and where they end in the data.
+def extract_records(data: bytes, separator: bytes, final: bool) -> tuple[bytes, int]:
+    """Return the whole records as RFC 4180 and their length in the data.
 
     Args:
-        data: CSV from the beginning of a record on.
+        data: CSV that starts with a record.
         separator: one byte.
         final: whether nothing follows, so that the last record needs no line break.
 
@@ -43,8 +43,8 @@ def whole_records(data: bytes, separator: bytes, final: bool) -> tuple[bytes, in
         return data[:end], end
     content = np.frombuffer(data, np.uint8)
     quotes = np.flatnonzero(content == QUOTE)
-    if not _alternate(content, quotes, separator[0]):
-        return _rewritten(data, separator, final)
+    if not _quotes_alternate(content, quotes, separator[0]):
+        return _rewrite_quotes(data, separator, final)
     if final:
         if len(quotes) % 2:
             raise QuoteError(int(quotes[-1]))
@@ -57,12 +57,12 @@ def whole_records(data: bytes, separator: bytes, final: bool) -> tuple[bytes, in
     return data[:end], end
 
 
-def _alternate(
+def _quotes_alternate(
     content: npt.NDArray[np.uint8], quotes: npt.NDArray[np.intp], separator: int
 ) -> bool:
-    """Return whether each second quote closes a field that the one before it opens.
+    """Return whether every second quote closes the field that the quote before it opens.
 
-    Two quotes in a quoted field count as one that closes it and one that opens it again.
+    A doubled quote in a quoted field counts as a closing and an opening quote.
     """
     opening, closing = quotes[0::2], quotes[1::2]
     before = np.where(opening > 0, content[opening - 1], NEWLINE)
@@ -73,33 +73,33 @@ def _alternate(
     return bool(opens.all() and (closes | (after == CARRIAGE_RETURN)).all())
 
 
-def _rewritten(data: bytes, separator: bytes, final: bool) -> tuple[bytes, int]:
-    """Walk from quote to quote; see `whole_records`."""
+def _rewrite_quotes(data: bytes, separator: bytes, final: bool) -> tuple[bytes, int]:
+    """Implement `extract_records` for data with quotes that need rewriting."""
     blank = b" " if separator == b"\t" else b" \t"
     field_end = re.compile(re.escape(separator) + rb"|\r?\n|\r?\Z")
     edits: list[tuple[int, int, bytes]] = []
-    at = record_end = 0  # never inside quotes
-    while (quote := data.find(b'"', at)) >= 0:
-        newline = data.rfind(b"\n", at, quote)
+    position = record_end = 0  # never inside quotes
+    while (quote := data.find(b'"', position)) >= 0:
+        newline = data.rfind(b"\n", position, quote)
         record_end = newline + 1 if newline >= 0 else record_end
-        start = max(at, newline + 1, data.rfind(separator, at, quote) + 1)
-        if data[start:quote].strip(blank):  # text before the quote: the quote is text too
-            at = _match(field_end, data, quote)
-            field = b'"' + data[start:at].strip(blank).replace(b'"', b'""') + b'"'
+        start = max(position, newline + 1, data.rfind(separator, position, quote) + 1)
+        if data[start:quote].strip(blank):  # after text, the quote is text too
+            position = _find_end(field_end, data, quote)
+            field = b'"' + data[start:position].strip(blank).replace(b'"', b'""') + b'"'
         else:
-            close = _closing(data, quote)
+            close = _find_closing_quote(data, quote)
             if close < 0:
                 if final:
                     raise QuoteError(quote)
-                at = len(data)
+                position = len(data)
                 break
-            at = _match(field_end, data, close)
-            if data[close:at].strip(blank):
+            position = _find_end(field_end, data, close)
+            if data[close:position].strip(blank):
                 raise QuoteError(quote, close)
             field = data[quote:close]
-        if at - start != len(field):
-            edits.append((start, at, field))
-    end = len(data) if final else max(record_end, data.rfind(b"\n", at) + 1)
+        if position - start != len(field):
+            edits.append((start, position, field))
+    end = len(data) if final else max(record_end, data.rfind(b"\n", position) + 1)
     pieces, copied = [], 0
     for start, stop, field in edits:
         if stop <= end:
@@ -108,13 +108,13 @@ def _rewritten(data: bytes, separator: bytes, final: bool) -> tuple[bytes, int]:
     return b"".join([*pieces, data[copied:end]]), end
 
 
-def _match(pattern: re.Pattern[bytes], data: bytes, start: int) -> int:
-    found = pattern.search(data, start)
-    return found.start() if found else len(data)
+def _find_end(pattern: re.Pattern[bytes], data: bytes, start: int) -> int:
+    match = pattern.search(data, start)
+    return match.start() if match else len(data)
 
 
-def _closing(data: bytes, quote: int) -> int:
-    """Return the position after the quote that closes what `quote` opens, −1 if there is none."""
+def _find_closing_quote(data: bytes, quote: int) -> int:
+    """Return the offset after the quote that closes the field opened at `quote`; −1 if none."""
     close = data.find(b'"', quote + 1)
     while close >= 0 and data.startswith(b'"', close + 1):
         close = data.find(b'"', close + 2)

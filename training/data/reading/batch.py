@@ -1,4 +1,4 @@
-"""Files and their parts: typed columns, with the position of each row for errors."""
+"""Files and their batches: typed columns, with the location of each row for errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import polars as pl
 from training.errors import DataError
 from training.features.cells import MISSING, CellParser
 
-ROWS_PER_PART = 65_536
+BATCH_ROWS = 65_536
 # Parsing texts one by one is faster unless each occurs about this often.
 MIN_REPEATS = 4
 
@@ -19,21 +19,21 @@ Parsers = Mapping[str, CellParser]
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some rows of a source.
+class RecordBatch:
+    """Consecutive rows of a source.
 
     Attributes:
-        frame: parsed columns: numbers and days as floats, the others as String; null is missing.
-        place: returns the position of a row, like `customers.csv line 7`.
-        cell: returns the text of a cell; None for files that are not text.
+        frame: parsed columns, null where missing: numbers and days as floats, others as String.
+        location: returns the location of a row, like `customers.csv line 7`.
+        cell: returns a cell as written in the file; None for files that are not text.
     """
 
     frame: pl.DataFrame
-    place: Callable[[int], str]
+    location: Callable[[int], str]
     cell: Callable[[int, str], str] | None = None
 
     def as_written(self, row: int, column: str) -> object:
-        """Return a cell as written in the file if that is text, for errors."""
+        """Return a cell for errors, as written if the file is text."""
         return self.cell(row, column) if self.cell else self.frame[column][row]
 
 
@@ -45,8 +45,8 @@ class File(ABC):
         columns: names of the columns.
         separator: the field separator; empty if there is none.
         is_stream: whether it can be read only once.
-        constants: columns in the file's path, with their one value.
-        left_out: columns added by a program that stored the table, with the reason to leave them
+        constants: column values from the file's path.
+        left_out: columns added by the program that wrote the table, with the reason to leave them
             out.
     """
 
@@ -58,7 +58,7 @@ class File(ABC):
     left_out: Mapping[str, str] = {}
 
     @abstractmethod
-    def head(self) -> Part:
+    def head(self) -> RecordBatch:
         """Return the first rows, unparsed, for detecting kinds.
 
         Raises:
@@ -66,12 +66,12 @@ class File(ABC):
         """
 
     @abstractmethod
-    def parts(self, parsers: Parsers) -> Iterator[Callable[[], Part]]:
-        """Yield, for each part, a function that reads it."""
+    def batch_loaders(self, parsers: Parsers) -> Iterator[Callable[[], RecordBatch]]:
+        """Yield, for each batch, a function that reads it."""
 
 
 def with_constants(frame: pl.DataFrame, constants: Mapping[str, str]) -> pl.DataFrame:
-    """Add the columns in the file's path."""
+    """Add the columns from the file's path."""
     return frame.with_columns(pl.lit(value).alias(name) for name, value in constants.items())
 
 
@@ -81,36 +81,36 @@ def csv_dtypes(columns: tuple[str, ...], parsers: Parsers) -> dict[str, type[pl.
 
 
 def missing_marks(parsers: Parsers) -> list[str]:
-    """Return the texts that polars may read as missing."""
+    """Return the texts that polars may read as null."""
     return list(next((p.cell_format.marks for p in parsers.values()), MISSING))
 
 
-def converted(part: Part, parsers: Parsers) -> Part:
-    """Parse the columns of a part.
+def parse_columns(batch: RecordBatch, parsers: Parsers) -> RecordBatch:
+    """Parse the columns of a batch.
 
     Raises:
         DataError: a value is not of its column's kind.
     """
     columns = []
     for name, parser in parsers.items():
-        values = part.frame[name]
+        values = batch.frame[name]
         try:
-            cells = _parsed(parser, values)
+            cells = _parse_column(parser, values)
         except pl.exceptions.PolarsError as error:
             raise DataError(
-                f"{part.place(0)}, column {name!r}: expected {parser.expected}, "
+                f"{batch.location(0)}, column {name!r}: expected {parser.expected}, "
                 f"got the type {values.dtype}"
             ) from error
         if cells.null_count() > values.null_count():
-            text = parser.trimmed(values)
-            wrong = cells.is_null() & text.is_not_null()
-            refuse(part, parser, text, wrong)
+            text = parser.trim(values)
+            invalid = cells.is_null() & text.is_not_null()
+            _refuse(batch, parser, text, invalid)
         columns.append(cells)
-    return Part(pl.DataFrame(columns), part.place, part.cell)
+    return RecordBatch(pl.DataFrame(columns), batch.location, batch.cell)
 
 
-def _parsed(parser: CellParser, values: pl.Series) -> pl.Series:
-    """Parse a column; if values repeat, parse each distinct one once."""
+def _parse_column(parser: CellParser, values: pl.Series) -> pl.Series:
+    """Parse a column; if values repeat, parse each distinct value once."""
     # Floats: -0.0 and 0.0 are one distinct value, but two texts.
     if parser.column_type.is_number or values.dtype.is_nested() or values.dtype.is_float():
         return parser.parse(values)
@@ -121,16 +121,12 @@ def _parsed(parser: CellParser, values: pl.Series) -> pl.Series:
     return values.replace_strict(distinct, parsed, return_dtype=parsed.dtype)
 
 
-def refuse(part: Part, parser: CellParser, values: pl.Series, wrong: pl.Series) -> None:
-    """Raise an error for the first value that is marked as wrong.
-
-    Raises:
-        DataError: a value is marked.
-    """
-    if wrong.any():
-        row = int(wrong.arg_max() or 0)
+def _refuse(batch: RecordBatch, parser: CellParser, values: pl.Series, invalid: pl.Series) -> None:
+    """Raise an error for the first invalid value, if there is one."""
+    if invalid.any():
+        row = int(invalid.arg_max() or 0)
         value = values[row]
         raise DataError(
-            f"{part.place(row)}, column {values.name!r}: expected {parser.expected}, "
+            f"{batch.location(row)}, column {values.name!r}: expected {parser.expected}, "
             f"got {value!r}; {parser.advice(values.name, value)}"
         )
