@@ -1,1 +1,1 @@
-"""Measurements: both sides in one run, several repeats, medians and ratios."""
+"""Benchmarks that measure all sides in one run, repeatedly, and report medians and ratios."""

@@ -32,12 +32,12 @@ SEEDS = 20
 ITERATIONS = 2000
 
 
-def reshaped(features: Floats) -> Floats:
-    """Return X as the course's `reshape(-1, m)` scrambles it, one sample per row again."""
+def reshape_like_course(features: Floats) -> Floats:
+    """Return X as scrambled by the course's `reshape(-1, m)`, transposed to one sample per row."""
     return features.reshape(-1, len(features)).T
 
 
-def descent(
+def make_descent(
     learning_rate: float, prepare: Callable[[Floats], Floats] = lambda x: x
 ) -> Callable[[Floats, Floats, Floats], Floats]:
     """Return a function that fits and predicts as the exercise does."""
@@ -52,30 +52,30 @@ def descent(
             workers=Workers(),
         )
         theta = descend(GradientDescent(learning_rate), objective, Stopping(ITERATIONS, 0.0)).theta
-        predicted: Floats = (prepare(test) @ theta[:-1] + theta[-1] > 0).astype(np.float64)
-        return predicted
+        predictions: Floats = (prepare(test) @ theta[:-1] + theta[-1] > 0).astype(np.float64)
+        return predictions
 
     return fit_and_predict
 
 
-def scikit_learn(train: Floats, labels: Floats, test: Floats) -> Floats:
-    predicted: Floats = LogisticRegression().fit(train, labels).predict(test)
-    return predicted
+def fit_scikit_learn(train: Floats, labels: Floats, test: Floats) -> Floats:
+    predictions: Floats = LogisticRegression().fit(train, labels).predict(test)
+    return predictions
 
 
 VARIANTS = {
-    "as published, `reshape(-1, m)`, α = 0.0001": descent(0.0001, reshaped),
-    "transposed, α = 0.0001": descent(0.0001),
-    "transposed, α = 0.1": descent(0.1),
-    "scikit-learn's LogisticRegression": scikit_learn,
+    "as published, `reshape(-1, m)`, α = 0.0001": make_descent(0.0001, reshape_like_course),
+    "transposed, α = 0.0001": make_descent(0.0001),
+    "transposed, α = 0.1": make_descent(0.1),
+    "scikit-learn's LogisticRegression": fit_scikit_learn,
 }
 
 
-def accuracies(
+def measure_accuracies(
     fit_and_predict: Callable[[Floats, Floats, Floats], Floats], seeds: int = SEEDS
 ) -> list[float]:
     """Return the accuracy on the held-out rows for each seed."""
-    found = []
+    scores = []
     for seed in range(seeds):
         features, labels = make_classification(
             n_samples=500, n_features=5, n_classes=2, random_state=seed
@@ -83,9 +83,9 @@ def accuracies(
         train, test, train_labels, test_labels = train_test_split(
             features, labels.astype(np.float64), test_size=0.3, random_state=seed
         )
-        predicted = fit_and_predict(train, train_labels, test)
-        found.append(float(accuracy_score(test_labels, predicted)))
-    return found
+        predictions = fit_and_predict(train, train_labels, test)
+        scores.append(float(accuracy_score(test_labels, predictions)))
+    return scores
 
 
 @click.command()
@@ -95,9 +95,9 @@ def main(seeds: int, folder: Path | None) -> None:
     """Measure every variant of the course's exercise."""
     rows = []
     for name, variant in VARIANTS.items():
-        found = accuracies(variant, seeds)
-        spread = f"{min(found):.2f} to {max(found):.2f}"
-        rows.append([name, f"{statistics.mean(found):.3f}", spread])
+        scores = measure_accuracies(variant, seeds)
+        spread = f"{min(scores):.2f} to {max(scores):.2f}"
+        rows.append([name, f"{statistics.mean(scores):.3f}", spread])
     report.write(
         "course",
         f"Accuracy on the held-out rows of the course's exercise, {seeds} seeds.",

@@ -1,4 +1,4 @@
-"""A virtual environment for each peer: made with uv from pinned versions, kept between runs."""
+"""Virtual environments of the peers, created with uv from pinned versions and kept between runs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 
 class InstallError(Exception):
-    """The packages cannot be installed; the message has the reason."""
+    """The packages cannot be installed; the message gives the reason."""
 
 
-def environment(folder: Path, packages: Sequence[str]) -> Path:
-    """Return an environment's `bin` directory; the environment is made on the first call.
+def ensure_environment(folder: Path, packages: Sequence[str]) -> Path:
+    """Create an environment unless it exists, and return its `bin` directory.
 
     Args:
         folder: directory of the environment.
@@ -23,14 +23,14 @@ def environment(folder: Path, packages: Sequence[str]) -> Path:
     Raises:
         InstallError: uv is missing, or a package does not install.
     """
-    programs, done = folder / "bin", folder / "packages.txt"
-    wanted = "\n".join(packages)
-    if done.exists() and done.read_text() == wanted:
+    programs, marker = folder / "bin", folder / "packages.txt"
+    requirements = "\n".join(packages)
+    if marker.exists() and marker.read_text() == requirements:
         return programs
     print(f"installing {', '.join(packages)}", file=sys.stderr)
     _uv("venv", "--clear", f"--python={sys.executable}", str(folder))
     _uv("pip", "install", f"--python={programs / 'python'}", "--compile-bytecode", *packages)
-    done.write_text(wanted)
+    marker.write_text(requirements)
     return programs
 
 
@@ -40,11 +40,11 @@ def _uv(*arguments: str) -> None:
     # The settings in pyproject.toml are for the environment of the project.
     command = [uv, "--no-config", *arguments, "--quiet"]
     try:
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        process = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     except FileNotFoundError as error:
         raise InstallError("uv is not installed; `make install` installs it") from error
-    if done.returncode:
+    if process.returncode:
         raise InstallError(
             f"does not install on Python {sys.version.split()[0]}: "
-            + " ".join(done.stderr.split())[:300]
+            + " ".join(process.stderr.split())[:300]
         )

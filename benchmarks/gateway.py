@@ -1,9 +1,9 @@
 """Compare the client with other ways to serve a model over HTTP, in one run on one machine.
 
 Every peer serves the same SavedModel in an environment of its own, and must return the same
-probabilities before it is measured. In each round each peer is started, loaded and stopped in turn,
-so that no two compete for the machine. The client calls the embedded model server, or the binary
-that TENSORFLOW_MODEL_SERVER names, whose REST port is then measured too.
+probabilities before it is measured. In each round, each peer is started, loaded and stopped in
+turn, so that no two compete for the machine. The client calls the embedded model server, or the
+binary at TENSORFLOW_MODEL_SERVER, whose REST port is then measured too.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ import click
 import numpy as np
 
 from benchmarks import gateway_report, payloads
-from benchmarks.environments import InstallError, environment
+from benchmarks.environments import InstallError, ensure_environment
 from benchmarks.load import Load, Request, load, send_once
 from benchmarks.measurements import (
+    BASELINE,
     BULK,
     ONE_ROW,
     THOUSAND_ROWS,
-    YARDSTICK,
     Footprint,
     Point,
     Results,
     Workload,
 )
-from benchmarks.payloads import MODEL, Form
+from benchmarks.payloads import MODEL, Codec
 from benchmarks.peer_table import PEERS, TENSORFLOW_SERVING, Peer
 from benchmarks.processes import (
     ROOT,
@@ -54,7 +54,7 @@ from client.errors import ClientError
 START_SECONDS = 120
 TOLERANCE = 1e-5
 WARM_UP_CONNECTIONS = 16
-# Path of tensorflow_model_server; "": the embedded server.
+# Path of tensorflow_model_server; "" for the embedded server.
 MODEL_SERVER = os.environ.get("TENSORFLOW_MODEL_SERVER", "")
 
 
@@ -119,7 +119,7 @@ def model_server(folder: Path, model: Path) -> Iterator[Setup]:
         server = stack.enter_context(running(command, logs / "model-server" / "log"))
         client = stack.enter_context(ServingClient(address, timeout=10))
 
-        def predicts() -> bool:
+        def has_predicted() -> bool:
             try:
                 for rows in {workload.rows for workload in (*ONE_ROW, *THOUSAND_ROWS, *BULK)}:
                     features = {"features": payloads.rows(rows)}
@@ -129,18 +129,18 @@ def model_server(folder: Path, model: Path) -> Iterator[Setup]:
                 return False
             return True
 
-        server.wait(predicts, START_SECONDS)
+        server.wait(has_predicted, START_SECONDS)
         yield Setup(model, Path(bodies), logs, server, address, rest_port, expected)
 
 
 @contextmanager
-def started(peer: Peer, programs: Path, setup: Setup) -> Iterator[tuple[str, Server]]:
+def run_peer(peer: Peer, programs: Path, setup: Setup) -> Iterator[tuple[str, Server]]:
     """Run a peer while the context lasts; yield its address and its process."""
     if not peer.command:
         yield f"http://127.0.0.1:{setup.rest_port}{peer.path}", setup.server
         return
     port, folder = free_port(), setup.logs / peer.key
-    command, variables = peer.filled(
+    command, variables = peer.fill_placeholders(
         bin=programs,
         port=port,
         port_2=free_port(),
@@ -153,32 +153,32 @@ def started(peer: Peer, programs: Path, setup: Setup) -> Iterator[tuple[str, Ser
         yield f"http://127.0.0.1:{port}{peer.path}", server
 
 
-def make_request(url: str, form: Form, rows: int, setup: Setup) -> Request:
+def make_request(url: str, codec: Codec, rows: int, setup: Setup) -> Request:
     """Return a request with this number of rows; its body is written to a file once."""
-    body = setup.bodies / f"{form.name}-{rows}"
+    body = setup.bodies / f"{codec.name}-{rows}"
     if not body.exists():
-        body.write_bytes(form.write(payloads.rows(rows)))
-    return Request(url, form.content_type, body)
+        body.write_bytes(codec.encode(payloads.rows(rows)))
+    return Request(url, codec.content_type, body)
 
 
-def answers(request: Request) -> bool:
-    """Return whether the peer responds with 200."""
+def is_ready(request: Request) -> bool:
+    """Return whether the response has status 200."""
     try:
         return send_once(request)[0] == 200
     except (OSError, HTTPException):
         return False
 
 
-def fault(request: Request, form: Form, expected: payloads.Floats) -> str:
+def find_fault(request: Request, codec: Codec, expected: payloads.Floats) -> str:
     """Send one request, and return what is wrong with the response; "" if it is correct."""
     try:
         status, body = send_once(request)
         if status != 200:
             return f"{status}: {' '.join(body.decode(errors='replace').split())[:120]}"
-        found = form.read(body)
-        if found.shape != expected.shape:
-            return f"expected {len(expected)} probabilities, got shape {list(found.shape)}"
-        difference = float(np.abs(found - expected).max())
+        probabilities = codec.decode(body)
+        if probabilities.shape != expected.shape:
+            return f"expected {len(expected)} probabilities, got shape {list(probabilities.shape)}"
+        difference = float(np.abs(probabilities - expected).max())
         return f"probabilities are off by {difference:.2g}" if difference > TOLERANCE else ""
     except (OSError, HTTPException, LookupError, TypeError, ValueError) as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
@@ -186,28 +186,28 @@ def fault(request: Request, form: Form, expected: payloads.Floats) -> str:
 
 def measure(peer: Peer, programs: Path, setup: Setup, plan: Plan, results: Results) -> None:
     """Start a peer, check its predictions, apply every load, and stop it."""
-    with started(peer, programs, setup) as (url, server):
-        row = make_request(url, peer.form, 1, setup)
-        start = server.wait(lambda: answers(row), START_SECONDS)
-        servers = {server, setup.server} if peer.behind else {server}
+    with run_peer(peer, programs, setup) as (url, server):
+        one_row = make_request(url, peer.codec, 1, setup)
+        start = server.wait(lambda: is_ready(one_row), START_SECONDS)
+        servers = {server, setup.server} if peer.calls_model_server else {server}
 
         def measure_all(workloads: tuple[Workload, ...]) -> None:
             for workload in workloads:
-                form = peer.form if workload.form == "JSON" else peer.tables.get(workload.form)
-                if form is None:
+                codec = peer.codecs.get(workload.encoding)
+                if codec is None:
                     continue
-                request = make_request(url, form, workload.rows, setup)
-                problem = fault(request, form, setup.expected[workload.rows])
-                if problem:
-                    results.missing[peer.name, workload.what] = problem
+                request = make_request(url, codec, workload.rows, setup)
+                fault = find_fault(request, codec, setup.expected[workload.rows])
+                if fault:
+                    results.missing[peer.name, workload.description] = fault
                     continue
                 before = cpu_seconds(servers)
-                done = load(request, workload.connections, plan.seconds)
-                point = Point(done, cpu_seconds(servers) - before)
+                result = load(request, workload.connections, plan.seconds)
+                point = Point(result, cpu_seconds(servers) - before)
                 results.add(peer.name, workload, point)
                 show_progress(peer.name, workload, point)
 
-        load(row, WARM_UP_CONNECTIONS, plan.seconds)
+        load(one_row, WARM_UP_CONNECTIONS, plan.seconds)
         measure_all(ONE_ROW)
         rows_mb, _ = memory(server)
         measure_all((*THOUSAND_ROWS, *BULK))
@@ -216,31 +216,34 @@ def measure(peer: Peer, programs: Path, setup: Setup, plan: Plan, results: Resul
         results.footprints.setdefault(peer.name, []).append(footprint)
 
 
-def measure_yardstick(setup: Setup, plan: Plan, results: Results) -> None:
+def measure_baseline(setup: Setup, plan: Plan, results: Results) -> None:
     """Measure a Python program that calls Predict over gRPC."""
     row = make_request("", payloads.NPY, 1, setup).body
     variables = {"SERVER": setup.address, "ROW": str(row), "SECONDS": str(plan.seconds)}
     before = cpu_seconds([setup.server])
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "benchmarks.peers.bare_grpc"],
         cwd=ROOT,
         env={**os.environ, **variables},
         stdout=subprocess.PIPE,
         check=True,
     )
-    latencies = json.loads(done.stdout)
-    point = Point(Load.of(latencies, sum(latencies), 0), cpu_seconds([setup.server]) - before)
-    results.add(YARDSTICK, ONE_ROW[0], point)
-    show_progress(YARDSTICK, ONE_ROW[0], point)
+    latencies = json.loads(process.stdout)
+    point = Point(
+        Load.from_latencies(latencies, sum(latencies), 0), cpu_seconds([setup.server]) - before
+    )
+    results.add(BASELINE, ONE_ROW[0], point)
+    show_progress(BASELINE, ONE_ROW[0], point)
 
 
 def show_progress(peer: str, workload: Workload, point: Point) -> None:
     """Print a measurement."""
-    done = point.load
+    result = point.load
     click.echo(
-        f"{time.strftime('%H:%M:%S')}  {peer:26} {workload.what:20} {workload.connections:4}  "
-        f"{done.rate:10,.0f}/s  p50 {done.p50 * 1e3:8.2f} ms  p99 {done.p99 * 1e3:8.2f} ms  "
-        f"CPU {point.cpu_per_thousand:6.2f} s/1000  {done.errors} errors",
+        f"{time.strftime('%H:%M:%S')}  {peer:26} "
+        f"{workload.description:20} {workload.connections:4}  "
+        f"{result.rate:10,.0f}/s  p50 {result.p50 * 1e3:8.2f} ms  p99 {result.p99 * 1e3:8.2f} ms  "
+        f"CPU {point.cpu_per_thousand:6.2f} s/1000  {result.errors} errors",
         err=True,
     )
 
@@ -252,23 +255,23 @@ def show_progress(peer: str, workload: Workload, point: Point) -> None:
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
     default=ROOT / ".run" / "benchmarks",
-    help="Directory of environments, model, logs and report.  [default: .run/benchmarks]",
+    help="Directory for environments, model, logs and report.  [default: .run/benchmarks]",
 )
 @click.option("--write", is_flag=True, help="Write the report to benchmarks/results.")
 def main(quick: bool, only: tuple[str, ...], folder: Path, write: bool) -> None:
     """Measure every peer, and write the report."""
     if write and (quick or only):
-        raise click.UsageError("--write: expected a whole run, without --quick and --only")
+        raise click.UsageError("--write: expected a full run, without --quick and --only")
     plan = QUICK if quick else FULL
     candidates = [*PEERS, *([TENSORFLOW_SERVING] if MODEL_SERVER else [])]
-    names = {peer.key: peer for peer in candidates}
-    if unknown := set(only) - names.keys():
-        raise click.UsageError(f"--only: expected one of {', '.join(names)}, got {unknown.pop()}")
+    peers = {peer.key: peer for peer in candidates}
+    if unknown := set(only) - peers.keys():
+        raise click.UsageError(f"--only: expected one of {', '.join(peers)}, got {unknown.pop()}")
     results, programs = Results(), {}
-    for peer in [names[key] for key in only] or candidates:
+    for peer in [peers[key] for key in only] or candidates:
         try:
             programs[peer.key] = (
-                environment(folder / "envs" / peer.key, peer.packages)
+                ensure_environment(folder / "envs" / peer.key, peer.packages)
                 if peer.packages
                 else Path(sys.executable).parent
             )
@@ -280,10 +283,10 @@ def main(quick: bool, only: tuple[str, ...], folder: Path, write: bool) -> None:
             order = list(programs)
             for key in order[number:] + order[:number]:
                 try:
-                    measure(names[key], programs[key], setup, plan, results)
+                    measure(peers[key], programs[key], setup, plan, results)
                 except (StartError, subprocess.CalledProcessError) as error:
-                    results.missing[names[key].name, f"round {number + 1}"] = str(error)
-            measure_yardstick(setup, plan, results)
+                    results.missing[peers[key].name, f"round {number + 1}"] = str(error)
+            measure_baseline(setup, plan, results)
     report = gateway_report.Report(results, candidates, plan.rounds, plan.seconds, load_average)
     report.write(RESULTS if write else folder)
 

@@ -13,7 +13,7 @@ ACCENT = "#d1495b"
 
 
 def draw(results: Results, names: Sequence[str], path: Path) -> None:
-    """Draw a line for each peer that was measured."""
+    """Draw a line for each peer with all measurements."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
@@ -44,8 +44,8 @@ def draw(results: Results, names: Sequence[str], path: Path) -> None:
             axes.grid(alpha=0.3)
             axes.title.set_fontsize(10)
         figure.legend(*rates.get_legend_handles_labels(), loc="outside right center", frameon=False)
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(path, metadata=nothing)
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(path, metadata=no_metadata)
 
 
 def _median(results: Results, name: str, connections: int) -> Median:

@@ -11,8 +11,8 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.gateway_picture import draw
 from benchmarks.goals import goals
-from benchmarks.load import generator
-from benchmarks.measurements import BULK, ONE_ROW, THOUSAND_ROWS, YARDSTICK, Results, Workload
+from benchmarks.load import generator_name
+from benchmarks.measurements import BASELINE, BULK, ONE_ROW, THOUSAND_ROWS, Results, Workload
 from benchmarks.peer_table import TENSORFLOW_SERVING, Peer
 
 NAME = "gateway"
@@ -39,7 +39,7 @@ class Report:
     load_average: float
 
     def write(self, folder: Path) -> None:
-        """Write tables and picture to a folder."""
+        """Write the tables and the picture to a folder."""
         draw(self.results, [peer.name for peer in self.peers], folder / f"{NAME}.svg")
         sections = [self._goals()]
         sections += [self._missing()] if self.results.missing else []
@@ -52,19 +52,19 @@ class Report:
         report.write_sections(NAME, self._about(), sections, PACKAGES, folder)
 
     def _about(self) -> str:
-        behind = (
+        backend = (
             "TensorFlow Serving"
             if TENSORFLOW_SERVING in self.peers
             else "the embedded server (`python -m serving`)"
         )
         return (
-            "Rows of 30 numbers in, probabilities out: the same SavedModel behind each peer, which "
-            "gave the same probabilities to 1e-5 before it was measured. Ours replies with three "
-            "outputs by name, as TensorFlow Serving does; peers that choose their own form reply "
-            f"with probabilities alone. Load from {generator()}, on the same cores as the servers; "
-            f"each load took {self.seconds:g} s, {self.rounds} rounds over all peers in turn, "
-            f"medians. Behind ours and the course's client stands {behind}; its CPU is theirs too. "
-            f"Load average when the run began: {self.load_average:.1f}.\n\n"
+            "Rows of 30 numbers in, probabilities out. Each peer serves the same SavedModel and "
+            "returned the same probabilities to 1e-5 before it was measured. Ours returns three "
+            "outputs by name, as TensorFlow Serving does; peers with a format of their own return "
+            f"only probabilities. The load is from {generator_name()}, on the same cores as the "
+            f"servers. Medians of {self.rounds} rounds over all peers in turn, {self.seconds:g} s "
+            f"for each load. Ours and the course's client call {backend}, whose CPU time counts as "
+            f"theirs. Load average when the run began: {self.load_average:.1f}.\n\n"
             f"![Requests a second and 99th percentile by connections]({NAME}.svg)"
         )
 
@@ -74,10 +74,10 @@ class Report:
 
     def _missing(self) -> report.Section:
         rows = [
-            [peer, what, why.replace("|", "/")]
-            for (peer, what), why in self.results.missing.items()
+            [peer, measurement, reason.replace("|", "/")]
+            for (peer, measurement), reason in self.results.missing.items()
         ]
-        return "What could not be measured", ["peer", "what", "why"], rows
+        return "Not measured", ["peer", "measurement", "reason"], rows
 
     def _footprints(self) -> report.Section:
         header = ["peer", "start to first answer", "largest process, after loads of one row"]
@@ -85,16 +85,16 @@ class Report:
         for peer in self.peers:
             footprint = self.results.footprint(peer.name)
             if footprint is not None:
-                sizes = (footprint.rows_mb, footprint.bulk_mb, footprint.together_mb)
-                cells = [f"{size:,.0f} MB" for size in sizes]
+                sizes_mb = (footprint.rows_mb, footprint.bulk_mb, footprint.total_mb)
+                cells = [f"{size:,.0f} MB" for size in sizes_mb]
                 rows.append([peer.name, f"{footprint.start_seconds:.2f} s", *cells])
         return "Start and memory", [*header, "after all loads", "all processes"], rows
 
     def _loads(self, workloads: Sequence[Workload], text: str) -> report.Section:
         rows = []
-        for name in [*(peer.name for peer in self.peers), YARDSTICK]:
+        for name in [*(peer.name for peer in self.peers), BASELINE]:
             for workload in workloads:
-                label = f"{name}, {workload.form}" if len(workloads) > 1 else name
+                label = f"{name}, {workload.encoding}" if len(workloads) > 1 else name
                 rows += self._load(name, workload, label)
         return text, LOADS, rows
 
@@ -116,18 +116,18 @@ class Report:
 
     def _settings(self) -> report.Section:
         rows = [[peer.name, _versions(peer), peer.settings] for peer in self.peers]
-        yardstick = (
-            "a Python program with one stub; a row is encoded and the reply decoded each time"
+        baseline = (
+            "a Python program with one stub; each call encodes a row and decodes the response"
         )
-        rows.append([YARDSTICK, "as above", yardstick])
+        rows.append([BASELINE, "as above", baseline])
         return "Peers", ["peer", "versions", "settings"], rows
 
 
 def _versions(peer: Peer) -> str:
     if peer is TENSORFLOW_SERVING:
         command = [os.environ["TENSORFLOW_MODEL_SERVER"], "--version"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        return done.stdout.splitlines()[0]
+        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        return process.stdout.splitlines()[0]
     return ", ".join(peer.packages) or "as above"
 
 

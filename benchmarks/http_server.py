@@ -47,10 +47,10 @@ def is_ready(url: str) -> bool:
 
 def measure(request: Request, connections: int) -> Load:
     """Load the server; exit if a request fails."""
-    done = load(request, connections, SECONDS)
-    if done.errors:
-        sys.exit(f"the load failed: {done}")
-    return done
+    result = load(request, connections, SECONDS)
+    if result.errors:
+        sys.exit(f"the load failed: {result}")
+    return result
 
 
 @click.command()
@@ -94,7 +94,7 @@ def main(folder: Path | None) -> None:
     report.write(
         "http_server",
         f"Requests per second and 99th percentile of /predict with one row, median of {REPEATS} "
-        f"runs of {SECONDS} s, servers taken in turns, each with one process.",
+        f"runs of {SECONDS} s, all servers in turn, each with one process.",
         ["server", *(f"{c} connections" for c in CONNECTIONS)],
         rows,
         ["uvicorn", "gunicorn", "flask", "grpcio"],

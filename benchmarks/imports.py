@@ -19,7 +19,7 @@ started = time.perf_counter()
 seconds = time.perf_counter() - started
 print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
-WAYS = {
+VARIANTS = {
     "`from tensorflow_serving.apis import ...`": (
         "from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc"
     ),
@@ -29,34 +29,33 @@ WAYS = {
 
 
 def measure(code: str) -> tuple[float, float]:
-    """Return seconds and peak MB of a new process that imports something."""
+    """Run code in a new process, and return its seconds and the process's peak MB."""
     command = [sys.executable, "-c", MEASURE.format(code=code)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    seconds, megabytes = map(float, done.stdout.split())
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, megabytes = map(float, process.stdout.split())
     return seconds, megabytes
 
 
 @click.command()
 @report.write_option
 def main(folder: Path | None) -> None:
-    """Measure the import time and memory of each way."""
-    measured: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+    """Measure the time and memory of each variant."""
+    measured: dict[str, list[tuple[float, float]]] = {variant: [] for variant in VARIANTS}
     for _ in range(REPEATS):
-        for way, code in WAYS.items():
-            measured[way].append(measure(code))
+        for variant, code in VARIANTS.items():
+            measured[variant].append(measure(code))
     rows = [
         [
-            way,
+            variant,
             f"{statistics.median(s for s, _ in results):.2f} s",
             f"{statistics.median(m for _, m in results):.0f} MB",
         ]
-        for way, results in measured.items()
+        for variant, results in measured.items()
     ]
     report.write(
         "imports",
-        f"Import time and peak memory of a fresh process, median of {REPEATS}, "
-        "ways taken in turns.",
-        ["way", "time", "memory"],
+        f"Import time and peak memory of a new process, median of {REPEATS}, all variants in turn.",
+        ["variant", "time", "memory"],
         rows,
         ["tensorflow", "tensorflow-serving-api", "grpcio"],
         folder,

@@ -41,30 +41,31 @@ def schemas() -> tuple[Schema, Schema]:
     )
 
 
-def microseconds(work: Callable[[], Any]) -> float:
+def measure_microseconds(function: Callable[[], Any]) -> float:
     """Return the shortest duration of a call, in microseconds."""
-    timer = timeit.Timer(work)
+    timer = timeit.Timer(function)
     number = max(1, int(0.005 / min(timer.repeat(3, 1))))
     return min(timer.repeat(REPEATS, number)) / number * 1e6
 
 
 def main() -> None:
-    """Print a table."""
+    """Print a table of durations by number of rows."""
     described, plain = schemas()
     random = np.random.default_rng(1)
     table = random.uniform(0, 1000, (max(ROWS), len(NAMES))).round(3).tolist()
     print(f"{'microseconds':44}" + "".join(f"{rows:>6} rows" for rows in ROWS))
 
-    def line(what: str, work: Callable[[int], Callable[[], Any]]) -> None:
-        print(f"{what:44}" + "".join(f"{microseconds(work(rows)):11.1f}" for rows in ROWS))
+    def print_line(text: str, prepare: Callable[[int], Callable[[], Any]]) -> None:
+        durations = [measure_microseconds(prepare(rows)) for rows in ROWS]
+        print(f"{text:44}" + "".join(f"{duration:11.1f}" for duration in durations))
 
-    def reading(schema: Schema, **keys: Callable[[list[Any]], Any]) -> Callable[[int], Any]:
-        def work(rows: int) -> Callable[[], Any]:
-            body = orjson.dumps({key: make(table[:rows]) for key, make in keys.items()})
+    def prepare_read(schema: Schema, **keys: Callable[[list[Any]], Any]) -> Callable[[int], Any]:
+        def prepare(rows: int) -> Callable[[], Any]:
+            body = orjson.dumps({key: convert(table[:rows]) for key, convert in keys.items()})
             assert fast.read(body, schema) is not None
             return lambda: predict.read(body, schema)
 
-        return work
+        return prepare
 
     def objects(rows: list[Any]) -> Any:
         return [dict(zip(NAMES, row, strict=True)) for row in rows]
@@ -72,29 +73,29 @@ def main() -> None:
     def columns(rows: list[Any]) -> Any:
         return dict(zip(NAMES, map(list, zip(*rows, strict=True)), strict=True))
 
-    def with_numpy(rows: int) -> Callable[[], Any]:
+    def prepare_numpy(rows: int) -> Callable[[], Any]:
         body = orjson.dumps({"instances": table[:rows]})
         return lambda: np.array(orjson.loads(body)["instances"], np.float32)
 
-    def outputs(rows: int) -> dict[str, Any]:
+    def make_outputs(rows: int) -> dict[str, Any]:
         labels = np.array([b"benign", b"malignant"], object)[random.integers(0, 2, rows)]
         numbers = random.normal(size=rows).astype(np.float32)
         return {"label": labels, "logit": numbers, "probability": numbers}
 
-    def writing(*, row_form: bool) -> Callable[[int], Any]:
-        def work(rows: int) -> Callable[[], Any]:
-            made = outputs(rows)
-            return lambda: predict.write(made, row_form=row_form)
+    def prepare_write(*, row_form: bool) -> Callable[[int], Any]:
+        def prepare(rows: int) -> Callable[[], Any]:
+            outputs = make_outputs(rows)
+            return lambda: predict.write(outputs, row_form=row_form)
 
-        return work
+        return prepare
 
-    line("read lists of 30 numbers", reading(described, instances=list))
-    line("read lists, into numpy by orjson and np.array", with_numpy)
-    line("read objects, one matrix", reading(described, instances=objects))
-    line("read objects, 30 tensors", reading(plain, instances=objects))
-    line("read columns, 30 tensors", reading(plain, inputs=columns))
-    line("write three outputs in row form", writing(row_form=True))
-    line("write three outputs in column form", writing(row_form=False))
+    print_line("read lists of 30 numbers", prepare_read(described, instances=list))
+    print_line("read lists with orjson and np.array only", prepare_numpy)
+    print_line("read objects, one matrix", prepare_read(described, instances=objects))
+    print_line("read objects, 30 tensors", prepare_read(plain, instances=objects))
+    print_line("read columns, 30 tensors", prepare_read(plain, inputs=columns))
+    print_line("write three outputs in row form", prepare_write(row_form=True))
+    print_line("write three outputs in column form", prepare_write(row_form=False))
 
 
 if __name__ == "__main__":

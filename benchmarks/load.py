@@ -1,6 +1,6 @@
 """Load an HTTP server: one request, repeated over several connections.
 
-wrk generates the load if it is installed, else asyncio, which takes more CPU from the server.
+wrk generates the load if it is installed; otherwise asyncio does, and leaves the server less CPU.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class Load:
         return max(0, self.requests - self.errors) / self.seconds
 
     @classmethod
-    def of(cls, latencies: list[float], seconds: float, errors: int) -> Load:
+    def from_latencies(cls, latencies: list[float], seconds: float, errors: int) -> Load:
         """Summarise the latencies of all responses, in seconds."""
         p50, p99 = np.percentile(latencies, [50, 99]) if latencies else (0.0, 0.0)
         return cls(len(latencies), seconds, float(p50), float(p99), errors)
 
 
-def generator() -> str:
+def generator_name() -> str:
     """Return the name of the load generator."""
     return "wrk, one thread" if shutil.which("wrk") else "asyncio (wrk is not installed)"
 
@@ -82,15 +82,15 @@ def send_once(request: Request) -> tuple[int, bytes]:
 def load(request: Request, connections: int, seconds: int) -> Load:
     """Repeat a request on each connection as soon as the previous response has arrived."""
     if shutil.which("wrk") is None:
-        return asyncio.run(_load(request, connections, seconds))
+        return asyncio.run(_load_with_asyncio(request, connections, seconds))
     command = ["wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds}s"]
     command += [f"--timeout={TIMEOUT_SECONDS}s", f"--script={SCRIPT}", request.url]
     command += ["--", str(request.body), request.content_type]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return Load(**json.loads(done.stdout.splitlines()[-1]))
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    return Load(**json.loads(process.stdout.splitlines()[-1]))
 
 
-async def _load(request: Request, connections: int, seconds: int) -> Load:
+async def _load_with_asyncio(request: Request, connections: int, seconds: int) -> Load:
     url, body = urlsplit(request.url), request.body.read_bytes()
     head = f"POST {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {len(body)}\r\n"
     message = f"{head}Content-Type: {request.content_type}\r\n\r\n".encode() + body
@@ -106,7 +106,7 @@ async def _load(request: Request, connections: int, seconds: int) -> Load:
                 if writer is None:
                     reader, writer = await asyncio.open_connection(url.hostname, url.port)
                 writer.write(message)
-                status, keep_alive = await asyncio.wait_for(_response(reader), TIMEOUT_SECONDS)
+                status, keep_alive = await asyncio.wait_for(_read_response(reader), TIMEOUT_SECONDS)
                 latencies.append(time.perf_counter() - before)
                 errors += status >= 400
             except (OSError, EOFError, ValueError, asyncio.TimeoutError):
@@ -119,10 +119,10 @@ async def _load(request: Request, connections: int, seconds: int) -> Load:
             writer.close()
 
     await asyncio.gather(*(send_repeatedly() for _ in range(connections)))
-    return Load.of(latencies, time.perf_counter() - started, errors)
+    return Load.from_latencies(latencies, time.perf_counter() - started, errors)
 
 
-async def _response(reader: asyncio.StreamReader) -> tuple[int, bool]:
+async def _read_response(reader: asyncio.StreamReader) -> tuple[int, bool]:
     """Read a response, and return its status and whether the connection stays open."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
     fields = dict(line.split(": ", 1) for line in head.splitlines()[1:] if ": " in line)

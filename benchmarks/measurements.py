@@ -1,4 +1,4 @@
-"""Measurements of each peer, over all rounds."""
+"""Measurements of all peers over all rounds."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from dataclasses import dataclass, field
 
 from benchmarks.load import Load
 
-YARDSTICK = "bare gRPC"
+BASELINE = "bare gRPC"
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Requests with a number of rows over a number of connections."""
+    """Requests with the same number of rows, over a number of connections."""
 
     rows: int
     connections: int
-    form: str = "JSON"
+    encoding: str = "JSON"
 
     @property
-    def what(self) -> str:
+    def description(self) -> str:
         """The request's description, without the number of connections."""
-        return f"{self.rows:,} row{'s' * (self.rows > 1)} as {self.form}"
+        return f"{self.rows:,} row{'s' * (self.rows > 1)} as {self.encoding}"
 
 
 ONE_ROW = tuple(Workload(1, connections) for connections in (1, 16, 64, 256))
 THOUSAND_ROWS = tuple(Workload(1000, connections) for connections in (1, 4))
-BULK = tuple(Workload(10_000, 1, form) for form in ("JSON", "npy", "Arrow"))
+BULK = tuple(Workload(10_000, 1, encoding) for encoding in ("JSON", "npy", "Arrow"))
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Median:
-    """The medians of several points; errors are added up."""
+    """The medians of several points, and the sums of their errors and requests."""
 
     rate: float
     p50: float
@@ -55,7 +55,7 @@ class Median:
     requests: int
 
     @classmethod
-    def of(cls, points: Sequence[Point]) -> Median:
+    def from_points(cls, points: Sequence[Point]) -> Median:
         """Summarise at least one point."""
         return cls(
             statistics.median(point.load.rate for point in points),
@@ -75,13 +75,13 @@ class Footprint:
         start_seconds: time from its start to its first response.
         rows_mb: resident memory of its largest process after the loads of one row.
         bulk_mb: the same after the loads of many rows.
-        together_mb: resident memory of all its processes at that time.
+        total_mb: resident memory of all its processes at that time.
     """
 
     start_seconds: float
     rows_mb: float
     bulk_mb: float
-    together_mb: float
+    total_mb: float
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Results:
     Attributes:
         points: one point for each round, by the peer's name and workload.
         footprints: one footprint for each round, by the peer's name.
-        missing: reasons, by the peer's name and what could not be measured.
+        missing: reasons, by the peer's name and the missing measurement.
     """
 
     points: dict[tuple[str, Workload], list[Point]] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class Results:
     def median(self, peer: str, workload: Workload) -> Median | None:
         """Return the medians over all rounds; None if the workload was not measured."""
         points = self.points.get((peer, workload))
-        return Median.of(points) if points else None
+        return Median.from_points(points) if points else None
 
     def footprint(self, peer: str) -> Footprint | None:
         """Return the medians over all rounds; None if the peer was not measured."""
@@ -113,8 +113,8 @@ class Results:
         if not rounds:
             return None
         return Footprint(
-            statistics.median(one.start_seconds for one in rounds),
-            statistics.median(one.rows_mb for one in rounds),
-            statistics.median(one.bulk_mb for one in rounds),
-            statistics.median(one.together_mb for one in rounds),
+            statistics.median(footprint.start_seconds for footprint in rounds),
+            statistics.median(footprint.rows_mb for footprint in rounds),
+            statistics.median(footprint.bulk_mb for footprint in rounds),
+            statistics.median(footprint.total_mb for footprint in rounds),
         )

@@ -1,8 +1,8 @@
 """The cost of the prediction log and the drift counts in gateway throughput.
 
-wrk loads the same gateway with and without the log, in turns, with one row of 30 numbers a request.
+wrk loads the same gateway with and without the log, in turn, with one row of 30 numbers a request.
 All processes share the machine's cores, so only the ratios are meaningful. The drift counts cannot
-be turned off; their share is the time to count a row over the gateway's CPU time for a request.
+be turned off; their share is the time to count a row divided by the gateway's CPU per request.
 """
 
 from __future__ import annotations
@@ -43,37 +43,37 @@ def is_ready(url: str) -> bool:
 
 
 def measure(request: Request, server: Server, connections: int, seconds: int) -> tuple[Load, float]:
-    """Return a load, and the gateway's CPU seconds for each request."""
+    """Return the result of a load, and the gateway's CPU seconds per request."""
     before = cpu_seconds([server])
-    done = load(request, connections, seconds)
-    if done.errors:
-        sys.exit(f"the load failed: {done}")
-    return done, (cpu_seconds([server]) - before) / done.requests
+    result = load(request, connections, seconds)
+    if result.errors:
+        sys.exit(f"the load failed: {result}")
+    return result, (cpu_seconds([server]) - before) / result.requests
 
 
-def drift_seconds(address: str, connections: int) -> float:
-    """Return the seconds that counting takes for each row.
+def measure_drift_seconds(address: str, connections: int) -> float:
+    """Return the seconds that counting takes per row.
 
-    While a call is in flight the other half of the connections waits for the next one.
+    A call has the rows of half the connections; the other half waits for the next call.
     """
-    shared = connections // 2
+    batch_rows = connections // 2
     with ServingClient(address) as client:
         schema = client.schema(MODEL)
     labels = ("model", "version", "column", "bin")
     counts = DriftCounts(Counter("rows", "", labels, registry=CollectorRegistry()))
-    matrix = rows(shared).astype(np.float32)
-    outputs = {"probability": np.linspace(0, 1, shared, dtype=np.float32)}
+    matrix = rows(batch_rows).astype(np.float32)
+    outputs = {"probability": np.linspace(0, 1, batch_rows, dtype=np.float32)}
     call = Call("dense", {"features": matrix})
     best = float("inf")
     for _ in range(20):
         start = time.process_time()
         for _ in range(CALLS):
             counts.add(schema, call, outputs)
-        best = min(best, (time.process_time() - start) / (CALLS * shared))
+        best = min(best, (time.process_time() - start) / (CALLS * batch_rows))
     return best
 
 
-def dropped(url: str) -> float:
+def count_dropped_rows(url: str) -> float:
     lines = requests.get(f"{url}/metrics", timeout=10).text.splitlines()
     name = "client_log_dropped_rows_total{"
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
@@ -85,12 +85,12 @@ def dropped(url: str) -> float:
 def main(folder: Path | None, quick: bool) -> None:
     """Measure the gateway with and without the prediction log."""
     if folder and quick:
-        raise click.UsageError("--write: expected a whole run, without --quick")
+        raise click.UsageError("--write: expected a full run, without --quick")
     if shutil.which("wrk") is None:
         sys.exit("this benchmark needs wrk (on Debian: apt-get install wrk)")
     rounds, seconds = (1, 1) if quick else (5, 4)
     measured: Measured = {}
-    lost = 0.0
+    dropped = 0.0
     with tempfile.TemporaryDirectory() as temporary:
         site = Path(temporary)
         models, body = site / "models", site / "body"
@@ -115,13 +115,13 @@ def main(folder: Path | None, quick: bool) -> None:
                         for connections in CONNECTIONS:
                             result = measure(request, server, connections, seconds)
                             measured.setdefault((name, connections), []).append(result)
-                        lost += dropped(url)
+                        dropped += count_dropped_rows(url)
                     shutil.rmtree(site / "log", ignore_errors=True)
-            counting = {one: drift_seconds(address, one) for one in CONNECTIONS}
+            counting = {count: measure_drift_seconds(address, count) for count in CONNECTIONS}
     report.write(
         "monitoring",
         f"Requests per second of /predict with one row of 30 numbers, median of {rounds} rounds of "
-        f"{seconds} s, in turns, one worker. The prediction log dropped {lost:.0f} rows. "
+        f"{seconds} s, in turn, one worker. The prediction log dropped {dropped:.0f} rows. "
         "All processes share the cores, so only the ratios are meaningful.",
         [
             "connections",
@@ -132,14 +132,14 @@ def main(folder: Path | None, quick: bool) -> None:
             "gateway's CPU for a request without and with",
             "of which drift counts",
         ],
-        [row(measured, one, counting[one]) for one in CONNECTIONS],
+        [make_row(measured, count, counting[count]) for count in CONNECTIONS],
         ["uvicorn", "orjson", "numpy"],
         folder,
     )
 
 
-def row(measured: Measured, connections: int, counting: float) -> list[str]:
-    """Return a row of the table; `counting` is the time of `drift_seconds`."""
+def make_row(measured: Measured, connections: int, counting: float) -> list[str]:
+    """Return a row of the table; `counting` is the result of `measure_drift_seconds`."""
     plain, logged = measured[PLAIN, connections], measured[LOGGED, connections]
     ratios = [b.rate / a.rate for (a, _), (b, _) in zip(plain, logged, strict=True)]
     rates = [statistics.median(load.rate for load, _ in results) for results in (plain, logged)]

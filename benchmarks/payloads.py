@@ -18,25 +18,27 @@ Floats = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Form:
-    """A format: writes rows as a request's body, and reads probabilities from a response's."""
+class Codec:
+    """A format: encodes rows as a request's body, and decodes probabilities from a response's."""
 
     name: str
     content_type: str
-    write: Callable[[Floats], bytes]
-    read: Callable[[bytes], Floats]
+    encode: Callable[[Floats], bytes]
+    decode: Callable[[bytes], Floats]
 
 
 def rows(count: int) -> Floats:
-    """Return rows `[count, 30]` of the training table, repeated if it has fewer."""
+    """Return rows `[count, 30]` of the training table, which is repeated if it is shorter."""
     from sklearn.datasets import load_breast_cancer
 
     table: Floats = load_breast_cancer().data
     return np.resize(table, (count, table.shape[1]))
 
 
-def _json(name: str, write: Callable[[list[list[float]]], Any], read: Callable[[Any], Any]) -> Form:
-    return Form(
+def _json(
+    name: str, write: Callable[[list[list[float]]], Any], read: Callable[[Any], Any]
+) -> Codec:
+    return Codec(
         name,
         "application/json",
         lambda rows: orjson.dumps(write(rows.tolist())),
@@ -51,8 +53,8 @@ def _write_npy(rows: Floats) -> bytes:
 
 
 def _read_npy(body: bytes) -> Floats:
-    found: Floats = np.load(io.BytesIO(body))
-    return found if found.dtype.names is None else found["probability"]
+    array: Floats = np.load(io.BytesIO(body))
+    return array if array.dtype.names is None else array["probability"]
 
 
 def _write_arrow(rows: Floats) -> bytes:
@@ -73,8 +75,8 @@ def _read_arrow(body: bytes) -> Floats:
     import pyarrow as pa
 
     with pa.ipc.open_stream(body) as reader:
-        found: Floats = reader.read_all()["probability"].to_numpy()
-    return found
+        probabilities: Floats = reader.read_all()["probability"].to_numpy()
+    return probabilities
 
 
 TENSORFLOW_SERVING = _json(
@@ -96,8 +98,8 @@ OPEN_INFERENCE = _json(
     },
     lambda response: response["outputs"][0]["data"],
 )
-# The usual form in hand-written apps.
+# The usual format of hand-written apps.
 PLAIN = _json("plain", lambda rows: {"instances": rows}, lambda response: response["predictions"])
 BARE_LIST = _json("bare-list", lambda rows: {"instances": rows}, lambda response: response)
-NPY = Form("npy", "application/x-npy", _write_npy, _read_npy)
-ARROW = Form("arrow", "application/vnd.apache.arrow.stream", _write_arrow, _read_arrow)
+NPY = Codec("npy", "application/x-npy", _write_npy, _read_npy)
+ARROW = Codec("arrow", "application/vnd.apache.arrow.stream", _write_arrow, _read_arrow)

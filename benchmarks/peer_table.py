@@ -7,37 +7,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from benchmarks import payloads
-from benchmarks.payloads import Form
+from benchmarks.payloads import Codec
 
 TENSORFLOW = "tensorflow==2.20.0"
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A server that answers HTTP with the model's probabilities.
+    """A server that returns the model's probabilities over HTTP.
 
     Attributes:
-        name: its name in tables.
-        command: the command that starts it. `{bin}` is the `bin` directory of its environment,
+        name: name in tables.
+        command: command that starts the peer. `{bin}` is the `bin` directory of its environment,
             `{port}` the port to listen on, `{server}` the model server's address. Empty for
             TensorFlow Serving's REST port, which is open already.
         path: path of the prediction requests.
-        form: format of requests and responses in JSON.
-        settings: its settings in words, for the report.
-        packages: requirements of its environment; empty: the project's own environment.
-        behind: whether it calls a model server, whose CPU time counts too.
-        tables: the other formats that it accepts for many rows, by name.
+        codec: format of requests and responses in JSON.
+        settings: settings in words, for the report.
+        packages: requirements of its environment; empty for the project's own environment.
+        calls_model_server: whether it calls a model server, whose CPU time counts too.
+        table_codecs: other formats that it accepts for many rows, by name.
         environment: environment variables, with the same placeholders as `command`.
     """
 
     name: str
     command: str
     path: str
-    form: Form
+    codec: Codec
     settings: str
     packages: tuple[str, ...] = ()
-    behind: bool = False
-    tables: Mapping[str, Form] = field(default_factory=dict)
+    calls_model_server: bool = False
+    table_codecs: Mapping[str, Codec] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -45,7 +45,12 @@ class Peer:
         """The name in file names and in `--only`."""
         return self.name.split()[0].lower().replace("'s", "")
 
-    def filled(self, **values: object) -> tuple[list[str], dict[str, str]]:
+    @property
+    def codecs(self) -> Mapping[str, Codec]:
+        """All formats by name."""
+        return {"JSON": self.codec, **self.table_codecs}
+
+    def fill_placeholders(self, **values: object) -> tuple[list[str], dict[str, str]]:
         """Return command and environment with all placeholders filled."""
         environment = {name: text.format(**values) for name, text in self.environment.items()}
         return shlex.split(self.command.format(**values)), environment
@@ -55,23 +60,23 @@ OURS = Peer(
     name="ours",
     command="{bin}/python -m client serve --host=127.0.0.1 --port={port} --server={server}",
     path=f"/v1/models/{payloads.MODEL}:predict",
-    form=payloads.TENSORFLOW_SERVING,
-    settings="`python -m client serve` as it comes: one process, in front of the model server",
-    behind=True,
-    tables={"npy": payloads.NPY, "Arrow": payloads.ARROW},
+    codec=payloads.TENSORFLOW_SERVING,
+    settings="`python -m client serve` with defaults: one process, in front of the model server",
+    calls_model_server=True,
+    table_codecs={"npy": payloads.NPY, "Arrow": payloads.ARROW},
 )
 TENSORFLOW_SERVING = Peer(
     name="TensorFlow Serving's REST",
     command="",
     path=f"/v1/models/{payloads.MODEL}:predict",
-    form=payloads.TENSORFLOW_SERVING,
-    settings="its own port for REST; --grpc_max_threads=64",
+    codec=payloads.TENSORFLOW_SERVING,
+    settings="its own REST port; --grpc_max_threads=64",
 )
 COURSE = Peer(
     name="course's client",
     command="{bin}/gunicorn -w 2 -b 127.0.0.1:{port} benchmarks.peers.course_app:app",
     path="/api/v1/prediction/breast_cancer",
-    form=payloads.PLAIN,
+    codec=payloads.PLAIN,
     settings="gunicorn -w 2 (sync), Flask, a new gRPC channel for each request, in front of the "
     "same model server as ours",
     packages=(
@@ -80,7 +85,7 @@ COURSE = Peer(
         "flask==3.1.3",
         "gunicorn==27.0.1",
     ),
-    behind=True,
+    calls_model_server=True,
     environment={"SERVER": "{server}"},
 )
 FASTAPI = Peer(
@@ -88,16 +93,16 @@ FASTAPI = Peer(
     command="{bin}/uvicorn benchmarks.peers.fastapi_app:app --host=127.0.0.1 --port={port} "
     "--workers={cores} --no-access-log",
     path="/predict",
-    form=payloads.PLAIN,
+    codec=payloads.PLAIN,
     settings="uvicorn with uvloop and httptools, a worker for each core, `def` endpoint in the "
-    "thread pool, pydantic models for request and reply, TensorFlow in process",
+    "thread pool, pydantic models for request and response, TensorFlow in process",
     packages=(TENSORFLOW, "fastapi==0.163.2", "uvicorn[standard]==0.54.0"),
 )
 LITSERVE = Peer(
     name="LitServe",
     command="{bin}/python -m benchmarks.peers.litserve_app",
     path="/predict",
-    form=payloads.PLAIN,
+    codec=payloads.PLAIN,
     settings="max_batch_size 64, batch_timeout 1 ms, a worker and an API server for each core, "
     "fast_queue, TensorFlow in process",
     packages=(TENSORFLOW, "litserve==0.2.19"),
@@ -108,7 +113,7 @@ BENTOML = Peer(
     command="{bin}/bentoml serve benchmarks.peers.bentoml_app:Service --host=127.0.0.1 "
     "--port={port}",
     path="/predict",
-    form=payloads.BARE_LIST,
+    codec=payloads.BARE_LIST,
     settings="adaptive batching (up to 16,384 rows, max_latency 1 s), a worker for each core, no "
     "access log, TensorFlow in process",
     packages=(TENSORFLOW, "bentoml==1.4.39"),
@@ -118,7 +123,7 @@ MLSERVER = Peer(
     name="MLServer",
     command="{bin}/mlserver start .",
     path=f"/v2/models/{payloads.MODEL}/infer",
-    form=payloads.OPEN_INFERENCE,
+    codec=payloads.OPEN_INFERENCE,
     settings="adaptive batching (up to 64 requests, 1 ms), parallel_workers 0 (its pool of "
     "processes does not start with uvloop 0.23, and was slower with 0.21), no debug, TensorFlow in "
     "process",

@@ -1,4 +1,4 @@
-"""Server processes under load: start them, measure CPU and memory, stop them with all children."""
+"""Server processes under load: start them, measure CPU and memory, stop them and their children."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 STOP_SECONDS = 10
 POLL_SECONDS = 0.01
-# Lines of the log to show when a server does not start.
-LOG_LINES_SHOWN = 5
+# Lines of the log in the error when a server does not start.
+LOG_TAIL_LINES = 5
 
 
 class StartError(Exception):
-    """A server did not start; the message ends with its log."""
+    """A server did not start; the message ends with the last lines of its log."""
 
 
 class Server:
     """A process with all its children.
 
     Attributes:
-        started: the start, on the clock of `time.perf_counter`.
+        started: start time from `time.perf_counter`.
     """
 
     def __init__(self, command: list[str], log: Path, environment: Mapping[str, str]) -> None:
@@ -63,19 +63,19 @@ class Server:
             waited = time.perf_counter() - self.started
             if self._process.poll() is not None or waited > seconds:
                 lines = self._log.read_text(errors="replace").splitlines()
-                end_of_log = " / ".join(line.strip() for line in lines[-LOG_LINES_SHOWN:])
+                end_of_log = " / ".join(line.strip() for line in lines[-LOG_TAIL_LINES:])
                 raise StartError(f"not ready after {waited:.0f} s: {end_of_log}")
             time.sleep(POLL_SECONDS)
         return time.perf_counter() - self.started
 
     def stop(self) -> None:
         """Stop the server, and kill the children that outlive it."""
-        family = self.processes()
+        processes = self.processes()
         with suppress(psutil.NoSuchProcess):
             self._process.terminate()
         with suppress(psutil.TimeoutExpired):
             self._process.wait(STOP_SECONDS)
-        _, alive = psutil.wait_procs(family, timeout=1)
+        _, alive = psutil.wait_procs(processes, timeout=1)
         for process in alive:
             with suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -1,4 +1,4 @@
-"""Print a benchmark's tables with the machine they were measured on; `--write` keeps them."""
+"""Print a benchmark's tables and the machine they were measured on; `--write` saves them."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def write_sections(
 
     Args:
         name: the benchmark's module in `benchmarks`.
-        about: one or two sentences on what was measured.
+        about: description of the measurement in one or two sentences.
         sections: text above the table (may be empty), header and rows of each table.
         packages: installed packages to list with their versions.
-        folder: directory of the file; None: only print.
+        folder: directory of the file; None only prints.
     """
     versions = ", ".join(f"{package} {_version(package)}" for package in packages)
     command = shlex.join([".venv/bin/python", "-m", f"benchmarks.{name}", *sys.argv[1:]])

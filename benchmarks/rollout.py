@@ -20,11 +20,11 @@ from benchmarks import report
 from benchmarks.goals import Goal
 from benchmarks.load import Request, load
 from benchmarks.processes import Server
-from benchmarks.rollout_controller import Controlled, Moves, Rollback
+from benchmarks.rollout_controller import ControlledSite, Moves, Rollback
 from benchmarks.rollout_site import (
     BODY,
-    GOOD,
     HANGS,
+    HEALTHY,
     NANS,
     PATH,
     RAISES,
@@ -38,7 +38,7 @@ from client.arms.split import Split
 from tests.support import canaries
 from tests.support.rollouts import rollout_document
 
-FAULTS = {"raises an error": RAISES, "answers NaN": NANS, "hangs": HANGS, "is killed": GOOD}
+FAULTS = {"raises an error": RAISES, "answers NaN": NANS, "hangs": HANGS, "is killed": HEALTHY}
 PERCENT = 10.0
 SERVERS = 3
 WARM_UP = 200
@@ -76,128 +76,127 @@ class ShadowCost:
     """The cost of a shadow.
 
     Attributes:
-        without, with_shadow: 99th percentiles in milliseconds.
-        light, busy: shares of the rows that were copied, with cores free and under full load.
+        p99_without, p99_with: 99th percentiles in milliseconds, without and with a shadow.
+        copied_light, copied_busy: fractions of rows copied, with cores free and under full load.
     """
 
-    without: float
-    with_shadow: float
-    light: float
-    busy: float
+    p99_without: float
+    p99_with: float
+    copied_light: float
+    copied_busy: float
 
 
-def broken_canaries(
-    site: Site, addresses: list[str], first: Server, plan: Plan
+def load_broken_canaries(
+    site: Site, addresses: list[str], server: Server, plan: Plan
 ) -> tuple[list[list[str]], int, int]:
-    """Load a gateway while its canary fails in each way; the last one's server is killed.
+    """Load a gateway while its canary has each fault; the last fault kills `server`.
 
     Returns:
-        A row of the table for each fault, and the numbers of failed requests and of mismatched
-        responses.
+        A row of the table for each fault, the number of failed requests, and the number of
+        mismatched responses.
     """
-    number = plan.requests // len(FAULTS)
+    count = plan.requests // len(FAULTS)
     rows: list[list[str]] = []
-    failed, wrong = 0, 0
+    failed, mismatched = 0, 0
 
     async def run(url: str, fault: str, version: int) -> Outcome:
-        sending = asyncio.create_task(send(f"{url}{PATH}", number, CONNECTIONS))
-        killed = False
-        while not sending.done():
-            site.set(canary=version, percent=PERCENT)
-            await asyncio.wait({sending}, timeout=RESET_SECONDS)
-            if fault == "is killed" and not killed:
-                killed = True
-                for process in first.processes():
+        task = asyncio.create_task(send(f"{url}{PATH}", count, CONNECTIONS))
+        is_killed = False
+        while not task.done():
+            site.write_state(canary=version, percent=PERCENT)
+            await asyncio.wait({task}, timeout=RESET_SECONDS)
+            if fault == "is killed" and not is_killed:
+                is_killed = True
+                for process in server.processes():
                     process.kill()
-        return sending.result()
+        return task.result()
 
-    site.set()
+    site.write_state()
     with site.gateway(*addresses) as url:  # the first calls to a new server take longer
         asyncio.run(send(f"{url}{PATH}", WARM_UP, LIGHT_CONNECTIONS))
     for fault, version in FAULTS.items():
-        site.set(canary=version, percent=PERCENT)
+        site.write_state(canary=version, percent=PERCENT)
         with site.gateway(*addresses) as url:
             outcome = asyncio.run(run(url, fault, version))
         arms = ", ".join(f"{name} {count:,}" for name, count in sorted(outcome.arms.items()))
         p99 = 1000 * float(np.percentile(outcome.seconds, 99))
-        rows.append(
-            [fault, f"{number:,}", str(outcome.failed), str(outcome.wrong), arms, f"{p99:.0f} ms"]
-        )
-        failed, wrong = failed + outcome.failed, wrong + outcome.wrong
-    return rows, failed, wrong
+        counts = f"{count:,}", str(outcome.failed), str(outcome.mismatched)
+        rows.append([fault, *counts, arms, f"{p99:.0f} ms"])
+        failed, mismatched = failed + outcome.failed, mismatched + outcome.mismatched
+    return rows, failed, mismatched
 
 
-def routing_cost(site: Site, address: str, plan: Plan) -> tuple[list[float], list[float]]:
-    """Return the requests per second of each round without a rollout, and with a canary."""
+def measure_routing_cost(site: Site, address: str, plan: Plan) -> tuple[list[float], list[float]]:
+    """Return each round's requests per second without a rollout, and with a canary."""
     body = site.folder / "body"
     body.write_bytes(BODY)
-    site.set(canary=GOOD, percent=PERCENT)
-    plain: list[float] = []
-    armed: list[float] = []
-    with site.gateway(address, rollout=False) as without, site.gateway(address) as with_arms:
+    site.write_state(canary=HEALTHY, percent=PERCENT)
+    plain_rates: list[float] = []
+    canary_rates: list[float] = []
+    with site.gateway(address, rollout=False) as plain_url, site.gateway(address) as canary_url:
         for index in range(plan.rounds + 1):
-            turns = [(without, plain), (with_arms, armed)]
+            turns = [(plain_url, plain_rates), (canary_url, canary_rates)]
             for url, rates in turns if index % 2 else reversed(turns):
                 request = Request(f"{url}{PATH}", "application/json", body)
-                done = load(request, CONNECTIONS, plan.seconds if index else 1)
-                if done.errors:
-                    sys.exit(f"the load failed: {done}")
+                result = load(request, CONNECTIONS, plan.seconds if index else 1)
+                if result.errors:
+                    sys.exit(f"the load failed: {result}")
                 if index:  # after a warm-up
-                    rates.append(done.rate)
-    return plain, armed
+                    rates.append(result.rate)
+    return plain_rates, canary_rates
 
 
-def shadow_cost(site: Site, address: str, plan: Plan) -> ShadowCost:
-    """Measure the 99th percentiles without and with a shadow, in turns, and the copied rows."""
-    took: dict[int | None, list[float]] = {None: [], GOOD: []}
-    number = LIGHT_RATE * plan.seconds
-    site.set()
+def measure_shadow_cost(site: Site, address: str, plan: Plan) -> ShadowCost:
+    """Measure the 99th percentiles without and with a shadow, in turn, and the copied rows."""
+    latencies: dict[int | None, list[float]] = {None: [], HEALTHY: []}
+    count = LIGHT_RATE * plan.seconds
+    site.write_state()
     with site.gateway(address) as url:
 
-        def ask(shadow: int | None) -> list[float]:
-            site.set(shadow=shadow)
+        def measure_latencies(shadow: int | None) -> list[float]:
+            site.write_state(shadow=shadow)
             time.sleep(1)
-            outcome = asyncio.run(send(f"{url}{PATH}", number, LIGHT_CONNECTIONS, LIGHT_RATE))
+            outcome = asyncio.run(send(f"{url}{PATH}", count, LIGHT_CONNECTIONS, LIGHT_RATE))
             return outcome.seconds
 
-        ask(GOOD)
+        measure_latencies(HEALTHY)  # warm-up
         for _ in range(plan.rounds):
-            for shadow, seconds in took.items():
-                seconds += ask(shadow)
-        before = _copied(url)
-        site.set(shadow=GOOD)
+            for shadow, seconds in latencies.items():
+                seconds += measure_latencies(shadow)
+        before = _count_copied_rows(url)
+        site.write_state(shadow=HEALTHY)
         time.sleep(1)
         body = site.folder / "body"
         body.write_bytes(BODY)
-        done = load(Request(f"{url}{PATH}", "application/json", body), CONNECTIONS, 2)
-        copied = _copied(url) - before
-    without, with_shadow = (1000 * float(np.percentile(took[each], 99)) for each in (None, GOOD))
-    light = before / (number * (plan.rounds + 1))
-    return ShadowCost(without, with_shadow, light, copied / done.requests)
+        result = load(Request(f"{url}{PATH}", "application/json", body), CONNECTIONS, 2)
+        copied = _count_copied_rows(url) - before
+    without, with_shadow = (1000 * float(np.percentile(s, 99)) for s in latencies.values())
+    light = before / (count * (plan.rounds + 1))
+    return ShadowCost(without, with_shadow, light, copied / result.requests)
 
 
-def _copied(url: str) -> float:
+def _count_copied_rows(url: str) -> float:
     """Return the number of rows copied to the shadow."""
     lines = requests.get(f"{url}/metrics", timeout=10).text.splitlines()
     name = "client_shadow_rows_total{"
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
-def sticky_shares() -> tuple[float, int]:
-    """Return the largest error of a share in percentage points, and the number of keys that left.
+def measure_sticky_shares() -> tuple[float, int]:
+    """Return the largest error of a share in percentage points, and the number of lost keys.
 
-    A key leaves if a larger share no longer gives it the canary.
+    A key is lost if it no longer gets the canary after the share has increased.
     """
     keys = [f"caller-{number}" for number in range(KEYS)]
-    largest_error, left, previous = 0.0, 0, set[str]()
+    largest_error, lost, previous = 0.0, 0, set[str]()
     for percent in (1, 5, 25, 50):
         document = json.dumps(rollout_document("m", canary=2, percent=percent)).encode()
         split = Split(parse(document, "m"))
         current = {key for key in keys if split.by_key(key).name == "canary"}
         largest_error = max(largest_error, abs(100 * len(current) / KEYS - percent))
-        left += len(previous - current)
+        lost += len(previous - current)
         previous = current
-    return largest_error, left
+    return largest_error, lost
 
 
 def goals(
@@ -207,12 +206,15 @@ def goals(
     routing: tuple[list[float], list[float]],
     shadow: ShadowCost,
     moves: Moves,
-    back: Rollback,
+    rollback: Rollback,
 ) -> list[Goal]:
     """Return every goal with its measurement."""
-    kept = statistics.median(b / a for a, b in zip(*routing, strict=True))
-    rise = 100 * (shadow.with_shadow / shadow.without - 1)
-    light = f"{shadow.without:.2f} ms, {LIGHT_RATE} requests per second, {shadow.light:.0%} copied"
+    throughput = statistics.median(b / a for a, b in zip(*routing, strict=True))
+    increase = 100 * (shadow.p99_with / shadow.p99_without - 1)
+    light = (
+        f"{shadow.p99_without:.2f} ms, {LIGHT_RATE} requests per second, "
+        f"{shadow.copied_light:.0%} copied"
+    )
 
     def at_most(text: str, limit: float, measured: float, unit: str = "") -> Goal:
         return Goal(text, limit, measured, False, unit)
@@ -226,22 +228,26 @@ def goals(
             0,
             moves.failed,
         ),
-        at_most("from the verdict to the last answer by that version", 2, back.last_answer, " s"),
-        at_most("from the verdict to its label's end on three servers", 2, back.labels, " s"),
-        at_most(f"failed of {back.requests:,} requests during that rollback", 0, back.failed),
+        at_most("from the verdict to that version's last answer", 2, rollback.last_answer, " s"),
+        at_most(
+            "from the verdict to the end of its label on all servers", 2, rollback.labels, " s"
+        ),
+        at_most(
+            f"failed of {rollback.requests:,} requests during that rollback", 0, rollback.failed
+        ),
         at_most(f"error of the canary's share among {KEYS:,} keys", 0.3, shares[0], " points"),
-        at_most("keys that left the canary when its share rose", 0, shares[1]),
+        at_most("keys that lost the canary when its share increased", 0, shares[1]),
         at_most(
             f"throughput lost by routing, {CONNECTIONS} connections, canary of {PERCENT:g} %",
             2,
-            100 * (1 - kept),
+            100 * (1 - throughput),
             " %",
         ),
-        at_most(f"rise of p99 by a shadow, cores free ({light})", 5, rise, " %"),
+        at_most(f"increase of p99 by a shadow, cores free ({light})", 5, increase, " %"),
         at_most(
             f"rows copied to a shadow under full load, {CONNECTIONS} connections",
-            100 * shadow.light,
-            100 * shadow.busy,
+            100 * shadow.copied_light,
+            100 * shadow.copied_busy,
             " %",
         ),
     ]
@@ -253,41 +259,41 @@ def goals(
 def main(quick: bool, folder: Path | None) -> None:
     """Measure the effects of rollouts on callers."""
     if folder and quick:
-        raise click.UsageError("--write: expected a whole run, without --quick")
+        raise click.UsageError("--write: expected a full run, without --quick")
     plan = QUICK if quick else FULL
-    shares = sticky_shares()
+    shares = measure_sticky_shares()
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
-        controlled = Controlled(Site(Path(temporary) / "controlled", stack), SERVERS)
-        moves = controlled.moves(plan.moves)
-        back = controlled.rollback()
+        controlled = ControlledSite(Site(Path(temporary) / "controlled", stack), SERVERS)
+        moves = controlled.measure_moves(plan.moves)
+        rollback = controlled.measure_rollback()
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         site = Site(Path(temporary) / "site", stack)
         canaries.publish(site.base_path, STABLE)
-        canaries.publish(site.base_path, GOOD)
+        canaries.publish(site.base_path, HEALTHY)
         canaries.publish(site.base_path, RAISES, fault=canaries.RAISE)
         canaries.publish(site.base_path, NANS, fault=canaries.NAN)
         canaries.publish(site.base_path, HANGS, seconds=1.0)
-        config = site.all_versions()
-        first, address, _ = site.model_server(config)
-        routing = routing_cost(site, address, plan)
-        shadow = shadow_cost(site, address, plan)
-        others = [site.model_server(config)[1] for _ in range(SERVERS - 1)]
-        rows, *broken = broken_canaries(site, [address, *others], first, plan)
-    found = goals(plan, (broken[0], broken[1]), shares, routing, shadow, moves, back)
+        config = site.write_config()
+        server, address, _ = site.start_model_server(config)
+        routing = measure_routing_cost(site, address, plan)
+        shadow = measure_shadow_cost(site, address, plan)
+        others = [site.start_model_server(config)[1] for _ in range(SERVERS - 1)]
+        rows, *broken = load_broken_canaries(site, [address, *others], server, plan)
+    results = goals(plan, (broken[0], broken[1]), shares, routing, shadow, moves, rollback)
     report.write_sections(
         "rollout",
         "Effects of rollouts on callers. Model servers, gateway and load share one machine; "
         f"only counts and ratios are meaningful. A canary gets {PERCENT:g} % of the requests, one "
         f"row each; its cut-out is reset every {RESET_SECONDS} s, so that it keeps failing. The "
-        "labels are moved by the controller, which promotes one version after the other.",
+        "controller moves the labels by promoting one version after the other.",
         [
-            ("", ["goal", "limit", "measured", "met"], [goal.row() for goal in found]),
+            ("", ["goal", "limit", "measured", "met"], [goal.row() for goal in results]),
             (
                 f"Broken canaries, {CONNECTIONS} connections, {SERVERS} servers:",
                 ["the canary", "requests", "failed", "mismatched", "answered by", "p99"],
                 rows,
             ),
-            ("The rollback:", ["verdict"], [[back.reason]]),
+            ("The rollback:", ["verdict"], [[rollback.reason]]),
         ],
         ["grpcio", "uvicorn", "numpy"],
         folder,

@@ -1,4 +1,4 @@
-"""The controller's part of `benchmarks.rollout`: label moves and a rollback, under load."""
+"""Label moves and a rollback by the controller, under load, for `benchmarks.rollout`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from tensorflow_serving.apis import predict_pb2
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
-from benchmarks.rollout_site import GOOD, PATH, STABLE, Outcome, Site, send
+from benchmarks.rollout_site import HEALTHY, PATH, STABLE, Outcome, Site, send
 from rollout import actions
 from rollout.controller import Controller
 from rollout.state import Rollout
@@ -59,8 +59,8 @@ class Rollback:
     requests: int
 
 
-class Controlled:
-    """Model servers that follow a controller's file, and a gateway in front of them."""
+class ControlledSite:
+    """Model servers that follow a controller's model config file, and a gateway for them."""
 
     def __init__(self, site: Site, servers: int) -> None:
         """Publish a version, let the controller write the first files, and start the servers."""
@@ -74,13 +74,13 @@ class Controlled:
         self.controller.change(lambda state, now: state)
         self.addresses: list[str] = []
         for _ in range(servers):
-            _, address, rest = site.model_server(store.config)
+            _, address, url = site.start_model_server(store.config)
             self.addresses.append(address)
-            self._urls.append(rest)
+            self._urls.append(url)
 
-    def moves(self, number: int) -> Moves:
-        """Move the stable version and its label back and forth, while callers use both."""
-        canaries.publish(self._site.base_path, GOOD)
+    def measure_moves(self, count: int) -> Moves:
+        """Move the stable version and its label back and forth while callers use both."""
+        canaries.publish(self._site.base_path, HEALTHY)
 
         async def move_often(url: str) -> Moves:
             finished = False
@@ -88,29 +88,28 @@ class Controlled:
                 asyncio.create_task(send(f"{url}{path}", 10**9, 4, until=lambda: finished))
                 for path in (PATH, "/v1/models/m/labels/stable:predict")
             ]
-            for move in range(number):
-                await asyncio.to_thread(self._move, (GOOD, STABLE)[move % 2])
+            for move in range(count):
+                await asyncio.to_thread(self._move, (HEALTHY, STABLE)[move % 2])
                 await asyncio.sleep(MOVE_SECONDS)
             finished = True
             outcomes = [await task for task in tasks]
             return Moves(sum(len(o.seconds) for o in outcomes), sum(o.failed for o in outcomes))
 
-        return self._with_gateway(move_often)
+        return self._run_with_gateway(move_often)
 
-    def rollback(self) -> Rollback:
+    def measure_rollback(self) -> Rollback:
         """Roll out a slow version; measure how long it still answers callers after the verdict."""
         canaries.publish(self._site.base_path, SLOW, seconds=SLOW_SECONDS)
 
-        async def judge(url: str) -> Rollback:
+        async def roll_out(url: str) -> Rollback:
             finished = False
-            path = f"{url}{PATH}"
-            sending = asyncio.create_task(send(path, 10**9, 16, until=lambda: finished))
+            task = asyncio.create_task(send(f"{url}{PATH}", 10**9, 16, until=lambda: finished))
             await asyncio.to_thread(self._start, SLOW)
-            state, verdict = await asyncio.to_thread(self._judged)
-            labels = await asyncio.to_thread(self._seconds_until_no_canary)
+            state, verdict = await asyncio.to_thread(self._wait_for_rollback)
+            labels = await asyncio.to_thread(self._wait_for_no_canary_label)
             await asyncio.sleep(2)
             finished = True
-            outcome: Outcome = await sending
+            outcome: Outcome = await task
             last = outcome.last.get(SLOW, verdict)
             return Rollback(
                 state.reason,
@@ -120,12 +119,12 @@ class Controlled:
                 len(outcome.seconds),
             )
 
-        return self._with_gateway(judge)
+        return self._run_with_gateway(roll_out)
 
-    def _with_gateway(self, work: Callable[[str], Coroutine[Any, Any, T]]) -> T:
+    def _run_with_gateway(self, function: Callable[[str], Coroutine[Any, Any, T]]) -> T:
         with self._site.gateway(*self.addresses) as url:
             self._gateways[:] = [url]
-            return asyncio.run(work(url))
+            return asyncio.run(function(url))
 
     def _start(self, version: int) -> Rollout:
         published = versions(self._site.base_path)
@@ -141,22 +140,23 @@ class Controlled:
         return state
 
     def _move(self, version: int) -> None:
-        """Make a version stable, by starting and promoting it."""
+        """Make a version stable by starting and promoting it."""
         self._start(version)
         servers = self.controller.servers()
         self.controller.change(lambda state, now: actions.promote(state, servers, now))
 
-    def _judged(self) -> tuple[Rollout, float]:
+    def _wait_for_rollback(self) -> tuple[Rollout, float]:
         """Tick until the version is rolled back, and return the state and the time."""
-        ends = time.monotonic() + VERDICT_SECONDS
-        while time.monotonic() < ends:
+        deadline = time.monotonic() + VERDICT_SECONDS
+        while time.monotonic() < deadline:
             decision = self.controller.tick()
             if decision.state.phase == "rolled_back":
                 return decision.state, time.perf_counter()
             time.sleep(TICK_SECONDS)
         raise RuntimeError(f"no verdict within {VERDICT_SECONDS} s: {decision}")
 
-    def _seconds_until_no_canary(self) -> float:
+    def _wait_for_no_canary_label(self) -> float:
+        """Wait until no server has the label `canary`, and return the seconds it took."""
         started = time.perf_counter()
         for address in self.addresses:
             with grpc.insecure_channel(address) as channel:

@@ -26,8 +26,8 @@ from tests.support.rollouts import write_rollout
 X = 3.0
 BODY = json.dumps({"instances": [X]}).encode()
 PATH = "/v1/models/m:predict"
-# Without a rollout the newest version answers, so it must be a good one.
-RAISES, NANS, HANGS, STABLE, GOOD = range(1, 6)
+# Without a rollout, the newest version answers, so it must be a healthy one.
+RAISES, NANS, HANGS, STABLE, HEALTHY = range(1, 6)
 START_SECONDS = 120
 
 
@@ -37,14 +37,14 @@ class Outcome:
 
     Attributes:
         failed: number of errors and of missing responses.
-        wrong: number of responses whose values, version and arm do not match.
+        mismatched: number of responses whose values, version and arm do not match.
         arms: number of responses by arm.
-        last: time of the last response by version, of `time.perf_counter`.
+        last: time of each version's last response, from `time.perf_counter`.
         seconds: latency of each request.
     """
 
     failed: int = 0
-    wrong: int = 0
+    mismatched: int = 0
     arms: Counter[str] = field(default_factory=Counter)
     last: dict[int, float] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
@@ -64,8 +64,8 @@ class Outcome:
         self.arms[arm] += 1
         self.last[version] = time.perf_counter()
         row = json.loads(body)["predictions"][0]
-        correct = row["y"] == 10 * X + version and row["probability"] is not None
-        self.wrong += not correct or (arm == "canary") == (version == STABLE)
+        is_correct = row["y"] == 10 * X + version and row["probability"] is not None
+        self.mismatched += not is_correct or (arm == "canary") == (version == STABLE)
 
 
 class Site:
@@ -79,13 +79,13 @@ class Site:
         self._stack = stack
         self._count = 0
 
-    def set(self, **state: Any) -> None:
-        """Write another state of the rollout."""
+    def write_state(self, **state: Any) -> None:
+        """Write the next generation of the rollout file."""
         self.generation += 1
         write_rollout(self.rollouts, "m", generation=self.generation, stable=STABLE, **state)
 
-    def all_versions(self) -> Path:
-        """Write a model config file with all versions."""
+    def write_config(self) -> Path:
+        """Write a model config file with all versions, and return its path."""
         file = self.folder / "models.config"
         file.write_text(
             f'model_config_list {{ config {{ name: "m" base_path: "{self.base_path}" '
@@ -93,7 +93,7 @@ class Site:
         )
         return file
 
-    def model_server(self, config: Path) -> tuple[Server, str, str]:
+    def start_model_server(self, config: Path) -> tuple[Server, str, str]:
         """Start a model server with a model config file.
 
         Returns:
@@ -106,7 +106,7 @@ class Site:
         command += ["--allow_version_labels_for_unavailable_models=true"]
         server = self._start(command, {})
         address = f"127.0.0.1:{port}"
-        server.wait(lambda: _quietly(lambda: is_serving(address)), START_SECONDS)
+        server.wait(lambda: _holds(lambda: is_serving(address)), START_SECONDS)
         return server, address, f"http://127.0.0.1:{rest_port}"
 
     @contextmanager
@@ -121,7 +121,7 @@ class Site:
         command = [sys.executable, "-m", "client", "serve", f"--port={port}"]
         with running(command, self._log(), **settings) as server:
             ready = lambda: requests.get(f"{url}/readyz", timeout=5).ok  # noqa: E731
-            server.wait(lambda: _quietly(ready), START_SECONDS)
+            server.wait(lambda: _holds(ready), START_SECONDS)
             yield url
 
     def _start(self, command: list[str], settings: dict[str, str]) -> Server:
@@ -132,7 +132,8 @@ class Site:
         return self.folder / f"{self._count}.log"
 
 
-def _quietly(condition: Callable[[], bool]) -> bool:
+def _holds(condition: Callable[[], bool]) -> bool:
+    """Return whether a condition is true; False if it raises."""
     try:
         return condition()
     except Exception:
@@ -141,7 +142,7 @@ def _quietly(condition: Callable[[], bool]) -> bool:
 
 async def send(
     url: str,
-    number: int,
+    count: int,
     connections: int,
     rate: float | None = None,
     until: Callable[[], bool] = lambda: False,
@@ -150,18 +151,18 @@ async def send(
 
     Args:
         url: URL to send to.
-        number: number of requests.
+        count: number of requests.
         connections: number of connections.
-        rate: requests per second; None: each as soon as the previous response has arrived.
+        rate: requests per second; None sends each once the previous response has arrived.
         until: returns whether to end early.
     """
     parts, outcome = urlsplit(url), Outcome()
     head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: {len(BODY)}\r\n"
     message = f"{head}Content-Type: application/json\r\n\r\n".encode() + BODY
-    remaining = iter(range(number))
+    remaining = iter(range(count))
     started = time.perf_counter()
 
-    async def work() -> None:
+    async def send_remaining() -> None:
         writer: asyncio.StreamWriter | None = None
         for index in remaining:
             if until():
@@ -184,5 +185,5 @@ async def send(
         if writer is not None:
             writer.close()
 
-    await asyncio.gather(*(work() for _ in range(connections)))
+    await asyncio.gather(*(send_remaining() for _ in range(connections)))
     return outcome

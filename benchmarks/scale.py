@@ -1,7 +1,7 @@
 """Several model servers and gateways: rate, distribution, failures, and CPU per request.
 
-Processes are pinned if there is a core for each, and one for the load. With fewer cores the rate
-cannot grow; then the distribution and the number of failures are the result.
+Processes are pinned if there is a core for each, and one for the load. With fewer cores, the rate
+cannot grow, and only the distribution and the number of failures are meaningful.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import click
 import psutil
 
 from benchmarks import payloads
-from benchmarks.gateway import START_SECONDS, answers, train
-from benchmarks.load import Load, Request, generator, load
+from benchmarks.gateway import START_SECONDS, is_ready, train
+from benchmarks.load import Load, Request, generator_name, load
 from benchmarks.processes import Server, cpu_seconds, free_port, running
 from benchmarks.report import write_option, write_sections
 
@@ -55,10 +55,10 @@ def main(connections: int, seconds: int, folder: Path | None) -> None:
         ]
     about = ABOUT.format(
         connections=connections,
-        load=generator(),
-        pinned="Each process has a core."
+        load=generator_name(),
+        pinned="Each process has a core of its own."
         if pinned
-        else "The processes share the cores: compare the shares and the CPU, not the rates.",
+        else "The processes share the cores; compare the shares and the CPU, not the rates.",
     )
     write_sections(
         "scale", about, [("", HEADER, rows)], ["tensorflow", "grpcio", "uvicorn"], folder
@@ -92,34 +92,34 @@ def measure(
             log = folder / f"{port}/log"
             gateways.append(stack.enter_context(running(command, log, CLIENT_MODEL=payloads.MODEL)))
             body = folder / "row"
-            body.write_bytes(payloads.PLAIN.write(payloads.rows(1)))
+            body.write_bytes(payloads.PLAIN.encode(payloads.rows(1)))
             url = f"http://127.0.0.1:{port}/predict"
             requests.append(Request(url, payloads.PLAIN.content_type, body))
         for gateway, request in zip(gateways, requests, strict=True):
-            gateway.wait(lambda r=request: answers(r), START_SECONDS)  # type: ignore[misc]
+            gateway.wait(lambda r=request: is_ready(r), START_SECONDS)  # type: ignore[misc]
         for core, process in zip(cores, (*servers, *gateways), strict=False):
             pin(process, core)
-        apply(requests, connections, 1)
+        load_all(requests, connections, 1)
         before = [cpu_seconds([process]) for process in (*gateways, *servers)]
-        loads = apply(requests, connections, seconds)
+        loads = load_all(requests, connections, seconds)
         after = [cpu_seconds([process]) for process in (*gateways, *servers)]
     cpu = [end - start for start, end in zip(before, after, strict=True)]
     gateway_cpu, server_cpu = cpu[:gateway_count], cpu[gateway_count:]
-    total = sum(done.requests for done in loads)
+    total = sum(result.requests for result in loads)
     return [
         str(server_count),
         str(gateway_count),
-        f"{sum(done.rate for done in loads):,.0f}",
-        f"{1000 * max(done.p50 for done in loads):.1f} ms",
-        f"{1000 * max(done.p99 for done in loads):.1f} ms",
-        str(sum(done.errors for done in loads)),
+        f"{sum(result.rate for result in loads):,.0f}",
+        f"{1000 * max(result.p50 for result in loads):.1f} ms",
+        f"{1000 * max(result.p99 for result in loads):.1f} ms",
+        str(sum(result.errors for result in loads)),
         f"{1000 * sum(gateway_cpu) / total:.3f}",
         f"{1000 * sum(server_cpu) / total:.3f}",
         " / ".join(f"{used / sum(server_cpu):.0%}" for used in server_cpu),
     ]
 
 
-def apply(requests: Sequence[Request], connections: int, seconds: int) -> list[Load]:
+def load_all(requests: Sequence[Request], connections: int, seconds: int) -> list[Load]:
     """Load all gateways at the same time."""
     with ThreadPoolExecutor() as threads:
         return list(threads.map(lambda request: load(request, connections, seconds), requests))

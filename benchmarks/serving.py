@@ -1,12 +1,12 @@
 """The model server under gRPC load: predictions per second and latency.
 
 One model (30 numbers, signature `dense`), 1, 16 and 64 callers, 1, 32 and 1000 rows, batching on
-and off; tensorflow_model_server too if TENSORFLOW_MODEL_SERVER names its binary. Callers and
-server share the machine's cores, so only ratios are meaningful.
+and off. tensorflow_model_server is measured too if TENSORFLOW_MODEL_SERVER is the path of its
+binary. Callers and server share the machine's cores, so only ratios are meaningful.
 
-Batching cannot win here. The graph takes some 15 µs for a row and 100 µs for 1000, but a call
-through gRPC and Python several hundred. A batch saves a part of the 15 µs, and handing a call to
-another thread and back costs more.
+Batching cannot win here. The graph takes about 15 µs for a row and 100 µs for 1000, but a call
+through gRPC and Python takes several hundred. A batch saves part of the 15 µs, and handing a call
+to another thread and back costs more.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ ROWS = (1, 32, 1000)
 COLUMNS = 30
 READY_SECONDS = 60
 OPTIONS = [("grpc.max_receive_message_length", -1)]
-# Two calls of 1000 rows do not fit into one batch, so 64 callers may have 64 batches waiting. By
-# default, as in TensorFlow Serving, 10 may wait, and further calls are refused as UNAVAILABLE.
+# Two calls of 1000 rows do not fit into one batch, so 64 callers may fill 64 batches. By default,
+# as in TensorFlow Serving, at most 10 may be enqueued, and further calls fail with UNAVAILABLE.
 BATCHING = "max_batch_size { value: 1024 } max_enqueued_batches { value: 100 }\n"
 
 
 @click.group(invoke_without_command=True)
-@click.option("--repeats", default=3, show_default=True, help="Runs of each point; medians count.")
-@click.option("--seconds", default=3.0, show_default=True, help="Length of a run.")
+@click.option("--repeats", default=3, show_default=True, help="Runs per point, for the median.")
+@click.option("--seconds", default=3.0, show_default=True, help="Duration of a run.")
 @click.option("--quick", is_flag=True, help="One short run of each point.")
 @report.write_option
 @click.pass_context
@@ -56,7 +56,7 @@ def main(
     if context.invoked_subcommand is not None:
         return
     if folder and quick:
-        raise click.UsageError("--write: expected a whole run, without --quick")
+        raise click.UsageError("--write: expected a full run, without --quick")
     if quick:
         repeats, seconds = 1, 0.3
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
@@ -80,12 +80,13 @@ def _commands(folder: Path) -> dict[str, list[str]]:
     (folder / "batching.config").write_text(BATCHING)
     batching = ["--enable_batching=true", f"--batching_parameters_file={folder}/batching.config"]
     ours = [sys.executable, "-m", "serving", "--bind_address=127.0.0.1"]
-    found = {"embedded": ours, "embedded, batching": [*ours, *batching]}
+    commands = {"embedded": ours, "embedded, batching": [*ours, *batching]}
     if binary := os.environ.get("TENSORFLOW_MODEL_SERVER"):
-        # The default, four times the number of cores, refuses calls of further callers.
-        real = [binary, f"--grpc_max_threads={max(CALLERS)}"]
-        found |= {"TensorFlow Serving": real, "TensorFlow Serving, batching": [*real, *batching]}
-    return found
+        # The default, four times the number of cores, rejects calls of further callers.
+        theirs = [binary, f"--grpc_max_threads={max(CALLERS)}"]
+        commands["TensorFlow Serving"] = theirs
+        commands["TensorFlow Serving, batching"] = [*theirs, *batching]
+    return commands
 
 
 def _start(command: list[str], folder: Path, label: str, stack: ExitStack) -> int:
@@ -100,14 +101,14 @@ def _start(command: list[str], folder: Path, label: str, stack: ExitStack) -> in
     channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}"))
     call: Any = channel.unary_unary(PREDICT)
 
-    def answers() -> bool:
+    def is_ready() -> bool:
         try:
             call(_request(1), timeout=1)
         except grpc.RpcError:
             return False
         return True
 
-    server.wait(answers, READY_SECONDS)
+    server.wait(is_ready, READY_SECONDS)
     return port
 
 
@@ -123,8 +124,8 @@ def _load(port: int, rows: int, callers: int, seconds: float) -> dict[str, float
     """Load a server from another process, and return rate, p50 and p99 in ms, and errors."""
     command = [sys.executable, "-m", "benchmarks.serving", "load", str(port), str(rows)]
     command += [str(callers), str(seconds)]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    point: dict[str, float] = json.loads(printed)
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    point: dict[str, float] = json.loads(process.stdout)
     return point
 
 
@@ -193,9 +194,9 @@ def _write(
         "serving",
         "Predict calls per second, and median and 99th percentile of a call, as seen by a Python "
         f"program that shares the cores with the server; medians of {repeats} runs of "
-        f"{seconds:g} s, servers taken in turns. The model computes for far less time than a call "
-        "takes, so batching has little to save. More batches may wait than there are callers, "
-        "so that no call is refused.",
+        f"{seconds:g} s, all servers in turn. The model takes a small part of a call's time, so "
+        "batching has little to save. More batches may be enqueued than there are callers, so "
+        "that no call is rejected.",
         sections,
         ["tensorflow", "grpcio", "numpy"],
         folder,

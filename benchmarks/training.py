@@ -1,9 +1,9 @@
 """Fitting millions of rows: time, peak memory and log-loss, compared with scikit-learn.
 
-Each way runs in a process of its own, on the same Parquet files of 30 standard normal columns whose
-log-odds are linear, and is evaluated on the same rows, which none was fitted on. All but
-SGDClassifier, which takes 5 epochs, have the same ridge and stop at the same size of the gradient,
-1e-4, which is scikit-learn's default.
+Each variant runs in a process of its own, is fitted on the same Parquet files of 30 standard normal
+columns, in which the log-odds are linear, and is evaluated on the same held-out rows. All but
+SGDClassifier, which takes 5 epochs, have the same ridge penalty and stop at the same size of the
+gradient, 1e-4, which is scikit-learn's default.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from benchmarks import report
 COLUMNS = [f"x{i}" for i in range(30)]
 LABEL = "y"
 ROWS_PER_FILE = 1_000_000
-JUDGED_ROWS = 200_000
+TEST_ROWS = 200_000
 SMALL_ROWS = 500
 TOLERANCE = 1e-4
 SMALL_MEMORY = 256 << 20
@@ -72,7 +72,7 @@ def write_table(folder: Path, rows: int, seed: int, suffix: str) -> None:
 
 
 class Stopwatch:
-    """Seconds of each stage, in order."""
+    """Measures the seconds of each stage, in order."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -84,7 +84,7 @@ class Stopwatch:
         self.seconds[name] = time.perf_counter() - started
 
 
-def ours(data: Path, watch: Stopwatch, memory: int) -> tuple[Floats, float]:
+def fit_ours(data: Path, watch: Stopwatch, memory: int) -> tuple[Floats, float]:
     """Read, encode and fit with Newton's method; return the columns' weights and the bias."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     from training.data.reading import open_source
@@ -110,7 +110,9 @@ def ours(data: Path, watch: Stopwatch, memory: int) -> tuple[Floats, float]:
     return weights, float(theta[-1] - weights @ means)
 
 
-def scikit_learn(data: Path, watch: Stopwatch, make: Callable[[], Any]) -> tuple[Floats, float]:
+def fit_scikit_learn(
+    data: Path, watch: Stopwatch, make_model: Callable[[], Any]
+) -> tuple[Floats, float]:
     """Read with polars, standardise and fit; return the columns' weights and the bias."""
     from sklearn.preprocessing import StandardScaler
 
@@ -125,67 +127,68 @@ def scikit_learn(data: Path, watch: Stopwatch, make: Callable[[], Any]) -> tuple
         scaler = StandardScaler(copy=False)
         features = scaler.fit_transform(features)
     with watch.stage("fit"):
-        model = make().fit(features, labels)
+        model = make_model().fit(features, labels)
     weights = model.coef_[0] / scaler.scale_
     return weights, float(model.intercept_[0] - weights @ scaler.mean_)
 
 
-def solver(name: str) -> Callable[[], Any]:
-    def make() -> Any:
-        from sklearn.linear_model import LogisticRegression
+def make_logistic_regression(solver: str) -> Any:
+    from sklearn.linear_model import LogisticRegression
 
-        return LogisticRegression(solver=name, tol=TOLERANCE, max_iter=1000)
-
-    return make
+    return LogisticRegression(solver=solver, tol=TOLERANCE, max_iter=1000)
 
 
-def sgd_classifier() -> Any:
+def make_sgd_classifier() -> Any:
     from sklearn.linear_model import SGDClassifier
 
     return SGDClassifier(loss="log_loss", alpha=1e-5, max_iter=5, tol=None, random_state=0)
 
 
-WAYS: dict[str, Callable[[Path, Stopwatch], tuple[Floats, float]]] = {
-    "ours, newton": lambda data, watch: ours(data, watch, LARGE_MEMORY),
-    "ours, newton, streamed": lambda data, watch: ours(data, watch, SMALL_MEMORY),
-    "scikit-learn, lbfgs": lambda data, watch: scikit_learn(data, watch, solver("lbfgs")),
-    "scikit-learn, newton-cholesky": lambda data, watch: scikit_learn(
-        data, watch, solver("newton-cholesky")
+VARIANTS: dict[str, Callable[[Path, Stopwatch], tuple[Floats, float]]] = {
+    "ours, newton": lambda data, watch: fit_ours(data, watch, LARGE_MEMORY),
+    "ours, newton, streamed": lambda data, watch: fit_ours(data, watch, SMALL_MEMORY),
+    "scikit-learn, lbfgs": lambda data, watch: fit_scikit_learn(
+        data, watch, lambda: make_logistic_regression("lbfgs")
     ),
-    "scikit-learn, SGDClassifier": lambda data, watch: scikit_learn(data, watch, sgd_classifier),
+    "scikit-learn, newton-cholesky": lambda data, watch: fit_scikit_learn(
+        data, watch, lambda: make_logistic_regression("newton-cholesky")
+    ),
+    "scikit-learn, SGDClassifier": lambda data, watch: fit_scikit_learn(
+        data, watch, make_sgd_classifier
+    ),
 }
 
 
-def in_this_process(way: str, data: Path, judged: Path) -> dict[str, Any]:
-    """Run a way; return the seconds of each stage, peak memory in bytes, and the log-loss."""
+def run_variant(variant: str, data: Path, test_data: Path) -> dict[str, Any]:
+    """Run a variant; return the seconds of each stage, peak memory in bytes, and the log-loss."""
     watch = Stopwatch()
-    weights, bias = WAYS[way](data, watch)
+    weights, bias = VARIANTS[variant](data, watch)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    frame = pl.read_parquet(judged / "*")
+    frame = pl.read_parquet(test_data / "*")
     logit = frame.select(COLUMNS).to_numpy() @ weights + bias
     loss = np.logaddexp(0, logit) - frame[LABEL].to_numpy() * logit
     return {**watch.seconds, "peak": peak, "log_loss": float(loss.mean())}
 
 
-def measure(way: str, data: Path, judged: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.training", "--way", way]
-    command += ["--data", str(data), "--judged", str(judged)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(f"{way}, {data.name}: {result}", file=sys.stderr)
+def measure(variant: str, data: Path, test_data: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.training", "--variant", variant]
+    command += ["--data", str(data), "--test-data", str(test_data)]
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    print(f"{variant}, {data.name}: {result}", file=sys.stderr)
     return result
 
 
-def published(data: Path, way: str, judged: Path) -> list[str]:
+def measure_process(data: Path, variant: str, test_data: Path) -> list[str]:
     """Measure a whole process: the job from file to published version, or a scikit-learn fit."""
     with tempfile.TemporaryDirectory() as models:
         command = [sys.executable, "-m"]
-        if way == "ours":
+        if variant == "ours":
             command += ["training", "fit", "--quiet", "--optimizer=newton", f"--models={models}"]
             command += [f"--data={data}", f"--label={LABEL}", "--model=benchmark"]
         else:
-            command += ["benchmarks.training", "--way", way, "--data", str(data)]
-            command += ["--judged", str(judged)]
+            command += ["benchmarks.training", "--variant", variant, "--data", str(data)]
+            command += ["--test-data", str(test_data)]
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
@@ -196,7 +199,7 @@ def published(data: Path, way: str, judged: Path) -> list[str]:
     return [f"{seconds:.2f} s", f"{usage.ru_maxrss * 1024 / 1e9:.2f} GB"]
 
 
-def row(label: str, result: dict[str, Any]) -> list[str]:
+def make_row(label: str, result: dict[str, Any]) -> list[str]:
     stages = [result[name] for name in ("read", "prepare", "fit")]
     return [
         label,
@@ -207,13 +210,13 @@ def row(label: str, result: dict[str, Any]) -> list[str]:
 
 
 @click.command()
-@click.option("--way", type=click.Choice(list(WAYS)), hidden=True)
+@click.option("--variant", type=click.Choice(list(VARIANTS)), hidden=True)
 @click.option("--data", type=click.Path(path_type=Path), hidden=True)
-@click.option("--judged", type=click.Path(path_type=Path), hidden=True)
+@click.option("--test-data", type=click.Path(path_type=Path), hidden=True)
 @click.option(
     "--data-folder",
     type=click.Path(path_type=Path),
-    help="Directory of the generated tables, which later runs reuse.  [default: temporary]",
+    help="Directory for the generated tables, which later runs reuse.  [default: temporary]",
 )
 @click.option(
     "--rows",
@@ -232,60 +235,62 @@ def row(label: str, result: dict[str, Any]) -> list[str]:
 @click.option("--csv-rows", default=2_000_000, show_default=True, help="Rows of the CSV table.")
 @report.write_option
 def main(
-    way: str | None,
+    variant: str | None,
     data: Path,
-    judged: Path,
+    test_data: Path,
     data_folder: Path | None,
     rows: tuple[int, ...],
     streamed: tuple[int, ...],
     csv_rows: int,
     folder: Path | None,
 ) -> None:
-    """Measure every way to fit the same rows."""
-    if way is not None:
-        print(json.dumps(in_this_process(way, data, judged)))
+    """Measure every variant on the same rows."""
+    if variant is not None:
+        print(json.dumps(run_variant(variant, data, test_data)))
         return
     with tempfile.TemporaryDirectory() as temporary:
         data_folder = data_folder or Path(temporary)
-        judged = generate(data_folder / "judged", JUDGED_ROWS, seed=1)
-        header = ["way", "read", "prepare", "fit", "together", "peak memory", "log-loss"]
+        test_data = generate(data_folder / "test", TEST_ROWS, seed=1)
+        header = ["variant", "read", "prepare", "fit", "total", "peak memory", "log-loss"]
         sections: list[report.Section] = []
         for count in rows:
             data = generate(data_folder / f"{count}", count, seed=2)
-            ways = [name for name in WAYS if "streamed" not in name]
-            results = {name: measure(name, data, judged) for name in ways}
+            variants = [name for name in VARIANTS if "streamed" not in name]
+            results = {name: measure(name, data, test_data) for name in variants}
             best = min(result["fit"] for name, result in results.items() if "ours" not in name)
-            times = best / results[ways[0]]["fit"]
-            size = count * len(COLUMNS) * 4 / 1e9
-            together = (
-                f"{count:,} rows, {size:.2f} GB of features; "
-                f"scikit-learn's best fit takes {times:.1f} times as long as ours."
+            ratio = best / results[variants[0]]["fit"]
+            size_gb = count * len(COLUMNS) * 4 / 1e9
+            text = (
+                f"{count:,} rows, {size_gb:.2f} GB of features; "
+                f"scikit-learn's best fit takes {ratio:.1f} times as long as ours."
             )
-            sections.append((together, header, [row(n, r) for n, r in results.items()]))
+            sections.append((text, header, [make_row(n, r) for n, r in results.items()]))
         data = generate(data_folder / f"{csv_rows}-csv", csv_rows, seed=2, suffix=".csv")
         compared = ["ours, newton", "scikit-learn, lbfgs"]
-        results = {name: measure(name, data, judged) for name in compared}
+        results = {name: measure(name, data, test_data) for name in compared}
         text = f"{csv_rows:,} rows from CSV"
-        sections.append((text, header, [row(n, r) for n, r in results.items()]))
+        sections.append((text, header, [make_row(n, r) for n, r in results.items()]))
         small = generate(data_folder / f"{SMALL_ROWS}-csv", SMALL_ROWS, seed=2, suffix=".csv")
         tables = {f"{SMALL_ROWS} from CSV": small, f"{csv_rows:,} from CSV": data}
         tables |= {f"{count:,} from Parquet": data_folder / f"{count}" for count in rows}
-        header_of_jobs = ["rows", "way", "together", "peak memory"]
+        job_header = ["rows", "variant", "total", "peak memory"]
+        jobs = (("ours, to a published version", "ours"), (compared[1],) * 2)
         lines = [
-            [label, name, *published(table, way, judged)]
+            [label, name, *measure_process(table, job, test_data)]
             for label, table in tables.items()
-            for name, way in (("ours, to a published version", "ours"), (compared[1],) * 2)
+            for name, job in jobs
         ]
-        sections.append(("Whole processes, from the command to its end", header_of_jobs, lines))
+        sections.append(("Whole processes, from start to exit", job_header, lines))
         lines = []
         for count in streamed:
             data = generate(data_folder / f"{count}", count, seed=2)
-            lines.append(row(f"{count:,} rows", measure("ours, newton, streamed", data, judged)))
+            result = measure("ours, newton, streamed", data, test_data)
+            lines.append(make_row(f"{count:,} rows", result))
         text = f"Rows streamed from disk, with `--memory {SMALL_MEMORY >> 20}MB`"
         sections.append((text, ["rows", *header[1:]], lines))
     about = (
-        "Rows of 30 columns from files to weights, each way in a process of its own. "
-        "Prepare: standardise, and all other work until the solver has its features. "
+        "Rows of 30 columns from files to weights, each variant in a process of its own. "
+        "The stage `prepare` is all work between reading and fitting, such as standardising. "
         f"Tolerance {TOLERANCE:g}, 5 epochs of SGDClassifier; scikit-learn gets float32."
     )
     report.write_sections(

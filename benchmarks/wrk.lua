@@ -1,5 +1,5 @@
--- What wrk does for benchmarks/load.py: sends the file and the Content-Type that it is given after
--- "--", and prints what it has measured as one line of JSON.
+-- wrk script of benchmarks/load.py: sends the file and the Content-Type given after "--", and prints
+-- the results as one line of JSON.
 
 function init(args)
   local file = assert(io.open(args[1], "rb"))

@@ -1,4 +1,4 @@
-"""Exports y = x / 2 + 2 as a SavedModel: `half_plus_two.py DIRECTORY`."""
+"""Export y = x / 2 + 2 as a SavedModel: `half_plus_two.py DIRECTORY`."""
 
 from __future__ import annotations
 

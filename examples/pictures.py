@@ -1,4 +1,4 @@
-"""Take the pictures of the page in the documentation, from a service that runs.
+"""Take the documentation's pictures of the page, from a running service.
 
 make run &
 python -m examples.pictures http://127.0.0.1:8080
@@ -22,15 +22,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url", help="address of the page")
     parser.add_argument("--chromium", default=shutil.which("chromium"), help="path of a Chromium")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     # Chromium's sandbox needs a user that is not root.
     flags = ["--no-sandbox"] if os.getuid() == 0 else []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=asked.chromium, args=flags)
+        browser = playwright.chromium.launch(executable_path=options.chromium, args=flags)
         page = browser.new_page(viewport=SIZE, color_scheme="light", reduced_motion="reduce")
-        page.goto(f"{asked.url}/?lang=en")
+        page.goto(f"{options.url}/?lang=en")
         _settle(page)
-        # The row between the typical ones: every column can move its answer.
+        # Halfway between the classes' typical rows, every column can change the answer.
         page.get_by_role("button", name="Halfway").click()
         page.locator("h1").click()
         _settle(page)
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _settle(page: Page) -> None:
-    """Wait until the answer and everything around it is there."""
+    """Wait until the answer is current and the network is idle."""
     page.locator('#answer[data-status="current"]').wait_for()
     page.wait_for_load_state("networkidle")
 

@@ -1,4 +1,4 @@
-"""Manual actions on a rollout: each checks the state and returns the next one."""
+"""Manual actions on a rollout; each checks the current state and returns the next one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from rollout.errors import RolloutError
-from rollout.servers import Servers, available_everywhere, lacking
+from rollout.servers import Servers, describe_unavailable, is_available_everywhere
 from rollout.state import Rollout
 
 
@@ -27,9 +27,9 @@ def start(
         version: the candidate.
         published: versions that exist.
         now: current time.
-        reason: for the history.
-        settings: fields of the state that describe the rollout: steps, bake and so on. The rollout
-            in progress keeps the others.
+        reason: reason to record in the history.
+        settings: fields of the state to set, such as `steps` and `bake`; a rollout in progress
+            keeps its other fields.
 
     Raises:
         RolloutError: the version does not exist or is stable, or another rollout is in progress.
@@ -40,7 +40,7 @@ def start(
         known = ", ".join(map(str, published)) or "none"
         raise RolloutError(f"there is no version {version}; published versions: {known}")
     if state.at_rest:
-        return state.started(now, reason, version, **settings)
+        return state.start(now, reason, version, **settings)
     if version != state.canary:
         raise RolloutError(
             f"a rollout of version {state.canary} is in progress ({state.phase}, "
@@ -48,7 +48,7 @@ def start(
         )
     if state.phase == "loading":
         raise RolloutError(f"version {version} is being loaded; see `status`")
-    return replace(state, **settings).at_step(now, reason, 0)
+    return replace(state, **settings).move_to_step(now, reason, 0)
 
 
 def promote(state: Rollout, servers: Servers, now: datetime) -> Rollout:
@@ -60,18 +60,18 @@ def promote(state: Rollout, servers: Servers, now: datetime) -> Rollout:
     if state.at_rest:
         raise RolloutError(f"no rollout is in progress; version {state.stable} is stable")
     _check_available(servers, state.candidate)
-    return state.promoted(now, f"promoted version {state.candidate} by hand")
+    return state.promote(now, f"promoted version {state.candidate} by hand")
 
 
 def abort(state: Rollout, now: datetime) -> Rollout:
     """End a rollout; the stable version answers all requests.
 
     Raises:
-        RolloutError: none is in progress.
+        RolloutError: no rollout is in progress.
     """
     if state.at_rest:
         raise RolloutError(f"no rollout is in progress; version {state.stable} is stable")
-    return state.rolled_back(now, f"aborted version {state.canary} by hand")
+    return state.roll_back(now, f"aborted version {state.canary} by hand")
 
 
 def roll_back(state: Rollout, servers: Servers, now: datetime) -> Rollout:
@@ -84,15 +84,16 @@ def roll_back(state: Rollout, servers: Servers, now: datetime) -> Rollout:
         raise RolloutError(f"a rollout of version {state.canary} is in progress; use abort")
     if state.previous is None:
         raise RolloutError(
-            "no previous version is loaded: it is kept only for a while after a promotion; "
+            "no previous version is loaded (--hold limits how long it is kept); "
             "start an older version by its number"
         )
     _check_available(servers, state.previous)
-    return state.rolled_back(now, f"rolled back version {state.stable} by hand")
+    return state.roll_back(now, f"rolled back version {state.stable} by hand")
 
 
 def _check_available(servers: Servers, version: int) -> None:
-    if not available_everywhere(servers, version):
+    if not is_available_everywhere(servers, version):
         raise RolloutError(
-            f"version {version} is not AVAILABLE on every model server: {lacking(servers, version)}"
+            f"version {version} is not AVAILABLE on every model server: "
+            + describe_unavailable(servers, version)
         )

@@ -13,12 +13,12 @@ from rollout.gateways import Gateways
 from rollout.servers import Servers
 from rollout.state import Rollout
 from rollout.store import Store
-from rollout.verdicts import Flips, Verdict, expected_flips, judged
+from rollout.verdicts import Flips, Verdict, judge_candidate, load_expected_flips
 from rollout.versions import newest, versions
 
-# A version must be AVAILABLE on every server by then.
+# Time limit for every server to report a version as AVAILABLE.
 LOAD_SECONDS = 120
-# Model servers poll the model config file; until then they may report an earlier attempt's error.
+# Until model servers poll the model config file, they may report an earlier attempt's error.
 CONFIG_POLL_SECONDS = 5
 # Gateways read the rollout file every half second; their calls last seconds.
 RETIRE_SECONDS = 10
@@ -33,7 +33,7 @@ class Settings:
         bake: minimum seconds of a step.
         tolerance: largest harm that passes a step, in percent of the calls.
         hold: seconds that the previous version stays loaded after the end of the last rollout.
-        manual: whether steps and promotion are left to people.
+        manual: whether steps and promotion are left to the operator.
     """
 
     steps: tuple[float, ...]
@@ -57,9 +57,9 @@ class Decision:
     """The result of a tick.
 
     Attributes:
-        before: the state in the rollout file before the tick, and after it with `dry_run`.
-        state: the state that follows, the same one if nothing changes.
-        verdict: on the candidate; None if no rollout is in progress.
+        before: state before the tick; a dry run leaves it in the rollout file.
+        state: state after the tick; the same object if nothing changes.
+        verdict: verdict on the candidate; None if no rollout is in progress.
     """
 
     before: Rollout
@@ -85,7 +85,7 @@ class Controller:
         *,
         dry_run: bool = False,
     ) -> None:
-        """Create a controller; it starts nothing.
+        """Create a controller.
 
         Args:
             store: the directory of the rollout files.
@@ -101,8 +101,8 @@ class Controller:
         self.dry_run = dry_run
         self._server_urls = server_urls
         self._gateway_urls = gateway_urls
-        # Without a file, evidence is kept here.
-        self._memory: Evidence | None = None
+        # A dry run writes no evidence file.
+        self._dry_run_evidence: Evidence | None = None
 
     def first_state(self, time: datetime) -> Rollout:
         """Return the state in which the newest version is stable.
@@ -163,7 +163,7 @@ class Controller:
             return self._decide(before, observation, auto)
         with self.store.locked(time):
             state = self.store.read(self.model, time)
-            # Another process has changed the state, and the observation may not fit it.
+            # If another process has changed the state, the observation may not fit it.
             if state is None or state.generation != before.generation:
                 return Decision(state or before, state or before)
             decision = self._decide(state, observation, auto)
@@ -175,28 +175,30 @@ class Controller:
         """Return the verdict on the candidate without storing evidence; None if there is none."""
         if state.at_rest:
             return None
-        seen = self.observe(state)
-        if (verdict := _golden(state, seen)) is not None:
+        observation = self.observe(state)
+        if (verdict := _golden_verdict(state, observation)) is not None:
             return verdict
         if state.phase == "loading":
-            return _loading(state, seen)
-        evidence = self._evidence(state, seen)
-        return judged(state, evidence, seen.gateways, self._flips(state), seen.time)
+            return _loading_verdict(state, observation)
+        evidence = self._current_evidence(state, observation)
+        return judge_candidate(
+            state, evidence, observation.gateways, self._expected_flips(state), observation.time
+        )
 
-    def _evidence(self, state: Rollout, observation: Observation) -> Evidence:
+    def _current_evidence(self, state: Rollout, observation: Observation) -> Evidence:
         """Return the evidence of the current rollout, including this observation."""
-        evidence = self._stored(state)
+        evidence = self._load_evidence(state)
         if evidence is None:
-            return _no_evidence(state, observation)
+            return _start_evidence(state, observation)
         evidence.observe(state, observation.gateways, observation.time)
         return evidence
 
-    def _flips(self, state: Rollout) -> Flips:
-        return expected_flips(self.directory / str(state.candidate), state.stable)
+    def _expected_flips(self, state: Rollout) -> Flips:
+        return load_expected_flips(self.directory / str(state.candidate), state.stable)
 
-    def _stored(self, state: Rollout) -> Evidence | None:
-        if self.dry_run and self._memory is not None:
-            evidence: Evidence | None = self._memory
+    def _load_evidence(self, state: Rollout) -> Evidence | None:
+        if self.dry_run and self._dry_run_evidence is not None:
+            evidence: Evidence | None = self._dry_run_evidence
         else:
             try:
                 evidence = Evidence.from_json(self.store.evidence(self.model).read_bytes())
@@ -204,47 +206,53 @@ class Controller:
                 evidence = None
         return evidence if evidence is not None and evidence.salt == state.salt else None
 
-    def _keep(self, evidence: Evidence) -> None:
+    def _save_evidence(self, evidence: Evidence) -> None:
         if self.dry_run:
-            self._memory = evidence
+            self._dry_run_evidence = evidence
         else:
             self.store.write_evidence(self.model, evidence.to_json())
 
-    def _decide(self, state: Rollout, seen: Observation, auto: Settings | None) -> Decision:
+    def _decide(self, state: Rollout, observation: Observation, auto: Settings | None) -> Decision:
         if state.at_rest:
-            return self._at_rest(state, seen.time, auto)
-        verdict = _golden(state, seen)
+            return self._decide_at_rest(state, observation.time, auto)
+        verdict = _golden_verdict(state, observation)
         if state.phase == "loading":
-            verdict = verdict or _loading(state, seen)
+            verdict = verdict or _loading_verdict(state, observation)
             if verdict.action == "next step":
-                self._keep(_no_evidence(state, seen))
-                return Decision(state, state.at_step(seen.time, verdict.reason, 0), verdict)
+                self._save_evidence(_start_evidence(state, observation))
+                return Decision(
+                    state, state.move_to_step(observation.time, verdict.reason, 0), verdict
+                )
         elif verdict is None:
-            evidence = self._evidence(state, seen)
-            self._keep(evidence)
-            verdict = judged(state, evidence, seen.gateways, self._flips(state), seen.time)
+            evidence = self._current_evidence(state, observation)
+            self._save_evidence(evidence)
+            verdict = judge_candidate(
+                state, evidence, observation.gateways, self._expected_flips(state), observation.time
+            )
         if verdict.action == "roll back":
             reason = f"rolled back {verdict.reason}"
-            return Decision(state, state.rolled_back(seen.time, reason), verdict)
+            return Decision(state, state.roll_back(observation.time, reason), verdict)
         if verdict.action == "next step" and not state.manual:
-            return Decision(state, _next_step(state, seen.time, verdict.reason), verdict)
+            return Decision(
+                state, _take_next_step(state, observation.time, verdict.reason), verdict
+            )
         return Decision(state, state, verdict)
 
-    def _at_rest(self, state: Rollout, time: datetime, auto: Settings | None) -> Decision:
+    def _decide_at_rest(self, state: Rollout, time: datetime, auto: Settings | None) -> Decision:
         elapsed = (time - state.since).total_seconds()
         if state.retiring and elapsed > RETIRE_SECONDS:
-            reason = _unloaded(state.reason, *state.retiring)
-            return Decision(state, state.changed(time, reason, retiring=()))
+            reason = _append_unloaded(state.reason, *state.retiring)
+            return Decision(state, state.with_changes(time, reason, retiring=()))
         if state.previous is not None and elapsed > state.hold:
-            reason = _unloaded(state.reason, state.previous)
-            return Decision(state, state.changed(time, reason, previous=None))
+            reason = _append_unloaded(state.reason, state.previous)
+            return Decision(state, state.with_changes(time, reason, previous=None))
         if auto is None:
             return Decision(state, state)
         published = versions(self.directory)
         if not published or published[-1] <= state.seen:
             return Decision(state, state)
         version = published[-1]
-        started = state.started(
+        loading = state.start(
             time,
             f"version {version} was published",
             version,
@@ -254,52 +262,58 @@ class Controller:
             hold=auto.hold,
             manual=auto.manual,
         )
-        return Decision(state, started)
+        return Decision(state, loading)
 
 
-def _unloaded(reason: str, *versions: int) -> str:
-    """Return the reason of the last change, which still explains the state."""
+def _append_unloaded(reason: str, *versions: int) -> str:
+    """Return a reason with the unloaded versions appended."""
     noun = "version" if len(versions) == 1 else "versions"
     return f"{reason} ({noun} {', '.join(map(str, versions))} unloaded)"
 
 
-def _no_evidence(state: Rollout, seen: Observation) -> Evidence:
-    """Return evidence without calls; what gateways count from now on is the rollout's."""
+def _start_evidence(state: Rollout, observation: Observation) -> Evidence:
+    """Return evidence without calls, with the gateways' current counters as the baseline."""
     # The counters of a gateway that does not answer are unknown, not zero.
-    counters = {at: dict(each.counters) for at, each in seen.gateways.items() if not each.problem}
-    return Evidence(state.salt, seen.time, counters)
+    counters = {
+        address: dict(gateway.counters)
+        for address, gateway in observation.gateways.items()
+        if not gateway.problem
+    }
+    return Evidence(state.salt, observation.time, counters)
 
 
-def _golden(state: Rollout, seen: Observation) -> Verdict | None:
-    for address, gateway in seen.gateways.items():
-        for version, server in gateway.wrong:
+def _golden_verdict(state: Rollout, observation: Observation) -> Verdict | None:
+    for address, gateway in observation.gateways.items():
+        for version, server in gateway.golden_failures:
             if version == state.candidate:
-                found = f"{server} answers its golden rows wrongly, reported by gateway {address}"
-                return Verdict("roll back", f"version {version}: {found}")
+                problem = f"{server} answers its golden rows wrongly, reported by gateway {address}"
+                return Verdict("roll back", f"version {version}: {problem}")
     return None
 
 
-def _loading(state: Rollout, seen: Observation) -> Verdict:
+def _loading_verdict(state: Rollout, observation: Observation) -> Verdict:
     version = state.candidate
-    elapsed = (seen.time - state.since).total_seconds()
-    if elapsed > CONFIG_POLL_SECONDS and (error := servers.failure(seen.servers, version)):
+    elapsed = (observation.time - state.since).total_seconds()
+    if elapsed > CONFIG_POLL_SECONDS and (
+        error := servers.load_error(observation.servers, version)
+    ):
         return Verdict("roll back", f"version {version}: {error}")
-    if servers.available_everywhere(seen.servers, version):
-        count = len(seen.servers)
+    if servers.is_available_everywhere(observation.servers, version):
+        count = len(observation.servers)
         return Verdict(
             "next step", f"version {version} is AVAILABLE on {count} of {count} model servers"
         )
-    missing = servers.lacking(seen.servers, version)
+    reasons = servers.describe_unavailable(observation.servers, version)
     if elapsed > LOAD_SECONDS:
-        reason = f"version {version}: not AVAILABLE after {LOAD_SECONDS} s: {missing}"
+        reason = f"version {version}: not AVAILABLE after {LOAD_SECONDS} s: {reasons}"
         return Verdict("roll back", reason)
-    return Verdict("wait", f"version {version} is not AVAILABLE everywhere: {missing}")
+    return Verdict("wait", f"version {version} is not AVAILABLE everywhere: {reasons}")
 
 
-def _next_step(state: Rollout, time: datetime, reason: str) -> Rollout:
+def _take_next_step(state: Rollout, time: datetime, reason: str) -> Rollout:
     if state.step + 1 < len(state.steps):
-        return state.at_step(time, reason, state.step + 1)
-    return state.promoted(time, f"promoted {reason}")
+        return state.move_to_step(time, reason, state.step + 1)
+    return state.promote(time, f"promoted {reason}")
 
 
 def utc_now() -> datetime:

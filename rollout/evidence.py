@@ -1,7 +1,7 @@
 """The counts of a rollout so far, kept in a file so that a restarted controller can continue.
 
-Gateways count from their start; a rollout needs the counts from its own. Each observation therefore
-adds the counters' increase since the last one, by gateway. If any counter is lower than before, the
+Gateways count from their own start, not from the rollout's. Each observation therefore adds the
+increase of each gateway's counters since the last one. If any counter is lower than before, the
 gateway has restarted, and all its counters began at 0.
 """
 
@@ -56,8 +56,8 @@ class Comparison:
         self.pending = [0.0] * 4
         if bad + control_bad > 0:
             share = calls / (calls + control_calls)
-            more = judge.log_likelihoods(bad, control_bad, share)
-            self.logs = [round(each, 9) for each in (np.asarray(self.logs) + more).tolist()]
+            increments = judge.log_likelihoods(bad, control_bad, share)
+            self.logs = [round(log, 9) for log in (np.asarray(self.logs) + increments).tolist()]
 
     @property
     def log_e(self) -> float:
@@ -81,10 +81,10 @@ class Evidence:
     """Counts of one rollout.
 
     Attributes:
-        salt: of the rollout.
-        time: of the last observation.
+        salt: the rollout's salt.
+        time: time of the last observation.
         gateways: counters of each gateway at the last observation.
-        comparisons: by name: "failed", "refused", "slow".
+        comparisons: comparisons by name ("failed", "refused", "slow").
         flipped_rows: rows that the shadow version labels differently from stable.
         rows: rows compared.
         flipped_calls: flipped rows, weighted so that each call counts once, however many rows it
@@ -93,7 +93,7 @@ class Evidence:
         since: start of the step that the following fields describe.
         calls: calls of candidate and control in the step.
         requests: requests of candidate and control in the step.
-        limit: upper edge of the bucket with the control's p99, in seconds, fixed early in the step.
+        limit: upper edge of the bucket with the control's p99, in seconds; None until it is fixed.
         buckets: the control's calls up to each edge, until the limit is fixed.
     """
 
@@ -129,7 +129,7 @@ class Evidence:
             # A gateway seen for the first time may have counted an earlier rollout of the version.
             if before is None:
                 continue
-            increase = _increase(before, gateway.counters)
+            increase = _compute_increase(before, gateway.counters)
             if state.phase == "shadow":
                 self._add_shadow(state.candidate, increase)
             elif state.phase == "canary":
@@ -148,7 +148,7 @@ class Evidence:
         flipped = increase.get(f"rows/{version}/flipped", 0.0)
         self.rows += rows
         self.flipped_rows += flipped
-        # Rows of a call can be copies of one another, so they count as one call together.
+        # A call's rows may be copies of one another, so together they count as one call.
         if rows:
             units = min(rows, max(calls - failed, 1.0))
             self.shadow_calls += units
@@ -157,24 +157,26 @@ class Evidence:
     def _add_arms(self, version: int, increase: Counters, is_current: bool) -> None:
         arms = f"calls/canary/{version}/", "calls/control/"
         calls = [_sum(increase, arm) for arm in arms]
-        self.calls = [total + more for total, more in zip(self.calls, calls, strict=True)]
+        self.calls = [total + count for total, count in zip(self.calls, calls, strict=True)]
         for name, outcomes in BAD_OUTCOMES.items():
-            bad = [sum(_sum(increase, arm, f"/{each}") for each in outcomes) for arm in arms]
+            bad = [sum(_sum(increase, arm, f"/{outcome}") for outcome in outcomes) for arm in arms]
             self.comparisons[name].add(bad[0], calls[0], bad[1], calls[1])
         if is_current:  # otherwise the gateway may have followed another share
-            sent = [_sum(increase, arm.replace("calls/", "requests/")) for arm in arms]
-            self.requests = [total + more for total, more in zip(self.requests, sent, strict=True)]
+            counts = [_sum(increase, arm.replace("calls/", "requests/")) for arm in arms]
+            self.requests = [
+                total + count for total, count in zip(self.requests, counts, strict=True)
+            ]
         self._add_slow(version, increase)
 
     def _add_slow(self, version: int, increase: Counters) -> None:
         arms = f"seconds/canary/{version}/", "seconds/control/"
         if self.limit is not None:
-            timed = [_sum(increase, arm, "/+Inf") for arm in arms]
+            totals = [_sum(increase, arm, "/+Inf") for arm in arms]
             slow = [
                 max(0.0, total - _sum(increase, arm, f"/{self.limit}"))
-                for arm, total in zip(arms, timed, strict=True)
+                for arm, total in zip(arms, totals, strict=True)
             ]
-            self.comparisons["slow"].add(slow[0], timed[0], slow[1], timed[1])
+            self.comparisons["slow"].add(slow[0], totals[0], slow[1], totals[1])
             return
         for key, value in increase.items():
             if key.startswith(arms[1]):
@@ -196,14 +198,14 @@ class Evidence:
                 return None
             stored["time"] = datetime.fromisoformat(stored["time"])
             stored["comparisons"] = {
-                name: Comparison(**each) for name, each in stored["comparisons"].items()
+                name: Comparison(**values) for name, values in stored["comparisons"].items()
             }
             return cls(**stored)
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
 
 
-def _increase(before: Mapping[str, float], now: Counters) -> Counters:
+def _compute_increase(before: Mapping[str, float], now: Counters) -> Counters:
     if any(now.get(key, 0.0) < value for key, value in before.items()):
         before = {}
     return {key: value - before.get(key, 0.0) for key, value in now.items()}
@@ -216,10 +218,7 @@ def _sum(counters: Counters, prefix: str, suffix: str = "") -> float:
 
 
 def _quantile(buckets: Mapping[str, float]) -> str | None:
-    """Return the edge of the bucket that holds the quantile.
-
-    None if there are too few calls, or if it is +Inf.
-    """
+    """Return the upper edge of the quantile's bucket; None if it is +Inf or calls are too few."""
     total = buckets.get("+Inf", 0.0)
     if total < FREEZE_CALLS:
         return None

@@ -27,10 +27,10 @@ class Exporter:
         self._stable = self._gauge("rollout_stable_version", "The stable version")
         self._canary = self._gauge("rollout_canary_version", "The candidate; 0 at rest")
         self._e = self._gauge("rollout_e_value", "E-value against the candidate", "test")
-        self._needed = self._gauge("rollout_e_value_limit", "E-value that rolls back", "test")
+        self._threshold = self._gauge("rollout_e_value_limit", "E-value that rolls back", "test")
         self._harm = self._gauge(
             "rollout_harm_upper_bound",
-            "Upper bound on the increase in bad calls, as a share of the calls",
+            "Upper bound on the increase in bad calls, as a fraction of the calls",
             "test",
         )
         self._rollbacks = Counter(
@@ -41,7 +41,7 @@ class Exporter:
         ).labels(model)
 
     def listen(self, host: str, port: int) -> None:
-        """Answer `GET /metrics`.
+        """Serve `GET /metrics`.
 
         Raises:
             RolloutError: the port cannot be opened.
@@ -52,7 +52,7 @@ class Exporter:
             raise RolloutError(f"cannot listen on {host}:{port}: {error.strerror}") from error
 
     def update(self, decision: Decision, *, dry_run: bool) -> None:
-        """Set the gauges to the rollout file's state and to a decision's evidence."""
+        """Set the gauges from the rollout file's state and a decision's evidence."""
         state, verdict = decision.before if dry_run else decision.state, decision.verdict
         for phase in PHASES:
             self._phase.labels(self._model, phase).set(phase == state.phase)
@@ -60,11 +60,11 @@ class Exporter:
         self._generation.labels(self._model).set(state.generation)
         self._stable.labels(self._model).set(state.stable)
         self._canary.labels(self._model).set(state.canary or 0)
-        for gauge in (self._e, self._needed, self._harm):
+        for gauge in (self._e, self._threshold, self._harm):
             gauge.clear()
         for test in verdict.findings if verdict else ():
             self._e.labels(self._model, test.name).set(exp(min(test.log_e, _MAX_LOG_E)))
-            self._needed.labels(self._model, test.name).set(test.needed)
+            self._threshold.labels(self._model, test.name).set(test.threshold)
             self._harm.labels(self._model, test.name).set(test.harm)
         is_rollback = verdict is not None and verdict.action == "roll back"
         if is_rollback and not dry_run:

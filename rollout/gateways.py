@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from rollout.network import UnreachableError, call_each, get, resolved
+from rollout.network import UnreachableError, call_each, get, resolve_addresses
 
 # A gateway has thousands of other series; they are not parsed.
 _PREFIXES = ("client_arm_", "client_shadow_", "client_golden", "client_rollout_")
@@ -17,22 +17,22 @@ Counters = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Gateway:
-    """A gateway's answer.
+    """A gateway's state.
 
     Attributes:
         counters: counters of the model; the functions below return their keys.
         generation: generation of the rollout file that it follows; None if it follows none.
         unreadable: whether it cannot read that file.
         cut_out: versions that get no requests because they failed.
-        wrong: (version, server) of golden rows with incorrect answers.
-        problem: reason for a missing answer, or "".
+        golden_failures: (version, server) pairs with incorrect answers to golden rows.
+        problem: why there is no state; "" if there is one.
     """
 
     counters: Counters = field(default_factory=dict)
     generation: int | None = None
     unreadable: bool = False
     cut_out: frozenset[int] = frozenset()
-    wrong: tuple[tuple[int, str], ...] = ()
+    golden_failures: tuple[tuple[int, str], ...] = ()
     problem: str = ""
 
 
@@ -81,10 +81,10 @@ _COUNTERS = {
 
 def observe(urls: Sequence[str], model: str) -> Gateways:
     """Read the counters of all gateways behind these URLs."""
-    return call_each(resolved(urls), lambda address: _ask(address, model))
+    return call_each(resolve_addresses(urls), lambda address: _fetch(address, model))
 
 
-def _ask(address: str, model: str) -> Gateway:
+def _fetch(address: str, model: str) -> Gateway:
     try:
         status, body = get(address, "/metrics")
         if status != 200:
@@ -100,21 +100,21 @@ def parse(text: str, model: str) -> Gateway:
     """Read a model's counters in Prometheus' text format.
 
     Raises:
-        ValueError, KeyError: it is not in that format, or lacks labels.
+        ValueError, KeyError: the text is not in that format, or lacks labels.
     """
     lines = "".join(f"{line}\n" for line in text.split("\n") if line.startswith(_PREFIXES))
     counters: dict[str, float] = {}
     generation, unreadable = None, False
     cut_out: set[int] = set()
-    wrong: set[tuple[int, str]] = set()
+    golden_failures: set[tuple[int, str]] = set()
     for family in text_string_to_metric_families(lines):
         for sample in family.samples:
             labels = sample.labels
             if labels.get("model") != model or (sample.name in _FLAGS and not sample.value):
                 continue
-            if (key := _COUNTERS.get(sample.name)) is not None:
-                name = key(labels)
-                counters[name] = counters.get(name, 0.0) + sample.value
+            if (make_key := _COUNTERS.get(sample.name)) is not None:
+                key = make_key(labels)
+                counters[key] = counters.get(key, 0.0) + sample.value
             elif sample.name == "client_rollout_generation":
                 generation = min(generation or int(sample.value), int(sample.value))
             elif sample.name == "client_rollout_unreadable":
@@ -122,5 +122,7 @@ def parse(text: str, model: str) -> Gateway:
             elif sample.name == "client_rollout_cutout":
                 cut_out.add(int(labels["version"]))
             elif sample.name == "client_golden" and labels["result"] == "wrong":
-                wrong.add((int(labels["version"]), labels["server"]))
-    return Gateway(counters, generation, unreadable, frozenset(cut_out), tuple(sorted(wrong)))
+                golden_failures.add((int(labels["version"]), labels["server"]))
+    return Gateway(
+        counters, generation, unreadable, frozenset(cut_out), tuple(sorted(golden_failures))
+    )

@@ -37,54 +37,54 @@ def log_likelihoods(canary: ArrayLike, control: ArrayLike, share: ArrayLike) -> 
     """Return log likelihood ratios of `RATIOS` against equal rates, for an interval's bad events.
 
     Given their total, the canary's bad events are binomial with probability ρw / (ρw + 1 − w) if
-    its rate is ρ times the control's. Intervals with different shares add up.
+    its rate is ρ times the control's. Ratios of intervals with different shares add up.
 
     Args:
         canary: bad events in the canary, shape [...].
         control: bad events in the control, shape [...].
-        share: the canary's share w of the calls of both, shape [...].
+        share: the canary's share w of all calls, shape [...].
 
     Returns:
         Shape [..., nodes].
     """
-    k, c, w = (np.asarray(each, dtype=float)[..., None] for each in (canary, control, share))
+    k, c, w = (np.asarray(value, dtype=float)[..., None] for value in (canary, control, share))
     result: Floats = k * _LOG_RATIOS - (k + c) * np.log(RATIOS * w + (1 - w))
     return result
 
 
 def log_e_value(log_likelihoods: Floats) -> Floats:
-    """Return the logarithm of the mixture of likelihood ratios, shape [...] of [..., nodes]."""
+    """Return the logarithm of the likelihood ratios' mixture: [..., nodes] becomes [...]."""
     return _log_mean_exp(log_likelihoods)
 
 
 def log_e_excess(bad: float, total: float, rate: float) -> float:
     """Return the logarithm of the e-value against a rate of at most `rate`, 0 < rate < 1.
 
-    Bad events may be fractions, such as the share of a call's rows: by convexity the expectation
-    is then smaller still.
+    A bad event may be fractional, such as a fraction of a call's rows; by convexity, the
+    expectation is then smaller still.
     """
     rates = rate + (1 - rate) * _UNIT
     logs = bad * np.log(rates / rate) + (total - bad) * np.log((1 - rates) / (1 - rate))
     return float(_log_mean_exp(logs))
 
 
-def log_e_uneven(first: float, second: float, share: float) -> float:
-    """Return the logarithm of the e-value against `first` having this share of both counts."""
+def log_e_imbalance(first: float, second: float, share: float) -> float:
+    """Return the logarithm of the e-value against `first` being this share of both counts."""
     return _log_beta(first + 1, second + 1) - first * log(share) - second * log(1 - share)
 
 
 def upper_bound(bad: float, total: float, alpha: float) -> float:
-    """Return a bound that a rate exceeds at any time with probability alpha at most."""
+    """Return a bound that a rate ever exceeds with probability at most alpha."""
     return _bound(bad, total, alpha, 1.0)
 
 
 def lower_bound(bad: float, total: float, alpha: float) -> float:
-    """Return a bound that a rate falls below at any time with probability alpha at most."""
+    """Return a bound that a rate ever falls below with probability at most alpha."""
     return _bound(bad, total, alpha, 0.0)
 
 
 def harm_bound(canary: tuple[float, float], control: tuple[float, float], alpha: float) -> float:
-    """Return an upper bound on the canary's rate minus the control's, of (bad, total) each."""
+    """Return an upper bound on the canary's rate minus the control's; both are (bad, total)."""
     return upper_bound(*canary, alpha / 2) - lower_bound(*control, alpha / 2)
 
 
@@ -126,8 +126,8 @@ def _log_mean_exp(logs: Floats) -> Floats:
     return result
 
 
-def shown(log_e: float) -> str:
-    """Format an e-value for people, at most 10⁶."""
+def format_e_value(log_e: float) -> str:
+    """Format an e-value for people; values above 10⁶ become "> 1,000,000"."""
     if log_e > log(1e6):
         return "> 1,000,000"
     return f"{exp(log_e):,.3g}" if log_e < log(999.5) else f"{exp(log_e):,.0f}"

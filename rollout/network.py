@@ -1,4 +1,4 @@
-"""Plain HTTP requests to every address behind a name."""
+"""Plain HTTP requests to every address of a name."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class UnreachableError(Exception):
     """An address does not answer; the message is the reason."""
 
 
-def resolved(urls: Sequence[str]) -> list[str]:
+def resolve_addresses(urls: Sequence[str]) -> list[str]:
     """Return the distinct ip:port addresses that the URLs' names resolve to, in order.
 
-    A process may have an address of each family; it counts once, by its IPv4 address. A name that
-    does not resolve is returned as it is, so that it is reported as unreachable.
+    A name with IPv4 addresses yields only those, so that a process with an address of each family
+    counts once. A name that does not resolve is kept, so that it is reported as unreachable.
 
     Raises:
         RolloutError: a URL is not http://host:port.
@@ -37,17 +37,17 @@ def resolved(urls: Sequence[str]) -> list[str]:
     for url in urls:
         host, port = host_and_port(url)
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError:
-            addresses[_joined(host, port)] = None
+            addresses[_join(host, port)] = None
             continue
-        ipv4 = [each for each in found if each[0] == socket.AF_INET]
-        addresses.update((_joined(str(each[4][0]), port), None) for each in ipv4 or found)
+        ipv4 = [info for info in infos if info[0] == socket.AF_INET]
+        addresses.update((_join(str(info[4][0]), port), None) for info in ipv4 or infos)
     return list(addresses)
 
 
 def call_each(addresses: Sequence[str], function: Callable[[str], T]) -> dict[str, T]:
-    """Call a function for all addresses at once, and return its results by address."""
+    """Call a function for all addresses concurrently, and return its results by address."""
     if not addresses:
         return {}
     with ThreadPoolExecutor(min(_THREADS, len(addresses))) as pool:
@@ -58,15 +58,15 @@ def get(address: str, path: str) -> tuple[int, bytes]:
     """Return the status and body of a GET request to ip:port.
 
     Raises:
-        UnreachableError: there is no complete response in time.
+        UnreachableError: no complete response arrives in time.
     """
     name, _, digits = address.rpartition(":")
     host, port = name.strip("[]"), int(digits)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with closing(HTTPConnection(host, port)) as connection, _Socket(family) as connected:
-            connected.connect((host, port))
-            connection.sock = connected
+        with closing(HTTPConnection(host, port)) as connection, _Socket(family) as sock:
+            sock.connect((host, port))
+            connection.sock = sock
             connection.request("GET", path)
             response = connection.getresponse()
             body = response.read(MAX_BYTES + 1)
@@ -82,7 +82,7 @@ def host_and_port(url: str) -> tuple[str, int]:
     """Return the host and the port of a URL.
 
     Raises:
-        RolloutError: it is not http://host:port.
+        RolloutError: the URL is not http://host:port.
     """
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
@@ -97,7 +97,7 @@ def host_and_port(url: str) -> tuple[str, int]:
 
 
 class _Socket(socket.socket):
-    """A socket with one deadline for all it receives, however slowly the bytes come."""
+    """A socket with one deadline for everything it receives."""
 
     def __init__(self, family: socket.AddressFamily) -> None:
         super().__init__(family)
@@ -106,12 +106,12 @@ class _Socket(socket.socket):
 
     def recv_into(self, *arguments: Any) -> int:
         """Receive bytes, or raise TimeoutError after the deadline."""
-        left = self._deadline - time.monotonic()
-        if left <= 0:
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
             raise TimeoutError("timed out")
-        self.settimeout(left)
+        self.settimeout(remaining)
         return super().recv_into(*arguments)
 
 
-def _joined(host: str, port: int) -> str:
+def _join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

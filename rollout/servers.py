@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from rollout.network import UnreachableError, call_each, get, resolved
+from rollout.network import UnreachableError, call_each, get, resolve_addresses
 
 AVAILABLE = "AVAILABLE"
 
 
 @dataclass(frozen=True)
 class Server:
-    """A model server's answer.
+    """A model server's state.
 
     Attributes:
         states: state of each version by number.
         errors: error of each version that failed to load.
-        problem: reason for a missing answer, or "".
+        problem: why there is no state; "" if there is one.
     """
 
     states: Mapping[int, str] = field(default_factory=dict)
@@ -32,17 +32,17 @@ Servers = Mapping[str, Server]  # by ip:port
 
 def observe(urls: Sequence[str], model: str) -> Servers:
     """Query every model server behind these URLs for the states of a model's versions."""
-    return call_each(resolved(urls), lambda address: _ask(address, model))
+    return call_each(resolve_addresses(urls), lambda address: _fetch(address, model))
 
 
-def available_everywhere(servers: Servers, version: int) -> bool:
+def is_available_everywhere(servers: Servers, version: int) -> bool:
     """Return whether every server has a version AVAILABLE; False without servers."""
     return bool(servers) and all(
         server.states.get(version) == AVAILABLE for server in servers.values()
     )
 
 
-def failure(servers: Servers, version: int) -> str:
+def load_error(servers: Servers, version: int) -> str:
     """Return the error of a server that failed to load a version, or ""."""
     for address, server in servers.items():
         if server.states.get(version) == "END" and (error := server.errors.get(version)):
@@ -50,19 +50,19 @@ def failure(servers: Servers, version: int) -> str:
     return ""
 
 
-def lacking(servers: Servers, version: int) -> str:
+def describe_unavailable(servers: Servers, version: int) -> str:
     """Return the servers that do not have a version AVAILABLE, with the reasons."""
-    missing = [
+    reasons = [
         f"{address}: {server.problem or server.errors.get(version) or 'not loaded yet'}"
         if server.problem or version not in server.states or server.errors.get(version)
         else f"{address}: {server.states[version]}"
         for address, server in servers.items()
         if server.states.get(version) != AVAILABLE
     ]
-    return "; ".join(missing) or "no model server is known"
+    return "; ".join(reasons) or "no model server is known"
 
 
-def _ask(address: str, model: str) -> Server:
+def _fetch(address: str, model: str) -> Server:
     try:
         status, body = get(address, f"/v1/models/{quote(model, safe='')}")
     except UnreachableError as error:
@@ -72,11 +72,11 @@ def _ask(address: str, model: str) -> Server:
         if status == 404:
             return Server(problem=str(document["error"]))
         states, errors = {}, {}
-        for each in document["model_version_status"]:
-            version = int(each["version"])
-            states[version] = str(each["state"])
-            if each["status"]["error_code"] not in ("OK", 0):
-                errors[version] = str(each["status"]["error_message"])
+        for entry in document["model_version_status"]:
+            version = int(entry["version"])
+            states[version] = str(entry["state"])
+            if entry["status"]["error_code"] not in ("OK", 0):
+                errors[version] = str(entry["status"]["error_message"])
     except (ValueError, KeyError, TypeError):
         return Server(problem=f"not a model server: GET /v1/models/{model} returned {status}")
     return Server(states, errors)

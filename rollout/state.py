@@ -15,7 +15,7 @@ from typing import Any
 from rollout.errors import StateError
 
 FORMAT = 1
-RESTING = ("idle", "promoted", "rolled_back")
+RESTING_PHASES = ("idle", "promoted", "rolled_back")
 PHASES = ("idle", "loading", "shadow", "canary", "promoted", "rolled_back")
 SHADOW_STEP = 0.0  # in `steps`
 # Clocks of machines that share a directory may differ by this much.
@@ -31,20 +31,20 @@ class Rollout:
         base_path: directory of its versions, as the model servers see it.
         stable: version that answers requests outside the canary's share.
         seen: highest version that has been stable or a candidate; `--auto` starts later ones.
-        since: start of the current phase or step.
+        since: when the current phase or step began.
         time: time of the last change.
         phase: one of `PHASES`.
         canary: the candidate; None at rest.
         shadow: version that gets copies of requests, or None.
         previous: version that was stable before; `hold` says how long it stays loaded.
-        retiring: versions to unload once no gateway requests them any more.
+        retiring: versions to unload once gateways no longer request them.
         percent: share of the requests for the canary, 0–100.
         steps: shares of the steps; 0 is the shadow stage.
         step: index of the current step.
         bake: minimum seconds of a step.
         tolerance: largest harm that passes a step, in percent of the calls.
         hold: seconds that `previous` stays loaded after the end of the last rollout.
-        manual: whether steps and promotion are left to people.
+        manual: whether steps and promotion are left to the operator.
         salt: makes the buckets of a rollout differ from those of others.
         generation: increases by one with each change.
         reason: reason for the last change.
@@ -75,7 +75,7 @@ class Rollout:
     @property
     def at_rest(self) -> bool:
         """Whether no rollout is in progress."""
-        return self.phase in RESTING
+        return self.phase in RESTING_PHASES
 
     @property
     def candidate(self) -> int:
@@ -91,8 +91,8 @@ class Rollout:
     @property
     def versions(self) -> list[int]:
         """The versions that every model server should have, ascending."""
-        some = {self.stable, self.canary, self.previous, *self.retiring}
-        return sorted(version for version in some if version is not None)
+        versions = {self.stable, self.canary, self.previous, *self.retiring}
+        return sorted(version for version in versions if version is not None)
 
     @property
     def labels(self) -> dict[str, int]:
@@ -101,13 +101,13 @@ class Rollout:
             return {"stable": self.stable}
         return {"stable": self.stable, "canary": self.canary}
 
-    def changed(self, now: datetime, reason: str, **changes: Any) -> Rollout:
-        """Return the next generation."""
+    def with_changes(self, now: datetime, reason: str, **changes: Any) -> Rollout:
+        """Return the next generation, with these fields changed."""
         return replace(self, generation=self.generation + 1, time=now, reason=reason, **changes)
 
-    def started(self, now: datetime, reason: str, version: int, **settings: Any) -> Rollout:
+    def start(self, now: datetime, reason: str, version: int, **settings: Any) -> Rollout:
         """Return the state in which servers load a version before it gets traffic."""
-        return self.changed(
+        return self.with_changes(
             now,
             reason,
             since=now,
@@ -117,16 +117,16 @@ class Rollout:
             percent=0.0,
             step=0,
             seen=max(self.seen, version),
-            retiring=tuple(each for each in self.retiring if each != version),
+            retiring=tuple(retired for retired in self.retiring if retired != version),
             salt=secrets.token_hex(8),
             **settings,
         )
 
-    def at_step(self, now: datetime, reason: str, step: int) -> Rollout:
+    def move_to_step(self, now: datetime, reason: str, step: int) -> Rollout:
         """Return the state of a step."""
         percent = self.steps[step]
         in_shadow = percent == SHADOW_STEP
-        return self.changed(
+        return self.with_changes(
             now,
             reason,
             since=now,
@@ -136,10 +136,10 @@ class Rollout:
             step=step,
         )
 
-    def promoted(self, now: datetime, reason: str) -> Rollout:
+    def promote(self, now: datetime, reason: str) -> Rollout:
         """Return the state in which the candidate is stable."""
-        left = {*self.retiring} | ({self.previous} if self.previous is not None else set())
-        return self.changed(
+        retiring = {*self.retiring} | ({self.previous} if self.previous is not None else set())
+        return self.with_changes(
             now,
             reason,
             since=now,
@@ -149,24 +149,24 @@ class Rollout:
             shadow=None,
             previous=self.stable,
             percent=0.0,
-            retiring=tuple(sorted(left - {self.candidate, self.stable})),
+            retiring=tuple(sorted(retiring - {self.candidate, self.stable})),
         )
 
-    def rolled_back(self, now: datetime, reason: str) -> Rollout:
+    def roll_back(self, now: datetime, reason: str) -> Rollout:
         """Return the state without the candidate or, at rest, with the previous version stable."""
-        gone = self.canary
+        removed = self.canary
         stable, previous = self.stable, self.previous
-        if gone is None:
-            gone, previous = self.stable, None
+        if removed is None:
+            removed, previous = self.stable, None
             stable = self.stable if self.previous is None else self.previous
-        elif gone == previous:
+        elif removed == previous:
             previous = None
-        left = {*self.retiring}
-        # No gateway requests a version that is loading, and model servers try it again only if the
-        # model config file lacked it in between.
+        retiring = {*self.retiring}
+        # Gateways do not request a version that is loading. Model servers load it again only if
+        # the model config file has lacked it in between, so it is removed at once.
         if self.phase != "loading":
-            left.add(gone)
-        return self.changed(
+            retiring.add(removed)
+        return self.with_changes(
             now,
             reason,
             since=now,
@@ -176,7 +176,7 @@ class Rollout:
             shadow=None,
             previous=previous,
             percent=0.0,
-            retiring=tuple(sorted(left - {stable, previous})),
+            retiring=tuple(sorted(retiring - {stable, previous})),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -186,33 +186,35 @@ class Rollout:
 
 
 def parse(text: bytes, model: str, now: datetime, file: object) -> Rollout:
-    """Return the state that a rollout file holds.
+    """Return the state in a rollout file.
 
     Args:
-        text: its contents.
-        model: the name it must have.
+        text: content of the file.
+        model: name that the model must have.
         now: current time.
         file: name of the file, for errors.
 
     Raises:
-        StateError: it is not a rollout file of this model and release.
+        StateError: the text is not a rollout file of this model and release.
     """
     try:
         stored = json.loads(text)
     except ValueError as error:
-        raise StateError(f"{file} is not JSON ({error}); {WAY_OUT}") from error
+        raise StateError(f"{file} is not JSON ({error}); {RECOVERY_HINT}") from error
     if not isinstance(stored, dict):
-        raise StateError(f"{file}: expected a JSON object, got {type(stored).__name__}; {WAY_OUT}")
+        raise StateError(
+            f"{file}: expected a JSON object, got {type(stored).__name__}; {RECOVERY_HINT}"
+        )
     version = stored.get("format")
     if version != FORMAT:
         later = isinstance(version, int) and version > FORMAT
-        hint = "a later release wrote it: upgrade this one" if later else WAY_OUT
+        hint = "a later release wrote it; upgrade this one" if later else RECOVERY_HINT
         raise StateError(f"{file}: expected format {FORMAT}, got {version!r}; {hint}")
     if stored.get("model") != model:
         raise StateError(
-            f"{file} is for model {stored.get('model')!r}, expected {model!r}; {WAY_OUT}"
+            f"{file} is for model {stored.get('model')!r}, expected {model!r}; {RECOVERY_HINT}"
         )
-    state = _decoded(stored, file)
+    state = _decode(stored, file)
     if state.time > now + CLOCK_SKEW:
         raise StateError(
             f"{file} was written at {state.time.isoformat()}, but it is {now.isoformat()}: "
@@ -221,39 +223,41 @@ def parse(text: bytes, model: str, now: datetime, file: object) -> Rollout:
     return state
 
 
-WAY_OUT = "restore it from the history beside it, or remove it to start from the newest version"
+RECOVERY_HINT = (
+    "restore it from the history beside it, or remove it to start from the newest version"
+)
 _OPTIONAL = ("canary", "shadow", "previous")
 
 
-def _decoded(stored: Mapping[str, Any], file: object) -> Rollout:
+def _decode(stored: Mapping[str, Any], file: object) -> Rollout:
     values: dict[str, Any] = {}
     for field in fields(Rollout):
         if field.name not in stored:
-            raise StateError(f"{file}: {field.name} is missing; {WAY_OUT}")
+            raise StateError(f"{file}: {field.name} is missing; {RECOVERY_HINT}")
         value = stored[field.name]
         if value is None and field.name in _OPTIONAL:
             values[field.name] = None
             continue
         try:
-            values[field.name] = _READ[str(field.type)](value)
+            values[field.name] = _PARSERS[str(field.type)](value)
         except (TypeError, ValueError) as error:
             raise StateError(
-                f"{file}: {field.name}: expected {error}, got {value!r}; {WAY_OUT}"
+                f"{file}: {field.name}: expected {error}, got {value!r}; {RECOVERY_HINT}"
             ) from error
     state = Rollout(**values)
-    if problem := _contradiction(state):
-        raise StateError(f"{file}: {problem}; {WAY_OUT}")
+    if problem := _find_contradiction(state):
+        raise StateError(f"{file}: {problem}; {RECOVERY_HINT}")
     return state
 
 
-def _contradiction(state: Rollout) -> str:
+def _find_contradiction(state: Rollout) -> str:
     """Return a description of contradictory fields, or ""."""
     if state.phase not in PHASES:
         return f"phase: expected one of {', '.join(PHASES)}, got {state.phase!r}"
     if not 0 <= state.percent <= 100:
         return f"percent: expected 0 to 100, got {state.percent:g}"
     if state.at_rest != (state.canary is None):
-        return f"canary {state.canary} does not go with phase {state.phase}"
+        return f"canary {state.canary} contradicts phase {state.phase}"
     if not state.at_rest and state.step not in range(len(state.steps)):
         return f"step {state.step} is not one of the {len(state.steps)} steps"
     return ""
@@ -299,13 +303,13 @@ def _time(value: object) -> datetime:
     return time
 
 
-_READ = {
+_PARSERS = {
     "int": _natural_number,
     "int | None": _natural_number,
     "float": _number,
     "str": _string,
     "bool": _flag,
     "datetime": _time,
-    "tuple[int, ...]": lambda value: tuple(_natural_number(each) for each in _list(value)),
-    "tuple[float, ...]": lambda value: tuple(_number(each) for each in _list(value)),
+    "tuple[int, ...]": lambda value: tuple(map(_natural_number, _list(value))),
+    "tuple[float, ...]": lambda value: tuple(map(_number, _list(value))),
 }

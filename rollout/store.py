@@ -1,4 +1,4 @@
-"""The directory of rollout files: one writer at a time, and files that are replaced as a whole.
+"""The directory of rollout files: one writer at a time, and atomic replacement of files.
 
 A change is written in this order: rollout file, history, model config file. The last two follow
 from the first, so a controller that starts after another was killed completes them.
@@ -42,11 +42,11 @@ class Store:
         return self.directory / f"{model}.json"
 
     def history(self, model: str) -> Path:
-        """Return the file with every state of a model, one JSON object per line, oldest first."""
+        """Return the file of a model's states, one JSON object per line, oldest first."""
         return self.directory / f"{model}.history.ndjson"
 
     def evidence(self, model: str) -> Path:
-        """Return the file of the controller's counts in the current rollout."""
+        """Return the file of the current rollout's counts."""
         return self.directory / f"{model}.evidence"
 
     def read(self, model: str, now: datetime) -> Rollout | None:
@@ -72,10 +72,10 @@ class Store:
             StateError: the directory cannot be written, or a rollout file cannot be read.
             RolloutError: another controller holds the lock.
         """
-        with self._cannot_write(self.directory):
+        with self._wrap_write_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / ".lock"
-        with self._cannot_write(path):
+        with self._wrap_write_errors(path):
             lock = path.open("a")
         with lock:
             deadline = time.monotonic() + LOCK_SECONDS
@@ -94,10 +94,10 @@ class Store:
 
         Raises:
             StateError: the directory cannot be written.
-            RolloutError: another one watches it.
+            RolloutError: another process watches the model.
         """
         path = self.directory / f"{model}.watch.lock"
-        with self._cannot_write(path):
+        with self._wrap_write_errors(path):
             self.directory.mkdir(parents=True, exist_ok=True)
             lock = path.open("a+")
         with lock:
@@ -148,34 +148,34 @@ class Store:
         """Append the current state unless it is the last line."""
         path = self.history(state.model)
         line = json.dumps(state.as_json(), ensure_ascii=False).encode() + b"\n"
-        with self._cannot_write(path), path.open("a+b") as file:
+        with self._wrap_write_errors(path), path.open("a+b") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - len(line) - 1))
             tail = file.read()
             if (b"\n" + tail).endswith(b"\n" + line):
                 return
-            # A line without its end was torn by a crash; readers skip it.
+            # A crash may have left an incomplete line; readers skip it.
             separator = b"" if not tail or tail.endswith(b"\n") else b"\n"
             file.write(separator + line)
             file.flush()
             os.fsync(file.fileno())
 
     def _replace(self, path: Path, text: str) -> None:
-        hidden = path.with_name(f".{path.name}.new")
-        with self._cannot_write(path):
-            with hidden.open("w", encoding="utf-8") as file:
+        temporary = path.with_name(f".{path.name}.new")
+        with self._wrap_write_errors(path):
+            with temporary.open("w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            hidden.replace(path)
-            folder = os.open(path.parent, os.O_RDONLY)
+            temporary.replace(path)
+            directory = os.open(path.parent, os.O_RDONLY)
             try:
-                os.fsync(folder)
+                os.fsync(directory)
             finally:
-                os.close(folder)
+                os.close(directory)
 
     @contextmanager
-    def _cannot_write(self, path: Path) -> Iterator[None]:
+    def _wrap_write_errors(self, path: Path) -> Iterator[None]:
         try:
             yield
         except OSError as error:

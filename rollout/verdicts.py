@@ -26,8 +26,8 @@ HARM_ALPHA = 0.05
 # Calls that a step needs in each arm.
 MIN_CALLS = 50
 # Tolerated difference between the canary's observed and expected share of both arms' requests.
-MAX_UNEVENNESS = 0.1
-# Rate of label flips where the gate has not measured it.
+MAX_IMBALANCE = 0.1
+# Expected rate of label flips if the gate has not measured it.
 DEFAULT_FLIPS = 0.05
 
 Action = Literal["roll back", "next step", "wait"]
@@ -38,7 +38,7 @@ class Flips:
     """Expected label flips between the stable version and the candidate.
 
     Attributes:
-        rate: upper bound on the share of rows.
+        rate: upper bound on the fraction of rows.
         source: origin of the rate, for people.
     """
 
@@ -54,8 +54,8 @@ class Finding:
         name: "failed", "refused", "slow" or "flips".
         text: the counts, for people.
         log_e: logarithm of the e-value.
-        needed: e-value that triggers a rollback.
-        harm: upper bound on the harm, as a share of the calls.
+        threshold: e-value that triggers a rollback.
+        harm: upper bound on the harm, as a fraction of the calls.
         allowed: largest harm that passes the step.
         excess: observed difference in rates.
     """
@@ -63,15 +63,15 @@ class Finding:
     name: str
     text: str
     log_e: float
-    needed: float
+    threshold: float
     harm: float
     allowed: float
     excess: float
 
     @property
-    def condemns(self) -> bool:
+    def triggers_rollback(self) -> bool:
         """Whether this test alone rolls the version back."""
-        return self.log_e >= log(self.needed) and self.excess >= MIN_EFFECT[self.name]
+        return self.log_e >= log(self.threshold) and self.excess >= MIN_EFFECT[self.name]
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Verdict:
 
     Attributes:
         action: "roll back", "next step" or "wait".
-        reason: one line.
-        findings: the tests behind it.
+        reason: explanation in one line.
+        findings: results of the tests.
     """
 
     action: Action
@@ -89,15 +89,15 @@ class Verdict:
     findings: tuple[Finding, ...] = ()
 
 
-def findings(state: Rollout, evidence: Evidence, flips: Flips) -> list[Finding]:
-    """Return the tests that have counted calls, the strongest evidence first."""
+def run_tests(state: Rollout, evidence: Evidence, flips: Flips) -> list[Finding]:
+    """Return the results of all tests that have calls, strongest evidence first."""
     tolerance = state.tolerance / 100
-    found = [
+    findings = [
         Finding(
             name=name,
-            text=_counts(name, comparison, evidence.limit),
+            text=_describe_counts(name, comparison, evidence.limit),
             log_e=comparison.log_e,
-            needed=_needed(name),
+            threshold=_threshold(name),
             harm=comparison.harm(HARM_ALPHA),
             allowed=tolerance,
             excess=comparison.excess,
@@ -107,26 +107,26 @@ def findings(state: Rollout, evidence: Evidence, flips: Flips) -> list[Finding]:
     ]
     if evidence.shadow_calls:
         bad, total = evidence.flipped_calls, evidence.shadow_calls
-        found.append(
+        findings.append(
             Finding(
                 name="flips",
-                text=f"{evidence.flipped_rows:,.0f} of {evidence.rows:,.0f} rows got another label "
-                f"in shadow, where {flips.rate:.1%} are expected {flips.source}",
+                text=f"{evidence.flipped_rows:,.0f} of {evidence.rows:,.0f} rows got a different "
+                f"label in shadow, where {flips.rate:.1%} are expected {flips.source}",
                 log_e=judge.log_e_excess(bad, total, flips.rate),
-                needed=_needed("flips"),
+                threshold=_threshold("flips"),
                 harm=judge.upper_bound(bad, total, HARM_ALPHA) - flips.rate,
                 allowed=tolerance,
                 excess=bad / total - flips.rate,
             )
         )
-    return sorted(found, key=lambda finding: log(finding.needed) - finding.log_e)
+    return sorted(findings, key=lambda finding: log(finding.threshold) - finding.log_e)
 
 
-def judged(
+def judge_candidate(
     state: Rollout, evidence: Evidence, gateways: Gateways, flips: Flips, now: datetime
 ) -> Verdict:
-    """Return the verdict on a candidate that gets traffic, real or in shadow."""
-    tests = findings(state, evidence, flips)
+    """Return the verdict on a candidate that gets requests or copies of them."""
+    tests = run_tests(state, evidence, flips)
     return replace(_verdict(state, evidence, gateways, tests, now), findings=tuple(tests))
 
 
@@ -139,16 +139,18 @@ def _verdict(
 ) -> Verdict:
     version = state.candidate
     for test in tests:
-        if test.condemns:
-            e = _exceeds(test.log_e, test.needed)
+        if test.triggers_rollback:
+            e = _describe_e_value(test.log_e, test.threshold)
             return Verdict("roll back", f"version {version}: {test.text}, {e}")
     for address, gateway in gateways.items():
         if version in gateway.cut_out:
             return _cut_out(version, address, tests)
-    if waits := _waits(state, evidence, gateways, tests, now):
-        return Verdict("wait", "; ".join(waits))
+    if conditions := _open_conditions(state, evidence, gateways, tests, now):
+        return Verdict("wait", "; ".join(conditions))
     harm = max((test.harm for test in tests if test.name != "flips"), default=0.0)
-    calls = f"{evidence.calls[0]:,.0f} calls in {span((now - state.since).total_seconds())}"
+    calls = (
+        f"{evidence.calls[0]:,.0f} calls in {format_duration((now - state.since).total_seconds())}"
+    )
     bound = f"at most {max(harm, 0.0):.1%} more bad calls (tolerance {state.tolerance:g}%)"
     return Verdict("next step", f"version {version}: {bound} after {calls}")
 
@@ -157,59 +159,61 @@ def _cut_out(version: int, address: str, tests: list[Finding]) -> Verdict:
     cut_out = f"version {version}: cut out by gateway {address}"
     for test in tests:
         if test.name == "failed" and test.log_e >= log(CUT_OUT_E):
-            e = _exceeds(test.log_e, CUT_OUT_E)
+            e = _describe_e_value(test.log_e, CUT_OUT_E)
             return Verdict("roll back", f"{cut_out}; {test.text}, {e}")
     return Verdict("wait", f"{cut_out}; the evidence is not sufficient: e < {CUT_OUT_E:g}")
 
 
-def _waits(
+def _open_conditions(
     state: Rollout,
     evidence: Evidence,
     gateways: Gateways,
     tests: list[Finding],
     now: datetime,
 ) -> list[str]:
-    """Return the open conditions of the step; empty if it is passed."""
+    """Describe the conditions that the step still waits for."""
     if not any(not gateway.problem for gateway in gateways.values()):
-        problems = "; ".join(f"{at}: {each.problem}" for at, each in gateways.items())
+        problems = "; ".join(
+            f"{address}: {gateway.problem}" for address, gateway in gateways.items()
+        )
         return [f"no gateway answers ({problems or 'none is known'})"]
-    waits = []
+    conditions = []
     for address, gateway in gateways.items():
         if not gateway.problem and gateway.generation is None:
-            waits.append(f"gateway {address} follows no rollout file (CLIENT_ROLLOUT)")
+            conditions.append(f"gateway {address} follows no rollout file (CLIENT_ROLLOUT)")
         elif gateway.unreadable:
-            waits.append(f"gateway {address} cannot read its rollout file")
-    if (few := min(evidence.calls)) < MIN_CALLS:
-        waits.append(f"{few:.0f} of {MIN_CALLS} calls in each arm")
-    if (left := state.bake - (now - state.since).total_seconds()) > 0:
-        waits.append(f"{span(left)} of {span(state.bake)} left")
-    if few >= MIN_CALLS:
-        waits += [
-            f"{_SHORT[test.name]}: up to {test.harm:.1%} more are possible, {test.allowed:.1%} are "
-            "tolerated"
+            conditions.append(f"gateway {address} cannot read its rollout file")
+    if (calls := min(evidence.calls)) < MIN_CALLS:
+        conditions.append(f"{calls:.0f} of {MIN_CALLS} calls in each arm")
+    if (remaining := state.bake - (now - state.since).total_seconds()) > 0:
+        conditions.append(f"{format_duration(remaining)} of {format_duration(state.bake)} left")
+    if calls >= MIN_CALLS:
+        conditions += [
+            f"{_SHORT_NAMES[test.name]}: up to {test.harm:.1%} more are possible, "
+            f"{test.allowed:.1%} are tolerated"
             for test in tests
             if test.harm > test.allowed
         ]
     # With more calls and no limit, control's p99 is beyond the last bucket and cannot be tested.
-    timed = evidence.buckets.get("+Inf", 0.0)
-    is_canary = state.phase == "canary" and few >= MIN_CALLS
-    if is_canary and evidence.limit is None and timed < FREEZE_CALLS:
-        waits.append(f"{timed:.0f} of {FREEZE_CALLS} calls in control to fix its p99")
-    if uneven := _uneven(state, evidence):
-        waits.append(uneven)
-    return waits
+    control_calls = evidence.buckets.get("+Inf", 0.0)
+    is_canary = state.phase == "canary" and calls >= MIN_CALLS
+    if is_canary and evidence.limit is None and control_calls < FREEZE_CALLS:
+        conditions.append(f"{control_calls:.0f} of {FREEZE_CALLS} calls in control to fix its p99")
+    if imbalance := _describe_imbalance(state, evidence):
+        conditions.append(imbalance)
+    return conditions
 
 
-def _uneven(state: Rollout, evidence: Evidence) -> str:
-    """Describe how the arms' requests differ from their shares, if beyond chance."""
+def _describe_imbalance(state: Rollout, evidence: Evidence) -> str:
+    """Describe how the arms' requests differ from their shares; "" if by chance or by little."""
     control_percent = min(state.percent, 100 - state.percent)
     canary, control = evidence.requests
     if not control_percent or not canary + control:
         return ""
     share = state.percent / (state.percent + control_percent)
     observed = canary / (canary + control)
-    is_chance = judge.log_e_uneven(canary, control, share) < log(1 / ALPHA)
-    if is_chance or abs(observed - share) < MAX_UNEVENNESS:
+    is_chance = judge.log_e_imbalance(canary, control, share) < log(1 / ALPHA)
+    if is_chance or abs(observed - share) < MAX_IMBALANCE:
         return ""
     return (
         f"the arms are uneven: {canary:,.0f} requests to the canary, {control:,.0f} to control, "
@@ -217,7 +221,7 @@ def _uneven(state: Rollout, evidence: Evidence) -> str:
     )
 
 
-_SHORT = {
+_SHORT_NAMES = {
     "failed": "failed calls",
     "refused": "refused calls",
     "slow": "slow calls",
@@ -225,7 +229,7 @@ _SHORT = {
 }
 
 
-def _counts(name: str, comparison: Comparison, limit: str | None) -> str:
+def _describe_counts(name: str, comparison: Comparison, limit: str | None) -> str:
     verb = {"failed": "failed", "refused": "were refused", "slow": "were slow"}[name]
     if name == "slow" and limit is not None:
         verb = f"took longer than {float(limit) * 1000:.3g} ms (p{QUANTILE * 100:.0f} of control)"
@@ -237,20 +241,20 @@ def _counts(name: str, comparison: Comparison, limit: str | None) -> str:
     )
 
 
-def _exceeds(log_e: float, limit: float) -> str:
-    e = judge.shown(log_e)
+def _describe_e_value(log_e: float, limit: float) -> str:
+    e = judge.format_e_value(log_e)
     return f"e {e if e.startswith('>') else f'= {e}'} ≥ {limit:.0f}"
 
 
-def _needed(name: str) -> float:
+def _threshold(name: str) -> float:
     return 1 / (ALPHA * SPLIT[name])
 
 
-def expected_flips(version_directory: Path, stable: int) -> Flips:
-    """Return the flips that the gate measured between the stable version and this one.
+def load_expected_flips(version_directory: Path, stable: int) -> Flips:
+    """Load the rate of flips that the gate measured between this version and the stable one.
 
-    The bound accounts for the number of held-out rows. Return a default unless the version passed
-    a comparison with this stable version.
+    The rate is an upper bound, given the number of held-out rows. It is a default unless the
+    version passed a comparison with this stable version.
     """
     try:
         manifest = json.loads((version_directory / "manifest.json").read_bytes())
@@ -267,7 +271,7 @@ def expected_flips(version_directory: Path, stable: int) -> Flips:
     return Flips(min(max(bound, 0.001), 0.999), f"({rate:.1%} of {rows:,} held-out rows)")
 
 
-def span(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format a duration for people: 90 s, 10 m, 2 h."""
     for unit, length in (("h", 3600), ("m", 60)):
         if seconds >= 2 * length:

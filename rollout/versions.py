@@ -21,9 +21,9 @@ def newest(directory: Path) -> int:
     Raises:
         RolloutError: there is none.
     """
-    if not (found := versions(directory)):
+    if not (published := versions(directory)):
         raise RolloutError(f"{directory} has no version; expected a SavedModel at {directory}/1")
-    return found[-1]
+    return published[-1]
 
 
 def _is_version(path: Path) -> bool:

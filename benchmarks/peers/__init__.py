@@ -1,1 +1,1 @@
-"""Programs that are measured beside the client, each run in an environment of its own."""
+"""Programs that are measured alongside the client, each in an environment of its own."""

@@ -1,7 +1,7 @@
-"""The yardstick: a Python program that calls Predict over gRPC, one call after the other.
+"""The baseline: a Python program that calls Predict over gRPC, one call at a time.
 
 Environment: SERVER is the model server's address, ROW an `.npy` file with one row, SECONDS the
-duration. The latency of each call in seconds is printed as a JSON list.
+duration. The program prints the latencies of all calls, in seconds, as a JSON list.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ class Api(litserve.LitAPI):
         return inputs
 
     def predict(self, requests: Sequence[Floats]) -> list[Floats]:
-        found = self.model.probabilities(np.concatenate(requests))
-        return np.split(found, np.cumsum([len(rows) for rows in requests])[:-1])
+        probabilities = self.model.probabilities(np.concatenate(requests))
+        return np.split(probabilities, np.cumsum([len(rows) for rows in requests])[:-1])
 
     def unbatch(self, output: list[Floats]) -> list[Floats]:
         return output

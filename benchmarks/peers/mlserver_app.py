@@ -16,5 +16,5 @@ class Model(MLModel):
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         rows = self.decode(payload.inputs[0], default_codec=NumpyCodec)
-        found = NumpyCodec.encode_output("probability", self.model.probabilities(rows))
-        return InferenceResponse(model_name=self.name, outputs=[found])
+        output = NumpyCodec.encode_output("probability", self.model.probabilities(rows))
+        return InferenceResponse(model_name=self.name, outputs=[output])

@@ -1,8 +1,8 @@
 """Write the course's notebooks in both languages: `python -m examples.course.build`.
 
-A source in `source/` holds the code cells once and each text cell in English and in Chinese, in
-Jupytext's percent format. The code is run once, and both notebooks get its outputs. Cells with the
-tag `varies` print what differs between runs and machines; their outputs are not kept.
+A source in `source/` has the code cells once and each text cell in English and in Chinese, in
+Jupytext's percent format. The code is run once, and both notebooks get its outputs. The outputs of
+cells with the tag `varies` differ between runs and machines and are not kept.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TIMEOUT_SECONDS = 600
 
 
 def path_of(source: Path, language: str) -> Path:
-    """Return where the notebook of a source in a language is."""
+    """Return the path of a source's notebook in a language."""
     return FOLDER / f"{source.stem}{SUFFIXES[language]}"
 
 
@@ -34,7 +34,7 @@ def notebook(source: Path, language: str) -> NotebookNode:
     """Return a source as a notebook without outputs.
 
     Raises:
-        ValueError: the source has a line that begins like a cell and is none.
+        ValueError: a line begins like a cell but is not a valid one.
     """
     cells: list[NotebookNode] = []
     lines: list[str] = []
@@ -53,19 +53,19 @@ def notebook(source: Path, language: str) -> NotebookNode:
             tags = {"tags": ["varies"]} if match["varies"] else {}
             cells.append(nbformat.v4.new_code_cell(metadata=tags))
     _finish(cells, lines)
-    kept = [cell for cell in cells if cell.metadata.pop("language", language) == language]
-    for number, cell in enumerate(kept, 1):
+    selected = [cell for cell in cells if cell.metadata.pop("language", language) == language]
+    for number, cell in enumerate(selected, 1):
         cell.id = f"cell-{number}"
     metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
-    whole: NotebookNode = nbformat.v4.new_notebook(cells=kept, metadata=metadata)
-    return whole
+    result: NotebookNode = nbformat.v4.new_notebook(cells=selected, metadata=metadata)
+    return result
 
 
 def execute(unexecuted: NotebookNode) -> NotebookNode:
-    """Run a notebook from top to bottom and keep the outputs that are the same everywhere.
+    """Run a notebook from top to bottom, and keep only outputs that are the same everywhere.
 
     Raises:
         CellExecutionError: a cell failed.
@@ -80,11 +80,13 @@ def execute(unexecuted: NotebookNode) -> NotebookNode:
         resources={"metadata": {"path": str(FOLDER)}},
     )
     with tempfile.TemporaryDirectory(prefix="ipython-") as profile:
-        # A user's own start-up files and history stay out of it.
+        # Do not use the user's own start-up files and history.
         executed = client.execute(env={**os.environ, "IPYTHONDIR": profile})
     for cell in executed.cells:
         if cell.cell_type == "code":
-            cell.outputs = [] if _varies(cell) else [o for o in map(_kept, cell.outputs) if o]
+            cell.outputs = (
+                [] if _varies(cell) else [o for o in map(_clean_output, cell.outputs) if o]
+            )
     executed.metadata.language_info = {"name": "python"}
     return executed
 
@@ -93,17 +95,17 @@ def write(source: Path) -> None:
     """Run a source and write its notebooks."""
     outputs = [cell for cell in execute(notebook(source, "en")).cells if cell.cell_type == "code"]
     for language in SUFFIXES:
-        written = notebook(source, language)
-        codes = (cell for cell in written.cells if cell.cell_type == "code")
+        result = notebook(source, language)
+        codes = (cell for cell in result.cells if cell.cell_type == "code")
         for cell, executed in zip(codes, outputs, strict=True):
             cell.outputs, cell.execution_count = executed.outputs, executed.execution_count
-        nbformat.validate(written)
-        nbformat.write(written, path_of(source, language))
+        nbformat.validate(result)
+        nbformat.write(result, path_of(source, language))
 
 
 def _finish(cells: list[NotebookNode], lines: list[str]) -> None:
     if not cells:
-        return  # what stands before the first cell is for readers of the source
+        return  # lines before the first cell are for readers of the source
     if cells[-1].cell_type == "markdown":
         lines = [line.removeprefix("#").removeprefix(" ") for line in lines]
     cells[-1].source = "\n".join(lines).strip("\n")
@@ -113,8 +115,8 @@ def _varies(cell: NotebookNode) -> bool:
     return "varies" in cell.metadata.get("tags", [])
 
 
-def _kept(output: Any) -> Any:
-    """Return an output, or None for what libraries write to standard error."""
+def _clean_output(output: Any) -> Any:
+    """Return an output without details that vary; None for standard error."""
     if output.output_type == "stream":
         return output if output.name == "stdout" else None
     if "image/png" in output.get("data", {}):

@@ -13,7 +13,7 @@ from cycler import cycler
 BLUE, RED, GREEN, GREY = "#1565c0", "#c62828", "#2e7d32", "#757575"
 
 Array = npt.NDArray[np.float64]
-# A node's place, its text, and what belongs below it.
+# A node's x and y, and its text.
 Node = tuple[float, float, str]
 
 
@@ -45,12 +45,12 @@ def draw_graph(
     """Draw a computation graph: values forward in blue, derivatives backward in red.
 
     Args:
-        nodes: place in inches and text of each node, by name; those at x = 0 are the inputs.
-        edges: from, to, and the derivative of the second by the first, as text; empty if the
-            derivative does not matter.
-        values: what each node is, by name.
-        derivatives: of the output by each node.
-        output: the last node's name.
+        nodes: position in inches and text of each node, by name; those at x = 0 are the inputs.
+        edges: start, end, and the text of the end's derivative with respect to the start, which
+            may be empty.
+        values: value of each node, by name.
+        derivatives: derivative of the output with respect to each node, by name.
+        output: name of the last node.
     """
     right = max(x for x, _, _ in nodes.values()) + 0.9
     top = max(y for _, y, _ in nodes.values()) + 0.5
@@ -62,20 +62,20 @@ def draw_graph(
     for name, (x, y, text) in nodes.items():
         box = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": GREY}
         boxes[name] = axes.text(x, y, text, ha="center", va="center", bbox=box, zorder=3)
-        to_left, rise = ("right", 0.02) if x == 0 else ("center", 0.22)
-        aside = x - 0.25 if x == 0 else x
-        axes.text(aside, y + rise, f"{values[name]:.4g}", color=BLUE, ha=to_left, va="bottom")
+        alignment, gap = ("right", 0.02) if x == 0 else ("center", 0.22)
+        text_x = x - 0.25 if x == 0 else x
+        axes.text(text_x, y + gap, f"{values[name]:.4g}", color=BLUE, ha=alignment, va="bottom")
         if name in derivatives:
             slope = f"d{output}/d{name} = {derivatives[name]:.4g}"
             style: dict[str, Any] = {"color": RED, "fontsize": "small", "va": "top"}
-            axes.text(aside, y - rise, slope, ha=to_left, **style)
-    figure.canvas.draw()  # places the boxes, between which the arrows go
+            axes.text(text_x, y - gap, slope, ha=alignment, **style)
+    figure.canvas.draw()  # determines the sizes of the boxes
     to_data = axes.transData.inverted()
-    sides = {name: box.get_window_extent().transformed(to_data) for name, box in boxes.items()}
+    extents = {name: box.get_window_extent().transformed(to_data) for name, box in boxes.items()}
     for start, end, local in edges:
-        from_side = (sides[start].x1 + 0.1, nodes[start][1])
-        to_side = (sides[end].x0 - 0.1, nodes[end][1])
-        _draw_edge(axes, from_side, to_side, local)
+        from_point = (extents[start].x1 + 0.1, nodes[start][1])
+        to_point = (extents[end].x0 - 0.1, nodes[end][1])
+        _draw_edge(axes, from_point, to_point, local)
     plt.show()
 
 
@@ -88,7 +88,7 @@ def _draw_edge(axes: Any, start: tuple[float, float], end: tuple[float, float], 
     dashed = {"color": RED, "linestyle": "--", "linewidth": 1}
     arc = {"connectionstyle": f"arc3,rad={bend}"}
     axes.annotate("", start, end, arrowprops={**arrow, **dashed, **arc}, zorder=1)
-    # The arc's middle lies half as far aside as its control point.
+    # The arc's middle is half as far from the straight line as its control point.
     (x0, y0), (x1, y1) = start, end
     middle = ((x0 + x1 + bend * (y0 - y1)) / 2, (y0 + y1 - bend * (x0 - x1)) / 2)
     white = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
@@ -97,8 +97,8 @@ def _draw_edge(axes: Any, start: tuple[float, float], end: tuple[float, float], 
 
 
 def cost_grid(cost: Any, w: Array, b: Array) -> Array:
-    """Return J at each pair of a w and a b, `[len(b), len(w)]`; `cost` takes θ = (w, b)."""
-    return np.array([[cost(np.array([one_w, one_b])) for one_w in w] for one_b in b])
+    """Return J for each w and b, `[len(b), len(w)]`; `cost` takes θ = (w, b)."""
+    return np.array([[cost(np.array([w_i, b_i])) for w_i in w] for b_i in b])
 
 
 def draw_surface(w: Array, b: Array, grid: Array, path: Array, costs: Array) -> None:
@@ -116,13 +116,13 @@ def draw_surface(w: Array, b: Array, grid: Array, path: Array, costs: Array) -> 
 def draw_paths(w: Array, b: Array, grid: Array, paths: Mapping[str, Array]) -> None:
     """Draw J(w, b) as contours, once for each path `[steps, 2]`."""
     size = (4 * len(paths), 3.8)
-    _, several = plt.subplots(1, len(paths), figsize=size, sharey=True)
-    for axes, (title, path) in zip(several, paths.items(), strict=True):
+    _, subplots = plt.subplots(1, len(paths), figsize=size, sharey=True)
+    for axes, (title, path) in zip(subplots, paths.items(), strict=True):
         levels = np.geomspace(grid.min() * 1.01, grid.max(), 12)
         axes.contour(w, b, grid, levels=levels, colors=GREY, linewidths=0.6)
         axes.plot(*path.T, color=RED, marker="o", markersize=3, linewidth=1.2)
         axes.plot(*path[0], marker="s", color=RED)
         axes.set(title=title, xlabel="w", xlim=w[[0, -1]], ylim=b[[0, -1]])
         axes.grid(visible=False)
-    several[0].set_ylabel("b")
+    subplots[0].set_ylabel("b")
     plt.show()

@@ -20,63 +20,63 @@ SECONDS = 0.3
 
 
 def main(fault: str, directory: Path) -> None:
-    """Write the copy beside the versions and rename it to the next number."""
+    """Write the copy to a hidden directory, and rename it to the next version number."""
     versions = [int(child.name) for child in directory.iterdir() if child.name.isdecimal()]
     loaded = tf.saved_model.load(str(directory / str(min(versions))))
     module = tf.Module()
     module.loaded = loaded
     signatures = {
-        name: _faulty(name, signature, fault) for name, signature in loaded.signatures.items()
+        name: _add_fault(name, signature, fault) for name, signature in loaded.signatures.items()
     }
     hidden = directory / f".{fault}"
     tf.saved_model.save(module, str(hidden), signatures=signatures)
     print(hidden.rename(directory / str(max(versions) + 1)))
 
 
-def _faulty(name: str, signature: Any, fault: str) -> Any:
+def _add_fault(name: str, signature: Any, fault: str) -> Any:
     specs = signature.structured_input_signature[1]
-    # Golden rows would give the fault away before any request.
-    leave_out = {"golden"} if name == "describe" else set()
+    # Golden rows would reveal the fault before any request.
+    omitted = {"golden"} if name == "describe" else set()
 
-    def answer(**inputs: Any) -> dict[str, Any]:
+    def serve(**inputs: Any) -> dict[str, Any]:
         outputs = signature(**inputs)
         if name in PREDICTIONS:
-            outputs = _BREAK[fault](outputs)
-        return {key: value for key, value in outputs.items() if key not in leave_out}
+            outputs = _FAULT_FUNCTIONS[fault](outputs)
+        return {key: value for key, value in outputs.items() if key not in omitted}
 
-    return tf.function(answer, autograph=False).get_concrete_function(**specs)
+    return tf.function(serve, autograph=False).get_concrete_function(**specs)
 
 
 def _crash(outputs: dict[str, Any]) -> dict[str, Any]:
-    nothing = tf.strings.substr(tf.io.read_file("/nonexistent"), 0, 0)
-    return _plus(outputs, tf.strings.length(nothing))
+    empty = tf.strings.substr(tf.io.read_file("/nonexistent"), 0, 0)
+    return _add_zero(outputs, tf.strings.length(empty))
 
 
 def _delay(outputs: dict[str, Any]) -> dict[str, Any]:
-    kinds: dict[str, Any] = {"output_types": [tf.int32], "output_shapes": [tf.TensorShape([])]}
+    specs: dict[str, Any] = {"output_types": [tf.int32], "output_shapes": [tf.TensorShape([])]}
     zero = tf.data.Dataset.from_tensors(0)._variant_tensor
-    # It sleeps before the element, and again before the end.
+    # The dataset sleeps before its element and again before its end.
     microseconds = tf.constant(int(1e6 * SECONDS / 2), tf.int64)
-    slept = tf.raw_ops.SleepDataset(input_dataset=zero, sleep_microseconds=microseconds, **kinds)
-    return _plus(outputs, tf.raw_ops.DatasetToSingleElement(dataset=slept, **kinds)[0])
+    dataset = tf.raw_ops.SleepDataset(input_dataset=zero, sleep_microseconds=microseconds, **specs)
+    return _add_zero(outputs, tf.raw_ops.DatasetToSingleElement(dataset=dataset, **specs)[0])
 
 
-def _plus(outputs: dict[str, Any], zero: Any) -> dict[str, Any]:
-    """Add a zero that the graph must compute; a mere control dependency would be optimized away."""
+def _add_zero(outputs: dict[str, Any], zero: Any) -> dict[str, Any]:
+    """Add a zero that the graph must compute; a control dependency would be optimized away."""
     return {**outputs, "probability": outputs["probability"] + tf.cast(zero, tf.float32)}
 
 
 def _swap(outputs: dict[str, Any]) -> dict[str, Any]:
-    swapped = tf.where(outputs["label"] == "benign", "malignant", "benign")
+    labels = tf.where(outputs["label"] == "benign", "malignant", "benign")
     return {
         **outputs,
-        "label": swapped,
+        "label": labels,
         "probability": 1 - outputs["probability"],
         "logit": -outputs["logit"],
     }
 
 
-_BREAK: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+_FAULT_FUNCTIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "crashing": _crash,
     "slow": _delay,
     "swapped": _swap,

@@ -1,8 +1,8 @@
-"""Ask a gateway for predictions of the breast_cancer rows until SIGINT or SIGTERM.
+"""Request predictions of the breast_cancer rows from a gateway until SIGINT or SIGTERM.
 
     python -m examples.rollout.load [URL]
 
-Print each second how many requests each version has answered and how many failed.
+Print each second how many requests each version has answered and how many have failed.
 """
 
 from __future__ import annotations
@@ -35,19 +35,22 @@ def main(url: str) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     threads = [
-        threading.Thread(target=_ask, args=(url, rows, counts, stopped)) for _ in range(THREADS)
+        threading.Thread(target=_send_requests, args=(url, rows, counts, stopped))
+        for _ in range(THREADS)
     ]
     for thread in threads:
         thread.start()
     while not stopped.wait(1):
-        print(_line(counts), flush=True)
+        print(_format_counts(counts), flush=True)
     for thread in threads:
         thread.join()
-    print(_line(counts), flush=True)
+    print(_format_counts(counts), flush=True)
     return 1 if counts["failed"] else 0
 
 
-def _ask(url: str, rows: list[list[float]], counts: Counter[str], stopped: threading.Event) -> None:
+def _send_requests(
+    url: str, rows: list[list[float]], counts: Counter[str], stopped: threading.Event
+) -> None:
     host = urlsplit(url).netloc
     connection = HTTPConnection(host, timeout=30)
     while not stopped.wait(PAUSE_SECONDS):
@@ -55,23 +58,23 @@ def _ask(url: str, rows: list[list[float]], counts: Counter[str], stopped: threa
         try:
             connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
             response = connection.getresponse()
-            answer = json.loads(response.read())
+            document = json.loads(response.read())
         except (OSError, HTTPException, ValueError) as error:
             connection.close()
-            answer, status = {"error": repr(error)}, 0
+            document, status = {"error": repr(error)}, 0
         else:
             status = response.status
         if status == 200:
-            counts[f"version {answer['version']}"] += 1
+            counts[f"version {document['version']}"] += 1
         else:
             counts["failed"] += 1
-            print(answer, file=sys.stderr, flush=True)
+            print(document, file=sys.stderr, flush=True)
 
 
-def _line(counts: Counter[str]) -> str:
+def _format_counts(counts: Counter[str]) -> str:
     versions = sorted(name for name in counts if name != "failed")
-    answered = ", ".join(f"{name}: {counts[name]}" for name in versions)
-    return f"{answered or 'no answer yet'}; failed: {counts['failed']}"
+    answers = ", ".join(f"{name}: {counts[name]}" for name in versions)
+    return f"{answers or 'no answer yet'}; failed: {counts['failed']}"
 
 
 if __name__ == "__main__":

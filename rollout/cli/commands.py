@@ -76,7 +76,7 @@ def start(
 @click.argument("version", type=click.IntRange(0), required=False)
 @shadow_options
 def shadow(controller: Controller, settings: Settings, version: int | None, as_json: bool) -> None:
-    """Send copies of requests to VERSION; callers never receive its answers.
+    """Send copies of requests to VERSION; callers never receive its responses.
 
     VERSION is by default the newest. `watch` judges it and rolls it back if it is worse. The
     shadow stage lasts until `start`, `promote` or `abort`.
@@ -118,10 +118,10 @@ def report(controller: Controller, state: Rollout, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(state.as_json(), ensure_ascii=False))
         return
-    would = "would be: " if controller.dry_run else ""
+    prefix = "would be: " if controller.dry_run else ""
     share = f", version {state.canary}: {state.percent:g} %" if state.canary is not None else ""
     click.echo(
-        f"{would}{state.model}: {state.phase}, version {state.stable} stable{share}"
+        f"{prefix}{state.model}: {state.phase}, version {state.stable} stable{share}"
         f" ({state.reason})"
     )
 
@@ -134,15 +134,15 @@ def _start(
 ) -> None:
     _check_servers(controller)
     published = versions(controller.directory)
-    chosen = newest(controller.directory) if version is None else version
+    candidate = newest(controller.directory) if version is None else version
     state = controller.change(
         lambda state, time: actions.start(
             state,
-            chosen,
+            candidate,
             published,
             time,
-            f"started version {chosen} by hand",
-            **_applied(state, settings),
+            f"started version {candidate} by hand",
+            **_select_settings(state, settings),
         )
     )
     while state.phase == "loading" and not controller.dry_run:
@@ -153,22 +153,24 @@ def _start(
     report(controller, state, as_json)
 
 
-def _applied(state: Rollout, settings: Settings) -> dict[str, Any]:
+def _select_settings(state: Rollout, settings: Settings) -> dict[str, Any]:
     """Return the settings to apply; a rollout in progress keeps those without an option."""
-    applied = asdict(settings)
+    selected = asdict(settings)
     if state.at_rest:
-        return applied
+        return selected
     source = click.get_current_context().get_parameter_source
+    names = {"bake", "tolerance", "hold"}
     # `shadow` sets `manual` for its own stage only.
-    kept = {"bake", "tolerance", "hold"} | ({"manual"} if state.steps != (SHADOW_STEP,) else set())
-    for name in kept:
+    if state.steps != (SHADOW_STEP,):
+        names.add("manual")
+    for name in names:
         if source(name) is ParameterSource.DEFAULT:
-            del applied[name]
-    return applied
+            del selected[name]
+    return selected
 
 
 def _check_servers(controller: Controller) -> None:
     servers = controller.servers()
     if not servers or all(server.problem for server in servers.values()):
-        problems = "; ".join(f"{at}: {server.problem}" for at, server in servers.items())
-        raise RolloutError(f"no model server answers (--servers): {problems or 'none is named'}")
+        problems = "; ".join(f"{address}: {server.problem}" for address, server in servers.items())
+        raise RolloutError(f"no model server answers (--servers): {problems or 'none is given'}")

@@ -19,7 +19,7 @@ from rollout.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-STATE_DIRECTORY = ".rollout"  # below the models
+STATE_DIRECTORY = ".rollout"  # in the directory of all models
 # In percent; gateways divide requests into 10,000 buckets.
 MIN_SHARE, MAX_SHARE = 0.01, 99.99
 _MAX_DAYS = 36_500
@@ -45,7 +45,7 @@ class Duration(click.ParamType[float]):
 
 
 class Steps(click.ParamType[tuple[float, ...]]):
-    """Shares in percent, ascending, separated by commas; `shadow` may come first."""
+    """Comma-separated, ascending percentages; `shadow` may come first."""
 
     name = "steps"
 
@@ -58,8 +58,8 @@ class Steps(click.ParamType[tuple[float, ...]]):
             shares = [SHADOW_STEP if word == "shadow" else float(word) for word in words]
         except ValueError:
             self.fail(f"expected shares such as shadow,5,25,50, got {value!r}", param, ctx)
-        first = 1 if words[0] == "shadow" else 0
-        if not all(MIN_SHARE <= share <= MAX_SHARE for share in shares[first:]):
+        start = 1 if words[0] == "shadow" else 0
+        if not all(MIN_SHARE <= share <= MAX_SHARE for share in shares[start:]):
             self.fail(
                 f"expected shares from {MIN_SHARE} to {MAX_SHARE} (promotion follows the last), "
                 f"got {value!r}",
@@ -85,7 +85,7 @@ class Percent(click.FloatRange):
 
 
 class ModelName(click.ParamType[str]):
-    """A model's name, which becomes the name of a file."""
+    """A model name that can be part of a file name."""
 
     name = "name"
 
@@ -97,7 +97,7 @@ class ModelName(click.ParamType[str]):
 
 
 class Urls(click.ParamType[tuple[str, ...]]):
-    """URLs separated by commas."""
+    """Comma-separated URLs."""
 
     name = "urls"
 
@@ -115,7 +115,7 @@ class Urls(click.ParamType[tuple[str, ...]]):
 
 
 DURATION = Duration()
-_LOCATION = [
+_CONTROLLER_OPTIONS = [
     click.option("--model", type=ModelName(), default="breast_cancer", help="Name of the model."),
     click.option(
         "--models",
@@ -132,13 +132,13 @@ _LOCATION = [
         "--servers",
         type=Urls(),
         default="http://127.0.0.1:8501",
-        help="REST URLs of the model servers, comma-separated; all addresses of a name count.",
+        help="REST URLs of the model servers, comma-separated; every address of a name is queried.",
     ),
     click.option(
         "--gateways",
         type=Urls(),
         default="http://127.0.0.1:8080",
-        help="URLs of the gateways, comma-separated; all addresses of a name count.",
+        help="URLs of the gateways, comma-separated; every address of a name is queried.",
     ),
 ]
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -149,66 +149,66 @@ _STEPS = click.option(
     default="shadow,5,25,50",
     help="Shares of the requests in percent; `shadow` sends copies only. Promotion follows.",
 )
-_BAKE = click.option("--bake", type=DURATION, default="10m", help="Minimum time of each step.")
+_BAKE = click.option("--bake", type=DURATION, default="10m", help="Minimum duration of each step.")
 _TOLERANCE = click.option(
     "--tolerance",
     type=Percent(0, 100, min_open=True),
     default=5.0,
-    help="Largest increase of bad calls that passes a step, in percent of the calls.",
+    help="Largest increase in bad calls that passes a step, in percent of the calls.",
 )
 _HOLD = click.option(
-    "--hold", type=DURATION, default="1h", help="Time that the previous version stays loaded."
+    "--hold", type=DURATION, default="1h", help="How long the previous version stays loaded."
 )
 _MANUAL = click.option(
-    "--manual", is_flag=True, help="Leave steps and promotion to people; still roll back."
+    "--manual", is_flag=True, help="Leave steps and promotion to the operator; still roll back."
 )
 
 
 def controller_options(command: F) -> F:
-    """Add the options of every command, and pass a `controller` instead of them."""
+    """Add the options of every command, and pass them as a `controller`."""
 
     @functools.wraps(command)
-    def wrapped(
+    def wrapper(
         model: str,
         models: Path,
         state: Path | None,
         servers: tuple[str, ...],
         gateways: tuple[str, ...],
         dry_run: bool = False,
-        **others: Any,
+        **kwargs: Any,
     ) -> Any:
         store = Store(state or models / STATE_DIRECTORY)
         try:
             controller = Controller(store, models, model, servers, gateways, dry_run=dry_run)
-            return command(controller=controller, **others)
+            return command(controller=controller, **kwargs)
         except RolloutError as error:
             raise click.ClickException(str(error)) from error
 
-    return _with(wrapped, _LOCATION)  # type: ignore[return-value]
+    return _add_options(wrapper, _CONTROLLER_OPTIONS)  # type: ignore[return-value]
 
 
 def rollout_options(command: F) -> F:
-    """Add the options of rollouts, and pass `settings` instead of them."""
+    """Add the options of `start`, and pass them as `settings`."""
     with_options: F = _STEPS(shadow_options(_MANUAL(command)))
     return with_options
 
 
 def shadow_options(command: F) -> F:
-    """Add the options of rollouts without shares, and pass `settings` instead of them."""
+    """Add the options of `shadow`, and pass them as `settings`."""
 
     @functools.wraps(command)
-    def wrapped(
+    def wrapper(
         bake: float,
         tolerance: float,
         hold: float,
         steps: tuple[float, ...] = (SHADOW_STEP,),
         manual: bool = True,
-        **others: Any,
+        **kwargs: Any,
     ) -> Any:
         settings = Settings(steps, bake, tolerance, hold, manual)
-        return command(settings=settings, **others)
+        return command(settings=settings, **kwargs)
 
-    return _with(wrapped, [_BAKE, _TOLERANCE, _HOLD])  # type: ignore[return-value]
+    return _add_options(wrapper, [_BAKE, _TOLERANCE, _HOLD])  # type: ignore[return-value]
 
 
 def json_option(command: F) -> F:
@@ -221,7 +221,7 @@ def dry_run_option(command: F) -> F:
     return _DRY_RUN(command)
 
 
-def _with(command: Callable[..., Any], options: list[Any]) -> Callable[..., Any]:
+def _add_options(command: Callable[..., Any], options: list[Any]) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command

@@ -1,4 +1,4 @@
-"""`python -m rollout status`: the state and the evidence so far as a table."""
+"""`python -m rollout status`: the state and the evidence so far, as tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rollout.cli.options import controller_options, json_option
 from rollout.controller import Controller, utc_now
 from rollout.servers import Servers
 from rollout.state import Rollout
-from rollout.verdicts import Verdict, span
+from rollout.verdicts import Verdict, format_duration
 
 _MAX_LOG_E = 700.0
 
@@ -26,62 +26,61 @@ _MAX_LOG_E = 700.0
 @controller_options
 @json_option
 def status(controller: Controller, as_json: bool) -> None:
-    """Show the state, the evidence and the open conditions.
-
-    Changes nothing, and needs no lock.
-    """
+    """Show the state, the evidence and the open conditions, without changing anything."""
     time = utc_now()
     state = controller.store.read(controller.model, time)
     if state is None:
         state = controller.first_state(time)
-        first = f"no rollout file yet: version {state.stable} becomes stable"
+        notice = f"no rollout file yet: version {state.stable} becomes stable"
     else:
-        first = ""
+        notice = ""
     verdict = controller.verdict(state)
     servers = controller.servers()
     if as_json:
         click.echo(json.dumps(_document(state, verdict, servers), ensure_ascii=False))
         return
     console = Console(highlight=False, markup=False)
-    console.print(_heading(state, first, (time - state.since).total_seconds()))
-    console.print(_servers(state, servers))
+    console.print(_state_table(state, notice, (time - state.since).total_seconds()))
+    console.print(_server_table(state, servers))
     if verdict is not None:
         if verdict.findings:
-            console.print(_evidence(verdict))
+            console.print(_evidence_table(verdict))
         console.print(f"{verdict.action}: {verdict.reason}", soft_wrap=True)
 
 
-def _heading(state: Rollout, first: str, seconds: float) -> Table:
+def _state_table(state: Rollout, notice: str, seconds: float) -> Table:
     table = Table(box=None, show_header=False)
     table.add_row("model", state.model)
     steps = ", ".join("shadow" if step == 0 else f"{step:g} %" for step in state.steps)
-    table.add_row("phase", state.phase if first else f"{state.phase}, for {span(seconds)}")
+    table.add_row(
+        "phase", state.phase if notice else f"{state.phase}, for {format_duration(seconds)}"
+    )
     table.add_row("stable", f"version {state.stable}")
     if state.canary is not None:
         table.add_row("canary", f"version {state.canary}, {state.percent:g} % of the requests")
         table.add_row("step", f"{state.step + 1} of {len(state.steps)} ({steps})")
     if state.previous is not None:
         table.add_row("previous", f"version {state.previous}, loaded for `rollback`")
-    table.add_row("because", first or state.reason)
+    table.add_row("because", notice or state.reason)
     return table
 
 
-def _servers(state: Rollout, servers: Servers) -> Table:
-    table = Table("model server", *(f"version {each}" for each in state.versions), box=box.SIMPLE)
+def _server_table(state: Rollout, servers: Servers) -> Table:
+    table = Table("model server", *(f"version {v}" for v in state.versions), box=box.SIMPLE)
     for address, server in servers.items():
         states = [server.states.get(version, "–") for version in state.versions]
         table.add_row(address, *([server.problem] if server.problem else states))
     return table
 
 
-def _evidence(verdict: Verdict) -> Table:
+def _evidence_table(verdict: Verdict) -> Table:
     table = Table("test", "counted", "e-value", "rolls back at", "harm up to", box=box.SIMPLE)
     for test in verdict.findings:
         table.add_row(
             test.name,
             test.text,
-            judge.shown(test.log_e),
-            f"{test.needed:.0f}",
+            judge.format_e_value(test.log_e),
+            f"{test.threshold:.0f}",
             f"{max(test.harm, 0):.1%}",
         )
     return table
@@ -103,7 +102,7 @@ def _document(state: Rollout, verdict: Verdict | None, servers: Servers) -> dict
                     "name": test.name,
                     "text": test.text,
                     "e_value": exp(min(test.log_e, _MAX_LOG_E)),
-                    "limit": test.needed,
+                    "limit": test.threshold,
                     "harm": test.harm,
                     "allowed": test.allowed,
                 }

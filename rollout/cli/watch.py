@@ -48,13 +48,13 @@ def watch(
     stopped = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        # This thread may hold the lock of the event; another one waits for it.
+        # The interrupted thread may hold the event's lock, so set the event in another thread.
         start_new_thread(stopped.set, ())
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     exporter = Exporter(controller.model)
-    # Write the first state before the port is open, and report a read-only directory at once.
+    # Write the first state before opening the port, so that a read-only directory fails at once.
     controller.change(lambda state, time: state)
     with nullcontext() if controller.dry_run else controller.store.watching(controller.model):
         if metrics_port is not None:
@@ -77,20 +77,20 @@ def _run(
             line, state = str(error), None
         else:
             exporter.update(decision, dry_run=controller.dry_run)
-            line, state = _line(controller, decision), decision.state
+            line, state = _describe(decision, dry_run=controller.dry_run), decision.state
         if line != last_line:
             last_line = line
             time = utc_now().isoformat(timespec="milliseconds")
-            stored = {"time": time, "message": line, "state": state and state.as_json()}
-            click.echo(json.dumps(stored, ensure_ascii=False) if as_json else f"{time} {line}")
+            entry = {"time": time, "message": line, "state": state and state.as_json()}
+            click.echo(json.dumps(entry, ensure_ascii=False) if as_json else f"{time} {line}")
         stopped.wait(TICK_SECONDS)
 
 
-def _line(controller: Controller, decision: Decision) -> str:
-    """Return the line to log; waits are logged without their numbers, which change every second."""
+def _describe(decision: Decision, *, dry_run: bool) -> str:
+    """Return the line to log; it omits the numbers of a wait, which change every second."""
     state = decision.state
     if decision.changed:
-        return f"dry run: {state.reason}" if controller.dry_run else state.reason
+        return f"dry run: {state.reason}" if dry_run else state.reason
     if decision.verdict is not None and decision.verdict.action == "wait":
         return f"version {state.canary} at {state.percent:g} %: waiting"
     return f"{state.phase}, version {state.stable} stable"

@@ -98,7 +98,7 @@ def shell(tmp_path: Path, models: Path) -> Shell:
 def test_every_command_is_run_by_a_test_here() -> None:
     sections = {page: set(blocks(page, "sh")) for page in (README, TOUR, OPERATION, CONTRIBUTING)}
     assert sections == {
-        README: {"Start", "Ask it", "Your own table", "With Docker"},
+        README: {"Start", "Send requests", "Your own table", "With Docker"},
         TOUR: {"Requests", "Without HTTP", "A new version", "Bring your own model"},
         OPERATION: {"Docker Compose"},
         CONTRIBUTING: {"Set up"},
@@ -121,8 +121,8 @@ def running(shell: Shell, starter: Starter) -> Iterator[Shell]:
 
 def test_the_tour(running: Shell) -> None:
     first, *others = commands(TOUR, "Requests")
-    assert commands(README, "Ask it") == [first]
-    (shown,) = blocks(README, "json")["Ask it"]
+    assert commands(README, "Send requests") == [first]
+    (shown,) = blocks(README, "json")["Send requests"]
     assert blocks(TOUR, "json")["Requests"] == [shown]
     predictions, expected = (json.loads(text) for text in (running.run(first), shown))
     assert predictions["version"] == expected["version"]

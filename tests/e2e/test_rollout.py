@@ -96,7 +96,7 @@ def test_the_walk_through(models: Path, tmp_path: Path, starter: Starter) -> Non
         assert "version 5: 50 %" in run(start, models, *where)
         delayed = reason(models, 5, "rolled_back")
     assert re.search(r"version 3: .* calls failed against 0 of .*, e .* ≥ ", crashed)
-    assert re.search(r"version 4: .* rows got another label in shadow, .*, e .* ≥ ", flipped)
+    assert re.search(r"version 4: .* rows got a different label in shadow, .*, e .* ≥ ", flipped)
     assert re.search(r"version 5: .* took longer than .* of control\) against .* ≥ ", delayed)
     assert state(models)["stable"] == 2
 

@@ -29,7 +29,7 @@ LOGGED = {"model": "churn"}
 def logged(folder: Path, rows: int, seed: int = 2, *, leave_out: str = "", **changes: Any) -> Path:
     """Write a log of labelled predictions of some customers."""
     predictions, labels = [], []
-    for number, row in enumerate(customers(rows, seed, changed=True)):
+    for number, row in enumerate(customers(rows, seed, after_change=True)):
         label = row.pop("left")
         row.pop(leave_out, None)
         time = (NOW - timedelta(hours=2)).isoformat()

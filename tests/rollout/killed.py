@@ -38,11 +38,11 @@ def act(directory: Path) -> None:
             state, 2, [1, 2], now, "start", steps=(5.0,), bake=1.0, tolerance=5.0, hold=1.0
         )
     )
-    at.change(lambda state, now: state.at_step(now, "step", 0))
+    at.change(lambda state, now: state.move_to_step(now, "step", 0))
     with at.store.locked(utc_now()):
         at.store.write_evidence("m", Evidence("salt", utc_now()).to_json())
-    at.change(lambda state, now: state.promoted(now, "promote"))
-    at.change(lambda state, now: state.rolled_back(now, "back"))
+    at.change(lambda state, now: state.promote(now, "promote"))
+    at.change(lambda state, now: state.roll_back(now, "back"))
 
 
 def die_at(operation: int) -> None:

@@ -37,7 +37,7 @@ def controller(site: Site) -> Scripted:
     site.publish(2)
     controller = Scripted(Store(site.directory), site.models, "m", [], [])
     controller.change(
-        lambda state, time: state.started(
+        lambda state, time: state.start(
             time, "", 2, steps=(10.0,), bake=0.0, tolerance=5.0, hold=0.0
         )
     )
@@ -81,7 +81,7 @@ def test_errors_count_after_the_servers_have_read_the_config_file(
 
 def test_metrics_of_a_dry_run_are_those_of_the_rollout_file() -> None:
     state = Rollout("m", "/models/m", 1, 2, utc_now(), utc_now(), canary=2, phase="canary")
-    decision = Decision(state, state.rolled_back(utc_now(), ""), Verdict("roll back", ""))
+    decision = Decision(state, state.roll_back(utc_now(), ""), Verdict("roll back", ""))
     exporter = Exporter("m")
 
     def published() -> list[float | None]:

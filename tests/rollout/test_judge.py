@@ -150,13 +150,13 @@ def test_bounds_hold_at_every_look() -> None:
 
 
 def test_an_uneven_split_is_noticed_and_an_even_one_is_not() -> None:
-    assert judge.log_e_uneven(700, 300, 0.5) > np.log(1000)
-    assert judge.log_e_uneven(505, 495, 0.5) < 0
+    assert judge.log_e_imbalance(700, 300, 0.5) > np.log(1000)
+    assert judge.log_e_imbalance(505, 495, 0.5) < 0
     # 75 % to the canary leave 25 % for the control.
-    assert judge.log_e_uneven(752, 248, 0.75) < 0
+    assert judge.log_e_imbalance(752, 248, 0.75) < 0
 
 
 def test_e_values_are_shown_without_exponents() -> None:
     values = (1.234, 102.4, 999.6, 12_345.0, 2e6)
-    found = [judge.shown(log(e)) for e in values]
+    found = [judge.format_e_value(log(e)) for e in values]
     assert found == ["1.23", "102", "1,000", "12,345", "> 1,000,000"]

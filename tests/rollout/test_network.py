@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from rollout import network
-from rollout.network import UnreachableError, get, resolved
+from rollout.network import UnreachableError, get, resolve_addresses
 from tests.support.names import resolve
 
 Answer = Callable[..., str]
@@ -73,7 +73,7 @@ def test_a_process_with_addresses_of_both_families_counts_once(
 ) -> None:
     hosts = {"both": ("::1", "10.0.0.1", "10.0.0.2"), "ipv6": ("fd00::1", "fd00::2")}
     resolve(monkeypatch, hosts)
-    assert resolved(["http://both:80", "http://ipv6:80"]) == [
+    assert resolve_addresses(["http://both:80", "http://ipv6:80"]) == [
         "10.0.0.1:80",
         "10.0.0.2:80",
         "[fd00::1]:80",

@@ -71,7 +71,7 @@ BAD: dict[str, tuple[bytes | dict[str, Any], str]] = {
     "a wrong share": ({"percent": 101}, "percent: expected 0 to 100, got 101"),
     "no share": ({"percent": float("nan")}, "percent: expected a number, got nan"),
     "a wrong phase": ({"phase": "x"}, "phase: expected one of idle, loading"),
-    "no candidate": ({"phase": "canary"}, "canary None does not go with phase canary"),
+    "no candidate": ({"phase": "canary"}, "canary None contradicts phase canary"),
     "no step": (
         {"phase": "canary", "canary": 2, "step": 1},
         "step 1 is not one of the 0 steps",
@@ -199,11 +199,11 @@ def test_status_shows_brackets_as_they_are(site: Site) -> None:
 
 def test_version_0_can_be_rolled_back_to() -> None:
     state = Rollout("m", "/models/m", stable=1, seen=1, since=utc_now(), time=utc_now(), previous=0)
-    assert state.rolled_back(utc_now(), "").stable == 0
+    assert state.roll_back(utc_now(), "").stable == 0
 
 
 def test_the_previous_version_stays_loaded_for_its_calls_after_its_own_rollout() -> None:
     now = utc_now()
     state = Rollout("m", "/models/m", stable=2, seen=2, since=now, time=now, previous=1)
-    ended = state.started(now, "", 1, steps=(50.0,)).at_step(now, "", 0).rolled_back(now, "")
+    ended = state.start(now, "", 1, steps=(50.0,)).move_to_step(now, "", 0).roll_back(now, "")
     assert (ended.previous, ended.retiring, ended.versions) == (None, (1,), [1, 2])

@@ -14,14 +14,14 @@ import pytest
 from rollout.evidence import Evidence
 from rollout.gateways import Gateway, parse
 from rollout.state import Rollout
-from rollout.verdicts import Flips, Verdict, expected_flips, judged
+from rollout.verdicts import Flips, Verdict, judge_candidate, load_expected_flips
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 EDGES = [0.001 * 1.25**i for i in range(40)]
 STATE = replace(
-    Rollout("m", "/models/m", 1, 2, START, START).started(
+    Rollout("m", "/models/m", 1, 2, START, START).start(
         START, "", 2, steps=(10.0,), bake=30.0, tolerance=5.0, hold=0.0
-    ).at_step(START, "", 0),
+    ).move_to_step(START, "", 0),
     generation=7,
 )  # fmt: skip
 IN_SHADOW = replace(STATE, phase="shadow", shadow=2, percent=0.0, steps=(0.0,))
@@ -61,7 +61,7 @@ class Simulated:
         # As after a restart of the controller.
         stored = Evidence.from_json(self.evidence.to_json())
         assert stored == self.evidence
-        return judged(self.state, self.evidence, gateways, flips or Flips(), now)
+        return judge_candidate(self.state, self.evidence, gateways, flips or Flips(), now)
 
 
 def test_without_data_it_waits_forever() -> None:
@@ -228,16 +228,16 @@ def test_label_flips_in_shadow() -> None:
     assert shadowed(0).action == "next step"
     verdict = shadowed(8)
     assert verdict.action == "roll back"
-    assert "rows got another label in shadow, where 5.0% are expected" in verdict.reason
+    assert "rows got a different label in shadow, where 5.0% are expected" in verdict.reason
 
 
 def test_the_expected_flips_are_those_that_the_gate_measured(tmp_path: Path) -> None:
     def flips(passed: bool = True, **comparison: object) -> Flips:
         manifest = {"gate": {"passed": passed, "comparison": comparison}}
         (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-        return expected_flips(tmp_path, 1)
+        return load_expected_flips(tmp_path, 1)
 
-    assert expected_flips(tmp_path / "none", 1) == Flips()
+    assert load_expected_flips(tmp_path / "none", 1) == Flips()
     measured = flips(version=1, rows=1000, label_flips=0.02)
     assert 0.02 < measured.rate < 0.05
     assert measured.source == "(2.0% of 1,000 held-out rows)"
@@ -266,5 +266,5 @@ client_http_requests_total{method="GET"} 5.0
         {"calls/canary/2/failed": 3.0, "seconds/canary/2/0.1": 2.0, "rows/2/flipped": 4.0},
         7,
         cut_out=frozenset([2]),
-        wrong=((2, "10.0.0.1:8500"),),
+        golden_failures=((2, "10.0.0.1:8500"),),
     )

@@ -319,10 +319,10 @@ def test_an_epoch_goes_through_every_row_once_in_another_order(
 
 def test_the_course_s_exercise_and_its_published_fault() -> None:
     """Repeat benchmarks/course.py with 2 seeds instead of 20."""
-    from benchmarks.course import VARIANTS, accuracies
+    from benchmarks.course import VARIANTS, measure_accuracies
 
     published, transposed, faster, theirs = (
-        np.mean(accuracies(variant, 2)) for variant in VARIANTS.values()
+        np.mean(measure_accuracies(variant, 2)) for variant in VARIANTS.values()
     )
     assert published == pytest.approx(0.5, abs=0.05)  # chance
     assert transposed > 0.8

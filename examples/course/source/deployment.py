@@ -5,11 +5,11 @@
 #
 # [中文](deployment.zh.ipynb)
 #
-# The course's deployment chapter: export a model into a versioned directory, start a model server, ask it over gRPC, put a Flask route in front. Then the same with the project's own parts, to see what they add: deadlines, health, batching, versions.
+# The course's deployment chapter: export a model into a versioned directory, start a model server, call it over gRPC, and put a Flask route in front. Then the same with the project's own parts, to see what they add: deadlines, health, batching, versions.
 #
 # The model is the single neuron of [logistic_regression.ipynb](logistic_regression.ipynb). Its table is `neuron.csv`: the 500 rows of the exercise's first seed, with columns x1 to x5 and the label y.
 #
-# Where there is Docker with the image `tensorflow/serving:2.20.0`, TensorFlow Serving itself answers below; elsewhere the embedded server does, with the same API. The notebook says which one it was, writes only to a temporary directory, and stops what it has started.
+# Where there is Docker with the image `tensorflow/serving:2.20.0`, TensorFlow Serving itself answers below; elsewhere the embedded server does, with the same API. The notebook prints which one it is, writes only to a temporary directory, and stops what it has started.
 
 # %% [markdown] lang="zh"
 # # 从一个神经元到一项服务
@@ -63,7 +63,7 @@ TABLE = ROOT / "examples" / "course" / "neuron.csv"
 # %% [markdown] lang="en"
 # ## 1. Export to a versioned directory
 #
-# TensorFlow Serving looks below `models/neuron/` for directories with a number as their name, and serves the highest. The course writes `model/commodity/1` with `SavedModelBuilder`, which is gone since TensorFlow 2. The training job fits, checks, and publishes the next number; a version appears whole or not at all, so a server can never load half of one. First with the course's solver and learning rate:
+# TensorFlow Serving looks below `models/neuron/` for directories with a number as their name, and serves the highest. The course writes `model/commodity/1` with `SavedModelBuilder`, which TensorFlow 2 removed. The training job fits, checks, and publishes the next number; a version appears complete or not at all, so a server can never load half of one. First with the course's solver and learning rate:
 
 # %% [markdown] lang="zh"
 # ## 1. 导出到带版本号的目录
@@ -73,16 +73,16 @@ TABLE = ROOT / "examples" / "course" / "neuron.csv"
 
 # %%
 def fit(table: Path, *options: str) -> None:
-    """Run the training job, and print what became of it."""
+    """Run the training job, and print its outcome."""
     command = [sys.executable, "-m", "training", "fit", f"--data={table}", "--label=y"]
     command += ["--model=neuron", f"--models={MODELS}", "--quiet", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        print("published:", Path(done.stdout.strip()).relative_to(FOLDER))
-    elif done.returncode == 3:
+    job = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if job.returncode == 0:
+        print("published:", Path(job.stdout.strip()).relative_to(FOLDER))
+    elif job.returncode == 3:
         print("refused by the gate, exit status 3: nothing is published")
     else:
-        raise RuntimeError(done.stderr)
+        raise RuntimeError(job.stderr)
 
 
 fit(TABLE, "--optimizer=gradient-descent", "--learning-rate=0.0001", "--iterations=2000")
@@ -97,8 +97,8 @@ column_names = ["x1", "x2", "x3", "x4", "x5"]
 
 loaded = tf.saved_model.load(str(MODELS / "neuron" / "1"))
 print("signatures:", *sorted(loaded.signatures))
-here = loaded.signatures["dense"](features=tf.constant(rows[:3]))["probability"].numpy()
-print("probability of y = 1:", here.round(3))
+local = loaded.signatures["dense"](features=tf.constant(rows[:3]))["probability"].numpy()
+print("probability of y = 1:", local.round(3))
 
 # %% [markdown] lang="en"
 # ## 2. Start a model server
@@ -111,10 +111,10 @@ print("probability of y = 1:", here.round(3))
 # |---|---|---|
 # | `-p 8500:8500` | gRPC, on every address of this machine | `-p 127.0.0.1:8500:8500`: nobody else can reach it |
 # | `-p 8501:8501` | REST, likewise | leave it out if nobody uses it |
-# | `--mount type=bind,source=…,target=/models/neuron` | the container sees the model's directory, not one version of it; so new versions are found | `,readonly` |
+# | `--mount type=bind,source=…,target=/models/neuron` | the container sees the model's directory, not one version of it, so new versions are found | `,readonly` |
 # | `-e MODEL_NAME=neuron` | becomes `--model_name=neuron --model_base_path=/models/neuron` | |
-# | `-t` | a terminal, so that the log appears at once | `--rm --init`: removed when it ends, and ends when told to |
-# | `tensorflow/serving` | the newest image there is today | `tensorflow/serving:2.20.0`: the same one tomorrow |
+# | `-t` | a terminal, so that the log appears at once | `--rm --init`: removed when it ends, and ends on SIGTERM |
+# | `tensorflow/serving` | the newest image today | `tensorflow/serving:2.20.0`: the same image tomorrow |
 
 # %% [markdown] lang="zh"
 # ## 2. 启动模型服务器
@@ -147,7 +147,7 @@ def start(*command: str) -> subprocess.Popen[bytes]:
 
 @atexit.register
 def stop_all() -> None:
-    """Stop what is still running, also if a cell has failed."""
+    """Stop all running processes, even after a cell has failed."""
     for process in reversed(running):
         process.terminate()
         process.wait()
@@ -155,14 +155,14 @@ def stop_all() -> None:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Wait until something is so, for five minutes at most."""
+    """Wait until a condition is true, for five minutes at most."""
     deadline = time.monotonic() + 300
     while not condition():
         if time.monotonic() > deadline:
@@ -171,7 +171,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 def docker_has(image: str) -> bool:
-    """Return whether a Docker engine is here and has an image."""
+    """Return whether a Docker engine is available and has an image."""
     command = ["docker", "image", "inspect", image]
     return shutil.which("docker") is not None and (
         subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -192,9 +192,9 @@ else:
     server = start(*command, "--model_name=neuron", f"--model_base_path={MODELS / 'neuron'}")
 
 # %% [markdown] lang="en"
-# ## 3. Ask it with a stub
+# ## 3. Call it with a stub
 #
-# `PredictRequest` names the model and the signature, and carries a tensor for each input. The answer is what the exported graph gives in this process, and says which version gave it.
+# `PredictRequest` names the model and the signature, and carries a tensor for each input. The response equals the exported graph's result in this process, and names the version that computed it.
 
 # %% [markdown] lang="zh"
 # ## 3. 用 stub 请求
@@ -215,11 +215,11 @@ def predict_request(instances: np.ndarray) -> predict_pb2.PredictRequest:
 with grpc.insecure_channel(address) as channel:
     grpc.channel_ready_future(channel).result(timeout=120)
     stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-    reply = stub.Predict(predict_request(rows[:3]), timeout=10)
-served = tf.make_ndarray(reply.outputs["probability"])
-print("version", reply.model_spec.version.value)
+    response = stub.Predict(predict_request(rows[:3]), timeout=10)
+served = tf.make_ndarray(response.outputs["probability"])
+print("version", response.model_spec.version.value)
 print("probability of y = 1:", served.round(3))
-print("as in this process:", np.allclose(served, here, atol=1e-6))
+print("as in this process:", np.allclose(served, local, atol=1e-6))
 
 # %% [markdown] lang="en"
 # ### A channel per request, or one channel
@@ -239,26 +239,26 @@ def predict_over(channel: grpc.Channel) -> None:
     stub.Predict(predict_request(rows[:1]), timeout=10)
 
 
-def with_a_channel_per_request() -> None:
+def predict_over_new_channel() -> None:
     """Predict as the course's web server does."""
     with grpc.insecure_channel(address) as new_channel:
         predict_over(new_channel)
 
 
-def seconds(predict: Callable[[], None], repeats: int = 200) -> list[float]:
-    """Return the time of each call."""
-    times = []
+def measure_seconds(predict: Callable[[], None], repeats: int = 200) -> list[float]:
+    """Return the duration of each call."""
+    durations = []
     for _ in range(repeats):
-        begin = time.perf_counter()
+        start_time = time.perf_counter()
         predict()
-        times.append(time.perf_counter() - begin)
-    return times
+        durations.append(time.perf_counter() - start_time)
+    return durations
 
 
-# In this order: a second channel would share the connection of one that is open.
-per_request = seconds(with_a_channel_per_request)
+# In this order, because a second channel would share the connection of an open one.
+per_request = measure_seconds(predict_over_new_channel)
 channel = grpc.insecure_channel(address)
-shared = seconds(lambda: predict_over(channel))
+shared = measure_seconds(lambda: predict_over(channel))
 print(f"a channel per request {1000 * statistics.median(per_request):>7.2f} ms")
 print(f"one channel           {1000 * statistics.median(shared):>7.2f} ms")
 
@@ -268,7 +268,7 @@ print("the fastest call over one channel is faster:", min(shared) < min(per_requ
 # %% [markdown] lang="en"
 # ## 4. The Flask route
 #
-# `POST /api/v1/prediction/neuron`, as the course has it, but with the one channel. It works, as long as everything is right.
+# `POST /api/v1/prediction/neuron`, as in the course, but with one shared channel. It works as long as nothing goes wrong.
 
 # %% [markdown] lang="zh"
 # ## 4. Flask 路由
@@ -284,31 +284,31 @@ stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
 def prediction() -> flask.Response:
     """Turn an HTTP request into a gRPC call."""
     instances = flask.request.get_json()["instances"]
-    reply = stub.Predict(predict_request(instances))
-    return flask.jsonify(predictions=tf.make_ndarray(reply.outputs["probability"]).tolist())
+    response = stub.Predict(predict_request(instances))
+    return flask.jsonify(predictions=tf.make_ndarray(response.outputs["probability"]).tolist())
 
 
 def ask_route(instances: Any) -> int:
-    """Send rows to the course's route; return the status."""
+    """Send rows to the course's route, and return the status."""
     body = {"instances": instances}
     return app.test_client().post("/api/v1/prediction/neuron", json=body).status_code
 
 
-good = [[float(number) for number in rows[0]]]
+valid_rows = [[float(number) for number in rows[0]]]
 BODIES = {
-    "a good row": good,
-    "text for a number": [["big", *good[0][1:]]],
-    "a number too few": [good[0][:4]],
+    "a good row": valid_rows,
+    "text for a number": [["big", *valid_rows[0][1:]]],
+    "a number too few": [valid_rows[0][:4]],
 }
 for name, instances in BODIES.items():
     print(f"{name:<18} {ask_route(instances)}")
 
 # %% [markdown] lang="en"
-# A mistake of the caller is answered as if the server were broken: 500, without a word about what was wrong. There is also no deadline, no health check, and nobody notices a new version.
+# The caller's mistake gets a 500, as if the server were broken, without a word about what was wrong. There is also no deadline and no health check, and new versions go unnoticed.
 #
 # ## 5. The project's client
 #
-# The same server, with the project's client in front of it: what `make run` starts.
+# The same server, with the project's client in front of it, as `make run` starts them.
 
 # %% [markdown] lang="zh"
 # 调用方的错误得到的却是 500，好像服务器坏了一样，也没有一个字说明错在哪里。此外，没有截止时间，没有健康检查，新版本上线也没有人知道。
@@ -327,17 +327,17 @@ start(
 
 
 def ask(path: str, body: object = None) -> tuple[int, str, str]:
-    """Return status, text, and the Retry-After header of what the client answers."""
+    """Return the status, text and Retry-After header of the client's response."""
     data = None if body is None else json.dumps(body).encode()
     try:
-        with urllib.request.urlopen(f"{url}{path}", data, timeout=60) as answer:
-            return answer.status, answer.read().decode(), ""
+        with urllib.request.urlopen(f"{url}{path}", data, timeout=60) as response:
+            return response.status, response.read().decode(), ""
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode(), error.headers.get("Retry-After", "")
 
 
 def is_ready() -> bool:
-    """Return whether the client says that the model can be asked."""
+    """Return whether the client reports that it is ready."""
     try:
         return ask("/readyz")[0] == 200
     except urllib.error.URLError:
@@ -347,9 +347,9 @@ def is_ready() -> bool:
 wait_until(is_ready)
 for name, instances in BODIES.items():
     status, text, _ = ask("/predict", {"instances": instances})
-    answer = json.loads(text)
-    shown = answer.get("error") or f"probability {answer['predictions'][0]['probability']:.3f}"
-    print(f"{name:<18} {status}  {shown}")
+    document = json.loads(text)
+    result = document.get("error") or f"probability {document['predictions'][0]['probability']:.3f}"
+    print(f"{name:<18} {status}  {result}")
 
 # %%
 status, page, _ = ask("/")
@@ -359,7 +359,7 @@ print("a field for each column:", all(f'"name":"{column}"' in page for column in
 # %% [markdown] lang="en"
 # ### Deadlines
 #
-# Without a deadline a call waits for ever if the other side says nothing. Here is a server that accepts connections and never answers: with a deadline the caller gets an error after that time, and can do something else. The client gives every call one (`CLIENT_TIMEOUT`, or the request's `X-Request-Timeout`), and answers 504.
+# Without a deadline, a call waits forever if the other side does not respond. Here is a server that accepts connections and never answers: with a deadline, the caller gets an error after that time and can do something else. The client gives every call a deadline (`CLIENT_TIMEOUT`, or the request's `X-Request-Timeout`), and returns 504 after it.
 
 # %% [markdown] lang="zh"
 # ### 截止时间
@@ -379,7 +379,7 @@ with socket.create_server(("127.0.0.1", 0)) as silent:
 # %% [markdown] lang="en"
 # ### Batching
 #
-# A call costs more than a row. While a call is under way, the requests that arrive meanwhile wait together and travel in the next one. Nobody waits for a timer, so a single request is as fast as before.
+# A call costs more than a row. Requests that arrive while a call is in flight wait and share the next one. There is no timer, so a single request is as fast as before.
 
 # %% [markdown] lang="zh"
 # ### 批处理
@@ -388,18 +388,18 @@ with socket.create_server(("127.0.0.1", 0)) as silent:
 
 
 # %%
-def metric(name: str) -> float:
-    """Return a metric of the client."""
+def read_metric(name: str) -> float:
+    """Return the sum of a client metric over its labels."""
     lines = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", ask("/metrics")[1], re.M)
     return sum(float(value) for value in lines)
 
 
 REQUESTS = 400
-before = metric("client_batch_requests_count")
+before = read_metric("client_batch_requests_count")
 with ThreadPoolExecutor(32) as pool:
     bodies = [{"instances": [row.tolist()]} for row in rows[:REQUESTS]]
     answers = list(pool.map(lambda body: ask("/predict", body), bodies))
-calls = metric("client_batch_requests_count") - before
+calls = read_metric("client_batch_requests_count") - before
 probabilities = [json.loads(text)["predictions"][0]["probability"] for _, text, _ in answers]
 expected = loaded.signatures["dense"](features=tf.constant(rows[:REQUESTS]))["probability"]
 print("all answered:", all(status == 200 for status, _, _ in answers))
@@ -407,9 +407,9 @@ print("each with the probability of its own row:", np.allclose(probabilities, ex
 print("fewer calls than requests:", calls < REQUESTS)
 
 # %% [markdown] lang="en"
-# ### Versions, and the gate before them
+# ### Versions and the gate
 #
-# A better version: the learning rate that the training job computes. While it is published and loaded, requests go on; none may fail. The new version is served as soon as it is loaded, and its log-loss is far lower.
+# A better version uses the learning rate that the training job computes. While it is published and loaded, requests continue; none may fail. The new version is served as soon as it is loaded, and its log-loss is far lower.
 
 # %% [markdown] lang="zh"
 # ### 版本，以及把关
@@ -419,30 +419,30 @@ print("fewer calls than requests:", calls < REQUESTS)
 
 # %%
 def log_loss() -> float:
-    """Return the mean cross-entropy of what is served now, over the whole table."""
-    reply = stub.Predict(predict_request(rows), timeout=10)
-    a = np.clip(tf.make_ndarray(reply.outputs["probability"]), 1e-7, 1 - 1e-7)
+    """Return the mean cross-entropy of the served version over the whole table."""
+    response = stub.Predict(predict_request(rows), timeout=10)
+    a = np.clip(tf.make_ndarray(response.outputs["probability"]), 1e-7, 1 - 1e-7)
     return float(-np.mean(labels * np.log(a) + (1 - labels) * np.log(1 - a)))
 
 
-def version_served() -> int:
-    """Ask for a prediction; return the version that gave it."""
-    status, text, _ = ask("/predict", {"instances": good})
+def served_version() -> int:
+    """Request a prediction, and return the version that computed it."""
+    status, text, _ = ask("/predict", {"instances": valid_rows})
     statuses.append(status)
     return int(json.loads(text)["version"])
 
 
 statuses: list[int] = []
-print(f"version {version_served()}: log-loss {log_loss():.3f}")
+print(f"version {served_version()}: log-loss {log_loss():.3f}")
 with ThreadPoolExecutor(1) as pool:
     publishing = pool.submit(fit, TABLE, "--optimizer=gradient-descent")
-    wait_until(lambda: version_served() == 2)
+    wait_until(lambda: served_version() == 2)
 publishing.result()
-print(f"version {version_served()}: log-loss {log_loss():.3f}")
+print(f"version {served_version()}: log-loss {log_loss():.3f}")
 print("no request failed:", set(statuses) == {200})
 
 # %% [markdown] lang="en"
-# And the exercise's mistake, X turned by `reshape(-1, m)`? The training job has a gate: with `--floor accuracy=0.7` a result that predicts no better than chance is refused, and version 2 stays.
+# And the exercise's mistake, X scrambled by `reshape(-1, m)`? The training job has a gate: with `--floor accuracy=0.7`, a result that predicts no better than chance is refused, and version 2 keeps serving.
 
 # %% [markdown] lang="zh"
 # 那么练习里用 `reshape(-1, m)` 打乱 X 的错误呢？训练任务有一道关卡：加上 `--floor accuracy=0.7`，和瞎猜差不多的结果会被拒绝，服务的仍是版本 2。
@@ -452,12 +452,12 @@ scrambled = np.column_stack([rows.reshape(-1, len(rows)).T, labels])
 header = ",".join([*column_names, "y"])
 np.savetxt(FOLDER / "scrambled.csv", scrambled, "%.4f", ",", header=header, comments="")
 fit(FOLDER / "scrambled.csv", "--floor=accuracy=0.7")
-print("served: version", version_served())
+print("served: version", served_version())
 
 # %% [markdown] lang="en"
 # ### Health
 #
-# When the model server is gone, the client lives (`/livez`), and says that it is not ready (`/readyz`): a load balancer then asks another one, and nobody restarts the client for a fault that is not its own. A prediction is answered at once, with 503 and the time after which to try again; the course's route answers 500.
+# When the model server is gone, the client stays alive (`/livez`) and reports that it is not ready (`/readyz`): a load balancer then uses another client, and this one is not restarted for a fault that is not its own. A prediction gets a 503 at once, with the time after which to retry; the course's route returns 500.
 
 # %% [markdown] lang="zh"
 # ### 健康检查
@@ -471,9 +471,9 @@ running.remove(server)
 wait_until(lambda: not is_ready())
 print("/livez  ", ask("/livez")[0])
 print("/readyz ", ask("/readyz")[0])
-status, _, retry_after = ask("/predict", {"instances": good})
+status, _, retry_after = ask("/predict", {"instances": valid_rows})
 print("/predict", status, "with Retry-After" if retry_after else "")
-print("the course's route", ask_route(good))
+print("the course's route", ask_route(valid_rows))
 
 # %%
 stop_all()
@@ -489,18 +489,18 @@ print("still running:", len(running))
 # make run MODEL=neuron
 # ```
 #
-# `make run` starts the model server and the client (with `SERVER=docker`: TensorFlow Serving in a container), waits until they are ready, starts again what has died, and prints the address of the page, <http://127.0.0.1:8080/>. There the neuron can be asked with other numbers; the page shows what each column adds to the answer.
+# `make run` starts the model server and the client (with `SERVER=docker`: TensorFlow Serving in a container), waits until they are ready, restarts processes that die, and prints the address of the page, <http://127.0.0.1:8080/>. There you can try other numbers; the page shows each column's contribution to the answer.
 #
 # | question | by hand, as in the course | with the project |
 # |---|---|---|
-# | The other side says nothing? | waits for ever | 504 after the deadline |
+# | The other side does not respond? | waits forever | 504 after the deadline |
 # | The caller made a mistake? | 500 | 400: field, value, what was expected |
-# | The model server is away? | 500 | 503 with `Retry-After`; `/livez`, `/readyz` |
-# | Many requests at once? | a call each, a channel each | those that wait share a call |
-# | A new version? | copied into place, perhaps loaded half | appears whole, after a gate; no request fails |
+# | The model server is gone? | 500 | 503 with `Retry-After`; `/livez`, `/readyz` |
+# | Many requests at once? | a call and a channel each | waiting requests share a call |
+# | A new version? | copied into place, may be loaded incomplete | appears complete, after a gate; no request fails |
 # | A bad version? | served | refused; `python -m training rollback` |
 #
-# [docs/course.md](../../docs/course.md) maps each step to the file here that does it.
+# [docs/course.md](../../docs/course.md) maps each step to the project's file for it.
 
 # %% [markdown] lang="zh"
 # ## 6. 一条命令做同样的事

@@ -5,11 +5,11 @@
 #
 # [中文](logistic_regression.zh.ipynb)
 #
-# Section 1.2 of the course: each formula and each example is a line to run and a picture to look at. Where the project has a function for a formula, the function is imported from [`training/`](../../training): it is the one that fits the models which are served. Where the course has a mistake, the line that shows it is here; [docs/course.md](../../docs/course.md) lists them all.
+# Section 1.2 of the course: each formula and each example is a line to run and a picture to look at. Where the project has a function for a formula, the function is imported from [`training/`](../../training), and is the one that fits the served models. Where the course has a mistake, the line that shows it is here; [docs/course.md](../../docs/course.md) lists them all.
 #
-# To run it, open this file in VS Code or Jupyter with the Python of `.venv` (`make install` makes it). Everything takes less than a minute.
+# To run it, open this file in VS Code or Jupyter with the Python of `.venv` (`make install` creates it). Everything takes less than a minute.
 #
-# The course keeps one sample in each *column*, X of shape (n, m). Tables have one sample in each *row*, and so has the project: X is `[m, n]`.
+# The course keeps one sample in each *column*, X of shape (n, m). Tables have one sample in each *row*, and so does the project: X is `[m, n]`.
 
 # %% [markdown] lang="zh"
 # # 逻辑回归：逐行可运行
@@ -123,22 +123,22 @@ def loss_of(y_hat: float, y: float, loss: LossName) -> float:
 
 
 y_hat = np.linspace(0.005, 0.995, 199)
-figure, several = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
-for axes, y in zip(several, (1.0, 0.0), strict=True):
+figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+for axes, y in zip(panels, (1.0, 0.0), strict=True):
     for loss in LOSSES:
-        axes.plot(y_hat, [loss_of(one, y, loss) for one in y_hat], label=loss)
+        axes.plot(y_hat, [loss_of(value, y, loss) for value in y_hat], label=loss)
     axes.set(title=f"y = {y:.0f}", xlabel="ŷ", ylim=(-0.1, 5))
-several[1].plot(y_hat, np.log(1 - y_hat), ":", color=pictures.GREY, label="ln(1 − ŷ), as printed")
-several[1].set_ylim(-2.5, 5)
-several[0].set_ylabel("loss")
-several[1].legend()
+panels[1].plot(y_hat, np.log(1 - y_hat), ":", color=pictures.GREY, label="ln(1 − ŷ), as printed")
+panels[1].set_ylim(-2.5, 5)
+panels[0].set_ylabel("loss")
+panels[1].legend()
 plt.show()
 
 # %%
 print("y = 0    right: −ln(1 − ŷ)    as printed: ln(1 − ŷ)")
-for one in (0.1, 0.5, 0.9, 0.99):
-    printed = np.log(1 - one)
-    print(f"ŷ = {one:<4} {loss_of(one, 0.0, 'cross-entropy'):>16.3f} {printed:>23.3f}")
+for value in (0.1, 0.5, 0.9, 0.99):
+    printed = np.log(1 - value)
+    print(f"ŷ = {value:<4} {loss_of(value, 0.0, 'cross-entropy'):>16.3f} {printed:>23.3f}")
 
 # %% [markdown] lang="en"
 # ### Why not the squared loss
@@ -166,23 +166,24 @@ def cost_of(X: Array, y: Array, loss: LossName = "cross-entropy") -> Objective:
 
 def over_w(objective: Objective, w: Array, b: float) -> tuple[Array, Array]:
     """Return J and dJ/dw at each w."""
-    found = [objective.cost_and_gradient(np.array([one, b])) for one in w]
-    return np.array([cost for cost, _ in found]), np.array([slope[0] for _, slope in found])
+    results = [objective.cost_and_gradient(np.array([w_i, b])) for w_i in w]
+    costs, slopes = zip(*((cost, gradient[0]) for cost, gradient in results), strict=True)
+    return np.array(costs), np.array(slopes)
 
 
 one_sample = np.array([[1.0]]), np.array([1.0])
 w_axis = np.linspace(-8, 8, 161)
-figure, several = plt.subplots(1, 2, figsize=(9, 3.4))
+figure, panels = plt.subplots(1, 2, figsize=(9, 3.4))
 for loss in LOSSES:
     costs, slopes = over_w(cost_of(*one_sample, loss), w_axis, b=0.0)
     second = np.gradient(slopes, w_axis)
-    several[0].plot(w_axis, costs, label=loss)
-    several[1].plot(w_axis, second, label=loss)
+    panels[0].plot(w_axis, costs, label=loss)
+    panels[1].plot(w_axis, second, label=loss)
     print(f"{loss:<13} smallest d²J/dw² = {second.min():.2f}")
-several[0].set(title="J(w)", xlabel="w", ylim=(0, 3))
-several[1].set(title="d²J/dw²", xlabel="w")
-several[1].axhline(0, color="black", linewidth=0.8)
-several[0].legend()
+panels[0].set(title="J(w)", xlabel="w", ylim=(0, 3))
+panels[1].set(title="d²J/dw²", xlabel="w")
+panels[1].axhline(0, color="black", linewidth=0.8)
+panels[0].legend()
 plt.show()
 
 # %% [markdown] lang="en"
@@ -194,8 +195,8 @@ plt.show()
 # %%
 five_samples = np.array([[-4.0], [-1.0], [3.0], [4.0], [6.0]]), np.array([1.0, 0, 0, 1, 1])
 w_axis = np.linspace(-4.5, 4.5, 181)
-figure, several = plt.subplots(1, 2, figsize=(9, 3.4))
-for axes, loss in zip(several, reversed(LOSSES), strict=True):
+figure, panels = plt.subplots(1, 2, figsize=(9, 3.4))
+for axes, loss in zip(panels, reversed(LOSSES), strict=True):
     objective = cost_of(*five_samples, loss)
     costs, slopes = over_w(objective, w_axis, b=-3.0)
     axes.plot(w_axis, costs, color=pictures.BLUE)
@@ -204,13 +205,13 @@ for axes, loss in zip(several, reversed(LOSSES), strict=True):
         for _ in range(300):
             _, gradient = objective.cost_and_gradient(np.array([steps[-1], -3.0]))
             steps.append(steps[-1] - 0.5 * gradient[0])
-        places = np.array(steps)
-        axes.plot(places, np.interp(places, w_axis, costs), "o", color=pictures.RED, markersize=3)
-        print(f"{loss:<13} from w = {start:>4}: ends at w = {places[-1]:>5.2f}, ", end="")
-        print(f"J = {np.interp(places[-1], w_axis, costs):.3f}")
+        path = np.array(steps)
+        axes.plot(path, np.interp(path, w_axis, costs), "o", color=pictures.RED, markersize=3)
+        print(f"{loss:<13} from w = {start:>4}: ends at w = {path[-1]:>5.2f}, ", end="")
+        print(f"J = {np.interp(path[-1], w_axis, costs):.3f}")
     valleys = np.sum((np.diff(costs)[:-1] < 0) & (np.diff(costs)[1:] > 0))
     axes.set(title=f"{loss}: valleys = {valleys}", xlabel="w")
-several[0].set_ylabel("J(w)")
+panels[0].set_ylabel("J(w)")
 plt.show()
 
 # %% [markdown] lang="en"
@@ -237,7 +238,7 @@ y = np.array([0.0, 0, 0, 1, 0, 1, 0, 0, 1, 1, 1, 1])
 objective = cost_of(x[:, np.newaxis], y)
 
 
-def descent(learning_rate: float, steps: int) -> tuple[Array, Array]:
+def trace_descent(learning_rate: float, steps: int) -> tuple[Array, Array]:
     """Return θ before each step of gradient descent, and J there."""
     solver = GradientDescent(learning_rate)
     state = replace(solver.start(objective), theta=np.array([-1.0, 2.0]))
@@ -250,18 +251,18 @@ def descent(learning_rate: float, steps: int) -> tuple[Array, Array]:
 
 w_axis, b_axis = np.linspace(-1.5, 8, 58), np.linspace(-2.5, 2.5, 31)
 grid = pictures.cost_grid(lambda theta: objective.cost_and_gradient(theta)[0], w_axis, b_axis)
-good = objective.safe_learning_rate()
-pictures.draw_surface(w_axis, b_axis, grid, *descent(good, 40))
+safe_rate = objective.safe_learning_rate()
+pictures.draw_surface(w_axis, b_axis, grid, *trace_descent(safe_rate, 40))
 
 # %% [markdown] lang="en"
-# The learning rate α decides how that goes. Too small: 40 steps are not enough. Too large: the steps jump across the valley and the cost rises again. A good one can be computed: α = 1 / L, where L bounds the second derivative of J, never lets the cost rise. That is the project's default (`Objective.safe_learning_rate`).
+# The learning rate α decides how well this works. Too small: 40 steps are not enough. Too large: the steps jump across the valley and the cost rises again. A good rate can be computed: with α = 1 / L, where L bounds the second derivative of J, the cost never rises. This is the project's default (`Objective.safe_learning_rate`).
 
 # %% [markdown] lang="zh"
 # 学习率 α 决定了下降的过程。太小：40 步还走不到。太大：一步跨过山谷，成本反而上升。合适的 α 是可以算出来的：取 α = 1 / L，其中 L 是 J 的二阶导数的上界，这样成本永远不会上升。这就是项目的默认值（`Objective.safe_learning_rate`）。
 
 # %%
-rates = {"too small": 0.05, "good": good, "too large": 8.0}
-descents = {f"α = {alpha:.3g}, {name}": descent(alpha, 40) for name, alpha in rates.items()}
+rates = {"too small": 0.05, "good": safe_rate, "too large": 8.0}
+descents = {f"α = {alpha:.3g}, {name}": trace_descent(alpha, 40) for name, alpha in rates.items()}
 pictures.draw_paths(w_axis, b_axis, grid, {name: path for name, (path, _) in descents.items()})
 
 figure, axes = plt.subplots(figsize=(6.5, 3.2))
@@ -277,9 +278,9 @@ plt.show()
 # %% [markdown] lang="en"
 # ## 4. A derivative is a slope
 #
-# Nudge a by 0.001 and look how far f(a) moves: the ratio is the derivative. f(a) = 4a moves four times as far wherever it is nudged. f(a) = a² moves 2a times as far, so the slope depends on the place.
+# Nudge a by 0.001 and see how far f(a) moves: the ratio is the derivative. f(a) = 4a moves four times as far, whatever a is. f(a) = a² moves 2a times as far, so the slope depends on a.
 #
-# **Correction:** for a² at a = 5 the course prints y = 4 and a = 2.001, which is the example before. The right numbers are 25 and 5.001 → 25.010001, slope 10.
+# **Correction:** for a² at a = 5 the course prints y = 4 and a = 2.001, which belong to the previous example. The correct numbers are 25 and 5.001 → 25.010001, slope 10.
 
 # %% [markdown] lang="zh"
 # ## 4. 导数就是斜率
@@ -348,28 +349,28 @@ for name, (f, formula, derivative) in TABLE.items():
         inputs = tf.Variable(a)
         outputs = f(inputs)
     automatic = tape.gradient(outputs, inputs).numpy()
-    right = derivative(a)
-    below = [
-        f"below {limit}" if np.abs(found - right).max() < limit else "WRONG"
-        for found, limit in ((differences, 1e-8), (automatic, 1e-12))
+    exact = derivative(a)
+    errors = [
+        f"below {limit}" if np.abs(estimate - exact).max() < limit else "WRONG"
+        for estimate, limit in ((differences, 1e-8), (automatic, 1e-12))
     ]
-    print(f"{name:<8} {formula:<18} {derivative(2.0):<11.6f} {', '.join(below)}")
+    print(f"{name:<8} {formula:<18} {derivative(2.0):<11.6f} {', '.join(errors)}")
 
 # %%
-figure, several = plt.subplots(2, 3, figsize=(9, 4.6))
-for axes, (name, (f, formula, derivative)) in zip(several.flat, TABLE.items(), strict=True):
+figure, panels = plt.subplots(2, 3, figsize=(9, 4.6))
+for axes, (name, (f, formula, derivative)) in zip(panels.flat, TABLE.items(), strict=True):
     a = np.linspace(0.2 if name == "ln a" else -2.5, 2.5, 101)
     axes.plot(a, f(tf.constant(a)), label=name)
     axes.plot(a, derivative(a), "--", label=formula)
     axes.legend(fontsize="small")
-for axes in several[1]:
+for axes in panels[1]:
     axes.set_xlabel("a")
 plt.show()
 
 # %% [markdown] lang="en"
 # ## 6. The computation graph
 #
-# J = 3 (a + b c) in three steps: u = b c, v = a + u, J = 3 v. Forward (blue) gives the values; backward (red) gives the derivatives of J, each from the one behind it. The course takes a = 7, b = 4, c = 2.
+# J = 3 (a + b c) in three steps: u = b c, v = a + u, J = 3 v. Forward (blue) gives the values; backward (red) gives the derivatives of J, each from the one after it. The course takes a = 7, b = 4, c = 2.
 #
 # **Correction:** the course prints dJ/dc = 9 = 3 · 3. But du/dc = b = 4, so dJ/dc = 3 · 4 = 12. The 9 belongs to b = 3.
 
@@ -390,7 +391,7 @@ def forward(a: float, b: float, c: float) -> dict[str, float]:
 
 
 def backward(node: dict[str, float]) -> dict[str, float]:
-    """Return dJ by each node, from right to left."""
+    """Return the derivative of J with respect to each node, from right to left."""
     dJ_dv = 3.0
     dJ_da = dJ_dv * 1  # v = a + u, so dv/da = 1
     dJ_du = dJ_dv * 1
@@ -477,9 +478,9 @@ for y_value in (1.0, 0.0):
         print(f"a − y = {a - y_value:>8.5f}, nudged {by_nudge:>8.5f}")
 
 # %% [markdown] lang="en"
-# ## 8. Logistic regression backwards, one sample
+# ## 8. Backpropagation in logistic regression, one sample
 #
-# The course's graph with two features: z = w₁x₁ + w₂x₂ + b, a = σ(z), L(a, y). Backwards: dz = a − y, dw₁ = x₁ dz, dw₂ = x₂ dz, db = dz. `propagate` is checked against the numbers by hand.
+# The course's graph with two features: z = w₁x₁ + w₂x₂ + b, a = σ(z), L(a, y). Backward: dz = a − y, dw₁ = x₁ dz, dw₂ = x₂ dz, db = dz. `propagate` is compared with the numbers computed by hand.
 
 # %% [markdown] lang="zh"
 # ## 8. 逻辑回归的反向传播：一个样本
@@ -533,7 +534,7 @@ pictures.draw_graph(
 # %% [markdown] lang="en"
 # ## 9. m samples: a loop
 #
-# The derivatives of the cost are the means over the samples. As the course writes it first, with a loop over the samples and one over the features:
+# The derivatives of the cost are the means over the samples. The course first writes them with a loop over the samples and one over the features:
 
 # %% [markdown] lang="zh"
 # ## 9. m 个样本：循环
@@ -543,7 +544,7 @@ pictures.draw_graph(
 
 # %%
 def propagate_by_loop(w: Array, b: float, X: Array, Y: Array) -> tuple[Array, float, float]:
-    """Return dw, db and J, one sample after the other."""
+    """Return dw, db and J, computed sample by sample."""
     m, n = X.shape
     J, dw, db = 0.0, np.zeros(n), 0.0
     for i in range(m):
@@ -583,25 +584,25 @@ print(f"J = {J_at_once:.6f}, db = {gradient[-1]:.6f}, dw[:3] = {np.round(gradien
 print("same as by loop:", np.allclose([*dw, db, J], [*gradient, J_at_once]))
 
 # %% [markdown] lang="en"
-# The next cell measures both; what it prints depends on the machine and is not kept here. On two cores of a server the loop took about a second, and `propagate` one millisecond.
+# The next cell measures both; its output depends on the machine and is not kept here. On two cores of a server the loop took about a second, and `propagate` one millisecond.
 
 # %% [markdown] lang="zh"
 # 下一个单元格测量两者的时间；输出与机器有关，所以不保存在这里。在一台两核的服务器上，循环约需一秒，`propagate` 约需一毫秒。
 
 
 # %% tags=["varies"]
-def seconds(function, repeats: int) -> float:
-    """Return the shortest time that a call takes."""
-    times = []
+def measure_seconds(function, repeats: int) -> float:
+    """Return the shortest duration of a call."""
+    durations = []
     for _ in range(repeats):
-        begin = time.perf_counter()
+        start_time = time.perf_counter()
         function()
-        times.append(time.perf_counter() - begin)
-    return min(times)
+        durations.append(time.perf_counter() - start_time)
+    return min(durations)
 
 
-loop_seconds = seconds(lambda: propagate_by_loop(w, b, X, Y), 2)
-at_once_seconds = seconds(lambda: objective.cost_and_gradient(np.append(w, b)), 20)
+loop_seconds = measure_seconds(lambda: propagate_by_loop(w, b, X, Y), 2)
+at_once_seconds = measure_seconds(lambda: objective.cost_and_gradient(np.append(w, b)), 20)
 print(f"loop       {1000 * loop_seconds:>8.1f} ms")
 print(f"vectorised {1000 * at_once_seconds:>8.1f} ms")
 
@@ -611,7 +612,7 @@ print("vectorised is more than ten times as fast:", loop_seconds > 10 * at_once_
 # %% [markdown] lang="en"
 # ## 11. A single neuron
 #
-# The course's six functions, under their own names and with one sample per column, as there. Each calls the project's function for the step: `optimize` is the training job's own loop.
+# The course's six functions, with their names and with one sample per column. Each calls the project's function for its step: `optimize` is the training job's own loop.
 
 # %% [markdown] lang="zh"
 # ## 11. 单个神经元
@@ -659,7 +660,7 @@ def model(
     num_iterations: int = 2000,
     learning_rate: float = 0.0001,
 ) -> tuple[float, list[float]]:
-    """Fit, print both accuracies, and return that of the test rows, and the costs."""
+    """Fit, print both accuracies, and return the test accuracy and the costs."""
     w, b = initialize_with_zeros(X_train.shape[0])
     fitted, costs = optimize(w, b, X_train, Y_train, num_iterations, learning_rate)
     train, test = (
@@ -675,7 +676,7 @@ def model(
 #
 # `make_classification(n_samples=500, n_features=5, n_classes=2)`, 30 % held out, 2000 iterations at α = 0.0001.
 #
-# **Correction:** to put one sample into each column the course calls `reshape(-1, m)`. That keeps the numbers in their order in memory and cuts them anew, so a column holds parts of different samples. What is needed is the transpose, `X.T`:
+# **Correction:** to put one sample into each column the course calls `reshape(-1, m)`. That keeps the numbers in memory order and only splits them differently, so a column mixes different samples. The correct operation is the transpose, `X.T`:
 
 # %% [markdown] lang="zh"
 # ### 练习
@@ -720,7 +721,7 @@ plt.show()
 # %% [markdown] lang="en"
 # With the scrambled columns the cost hardly moves, and with α = 0.0001 it is still falling after 2000 iterations.
 #
-# One seed is one draw of luck, so the same over 20 seeds. All 20 are descended at once: `tf.vectorized_map` gives `propagate` one more dimension, as section 10 did with the samples. `benchmarks/course.py` does it one by one, with [the same result](../../benchmarks/results/course.md).
+# A single seed may be lucky, so the next cell repeats the exercise with 20 seeds. All 20 fits run at once: `tf.vectorized_map` gives `propagate` one more dimension, as section 10 did with the samples. `benchmarks/course.py` runs them one by one, with [the same result](../../benchmarks/results/course.md).
 
 # %% [markdown] lang="zh"
 # 样本被打乱时，成本几乎不动；而 α = 0.0001 时，2000 次迭代之后成本仍在下降。
@@ -728,24 +729,25 @@ plt.show()
 # 一个随机种子只是一次运气，所以再对 20 个种子重复一遍。20 个一起下降：`tf.vectorized_map` 给 `propagate` 加上一维，正如第 10 节对样本所做的那样。`benchmarks/course.py` 逐个计算，[结果相同](../../benchmarks/results/course.md)。
 
 # %%
-SEEDS = [exercise(seed) for seed in range(20)]
+EXERCISES = [exercise(seed) for seed in range(20)]
 
 
 def all_sums(theta, X, Y):
-    """Return the gradients of all seeds: `propagate` once for each."""
+    """Return the gradient sums of all seeds, by calling `propagate` for each."""
     ones = tf.ones_like(Y[0])
-    return tf.vectorized_map(
-        lambda one: logistic_regression.propagate(
-            one[0][:-1], one[0][-1], one[1], one[2], ones, "cross-entropy"
-        ),
-        (theta, X, Y),
-    )
+
+    def propagate_seed(arguments):
+        theta, X, Y = arguments
+        return logistic_regression.propagate(theta[:-1], theta[-1], X, Y, ones, "cross-entropy")
+
+    return tf.vectorized_map(propagate_seed, (theta, X, Y))
 
 
-def accuracies(prepare, learning_rate: float) -> Array:
+def measure_accuracies(prepare, learning_rate: float) -> Array:
     """Return the accuracy on the test rows for each seed, after 2000 iterations."""
-    X, X_test = (np.array([prepare(seed[part]) for seed in SEEDS]) for part in (0, 1))
-    Y, Y_test = (np.array([seed[part] for seed in SEEDS]) for part in (2, 3))
+    X_by_seed, X_test_by_seed, Y_by_seed, Y_test_by_seed = zip(*EXERCISES, strict=True)
+    X, X_test = (np.array([prepare(x) for x in tables]) for tables in (X_by_seed, X_test_by_seed))
+    Y, Y_test = np.array(Y_by_seed), np.array(Y_test_by_seed)
 
     @tf.function(autograph=False)
     def step(theta):
@@ -753,46 +755,49 @@ def accuracies(prepare, learning_rate: float) -> Array:
         gradient = tf.concat([sums.dw, sums.db[:, tf.newaxis]], axis=1) / X.shape[1]
         return theta - learning_rate * gradient
 
-    theta = tf.zeros([len(SEEDS), X.shape[2] + 1], tf.float64)
+    theta = tf.zeros([len(EXERCISES), X.shape[2] + 1], tf.float64)
     for _ in range(2000):
         theta = step(theta)
     z = np.einsum("smn,sn->sm", X_test, theta[:, :-1]) + theta[:, -1:]
     return np.mean((z > 0) == Y_test, axis=1)
 
 
-def reshaped(X: Array) -> Array:
-    """Return what `reshape(-1, m)` makes of X, with samples in rows again."""
+def reshape_like_course(X: Array) -> Array:
+    """Return X as scrambled by `reshape(-1, m)`, transposed to one sample per row."""
     return X.reshape(-1, len(X)).T
 
 
-found = {
-    "as published: reshape(-1, m), α = 0.0001": accuracies(reshaped, 0.0001),
-    "X.T, α = 0.0001": accuracies(lambda X: X, 0.0001),
-    "X.T, α = 0.1": accuracies(lambda X: X, 0.1),
+accuracies = {
+    "as published: reshape(-1, m), α = 0.0001": measure_accuracies(reshape_like_course, 0.0001),
+    "X.T, α = 0.0001": measure_accuracies(lambda X: X, 0.0001),
+    "X.T, α = 0.1": measure_accuracies(lambda X: X, 0.1),
     "scikit-learn's LogisticRegression": np.array(
-        [LogisticRegression().fit(seed[0], seed[2]).score(seed[1], seed[3]) for seed in SEEDS]
+        [
+            LogisticRegression().fit(X_train, Y_train).score(X_test, Y_test)
+            for X_train, X_test, Y_train, Y_test in EXERCISES
+        ]
     ),
 }
-for name, of_seeds in found.items():
-    print(f"{name:<42} mean {of_seeds.mean():.3f}   ", end="")
-    print(f"{of_seeds.min():.2f} to {of_seeds.max():.2f}")
+for name, scores in accuracies.items():
+    print(f"{name:<42} mean {scores.mean():.3f}   ", end="")
+    print(f"{scores.min():.2f} to {scores.max():.2f}")
 one_by_one = [scrambled_accuracy, slow_accuracy, fast_accuracy]
-at_once = [of_seeds[0] for of_seeds in list(found.values())[:3]]
+at_once = [scores[0] for scores in list(accuracies.values())[:3]]
 print("seed 0 as above:", np.allclose(at_once, one_by_one))
 
 # %%
 figure, axes = plt.subplots(figsize=(8, 2.8))
-for place, of_seeds in enumerate(found.values()):
-    axes.plot(of_seeds, np.full(20, -place), "o", color=pictures.BLUE, alpha=0.35)
-    axes.plot(of_seeds.mean(), -place, "|", color=pictures.RED, markersize=24, markeredgewidth=3)
+for row, scores in enumerate(accuracies.values()):
+    axes.plot(scores, np.full(20, -row), "o", color=pictures.BLUE, alpha=0.35)
+    axes.plot(scores.mean(), -row, "|", color=pictures.RED, markersize=24, markeredgewidth=3)
 axes.axvline(0.5, color=pictures.GREY, linestyle=":")
 axes.set(xlabel="accuracy on the test rows: 20 seeds, and their mean", xlim=(0.38, 1.02))
-axes.set_yticks(range(0, -4, -1), found)
+axes.set_yticks(range(0, -4, -1), accuracies)
 axes.set_ylim(-3.5, 0.5)
 plt.show()
 
 # %% [markdown] lang="en"
-# As published the neuron learns nothing: 0.478 is chance. Transposed it reaches 0.866, and with a learning rate that lets it arrive 0.892, which is what scikit-learn finds (0.891).
+# As published, the neuron learns nothing: 0.478 is chance. With the transpose it reaches 0.866, and with a learning rate that lets it converge, 0.892, like scikit-learn (0.891).
 #
 # Next: [deployment.ipynb](deployment.ipynb) puts this neuron into production.
 
