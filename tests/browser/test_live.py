@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 import requests
 from playwright.sync_api import Browser, Page, Request, Route, expect
 
@@ -24,10 +23,12 @@ HIDE = """isHidden => {
 # Four of five requests have two rows; a poll that was in flight may have counted some of them.
 ROWS_FIT_REQUESTS = """() => {
   const number = title => {
-    const card = [...document.querySelectorAll(".now > div")].find(div => div.textContent.includes(title));
+    const cards = [...document.querySelectorAll(".now > div")];
+    const card = cards.find(card => card.textContent.includes(title));
     return parseFloat(card?.querySelector("dd").textContent);
   };
-  return Math.abs(number("Rows") / number("Requests") / 1.6 - 1) < 0.2 && number("Refused (4xx)") > 0;
+  const ratio = number("Rows") / number("Requests");
+  return Math.abs(ratio / 1.6 - 1) < 0.2 && number("Refused (4xx)") > 0;
 }"""
 
 
