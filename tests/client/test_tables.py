@@ -1019,7 +1019,7 @@ def test_layouts_tell_whether_two_versions_read_alike() -> None:
     assert TableLayout.of(schema, output_filter=["logit"]).holds_for(
         replace(schema, signatures=fewer)
     )
-    with pytest.raises(ClientError, match='model m has no "x", it has dense, serving_default'):
+    with pytest.raises(ClientError, match='model m has no "x"; it has dense, serving_default'):
         TableLayout.of(schemas.numeric(), "x")
     with pytest.raises(ClientError, match='outputs: signature serving_default has no "x"'):
         TableLayout.of(schemas.numeric(), output_filter=["x"])

@@ -223,7 +223,7 @@ def _name(tensor: Any, place: str, known: Mapping[str, TensorSpec], seen: Mappin
     if not isinstance(name, str):
         raise ClientError(f"{place}: name: expected a string, got {kind_of(name)}")
     if name not in known:
-        raise ClientError(f'{place}: unknown name "{name[:100]}", expected {_listing(known)}')
+        raise ClientError(f'{place}: unknown name "{name[:100]}"; expected {_listing(known)}')
     if name in seen:
         raise ClientError(f'{place}: duplicate name "{name}"')
     return name

@@ -144,12 +144,12 @@ class TableLayout:
         if signature is None:
             known = ", ".join(sorted(schema.signatures))
             raise ClientError(
-                f'signature_name: model {schema.model} has no "{name[:100]}", it has {known}'
+                f'signature_name: model {schema.model} has no "{name[:100]}"; it has {known}'
             )
         for output in output_filter:
             if output not in signature.outputs:
                 raise ClientError(
-                    f'outputs: signature {name} has no "{output[:100]}", '
+                    f'outputs: signature {name} has no "{output[:100]}"; '
                     f"it has {', '.join(signature.outputs)}"
                 )
         outputs = {n: signature.outputs[n] for n in sorted(output_filter or signature.outputs)}

@@ -40,7 +40,7 @@ def parse(body: bytes) -> Members:
     if not text.strip():
         raise ClientError(f"the body is empty; {EXPECTED}")
     try:
-        document = lenient_json.loads(text, Members, only_first=True)
+        document = lenient_json.loads(text, Members, ignore_trailing=True)
     except JsonError as error:
         raise invalid_request(f"the body is not JSON: {error}; {EXPECTED}") from None
     if not isinstance(document, Members):
