@@ -42,7 +42,7 @@ def example_request(schema: Schema, signature_name: str = "") -> dict[str, Any]:
 
 
 def example_rows(schema: Schema, signature_name: str) -> list[dict[str, Any]]:
-    """Return a typical row of each class; an empty list if the model does not describe its columns."""
+    """Return a typical row of each class; none if the model does not describe its columns."""
     order = schema.column_order(signature_name)
     if order is None or schema.description is None:
         return []

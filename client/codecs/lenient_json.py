@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-# `Inf` outside strings; TensorFlow Serving reads it as Infinity. Matching each string to its end, or
+# `Inf` outside strings; TensorFlow Serving reads it as Infinity. Matching strings to their end, or
 # to the end of the text, takes linear time.
 _INF = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*"?)|\bInf\b', re.DOTALL)
 # A lone surrogate: Python accepts it, but it is not a character.

@@ -27,8 +27,10 @@ class OipInferences(Codec):
     ) -> list[Reply]:
         """Return the response to each request."""
         replies = []
-        for inference, own in zip(batch.decoded, outputs_of_each(batch, outputs), strict=True):
-            reply = oip.write(inference, own, schema.model, schema.version)
+        for inference, request_outputs in zip(
+            batch.decoded, outputs_of_each(batch, outputs), strict=True
+        ):
+            reply = oip.write(inference, request_outputs, schema.model, schema.version)
             replies.append(reply._replace(headers=(*reply.headers, *headers)))
         return replies
 

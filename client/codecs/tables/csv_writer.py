@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from client.codecs.replies import each_row
+from client.codecs.json_outputs import encode_column
 from client.codecs.tables.options import ERROR, TableOptions
 from client.codecs.tables.rows import TableRows
 from client.codecs.tables.values import checked, number_texts, spread
@@ -63,7 +63,7 @@ class CsvWriter:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 return [str(value).encode() for value in array]
             return numbers
-        texts = each_row(name, array)
+        texts = encode_column(name, array)
         if array.ndim != 1:
             return [self._text(text.decode()) for text in texts]
         # The JSON of a string is a string, or an object if it is not UTF-8.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import orjson
 
-from client.codecs.replies import object_texts, row_texts
+from client.codecs.json_outputs import encode_objects, encode_rows
 from client.codecs.tables.options import ERROR, TableOptions
 from client.codecs.tables.rows import TableRows
 from client.codecs.tables.values import checked, spread
@@ -61,7 +61,7 @@ class JsonWriter:
         Raises:
             ClientError: the outputs do not have a value for each row, or have no JSON form.
         """
-        texts = _objects(rows, outputs) if self._as_objects else row_texts(checked(outputs))
+        texts = _objects(rows, outputs) if self._as_objects else encode_rows(checked(outputs))
         before, self._before = self._before, self._separator
         return before + self._separator.join(texts)
 
@@ -72,7 +72,7 @@ class JsonWriter:
 
 def _objects(rows: TableRows, outputs: Mapping[str, Array]) -> list[bytes]:
     """Return the JSON object of each row: copied columns, and outputs or an error."""
-    texts = list(spread(object_texts(checked(outputs)), rows, b""))
+    texts = list(spread(encode_objects(checked(outputs)), rows, b""))
     for index, message in rows.errors.items():
         texts[index] = orjson.dumps({ERROR: message})
     if not rows.kept:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from client.codecs.replies import json_string
+from client.codecs.json_outputs import decode_string
 from client.codecs.tables.arrow.columns import Buffers, Values, read_columns
 from client.codecs.tables.arrow.flatbuffers import BrokenError
 from client.codecs.tables.arrow.messages import BATCH, DICTIONARY, SCHEMA, Message, Messages
@@ -155,7 +155,7 @@ def _kept(read: Values, field: Field) -> Sequence[Any]:
     """Return a column's values as JSON values."""
     values, valid = read
     if values.dtype == np.object_:
-        listed = _listed(values, json_string)
+        listed = _listed(values, decode_string)
     elif (field.values or field).per_day:
         listed = _listed(values, text_of)
     else:
@@ -212,7 +212,7 @@ def _fits(array: Array, shape: tuple[int | None, ...] | None) -> bool:
 
 def _json_values(values: Array, valid: Array | None) -> list[object]:
     """Return values as JSON values, to be read one by one."""
-    listed = _listed(values, json_string) if values.dtype == np.object_ else values.tolist()
+    listed = _listed(values, decode_string) if values.dtype == np.object_ else values.tolist()
     if valid is None:
         return listed
     return [v if there else None for v, there in zip(listed, valid.tolist(), strict=True)]
