@@ -641,7 +641,7 @@ def test_rows_of_models_that_do_not_describe_themselves() -> None:
     lines = b"".join(json.dumps(v).encode() + b"\n" for v in values.tolist())
     for content_type, body in ((NDJSON, lines), (NPY, as_npy(values))):
         np.testing.assert_array_equal(joined(read(content_type, body, image))["x"], values)
-    assert "a cell of CSV is one value" in error(CSV, b"x\n1\n", image).message
+    assert "a CSV cell is one value" in error(CSV, b"x\n1\n", image).message
     vector = schemas.schema(x=TensorSpec(schemas.FLOAT, (None, 2)))
     table = pa.table({"x": pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float64(), 2))})
     np.testing.assert_array_equal(

@@ -185,10 +185,11 @@ def _read_inputs(tensors: Any, signature: Signature, data: memoryview) -> dict[s
         if size is None:
             arrays[name] = read_json(tensor, shape, spec, location)
             continue
-        if type(size) is not int or not 0 <= size <= len(data) - offset:
+        remaining = len(data) - offset
+        if type(size) is not int or not 0 <= size <= remaining:
             raise ClientError(
-                f"{location}: binary_data_size: expected an integer from 0 to {len(data) - offset}, "
-                f"the bytes left after the JSON, whose length is {HEADER_LENGTH}, got {kind_of(size)}"
+                f"{location}: binary_data_size: expected an integer from 0 to {remaining}, the "
+                f"bytes left after the JSON, whose length is {HEADER_LENGTH}, got {kind_of(size)}"
             )
         arrays[name] = read_binary(data[offset : offset + size], shape, spec, location)
         offset += size
