@@ -23,8 +23,8 @@ from client.codecs.batches import Call
 from client.codecs.json import fast
 from client.codecs.json.arrays import Locator, is_b64, kind_of, to_array
 from client.codecs.json.calls import JsonCall
-from client.codecs.lenient_json import JsonError
 from client.codecs.json_outputs import write_columns, write_rows
+from client.codecs.lenient_json import JsonError
 from client.codecs.signatures import signature_of
 from client.errors import ClientError
 from client.serving.schema import (

@@ -120,7 +120,7 @@ def table_reader(content_type: str, layout: TableLayout, options: TableOptions) 
     """Return a reader of tables of one media type.
 
     Raises:
-        ClientError: 415, the type is not in `READABLE`; 400, it cannot represent the model's inputs.
+        ClientError: 415, the type is not in `READABLE`; 400, it cannot hold the model's inputs.
     """
     if content_type == CSV:
         return CsvReader(layout, options)

@@ -1,8 +1,8 @@
 """CSV, `text/csv` (RFC 4180), also with tabs, semicolons or bars as separators.
 
-A header with the column names is followed by one line per row. Cells are trimmed; the marks that
-Excel, pandas, R and databases write for missing values are read as missing. With semicolons, tabs or bars
-as separators, numbers may have a decimal comma.
+The first line is a header with the column names; each further line is a row. Cells are trimmed;
+the marks that Excel, pandas, R and databases write for missing values are read as missing. With
+semicolons, tabs or bars as separators, numbers may have a decimal comma.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class CsvReader:
             yield self._read_rows(rows[start:stop], ends[start:stop], header)
 
     def _take_header(self, block: bytes) -> tuple[Header, bytes, int]:
-        """Read the header; return it, the remaining text and the number of that text's first line."""
+        """Read the header; return it, the remaining text and that text's first line number."""
         check_text(block)
         block, line = block.removeprefix(BYTE_ORDER_MARK), 1
         text = decode_block(block, line)

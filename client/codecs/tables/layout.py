@@ -270,7 +270,8 @@ class TableLayout:
         for name in unused:
             if name != self.label_name:
                 raise ClientError(
-                    f'{prefix}unknown column "{name[:100]}"; the columns are {", ".join(self.names)}'
+                    f'{prefix}unknown column "{name[:100]}"; '
+                    f"the columns are {', '.join(self.names)}"
                 )
         indexes = tuple(index_of.get(name, -1) for name in self.names)
         copied_columns = tuple((name, index_of[name]) for name in copied)

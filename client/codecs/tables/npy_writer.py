@@ -1,7 +1,7 @@
 """Responses in NumPy's own format, `application/x-npy`, for `numpy.load`.
 
 A single output is an array; several are a structured array with a field for each. Strings become
-bytes, padded to the longest. The header holds the row count, so the response is buffered until it is
+bytes, padded to the longest. The header holds the row count, so the response is buffered until
 complete; one larger than 64 MiB is an error.
 """
 

@@ -82,7 +82,7 @@ class Buffers:
         return _look_up(numbers, valid, dictionaries.get(field.dictionary))
 
     def text_bytes(self, start: int, stop: int, dictionaries: Mapping[int, Values]) -> int:
-        """Return the total length in bytes of the strings among some values; they may share bytes.
+        """Return the total size of the strings in a range of values; they may share bytes.
 
         Nulls and booleans, which take at most one bit in the body, count as one byte each.
 

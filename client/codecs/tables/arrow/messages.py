@@ -70,7 +70,7 @@ class Messages:
             raise ClientError("the Arrow stream ends within a message")
 
     def _next(self) -> Message | None:
-        """Return the next message; if incomplete, record how many bytes it needs and return None."""
+        """Return the next message; if incomplete, record how many bytes it needs."""
         pending = self._pending
         length = int.from_bytes(pending[4:8], "little")
         if pending[:4] != _CONTINUATION or length > MAX_METADATA_BYTES:

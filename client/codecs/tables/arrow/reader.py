@@ -124,7 +124,7 @@ class ArrowReader:
                 f"bytes of strings, got {size}; write the table in smaller batches",
                 413,
             )
-        inputs_read = [
+        input_columns = [
             (column, columns[index].field, columns[index].read(start, stop, dictionaries))
             for column, index in zip(layout.columns, header.indexes, strict=True)
         ]
@@ -135,13 +135,15 @@ class ArrowReader:
 
             return {
                 column.name: _to_input(_slice(values, begin, end), field, column, locate)
-                for column, field, values in inputs_read
+                for column, field, values in input_columns
             }
 
         in_rows = self._options.errors_in_rows
         inputs, errors = read_rows(read, stop - start, errors_in_rows=in_rows)
         copied = {
-            name: _to_json(columns[index].read(start, stop, dictionaries), columns[index].field)
+            name: _to_response_values(
+                columns[index].read(start, stop, dictionaries), columns[index].field
+            )
             for name, index in header.copied_columns
         }
         call = None if inputs is None else layout.call(inputs)
@@ -153,8 +155,8 @@ def _slice(column_values: Values, start: int, stop: int) -> Values:
     return values[start:stop], None if valid is None else valid[start:stop]
 
 
-def _to_json(column_values: Values, field: Field) -> Sequence[Any]:
-    """Return a column's values as JSON values."""
+def _to_response(column_values: Values, field: Field) -> Sequence[Any]:
+    """Return a copied column as JSON values."""
     values, valid = column_values
     if values.dtype == np.object_:
         json_values = _convert(values, decode_string)
@@ -217,7 +219,7 @@ def _fits(array: Array, shape: tuple[int | None, ...] | None) -> bool:
 
 
 def _to_json_values(values: Array, valid: Array | None) -> list[object]:
-    """Return values as JSON values, to be read one by one."""
+    """Return values as JSON values, to be checked one by one."""
     json_values = _convert(values, decode_string) if values.dtype == np.object_ else values.tolist()
     if valid is None:
         return json_values

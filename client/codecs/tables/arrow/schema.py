@@ -67,7 +67,7 @@ class Field:
         dtype: dtype of numbers, or of the offsets of strings.
         values: for lists, the field of their elements.
         width: for lists, their length.
-        dictionary: id of the dictionary whose keys the numbers are; None without one.
+        dictionary: id of the dictionary that the numbers index; None without one.
         words: the field of the dictionary's values.
         per_day: for dates and timestamps, units per day; 0 for other numbers.
     """
