@@ -92,9 +92,9 @@ class Batch:
         )
 
     def split(self, max_rows: int, max_bytes: int) -> list[Batch]:
-        """Split into batches of at most `max_rows`, and of about `max_bytes` by the mean row size.
+        """Split into batches of at most `max_rows` rows and about `max_bytes`, by the mean row size.
 
-        A larger request is a batch of its own.
+        A request above these limits is a batch of its own.
         """
         if self.rows is None or len(self.rows) == 1:
             return [self]
@@ -120,8 +120,8 @@ def group_into_batches(decoded: Mapping[int, Decoded], schema: Schema) -> list[B
     for index, request in decoded.items():
         call = request.call
         signature = schema.signatures.get(call.signature_name)
-        batched = signature is not None and signature.batched
-        rows[index] = row_count(call.inputs) if batched else 0
+        is_batched = signature is not None and signature.batched
+        rows[index] = row_count(call.inputs) if is_batched else 0
         key: Any = index
         if rows[index]:
             kinds = tuple((n, a.dtype.char, a.shape[1:]) for n, a in call.inputs.items())

@@ -47,9 +47,9 @@ def example_rows(schema: Schema, signature_name: str) -> list[dict[str, Any]]:
     if order is None or schema.description is None:
         return []
     inputs = schema.signatures[signature_name].inputs
-    known = {column.name: column for column in schema.description.columns}
+    columns = {column.name: column for column in schema.description.columns}
     return [
-        {name: known[name].example(class_index, inputs[name].dtype) for name in order}
+        {name: columns[name].example(class_index, inputs[name].dtype) for name in order}
         for class_index in (0, 1)
     ]
 

@@ -28,8 +28,8 @@ FIELDS = ("id", "row", "label", "time")
 READABLE = ("application/json", NDJSON, CSV, TSV)
 _FIELD_SET = frozenset(FIELDS)
 MAX_ERRORS = 20
-# Lines are written in chunks: each thread's allocator keeps the memory of its largest chunk.
-ROWS_PER_CHUNK = 1024
+# Lines are written in batches: each thread's allocator keeps the memory of its largest batch.
+ROWS_PER_BATCH = 1024
 MAX_ROW = 2**53
 
 
@@ -91,7 +91,7 @@ class FeedbackReader:
             ClientError: the text, or the header of CSV, cannot be read.
         """
         first = self._lines.line - block.count(b"\n")
-        rows = self._ndjson_rows if self._media_type == NDJSON else self._csv_rows
+        rows = self._read_ndjson if self._media_type == NDJSON else self._read_csv
         return self._write_lines(rows(block, first))
 
     def read_json(self, body: bytes) -> Iterator[bytes]:
@@ -109,7 +109,7 @@ class FeedbackReader:
             raise ClientError("expected at least one row, got none")
         return self._write_lines(enumerate(rows, 1))
 
-    def _ndjson_rows(self, block: bytes, first: int) -> Iterator[tuple[int, Any]]:
+    def _read_ndjson(self, block: bytes, first: int) -> Iterator[tuple[int, Any]]:
         if first == 1:
             check_text(block)
             block = block.removeprefix(BYTE_ORDER_MARK)
@@ -121,7 +121,7 @@ class FeedbackReader:
                     reason = str(error).partition(": line 1 ")[0]
                     self._refuse(number, f"not JSON: {reason}")
 
-    def _csv_rows(self, block: bytes, first: int) -> Iterator[tuple[int, Any]]:
+    def _read_csv(self, block: bytes, first: int) -> Iterator[tuple[int, Any]]:
         if self._columns is None:
             check_text(block)
             block = block.removeprefix(BYTE_ORDER_MARK)
@@ -155,7 +155,7 @@ class FeedbackReader:
                     lines.append(self._log_line(row))
                 except ValueError as error:
                     self._refuse(number, str(error))
-                if len(lines) == ROWS_PER_CHUNK:
+                if len(lines) == ROWS_PER_BATCH:
                     yield self._accept(lines)
                     lines = []
         except ClientError as error:

@@ -75,7 +75,7 @@ def read_document(body: Any, schema: Schema) -> JsonCall:
     if ("instances" in body) == ("inputs" in body):
         both = "both" if "instances" in body else "neither"
         raise ClientError(f'the body has {both} of "instances" and "inputs"; {EXPECTED}')
-    threshold = _threshold(body)
+    threshold = _read_threshold(body)
     name, signature = signature_of(schema, body.get("signature_name", DEFAULT_SIGNATURE))
     described = schema.described.get(name, {})
     if "inputs" in body:
@@ -154,7 +154,7 @@ def _check_members(members: list[tuple[str, Any]]) -> None:
             raise ClientError(f'duplicate key "{key[:100]}"')
 
 
-def _threshold(body: Mapping[str, Any]) -> float | None:
+def _read_threshold(body: Mapping[str, Any]) -> float | None:
     if "threshold" not in body:
         return None
     value = body["threshold"]

@@ -141,9 +141,7 @@ class ArrowReader:
         in_rows = self._options.errors_in_rows
         inputs, errors = read_rows(read, stop - start, errors_in_rows=in_rows)
         copied = {
-            name: _to_response_values(
-                columns[index].read(start, stop, dictionaries), columns[index].field
-            )
+            name: _to_response(columns[index].read(start, stop, dictionaries), columns[index].field)
             for name, index in header.copied_columns
         }
         call = None if inputs is None else layout.call(inputs)
