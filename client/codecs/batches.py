@@ -92,7 +92,7 @@ class Batch:
         )
 
     def split(self, max_rows: int, max_bytes: int) -> list[Batch]:
-        """Split into batches of at most `max_rows` rows and about `max_bytes`, by the mean row size.
+        """Split into batches of at most `max_rows` rows and about `max_bytes`, by mean row size.
 
         A request above these limits is a batch of its own.
         """

@@ -226,16 +226,16 @@ def _parse_header(header: bytes) -> _Header:
         raise ClientError(f"the array's header is not as numpy.save writes it: {header[:100]!r}")
     items = dict(_ITEMS.findall(header))
     descr, shape = items.get(b"descr", b""), items.get(b"shape", b"")
-    is_column_major = items.get(b"fortran_order")
+    fortran_order = items.get(b"fortran_order")
     kind = _DTYPE.fullmatch(descr)
-    if kind is None or is_column_major not in (b"True", b"False") or not shape.startswith(b"("):
+    if kind is None or fortran_order not in (b"True", b"False") or not shape.startswith(b"("):
         raise ClientError(f"expected an array of numbers, got one of {descr.decode('latin-1')}")
     try:
         dtype = np.dtype(kind[1].decode())
     except TypeError:
         raise ClientError(f"expected an array of numbers, got {descr.decode('latin-1')}") from None
     lengths = tuple(int(digits) for digits in re.findall(rb"\d+", shape))
-    return _Header(dtype, is_column_major == b"True", lengths)
+    return _Header(dtype, fortran_order == b"True", lengths)
 
 
 def _read_column(array: Array, column: TableColumn, locate: RowLocator) -> Array:
