@@ -27,10 +27,8 @@ class OipInferences(Codec):
     ) -> list[Reply]:
         """Return the response to each request."""
         replies = []
-        for inference, request_outputs in zip(
-            batch.decoded, outputs_of_each(batch, outputs), strict=True
-        ):
-            reply = oip.write(inference, request_outputs, schema.model, schema.version)
+        for inference, arrays in zip(batch.decoded, outputs_of_each(batch, outputs), strict=True):
+            reply = oip.write(inference, arrays, schema.model, schema.version)
             replies.append(reply._replace(headers=(*reply.headers, *headers)))
         return replies
 

@@ -104,7 +104,7 @@ class JsonRows:
             self.header = Header(0, ())
         names = set(layout.names)
         copied = {name for name, _ in self.header.copied_columns}
-        self._non_inputs = (copied | set(self.header.ignored_columns)) - names
+        self._extra_keys = (copied | set(self.header.ignored_columns)) - names
 
     def read(self, rows: Sequence[Any], locate: RowLocator) -> TableRows:
         """Return some rows with their call and copied columns.
@@ -133,11 +133,10 @@ class JsonRows:
         error = next((row for row in rows if isinstance(row, ClientError)), None)
         if error is not None:
             raise error
-        if self._non_inputs:
+        extra = self._extra_keys
+        if extra:
             rows = [
-                {k: v for k, v in row.items() if k not in self._non_inputs}
-                if type(row) is dict
-                else row
+                {k: v for k, v in row.items() if k not in extra} if type(row) is dict else row
                 for row in rows
             ]
         if isinstance(rows[0], dict) and not is_b64(rows[0]):

@@ -150,11 +150,9 @@ def _type(name: str, array: Array, *, nullable: bool) -> Any:
         value_type = nanoarrow.binary(nullable=value_nullable)
     else:
         value_type = nanoarrow.string(nullable=value_nullable)
-    return (
-        value_type
-        if array.ndim == 1
-        else nanoarrow.fixed_size_list(value_type, array.shape[1], nullable)
-    )
+    if array.ndim == 1:
+        return value_type
+    return nanoarrow.fixed_size_list(value_type, array.shape[1], nullable)
 
 
 def _is_text(array: Array) -> bool:
