@@ -27,7 +27,7 @@ from client.codecs.tables import (
     table_writer,
 )
 from client.codecs.tables.json_writers import JsonWriter
-from client.codecs.tables.layout import ROWS_PER_CALL, RowPlace
+from client.codecs.tables.layout import ROWS_PER_CALL, RowLocator
 from client.codecs.tables.lines import BYTE_ORDER_MARK
 from client.codecs.tables.ndjson import JsonRows
 from client.errors import ClientError
@@ -133,7 +133,7 @@ class _Predicting:
     def _predict(self, rows: TableRows, layout: TableLayout) -> Mapping[str, Array]:
         call = rows.call
         if call is None:
-            return layout.no_outputs()
+            return layout.empty_outputs()
         prediction = self._server.predict(
             self._target,
             call.inputs,
@@ -201,8 +201,8 @@ def _table_rows(
     for chunk in chunks:
         yield from reader.feed(chunk)
     yield from reader.finish()
-    if reader.ignored:
-        click.echo(f"ignored columns: {', '.join(reader.ignored)}", err=True)
+    if reader.ignored_columns:
+        click.echo(f"ignored columns: {', '.join(reader.ignored_columns)}", err=True)
 
 
 def _json_rows(
@@ -234,5 +234,5 @@ def _json_rows(
     return layout, parts()
 
 
-def _place(start: int) -> RowPlace:
+def _place(start: int) -> RowLocator:
     return lambda index: f"instances[{start + index}]"

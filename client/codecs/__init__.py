@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from client.codecs.batches import Batch, Call, Decoded, collect
+from client.codecs.batches import Batch, Call, Decoded, group_into_batches
 from client.codecs.json.calls import JsonCall
 from client.codecs.reply import Headers, Reply
 from client.errors import ClientError
@@ -57,7 +57,7 @@ class Codec(ABC):
     def decode_each(
         self, payloads: Sequence[Payload], members: Sequence[int], schema: Schema
     ) -> Decoding:
-        """Decode some of several requests one by one."""
+        """Decode the requests at some indexes one by one."""
         decoded: dict[int, Decoded] = {}
         errors: dict[int, ClientError] = {}
         for index in members:
@@ -65,7 +65,7 @@ class Codec(ABC):
                 decoded[index] = self.decode_one(payloads[index], schema)
             except ClientError as error:
                 errors[index] = error
-        return Decoding(collect(decoded, schema), errors)
+        return Decoding(group_into_batches(decoded, schema), errors)
 
     @abstractmethod
     def encode(
@@ -75,7 +75,7 @@ class Codec(ABC):
 
         Args:
             batch: the requests.
-            outputs: the model's; with a row for each row of the batch if it has several requests.
+            outputs: the model's; one row for each row of the batch if it has several requests.
             schema: schema of the version that computed them.
             headers: headers of every response.
 
@@ -84,8 +84,8 @@ class Codec(ABC):
         """
 
     def ids(self, batch: Batch) -> Sequence[str | None] | None:
-        """Return the callers' ids of the requests of a batch, None if the dialect has none."""
+        """Return the caller's id for each request, None if the dialect has no ids."""
         return None
 
     def check(self, payload: Payload) -> None:  # noqa: B027 - most dialects have nothing to check
-        """Raise the error, if any, that the request has for every model."""
+        """Raise an error if the request is invalid for every model."""

@@ -40,7 +40,7 @@ class Batch:
         call: the call for all of them; inputs are joined along the first dimension.
         members: indexes of the requests among the payloads.
         rows: the row count of each; None for a single request whose rows cannot be counted.
-        decoded: each request, decoded.
+        decoded: the decoded requests.
     """
 
     __slots__ = ("call", "decoded", "members", "rows")
@@ -55,18 +55,18 @@ class Batch:
 
     @property
     def total_rows(self) -> int:
-        """Rows of all requests, 0 if they cannot be counted."""
+        """Row count of all requests, 0 if rows cannot be counted."""
         return sum(self.rows) if self.rows is not None else 0
 
     def bounds(self) -> Iterator[tuple[int, int]]:
-        """Yield the first row of each request, and the one after its last."""
+        """Yield the half-open range of rows of each request."""
         start = 0
         for rows in self.rows or ():
             yield start, start + rows
             start += rows
 
-    def part(self, first: int, last: int) -> Batch:
-        """Return the batch of the requests from `first` to before `last`."""
+    def slice(self, first: int, last: int) -> Batch:
+        """Return the requests from `first` to before `last` as a batch."""
         assert self.rows is not None
         start = sum(self.rows[:first])
         stop = start + sum(self.rows[first:last])
@@ -76,13 +76,13 @@ class Batch:
             call, self.members[first:last], self.rows[first:last], self.decoded[first:last]
         )
 
-    def keep(self, indexes: Sequence[int]) -> Batch:
-        """Return a batch of some of the requests."""
+    def select(self, indexes: Sequence[int]) -> Batch:
+        """Return the requests at some indexes as a batch."""
         if self.rows is None:
             return self
-        kept = np.zeros(len(self.members), np.bool_)
-        kept[indexes] = True
-        mask = np.repeat(kept, self.rows)
+        is_selected = np.zeros(len(self.members), np.bool_)
+        is_selected[indexes] = True
+        mask = np.repeat(is_selected, self.rows)
         inputs = {name: array[mask] for name, array in self.call.inputs.items()}
         return Batch(
             self.call._replace(inputs=inputs),
@@ -91,10 +91,10 @@ class Batch:
             [self.decoded[i] for i in indexes],
         )
 
-    def parts(self, max_rows: int, max_bytes: int) -> list[Batch]:
-        """Split into batches of at most `max_rows`, and of about `max_bytes` by the mean row size.
+    def split(self, max_rows: int, max_bytes: int) -> list[Batch]:
+        """Split into batches of at most `max_rows` rows and about `max_bytes`, by mean row size.
 
-        A larger request is a batch of its own.
+        A request above these limits is a batch of its own.
         """
         if self.rows is None or len(self.rows) == 1:
             return [self]
@@ -103,25 +103,25 @@ class Batch:
         if total <= max_rows and size <= max_bytes:
             return [self]
         limit = max(1, min(max_rows, total * max_bytes // max(size, 1)))
-        found, first, rows = [], 0, 0
+        batches, first, rows = [], 0, 0
         for index, count in enumerate(self.rows):
             if rows and rows + count > limit:
-                found.append(self.part(first, index))
+                batches.append(self.slice(first, index))
                 first, rows = index, 0
             rows += count
-        found.append(self.part(first, len(self.rows)))
-        return found
+        batches.append(self.slice(first, len(self.rows)))
+        return batches
 
 
-def collect(decoded: Mapping[int, Decoded], schema: Schema) -> list[Batch]:
+def group_into_batches(decoded: Mapping[int, Decoded], schema: Schema) -> list[Batch]:
     """Group requests by signature, types and shapes, so that each group is one call."""
     groups: dict[Any, list[int]] = {}
     rows: dict[int, int] = {}
-    for index, one in decoded.items():
-        call = one.call
+    for index, request in decoded.items():
+        call = request.call
         signature = schema.signatures.get(call.signature_name)
-        batched = signature is not None and signature.batched
-        rows[index] = row_count(call.inputs) if batched else 0
+        is_batched = signature is not None and signature.batched
+        rows[index] = row_count(call.inputs) if is_batched else 0
         key: Any = index
         if rows[index]:
             kinds = tuple((n, a.dtype.char, a.shape[1:]) for n, a in call.inputs.items())
@@ -131,7 +131,7 @@ def collect(decoded: Mapping[int, Decoded], schema: Schema) -> list[Batch]:
     for members in groups.values():
         calls = [decoded[index].call for index in members]
         counts = [rows[index] for index in members] if rows[members[0]] else None
-        batches.append(Batch(_joined(calls), members, counts, [decoded[i] for i in members]))
+        batches.append(Batch(_concatenate(calls), members, counts, [decoded[i] for i in members]))
     return batches
 
 
@@ -148,22 +148,22 @@ def byte_size(array: Array) -> int:
     return int(array.nbytes)
 
 
-def same_call(one: Call, other: Call) -> bool:
-    """Whether two calls are the same."""
+def is_same_call(call: Call, other: Call) -> bool:
+    """Return whether two calls have the same signature, inputs and output filter."""
     return (
-        one.signature_name == other.signature_name
-        and one.output_filter == other.output_filter
-        and one.inputs.keys() == other.inputs.keys()
+        call.signature_name == other.signature_name
+        and call.output_filter == other.output_filter
+        and call.inputs.keys() == other.inputs.keys()
         and all(
             values.dtype == other.inputs[name].dtype
             # NaN is a missing number, so NaNs are equal.
             and np.array_equal(values, other.inputs[name], equal_nan=values.dtype.kind == "f")
-            for name, values in one.inputs.items()
+            for name, values in call.inputs.items()
         )
     )
 
 
-def _joined(calls: Sequence[Call]) -> Call:
+def _concatenate(calls: Sequence[Call]) -> Call:
     first = calls[0]
     if len(calls) == 1:
         return first

@@ -1,4 +1,4 @@
-"""Media types of tables, and their negotiation."""
+"""Media types of tables, and content negotiation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _CHARSETS = ("utf-8", "utf8", "us-ascii")
 
 
 def is_table(content_type: str | None) -> bool:
-    """Return whether a Content-Type is that of a table, readable or not."""
+    """Return whether a Content-Type is that of a table, supported or not."""
     if content_type is None or content_type == JSON:
         return False
     return _TABLE.search(content_type.partition(";")[0].lower()) is not None
@@ -45,7 +45,7 @@ def media_type(content_type: str) -> str:
     """Return a Content-Type's media type in its canonical spelling.
 
     Raises:
-        ClientError: 415, the text is not UTF-8.
+        ClientError: 415, the charset is not UTF-8.
     """
     name, options = parse_options_header(content_type)
     charset = options.get("charset", "utf-8")
@@ -58,22 +58,22 @@ def media_type(content_type: str) -> str:
 def negotiate(accept: str | None, request_type: str) -> str:
     """Return the media type of the response (RFC 9110, 12.5.1).
 
-    Among types of equal quality the request's own wins.
+    Among types of equal quality, the request's own wins.
 
     Args:
         accept: value of the Accept header, None if absent.
         request_type: media type of the request.
 
     Raises:
-        ClientError: 406, none of the types that can be written is accepted.
+        ClientError: 406, no type in `WRITABLE` is accepted.
     """
     parsed = parse_accept_header(accept or "*/*", MIMEAccept)
     # Names include parameters such as a charset, which `quality` would compare.
     names = ((name.partition(";")[0].strip().lower(), q) for name, q in parsed)
-    wanted = MIMEAccept([(_ALIASES.get(name, name), q) for name, q in names])
+    accepted = MIMEAccept([(_ALIASES.get(name, name), q) for name, q in names])
     order = (request_type, *WRITABLE) if request_type in WRITABLE else WRITABLE
-    best = max(order, key=wanted.quality)
-    if wanted.quality(best) == 0:
+    best = max(order, key=accepted.quality)
+    if accepted.quality(best) == 0:
         raise ClientError(
             f'Accept: expected one of {", ".join(WRITABLE)}, got "{(accept or "")[:100]}"', 406
         )

@@ -25,20 +25,20 @@ def example_request(schema: Schema, signature_name: str = "") -> dict[str, Any]:
     signature = schema.signatures.get(name)
     if signature is None:
         known = ", ".join(sorted(schema.signatures))
-        raise ClientError(f'signature: model {schema.model} has no "{name[:100]}", it has {known}')
+        raise ClientError(f'signature: model {schema.model} has no "{name[:100]}"; it has {known}')
     for input_name, spec in signature.inputs.items():
         if spec.dtype not in JSON_DTYPES:
             raise ClientError(
                 f"input {input_name}: values of {dtype_name(spec.dtype)} have no JSON form"
             )
-    named = {"signature_name": name} if name != DEFAULT_SIGNATURE else {}
+    name_field = {"signature_name": name} if name != DEFAULT_SIGNATURE else {}
     rows = example_rows(schema, name)
     if rows:
-        return {**named, "instances": rows}
+        return {**name_field, "instances": rows}
     specs = signature.inputs
     if signature.batched:
-        return {**named, "instances": [{n: _value(s, 1) for n, s in specs.items()}]}
-    return {**named, "inputs": {n: _value(s, 0) for n, s in specs.items()}}
+        return {**name_field, "instances": [{n: _example_value(s, 1) for n, s in specs.items()}]}
+    return {**name_field, "inputs": {n: _example_value(s, 0) for n, s in specs.items()}}
 
 
 def example_rows(schema: Schema, signature_name: str) -> list[dict[str, Any]]:
@@ -47,16 +47,16 @@ def example_rows(schema: Schema, signature_name: str) -> list[dict[str, Any]]:
     if order is None or schema.description is None:
         return []
     inputs = schema.signatures[signature_name].inputs
-    known = {column.name: column for column in schema.description.columns}
+    columns = {column.name: column for column in schema.description.columns}
     return [
-        {name: known[name].example(of_class, inputs[name].dtype) for name in order}
-        for of_class in (0, 1)
+        {name: columns[name].example(class_index, inputs[name].dtype) for name in order}
+        for class_index in (0, 1)
     ]
 
 
-def _value(spec: TensorSpec, skipped: int) -> Any:
-    """Return a value of an input without its first dimensions."""
+def _example_value(spec: TensorSpec, skipped_dims: int) -> Any:
+    """Return a value for an input, without its first dimensions."""
     value = _BY_KIND[DTYPES[spec.dtype].kind]
-    for length in reversed((spec.shape or ())[skipped:]):
+    for length in reversed((spec.shape or ())[skipped_dims:]):
         value = [value] * (1 if length is None else length)
     return value

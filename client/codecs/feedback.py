@@ -2,7 +2,7 @@
 
 Each row has the prediction's `id`, and a `label`, which is a class name of the model. `row`, the
 row's index in the request (default 0), and `time`, when the label became known, are optional.
-Invalid rows are refused one by one; the others are accepted.
+Invalid rows are refused; the others are accepted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import orjson
 
 from client.codecs.content_types import CSV, NDJSON, TSV
 from client.codecs.json.arrays import kind_of
-from client.codecs.tables.lines import BYTE_ORDER_MARK, LineBlocks, check_text, decoded
+from client.codecs.tables.lines import BYTE_ORDER_MARK, LineBlocks, check_text, decode_block
 from client.errors import ClientError
 from client.observability.prediction_ids import is_id
 from client.serving.columns.categorical import WHOLE
@@ -26,20 +26,20 @@ from client.serving.columns.date import EPOCH, EXPECTED, days_of
 FORMAT = 1
 FIELDS = ("id", "row", "label", "time")
 READABLE = ("application/json", NDJSON, CSV, TSV)
-KNOWN = frozenset(FIELDS)
+_FIELD_SET = frozenset(FIELDS)
 MAX_ERRORS = 20
-# Lines are written in pieces: each thread's allocator keeps the memory of its largest piece.
-ROWS_AT_ONCE = 1024
+# Lines are written in batches: each thread's allocator keeps the memory of its largest batch.
+ROWS_PER_BATCH = 1024
 MAX_ROW = 2**53
 
 
 class FeedbackReader:
-    """Reads the feedback of one request in pieces, to lines of the feedback log.
+    """Incrementally converts the feedback of one request to lines of the feedback log.
 
     Attributes:
-        accepted: number of rows taken.
-        refused: number of rows refused.
-        errors: line and error of the first rows refused.
+        accepted: number of accepted rows.
+        refused: number of refused rows.
+        errors: line and error of the first refused rows.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class FeedbackReader:
 
         Args:
             media_type: one of `READABLE`.
-            class_names: the labels that the model knows; empty if every label is accepted.
+            class_names: the accepted labels; empty if every label is accepted.
             caller: the name of the API key.
             now: the time of the request.
 
@@ -70,7 +70,7 @@ class FeedbackReader:
         # Training keeps the spelling of True and False; in JSON they are true and false.
         booleans = (name for name in self._class_names if name.lower() in ("true", "false"))
         self._labels.update({name.lower(): name for name in booleans})
-        self._now = time_text(now)
+        self._now = _format_time(now)
         self._caller = caller
         self._lines = LineBlocks()
         self._columns: list[str] | None = None
@@ -80,9 +80,9 @@ class FeedbackReader:
         """Add bytes of NDJSON or CSV, and yield blocks of whole lines for `read`."""
         return self._lines.feed(chunk)
 
-    def rest(self) -> bytes:
+    def flush(self) -> bytes:
         """Return the last block."""
-        return self._lines.rest()
+        return self._lines.flush()
 
     def read(self, block: bytes) -> Iterator[bytes]:
         """Yield the log's lines for a block of lines.
@@ -91,8 +91,8 @@ class FeedbackReader:
             ClientError: the text, or the header of CSV, cannot be read.
         """
         first = self._lines.line - block.count(b"\n")
-        rows = self._ndjson_rows if self._media_type == NDJSON else self._csv_rows
-        return self._written(rows(block, first))
+        rows = self._read_ndjson if self._media_type == NDJSON else self._read_csv
+        return self._write_lines(rows(block, first))
 
     def read_json(self, body: bytes) -> Iterator[bytes]:
         """Yield the log's lines for a JSON object, or a list of objects.
@@ -107,9 +107,9 @@ class FeedbackReader:
         rows = document if type(document) is list else [document]
         if not rows:
             raise ClientError("expected at least one row, got none")
-        return self._written(enumerate(rows, 1))
+        return self._write_lines(enumerate(rows, 1))
 
-    def _ndjson_rows(self, block: bytes, first: int) -> Iterator[tuple[int, Any]]:
+    def _read_ndjson(self, block: bytes, first: int) -> Iterator[tuple[int, Any]]:
         if first == 1:
             check_text(block)
             block = block.removeprefix(BYTE_ORDER_MARK)
@@ -121,12 +121,14 @@ class FeedbackReader:
                     reason = str(error).partition(": line 1 ")[0]
                     self._refuse(number, f"not JSON: {reason}")
 
-    def _csv_rows(self, block: bytes, first: int) -> Iterator[tuple[int, Any]]:
+    def _read_csv(self, block: bytes, first: int) -> Iterator[tuple[int, Any]]:
         if self._columns is None:
             check_text(block)
             block = block.removeprefix(BYTE_ORDER_MARK)
         reader = csv.reader(
-            io.StringIO(decoded(block, first), newline=""), delimiter=self._separator, strict=True
+            io.StringIO(decode_block(block, first), newline=""),
+            delimiter=self._separator,
+            strict=True,
         )
         try:
             for cells in reader:
@@ -134,7 +136,7 @@ class FeedbackReader:
                 if not cells:
                     continue
                 if self._columns is None:
-                    self._columns = _header(cells, number)
+                    self._columns = _read_header(cells, number)
                 elif len(cells) != len(self._columns):
                     message = f"expected {len(self._columns)} cells like the header"
                     self._refuse(number, f"{message}, got {len(cells)}")
@@ -144,30 +146,30 @@ class FeedbackReader:
         except csv.Error as error:
             raise ClientError(f"line {first + reader.line_num - 1}: {error}") from error
 
-    def _written(self, rows: Iterable[tuple[int, Any]]) -> Iterator[bytes]:
+    def _write_lines(self, rows: Iterable[tuple[int, Any]]) -> Iterator[bytes]:
         lines: list[bytes] = []
-        fault: ClientError | None = None
+        failure: ClientError | None = None
         try:
             for number, row in rows:
                 try:
-                    lines.append(self._line(row))
+                    lines.append(self._log_line(row))
                 except ValueError as error:
                     self._refuse(number, str(error))
-                if len(lines) == ROWS_AT_ONCE:
+                if len(lines) == ROWS_PER_BATCH:
                     yield self._accept(lines)
                     lines = []
         except ClientError as error:
-            fault = error  # the rows before it are accepted
+            failure = error  # accept the rows before it
         if lines:
             yield self._accept(lines)
-        if fault is not None:
-            raise fault
+        if failure is not None:
+            raise failure
 
     def _accept(self, lines: list[bytes]) -> bytes:
         self.accepted += len(lines)
         return b"".join(lines)
 
-    def _line(self, row: Any) -> bytes:
+    def _log_line(self, row: Any) -> bytes:
         """Return the log's line for a row.
 
         Raises:
@@ -175,33 +177,33 @@ class FeedbackReader:
         """
         if type(row) is not dict:
             raise ValueError(f"expected an object with id and label, got {kind_of(row)}")
-        if not row.keys() <= KNOWN:
-            unknown = min(row.keys() - KNOWN)
+        if not row.keys() <= _FIELD_SET:
+            unknown = min(row.keys() - _FIELD_SET)
             raise ValueError(f'unknown field "{unknown[:100]}"; expected {", ".join(FIELDS)}')
-        identity, time = row.get("id"), row.get("time")
-        if type(identity) is not str or not is_id(identity):
+        prediction_id, time = row.get("id"), row.get("time")
+        if type(prediction_id) is not str or not is_id(prediction_id):
             raise ValueError(
-                f"id: expected the prediction's X-Prediction-ID, got {kind_of(identity)}"
+                f"id: expected the prediction's X-Prediction-ID, got {kind_of(prediction_id)}"
             )
         return orjson.dumps(
             {
                 "format": FORMAT,
-                "id": identity,
-                "row": _row_number(row.get("row", 0)),
-                "label": self._label(row.get("label")),
-                "time": self._now if time is None else _time(time),
+                "id": prediction_id,
+                "row": _read_row(row.get("row", 0)),
+                "label": self._read_label(row.get("label")),
+                "time": self._now if time is None else _read_time(time),
                 "received": self._now,
                 "caller": self._caller,
             },
             option=orjson.OPT_APPEND_NEWLINE,
         )
 
-    def _label(self, value: Any) -> str:
-        """Return the class name that a label stands for; 1, 1.0 and "1" are one."""
-        known = self._labels.get(value) if type(value) is str else None
-        if known is not None:
-            return known
-        text = _text(value)
+    def _read_label(self, value: Any) -> str:
+        """Return the class name that a label stands for; 1, 1.0 and "1" are the same label."""
+        class_name = self._labels.get(value) if type(value) is str else None
+        if class_name is not None:
+            return class_name
+        text = _label_text(value)
         if text is None or (self._class_names and text not in self._labels):
             expected = f"one of {', '.join(self._class_names)}" if self._class_names else "a label"
             raise ValueError(f"label: expected {expected}, got {kind_of(value)}")
@@ -213,19 +215,19 @@ class FeedbackReader:
             self.errors.append({"line": number, "error": message})
 
 
-def time_text(moment: datetime) -> str:
-    """Return a time as the log has it: ISO 8601 in UTC, with milliseconds."""
+def _format_time(moment: datetime) -> str:
+    """Return a time in the log's format: ISO 8601 in UTC, with milliseconds."""
     text = moment.astimezone(timezone.utc).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")
 
 
-def _header(cells: Iterable[str], line: int) -> list[str]:
+def _read_header(cells: Iterable[str], line: int) -> list[str]:
     names = [cell.strip() for cell in cells]
     for name in names:
         if name not in FIELDS or names.count(name) > 1:
-            what = "duplicate" if name in FIELDS else "unknown"
+            problem = "duplicate" if name in FIELDS else "unknown"
             raise ClientError(
-                f'line {line}: {what} column "{name[:100]}"; expected {", ".join(FIELDS)}'
+                f'line {line}: {problem} column "{name[:100]}"; expected {", ".join(FIELDS)}'
             )
     for name in ("id", "label"):
         if name not in names:
@@ -233,7 +235,7 @@ def _header(cells: Iterable[str], line: int) -> list[str]:
     return names
 
 
-def _row_number(value: Any) -> int:
+def _read_row(value: Any) -> int:
     is_number = type(value) is str and value.isascii() and value.isdigit()
     number = int(value) if is_number and len(value) <= len(str(MAX_ROW)) else value
     if type(number) is not int or not 0 <= number < MAX_ROW:
@@ -241,7 +243,7 @@ def _row_number(value: Any) -> int:
     return number
 
 
-def _text(value: Any) -> str | None:
+def _label_text(value: Any) -> str | None:
     if type(value) is bool:
         return str(value).lower()
     if type(value) not in (str, int, float):
@@ -251,16 +253,16 @@ def _text(value: Any) -> str | None:
         return None
     if text.lower() in ("true", "false"):
         return text.lower()
-    whole = WHOLE.fullmatch(text)
-    return whole[1] if whole else text
+    match = WHOLE.fullmatch(text)
+    return match[1] if match else text
 
 
-def _time(value: Any) -> str:
+def _read_time(value: Any) -> str:
     days = days_of(value.strip()) if type(value) is str else None
     if days is None:
         raise ValueError(f"time: expected {EXPECTED}, got {kind_of(value)}")
     try:
-        return time_text(EPOCH + timedelta(days=days))
+        return _format_time(EPOCH + timedelta(days=days))
     except OverflowError:
         raise ValueError(f"time: expected {EXPECTED}, got {kind_of(value)}") from None
 

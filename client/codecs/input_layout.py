@@ -36,34 +36,32 @@ JSON_DTYPES = FLOATS | frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A signature's inputs, as filled by well-formed requests.
+    """How well-formed requests fill a signature's inputs.
 
     Attributes:
         signature_name: the signature's name.
         names: the inputs' names, in the table's order if it is known.
         specs: the inputs' specs.
-        ordered: whether the column order is known, so that a plain list can be a row.
+        is_ordered: whether the column order is known, so that a plain list can be a row.
         pick: returns an object's values in the order of `names`.
-        matrix: the dtype of all inputs if each takes one number per row, so that rows are a matrix.
-        dense: whether the signature `dense` computes the same from that matrix.
-        texts: whether an input takes strings.
-        plain_rows: spec of rows without names as one tensor: values for the only input, or lists
-            in the table's order; None if they are neither.
+        matrix_dtype: the dtype of all inputs if each takes one number per row, so that the rows
+            form a matrix; None otherwise.
+        has_dense: whether the signature `dense` computes the same from that matrix.
+        has_strings: whether an input takes strings.
     """
 
     signature_name: str
     names: tuple[str, ...]
     specs: tuple[TensorSpec, ...]
-    ordered: bool
+    is_ordered: bool
     pick: Callable[[Any], tuple[Any, ...]]
-    matrix: int | None
-    dense: bool
-    texts: bool
-    plain_rows: TensorSpec | None
+    matrix_dtype: int | None
+    has_dense: bool
+    has_strings: bool
 
     def call(self, matrix: Array) -> Call:
         """Return the call for a matrix that has a column for each input."""
-        if self.dense:
+        if self.has_dense:
             return Call(DENSE, {DENSE_INPUT: matrix})
         columns = np.ascontiguousarray(matrix.T)
         return Call(self.signature_name, dict(zip(self.names, columns, strict=True)))
@@ -71,14 +69,14 @@ class Layout:
 
 def layout_of(schema: Schema, signature_name: str) -> Layout | None:
     """Return a signature's layout, None if it does not exist or has no JSON form."""
-    known: Layout | None = schema.derived.get((Layout, signature_name))
+    layout: Layout | None = schema.derived.get((Layout, signature_name))
     # Do not cache misses: names are chosen by callers.
-    if known is None and signature_name in schema.signatures:
-        known = schema.derived[Layout, signature_name] = _layout(schema, signature_name)
-    return known
+    if layout is None and signature_name in schema.signatures:
+        layout = schema.derived[Layout, signature_name] = _build_layout(schema, signature_name)
+    return layout
 
 
-def _layout(schema: Schema, signature_name: str) -> Layout | None:
+def _build_layout(schema: Schema, signature_name: str) -> Layout | None:
     inputs = schema.signatures[signature_name].inputs
     order = schema.column_order(signature_name)
     names = order or tuple(inputs)
@@ -87,19 +85,15 @@ def _layout(schema: Schema, signature_name: str) -> Layout | None:
         return None
     dtype = specs[0].dtype
     is_matrix = dtype in FLOATS and set(specs) == {TensorSpec(dtype, (None,))}
-    plain_rows = specs[0] if len(specs) == 1 else None
-    if plain_rows is None and is_matrix and order is not None:
-        plain_rows = TensorSpec(dtype, (None, len(specs)))
     return Layout(
         signature_name,
         names,
         specs,
-        ordered=order is not None,
+        is_ordered=order is not None,
         pick=_picker(names),
-        matrix=dtype if is_matrix else None,
-        dense=schema.dense_order(signature_name) is not None,
-        texts=any(spec.dtype == STRING for spec in specs),
-        plain_rows=plain_rows,
+        matrix_dtype=dtype if is_matrix else None,
+        has_dense=schema.dense_order(signature_name) is not None,
+        has_strings=any(spec.dtype == STRING for spec in specs),
     )
 
 

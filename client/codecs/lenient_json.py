@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-# `Inf` outside strings; TensorFlow Serving reads it as Infinity. A string is matched to its end or
-# to the end of the text, so that matching takes linear time.
+# `Inf` outside strings; TensorFlow Serving reads it as Infinity. Matching strings to their end, or
+# to the end of the text, takes linear time.
 _INF = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*"?)|\bInf\b', re.DOTALL)
 # A lone surrogate: Python accepts it, but it is not a character.
 _ESCAPE = re.compile(
@@ -27,19 +27,19 @@ class JsonError(ValueError):
     """The text is not JSON; the message says why."""
 
 
-def loads(text: str, pairs_hook: PairsHook | None = None, *, only_first: bool = False) -> Any:
-    """Parse a text.
+def loads(text: str, pairs_hook: PairsHook | None = None, *, ignore_trailing: bool = False) -> Any:
+    """Parse JSON.
 
     Args:
         text: JSON that may hold NaN, Infinity, Inf and -Infinity.
         pairs_hook: builds an object from its members; a dict by default.
-        only_first: whether text after the document is ignored.
+        ignore_trailing: whether to ignore text after the document.
 
     Raises:
         JsonError: the text is not JSON, or nested too deeply.
     """
     decoder = json.JSONDecoder(
-        object_pairs_hook=pairs_hook, parse_int=_integer, parse_float=_number
+        object_pairs_hook=pairs_hook, parse_int=_parse_integer, parse_float=_parse_float
     )
     if "\\u" in text and any(match["half"] for match in _ESCAPE.finditer(text)):
         raise JsonError("lone surrogate in a string")
@@ -54,22 +54,22 @@ def loads(text: str, pairs_hook: PairsHook | None = None, *, only_first: bool = 
         raise JsonError(error.msg if has_inf else str(error)) from None
     except RecursionError:
         raise JsonError("lists or objects nested too deeply") from None
-    if not only_first and text[end:].strip(" \t\r\n"):
+    if not ignore_trailing and text[end:].strip(" \t\r\n"):
         position = "" if has_inf else f": char {end}"
         raise JsonError(f"unexpected text after the document{position}")
     return document
 
 
-def _integer(digits: str) -> int | float:
-    """Read a 64-bit integer exactly, a larger one as a float, as orjson does."""
+def _parse_integer(digits: str) -> int | float:
+    """Parse a 64-bit integer exactly, and a larger one as a float, as orjson does."""
     if len(digits) <= _INTEGER_DIGITS:
         value = int(digits)
         if _MIN_INT64 <= value <= _MAX_UINT64:
             return value
-    return _number(digits)
+    return _parse_float(digits)
 
 
-def _number(digits: str) -> float:
+def _parse_float(digits: str) -> float:
     value = float(digits)
     if value in (float("inf"), float("-inf")):
         raise JsonError(f"number out of range: {digits[:40]}")

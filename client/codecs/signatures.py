@@ -1,4 +1,4 @@
-"""The signature that a request names."""
+"""Lookup of the signature that a request names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def signature_of(schema: Schema, name: Any) -> tuple[str, Signature]:
     if signature is None:
         known = ", ".join(sorted(schema.signatures))
         raise ClientError(
-            f'signature_name: model {schema.model} has no "{name[:100] or DEFAULT_SIGNATURE}", '
+            f'signature_name: model {schema.model} has no "{name[:100] or DEFAULT_SIGNATURE}"; '
             f"it has {known}"
         )
     return name or DEFAULT_SIGNATURE, signature

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from client.codecs import Decoding
-from client.codecs.batches import Batch, same_call
+from client.codecs.batches import Batch, is_same_call
 from client.errors import ClientError, ServerError, UnavailableError
 from client.inference import input_ranges
 from client.inference.calls import BatchSender
@@ -98,7 +98,7 @@ class Checks:
         good: list[int] = []
         errors: dict[int, ClientError] = {}
         for index, member in enumerate(batch.members):
-            own = batch.part(index, index + 1) if batch.rows is not None else batch
+            own = batch.slice(index, index + 1) if batch.rows is not None else batch
             try:
                 input_ranges.refuse(input_ranges.find(own.call, schema), *self.refused)
                 good.append(index)
@@ -106,7 +106,7 @@ class Checks:
                 errors[member] = error
         if not good:
             return None, [], errors
-        rest = batch.keep(good)
+        rest = batch.select(good)
         return rest, input_ranges.find(rest.call, schema), errors
 
     def count(self, schema: Schema, found: list[Finding]) -> None:
@@ -267,7 +267,7 @@ def _is_same(part: Batch, decoding: Decoding) -> bool:
     if decoding.errors or len(decoding.batches) != 1:
         return False
     other = decoding.batches[0]
-    return len(other.members) == len(part.members) and same_call(other.call, part.call)
+    return len(other.members) == len(part.members) and is_same_call(other.call, part.call)
 
 
 def _missing_by_member(batch: Batch, found: list[Finding]) -> Mapping[int, int]:

@@ -74,7 +74,7 @@ class BatchSender:
                 yield batch, error
             return
         key = (target, batch.call.signature_name)
-        pending = batch.parts(self._max_rows.get(key, self._limits.rows), self._limits.size)
+        pending = batch.split(self._max_rows.get(key, self._limits.rows), self._limits.size)
         for part in pending:
             sending = _Sending(self, target, schema, deadline, server, is_done)
             for answer in await sending.bisect(part):
@@ -158,13 +158,13 @@ class _Sending:
         if len(batch.members) > 1 and not _has_rows(prediction, batch.total_rows):
             # The outputs do not have a row for each input row, despite the signature.
             sender.learn(target, batch, 1)
-            parts = [batch.part(i, i + 1) for i in range(len(batch.members))]
+            parts = [batch.slice(i, i + 1) for i in range(len(batch.members))]
             return [answer for part in parts for answer in await self.bisect(part)]
         return [(batch, prediction)]
 
     async def _halve(self, batch: Batch, error: ServerError) -> Answers:
         middle = len(batch.members) // 2
-        halves = (batch.part(0, middle), batch.part(middle, len(batch.members)))
+        halves = (batch.slice(0, middle), batch.slice(middle, len(batch.members)))
         answers = [await self.bisect(half) for half in halves]
         found = [answer for part in answers for answer in part]
         good = all(isinstance(reply, Prediction) for _, reply in found)
@@ -180,7 +180,7 @@ class _Sending:
             return [(batch, error)]
         # Each request gets its own error object, since raising adds a traceback to it.
         return [
-            (batch.part(i, i + 1), server_error(error.code, error.message))
+            (batch.slice(i, i + 1), server_error(error.code, error.message))
             for i in range(len(batch.members))
         ]
 

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from client.codecs.batches import Call
-from client.codecs.replies import each_row, object_texts
+from client.codecs.json_outputs import encode_column, encode_objects
 from client.observability.prediction_ids import is_sampled
 from client.serving.columns import Column
 from client.serving.columns.base import MISSING_INTEGER
@@ -233,7 +233,9 @@ def _columns(
     described = schema.described.get(signature_name)
     if described is None:
         return {
-            name: each_row(name, array) for name, array in inputs.items() if name not in leave_out
+            name: encode_column(name, array)
+            for name, array in inputs.items()
+            if name not in leave_out
         }
     found: dict[str, list[bytes]] = {}
     for name, columns in described.items():
@@ -252,7 +254,7 @@ def _matrix_texts(columns: Sequence[Column], matrix: Array) -> list[list[bytes]]
     """Return the JSON of each value by column, encoded at once."""
     if any(column.kind == "date" for column in columns) or matrix.dtype.hasobject:
         return [_texts(column, matrix[:, i]) for i, column in enumerate(columns)]
-    flat = each_row("", matrix.reshape(-1))
+    flat = encode_column("", matrix.reshape(-1))
     return [flat[i :: len(columns)] for i in range(len(columns))]
 
 
@@ -262,7 +264,7 @@ def _texts(column: Column, array: Array) -> list[bytes]:
         return [NULL if days != days else _date(days) for days in array.tolist()]
     if column.kind == "boolean" and array.dtype == np.int8:
         return [_BOOLEANS[value] for value in array.tolist()]
-    texts = each_row("", array)
+    texts = encode_column("", array)
     if array.dtype.kind not in "Oi":
         return texts
     missing = b'""' if array.dtype.kind == "O" else _MISSING_INTEGER
@@ -272,10 +274,11 @@ def _texts(column: Column, array: Array) -> list[bytes]:
 def _answer(schema: Schema, signature_name: str, outputs: Mapping[str, Array]) -> list[Piece]:
     """Return the pieces of the prediction."""
     if not {PROBABILITY, LABEL} <= schema.signatures[signature_name].outputs.keys():
-        return [b',"outputs":', object_texts(outputs)]
+        return [b',"outputs":', encode_objects(outputs)]
     # A request may leave an output out.
     probability, label = (
-        each_row(name, outputs[name]) if name in outputs else NULL for name in (PROBABILITY, LABEL)
+        encode_column(name, outputs[name]) if name in outputs else NULL
+        for name in (PROBABILITY, LABEL)
     )
     return [b',"probability":', probability, b',"label":', label]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.codecs import Codec, Payload
-from client.codecs.batches import Call, same_call
+from client.codecs.batches import Call, is_same_call
 from client.codecs.json.codec import JsonPredictions
 from client.codecs.oip.infer import OipInferences
 from client.codecs.tfs_rest.codec import RestPredictions
@@ -87,7 +87,7 @@ def test_each_request_is_decoded_as_it_would_be_alone(
     for batch in decoding.batches:
         for index, member in enumerate(batch.members):
             assert member not in found
-            own = batch.part(index, index + 1) if batch.rows is not None else batch
+            own = batch.slice(index, index + 1) if batch.rows is not None else batch
             found[member] = own.call
     assert sorted(found) == list(range(len(bodies)))
     for member, body in enumerate(bodies):
@@ -95,7 +95,7 @@ def test_each_request_is_decoded_as_it_would_be_alone(
         if isinstance(expected, str) or isinstance(got, str):
             assert got == expected, body
         else:
-            assert same_call(got, expected), body
+            assert is_same_call(got, expected), body
 
 
 def outputs(rows: int) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def test_each_response_is_the_one_it_would_be_alone(codec: Codec) -> None:
         together = codec.encode(batch, whole, schema, headers)
         for index, (start, stop) in enumerate(batch.bounds()):
             own = {name: array[start:stop] for name, array in whole.items()}
-            (expected,) = codec.encode(batch.part(index, index + 1), own, schema, headers)
+            (expected,) = codec.encode(batch.slice(index, index + 1), own, schema, headers)
             got = together[index]
             assert orjson.loads(got.body) == orjson.loads(expected.body)
             assert (got.status, got.headers) == (200, headers)

@@ -159,7 +159,7 @@ def test_an_example_is_a_request_that_is_answered(server: str, url: str) -> None
     assert json.loads(words[-1]) == body
     unknown = client(*arguments, "--signature=nosuch")
     assert unknown.returncode == 1
-    assert 'model flats has no "nosuch", it has describe' in unknown.stderr
+    assert 'model flats has no "nosuch"; it has describe' in unknown.stderr
 
 
 def test_labels_are_text(server: str) -> None:

@@ -31,7 +31,7 @@ def test_rows_before_a_line_that_cannot_be_read_are_accepted() -> None:
     stored: list[bytes] = []
 
     def store(body: bytes) -> None:
-        for block in (*csv.blocks(body), csv.rest()):
+        for block in (*csv.blocks(body), csv.flush()):
             for lines in csv.read(block):
                 stored.append(lines)
 

@@ -236,7 +236,7 @@ def test_any_header(header: str) -> None:
 
 
 def offset(table: Table) -> int:
-    found: int = struct.unpack_from("<i", table.data, table.at)[0]
+    found: int = struct.unpack_from("<i", table.data, table.offset)[0]
     return found
 
 
@@ -245,7 +245,8 @@ def lying(rows: int) -> bytes:
     whole = bytearray(arrow(pa.table({name: [1.0] for name in "abc"})))
     batch = 8 + struct.unpack_from("<i", whole, 4)[0] + 8
     header = Table.root(bytes(whole[batch:])).table(2)
-    length = header.at + struct.unpack_from("<H", header.data, header.at - offset(header) + 4)[0]
+    vtable = header.offset - offset(header)
+    length = header.offset + struct.unpack_from("<H", header.data, vtable + 4)[0]
     assert header.number(0, "<q") == 1
     struct.pack_into("<q", whole, batch + length, rows)
     return bytes(whole)

@@ -140,7 +140,7 @@ ONES = ",".join(["1"] * 29)
             "/predict",
             {"instances": [1], "signature_name": "x"},
             400,
-            'no "x", it has classification,',
+            'no "x"; it has classification,',
         ),
         ("/predict", {"instances": []}, 400, "instances: expected at least one row"),
         ("/v1/models/nosuch:predict", {"instances": [1]}, 404, "Latest(nosuch)"),

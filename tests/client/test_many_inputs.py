@@ -171,7 +171,7 @@ def replied(body: bytes, schema: Schema, random: Random) -> None:
 DECODERS = (
     Decoder("rest", of_json(predict.read, any_shape=True), LISTED),
     Decoder("rest, fast", of_json(fast.read), PLAIN),
-    Decoder("rest, careful", of_json(predict.read_carefully, any_shape=True), BY_SIGNATURE),
+    Decoder("rest, careful", of_json(predict.read_strictly, any_shape=True), BY_SIGNATURE),
     Decoder("json", of_json(json_rows.read), LISTED),
     Decoder("explain", of_json(explanations.read), [orjson.dumps({"inputs": ROWS})]),
     Decoder("classify", classified, EXAMPLES),

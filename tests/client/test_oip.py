@@ -297,7 +297,7 @@ def test_data_may_be_flat_or_nested(url: str, data: Any) -> None:
     [
         ([("x", np.array([1.0]))], 'input "x": expected FP32 [-1], got FP64 [1]'),
         ([("x", f32([[1]]))], 'input "x": expected FP32 [-1], got FP32 [1, 1]'),
-        ([("y", f32([1]))], 'inputs[0]: unknown name "y", expected x'),
+        ([("y", f32([1]))], 'inputs[0]: unknown name "y"; expected x'),
         ([("x", f32([1])), ("x", f32([1]))], 'inputs[1]: duplicate name "x"'),
         ([], "inputs: missing x; expected x"),
     ],

@@ -256,7 +256,7 @@ def test_what_is_well_formed_is_read_at_once_and_as_the_careful_reader_reads_it(
 ) -> None:
     body, of = asked
     at_once = fast.read(body, of)
-    careful = predict.read_carefully(body, of)
+    careful = predict.read_strictly(body, of)
     assert at_once is not None
     assert at_once.row_form == careful.row_form
     for name, array in careful.call.inputs.items():

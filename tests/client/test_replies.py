@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tensorflow_serving.apis import classification_pb2, regression_pb2
 
-from client.codecs.replies import write_columns, write_rows
+from client.codecs.json_outputs import write_columns, write_rows
 from client.codecs.tfs_rest import examples, predict
 from client.errors import ClientError
 from client.serving.tensors import Array

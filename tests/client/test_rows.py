@@ -99,7 +99,7 @@ def test_arrays_have_the_signature_s_dtypes() -> None:
         (ONE, {"instances": [1], "inputs": [1]}, "the body has both"),
         (ONE, {"instances": [1], "extra": 1}, 'unknown key "extra"'),
         (ONE, {"instances": [1], "signature_name": 3}, "signature_name: expected a string, got 3"),
-        (ONE, {"instances": [1], "signature_name": "z"}, 'has no "z", it has serving_default'),
+        (ONE, {"instances": [1], "signature_name": "z"}, 'has no "z"; it has serving_default'),
         (ONE, {"instances": {"x": 1}}, "instances: expected a list of rows, got an object"),
         (ONE, {"instances": []}, "instances: expected at least one row"),
         (ONE, {"instances": ["1"]}, 'instances[0]: expected a number, got the string "1"'),

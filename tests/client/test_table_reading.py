@@ -430,9 +430,9 @@ def answer(
     for rows in (*reader.feed(data), *reader.finish()):
         count = rows.count - len(rows.errors)
         outputs: Mapping[str, Any] = {"y": np.arange(seen, seen + count, dtype=np.float32)}
-        out += writer.write(rows, outputs if rows.call else layout.no_outputs())
+        out += writer.write(rows, outputs if rows.call else layout.empty_outputs())
         seen += count
-    return out + writer.end(), reader.ignored
+    return out + writer.end(), reader.ignored_columns
 
 
 TABLE = (
@@ -497,7 +497,7 @@ def test_rows_of_another_shape_than_the_first_have_errors() -> None:
     reader = table_reader(NDJSON, layout, TableOptions(errors_in_rows=True))
     (rows,) = [*reader.feed(b"[1,2]\n[1,2,3]\n[4,5]\n"), *reader.finish()]
     assert of(rows)["x"].tolist() == [[1, 2], [4, 5]]
-    assert rows.errors == {1: 'column "x": expected shape [2] as in the rows before, got [3]'}
+    assert rows.errors == {1: 'column "x": expected shape [2] as in earlier rows, got [3]'}
 
 
 @pytest.mark.parametrize("accept", [CSV, NDJSON, ARROW, JSON])

@@ -641,7 +641,7 @@ def test_rows_of_models_that_do_not_describe_themselves() -> None:
     lines = b"".join(json.dumps(v).encode() + b"\n" for v in values.tolist())
     for content_type, body in ((NDJSON, lines), (NPY, as_npy(values))):
         np.testing.assert_array_equal(joined(read(content_type, body, image))["x"], values)
-    assert "a cell of CSV is one value" in error(CSV, b"x\n1\n", image).message
+    assert "a CSV cell is one value" in error(CSV, b"x\n1\n", image).message
     vector = schemas.schema(x=TensorSpec(schemas.FLOAT, (None, 2)))
     table = pa.table({"x": pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float64(), 2))})
     np.testing.assert_array_equal(
@@ -1019,7 +1019,7 @@ def test_layouts_tell_whether_two_versions_read_alike() -> None:
     assert TableLayout.of(schema, output_filter=["logit"]).holds_for(
         replace(schema, signatures=fewer)
     )
-    with pytest.raises(ClientError, match='model m has no "x", it has dense, serving_default'):
+    with pytest.raises(ClientError, match='model m has no "x"; it has dense, serving_default'):
         TableLayout.of(schemas.numeric(), "x")
     with pytest.raises(ClientError, match='outputs: signature serving_default has no "x"'):
         TableLayout.of(schemas.numeric(), output_filter=["x"])

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from client.codecs import Decoding
-from client.codecs.batches import Batch, Call, byte_size, collect
+from client.codecs.batches import Batch, Call, byte_size, group_into_batches
 from client.errors import ClientError
 from client.inference.attempts import Attempts
 from client.inference.batching import DynamicBatcher, Job, Limits
@@ -89,7 +89,9 @@ class SharedCalls:
         names = {job.asked.signature_name: job.batched for job in waiting}
         signatures = {name: SimpleNamespace(batched=value) for name, value in names.items()}
         schema: Any = SimpleNamespace(signatures=signatures)
-        batches = collect({i: Called(job.asked) for i, job in enumerate(waiting)}, schema)
+        batches = group_into_batches(
+            {i: Called(job.asked) for i, job in enumerate(waiting)}, schema
+        )
         deadline = max((job.deadline for job in waiting), key=lambda one: one.end)
 
         async def send(batch: Batch) -> None:
@@ -132,7 +134,7 @@ class Asker:
                     decoded[index] = Called(waiting[place].asked(schema))
                 except ClientError as error:
                     errors[index] = error
-            return Decoding(collect(decoded, schema), errors)
+            return Decoding(group_into_batches(decoded, schema), errors)
 
         async def ask(attempts: Attempts) -> None:
             while attempt := await attempts.next():

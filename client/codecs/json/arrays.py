@@ -1,4 +1,4 @@
-"""JSON values to arrays, with the type of each value checked against the signature.
+"""Conversion of JSON values to arrays, checking each value's type against the signature.
 
 Bytes that are not text are `{"b64": "…"}`, as in TensorFlow Serving's dialect.
 """
@@ -22,7 +22,7 @@ from client.serving.tensors import DTYPES, STRING, Array, dtype_name
 
 MAX_RANK = 32
 
-Place = Callable[[tuple[int, ...]], str]
+Locator = Callable[[tuple[int, ...]], str]
 
 _ALLOWED: dict[str, tuple[set[type], str]] = {
     "f": ({int, float}, "a number"),
@@ -32,17 +32,19 @@ _ALLOWED: dict[str, tuple[set[type], str]] = {
 }
 
 
-def to_array(values: Any, spec: TensorSpec, place: Place, columns: Sequence[Column] = ()) -> Array:
-    """Turn nested lists into an array of a signature's dtype and shape.
+def to_array(
+    values: Any, spec: TensorSpec, locate: Locator, columns: Sequence[Column] = ()
+) -> Array:
+    """Convert nested lists to an array of a signature's dtype and shape.
 
     Null becomes the column's missing value, and a date its days since 1970.
 
     Args:
-        values: a value, or nested lists of values.
-        spec: the input they are for.
-        place: returns where in the request an element is, given its index.
-        columns: the columns that the values fill in turn; empty if the model does not describe
-            them.
+        values: a value or nested lists of values.
+        spec: spec of the input.
+        locate: returns the position in the request of the element with an index.
+        columns: the columns that consecutive values belong to, repeating for each row; empty if
+            the model does not describe them.
 
     Raises:
         ClientError: a value has the wrong type, lists are of unequal length, or the shape is wrong.
@@ -52,84 +54,86 @@ def to_array(values: Any, spec: TensorSpec, place: Place, columns: Sequence[Colu
     rank = len(spec.shape) if spec.shape is not None else None
     while level and isinstance(level[0], list) and len(shape) != rank:
         if len(shape) == MAX_RANK:
-            raise ClientError(f"{place(())}: expected at most {MAX_RANK} nested lists")
+            raise ClientError(f"{locate(())}: expected at most {MAX_RANK} nested lists")
         lengths = set(map(len, level)) if all(type(v) is list for v in level) else set()
         if len(lengths) != 1:
-            raise _uneven(level, shape, place)
+            raise _uneven_error(level, shape, locate)
         shape.append(lengths.pop())
         level = list(chain.from_iterable(level))
     dtype = DTYPES.get(spec.dtype)
     if dtype is None or dtype.kind == "c":
-        raise ClientError(f"{place(())}: values of {dtype_name(spec.dtype)} have no JSON form", 501)
-    flat = _flat(level, spec.dtype, shape, place, columns)
-    _check_shape(tuple(shape), spec, place)
+        raise ClientError(
+            f"{locate(())}: values of {dtype_name(spec.dtype)} have no JSON form", 501
+        )
+    flat = _to_flat_array(level, spec.dtype, shape, locate, columns)
+    _check_shape(tuple(shape), spec, locate)
     return flat.reshape(shape)
 
 
-def _flat(
-    level: list[Any], dtype: int, shape: Sequence[int], place: Place, columns: Sequence[Column]
+def _to_flat_array(
+    values: list[Any], dtype: int, shape: Sequence[int], locate: Locator, columns: Sequence[Column]
 ) -> Array:
     """Check the types of the values and put them into a flat array."""
 
     def column_of(index: int) -> Column | None:
         return columns[index % len(columns)] if columns else None
 
-    def fail(index: int, expected: str) -> ClientError:
-        where = tuple(int(i) for i in np.unravel_index(index, shape)) if shape else ()
-        column, got = column_of(index), sent[index]
+    def error_at(index: int, expected: str) -> ClientError:
+        position = tuple(int(i) for i in np.unravel_index(index, shape)) if shape else ()
+        column, value = column_of(index), values[index]
         expected = column.expected if column and column.expected else expected
-        message = f"{place(where)}: expected {expected}, got {kind_of(got)}"
-        return ClientError(f"{message}; {NEVER_MISSING}" if column and got is None else message)
+        message = f"{locate(position)}: expected {expected}, got {kind_of(value)}"
+        return ClientError(f"{message}; {NEVER_MISSING}" if column and value is None else message)
 
-    sent, numpy_dtype = level, DTYPES[dtype]
+    encoded, numpy_dtype = values, DTYPES[dtype]
     if columns:
-        level = [columns[i % len(columns)].encode(value, dtype) for i, value in enumerate(sent)]
+        encoded = [columns[i % len(columns)].encode(v, dtype) for i, v in enumerate(values)]
     if dtype == STRING:
-        flat = np.empty(len(level), object)
-        for index, value in enumerate(level):
-            text = _string(value)
+        flat = np.empty(len(encoded), object)
+        for index, value in enumerate(encoded):
+            text = _decode_string(value)
             if text is None:
-                raise fail(index, 'a string or {"b64": "..."}')
+                raise error_at(index, 'a string or {"b64": "..."}')
             flat[index] = text
         return flat
     allowed, expected = _ALLOWED[numpy_dtype.kind]
-    if numpy_dtype.kind == "b" and any(type(value) is MissingBoolean for value in level):
+    if numpy_dtype.kind == "b" and any(type(value) is MissingBoolean for value in encoded):
         allowed, numpy_dtype = {*allowed, MissingBoolean}, np.dtype(np.int8)
-    if not set(map(type, level)) <= allowed:
-        for index, value in enumerate(level):
+    if not set(map(type, encoded)) <= allowed:
+        for index, value in enumerate(encoded):
             if type(value) not in allowed:
-                raise fail(index, expected)
+                raise error_at(index, expected)
     try:
         with np.errstate(over="ignore"):
-            values = np.array(level, numpy_dtype)
+            array = np.array(encoded, numpy_dtype)
         if numpy_dtype.kind == "f":
-            for index in np.flatnonzero(np.isinf(values)).tolist():
-                if not math.isinf(level[index]):
+            for index in np.flatnonzero(np.isinf(array)).tolist():
+                if not math.isinf(encoded[index]):
                     limit = np.finfo(numpy_dtype).max
-                    raise fail(index, f"at most ±{limit:.8g}")
-        return values
+                    raise error_at(index, f"at most ±{limit:.8g}")
+        return array
     except OverflowError:
         limits = np.iinfo(numpy_dtype)
-        index = next(i for i, v in enumerate(level) if not limits.min <= v <= limits.max)
-        raise fail(index, f"an integer from {limits.min} to {limits.max}") from None
+        index = next(i for i, v in enumerate(encoded) if not limits.min <= v <= limits.max)
+        raise error_at(index, f"an integer from {limits.min} to {limits.max}") from None
 
 
-def _check_shape(shape: tuple[int, ...], spec: TensorSpec, place: Place) -> None:
+def _check_shape(shape: tuple[int, ...], spec: TensorSpec, locate: Locator) -> None:
     if not spec.accepts(shape):
-        raise ClientError(f"{place(())}: expected {spec}, got shape {list(shape)}")
+        raise ClientError(f"{locate(())}: expected {spec}, got shape {list(shape)}")
 
 
-def _uneven(level: list[Any], shape: Sequence[int], place: Place) -> ClientError:
+def _uneven_error(level: list[Any], shape: Sequence[int], locate: Locator) -> ClientError:
     length = len(level[0])
     index = next(i for i, v in enumerate(level) if not isinstance(v, list) or len(v) != length)
-    where = tuple(int(i) for i in np.unravel_index(index, shape))
+    position = tuple(int(i) for i in np.unravel_index(index, shape))
     return ClientError(
-        f"{place(where)}: expected a list of {length} values like its neighbours, "
+        f"{locate(position)}: expected a list of {length} values like its neighbours, "
         f"got {kind_of(level[index])}"
     )
 
 
-def _string(value: Any) -> bytes | None:
+def _decode_string(value: Any) -> bytes | None:
     """Return the bytes of a JSON string or `{"b64": …}`, None if the value is neither."""
     if isinstance(value, str):
         return value.encode()

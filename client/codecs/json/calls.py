@@ -12,7 +12,7 @@ class JsonCall(NamedTuple):
 
     Attributes:
         call: the call to the model.
-        row_form: whether request and response are in row form; otherwise in column form.
+        row_form: whether request and response are in row form, not in column form.
         threshold: probability at and above which the label is the second class, if the request
             sets it.
     """

@@ -12,7 +12,7 @@ from client.codecs import Codec, Decoding, Headers, Payload
 from client.codecs.batches import Batch
 from client.codecs.json import explanations, fast, rows
 from client.codecs.json.calls import JsonCall
-from client.codecs.replies import row_texts
+from client.codecs.json_outputs import encode_rows
 from client.codecs.reply import JSON, Reply
 from client.errors import ClientError
 from client.serving.schema import Schema
@@ -22,7 +22,7 @@ PROBABILITY, LABEL = "probability", "label"
 
 
 class JsonPredictions(Codec):
-    """`/predict`: rows or columns; responses name the model, its version and its threshold."""
+    """`/predict`: rows or columns; responses hold the model, its version and its threshold."""
 
     def decode(self, payloads: Sequence[Payload], schema: Schema) -> Decoding:
         """Decode several requests, plain rows of numbers in one pass."""
@@ -40,19 +40,19 @@ class JsonPredictions(Codec):
         self, batch: Batch, outputs: Mapping[str, Array], schema: Schema, headers: Headers
     ) -> list[Reply]:
         """Return the response to each request."""
-        facts: dict[str, Any] = {"model": schema.model, "version": schema.version}
+        members: dict[str, Any] = {"model": schema.model, "version": schema.version}
         default = schema.description.threshold if schema.description is not None else None
         if PROBABILITY not in outputs or LABEL not in outputs:
             default = None
-        tail = b"," + orjson.dumps(_with_threshold(facts, default))[1:-1]
+        tail = b"," + orjson.dumps(_with_threshold(members, default))[1:-1]
         rows.check_types(outputs)
 
-        def encode_one(call: JsonCall, own: Mapping[str, Array]) -> bytes:
+        def encode_one(call: JsonCall, request_outputs: Mapping[str, Array]) -> bytes:
             if call.threshold is None or default is None:
-                return rows.write(own, row_form=call.row_form, tail=tail)
-            own = _relabeled(own, call.threshold, schema)
-            other = b"," + orjson.dumps(_with_threshold(facts, call.threshold))[1:-1]
-            return rows.write(own, row_form=call.row_form, tail=other)
+                return rows.write(request_outputs, row_form=call.row_form, tail=tail)
+            request_outputs = _relabel(request_outputs, call.threshold, schema)
+            own_tail = b"," + orjson.dumps(_with_threshold(members, call.threshold))[1:-1]
+            return rows.write(request_outputs, row_form=call.row_form, tail=own_tail)
 
         return encode_each(
             batch,
@@ -65,7 +65,7 @@ class JsonPredictions(Codec):
 
 
 class JsonExplanations(Codec):
-    """`/explain`: each column's share of the log-odds."""
+    """`/explain`: each column's contribution to the log-odds."""
 
     def decode_one(self, payload: Payload, schema: Schema) -> JsonCall:
         """Decode one request."""
@@ -76,13 +76,13 @@ class JsonExplanations(Codec):
     ) -> list[Reply]:
         """Return the response to each request."""
         return [
-            Reply(explanations.write(own, schema), 200, JSON, headers)
-            for own in outputs_of_each(batch, outputs)
+            Reply(explanations.write(request_outputs, schema), 200, JSON, headers)
+            for request_outputs in outputs_of_each(batch, outputs)
         ]
 
 
 def decode_rows(codec: Codec, payloads: Sequence[Payload], schema: Schema) -> Decoding:
-    """Decode plain requests for rows of numbers in one pass, and the others one by one."""
+    """Decode plain rows of numbers in one pass, and other requests one by one."""
     batch, others = fast.read_batch([payload.body for payload in payloads], schema)
     if not others:
         return Decoding([batch] if batch is not None else [], {})
@@ -100,19 +100,19 @@ def encode_each(
     encode_one: Callable[[Any, Mapping[str, Array]], bytes],
     is_plain: Callable[[Any], bool],
 ) -> list[Reply]:
-    """Return the response to each request; plain rows are encoded in one pass.
+    """Return the response to each request, encoding plain rows in one pass.
 
     Args:
         batch: the requests.
-        outputs: outputs for the whole batch.
-        tail: further members of each response's object, each after a comma.
+        outputs: outputs of the whole batch.
+        tail: further members of each response's object, each preceded by a comma.
         headers: headers of each response.
         encode_one: returns the body for one decoded request and its outputs.
-        is_plain: whether the rows can be encoded without looking at the request.
+        is_plain: returns whether a request's rows can be encoded without `encode_one`.
     """
     if len(batch.members) == 1:
         return [Reply(encode_one(batch.decoded[0], outputs), 200, JSON, headers)]
-    texts = row_texts(outputs)
+    texts = encode_rows(outputs)
     replies = []
     for call, (start, stop) in zip(batch.decoded, batch.bounds(), strict=True):
         if is_plain(call):
@@ -135,9 +135,7 @@ def outputs_of_each(batch: Batch, outputs: Mapping[str, Array]) -> list[Mapping[
     ]
 
 
-def _relabeled(
-    outputs: Mapping[str, Array], threshold: float, schema: Schema
-) -> Mapping[str, Array]:
+def _relabel(outputs: Mapping[str, Array], threshold: float, schema: Schema) -> Mapping[str, Array]:
     """Return the outputs with labels for another threshold."""
     assert schema.description is not None
     names = np.array([name.encode() for name in schema.description.class_names], object)
@@ -152,5 +150,5 @@ def has_threshold(schema: Schema, signature_name: str) -> bool:
     return schema.description is not None and {PROBABILITY, LABEL} <= outputs.keys()
 
 
-def _with_threshold(facts: Mapping[str, Any], threshold: float | None) -> dict[str, Any]:
-    return dict(facts) if threshold is None else {**facts, "threshold": threshold}
+def _with_threshold(members: Mapping[str, Any], threshold: float | None) -> dict[str, Any]:
+    return dict(members) if threshold is None else {**members, "threshold": threshold}

@@ -18,12 +18,12 @@ def shortest_call(
     inputs: Mapping[str, Array],
     output_filter: tuple[str, ...] = (),
 ) -> Call:
-    """Return the call that computes the same as a signature with as few tensors as possible.
+    """Return the call with the fewest tensors that computes the same as a signature.
 
     Args:
         schema: schema of the model.
         signature_name: the requested signature.
-        inputs: an array for each of its inputs, of the inputs' dtypes.
+        inputs: an array for each of its inputs, of the input's dtype.
         output_filter: names of the outputs to return; empty for all.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Fast decoding of well-formed requests in row form and column form.
+"""Fast path for well-formed requests in row form and column form.
 
-Malformed and unusual requests are left to the careful readers of the two dialects,
-`client.codecs.tfs_rest` and `client.codecs.json.rows`, which decode the common ones identically.
+Malformed and unusual requests take the slow path of their dialect, `client.codecs.tfs_rest` or
+`client.codecs.json.rows`, which decodes the common requests identically.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from client.serving.protos import DataType
 from client.serving.schema import DEFAULT_SIGNATURE, Schema, TensorSpec
 from client.serving.tensors import DTYPES, Array
 
-# Above this size numpy counts the quotes faster.
+# Above this size, numpy counts quotes faster.
 LARGE_BYTES = 5000
-
 
 _NUMBERS = frozenset((int, float))
 _LETTERS = {DataType.Value("DT_FLOAT"): "f", DataType.Value("DT_DOUBLE"): "d"}
@@ -33,59 +32,60 @@ _LETTERS = {DataType.Value("DT_FLOAT"): "f", DataType.Value("DT_DOUBLE"): "d"}
 def read_batch(bodies: Sequence[bytes], schema: Schema) -> tuple[Batch | None, list[int]]:
     """Read small requests for rows of numbers, `{"instances": [row, ...]}`, in one pass.
 
-    Each body is parsed on its own: in a joined text, invalid JSON could shift the rows of others.
+    Bodies are parsed separately: in joined text, invalid JSON could shift the rows of others.
 
     Returns:
         The batch, and the indexes of the bodies that are not in it.
     """
     layout = layout_of(schema, DEFAULT_SIGNATURE)
-    if layout is None or layout.matrix is None or len(layout.names) < 2:
+    if layout is None or layout.matrix_dtype is None or len(layout.names) < 2:
         return None, list(range(len(bodies)))
-    width, pick, ordered = len(layout.names), layout.pick, layout.ordered
+    width, pick = len(layout.names), layout.pick
     row_quotes = 2 * width
     values: list[Any] = []
     members: list[int] = []
     rows: list[int] = []
     others: list[int] = []
-    for place, body in enumerate(bodies):
+    for index, body in enumerate(bodies):
         try:
             document = orjson.loads(body) if len(body) <= LARGE_BYTES else {}
             instances = document["instances"]
             first, count = instances[0], len(instances)
             if len(document) != 1 or type(instances) is not list or b"\\" in body:
-                others.append(place)
+                others.append(index)
                 continue
             if type(first) is dict:
                 # Additional quotes belong to a duplicate key.
-                good = body.count(b'"') == 2 + row_quotes * count
+                is_plain = body.count(b'"') == 2 + row_quotes * count
                 if count == 1:
-                    good = good and len(first) == width
-                    own: Sequence[Any] = pick(first)
+                    is_plain = is_plain and len(first) == width
+                    row_values: Sequence[Any] = pick(first)
                 else:
-                    good = good and set(map(len, instances)) == {width}
-                    own = list(chain.from_iterable(map(pick, instances)))
+                    is_plain = is_plain and set(map(len, instances)) == {width}
+                    row_values = list(chain.from_iterable(map(pick, instances)))
             else:
-                good = ordered and body.count(b'"') == 2 and set(map(type, instances)) == {list}
-                good = good and set(map(len, instances)) == {width}
-                own = first if count == 1 else list(chain.from_iterable(instances))
+                is_plain = layout.is_ordered and body.count(b'"') == 2
+                is_plain = is_plain and set(map(type, instances)) == {list}
+                is_plain = is_plain and set(map(len, instances)) == {width}
+                row_values = first if count == 1 else list(chain.from_iterable(instances))
         except (KeyError, IndexError, TypeError, orjson.JSONDecodeError):
-            good = False
-        if not good:
-            others.append(place)
+            is_plain = False
+        if not is_plain:
+            others.append(index)
             continue
-        values += own
-        members.append(place)
+        values += row_values
+        members.append(index)
         rows.append(count)
-    packed = _packed(values, layout.matrix) if members else None
-    if packed is None:
+    matrix = _pack(values, layout.matrix_dtype) if members else None
+    if matrix is None:
         return None, list(range(len(bodies)))
-    call = layout.call(packed.reshape(-1, width))
+    call = layout.call(matrix.reshape(-1, width))
     decoded = [JsonCall(call, row_form=True)] * len(members)
     return Batch(call, members, rows, decoded), others
 
 
-def _packed(values: list[Any], dtype: int) -> Array | None:
-    """Return numbers as an array, None if a value is not a number or too large for the type."""
+def _pack(values: list[Any], dtype: int) -> Array | None:
+    """Return numbers as an array, None if a value is not a number or is too large."""
     if not _NUMBERS.issuperset(map(type, values)):
         return None
     try:
@@ -104,7 +104,7 @@ def read(body: bytes, schema: Schema) -> JsonCall | None:
         schema: schema of the requested version.
 
     Returns:
-        None if the body is not well-formed, or unusual.
+        The call; None if the body is malformed or unusual.
     """
     try:
         document = orjson.loads(body)
@@ -114,21 +114,21 @@ def read(body: bytes, schema: Schema) -> JsonCall | None:
 
 
 def read_parsed(document: Any, body: bytes, schema: Schema) -> JsonCall | None:
-    """Read a body that has been parsed already; otherwise like `read`."""
+    """Read a body that has already been parsed; see `read`."""
     if type(document) is not dict:
         return None
-    named = "signature_name" in document
-    name = document["signature_name"] if named else DEFAULT_SIGNATURE
+    has_name = "signature_name" in document
+    name = document["signature_name"] if has_name else DEFAULT_SIGNATURE
     layout = layout_of(schema, name or DEFAULT_SIGNATURE) if type(name) is str else None
-    if layout is None or len(document) != 1 + named:
+    if layout is None or len(document) != 1 + has_name:
         return None
-    strings = 1 + 2 * named
+    strings = 1 + 2 * has_name
     rows, columns = document.get("instances"), document.get("inputs")
     try:
         if type(rows) is list and rows:
             if type(rows[0]) is dict:
                 strings += len(rows) * len(layout.names)
-            call = _read_rows(rows, layout, _has_only_numbers(body))
+            call = _read_rows(rows, layout, _has_no_booleans(body))
         elif type(columns) is dict:
             strings += len(columns)
             call = _read_columns(columns, layout)
@@ -140,46 +140,48 @@ def read_parsed(document: Any, body: bytes, schema: Schema) -> JsonCall | None:
         return None
     if call is None:
         return None
-    if layout.texts:
+    if layout.has_strings:
         strings += sum(a.size for a in call.call.inputs.values() if a.dtype.hasobject)
     # Additional quotes belong to a duplicate key.
     return call if _count_quotes(body) == 2 * strings else None
 
 
-def _read_rows(rows: list[Any], layout: Layout, numbers: bool) -> JsonCall | None:
+def _read_rows(rows: list[Any], layout: Layout, no_booleans: bool) -> JsonCall | None:
     width = len(layout.names)
     if type(rows[0]) is dict:
         if set(map(len, rows)) != {width}:
             return None
-        picked: Sequence[Any] = list(map(layout.pick, rows))
+        row_values: Sequence[Any] = list(map(layout.pick, rows))
     elif width == 1:
-        return _call(layout, [rows], row_form=True, numbers=numbers)
-    elif layout.ordered and set(map(type, rows)) == {list} and set(map(len, rows)) == {width}:
-        picked = rows
+        return _call(layout, [rows], row_form=True, no_booleans=no_booleans)
+    elif layout.is_ordered and set(map(type, rows)) == {list} and set(map(len, rows)) == {width}:
+        row_values = rows
     else:
         return None
-    if layout.matrix is None:
-        return _call(layout, list(map(list, zip(*picked, strict=True))), row_form=True)
-    flat = flat_array(list(chain.from_iterable(picked)), layout.matrix, numbers=numbers)
+    if layout.matrix_dtype is None:
+        return _call(layout, list(map(list, zip(*row_values, strict=True))), row_form=True)
+    flat = flat_array(
+        list(chain.from_iterable(row_values)), layout.matrix_dtype, no_booleans=no_booleans
+    )
     return None if flat is None else JsonCall(layout.call(flat.reshape(-1, width)), row_form=True)
 
 
 def _read_columns(columns: dict[str, Any], layout: Layout) -> JsonCall | None:
     if len(columns) != len(layout.names):
         return None
-    picked = layout.pick(columns)
-    if set(map(type, picked)) != {list}:
+    values = layout.pick(columns)
+    if set(map(type, values)) != {list}:
         return None
-    if layout.matrix is None:
-        specs = zip(picked, layout.specs, strict=True)
+    if layout.matrix_dtype is None:
+        specs = zip(values, layout.specs, strict=True)
         lengths = {len(column) for column, spec in specs if spec.shape == (None,)}
-        return _call(layout, picked) if len(lengths) <= 1 else None
-    if len(set(map(len, picked))) != 1:
+        return _call(layout, values) if len(lengths) <= 1 else None
+    if len(set(map(len, values))) != 1:
         return None
-    flat = flat_array(list(chain.from_iterable(picked)), layout.matrix)
+    flat = flat_array(list(chain.from_iterable(values)), layout.matrix_dtype)
     if flat is None:
         return None
-    return JsonCall(layout.call(flat.reshape(len(picked), -1).T), row_form=False)
+    return JsonCall(layout.call(flat.reshape(len(values), -1).T), row_form=False)
 
 
 def _call(
@@ -187,19 +189,19 @@ def _call(
     columns: Sequence[list[Any]],
     *,
     row_form: bool = False,
-    numbers: bool = False,
+    no_booleans: bool = False,
 ) -> JsonCall | None:
     inputs = {}
     for name, spec, values in zip(layout.names, layout.specs, columns, strict=True):
-        array = _array(values, spec, numbers)
+        array = _array(values, spec, no_booleans)
         if array is None:
             return None
         inputs[name] = array
     return JsonCall(Call(layout.signature_name, inputs), row_form)
 
 
-def _array(values: list[Any], spec: TensorSpec, numbers: bool) -> Array | None:
-    """Return nested lists as an array of the signature's shape, None if they do not fit."""
+def _array(values: list[Any], spec: TensorSpec, no_booleans: bool) -> Array | None:
+    """Return nested lists as an array, None if they do not fit the spec."""
     if not spec.shape:
         return None
     shape = [len(values)]
@@ -211,7 +213,7 @@ def _array(values: list[Any], spec: TensorSpec, numbers: bool) -> Array | None:
         values = list(chain.from_iterable(values))
     if not spec.accepts(shape):
         return None
-    flat = flat_array(values, spec.dtype, numbers=numbers)
+    flat = flat_array(values, spec.dtype, no_booleans=no_booleans)
     return None if flat is None else flat.reshape(shape)
 
 
@@ -219,21 +221,21 @@ def has_duplicate_keys(document: Any, body: bytes) -> bool:
     """Return whether an object in a body has a duplicate key; orjson keeps the last."""
     strings, level = 0, [document]
     while level:
-        inner: list[Any] = []
+        children: list[Any] = []
         for value in level:
             if type(value) is dict:
                 strings += len(value)
-                inner.extend(value.values())
+                children.extend(value.values())
             elif type(value) is list:
-                inner.extend(value)
+                children.extend(value)
             elif type(value) is str:
                 strings += 1
-        level = inner
+        level = children
     return _count_quotes(body) != 2 * strings
 
 
-def _has_only_numbers(body: bytes) -> bool:
-    """Return whether the lists certainly hold no `true` and no `false`."""
+def _has_no_booleans(body: bytes) -> bool:
+    """Return whether the lists hold no booleans; False if unsure."""
     start = body.find(b"[")
     return body.find(b"t", start) < 0 and body.find(b"f", start) < 0
 

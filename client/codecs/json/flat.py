@@ -1,9 +1,9 @@
-"""Lists of JSON values to flat arrays without looking at each value.
+"""Conversion of lists of JSON values to flat arrays, without a Python loop over the values.
 
-Every dialect tries this first. If it returns None, a careful reader looks at each value.
+Every dialect tries this first. If it returns None, the slow path checks each value.
 
 `struct` packs a list of numbers three times as fast as numpy, and rejects values that are not
-numbers or too large, where numpy would convert "5", null and 1.5 to integers.
+numbers or are too large, where numpy would convert "5", null and 1.5 to integers.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ _FORMS = {
 }
 
 
-def flat_array(values: list[Any], dtype: int, *, numbers: bool = False) -> Array | None:
-    """Return a list's values as an array of one dimension, strings as an object array of bytes.
+def flat_array(values: list[Any], dtype: int, *, no_booleans: bool = False) -> Array | None:
+    """Return a list as an array of one dimension, strings as an object array of bytes.
 
     Args:
         values: parsed JSON: numbers, booleans or strings.
         dtype: a `tensorflow.DataType`.
-        numbers: whether the values are known to hold no booleans, which pass for numbers.
+        no_booleans: whether the values are known to hold no booleans, which pass for numbers.
 
     Returns:
-        None if a value has the wrong type or is out of the type's range, or if the type has no JSON
-        form. NaN and infinities, if the parser accepts them, are floats.
+        The array; None if a value has the wrong type or is out of range, or if the type has no
+        JSON form. NaN and infinities, if the parser accepts them, are floats.
     """
     if dtype == STRING:
         is_text = set(map(type, values)) <= {str}
@@ -61,7 +61,7 @@ def flat_array(values: list[Any], dtype: int, *, numbers: bool = False) -> Array
     if dtype not in _FORMS:
         return None
     letter, numpy_dtype, types = _FORMS[dtype]
-    if not (numbers and letter != "?") and not types.issuperset(map(type, values)):
+    if not (no_booleans and letter != "?") and not types.issuperset(map(type, values)):
         return None
     try:
         # "=" makes struct raise for a number too large for float32; "@" would pack infinity.

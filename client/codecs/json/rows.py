@@ -1,9 +1,9 @@
 """The project's own dialect: TensorFlow Serving's row and column form, with readable errors.
 
-Row form, `{"instances": [row, …]}`: a row is an object with a value for each input, or a plain
-value for the only input, or a list with the columns' values in the order of the trained table.
-Column form, `{"inputs": {name: values, …}}`: all rows of an input together, or plain values for
-the only input.
+Row form, `{"instances": [row, …]}`: a row is an object with a value for each input, a plain value
+for the only input, or a list of values in the column order of the training table. Column form,
+`{"inputs": {name: values, …}}`: the values of each input for all rows, or plain values for the only
+input.
 
 Null is a missing value. So is an absent key of a row, if training had missing values there.
 """
@@ -21,10 +21,10 @@ import orjson
 from client.codecs import lenient_json
 from client.codecs.batches import Call
 from client.codecs.json import fast
-from client.codecs.json.arrays import Place, is_b64, kind_of, to_array
+from client.codecs.json.arrays import Locator, is_b64, kind_of, to_array
 from client.codecs.json.calls import JsonCall
+from client.codecs.json_outputs import write_columns, write_rows
 from client.codecs.lenient_json import JsonError
-from client.codecs.replies import write_columns, write_rows
 from client.codecs.signatures import signature_of
 from client.errors import ClientError
 from client.serving.schema import (
@@ -43,8 +43,8 @@ EXPECTED = (
 )
 KEYS = ("instances", "inputs", "signature_name", "threshold")
 
-# The columns of each input that the model describes.
-Described = Mapping[str, Sequence[Column]]
+# The model's descriptions of the columns of each input.
+ColumnsByInput = Mapping[str, Sequence[Column]]
 
 
 def read(body: bytes, schema: Schema) -> JsonCall:
@@ -58,11 +58,11 @@ def read(body: bytes, schema: Schema) -> JsonCall:
         ClientError: it names the field, the value and what was expected.
     """
     body = body.removeprefix(codecs.BOM_UTF8)
-    return fast.read(body, schema) or read_document(parsed(body), schema)
+    return fast.read(body, schema) or read_document(parse_body(body), schema)
 
 
 def read_document(body: Any, schema: Schema) -> JsonCall:
-    """Turn a parsed body into a call.
+    """Decode a parsed body.
 
     Raises:
         ClientError: it names the field, the value and what was expected.
@@ -75,13 +75,13 @@ def read_document(body: Any, schema: Schema) -> JsonCall:
     if ("instances" in body) == ("inputs" in body):
         both = "both" if "instances" in body else "neither"
         raise ClientError(f'the body has {both} of "instances" and "inputs"; {EXPECTED}')
-    threshold = _threshold(body)
+    threshold = _read_threshold(body)
     name, signature = signature_of(schema, body.get("signature_name", DEFAULT_SIGNATURE))
     described = schema.described.get(name, {})
     if "inputs" in body:
         columns = _read_columns(body["inputs"], signature, described)
         return JsonCall(Call(name, columns), False, threshold)
-    rows = _checked_rows(body["instances"])
+    rows = _check_rows(body["instances"])
     dense_order = schema.dense_order(name)
     if dense_order is not None:
         matrix = _read_matrix(rows, schema, dense_order)
@@ -96,11 +96,10 @@ def write(outputs: Mapping[str, Array], *, row_form: bool, tail: bytes = b"") ->
     Args:
         outputs: the model's outputs.
         row_form: whether the request was in row form.
-        tail: further members of the object, each after a comma.
+        tail: further members of the object, each preceded by a comma.
 
     Raises:
-        ClientError: an output has no JSON form, or in row form the outputs have no common number
-            of rows.
+        ClientError: an output has no JSON form, or in row form the row counts differ.
     """
     check_types(outputs)
     if not row_form:
@@ -121,11 +120,11 @@ def check_types(outputs: Mapping[str, Array]) -> None:
             raise ClientError(f"output {name}: values of {array.dtype.name} have no JSON form", 501)
 
 
-def parsed(body: bytes) -> Any:
-    """Parse a body.
+def parse_body(body: bytes) -> Any:
+    """Parse a request body.
 
     Raises:
-        ClientError: the body is empty, not JSON, or an object has a duplicate key.
+        ClientError: the body is empty or not JSON, or an object has a duplicate key.
     """
     if not body.strip():
         raise ClientError(f"the body is empty; {EXPECTED}")
@@ -138,10 +137,10 @@ def parsed(body: bytes) -> Any:
 
 
 def check_keys(document: Any, body: bytes) -> None:
-    """Check that no object has a key twice, of which orjson would keep the last.
+    """Check for duplicate keys, of which orjson keeps the last.
 
     Raises:
-        ClientError: it names the key.
+        ClientError: an object has a duplicate key.
     """
     if fast.has_duplicate_keys(document, body):
         with suppress(JsonError):
@@ -155,7 +154,7 @@ def _check_members(members: list[tuple[str, Any]]) -> None:
             raise ClientError(f'duplicate key "{key[:100]}"')
 
 
-def _threshold(body: Mapping[str, Any]) -> float | None:
+def _read_threshold(body: Mapping[str, Any]) -> float | None:
     if "threshold" not in body:
         return None
     value = body["threshold"]
@@ -164,7 +163,7 @@ def _threshold(body: Mapping[str, Any]) -> float | None:
     return float(value)
 
 
-def _checked_rows(rows: Any) -> list[Any]:
+def _check_rows(rows: Any) -> list[Any]:
     if not isinstance(rows, list):
         raise ClientError(f"instances: expected a list of rows, got {kind_of(rows)}")
     if not rows:
@@ -173,29 +172,29 @@ def _checked_rows(rows: Any) -> list[Any]:
 
 
 def _read_matrix(rows: list[Any], schema: Schema, order: tuple[str, ...]) -> Array:
-    """Read rows as one matrix, with the columns in the given order."""
+    """Read rows as one matrix with a given column order."""
     if isinstance(rows[0], dict):
-        by_name = schema.described[DEFAULT_SIGNATURE]
-        rows = _whole_objects(rows, schema.signatures[DEFAULT_SIGNATURE], by_name)
+        described = schema.described[DEFAULT_SIGNATURE]
+        rows = _complete_rows(rows, schema.signatures[DEFAULT_SIGNATURE], described)
         rows = [[row[name] for name in order] for row in rows]
     elif len(order) == 1 and not any(type(row) is list for row in rows):
         rows = [[value] for value in rows]
     else:
         _check_lists(rows, order)
 
-    def place(index: tuple[int, ...]) -> str:
+    def locate(index: tuple[int, ...]) -> str:
         row, column = index
         return f"instances[{row}].{order[column]}"
 
     spec = schema.signatures[DENSE].inputs[DENSE_INPUT]
-    return to_array(rows, spec, place, schema.described[DENSE][DENSE_INPUT])
+    return to_array(rows, spec, locate, schema.described[DENSE][DENSE_INPUT])
 
 
 def _read_rows(
-    rows: list[Any], signature: Signature, order: tuple[str, ...] | None, described: Described
+    rows: list[Any], signature: Signature, order: tuple[str, ...] | None, described: ColumnsByInput
 ) -> dict[str, Array]:
     if isinstance(rows[0], dict) and not is_b64(rows[0]):
-        rows = _whole_objects(rows, signature, described)
+        rows = _complete_rows(rows, signature, described)
         columns = {name: [row[name] for row in rows] for name in signature.inputs}
     elif len(signature.inputs) == 1:
         columns = {next(iter(signature.inputs)): rows}
@@ -206,61 +205,61 @@ def _read_rows(
         }
     else:
         raise ClientError(
-            f"instances[0]: expected an object with {_listing(signature.inputs)}, "
+            f"instances[0]: expected an object with {_join_names(signature.inputs)}, "
             f"got {kind_of(rows[0])}"
         )
-    plain = columns.get(next(iter(signature.inputs), "")) is rows
+    is_plain = columns.get(next(iter(signature.inputs), "")) is rows
 
-    def place(name: str) -> Place:
-        def at(index: tuple[int, ...]) -> str:
+    def locator(name: str) -> Locator:
+        def locate(index: tuple[int, ...]) -> str:
             if not index:
-                return "instances" if plain else f"instances, {name}"
-            row, *rest = index
-            inner = "" if plain else f".{name}"
-            return f"instances[{row}]{inner}" + "".join(f"[{i}]" for i in rest)
+                return "instances" if is_plain else f"instances, {name}"
+            row, *inner = index
+            column = "" if is_plain else f".{name}"
+            return f"instances[{row}]{column}" + "".join(f"[{i}]" for i in inner)
 
-        return at
+        return locate
 
     return {
-        name: to_array(values, signature.inputs[name], place(name), described.get(name, ()))
+        name: to_array(values, signature.inputs[name], locator(name), described.get(name, ()))
         for name, values in columns.items()
     }
 
 
-def _whole_objects(
-    rows: list[Any], signature: Signature, described: Described
+def _complete_rows(
+    rows: list[Any], signature: Signature, described: ColumnsByInput
 ) -> list[dict[str, Any]]:
-    """Check the names in each row, and put null for absent values that may be missing."""
-    wanted = signature.inputs.keys()
-    whole = rows
+    """Check the keys of each row, and add null for absent values that may be missing."""
+    names = signature.inputs.keys()
+    completed = rows
     for index, row in enumerate(rows):
         if not isinstance(row, dict):
             raise ClientError(
                 f"instances[{index}]: expected an object like instances[0], got {kind_of(row)}"
             )
-        if row.keys() != wanted:
-            unknown = [name for name in row if name not in wanted]
+        if row.keys() != names:
+            unknown = [name for name in row if name not in names]
             if unknown:
                 raise ClientError(
                     f'instances[{index}]: unknown column "{unknown[0][:100]}"; '
-                    f"the columns are {_listing(wanted)}"
+                    f"the columns are {_join_names(names)}"
                 )
-            absent = [name for name in wanted if name not in row]
+            absent = [name for name in names if name not in row]
             missing = [name for name in absent if not _may_be_missing(name, described)]
             if missing:
                 spec = signature.inputs[missing[0]]
-                of = f", the first of {len(missing)}," if len(missing) > 1 else ""
+                first_of = f", the first of {len(missing)}," if len(missing) > 1 else ""
                 raise ClientError(
-                    f'instances[{index}]: column "{missing[0]}" ({dtype_name(spec.dtype)}){of} '
-                    "is missing"
+                    f'instances[{index}]: column "{missing[0]}" ({dtype_name(spec.dtype)})'
+                    f"{first_of} is missing"
                 )
-            if whole is rows:
-                whole = list(rows)  # the request may be decoded again, for another version
-            whole[index] = {**row, **dict.fromkeys(absent)}
-    return whole
+            if completed is rows:
+                completed = list(rows)  # the request may be decoded again, for another version
+            completed[index] = {**row, **dict.fromkeys(absent)}
+    return completed
 
 
-def _may_be_missing(name: str, described: Described) -> bool:
+def _may_be_missing(name: str, described: ColumnsByInput) -> bool:
     columns = described.get(name, ())
     return bool(columns) and all(column.missing for column in columns)
 
@@ -270,36 +269,38 @@ def _check_lists(rows: list[Any], order: tuple[str, ...]) -> None:
         if not isinstance(row, list):
             raise ClientError(
                 f"instances[{index}]: expected an object or a list of {len(order)} values in the "
-                f"order {_listing(order)}, got {kind_of(row)}"
+                f"order {_join_names(order)}, got {kind_of(row)}"
             )
         if len(row) != len(order):
             raise ClientError(
                 f"instances[{index}]: expected {len(order)} values in the order "
-                f"{_listing(order)}, got {len(row)}"
+                f"{_join_names(order)}, got {len(row)}"
             )
 
 
-def _read_columns(inputs: Any, signature: Signature, described: Described) -> dict[str, Array]:
+def _read_columns(inputs: Any, signature: Signature, described: ColumnsByInput) -> dict[str, Array]:
     if not isinstance(inputs, dict) or is_b64(inputs):
         if len(signature.inputs) != 1:
             raise ClientError(
-                f"inputs: expected an object with {_listing(signature.inputs)}, "
+                f"inputs: expected an object with {_join_names(signature.inputs)}, "
                 f"got {kind_of(inputs)}"
             )
         name = next(iter(signature.inputs))
-        place, columns = _column_place("inputs"), described.get(name, ())
-        return {name: to_array(inputs, signature.inputs[name], place, columns)}
+        locate, columns = _column_locator("inputs"), described.get(name, ())
+        return {name: to_array(inputs, signature.inputs[name], locate, columns)}
     for name in inputs:
         if name not in signature.inputs:
             raise ClientError(
                 f'inputs: unknown column "{name[:100]}"; '
-                f"the columns are {_listing(signature.inputs)}"
+                f"the columns are {_join_names(signature.inputs)}"
             )
     for name, spec in signature.inputs.items():
         if name not in inputs:
             raise ClientError(f'inputs: column "{name}" ({dtype_name(spec.dtype)}) is missing')
     arrays = {
-        name: to_array(inputs[name], spec, _column_place(f"inputs.{name}"), described.get(name, ()))
+        name: to_array(
+            inputs[name], spec, _column_locator(f"inputs.{name}"), described.get(name, ())
+        )
         for name, spec in signature.inputs.items()
     }
     _check_equal_lengths(arrays, signature)
@@ -315,15 +316,15 @@ def _check_equal_lengths(arrays: Mapping[str, Array], signature: Signature) -> N
     }
     if len(set(lengths.values())) > 1:
         (first, length), *others = lengths.items()
-        name, other = next((n, m) for n, m in others if m != length)
+        name, other_length = next((n, m) for n, m in others if m != length)
         raise ClientError(
-            f"inputs.{name}: expected {length} values like inputs.{first}, got {other}"
+            f"inputs.{name}: expected {length} values like inputs.{first}, got {other_length}"
         )
 
 
-def _column_place(prefix: str) -> Place:
+def _column_locator(prefix: str) -> Locator:
     return lambda index: prefix + "".join(f"[{i}]" for i in index)
 
 
-def _listing(names: Any) -> str:
+def _join_names(names: Any) -> str:
     return ", ".join(names)

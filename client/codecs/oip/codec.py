@@ -2,7 +2,7 @@
 
 Protocol: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol, with
 its binary tensor data extension. The protocol has one set of inputs per model, TensorFlow Serving
-one per signature: the request parameter `signature_name` selects one other than `serving_default`.
+one per signature; the request parameter `signature_name` selects one other than `serving_default`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from client.serving.schema import Schema, Signature, TensorSpec
 from client.serving.tensors import Array
 
 BINARY = "application/octet-stream"
-# Length of the JSON in a request or response with binary tensors after it.
+# Length in bytes of the JSON before binary tensors, in requests and responses.
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 EXPECTED = 'expected {"inputs": [{"name", "shape", "datatype", "data"}, ...]}'
@@ -40,8 +40,8 @@ class Inference:
         call: the call to the model.
         id: the caller's id for the request, None if there is none.
         binary: whether outputs are binary by default.
-        binary_outputs: the same by name, for the outputs that the request names.
-        output_specs: dtype and shape of the signature's outputs.
+        binary_outputs: whether each output that the request names is binary, by name.
+        output_specs: specs of the signature's outputs.
     """
 
     call: Call
@@ -69,19 +69,19 @@ def read(body: bytes, schema: Schema, header_length: str | None = None) -> Infer
     message = _loads(header)
     if type(message) is not dict:
         raise ClientError(f"the body is {kind_of(message)}; {EXPECTED}")
-    identity = message.get("id")
-    if identity is not None and not isinstance(identity, str):
-        raise ClientError(f"id: expected a string, got {kind_of(identity)}")
-    parameters = _parameters(message, "parameters")
+    request_id = message.get("id")
+    if request_id is not None and not isinstance(request_id, str):
+        raise ClientError(f"id: expected a string, got {kind_of(request_id)}")
+    parameters = _read_parameters(message, "parameters")
     for name in parameters:
         if name.startswith("sequence_"):
             raise ClientError(f"parameters: {name}: sequences are not supported")
     name, signature = signature_of(schema, parameters.get("signature_name", ""))
     inputs = _read_inputs(message.get("inputs"), signature, data)
-    binary = _flag(parameters, "binary_data_output", "parameters", default=False)
+    binary = _read_flag(parameters, "binary_data_output", "parameters", default=False)
     outputs = _read_outputs(message.get("outputs"), signature, binary)
     call = shortest_call(schema, name, inputs, tuple(outputs))
-    return Inference(call, identity, binary, outputs, signature.outputs)
+    return Inference(call, request_id, binary, outputs, signature.outputs)
 
 
 def write(inference: Inference, outputs: Mapping[str, Array], model: str, version: int) -> Reply:
@@ -89,7 +89,7 @@ def write(inference: Inference, outputs: Mapping[str, Array], model: str, versio
 
     Args:
         inference: the request.
-        outputs: the model's outputs; those that the request names come in that order.
+        outputs: the model's outputs; if the request names outputs, they are returned in its order.
         model: the model's name.
         version: the version that computed the outputs.
 
@@ -105,10 +105,14 @@ def write(inference: Inference, outputs: Mapping[str, Array], model: str, versio
         )
         tensors.append(tensor)
         data.append(content)
-    reply: dict[str, Any] = {"model_name": model, "model_version": str(version), "outputs": tensors}
+    message: dict[str, Any] = {
+        "model_name": model,
+        "model_version": str(version),
+        "outputs": tensors,
+    }
     if inference.id is not None:
-        reply["id"] = inference.id
-    header = orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
+        message["id"] = inference.id
+    header = orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
     if all("data" in tensor for tensor in tensors):
         return Reply(header)
     return Reply(
@@ -119,17 +123,17 @@ def write(inference: Inference, outputs: Mapping[str, Array], model: str, versio
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[memoryview, memoryview]:
-    whole = memoryview(body)
+    view = memoryview(body)
     if header_length is None:
-        return whole, whole[len(whole) :]
+        return view, view[len(view) :]
     text = header_length.strip()
     is_length = text.isascii() and text.isdigit() and len(text) < 20
-    if not is_length or int(text) > len(whole):
+    if not is_length or int(text) > len(view):
         raise ClientError(
-            f"{HEADER_LENGTH}: expected at most {len(whole)}, the length of the body in bytes, "
+            f"{HEADER_LENGTH}: expected at most {len(view)}, the length of the body in bytes, "
             f'got "{text[:40]}"'
         )
-    return whole[: int(text)], whole[int(text) :]
+    return view[: int(text)], view[int(text) :]
 
 
 def _loads(header: memoryview) -> Any:
@@ -138,30 +142,30 @@ def _loads(header: memoryview) -> Any:
     try:
         return orjson.loads(header)
     except orjson.JSONDecodeError as error:
-        message = ClientError(f"the body is not JSON: {error}; {EXPECTED}")
+        not_json = ClientError(f"the body is not JSON: {error}; {EXPECTED}")
     text = bytes(header).removeprefix(codecs.BOM_UTF8)
     if len(text) == len(header) and b"NaN" not in text and b"Infinity" not in text:
-        raise message
+        raise not_json
     try:
         # Triton's client writes NaN and infinities as Python does, and its server reads them.
         return lenient_json.loads(text.decode())
     except (JsonError, UnicodeDecodeError):
-        raise message from None
+        raise not_json from None
 
 
-def _parameters(holder: Mapping[str, Any], place: str) -> Mapping[str, Any]:
-    parameters = holder.get("parameters")
+def _read_parameters(parent: Mapping[str, Any], location: str) -> Mapping[str, Any]:
+    parameters = parent.get("parameters")
     if parameters is None:
         return {}
     if type(parameters) is not dict:
-        raise ClientError(f"{place}: expected an object, got {kind_of(parameters)}")
+        raise ClientError(f"{location}: expected an object, got {kind_of(parameters)}")
     return parameters
 
 
-def _flag(parameters: Mapping[str, Any], name: str, place: str, *, default: bool) -> bool:
+def _read_flag(parameters: Mapping[str, Any], name: str, location: str, *, default: bool) -> bool:
     value = parameters.get(name, default)
     if type(value) is not bool:
-        raise ClientError(f"{place}: {name}: expected true or false, got {kind_of(value)}")
+        raise ClientError(f"{location}: {name}: expected true or false, got {kind_of(value)}")
     return value
 
 
@@ -169,65 +173,70 @@ def _read_inputs(tensors: Any, signature: Signature, data: memoryview) -> dict[s
     if type(tensors) is not list:
         raise ClientError(f"inputs: expected a list of tensors, got {kind_of(tensors)}; {EXPECTED}")
     arrays: dict[str, Array] = {}
-    at = 0
+    offset = 0
     for index, tensor in enumerate(tensors):
-        name = _name(tensor, f"inputs[{index}]", signature.inputs, arrays)
-        spec, place = signature.inputs[name], f'input "{name}"'
-        shape = check_spec(tensor, spec, place)
-        parameters = _parameters(tensor, f"{place}: parameters")
+        name = _read_name(tensor, f"inputs[{index}]", signature.inputs, arrays)
+        spec, location = signature.inputs[name], f'input "{name}"'
+        shape = check_spec(tensor, spec, location)
+        parameters = _read_parameters(tensor, f"{location}: parameters")
         if "shared_memory_region" in parameters:
-            raise ClientError(f"{place}: shared memory is not supported; send the values")
+            raise ClientError(f"{location}: shared memory is not supported; send the values")
         size = parameters.get("binary_data_size")
         if size is None:
-            arrays[name] = read_json(tensor, shape, spec, place)
+            arrays[name] = read_json(tensor, shape, spec, location)
             continue
-        if type(size) is not int or not 0 <= size <= len(data) - at:
+        remaining = len(data) - offset
+        if type(size) is not int or not 0 <= size <= remaining:
             raise ClientError(
-                f"{place}: binary_data_size: expected an integer from 0 to {len(data) - at}, the "
+                f"{location}: binary_data_size: expected an integer from 0 to {remaining}, the "
                 f"bytes left after the JSON, whose length is {HEADER_LENGTH}, got {kind_of(size)}"
             )
-        arrays[name] = read_binary(data[at : at + size], shape, spec, place)
-        at += size
-    if at != len(data):
-        raise ClientError(f"expected no bytes after those of the last input, got {len(data) - at}")
+        arrays[name] = read_binary(data[offset : offset + size], shape, spec, location)
+        offset += size
+    if offset != len(data):
+        raise ClientError(
+            f"expected no bytes after those of the last input, got {len(data) - offset}"
+        )
     missing = [name for name in signature.inputs if name not in arrays]
     if missing:
         raise ClientError(
-            f"inputs: missing {_listing(missing)}; expected {_listing(signature.inputs)}"
+            f"inputs: missing {_join_names(missing)}; expected {_join_names(signature.inputs)}"
         )
     return arrays
 
 
 def _read_outputs(tensors: Any, signature: Signature, binary: bool) -> dict[str, bool]:
-    """Return whether each requested output is to be binary, by name."""
+    """Return whether each output that the request names is binary, by name."""
     if tensors is None:
         return {}
     if type(tensors) is not list:
         raise ClientError(f"outputs: expected a list of tensors, got {kind_of(tensors)}")
-    wanted: dict[str, bool] = {}
+    is_binary: dict[str, bool] = {}
     for index, tensor in enumerate(tensors):
-        place = f"outputs[{index}]"
-        name = _name(tensor, place, signature.outputs, wanted)
-        parameters = _parameters(tensor, f"{place}: parameters")
-        for other in ("classification", "shared_memory_region"):
-            if other in parameters:
-                raise ClientError(f"{place}: parameters: {other} is not supported")
-        wanted[name] = _flag(parameters, "binary_data", place, default=binary)
-    return wanted
+        location = f"outputs[{index}]"
+        name = _read_name(tensor, location, signature.outputs, is_binary)
+        parameters = _read_parameters(tensor, f"{location}: parameters")
+        for parameter in ("classification", "shared_memory_region"):
+            if parameter in parameters:
+                raise ClientError(f"{location}: parameters: {parameter} is not supported")
+        is_binary[name] = _read_flag(parameters, "binary_data", location, default=binary)
+    return is_binary
 
 
-def _name(tensor: Any, place: str, known: Mapping[str, TensorSpec], seen: Mapping[str, Any]) -> str:
+def _read_name(
+    tensor: Any, location: str, known: Mapping[str, TensorSpec], seen: Mapping[str, Any]
+) -> str:
     if type(tensor) is not dict:
-        raise ClientError(f"{place}: expected an object, got {kind_of(tensor)}")
+        raise ClientError(f"{location}: expected an object, got {kind_of(tensor)}")
     name = tensor.get("name")
     if not isinstance(name, str):
-        raise ClientError(f"{place}: name: expected a string, got {kind_of(name)}")
+        raise ClientError(f"{location}: name: expected a string, got {kind_of(name)}")
     if name not in known:
-        raise ClientError(f'{place}: unknown name "{name[:100]}", expected {_listing(known)}')
+        raise ClientError(f'{location}: unknown name "{name[:100]}"; expected {_join_names(known)}')
     if name in seen:
-        raise ClientError(f'{place}: duplicate name "{name}"')
+        raise ClientError(f'{location}: duplicate name "{name}"')
     return name
 
 
-def _listing(names: Iterable[str]) -> str:
+def _join_names(names: Iterable[str]) -> str:
     return ", ".join(names)

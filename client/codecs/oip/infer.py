@@ -27,8 +27,8 @@ class OipInferences(Codec):
     ) -> list[Reply]:
         """Return the response to each request."""
         replies = []
-        for inference, own in zip(batch.decoded, outputs_of_each(batch, outputs), strict=True):
-            reply = oip.write(inference, own, schema.model, schema.version)
+        for inference, arrays in zip(batch.decoded, outputs_of_each(batch, outputs), strict=True):
+            reply = oip.write(inference, arrays, schema.model, schema.version)
             replies.append(reply._replace(headers=(*reply.headers, *headers)))
         return replies
 

@@ -34,7 +34,7 @@ def live() -> dict[str, Any]:
 
 
 def ready(is_ready: bool, model: str | None = None) -> Reply:
-    """Return the response to `/v2/health/ready` and to a model's `ready`; 503 if it is not ready.
+    """Return the response to `/v2/health/ready` and to a model's `ready`; 503 if not ready.
 
     The protocol allows any status but 200 for "not ready"; KServe's own server returns 503.
     """

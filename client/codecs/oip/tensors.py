@@ -1,8 +1,8 @@
-"""Tensors of the Open Inference Protocol: JSON or bytes to arrays, and back.
+"""Conversion of the Open Inference Protocol's tensors, in JSON or bytes, to arrays and back.
 
 Protocol: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol. In its
-binary tensor data extension values are little-endian and row-major; a string follows its length in
-four bytes, and a bfloat16 takes two.
+binary tensor data extension, values are little-endian and row-major; a string follows its length in
+four bytes, and a bfloat16 takes two bytes.
 
 The protocol has no JSON form for strings that are not UTF-8. As in MLServer, a tensor whose
 `parameters` have `"content_type": "base64"` holds base64 instead.
@@ -34,7 +34,7 @@ from client.serving.tensors import (
     to_bfloat16,
 )
 
-MAX_RANK = 32  # before version 2, numpy's limit
+MAX_RANK = 32  # numpy's limit before version 2
 BASE64 = "base64"
 BYTES = "BYTES"
 
@@ -68,13 +68,13 @@ def datatype(dtype: int) -> str:
 
 
 def describe(spec: TensorSpec) -> str:
-    """Return a spec as the protocol writes it: `FP32 [-1, 30]`."""
+    """Return a spec in the protocol's terms: `FP32 [-1, 30]`."""
     if spec.shape is None:
         return f"{datatype(spec.dtype)} of any shape"
     return f"{datatype(spec.dtype)} {[-1 if n is None else n for n in spec.shape]}"
 
 
-def check_spec(tensor: Mapping[str, Any], spec: TensorSpec, place: str) -> tuple[int, ...]:
+def check_spec(tensor: Mapping[str, Any], spec: TensorSpec, location: str) -> tuple[int, ...]:
     """Check a tensor's datatype and shape, and return the shape.
 
     Raises:
@@ -82,20 +82,20 @@ def check_spec(tensor: Mapping[str, Any], spec: TensorSpec, place: str) -> tuple
     """
     shape = tensor.get("shape")
     if type(shape) is not list or not set(map(type, shape)) <= {int} or min(shape, default=0) < 0:
-        raise ClientError(f"{place}: expected a shape such as [1, 2], got {kind_of(shape)}")
-    given = tensor.get("datatype")
-    if given != datatype(spec.dtype) or not spec.accepts(shape):
-        came = f"{given} {shape}" if isinstance(given, str) else kind_of(given)
-        raise ClientError(f"{place}: expected {describe(spec)}, got {came[:100]}")
+        raise ClientError(f"{location}: expected a shape such as [1, 2], got {kind_of(shape)}")
+    name = tensor.get("datatype")
+    if name != datatype(spec.dtype) or not spec.accepts(shape):
+        got = f"{name} {shape}" if isinstance(name, str) else kind_of(name)
+        raise ClientError(f"{location}: expected {describe(spec)}, got {got[:100]}")
     if len(shape) > MAX_RANK:
-        raise ClientError(f"{place}: expected at most {MAX_RANK} dimensions, got {len(shape)}")
+        raise ClientError(f"{location}: expected at most {MAX_RANK} dimensions, got {len(shape)}")
     if spec.dtype not in DTYPES:
-        raise ClientError(f"{place}: tensors of {given} cannot be sent to the model server", 501)
+        raise ClientError(f"{location}: tensors of {name} cannot be sent to the model server", 501)
     return tuple(shape)
 
 
 def read_json(
-    tensor: Mapping[str, Any], shape: tuple[int, ...], spec: TensorSpec, place: str
+    tensor: Mapping[str, Any], shape: tuple[int, ...], spec: TensorSpec, location: str
 ) -> Array:
     """Return a tensor's `data`, flat or nested in lists, as an array.
 
@@ -104,17 +104,17 @@ def read_json(
     """
     values = tensor.get("data")
     if type(values) is not list:
-        raise ClientError(f"{place}: expected a list as data, got {kind_of(values)}")
+        raise ClientError(f"{location}: expected a list as data, got {kind_of(values)}")
     if values and type(values[0]) is list:
-        values = _unnested(values, shape, place)
+        values = _flatten(values, shape, location)
     count = prod(shape)
     if len(values) != count:
         raise ClientError(
-            f"{place}: expected {count} values for shape {list(shape)}, got {len(values)}"
+            f"{location}: expected {count} values for shape {list(shape)}, got {len(values)}"
         )
     if spec.dtype == STRING and _content_type(tensor) == BASE64:
         flat: Array | None = byte_array(
-            [_from_base64(value, i, place) for i, value in enumerate(values)]
+            [_from_base64(value, i, location) for i, value in enumerate(values)]
         )
     else:
         flat = flat_array(values, spec.dtype)
@@ -122,30 +122,30 @@ def read_json(
         flat = to_array(
             values,
             TensorSpec(spec.dtype, (None,)),
-            lambda index: f"{place} data" + "".join(f"[{i}]" for i in index),
+            lambda index: f"{location} data" + "".join(f"[{i}]" for i in index),
         )
-    return _shaped(flat, shape, place)
+    return _reshape(flat, shape, location)
 
 
-def read_binary(data: memoryview, shape: tuple[int, ...], spec: TensorSpec, place: str) -> Array:
-    """Return binary data as an array, without copying numbers, except BF16.
+def read_binary(data: memoryview, shape: tuple[int, ...], spec: TensorSpec, location: str) -> Array:
+    """Return binary data as an array, without copying numbers other than BF16.
 
     Raises:
-        ClientError: the bytes do not fill the shape exactly, or are not of the datatype.
+        ClientError: the bytes do not fill the shape exactly, or are invalid for the datatype.
     """
     count = prod(shape)
     if spec.dtype == STRING:
-        return _shaped(byte_array(_read_strings(data, count, place)), shape, place)
+        return _reshape(byte_array(_read_strings(data, count, location)), shape, location)
     dtype = np.dtype(np.uint16) if spec.dtype == BFLOAT16 else DTYPES[spec.dtype]
     if len(data) != count * dtype.itemsize:
         raise ClientError(
-            f"{place}: expected {count * dtype.itemsize} bytes for shape {list(shape)}, "
+            f"{location}: expected {count * dtype.itemsize} bytes for shape {list(shape)}, "
             f"got {len(data)}"
         )
     if dtype.kind == "b" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
-        raise ClientError(f"{place}: expected bytes 0 and 1 for BOOL, got others")
+        raise ClientError(f"{location}: expected bytes 0 and 1 for BOOL, got others")
     array = np.frombuffer(data, dtype)
-    return _shaped(from_bfloat16(array) if spec.dtype == BFLOAT16 else array, shape, place)
+    return _reshape(from_bfloat16(array) if spec.dtype == BFLOAT16 else array, shape, location)
 
 
 def write_tensor(
@@ -153,8 +153,8 @@ def write_tensor(
 ) -> tuple[dict[str, Any], bytes]:
     """Return an output as the protocol's object, and its bytes if it is binary.
 
-    Numbers stay a numpy array in the object. NaN and infinities have no JSON form: orjson writes
-    null for them.
+    Numbers remain a numpy array in the object. NaN and infinities have no JSON form; orjson writes
+    null.
 
     Args:
         name: the output's name.
@@ -165,7 +165,7 @@ def write_tensor(
     Raises:
         ClientError: the protocol has no such datatype.
     """
-    of_strings = array.dtype == np.object_
+    is_string = array.dtype == np.object_
     is_bfloat16 = spec is not None and spec.dtype == BFLOAT16
     if array.dtype not in _DATATYPE_OF_ARRAY:
         raise ClientError(
@@ -180,10 +180,10 @@ def write_tensor(
     }
     if binary:
         bits = to_bfloat16(array) if is_bfloat16 else array
-        data = _write_strings(array.reshape(-1).tolist()) if of_strings else bits.tobytes()
+        data = _write_strings(array.reshape(-1).tolist()) if is_string else bits.tobytes()
         tensor["parameters"] = {"binary_data_size": len(data)}
         return tensor, data
-    if not of_strings:
+    if not is_string:
         tensor["data"] = np.ascontiguousarray(array).reshape(-1)
         return tensor, b""
     values = array.reshape(-1).tolist()
@@ -195,15 +195,15 @@ def write_tensor(
     return tensor, b""
 
 
-def _shaped(flat: Array, shape: tuple[int, ...], place: str) -> Array:
+def _reshape(flat: Array, shape: tuple[int, ...], location: str) -> Array:
     try:
         return flat.reshape(shape)
-    except ValueError:  # no values, in a shape whose other dimensions overflow
-        raise ClientError(f"{place}: shape {list(shape)} is too large") from None
+    except ValueError:  # a zero in the shape, and other dimensions that overflow
+        raise ClientError(f"{location}: shape {list(shape)} is too large") from None
 
 
-def _unnested(values: list[Any], shape: tuple[int, ...], place: str) -> list[Any]:
-    """Flatten nested lists whose lengths are the shape's."""
+def _flatten(values: list[Any], shape: tuple[int, ...], location: str) -> list[Any]:
+    """Flatten nested lists of a given shape."""
     level = values
     for length in shape[1:]:
         if not all(type(inner) is list and len(inner) == length for inner in level):
@@ -212,7 +212,7 @@ def _unnested(values: list[Any], shape: tuple[int, ...], place: str) -> list[Any
     else:
         if shape and len(values) == shape[0]:
             return level
-    raise ClientError(f"{place}: expected flat data, or nested lists of shape {list(shape)}")
+    raise ClientError(f"{location}: expected flat data, or nested lists of shape {list(shape)}")
 
 
 def _content_type(tensor: Mapping[str, Any]) -> Any:
@@ -220,24 +220,26 @@ def _content_type(tensor: Mapping[str, Any]) -> Any:
     return parameters.get("content_type") if isinstance(parameters, dict) else None
 
 
-def _from_base64(value: Any, index: int, place: str) -> bytes:
+def _from_base64(value: Any, index: int, location: str) -> bytes:
     try:
         return base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError, TypeError):
-        raise ClientError(f"{place} data[{index}]: expected base64, got {kind_of(value)}") from None
-
-
-def _read_strings(data: memoryview, count: int, place: str) -> list[bytes]:
-    whole, at = bytes(data), 0
-    values: list[bytes] = []
-    while at + 4 <= len(whole) and len(values) < count:
-        end = at + 4 + int.from_bytes(whole[at : at + 4], "little")
-        values.append(whole[at + 4 : end])
-        at = end
-    if len(values) != count or at != len(whole):
         raise ClientError(
-            f"{place}: expected {count} strings, each after its length in four bytes, "
-            f"got {len(whole)} bytes of another form"
+            f"{location} data[{index}]: expected base64, got {kind_of(value)}"
+        ) from None
+
+
+def _read_strings(data: memoryview, count: int, location: str) -> list[bytes]:
+    text, offset = bytes(data), 0
+    values: list[bytes] = []
+    while offset + 4 <= len(text) and len(values) < count:
+        end = offset + 4 + int.from_bytes(text[offset : offset + 4], "little")
+        values.append(text[offset + 4 : end])
+        offset = end
+    if len(values) != count or offset != len(text):
+        raise ClientError(
+            f"{location}: expected {count} strings, each after its length in four bytes, "
+            f"got {len(text)} bytes of another form"
         )
     return values
 

@@ -1,6 +1,6 @@
 """Tables: bodies of many rows in binary or text, and the responses to them.
 
-Tables are read in pieces, so memory use does not grow with their size:
+Tables are read incrementally, so memory use does not grow with their size:
 
     options = TableOptions.from_query(query)
     layout = TableLayout.of(schema, options.signature_name, options.outputs)
@@ -73,12 +73,12 @@ TAB = "\t"
 
 
 class TableReader(Protocol):
-    """Reads a table in pieces."""
+    """Reads a table incrementally."""
 
     layout: TableLayout
 
     @property
-    def ignored(self) -> tuple[str, ...]:
+    def ignored_columns(self) -> tuple[str, ...]:
         """Names of unused columns; known once the header has been read."""
 
     def feed(self, chunk: bytes) -> Iterator[TableRows]:
@@ -92,12 +92,12 @@ class TableReader(Protocol):
         """Yield the remaining rows.
 
         Raises:
-            ClientError: as in `feed`, or the table is cut short, or has no rows.
+            ClientError: as in `feed`, or the table is truncated or has no rows.
         """
 
 
 class TableWriter(Protocol):
-    """Writes a response in pieces.
+    """Writes a response incrementally.
 
     Attributes:
         can_report_errors: whether the format allows an error in a last line.
@@ -109,7 +109,7 @@ class TableWriter(Protocol):
         """Return the bytes, possibly none, for some rows and the outputs of their call.
 
         Raises:
-            ClientError: this type cannot represent the outputs.
+            ClientError: the format cannot represent the outputs.
         """
 
     def end(self) -> bytes:
@@ -131,7 +131,7 @@ def table_reader(content_type: str, layout: TableLayout, options: TableOptions) 
     if content_type == NPY:
         return NpyReader(layout, options)
     if content_type == ARROW:
-        # Loaded when first needed: most workers never see a table.
+        # Imported when first needed: most workers never see an Arrow table.
         from client.codecs.tables.arrow.reader import ArrowReader
 
         return ArrowReader(layout, options)

@@ -4,44 +4,45 @@ from __future__ import annotations
 
 import numpy as np
 
-from client.codecs.tables.layout import RowPlace, TableLayout
+from client.codecs.tables.layout import RowLocator, TableLayout
 from client.serving.tensors import DTYPES, Array
 
 
 def cast(array: Array, dtype: int) -> Array | None:
     """Cast an array to a model's dtype.
 
-    Numbers become floats of any width unless they overflow; integers become integers if they fit.
+    Numbers are cast to floats of any width unless they overflow, and integers to integers if they
+    fit.
 
     Args:
         array: numbers or booleans.
         dtype: a `tensorflow.DataType`.
 
     Returns:
-        None if a value does not fit.
+        The array; None if a value does not fit.
     """
-    wanted = DTYPES[dtype]
-    if array.dtype == wanted:
+    target = DTYPES[dtype]
+    if array.dtype == target:
         return array
-    if wanted.kind == "f" and array.dtype.kind in "fiu":
+    if target.kind == "f" and array.dtype.kind in "fiu":
         with np.errstate(over="ignore"):
-            result = array.astype(wanted)
-        grew = wanted.itemsize >= array.itemsize and array.dtype.kind == "f"
-        return result if grew or not (np.isinf(result) & np.isfinite(array)).any() else None
-    if wanted.kind in "iu" and array.dtype.kind in "iu":
-        limits = np.iinfo(wanted)
-        least, most = int(array.min(initial=0)), int(array.max(initial=0))
-        return array.astype(wanted) if limits.min <= least and most <= limits.max else None
+            result = array.astype(target)
+        is_widened = target.itemsize >= array.itemsize and array.dtype.kind == "f"
+        return result if is_widened or not (np.isinf(result) & np.isfinite(array)).any() else None
+    if target.kind in "iu" and array.dtype.kind in "iu":
+        limits = np.iinfo(target)
+        smallest, largest = int(array.min(initial=0)), int(array.max(initial=0))
+        return array.astype(target) if limits.min <= smallest and largest <= limits.max else None
     return None
 
 
-def check_finite(matrix: Array, layout: TableLayout, place: RowPlace) -> None:
+def check_finite(matrix: Array, layout: TableLayout, locate: RowLocator) -> None:
     """Reject infinities, and NaN where the model takes no missing values.
 
     Args:
         matrix: `[rows, columns]` in the layout's order.
         layout: the table's layout.
-        place: returns the position of a row, for messages.
+        locate: returns the position of a row, for messages.
 
     Raises:
         ClientError: the matrix holds such a number.
@@ -49,4 +50,4 @@ def check_finite(matrix: Array, layout: TableLayout, place: RowPlace) -> None:
     if matrix.dtype.kind != "f" or np.isfinite(matrix).all():
         return
     for index, column in enumerate(layout.columns):
-        column.check_finite(matrix[:, index], place)
+        column.check_finite(matrix[:, index], locate)

@@ -1,4 +1,4 @@
-"""Text cells to arrays."""
+"""Conversion of text cells to arrays."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import numpy as np
 import orjson
 
 from client.codecs.json.flat import byte_array, flat_array
-from client.codecs.tables.layout import Header, RowPlace, TableColumn, TableLayout
+from client.codecs.tables.layout import Header, RowLocator, TableColumn, TableLayout
 from client.errors import ClientError
 from client.serving.columns import NEVER_MISSING
 from client.serving.columns.base import PLAIN_NUMBER, parse_word, word_of
 from client.serving.tensors import DTYPES, STRING, Array, dtype_name
 
-# With these separators, 1,5 may be written for 1.5.
+# With these separators, 1.5 may be written as 1,5.
 DECIMAL_COMMA = (";", "\t", "|")
 
 _NUMBERS = b"0123456789+-.eE \t,"
 
 
 def read_column(
-    cells: Sequence[str], column: TableColumn, place: RowPlace, *, decimal_comma: bool = False
+    cells: Sequence[str], column: TableColumn, locate: RowLocator, *, decimal_comma: bool = False
 ) -> Array:
-    """Turn a column's cells into an array.
+    """Convert a column's cells to an array.
 
     Args:
         cells: the text in each row.
-        column: the column to read them as.
-        place: returns the position of a row, for messages.
+        column: the column that holds them.
+        locate: returns the position of a row, for messages.
         decimal_comma: whether numbers have a decimal comma.
 
     Raises:
@@ -42,23 +42,23 @@ def read_column(
     if _is_number(column):
         words = [word_of(cell) for cell in cells]
         if decimal_comma:
-            words = _with_points(words, column, place)
-        array = _numbers(words, column)
+            words = _replace_decimal_commas(words, column, locate)
+        array = _parse_numbers(words, column)
         if array is not None:
             return array
     values: dict[str, Any] = {}
     for text, word in set(zip(cells, words, strict=True)):
         try:
-            values[text] = _value(word, column)
+            values[text] = _parse_cell(word, column)
         except ValueError as error:
             values[text] = error
     for row, text in enumerate(cells):
         if isinstance(values[text], ValueError):
             raise ClientError(
-                f'{place(row)}, column "{column.name}": expected {values[text]}, got "{text[:40]}"'
+                f'{locate(row)}, column "{column.name}": expected {values[text]}, got "{text[:40]}"'
                 f"{f'; {NEVER_MISSING}' if _is_missing_mark(text, column) else ''}"
             )
-    return column.read_values([values[text] for text in cells], place)
+    return column.read_values([values[text] for text in cells], locate)
 
 
 def has_decimal_comma(cells: Iterable[str], column: TableColumn) -> bool:
@@ -72,7 +72,7 @@ def has_decimal_comma(cells: Iterable[str], column: TableColumn) -> bool:
 
 
 def read_numbers(lines: bytes, header: Header, layout: TableLayout, separator: str) -> Array | None:
-    """Read lines of plain numbers as one matrix, three times as fast as by columns.
+    """Read lines of plain numbers as one matrix, three times as fast as column by column.
 
     Args:
         lines: lines of the table, without the header.
@@ -84,12 +84,11 @@ def read_numbers(lines: bytes, header: Header, layout: TableLayout, separator: s
         The matrix `[rows, columns]` in the layout's order; None if a line holds anything else.
     """
     if separator != ",":
-        mark = separator.encode()
         if b"," in lines:
             if separator not in DECIMAL_COMMA or b"." in lines:
                 return None
             lines = lines.replace(b",", b".")
-        lines = lines.replace(mark, b",")
+        lines = lines.replace(separator.encode(), b",")
     if lines.translate(None, _NUMBERS + b"\r\n"):
         return None
     text = lines.strip(b"\r\n").replace(b"\r\n", b"\n").replace(b"\n", b"],[")
@@ -97,16 +96,16 @@ def read_numbers(lines: bytes, header: Header, layout: TableLayout, separator: s
         rows = orjson.loads(b"[[" + text + b"]]")
         with np.errstate(over="ignore"):
             matrix = np.array(rows, layout.matrix_dtype)
-    except ValueError:  # not numbers as in JSON, or lines of unequal lengths
+    except ValueError:  # numbers that JSON does not allow, or lines of unequal length
         return None
     if matrix.shape[1:] != (header.count,) or not np.isfinite(matrix).all():
         return None
-    places = list(header.places)
-    return matrix if places == list(range(header.count)) else matrix[:, places]
+    indexes = list(header.indexes)
+    return matrix if indexes == list(range(header.count)) else matrix[:, indexes]
 
 
-def _numbers(words: Sequence[str], column: TableColumn) -> Array | None:
-    """Return plain numbers and missing marks as an array; None if a cell is neither."""
+def _parse_numbers(words: Sequence[str], column: TableColumn) -> Array | None:
+    """Return plain numbers and missing marks as an array, None if a cell is neither."""
     marks = column.missing_marks
     missing = [i for i, word in enumerate(words) if word in marks]
     if missing:
@@ -131,23 +130,23 @@ def _numbers(words: Sequence[str], column: TableColumn) -> Array | None:
     return array
 
 
-def _with_points(words: list[str], column: TableColumn, place: RowPlace) -> list[str]:
-    """Return numbers with the decimal comma replaced by a point."""
+def _replace_decimal_commas(words: list[str], column: TableColumn, locate: RowLocator) -> list[str]:
+    """Replace the decimal comma of each number by a point."""
     marks = column.missing_marks
     for row, word in enumerate(words):
         if "." in word and word not in marks:
             raise ClientError(
-                f'{place(row)}, column "{column.name}": expected a decimal comma as in other '
+                f'{locate(row)}, column "{column.name}": expected a decimal comma as in other '
                 f'rows, got "{word[:40]}"'
             )
     return [word if word in marks else word.replace(",", ".", 1) for word in words]
 
 
-def _value(text: str, column: TableColumn) -> Any:
+def _parse_cell(text: str, column: TableColumn) -> Any:
     """Return a cell's value as a JSON value.
 
     Raises:
-        ValueError: the cell has no such value; the message says what was expected.
+        ValueError: the cell is invalid; the message is what was expected.
     """
     dtype = column.spec.dtype
     if column.column is None:

@@ -1,8 +1,8 @@
 """CSV, `text/csv` (RFC 4180), also with tabs, semicolons or bars as separators.
 
-A header with the column names, then one line per row. Cells are trimmed; the marks that Excel,
-pandas, R and databases write for missing values are read as missing. With semicolons, tabs or bars
-as separators, numbers may have a decimal comma.
+The first line is a header with the column names; each further line is a row. Cells are trimmed;
+the marks that Excel, pandas, R and databases write for missing values are read as missing. With
+semicolons, tabs or bars as separators, numbers may have a decimal comma.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from client.codecs.tables.cells import (
     read_numbers,
 )
 from client.codecs.tables.layout import ROWS_PER_CALL, Header, TableLayout
-from client.codecs.tables.lines import BYTE_ORDER_MARK, LineBlocks, check_text, decoded
+from client.codecs.tables.lines import BYTE_ORDER_MARK, LineBlocks, check_text, decode_block
 from client.codecs.tables.options import TableOptions
 from client.codecs.tables.rows import Inputs, TableRows, read_rows
 from client.errors import ClientError
 from client.serving.columns.base import word_of
 
 SEPARATORS = (",", ";", "\t", "|")
-# Excel's first line that names the separator; spreadsheets pad it to the width of the table.
+# Excel's optional first line, which names the separator; spreadsheets pad it to the table's width.
 _SEPARATOR_LINE = re.compile(r'"?sep=([\t !#-~])"?[ \t,;]*\r?\n', re.IGNORECASE)
 
 
 class CsvReader:
-    """Reads CSV in pieces."""
+    """Reads CSV incrementally."""
 
     def __init__(self, layout: TableLayout, options: TableOptions, separator: str = "") -> None:
         """Create a reader.
@@ -45,7 +45,7 @@ class CsvReader:
         for column in layout.columns:
             if column.spec.shape not in (None, (None,)):
                 raise ClientError(
-                    f'input "{column.name}" is {column.spec}, and a cell of CSV is one value; '
+                    f'input "{column.name}" is {column.spec}, and a CSV cell is one value; '
                     "send JSON, application/x-ndjson or application/x-npy"
                 )
         self.layout = layout
@@ -56,9 +56,9 @@ class CsvReader:
         self._has_rows = False
 
     @property
-    def ignored(self) -> tuple[str, ...]:
+    def ignored_columns(self) -> tuple[str, ...]:
         """Names of unused columns."""
-        return self._header.ignored if self._header else ()
+        return self._header.ignored_columns if self._header else ()
 
     def feed(self, chunk: bytes) -> Iterator[TableRows]:
         """Add bytes, and yield the complete rows.
@@ -75,7 +75,7 @@ class CsvReader:
         Raises:
             ClientError: as in `feed`, or the table has no rows.
         """
-        yield from self._read(self._lines.rest(), is_last=True)
+        yield from self._read(self._lines.flush(), is_last=True)
         if not self._has_rows:
             raise ClientError("expected at least one row, got none")
 
@@ -87,57 +87,57 @@ class CsvReader:
         if not block.strip(b"\r\n"):
             return
         layout = self.layout
-        if layout.matrix is not None and layout.is_plain and not header.kept:
+        if layout.matrix is not None and layout.is_plain and not header.copied_columns:
             matrix = read_numbers(block, header, layout, self._separator)
             if matrix is not None:
                 self._has_rows = True
                 for start in range(0, len(matrix), ROWS_PER_CALL):
-                    some = matrix[start : start + ROWS_PER_CALL]
-                    yield TableRows(layout.matrix_call(some), len(some))
+                    chunk = matrix[start : start + ROWS_PER_CALL]
+                    yield TableRows(layout.matrix_call(chunk), len(chunk))
                 return
-        rows, ends = self._records(block, line, is_last=is_last)
+        rows, ends = self._read_records(block, line, is_last=is_last)
         for start in range(0, len(rows), ROWS_PER_CALL):
             self._has_rows = True
             stop = start + ROWS_PER_CALL
-            yield self._rows(rows[start:stop], ends[start:stop], header)
+            yield self._read_rows(rows[start:stop], ends[start:stop], header)
 
     def _take_header(self, block: bytes) -> tuple[Header, bytes, int]:
-        """Read the header; return it, the remaining text and the number of its first line."""
+        """Read the header; return it, the remaining text and that text's first line number."""
         check_text(block)
         block, line = block.removeprefix(BYTE_ORDER_MARK), 1
-        text = decoded(block, line)
+        text = decode_block(block, line)
         match = _SEPARATOR_LINE.match(text)
         if match is not None:
             self._separator, line = match[1], 2
             block, text = block[len(match[0].encode()) :], text[match.end() :]
         lines = io.StringIO(text, newline="").readlines()
-        self._separator = self._separator or self._guess(lines)
-        names, taken = _first_record(lines, self._separator, line)
-        self._header = self.layout.header(names, self._options, f"line {line}: ")
-        size = len("".join(lines[:taken]).encode())
-        return self._header, block[size:], line + taken
+        self._separator = self._separator or self._guess_separator(lines)
+        names, line_count = _read_first_record(lines, self._separator, line)
+        self._header = self.layout.find_columns(names, self._options, f"line {line}: ")
+        size = len("".join(lines[:line_count]).encode())
+        return self._header, block[size:], line + line_count
 
-    def _guess(self, lines: Sequence[str]) -> str:
+    def _guess_separator(self, lines: Sequence[str]) -> str:
         """Return the separator that splits the header into the most known columns.
 
-        On a tie, it is the one that splits it into the most cells.
+        Among ties, it is the one that splits it into the most cells.
         """
         known = {*self.layout.names, self.layout.label_name, self._options.id_column}
 
         def fit(separator: str) -> tuple[int, int]:
             try:
-                names, _ = _first_record(lines, separator, 1)
+                names, _ = _read_first_record(lines, separator, 1)
             except ClientError:
                 return 0, 0
             return sum(word_of(name) in known for name in names), len(names)
 
         return max(SEPARATORS, key=fit)
 
-    def _records(
+    def _read_records(
         self, block: bytes, line: int, *, is_last: bool
     ) -> tuple[list[list[str]], list[int]]:
         """Return the rows of a block, and the line on which each ends."""
-        lines = io.StringIO(decoded(block, line), newline="").readlines()
+        lines = io.StringIO(decode_block(block, line), newline="").readlines()
         needs_more = False
 
         def supply() -> Iterator[str]:
@@ -146,73 +146,82 @@ class CsvReader:
             needs_more = True
 
         reader = _csv_reader(supply(), self._separator, lines)
-        rows, ends, whole = [], [], 0
+        rows, ends, complete_lines = [], [], 0
         try:
             for cells in reader:
-                whole = reader.line_num
+                complete_lines = reader.line_num
                 if cells:
                     rows.append(cells)
-                    ends.append(line + whole - 1)
+                    ends.append(line + complete_lines - 1)
         except csv.Error as error:
             if is_last or not needs_more:
                 raise ClientError(f"line {line + reader.line_num - 1}: {error}") from error
             # The block ends within a quoted cell.
-            self._lines.put_back("".join(lines[whole:]).encode())
+            self._lines.put_back("".join(lines[complete_lines:]).encode())
         return rows, ends
 
-    def _rows(self, rows: Sequence[list[str]], ends: Sequence[int], header: Header) -> TableRows:
-        # Decided for all rows: 1.234 read without the others would become another number.
-        commas = self._decimal_commas(rows, header)
+    def _read_rows(
+        self, rows: Sequence[list[str]], ends: Sequence[int], header: Header
+    ) -> TableRows:
+        # Decided for all rows at once: read alone, 1.234 would be a number with a decimal point.
+        decimal_commas = self._find_decimal_commas(rows, header)
 
         def read(start: int, stop: int) -> Inputs:
-            return self._inputs(rows[start:stop], ends[start:stop], header, commas)
+            return self._read_inputs(rows[start:stop], ends[start:stop], header, decimal_commas)
 
         inputs, errors = read_rows(read, len(rows), errors_in_rows=self._options.errors_in_rows)
-        kept = {
-            name: [cells[place] if place < len(cells) else None for cells in rows]
-            for name, place in header.kept
+        copied = {
+            name: [cells[index] if index < len(cells) else None for cells in rows]
+            for name, index in header.copied_columns
         }
         call = None if inputs is None else self.layout.call(inputs)
-        return TableRows(call, len(rows), kept, errors)
+        return TableRows(call, len(rows), copied, errors)
 
-    def _decimal_commas(self, rows: Sequence[list[str]], header: Header) -> Set[int]:
-        """Return the places of the columns whose numbers have a decimal comma."""
+    def _find_decimal_commas(self, rows: Sequence[list[str]], header: Header) -> Set[int]:
+        """Return the indexes of the columns whose numbers have a decimal comma."""
         if self._separator not in DECIMAL_COMMA:
             return set()
-        whole = [cells for cells in rows if len(cells) == header.count]
+        full_rows = [cells for cells in rows if len(cells) == header.count]
         return {
-            place
-            for column, place in zip(self.layout.columns, header.places, strict=True)
-            if has_decimal_comma((cells[place] for cells in whole), column)
+            index
+            for column, index in zip(self.layout.columns, header.indexes, strict=True)
+            if has_decimal_comma((cells[index] for cells in full_rows), column)
         }
 
-    def _inputs(
-        self, rows: Sequence[list[str]], ends: Sequence[int], header: Header, commas: Set[int]
+    def _read_inputs(
+        self,
+        rows: Sequence[list[str]],
+        ends: Sequence[int],
+        header: Header,
+        decimal_commas: Set[int],
     ) -> Inputs:
         if set(map(len, rows)) != {header.count}:
-            wrong = next(i for i, cells in enumerate(rows) if len(cells) != header.count)
+            row = next(i for i, cells in enumerate(rows) if len(cells) != header.count)
             raise ClientError(
-                f"line {ends[wrong]}: expected {header.count} cells like the header, "
-                f"got {len(rows[wrong])}"
+                f"line {ends[row]}: expected {header.count} cells like the header, "
+                f"got {len(rows[row])}"
             )
         cells = list(zip(*rows, strict=True))
         return {
             column.name: read_column(
-                cells[place], column, lambda i: f"line {ends[i]}", decimal_comma=place in commas
+                cells[index],
+                column,
+                lambda i: f"line {ends[i]}",
+                decimal_comma=index in decimal_commas,
             )
-            for column, place in zip(self.layout.columns, header.places, strict=True)
+            for column, index in zip(self.layout.columns, header.indexes, strict=True)
         }
 
 
 def _csv_reader(supply: Iterator[str], separator: str, lines: Sequence[str]) -> Any:
-    # Blanks before a quote are skipped here; the column trims the others.
-    quoted = re.compile(f'(^|{re.escape(separator)}) +"')
-    skips = any(' "' in line and quoted.search(line) for line in lines)
-    return csv.reader(supply, delimiter=separator, skipinitialspace=skips, strict=True)
+    # Spaces before a quote are skipped here; columns trim all others.
+    space_before_quote = re.compile(f'(^|{re.escape(separator)}) +"')
+    skip_spaces = any(' "' in line and space_before_quote.search(line) for line in lines)
+    return csv.reader(supply, delimiter=separator, skipinitialspace=skip_spaces, strict=True)
 
 
-def _first_record(lines: Sequence[str], separator: str, line: int) -> tuple[list[str], int]:
-    """Return the cells of the first record, and the number of its lines."""
+def _read_first_record(lines: Sequence[str], separator: str, line: int) -> tuple[list[str], int]:
+    """Return the cells of the first record, and its line count."""
     reader = _csv_reader(iter(lines), separator, lines[:1])
     try:
         cells: list[str] = next(reader, [])

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from client.codecs.replies import each_row
+from client.codecs.json_outputs import encode_column
 from client.codecs.tables.options import ERROR, TableOptions
 from client.codecs.tables.rows import TableRows
-from client.codecs.tables.values import checked, number_texts, spread
+from client.codecs.tables.values import number_texts, prepare_outputs, spread
 from client.serving.columns.base import PLAIN_NUMBER, word_of
 from client.serving.tensors import Array
 
@@ -39,48 +39,50 @@ class CsvWriter:
         Raises:
             ClientError: the outputs do not have a value for each row.
         """
-        outputs = checked(outputs)
-        cells: list[Sequence[bytes]] = [list(map(self._cell, v)) for v in rows.kept.values()]
+        outputs = prepare_outputs(outputs)
+        cells: list[Sequence[bytes]] = [
+            list(map(self._encode_value, v)) for v in rows.copied_columns.values()
+        ]
         for name, array in outputs.items():
-            cells.append(spread(self._cells(name, array), rows, b""))
-        names = [*rows.kept, *outputs]
+            cells.append(spread(self._encode_cells(name, array), rows, b""))
+        names = [*rows.copied_columns, *outputs]
         if self._options.errors_in_rows:
             names.append(ERROR)
-            cells.append([self._cell(rows.errors.get(i)) for i in range(rows.count)])
+            cells.append([self._encode_value(rows.errors.get(i)) for i in range(rows.count)])
         lines = list(map(self._separator.join, zip(*cells, strict=True)))
         if not self._has_header:
             self._has_header = True
-            lines.insert(0, self._separator.join(map(self._text, names)))
+            lines.insert(0, self._separator.join(map(self._encode_text, names)))
         return b"".join([line + b"\n" for line in lines])
 
     def end(self) -> bytes:
         """Return nothing: CSV has no end marker."""
         return b""
 
-    def _cells(self, name: str, array: Array) -> list[bytes]:
+    def _encode_cells(self, name: str, array: Array) -> list[bytes]:
         numbers = number_texts(array)
         if numbers is not None:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 return [str(value).encode() for value in array]
             return numbers
-        texts = each_row(name, array)
+        texts = encode_column(name, array)
         if array.ndim != 1:
-            return [self._text(text.decode()) for text in texts]
+            return [self._encode_text(text.decode()) for text in texts]
         # The JSON of a string is a string, or an object if it is not UTF-8.
-        cells = {text: self._text(_string(text)) for text in set(texts)}
+        cells = {text: self._encode_text(_decode_json(text)) for text in set(texts)}
         return [cells[text] for text in texts]
 
-    def _cell(self, value: Any) -> bytes:
+    def _encode_value(self, value: Any) -> bytes:
         if value is None:
             return b""
-        return self._text(value if type(value) is str else orjson.dumps(value).decode())
+        return self._encode_text(value if type(value) is str else orjson.dumps(value).decode())
 
-    def _text(self, text: str) -> bytes:
+    def _encode_text(self, text: str) -> bytes:
         if text.startswith(FORMULA_STARTS) and self._options.csv_guard and not _is_number(text):
             text = f"'{text}"
         if text and self._special.isdisjoint(text):
             return text.encode()
-        # Quote empty strings too: a line of one unquoted empty cell would not be a row.
+        # Quote empty strings too: a single empty cell without quotes would be an empty line.
         return b'"' + text.replace('"', '""').encode() + b'"'
 
 
@@ -88,6 +90,6 @@ def _is_number(text: str) -> bool:
     return PLAIN_NUMBER.fullmatch(word_of(text).replace(",", ".", 1)) is not None
 
 
-def _string(json_text: bytes) -> str:
+def _decode_json(json_text: bytes) -> str:
     value = orjson.loads(json_text)
     return value if isinstance(value, str) else json_text.decode()

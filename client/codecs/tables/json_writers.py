@@ -1,4 +1,4 @@
-"""Responses as JSON, and as lines of JSON."""
+"""Responses as JSON and as newline-delimited JSON."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 import orjson
 
-from client.codecs.replies import object_texts, row_texts
+from client.codecs.json_outputs import encode_objects, encode_rows
 from client.codecs.tables.options import ERROR, TableOptions
 from client.codecs.tables.rows import TableRows
-from client.codecs.tables.values import checked, spread
+from client.codecs.tables.values import prepare_outputs, spread
 from client.errors import ClientError
 from client.serving.tensors import Array
 
-# Limit for the names of copied columns in the rows of a call, each of which repeats them.
+# Limit for the names of copied columns in the rows of one call; each row repeats them.
 MAX_NAME_BYTES = 128 * 2**20
 
 
@@ -28,7 +28,7 @@ class NdjsonWriter:
         Raises:
             ClientError: the outputs do not have a value for each row, or have no JSON form.
         """
-        return b"".join([text + b"\n" for text in _objects(rows, outputs)])
+        return b"".join([text + b"\n" for text in _encode_objects(rows, outputs)])
 
     def end(self) -> bytes:
         """Return nothing: lines of JSON have no end marker."""
@@ -46,14 +46,14 @@ class JsonWriter:
     def __init__(
         self,
         options: TableOptions,
-        beginning: bytes = b'{"predictions":[',
+        prefix: bytes = b'{"predictions":[',
         separator: bytes = b",",
-        ending: bytes = b"]}\n",
+        suffix: bytes = b"]}\n",
     ) -> None:
         self._as_objects = options.passes_columns or options.errors_in_rows
-        self._before = beginning
+        self._opening = prefix
         self._separator = separator
-        self._ending = ending
+        self._suffix = suffix
 
     def write(self, rows: TableRows, outputs: Mapping[str, Array]) -> bytes:
         """Return the JSON for some rows.
@@ -61,32 +61,36 @@ class JsonWriter:
         Raises:
             ClientError: the outputs do not have a value for each row, or have no JSON form.
         """
-        texts = _objects(rows, outputs) if self._as_objects else row_texts(checked(outputs))
-        before, self._before = self._before, self._separator
-        return before + self._separator.join(texts)
+        texts = (
+            _encode_objects(rows, outputs)
+            if self._as_objects
+            else encode_rows(prepare_outputs(outputs))
+        )
+        opening, self._opening = self._opening, self._separator
+        return opening + self._separator.join(texts)
 
     def end(self) -> bytes:
         """Return the end of the document."""
-        return self._ending
+        return self._suffix
 
 
-def _objects(rows: TableRows, outputs: Mapping[str, Array]) -> list[bytes]:
+def _encode_objects(rows: TableRows, outputs: Mapping[str, Array]) -> list[bytes]:
     """Return the JSON object of each row: copied columns, and outputs or an error."""
-    texts = list(spread(object_texts(checked(outputs)), rows, b""))
+    texts = list(spread(encode_objects(prepare_outputs(outputs)), rows, b""))
     for index, message in rows.errors.items():
         texts[index] = orjson.dumps({ERROR: message})
-    if not rows.kept:
+    if not rows.copied_columns:
         return texts
-    keys = [orjson.dumps(name) + b":" for name in rows.kept]
+    keys = [orjson.dumps(name) + b":" for name in rows.copied_columns]
     if rows.count * sum(map(len, keys)) > MAX_NAME_BYTES:
         raise ClientError(
             f"the names of the copied columns take more than {MAX_NAME_BYTES} bytes in "
             f"{rows.count} rows; keep fewer columns, or request another type with Accept",
             413,
         )
-    before = [b"{"] * rows.count
-    for key, values in zip(keys, rows.kept.values(), strict=True):
-        before = [
-            b + key + orjson.dumps(value) + b"," for b, value in zip(before, values, strict=True)
+    openings = [b"{"] * rows.count
+    for key, values in zip(keys, rows.copied_columns.values(), strict=True):
+        openings = [
+            o + key + orjson.dumps(value) + b"," for o, value in zip(openings, values, strict=True)
         ]
-    return [b + text[1:] for b, text in zip(before, texts, strict=True)]
+    return [o + text[1:] for o, text in zip(openings, texts, strict=True)]

@@ -16,11 +16,11 @@ from client.serving.columns.base import MISSING, word_of
 from client.serving.schema import DEFAULT_SIGNATURE, DENSE, DENSE_INPUT, Schema, TensorSpec
 from client.serving.tensors import DTYPES, Array
 
-# A model server that batches may reject a call with more rows than it is configured for.
+# A model server that batches may reject calls with more rows than its largest batch.
 ROWS_PER_CALL = 16_384
 
 # Returns the position in the table of the row with an index: "line 17".
-RowPlace = Callable[[int], str]
+RowLocator = Callable[[int], str]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TableColumn:
 
     Attributes:
         name: its name.
-        spec: dtype and shape of the values of all rows; the first dimension is the rows.
+        spec: dtype and shape of the values of all rows; the first dimension is the row.
         column: the model's description of it, if there is one.
     """
 
@@ -39,12 +39,12 @@ class TableColumn:
 
     @property
     def form(self) -> tuple[object, ...]:
-        """Everything that determines how values are read."""
+        """All properties that determine how values are read."""
         column = self.column
-        about = None
+        description = None
         if column is not None:
-            about = (column.kind, column.json_types, column.mode, column.marks, column.form)
-        return self.name, self.spec, self.takes_missing, about
+            description = (column.kind, column.json_types, column.mode, column.marks, column.form)
+        return self.name, self.spec, self.takes_missing, description
 
     @property
     def takes_missing(self) -> bool:
@@ -61,20 +61,22 @@ class TableColumn:
         """Marks of missing values."""
         return MISSING if self.column is None else self.column.missing_marks
 
-    def read_values(self, values: Sequence[object], place: RowPlace) -> Array:
-        """Turn JSON values, one per row, into an array.
+    def read_values(self, values: Sequence[object], locate: RowLocator) -> Array:
+        """Convert JSON values, one per row, to an array.
 
         Raises:
             ClientError: a value has the wrong type.
         """
 
-        def at(index: tuple[int, ...]) -> str:
-            row = f"{place(index[0])}, " if index else ""
+        def locate_value(index: tuple[int, ...]) -> str:
+            row = f"{locate(index[0])}, " if index else ""
             return f'{row}column "{self.name}"' + "".join(f"[{i}]" for i in index[1:])
 
-        return to_array(values, self.spec, at, () if self.column is None else (self.column,))
+        return to_array(
+            values, self.spec, locate_value, () if self.column is None else (self.column,)
+        )
 
-    def check_finite(self, array: Array, place: RowPlace) -> None:
+    def check_finite(self, array: Array, locate: RowLocator) -> None:
         """Reject infinities, and NaN if the model takes no missing values.
 
         Raises:
@@ -82,12 +84,12 @@ class TableColumn:
         """
         if self.column is None or array.dtype.kind != "f":
             return
-        wrong = np.isinf(array) if self.takes_missing else ~np.isfinite(array)
-        if wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
-            why = f"; {NEVER_MISSING}" if np.isnan(array[row]) else ""
+        is_invalid = np.isinf(array) if self.takes_missing else ~np.isfinite(array)
+        if is_invalid.any():
+            row = int(np.flatnonzero(is_invalid)[0])
+            reason = f"; {NEVER_MISSING}" if np.isnan(array[row]) else ""
             raise ClientError(
-                f'{place(row)}, column "{self.name}": expected a number, got {array[row]}{why}'
+                f'{locate(row)}, column "{self.name}": expected a number, got {array[row]}{reason}'
             )
 
 
@@ -97,27 +99,27 @@ class Header:
 
     Attributes:
         count: the number of columns.
-        places: index of each of the layout's columns; -1 if the table lacks it.
-        kept: name and index of each column copied to the response.
-        ignored: names of unused columns.
+        indexes: index of each of the layout's columns; -1 if the table lacks it.
+        copied_columns: name and index of each column copied to the response.
+        ignored_columns: names of unused columns.
     """
 
     count: int
-    places: tuple[int, ...]
-    kept: tuple[tuple[str, int], ...] = ()
-    ignored: tuple[str, ...] = ()
+    indexes: tuple[int, ...]
+    copied_columns: tuple[tuple[str, int], ...] = ()
+    ignored_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class TableLayout:
-    """The columns that a table must have, and the call that they make.
+    """The columns that a table must have, and the call that predicts them.
 
     Attributes:
         signature_name: the signature to run.
         columns: the table's columns, in the order of a row without names.
         matrix: the input that takes all columns side by side; None if each is an input.
         outputs: the outputs to return, sorted by name.
-        output_filter: the requested outputs as given; empty for all.
+        output_filter: the requested outputs in the request's order; empty for all.
         label_name: the training data's label column, which is ignored.
     """
 
@@ -144,12 +146,12 @@ class TableLayout:
         if signature is None:
             known = ", ".join(sorted(schema.signatures))
             raise ClientError(
-                f'signature_name: model {schema.model} has no "{name[:100]}", it has {known}'
+                f'signature_name: model {schema.model} has no "{name[:100]}"; it has {known}'
             )
         for output in output_filter:
             if output not in signature.outputs:
                 raise ClientError(
-                    f'outputs: signature {name} has no "{output[:100]}", '
+                    f'outputs: signature {name} has no "{output[:100]}"; '
                     f"it has {', '.join(signature.outputs)}"
                 )
         outputs = {n: signature.outputs[n] for n in sorted(output_filter or signature.outputs)}
@@ -169,16 +171,16 @@ class TableLayout:
         return cls(name, columns, None, outputs, tuple(output_filter), label)
 
     def holds_for(self, schema: Schema) -> bool:
-        """Return whether another version reads rows in the same way and has the same outputs."""
+        """Return whether another version reads rows the same way and has the same outputs."""
         # `dense` may have replaced the signature; the new version may lack it.
         if self.signature_name not in schema.signatures:
             return False
         other = TableLayout.of(schema, self.signature_name)
-        wanted = self.output_filter or other.outputs
+        names = self.output_filter or other.outputs
         return (
             (self.signature_name, self.matrix) == (other.signature_name, other.matrix)
             and [column.form for column in self.columns] == [c.form for c in other.columns]
-            and self.outputs == {n: spec for n, spec in other.outputs.items() if n in wanted}
+            and self.outputs == {n: spec for n, spec in other.outputs.items() if n in names}
         )
 
     @property
@@ -188,12 +190,12 @@ class TableLayout:
 
     @property
     def is_ordered(self) -> bool:
-        """Whether the column order is known to callers: that of the training table."""
+        """Whether callers know the column order, which is that of the training table."""
         return len(self.columns) == 1 or all(c.column is not None for c in self.columns)
 
     @property
     def is_plain(self) -> bool:
-        """Whether text of digits is always a number, neither a date nor a missing mark."""
+        """Whether digits are always a number, neither a date nor a missing mark."""
         return not any(c.is_date or c.missing_marks != MISSING for c in self.columns)
 
     @property
@@ -214,14 +216,14 @@ class TableLayout:
             return Call(self.signature_name, {self.matrix: matrix}, self.output_filter)
         return self.call({column.name: matrix[:, i] for i, column in enumerate(self.columns)})
 
-    def no_outputs(self) -> dict[str, Array]:
+    def empty_outputs(self) -> dict[str, Array]:
         """Return outputs with zero rows."""
         return {
             name: np.zeros((0, *(n or 0 for n in (spec.shape or ())[1:])), DTYPES.get(spec.dtype))
             for name, spec in self.outputs.items()
         }
 
-    def header(self, names: Sequence[str], options: TableOptions, place: str = "") -> Header:
+    def find_columns(self, names: Sequence[str], options: TableOptions, prefix: str = "") -> Header:
         """Find the layout's columns in a table, which may have them in any order.
 
         The training data's label column is ignored.
@@ -229,44 +231,48 @@ class TableLayout:
         Raises:
             ClientError: a column is unknown, missing or duplicate.
         """
-        header = self.some_columns(names, options, place)
-        missing = [n for n, i in zip(self.names, header.places, strict=True) if i < 0]
+        header = self.find_some_columns(names, options, prefix)
+        missing = [n for n, i in zip(self.names, header.indexes, strict=True) if i < 0]
         if missing:
-            more = f", the first of {len(missing)}," if len(missing) > 1 else ""
-            raise ClientError(f'{place}column "{missing[0]}"{more} is missing')
+            first_of = f", the first of {len(missing)}," if len(missing) > 1 else ""
+            raise ClientError(f'{prefix}column "{missing[0]}"{first_of} is missing')
         return header
 
-    def some_columns(self, names: Sequence[str], options: TableOptions, place: str = "") -> Header:
+    def find_some_columns(
+        self, names: Sequence[str], options: TableOptions, prefix: str = ""
+    ) -> Header:
         """Find the layout's columns in a table that may lack some."""
-        index: dict[str, int] = {}
-        for number, name in enumerate(map(word_of, names)):
-            if name in index:
-                raise ClientError(f'{place}duplicate column "{name[:100]}"')
-            index[name] = number
-        wanted = [name for name in (options.id_column, *options.keep) if name]
-        for name in wanted:
-            if name not in index:
+        index_of: dict[str, int] = {}
+        for index, name in enumerate(map(word_of, names)):
+            if name in index_of:
+                raise ClientError(f'{prefix}duplicate column "{name[:100]}"')
+            index_of[name] = index
+        requested = [name for name in (options.id_column, *options.keep) if name]
+        for name in requested:
+            if name not in index_of:
                 parameter = "id" if name == options.id_column else "keep"
-                raise ClientError(f'{place}{parameter}: the table has no column "{name[:100]}"')
-        kept = dict.fromkeys([*wanted, *(index if options.keep_all else ())])
-        clash = next((name for name in kept if name in self.outputs), None)
+                raise ClientError(f'{prefix}{parameter}: the table has no column "{name[:100]}"')
+        copied = dict.fromkeys([*requested, *(index_of if options.keep_all else ())])
+        clash = next((name for name in copied if name in self.outputs), None)
         if clash is not None:
             raise ClientError(
-                f'{place}column "{clash}" cannot be passed through: an output has the same name; '
+                f'{prefix}column "{clash}" cannot be passed through: an output has the same name; '
                 "choose columns with keep=, or outputs with outputs="
             )
-        if options.errors_in_rows and (ERROR in kept or ERROR in self.outputs):
-            what = "column" if ERROR in kept else "output"
+        if options.errors_in_rows and (ERROR in copied or ERROR in self.outputs):
+            kind = "column" if ERROR in copied else "output"
             raise ClientError(
-                f'{place}{what} "{ERROR}" cannot be returned with on_error=row, which adds one '
+                f'{prefix}{kind} "{ERROR}" cannot be returned with on_error=row, which adds one '
                 "of its name; choose columns with keep=, or outputs with outputs="
             )
         known = set(self.names)
-        unused = [name for name in index if name not in known and name not in kept]
+        unused = [name for name in index_of if name not in known and name not in copied]
         for name in unused:
             if name != self.label_name:
                 raise ClientError(
-                    f'{place}unknown column "{name[:100]}"; the columns are {", ".join(self.names)}'
+                    f'{prefix}unknown column "{name[:100]}"; '
+                    f"the columns are {', '.join(self.names)}"
                 )
-        places = tuple(index.get(name, -1) for name in self.names)
-        return Header(len(names), places, tuple((n, index[n]) for n in kept), tuple(unused))
+        indexes = tuple(index_of.get(name, -1) for name in self.names)
+        copied_columns = tuple((name, index_of[name]) for name in copied)
+        return Header(len(names), indexes, copied_columns, tuple(unused))

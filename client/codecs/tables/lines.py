@@ -9,8 +9,8 @@ from client.errors import ClientError
 BLOCK_BYTES = 2**20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-# First bytes of files that are not text.
-_BEGINNINGS = {
+# Signatures (magic numbers) of files that are not text.
+_SIGNATURES = {
     b"PK\x03\x04": "a zip archive or an Excel workbook",
     b"\x1f\x8b": "gzip; send it with Content-Encoding: gzip",
     b"BZh": "bzip2",
@@ -25,14 +25,14 @@ _BEGINNINGS = {
 }
 
 
-def check_text(beginning: bytes | bytearray) -> None:
+def check_text(head: bytes | bytearray) -> None:
     """Reject a table in a known binary format.
 
     Raises:
-        ClientError: the table begins like a file of another format.
+        ClientError: the table begins with the signature of another format.
     """
-    for mark, name in _BEGINNINGS.items():
-        if beginning.startswith(mark):
+    for signature, name in _SIGNATURES.items():
+        if head.startswith(signature):
             raise ClientError(f"expected lines of text in UTF-8, got {name}")
 
 
@@ -40,7 +40,7 @@ class LineBlocks:
     """Collects bytes, and returns them in blocks of about a megabyte of whole lines.
 
     Attributes:
-        line: number, from 1, of the first line not yet returned.
+        line: number, from 1, of the first line that has not been returned.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class LineBlocks:
                 self.line += block.count(b"\n")
                 yield block
 
-    def rest(self) -> bytes:
+    def flush(self) -> bytes:
         """Return the remaining bytes."""
         block = bytes(self._pending)
         self._pending.clear()
@@ -75,7 +75,7 @@ class LineBlocks:
         return block
 
     def put_back(self, lines: bytes) -> None:
-        """Take back the last lines of the last block, whose record is incomplete.
+        """Take back the last lines of the last block, which hold an incomplete record.
 
         Raises:
             ClientError: the lines fill half a block.
@@ -88,7 +88,7 @@ class LineBlocks:
         self._pending[:0] = lines
 
 
-def decoded(block: bytes, line: int) -> str:
+def decode_block(block: bytes, line: int) -> str:
     """Decode a block.
 
     Args:
@@ -101,5 +101,5 @@ def decoded(block: bytes, line: int) -> str:
     try:
         return block.decode()
     except UnicodeDecodeError as error:
-        wrong = line + block.count(b"\n", 0, error.start)
-        raise ClientError(f"line {wrong}: expected UTF-8, got byte {block[error.start]}") from None
+        number = line + block.count(b"\n", 0, error.start)
+        raise ClientError(f"line {number}: expected UTF-8, got byte {block[error.start]}") from None

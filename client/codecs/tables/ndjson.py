@@ -1,8 +1,8 @@
 """Newline-delimited JSON, `application/x-ndjson`: a row on each line.
 
-A row is an object with a value for each column, or a list of values in the order of the training
-table, or a plain value for the only input. null is a missing value, and so is an absent key if
-training had missing values in that column.
+A row is an object with a value for each column, a list of values in the column order of the
+training table, or a plain value for the only input. Null is a missing value, and so is an absent
+key if training had missing values in that column.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from client.codecs.json.arrays import is_b64, kind_of
 from client.codecs.json.flat import flat_array
 from client.codecs.json.rows import check_keys
 from client.codecs.tables.cells import read_column
-from client.codecs.tables.layout import ROWS_PER_CALL, Header, RowPlace, TableColumn, TableLayout
+from client.codecs.tables.layout import ROWS_PER_CALL, Header, RowLocator, TableColumn, TableLayout
 from client.codecs.tables.lines import LineBlocks, check_text
 from client.codecs.tables.options import TableOptions
 from client.codecs.tables.rows import Inputs, TableRows, read_rows
@@ -26,7 +26,7 @@ from client.serving.tensors import STRING, Array, dtype_name
 
 
 class NdjsonReader:
-    """Reads lines of JSON in pieces; empty lines are skipped."""
+    """Reads lines of JSON incrementally, skipping empty lines."""
 
     def __init__(self, layout: TableLayout, options: TableOptions) -> None:
         self.layout = layout
@@ -35,9 +35,9 @@ class NdjsonReader:
         self._rows: JsonRows | None = None
 
     @property
-    def ignored(self) -> tuple[str, ...]:
+    def ignored_columns(self) -> tuple[str, ...]:
         """Names of unused columns."""
-        return self._rows.header.ignored if self._rows else ()
+        return self._rows.header.ignored_columns if self._rows else ()
 
     def feed(self, chunk: bytes) -> Iterator[TableRows]:
         """Add bytes, and yield the rows of complete lines.
@@ -54,7 +54,7 @@ class NdjsonReader:
         Raises:
             ClientError: as in `feed`, or the table has no rows.
         """
-        yield from self._read(self._lines.rest())
+        yield from self._read(self._lines.flush())
         if self._rows is None:
             raise ClientError("expected at least one row, got none")
 
@@ -65,17 +65,17 @@ class NdjsonReader:
         lines = block.split(b"\n")
         numbers = [number for number, line in enumerate(lines, first) if line.strip()]
         for start in range(0, len(numbers), ROWS_PER_CALL):
-            some = numbers[start : start + ROWS_PER_CALL]
-            yield self._predictable([lines[number - first] for number in some], some)
+            chunk = numbers[start : start + ROWS_PER_CALL]
+            yield self._table_rows([lines[number - first] for number in chunk], chunk)
 
-    def _predictable(self, lines: Sequence[bytes], numbers: Sequence[int]) -> TableRows:
+    def _table_rows(self, lines: Sequence[bytes], numbers: Sequence[int]) -> TableRows:
         in_rows = self._options.errors_in_rows
-        parsed = [_parsed(*pair, as_error=in_rows) for pair in zip(lines, numbers, strict=True)]
+        rows = [_parse_line(*pair, as_error=in_rows) for pair in zip(lines, numbers, strict=True)]
         if self._rows is None:
             check_text(lines[0])
-            good = next((row for row in parsed if not isinstance(row, ClientError)), None)
-            self._rows = JsonRows(self.layout, self._options, good, f"line {numbers[0]}: ")
-        return self._rows.read(parsed, lambda index: f"line {numbers[index]}")
+            first = next((row for row in rows if not isinstance(row, ClientError)), None)
+            self._rows = JsonRows(self.layout, self._options, first, f"line {numbers[0]}: ")
+        return self._rows.read(rows, lambda index: f"line {numbers[index]}")
 
 
 class JsonRows:
@@ -85,73 +85,73 @@ class JsonRows:
         header: the columns of the first row.
     """
 
-    def __init__(self, layout: TableLayout, options: TableOptions, first: Any, place: str) -> None:
+    def __init__(self, layout: TableLayout, options: TableOptions, first: Any, prefix: str) -> None:
         """Create a reader for rows like the first.
 
         Args:
             layout: the columns that a row must have.
             options: the caller's options.
             first: the first row.
-            place: position of the first row, for messages.
+            prefix: position of the first row, for messages.
         """
         self._layout = layout
         self._options = options
         if isinstance(first, dict) and not is_b64(first):
-            self.header = layout.some_columns(list(first), options, place)
+            self.header = layout.find_some_columns(list(first), options, prefix)
         elif options.passes_columns:
-            raise ClientError(f"{place}expected an object: columns are passed through by name")
+            raise ClientError(f"{prefix}expected an object: columns are passed through by name")
         else:
             self.header = Header(0, ())
         names = set(layout.names)
-        kept = {name for name, _ in self.header.kept}
-        # Keys that are not inputs.
-        self._extra = (kept | set(self.header.ignored)) - names
+        copied = {name for name, _ in self.header.copied_columns}
+        self._extra_keys = (copied | set(self.header.ignored_columns)) - names
 
-    def read(self, rows: Sequence[Any], place: RowPlace) -> TableRows:
-        """Return the call for some rows, and their copied columns.
+    def read(self, rows: Sequence[Any], locate: RowLocator) -> TableRows:
+        """Return some rows with their call and copied columns.
 
         Args:
             rows: at least one; rows that could not be parsed are replaced by their error.
-            place: returns the position of a row, for messages.
+            locate: returns the position of a row, for messages.
 
         Raises:
             ClientError: a row cannot be read.
         """
 
         def read(start: int, stop: int) -> Inputs:
-            return self._inputs(rows[start:stop], lambda index: place(start + index))
+            return self._read_inputs(rows[start:stop], lambda index: locate(start + index))
 
         inputs, errors = read_rows(read, len(rows), errors_in_rows=self._options.errors_in_rows)
-        kept = {
+        copied = {
             name: [row.get(name) if type(row) is dict else None for row in rows]
-            for name, _ in self.header.kept
+            for name, _ in self.header.copied_columns
         }
         call = None if inputs is None else self._layout.call(inputs)
-        return TableRows(call, len(rows), kept, errors)
+        return TableRows(call, len(rows), copied, errors)
 
-    def _inputs(self, rows: Sequence[Any], place: RowPlace) -> Inputs:
+    def _read_inputs(self, rows: Sequence[Any], locate: RowLocator) -> Inputs:
         layout, columns = self._layout, self._layout.columns
         error = next((row for row in rows if isinstance(row, ClientError)), None)
         if error is not None:
             raise error
-        if self._extra:
+        extra = self._extra_keys
+        if extra:
             rows = [
-                {k: v for k, v in row.items() if k not in self._extra} if type(row) is dict else row
+                {k: v for k, v in row.items() if k not in extra} if type(row) is dict else row
                 for row in rows
             ]
         if isinstance(rows[0], dict) and not is_b64(rows[0]):
-            values = _values_by_name(rows, columns, place)
+            values = _values_by_name(rows, columns, locate)
         elif len(columns) == 1 and layout.matrix is None:
             values = [rows]
         else:
-            values = _values_in_order(rows, layout, place)
+            values = _values_in_order(rows, layout, locate)
         return {
-            column.name: _read_column(list(of_column), column, place)
-            for column, of_column in zip(columns, values, strict=True)
+            column.name: _read_column(list(column_values), column, locate)
+            for column, column_values in zip(columns, values, strict=True)
         }
 
 
-def _parsed(line: bytes, number: int, *, as_error: bool) -> Any:
+def _parse_line(line: bytes, number: int, *, as_error: bool) -> Any:
     try:
         row = orjson.loads(line)
         if type(row) is dict:
@@ -162,28 +162,28 @@ def _parsed(line: bytes, number: int, *, as_error: bool) -> Any:
         reason = f"not JSON: {str(error).partition(': line 1 ')[0]}"
     except ClientError as error:
         reason = error.message
-    found = ClientError(f"line {number}: {reason}")
+    line_error = ClientError(f"line {number}: {reason}")
     if as_error:
-        return found
-    raise found
+        return line_error
+    raise line_error
 
 
-def _read_column(values: list[Any], column: TableColumn, place: RowPlace) -> Array:
+def _read_column(values: list[Any], column: TableColumn, locate: RowLocator) -> Array:
     if column.spec.shape == (None,):
-        # Models that take no missing values are from before strings were read like cells: leave
-        # their strings unchanged.
+        # Models that take no missing values predate reading strings like cells: leave their
+        # strings unchanged.
         if column.spec.dtype == STRING and column.takes_missing:
             if set(map(type, values)) <= {str, type(None)}:
-                return read_column([value or "" for value in values], column, place)
+                return read_column([value or "" for value in values], column, locate)
         else:
             array = flat_array(values, column.spec.dtype)
             if array is not None:
                 return array
-    return column.read_values(values, place)
+    return column.read_values(values, locate)
 
 
 def _values_by_name(
-    rows: Sequence[Any], columns: Sequence[TableColumn], place: RowPlace
+    rows: Sequence[Any], columns: Sequence[TableColumn], locate: RowLocator
 ) -> list[Sequence[Any]]:
     names = [column.name for column in columns]
     if all(type(row) is dict and len(row) == len(names) for row in rows):
@@ -193,46 +193,46 @@ def _values_by_name(
             return list(zip(*map(itemgetter(*names), rows), strict=True))
         except KeyError:
             pass  # reported below
-    whole = [_whole(row, columns, place(index)) for index, row in enumerate(rows)]
-    return [[row[name] for row in whole] for name in names]
+    completed = [_complete_row(row, columns, locate(index)) for index, row in enumerate(rows)]
+    return [[row[name] for row in completed] for name in names]
 
 
-def _whole(row: Any, columns: Sequence[TableColumn], place: str) -> dict[str, Any]:
+def _complete_row(row: Any, columns: Sequence[TableColumn], location: str) -> dict[str, Any]:
     """Return a row with null for absent keys that may be missing."""
     if type(row) is not dict:
-        raise ClientError(f"{place}: expected an object like the first row, got {kind_of(row)}")
-    wanted = {column.name: column for column in columns}
-    unknown = next((name for name in row if name not in wanted), None)
+        raise ClientError(f"{location}: expected an object like the first row, got {kind_of(row)}")
+    by_name = {column.name: column for column in columns}
+    unknown = next((name for name in row if name not in by_name), None)
     if unknown is not None:
         raise ClientError(
-            f'{place}: unknown column "{unknown[:100]}"; the columns are {", ".join(wanted)}'
+            f'{location}: unknown column "{unknown[:100]}"; the columns are {", ".join(by_name)}'
         )
     absent = [column for column in columns if column.name not in row]
     for column in absent:
         if column.column is None or not column.column.missing:
             raise ClientError(
-                f'{place}: column "{column.name}" ({dtype_name(column.spec.dtype)}) is missing'
+                f'{location}: column "{column.name}" ({dtype_name(column.spec.dtype)}) is missing'
             )
     return {**row, **{column.name: None for column in absent}}
 
 
 def _values_in_order(
-    rows: Sequence[Any], layout: TableLayout, place: RowPlace
+    rows: Sequence[Any], layout: TableLayout, locate: RowLocator
 ) -> list[Sequence[Any]]:
     count, names = len(layout.columns), ", ".join(layout.names)
     if not layout.is_ordered:
         raise ClientError(
-            f"{place(0)}: expected an object with {names}, got {kind_of(rows[0])}; "
+            f"{locate(0)}: expected an object with {names}, got {kind_of(rows[0])}; "
             "the model does not describe the order of its inputs"
         )
     for index, row in enumerate(rows):
         if type(row) is not list:
             raise ClientError(
-                f"{place(index)}: expected an object or a list of {count} values in the "
+                f"{locate(index)}: expected an object or a list of {count} values in the "
                 f"order {names}, got {kind_of(row)}"
             )
         if len(row) != count:
             raise ClientError(
-                f"{place(index)}: expected {count} values in the order {names}, got {len(row)}"
+                f"{locate(index)}: expected {count} values in the order {names}, got {len(row)}"
             )
     return list(zip(*rows, strict=True))

@@ -1,6 +1,6 @@
 """NumPy's own format, `application/x-npy`, as written by `numpy.save`.
 
-https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html describes it. Nothing is
+Format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html. Nothing is
 unpickled, and the header is matched against a pattern, not evaluated.
 
 A request is a matrix of numbers `[rows, columns]` in the column order of the training table; for a
@@ -18,7 +18,7 @@ from math import prod
 import numpy as np
 
 from client.codecs.tables.casting import cast, check_finite
-from client.codecs.tables.layout import ROWS_PER_CALL, RowPlace, TableColumn, TableLayout
+from client.codecs.tables.layout import ROWS_PER_CALL, RowLocator, TableColumn, TableLayout
 from client.codecs.tables.options import TableOptions
 from client.codecs.tables.rows import Inputs, TableRows, read_rows
 from client.errors import ClientError
@@ -44,7 +44,7 @@ _DTYPE = re.compile(rb"'([<>|=]?[fiub]\d)'")
 @dataclass(frozen=True)
 class _Header:
     dtype: np.dtype[np.generic]
-    by_columns: bool
+    is_column_major: bool
     shape: tuple[int, ...]
 
     @property
@@ -62,14 +62,14 @@ class _Header:
 class NpyReader:
     """Reads an array in blocks of rows, without copying blocks that arrive in one piece."""
 
-    ignored: tuple[str, ...] = ()
+    ignored_columns: tuple[str, ...] = ()
 
     def __init__(self, layout: TableLayout, options: TableOptions) -> None:
         if options.passes_columns:
             raise ClientError("id, keep: an array has no column names; send another type")
         self.layout = layout
         self._options = options
-        self._spec = _spec(layout)
+        self._spec = _array_spec(layout)
         self._chunks: list[memoryview] = []
         self._size = 0
         self._header: _Header | None = None
@@ -86,41 +86,41 @@ class NpyReader:
         header = self._header or self._take_header()
         if header is None:
             return
-        missing = header.row_bytes * (header.rows - self._rows) - self._size
-        if missing < 0:
+        missing_bytes = header.row_bytes * (header.rows - self._rows) - self._size
+        if missing_bytes < 0:
             raise ClientError(
-                f"the body is {-missing} bytes longer than its header declares: {header}"
+                f"the body is {-missing_bytes} bytes longer than its header declares: {header}"
             )
-        is_block = self._size >= max(BLOCK_BYTES, header.row_bytes) and not header.by_columns
-        if self._size and (missing == 0 or is_block):
-            yield from self._calls(header)
+        has_block = self._size >= max(BLOCK_BYTES, header.row_bytes) and not header.is_column_major
+        if self._size and (missing_bytes == 0 or has_block):
+            yield from self._read_rows(header)
 
     def finish(self) -> Iterator[TableRows]:
-        """Yield nothing: the header has the row count, so `feed` has yielded every row.
+        """Yield nothing: the header holds the row count, so `feed` has yielded every row.
 
         Raises:
-            ClientError: fewer bytes than the header declares, or an incomplete header.
+            ClientError: the header is incomplete, or there are fewer bytes than it declares.
         """
         header = self._header
         if header is None:
             raise ClientError(f"expected an array as numpy.save writes it, got {self._size} bytes")
-        missing = header.row_bytes * (header.rows - self._rows) - self._size
-        if missing:
+        missing_bytes = header.row_bytes * (header.rows - self._rows) - self._size
+        if missing_bytes:
             raise ClientError(
-                f"the body is {missing} bytes shorter than its header declares: {header}"
+                f"the body is {missing_bytes} bytes shorter than its header declares: {header}"
             )
         yield from ()
 
-    def _joined(self) -> memoryview:
+    def _join_chunks(self) -> memoryview:
         if len(self._chunks) > 1:
             self._chunks = [memoryview(b"".join(self._chunks))]
         return self._chunks[0]
 
-    def _keep(self, data: memoryview) -> None:
+    def _set_pending(self, data: memoryview) -> None:
         self._chunks, self._size = [data], len(data)
 
     def _take_header(self) -> _Header | None:
-        data = self._joined()
+        data = self._join_chunks()
         start = 10 if bytes(data[6:7]) == b"\x01" else 12
         if len(data) >= 6 and data[:6] != _MAGIC:
             raise ClientError("the body is not an array as numpy.save writes it")
@@ -131,55 +131,55 @@ class NpyReader:
             raise ClientError(f"the array's header: expected at most {MAX_HEADER_BYTES} bytes")
         if len(data) < start + length:
             return None
-        header = _parsed(bytes(data[start : start + length]))
-        _check(header, self._spec)
+        header = _parse_header(bytes(data[start : start + length]))
+        _check_header(header, self._spec)
         self._header = header
-        self._keep(data[start + length :])
+        self._set_pending(data[start + length :])
         return header
 
-    def _calls(self, header: _Header) -> Iterator[TableRows]:
-        data = self._joined()
+    def _read_rows(self, header: _Header) -> Iterator[TableRows]:
+        data = self._join_chunks()
         rows = len(data) // header.row_bytes
         end = rows * header.row_bytes
         array = np.frombuffer(data[:end], header.dtype).reshape(
-            (rows, *header.shape[1:]), order="F" if header.by_columns else "C"
+            (rows, *header.shape[1:]), order="F" if header.is_column_major else "C"
         )
         for start in range(0, rows, ROWS_PER_CALL):
             yield self._table_rows(array[start : start + ROWS_PER_CALL], self._rows + start + 1)
         self._rows += rows
-        self._keep(data[end:])
+        self._set_pending(data[end:])
 
     def _table_rows(self, array: Array, first_row: int) -> TableRows:
         layout = self.layout
         if layout.matrix is not None and not self._options.errors_in_rows:
             check_finite(array, layout, lambda index: f"row {first_row + index}")
-            whole = cast(array, layout.columns[0].spec.dtype)
-            if whole is not None:
-                return TableRows(layout.matrix_call(whole), len(array))
+            matrix = cast(array, layout.columns[0].spec.dtype)
+            if matrix is not None:
+                return TableRows(layout.matrix_call(matrix), len(array))
 
         def read(start: int, stop: int) -> Inputs:
-            return self._inputs(array[start:stop], first_row + start)
+            return self._read_inputs(array[start:stop], first_row + start)
 
         in_rows = self._options.errors_in_rows
         inputs, errors = read_rows(read, len(array), errors_in_rows=in_rows)
         call = None if inputs is None else layout.call(inputs)
         return TableRows(call, len(array), errors=errors)
 
-    def _inputs(self, array: Array, first_row: int) -> Inputs:
+    def _read_inputs(self, array: Array, first_row: int) -> Inputs:
         layout = self.layout
 
-        def place(index: int) -> str:
+        def locate(index: int) -> str:
             return f"row {first_row + index}"
 
         if layout.matrix is None and len(layout.columns) == 1:
             column = layout.columns[0]
-            return {column.name: _read(array, column, place)}
-        check_finite(array, layout, place)
+            return {column.name: _read_column(array, column, locate)}
+        check_finite(array, layout, locate)
         columns = enumerate(layout.columns)
-        return {c.name: _read(array[:, i], c, place) for i, c in columns}
+        return {c.name: _read_column(array[:, i], c, locate) for i, c in columns}
 
 
-def _spec(layout: TableLayout) -> TensorSpec:
+def _array_spec(layout: TableLayout) -> TensorSpec:
     """Return the dtype and shape that the array must have."""
     first = layout.columns[0] if layout.columns else None
     if first is not None and layout.matrix is None and len(layout.columns) == 1:
@@ -192,8 +192,8 @@ def _spec(layout: TableLayout) -> TensorSpec:
             f"{', '.join(layout.names)}; send another type"
         )
     for column in layout.columns:
-        is_one = len(layout.columns) == 1 or column.spec.shape == (None,)
-        if column.spec.dtype == STRING or column.spec.dtype not in DTYPES or not is_one:
+        has_valid_shape = len(layout.columns) == 1 or column.spec.shape == (None,)
+        if column.spec.dtype == STRING or column.spec.dtype not in DTYPES or not has_valid_shape:
             raise ClientError(
                 f'column "{column.name}" is {column.spec}, and npy tables hold numbers; '
                 "send another type"
@@ -201,11 +201,11 @@ def _spec(layout: TableLayout) -> TensorSpec:
     return spec
 
 
-def _check(header: _Header, spec: TensorSpec) -> None:
-    wanted = spec.shape
-    fits = wanted is None or (
-        len(header.shape) == len(wanted)
-        and all(n is None or n == have for n, have in zip(wanted, header.shape, strict=True))
+def _check_header(header: _Header, spec: TensorSpec) -> None:
+    shape = spec.shape
+    fits = shape is None or (
+        len(header.shape) == len(shape)
+        and all(n is None or n == length for n, length in zip(shape, header.shape, strict=True))
     )
     if not fits or not header.shape:
         raise ClientError(f"expected an array of {spec}, got {header}")
@@ -213,7 +213,7 @@ def _check(header: _Header, spec: TensorSpec) -> None:
         raise ClientError(f"expected at least one row, got an array of {header}")
     if header.row_bytes > MAX_BYTES:
         raise ClientError(f"expected rows of at most {MAX_BYTES} bytes, got {header}", 413)
-    if header.by_columns and header.rows * header.row_bytes > MAX_BYTES:
+    if header.is_column_major and header.rows * header.row_bytes > MAX_BYTES:
         raise ClientError(
             f"arrays in column order (fortran_order) may have at most {MAX_BYTES} bytes; "
             "save numpy.ascontiguousarray(array) instead",
@@ -221,23 +221,23 @@ def _check(header: _Header, spec: TensorSpec) -> None:
         )
 
 
-def _parsed(header: bytes) -> _Header:
+def _parse_header(header: bytes) -> _Header:
     if _HEADER.fullmatch(header) is None:
         raise ClientError(f"the array's header is not as numpy.save writes it: {header[:100]!r}")
     items = dict(_ITEMS.findall(header))
     descr, shape = items.get(b"descr", b""), items.get(b"shape", b"")
-    by_columns = items.get(b"fortran_order")
+    fortran_order = items.get(b"fortran_order")
     kind = _DTYPE.fullmatch(descr)
-    if kind is None or by_columns not in (b"True", b"False") or not shape.startswith(b"("):
+    if kind is None or fortran_order not in (b"True", b"False") or not shape.startswith(b"("):
         raise ClientError(f"expected an array of numbers, got one of {descr.decode('latin-1')}")
     try:
         dtype = np.dtype(kind[1].decode())
     except TypeError:
         raise ClientError(f"expected an array of numbers, got {descr.decode('latin-1')}") from None
     lengths = tuple(int(digits) for digits in re.findall(rb"\d+", shape))
-    return _Header(dtype, by_columns == b"True", lengths)
+    return _Header(dtype, fortran_order == b"True", lengths)
 
 
-def _read(array: Array, column: TableColumn, place: RowPlace) -> Array:
+def _read_column(array: Array, column: TableColumn, locate: RowLocator) -> Array:
     values = cast(array, column.spec.dtype)
-    return column.read_values(array.tolist(), place) if values is None else values
+    return column.read_values(array.tolist(), locate) if values is None else values

@@ -1,7 +1,7 @@
 """Responses in NumPy's own format, `application/x-npy`, for `numpy.load`.
 
 A single output is an array; several are a structured array with a field for each. Strings become
-bytes, padded to the longest. The header has the row count, so the response is sent when it is
+bytes, padded to the longest. The header holds the row count, so the response is buffered until
 complete; one larger than 64 MiB is an error.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from client.codecs.tables.options import TableOptions
 from client.codecs.tables.rows import TableRows
-from client.codecs.tables.values import checked
+from client.codecs.tables.values import prepare_outputs
 from client.errors import ClientError
 from client.serving.tensors import Array
 
@@ -23,7 +23,7 @@ MAX_BYTES = 64 * 2**20
 
 
 class NpyWriter:
-    """Writes outputs as one array, once all of them are known."""
+    """Writes outputs as one array once all are known."""
 
     can_report_errors = False
 
@@ -34,17 +34,17 @@ class NpyWriter:
                 "request another type with Accept",
                 406,
             )
-        self._parts: list[dict[str, Array]] = []
+        self._chunks: list[dict[str, Array]] = []
         self._rows = 0
         self._row_bytes: dict[str, int] = {}
 
     def write(self, rows: TableRows, outputs: Mapping[str, Array]) -> bytes:
-        """Keep the outputs of some rows; return no bytes yet.
+        """Buffer the outputs of some rows; return no bytes yet.
 
         Raises:
             ClientError: the outputs do not have a value for each row, or are too large.
         """
-        outputs = checked(outputs)
+        outputs = prepare_outputs(outputs)
         for name, array in outputs.items():
             self._row_bytes[name] = max(self._row_bytes.get(name, 1), _row_bytes(array))
         self._rows += len(next(iter(outputs.values())))
@@ -54,22 +54,23 @@ class NpyWriter:
                 "buffered whole: send fewer rows, or request fewer outputs or another type",
                 413,
             )
-        self._parts.append({name: _storable(name, array) for name, array in outputs.items()})
+        self._chunks.append({name: _to_storable(name, array) for name, array in outputs.items()})
         return b""
 
     def end(self) -> bytes:
         """Return the array."""
         columns = {
-            name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]
+            name: np.concatenate([chunk[name] for chunk in self._chunks])
+            for name in self._chunks[0]
         }
-        only = next(iter(columns.values()))
+        first = next(iter(columns.values()))
         if len(columns) == 1:
-            return _saved(only)
+            return _save(first)
         fields = [(name, array.dtype, array.shape[1:]) for name, array in columns.items()]
-        table = np.empty(len(only), np.dtype(fields))
+        table = np.empty(len(first), np.dtype(fields))
         for name, array in columns.items():
             table[name] = array
-        return _saved(table)
+        return _save(table)
 
 
 def _row_bytes(array: Array) -> int:
@@ -78,7 +79,7 @@ def _row_bytes(array: Array) -> int:
     return prod(array.shape[1:]) * max(map(len, array.reshape(-1).tolist()), default=1)
 
 
-def _storable(name: str, array: Array) -> Array:
+def _to_storable(name: str, array: Array) -> Array:
     """Return an output as an array of numbers or of bytes of fixed width."""
     if array.dtype != np.object_:
         return array
@@ -92,7 +93,7 @@ def _storable(name: str, array: Array) -> Array:
     return np.array(values, np.bytes_).reshape(array.shape)
 
 
-def _saved(array: Array) -> bytes:
+def _save(array: Array) -> bytes:
     out = io.BytesIO()
     np.lib.format.write_array(out, array, allow_pickle=False)
     return out.getvalue()

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 
 from client.errors import ClientError
 
-# Name of the column with the error of a row that is not predicted.
+# Name of the column that holds the errors of rows without a prediction.
 ERROR = "error"
 
 
@@ -21,7 +21,7 @@ class TableOptions:
         id_column: a column to copy to the response, as its first.
         keep: further columns to copy to the response.
         keep_all: whether to copy all columns.
-        errors_in_rows: whether a bad row is answered with its error, instead of failing the table.
+        errors_in_rows: whether an invalid row returns its error, instead of failing the table.
         csv_guard: whether CSV text that a spreadsheet would evaluate as a formula is prefixed
             with `'`.
     """
@@ -41,23 +41,23 @@ class TableOptions:
         Raises:
             ClientError: a parameter has an invalid value.
         """
-        given = parse_qs(query)
+        parameters = parse_qs(query)
 
         def names(parameter: str) -> tuple[str, ...]:
-            listed = (name for value in given.get(parameter, []) for name in value.split(","))
-            return tuple(dict.fromkeys(name for name in listed if name))
+            items = (name for value in parameters.get(parameter, []) for name in value.split(","))
+            return tuple(dict.fromkeys(name for name in items if name))
 
         def choice(parameter: str, default: str, other: str) -> bool:
-            value = given.get(parameter, [default])[0]
+            value = parameters.get(parameter, [default])[0]
             if value not in (default, other):
                 raise ClientError(f'{parameter}: expected {default} or {other}, got "{value[:40]}"')
             return value == other
 
         keep = names("keep")
         return cls(
-            signature_name=given.get("signature_name", [""])[0],
+            signature_name=parameters.get("signature_name", [""])[0],
             outputs=names("outputs"),
-            id_column=given.get("id", [""])[0],
+            id_column=parameters.get("id", [""])[0],
             keep=() if keep == ("all",) else keep,
             keep_all=keep == ("all",),
             errors_in_rows=choice("on_error", "table", "row"),

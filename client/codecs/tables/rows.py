@@ -20,37 +20,37 @@ class TableRows:
     """Some rows of a table.
 
     Attributes:
-        call: predicts the rows that have no error; None if all have one.
-        count: number of rows, those with errors included.
-        kept: copied columns: a JSON value for each row, by name.
-        errors: errors of the rows that are not predicted, by index.
+        call: the call that predicts the rows without errors; None if there are none.
+        count: number of rows, including those with errors.
+        copied_columns: a JSON value for each row, by column name.
+        errors: errors of the rows that are not predicted, by row index.
     """
 
     call: Call | None
     count: int
-    kept: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    copied_columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     errors: Mapping[int, str] = field(default_factory=dict)
 
     @property
-    def good(self) -> list[int]:
+    def predicted_indexes(self) -> list[int]:
         """Indexes of the rows that the call predicts."""
         return [index for index in range(self.count) if index not in self.errors]
 
-    def without(self, errors: Mapping[int, str]) -> TableRows:
-        """Return the rows with errors for some that the call would have predicted."""
+    def with_errors(self, errors: Mapping[int, str]) -> TableRows:
+        """Return the rows with additional errors, and a call without those rows."""
         if not errors or self.call is None:
             return self
-        good = self.good
-        left = [place for place, index in enumerate(good) if index not in errors]
-        inputs = {name: values[left] for name, values in self.call.inputs.items()}
-        call = self.call._replace(inputs=inputs) if left else None
+        indexes = self.predicted_indexes
+        remaining = [i for i, index in enumerate(indexes) if index not in errors]
+        inputs = {name: values[remaining] for name, values in self.call.inputs.items()}
+        call = self.call._replace(inputs=inputs) if remaining else None
         return replace(self, call=call, errors={**self.errors, **errors})
 
 
 def read_rows(
     read: Callable[[int, int], Inputs], count: int, *, errors_in_rows: bool
 ) -> tuple[Inputs | None, dict[int, str]]:
-    """Read rows; bad ones are found by bisection, so that good ones are read many at a time.
+    """Read rows, finding invalid ones by bisection, so that valid ones are read many at a time.
 
     Args:
         read: returns the inputs for a half-open range of rows.
@@ -58,20 +58,20 @@ def read_rows(
         errors_in_rows: whether to return errors by row.
 
     Returns:
-        The inputs, None if there are none, and the errors by row.
+        The inputs, None if no row is valid, and the errors by row.
 
     Raises:
         ClientError: a row cannot be read, and `errors_in_rows` is not set.
     """
     if not errors_in_rows:
         return read(0, count), {}
-    parts: list[Inputs] = []
+    chunks: list[Inputs] = []
     errors: dict[int, str] = {}
     pending = [(0, count)]
     while pending:
         start, stop = pending.pop()
         try:
-            part = read(start, stop)
+            chunk = read(start, stop)
         except ClientError as error:
             if stop - start == 1:
                 errors[start] = error.message
@@ -79,20 +79,20 @@ def read_rows(
                 middle = (start + stop) // 2
                 pending += [(middle, stop), (start, middle)]
             continue
-        message = _mismatch(part, parts[0]) if parts else None
+        message = _mismatch(chunk, chunks[0]) if chunks else None
         if message is None:
-            parts.append(part)
+            chunks.append(chunk)
         else:
             errors.update(dict.fromkeys(range(start, stop), message))
-    if len(parts) <= 1:
-        return (parts[0] if parts else None), errors
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, errors
+    if len(chunks) <= 1:
+        return (chunks[0] if chunks else None), errors
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}, errors
 
 
-def _mismatch(part: Inputs, first: Inputs) -> str | None:
-    """Return an error if rows have another shape than the first ones, with which they are sent."""
-    for name, array in part.items():
-        shape, wanted = list(array.shape[1:]), list(first[name].shape[1:])
-        if shape != wanted:
-            return f'column "{name}": expected shape {wanted} as in the rows before, got {shape}'
+def _mismatch(chunk: Inputs, first: Inputs) -> str | None:
+    """Return an error if rows differ in shape from the first ones, with which they are sent."""
+    for name, array in chunk.items():
+        shape, expected = list(array.shape[1:]), list(first[name].shape[1:])
+        if shape != expected:
+            return f'column "{name}": expected shape {expected} as in earlier rows, got {shape}'
     return None

@@ -1,4 +1,4 @@
-"""Outputs as rows: helpers shared by the table writers."""
+"""Helpers that table writers share to write outputs as rows."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from client.serving.tensors import Array
 T = TypeVar("T")
 
 
-def checked(outputs: Mapping[str, Array]) -> dict[str, Array]:
+def prepare_outputs(outputs: Mapping[str, Array]) -> dict[str, Array]:
     """Return the outputs sorted by name, each contiguous.
 
     Raises:
-        ClientError: they have no common number of rows, or no text form.
+        ClientError: their row counts differ, or they have no text form.
     """
     lengths = {array.shape[0] if array.ndim else None for array in outputs.values()}
     if len(lengths) != 1 or None in lengths:

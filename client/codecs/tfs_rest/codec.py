@@ -40,5 +40,5 @@ class RestPredictions(Codec):
         )
 
     def check(self, payload: Payload) -> None:
-        """Raise the error, if any, that the body has for every model."""
+        """Raise an error if the body is invalid for every model."""
         predict.check_body(payload.body)

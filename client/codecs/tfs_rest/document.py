@@ -31,7 +31,7 @@ ABSENT = object()
 
 
 def parse(body: bytes) -> Members:
-    """Return the object that a body holds.
+    """Parse a body that holds an object.
 
     Raises:
         ClientError: the body is not JSON, or not an object.
@@ -40,7 +40,7 @@ def parse(body: bytes) -> Members:
     if not text.strip():
         raise ClientError(f"the body is empty; {EXPECTED}")
     try:
-        document = lenient_json.loads(text, Members, only_first=True)
+        document = lenient_json.loads(text, Members, ignore_trailing=True)
     except JsonError as error:
         raise invalid_request(f"the body is not JSON: {error}; {EXPECTED}") from None
     if not isinstance(document, Members):
@@ -49,12 +49,12 @@ def parse(body: bytes) -> Members:
 
 
 def invalid_request(message: str, status: int = 400) -> ClientError:
-    """Return an error; bytes in the message that are not UTF-8 become replacement characters."""
+    """Return an error, with replacement characters for bytes of the message that are not UTF-8."""
     return ClientError(message.encode("utf-8", "surrogateescape").decode(errors="replace"), status)
 
 
 def to_bytes(text: str) -> bytes:
-    """Return a string's bytes as they were sent."""
+    """Return the bytes that a string was decoded from."""
     return text.encode("utf-8", "surrogateescape")
 
 

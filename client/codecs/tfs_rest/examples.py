@@ -25,29 +25,29 @@ MAX_INT64 = 2**63 - 1
 
 
 def read(body: bytes) -> tuple[str, Any]:
-    """Decode the body of a request to classify or regress.
+    """Decode the body of a `:classify` or `:regress` request.
 
     Returns:
         The signature's name, empty for the default, and the examples as an `Input` message.
 
     Raises:
-        ClientError: the body holds no examples.
+        ClientError: the body is invalid or holds no examples.
     """
     document = parse(body)
     name = signature_name(document)
     examples = Input()
     context = document.first("context", ABSENT)
     if context is not ABSENT:
-        _fill(examples.example_list_with_context.context, context)
-    sent = document.first("examples", ABSENT)
-    if sent is ABSENT:
+        _add_features(examples.example_list_with_context.context, context)
+    rows = document.first("examples", ABSENT)
+    if rows is ABSENT:
         raise ClientError('"examples" is missing; expected {"examples": [{name: value, ...}, ...]}')
-    if type(sent) is not list or not sent:
-        got = kind_of(sent) if sent != [] else "an empty list"
+    if type(rows) is not list or not rows:
+        got = kind_of(rows) if rows != [] else "an empty list"
         raise invalid_request(f"examples: expected a list of objects, got {got}")
     field = "example_list" if context is ABSENT else "example_list_with_context"
-    for features in sent:
-        _fill(getattr(examples, field).examples.add(), features)
+    for row in rows:
+        _add_features(getattr(examples, field).examples.add(), row)
     return name, examples
 
 
@@ -80,29 +80,30 @@ def write_regression(response: Any) -> bytes:
 def scores(response: Any) -> list[float]:
     """Return all numbers of a `ClassificationResponse` or a `RegressionResponse`."""
     result = response.result
-    values = [one.value for one in getattr(result, "regressions", ())]
-    return values + [c.score for one in getattr(result, "classifications", ()) for c in one.classes]
+    values = [regression.value for regression in getattr(result, "regressions", ())]
+    rows = getattr(result, "classifications", ())
+    return values + [c.score for row in rows for c in row.classes]
 
 
 def _results(values: Any) -> bytes:
     return orjson.dumps({"results": list(values)}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _fill(example: Any, features: Any) -> None:
+def _add_features(example: Any, features: Any) -> None:
     if type(features) is not Members:
         raise invalid_request(f"Example must be JSON object but got JSON {json_type(features)}")
-    for name, content in features:
+    for name, values in features:
         try:
             name.encode()
         except UnicodeEncodeError:
             raise invalid_request(f"examples: the name {name[:100]} is not UTF-8") from None
         feature = example.features.feature[name]
         feature.Clear()  # the last of duplicate keys counts
-        for value in content if type(content) is list else [content]:
-            _add(feature, name, value)
+        for value in values if type(values) is list else [values]:
+            _add_value(feature, name, value)
 
 
-def _add(feature: Any, name: str, value: Any) -> None:
+def _add_value(feature: Any, name: str, value: Any) -> None:
     """Add a value to a feature; the first value sets the feature's kind."""
     kind: str
     element: Any

@@ -51,29 +51,29 @@ def _columns(rows: list[Any], signature: Signature) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {name: [] for name in signature.inputs}
     checked = False
     for row in rows:
-        first = dict(reversed(row)) if _is_object(row) else {}
-        if not checked and (first.keys() != columns.keys() or len(row) != len(columns)):
+        members = dict(reversed(row)) if _is_object(row) else {}
+        if not checked and (members.keys() != columns.keys() or len(row) != len(columns)):
             _check(rows, signature)
-            checked = True  # only duplicate keys
+            checked = True  # no error: the row only has duplicate keys
         for name, values in columns.items():
-            values.append(first[name])
+            values.append(members[name])
     return columns
 
 
 def _check(rows: list[Any], signature: Signature) -> None:
     """Raise the first error in the instances, if any."""
-    as_objects = _is_object(rows[0])
+    has_objects = _is_object(rows[0])
     seen: dict[str, tuple[int, list[int]]] = {}
     for index, row in enumerate(rows):
-        if _is_object(row) != as_objects:
-            expected = "an object like instances[0]" if as_objects else "a value or a list"
+        if _is_object(row) != has_objects:
+            expected = "an object like instances[0]" if has_objects else "a value or a list"
             raise invalid_request(f"instances[{index}]: expected {expected}, got {kind_of(row)}")
-        for name, value in row if as_objects else ((next(iter(signature.inputs)), row),):
+        for name, value in row if has_objects else ((next(iter(signature.inputs)), row),):
             try:
                 _check_value(name, value, signature, seen)
             except ClientError as error:
-                raise _of_instance(index, name if as_objects else "", error) from None
-        if as_objects:
+                raise _instance_error(index, name if has_objects else "", error) from None
+        if has_objects:
             absent = [name for name in signature.inputs if all(name != key for key, _ in row)]
             if absent:
                 raise invalid_request(
@@ -82,10 +82,10 @@ def _check(rows: list[Any], signature: Signature) -> None:
                 )
 
 
-def _of_instance(index: int, name: str, error: ClientError) -> ClientError:
+def _instance_error(index: int, name: str, error: ClientError) -> ClientError:
     if isinstance(error, ValueMismatchError) or error.status == 501:
-        place = f"instances[{index}].{name[:100]}" if name else f"instances[{index}]"
-        return invalid_request(f"{place}: {error.message}")
+        location = f"instances[{index}].{name[:100]}" if name else f"instances[{index}]"
+        return invalid_request(f"{location}: {error.message}")
     key = f" key: {name[:100]}" if name else ""
     return invalid_request(
         f"Failed to process element: {index}{key} of 'instances' list. "
@@ -100,14 +100,14 @@ def _check_value(
         raise invalid_request(f"JSON object: does not have named input: {name[:100]}")
     shape = shape_of(value)
     if len(shape) >= MAX_RANK:
-        return  # refused once all rows are checked; `check` is recursive
+        return  # rejected once all rows are checked; `check` is recursive
     size = check(value, signature.inputs[name].dtype, shape)
     expected_size, expected_shape = seen.setdefault(name, (size, shape))
     if size != expected_size:
         raise invalid_request(f"Expecting tensor size: {expected_size} but got: {size}")
     if shape != expected_shape:
         raise invalid_request(
-            f"Expecting shape {_listed(expected_shape)} but got: {_listed(shape)}"
+            f"Expecting shape {_format_shape(expected_shape)} but got: {_format_shape(shape)}"
         )
 
 
@@ -115,5 +115,5 @@ def _is_object(value: Any) -> bool:
     return type(value) is Members and not is_b64(value)
 
 
-def _listed(shape: list[int]) -> str:
+def _format_shape(shape: list[int]) -> str:
     return f"[{','.join(map(str, shape))}]"

@@ -11,7 +11,7 @@ import orjson
 from client.codecs import Call, JsonCall
 from client.codecs.json import fast
 from client.codecs.json.rows import read_document
-from client.codecs.replies import write_columns, write_rows
+from client.codecs.json_outputs import write_columns, write_rows
 from client.codecs.tfs_rest.document import ABSENT, Members, invalid_request, kind_of, parse
 from client.codecs.tfs_rest.instances import read_instances
 from client.codecs.tfs_rest.tensors import (
@@ -48,20 +48,20 @@ def read(body: bytes, schema: Schema) -> JsonCall:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return read_carefully(body, schema)
+        return read_strictly(body, schema)
     call = fast.read_parsed(document, body, schema)
     if call is not None:
         return call
     if _is_described(document, schema) and not fast.has_duplicate_keys(document, body):
         with suppress(ClientError):
             return read_document(document, schema)
-    return read_carefully(body, schema)
+    return read_strictly(body, schema)
 
 
-def read_carefully(body: bytes, schema: Schema) -> JsonCall:
-    """Decode a body value by value where necessary, without the project's own dialect."""
+def read_strictly(body: bytes, schema: Schema) -> JsonCall:
+    """Decode a body by TensorFlow Serving's rules alone, checking each value where necessary."""
     document = parse(body)
-    return _read(document, signature_name(document), schema)
+    return _decode(document, signature_name(document), schema)
 
 
 def _is_described(document: Any, schema: Schema) -> bool:
@@ -70,7 +70,7 @@ def _is_described(document: Any, schema: Schema) -> bool:
 
 
 def check_body(body: bytes) -> None:
-    """Raise the errors that do not depend on the model; they precede "no such model"."""
+    """Raise the errors that do not depend on the model, which precede "no such model"."""
     signature_name(parse(body))
 
 
@@ -82,7 +82,7 @@ def write(outputs: Mapping[str, Array], *, row_form: bool) -> bytes:
         row_form: whether the request was in row form.
 
     Raises:
-        ClientError: an output has no JSON form, or the outputs have no common number of rows.
+        ClientError: an output has no JSON form, or in row form the row counts differ.
     """
     check_outputs(outputs, row_form=row_form)
     return write_rows(outputs) if row_form else write_columns(outputs)
@@ -120,7 +120,7 @@ def signature_name(document: Members) -> str:
     return name
 
 
-def _read(document: Members, name: str, schema: Schema) -> JsonCall:
+def _decode(document: Members, name: str, schema: Schema) -> JsonCall:
     signature = _signature(name, schema)
     instances, inputs = document.first("instances", ABSENT), document.first("inputs", ABSENT)
     row_form = instances is not ABSENT
@@ -141,10 +141,10 @@ def _read(document: Members, name: str, schema: Schema) -> JsonCall:
 
 
 def _signature(name: str, schema: Schema) -> Signature:
-    known = name or DEFAULT_SIGNATURE
-    signature = schema.signatures.get(known)
-    if signature is None and known not in schema.definition.signature_def:
-        raise invalid_request(f'Serving signature name: "{known}" not found in signature def')
+    full_name = name or DEFAULT_SIGNATURE
+    signature = schema.signatures.get(full_name)
+    if signature is None and full_name not in schema.definition.signature_def:
+        raise invalid_request(f'Serving signature name: "{full_name}" not found in signature def')
     if signature is None or not signature.inputs:
         raise invalid_request(f"Failed to get input map for signature: {name or 'DEFAULT'}")
     return signature
@@ -188,10 +188,9 @@ def _check_values(name: str, value: Any, spec: TensorSpec) -> NoReturn:
 def _fits(shape: Sequence[int], spec: TensorSpec, row_form: bool) -> bool:
     """Return whether values of a shape fit an input.
 
-    TensorFlow Serving accepts any shape that the graph accepts. Here trailing dimensions of 1 may
-    be absent, as in its own example, which sends plain numbers for an input of shape [n, 1]; an
-    empty list fits every shape; and in row form an input without a batch dimension may be given
-    one.
+    TensorFlow Serving accepts any shape that the graph accepts. Here an empty list fits every
+    shape. Trailing dimensions of 1 may be absent, as in its own example, which sends plain numbers
+    for an input of shape [n, 1]. In row form, an input without a batch dimension may have one.
     """
     if spec.shape is None or 0 in shape:
         return True
@@ -201,8 +200,8 @@ def _fits(shape: Sequence[int], spec: TensorSpec, row_form: bool) -> bool:
     )
 
 
-def _fits_exactly(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
-    padded = (*shape, *[1] * (len(wanted) - len(shape)))
-    return len(padded) == len(wanted) and all(
-        want in (None, have) for want, have in zip(wanted, padded, strict=True)
+def _fits_exactly(shape: Sequence[int], expected: Sequence[int | None]) -> bool:
+    padded = (*shape, *[1] * (len(expected) - len(shape)))
+    return len(padded) == len(expected) and all(
+        n in (None, length) for n, length in zip(expected, padded, strict=True)
     )

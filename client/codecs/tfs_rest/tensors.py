@@ -1,7 +1,7 @@
-"""JSON values to arrays by TensorFlow Serving's rules.
+"""Conversion of JSON values to arrays by TensorFlow Serving's rules.
 
-Arrays are made from all values at once. Values are checked one by one only if that fails, in
-TensorFlow Serving's order, so that the same value is reported.
+All values are converted at once. Only if that fails are they checked one by one, in TensorFlow
+Serving's order, so that the same value is reported.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from client.serving.tensors import BOOL, DTYPES, STRING, Array
 # numpy's limit; TensorFlow's is 254.
 MAX_RANK = 64
 INT32 = DataType.Value("DT_INT32")
-# Read as int32; values that do not fit wrap round.
+# Read as int32; values out of range wrap around.
 NARROW = frozenset(map(DataType.Value, ("DT_INT8", "DT_INT16", "DT_UINT8")))
 LIMITS = {
     dtype: np.iinfo(DTYPES[INT32 if dtype in NARROW else dtype])
@@ -46,7 +46,7 @@ def to_array(value: Any, dtype: int) -> Array | None:
     """Return a value or nested lists as an array.
 
     Returns:
-        None if a value has another type, or lists have unequal lengths.
+        The array; None if a value has the wrong type, or lists have unequal lengths.
     """
     shape = shape_of(value)
     level = [value]
@@ -54,12 +54,12 @@ def to_array(value: Any, dtype: int) -> Array | None:
         if not all(type(v) is list and len(v) == length for v in level):
             return None
         level = list(chain.from_iterable(level))
-    flat = _flat(level, dtype)
+    flat = _to_flat_array(level, dtype)
     return None if flat is None or len(shape) > MAX_RANK else flat.reshape(shape)
 
 
 def shape_of(value: Any) -> list[int]:
-    """Return the length of a list, of its first element, and so on inwards."""
+    """Return the lengths of a list, of its first element, and so on inwards."""
     shape = []
     while type(value) is list:
         shape.append(len(value))
@@ -78,11 +78,11 @@ def check(value: Any, dtype: int, shape: Sequence[int], level: int = 0) -> int:
     """
     if type(value) is not list:
         if level != len(shape):
-            raise _mismatch(f"a list of {shape[level]}", value)
+            raise _mismatch_error(f"a list of {shape[level]}", value)
         if type(value) is Members and dtype == STRING:
             bytes_of(value)
         elif not _fits(value, dtype):
-            raise _wrong(value, dtype)
+            raise _type_error(value, dtype)
         return 1
     if level >= len(shape):
         raise invalid_request(
@@ -93,7 +93,7 @@ def check(value: Any, dtype: int, shape: Sequence[int], level: int = 0) -> int:
             f"Encountered list at unexpected size: {len(value)} at level: {level} "
             f"expected size: {shape[level]}"
         )
-    if level + 1 == len(shape) and _flat(value, dtype) is not None:
+    if level + 1 == len(shape) and _to_flat_array(value, dtype) is not None:
         return len(value)
     count = 0
     for inner in value:
@@ -114,24 +114,24 @@ def is_b64(value: Any) -> bool:
 def bytes_of(value: Any) -> bytes:
     """Return the bytes of `{"b64": "..."}`.
 
-    White space is skipped, and the padding may be absent or consist of points.
+    Whitespace is skipped, and the padding may be absent or consist of dots.
 
     Raises:
-        ClientError: the value is not base64.
+        ClientError: the value is not such an object, or not base64.
     """
     if not is_b64(value):
-        raise _mismatch('a string or {"b64": "..."}', value)
+        raise _mismatch_error('a string or {"b64": "..."}', value)
     match = _BASE64.fullmatch(_SPACE.sub("", value[0][1]))
     if match is not None:
         digits, padding = match[1], match[2]
-        rest = -len(digits) % 4
-        if rest != 3 and len(padding) in (0, rest):
-            return base64.b64decode(digits + "=" * rest)
+        pad_length = -len(digits) % 4
+        if pad_length != 3 and len(padding) in (0, pad_length):
+            return base64.b64decode(digits + "=" * pad_length)
     raise invalid_request("Unable to base64 decode")
 
 
-def _flat(values: list[Any], dtype: int) -> Array | None:
-    """Return values as an array of one dimension, or None if one has another type."""
+def _to_flat_array(values: list[Any], dtype: int) -> Array | None:
+    """Return values as an array of one dimension, None if one has the wrong type."""
     types = set(map(type, values))
     if dtype == STRING:
         if not types <= {str, Members}:
@@ -146,8 +146,8 @@ def _flat(values: list[Any], dtype: int) -> Array | None:
         with np.errstate(over="ignore"):
             return np.array(values, DTYPES[dtype])
     if dtype in NARROW:
-        wide = flat_array(values, INT32)
-        return None if wide is None else wide.astype(DTYPES[dtype])
+        integers = flat_array(values, INT32)
+        return None if integers is None else integers.astype(DTYPES[dtype])
     if dtype in LIMITS or dtype == BOOL:
         return flat_array(values, dtype)
     return np.empty(0, DTYPES[dtype]) if not values and dtype in DTYPES else None
@@ -161,13 +161,13 @@ def _fits(value: Any, dtype: int) -> bool:
     return type(value) is {BOOL: bool, STRING: str}.get(dtype)
 
 
-def _wrong(value: Any, dtype: int) -> ClientError:
+def _type_error(value: Any, dtype: int) -> ClientError:
     name = DataType.Name(dtype).removeprefix("DT_").lower()
-    known = dtype in FLOATS or dtype in LIMITS or dtype in (BOOL, STRING)
-    if not known and type(value) is not Members:
+    has_json_form = dtype in FLOATS or dtype in LIMITS or dtype in (BOOL, STRING)
+    if not has_json_form and type(value) is not Members:
         return ClientError(f"values of {name} have no JSON form", 501)
-    return _mismatch(name, value)
+    return _mismatch_error(name, value)
 
 
-def _mismatch(expected: str, value: Any) -> ClientError:
+def _mismatch_error(expected: str, value: Any) -> ClientError:
     return ValueMismatchError(invalid_request(f"expected {expected}, got {kind_of(value)}").message)

@@ -79,7 +79,7 @@ class FeedbackApi:
                 async for chunk in chunks:
                     for block in reader.blocks(chunk):
                         await to_thread(self._write, reader, reader.read, block)
-                await to_thread(self._write, reader, reader.read, reader.rest())
+                await to_thread(self._write, reader, reader.read, reader.flush())
         except ClientError as error:
             # Rows counted as accepted are stored; sending them again changes nothing.
             return error_reply(error, request.path, counts(reader))

@@ -209,8 +209,8 @@ class _Answering:
         # The rest of a streamed response may have missing values, too.
         if self._missing and not self._writer.can_report_errors:
             headers.append((MISSING_HEADER, str(self._missing)))
-        if self._reader.ignored:
-            names = ", ".join(quote(name, safe=" ()") for name in self._reader.ignored)
+        if self._reader.ignored_columns:
+            names = ", ".join(quote(name, safe=" ()") for name in self._reader.ignored_columns)
             headers.append((IGNORED_HEADER, names))
         if self._recording.id is not None:
             headers.append((PREDICTION_ID_HEADER, self._recording.id))
@@ -243,7 +243,7 @@ class _Answering:
     async def _predicted(self, parts: Iterable[TableRows]) -> AsyncIterator[bytes]:
         for read in parts:
             rows = self._with_refusals(read) if self._options.errors_in_rows else read
-            outputs: Mapping[str, Array] = self._reader.layout.no_outputs()
+            outputs: Mapping[str, Array] = self._reader.layout.empty_outputs()
             if rows.call is not None:
                 outputs = (await self._predict(rows.call)).outputs
                 arm = self._versions.arm_name
@@ -255,9 +255,9 @@ class _Answering:
         """Return rows with errors in place of those whose values are refused."""
         if rows.call is None:
             return rows
-        good, before = rows.good, self._rows
+        good, before = rows.predicted_indexes, self._rows
         errors = self._versions.core.refusals(self.schema, rows.call, [before + i for i in good])
-        return rows.without({number - before: message for number, message in errors.items()})
+        return rows.with_errors({number - before: message for number, message in errors.items()})
 
     async def _predict(self, call: Call) -> Prediction:
         deadline = Deadline(self._timeout)

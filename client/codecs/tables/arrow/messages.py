@@ -1,4 +1,4 @@
-"""Messages of an Arrow IPC stream that arrives in pieces.
+"""Messages of an Arrow IPC stream that arrives in chunks.
 
 https://arrow.apache.org/docs/format/Columnar.html#serialization-and-interprocess-communication-ipc:
 each message is ff ff ff ff, the length of its metadata in four bytes, the metadata, and a body.
@@ -41,7 +41,7 @@ class Messages:
 
     def __init__(self) -> None:
         self._pending = bytearray()
-        # Bytes needed before the next step.
+        # Number of bytes that `_next` needs.
         self._needed = 8
         self._has_ended = False
 
@@ -50,7 +50,7 @@ class Messages:
 
         Raises:
             ClientError: the bytes are not an Arrow stream, or a message is too large.
-            BrokenError: a message's metadata cannot be read.
+            MalformedError: a message's metadata cannot be read.
         """
         self._pending += chunk
         while len(self._pending) >= self._needed and not self._has_ended:
@@ -61,7 +61,7 @@ class Messages:
             raise ClientError("the Arrow stream has data after its end")
 
     def finish(self) -> None:
-        """Check that no incomplete message is left.
+        """Check that no incomplete message remains.
 
         Raises:
             ClientError: the stream ends within a message.
@@ -70,7 +70,7 @@ class Messages:
             raise ClientError("the Arrow stream ends within a message")
 
     def _next(self) -> Message | None:
-        """Return the next message; None if incomplete, after noting how many bytes it needs."""
+        """Return the next message; if incomplete, record how many bytes it needs."""
         pending = self._pending
         length = int.from_bytes(pending[4:8], "little")
         if pending[:4] != _CONTINUATION or length > MAX_METADATA_BYTES:
@@ -79,11 +79,11 @@ class Messages:
             self._has_ended = True
             del pending[:8]
             return None
-        begin = 8 + length
-        if len(pending) < begin:
-            self._needed = begin
+        body_start = 8 + length
+        if len(pending) < body_start:
+            self._needed = body_start
             return None
-        root = Table.root(bytes(pending[8:begin]))
+        root = Table.root(bytes(pending[8:body_start]))
         size = root.number(3, "<q")
         if not 0 <= size <= MAX_BODY_BYTES:
             raise ClientError(
@@ -91,12 +91,12 @@ class Messages:
                 f"{MAX_BODY_BYTES}: write the table in smaller batches",
                 413,
             )
-        end = begin + size
+        end = body_start + size
         if len(pending) < end:
             self._needed = end
             return None
-        with memoryview(pending) as whole:
-            body = memoryview(bytes(whole[begin:end]))
+        with memoryview(pending) as view:
+            body = memoryview(bytes(view[body_start:end]))
         del pending[:end]
         self._needed = 8
         return Message(root.number(1, "<B"), root.table(2), body)

@@ -13,21 +13,21 @@ from typing import Any
 import numpy as np
 import orjson
 
-from client.codecs.replies import json_string
+from client.codecs.json_outputs import decode_string
 from client.codecs.tables.arrow.columns import Buffers, Values, read_columns
-from client.codecs.tables.arrow.flatbuffers import BrokenError
+from client.codecs.tables.arrow.flatbuffers import MalformedError
 from client.codecs.tables.arrow.messages import BATCH, DICTIONARY, SCHEMA, Message, Messages
 from client.codecs.tables.arrow.schema import Field, read_schema
 from client.codecs.tables.casting import cast
 from client.codecs.tables.cells import read_column
-from client.codecs.tables.layout import ROWS_PER_CALL, Header, RowPlace, TableColumn, TableLayout
+from client.codecs.tables.layout import ROWS_PER_CALL, Header, RowLocator, TableColumn, TableLayout
 from client.codecs.tables.options import TableOptions
 from client.codecs.tables.rows import Inputs, TableRows, read_rows
 from client.errors import ClientError
 from client.serving.columns.date import text_of
 from client.serving.tensors import STRING, Array
 
-# Limit for all dictionaries together; each word is a Python object until the stream ends.
+# Limit for all dictionaries together; each word remains a Python object until the stream ends.
 MAX_WORDS = 2**20
 # Limit for the strings of one call, and for those of all dictionaries together. Rows may share
 # bytes of the body, but each is decoded and sent.
@@ -35,7 +35,7 @@ MAX_TEXT_BYTES = 64 * 2**20
 
 
 class ArrowReader:
-    """Reads a stream in pieces, one record batch at a time."""
+    """Reads a stream incrementally, one record batch at a time."""
 
     def __init__(self, layout: TableLayout, options: TableOptions) -> None:
         self.layout = layout
@@ -43,14 +43,14 @@ class ArrowReader:
         self._messages = Messages()
         self._fields: Sequence[Field] = ()
         self._header = Header(0, ())
-        self._words: dict[int, Values] = {}
-        self._word_bytes: dict[int, int] = {}
+        self._dictionaries: dict[int, Values] = {}
+        self._dictionary_bytes: dict[int, int] = {}
         self._rows = 0
 
     @property
-    def ignored(self) -> tuple[str, ...]:
+    def ignored_columns(self) -> tuple[str, ...]:
         """Names of unused columns."""
-        return self._header.ignored
+        return self._header.ignored_columns
 
     def feed(self, chunk: bytes) -> Iterator[TableRows]:
         """Add bytes, and yield the rows of complete batches.
@@ -60,8 +60,8 @@ class ArrowReader:
         """
         try:
             for message in self._messages.feed(chunk):
-                yield from self._take(message)
-        except BrokenError:
+                yield from self._read_message(message)
+        except MalformedError:
             raise ClientError("the Arrow stream has a message that cannot be read") from None
 
     def finish(self) -> Iterator[TableRows]:
@@ -75,15 +75,15 @@ class ArrowReader:
             raise ClientError("expected at least one row, got none")
         yield from ()
 
-    def _take(self, message: Message) -> Iterator[TableRows]:
+    def _read_message(self, message: Message) -> Iterator[TableRows]:
         if (message.kind == SCHEMA) == bool(self._fields):
             raise ClientError("the Arrow stream must begin with a schema, and have only that one")
         if message.kind == SCHEMA:
             fields = read_schema(message.header)
-            self._header = self.layout.header([field.name for field in fields], self._options)
+            self._header = self.layout.find_columns([field.name for field in fields], self._options)
             self._fields = fields
         elif message.kind == DICTIONARY:
-            self._take_dictionary(message)
+            self._read_dictionary(message)
         elif message.kind == BATCH:
             rows, columns = read_columns(message.header, message.body, self._fields)
             for start in range(0, rows, ROWS_PER_CALL):
@@ -93,82 +93,88 @@ class ArrowReader:
         else:
             raise ClientError(f"the Arrow stream has a message of kind {message.kind}")
 
-    def _take_dictionary(self, message: Message) -> None:
+    def _read_dictionary(self, message: Message) -> None:
         number = message.header.number(0, "<q")
-        words = next((f.words for f in self._fields if f.dictionary == number), None)
-        if words is None:
-            raise BrokenError
+        field = next((f.words for f in self._fields if f.dictionary == number), None)
+        if field is None:
+            raise MalformedError
         if message.header.number(2, "<B"):
             raise ClientError("the Arrow stream has a delta dictionary; write whole dictionaries")
-        rows, (column,) = read_columns(message.header.table(1), message.body, [words])
-        others = sum(len(w[0]) for n, w in self._words.items() if n != number)
-        self._word_bytes[number] = column.text_bytes(0, rows, {})
-        if rows + others > MAX_WORDS or sum(self._word_bytes.values()) > MAX_TEXT_BYTES:
+        rows, (column,) = read_columns(message.header.table(1), message.body, [field])
+        other_words = sum(
+            len(values) for n, (values, _) in self._dictionaries.items() if n != number
+        )
+        self._dictionary_bytes[number] = column.text_bytes(0, rows, {})
+        if rows + other_words > MAX_WORDS or sum(self._dictionary_bytes.values()) > MAX_TEXT_BYTES:
             raise ClientError(
                 f"the Arrow stream's dictionaries: expected at most {MAX_WORDS} words and "
                 f"{MAX_TEXT_BYTES} bytes; write plain strings",
                 413,
             )
-        self._words[number] = column.read(0, rows, {})
+        self._dictionaries[number] = column.read(0, rows, {})
 
     def _table_rows(self, columns: Sequence[Buffers], start: int, stop: int) -> TableRows:
         first, layout = self._rows + start + 1, self.layout
-        header, words = self._header, self._words
-        used = {*header.places, *(place for _, place in header.kept)}
-        size = sum(columns[place].text_bytes(start, stop, words) for place in used)
+        header, dictionaries = self._header, self._dictionaries
+        used = {*header.indexes, *(index for _, index in header.copied_columns)}
+        size = sum(columns[index].text_bytes(start, stop, dictionaries) for index in used)
         if size > MAX_TEXT_BYTES:
             raise ClientError(
                 f"rows {first} to {first + stop - start - 1}: expected at most {MAX_TEXT_BYTES} "
                 f"bytes of strings, got {size}; write the table in smaller batches",
                 413,
             )
-        found = [
-            (column, columns[place].field, columns[place].read(start, stop, words))
-            for column, place in zip(layout.columns, header.places, strict=True)
+        input_columns = [
+            (column, columns[index].field, columns[index].read(start, stop, dictionaries))
+            for column, index in zip(layout.columns, header.indexes, strict=True)
         ]
 
         def read(begin: int, end: int) -> Inputs:
-            def place(index: int) -> str:
+            def locate(index: int) -> str:
                 return f"row {first + begin + index}"
 
             return {
-                column.name: _as_input(_slice(values, begin, end), field, column, place)
-                for column, field, values in found
+                column.name: _to_input(_slice(values, begin, end), field, column, locate)
+                for column, field, values in input_columns
             }
 
         in_rows = self._options.errors_in_rows
         inputs, errors = read_rows(read, stop - start, errors_in_rows=in_rows)
-        kept = {
-            name: _kept(columns[place].read(start, stop, words), columns[place].field)
-            for name, place in header.kept
+        copied = {
+            name: _to_response(columns[index].read(start, stop, dictionaries), columns[index].field)
+            for name, index in header.copied_columns
         }
         call = None if inputs is None else layout.call(inputs)
-        return TableRows(call, stop - start, kept, errors)
+        return TableRows(call, stop - start, copied, errors)
 
 
-def _slice(read: Values, start: int, stop: int) -> Values:
-    values, valid = read
+def _slice(column_values: Values, start: int, stop: int) -> Values:
+    values, valid = column_values
     return values[start:stop], None if valid is None else valid[start:stop]
 
 
-def _kept(read: Values, field: Field) -> Sequence[Any]:
-    """Return a column's values as JSON values."""
-    values, valid = read
+def _to_response(column_values: Values, field: Field) -> Sequence[Any]:
+    """Return a copied column as JSON values."""
+    values, valid = column_values
     if values.dtype == np.object_:
-        listed = _listed(values, json_string)
+        json_values = _convert(values, decode_string)
     elif (field.values or field).per_day:
-        listed = _listed(values, text_of)
+        json_values = _convert(values, text_of)
     else:
         option = orjson.OPT_SERIALIZE_NUMPY
-        listed = orjson.loads(orjson.dumps(np.ascontiguousarray(values), option=option))
+        json_values = orjson.loads(orjson.dumps(np.ascontiguousarray(values), option=option))
     if valid is None:
-        return listed
-    return [v if there else None for v, there in zip(listed, valid.tolist(), strict=True)]
+        return json_values
+    return [
+        v if is_valid else None for v, is_valid in zip(json_values, valid.tolist(), strict=True)
+    ]
 
 
-def _as_input(read: Values, field: Field, column: TableColumn, place: RowPlace) -> Array:
-    """Return a column in the input's dtype."""
-    values, valid = read
+def _to_input(
+    column_values: Values, field: Field, column: TableColumn, locate: RowLocator
+) -> Array:
+    """Return a column as an array of the input's dtype."""
+    values, valid = column_values
     if valid is not None and valid.all():
         valid = None
     if (field.values or field).per_day and not column.is_date:
@@ -176,24 +182,24 @@ def _as_input(read: Values, field: Field, column: TableColumn, place: RowPlace) 
     is_text = values.dtype == np.object_
     if is_text and column.column is not None and values.ndim == 1:
         texts = [value.decode(errors="replace") for value in values.tolist()]
-        # Models that take no missing values date from before strings here were read like cells:
-        # keep their strings as they are.
+        # Models that take no missing values predate reading strings like cells: leave their
+        # strings unchanged.
         if column.takes_missing and (column.spec.dtype == STRING or column.is_date):
             texts = texts if valid is None else np.where(valid, texts, "").tolist()
-            return read_column(texts, column, place)
+            return read_column(texts, column, locate)
     array = _cast(values, valid, column)
     if array is None or not _fits(array, column.spec.shape):
-        return column.read_values(_json_values(values, valid), place)
+        return column.read_values(_to_json_values(values, valid), locate)
     if array.ndim == 1:
-        column.check_finite(array, place)
+        column.check_finite(array, locate)
     return array
 
 
 def _cast(values: Array, valid: Array | None, column: TableColumn) -> Array | None:
     """Return values as the input's dtype; None if some do not fit."""
-    is_text, of_text = values.dtype == np.object_, column.spec.dtype == STRING
-    takes_gaps = column.takes_missing and values.ndim == 1
-    if is_text != of_text or (valid is not None and not takes_gaps):
+    is_text, takes_text = values.dtype == np.object_, column.spec.dtype == STRING
+    takes_missing = column.takes_missing and values.ndim == 1
+    if is_text != takes_text or (valid is not None and not takes_missing):
         return None
     if is_text:
         return values if valid is None else np.where(valid, values, b"")
@@ -206,20 +212,22 @@ def _cast(values: Array, valid: Array | None, column: TableColumn) -> Array | No
 def _fits(array: Array, shape: tuple[int | None, ...] | None) -> bool:
     return shape is None or (
         len(shape) == array.ndim
-        and all(n in (None, have) for n, have in zip(shape[1:], array.shape[1:], strict=True))
+        and all(n in (None, length) for n, length in zip(shape[1:], array.shape[1:], strict=True))
     )
 
 
-def _json_values(values: Array, valid: Array | None) -> list[object]:
-    """Return values as JSON values, to be read one by one."""
-    listed = _listed(values, json_string) if values.dtype == np.object_ else values.tolist()
+def _to_json_values(values: Array, valid: Array | None) -> list[object]:
+    """Return values as JSON values, to be checked one by one."""
+    json_values = _convert(values, decode_string) if values.dtype == np.object_ else values.tolist()
     if valid is None:
-        return listed
-    return [v if there else None for v, there in zip(listed, valid.tolist(), strict=True)]
+        return json_values
+    return [
+        v if is_valid else None for v, is_valid in zip(json_values, valid.tolist(), strict=True)
+    ]
 
 
-def _listed(values: Array, convert: Callable[[Any], Any]) -> list[Any]:
-    """Return the JSON value of each value, in a list for each row of a matrix."""
+def _convert(values: Array, convert: Callable[[Any], Any]) -> list[Any]:
+    """Convert each value; return a list, or a list of rows for a matrix."""
     flat = [convert(value) for value in values.reshape(-1).tolist()]
     if values.ndim == 1:
         return flat

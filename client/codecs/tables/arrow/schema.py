@@ -1,4 +1,4 @@
-"""Arrow schemas: the columns of a stream, of types that a model's input can have.
+"""Arrow schemas: the columns of a stream, limited to types that model inputs can have.
 
 Field and type numbers are those of Arrow's Schema.fbs.
 """
@@ -10,7 +10,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from client.codecs.tables.arrow.flatbuffers import BrokenError, Table
+from client.codecs.tables.arrow.flatbuffers import MalformedError, Table
 from client.errors import ClientError
 from client.serving.columns.base import word_of
 
@@ -21,7 +21,7 @@ NULL, NUMBERS, BOOLEANS, TEXTS, VIEWS, LISTS = range(6)
 
 
 class ArrowType(IntEnum):
-    """The union `Type`."""
+    """Members of the union `Type`."""
 
     NULL = 1
     INT = 2
@@ -64,10 +64,10 @@ class Field:
     Attributes:
         name: its name.
         kind: the layout of its values: `NULL`, `NUMBERS`, `BOOLEANS`, `TEXTS`, `VIEWS` or `LISTS`.
-        dtype: dtype of numbers, or of the offsets of texts.
+        dtype: dtype of numbers, or of the offsets of strings.
         values: for lists, the field of their elements.
         width: for lists, their length.
-        dictionary: id of the dictionary that the numbers are keys of; None without one.
+        dictionary: id of the dictionary that the numbers index; None without one.
         words: the field of the dictionary's values.
         per_day: for dates and timestamps, units per day; 0 for other numbers.
     """
@@ -86,8 +86,8 @@ def read_schema(schema: Table) -> list[Field]:
     """Return the columns of a stream.
 
     Raises:
-        ClientError: there are too many, or one has an unsupported type.
-        BrokenError: the schema is malformed.
+        ClientError: the stream is big-endian, has too many columns or an unsupported type.
+        MalformedError: the schema is malformed.
     """
     if schema.number(0, "<h") != 0:
         raise ClientError("the Arrow stream is big-endian; write it little-endian")
@@ -103,7 +103,7 @@ def _field(field: Table, name: str, *, is_inner: bool) -> Field:
         encoding = field.table(4)
         if plain is None or plain.kind not in (TEXTS, VIEWS):
             raise ClientError(f'column "{name[:100]}": expected a dictionary of strings')
-        keys = _integers(encoding.table(1)) if encoding.has(1) else _INT32
+        keys = _integer_dtype(encoding.table(1)) if encoding.has(1) else _INT32
         number = encoding.number(0, "<q")
         return Field(name, NUMBERS, keys, dictionary=number, words=plain)
     if plain is not None:
@@ -118,21 +118,21 @@ def _field(field: Table, name: str, *, is_inner: bool) -> Field:
                 return Field(name, LISTS, values=inner, width=width)
     raise ClientError(
         f'column "{name[:100]}": expected numbers, dates, booleans or strings, '
-        f"got Arrow's type {_name(kind)}"
+        f"got Arrow's type {_type_name(kind)}"
     )
 
 
 def _plain(field: Table, name: str) -> Field | None:
-    """Return a column of single values; None if the type is another."""
+    """Return a column of single values; None if it has another type."""
     kind = field.number(2, "<B")
     if kind == ArrowType.NULL:
         return Field(name, NULL)
     if kind == ArrowType.INT:
-        return Field(name, NUMBERS, _integers(field.table(3)))
+        return Field(name, NUMBERS, _integer_dtype(field.table(3)))
     if kind == ArrowType.FLOATING_POINT:
         precision = field.table(3).number(0, "<h")
         if not 0 <= precision < len(_FLOATS):
-            raise BrokenError
+            raise MalformedError
         return Field(name, NUMBERS, np.dtype(_FLOATS[precision]))
     if kind == ArrowType.BOOL:
         return Field(name, BOOLEANS)
@@ -144,21 +144,21 @@ def _plain(field: Table, name: str) -> Field | None:
     if kind == ArrowType.TIMESTAMP:
         unit = field.table(3).number(0, "<h")
         if not 0 <= unit <= 3:
-            raise BrokenError
+            raise MalformedError
         return Field(name, NUMBERS, _INT64, per_day=DAY_SECONDS * 1000**unit)
     if kind in (ArrowType.BINARY, ArrowType.UTF8):
         return Field(name, TEXTS, _INT32)
     if kind in (ArrowType.LARGE_BINARY, ArrowType.LARGE_UTF8):
-        return Field(name, TEXTS, np.dtype("<i8"))
+        return Field(name, TEXTS, _INT64)
     return Field(name, VIEWS) if kind in (ArrowType.BINARY_VIEW, ArrowType.UTF8_VIEW) else None
 
 
-def _name(kind: int) -> str:
+def _type_name(kind: int) -> str:
     return ArrowType(kind).name.lower() if kind in list(ArrowType) else str(kind)
 
 
-def _integers(table: Table) -> np.dtype[np.generic]:
+def _integer_dtype(table: Table) -> np.dtype[np.generic]:
     bits = table.number(0, "<i")
     if bits not in (8, 16, 32, 64):
-        raise BrokenError
+        raise MalformedError
     return np.dtype(f"<{'i' if table.number(1, '<B') else 'u'}{bits // 8}")

@@ -2,7 +2,7 @@
 
 Strings are `string`, or `binary` if they are not UTF-8 or their output's name ends in `_bytes`;
 several values per row are a fixed-size list. Copied columns are integers, floats or booleans if all
-values of the first batch are, else strings.
+values of the first batch are, and strings otherwise.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from nanoarrow.ipc import StreamWriter
 from client.codecs.json.flat import byte_array
 from client.codecs.tables.options import ERROR, TableOptions
 from client.codecs.tables.rows import TableRows
-from client.codecs.tables.values import checked
+from client.codecs.tables.values import prepare_outputs
 from client.errors import ClientError
 from client.serving.tensors import Array
 
 _TYPES = {
-    np.dtype(dtype): make
-    for dtype, make in (
+    np.dtype(dtype): factory
+    for dtype, factory in (
         (np.int8, nanoarrow.int8),
         (np.int16, nanoarrow.int16),
         (np.int32, nanoarrow.int32),
@@ -40,12 +40,12 @@ _TYPES = {
         (np.bool_, nanoarrow.bool_),
     )
 }
-# The dtype of a column that holds only JSON values of some types.
+# Column dtype by the types of its JSON values.
 _JSON_DTYPES = (({bool}, np.bool_), ({int}, np.int64), ({int, float}, np.float64))
 
 
 class ArrowWriter:
-    """Writes a stream; the schema goes before the first batch."""
+    """Writes a stream, with the schema before the first batch."""
 
     can_report_errors = False
 
@@ -62,8 +62,10 @@ class ArrowWriter:
         Raises:
             ClientError: the outputs do not have a value for each row, or have no Arrow type.
         """
-        columns = {name: self._kept(name, values) for name, values in rows.kept.items()}
-        for name, array in checked(outputs).items():
+        columns = {
+            name: self._encode_column(name, values) for name, values in rows.copied_columns.items()
+        }
+        for name, array in prepare_outputs(outputs).items():
             columns[name] = _spread(array, rows)
         if self._options.errors_in_rows:
             messages = [rows.errors.get(i) for i in range(rows.count)]
@@ -76,21 +78,21 @@ class ArrowWriter:
             }
             self._schema = nanoarrow.struct(fields, nullable=False)
         children = [
-            _column(name, array, self._schema.field(i), valid)
+            _build_column(name, array, self._schema.field(i), valid)
             for i, (name, (array, valid)) in enumerate(columns.items())
         ]
         batch = nanoarrow.c_array_from_buffers(
             self._schema, rows.count, [None], null_count=0, children=children
         )
         self._writer.write_array(batch)
-        return self._written()
+        return self._take_bytes()
 
     def end(self) -> bytes:
         """Return the end-of-stream marker."""
         self._writer.close()
-        return self._written()
+        return self._take_bytes()
 
-    def _kept(self, name: str, values: Sequence[Any]) -> tuple[Array, Array | None]:
+    def _encode_column(self, name: str, values: Sequence[Any]) -> tuple[Array, Array | None]:
         """Return a copied column, and which values are valid."""
         types = {type(value) for value in values if value is not None}
         if name not in self._dtypes:
@@ -109,7 +111,7 @@ class ArrowWriter:
                 "request another type with Accept"
             ) from None
 
-    def _written(self) -> bytes:
+    def _take_bytes(self) -> bytes:
         data = self._sink.getvalue()
         self._sink.seek(0)
         self._sink.truncate()
@@ -141,14 +143,16 @@ def _type(name: str, array: Array, *, nullable: bool) -> Any:
             "request other outputs or another type",
             406,
         )
-    one_nullable = nullable and array.ndim == 1
+    value_nullable = nullable and array.ndim == 1
     if array.dtype != np.object_:
-        one = _TYPES[array.dtype](nullable=one_nullable)
+        value_type = _TYPES[array.dtype](nullable=value_nullable)
     elif name.endswith("_bytes") or not _is_text(array):
-        one = nanoarrow.binary(nullable=one_nullable)
+        value_type = nanoarrow.binary(nullable=value_nullable)
     else:
-        one = nanoarrow.string(nullable=one_nullable)
-    return one if array.ndim == 1 else nanoarrow.fixed_size_list(one, array.shape[1], nullable)
+        value_type = nanoarrow.string(nullable=value_nullable)
+    if array.ndim == 1:
+        return value_type
+    return nanoarrow.fixed_size_list(value_type, array.shape[1], nullable)
 
 
 def _is_text(array: Array) -> bool:
@@ -160,12 +164,12 @@ def _is_text(array: Array) -> bool:
     return True
 
 
-def _column(name: str, array: Array, schema: Any, valid: Array | None) -> Any:
+def _build_column(name: str, array: Array, schema: Any, valid: Array | None) -> Any:
     bitmap, nulls = None, 0
     if valid is not None and not valid.all():
         bitmap, nulls = np.packbits(valid, bitorder="little"), int((~valid).sum())
     if array.ndim == 2:
-        values = _column(name, array.reshape(-1), schema.value_type, None)
+        values = _build_column(name, array.reshape(-1), schema.value_type, None)
         return nanoarrow.c_array_from_buffers(
             schema, len(array), [bitmap], null_count=nulls, children=[values]
         )
