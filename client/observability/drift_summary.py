@@ -7,13 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from client.observability.drift import (
-    Shift,
-    assess_shift,
-    chi_square,
-    kolmogorov_smirnov,
-    rank_shifts,
-)
+from client.observability import drift
 from client.observability.drift_counts import NUMERIC_KINDS, BinnedColumn, Reference, reference_of
 from client.observability.samples import Samples
 from client.serving.schema import Schema
@@ -28,7 +22,10 @@ def drift_summary(schema: Schema, samples: Samples) -> dict[str, Any] | None:
     counts = _count_rows(schema, reference, samples)
     columns = {column.name: column for column in reference.columns}
     shifts = [
-        (name, assess_shift(counts[name], np.array(column.shares), reference.rows, len(columns)))
+        (
+            name,
+            drift.assess_shift(counts[name], np.array(column.shares), reference.rows, len(columns)),
+        )
         for name, column in columns.items()
     ]
     return {
@@ -36,7 +33,7 @@ def drift_summary(schema: Schema, samples: Samples) -> dict[str, Any] | None:
         "rows": int(max(bin_counts.sum() for bin_counts in counts.values())),
         "columns": [
             _summarize_column(columns[name], shift, counts[name], reference.rows)
-            for name, shift in rank_shifts(shifts)
+            for name, shift in drift.rank_shifts(shifts)
         ],
     }
 
@@ -55,7 +52,7 @@ def _count_rows(schema: Schema, reference: Reference, samples: Samples) -> dict[
 
 
 def _summarize_column(
-    column: BinnedColumn, shift: Shift, counts: Array, training_rows: int
+    column: BinnedColumn, shift: drift.Shift, counts: Array, training_rows: int
 ) -> dict[str, Any]:
     shares = np.array(column.shares)
     is_numeric = column.kind in NUMERIC_KINDS
@@ -65,8 +62,8 @@ def _summarize_column(
         "js": shift.js,
         "limit": shift.limit,
         "verdict": shift.verdict,
-        "ks": kolmogorov_smirnov(counts[:-2], shares[:-2]) if is_numeric else None,
-        "chi_square": None if is_numeric else chi_square(counts, shares, training_rows),
+        "ks": drift.kolmogorov_smirnov(counts[:-2], shares[:-2]) if is_numeric else None,
+        "chi_square": None if is_numeric else drift.chi_square(counts, shares, training_rows),
         "missing": int(counts[-2]),
         "other": int(counts[-1]),
     }
