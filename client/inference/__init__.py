@@ -1,1 +1,1 @@
-"""From decoded requests to predictions: schemas, batches, input ranges."""
+"""Inference: batching, calls to model servers, and checks of inputs and servers."""

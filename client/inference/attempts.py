@@ -1,7 +1,7 @@
-"""Attempts: requests decoded with a server's schema, called, and checked.
+"""Attempts to answer requests on one server.
 
 Requests are decoded with one version's schema, but another version may answer, with other columns.
-Then requests that mean the same to it keep their predictions, and the others are retried.
+Requests that both versions read alike keep their predictions; the others are retried.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from client.serving.pool import Server
 from client.serving.schema import Schema
 from client.serving.schema_cache import SchemaCache
 
-# Give up after this many successive answers by an unexpected version.
+# Maximum number of attempts, in case the server keeps changing versions.
 MAX_ATTEMPTS = 4
 
 NOT_FOUND = 404
@@ -49,7 +49,7 @@ class Answered(NamedTuple):
 
 @dataclass
 class Outcome:
-    """Results and errors of requests, by index."""
+    """The answers to requests, and the errors of the others by index."""
 
     answered: list[Answered] = field(default_factory=list)
     errors: dict[int, ClientError] = field(default_factory=dict)
@@ -59,8 +59,8 @@ class Outcome:
         self.errors.update(dict.fromkeys(members, error))
 
     @property
-    def is_unreached(self) -> bool:
-        """Whether the server could not be reached, so that another should be tried."""
+    def is_unreachable(self) -> bool:
+        """Whether all requests failed because the server could not be reached."""
         return (
             bool(self.errors)
             and not self.answered
@@ -72,13 +72,13 @@ class Outcome:
 
 
 class Checks:
-    """Counts values not seen in training, and rejects some kinds of them."""
+    """Counts values not seen in training, and refuses some kinds of them."""
 
     def __init__(self, refused: frozenset[str], observe: FindingObserver) -> None:
         """Create the checks.
 
         Args:
-            refused: kinds of findings to reject.
+            refused: kinds of findings to refuse.
             observe: called with the model, the kind of finding and the counts by column.
         """
         self.refused = refused
@@ -87,54 +87,54 @@ class Checks:
     def split(
         self, batch: Batch, schema: Schema
     ) -> tuple[Batch | None, list[Finding], dict[int, ClientError]]:
-        """Remove the requests with rejected values from a batch.
+        """Remove the requests with refused values from a batch.
 
         Returns:
-            The rest, its findings, and the errors of the removed requests.
+            The remaining batch, its findings, and the errors of the removed requests.
         """
-        found = input_ranges.find(batch.call, schema)
-        if not any(finding.kind in self.refused for finding in found):
-            return batch, found, {}
-        good: list[int] = []
+        findings = input_ranges.find(batch.call, schema)
+        if not any(finding.kind in self.refused for finding in findings):
+            return batch, findings, {}
+        accepted: list[int] = []
         errors: dict[int, ClientError] = {}
         for index, member in enumerate(batch.members):
-            own = batch.slice(index, index + 1) if batch.rows is not None else batch
+            single = batch.slice(index, index + 1) if batch.rows is not None else batch
             try:
-                input_ranges.refuse(input_ranges.find(own.call, schema), *self.refused)
-                good.append(index)
+                input_ranges.refuse(input_ranges.find(single.call, schema), *self.refused)
+                accepted.append(index)
             except ClientError as error:
                 errors[member] = error
-        if not good:
+        if not accepted:
             return None, [], errors
-        rest = batch.select(good)
-        return rest, input_ranges.find(rest.call, schema), errors
+        remaining = batch.select(accepted)
+        return remaining, input_ranges.find(remaining.call, schema), errors
 
-    def count(self, schema: Schema, found: list[Finding]) -> None:
+    def count(self, schema: Schema, findings: list[Finding]) -> None:
         """Count the findings of a call."""
         for kind in (OUT_OF_RANGE, UNSEEN, MISSING):
-            counts = input_ranges.count(found, kind)
+            counts = input_ranges.count(findings, kind)
             if counts:
                 self._observe(schema.model, kind, counts)
 
 
 class Attempt(NamedTuple):
-    """Some requests, to be decoded with one version's schema.
+    """Requests to decode with one version's schema.
 
     Attributes:
         places: indexes of the requests.
         schema: the version's schema.
-        given: this version's prediction for the requests as another version reads them, if any.
+        candidate: this version's prediction, valid if its schema decodes to the same call.
     """
 
     places: Sequence[int]
     schema: Schema
-    given: Answered | None = None
+    candidate: Answered | None = None
 
 
 class Attempts:
     """The attempts to answer some requests on one server.
 
-    Usually there is one. More follow if the server changes its version meanwhile.
+    Usually there is one. More follow if the server switches to another version in between.
 
     Attributes:
         outcome: the answers and errors so far.
@@ -162,12 +162,12 @@ class Attempts:
         self._attempts_left = MAX_ATTEMPTS
         self._schema: Schema | None = None
         # State of the current attempt: its requests, their errors, predictions by other versions,
-        # requests to decode again, and the schema for that.
+        # requests to retry, and the schema to retry them with.
         self._places: Sequence[int] = range(count)
-        self._failed: dict[int, ClientError] = {}
-        self._by_others: list[Answered] = []
-        self._again: list[int] = []
-        self._newer: Schema | None = None
+        self._errors: dict[int, ClientError] = {}
+        self._candidates: list[Answered] = []
+        self._retries: list[int] = []
+        self._newer_schema: Schema | None = None
 
     async def next(self) -> Attempt | None:
         """Return the next attempt, None if every request has an answer or an error."""
@@ -178,17 +178,17 @@ class Attempts:
             return None
 
     async def predict(self, attempt: Attempt, decoding: Decoding) -> None:
-        """Predict decoded requests."""
-        places, schema, given = attempt
-        if given is not None:
-            if _is_same(given.batch, decoding):
-                self.outcome.answered.append(given)
+        """Predict an attempt's decoded requests, or accept its candidate if it is valid."""
+        places, schema, candidate = attempt
+        if candidate is not None:
+            if _matches(candidate.batch, decoding):
+                self.outcome.answered.append(candidate)
             else:
-                self._newer = schema
-                self._again.extend(places)
+                self._newer_schema = schema
+                self._retries.extend(places)
             return
-        self._newer = None
-        self._failed = {places[index]: error for index, error in decoding.errors.items()}
+        self._newer_schema = None
+        self._errors = {places[index]: error for index, error in decoding.errors.items()}
         for batch in decoding.batches:
             batch.members = [places[index] for index in batch.members]
         if len(decoding.batches) == 1:
@@ -201,12 +201,12 @@ class Attempts:
         if self._schema is None:
             self._schema = await self._schemas.load(target, server, deadline)
         else:
-            while self._by_others:
-                attempt = await self._comparison(self._by_others.pop(0))
+            while self._candidates:
+                attempt = await self._validate(self._candidates.pop(0))
                 if attempt is not None:
                     return attempt
-            self._places = await self._remaining(self._schema)
-            self._schema = self._newer or self._schema
+            self._places = await self._take_retries(self._schema)
+            self._schema = self._newer_schema or self._schema
         if not self._places:
             return None
         if not self._attempts_left:
@@ -214,64 +214,63 @@ class Attempts:
         self._attempts_left -= 1
         return Attempt(self._places, self._schema)
 
-    async def _comparison(self, given: Answered) -> Attempt | None:
-        """Return the attempt that compares how another version reads what it has predicted."""
+    async def _validate(self, candidate: Answered) -> Attempt | None:
+        """Return an attempt to validate a candidate; None if its version has been unloaded."""
         target, server, deadline = self._target, self._server, self._deadline
-        members, version = given.batch.members, given.prediction.version
+        members, version = candidate.batch.members, candidate.prediction.version
         try:
-            schema = await self._schemas.answered_by(target, version, server, deadline)
+            schema = await self._schemas.load_version(target, version, server, deadline)
         except ServerError as error:
             if error.status != NOT_FOUND:
                 raise
-            # The version has gone since it answered.
-            self._newer = await self._schemas.ask(target, server, deadline)
-            self._again.extend(members)
+            self._newer_schema = await self._schemas.fetch(target, server, deadline)
+            self._retries.extend(members)
             return None
-        return Attempt(members, schema, given._replace(schema=schema))
+        return Attempt(members, schema, candidate._replace(schema=schema))
 
-    async def _remaining(self, schema: Schema) -> Sequence[int]:
-        """Return the requests to attempt again; failed ones only if there is a newer version."""
-        again, failed = self._again, self._failed
-        self._again, self._failed = [], {}
-        if not failed:
-            return again
-        first = next(iter(failed.values()))
-        fresh = await self._schemas.refresh(
-            self._target, self._server, schema, self._deadline, first
+    async def _take_retries(self, schema: Schema) -> Sequence[int]:
+        """Return the requests to retry; failed ones only if there is a newer version."""
+        retries, errors = self._retries, self._errors
+        self._retries, self._errors = [], {}
+        if not errors:
+            return retries
+        first_error = next(iter(errors.values()))
+        newer_schema = await self._schemas.refresh(
+            self._target, self._server, schema, self._deadline, first_error
         )
-        if fresh is None:
-            self.outcome.errors.update(failed)
-            return again
-        self._newer = fresh
-        return [*again, *failed]
+        if newer_schema is None:
+            self.outcome.errors.update(errors)
+            return retries
+        self._newer_schema = newer_schema
+        return [*retries, *errors]
 
-    async def _call(self, schema: Schema, whole: Batch) -> None:
-        batch, found, refused = self._checks.split(whole, schema)
-        self._failed.update(refused)
-        if batch is None:
+    async def _call(self, schema: Schema, batch: Batch) -> None:
+        accepted, findings, refusals = self._checks.split(batch, schema)
+        self._errors.update(refusals)
+        if accepted is None:
             return
-        missing = _missing_by_member(batch, found)
+        missing = _count_missing(accepted, findings)
         async for part, reply in self._sender.send(
-            self._target, schema, batch, self._deadline, self._server, self._is_done
+            self._target, schema, accepted, self._deadline, self._server, self._is_done
         ):
             if isinstance(reply, ClientError):
-                self._failed.update(dict.fromkeys(part.members, reply))
+                self._errors.update(dict.fromkeys(part.members, reply))
                 continue
             answered = Answered(part, reply, schema, missing)
-            same = reply.version == schema.version
-            (self.outcome.answered if same else self._by_others).append(answered)
-        self._checks.count(schema, found)
+            is_expected = reply.version == schema.version
+            (self.outcome.answered if is_expected else self._candidates).append(answered)
+        self._checks.count(schema, findings)
 
 
-def _is_same(part: Batch, decoding: Decoding) -> bool:
+def _matches(batch: Batch, decoding: Decoding) -> bool:
     if decoding.errors or len(decoding.batches) != 1:
         return False
-    other = decoding.batches[0]
-    return len(other.members) == len(part.members) and is_same_call(other.call, part.call)
+    decoded = decoding.batches[0]
+    return len(decoded.members) == len(batch.members) and is_same_call(decoded.call, batch.call)
 
 
-def _missing_by_member(batch: Batch, found: list[Finding]) -> Mapping[int, int]:
-    rows = [row for f in found if f.kind == MISSING for row in f.rows.tolist()]
+def _count_missing(batch: Batch, findings: list[Finding]) -> Mapping[int, int]:
+    rows = [row for f in findings if f.kind == MISSING for row in f.rows.tolist()]
     if not rows:
         return {}
     if batch.rows is None:

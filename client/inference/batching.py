@@ -30,8 +30,8 @@ class Limits:
         size: bytes of one batch.
         alone_size: size in bytes at and above which a request is a batch of its own.
         calls: unshared calls in flight at once.
-        waiting: queued requests of all models.
-        waiting_size: bytes of their bodies.
+        waiting: queued requests, all models together.
+        waiting_size: total bytes of their bodies.
     """
 
     rows: int = 1024
@@ -51,7 +51,7 @@ class Job:
         arrived: when it was queued.
         done: whether it has been answered or cancelled.
         queue: the queue it is in, if any.
-        context: its context for a trace or a header, if recorded.
+        context: its timings and span; None if nothing is recorded.
     """
 
     __slots__ = ("arrived", "context", "deadline", "done", "queue", "size")
@@ -98,7 +98,7 @@ class DynamicBatcher(Generic[Lane]):
             run: answers jobs of a lane.
             limits: limits of batches and of the queue.
             slots: returns how many batches of a lane may be in flight.
-            observe: called with the seconds that the first job of a batch was queued.
+            observe: called with the seconds for which a batch's first job was queued.
         """
         self._run = run
         self._limits = limits or Limits()
@@ -109,7 +109,7 @@ class DynamicBatcher(Generic[Lane]):
         self._waiting_size = 0
         self._watch: Watch[Job] = Watch(self._expire)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._alone = asyncio.Semaphore(self._limits.calls)
+        self._unshared_slots = asyncio.Semaphore(self._limits.calls)
 
     @property
     def waiting(self) -> int:
@@ -188,7 +188,7 @@ class DynamicBatcher(Generic[Lane]):
                 self._queues.pop(queue.lane, None)
 
     async def _serve_alone(self, queue: _Queue[Lane], job: Job) -> None:
-        async with self._alone:
+        async with self._unshared_slots:
             if not job.done:
                 self._dequeue(job)
                 await self._answer(queue.lane, [job])
@@ -215,7 +215,7 @@ class DynamicBatcher(Generic[Lane]):
         contexts = [job.context for job in jobs if job.context is not None]
         for job in jobs:
             if job.context is not None:
-                job.context.queued += now - job.arrived
+                job.context.queue_seconds += now - job.arrived
         REQUESTS.set(tuple(contexts))
         try:
             await self._run(lane, list(jobs))

@@ -19,12 +19,12 @@ from client.serving.deadlines import Deadline
 from client.serving.flows import Prediction
 
 BatchObserver = Callable[[int, int], None]
-# Takes the target, the schema, the call, seconds, and the server.
+# Takes the target, the schema, the call, the timeout in seconds, and the server.
 SendCall = Callable[[Any, Any, Call, float, Any], Awaitable[Prediction]]
 Answers = list[tuple[Batch, "Prediction | ClientError"]]
 
 # These errors do not depend on the rows, so bisecting the call would not help.
-SHARED = frozenset(
+ROW_INDEPENDENT_CODES = frozenset(
     {
         grpc.StatusCode.ABORTED,
         grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -52,8 +52,8 @@ class BatchSender:
         self._send = send
         self._limits = limits
         self._observe = observe
-        self._alone = asyncio.Semaphore(limits.calls)
-        # Rows per call that a signature was found to take, if fewer than the limit.
+        self._unshared_slots = asyncio.Semaphore(limits.calls)
+        # Maximum rows per call of signatures that take fewer than the limit.
         self._max_rows: dict[Hashable, int] = {}
 
     async def send(
@@ -76,8 +76,8 @@ class BatchSender:
         key = (target, batch.call.signature_name)
         pending = batch.split(self._max_rows.get(key, self._limits.rows), self._limits.size)
         for part in pending:
-            sending = _Sending(self, target, schema, deadline, server, is_done)
-            for answer in await sending.bisect(part):
+            calls = _BatchCalls(self, target, schema, deadline, server, is_done)
+            for answer in await calls.run(part):
                 yield answer
 
     async def send_alone(
@@ -99,17 +99,17 @@ class BatchSender:
         Raises:
             DeadlineExceededError: no slot was free in time.
         """
-        if self._alone.locked():
+        if self._unshared_slots.locked():
             try:
-                await asyncio.wait_for(self._alone.acquire(), deadline.left())
+                await asyncio.wait_for(self._unshared_slots.acquire(), deadline.left())
             except asyncio.TimeoutError:
                 raise DeadlineExceededError("there was no answer in time") from None
         else:
-            await self._alone.acquire()
+            await self._unshared_slots.acquire()
         try:
             yield
         finally:
-            self._alone.release()
+            self._unshared_slots.release()
 
     async def call(
         self, target: Any, schema: Any, batch: Batch, deadline: Deadline, server: Any
@@ -124,7 +124,7 @@ class BatchSender:
         self._max_rows[key] = min(max_rows, self._max_rows.get(key, max_rows))
 
 
-class _Sending:
+class _BatchCalls:
     """The calls for one batch, which is bisected on failure."""
 
     def __init__(
@@ -137,45 +137,46 @@ class _Sending:
         is_done: Callable[[int], bool],
     ) -> None:
         self._sender = sender
-        self._where = (target, schema)
+        self._target = target
+        self._schema = schema
         self._deadline = deadline
         self._server = server
         self._is_done = is_done
 
-    async def bisect(self, batch: Batch) -> Answers:
-        """Call for a batch, or its halves, so that only the faulty requests fail."""
+    async def run(self, batch: Batch) -> Answers:
+        """Call with a batch, or with its halves if that fails, to isolate faulty requests."""
         if all(map(self._is_done, batch.members)):
             return []
-        sender, (target, schema) = self._sender, self._where
+        sender, target, schema = self._sender, self._target, self._schema
         try:
             prediction = await sender.call(target, schema, batch, self._deadline, self._server)
         except ServerError as error:
-            if len(batch.members) > 1 and error.code not in SHARED:
+            if len(batch.members) > 1 and error.code not in ROW_INDEPENDENT_CODES:
                 return await self._halve(batch, error)
-            return self._failed(batch, error)
+            return self._fail_each(batch, error)
         except ClientError as error:
             return [(batch, error)]
         if len(batch.members) > 1 and not _has_rows(prediction, batch.total_rows):
             # The outputs do not have a row for each input row, despite the signature.
             sender.learn(target, batch, 1)
             parts = [batch.slice(i, i + 1) for i in range(len(batch.members))]
-            return [answer for part in parts for answer in await self.bisect(part)]
+            return [answer for part in parts for answer in await self.run(part)]
         return [(batch, prediction)]
 
     async def _halve(self, batch: Batch, error: ServerError) -> Answers:
         middle = len(batch.members) // 2
         halves = (batch.slice(0, middle), batch.slice(middle, len(batch.members)))
-        answers = [await self.bisect(half) for half in halves]
-        found = [answer for part in answers for answer in part]
-        good = all(isinstance(reply, Prediction) for _, reply in found)
+        answers = [await self.run(half) for half in halves]
+        flat = [answer for half in answers for answer in half]
+        all_succeeded = all(isinstance(reply, Prediction) for _, reply in flat)
         # A request whose caller has left gets no answer, and may have been the faulty one.
-        is_whole = sum(len(part.members) for part, _ in found) == len(batch.members)
-        if good and is_whole and error.code is grpc.StatusCode.INVALID_ARGUMENT:
+        is_complete = sum(len(part.members) for part, _ in flat) == len(batch.members)
+        if all_succeeded and is_complete and error.code is grpc.StatusCode.INVALID_ARGUMENT:
             # No request was faulty: the server does not take this many rows.
-            self._sender.learn(self._where[0], batch, max(half.total_rows for half in halves))
-        return found
+            self._sender.learn(self._target, batch, max(half.total_rows for half in halves))
+        return flat
 
-    def _failed(self, batch: Batch, error: ServerError) -> Answers:
+    def _fail_each(self, batch: Batch, error: ServerError) -> Answers:
         if len(batch.members) == 1:
             return [(batch, error)]
         # Each request gets its own error object, since raising adds a traceback to it.

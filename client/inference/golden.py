@@ -1,4 +1,4 @@
-"""Golden rows: whether a server computes what training computed.
+"""Golden rows: a check that a server computes what training computed.
 
 A model's description contains a few rows with their probabilities. The client sends them to a
 server that has a new version, and again periodically, since another server may replace it at the
@@ -28,9 +28,9 @@ RESULTS = OK, WRONG, NONE = "ok", "wrong", "none"
 # Servers compute in float32 what training computed in float64.
 TOLERANCE = 1e-5
 MAX_RESULTS = 1024
-# How long a result is valid.
+# Seconds for which a result is valid.
 RECHECK_SECONDS = {OK: 60.0, WRONG: 5.0, NONE: float("inf")}
-# Errors without a computation on the server.
+# Errors that say nothing about the server's computation.
 _NO_ANSWER = frozenset(
     {
         grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -46,10 +46,10 @@ GoldenObserver = Callable[[str, int, str, str | None], None]
 
 
 class GoldenRows:
-    """The results of each version on each server."""
+    """Checks versions with their golden rows, and keeps the result on each server."""
 
     def __init__(self, client: AsyncServingClient, observe: GoldenObserver) -> None:
-        """Create an empty set of results.
+        """Start without results.
 
         Args:
             client: the client of the servers.
@@ -59,12 +59,12 @@ class GoldenRows:
         self._observe = observe
         self._results: dict[_Key, str] = {}
         self._expires: dict[_Key, float] = {}
-        # Whether any result is wrong; otherwise the common path skips the lookup.
+        # Lets the common path, without a wrong result, skip the lookup.
         self.any_wrong = False
-        client.pool.left = self._forget_all
+        client.pool.on_leave = self._forget_all
 
     def result(self, server: Server, model: str, version: int) -> str | None:
-        """Return ok, wrong, or none if the model has no golden rows; None if not yet known."""
+        """Return "ok", "wrong", or "none" without golden rows; None if not yet known."""
         return self._results.get((server, model, version))
 
     async def check(self, schema: Schema, server: Server) -> None:
@@ -85,7 +85,7 @@ class GoldenRows:
         self.any_wrong = WRONG in self._results.values()
         self._observe(schema.model, schema.version, server.address, result)
 
-    def wrong(self) -> list[tuple[Server, str, int]]:
+    def wrong_results(self) -> list[tuple[Server, str, int]]:
         """Return the servers, models and versions with a wrong result."""
         return [key for key, result in self._results.items() if result == WRONG]
 
@@ -112,7 +112,7 @@ class GoldenRows:
             call = rows.read_document({"inputs": document["rows"]}, schema).call
         except (ClientError, KeyError, TypeError, ValueError) as error:
             log.warning(
-                "model %s: version %d has golden rows in an unknown form: %s",
+                "model %s: version %d has golden rows in an unknown format: %s",
                 *(schema.model, schema.version, error),
             )
             return NONE

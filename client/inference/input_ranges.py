@@ -1,6 +1,6 @@
 """Values not seen in training: out of range, unseen categories, or missing.
 
-The model predicts them like any others, but with unknown quality. So they are counted, or rejected.
+The model predicts them like any others, but with unknown quality, so they are counted or refused.
 """
 
 from __future__ import annotations
@@ -51,57 +51,57 @@ class Finding(NamedTuple):
         return ClientError(f"{where}: expected {self.expected}, as in training, got {value}")
 
 
-class _Numbers:
-    """The numeric columns that an input holds side by side."""
+class _NumberCheck:
+    """A check of the numeric columns that an input holds side by side."""
 
     def __init__(self, name: str, columns: tuple[Column, ...]) -> None:
         # Non-numeric columns have no range.
         ranges = [column.range for column in columns]
-        self.numeric = np.array([of is not None for of in ranges])
+        self._is_numeric = np.array([bounds is not None for bounds in ranges])
         self.name = name
         self.columns = columns
-        self._low = np.array([-np.inf if of is None else of[0] for of in ranges])
-        self._high = np.array([np.inf if of is None else of[1] for of in ranges])
-        self._ends: dict[np.dtype[np.generic], tuple[Array, Array]] = {}
+        self._low = np.array([-np.inf if bounds is None else bounds[0] for bounds in ranges])
+        self._high = np.array([np.inf if bounds is None else bounds[1] for bounds in ranges])
+        self._bounds: dict[np.dtype[np.generic], tuple[Array, Array]] = {}
 
-    def ends(self, dtype: np.dtype[np.generic]) -> tuple[Array, Array]:
+    def bounds(self, dtype: np.dtype[np.generic]) -> tuple[Array, Array]:
         """Return the minimums and maximums in the precision of a dtype."""
         if dtype.kind != "f":
             return self._low, self._high
-        ends = self._ends.get(dtype)
-        if ends is None:
+        bounds = self._bounds.get(dtype)
+        if bounds is None:
             with np.errstate(over="ignore"):
-                ends = self._ends[dtype] = self._low.astype(dtype), self._high.astype(dtype)
-        return ends
+                bounds = self._bounds[dtype] = self._low.astype(dtype), self._high.astype(dtype)
+        return bounds
 
     def find(self, values: Array) -> Iterator[Finding]:
-        """Yield values that are out of range or missing."""
+        """Yield the values that are out of range or missing, by column."""
         width = len(self.columns)
         if values.dtype.kind not in "fiu" or values.ndim not in (1, 2):
             return
         if values.size != len(values) * width:
             return  # the server will reject it
         values = values.reshape(-1, width)
-        low, high = self.ends(values.dtype)
+        low, high = self.bounds(values.dtype)
         outside = ~((values >= low) & (values <= high))
-        outside &= self.numeric
+        outside &= self._is_numeric
         if not outside.any():
             return
         missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros_like(outside)
-        for place in np.flatnonzero(outside.any(axis=0)).tolist():
-            column, cells = self.columns[place], values[:, place]
-            show = column.shown if column.expected else str
-            ends = f"from {show(low[place])} to {show(high[place])}"
-            expected = f"{column.expected or 'a number'} {ends}"
-            none = missing[:, place] & (column.missing or column.mode is not None)
-            for kind, mask in ((MISSING, none), (OUT_OF_RANGE, outside[:, place] & ~none)):
+        for index in np.flatnonzero(outside.any(axis=0)).tolist():
+            column, cells = self.columns[index], values[:, index]
+            show = column.format_number if column.expected else str
+            bounds = f"from {show(low[index])} to {show(high[index])}"
+            expected = f"{column.expected or 'a number'} {bounds}"
+            imputed = missing[:, index] & (column.missing or column.mode is not None)
+            for kind, mask in ((MISSING, imputed), (OUT_OF_RANGE, outside[:, index] & ~imputed)):
                 rows = np.flatnonzero(mask)
                 if len(rows):
                     yield Finding(kind, column.name, rows, expected, show(cells[rows[0]]))
 
 
-class _Categories:
-    """A column of categories, one value per row."""
+class _CategoryCheck:
+    """A check of a column of categories, one value per row."""
 
     def __init__(self, name: str, column: Column) -> None:
         self.name = name
@@ -111,7 +111,7 @@ class _Categories:
         self._integers.add(MISSING_INTEGER)
 
     def find(self, values: Array) -> Iterator[Finding]:
-        """Yield values that are unseen or missing."""
+        """Yield the values that are unseen or missing."""
         if values.ndim != 1 or values.dtype.kind not in "Oi":
             return
         if values.dtype == np.int8 and self._column.kind == "boolean":
@@ -119,23 +119,23 @@ class _Categories:
             if len(missing):
                 yield Finding(MISSING, self._column.name, missing, "true or false", None)
             return
-        texts = values.dtype.kind == "O"
-        known, none = (self._texts, b"") if texts else (self._integers, MISSING_INTEGER)
+        is_text = values.dtype.kind == "O"
+        known, gap = (self._texts, b"") if is_text else (self._integers, MISSING_INTEGER)
         cells = values.tolist()
-        if known.issuperset(cells) and none not in cells:
+        if known.issuperset(cells) and gap not in cells:
             return
         for kind, rows in (
-            (MISSING, [i for i, cell in enumerate(cells) if cell == none]),
+            (MISSING, [i for i, cell in enumerate(cells) if cell == gap]),
             (UNSEEN, [i for i, cell in enumerate(cells) if cell not in known]),
         ):
             if rows:
-                at = np.array(rows)
-                yield Finding(kind, self._column.name, at, self._expected(), cells[rows[0]])
+                indexes = np.array(rows)
+                yield Finding(kind, self._column.name, indexes, self._expected(), cells[rows[0]])
 
     def _expected(self) -> str:
-        shown = ", ".join(self._column.vocabulary[:10])
+        values = ", ".join(self._column.vocabulary[:10])
         more = ", ..." if len(self._column.vocabulary) > 10 else ""
-        return f"one of {shown}{more}"
+        return f"one of {values}{more}"
 
 
 def find(call: Call, schema: Schema) -> list[Finding]:
@@ -149,11 +149,11 @@ def find(call: Call, schema: Schema) -> list[Finding]:
 
 
 def refuse(findings: list[Finding], *kinds: str, rows_before: int = 0) -> None:
-    """Raise an error for the first value of some kinds.
+    """Raise an error for the first value of the given kinds.
 
     Args:
         findings: the findings of a call.
-        kinds: the kinds to reject.
+        kinds: the kinds to refuse.
         rows_before: number of the request's rows in earlier calls.
 
     Raises:
@@ -164,8 +164,8 @@ def refuse(findings: list[Finding], *kinds: str, rows_before: int = 0) -> None:
         raise min(refused, key=lambda finding: int(finding.rows[0])).error(rows_before)
 
 
-def rows_of(findings: list[Finding], *kinds: str) -> list[int]:
-    """Return the indexes of the rows with values of some kinds, in order."""
+def affected_rows(findings: list[Finding], *kinds: str) -> list[int]:
+    """Return the indexes of the rows with values of the given kinds, in order."""
     return sorted({int(row) for f in findings if f.kind in kinds for row in f.rows})
 
 
@@ -174,16 +174,18 @@ def count(findings: list[Finding], kind: str) -> Mapping[str, int]:
     return {f.column: len(f.rows) for f in findings if f.kind == kind}
 
 
-def _checks(schema: Schema, signature_name: str) -> tuple[_Numbers | _Categories, ...]:
-    checks: tuple[_Numbers | _Categories, ...] | None = schema.derived.get((find, signature_name))
+def _checks(schema: Schema, signature_name: str) -> tuple[_NumberCheck | _CategoryCheck, ...]:
+    checks: tuple[_NumberCheck | _CategoryCheck, ...] | None = schema.derived.get(
+        (find, signature_name)
+    )
     described = schema.described.get(signature_name)
     if checks is not None or described is None:
         return checks or ()
-    found: list[_Numbers | _Categories] = []
+    created: list[_NumberCheck | _CategoryCheck] = []
     for name, columns in described.items():
         if any(column.range is not None for column in columns):
-            found.append(_Numbers(name, tuple(columns)))
+            created.append(_NumberCheck(name, tuple(columns)))
         elif len(columns) == 1 and columns[0].vocabulary:
-            found.append(_Categories(name, columns[0]))
-    checks = schema.derived[find, signature_name] = tuple(found)
+            created.append(_CategoryCheck(name, columns[0]))
+    checks = schema.derived[find, signature_name] = tuple(created)
     return checks

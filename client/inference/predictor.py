@@ -1,7 +1,7 @@
-"""Predictions: the choice of a server, and hedging of late calls.
+"""Prediction: choosing a server, and hedging late calls.
 
-Requests are decoded with the schema of the server that they go to, since servers do not load a new
-version at the same moment.
+Requests are decoded with the schema of the server that they go to, since servers do not all load a
+new version at the same moment.
 """
 
 from __future__ import annotations
@@ -63,68 +63,68 @@ class Predictor:
         self.stable: Callable[[Target], Target] = lambda target: target
         self._checks = checks or Checks(frozenset(), lambda model, kind, counts: None)
         self._sender = BatchSender(self._call, limits or Limits(), observe)
-        self._polling: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def run(
         self,
         target: Target,
         count: int,
-        ask: Callable[[Attempts], Awaitable[None]],
+        run_attempts: Callable[[Attempts], Awaitable[None]],
         deadline: Deadline,
-        is_done: Callable[[int], bool] = lambda place: False,
+        is_done: Callable[[int], bool] = lambda index: False,
         *,
         on_trial: bool = False,
     ) -> Outcome:
-        """Answer requests with a server.
+        """Answer requests on one server.
 
-        If it is late, another is asked as well, and the first answer counts.
+        If it is late, they are sent to another one as well, and the first answer counts.
 
         Args:
             target: the model, and the version if one is requested.
             count: number of requests.
-            ask: asks one server: decodes and predicts the requests of each attempt.
+            run_attempts: decodes and predicts the requests of each attempt on one server.
             deadline: the latest deadline of the requests.
             is_done: whether the request at an index has been answered or cancelled.
             on_trial: whether to avoid servers that failed the version's golden rows or were not
-                checked; otherwise only those that failed are avoided, while another can answer.
+                checked; if not, only those that failed are avoided, while another can answer.
         """
 
-        async def asked(server: Server) -> Outcome:
+        async def run_on(server: Server) -> Outcome:
             attempts = Attempts(
                 self.schemas, self._sender, self._checks, target, count, deadline, is_done, server
             )
-            await ask(attempts)
+            await run_attempts(attempts)
             return attempts.outcome
 
         pool = self.client.pool
         try:
-            avoid = await self.servers.avoided(target, deadline, on_trial=on_trial)
+            avoid = await self.servers.to_avoid(target, deadline, on_trial=on_trial)
         except ClientError as error:
             return Outcome(errors=dict.fromkeys(range(count), error))
         server = pool.pick(avoid)
         if len(pool.servers) == 1:
-            return await asked(server)
-        running = {server: asyncio.create_task(asked(server))}
+            return await run_on(server)
+        running = {server: asyncio.create_task(run_on(server))}
         try:
             while True:
-                other = pool.other(server, avoid) if len(running) == 1 else None
-                late = pool.late_after if other is not None else None
+                other = pool.pick_other(server, avoid) if len(running) == 1 else None
+                timeout = pool.late_after if other is not None else None
                 await asyncio.wait(
-                    running.values(), timeout=late, return_when=asyncio.FIRST_COMPLETED
+                    running.values(), timeout=timeout, return_when=asyncio.FIRST_COMPLETED
                 )
-                lost: Outcome | None = None
-                for one in [one for one, task in running.items() if task.done()]:
-                    outcome = running.pop(one).result()
-                    if not outcome.is_unreached:
+                failure: Outcome | None = None
+                for finished in [each for each, task in running.items() if task.done()]:
+                    outcome = running.pop(finished).result()
+                    if not outcome.is_unreachable:
                         return outcome
-                    lost = outcome
-                    pool.leave_out(one)
-                if lost is None:
+                    failure = outcome
+                    pool.leave_out(finished)
+                if failure is None:
                     pool.leave_out(server)
                 if other is not None and deadline.left():
-                    running[other] = asyncio.create_task(asked(other))
-                elif lost is not None and not running:
-                    return lost
+                    running[other] = asyncio.create_task(run_on(other))
+                elif failure is not None and not running:
+                    return failure
                 server = next(reversed(running))
         finally:
             for task in running.values():
@@ -151,23 +151,23 @@ class Predictor:
             call: the call.
             deadline: when the call times out.
             rows_before: number of the request's rows in earlier calls, for error messages.
-            findings: a list that is extended with values not seen in training.
+            findings: list to extend with the values not seen in training.
             on_trial: as in `run`.
 
         Raises:
             ClientError: the server cannot answer, or a value is refused.
         """
-        found = input_ranges.find(call, schema)
+        new_findings = input_ranges.find(call, schema)
         if findings is not None:
-            findings.extend(found)
-        input_ranges.refuse(found, *self._checks.refused, rows_before=rows_before)
-        avoid = await self.servers.avoided(target, deadline, on_trial=on_trial)
-        prediction = await self._anywhere(
+            findings.extend(new_findings)
+        input_ranges.refuse(new_findings, *self._checks.refused, rows_before=rows_before)
+        avoid = await self.servers.to_avoid(target, deadline, on_trial=on_trial)
+        prediction = await self._call_any(
             lambda server: self._sender.send_alone(target, schema, call, deadline, server),
             avoid,
             self.schemas.server_of(target, schema, avoid),
         )
-        self._checks.count(schema, found)
+        self._checks.count(schema, new_findings)
         return prediction
 
     async def copy(
@@ -178,11 +178,11 @@ class Predictor:
         Raises:
             ClientError: no server may answer for the version, or the call fails.
         """
-        server = self.client.pool.pick(await self.servers.avoided(target, deadline, on_trial=True))
+        server = self.client.pool.pick(await self.servers.to_avoid(target, deadline, on_trial=True))
         return await self._call(target, schema, call, deadline.left(), server)
 
     def refusals(self, schema: Schema, call: Call, numbers: Sequence[int]) -> dict[int, str]:
-        """Return the errors of rows with refused values, by the rows' numbers.
+        """Return the errors of rows with refused values, by row number.
 
         Args:
             schema: the schema that the call was decoded with.
@@ -191,12 +191,12 @@ class Predictor:
         """
         kinds = self._checks.refused
         errors = {}
-        found = input_ranges.find(call, schema) if kinds else []
-        for row in input_ranges.rows_of(found, *kinds):
-            alone = {name: values[row : row + 1] for name, values in call.inputs.items()}
+        findings = input_ranges.find(call, schema) if kinds else []
+        for row in input_ranges.affected_rows(findings, *kinds):
+            inputs = {name: values[row : row + 1] for name, values in call.inputs.items()}
             try:
-                own = input_ranges.find(call._replace(inputs=alone), schema)
-                input_ranges.refuse(own, *kinds, rows_before=numbers[row])
+                row_findings = input_ranges.find(call._replace(inputs=inputs), schema)
+                input_ranges.refuse(row_findings, *kinds, rows_before=numbers[row])
             except ClientError as error:
                 errors[numbers[row]] = error.message
         return errors
@@ -208,7 +208,7 @@ class Predictor:
             ServerError: there is no such model or version, or the server cannot be reached.
         """
         stable = self.stable(target)
-        return await self._anywhere(lambda server: self.schemas.load(stable, server, deadline))
+        return await self._call_any(lambda server: self.schemas.load(stable, server, deadline))
 
     async def metadata(self, target: Target, deadline: Deadline) -> Schema:
         """Return a model's current schema from a server.
@@ -217,7 +217,7 @@ class Predictor:
             ServerError: there is no such model or version, or the server cannot be reached.
         """
         stable = self.stable(target)
-        return await self._anywhere(lambda server: self.schemas.ask(stable, server, deadline))
+        return await self._call_any(lambda server: self.schemas.fetch(stable, server, deadline))
 
     def known_models(self) -> list[str]:
         """Return the names of the models whose latest version is cached."""
@@ -229,7 +229,7 @@ class Predictor:
         Raises:
             ServerError: there is no such model or version, or the server cannot be reached.
         """
-        return await self._anywhere(
+        return await self._call_any(
             lambda server: self.client.status(target, timeout=deadline.left(), server=server)
         )
 
@@ -249,9 +249,9 @@ class Predictor:
             ServerError: the server refused the request, or cannot be reached.
         """
         call = self.client.classify if method == "classify" else self.client.regress
-        avoid = await self.servers.avoided(target, deadline, on_trial=on_trial)
+        avoid = await self.servers.to_avoid(target, deadline, on_trial=on_trial)
         async with self._sender.slot(deadline):
-            return await self._anywhere(
+            return await self._call_any(
                 lambda server: call(
                     target,
                     examples,
@@ -265,7 +265,7 @@ class Predictor:
     async def __aenter__(self) -> Predictor:
         self.client.pool.start()
         polling = (self.schemas.keep_fresh(), self.servers.recheck())
-        self._polling = [asyncio.create_task(each) for each in polling]
+        self._tasks = [asyncio.create_task(coroutine) for coroutine in polling]
         return self
 
     async def __aexit__(
@@ -274,39 +274,39 @@ class Predictor:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for task in self._polling:
+        for task in self._tasks:
             task.cancel()
 
-    async def _anywhere(
+    async def _call_any(
         self,
-        ask: Callable[[Server], Awaitable[T]],
+        call: Callable[[Server], Awaitable[T]],
         avoid: Collection[Server] = (),
         first: Server | None = None,
     ) -> T:
-        """Ask a server, and others if it cannot be reached.
+        """Call a server, and others if it cannot be reached.
 
         Args:
-            ask: asks a server.
+            call: makes the call to a server.
             avoid: servers that must not answer.
-            first: the server to ask first.
+            first: the server to call first.
         """
         pool = self.client.pool
         server = first or pool.pick(avoid)
         while True:
             try:
-                return await ask(server)
+                return await call(server)
             except UnavailableError:
                 pool.leave_out(server)
                 avoid = (*avoid, server)
-                other = pool.other(server, avoid)
+                other = pool.pick_other(server, avoid)
                 if other is None:
                     raise
                 server = other
 
     async def _call(
-        self, target: Target, schema: Schema, call: Call, seconds: float, server: Server
+        self, target: Target, schema: Schema, call: Call, timeout: float, server: Server
     ) -> Prediction:
-        if not seconds:
+        if not timeout:
             # gRPC may still return a reply after the deadline.
             raise DeadlineExceededError("there was no answer in time")
         return await self.client.predict(
@@ -315,6 +315,6 @@ class Predictor:
             signature_name=call.signature_name,
             signature=schema.signatures.get(call.signature_name),
             output_filter=call.output_filter,
-            timeout=seconds,
+            timeout=timeout,
             server=server,
         )

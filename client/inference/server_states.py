@@ -1,4 +1,4 @@
-"""The states of a model's versions on each model server, asked at most once a second."""
+"""The states of a model's versions on each model server, requested at most once a second."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from client.serving.client import Target
 from client.serving.pool import Server
 from client.serving.protos import ModelVersionStatus
 
-ASK_SECONDS = 1.0
+MAX_AGE_SECONDS = 1.0
 TIMEOUT_SECONDS = 1.0
 
 ANSWERS, LEFT_OUT, UNREACHABLE = "answers", "left out", "unreachable"
@@ -39,22 +39,23 @@ class ServerStates:
     def __init__(self, client: AsyncServingClient, model: str) -> None:
         self._client = client
         self._target = Target(model)
-        self._asked_at = 0.0
-        self._asking: asyncio.Task[list[ServerState]] | None = None
+        self._requested_at = 0.0
+        self._request: asyncio.Task[list[ServerState]] | None = None
 
     async def load(self) -> list[ServerState]:
-        """Return the states, which are at most `ASK_SECONDS` old."""
+        """Return the states, which are at most `MAX_AGE_SECONDS` old."""
         now = deadlines.now()
-        if self._asking is None or (self._asking.done() and now - self._asked_at >= ASK_SECONDS):
-            self._asked_at = now
-            self._asking = asyncio.get_running_loop().create_task(self._ask_all())
+        is_old = now - self._requested_at >= MAX_AGE_SECONDS
+        if self._request is None or (self._request.done() and is_old):
+            self._requested_at = now
+            self._request = asyncio.get_running_loop().create_task(self._load_all())
         # A caller that disconnects must not cancel the call of the others.
-        return await asyncio.shield(self._asking)
+        return await asyncio.shield(self._request)
 
-    async def _ask_all(self) -> list[ServerState]:
-        return await asyncio.gather(*map(self._ask, self._client.pool.servers))
+    async def _load_all(self) -> list[ServerState]:
+        return await asyncio.gather(*map(self._load_one, self._client.pool.servers))
 
-    async def _ask(self, server: Server) -> ServerState:
+    async def _load_one(self, server: Server) -> ServerState:
         if server.left_out:  # the pool probes it already
             return ServerState(server.address, LEFT_OUT)
         try:
@@ -67,5 +68,5 @@ class ServerStates:
             return ServerState(server.address, UNREACHABLE)
         name = ModelVersionStatus.State.Name
         return ServerState(
-            server.address, ANSWERS, tuple((one.version, name(one.state)) for one in versions)
+            server.address, ANSWERS, tuple((v.version, name(v.state)) for v in versions)
         )

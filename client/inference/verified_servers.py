@@ -16,14 +16,14 @@ from client.serving.schema_cache import SchemaCache
 
 
 class VerifiedServers:
-    """Learns each version on each server, and selects servers that pass the golden rows.
+    """Loads each version's schema from each server, and selects servers that pass its golden rows.
 
     Attributes:
         schemas: the versions' schemas.
     """
 
     def __init__(self, client: AsyncServingClient, observe: GoldenObserver) -> None:
-        """Create an empty set of servers.
+        """Start with no version loaded.
 
         Args:
             client: the client of the servers.
@@ -36,7 +36,7 @@ class VerifiedServers:
         self.schemas = SchemaCache(client, self._golden.check)
 
     def result_at(self, address: str, model: str, version: int) -> str | None:
-        """Return ok, wrong, or none if the version has no golden rows; None if unknown."""
+        """Return "ok", "wrong", or "none" without golden rows; None if not yet known."""
         servers = [server for server in self._pool.servers if server.address == address]
         return self._golden.result(servers[0], model, version) if servers else None
 
@@ -56,21 +56,22 @@ class VerifiedServers:
         await asyncio.gather(*map(learn_one, servers))
 
     async def recheck(self) -> None:
-        """Load and check wrong versions again until cancelled, and forget those that are gone.
+        """Recheck versions with a wrong result until cancelled, and forget those that are gone.
 
-        Nobody else asks for a version that was rolled back.
+        A version that was rolled back gets no requests, so nothing else would check it again.
         """
         while True:
             await asyncio.sleep(RECHECK_SECONDS[WRONG])
-            for server, model, version in self._golden.wrong():
+            for server, model, version in self._golden.wrong_results():
                 if server.left_out:
                     continue
+                target = Target(model, version)
                 try:
-                    await self.schemas.ask(Target(model, version), server, Deadline(self._timeout))
+                    await self.schemas.fetch(target, server, Deadline(self._timeout))
                 except NotFoundError:
                     self._golden.forget(server, model, version)
                 except ServerError:
-                    pass  # the next round asks again
+                    pass  # retried in the next round
 
     async def verify(self, target: Target, deadline: Deadline) -> None:
         """Check that a server passes the golden rows of a target's version, if it has any.
@@ -91,7 +92,7 @@ class VerifiedServers:
         if set(results.values()) == {None} and not deadline.left():
             raise UnavailableError(f"model {target.model} has not described itself yet")
 
-    async def avoided(
+    async def to_avoid(
         self, target: Target, deadline: Deadline, *, on_trial: bool = False
     ) -> Collection[Server]:
         """Return the servers that must not answer for a target.
@@ -99,8 +100,8 @@ class VerifiedServers:
         Args:
             target: the model and the version.
             deadline: for learning a version on trial.
-            on_trial: whether to avoid servers not known to be right; otherwise those known to be
-                wrong, as long as another one answers.
+            on_trial: whether to avoid servers not known to be right; if not, only those known to be
+                wrong are avoided, while another one answers.
 
         Raises:
             UnavailableError: a version is on trial, and no server may answer for it.
@@ -108,13 +109,13 @@ class VerifiedServers:
         if not on_trial:
             if not self._golden.any_wrong:
                 return ()
-            wrong = self._but(target, WRONG)
+            wrong = self._servers_with(target, WRONG)
             others = [s for s in self._pool.servers if s not in wrong and not s.left_out]
             return wrong if others else ()
-        avoid = self._but(target, None, WRONG)
+        avoid = self._servers_with(target, None, WRONG)
         if len(avoid) == len(self._pool.servers):
             await self.learn(target, deadline)
-            avoid = self._but(target, None, WRONG)
+            avoid = self._servers_with(target, None, WRONG)
         if len(avoid) == len(self._pool.servers):
             raise UnavailableError(
                 f"model {target.model}: no server answers for version {target.version}, or it does "
@@ -122,7 +123,7 @@ class VerifiedServers:
             )
         return avoid
 
-    def _but(self, target: Target, *results: str | None) -> list[Server]:
+    def _servers_with(self, target: Target, *results: str | None) -> list[Server]:
         return [s for s in self._pool.servers if self._result_of(target, s) in results]
 
     def _result_of(self, target: Target, server: Server) -> str | None:

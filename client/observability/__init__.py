@@ -1,1 +1,1 @@
-"""Metrics, traces and the timing of requests."""
+"""Metrics, traces, drift and the prediction log."""

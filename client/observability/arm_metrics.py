@@ -1,6 +1,6 @@
 """Prometheus metrics of a rollout, which its controller evaluates.
 
-Several workers report one value; for states, the one that all of them have reached.
+Each gauge's mode merges the workers' values, so the generation is one that all have reached.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-# Fine enough to compare the arms' high percentiles: each is a quarter more than the one before.
+# Fine enough to compare the arms' high percentiles: each bound is 25 % above the previous one.
 FINE_SECONDS = (*(0.00025 * 1.25**power for power in range(48)), 10.0)
 
 _ARM = ("model", "version", "arm")
@@ -49,7 +49,7 @@ class ArmMetrics:
         )
         self._shadow_rows = Counter(
             "client_shadow_rows_total",
-            "Rows by whether the shadow version gives a different label",
+            "Rows answered by the shadow version, by whether its label differs",
             (*_VERSION, "outcome"),
             registry=registry,
         )
@@ -60,36 +60,36 @@ class ArmMetrics:
             registry=registry,
         )
 
-        def state(
+        def gauge(
             name: str,
-            text: str,
+            documentation: str,
             labels: tuple[str, ...],
             mode: Literal["livemin", "livemax", "livemostrecent"],
         ) -> Gauge:
-            return Gauge(name, text, labels, registry=registry, multiprocess_mode=mode)
+            return Gauge(name, documentation, labels, registry=registry, multiprocess_mode=mode)
 
-        self._generation = state(
+        self._generation = gauge(
             "client_rollout_generation", "Generation of the rollout state", ("model",), "livemin"
         )
-        self._percent = state(
+        self._percent = gauge(
             "client_rollout_percent",
-            "Percent of the requests for the canary",
+            "Percentage of the requests sent to the canary",
             ("model",),
             "livemostrecent",
         )
-        self._cut_out = state(
+        self._cut_out = gauge(
             "client_rollout_cutout",
             "Whether the canary has failed too often here and gets no requests",
             _VERSION,
             "livemax",
         )
-        self._unreadable = state(
+        self._unreadable = gauge(
             "client_rollout_unreadable",
             "Whether the rollout file cannot be read; the last state stays in effect",
             ("model",),
             "livemax",
         )
-        # Looking up a child by its labels takes as long as incrementing three.
+        # Looking up a child by its labels takes as long as three increments.
         self._child = cache(_child)
 
     def observe_call(
@@ -98,7 +98,7 @@ class ArmMetrics:
         """Count a call of an arm."""
         self._child(self._calls, model, version, arm, outcome).inc()
         histogram = self._child(self._call_seconds, model, version, arm)
-        # `observe` compares with every bucket in turn.
+        # `Histogram.observe` compares with one bound after the other.
         histogram._buckets[bisect_left(FINE_SECONDS, seconds)].inc(1)
         histogram._sum.inc(seconds)
 

@@ -1,6 +1,6 @@
 """Counts of requested rows, per bin of the reference in a model's description.
 
-Rows are buffered, then counted some hundred at a time with one numpy operation. The counts go to
+Rows are buffered, then counted a few hundred at a time with one numpy operation. The counts go to
 Prometheus periodically, since incrementing thousands of shared counters per call is too slow.
 """
 
@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 
 PROBABILITY = "probability"
 # Name of the model's own probability among the columns.
-OF_MODEL = ""
+PROBABILITY_COLUMN = ""
 MISSING, OTHER = "missing", "other"
 MAX_COLUMNS, MAX_BINS = 200, 12
-# Rows that are counted in one operation.
+# Rows counted in one operation.
 BLOCK_ROWS = 512
-NUMBERS = ("numeric", "date", "")
+NUMERIC_KINDS = ("numeric", "date", "")
 _INTEGER = re.compile(r"-?\d{1,19}", re.ASCII)
 
 
@@ -78,38 +78,37 @@ class Reference:
         """Read the output `reference` of `describe`.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not such a reference.
+            KeyError, TypeError, ValueError: the text is not a valid reference.
         """
-        found = json.loads(text)
-        if found["format"] != 1:
-            raise ValueError(f"format: expected 1, got {found['format']}")
-        probability = found["probability"]
-        model = {**probability, "name": OF_MODEL, "kind": "", "missing": 0.0, "other": 0.0}
+        document = json.loads(text)
+        if document["format"] != 1:
+            raise ValueError(f"format: expected 1, got {document['format']}")
+        constants = {"name": PROBABILITY_COLUMN, "kind": "", "missing": 0.0, "other": 0.0}
         binned = []
-        for one in [model, *found["columns"][:MAX_COLUMNS]]:
-            column = columns.get(one["name"])
+        for entry in [{**document["probability"], **constants}, *document["columns"][:MAX_COLUMNS]]:
+            column = columns.get(entry["name"])
             vocabulary = () if column is None else column.vocabulary
-            numbers = one["kind"] in NUMBERS
-            edges = tuple(map(float, one["edges"])) if numbers else ()
-            values = () if numbers else tuple(one.get("values", vocabulary))
-            shares = (*one["shares"], one["missing"], one["other"])
-            if len(shares) != 2 + (len(edges) + 1 if numbers else len(values)):
-                raise ValueError(f'column "{one["name"]}": shares do not fit the bins')
+            is_numeric = entry["kind"] in NUMERIC_KINDS
+            edges = tuple(map(float, entry["edges"])) if is_numeric else ()
+            values = () if is_numeric else tuple(entry.get("values", vocabulary))
+            shares = (*entry["shares"], entry["missing"], entry["other"])
+            if len(shares) != 2 + (len(edges) + 1 if is_numeric else len(values)):
+                raise ValueError(f'column "{entry["name"]}": shares do not fit the bins')
             if len(shares) <= MAX_BINS:
-                binned.append(BinnedColumn(one["name"], one["kind"], edges, values, shares))
-        return cls(int(found["rows"]), tuple(binned))
+                binned.append(BinnedColumn(entry["name"], entry["kind"], edges, values, shares))
+        return cls(int(document["rows"]), tuple(binned))
 
 
 def reference_of(schema: Schema) -> Reference | None:
     """Return the reference of a version; None if it is missing or cannot be read."""
     derived = schema.derived
     if Reference not in derived:
-        derived[Reference] = _read(schema)
+        derived[Reference] = _read_reference(schema)
     reference: Reference | None = derived[Reference]
     return reference
 
 
-def _read(schema: Schema) -> Reference | None:
+def _read_reference(schema: Schema) -> Reference | None:
     description = schema.description
     if description is None or description.reference is None:
         return None
@@ -118,7 +117,7 @@ def _read(schema: Schema) -> Reference | None:
         return Reference.from_json(description.reference, columns)
     except (KeyError, TypeError, ValueError) as error:
         log.warning(
-            "model %s, version %d: drift is not counted, the reference cannot be read: %r",
+            "model %s, version %d: drift is not counted because the reference cannot be read: %r",
             *(schema.model, schema.version, error),
         )
         return None
@@ -162,18 +161,21 @@ class _Tally:
         self.schema = schema
         self._columns = reference.columns
         self._rows = 0
-        self._waiting: list[tuple[Call, Mapping[str, Array]]] = []
-        self._signatures: dict[str, list[_Numbers | _Categories]] = {}
-        self._model = _Numbers([(0, self._columns[0])], PROBABILITY)
+        self._pending: list[tuple[Call, Mapping[str, Array]]] = []
+        self._input_binners: dict[str, list[_NumberBinner | _CategoryBinner]] = {}
+        self._probability_binner = _NumberBinner([(0, self._columns[0])], PROBABILITY)
         width = max(len(column.shares) for column in self._columns)
         self._counts = np.zeros((len(self._columns), width), np.int64)
         self._counters = [
-            [counter.labels(schema.model, schema.version, column.name, one) for one in column.bins]
+            [
+                counter.labels(schema.model, schema.version, column.name, name)
+                for name in column.bins
+            ]
             for column in self._columns
         ]
 
     def add(self, call: Call, outputs: Mapping[str, Array]) -> None:
-        self._waiting.append((call, outputs))
+        self._pending.append((call, outputs))
         self._rows += row_count(call.inputs)
         if self._rows >= BLOCK_ROWS:
             self._count()
@@ -182,36 +184,36 @@ class _Tally:
         self._count()
         if not self._counts.any():
             return
-        for place, number in zip(*np.nonzero(self._counts), strict=True):
-            self._counters[place][number].inc(int(self._counts[place, number]))
+        for index, bin_index in zip(*np.nonzero(self._counts), strict=True):
+            self._counters[index][bin_index].inc(int(self._counts[index, bin_index]))
         self._counts[:] = 0
 
     def _count(self) -> None:
-        waiting, self._waiting, self._rows = self._waiting, [], 0
-        for name, group in groupby(waiting, key=lambda one: one[0].signature_name):
+        pending, self._pending, self._rows = self._pending, [], 0
+        for name, group in groupby(pending, key=lambda item: item[0].signature_name):
             calls = list(group)
-            for check in self._checks(name):
-                check.count([call.inputs for call, _ in calls], self._counts)
-            self._model.count([outputs for _, outputs in calls], self._counts)
+            for binner in self._binners(name):
+                binner.count([call.inputs for call, _ in calls], self._counts)
+            self._probability_binner.count([outputs for _, outputs in calls], self._counts)
 
-    def _checks(self, signature_name: str) -> list[_Numbers | _Categories]:
-        """Return the counters for a signature's inputs."""
-        checks = self._signatures.get(signature_name)
-        if checks is None:
-            checks = self._signatures[signature_name] = []
-            places = {column.name: (i, column) for i, column in enumerate(self._columns)}
+    def _binners(self, signature_name: str) -> list[_NumberBinner | _CategoryBinner]:
+        """Return the binners of a signature's inputs."""
+        binners = self._input_binners.get(signature_name)
+        if binners is None:
+            binners = self._input_binners[signature_name] = []
+            indexed = {column.name: (i, column) for i, column in enumerate(self._columns)}
             described = self.schema.described.get(signature_name, {})
             for name, columns in described.items():
-                binned = [places.get(column.name) for column in columns]
+                binned = [indexed.get(column.name) for column in columns]
                 if len(columns) == 1 and binned[0] is not None and binned[0][1].values:
-                    checks.append(_Categories(*binned[0], name))
-                elif any(one is not None and one[1].kind in NUMBERS for one in binned):
-                    checks.append(_Numbers(binned, name))
-        return checks
+                    binners.append(_CategoryBinner(*binned[0], name))
+                elif any(item is not None and item[1].kind in NUMERIC_KINDS for item in binned):
+                    binners.append(_NumberBinner(binned, name))
+        return binners
 
 
-class _Numbers:
-    """Numeric columns side by side in one array."""
+class _NumberBinner:
+    """Bins numeric columns that are side by side in one array."""
 
     def __init__(self, columns: Sequence[tuple[int, BinnedColumn] | None], name: str) -> None:
         """Prepare the bins.
@@ -221,18 +223,20 @@ class _Numbers:
                 that are not counted.
             name: the array's name.
         """
-        found = [
-            (i, *one) for i, one in enumerate(columns) if one is not None and one[1].kind in NUMBERS
+        numeric = [
+            (i, *item)
+            for i, item in enumerate(columns)
+            if item is not None and item[1].kind in NUMERIC_KINDS
         ]
         self._name = name
         self._width = len(columns)
-        self._take = [i for i, _, _ in found]
-        self._places = np.array([place for _, place, _ in found])
-        self._missing = np.array([len(column.edges) + 1 for _, _, column in found])
+        self._array_indexes = [i for i, _, _ in numeric]
+        self._indexes = np.array([index for _, index, _ in numeric])
+        self._missing = np.array([len(column.edges) + 1 for _, _, column in numeric])
         # No value is above infinity, so it pads the edges of columns with fewer bins.
-        most = max(len(column.edges) for _, _, column in found)
-        self._edges = np.full((len(found), most), np.inf)
-        for row, (_, _, column) in enumerate(found):
+        max_edges = max(len(column.edges) for _, _, column in numeric)
+        self._edges = np.full((len(numeric), max_edges), np.inf)
+        for row, (_, _, column) in enumerate(numeric):
             self._edges[row, : len(column.edges)] = column.edges
 
     def count(self, calls: Sequence[Mapping[str, Array]], counts: Array) -> None:
@@ -240,46 +244,46 @@ class _Numbers:
         arrays = [call[self._name].reshape(-1, self._width) for call in calls if self._name in call]
         if not arrays:
             return
-        values = np.concatenate(arrays).T[self._take]
+        values = np.concatenate(arrays).T[self._array_indexes]
         is_float = values.dtype.kind == "f"
         # A value equal to an edge, in the precision of the input, is in the bin below.
         edges = self._edges.astype(values.dtype) if is_float else self._edges
         for start in range(0, values.shape[1], BLOCK_ROWS):
             block = values[:, start : start + BLOCK_ROWS]
             missing = np.isnan(block) if is_float else block == MISSING_INTEGER
-            absent = missing.sum(axis=1)
+            missing_counts = missing.sum(axis=1)
             above = (block[:, None, :] > edges[:, :, None]).sum(axis=2)
-            # Rows above each edge, from minus infinity to infinity.
-            beyond = np.zeros((len(above), above.shape[1] + 2), np.int64)
-            beyond[:, 0] = block.shape[1] - absent
-            beyond[:, 1:-1] = above
-            counts[self._places, : above.shape[1] + 1] += beyond[:, :-1] - beyond[:, 1:]
-            counts[self._places, self._missing] += absent
+            # Padded with the rows above minus and plus infinity; differences are the bin counts.
+            padded = np.zeros((len(above), above.shape[1] + 2), np.int64)
+            padded[:, 0] = block.shape[1] - missing_counts
+            padded[:, 1:-1] = above
+            counts[self._indexes, : above.shape[1] + 1] += padded[:, :-1] - padded[:, 1:]
+            counts[self._indexes, self._missing] += missing_counts
 
 
-class _Categories:
-    """A column of categories, one value per row."""
+class _CategoryBinner:
+    """Bins a column of categories, one value per row."""
 
-    def __init__(self, place: int, column: BinnedColumn, name: str) -> None:
-        self._place = place
+    def __init__(self, index: int, column: BinnedColumn, name: str) -> None:
+        self._index = index
         self._name = name
         self._other = len(column.values) + 1
         missing = len(column.values)
         self._bins: dict[Any, int] = {b"": missing, MISSING_INTEGER: missing}
-        for number, value in enumerate(column.values):
-            self._bins[value.encode()] = number
+        for bin_index, value in enumerate(column.values):
+            self._bins[value.encode()] = bin_index
             if column.kind == "boolean":
-                self._bins[value == "true"] = number
+                self._bins[value == "true"] = bin_index
             elif _INTEGER.fullmatch(value):
-                self._bins[int(value)] = number
+                self._bins[int(value)] = bin_index
         if column.kind == "boolean":
             # Missing booleans; see MissingBoolean.
             self._bins |= {-1: missing, -2: missing}
 
     def count(self, calls: Sequence[Mapping[str, Array]], counts: Array) -> None:
         """Add the values of some calls to the counts."""
-        found: Counts[Any] = Counts()
+        value_counts: Counts[Any] = Counts()
         for call in calls:
-            found.update(call[self._name].reshape(-1).tolist())
-        for value, count in found.items():
-            counts[self._place, self._bins.get(value, self._other)] += count
+            value_counts.update(call[self._name].reshape(-1).tolist())
+        for value, count in value_counts.items():
+            counts[self._index, self._bins.get(value, self._other)] += count

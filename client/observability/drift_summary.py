@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from client.observability.drift import Shift, chi_square, kolmogorov_smirnov, ranked, shift
-from client.observability.drift_counts import NUMBERS, BinnedColumn, Reference, reference_of
+from client.observability import drift
+from client.observability.drift_counts import NUMERIC_KINDS, BinnedColumn, Reference, reference_of
 from client.observability.samples import Samples
 from client.serving.schema import Schema
 from client.serving.tensors import Array
@@ -19,46 +19,51 @@ def drift_summary(schema: Schema, samples: Samples) -> dict[str, Any] | None:
     reference = reference_of(schema)
     if reference is None:
         return None
-    counts = _counts(schema, reference, samples)
+    counts = _count_rows(schema, reference, samples)
     columns = {column.name: column for column in reference.columns}
     shifts = [
-        (name, shift(counts[name], np.array(column.shares), reference.rows, len(columns)))
+        (
+            name,
+            drift.assess_shift(counts[name], np.array(column.shares), reference.rows, len(columns)),
+        )
         for name, column in columns.items()
     ]
     return {
         "version": schema.version,
-        "rows": int(max(of_bins.sum() for of_bins in counts.values())),
+        "rows": int(max(bin_counts.sum() for bin_counts in counts.values())),
         "columns": [
-            _column(columns[name], found, counts[name], reference.rows)
-            for name, found in ranked(shifts)
+            _summarize_column(columns[name], shift, counts[name], reference.rows)
+            for name, shift in drift.rank_shifts(shifts)
         ],
     }
 
 
-def _counts(schema: Schema, reference: Reference, samples: Samples) -> dict[str, Array]:
-    """Return the rows in each bin, by column."""
+def _count_rows(schema: Schema, reference: Reference, samples: Samples) -> dict[str, Array]:
+    """Return row counts per bin, by column."""
     version = str(schema.version)
-    found: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    by_bin: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for labels, value in samples.series("client_drift_rows_total"):
         if labels["model"] == schema.model and labels["version"] == version:
-            found[labels["column"]][labels["bin"]] = value
+            by_bin[labels["column"]][labels["bin"]] = value
     return {
-        column.name: np.array([found[column.name].get(one, 0) for one in column.bins])
+        column.name: np.array([by_bin[column.name].get(name, 0) for name in column.bins])
         for column in reference.columns
     }
 
 
-def _column(column: BinnedColumn, found: Shift, counts: Array, trained: int) -> dict[str, Any]:
+def _summarize_column(
+    column: BinnedColumn, shift: drift.Shift, counts: Array, training_rows: int
+) -> dict[str, Any]:
     shares = np.array(column.shares)
-    is_number = column.kind in NUMBERS
+    is_numeric = column.kind in NUMERIC_KINDS
     return {
         "column": column.name,
-        "psi": found.psi,
-        "js": found.js,
-        "limit": found.limit,
-        "verdict": found.verdict,
-        "ks": kolmogorov_smirnov(counts[:-2], shares[:-2]) if is_number else None,
-        "chi_square": None if is_number else chi_square(counts, shares, trained),
+        "psi": shift.psi,
+        "js": shift.js,
+        "limit": shift.limit,
+        "verdict": shift.verdict,
+        "ks": drift.kolmogorov_smirnov(counts[:-2], shares[:-2]) if is_numeric else None,
+        "chi_square": None if is_numeric else drift.chi_square(counts, shares, training_rows),
         "missing": int(counts[-2]),
         "other": int(counts[-1]),
     }

@@ -53,7 +53,7 @@ class LoggedCall(NamedTuple):
         callers: name of each request's API key.
         seconds: duration of each request.
         times: when each request's call was answered, in seconds since 1970.
-        places: index of each row in its request; None if each request starts with this call.
+        row_indexes: index of each row in its request; None if each request starts with this call.
         arm: the arm of a rollout that answered.
         shadow: the shadow's answer.
     """
@@ -66,7 +66,7 @@ class LoggedCall(NamedTuple):
     callers: Sequence[str | None]
     seconds: Sequence[float]
     times: Sequence[float]
-    places: Sequence[int] | None = None
+    row_indexes: Sequence[int] | None = None
     arm: str | None = None
     shadow: ShadowAnswer | None = None
 
@@ -76,86 +76,85 @@ class LoggedCall(NamedTuple):
         return 1 if self.rows is None else sum(self.rows)
 
     def sampled_rows(self, share: float) -> int:
-        """Return the number of rows that belong to a share of the requests."""
+        """Return the number of rows if only a share of the requests is sampled."""
         if share >= 1:
             return self.total_rows
         rows = (1,) if self.rows is None else self.rows
-        return sum(count for count, kept in zip(rows, self._sampled(share), strict=True) if kept)
+        return sum(compress(rows, self._sample_mask(share)))
 
     def sample(self, share: float) -> LoggedCall | None:
-        """Return only the requests that belong to a share of all; None if there are none."""
+        """Return the call with only a share of its requests; None if it is empty."""
         if share >= 1:
             return self
-        kept = self._sampled(share)
-        if self.rows is None or all(kept):
-            return self if any(kept) else None
-        mask = np.repeat(np.array(kept), self.rows)
-        if not mask.any():
+        request_mask = self._sample_mask(share)
+        if self.rows is None or all(request_mask):
+            return self if any(request_mask) else None
+        row_mask = np.repeat(np.array(request_mask), self.rows)
+        if not row_mask.any():
             return None
 
-        def some(arrays: Mapping[str, Array]) -> dict[str, Array]:
-            return {name: array[mask] for name, array in arrays.items()}
+        def select(arrays: Mapping[str, Array]) -> dict[str, Array]:
+            return {name: array[row_mask] for name, array in arrays.items()}
 
         shadow = self.shadow
         return self._replace(
-            call=self.call._replace(inputs=some(self.call.inputs)),
-            outputs=some(self.outputs),
-            ids=list(compress(self.ids, kept)),
-            rows=list(compress(self.rows, kept)),
-            callers=list(compress(self.callers, kept)),
-            seconds=list(compress(self.seconds, kept)),
-            times=list(compress(self.times, kept)),
-            shadow=None if shadow is None else shadow._replace(outputs=some(shadow.outputs)),
+            call=self.call._replace(inputs=select(self.call.inputs)),
+            outputs=select(self.outputs),
+            ids=list(compress(self.ids, request_mask)),
+            rows=list(compress(self.rows, request_mask)),
+            callers=list(compress(self.callers, request_mask)),
+            seconds=list(compress(self.seconds, request_mask)),
+            times=list(compress(self.times, request_mask)),
+            shadow=None if shadow is None else shadow._replace(outputs=select(shadow.outputs)),
         )
 
-    def _sampled(self, share: float) -> list[bool]:
-        return [is_sampled(one, share) for one in self.ids]
+    def _sample_mask(self, share: float) -> list[bool]:
+        return [is_sampled(prediction_id, share) for prediction_id in self.ids]
 
 
-def grouped(calls: Iterable[LoggedCall]) -> Iterator[list[LoggedCall]]:
-    """Yield consecutive calls in groups that `merged` can make one of."""
+def group_calls(calls: Iterable[LoggedCall]) -> Iterator[list[LoggedCall]]:
+    """Yield groups of consecutive calls that `merge_calls` can merge."""
     group: list[LoggedCall] = []
     rows = 0
-    shared: tuple[object, ...] | None = None
+    group_key: tuple[object, ...] | None = None
     for call in calls:
-        own = _common(call)
-        if group and (rows + call.total_rows > MAX_MERGED_ROWS or own is None or own != shared):
+        key = _merge_key(call)
+        if group and (rows + call.total_rows > MAX_MERGED_ROWS or key is None or key != group_key):
             yield group
             group, rows = [], 0
-        shared = own
+        group_key = key
         group.append(call)
         rows += call.total_rows
     if group:
         yield group
 
 
-def merged(calls: Sequence[LoggedCall]) -> LoggedCall:
-    """Return one call with the requests of several: a call costs more than its rows."""
+def merge_calls(calls: Sequence[LoggedCall]) -> LoggedCall:
+    """Merge calls into one, since encoding has a cost per call."""
     first = calls[0]
     if len(calls) == 1:
         return first
 
-    def joined(arrays: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-        return {name: np.concatenate([one[name] for one in arrays]) for name in arrays[0]}
+    def join(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        return {name: np.concatenate([arrays[name] for arrays in parts]) for name in parts[0]}
 
     return first._replace(
-        call=first.call._replace(inputs=joined([one.call.inputs for one in calls])),
-        outputs=joined([one.outputs for one in calls]),
-        ids=[identity for one in calls for identity in one.ids],
-        rows=[rows for one in calls for rows in one.rows or ()],
-        callers=[caller for one in calls for caller in one.callers],
-        seconds=[seconds for one in calls for seconds in one.seconds],
-        times=[moment for one in calls for moment in one.times],
+        call=first.call._replace(inputs=join([logged.call.inputs for logged in calls])),
+        outputs=join([logged.outputs for logged in calls]),
+        ids=[prediction_id for logged in calls for prediction_id in logged.ids],
+        rows=[rows for logged in calls for rows in logged.rows or ()],
+        callers=[caller for logged in calls for caller in logged.callers],
+        seconds=[seconds for logged in calls for seconds in logged.seconds],
+        times=[time for logged in calls for time in logged.times],
     )
 
 
-def _common(logged: LoggedCall) -> tuple[object, ...] | None:
-    """Return what calls must have in common to be merged; None if this one cannot be.
+def _merge_key(logged: LoggedCall) -> tuple[object, ...] | None:
+    """Return a key that is equal for calls that can be merged; None if this one cannot.
 
-    Only the values of requests and rows may differ; the arrays' names, types and inner dimensions
-    must not.
+    The arrays of merged calls have the same names, types and inner dimensions.
     """
-    if logged.places is not None or logged.shadow is not None or logged.rows is None:
+    if logged.row_indexes is not None or logged.shadow is not None or logged.rows is None:
         return None
     rows, layout = logged.total_rows, []
     for arrays in (logged.call.inputs, logged.outputs):
@@ -166,8 +165,8 @@ def _common(logged: LoggedCall) -> tuple[object, ...] | None:
     return logged.schema, logged.call.signature_name, logged.arm, layout
 
 
-def lines_of(logged: LoggedCall, share: float, leave_out: Collection[str]) -> bytes:
-    """Return the lines of the rows of an answered call.
+def encode_lines(logged: LoggedCall, share: float, leave_out: Collection[str]) -> bytes:
+    """Return the log lines of an answered call, one per row.
 
     Args:
         logged: the call.
@@ -182,51 +181,51 @@ def lines_of(logged: LoggedCall, share: float, leave_out: Collection[str]) -> by
         inputs = {name: array[np.newaxis] for name, array in inputs.items()}
         outputs = {name: array[np.newaxis] for name, array in outputs.items()}
         if shadow is not None:
-            whole = {name: array[np.newaxis] for name, array in shadow.outputs.items()}
-            shadow = shadow._replace(outputs=whole)
-    times = {one: orjson.dumps(_time(one)) for one in set(logged.times)}
-    facts = {
+            arrays = {name: array[np.newaxis] for name, array in shadow.outputs.items()}
+            shadow = shadow._replace(outputs=arrays)
+    times = {time: orjson.dumps(_format_time(time)) for time in set(logged.times)}
+    fields = {
         "model": schema.model,
         "version": schema.version,
         "arm": logged.arm,
         "share": share,
     }
-    places = logged.places or chain.from_iterable(map(range, rows))
+    row_indexes = logged.row_indexes or chain.from_iterable(map(range, rows))
     pieces: list[Piece] = [
         b'{"format":%d,"id":' % FORMAT,
-        _of_rows([orjson.dumps(one) for one in logged.ids], rows),
+        _repeat_by_rows([orjson.dumps(prediction_id) for prediction_id in logged.ids], rows),
         b',"row":',
-        [b"%d" % place for place in places],
+        [b"%d" % index for index in row_indexes],
         b',"time":',
-        _of_rows([times[one] for one in logged.times], rows),
-        b"," + orjson.dumps(facts)[1:-1] + b',"caller":',
-        _of_rows([orjson.dumps(one) for one in logged.callers], rows),
+        _repeat_by_rows([times[time] for time in logged.times], rows),
+        b"," + orjson.dumps(fields)[1:-1] + b',"caller":',
+        _repeat_by_rows([orjson.dumps(caller) for caller in logged.callers], rows),
         b',"columns":{',
     ]
-    before = b""
-    for column, values in _columns(schema, name, inputs, leave_out).items():
-        pieces += [before + orjson.dumps(column) + b":", values]
-        before = b","
-    pieces += [b"}", *_answer(schema, name, outputs), *_shadow(schema, name, shadow)]
-    pieces += [b',"seconds":', _of_rows([b"%.6f" % one for one in logged.seconds], rows), b"}\n"]
-    return _joined(pieces)
+    separator = b""
+    for column, values in _encode_columns(schema, name, inputs, leave_out).items():
+        pieces += [separator + orjson.dumps(column) + b":", values]
+        separator = b","
+    pieces += [b"}", *_encode_answer(schema, name, outputs), *_encode_shadow(schema, name, shadow)]
+    seconds = _repeat_by_rows([b"%.6f" % seconds for seconds in logged.seconds], rows)
+    return _join([*pieces, b',"seconds":', seconds, b"}\n"])
 
 
-def _joined(pieces: Sequence[Piece]) -> bytes:
+def _join(pieces: Sequence[Piece]) -> bytes:
     """Concatenate the pieces of each row."""
     columns = [repeat(piece) if isinstance(piece, bytes) else piece for piece in pieces]
     # Three times as fast as formatting with %.
     return b"".join(map(b"".join, zip(*columns, strict=False)))
 
 
-def _of_rows(values: list[bytes], rows: Sequence[int]) -> list[bytes]:
-    """Return the value of each row's request."""
+def _repeat_by_rows(values: list[bytes], rows: Sequence[int]) -> list[bytes]:
+    """Repeat each request's value for its rows."""
     if len(values) == sum(rows):
         return values
     return list(chain.from_iterable(map(repeat, values, rows)))
 
 
-def _columns(
+def _encode_columns(
     schema: Schema, signature_name: str, inputs: Mapping[str, Array], leave_out: Collection[str]
 ) -> dict[str, list[bytes]]:
     """Return the JSON of each value by column."""
@@ -237,31 +236,32 @@ def _columns(
             for name, array in inputs.items()
             if name not in leave_out
         }
-    found: dict[str, list[bytes]] = {}
+    encoded: dict[str, list[bytes]] = {}
     for name, columns in described.items():
         array = inputs[name]
         if len(columns) == 1:
-            texts = [[] if columns[0].name in leave_out else _texts(columns[0], array.reshape(-1))]
+            flat = array.reshape(-1)
+            texts = [[] if columns[0].name in leave_out else _encode_column(columns[0], flat)]
         else:
-            texts = _matrix_texts(columns, array)
+            texts = _encode_matrix(columns, array)
         for column, values in zip(columns, texts, strict=True):
             if column.name not in leave_out:
-                found[column.name] = values
-    return found
+                encoded[column.name] = values
+    return encoded
 
 
-def _matrix_texts(columns: Sequence[Column], matrix: Array) -> list[list[bytes]]:
+def _encode_matrix(columns: Sequence[Column], matrix: Array) -> list[list[bytes]]:
     """Return the JSON of each value by column, encoded at once."""
     if any(column.kind == "date" for column in columns) or matrix.dtype.hasobject:
-        return [_texts(column, matrix[:, i]) for i, column in enumerate(columns)]
+        return [_encode_column(column, matrix[:, i]) for i, column in enumerate(columns)]
     flat = encode_column("", matrix.reshape(-1))
     return [flat[i :: len(columns)] for i in range(len(columns))]
 
 
-def _texts(column: Column, array: Array) -> list[bytes]:
-    """Return the JSON of each value of a column, as requests have it."""
+def _encode_column(column: Column, array: Array) -> list[bytes]:
+    """Return the JSON of each value of a column, in the form of requests."""
     if column.kind == "date" and array.dtype.kind == "f":
-        return [NULL if days != days else _date(days) for days in array.tolist()]
+        return [NULL if days != days else _encode_date(days) for days in array.tolist()]
     if column.kind == "boolean" and array.dtype == np.int8:
         return [_BOOLEANS[value] for value in array.tolist()]
     texts = encode_column("", array)
@@ -271,7 +271,9 @@ def _texts(column: Column, array: Array) -> list[bytes]:
     return [NULL if text == missing else text for text in texts] if missing in texts else texts
 
 
-def _answer(schema: Schema, signature_name: str, outputs: Mapping[str, Array]) -> list[Piece]:
+def _encode_answer(
+    schema: Schema, signature_name: str, outputs: Mapping[str, Array]
+) -> list[Piece]:
     """Return the pieces of the prediction."""
     if not {PROBABILITY, LABEL} <= schema.signatures[signature_name].outputs.keys():
         return [b',"outputs":', encode_objects(outputs)]
@@ -283,18 +285,18 @@ def _answer(schema: Schema, signature_name: str, outputs: Mapping[str, Array]) -
     return [b',"probability":', probability, b',"label":', label]
 
 
-def _shadow(schema: Schema, signature_name: str, shadow: ShadowAnswer | None) -> list[Piece]:
+def _encode_shadow(schema: Schema, signature_name: str, shadow: ShadowAnswer | None) -> list[Piece]:
     if shadow is None:
         return [b',"shadow":null']
-    answer = _answer(schema, signature_name, shadow.outputs)
+    answer = _encode_answer(schema, signature_name, shadow.outputs)
     return [b',"shadow":{"version":%d' % shadow.version, *answer, b"}"]
 
 
 @lru_cache(maxsize=2**16)
-def _date(days: float) -> bytes:
+def _encode_date(days: float) -> bytes:
     return orjson.dumps(text_of(days))
 
 
-def _time(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     moment = datetime.fromtimestamp(seconds, timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

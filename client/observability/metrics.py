@@ -24,13 +24,13 @@ SHARED = METRICS_DIRECTORY in os.environ
 
 # From a cached response on loopback to the longest usual timeout.
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-# Rows per bin are thousands of counters, which are published less often.
+# The thousands of counters of rows per bin are published less often.
 DRIFT_SECONDS = 0.5
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Metrics:
-    """The counters of one application.
+    """The metrics of one application.
 
     Routes are labelled by their pattern, and models only once they have answered: callers must not
     create time series by inventing names.
@@ -92,15 +92,15 @@ class Metrics:
             multiprocess_mode="livesum",
         )
         self._findings = {
-            OUT_OF_RANGE: self._by_column(
+            OUT_OF_RANGE: self._column_counter(
                 "client_values_out_of_range_total",
                 "Numbers outside the training range of their column",
             ),
-            UNSEEN: self._by_column(
+            UNSEEN: self._column_counter(
                 "client_values_unseen_total",
                 "Categories that did not occur in training",
             ),
-            MISSING: self._by_column(
+            MISSING: self._column_counter(
                 "client_values_missing_total", "Missing values, imputed by the model"
             ),
         }
@@ -149,8 +149,8 @@ class Metrics:
         )
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
-    def _by_column(self, name: str, text: str) -> Counter:
-        return Counter(name, text, ("model", "column"), registry=self.registry)
+    def _column_counter(self, name: str, documentation: str) -> Counter:
+        return Counter(name, documentation, ("model", "column"), registry=self.registry)
 
     def publish(self) -> None:
         """Publish the numbers of requests in flight and waiting, and the rows per bin.
@@ -167,7 +167,7 @@ class Metrics:
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an HTTP request that was answered."""
-        counter, histogram = self._of_requests(method, route, status)
+        counter, histogram = self._request_children(method, route, status)
         counter.inc()
         histogram.observe(seconds)
 
@@ -175,10 +175,10 @@ class Metrics:
         self, method: str, route: str, status: int, seconds: Sequence[float]
     ) -> None:
         """Count HTTP requests that were answered together."""
-        counter, histogram = self._of_requests(method, route, status)
+        counter, histogram = self._request_children(method, route, status)
         counter.inc(len(seconds))
         # Observing one by one takes as long as decoding.
-        for bucket, count in Counts([bisect_left(SECONDS, one) for one in seconds]).items():
+        for bucket, count in Counts([bisect_left(SECONDS, s) for s in seconds]).items():
             histogram._buckets[bucket].inc(count)
         histogram._sum.inc(sum(seconds))
 
@@ -193,12 +193,12 @@ class Metrics:
             self._findings[kind].labels(model, column).inc(count)
 
     def observe_golden(self, model: str, version: int, server: str, result: str | None) -> None:
-        """Publish the result of a version's golden rows on a server; None if it has left."""
+        """Publish the result of a version's golden rows on a server; None once forgotten."""
         # Series shared by workers cannot be removed.
-        for one in GOLDEN_RESULTS:
-            self._golden.labels(model, version, server, one).set(one == result)
+        for label in GOLDEN_RESULTS:
+            self._golden.labels(model, version, server, label).set(label == result)
 
-    def _of_requests(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    def _request_children(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
         children = self._children.get((method, route, status))
         if children is None:
             children = (
@@ -213,14 +213,14 @@ class Metrics:
         self.call_seconds.labels(rpc, code.name).observe(seconds)
 
     def exposition(self) -> bytes:
-        """Return the metrics of all workers in Prometheus' text format."""
-        return generate_latest(self._collected())
+        """Return the metrics of all workers in the Prometheus text format."""
+        return generate_latest(self._publish_all())
 
     def samples(self) -> Samples:
         """Return the metrics of all workers as numbers."""
-        return Samples(self._collected().collect())
+        return Samples(self._publish_all().collect())
 
-    def _collected(self) -> CollectorRegistry:
+    def _publish_all(self) -> CollectorRegistry:
         self.publish()
         self.drift.publish()
         if not SHARED:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from client.codecs.batches import byte_size
-from client.observability.log_rows import LoggedCall, grouped, lines_of, merged
+from client.observability.log_rows import LoggedCall, encode_lines, group_calls, merge_calls
 from client.observability.metrics import Metrics
 from client.observability.segments import Segments, recover
 from client.serving.schema import Schema
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 # Limits of the queue.
 MAX_ROWS = 65_536
 MAX_BYTES = 64 * 2**20
-# Rows are written within this time.
+# Interval between writes.
 INTERVAL_SECONDS = 0.2
 CHUNK_BYTES = 2**18
 # After a failed write, rows are dropped for this time without being encoded.
@@ -45,7 +45,7 @@ class PredictionLog:
 
         Args:
             directory: directory of the segments.
-            share: share of the requests to log.
+            share: fraction of the requests to log.
             leave_out: names of columns to leave out.
             metrics: counts rows and bytes.
         """
@@ -55,18 +55,18 @@ class PredictionLog:
         self._share = share
         self._leave_out = frozenset(leave_out)
         self._metrics = metrics
-        # Calls with the bytes of their inputs.
+        # Calls, and the size of their inputs in bytes.
         self._entries: deque[tuple[LoggedCall, int]] = deque()
         # Each counter is written by one thread only.
         self._put_rows = self._put_bytes = self._taken_rows = self._taken_bytes = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prediction log", daemon=True)
         self._failed_at = self._reported_at = float("-inf")
-        self._known: set[tuple[str, int]] = set()
+        self._versions: set[tuple[str, int]] = set()
 
     @classmethod
     def of(cls, settings: Settings, metrics: Metrics) -> PredictionLog | None:
-        """Return the log of the settings; None if it is off."""
+        """Return the log that the settings describe; None if it is off."""
         if settings.log is None:
             return None
         names = (name.strip() for name in (settings.log_leave_out or "").split(","))
@@ -110,29 +110,29 @@ class PredictionLog:
             directory.mkdir(parents=True, exist_ok=True)
             sealed = recover(directory)
             if sealed:
-                log.info("%d segments of ended processes sealed in %s", sealed, directory)
+                log.info("sealed %d segments of ended processes in %s", sealed, directory)
 
     def _write_all(self) -> None:
-        """Write the calls that are queued now."""
+        """Write the calls that are in the queue."""
         texts: list[bytes] = []
-        written: list[tuple[str, int]] = []  # model and rows of each text
+        row_counts: list[tuple[str, int]] = []  # model and rows of each text
         size = 0
-        for calls in grouped(self._taken(len(self._entries))):
-            encoded = self._encoded(calls)
+        for calls in group_calls(self._take(len(self._entries))):
+            encoded = self._encode(calls)
             # Yield to requests in between, not only after the interpreter's switch interval.
             time.sleep(0)
             if encoded is not None:
                 text, rows = encoded
                 texts.append(text)
-                written.append((calls[0].schema.model, rows))
+                row_counts.append((calls[0].schema.model, rows))
                 size += len(text)
             if size >= CHUNK_BYTES:
-                self._write(b"".join(texts), written)
-                texts, written, size = [], [], 0
+                self._write(b"".join(texts), row_counts)
+                texts, row_counts, size = [], [], 0
         if texts:
-            self._write(b"".join(texts), written)
+            self._write(b"".join(texts), row_counts)
 
-    def _taken(self, count: int) -> Iterator[LoggedCall]:
+    def _take(self, count: int) -> Iterator[LoggedCall]:
         """Take calls out of the queue."""
         for _ in range(count):
             call, size = self._entries.popleft()
@@ -140,32 +140,32 @@ class PredictionLog:
             self._taken_bytes += size
             yield call
 
-    def _encoded(self, calls: Sequence[LoggedCall]) -> tuple[bytes, int] | None:
+    def _encode(self, calls: Sequence[LoggedCall]) -> tuple[bytes, int] | None:
         """Return the lines of calls and their number; None if there are none."""
         if time.monotonic() - self._failed_at < PAUSE_SECONDS:
             self._drop(calls, "disk")
             return None
         try:
-            self._begin(calls[0].schema)
-            sampled = merged(calls).sample(self._share)
+            self._start_version(calls[0].schema)
+            sampled = merge_calls(calls).sample(self._share)
             if sampled is None:
                 return None
-            return lines_of(sampled, self._share, self._leave_out), sampled.total_rows
+            return encode_lines(sampled, self._share, self._leave_out), sampled.total_rows
         except Exception:
             log.exception("a prediction could not be logged")
             self._drop(calls, "error")
             return None
 
-    def _write(self, text: bytes, written: list[tuple[str, int]]) -> None:
+    def _write(self, text: bytes, row_counts: list[tuple[str, int]]) -> None:
         try:
             self._segments.append(text)
         except OSError as error:
             self._failed_at = time.monotonic()
             self._report(error)
-            for model, rows in written:
+            for model, rows in row_counts:
                 self._metrics.log_dropped_rows.labels(model, "disk").inc(rows)
             return
-        for model, rows in written:
+        for model, rows in row_counts:
             self._metrics.log_rows.labels(model).inc(rows)
         self._metrics.log_bytes.inc(len(text))
 
@@ -181,7 +181,7 @@ class PredictionLog:
             self._report(error)
 
     def _report(self, error: OSError) -> None:
-        """Log a disk error, at limited frequency."""
+        """Log a disk error, at most once in `REPORT_SECONDS`."""
         now = time.monotonic()
         if now - self._reported_at >= REPORT_SECONDS:
             self._reported_at = now
@@ -191,11 +191,11 @@ class PredictionLog:
                 error,
             )
 
-    def _begin(self, schema: Schema) -> None:
-        """Start a version's counters, and warn about columns to leave out that it does not have."""
-        if (schema.model, schema.version) in self._known:
+    def _start_version(self, schema: Schema) -> None:
+        """Create a version's counters, and warn about columns to leave out that it lacks."""
+        if (schema.model, schema.version) in self._versions:
             return
-        self._known.add((schema.model, schema.version))
+        self._versions.add((schema.model, schema.version))
         # Prometheus sees no increase in a counter that starts above 0.
         for reason in REASONS:
             self._metrics.log_dropped_rows.labels(schema.model, reason)
@@ -203,7 +203,7 @@ class PredictionLog:
             return
         columns = schema.description.columns if schema.description is not None else ()
         names = {column.name for column in columns}
-        names |= {name for one in schema.signatures.values() for name in one.inputs}
+        names |= {name for signature in schema.signatures.values() for name in signature.inputs}
         unknown = sorted(self._leave_out - names)
         if unknown:
             log.warning(

@@ -1,7 +1,7 @@
 """Request contexts: timings and spans for a `Server-Timing` header or a trace.
 
-A context variable links a call to its requests. Without a header or a trace the tuple is empty, and
-nothing is recorded.
+A context variable links a call to its requests. It is empty, and nothing is
+recorded, if no header and no trace needs it.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import Any
 
 
 class RequestContext:
-    """The recording of one request.
+    """The timings and the span of one request.
 
     Attributes:
-        queued: seconds spent in the queue.
-        served: seconds spent in calls to the model server.
-        span: its span; None if it is not traced.
+        queue_seconds: time spent in the queue.
+        server_seconds: time spent in calls to the model server.
+        span: the span; None if the request is not traced.
     """
 
-    __slots__ = ("queued", "served", "span")
+    __slots__ = ("queue_seconds", "server_seconds", "span")
 
     def __init__(self, span: Any = None) -> None:
-        self.queued = 0.0
-        self.served = 0.0
+        self.queue_seconds = 0.0
+        self.server_seconds = 0.0
         self.span = span
 
     def timing(self, seconds: float) -> str:
@@ -32,8 +32,8 @@ class RequestContext:
         Args:
             seconds: time since the request arrived.
         """
-        parts = {"total": seconds, "queue": self.queued, "server": self.served}
-        return ", ".join(f"{name};dur={1000 * part:.3f}" for name, part in parts.items())
+        times = {"total": seconds, "queue": self.queue_seconds, "server": self.server_seconds}
+        return ", ".join(f"{name};dur={1000 * time:.3f}" for name, time in times.items())
 
 
 # The requests that the current task handles.

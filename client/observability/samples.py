@@ -13,7 +13,7 @@ from typing import Any
 from prometheus_client import Metric
 
 Labels = Mapping[str, str]
-Where = Callable[[Labels], bool]
+LabelFilter = Callable[[Labels], bool]
 
 
 @dataclass(frozen=True)
@@ -35,25 +35,25 @@ class Buckets:
         """The number of observations."""
         return sum(self.counts)
 
-    def quantile(self, share: float) -> float | None:
+    def quantile(self, q: float) -> float | None:
         """Return a quantile, interpolated within its bucket as Prometheus does.
 
         A quantile beyond the last bound is that bound; without observations it is None.
 
         Args:
-            share: from 0 to 1.
+            q: from 0 to 1.
         """
         if not self.count:
             return None
-        rank = share * self.count
+        rank = q * self.count
         cumulative = list(accumulate(self.counts))
-        place = bisect_left(cumulative, rank)
-        if place >= len(self.bounds):
+        index = bisect_left(cumulative, rank)
+        if index >= len(self.bounds):
             return self.bounds[-1] if self.bounds else None
-        begin = self.bounds[place - 1] if place else 0.0
-        before = cumulative[place - 1] if place else 0
-        part = (rank - before) / self.counts[place] if self.counts[place] else 0.0
-        return begin + (self.bounds[place] - begin) * part
+        lower = self.bounds[index - 1] if index else 0.0
+        before = cumulative[index - 1] if index else 0
+        fraction = (rank - before) / self.counts[index] if self.counts[index] else 0.0
+        return lower + (self.bounds[index] - lower) * fraction
 
 
 class Samples:
@@ -65,7 +65,7 @@ class Samples:
             for sample in metric.samples:
                 self._by_name[sample.name].append((sample.labels, sample.value))
 
-    def total(self, name: str, where: Where = lambda labels: True) -> float:
+    def total(self, name: str, where: LabelFilter = lambda labels: True) -> float:
         """Return the sum of the series with matching labels; 0 if there are none."""
         return math.fsum(value for labels, value in self._by_name[name] if where(labels))
 
@@ -73,7 +73,7 @@ class Samples:
         """Return the labels and the value of each series."""
         return self._by_name[name]
 
-    def by(self, name: str, label: str, where: Where = lambda labels: True) -> dict[str, int]:
+    def by(self, name: str, label: str, where: LabelFilter = lambda labels: True) -> dict[str, int]:
         """Return counts by the values of a label, sorted by value."""
         counts: defaultdict[str, float] = defaultdict(float)
         for labels, value in self._by_name[name]:
@@ -82,10 +82,11 @@ class Samples:
         return {key: int(counts[key]) for key in sorted(counts)}
 
     def groups(self, name: str, *labels: str) -> list[tuple[str, ...]]:
-        """Return the combinations of some labels' values, sorted."""
-        return sorted({tuple(of[label] for label in labels) for of, _ in self._by_name[name]})
+        """Return the combinations of values that some labels have, sorted."""
+        series = self._by_name[name]
+        return sorted({tuple(values[label] for label in labels) for values, _ in series})
 
-    def buckets(self, name: str, where: Where = lambda labels: True) -> Buckets:
+    def buckets(self, name: str, where: LabelFilter = lambda labels: True) -> Buckets:
         """Return the sum of the histograms with matching labels, which have the same bounds."""
         cumulative: defaultdict[float, float] = defaultdict(float)
         for labels, value in self._by_name[f"{name}_bucket"]:

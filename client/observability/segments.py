@@ -18,7 +18,7 @@ from pathlib import Path
 MAX_BYTES = 64 * 2**20
 MAX_SECONDS = 60.0
 
-_UNUSUAL = re.compile(r"[^\w.-]", re.ASCII)
+_UNSAFE = re.compile(r"[^\w.-]", re.ASCII)
 
 
 class Segments:
@@ -26,7 +26,7 @@ class Segments:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._prefix = f"{_UNUSUAL.sub('_', socket.gethostname())}-{os.getpid()}"
+        self._prefix = f"{_UNSAFE.sub('_', socket.gethostname())}-{os.getpid()}"
         self._number = 0
         self._lock = threading.Lock()
         self._file: int | None = None
@@ -43,9 +43,9 @@ class Segments:
         with self._lock:
             file = self._open() if self._file is None else self._file
             try:
-                left = memoryview(lines)
-                while left:
-                    left = left[os.write(file, left) :]
+                remaining = memoryview(lines)
+                while remaining:
+                    remaining = remaining[os.write(file, remaining) :]
             except OSError:
                 self._undo(file)
                 raise
@@ -121,7 +121,7 @@ def recover(directory: Path) -> int:
     Raises:
         OSError: one cannot be sealed.
     """
-    sealed = 0
+    count = 0
     for path in sorted(directory.glob("*.ndjson.open")):
         try:
             file = os.open(path, os.O_RDWR)
@@ -130,10 +130,10 @@ def recover(directory: Path) -> int:
         try:
             if _lock(file) and path.exists():
                 _seal(file, path)
-                sealed += 1
+                count += 1
         finally:
             os.close(file)
-    return sealed
+    return count
 
 
 def _seal(file: int, path: Path) -> None:
@@ -141,11 +141,11 @@ def _seal(file: int, path: Path) -> None:
     if os.fstat(file).st_size:
         os.fsync(file)
         path.rename(path.with_suffix(""))
-        folder = os.open(path.parent, os.O_RDONLY)
+        directory = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(directory)
         finally:
-            os.close(folder)
+            os.close(directory)
     else:
         path.unlink()
 

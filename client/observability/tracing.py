@@ -26,26 +26,26 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _PROTOCOL = "http/protobuf"
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
-_UNNAMED = "unknown_service"
+_DEFAULT_SERVICE = "unknown_service"
 _SERVICE = "tensorflow.serving.PredictionService"
 _STATUS_SERVICE = "tensorflow.serving.ModelService"
 
-_ERROR = 500
+_SERVER_ERROR = 500
 # Time limit for sending the remaining spans at shutdown.
 FLUSH_SECONDS = 3.0
 
 
 def start() -> Tracing | None:
     """Return a tracer if the environment configures one and the packages are installed."""
-    wanted = os.environ.get(_EXPORTER) or next(
+    exporter = os.environ.get(_EXPORTER) or next(
         ("otlp" for name in _ENDPOINTS if os.environ.get(name)), "none"
     )
-    if wanted == "none" or os.environ.get(_DISABLED, "").lower() == "true":
+    if exporter == "none" or os.environ.get(_DISABLED, "").lower() == "true":
         return None
     protocol = next((os.environ[name] for name in _PROTOCOLS if os.environ.get(name)), _PROTOCOL)
-    if wanted != "otlp" or protocol != _PROTOCOL:
+    if exporter != "otlp" or protocol != _PROTOCOL:
         message = "no traces: %s over %s is not supported; expected otlp over %s"
-        log.warning(message, wanted, protocol, _PROTOCOL)
+        log.warning(message, exporter, protocol, _PROTOCOL)
         return None
     try:
         return Tracing()
@@ -68,7 +68,7 @@ class Tracing:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
         resource = Resource.create()
-        if str(resource.attributes[SERVICE_NAME]).startswith(_UNNAMED):
+        if str(resource.attributes[SERVICE_NAME]).startswith(_DEFAULT_SERVICE):
             resource = resource.merge(Resource({SERVICE_NAME: "client"}))
         # `close` flushes within a time limit, so the SDK must not wait at exit.
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
@@ -81,9 +81,9 @@ class Tracing:
 
         Args:
             method: the HTTP method.
-            path: path as sent.
+            path: the path as sent.
             route: the pattern of the path.
-            headers: value by name in lower case.
+            headers: headers by lower-case name.
         """
         method = method if method in _METHODS else "_OTHER"
         return self._tracer.start_span(
@@ -107,7 +107,7 @@ class Tracing:
         """
         if status is not None:
             span.set_attribute("http.response.status_code", status)
-            if status >= _ERROR:
+            if status >= _SERVER_ERROR:
                 span.set_attribute("error.type", str(status))
                 span.set_status(self._trace.StatusCode.ERROR)
         span.end()
@@ -127,7 +127,7 @@ class Tracing:
             contexts: contexts of the requests that share the call.
         """
         # An unrecorded request is the parent only if no request is recorded.
-        first = next((one for one in contexts if one.span.is_recording()), contexts[0])
+        first = next((c for c in contexts if c.span.is_recording()), contexts[0])
         parent = self._trace.set_span_in_context(first.span)
         service = _STATUS_SERVICE if rpc == "GetModelStatus" else _SERVICE
         span = self._tracer.start_span(
@@ -152,7 +152,7 @@ class Tracing:
 
     def close(self) -> None:
         """Send the remaining spans, within `FLUSH_SECONDS`."""
-        # The exporter's own timeout is longer than a stop may take.
+        # The exporter's own timeout is longer than shutdown may take.
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         closing.join(FLUSH_SECONDS)
@@ -170,12 +170,12 @@ class CallSpan:
         span: Any,
         contexts: Sequence[RequestContext],
         metadata: tuple[tuple[str, str], ...],
-        error: Any,
+        error_status: Any,
     ) -> None:
         self.metadata = metadata
         self._span = span
         self._contexts = contexts
-        self._error = error
+        self._error_status = error_status
 
     def end(self, code: grpc.StatusCode, request: Any, reply: Any) -> None:
         """End the span, and record the model in the spans of the requests.
@@ -183,7 +183,7 @@ class CallSpan:
         Args:
             code: status of the call.
             request: the message sent.
-            reply: the message received, None if there was none.
+            reply: the message received; None if there was none.
         """
         spec = getattr(reply, "model_spec", None)
         model = {"model.name": request.model_spec.name}
@@ -194,5 +194,5 @@ class CallSpan:
                 span.set_attributes(model)
         self._span.set_attribute("rpc.grpc.status_code", code.value[0])
         if code is not grpc.StatusCode.OK:
-            self._span.set_status(self._error, code.name)
+            self._span.set_status(self._error_status, code.name)
         self._span.end()

@@ -1,4 +1,4 @@
-"""The Python client of model servers over gRPC, for asyncio."""
+"""The asyncio client of model servers over gRPC."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import grpc.aio
 from client.errors import ServerError, UnavailableError
 from client.observability.request_context import REQUESTS
 from client.observability.tracing import Tracing
-from client.serving.call_errors import MAX_BACKOFF, MIN_BACKOFF, call_error, is_busy
+from client.serving.call_errors import MAX_BACKOFF, MIN_BACKOFF, call_error, should_retry
 from client.serving.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Observer, Tls
 from client.serving.deadlines import Deadline
-from client.serving.flows import Dialogue, Prediction, Steps, Target, as_target
+from client.serving.flows import CallFlows, Prediction, Steps, Target, as_target
 from client.serving.pool import Server, ServerPool
 from client.serving.schema import DEFAULT_SIGNATURE, Schema, Signature
 
@@ -42,7 +42,7 @@ class AsyncServingClient:
         observe: Observer = lambda rpc, code, seconds: None,
         tracing: Tracing | None = None,
     ) -> None:
-        """Prepare the channels, as `ServingClient` does; `tracing` makes spans of calls.
+        """Prepare the channels, as `ServingClient` does; `tracing` records calls as spans.
 
         Attributes:
             pool: the servers, one for each address.
@@ -52,7 +52,7 @@ class AsyncServingClient:
         self.pool = ServerPool(address, tls)
         self._observe = observe
         self._tracing = tracing
-        self._dialogue = Dialogue()
+        self._flows = CallFlows()
 
     async def predict(
         self,
@@ -66,20 +66,20 @@ class AsyncServingClient:
         server: Server | None = None,
     ) -> Prediction:
         """Run a signature of a model on `server`, or on any if None."""
-        steps = self._dialogue.answer(model, inputs, signature_name, signature, output_filter)
+        steps = self._flows.predict(model, inputs, signature_name, signature, output_filter)
         return await self._follow(steps, timeout, server)
 
     async def schema(
         self, model: str | Target, *, timeout: float | None = None, server: Server | None = None
     ) -> Schema:
         """Return a model's signatures and its description of itself, from the server."""
-        return await self._follow(self._dialogue.schema(as_target(model)), timeout, server)
+        return await self._follow(self._flows.schema(as_target(model)), timeout, server)
 
     async def status(
         self, model: str | Target, *, timeout: float | None = None, server: Server | None = None
     ) -> list[Any]:
         """Return the `ModelVersionStatus` of each version of a model, newest first."""
-        return await self._follow(self._dialogue.status(as_target(model)), timeout, server)
+        return await self._follow(self._flows.status(as_target(model)), timeout, server)
 
     async def classify(
         self,
@@ -91,7 +91,7 @@ class AsyncServingClient:
         server: Server | None = None,
     ) -> Any:
         """Return the `ClassificationResponse` to an `Input` message."""
-        steps = self._dialogue.classify(as_target(model), examples, signature_name)
+        steps = self._flows.classify(as_target(model), examples, signature_name)
         return await self._follow(steps, timeout, server)
 
     async def regress(
@@ -104,7 +104,7 @@ class AsyncServingClient:
         server: Server | None = None,
     ) -> Any:
         """Return the `RegressionResponse` to an `Input` message."""
-        steps = self._dialogue.regress(as_target(model), examples, signature_name)
+        steps = self._flows.regress(as_target(model), examples, signature_name)
         return await self._follow(steps, timeout, server)
 
     async def close(self) -> None:
@@ -126,7 +126,7 @@ class AsyncServingClient:
         self, steps: Steps[T], timeout: float | None, server: Server | None = None
     ) -> T:
         deadline = Deadline(self.timeout if timeout is None else timeout)
-        # All steps go to one server: another may not have the version that the first one named.
+        # All steps go to one server, since another may not have the version that its reply named.
         server = server or self.pool.pick()
         try:
             step = next(steps)
@@ -147,7 +147,7 @@ class AsyncServingClient:
             try:
                 return await self._call_once(rpc, request, deadline, server)
             except grpc.RpcError as error:
-                if not is_busy(error, deadline.left() - backoff):
+                if not should_retry(error, deadline.left() - backoff):
                     raise call_error(server.address, error.code(), error.details()) from error
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, MAX_BACKOFF)
@@ -178,6 +178,6 @@ class AsyncServingClient:
             self.pool.observe(server, rpc, code, seconds)
             self._observe(rpc, code, seconds)
             for context in contexts:
-                context.served += seconds
+                context.server_seconds += seconds
             if call is not None:
                 call.end(code, request, reply)

@@ -12,12 +12,12 @@ THREADS_BUSY = "Server Threadpool Exhausted"
 MIN_BACKOFF, MAX_BACKOFF = 0.005, 0.1
 
 
-def is_busy(error: grpc.RpcError, left: float) -> bool:
-    """Whether to retry a call, given the seconds left after the back-off."""
+def should_retry(error: grpc.RpcError, seconds_left: float) -> bool:
+    """Return whether to retry a call, given the seconds left after the back-off."""
     return (
         error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         and THREADS_BUSY in (error.details() or "")
-        and left > 0
+        and seconds_left > 0
     )
 
 
@@ -30,7 +30,7 @@ def call_error(address: str, code: grpc.StatusCode, details: str | None) -> Serv
             code, f"the model server at {address} cannot be reached{through}: {details}"
         )
     if code is grpc.StatusCode.CANCELLED:
-        # Cancelled by the server, which does so when it stops.
+        # A server cancels its calls when it stops.
         return UnavailableError(f"the model server at {address} ended the call: {details}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return server_error(code, f"the model server at {address} did not answer in time")

@@ -22,9 +22,9 @@ DEFAULT_TIMEOUT = 5.0
 # Called after each call with its name, status code and duration in seconds.
 Observer = Callable[[str, grpc.StatusCode, float], None]
 
-# Written for C core's service config: https://github.com/grpc/grpc/blob/master/doc/service_config.md
-# A call that no server has begun to work on is retried, within a budget for all calls together: a
-# server that is down must not get three times as many calls.
+# Format: https://github.com/grpc/grpc/blob/master/doc/service_config.md
+# Calls that no server has begun to process are retried within a shared budget, so that a server
+# that is down does not get three times as many calls.
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
@@ -50,16 +50,16 @@ OPTIONS: list[tuple[str, Any]] = [
     # The model server decides how large a message may be.
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # Find a server that comes back within a second; gRPC's own back-off grows to two minutes.
+    # Reconnect to a restarted server within a second; gRPC's own back-off grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # A lost connection makes gRPC look up the name again, at most so often.
+    # gRPC resolves a name again after a lost connection, but at most this often.
     ("grpc.dns_min_time_between_resolutions_ms", 5_000),
-    # DNS records give addresses, no configuration.
+    # Use DNS for addresses only, not for service configs.
     ("grpc.service_config_disable_resolution", 1),
-    # Notice a peer that vanished: by pings, as often as servers allow by default, and by data that
-    # is not acknowledged within the timeout.
+    # Detect a vanished peer by pings, as often as servers allow by default, and by data that is not
+    # acknowledged within the timeout.
     ("grpc.keepalive_time_ms", 300_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 ]
@@ -74,8 +74,8 @@ class Tls:
     """The files of an encrypted connection.
 
     Attributes:
-        ca: PEM file of the authorities that may sign the server's certificate; the system's
-            otherwise.
+        ca: PEM file of the authorities that may sign the server's certificate; None for the
+            system's.
         cert, key: PEM files of the client's own certificate, for servers that ask for one.
     """
 
@@ -93,39 +93,39 @@ class Tls:
 
 
 def target(address: str) -> str:
-    """Return the gRPC target that an address stands for.
+    """Return the gRPC target of an address.
 
     Args:
         address: `host:port`, whose host may resolve to several addresses; several `ip:port`,
             separated by commas; or a gRPC target with its scheme, such as `unix:/run/models.sock`.
 
     Raises:
-        ValueError: several addresses are not all of the same kind of IP address.
+        ValueError: several addresses are not all IPv4 or all IPv6.
     """
     addresses = [part.strip() for part in address.split(",")]
     if len(addresses) == 1:
         return address if has_scheme(address) else f"dns:///{address}"
-    kinds = {_ip_version(one) for one in addresses}
-    if len(kinds) != 1 or None in kinds:
+    versions = {_ip_version(part) for part in addresses}
+    if len(versions) != 1 or None in versions:
         raise ValueError(
-            "several addresses must all be IPv4 or all IPv6, like 10.0.0.1:8500,10.0.0.2:8500; "
+            "several addresses must all be IPv4 or all IPv6, such as 10.0.0.1:8500,10.0.0.2:8500; "
             f"got {address} (a single name may resolve to several addresses)"
         )
-    return f"ipv{kinds.pop()}:{','.join(addresses)}"
+    return f"ipv{versions.pop()}:{','.join(addresses)}"
 
 
 def split_addresses(address: str) -> list[str]:
-    """Return the addresses that take turns, one each.
+    """Split comma-separated addresses.
 
     Raises:
-        ValueError: several addresses are not all of the same kind of IP address.
+        ValueError: several addresses are not all IPv4 or all IPv6.
     """
     target(address)
     return [part.strip() for part in address.split(",")]
 
 
 def channel(address: str, tls: Tls | None) -> grpc.Channel:
-    """Return a channel for threads; it connects when it is first needed."""
+    """Return a channel for threads; it connects on first use."""
     options = _options(address)
     if tls is None:
         return grpc.insecure_channel(target(address), options=options)
@@ -133,12 +133,12 @@ def channel(address: str, tls: Tls | None) -> grpc.Channel:
 
 
 def aio_channel(address: str, tls: Tls | None, authority: str = "") -> grpc.aio.Channel:
-    """Return a channel for the running event loop; it connects when it is first needed.
+    """Return a channel for the running event loop; it connects on first use.
 
     Args:
         address: as for `target`.
-        tls: how it is encrypted; not at all if None.
-        authority: `host:port` that the server's certificate must be for, if not the address.
+        tls: encryption of the connection; None for plain text.
+        authority: `host:port` of the server's certificate, if not the address.
     """
     options = _options(address)
     if authority:
@@ -152,7 +152,7 @@ def aio_channel(address: str, tls: Tls | None, authority: str = "") -> grpc.aio.
 
 
 def proxy_of(address: str) -> str:
-    """Return the HTTP proxy that calls to an address go through, empty if there is none."""
+    """Return the HTTP proxy that calls to an address go through; empty if there is none."""
     if is_loopback(address) or has_scheme(address):
         return ""
     host = address.partition(",")[0].rpartition(":")[0].strip("[]")
@@ -163,18 +163,18 @@ def proxy_of(address: str) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether all addresses are this machine's own."""
+    """Return whether all addresses are this machine's own."""
     hosts = [part.strip().rpartition(":")[0].strip("[]") for part in address.split(",")]
     return all(host == "localhost" or _is_loopback_ip(host) for host in hosts)
 
 
 def has_scheme(address: str) -> bool:
-    """Whether an address is a gRPC target with its scheme."""
+    """Return whether an address is a gRPC target with its scheme."""
     return address.partition(":")[0] in SCHEMES
 
 
 def _options(address: str) -> list[tuple[str, Any]]:
-    # gRPC would send calls to this machine through a proxy that is meant for the world outside.
+    # By default gRPC sends even loopback calls through the proxy.
     return [*OPTIONS, ("grpc.enable_http_proxy", 0)] if is_loopback(address) else [*OPTIONS]
 
 

@@ -11,10 +11,10 @@ import grpc
 
 from client.errors import ServerError, UnavailableError
 from client.serving.async_client import AsyncServingClient
-from client.serving.call_errors import MAX_BACKOFF, MIN_BACKOFF, call_error, is_busy
+from client.serving.call_errors import MAX_BACKOFF, MIN_BACKOFF, call_error, should_retry
 from client.serving.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Observer, Tls, channel
 from client.serving.deadlines import Deadline
-from client.serving.flows import Dialogue, Prediction, Steps, Target, as_target
+from client.serving.flows import CallFlows, Prediction, Steps, Target, as_target
 from client.serving.pool import stubs
 from client.serving.schema import DEFAULT_SIGNATURE, Schema, Signature
 
@@ -42,7 +42,7 @@ class ServingClient:
         tls: Tls | None = None,
         observe: Observer = lambda rpc, code, seconds: None,
     ) -> None:
-        """Prepare the channel; the connection is made when it is first needed.
+        """Prepare the channel; it connects on first use.
 
         Args:
             address: `host:port`, several `ip:port` separated by commas, or any gRPC target. All
@@ -60,7 +60,7 @@ class ServingClient:
         self._observe = observe
         self._channel = channel(address, tls)
         self._rpcs = stubs(self._channel)
-        self._dialogue = Dialogue()
+        self._flows = CallFlows()
 
     def predict(
         self,
@@ -80,7 +80,7 @@ class ServingClient:
                 one array for the signature's only input.
             signature_name: the signature to run.
             signature: the signature, if known; otherwise it is requested from the server once.
-                With it inputs must be named, and strings stay bytes; without it they are `str` if
+                With it, inputs must be named, and strings stay bytes; without it, they are `str` if
                 they are UTF-8.
             output_filter: names of the outputs to return; empty for all.
             timeout: timeout in seconds.
@@ -92,7 +92,7 @@ class ServingClient:
             DeadlineExceededError: there was no answer in time.
             ServerError: the server refused the request for another reason.
         """
-        steps = self._dialogue.answer(model, inputs, signature_name, signature, output_filter)
+        steps = self._flows.predict(model, inputs, signature_name, signature, output_filter)
         return self._follow(steps, timeout)
 
     def schema(self, model: str | Target, *, timeout: float | None = None) -> Schema:
@@ -101,7 +101,7 @@ class ServingClient:
         Raises:
             ServerError: there is no such model or version, or the server cannot be reached.
         """
-        return self._follow(self._dialogue.schema(as_target(model)), timeout)
+        return self._follow(self._flows.schema(as_target(model)), timeout)
 
     def status(self, model: str | Target, *, timeout: float | None = None) -> list[Any]:
         """Return the `ModelVersionStatus` of each version of a model, newest first.
@@ -109,7 +109,7 @@ class ServingClient:
         Raises:
             ServerError: there is no such model or version, or the server cannot be reached.
         """
-        return self._follow(self._dialogue.status(as_target(model)), timeout)
+        return self._follow(self._flows.status(as_target(model)), timeout)
 
     def classify(
         self,
@@ -124,7 +124,7 @@ class ServingClient:
         Raises:
             ServerError: the server refused the request, or cannot be reached.
         """
-        steps = self._dialogue.classify(as_target(model), examples, signature_name)
+        steps = self._flows.classify(as_target(model), examples, signature_name)
         return self._follow(steps, timeout)
 
     def regress(
@@ -140,7 +140,7 @@ class ServingClient:
         Raises:
             ServerError: the server refused the request, or cannot be reached.
         """
-        steps = self._dialogue.regress(as_target(model), examples, signature_name)
+        steps = self._flows.regress(as_target(model), examples, signature_name)
         return self._follow(steps, timeout)
 
     def close(self) -> None:
@@ -182,7 +182,7 @@ class ServingClient:
                 return self._rpcs[rpc](request, timeout=deadline.left())
             except grpc.RpcError as error:
                 code = error.code()
-                if not is_busy(error, deadline.left() - backoff):
+                if not should_retry(error, deadline.left() - backoff):
                     raise call_error(self.address, code, error.details()) from error
             except ValueError as error:  # grpc's error after `close`
                 code = grpc.StatusCode.CANCELLED

@@ -20,16 +20,16 @@ def is_frame(values: Any) -> bool:
     return hasattr(values, "columns") and hasattr(values, "__getitem__")
 
 
-def of_frame(frame: Any, signature_name: str, schema: Schema) -> tuple[str, Mapping[str, Any]]:
-    """Return a signature and its inputs with a frame's columns.
+def from_frame(frame: Any, signature_name: str, schema: Schema) -> tuple[str, Mapping[str, Any]]:
+    """Return the signature to run, and its inputs from a frame's columns.
 
-    Columns are inputs of the same name. If `dense` computes the same from one matrix, it is run:
-    one tensor travels faster than one for each column. A signature whose only input has another
-    name takes the frame as a matrix, in the model's order of columns if it describes one, else the
-    frame's.
+    Columns are inputs of the same name. If `dense` computes the same from one matrix, it is run,
+    since one tensor travels faster than one per column. A signature whose only input has another
+    name takes the frame as a matrix, in the model's order of columns if it describes one, else in
+    the frame's.
 
     Raises:
-        InvalidArgumentError: a column is missing, unknown, or holds what the input cannot take.
+        InvalidArgumentError: a column is missing, unknown, or has values the input cannot take.
     """
     names = [str(name) for name in frame.columns]
     columns = dict(zip(names, frame.columns, strict=True))
@@ -39,27 +39,27 @@ def of_frame(frame: Any, signature_name: str, schema: Schema) -> tuple[str, Mapp
         _check_names(names, order)
         described = schema.described[DENSE][DENSE_INPUT]
         dtype = schema.signatures[DENSE].inputs[DENSE_INPUT].dtype
-        values = [_values(frame[columns[c.name]], dtype, c) for c in described]
+        values = [_convert(frame[columns[c.name]], dtype, c) for c in described]
         return DENSE, {DENSE_INPUT: np.column_stack(values)}
     if signature is None:
-        return signature_name, {}  # the server refuses it by name
+        return signature_name, {}  # the server's error names it
     by_input = schema.described.get(signature_name, {})
     if len(signature.inputs) == 1 and names != list(signature.inputs):
-        (only,) = signature.inputs
-        known = {column.name: column for column in by_input.get(only, ())}
-        order, dtype = tuple(known) or tuple(names), signature.inputs[only].dtype
+        (input_name,) = signature.inputs
+        by_name = {column.name: column for column in by_input.get(input_name, ())}
+        order, dtype = tuple(by_name) or tuple(names), signature.inputs[input_name].dtype
         _check_names(names, order)
-        values = [_values(frame[columns[n]], dtype, known.get(n)) for n in order]
-        return signature_name, {only: np.column_stack(values)}
+        values = [_convert(frame[columns[n]], dtype, by_name.get(n)) for n in order]
+        return signature_name, {input_name: np.column_stack(values)}
     _check_names(names, tuple(signature.inputs))
     return signature_name, {
-        name: _values(frame[columns[name]], spec.dtype, next(iter(by_input.get(name, ())), None))
+        name: _convert(frame[columns[name]], spec.dtype, next(iter(by_input.get(name, ())), None))
         for name, spec in signature.inputs.items()
     }
 
 
-def of_array(array: Any, signature_name: str, schema: Schema) -> tuple[str, Mapping[str, Any]]:
-    """Return a signature and its inputs with an array for the only input, or the matrix of `dense`.
+def from_array(array: Any, signature_name: str, schema: Schema) -> tuple[str, Mapping[str, Any]]:
+    """Return the signature to run, and its only input or the matrix of `dense` from an array.
 
     Raises:
         InvalidArgumentError: the signature has several inputs.
@@ -76,18 +76,18 @@ def of_array(array: Any, signature_name: str, schema: Schema) -> tuple[str, Mapp
     return signature_name, dict.fromkeys(inputs, array)
 
 
-def _check_names(names: Sequence[str], wanted: Sequence[str]) -> None:
-    unknown = [name for name in names if name not in wanted]
-    missing = [name for name in wanted if name not in names]
-    listing = ", ".join(wanted)
+def _check_names(names: Sequence[str], expected: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in expected]
+    missing = [name for name in expected if name not in names]
+    listing = ", ".join(expected)
     if unknown:
         raise InvalidArgumentError(f'unknown column "{unknown[0]}"; the columns are {listing}')
     if missing:
         raise InvalidArgumentError(f'column "{missing[0]}" is missing; the columns are {listing}')
 
 
-def _values(series: Any, dtype: int, column: Column | None) -> Any:
-    """Return a column's values as the input takes them."""
+def _convert(series: Any, dtype: int, column: Column | None) -> Any:
+    """Convert a column's values for the input."""
     values = series.to_numpy()
     if column is None:
         return values
@@ -99,14 +99,14 @@ def _values(series: Any, dtype: int, column: Column | None) -> Any:
         missing = np.isnat(values)
         days = values.astype("datetime64[us]").astype(np.int64) / DAY_MICROSECONDS
         return np.where(missing, np.nan, days)
-    takes = DTYPES[dtype].kind
-    if values.dtype.kind in {"f": "fiu", "i": "iu", "b": "b"}.get(takes, ""):
+    kinds = {"f": "fiu", "i": "iu", "b": "b"}
+    if values.dtype.kind in kinds.get(DTYPES[dtype].kind, ""):
         return values
-    return [_encoded(value, dtype, column) for value in values.tolist()]
+    return [_encode_value(value, dtype, column) for value in values.tolist()]
 
 
-def _encoded(value: Any, dtype: int, column: Column) -> Any:
-    """Return a value of a table as the input takes it: tables hold gaps, and numbers as names."""
+def _encode_value(value: Any, dtype: int, column: Column) -> Any:
+    """Encode a table's value for the input; it may be missing, or a number for a category."""
     if isinstance(value, bytes):
         return value
     # Comparisons of pandas.NA have no truth value, and NaT has `isoformat`.

@@ -32,46 +32,46 @@ class Deadline:
 
 
 class Watch(Generic[T]):
-    """Calls a function for each item whose deadline has passed.
+    """Calls a function with each item whose deadline has passed.
 
     A timer for each request would cost more than everything else the event loop does for it, and
     few would fire. One timer is set for the earliest deadline, and reset when it fires.
     """
 
-    def __init__(self, end: Callable[[T], object]) -> None:
+    def __init__(self, expire: Callable[[T], object]) -> None:
         """Create an empty watch.
 
         Args:
-            end: called on the event loop with each late item.
+            expire: called on the event loop with each late item.
         """
-        self._end = end
-        self._watched: dict[T, float] = {}
+        self._expire = expire
+        self._ends: dict[T, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._next = math.inf
 
-    def add(self, watched: T, end: float) -> None:
+    def add(self, item: T, end: float) -> None:
         """Watch a hashable item until `end`, or until it is removed."""
-        self._watched[watched] = end
+        self._ends[item] = end
         if end < self._next:
-            self._set(end)
+            self._set_timer(end)
 
-    def remove(self, watched: T) -> None:
+    def remove(self, item: T) -> None:
         """Stop watching an item."""
-        self._watched.pop(watched, None)
+        self._ends.pop(item, None)
 
-    def _set(self, moment: float) -> None:
+    def _set_timer(self, moment: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._next = moment
         seconds = max(0.0, moment - now())
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._expire_late)
 
-    def _look(self) -> None:
+    def _expire_late(self) -> None:
         self._timer, self._next = None, math.inf
         moment = now()
-        late = [watched for watched, end in self._watched.items() if end <= moment]
-        for watched in late:
-            del self._watched[watched]
-            self._end(watched)
-        if self._watched:
-            self._set(min(self._watched.values()))
+        late = [item for item, end in self._ends.items() if end <= moment]
+        for item in late:
+            del self._ends[item]
+            self._expire(item)
+        if self._ends:
+            self._set_timer(min(self._ends.values()))

@@ -15,22 +15,22 @@ import numpy as np
 from client.errors import ClientError, InvalidArgumentError, NotFoundError, ServerError
 from client.serving import protos as messages
 from client.serving import tensors
-from client.serving.data_frames import is_frame, of_array, of_frame
+from client.serving.data_frames import from_array, from_frame, is_frame
 from client.serving.schema import (
     DESCRIBE,
     Description,
     Schema,
     Signature,
-    in_table_order,
-    signatures,
+    order_inputs,
+    read_signatures,
 )
 from client.serving.tensors import Array
 
 T = TypeVar("T")
 Steps = Generator[tuple[str, Any], Any, T]
 
-SCHEMAS_KEPT = 256
-DESCRIBE_TRIES = 3
+MAX_SCHEMAS = 256
+MAX_DESCRIBE_TRIES = 3
 
 
 class Target(NamedTuple):
@@ -62,15 +62,15 @@ class Prediction(NamedTuple):
     version: int
 
 
-class Dialogue:
-    """The calls of one client, and the schemas it has learned."""
+class CallFlows:
+    """The calls of one client, and its cached schemas."""
 
     def __init__(self) -> None:
-        # Threads replace each of these as a whole.
+        # Shared by threads, which replace whole entries.
         self._schemas: dict[Target, Schema] = {}
         self._descriptions: dict[Target, tuple[Any, Description | None]] = {}
 
-    def answer(
+    def predict(
         self,
         model: str | Target,
         inputs: Any,
@@ -78,10 +78,10 @@ class Dialogue:
         signature: Signature | None,
         output_filter: Sequence[str],
     ) -> Steps[Prediction]:
-        """Run a signature, which is requested from the server if it is not known.
+        """Run a signature, requesting it from the server if it is not given.
 
         Raises:
-            InvalidArgumentError: the signature is given, and the inputs are not named.
+            InvalidArgumentError: the signature is given but the inputs are not named.
         """
         target = as_target(model)
         if signature is not None:
@@ -89,29 +89,29 @@ class Dialogue:
                 kind = type(inputs).__name__
                 raise InvalidArgumentError(f"expected inputs by name with a signature, got {kind}")
             return self.run(target, signature, inputs, signature_name, output_filter)
-        return self.predict(target, inputs, signature_name, output_filter)
+        return self._predict(target, inputs, signature_name, output_filter)
 
-    def predict(
+    def _predict(
         self, target: Target, inputs: Any, signature_name: str, output_filter: Sequence[str]
     ) -> Steps[Prediction]:
         """Run a signature with arrays, lists or a frame.
 
-        The schema is requested once. If a request does not fit it, there may be a new version: then
-        the schema is requested again, and the request is encoded again.
+        The schema is requested once. If a request does not fit it, there may be a new version, so
+        the schema is requested again and the request is encoded with it.
         """
-        known = self._schemas.get(target)
-        schema = known or (yield from self.schema(target))
+        cached = self._schemas.get(target)
+        schema = cached or (yield from self.schema(target))
         try:
-            prediction = yield from self._predict(
+            prediction = yield from self._execute(
                 target, schema, inputs, signature_name, output_filter
             )
         except ClientError as error:
-            if known is None or error.status not in (400, 404):
+            if cached is None or error.status not in (400, 404):
                 raise
             schema = yield from self.schema(target)
-            if schema.equals(known):
+            if schema.equals(cached):
                 raise
-            return (yield from self._predict(target, schema, inputs, signature_name, output_filter))
+            return (yield from self._execute(target, schema, inputs, signature_name, output_filter))
         if prediction.version != schema.version:
             self._schemas.pop(target, None)
         return prediction
@@ -124,7 +124,7 @@ class Dialogue:
         signature_name: str,
         output_filter: Sequence[str] = (),
     ) -> Steps[Prediction]:
-        """Run a signature; if the model does not have it, the server says so."""
+        """Run a signature; the server rejects one that the model does not have."""
         request = messages.PredictRequest(
             model_spec=target.spec(signature_name), output_filter=output_filter
         )
@@ -152,15 +152,16 @@ class Dialogue:
             raise
         definition = messages.SignatureDefMap()
         reply.metadata["signature_def"].Unpack(definition)
-        version, found = reply.model_spec.version.value, signatures(definition)
-        answered = Target(target.model, version)
-        known = self._descriptions.get(answered)
-        if known is None or known[0] != definition:
-            known = (definition, (yield from self._describe(answered, found)))
-            _remember(self._descriptions, answered, known)
-        found = in_table_order(found, known[1])
-        schema = Schema(target.model, version, found, known[1], definition)
-        _remember(self._schemas, target, schema)
+        version, signatures = reply.model_spec.version.value, read_signatures(definition)
+        numbered = Target(target.model, version)
+        entry = self._descriptions.get(numbered)
+        if entry is None or entry[0] != definition:
+            entry = (definition, (yield from self._describe(numbered, signatures)))
+            _store(self._descriptions, numbered, entry)
+        description = entry[1]
+        signatures = order_inputs(signatures, description)
+        schema = Schema(target.model, version, signatures, description, definition)
+        _store(self._schemas, target, schema)
         return schema
 
     def status(self, target: Target) -> Steps[list[Any]]:
@@ -183,7 +184,7 @@ class Dialogue:
         request = messages.RegressionRequest(model_spec=target.spec(signature_name), input=examples)
         return (yield "Regress", request)
 
-    def _predict(
+    def _execute(
         self,
         target: Target,
         schema: Schema,
@@ -192,18 +193,18 @@ class Dialogue:
         output_filter: Sequence[str],
     ) -> Steps[Prediction]:
         if is_frame(inputs):
-            signature_name, inputs = of_frame(inputs, signature_name, schema)
+            signature_name, inputs = from_frame(inputs, signature_name, schema)
         elif not isinstance(inputs, Mapping):
-            signature_name, inputs = of_array(inputs, signature_name, schema)
+            signature_name, inputs = from_array(inputs, signature_name, schema)
         signature = schema.signatures.get(signature_name)
         prediction = yield from self.run(target, signature, inputs, signature_name, output_filter)
         outputs = {name: tensors.as_text(name, a) for name, a in prediction.outputs.items()}
         return prediction._replace(outputs=outputs)
 
     def _describe(
-        self, target: Target, found: Mapping[str, Signature]
+        self, target: Target, signatures: Mapping[str, Signature]
     ) -> Steps[Description | None]:
-        signature = found.get(DESCRIBE)
+        signature = signatures.get(DESCRIBE)
         if signature is None or set(signature.inputs) != {"query"}:
             return None
         try:
@@ -225,27 +226,27 @@ class Dialogue:
             return None  # an unrelated signature of the same name
 
     def _run_describe(self, target: Target, signature: Signature) -> Steps[Prediction]:
-        """Run the signature again if the version is not found.
+        """Run `describe`, again if the version is not found.
 
-        One address may stand for several servers, not all of which have the version.
+        An address may stand for several servers, not all of which have the version.
         """
         query = {"query": np.zeros(1, np.int32)}
-        for _ in range(DESCRIBE_TRIES - 1):
+        for _ in range(MAX_DESCRIBE_TRIES - 1):
             with suppress(NotFoundError):
                 return (yield from self.run(target, signature, query, DESCRIBE))
         return (yield from self.run(target, signature, query, DESCRIBE))
 
 
-def _remember(memory: dict[Any, Any], key: Any, value: Any) -> None:
-    if key not in memory and len(memory) >= SCHEMAS_KEPT:
-        memory.pop(next(iter(memory), None), None)
-    memory[key] = value
+def _store(cache: dict[Any, Any], key: Any, value: Any) -> None:
+    if key not in cache and len(cache) >= MAX_SCHEMAS:
+        cache.pop(next(iter(cache), None), None)
+    cache[key] = value
 
 
 def _to_proto(name: str, values: Any, dtype: int | None) -> Any:
     """Encode an input; without a dtype use numpy's, since the server will reject it anyway."""
     try:
-        # numpy's own type of strings drops zero bytes at their end.
+        # numpy's string dtypes drop trailing zero bytes.
         array = np.asarray(values, object if dtype == tensors.STRING else None)
     except ValueError as error:
         raise InvalidArgumentError(f"input {name}: {error}") from None
@@ -255,29 +256,29 @@ def _to_proto(name: str, values: Any, dtype: int | None) -> Any:
         raise InvalidArgumentError(
             f"input {name}: tensors of {tensors.dtype_name(dtype)} cannot be sent"
         )
-    wanted = tensors.DTYPES[dtype]
+    expected = tensors.DTYPES[dtype]
     if dtype == tensors.STRING:
         array = _as_bytes(name, array)
     elif dtype == tensors.BOOL and tensors.holds_booleans(array):
         array = (array & 1).astype(np.bool_)
-    elif array.dtype != wanted:
-        array = _cast(name, array, wanted)
+    elif array.dtype != expected:
+        array = _cast(name, array, expected)
     return tensors.to_proto(array, dtype)
 
 
-def _cast(name: str, array: Array, wanted: np.dtype[Any]) -> Array:
-    """Return an array in another dtype, which holds all its values."""
-    are_integers = array.dtype.kind in "iu" and wanted.kind in "iu"
-    if not are_integers and not np.can_cast(array.dtype, wanted, casting="same_kind"):
+def _cast(name: str, array: Array, expected: np.dtype[Any]) -> Array:
+    """Cast an array to another dtype that holds all its values."""
+    are_integers = array.dtype.kind in "iu" and expected.kind in "iu"
+    if not are_integers and not np.can_cast(array.dtype, expected, casting="same_kind"):
         raise InvalidArgumentError(
-            f"input {name}: expected {wanted.name}, got {array.dtype.name} values"
+            f"input {name}: expected {expected.name}, got {array.dtype.name} values"
         )
     with np.errstate(over="ignore"):
-        result = array.astype(wanted)
+        result = array.astype(expected)
     fits = result == array if are_integers else np.isfinite(result) == np.isfinite(array)
     if not fits.all():
         value = array[~fits][0]
-        raise InvalidArgumentError(f"input {name}: expected {wanted.name}, got {value}")
+        raise InvalidArgumentError(f"input {name}: expected {expected.name}, got {value}")
     return result
 
 

@@ -22,7 +22,7 @@ import grpc.aio
 from client.serving import protos
 from client.serving.channel import Tls, aio_channel, has_scheme, split_addresses
 
-# How often a name is looked up for addresses that have come or gone.
+# Interval between lookups of a name for addresses that were added or removed.
 RESOLVE_SECONDS = 5.0
 # Interval and timeout of probes to a server that was left out.
 PROBE_SECONDS = 0.5
@@ -37,7 +37,7 @@ SLOWEST_DECAY = 0.99
 RECENT_CALLS = 9
 NOISE_SECONDS = 0.005
 HALF_LIFE_SECONDS = 1.0
-# How long calls to a server that has left may take, the wait for their turn included.
+# Time for calls to a server that has left, including their time in the queue.
 DRAIN_SECONDS = 30.0
 _NO_ANSWER = (
     grpc.StatusCode.UNAVAILABLE,
@@ -65,21 +65,21 @@ class Server:
         self.closed = False
         self._channel = channel
         self._recent: deque[float] = deque([0.0] * RECENT_CALLS, RECENT_CALLS)
-        self._measured = 0.0
+        self._measured_at = 0.0
 
     def seconds(self, now: float) -> float:
         """Return the median duration of its recent predictions, decayed by their age."""
         return statistics.median(self._recent) * math.pow(
-            0.5, (now - self._measured) / HALF_LIFE_SECONDS
+            0.5, (now - self._measured_at) / HALF_LIFE_SECONDS
         )
 
     def observe(self, seconds: float, now: float) -> None:
         """Record the duration of a prediction that ended now."""
         self._recent.append(seconds)
-        self._measured = now
+        self._measured_at = now
 
     async def answers(self) -> bool:
-        """Whether the server answers anything at all."""
+        """Return whether the server answers at all, even with an error."""
         try:
             request = protos.GetModelStatusRequest(model_spec=protos.ModelSpec(name="probe"))
             await self.rpcs["GetModelStatus"](request, timeout=PROBE_TIMEOUT)
@@ -97,26 +97,26 @@ class ServerPool:
     """Picks a server for each call.
 
     Servers take turns. One with calls in flight, or one that takes a multiple of the fastest's
-    time, gets fewer: its cost is the number of its calls, including this one, times its slowness
-    relative to the fastest server. The factor is rounded, so that equal servers stay equal.
+    time, gets fewer calls: its cost is the number of its calls, including this one, times its
+    slowness relative to the fastest server, rounded so that equal servers stay equal.
 
     Attributes:
-        servers: the servers now.
-        left: called with each server that leaves.
+        servers: the current servers.
+        on_leave: called with each server that leaves.
     """
 
     def __init__(self, address: str, tls: Tls | None) -> None:
-        """Create channels; connections are made when they are first needed.
+        """Create channels, which connect on first use.
 
         Args:
-            address: `host:port`, several `ip:port` with commas, or any gRPC target.
-            tls: how connections are encrypted; not at all if None.
+            address: `host:port`, several `ip:port` separated by commas, or any gRPC target.
+            tls: encryption of the connections; None for plain text.
         """
         self.address = address
         self._tls = tls
         addresses = split_addresses(address)
-        self.servers = [Server(one, aio_channel(one, tls)) for one in addresses]
-        self.left: Callable[[Server], None] = lambda server: None
+        self.servers = [Server(each, aio_channel(each, tls)) for each in addresses]
+        self.on_leave: Callable[[Server], None] = lambda server: None
         self._resolves = len(addresses) == 1 and not has_scheme(address)
         self._slowest = 0.0
         self._turn = 0
@@ -132,8 +132,8 @@ class ServerPool:
         if len(servers) == 1:
             return servers[0]
         self._turn += 1
-        wanted = [s for s in servers if s not in avoid] if avoid else servers
-        answering = [s for s in wanted if not s.left_out] or wanted or servers
+        candidates = [s for s in servers if s not in avoid] if avoid else servers
+        answering = [s for s in candidates if not s.left_out] or candidates or servers
         return self._cheapest(answering)
 
     def slots(self) -> int:
@@ -142,8 +142,8 @@ class ServerPool:
             return 1
         return max(1, sum(not server.left_out for server in self.servers))
 
-    def other(self, server: Server, avoid: Collection[Server] = ()) -> Server | None:
-        """Return another server that answers, None if there is none. The turn does not advance."""
+    def pick_other(self, server: Server, avoid: Collection[Server] = ()) -> Server | None:
+        """Return another answering server, or None. The turn does not advance."""
         others = [s for s in self.servers if s is not server and not s.left_out and s not in avoid]
         return self._cheapest(others) if others else None
 
@@ -205,55 +205,55 @@ class ServerPool:
         server.left_out = False
 
     async def _resolve(self) -> None:
-        """Keep a channel for each address of a name with several addresses, or with a new one."""
+        """Keep a channel for each address once a name has several addresses, or another one."""
         host, _, port = self.address.rpartition(":")
         loop = asyncio.get_running_loop()
-        alone: list[str] | None = None
+        initial: list[str] | None = None
         while True:
             with suppress(OSError):
                 infos = await loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-                found = sorted({_joined(info[4][0], port) for info in infos})
-                alone = found if alone is None else alone
-                if len({address.startswith("[") for address in found}) > 1:
+                addresses = sorted({_join_host_port(info[4][0], port) for info in infos})
+                initial = addresses if initial is None else initial
+                if len({address.startswith("[") for address in addresses}) > 1:
                     # Perhaps one server at an IPv4 and an IPv6 address; gRPC chooses.
-                    self._follow([self.address])
-                elif len(found) > 1 or found != alone:
-                    alone = []
-                    self._follow(found)
+                    self._update_servers([self.address])
+                elif len(addresses) > 1 or addresses != initial:
+                    initial = []
+                    self._update_servers(addresses)
             await asyncio.sleep(RESOLVE_SECONDS)
 
-    def _follow(self, addresses: list[str]) -> None:
+    def _update_servers(self, addresses: list[str]) -> None:
         """Add servers at new addresses, and drain those at other addresses."""
         current = {server.address: server for server in self.servers}
         self.servers = [
-            current.get(one) or Server(one, aio_channel(one, self._tls, authority=self.address))
-            for one in addresses
+            current.get(each) or Server(each, aio_channel(each, self._tls, authority=self.address))
+            for each in addresses
         ]
         for address, server in current.items():
             if address not in addresses:
                 self._start(_drain(server))
-                self.left(server)
+                self.on_leave(server)
 
 
 async def _drain(server: Server) -> None:
-    """Close a server's channel later: requests choose a server before it is their turn."""
+    """Close a server's channel after a delay, since queued requests may have picked it."""
     try:
         await asyncio.sleep(DRAIN_SECONDS)
     finally:
         await server.close()
 
 
-def stubs(over: grpc.Channel | grpc.aio.Channel) -> Mapping[str, Callable[..., Any]]:
+def stubs(channel: grpc.Channel | grpc.aio.Channel) -> Mapping[str, Callable[..., Any]]:
     """Return the methods of a model server by name."""
-    prediction = protos.PredictionServiceStub(over)
+    prediction = protos.PredictionServiceStub(channel)
     return {
         "Predict": prediction.Predict,
         "Classify": prediction.Classify,
         "Regress": prediction.Regress,
         "GetModelMetadata": prediction.GetModelMetadata,
-        "GetModelStatus": protos.ModelServiceStub(over).GetModelStatus,
+        "GetModelStatus": protos.ModelServiceStub(channel).GetModelStatus,
     }
 
 
-def _joined(host: Any, port: str) -> str:
+def _join_host_port(host: Any, port: str) -> str:
     return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"

@@ -18,7 +18,7 @@ EXPLAIN = "explain"
 DENSE = "dense"
 DENSE_INPUT = "features"
 DEFAULT_SIGNATURE = "serving_default"
-# Signatures of TensorFlow's own initialisation.
+# Prefix of TensorFlow's internal signatures.
 INTERNAL_PREFIX = "__"
 
 
@@ -35,13 +35,13 @@ class TensorSpec:
     shape: tuple[int | None, ...] | None
 
     def accepts(self, shape: Sequence[int]) -> bool:
-        """Whether a tensor of a shape fits."""
+        """Return whether a tensor of a shape fits."""
         if self.shape is None:
             return True
         if len(shape) != len(self.shape):
             return False
-        for want, have in zip(self.shape, shape, strict=True):  # a generator takes twice as long
-            if want is not None and want != have:
+        for expected, actual in zip(self.shape, shape, strict=True):  # twice as fast as a generator
+            if expected is not None and expected != actual:
                 return False
         return True
 
@@ -75,11 +75,11 @@ class Description:
         class_names: names of class 0 and class 1.
         threshold: probability at and above which the label is the second class.
         trained_at: ISO 8601.
-        metrics: of the rows held out in training, by name.
-        label_name: the label column's name, empty if the model does not say.
-        reference: JSON text, the distribution of the training rows; None if the model has none.
-        golden: JSON text, rows with the probabilities that training computed; None likewise.
-        intervals: 95 % intervals of the metrics; none if the model does not give them.
+        metrics: values on the held-out rows, by name.
+        label_name: the label column's name; empty if the model does not say.
+        reference: JSON text, the distribution of the training rows; None if absent.
+        golden: JSON text, rows with the probabilities that training computed; None if absent.
+        intervals: 95 % intervals of the metrics; empty if the model does not give them.
     """
 
     columns: tuple[Column, ...]
@@ -100,43 +100,43 @@ class Description:
             KeyError, ValueError, IndexError, TypeError, AttributeError, RuntimeError: the outputs
                 are not in the form of `describe`.
         """
-        facts = {name: values[0] for name, values in outputs.items()}
-        vocabulary = iter(_texts(facts["vocabulary_values"]))
-        lengths = facts["vocabulary_lengths"].tolist()
-        # Models exported earlier lack some of these.
-        first = np.where(facts["vocabulary_lengths"] > 0, 0, -1)
-        modes = facts.get("class_modes", np.stack([first, first]))
-        missing = facts.get("missing", np.zeros(len(lengths), np.bool_))
-        most_frequent = facts["modes"].tolist() if "modes" in facts else [None] * len(lengths)
-        marks = frozenset(_texts(facts["missing_marks"]) if "missing_marks" in facts else ())
+        fields = {name: values[0] for name, values in outputs.items()}
+        vocabulary = iter(_texts(fields["vocabulary_values"]))
+        lengths = fields["vocabulary_lengths"].tolist()
+        # Models exported by earlier versions lack some of these.
+        first = np.where(fields["vocabulary_lengths"] > 0, 0, -1)
+        modes = fields.get("class_modes", np.stack([first, first]))
+        missing = fields.get("missing", np.zeros(len(lengths), np.bool_))
+        most_frequent = fields["modes"].tolist() if "modes" in fields else [None] * len(lengths)
+        marks = frozenset(_texts(fields["missing_marks"]) if "missing_marks" in fields else ())
         columns = zip(
-            _texts(facts["kinds"]),
-            _texts(facts["columns"]),
+            _texts(fields["kinds"]),
+            _texts(fields["columns"]),
             [tuple(next(vocabulary) for _ in range(length)) for length in lengths],
-            facts["means"].tolist(),
-            facts["deviations"].tolist(),
-            facts["minimums"].tolist(),
-            facts["maximums"].tolist(),
-            [(mean_0, mean_1) for mean_0, mean_1 in facts["class_means"].T.tolist()],
+            fields["means"].tolist(),
+            fields["deviations"].tolist(),
+            fields["minimums"].tolist(),
+            fields["maximums"].tolist(),
+            [(mean_0, mean_1) for mean_0, mean_1 in fields["class_means"].T.tolist()],
             [(int(mode_0), int(mode_1)) for mode_0, mode_1 in modes.T],
             missing.tolist(),
             most_frequent,
             [marks] * len(lengths),
-            _texts(facts["date_forms"]) if "date_forms" in facts else [""] * len(lengths),
+            _texts(fields["date_forms"]) if "date_forms" in fields else [""] * len(lengths),
             strict=True,
         )
-        class_0, class_1 = _texts(facts["class_names"])
-        metric_names = _texts(facts["metric_names"])
-        intervals = facts.get("metric_intervals", np.empty((0, 2))).tolist()
+        class_0, class_1 = _texts(fields["class_names"])
+        metric_names = _texts(fields["metric_names"])
+        intervals = fields.get("metric_intervals", np.empty((0, 2))).tolist()
         return cls(
             columns=tuple(make_column(*column) for column in columns),
             class_names=(class_0, class_1),
-            threshold=float(facts["threshold"]),
-            trained_at=facts["trained_at"].decode(),
-            metrics=dict(zip(metric_names, facts["metric_values"].tolist(), strict=True)),
-            label_name=_text(facts, "label_name") or "",
-            reference=_text(facts, "reference"),
-            golden=_text(facts, "golden"),
+            threshold=float(fields["threshold"]),
+            trained_at=fields["trained_at"].decode(),
+            metrics=dict(zip(metric_names, fields["metric_values"].tolist(), strict=True)),
+            label_name=_text(fields, "label_name") or "",
+            reference=_text(fields, "reference"),
+            golden=_text(fields, "golden"),
             intervals={
                 name: (low, high)
                 for name, (low, high) in zip(metric_names, intervals, strict=False)
@@ -154,7 +154,7 @@ class Schema:
         model: the model's name.
         version: the version's number.
         signatures: by name.
-        description: the model's description of itself, None without a `describe` signature.
+        description: the model's description of itself; None without a `describe` signature.
         definition: the signatures as the server sent them, a `SignatureDefMap`.
     """
 
@@ -173,7 +173,7 @@ class Schema:
         )
 
     def reads_like(self, other: Schema) -> bool:
-        """Return whether a request becomes the same call for both versions."""
+        """Return whether both versions decode a request to the same call."""
         return self._form == other._form and self.definition == other.definition
 
     @cached_property
@@ -195,15 +195,15 @@ class Schema:
 
         The matrix of `dense` holds all columns, any other input its own.
         """
-        found: dict[str, Mapping[str, tuple[Column, ...]]] = {}
+        by_signature: dict[str, Mapping[str, tuple[Column, ...]]] = {}
         columns = self.description.columns if self.description else ()
         for name, signature in self.signatures.items():
             matrix = signature.inputs.get(DENSE_INPUT)
             if self.column_order(name) is not None:
-                found[name] = {column.name: (column,) for column in columns}
+                by_signature[name] = {column.name: (column,) for column in columns}
             elif name == DENSE and matrix is not None and matrix.shape == (None, len(columns)):
-                found[name] = {DENSE_INPUT: columns}
-        return found
+                by_signature[name] = {DENSE_INPUT: columns}
+        return by_signature
 
     def dense_order(self, signature_name: str) -> tuple[str, ...] | None:
         """Return the order of the columns if `dense` computes the same from one matrix.
@@ -233,18 +233,18 @@ class Schema:
             return None
         default = self.signatures[DEFAULT_SIGNATURE]
         matrix = dense.inputs.get(DENSE_INPUT)
-        same = (
+        is_equivalent = (
             matrix is not None
             and dense.inputs.keys() == {DENSE_INPUT}
             and matrix.shape == (None, len(order))
             and all(spec == TensorSpec(matrix.dtype, (None,)) for spec in default.inputs.values())
             and dense.outputs == default.outputs
         )
-        return order if same else None
+        return order if is_equivalent else None
 
 
-def signatures(definition: Any) -> dict[str, Signature]:
-    """Read a `SignatureDefMap`; names come in alphabetical order, as the map itself has none."""
+def read_signatures(definition: Any) -> dict[str, Signature]:
+    """Read a `SignatureDefMap`; names are sorted, as the map has no order."""
     return {
         name: Signature(_specs(signature.inputs), _specs(signature.outputs))
         for name, signature in sorted(definition.signature_def.items())
@@ -252,16 +252,16 @@ def signatures(definition: Any) -> dict[str, Signature]:
     }
 
 
-def in_table_order(
-    found: Mapping[str, Signature], description: Description | None
+def order_inputs(
+    signatures: Mapping[str, Signature], description: Description | None
 ) -> dict[str, Signature]:
-    """Return signatures whose inputs come in the order of the table's columns."""
+    """Return the signatures with their inputs in the order of the table's columns."""
     names = [column.name for column in description.columns] if description else []
     return {
         name: replace(signature, inputs={n: signature.inputs[n] for n in names})
         if set(names) == signature.inputs.keys()
         else signature
-        for name, signature in found.items()
+        for name, signature in signatures.items()
     }
 
 
@@ -276,8 +276,8 @@ def _spec(info: Any) -> TensorSpec:
     return TensorSpec(info.dtype, tuple(dim.size if dim.size >= 0 else None for dim in shape.dim))
 
 
-def _text(facts: Mapping[str, Any], name: str) -> str | None:
-    return facts[name].decode() if name in facts else None
+def _text(fields: Mapping[str, Any], name: str) -> str | None:
+    return fields[name].decode() if name in fields else None
 
 
 def _texts(values: Array) -> list[str]:

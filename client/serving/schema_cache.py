@@ -1,4 +1,4 @@
-"""A cache of schemas by version, and of the version that each server answers with.
+"""A cache of schemas by version, and of the version with which each server answers.
 
 A version's schema never changes. The latest version does, and not on all servers at the same
 moment; it is learned from replies, from requests that do not fit, and by polling.
@@ -29,8 +29,8 @@ _Key = tuple[Target, Server]
 
 
 @dataclass
-class _Known:
-    """A target's schema, when it was last loaded, and whether it was used since."""
+class _Entry:
+    """A target's schema, when it was last loaded, and whether it has been used since."""
 
     schema: Schema
     loaded_at: float
@@ -44,28 +44,28 @@ class SchemaCache:
     """
 
     def __init__(
-        self, client: AsyncServingClient, learned: Callable[[Schema, Server], Awaitable[None]]
+        self, client: AsyncServingClient, on_load: Callable[[Schema, Server], Awaitable[None]]
     ) -> None:
-        """Start empty.
+        """Create an empty cache.
 
         Args:
             client: the client of the servers.
-            learned: awaited with each schema and its server before requests use it.
+            on_load: awaited with each schema and its server before requests use it.
         """
         self._client = client
-        self._learned = learned
-        self._known: dict[_Key, _Known] = {}
+        self._on_load = on_load
+        self._entries: dict[_Key, _Entry] = {}
         # A version is the same on every server, and may be gone from one that has just answered.
         self._versions: dict[tuple[str, int], Schema] = {}
-        self._asking: dict[_Key, asyncio.Task[Schema]] = {}
+        self._requests: dict[_Key, asyncio.Task[Schema]] = {}
 
     def get(self, target: Target, server: Server) -> Schema | None:
-        """Return a target's schema on a server, None if it is not cached."""
-        known = self._known.get((target, server))
-        if known is None:
+        """Return a target's schema on a server; None if it is not cached."""
+        entry = self._entries.get((target, server))
+        if entry is None:
             return None
-        known.used = True
-        return known.schema
+        entry.used = True
+        return entry.schema
 
     async def load(self, target: Target, server: Server, deadline: Deadline) -> Schema:
         """Return a target's schema on a server, loading it if it is not cached.
@@ -73,109 +73,109 @@ class SchemaCache:
         Raises:
             ServerError: there is no such model or version, or the server cannot be reached.
         """
-        return self.get(target, server) or await self.ask(target, server, deadline)
+        return self.get(target, server) or await self.fetch(target, server, deadline)
 
     def server_of(
         self, target: Target, schema: Schema, avoid: Collection[Server] = ()
     ) -> Server | None:
-        """Return a server on which a target has this schema, None if there is none."""
+        """Return a server on which a target has this schema; None if there is none."""
         pool = self._client.pool
-        others = [one for one in pool.servers if self.get(target, one) is not schema]
-        server = pool.pick((*avoid, *others))
-        return None if server.left_out or server in avoid or server in others else server
+        unsuitable = [*avoid, *(s for s in pool.servers if self.get(target, s) is not schema)]
+        server = pool.pick(unsuitable)
+        return None if server.left_out or server in unsuitable else server
 
     def models(self) -> list[str]:
         """Return the names of the models whose latest version is cached."""
-        return list(dict.fromkeys(t.model for t, _ in self._known if t == Target(t.model)))
+        return list(dict.fromkeys(t.model for t, _ in self._entries if t == Target(t.model)))
 
     async def refresh(
         self, target: Target, server: Server, schema: Schema, deadline: Deadline, error: ClientError
     ) -> Schema | None:
-        """Reload a target's schema; None if that does not explain an error."""
+        """Reload a target's schema after an error; return None if that does not help."""
         if error.status not in (400, 404):
             return None
-        known = self._known.get((target, server))
-        if known is not None and known.schema is not schema:
-            return known.schema
-        if known is not None and time.monotonic() - known.loaded_at < MIN_AGE_SECONDS:
+        entry = self._entries.get((target, server))
+        if entry is not None and entry.schema is not schema:
+            return entry.schema
+        if entry is not None and time.monotonic() - entry.loaded_at < MIN_AGE_SECONDS:
             return None
         try:
-            fresh = await self.ask(target, server, deadline)
+            reloaded = await self.fetch(target, server, deadline)
         except ServerError:
-            return None  # the error at hand says more
-        return fresh if fresh is not schema else None
+            return None  # the original error says more
+        return reloaded if reloaded is not schema else None
 
-    async def answered_by(
+    async def load_version(
         self, target: Target, version: int, server: Server, deadline: Deadline
     ) -> Schema:
         """Return the schema of the version that a server has just answered with."""
         schema = self._versions.get((target.model, version))
         if schema is None:
             schema = await self.load(Target(target.model, version), server, deadline)
-        known = self._known.get((target, server))
-        if known is not None and known.schema is not schema:
-            await self._learned(schema, server)
-            known.schema = schema
+        entry = self._entries.get((target, server))
+        if entry is not None and entry.schema is not schema:
+            await self._on_load(schema, server)
+            entry.schema = schema
         return schema
 
-    async def ask(self, target: Target, server: Server, deadline: Deadline) -> Schema:
+    async def fetch(self, target: Target, server: Server, deadline: Deadline) -> Schema:
         """Load a target's schema from a server; concurrent callers share the request.
 
         Raises:
             ServerError: there is no such model or version, or the server cannot be reached.
         """
         key = (target, server)
-        asking = self._asking.get(key)
-        if asking is None:
-            asking = self._asking[key] = asyncio.create_task(self._ask_once(key))
-            # All waiters may have gone, and nobody else would retrieve an error.
-            asking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        request = self._requests.get(key)
+        if request is None:
+            request = self._requests[key] = asyncio.create_task(self._fetch_once(key))
+            # Retrieve the exception even if no caller is waiting any more.
+            request.add_done_callback(lambda task: task.cancelled() or task.exception())
         # A waiter may time out without cancelling the request for the others.
-        await asyncio.wait({asking}, timeout=deadline.left())
-        if not asking.done():
+        await asyncio.wait({request}, timeout=deadline.left())
+        if not request.done():
             raise DeadlineExceededError("there was no answer in time")
-        return asking.result()
+        return request.result()
 
     async def keep_fresh(self) -> None:
         """Poll for new versions of the models in use until cancelled."""
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
-            for (target, server), known in list(self._known.items()):
+            for (target, server), entry in list(self._entries.items()):
                 if server not in self._client.pool.servers:
-                    self._known.pop((target, server), None)
-                elif target.version is None and known.used and not server.left_out:
-                    known.used = False
+                    self._entries.pop((target, server), None)
+                elif target.version is None and entry.used and not server.left_out:
+                    entry.used = False
                     with suppress(ServerError):
-                        await self.ask(target, server, Deadline(self._client.timeout))
+                        await self.fetch(target, server, Deadline(self._client.timeout))
 
-    async def _ask_once(self, key: _Key) -> Schema:
+    async def _fetch_once(self, key: _Key) -> Schema:
         target, server = key
         try:
             schema = await self._client.schema(target, server=server)
-            await self._learned(schema, server)
+            await self._on_load(schema, server)
         except ServerError as error:
             if error.status == 404:
-                self._known.pop(key, None)
+                self._entries.pop(key, None)
             raise
         finally:
-            del self._asking[key]
-        return self._remember(key, schema)
+            del self._requests[key]
+        return self._store(key, schema)
 
-    def _remember(self, key: _Key, schema: Schema) -> Schema:
-        """Store a schema, but keep an equal one that is stored already."""
-        target, old = key[0], self._known.get(key)
-        known = [self._known.get((target, server)) for server in self._client.pool.servers]
+    def _store(self, key: _Key, schema: Schema) -> Schema:
+        """Store and return a schema, or an equal one that is stored already."""
+        target, old = key[0], self._entries.get(key)
+        entries = [self._entries.get((target, server)) for server in self._client.pool.servers]
         # Callers may name the version or not, so it is looked up by its number as well.
         version = self._versions.get((schema.model, schema.version))
-        for same in (version, *(one.schema for one in known if one is not None)):
-            if same is not None and same.equals(schema):
-                schema = same
+        for stored in (version, *(entry.schema for entry in entries if entry is not None)):
+            if stored is not None and stored.equals(schema):
+                schema = stored
                 break
         if old is None:
-            while len(self._known) >= MAX_SCHEMAS:
-                del self._known[next(iter(self._known))]
+            while len(self._entries) >= MAX_SCHEMAS:
+                del self._entries[next(iter(self._entries))]
         # Polling does not count as use.
-        self._known[key] = _Known(schema, time.monotonic(), old is None or old.used)
+        self._entries[key] = _Entry(schema, time.monotonic(), old is None or old.used)
         while len(self._versions) >= MAX_SCHEMAS:
             del self._versions[next(iter(self._versions))]
         self._versions[schema.model, schema.version] = schema

@@ -1,4 +1,4 @@
-"""Tensors between numpy and TensorProto, as bytes wherever the protocol allows it."""
+"""Conversion between numpy arrays and TensorProto, as bytes where the protocol allows it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BOOL = DataType.Value("DT_BOOL")
 # numpy has no bfloat16; its values are float32 here, which holds all of them.
 BFLOAT16 = DataType.Value("DT_BFLOAT16")
 
-# numpy dtype of each tensor dtype, and the field of values that do not travel as bytes. The
+# numpy dtype of each tensor dtype, and the field for values that are not sent as bytes. The
 # quantized types have no numpy dtype.
 _NUMPY = {
     "DT_FLOAT": (np.float32, "float_val"),
@@ -64,15 +64,15 @@ def from_proto(proto: Any) -> Array:
     """Return a TensorProto's values, strings as an object array of bytes.
 
     Raises:
-        ValueError: its dtype has no numpy form, or there are not as many values as its shape says.
+        ValueError: its dtype is not supported, or the number of values does not fit its shape.
         OverflowError: a value does not fit its dtype.
     """
     if proto.dtype not in DTYPES:
         raise ValueError(f"tensors of {dtype_name(proto.dtype)} are not supported")
     dtype, shape = DTYPES[proto.dtype], [dim.size for dim in proto.tensor_shape.dim]
-    stored = np.dtype(np.uint16) if proto.dtype == BFLOAT16 else dtype
+    wire_dtype = np.dtype(np.uint16) if proto.dtype == BFLOAT16 else dtype
     if proto.tensor_content and proto.dtype != STRING:
-        array = np.frombuffer(proto.tensor_content, stored).reshape(shape)
+        array = np.frombuffer(proto.tensor_content, wire_dtype).reshape(shape)
         return from_bfloat16(array) if proto.dtype == BFLOAT16 else array
     values = getattr(proto, _FIELDS[proto.dtype])
     if proto.dtype == BFLOAT16:

@@ -263,7 +263,7 @@ def test_each_caller_gets_its_own_rows_or_its_own_error(
     assert not shared.batcher._queues
     assert not shared.batcher._tasks
     assert (shared.batcher._waiting, shared.batcher._waiting_size) == (0, 0)
-    assert not shared.batcher._watch._watched
+    assert not shared.batcher._watch._ends
 
 
 def ask(requests: Sequence[Asked], server: FakeServer, **options: Any) -> list[Outcome]:

@@ -42,7 +42,7 @@ def test_what_an_address_stands_for(address: str, expected: str) -> None:
 
 @pytest.mark.parametrize("address", ["a:1,b:2", "10.0.0.1:1,[::1]:1", "10.0.0.1:1,", "unix:/a,1"])
 def test_several_addresses_must_be_of_a_kind(address: str) -> None:
-    with pytest.raises(ValueError, match="must all be IPv4 or all IPv6, like "):
+    with pytest.raises(ValueError, match="must all be IPv4 or all IPv6, such as "):
         target(address)
 
 

@@ -210,7 +210,7 @@ def test_the_statistics_equal_an_offline_computation() -> None:
     counts, shares = np.array([10, 40, 50, 0, 0]), np.array([0.3, 0.3, 0.3, 0.1, 0.0])
     p = (np.array([10, 40, 50, 0]) + 0.5) / 102
     q = (np.array([300, 300, 300, 100]) + 0.5) / 1002
-    found = drift.shift(counts, shares, 1000, columns=7)
+    found = drift.assess_shift(counts, shares, 1000, columns=7)
     assert found.psi == pytest.approx(sum((p - q) * np.log(p / q)), abs=1e-12)
     assert found.js == pytest.approx(jensenshannon(p, q, base=2), abs=1e-12)
     limit = stats.chi2.ppf(1 - 0.01 / 7, 3) * (1 / 100 + 1 / 1000) * (1 + 4 / 100)
@@ -222,12 +222,15 @@ def test_the_statistics_equal_an_offline_computation() -> None:
 
 def test_a_verdict_needs_a_shift_and_enough_rows() -> None:
     same, other = np.array([0.5, 0.5]), np.array([0.9, 0.1])
-    assert drift.shift(1000 * same, same, 1000).verdict == "ok"
-    assert drift.shift(1000 * other, same, 1000).verdict == "alarm"
-    assert drift.shift(1000 * np.array([0.68, 0.32]), same, 1000).verdict == "warn"
+    assert drift.assess_shift(1000 * same, same, 1000).verdict == "ok"
+    assert drift.assess_shift(1000 * other, same, 1000).verdict == "alarm"
+    assert drift.assess_shift(1000 * np.array([0.68, 0.32]), same, 1000).verdict == "warn"
     # Twenty rows may look like that by chance.
-    assert drift.shift(20 * np.array([0.7, 0.3]), same, 1000, columns=30).verdict == "too few rows"
-    assert drift.shift(np.array([0, 0]), same, 1000).verdict == "too few rows"
+    assert (
+        drift.assess_shift(20 * np.array([0.7, 0.3]), same, 1000, columns=30).verdict
+        == "too few rows"
+    )
+    assert drift.assess_shift(np.array([0, 0]), same, 1000).verdict == "too few rows"
 
 
 @pytest.mark.parametrize(("rows", "trained"), [(100, 455), (1000, 455), (100_000, 100_000)])
@@ -237,6 +240,6 @@ def test_undrifted_windows_alarm_in_one_of_a_hundred(rows: int, trained: int) ->
     for _ in range(250):  # the jobs' test, of the same statistics, simulates more
         shares = generator.multinomial(trained, [0.1] * 10, size=30) / trained
         counts = generator.multinomial(rows, [0.1] * 10, size=30)
-        found = [drift.shift(*of, trained, 30) for of in zip(counts, shares, strict=True)]
+        found = [drift.assess_shift(*of, trained, 30) for of in zip(counts, shares, strict=True)]
         alarms += any(one.verdict in ("warn", "alarm") for one in found)
     assert alarms <= 8  # 2.5 are expected at most; more than 8 happen by chance once in 900 times

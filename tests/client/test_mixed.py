@@ -48,7 +48,7 @@ SHARES = {
     "rooms": 1.0,
     "balcony": 1.0,
 }
-NEVER = "the model has seen no missing value there"
+NEVER = "training saw no missing values in this column"
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from client.http.gateway import Gateway
 from client.http.messages import HttpRequest
 from client.http.openapi import document
 from client.serving.protos import SignatureDefMap
-from client.serving.schema import Schema, TensorSpec, signatures
+from client.serving.schema import Schema, TensorSpec, read_signatures
 from client.settings import Settings
 from tests.client import schemas
 from tests.support import forked, identity, mixed
@@ -186,7 +186,7 @@ def test_classify_and_regress_are_described_if_the_model_has_signatures_for_them
     definition = SignatureDefMap()
     definition.signature_def["c"].method_name = "tensorflow/serving/classify"
     made = document(
-        [Schema("m", 1, signatures(definition), None, definition)],
+        [Schema("m", 1, read_signatures(definition), None, definition)],
         default_model="m",
         title="t",
         version="0",

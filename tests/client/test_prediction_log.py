@@ -21,7 +21,13 @@ import pytest
 
 from client.codecs import Call
 from client.observability import prediction_log
-from client.observability.log_rows import LoggedCall, ShadowAnswer, grouped, lines_of, merged
+from client.observability.log_rows import (
+    LoggedCall,
+    ShadowAnswer,
+    encode_lines,
+    group_calls,
+    merge_calls,
+)
 from client.observability.metrics import Metrics
 from client.observability.prediction_ids import is_id, is_sampled, new_ids
 from client.observability.prediction_log import PredictionLog
@@ -55,7 +61,7 @@ def logged(**more: Any) -> LoggedCall:
 
 def rows_of(call: LoggedCall, share: float = 1.0, leave_out: tuple[str, ...] = ()) -> list[Any]:
     sampled = call.sample(share)
-    text = lines_of(sampled, share, leave_out) if sampled is not None else b""
+    text = encode_lines(sampled, share, leave_out) if sampled is not None else b""
     assert text.endswith(b"\n")
     return list(map(json.loads, text.splitlines()))
 
@@ -86,13 +92,17 @@ def test_a_row_holds_everything_about_a_prediction() -> None:
 def test_rows_of_one_request_have_its_id_and_a_number() -> None:
     found = rows_of(logged(ids=["one"], rows=[2], callers=[None], seconds=[0.1], times=[0.0]))
     assert [(row["id"], row["row"]) for row in found] == [("one", 0), ("one", 1)]
-    table = logged(ids=["one"], rows=[2], callers=[None], seconds=[0.1], times=[0.0], places=[7, 9])
+    table = logged(
+        ids=["one"], rows=[2], callers=[None], seconds=[0.1], times=[0.0], row_indexes=[7, 9]
+    )
     assert [row["row"] for row in rows_of(table)] == [7, 9]
 
 
 def test_grouped_calls_have_the_same_lines_as_single_calls() -> None:
     later = logged(ids=["c", "d"], times=(1_700_000_002.0, 1_700_000_003.0))
-    table = logged(ids=["e"], rows=[2], callers=[None], seconds=[0.1], times=[0.0], places=[7, 9])
+    table = logged(
+        ids=["e"], rows=[2], callers=[None], seconds=[0.1], times=[0.0], row_indexes=[7, 9]
+    )
     half = logged(outputs={"probability": ANSWER["probability"]})
     shadow = logged(shadow=ShadowAnswer(2, ANSWER))
     large = logged(
@@ -103,11 +113,11 @@ def test_grouped_calls_have_the_same_lines_as_single_calls() -> None:
     )
     calls = [logged(), later, logged(arm="canary"), table, table, half, half, shadow, large, later]
     calls += [logged(schema=MIXED), logged(rows=None)]
-    groups = list(grouped(calls))
+    groups = list(group_calls(calls))
     assert [len(group) for group in groups] == [2, 1, 1, 1, 2, 1, 1, 1, 1, 1]
     for group in groups[:8]:
-        together = lines_of(merged(group), 1.0, ())
-        assert together == b"".join(lines_of(call, 1.0, ()) for call in group)
+        together = encode_lines(merge_calls(group), 1.0, ())
+        assert together == b"".join(encode_lines(call, 1.0, ()) for call in group)
 
 
 def test_values_are_those_that_predict_takes() -> None:

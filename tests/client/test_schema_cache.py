@@ -16,7 +16,7 @@ from client.serving.client import Target
 from client.serving.deadlines import Deadline
 from client.serving.pool import Server
 from client.serving.schema import Schema
-from client.serving.schema_cache import SchemaCache, _Known
+from client.serving.schema_cache import SchemaCache, _Entry
 from tests.client import schemas
 
 MODEL = Target("m")
@@ -45,9 +45,9 @@ def test_a_server_that_answers_with_a_version_known_from_another_is_checked_too(
         _, second = client.pool.servers
         old, new = schemas.numeric(), schemas.numeric()
         cache._versions["m", 2] = new
-        cache._known[MODEL, second] = _Known(old, time.monotonic())
+        cache._entries[MODEL, second] = _Entry(old, time.monotonic())
         for _ in range(2):
-            assert await cache.answered_by(MODEL, 2, second, Deadline(1)) is new
+            assert await cache.load_version(MODEL, 2, second, Deadline(1)) is new
         assert learned == [(new, second)]
 
     with_client(work)
@@ -58,12 +58,12 @@ def test_a_server_with_wrong_golden_rows_answers_if_no_other_does() -> None:
         servers = VerifiedServers(client, lambda *_: None)
         first, second = client.pool.servers
         schema = schemas.numeric()
-        servers.schemas._known[MODEL, second] = _Known(schema, time.monotonic())
+        servers.schemas._entries[MODEL, second] = _Entry(schema, time.monotonic())
         servers._golden._results[second, schema.model, schema.version] = WRONG
         servers._golden.any_wrong = True
-        assert list(await servers.avoided(MODEL, Deadline(1))) == [second]
+        assert list(await servers.to_avoid(MODEL, Deadline(1))) == [second]
         first.left_out = True
-        assert list(await servers.avoided(MODEL, Deadline(1))) == []
+        assert list(await servers.to_avoid(MODEL, Deadline(1))) == []
 
     with_client(work)
 
@@ -72,9 +72,9 @@ def test_a_version_has_one_schema_whether_or_not_callers_name_it() -> None:
     async def work(client: AsyncServingClient) -> None:
         cache = SchemaCache(client, learn_nothing)
         first, second = client.pool.servers
-        known = cache._remember((MODEL, first), schemas.numeric())
-        assert cache._remember((Target("m", 1), first), schemas.numeric()) is known
-        assert cache._remember((MODEL, second), schemas.numeric()) is known
+        known = cache._store((MODEL, first), schemas.numeric())
+        assert cache._store((Target("m", 1), first), schemas.numeric()) is known
+        assert cache._store((MODEL, second), schemas.numeric()) is known
 
     with_client(work)
 
@@ -112,7 +112,7 @@ def test_learning_does_not_wait_for_golden_rows_after_the_deadline(
         servers = VerifiedServers(client, lambda *_: None)
         first, second = client.pool.servers
         first.left_out = True
-        servers.schemas._known[MODEL, second] = _Known(schemas.numeric(), time.monotonic())
+        servers.schemas._entries[MODEL, second] = _Entry(schemas.numeric(), time.monotonic())
         answered, checked = asyncio.Event(), asyncio.Event()
 
         async def check(schema: Schema, server: Server) -> None:

@@ -20,7 +20,7 @@ from client.errors import (
     UnavailableError,
 )
 from client.serving.client import Target
-from client.serving.flows import Dialogue
+from client.serving.flows import CallFlows
 from client.serving.protos import SignatureDefMap
 from client.serving.schema import Signature
 from client.serving.tensors import from_proto
@@ -59,7 +59,7 @@ def test_lists_and_other_number_types_are_accepted(client: ServingClient) -> Non
 
 def sent(dtype: str, values: Any) -> Any:
     """The input of a request with values, as the server would read it."""
-    steps = Dialogue().run(
+    steps = CallFlows().run(
         Target("m"), Signature({"x": spec(dtype, None)}, {}), {"x": values}, "serving_default"
     )
     return from_proto(next(steps)[1].inputs["x"])
@@ -255,9 +255,9 @@ def test_a_version_not_found_while_its_description_is_read_is_an_error(
 ) -> None:
     reply = get_model_metadata_pb2.GetModelMetadataResponse()
     reply.metadata["signature_def"].Pack(client.schema("breast_cancer").definition)
-    dialogue = Dialogue()
+    flows = CallFlows()
     for _ in range(2):  # nothing is remembered
-        steps = dialogue.schema(Target("breast_cancer"))
+        steps = flows.schema(Target("breast_cancer"))
         next(steps)
         step = steps.send(reply)
         for _ in range(2):  # another server behind the same address may have it
@@ -272,9 +272,9 @@ def test_a_description_that_an_overloaded_server_refuses_is_asked_for_again() ->
     definition.signature_def["describe"].inputs["query"].dtype = 3
     reply = get_model_metadata_pb2.GetModelMetadataResponse()
     reply.metadata["signature_def"].Pack(definition)
-    dialogue = Dialogue()
+    flows = CallFlows()
     for _ in range(2):
-        steps = dialogue.schema(Target("m"))
+        steps = flows.schema(Target("m"))
         next(steps)
         assert steps.send(reply)[1].model_spec.signature_name == "describe"
         with pytest.raises(ResourceExhaustedError):

@@ -37,7 +37,7 @@ from client.codecs.tfs_rest import predict
 from client.inference.input_ranges import count, find
 from client.serving.columns.base import MISSING
 from client.serving.columns.date import days_of, text_of
-from client.serving.data_frames import of_frame
+from client.serving.data_frames import from_frame
 from client.serving.protos import DataType
 from client.serving.schema import Schema, TensorSpec
 from client.serving.tensors import STRING
@@ -338,16 +338,16 @@ def test_frames_hold_dates_gaps_and_categories() -> None:
     zoned = frame.with_columns(pl.col("since").dt.replace_time_zone("UTC"))
     texts = frame.with_columns(pl.Series("since", ["2024-03-01 12:00", None]))
     for table, days in ((frame, 19783.5), (dates, 19783.0), (zoned, 19783.5), (texts, 19783.5)):
-        name, found = of_frame(table, "serving_default", MODEL)
+        name, found = from_frame(table, "serving_default", MODEL)
         assert name == "serving_default"
         np.testing.assert_array_equal(found["since"], [days, np.nan])
         np.testing.assert_array_equal(found["age"], [40.5, np.nan])
         assert (found["plan"], found["rooms"]) == (["1001", ""], [2, MIN])
         assert found["garden"] == [False, True]
     with pytest.raises(ClientError, match="input age: expected float64, got dates"):
-        of_frame(frame.with_columns(age=pl.col("since")), "serving_default", MODEL)
+        from_frame(frame.with_columns(age=pl.col("since")), "serving_default", MODEL)
     with pytest.raises(ClientError, match="input since: expected a date such as"):
-        of_frame(frame.with_columns(pl.Series("since", ["x", "y"])), "serving_default", MODEL)
+        from_frame(frame.with_columns(pl.Series("since", ["x", "y"])), "serving_default", MODEL)
 
 
 def test_frames_of_pandas_may_hold_missing_values_of_every_kind() -> None:
@@ -361,7 +361,7 @@ def test_frames_of_pandas_may_hold_missing_values_of_every_kind() -> None:
             "garden": pd.Series([False, None], dtype="boolean"),
         }
     )
-    _, found = of_frame(frame, "serving_default", MODEL)
+    _, found = from_frame(frame, "serving_default", MODEL)
     np.testing.assert_array_equal(found["age"], [40.5, np.nan])
     np.testing.assert_array_equal(found["since"], [19783.0, np.nan])
     assert (found["plan"], found["rooms"]) == (["gold", ""], [2, MIN])
@@ -379,7 +379,7 @@ def test_dates_of_frames_are_encoded_for_matrices_whatever_form_their_texts_have
     # Dates are datetime64 in polars, and objects in pandas.
     for library in (pl, pd):
         frame = library.DataFrame({"day": days, "x": [1.5, 2.5]})
-        name, found = of_frame(frame, signature_name, schema)
+        name, found = from_frame(frame, signature_name, schema)
         assert name == "dense"
         assert found["features"].tolist() == [[1.5, 19783.0], [2.5, 19784.0]]
 

@@ -56,7 +56,7 @@ from tests.support.tables import breast_cancer
 JSON = "application/json"
 TABLE = breast_cancer()
 ROWS = TABLE.features.astype(np.float32)
-NEVER = "the model has seen no missing value there"
+NEVER = "training saw no missing values in this column"
 
 
 def as_csv(columns: Mapping[str, Iterable[Any]]) -> bytes:

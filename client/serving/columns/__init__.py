@@ -21,6 +21,6 @@ COLUMN_TYPES: dict[str, type[Column]] = {
 }
 
 
-def make_column(kind: str, *fields: Any, **named: Any) -> Column:
+def make_column(kind: str, *args: Any, **kwargs: Any) -> Column:
     """Return a column of a kind; unknown kinds get a plain `Column`."""
-    return COLUMN_TYPES.get(kind, Column)(*fields, **named)
+    return COLUMN_TYPES.get(kind, Column)(*args, **kwargs)

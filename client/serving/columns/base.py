@@ -1,4 +1,4 @@
-"""The base class of columns: missing values, and the reading of table cells."""
+"""The base class of columns: missing values, and the parsing of table cells."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from client.serving.tensors import DTYPES, dtype_name
 
-NEVER_MISSING = "the model has seen no missing value there"
+NEVER_MISSING = "training saw no missing values in this column"
 # Marks that Excel, pandas, R, SAS and SQL dumps write for missing values.
 MISSING = frozenset(
     (
@@ -31,7 +31,7 @@ MISSING_INTEGER = -(2**63)
 class MissingBoolean(int):
     """A missing boolean: -2 if it is sent as false, -1 if as true.
 
-    Arrays of booleans that hold one stay int8 until they are sent, so that it can be counted.
+    Arrays of booleans that hold one stay int8 until sent, so that missing values can be counted.
     """
 
     __slots__ = ()
@@ -86,7 +86,7 @@ class Column:
 
     @property
     def range(self) -> tuple[float, float] | None:
-        """Minimum and maximum in training, None if values are not numbers."""
+        """Minimum and maximum in training; None if values are not numbers."""
         return None
 
     @cached_property
@@ -100,31 +100,31 @@ class Column:
         return frozenset(self.vocabulary)
 
     def parse(self, text: str, dtype: int) -> Any:
-        """Return a cell's value as a JSON value, None if it is missing.
+        """Return a cell's value as a JSON value; None if it is missing.
 
         Args:
             text: the cell.
             dtype: the input's `tensorflow.DataType`.
 
         Raises:
-            ValueError: the cell is not such a value; the message says what was expected.
+            ValueError: the cell cannot be parsed; the message says what was expected.
         """
         word = word_of(text)
         return None if word in self.marks else self.parse_word(word, dtype)
 
     def parse_word(self, word: str, dtype: int) -> Any:
-        """Do the same with a cell that has been trimmed."""
+        """Parse a cell that has been trimmed."""
         return None if word in MISSING else parse_word(word, dtype)
 
     def encode(self, value: Any, dtype: int) -> Any:
-        """Return the value that the input takes for a JSON value.
+        """Return the input's value for a JSON value; None if it cannot take a missing value.
 
-        Values of the wrong type are returned as they are; None if a missing value has no form.
+        Values of the wrong type are returned unchanged.
         """
         return self.missing_value(dtype) if value is None else value
 
     def missing_value(self, dtype: int) -> Any:
-        """Return what the input takes for a missing value, None if there is nothing."""
+        """Return the input's encoding of a missing value; None if it has none."""
         kind = DTYPES[dtype].kind if dtype in DTYPES else ""
         if self.mode is None and not (self.missing and kind in "fO"):
             return None
@@ -136,25 +136,25 @@ class Column:
         """Return whether an input of a dtype takes missing values."""
         return self.missing_value(dtype) is not None
 
-    def shown(self, value: float) -> str:
-        """Return a number of the column for people."""
+    def format_number(self, value: float) -> str:
+        """Format a number of the column for people."""
         return str(value)
 
     def describe(self, schema: Json) -> Json:
-        """Return the JSON schema of a value with what training has seen.
+        """Return the JSON schema of a value, with statistics from training.
 
         Args:
-            schema: of any value of the input's dtype.
+            schema: the JSON schema of the input's dtype.
         """
         return schema
 
-    def example(self, of_class: int, dtype: int) -> Any:
-        """Return a typical value of a class as JSON has it."""
+    def example(self, class_index: int, dtype: int) -> Any:
+        """Return a typical value of a class as a JSON value."""
         return None
 
     def examples(self, dtype: int) -> list[Any]:
-        """Return typical values as JSON has them."""
-        return [self.example(of_class, dtype) for of_class in (0, 1)]
+        """Return typical values as JSON values."""
+        return [self.example(class_index, dtype) for class_index in (0, 1)]
 
 
 def word_of(text: str) -> str:
@@ -166,7 +166,7 @@ def parse_word(word: str, dtype: int) -> Any:
     """Return the JSON value of a trimmed cell by its dtype alone.
 
     Raises:
-        ValueError: the cell is not such a value; the message says what was expected.
+        ValueError: the cell cannot be parsed; the message says what was expected.
     """
     kind = DTYPES[dtype].kind if dtype in DTYPES else ""
     if kind == "O":

@@ -1,4 +1,4 @@
-"""Columns of true and false."""
+"""Boolean columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from client.serving.tensors import STRING
 
 @dataclass(frozen=True)
 class BooleanColumn(CategoricalColumn):
-    """A column of true and false; text where values were missing in training."""
+    """A boolean column; its input is text if values were missing in training."""
 
     kind: ClassVar[str] = "boolean"
 

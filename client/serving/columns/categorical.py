@@ -1,4 +1,4 @@
-"""Columns of categories: text, or integers."""
+"""Categorical columns: text or integers."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, ClassVar
 from client.serving.columns.base import BOOLEANS, MISSING, Column, Json, parse_word
 from client.serving.tensors import DTYPES, STRING
 
-# Texts that say the same as a JSON value: 42, but not 042, which is another text.
+# Texts equivalent to a JSON value: 42, but not 042, which is another category.
 TEXT_FORMS = {int: re.compile(r"0|-?[1-9]\d*", re.ASCII), bool: re.compile("true|false")}
 MAX_EXAMPLES = 10
 
 WHOLE = re.compile(r"(-?\d+)\.0+", re.ASCII)
-# Up to here a float64 holds every integer.
+# float64 represents every integer up to this one.
 _MAX_WHOLE = 2**53
 
 
 @dataclass(frozen=True)
 class CategoricalColumn(Column):
-    """A column of categories; values that training has not seen are one more category."""
+    """A column of categories; values not seen in training form one more category."""
 
     kind: ClassVar[str] = "categorical"
 
@@ -41,15 +41,15 @@ class CategoricalColumn(Column):
         return text if known else super().parse(text, dtype)
 
     def parse_word(self, word: str, dtype: int) -> Any:
-        """Do the same with a cell that has been trimmed."""
+        """Parse a cell that has been trimmed."""
         if word in self.known and dtype == STRING:
             return word
         if bool in self.json_types and word.lower() in BOOLEANS:
             return BOOLEANS[word.lower()]
         if word in MISSING:
             return None
-        whole = WHOLE.fullmatch(word)
-        return parse_word(whole[1] if whole else word, dtype)
+        match = WHOLE.fullmatch(word)
+        return parse_word(match[1] if match else word, dtype)
 
     def encode(self, value: Any, dtype: int) -> Any:
         """Return the category that a JSON value stands for; 42, 42.0 and "42" are one."""
@@ -77,13 +77,13 @@ class CategoricalColumn(Column):
             described["anyOf"] = schema["anyOf"] + [{"type": names[t]} for t in self.json_types]
         return described
 
-    def example(self, of_class: int, dtype: int) -> Any:
+    def example(self, class_index: int, dtype: int) -> Any:
         """Return the most frequent category of a class."""
-        mode = self.class_modes[of_class]
+        mode = self.class_modes[class_index]
         return self._as_json(mode if 0 <= mode < len(self.vocabulary) else 0, dtype)
 
     def examples(self, dtype: int) -> list[Any]:
-        """Return some categories as JSON has them."""
+        """Return some categories as JSON values."""
         return [self._as_json(i, dtype) for i in range(min(MAX_EXAMPLES, len(self.vocabulary)))]
 
     def _as_json(self, index: int, dtype: int) -> Any:

@@ -28,7 +28,7 @@ FORMS = {
         "month/day/year": r"(?P<m>\d{1,2})/(?P<d>\d{1,2})/(?P<Y>\d{4})",
     }.items()
 }
-# Without a known form, only a day after the 12th tells which number is the day.
+# Without a known form, only a day after the 12th shows which number is the day.
 _AMBIGUOUS = re.compile(r"(0?[1-9]|1[0-2])/(0?[1-9]|1[0-2])/\d{4}.*", re.ASCII)
 
 
@@ -55,8 +55,8 @@ class DateColumn(NumericColumn):
             return value if days is None else days
         return super().encode(value, dtype)
 
-    def shown(self, value: float) -> str:
-        """Return days as ISO 8601."""
+    def format_number(self, value: float) -> str:
+        """Format days as ISO 8601."""
         return text_of(value)
 
     def describe(self, schema: Json) -> Json:
@@ -69,9 +69,9 @@ class DateColumn(NumericColumn):
         )
         return {"anyOf": [{"type": "string"}, schema], "description": description}
 
-    def example(self, of_class: int, dtype: int) -> Any:
+    def example(self, class_index: int, dtype: int) -> Any:
         """Return the mean date of a class."""
-        mean = self.class_means[of_class]
+        mean = self.class_means[class_index]
         return text_of(round(mean)) if math.isfinite(mean) else text_of(0)
 
 
@@ -85,7 +85,7 @@ def days_of(text: str, form: str = "") -> float | None:
         form: a key of `FORMS`, or a strftime format that is tried first; empty if unknown.
     """
     if form and form not in FORMS:
-        moment = _of_format(text, form)
+        moment = _parse_format(text, form)
         if moment is not None:
             return (moment - EPOCH) / timedelta(days=1)
     iso = FORMS["year-month-day"]
@@ -96,8 +96,8 @@ def days_of(text: str, form: str = "") -> float | None:
         return None
     else:
         matches = (pattern.fullmatch(text) for pattern in FORMS.values())
-        found = [match for match in matches if match is not None and int(match["m"]) <= 12]
-        match = found[0] if found else None
+        plausible = (m for m in matches if m is not None and int(m["m"]) <= 12)
+        match = next(plausible, None)
     if match is None:
         return None
     hours, minutes, seconds = (int(match[name] or 0) for name in "HMS")
@@ -107,9 +107,9 @@ def days_of(text: str, form: str = "") -> float | None:
         return None
     if hours > 23 or minutes > 59 or seconds > 59:
         return None
-    whole = (day - EPOCH.toordinal()) * 24 * 60 + hours * 60 + minutes - _offset(match["z"])
+    minutes += (day - EPOCH.toordinal()) * 24 * 60 + hours * 60 - _offset(match["z"])
     fraction = (match["f"] or "").ljust(6, "0")[:6]
-    microseconds = (whole * 60 + seconds) * 1_000_000 + int(fraction)
+    microseconds = (minutes * 60 + seconds) * 1_000_000 + int(fraction)
     return microseconds / DAY_MICROSECONDS
 
 
@@ -125,7 +125,7 @@ def text_of(days: float) -> str:
 
 
 def _offset(zone: str | None) -> int:
-    """Return the minutes that a zone is ahead of UTC."""
+    """Return the minutes by which a zone is ahead of UTC."""
     if zone is None or zone in "Zz":
         return 0
     digits = zone[1:].replace(":", "")
@@ -133,7 +133,7 @@ def _offset(zone: str | None) -> int:
     return -minutes if zone[0] == "-" else minutes
 
 
-def _of_format(text: str, form: str) -> datetime | None:
+def _parse_format(text: str, form: str) -> datetime | None:
     try:
         moment = datetime.strptime(text, form)
     except ValueError:

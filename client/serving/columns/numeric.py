@@ -1,4 +1,4 @@
-"""Columns of numbers."""
+"""Numeric columns."""
 
 from __future__ import annotations
 
@@ -24,21 +24,20 @@ class NumericColumn(Column):
         """Minimum and maximum in training."""
         return self.minimum, self.maximum
 
-    def shown(self, value: float) -> str:
-        """Return a number with six significant digits."""
+    def format_number(self, value: float) -> str:
+        """Format a number with six significant digits."""
         return plain_number(value, 6)
 
     def describe(self, schema: Json) -> Json:
         """Return the JSON schema of a number with its range in training."""
-        description = (
-            f"in training from {self.shown(self.minimum)} to {self.shown(self.maximum)}, "
-            f"mean {self.shown(self.mean)}, standard deviation {self.shown(self.deviation)}"
-        )
+        statistics = (self.minimum, self.maximum, self.mean, self.deviation)
+        low, high, mean, std = map(self.format_number, statistics)
+        description = f"in training from {low} to {high}, mean {mean}, standard deviation {std}"
         return {**schema, "description": description}
 
-    def example(self, of_class: int, dtype: int) -> Any:
+    def example(self, class_index: int, dtype: int) -> Any:
         """Return the mean of a class, with four significant digits."""
-        mean = float(plain_number(self.class_means[of_class], 4))
+        mean = float(plain_number(self.class_means[class_index], 4))
         return round(mean) if dtype in DTYPES and DTYPES[dtype].kind in "iu" else mean
 
 
