@@ -103,13 +103,13 @@ def read_head(
         version: the HTTP version, such as "1.1".
         gateway: routes the request, and holds the body limits.
     """
-    method_name = method.decode("ascii")
+    name = method.decode("ascii")
     size = len(url) + sum(len(key) + len(value) + MIN_SEPARATORS for key, value in raw)
     if size > MAX_HEAD_BYTES:
-        return Head(raw, url, method, version, method_name, error=ClientError(HEAD_TOO_LONG, 431))
+        return Head(raw, url, method, version, name, error=ClientError(HEAD_TOO_LONG, 431))
     headers, target = _join_headers(raw), _split_target(url)
-    route = gateway.route(HttpRequest(method_name, *target, headers))
-    is_streamed = route is not None and route.is_streamed(method_name, headers)
+    route = gateway.route(HttpRequest(name, *target, headers))
+    is_streamed = route is not None and route.is_streamed(name, headers)
     settings = gateway.settings
     limit = settings.max_table_bytes if is_streamed else settings.max_body_bytes
     hosts = sum(key == b"host" for key, _ in raw)
@@ -120,17 +120,7 @@ def read_head(
         error = too_large(limit)
     expects_100 = headers.get("expect", "").lower() == "100-continue"
     return Head(
-        raw,
-        url,
-        method,
-        version,
-        method_name,
-        headers,
-        target,
-        route,
-        expects_100,
-        is_streamed,
-        error,
+        raw, url, method, version, name, headers, target, route, expects_100, is_streamed, error
     )
 
 
