@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @click.group()
 def main() -> None:
-    """Serve predictions of a model server over HTTP, or predict files."""
+    """Serve a model server's predictions over HTTP, or predict files."""
 
 
-def _settings(**given: Any) -> Settings:
+def _read_settings(**options: Any) -> Settings:
     """Read the settings; the command line overrides the environment."""
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        return Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         name = "CLIENT_" + "_".join(str(part) for part in first["loc"]).upper()
@@ -44,14 +44,14 @@ def _settings(**given: Any) -> Settings:
 @click.option("--model", help="Model of /predict.  [CLIENT_MODEL; default: breast_cancer]")
 def serve(host: str | None, port: int | None, server: str | None, model: str | None) -> None:
     """Serve predictions over HTTP until SIGTERM or SIGINT."""
-    settings = _settings(host=host, port=port, server=server, model=model)
+    settings = _read_settings(host=host, port=port, server=server, model=model)
     with _shared_metrics(settings.workers):
         _serve(settings)
 
 
 @contextmanager
 def _shared_metrics(workers: int) -> Iterator[None]:
-    """Create the directory in which several workers share their metrics."""
+    """Create the directory through which several workers share their metrics."""
     if workers == 1 or METRICS_DIRECTORY in os.environ:
         yield
         return
@@ -80,10 +80,10 @@ def _serve(settings: Settings) -> None:
 @click.argument("name")
 def new_key(name: str) -> None:
     """Create an API key, and the line to add to the file that CLIENT_API_KEYS names."""
-    from client.http.api_keys import LINE, hashed, new_key
+    from client.http.api_keys import LINE, hash_key, new_key
 
     key = new_key()
-    line = f"{name} {hashed(key)}"
+    line = f"{name} {hash_key(key)}"
     if not LINE.fullmatch(line):
         raise click.UsageError(f"expected a name of letters, digits and ._@-, got {name!r}")
     click.echo(f"key: {key}", err=True)
@@ -93,8 +93,8 @@ def new_key(name: str) -> None:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _of_server(command: F) -> F:
-    """Add the options that select a model and say how to reach its server."""
+def _server_options(command: F) -> F:
+    """Add the options for the model and for the connection to its server."""
     path = click.Path(exists=True, dir_okay=False, path_type=Path)
     options = (
         click.option("--model", help="Model to use.  [CLIENT_MODEL; default: breast_cancer]"),
@@ -103,7 +103,7 @@ def _of_server(command: F) -> F:
         click.option("--server", help="host:port.  [CLIENT_SERVER; default: 127.0.0.1:8500]"),
         click.option("--tls", is_flag=True, help="Encrypt the connection.  [CLIENT_SERVER_TLS]"),
         click.option("--ca", type=path, help="PEM file of the trusted CAs.  [CLIENT_SERVER_CA]"),
-        click.option("--cert", type=path, help="PEM file, for mutual TLS.  [CLIENT_SERVER_CERT]"),
+        click.option("--cert", type=path, help="PEM file (mutual TLS).  [CLIENT_SERVER_CERT]"),
         click.option("--key", type=path, help="PEM file of its key.  [CLIENT_SERVER_KEY]"),
         click.option(
             "--timeout", type=click.FloatRange(0, 3600, min_open=True), help="Seconds per call."
@@ -115,7 +115,7 @@ def _of_server(command: F) -> F:
 
 
 @contextmanager
-def _connected(
+def _connect(
     *,
     model: str | None,
     version: int | None,
@@ -131,7 +131,7 @@ def _connected(
 
     if version is not None and label is not None:
         raise click.UsageError("--version and --label exclude each other")
-    settings = _settings(
+    settings = _read_settings(
         server=server,
         model=model,
         timeout=timeout,
@@ -142,20 +142,20 @@ def _connected(
     )
     try:
         tls_files = settings.tls
-        with ServingClient(settings.server, timeout=settings.timeout, tls=tls_files) as connection:
-            yield connection, Target(settings.model, version, label), settings
+        with ServingClient(settings.server, timeout=settings.timeout, tls=tls_files) as client:
+            yield client, Target(settings.model, version, label), settings
     except (ClientError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
 @main.command()
 @click.argument("rows", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
-@_of_server
+@_server_options
 @click.option(
     "--format",
     "file_format",
     type=click.Choice(["csv", "tsv", "json", "ndjson", "arrow", "npy"]),
-    help="[default: by the file's name, or its first bytes]",
+    help="[default: inferred from the file's name or first bytes]",
 )
 @click.option("--id", "id_column", default="", help="Column to copy to the output.")
 @click.option(
@@ -169,7 +169,7 @@ def _connected(
     type=click.Choice(["table", "row"]),
     default="table",
     show_default=True,
-    help="Refuse the table for a bad row, or write the error in that row's place.",
+    help="On a bad row, refuse the whole table or write the error in place of the row.",
 )
 @click.option(
     "--csv-guard/--no-csv-guard",
@@ -187,7 +187,7 @@ def predict(
     csv_guard: bool,
     **server: Any,
 ) -> None:
-    """Predict the rows of a file, - for standard input, over gRPC.
+    """Predict the rows of a file (- for standard input) over gRPC.
 
     CSV needs a header with the column names; JSON is a list of rows or {"instances": [...]};
     ndjson has one row per line; arrow is an Arrow IPC stream; npy is a file written by numpy.save.
@@ -204,36 +204,36 @@ def predict(
         errors_in_rows=on_error == "row",
         csv_guard=csv_guard,
     )
-    with _connected(**server) as (connection, target, _):
-        predict_file(connection, target, rows, file_format, options)
+    with _connect(**server) as (client, target, _):
+        predict_file(client, target, rows, file_format, options)
 
 
 @main.command()
-@_of_server
+@_server_options
 @click.option("--signature", default="", help="[default: serving_default]")
 @click.option("--curl", is_flag=True, help="Print a command that sends the request.")
 def example(signature: str, curl: bool, **server: Any) -> None:
     """Print an example request for the served model.
 
-    Rows are typical ones if the model describes its columns, else values of the inputs' types.
+    Rows are typical if the model describes its columns; otherwise only their types are right.
     """
     import json
     import shlex
 
     from client.codecs.example import example_request
 
-    with _connected(**server) as (connection, target, settings):
-        request = example_request(connection.schema(target), signature)
+    with _connect(**server) as (client, target, settings):
+        request = example_request(client.schema(target), signature)
         if not curl:
             click.echo(json.dumps(request, indent=2, ensure_ascii=False))
             return
         body = shlex.quote(json.dumps(request, ensure_ascii=False))
-        which = ""
+        selector = ""
         if target.version is not None:
-            which = f"/versions/{target.version}"
+            selector = f"/versions/{target.version}"
         elif target.label is not None:
-            which = f"/labels/{quote(target.label, safe='')}"
-        path = f"/v1/models/{quote(target.model, safe='')}{which}:predict"
+            selector = f"/labels/{quote(target.label, safe='')}"
+        path = f"/v1/models/{quote(target.model, safe='')}{selector}:predict"
         url = shlex.quote(f"http://{settings.host}:{settings.port}{path}")
         click.echo(f"curl {url} -H 'Content-Type: application/json' -d {body}")
 

@@ -1,4 +1,4 @@
-"""Errors, and their HTTP status."""
+"""Errors and their HTTP statuses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HTTP_STATUS = {
 }
 OTHER_STATUS = 500
 RETRY_AFTER_SECONDS = 1
-RETRIABLE = (429, 503)
+RETRIABLE_STATUSES = (429, 503)
 
 
 class ClientError(Exception):
@@ -42,7 +42,7 @@ class ClientError(Exception):
     @property
     def retry_after(self) -> int | None:
         """Seconds after which a retry may succeed; None if a retry cannot help."""
-        return RETRY_AFTER_SECONDS if self.status in RETRIABLE else None
+        return RETRY_AFTER_SECONDS if self.status in RETRIABLE_STATUSES else None
 
 
 class ServerError(ClientError):
@@ -88,7 +88,7 @@ class UnavailableError(ServerError):
 
 
 class DeadlineExceededError(ServerError):
-    """There was no response in time."""
+    """No response arrived in time."""
 
     def __init__(self, message: str) -> None:
         super().__init__(grpc.StatusCode.DEADLINE_EXCEEDED, message)

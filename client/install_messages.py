@@ -1,4 +1,4 @@
-"""Install only the message modules out of wheels: `install_messages.py WHEELS TARGET`.
+"""Install only the message modules from wheels: `install_messages.py WHEELS TARGET`.
 
 The client needs some 40 generated modules of the tensorflow wheel, which is 600 MB. Without the
 package's `__init__` they form a namespace package, so importing them runs nothing else.

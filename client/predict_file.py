@@ -1,10 +1,11 @@
-"""Predictions of files, in calls of bounded size."""
+"""Predictions for files, in calls of bounded size."""
 
 from __future__ import annotations
 
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,54 +48,54 @@ _GZIP = b"\x1f\x8b"
 
 
 def predict_file(
-    server: ServingClient,
+    client: ServingClient,
     target: Target,
     path: Path,
     file_format: str | None,
     options: TableOptions,
 ) -> None:
-    """Predict a file's rows and write the answer to standard output, in the same format.
+    """Predict a file's rows and write the predictions to standard output in the same format.
 
-    Memory use does not grow with the file, except that JSON is read whole. gzip is decompressed.
+    Memory use does not grow with the file, except for JSON, which is read at once.
 
     Args:
-        server: the model server.
+        client: a client of the model server.
         target: the model, and the version if one is selected.
-        path: the file; `-` is standard input.
-        file_format: one of `FORMATS`; None to use the file's name, or else its first bytes.
+        path: the file, which may be compressed with gzip; `-` is standard input.
+        file_format: one of `FORMATS`; None to infer it from the file's name or first bytes.
         options: the caller's options.
 
     Raises:
-        ClientError: a row is wrong, or the server cannot answer. Rows before it may have been
-            answered.
+        ClientError: a row is invalid, or the server cannot answer. Earlier rows may already have
+            been written.
         OSError: the file cannot be read.
     """
     if str(path) == "-":
         kind = FORMATS.get(file_format or "")
-        _Predicting(server, target, options).run(sys.stdin.buffer, kind, None)
+        _FilePredictor(client, target, options).run(sys.stdin.buffer, kind, None)
         return
     suffix = path.with_suffix("").suffix if path.suffix.lower() == ".gz" else path.suffix
     kind = FORMATS[file_format] if file_format else _SUFFIXES.get(suffix.lower())
     with path.open("rb") as file:
-        _Predicting(server, target, options).run(file, kind, path.stat().st_size)
+        _FilePredictor(client, target, options).run(file, kind, path.stat().st_size)
 
 
-class _Predicting:
-    """The processing of one file."""
+class _FilePredictor:
+    """Predicts the rows of one file."""
 
-    def __init__(self, server: ServingClient, target: Target, options: TableOptions) -> None:
-        self._server = server
+    def __init__(self, client: ServingClient, target: Target, options: TableOptions) -> None:
+        self._client = client
         self._target = target
         self._options = options
-        self._schema = server.schema(target)
+        self._schema = client.schema(target)
 
     def run(self, file: BinaryIO, kind: str | None, size: int | None) -> None:
-        """Read a file and write the answer.
+        """Read a file and write its predictions.
 
         Args:
-            file: open for reading.
-            kind: its media type, None if it is not known.
-            size: its length in bytes, None if it is not known.
+            file: the file, open for reading.
+            kind: its media type, None if unknown.
+            size: its length in bytes, None if unknown.
         """
         head = file.read(CHUNK_BYTES)
         with click.progressbar(
@@ -112,20 +113,20 @@ class _Predicting:
                     bar.update(len(chunk))
                     chunk = file.read(CHUNK_BYTES)
 
-            plain = _decompressed(chunks()) if head.startswith(_GZIP) else chunks()
+            plain = _decompress(chunks()) if head.startswith(_GZIP) else chunks()
             first = next(plain, b"")
-            self._answer(kind or _guessed(first), _chained(first, plain))
+            self._write_predictions(kind or _guess_type(first), chain((first,), plain))
 
-    def _answer(self, kind: str, chunks: Iterator[bytes]) -> None:
+    def _write_predictions(self, kind: str, chunks: Iterator[bytes]) -> None:
         options, out = self._options, sys.stdout.buffer
         if kind == JSON:
-            layout, parts = _json_rows(b"".join(chunks), self._schema, options)
+            layout, batches = _read_json(b"".join(chunks), self._schema, options)
             writer: TableWriter = JsonWriter(options, b"[\n", b",\n", b"\n]\n")
         else:
             layout = TableLayout.of(self._schema, options.signature_name, options.outputs)
-            parts = _table_rows(kind, layout, options, chunks)
+            batches = _read_table(kind, layout, options, chunks)
             writer = table_writer(kind, options)
-        for rows in parts:
+        for rows in batches:
             out.write(writer.write(rows, self._predict(rows, layout)))
         out.write(writer.end())
         out.flush()
@@ -134,7 +135,7 @@ class _Predicting:
         call = rows.call
         if call is None:
             return layout.empty_outputs()
-        prediction = self._server.predict(
+        prediction = self._client.predict(
             self._target,
             call.inputs,
             signature_name=call.signature_name,
@@ -146,8 +147,8 @@ class _Predicting:
         return prediction.outputs
 
     def _follow(self, layout: TableLayout) -> None:
-        """Continue with the version that answers now, if the table's layout holds for it."""
-        old, new = self._schema, self._server.schema(self._target)
+        """Continue with the version that answers now, if the table's layout fits it."""
+        old, new = self._schema, self._client.schema(self._target)
         if not layout.holds_for(new):
             raise ClientError(
                 f"version {old.version} of the model was replaced by version {new.version}, which "
@@ -156,8 +157,8 @@ class _Predicting:
         self._schema = new
 
 
-def _decompressed(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Decompress gzip, which may have several members."""
+def _decompress(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Decompress gzip data, which may have several members."""
     unzip = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
         for chunk in chunks:
@@ -174,12 +175,7 @@ def _decompressed(chunks: Iterable[bytes]) -> Iterator[bytes]:
         raise ClientError("the gzip file is truncated")
 
 
-def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
-
-
-def _guessed(head: bytes) -> str:
+def _guess_type(head: bytes) -> str:
     """Guess a file's media type from its first bytes."""
     for magic, kind in _MAGIC.items():
         if head.startswith(magic):
@@ -194,7 +190,7 @@ def _guessed(head: bytes) -> str:
     return JSON if text[:1] == b"[" else CSV
 
 
-def _table_rows(
+def _read_table(
     kind: str, layout: TableLayout, options: TableOptions, chunks: Iterator[bytes]
 ) -> Iterator[TableRows]:
     reader = table_reader(kind, layout, options)
@@ -205,7 +201,7 @@ def _table_rows(
         click.echo(f"ignored columns: {', '.join(reader.ignored_columns)}", err=True)
 
 
-def _json_rows(
+def _read_json(
     data: bytes, schema: Schema, options: TableOptions
 ) -> tuple[TableLayout, Iterator[TableRows]]:
     """Read a list of rows, or `{"instances": [row, ...], "signature_name": ...}`."""
@@ -213,9 +209,9 @@ def _json_rows(
         body = orjson.loads(data.removeprefix(BYTE_ORDER_MARK))
     except orjson.JSONDecodeError as error:
         raise ClientError(f"not JSON: {error}") from error
-    wrapped = body if isinstance(body, dict) else {"instances": body}
-    rows, name = wrapped.get("instances"), wrapped.get("signature_name", options.signature_name)
-    if not isinstance(rows, list) or wrapped.keys() - {"instances", "signature_name"}:
+    document = body if isinstance(body, dict) else {"instances": body}
+    rows, name = document.get("instances"), document.get("signature_name", options.signature_name)
+    if not isinstance(rows, list) or document.keys() - {"instances", "signature_name"}:
         raise ClientError(
             'expected a list of rows or {"instances": [row, ...]}, '
             'with "signature_name" for a signature other than the default'
@@ -227,12 +223,12 @@ def _json_rows(
     layout = TableLayout.of(schema, name, options.outputs)
     reader = JsonRows(layout, options, rows[0], "instances[0]: ")
 
-    def parts() -> Iterator[TableRows]:
+    def batches() -> Iterator[TableRows]:
         for start in range(0, len(rows), ROWS_PER_CALL):
-            yield reader.read(rows[start : start + ROWS_PER_CALL], _place(start))
+            yield reader.read(rows[start : start + ROWS_PER_CALL], _row_locator(start))
 
-    return layout, parts()
+    return layout, batches()
 
 
-def _place(start: int) -> RowLocator:
+def _row_locator(start: int) -> RowLocator:
     return lambda index: f"instances[{start + index}]"

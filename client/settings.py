@@ -18,13 +18,13 @@ METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 PREFIX = "CLIENT_"
 
 AccessLog = Literal["all", "errors", "none"]
-Unusual = Literal["count", "refuse"]
-# Kubernetes sets these for a service that is named client.
+InputPolicy = Literal["count", "refuse"]
+# Kubernetes sets these for a service named client.
 SERVICE_LINK = re.compile(r"CLIENT_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)")
 
 
 class Settings(BaseSettings):
-    """Settings for operators; docs/settings.md has the same table."""
+    """Settings for operators; docs/settings.md lists them."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 
@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     server_cert: Path | None = Field(
         default=None, description="PEM file of the client's own certificate, for mutual TLS"
     )
-    server_key: Path | None = Field(default=None, description="PEM file of its key")
+    server_key: Path | None = Field(default=None, description="PEM file of that certificate's key")
     model: str = Field(
         default="breast_cancer", description="model of /predict, /readyz and the page"
     )
@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     body_timeout: float = Field(
         default=30.0,
         gt=0,
-        description="seconds in which a request's body must arrive; for a table, the next piece",
+        description="seconds within which a request's body must arrive; for a table, each piece",
     )
     write_timeout: float = Field(
         default=30.0,
@@ -93,12 +93,12 @@ class Settings(BaseSettings):
         description="concurrent calls that are not shared: large requests, :classify, :regress, "
         "models without a batch dimension; more wait",
     )
-    out_of_range: Unusual = Field(
+    out_of_range: InputPolicy = Field(
         default="count",
-        description="numbers outside the range of training, and categories not seen in training: "
+        description="numbers outside the training range, and categories not seen in training: "
         "count them in the metrics, or refuse the request (400)",
     )
-    missing_values: Unusual = Field(
+    missing_values: InputPolicy = Field(
         default="count",
         description="missing values, which the model imputes: count them in the metrics and in "
         "X-Missing-Imputed, or refuse the request (400)",
@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     )
     reports: Path | None = Field(
         default=None,
-        description="directory of all models, to show the training reports at "
+        description="directory of all models, whose training reports are shown at "
         "/reports/MODEL/VERSION; without it the page has no links to them",
     )
     access_log: AccessLog = Field(
@@ -141,19 +141,19 @@ class Settings(BaseSettings):
         default=None, description="columns that are not logged, comma-separated"
     )
     server_timing: bool = Field(
-        default=False, description="add the time spent to each response in Server-Timing"
+        default=False, description="report the time spent on each request in a Server-Timing header"
     )
     drain_delay: float = Field(
         default=0.0,
         ge=0,
-        description="seconds to go on serving after SIGTERM while /readyz fails",
+        description="seconds to keep serving after SIGTERM while /readyz fails",
     )
 
     @field_validator("port", mode="before")
     @classmethod
-    def _without_service_link(cls, value: Any) -> Any:
-        linked = isinstance(value, str) and value.startswith("tcp://")
-        return cls.model_fields["port"].default if linked else value
+    def _ignore_service_link(cls, value: Any) -> Any:
+        is_link = isinstance(value, str) and value.startswith("tcp://")
+        return cls.model_fields["port"].default if is_link else value
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
@@ -165,22 +165,24 @@ class Settings(BaseSettings):
         return self
 
     @classmethod
-    def unknown(cls, environment: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Return names in the environment that look like settings but are unknown.
+    def unknown_names(cls, environment: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Return names of variables that look like settings but are unknown.
 
         Returns:
             Misspelled names, and names that Kubernetes sets.
         """
         known = {f"{PREFIX}{name}".upper() for name in cls.model_fields}
         names = sorted(
-            n for n in environment if n.upper().startswith(PREFIX) and n.upper() not in known
+            name
+            for name in environment
+            if name.upper().startswith(PREFIX) and name.upper() not in known
         )
         links = [name for name in names if SERVICE_LINK.fullmatch(name)]
         return [name for name in names if name not in links], links
 
     @property
     def tls(self) -> Tls | None:
-        """How the connection to the model server is encrypted."""
+        """TLS files for the model server; None for a plain connection."""
         if self.server_tls:
             return Tls(self.server_ca, self.server_cert, self.server_key)
         return None

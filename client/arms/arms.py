@@ -24,10 +24,10 @@ from client.serving.flows import Target
 
 log = logging.getLogger(__name__)
 
-# A canary's timeout is this multiple of stable's slowest recent call, or this share of the
-# remaining time, if that is longer; but at most half of it, so that stable can still answer.
-PATIENCE = 4.0
-PATIENCE_SHARE = 0.1
+# A canary's timeout is TIMEOUT_FACTOR times stable's slowest recent call or TIMEOUT_FRACTION of the
+# remaining time, whichever is longer, but at most half of it, so that stable can still answer.
+TIMEOUT_FACTOR = 4.0
+TIMEOUT_FRACTION = 0.1
 SLOWEST_DECAY = 0.99
 BAD_REQUEST = 400
 _ARM_HEADER = ARM_HEADER.lower()
@@ -49,27 +49,27 @@ class Arms:
         metrics: ArmMetrics,
         *,
         learn: Callable[[Target], Awaitable[None]],
-        note_arm: Callable[[str, str], None] = lambda model, arm: None,
+        record_arm: Callable[[str, str], None] = lambda model, arm: None,
     ) -> None:
         """Read the rollout files.
 
         Args:
-            directory: of the rollout files; None if there are none.
+            directory: directory of the rollout files; None without rollouts.
             sticky_header: requests with the same value of this header get the same arm.
             metrics: counts calls and requests by arm.
-            learn: prepares for requests to a version on every server.
-            note_arm: called with the model and the arm that answers, for traces.
+            learn: loads a version's schema from every server, for later requests.
+            record_arm: called with the model and the arm that answers, for traces.
         """
         self._sticky_header = sticky_header.lower() if sticky_header else None
         self._metrics = metrics
         self._learn = learn
-        self._note_arm = note_arm
+        self._record_arm = record_arm
         self._splits: dict[str, Split] = {}
         self._cut_outs: dict[str, CutOut] = {}
         self._slowest: dict[str, float] = {}
         self._files: RolloutFiles | None = None
         if directory is not None:
-            self._files = RolloutFiles(directory, self._follow, metrics.set_unreadable)
+            self._files = RolloutFiles(directory, self._apply, metrics.set_unreadable)
             self._files.read()
 
     async def watch(self) -> None:
@@ -110,7 +110,7 @@ class Arms:
     def shadow(self, arm: Arm | None) -> Target | None:
         """Return the version that gets copies of an arm's calls, None if there is none.
 
-        Requests that chose their arm are no evidence, so they are not copied.
+        Requests that name their arm are not copied, since they are no evidence.
         """
         if arm is None or not arm.counted:
             return None
@@ -122,81 +122,81 @@ class Arms:
     async def answer(
         self,
         arm: Arm,
-        places: Sequence[int],
-        soonest: Deadline,
+        indexes: Sequence[int],
+        earliest: Deadline,
         deadline: Deadline,
         attempt: Attempt,
     ) -> Mapping[int, ClientError]:
-        """Answer requests by an arm, or by stable if a canary fails.
+        """Answer requests with an arm, or with stable if a canary fails.
 
         Args:
             arm: the arm of all these requests.
-            places: their indexes.
-            soonest: their earliest deadline.
+            indexes: their indexes.
+            earliest: their earliest deadline.
             deadline: their latest deadline.
-            attempt: lets a version answer some of them.
+            attempt: answers some of them with one version.
 
         Returns:
             The errors of the requests that were not answered.
         """
         if arm.stable is None:
-            return await self._answer_plainly(arm, places, deadline, attempt)
-        slow = PATIENCE * self._slowest.get(arm.target.model, 0.0)
-        half = soonest.left() / 2
-        patience = min(half, max(slow, PATIENCE_SHARE * soonest.left()))
-        turn = self._turn(arm.target, CANARY, Deadline(patience))
+            return await self._answer_without_fallback(arm, indexes, deadline, attempt)
+        usual_timeout = TIMEOUT_FACTOR * self._slowest.get(arm.target.model, 0.0)
+        remaining = earliest.left()
+        timeout = min(remaining / 2, max(usual_timeout, TIMEOUT_FRACTION * remaining))
+        turn = self._begin_turn(arm.target, CANARY, Deadline(timeout))
         started = deadlines.now()
-        errors = await attempt(places, turn)
+        errors = await attempt(indexes, turn)
         seconds = deadlines.now() - started
-        left: Mapping[int, ClientError] = {}
-        is_stable_fine = True
+        unanswered: Mapping[int, ClientError] = {}
+        is_stable_healthy = True
         if errors:
-            repeat = self._turn(arm.stable, STABLE, deadline)
-            left = await attempt(list(errors), repeat)
-            is_stable_fine = len(left) < len(errors) and not repeat.invalid
+            retry = self._begin_turn(arm.stable, STABLE, deadline)
+            unanswered = await attempt(list(errors), retry)
+            is_stable_healthy = len(unanswered) < len(errors) and not retry.invalid
         if not arm.counted:
-            return left
-        self._count_requests(arm, CANARY, "ok", len(places) - len(errors))
-        self._count_requests(arm, CANARY, "repeated", len(errors) - len(left))
-        self._count_errors(arm, left.values())
+            return unanswered
+        self._count_requests(arm, CANARY, "ok", len(indexes) - len(errors))
+        self._count_requests(arm, CANARY, "repeated", len(errors) - len(unanswered))
+        self._count_errors(arm, unanswered.values())
         # A short deadline is no evidence that the canary is slow.
-        is_hurried = patience < slow and _is_late(errors.values())
-        if not is_hurried:
+        is_inconclusive = timeout < usual_timeout and _timed_out(errors.values())
+        if not is_inconclusive:
             self._observe_call(arm, _outcome(errors.values(), turn.invalid), seconds)
-            if is_stable_fine:
-                self._note(arm, failed=bool(errors))
-        return left
+            if is_stable_healthy:
+                self._record_call(arm, failed=bool(errors))
+        return unanswered
 
     async def request(
         self,
         target: Target,
         headers: Mapping[str, str],
         deadline: Deadline,
-        one: Callable[[Turn], Awaitable[T]],
+        send: Callable[[Turn], Awaitable[T]],
     ) -> T:
-        """Answer a request that shares no call, by its arm if it has one.
+        """Answer a request that is not batched, with its arm if it has one.
 
         Args:
             target: the requested model and version.
             headers: value by name in lower case.
-            deadline: of the request.
-            one: lets a version answer.
+            deadline: the request's deadline.
+            send: sends the request to one version.
 
         Raises:
-            ClientError: the call failed, for a canary also on stable.
+            ClientError: the call failed; a canary's failed on stable too.
         """
         arm = self.choose(target, headers)
         if arm is None:
-            return await one(Turn(target, None, deadline))
-        return await self.call(arm, deadline, one)
+            return await send(Turn(target, None, deadline))
+        return await self.call(arm, deadline, send)
 
-    async def call(self, arm: Arm, deadline: Deadline, one: Callable[[Turn], Awaitable[T]]) -> T:
+    async def call(self, arm: Arm, deadline: Deadline, send: Callable[[Turn], Awaitable[T]]) -> T:
         """Make an arm's call for one request; the arguments are those of `request`."""
         answers: list[T] = []
 
-        async def attempt(places: Sequence[int], turn: Turn) -> Mapping[int, ClientError]:
+        async def attempt(indexes: Sequence[int], turn: Turn) -> Mapping[int, ClientError]:
             try:
-                answers.append(await one(turn))
+                answers.append(await send(turn))
             except ClientError as error:
                 return {0: error}
             return {}
@@ -206,27 +206,27 @@ class Arms:
             raise errors[0]
         return answers[0]
 
-    async def _answer_plainly(
-        self, arm: Arm, places: Sequence[int], deadline: Deadline, attempt: Attempt
+    async def _answer_without_fallback(
+        self, arm: Arm, indexes: Sequence[int], deadline: Deadline, attempt: Attempt
     ) -> Mapping[int, ClientError]:
-        turn = self._turn(arm.target, arm.name, deadline)
+        turn = self._begin_turn(arm.target, arm.name, deadline)
         started = deadlines.now()
-        errors = await attempt(places, turn)
+        errors = await attempt(indexes, turn)
         seconds = deadlines.now() - started
         model = arm.target.model
         if not errors:
             self._slowest[model] = max(seconds, SLOWEST_DECAY * self._slowest.get(model, 0.0))
-        if arm.stands_for is not None:
-            canary = arm._replace(target=Target(model, arm.stands_for))
-            self._count_requests(canary, CANARY, "repeated", len(places))
+        if arm.stands_in_for is not None:
+            canary = arm._replace(target=Target(model, arm.stands_in_for))
+            self._count_requests(canary, CANARY, "repeated", len(indexes))
         elif arm.counted:
             self._observe_call(arm, _outcome(errors.values(), turn.invalid), seconds)
-            self._count_requests(arm, arm.name, "ok", len(places) - len(errors))
+            self._count_requests(arm, arm.name, "ok", len(indexes) - len(errors))
             self._count_errors(arm, errors.values())
         return errors
 
-    def _turn(self, target: Target, name: str, deadline: Deadline) -> Turn:
-        self._note_arm(target.model, name)
+    def _begin_turn(self, target: Target, name: str, deadline: Deadline) -> Turn:
+        self._record_arm(target.model, name)
         return Turn(target, name, deadline)
 
     def _observe_call(self, arm: Arm, outcome: str, seconds: float) -> None:
@@ -241,13 +241,13 @@ class Arms:
             outcome = "refused" if error.status == BAD_REQUEST else "failed"
             self._count_requests(arm, arm.name, outcome, 1)
 
-    def _note(self, arm: Arm, *, failed: bool) -> None:
+    def _record_call(self, arm: Arm, *, failed: bool) -> None:
         """Record a canary's call, and cut it out if too many have failed."""
         model = arm.target.model
         split = self._splits[model]
         if split.rollout.generation != arm.generation or split.cut_out:
             return
-        if self._cut_outs[model].note(failed):
+        if self._cut_outs[model].record(failed):
             self._splits[model] = Split(split.rollout, cut_out=True)
             self._metrics.set_cut_out(model, arm.version, True)
             log.error(
@@ -255,23 +255,25 @@ class Arms:
                 *(model, arm.version, MAX_FAILURES, RECENT_CALLS),
             )
 
-    def _follow(self, rollout: Rollout) -> None:
-        """Apply a new state."""
+    def _apply(self, rollout: Rollout) -> None:
+        """Apply a rollout's new state."""
         model = rollout.model
-        before = self._splits.get(model)
-        if before is not None and before.rollout.generation == rollout.generation:
-            self._splits[model] = Split(rollout, before.cut_out)
+        previous = self._splits.get(model)
+        if previous is not None and previous.rollout.generation == rollout.generation:
+            self._splits[model] = Split(rollout, previous.cut_out)
             return
         self._splits[model] = Split(rollout)
         self._cut_outs[model] = CutOut()
         self._metrics.set_rollout(model, rollout.generation, rollout.percent)
-        canaries = [rollout.canary] if before is None else [before.rollout.canary, rollout.canary]
+        canaries = (
+            [rollout.canary] if previous is None else [previous.rollout.canary, rollout.canary]
+        )
         for version in canaries:
             if version is not None:
                 self._metrics.set_cut_out(model, version, False)
 
     async def _learn_versions(self) -> None:
-        """Learn the versions of each rollout before they get requests."""
+        """Load the schemas of each rollout's versions before they get requests."""
         while True:
             rollouts = [split.rollout for split in self._splits.values()]
             await asyncio.gather(
@@ -295,5 +297,5 @@ def _outcome(errors: Iterable[ClientError], invalid: bool) -> str:
     return "refused" if statuses else "ok"
 
 
-def _is_late(errors: Iterable[ClientError]) -> bool:
+def _timed_out(errors: Iterable[ClientError]) -> bool:
     return any(isinstance(error, DeadlineExceededError) for error in errors)

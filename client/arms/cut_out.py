@@ -14,7 +14,7 @@ class CutOut:
     def __init__(self) -> None:
         self._failures: deque[bool] = deque(maxlen=RECENT_CALLS)
 
-    def note(self, failed: bool) -> bool:
+    def record(self, failed: bool) -> bool:
         """Record a call, and return whether to stop sending requests to the canary."""
         self._failures.append(failed)
         return sum(self._failures) >= MAX_FAILURES

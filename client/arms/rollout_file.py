@@ -19,8 +19,8 @@ SUFFIX = ".json"
 READ_SECONDS = 0.5
 
 T = TypeVar("T")
-# Identifies a file's content: files are replaced by renaming.
-_Mark = tuple[int, int, int]
+# Changes with a file's content, since files are replaced by renaming.
+_Stamp = tuple[int, int, int]
 
 
 class RolloutFileError(ValueError):
@@ -33,13 +33,13 @@ class Rollout:
 
     Attributes:
         model: the model's name.
-        generation: number of this state; each change has a higher one.
+        generation: number of this state; each change increases it.
         stable: the version that answers callers.
         canary: the version on trial, None if there is none.
-        percent: share of the requests that the canary answers, 0 to 100.
+        percent: percentage of the requests that the canary answers, 0 to 100.
         shadow: the version that gets copies of the requests, None if there is none.
-        salt: determines, with a caller's key, who gets the canary.
-        document: the whole file.
+        salt: determines, together with a caller's key, who gets the canary.
+        document: the parsed file.
     """
 
     model: str
@@ -76,11 +76,11 @@ def parse(content: bytes, model: str) -> Rollout:
         raise RolloutFileError(f"percent: expected a number from 0 to 100, got {percent!r}")
     rollout = Rollout(
         model,
-        _whole(document, "generation"),
-        _whole(document, "stable"),
-        None if document.get("canary") is None else _whole(document, "canary"),
+        _whole_number(document, "generation"),
+        _whole_number(document, "stable"),
+        None if document.get("canary") is None else _whole_number(document, "canary"),
         float(percent),
-        None if document.get("shadow") is None else _whole(document, "shadow"),
+        None if document.get("shadow") is None else _whole_number(document, "shadow"),
         str(document.get("salt", "")),
         document,
     )
@@ -92,7 +92,7 @@ def parse(content: bytes, model: str) -> Rollout:
     return rollout
 
 
-def _whole(document: Mapping[str, Any], name: str) -> int:
+def _whole_number(document: Mapping[str, Any], name: str) -> int:
     value = document.get(name)
     if type(value) is not int or value < 0:
         raise RolloutFileError(f"{name}: expected a whole number, got {value!r}")
@@ -109,20 +109,20 @@ class RolloutFiles:
     def __init__(
         self,
         directory: Path,
-        changed: Callable[[Rollout], None],
-        unreadable: Callable[[str, bool], None],
+        on_change: Callable[[Rollout], None],
+        set_unreadable: Callable[[str, bool], None],
     ) -> None:
         """Create an empty set of rollouts.
 
         Args:
-            directory: holds a file `MODEL.json` for each model.
-            changed: called with each new state.
-            unreadable: called with a model, and whether its file cannot be read.
+            directory: the directory, with a file `MODEL.json` for each model.
+            on_change: called with each new state.
+            set_unreadable: called with a model, and whether its file cannot be read.
         """
         self._directory = directory
-        self._changed = changed
-        self._unreadable = unreadable
-        self._marks: dict[str, _Mark | None] = {}
+        self._on_change = on_change
+        self._set_unreadable = set_unreadable
+        self._stamps: dict[str, _Stamp | None] = {}
         self._last_error = ""
 
     def read(self) -> None:
@@ -136,25 +136,25 @@ class RolloutFiles:
             # The directory may be a slow network volume.
             self._apply(await asyncio.to_thread(self._scan))
 
-    def _scan(self) -> list[tuple[str, _Mark | None, Rollout | str]]:
+    def _scan(self) -> list[tuple[str, _Stamp | None, Rollout | str]]:
         """Return each changed model with its new state, or with the error of its file."""
-        found: dict[str, _Mark | None] = dict.fromkeys(self._marks)
+        stamps: dict[str, _Stamp | None] = dict.fromkeys(self._stamps)
         try:
             with os.scandir(self._directory) as entries:
                 for entry in entries:
                     if entry.name.endswith(SUFFIX) and not entry.name.startswith("."):
-                        about = entry.stat()
-                        mark = (about.st_mtime_ns, about.st_ino, about.st_size)
-                        found[entry.name.removesuffix(SUFFIX)] = mark
+                        stat = entry.stat()
+                        stamp = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+                        stamps[entry.name.removesuffix(SUFFIX)] = stamp
             self._last_error = ""
         except OSError as error:
             if str(error) != self._last_error:
                 log.warning("rollout: %s", error)
             self._last_error = str(error)
         return [
-            (model, mark, self._read(model))
-            for model, mark in found.items()
-            if model not in self._marks or self._marks[model] != mark
+            (model, stamp, self._read(model))
+            for model, stamp in stamps.items()
+            if model not in self._stamps or self._stamps[model] != stamp
         ]
 
     def _read(self, model: str) -> Rollout | str:
@@ -166,11 +166,11 @@ class RolloutFiles:
         except RolloutFileError as error:
             return f"{path}: {error}"
 
-    def _apply(self, changes: list[tuple[str, _Mark | None, Rollout | str]]) -> None:
-        for model, mark, state in changes:
-            self._marks[model] = mark
+    def _apply(self, changes: list[tuple[str, _Stamp | None, Rollout | str]]) -> None:
+        for model, stamp, state in changes:
+            self._stamps[model] = stamp
             if isinstance(state, Rollout):
-                self._changed(state)
+                self._on_change(state)
             else:
                 log.error("%s; keeping the last state", state)
-            self._unreadable(model, not isinstance(state, Rollout))
+            self._set_unreadable(model, not isinstance(state, Rollout))

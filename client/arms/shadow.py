@@ -1,8 +1,8 @@
 """Shadow traffic: copies of calls, sent after their callers have been answered.
 
-Copies must not delay callers, so there is one at a time, and only while no call of a caller is in
-flight, or after a pause that bounds its share of the time. They wait in a bounded queue; copies
-that do not fit are dropped and counted.
+Copies must not delay callers: they are sent one at a time, when no other call is in flight or after
+a pause that bounds the time they take. They wait in a bounded queue; copies that do not fit are
+dropped and counted.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from client.serving.tensors import Array
 
 MAX_WAITING_ROWS = 4096
 MAX_WAITING_BYTES = 16 * 2**20
-# While callers are always being served, a copy takes at most this share of the time.
-BUSY_SHARE = 0.01
-PAUSE_CHECK_SECONDS = 0.002
+# Under constant load, copies take at most this fraction of the time.
+MAX_BUSY_FRACTION = 0.01
+IDLE_CHECK_SECONDS = 0.002
 # Larger requests are decoded in a thread.
-LONG_BYTES = 128 * 1024
+LONG_BODY_BYTES = 128 * 1024
 
 # Called with the shadow's prediction for all rows, or with None.
 Done = Callable[[Prediction | None], None]
@@ -47,8 +47,8 @@ class Copy(NamedTuple):
         target: the shadow version.
         codec: decodes the payloads.
         payloads: the requests, in the order of the batch.
-        answered: the batch as decoded for the version that answered, and its answer.
-        done: called once with the shadow's answer.
+        answered: the batch as decoded for the version that answered, and its prediction.
+        done: called once with the shadow's prediction.
     """
 
     target: Target
@@ -86,7 +86,7 @@ class Shadow:
         self._rows = 0
         self._size = 0
         self._task: asyncio.Task[None] | None = None
-        self._next = 0.0
+        self._next_start = 0.0
 
     def put(self, copy: Copy) -> None:
         """Queue a copy, or drop it if the queue is full."""
@@ -108,10 +108,10 @@ class Shadow:
             self._drop(self._take())
 
     async def _work(self) -> None:
-        REQUESTS.set(())  # copies are no part of their requests' traces
+        REQUESTS.set(())  # keep copies out of their requests' traces
         try:
             while self._waiting:
-                await self._wait_for_a_pause()
+                await self._wait_until_idle()
                 started = deadlines.now()
                 copy = self._take()
                 prediction = None
@@ -120,17 +120,17 @@ class Shadow:
                 finally:
                     copy.done(prediction)
                 now = deadlines.now()
-                self._next = now + (now - started) / BUSY_SHARE
+                self._next_start = now + (now - started) / MAX_BUSY_FRACTION
         finally:
             self._task = None
 
-    async def _wait_for_a_pause(self) -> None:
+    async def _wait_until_idle(self) -> None:
         servers = self._core.client.pool.servers
-        while any(server.calls for server in servers) and deadlines.now() < self._next:
-            await asyncio.sleep(PAUSE_CHECK_SECONDS)
+        while any(server.calls for server in servers) and deadlines.now() < self._next_start:
+            await asyncio.sleep(IDLE_CHECK_SECONDS)
 
     async def _answer(self, copy: Copy) -> Prediction | None:
-        """Return the shadow's prediction and count its labels; None without a comparable one."""
+        """Count the shadow's labels and return its prediction, None if it is not comparable."""
         target = copy.target
         assert target.version is not None
         try:
@@ -140,12 +140,12 @@ class Shadow:
             return None
         outcome = "ok" if is_valid(prediction.outputs) else "invalid"
         self._metrics.count_shadow_call(target.model, target.version, outcome)
-        ours = copy.answered.prediction.outputs
-        if _shapes(prediction.outputs) != _shapes(ours):
+        original = copy.answered.prediction.outputs
+        if _shapes(prediction.outputs) != _shapes(original):
             return None
-        if LABEL in ours:
-            flipped = int(np.count_nonzero(prediction.outputs[LABEL] != ours[LABEL]))
-            for name, rows in (("same", ours[LABEL].size - flipped), ("flipped", flipped)):
+        if LABEL in original:
+            flipped = int(np.count_nonzero(prediction.outputs[LABEL] != original[LABEL]))
+            for name, rows in (("same", original[LABEL].size - flipped), ("flipped", flipped)):
                 if rows:
                     self._metrics.count_shadow_rows(target.model, target.version, name, rows)
         return prediction
@@ -160,9 +160,9 @@ class Shadow:
 
     async def _decode(self, copy: Copy, schema: Schema) -> Call:
         """Decode the requests for the shadow version."""
-        # One by one: `decode` may split requests that shared a call beside an invalid one.
+        # Without the invalid requests of the batch, `decode` may group the others differently.
         decode, members = copy.codec.decode_each, range(len(copy.payloads))
-        if copy.size > LONG_BYTES:
+        if copy.size > LONG_BODY_BYTES:
             decoding = await asyncio.to_thread(decode, copy.payloads, members, schema)
         else:
             decoding = decode(copy.payloads, members, schema)
@@ -170,7 +170,7 @@ class Shadow:
             raise error
         batch = decoding.batches[0]
         if len(decoding.batches) > 1 or batch.rows != copy.answered.batch.rows:
-            raise ClientError("the shadow version reads the requests as other rows")
+            raise ClientError("the shadow version decodes the requests to different rows")
         return batch.call
 
     def _take(self) -> Copy:

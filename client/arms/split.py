@@ -12,8 +12,8 @@ from client.arms.rollout_file import Rollout
 from client.errors import ClientError
 from client.serving.flows import Target
 
-# Requests fall into this many buckets; the canary has those from 0 to its share. A larger share
-# only adds buckets, so no key loses the canary.
+# Each request falls into one of this many buckets, and the canary gets the first ones. A larger
+# percentage only adds buckets, so no key loses the canary.
 BUCKETS = 10_000
 STABLE, CONTROL, CANARY = "stable", "control", "canary"
 ARM_HEADER = "X-Model-Arm"
@@ -26,17 +26,17 @@ class Arm(NamedTuple):
         name: stable, control or canary. Control is the stable version, with as many requests as the
             canary and its own queue, so that both are measured alike.
         target: the model and the version.
-        generation: of the rollout that created the arm.
-        stable: arm that retries the canary's failures; None for other arms.
-        stands_for: the canary version that is cut out, if the arm answers in its place.
-        counted: whether its requests are evidence; those that chose their arm are not.
+        generation: generation of the rollout that created the arm.
+        stable: target that retries the canary's failures; None for other arms.
+        stands_in_for: the cut-out canary version in whose place the arm answers, if any.
+        counted: whether its requests are evidence; those that name their arm are not.
     """
 
     name: str
     target: Target
     generation: int
     stable: Target | None = None
-    stands_for: int | None = None
+    stands_in_for: int | None = None
     counted: bool = True
 
     @property
@@ -45,11 +45,11 @@ class Arm(NamedTuple):
         assert self.target.version is not None
         return self.target.version
 
-    def instead(self) -> Arm:
+    def fallback(self) -> Arm:
         """Return the stable arm that answers in the canary's place."""
         assert self.stable is not None
-        stands_for = self.version if self.counted else None
-        return Arm(STABLE, self.stable, self.generation, None, stands_for, self.counted)
+        stands_in_for = self.version if self.counted else None
+        return Arm(STABLE, self.stable, self.generation, None, stands_in_for, self.counted)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Split:
         if name not in (STABLE, CANARY):
             raise ClientError(f'{ARM_HEADER}: expected "canary" or "stable", got "{name[:40]}"')
         arm = self._canary if name == CANARY and self._has_canary else self._stable
-        return arm._replace(counted=False, stands_for=None)
+        return arm._replace(counted=False, stands_in_for=None)
 
     def bucket(self, key: str) -> int:
         """Return the bucket of a key, the same in every process."""
@@ -109,17 +109,17 @@ class Split:
 
     @cached_property
     def _stable(self) -> Arm:
-        return self._of(STABLE, self.rollout.stable)
+        return self._arm(STABLE, self.rollout.stable)
 
     @cached_property
     def _control(self) -> Arm:
-        return self._of(CONTROL, self.rollout.stable)
+        return self._arm(CONTROL, self.rollout.stable)
 
     @cached_property
     def _canary(self) -> Arm:
         assert self.rollout.canary is not None
-        canary = self._of(CANARY, self.rollout.canary)._replace(stable=self._stable.target)
-        return canary.instead() if self.cut_out else canary
+        canary = self._arm(CANARY, self.rollout.canary)._replace(stable=self._stable.target)
+        return canary.fallback() if self.cut_out else canary
 
-    def _of(self, name: str, version: int) -> Arm:
+    def _arm(self, name: str, version: int) -> Arm:
         return Arm(name, Target(self.rollout.model, version), self.rollout.generation)

@@ -1,4 +1,4 @@
-"""Turns: one version's attempt to answer some requests, and the check of its answers."""
+"""Turns: one version's attempt to answer some requests, and the check of its outputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class InvalidAnswerError(ClientError):
 
 
 def is_valid(outputs: Mapping[str, Array]) -> bool:
-    """Return whether the probabilities are finite; without any, whether no number is NaN."""
+    """Return whether all probabilities are finite or, without any, whether no number is NaN."""
     probability = outputs.get(PROBABILITY)
     if probability is not None and probability.dtype.kind == "f":
         return bool(np.isfinite(probability).all())

@@ -37,10 +37,10 @@ def set_up_logs() -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
-def request_id(headers: Mapping[str, str]) -> str | None:
-    """Return the request id that the caller sent, None without a usable one."""
-    sent = headers.get("x-request-id")
-    return sent if sent is not None and is_id(sent) else None
+def read_request_id(headers: Mapping[str, str]) -> str | None:
+    """Return the request id sent by the caller, None if it is missing or invalid."""
+    value = headers.get("x-request-id")
+    return value if value is not None and is_id(value) else None
 
 
 def record(
@@ -55,7 +55,7 @@ def record(
     body: bytes | None,
     left_out: int = 0,
 ) -> Headers:
-    """Log a request if wanted, and return the response headers with the request id.
+    """Log a request if required, and return the response headers with the request id.
 
     Args:
         request: the request.
@@ -68,16 +68,16 @@ def record(
         body: the response's body, from which errors are logged; None if not known yet.
         left_out: number of earlier failures that were not logged, to limit the rate.
     """
-    identity = request_id(request.headers)
+    request_id = read_request_id(request.headers)
     if logged:
-        identity = identity or uuid.uuid4().hex
+        request_id = request_id or uuid.uuid4().hex
         log.log(
             logging.ERROR if status >= _SERVER_ERROR else logging.INFO,
             "%s %s",
             request.method[:_MAX_LOGGED],
             request.path[:_MAX_LOGGED],
             extra={
-                "request_id": identity,
+                "request_id": request_id,
                 "route": route,
                 "status": status,
                 "milliseconds": round(seconds * 1000, 3),
@@ -89,7 +89,7 @@ def record(
                 **({} if status < _BAD_REQUEST or body is None else {"reply": _text(body)}),
             },
         )
-    return headers if identity is None else (*headers, (ID_HEADER, identity))
+    return headers if request_id is None else (*headers, (ID_HEADER, request_id))
 
 
 def _text(body: bytes) -> str:

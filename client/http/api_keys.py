@@ -36,7 +36,7 @@ def new_key() -> str:
     return PREFIX + secrets.token_urlsafe(KEY_BYTES)
 
 
-def hashed(key: str) -> str:
+def hash_key(key: str) -> str:
     """Return the hash of a key, as stored in the file."""
     return hashlib.sha256(key.encode()).hexdigest()
 
@@ -55,23 +55,23 @@ class ApiKeys:
         self._names = _read(path)
         self._checked_at = time.monotonic()
 
-    def caller(self, headers: Mapping[str, str]) -> str:
+    def authenticate(self, headers: Mapping[str, str]) -> str:
         """Return the name of a request's key.
 
         Args:
             headers: value by name in lower case.
 
         Raises:
-            ClientError: 401, there is none, or it is unknown.
+            ClientError: 401, the key is missing or unknown.
         """
         self._refresh()
-        key = _sent(headers)
+        key = _read_key(headers)
         if key is None:
             raise ClientError(
                 "API key required; expected Authorization: Bearer KEY, or X-API-Key: KEY", 401
             )
         # Looking up a hash leaks nothing about the keys through its timing.
-        name = self._names.get(hashed(key))
+        name = self._names.get(hash_key(key))
         if name is None:
             raise ClientError("unknown API key", 401)
         return name
@@ -84,7 +84,7 @@ class ApiKeys:
         try:
             stamp = _stamp(self._path)
             if stamp != self._stamp:
-                self._stamp = stamp  # also of a file with an error, which is logged once
+                self._stamp = stamp  # even of an invalid file, whose error is logged once
                 self._names = _read(self._path)
                 log.info("%d API keys read from %s", len(self._names), self._path)
         except KeysFileError as error:
@@ -94,10 +94,10 @@ class ApiKeys:
 
 def _stamp(path: Path) -> tuple[int, int, int]:
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError as error:
         raise KeysFileError(f"API key file {path}: {error.strerror}") from error
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -121,11 +121,11 @@ def _read(path: Path) -> dict[str, str]:
     return names
 
 
-def _sent(headers: Mapping[str, str]) -> str | None:
+def _read_key(headers: Mapping[str, str]) -> str | None:
     """Return a request's key; browsers send it as the password of Basic authentication."""
     if "x-api-key" in headers:
         return headers["x-api-key"].strip()
-    sent = Authorization.from_header(headers.get("authorization"))
-    if sent is None:
+    authorization = Authorization.from_header(headers.get("authorization"))
+    if authorization is None:
         return None
-    return sent.token if sent.type == "bearer" else sent.password
+    return authorization.token if authorization.type == "bearer" else authorization.password

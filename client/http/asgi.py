@@ -41,18 +41,18 @@ class Application:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Handle a request, or the lifespan events."""
         if scope["type"] == "lifespan":
-            await self._live(scope, receive, send)
+            await self._run_lifespan(scope, receive, send)
         else:
             await self._flask(scope, receive, send)
 
-    async def _live(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    async def _run_lifespan(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         try:
             await receive()
             async with Gateway(self._settings, self._states) as gateway:
                 connections = Connections(self._settings, gateway.metrics)
                 # Each connection's protocol finds them here.
                 scope["state"].update(gateway=gateway, connections=connections)
-                sweeping = asyncio.create_task(connections.sweep())
+                sweeper = asyncio.create_task(connections.sweep())
                 bridge = Bridge(gateway, asyncio.get_running_loop())
                 flask: Any = create_app(self._settings, lambda: bridge)
                 self._flask = WSGIMiddleware(flask, workers=self._settings.threads)
@@ -62,9 +62,9 @@ class Application:
                 gc.set_threshold(GARBAGE_THRESHOLD)
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
-                sweeping.cancel()
+                sweeper.cancel()
                 with suppress(asyncio.CancelledError):
-                    await sweeping
+                    await sweeper
         except Exception:
             # Otherwise the server would continue and answer every request with an error.
             log.exception("the application failed")

@@ -12,11 +12,11 @@ from client.errors import ClientError
 from client.http.request_body import too_large
 
 
-class CutShortError(ClientError):
+class TruncatedBodyError(ClientError):
     """The connection was closed, or became unreadable, before the body was complete."""
 
     def __init__(self) -> None:
-        super().__init__("the body is cut short: it ended before all of it arrived")
+        super().__init__("the body is truncated: it ended before all of it arrived")
 
 
 class BodyStream:
@@ -26,21 +26,21 @@ class BodyStream:
         self._flow = flow
         self._max_bytes = max_bytes
         self._pieces: deque[bytes] = deque()
-        self._waiting = 0
-        self._sent = 0
+        self._buffered = 0
+        self._received = 0
         self._ended = False
         self._error: ClientError | None = None
         self._event = asyncio.Event()
 
     def feed(self, piece: bytes) -> None:
         """Add a piece."""
-        self._sent += len(piece)
-        if self._sent > self._max_bytes:
+        self._received += len(piece)
+        if self._received > self._max_bytes:
             self.fail(too_large(self._max_bytes))
             return
         self._pieces.append(piece)
-        self._waiting += len(piece)
-        if self._waiting > HIGH_WATER_LIMIT:
+        self._buffered += len(piece)
+        if self._buffered > HIGH_WATER_LIMIT:
             self._flow.pause_reading()
         self._event.set()
 
@@ -64,7 +64,7 @@ class BodyStream:
         while True:
             while self._pieces:
                 piece = self._pieces.popleft()
-                self._waiting -= len(piece)
+                self._buffered -= len(piece)
                 yield piece
             if self._error is not None:
                 raise self._error

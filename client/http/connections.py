@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 SWEEP_SECONDS = 0.1
 
 
-class _Stalled:
-    """A connection whose responses are not being read: unread bytes, time of the last progress."""
+class _Stall:
+    """The unread bytes of a stalled connection, and the time of its last progress."""
 
     __slots__ = ("since", "size")
 
@@ -32,29 +32,29 @@ class Connections:
     """The connections of one process."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self._write_seconds = settings.write_timeout
+        self._write_timeout = settings.write_timeout
         self._max_unsent = settings.max_unsent_bytes
         self._metrics = metrics
-        self._all: set[ReceivingProtocol] = set()
-        self._stalled: dict[ReceivingProtocol, _Stalled] = {}
+        self._connections: set[ReceivingProtocol] = set()
+        self._stalled: dict[ReceivingProtocol, _Stall] = {}
 
     def add(self, connection: ReceivingProtocol) -> None:
         """Track a connection."""
-        self._all.add(connection)
+        self._connections.add(connection)
 
     def remove(self, connection: ReceivingProtocol) -> None:
         """Stop tracking a connection."""
-        self._all.discard(connection)
+        self._connections.discard(connection)
         self._stalled.pop(connection, None)
 
     def stall(self, connection: ReceivingProtocol) -> None:
         """Mark a connection whose responses are read more slowly than they are written."""
         size = connection.transport.get_write_buffer_size()
-        self._stalled[connection] = _Stalled(size, connection.loop.time())
-        self._bound()
+        self._stalled[connection] = _Stall(size, connection.loop.time())
+        self._enforce_limit()
 
     def resume(self, connection: ReceivingProtocol) -> None:
-        """Unmark a connection whose responses were read."""
+        """Unmark a connection whose responses have been read."""
         self._stalled.pop(connection, None)
 
     async def sweep(self) -> None:
@@ -63,9 +63,10 @@ class Connections:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = loop.time()
-            for connection in [one for one in self._all if one.deadline <= now]:
+            expired = [connection for connection in self._connections if connection.deadline <= now]
+            for connection in expired:
                 try:
-                    connection.late()
+                    connection.expire()
                 except Exception:
                     log.exception("a connection could not be closed")
                     connection.transport.abort()
@@ -76,20 +77,20 @@ class Connections:
                 log.exception("connections could not be checked")
 
     def _sweep_stalled(self, now: float) -> None:
-        for connection, stalled in list(self._stalled.items()):
+        for connection, stall in list(self._stalled.items()):
             size = connection.transport.get_write_buffer_size()
-            if size < stalled.size:
-                stalled.since = now
-            elif now - stalled.since > self._write_seconds:
+            if size < stall.size:
+                stall.since = now
+            elif now - stall.since > self._write_timeout:
                 self._abort(connection)
-            stalled.size = size
-        self._bound()
+            stall.size = size
+        self._enforce_limit()
 
-    def _bound(self) -> None:
-        """While too many bytes are unread, close the connection stalled longest; keep one."""
-        total = sum(stalled.size for stalled in self._stalled.values())
+    def _enforce_limit(self) -> None:
+        """Close the connections stalled longest while too many bytes are unread; keep one."""
+        total = sum(stall.size for stall in self._stalled.values())
         while total > self._max_unsent and len(self._stalled) > 1:
-            connection = min(self._stalled, key=lambda one: self._stalled[one].since)
+            connection, _ = min(self._stalled.items(), key=lambda item: item[1].since)
             total -= self._stalled[connection].size
             self._abort(connection)
 

@@ -1,4 +1,4 @@
-"""`/docs`: Swagger UI for `/openapi.json`, from the files that its package brings along."""
+"""`/docs`: Swagger UI for `/openapi.json`, from the files of its package."""
 
 from __future__ import annotations
 

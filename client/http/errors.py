@@ -13,8 +13,8 @@ from client.errors import ClientError
 from client.http import paths
 
 PROBLEM = "application/problem+json"
-# Programs send a bearer token; browsers ask for a login whose password is the key.
-LOGIN = 'Bearer, Basic realm="predictions"'
+# Programs send a bearer token; browsers show a login dialog, with the key as the password.
+CHALLENGE = 'Bearer, Basic realm="predictions"'
 # Messages quote the request; do not return megabytes of it.
 MAX_MESSAGE_CHARACTERS = 4000
 
@@ -30,13 +30,13 @@ def error_reply(
     Args:
         error: the error.
         path: path of the request.
-        members: further members of a problem.
+        members: additional members of the problem.
     """
     headers: tuple[tuple[str, str], ...] = ()
     if error.retry_after is not None:
         headers = (("Retry-After", str(error.retry_after)),)
     if error.status == HTTPStatus.UNAUTHORIZED:
-        headers = (("WWW-Authenticate", LOGIN),)
+        headers = (("WWW-Authenticate", CHALLENGE),)
     message = error.message
     if len(message) > MAX_MESSAGE_CHARACTERS:
         message = f"{message[:MAX_MESSAGE_CHARACTERS]}..."

@@ -18,7 +18,7 @@ from client.errors import ClientError
 from client.http import access_log as access
 from client.http import docs_page, page, reports
 from client.http.errors import error_reply
-from client.http.flask_bridge import Background, Bridge
+from client.http.flask_bridge import BackgroundGateway, Bridge
 from client.http.messages import HttpReply, HttpRequest
 from client.http.request_body import too_large
 from client.observability.prediction_ids import PREDICTION_ID_HEADER
@@ -35,26 +35,26 @@ PATH_CHARACTERS = "/:@!$&'()*+,;="
 
 
 def create_app(
-    settings: Settings | None = None, bridge: Callable[[], Bridge] | None = None
+    settings: Settings | None = None, get_bridge: Callable[[], Bridge] | None = None
 ) -> Flask:
     """Create the application.
 
     Args:
         settings: read from the environment if omitted.
-        bridge: returns the bridge to the gateway of the project's own HTTP server, which has
-            checked each request; if omitted, a gateway is started in a thread with the first
+        get_bridge: returns the bridge to the gateway of the project's own HTTP server, which has
+            checked each request; if omitted, a gateway is started in a thread on the first
             request.
     """
     settings = settings or Settings()
     app = Flask(__name__)
-    # Flask cuts a chunked body at its limit without an error: allow one byte more.
+    # Flask silently truncates a chunked body at its limit, so allow one more byte.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
-    is_alone = bridge is None
-    bridge = bridge or Background(settings).bridge
-    _record(app, bridge)
-    if is_alone:
+    is_standalone = get_bridge is None
+    get_bridge = get_bridge or BackgroundGateway(settings).bridge
+    _record_requests(app, get_bridge)
+    if is_standalone:
         _answer_api(app, settings.max_body_bytes)
-    app.register_blueprint(page.blueprint(bridge, settings))
+    app.register_blueprint(page.blueprint(get_bridge, settings))
     app.register_blueprint(docs_page.blueprint)
     if settings.reports is not None:
         app.register_blueprint(reports.blueprint(settings.reports))
@@ -67,34 +67,34 @@ def _answer_api(app: Flask, max_bytes: int) -> None:
 
     @app.before_request
     def answer() -> Response | None:
-        sent = request.environ.get("RAW_URI") or request.environ.get("REQUEST_URI")
-        path = sent.partition("?")[0] if sent else quote(request.path, safe=PATH_CHARACTERS)
+        raw_uri = request.environ.get("RAW_URI") or request.environ.get("REQUEST_URI")
+        path = raw_uri.partition("?")[0] if raw_uri else quote(request.path, safe=PATH_CHARACTERS)
         query = request.query_string.decode("latin-1")
-        api_request = HttpRequest(request.method, path, query, _headers())
-        link: Bridge = g.link
-        route = link.gateway.route(api_request)
+        api_request = HttpRequest(request.method, path, query, _request_headers())
+        bridge: Bridge = g.bridge
+        route = bridge.gateway.route(api_request)
         if route is None:
-            link.gateway.admit(api_request, None)
+            bridge.gateway.admit(api_request, None)
             return None
         try:
-            # Before the body is read; `handle` checks the limit again as it counts the request.
-            link.gateway.admit(api_request, route)
-            api_request.body = _body(max_bytes)
+            # Check before the body is read; `handle` checks again when it counts the request.
+            bridge.gateway.admit(api_request, route)
+            api_request.body = _read_body(max_bytes)
         except ClientError as error:
-            reply = link.gateway.responder.refuse(api_request, route, error)
+            reply = bridge.gateway.responder.refuse(api_request, route, error)
         else:
-            reply = link.run(link.gateway.handle(api_request))
+            reply = bridge.run(bridge.gateway.handle(api_request))
         g.by_gateway = True
         return _response(reply)
 
 
-def _record(app: Flask, bridge: Callable[[], Bridge]) -> None:
+def _record_requests(app: Flask, get_bridge: Callable[[], Bridge]) -> None:
     """Record requests that the gateway does not handle, and set the pages' security headers."""
 
     @app.before_request
     def begin() -> None:
         g.started = time.perf_counter()
-        g.link = bridge()
+        g.bridge = get_bridge()
 
     @app.after_request
     def end(response: Response) -> Response:
@@ -104,15 +104,15 @@ def _record(app: Flask, bridge: Callable[[], Bridge]) -> None:
         response.headers.setdefault("Content-Security-Policy", PAGE_POLICY)
         response.headers["X-Frame-Options"] = "DENY"
         response.headers["Referrer-Policy"] = "no-referrer"
-        if "link" not in g:  # the gateway cannot start
+        if "bridge" not in g:  # the gateway could not start
             return response
         route = request.url_rule.rule if request.url_rule else "none"
         method = request.method if request.url_rule else "any"
         seconds = time.perf_counter() - g.started
-        g.link.gateway.metrics.observe_request(method, route, response.status_code, seconds)
-        identity = access.request_id(_headers())
-        if identity is not None:
-            response.headers[access.ID_HEADER] = identity
+        g.bridge.gateway.metrics.observe_request(method, route, response.status_code, seconds)
+        request_id = access.read_request_id(_request_headers())
+        if request_id is not None:
+            response.headers[access.ID_HEADER] = request_id
         return response
 
 
@@ -139,7 +139,7 @@ def _answer_errors(app: Flask) -> None:
         return _response(error_reply(failure, request.path))
 
 
-def _body(max_bytes: int) -> bytes:
+def _read_body(max_bytes: int) -> bytes:
     """Return the request's body.
 
     Raises:
@@ -154,7 +154,7 @@ def _body(max_bytes: int) -> bytes:
     return body
 
 
-def _headers() -> dict[str, str]:
+def _request_headers() -> dict[str, str]:
     """Return the request's headers by name in lower case."""
     return {name.lower(): value for name, value in request.headers.items()}
 

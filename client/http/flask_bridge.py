@@ -1,4 +1,4 @@
-"""Bridges from threads to the gateway's event loop, which is started if necessary."""
+"""Bridges from threads to the gateway's event loop, started if necessary."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Bridge:
         self.gateway = gateway
         self._loop = loop
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the gateway's event loop, and return its result."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
-class Background:
-    """Starts the event loop in a thread with the first request.
+class BackgroundGateway:
+    """Starts a gateway in a thread on the first request.
 
     Forking servers may import the application before the serving process exists.
     """
@@ -37,7 +37,7 @@ class Background:
         self._bridge: Bridge | None = None
 
     def bridge(self) -> Bridge:
-        """Return the bridge to the event loop."""
+        """Return the bridge to the gateway."""
         with self._lock:
             if self._bridge is None:
                 self._bridge = self._start()

@@ -1,7 +1,7 @@
-"""The gateway: requests to the API, up to the pipeline that answers their predictions.
+"""The gateway: requests to the API, up to the pipeline that makes their predictions.
 
-`route` and `admit` run when the head of a request has arrived, `submit` when its body has, and the
-pipeline when a call can be sent, for all queued requests.
+`route` and `admit` run when the head of a request has arrived, and `submit` when its body has. The
+pipeline runs when a call can be sent, for all queued requests.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from client.http.messages import HttpReply, HttpRequest
 from client.http.pipeline import Pipeline
 from client.http.predictions import Predictions, is_recorded
 from client.http.recorder import Recorder
-from client.http.request_body import decoded
+from client.http.request_body import decompress
 from client.http.responder import Responder
 from client.http.routing import Lane, Route
 from client.http.table_requests import TableRequests
-from client.http.timeouts import TIMEOUT_HEADER, timeout_of
+from client.http.timeouts import TIMEOUT_HEADER, request_timeout
 from client.http.worker_states import WorkerStates
 from client.inference.attempts import Checks
 from client.inference.batching import DynamicBatcher, Limits
@@ -55,7 +55,7 @@ class Gateway:
         metrics: metrics of this process.
         core: makes the predictions.
         responder: delivers and records responses.
-        tables: answers tables and feedback while they arrive.
+        tables: answers tables and feedback as they arrive.
     """
 
     def __init__(self, settings: Settings, states: WorkerStates | None = None) -> None:
@@ -72,13 +72,13 @@ class Gateway:
         limits = Limits(
             rows=settings.batch_rows, waiting=settings.max_waiting, calls=settings.max_calls
         )
-        refused = {OUT_OF_RANGE, UNSEEN} if settings.out_of_range == "refuse" else set()
-        refused |= {MISSING} if settings.missing_values == "refuse" else set()
+        refused_kinds = {OUT_OF_RANGE, UNSEEN} if settings.out_of_range == "refuse" else set()
+        refused_kinds |= {MISSING} if settings.missing_values == "refuse" else set()
         self.core = Predictor(
             self._client,
             limits,
             self.metrics.observe_batch,
-            Checks(frozenset(refused), self.metrics.observe_findings),
+            Checks(frozenset(refused_kinds), self.metrics.observe_findings),
             self.metrics.observe_golden,
         )
         self._recorder = Recorder(settings, self.metrics, self._tracing)
@@ -88,7 +88,7 @@ class Gateway:
             settings.sticky_header,
             arm_metrics,
             learn=lambda target: self.core.servers.learn(target, Deadline(settings.timeout)),
-            note_arm=self._recorder.note_arm,
+            record_arm=self._recorder.record_arm,
         )
         self.core.stable = self._arms.stable
         self._shadow = Shadow(self.core, arm_metrics, settings.timeout)
@@ -120,9 +120,9 @@ class Gateway:
         if self._log is not None:
             self._log.start()
         if self.settings.workers > 1:
-            self._start(self._operations.watch())
+            self._start_task(self._operations.watch())
         if self.settings.rollout is not None:
-            self._start(self._arms.watch())
+            self._start_task(self._arms.watch())
         return self
 
     async def __aexit__(
@@ -145,7 +145,7 @@ class Gateway:
             self._tracing.close()
 
     async def handle(self, request: HttpRequest) -> HttpReply:
-        """Answer a request that has arrived whole, for other HTTP servers."""
+        """Answer a complete request, for other HTTP servers."""
         future: asyncio.Future[HttpReply] = asyncio.get_running_loop().create_future()
         route = self.route(request)
         try:
@@ -163,7 +163,7 @@ class Gateway:
             self.metrics.in_flight -= 1
 
     def admit(self, request: HttpRequest, route: Route | None) -> str | None:
-        """Check the limit of requests and the API key, before the body is read.
+        """Check the request limit and the API key before the body is read.
 
         Returns:
             The name of the API key, None if no keys are required.
@@ -177,7 +177,7 @@ class Gateway:
                     f"{self.metrics.in_flight} requests are already in flight; retry later"
                 )
             if self._keys is not None:
-                return self._keys.caller(request.headers)
+                return self._keys.authenticate(request.headers)
         return None
 
     def submit(
@@ -196,20 +196,20 @@ class Gateway:
         )
         try:
             if TIMEOUT_HEADER in request.headers:
-                job.deadline = Deadline(timeout_of(request, self.settings.timeout))
+                job.deadline = Deadline(request_timeout(request, self.settings.timeout))
             if route is None:
                 raise ClientError(f"{request.method} {request.path}: Not Found", 404)
             if route.methods and not _is_allowed(request, route.methods):
                 self.responder.respond(job, self.responder.not_allowed(request, route))
                 return job
-            job.context = self._recorder.follow(request, route)
-            streamed = route.is_streamed(request.method, request.headers)
-            if not streamed and request.method == "POST" and is_table(request.headers):
+            job.context = self._recorder.begin(request, route)
+            is_streamed = route.is_streamed(request.method, request.headers)
+            if not is_streamed and request.method == "POST" and is_table(request.headers):
                 raise ClientError("Content-Type: only predictions take tables", 415)
             if request.query and route.table is not None:
-                TableOptions.from_query(request.query)  # wrong values are refused for any body
-            if route.lane is None or streamed or "content-encoding" in request.headers:
-                self._work(job, self._answer_alone(job, route))
+                TableOptions.from_query(request.query)  # refuse invalid values for any body
+            if route.lane is None or is_streamed or "content-encoding" in request.headers:
+                self._run(job, self._answer_unbatched(job, route))
             else:
                 self._enqueue(job, route.lane)
         except Exception as error:
@@ -225,14 +225,14 @@ class Gateway:
             lane = lane._replace(recorded=False)
         self._batcher.put(lane, job)
 
-    async def _answer_alone(self, job: ApiJob, route: Route) -> None:
+    async def _answer_unbatched(self, job: ApiJob, route: Route) -> None:
         """Answer a request that is not a prediction, or whose body is compressed."""
         request = job.request
         REQUESTS.set((job.context,) if job.context is not None else ())
         encoding = request.headers.get("content-encoding")
         if encoding is not None and request.body:
             limit = self.settings.max_body_bytes
-            request.body = await to_thread(decoded, request.body, encoding, limit)
+            request.body = await to_thread(decompress, request.body, encoding, limit)
             job.size = len(request.body)
         if route.is_streamed(request.method, request.headers):
             self.responder.respond(job, await self.tables.answer(request, route, job.caller))
@@ -246,22 +246,22 @@ class Gateway:
         """Cancel a request whose caller has disconnected."""
         if job.done:
             return
-        self._recorder.gone(job.context)
+        self._recorder.cancel(job.context)
         self._batcher.remove(job)
         if job.task is not None:
             job.task.cancel()
 
-    def _work(self, job: ApiJob, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, job: ApiJob, coroutine: Coroutine[Any, Any, None]) -> None:
         async def answer() -> None:
             try:
-                await work
+                await coroutine
             except Exception as error:
                 job.fail(error)
 
-        job.task = self._start(answer())
+        job.task = self._start_task(answer())
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
+    def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

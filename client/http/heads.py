@@ -20,25 +20,25 @@ MAX_URLS, MAX_URL_LENGTH = 1024, 256
 MAX_HEAD_BYTES = 128 * 1024
 HEAD_TOO_LONG = f"the head is too long; expected at most {MAX_HEAD_BYTES} bytes"
 TRAILERS_TOO_LONG = f"the trailers are too long; expected at most {MAX_HEAD_BYTES} bytes"
-# A header has at least a colon and the end of its line besides name and value.
+# Besides its name and value, a header has at least a colon and a line ending.
 MIN_SEPARATORS = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:
-    """A request's head, and everything that depends on nothing else.
+    """A request's head, and everything derived from it alone.
 
     Attributes:
         raw: the headers as sent, names in lower case.
         url: the request target.
         method: the HTTP method in bytes.
         version: the HTTP version.
-        name: the method as text.
+        method_name: the method as text.
         headers: value by name.
         target: the path as sent, and the query.
         route: its route; None if the ASGI application handles it.
-        expects: whether the caller sent `Expect: 100-continue`.
-        table: whether the body (a table or feedback) is streamed to its handler.
+        expects_100: whether the caller sent `Expect: 100-continue`.
+        is_streamed: whether the body (a table or feedback) is streamed to its handler.
         error: the error to respond with, if any.
     """
 
@@ -46,12 +46,12 @@ class Head:
     url: bytes = b""
     method: bytes = b""
     version: str = ""
-    name: str = ""
+    method_name: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     target: tuple[str, str] = ("", "")
     route: Route | None = None
-    expects: bool = False
-    table: bool = False
+    expects_100: bool = False
+    is_streamed: bool = False
     error: ClientError | None = None
 
 
@@ -101,7 +101,7 @@ def read_head(
         url: the request target.
         method: the HTTP method.
         version: the HTTP version, such as "1.1".
-        gateway: routes the request, and has the limits of its body.
+        gateway: routes the request, and holds the body limits.
     """
     name = method.decode("ascii")
     size = len(url) + sum(len(key) + len(value) + MIN_SEPARATORS for key, value in raw)
@@ -109,17 +109,19 @@ def read_head(
         return Head(raw, url, method, version, name, error=ClientError(HEAD_TOO_LONG, 431))
     headers, target = _join_headers(raw), _split_target(url)
     route = gateway.route(HttpRequest(name, *target, headers))
-    table = route is not None and route.is_streamed(name, headers)
+    is_streamed = route is not None and route.is_streamed(name, headers)
     settings = gateway.settings
-    limit = settings.max_table_bytes if table else settings.max_body_bytes
+    limit = settings.max_table_bytes if is_streamed else settings.max_body_bytes
     hosts = sum(key == b"host" for key, _ in raw)
     error = None
     if hosts > 1 or (not hosts and version == "1.1"):
         error = ClientError(f"Host: expected the header once, got it {hosts} times")
     elif int(headers.get("content-length", 0)) > limit:
         error = too_large(limit)
-    expects = headers.get("expect", "").lower() == "100-continue"
-    return Head(raw, url, method, version, name, headers, target, route, expects, table, error)
+    expects_100 = headers.get("expect", "").lower() == "100-continue"
+    return Head(
+        raw, url, method, version, name, headers, target, route, expects_100, is_streamed, error
+    )
 
 
 def _join_headers(raw: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -150,10 +152,10 @@ _cached_target = lru_cache(MAX_URLS)(_parse_target)
 
 @lru_cache(maxsize=256)
 def response_head(
-    status: int, content_type: str, further: tuple[tuple[str, str], ...], keep_alive: bool
+    status: int, content_type: str, extra: tuple[tuple[str, str], ...], keep_alive: bool
 ) -> bytes:
-    """Return a response's head without its last lines."""
-    lines = [("content-type", content_type), ("x-content-type-options", "nosniff"), *further]
+    """Return a response's head up to the date and the length."""
+    lines = [("content-type", content_type), ("x-content-type-options", "nosniff"), *extra]
     if not keep_alive:
         lines.append(("connection", "close"))
     text = "".join(f"{name.lower()}: {value}\r\n" for name, value in lines)

@@ -20,11 +20,11 @@ class ApiJob(Job):
     """An API request, from its arrival to its response.
 
     Attributes:
-        request: the request with its whole body.
+        request: the request with its complete body.
         route: its route.
         respond: called with the response.
         caller: the name of its API key.
-        started: time when its handling began.
+        started: when its handling began.
         task: the task that handles only this request, if there is one.
     """
 
@@ -59,7 +59,7 @@ class ApiJob(Job):
         self.task: asyncio.Task[None] | None = None
 
     def fail(self, error: Exception) -> None:
-        """Respond with an error, unless there was a response already."""
+        """Respond with an error, unless a response has been sent already."""
         self._fail(self, error)
 
     @property

@@ -1,7 +1,7 @@
 """The page at `/`: an explorer of the served model.
 
-The template is a frame; `static/app.js` fills it from the model's facts, which are in the page as
-JSON, and from the API.
+The template is a frame; `static/app.js` fills it from the API and from the model's facts, which the
+page holds as JSON.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from client.settings import Settings
 
 THEMES = ("light", "dark")
 THEME_COOKIE = "theme"
-# The modules that the page begins with, so that the browser need not discover them one by one.
+# The modules that the page preloads, so that the browser need not discover them one by one.
 MODULES = (
     *("answer", "api", "asking", "charts", "code", "dom", "exploring", "feedback", "flips"),
     *("i18n", "pasting", "row", "views/predict", "views/whatif"),
 )
 
 
-def blueprint(bridge: Callable[[], Bridge], settings: Settings) -> Blueprint:
+def blueprint(get_bridge: Callable[[], Bridge], settings: Settings) -> Blueprint:
     """Return the routes.
 
     Args:
-        bridge: the bridge to the gateway.
+        get_bridge: returns the bridge to the gateway.
         settings: the application's settings.
     """
     routes = Blueprint("page", __name__, template_folder="templates", static_folder="static")
@@ -40,9 +40,9 @@ def blueprint(bridge: Callable[[], Bridge], settings: Settings) -> Blueprint:
     @routes.get("/")
     def page() -> Response:
         try:
-            link = bridge()
+            bridge = get_bridge()
             target, deadline = Target(settings.model), Deadline(settings.timeout)
-            schema = link.run(link.gateway.core.metadata(target, deadline))
+            schema = bridge.run(bridge.gateway.core.metadata(target, deadline))
         except ClientError as error:
             unavailable = _render("unavailable.html", model=settings.model, message=error.message)
             unavailable.status_code = error.status
@@ -60,11 +60,11 @@ def blueprint(bridge: Callable[[], Bridge], settings: Settings) -> Blueprint:
 
 
 def _render(template: str, **values: Any) -> Response:
-    """Render a template in the language and the theme that the request asks for."""
+    """Render a template in the request's language and theme."""
     lang = language.choose(request)
     strings = language.strings(lang)
     theme = request.cookies.get(THEME_COOKIE)
-    made = make_response(
+    response = make_response(
         render_template(
             template,
             **values,
@@ -76,6 +76,6 @@ def _render(template: str, **values: Any) -> Response:
             data_block=data_block,
         )
     )
-    made.headers["Cache-Control"] = "no-cache"
-    made.vary.update(("Accept-Language", "Cookie"))
-    return made
+    response.headers["Cache-Control"] = "no-cache"
+    response.vary.update(("Accept-Language", "Cookie"))
+    return response

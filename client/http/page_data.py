@@ -28,7 +28,7 @@ def model_data(schema: Schema, *, reports: Sequence[int], rollout: bool, feedbac
     """Return the facts about a served version that the page needs.
 
     Args:
-        schema: of the version.
+        schema: the version's schema.
         reports: versions of the model whose training report can be shown.
         rollout: whether another version may be on trial.
         feedback: whether `/feedback` is on.
@@ -47,7 +47,7 @@ def model_data(schema: Schema, *, reports: Sequence[int], rollout: bool, feedbac
         "trained_at": description.trained_at if description else None,
         "metrics": description.metrics if description else {},
         "metric_intervals": description.intervals if description else {},
-        "reference": _parsed(description.reference if description else None),
+        "reference": _parse_json(description.reference if description else None),
         "explains": explains(schema),
         "reports": reports,
         "rollout": rollout,
@@ -59,7 +59,7 @@ def model_data(schema: Schema, *, reports: Sequence[int], rollout: bool, feedbac
 
 
 def data_block(data: Any) -> str:
-    """Return JSON that may stand inside of a script element; NaN is null."""
+    """Return JSON that is safe inside a script element; NaN becomes null."""
     return orjson.dumps(data).decode().replace("<", "\\u003c")
 
 
@@ -127,7 +127,7 @@ def _described_field(column: Column, spec: TensorSpec) -> Json:
         "type": "date" if column.kind == "date" else _type(spec),
         "shape": None,
         "range": column.range,
-        "examples": [_text(column.example(of_class, spec.dtype)) for of_class in (0, 1)],
+        "examples": [_text(column.example(class_index, spec.dtype)) for class_index in (0, 1)],
         "values": column.vocabulary,
         "missing": column.takes_missing(spec.dtype),
         "picture": None,
@@ -155,7 +155,7 @@ def _signature(signature: Signature) -> Json:
     }
 
 
-def _parsed(text: str | None) -> Any:
+def _parse_json(text: str | None) -> Any:
     return orjson.loads(text) if text else None
 
 

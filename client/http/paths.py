@@ -1,4 +1,4 @@
-"""Paths of the API, for its routes, their names in metrics, and the OpenAPI document."""
+"""Paths of the API, for its routes, the names of routes in metrics, and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class ModelPath:
 
     Attributes:
         template: the path with `{model}` and `{version}` or `{label}` in place of the values.
-        model: name of the model, None if it is missing.
+        model: the model's name, None if it is missing.
         version: digits of the version, if there is one.
         label: the version's label, if there is one.
-        verb: the rest as sent: `:predict`, `/metadata`, `/infer`; empty for the model itself.
+        verb: the rest of the path as sent, such as `:predict`; empty for the model itself.
     """
 
     template: str
@@ -80,12 +80,12 @@ def template(root: str, selector: str, verb: str = "") -> str:
     return f"{root}/models/{{model}}{selector}{verb}"
 
 
-def of_model(pattern: str, model: str) -> str:
-    """Return a pattern with the name of a model filled in."""
+def for_model(pattern: str, model: str) -> str:
+    """Return a pattern with a model's name filled in."""
     return pattern.replace("{model}", quote(model, safe=""))
 
 
-def v1(path: str) -> ModelPath | None:
+def parse_v1(path: str) -> ModelPath | None:
     """Parse a path of TensorFlow Serving's REST API, which ignores case.
 
     Args:
@@ -95,7 +95,7 @@ def v1(path: str) -> ModelPath | None:
     return None if match is None else _model_path(V1, match, LABEL)
 
 
-def v2(path: str) -> ModelPath | None:
+def parse_v2(path: str) -> ModelPath | None:
     """Parse a path of the Open Inference Protocol.
 
     A version that is not a number is one of TensorFlow Serving's version labels.
@@ -112,9 +112,9 @@ def is_foreign(path: str) -> bool:
     return _FOREIGN.match(path) is not None
 
 
-def _model_path(root: str, match: re.Match[str], of_label: str) -> ModelPath:
+def _model_path(root: str, match: re.Match[str], label_selector: str) -> ModelPath:
     model, version, label = match["model"], match["version"], match["label"]
-    selector = VERSION if version is not None else of_label if label is not None else LATEST
+    selector = VERSION if version is not None else label_selector if label is not None else LATEST
     verb = match["verb"] or ""
     return ModelPath(
         template(root, selector, verb.lower()),

@@ -1,6 +1,6 @@
 """The pipeline of predictions: decode, predict, encode, record.
 
-All requests that wait for a call are answered together when it can leave.
+All requests that wait for a call are answered together when it can be sent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from client.codecs import Codec, Payload
 from client.errors import ClientError, ServerError
 from client.http.jobs import ApiJob
 from client.http.messages import HttpReply
-from client.http.predictions import Log, Predictions, ignore
+from client.http.predictions import Log, Predictions, log_nothing
 from client.http.responder import Responder
 from client.http.responses import MISSING_HEADER, arm_headers
 from client.http.routing import Lane
@@ -51,54 +51,54 @@ class Pipeline:
         self._responder = responder
 
     async def answer(self, lane: Lane, jobs: list[Job]) -> None:
-        """Answer predictions by the arm of their lane; each fails alone."""
+        """Answer predictions with the arm of their lane; one failure does not affect the others."""
         waiting = [job for job in jobs if isinstance(job, ApiJob)]
-        ends = [job.deadline for job in waiting]
-        deadline = max(ends, key=lambda one: one.end)
+        deadlines = [job.deadline for job in waiting]
+        deadline = max(deadlines, key=lambda d: d.end)
         errors: Mapping[int, ClientError]
         if lane.arm is None:
             errors = await self._predict(lane, waiting, Turn(lane.target, None, deadline))
         else:
 
-            async def attempt(places: Sequence[int], turn: Turn) -> Mapping[int, ClientError]:
-                some = await self._predict(lane, [waiting[place] for place in places], turn)
-                return {places[index]: error for index, error in some.items()}
+            async def attempt(indexes: Sequence[int], turn: Turn) -> Mapping[int, ClientError]:
+                failures = await self._predict(lane, [waiting[index] for index in indexes], turn)
+                return {indexes[position]: error for position, error in failures.items()}
 
-            soonest = min(ends, key=lambda one: one.end)
+            earliest = min(deadlines, key=lambda d: d.end)
             errors = await self._arms.answer(
-                lane.arm, range(len(waiting)), soonest, deadline, attempt
+                lane.arm, range(len(waiting)), earliest, deadline, attempt
             )
-        for place, fault in errors.items():
-            job = waiting[place]
-            if isinstance(fault, ServerError):
-                fault = await _first_fault(lane.codec, job.payload, fault)
-            job.fail(fault)
+        for index, error in errors.items():
+            job = waiting[index]
+            if isinstance(error, ServerError):
+                error = await _prefer_body_error(lane.codec, job.payload, error)
+            job.fail(error)
 
     async def _predict(
         self, lane: Lane, waiting: Sequence[ApiJob], turn: Turn
     ) -> Mapping[int, ClientError]:
-        """Let one version answer predictions: decode, predict, encode, record.
+        """Answer predictions with one version: decode, predict, encode, record.
 
         Returns:
-            The errors of those that it cannot answer, by index.
+            The errors of the predictions that it cannot answer, by index.
         """
         codec = lane.codec
         payloads = [job.payload for job in waiting]
         is_long = len(payloads) == 1 and len(payloads[0].body) > LONG_BODY_BYTES
 
-        async def ask(attempts: Attempts) -> None:
-            # Once, unless the server changes its version meanwhile.
+        async def predict(attempts: Attempts) -> None:
+            # Loops only if the server changes its version in the meantime.
             while attempt := await attempts.next():
-                some = [payloads[place] for place in attempt.places]
-                decoding = await _run(is_long, codec.decode, some, attempt.schema)
+                requests = [payloads[index] for index in attempt.places]
+                decoding = await _run(is_long, codec.decode, requests, attempt.schema)
                 await attempts.predict(attempt, decoding)
 
         outcome = await self._core.run(
             turn.target,
             len(waiting),
-            ask,
+            predict,
             turn.deadline,
-            lambda place: waiting[place].done,
+            lambda index: waiting[index].done,
             on_trial=turn.on_trial,
         )
         for answered in outcome.answered:
@@ -113,9 +113,9 @@ class Pipeline:
                 outcome.fail(batch.members, error)
                 continue
             if missing:
-                replies = _with_missing(replies, answered)
-            jobs = [waiting[place] for place in batch.members]
-            log: Log = ignore
+                replies = _add_missing_counts(replies, answered)
+            jobs = [waiting[index] for index in batch.members]
+            log: Log = log_nothing
             if lane.recorded:
                 replies, log = self._predictions.record(codec, answered, jobs, replies, turn.arm)
             self._responder.respond_all(jobs, replies)
@@ -123,8 +123,8 @@ class Pipeline:
             if shadow is None:
                 log(None)
             else:
-                copied = [payloads[place] for place in batch.members]
-                self._shadow.put(Copy(shadow, codec, copied, answered, log))
+                copies = [payloads[index] for index in batch.members]
+                self._shadow.put(Copy(shadow, codec, copies, answered, log))
         return outcome.errors
 
 
@@ -137,7 +137,7 @@ async def _run(
     return function(*arguments, **options)
 
 
-def _with_missing(replies: Sequence[HttpReply], answered: Answered) -> list[HttpReply]:
+def _add_missing_counts(replies: Sequence[HttpReply], answered: Answered) -> list[HttpReply]:
     """Add the number of missing values to each response that has any."""
     counts = (answered.missing.get(member) for member in answered.batch.members)
     return [
@@ -146,10 +146,10 @@ def _with_missing(replies: Sequence[HttpReply], answered: Answered) -> list[Http
     ]
 
 
-async def _first_fault(codec: Codec, payload: Payload, error: ClientError) -> ClientError:
-    """Return the body's own error if it has one, else the given error."""
+async def _prefer_body_error(codec: Codec, payload: Payload, error: ClientError) -> ClientError:
+    """Return the error that the body has for every model, or else the given error."""
     try:
         await _run(len(payload.body) > LONG_BODY_BYTES, codec.check, payload)
-    except ClientError as fault:
-        return fault
+    except ClientError as body_error:
+        return body_error
     return error

@@ -1,4 +1,4 @@
-"""Predictions after the call: counting for drift, ids, and logging."""
+"""Predictions after the call: counts for drift, ids, and the log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from client.codecs import Codec
 from client.codecs.tables import TableRows
 from client.errors import ClientError
-from client.http.access_log import request_id
+from client.http.access_log import read_request_id
 from client.http.jobs import ApiJob
 from client.http.messages import HttpReply, HttpRequest
 from client.inference.attempts import Answered
@@ -55,16 +55,16 @@ class Predictions:
             arm: the arm of a rollout that answered.
 
         Returns:
-            The responses with their ids, and a function that logs the rows, to be called once with
-            the answer of a shadow version, or with None.
+            The responses with their ids, and a function that logs the rows; call it once, with the
+            prediction of a shadow version or with None.
         """
         batch, (outputs, _), schema, _ = answered
         if batch.call.signature_name in OTHER_SIGNATURES:
-            return replies, ignore
+            return replies, log_nothing
         self._drift.add(schema, batch.call, outputs)
         log = self._log
         if log is None:
-            return replies, ignore
+            return replies, log_nothing
         ids = _ids(jobs, codec.ids(batch))
         now = deadlines.now()
         logged = LoggedCall(
@@ -86,18 +86,18 @@ class Predictions:
                 log.put(logged._replace(shadow=ShadowAnswer(shadow.version, shadow.outputs)))
 
         identified = [
-            HttpReply(reply.body, reply.status, reply.content_type, reply.headers, identity)
-            for reply, identity in zip(replies, ids, strict=True)
+            HttpReply(reply.body, reply.status, reply.content_type, reply.headers, prediction_id)
+            for reply, prediction_id in zip(replies, ids, strict=True)
         ]
         return identified, put
 
-    def of_table(self, request: HttpRequest, caller: str | None) -> TablePredictions:
+    def for_table(self, request: HttpRequest, caller: str | None) -> TablePredictions:
         """Return a recorder for the rows of a table."""
-        identity = None
+        prediction_id = None
         recorded = is_recorded(request.headers)
         if recorded and self._log is not None:
-            identity = request_id(request.headers) or next(new_ids())
-        return TablePredictions(self, identity, caller, recorded)
+            prediction_id = read_request_id(request.headers) or next(new_ids())
+        return TablePredictions(self, prediction_id, caller, recorded)
 
     def record_rows(
         self,
@@ -115,18 +115,18 @@ class Predictions:
         self._drift.add(schema, call, outputs)
         if self._log is None or table.id is None:
             return
-        places = [rows_before + i for i in range(rows.count) if i not in rows.errors]
+        row_numbers = [rows_before + i for i in range(rows.count) if i not in rows.errors]
         self._log.put(
             LoggedCall(
                 schema,
                 call,
                 outputs,
                 (table.id,),
-                (len(places),),
+                (len(row_numbers),),
                 (table.caller,),
                 (deadlines.now() - table.started,),
                 (time.time(),),
-                places,
+                row_numbers,
                 arm,
             )
         )
@@ -142,9 +142,13 @@ class TablePredictions:
     """
 
     def __init__(
-        self, predictions: Predictions, identity: str | None, caller: str | None, recorded: bool
+        self,
+        predictions: Predictions,
+        prediction_id: str | None,
+        caller: str | None,
+        recorded: bool,
     ) -> None:
-        self.id = identity
+        self.id = prediction_id
         self.caller = caller
         self.started = deadlines.now()
         self._predictions = predictions
@@ -171,7 +175,7 @@ class TablePredictions:
             self._predictions.record_rows(schema, rows, outputs, self, rows_before, arm)
 
 
-def ignore(shadow: Prediction | None) -> None:
+def log_nothing(shadow: Prediction | None) -> None:
     """Log nothing."""
 
 
@@ -179,7 +183,7 @@ def is_recorded(headers: Mapping[str, str]) -> bool:
     """Return whether a request's rows count for drift and are logged.
 
     Raises:
-        ClientError: the header has another value than "yes" or "no".
+        ClientError: the header is neither "yes" nor "no".
     """
     value = headers.get(RECORD_HEADER, "yes")
     if value not in ("yes", "no"):
@@ -187,16 +191,16 @@ def is_recorded(headers: Mapping[str, str]) -> bool:
     return value == "yes"
 
 
-def _ids(jobs: Sequence[ApiJob], own: Sequence[str | None] | None) -> list[str]:
+def _ids(jobs: Sequence[ApiJob], dialect_ids: Sequence[str | None] | None) -> list[str]:
     """Return the id of each request: its X-Request-ID, its dialect's id, or a new one."""
-    new = new_ids()
+    generator = new_ids()
     ids = []
-    for place, job in enumerate(jobs):
+    for index, job in enumerate(jobs):
         headers = job.request.headers
-        identity = request_id(headers) if "x-request-id" in headers else None
-        if identity is None and own is not None:
-            identity = own[place]
-            if identity is not None and not is_id(identity):
-                identity = None
-        ids.append(next(new) if identity is None else identity)
+        prediction_id = read_request_id(headers) if "x-request-id" in headers else None
+        if prediction_id is None and dialect_ids is not None:
+            prediction_id = dialect_ids[index]
+            if prediction_id is not None and not is_id(prediction_id):
+                prediction_id = None
+        ids.append(next(generator) if prediction_id is None else prediction_id)
     return ids

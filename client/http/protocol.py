@@ -1,8 +1,8 @@
 """uvicorn's HTTP/1.1 protocol, with a fast path for API requests.
 
 An API request is handed to the gateway when its message is complete, and its response is written to
-the connection: no task and no ASGI messages for each request. Everything else goes to the ASGI
-application as in uvicorn's own protocol.
+the connection, without a task or ASGI messages. Everything else goes to the ASGI application, as in
+uvicorn's own protocol.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from client.http.request_body import inflate
 # the caller has read the response.
 LINGER_SECONDS = 1.0
 
-_QUERY = "!$%&'()*+,/:;=?@[]~"
+_SAFE_QUERY_CHARACTERS = "!$%&'()*+,/:;=?@[]~"
 
 
 class ApiProtocol(ReceivingProtocol):
@@ -39,7 +39,7 @@ class ApiProtocol(ReceivingProtocol):
 
     def _advance(self) -> None:
         """Answer the next request."""
-        message = self._turns[0]
+        message = self._messages[0]
         if message.started:
             return
         if message.error is not None:
@@ -54,7 +54,7 @@ class ApiProtocol(ReceivingProtocol):
             return
         elif message.route is None:
             message.started = True
-            self._ask_application(message)
+            self._run_application(message)
         else:
             message.started = True
             job = self._gateway.submit(
@@ -69,8 +69,8 @@ class ApiProtocol(ReceivingProtocol):
 
     def _send(self, reply: HttpReply) -> None:
         """Write a response."""
-        message = self._turns[0]
-        is_last = self._stopping and len(self._turns) == 1 and self._state == IDLE
+        message = self._messages[0]
+        is_last = self._stopping and len(self._messages) == 1 and self._state == IDLE
         keep_alive = message.keep_alive and message.complete and not is_last
         message.keep_alive = keep_alive
         defaults = self.server_state.default_headers
@@ -82,12 +82,12 @@ class ApiProtocol(ReceivingProtocol):
             length = b"x-prediction-id: %b\r\n%b" % (reply.prediction_id.encode(), length)
         self.transport.write(b"".join((head, date, length, body)))
         if self.flow.write_paused:
-            self._unread = True
+            self._is_unread = True
         else:
             self._finish()
 
     async def _stream(self, message: RequestMessage) -> None:
-        """Answer a table while it arrives."""
+        """Answer a table as it arrives."""
         assert message.stream is not None
         assert message.route is not None
         request = message.request
@@ -118,7 +118,7 @@ class ApiProtocol(ReceivingProtocol):
                     if self.flow.write_paused:
                         await self.flow.drain()
         except Exception as error:
-            # HTTP/1.1 has no other sign that a response is incomplete than closing the connection.
+            # In HTTP/1.1 only a closed connection can signal that a response is incomplete.
             self._gateway.responder.error(message.request, error)
             self.transport.abort()
             return
@@ -126,23 +126,23 @@ class ApiProtocol(ReceivingProtocol):
             self.transport.write(b"0\r\n\r\n")
 
     def _finish(self) -> None:
-        """Continue after a response: with the next request, or by closing the connection."""
-        if not self._turns:
+        """Continue with the next request, or close the connection."""
+        if not self._messages:
             return
-        message = self._turns.popleft()
+        message = self._messages.popleft()
         self._uncount(message)
         self.server_state.total_requests += 1
         if not message.keep_alive:
-            self._end(message)
+            self._close_gracefully(message)
             return
-        if self._turns:
+        if self._messages:
             self._advance()
         elif self._state == IDLE:
             seconds = STOPPING_SECONDS if self._stopping else KEEP_ALIVE_SECONDS
             self.deadline = self.loop.time() + seconds
         elif self._state == HEAD:
             self.deadline = self.loop.time() + HEAD_SECONDS
-        if len(self._turns) <= 1:
+        if len(self._messages) <= 1:
             self.flow.resume_reading()
 
     def _uncount(self, message: RequestMessage) -> None:
@@ -150,12 +150,12 @@ class ApiProtocol(ReceivingProtocol):
             message.counted = False
             self._gateway.metrics.in_flight -= 1
 
-    def _end(self, message: RequestMessage) -> None:
+    def _close_gracefully(self, message: RequestMessage) -> None:
         """Close the connection once the caller has had time to read the response."""
         self._closing = True
-        for other in self._turns:
+        for other in self._messages:
             self._uncount(other)
-        self._turns.clear()
+        self._messages.clear()
         if message.complete or self._half_closed or self.transport.is_closing():
             self._close()
             return
@@ -171,7 +171,7 @@ class ApiProtocol(ReceivingProtocol):
 
     # The ASGI application.
 
-    def _ask_application(self, message: RequestMessage) -> None:
+    def _run_application(self, message: RequestMessage) -> None:
         request = message.request
         scope: Any = {
             "type": "http",
@@ -184,7 +184,7 @@ class ApiProtocol(ReceivingProtocol):
             "method": request.method,
             "path": unquote(request.path),
             "raw_path": request.path.encode("latin-1"),
-            "query_string": quote(request.query, safe=_QUERY).encode("ascii"),
+            "query_string": quote(request.query, safe=_SAFE_QUERY_CHARACTERS).encode("ascii"),
             "headers": message.head.raw,
             "state": self.app_state.copy(),
         }
@@ -207,6 +207,6 @@ class ApiProtocol(ReceivingProtocol):
         self._start_asgi_task(self.cycle, self.app)
 
     def _finish_application(self) -> None:
-        if self._turns:
-            self._turns[0].keep_alive = self.cycle.keep_alive
+        if self._messages:
+            self._messages[0].keep_alive = self.cycle.keep_alive
         self._finish()

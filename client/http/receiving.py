@@ -1,4 +1,4 @@
-"""The receiving half of a connection: parsing, limits of size and time, and the order of requests.
+"""The receiving half of a connection: parsing, size and time limits, and the order of requests.
 
 Its subclass `ApiProtocol` answers the requests.
 """
@@ -14,7 +14,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from client.errors import ClientError
-from client.http.body_stream import BodyStream, CutShortError
+from client.http.body_stream import BodyStream, TruncatedBodyError
 from client.http.connections import Connections
 from client.http.gateway import Gateway
 from client.http.heads import (
@@ -31,7 +31,7 @@ from client.http.request_body import too_large, too_late
 
 # A request's head must arrive within this time.
 HEAD_SECONDS = 5.0
-# How long an idle connection is kept; longer than load balancers keep theirs.
+# How long an idle connection is kept: longer than load balancers keep theirs.
 KEEP_ALIVE_SECONDS = 75.0
 # When the service stops, idle connections get this long to send a last request.
 STOPPING_SECONDS = 1.0
@@ -45,13 +45,13 @@ class ReceivingProtocol(HttpToolsProtocol):
     """Receives the requests of one connection.
 
     Attributes:
-        deadline: when to call `late`.
+        deadline: when to call `expire`.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._gateway: Gateway = self.app_state["gateway"]
-        self._shared: Connections = self.app_state["connections"]
+        self._connections: Connections = self.app_state["connections"]
         settings = self._gateway.settings
         self._max_body, self._max_table = settings.max_body_bytes, settings.max_table_bytes
         self._body_seconds = settings.body_timeout
@@ -59,14 +59,14 @@ class ReceivingProtocol(HttpToolsProtocol):
         # Bytes of the head so far, or of the body's framing and trailers since its last content.
         self._head_bytes = 0
         self._has_content = False
-        self._known = NO_HEAD
-        self._arriving: RequestMessage | None = None
-        self._turns: deque[RequestMessage] = deque()
+        self._last_head = NO_HEAD
+        self._incoming: RequestMessage | None = None
+        self._messages: deque[RequestMessage] = deque()
         self._job: ApiJob | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._closing = False
-        self._unread = False
+        self._is_unread = False
         self._half_closed = False
         self.deadline = NEVER
 
@@ -75,39 +75,39 @@ class ReceivingProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Track a new connection."""
         super().connection_made(transport)
-        self._shared.add(self)
+        self._connections.add(self)
         self.deadline = self.loop.time() + KEEP_ALIVE_SECONDS
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the requests of a caller that has disconnected."""
-        self._shared.remove(self)
+        self._connections.remove(self)
         if self._job is not None:
             self._gateway.cancel(self._job)
         if self._task is not None:
             self._task.cancel()
-        for message in self._turns:
+        for message in self._messages:
             self._uncount(message)
             if message.stream is not None:
-                message.stream.fail(CutShortError())
-        self._turns.clear()
+                message.stream.fail(TruncatedBodyError())
+        self._messages.clear()
         self._closing = True
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrives."""
+        """Parse received bytes, and update the deadline."""
         if self._closing:
             return
-        before = self._state
+        previous = self._state
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass
         except httptools.HttpParserError as error:
-            self._reject(error)
+            self._refuse_malformed(error)
             return
         state = self._state
         if state == HEAD:
-            if before == HEAD:
+            if previous == HEAD:
                 self._head_bytes += len(data)
                 if self._head_bytes > MAX_HEAD_BYTES:
                     self._refuse_bytes(HEAD_TOO_LONG, 431)
@@ -115,42 +115,42 @@ class ReceivingProtocol(HttpToolsProtocol):
                 self._head_bytes = 0
                 self.deadline = self.loop.time() + HEAD_SECONDS
         elif state == BODY:
-            arriving = self._arriving
-            if before != BODY or (arriving is not None and arriving.stream is not None):
+            message = self._incoming
+            if previous != BODY or (message is not None and message.stream is not None):
                 self.deadline = self.loop.time() + self._body_seconds
-            if before != BODY or self._has_content:
+            if previous != BODY or self._has_content:
                 self._head_bytes = 0
             else:
                 self._head_bytes += len(data)
-                if self._head_bytes > MAX_HEAD_BYTES and arriving and arriving.error is None:
-                    self._give_up(arriving, ClientError(TRAILERS_TOO_LONG, 431))
+                if self._head_bytes > MAX_HEAD_BYTES and message and message.error is None:
+                    self._abort_body(message, ClientError(TRAILERS_TOO_LONG, 431))
             self._has_content = False
-        elif before != IDLE:
+        elif previous != IDLE:
             self.deadline = NEVER
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Answer complete requests; respond to an incomplete one with an error if possible."""
         self._half_closed = True
-        message = self._arriving
+        message = self._incoming
         if message is not None and not self._closing and message.error is None:
             message.keep_alive = False
-            self._give_up(message, CutShortError())
-        if self._turns:
-            self._turns[-1].keep_alive = False
+            self._abort_body(message, TruncatedBodyError())
+        if self._messages:
+            self._messages[-1].keep_alive = False
             return True
         return False
 
     def pause_writing(self) -> None:
         """Count the connection as stalled."""
         super().pause_writing()
-        self._shared.stall(self)
+        self._connections.stall(self)
 
     def resume_writing(self) -> None:
         """Continue when responses have been read."""
         super().resume_writing()
-        self._shared.resume(self)
-        if self._unread:
-            self._unread = False
+        self._connections.resume(self)
+        if self._is_unread:
+            self._is_unread = False
             self._finish()
 
     def shutdown(self) -> None:
@@ -158,26 +158,26 @@ class ReceivingProtocol(HttpToolsProtocol):
         self._stopping = True
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
-        if self._state == IDLE and not self._turns:
+        if self._state == IDLE and not self._messages:
             self.deadline = self.loop.time() + STOPPING_SECONDS
 
-    def late(self) -> None:
-        """Close the connection, or reject the request, that missed its deadline."""
+    def expire(self) -> None:
+        """Close the connection or refuse the request that missed its deadline."""
         self.deadline = NEVER
-        message = self._arriving
-        if self._closing or (self._state == IDLE and not self._turns):
+        message = self._incoming
+        if self._closing or (self._state == IDLE and not self._messages):
             self._close()
-        elif self._state == HEAD and not self._turns:
+        elif self._state == HEAD and not self._messages:
             self._refuse_bytes(
                 f"the head did not arrive in time; expected it within {HEAD_SECONDS:g} s", 408
             )
         elif message is not None:
-            self._give_up(message, too_late(self._body_seconds))
+            self._abort_body(message, too_late(self._body_seconds))
 
     # The parser.
 
     def on_message_begin(self) -> None:
-        """Begin a request."""
+        """Start a request."""
         self.url = b""
         self.headers = []
         self._state = HEAD
@@ -191,7 +191,7 @@ class ReceivingProtocol(HttpToolsProtocol):
         """Route a request, and check it before its body is read."""
         if self._closing:
             return
-        parser, head = self.parser, self._known
+        parser, head = self.parser, self._last_head
         method, version = parser.get_method(), parser.get_http_version()
         # Most requests on a connection have the same head.
         if (
@@ -200,12 +200,14 @@ class ReceivingProtocol(HttpToolsProtocol):
             or head.method != method
             or head.version != version
         ):
-            head = self._known = read_head(self.headers, self.url, method, version, self._gateway)
-        request = HttpRequest(head.name, *head.target, head.headers)
+            head = self._last_head = read_head(
+                self.headers, self.url, method, version, self._gateway
+            )
+        request = HttpRequest(head.method_name, *head.target, head.headers)
         keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
         message = RequestMessage(request, head, keep_alive and not self._half_closed)
-        self._arriving = message
-        self._turns.append(message)
+        self._incoming = message
+        self._messages.append(message)
         self._state = BODY
         gateway, route = self._gateway, head.route
         message.route = route
@@ -218,16 +220,16 @@ class ReceivingProtocol(HttpToolsProtocol):
             return
         message.counted = True
         gateway.metrics.in_flight += 1
-        if head.expects:
+        if head.expects_100:
             self.transport.write(_CONTINUE)
-        if head.table:
+        if head.is_streamed:
             message.stream = BodyStream(self.flow, self._max_table)
             self._advance()
 
     def on_body(self, body: bytes) -> None:
         """Add a piece of the body."""
         self._has_content = True
-        message = self._arriving
+        message = self._incoming
         if message is None or self._closing or message.error is not None:
             return
         if message.stream is not None:
@@ -240,9 +242,9 @@ class ReceivingProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Answer the request if no earlier one is pending."""
-        message = self._arriving
+        message = self._incoming
         self._state = IDLE
-        self._arriving = None
+        self._incoming = None
         if message is None or self._closing:
             return
         message.complete = True
@@ -252,14 +254,14 @@ class ReceivingProtocol(HttpToolsProtocol):
             chunks = message.chunks
             message.request.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
             self._advance()
-        if len(self._turns) > 1:
+        if len(self._messages) > 1:
             # Pipelined requests wait in the kernel, not here.
             self.flow.pause_reading()
 
     # Errors.
 
-    def _give_up(self, message: RequestMessage, error: ClientError) -> None:
-        """Answer a request whose body does not end properly with an error."""
+    def _abort_body(self, message: RequestMessage, error: ClientError) -> None:
+        """Respond with an error to a request whose body cannot be completed."""
         if message.stream is not None:
             message.stream.fail(error)
         else:
@@ -270,12 +272,12 @@ class ReceivingProtocol(HttpToolsProtocol):
         message.error = error
         message.keep_alive = False
         message.chunks.clear()
-        if self._turns and message is self._turns[0]:
+        if self._messages and message is self._messages[0]:
             self._advance()
 
-    def _reject(self, error: httptools.HttpParserError) -> None:
-        """Answer bytes that are not HTTP."""
-        message = self._arriving
+    def _refuse_malformed(self, error: httptools.HttpParserError) -> None:
+        """Respond to bytes that are not HTTP."""
+        message = self._incoming
         if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(
             error.__context__, (httptools.HttpParserError, UnicodeDecodeError)
         ):
@@ -283,19 +285,19 @@ class ReceivingProtocol(HttpToolsProtocol):
         if message is not None:
             if message.stream is not None:
                 message.keep_alive = False
-                message.stream.fail(CutShortError())
+                message.stream.fail(TruncatedBodyError())
             elif message.error is None:
-                self._refuse(message, CutShortError())
+                self._refuse(message, TruncatedBodyError())
             return
         if isinstance(error, httptools.HttpParserInvalidMethodError):
-            self._refuse_bytes("the method is not known", 501)
+            self._refuse_bytes("unknown method", 501)
         else:
             self._refuse_bytes("the request is not HTTP/1.1")
 
     def _refuse_bytes(self, text: str, status: int = 400) -> None:
-        """Answer bytes that did not form a request."""
+        """Respond with an error to bytes that did not form a request."""
         message = RequestMessage(HttpRequest("?", "?"), NO_HEAD, keep_alive=False)
-        self._turns.append(message)
+        self._messages.append(message)
         self._state = IDLE
         self._refuse(message, ClientError(text, status))
 

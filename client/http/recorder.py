@@ -15,10 +15,10 @@ from client.serving import deadlines
 from client.settings import Settings
 
 TIMING_HEADER = "Server-Timing"
-# Callers may invent others, and each would be a time series.
+# Other methods are counted together: callers may invent them, and each would be a time series.
 METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 SERVER_ERROR = 500
-# In an outage all requests fail alike; the log counts those it leaves out.
+# In an outage all requests fail alike; further errors are only counted.
 MAX_ERRORS_PER_SECOND = 10
 
 
@@ -34,7 +34,7 @@ class Recorder:
         self._logged = 0
         self._left_out = 0
 
-    def follow(self, request: HttpRequest, route: Route) -> RequestContext | None:
+    def begin(self, request: HttpRequest, route: Route) -> RequestContext | None:
         """Return a context for recording a request, None if nothing is recorded."""
         if not route.limited or (self._tracing is None and not self._timing):
             return None
@@ -50,20 +50,20 @@ class Recorder:
         if self._tracing is not None and context is not None:
             self._tracing.end(context.span, status)
 
-    def note_arm(self, model: str, arm: str) -> None:
-        """Note the arm of a rollout in the traces of the requests that the task handles."""
+    def record_arm(self, model: str, arm: str) -> None:
+        """Record the arm of a rollout in the traces of the current task's requests."""
         if self._tracing is not None:
             for context in REQUESTS.get():
                 self._tracing.note_arm(context.span, model, arm)
 
-    def gone(self, context: RequestContext | None) -> None:
+    def cancel(self, context: RequestContext | None) -> None:
         """End the trace of a request whose caller has disconnected."""
         self.end(context, None)
 
-    async def until_end(
+    async def end_after(
         self, context: RequestContext | None, pieces: AsyncIterator[bytes]
     ) -> AsyncIterator[bytes]:
-        """Yield a response's pieces, and end the request's trace after the last."""
+        """Yield a response's pieces, and end the request's trace after the last one."""
         status = None
         try:
             async for piece in pieces:
@@ -108,8 +108,10 @@ class Recorder:
         if context is not None and self._timing:
             headers = (*headers, (TIMING_HEADER, context.timing(seconds)))
         # Failed probes are expected; do not log them.
-        is_news = status >= SERVER_ERROR and (route is None or route.limited)
-        logged = self._log == "all" or (self._log == "errors" and is_news and self._take())
+        is_unexpected = status >= SERVER_ERROR and (route is None or route.limited)
+        logged = self._log == "all" or (
+            self._log == "errors" and is_unexpected and self._take_log_slot()
+        )
         if not logged and "x-request-id" not in request.headers:
             return headers
         return access_log.record(
@@ -121,11 +123,11 @@ class Recorder:
             seconds=seconds,
             logged=logged,
             body=body,
-            left_out=self._left_out_before() if logged else 0,
+            left_out=self._pop_left_out() if logged else 0,
         )
 
-    def _take(self) -> bool:
-        """Whether another error may be logged in this second."""
+    def _take_log_slot(self) -> bool:
+        """Return whether another error may be logged in this second, and count it."""
         now = deadlines.now()
         if now - self._window >= 1:
             self._window, self._logged = now, 0
@@ -135,6 +137,6 @@ class Recorder:
             return False
         return True
 
-    def _left_out_before(self) -> int:
+    def _pop_left_out(self) -> int:
         count, self._left_out = self._left_out, 0
         return count

@@ -20,7 +20,7 @@ def blueprint(directory: Path) -> Blueprint:
     """Return the route.
 
     Args:
-        directory: of all models; a report is at MODEL/VERSION/report.html.
+        directory: directory of all models; a report is at MODEL/VERSION/report.html.
     """
     routes = Blueprint("reports", __name__)
 
@@ -37,15 +37,15 @@ def blueprint(directory: Path) -> Blueprint:
 
 
 def versions(directory: Path | None, model: str) -> list[int]:
-    """Return the versions of a model that have a report, none without a directory."""
+    """Return the versions of a model that have a report; none without a directory."""
     base_path = safe_join(str(directory), model) if directory is not None else None
     if base_path is None:
         return []
-    found = [path.parent.name for path in Path(base_path).glob(f"[0-9]*/{REPORT}")]
-    return sorted(int(name) for name in found if name.isdecimal())
+    names = [path.parent.name for path in Path(base_path).glob(f"[0-9]*/{REPORT}")]
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def _path(directory: Path, model: str, version: int) -> Path | None:
-    """Return the path of a report, None if the model's name would lead elsewhere."""
+    """Return the path of a report, None if the model's name would escape the directory."""
     joined = safe_join(str(directory), model, str(version), REPORT)
     return None if joined is None or model.startswith(".") else Path(joined)

@@ -1,4 +1,4 @@
-"""Content encodings of request bodies, decompressed within limits."""
+"""Decompression of request bodies, within limits."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ WINDOW_BITS = {
     "x-gzip": 16 + zlib.MAX_WBITS,
     "deflate": zlib.MAX_WBITS,
 }
-# Bodies are decompressed in pieces of this size.
-PIECE_BYTES = 2**16
-# A larger body that is held whole may be at most MAX_RATIO times its compressed size; numbers
-# compress to a quarter.
+# Bodies are decompressed in chunks of at most this size.
+CHUNK_BYTES = 2**16
+# A larger body that is not streamed may be at most MAX_RATIO times its compressed size; numbers
+# compress to about a quarter.
 SMALL_BYTES = 2**20
 MAX_RATIO = 100
 
@@ -25,34 +25,34 @@ MAX_RATIO = 100
 async def inflate(
     chunks: AsyncIterator[bytes], encoding: str | None, max_bytes: int
 ) -> AsyncIterator[bytes]:
-    """Yield a body in pieces, decompressed.
+    """Yield a decompressed body in chunks.
 
     Raises:
-        ClientError: as for `decoded`.
+        ClientError: as for `decompress`.
     """
     decompressor = _decompressor(encoding)
     size = 0
-    async for piece in chunks:
+    async for chunk in chunks:
         if decompressor is None:
-            yield piece
+            yield chunk
             continue
-        for chunk in decompressor.decompress(piece):
-            size += len(chunk)
+        for plain in decompressor.decompress(chunk):
+            size += len(plain)
             if size > max_bytes:
                 raise too_large(max_bytes)
-            yield chunk
-            # A small piece may decompress to a large one: let other requests run.
+            yield plain
+            # A small chunk may decompress to many: let other requests run.
             await asyncio.sleep(0)
     if decompressor is not None:
         decompressor.end()
 
 
-def decoded(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
-    """Return a body, decompressed.
+def decompress(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
+    """Return a decompressed body.
 
     Raises:
-        ClientError: 413, the result is too large; 400, the body has another encoding; 415, the
-            encoding is unknown.
+        ClientError: 413, the result is too large; 400, the body does not have the encoding; 415,
+            the encoding is unknown.
     """
     decompressor = _decompressor(encoding)
     if decompressor is None:
@@ -63,34 +63,34 @@ def decoded(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
         chunks.append(chunk)
         size += len(chunk)
         if size > limit:
-            raise too_large(max_bytes, encoded=True)
+            raise too_large(max_bytes, compressed=True)
     decompressor.end()
     return b"".join(chunks)
 
 
 class _Decompressor:
-    """Decompresses piece by piece; gzip may have several members (RFC 1952, section 2.2)."""
+    """Decompresses chunk by chunk; gzip may have several members (RFC 1952, section 2.2)."""
 
     def __init__(self, window_bits: int) -> None:
         self._window_bits = window_bits
         self._zlib = zlib.decompressobj(window_bits)
 
-    def decompress(self, piece: bytes) -> Iterator[bytes]:
-        """Yield a piece, decompressed, in pieces of at most `PIECE_BYTES`.
+    def decompress(self, chunk: bytes) -> Iterator[bytes]:
+        """Decompress a chunk, and yield it in chunks of at most `CHUNK_BYTES`.
 
         Raises:
-            ClientError: the piece does not have the declared encoding.
+            ClientError: the chunk does not have the declared encoding.
         """
-        while piece:
+        while chunk:
             if self._zlib.eof:
                 if self._window_bits <= zlib.MAX_WBITS:
                     raise _mismatch("there is data after its end")
                 self._zlib = zlib.decompressobj(self._window_bits)
             try:
-                plain = self._zlib.decompress(piece, PIECE_BYTES)
+                plain = self._zlib.decompress(chunk, CHUNK_BYTES)
             except zlib.error as error:
                 raise _mismatch(str(error)) from error
-            piece = self._zlib.unconsumed_tail or self._zlib.unused_data
+            chunk = self._zlib.unconsumed_tail or self._zlib.unused_data
             if plain:
                 yield plain
 
@@ -125,7 +125,7 @@ def too_late(seconds: float) -> ClientError:
     return ClientError(f"the body did not arrive in time; expected it within {seconds:g} s", 408)
 
 
-def too_large(max_bytes: int, *, encoded: bool = False) -> ClientError:
+def too_large(max_bytes: int, *, compressed: bool = False) -> ClientError:
     """Return the error for a body over the limit."""
-    ratio = f", and at most {MAX_RATIO} times its compressed size" if encoded else ""
+    ratio = f", and at most {MAX_RATIO} times its compressed size" if compressed else ""
     return ClientError(f"the body is too large; expected at most {max_bytes} bytes{ratio}", 413)

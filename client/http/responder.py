@@ -1,4 +1,4 @@
-"""Responses to API requests: delivered once and recorded; errors use the dialect of the path."""
+"""Responses to API requests: delivered once, recorded, with errors in the dialect of the path."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Responder:
         self._metrics = metrics
 
     def respond(self, job: ApiJob, reply: HttpReply) -> None:
-        """Deliver a response, and record it."""
+        """Deliver a response and record it."""
         if job.done:
             return
         job.done = True
         headers = reply.headers
         if job.route is not None and job.route.headers:
             headers = (*headers, *job.route.headers)
-        headers = self.headers(job, reply.status, headers, reply.body)
+        headers = self.record(job, reply.status, headers, reply.body)
         self._recorder.end(job.context, reply.status)
         _deliver(job, reply._replace(headers=headers))
 
@@ -44,10 +44,10 @@ class Responder:
         """Deliver responses; plain ones are recorded together."""
         now = deadlines.now()
         seconds: defaultdict[Any, list[float]] = defaultdict(list)
-        plain = self._recorder.is_plain
+        is_plain = self._recorder.is_plain
         for job, reply in zip(jobs, replies, strict=True):
             route = job.route
-            if job.context is not None or (route and route.headers) or not plain(job.request):
+            if job.context is not None or (route and route.headers) or not is_plain(job.request):
                 self.respond(job, reply)
             elif not job.done:
                 job.done = True
@@ -57,15 +57,15 @@ class Responder:
             self._metrics.observe_requests(method, route.name, 200, durations)
 
     def fail(self, job: ApiJob, error: Exception) -> None:
-        """Respond with an error, unless there was a response already."""
+        """Respond with an error, unless a response has been sent already."""
         if not job.done:
             self.respond(job, self.error(job.request, error))
 
     def refuse(self, request: HttpRequest, route: Route | None, error: Exception) -> HttpReply:
-        """Return and record the error response to a rejected request."""
+        """Record a refused request and return its error response."""
         reply = self.error(request, error)
         job = ApiJob(request, route, None, Deadline(0))
-        headers = self.headers(job, reply.status, reply.headers, reply.body)
+        headers = self.record(job, reply.status, reply.headers, reply.body)
         return reply._replace(headers=headers)
 
     def error(self, request: HttpRequest, error: Exception) -> HttpReply:
@@ -76,14 +76,14 @@ class Responder:
         return error_reply(error, request.path)
 
     def not_allowed(self, request: HttpRequest, route: Route) -> HttpReply:
-        """Return the response for a method that a route does not have."""
+        """Return the response for a method that a route does not allow."""
         message = f"{request.method} {request.path}: Method Not Allowed"
         reply = self.error(request, ClientError(message, 405))
         assert route.methods is not None
         return reply._replace(headers=(("Allow", ", ".join(route.methods)),))
 
-    def headers(self, job: ApiJob, status: int, headers: Headers, body: bytes | None) -> Headers:
-        """Record a response, and return its headers."""
+    def record(self, job: ApiJob, status: int, headers: Headers, body: bytes | None) -> Headers:
+        """Record a response and return its headers."""
         return self._recorder.record(
             job.request,
             job.route,

@@ -14,7 +14,7 @@ MISSING_HEADER = "X-Missing-Imputed"
 
 
 def json_reply(body: Any, status: int = 200, *headers: tuple[str, str]) -> HttpReply:
-    """Return a JSON response; numbers without a JSON form, NaN among them, become null."""
+    """Return a JSON response; NaN and infinities become null."""
     data = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
     return HttpReply(data, status, headers=headers)
 

@@ -43,13 +43,13 @@ class Route:
     Attributes:
         name: the pattern of the path, for metrics: callers must not create time series by
             inventing names.
-        methods: the allowed HTTP methods; None for all, even if the response is an error.
-        lane: the lane of its predictions, None for other routes.
+        methods: the allowed HTTP methods; None passes every method to the handler.
+        lane: the lane of its predictions; None for other routes.
         handle: answers a request that is not a prediction, or raises `ClientError`.
         options: returns the codec's options from outside the body.
-        table: the target of table predictions, None if it takes no tables.
-        upload: answers a POST whose body it reads while it arrives.
-        limited: whether it counts against the limit of requests; probes and metrics do not.
+        table: the target of table predictions; None if it takes no tables.
+        upload: answers a POST whose body it reads as it arrives.
+        limited: whether it counts towards the request limit; probes and metrics do not.
         headers: headers of every response.
     """
 
@@ -64,7 +64,7 @@ class Route:
     headers: tuple[tuple[str, str], ...] = ()
 
     def is_streamed(self, method: str, headers: Mapping[str, str]) -> bool:
-        """Whether the body of a request is read while it arrives."""
+        """Return whether the body of a request is read as it arrives."""
         return method == "POST" and (
             self.upload is not None
             or (self.table is not None and is_table(headers.get("content-type")))
@@ -72,7 +72,7 @@ class Route:
 
 
 class Api(Protocol):
-    """A part of the API: everything below one first segment of the path."""
+    """A part of the API: all paths with the same first segment."""
 
     def route(self, request: HttpRequest) -> Route | None:
         """Return the route of a request, None if there is none.
@@ -103,7 +103,7 @@ class Router:
             return route
         api = self._apis.get(path.split("/", 2)[1].lower()) if path.startswith("/") else None
         route = api.route(request) if api else None
-        # Most requests are for few paths, but callers choose them: bound the cache.
+        # Most requests are for a few paths, but callers choose them, so bound the cache.
         if route is not None and len(path) <= MAX_LENGTH and len(self._routes) < MAX_ROUTES:
             self._routes[key] = route
         return route

@@ -22,7 +22,7 @@ from client.http.worker import (
     DRAIN_SECONDS,
     PARENT_CHECK_SECONDS,
     PARENT_SIGNALS,
-    work,
+    run_worker,
 )
 from client.http.worker_states import WorkerStates
 from client.observability.metrics import SHARED
@@ -31,7 +31,7 @@ from client.settings import Settings
 log = logging.getLogger(__name__)
 
 KILL_SECONDS = 3
-# A worker that dies within this time of its start is not replaced at once.
+# A worker that dies within this time of its start is not replaced immediately.
 RESPAWN_SECONDS = 1.0
 # Time limit for a new worker to accept connections.
 READY_SECONDS = 30.0
@@ -50,10 +50,10 @@ def serve_http(settings: Settings) -> None:
     """Serve the application until SIGTERM or SIGINT, then finish requests in flight.
 
     Raises:
-        PortTakenError: the port is taken, or the address is not this machine's.
+        PortTakenError: the port is taken, or the address does not belong to this machine.
         UnknownSettingError: a `CLIENT_` variable is not a setting.
     """
-    unknown, links = Settings.unknown(os.environ)
+    unknown, links = Settings.unknown_names(os.environ)
     if unknown:
         raise UnknownSettingError(
             f"{', '.join(unknown)}: no such setting; docs/settings.md lists all of them"
@@ -74,25 +74,25 @@ class _Worker:
     """A worker process.
 
     Attributes:
-        place: its number among the workers.
+        slot: its index in the shared worker states.
         pid: its process id.
         started: when it was started.
     """
 
-    def __init__(self, place: int, pid: int, ready: int) -> None:
-        self.place = place
+    def __init__(self, slot: int, pid: int, ready_fd: int) -> None:
+        self.slot = slot
         self.pid = pid
         self.started = time.monotonic()
-        self._ready = ready
+        self._ready_fd = ready_fd
 
     def wait_until_ready(self) -> bool:
         """Wait until the worker accepts connections; False if it ends or takes too long."""
-        readable, _, _ = select.select([self._ready], [], [], READY_SECONDS)
-        return bool(readable) and os.read(self._ready, 1) == b"r"
+        readable, _, _ = select.select([self._ready_fd], [], [], READY_SECONDS)
+        return bool(readable) and os.read(self._ready_fd, 1) == b"r"
 
     def close(self) -> None:
         """Release the parent's resources for a worker that has ended."""
-        os.close(self._ready)
+        os.close(self._ready_fd)
 
     def signal(self, number: int) -> None:
         """Send a signal to the process."""
@@ -108,9 +108,9 @@ class _Parent:
         self._listener = listener
         # During a replacement there are up to twice as many workers.
         self._states = WorkerStates(2 * settings.workers)
-        self._places = set(range(2 * settings.workers))
+        self._slots = set(range(2 * settings.workers))
         self._workers: dict[int, _Worker] = {}
-        self._leaving: set[int] = set()
+        self._retiring: set[int] = set()
 
     def run(self) -> None:
         """Run until a signal stops the service."""
@@ -127,50 +127,50 @@ class _Parent:
         self._stop()
 
     def _start(self) -> _Worker:
-        place = self._places.pop()
-        reading, writing = os.pipe()
+        slot = self._slots.pop()
+        read_end, write_end = os.pipe()
         # Forking is safe: the parent has no threads and no gRPC channels.
         pid = os.fork()
         if pid == 0:
-            os.close(reading)
-            work(self._settings, self._states, place, self._listener, writing)
-        os.close(writing)
-        worker = _Worker(place, pid, reading)
+            os.close(read_end)
+            run_worker(self._settings, self._states, slot, self._listener, write_end)
+        os.close(write_end)
+        worker = _Worker(slot, pid, read_end)
         self._workers[pid] = worker
         return worker
 
     def _reap(self) -> None:
         """Replace workers that have died."""
-        for pid in self._ended():
+        for pid in self._collect_ended():
             worker = self._workers.pop(pid)
-            self._states.clear(worker.place)
-            self._places.add(worker.place)
-            if pid in self._leaving:
-                self._leaving.discard(pid)
+            self._states.clear(worker.slot)
+            self._slots.add(worker.slot)
+            if pid in self._retiring:
+                self._retiring.discard(pid)
                 continue
             log.error("worker %d ended; starting another", pid)
             if time.monotonic() - worker.started < RESPAWN_SECONDS:
                 time.sleep(RESPAWN_SECONDS)
             self._start()
 
-    def _ended(self) -> list[int]:
-        found = []
+    def _collect_ended(self) -> list[int]:
+        pids = []
         for pid in list(self._workers):
             if os.waitpid(pid, os.WNOHANG)[0]:
-                found.append(pid)
+                pids.append(pid)
                 self._workers[pid].close()
                 if SHARED:
                     multiprocess.mark_process_dead(pid)
-        return found
+        return pids
 
     def _replace_all(self) -> None:
         """Replace workers one by one; each successor is ready before the old one stops."""
         log.info("replacing the workers")
-        for old in [w for w in self._workers.values() if w.pid not in self._leaving]:
-            if not self._places or not self._start().wait_until_ready():
+        for old in [w for w in self._workers.values() if w.pid not in self._retiring]:
+            if not self._slots or not self._start().wait_until_ready():
                 log.error("cannot start a new worker; keeping the old ones")
                 return
-            self._leaving.add(old.pid)
+            self._retiring.add(old.pid)
             old.signal(signal.SIGTERM)
 
     def _stop(self) -> None:
@@ -183,16 +183,16 @@ class _Parent:
             worker.signal(signal.SIGTERM)
         end = time.monotonic() + DRAIN_SECONDS + KILL_SECONDS
         while self._workers:
-            for pid in self._ended():
-                self._states.clear(self._workers.pop(pid).place)
-            left = end - time.monotonic()
-            if left <= 0:
+            for pid in self._collect_ended():
+                self._states.clear(self._workers.pop(pid).slot)
+            remaining = end - time.monotonic()
+            if remaining <= 0:
                 for worker in self._workers.values():
                     worker.signal(signal.SIGKILL)
                     os.waitpid(worker.pid, 0)
                 return
             if self._workers:
-                number = signal.sigtimedwait(PARENT_SIGNALS, min(left, PARENT_CHECK_SECONDS))
+                number = signal.sigtimedwait(PARENT_SIGNALS, min(remaining, PARENT_CHECK_SECONDS))
                 if number is not None and number.si_signo in _STOP:
                     end = min(end, time.monotonic() + KILL_SECONDS)
 
@@ -200,12 +200,12 @@ class _Parent:
 def _listen(settings: Settings) -> socket.socket:
     """Return the socket that all workers accept connections from."""
     try:
-        family, _, _, _, where = socket.getaddrinfo(
+        family, _, _, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM
         )[0]
         listener = socket.socket(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
+        listener.bind(address)
         listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError as error:

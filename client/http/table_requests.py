@@ -1,4 +1,4 @@
-"""Requests whose bodies are tables or feedback, answered while they arrive."""
+"""Requests whose bodies are tables or feedback, answered as they arrive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from client.http.messages import HttpReply, HttpRequest
 from client.http.recorder import Recorder
 from client.http.responder import Responder
 from client.http.routing import Route
-from client.http.timeouts import timeout_of
+from client.http.timeouts import request_timeout
 from client.observability.request_context import REQUESTS
 from client.serving.deadlines import Deadline
 
@@ -29,7 +29,7 @@ class TableRequests:
         self._timeout = timeout
 
     async def answer(self, request: HttpRequest, route: Route, caller: str | None) -> HttpReply:
-        """Answer a body that has arrived whole, from a server without streaming."""
+        """Answer a complete body, for servers without streaming."""
 
         async def chunks() -> AsyncIterator[bytes]:
             yield request.body
@@ -43,36 +43,36 @@ class TableRequests:
     async def stream(
         self, request: HttpRequest, route: Route, caller: str | None, chunks: AsyncIterator[bytes]
     ) -> HttpReply | StreamReply:
-        """Begin to answer a body that is still arriving; an error is an unstreamed response.
+        """Begin to answer a body that is still arriving; an error response is not streamed.
 
         Args:
             request: the request without its body.
-            route: its route, which takes such bodies.
+            route: its route, which accepts such bodies.
             caller: the name of its API key.
             chunks: the body.
         """
         job = ApiJob(request, route, caller, Deadline(self._timeout))
-        job.context = self._recorder.follow(request, route)
+        job.context = self._recorder.begin(request, route)
         REQUESTS.set((job.context,) if job.context is not None else ())
         reply: HttpReply | StreamReply
         try:
             reply = await self._answer(request, route, caller, chunks)
         except asyncio.CancelledError:
-            self._recorder.gone(job.context)
+            self._recorder.cancel(job.context)
             raise
         except Exception as error:
             reply = self._responder.error(request, error)
         if isinstance(reply, StreamReply):
-            reply = replace(reply, pieces=self._recorder.until_end(job.context, reply.pieces))
-            return replace(reply, headers=self._responder.headers(job, 200, reply.headers, None))
-        headers = self._responder.headers(job, reply.status, reply.headers, reply.body)
+            reply = replace(reply, pieces=self._recorder.end_after(job.context, reply.pieces))
+            return replace(reply, headers=self._responder.record(job, 200, reply.headers, None))
+        headers = self._responder.record(job, reply.status, reply.headers, reply.body)
         self._recorder.end(job.context, reply.status)
         return reply._replace(headers=headers)
 
     async def _answer(
         self, request: HttpRequest, route: Route, caller: str | None, chunks: AsyncIterator[bytes]
     ) -> HttpReply | StreamReply:
-        seconds = timeout_of(request, self._timeout)
+        seconds = request_timeout(request, self._timeout)
         if route.upload is not None:
             return await route.upload(request, caller, chunks, Deadline(seconds))
         assert route.table is not None

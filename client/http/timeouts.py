@@ -1,4 +1,4 @@
-"""Timeouts that requests ask for in `X-Request-Timeout`."""
+"""Timeouts of requests, which `X-Request-Timeout` may lower."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from client.http.messages import HttpRequest
 TIMEOUT_HEADER = "x-request-timeout"
 
 
-def timeout_of(request: HttpRequest, longest: float) -> float:
-    """Return a request's timeout in seconds: its own, but at most the longest.
+def request_timeout(request: HttpRequest, max_seconds: float) -> float:
+    """Return a request's timeout in seconds: the header's value, but at most the maximum.
 
     Raises:
         ClientError: the header is not a number greater than 0.
     """
-    wanted = request.headers.get(TIMEOUT_HEADER)
-    if wanted is None:
-        return longest
+    value = request.headers.get(TIMEOUT_HEADER)
+    if value is None:
+        return max_seconds
     try:
-        seconds = float(wanted)
+        seconds = float(value)
     except ValueError:
         seconds = math.nan
     if not seconds > 0:
-        raise ClientError(
-            f'X-Request-Timeout: expected seconds greater than 0, got "{wanted[:40]}"'
-        )
-    return min(seconds, longest)
+        raise ClientError(f'X-Request-Timeout: expected seconds greater than 0, got "{value[:40]}"')
+    return min(seconds, max_seconds)

@@ -35,10 +35,10 @@ BACKLOG = 2048
 class _Server(uvicorn.Server):
     """uvicorn's server, stopped by the worker's own signal handlers."""
 
-    def __init__(self, config: uvicorn.Config, states: WorkerStates, ready: int) -> None:
+    def __init__(self, config: uvicorn.Config, states: WorkerStates, ready_fd: int) -> None:
         super().__init__(config)
         self._states = states
-        self._ready = ready
+        self._ready_fd = ready_fd
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -54,19 +54,19 @@ class _Server(uvicorn.Server):
         """Start, and notify the parent."""
         await super().startup(sockets)
         self._states.set_listening(True)
-        os.write(self._ready, b"r")
-        os.close(self._ready)
+        os.write(self._ready_fd, b"r")
+        os.close(self._ready_fd)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, then finish requests in flight.
 
         Callers reconnect as soon as their connection is closed. The new connection would be reset
-        if another worker then stopped accepting, so all workers stop before any closes connections.
+        if another worker then stopped accepting, so all stop before any closes a connection.
         """
         for server in self.servers:
             server.close()
-        for one in sockets or ():
-            one.close()
+        for listener in sockets or ():
+            listener.close()
         self._states.set_listening(False)
         end = time.monotonic() + CLOSE_SECONDS
         while self._states.draining and self._states.any_listening and time.monotonic() < end:
@@ -77,14 +77,14 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def work(
-    settings: Settings, states: WorkerStates, place: int, listener: socket.socket, ready: int
+def run_worker(
+    settings: Settings, states: WorkerStates, slot: int, listener: socket.socket, ready_fd: int
 ) -> NoReturn:
-    """Answer requests in a worker process until SIGTERM, then end the process."""
+    """Answer requests in this worker process until SIGTERM, then exit."""
     status = 1
     try:
-        states.place = place
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        states.slot = slot
+        threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
         config = uvicorn.Config(
             Application(settings, states),
             loop="uvloop",
@@ -99,7 +99,7 @@ def work(
             backlog=BACKLOG,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
-        _Server(config, states, ready).run(sockets=[listener])
+        _Server(config, states, ready_fd).run(sockets=[listener])
         status = 0
     except Exception:
         log.exception("a worker failed")
@@ -109,8 +109,8 @@ def work(
         os._exit(status)
 
 
-def _end_with(parent: int) -> None:
-    """End this process if its parent is killed, since it would keep the port."""
+def _exit_with_parent(parent: int) -> None:
+    """Exit when the parent is killed, since this process would keep the port."""
     while os.getppid() == parent:
         time.sleep(PARENT_CHECK_SECONDS)
     os._exit(1)

@@ -11,15 +11,15 @@ _UNKNOWN, _READY, _NOT_READY = 0, 1, 2
 
 
 class WorkerStates:
-    """Two bytes for each worker, and one for whether the service is stopping.
+    """Two bytes for each worker, and one that says whether the service is stopping.
 
-    Create it before the workers are forked; each then takes its own `place`.
+    Create it before the workers are forked; each then sets its own `slot`.
     """
 
     def __init__(self, workers: int = 1) -> None:
         self._memory = mmap.mmap(-1, 2 * workers + 1)
         self._workers = workers
-        self.place = 0
+        self.slot = 0
 
     @property
     def draining(self) -> bool:
@@ -30,14 +30,14 @@ class WorkerStates:
         """Mark the service as draining."""
         self._memory[-1] = 1
 
-    def clear(self, place: int) -> None:
+    def clear(self, slot: int) -> None:
         """Clear the state of a worker that has ended."""
-        self._memory[place] = _UNKNOWN
-        self._memory[self._workers + place] = 0
+        self._memory[slot] = _UNKNOWN
+        self._memory[self._workers + slot] = 0
 
     def set_listening(self, listening: bool) -> None:
         """Set whether this worker accepts connections."""
-        self._memory[self._workers + self.place] = listening
+        self._memory[self._workers + self.slot] = listening
 
     @property
     def any_listening(self) -> bool:
@@ -46,9 +46,9 @@ class WorkerStates:
 
     def set_ready(self, ready: bool) -> None:
         """Set whether this worker is ready."""
-        self._memory[self.place] = _READY if ready else _NOT_READY
+        self._memory[self.slot] = _READY if ready else _NOT_READY
 
     def others_not_ready(self) -> int:
         """Return how many of the other workers are not ready."""
         states = self._memory[: self._workers]
-        return sum(state == _NOT_READY for place, state in enumerate(states) if place != self.place)
+        return sum(state == _NOT_READY for slot, state in enumerate(states) if slot != self.slot)

@@ -7,7 +7,7 @@ import pytest
 
 from client.errors import ClientError
 from client.http import api_keys as keys
-from client.http.api_keys import ApiKeys, KeysFileError, hashed, new_key
+from client.http.api_keys import ApiKeys, KeysFileError, hash_key, new_key
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def key() -> str:
 @pytest.fixture
 def file(tmp_path: Path, key: str) -> Path:
     path = tmp_path / "keys"
-    path.write_text(f"# who may ask\n\nshop {hashed(key)}  # since spring\n")
+    path.write_text(f"# who may ask\n\nshop {hash_key(key)}  # since spring\n")
     return path
 
 
@@ -34,7 +34,7 @@ def test_a_key_is_taken_from_each_header_that_brings_one(file: Path, key: str) -
         {"x-api-key": key},
         {"authorization": basic(key)},
     ):
-        assert known.caller(headers) == "shop"
+        assert known.authenticate(headers) == "shop"
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,13 @@ def test_a_key_is_taken_from_each_header_that_brings_one(file: Path, key: str) -
 )
 def test_no_key_and_a_wrong_key_are_401(file: Path, headers: dict[str, str]) -> None:
     with pytest.raises(ClientError) as error:
-        ApiKeys(file).caller(headers)
+        ApiKeys(file).authenticate(headers)
     assert error.value.status == 401
 
 
 def test_the_hash_is_no_key(file: Path, key: str) -> None:
     with pytest.raises(ClientError):
-        ApiKeys(file).caller({"x-api-key": hashed(key)})
+        ApiKeys(file).authenticate({"x-api-key": hash_key(key)})
 
 
 def test_keys_are_rotated_without_a_restart(
@@ -65,12 +65,16 @@ def test_keys_are_rotated_without_a_restart(
 ) -> None:
     monkeypatch.setattr(keys, "CHECK_SECONDS", 0.0)
     known, successor = ApiKeys(file), new_key()
-    file.write_text(f"shop {hashed(key)}\nshop {hashed(successor)}\n")
-    assert known.caller({"x-api-key": key}) == known.caller({"x-api-key": successor}) == "shop"
-    file.write_text(f"shop {hashed(successor)}\n")
-    assert known.caller({"x-api-key": successor}) == "shop"
+    file.write_text(f"shop {hash_key(key)}\nshop {hash_key(successor)}\n")
+    assert (
+        known.authenticate({"x-api-key": key})
+        == known.authenticate({"x-api-key": successor})
+        == "shop"
+    )
+    file.write_text(f"shop {hash_key(successor)}\n")
+    assert known.authenticate({"x-api-key": successor}) == "shop"
     with pytest.raises(ClientError):
-        known.caller({"x-api-key": key})
+        known.authenticate({"x-api-key": key})
 
 
 def test_a_file_that_became_wrong_locks_nobody_out_and_lets_nobody_in(
@@ -80,9 +84,9 @@ def test_a_file_that_became_wrong_locks_nobody_out_and_lets_nobody_in(
     known = ApiKeys(file)
     for break_it in (lambda: file.write_text("nonsense"), file.unlink):
         break_it()
-        assert known.caller({"x-api-key": key}) == "shop"
+        assert known.authenticate({"x-api-key": key}) == "shop"
         with pytest.raises(ClientError):
-            known.caller({"x-api-key": "nonsense"})
+            known.authenticate({"x-api-key": "nonsense"})
     assert caplog.text.count("line 1: expected a name") == 1
 
 

@@ -351,7 +351,7 @@ def test_versions_that_read_dates_otherwise_do_not_share_a_call() -> None:
 def test_a_shadow_gets_the_requests_beside_an_invalid_one(
     long: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.arms.shadow.LONG_BYTES", 0 if long else 1000)
+    monkeypatch.setattr("client.arms.shadow.LONG_BODY_BYTES", 0 if long else 1000)
     schema, codec = schemas.numeric("a", "b", "c"), JsonPredictions()
     good, chosen, invalid = (
         Payload(body)

@@ -14,9 +14,9 @@ import requests
 from flask.testing import FlaskClient
 
 from client.http import flask_app
-from client.http.api_keys import hashed
+from client.http.api_keys import hash_key
 from client.http.flask_app import create_app
-from client.http.flask_bridge import Background
+from client.http.flask_bridge import BackgroundGateway
 from client.settings import Settings
 from tests.support import processes
 from tests.support.processes import free_port
@@ -108,10 +108,10 @@ def test_bodies_are_bounded_and_unzipped_too(url: str) -> None:
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlaskClient]:
     """The application in this process, without a model server."""
     keys = tmp_path / "keys"
-    keys.write_text(f"shop {hashed('secret')}")
+    keys.write_text(f"shop {hash_key('secret')}")
     settings = Settings(server="127.0.0.1:1", api_keys=keys, max_body_bytes=100)
-    background = Background(settings)
-    monkeypatch.setattr(flask_app, "Background", lambda _: background)
+    background = BackgroundGateway(settings)
+    monkeypatch.setattr(flask_app, "BackgroundGateway", lambda _: background)
     yield create_app(settings).test_client()
     link = background.bridge()
     link.run(link.gateway.__aexit__(None, None, None))

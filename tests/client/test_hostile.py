@@ -223,7 +223,7 @@ def test_tensors_of_any_bytes(data: bytes, shape: list[int]) -> None:
 )
 @many
 def test_any_path(path: str) -> None:
-    path_of = paths.v1(path) or paths.v2(path)
+    path_of = paths.parse_v1(path) or paths.parse_v2(path)
     if path_of is not None:
         answers(path_of.target)
 

@@ -18,7 +18,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from client import ServingClient
-from client.http.api_keys import hashed, new_key
+from client.http.api_keys import hash_key, new_key
 from tests.client.bodies import npy as as_npy
 from tests.conftest import Starter
 from tests.support.processes import free_port
@@ -326,7 +326,7 @@ def test_a_page_asks_for_a_key_where_one_is_needed(
 ) -> None:
     key = new_key()
     file = tmp_path / "keys"
-    file.write_text(f"shop {hashed(key)}\n")
+    file.write_text(f"shop {hash_key(key)}\n")
     client = starter.client(model_server, CLIENT_API_KEYS=str(file))
     for path in ("/", "/docs/", "/static/page.css", "/nosuch", "/v1/models/breast_cancer"):
         reply = requests.get(client.address + path, timeout=10)

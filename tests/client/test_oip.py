@@ -593,7 +593,7 @@ VERSION = "/v2/models/<model>/versions/<version>"
     ],
 )
 def test_a_path_names_a_model(path: str, name: str, target: Target) -> None:
-    parsed = paths.v2(path)
+    parsed = paths.parse_v2(path)
     assert parsed is not None
     assert (parsed.name, parsed.target()) == (name, target)
 
@@ -602,11 +602,11 @@ def test_a_path_names_a_model(path: str, name: str, target: Target) -> None:
     "path", ["/v2", "/v2/models", "/v2/models/m/config", "/v2/models/m/infer/", "/v1/models/m"]
 )
 def test_other_paths_name_no_model(path: str) -> None:
-    assert paths.v2(path) is None
+    assert paths.parse_v2(path) is None
 
 
 def test_a_version_that_no_version_has() -> None:
-    parsed = paths.v2(f"/v2/models/m/versions/{2**63}/infer")
+    parsed = paths.parse_v2(f"/v2/models/m/versions/{2**63}/infer")
     assert parsed is not None
     with pytest.raises(ClientError, match="version: expected at most 9223372036854775807"):
         parsed.target()

@@ -17,7 +17,7 @@ from openapi_spec_validator import validate
 
 from client import ServingClient
 from client.codecs.oip import codec as oip
-from client.http.api_keys import hashed, new_key
+from client.http.api_keys import hash_key, new_key
 from client.http.gateway import Gateway
 from client.http.messages import HttpRequest
 from client.http.openapi import document
@@ -233,7 +233,7 @@ def test_the_document_describes_api_keys_where_they_are_required(
     server: str, tmp_path: Path
 ) -> None:
     key, keys = new_key(), tmp_path / "keys"
-    keys.write_text(f"shop {hashed(key)}\n")
+    keys.write_text(f"shop {hash_key(key)}\n")
     with forked.client(tmp_path / "log", server, CLIENT_API_KEYS=str(keys)) as url:
         shown = requests.get(f"{url}/openapi.json", headers={"X-API-Key": key}, timeout=30).json()
         validate(shown)

@@ -111,7 +111,7 @@ def test_a_body_that_is_cut_short_is_told_if_anybody_listens(
     connection.shutdown(socket.SHUT_WR)
     reply = reply_of(connection)
     assert reply.startswith(b"HTTP/1.1 400 "), reply
-    assert b'"error":"the body is cut short: it ended before all of it arrived"' in reply
+    assert b'"error":"the body is truncated: it ended before all of it arrived"' in reply
     assert "Traceback" not in client.output()
 
 

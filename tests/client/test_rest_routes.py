@@ -92,7 +92,7 @@ def test_a_query_is_not_looked_at_but_quoted() -> None:
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v2/models/m", "/metrics", "//v1/models/m", ""])
 def test_other_paths_are_for_others(path: str) -> None:
-    assert paths.v1(path) is None
+    assert paths.parse_v1(path) is None
 
 
 @given(

@@ -18,7 +18,7 @@ import pytest
 import requests
 import yaml
 
-from client.http.api_keys import hashed
+from client.http.api_keys import hash_key
 from client.settings import Settings
 from tests.conftest import Starter
 from tests.e2e.test_make_run import STOP_SECONDS, make_run, stop_with_ctrl_c
@@ -150,7 +150,7 @@ def test_settings_reach_the_client(compose: Compose) -> None:
 def test_api_keys_that_only_their_owner_can_read(compose: Compose, tmp_path: Path) -> None:
     key = "the key"
     keys = tmp_path / "api_keys"
-    keys.write_text(f"shop {hashed(key)}\n")
+    keys.write_text(f"shop {hash_key(key)}\n")
     keys.chmod(0o600)
     with_secrets = compose.with_file("deploy/compose.secrets.yml")
     environment = {

@@ -1,4 +1,4 @@
-"""`/openapi.json`: the description of the API and the served models; `/docs` displays it."""
+"""`/openapi.json`: the description of the API and the served models, which `/docs` displays."""
 
 from __future__ import annotations
 

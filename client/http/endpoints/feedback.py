@@ -41,9 +41,9 @@ class FeedbackApi:
         Args:
             core: provides the models' class names.
             metrics: counts labels.
-            model: the model of the labels, unless the query names another.
+            model: the model that labels belong to, unless the query names another.
             max_body_bytes: largest JSON body.
-            segments: writer of the lines; None if feedback is off.
+            segments: the feedback log; None if feedback is off.
         """
         self._core = core
         self._metrics = metrics
@@ -52,28 +52,28 @@ class FeedbackApi:
         self._segments = segments
         self._route = Route(paths.FEEDBACK, ("POST",), handle=_refuse)
         if segments is not None:
-            self._route = Route(paths.FEEDBACK, ("POST",), upload=self._take)
+            self._route = Route(paths.FEEDBACK, ("POST",), upload=self._accept)
 
     def route(self, request: HttpRequest) -> Route | None:
         """Return the route of a request."""
         return self._route if request.path == paths.FEEDBACK else None
 
-    async def _take(
+    async def _accept(
         self,
         request: HttpRequest,
         caller: str | None,
         chunks: AsyncIterator[bytes],
         deadline: Deadline,
     ) -> HttpReply:
-        """Write labels to the log while they arrive."""
-        came = media_type(request.headers.get("content-type", JSON))
+        """Write labels to the log as they arrive."""
+        content_type = media_type(request.headers.get("content-type", JSON))
         model = parse_qs(request.query).get("model", [self._model])[0]
         schema = await self._core.schema(Target(model), deadline)
         names = schema.description.class_names if schema.description is not None else ()
-        reader = FeedbackReader(came, names, caller, datetime.now(timezone.utc))
+        reader = FeedbackReader(content_type, names, caller, datetime.now(timezone.utc))
         try:
-            if came == JSON:
-                body = await _whole(chunks, self._max_body)
+            if content_type == JSON:
+                body = await _read_all(chunks, self._max_body)
                 await to_thread(self._write, reader, reader.read_json, body)
             else:
                 async for chunk in chunks:
@@ -81,7 +81,7 @@ class FeedbackApi:
                         await to_thread(self._write, reader, reader.read, block)
                 await to_thread(self._write, reader, reader.read, reader.flush())
         except ClientError as error:
-            # Rows counted as accepted are stored; sending them again changes nothing.
+            # Rows counted as accepted are stored; sending them again is harmless.
             return error_reply(error, request.path, counts(reader))
         if reader.accepted:
             return json_reply(counts(reader), 202)
@@ -113,7 +113,7 @@ async def _refuse(request: HttpRequest, deadline: Deadline) -> HttpReply:
     raise ClientError(OFF, 404)
 
 
-async def _whole(chunks: AsyncIterator[bytes], limit: int) -> bytes:
+async def _read_all(chunks: AsyncIterator[bytes], limit: int) -> bytes:
     body = bytearray()
     async for chunk in chunks:
         body += chunk

@@ -29,7 +29,7 @@ class OipApi:
         self._operations = operations
         self._codec = OipInferences()
         server = Route(paths.V2, ("GET",), handle=self._server, limited=False)
-        self._about_server = {
+        self._server_routes = {
             paths.V2: server,
             f"{paths.V2}/": server,
             paths.V2_LIVE: Route(paths.V2_LIVE, ("GET",), handle=self._live, limited=False),
@@ -38,17 +38,17 @@ class OipApi:
 
     def route(self, request: HttpRequest) -> Route | None:
         """Return the route of a request."""
-        path = paths.v2(request.path)
+        path = paths.parse_v2(request.path)
         if path is None:
-            return self._about_server.get(request.path)
+            return self._server_routes.get(request.path)
         try:
             target = path.target()
         except ClientError as error:
             return Route(path.name, None, handle=partial(_refuse, error))
         if path.verb == "/infer":
             return Route(path.name, ("POST",), Lane(target, self._codec), options=_options)
-        answer = self._model_ready if path.verb else self._model
-        return Route(path.name, ("GET",), handle=partial(answer, target))
+        handle = self._model_ready if path.verb else self._model
+        return Route(path.name, ("GET",), handle=partial(handle, target))
 
     async def _server(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
         return json_reply(oip_models.server_metadata(__version__))

@@ -59,7 +59,7 @@ class OperationsApi:
         return json_reply({"status": "ready", "model": self._model, "versions": available})
 
     async def is_ready(self, deadline: Deadline) -> bool:
-        """Whether the model is available, and the service is not stopping."""
+        """Return whether the model is available and the service is not stopping."""
         try:
             return bool(await self._check(deadline))
         except ClientError:
@@ -79,25 +79,25 @@ class OperationsApi:
         """
         if self._states.draining:
             raise UnavailableError("the client is stopping")
-        within = Deadline(min(READY_TIMEOUT_SECONDS, deadline.left()))
-        served = self._core.stable(Target(self._model))
+        probe_deadline = Deadline(min(READY_TIMEOUT_SECONDS, deadline.left()))
+        target = self._core.stable(Target(self._model))
         try:
-            available = await available_versions(self._core, Target(self._model), within)
+            available = await available_versions(self._core, Target(self._model), probe_deadline)
             if not available:
                 raise UnavailableError(f"model {self._model} has no version that is AVAILABLE")
-            if served.version is not None and served.version not in available:
+            if target.version is not None and target.version not in available:
                 raise UnavailableError(
-                    f"version {served.version} of model {self._model}, the stable one of its "
+                    f"version {target.version} of model {self._model}, the stable one of its "
                     "rollout, is not AVAILABLE"
                 )
-            await self._core.servers.verify(served, within)
+            await self._core.servers.verify(target, probe_deadline)
         except ClientError:
             self._states.set_ready(False)
             raise
         self._states.set_ready(True)
         others = self._states.others_not_ready()
         if others:
-            raise UnavailableError(f"not ready: {others} of the other workers")
+            raise UnavailableError(f"{others} of the other workers are not ready")
         return available
 
     async def _exposition(self, request: HttpRequest, deadline: Deadline) -> HttpReply:

@@ -26,14 +26,14 @@ def api_router(
     log: PredictionLog | None,
     settings: Settings,
 ) -> Router:
-    """Return the router of all parts, each for the paths below its first segment."""
+    """Return a router that finds each part of the API by the first path segment."""
     explanations = JsonExplanations()
-    own = JsonApi(settings.model, explanations)
+    json_api = JsonApi(settings.model, explanations)
     feedback = None if log is None else log.feedback
     return Router(
         {
-            "predict": own,
-            "explain": own,
+            "predict": json_api,
+            "explain": json_api,
             "v1": RestApi(core, explanations, arms, cors=settings.cors),
             "v2": OipApi(core, operations),
             "livez": operations,

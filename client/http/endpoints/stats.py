@@ -41,7 +41,7 @@ class StatsApi:
 
         Args:
             core: provides the model and its servers.
-            arms: provide the rollout.
+            arms: provides the rollout.
             metrics: the metrics.
             model: the default model.
             logs: whether the prediction log and feedback are on.
@@ -134,7 +134,7 @@ def _calls(samples: Samples) -> dict[str, Any]:
 
 
 def _arms(samples: Samples, model: str) -> list[dict[str, Any]]:
-    """Return the requests and call times of each arm; failed requests may be repeated."""
+    """Return requests and call times by arm; `failed` includes requests that stable retried."""
     arms = []
     for version, arm in samples.groups("client_arm_requests_total", "version", "arm"):
 

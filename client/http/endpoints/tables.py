@@ -39,8 +39,8 @@ from client.serving.schema import Schema
 from client.serving.tensors import Array
 
 IGNORED_HEADER = "X-Ignored-Columns"
-# A response that is buffered until complete goes to a temporary file beyond this size.
-KEPT_BYTES = 2**23
+# A buffered response goes to a temporary file beyond this size.
+MAX_MEMORY_BYTES = 2**23
 PIECE_BYTES = 2**18
 
 
@@ -94,32 +94,32 @@ class Tables:
         Raises:
             ClientError: the table cannot be read, or its first rows cannot be predicted.
         """
-        recording = self._predictions.of_table(request, caller)
+        recording = self._predictions.for_table(request, caller)
         request_type = media_type(request.headers.get("content-type", ""))
         options = TableOptions.from_query(request.query)
         response_type = negotiate(request.headers.get("accept"), request_type)
         writer = table_writer(response_type, options)
         arm = self._arms.choose(target, request.headers)
         if arm is not None:
-            arm = await self._usable(arm, options, Deadline(timeout))
+            arm = await self._compatible_arm(arm, options, Deadline(timeout))
             target = arm.target
         schema = await self._core.schema(target, Deadline(timeout))
         layout = TableLayout.of(schema, options.signature_name, options.outputs)
         reader = table_reader(request_type, layout, options)
         versions = _Versions(self._core, self._arms, target, arm)
-        answering = _Answering(versions, schema, reader, writer, options, timeout, recording)
-        pieces = answering.pieces(chunks)
+        table_answer = _TableAnswer(versions, schema, reader, writer, options, timeout, recording)
+        pieces = table_answer.pieces(chunks)
         if writer.can_report_errors:
-            pieces = _chained(await anext(pieces), pieces)
+            pieces = _chain(await anext(pieces), pieces)
         else:
             # An error cannot replace a response that is half sent.
-            pieces = await _kept(pieces)
-        return StreamReply(response_type, answering.headers(), pieces)
+            pieces = await _buffer(pieces)
+        return StreamReply(response_type, table_answer.headers(), pieces)
 
-    async def _usable(self, arm: Arm, options: TableOptions, deadline: Deadline) -> Arm:
-        """Return an arm for a table; stable instead of a canary with other columns or outputs.
+    async def _compatible_arm(self, arm: Arm, options: TableOptions, deadline: Deadline) -> Arm:
+        """Return the arm for a table: stable instead of a canary with other columns or outputs.
 
-        The rows that a canary fails to predict go to stable as the canary has read them.
+        Rows that a canary fails to predict are sent to stable as decoded for the canary.
         """
         if arm.stable is None:
             return arm
@@ -129,8 +129,8 @@ class Tables:
         schema = await self._arms.call(
             uncounted, deadline, lambda turn: self._core.schema(turn.target, turn.deadline)
         )
-        fits = schema.version == arm.version and layout.holds_for(schema)
-        return arm if fits else arm.instead()
+        is_compatible = schema.version == arm.version and layout.holds_for(schema)
+        return arm if is_compatible else arm.fallback()
 
 
 class _Versions:
@@ -142,7 +142,7 @@ class _Versions:
         self._arms = arms
         self._target = target
         self._arm = arm
-        # The arm that has answered last.
+        # The arm that answered last.
         self.arm_name = arm.name if arm is not None else None
 
     async def predict(
@@ -153,9 +153,9 @@ class _Versions:
         rows_before: int,
         findings: list[Finding],
     ) -> Prediction:
-        """Predict rows, as `Predictor.predict` does."""
+        """Predict rows as `Predictor.predict` does."""
 
-        async def one(turn: Turn) -> Prediction:
+        async def send(turn: Turn) -> Prediction:
             findings.clear()
             prediction = await self.core.predict(
                 turn.target,
@@ -171,17 +171,17 @@ class _Versions:
             return prediction
 
         if self._arm is None:
-            return await one(Turn(self._target, None, deadline))
-        prediction = await self._arms.call(self._arm, deadline, one)
+            return await send(Turn(self._target, None, deadline))
+        prediction = await self._arms.call(self._arm, deadline, send)
         if self.arm_name != self._arm.name:
-            self._arm = self._arm.instead()
+            self._arm = self._arm.fallback()
         # A table is counted once, by its first call.
-        self._arm = self._arm._replace(counted=False, stands_for=None)
+        self._arm = self._arm._replace(counted=False, stands_in_for=None)
         return prediction
 
 
-class _Answering:
-    """The processing of one table."""
+class _TableAnswer:
+    """The answer to one table."""
 
     def __init__(
         self,
@@ -206,7 +206,7 @@ class _Answering:
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Return the headers of the response."""
         headers = [*arm_headers(self.schema.version, self._versions.arm_name)]
-        # The rest of a streamed response may have missing values, too.
+        # The rest of a streamed response may have missing values too.
         if self._missing and not self._writer.can_report_errors:
             headers.append((MISSING_HEADER, str(self._missing)))
         if self._reader.ignored_columns:
@@ -220,29 +220,29 @@ class _Answering:
         """Yield the response's bytes.
 
         Raises:
-            ClientError: before the first piece, or any time in a format without error lines.
+            ClientError: before the first piece, or at any time in a format without error lines.
         """
-        begun = False
+        has_begun = False
         try:
-            async for piece in self._written(chunks):
+            async for piece in self._write(chunks):
                 yield piece
-                begun = True
+                has_begun = True
             yield self._writer.end()
         except ClientError as error:
-            if not (begun and self._writer.can_report_errors):
+            if not (has_begun and self._writer.can_report_errors):
                 raise
             yield orjson.dumps({"error": error.message}) + b"\n"
 
-    async def _written(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _write(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for chunk in chunks:
-            async for piece in self._predicted(self._reader.feed(chunk)):
+            async for piece in self._predict_batches(self._reader.feed(chunk)):
                 yield piece
-        async for piece in self._predicted(self._reader.finish()):
+        async for piece in self._predict_batches(self._reader.finish()):
             yield piece
 
-    async def _predicted(self, parts: Iterable[TableRows]) -> AsyncIterator[bytes]:
-        for read in parts:
-            rows = self._with_refusals(read) if self._options.errors_in_rows else read
+    async def _predict_batches(self, batches: Iterable[TableRows]) -> AsyncIterator[bytes]:
+        for batch in batches:
+            rows = self._mark_refused(batch) if self._options.errors_in_rows else batch
             outputs: Mapping[str, Array] = self._reader.layout.empty_outputs()
             if rows.call is not None:
                 outputs = (await self._predict(rows.call)).outputs
@@ -251,25 +251,25 @@ class _Answering:
             self._rows += rows.count
             yield self._writer.write(rows, outputs)
 
-    def _with_refusals(self, rows: TableRows) -> TableRows:
-        """Return rows with errors in place of those whose values are refused."""
+    def _mark_refused(self, rows: TableRows) -> TableRows:
+        """Return rows with errors in place of those with refused values."""
         if rows.call is None:
             return rows
-        good, before = rows.predicted_indexes, self._rows
-        errors = self._versions.core.refusals(self.schema, rows.call, [before + i for i in good])
-        return rows.with_errors({number - before: message for number, message in errors.items()})
+        indexes, offset = rows.predicted_indexes, self._rows
+        errors = self._versions.core.refusals(self.schema, rows.call, [offset + i for i in indexes])
+        return rows.with_errors({number - offset: message for number, message in errors.items()})
 
     async def _predict(self, call: Call) -> Prediction:
         deadline = Deadline(self._timeout)
-        found: list[Finding] = []
-        prediction = await self._versions.predict(self.schema, call, deadline, self._rows, found)
-        self._missing += sum(count(found, MISSING).values())
+        findings: list[Finding] = []
+        prediction = await self._versions.predict(self.schema, call, deadline, self._rows, findings)
+        self._missing += sum(count(findings, MISSING).values())
         if prediction.version != self.schema.version:
             await self._follow(prediction.version, deadline)
         return prediction
 
     async def _follow(self, version: int, deadline: Deadline) -> None:
-        """Continue with the version that answers now, if the table's layout holds for it."""
+        """Continue with the version that answers now, if the table's layout fits it."""
         versions = self._versions
         new = await versions.core.schema(Target(versions.model, version), deadline)
         if not self._reader.layout.holds_for(new):
@@ -281,16 +281,16 @@ class _Answering:
         self.schema = new
 
 
-async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield first
     async for piece in rest:
         yield piece
 
 
-async def _kept(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _buffer(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Buffer the whole response before yielding it."""
     with ExitStack() as stack:
-        file = stack.enter_context(SpooledTemporaryFile(KEPT_BYTES))
+        file = stack.enter_context(SpooledTemporaryFile(MAX_MEMORY_BYTES))
         async for piece in pieces:
             file.write(piece)
         file.seek(0)

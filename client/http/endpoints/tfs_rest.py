@@ -1,4 +1,4 @@
-"""`/v1`: TensorFlow Serving's REST dialect, with `:explain` and tables beside it."""
+"""`/v1`: TensorFlow Serving's REST dialect, extended by `:explain` and tables."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CORS = (
     ("Access-Control-Allow-Headers", "Content-Type"),
 )
 _ORIGIN = re.compile(r"https?://")
-# Longer bodies are read in a thread.
+# Longer bodies are decoded in a thread.
 LONG_BODY_BYTES = 64 * 1024
 
 
@@ -66,7 +66,7 @@ class RestApi:
 
     def route(self, request: HttpRequest) -> Route | None:
         """Return the route of a request; malformed ones get the dialect's own errors."""
-        path = paths.v1(request.path)
+        path = paths.parse_v1(request.path)
         name = "/v1/<malformed>" if path is None else path.name
         try:
             parsed = parse(request)
@@ -92,29 +92,29 @@ class RestApi:
                 models.write_metadata(await self._core.metadata(parsed.target, deadline))
             )
         if len(request.body) > LONG_BODY_BYTES:
-            name, sent = await to_thread(examples.read, request.body)
+            name, content = await to_thread(examples.read, request.body)
         else:
-            name, sent = examples.read(request.body)
+            name, content = examples.read(request.body)
         return await self._arms.request(
             parsed.target,
             request.headers,
             deadline,
-            lambda turn: self._infer(parsed.verb, sent, name, turn),
+            lambda turn: self._infer(parsed.verb, content, name, turn),
         )
 
-    async def _infer(self, verb: str, sent: Any, signature_name: str, turn: Turn) -> HttpReply:
-        """Let one version classify or regress examples."""
-        classifies = verb == ":classify"
+    async def _infer(self, verb: str, content: Any, signature_name: str, turn: Turn) -> HttpReply:
+        """Classify or regress examples with one version."""
+        is_classify = verb == ":classify"
         reply = await self._core.classify_or_regress(
-            "classify" if classifies else "regress",
+            "classify" if is_classify else "regress",
             turn.target,
-            sent,
+            content,
             signature_name,
             turn.deadline,
             on_trial=turn.on_trial,
         )
         turn.check({"scores": np.array(examples.scores(reply), np.float32)})
-        write = examples.write_classification if classifies else examples.write_regression
+        write = examples.write_classification if is_classify else examples.write_regression
         headers = arm_headers(reply.model_spec.version.value, turn.arm)
         return HttpReply(write(reply), headers=headers)
 
@@ -138,7 +138,7 @@ def parse(request: HttpRequest) -> RestRequest | None:
     Paths are case-insensitive, but verbs are case-sensitive.
 
     Raises:
-        ClientError: the method, path or version is not valid; the message is mostly TensorFlow
+        ClientError: the method, path or version is invalid; most messages are TensorFlow
             Serving's.
     """
     method = request.method
@@ -146,7 +146,7 @@ def parse(request: HttpRequest) -> RestRequest | None:
         raise ClientError(f"{method} is not implemented", 501)
     if method == "OPTIONS":
         return None
-    path = paths.v1(request.path)
+    path = paths.parse_v1(request.path)
     if path is None or method != ("POST" if path.verb.startswith(":") else "GET"):
         raise _malformed(request)
     if method == "POST" and path.model is None:

@@ -1,4 +1,4 @@
-"""The OpenAPI document of this service, made from the served models."""
+"""The OpenAPI document of this service, generated from the served models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TAGS = {
     PREDICTIONS: "The default model, for people and programs",
     REST: "TensorFlow Serving's REST API, for every model",
     PROTOCOL: "The protocol of KServe and Triton, for every model",
-    OPERATION: "Probes and numbers for operators",
+    OPERATION: "Probes and statistics for operators",
 }
 
 
@@ -54,7 +54,7 @@ def document(
         version: version of the service.
         description: description of the service.
         keys: whether API keys are required.
-        feedback: whether feedback is taken.
+        feedback: whether feedback is accepted.
     """
     items: Json = {}
     default = next((s for s in schemas if s.model == default_model), None)
@@ -67,27 +67,27 @@ def document(
     for schema in schemas:
         items.update(rest_paths(schema))
         items.update(inference_paths(schema))
-    for_all = {**inference_server_paths(), **_operations()}
-    made: Json = {
+    server_items = {**inference_server_paths(), **_operator_items()}
+    spec: Json = {
         "openapi": OPENAPI,
         "info": {"title": title, "version": version, "description": description},
         "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
-        "paths": {**items, **for_all},
+        "paths": {**items, **server_items},
         "components": {
             "schemas": {"Error": ERROR, "Problem": PROBLEM_SCHEMA},
             "responses": error_responses(),
         },
     }
-    for path, operation in _operations_of(made["paths"]):
+    for path, operation in _list_operations(spec["paths"]):
         operation["tags"] = [_tag(path)]
     if keys:
-        made["components"]["securitySchemes"] = SECURITY
-        made["security"] = [{name: []} for name in SECURITY]
-        for path, operation in _operations_of(items):
+        spec["components"]["securitySchemes"] = SECURITY
+        spec["security"] = [{name: []} for name in SECURITY]
+        for path, operation in _list_operations(items):
             operation["responses"][str(UNAUTHORIZED)] = reference(path, UNAUTHORIZED)
-        for _, operation in _operations_of(for_all):
+        for _, operation in _list_operations(server_items):
             operation["security"] = []
-    return made
+    return spec
 
 
 def _tag(path: str) -> str:
@@ -97,7 +97,7 @@ def _tag(path: str) -> str:
     return {"v1": REST, "v2": PROTOCOL}.get(root, OPERATION)
 
 
-def _operations_of(items: Json) -> list[tuple[str, Json]]:
+def _list_operations(items: Json) -> list[tuple[str, Json]]:
     return [
         (path, item[method])
         for path, item in items.items()
@@ -106,8 +106,8 @@ def _operations_of(items: Json) -> list[tuple[str, Json]]:
     ]
 
 
-def _operations() -> Json:
-    """Return the operations for operators of the service."""
+def _operator_items() -> Json:
+    """Return the paths for operators of the service."""
     status = object_of(status={"type": "string"})
     return {
         paths.LIVEZ: get_operation(

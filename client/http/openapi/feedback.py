@@ -59,13 +59,13 @@ def feedback_operation(schema: Schema | None) -> Json:
         errors={"type": "array", "items": refused, "maxItems": MAX_ERRORS},
     )
     body: Json = {"anyOf": [row, {"type": "array", "items": row, "minItems": 1}]}
-    about = "the model that the labels belong to; the default model if absent"
+    model_description = "the model that the labels belong to; the default model if absent"
     return {
         "operationId": "feedback",
         "summary": "Send the labels of earlier predictions",
         "description": "Invalid rows are refused one by one; the others are accepted. "
         "If a row has several labels, the last one received counts.",
-        "parameters": [query_parameter("model", about)],
+        "parameters": [query_parameter("model", model_description)],
         "requestBody": {
             "required": True,
             "content": {**json_content(body), NDJSON: {}, CSV: {}, TSV: {}},
@@ -76,7 +76,7 @@ def feedback_operation(schema: Schema | None) -> Json:
                 "content": json_content(counts),
             },
             "400": {
-                "description": "No row was taken, or the rows after some could not be read",
+                "description": "No row was accepted, or the body could not be read to its end",
                 "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
             },
             **{str(status): reference(paths.FEEDBACK, status) for status in ERRORS},

@@ -7,7 +7,7 @@ from client.codecs.oip.codec import BINARY
 from client.codecs.oip.tensors import datatype
 from client.http import paths
 from client.http.openapi.parts import (
-    OF_GETS,
+    GET_ERRORS,
     get_operation,
     json_content,
     not_ready,
@@ -35,29 +35,29 @@ def inference_paths(schema: Schema) -> Json:
     )
     is_ready = object_of(name={"const": schema.model}, ready={"type": "boolean"})
     items: Json = {}
-    for target in (paths.LATEST, paths.VERSION):
-        base = paths.of_model(paths.template(paths.V2, target), schema.model)
-        about = {
-            "operationId": operation_id(schema, target, "inference_metadata"),
+    for selector in (paths.LATEST, paths.VERSION):
+        base = paths.for_model(paths.template(paths.V2, selector), schema.model)
+        metadata = {
+            "operationId": operation_id(schema, selector, "inference_metadata"),
             "summary": f"Get the inputs and outputs of {schema.model}",
             "parameters": [
                 query_parameter("signature_name", "the signature to describe", schema.signatures)
             ],
-            "responses": responses(base, json_content(model), OF_GETS),
+            "responses": responses(base, json_content(model), GET_ERRORS),
         }
         ready = {
-            "operationId": operation_id(schema, target, "inference_ready"),
+            "operationId": operation_id(schema, selector, "inference_ready"),
             "summary": f"Check that {schema.model} is available",
             "responses": responses(base, json_content(is_ready), (400, 404, 429, 500, 504))
             | not_ready(is_ready),
         }
-        items[base] = path_item(target, get=about)
-        items[f"{base}/ready"] = path_item(target, get=ready)
-        items[f"{base}/infer"] = path_item(target, post=_infer(schema, target))
+        items[base] = path_item(selector, get=metadata)
+        items[f"{base}/ready"] = path_item(selector, get=ready)
+        items[f"{base}/infer"] = path_item(selector, post=_infer(schema, selector))
     return items
 
 
-def _infer(schema: Schema, target: str) -> Json:
+def _infer(schema: Schema, selector: str) -> Json:
     default = schema.signatures.get(DEFAULT_SIGNATURE)
     inputs: Json = {"type": "object", "required": ["name", "datatype", "shape"]}
     if default is not None:
@@ -90,23 +90,23 @@ def _infer(schema: Schema, target: str) -> Json:
         datatype={"type": "string"},
         shape={"type": "array", "items": {"type": "integer"}},
     )
-    answer = object_of(
+    response = object_of(
         model_name={"const": schema.model},
         model_version={"type": "string"},
         outputs={"type": "array", "items": tensor},
     )
     return {
-        "operationId": operation_id(schema, target, "infer"),
+        "operationId": operation_id(schema, selector, "infer"),
         "summary": f"Infer with {schema.model} by the Open Inference Protocol",
         "requestBody": {"required": True, "content": {**json_content(body), BINARY: {}}},
-        "responses": responses(paths.V2, {**json_content(answer), BINARY: {}}),
+        "responses": responses(paths.V2, {**json_content(response), BINARY: {}}),
     }
 
 
 def inference_server_paths() -> Json:
     """Return the protocol's operations for the server itself."""
     is_ready = object_of(ready={"type": "boolean"})
-    about = object_of(
+    metadata = object_of(
         name={"type": "string"},
         version={"type": "string"},
         extensions={"type": "array", "items": {"type": "string"}},
@@ -121,7 +121,10 @@ def inference_server_paths() -> Json:
     ready["get"]["responses"].update(not_ready(is_ready))
     return {
         paths.V2: get_operation(
-            paths.V2, "inference_server", "Get the server's name and version", json_content(about)
+            paths.V2,
+            "inference_server",
+            "Get the server's name and version",
+            json_content(metadata),
         ),
         paths.V2_LIVE: get_operation(
             paths.V2_LIVE, "inference_live", "Check that the process responds", live

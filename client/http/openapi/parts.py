@@ -27,12 +27,12 @@ ERRORS = {
     "try again after Retry-After",
     504: "The model server did not answer in time",
 }
-OF_GETS = (400, 404, 429, 500, 503, 504)
-# On every operation, but only if API keys are required.
+GET_ERRORS = (400, 404, 429, 500, 503, 504)
+# On every operation, if API keys are required.
 UNAUTHORIZED = 401
-OF_POSTS = tuple(status for status in ERRORS if status != UNAUTHORIZED)
+POST_ERRORS = tuple(status for status in ERRORS if status != UNAUTHORIZED)
 
-# The ways to send an API key.
+# Ways to send an API key.
 SECURITY: Json = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "the API key"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -58,10 +58,10 @@ PROBLEM_SCHEMA: Json = {
 
 
 def error_responses() -> Json:
-    """Return the responses for `ERRORS` in each form, which `reference` refers to."""
-    found = {str(status): _error(status, JSON, "Error") for status in ERRORS}
+    """Return the responses for `ERRORS` in each form, for `reference` to refer to."""
+    errors = {str(status): _error(status, JSON, "Error") for status in ERRORS}
     problems = {f"{status}-problem": _error(status, PROBLEM, "Problem") for status in ERRORS}
-    return {**found, **problems}
+    return {**errors, **problems}
 
 
 def _error(status: int, content_type: str, schema: str) -> Json:
@@ -78,16 +78,16 @@ def _error(status: int, content_type: str, schema: str) -> Json:
     return reply
 
 
-def responses(path: str, content: Json, errors: Sequence[int] = OF_POSTS) -> Json:
+def responses(path: str, content: Json, errors: Sequence[int] = POST_ERRORS) -> Json:
     """Return an operation's responses: content by media type, and errors.
 
     Args:
-        path: the operation's path, whose dialect the errors are in.
+        path: the operation's path, which determines the dialect of the errors.
         content: content of the successful response.
         errors: statuses of the errors.
     """
-    good = {"description": "The response", "content": content}
-    return {"200": good, **{str(status): reference(path, status) for status in errors}}
+    success = {"description": "The response", "content": content}
+    return {"200": success, **{str(status): reference(path, status) for status in errors}}
 
 
 def reference(path: str, status: int) -> Json:
@@ -107,36 +107,36 @@ def object_of(**properties: Json) -> Json:
 
 
 def not_ready(schema: Json) -> Json:
-    """Return the 503 response of a probe, which has a schema of its own."""
+    """Return the 503 response of a probe, which has its own schema."""
     return {"503": {"description": "Not ready", "content": json_content(schema)}}
 
 
 def query_parameter(name: str, description: str, values: Iterable[str] = ()) -> Json:
-    """Return an optional query parameter, with its values if they are few."""
+    """Return an optional query parameter, with its allowed values if given."""
     schema: Json = {"type": "string"}
     if values:
         schema["enum"] = sorted(values)
     return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
-def path_item(target: str, **operations: Json) -> Json:
-    """Return the operations at a path, with the parameter of its target."""
-    if not target:
+def path_item(selector: str, **operations: Json) -> Json:
+    """Return the operations at a path, with the parameter of its selector."""
+    if not selector:
         return operations
-    name = target.rpartition("{")[2].rstrip("}")
-    one: Json = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+    name = selector.rpartition("{")[2].rstrip("}")
+    schema: Json = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
     if name == "label":
-        one = {"type": "string", "minLength": 1}
+        schema = {"type": "string", "minLength": 1}
     return {
-        "parameters": [{"name": name, "in": "path", "required": True, "schema": one}],
+        "parameters": [{"name": name, "in": "path", "required": True, "schema": schema}],
         **operations,
     }
 
 
-def operation_id(schema: Schema, target: str, what: str) -> str:
+def operation_id(schema: Schema, selector: str, action: str) -> str:
     """Return a unique id for an operation."""
-    of = {paths.LATEST: "", paths.VERSION: "_version", paths.LABEL: "_label"}[target]
-    return f"{what}{of}_{schema.model}"
+    suffix = {paths.LATEST: "", paths.VERSION: "_version", paths.LABEL: "_label"}[selector]
+    return f"{action}{suffix}_{schema.model}"
 
 
 def get_operation(
@@ -151,5 +151,5 @@ def get_operation(
         content: response content by media type.
         errors: statuses of the errors.
     """
-    answers = responses(path, content, errors)
-    return {"get": {"operationId": name, "summary": summary, "responses": answers}}
+    replies = responses(path, content, errors)
+    return {"get": {"operationId": name, "summary": summary, "responses": replies}}

@@ -12,7 +12,7 @@ from client.codecs.json.explanations import explains
 from client.codecs.reply import JSON
 from client.http import paths
 from client.http.openapi.parts import (
-    OF_GETS,
+    GET_ERRORS,
     json_content,
     object_of,
     operation_id,
@@ -38,37 +38,39 @@ _METHODS = {
 def predict_operation(schema: Schema) -> Json:
     """Return the operation of `/predict`."""
     operation = _predict(paths.PREDICT, schema, _row(schema, DEFAULT_SIGNATURE), "predict")
-    answer = operation["responses"]["200"]["content"][JSON]["schema"]
+    response = operation["responses"]["200"]["content"][JSON]["schema"]
     extra: Json = {"model": {"const": schema.model}, "version": {"type": "integer"}}
     threshold: Json = {"type": "number", "minimum": 0, "maximum": 1}
     if has_threshold(schema, DEFAULT_SIGNATURE):
         extra["threshold"] = threshold
-        about = "probability at and above which the label is the second class"
+        description = "probability at and above which the label is the second class"
         for form in operation["requestBody"]["content"][JSON]["schema"]["anyOf"]:
-            form["properties"]["threshold"] = {**threshold, "description": about}
-    for form in answer["anyOf"]:
+            form["properties"]["threshold"] = {**threshold, "description": description}
+    for form in response["anyOf"]:
         form["properties"].update(extra)
     return operation
 
 
 def explain_operation(path: str, schema: Schema, name: str) -> Json:
     """Return an operation that explains rows."""
-    share: Json = {"type": ["number", "null"]}
+    number: Json = {"type": ["number", "null"]}
     columns = schema.column_order(EXPLAIN) or ()
-    contribution = object_of(**dict.fromkeys(columns, share))
-    one = object_of(bias=share, contribution={**contribution, "additionalProperties": False})
-    answer = object_of(explanations={"type": "array", "items": one})
+    contribution = object_of(**dict.fromkeys(columns, number))
+    explanation = object_of(
+        bias=number, contribution={**contribution, "additionalProperties": False}
+    )
+    response = object_of(explanations={"type": "array", "items": explanation})
     body = _body(schema, EXPLAIN, _row(schema, EXPLAIN))
     return {
         "operationId": name,
-        "summary": f"Explain predictions of {schema.model} by each column's share of the log-odds",
+        "summary": f"Explain predictions of {schema.model} by column contributions to the log-odds",
         "requestBody": {"required": True, "content": json_content(body)},
-        "responses": responses(path, json_content(answer)),
+        "responses": responses(path, json_content(response)),
     }
 
 
 def _row(schema: Schema, signature_name: str) -> Json:
-    """Return the schema of a row: an object, or a list in the table's order."""
+    """Return the schema of a row: an object, or a list in column order."""
     row = row_schema(schema, signature_name)
     order = schema.column_order(signature_name)
     if order is None:
@@ -80,17 +82,17 @@ def _row(schema: Schema, signature_name: str) -> Json:
     return {"anyOf": [row, listed]}
 
 
-def _body(schema: Schema, signature_name: str, row: Json, asked: Json | None = None) -> Json:
+def _body(schema: Schema, signature_name: str, row: Json, members: Json | None = None) -> Json:
     """Return the schema of a request body, in row form and in column form.
 
     Args:
         schema: schema of the model.
         signature_name: the signature that takes the rows.
         row: JSON Schema of a row.
-        asked: JSON Schemas of further members, by key.
+        members: JSON Schemas of additional members, by key.
     """
     signature = schema.signatures[signature_name]
-    asked = asked or {}
+    members = members or {}
     rows = {"type": "array", "items": row, "minItems": 1}
     columns = object_of(
         **{
@@ -98,21 +100,21 @@ def _body(schema: Schema, signature_name: str, row: Json, asked: Json | None = N
             for input_name, spec in signature.inputs.items()
         }
     )
-    # The values of a single input need no name; another signature may have a single input.
-    is_plain = bool(asked) or len(signature.inputs) == 1
+    # The values of a single input need no name; another signature may have only one input.
+    is_plain = bool(members) or len(signature.inputs) == 1
     all_values = {"anyOf": [columns, {"type": "array"}]} if is_plain else columns
     body: Json = {
         "anyOf": [
             {
                 "type": "object",
-                "properties": {"instances": rows, **asked},
+                "properties": {"instances": rows, **members},
                 "required": ["instances"],
                 "additionalProperties": False,
             },
             {
                 "type": "object",
-                "description": "all values of an input together",
-                "properties": {"inputs": all_values, **asked},
+                "description": "all values of each input together",
+                "properties": {"inputs": all_values, **members},
                 "required": ["inputs"],
                 "additionalProperties": False,
             },
@@ -126,34 +128,34 @@ def _body(schema: Schema, signature_name: str, row: Json, asked: Json | None = N
 
 def _predict(path: str, schema: Schema, row: Json, name: str) -> Json:
     """Return an operation that predicts, in JSON or as a table."""
-    asked = {
+    members = {
         "signature_name": {
             "type": "string",
             "enum": sorted(schema.signatures),
             "default": DEFAULT_SIGNATURE,
-            "description": "the rows are described as the default signature takes them",
+            "description": "rows are described for the default signature",
         }
     }
-    body = _body(schema, DEFAULT_SIGNATURE, row, asked)
-    predictions = {"type": "array", "items": _any_answer(schema)}
-    answer = {"anyOf": [object_of(predictions=predictions), object_of(outputs={})]}
+    body = _body(schema, DEFAULT_SIGNATURE, row, members)
+    predictions = {"type": "array", "items": _any_prediction(schema)}
+    response = {"anyOf": [object_of(predictions=predictions), object_of(outputs={})]}
     tables: Json = {content_type: {} for content_type in WRITABLE if content_type != JSON}
     return {
-        "operationId": f"{name}",
+        "operationId": name,
         "summary": f"Predict rows with {schema.model}",
         "parameters": [
-            query_parameter("signature_name", "of tables: the signature to run"),
-            query_parameter("outputs", "of tables: the outputs to return (a,b)"),
-            query_parameter("id", "of tables: a column to copy to the response, as its first"),
-            query_parameter("keep", "of tables: columns to copy to the response (a,b), or all"),
+            query_parameter("signature_name", "for tables: the signature to run"),
+            query_parameter("outputs", "for tables: the outputs to return (a,b)"),
+            query_parameter("id", "for tables: a column to copy to the response, placed first"),
+            query_parameter("keep", "for tables: columns to copy to the response (a,b), or all"),
             query_parameter(
                 "on_error",
-                "of tables: with row, a bad row is answered with its error",
+                "for tables: whether a bad row fails the table or is answered with its error",
                 ("table", "row"),
             ),
             query_parameter(
                 "csv_guard",
-                "of CSV: whether text that looks like a formula is escaped",
+                "for CSV: whether to escape text that looks like a formula",
                 ("on", "off"),
             ),
         ],
@@ -161,11 +163,11 @@ def _predict(path: str, schema: Schema, row: Json, name: str) -> Json:
             "required": True,
             "content": {**json_content(body), **{content_type: {} for content_type in READABLE}},
         },
-        "responses": responses(path, {**json_content(answer), **tables}),
+        "responses": responses(path, {**json_content(response), **tables}),
     }
 
 
-def _any_answer(schema: Schema) -> Json:
+def _any_prediction(schema: Schema) -> Json:
     """Return the schema of a row's prediction by any signature, the default one first."""
     names = sorted(schema.signatures, key=lambda name: (name != DEFAULT_SIGNATURE, name))
     forms: list[Json] = []
@@ -179,20 +181,20 @@ def _any_answer(schema: Schema) -> Json:
 def rest_paths(schema: Schema) -> Json:
     """Return TensorFlow Serving's REST dialect for one model."""
     items: Json = {}
-    for target in (paths.LATEST, paths.VERSION, paths.LABEL):
-        base = paths.of_model(paths.template(paths.V1, target), schema.model)
-        for verb, operation in _verbs(schema, target).items():
-            items[f"{base}:{verb}"] = path_item(target, post=operation)
-        items[base] = path_item(target, get=_status(schema, target))
-        items[f"{base}/metadata"] = path_item(target, get=_metadata(schema, target))
+    for selector in (paths.LATEST, paths.VERSION, paths.LABEL):
+        base = paths.for_model(paths.template(paths.V1, selector), schema.model)
+        for verb, operation in _verbs(schema, selector).items():
+            items[f"{base}:{verb}"] = path_item(selector, post=operation)
+        items[base] = path_item(selector, get=_status(schema, selector))
+        items[f"{base}/metadata"] = path_item(selector, get=_metadata(schema, selector))
     return items
 
 
-def _verbs(schema: Schema, target: str) -> Json:
+def _verbs(schema: Schema, selector: str) -> Json:
     """Return a model's POST operations."""
     verbs: Json = {}
     if DEFAULT_SIGNATURE in schema.signatures:
-        name = operation_id(schema, target, "predict")
+        name = operation_id(schema, selector, "predict")
         row = row_schema(schema, DEFAULT_SIGNATURE)
         inputs = schema.signatures[DEFAULT_SIGNATURE].inputs
         if len(inputs) == 1:
@@ -202,10 +204,10 @@ def _verbs(schema: Schema, target: str) -> Json:
     for verb, method in _METHODS.items():
         names = [n for n, info in _definitions(schema).items() if info.method_name == method]
         if names:
-            verbs[verb] = _examples(schema, target, verb, names)
+            verbs[verb] = _examples(schema, selector, verb, names)
     if explains(schema):
         verbs["explain"] = explain_operation(
-            paths.V1, schema, operation_id(schema, target, "explain")
+            paths.V1, schema, operation_id(schema, selector, "explain")
         )
     return verbs
 
@@ -214,7 +216,7 @@ def _definitions(schema: Schema) -> Mapping[str, Any]:
     return schema.definition.signature_def if schema.definition else {}
 
 
-def _examples(schema: Schema, target: str, verb: str, names: Sequence[str]) -> Json:
+def _examples(schema: Schema, selector: str, verb: str, names: Sequence[str]) -> Json:
     examples = {"type": "array", "items": {"type": "object"}, "minItems": 1}
     body = {
         "type": "object",
@@ -226,33 +228,35 @@ def _examples(schema: Schema, target: str, verb: str, names: Sequence[str]) -> J
         "required": ["examples"],
     }
     label = {"type": "array", "prefixItems": [{"type": "string"}, {"type": ["number", "null"]}]}
-    one = {"type": "array", "items": label} if verb == "classify" else {"type": ["number", "null"]}
+    result = (
+        {"type": "array", "items": label} if verb == "classify" else {"type": ["number", "null"]}
+    )
     return {
-        "operationId": operation_id(schema, target, verb),
+        "operationId": operation_id(schema, selector, verb),
         "summary": f"{verb.capitalize()} examples with {schema.model}",
         "requestBody": {"required": True, "content": json_content(body)},
         "responses": responses(
-            paths.V1, json_content(object_of(results={"type": "array", "items": one}))
+            paths.V1, json_content(object_of(results={"type": "array", "items": result}))
         ),
     }
 
 
-def _status(schema: Schema, target: str) -> Json:
+def _status(schema: Schema, selector: str) -> Json:
     state = {"enum": ["UNKNOWN", "START", "LOADING", "AVAILABLE", "UNLOADING", "END"]}
     reason = object_of(error_code={"type": "string"}, error_message={"type": "string"})
     version = object_of(version={"type": "string"}, state=state, status=reason)
-    answer = object_of(model_version_status={"type": "array", "items": version})
+    response = object_of(model_version_status={"type": "array", "items": version})
     return {
-        "operationId": operation_id(schema, target, "status"),
+        "operationId": operation_id(schema, selector, "status"),
         "summary": f"Get the state of the versions of {schema.model}",
-        "responses": responses(paths.V1, json_content(answer), OF_GETS),
+        "responses": responses(paths.V1, json_content(response), GET_ERRORS),
     }
 
 
-def _metadata(schema: Schema, target: str) -> Json:
-    answer = object_of(model_spec={"type": "object"}, metadata={"type": "object"})
+def _metadata(schema: Schema, selector: str) -> Json:
+    response = object_of(model_spec={"type": "object"}, metadata={"type": "object"})
     return {
-        "operationId": operation_id(schema, target, "metadata"),
+        "operationId": operation_id(schema, selector, "metadata"),
         "summary": f"Get the signatures of {schema.model}",
-        "responses": responses(paths.V1, json_content(answer), OF_GETS),
+        "responses": responses(paths.V1, json_content(response), GET_ERRORS),
     }

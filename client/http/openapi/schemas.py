@@ -1,4 +1,4 @@
-"""JSON Schemas of a model's rows and predictions, made from the model's schema."""
+"""JSON Schemas of a model's rows and predictions, generated from the model's schema."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def answer_schema(dtype: int) -> Json:
     )
 
 
-def row_value(spec: TensorSpec, one: Json) -> Json:
+def row_value(spec: TensorSpec, value: Json) -> Json:
     """Return the schema of a tensor's values in one row.
 
     Args:
         spec: spec of the tensor, whose first dimension is the rows.
-        one: JSON Schema of a single value.
+        value: JSON Schema of a single value.
     """
     if spec.shape is None:
         return {"description": f"{dtype_name(spec.dtype)} of any shape"}
-    schema = one
+    schema = value
     for length in reversed(spec.shape[1:]):
         schema = _list(schema, length)
     return schema
@@ -92,14 +92,14 @@ def row_schema(schema: Schema, signature_name: str) -> Json:
             if column is None or spec.shape != (None,)
             else column_schema(column, spec)
         )
-    found: Json = {
+    row: Json = {
         "type": "object",
         "properties": properties,
         "required": [n for n, c in columns.items() if c is None or not c.missing],
         "additionalProperties": False,
     }
     examples = example_rows(schema, signature_name)
-    return {**found, "examples": examples} if examples else found
+    return {**row, "examples": examples} if examples else row
 
 
 def outputs_schema(outputs: Mapping[str, TensorSpec]) -> Json:

@@ -14,7 +14,7 @@ OBJECT_OR_NULL: Json = {"type": ["object", "null"]}
 
 
 def stats_operation() -> Json:
-    """Return the path's operation."""
+    """Return the operation of `/stats`."""
     version = object_of(version=COUNT, state=TEXT, golden={"type": ["string", "null"]})
     server = object_of(
         address=TEXT,
@@ -44,7 +44,7 @@ def stats_operation() -> Json:
         log=OBJECT_OR_NULL,
         feedback={"type": "boolean"},
     )
-    summary = "Get the numbers of the service since its start, and the state of its servers"
+    summary = "Get statistics of the service since its start, and the state of its servers"
     return get_operation(paths.STATS, "stats", summary, json_content(stats))
 
 
