@@ -210,6 +210,4 @@ def test_the_model_is_shown_with_its_versions_and_metrics(page: Page, client_url
     assert view.locator("tbody tr", has_text="numeric").count() == 0
     for name in COLUMNS:
         expect(view.get_by_role("rowheader", name=name, exact=True)).to_be_visible()
-    expect(view.get_by_role("link", name="API documentation")).to_have_attribute(
-        "href", "/docs/"
-    )
+    expect(view.get_by_role("link", name="API documentation")).to_have_attribute("href", "/docs/")
