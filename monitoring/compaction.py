@@ -270,10 +270,10 @@ def _wait_until_sealed(store: Store, report: Callable[[int], None]) -> None:
 
 def _filter_parquet(path: Path, keep: pl.Expr, result: RemovalResult) -> int:
     frame = pl.read_parquet(path, hive_partitioning=False)
-    kept = frame.filter(keep)
-    removed = len(frame) - len(kept)
+    remaining = frame.filter(keep)
+    removed = len(frame) - len(remaining)
     if removed:
-        write_parquet(path, kept)
+        write_parquet(path, remaining)
         result.files += 1
     return removed
 
@@ -292,7 +292,7 @@ def _ids_of(folder: Path, pattern: str, callers: list[str]) -> Iterator[str]:
 
 
 def _filter_segment(path: Path, ids: set[str], callers: list[str], result: RemovalResult) -> int:
-    kept, removed, torn = [], 0, 0
+    remaining, removed, torn = [], 0, 0
     for line in segments.read_lines(path):
         try:
             stored = orjson.loads(line)
@@ -303,8 +303,8 @@ def _filter_segment(path: Path, ids: set[str], callers: list[str], result: Remov
         if is_removed:
             removed += 1
         else:
-            kept.append(line)
+            remaining.append(line)
     if removed or torn:
-        write_atomically(path, b"".join(kept))
+        write_atomically(path, b"".join(remaining))
         result.files += 1
     return removed

@@ -187,7 +187,7 @@ def test_the_command_writes_a_self_contained_report(log: Path) -> None:
     command += [f"--window={days}d", f"--html={report}"]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
-    assert "if only the inputs have moved" in " ".join(done.output.split())
+    assert "if only the inputs have shifted" in " ".join(done.output.split())
     page = report.read_text()
     assert page.count("<svg") == 6
     assert "http://" not in page.replace("http://www.w3.org", "")

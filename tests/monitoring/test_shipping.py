@@ -325,6 +325,6 @@ def test_what_is_wrong_is_reported(receiver: Receiver, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         write(tmp_path / "host-1-1.ndjson", [prediction(0)])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(shipping, "ANSWER_SECONDS", 0.05)
+            patch.setattr(shipping, "TIMEOUT_SECONDS", 0.05)
             done = ship(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert "no answer: timed out" in done.output

@@ -86,14 +86,14 @@ export function mount(root, { model, row, predictor }) {
       .map(([name, amount]) => ({ title: titleOf(name), value: texts.get(name), amount: amount ?? 0 }))
       .sort((a, b) => Math.abs(b.amount) - Math.abs(a.amount));
     why.querySelector("#because").textContent = strongestReasons(all, model.classes);
-    const rest = all.slice(MAX_CONTRIBUTIONS);
-    const shown = [
+    const others = all.slice(MAX_CONTRIBUTIONS);
+    const items = [
       ...all.slice(0, MAX_CONTRIBUTIONS),
-      ...(rest.length > 0 ? [{ title: t("why.others", { count: rest.length }), amount: rest.reduce((sum, { amount }) => sum + amount, 0), plain: true }] : []),
+      ...(others.length > 0 ? [{ title: t("why.others", { count: others.length }), amount: others.reduce((sum, { amount }) => sum + amount, 0), plain: true }] : []),
       { title: t("why.bias"), amount: explanation.bias ?? 0, plain: true, barless: true },
     ];
     const largest = Math.max(...all.map(({ amount }) => Math.abs(amount)), 1e-9);
-    contributions.replaceChildren(...shown.map((item) => contributionItem(item, largest, model.classes)));
+    contributions.replaceChildren(...items.map((item) => contributionItem(item, largest, model.classes)));
   }
 
   predictor.addEventListener("change", show);

@@ -74,7 +74,7 @@ export async function explain(model, version, values, signal) {
   return (await readJson(response)).explanations[0];
 }
 
-/* Predicts rows, lists of values in column order, in one request. */
+/* rows: lists of values in column order */
 export async function predictRows(rows, signal) {
   if (rows.length === 0) return [];
   const instances = rows[0].length === 1 ? rows.flat() : rows;

@@ -130,9 +130,9 @@ function pointsOf(column, current, count) {
   if (!(high > low)) return [];
   const linspace = (from, to, steps) => Array.from({ length: steps + 1 }, (_, i) => from + ((to - from) * i) / steps);
   const positions = linspace(low, high, count - 1);
-  const here = positionOf(column, current);
-  if (here < low) positions.unshift(...linspace(here, low, 4).slice(0, -1));
-  if (here > high) positions.push(...linspace(high, here, 4).slice(1));
+  const origin = positionOf(column, current);
+  if (origin < low) positions.unshift(...linspace(origin, low, 4).slice(0, -1));
+  if (origin > high) positions.push(...linspace(high, origin, 4).slice(1));
   const points = positions.map((position) => {
     const text = exactText(column, position);
     return { text, position: positionOf(column, text) };
@@ -176,21 +176,21 @@ async function findFlips(row, answer, curves, signal) {
 function bracketsOf(curve, row, label) {
   const [low, high] = curve.column.range;
   const inside = curve.points.filter(({ position }) => position >= low && position <= high);
-  const here = positionOf(curve.column, row.text(curve.column.name)) ?? (low + high) / 2;
-  const below = inside.filter(({ position }) => position < here).reverse();
-  const above = inside.filter(({ position }) => position > here);
+  const origin = positionOf(curve.column, row.text(curve.column.name)) ?? (low + high) / 2;
+  const below = inside.filter(({ position }) => position < origin).reverse();
+  const above = inside.filter(({ position }) => position > origin);
   return [below, above].flatMap((side) => {
     const index = side.findIndex((point) => point.label !== label);
     if (index < 0) return [];
-    const start = here >= low && here <= high ? here : null;
-    return [{ curve, here, same: index > 0 ? side[index - 1].position : start, other: side[index].position }];
+    const start = origin >= low && origin <= high ? origin : null;
+    return [{ curve, origin, same: index > 0 ? side[index - 1].position : start, other: side[index].position }];
   });
 }
 
 /* Returns the shortest number at or just beyond the flip, within the training range. */
-function roundedText({ curve: { column }, here, other }) {
+function roundedText({ curve: { column }, origin, other }) {
   const [low, high] = column.range;
-  const roundAway = other > here ? Math.ceil : Math.floor;
+  const roundAway = other > origin ? Math.ceil : Math.floor;
   if (column.type !== "number") return exactText(column, Math.min(high, Math.max(low, roundAway(other))));
   for (let digits = -Math.floor(Math.log10(high - low)); digits < 16; digits += 1) {
     const value = digits > 0 ? Number(`${roundAway(Number(`${other}e${digits}`))}e-${digits}`) : roundAway(other * 10 ** digits) / 10 ** digits;
@@ -203,7 +203,7 @@ function numericFlip({ column, index }, row, brackets) {
   const [low, high] = column.range;
   const [best] = brackets
     .filter(({ curve }) => curve.index === index)
-    .map(({ text, here }) => ({ text, change: Math.abs(positionOf(column, text) - here) / (high - low) }))
+    .map(({ text, origin }) => ({ text, change: Math.abs(positionOf(column, text) - origin) / (high - low) }))
     .sort((a, b) => a.change - b.change);
   return { column, text: best?.text ?? null, others: 0, change: best?.change ?? Infinity };
 }

@@ -1,4 +1,4 @@
-/* Parts that several views show. */
+/* Parts that views share. */
 
 import { h } from "./dom.js";
 
@@ -15,7 +15,7 @@ export function table(caption, head, rows, numeric = []) {
         cell("th", "row")(name, 0), others.map((content, index) => cell("td")(content, index + 1)))))));
 }
 
-/* Names with their values; names without a value are skipped. */
+/* Name-value pairs; empty values are skipped. */
 export const facts = (pairs) => h("dl", { className: "facts" }, pairs
   .filter(([, value]) => value !== null && value !== undefined && value !== "")
   .map(([name, value]) => [h("dt", null, name), h("dd", null, value)]));

@@ -78,8 +78,8 @@ function trainingValues({ range, values, type, shape }) {
     const [low, high] = range.map(type === "date" ? textOfDay : number);
     return t("range", { low, high });
   }
-  const shown = values.slice(0, MAX_VALUES).join(", ");
-  return shape ?? (values.length > MAX_VALUES ? t("model.values", { values: shown, count: values.length - MAX_VALUES }) : shown);
+  const head = values.slice(0, MAX_VALUES).join(", ");
+  return shape ?? (values.length > MAX_VALUES ? t("model.values", { values: head, count: values.length - MAX_VALUES }) : head);
 }
 
 function signatures({ signatures: all }) {

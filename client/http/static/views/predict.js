@@ -29,15 +29,15 @@ export function mount(root, page) {
 
   function arrange() {
     const query = filter.value.trim().toLowerCase();
-    const shown = sortColumns(row.columns, order.value, predictor.state.answer)
+    const visible = sortColumns(row.columns, order.value, predictor.state.answer)
       .filter(({ name }) => titleOf(name).toLowerCase().includes(query) || name.toLowerCase().includes(query));
-    const kinds = [...new Set([...KINDS, ...shown.map(({ kind }) => kind)])].filter((kind) => shown.some((column) => column.kind === kind));
+    const kinds = [...new Set([...KINDS, ...visible.map(({ kind }) => kind)])].filter((kind) => visible.some((column) => column.kind === kind));
     const isGrouped = order.value === "table" && kinds.length > 1;
-    const sections = isGrouped ? kinds.map((kind) => [kindText(kind), shown.filter((column) => column.kind === kind)]) : [[null, shown]];
+    const sections = isGrouped ? kinds.map((kind) => [kindText(kind), visible.filter((column) => column.kind === kind)]) : [[null, visible]];
     groups.replaceChildren(...sections.map(([title, columns]) => h("fieldset", { className: "fields" },
       title ? h("legend", null, title) : h("legend", { className: "hidden" }, t("columns")),
       columns.map(({ name }) => fields.get(name).root))));
-    noMatch.hidden = shown.length > 0;
+    noMatch.hidden = visible.length > 0;
   }
 
   const form = h("form", { noValidate: true, onsubmit: (event) => { event.preventDefault(); predictor.predict(); } },

@@ -34,7 +34,7 @@ export function mount(root, { model }) {
   async function predict(file) {
     controller.abort();
     controller = new AbortController();
-    const { signal } = running;
+    const { signal } = controller;
     const headers = headersOf(file.name);
     if (headers === null) {
       setReady(true);
@@ -190,10 +190,10 @@ function histogram(tally, threshold, sentence) {
     // The last bar includes 1.
     height: tally.bins.subarray(index * size, index + 1 < SHOWN_BARS ? (index + 1) * size : undefined).reduce((sum, rows) => sum + rows, 0),
   }));
-  const drawn = bars(bins, x, HEIGHT, HEIGHT - 8, "bar");
-  bins.forEach(({ from, to }, index) => drawn[index].classList.add((from + to) / 2 < threshold ? "low" : "high"));
+  const rects = bars(bins, x, HEIGHT, HEIGHT - 8, "bar");
+  bins.forEach(({ from, to }, index) => rects[index].classList.add((from + to) / 2 < threshold ? "low" : "high"));
   return figure(sentence, WIDTH, HEIGHT + 1, [
-    drawn,
+    rects,
     s("line", { class: "base", x1: 0, x2: WIDTH, y1: HEIGHT, y2: HEIGHT }),
     s("line", { class: "threshold", x1: x(threshold), x2: x(threshold), y1: 0, y2: HEIGHT }),
   ], {
