@@ -168,8 +168,8 @@ def forget(
     with store.locked(exclusive=True):
         prediction_ids = {*ids, *_ids_of(store.directory, "model=*/date=*/*.parquet", callers)}
         feedback_ids = set(_ids_of(store.feedback_directory, "date=*/*.parquet", callers))
-        removed_id = pl.col("id").is_in(list(prediction_ids))
-        keep = ~(removed_id | pl.col("caller").is_in(callers)).fill_null(False)
+        has_removed_id = pl.col("id").is_in(list(prediction_ids))
+        keep = ~(has_removed_id | pl.col("caller").is_in(callers)).fill_null(False)
         for path in store.parquet_files():
             removed = _filter_parquet(path, keep, result)
             if path.is_relative_to(store.feedback_directory):
