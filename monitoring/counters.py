@@ -1,4 +1,4 @@
-"""Drift counters of gateways: current, from Prometheus, or from the history of `watch`."""
+"""Drift counters: read from gateways, from Prometheus, or from the history of `watch`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from monitoring.errors import MonitoringError
 from monitoring.segments import UNREADABLE
-from monitoring.store import append_line, write_whole
+from monitoring.store import append_line, write_atomically
 
 METRIC = "client_drift_rows_total"
-SECONDS = 10
+TIMEOUT_SECONDS = 10
 HISTORY = "drift"
-# Counters of a gateway that was not read for this time before the last round are dropped.
+# Counters of a gateway that was last read this long before the last round are dropped.
 MAX_AGE = timedelta(days=1)
 
 
@@ -44,7 +44,7 @@ def scrape(url: str) -> Counts:
     """Return a gateway's counters.
 
     Raises:
-        MonitoringError: it cannot be read.
+        MonitoringError: the gateway cannot be read.
     """
     address = f"{url.rstrip('/')}/metrics"
     counts: Counts = Counter()
@@ -59,26 +59,26 @@ def scrape(url: str) -> Counts:
 
 
 def scrape_all(urls: Iterable[str]) -> Counts:
-    """Return the sums of the counters of all gateways.
+    """Return the sum of all gateways' counters.
 
     Raises:
-        MonitoringError: one of them cannot be read.
+        MonitoringError: a gateway cannot be read.
     """
     total: Counts = Counter()
-    for url in resolved(urls):
+    for url in resolve_hosts(urls):
         total.update(scrape(url))
     return total
 
 
-def resolved(urls: Iterable[str]) -> list[str]:
-    """Return a URL for each address of each host: a scaled service has several.
+def resolve_hosts(urls: Iterable[str]) -> list[str]:
+    """Return a URL for each address of each host, since a scaled service has several.
 
-    A gateway may have an address of each family; it counts once, by its IPv4 address.
+    IPv6 addresses are skipped if a host has IPv4 ones, so that no gateway counts twice.
 
     Raises:
         MonitoringError: a host has no address.
     """
-    found = []
+    resolved = []
     for url in urls:
         try:
             parts = urllib.parse.urlsplit(url)
@@ -87,8 +87,8 @@ def resolved(urls: Iterable[str]) -> list[str]:
             raise MonitoringError(f"{url}: not a URL: {error}") from error
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise MonitoringError(f"{url}: expected a URL such as http://127.0.0.1:8080")
-        if parts.scheme == "https":  # a certificate is for the name
-            found.append(url)
+        if parts.scheme == "https":  # certificates name the host
+            resolved.append(url)
             continue
         try:
             infos = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
@@ -96,16 +96,16 @@ def resolved(urls: Iterable[str]) -> list[str]:
             raise MonitoringError(f"{url}: no address for its host: {error}") from error
         ipv4 = [info for info in infos if info[0] == socket.AF_INET]
         for host in dict.fromkeys(str(info[4][0]) for info in ipv4 or infos):
-            shown = f"[{host}]" if ":" in host else host
-            found.append(parts._replace(netloc=f"{shown}:{port}").geturl())
-    return found
+            netloc = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            resolved.append(parts._replace(netloc=netloc).geturl())
+    return resolved
 
 
-def from_prometheus(url: str, model: str, window: timedelta) -> Counts:
+def query_prometheus(url: str, model: str, window: timedelta) -> Counts:
     """Return the increase of the counters that a Prometheus server has scraped.
 
     Raises:
-        MonitoringError: it does not answer.
+        MonitoringError: the server does not answer.
     """
     quoted = model.replace("\\", "\\\\").replace('"', '\\"')
     seconds = int(window.total_seconds())
@@ -114,12 +114,12 @@ def from_prometheus(url: str, model: str, window: timedelta) -> Counts:
     )
     address = f"{url.rstrip('/')}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
     try:
-        answer = json.loads(_get(address))
+        response = json.loads(_get(address))
         # Prometheus omits empty labels, such as the column of the model's own probability.
         return Counter(
             {
-                _bin({"column": "", **one["metric"]}): float(one["value"][1])
-                for one in answer["data"]["result"]
+                _bin({"column": "", **series["metric"]}): float(series["value"][1])
+                for series in response["data"]["result"]
             }
         )
     except (LookupError, TypeError, ValueError) as error:
@@ -127,9 +127,9 @@ def from_prometheus(url: str, model: str, window: timedelta) -> Counts:
 
 
 class History:
-    """The increases of the counters, one line per scrape in `DIRECTORY/drift/DATE.ndjson`.
+    """Increases of the counters, one line per scrape in `DIRECTORY/drift/DATE.ndjson`.
 
-    Gateways count from their start; increases remain valid when they restart.
+    Gateways reset their counters when they restart; increases remain valid.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -139,58 +139,58 @@ class History:
 
     @cached_property
     def _last(self) -> dict[str, Counts]:
-        """The counters by address; a damaged file counts as none, so that `watch` can start."""
+        """The last counters by URL; a damaged file is ignored so that `watch` can start."""
         with suppress(FileNotFoundError, *UNREADABLE):
             stored = json.loads(self._last_file.read_text(encoding="utf-8"))
             return {url: _counts(counts) for url, counts in stored.items()}
         return {}
 
     def add(self, url: str, counts: Counts, now: datetime) -> Counts:
-        """Record a gateway's counters, and return their increase."""
+        """Record a gateway's counters and return their increase."""
         before = self._last.get(url, Counter())
-        # A restarted gateway counts from 0, even where it has passed the old count.
-        if any(counts[one] < count for one, count in before.items()):
+        # One lower counter shows a restart, which has reset all counters.
+        if any(counts[key] < count for key, count in before.items()):
             before = Counter()
-        grown: Counts = Counter(
-            {one: count - before[one] for one, count in counts.items() if count != before[one]}
+        increase: Counts = Counter(
+            {key: count - before[key] for key, count in counts.items() if count != before[key]}
         )
-        if grown:
+        if increase:
             self._folder.mkdir(parents=True, exist_ok=True)
             line = {
                 "format": 1,
                 "time": now.isoformat(timespec="milliseconds"),
-                "counts": [[*one, count] for one, count in grown.items()],
+                "counts": [[*key, count] for key, count in increase.items()],
             }
             path = self._folder / f"{now:%Y-%m-%d}.ndjson"
             append_line(path, json.dumps(line, ensure_ascii=False))
-        self._last = {**self._current(now), url: counts}
+        self._last = {**self._recently_read(now), url: counts}
         self._read_at[url] = now
-        if grown:
+        if increase:
             last = {
-                url: [[*one, n] for one, n in known.items()] for url, known in self._last.items()
+                url: [[*key, n] for key, n in known.items()] for url, known in self._last.items()
             }
-            write_whole(self._last_file, json.dumps(last).encode())
-        return grown
+            write_atomically(self._last_file, json.dumps(last).encode())
+        return increase
 
     def since(self, start: datetime) -> Counts:
-        """Return the increases recorded from a time on."""
+        """Return the total increase since a time."""
         total: Counts = Counter()
         for path in sorted(self._folder.glob("*.ndjson")):
             if path.stem >= f"{start:%Y-%m-%d}":
-                for moment, counts in _lines(path):
-                    if moment >= start:
+                for time, counts in _read_lines(path):
+                    if time >= start:
                         total.update(counts)
         return total
 
     def prune(self, before: datetime) -> None:
-        """Remove the days before a time."""
+        """Remove the files of days before a time."""
         for path in self._folder.glob("*.ndjson"):
             if path.stem < f"{before:%Y-%m-%d}":
                 path.unlink()
 
-    def _current(self, now: datetime) -> dict[str, Counts]:
-        """Return the counters without those of addresses that are no longer read."""
-        # Rounds may be a day apart, and in this one the other gateways are not read yet.
+    def _recently_read(self, now: datetime) -> dict[str, Counts]:
+        """Return the last counters, without gateways that are no longer read."""
+        # Compare with the last round: rounds may be a day apart, and this one is incomplete.
         last_round = max((at for at in self._read_at.values() if at < now), default=now)
         return {
             url: counts
@@ -199,14 +199,14 @@ class History:
         }
 
 
-def _lines(path: Path) -> Iterator[tuple[datetime, Counts]]:
+def _read_lines(path: Path) -> Iterator[tuple[datetime, Counts]]:
     for line in path.read_bytes().splitlines():  # str.splitlines splits at U+2028 too
         try:
             stored = json.loads(line)
-            found = datetime.fromisoformat(stored["time"]), _counts(stored["counts"])
+            increase = datetime.fromisoformat(stored["time"]), _counts(stored["counts"])
         except UNREADABLE:  # torn by a crash
             continue
-        yield found
+        yield increase
 
 
 def _counts(stored: Iterable[tuple[str, int, str, str, float]]) -> Counts:
@@ -222,8 +222,8 @@ def _get(address: str) -> bytes:
         shown = address.partition("?")[0]
         raise MonitoringError(f"{shown}: expected a URL such as http://127.0.0.1:9090")
     try:
-        with urllib.request.urlopen(address, timeout=SECONDS) as answer:
-            body: bytes = answer.read()
+        with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as response:
+            body: bytes = response.read()
     except (OSError, UnicodeError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise MonitoringError(f"{address.partition('?')[0]} does not answer: {reason}") from error

@@ -1,4 +1,4 @@
-"""Build the table for a retraining from the training table and labelled rows of the log."""
+"""Tables for retraining: the original table plus labelled rows of the log."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ import orjson
 import polars as pl
 
 from monitoring.errors import MonitoringError
-from monitoring.quality import QUALITY_COLUMNS, labelled_rows
+from monitoring.quality import QUALITY_COLUMNS, read_labelled_rows
 from monitoring.store import DATASETS, Store, write_parquet
 from monitoring.versions import Version
 
-# Columns of a dataset besides those of the original table.
+# Columns that a dataset adds to those of the original table.
 ID, WEIGHT = "prediction id", "row weight"
-# The rules of the training job: table suffixes, ignored files, directories whose names hold a
-# column's value, such as year=2024, and CSV headers.
+# These rules match the training job's: suffixes, ignored files, separators and index columns.
 CSV = (".csv", ".tsv", ".tab", ".txt")
 PARQUET = (".parquet", ".pq")
 ARROW = (".feather", ".arrow", ".ipc")
@@ -36,26 +35,26 @@ MARKERS = ("_SUCCESS", "_metadata", "_common_metadata")
 SEPARATORS = ",;\t|"
 SEPARATOR_LINE = re.compile(r'"?sep=([\t !#-~])"?[ \t,;]*', re.IGNORECASE)
 BLANKS = " \t\n\v\f\r"
-# A first column with such a name is an index written by pandas or R.
+# Name of a first column that is an index written by pandas or R.
 INDEX_NAME = re.compile(r"|Unnamed: 0(\.\d+)?")
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the rows of a dataset come from.
+    """The origin of a dataset's rows.
 
     Attributes:
         model: name of the model.
         time: when the dataset was built, ISO 8601.
         reason: reason for the retraining.
         data: the original table.
-        original_rows: number of its rows.
-        labelled_rows: rows of the log with a label.
-        start, end: time of the predictions used.
-        rows_by_version: labelled rows by the version that answered.
-        incomplete: labelled rows left out because they lack a column, or have a cell that the
-            column's type cannot hold.
-        weighted: whether rows are weighted by 1/share; if not, every share was 1.
+        original_rows: its number of rows.
+        labelled_rows: number of labelled rows from the log.
+        start, end: time range of the predictions used.
+        rows_by_version: labelled rows per version that predicted them.
+        incomplete: labelled rows excluded because a column is missing, or because a cell does not
+            fit the column's type.
+        weighted: whether rows are weighted by 1/share; false if every share was 1.
     """
 
     model: str
@@ -80,7 +79,7 @@ class Dataset:
 
     @property
     def rows(self) -> Path:
-        """The directory of the table's files."""
+        """Directory of the table's files."""
         return self.directory / "rows"
 
 
@@ -99,7 +98,7 @@ def build(
     Args:
         store: the directory of the log.
         model: name of the model.
-        version: its newest version, for columns and classes.
+        version: the newest version, for columns and classes.
         data: the original table: a file, a directory or a glob.
         label: the label column.
         start: use predictions from this time on.
@@ -107,12 +106,11 @@ def build(
         reason: recorded in the provenance.
 
     Raises:
-        MonitoringError: the training table cannot be read, columns cannot be added to it, or the
-            log lacks columns.
+        MonitoringError: the original table cannot be read or extended, or the log lacks columns.
     """
     directory = store.directory / DATASETS / f"{now:%Y%m%dT%H%M%S%f}"
     with _new_directory(directory, data):
-        original = _original(data, [c.name for c in version.reference.columns if c.name])
+        original = _scan_table(data, [c.name for c in version.reference.columns if c.name])
         schema = original.collect_schema()
         if label not in schema:
             raise MonitoringError(
@@ -124,16 +122,16 @@ def build(
                     f"{data} has the column {name!r}, which retraining adds; --data must name "
                     "the original table"
                 )
-        # With the lock, `forget` finds each row in the log or in the dataset.
+        # The lock lets `forget` find each row either in the log or in the dataset.
         with store.locked(exclusive=False):
             rows, cells, incomplete = _complete_rows(store, model, version, start)
             texts = pl.DataFrame(
                 {name: [_as_text(row.get(name)) for row in cells] for name in schema},
                 dict.fromkeys(schema, pl.String),
             ).with_columns(rows["actual"].alias(label))
-            labelled, whole = _as_table(texts, schema)
-            rows, labelled = rows.filter(whole), labelled.filter(whole)
-            incomplete += len(whole) - len(rows)
+            labelled, is_valid = _as_table(texts, schema)
+            rows, labelled = rows.filter(is_valid), labelled.filter(is_valid)
+            incomplete += len(is_valid) - len(rows)
             original = original.cast(labelled.schema).with_columns(
                 pl.lit(None, pl.String).alias(ID)
             )
@@ -145,17 +143,17 @@ def build(
             if len(labelled):
                 write_parquet(directory / "rows" / "labelled.parquet", labelled)
         original.sink_parquet(directory / "rows" / "original.parquet")
-        counted = rows["version"].value_counts(name="count").sort("version").rows()
+        counts = rows["version"].value_counts(name="count").sort("version").rows()
         provenance = Provenance(
             model=model,
             time=now.isoformat(timespec="seconds"),
             reason=reason,
             data=data,
-            original_rows=_count(directory / "rows" / "original.parquet"),
+            original_rows=_row_count(directory / "rows" / "original.parquet"),
             labelled_rows=len(labelled),
             start=start.isoformat(timespec="seconds"),
             end=now.isoformat(timespec="seconds"),
-            rows_by_version={str(number): count for number, count in counted},
+            rows_by_version={str(number): count for number, count in counts},
             incomplete=incomplete,
             weighted=weighted,
         )
@@ -166,10 +164,10 @@ def build(
 
 @contextmanager
 def _new_directory(directory: Path, data: str) -> Iterator[None]:
-    """Make the directory of a dataset, and remove it if the block fails.
+    """Create a dataset's directory; remove it if the block fails.
 
     Raises:
-        MonitoringError: polars cannot read the training table or add columns to it.
+        MonitoringError: polars failed to read or extend the original table.
     """
     (directory / "rows").mkdir(parents=True)
     try:
@@ -185,56 +183,56 @@ def _new_directory(directory: Path, data: str) -> Iterator[None]:
 def _complete_rows(
     store: Store, model: str, version: Version, start: datetime
 ) -> tuple[pl.DataFrame, list[dict[str, Any]], int]:
-    """Return labelled rows that have all columns, their cells, and the number of other rows.
+    """Return labelled rows that have all columns, their cells, and the number of incomplete rows.
 
     Raises:
-        MonitoringError: none has them.
+        MonitoringError: no labelled row is complete.
     """
-    rows, _ = labelled_rows(store, model, start, (*QUALITY_COLUMNS, "columns"))
+    rows, _ = read_labelled_rows(store, model, start, (*QUALITY_COLUMNS, "columns"))
     rows = rows.filter(pl.col("actual").is_in(version.reference.class_names))
     cells = [orjson.loads(text) for text in rows["columns"]]
     features = [c.name for c in version.reference.columns if c.name]
-    complete = [all(name in row for name in features) for row in cells]
-    if cells and not any(complete):
-        lacking = [name for name in features if name not in cells[0]]
+    is_complete = [all(name in row for name in features) for row in cells]
+    if cells and not any(is_complete):
+        missing = [name for name in features if name not in cells[0]]
         raise MonitoringError(
-            f"logged rows of {model!r} lack the columns {', '.join(map(repr, lacking))}; they are "
+            f"logged rows of {model!r} lack the columns {', '.join(map(repr, missing))}; they are "
             "in CLIENT_LOG_LEAVE_OUT, or the requests do not have them"
         )
-    rows = rows.filter(pl.Series(complete, dtype=pl.Boolean))
-    cells = [row for row, whole in zip(cells, complete, strict=True) if whole]
-    return rows, cells, complete.count(False)
+    rows = rows.filter(pl.Series(is_complete, dtype=pl.Boolean))
+    cells = [row for row, complete in zip(cells, is_complete, strict=True) if complete]
+    return rows, cells, is_complete.count(False)
 
 
-def _original(data: str, features: Container[str]) -> pl.LazyFrame:
-    """Return the original table; CSV cells stay text, which the training job parses."""
-    files = _files(data)
+def _scan_table(data: str, features: Container[str]) -> pl.LazyFrame:
+    """Return the original table; cells of CSV stay text for the training job to parse."""
+    files = _find_files(data)
     if not files:
         raise MonitoringError(
             f"{data}: no such file, or no table in this directory; --data must name the original "
             "table"
         )
-    return pl.concat([_scan(one, features) for one in files])
+    return pl.concat([_scan_file(path, features) for path in files])
 
 
-def _files(data: str) -> list[Path]:
+def _find_files(data: str) -> list[Path]:
     """Return the files that `python -m training fit --data` reads.
 
     Raises:
-        MonitoringError: a directory's name holds a column's value.
+        MonitoringError: a directory name encodes a column value, such as year=2024.
     """
     path = Path(data)
     if path.is_dir():
-        found = [one for one in sorted(path.iterdir()) if not _is_ignored(one)]
-        files = [one for one in found if one.is_file() and _suffix(one) in SUFFIXES]
-        folders = [one.name for one in found if one.is_dir()]
+        entries = [entry for entry in sorted(path.iterdir()) if not _is_ignored(entry)]
+        files = [entry for entry in entries if entry.is_file() and _suffix(entry) in SUFFIXES]
+        folders = [entry.name for entry in entries if entry.is_dir()]
     elif path.exists():
         return [path]
     else:
-        found = [Path(match) for match in sorted(glob.glob(data, recursive=True))]  # noqa: PTH207
-        files = [one for one in found if one.is_file() and not _is_ignored(one)]
-        fixed = len(list(takewhile(lambda part: not glob.has_magic(part), path.parts)))
-        folders = [name for one in files for name in one.parts[fixed:-1]]
+        matches = [Path(match) for match in sorted(glob.glob(data, recursive=True))]  # noqa: PTH207
+        files = [match for match in matches if match.is_file() and not _is_ignored(match)]
+        prefix = len(list(takewhile(lambda part: not glob.has_magic(part), path.parts)))
+        folders = [name for file in files for name in file.parts[prefix:-1]]
     for name in folders:
         if name.find("=") > 0:
             raise MonitoringError(
@@ -249,12 +247,12 @@ def _is_ignored(path: Path) -> bool:
 
 
 def _suffix(path: Path) -> str:
-    """Return the suffix before any compression suffix."""
+    """Return the suffix that precedes any compression suffix."""
     suffixes = [suffix.lower() for suffix in reversed(path.suffixes)]
     return next((suffix for suffix in suffixes if suffix not in COMPRESSIONS), "")
 
 
-def _scan(path: Path, features: Container[str]) -> pl.LazyFrame:
+def _scan_file(path: Path, features: Container[str]) -> pl.LazyFrame:
     suffix = _suffix(path)
     if suffix in PARQUET:
         return pl.scan_parquet(path, glob=False)
@@ -263,23 +261,25 @@ def _scan(path: Path, features: Container[str]) -> pl.LazyFrame:
     if suffix in JSON_LINES:
         return pl.scan_ndjson(glob.escape(str(path)))
     if suffix in CSV:
-        # With a separator that is not in the file, the header is one column.
+        # Read the header as one column, with a separator that does not occur in it.
         header = pl.read_csv(
             path, has_header=False, n_rows=1, separator="\x01", quote_char=None, glob=False
         )
         line = str(header.item())
-        stated = SEPARATOR_LINE.fullmatch(line)
-        separator = stated[1] if stated else max(SEPARATORS, key=re.sub('"[^"]*"', "", line).count)
+        declared = SEPARATOR_LINE.fullmatch(line)
+        separator = (
+            declared[1] if declared else max(SEPARATORS, key=re.sub('"[^"]*"', "", line).count)
+        )
         table = pl.scan_csv(
             path,
             separator=separator,
-            skip_lines=1 if stated else 0,
+            skip_lines=1 if declared else 0,
             infer_schema=False,
             glob=False,
         )
         names = {name: name.strip(BLANKS) for name in table.collect_schema()}
         first, name = next(iter(names.items()))
-        # A version has an index as a feature if --columns named it.
+        # Keep the index if --columns made it a feature.
         if INDEX_NAME.fullmatch(name) and name not in features:
             table = table.drop(first)
             del names[first]
@@ -291,26 +291,26 @@ def _scan(path: Path, features: Container[str]) -> pl.LazyFrame:
 
 
 def _as_table(texts: pl.DataFrame, schema: pl.Schema) -> tuple[pl.DataFrame, pl.Series]:
-    """Return logged cells with the types of the original table, and which rows are whole.
+    """Return logged cells with the types of the original table, and a mask of valid rows.
 
-    The other rows have null for a cell that is not of its column's type.
+    In the other rows, cells that do not fit their column's type are null.
     """
     table = pl.DataFrame([_as_column(texts[name], dtype) for name, dtype in schema.items()])
-    null = pl.all().is_null()
-    same = table.select(null) == texts.select(null)
-    return table, same.select(pl.all_horizontal(pl.all())).to_series()
+    is_null = pl.all().is_null()
+    fits = table.select(is_null) == texts.select(is_null)
+    return table, fits.select(pl.all_horizontal(pl.all())).to_series()
 
 
 def _as_column(texts: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """Convert texts to a type, or to a wider one that holds all their numbers and times."""
+    """Convert texts to a type, or to a wider one if values would be lost."""
     if dtype == pl.String:
         return texts
     if dtype == pl.Boolean:
         return texts.replace_strict(["true", "false"], [True, False], default=None)
     if dtype == pl.Date or isinstance(dtype, pl.Datetime):
-        # Gateways log midnight as a date alone.
-        moments = texts.str.replace("^(.{10})$", "${1}T00:00:00Z")
-        wide = moments.str.to_datetime("%+", time_zone="UTC", strict=False)
+        # Gateways log midnight as a date without a time.
+        timestamps = texts.str.replace("^(.{10})$", "${1}T00:00:00Z")
+        wide = timestamps.str.to_datetime("%+", time_zone="UTC", strict=False)
         narrow = wide.cast(dtype, strict=False)
     elif dtype.is_numeric() and not dtype.is_float():
         # Cast directly: floats cannot hold every integer.
@@ -330,5 +330,5 @@ def _as_text(value: Any) -> str | None:
     return str(value)
 
 
-def _count(path: Path) -> int:
+def _row_count(path: Path) -> int:
     return int(pl.scan_parquet(path).select(pl.len()).collect().item())

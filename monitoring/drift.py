@@ -1,4 +1,4 @@
-"""Drift of one version: counters against the reference, ranked by impact on predictions."""
+"""Drift of a version: its counters against its reference, ranked by impact on predictions."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class ColumnDrift:
         column: name; empty for the model's own probability.
         rows: requested rows.
         shift: the statistics.
-        impact: contribution × √PSI, or 0 if PSI does not exceed the noise: about how far, in
-            log-odds, the column has moved predictions. A normal distribution that moves by d
+        impact: contribution × √PSI, or 0 if PSI does not exceed its limit; estimates how far, in
+            log-odds, the column has moved predictions. A normal distribution shifted by d
             standard deviations has a PSI of d².
-        missing, other: shares of the requested rows.
-        missing_trained, other_trained: shares of the training rows.
+        missing, other: shares of requested rows.
+        missing_trained, other_trained: shares of training rows.
     """
 
     column: str
@@ -40,13 +40,13 @@ class ColumnDrift:
     other_trained: float
 
     def as_json(self) -> dict[str, Any]:
-        """Return JSON, in which an infinite limit is null."""
+        """Return JSON; infinite limits are null."""
         flat = {**asdict(self), **asdict(self.shift)}
         del flat["shift"]
         return {k: None if v == math.inf else v for k, v in flat.items()}
 
 
-def busiest(published: Iterable[Version], model: str, counts: Counts) -> Version | None:
+def busiest_version(published: Iterable[Version], model: str, counts: Counts) -> Version | None:
     """Return the version with the most counted rows, such as the stable one beside a canary.
 
     Args:
@@ -55,27 +55,27 @@ def busiest(published: Iterable[Version], model: str, counts: Counts) -> Version
         counts: rows per bin.
     """
     by_column: Counter[tuple[int, str]] = Counter()
-    for one, count in counts.items():
-        if one.model == model:
-            by_column[one.version, one.column] += count
-    # Each row is counted in each column.
+    for key, count in counts.items():
+        if key.model == model:
+            by_column[key.version, key.column] += count
+    # Each row is counted once per column.
     rows: Counter[int] = Counter()
     for (version, _), count in by_column.items():
         rows[version] = max(rows[version], count)
-    found = [one for one in published if rows[one.number]]
-    return max(found, key=lambda one: (rows[one.number], one.number), default=None)
+    counted = [version for version in published if rows[version.number]]
+    return max(counted, key=lambda version: (rows[version.number], version.number), default=None)
 
 
-def drift(version: Version, model: str, counts: Counts) -> list[ColumnDrift]:
+def measure_drift(version: Version, model: str, counts: Counts) -> list[ColumnDrift]:
     """Return the drift of the model's probability and of each column, largest impact first.
 
     Args:
-        version: provides the reference.
+        version: the version, for its reference.
         model: name of the model.
         counts: rows per bin; those of other models and versions are ignored.
     """
     reference = version.reference
-    found = [
+    drifts = [
         _column_drift(
             column,
             np.array([counts[Bin(model, version.number, column.name, b)] for b in column.bins]),
@@ -84,22 +84,26 @@ def drift(version: Version, model: str, counts: Counts) -> list[ColumnDrift]:
         )
         for column in reference.columns
     ]
-    return sorted(found, key=lambda one: (one.column != PROBABILITY, -one.impact))
+    return sorted(drifts, key=lambda drift: (drift.column != PROBABILITY, -drift.impact))
 
 
 def _column_drift(
-    column: ReferenceColumn, counts: Floats, trained: int, columns: int
+    column: ReferenceColumn, counts: Floats, training_rows: int, columns: int
 ) -> ColumnDrift:
     counts = counts.astype(np.float64)
-    found = shift(counts, column.shares, trained, columns=columns, ordered=column.ordered_bins)
+    result = shift(
+        counts, column.shares, training_rows, columns=columns, ordered_bins=column.ordered_bins
+    )
     rows = counts.sum()
     shares = counts / rows if rows else counts
     return ColumnDrift(
         column=column.name,
         rows=int(rows),
-        shift=found,
-        # A shift below the noise limit has no known impact.
-        impact=column.contribution * math.sqrt(found.psi) if found.psi > found.psi_limit else 0.0,
+        shift=result,
+        # A shift below the limit may be noise.
+        impact=column.contribution * math.sqrt(result.psi)
+        if result.psi > result.psi_limit
+        else 0.0,
         missing=float(shares[column.bins.index("missing")]),
         missing_trained=float(column.shares[-2]),
         other=float(shares[column.bins.index(OTHER)]),

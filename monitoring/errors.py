@@ -1,7 +1,7 @@
-"""Errors that end a command with one line."""
+"""Errors that commands report in one line."""
 
 from __future__ import annotations
 
 
 class MonitoringError(Exception):
-    """Something is missing or cannot be read; the message names it and the fix."""
+    """An expected error, such as a missing file; the message says how to fix it."""

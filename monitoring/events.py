@@ -15,11 +15,11 @@ import orjson
 
 REQUEST = "org.kubeflow.serving.inference.request"
 RESPONSE = "org.kubeflow.serving.inference.response"
-# Rows of one request that share an event.
+# Maximum number of rows per event.
 MAX_ROWS = 100
-# Facts that the rows of one event share.
-SHARED = ("id", "model", "version", "arm", "share", "caller", "time")
-# Other characters of header values are percent-encoded, as the HTTP binding prescribes.
+# Fields that all rows of an event share.
+SHARED_FIELDS = ("id", "model", "version", "arm", "share", "caller", "time")
+# The HTTP binding requires other characters of header values to be percent-encoded.
 _SAFE = "".join(set(string.printable) - set(string.whitespace) - set('"%'))
 
 Row = Mapping[str, Any]
@@ -32,8 +32,8 @@ class Event(NamedTuple):
     body: bytes
 
 
-def grouped(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Yield the rows of a segment in groups that share an event: consecutive ones of a request."""
+def group_rows(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Group consecutive rows of the same request, up to `MAX_ROWS`, to share an event."""
     group: list[Row] = []
     for row in rows:
         if group and (len(group) == MAX_ROWS or not _follows(group[-1], row)):
@@ -44,17 +44,17 @@ def grouped(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield group
 
 
-def events(rows: Sequence[Row], namespace: str) -> tuple[Event, Event]:
-    """Return the events of the request and the response of a group of rows.
+def build_events(rows: Sequence[Row], namespace: str) -> tuple[Event, Event]:
+    """Return the request and response events for a group of rows.
 
     Raises:
-        KeyError, TypeError: the rows are not of a prediction log.
+        KeyError, TypeError: the rows are not from a prediction log.
     """
     first = rows[0]
     model, version = str(first["model"]), int(first["version"])
     attributes = {
         "specversion": "1.0",
-        # As in KServe, the id of the request. A later part of a long request adds its first row.
+        # The id of the request, as in KServe; later groups of it append their first row.
         "id": str(first["id"]) + (f"/{first['row']}" if first["row"] else ""),
         "source": f"/v1/models/{urllib.parse.quote(model)}/versions/{version}",
         "time": str(first["time"]),
@@ -74,10 +74,10 @@ def events(rows: Sequence[Row], namespace: str) -> tuple[Event, Event]:
     )
 
 
-def _follows(before: Row, row: Row) -> bool:
+def _follows(previous: Row, row: Row) -> bool:
     return bool(
-        all(before.get(name) == row.get(name) for name in SHARED)
-        and row.get("row") == before["row"] + 1
+        all(previous.get(name) == row.get(name) for name in SHARED_FIELDS)
+        and row.get("row") == previous["row"] + 1
     )
 
 
@@ -87,9 +87,9 @@ def _prediction(row: Row) -> Any:
     return {"probability": row.get("probability"), "label": row.get("label")}
 
 
-def _event(kind: str, attributes: Mapping[str, str], data: Any) -> Event:
+def _event(event_type: str, attributes: Mapping[str, str], data: Any) -> Event:
     headers = {
         f"ce-{name}": urllib.parse.quote(value, safe=_SAFE)
-        for name, value in {**attributes, "type": kind}.items()
+        for name, value in {**attributes, "type": event_type}.items()
     }
     return Event({**headers, "Content-Type": "application/json"}, orjson.dumps(data))

@@ -14,12 +14,12 @@ from monitoring.metrics import Estimate
 from monitoring.quality import ArmQuality
 from monitoring.retraining import Result, Run
 
-VERDICTS = {"too few rows": -1, "ok": 0, "warn": 1, "alarm": 2}
+VERDICT_VALUES = {"too few rows": -1, "ok": 0, "warn": 1, "alarm": 2}
 ARM = ("model", "version", "arm")
 
 
 class Exporter:
-    """Gauges of the last round."""
+    """Gauges of the last round, and counters of all rounds."""
 
     def __init__(self, model: str) -> None:
         self.registry = CollectorRegistry()
@@ -50,23 +50,23 @@ class Exporter:
             ("model", "result"),
             registry=self.registry,
         )
-        # A series must exist before its first increase, or `increase()` misses it.
+        # `increase()` misses the first increment of a series that did not exist before.
         for result in get_args(Result):
             self._runs.labels(model, result)
         self._failures = Counter(
             "monitoring_failures", "Rounds with an error", ("model",), registry=self.registry
         )
         self._failures.labels(model)
-        self._last = self._gauge(
+        self._last_round = self._gauge(
             "last_round_seconds",
             "Time of the last round; until the first has ended, time of the start",
             ("model",),
         )
-        # A first round that never ends must have an age too.
-        self._last.labels(model).set_to_current_time()
+        # A first round that never ends needs an age, too.
+        self._last_round.labels(model).set_to_current_time()
 
     def serve(self, host: str, port: int) -> int:
-        """Answer `/metrics` from a thread, and return the port.
+        """Serve `/metrics` from a thread and return the port.
 
         Raises:
             MonitoringError: the port cannot be opened.
@@ -77,18 +77,18 @@ class Exporter:
             raise MonitoringError(f"cannot listen on {host}:{port}: {error.strerror}") from error
         return int(server.server_port)
 
-    def show_drift(self, version: int, found: Sequence[ColumnDrift]) -> None:
+    def set_drift(self, version: int, drifts: Sequence[ColumnDrift]) -> None:
         """Replace the drift gauges."""
         for gauge in (self._psi, self._limit, self._impact, self._verdict):
             gauge.clear()
-        for one in found:
-            labels = (self._model, str(version), one.column)
-            self._psi.labels(*labels).set(one.shift.psi)
-            self._limit.labels(*labels).set(one.shift.psi_limit)
-            self._impact.labels(*labels).set(one.impact)
-            self._verdict.labels(*labels).set(VERDICTS[one.shift.verdict])
+        for drift in drifts:
+            labels = (self._model, str(version), drift.column)
+            self._psi.labels(*labels).set(drift.shift.psi)
+            self._limit.labels(*labels).set(drift.shift.psi_limit)
+            self._impact.labels(*labels).set(drift.impact)
+            self._verdict.labels(*labels).set(VERDICT_VALUES[drift.shift.verdict])
 
-    def show_quality(self, arms: Iterable[ArmQuality]) -> None:
+    def set_quality(self, arms: Iterable[ArmQuality]) -> None:
         """Replace the quality gauges."""
         for gauge in (
             *(self._quality, self._low, self._high, self._expected),
@@ -96,21 +96,21 @@ class Exporter:
         ):
             gauge.clear()
         for arm in arms:
-            self._show_arm(arm)
+            self._set_arm(arm)
 
-    def _show_arm(self, arm: ArmQuality) -> None:
+    def _set_arm(self, arm: ArmQuality) -> None:
         labels = (self._model, str(arm.version), arm.arm or "")
         self._rows.labels(*labels).set(arm.rows)
         self._labelled.labels(*labels).set(arm.labelled)
         self._coverage.labels(*labels).set(arm.coverage)
         for quantile, seconds in zip(("0.5", "0.9"), arm.delay_seconds or (), strict=False):
             self._delay.labels(*labels, quantile).set(seconds)
-        for name, one in _finite(arm.metrics).items():
-            self._quality.labels(*labels, name).set(one.value)
-            self._low.labels(*labels, name).set(one.low)
-            self._high.labels(*labels, name).set(one.high)
-        for name, one in _finite(arm.expected).items():
-            self._expected.labels(*labels, name).set(one.value)
+        for name, estimate in _finite(arm.metrics).items():
+            self._quality.labels(*labels, name).set(estimate.value)
+            self._low.labels(*labels, name).set(estimate.low)
+            self._high.labels(*labels, name).set(estimate.high)
+        for name, estimate in _finite(arm.expected).items():
+            self._expected.labels(*labels, name).set(estimate.value)
 
     def count_run(self, run: Run) -> None:
         """Count a retraining."""
@@ -118,13 +118,13 @@ class Exporter:
 
     def finish(self, now: float, failed: bool) -> None:
         """Record the end of a round."""
-        self._last.labels(self._model).set(now)
+        self._last_round.labels(self._model).set(now)
         if failed:
             self._failures.labels(self._model).inc()
 
-    def _gauge(self, name: str, text: str, labels: Sequence[str]) -> Gauge:
-        return Gauge(f"monitoring_{name}", text, labels, registry=self.registry)
+    def _gauge(self, name: str, documentation: str, labels: Sequence[str]) -> Gauge:
+        return Gauge(f"monitoring_{name}", documentation, labels, registry=self.registry)
 
 
 def _finite(metrics: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    return {name: one for name, one in metrics.items() if math.isfinite(one.value)}
+    return {name: estimate for name, estimate in metrics.items() if math.isfinite(estimate.value)}

@@ -1,4 +1,4 @@
-"""Metrics of labelled rows with bootstrap intervals, and their estimates without labels."""
+"""Metrics of labelled rows with bootstrap intervals, and estimates without labels."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from monitoring.statistics import Floats
 
 CALIBRATION_BINS = 10
 REPLICATES = 200
-TAILS = (0.025, 0.975)
-# The normal distribution's 97.5 % quantile.
-QUANTILE = 1.96
+INTERVAL_QUANTILES = (0.025, 0.975)
+# The 97.5 % quantile of the normal distribution.
+NORMAL_QUANTILE = 1.96
 EPSILON = float(np.finfo(np.float64).eps)
-LESS_IS_BETTER = frozenset(("log_loss", "brier", "calibration_error"))
+LOWER_IS_BETTER = frozenset(("log_loss", "brier", "calibration_error"))
 METRICS = ("log_loss", "brier", "auc", "accuracy", "calibration_error")
 
 
@@ -28,8 +28,8 @@ class Estimate:
     high: float
 
 
-class Labelled:
-    """Labelled rows, sorted once, so that a bootstrap replicate only sums weights."""
+class LabelledRows:
+    """Labelled rows, sorted once so that each bootstrap replicate only sums weights."""
 
     def __init__(
         self, labels: Floats, probabilities: Floats, weights: Floats, threshold: float
@@ -48,14 +48,14 @@ class Labelled:
         clipped = np.clip(p, EPSILON, 1 - EPSILON)
         self._loss = -np.where(self.labels == 1, np.log(clipped), np.log(1 - clipped))
         self._square = (p - self.labels) ** 2
-        self._right = ((p >= threshold) == (self.labels == 1)).astype(np.float64)
-        # Group number of each row; rows of equal probability share a group.
+        self._correct = ((p >= threshold) == (self.labels == 1)).astype(np.float64)
+        # Group of each row; rows with equal probabilities share a group.
         self._group = np.cumsum(np.diff(p, prepend=p[:1]) > 0)
 
     def metrics(self, weights: Floats | None = None) -> dict[str, float]:
         """Return each metric of `METRICS`; the AUC is NaN if a class has no rows.
 
-        As in the training job, the calibration error is over ten bins of equal weight.
+        The calibration error uses ten bins of equal weight, as in the training job.
         """
         w = self.weights if weights is None else weights
         total = w.sum()
@@ -63,47 +63,46 @@ class Labelled:
             "log_loss": float(w @ self._loss / total),
             "brier": float(w @ self._square / total),
             "auc": self._auc(w),
-            "accuracy": float(w @ self._right / total),
+            "accuracy": float(w @ self._correct / total),
             "calibration_error": self._calibration_error(w),
         }
 
     def estimates(self, seed: int = 0) -> dict[str, Estimate]:
-        """Return each metric with its interval: percentiles of bootstrap replicates."""
+        """Return each metric with its percentile bootstrap interval."""
         random = np.random.default_rng(seed)
         rows = len(self.labels)
-        drawn = []
+        replicates = []
         for _ in range(REPLICATES):
             counts = np.bincount(random.integers(rows, size=rows), minlength=rows)
-            drawn.append(list(self.metrics(self.weights * counts).values()))
-        values = np.array(drawn)
-        found = {}
-        for position, (name, value) in enumerate(self.metrics().items()):
-            finite = values[np.isfinite(values[:, position]), position]
-            low, high = np.quantile(finite, TAILS) if len(finite) else (np.nan, np.nan)
-            found[name] = Estimate(value, float(low), float(high))
-        return found
+            replicates.append(list(self.metrics(self.weights * counts).values()))
+        values = np.array(replicates)
+        estimates = {}
+        for index, (name, value) in enumerate(self.metrics().items()):
+            finite = values[np.isfinite(values[:, index]), index]
+            low, high = np.quantile(finite, INTERVAL_QUANTILES) if len(finite) else (np.nan, np.nan)
+            estimates[name] = Estimate(value, float(low), float(high))
+        return estimates
 
     def calibration(self, weights: Floats | None = None) -> tuple[Floats, Floats, Floats]:
-        """Return mean probability, share of class 1 and weight of up to ten bins."""
+        """Return the mean probability, share of class 1 and weight of up to ten bins."""
         w = self.weights if weights is None else weights
         by_group = np.bincount(self._group, w)
-        # Rows of equal probability share a bin.
-        reached = np.cumsum(by_group)
-        share = (reached - by_group / 2) / reached[-1]
-        bins = np.minimum((share * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)[self._group]
+        cumulative = np.cumsum(by_group)
+        rank = (cumulative - by_group / 2) / cumulative[-1]
+        bins = np.minimum((rank * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)[self._group]
         weight: Floats = np.bincount(bins, w, CALIBRATION_BINS).astype(np.float64)
         predicted = np.bincount(bins, w * self.probabilities, CALIBRATION_BINS)
         observed = np.bincount(bins, w * self.labels, CALIBRATION_BINS)
-        filled = weight > 0
-        weight = weight[filled]
-        return predicted[filled] / weight, observed[filled] / weight, weight
+        non_empty = weight > 0
+        weight = weight[non_empty]
+        return predicted[non_empty] / weight, observed[non_empty] / weight, weight
 
     def roc(self) -> tuple[Floats, Floats]:
-        """Return false and true positive rates, from (0, 0) to (1, 1)."""
-        hits = np.bincount(self._group, self.weights * self.labels)[::-1]
-        alarms = np.bincount(self._group, self.weights * (1 - self.labels))[::-1]
-        rates = [np.cumsum(np.append(0.0, one)) for one in (alarms, hits)]
-        return rates[0] / max(rates[0][-1], EPSILON), rates[1] / max(rates[1][-1], EPSILON)
+        """Return false and true positive rates from (0, 0) to (1, 1)."""
+        positives = np.bincount(self._group, self.weights * self.labels)[::-1]
+        negatives = np.bincount(self._group, self.weights * (1 - self.labels))[::-1]
+        false, true = (np.cumsum(np.append(0.0, counts)) for counts in (negatives, positives))
+        return false / max(false[-1], EPSILON), true / max(true[-1], EPSILON)
 
     def _auc(self, weights: Floats) -> float:
         positives = np.bincount(self._group, weights * self.labels)
@@ -111,7 +110,7 @@ class Labelled:
         pairs = positives.sum() * negatives.sum()
         if pairs == 0:
             return float("nan")
-        # Pairs in which class 1 scores higher; equal scores count half.
+        # Count pairs in which class 1 scores higher; ties count half.
         below = np.cumsum(negatives) - negatives / 2
         return float(positives @ below / pairs)
 
@@ -126,23 +125,23 @@ def expected_metrics(
     """Estimate accuracy and log-loss without labels, assuming that only the inputs have shifted.
 
     Confidence-based performance estimation (Kivimäki et al. 2025, "Performance estimation in binary
-    classification using calibrated confidence"): if a row of probability p is of class 1 with
-    probability p, each row's expected result is known. It holds under covariate shift for a
-    calibrated model, and does not detect a change in the relation between inputs and label. The
-    intervals are those of the realised metric, a weighted sum of independent rows.
+    classification using calibrated confidence"): if a model is calibrated, its probabilities give
+    each row's expected result. This holds under covariate shift but does not detect a change in
+    the relation between inputs and label. The intervals are those of the realised metric, a
+    weighted sum of independent rows.
     """
     p = np.clip(probabilities, EPSILON, 1 - EPSILON)
-    called = p >= threshold
-    right = np.where(called, p, 1 - p)
+    is_positive = p >= threshold
+    correct = np.where(is_positive, p, 1 - p)
     loss_1, loss_0 = -np.log(p), -np.log(1 - p)
-    # For each metric: a row's result if it is of class 1, and if it is of class 0.
-    results = {"accuracy": (called * 1.0, 1.0 - called), "log_loss": (loss_1, loss_0)}
-    expected = {"accuracy": right, "log_loss": p * loss_1 + (1 - p) * loss_0}
+    # For each metric, a row's result if its label is class 1, and if it is class 0.
+    results = {"accuracy": (is_positive * 1.0, 1.0 - is_positive), "log_loss": (loss_1, loss_0)}
+    expected = {"accuracy": correct, "log_loss": p * loss_1 + (1 - p) * loss_0}
     total = weights.sum()
-    found = {}
+    estimates = {}
     for name, (if_1, if_0) in results.items():
         value = float(weights @ expected[name] / total)
         variance = p * (1 - p) * (if_1 - if_0) ** 2
-        error = QUANTILE * float(np.sqrt(weights**2 @ variance)) / total
-        found[name] = Estimate(value, value - error, value + error)
-    return found
+        error = NORMAL_QUANTILE * float(np.sqrt(weights**2 @ variance)) / total
+        estimates[name] = Estimate(value, value - error, value + error)
+    return estimates

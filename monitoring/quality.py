@@ -1,4 +1,4 @@
-"""Quality of served predictions, from labels that arrived later."""
+"""Quality of served predictions, from labels that arrive later."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from monitoring.metrics import Estimate, Labelled, expected_metrics
+from monitoring.metrics import Estimate, LabelledRows, expected_metrics
 from monitoring.store import KEY, Store
 from monitoring.versions import Version
 
-# Labels that arrive later than this after their prediction are counted as late.
+# Labels count as late if they arrive longer after their prediction.
 LATE = timedelta(days=7)
 QUALITY_COLUMNS = (*KEY, "time", "version", "arm", "share", "probability", "label")
 
@@ -28,13 +28,13 @@ class ArmQuality:
         version: number of the version.
         arm: stable, control or canary; None without a rollout.
         rows: logged rows.
-        labelled: those with a label.
-        coverage: share of labelled rows, by weight 1/share.
-        delay_seconds: median and 90 % quantile of the time from prediction to label.
+        labelled: rows with a label.
+        coverage: share of labelled rows, weighted by 1/share.
+        delay_seconds: median and 90th percentile of the time from prediction to label.
         late: labelled rows whose label took longer than `LATE`.
-        metrics: on labelled rows, by name.
-        expected: estimates from all rows without their labels; empty if class weights have shifted
-            the probabilities.
+        metrics: metrics on labelled rows, by name.
+        expected: estimates from all rows without labels; empty if class weights have shifted the
+            probabilities.
         rows_by_day: day, logged rows and labelled rows.
         labels: the labelled rows, for charts; None if no row is labelled.
     """
@@ -49,15 +49,15 @@ class ArmQuality:
     metrics: Mapping[str, Estimate]
     expected: Mapping[str, Estimate]
     rows_by_day: tuple[tuple[str, int, int], ...]
-    labels: Labelled | None = field(repr=False)
+    labels: LabelledRows | None = field(repr=False)
 
     def as_json(self) -> dict[str, Any]:
-        """Return JSON, in which NaN is null."""
+        """Return JSON; NaN is null."""
         stored = asdict(self)
         del stored["labels"]
         for group in ("metrics", "expected"):
-            for one in stored[group].values():
-                one.update({k: None if math.isnan(v) else v for k, v in one.items()})
+            for metric in stored[group].values():
+                metric.update({k: None if math.isnan(v) else v for k, v in metric.items()})
         return stored
 
 
@@ -69,9 +69,9 @@ class Quality:
         model: its name.
         start, end: the window.
         arms: each version and arm with rows.
-        replaced: labels of any model that a later one of the same row replaced; a label does not
-            name its model.
-        unknown: labelled rows of any model without a logged prediction, such as those not sampled.
+        replaced: labels replaced by a later one of the same row. Labels do not name their model,
+            so `replaced` and `unknown` cover all models.
+        unknown: labelled rows without a logged prediction, such as those not sampled.
         invalid: labelled rows whose label is neither class.
     """
 
@@ -96,18 +96,18 @@ class Quality:
         }
 
 
-def labelled_rows(
+def read_labelled_rows(
     store: Store, model: str, start: datetime, names: Sequence[str] = QUALITY_COLUMNS
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return a model's predictions from `start` on, joined with their labels, and all labels.
+    """Return a model's predictions since `start` joined with their labels, and all feedback.
 
-    The predictions have `actual`, null without a label, and `delay`. If a row has several labels,
-    the last one received counts.
+    The joined columns are `actual` and `delay` in seconds, both null without a label. If a row has
+    several labels, the last one received counts.
 
     Args:
         store: the directory of the log.
         model: the model's name.
-        start: time of the first prediction.
+        start: only predictions from this time on.
         names: the columns to read.
     """
     predictions = store.predictions(model, start, names).unique(
@@ -122,15 +122,15 @@ def labelled_rows(
     return joined.with_columns(delay=delay), feedback
 
 
-def quality(
+def measure_quality(
     store: Store, model: str, versions: list[Version], start: datetime, end: datetime
 ) -> Quality:
     """Return the quality of a model's predictions in a window, by version and arm."""
-    rows, feedback = labelled_rows(store, model, start)
+    rows, feedback = read_labelled_rows(store, model, start)
     rows = rows.filter(pl.col("time") <= end)
     recent = feedback.filter(pl.col("received") >= start)
     keys = recent.select(KEY).unique()
-    known = store.predictions(names=KEY, keys=keys)  # a label does not name its model
+    known = store.predictions(names=KEY, keys=keys)  # of all models
     by_number = {version.number: version for version in versions}
     arms, invalid = [], 0
     groups = rows.drop_nulls("probability").partition_by(["version", "arm"], as_dict=True)
@@ -157,24 +157,27 @@ def quality(
 def _arm_quality(rows: pl.DataFrame, version: Version, arm: str | None) -> ArmQuality:
     names = version.reference.class_names
     rows = rows.with_columns(weight=1 / pl.col("share"), day=pl.col("time").dt.date())
-    found = rows.filter(pl.col("actual").is_in(names))
-    weights, labelled = rows["weight"].to_numpy(), found["weight"].to_numpy()
+    labelled = rows.filter(pl.col("actual").is_in(names))
+    weights = rows["weight"].to_numpy()
+    labelled_weights = labelled["weight"].to_numpy()
     labels, metrics = None, {}
-    if len(found):
-        actual = (found["actual"] == names[1]).to_numpy().astype(np.float64)
-        labels = Labelled(actual, found["probability"].to_numpy(), labelled, version.threshold)
+    if len(labelled):
+        actual = (labelled["actual"] == names[1]).to_numpy().astype(np.float64)
+        labels = LabelledRows(
+            actual, labelled["probability"].to_numpy(), labelled_weights, version.threshold
+        )
         metrics = labels.estimates()
     expected: Mapping[str, Estimate] = {}
     if version.is_calibrated:
         expected = expected_metrics(rows["probability"].to_numpy(), weights, version.threshold)
-    delays = found["delay"].to_numpy()
+    delays = labelled["delay"].to_numpy()
     days = rows.group_by("day").agg(rows=pl.len(), labelled=pl.col("actual").is_in(names).sum())
     return ArmQuality(
         version=version.number,
         arm=arm,
         rows=len(rows),
-        labelled=len(found),
-        coverage=float(labelled.sum() / weights.sum()),
+        labelled=len(labelled),
+        coverage=float(labelled_weights.sum() / weights.sum()),
         delay_seconds=tuple(np.quantile(delays, [0.5, 0.9]).tolist()) if len(delays) else None,
         late=int((delays > LATE.total_seconds()).sum()),
         metrics=metrics,

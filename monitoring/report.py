@@ -1,4 +1,4 @@
-"""The quality of a model in use, as one self-contained HTML page."""
+"""The quality report: one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from pathlib import Path
 
 import jinja2
 
+from monitoring.charts import draw_charts
 from monitoring.metrics import METRICS, Estimate
-from monitoring.pictures import pictures
 from monitoring.quality import Quality
 
 TEMPLATES = Path(__file__).parent / "templates"
 ASSUMPTION = (
-    "Estimated without labels: right if only the inputs have moved and the model is calibrated. "
-    "It does not show a change in the relation between inputs and label."
+    "Estimates without labels are valid if only the inputs have shifted and the model is "
+    "calibrated. They do not show a change in the relation between inputs and label."
 )
 
 
 def render(quality: Quality) -> str:
-    """Return the page."""
+    """Return the report as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -26,25 +26,25 @@ def render(quality: Quality) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"estimate": shown, "seconds": shown_seconds}
-    drawn = [pictures(arm, f"{i}") for i, arm in enumerate(quality.arms)]
+    environment.filters |= {"estimate": format_estimate, "seconds": format_duration}
+    charts = [draw_charts(arm, f"{i}") for i, arm in enumerate(quality.arms)]
     return environment.get_template("report.html").render(
         quality=quality,
-        arms=list(zip(quality.arms, drawn, strict=True)),
+        arms=list(zip(quality.arms, charts, strict=True)),
         metrics=METRICS,
         assumption=ASSUMPTION,
     )
 
 
-def shown(one: Estimate | None) -> str:
+def format_estimate(estimate: Estimate | None) -> str:
     """Format a metric with its interval."""
-    if one is None or one.value != one.value:
+    if estimate is None or estimate.value != estimate.value:
         return "–"
-    return f"{one.value:.4f} ({one.low:.4f} to {one.high:.4f})"
+    return f"{estimate.value:.4f} ({estimate.low:.4f} to {estimate.high:.4f})"
 
 
-def shown_seconds(seconds: float) -> str:
-    """Format a length of time in its largest unit."""
+def format_duration(seconds: float) -> str:
+    """Format seconds in the largest unit that fits."""
     for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"

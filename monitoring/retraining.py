@@ -1,4 +1,4 @@
-"""Retraining in its own process, under a lock, and its history."""
+"""Retraining in a subprocess, under a lock, with a history of runs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import Literal, NamedTuple
 
 from monitoring.dataset import ID, WEIGHT, Dataset, build
 from monitoring.errors import MonitoringError
-from monitoring.store import Store, append_line, only_one
-from monitoring.versions import Version, versions
+from monitoring.store import Store, append_line, exclusive_lock
+from monitoring.versions import Version, find_versions
 
-# Not .ndjson, which is the suffix of segments.
+# Segments have the suffix .ndjson.
 HISTORY = "retraining.jsonl"
 LOCK = ".retraining.lock"
-# Exit status of a fit whose result the gate refused.
+# Exit status of `fit` if the gate refuses the version.
 REFUSED = 3
 
 Result = Literal["published", "refused", "failed"]
@@ -36,10 +36,10 @@ class Recipe:
         models: directory of all models.
         model: name of the model.
         data: the original table: a file, a directory or a glob.
-        label: the label column; empty uses the manifest's.
+        label: the label column; if empty, the manifest's.
         window: maximum age of the predictions used.
         min_labels: minimum number of labelled rows.
-        options: further options of `python -m training fit`.
+        options: additional options of `python -m training fit`.
     """
 
     models: Path
@@ -56,14 +56,14 @@ class Run:
     """A retraining.
 
     Attributes:
-        time: when it began, ISO 8601.
+        time: start, ISO 8601.
         model: name of the model.
-        reason: reason for it.
+        reason: reason for the run.
         result: published, refused by the gate, or failed.
         version: number of the published version.
-        message: message of the gate or the failure.
+        message: message of the gate or error.
         dataset: directory of the dataset.
-        labelled_rows: rows of the log in the dataset.
+        labelled_rows: rows from the log in the dataset.
         seconds: duration.
     """
 
@@ -79,7 +79,7 @@ class Run:
 
 
 class Outcome(NamedTuple):
-    """The part of a `Run` that is known at its end."""
+    """The outcome of a `Run`."""
 
     result: Result
     version: int | None
@@ -89,33 +89,33 @@ class Outcome(NamedTuple):
 
 
 def retrain(store: Store, recipe: Recipe, reason: str, now: datetime) -> Run:
-    """Build a dataset, fit it, and record the run, whatever its result.
+    """Build a dataset, train on it, and record the run, even if it fails.
 
     Raises:
         MonitoringError: another retraining is running, or the model has no version.
     """
-    running = MonitoringError(f"a retraining with the log {store.directory} is running")
-    with only_one(store.directory / LOCK, running):
-        started = time.monotonic()
-        newest = versions(recipe.models, recipe.model)[-1]
+    running = MonitoringError(f"another retraining with the log {store.directory} is running")
+    with exclusive_lock(store.directory / LOCK, running):
+        start = time.monotonic()
+        newest = find_versions(recipe.models, recipe.model)[-1]
         try:
             outcome = _train(store, recipe, newest, reason, now)
         except (MonitoringError, OSError) as error:
-            # Recorded, so that --cooldown and --max-per-day hold for failures too.
+            # Recorded so that --cooldown and --max-per-day also apply to failures.
             outcome = Outcome("failed", None, str(error))
         run = Run(
             time=now.isoformat(timespec="seconds"),
             model=recipe.model,
             reason=reason,
             **outcome._asdict(),
-            seconds=round(time.monotonic() - started, 3),
+            seconds=round(time.monotonic() - start, 3),
         )
         append_line(store.directory / HISTORY, json.dumps(asdict(run), ensure_ascii=False))
     return run
 
 
 def run_summary(run: Run) -> str:
-    """Format the result of a run in one line."""
+    """Return the result of a run in one line."""
     rows = f"{run.labelled_rows:,} labelled rows, {run.seconds:.0f} s"
     if run.result == "published":
         notice = f"; {run.message}" if run.message else ""
@@ -123,7 +123,7 @@ def run_summary(run: Run) -> str:
     return f"{run.result}, nothing was published ({rows}): {run.message}"
 
 
-def history(store: Store, model: str) -> list[Run]:
+def read_history(store: Store, model: str) -> list[Run]:
     """Return the retrainings of a model, oldest first."""
     path = store.directory / HISTORY
     if not path.exists():
@@ -138,10 +138,10 @@ def history(store: Store, model: str) -> list[Run]:
 
 
 def _train(store: Store, recipe: Recipe, newest: Version, reason: str, now: datetime) -> Outcome:
-    """Build a dataset and fit it.
+    """Build a dataset and train on it.
 
     Raises:
-        MonitoringError: the dataset cannot be built, or has too few labelled rows.
+        MonitoringError: the dataset cannot be built or has too few labelled rows.
     """
     label = recipe.label or str(newest.manifest.get("data", {}).get("label", ""))
     if not label:
@@ -156,24 +156,24 @@ def _train(store: Store, recipe: Recipe, newest: Version, reason: str, now: date
             f"{recipe.min_labels:,}, and {dataset.provenance.incomplete:,} incomplete ones; "
             "nothing was trained"
         )
-    done = subprocess.run(
+    process = subprocess.run(
         _command(recipe, dataset, newest, label, reason),
         capture_output=True,
         text=True,
         check=False,
     )
-    return Outcome(*_outcome(done), str(dataset.directory), labelled)
+    return Outcome(*_outcome(process), str(dataset.directory), labelled)
 
 
 def _command(
     recipe: Recipe, dataset: Dataset, newest: Version, label: str, reason: str
 ) -> Sequence[str]:
     settings = newest.manifest.get("settings") or {}
-    # Commas separate names in --columns.
+    # --columns cannot name columns that contain commas.
     columns = [c for c in newest.reference.columns if c.name and "," not in c.name]
-    kinds = [f"--columns={c.name}={c.kind}" for c in columns]
-    # The same rows must be held out, so that the gate can compare both versions.
-    same = [
+    column_options = [f"--columns={c.name}={c.kind}" for c in columns]
+    # Hold out the same rows so that the gate can compare both versions.
+    split_options = [
         f"--{option}={settings[name]}"
         for option, name in (("seed", "seed"), ("held-out", "held_out"))
         if name in settings
@@ -187,21 +187,21 @@ def _command(
         f"--positive={newest.reference.class_names[1]}",
         f"--leave-out={ID}",
         f"--reason={reason}",
-        *kinds,
-        *same,
+        *column_options,
+        *split_options,
         *([f"--weight={WEIGHT}"] if dataset.provenance.weighted else []),
         *recipe.options,
     ]
 
 
-def _outcome(done: subprocess.CompletedProcess[str]) -> tuple[Result, int | None, str]:
-    lines = done.stderr.strip().splitlines()
+def _outcome(process: subprocess.CompletedProcess[str]) -> tuple[Result, int | None, str]:
+    lines = process.stderr.strip().splitlines()
     last = lines[-1] if lines else ""
-    # Without its JSON, as after `-- --help`, nothing was published.
+    # If the JSON is missing, as after `-- --help`, nothing was published.
     with suppress(KeyError, TypeError, ValueError):
-        if done.returncode == 0:
+        if process.returncode == 0:
             notices = [line for line in lines if line.startswith("Not compared")]
-            return "published", int(json.loads(done.stdout)["version"]), " ".join(notices)
-        if done.returncode == REFUSED:
-            return "refused", None, str(json.loads(done.stdout)["refused"])
-    return "failed", None, last or f"training ended with status {done.returncode} and no result"
+            return "published", int(json.loads(process.stdout)["version"]), " ".join(notices)
+        if process.returncode == REFUSED:
+            return "refused", None, str(json.loads(process.stdout)["refused"])
+    return "failed", None, last or f"training ended with status {process.returncode} and no result"

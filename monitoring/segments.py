@@ -1,8 +1,8 @@
 """Segments of the prediction log and of feedback: NDJSON files that gateways write.
 
-docs/client.md describes both formats. A gateway renames a segment from `.ndjson.open` to `.ndjson`
-when it is complete. One that a killed gateway left open is renamed here when nothing has been
-written to it for `ABANDONED_SECONDS`; its last line may be torn, and is skipped.
+docs/client.md describes both formats. A gateway renames a complete segment from `.ndjson.open` to
+`.ndjson`. Segments that a killed gateway left open are renamed here after `ABANDONED_SECONDS`
+without a write; a torn last line is skipped.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ import orjson
 import polars as pl
 
 ABANDONED_SECONDS = 600
-# Errors of lines that are torn or damaged.
+# Exceptions raised by parsing torn or damaged lines.
 UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
 FEEDBACK = "feedback"
 TIME = pl.Datetime("us", "UTC")
-# `columns` and `outputs` hold JSON as text, so that every file has the same schema, whatever a
-# model's columns are.
+# `columns` and `outputs` are JSON text so that all files have the same schema for any model.
 PREDICTIONS_SCHEMA: dict[str, Any] = {
     "id": pl.String,
     "row": pl.Int64,
@@ -55,18 +54,18 @@ FEEDBACK_SCHEMA: dict[str, Any] = {
 
 
 class Rows(NamedTuple):
-    """Rows read, and the number of unreadable lines."""
+    """Parsed rows and the number of unreadable lines."""
 
     frame: pl.DataFrame
     skipped: int
 
 
-def sealed(folder: Path, min_age: float = 0) -> list[Path]:
+def sealed_segments(folder: Path, min_age: float = 0) -> list[Path]:
     """Return the complete segments of a directory, ordered by name.
 
     Args:
         folder: the directory.
-        min_age: seconds for which they must not have changed.
+        min_age: seconds for which a segment must be unchanged.
     """
     paths = sorted(folder.glob("*.ndjson"))
     now = time.time()
@@ -74,36 +73,36 @@ def sealed(folder: Path, min_age: float = 0) -> list[Path]:
 
 
 def seal_abandoned(folder: Path) -> None:
-    """Rename the segments that killed gateways have left open."""
+    """Rename segments that killed gateways left open."""
     for path in open_segments(folder):
         if _is_abandoned(path):
-            # A starting gateway does the same.
+            # A starting gateway may rename it first.
             with suppress(FileNotFoundError):
                 path.rename(path.with_suffix(""))
 
 
 def open_segments(folder: Path) -> list[Path]:
-    """Return the segments that are not yet renamed."""
+    """Return the segments that are not yet complete."""
     return sorted(folder.glob("*.ndjson.open"))
 
 
-def being_written(folder: Path) -> list[Path]:
+def active_segments(folder: Path) -> list[Path]:
     """Return the segments that a gateway may still write to."""
     return [path for path in open_segments(folder) if not _is_abandoned(path)]
 
 
 def read_predictions(paths: Iterable[Path]) -> Rows:
     """Read segments of predictions."""
-    return _read(paths, PREDICTIONS_SCHEMA, prediction)
+    return _read(paths, PREDICTIONS_SCHEMA, parse_prediction)
 
 
 def read_feedback(paths: Iterable[Path]) -> Rows:
     """Read segments of feedback."""
-    return _read(paths, FEEDBACK_SCHEMA, _feedback)
+    return _read(paths, FEEDBACK_SCHEMA, _parse_feedback)
 
 
-def lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a segment, even if it has just been completed."""
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a segment, even if it has just been renamed."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -112,18 +111,18 @@ def lines(path: Path) -> Iterator[bytes]:
         yield from file
 
 
-def prediction(stored: Any) -> tuple[Any, ...]:
-    """Return the cells of a row of a log.
+def parse_prediction(stored: Any) -> tuple[Any, ...]:
+    """Return the cells of a logged row, in the order of `PREDICTIONS_SCHEMA`.
 
     Raises:
-        AttributeError, KeyError, TypeError, ValueError: it is not one.
+        AttributeError, KeyError, TypeError, ValueError: it is not a row of the log.
     """
     shadow = stored.get("shadow") or {}
     columns, share = stored["columns"], float(stored["share"])
     if not isinstance(columns, dict) or not 0 < share <= 1:
         raise ValueError("not a row of the log")
-    probability, label, outputs = _answer(stored)
-    shadow_probability, shadow_label, _ = _answer(shadow)
+    probability, label, outputs = _parse_outputs(stored)
+    shadow_probability, shadow_label, _ = _parse_outputs(shadow)
     return (
         str(stored["id"]),
         _integer(stored["row"]),
@@ -147,7 +146,7 @@ def prediction(stored: Any) -> tuple[Any, ...]:
 def _read(paths: Iterable[Path], schema: dict[str, Any], parse: Any) -> Rows:
     rows, skipped = [], 0
     for path in paths:
-        for line in lines(path):
+        for line in read_lines(path):
             try:
                 rows.append(parse(orjson.loads(line)))
             except UNREADABLE:
@@ -155,7 +154,7 @@ def _read(paths: Iterable[Path], schema: dict[str, Any], parse: Any) -> Rows:
     return Rows(pl.DataFrame(rows, schema, orient="row"), skipped)
 
 
-def _feedback(stored: Any) -> tuple[Any, ...]:
+def _parse_feedback(stored: Any) -> tuple[Any, ...]:
     return (
         str(stored["id"]),
         _integer(stored["row"]),
@@ -166,8 +165,11 @@ def _feedback(stored: Any) -> tuple[Any, ...]:
     )
 
 
-def _answer(stored: Any) -> tuple[float | None, str | None, Any]:
-    """Return probability, label and outputs; outputs by these names may have any type."""
+def _parse_outputs(stored: Any) -> tuple[float | None, str | None, Any]:
+    """Return probability, label and other outputs.
+
+    A model may use the names probability and label for outputs of any type.
+    """
     probability, label = (_scalar(stored.get(name)) for name in ("probability", "label"))
     if not isinstance(probability, int | float | None) or isinstance(label, list | dict):
         return None, None, {"probability": probability, "label": label}
@@ -198,8 +200,8 @@ def _text(value: Any) -> str | None:
 
 
 def _time(text: str) -> datetime:
-    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    parsed = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)
 
 
 def _is_abandoned(path: Path) -> bool:
@@ -207,10 +209,10 @@ def _is_abandoned(path: Path) -> bool:
         if time.time() - path.stat().st_mtime <= ABANDONED_SECONDS:
             return False
         file = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:  # renamed meanwhile
+    except FileNotFoundError:  # renamed in the meantime
         return False
     try:
-        # Its gateway holds a lock, and may only have been suspended.
+        # A suspended gateway still holds its lock.
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return False

@@ -18,35 +18,35 @@ import orjson
 
 from monitoring import segments
 from monitoring.errors import MonitoringError
-from monitoring.events import Event, Row, events, grouped
-from monitoring.shipped import Shipped
+from monitoring.events import Event, Row, build_events, group_rows
+from monitoring.shipping_state import ShippingState
 from monitoring.store import Store
 
 CONNECTIONS = 8
-# Rows that are sent before the state is updated, and the time after which it is written.
+# Maximum number of rows between updates of the state, and the time between writes to disk.
 BATCH_ROWS = 512
 SAVE_SECONDS = 1.0
-ANSWER_SECONDS = 30
+TIMEOUT_SECONDS = 30
 FIRST_DELAY, MAX_DELAY = 0.5, 60.0
 REPORT_SECONDS = 10.0
-# Statuses worth a retry; other errors are caused by the event itself.
-RETRIED = (408, 425, 429, *range(500, 600))
-MAX_SHOWN = 200
+# Other error statuses mean that the event itself is refused.
+RETRY_STATUSES = (408, 425, 429, *range(500, 600))
+MAX_REASON_CHARS = 200
 
 
 class StoppedError(Exception):
-    """The job was stopped while it waited."""
+    """The job was stopped while waiting to retry."""
 
 
 @dataclass
-class Sent:
-    """Counts of a run.
+class Totals:
+    """Totals of a run.
 
     Attributes:
-        segments: segments that were sent to their end.
-        rows, events: rows and events that the receiver has accepted.
-        refused: events that it has refused.
-        skipped: lines that could not be read, such as torn ones.
+        segments: segments sent completely.
+        rows, events: rows and events that the receiver accepted.
+        refused: events that the receiver refused.
+        skipped: unreadable lines, such as torn ones.
     """
 
     segments: int = 0
@@ -57,17 +57,17 @@ class Sent:
 
 
 class Receiver:
-    """The URL to which events are posted; may be used by several threads."""
+    """The URL that events are posted to; safe for use by several threads."""
 
     def __init__(
         self, url: str, attempts: float, stopped: threading.Event, report: Callable[[str], None]
     ) -> None:
-        """Remember the URL; connections are opened when they are needed.
+        """Create a receiver; connections are opened on demand.
 
         Args:
-            url: where to post.
+            url: URL to post to.
             attempts: maximum number of attempts per event; infinity retries until stopped.
-            stopped: ends waiting.
+            stopped: event that interrupts waiting.
             report: called with errors that are retried, at most once per `REPORT_SECONDS`.
         """
         self._url = url
@@ -78,10 +78,10 @@ class Receiver:
         self._reported = float("-inf")
 
     def send(self, event: Event) -> str:
-        """Post an event until it is accepted; return the reason if it is refused instead.
+        """Post an event until it is accepted; return the reason if it is refused, else "".
 
         Raises:
-            MonitoringError: it was not accepted within the maximum number of attempts.
+            MonitoringError: the maximum number of attempts was reached.
             StoppedError: the job was stopped.
         """
         delay, attempt = FIRST_DELAY, 1
@@ -92,31 +92,31 @@ class Receiver:
                 status, text = 0, str(error) or type(error).__name__
             if 200 <= status < 300:
                 return ""
-            said = f"{self._url}: {status or 'no answer'}: {text}"
-            if status and status not in RETRIED:
-                return said
+            problem = f"{self._url}: {status or 'no answer'}: {text}"
+            if status and status not in RETRY_STATUSES:
+                return problem
             if attempt >= self._attempts:
-                raise MonitoringError(f"{said}; run the command again when the receiver answers")
-            self._report_retry(f"retrying: {said}")
+                raise MonitoringError(f"{problem}; run the command again when the receiver answers")
+            self._report_retry(f"retrying: {problem}")
             if self._stopped.wait(delay * random.uniform(0.5, 1)):
                 raise StoppedError
             delay, attempt = min(2 * delay, MAX_DELAY), attempt + 1
 
     def stop(self) -> None:
-        """End all waiting."""
+        """Interrupt all waiting."""
         self._stopped.set()
 
     def close(self) -> None:
-        """Close the connections; no thread may use them any more."""
+        """Close the connections; call it after all threads have ended."""
         for connection in self._connections:
             connection.close()
 
     def _post(self, event: Event) -> tuple[int, str]:
         connection = getattr(self._local, "connection", None)
         if connection is None:
-            secure = self._parts.scheme == "https"
-            kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-            connection = kind(self._parts.netloc, timeout=ANSWER_SECONDS)
+            is_https = self._parts.scheme == "https"
+            factory = http.client.HTTPSConnection if is_https else http.client.HTTPConnection
+            connection = factory(self._parts.netloc, timeout=TIMEOUT_SECONDS)
             self._local.connection = connection
             self._connections.append(connection)
         path = urllib.parse.urlunsplit(("", "", self._parts.path or "/", self._parts.query, ""))
@@ -125,9 +125,9 @@ class Receiver:
             response = connection.getresponse()
             text = response.read().decode(errors="replace")
         except BaseException:
-            connection.close()  # the next attempt opens it again
+            connection.close()  # reopened by the next attempt
             raise
-        return response.status, " ".join(text.split())[:MAX_SHOWN] or response.reason
+        return response.status, " ".join(text.split())[:MAX_REASON_CHARS] or response.reason
 
     def _report_retry(self, text: str) -> None:
         now = time.monotonic()
@@ -137,7 +137,7 @@ class Receiver:
 
 
 class Shipper:
-    """Sends complete segments, and records its progress."""
+    """Sends complete segments and records its progress."""
 
     def __init__(
         self,
@@ -147,14 +147,14 @@ class Shipper:
         skip_refused: bool,
         progress: Callable[[str], None],
     ) -> None:
-        """Begin to ship: from now on, `compact` waits for this job.
+        """Start shipping: from now on, `compact` keeps unsent segments.
 
         Args:
             store: the directory of the log.
-            receiver: where events go.
-            namespace: an attribute of the events.
-            skip_refused: whether to go on after events that the receiver refuses.
-            progress: called with the current segment and the share of it that was sent.
+            receiver: receiver of the events.
+            namespace: attribute `namespace` of the events.
+            skip_refused: whether to continue after the receiver refuses an event.
+            progress: called with the name of the current segment and its percentage sent.
 
         Raises:
             MonitoringError: the state cannot be read.
@@ -162,75 +162,75 @@ class Shipper:
         self._store, self._receiver, self._namespace = store, receiver, namespace
         self._skip_refused, self._progress = skip_refused, progress
         self._pool = ThreadPoolExecutor(CONNECTIONS)
-        self._state = Shipped(store.directory)
+        self._state = ShippingState(store.directory)
         self._state.save()
         self._saved = time.monotonic()
-        self.sent = Sent()
+        self.totals = Totals()
 
-    def round(self) -> None:
+    def send_segments(self) -> None:
         """Send all complete segments.
 
         Raises:
-            MonitoringError: the receiver does not answer, or refuses an event.
+            MonitoringError: the receiver does not answer or refuses an event.
             StoppedError: the job was stopped.
         """
         segments.seal_abandoned(self._store.directory)
         try:
-            for path in segments.sealed(self._store.directory):
-                with suppress(FileNotFoundError):  # compacted after its hold time ended
-                    self._send(path)
+            for path in segments.sealed_segments(self._store.directory):
+                with suppress(FileNotFoundError):  # compacted at the end of its hold time
+                    self._send_segment(path)
         finally:
             self._state.save()
 
-    def _send(self, path: Path) -> None:
+    def _send_segment(self, path: Path) -> None:
         """Send the rest of a segment.
 
-        The file is opened for each batch, so that rows that `forget` removes are not sent later.
+        The file is reopened for each batch so that rows removed by `forget` are not sent.
         """
-        began = False
+        has_unsent = False
         while True:
             with path.open("rb") as file:
-                found = os.fstat(file.fileno())
-                offset = self._state.offset(path, found)
-                if offset >= found.st_size:
+                stat = os.fstat(file.fileno())
+                offset = self._state.offset(path, stat)
+                if offset >= stat.st_size:
                     break
-                began = True
-                self._progress(f"{path.name}: {offset / found.st_size:.0%}")
+                has_unsent = True
+                self._progress(f"{path.name}: {offset / stat.st_size:.0%}")
                 file.seek(offset)
                 lines = file.readlines(BATCH_ROWS * 1024)[:BATCH_ROWS]
             self._send_rows(lines)
-            self._state.put(path, found, offset + sum(map(len, lines)))
+            self._state.record(path, stat, offset + sum(map(len, lines)))
             if time.monotonic() - self._saved >= SAVE_SECONDS:
                 self._state.save()
                 self._saved = time.monotonic()
-        self.sent.segments += began
+        self.totals.segments += has_unsent
 
     def _send_rows(self, lines: list[bytes]) -> None:
         rows: list[Row] = []
         for line in lines:
             try:
-                segments.prediction(stored := orjson.loads(line))
+                segments.parse_prediction(stored := orjson.loads(line))
             except segments.UNREADABLE:
-                self.sent.skipped += 1
+                self.totals.skipped += 1
             else:
                 rows.append(stored)
-        groups = list(grouped(rows))
+        groups = list(group_rows(rows))
         for group, refusals in zip(groups, self._pool.map(self._send_group, groups), strict=True):
             if refusals and not self._skip_refused:
                 raise MonitoringError(
                     f"the receiver refuses prediction {group[0]['id']!r}: {refusals[0]}; "
                     "--skip-refused sends the others"
                 )
-            self.sent.refused += len(refusals)
-            self.sent.events += 2 - len(refusals)
-            self.sent.rows += len(group) if not refusals else 0
+            self.totals.refused += len(refusals)
+            self.totals.events += 2 - len(refusals)
+            self.totals.rows += len(group) if not refusals else 0
 
     def _send_group(self, group: list[Row]) -> list[str]:
-        answers = [self._receiver.send(event) for event in events(group, self._namespace)]
-        return [answer for answer in answers if answer]
+        reasons = [self._receiver.send(event) for event in build_events(group, self._namespace)]
+        return [reason for reason in reasons if reason]
 
     def close(self) -> None:
-        """Stop the threads, even while they wait, and close their connections."""
+        """Stop the threads, interrupting waits, and close their connections."""
         self._receiver.stop()
         self._pool.shutdown(cancel_futures=True)
         self._receiver.close()

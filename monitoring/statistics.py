@@ -1,8 +1,8 @@
-"""Statistics of drift, from counts per bin.
+"""Drift statistics from counts per bin.
 
-The gateway computes the same for `/stats`; a test compares them. The index without drift: Yurdakul
-(2018), "Statistical properties of the population stability index"; the divergence: Lin (1991),
-"Divergence measures based on the Shannon entropy".
+The gateway computes the same statistics for `/stats`; a test compares them. References: Yurdakul
+(2018), "Statistical properties of the population stability index", for its distribution without
+drift; Lin (1991), "Divergence measures based on the Shannon entropy", for the divergence.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-# Indices above which a shift is usually called moderate, and large.
+# Conventional PSI thresholds for a moderate and a large shift.
 WARN, ALARM = 0.1, 0.25
-# Chance of any alarm among all columns of a window, if nothing has drifted.
+# Probability of any false alarm among all columns of a window.
 ALPHA = 0.01
 
 Floats = npt.NDArray[np.float64]
@@ -26,16 +26,16 @@ Verdict = Literal["ok", "warn", "alarm", "too few rows"]
 
 @dataclass(frozen=True)
 class Shift:
-    """How far a column's values are from those in training.
+    """The difference between a column's requested and training values.
 
     Attributes:
         psi: population stability index.
-        psi_limit: index that chance alone rarely exceeds.
+        psi_limit: PSI that chance alone rarely exceeds.
         js: Jensen-Shannon distance, base 2, from 0 to 1.
-        ks: largest difference of the cumulative shares; None for categories, which have no order.
-        chi_square: statistic of the hypothesis that both have the same shares.
-        chi_square_limit: its quantile.
-        verdict: from the index, its limit, `WARN` and `ALARM`.
+        ks: Kolmogorov-Smirnov statistic; None for categories, which have no order.
+        chi_square: chi-square statistic of the hypothesis that both have the same shares.
+        chi_square_limit: critical value of `chi_square`.
+        verdict: from the PSI, its limit, `WARN` and `ALARM`.
     """
 
     psi: float
@@ -48,60 +48,67 @@ class Shift:
 
 
 def shift(
-    counts: Floats, shares: Floats, trained: int, *, columns: int = 1, ordered: int | None = None
+    counts: Floats,
+    shares: Floats,
+    training_rows: int,
+    *,
+    columns: int = 1,
+    ordered_bins: int | None = None,
 ) -> Shift:
-    """Compare counts with the shares in training.
+    """Return the shift of requested rows from training rows.
 
     Args:
-        counts: requested rows in each bin, including those missing and other.
-        shares: share of the training rows in the same bins.
-        trained: number of training rows.
-        columns: number of columns that are judged together.
-        ordered: number of bins, from the first, that have an order; None if there is no order.
+        counts: requested rows per bin, including the bins missing and other.
+        shares: shares of training rows in the same bins.
+        training_rows: number of training rows.
+        columns: number of columns tested together.
+        ordered_bins: number of leading bins that are ordered; None if the bins have no order.
     """
-    ks = None if ordered is None else kolmogorov_smirnov(counts[:ordered], shares[:ordered])
-    expected = trained * shares
-    used = counts + expected > 0
-    bins, rows = int(used.sum()), float(counts.sum())
-    if not rows or not trained or bins < 2:
+    ks = None
+    if ordered_bins is not None:
+        ks = kolmogorov_smirnov(counts[:ordered_bins], shares[:ordered_bins])
+    expected = training_rows * shares
+    non_empty = counts + expected > 0
+    bins, rows = int(non_empty.sum()), float(counts.sum())
+    if not rows or not training_rows or bins < 2:
         return Shift(0.0, math.inf, 0.0, ks, 0.0, math.inf, "too few rows")
-    # Half a row more in each bin keeps the logarithm of an empty one finite.
-    p, q = counts[used] + 0.5, expected[used] + 0.5
+    # Add half a row to each bin: the logarithm of an empty one would be infinite.
+    p, q = counts[non_empty] + 0.5, expected[non_empty] + 0.5
     p, q = p / p.sum(), q / q.sum()
     psi = float(((p - q) * np.log(p / q)).sum())
-    middle = (p + q) / 2
-    divergence = float((p * np.log2(p / middle) + q * np.log2(q / middle)).sum()) / 2
+    mixture = (p + q) / 2
+    divergence = float((p * np.log2(p / mixture) + q * np.log2(q / mixture)).sum()) / 2
     quantile = chi_square_quantile(1 - ALPHA / columns, bins - 1)
-    limit = noise_limit(quantile, bins, rows, trained)
+    limit = noise_limit(quantile, bins, rows, training_rows)
     return Shift(
         psi=psi,
         psi_limit=limit,
         js=math.sqrt(max(0.0, divergence)),
         ks=ks,
-        chi_square=chi_square(counts[used], expected[used]),
+        chi_square=chi_square(counts[non_empty], expected[non_empty]),
         chi_square_limit=quantile,
         verdict=verdict(psi, limit),
     )
 
 
-def noise_limit(quantile: float, bins: int, rows: float, trained: int) -> float:
-    """Return the index that chance exceeds with the same probability as chi-square a quantile.
+def noise_limit(quantile: float, bins: int, rows: float, training_rows: int) -> float:
+    """Return the PSI that corresponds to a chi-square quantile.
 
-    Without drift the index is about chi-square with `bins` − 1 degrees of freedom, times
-    1/rows + 1/trained. The last factor is for few rows, where its tail is heavier.
+    Without drift, PSI is approximately chi-square with `bins` − 1 degrees of freedom, times
+    1/rows + 1/training_rows. The last factor allows for its heavier tail with few rows.
     """
-    return quantile * (1 / rows + 1 / trained) * (1 + bins / min(rows, trained))
+    return quantile * (1 / rows + 1 / training_rows) * (1 + bins / min(rows, training_rows))
 
 
 def verdict(psi: float, limit: float) -> Verdict:
-    """Return the verdict on an index; below the limit it is noise."""
+    """Return the verdict on a PSI; below the limit it is noise."""
     if psi > limit and psi >= WARN:
         return "alarm" if psi >= ALARM else "warn"
     return "too few rows" if limit > ALARM else "ok"
 
 
 def kolmogorov_smirnov(counts: Floats, shares: Floats) -> float:
-    """Return the largest difference of the cumulative shares over ordered bins."""
+    """Return the largest difference between cumulative shares over ordered bins."""
     if not counts.sum() or not shares.sum():
         return 0.0
     difference = np.cumsum(counts) / counts.sum() - np.cumsum(shares) / shares.sum()
@@ -109,18 +116,18 @@ def kolmogorov_smirnov(counts: Floats, shares: Floats) -> float:
 
 
 def chi_square(counts: Floats, expected: Floats) -> float:
-    """Return Pearson's statistic of two samples, given as counts."""
-    rows, trained = counts.sum(), expected.sum()
-    pooled = (counts + expected) / (rows + trained)
+    """Return Pearson's chi-square statistic of two samples of counts."""
+    rows, training_rows = counts.sum(), expected.sum()
+    pooled = (counts + expected) / (rows + training_rows)
     return float(
         ((counts - rows * pooled) ** 2 / (rows * pooled)).sum()
-        + ((expected - trained * pooled) ** 2 / (trained * pooled)).sum()
+        + ((expected - training_rows * pooled) ** 2 / (training_rows * pooled)).sum()
     )
 
 
 @lru_cache(maxsize=4096)
 def chi_square_quantile(probability: float, degrees: int) -> float:
-    """Return a quantile of the chi-square distribution, by bisection."""
+    """Return a quantile of the chi-square distribution by bisection."""
     low, high = 0.0, 1.0
     while _survival(high, degrees) > 1 - probability:
         low, high = high, 2 * high

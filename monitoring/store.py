@@ -1,16 +1,16 @@
-"""The log's directory: segments, Parquet files made from them, and the plan of a compaction.
+"""The directory of the prediction log: segments, Parquet files, and the plan of a compaction.
 
     DIRECTORY/*.ndjson, feedback/*.ndjson              segments
     DIRECTORY/model=NAME/date=YYYY-MM-DD/*.parquet     predictions
     DIRECTORY/feedback/date=YYYY-MM-DD/*.parquet       feedback
     DIRECTORY/datasets/TIME/rows/*.parquet             tables for retraining
-    DIRECTORY/compaction.json                          the plan of a compaction under way
+    DIRECTORY/compaction.json                          the plan of an unfinished compaction
 
-A compaction first writes its plan: the segments, and the name of the files they become. Readers
-ignore its files until the plan is marked as written, and its segments afterwards. So if a
+A compaction first writes a plan with its segments and the name of the new Parquet files. Readers
+ignore these files until the plan is marked as written, and these segments afterwards. If a
 compaction is killed at any point, each row is still read exactly once, and the next compaction
-completes the plan. The plan has each segment's inode and modification time: a new gateway may reuse
-the name of a removed one.
+completes the plan. The plan holds each segment's inode and modification time because a new gateway
+may reuse the name of a removed segment.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ PLAN = "compaction.json"
 DATASETS = "datasets"
 LOCK = ".monitoring.lock"
 KEY = ["id", "row"]
-# The columns of a Parquet file; the model is in its path.
+# Columns of a Parquet file; the model is in its path.
 COLUMNS = tuple(name for name in PREDICTIONS_SCHEMA if name != "model")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A compaction under way.
+    """The plan of a compaction.
 
     Attributes:
         name: stem of the Parquet files.
-        predictions, feedback: inode and modification time of each segment, by name; an empty list
+        predictions, feedback: inode and modification time of each segment by name; an empty list
             in plans of earlier releases.
         written: whether all Parquet files are on disk.
     """
@@ -64,7 +64,7 @@ class Store:
         """Open the directory.
 
         Raises:
-            MonitoringError: it does not exist.
+            MonitoringError: the directory does not exist.
         """
         if not directory.is_dir():
             raise MonitoringError(
@@ -76,7 +76,7 @@ class Store:
 
     @contextmanager
     def locked(self, *, exclusive: bool) -> Iterator[None]:
-        """Hold the lock: readers share it, jobs that change files do not."""
+        """Hold the lock: shared by readers, exclusive for jobs that change files."""
         descriptor = os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
@@ -97,34 +97,36 @@ class Store:
             model: only predictions of this model.
             start: only predictions from this time on.
             names: the columns to read.
-            keys: only predictions with these `id` and `row`; memory depends on their number.
+            keys: only predictions with these `id` and `row`; memory grows with their number only.
         """
         with self.locked(exclusive=False):
             plan = self.plan()
-            folder = partition("model", model) if model is not None else "model=*"
+            folder = partition_name("model", model) if model is not None else "model=*"
             files = self._files(self.directory, f"{folder}/date=*/*.parquet", plan, start)
-            paths = self._readable(self.directory, plan.predictions if plan.written else {})
-            wanted = () if keys is None else KEY
-            read = list(dict.fromkeys([*names, *wanted, "time"]))
+            paths = self._segments(self.directory, plan.predictions if plan.written else {})
+            key_names = () if keys is None else KEY
+            columns = list(dict.fromkeys([*names, *key_names, "time"]))
             frames = [
-                _with_keys(
-                    pl.read_parquet(path, columns=read, hive_partitioning=False).select(read), keys
+                _filter_keys(
+                    pl.read_parquet(path, columns=columns, hive_partitioning=False).select(columns),
+                    keys,
                 )
                 for path in files
             ]
             recent = segments.read_predictions(paths).frame
         if model is not None:
             recent = recent.filter(model=model)
-        found = pl.concat([*frames, _with_keys(recent.select(read), keys)])
-        kept = found if start is None else found.filter(pl.col("time") >= start)
-        return kept.select(names)
+        rows = pl.concat([*frames, _filter_keys(recent.select(columns), keys)])
+        if start is not None:
+            rows = rows.filter(pl.col("time") >= start)
+        return rows.select(names)
 
     def feedback(self) -> pl.DataFrame:
         """Return all feedback."""
         with self.locked(exclusive=False):
             plan = self.plan()
             files = self._files(self.feedback_directory, "date=*/*.parquet", plan, None)
-            paths = self._readable(self.feedback_directory, plan.feedback if plan.written else {})
+            paths = self._segments(self.feedback_directory, plan.feedback if plan.written else {})
             frames = [pl.read_parquet(path, hive_partitioning=False) for path in files]
             recent = segments.read_feedback(paths).frame
         return pl.concat([pl.DataFrame(schema=FEEDBACK_SCHEMA), *frames, recent])
@@ -139,10 +141,10 @@ class Store:
         )
 
     def plan(self) -> Plan:
-        """Return the plan of an unfinished compaction; an empty one if there is none.
+        """Return the plan of an unfinished compaction; an empty plan if there is none.
 
         Raises:
-            MonitoringError: it cannot be read.
+            MonitoringError: the plan cannot be read.
         """
         path = self.directory / PLAN
         try:
@@ -156,12 +158,12 @@ class Store:
         except (KeyError, TypeError, ValueError) as error:
             raise MonitoringError(f"{path}: not the plan of a compaction: {error}") from error
 
-    def put_plan(self, plan: Plan) -> None:
-        """Replace the plan atomically, and force it to disk."""
-        write_whole(self.directory / PLAN, json.dumps(asdict(plan)).encode())
+    def save_plan(self, plan: Plan) -> None:
+        """Replace the plan atomically and sync it to disk."""
+        write_atomically(self.directory / PLAN, json.dumps(asdict(plan)).encode())
 
-    def drop_plan(self) -> None:
-        """Remove the plan of a compaction that is complete."""
+    def remove_plan(self) -> None:
+        """Remove the plan of a completed compaction."""
         (self.directory / PLAN).unlink(missing_ok=True)
         sync(self.directory)
 
@@ -173,27 +175,27 @@ class Store:
             if path.parent.name >= first and (plan.written or path.stem != plan.name)
         ]
 
-    def _readable(self, folder: Path, done: Mapping[str, list[int]]) -> list[Path]:
-        # Open segments first: one that is completed meanwhile is found twice rather than missed.
+    def _segments(self, folder: Path, compacted: Mapping[str, list[int]]) -> list[Path]:
+        # List open segments first: one completed in between is found twice rather than missed.
         paths = {path.stem: path for path in segments.open_segments(folder)}
-        paths |= {path.name: path for path in segments.sealed(folder)}
-        return sorted(path for path in paths.values() if not is_planned(path, done))
+        paths |= {path.name: path for path in segments.sealed_segments(folder)}
+        return sorted(path for path in paths.values() if not is_planned(path, compacted))
 
 
 def identity(path: Path) -> list[int]:
     """Return a file's inode and modification time."""
-    found = path.stat()
-    return [found.st_ino, found.st_mtime_ns]
+    stat = path.stat()
+    return [stat.st_ino, stat.st_mtime_ns]
 
 
 def is_planned(path: Path, planned: Mapping[str, list[int]]) -> bool:
-    """Return whether a segment is in a plan, and is not a later segment with the same name."""
+    """Return whether a plan includes a segment, and not an earlier one of the same name."""
     return path.name in planned and planned[path.name] in ([], identity(path))
 
 
 @contextmanager
-def only_one(path: Path, error: MonitoringError) -> Iterator[None]:
-    """Hold a lock file, or raise the error if another process holds it."""
+def exclusive_lock(path: Path, error: MonitoringError) -> Iterator[None]:
+    """Hold a lock file; raise the error if another process holds it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -206,25 +208,25 @@ def only_one(path: Path, error: MonitoringError) -> Iterator[None]:
         os.close(descriptor)
 
 
-def partition(name: str, value: str) -> str:
-    """Return the name of a directory in Hive's form, which DuckDB and polars read."""
+def partition_name(name: str, value: str) -> str:
+    """Return a Hive partition's directory name, which DuckDB and polars understand."""
     return f"{name}={urllib.parse.quote(value, safe=' ')}"
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file atomically, and force it to disk."""
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file atomically and sync it to disk."""
     with _replacement(path) as file:
         file.write(content)
 
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
-    """Replace a Parquet file atomically, and force it to disk."""
+    """Replace a Parquet file atomically and sync it to disk."""
     with _replacement(path) as file:
         frame.write_parquet(file, compression="zstd")
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line; start a new line if a crash left the last one incomplete."""
+    """Append a line, after a line break if a crash left the last line incomplete."""
     with path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
@@ -233,7 +235,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Force a file or directory to disk."""
+    """Sync a file or directory to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -243,10 +245,10 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def _replacement(path: Path) -> Iterator[BinaryIO]:
-    """Open a hidden file that replaces `path` once it is complete and on disk."""
+    """Open a hidden file that replaces `path` once it is complete and synced."""
     path.parent.mkdir(parents=True, exist_ok=True)
     hidden = path.with_name(f".{path.name}.tmp")
-    # Rows are personal data: the mode is that of the gateways' segments.
+    # Rows are personal data, so use the same mode as gateways do for segments.
     with os.fdopen(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "wb") as file:
         yield file
         file.flush()
@@ -255,5 +257,5 @@ def _replacement(path: Path) -> Iterator[BinaryIO]:
     sync(path.parent)
 
 
-def _with_keys(frame: pl.DataFrame, keys: pl.DataFrame | None) -> pl.DataFrame:
+def _filter_keys(frame: pl.DataFrame, keys: pl.DataFrame | None) -> pl.DataFrame:
     return frame if keys is None else frame.join(keys, on=KEY, how="semi")

@@ -14,10 +14,10 @@ import numpy as np
 from monitoring.errors import MonitoringError
 from monitoring.statistics import Floats
 
-# The name under which gateways count the model's own probability.
+# The column name under which gateways count the model's probability.
 PROBABILITY = ""
 MISSING, OTHER = "missing", "other"
-NUMBERS = ("numeric", "date", "")
+ORDERED_KINDS = ("numeric", "date", "")
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class ReferenceColumn:
     """A column of the reference.
 
     Attributes:
-        name: name; `PROBABILITY` for the model's own probability.
+        name: column name; `PROBABILITY` for the model's probability.
         kind: numeric, date, categorical or boolean; empty for the probability.
-        shares: share of the training rows in each bin, then missing and other.
-        contribution: standard deviation of the column's share of the logit.
+        shares: share of training rows per bin, then missing and other.
+        contribution: standard deviation of the column's contribution to the logit.
     """
 
     name: str
@@ -38,13 +38,13 @@ class ReferenceColumn:
 
     @property
     def bins(self) -> list[str]:
-        """Names of the bins, as gateways count them."""
+        """Names of the bins, as used by gateways."""
         return [*map(str, range(len(self.shares) - 2)), MISSING, OTHER]
 
     @property
     def ordered_bins(self) -> int | None:
-        """Number of bins that have an order; None if they have none."""
-        return len(self.shares) - 2 if self.kind in NUMBERS else None
+        """Number of ordered bins; None if the bins have no order."""
+        return len(self.shares) - 2 if self.kind in ORDERED_KINDS else None
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Reference:
     Attributes:
         rows: number of training rows.
         class_names: names of class 0 and class 1.
-        columns: the model's probability, then the columns of the table.
+        columns: the model's probability, then the table's columns.
     """
 
     rows: int
@@ -66,7 +66,7 @@ class Reference:
         """Read `reference.json`.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not in that format.
+            KeyError, TypeError, ValueError: it is not in the expected format.
         """
         if stored["format"] != 1:
             raise ValueError(f"format: expected 1, got {stored['format']}")
@@ -74,11 +74,11 @@ class Reference:
             **stored["probability"],
             **{"name": PROBABILITY, "kind": "", "missing": 0.0, "other": 0.0, "contribution": 0.0},
         }
-        first, second = stored["class_names"]
+        class0, class1 = stored["class_names"]
         return cls(
             int(stored["rows"]),
-            (first, second),
-            tuple(_column(one) for one in (probability, *stored["columns"])),
+            (class0, class1),
+            tuple(_parse_column(column) for column in (probability, *stored["columns"])),
         )
 
 
@@ -90,23 +90,23 @@ class Version:
 
     @property
     def number(self) -> int:
-        """Its number."""
+        """Version number."""
         return int(self.directory.name)
 
     @cached_property
     def reference(self) -> Reference:
-        """The distribution of its training rows.
+        """Distribution of the training rows.
 
         Raises:
-            MonitoringError: it is missing or cannot be read.
+            MonitoringError: the reference is missing or cannot be read.
         """
         path = self.directory / "reference.json"
         try:
             return Reference.from_json(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError as error:
             raise MonitoringError(
-                f"{path} does not exist: the version was published before models carried a "
-                "reference, or by another job; publish it again with `python -m training fit`"
+                f"{path} does not exist: the version was published by another job or an earlier "
+                "release; publish it again with `python -m training fit`"
             ) from error
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise MonitoringError(f"{path}: not a reference: {error}") from error
@@ -116,7 +116,7 @@ class Version:
         """The manifest; empty if there is none.
 
         Raises:
-            MonitoringError: it cannot be read.
+            MonitoringError: the manifest cannot be read.
         """
         path = self.directory / "manifest.json"
         try:
@@ -129,31 +129,31 @@ class Version:
 
     @property
     def threshold(self) -> float:
-        """Smallest probability that is labelled class 1."""
+        """Smallest probability that is predicted as class 1."""
         return float(self.manifest.get("threshold", 0.5))
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether probabilities were fitted to the classes' shares, not shifted by weights."""
+        """Whether no class weights have shifted the probabilities."""
         return not (self.manifest.get("settings") or {}).get("class_weight")
 
 
-def versions(models: Path, model: str) -> list[Version]:
+def find_versions(models: Path, model: str) -> list[Version]:
     """Return the published versions of a model, oldest first.
 
     Raises:
-        MonitoringError: there is none.
+        MonitoringError: the model has no version.
     """
     base = models / model
-    found = [path for path in base.glob("*") if path.name.isascii() and path.name.isdigit()]
-    if not found:
+    directories = [path for path in base.glob("*") if path.name.isascii() and path.name.isdigit()]
+    if not directories:
         raise MonitoringError(
-            f"{base} has no version; --models and --model name the directory of the versions"
+            f"{base} has no version; --models and --model must name the directory of the versions"
         )
-    return [Version(path) for path in sorted(found, key=lambda path: int(path.name))]
+    return [Version(path) for path in sorted(directories, key=lambda path: int(path.name))]
 
 
-def _column(stored: Mapping[str, Any]) -> ReferenceColumn:
+def _parse_column(stored: Mapping[str, Any]) -> ReferenceColumn:
     shares = [*stored["shares"], stored["missing"], stored["other"]]
     return ReferenceColumn(
         str(stored["name"]),

@@ -1,4 +1,4 @@
-"""Rounds of `watch`: counters, drift, compaction, quality, and a retraining if one is due."""
+"""Rounds of `watch`: counters, compaction, drift, quality and retraining."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from pathlib import Path
 from typing import TypeVar
 
 from monitoring import compaction
-from monitoring.counters import History, resolved, scrape
-from monitoring.drift import ColumnDrift, busiest, drift
+from monitoring.counters import History, resolve_hosts, scrape
+from monitoring.drift import ColumnDrift, busiest_version, measure_drift
 from monitoring.errors import MonitoringError
 from monitoring.exporter import Exporter
-from monitoring.quality import Quality, quality
-from monitoring.retraining import Recipe, history, retrain, run_summary
+from monitoring.quality import Quality, measure_quality
+from monitoring.retraining import Recipe, read_history, retrain, run_summary
 from monitoring.store import Store
 from monitoring.triggers import Policy
-from monitoring.versions import Version, versions
+from monitoring.versions import Version, find_versions
 
-COMPACTION = timedelta(hours=1)
-# A shipper must find a segment before it is compacted.
-SHIPPER_SECONDS = 60
+COMPACTION_INTERVAL = timedelta(hours=1)
+# Leave time for `ship` to find a segment before it is compacted.
+MIN_SEGMENT_AGE_SECONDS = 60
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Watch:
+class WatchSettings:
     """The settings of `watch`.
 
     Attributes:
@@ -38,9 +38,9 @@ class Watch:
         model: name of the model.
         log: directory of the log.
         gateways: URLs of the gateways.
-        window: time over which drift and quality are computed.
-        keep_days, keep_bytes: retention; None keeps all.
-        recipe: settings of retrainings; None to never retrain.
+        window: period over which drift and quality are computed.
+        keep_days, keep_bytes: retention; None keeps everything.
+        recipe: settings of retraining; None never retrains.
         policy: when to retrain.
     """
 
@@ -56,9 +56,11 @@ class Watch:
 
 
 class Watcher:
-    """Runs rounds; an error in one part is reported, and does not stop the others."""
+    """Runs rounds; an error in one step is reported and does not stop the others."""
 
-    def __init__(self, settings: Watch, exporter: Exporter, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: WatchSettings, exporter: Exporter, report: Callable[[str], None]
+    ) -> None:
         self._settings, self._exporter, self._report = settings, exporter, report
         settings.log.mkdir(parents=True, exist_ok=True)
         self._store = Store(settings.log)
@@ -67,79 +69,79 @@ class Watcher:
         self._verdicts: dict[tuple[int, str], str] = {}
         self._failed = False
 
-    def round(self, now: datetime) -> bool:
-        """Run one round, and return whether all parts succeeded."""
+    def run_round(self, now: datetime) -> bool:
+        """Run one round and return whether all steps succeeded."""
         self._failed = False
         self._scrape(now)
-        self._tried(lambda: self._compact(now))
-        published = self._tried(lambda: versions(self._settings.models, self._settings.model))
-        drifted = self._tried(lambda: self._drift(published, now)) if published else None
-        if not drifted:
-            self._exporter.show_drift(0, [])  # an alarm must not outlive its rows
-        found = self._tried(lambda: self._quality(published, now)) if published else None
-        self._exporter.show_quality(found.arms if found else [])
+        self._try(lambda: self._compact(now))
+        published = self._try(lambda: find_versions(self._settings.models, self._settings.model))
+        drift = self._try(lambda: self._drift(published, now)) if published else None
+        if not drift:
+            self._exporter.set_drift(0, [])  # clear alarms of earlier rounds
+        quality = self._try(lambda: self._quality(published, now)) if published else None
+        self._exporter.set_quality(quality.arms if quality else [])
         if published:
-            self._tried(lambda: self._retrain(published[-1], found, drifted or [], now))
+            self._try(lambda: self._retrain(published[-1], quality, drift or [], now))
         self._exporter.finish(now.timestamp(), self._failed)
         return not self._failed
 
-    def _tried(self, step: Callable[[], T]) -> T | None:
+    def _try(self, step: Callable[[], T]) -> T | None:
         try:
             return step()
         except (MonitoringError, OSError) as error:
             self._report(f"error: {error}")
         except Exception as error:
             self._report(f"error: {type(error).__name__}: {error}")
-            logger.exception("a part of a round has failed")
+            logger.exception("a step of the round failed")
         self._failed = True
         return None
 
     def _scrape(self, now: datetime) -> None:
-        for name in self._settings.gateways:
-            for url in self._tried(partial(resolved, [name])) or []:
-                self._tried(partial(self._scrape_one, url, now))
+        for gateway in self._settings.gateways:
+            for url in self._try(partial(resolve_hosts, [gateway])) or []:
+                self._try(partial(self._record_counters, url, now))
 
-    def _scrape_one(self, url: str, now: datetime) -> None:
+    def _record_counters(self, url: str, now: datetime) -> None:
         self._history.add(url, scrape(url), now)
 
     def _compact(self, now: datetime) -> None:
-        if self._compacted is not None and now - self._compacted < COMPACTION:
+        if self._compacted is not None and now - self._compacted < COMPACTION_INTERVAL:
             return
         settings = self._settings
         compaction.compact(
-            self._store, now, lambda done, total: None, settings.keep_days, SHIPPER_SECONDS
+            self._store, now, lambda done, total: None, settings.keep_days, MIN_SEGMENT_AGE_SECONDS
         )
         compaction.retain(self._store, now, settings.keep_days, settings.keep_bytes)
         self._compacted = now
 
     def _drift(self, published: Sequence[Version], now: datetime) -> list[ColumnDrift]:
         counts = self._history.since(now - self._settings.window)
-        version = busiest(published, self._settings.model, counts)
+        version = busiest_version(published, self._settings.model, counts)
         if version is None:
             return []
-        found = drift(version, self._settings.model, counts)
-        self._exporter.show_drift(version.number, found)
-        for one in found:
-            verdict, key = one.shift.verdict, (version.number, one.column)
-            name = one.column or "probability"
+        drifts = measure_drift(version, self._settings.model, counts)
+        self._exporter.set_drift(version.number, drifts)
+        for drift in drifts:
+            verdict, key = drift.shift.verdict, (version.number, drift.column)
+            name = drift.column or "probability"
             if verdict != self._verdicts.get(key, "ok") and verdict in ("warn", "alarm"):
                 self._report(
                     f"{verdict}: {name} of version {version.number} has drifted: PSI "
-                    f"{one.shift.psi:.3f}, noise {one.shift.psi_limit:.3f}, {one.rows:,} rows"
+                    f"{drift.shift.psi:.3f}, noise {drift.shift.psi_limit:.3f}, {drift.rows:,} rows"
                 )
             self._verdicts[key] = verdict
-        return found
+        return drifts
 
     def _quality(self, published: list[Version], now: datetime) -> Quality:
         settings = self._settings
         start = now - settings.window
-        return quality(self._store, settings.model, published, start, now)
+        return measure_quality(self._store, settings.model, published, start, now)
 
     def _retrain(
         self,
         newest: Version,
-        found: Quality | None,
-        drifted: Sequence[ColumnDrift],
+        quality: Quality | None,
+        drift: Sequence[ColumnDrift],
         now: datetime,
     ) -> None:
         if self._settings.recipe is None:
@@ -147,10 +149,10 @@ class Watcher:
         trained_at = newest.manifest.get("trained_at")
         reason = self._settings.policy.due(
             now,
-            history(self._store, self._settings.model),
+            read_history(self._store, self._settings.model),
             datetime.fromisoformat(trained_at) if trained_at else None,
-            found,
-            drifted,
+            quality,
+            drift,
         )
         if reason is None:
             return

@@ -21,7 +21,9 @@ def test_both_find_the_same_shift(rows: int, trained: int, bins: int) -> None:
         for odds in weights:  # without and with drift
             counts = GENERATOR.multinomial(rows, odds)
             ours = gateway.assess_shift(counts, shares, trained, 31)
-            theirs = jobs.shift(counts.astype(float), shares, trained, columns=31, ordered=bins - 1)
+            theirs = jobs.shift(
+                counts.astype(float), shares, trained, columns=31, ordered_bins=bins - 1
+            )
             assert ours.verdict == theirs.verdict
             assert ours.psi == pytest.approx(theirs.psi, rel=1e-9, abs=1e-12)
             assert ours.limit == pytest.approx(theirs.psi_limit, rel=1e-9)

@@ -23,8 +23,8 @@ THEMES = ("light", "dark")
 THEME_COOKIE = "theme"
 # The modules that the page preloads, so that the browser need not discover them one by one.
 MODULES = (
-    *("answer", "api", "asking", "charts", "code", "dom", "exploring", "feedback", "flips"),
-    *("i18n", "pasting", "row", "views/predict", "views/whatif"),
+    *("answer", "api", "charts", "code", "dom", "explorer", "feedback", "flips"),
+    *("i18n", "paste", "predictor", "row", "views/predict", "views/whatif"),
 )
 
 

@@ -21,15 +21,14 @@ from monitoring.cli.options import (
     VERSION,
     Duration,
     print_json,
-    reported,
+    report_errors,
 )
-from monitoring.counters import Counts, History, from_prometheus, scrape_all
-from monitoring.drift import ColumnDrift, busiest
-from monitoring.drift import drift as drift_of
+from monitoring.counters import Counts, History, query_prometheus, scrape_all
+from monitoring.drift import ColumnDrift, busiest_version, measure_drift
 from monitoring.errors import MonitoringError
-from monitoring.versions import Version, versions
+from monitoring.versions import Version, find_versions
 
-MAX_WIDTH = 1000
+PIPE_WIDTH = 1000
 STYLES = {"alarm": "bold red", "warn": "yellow", "too few rows": "dim", "ok": "green"}
 
 
@@ -41,13 +40,13 @@ STYLES = {"alarm": "bold red", "warn": "yellow", "too few rows": "dim", "ok": "g
 @click.option(
     "--window",
     type=Duration(),
-    help="Only rows requested in this time, such as 1d; needs --log or --prometheus. "
+    help="Only rows requested in this period, such as 1d; requires --log or --prometheus. "
     "[default: all since the gateways started]",
 )
 @click.option("--log", type=DIRECTORY, help="Directory of the history that `watch` records.")
 @click.option("--prometheus", metavar="URL", help="Prometheus server that scrapes the gateways.")
 @JSON
-@reported
+@report_errors
 def drift(
     models: Path,
     model: str,
@@ -60,17 +59,17 @@ def drift(
 ) -> None:
     """Compare requested rows with training rows, column by column.
 
-    Reads the gateways' counters, so no row needs to be stored. A column is an alarm only if its
-    population stability index exceeds both 0.25 and the noise limit.
+    Reads the gateways' counters, so no row needs to be stored. A column's verdict is alarm only if
+    its population stability index reaches 0.25 and exceeds the noise limit.
     """
     if log and prometheus:
         raise click.UsageError("expected one of --log and --prometheus")
     if window is None and (log or prometheus):
-        raise click.UsageError("--log and --prometheus need --window, such as --window 1d")
+        raise click.UsageError("--log and --prometheus require --window, such as --window 1d")
     if window is None:
         counts = scrape_all(url for url in gateways.split(",") if url)
     elif prometheus:
-        counts = from_prometheus(prometheus, model, window)
+        counts = query_prometheus(prometheus, model, window)
     elif log:
         counts = History(log).since(datetime.now(timezone.utc) - window)
     else:
@@ -86,48 +85,48 @@ def drift(
             f"no rows {source}; if there were some, the version has no reference: publish it again "
             "with `python -m training fit`"
         )
-    chosen = version_with_rows(versions(models, model), model, version, counts)
-    found = drift_of(chosen, model, counts)
+    selected = select_version(find_versions(models, model), model, version, counts)
+    drifts = measure_drift(selected, model, counts)
     if as_json:
-        columns = [one.as_json() for one in found]
-        print_json({"model": model, "version": chosen.number, "columns": columns})
+        columns = [column.as_json() for column in drifts]
+        print_json({"model": model, "version": selected.number, "columns": columns})
     else:
-        _print(model, chosen, found)
+        _print_table(model, selected, drifts)
 
 
-def version_with_rows(
+def select_version(
     published: list[Version], model: str, number: int | None, counts: Counts
 ) -> Version:
-    """Return the version with a number, or the one with the most rows.
+    """Return the version with a number, or by default the one with the most rows.
 
     Raises:
-        MonitoringError: there is none.
+        MonitoringError: there is no such version.
     """
     if number is None:
-        found = busiest(published, model, counts)
+        version = busiest_version(published, model, counts)
     else:
-        found = next((one for one in published if one.number == number), None)
-    if found is not None:
-        return found
+        version = next((v for v in published if v.number == number), None)
+    if version is not None:
+        return version
     if number is not None:
-        known = ", ".join(str(one.number) for one in published)
-        raise MonitoringError(f"{model!r} has no version {number}, it has {known}")
-    counted = [one for one, count in counts.items() if count]
-    if numbers := {one.version for one in counted if one.model == model}:
+        known = ", ".join(str(v.number) for v in published)
+        raise MonitoringError(f"{model!r} has no version {number}; published versions: {known}")
+    counted = [key for key, count in counts.items() if count]
+    if numbers := {key.version for key in counted if key.model == model}:
         raise MonitoringError(
             f"rows of {model!r} were counted for versions {', '.join(map(str, sorted(numbers)))}, "
             "none of which is published in --models"
         )
     raise MonitoringError(
         f"no row of {model!r} was counted; expected a model with requests: "
-        f"{', '.join(sorted({one.model for one in counted}))}"
+        f"{', '.join(sorted({key.model for key in counted}))}"
     )
 
 
-def _print(model: str, version: Version, found: list[ColumnDrift]) -> None:
+def _print_table(model: str, version: Version, drifts: list[ColumnDrift]) -> None:
     title = f"{escape(model)} {version.number}: requested rows against training rows"
     table = Table(title=title, box=box.SIMPLE, show_edge=False, padding=0)
-    # A narrow terminal folds names and pairs, so that nothing is cut off.
+    # Narrow terminals fold names and pairs instead of truncating them.
     table.add_column("column", overflow="fold")
     for name in ("rows", "PSI", "noise", "JS"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -135,24 +134,24 @@ def _print(model: str, version: Version, found: list[ColumnDrift]) -> None:
         table.add_column(name, justify="right", overflow="fold", min_width=8)
     table.add_column("moves", justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold", min_width=7)
-    for one in found:
-        s = one.shift
+    for drift in drifts:
+        s = drift.shift
         test = f"KS {s.ks:.3f}" if s.ks is not None else f"χ² {s.chi_square:.4g}"
         table.add_row(
-            escape(one.column) or "(probability)",
-            f"{one.rows:,}",
+            escape(drift.column) or "(probability)",
+            f"{drift.rows:,}",
             f"{s.psi:.3f}",
             f"{s.psi_limit:.3f}",
             f"{s.js:.3f}",
             test,
-            f"{one.missing:.1%} ({one.missing_trained:.1%})",
-            f"{one.other:.1%} ({one.other_trained:.1%})",
-            f"{one.impact:.2f}" if one.column else "",
+            f"{drift.missing:.1%} ({drift.missing_trained:.1%})",
+            f"{drift.other:.1%} ({drift.other_trained:.1%})",
+            f"{drift.impact:.2f}" if drift.column else "",
             f"[{STYLES[s.verdict]}]{s.verdict}",
         )
-    # A pipe has no width, for which rich assumes 80.
-    Console(width=None if sys.stdout.isatty() else MAX_WIDTH).print(table)
+    # A pipe has no width, and rich would assume 80.
+    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
     click.echo(
-        "noise: the PSI that chance alone can reach; moves: about how far a column has moved the "
-        "log-odds; in brackets: in training"
+        "noise: PSI that chance alone can reach; moves: estimated change of the log-odds; in "
+        "brackets: training rows"
     )

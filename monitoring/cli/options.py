@@ -1,4 +1,4 @@
-"""Options that several commands share, and the output of results."""
+"""Shared options, and the output of results and errors."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from rich.console import Console
 
 from monitoring.errors import MonitoringError
 
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+DURATION_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 MAX_DURATION = timedelta(days=36_500)
-BYTES = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
+BYTE_UNITS = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
 
 Command = Callable[..., Any]
 
 
 class Duration(click.ParamType[timedelta]):
-    """A length of time such as 30m, 24h, 7d or 4w."""
+    """A duration such as 30m, 24h, 7d or 4w."""
 
     name = "duration"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> timedelta:
-        """Return the length of time."""
+        """Return the duration."""
         if isinstance(value, timedelta):
             return value
         match = re.fullmatch(r"(\d+)([smhdw])", str(value))
-        length = timedelta()
+        duration = timedelta()
         if match is not None and len(match[1]) <= 8:
-            length = timedelta(**{UNITS[match[2]]: int(match[1])})
-        if not timedelta() < length <= MAX_DURATION:
-            self.fail(f"{value!r}: expected a time such as 30m, 24h, 7d or 4w", param, ctx)
-        return length
+            duration = timedelta(**{DURATION_UNITS[match[2]]: int(match[1])})
+        if not timedelta() < duration <= MAX_DURATION:
+            self.fail(f"{value!r}: expected a duration such as 30m, 24h, 7d or 4w", param, ctx)
+        return duration
 
 
 class ByteCount(click.ParamType[int]):
-    """A number of bytes such as 500MB or 20GB; powers of 1024."""
+    """A number of bytes such as 500MB or 20GB; units are powers of 1024."""
 
     name = "bytes"
 
@@ -51,8 +51,8 @@ class ByteCount(click.ParamType[int]):
         """Return the number of bytes."""
         match = re.fullmatch(r"(\d+)\s?([KMGT]?B)?", str(value))
         if match is None:
-            self.fail(f"{value!r}: expected bytes such as 500MB or 20GB", param, ctx)
-        return int(match[1]) * BYTES[match[2] or "B"]
+            self.fail(f"{value!r}: expected a size such as 500MB or 20GB", param, ctx)
+        return int(match[1]) * BYTE_UNITS[match[2] or "B"]
 
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
@@ -73,26 +73,26 @@ GATEWAYS = click.option(
     "--gateways",
     default="http://127.0.0.1:8080",
     show_default=True,
-    help="URLs of the gateways, separated by commas; all addresses of a name count.",
+    help="Comma-separated URLs of the gateways; all addresses of a host are read.",
 )
 VERSION = click.option(
-    "--version", type=int, help="Number of the version. [default: the one with the most rows]"
+    "--version", type=int, help="Version number. [default: the version with the most rows]"
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as a JSON object.")
 
 
 def console() -> Console:
-    """Return the terminal for progress: standard error."""
+    """Return a console for progress on standard error."""
     return Console(stderr=True)
 
 
 def print_json(value: Any) -> None:
-    """Print a result for scripts."""
+    """Print a result as JSON."""
     click.echo(json.dumps(value, ensure_ascii=False, default=str))
 
 
-def reported(command: Command) -> Command:
-    """Print expected errors as one line, with exit status 1."""
+def report_errors(command: Command) -> Command:
+    """Make a command report expected errors in one line, with exit status 1."""
 
     @wraps(command)
     def run(*args: Any, **options: Any) -> Any:

@@ -17,14 +17,13 @@ from monitoring.cli.options import (
     Duration,
     console,
     print_json,
-    reported,
+    report_errors,
 )
 from monitoring.metrics import METRICS
-from monitoring.quality import Quality
-from monitoring.quality import quality as quality_of
-from monitoring.report import ASSUMPTION, render, shown, shown_seconds
+from monitoring.quality import Quality, measure_quality
+from monitoring.report import ASSUMPTION, format_duration, format_estimate, render
 from monitoring.store import Store
-from monitoring.versions import versions
+from monitoring.versions import find_versions
 
 
 @click.command("quality")
@@ -36,7 +35,7 @@ from monitoring.versions import versions
     type=Duration(),
     default="28d",
     show_default=True,
-    help="Use only predictions from this most recent period, such as 12h, 28d or 4w.",
+    help="Use only predictions from the last period, such as 12h, 28d or 4w.",
 )
 @click.option(
     "--html",
@@ -45,55 +44,59 @@ from monitoring.versions import versions
     help="Write a report with charts.",
 )
 @JSON
-@reported
+@report_errors
 def quality(
     models: Path, model: str, log: Path, window: timedelta, html: Path | None, as_json: bool
 ) -> None:
     """Compare predictions with the labels that arrived later, by version and arm.
 
-    Rows are weighted by 1/share, where share is the logged share of the requests. An estimate
-    without labels is shown beside the metrics.
+    Rows are weighted by 1/share, where share is the logged share of the requests. Estimates without
+    labels are shown beside the metrics.
     """
     end = datetime.now(timezone.utc)
     with console().status("reading the log"):
-        found = quality_of(Store(log), model, versions(models, model), end - window, end)
+        result = measure_quality(Store(log), model, find_versions(models, model), end - window, end)
     if html is not None:
-        html.write_text(render(found), encoding="utf-8")
+        html.write_text(render(result), encoding="utf-8")
     if as_json:
-        print_json(found.as_json())
+        print_json(result.as_json())
         return
-    _print(found)
+    _print_tables(result)
     if html is not None:
         click.echo(f"Report: {html}", err=True)
 
 
-def _print(found: Quality) -> None:
-    for arm in found.arms:
+def _print_tables(quality: Quality) -> None:
+    for arm in quality.arms:
         suffix = f", {arm.arm}" if arm.arm else ""
         table = Table(title=f"version {arm.version}{suffix}", title_justify="left")
         table.add_column("metric")
         table.add_column("from labels", justify="right")
         table.add_column("without labels", justify="right")
         for name in METRICS:
-            table.add_row(name, shown(arm.metrics.get(name)), shown(arm.expected.get(name)))
+            table.add_row(
+                name,
+                format_estimate(arm.metrics.get(name)),
+                format_estimate(arm.expected.get(name)),
+            )
         Console().print(table)
         delay = ""
         if arm.delay_seconds:
-            median, p90 = map(shown_seconds, arm.delay_seconds)
+            median, p90 = map(format_duration, arm.delay_seconds)
             delay = (
                 f"; delay {median} (median), {p90} (90th percentile), {arm.late:,} later than 7 d"
             )
         click.echo(
             f"{arm.labelled:,} of {arm.rows:,} rows labelled, coverage {arm.coverage:.1%}{delay}"
         )
-    if not found.arms:
+    if not quality.arms:
         click.echo(
-            f"no logged predictions of {found.model!r} with a probability, by a version that still "
-            "exists, in this window"
+            f"no logged predictions of {quality.model!r} with a probability in this window, by a "
+            "version that still exists"
         )
     click.echo(
-        f"labels not counted: {found.replaced:,} replaced, {found.unknown:,} without a logged "
-        f"prediction, {found.invalid:,} of neither class"
+        f"labels not counted: {quality.replaced:,} replaced, {quality.unknown:,} without a logged "
+        f"prediction, {quality.invalid:,} of neither class"
     )
-    if any(arm.expected for arm in found.arms):
+    if any(arm.expected for arm in quality.arms):
         click.echo(ASSUMPTION)

@@ -20,7 +20,7 @@ from monitoring.cli.options import (
     Duration,
     console,
     print_json,
-    reported,
+    report_errors,
 )
 from monitoring.retraining import REFUSED, Recipe, run_summary
 from monitoring.retraining import retrain as run_retraining
@@ -33,7 +33,7 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
         type=Duration(),
         default="90d",
         show_default=True,
-        help="Use labelled predictions of this period before now.",
+        help="Use labelled predictions from the last period.",
     ),
     click.option(
         "--min-labels",
@@ -47,7 +47,7 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
 
 
 def recipe_options(command: Command) -> Command:
-    """Add the options of a retraining to a command."""
+    """Add the options of retraining to a command."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command
@@ -60,12 +60,14 @@ def recipe_options(command: Command) -> Command:
 @click.option(
     "--data",
     required=True,
-    help="Original table: a file, a directory or a glob; not the built-in table.",
+    help="Original table: a file, a directory or a glob; the built-in table is not supported.",
 )
-@click.option("--reason", default="by hand", show_default=True, help="Reason, for the manifest.")
+@click.option(
+    "--reason", default="by hand", show_default=True, help="Reason, recorded in the manifest."
+)
 @recipe_options
 @JSON
-@reported
+@report_errors
 def retrain(
     models: Path,
     model: str,
@@ -78,10 +80,10 @@ def retrain(
     reason: str,
     as_json: bool,
 ) -> None:
-    """Train on the training table and labelled rows of the log; the gate decides.
+    """Train on the original table and labelled rows of the log, and publish if the gate permits.
 
     Options after -- go to `python -m training fit`, such as -- --floor auc=0.8 --optimizer newton.
-    Exit status 3: refused by the gate, nothing is published.
+    Exit status 3: the gate refused the version, and nothing was published.
     """
     recipe = Recipe(models, model, data, label, label_window, min_labels, training_options)
     with console().status("retraining"):

@@ -14,24 +14,24 @@ from typing import Any
 
 import click
 
-from monitoring.cli.options import JSON, LOG, console, print_json, reported
+from monitoring.cli.options import JSON, LOG, console, print_json, report_errors
 from monitoring.cli.signals import set_on_signal
 from monitoring.errors import MonitoringError
-from monitoring.shipping import Receiver, Sent, Shipper, StoppedError
-from monitoring.store import Store, only_one
+from monitoring.shipping import Receiver, Shipper, StoppedError, Totals
+from monitoring.store import Store, exclusive_lock
 
 POLL_SECONDS = 5
-# With --once, an event fails after about 12 seconds of waiting between attempts.
+# Together, these attempts wait about 12 seconds.
 ONCE_ATTEMPTS = 6
 LOCK = ".shipping.lock"
 
 
-def checked_url(context: click.Context, option: click.Parameter, value: Any) -> Any:
-    """Reject a value that is not an HTTP URL."""
+def validate_url(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    """Return an HTTP URL unchanged; reject other values."""
     try:
         parts = urllib.parse.urlsplit(value)
         (parts.hostname or "").encode("idna")  # as `getaddrinfo` does
-        valid = (
+        is_valid = (
             parts.scheme in ("http", "https")
             and parts.hostname
             and parts.port != 0
@@ -40,8 +40,8 @@ def checked_url(context: click.Context, option: click.Parameter, value: Any) -> 
         if parts.username is not None:
             raise click.BadParameter("user names and passwords in the URL are not supported")
     except ValueError:
-        valid = False
-    if not valid:
+        is_valid = False
+    if not is_valid:
         raise click.BadParameter(
             f"{value!r}: expected a URL such as http://broker:8080/events, in ASCII without spaces"
         )
@@ -51,61 +51,61 @@ def checked_url(context: click.Context, option: click.Parameter, value: Any) -> 
 @click.command("ship")
 @LOG
 @click.option(
-    "--to", "url", required=True, callback=checked_url, metavar="URL", help="Receiver of events."
+    "--to", "url", required=True, callback=validate_url, metavar="URL", help="Receiver of events."
 )
 @click.option(
     "--namespace", default="default", show_default=True, help="Attribute `namespace` of the events."
 )
 @click.option(
-    "--skip-refused", is_flag=True, help="Count events that the receiver refuses, and go on."
+    "--skip-refused", is_flag=True, help="Count events that the receiver refuses, and continue."
 )
 @click.option("--once", is_flag=True, help="Send the segments that are complete, then exit.")
 @JSON
-@reported
+@report_errors
 def ship(
     log: Path, url: str, namespace: str, skip_refused: bool, once: bool, as_json: bool
 ) -> None:
     """Send the log to a URL as CloudEvents in KServe's form, each row at least once.
 
     Sends complete segments: a gateway completes one each minute. May be killed and run again at any
-    time. `compact` keeps segments that were not sent, for up to seven days; to stop shipping, stop
-    this command and remove LOG/shipping.json.
+    time. `compact` keeps unsent segments for up to seven days; to stop shipping, stop this command
+    and remove LOG/shipping.json.
     """
     stopped = threading.Event()
     if not once:
         set_on_signal(stopped)
     store = Store(log)
     receiver = Receiver(url, ONCE_ATTEMPTS if once else math.inf, stopped, _log)
-    running = MonitoringError(f"the log {log} is being shipped by another process")
-    with only_one(store.directory / LOCK, running), console().status("sending") as status:
+    busy = MonitoringError(f"the log {log} is being shipped by another process")
+    with exclusive_lock(store.directory / LOCK, busy), console().status("sending") as status:
         shipper = Shipper(store, receiver, namespace, skip_refused, status.update)
         try:
             _run(shipper, stopped, once)
         finally:
             shipper.close()
             if as_json:
-                print_json(asdict(shipper.sent))
+                print_json(asdict(shipper.totals))
             else:
-                _log(_summary(shipper.sent))
+                _log(_summary(shipper.totals))
 
 
 def _run(shipper: Shipper, stopped: threading.Event, once: bool) -> None:
     with suppress(StoppedError):
         while True:
-            before = shipper.sent.events
-            shipper.round()
+            before = shipper.totals.events
+            shipper.send_segments()
             if once:
                 return
-            if shipper.sent.events > before:
-                _log(_summary(shipper.sent))
+            if shipper.totals.events > before:
+                _log(_summary(shipper.totals))
             if stopped.wait(POLL_SECONDS):
                 return
 
 
-def _summary(sent: Sent) -> str:
+def _summary(totals: Totals) -> str:
     return (
-        f"sent {sent.rows:,} rows in {sent.events:,} events, {sent.segments:,} segments complete; "
-        f"{sent.refused:,} events refused, {sent.skipped:,} unreadable lines"
+        f"sent {totals.rows:,} rows in {totals.events:,} events, {totals.segments:,} segments "
+        f"complete; {totals.refused:,} events refused, {totals.skipped:,} unreadable lines"
     )
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, which stop the commands that run until then."""
+"""SIGTERM and SIGINT, which stop long-running commands."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from _thread import start_new_thread
 
 
 def set_on_signal(stopped: threading.Event) -> None:
-    """Let SIGTERM and SIGINT set an event; call it in the main thread."""
+    """Set an event on SIGTERM or SIGINT; call this in the main thread."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        # Handlers run in the main thread, which may hold the event's lock, so another thread sets
-        # the event.
+        # The handler runs in the main thread, which may hold the event's lock, so let another
+        # thread set the event.
         signal.signal(number, lambda number, frame: start_new_thread(stopped.set, ()))

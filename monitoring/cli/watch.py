@@ -10,14 +10,14 @@ from pathlib import Path
 import click
 
 from monitoring.cli.files import KEEP_BYTES, KEEP_DAYS
-from monitoring.cli.options import GATEWAYS, LOG, MODEL, MODELS, Duration, reported
+from monitoring.cli.options import GATEWAYS, LOG, MODEL, MODELS, Duration, report_errors
 from monitoring.cli.retrain import recipe_options
 from monitoring.cli.signals import set_on_signal
 from monitoring.exporter import Exporter
 from monitoring.metrics import METRICS
 from monitoring.retraining import Recipe
 from monitoring.triggers import Policy
-from monitoring.watching import Watch, Watcher
+from monitoring.watching import Watcher, WatchSettings
 
 
 @click.command("watch")
@@ -33,7 +33,7 @@ from monitoring.watching import Watch, Watcher
     type=Duration(),
     default="1d",
     show_default=True,
-    help="Time over which drift and quality are computed.",
+    help="Period over which drift and quality are computed.",
 )
 @KEEP_DAYS
 @KEEP_BYTES
@@ -46,9 +46,9 @@ from monitoring.watching import Watch, Watcher
     "floors",
     multiple=True,
     metavar="METRIC=VALUE",
-    help=f"Retrain if the whole interval of a metric is worse: {', '.join(METRICS)}.",
+    help=f"Retrain if a metric's entire interval is worse: {', '.join(METRICS)}.",
 )
-@click.option("--on-drift", is_flag=True, help="Retrain if a column's drift is an alarm.")
+@click.option("--on-drift", is_flag=True, help="Retrain if a column's verdict is alarm.")
 @click.option(
     "--cooldown",
     type=Duration(),
@@ -63,9 +63,9 @@ from monitoring.watching import Watch, Watcher
     show_default=True,
     help="Maximum number of retrainings in 24 hours.",
 )
-@click.option("--once", is_flag=True, help="Run one round, then exit; status 1 if a part fails.")
+@click.option("--once", is_flag=True, help="Run one round, then exit; status 1 if a step fails.")
 @recipe_options
-@reported
+@report_errors
 def watch(
     models: Path,
     model: str,
@@ -89,24 +89,24 @@ def watch(
     min_labels: int,
     training_options: tuple[str, ...],
 ) -> None:
-    """Record counters, compact the log, publish drift and quality, and retrain when it is due.
+    """Record counters, compact the log, publish drift and quality, and retrain when due.
 
-    Every trigger needs --min-labels labelled rows in the window; drift alone never retrains.
+    Every trigger requires --min-labels labelled rows in the window; drift alone never retrains.
     Options after -- go to `python -m training fit`.
     """
     if data is None and (every or floors or on_drift or training_options):
-        raise click.UsageError("--data is needed to retrain: the path of the training table")
+        raise click.UsageError("retraining requires --data: the path of the original table")
     if data is not None and not (every or floors or on_drift):
-        raise click.UsageError("--data needs a trigger: --every, --floor or --on-drift")
+        raise click.UsageError("--data requires a trigger: --every, --floor or --on-drift")
     recipe = None
     if data is not None:
         recipe = Recipe(models, model, data, label, label_window, min_labels, training_options)
     exporter = Exporter(model)
     if port is not None:
-        listening = exporter.serve(host, port)
-        click.echo(f"metrics at http://{host}:{listening}/metrics", err=True)
+        bound_port = exporter.serve(host, port)
+        click.echo(f"metrics at http://{host}:{bound_port}/metrics", err=True)
     watcher = Watcher(
-        Watch(
+        WatchSettings(
             models=models,
             model=model,
             log=log,
@@ -121,13 +121,13 @@ def watch(
         lambda text: click.echo(f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ} {text}"),
     )
     if once:
-        if not watcher.round(datetime.now(timezone.utc)):
+        if not watcher.run_round(datetime.now(timezone.utc)):
             sys.exit(1)
         return
     stopped = threading.Event()
     set_on_signal(stopped)
     while not stopped.is_set():
-        watcher.round(datetime.now(timezone.utc))
+        watcher.run_round(datetime.now(timezone.utc))
         stopped.wait(interval.total_seconds())
 
 

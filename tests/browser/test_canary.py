@@ -79,7 +79,7 @@ def test_a_version_on_trial_is_drawn_beside_the_stable_one(
 
     follow(phase="canary", canary=NAN, percent=1.0)
     page.reload()
-    told = "Version 3 (canary): Its answers are not probabilities."
+    told = "Version 3 (canary): Its outputs are not probabilities."
     expect(legend.locator("span").last).to_have_text(told)
     expect(card.locator("svg .curve")).to_have_count(1)
     expect(card.locator("svg .canary")).to_have_count(0)

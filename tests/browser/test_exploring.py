@@ -61,9 +61,9 @@ def test_a_sure_answer_says_that_no_single_column_changes_it(page: Page, client_
     page.goto(client_url)
     expect(page.locator("#change")).to_contain_text("No single column makes it benign")
     page.locator("#tabs a", has_text="What if").click()
-    expect(page.locator("#view-whatif")).to_contain_text("no column alone moves it")
+    expect(page.locator("#view-whatif")).to_contain_text("no single column moves it")
     page.locator("#view-whatif").get_by_role("button", name="Halfway").click()
-    expect(page.locator("#view-whatif")).to_contain_text("those that move the result most")
+    expect(page.locator("#view-whatif")).to_contain_text("columns that move the result most")
 
 
 def test_all_curves_come_from_one_request_and_soon(page: Page, client_url: str) -> None:
@@ -108,12 +108,12 @@ def test_the_distribution_of_a_column_with_many_minimums_is_drawn(
     page.goto(client_url)
     heights = page.evaluate(
         """async () => {
-          const { curveOf } = await import("/static/charts.js");
+          const { curveChart } = await import("/static/charts.js");
           const points = [{ position: 0, probability: 0 }, { position: 10, probability: 1 }];
           const reference = { edges: [0, 5], shares: [0.5, 0.3, 0.2] };
           const column = { range: [0, 10], type: "number" };
-          const chart = curveOf({ column, title: "", points, classes: ["", ""], threshold: 0.5,
-            reference, present: "", probability: 0, shown: String });
+          const chart = curveChart({ column, title: "", points, classes: ["", ""], threshold: 0.5,
+            reference, current: "", probability: 0, format: String });
           return [...chart.querySelectorAll(".spread")].map((bar) => bar.getAttribute("height"));
         }"""
     )
@@ -177,10 +177,10 @@ def test_a_row_is_pasted_as_csv_and_as_json(page: Page, client_url: str) -> None
     expect(page.locator("#pasted")).to_have_js_property("spellcheck", False)
     page.locator("#pasted").fill("id,mean_radius\n1,9")
     page.get_by_role("button", name="Use this row").click()
-    expect(page.locator("#paste-told")).to_have_text(re.compile("not columns of the model: id$"))
+    expect(page.locator("#paste-status")).to_have_text(re.compile("Unknown columns ignored: id$"))
     page.locator("#pasted").fill("1,2,3")
     page.get_by_role("button", name="Use this row").click()
-    expect(page.locator("#paste-told")).to_contain_text("not a row of the model's columns")
+    expect(page.locator("#paste-status")).to_contain_text("Expected a row with the model's columns")
     page.keyboard.press("Escape")
     expect(radius).to_have_value("9")
 
@@ -210,6 +210,4 @@ def test_the_model_is_shown_with_its_versions_and_metrics(page: Page, client_url
     assert view.locator("tbody tr", has_text="numeric").count() == 0
     for name in COLUMNS:
         expect(view.get_by_role("rowheader", name=name, exact=True)).to_be_visible()
-    expect(view.get_by_role("link", name="Documentation of the API")).to_have_attribute(
-        "href", "/docs/"
-    )
+    expect(view.get_by_role("link", name="API documentation")).to_have_attribute("href", "/docs/")

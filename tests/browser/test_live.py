@@ -68,7 +68,7 @@ def test_the_numbers_change_with_the_traffic(
     expect(page.locator(".details")).to_contain_text(model_server)
     expect(page.locator(".details section").first).to_contain_text("1 available")
     label = page.locator(".charts svg").first.get_attribute("aria-label") or ""
-    assert re.match(r"Requests: [\d.]+/s now, [\d.]+/s at most\.", label)
+    assert re.match(r"Requests: [\d.]+/s now, peak [\d.]+/s\.", label)
 
 
 def test_a_hidden_page_asks_nothing_and_goes_on_when_it_is_seen(

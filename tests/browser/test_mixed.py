@@ -126,7 +126,7 @@ def test_only_columns_with_missing_values_can_be_left_empty(flats: Page) -> None
     expect(share_of(page, "income")).to_have_text("−2.00")
     expect(share_of(page, "district")).to_have_text("−2.00")
     page.get_by_label("Age (years)").fill(" ")
-    expect(page.locator(".field.wrong .fault")).to_have_text("expected a number")
+    expect(page.locator(".field.invalid .fault")).to_have_text("expected a number")
 
 
 def test_of_many_values_one_is_typed_and_may_be_unknown(page: Page, urls: dict[str, str]) -> None:
@@ -146,7 +146,7 @@ def test_of_many_values_one_is_typed_and_may_be_unknown(page: Page, urls: dict[s
     expect(share_of(page, "a city")).to_have_text("−2.00")
     for wrong in ("", "many", "1.5"):
         code.fill(wrong)
-        expect(page.locator(".field.wrong .fault")).to_have_text("expected an integer")
+        expect(page.locator(".field.invalid .fault")).to_have_text("expected an integer")
 
 
 def test_columns_of_an_unknown_kind_are_shown(page: Page, urls: dict[str, str]) -> None:
@@ -174,6 +174,6 @@ def test_names_and_values_that_look_like_markup_or_code_are_only_text(
     assert ATTACK in titles
     assert page.locator("#contributions .name").get_by_text(ATTACK).count() == 3
     page.get_by_label("dataset").fill("x")
-    expect(page.locator(".field.wrong label")).to_have_text("dataset")
+    expect(page.locator(".field.invalid label")).to_have_text("dataset")
     assert page.locator("img").count() == 0
     assert page.evaluate("window.hacked") is None

@@ -43,7 +43,7 @@ def test_columns_outside_of_training_are_named(page: Page, client_url: str) -> N
     expect(page.locator("#outside")).to_be_hidden()
     page.locator("[name=mean_radius]").fill("99999")
     page.locator("[name=worst_area]").fill("0,5")
-    told = "Outside what the model was trained on: mean radius and worst area"
+    told = "Outside the training data: mean radius and worst area"
     expect(page.locator("#outside")).to_have_text(told)
     inside = page.locator("#contributions").evaluate(
         "all => [...all.querySelectorAll('b')].every(e => e.scrollWidth <= e.offsetWidth)"

@@ -36,8 +36,8 @@ def test_a_picture_is_scaled_and_sent_as_numbers_or_as_bytes(
     (tmp_path / "flag.png").write_bytes(content)
     (tmp_path / "no.png").write_bytes(b"no picture")
     for name in ("grey", "colour", "image_bytes"):
-        page.get_by_label(f"A picture for {name}").set_input_files(tmp_path / "flag.png")
-    image = page.get_by_role("img", name="flag.png, as it is sent: 16 by 8 pixels")
+        page.get_by_label(f"Picture for {name}").set_input_files(tmp_path / "flag.png")
+    image = page.get_by_role("img", name="flag.png as sent: 16 by 8 pixels")
     expect(image).to_have_count(2)
     # Red is 0.299 of white (ITU-R BT.601).
     outputs = page.locator("#outputs")
@@ -46,11 +46,11 @@ def test_a_picture_is_scaled_and_sent_as_numbers_or_as_bytes(
     expect(outputs).to_contain_text("colours[255,127.5,127.5]")
     expect(outputs).to_contain_text(f"bytes{len(content)}")
     with page.expect_request("**/predict") as asked:
-        page.get_by_label("Range of the pixels").select_option("255")
+        page.get_by_label("Pixel range").select_option("255")
     (row,) = json.loads(asked.value.post_data or "")["instances"]
     assert row["grey"] == [[76] * (WIDTH // 2) + [255] * (WIDTH // 2)] * HEIGHT
     assert list(row["image_bytes"]) == ["b64"]
-    page.get_by_label("A picture for grey").set_input_files(tmp_path / "no.png")
-    expect(page.get_by_text("no.png is not a picture that this browser reads.")).to_be_visible()
+    page.get_by_label("Picture for grey").set_input_files(tmp_path / "no.png")
+    expect(page.get_by_text("This browser cannot read no.png as a picture.")).to_be_visible()
     page.locator("[name=image_bytes]").fill("no base64!")
-    expect(page.locator(".field.wrong .fault")).to_have_text("expected base64, or choose a file")
+    expect(page.locator(".field.invalid .fault")).to_have_text("expected base64, or choose a file")

@@ -202,7 +202,7 @@ def test_another_version_is_announced_and_loaded_on_demand(
         page.wait_for_timeout(500)
         if page.locator("#notice").is_visible():
             break
-    expect(page.locator("#notice")).to_contain_text("Version 2 answers now")
+    expect(page.locator("#notice")).to_contain_text("Version 2 is now serving")
     page.locator("#notice button").click()
     ready(page)
     expect(page.locator("#notice")).to_be_hidden()
@@ -221,7 +221,7 @@ def test_a_model_without_a_description_has_a_form_and_says_what_it_lacks(
     page.locator("[name=x]").fill("2")
     expect(page.locator("#percent")).to_have_text("21")
     page.locator("#tabs a", has_text="What if").click()
-    expect(page.locator("#view-whatif")).to_contain_text("does not say what it was trained on")
+    expect(page.locator("#view-whatif")).to_contain_text("does not describe its training data")
     page.locator("#tabs a", has_text="Model").click()
     facts = json.loads(page.locator("#model").text_content() or "")
     assert facts["classes"] is None

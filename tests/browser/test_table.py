@@ -115,7 +115,7 @@ def test_a_file_that_is_no_table_is_refused_with_the_reason(
 ) -> None:
     page.goto(f"{client_url}/#table")
     for name, content, message in (
-        ("report.xlsx", b"PK", "report.xlsx is not a table that can be read here"),
+        ("report.xlsx", b"PK", "report.xlsx is not a supported table"),
         ("others.csv", b"a,b\n1,2\n", 'line 1: column "mean_radius", the first of 30, is missing'),
         ("picture.csv", b"\x89PNG\r\n\x1a\n\0\0\xff\xfe", "line 1: expected UTF-8"),
         ("empty.csv", b"", 'line 1: column "mean_radius", the first of 30, is missing'),

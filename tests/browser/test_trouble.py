@@ -20,7 +20,7 @@ def test_when_the_service_is_away_the_answer_is_marked_and_comes_back(
     page.route("**/predict", lambda route: route.abort())
     page.locator("[name=mean_radius]").fill("7")
     expect(page.locator("#error")).to_have_text("The service cannot be reached.")
-    expect(page.locator("#status")).to_have_text("Trying again by itself.")
+    expect(page.locator("#status")).to_have_text("Retrying automatically.")
     expect(page.locator("#answer")).to_have_class("stale")
     expect(page.locator("#label")).to_have_text("malignant")
     page.unroute("**/predict")
@@ -54,7 +54,7 @@ def test_an_error_that_names_a_column_is_shown_at_its_field(page: Page, client_u
     error = "instances[0].mean_area: 7 is outside of training's range"
     page.route("**/predict", lambda route: route.fulfill(status=400, json={"error": error}))
     page.locator("[name=mean_radius]").fill("7")
-    wrong = page.locator(".field.wrong")
+    wrong = page.locator(".field.invalid")
     expect(wrong.locator("label")).to_have_text("mean area")
     expect(wrong.locator(".fault")).to_have_text("7 is outside of training's range")
     page.unroute("**/predict")

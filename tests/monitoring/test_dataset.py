@@ -14,7 +14,7 @@ from monitoring import dataset as dataset_module
 from monitoring.compaction import forget
 from monitoring.dataset import Dataset, build
 from monitoring.errors import MonitoringError
-from monitoring.quality import labelled_rows
+from monitoring.quality import read_labelled_rows
 from monitoring.store import Store
 from monitoring.versions import Version
 from tests.support import prediction_log
@@ -176,12 +176,12 @@ def test_rows_that_are_forgotten_meanwhile_are_not_in_the_dataset(
     job = threading.Thread(target=lambda: forget(store, ["id-1"], [], lambda n: None))
 
     def read(*arguments: Any) -> Any:
-        found = labelled_rows(*arguments)
+        found = read_labelled_rows(*arguments)
         job.start()
         job.join(0.3)  # enough to forget, were there no lock
         return found
 
-    monkeypatch.setattr(dataset_module, "labelled_rows", read)
+    monkeypatch.setattr(dataset_module, "read_labelled_rows", read)
     (tmp_path / "table.csv").write_text("x,left\n1,no\n")
     dataset = built(store, version(tmp_path, "x"), tmp_path / "table.csv")
     job.join(20)

@@ -20,8 +20,8 @@ from scipy.spatial.distance import jensenshannon
 
 from monitoring.__main__ import main
 from monitoring.compaction import retain
-from monitoring.counters import Bin, History, from_prometheus, resolved, scrape
-from monitoring.drift import busiest, drift
+from monitoring.counters import Bin, History, query_prometheus, resolve_hosts, scrape
+from monitoring.drift import busiest_version, measure_drift
 from monitoring.errors import MonitoringError
 from monitoring.statistics import ALPHA, chi_square_quantile, shift
 from monitoring.store import Store
@@ -42,7 +42,7 @@ def test_values_equal_an_offline_computation() -> None:
         shares = random.dirichlet(np.ones(bins))
         counts = random.multinomial(2000, random.dirichlet(np.ones(bins))).astype(np.float64)
         trained = 5000
-        found = shift(counts, shares, trained, columns=3, ordered=bins)
+        found = shift(counts, shares, trained, columns=3, ordered_bins=bins)
         p, q = counts + 0.5, trained * shares + 0.5
         p, q = p / p.sum(), q / q.sum()
         assert found.psi == pytest.approx(sum((p - q) * np.log(p / q)), abs=1e-6)
@@ -149,7 +149,7 @@ SEEDED = {
 
 
 def test_seeded_drifts_are_found_and_ranked_by_what_they_move(version: Version) -> None:
-    found = drift(version, "m", counted(version, SEEDED))
+    found = measure_drift(version, "m", counted(version, SEEDED))
     # The weights of y are three times those of x, which has moved further.
     assert [one.column for one in found][:3] == ["", "y", "x"]
     by_name = {one.column: one for one in found}
@@ -161,10 +161,10 @@ def test_seeded_drifts_are_found_and_ranked_by_what_they_move(version: Version) 
         "city": "ok",
     }
     assert by_name["x"].shift.psi > by_name["y"].shift.psi
-    missing = drift(version, "m", counted(version, {"x": [0.05] * 10 + [0.5, 0]}))
+    missing = measure_drift(version, "m", counted(version, {"x": [0.05] * 10 + [0.5, 0]}))
     assert missing[1].column == "x"
     assert missing[1].missing == pytest.approx(0.5, abs=0.05)
-    other = drift(version, "m", counted(version, {"city": [0.3, 0.1, 0, 0.6]}))
+    other = measure_drift(version, "m", counted(version, {"city": [0.3, 0.1, 0, 0.6]}))
     assert other[1].column == "city"
     assert other[1].other == pytest.approx(0.6, abs=0.05)
 
@@ -177,7 +177,7 @@ def test_the_version_with_the_most_rows_is_judged_whatever_its_columns(tmp_path:
     ]
     counts = Counter({Bin("m", 1, "x", b): 30 for b in "01"})
     counts.update({Bin("m", 2, name, b): 20 for name in "xyz" for b in "01"})
-    assert busiest(published, "m", counts) is published[0]
+    assert busiest_version(published, "m", counts) is published[0]
 
 
 def test_the_command_sums_the_counters_of_all_gateways(
@@ -199,14 +199,14 @@ def test_the_command_sums_the_counters_of_all_gateways(
 
     for options, message in (
         (["--model=n"], "has no version; --models and --model"),
-        (["--version=7"], "'m' has no version 7, it has 1"),
+        (["--version=7"], "'m' has no version 7; published versions: 1"),
         (["--gateways=http://127.0.0.1:1"], "does not answer"),
         (["--gateways=http://a..b/"], "no address for its host"),
         (["--gateways=https://a..b/"], "does not answer"),
         (["--window=1d"], "--window needs a history"),
-        ([f"--log={models}"], "--log and --prometheus need --window"),
+        ([f"--log={models}"], "--log and --prometheus require --window"),
         ([f"--log={models}", "--prometheus=http://127.0.0.1:1"], "expected one of --log and"),
-        (["--window=1"], "expected a time such as 30m"),
+        (["--window=1"], "expected a duration such as 30m"),
     ):
         failed = CliRunner().invoke(main, [*command, *options])
         assert failed.exit_code in (1, 2)
@@ -226,7 +226,7 @@ def test_a_gateway_with_addresses_of_both_families_counts_once(
 ) -> None:
     resolve(monkeypatch, {"both": ("::1", "127.0.0.1"), "ipv6": ("::1",)})
     urls = ["http://127.0.0.1:8080/", "http://[::1]:8080"]
-    assert resolved(["http://both:8080/", "http://ipv6:8080"]) == urls
+    assert resolve_hosts(["http://both:8080/", "http://ipv6:8080"]) == urls
 
 
 def test_history_survives_restarts_of_gateways_and_of_itself(tmp_path: Path) -> None:
@@ -315,4 +315,4 @@ def test_a_broken_answer_of_a_gateway_is_reported(answer: bytes) -> None:
 def test_an_answer_that_is_not_prometheus_s_is_reported(gateway: HTTPServer) -> None:
     gateway.text = "[]"  # type: ignore[attr-defined]
     with pytest.raises(MonitoringError, match="expected a Prometheus server's response"):
-        from_prometheus(f"http://127.0.0.1:{gateway.server_port}", "m", timedelta(hours=1))
+        query_prometheus(f"http://127.0.0.1:{gateway.server_port}", "m", timedelta(hours=1))

@@ -24,7 +24,7 @@ from prometheus_client import CollectorRegistry
 from client.observability.arm_metrics import ArmMetrics
 from client.observability.metrics import Metrics
 from monitoring.__main__ import main
-from monitoring.counters import Bin, from_prometheus
+from monitoring.counters import Bin, query_prometheus
 from monitoring.drift import ColumnDrift
 from monitoring.exporter import Exporter
 from monitoring.metrics import Estimate
@@ -112,12 +112,12 @@ def filled(exporter: Exporter) -> None:
     """Publish what a round of `watch` publishes."""
     shift = Shift(0.5, 0.01, 0.2, None, 50.0, 20.0, "alarm")
     columns = [ColumnDrift(name, 1000, shift, 1.0, 0.1, 0.0, 0.0, 0.0) for name in ("", "x")]
-    exporter.show_drift(1, columns)
+    exporter.set_drift(1, columns)
     names = ("log_loss", "brier", "auc", "accuracy", "calibration_error")
     metrics = {name: Estimate(0.5, 0.4, 0.6) for name in names}
     expected = {"accuracy": metrics["accuracy"], "log_loss": metrics["log_loss"]}
     arm = ArmQuality(1, None, 10, 5, 0.5, (1.0, 2.0), 0, metrics, expected, (), None)
-    exporter.show_quality([arm])
+    exporter.set_quality([arm])
     exporter.count_run(Run("", "breast_cancer", "", "published", 2, "", "", 5, 1.0))
     exporter.finish(NOW.timestamp(), failed=False)
 
@@ -249,7 +249,7 @@ def test_drift_of_a_window_is_read_from_prometheus(
     later = Counter(dict(zip(bins, (15, 35, 45), strict=True)))
     gateway.text = exposition(later)  # type: ignore[attr-defined]
     wait_for(lambda: ask(url, "client_drift_rows_total == 35"), "the next are scraped")
-    counts = from_prometheus(url, "m", timedelta(hours=1))
+    counts = query_prometheus(url, "m", timedelta(hours=1))
     assert set(counts) == set(bins[:2])
     # `increase` extrapolates beyond the first and the last sample, which are few here.
     assert 10 <= counts[bins[0]] <= 30

@@ -14,13 +14,13 @@ from click.testing import CliRunner
 from matplotlib.figure import Figure
 from sklearn import metrics as sklearn
 
-from monitoring import pictures
+from monitoring import charts
 from monitoring.__main__ import main
-from monitoring.metrics import Labelled, expected_metrics
-from monitoring.quality import ArmQuality, Quality, quality
+from monitoring.metrics import LabelledRows, expected_metrics
+from monitoring.quality import ArmQuality, Quality, measure_quality
 from monitoring.report import render
 from monitoring.store import Store
-from monitoring.versions import versions
+from monitoring.versions import find_versions
 from tests.support import prediction_log
 from tests.support.prediction_log import NOON, feedback, prediction, write
 from training.evaluation.metrics import evaluate
@@ -37,7 +37,7 @@ def test_metrics_are_those_of_scikit_learn_and_of_training() -> None:
     p = random.random(3000).round(2)  # many equal ones
     labels = (random.random(3000) < p**1.3).astype(np.float64)
     weights = random.choice([1.0, 4.0, 10.0], 3000)
-    found = Labelled(labels, p, weights, 0.4).metrics()
+    found = LabelledRows(labels, p, weights, 0.4).metrics()
     options: dict[str, Any] = {"sample_weight": weights}
     assert found["log_loss"] == pytest.approx(sklearn.log_loss(labels, p, **options))
     assert found["brier"] == pytest.approx(sklearn.brier_score_loss(labels, p, **options))
@@ -56,14 +56,14 @@ def test_the_estimate_without_labels_is_true_under_covariate_shift_only() -> Non
         p = sigmoid(2 * x - 0.5)
         labels = (random.random(2000) < p).astype(np.float64)
         weights = random.choice([1.0, 5.0], 2000)
-        truth = Labelled(labels, p, weights, 0.5).metrics()
+        truth = LabelledRows(labels, p, weights, 0.5).metrics()
         expected = expected_metrics(p, weights, 0.5)
         for name in inside:
             inside[name] += expected[name].low <= truth[name] <= expected[name].high
     assert all(180 <= count <= 199 for count in inside.values()), inside
     # If the label's relation to the inputs has changed, it does not show.
     reversed_labels = (random.random(2000) < sigmoid(-2 * x)).astype(np.float64)
-    truth = Labelled(reversed_labels, p, weights, 0.5).metrics()
+    truth = LabelledRows(reversed_labels, p, weights, 0.5).metrics()
     assert truth["accuracy"] < expected["accuracy"].low - 0.3
 
 
@@ -73,7 +73,7 @@ def test_95_of_100_intervals_hold_the_truth() -> None:
     for seed in range(40):
         p = random.beta(2, 2, 400)
         labels = (random.random(400) < p).astype(np.float64)
-        estimate = Labelled(labels, p, np.ones(400), 0.5).estimates(seed)["accuracy"]
+        estimate = LabelledRows(labels, p, np.ones(400), 0.5).estimates(seed)["accuracy"]
         held += estimate.low <= 0.6875 <= estimate.high  # E max(p, 1 − p) of this distribution
     assert held >= 34
 
@@ -113,7 +113,7 @@ def log(tmp_path: Path) -> Path:
 
 def found(log: Path) -> Quality:
     models = log.parent / "models"
-    return quality(Store(log), "m", versions(models, "m"), START, END)
+    return measure_quality(Store(log), "m", find_versions(models, "m"), START, END)
 
 
 def arms(log: Path) -> dict[tuple[int, str | None], ArmQuality]:
@@ -175,7 +175,7 @@ def test_a_roc_curve_needs_labels_of_both_classes(tmp_path: Path) -> None:
 def test_days_of_two_years_have_bars_of_their_own(log: Path) -> None:
     days = (("2025-11-28", 3, 1), ("2026-11-28", 4, 2))
     figure = Figure()
-    pictures._draw_days(figure, replace(found(log).arms[0], rows_by_day=days))
+    charts._draw_days(figure, replace(found(log).arms[0], rows_by_day=days))
     bars = figure.axes[0].patches
     assert len({bar.get_x() for bar in bars}) == 2  # type: ignore[attr-defined]
 
@@ -187,7 +187,7 @@ def test_the_command_writes_a_self_contained_report(log: Path) -> None:
     command += [f"--window={days}d", f"--html={report}"]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
-    assert "if only the inputs have moved" in " ".join(done.output.split())
+    assert "if only the inputs have shifted" in " ".join(done.output.split())
     page = report.read_text()
     assert page.count("<svg") == 6
     assert "http://" not in page.replace("http://www.w3.org", "")

@@ -131,8 +131,8 @@ def test_watch_retrains_on_drift_with_labels_and_then_waits(
     away = CliRunner().invoke(main, [*command, "--gateways=http://127.0.0.1:1"])
     assert "error: http://127.0.0.1:1/metrics does not answer" in away.output
     for options, message in (
-        (["--on-drift"], "--data is needed to retrain"),
-        ([data], "--data needs a trigger: --every, --floor or --on-drift"),
+        (["--on-drift"], "retraining requires --data"),
+        ([data], "--data requires a trigger: --every, --floor or --on-drift"),
         ([data, "--floor=auc"], "expected METRIC=VALUE with one of log_loss"),
     ):
         wrong = CliRunner().invoke(main, [*command, *options])

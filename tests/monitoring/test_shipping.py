@@ -23,7 +23,7 @@ from monitoring import compaction, shipping
 from monitoring.__main__ import main
 from monitoring.compaction import compact, forget
 from monitoring.events import MAX_ROWS
-from monitoring.shipped import HOLD, STATE, unsent
+from monitoring.shipping_state import HOLD, STATE, unsent_segments
 from monitoring.store import Store
 from tests.support.prediction_log import feedback, prediction, write
 from tests.support.processes import ROOT, free_port, wait_for
@@ -275,12 +275,12 @@ def test_a_segment_completed_during_a_compaction_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unsent_then_completed(*arguments: Any) -> set[Path]:
-        found = unsent(*arguments)
+        found = unsent_segments(*arguments)
         write(tmp_path / "host-1-1.ndjson", [prediction(1)])
         return found
 
     (tmp_path / STATE).write_text('{"segments": {}}')
-    monkeypatch.setattr(compaction, "unsent", unsent_then_completed)
+    monkeypatch.setattr(compaction, "unsent_segments", unsent_then_completed)
     compact(Store(tmp_path), datetime.now(timezone.utc), lambda done, total: None)
     assert (tmp_path / "host-1-1.ndjson").exists()
 
@@ -325,6 +325,6 @@ def test_what_is_wrong_is_reported(receiver: Receiver, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         write(tmp_path / "host-1-1.ndjson", [prediction(0)])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(shipping, "ANSWER_SECONDS", 0.05)
+            patch.setattr(shipping, "TIMEOUT_SECONDS", 0.05)
             done = ship(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert "no answer: timed out" in done.output

@@ -14,7 +14,7 @@ import pytest
 from monitoring.drift import ColumnDrift
 from monitoring.metrics import Estimate
 from monitoring.quality import ArmQuality, Quality
-from monitoring.retraining import HISTORY, REFUSED, Run, history
+from monitoring.retraining import HISTORY, REFUSED, Run, read_history
 from monitoring.retraining import _outcome as outcome_of
 from monitoring.statistics import Shift
 from monitoring.store import Store
@@ -93,7 +93,7 @@ def test_the_history_has_any_text_and_torn_lines(tmp_path: Path) -> None:
     whole = replace(run(HOUR), message="one line\u2028or two")
     line = json.dumps(asdict(whole), ensure_ascii=False)
     (tmp_path / HISTORY).write_bytes('{"torn in ö'.encode()[:-1] + f"\n{line}\n".encode())
-    assert history(Store(tmp_path), "m") == [whole]
+    assert read_history(Store(tmp_path), "m") == [whole]
 
 
 def test_a_canary_s_quality_is_the_rollout_s_concern() -> None:

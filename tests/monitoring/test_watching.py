@@ -18,7 +18,7 @@ from monitoring.errors import MonitoringError
 from monitoring.exporter import Exporter
 from monitoring.retraining import HISTORY, Recipe
 from monitoring.triggers import Policy
-from monitoring.watching import Watch, Watcher
+from monitoring.watching import Watcher, WatchSettings
 from tests.support import prediction_log
 from tests.support.prediction_log import exposition, feedback, prediction, write
 
@@ -38,14 +38,14 @@ class Watched:
         for number in (1, 2):
             prediction_log.version(folder / "models", number, columns=[AGE])
         policy = Policy(every=timedelta(seconds=1), min_labels=1)
-        settings = Watch(
+        settings = WatchSettings(
             folder / "models", "m", self.log, gateways, DAY, None, None, recipe, policy
         )
         self.exporter = Exporter("m")
         self._watcher = Watcher(settings, self.exporter, self.reports.append)
 
     def round(self, now: datetime = NOW) -> bool:
-        return self._watcher.round(now)
+        return self._watcher.run_round(now)
 
     def metrics(self, name: str) -> list[str]:
         text = generate_latest(self.exporter.registry).decode()
@@ -124,7 +124,7 @@ def test_unexpected_errors_end_no_other_part(
     write(watched.log / "a.ndjson", [prediction(0, time=NOW.isoformat())])
     assert watched.round()
     assert watched.metrics("monitoring_logged_rows")
-    monkeypatch.setattr(watching, "quality", broken)
+    monkeypatch.setattr(watching, "measure_quality", broken)
     assert not watched.round()
     assert not watched.metrics("monitoring_logged_rows")
     assert watched.reports == ["error: ZeroDivisionError: division by zero"]

@@ -1,26 +1,23 @@
-/* The panel with the answer: what the model says, and why. */
+/* The panel with the prediction and its explanation. */
 
 import { messageOf } from "./api.js";
-import { scaleOf } from "./charts.js";
+import { probabilityScale } from "./charts.js";
 import { h, titleOf } from "./dom.js";
 import { list, number, percent, signed, t } from "./i18n.js";
 import { shownText } from "./row.js";
 
-const SHOWN = 8;
-const LARGEST = 5;
+const MAX_CONTRIBUTIONS = 8;
+const MAX_SCORES = 5;
 
-/* Whether an answer is a probability with the name of a class. */
 const isLabelled = (model, { prediction }) =>
   model.classes !== null && typeof prediction?.probability === "number" && typeof prediction.label === "string";
 
-/* The probability of the class that the answer names. */
-const ownProbability = (model, { probability, label }) =>
+const labelProbability = (model, { probability, label }) =>
   label === model.classes[1] ? probability : 1 - probability;
 
-/* Shows the state of the answer in `root`, whenever it changes. */
-export function mount(root, { model, row, asking }) {
+export function mount(root, { model, row, predictor }) {
   const label = h("output", { id: "label" });
-  const own = h("span", { id: "percent" });
+  const headline = h("span", { id: "percent" });
   const scale = h("div", { id: "scale" });
   const outputs = h("dl", { id: "outputs", className: "facts" });
   const status = h("p", { id: "status", role: "status" });
@@ -30,33 +27,33 @@ export function mount(root, { model, row, asking }) {
   const why = h("details", { id: "why", hidden: true, open: matchMedia("(min-width: 56.25rem)").matches },
     h("summary", null, h("h2", null, t("why"))), h("p", { id: "because", className: "soft" }),
     model.classes && h("p", { className: "sides", ariaHidden: "true" }, h("span", null, `← ${model.classes[0]}`), h("span", null, `${model.classes[1]} →`)), contributions);
-  const head = h("section", { id: "answer", ariaLabel: t("answer"), ariaBusy: "false" },
-    status, h("div", { className: "verdict" }, label, own), scale, outputs, error);
-  root.append(head, outside, why);
+  const panel = h("section", { id: "answer", ariaLabel: t("answer"), ariaBusy: "false" },
+    status, h("div", { className: "verdict" }, label, headline), scale, outputs, error);
+  root.append(panel, outside, why);
 
   function show() {
-    const { status: now, answer } = asking.state;
-    head.dataset.status = now;
-    head.ariaBusy = String(now === "loading");
-    status.textContent = statusText(asking.state, row);
-    error.hidden = now !== "failed";
-    if (!error.hidden) error.textContent = messageOf(asking.state.error);
+    const { status: state, answer } = predictor.state;
+    panel.dataset.status = state;
+    panel.ariaBusy = String(state === "loading");
+    status.textContent = statusText(predictor.state, row);
+    error.hidden = state !== "failed";
+    if (!error.hidden) error.textContent = messageOf(predictor.state.error);
     showOutside();
-    if (now === "current") showAnswer(answer);
-    head.classList.toggle("stale", answer !== null && now !== "current");
+    if (state === "current") showAnswer(answer);
+    panel.classList.toggle("stale", answer !== null && state !== "current");
   }
 
   function showAnswer(answer) {
-    const labelled = isLabelled(model, answer);
-    scale.hidden = !labelled;
-    outputs.hidden = labelled;
-    delete head.dataset.side;
-    if (labelled) {
+    const hasLabel = isLabelled(model, answer);
+    scale.hidden = !hasLabel;
+    outputs.hidden = hasLabel;
+    delete panel.dataset.side;
+    if (hasLabel) {
       const { prediction } = answer;
-      head.dataset.side = prediction.label === model.classes[1] ? "high" : "low";
+      panel.dataset.side = prediction.label === model.classes[1] ? "high" : "low";
       label.textContent = prediction.label;
-      own.textContent = percent(ownProbability(model, prediction));
-      scale.replaceChildren(scaleOf(prediction.probability, model.threshold, model.classes));
+      headline.textContent = percent(labelProbability(model, prediction));
+      scale.replaceChildren(probabilityScale(prediction.probability, model.threshold, model.classes));
     } else {
       showOutputs(answer.prediction);
     }
@@ -64,20 +61,20 @@ export function mount(root, { model, row, asking }) {
     if (!why.hidden) showWhy(answer);
   }
 
-  /* The outputs of a model that does not describe itself; a single number is shown large. */
+  /* Shows the outputs of a model without a description; a single number is shown large. */
   function showOutputs(prediction) {
-    const plain = prediction !== null && typeof prediction === "object" && !Array.isArray(prediction);
-    const all = Object.entries(plain ? prediction : { [t("output")]: prediction });
-    const only = all.length === 1 && typeof all[0][1] === "number";
-    label.textContent = only ? all[0][0] : "";
-    own.textContent = only ? number(all[0][1]) : "";
-    outputs.replaceChildren(...(only ? [] : all).flatMap(([name, value]) => [
+    const isNamed = prediction !== null && typeof prediction === "object" && !Array.isArray(prediction);
+    const entries = Object.entries(isNamed ? prediction : { [t("output")]: prediction });
+    const isSingle = entries.length === 1 && typeof entries[0][1] === "number";
+    label.textContent = isSingle ? entries[0][0] : "";
+    headline.textContent = isSingle ? number(entries[0][1]) : "";
+    outputs.replaceChildren(...(isSingle ? [] : entries).flatMap(([name, value]) => [
       h("dt", null, name),
       h("dd", null, outputText(value)),
     ]));
   }
 
-  /* Training has seen no such values, so nobody knows how good the answer is. */
+  /* Warns of values that training did not cover, for which the model is untested. */
   function showOutside() {
     const names = row.columns.filter((column) => row.isOutside(column)).map(({ name }) => titleOf(name));
     outside.textContent = names.length > 0 ? t("outside", { columns: list(names) }) : "";
@@ -86,59 +83,59 @@ export function mount(root, { model, row, asking }) {
 
   function showWhy({ explanation, texts }) {
     const all = Object.entries(explanation.contribution)
-      .map(([name, share]) => ({ title: titleOf(name), value: texts.get(name), share: share ?? 0 }))
-      .sort((a, b) => Math.abs(b.share) - Math.abs(a.share));
-    why.querySelector("#because").textContent = because(all, model.classes);
-    const rest = all.slice(SHOWN);
-    const shown = [
-      ...all.slice(0, SHOWN),
-      ...(rest.length > 0 ? [{ title: t("why.others", { count: rest.length }), share: rest.reduce((sum, { share }) => sum + share, 0), plain: true }] : []),
-      { title: t("why.bias"), share: explanation.bias ?? 0, plain: true, barless: true },
+      .map(([name, amount]) => ({ title: titleOf(name), value: texts.get(name), amount: amount ?? 0 }))
+      .sort((a, b) => Math.abs(b.amount) - Math.abs(a.amount));
+    why.querySelector("#because").textContent = strongestReasons(all, model.classes);
+    const others = all.slice(MAX_CONTRIBUTIONS);
+    const items = [
+      ...all.slice(0, MAX_CONTRIBUTIONS),
+      ...(others.length > 0 ? [{ title: t("why.others", { count: others.length }), amount: others.reduce((sum, { amount }) => sum + amount, 0), plain: true }] : []),
+      { title: t("why.bias"), amount: explanation.bias ?? 0, plain: true, barless: true },
     ];
-    const largest = Math.max(...all.map(({ share }) => Math.abs(share)), 1e-9);
-    contributions.replaceChildren(...shown.map((one) => contribution(one, largest, model.classes)));
+    const largest = Math.max(...all.map(({ amount }) => Math.abs(amount)), 1e-9);
+    contributions.replaceChildren(...items.map((item) => contributionItem(item, largest, model.classes)));
   }
 
-  asking.addEventListener("change", show);
+  predictor.addEventListener("change", show);
   show();
 }
 
 function statusText({ status, answer, faults, waiting }, row) {
   if (status === "empty") return t("status.empty");
-  if (status === "faulty") return row.incomplete ? t("status.incomplete") : t("status.faulty", { count: faults.length });
+  if (status === "invalid") return row.incomplete ? t("status.incomplete") : t("status.invalid", { count: faults.length });
   if (status === "failed") return waiting ? t("status.waiting") : t("status.failed");
   if (status === "loading") return answer ? t("status.updating") : t("status.loading");
   return t("answer");
 }
 
-/* An output; of many numbers, such as the scores of classes, the largest with their places. */
+/* Formats an output; a long list of scores is reduced to the largest, with their indexes. */
 function outputText(value) {
   if (typeof value === "string") return value;
   if (typeof value === "number") return number(value);
-  const isLong = Array.isArray(value) && value.length > LARGEST && value.every((one) => typeof one === "number");
+  const isLong = Array.isArray(value) && value.length > MAX_SCORES && value.every((item) => typeof item === "number");
   if (!isLong) return JSON.stringify(value);
-  const largest = [...value.entries()].sort(([, a], [, b]) => b - a).slice(0, LARGEST);
-  return t("output.largest", { count: value.length, values: list(largest.map(([place, one]) => `${place}: ${number(one)}`)) });
+  const largest = [...value.entries()].sort(([, a], [, b]) => b - a).slice(0, MAX_SCORES);
+  return t("output.largest", { count: value.length, values: list(largest.map(([index, score]) => `${index}: ${number(score)}`)) });
 }
 
-/* The strongest column to each side, in words. */
-function because(all, classes) {
-  const strongest = (sign) => all.find(({ share }) => sign * share > 0);
+/* Names the column that contributes most to each class. */
+function strongestReasons(all, classes) {
+  const strongest = (sign) => all.find(({ amount }) => sign * amount > 0);
   const [down, up] = [strongest(-1), strongest(1)];
   return [[up, classes[1]], [down, classes[0]]]
-    .filter(([one]) => one)
-    .sort(([a], [b]) => Math.abs(b.share) - Math.abs(a.share))
+    .filter(([item]) => item)
+    .sort(([a], [b]) => Math.abs(b.amount) - Math.abs(a.amount))
     .map(([{ title }, name]) => t("why.because", { column: title, class: name }))
     .join(" ");
 }
 
-/* The bias is every row's: without a bar, it does not set the scale. */
-function contribution({ title, value, share, plain, barless }, largest, classes) {
+/* The bias is the same for every row, so it has no bar and does not set the scale. */
+function contributionItem({ title, value, amount, plain, barless }, largest, classes) {
   const bar = h("i", null);
-  bar.style.setProperty("--size", Math.min(1, Math.abs(share) / largest));
-  return h("li", { className: `${share < 0 ? "down" : "up"}${plain ? " plain" : ""}` },
+  bar.style.setProperty("--size", Math.min(1, Math.abs(amount) / largest));
+  return h("li", { className: `${amount < 0 ? "down" : "up"}${plain ? " plain" : ""}` },
     h("span", { className: "name" }, title, value !== undefined && h("small", null, shownText(value))),
     h("span", { className: "track", ariaHidden: "true" }, !barless && bar),
-    h("b", null, signed(share)),
-    h("span", { className: "hidden" }, t("why.toward", { class: classes[share < 0 ? 0 : 1] })));
+    h("b", null, signed(amount)),
+    h("span", { className: "hidden" }, t("why.toward", { class: classes[amount < 0 ? 0 : 1] })));
 }

@@ -1,9 +1,9 @@
-/* Every call of the page to the service. */
+/* All requests of the page to the service. */
 
 import { t } from "./i18n.js";
 
 export class ApiError extends Error {
-  /* status: 0 if the service cannot be reached; retryAfter: seconds, if the service says. */
+  /* status: 0 if the service is unreachable; retryAfter: seconds, from the header. */
   constructor(message, status, retryAfter) {
     super(message);
     this.status = status;
@@ -11,7 +11,7 @@ export class ApiError extends Error {
   }
 }
 
-/* The error of a response: the service's own words, or a proxy's. */
+/* Returns the error of a response, with the message of the service or a proxy. */
 export function errorOf(status, text, retryAfter) {
   let message = text;
   try {
@@ -21,14 +21,14 @@ export function errorOf(status, text, retryAfter) {
   return new ApiError(message, status, Number(retryAfter) || undefined);
 }
 
-/* The message to show for an error. Others than ApiError are bugs of the page, and rethrown. */
+/* Returns the message to show for an ApiError; other errors are bugs and rethrown. */
 export function messageOf(error) {
   if (!(error instanceof ApiError)) throw error;
-  const known = { 0: "error.away", 401: "error.key", 429: "error.busy" }[error.status];
-  return known ? t(known) : error.message;
+  const key = { 0: "error.unreachable", 401: "error.key", 429: "error.busy" }[error.status];
+  return key ? t(key) : error.message;
 }
 
-/* Sends a request, and returns the response if its status is 2xx. `options.signal` aborts it. */
+/* Sends a request and returns the response; throws an ApiError unless its status is 2xx. */
 export async function send(path, options) {
   let response;
   try {
@@ -42,61 +42,58 @@ export async function send(path, options) {
   throw errorOf(response.status, text || response.statusText, response.headers.get("Retry-After"));
 }
 
-/* The JSON of a response. If it is cut off, the service counts as unreachable. */
-const contentOf = (response) => response.json().catch((error) => {
+/* Parses the JSON of a response; a truncated body counts as an unreachable service. */
+const readJson = (response) => response.json().catch((error) => {
   throw error.name === "AbortError" ? error : new ApiError("", 0);
 });
 
-const get = async (path) => contentOf(await send(path));
+const get = async (path) => readJson(await send(path));
 
 const post = (path, body, signal, headers) => send(path, {
   method: "POST",
   body: JSON.stringify(body),
-  // During a rollout the page stays with one version, the stable one.
+  // During a rollout, always use the stable version.
   headers: { "Content-Type": "application/json", "X-Model-Arm": "stable", ...headers },
   signal,
 });
 
 const modelPath = (model) => `/v1/models/${encodeURIComponent(model)}`;
 const versionPath = (model, version) => `${modelPath(model)}/versions/${version}`;
-/* For rows that no user asked about: the service does not count them as traffic. */
+/* Marks rows that no user entered, so that the service does not count them as traffic. */
 const UNRECORDED = { "X-Prediction-Record": "no" };
 
-/* Predicts a row. */
 export async function predict(values, signal) {
   const response = await post("/predict", { instances: [values] }, signal);
-  const { predictions, version } = await contentOf(response);
+  const { predictions, version } = await readJson(response);
   return { prediction: predictions[0], version, id: response.headers.get("X-Prediction-ID") };
 }
 
-/* Explains a row: { bias, contribution: { column: share } }, of the version that predicted. */
+/* Explains a row with a version: { bias, contribution: { column: log-odds } }. */
 export async function explain(model, version, values, signal) {
   const response = await post(`${versionPath(model, version)}:explain`, { instances: [values] }, signal);
-  return (await contentOf(response)).explanations[0];
+  return (await readJson(response)).explanations[0];
 }
 
-/* Predicts many rows, each a list of values in the order of the columns, in one request. */
+/* rows: lists of values in column order */
 export async function predictRows(rows, signal) {
   if (rows.length === 0) return [];
   const instances = rows[0].length === 1 ? rows.flat() : rows;
-  return (await contentOf(await post("/predict", { instances }, signal, UNRECORDED))).predictions;
+  return (await readJson(await post("/predict", { instances }, signal, UNRECORDED))).predictions;
 }
 
-/* Returns the probabilities of many rows by a version. A request that names a version does not count
-   as evidence in a rollout. */
+/* Returns a version's probabilities for rows. Requests that name a version do not count as evidence
+   in a rollout. */
 export async function probabilitiesOf(model, version, columns, rows, signal) {
-  const inputs = Object.fromEntries(columns.map(({ name }, place) => [name, rows.map((row) => row[place])]));
+  const inputs = Object.fromEntries(columns.map(({ name }, index) => [name, rows.map((row) => row[index])]));
   const response = await post(`${versionPath(model, version)}:predict`, { inputs }, signal, UNRECORDED);
-  const { outputs } = await contentOf(response);
+  const { outputs } = await readJson(response);
   if (!outputs?.probability?.every(Number.isFinite)) throw new ApiError(t("error.probability"), response.status);
   return outputs.probability;
 }
 
-/* Sends the correct label for the prediction with this id. */
 export const sendFeedback = (id, label) => post("/feedback", { id, row: 0, label });
 
-/* The versions of a model with their states. */
 export const versions = async (model) => (await get(modelPath(model))).model_version_status;
 
-/* The service's own numbers; see docs/client.md. */
+/* The statistics that docs/client.md describes. */
 export const stats = () => get("/stats");

@@ -1,32 +1,32 @@
-/* Charts as SVG. Each is one image with a sentence as its label; its numbers stand in a table that
-   screen readers find beside it. Sizes are in the units of the view box, which CSS scales. */
+/* Charts as SVG. Each is an image labelled with a sentence, followed by a table of its numbers for
+   screen readers. Sizes are in units of the view box, which CSS scales. */
 
 import { h, s } from "./dom.js";
-import { number, percent, t, whole } from "./i18n.js";
+import { number, percent, t, wholePercent } from "./i18n.js";
 import { positionOf, shownText } from "./row.js";
 
-/* A chart: the drawing, and the table.
+/* Returns a chart with its table.
 
-   sentence: what it shows, in words
-   head, rows: the numbers, as texts
-   stretched: whether the drawing fills its element, whatever the proportions */
+   sentence: description of the chart
+   head, rows: texts of the table
+   stretched: whether the drawing fills its element regardless of proportions */
 export function figure(sentence, width, height, drawing, { head, rows, stretched }) {
   return h("figure", { className: "chart" },
     s("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": sentence, preserveAspectRatio: stretched && "none" }, drawing),
-    // A table does not shrink to the size of `.hidden`, so an element around it is hidden.
+    // A table does not shrink to the size of `.hidden`, so its wrapper is hidden.
     h("div", { className: "hidden" }, h("table", null,
       h("caption", null, sentence),
       h("thead", null, h("tr", null, head.map((text) => h("th", { scope: "col" }, text)))),
       h("tbody", null, rows.map((row) => h("tr", null, row.map((text) => h("td", null, text))))))));
 }
 
-/* Maps a domain to a span of units. */
+/* Returns a linear map from a domain to a range. */
 export const scale = ([low, high], [from, to]) => (value) =>
   high > low ? from + ((value - low) / (high - low)) * (to - from) : (from + to) / 2;
 
-/* Columns with a common base, as wide as their bins.
+/* Returns the bars of a histogram.
 
-   bins: [{ from, to, height }], in the units of x and of the greatest height */
+   bins: [{ from, to, height }]; the highest bin gets the full height */
 export const bars = (bins, x, base, height, className) => {
   const top = Math.max(...bins.map((bin) => bin.height), Number.MIN_VALUE);
   return bins.map((bin) => s("rect", {
@@ -38,13 +38,13 @@ export const bars = (bins, x, base, height, className) => {
   }));
 };
 
-/* A line through points [[x, y], ...]. */
+/* points: [[x, y], ...] */
 export const line = (points, className) =>
   s("polyline", { class: className, points: points.map(([x, y]) => `${x.toFixed(2)},${y.toFixed(2)}`).join(" ") });
 
-/* The scale from class 0 to class 1, with marks for the probability and the threshold. */
-export function scaleOf(probability, threshold, [class0, class1]) {
-  const at = (share) => `${(100 * share).toFixed(2)}%`;
+/* Marks the probability and the threshold on a scale from class 0 to class 1. */
+export function probabilityScale(probability, threshold, [class0, class1]) {
+  const at = (fraction) => `${(100 * fraction).toFixed(2)}%`;
   const anchor = threshold < 0.2 ? "start" : threshold > 0.8 ? "end" : "middle";
   const sentence = t("scale", {
     probability: percent(probability), threshold: percent(threshold), class0, class1,
@@ -60,13 +60,13 @@ export function scaleOf(probability, threshold, [class0, class1]) {
     h("p", { className: "ends", ariaHidden: "true" }, h("span", null, class0), h("span", null, class1)));
 }
 
-/* Sizes of the what-if charts. The gradient that colours curves by the threshold is shared. */
+/* Sizes of the what-if charts. */
 const WIDTH = 320;
 const PLOT = { left: 34, right: 312, top: 8, bottom: 92 };
 const SPREAD = { top: 98, bottom: 118 };
 const probabilityAxis = scale([0, 1], [PLOT.bottom, PLOT.top]);
 
-/* Definitions that several charts share; insert them once per page. */
+/* Returns definitions that charts share; insert them once per page. */
 export const definitions = (threshold) =>
   s("svg", { class: "hidden", "aria-hidden": "true", width: 0, height: 0 }, s("defs", null,
     s("pattern", { id: "hatch", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
@@ -74,17 +74,17 @@ export const definitions = (threshold) =>
     s("linearGradient", { id: "sides", gradientUnits: "userSpaceOnUse", x1: 0, x2: 0, y1: PLOT.bottom, y2: PLOT.top },
       s("stop", { class: "low", offset: threshold }), s("stop", { class: "high", offset: threshold }))));
 
-/* The probability over a number: curve, threshold, current value, and training's distribution.
-   `canary` names the version on trial, if its probabilities are among the points. */
-export function curveOf({ column, title, points, classes, threshold, reference, present, probability, canary, shown }) {
+/* Plots the probability over a numeric column, with threshold, current value and training
+   distribution. `canary` names the canary version if the points have its probabilities. */
+export function curveChart({ column, title, points, classes, threshold, reference, current, probability, canary, format }) {
   const [low, high] = column.range;
   const ends = [points[0].position, points.at(-1).position];
   const x = scale([Math.min(low, ends[0]), Math.max(high, ends[1])], [PLOT.left, PLOT.right]);
-  const here = positionOf(column, present);
-  const all = points.map((point) => point.probability);
+  const position = positionOf(column, current);
+  const probabilities = points.map((point) => point.probability);
   const sentence = t("whatif.curve", {
-    column: title, class: classes[1], low: percent(Math.min(...all)), high: percent(Math.max(...all)),
-    present: here === undefined ? t("missing") : shown(here), probability: percent(probability),
+    column: title, class: classes[1], low: percent(Math.min(...probabilities)), high: percent(Math.max(...probabilities)),
+    current: position === undefined ? t("missing") : format(position), probability: percent(probability),
   });
   const along = (name) => points.map((point) => [x(point.position), probabilityAxis(point[name])]);
   const outside = [[ends[0], low], [high, ends[1]]].filter(([from, to]) => to > from);
@@ -94,38 +94,38 @@ export function curveOf({ column, title, points, classes, threshold, reference, 
     reference && bars(densityOf(reference, column.range), x, SPREAD.bottom, SPREAD.bottom - SPREAD.top, "spread"),
     line(along("probability"), "curve"),
     canary && line(along("canary"), "canary"),
-    here !== undefined && [
-      s("line", { class: "present", x1: x(here), x2: x(here), y1: PLOT.top, y2: reference ? SPREAD.bottom : PLOT.bottom }),
-      s("circle", { class: "mark", cx: x(here), cy: probabilityAxis(probability), r: 5 }),
+    position !== undefined && [
+      s("line", { class: "current", x1: x(position), x2: x(position), y1: PLOT.top, y2: reference ? SPREAD.bottom : PLOT.bottom }),
+      s("circle", { class: "mark", cx: x(position), cy: probabilityAxis(probability), r: 5 }),
     ],
     [[low, "start"], [high, "end"]].map(([value, anchor]) =>
-      s("text", { class: "tick", x: x(value), y: reference ? 132 : 108, "text-anchor": anchor }, shown(value))),
+      s("text", { class: "tick", x: x(value), y: reference ? 132 : 108, "text-anchor": anchor }, format(value))),
   ], {
     head: [title, t("probability", { class: classes[1] }), ...(canary ? [canary] : [])],
-    rows: points.map((point) => [shown(point.position), percent(point.probability), ...(canary ? [percent(point.canary)] : [])]),
+    rows: points.map((point) => [format(point.position), percent(point.probability), ...(canary ? [percent(point.canary)] : [])]),
   });
 }
 
-/* The probability for each category, and below each bar its share in training. */
-export function barsOf({ title, points, classes, threshold, reference, present, probability, canary }) {
-  const shares = sharesOf(reference);
+/* Plots the probability of each category, with its share of training rows below. */
+export function barChart({ title, points, classes, threshold, reference, current, probability, canary }) {
+  const shares = trainingShares(reference);
   const left = 112;
   const x = scale([0, 1], [left, 276]);
   const step = 24;
   const bottom = points.length * step;
-  const short = (text) => (text.length > 15 ? `${text.slice(0, 14)}…` : text);
-  const sentence = t("whatif.bars", { column: title, class: classes[1], present: shownText(present), probability: percent(probability) });
+  const shorten = (text) => (text.length > 15 ? `${text.slice(0, 14)}…` : text);
+  const sentence = t("whatif.bars", { column: title, class: classes[1], current: shownText(current), probability: percent(probability) });
   return figure(sentence, WIDTH, bottom + 4, [
     points.map((point, index) => {
       const y = index * step;
       const share = shares?.get(point.text);
-      const is = point.text === present;
+      const isCurrent = point.text === current;
       return [
-        s("text", { class: is ? "tick present" : "tick", x: left - 8, y: y + 14, "text-anchor": "end" }, `${is ? "● " : ""}${short(shownText(point.text))}`),
+        s("text", { class: isCurrent ? "tick current" : "tick", x: left - 8, y: y + 14, "text-anchor": "end" }, `${isCurrent ? "● " : ""}${shorten(shownText(point.text))}`),
         s("rect", { class: point.probability >= threshold ? "bar high" : "bar low", x: left, y: y + 3, height: 10, width: Math.max(1, x(point.probability) - left) }),
         share !== undefined && s("rect", { class: "spread", x: left, y: y + 14, height: 4, width: (276 - left) * share }),
         canary && s("line", { class: "canary", x1: x(point.canary), x2: x(point.canary), y1: y, y2: y + 16 }),
-        s("text", { class: is ? "tick present" : "tick", x: 312, y: y + 14, "text-anchor": "end" }, percent(point.probability)),
+        s("text", { class: isCurrent ? "tick current" : "tick", x: 312, y: y + 14, "text-anchor": "end" }, percent(point.probability)),
       ];
     }),
     s("line", { class: "limit", x1: x(threshold), x2: x(threshold), y1: 0, y2: bottom }),
@@ -137,25 +137,25 @@ export function barsOf({ title, points, classes, threshold, reference, present, 
 }
 
 function axis(left, right, threshold) {
-  const [zero, one, limit] = [0, 1, threshold].map(probabilityAxis);
+  const [bottom, top, limit] = [0, 1, threshold].map(probabilityAxis);
   return [
-    [zero, one].map((y) => s("line", { class: "grid", x1: left, x2: right, y1: y, y2: y })),
+    [bottom, top].map((y) => s("line", { class: "grid", x1: left, x2: right, y1: y, y2: y })),
     s("line", { class: "limit", x1: left, x2: right, y1: limit, y2: limit }),
-    [[one, 1], [zero, 0]].map(([y, value]) => s("text", { class: "tick", x: left - 4, y: y + 4, "text-anchor": "end" }, whole(value))),
+    [[top, 1], [bottom, 0]].map(([y, value]) => s("text", { class: "tick", x: left - 4, y: y + 4, "text-anchor": "end" }, wholePercent(value))),
   ];
 }
 
-/* The height of training's distribution: shares divided by the widths of their bins. */
+/* Returns the bins of the training distribution, with shares divided by widths as heights. */
 function densityOf({ edges, shares }, [low, high]) {
-  // A first bin of the minimum alone has no width, so its share joins the next bin.
+  // A first bin that holds only the minimum has no width; merge it into the next one.
   if (edges[0] <= low) return densityOf({ edges: edges.slice(1), shares: [shares[0] + shares[1], ...shares.slice(2)] }, [low, high]);
   const inner = edges.filter((edge) => edge > low && edge < high);
   if (inner.length !== edges.length || shares.length !== edges.length + 1) return [];
-  const all = [low, ...edges, high];
-  return shares.map((share, index) => ({ from: all[index], to: all[index + 1], height: share / (all[index + 1] - all[index]) }));
+  const bounds = [low, ...edges, high];
+  return shares.map((share, index) => ({ from: bounds[index], to: bounds[index + 1], height: share / (bounds[index + 1] - bounds[index]) }));
 }
 
-function sharesOf(reference) {
+function trainingShares(reference) {
   if (!reference?.values) return null;
   return new Map([...reference.values.map((value, index) => [value, reference.shares[index]]), ["", reference.missing]]);
 }

@@ -1,38 +1,38 @@
-/* The row as a request, for a shell and for Python. */
+/* The row as a request in curl and Python. */
 
 import { h } from "./dom.js";
 import { t } from "./i18n.js";
 
-const FORMS = { curl, python };
+const GENERATORS = { curl, python };
 
-export function mount(root, { row, asking }) {
+export function mount(root, { row, predictor }) {
   const code = h("pre", { tabIndex: 0, ariaLabel: t("code") });
-  const told = h("span", { role: "status", className: "soft" });
-  let form = "curl";
-  const choices = Object.keys(FORMS).map((name) => h("button", { type: "button", className: "small", onclick: () => { form = name; show(); } }, t(`code.${name}`)));
+  const status = h("span", { role: "status", className: "soft" });
+  let format = "curl";
+  const choices = Object.keys(GENERATORS).map((name) => h("button", { type: "button", className: "small", onclick: () => { format = name; show(); } }, t(`code.${name}`)));
   const copy = h("button", { type: "button", className: "small", onclick: copyCode }, t("code.copy"));
-  const panel = h("details", { id: "code" }, h("summary", null, h("h2", null, t("code"))), h("p", { className: "buttons" }, choices, copy, told), code);
+  const panel = h("details", { id: "code" }, h("summary", null, h("h2", null, t("code"))), h("p", { className: "buttons" }, choices, copy, status), code);
   root.append(panel);
 
   function show() {
-    told.textContent = "";
-    choices.forEach((button, index) => button.setAttribute("aria-pressed", String(Object.keys(FORMS)[index] === form)));
-    if (panel.open && row.faults().length === 0) code.textContent = FORMS[form](`${location.origin}/predict`, row.values());
+    status.textContent = "";
+    choices.forEach((button, index) => button.setAttribute("aria-pressed", String(Object.keys(GENERATORS)[index] === format)));
+    if (panel.open && row.faults().length === 0) code.textContent = GENERATORS[format](`${location.origin}/predict`, row.values());
   }
 
-  /* Browsers give pages without TLS no clipboard, so the code is also marked. */
+  /* Without TLS the clipboard is not available, so the code is selected, too. */
   async function copyCode() {
     getSelection().selectAllChildren(code);
     try {
       await navigator.clipboard.writeText(code.textContent);
-      told.textContent = t("code.copied");
+      status.textContent = t("code.copied");
     } catch {
-      told.textContent = t("code.marked");
+      status.textContent = t("code.selected");
     }
   }
 
   panel.addEventListener("toggle", show);
-  asking.addEventListener("change", show);
+  predictor.addEventListener("change", show);
 }
 
 function curl(url, values) {
@@ -42,7 +42,7 @@ function curl(url, values) {
 
 function python(url, values) {
   const lines = Object.entries(values).map(([name, value]) => `    ${JSON.stringify(name)}: ${literal(value)},`);
-  return `import requests\n\nrow = {\n${lines.join("\n")}\n}\nreply = requests.post("${url}", json={"instances": [row]}, timeout=10)\nprint(reply.json())`;
+  return `import requests\n\nrow = {\n${lines.join("\n")}\n}\nresponse = requests.post("${url}", json={"instances": [row]}, timeout=10)\nprint(response.json())`;
 }
 
 function literal(value) {

@@ -1,11 +1,11 @@
-/* Shows the API's description with Swagger UI, which is a global of its own script. */
+/* Renders the OpenAPI document with Swagger UI, which its script defines as a global. */
 
 "use strict";
 
-const place = document.getElementById("docs");
+const root = document.getElementById("docs");
 window.SwaggerUIBundle({
-  domNode: place,
-  url: place.dataset.document,
+  domNode: root,
+  url: root.dataset.document,
   deepLinking: true,
   defaultModelsExpandDepth: -1,
   presets: [window.SwaggerUIBundle.presets.apis],

@@ -1,18 +1,18 @@
-/* Makes elements. Text is always set as text, so that names and values stay what they are. */
+/* Creates elements. Text is always set as text, never parsed as markup. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/* Children may be elements, strings, numbers, lists of these; null and false are left out. */
-function fill(made, properties, children) {
+/* Children may be elements, strings, numbers, or lists of these; null and false are skipped. */
+function fill(element, properties, children) {
   for (const [name, value] of Object.entries(properties ?? {})) {
     if (value === null || value === undefined) continue;
-    if (value === false && typeof made[name] !== "boolean") continue;
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (name in made && !(made instanceof SVGElement)) made[name] = value;
-    else made.setAttribute(name, value === true ? "" : value);
+    if (value === false && typeof element[name] !== "boolean") continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name in element && !(element instanceof SVGElement)) element[name] = value;
+    else element.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== false && child !== undefined));
-  return made;
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== false && child !== undefined));
+  return element;
 }
 
 export const h = (tag, properties, ...children) =>
@@ -20,14 +20,14 @@ export const h = (tag, properties, ...children) =>
 export const s = (tag, properties, ...children) =>
   fill(document.createElementNS(SVG, tag), properties, children);
 
-/* Column names as people read them. */
+/* Formats a column name for people. */
 export const titleOf = (name) => name.replaceAll("_", " ");
 
-/* Calls a function once, some time after the last call. */
-export function debounced(act, milliseconds) {
+/* Returns a function that delays `callback` until it has not been called for some time. */
+export function debounce(callback, milliseconds) {
   let timer;
   return () => {
     clearTimeout(timer);
-    timer = setTimeout(act, milliseconds);
+    timer = setTimeout(callback, milliseconds);
   };
 }

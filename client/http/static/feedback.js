@@ -1,23 +1,23 @@
-/* Whether an answer was right, where the service takes feedback. */
+/* Buttons that label an answer as right or wrong, if the service accepts feedback. */
 
 import { messageOf, sendFeedback } from "./api.js";
 import { h } from "./dom.js";
 import { t } from "./i18n.js";
 
-export function mount(root, { model, asking }) {
+export function mount(root, { model, predictor }) {
   if (model.classes === null || !model.feedback) return;
-  const right = h("button", { type: "button", onclick: () => tell((label) => label) }, t("feedback.right"));
-  const wrong = h("button", { type: "button", onclick: () => tell(otherThan) }, t("feedback.wrong"));
+  const right = h("button", { type: "button", onclick: () => send((label) => label) }, t("feedback.right"));
+  const wrong = h("button", { type: "button", onclick: () => send(otherClass) }, t("feedback.wrong"));
   const status = h("p", { className: "soft", role: "status" });
-  const part = h("section", { className: "feedback", ariaLabel: t("feedback"), hidden: true },
+  const section = h("section", { className: "feedback", ariaLabel: t("feedback"), hidden: true },
     h("div", { className: "buttons" }, h("span", null, t("feedback")), right, wrong), status);
-  root.append(part);
-  let asked = null;
+  root.append(section);
+  let rated = null;
 
-  const otherThan = (label) => model.classes.find((name) => name !== label);
+  const otherClass = (label) => model.classes.find((name) => name !== label);
 
-  async function tell(labelOf) {
-    const { id, prediction } = asked;
+  async function send(labelOf) {
+    const { id, prediction } = rated;
     const label = labelOf(prediction.label);
     right.disabled = true;
     wrong.disabled = true;
@@ -32,15 +32,15 @@ export function mount(root, { model, asking }) {
   }
 
   function show() {
-    const { status: now, answer } = asking.state;
-    part.hidden = now !== "current" || !answer.id;
-    if (part.hidden || answer === asked) return;
-    asked = answer;
+    const { status: state, answer } = predictor.state;
+    section.hidden = state !== "current" || !answer.id;
+    if (section.hidden || answer === rated) return;
+    rated = answer;
     right.disabled = false;
     wrong.disabled = false;
     status.textContent = "";
   }
 
-  asking.addEventListener("change", show);
+  predictor.addEventListener("change", show);
   show();
 }

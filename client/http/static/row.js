@@ -1,29 +1,29 @@
-/* The row to predict: a text for each column, and the value to send for it. */
+/* The row to predict: the text of each column and the value sent for it. */
 
 import { t } from "./i18n.js";
 
-/* JavaScript numbers are exact up to 53 bits; integers of a table have up to 64, so send digits. */
+/* JavaScript numbers are exact only up to 53 bits, but columns hold 64, so the digits are sent. */
 function integerOf(text) {
   if (!/^[-+]?\d+$/.test(text)) return undefined;
   return JSON.rawJSON ? JSON.rawJSON(String(BigInt(text))) : Number(text);
 }
 
-/* A decimal comma is read as a point. */
+/* Accepts a decimal comma. */
 export function numberOf(text) {
   const value = Number(text.replace(",", "."));
   return text !== "" && Number.isFinite(value) ? value : undefined;
 }
 
-/* Dates travel as text; their range is in days since 1970. */
+/* Returns days since 1970, the unit of date ranges. */
 export function dayOf(text) {
   const day = Date.parse(text.replace(" ", "T")) / 86_400_000;
   return Number.isFinite(day) ? day : undefined;
 }
 
 export function textOfDay(day) {
-  const moment = new Date(day * 86_400_000);
-  if (Number.isNaN(moment.getTime())) return String(day);
-  return day % 1 === 0 ? moment.toISOString().slice(0, 10) : moment.toISOString().slice(0, 19) + "Z";
+  const date = new Date(day * 86_400_000);
+  if (Number.isNaN(date.getTime())) return String(day);
+  return day % 1 === 0 ? date.toISOString().slice(0, 10) : date.toISOString().slice(0, 19) + "Z";
 }
 
 function tensorOf(text) {
@@ -34,7 +34,7 @@ function tensorOf(text) {
   }
 }
 
-/* Bytes that are not text travel as base64. */
+/* Binary values are sent as base64. */
 function bytesOf(text) {
   try {
     return text === "" || atob(text) === "" ? undefined : { b64: text };
@@ -43,7 +43,7 @@ function bytesOf(text) {
   }
 }
 
-const readers = {
+const parsers = {
   text: (text) => text,
   date: (text) => text || undefined,
   boolean: (text) => ({ true: true, false: false })[text],
@@ -53,17 +53,17 @@ const readers = {
   bytes: bytesOf,
 };
 
-/* The value to send for a column's text; undefined if it cannot be read. */
+/* Returns the value to send for a column's text, undefined if the text is invalid. */
 export function valueOf(column, text) {
   const trimmed = column.type === "text" ? text : text.trim();
-  return trimmed === "" && column.missing ? null : readers[column.type](trimmed);
+  return trimmed === "" && column.missing ? null : parsers[column.type](trimmed);
 }
 
-/* A column's text as a number on its axis, undefined if it is not a number. */
+/* Returns a text's position on the column's axis, undefined if it is not a number. */
 export const positionOf = (column, text) =>
   column.type === "date" ? dayOf(text.trim()) : numberOf(text.trim());
 
-/* A number on a column's axis as text, with as many digits as are needed to tell values apart. */
+/* Formats a position on a column's axis with just enough digits to distinguish values. */
 export function textAt(column, value) {
   if (column.type === "date") return textOfDay(value);
   if (column.type === "integer") return String(Math.round(value));
@@ -72,7 +72,6 @@ export function textAt(column, value) {
   return String(Number(value.toFixed(digits)));
 }
 
-/* A text as people read it. */
 export const shownText = (text) => (text === "" ? t("missing") : text);
 
 export class Row {
@@ -89,7 +88,7 @@ export class Row {
     return this.#texts.get(name);
   }
 
-  /* Changes some columns: [[name, text], ...]. Unknown names are ignored. */
+  /* Sets columns, [[name, text], ...]; unknown names are ignored. */
   set(entries) {
     for (const [name, text] of entries) if (this.#texts.has(name)) this.#texts.set(name, text);
     for (const listener of this.#listeners) listener();
@@ -103,7 +102,7 @@ export class Row {
     return this.columns.some(({ name }) => this.#texts.get(name) !== this.start.get(name));
   }
 
-  /* The columns whose text cannot be sent, each with the reason. */
+  /* Returns invalid columns: [[name, reason], ...]. */
   faults() {
     return this.columns
       .filter((column) => valueOf(column, this.text(column.name)) === undefined)
@@ -115,31 +114,30 @@ export class Row {
     return this.columns.some((column) => this.text(column.name) === "" && valueOf(column, "") === undefined);
   }
 
-  /* The row to send. */
   values() {
     return Object.fromEntries(this.columns.map((column) => [column.name, valueOf(column, this.text(column.name))]));
   }
 
-  /* Whether a column's number is outside the training range, or its category unknown. */
+  /* Whether a number is outside the training range, or a category not in the vocabulary. */
   isOutside(column) {
     const text = this.text(column.name);
     if (column.range) {
       const position = positionOf(column, text);
       return position < column.range[0] || position > column.range[1];
     }
-    const described = column.kind === "categorical" || column.type === "boolean";
-    return described && column.values.length > 0 && text !== "" && !column.values.includes(text);
+    const isCategorical = column.kind === "categorical" || column.type === "boolean";
+    return isCategorical && column.values.length > 0 && text !== "" && !column.values.includes(text);
   }
 
-  /* A typical row of a class, or the row between the two. */
+  /* Returns a typical row of class 0 or 1, or the row "between" them. */
   example(which) {
     return this.columns.map((column) => {
       const [text0, text1] = column.examples;
       if (which !== "between") return [column.name, column.examples[which] ?? ""];
       if (!column.range) return [column.name, text0];
       const middle = (positionOf(column, text0) + positionOf(column, text1)) / 2;
-      const whole = column.type === "date" ? Math.round(middle) : middle;
-      return [column.name, Number.isFinite(whole) ? textAt(column, whole) : text0];
+      const position = column.type === "date" ? Math.round(middle) : middle;
+      return [column.name, Number.isFinite(position) ? textAt(column, position) : text0];
     });
   }
 }

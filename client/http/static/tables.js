@@ -1,5 +1,5 @@
-/* Tables: a file goes to the service as it is, and its answer is read in pieces. Neither is ever in
-   the page's memory as a whole: the browser keeps the file and the answer, large ones on its disk. */
+/* Tables: a file is sent unchanged, and the response is read in chunks. Neither is ever completely in
+   the page's memory: the browser holds both, on disk if they are large. */
 
 import { ApiError, errorOf } from "./api.js";
 
@@ -14,11 +14,11 @@ const TYPES = {
   arrows: "application/vnd.apache.arrow.stream",
 };
 export const BINS = 1000;
-const FIRST_ROWS = 10;
-const FIRST_ERRORS = 50;
+const MAX_ROWS = 10;
+const MAX_ERRORS = 50;
 const MAX_LABELS = 20;
 
-/* The headers for a file by the end of its name, null if it is not a table. */
+/* Returns the request headers for a file by its suffix, null if it is not a table. */
 export function headersOf(name) {
   const parts = name.toLowerCase().split(".");
   const gzipped = parts.at(-1) === "gz";
@@ -27,14 +27,13 @@ export function headersOf(name) {
   return { "Content-Type": type, ...(gzipped && { "Content-Encoding": "gzip" }) };
 }
 
-/* Sends a file, and returns the answer as a Blob of CSV: the file's columns, then the predictions.
+/* Sends a file and returns a Blob of CSV: the file's columns, then the predictions.
 
-   XMLHttpRequest reports how much has been sent, which fetch does not; the service reads only as
-   fast as it predicts, so that is how much has been predicted, too. CSV comes when all rows are
-   predicted: browsers do not read an answer before they have sent the whole request.
+   Unlike fetch, XMLHttpRequest reports how much has been sent. The service reads only as fast as it
+   predicts, so this is also the progress of predicting. Browsers read no response before they have
+   sent the whole request.
 
-   onProgress: called with "sending", "predicting" or "receiving", and the bytes so far
-   signal: aborts */
+   onProgress: called with "sending", "predicting" or "receiving", and the bytes so far */
 export function sendTable(file, headers, query, onProgress, signal) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
@@ -60,8 +59,8 @@ export function sendTable(file, headers, query, onProgress, signal) {
   });
 }
 
-/* Reads an answer, and counts it in a Tally. */
-export async function count(blob, tally, onProgress, signal) {
+/* Reads a response into a Tally. */
+export async function readInto(blob, tally, onProgress, signal) {
   const reader = blob.stream().pipeThrough(new TextDecoderStream()).getReader();
   const records = new Records();
   for (;;) {
@@ -73,20 +72,20 @@ export async function count(blob, tally, onProgress, signal) {
   }
 }
 
-/* The records of CSV that arrives in pieces; a quoted cell may hold line breaks. */
+/* Splits CSV that arrives in chunks into records; quoted cells may contain line breaks. */
 class Records {
-  #rest = "";
-  #open = "";
+  #partialLine = "";
+  #partialRecord = "";
 
   *feed(text) {
-    const lines = (this.#rest + text).split("\n");
-    this.#rest = lines.pop();
+    const lines = (this.#partialLine + text).split("\n");
+    this.#partialLine = lines.pop();
     for (const line of lines) {
-      const record = this.#open + line;
+      const record = this.#partialRecord + line;
       if (record.includes('"') && record.split('"').length % 2 === 0) {
-        this.#open = `${record}\n`;
+        this.#partialRecord = `${record}\n`;
       } else {
-        this.#open = "";
+        this.#partialRecord = "";
         yield record;
       }
     }
@@ -99,19 +98,19 @@ function cellsOf(record) {
     .map(([, quoted, plain]) => quoted?.replaceAll('""', '"') ?? plain);
 }
 
-/* A summary of an answer; its size does not grow with the answer.
+/* A summary of a response, of bounded size.
 
-   rows, errors   numbers of rows
-   header, first  the names, and the cells of the first rows
-   faults         errors of the first rows that have one, as texts
-   labels         number of rows by label
-   bins           number of rows by probability, in a thousand bins and one for exactly 1 */
+   rows, errors       numbers of rows and of rows with errors
+   header, firstRows  column names, and cells of the first rows
+   messages           the first error messages
+   labels             row counts per label
+   bins               row counts per probability bin; the last bin is for exactly 1 */
 export class Tally {
   rows = 0;
   errors = 0;
   header = null;
-  first = [];
-  faults = [];
+  firstRows = [];
+  messages = [];
   labels = new Map();
   bins = new Uint32Array(BINS + 1);
   #outputs;
@@ -123,16 +122,16 @@ export class Tally {
       return;
     }
     this.rows += 1;
-    const needsAll = this.rows <= FIRST_ROWS || record.includes('"');
-    const [label, probability, error] = needsAll ? this.#picked(cellsOf(record)) : this.#tail(record);
-    if (this.rows <= FIRST_ROWS) this.first.push(cellsOf(record));
+    const needsAll = this.rows <= MAX_ROWS || record.includes('"');
+    const [label, probability, error] = needsAll ? this.#fromCells(cellsOf(record)) : this.#fromEnd(record);
+    if (this.rows <= MAX_ROWS) this.firstRows.push(cellsOf(record));
     if (error) {
       this.errors += 1;
-      if (this.faults.length < FIRST_ERRORS) this.faults.push(error);
+      if (this.messages.length < MAX_ERRORS) this.messages.push(error);
       return;
     }
     if (probability) {
-      // Decimal probabilities such as 0.29 must not fall below their own bin.
+      // Rounding must not move probabilities such as 0.29 into the bin below.
       const bin = Math.floor(Number(probability) * BINS + 1e-9);
       if (bin >= 0) this.bins[Math.min(BINS, bin)] += 1;
     }
@@ -141,31 +140,30 @@ export class Tally {
     }
   }
 
-  #picked(cells) {
-    return this.#outputs.map((place) => cells[place]);
+  #fromCells(cells) {
+    return this.#outputs.map((index) => cells[index]);
   }
 
-  /* The same for a record without quotes, read from its end, so that most cells need not be split. */
-  #tail(record) {
-    const places = this.#outputs.filter((place) => place >= 0);
-    if (places.length === 0) return [];
-    const found = new Map();
+  /* The same for a record without quotes; reading from the end avoids splitting most cells. */
+  #fromEnd(record) {
+    const indexes = this.#outputs.filter((index) => index >= 0);
+    if (indexes.length === 0) return [];
+    const cells = new Map();
     let end = record.length;
-    for (let place = this.header.length - 1; place >= Math.min(...places); place -= 1) {
+    for (let index = this.header.length - 1; index >= Math.min(...indexes); index -= 1) {
       const comma = record.lastIndexOf(",", end - 1);
-      found.set(place, record.slice(end > 0 ? comma + 1 : 0, end));
+      cells.set(index, record.slice(end > 0 ? comma + 1 : 0, end));
       end = comma;
     }
-    return this.#outputs.map((place) => found.get(place));
+    return this.#outputs.map((index) => cells.get(index));
   }
 
-  /* Whether the answer has probabilities. */
   get hasProbabilities() {
     return this.#outputs?.[1] >= 0 && this.rows > this.errors;
   }
 
-  /* The number of rows whose probability is at least a threshold in steps of a bin. */
-  atLeast(threshold) {
-    return this.bins.subarray(Math.round(threshold * BINS)).reduce((sum, one) => sum + one, 0);
+  /* Counts rows with at least a probability, which must be on the edge of a bin. */
+  countAtLeast(threshold) {
+    return this.bins.subarray(Math.round(threshold * BINS)).reduce((sum, rows) => sum + rows, 0);
   }
 }

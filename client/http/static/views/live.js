@@ -1,6 +1,6 @@
-/* The service's numbers as they change. */
+/* Live statistics of the service. */
 
-import { messageOf, stats as askStats } from "../api.js";
+import { messageOf, stats as fetchStats } from "../api.js";
 import { figure, line, scale } from "../charts.js";
 import { h, s } from "../dom.js";
 import { bytes, count, number, percent, stateText, t, time } from "../i18n.js";
@@ -8,8 +8,8 @@ import { card, facts, table } from "../parts.js";
 
 export const id = "live";
 
-const EVERY_MS = 2000;
-/* The charts show at most five minutes; percentiles are those of the last ten seconds. */
+const INTERVAL_MS = 2000;
+/* Charts span at most five minutes; percentiles cover the last ten seconds. */
 const SPANS_MINUTES = [1, 2, 5];
 const SPAN_MS = 60_000 * SPANS_MINUTES.at(-1);
 const WINDOW_MS = 10_000;
@@ -28,10 +28,10 @@ export function mount(root) {
   let timer = null;
   let isShown = false;
 
-  async function ask() {
+  async function poll() {
     let stats;
     try {
-      stats = await askStats();
+      stats = await fetchStats();
     } catch (problem) {
       error.textContent = messageOf(problem);
       error.hidden = false;
@@ -40,7 +40,7 @@ export function mount(root) {
     if (stats) {
       error.hidden = true;
       root.classList.remove("stale");
-      points = next(points, stats);
+      points = append(points, stats);
       show(points, stats);
     }
     schedule();
@@ -48,19 +48,19 @@ export function mount(root) {
 
   function schedule() {
     clearTimeout(timer);
-    timer = isShown && !document.hidden ? setTimeout(ask, EVERY_MS) : null;
+    timer = isShown && !document.hidden ? setTimeout(poll, INTERVAL_MS) : null;
     if (!timer) status.textContent = t("live.paused");
   }
 
-  /* Requests the numbers at once if the view has become visible. */
+  /* Polls at once if the view has become visible. */
   function resume() {
-    if (isShown && !document.hidden && timer === null) ask();
+    if (isShown && !document.hidden && timer === null) poll();
     else schedule();
   }
 
   function show(all, stats) {
     status.textContent = t("live.time", { time: time(new Date(stats.time)) });
-    charts.replaceChildren(...series().map((one) => chart(one, all)));
+    charts.replaceChildren(...series().map((item) => chart(item, all)));
     details.replaceChildren(...[servers(stats), arms(stats), rollout(stats), drift(stats), log(stats)].filter(Boolean));
   }
 
@@ -71,57 +71,57 @@ export function mount(root) {
   };
 }
 
-/* Adds a response to the points; each has its response and the changes since the previous one. */
-function next(points, stats) {
+/* Appends a response, with the changes since the previous one, and drops old points. */
+function append(points, stats) {
   const at = Date.parse(stats.time);
   const last = points.at(-1);
-  // A restart resets all counters; after a pause the difference covers a longer time.
+  // A restart resets all counters. After a pause, a difference would cover too long a time.
   if (last && (stats.requests.total < last.stats.requests.total || at < last.at)) return [{ at, stats }];
-  const early = points.find((point) => point.at >= at - WINDOW_MS) ?? last;
-  const values = last && at > last.at && at - last.at < 3 * EVERY_MS ? changes(last, early, { at, stats }) : null;
+  const earlier = points.find((point) => point.at >= at - WINDOW_MS) ?? last;
+  const values = last && at > last.at && at - last.at < 3 * INTERVAL_MS ? changes(last, earlier, { at, stats }) : null;
   return [...points.filter((point) => point.at > at - SPAN_MS), { at, stats, values }];
 }
 
-function changes(last, early, now) {
+function changes(last, earlier, now) {
   const seconds = (now.at - last.at) / 1000;
-  const of = (read) => (read(now.stats) - read(last.stats)) / seconds;
+  const rate = (counter) => (counter(now.stats) - counter(last.stats)) / seconds;
   const refused = ({ requests }) => Object.entries(requests.statuses)
     .reduce((sum, [status, all]) => sum + (status.startsWith("4") ? all : 0), 0);
-  const counts = now.stats.requests.seconds.counts.map((all, place) => all - (early.stats.requests.seconds.counts[place] ?? 0));
-  const quantile = (share) => quantileOf(now.stats.requests.seconds.bounds, counts, share);
+  const counts = now.stats.requests.seconds.counts.map((all, index) => all - (earlier.stats.requests.seconds.counts[index] ?? 0));
+  const quantile = (q) => quantileOf(now.stats.requests.seconds.bounds, counts, q);
   return {
-    requests: of((stats) => stats.requests.total),
-    rows: of((stats) => stats.calls.rows),
+    requests: rate((stats) => stats.requests.total),
+    rows: rate((stats) => stats.calls.rows),
     p50: quantile(0.5),
     p99: quantile(0.99),
-    errors: of((stats) => stats.requests.errors),
-    refused: of(refused),
+    errors: rate((stats) => stats.requests.errors),
+    refused: rate(refused),
     waiting: now.stats.queue.waiting,
     // The page's own request is in flight, too.
     inFlight: Math.max(0, now.stats.requests.in_flight - 1),
   };
 }
 
-/* A quantile interpolated within its bucket, null without observations. */
-export function quantileOf(bounds, counts, share) {
-  const total = counts.reduce((sum, one) => sum + one, 0);
+/* Interpolates a quantile within its bucket; null without observations. */
+export function quantileOf(bounds, counts, q) {
+  const total = counts.reduce((sum, n) => sum + n, 0);
   if (total === 0) return null;
   let before = 0;
-  for (const [place, bound] of bounds.entries()) {
-    if (before + counts[place] >= share * total) {
-      const begin = place > 0 ? bounds[place - 1] : 0;
-      return begin + ((bound - begin) * (share * total - before)) / counts[place];
+  for (const [index, bound] of bounds.entries()) {
+    if (before + counts[index] >= q * total) {
+      const lower = index > 0 ? bounds[index - 1] : 0;
+      return lower + ((bound - lower) * (q * total - before)) / counts[index];
     }
-    before += counts[place];
+    before += counts[index];
   }
   return bounds.at(-1);
 }
 
-const short = (value) => number(Number(value.toPrecision(3)));
-const milliseconds = (seconds) => t("live.ms", { number: short(1000 * seconds) });
-const perSecond = (value) => t("live.per", { number: short(value) });
+const threeDigits = (value) => number(Number(value.toPrecision(3)));
+const milliseconds = (seconds) => t("live.ms", { number: threeDigits(1000 * seconds) });
+const perSecond = (value) => t("live.per", { number: threeDigits(value) });
 
-/* The charts; a chart has one or two lines. */
+/* The charts, of two lines each. */
 const series = () => [
   { title: t("live.rate"), text: perSecond, lines: [["requests", t("live.requests")], ["rows", t("live.rows")]] },
   { title: t("live.latency"), text: milliseconds, lines: [["p50", t("live.p50")], ["p99", t("live.p99")]] },
@@ -130,97 +130,96 @@ const series = () => [
 ];
 
 function chart({ title, text, lines }, points) {
-  const shown = (value) => (value === null || value === undefined ? t("live.none") : text(value));
+  const format = (value) => (value === null || value === undefined ? t("live.none") : text(value));
   const now = points.at(-1).values;
-  const all = lines.flatMap(([name]) => points.map(({ values }) => values?.[name] ?? 0));
-  const top = Math.max(...all);
+  const top = Math.max(...lines.flatMap(([name]) => points.map(({ values }) => values?.[name] ?? 0)));
   const end = points.at(-1).at;
   const minutes = SPANS_MINUTES.find((span) => end - points[0].at <= 60_000 * span) ?? SPANS_MINUTES.at(-1);
   const x = scale([end - 60_000 * minutes, end], [0, WIDTH]);
   const y = scale([0, top || 1], [HEIGHT, 6]);
-  const sentence = lines.map(([name, label]) => t("live.sentence", { label, now: shown(now?.[name]), most: shown(Math.max(...points.map(({ values }) => values?.[name] ?? 0))) })).join(" ");
+  const sentence = lines.map(([name, label]) => t("live.sentence", { label, now: format(now?.[name]), peak: format(Math.max(...points.map(({ values }) => values?.[name] ?? 0))) })).join(" ");
   const step = Math.ceil(points.length / TABLE_ROWS);
   return card(title,
-    h("dl", { className: "now" }, lines.map(([name, label], place) =>
-      h("div", { className: place === 0 ? "high" : "low" }, h("dt", null, label), h("dd", null, shown(now?.[name]))))),
+    h("dl", { className: "now" }, lines.map(([name, label], index) =>
+      h("div", { className: index === 0 ? "high" : "low" }, h("dt", null, label), h("dd", null, format(now?.[name]))))),
     figure(sentence, WIDTH, HEIGHT + 1, [
       s("line", { class: "base", x1: 0, x2: WIDTH, y1: HEIGHT, y2: HEIGHT }),
-      lines.map(([name], place) => pieces(points, name).map((piece) =>
-        line(piece.map(({ at, values }) => [x(at), y(values[name])]), place === 0 ? "line high" : "line low"))),
+      lines.map(([name], index) => segments(points, name).map((segment) =>
+        line(segment.map(({ at, values }) => [x(at), y(values[name])]), index === 0 ? "line high" : "line low"))),
     ], {
       stretched: true,
       head: [t("live.at"), ...lines.map(([, label]) => label)],
-      rows: points.filter(({ values }, place) => values && (points.length - 1 - place) % step === 0)
-        .map(({ at, values }) => [time(new Date(at)), ...lines.map(([name]) => shown(values[name]))]),
+      rows: points.filter(({ values }, index) => values && (points.length - 1 - index) % step === 0)
+        .map(({ at, values }) => [time(new Date(at)), ...lines.map(([name]) => format(values[name]))]),
     }),
-    h("p", { className: "ends plain", ariaHidden: "true" }, h("span", null, t("live.ago", { minutes })), h("span", null, t("live.most", { number: shown(top) }))));
+    h("p", { className: "ends plain", ariaHidden: "true" }, h("span", null, t("live.ago", { minutes })), h("span", null, t("live.peak", { number: format(top) }))));
 }
 
-/* The runs of points that have a value: a pause leaves a gap. */
-function pieces(points, name) {
-  const found = [[]];
+/* Splits points into runs that have a value; a pause leaves a gap. */
+function segments(points, name) {
+  const runs = [[]];
   for (const point of points) {
-    if (point.values?.[name] === null || point.values?.[name] === undefined) found.push([]);
-    else found.at(-1).push(point);
+    if (point.values?.[name] === null || point.values?.[name] === undefined) runs.push([]);
+    else runs.at(-1).push(point);
   }
-  return found.filter((piece) => piece.length > 0);
+  return runs.filter((run) => run.length > 0);
 }
 
 const pill = (text, isGood) => h("span", { className: `pill${isGood ? "" : " bad"}` }, text);
 
-const known = (prefix, name) => t(`${prefix}.${name.replaceAll(" ", "")}`);
+const stateLabel = (prefix, name) => t(`${prefix}.${name.replaceAll(" ", "")}`);
 
 const tableCard = (title, head, rows, numeric) => card(title, table(title, head, rows, numeric));
 
 function servers({ servers: all }) {
   return tableCard(t("live.servers"), [t("live.server"), t("live.state"), t("live.versions")], all.map(({ address, state, versions }) => [
     address,
-    pill(known("server", state), state === "answers"),
-    versions.length === 0 ? t("live.none") : versions.map(({ version, state: of, golden }) => [
-      pill(`${version} ${stateText(of)}${golden ? `, ${t(`golden.${golden}`)}` : ""}`, of === "AVAILABLE" && golden !== "wrong"), " "]),
+    pill(stateLabel("server", state), state === "answers"),
+    versions.length === 0 ? t("live.none") : versions.map(({ version, state: versionState, golden }) => [
+      pill(`${version} ${stateText(versionState)}${golden ? `, ${t(`golden.${golden}`)}` : ""}`, versionState === "AVAILABLE" && golden !== "wrong"), " "]),
   ]));
 }
 
 function arms({ arms: all }) {
   if (all.length === 0) return null;
-  const part = ({ requests, failed }) => percent(requests ? failed / requests : 0);
+  const failureRate = ({ requests, failed }) => percent(requests ? failed / requests : 0);
   const ms = (seconds) => (seconds === null ? t("live.none") : milliseconds(seconds));
   return tableCard(t("live.arms"),
-    [t("live.arm"), t("version"), t("live.requests"), t("live.armFailed"), t("live.share"), t("live.p50"), t("live.p99")],
-    all.map((one) => [one.arm, one.version, count(one.requests), count(one.failed), part(one), ms(one.p50), ms(one.p99)]),
+    [t("live.arm"), t("version"), t("live.requests"), t("live.armFailed"), t("live.failureRate"), t("live.p50"), t("live.p99")],
+    all.map((arm) => [arm.arm, arm.version, count(arm.requests), count(arm.failed), failureRate(arm), ms(arm.p50), ms(arm.p99)]),
     [2, 3, 4, 5, 6]);
 }
 
-function rollout({ rollout: now }) {
-  if (now === null) return null;
+function rollout({ rollout: state }) {
+  if (state === null) return null;
   return card(t("live.rollout"), facts([
-    [t("live.phase"), now.phase],
-    [t("live.stable"), now.stable],
-    [t("live.canary"), now.canary === null ? null : `${now.canary}, ${number(now.percent)} %`],
-    [t("live.shadow"), now.shadow],
-    [t("live.verdict"), now.reason],
+    [t("live.phase"), state.phase],
+    [t("live.stable"), state.stable],
+    [t("live.canary"), state.canary === null ? null : `${state.canary}, ${number(state.percent)} %`],
+    [t("live.shadow"), state.shadow],
+    [t("live.verdict"), state.reason],
   ]));
 }
 
-function drift({ drift: now }) {
-  if (now === null) return null;
-  const most = now.columns.slice(0, MAX_COLUMNS); // sorted by PSI / limit, largest first
-  return tableCard(t("live.drift", { rows: count(now.rows) }), [t("live.column"), t("live.verdict"), t("live.psi"), t("live.limit")],
-    most.map(({ column, psi, limit, verdict }) => [
+function drift({ drift: state }) {
+  if (state === null) return null;
+  const columns = state.columns.slice(0, MAX_COLUMNS); // sorted by PSI / limit, largest first
+  return tableCard(t("live.drift", { rows: count(state.rows) }), [t("live.column"), t("live.verdict"), t("live.psi"), t("live.limit")],
+    columns.map(({ column, psi, limit, verdict }) => [
       column === "" ? t("table.probability") : column,
-      pill(known("drift", verdict), verdict === "ok" || verdict === "too few rows"),
+      pill(stateLabel("drift", verdict), verdict === "ok" || verdict === "too few rows"),
       psi === null ? t("live.none") : number(psi),
       number(limit),
     ]), [2, 3]);
 }
 
-function log({ log: now }) {
-  if (now === null) return null;
-  const sum = (counts) => Object.values(counts).reduce((all, one) => all + one, 0);
+function log({ log: state }) {
+  if (state === null) return null;
+  const sum = (counts) => Object.values(counts).reduce((total, n) => total + n, 0);
   return card(t("live.log"), facts([
-    [t("live.rows"), count(now.rows)],
-    [t("live.dropped"), count(sum(now.dropped))],
-    [t("live.size"), bytes(now.bytes)],
-    [t("feedback.rows"), count(now.feedback.accepted ?? 0)],
+    [t("live.rows"), count(state.rows)],
+    [t("live.dropped"), count(sum(state.dropped))],
+    [t("live.size"), bytes(state.bytes)],
+    [t("feedback.rows"), count(state.feedback.accepted ?? 0)],
   ]));
 }

@@ -1,8 +1,8 @@
-/* The model: its versions, how good it is, and what it takes. */
+/* The model: versions, metrics, columns and signatures. */
 
 import { messageOf, stats, versions } from "../api.js";
 import { h, titleOf } from "../dom.js";
-import { has, kindText, moment, number, stateText, t } from "../i18n.js";
+import { dateTime, hasText, kindText, number, stateText, t } from "../i18n.js";
 import { card, facts, table } from "../parts.js";
 import { textOfDay } from "../row.js";
 
@@ -26,11 +26,11 @@ export function mount(root, { model }) {
   return { show: () => showVersions(states, model) };
 }
 
-async function showVersions(place, model) {
+async function showVersions(root, model) {
   try {
     const [all, { arms }] = await Promise.all([versions(model.model), stats().catch(() => ({ arms: [] }))]);
     const armsOf = (version) => arms.filter((arm) => String(arm.version) === version).map(({ arm }) => arm).join(", ");
-    place.replaceChildren(table(t("model.versions"),
+    root.replaceChildren(table(t("model.versions"),
       [t("version"), t("model.state"), arms.length > 0 && t("model.arm"), model.reports.length > 0 && t("model.report")].filter(Boolean),
       all.map(({ version, state }) => [
         Number(version) === model.version ? h("b", null, version) : version,
@@ -39,29 +39,29 @@ async function showVersions(place, model) {
         ...(model.reports.length > 0 ? [reportOf(model, version)] : []),
       ])));
   } catch (error) {
-    place.replaceChildren(h("p", { className: "notice" }, messageOf(error)));
+    root.replaceChildren(h("p", { className: "notice" }, messageOf(error)));
   }
 }
 
 const reportOf = ({ model, reports }, version) => reports.includes(Number(version)) &&
   h("a", { href: `/reports/${encodeURIComponent(model)}/${version}`, ariaLabel: t("model.report.of", { version }) }, t("model.report"));
 
-const decision = ({ classes, threshold, label, trained_at: trained }) => facts([
+const decision = ({ classes, threshold, label, trained_at: trainedAt }) => facts([
   [t("model.label"), label],
   [t("model.classes"), classes.join(", ")],
   [t("model.threshold"), t("model.threshold.means", { threshold: number(threshold), class: classes[1] })],
-  [t("model.trained"), trained && moment(trained)],
+  [t("model.trained"), trainedAt && dateTime(trainedAt)],
 ]);
 
 function metrics({ metrics: values, metric_intervals: intervals }) {
-  const known = Object.keys(intervals ?? {}).length > 0;
+  const hasIntervals = Object.keys(intervals ?? {}).length > 0;
   const range = (name) => (intervals[name] ? t("range", { low: intervals[name][0]?.toFixed(3), high: intervals[name][1]?.toFixed(3) }) : "");
   return table(t("model.metrics"),
-    [t("model.metric"), t("model.value"), ...(known ? [t("model.interval")] : [])],
+    [t("model.metric"), t("model.value"), ...(hasIntervals ? [t("model.interval")] : [])],
     Object.entries(values).map(([name, value]) => [
-      [titleOf(name), has(`metric.${name}`) && h("small", null, t(`metric.${name}`))],
+      [titleOf(name), hasText(`metric.${name}`) && h("small", null, t(`metric.${name}`))],
       value === null ? "–" : value.toFixed(3),
-      ...(known ? [range(name)] : []),
+      ...(hasIntervals ? [range(name)] : []),
     ]), [1, 2]);
 }
 
@@ -71,21 +71,21 @@ const links = () => h("ul", null,
 
 const columnTable = (caption, { columns }) => table(caption,
   [t("model.column"), t("model.seen"), t("model.kind"), t("model.missing")],
-  columns.map((column) => [column.name, seen(column), kindText(column.kind), column.missing ? t("yes") : t("no")]));
+  columns.map((column) => [column.name, trainingValues(column), kindText(column.kind), column.missing ? t("yes") : t("no")]));
 
-function seen({ range, values, type, shape }) {
+function trainingValues({ range, values, type, shape }) {
   if (range) {
     const [low, high] = range.map(type === "date" ? textOfDay : number);
     return t("range", { low, high });
   }
-  const some = values.slice(0, MAX_VALUES).join(", ");
-  return shape ?? (values.length > MAX_VALUES ? t("model.values", { values: some, count: values.length - MAX_VALUES }) : some);
+  const head = values.slice(0, MAX_VALUES).join(", ");
+  return shape ?? (values.length > MAX_VALUES ? t("model.values", { values: head, count: values.length - MAX_VALUES }) : head);
 }
 
 function signatures({ signatures: all }) {
-  const side = (specs) => h("ul", null,
+  const specList = (specs) => h("ul", null,
     Object.entries(specs).slice(0, MAX_TENSORS).map(([name, spec]) => h("li", null, h("code", null, name), ` ${spec}`)),
-    Object.keys(specs).length > MAX_TENSORS && h("li", { className: "soft" }, t("change.more", { count: Object.keys(specs).length - MAX_TENSORS })));
+    Object.keys(specs).length > MAX_TENSORS && h("li", { className: "soft" }, t("more", { count: Object.keys(specs).length - MAX_TENSORS })));
   return table(t("model.signatures"), [t("model.signature"), t("model.inputs"), t("model.outputs")],
-    Object.entries(all).map(([name, { inputs, outputs }]) => [h("code", null, name), side(inputs), side(outputs)]));
+    Object.entries(all).map(([name, { inputs, outputs }]) => [h("code", null, name), specList(inputs), specList(outputs)]));
 }

@@ -1,23 +1,23 @@
-/* The form: a field for each column. */
+/* The form, with a field for each column. */
 
-import { h, titleOf, debounced } from "../dom.js";
+import { h, titleOf, debounce } from "../dom.js";
 import { kindText, number, t } from "../i18n.js";
-import { pasting } from "../pasting.js";
+import { pasteButton } from "../paste.js";
 import { positionOf, textOfDay } from "../row.js";
 
 export const id = "predict";
 export const explores = true;
 
 const KINDS = ["numeric", "number", "integer", "date", "categorical", "text", "boolean", "tensor", "bytes"];
-/* Their texts are long. */
+/* Types with long texts. */
 const WIDE = ["tensor", "bytes"];
-/* With more values than these, typing is faster than a drop-down list. */
+/* With more values, typing is faster than a drop-down list. */
 const MAX_OPTIONS = 50;
 
 export function mount(root, page) {
-  const { row, asking } = page;
+  const { row, predictor } = page;
   if (row.columns.length === 0) {
-    root.append(withoutForm(page.model));
+    root.append(exampleRequest(page.model));
     return undefined;
   }
   const fields = new Map(row.columns.map((column, index) => [column.name, field(column, index, row)]));
@@ -25,58 +25,58 @@ export function mount(root, page) {
   const filter = h("input", { type: "search", id: "filter", placeholder: t("filter"), ariaLabel: t("filter"), autocomplete: "off" });
   const order = h("select", { id: "order", ariaLabel: t("order") },
     ["table", "name", ...(page.model.explains ? ["influence"] : [])].map((name) => h("option", { value: name }, t(`order.${name}`))));
-  const none = h("p", { className: "soft", hidden: true }, t("filter.none"));
+  const noMatch = h("p", { className: "soft", hidden: true }, t("filter.none"));
 
   function arrange() {
-    const wanted = filter.value.trim().toLowerCase();
-    const shown = sorted(row.columns, order.value, asking.state.answer)
-      .filter(({ name }) => titleOf(name).toLowerCase().includes(wanted) || name.toLowerCase().includes(wanted));
-    const kinds = [...new Set([...KINDS, ...shown.map(({ kind }) => kind)])].filter((kind) => shown.some((column) => column.kind === kind));
-    const grouped = order.value === "table" && kinds.length > 1;
-    const parts = grouped ? kinds.map((kind) => [kindText(kind), shown.filter((column) => column.kind === kind)]) : [[null, shown]];
-    groups.replaceChildren(...parts.map(([title, columns]) => h("fieldset", { className: "fields" },
+    const query = filter.value.trim().toLowerCase();
+    const visible = sortColumns(row.columns, order.value, predictor.state.answer)
+      .filter(({ name }) => titleOf(name).toLowerCase().includes(query) || name.toLowerCase().includes(query));
+    const kinds = [...new Set([...KINDS, ...visible.map(({ kind }) => kind)])].filter((kind) => visible.some((column) => column.kind === kind));
+    const isGrouped = order.value === "table" && kinds.length > 1;
+    const sections = isGrouped ? kinds.map((kind) => [kindText(kind), visible.filter((column) => column.kind === kind)]) : [[null, visible]];
+    groups.replaceChildren(...sections.map(([title, columns]) => h("fieldset", { className: "fields" },
       title ? h("legend", null, title) : h("legend", { className: "hidden" }, t("columns")),
       columns.map(({ name }) => fields.get(name).root))));
-    none.hidden = shown.length > 0;
+    noMatch.hidden = visible.length > 0;
   }
 
-  const form = h("form", { noValidate: true, onsubmit: (event) => { event.preventDefault(); asking.ask(); } },
+  const form = h("form", { noValidate: true, onsubmit: (event) => { event.preventDefault(); predictor.predict(); } },
     h("div", { className: "tools" },
       presets(page),
       row.columns.length > 8 && h("div", { className: "finding" }, filter, order)),
-    none, groups,
+    noMatch, groups,
     h("button", { className: "hidden" }, t("predict")));
   root.append(form);
 
-  filter.addEventListener("input", debounced(arrange, 60));
+  filter.addEventListener("input", debounce(arrange, 60));
   order.addEventListener("change", arrange);
-  asking.addEventListener("change", () => {
-    const faults = new Map(asking.state.faults);
-    for (const [name, one] of fields) one.show(faults.get(name));
+  predictor.addEventListener("change", () => {
+    const faults = new Map(predictor.state.faults);
+    for (const [name, control] of fields) control.show(faults.get(name));
   });
-  row.onChange(() => { for (const one of fields.values()) one.update(); });
+  row.onChange(() => { for (const control of fields.values()) control.update(); });
   arrange();
   return undefined;
 }
 
-function sorted(columns, order, answer) {
+function sortColumns(columns, order, answer) {
   if (order === "name") return [...columns].sort((a, b) => titleOf(a.name).localeCompare(titleOf(b.name)));
-  const shares = answer?.explanation?.contribution;
-  if (order !== "influence" || !shares) return columns;
-  const size = ({ name }) => Math.abs(shares[name] ?? 0);
-  return [...columns].sort((a, b) => size(b) - size(a));
+  const contributions = answer?.explanation?.contribution;
+  if (order !== "influence" || !contributions) return columns;
+  const influence = ({ name }) => Math.abs(contributions[name] ?? 0);
+  return [...columns].sort((a, b) => influence(b) - influence(a));
 }
 
-/* Buttons that fill in a whole row. */
+/* Returns buttons that fill in the whole row. */
 function presets({ model, row }) {
   const preset = (which, text) => h("button", { type: "button", onclick: () => row.set(row.example(which)) }, text);
   return h("div", { className: "presets" },
     model.classes?.map((name, index) => preset(index, t("typical", { class: name }))),
     model.classes && preset("between", t("between")),
-    pasting(row));
+    pasteButton(row));
 }
 
-/* A column's field: { root, update(), show(fault) }. */
+/* Returns a column's field: { root, update(), show(fault) }. */
 function field(column, index, row) {
   const inputId = `field-${index}`;
   const name = column.name;
@@ -91,18 +91,18 @@ function field(column, index, row) {
   const root = h("div", { className: `field${WIDE.includes(column.type) ? " wide" : ""}` },
     h("label", { htmlFor: inputId }, titleOf(name)), control, hint, reach, fault);
   if (column.picture || column.type === "bytes") {
-    import("../picture.js").then(({ choosing }) => hint.after(choosing(column, (text) => row.set([[name, text]]))));
+    import("../picture.js").then(({ pictureInput }) => hint.after(pictureInput(column, (text) => row.set([[name, text]]))));
   }
 
   function update() {
     const text = row.text(name);
     if (control.value !== text) control.value = text;
     root.classList.toggle("outside", row.isOutside(column));
-    if (reach) dot.style.setProperty("--at", shareOf(column, text));
+    if (reach) dot.style.setProperty("--at", relativePosition(column, text));
   }
 
   function show(reason) {
-    root.classList.toggle("wrong", reason !== undefined);
+    root.classList.toggle("invalid", reason !== undefined);
     control.setAttribute("aria-invalid", String(reason !== undefined));
     fault.textContent = reason ?? "";
     fault.hidden = reason === undefined;
@@ -136,19 +136,19 @@ function hintOf(column) {
   return t("range", { low, high });
 }
 
-/* Where a text lies in training's range, from 0 to 1; in the middle if it is no number. */
-function shareOf(column, text) {
+/* Returns the position in the training range, clipped to 0 to 1; 0.5 if it is not a number. */
+function relativePosition(column, text) {
   const [low, high] = column.range;
-  const share = (positionOf(column, text) - low) / (high - low);
-  return Number.isFinite(share) ? Math.min(1, Math.max(0, share)) : 0.5;
+  const position = (positionOf(column, text) - low) / (high - low);
+  return Number.isFinite(position) ? Math.min(1, Math.max(0, position)) : 0.5;
 }
 
-/* What to do with a model whose rows do not fit into a form. */
-function withoutForm(model) {
+/* Shows an example request if the model's rows do not fit into a form. */
+function exampleRequest(model) {
   const body = model.example && JSON.stringify(model.example, null, 2);
   return h("div", { className: "empty" },
-    h("h2", null, t("formless")),
-    h("p", null, t("formless.way")),
+    h("h2", null, t("noForm")),
+    h("p", null, t("noForm.http")),
     body && h("pre", { tabIndex: 0 }, `POST /v1/models/${model.model}:predict\n\n${body}`),
     h("p", null, h("a", { href: "/docs/" }, t("docs"))));
 }

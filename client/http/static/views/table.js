@@ -3,9 +3,9 @@
 import { messageOf } from "../api.js";
 import { bars, figure, scale } from "../charts.js";
 import { h, s } from "../dom.js";
-import { bytes, count as countText, number, percent, t } from "../i18n.js";
+import { bytes, count, number, percent, t } from "../i18n.js";
 import { card, table } from "../parts.js";
-import { BINS, count, headersOf, sendTable, Tally } from "../tables.js";
+import { BINS, headersOf, readInto, sendTable, Tally } from "../tables.js";
 
 export const id = "table";
 
@@ -18,55 +18,55 @@ export function mount(root, { model }) {
   const drop = h("label", { className: "drop", htmlFor: "file" },
     h("strong", null, t("table.drop")), h("span", { className: "button" }, t("table.choose")), h("small", null, t("table.forms")));
   const state = h("div", { id: "table-state" });
-  const needed = needs(model);
-  root.append(h("h2", { className: "hidden" }, t("tab.table")), input, drop, state, needed);
-  let running = new AbortController();
+  const requirements = requirementsCard(model);
+  root.append(h("h2", { className: "hidden" }, t("tab.table")), input, drop, state, requirements);
+  let controller = new AbortController();
   let download = null;
 
   const show = (...parts) => state.replaceChildren(...parts);
-  const ready = (isReady) => {
+  const setReady = (isReady) => {
     drop.hidden = !isReady;
     input.hidden = !isReady;
-    needed.hidden = !isReady || model.columns.length === 0;
+    requirements.hidden = !isReady || model.columns.length === 0;
   };
-  ready(true);
+  setReady(true);
 
   async function predict(file) {
-    running.abort();
-    running = new AbortController();
-    const { signal } = running;
+    controller.abort();
+    controller = new AbortController();
+    const { signal } = controller;
     const headers = headersOf(file.name);
     if (headers === null) {
-      ready(true);
+      setReady(true);
       show(notice(t("table.type", { name: file.name })));
       return;
     }
-    ready(false);
-    const progress = progressOf(file, () => running.abort());
+    setReady(false);
+    const progress = progressOf(file, () => controller.abort());
     show(progress.root);
     progress.focus();
     try {
       const tally = new Tally();
       const blob = await sendTable(file, headers, queryOf(model), progress.update, signal);
-      await count(blob, tally, progress.update, signal);
+      await readInto(blob, tally, progress.update, signal);
       if (download) URL.revokeObjectURL(download);
       download = URL.createObjectURL(blob);
       const result = resultOf(file, tally, model, download, reset);
       show(result);
       result.focus();
     } catch (error) {
-      ready(true);
+      setReady(true);
       if (signal.aborted) {
-        if (running.signal === signal) show();
+        if (controller.signal === signal) show();
       } else {
-        const mayPass = error.status === 0 || error.status === 429 || error.status >= 500;
-        show(notice(messageOf(error), mayPass && h("button", { type: "button", onclick: () => predict(file) }, t("table.again"))));
+        const isTransient = error.status === 0 || error.status === 429 || error.status >= 500;
+        show(notice(messageOf(error), isTransient && h("button", { type: "button", onclick: () => predict(file) }, t("table.again"))));
       }
     }
   }
 
   function reset() {
-    ready(true);
+    setReady(true);
     show();
     input.focus();
   }
@@ -76,7 +76,7 @@ export function mount(root, { model }) {
     input.value = "";
     if (file) predict(file);
   });
-  // A file that misses the place must not replace the page.
+  // A file dropped outside the drop area must not replace the page.
   for (const type of ["dragover", "drop"]) {
     root.ownerDocument.addEventListener(type, (event) => {
       if (root.hidden) return;
@@ -89,10 +89,10 @@ export function mount(root, { model }) {
   drop.addEventListener("dragleave", () => drop.classList.remove("over"));
 }
 
-/* The columns of a table, and a table to begin with. */
-function needs({ columns }) {
+/* Lists the required columns and links to an example table. */
+function requirementsCard({ columns }) {
   const cell = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-  const rows = [columns.map(({ name }) => name), ...[0, 1].map((place) => columns.map(({ examples }) => examples[place] ?? ""))];
+  const rows = [columns.map(({ name }) => name), ...[0, 1].map((index) => columns.map(({ examples }) => examples[index] ?? ""))];
   const csv = rows.map((row) => `${row.map(cell).join(",")}\n`).join("");
   return h("section", { className: "card needs" },
     h("h3", null, t("table.needs")),
@@ -115,7 +115,7 @@ function progressOf(file, cancel) {
     root,
     focus: () => root.focus(),
     update(phase, done) {
-      text.textContent = t(`table.${phase}`, { done: phase === "counting" ? countText(done) : bytes(done), total: bytes(file.size) });
+      text.textContent = t(`table.${phase}`, { done: phase === "counting" ? count(done) : bytes(done), total: bytes(file.size) });
       if (phase === "sending") bar.value = done / Math.max(1, file.size);
       else bar.removeAttribute("value");
     },
@@ -126,21 +126,20 @@ function resultOf(file, tally, model, download, reset) {
   const root = h("div", { className: "result", tabIndex: -1, ariaLabel: t("table.result"), role: "region" });
   root.append(
     h("div", { className: "headline" },
-      h("p", null, h("strong", null, file.name), " ", h("span", { className: "soft" }, t("table.rows", { rows: countText(tally.rows) }))),
+      h("p", null, h("strong", null, file.name), " ", h("span", { className: "soft" }, t("table.rows", { rows: count(tally.rows) }))),
       h("div", { className: "buttons" },
         h("a", { className: "button main", href: download, download: `${file.name.replace(/(\.\w+)+$/, "")}.predictions.csv` }, t("table.download")),
         h("button", { type: "button", onclick: reset }, t("table.other")))),
     ...(tally.hasProbabilities && model.classes ? [distribution(tally, model)] : []),
-    ...(tally.errors > 0 ? [faults(tally)] : []),
-    firstRows(tally));
+    ...(tally.errors > 0 ? [errorsCard(tally)] : []),
+    firstRowsCard(tally));
   return root;
 }
 
-/* The histogram, and the threshold that can be moved. */
+/* Shows the histogram with an adjustable threshold. */
 function distribution(tally, model) {
-  const own = model.threshold;
   const [class0, class1] = model.classes;
-  const start = Math.round(own * BINS) / BINS;
+  const start = Math.round(model.threshold * BINS) / BINS;
   const slider = h("input", { type: "range", id: "threshold", min: 0, max: 1, step: 1 / BINS, value: start });
   const field = h("input", { type: "number", min: 0, max: 1, step: 1 / BINS, value: start, ariaLabel: t("table.threshold") });
   const chart = h("div", null);
@@ -148,24 +147,24 @@ function distribution(tally, model) {
   const predicted = tally.rows - tally.errors;
 
   function draw(threshold) {
-    const high = tally.atLeast(threshold);
-    const isOwn = threshold === start;
-    // With the model's own threshold, the labels are those of the service, which writes a quote
-    // before those that a spreadsheet would evaluate.
-    const ofClass = (name, otherwise) => (isOwn ? tally.labels.get(name) ?? tally.labels.get(`'${name}`) ?? 0 : otherwise);
-    const [low1, high1] = [ofClass(class0, predicted - high), ofClass(class1, high)];
-    const part = (rows) => percent(predicted ? rows / predicted : 0);
+    const high = tally.countAtLeast(threshold);
+    const isModelThreshold = threshold === start;
+    // At the model's own threshold, count the service's labels. It prefixes labels that a
+    // spreadsheet would evaluate with a quote.
+    const rowsOf = (name, estimate) => (isModelThreshold ? tally.labels.get(name) ?? tally.labels.get(`'${name}`) ?? 0 : estimate);
+    const [rows0, rows1] = [rowsOf(class0, predicted - high), rowsOf(class1, high)];
+    const percentage = (rows) => percent(predicted ? rows / predicted : 0);
     counts.replaceChildren(
-      tile("high", class1, countText(high1), part(high1)),
-      tile("low", class0, countText(low1), part(low1)),
-      ...(tally.errors > 0 ? [tile("", t("table.errors"), countText(tally.errors), percent(tally.errors / tally.rows))] : []));
+      tile("high", class1, count(rows1), percentage(rows1)),
+      tile("low", class0, count(rows0), percentage(rows0)),
+      ...(tally.errors > 0 ? [tile("", t("table.errors"), count(tally.errors), percent(tally.errors / tally.rows))] : []));
     chart.replaceChildren(histogram(tally, threshold, t("table.sentence", {
-      threshold: number(threshold), class1, rows: countText(high1), share: part(high1),
+      threshold: number(threshold), class1, rows: count(rows1), share: percentage(rows1),
     })));
   }
-  function move(source, other) {
+  function move(source, target) {
     const threshold = Math.min(1, Math.max(0, Math.round(Number(source.value) * BINS) / BINS));
-    other.value = threshold;
+    target.value = threshold;
     draw(threshold);
   }
   slider.addEventListener("input", () => move(slider, field));
@@ -176,7 +175,7 @@ function distribution(tally, model) {
     counts, chart, slider,
     h("p", { className: "ends", ariaHidden: "true" }, h("span", null, class0), h("span", null, class1)),
     h("div", { className: "threshold-row" }, h("label", { htmlFor: "threshold" }, t("table.threshold")), field),
-    h("small", null, t("table.note", { threshold: number(own) })));
+    h("small", null, t("table.note", { threshold: number(model.threshold) })));
 }
 
 const tile = (className, name, value, share) =>
@@ -185,45 +184,45 @@ const tile = (className, name, value, share) =>
 function histogram(tally, threshold, sentence) {
   const x = scale([0, 1], [0, WIDTH]);
   const size = BINS / SHOWN_BARS;
-  const bins = Array.from({ length: SHOWN_BARS }, (_, place) => ({
-    from: place / SHOWN_BARS,
-    to: (place + 1) / SHOWN_BARS,
+  const bins = Array.from({ length: SHOWN_BARS }, (_, index) => ({
+    from: index / SHOWN_BARS,
+    to: (index + 1) / SHOWN_BARS,
     // The last bar includes 1.
-    height: tally.bins.subarray(place * size, place + 1 < SHOWN_BARS ? (place + 1) * size : undefined).reduce((sum, one) => sum + one, 0),
+    height: tally.bins.subarray(index * size, index + 1 < SHOWN_BARS ? (index + 1) * size : undefined).reduce((sum, rows) => sum + rows, 0),
   }));
-  const drawn = bars(bins, x, HEIGHT, HEIGHT - 8, "bar");
-  bins.forEach(({ from, to }, place) => drawn[place].classList.add((from + to) / 2 < threshold ? "low" : "high"));
+  const rects = bars(bins, x, HEIGHT, HEIGHT - 8, "bar");
+  bins.forEach(({ from, to }, index) => rects[index].classList.add((from + to) / 2 < threshold ? "low" : "high"));
   return figure(sentence, WIDTH, HEIGHT + 1, [
-    drawn,
+    rects,
     s("line", { class: "base", x1: 0, x2: WIDTH, y1: HEIGHT, y2: HEIGHT }),
     s("line", { class: "threshold", x1: x(threshold), x2: x(threshold), y1: 0, y2: HEIGHT }),
   ], {
     stretched: true,
     head: [t("table.probability"), t("table.count")],
-    rows: bins.map(({ from, to, height }) => [`${percent(from)} – ${percent(to)}`, countText(height)]),
+    rows: bins.map(({ from, to, height }) => [`${percent(from)} – ${percent(to)}`, count(height)]),
   });
 }
 
-function faults(tally) {
-  const more = tally.errors - tally.faults.length;
-  return card(t("table.faults", { rows: countText(tally.errors) }),
-    h("ul", { className: "faults", tabIndex: 0 }, tally.faults.map((text) => h("li", null, text))),
-    more > 0 && h("p", { className: "soft" }, t("table.more", { rows: countText(more) })));
+function errorsCard(tally) {
+  const more = tally.errors - tally.messages.length;
+  return card(t("table.errorCount", { rows: count(tally.errors) }),
+    h("ul", { className: "faults", tabIndex: 0 }, tally.messages.map((text) => h("li", null, text))),
+    more > 0 && h("p", { className: "soft" }, t("table.more", { rows: count(more) })));
 }
 
-/* The first rows, the predictions in front. */
-function firstRows({ header, first, errors }) {
+/* Shows the first rows, with the predictions in front. */
+function firstRowsCard({ header, firstRows, errors }) {
   const outputs = ["label", "probability", ...(errors > 0 ? ["error"] : [])].map((name) => header.indexOf(name));
-  const outside = header.indexOf("error");
+  const errorIndex = header.indexOf("error");
   const order = [
-    ...outputs.filter((place) => place >= 0),
-    ...header.map((_, place) => place).filter((place) => !outputs.includes(place) && place !== outside),
+    ...outputs.filter((index) => index >= 0),
+    ...header.map((_, index) => index).filter((index) => !outputs.includes(index) && index !== errorIndex),
   ];
-  const probability = header.indexOf("probability");
-  const shown = (text = "", place) => (place === probability && text !== "" ? number(Number(text)) : text);
+  const probabilityIndex = header.indexOf("probability");
+  const format = (text = "", index) => (index === probabilityIndex && text !== "" ? number(Number(text)) : text);
   const isNumber = (text = "") => text.trim() !== "" && Number.isFinite(Number(text));
-  const isNumeric = (place) => first.some((cells) => isNumber(cells[place])) && first.every((cells) => !cells[place] || isNumber(cells[place]));
+  const isNumeric = (index) => firstRows.some((cells) => isNumber(cells[index])) && firstRows.every((cells) => !cells[index] || isNumber(cells[index]));
   const numeric = [...order.keys()].filter((index) => isNumeric(order[index]));
-  const rows = first.map((cells) => order.map((place) => shown(cells[place], place)));
-  return card(t("table.first"), table(t("table.first"), order.map((place) => header[place]), rows, numeric));
+  const rows = firstRows.map((cells) => order.map((index) => format(cells[index], index)));
+  return card(t("table.first"), table(t("table.first"), order.map((index) => header[index]), rows, numeric));
 }

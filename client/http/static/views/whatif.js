@@ -1,6 +1,6 @@
-/* What if: how each column alone moves the probability. */
+/* What if: the effect of each column on the probability. */
 
-import { barsOf, curveOf } from "../charts.js";
+import { barChart, curveChart } from "../charts.js";
 import { h, titleOf } from "../dom.js";
 import { number, percent, t } from "../i18n.js";
 import { positionOf, shownText, textAt, textOfDay } from "../row.js";
@@ -8,54 +8,55 @@ import { positionOf, shownText, textAt, textOfDay } from "../row.js";
 export const id = "whatif";
 export const explores = true;
 
-const STEPS = 200;
+const SLIDER_STEPS = 200;
+/* Curves that vary by less count as flat. */
 const FLAT = 0.02;
 
-export function mount(root, { model, row, asking, exploring }) {
+export function mount(root, { model, row, predictor, explorer }) {
   const status = h("p", { className: "soft", role: "status" });
   const legend = h("p", { className: "legend", hidden: true });
   const cards = h("div", { className: "cards" });
-  const made = new Map();
-  let looking = false;
+  const columnCards = new Map();
+  let isVisible = false;
   root.append(h("h2", { className: "hidden" }, t("tab.whatif")), status, legend, cards);
-  exploring.watch(() => looking);
+  explorer.watch(() => isVisible);
 
   function show() {
-    const { curves, canary, error } = exploring.state;
+    const { curves, canary, error } = explorer.state;
     if (!model.columns.some((column) => column.range || column.values.length > 1)) status.textContent = t("whatif.unknown");
     else if (error) status.textContent = t("explore.failed");
     else if (!curves) status.textContent = t("status.loading");
-    else status.replaceChildren(...about(curves));
+    else status.replaceChildren(...introduction(curves));
     if (!curves) return;
     legend.hidden = !canary;
-    legend.replaceChildren(...(canary ? versionsOf(canary, asking.state.answer) : []));
-    // Do not reorder the cards while one has the focus.
-    if (made.size === 0 || !cards.contains(document.activeElement)) {
+    legend.replaceChildren(...(canary ? legendOf(canary, predictor.state.answer) : []));
+    // Do not reorder the cards while one of them has the focus.
+    if (columnCards.size === 0 || !cards.contains(document.activeElement)) {
       const sorted = [...curves].sort((a, b) => b.movement - a.movement);
-      for (const { column } of sorted) if (!made.has(column.name)) made.set(column.name, cardOf(column, row));
-      cards.replaceChildren(...sorted.map(({ column }) => made.get(column.name).root));
+      for (const { column } of sorted) if (!columnCards.has(column.name)) columnCards.set(column.name, cardOf(column, row));
+      cards.replaceChildren(...sorted.map(({ column }) => columnCards.get(column.name).root));
     }
-    for (const curve of curves) made.get(curve.column.name)?.draw(curve, model, asking.state.answer, canary?.probabilities && t("whatif.canary", canary));
+    for (const curve of curves) columnCards.get(curve.column.name)?.draw(curve, model, predictor.state.answer, canary?.probabilities && t("whatif.canary", canary));
   }
 
-  /* Around a very sure answer all curves are flat; halfway between the classes they are not. */
-  function about(curves) {
-    const flat = curves.every(({ points }) => points.every(({ probability }) => Math.abs(probability - points[0].probability) < FLAT));
-    if (!flat) return [t("whatif.about")];
+  /* All curves are flat around a very certain answer, so suggest a row halfway between the classes. */
+  function introduction(curves) {
+    const isFlat = curves.every(({ points }) => points.every(({ probability }) => Math.abs(probability - points[0].probability) < FLAT));
+    if (!isFlat) return [t("whatif.about")];
     return [t("whatif.flat"), " ", h("button", { type: "button", className: "small", onclick: () => row.set(row.example("between")) }, t("between"))];
   }
 
-  row.onChange(() => { for (const card of made.values()) card.update(); });
-  exploring.addEventListener("change", show);
+  row.onChange(() => { for (const card of columnCards.values()) card.update(); });
+  explorer.addEventListener("change", show);
   show();
   return {
-    show() { looking = true; exploring.refresh(); },
-    hide() { looking = false; },
+    show() { isVisible = true; explorer.refresh(); },
+    hide() { isVisible = false; },
   };
 }
 
-/* The legend of the lines; a version on trial that refuses the row has no line. */
-function versionsOf({ version, error }, answer) {
+/* Returns the legend; a canary that rejects the rows has an error instead of a line. */
+function legendOf({ version, error }, answer) {
   const sample = (name) => h("i", { className: name, ariaHidden: "true" });
   return [
     h("span", null, sample("stable"), t("whatif.stable", answer)),
@@ -63,22 +64,22 @@ function versionsOf({ version, error }, answer) {
   ];
 }
 
-/* A column's chart with its controls: { root, update(), draw(curve, model, answer, canary) }; canary
-   names the version on trial, if the curve has its probabilities. */
+/* Returns a column's chart with its controls: { root, update(), draw(curve, model, answer, canary) }.
+   `canary` names the canary version if the curve has its probabilities. */
 function cardOf(column, row) {
   const title = titleOf(column.name);
   const chart = h("div", null);
-  const moves = h("small", null);
+  const extent = h("small", null);
   const set = (text) => row.set([[column.name, text]]);
   const field = column.range
     ? h("input", { ariaLabel: title, autocomplete: "off", inputMode: column.type === "date" ? "text" : "decimal" })
     : h("select", { ariaLabel: title });
-  const slider = column.range && h("input", { type: "range", ariaLabel: t("whatif.slider", { column: title }), min: 0, max: STEPS, step: 1 });
+  const slider = column.range && h("input", { type: "range", ariaLabel: t("whatif.slider", { column: title }), min: 0, max: SLIDER_STEPS, step: 1 });
   field.addEventListener("input", () => set(field.value));
-  const at = (step) => textAt(column, column.range[0] + ((column.range[1] - column.range[0]) * step) / STEPS);
-  if (slider) slider.addEventListener("input", () => set(at(Number(slider.value))));
+  const textAtStep = (step) => textAt(column, column.range[0] + ((column.range[1] - column.range[0]) * step) / SLIDER_STEPS);
+  if (slider) slider.addEventListener("input", () => set(textAtStep(Number(slider.value))));
   const root = h("article", { className: "card column" },
-    h("header", null, h("h3", null, title), moves), chart, h("div", { className: "setting" }, slider, field));
+    h("header", null, h("h3", null, title), extent), chart, h("div", { className: "setting" }, slider, field));
 
   function update() {
     const text = row.text(column.name);
@@ -92,23 +93,23 @@ function cardOf(column, row) {
     if (slider === document.activeElement) return;
     const position = positionOf(column, text);
     const [low, high] = column.range;
-    if (position !== undefined) slider.value = Math.round((STEPS * (position - low)) / (high - low));
+    if (position !== undefined) slider.value = Math.round((SLIDER_STEPS * (position - low)) / (high - low));
   }
 
   function draw(curve, model, answer, canary) {
     if (!column.range && field.options.length < curve.points.length) {
       field.replaceChildren(...curve.points.map(({ text }) => h("option", { value: text }, shownText(text))));
     }
-    const all = curve.points.map(({ probability }) => probability);
-    const [least, most] = [percent(Math.min(...all)), percent(Math.max(...all))];
-    moves.textContent = least === most ? least : t("range", { low: least, high: most });
+    const probabilities = curve.points.map(({ probability }) => probability);
+    const [low, high] = [percent(Math.min(...probabilities)), percent(Math.max(...probabilities))];
+    extent.textContent = low === high ? low : t("range", { low, high });
     const reference = model.reference?.columns.find(({ name }) => name === column.name);
-    const about = {
+    const options = {
       column, title, points: curve.points, classes: model.classes, threshold: model.threshold, reference,
-      present: row.text(column.name), probability: answer.prediction.probability, canary,
-      shown: column.type === "date" ? textOfDay : number,
+      current: row.text(column.name), probability: answer.prediction.probability, canary,
+      format: column.type === "date" ? textOfDay : number,
     };
-    chart.replaceChildren(column.range ? curveOf(about) : barsOf(about));
+    chart.replaceChildren(column.range ? curveChart(options) : barChart(options));
     update();
   }
 

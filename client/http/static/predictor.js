@@ -1,17 +1,18 @@
-/* Asks the service about the row whenever it changes: after a short pause, and the last one wins. */
+/* Predicts the row after each change, with a short delay; a new request aborts the previous one. */
 
 import { ApiError, explain, predict } from "./api.js";
-import { debounced } from "./dom.js";
+import { debounce } from "./dom.js";
 
-const PAUSE_MS = 120;
+const DELAY_MS = 120;
 const RETRY_SECONDS = 2;
 
-/* The state of the answer:
-     status   empty, faulty, loading, current, or failed
-     answer   the last one: { texts, prediction, explanation, version, id, current }, or null
-     faults   [[column, reason], ...]
-     error    an ApiError, if failed; waiting: whether the question is repeated by itself */
-export class Asking extends EventTarget {
+/* `state` has
+     status   empty, invalid, loading, current or failed
+     answer   the last one: { texts, values, prediction, explanation, version, id }, or null
+     faults   invalid columns: [[column, reason], ...]
+     error    an ApiError if failed
+     waiting  whether the request will be retried */
+export class Predictor extends EventTarget {
   #row;
   #model;
   #controller = new AbortController();
@@ -23,10 +24,10 @@ export class Asking extends EventTarget {
     this.#model = model;
     this.state = { status: "empty", answer: null, faults: [], error: null, waiting: false };
     row.onChange(() => this.#changed());
-    this.#askSoon = debounced(() => this.ask(), PAUSE_MS);
+    this.#schedule = debounce(() => this.predict(), DELAY_MS);
   }
 
-  #askSoon;
+  #schedule;
 
   #update(changes) {
     this.state = { ...this.state, faults: [], error: null, waiting: false, ...changes };
@@ -37,11 +38,11 @@ export class Asking extends EventTarget {
     this.#controller.abort();
     clearTimeout(this.#retry);
     this.#update({ status: "loading" });
-    this.#askSoon();
+    this.#schedule();
   }
 
-  /* Asks at once. */
-  async ask() {
+  /* Predicts without delay. */
+  async predict() {
     this.#controller.abort();
     clearTimeout(this.#retry);
     if (this.#row.incomplete && !this.state.answer && !this.#row.changed) {
@@ -50,43 +51,43 @@ export class Asking extends EventTarget {
     }
     const faults = this.#row.faults();
     if (faults.length > 0) {
-      this.#update({ status: "faulty", faults });
+      this.#update({ status: "invalid", faults });
       return;
     }
     this.#controller = new AbortController();
     const { signal } = this.#controller;
     this.#update({ status: "loading" });
     try {
-      const answer = await this.#answer(this.#row.values(), signal);
+      const answer = await this.#fetchAnswer(this.#row.values(), signal);
       if (!signal.aborted) this.#update({ status: "current", answer });
     } catch (error) {
-      if (!signal.aborted) this.#failed(error);
+      if (!signal.aborted) this.#handleError(error);
     }
   }
 
-  /* Between the two questions the version may have been replaced; then both are asked again. */
-  async #answer(values, signal, again = true) {
+  /* If the version was replaced between the two requests, both are repeated once. */
+  async #fetchAnswer(values, signal, canRetry = true) {
     const texts = new Map(this.#row.columns.map(({ name }) => [name, this.#row.text(name)]));
     const { prediction, version, id } = await predict(values, signal);
     try {
       const explanation = this.#model.explains ? await explain(this.#model.model, version, values, signal) : null;
       return { texts, values, prediction, explanation, version, id };
     } catch (error) {
-      if (error.status !== 404 || !again) throw error;
-      return this.#answer(values, signal, false);
+      if (error.status !== 404 || !canRetry) throw error;
+      return this.#fetchAnswer(values, signal, false);
     }
   }
 
-  #failed(error) {
+  #handleError(error) {
     if (!(error instanceof ApiError)) throw error;
     const column = this.#row.columns.find(({ name }) => error.message.startsWith(`instances[0].${name}: `));
     if (column) {
       const reason = error.message.slice(`instances[0].${column.name}: `.length);
-      this.#update({ status: "faulty", faults: [[column.name, reason]] });
+      this.#update({ status: "invalid", faults: [[column.name, reason]] });
       return;
     }
     const waiting = [0, 429, 503, 504].includes(error.status);
     this.#update({ status: "failed", error, waiting });
-    if (waiting) this.#retry = setTimeout(() => this.ask(), 1000 * (error.retryAfter ?? RETRY_SECONDS));
+    if (waiting) this.#retry = setTimeout(() => this.predict(), 1000 * (error.retryAfter ?? RETRY_SECONDS));
   }
 }

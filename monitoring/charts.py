@@ -1,4 +1,4 @@
-"""The charts of the report, as SVG in the colours and fonts of the page."""
+"""Charts of the report, as SVG in the colours and font of the page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, SOFT, LINE, ACCENT = "#1d2733", "#5b6877", "#d5dce4", "#1f5fbf"
-VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", ACCENT: "accent"}
+CSS_VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", ACCENT: "accent"}
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": LINE,
     "axes.grid": True,
@@ -36,38 +36,38 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def pictures(arm: ArmQuality, name: str) -> dict[str, Markup]:
-    """Return the charts of a version in an arm by title.
+def draw_charts(arm: ArmQuality, name: str) -> dict[str, Markup]:
+    """Return the charts of an arm by title.
 
     Args:
-        arm: quality of the version in the arm.
+        arm: quality of a version in an arm.
         name: prefix that makes ids unique in the page.
     """
-    drawn = {"Rows by day": lambda figure: _draw_days(figure, arm)}
+    charts = {"Rows by day": lambda figure: _draw_days(figure, arm)}
     if arm.labels is not None:
-        drawn["Calibration"] = lambda figure: _draw_calibration(figure, arm)
+        charts["Calibration"] = lambda figure: _draw_calibration(figure, arm)
         if len(set(arm.labels.labels)) == 2:
-            drawn["ROC curve"] = lambda figure: _draw_roc(figure, arm)
-    return {title: _picture(f"{name} {title}", draw) for title, draw in drawn.items()}
+            charts["ROC curve"] = lambda figure: _draw_roc(figure, arm)
+    return {title: _render(f"{name} {title}", draw) for title, draw in charts.items()}
 
 
-def _picture(name: str, draw: Callable[[Figure], None]) -> Markup:
-    # Import late because it is slow. pyplot would keep figures and may open windows.
+def _render(name: str, draw: Callable[[Figure], None]) -> Markup:
+    # The import is slow. pyplot would keep figures alive and may open windows.
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     file = io.StringIO()
-    # The salt makes ids reproducible and unique to the picture.
+    # The salt makes ids reproducible and unique to the chart.
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(4.2, 3.0), layout="constrained")
         draw(figure)
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
-    # HTML needs no namespaces, and the groups' ids would not be unique.
+    # HTML needs no namespaces, and ids of groups are not unique in the page.
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"|(?<=<g) id="[^"]*"', "", svg)
-    for color, variable in VARIABLES.items():
+    for color, variable in CSS_VARIABLES.items():
         svg = re.sub(rf"(fill|stroke): {color}", rf"\1: var(--{variable})", svg)
     return Markup(svg)
 
@@ -75,13 +75,13 @@ def _picture(name: str, draw: Callable[[Figure], None]) -> Markup:
 def _draw_days(figure: Figure, arm: ArmQuality) -> None:
     axes = figure.add_subplot()
     days = [day[5:] for day, _, _ in arm.rows_by_day]
-    places = range(len(days))  # days of two years may have the same name
+    positions = range(len(days))  # days of different years may have the same label
     logged, labelled = ([day[i] for day in arm.rows_by_day] for i in (1, 2))
-    axes.bar(places, logged, color=LINE, label="logged")
-    axes.bar(places, labelled, color=ACCENT, label="labelled")
+    axes.bar(positions, logged, color=LINE, label="logged")
+    axes.bar(positions, labelled, color=ACCENT, label="labelled")
     axes.set(xlabel="day", ylabel="rows")
     step = max(1, len(days) // 6)
-    axes.set_xticks(places[::step], days[::step])
+    axes.set_xticks(positions[::step], days[::step])
     axes.legend()
 
 
