@@ -28,6 +28,18 @@ def test_when_the_service_is_away_the_answer_is_marked_and_comes_back(
     expect(page.locator("#answer")).not_to_have_class("stale")
 
 
+def test_page_whose_scripts_did_not_load_asks_for_a_reload(page: Page, client_url: str) -> None:
+    page.route("**/api.js", lambda route: route.abort())
+    page.goto(client_url)
+    notice = page.get_by_text("The page has not loaded completely. Please reload it.")
+    expect(notice).to_be_hidden()
+    expect(notice).to_be_visible()
+    page.unroute("**/api.js")
+    page.reload()
+    ready(page)
+    expect(notice).to_be_hidden()
+
+
 def test_a_busy_service_is_retried_after_retry_after(page: Page, client_url: str) -> None:
     page.goto(client_url)
     ready(page)
