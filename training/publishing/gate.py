@@ -15,7 +15,7 @@ import numpy as np
 
 from training.errors import RefusedError
 from training.evaluation.candidate import Candidate
-from training.evaluation.metric_names import LESS_IS_BETTER
+from training.evaluation.metric_names import LOWER_IS_BETTER
 from training.publishing import schema
 from training.publishing.comparison import Baseline, IncomparableError
 from training.publishing.manifest import Comparison, Verdict
@@ -114,9 +114,9 @@ def _no_better_than_constant(candidate: Candidate) -> str:
 def _below_floor(candidate: Candidate, rules: Rules) -> str:
     for name, floor in rules.floors.items():
         value = candidate.model.metrics[name]
-        if name in LESS_IS_BETTER and not value <= floor:
+        if name in LOWER_IS_BETTER and not value <= floor:
             return f"{name} {value:.4f} is above its floor {floor:g}"
-        if name not in LESS_IS_BETTER and not value >= floor:
+        if name not in LOWER_IS_BETTER and not value >= floor:
             return f"{name} {value:.4f} is below its floor {floor:g}"
     return ""
 
@@ -125,7 +125,7 @@ def _worse(comparison: Comparison | None, name: str, tolerance: float) -> str:
     if comparison is None:
         return ""
     ours, theirs = comparison.metrics[name], comparison.published_metrics[name]
-    loss = ours - theirs if name in LESS_IS_BETTER else theirs - ours
+    loss = ours - theirs if name in LOWER_IS_BETTER else theirs - ours
     if loss <= tolerance:
         return ""
     return (
