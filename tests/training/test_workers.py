@@ -184,7 +184,7 @@ def test_a_worker_that_is_killed_ends_the_command_with_one_line(
 def test_a_signal_for_the_first_of_two_workers_stops_both(command: Command, tmp_path: Path) -> None:
     (other,) = psutil.Process(command.process.pid).children()
     command.process.send_signal(signal.SIGTERM)
-    assert command.last_line(seconds=60).startswith("Interrupted: --resume goes on after step ")
+    assert command.last_line(seconds=60).startswith("Interrupted: --resume continues after step ")
     assert command.process.returncode == 128 + signal.SIGTERM
     assert not other.is_running()
     assert [path.name for path in (tmp_path / "models").iterdir()] == [".churn.checkpoint"]
