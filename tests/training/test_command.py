@@ -228,7 +228,7 @@ def test_schema_changes_and_missing_comparisons_are_reported(models: Path, tmp_p
     assert refused.exit_code == 3
     assert refused.stderr == (
         "Refused: callers of version 1 would break: column 'mean_radius' is dropped. "
-        "--allow-schema-change publishes it all the same\n"
+        "--allow-schema-change publishes it anyway\n"
     )
     done = run("fit", *options, "--allow-schema-change", "--json")
     assert done.exit_code == 0, done.output

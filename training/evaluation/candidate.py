@@ -81,7 +81,7 @@ def evaluate_fit(problem: Problem, fit: Fit, settings: FitSettings, name: str) -
         warnings.append(_convergence_warning(fit, summary, settings))
     manifest = Manifest(
         trained_at=model.trained_at,
-        data=Data.of(table.fingerprint, table.label_name),
+        data=Data.from_fingerprint(table.fingerprint, table.label_name),
         rows=dict(table.rows),
         settings=settings,
         fit=summary,
