@@ -234,7 +234,7 @@ def test_calibration_of_a_rare_class_is_drawn_on_logarithmic_axes(report: Report
 def test_standard_errors_that_do_not_hold_are_left_out_with_the_reason(report: Report) -> None:
     lasso = of_manifest(report, settings=FitSettings(optimizer="sgd", l1=2.0))
     text = texts(dataclasses.replace(lasso, coefficients=[coefficient(error=None)]), Verdict())
-    assert "With an L1 penalty there are no standard errors or intervals" in text
+    assert "With an L1 penalty, there are no valid standard errors or intervals" in text
 
 
 def test_an_odds_ratio_that_is_not_finite_in_practice_says_so(report: Report) -> None:

@@ -118,11 +118,12 @@ def draw_roc(figure: Figure, scores: Scores, confusion: Floats) -> None:
 def draw_precision_recall(figure: Figure, scores: Scores, confusion: Floats) -> None:
     """Draw the precision-recall curve and mark the threshold on it."""
     axes = figure.add_subplot()
-    hits = np.cumsum(scores.positives)
-    predicted = hits + np.cumsum(scores.negatives)
+    true_positives = np.cumsum(scores.positives)
+    predicted = true_positives + np.cumsum(scores.negatives)
     has_rows = predicted > 0
-    recall, precision = (hits / hits[-1])[has_rows], hits[has_rows] / predicted[has_rows]
-    recall, precision = np.append(0.0, recall), np.append(precision[0], precision)
+    recall = np.append(0.0, (true_positives / true_positives[-1])[has_rows])
+    precision = true_positives[has_rows] / predicted[has_rows]
+    precision = np.append(precision[0], precision)
     points = _thin(recall, precision)
     axes.axhline(precision[-1], ls="--", color=SOFT, lw=1)
     axes.plot(recall[points], precision[points], color=HIGH, drawstyle="steps-pre")
@@ -141,7 +142,7 @@ def rare_class(scores: Scores) -> int | None:
 
 
 def draw_calibration(figure: Figure, scores: Scores, class_names: Sequence[str]) -> None:
-    """Draw observed against predicted frequencies, on logarithmic axes for a rare class."""
+    """Draw the calibration curve, on logarithmic axes for a rare class."""
     axes = figure.add_subplot()
     rare = rare_class(scores)
     if rare == 0:

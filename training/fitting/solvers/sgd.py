@@ -85,7 +85,7 @@ class StochasticGradientDescent:
                 objective.penalty.l2 / objective.total_weight,
                 objective.penalty.l1 / (1 - self.momentum) / objective.total_weight,
             ]
-            parameters, batch_loss = _descend(
+            parameters, block_loss = _descend(
                 tf.constant([theta, velocity], dtype),
                 *block,
                 tf.constant(rates, dtype),
@@ -93,7 +93,7 @@ class StochasticGradientDescent:
                 objective.loss,
             )
             theta, velocity = parameters.numpy().astype(np.float64)
-            loss += float(batch_loss)
+            loss += float(block_loss)
             weight += float(tf.reduce_sum(block.row_weights))
             if not (np.isfinite(loss) and is_servable(theta)):
                 raise DivergedError(
