@@ -376,7 +376,7 @@ def renamed_classes(frame: pl.DataFrame) -> pl.DataFrame:
             lambda frame: frame.with_columns(
                 pl.col(LABEL).replace({"malignant": "benign", "benign": "zzz"})
             ),
-            "the classes 'malignant' and 'benign' become",
+            "the classes change from 'malignant' and 'benign' to",
         ),
         (lambda frame: frame.drop("mean_radius"), "column 'mean_radius' is dropped"),
         (
