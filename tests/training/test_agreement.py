@@ -74,7 +74,9 @@ def checked_in_this_process(checked: Checked, candidate: Candidate, folder: Path
     expected, rows = candidate.held_out.expected, candidate.held_out
     inputs = candidate.model.inputs(rows.frame[: len(expected.probabilities)])
     answers = (expected.probabilities, expected.contributions, expected.tolerances)
-    outputs: Mapping[str, npt.NDArray[Any]] = dict(zip(export_check.EXPECTED, answers, strict=True))
+    outputs: Mapping[str, npt.NDArray[Any]] = dict(
+        zip(export_check.EXPECTED_OUTPUTS, answers, strict=True)
+    )
     warmup.write_calls(folder / "golden", [warmup.Call("serving_default", inputs, dict(outputs))])
     export_check._check_in_this_process(checked.directory, folder / "golden")
 

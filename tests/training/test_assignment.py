@@ -170,7 +170,7 @@ def test_the_name_of_a_directory_says_which_rows_are_held_out(
 
 
 def data_of(table: Table) -> Data:
-    return Data.of(table.fingerprint, "y")
+    return Data.from_fingerprint(table.fingerprint, "y")
 
 
 def test_the_manifest_shows_which_rows_two_versions_hold_out(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing import event_accumulator  # type: igno
 from tests.support.processes import ROOT, fit, training
 from tests.support.tables import fitted
 from training.__main__ import main
-from training.cli.progress import observer
+from training.cli.progress import show_progress
 from training.evaluation.metric_names import METRICS
 from training.publishing import manifest
 from training.publishing.versions import publish, versions
@@ -228,7 +228,7 @@ def test_schema_changes_and_missing_comparisons_are_reported(models: Path, tmp_p
     assert refused.exit_code == 3
     assert refused.stderr == (
         "Refused: callers of version 1 would break: column 'mean_radius' is dropped. "
-        "--allow-schema-change publishes it all the same\n"
+        "--allow-schema-change publishes it anyway\n"
     )
     done = run("fit", *options, "--allow-schema-change", "--json")
     assert done.exit_code == 0, done.output
@@ -306,10 +306,10 @@ def test_only_the_fit_has_a_number_of_steps_to_reach(monkeypatch: pytest.MonkeyP
         return bars[0]
 
     monkeypatch.setattr("training.cli.progress.Progress", progress)
-    with observer(Console(file=io.StringIO()), FitSettings(iterations=7)) as watching:
+    with show_progress(Console(file=io.StringIO()), FitSettings(iterations=7)) as observer:
         totals = []
         for stage in ("reading", "fitting", "evaluating"):
-            watching.stage(stage)
+            observer.stage(stage)
             totals.append(bars[0].tasks[0].total)
     assert totals == [None, 7, None]
 
@@ -317,8 +317,8 @@ def test_only_the_fit_has_a_number_of_steps_to_reach(monkeypatch: pytest.MonkeyP
 def test_the_costs_of_sgd_are_numbered_by_epochs_from_1() -> None:
     settings = FitSettings(optimizer="sgd", iterations=3)
     output = io.StringIO()
-    with observer(Console(file=output, width=200), settings) as watching:
-        watching.evaluated(fitted(settings))
+    with show_progress(Console(file=output, width=200), settings) as observer:
+        observer.evaluated(fitted(settings))
     rows = [re.findall(r"[\w.]+", line) for line in output.getvalue().splitlines()]
     start = rows.index(["epoch", "cost"])
     assert [row[0] for row in rows[start:] if len(row) == 2][:4] == ["epoch", "1", "2", "3"]
@@ -333,9 +333,9 @@ OWN = ("--data=rows.csv", "--label=y", "--model=m")
         (["--held-out=1.5"], "'--held-out': 1.5 is not in the range 0<x<1"),
         (
             [*OWN, "--date-format=%e %b %Y"],
-            "--date-format: expected a year, %Y or %y, and no other",
+            "--date-format: expected %Y or %y, and optionally %m",
         ),
-        ([*OWN, "--date-format=%H:%M"], "--date-format: expected a year, %Y or %y, and no other"),
+        ([*OWN, "--date-format=%H:%M"], "--date-format: expected %Y or %y, and optionally %m"),
         (["--held-out=nan"], "'--held-out': expected a finite number, got nan"),
         (["--momentum=nan"], "'--momentum': expected a finite number, got nan"),
         (["--join-timeout=nan"], "'--join-timeout': expected a finite number, got nan"),
@@ -393,15 +393,15 @@ OWN = ("--data=rows.csv", "--label=y", "--model=m")
             [NEWTON, "--learning-rate=0.1"],
             "--learning-rate is for --optimizer gradient-descent or sgd, not for newton",
         ),
-        (["--optimizer=sgd", "--workers=2"], "--workers: sgd runs in one process: its"),
-        ([*OWN, "--data=-", "--workers=2"], "--workers: standard input can be read by one process"),
-        (["--test-data=-", "--workers=2"], "--workers: standard input can be read by one process"),
-        (["--rendezvous=host:80"], "--rendezvous needs --workers, the number of all workers"),
+        (["--optimizer=sgd", "--workers=2"], "--workers: sgd runs in one process because "),
+        ([*OWN, "--data=-", "--workers=2"], "--workers: only one process can read standard input"),
+        (["--test-data=-", "--workers=2"], "--workers: only one process can read standard input"),
+        (["--rendezvous=host:80"], "--rendezvous needs --workers, the total number of workers"),
         (
             ["--test-data=-", "--split-time=t"],
             "give only one of --test-data, --split-column and --split-time",
         ),
-        ([*OWN, "--data=-", "--test-data=-"], "--data: standard input can be read once only"),
+        ([*OWN, "--data=-", "--test-data=-"], "--data: standard input can be read only once"),
         (["--no-such-option"], "No such option"),
     ],
 )

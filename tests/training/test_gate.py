@@ -260,7 +260,7 @@ def test_which_rows_a_version_was_trained_on_does_not_depend_on_the_order_of_col
 ) -> None:
     frame = builtin.breast_cancer()
     turned = fitted(replace(NEWTON, seed=3), frame.select(reversed(frame.columns)))
-    order = "the columns are in another order, and the signature 'dense' depends on it"
+    order = "the columns change their order, on which the signature 'dense' depends"
     with pytest.raises(RefusedError, match=f"callers of version 1 would break: {order}"):
         judged(turned, published / NAME / "1")
     verdict = judged(turned, published / NAME / "1", Rules(allow_schema_change=True))
@@ -321,7 +321,7 @@ def edit_manifest(version: Path, **changes: Any) -> None:
             lambda v: edit_manifest(
                 v, data__split_by="time", data__split_column="when", data__held_out_hash="0"
             ),
-            "the rows it was trained on are unknown: it was split by time 'when', and held out",
+            "the rows it was trained on are unknown: it was split by time 'when' and held out",
         ),
     ],
     ids=["no manifest", "broken manifest", "row hash", "columns", "trained on all", "split"],
@@ -371,12 +371,12 @@ def renamed_classes(frame: pl.DataFrame) -> pl.DataFrame:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (renamed_classes, "the classes 'malignant' and 'benign' become 'ill' and 'well'"),
+        (renamed_classes, "the classes change from 'malignant' and 'benign' to 'ill' and 'well'"),
         (
             lambda frame: frame.with_columns(
                 pl.col(LABEL).replace({"malignant": "benign", "benign": "zzz"})
             ),
-            "the classes 'malignant' and 'benign' become",
+            "the classes change from 'malignant' and 'benign' to",
         ),
         (lambda frame: frame.drop("mean_radius"), "column 'mean_radius' is dropped"),
         (
@@ -393,7 +393,7 @@ def renamed_classes(frame: pl.DataFrame) -> pl.DataFrame:
                 .then(pl.lit("a"))
                 .otherwise(pl.lit("b"))
             ),
-            "column 'mean_radius': numeric (float32) becomes categorical (string)",
+            "column 'mean_radius' changes from numeric (float32) to categorical (string)",
         ),
     ],
     ids=["classes", "class swapped", "missing", "added", "renamed", "another kind"],
@@ -430,7 +430,7 @@ def test_requests_that_would_fail_or_mean_another_date_are_refused(tmp_path: Pat
     )
     changes = (
         "column 'mean_radius' may no longer be left out",
-        "column 'day': dates were day/month/year and become month/day/year",
+        "column 'day': dates change from day/month/year to month/day/year",
     )
     with pytest.raises(RefusedError, match=f"would break: {'; '.join(changes)}"):
         judged(other, version)
@@ -441,7 +441,7 @@ def test_requests_that_would_fail_or_mean_another_date_are_refused(tmp_path: Pat
 
 def test_exchanged_classes_are_refused(published: Path) -> None:
     other = fit(builtin.source(NAME), Choice(LABEL, positive="malignant"), NEWTON)
-    with pytest.raises(RefusedError, match="class 1 was 'benign' and becomes 'malignant'"):
+    with pytest.raises(RefusedError, match="class 1 changes from 'benign' to 'malignant'"):
         judged(other, published / NAME / "1")
 
 
@@ -449,7 +449,7 @@ def test_another_label_is_refused(published: Path) -> None:
     frame = builtin.breast_cancer().rename({LABEL: "finding"})
     source = Source("rows", [FrameFile("rows", frame)])
     other = fit(source, Choice("finding"), NEWTON)
-    with pytest.raises(RefusedError, match=f"the label '{LABEL}' becomes 'finding'"):
+    with pytest.raises(RefusedError, match=f"the label changes from '{LABEL}' to 'finding'"):
         judged(other, published / NAME / "1")
 
 

@@ -156,7 +156,9 @@ def test_a_fit_interrupted_twice_ends_with_the_weights_of_one_that_was_not(
         command = start(*more)
         command.wait_for_steps(steps + 100)
         command.process.send_signal(number)
-        last = re.fullmatch(r"Interrupted: --resume goes on after step (\d+)", command.last_line())
+        last = re.fullmatch(
+            r"Interrupted: --resume continues after step (\d+)", command.last_line()
+        )
         assert command.process.returncode == 128 + number
         assert "Traceback" not in command.seen()
         assert last is not None, command.seen()
@@ -210,7 +212,7 @@ def test_a_job_stopped_while_it_publishes_keeps_the_fit(table: Path, tmp_path: P
         job(table, tmp_path, settings, observer=Observer(stage=stop))
     assert [path.name for path in tmp_path.iterdir()] == [".m.checkpoint"]
     steps = interrupted.value.progress.state.steps
-    assert str(interrupted.value) == f"--resume goes on after step {steps}"
+    assert str(interrupted.value) == f"--resume continues after step {steps}"
 
     stepped: list[int] = []
     resumed = job(

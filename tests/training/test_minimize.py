@@ -65,7 +65,7 @@ def interrupt(after: int, settings: FitSettings, saved: Path, frame: pl.DataFram
     def stepped(steps: int, cost: float) -> None:
         signals.requested = steps >= after
 
-    with pytest.raises(InterruptedFitError, match=f"goes on after step {after}"):
+    with pytest.raises(InterruptedFitError, match=f"continues after step {after}"):
         fit(
             source_of(frame),
             Choice(LABEL),
@@ -204,7 +204,7 @@ def test_a_fit_can_be_interrupted_again(tmp_path: Path) -> None:
     interrupt(2, settings, tmp_path / "first")
     signals = StopSignals()
     signals.requested = True
-    with pytest.raises(InterruptedFitError, match="goes on after step 2"):
+    with pytest.raises(InterruptedFitError, match="continues after step 2"):
         fit(
             source_of(FRAME),
             Choice(LABEL),
@@ -294,7 +294,7 @@ def test_a_damaged_checkpoint_is_an_error_that_names_the_file(tmp_path: Path) ->
         np.save(file, arrays["theta"])
     assert f"{saved} is not a checkpoint: " in resume_error(settings, saved)
     for name in arrays:
-        if not name.startswith(checkpoint.MEMORY):
+        if not name.startswith(checkpoint.MEMORY_PREFIX):
             with saved.open("wb") as file:
                 np.savez(file, **{other: arrays[other] for other in arrays if other != name})
             assert f"{saved} is not a checkpoint: " in resume_error(settings, saved), name

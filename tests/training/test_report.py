@@ -19,8 +19,8 @@ from training.data.choose import ColumnUse
 from training.evaluation.distributions import Distribution, distributions
 from training.evaluation.metric_names import METRICS
 from training.evaluation.metrics import Floats, bootstrap, evaluate
-from training.evaluation.numbers import number_text
-from training.evaluation.pictures import draw_costs
+from training.evaluation.numbers import format_number
+from training.evaluation.plots import draw_costs
 from training.evaluation.report import Coefficient, Report
 from training.evaluation.report import render as render_with_verdict
 from training.features.categorical import CategoricalColumn
@@ -193,7 +193,7 @@ def test_it_compares_with_the_published_version(report: Report) -> None:
     assert "Compared with version 4 metric this model version 4 change" in text
     assert "Log loss 0.7500 0.5000 +0.2500" in text
     assert "On the 1,234 held-out rows that neither was trained on" in text
-    assert "4.3 % of these rows get another label" in text
+    assert "4.3 % of these rows get a different label" in text
     assert "Gate: passed. Rule: a rule." in text
 
 
@@ -225,7 +225,7 @@ def test_calibration_of_a_rare_class_is_drawn_on_logarithmic_axes(report: Report
         ours = (1 - labels, 1 - probabilities) if flip else (labels, probabilities)
         rare = Page(render(report_on(*ours, np.ones(4000))))
         assert f"{name} is rare, so both axes are logarithmic" in " ".join(rare.texts)
-        assert f"share of {name}" in rare.svg_texts
+        assert f"fraction of {name}" in rare.svg_texts
         assert "0.01" in rare.svg_texts
         assert not any("$" in text for text in rare.svg_texts)
     assert "logarithmic" not in " ".join(Page(render(report)).texts)
@@ -234,7 +234,7 @@ def test_calibration_of_a_rare_class_is_drawn_on_logarithmic_axes(report: Report
 def test_standard_errors_that_do_not_hold_are_left_out_with_the_reason(report: Report) -> None:
     lasso = of_manifest(report, settings=FitSettings(optimizer="sgd", l1=2.0))
     text = texts(dataclasses.replace(lasso, coefficients=[coefficient(error=None)]), Verdict())
-    assert "With an L1 penalty there are no standard errors or intervals" in text
+    assert "With an L1 penalty, there are no valid standard errors or intervals" in text
 
 
 def test_an_odds_ratio_that_is_not_finite_in_practice_says_so(report: Report) -> None:
@@ -242,12 +242,12 @@ def test_an_odds_ratio_that_is_not_finite_in_practice_says_so(report: Report) ->
     page = Page(render(dataclasses.replace(report, coefficients=wild)))
     cells = [text for text in page.texts if "> 10⁶" in text or "< 10⁻⁶" in text]
     assert cells == ["> 10⁶", "< 10⁻⁶ to > 10⁶", "< 10⁻⁶", "< 10⁻⁶ to < 10⁻⁶"]
-    assert "is not finite in practice" in " ".join(page.texts)
+    assert "is infinite in practice" in " ".join(page.texts)
 
 
 def test_the_confusion_matrix_counts_the_rows(report: Report, page: Page) -> None:
     called = report.probabilities >= report.manifest.threshold
-    place = page.texts.index("is repaid")
+    place = page.texts.index("actual repaid")
     found = [text for text in page.texts[place:] if text.isdigit()][:4]
     expected = [
         np.sum((report.labels == actual) & (called == is_called))
@@ -265,9 +265,11 @@ def test_the_confusion_matrix_counts_rows_by_their_weights() -> None:
     assert f"{hits:,.1f}" in page.texts
 
 
-def test_there_are_five_pictures_with_texts_to_search(page: Page) -> None:
+def test_there_are_five_plots_with_texts_to_search(page: Page) -> None:
     assert page.tags.count("svg") == 5
-    assert {"cost J", "recall", "false positive rate", "share of defaulted"} <= set(page.svg_texts)
+    assert {"cost J", "recall", "false positive rate", "fraction of defaulted"} <= set(
+        page.svg_texts
+    )
     assert {"training", "validation", "threshold"} <= set(page.svg_texts)
 
 
@@ -277,7 +279,7 @@ def test_costs_are_drawn_for_each_step_of_the_solver(
 ) -> None:
     page = Page(render(of_manifest(report, settings=FitSettings(optimizer=optimizer))))
     assert f"before {step}" in page.svg_texts
-    assert f"J, penalty included, before each {step}." in " ".join(page.texts)
+    assert f"The cost J, including the penalty, before each {step}." in " ".join(page.texts)
 
 
 def test_the_largest_weights_are_drawn_and_all_are_listed(page: Page) -> None:
@@ -313,7 +315,7 @@ def test_an_odds_ratio_has_the_interval_of_its_weight() -> None:
     ],
 )
 def test_numbers_are_written_as_people_write_them(value: float, text: str) -> None:
-    assert number_text(value) == text
+    assert format_number(value) == text
 
 
 def test_no_number_has_a_programmer_s_exponent(report: Report, page: Page) -> None:
@@ -344,11 +346,11 @@ def test_the_ticks_of_a_flat_cost_have_different_labels() -> None:
     assert len(set(labels)) == len(labels)
 
 
-def test_the_pictures_take_the_colours_of_the_page(report: Report) -> None:
+def test_the_plots_take_the_colours_of_the_page(report: Report) -> None:
     html = render(report)
-    pictures = "".join(re.findall("<svg.*?</svg>", html, re.DOTALL))
-    assert "var(--ink)" in pictures
-    assert not re.search(r"(fill|stroke): #", pictures)
+    plots = "".join(re.findall("<svg.*?</svg>", html, re.DOTALL))
+    assert "var(--ink)" in plots
+    assert not re.search(r"(fill|stroke): #", plots)
     declared = set(re.findall(r"(--\w+):", html))
     assert set(re.findall(r"var\((--\w+)\)", html)) <= declared
 
@@ -381,7 +383,7 @@ def test_a_name_is_text_whatever_it_contains(report: Report, page: Page, name: s
     assert shown in " ".join(found.texts)
     short = shown if len(shown) <= 28 else shown[:27] + "…"
     assert short in found.svg_texts or not name
-    assert all(len(text) <= len("share of ") + 28 for text in found.svg_texts)
+    assert all(len(text) <= len("fraction of ") + 28 for text in found.svg_texts)
 
 
 def test_a_page_on_many_rows_is_small() -> None:

@@ -37,7 +37,7 @@ from training.workers.collectives import (
     TensorFlowWorkers,
     Workers,
     cluster_config,
-    meet,
+    resolve_cluster_config,
     wait_for_workers,
 )
 from training.workers.launch import join_workers
@@ -184,7 +184,7 @@ def test_a_worker_that_is_killed_ends_the_command_with_one_line(
 def test_a_signal_for_the_first_of_two_workers_stops_both(command: Command, tmp_path: Path) -> None:
     (other,) = psutil.Process(command.process.pid).children()
     command.process.send_signal(signal.SIGTERM)
-    assert command.last_line(seconds=60).startswith("Interrupted: --resume goes on after step ")
+    assert command.last_line(seconds=60).startswith("Interrupted: --resume continues after step ")
     assert command.process.returncode == 128 + signal.SIGTERM
     assert not other.is_running()
     assert [path.name for path in (tmp_path / "models").iterdir()] == [".churn.checkpoint"]
@@ -192,7 +192,7 @@ def test_a_signal_for_the_first_of_two_workers_stops_both(command: Command, tmp_
 
 
 def test_this_machine_finds_its_place_among_the_workers() -> None:
-    assert json.loads(meet("127.0.0.1", 7000, 1)) == {
+    assert json.loads(resolve_cluster_config("127.0.0.1", 7000, 1)) == {
         "cluster": {"worker": ["127.0.0.1:7000"]},
         "task": {"type": "worker", "index": 0},
     }
@@ -202,7 +202,7 @@ def test_this_machine_finds_its_place_among_the_workers() -> None:
 def test_missing_workers_are_reported(host: str, found: int) -> None:
     message = f"^{host} resolves to {found} instead of 2 addresses after 0.5 s$"
     with pytest.raises(WorkersError, match=message):
-        meet(host, 7000, 2, timeout=0.5)
+        resolve_cluster_config(host, 7000, 2, timeout=0.5)
 
 
 def test_a_worker_that_never_arrives_ends_the_others(parts: Path, tmp_path: Path) -> None:
@@ -250,13 +250,15 @@ def test_a_worker_listens_until_the_others_do(host: str) -> None:
 def test_a_taken_port_is_reported() -> None:
     with socket.create_server(("", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(WorkersError, match=r"^worker 0 cannot listen at port \d+: "):
+        with pytest.raises(WorkersError, match=r"^worker 0 cannot listen on port \d+: "):
             wait_for_workers([address], 0, timeout=1)
 
 
 def test_an_unknown_host_is_reported() -> None:
-    with pytest.raises(WorkersError, match=r"^none of 192\.0\.2\.1, to which 192\.0\.2\.1 "):
-        meet("192.0.2.1", 7000, 1)
+    with pytest.raises(
+        WorkersError, match=r"^this machine has none of the addresses of 192\.0\.2\.1: "
+    ):
+        resolve_cluster_config("192.0.2.1", 7000, 1)
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 REPORT_FILE = "report.html"
 # Exit status of a fit whose result the gate refused.
 REFUSED = 3
-# Directives that training (polars) and the gateway (Python) read alike.
+# Directives that training (polars) and the gateway (Python) parse alike.
 DATE_FORMAT = re.compile(r"(?=.*%[Yy])(?:[^%]|%[YymdjbBaAHIMSpz])+", re.DOTALL)
-ONLY_OF = {
+OPTIMIZERS_BY_OPTION = {
     "learning_rate": ("gradient-descent", "sgd"),
     "momentum": ("sgd",),
     "batch_size": ("sgd",),
@@ -98,64 +98,68 @@ def _fit(
     as_json: bool,
     **fit_options: Any,
 ) -> None:
-    name = _model_name(model, data)
+    name = _resolve_model_name(model, data)
     label = label or builtin.LABELS.get(data)
     if label is None:
         raise click.UsageError("--label is needed: the column to predict")
-    _refuse_options_of_others(context, fit_options["optimizer"])
+    _reject_unsupported_options(context, fit_options["optimizer"])
     if fit_options["optimizer"] == "sgd" and (workers > 1 or "TF_CONFIG" in os.environ):
-        raise click.UsageError("--workers: sgd runs in one process: its steps are sequential")
+        raise click.UsageError(
+            "--workers: sgd runs in one process because its steps are sequential"
+        )
     if STANDARD_INPUT in (data, test_data) and workers > 1:
-        raise click.UsageError("--workers: standard input can be read by one process only")
+        raise click.UsageError("--workers: only one process can read standard input")
     if rendezvous is not None and not _is_given(context, "workers"):
-        raise click.UsageError("--rendezvous needs --workers, the number of all workers")
+        raise click.UsageError("--rendezvous needs --workers, the total number of workers")
     if sum(option is not None for option in (test_data, split_column, split_time)) > 1:
         raise click.UsageError("give only one of --test-data, --split-column and --split-time")
     if data == STANDARD_INPUT and (split_time or test_data == STANDARD_INPUT):
-        raise click.UsageError("--data: standard input can be read once only")
+        raise click.UsageError("--data: standard input can be read only once")
     if date_format and not DATE_FORMAT.fullmatch(date_format):
         raise click.UsageError(
-            "--date-format: expected a year, %Y or %y, and no other directives than "
+            "--date-format: expected %Y or %y, and optionally "
             f"%m %d %j %b %B %a %A %H %I %M %S %p %z, got {date_format!r}"
         )
     settings = FitSettings(
-        **fit_options, class_weight=_class_weight(class_weights), threshold=threshold
+        **fit_options, class_weight=_parse_class_weight(class_weights), threshold=threshold
     )
     marks = tuple(mark.strip() for mark in missing)
     cells = CellFormat(marks, decimal or "", date_format or "")
-    there = [v for v in versions(models / name) if _has_model(models / name / str(v))]
-    if unless_published and there:
+    existing = [v for v in versions(models / name) if _has_model(models / name / str(v))]
+    if unless_published and existing:
         if not quiet:
-            click.echo(f"{models / name} has version {there[-1]}; nothing to train", err=True)
-        _print_version(models / name / str(there[-1]), quiet, as_json)
+            click.echo(f"{models / name} has version {existing[-1]}; nothing to train", err=True)
+        _print_version(models / name / str(existing[-1]), quiet, as_json)
         return
 
     console = Console(stderr=True, quiet=quiet)
-    # It imports TensorFlow while this process does. Several workers start it when needed.
-    alone = workers == 1 and "TF_CONFIG" not in os.environ
-    process = FreshProcess() if alone else None
+    # Started early to import TensorFlow in parallel; with several workers, only when needed.
+    is_single = workers == 1 and "TF_CONFIG" not in os.environ
+    process = FreshProcess() if is_single else None
     with console.status("starting TensorFlow"):  # imported late, to keep --help fast
-        from training.cli.progress import observer
+        from training.cli.progress import show_progress
         from training.data.choose import Choice
         from training.pipeline import Target, run
         from training.publishing.gate import Rules
         from training.workers.launch import join_workers
 
-    rules = Rules(dict(_flat(floors)), gate_tolerance, allow_schema_change)
+    rules = Rules(dict(_flatten(floors)), gate_tolerance, allow_schema_change)
     try:
         with (
             process or nullcontext(),
-            join_workers(workers, rendezvous, join_timeout) as team,
+            join_workers(workers, rendezvous, join_timeout) as group,
             # Only the first worker prints; the others would print the same.
-            observer(console if team.index == 0 else Console(quiet=True), settings) as watching,
+            show_progress(
+                console if group.index == 0 else Console(quiet=True), settings
+            ) as observer,
         ):
-            signals.install()  # again: TensorFlow's workers replace the handler of SIGTERM
+            signals.install()  # again: TensorFlow's workers replace the SIGTERM handler
             published = run(
-                replace(_source(data), test=_source(test_data) if test_data else None),
+                replace(_open_data(data), test=_open_data(test_data) if test_data else None),
                 Choice(
                     label,
                     positive,
-                    dict(_flat(kinds)),
+                    dict(_flatten(kinds)),
                     leave_out,
                     weight,
                     cells,
@@ -165,14 +169,14 @@ def _fit(
                 settings,
                 Target(models, name, rules, force, keep, tensorboard, reason),
                 memory=memory,
-                workers=team,
+                workers=group,
                 signals=signals,
                 resume=resume,
-                observer=watching,
+                observer=observer,
                 process=process,
             )
     except RefusedError as error:  # printed last, after the progress bars
-        _refuse(str(error), as_json)
+        _exit_refused(str(error), as_json)
     if published is not None:
         _print_result(published, quiet, as_json)
 
@@ -181,13 +185,13 @@ def _print_result(published: PublishedVersion, quiet: bool, as_json: bool) -> No
     candidate = published.candidate
     for notice in published.verdict.notices:
         click.echo(notice, err=True)
-    known = candidate.manifest.as_json()
-    kept = ("trained_at", "rows", "fit", "threshold", "metrics", "intervals", "warnings")
+    record = candidate.manifest.as_json()
+    fields = ("trained_at", "rows", "fit", "threshold", "metrics", "intervals", "warnings")
     _print_version(
         published.version,
         quiet,
         as_json,
-        **{key: known[key] for key in kept},
+        **{key: record[key] for key in fields},
         label=candidate.model.label_name,
         class_names=candidate.model.class_names,
         columns=[asdict(column) for column in candidate.columns],
@@ -210,27 +214,27 @@ def _print_version(version: Path, quiet: bool, as_json: bool, **facts: Any) -> N
         click.echo(version)
 
 
-def _refuse(reason: str, as_json: bool) -> NoReturn:
+def _exit_refused(reason: str, as_json: bool) -> NoReturn:
     click.echo(f"Refused: {reason}", err=True)
     if as_json:
         click.echo(json.dumps({"refused": reason}))
     sys.exit(REFUSED)
 
 
-def _source(data: str) -> Source:
+def _open_data(data: str) -> Source:
     return builtin.source(data) if data in builtin.LABELS else open_source(data)
 
 
-def _class_weight(texts: tuple[str, ...]) -> str | dict[str, float] | None:
+def _parse_class_weight(texts: tuple[str, ...]) -> str | dict[str, float] | None:
     if BALANCED in texts:
         if len(texts) > 1:
             raise click.BadParameter(
                 "expected either balanced or factors, got both", param_hint="--class-weight"
             )
         return BALANCED
-    option = Pairs(number=True)
+    pairs = Pairs(numeric=True)
     try:
-        factors = dict(pair for text in texts for pair in option.convert(text, None, None))
+        factors = dict(pair for text in texts for pair in pairs.convert(text, None, None))
     except click.BadParameter as error:
         raise click.BadParameter(error.message, param_hint="--class-weight") from None
     for name, factor in factors.items():
@@ -241,9 +245,8 @@ def _class_weight(texts: tuple[str, ...]) -> str | dict[str, float] | None:
     return factors or None
 
 
-def _refuse_options_of_others(context: click.Context, optimizer: str) -> None:
-    """Reject options that the solver does not have."""
-    for parameter, optimizers in ONLY_OF.items():
+def _reject_unsupported_options(context: click.Context, optimizer: str) -> None:
+    for parameter, optimizers in OPTIMIZERS_BY_OPTION.items():
         if _is_given(context, parameter) and optimizer not in optimizers:
             option = f"--{parameter.replace('_', '-')}"
             raise click.UsageError(
@@ -255,11 +258,11 @@ def _is_given(context: click.Context, parameter: str) -> bool:
     return context.get_parameter_source(parameter) is click.core.ParameterSource.COMMANDLINE
 
 
-def _flat(pairs: tuple[list[tuple[str, Any]], ...]) -> list[tuple[str, Any]]:
-    return [pair for several in pairs for pair in several]
+def _flatten(groups: tuple[list[tuple[str, Any]], ...]) -> list[tuple[str, Any]]:
+    return [pair for group in groups for pair in group]
 
 
-def _model_name(model: str | None, data: str) -> str:
+def _resolve_model_name(model: str | None, data: str) -> str:
     if model is None and data not in builtin.LABELS:
         raise click.UsageError("--model is needed: the name to publish under")
     name = data if model is None else model

@@ -36,7 +36,7 @@ DATA = option_group(
         type=Pairs(values=KINDS),
         multiple=True,
         metavar="NAME=KIND,...",
-        help=f"Kinds of columns, in place of those detected: {', '.join(KINDS)}.",
+        help=f"Kinds of columns, overriding the detected ones: {', '.join(KINDS)}.",
     ),
     option(
         "--leave-out",
@@ -49,7 +49,7 @@ DATA = option_group(
         "--missing",
         multiple=True,
         metavar="TEXT",
-        help="Text that means a missing value, besides NA, null, - and the like; repeatable.",
+        help="Text that marks a missing value, besides NA, null, - and the like; repeatable.",
     ),
     option(
         "--decimal",
@@ -72,7 +72,7 @@ EVALUATION = option_group(
         "--held-out",
         type=FiniteRange(0, 1, min_open=True, max_open=True),
         default=DEFAULTS.held_out,
-        help="Share of the rows kept for evaluation.",
+        help="Fraction of rows held out for evaluation.",
     ),
     option(
         "--test-data",
@@ -82,12 +82,13 @@ EVALUATION = option_group(
     option(
         "--split-column",
         metavar="NAME",
-        help="Column that assigns each row: train, test or validation; or 0 and 1.",
+        help="Column that assigns each row to train, test or validation; or 0 and 1 if named train "
+        "or test.",
     ),
     option(
         "--split-time",
         metavar="NAME",
-        help="Column of times by which the latest --held-out share is held out.",
+        help="Column of times; the latest --held-out fraction of rows is held out.",
     ),
     option(
         "--seed",
@@ -117,7 +118,7 @@ FIT = option_group(
         "--tolerance",
         type=FiniteRange(0),
         default=DEFAULTS.tolerance,
-        help="Largest derivative of the cost at which to stop; for sgd, change of the cost.",
+        help="Stop when the largest derivative of the cost (for sgd, its change) is at most this.",
     ),
     option(
         "--early-stopping",
@@ -142,28 +143,28 @@ FIT = option_group(
         "--batch-size",
         type=click.IntRange(1, 2**31 - 1),
         default=DEFAULTS.batch_size,
-        help="Rows of a mini-batch (sgd only).",
+        help="Rows per mini-batch (sgd only).",
     ),
     option(
         "--l1",
         type=FiniteRange(0),
         default=DEFAULTS.l1,
-        help="Lasso penalty λ₁ (sgd only); with --l2 an elastic net.",
+        help="Lasso penalty λ₁ (sgd only); with --l2, an elastic net.",
     ),
     option("--l2", type=FiniteRange(0), default=DEFAULTS.l2, help="Ridge penalty λ₂ (1/C)."),
     option(
         "--loss",
         type=click.Choice(["cross-entropy", "squared"]),
         default=DEFAULTS.loss,
-        help="Loss of a row; the cost is its mean.",
+        help="Loss per row; the cost is its mean.",
     ),
     option(
         "--class-weight",
         "class_weights",
         multiple=True,
         metavar="balanced|CLASS=FACTOR",
-        help="Factor of the row weights of a class, or equal weights of both classes. The gate "
-        "then judges by AUC.",
+        help="Factor for the row weights of a class, or balanced for equal total weights of both "
+        "classes. The gate then judges by AUC.",
     ),
 )
 
@@ -172,7 +173,7 @@ GATE = option_group(
     option(
         "--floor",
         "floors",
-        type=Pairs(names=METRICS, number=True),
+        type=Pairs(names=METRICS, numeric=True),
         multiple=True,
         metavar="METRIC=VALUE",
         help=f"Refuse the result if a metric is worse: {', '.join(METRICS)}.",
@@ -182,15 +183,17 @@ GATE = option_group(
         type=FiniteRange(0),
         default=0.01,
         help="Refuse the result if its log-loss (AUC with class weights) is worse than the "
-        "published version's by more.",
+        "published version's by more than this.",
     ),
     option(
         "--allow-schema-change",
         is_flag=True,
-        help="Publish even if columns, kinds, the label or classes differ from the published "
-        "version's, so that callers must change.",
+        help="Publish even if columns, kinds, the label or classes change in a way that breaks "
+        "callers of the published version.",
     ),
-    option("--force", is_flag=True, help="Publish whatever the metrics; the version records it."),
+    option(
+        "--force", is_flag=True, help="Publish regardless of the metrics; the manifest records it."
+    ),
 )
 
 PUBLISHING = option_group(
@@ -203,11 +206,11 @@ PUBLISHING = option_group(
     ),
     option("--model", show_default="that of the built-in table", help="Name of the model."),
     option(
-        "--keep", type=click.IntRange(1), help="Number of versions to keep, the new one included."
+        "--keep", type=click.IntRange(1), help="Number of versions to keep, including the new one."
     ),
-    option("--reason", default="", help="Reason for this training run, for the manifest."),
+    option("--reason", default="", help="Reason for this training run, recorded in the manifest."),
     option(
-        "--unless-published", is_flag=True, help="Do nothing if the model has a version already."
+        "--unless-published", is_flag=True, help="Do nothing if the model already has a version."
     ),
 )
 
@@ -224,14 +227,14 @@ RUNNING = option_group(
         "--workers",
         type=click.IntRange(1),
         default=1,
-        help="Processes that share the fit; TF_CONFIG names workers elsewhere.",
+        help="Number of processes that share the fit; TF_CONFIG lists workers on other machines.",
     ),
     option(
         "--rendezvous",
         type=Address(),
         metavar="HOST:PORT",
-        help="Name that resolves to the addresses of all workers, this one included, and their "
-        "port.",
+        help="Host name that resolves to the addresses of all workers, including this one, and "
+        "their port.",
     ),
     option(
         "--join-timeout",
@@ -256,7 +259,7 @@ OUTPUT = option_group(
 
 
 def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add all groups to a command."""
+    """Add all option groups to a command."""
     groups: list[Decorator] = [DATA, EVALUATION, FIT, GATE, PUBLISHING, RUNNING, OUTPUT]
     for group in reversed(groups):
         command = group(command)

@@ -17,34 +17,34 @@ RULES: tuple[ThresholdRule, ...] = get_args(ThresholdRule)
 
 
 class Pairs(click.ParamType[list[tuple[str, Any]]]):
-    """`NAME=VALUE`, several separated by commas; a list of pairs."""
+    """A comma-separated list of `NAME=VALUE` pairs.
+
+    Args:
+        names: allowed names; empty for any.
+        values: allowed values; empty for any.
+        numeric: whether values are finite numbers.
+    """
 
     name = "pairs"
 
     def __init__(
-        self, *, names: Sequence[str] = (), values: Sequence[str] = (), number: bool = False
+        self, *, names: Sequence[str] = (), values: Sequence[str] = (), numeric: bool = False
     ) -> None:
-        """Initialise.
-
-        Args:
-            names: allowed names; empty for any.
-            values: allowed values; empty for any.
-            number: whether values are finite numbers.
-        """
-        self._names, self._values, self._number = names, values, number
+        self._names, self._values, self._numeric = names, values, numeric
 
     def convert(self, value: Any, param: Any, ctx: Any) -> list[tuple[str, Any]]:
-        """Split the text."""
-        return [self._pair(text, param, ctx) for text in value.split(",")]
+        """Parse the pairs."""
+        return [self._parse_pair(text, param, ctx) for text in value.split(",")]
 
-    def _pair(self, text: str, param: Any, ctx: Any) -> tuple[str, Any]:
+    def _parse_pair(self, text: str, param: Any, ctx: Any) -> tuple[str, Any]:
         name, equals, value = (part.strip() for part in text.rpartition("="))
         if not equals or not name:
             self.fail(f"expected NAME=VALUE, got {text!r}", param, ctx)
-        for part, known in ((name, self._names), (value, self._values)):
-            if known and part not in known:
-                self.fail(f"{text!r}: expected one of {', '.join(known)}, got {part!r}", param, ctx)
-        if not self._number:
+        for part, allowed in ((name, self._names), (value, self._values)):
+            if allowed and part not in allowed:
+                expected = ", ".join(allowed)
+                self.fail(f"{text!r}: expected one of {expected}, got {part!r}", param, ctx)
+        if not self._numeric:
             return name, value
         try:
             number = float(value)
@@ -56,10 +56,10 @@ class Pairs(click.ParamType[list[tuple[str, Any]]]):
 
 
 class FiniteRange(click.FloatRange):
-    """A range of numbers without nan and infinity."""
+    """A range of finite numbers."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        """Read the number."""
+        """Parse the number."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
             self.fail(f"expected a finite number, got {value}", param, ctx)
@@ -67,12 +67,12 @@ class FiniteRange(click.FloatRange):
 
 
 class ByteCount(click.ParamType[int]):
-    """A number of bytes like 500MB or 2GB; powers of 1024."""
+    """A number of bytes, such as 500MB or 2GB, in powers of 1024."""
 
     name = "bytes"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
-        """Read the number and the unit."""
+        """Parse the number and the unit."""
         match = BYTES.fullmatch(str(value))
         if match is None:
             self.fail(f"expected a size like 500MB or 2GB, got {value!r}", param, ctx)
@@ -85,7 +85,7 @@ class Threshold(click.ParamType[float | ThresholdRule]):
     name = "probability|f1|youden"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float | ThresholdRule:
-        """Read a probability or a rule."""
+        """Parse the probability or the rule."""
         for rule in RULES:
             if value == rule:
                 return rule
@@ -108,7 +108,7 @@ class Address(click.ParamType[tuple[str, int]]):
     name = "host:port"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, int]:
-        """Split the text."""
+        """Parse the host and the port."""
         host, _, port = value.rpartition(":")
         if not host or not PORT.fullmatch(port) or not 0 < int(port) < 2**16:
             self.fail(f"expected HOST:PORT, got {value!r}", param, ctx)

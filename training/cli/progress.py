@@ -1,4 +1,4 @@
-"""The terminal output of a fit: bars while it runs, a summary when it is done."""
+"""The terminal output of a fit: a progress bar while it runs, then a summary."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from training.evaluation.candidate import Candidate
-from training.evaluation.metric_names import LISTED
+from training.evaluation.metric_names import SUMMARY_METRICS
 from training.pipeline import Observer
 from training.publishing.manifest import Verdict
 from training.settings import FitSettings
@@ -41,7 +41,7 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def observer(console: Console, settings: FitSettings) -> Iterator[Observer]:
+def show_progress(console: Console, settings: FitSettings) -> Iterator[Observer]:
     """Show the progress of the job on a console."""
     max_steps = settings.max_steps
     columns = (
@@ -82,35 +82,37 @@ def observer(console: Console, settings: FitSettings) -> Iterator[Observer]:
 
 
 def _print_columns(console: Console, candidate: Candidate) -> None:
-    """Print the numbers of rows, the classes, and the columns that are used or not."""
+    """Print the row counts, the classes, and the used and unused columns."""
     rows, model = candidate.manifest.rows, candidate.model
     by_kind: dict[str, list[str]] = {}
     for column in model.columns:
         by_kind.setdefault(column.kind, []).append(column.name)
-    counted = ", ".join(f"{len(names)} {kind}" for kind, names in by_kind.items())
+    kinds = ", ".join(f"{len(names)} {kind}" for kind, names in by_kind.items())
     lines = [
-        f"{rows['read']:,} rows, {len(model.columns)} columns ({counted}); "
+        f"{rows['read']:,} rows, {len(model.columns)} columns ({kinds}); "
         f"{rows['train']:,} to train on, {rows['held_out']:,} held out",
         f"label {model.label_name}: class 0 is {model.class_names[0]}, "
         f"class 1 is {model.class_names[1]}",
     ]
     if len(by_kind) > 1:
-        lines += [f"{kind}: {_listed(names)}" for kind, names in by_kind.items()]
+        lines += [f"{kind}: {_join_names(names)}" for kind, names in by_kind.items()]
     if candidate.left_out:
-        left_out = [f"{column.name} ({column.reason})" for column in candidate.left_out]
-        lines.append(f"not used: {_listed(left_out)}")
+        unused = [f"{column.name} ({column.reason})" for column in candidate.left_out]
+        lines.append(f"not used: {_join_names(unused)}")
     for line in lines:
         console.print(escape(line), highlight=False, soft_wrap=True)
 
 
 def _print_summary(console: Console, candidate: Candidate, settings: FitSettings) -> None:
-    """Print some points of the cost curve and the metrics of the held-out rows."""
+    """Print some points of the cost curve and the metrics on the held-out rows."""
     costs, fit = candidate.fit.progress.costs, candidate.manifest.fit
     curve = Table(settings.step_name, "cost")
-    first = 1 if settings.optimizer == "sgd" else 0  # only sgd has no cost before its first step
-    shown = range(0, len(costs), max(1, len(costs) // COSTS_SHOWN))
-    for index in sorted({*shown, len(costs) - 1}):
-        curve.add_row(str(first + index), f"{costs[index]:.6f}")
+    first_step = (
+        1 if settings.optimizer == "sgd" else 0
+    )  # only sgd has no cost before its first step
+    indices = range(0, len(costs), max(1, len(costs) // COSTS_SHOWN))
+    for index in sorted({*indices, len(costs) - 1}):
+        curve.add_row(str(first_step + index), f"{costs[index]:.6f}")
     console.print(curve)
     rate = "" if fit.learning_rate is None else f"; learning rate {fit.learning_rate:.4g}"
     console.print(f"{fit.ending}{rate}", highlight=False)
@@ -122,17 +124,17 @@ def _print_summary(console: Console, candidate: Candidate, settings: FitSettings
 
 
 def _print_verdict(console: Console, verdict: Verdict) -> None:
-    """Print the rule of the gate, and the comparison with the published version."""
+    """Print the gate's rule and the comparison with the published version."""
     lines = [f"gate {'passed' if verdict.passed else 'not passed'}: {verdict.rule}"]
-    compared = verdict.comparison
-    if compared is not None:
+    comparison = verdict.comparison
+    if comparison is not None:
         values = ", ".join(
-            f"{name} {compared.metrics[name]:.4f} (was {compared.published_metrics[name]:.4f})"
-            for name in LISTED
+            f"{name} {comparison.metrics[name]:.4f} (was {comparison.published_metrics[name]:.4f})"
+            for name in SUMMARY_METRICS
         )
         lines.append(
-            f"compared with version {compared.version} on {compared.rows:,} rows new to both: "
-            f"{values}; {100 * (compared.label_flips or 0):.1f} % of the labels change"
+            f"compared with version {comparison.version} on {comparison.rows:,} rows new to both: "
+            f"{values}; {100 * (comparison.label_flips or 0):.1f} % of the labels change"
         )
     for line in lines:
         console.print(escape(line), highlight=False, soft_wrap=True)
@@ -146,6 +148,6 @@ def _print_always(console: Console, line: str) -> None:
         console.print(escape(line), highlight=False, soft_wrap=True)
 
 
-def _listed(names: list[str]) -> str:
+def _join_names(names: list[str]) -> str:
     more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
     return ", ".join(names[:MAX_NAMES]) + more

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from training.errors import RollbackError
-from training.evaluation.metric_names import LISTED
+from training.evaluation.metric_names import SUMMARY_METRICS
 from training.publishing import manifest
 from training.publishing.file_hashes import ManifestError, verify
 from training.publishing.rollback import roll_back
@@ -34,22 +34,24 @@ def list_versions(models: Path, model: str, as_json: bool) -> None:
     """List the published versions, oldest first."""
     for number in versions(models / model):
         try:
-            known = manifest.read(models / model / str(number))
+            record = manifest.read(models / model / str(number))
         except ManifestError as error:
             entry = {"version": number, "error": str(error)}
             click.echo(json.dumps(entry) if as_json else f"{number}  no manifest: {error}")
             continue
         if as_json:
-            stored = known.as_json()
+            stored = record.as_json()
             del stored["files"], stored["intervals"]
             click.echo(json.dumps({"version": number, **stored}))
             continue
-        metrics = "  ".join(f"{n} {known.metrics[n]:.4f}" for n in LISTED if n in known.metrics)
-        notes = [f"rollback to {known.rollback_to}"] if known.rollback_to is not None else []
-        notes += [known.reason] if known.reason else []
-        notes += [f"{notice[0].lower()}{notice[1:]}" for notice in known.verdict.notices]
-        notes += known.warnings
-        click.echo("  ".join([str(number), known.trained_at, metrics, *notes]).rstrip())
+        metrics = "  ".join(
+            f"{n} {record.metrics[n]:.4f}" for n in SUMMARY_METRICS if n in record.metrics
+        )
+        notes = [f"rollback to {record.rollback_to}"] if record.rollback_to is not None else []
+        notes += [record.reason] if record.reason else []
+        notes += [f"{notice[0].lower()}{notice[1:]}" for notice in record.verdict.notices]
+        notes += record.warnings
+        click.echo("  ".join([str(number), record.trained_at, metrics, *notes]).rstrip())
 
 
 @click.command("verify")
@@ -57,7 +59,7 @@ def list_versions(models: Path, model: str, as_json: bool) -> None:
 @MODEL
 @click.argument("number", type=int, required=False)
 def verify_versions(models: Path, model: str, number: int | None) -> None:
-    """Compare every file of a version, or of all, with its manifest."""
+    """Compare the files of one version, or of all versions, with their manifests."""
     numbers = [number] if number is not None else versions(models / model)
     if not numbers:
         raise click.ClickException(f"{models / model} has no version")
@@ -74,13 +76,13 @@ def verify_versions(models: Path, model: str, number: int | None) -> None:
 @MODEL
 @click.option("--to", "number", type=int, help="Version to go back to. [default: one step back]")
 def rollback(models: Path, model: str, number: int | None) -> None:
-    """Publish a copy of an older version as the newest; each run goes back one more.
+    """Publish a copy of an older version as the newest; each run goes back one version further.
 
     Nothing is removed, so a rollback can be undone with --to.
     """
     try:
-        done = roll_back(models, model, number)
+        published = roll_back(models, model, number)
     except RollbackError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(done.message, err=True)
-    click.echo(done.path)
+    click.echo(published.message, err=True)
+    click.echo(published.path)

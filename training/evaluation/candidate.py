@@ -1,4 +1,4 @@
-"""Candidates for publication: fits, evaluated on the held-out rows."""
+"""Candidates for publication: fits evaluated on the held-out rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.data.choose import ColumnUse
 from training.data.held_out import Examples, held_out_examples
 from training.data.leakage import leakage_warnings
 from training.evaluation.distributions import distributions
-from training.evaluation.golden import golden
+from training.evaluation.golden import golden_rows
 from training.evaluation.metrics import bootstrap, choose_threshold, evaluate
 from training.evaluation.reference import reference
 from training.evaluation.report import Coefficient, Report
@@ -28,16 +28,16 @@ from training.settings import FitSettings
 
 @dataclass(frozen=True)
 class Candidate:
-    """A fitted model, with its evaluation and records.
+    """A fitted model with its evaluation and records.
 
     Attributes:
-        model: the model; its metrics are those of the held-out rows.
-        fit: the fit that gave the parameters.
+        model: the model, with its metrics on the held-out rows.
+        fit: the fit that produced the parameters.
         held_out: the held-out rows.
         report: the report without the gate's verdict.
         manifest: the manifest without the gate's verdict and the files.
         fingerprint: the table's fingerprint, see `Data`.
-        columns: the columns that are used, and how that was decided.
+        columns: the columns that are used, and why.
         left_out: the columns that are not used, and why.
     """
 
@@ -56,39 +56,39 @@ class Candidate:
         return self.manifest.warnings
 
 
-def evaluate_fit(problem: Problem, fitted: Fit, settings: FitSettings, name: str) -> Candidate:
+def evaluate_fit(problem: Problem, fit: Fit, settings: FitSettings, name: str) -> Candidate:
     """Evaluate a fit on the held-out rows."""
     table = problem.table
-    held_out = held_out_examples(table, problem.workers, fitted.theta)
+    held_out = held_out_examples(table, problem.workers, fit.theta)
     model = TrainedModel(
         columns=table.columns,
-        weights=fitted.theta[:-1],
-        bias=float(fitted.theta[-1]),
+        weights=fit.theta[:-1],
+        bias=float(fit.theta[-1]),
         label_name=table.label_name,
         class_names=table.class_names,
-        threshold=_threshold(problem, fitted, settings),
+        threshold=_resolve_threshold(problem, fit, settings),
         trained_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         metrics={},
-        reference=reference(problem, fitted.theta, held_out.expected.contributions),
-        golden=next(filter(None, problem.workers.gather(golden(table, fitted.theta))), ""),
+        reference=reference(problem, fit.theta, held_out.expected.contributions),
+        golden=next(filter(None, problem.workers.gather(golden_rows(table, fit.theta))), ""),
         missing_marks=table.missing_marks,
     )
-    scored = (held_out.labels, held_out.probabilities, model.threshold)
-    metrics = evaluate(*scored, held_out.weights)
-    summary = summarize(problem, fitted)
+    predictions = (held_out.labels, held_out.probabilities, model.threshold)
+    metrics = evaluate(*predictions, held_out.weights)
+    summary = _summarize(problem, fit)
     warnings = [*table.warnings, *leakage_warnings(table)]
-    if not fitted.converged:
-        warnings.append(not_converged(fitted, summary, settings))
+    if not fit.converged:
+        warnings.append(_convergence_warning(fit, summary, settings))
     manifest = Manifest(
         trained_at=model.trained_at,
-        data=Data.of(table.fingerprint, table.label_name),
+        data=Data.from_fingerprint(table.fingerprint, table.label_name),
         rows=dict(table.rows),
         settings=settings,
         fit=summary,
         libraries=libraries(),
         threshold=model.threshold,
         metrics=metrics,
-        intervals=bootstrap(*scored, held_out.weights, seed=settings.seed),
+        intervals=bootstrap(*predictions, held_out.weights, seed=settings.seed),
         warnings=tuple(warnings),
     )
     report = Report(
@@ -96,18 +96,18 @@ def evaluate_fit(problem: Problem, fitted: Fit, settings: FitSettings, name: str
         label_name=table.label_name,
         class_names=model.class_names,
         manifest=manifest,
-        costs=np.array(fitted.progress.costs),
-        validation_costs=np.array(fitted.progress.validation_costs),
-        coefficients=_coefficients(model, problem.standard_errors(fitted.theta)),
+        costs=np.array(fit.progress.costs),
+        validation_costs=np.array(fit.progress.validation_costs),
+        coefficients=_coefficients(model, problem.standard_errors(fit.theta)),
         columns=distributions(model.columns, held_out.frame),
         left_out=table.left_out,
         labels=held_out.labels,
-        probabilities=scored[1],
+        probabilities=held_out.probabilities,
         sample_weights=held_out.weights,
     )
     return Candidate(
         model=replace(model, metrics=metrics, intervals=manifest.intervals),
-        fit=fitted,
+        fit=fit,
         held_out=held_out,
         report=report,
         manifest=manifest,
@@ -117,38 +117,38 @@ def evaluate_fit(problem: Problem, fitted: Fit, settings: FitSettings, name: str
     )
 
 
-def summarize(problem: Problem, fitted: Fit) -> FitSummary:
-    """Return how a fit ended, with the cost and gradient at the parameters it returned."""
-    state = fitted.progress.state
-    cost, gradient = problem.objective.cost_and_gradient(fitted.theta)
+def _summarize(problem: Problem, fit: Fit) -> FitSummary:
+    """Summarize how a fit ended, with the cost and gradient at its final parameters."""
+    state = fit.progress.state
+    cost, gradient = problem.objective.cost_and_gradient(fit.theta)
     rate = state.memory.get("learning_rate")
     return FitSummary(
         steps=state.steps,
-        stopped_by=fitted.reason,
-        converged=fitted.converged,
+        stopped_by=fit.reason,
+        converged=fit.converged,
         cost=cost,
         gradient=float(np.abs(gradient).max()),
         learning_rate=None if rate is None else float(rate),
     )
 
 
-def not_converged(fitted: Fit, summary: FitSummary, settings: FitSettings) -> str:
-    """Return the warning that a fit reached its iteration limit, and how to avoid that."""
-    left = f"the largest derivative of the cost is {summary.gradient:.2g}"
+def _convergence_warning(fit: Fit, summary: FitSummary, settings: FitSettings) -> str:
+    """Return a warning that the fit reached its iteration limit, and how to avoid that."""
+    distance = f"the largest derivative of the cost is {summary.gradient:.2g}"
     if settings.optimizer == "sgd":
-        left = f"the cost still changed by {fitted.progress.state.criterion:.2g}"
-    others = "" if settings.optimizer in ("newton", "lbfgs") else " or --optimizer lbfgs"
+        distance = f"the cost still changed by {fit.progress.state.criterion:.2g}"
+    alternative = "" if settings.optimizer in ("newton", "lbfgs") else " or --optimizer lbfgs"
     return (
-        f"not converged: after {summary.steps:,} {settings.step_name}s, {left} "
-        f"(tolerance {settings.tolerance:g}); use more --iterations{others}"
+        f"not converged: after {summary.steps:,} {settings.step_name}s, {distance} "
+        f"(tolerance {settings.tolerance:g}); use more --iterations{alternative}"
     )
 
 
-def _threshold(problem: Problem, fitted: Fit, settings: FitSettings) -> float:
+def _resolve_threshold(problem: Problem, fit: Fit, settings: FitSettings) -> float:
     if not isinstance(settings.threshold, str):
         return settings.threshold
-    # Use training rows: the held-out rows evaluate the result, threshold included.
-    probabilities, labels, weights = problem.sample_predictions(fitted.theta)
+    # Use training rows, because the held-out rows evaluate the result, including the threshold.
+    probabilities, labels, weights = problem.sample_predictions(fit.theta)
     return choose_threshold(labels, probabilities, settings.threshold, weights)
 
 

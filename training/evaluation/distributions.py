@@ -1,4 +1,4 @@
-"""The distribution of each column on the held-out rows, for the report."""
+"""The distribution of each column in the held-out rows, for the report."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from datetime import datetime, timedelta, timezone
 import numpy as np
 import polars as pl
 
-from training.evaluation.numbers import number_text
+from training.evaluation.numbers import format_number
 from training.features.columns import Column
 
 BINS = 24
 MAX_VALUES = 12
 # Values outside these quantiles would squeeze all others into one bin.
-TAILS = (0.005, 0.995)
+CLIP_QUANTILES = (0.005, 0.995)
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Distribution:
     """A small histogram of a column.
 
     Attributes:
-        column: its name.
-        kind: its kind.
-        missing: share of the rows without a value.
+        column: name of the column.
+        kind: kind of the column.
+        missing: fraction of rows without a value.
         summary: range and median, or the most frequent values.
         bars: `(label, height)`, the heights relative to the largest.
     """
@@ -38,43 +38,45 @@ class Distribution:
 
 
 def distributions(columns: Sequence[Column], frame: pl.DataFrame) -> list[Distribution]:
-    """Return the distribution of each column in rows as `TrainedModel.inputs` takes them."""
-    return [_distribution(column, frame[column.name]) for column in columns]
+    """Return the distribution of each column of a frame that `TrainedModel.inputs` takes."""
+    return [_summarize(column, frame[column.name]) for column in columns]
 
 
-def _distribution(column: Column, values: pl.Series) -> Distribution:
-    numeric = values.dtype.is_numeric()
+def _summarize(column: Column, values: pl.Series) -> Distribution:
+    is_numeric = values.dtype.is_numeric()
     present = (values.fill_nan(None) if values.dtype.is_float() else values).drop_nulls()
     missing = 1 - len(present) / max(1, len(values))
     if present.is_empty():
         return Distribution(column.name, column.kind, missing, "no values", ())
-    summary, bars = _of_numbers(present, column.kind) if numeric else _of_values(present)
+    summary, bars = (
+        _summarize_numbers(present, column.kind) if is_numeric else _summarize_categories(present)
+    )
     return Distribution(column.name, column.kind, missing, summary, bars)
 
 
-def _of_numbers(present: pl.Series, kind: str) -> tuple[str, tuple[tuple[str, float], ...]]:
+def _summarize_numbers(present: pl.Series, kind: str) -> tuple[str, tuple[tuple[str, float], ...]]:
     numbers = present.to_numpy().astype(np.float64)
-    low, middle, high = (_shown(value, kind) for value in np.quantile(numbers, [0, 0.5, 1]))
-    summary = f"{low} to {high}, median {middle}"
-    first, last = np.quantile(numbers, TAILS)
-    if not np.isfinite(last - first) or first == last:
+    low, median, high = (_format_value(value, kind) for value in np.quantile(numbers, [0, 0.5, 1]))
+    summary = f"{low} to {high}, median {median}"
+    start, end = np.quantile(numbers, CLIP_QUANTILES)
+    if not np.isfinite(end - start) or start == end:
         return summary, ((low, 1.0),)
-    counts, edges = np.histogram(numbers.clip(first, last), BINS, (first, last))
-    labels = [f"from {_shown(edge, kind)}" for edge in edges[:-1]]
+    counts, edges = np.histogram(numbers.clip(start, end), BINS, (start, end))
+    labels = [f"from {_format_value(edge, kind)}" for edge in edges[:-1]]
     return summary, tuple(zip(labels, (counts / counts.max()).tolist(), strict=True))
 
 
-def _of_values(present: pl.Series) -> tuple[str, tuple[tuple[str, float], ...]]:
-    counted = present.cast(pl.String).value_counts(sort=True, name="count")
-    values, counts = counted[present.name].to_list(), counted["count"].to_numpy()
-    shares = [f"{v} {100 * c / len(present):.0f} %" for v, c in zip(values, counts, strict=True)]
+def _summarize_categories(present: pl.Series) -> tuple[str, tuple[tuple[str, float], ...]]:
+    table = present.cast(pl.String).value_counts(sort=True, name="count")
+    values, counts = table[present.name].to_list(), table["count"].to_numpy()
+    labels = [f"{v} {100 * c / len(present):.0f} %" for v, c in zip(values, counts, strict=True)]
     more = f", {len(values) - 3:,} more" if len(values) > 3 else ""
     heights = (counts[:MAX_VALUES] / counts[0]).tolist()
-    return ", ".join(shares[:3]) + more, tuple(zip(shares, heights, strict=False))
+    return ", ".join(labels[:3]) + more, tuple(zip(labels, heights, strict=False))
 
 
-def _shown(value: float, kind: str) -> str:
+def _format_value(value: float, kind: str) -> str:
     if kind != "date":
-        return number_text(value)
+        return format_number(value)
     day = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(days=value)
     return day.date().isoformat()

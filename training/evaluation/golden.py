@@ -1,6 +1,6 @@
-"""Golden rows: rows with the probabilities that training computed, to check a server with.
+"""Golden rows: rows with the probabilities that training computed, for checking a server.
 
-They go into the signature `describe`:
+The signature `describe` returns them as JSON:
 
     {"format": 1, "rows": {"column": [values as in a request to /predict]}, "probability": [...]}
 
@@ -25,33 +25,33 @@ MAX_VALUES = 20_000
 SAMPLE_ROWS = 512
 
 
-def golden(table: Table, theta: Floats) -> str:
+def golden_rows(table: Table, theta: Floats) -> str:
     """Return golden rows as JSON, fewer for very many columns.
 
-    Empty if they would be whole records: with one column, or fewer than two held-out rows.
+    Return "" if they would be whole records: with one column, or fewer than two held-out rows.
     """
-    rows = table.held_out.sample(SAMPLE_ROWS)
-    if min(len(rows), len(table.columns)) < 2:
+    sample = table.held_out.sample(SAMPLE_ROWS)
+    if min(len(sample), len(table.columns)) < 2:
         return ""
-    mixed = _mixed(rows, max(1, min(MAX_ROWS, MAX_VALUES // len(table.columns))))
-    cells = parsed_cells(table, mixed)
-    described = {
+    rows = _mix_cells(sample, max(1, min(MAX_ROWS, MAX_VALUES // len(table.columns))))
+    cells = parsed_cells(table, rows)
+    document = {
         "format": 1,
         "rows": {column.name: column.json_values(cells[column.name]) for column in table.columns},
-        "probability": predictions(table, mixed, theta).tolist(),
+        "probability": predictions(table, rows, theta).tolist(),
     }
-    return json.dumps(described, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def _mixed(rows: Rows, count: int) -> Rows:
-    """Return rows whose cells are drawn column by column."""
+def _mix_cells(rows: Rows, count: int) -> Rows:
+    """Return `count` rows whose cells are drawn from different rows, column by column."""
     random = np.random.default_rng(0)
     groups: list[npt.NDArray[Any]] = [rows.numbers, rows.wide, rows.codes]
     ends = np.cumsum([values.shape[1] for values in groups])
-    places = np.stack([np.resize(random.permutation(len(rows)), ends[-1]) for _ in range(count)])
+    indices = np.stack([np.resize(random.permutation(len(rows)), ends[-1]) for _ in range(count)])
     numbers, wide, codes = (
-        np.take_along_axis(values, own, axis=0)
-        for values, own in zip(groups, np.split(places, ends[:-1], axis=1), strict=True)
+        np.take_along_axis(values, chosen, axis=0)
+        for values, chosen in zip(groups, np.split(indices, ends[:-1], axis=1), strict=True)
     )
-    first = rows.take(np.arange(count) % len(rows))
-    return Rows(numbers, wide, codes, first.label, first.weight, first.key)
+    records = rows.take(np.arange(count) % len(rows))
+    return Rows(numbers, wide, codes, records.label, records.weight, records.key)

@@ -1,6 +1,6 @@
-"""Names of the metrics, apart from their functions, which take seconds to import."""
+"""Metric names, separate from the metric functions, which take seconds to import."""
 
-LESS_IS_BETTER = ("log_loss", "brier", "calibration_error")
+LOWER_IS_BETTER = ("log_loss", "brier", "calibration_error")
 METRICS = (
     "accuracy",
     "precision",
@@ -8,7 +8,7 @@ METRICS = (
     "f1",
     "auc",
     "average_precision",
-    *LESS_IS_BETTER,
+    *LOWER_IS_BETTER,
 )
-# The metrics shown in lists of versions.
-LISTED = ("accuracy", "auc", "log_loss")
+# The metrics shown in short listings.
+SUMMARY_METRICS = ("accuracy", "auc", "log_loss")

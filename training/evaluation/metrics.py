@@ -27,8 +27,8 @@ class Scores:
     """The weight of each class at each distinct score.
 
     Attributes:
-        values: `[scores]`, distinct and falling: predicted probabilities of class 1.
-        log_values: their logarithms and those of one minus them, `[2, scores]`, finite.
+        values: `[scores]`, distinct predicted probabilities of class 1, in descending order.
+        log_values: `[2, scores]`, the logarithms of the values and of one minus them, finite.
         positives: `[scores]`, the summed weights of the rows of class 1 with that score.
         negatives: `[scores]`, the same for class 0.
     """
@@ -40,7 +40,7 @@ class Scores:
 
 
 class Grouping:
-    """Rows sorted by falling score and grouped by score and class; arguments as for `evaluate`."""
+    """Rows sorted by descending score, grouped by score and class; arguments as for `evaluate`."""
 
     def __init__(
         self, labels: Floats, probabilities: Floats, sample_weights: Floats | None
@@ -57,7 +57,7 @@ class Grouping:
         self._weights = np.ones(len(order)) if sample_weights is None else sample_weights[order]
 
     def scores(self, counts: Counts | None = None) -> Scores:
-        """Return the groups' weights, each sorted row counted `counts` times, `[rows]`, or once."""
+        """Return the groups' weights, counting each sorted row `counts` `[rows]` times, or once."""
         weights = self._weights if counts is None else self._weights * counts
         sums = np.bincount(self._cells, weights, minlength=2 * len(self._values))
         positives, negatives = np.split(sums.astype(np.float64, copy=False), 2)
@@ -67,13 +67,13 @@ class Grouping:
 def evaluate(
     labels: Floats, probabilities: Floats, threshold: float, sample_weights: Floats | None = None
 ) -> dict[str, float]:
-    """Return every metric of `METRICS` by its name.
+    """Return all `METRICS` by name.
 
     They are defined as in scikit-learn, except calibration_error, which is the expected
     calibration error (Naeini, Cooper and Hauskrecht 2015, "Obtaining well calibrated probabilities
     using Bayesian binning") over ten bins of equal weight (Nguyen and O'Connor 2015, "Posterior
     calibration and exploratory analysis for natural language processing models"): the mean over
-    the bins of |share of class 1 − mean probability|. Rows of equal probability share a bin.
+    the bins of |fraction of class 1 − mean probability|. Rows of equal probability share a bin.
 
     Args:
         labels: `[rows]`, 0 or 1, both present with a weight above 0.
@@ -85,7 +85,7 @@ def evaluate(
         Finite numbers: log_loss in nats, the others from 0 to 1. The precision is 0 if no row is
         predicted as class 1.
     """
-    return _metrics(Grouping(labels, probabilities, sample_weights).scores(), threshold)
+    return _compute_metrics(Grouping(labels, probabilities, sample_weights).scores(), threshold)
 
 
 def bootstrap(
@@ -97,7 +97,7 @@ def bootstrap(
     seed: int,
     replicates: int = 200,
 ) -> dict[str, tuple[float, float]]:
-    """Return a 95 % interval of each metric: the bootstrap's percentiles.
+    """Return a 95 % bootstrap percentile interval of each metric.
 
     See Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13. Arguments as for
     `evaluate`.
@@ -105,18 +105,18 @@ def bootstrap(
     rows = len(labels)
     grouping = Grouping(labels, probabilities, sample_weights)
     generator = np.random.default_rng(seed)
-    drawn: list[dict[str, float]] = []
-    # Only samples with both classes count. Most have both; the bound is for data that never do.
+    samples: list[dict[str, float]] = []
+    # Keep samples with both classes. Most have both; the bound covers data whose samples never do.
     for _ in range(100 * replicates):
         counts = np.bincount(generator.integers(rows, size=rows), minlength=rows)
         scores = grouping.scores(counts)
         if scores.positives.any() and scores.negatives.any():
-            drawn.append(_metrics(scores, threshold))
-        if len(drawn) == replicates:
+            samples.append(_compute_metrics(scores, threshold))
+        if len(samples) == replicates:
             break
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    low, high = np.quantile([list(metrics.values()) for metrics in drawn], tails, axis=0).tolist()
-    return dict(zip(drawn[0], zip(low, high, strict=True), strict=True))
+    low, high = np.quantile([list(metrics.values()) for metrics in samples], tails, axis=0).tolist()
+    return dict(zip(samples[0], zip(low, high, strict=True), strict=True))
 
 
 def choose_threshold(
@@ -131,35 +131,34 @@ def choose_threshold(
     tests"). Arguments as for `evaluate`.
 
     Returns:
-        The middle between two neighbouring scores, with 0 after the last one; the one closest to
-        0.5 if several are equally good. It is a float32 that separates all scores that differ in
+        The midpoint of two neighbouring scores, with 0 after the last one; the one closest to 0.5
+        if several are equally good. It is a float32 that separates all scores that differ in
         float32, so a model that computes in float32 predicts the same rows as class 1.
     """
     single = probabilities.astype(np.float32)
     scores = Grouping(labels, single.astype(np.float64), sample_weights).scores()
-    hits, false_alarms = np.cumsum(scores.positives), np.cumsum(scores.negatives)
+    true_positives, false_positives = np.cumsum(scores.positives), np.cumsum(scores.negatives)
     if rule == "f1":
-        quality = 2 * hits / (hits + false_alarms + hits[-1])
+        quality = 2 * true_positives / (true_positives + false_positives + true_positives[-1])
     else:
-        # (recall + specificity − 1), times both classes' weights: exact for whole numbers.
-        quality = hits * false_alarms[-1] - false_alarms * hits[-1]
+        # Youden's index times the weights of both classes, which is exact for integer weights.
+        quality = true_positives * false_positives[-1] - false_positives * true_positives[-1]
     lower = np.append(scores.values[1:], 0.0)
-    middle = ((scores.values + lower) / 2).astype(np.float32).astype(np.float64)
-    thresholds = np.where(middle > lower, middle, scores.values)
+    midpoints = ((scores.values + lower) / 2).astype(np.float32).astype(np.float64)
+    thresholds = np.where(midpoints > lower, midpoints, scores.values)
     best = thresholds[quality == quality.max()]
     return float(best[np.argmin(np.abs(best - 0.5))])
 
 
-def confusion(scores: Scores, threshold: float) -> Floats:
+def confusion_matrix(scores: Scores, threshold: float) -> Floats:
     """Return the confusion matrix, `[actual class, predicted class]`, as summed weights."""
-    called = scores.values >= threshold
-    return np.array(
-        [[side[~called].sum(), side[called].sum()] for side in (scores.negatives, scores.positives)]
-    )
+    above = scores.values >= threshold
+    classes = (scores.negatives, scores.positives)
+    return np.array([[weights[~above].sum(), weights[above].sum()] for weights in classes])
 
 
-def flipped(scores: Scores) -> Scores:
-    """Return the same rows with the classes exchanged."""
+def swap_classes(scores: Scores) -> Scores:
+    """Return the same rows with the classes swapped."""
     return Scores(
         1 - scores.values[::-1],
         scores.log_values[::-1, ::-1],
@@ -168,49 +167,56 @@ def flipped(scores: Scores) -> Scores:
     )
 
 
-def calibration(scores: Scores, *, of_positives: bool = False) -> tuple[Floats, Floats, Floats]:
-    """Return mean probability, share of class 1 and weight of up to ten bins.
+def calibration_curve(
+    scores: Scores, *, by_positives: bool = False
+) -> tuple[Floats, Floats, Floats]:
+    """Return mean probability, fraction of class 1 and weight of up to ten bins.
 
     Args:
         scores: the rows.
-        of_positives: whether the bins have equal weights of class 1 instead of all rows. If class 1
+        by_positives: whether bins have equal weights of class 1 rather than of all rows. If class 1
             is rare, most bins would otherwise lack it.
     """
     weights = scores.positives + scores.negatives
-    binned = scores.positives if of_positives else weights
-    reached = np.cumsum(binned)
-    edges = np.linspace(0, reached[-1], CALIBRATION_BINS + 1)[1:-1]
-    starts = np.searchsorted(reached - binned / 2, edges)
+    bin_weights = scores.positives if by_positives else weights
+    cumulative = np.cumsum(bin_weights)
+    edges = np.linspace(0, cumulative[-1], CALIBRATION_BINS + 1)[1:-1]
+    starts = np.searchsorted(cumulative - bin_weights / 2, edges)
     predicted, observed, weight = (
-        np.array([part.sum() for part in np.split(values, starts)])
+        np.array([group.sum() for group in np.split(values, starts)])
         for values in (scores.values * weights, scores.positives, weights)
     )
-    filled = weight > 0
-    weight = weight[filled]
-    return predicted[filled] / weight, observed[filled] / weight, weight
+    has_rows = weight > 0
+    weight = weight[has_rows]
+    return predicted[has_rows] / weight, observed[has_rows] / weight, weight
 
 
-def _metrics(scores: Scores, threshold: float) -> dict[str, float]:
+def _compute_metrics(scores: Scores, threshold: float) -> dict[str, float]:
     p, positives, negatives = scores.values, scores.positives, scores.negatives
-    (true_negatives, false_positives), (misses, hits) = confusion(scores, threshold).tolist()
-    total = true_negatives + false_positives + misses + hits
-    called = hits + false_positives
+    (true_negatives, false_positives), (false_negatives, true_positives) = confusion_matrix(
+        scores, threshold
+    ).tolist()
+    total = true_negatives + false_positives + false_negatives + true_positives
+    predicted_positives = true_positives + false_positives
 
-    reached = np.cumsum(positives)
-    above = reached + np.cumsum(negatives)
-    precision = np.divide(reached, above, out=np.zeros_like(p), where=above > 0)
-    # Pairs of a row of each class where that of class 1 scores higher; equal scores count half.
-    ordered = _dot(negatives, reached) - _dot(negatives, positives) / 2
+    cumulative_positives = np.cumsum(positives)
+    cumulative = cumulative_positives + np.cumsum(negatives)
+    precision = np.divide(
+        cumulative_positives, cumulative, out=np.zeros_like(p), where=cumulative > 0
+    )
+    # Pairs of a row of each class in which class 1 scores higher; ties count half.
+    concordant = _dot(negatives, cumulative_positives) - _dot(negatives, positives) / 2
 
     log_likelihood = sum(map(_dot, (positives, negatives), scores.log_values))
-    predicted, observed, weight = calibration(scores)
+    predicted, observed, weight = calibration_curve(scores)
     metrics = {
-        "accuracy": (true_negatives + hits) / total,
-        "precision": hits / called if called else 0.0,
-        "recall": hits / (hits + misses),
-        "f1": 2 * hits / (2 * hits + false_positives + misses),
-        "auc": ordered / ((hits + misses) * (true_negatives + false_positives)),
-        "average_precision": _dot(positives, precision) / (hits + misses),
+        "accuracy": (true_negatives + true_positives) / total,
+        "precision": true_positives / predicted_positives if predicted_positives else 0.0,
+        "recall": true_positives / (true_positives + false_negatives),
+        "f1": 2 * true_positives / (2 * true_positives + false_positives + false_negatives),
+        "auc": concordant
+        / ((true_positives + false_negatives) * (true_negatives + false_positives)),
+        "average_precision": _dot(positives, precision) / (true_positives + false_negatives),
         "log_loss": -log_likelihood / total,
         "brier": (_dot(positives, (1 - p) ** 2) + _dot(negatives, p**2)) / total,
         "calibration_error": _dot(weight, np.abs(observed - predicted)) / total,

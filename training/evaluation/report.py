@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import jinja2
 
-from training.evaluation.metrics import Floats, Grouping, confusion
-from training.evaluation.numbers import number_text
-from training.evaluation.pictures import (
+from training.evaluation.metrics import Floats, Grouping, confusion_matrix
+from training.evaluation.numbers import format_number
+from training.evaluation.plots import (
     QUANTILE,
     draw_calibration,
     draw_costs,
-    draw_precision,
+    draw_precision_recall,
     draw_roc,
     draw_weights,
-    picture,
     rare_class,
+    render_svg,
 )
 from training.publishing.manifest import Manifest, Verdict
 from training.settings import FitSettings
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 REPORT_FILE = "report.html"
 TEMPLATES = Path(__file__).with_name("templates")
 MAX_BARS = 25
-# Beyond a factor of a million the exact odds ratio is meaningless.
+# Beyond a factor of a million, the exact odds ratio is meaningless.
 MAX_LOG_ODDS_RATIO = math.log(1e6)
 
 
@@ -43,12 +43,12 @@ class Coefficient:
     """The weight of one feature.
 
     Attributes:
-        column: name of the column that the feature is made of.
+        column: name of the column that the feature is derived from.
         feature: name of the feature, such as "age", "age is missing" or "plan = basic".
         weight: weight of the scaled feature.
         standard_error: standard error of the weight; None if it is unknown.
-        log_odds_ratio: change of the log-odds of class 1 per unit of the column, or between having
-            the category and not.
+        log_odds_ratio: change in the log-odds of class 1 per unit of the column, or for having the
+            category.
     """
 
     column: str
@@ -59,14 +59,14 @@ class Coefficient:
 
     @property
     def odds_ratio(self) -> str:
-        """The factor by which one unit more multiplies the odds of class 1."""
-        return _odds_ratio(self.log_odds_ratio)
+        """The factor by which one more unit multiplies the odds of class 1."""
+        return _format_odds_ratio(self.log_odds_ratio)
 
     @property
     def log_odds_ratio_interval(self) -> tuple[float, float] | None:
         """The 95 % interval of the log odds ratio.
 
-        None if no standard error is known, or if the weight is 0, so that the scale is unknown.
+        None without a standard error, or if the weight is 0, which leaves the scale unknown.
         """
         if self.standard_error is None or self.weight == 0:
             return None
@@ -78,7 +78,7 @@ class Coefficient:
     def odds_ratio_interval(self) -> str:
         """The 95 % interval of the odds ratio."""
         interval = self.log_odds_ratio_interval
-        return "–" if interval is None else " to ".join(map(_odds_ratio, interval))
+        return "–" if interval is None else " to ".join(map(_format_odds_ratio, interval))
 
 
 @dataclass(frozen=True)
@@ -118,20 +118,20 @@ def render(report: Report, verdict: Verdict) -> str:
     """Return the report's HTML page."""
     manifest = report.manifest
     scores = Grouping(report.labels, report.probabilities, report.sample_weights).scores()
-    counts = confusion(scores, manifest.threshold)
+    confusion = confusion_matrix(scores, manifest.threshold)
     step_name = (manifest.settings or FitSettings()).step_name
-    largest_first = sorted(report.coefficients, key=lambda c: -abs(c.weight))
-    shown = largest_first[:MAX_BARS]
-    drawings: dict[str, Callable[[Figure], None]] = {
+    coefficients = sorted(report.coefficients, key=lambda c: -abs(c.weight))
+    largest = coefficients[:MAX_BARS]
+    plots: dict[str, Callable[[Figure], None]] = {
         "cost": lambda figure: draw_costs(figure, report.costs, report.validation_costs, step_name),
-        "roc": lambda figure: draw_roc(figure, scores, counts),
-        "precision_recall": lambda figure: draw_precision(figure, scores, counts),
+        "roc": lambda figure: draw_roc(figure, scores, confusion),
+        "precision_recall": lambda figure: draw_precision_recall(figure, scores, confusion),
         "calibration": lambda figure: draw_calibration(figure, scores, report.class_names),
         "weights": lambda figure: draw_weights(
             figure,
-            [c.feature for c in shown],
-            [c.weight for c in shown],
-            [c.standard_error or 0.0 for c in shown],
+            [c.feature for c in largest],
+            [c.weight for c in largest],
+            [c.standard_error or 0.0 for c in largest],
         ),
     }
     environment = jinja2.Environment(
@@ -145,22 +145,22 @@ def render(report: Report, verdict: Verdict) -> str:
         report=report,
         manifest=manifest,
         verdict=verdict,
-        number=number_text,
-        settings=_settings(manifest),
+        number=format_number,
+        settings=_setting_texts(manifest),
         step_name=step_name,
-        coefficients=largest_first,
+        coefficients=coefficients,
         bars=MAX_BARS,
         rare=rare_class(scores),
-        confusion=counts.tolist(),
-        shares=(counts / counts.sum(axis=1, keepdims=True)).tolist(),
-        pictures={name: picture(name, draw) for name, draw in drawings.items()},
+        confusion=confusion.tolist(),
+        shares=(confusion / confusion.sum(axis=1, keepdims=True)).tolist(),
+        plots={name: render_svg(name, draw) for name, draw in plots.items()},
     )
 
 
-def _settings(manifest: Manifest) -> dict[str, str]:
+def _setting_texts(manifest: Manifest) -> dict[str, str]:
     settings = asdict(manifest.settings) if manifest.settings else {}
     fit = manifest.fit
-    shown = {
+    entries = {
         **settings,
         "learning_rate": fit.learning_rate,
         "steps": fit.steps,
@@ -169,17 +169,17 @@ def _settings(manifest: Manifest) -> dict[str, str]:
         "largest derivative": fit.gradient,
         "source": manifest.data.source,
     }
-    return {name.replace("_", " "): _setting_text(value) for name, value in shown.items()}
+    return {name.replace("_", " "): _format_setting(value) for name, value in entries.items()}
 
 
-def _setting_text(value: object) -> str:
+def _format_setting(value: object) -> str:
     if value is None:
         return "–"
-    return number_text(value, 6) if isinstance(value, float) else str(value)
+    return format_number(value, 6) if isinstance(value, float) else str(value)
 
 
-def _odds_ratio(log_ratio: float) -> str:
+def _format_odds_ratio(log_ratio: float) -> str:
     if abs(log_ratio) > MAX_LOG_ODDS_RATIO:
         return "> 10⁶" if log_ratio > 0 else "< 10⁻⁶"
-    # With fewer digits the ratio for a small unit would be rounded to 1.
-    return number_text(math.exp(log_ratio), 6 if abs(log_ratio) < 0.01 else 4)
+    # With fewer digits, the ratio for a small unit would be rounded to 1.
+    return format_number(math.exp(log_ratio), 6 if abs(log_ratio) < 0.01 else 4)

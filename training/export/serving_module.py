@@ -3,22 +3,22 @@
 Its signatures:
 
 serving_default
-    each column by name, `[batch]`: a numeric one float32, or float64 if it needs it, NaN where
-    missing; a date float64, days since 1970-01-01T00:00Z, NaN where missing; a boolean one bool; a
-    categorical one int64 if its values are integers and none was missing in training, else string;
+    each column by name, `[batch]`: numeric as float32, or float64 if it needs it, NaN where
+    missing; date as float64, days since 1970-01-01T00:00Z, NaN where missing; boolean as bool;
+    categorical as int64 if its values are integers and none was missing in training, else string;
     −2⁶³ and "" are missing → `probability` and `logit`, float32 `[batch]`, and `label`, string
     `[batch]`
 dense
-    only if all columns are numbers or dates: `features`, `[batch, columns]`, float64 if one of them
-    is, else float32 → the same
+    only if all columns are numbers or dates: `features`, `[batch, columns]`, float64 if any of them
+    is, else float32 → the same outputs
 explain
     like serving_default → `contribution`, float32 `[batch, columns]`, and `bias`, float32
     `[batch]`; their sum is the logit
 describe
     `query`, int32 `[batch]`, any value → the description of the model; see `describe` below
 classification, regression
-    `inputs`, string `[batch]`, each a serialized `tf.Example` → what TensorFlow Serving's
-    Classify and Regress need
+    `inputs`, string `[batch]`, each a serialized `tf.Example` → the outputs that TensorFlow
+    Serving's Classify and Regress need
 
 The preprocessing is part of the graph, so serving cannot differ from training.
 """
@@ -62,7 +62,7 @@ class TrainedModel:
     Attributes:
         columns: the columns with their statistics, in the table's order.
         weights: float64 `[features]`, see `Encoder`.
-        bias: log-odds of a row whose every feature is 0.
+        bias: log-odds of a row whose features are all 0.
         class_names: names of class 0 and class 1.
         threshold: probability at and above which the label is class 1.
         trained_at: time of the fit, ISO 8601, UTC.
@@ -71,7 +71,7 @@ class TrainedModel:
         reference: JSON, see `evaluation/reference.py`; empty if there is none.
         golden: JSON, see `evaluation/golden.py`; empty if there is none.
         intervals: 95 % intervals of the metrics, by name; empty if they are unknown.
-        missing_marks: marks of missing values besides those that are always read as missing.
+        missing_marks: marks of missing values, besides those that are always read as missing.
     """
 
     columns: tuple[Column, ...]
@@ -97,7 +97,7 @@ class TrainedModel:
         return {column.name: column.input_values(frame[column.name]) for column in self.columns}
 
     def typical_rows(self) -> pl.DataFrame:
-        """Return an average row of each class: examples that reveal nobody's data."""
+        """Return the average row of each class, which reveals no individual's data."""
         return pl.DataFrame({column.name: column.typical_cells() for column in self.columns})
 
 
@@ -112,7 +112,7 @@ class LogisticRegressionModule(tf.Module):
         self.bias = tf.Variable(model.bias, dtype=tf.float32, name="bias")
         self.class_names = tf.constant(model.class_names)
         self.readers = {column.name: column.reader() for column in model.columns}
-        # Which column each feature belongs to, as a matrix, `[features, columns]`.
+        # One-hot `[features, columns]`: the column that each feature belongs to.
         self.ownership = tf.one_hot(self.encoder.owners, len(model.columns), dtype=tf.float32)
 
     def dense(self, features: Any) -> dict[str, Any]:
@@ -120,9 +120,9 @@ class LogisticRegressionModule(tf.Module):
         columns = list(self.model.columns)
 
         def select(group: list[Any], dtype: Any) -> Any:
-            places = tf.constant([columns.index(column) for column in group], tf.int32)
+            indices = tf.constant([columns.index(column) for column in group], tf.int32)
             is_all = len(group) == len(columns)
-            return tf.cast(features if is_all else tf.gather(features, places, axis=1), dtype)
+            return tf.cast(features if is_all else tf.gather(features, indices, axis=1), dtype)
 
         numbers, wide = self.encoder.numbers, self.encoder.wide
         cells = Cells(select(numbers, tf.float32), select(wide, tf.float64), None)
@@ -133,7 +133,7 @@ class LogisticRegressionModule(tf.Module):
         return self._predict(self._encode(columns))
 
     def explain(self, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """Split each row's logit into the columns' shares and the bias."""
+        """Split each row's logit into the columns' contributions and the bias."""
         contribution = tf.matmul(self._encode(columns) * self.weights, self.ownership)
         return {
             "contribution": contribution,
@@ -143,9 +143,9 @@ class LogisticRegressionModule(tf.Module):
     def describe(self, query: Any) -> dict[str, Any]:
         """Return the description of the model, once for each element of `query`.
 
-        The leading batch dimension of every output makes the call acceptable to server-side
-        batching. Vocabularies are ragged: `vocabulary_values` concatenates them, and
-        `vocabulary_lengths` has the length of each (0 for a numeric column).
+        Every output has a leading batch dimension, as server-side batching requires. Vocabularies
+        are ragged: `vocabulary_values` concatenates them, and `vocabulary_lengths` has the length
+        of each (0 for a numeric column).
         """
         model, columns = self.model, self.model.columns
         # A small request must not produce gigabytes of response.
@@ -180,7 +180,7 @@ class LogisticRegressionModule(tf.Module):
         for name, text in (("reference", model.reference), ("golden", model.golden)):
             if text:
                 facts[name] = tf.constant(text)
-        # Notation that readers of tables cannot infer.
+        # Notation that a client cannot infer from a table.
         if model.missing_marks:
             facts["missing_marks"] = tf.constant(model.missing_marks)
         forms = [column.form for column in columns]
@@ -191,14 +191,14 @@ class LogisticRegressionModule(tf.Module):
         return {name: tf.repeat(fact[tf.newaxis], queries, axis=0) for name, fact in facts.items()}
 
     def classification(self, inputs: Any) -> dict[str, Any]:
-        """Predict serialized `tf.Example`s for Classify: both classes and their scores."""
+        """Predict serialized `tf.Example`s for Classify; return both classes and their scores."""
         probability = self.by_column(self._parse(inputs))["probability"]
         scores = tf.stack([1.0 - probability, probability], axis=1)
         classes = tf.repeat(self.class_names[tf.newaxis], tf.shape(inputs)[0], axis=0)
         return {"classes": classes, "scores": scores}
 
     def regression(self, inputs: Any) -> dict[str, Any]:
-        """Predict serialized `tf.Example`s for Regress: the probability of class 1."""
+        """Predict serialized `tf.Example`s for Regress; return the probability of class 1."""
         return {"outputs": self.by_column(self._parse(inputs))["probability"]}
 
     def _predict(self, features: Any) -> dict[str, Any]:
@@ -239,7 +239,7 @@ class LogisticRegressionModule(tf.Module):
 
 
 def export(model: TrainedModel, directory: Path) -> None:
-    """Write the model as a SavedModel into a directory, which may exist.
+    """Write the model as a SavedModel to a directory, which may exist.
 
     Raises:
         OSError: the directory cannot be written.
@@ -251,7 +251,7 @@ def export(model: TrainedModel, directory: Path) -> None:
         for column in model.columns
     }
 
-    def renamed(function: Callable[..., Any]) -> Callable[..., Any]:
+    def map_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda **inputs: function(
             {column.name: inputs[arguments[column.name]] for column in model.columns}
         )
@@ -259,15 +259,15 @@ def export(model: TrainedModel, directory: Path) -> None:
     query = {"query": tf.TensorSpec([None], tf.int32, "query")}
     examples = {"inputs": tf.TensorSpec([None], tf.string, "inputs")}
     signatures = {
-        "serving_default": _signature(renamed(module.by_column), by_column),
-        "explain": _signature(renamed(module.explain), by_column),
+        "serving_default": _signature(map_arguments(module.by_column), by_column),
+        "explain": _signature(map_arguments(module.explain), by_column),
         "describe": _signature(module.describe, query),
         "classification": _signature(module.classification, examples),
         "regression": _signature(module.regression, examples),
     }
     if model.is_numeric:
-        wide = any(column.dtype == tf.float64 for column in model.columns)
-        dtype = tf.float64 if wide else tf.float32
+        needs_float64 = any(column.dtype == tf.float64 for column in model.columns)
+        dtype = tf.float64 if needs_float64 else tf.float32
         dense = {"features": tf.TensorSpec([None, len(model.columns)], dtype, "features")}
         signatures["dense"] = _signature(module.dense, dense)
     # Saving imports generated code, whose bytecode would be left in TMPDIR.
@@ -278,19 +278,23 @@ def export(model: TrainedModel, directory: Path) -> None:
         raise OSError(error.message) from error
     finally:
         sys.dont_write_bytecode = previous
-    _amend(directory / "saved_model.pb", arguments)
+    _complete_signatures(directory / "saved_model.pb", arguments)
 
 
 def argument_names(columns: tuple[Column, ...]) -> dict[str, str]:
-    """Return a name for each column as a TensorFlow function's argument: its own if possible."""
+    """Return a TensorFlow argument name for each column: its own name if possible."""
     # TensorFlow ignores case in the names of a graph's nodes.
-    taken = Counter(column.name.lower() for column in columns)
+    lowercase_names = Counter(column.name.lower() for column in columns)
     names = {}
     for position, column in enumerate(columns):
         name = column.name
-        if not ARGUMENT_NAME.fullmatch(name) or iskeyword(name) or taken[name.lower()] > 1:
+        if (
+            not ARGUMENT_NAME.fullmatch(name)
+            or iskeyword(name)
+            or lowercase_names[name.lower()] > 1
+        ):
             name = f"column_{position}"
-            while name in taken:
+            while name in lowercase_names:
                 name += "_"
         names[column.name] = name
     return names
@@ -300,13 +304,10 @@ def _signature(function: Callable[..., Any], inputs: Mapping[str, Any]) -> Any:
     return tf.function(function, autograph=False).get_concrete_function(**inputs)
 
 
-def _amend(saved_model: Path, arguments: Mapping[str, str]) -> None:
-    """Add what `tf.saved_model.save` cannot write.
-
-    That is each signature's method name, and column names as inputs.
-    """
-    stored = saved_model_pb2.SavedModel.FromString(saved_model.read_bytes())
-    for graph in stored.meta_graphs:
+def _complete_signatures(path: Path, arguments: Mapping[str, str]) -> None:
+    """Set method names and name inputs after columns, which `tf.saved_model.save` cannot do."""
+    saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    for graph in saved_model.meta_graphs:
         for signature, method in METHODS.items():
             graph.signature_def[signature].method_name = method
         for signature in ("serving_default", "explain"):
@@ -315,7 +316,7 @@ def _amend(saved_model: Path, arguments: Mapping[str, str]) -> None:
                 if argument != column:
                     inputs[column].CopyFrom(inputs[argument])
                     del inputs[argument]
-    saved_model.write_bytes(stored.SerializeToString(deterministic=True))
+    path.write_bytes(saved_model.SerializeToString(deterministic=True))
 
 
 def _example_feature(column: Column) -> Any:

@@ -1,7 +1,7 @@
 """Warm-up requests, which a server runs before a version becomes available.
 
 TensorFlow Serving replays `assets.extra/tf_serving_warmup_requests`, a TFRecord file of
-`PredictionLog` messages, so that the first caller does not wait for one-time work.
+`PredictionLog` messages, so that the first caller does not wait for one-time initialisation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Outputs = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a signature: its inputs, and the expected outputs if known."""
+    """A call of a signature: its inputs, and its expected outputs if known."""
 
     signature_name: str
     inputs: Inputs
@@ -45,7 +45,7 @@ def write(model: TrainedModel, directory: Path) -> None:
         Call("describe", {"query": np.zeros(1, np.int32)}, {}),
     ]
     if model.is_numeric:
-        matrix = np.stack(list(by_column.values()), axis=1)  # float64 if a column is
+        matrix = np.stack(list(by_column.values()), axis=1)  # float64 if any column is
         calls.append(Call("dense", {"features": matrix}, {}))
     path = directory / WARMUP_FILE
     path.parent.mkdir(exist_ok=True)
@@ -62,7 +62,7 @@ def write_calls(path: Path, calls: Iterable[Call]) -> None:
         with tf.io.TFRecordWriter(str(path)) as writer:
             for call in calls:
                 log = prediction_log_pb2.PredictionLog().predict_log
-                # Without a model name: the version may be served under any.
+                # No model name, because the version may be served under any.
                 log.request.model_spec.signature_name = call.signature_name
                 for name, values in call.inputs.items():
                     log.request.inputs[name].CopyFrom(tf.make_tensor_proto(values))
@@ -74,7 +74,7 @@ def write_calls(path: Path, calls: Iterable[Call]) -> None:
 
 
 def read_calls(path: Path) -> Iterator[Call]:
-    """Read a file of `PredictionLog` messages."""
+    """Yield the calls in a file of `PredictionLog` messages."""
     for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
         log = prediction_log_pb2.PredictionLog.FromString(record).predict_log
         yield Call(

@@ -1,1 +1,1 @@
-"""From a table and settings to fitted parameters."""
+"""Objective, solvers, and fits that can be resumed."""

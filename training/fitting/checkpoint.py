@@ -17,9 +17,9 @@ from training.errors import ResumeError
 from training.features.columns import Floats
 from training.fitting.solvers import State
 
-MEMORY = "memory."
+MEMORY_PREFIX = "memory."
 # Raised by numpy for damaged files, depending on the damage.
-DAMAGE = (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile)
+DAMAGE_ERRORS = (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile)
 
 
 @dataclass
@@ -40,14 +40,14 @@ class Progress:
 
 
 def path_for(models: Path, model: str) -> Path:
-    """Return the path of a model's checkpoint, hidden beside the directory of its versions."""
+    """Return the path of a model's checkpoint, a hidden file next to its base path."""
     return models / f".{model}.checkpoint"
 
 
 def save(path: Path, progress: Progress, identity: Mapping[str, Any]) -> None:
-    """Write a checkpoint; an older one is replaced atomically.
+    """Write a checkpoint, atomically replacing an older one.
 
-    The identity is the data and settings that a fit must have to resume from it.
+    `identity` is the data and settings that a fit must have to resume from it.
 
     Raises:
         OSError: the directory cannot be written.
@@ -64,17 +64,17 @@ def save(path: Path, progress: Progress, identity: Mapping[str, Any]) -> None:
         "costs": np.array(progress.costs),
         "validation_costs": np.array(progress.validation_costs),
         "best": progress.best,
-        **{MEMORY + name: values for name, values in state.memory.items()},
+        **{MEMORY_PREFIX + name: values for name, values in state.memory.items()},
     }
-    new = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        with new.open("wb") as file:
+        with temporary.open("wb") as file:
             np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
-        new.replace(path)
+        temporary.replace(path)
     finally:
-        new.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path, identity: Mapping[str, Any]) -> Progress:
@@ -86,26 +86,30 @@ def load(path: Path, identity: Mapping[str, Any]) -> Progress:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        theirs = dict(json.loads(str(arrays["identity"])))
-        progress = _progress(arrays)
+        stored_identity = dict(json.loads(str(arrays["identity"])))
+        progress = _decode_progress(arrays)
     except FileNotFoundError:
         raise ResumeError(f"there is no checkpoint {path} to resume from") from None
-    except (*DAMAGE, OSError) as error:
+    except (*DAMAGE_ERRORS, OSError) as error:
         raise ResumeError(f"{path} is not a checkpoint: {error}") from error
     for name, value in json.loads(json.dumps(identity)).items():
-        if theirs.get(name) != value:
-            had, has = reprlib.repr(theirs.get(name)), reprlib.repr(value)
+        if stored_identity.get(name) != value:
+            had, has = reprlib.repr(stored_identity.get(name)), reprlib.repr(value)
             raise ResumeError(f"the interrupted fit had {name} {had}, this one has {has}")
     return progress
 
 
-def _progress(arrays: Mapping[str, Any]) -> Progress:
+def _decode_progress(arrays: Mapping[str, Any]) -> Progress:
     state = State(
         theta=arrays["theta"],
         cost=float(arrays["cost"]),
         criterion=float(arrays["criterion"]),
         steps=int(arrays["steps"]),
-        memory={n.removeprefix(MEMORY): v for n, v in arrays.items() if n.startswith(MEMORY)},
+        memory={
+            n.removeprefix(MEMORY_PREFIX): v
+            for n, v in arrays.items()
+            if n.startswith(MEMORY_PREFIX)
+        },
         finished=bool(arrays["finished"]),
     )
     costs, validation_costs = (arrays[name].tolist() for name in ("costs", "validation_costs"))

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: handled at once if nothing is lost, in a fit after the current step."""
+"""Handling of SIGINT and SIGTERM: immediate, or in a fit after the current step."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """Turns both signals into KeyboardInterrupt, or while deferred into a request.
+    """Turns both signals into KeyboardInterrupt, or while deferred into a request to stop.
 
     Attributes:
-        requested: whether a signal came while deferred.
+        requested: whether a signal arrived while deferred.
         number: number of the last signal.
     """
 
@@ -23,13 +23,13 @@ class StopSignals:
         self._deferred = False
 
     def install(self) -> None:
-        """Install the handler of both signals."""
+        """Install the handler for both signals."""
         for number in SIGNALS:
             signal.signal(number, self._handle)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Turn the first signal into a request; a second one interrupts at once."""
+        """Turn the first signal into a request; a second one interrupts immediately."""
         self._deferred = True
         try:
             yield

@@ -16,8 +16,8 @@ By the chain rule, with da/dz = a (1 − a):
     dz = (a − y) a (1 − a)            squared
     dw = Xᵀ dz,   db = Σ dz
 
-The row weights r `[m]` multiply losses and dz. All results here are sums over the given rows, so
-that those of several blocks can be added; the cost is J = (Σ r loss + Ω(w)) / Σ r, see
+The row weights r `[m]` multiply losses and dz. All results here are sums over rows, so that the
+results of several blocks can be added; the cost is J = (Σ r loss + Ω(w)) / Σ r, see
 `objective.py`. With equal weights and without a penalty it is the course's mean.
 
 The course writes one sample per column, `[n, m]`; there, the gradient is `dw = X dzᵀ / m`.
@@ -84,7 +84,7 @@ def curvature(weights: Any, bias: Any, features: Any, row_weights: Any, loss: Lo
 
 
 def gram(features: Any, row_weights: Any) -> Any:
-    """Return Xᵀ diag(r) X, `[n + 1, n + 1]`, where X has a column of ones at the end."""
+    """Return Xᵀ diag(r) X, `[n + 1, n + 1]`, where X ends with a column of ones."""
     scaled = features * row_weights[:, tf.newaxis]
     square = tf.matmul(features, scaled, transpose_a=True)
     border = tf.reduce_sum(scaled, axis=0)[:, tf.newaxis]

@@ -1,4 +1,4 @@
-"""The fitting loop: solver steps, stopping, early stopping, interruption."""
+"""The fitting loop: solver steps, stopping criteria and interruption."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class InterruptedFitError(KeyboardInterrupt):
     """The fit was interrupted; `progress` is its progress so far."""
 
     def __init__(self, progress: Progress) -> None:
-        super().__init__(f"--resume goes on after step {progress.state.steps}")
+        super().__init__(f"--resume continues after step {progress.state.steps}")
         self.progress = progress
 
 
 @dataclass
 class Interruptible:
-    """Work after a fit; `progress` is saved if it is interrupted."""
+    """Work after a fit; `progress` is saved if the work is interrupted."""
 
     progress: Progress | None = None
 
@@ -65,7 +65,7 @@ class Stopping:
 
     Attributes:
         iterations: maximum number of steps.
-        tolerance: largest criterion of the solver at which it stops.
+        tolerance: largest criterion of the solver at which the fit stops.
         patience: number of steps without a lower validation cost; None never stops early.
     """
 
@@ -76,7 +76,7 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Fit:
-    """Fitted parameters `[features + 1]`, progress, and the reason to stop."""
+    """Fitted parameters `[features + 1]`, progress, and the reason for stopping."""
 
     theta: Floats
     progress: Progress
@@ -84,7 +84,7 @@ class Fit:
 
     @property
     def converged(self) -> bool:
-        """Whether the fit stopped for another reason than the iteration limit."""
+        """Whether the fit stopped for a reason other than the iteration limit."""
         return self.reason != "iterations"
 
 
@@ -104,10 +104,10 @@ def descend(
         optimizer: the solver.
         objective: the cost to minimise.
         stopping: when to stop.
-        validation: the cost over rows that are not fitted; needed for patience.
+        validation: the cost over the validation rows; required with patience.
         progress: the progress to resume from; None starts from the beginning.
         report: called after each step with the number of steps and the cost.
-        interrupted: returns whether to stop now.
+        interrupted: returns whether to stop before the next step.
 
     Raises:
         DivergedError: the cost is no longer finite.
@@ -122,7 +122,7 @@ def descend(
         # All workers must stop at the same step, even if only one was interrupted.
         if objective.workers.sum(np.array([float(interrupted())]))[0]:
             raise InterruptedFitError(progress)
-        reason = _reason(progress, stopping)
+        reason = _stop_reason(progress, stopping)
         if reason is not None:
             theta = progress.best if stopping.patience is not None else state.theta
             return Fit(theta, progress, reason)
@@ -143,7 +143,7 @@ def _record(progress: Progress, validation: Objective | None) -> None:
         progress.validation_costs.append(cost)
 
 
-def _reason(progress: Progress, stopping: Stopping) -> Reason | None:
+def _stop_reason(progress: Progress, stopping: Stopping) -> Reason | None:
     state = progress.state
     if state.criterion <= stopping.tolerance:
         return "tolerance"

@@ -37,7 +37,7 @@ class Objective:
     ) -> None:
         """Define the cost over the rows of all workers.
 
-        The blocks are this worker's rows; the total weight is Σ r over the rows of all workers.
+        `blocks` are this worker's rows; `total_weight` is Σ r over the rows of all workers.
         """
         self.blocks = blocks
         self.width = width
@@ -47,18 +47,18 @@ class Objective:
         self.workers = workers
 
     def cost_and_gradient(self, theta: Floats) -> tuple[float, Floats]:
-        """Return J and its derivatives `[features + 1]`."""
+        """Return J and its gradient `[features + 1]`."""
         sums = self._sum(_first_order, theta, 1 + self.width + 1)
-        return self._penalized(theta, sums)
+        return self._add_penalty(theta, sums)
 
     def cost_gradient_and_curvature(self, theta: Floats) -> tuple[float, Floats, Floats]:
-        """Return J, its derivatives, and its second derivatives, see `curvature`."""
+        """Return J, its gradient and its Hessian, see `curvature`."""
         size = self.width + 1
         sums = self._sum(_second_order, theta, 1 + size + size * size)
-        cost, gradient = self._penalized(theta, sums[: 1 + size])
-        second = sums[1 + size :].reshape(size, size) / self.total_weight
-        second[np.diag_indices(self.width)] += self.penalty.l2 / self.total_weight
-        return cost, gradient, second
+        cost, gradient = self._add_penalty(theta, sums[: 1 + size])
+        hessian = sums[1 + size :].reshape(size, size) / self.total_weight
+        hessian[np.diag_indices(self.width)] += self.penalty.l2 / self.total_weight
+        return cost, gradient, hessian
 
     def safe_learning_rate(self) -> float:
         """Return α = 1 / L, for which gradient descent never increases J.
@@ -78,7 +78,7 @@ class Objective:
         size = self.width + 1
         return self._sum(_gram, np.zeros(size), size * size).reshape(size, -1) / self.total_weight
 
-    def _penalized(self, theta: Floats, sums: Floats) -> tuple[float, Floats]:
+    def _add_penalty(self, theta: Floats, sums: Floats) -> tuple[float, Floats]:
         weights = theta[:-1]
         cost = (sums[0] + self.penalty.value(weights)) / self.total_weight
         gradient = np.append(self.penalty.gradient(weights, sums[1:-1]), sums[-1])
@@ -103,9 +103,9 @@ def _first_order_sums(
 def _second_order_sums(
     theta: Any, features: Any, labels: Any, row_weights: Any, loss: LossName
 ) -> Any:
-    first = _first_order_sums(theta, features, labels, row_weights, loss)
-    second = curvature(theta[:-1], theta[-1], features, row_weights, loss)
-    return tf.concat([first, tf.reshape(second, [-1])], 0)
+    first_order = _first_order_sums(theta, features, labels, row_weights, loss)
+    hessian = curvature(theta[:-1], theta[-1], features, row_weights, loss)
+    return tf.concat([first_order, tf.reshape(hessian, [-1])], 0)
 
 
 def _gram_sums(theta: Any, features: Any, labels: Any, row_weights: Any, loss: LossName) -> Any:

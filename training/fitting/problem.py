@@ -52,11 +52,13 @@ class Problem:
         self._blocks = Blocks(table, table.train, factors, memory)
         weight = float(np.dot(table.class_weights, factors))
         penalty = Penalty(settings.l1, settings.l2)
-        self.objective = self._objective(self._blocks, weight, penalty)
+        self.objective = self._build_objective(self._blocks, weight, penalty)
         self.validation: Objective | None = None
         if settings.patience is not None:
             validation = Blocks(table, table.validation, factors, memory)
-            self.validation = self._objective(validation, self._weight(validation), Penalty())
+            self.validation = self._build_objective(
+                validation, self._total_weight(validation), Penalty()
+            )
 
     def fit(
         self,
@@ -64,10 +66,10 @@ class Problem:
         report: Callable[[int, float], None],
         interrupted: Callable[[], bool],
     ) -> Fit:
-        """Fit; see `descend`."""
+        """Run the solver; see `descend`."""
         settings = self._settings
         return descend(
-            self._optimizer(),
+            self._build_optimizer(),
             self.objective,
             Stopping(settings.max_steps, settings.tolerance, settings.patience),
             validation=self.validation,
@@ -79,14 +81,14 @@ class Problem:
     def standard_errors(self, theta: Floats) -> Floats | None:
         """Return the standard error of each parameter, `[features + 1]`.
 
-        The square roots of the diagonal of the inverse Hessian of the summed cost, ridge included.
-        None if they are not valid: the squared loss is not a likelihood, and the L1 penalty is
-        not differentiable at 0, where weights end up.
+        They are the square roots of the diagonal of the summed cost's inverse Hessian, ridge
+        included. None if they are not valid: the squared loss is not a likelihood, and the L1
+        penalty is not differentiable at 0, where weights end up.
         """
         if self._settings.loss != "cross-entropy" or self._settings.l1:
             return None
-        _, _, second = self.objective.cost_gradient_and_curvature(theta)
-        inverse = solve_positive(second * self.objective.total_weight, np.eye(len(theta)))
+        _, _, hessian = self.objective.cost_gradient_and_curvature(theta)
+        inverse = solve_positive(hessian * self.objective.total_weight, np.eye(len(theta)))
         return np.sqrt(np.diag(inverse))
 
     def sample_predictions(self, theta: Floats) -> tuple[Floats, Floats, Floats]:
@@ -113,7 +115,7 @@ class Problem:
         probabilities, labels = (tensor.numpy().astype(np.float64) for tensor in tensors)
         return probabilities, labels
 
-    def _optimizer(self) -> Optimizer:
+    def _build_optimizer(self) -> Optimizer:
         settings = self._settings
         if settings.optimizer == "newton":
             return Newton(settings.tolerance, self._sample_objective())
@@ -134,14 +136,14 @@ class Problem:
         if self.table.rows["train"] <= 2 * SAMPLE_ROWS:
             return None
         blocks = [self._sample()]
-        weight = self._weight(blocks)
+        weight = self._total_weight(blocks)
         penalty = self.objective.penalty.scaled(weight / self.objective.total_weight)
-        return self._objective(blocks, weight, penalty)
+        return self._build_objective(blocks, weight, penalty)
 
     def _sample(self) -> Block:
         return self._blocks.sample(SAMPLE_ROWS // self.workers.count)
 
-    def _objective(
+    def _build_objective(
         self, blocks: Blocks | list[Block], weight: float, penalty: Penalty
     ) -> Objective:
         return Objective(
@@ -153,9 +155,9 @@ class Problem:
             workers=self.workers,
         )
 
-    def _weight(self, blocks: Blocks | list[Block]) -> float:
-        own = sum(float(tf.reduce_sum(block.row_weights)) for block in blocks)
-        return float(self.workers.sum(np.array([own]))[0])
+    def _total_weight(self, blocks: Blocks | list[Block]) -> float:
+        local = sum(float(tf.reduce_sum(block.row_weights)) for block in blocks)
+        return float(self.workers.sum(np.array([local]))[0])
 
 
 def _class_factors(table: Table, settings: FitSettings) -> tuple[float, float]:
@@ -166,7 +168,7 @@ def _class_factors(table: Table, settings: FitSettings) -> tuple[float, float]:
         return (first + second) / (2 * first), (first + second) / (2 * second)
     for name in settings.class_weight:
         if name not in table.class_names:
-            known = " and ".join(repr(known) for known in table.class_names)
-            raise DataError(f"--class-weight: the classes are {known}, not {name!r}")
+            names = " and ".join(map(repr, table.class_names))
+            raise DataError(f"--class-weight: the classes are {names}, not {name!r}")
     first, second = (settings.class_weight.get(name, 1.0) for name in table.class_names)
     return first, second

@@ -1,1 +1,1 @@
-"""The gate, the check of an export, manifests and version directories."""
+"""The gate, the export check, manifests and version directories."""

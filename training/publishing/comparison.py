@@ -32,24 +32,24 @@ class Baseline:
     """
 
     def __init__(self, directory: Path) -> None:
-        """Load it.
+        """Load a version directory.
 
         Raises:
             IncomparableError: it cannot be loaded, or does not describe itself.
         """
         self.number = int(directory.name)
         self.manifest: Manifest | None = None
-        self._problem = ""
+        self._manifest_problem = ""
         try:
             self.manifest = manifest.read(directory)
         except ManifestError as error:
-            self._problem = str(error)
+            self._manifest_problem = str(error)
         try:
             self._version = SavedVersion(directory)
         except (ValueError, OSError, tf.errors.OpError) as error:
             raise IncomparableError(f"it cannot be loaded: {_first_line(error)}") from error
         try:
-            self.schema: Schema = schema.of_version(self._version, self.manifest)
+            self.schema: Schema = schema.from_version(self._version, self.manifest)
         except (KeyError, ValueError, TypeError, tf.errors.OpError) as error:
             raise IncomparableError(f"it does not describe itself: {_first_line(error)}") from error
 
@@ -62,19 +62,19 @@ class Baseline:
         """Compare a candidate with this version.
 
         Raises:
-            IncomparableError: they take other rows, or no rows are known to be new to both.
+            IncomparableError: they take different rows, or no rows are known to be new to both.
         """
         model = candidate.model
-        if not schema.accepts_same_rows(self.schema, schema.of_model(model)):
+        if not schema.accepts_same_rows(self.schema, schema.from_model(model)):
             raise IncomparableError("the columns or classes are not the same")
         rows = self._new_rows(candidate)
         inputs = model.inputs(rows.frame)
         try:
-            theirs = self._version.run("serving_default", inputs)
-            probabilities = theirs["probability"].astype(np.float64)
-            labels = np.array([label.decode() for label in theirs["label"]])
+            outputs = self._version.run("serving_default", inputs)
+            probabilities = outputs["probability"].astype(np.float64)
+            labels = np.array([label.decode() for label in outputs["label"]])
         except (KeyError, ValueError, TypeError, tf.errors.OpError) as error:
-            raise IncomparableError(f"it does not answer: {_first_line(error)}") from error
+            raise IncomparableError(f"it cannot predict: {_first_line(error)}") from error
         ours = rows.probabilities
         our_labels = np.array(model.class_names)[(ours >= model.threshold).astype(int)]
         threshold = self.manifest.threshold if self.manifest else model.threshold
@@ -91,11 +91,11 @@ class Baseline:
 
         A row's hash decides whether it was held out, so the manifest must name the same hash.
         """
-        known = self.manifest
-        if known is None or known.settings is None:
-            problem = self._problem or "its manifest has no settings"
+        record = self.manifest
+        if record is None or record.settings is None:
+            problem = self._manifest_problem or "its manifest has no settings"
             raise IncomparableError(f"the rows it was trained on are unknown: {problem}")
-        ours, theirs = candidate.manifest.data, known.data
+        ours, theirs = candidate.manifest.data, record.data
         if ours.row_hash != theirs.row_hash:
             raise IncomparableError(
                 "the rows it was trained on are unknown: they were chosen by the row hash "
@@ -109,22 +109,22 @@ class Baseline:
         if theirs.split_by != "hash":
             if theirs.holds_out_rows_of(ours):
                 return candidate.held_out
-            by = (
-                f"{theirs.split_by} {theirs.split_column!r}" if theirs.split_column else "test data"
-            )
+            method = "test data"
+            if theirs.split_column:
+                method = f"{theirs.split_by} {theirs.split_column!r}"
             raise IncomparableError(
-                f"the rows it was trained on are unknown: it was split by {by}, and held out other "
-                "rows; versions with the same --test-data can be compared"
+                f"the rows it was trained on are unknown: it was split by {method} and held out "
+                "other rows; versions with the same --test-data can be compared"
             )
-        split = Split(known.settings.held_out, 0.0, known.settings.seed)
+        split = Split(record.settings.held_out, 0.0, record.settings.seed)
         held_out = candidate.held_out
-        new = held_out.take(split.uniform(held_out.keys) < split.held_out)
-        if len(set(new.labels[new.weights > 0].tolist())) < 2:
+        new_rows = held_out.take(split.uniform(held_out.keys) < split.held_out)
+        if len(set(new_rows.labels[new_rows.weights > 0].tolist())) < 2:
             raise IncomparableError(
-                f"it was trained on all but {len(new)} of the {len(held_out)} held-out rows; "
-                f"--seed {known.settings.seed} holds out the rows that it held out"
+                f"it was trained on all but {len(new_rows)} of the {len(held_out)} held-out rows; "
+                f"--seed {record.settings.seed} holds out the rows that it held out"
             )
-        return new
+        return new_rows
 
 
 def _first_line(error: Exception) -> str:

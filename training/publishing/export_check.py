@@ -18,7 +18,7 @@ from training.export.warmup import Call
 from training.publishing.fresh_process import FreshProcess
 from training.publishing.saved_version import SavedVersion
 
-EXPECTED = ("probability", "contribution", "tolerance")
+EXPECTED_OUTPUTS = ("probability", "contribution", "tolerance")
 
 
 def check_export(
@@ -26,23 +26,23 @@ def check_export(
 ) -> None:
     """Load an exported version in a fresh process and compare its predictions with training's.
 
-    The version gets raw values. The expected predictions were computed from the stored rows by the
-    training code, not by the serving graph. Without a process, one is started.
+    The version receives raw values. The expected predictions were computed from the stored rows by
+    the training code, not by the serving graph. Without a process, one is started.
 
     Raises:
         RefusedError: the version does not load, does not answer, or its predictions differ.
     """
     expected = rows.expected
     inputs = model.inputs(rows.frame[: len(expected.probabilities)])
-    answers = (expected.probabilities, expected.contributions, expected.tolerances)
-    outputs = dict(zip(EXPECTED, answers, strict=True))
+    arrays = (expected.probabilities, expected.contributions, expected.tolerances)
+    outputs = dict(zip(EXPECTED_OUTPUTS, arrays, strict=True))
     with (
         tempfile.TemporaryDirectory() as folder,
-        nullcontext(process) if process is not None else FreshProcess() as checking,
+        nullcontext(process) if process is not None else FreshProcess() as checker,
     ):
         golden = Path(folder, "golden")
         warmup.write_calls(golden, [Call("serving_default", inputs, outputs)])
-        problem = checking.check(directory, golden)
+        problem = checker.check(directory, golden)
     if problem:
         raise RefusedError(f"the exported version fails its check: {problem}")
 
@@ -59,7 +59,7 @@ def _check_in_this_process(directory: Path, golden: Path) -> None:
 
 
 def _compare(version: SavedVersion, call: Call) -> None:
-    probabilities, contributions, tolerances = (call.outputs[name] for name in EXPECTED)
+    probabilities, contributions, tolerances = (call.outputs[name] for name in EXPECTED_OUTPUTS)
     outputs = version.run(call.signature_name, call.inputs)
     difference = np.abs(outputs["probability"] - probabilities)
     excess = difference - tolerances
@@ -67,11 +67,11 @@ def _compare(version: SavedVersion, call: Call) -> None:
         return
     row = int(np.argmax(np.nan_to_num(excess, nan=np.inf)))
     inputs = {name: values[row : row + 1] for name, values in call.inputs.items()}
-    shares = version.run("explain", inputs)["contribution"][0]
+    served = version.run("explain", inputs)["contribution"][0]
     columns = version.run("describe", {"query": np.zeros(1, np.int32)})["columns"][0]
-    share_differences = np.abs(shares - contributions[row])
-    name = columns[int(share_differences.argmax())].decode()
-    where = f", column {name!r}" if share_differences.max() > tolerances[row] else ""
+    column_differences = np.abs(served - contributions[row])
+    name = columns[int(column_differences.argmax())].decode()
+    where = f", column {name!r}" if column_differences.max() > tolerances[row] else ""
     raise RefusedError(
         f"row {row}{where} differs from training by {difference[row]:.2g}, "
         f"expected at most {tolerances[row]:.2g}"

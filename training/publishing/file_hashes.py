@@ -1,4 +1,4 @@
-"""SHA-256 sums of a version's files, checked against its manifest."""
+"""SHA-256 hashes of a version's files, checked against its manifest."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ def verify(directory: Path) -> int:
     Raises:
         ManifestError: a file is missing, changed or not listed, or there is no manifest.
     """
-    listed = read_json(directory).get("files")
-    if not isinstance(listed, dict):
+    expected = read_json(directory).get("files")
+    if not isinstance(expected, dict):
         raise ManifestError(
             f"{directory / MANIFEST}: expected an object 'files' with the hash of each file, "
-            f"got {'nothing' if listed is None else type(listed).__name__}"
+            f"got {'nothing' if expected is None else type(expected).__name__}"
         )
-    found = file_hashes(directory)
-    for name in sorted(listed.keys() | found.keys()):
-        if name not in found:
+    actual = file_hashes(directory)
+    for name in sorted(expected.keys() | actual.keys()):
+        if name not in actual:
             raise ManifestError(f"{directory / name}: missing")
-        if name not in listed:
+        if name not in expected:
             raise ManifestError(f"{directory / name}: not in the manifest")
-        if found[name] != listed[name]:
+        if actual[name] != expected[name]:
             raise ManifestError(
-                f"{directory / name}: SHA-256 is {found[name]}, expected {listed[name]}"
+                f"{directory / name}: SHA-256 is {actual[name]}, expected {expected[name]}"
             )
-    return len(found)
+    return len(actual)
 
 
 def file_hashes(directory: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file but the manifest, by its path in the directory."""
-    own = directory / MANIFEST
-    files = (path for path in directory.rglob("*") if path.is_file() and path != own)
+    """Return the SHA-256 of every file except the manifest, by relative path."""
+    manifest = directory / MANIFEST
+    files = (path for path in directory.rglob("*") if path.is_file() and path != manifest)
     return {
         path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(files)

@@ -1,4 +1,4 @@
-"""The process that checks an exported version. Imports nothing heavy, so that it starts at once."""
+"""The process that checks an exported version. Imports nothing heavy, so that it starts quickly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMAND = (sys.executable, "-m", "training.publishing.export_check")
 
 
 class FreshProcess:
-    """A process that imports TensorFlow while a fit runs, and then checks a version."""
+    """A process that imports TensorFlow while a fit runs and then checks a version."""
 
     def __init__(self) -> None:
         # TF_CONFIG would make TensorFlow wait for other workers.
@@ -41,9 +41,9 @@ class FreshProcess:
         self._errors.close()
 
     def check(self, directory: Path, golden: Path) -> str:
-        """Compare a version with golden answers; return the difference, "" if there is none.
+        """Compare a version with expected outputs; return the problem, "" if there is none.
 
-        They are a file of calls with their expected outputs, see `warmup.write_calls`.
+        `golden` is a file of calls with their expected outputs, see `warmup.write_calls`.
         """
         request = json.dumps([str(directory), str(golden)])
         self._process.communicate(request.encode())  # no error if the process has ended

@@ -1,8 +1,7 @@
 """The gate: the rules that a candidate must meet before it is published.
 
-It must predict better than a constant, clear the floors that were set, take the requests and give
-the classes of the published version, and not be worse than that version on rows that neither was
-trained on.
+It must predict better than a constant, meet the floors, accept the requests and return the classes
+of the published version, and not be worse than that version on rows that neither was trained on.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ import numpy as np
 
 from training.errors import RefusedError
 from training.evaluation.candidate import Candidate
-from training.evaluation.metric_names import LESS_IS_BETTER
+from training.evaluation.metric_names import LOWER_IS_BETTER
 from training.publishing import schema
 from training.publishing.comparison import Baseline, IncomparableError
 from training.publishing.manifest import Comparison, Verdict
 
-CHANCE = 0.5
+CHANCE_AUC = 0.5
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Rules:
 
     Attributes:
         floors: minimum of each metric by name; maximum if lower is better.
-        tolerance: allowed difference to a better published version, in log-loss or AUC.
+        tolerance: how much better the published version may be, in log-loss or AUC.
         allow_schema_change: whether it may require callers to change their requests.
     """
 
@@ -41,7 +40,7 @@ class Rules:
 def judge(candidate: Candidate, published: Path | None, rules: Rules, force: bool) -> Verdict:
     """Judge a candidate by the rules and against the published version.
 
-    `force` ignores the metrics; a schema change still needs its own permission.
+    `force` ignores the metrics; a schema change still needs `allow_schema_change`.
 
     Raises:
         RefusedError: a rule is not met.
@@ -51,21 +50,21 @@ def judge(candidate: Candidate, published: Path | None, rules: Rules, force: boo
     if published is not None:
         try:
             baseline = Baseline(published)
-            changes = schema.changes(baseline.schema, schema.of_model(candidate.model))
+            changes = schema.changes(baseline.schema, schema.from_model(candidate.model))
             comparison = baseline.compare(candidate)
         except IncomparableError as error:
             not_compared = f"version {published.name}: {error}"
     if changes and not rules.allow_schema_change:
         raise RefusedError(
             f"callers of version {published.name if published else ''} would break: "
-            f"{'; '.join(changes)}. --allow-schema-change publishes it all the same"
+            f"{'; '.join(changes)}. --allow-schema-change publishes it anyway"
         )
-    reweighted = candidate.manifest.is_reweighted
-    by_auc = reweighted or (baseline is not None and baseline.is_reweighted)
+    is_reweighted = candidate.manifest.is_reweighted
+    by_auc = is_reweighted or (baseline is not None and baseline.is_reweighted)
     reason = (
-        (_no_better_than_chance(candidate) if reweighted else _no_better_than_constant(candidate))
-        or _below_floor(candidate, rules)
-        or _worse(comparison, "auc" if by_auc else "log_loss", rules.tolerance)
+        (_check_chance(candidate) if is_reweighted else _check_constant(candidate))
+        or _check_floors(candidate, rules)
+        or _check_published(comparison, "auc" if by_auc else "log_loss", rules.tolerance)
     )
     if reason and not force:
         raise RefusedError(reason)
@@ -73,15 +72,15 @@ def judge(candidate: Candidate, published: Path | None, rules: Rules, force: boo
         passed=not reason,
         reason=reason,
         forced=bool(reason),
-        rule=_rule(reweighted, by_auc),
+        rule=_rule_text(is_reweighted, by_auc),
         comparison=comparison,
         not_compared=not_compared,
         schema_changes=changes,
     )
 
 
-def _rule(reweighted: bool, by_auc: bool) -> str:
-    if reweighted:
+def _rule_text(is_reweighted: bool, by_auc: bool) -> str:
+    if is_reweighted:
         return (
             "judged by AUC against chance and the published version, because class weights shift "
             "probabilities"
@@ -94,39 +93,40 @@ def _rule(reweighted: bool, by_auc: bool) -> str:
     return "judged by log-loss against a constant and the published version"
 
 
-def _no_better_than_chance(candidate: Candidate) -> str:
+# Each check returns the reason to refuse the candidate, or "".
+def _check_chance(candidate: Candidate) -> str:
     auc = candidate.model.metrics["auc"]
-    return "" if auc > CHANCE else f"auc {auc:.4f} is no better than chance, {CHANCE}"
+    return "" if auc > CHANCE_AUC else f"auc {auc:.4f} is no better than chance, {CHANCE_AUC}"
 
 
-def _no_better_than_constant(candidate: Candidate) -> str:
+def _check_constant(candidate: Candidate) -> str:
     rows, log_loss = candidate.held_out, candidate.model.metrics["log_loss"]
-    share = float(np.average(rows.labels, weights=rows.weights))
-    constant = -(share * np.log(share) + (1 - share) * np.log(1 - share))
+    rate = float(np.average(rows.labels, weights=rows.weights))
+    constant = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
     if log_loss < constant:
         return ""
     return (
         f"log_loss {log_loss:.4f} is no better than {constant:.4f}, "
-        f"that of always predicting {share:.4f}"
+        f"that of always predicting {rate:.4f}"
     )
 
 
-def _below_floor(candidate: Candidate, rules: Rules) -> str:
+def _check_floors(candidate: Candidate, rules: Rules) -> str:
     for name, floor in rules.floors.items():
         value = candidate.model.metrics[name]
-        if name in LESS_IS_BETTER and not value <= floor:
+        if name in LOWER_IS_BETTER and not value <= floor:
             return f"{name} {value:.4f} is above its floor {floor:g}"
-        if name not in LESS_IS_BETTER and not value >= floor:
+        if name not in LOWER_IS_BETTER and not value >= floor:
             return f"{name} {value:.4f} is below its floor {floor:g}"
     return ""
 
 
-def _worse(comparison: Comparison | None, name: str, tolerance: float) -> str:
+def _check_published(comparison: Comparison | None, name: str, tolerance: float) -> str:
     if comparison is None:
         return ""
     ours, theirs = comparison.metrics[name], comparison.published_metrics[name]
-    loss = ours - theirs if name in LESS_IS_BETTER else theirs - ours
-    if loss <= tolerance:
+    deficit = ours - theirs if name in LOWER_IS_BETTER else theirs - ours
+    if deficit <= tolerance:
         return ""
     return (
         f"{name} {ours:.4f} is worse than the published version's {theirs:.4f} "

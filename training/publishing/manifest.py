@@ -1,6 +1,6 @@
 """The manifest of a version: enough to check the version and compare with it.
 
-`manifest.json` lies in the version directory; TensorFlow Serving ignores it. Every field has a
+`manifest.json` is in the version directory; TensorFlow Serving ignores it. Every field has a
 default, because manifests of earlier releases lack some.
 """
 
@@ -36,13 +36,13 @@ class Data:
     Attributes:
         source: file, directory or built-in table.
         rows: number of rows read.
-        columns: names of the columns that enter the rows' hashes, the label included.
+        columns: names of the columns that enter the rows' hashes, including the label.
         hash: sum of the rows' hashes and weights; does not depend on their order.
         row_hash: name and version of the rows' hash, which decides which rows are held out.
         label: name of the label column.
         held_out_hash: sum of the hashes of the held-out rows.
         split_by: how the held-out rows were chosen: "hash", "column", "time" or "test data".
-        split_column: the column that chose them; empty if none did.
+        split_column: the column that they were chosen by; empty if there is none.
         split_start: the time from which rows were held out, if they were chosen by time.
     """
 
@@ -58,7 +58,7 @@ class Data:
     split_start: float | None = None
 
     def holds_out_rows_of(self, other: Data) -> bool:
-        """Return whether all rows that `other` holds out are held out here, whatever the hash."""
+        """Return whether this holds out all rows that `other` holds out, whatever the row hash."""
         if self.held_out_hash and self.held_out_hash == other.held_out_hash:
             return True
         if (self.split_by, self.split_column) != ("time", other.split_column):
@@ -68,9 +68,9 @@ class Data:
         return other.split_by == "time" and self.split_start <= other.split_start
 
     @classmethod
-    def of(cls, fingerprint: Mapping[str, Any], label: str) -> Data:
-        """Build it from a table's fingerprint."""
-        return _decoded(cls, {**fingerprint, "label": label})
+    def from_fingerprint(cls, fingerprint: Mapping[str, Any], label: str) -> Data:
+        """Build the record from a table's fingerprint."""
+        return _decode(cls, {**fingerprint, "label": label})
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class FitSummary:
 
     Attributes:
         steps: number of steps.
-        stopped_by: the reason to stop, see `fitting.minimize.Reason`.
+        stopped_by: the reason for stopping, see `fitting.minimize.Reason`.
         converged: False if the iteration limit ended the fit.
         cost: J at the parameters returned, penalty included.
         gradient: largest |∂J/∂θ| there; None if it was not recorded.
@@ -95,7 +95,7 @@ class FitSummary:
 
     @property
     def ending(self) -> str:
-        """Why the fit stopped, for people."""
+        """Why the fit stopped, in words."""
         return ENDINGS.get(self.stopped_by, self.stopped_by)
 
 
@@ -108,7 +108,7 @@ class Comparison:
         rows: number of rows compared.
         metrics: the candidate's, by name.
         published_metrics: the published version's.
-        label_flips: share of the rows, by weight, whose label the candidate changes.
+        label_flips: weighted fraction of the rows whose label the candidate changes.
     """
 
     version: int
@@ -125,7 +125,7 @@ class Verdict:
     Attributes:
         passed: whether every rule was met.
         reason: the rule that was not met, in one line; empty if it passed.
-        forced: whether the version was published nevertheless.
+        forced: whether the version was published anyway.
         rule: the rule that was applied.
         comparison: comparison with the published version, if it was possible.
         not_compared: reason for a missing comparison; empty without a published version.
@@ -142,7 +142,7 @@ class Verdict:
 
     @property
     def notices(self) -> list[str]:
-        """Return messages to print with a published version."""
+        """Messages to print with a published version."""
         notices = [f"Forced: {self.reason}"] if self.forced else []
         notices += [f"Schema change: {change}" for change in self.schema_changes]
         if self.not_compared:
@@ -157,7 +157,7 @@ class Manifest:
     Attributes:
         trained_at: time of the fit, ISO 8601, UTC.
         data: fingerprint of the table.
-        rows: number of rows by share: read, train, validation, held_out.
+        rows: row counts by name: read, train, validation, held_out.
         settings: settings of the fit; None if they were not recorded.
         fit: how the fit ended.
         libraries: versions of the libraries that the result depends on.
@@ -206,16 +206,18 @@ class Manifest:
         Raises:
             KeyError, TypeError, ValueError, AttributeError: it is not a manifest.
         """
-        gate = _decoded(Verdict, stored.get("gate", {}))
-        compared: Any = gate.comparison
-        fit = _decoded(FitSummary, stored.get("fit", {}))
+        gate = _decode(Verdict, stored.get("gate", {}))
+        comparison: Any = gate.comparison
+        fit = _decode(FitSummary, stored.get("fit", {}))
         settings = stored.get("settings")
         return replace(
-            _decoded(cls, stored),
-            data=_decoded(Data, stored.get("data", {})),
+            _decode(cls, stored),
+            data=_decode(Data, stored.get("data", {})),
             settings=FitSettings.from_json(settings) if settings else None,
             fit=replace(fit, converged=fit.stopped_by != "iterations"),
-            verdict=replace(gate, comparison=_comparison(compared) if compared else None),
+            verdict=replace(
+                gate, comparison=_decode_comparison(comparison) if comparison else None
+            ),
         )
 
 
@@ -241,24 +243,24 @@ def read(directory: Path) -> Manifest:
 
 def libraries() -> dict[str, str]:
     """Return the versions of the libraries that a result depends on."""
-    # Imported here because listing versions does not need it. The module knows its version; the
-    # name of its package is tensorflow-cpu or tensorflow.
+    # Imported here because listing versions does not need it. The version is the module's, because
+    # the package may be tensorflow-cpu or tensorflow.
     import tensorflow as tf
 
     versions = {"python": platform.python_version(), "tensorflow": str(tf.__version__)}
     return versions | {name: version(name) for name in LIBRARIES}
 
 
-def _comparison(stored: Mapping[str, Any]) -> Comparison:
+def _decode_comparison(stored: Mapping[str, Any]) -> Comparison:
     if "log_loss" not in stored:
-        return _decoded(Comparison, stored)
+        return _decode(Comparison, stored)
     # Earlier releases compared the log-loss only.
     ours, theirs = stored["log_loss"], stored["published_log_loss"]
     return Comparison(stored["version"], stored["rows"], {"log_loss": ours}, {"log_loss": theirs})
 
 
-def _decoded(cls: type[T], stored: Mapping[str, Any]) -> T:
-    """Build a dataclass from JSON: unknown names are ignored, and lists become tuples."""
+def _decode(cls: type[T], stored: Mapping[str, Any]) -> T:
+    """Build a dataclass from JSON, ignoring unknown names and converting lists to tuples."""
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     return cls(
         **{

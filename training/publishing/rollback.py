@@ -1,4 +1,4 @@
-"""Go back to an older version: publish a copy of it as the newest."""
+"""Rollback to an older version: a copy of it is published as the newest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Rollback:
 
     Attributes:
         path: directory of the new version.
-        message: what was done, for people.
+        message: what was done, in words.
     """
 
     path: Path
@@ -27,10 +27,10 @@ class Rollback:
 def roll_back(models: Path, name: str, number: int | None = None) -> Rollback:
     """Publish a copy of an older version as the newest; by default, the one before the newest.
 
-    A copy counts as the version it is a copy of, so each further rollback goes back further.
+    A copy counts as its original, so each further rollback goes back further.
 
     Raises:
-        RollbackError: there is no such version, or its files are not as published.
+        RollbackError: there is no such version, or its files differ from its manifest.
     """
     base_path = models / name
     published = versions(base_path)
@@ -40,9 +40,9 @@ def roll_back(models: Path, name: str, number: int | None = None) -> Rollback:
     if number is None:
         older = [n for n in published if n < origin]
         if not older:
-            copied = f", a copy of {origin}" if origin != newest else ""
+            copy_text = f", a copy of {origin}" if origin != newest else ""
             raise RollbackError(
-                f"{base_path} has no version before {newest}{copied}; --to takes any of "
+                f"{base_path} has no version before {newest}{copy_text}; --to takes any of "
                 f"{', '.join(map(str, published))}"
             )
         number = older[-1]
@@ -56,14 +56,14 @@ def roll_back(models: Path, name: str, number: int | None = None) -> Rollback:
 
     try:
         verify(base_path / str(number))
-        known = manifest.read(base_path / str(number))
+        record = manifest.read(base_path / str(number))
         path = republish(models, name, number, amend)
     except (ManifestError, OSError) as error:
         raise RollbackError(f"cannot go back to {number}: {error}") from error
-    was = f"version {newest}" + (f" (a copy of {origin})" if origin != newest else "")
+    source = f"version {newest}" + (f" (a copy of {origin})" if origin != newest else "")
     return Rollback(
         path,
-        f"Rolled back from {was} to version {target}, trained {known.trained_at}: published as "
+        f"Rolled back from {source} to version {target}, trained {record.trained_at}: published as "
         f"version {path.name}. To undo: rollback --to {newest}",
     )
 
@@ -73,10 +73,10 @@ def _origin(base_path: Path, number: int) -> int:
     seen = {number}
     while True:
         try:
-            copied = manifest.read(base_path / str(number)).rollback_to
+            original = manifest.read(base_path / str(number)).rollback_to
         except ManifestError:
             return number
-        if copied is None or copied in seen:
+        if original is None or original in seen:
             return number
-        seen.add(copied)
-        number = copied
+        seen.add(original)
+        number = original

@@ -16,7 +16,7 @@ class SavedVersion:
     """A loaded version directory."""
 
     def __init__(self, directory: Path) -> None:
-        """Load it.
+        """Load a version directory.
 
         Raises:
             OSError, ValueError, tf.errors.OpError: it is not a SavedModel.
@@ -29,8 +29,8 @@ class SavedVersion:
         except (DecodeError, IndexError) as error:  # IndexError: also a truncated checkpoint
             raise ValueError(f"{directory} is not a SavedModel: {error}") from error
 
-    def has(self, signature_name: str) -> bool:
-        """Return whether it has a signature."""
+    def has_signature(self, signature_name: str) -> bool:
+        """Return whether the version has a signature."""
         return signature_name in self._definitions
 
     def input_dtypes(self, signature_name: str) -> dict[str, str]:
@@ -47,14 +47,14 @@ class SavedVersion:
             KeyError: it has no such signature or input.
             TypeError, ValueError, tf.errors.OpError: it does not take these values.
         """
-        definition = self._definitions[signature_name].inputs
-        # The function's own name of an input is that of its placeholder, without TensorFlow's
-        # prefix and suffix.
+        infos = self._definitions[signature_name].inputs
+        # A function's argument is named after its placeholder, without TensorFlow's prefix and
+        # suffix.
         prefix, suffix = f"{signature_name}_", ":0"
         arguments = {
-            definition[name].name.removeprefix(prefix).removesuffix(suffix): tf.constant(values)
+            infos[name].name.removeprefix(prefix).removesuffix(suffix): tf.constant(values)
             for name, values in inputs.items()
-            if name in definition
+            if name in infos
         }
         if len(arguments) != len(inputs):
             raise KeyError(f"{signature_name} does not have the inputs {', '.join(inputs)}")

@@ -21,10 +21,10 @@ class Schema:
     Attributes:
         columns: kind and dtype of each column, in order.
         optional: names of the columns that requests may leave out.
-        date_forms: form of each column of dates, see `DateParser`.
+        date_forms: form of each date column, see `DateParser`.
         label: name of the label column; empty if it is unknown.
         classes: names of class 0 and class 1.
-        dense: whether a signature takes all columns as one matrix, whose order then matters.
+        dense: whether a signature takes all columns as one matrix, so that their order matters.
     """
 
     columns: Mapping[str, tuple[str, str]]
@@ -35,7 +35,7 @@ class Schema:
     dense: bool
 
 
-def of_model(model: TrainedModel) -> Schema:
+def from_model(model: TrainedModel) -> Schema:
     """Return the schema of a fitted model."""
     return Schema(
         {column.name: (column.kind, column.dtype.name) for column in model.columns},
@@ -47,7 +47,7 @@ def of_model(model: TrainedModel) -> Schema:
     )
 
 
-def of_version(version: SavedVersion, manifest: Manifest | None) -> Schema:
+def from_version(version: SavedVersion, manifest: Manifest | None) -> Schema:
     """Return the schema of a published version.
 
     Raises:
@@ -64,44 +64,46 @@ def of_version(version: SavedVersion, manifest: Manifest | None) -> Schema:
     dtypes = version.input_dtypes("serving_default")
     label = manifest.data.label if manifest else ""
     if manifest and not label:  # an earlier release's manifest; the label is not in requests
-        others = [name for name in manifest.data.columns if name not in names]
-        label = others[0] if len(others) == 1 else ""
+        candidates = [name for name in manifest.data.columns if name not in names]
+        label = candidates[0] if len(candidates) == 1 else ""
     return Schema(
         {name: (kind, dtypes[name]) for name, kind in zip(names, kinds, strict=True)},
         frozenset(compress(names, description["missing"][0])),
         {n: form for n, kind, form in zip(names, kinds, forms, strict=True) if kind == "date"},
         label,
         (classes[0], classes[1]),
-        version.has("dense"),
+        version.has_signature("dense"),
     )
 
 
 def changes(before: Schema, after: Schema) -> tuple[str, ...]:
     """Return the changes that callers of `before` must adapt to, one line each."""
-    found = [f"column {name!r} is dropped" for name in before.columns if name not in after.columns]
+    lines = [f"column {name!r} is dropped" for name in before.columns if name not in after.columns]
     for name, (kind, dtype) in after.columns.items():
         if name not in before.columns:
-            found.append(f"column {name!r} ({kind}) is new")
+            lines.append(f"column {name!r} ({kind}) is new")
         elif before.columns[name] != (kind, dtype):
             old_kind, old_dtype = before.columns[name]
-            found.append(f"column {name!r}: {old_kind} ({old_dtype}) becomes {kind} ({dtype})")
-    if not found and before.dense and list(before.columns) != list(after.columns):
-        found.append("the columns are in another order, and the signature 'dense' depends on it")
+            lines.append(
+                f"column {name!r} changes from {old_kind} ({old_dtype}) to {kind} ({dtype})"
+            )
+    if not lines and before.dense and list(before.columns) != list(after.columns):
+        lines.append("the columns change their order, on which the signature 'dense' depends")
     for name in before.columns:
         if name in before.optional and name in after.columns and name not in after.optional:
-            found.append(f"column {name!r} may no longer be left out")
+            lines.append(f"column {name!r} may no longer be left out")
     for name, form in before.date_forms.items():
-        new = after.date_forms.get(name, form)
-        if new != form:
-            found.append(f"column {name!r}: dates were {form} and become {new}")
+        new_form = after.date_forms.get(name, form)
+        if new_form != form:
+            lines.append(f"column {name!r}: dates change from {form} to {new_form}")
     if before.label and before.label != after.label:
-        found.append(f"the label {before.label!r} becomes {after.label!r}")
+        lines.append(f"the label changes from {before.label!r} to {after.label!r}")
     if before.classes == after.classes[::-1]:
-        found.append(f"class 1 was {before.classes[1]!r} and becomes {after.classes[1]!r}")
+        lines.append(f"class 1 changes from {before.classes[1]!r} to {after.classes[1]!r}")
     elif before.classes != after.classes:
         old, new = (" and ".join(map(repr, s.classes)) for s in (before, after))
-        found.append(f"the classes {old} become {new}")
-    return tuple(found)
+        lines.append(f"the classes change from {old} to {new}")
+    return tuple(lines)
 
 
 def accepts_same_rows(before: Schema, after: Schema) -> bool:

@@ -1,4 +1,4 @@
-"""Version directories that appear whole or not at all.
+"""Version directories, published atomically.
 
 TensorFlow Serving loads a version as soon as a directory whose name is an integer appears under
 the model's base path. So a version is written to a hidden sibling of the base path, flushed to
@@ -37,7 +37,7 @@ def publish(write: Callable[[Path], None], models: Path, name: str) -> Path:
     is published.
 
     Raises:
-        OSError: a directory cannot be made or written; nothing is published.
+        OSError: a directory cannot be created or written; nothing is published.
     """
     base_path = models / name
     base_path.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def publish(write: Callable[[Path], None], models: Path, name: str) -> Path:
 def republish(models: Path, name: str, number: int, amend: Callable[[Path], None]) -> Path:
     """Publish a copy of an older version as the next version.
 
-    Nothing is removed and numbers only grow, so that every server follows and the history stays.
+    Nothing is removed and numbers only grow, so every server loads the copy and history remains.
     `amend` changes the copy before it is published.
 
     Raises:
@@ -67,7 +67,7 @@ def republish(models: Path, name: str, number: int, amend: Callable[[Path], None
 
 
 def keep_newest(models: Path, name: str, count: int) -> None:
-    """Remove all but the newest versions; each disappears whole.
+    """Remove all but the newest versions, each atomically.
 
     Directories with leading zeros, which `publish` never makes, are left alone.
     """
@@ -81,7 +81,7 @@ def _rename_to_next_version(hidden: Path, base_path: Path) -> Path:
     number = max(versions(base_path), default=0) + 1
     while True:
         if number > MAX_VERSION:
-            raise OSError(f"{base_path} has no version number left, the largest is taken")
+            raise OSError(f"{base_path} has no version number left: the largest is taken")
         target = base_path / str(number)
         try:
             hidden.rename(target)
@@ -95,33 +95,33 @@ def _rename_to_next_version(hidden: Path, base_path: Path) -> Path:
 
 @contextmanager
 def _hidden_directory(models: Path, name: str) -> Iterator[Path]:
-    """Make `.<name>.tmp-…`, lock it while it is in use, and remove it."""
+    """Create `.<name>.tmp-…`, lock it while it is in use, and remove it."""
     prefix = f".{name}.tmp-"
     hidden = models / f"{prefix}{secrets.token_hex(8)}"
-    with _locked(models):  # no other job may clean up between creating the directory and locking it
-        for left_over in models.glob(f"{glob.escape(prefix)}*"):
-            _remove_if_abandoned(left_over)
+    with _lock(models):  # no other job may clean up between creating the directory and locking it
+        for leftover in models.glob(f"{glob.escape(prefix)}*"):
+            _remove_if_abandoned(leftover)
         hidden.mkdir()
-        lock = os.open(hidden, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        descriptor = os.open(hidden, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
         yield hidden
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
-        os.close(lock)
+        os.close(descriptor)
 
 
 def _remove_if_abandoned(directory: Path) -> None:
     """Remove a hidden directory unless a running job holds its lock."""
     try:
-        with _locked(directory, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        with _lock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB):
             shutil.rmtree(directory, ignore_errors=True)
     except (BlockingIOError, FileNotFoundError):
         pass
 
 
 @contextmanager
-def _locked(directory: Path, mode: int = fcntl.LOCK_EX) -> Iterator[None]:
+def _lock(directory: Path, mode: int = fcntl.LOCK_EX) -> Iterator[None]:
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, mode)

@@ -1,1 +1,1 @@
-"""Share one fit between several processes."""
+"""Fits shared by several processes."""

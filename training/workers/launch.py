@@ -14,7 +14,7 @@ from training.workers.collectives import (
     TensorFlowWorkers,
     Workers,
     cluster_config,
-    meet,
+    resolve_cluster_config,
 )
 
 STOP_SECONDS = 10
@@ -24,37 +24,37 @@ STOP_SECONDS = 10
 def join_workers(
     count: int, rendezvous: tuple[str, int] | None, timeout: float = JOIN_SECONDS
 ) -> Iterator[Workers]:
-    """Join the workers; those started here get `STOP_SECONDS` to end, and are then killed.
+    """Join the workers; kill those started here if they do not end within `STOP_SECONDS`.
 
     Args:
         count: number of workers.
-        rendezvous: a name that resolves to the addresses of all of them, and their port. Without
-            it and without TF_CONFIG, the others are started here with the same command line.
+        rendezvous: host name that resolves to the addresses of all of them, and their port. If
+            neither it nor TF_CONFIG is set, the others are started here with the same command line.
         timeout: seconds to wait for all of them.
 
     Raises:
         WorkersError: the workers do not find each other.
     """
-    others: list[subprocess.Popen[bytes]] = []
+    processes: list[subprocess.Popen[bytes]] = []
     if "TF_CONFIG" not in os.environ and count > 1:
         if rendezvous is not None:
-            os.environ["TF_CONFIG"] = meet(*rendezvous, count, timeout)
+            os.environ["TF_CONFIG"] = resolve_cluster_config(*rendezvous, count, timeout)
         else:
             addresses = [f"127.0.0.1:{port}" for port in _free_ports(count)]
             os.environ["TF_CONFIG"] = cluster_config(addresses, 0)
-            others = [_start(cluster_config(addresses, i)) for i in range(1, count)]
+            processes = [_start(cluster_config(addresses, i)) for i in range(1, count)]
     try:
         if "TF_CONFIG" not in os.environ:
             yield Workers()
         else:
             yield TensorFlowWorkers(timeout)
-        for other in others:
-            with suppress(subprocess.TimeoutExpired):  # then it is killed
-                other.wait(STOP_SECONDS)
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
     finally:
-        for other in others:
-            other.kill()
-            other.wait()
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def _start(config: str) -> subprocess.Popen[bytes]:
@@ -67,8 +67,8 @@ def _start(config: str) -> subprocess.Popen[bytes]:
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [s.getsockname()[1] for s in sockets]
-    for opened in sockets:
-        opened.close()
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports: list[int] = [listener.getsockname()[1] for listener in listeners]
+    for listener in listeners:
+        listener.close()
     return ports

@@ -8,7 +8,7 @@ import numpy as np
 
 from training.errors import DivergedError
 from training.fitting.objective import Objective
-from training.fitting.solvers.state import State, servable
+from training.fitting.solvers.state import State, is_servable
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class GradientDescent:
     """Full-batch gradient descent from θ = 0.
 
     Attributes:
-        learning_rate: α; None takes the objective's safe one.
+        learning_rate: α; None uses the objective's safe learning rate.
     """
 
     learning_rate: float | None = None
@@ -37,7 +37,7 @@ class GradientDescent:
         cost, gradient = objective.cost_and_gradient(state.theta)
         alpha = float(state.memory["learning_rate"])
         theta = state.theta - alpha * gradient
-        if not (np.isfinite(cost) and servable(theta)):
+        if not (np.isfinite(cost) and is_servable(theta)):
             raise DivergedError(
                 f"the cost diverged at iteration {state.steps + 1} with learning rate {alpha:g}; "
                 "choose a smaller --learning-rate, or leave it out for a safe one"

@@ -13,16 +13,16 @@ import numpy as np
 from training.features.columns import Floats
 from training.fitting.objective import Objective
 from training.fitting.solvers.state import (
-    HALVINGS,
-    HALVINGS_IN_NOISE,
+    MAX_HALVINGS,
+    MAX_HALVINGS_IN_NOISE,
     NOISE,
     SUFFICIENT_DECREASE,
     State,
-    largest,
+    max_abs,
     warm_start,
 )
 
-PAIRS = 10
+MAX_PAIRS = 10
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Lbfgs:
     """Limited-memory BFGS with backtracking.
 
     Attributes:
-        tolerance: tolerance of the solution for the sample.
+        tolerance: tolerance of the sample's solution.
         sample: a sample of the rows, whose solution is the start; None starts from 0.
     """
 
@@ -41,40 +41,40 @@ class Lbfgs:
         """Return the state before the first step; its cost and criterion are those at θ."""
         theta = warm_start(Lbfgs(self.tolerance), objective, self.sample, self.tolerance)
         cost, gradient = objective.cost_and_gradient(theta)
-        nothing = np.zeros((0, len(theta)))
-        memory = {"gradient": gradient, "steps": nothing, "changes": nothing}
-        return State(theta, cost, largest(gradient), 0, memory)
+        no_pairs = np.zeros((0, len(theta)))
+        memory = {"gradient": gradient, "steps": no_pairs, "changes": no_pairs}
+        return State(theta, cost, max_abs(gradient), 0, memory)
 
     def step(self, objective: Objective, state: State) -> State:
         """Take one step; the new state's cost and criterion are those at its θ."""
         gradient = state.memory["gradient"]
         steps, changes = state.memory["steps"], state.memory["changes"]
-        direction = -_times_inverse(gradient, steps, changes)
+        direction = -_apply_inverse_hessian(gradient, steps, changes)
         if not len(steps):
             direction = direction / max(1.0, float(np.linalg.norm(gradient)))
         slope = float(gradient @ direction)
-        for halvings in range(HALVINGS):
+        for halvings in range(MAX_HALVINGS):
             scale = 0.5**halvings
             theta = state.theta + scale * direction
-            cost, following = objective.cost_and_gradient(theta)
-            noise = -scale * slope < NOISE * state.cost
-            better = noise and largest(following) < state.criterion
-            enough = state.cost + SUFFICIENT_DECREASE * scale * slope
-            if better or (cost <= enough and cost < state.cost):
+            cost, new_gradient = objective.cost_and_gradient(theta)
+            is_noise = -scale * slope < NOISE * state.cost
+            is_better = is_noise and max_abs(new_gradient) < state.criterion
+            bound = state.cost + SUFFICIENT_DECREASE * scale * slope
+            if is_better or (cost <= bound and cost < state.cost):
                 break
-            if noise and halvings >= HALVINGS_IN_NOISE:
-                return state.at_its_end()
+            if is_noise and halvings >= MAX_HALVINGS_IN_NOISE:
+                return state.as_finished()
         else:
-            return state.at_its_end()
-        step, change = theta - state.theta, following - gradient
+            return state.as_finished()
+        step, change = theta - state.theta, new_gradient - gradient
         if step @ change > 0:  # otherwise the approximation would not be positive definite
-            steps = np.vstack([steps, step])[-PAIRS:]
-            changes = np.vstack([changes, change])[-PAIRS:]
-        memory = {"gradient": following, "steps": steps, "changes": changes}
-        return State(theta, cost, largest(following), state.steps + 1, memory)
+            steps = np.vstack([steps, step])[-MAX_PAIRS:]
+            changes = np.vstack([changes, change])[-MAX_PAIRS:]
+        memory = {"gradient": new_gradient, "steps": steps, "changes": changes}
+        return State(theta, cost, max_abs(new_gradient), state.steps + 1, memory)
 
 
-def _times_inverse(gradient: Floats, steps: Floats, changes: Floats) -> Floats:
+def _apply_inverse_hessian(gradient: Floats, steps: Floats, changes: Floats) -> Floats:
     """Return the approximate inverse Hessian times the gradient."""
     if not len(steps):
         return gradient

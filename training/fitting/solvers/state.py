@@ -12,13 +12,13 @@ import numpy as np
 from training.features.columns import Floats
 from training.fitting.objective import Objective
 
-SAMPLE_STEPS = 100
-# Line search: the sufficient share of the predicted decrease (Armijo), and the number of halvings.
+MAX_SAMPLE_STEPS = 100
+# Line search: the sufficient fraction of the predicted decrease (Armijo), and limits on halvings.
 SUFFICIENT_DECREASE = 1e-4
-HALVINGS = 30
-HALVINGS_IN_NOISE = 4
-# The relative accuracy of sums in float32. Smaller pivots are noise, and the cost cannot judge a
-# step that gains less; its derivatives, which are near 0, can.
+MAX_HALVINGS = 30
+MAX_HALVINGS_IN_NOISE = 4
+# The relative accuracy of float32 sums. Smaller pivots are noise, and the cost cannot judge a step
+# that gains less; its derivatives, which are near 0, can.
 NOISE = 1e-6
 
 
@@ -42,7 +42,7 @@ class State:
     memory: Mapping[str, Floats] = field(default_factory=dict)
     finished: bool = False
 
-    def at_its_end(self) -> State:
+    def as_finished(self) -> State:
         """Return the same state, marked as finished."""
         return replace(self, finished=True)
 
@@ -61,14 +61,14 @@ class Optimizer(Protocol):
         """
 
 
-def largest(gradient: Floats) -> float:
+def max_abs(gradient: Floats) -> float:
     """Return the largest absolute component."""
     return float(np.abs(gradient).max())
 
 
-def servable(theta: Floats) -> bool:
+def is_servable(theta: Floats) -> bool:
     """Return whether all parameters are finite in float32, the type that is served."""
-    return largest(theta) <= float(np.finfo(np.float32).max)
+    return max_abs(theta) <= float(np.finfo(np.float32).max)
 
 
 def warm_start(
@@ -79,6 +79,6 @@ def warm_start(
     if sample is None:
         return zero
     state = optimizer.start(sample)
-    while state.criterion > tolerance and state.steps < SAMPLE_STEPS and not state.finished:
+    while state.criterion > tolerance and state.steps < MAX_SAMPLE_STEPS and not state.finished:
         state = optimizer.step(sample, state)
     return state.theta if np.isfinite(state.theta).all() else zero
