@@ -51,7 +51,7 @@ def ids(store: Store) -> list[str]:
     return sorted([*store.predictions("m")["id"], *store.predictions("other")["id"]])
 
 
-def test_parquet_holds_what_the_segments_held(store: Store) -> None:
+def test_compaction_keeps_every_row(store: Store) -> None:
     before = store.predictions("m").sort("time")
     assert len(before) == 30
     done = compact(store, NOON, nothing)
@@ -63,7 +63,7 @@ def test_parquet_holds_what_the_segments_held(store: Store) -> None:
     assert compact(store, NOON, nothing).segments == 0
 
 
-def test_duckdb_and_polars_read_the_files(store: Store) -> None:
+def test_duckdb_and_polars_read_the_parquet_files(store: Store) -> None:
     compact(store, NOON, nothing)
     pattern = f"{store.directory}/model=*/date=*/*.parquet"
     query = (
@@ -90,7 +90,7 @@ def test_duckdb_and_polars_read_the_files(store: Store) -> None:
 
 
 @pytest.mark.parametrize("steps", range(8))
-def test_a_compaction_that_is_killed_neither_loses_nor_doubles_rows(
+def test_interrupted_compaction_neither_loses_nor_duplicates_rows(
     store: Store, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stop after each of the renames and removals that a compaction makes."""
@@ -124,7 +124,7 @@ def test_a_compaction_that_is_killed_neither_loses_nor_doubles_rows(
     assert compact(store, NOON, nothing).segments == 0
 
 
-def test_a_new_segment_with_the_name_of_a_removed_one_is_read(
+def test_new_segment_with_the_name_of_a_removed_one_is_read(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, unlink = ids(store), Path.unlink
@@ -153,7 +153,7 @@ def test_plans_of_earlier_releases_are_completed(store: Store) -> None:
     assert not list(store.directory.rglob("*.ndjson"))
 
 
-def test_kill_9_in_the_middle(tmp_path: Path) -> None:
+def test_sigkill_during_compaction_loses_no_rows(tmp_path: Path) -> None:
     for segment in range(12):
         rows = [prediction(segment * 100 + n) for n in range(100)]
         write(tmp_path / f"host-1-{segment:02}.ndjson", rows)
@@ -183,7 +183,7 @@ def store_ids(folder: Path) -> int:
     return len(found)
 
 
-def test_open_segments_are_read_but_left_to_their_gateway(store: Store) -> None:
+def test_open_segments_are_read_but_compacted_only_once_abandoned(store: Store) -> None:
     path = write(store.directory / "host-2-1.ndjson.open", [prediction(50)], torn='{"id"')
     assert len(store.predictions("m")) == 31
     compact(store, NOON, nothing)
@@ -244,7 +244,7 @@ def test_forget_removes_every_trace(store: Store, compacted: bool) -> None:
     assert "expected --id or --caller" in none.output
 
 
-def test_forget_removes_a_damaged_dataset_and_the_files_of_killed_jobs(store: Store) -> None:
+def test_forget_removes_damaged_datasets_and_temporary_files(store: Store) -> None:
     torn = store.directory / "datasets" / "x" / "rows" / "labelled.parquet"
     torn.parent.mkdir(parents=True)
     torn.write_bytes(b"PAR1")
@@ -260,12 +260,12 @@ def test_forget_removes_a_damaged_dataset_and_the_files_of_killed_jobs(store: St
     assert not any(path.exists() for path in hidden)
 
 
-def test_rows_are_as_private_in_parquet_as_in_segments(store: Store) -> None:
+def test_parquet_files_are_not_world_readable(store: Store) -> None:
     compact(store, NOON, nothing)
     assert {path.stat().st_mode & 0o777 for path in store.parquet_files()} == {0o640}
 
 
-def test_predictions_are_found_by_their_keys(store: Store) -> None:
+def test_predictions_are_selected_by_key(store: Store) -> None:
     keys = pl.DataFrame({"id": ["id-3", "id-3", "id-99", "new"], "row": [0, 1, 0, 0]})
     compact(store, NOON, nothing)
     write(store.directory / "host-1-3.ndjson", [prediction(0, id="new")])
@@ -318,7 +318,7 @@ def test_damaged_lines_are_skipped_and_counted(tmp_path: Path) -> None:
         ("high", None, (None, None, {"probability": "high", "label": None})),
     ],
 )
-def test_rows_of_any_model_s_outputs_are_kept(
+def test_outputs_of_any_type_are_kept(
     tmp_path: Path, probability: object, label: object, expected: tuple[object, ...]
 ) -> None:
     answer = {"probability": probability, "label": label}

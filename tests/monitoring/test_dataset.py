@@ -79,7 +79,7 @@ def test_logged_cells_have_the_types_of_the_original_table(tmp_path: Path) -> No
     assert dataset.provenance.weighted is False
 
 
-def test_columns_widen_for_logged_cells_and_other_cells_are_counted(tmp_path: Path) -> None:
+def test_columns_widen_for_logged_cells_and_rows_that_do_not_fit_are_counted(tmp_path: Path) -> None:
     original = pl.DataFrame(
         {
             "big": [2**53 + 3],
@@ -108,7 +108,7 @@ def test_columns_widen_for_logged_cells_and_other_cells_are_counted(tmp_path: Pa
     assert stored.rows()[0][:2] == (2**53 + 3, 3.0)
 
 
-def test_the_files_are_those_that_training_reads(store: Store, tmp_path: Path) -> None:
+def test_dataset_reads_the_same_files_as_training(store: Store, tmp_path: Path) -> None:
     folder, model = tmp_path / "table", version(tmp_path, "x")
     (folder / "more").mkdir(parents=True)
     for name in ("a.csv", "_b.CSV", "more/c.csv", "t[1].csv"):
@@ -135,7 +135,7 @@ def test_headers_are_read_as_in_training(store: Store, tmp_path: Path, header: s
     assert not {"", "Unnamed: 0"} & set(rows.columns)
 
 
-def test_an_index_may_be_a_feature(tmp_path: Path) -> None:
+def test_unnamed_index_column_can_be_a_feature(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("Unnamed: 0,left\n1,no\n")
     model = version(tmp_path, "Unnamed: 0")
     (tmp_path / "log").mkdir()
@@ -143,7 +143,7 @@ def test_an_index_may_be_a_feature(tmp_path: Path) -> None:
     assert "Unnamed: 0" in pl.read_parquet_schema(dataset.rows / "original.parquet")
 
 
-def test_labels_may_be_booleans(tmp_path: Path) -> None:
+def test_labels_can_be_booleans(tmp_path: Path) -> None:
     write(tmp_path / "log" / "a.ndjson", [prediction(n, columns={"x": n}) for n in range(2)])
     labels = [feedback(0, "true"), feedback(1, "false")]
     write(tmp_path / "log" / "feedback" / "a.ndjson", labels)
@@ -155,7 +155,7 @@ def test_labels_may_be_booleans(tmp_path: Path) -> None:
     assert rows["left"].to_list() == [True, False]
 
 
-def test_tables_that_cannot_be_read_or_extended_are_reported(store: Store, tmp_path: Path) -> None:
+def test_tables_that_cannot_be_read_or_extended_are_rejected(store: Store, tmp_path: Path) -> None:
     (tmp_path / "ragged.csv").write_text("x,left\n1,no\n2,yes,4\n")
     (tmp_path / "torn.parquet").write_bytes(b"PAR1")
     lists = pl.DataFrame({"x": [[1]], "left": ["no"]})
@@ -170,7 +170,7 @@ def test_tables_that_cannot_be_read_or_extended_are_reported(store: Store, tmp_p
     assert list((store.directory / "datasets").iterdir()) == []
 
 
-def test_rows_that_are_forgotten_meanwhile_are_not_in_the_dataset(
+def test_rows_forgotten_during_a_build_are_removed_from_the_dataset(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = threading.Thread(target=lambda: forget(store, ["id-1"], [], lambda n: None))

@@ -35,7 +35,7 @@ WINDOWS = 1000
 TRAINED = 3000
 
 
-def test_values_equal_an_offline_computation() -> None:
+def test_statistics_match_an_offline_computation() -> None:
     random = np.random.default_rng(0)
     for _ in range(50):
         bins = int(random.integers(3, 13))
@@ -56,7 +56,7 @@ def test_values_equal_an_offline_computation() -> None:
         assert found.ks == pytest.approx(np.abs(cumulative).max(), abs=1e-6)
 
 
-def test_quantiles_are_those_of_chi_square() -> None:
+def test_chi_square_quantiles_match_scipy() -> None:
     for degrees in range(1, 13):
         for probability in (0.9, 0.99, 1 - ALPHA / 200):
             expected = stats.chi2.ppf(probability, degrees)
@@ -64,7 +64,7 @@ def test_quantiles_are_those_of_chi_square() -> None:
 
 
 @pytest.mark.parametrize("rows", [100, 1000, 10_000, 100_000])
-def test_undrifted_windows_alarm_at_most_as_often_as_stated(rows: int) -> None:
+def test_false_alarm_rate_is_at_most_alpha(rows: int) -> None:
     random = np.random.default_rng(rows)
     truth = random.dirichlet(np.full(10, 5.0), COLUMNS)
     alarms = above = 0
@@ -84,7 +84,7 @@ def test_undrifted_windows_alarm_at_most_as_often_as_stated(rows: int) -> None:
     assert alarms <= above <= chance + 3 * np.sqrt(chance)
 
 
-def test_a_fixed_limit_is_exceeded_by_chance() -> None:
+def test_fixed_psi_limit_is_exceeded_by_chance() -> None:
     random, shares = np.random.default_rng(0), np.full(10, 0.1)
     exceeded = []
     for _ in range(100):
@@ -101,7 +101,7 @@ def test_a_fixed_limit_is_exceeded_by_chance() -> None:
     assert np.mean(exceeded) == pytest.approx(0.8, abs=0.1)
 
 
-def test_few_rows_do_not_say_that_all_is_well() -> None:
+def test_too_few_rows_do_not_pass_as_ok() -> None:
     shares = np.full(10, 0.1)
     assert shift(np.full(10, 2.0), shares, TRAINED, columns=30).verdict == "too few rows"
     assert shift(np.zeros(10), shares, TRAINED).verdict == "too few rows"
@@ -148,7 +148,7 @@ SEEDED = {
 }
 
 
-def test_seeded_drifts_are_found_and_ranked_by_what_they_move(version: Version) -> None:
+def test_seeded_drifts_are_found_and_ranked_by_impact(version: Version) -> None:
     found = measure_drift(version, "m", counted(version, SEEDED))
     # The weights of y are three times those of x, which has moved further.
     assert [one.column for one in found][:3] == ["", "y", "x"]
@@ -169,7 +169,7 @@ def test_seeded_drifts_are_found_and_ranked_by_what_they_move(version: Version) 
     assert other[1].other == pytest.approx(0.6, abs=0.05)
 
 
-def test_the_version_with_the_most_rows_is_judged_whatever_its_columns(tmp_path: Path) -> None:
+def test_busiest_version_does_not_depend_on_the_number_of_columns(tmp_path: Path) -> None:
     columns = [column("x"), column("y"), column("z")]
     published = [
         Version(prediction_log.version(tmp_path, number, columns=columns[: 2 * number - 1]))
@@ -180,7 +180,7 @@ def test_the_version_with_the_most_rows_is_judged_whatever_its_columns(tmp_path:
     assert busiest_version(published, "m", counts) is published[0]
 
 
-def test_the_command_sums_the_counters_of_all_gateways(
+def test_drift_command_sums_the_counters_of_all_gateways(
     version: Version, gateway: HTTPServer
 ) -> None:
     gateway.text = exposition(counted(version, SEEDED))  # type: ignore[attr-defined]
@@ -221,7 +221,7 @@ def test_the_command_sums_the_counters_of_all_gateways(
         assert (failed.exit_code, message in failed.output) == (1, True), failed.output
 
 
-def test_a_gateway_with_addresses_of_both_families_counts_once(
+def test_gateway_with_ipv4_and_ipv6_addresses_counts_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     resolve(monkeypatch, {"both": ("::1", "127.0.0.1"), "ipv6": ("::1",)})
@@ -229,7 +229,7 @@ def test_a_gateway_with_addresses_of_both_families_counts_once(
     assert resolve_hosts(["http://both:8080/", "http://ipv6:8080"]) == urls
 
 
-def test_history_survives_restarts_of_gateways_and_of_itself(tmp_path: Path) -> None:
+def test_history_survives_restarts_and_torn_files(tmp_path: Path) -> None:
     one, other = Bin("m", 1, "x", "0"), Bin("m", 1, "Preis\x85", "missing")
     history = History(tmp_path)
     history.add("a", Counter({one: 5}), NOON)
@@ -250,7 +250,7 @@ def test_history_survives_restarts_of_gateways_and_of_itself(tmp_path: Path) -> 
     assert not history.since(NOON)
 
 
-def test_a_restart_is_that_of_all_counters(tmp_path: Path) -> None:
+def test_missing_counter_marks_a_restart_of_all_counters(tmp_path: Path) -> None:
     slow, fast = Bin("m", 1, "x", "0"), Bin("m", 1, "x", "1")
     history = History(tmp_path)
     history.add("a", Counter({slow: 100, fast: 100}), NOON)
@@ -258,7 +258,7 @@ def test_a_restart_is_that_of_all_counters(tmp_path: Path) -> None:
     assert history.add("a", Counter({fast: 160}), NOON) == Counter({fast: 10})
 
 
-def test_an_increase_that_cannot_be_written_is_not_lost(tmp_path: Path) -> None:
+def test_increase_that_cannot_be_written_is_counted_later(tmp_path: Path) -> None:
     history, one = History(tmp_path), Bin("m", 1, "x", "0")
     history.add("a", Counter({one: 5}), NOON)
     tomorrow = NOON + timedelta(days=1)
@@ -270,7 +270,7 @@ def test_an_increase_that_cannot_be_written_is_not_lost(tmp_path: Path) -> None:
     assert history.since(tomorrow) == Counter({one: 3})
 
 
-def test_addresses_that_are_gone_for_a_day_are_dropped(tmp_path: Path) -> None:
+def test_addresses_absent_for_a_day_are_dropped(tmp_path: Path) -> None:
     one, last = Bin("m", 1, "x", "0"), tmp_path / "drift" / "last.json"
     history = History(tmp_path)
     for hours, urls in ((0, "ab"), (1, "b"), (23, "b"), (25, "b"), (26, "b")):
@@ -281,7 +281,7 @@ def test_addresses_that_are_gone_for_a_day_are_dropped(tmp_path: Path) -> None:
     assert list(json.loads(last.read_text())) == ["b"]
 
 
-def test_rounds_may_be_days_apart(tmp_path: Path) -> None:
+def test_rounds_can_be_days_apart(tmp_path: Path) -> None:
     history, one = History(tmp_path), Bin("m", 1, "x", "0")
     for day in range(3):
         grown = [
@@ -296,7 +296,7 @@ def test_rounds_may_be_days_apart(tmp_path: Path) -> None:
     [b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx 1"],
     ids=["not HTTP", "cut off"],
 )
-def test_a_broken_answer_of_a_gateway_is_reported(answer: bytes) -> None:
+def test_malformed_gateway_response_is_reported(answer: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def reply() -> None:
@@ -312,7 +312,7 @@ def test_a_broken_answer_of_a_gateway_is_reported(answer: bytes) -> None:
         thread.join()
 
 
-def test_an_answer_that_is_not_prometheus_s_is_reported(gateway: HTTPServer) -> None:
+def test_response_that_is_not_from_prometheus_is_rejected(gateway: HTTPServer) -> None:
     gateway.text = "[]"  # type: ignore[attr-defined]
     with pytest.raises(MonitoringError, match="expected a Prometheus server's response"):
         query_prometheus(f"http://127.0.0.1:{gateway.server_port}", "m", timedelta(hours=1))

@@ -32,7 +32,7 @@ from monitoring.quality import ArmQuality
 from monitoring.retraining import Run
 from monitoring.statistics import Shift
 from rollout.exporter import Exporter as RolloutExporter
-from tests.conftest import Starter, missing
+from tests.conftest import Starter, skip_or_fail
 from tests.support.prediction_log import exposition
 from tests.support.processes import ROOT, wait_for
 
@@ -53,12 +53,12 @@ SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
 def tool(name: str) -> str:
     found = shutil.which(name)
     if found is None:
-        missing(f"{name} is not installed (on Debian: apt-get install {PACKAGES[name]})")
+        skip_or_fail(f"{name} is not installed (on Debian: apt-get install {PACKAGES[name]})")
     assert found is not None
     return found
 
 
-def test_the_alert_rules_fire_when_they_should() -> None:
+def test_alert_rules_pass_their_promtool_tests() -> None:
     rules = str(OBSERVABILITY / "alerts_test.yml")
     done = subprocess.run(
         [tool("promtool"), "test", "rules", rules], capture_output=True, text=True, check=False
@@ -66,7 +66,7 @@ def test_the_alert_rules_fire_when_they_should() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_configuration_is_valid() -> None:
+def test_prometheus_configuration_is_valid() -> None:
     config = str(OBSERVABILITY / "prometheus.yml")
     done = subprocess.run(
         [tool("promtool"), "check", "config", config], capture_output=True, text=True, check=False
@@ -94,7 +94,7 @@ def rule_expressions() -> list[tuple[str, str]]:
     return [(rule["alert"], rule["expr"]) for group in groups for rule in group["rules"]]
 
 
-def test_every_expression_has_names_of_our_metrics() -> None:
+def test_expressions_use_only_existing_metrics() -> None:
     arms = CollectorRegistry()
     ArmMetrics(arms)
     registries = (Metrics().registry, arms, RolloutExporter("m")._registry, Exporter("m").registry)
@@ -122,7 +122,7 @@ def filled(exporter: Exporter) -> None:
     exporter.finish(NOW.timestamp(), failed=False)
 
 
-def test_a_first_round_that_never_ends_has_an_age() -> None:
+def test_last_round_starts_at_the_current_time() -> None:
     last = Exporter("m").registry.get_sample_value("monitoring_last_round_seconds", {"model": "m"})
     assert last is not None
     assert abs(last - time.time()) < 60
@@ -171,7 +171,7 @@ def ask(url: str, expression: str) -> list[dict[str, Any]]:
     return result
 
 
-def test_prometheus_answers_every_expression(
+def test_every_dashboard_expression_has_a_result(
     starter: Starter, model_server: str, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
@@ -201,7 +201,7 @@ def test_prometheus_answers_every_expression(
     wait_for(lambda: expected <= (now := firing()) and "GatewayDown" not in now, "the alerts fire")
 
 
-def test_an_alert_of_ours_reaches_alertmanager(starter: Starter, tmp_path: Path) -> None:
+def test_drift_alert_reaches_alertmanager(starter: Starter, tmp_path: Path) -> None:
     alertmanager = start_tool(
         starter,
         tool("prometheus-alertmanager"),
@@ -238,7 +238,7 @@ def test_an_alert_of_ours_reaches_alertmanager(starter: Starter, tmp_path: Path)
     assert [one["name"] for one in by_column["x"]["receivers"]] == ["none"]
 
 
-def test_drift_of_a_window_is_read_from_prometheus(
+def test_row_counts_of_a_window_are_read_from_prometheus(
     starter: Starter, gateway: HTTPServer, tmp_path: Path
 ) -> None:
     # Prometheus leaves out empty labels, as that of the model's own probability.
@@ -257,7 +257,7 @@ def test_drift_of_a_window_is_read_from_prometheus(
 
 
 @pytest.mark.parametrize("retraining", [False, True])
-def test_the_compose_files_start_watch_with_options_it_has(
+def test_compose_files_start_watch_with_valid_options(
     docker_engine: None, retraining: bool
 ) -> None:
     files = ["docker-compose.yml", "deploy/compose.monitoring.yml"]

@@ -32,7 +32,7 @@ def sigmoid(logit: Any) -> Any:
     return 1 / (1 + np.exp(-logit))
 
 
-def test_metrics_are_those_of_scikit_learn_and_of_training() -> None:
+def test_metrics_match_scikit_learn_and_training() -> None:
     random = np.random.default_rng(0)
     p = random.random(3000).round(2)  # many equal ones
     labels = (random.random(3000) < p**1.3).astype(np.float64)
@@ -48,7 +48,7 @@ def test_metrics_are_those_of_scikit_learn_and_of_training() -> None:
     )
 
 
-def test_the_estimate_without_labels_is_true_under_covariate_shift_only() -> None:
+def test_estimate_without_labels_holds_only_under_covariate_shift() -> None:
     random = np.random.default_rng(1)
     inside = {"accuracy": 0, "log_loss": 0}
     for _ in range(200):
@@ -67,7 +67,7 @@ def test_the_estimate_without_labels_is_true_under_covariate_shift_only() -> Non
     assert truth["accuracy"] < expected["accuracy"].low - 0.3
 
 
-def test_95_of_100_intervals_hold_the_truth() -> None:
+def test_intervals_cover_the_true_accuracy() -> None:
     random = np.random.default_rng(2)
     held = 0
     for seed in range(40):
@@ -120,7 +120,7 @@ def arms(log: Path) -> dict[tuple[int, str | None], ArmQuality]:
     return {(arm.version, arm.arm): arm for arm in found(log).arms}
 
 
-def test_each_arm_is_weighted_by_its_share_and_compared_with_its_labels(log: Path) -> None:
+def test_arms_are_measured_with_rows_weighted_by_share(log: Path) -> None:
     by_arm = arms(log)
     assert set(by_arm) == {(1, "stable"), (2, "canary")}
     stable = by_arm[1, "stable"]
@@ -136,12 +136,12 @@ def test_each_arm_is_weighted_by_its_share_and_compared_with_its_labels(log: Pat
     assert by_arm[2, "canary"].expected == {}
 
 
-def test_labels_that_do_not_count_are_counted(log: Path) -> None:
+def test_replaced_unknown_and_invalid_labels_are_counted(log: Path) -> None:
     result = found(log)
     assert (result.replaced, result.unknown, result.invalid) == (2, 1, 1)
 
 
-def test_the_last_label_received_wins(tmp_path: Path) -> None:
+def test_last_received_label_wins(tmp_path: Path) -> None:
     models = tmp_path / "models"
     prediction_log.version(models)
     write(tmp_path / "log" / "a.ndjson", [prediction(n, probability=0.9) for n in range(3)])
@@ -153,7 +153,7 @@ def test_the_last_label_received_wins(tmp_path: Path) -> None:
     assert arm.metrics["accuracy"].value == 0.5
 
 
-def test_nothing_labelled_and_nothing_logged(tmp_path: Path) -> None:
+def test_report_states_missing_labels_and_predictions(tmp_path: Path) -> None:
     prediction_log.version(tmp_path / "models")
     write(tmp_path / "log" / "a.ndjson", [prediction(n) for n in range(3)])
     result = found(tmp_path / "log")
@@ -163,7 +163,7 @@ def test_nothing_labelled_and_nothing_logged(tmp_path: Path) -> None:
     assert "No predictions were logged" in render(found(tmp_path / "log"))
 
 
-def test_a_roc_curve_needs_labels_of_both_classes(tmp_path: Path) -> None:
+def test_roc_curve_requires_labels_of_both_classes(tmp_path: Path) -> None:
     prediction_log.version(tmp_path / "models")
     write(tmp_path / "log" / "a.ndjson", [prediction(n) for n in range(3)])
     write(tmp_path / "log" / "feedback" / "a.ndjson", [feedback(0, "no")])
@@ -172,7 +172,7 @@ def test_a_roc_curve_needs_labels_of_both_classes(tmp_path: Path) -> None:
     assert "ROC curve" in render(found(tmp_path / "log"))
 
 
-def test_days_of_two_years_have_bars_of_their_own(log: Path) -> None:
+def test_same_day_of_two_years_has_two_bars(log: Path) -> None:
     days = (("2025-11-28", 3, 1), ("2026-11-28", 4, 2))
     figure = Figure()
     charts._draw_days(figure, replace(found(log).arms[0], rows_by_day=days))
@@ -180,7 +180,7 @@ def test_days_of_two_years_have_bars_of_their_own(log: Path) -> None:
     assert len({bar.get_x() for bar in bars}) == 2  # type: ignore[attr-defined]
 
 
-def test_the_command_writes_a_self_contained_report(log: Path) -> None:
+def test_quality_command_writes_a_self_contained_report(log: Path) -> None:
     days = (datetime.now(timezone.utc) - NOON).days + 2
     report = log.parent / "quality.html"
     command = ["quality", f"--models={log.parent / 'models'}", "--model=m", f"--log={log}"]

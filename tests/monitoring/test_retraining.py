@@ -46,7 +46,7 @@ def retrain(churn: Path, log: Path, *options: str) -> Result:
     return CliRunner().invoke(main, command)
 
 
-def test_a_refusal_of_the_gate_is_reported_and_nothing_is_published(churn: Path) -> None:
+def test_gate_refusal_is_reported_and_nothing_is_published(churn: Path) -> None:
     versions = churn / "models" / "churn"
     # Each row stands for five.
     log = logged(churn / "log", 600, share=0.2)
@@ -84,7 +84,7 @@ def test_errors_are_reported(trained_churn: Path, tmp_path: Path) -> None:
         assert "is running" in retrain(trained_churn, log, "--min-labels=1").output
 
 
-def test_watch_retrains_on_drift_with_labels_and_then_waits(
+def test_watch_retrains_on_drift_with_enough_labels_then_cools_down(
     churn: Path, gateway: HTTPServer
 ) -> None:
     # A half of the requests is logged.

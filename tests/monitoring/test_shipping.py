@@ -95,7 +95,7 @@ def names(first: int, last: int) -> set[str]:
     return {f"id-{number}" for number in range(first, last)}
 
 
-def test_events_have_the_form_of_kserve(receiver: Receiver, tmp_path: Path) -> None:
+def test_events_follow_the_kserve_format(receiver: Receiver, tmp_path: Path) -> None:
     rows = [
         prediction(0, id="two", row=0, columns={"x": 1.5}, time="2026-03-01T12:00:00.000Z"),
         prediction(1, id="two", row=1, columns={"x": None}, time="2026-03-01T12:00:00.000Z"),
@@ -135,7 +135,7 @@ def test_events_have_the_form_of_kserve(receiver: Receiver, tmp_path: Path) -> N
     assert events["id-3", "response"][1] == {"predictions": [{"score": [1, 2]}]}
 
 
-def test_long_requests_are_sent_in_parts(receiver: Receiver, tmp_path: Path) -> None:
+def test_long_requests_are_split_into_several_events(receiver: Receiver, tmp_path: Path) -> None:
     rows = [prediction(0, id="long", row=n, columns={"x": n}) for n in range(2 * MAX_ROWS + 1)]
     write(tmp_path / "host-1-1.ndjson", rows)
     assert ship(tmp_path, receiver.url).exit_code == 0
@@ -144,7 +144,7 @@ def test_long_requests_are_sent_in_parts(receiver: Receiver, tmp_path: Path) -> 
     assert requests[f"long/{MAX_ROWS}"]["instances"][0] == {"x": MAX_ROWS}
 
 
-def test_each_segment_is_sent_once_and_damaged_lines_are_counted(
+def test_segments_are_sent_once_and_damaged_lines_are_counted(
     receiver: Receiver, tmp_path: Path
 ) -> None:
     path = tmp_path / "host-1-1.ndjson"
@@ -160,7 +160,7 @@ def test_each_segment_is_sent_once_and_damaged_lines_are_counted(
     assert receiver.ids() == Counter(names(0, 3))
 
 
-def test_errors_are_retried_until_the_event_is_accepted(receiver: Receiver, tmp_path: Path) -> None:
+def test_failed_events_are_retried_until_accepted(receiver: Receiver, tmp_path: Path) -> None:
     write(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(20)])
     receiver.statuses = [500, 503, 429] * 5
     done = ship(tmp_path, receiver.url)
@@ -170,7 +170,7 @@ def test_errors_are_retried_until_the_event_is_accepted(receiver: Receiver, tmp_
     assert ": not now" in done.output
 
 
-def test_a_receiver_that_is_down_is_waited_for(tmp_path: Path) -> None:
+def test_ship_waits_for_a_receiver_unless_run_once(tmp_path: Path) -> None:
     write(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(20)])
     port = free_port()
     url = f"http://127.0.0.1:{port}/"
@@ -189,7 +189,7 @@ def test_a_receiver_that_is_down_is_waited_for(tmp_path: Path) -> None:
     assert "20 rows in 40 events" in (tmp_path / "output").read_text()
 
 
-def test_refused_events_stop_the_job_or_are_counted(receiver: Receiver, tmp_path: Path) -> None:
+def test_refused_events_stop_the_job_or_are_skipped(receiver: Receiver, tmp_path: Path) -> None:
     write(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(20)])
     receiver.refused_ids = {"id-7"}
     done = ship(tmp_path, receiver.url)
@@ -225,7 +225,7 @@ class background:  # noqa: N801
         self.process.wait(20)
 
 
-def test_kill_9_in_the_middle_loses_nothing(receiver: Receiver, tmp_path: Path) -> None:
+def test_sigkill_during_shipping_loses_no_events(receiver: Receiver, tmp_path: Path) -> None:
     for segment in range(2):
         rows = [prediction(400 * segment + n) for n in range(400)]
         write(tmp_path / f"host-1-{segment}.ndjson", rows)
@@ -244,7 +244,7 @@ def test_kill_9_in_the_middle_loses_nothing(receiver: Receiver, tmp_path: Path) 
     assert set(responses) == names(0, 800)
 
 
-def test_compaction_waits_for_what_is_not_sent(receiver: Receiver, tmp_path: Path) -> None:
+def test_compaction_skips_unsent_segments(receiver: Receiver, tmp_path: Path) -> None:
     store, now = Store(tmp_path), datetime.now(timezone.utc) + timedelta(minutes=1)
     write(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(3)])
     assert ship(tmp_path, receiver.url).exit_code == 0
@@ -271,7 +271,7 @@ def test_compaction_waits_for_what_is_not_sent(receiver: Receiver, tmp_path: Pat
     assert compact(store, now, lambda done, total: None).segments == 1
 
 
-def test_a_segment_completed_during_a_compaction_waits(
+def test_segment_completed_during_compaction_is_left_for_shipping(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unsent_then_completed(*arguments: Any) -> set[Path]:
@@ -285,7 +285,7 @@ def test_a_segment_completed_during_a_compaction_waits(
     assert (tmp_path / "host-1-1.ndjson").exists()
 
 
-def test_forget_removes_the_labels_of_a_caller_whose_predictions_are_not_sent(
+def test_forget_removes_labels_of_a_caller_s_unsent_predictions(
     receiver: Receiver, tmp_path: Path
 ) -> None:
     write(tmp_path / "host-1-1.ndjson", [prediction(0)])
@@ -297,7 +297,7 @@ def test_forget_removes_the_labels_of_a_caller_whose_predictions_are_not_sent(
     assert Store(tmp_path).feedback()["id"].to_list() == ["id-0"]
 
 
-def test_what_is_wrong_is_reported(receiver: Receiver, tmp_path: Path) -> None:
+def test_errors_are_reported(receiver: Receiver, tmp_path: Path) -> None:
     for url in (
         "broker:8080",
         "ftp://broker",

@@ -60,7 +60,7 @@ def ages(gateway: HTTPServer, young: int, old: int, **others: int) -> str:
     return f"http://127.0.0.1:{gateway.server_port}"
 
 
-def test_drift_is_of_the_version_with_the_most_rows(gateway: HTTPServer, tmp_path: Path) -> None:
+def test_drift_is_measured_for_the_version_with_the_most_rows(gateway: HTTPServer, tmp_path: Path) -> None:
     watched = Watched(tmp_path, [ages(gateway, 1000, 50, canary=50)])
     assert watched.round()
     assert 'monitoring_drift_verdict{column="age",model="m",version="1"} 2.0' in watched.metrics(
@@ -74,7 +74,7 @@ def test_drift_is_of_the_version_with_the_most_rows(gateway: HTTPServer, tmp_pat
     ]
 
 
-def test_an_alarm_ends_with_its_window(gateway: HTTPServer, tmp_path: Path) -> None:
+def test_alarm_ends_with_its_window(gateway: HTTPServer, tmp_path: Path) -> None:
     watched = Watched(tmp_path, [ages(gateway, 1000, 50)])
     watched.round()
     assert watched.metrics("monitoring_drift_verdict")
@@ -89,7 +89,7 @@ def test_an_alarm_ends_with_its_window(gateway: HTTPServer, tmp_path: Path) -> N
     assert not watched.metrics("monitoring_drift_verdict")
 
 
-def test_a_gateway_without_an_address_does_not_hide_the_others(
+def test_gateway_that_does_not_resolve_does_not_hide_the_others(
     gateway: HTTPServer, tmp_path: Path
 ) -> None:
     watched = Watched(tmp_path, ["http://nobody.invalid", ages(gateway, 1000, 50)])
@@ -98,13 +98,13 @@ def test_a_gateway_without_an_address_does_not_hide_the_others(
     assert watched.metrics("monitoring_drift_verdict")
 
 
-def test_a_port_in_use_is_reported(gateway: HTTPServer) -> None:
+def test_port_in_use_is_reported(gateway: HTTPServer) -> None:
     port = gateway.server_port
     with pytest.raises(MonitoringError, match=f"cannot listen on 127.0.0.1:{port}: Address"):
         Exporter("m").serve("127.0.0.1", port)
 
 
-def test_new_segments_are_left_to_shippers(tmp_path: Path) -> None:
+def test_new_segments_are_left_for_shippers(tmp_path: Path) -> None:
     watched = Watched(tmp_path, [])
     new = write(watched.log / "host-1-2.ndjson", [prediction(1)])
     old = write(watched.log / "host-1-1.ndjson", [prediction(0)])
@@ -114,7 +114,7 @@ def test_new_segments_are_left_to_shippers(tmp_path: Path) -> None:
     assert not old.exists()
 
 
-def test_unexpected_errors_end_no_other_part(
+def test_unexpected_error_is_reported_and_the_round_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*arguments: object) -> None:
@@ -135,7 +135,7 @@ def test_unexpected_errors_end_no_other_part(
     assert last == NOW.timestamp()
 
 
-def test_a_failed_retraining_counts_and_waits_for_the_cooldown(tmp_path: Path) -> None:
+def test_failed_retraining_is_counted_and_starts_the_cooldown(tmp_path: Path) -> None:
     recipe = Recipe(tmp_path / "models", "m", str(tmp_path / "no.csv"), "left", DAY, 1)
     watched = Watched(tmp_path, [], recipe)
     counted = 'monitoring_retrainings_total{model="m",result="failed"}'

@@ -63,7 +63,7 @@ def metrics(site: Site) -> Iterator[Metrics]:
     metrics.close()
 
 
-def test_a_dry_run_changes_nothing_and_the_share_can_be_set(
+def test_start_sets_the_share_and_dry_run_changes_nothing(
     site: Site, serve: Serve, metrics: Metrics
 ) -> None:
     serve()
@@ -98,7 +98,7 @@ def test_a_dry_run_changes_nothing_and_the_share_can_be_set(
         assert "no rollout is in progress" in site.refused(command)
 
 
-def test_the_service_promotes_or_rolls_back_published_versions(
+def test_watch_promotes_or_rolls_back_published_versions(
     site: Site, serve: Serve, metrics: Metrics, starter: Starter
 ) -> None:
     serve()

@@ -45,7 +45,7 @@ def controller(site: Site) -> Scripted:
 
 
 @pytest.mark.parametrize("lost", ["the first evidence", "a new controller's first evidence"])
-def test_the_history_of_a_gateway_that_did_not_answer_is_no_evidence(
+def test_counts_from_before_a_gateway_first_answers_are_no_evidence(
     controller: Scripted, lost: str
 ) -> None:
     if lost != "the first evidence":
@@ -67,7 +67,7 @@ def test_the_history_of_a_gateway_that_did_not_answer_is_no_evidence(
         assert verdict.reason == "0 of 50 calls in each arm"
 
 
-def test_errors_count_after_the_servers_have_read_the_config_file(
+def test_load_errors_count_only_after_servers_read_the_config_file(
     controller: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     controller.server = Server({1: "AVAILABLE", 2: "END"}, {2: "out of memory"})
@@ -79,7 +79,7 @@ def test_errors_count_after_the_servers_have_read_the_config_file(
     assert state.reason == f"rolled back version 2: {SERVER} cannot load it: out of memory"
 
 
-def test_metrics_of_a_dry_run_are_those_of_the_rollout_file() -> None:
+def test_dry_run_metrics_match_the_rollout_file() -> None:
     state = Rollout("m", "/models/m", 1, 2, utc_now(), utc_now(), canary=2, phase="canary")
     decision = Decision(state, state.roll_back(utc_now(), ""), Verdict("roll back", ""))
     exporter = Exporter("m")

@@ -48,14 +48,14 @@ def e_of_totals(canary: Counts, control: Counts) -> Floats:
     return paths
 
 
-def test_nine_failures_against_none_are_the_closed_form() -> None:
+def test_e_value_of_nine_failures_to_none_matches_the_closed_form() -> None:
     # ∫ θ⁹ dθ over (½, 1), divided by ½ and by (½)⁹.
     expected = (1 - 0.5**10) / 10 / 0.5 / 0.5**9
     log_e = judge.log_e_value(judge.log_likelihoods(9, 0, 0.5))
     assert exp(float(log_e)) == pytest.approx(expected) == pytest.approx(102.3, abs=0.1)
 
 
-def test_identical_versions_are_rolled_back_at_most_as_often_as_stated() -> None:
+def test_identical_versions_are_rolled_back_with_probability_at_most_alpha() -> None:
     false = 0
     for random in chunks(1):
         # A look after each of 600 bad events: 20,000 calls per arm if 1.5 % fail.
@@ -65,7 +65,7 @@ def test_identical_versions_are_rolled_back_at_most_as_often_as_stated() -> None
     assert false <= 0.01 * RUNS + 3 * (0.01 * RUNS) ** 0.5
 
 
-def test_shares_may_change_from_interval_to_interval() -> None:
+def test_false_rollbacks_stay_rare_when_shares_change() -> None:
     false = 0
     for random in chunks(2):
         # Calls of each arm and interval; a third of all calls fails, in both arms.
@@ -76,7 +76,7 @@ def test_shares_may_change_from_interval_to_interval() -> None:
     assert false <= 0.01 * RUNS + 3 * (0.01 * RUNS) ** 0.5
 
 
-def test_a_better_canary_is_not_rolled_back() -> None:
+def test_better_canary_is_not_rolled_back() -> None:
     for random in chunks(3, 100):
         canary = (random.random((CHUNK, 500)) < 0.3).astype(float)
         assert (e_paths(canary, 1 - canary, 0.5) < 1 / ALPHA).all()
@@ -86,7 +86,7 @@ def test_a_better_canary_is_not_rolled_back() -> None:
     ("rate", "calls", "at_most"),
     [(1.0, 30, 12), (0.5, 100, 25), (0.05, 900, 260), (0.01, 5000, 1600)],
 )
-def test_a_worse_canary_is_found_soon(rate: float, calls: int, at_most: int) -> None:
+def test_worse_canary_is_detected_early(rate: float, calls: int, at_most: int) -> None:
     """The median of the calls per arm until the verdict; control fails in 0.1 % of them."""
     found: list[int] = []
     for random in chunks(4, 100):
@@ -99,7 +99,7 @@ def test_a_worse_canary_is_found_soon(rate: float, calls: int, at_most: int) -> 
     assert rate < 1 or max(found) <= 20
 
 
-def test_calls_are_counted_because_requests_of_a_call_fail_together() -> None:
+def test_counting_calls_instead_of_requests_keeps_false_rollbacks_rare() -> None:
     """1 % of the calls, of 16 requests each, fail in both arms."""
     false = {"calls": 0, "requests": 0}
     for random in chunks(5, 400):
@@ -112,7 +112,7 @@ def test_calls_are_counted_because_requests_of_a_call_fail_together() -> None:
     assert false["calls"] <= 0.01 * 400 + 3 * (0.01 * 400) ** 0.5
 
 
-def test_expected_label_flips_do_not_roll_back_but_more_do() -> None:
+def test_only_excess_label_flips_cause_a_rollback() -> None:
     random = np.random.default_rng(6)
     log_e = functools.cache(judge.log_e_excess)
     false = 0
@@ -126,7 +126,7 @@ def test_expected_label_flips_do_not_roll_back_but_more_do() -> None:
     assert judge.log_e_excess(30 * 0.4, 30, 0.05) == judge.log_e_excess(12, 30, 0.05)
 
 
-def test_bounds_hold_at_every_look() -> None:
+def test_bounds_hold_at_every_check() -> None:
     random = np.random.default_rng(7)
     upper, lower = map(functools.cache, (judge.upper_bound, judge.lower_bound))
     wrong = 0
@@ -149,14 +149,14 @@ def test_bounds_hold_at_every_look() -> None:
     )
 
 
-def test_an_uneven_split_is_noticed_and_an_even_one_is_not() -> None:
+def test_uneven_split_is_detected_and_even_split_is_not() -> None:
     assert judge.log_e_imbalance(700, 300, 0.5) > np.log(1000)
     assert judge.log_e_imbalance(505, 495, 0.5) < 0
     # 75 % to the canary leave 25 % for the control.
     assert judge.log_e_imbalance(752, 248, 0.75) < 0
 
 
-def test_e_values_are_shown_without_exponents() -> None:
+def test_e_values_are_formatted_without_exponents() -> None:
     values = (1.234, 102.4, 999.6, 12_345.0, 2e6)
     found = [judge.format_e_value(log(e)) for e in values]
     assert found == ["1.23", "102", "1,000", "12,345", "> 1,000,000"]

@@ -39,7 +39,7 @@ def answer() -> Iterator[Answer]:
         yield answer
 
 
-def test_a_response_that_ends_early_is_no_response(answer: Answer) -> None:
+def test_truncated_response_is_rejected(answer: Answer) -> None:
     address = answer(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"x" * 67)
     with pytest.raises(UnreachableError, match="sent 67 bytes of a longer response"):
         get(address, "/metrics")
@@ -48,7 +48,7 @@ def test_a_response_that_ends_early_is_no_response(answer: Answer) -> None:
 @pytest.mark.parametrize(
     "head", [b"Content-Length: 11\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\nb\r\n"]
 )
-def test_a_response_beyond_the_limit_is_not_cut(
+def test_response_beyond_the_size_limit_is_rejected(
     answer: Answer, head: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     response = b"HTTP/1.1 200 OK\r\n" + head + b"x" * 11 + b"\r\n0\r\n\r\n" * head.startswith(b"T")
@@ -59,7 +59,7 @@ def test_a_response_beyond_the_limit_is_not_cut(
 
 
 @pytest.mark.parametrize("at_once", [b"", HEAD], ids=["head", "body"])
-def test_a_response_that_takes_too_long_is_no_response(
+def test_slow_response_times_out(
     answer: Answer, at_once: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network, "TIMEOUT_SECONDS", 0.5)
@@ -68,7 +68,7 @@ def test_a_response_that_takes_too_long_is_no_response(
         get(answer(at_once, slowly), "/metrics")
 
 
-def test_a_process_with_addresses_of_both_families_counts_once(
+def test_ipv6_addresses_are_ignored_if_a_host_has_ipv4_addresses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hosts = {"both": ("::1", "10.0.0.1", "10.0.0.2"), "ipv6": ("fd00::1", "fd00::2")}

@@ -28,7 +28,7 @@ def version_of(caller: Caller, label: str) -> int | None:
         return None
 
 
-def test_publishing_moves_no_traffic_and_start_moves_no_caller(site: Site, serve: Serve) -> None:
+def test_published_version_is_loaded_only_by_start(site: Site, serve: Serve) -> None:
     caller = serve()
     site.publish(2)
     time.sleep(0.5)  # several polls
@@ -40,7 +40,7 @@ def test_publishing_moves_no_traffic_and_start_moves_no_caller(site: Site, serve
     assert caller.states() == {1: "AVAILABLE", 2: "AVAILABLE"}
 
 
-def test_labels_are_written_after_every_server_has_the_version(site: Site, serve: Serve) -> None:
+def test_labels_are_written_after_every_server_has_loaded_the_version(site: Site, serve: Serve) -> None:
     one, other = serve(), serve()
     site.publish(2)
     early = 'version_labels { key: "stable" value: 2 }'
@@ -54,7 +54,7 @@ def test_labels_are_written_after_every_server_has_the_version(site: Site, serve
     assert (loading, labelled) == ("loading", "canary")
 
 
-def test_a_version_that_cannot_be_loaded_gets_no_traffic(site: Site, serve: Serve) -> None:
+def test_version_that_cannot_be_loaded_gets_no_traffic(site: Site, serve: Serve) -> None:
     caller = serve()
     (site.models / "m" / "2").mkdir()
     (site.models / "m" / "2" / "saved_model.pb").write_text("broken")
@@ -72,7 +72,7 @@ def test_a_version_that_cannot_be_loaded_gets_no_traffic(site: Site, serve: Serv
     assert caller.states() == {1: "AVAILABLE", 2: "AVAILABLE"}
 
 
-def test_the_previous_version_stays_loaded_for_a_rollback(site: Site, serve: Serve) -> None:
+def test_previous_version_stays_loaded_for_rollback(site: Site, serve: Serve) -> None:
     caller = serve()
     site.publish(2)
     site("start", "2", "--percent=50")
@@ -87,7 +87,7 @@ def test_the_previous_version_stays_loaded_for_a_rollback(site: Site, serve: Ser
     assert "no previous version is loaded" in site.refused("rollback")
 
 
-def test_a_server_can_start_while_a_rollout_is_in_progress(
+def test_server_can_start_during_a_rollout(
     site: Site, serve: Serve, starter: Starter
 ) -> None:
     serve()

@@ -21,14 +21,14 @@ from tests.rollout.conftest import Site
 from tests.support.processes import ROOT
 
 
-def test_a_controller_may_be_killed_at_any_moment(tmp_path: Path) -> None:
+def test_controller_recovers_from_a_kill_at_any_moment(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.rollout.killed", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 50
 
 
-def test_one_of_two_controllers_wins(site: Site) -> None:
+def test_only_one_of_concurrent_starts_succeeds(site: Site) -> None:
     site("init")
 
     def start(version: int) -> str:
@@ -51,7 +51,7 @@ def test_one_of_two_controllers_wins(site: Site) -> None:
     assert [each["generation"] for each in site.history()] == [1, 2]
 
 
-def test_a_model_is_watched_once(site: Site) -> None:
+def test_model_is_watched_by_one_process(site: Site) -> None:
     site("init")
     with Store(site.directory).watching("m"):
         assert "already watches m" in site.refused("watch")
@@ -85,7 +85,7 @@ BAD: dict[str, tuple[bytes | dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_damaged_rollout_file_is_a_one_line_error_and_stays(site: Site, case: str) -> None:
+def test_invalid_rollout_file_is_rejected_in_one_line_and_kept(site: Site, case: str) -> None:
     content, expected = BAD[case]
     site("init")
     path = site.directory / "m.json"
@@ -98,7 +98,7 @@ def test_a_damaged_rollout_file_is_a_one_line_error_and_stays(site: Site, case: 
     assert (path.read_bytes(), site.config) == (content, config)
 
 
-def test_a_field_that_is_missing_is_named(site: Site) -> None:
+def test_missing_field_is_named(site: Site) -> None:
     site("init")
     for name in site.state():
         kept: dict[str, Any] = {key: value for key, value in site.state().items() if key != name}
@@ -108,7 +108,7 @@ def test_a_field_that_is_missing_is_named(site: Site) -> None:
         (site.directory / "m.json").write_bytes(before)
 
 
-def test_a_torn_line_of_the_history_is_left_alone(site: Site) -> None:
+def test_history_continues_after_a_torn_line(site: Site) -> None:
     site("init")
     history = site.directory / "m.history.ndjson"
     whole = history.read_text()
@@ -119,7 +119,7 @@ def test_a_torn_line_of_the_history_is_left_alone(site: Site) -> None:
     assert json.loads(lines[2])["generation"] == 1
 
 
-def test_a_state_that_starts_anew_is_in_the_history(site: Site) -> None:
+def test_recreated_state_is_added_to_the_history(site: Site) -> None:
     site("init")
     (site.directory / "m.json").unlink()
     site.publish(2)
@@ -127,7 +127,7 @@ def test_a_state_that_starts_anew_is_in_the_history(site: Site) -> None:
     assert [(each["generation"], each["stable"]) for each in site.history()] == [(1, 1), (1, 2)]
 
 
-def test_a_long_state_is_in_the_history_once(site: Site) -> None:
+def test_long_state_is_added_to_the_history_once(site: Site) -> None:
     site("init")
     long = site.state() | {"generation": 2, "reason": "x" * 100_000}
     (site.directory / "m.json").write_text(json.dumps(long))
@@ -136,7 +136,7 @@ def test_a_long_state_is_in_the_history_once(site: Site) -> None:
     assert [each["generation"] for each in site.history()] == [1, 2]
 
 
-def test_a_model_config_file_that_is_not_utf_8_is_replaced(site: Site) -> None:
+def test_model_config_file_that_is_not_utf_8_is_replaced(site: Site) -> None:
     site("init")
     config = site.config
     (site.directory / "models.config").write_bytes(b"\xff")
@@ -145,14 +145,14 @@ def test_a_model_config_file_that_is_not_utf_8_is_replaced(site: Site) -> None:
 
 
 @pytest.mark.parametrize("command", ["init", "abort", "watch"])
-def test_a_directory_that_cannot_be_written_is_a_one_line_error(site: Site, command: str) -> None:
+def test_unwritable_directory_is_reported_in_one_line(site: Site, command: str) -> None:
     # Nobody can create files there, whatever their rights.
     state = "--state=/proc/rollout"
     assert "cannot write /proc/rollout" in site.refused(command, state)
     assert not (site.models / ".rollout").exists()
 
 
-def test_impossible_versions_and_shares_are_refused(site: Site) -> None:
+def test_invalid_options_are_rejected(site: Site) -> None:
     for option in (
         "--percent=0",
         "--percent=100",
@@ -187,7 +187,7 @@ def test_impossible_versions_and_shares_are_refused(site: Site) -> None:
     assert not site.directory.exists()
 
 
-def test_status_shows_brackets_as_they_are(site: Site) -> None:
+def test_status_prints_brackets_literally(site: Site) -> None:
     site("init")
     reason = "rolled back version 2: cannot read [/models/m]"
     (site.directory / "m.json").write_text(json.dumps(site.state() | {"reason": reason}))
@@ -197,12 +197,12 @@ def test_status_shows_brackets_as_they_are(site: Site) -> None:
     assert "[::1]:9" in shown
 
 
-def test_version_0_can_be_rolled_back_to() -> None:
+def test_rollback_can_restore_version_0() -> None:
     state = Rollout("m", "/models/m", stable=1, seen=1, since=utc_now(), time=utc_now(), previous=0)
     assert state.roll_back(utc_now(), "").stable == 0
 
 
-def test_the_previous_version_stays_loaded_for_its_calls_after_its_own_rollout() -> None:
+def test_rolling_back_the_previous_version_retires_it() -> None:
     now = utc_now()
     state = Rollout("m", "/models/m", stable=2, seen=2, since=now, time=now, previous=1)
     ended = state.start(now, "", 1, steps=(50.0,)).move_to_step(now, "", 0).roll_back(now, "")

@@ -64,7 +64,7 @@ class Simulated:
         return judge_candidate(self.state, self.evidence, gateways, flips or Flips(), now)
 
 
-def test_without_data_it_waits_forever() -> None:
+def test_verdict_without_data_is_wait() -> None:
     simulated = Simulated()
     for _ in range(100):
         assert simulated.look().action == "wait"
@@ -76,7 +76,7 @@ def test_without_data_it_waits_forever() -> None:
     assert "follows no rollout file" in simulated.look().reason
 
 
-def test_a_dead_canary_is_rolled_back_with_the_numbers_that_say_why() -> None:
+def test_failing_canary_is_rolled_back_with_its_counts_as_the_reason() -> None:
     simulated = Simulated()
     simulated.calls("canary", 2, 10, failed=10)
     simulated.calls("control", 1, 10)
@@ -87,7 +87,7 @@ def test_a_dead_canary_is_rolled_back_with_the_numbers_that_say_why() -> None:
     )
 
 
-def test_failures_count_although_control_answers_in_other_seconds() -> None:
+def test_failures_count_even_if_control_has_calls_in_other_seconds() -> None:
     simulated = Simulated()
     for _ in range(10):
         simulated.calls("canary", 2, 1, failed=1)
@@ -98,7 +98,7 @@ def test_failures_count_although_control_answers_in_other_seconds() -> None:
     assert "e = 186 ≥ 167" in verdict.reason
 
 
-def test_a_sound_canary_is_passed_after_bake_time_and_calls() -> None:
+def test_sound_canary_passes_after_bake_time_and_enough_calls() -> None:
     simulated = Simulated()
     waits = []
     while (verdict := simulated.look()).action == "wait":
@@ -113,7 +113,7 @@ def test_a_sound_canary_is_passed_after_bake_time_and_calls() -> None:
     assert "(tolerance 5%)" in verdict.reason
 
 
-def test_a_slow_canary_is_rolled_back_by_the_control_s_p99() -> None:
+def test_canary_slower_than_the_p99_of_control_is_rolled_back() -> None:
     simulated = Simulated()
     while (verdict := simulated.look()).action == "wait":
         simulated.calls("canary", 2, 10, median=0.02)
@@ -124,7 +124,7 @@ def test_a_slow_canary_is_rolled_back_by_the_control_s_p99() -> None:
     assert "(p99 of control)" in verdict.reason
 
 
-def test_a_step_is_not_passed_before_the_slow_test_has_calls() -> None:
+def test_step_waits_for_enough_calls_to_compare_latency() -> None:
     simulated = Simulated(replace(STATE, bake=0.0, tolerance=20.0))
     for calls, reason in (
         (60, "60 of 100 calls in control to fix its p99"),
@@ -138,7 +138,7 @@ def test_a_step_is_not_passed_before_the_slow_test_has_calls() -> None:
     assert simulated.look().action == "next step"
 
 
-def test_a_control_slower_than_every_bucket_does_not_hold_the_rollout() -> None:
+def test_control_slower_than_every_bucket_does_not_block_the_rollout() -> None:
     simulated = Simulated(replace(STATE, bake=0.0))
     simulated.calls("canary", 2, 300, median=1e9)
     simulated.calls("control", 1, 300, median=1e9)
@@ -146,7 +146,7 @@ def test_a_control_slower_than_every_bucket_does_not_hold_the_rollout() -> None:
 
 
 @pytest.mark.parametrize("both", [0, 10])
-def test_refusals_count_where_control_answers(both: int) -> None:
+def test_refusals_count_only_if_control_accepts_the_calls(both: int) -> None:
     simulated = Simulated()
     simulated.calls("canary", 2, 30, refused=20)
     simulated.calls("control", 1, 30, refused=2 * both)
@@ -168,7 +168,7 @@ def test_identical_versions_are_rarely_rolled_back() -> None:
     assert verdicts["roll back"] <= 2
 
 
-def test_counters_that_restart_and_gateways_that_appear_later() -> None:
+def test_counter_restarts_and_late_gateways_do_not_distort_the_evidence() -> None:
     simulated = Simulated()
     simulated.calls("canary", 2, 40)
     simulated.calls("control", 1, 40)
@@ -189,7 +189,7 @@ def test_counters_that_restart_and_gateways_that_appear_later() -> None:
     assert simulated.evidence.calls == [57, 90]
 
 
-def test_a_cut_out_canary_is_judged_by_the_evidence_so_far() -> None:
+def test_cut_out_canary_is_judged_by_the_evidence_so_far() -> None:
     simulated = Simulated()
     simulated.gateway = replace(simulated.gateway, cut_out=frozenset([2]))
     simulated.calls("canary", 2, 8, failed=8)
@@ -203,7 +203,7 @@ def test_a_cut_out_canary_is_judged_by_the_evidence_so_far() -> None:
     assert simulated.look().action == "wait"
 
 
-def test_uneven_arms_hold_the_rollout() -> None:
+def test_uneven_arms_block_the_rollout() -> None:
     simulated = Simulated(replace(STATE, bake=0.0))
     simulated.calls("canary", 2, 500)
     simulated.calls("control", 1, 900)
@@ -212,7 +212,7 @@ def test_uneven_arms_hold_the_rollout() -> None:
     assert "the arms are uneven: 500 requests to the canary, 900 to control" in verdict.reason
 
 
-def test_label_flips_in_shadow() -> None:
+def test_excess_label_flips_in_shadow_cause_a_rollback() -> None:
     def shadowed(flipped: int) -> Verdict:
         simulated = Simulated(IN_SHADOW)
         for _ in range(40):
@@ -231,7 +231,7 @@ def test_label_flips_in_shadow() -> None:
     assert "rows got a different label in shadow, where 5.0% are expected" in verdict.reason
 
 
-def test_the_expected_flips_are_those_that_the_gate_measured(tmp_path: Path) -> None:
+def test_expected_flips_come_from_the_gate(tmp_path: Path) -> None:
     def flips(passed: bool = True, **comparison: object) -> Flips:
         manifest = {"gate": {"passed": passed, "comparison": comparison}}
         (tmp_path / "manifest.json").write_text(json.dumps(manifest))
