@@ -79,7 +79,9 @@ def test_logged_cells_have_the_types_of_the_original_table(tmp_path: Path) -> No
     assert dataset.provenance.weighted is False
 
 
-def test_columns_widen_for_logged_cells_and_rows_that_do_not_fit_are_counted(tmp_path: Path) -> None:
+def test_columns_widen_for_logged_cells_and_rows_that_do_not_fit_are_counted(
+    tmp_path: Path,
+) -> None:
     original = pl.DataFrame(
         {
             "big": [2**53 + 3],

@@ -60,7 +60,9 @@ def ages(gateway: HTTPServer, young: int, old: int, **others: int) -> str:
     return f"http://127.0.0.1:{gateway.server_port}"
 
 
-def test_drift_is_measured_for_the_version_with_the_most_rows(gateway: HTTPServer, tmp_path: Path) -> None:
+def test_drift_is_measured_for_the_version_with_the_most_rows(
+    gateway: HTTPServer, tmp_path: Path
+) -> None:
     watched = Watched(tmp_path, [ages(gateway, 1000, 50, canary=50)])
     assert watched.round()
     assert 'monitoring_drift_verdict{column="age",model="m",version="1"} 2.0' in watched.metrics(
