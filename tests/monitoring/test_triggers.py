@@ -21,22 +21,22 @@ from monitoring.store import Store
 from monitoring.triggers import Policy
 
 NOW = datetime(2026, 3, 10, tzinfo=timezone.utc)
-TRAINED = NOW - timedelta(days=3)
+PUBLISHED = NOW - timedelta(days=3)
 HOUR = timedelta(hours=1)
 
 
 def quality(labelled: int = 500, low: float = 0.6, high: float = 0.7, **arm: Any) -> Quality:
     metrics = {"auc": Estimate(0.65, low, high), "log_loss": Estimate(0.65, low, high)}
-    facts: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "version": 1,
         "arm": None,
         "rows": 1000,
         "labelled": labelled,
         "coverage": 0.5,
     }
-    facts |= {"delay_seconds": (1.0, 2.0), "late": 0, "metrics": metrics if labelled else {}}
-    facts |= {"expected": {}, "rows_by_day": (), "labels": None, **arm}
-    return Quality("m", NOW, NOW, (ArmQuality(**facts),), 0, 0, 0)
+    fields |= {"delay_seconds": (1.0, 2.0), "late": 0, "metrics": metrics if labelled else {}}
+    fields |= {"expected": {}, "rows_by_day": (), "labels": None, **arm}
+    return Quality("m", NOW, NOW, (ArmQuality(**fields),), 0, 0, 0)
 
 
 def drift(verdict: Any) -> list[ColumnDrift]:
@@ -49,9 +49,9 @@ def run(ago: timedelta) -> Run:
     return Run(time, "m", "", "refused", None, "", "", 500, 1.0)
 
 
-def due(policy: Policy, found: Quality | None = None, **facts: Any) -> str | None:
-    inputs: dict[str, Any] = {"runs": [], "published": TRAINED, "drift": [], **facts}
-    return policy.due(NOW, quality=found if found is not None else quality(), **inputs)
+def due(policy: Policy, measured: Quality | None = None, **overrides: Any) -> str | None:
+    inputs: dict[str, Any] = {"runs": [], "published": PUBLISHED, "drift": [], **overrides}
+    return policy.due(NOW, quality=measured if measured is not None else quality(), **inputs)
 
 
 def test_floor_is_missed_only_if_the_whole_interval_misses_it() -> None:
@@ -90,10 +90,10 @@ def test_cooldown_and_daily_limit_delay_retraining(ago: tuple[int, ...], expecte
 
 
 def test_history_keeps_any_text_and_skips_torn_lines(tmp_path: Path) -> None:
-    whole = replace(run(HOUR), message="one line\u2028or two")
-    line = json.dumps(asdict(whole), ensure_ascii=False)
+    entry = replace(run(HOUR), message="one line\u2028or two")
+    line = json.dumps(asdict(entry), ensure_ascii=False)
     (tmp_path / HISTORY).write_bytes('{"torn in ö'.encode()[:-1] + f"\n{line}\n".encode())
-    assert read_history(Store(tmp_path), "m") == [whole]
+    assert read_history(Store(tmp_path), "m") == [entry]
 
 
 def test_canary_quality_does_not_trigger_retraining() -> None:
@@ -103,6 +103,6 @@ def test_canary_quality_does_not_trigger_retraining() -> None:
 
 @pytest.mark.parametrize("status", [0, REFUSED])
 def test_fit_without_a_result_is_a_failure(status: int) -> None:
-    done = subprocess.CompletedProcess[str]([], status, "Usage: fit [OPTIONS]", "")
+    process = subprocess.CompletedProcess[str]([], status, "Usage: fit [OPTIONS]", "")
     message = f"training ended with status {status} and no result"
-    assert outcome_of(done) == ("failed", None, message)
+    assert outcome_of(process) == ("failed", None, message)
