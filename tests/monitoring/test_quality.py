@@ -80,7 +80,7 @@ def test_intervals_cover_the_true_accuracy() -> None:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    """Predictions of two arms, mostly labelled; probabilities up to 0.5 are logged with share 0.2."""
+    """Predictions of two arms, mostly labelled; probabilities up to 0.5 have share 0.2."""
     models = tmp_path / "models"
     prediction_log.version(models, 1)
     prediction_log.version(models, 2, settings={"class_weight": "balanced"})
