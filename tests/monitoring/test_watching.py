@@ -44,7 +44,7 @@ class WatchRun:
         self.exporter = Exporter("m")
         self._watcher = Watcher(settings, self.exporter, self.reports.append)
 
-    def round(self, now: datetime = NOW) -> bool:
+    def run_round(self, now: datetime = NOW) -> bool:
         return self._watcher.run_round(now)
 
     def metrics(self, name: str) -> list[str]:
