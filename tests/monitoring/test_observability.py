@@ -193,7 +193,7 @@ def test_every_dashboard_expression_has_a_result(
         assert requests.post(f"{gateway.address}/predict", data=body, timeout=20).ok
         return bool(run_query(url, query) or ROLLOUT_SERIES.search(query))
 
-    def firing_alerts() -> set[str]:
+    def firing() -> set[str]:
         return {name for name, expression in rule_expressions() if run_query(url, expression)}
 
     # If a scrape fails on a busy machine, its series have no values for a while.
@@ -201,9 +201,7 @@ def test_every_dashboard_expression_has_a_result(
         query = expression.replace("$__rate_interval", "1m").replace("$model", ".*")
         wait_for(partial(has_result, query), f"{source} has a result: {query}")
     expected = {"InputsHaveDrifted", "MonitoringStopped"}
-    wait_for(
-        lambda: expected <= (now := firing_alerts()) and "GatewayDown" not in now, "the alerts fire"
-    )
+    wait_for(lambda: expected <= (now := firing()) and "GatewayDown" not in now, "the alerts fire")
 
 
 def test_drift_alert_reaches_alertmanager(starter: Starter, tmp_path: Path) -> None:
@@ -254,9 +252,7 @@ def test_row_counts_of_a_window_are_read_from_prometheus(
     wait_for(lambda: run_query(url, "client_drift_rows_total == 5"), "the first counts are scraped")
     later_counts = Counter(dict(zip(bins, (15, 35, 45), strict=True)))
     gateway.text = exposition(later_counts)  # type: ignore[attr-defined]
-    wait_for(
-        lambda: run_query(url, "client_drift_rows_total == 35"), "the later counts are scraped"
-    )
+    wait_for(lambda: run_query(url, "client_drift_rows_total == 35"), "later counts are scraped")
     counts = query_prometheus(url, "m", timedelta(hours=1))
     assert set(counts) == set(bins[:2])
     # `increase` extrapolates beyond the first and last samples; there are only a few here.

@@ -127,7 +127,7 @@ def test_events_follow_the_kserve_format(receiver: Receiver, tmp_path: Path) -> 
     assert headers["ce-type"] == "org.kubeflow.serving.inference.response"
     assert body == {"predictions": [{"probability": 0.25, "label": "no"}] * 2}
     headers, _ = events["id-2", "request"]
-    # The HTTP binding percent-encodes headers, the % of a URL too.
+    # The HTTP binding percent-encodes headers, including the % of a URL.
     assert headers["ce-source"] == "/v1/models/prix%2520r%25C3%25A9el/versions/7"
     assert headers["ce-inferenceservicename"] == "prix%20r%C3%A9el"
     assert headers["ce-caller"] == "%22%C3%A4%22%20100%25"

@@ -95,8 +95,7 @@ def test_drift_labels_retraining_rollout_and_recovery(starter: Starter, churn: P
 
     at_rest = 'client_rollout_percent{model="churn"} 0.0'
     wait_for(
-        lambda: at_rest in requests.get(f"{gateway}/metrics", timeout=10).text,
-        "the gateway follows",
+        lambda: at_rest in requests.get(f"{gateway}/metrics", timeout=10).text, "it is at rest"
     )
     run(recover)
     after = measure_quality(2, "stable")

@@ -61,7 +61,7 @@ def kill_self_at(operation: int) -> None:
 
 
 def run_and_kill_at(operation: int, directory: Path) -> bool:
-    """Run the rollout in a child that kills itself, and return whether it did before the end."""
+    """Run the rollout in a child that kills itself at an operation; return whether it died."""
     if not (child := os.fork()):
         kill_self_at(operation)
         run_rollout(directory)

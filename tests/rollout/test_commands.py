@@ -17,7 +17,7 @@ from tests.support.processes import free_port, wait_for
 
 
 class Metrics:
-    """The metrics of a gateway whose canary calls have the outcome `outcome`."""
+    """The metrics of a gateway; `outcome` is the outcome of its canary calls."""
 
     def __init__(self, site: Site) -> None:
         registry = CollectorRegistry()
@@ -77,7 +77,7 @@ def test_start_sets_the_share_and_dry_run_changes_nothing(
     started = json.loads(site("start", "2", *options))
     assert (started["phase"], started["percent"]) == ("canary", 10)
     raised = json.loads(site("start", "2", "--percent=30", "--tolerance=3", "--json"))
-    assert (raised["percent"], raised["salt"]) == (30, started["salt"])  # callers do not move
+    assert (raised["percent"], raised["salt"]) == (30, started["salt"])  # callers keep their arm
     assert (raised["manual"], raised["bake"], raised["tolerance"]) == (True, 3600, 3)
     site.publish(3)
     assert "a rollout of version 2 is in progress (canary, 30 %)" in site.expect_error("start", "3")
