@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share: a trained model, a model server, a client in front of it."""
+"""Fixtures that several rooms share: a trained model, a model server, and a client of it."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from tests.support import forked, lanes, processes
 from tests.support.processes import Running
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # as in the rooms: halves the time of the import
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # as in the rooms; halves the import time
 
 CHROMIUM = "/usr/bin/chromium"
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not import the files that `make quick` leaves out."""
-    left_out = config.getoption("markexpr") == "not slow" and lanes.is_slow(collection_path)
-    return True if left_out else None
+    is_left_out = config.getoption("markexpr") == "not slow" and lanes.is_slow(collection_path)
+    return True if is_left_out else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     lanes.mark_and_order(items)
 
 
-def missing(what: str) -> None:
-    """Skip a test with the reason, or fail if everything is required."""
+def skip_or_fail(reason: str) -> None:
+    """Skip a test, or fail it if REQUIRE_ALL is set."""
     if os.environ.get("REQUIRE_ALL"):
-        pytest.fail(f"{what}, and REQUIRE_ALL is set")
-    pytest.skip(what)
+        pytest.fail(f"{reason}, and REQUIRE_ALL is set")
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _exports_are_checked_in_forked_processes() -> None:
-    """Check exports in forked processes, so that TensorFlow is not imported for each one.
+def _check_exports_in_forks() -> None:
+    """Check exports in forked processes, so that TensorFlow is not imported for each check.
 
-    Tests that run `python -m training` still run the check in a separate process.
+    Tests that run `python -m training` still check exports in a separate process.
     """
     forked.check_exports_in_forks()
 
@@ -51,18 +51,18 @@ def _exports_are_checked_in_forked_processes() -> None:
 @pytest.fixture(scope="session")
 def docker_engine() -> None:
     if shutil.which("docker") is None:
-        missing("docker is not installed")
+        skip_or_fail("docker is not installed")
     for command in (["docker", "info"], ["docker", "compose", "version"]):
         if subprocess.run(command, capture_output=True, check=False).returncode:
-            missing(f"`{' '.join(command)}` fails, so there is no Docker engine to use")
+            skip_or_fail(f"`{' '.join(command)}` fails, so there is no Docker engine to use")
 
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    found = shutil.which("chromium") or shutil.which("google-chrome") or CHROMIUM
-    if not Path(found).exists():
-        missing("chromium is not installed")
-    return found
+    path = shutil.which("chromium") or shutil.which("google-chrome") or CHROMIUM
+    if not Path(path).exists():
+        skip_or_fail("chromium is not installed")
+    return path
 
 
 @contextmanager
@@ -78,12 +78,12 @@ def shared_folder(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def trained_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models directory with breast_cancer/1, made by the training job. Do not write to it."""
+    """A models directory with breast_cancer/1, written by the training job. Do not write to it."""
     with shared_folder(tmp_path_factory, "trained") as folder:
         models = folder / "trained"
         if not (models / "breast_cancer" / "1").exists():
-            done = forked.fit(models)
-            assert done.returncode == 0, done.stderr
+            result = forked.fit(models)
+            assert result.returncode == 0, result.stderr
     return models
 
 
@@ -131,7 +131,7 @@ def starter(tmp_path: Path) -> Iterator[Starter]:
 
 @pytest.fixture(scope="session")
 def model_server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a model server with breast_cancer/1."""
+    """The address of a model server that serves breast_cancer/1."""
     log = tmp_path_factory.mktemp("serving") / "log"
     running = forked.start_model_server(
         log, "--model_name=breast_cancer", f"--model_base_path={trained_models / 'breast_cancer'}"
@@ -143,7 +143,7 @@ def model_server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def client_url(model_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a client in front of that model server."""
+    """The URL of a client of that model server."""
     running = forked.start_client(tmp_path_factory.mktemp("client") / "log", model_server)
     yield running.address
     assert running.stop() == 0, running.output()

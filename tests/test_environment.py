@@ -10,11 +10,11 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from tests.conftest import missing
+from tests.conftest import skip_or_fail
 from tests.support.processes import ROOT
 
-LIMIT = 1_800_000_000  # docs/scale.md
-BLOCK = 4096  # files and directories take whole blocks, as `du` counts
+MAX_BYTES = 1_800_000_000  # docs/scale.md
+BLOCK_BYTES = 4096  # files and directories take whole blocks, as in `du`
 
 
 def packages() -> Iterator[str]:
@@ -28,10 +28,10 @@ def packages() -> Iterator[str]:
 
 
 def files(package: str) -> Iterator[Path]:
-    """Yield the files of a package, with their bytecode and without those that `make` removes."""
+    """Yield a package's files and their bytecode, except files that `make` removes."""
     for file in metadata.files(package) or ():
-        removed = "tests" in file.parts[:-1] or file.parts[:2] == ("tensorflow", "include")
-        if removed or file.suffix == ".pyc":
+        is_removed = "tests" in file.parts[:-1] or file.parts[:2] == ("tensorflow", "include")
+        if is_removed or file.suffix == ".pyc":
             continue
         path = Path(os.path.normpath(file.locate()))
         yield path
@@ -39,13 +39,13 @@ def files(package: str) -> Iterator[Path]:
             yield Path(importlib.util.cache_from_source(str(path)))
 
 
-def test_the_environment_of_make_run_is_small() -> None:
-    found: set[Path] = set()
+def test_environment_of_make_run_is_within_its_size_limit() -> None:
+    paths: set[Path] = set()
     for package in packages():
         try:
-            found.update(files(package))
+            paths.update(files(package))
         except metadata.PackageNotFoundError:
-            missing(f"{package} is not installed; `make install` installs it")
-    directories = {path.parent for path in found}
-    blocks = len(directories) + sum(-(-path.stat().st_size // BLOCK) for path in found)
-    assert blocks * BLOCK <= LIMIT
+            skip_or_fail(f"{package} is not installed; `make install` installs it")
+    directories = {path.parent for path in paths}
+    blocks = len(directories) + sum(-(-path.stat().st_size // BLOCK_BYTES) for path in paths)
+    assert blocks * BLOCK_BYTES <= MAX_BYTES

@@ -8,8 +8,8 @@ from tests.support.lanes import SLOW
 from tests.support.processes import ROOT
 
 
-@pytest.mark.parametrize("slow", SLOW)
-def test_each_slow_test_is_still_there(slow: str) -> None:
-    path, _, test = slow.partition("::")
+@pytest.mark.parametrize("entry", SLOW)
+def test_listed_slow_test_exists(entry: str) -> None:
+    path, _, test = entry.partition("::")
     assert (ROOT / path).exists()
     assert not test or f"def {test}(" in Path(ROOT / path).read_text()

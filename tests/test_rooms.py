@@ -1,4 +1,4 @@
-"""Rooms meet in public formats, not in one another's code."""
+"""Rooms share public formats, not code."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.support.processes import ROOT
 ROOMS = ("client", "launcher", "monitoring", "rollout", "serving", "training")
 
 
-def imported(source: Path) -> Iterator[str]:
-    """Return the top packages that a module imports."""
+def imported_packages(source: Path) -> Iterator[str]:
+    """Yield the top-level packages that a module imports."""
     for node in ast.walk(ast.parse(source.read_text())):
         if isinstance(node, ast.Import):
             yield from (name.name.partition(".")[0] for name in node.names)
@@ -23,8 +23,8 @@ def imported(source: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_no_other(room: str) -> None:
+def test_room_imports_no_other_room(room: str) -> None:
     sources = list((ROOT / room).rglob("*.py"))
     assert sources
     for source in sources:
-        assert not {*ROOMS, "tests", "benchmarks"} - {room} & set(imported(source)), source
+        assert not {*ROOMS, "tests", "benchmarks"} - {room} & set(imported_packages(source)), source

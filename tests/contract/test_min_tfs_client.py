@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import missing
+from tests.conftest import skip_or_fail
 from tests.support.tables import breast_cancer
 
 PACKAGES = ("min-tfs-client==1.0.2", "protobuf==3.20.3")
@@ -55,7 +55,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An interpreter that has the package."""
     environment = tmp_path_factory.mktemp("min-tfs-client") / "venv"
     if not UV.exists():
-        missing("uv is not installed, so there is no environment for min-tfs-client")
+        skip_or_fail("uv is not installed, so there is no environment for min-tfs-client")
     python = environment / "bin" / "python"
     commands: tuple[list[str | Path], ...] = (
         [UV, "venv", "--quiet", f"--python={sys.executable}", environment],
@@ -64,7 +64,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for command in commands:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            missing(f"min-tfs-client cannot be installed: {done.stderr.strip()[:200]}")
+            skip_or_fail(f"min-tfs-client cannot be installed: {done.stderr.strip()[:200]}")
     return python
 
 

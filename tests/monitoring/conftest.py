@@ -1,4 +1,4 @@
-"""A gateway that only has counters, and the customers of the walk-through."""
+"""A gateway stub that serves only metrics, and the walk-through's data and model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support import walkthrough
 
 @pytest.fixture(scope="session")
 def trained_churn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`table.csv`, and models/churn/1 trained on it as in docs/monitoring.md; for reading only."""
+    """`table.csv`, and models/churn/1 trained on it (docs/monitoring.md). Do not write to them."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         # All workers of this run share it.
@@ -34,13 +34,13 @@ def trained_churn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def churn(trained_churn: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change."""
+    """A copy of `trained_churn` that a test may change."""
     return Path(shutil.copytree(trained_churn, tmp_path / "churn"))
 
 
 @pytest.fixture
 def gateway() -> Iterator[HTTPServer]:
-    """Answer every request with the attribute `text`."""
+    """A server that answers every GET with its attribute `text`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,4 +1,4 @@
-"""Compaction, retention and forgetting, on segments as gateways write them."""
+"""Compaction, retention and `forget`, on segments in the gateways' format."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ SHADOW = {"version": 2, "probability": 0.7, "label": "yes"}
 DAY = 86_400
 
 
-def nothing(*arguments: int) -> None:
+def ignore(*arguments: int) -> None:
     pass
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Two segments of 30 and 20 rows over three days, and one of labels."""
+    """Two segments of 30 and 20 rows over three days, and a segment of labels."""
     first = [prediction(n, caller="ann") for n in range(10)]
     first += [prediction(n, arm="canary", version=2) for n in range(10, 20)]
     first += [prediction(DAY + n, shadow=SHADOW) for n in range(10)]
@@ -51,20 +51,20 @@ def ids(store: Store) -> list[str]:
     return sorted([*store.predictions("m")["id"], *store.predictions("other")["id"]])
 
 
-def test_parquet_holds_what_the_segments_held(store: Store) -> None:
+def test_compaction_keeps_every_row(store: Store) -> None:
     before = store.predictions("m").sort("time")
     assert len(before) == 30
-    done = compact(store, NOON, nothing)
-    assert (done.segments, done.predictions, done.feedback, done.skipped) == (3, 50, 5, 1)
+    result = compact(store, NOON, ignore)
+    assert (result.segments, result.predictions, result.feedback, result.skipped) == (3, 50, 5, 1)
     assert not list(store.directory.rglob("*.ndjson"))
     assert store.predictions("m").sort("time").equals(before)
     assert store.predictions("m", NOON + timedelta(days=1)).height == 10
     assert len(store.feedback()) == 5
-    assert compact(store, NOON, nothing).segments == 0
+    assert compact(store, NOON, ignore).segments == 0
 
 
-def test_duckdb_and_polars_read_the_files(store: Store) -> None:
-    compact(store, NOON, nothing)
+def test_duckdb_and_polars_read_the_parquet_files(store: Store) -> None:
+    compact(store, NOON, ignore)
     pattern = f"{store.directory}/model=*/date=*/*.parquet"
     query = (
         "SELECT model, date, version, count(*), avg(probability), "
@@ -81,8 +81,8 @@ def test_duckdb_and_polars_read_the_files(store: Store) -> None:
     assert rows[1][5] == pytest.approx(19 / 7)
     frame = pl.scan_parquet(pattern, hive_partitioning=True).filter(model="m").collect()
     assert len(frame) == 30
-    kinds = {name: dtype for name, dtype in PREDICTIONS_SCHEMA.items() if name != "model"}
-    assert {name: frame.schema[name] for name in kinds} == kinds
+    dtypes = {name: dtype for name, dtype in PREDICTIONS_SCHEMA.items() if name != "model"}
+    assert {name: frame.schema[name] for name in dtypes} == dtypes
     assert frame["shadow_version"].drop_nulls().to_list() == [2] * 10
     x = frame["columns"].str.json_path_match("$.x").cast(pl.Float64)
     assert x.max() == pytest.approx((DAY + 9) / 7)
@@ -90,57 +90,57 @@ def test_duckdb_and_polars_read_the_files(store: Store) -> None:
 
 
 @pytest.mark.parametrize("steps", range(8))
-def test_a_compaction_that_is_killed_neither_loses_nor_doubles_rows(
+def test_interrupted_compaction_neither_loses_nor_duplicates_rows(
     store: Store, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stop after each of the renames and removals that a compaction makes."""
-    before, left = ids(store), [steps]
+    """Interrupt a compaction after `steps` of its renames and removals."""
+    before, remaining = ids(store), [steps]
     rename, unlink = Path.replace, Path.unlink
 
-    def stop() -> None:
-        left[0] -= 1
-        if left[0] < 0:
+    def count_step() -> None:
+        remaining[0] -= 1
+        if remaining[0] < 0:
             raise KeyboardInterrupt
 
     def replace(self: Path, target: Path) -> Path:
-        stop()
+        count_step()
         return rename(self, target)
 
     def remove(self: Path, missing_ok: bool = False) -> None:
-        stop()
+        count_step()
         unlink(self, missing_ok)
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", replace)
         patched.setattr(Path, "unlink", remove)
         with pytest.raises(KeyboardInterrupt):
-            compact(store, NOON, nothing)
+            compact(store, NOON, ignore)
     assert ids(store) == before
     write(store.directory / "host-1-3.ndjson", [prediction(99)])
-    compact(store, NOON, nothing)
+    compact(store, NOON, ignore)
     assert ids(store) == sorted([*before, "id-99"])
     assert len(store.feedback()) == 5
     assert not list(store.directory.rglob("*.ndjson"))
-    assert compact(store, NOON, nothing).segments == 0
+    assert compact(store, NOON, ignore).segments == 0
 
 
-def test_a_new_segment_with_the_name_of_a_removed_one_is_read(
+def test_new_segment_with_the_name_of_a_removed_one_is_read(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, unlink = ids(store), Path.unlink
 
-    def stop(self: Path, missing_ok: bool = False) -> None:
+    def unlink_and_interrupt(self: Path, missing_ok: bool = False) -> None:
         unlink(self, missing_ok)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "unlink", stop)
+        patched.setattr(Path, "unlink", unlink_and_interrupt)
         with pytest.raises(KeyboardInterrupt):
-            compact(store, NOON, nothing)
+            compact(store, NOON, ignore)
     # A gateway whose container restarts has the same host name and process id.
     write(store.directory / "host-1-1.ndjson", [prediction(99)])
     assert ids(store) == sorted([*before, "id-99"])
-    compact(store, NOON, nothing)
+    compact(store, NOON, ignore)
     assert ids(store) == sorted([*before, "id-99"])
     assert not list(store.directory.rglob("*.ndjson"))
 
@@ -149,11 +149,11 @@ def test_plans_of_earlier_releases_are_completed(store: Store) -> None:
     plan = {"name": "x", "predictions": ["host-1-1.ndjson"], "feedback": [], "written": True}
     (store.directory / "compaction.json").write_text(json.dumps(plan))
     assert store.predictions("m").is_empty()
-    assert compact(store, NOON, nothing).predictions == 20
+    assert compact(store, NOON, ignore).predictions == 20
     assert not list(store.directory.rglob("*.ndjson"))
 
 
-def test_kill_9_in_the_middle(tmp_path: Path) -> None:
+def test_sigkill_during_compaction_loses_no_rows(tmp_path: Path) -> None:
     for segment in range(12):
         rows = [prediction(segment * 100 + n) for n in range(100)]
         write(tmp_path / f"host-1-{segment:02}.ndjson", rows)
@@ -165,43 +165,43 @@ def test_kill_9_in_the_middle(tmp_path: Path) -> None:
     )
     for _ in range(3):
         process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT)
-        seen = len(list(tmp_path.rglob("*.parquet")))
-        while process.poll() is None and len(list(tmp_path.rglob("*.parquet"))) <= seen + 2:
+        before = len(list(tmp_path.rglob("*.parquet")))
+        while process.poll() is None and len(list(tmp_path.rglob("*.parquet"))) <= before + 2:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        assert store_ids(tmp_path) == 1200
-    done = CliRunner().invoke(main, ["compact", f"--log={tmp_path}", "--json"])
-    assert done.exit_code == 0, done.output
+        assert count_ids(tmp_path) == 1200
+    result = CliRunner().invoke(main, ["compact", f"--log={tmp_path}", "--json"])
+    assert result.exit_code == 0, result.output
     assert not list(tmp_path.glob("*.ndjson"))
-    assert store_ids(tmp_path) == 1200
+    assert count_ids(tmp_path) == 1200
 
 
-def store_ids(folder: Path) -> int:
-    found = Store(folder).predictions("m")["id"]
-    assert found.n_unique() == len(found)
-    return len(found)
+def count_ids(folder: Path) -> int:
+    ids = Store(folder).predictions("m")["id"]
+    assert ids.n_unique() == len(ids)
+    return len(ids)
 
 
-def test_open_segments_are_read_but_left_to_their_gateway(store: Store) -> None:
+def test_open_segments_are_read_but_compacted_only_once_abandoned(store: Store) -> None:
     path = write(store.directory / "host-2-1.ndjson.open", [prediction(50)], torn='{"id"')
     assert len(store.predictions("m")) == 31
-    compact(store, NOON, nothing)
+    compact(store, NOON, ignore)
     assert path.exists()
     old = time.time() - segments.ABANDONED_SECONDS - 1
     os.utime(path, (old, old))
     with path.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # its gateway was suspended
-        compact(store, NOON, nothing)
+        compact(store, NOON, ignore)
         assert path.exists()
-    compact(store, NOON, nothing)  # its gateway was killed
+    compact(store, NOON, ignore)  # its gateway was killed
     assert not path.exists()
     assert len(store.predictions("m")) == 31
 
 
 def test_retention_removes_the_oldest_days(store: Store) -> None:
-    compact(store, NOON, nothing)
-    days = [path.parent for path in store.parquet_files()]
+    compact(store, NOON, ignore)
+    partitions = [path.parent for path in store.parquet_files()]
     for name in ("20260301T120000000000", "20260302T120000000000"):
         (store.directory / "datasets" / name / "rows").mkdir(parents=True)
     removed = retain(store, NOON + timedelta(days=3), keep_days=2, keep_bytes=None)
@@ -215,78 +215,78 @@ def test_retention_removes_the_oldest_days(store: Store) -> None:
         "model=m"
     ]
     assert len(store.predictions("other")) == 20
-    assert len(days) == 4
+    assert len(partitions) == 4
 
 
 @pytest.mark.parametrize("compacted", [True, False])
 def test_forget_removes_every_trace(store: Store, compacted: bool) -> None:
     write(store.directory / "feedback" / "host-1-2.ndjson", [feedback(15, "no", caller="ann")])
     if compacted:
-        compact(store, NOON, nothing)
+        compact(store, NOON, ignore)
     labelled = store.directory / "datasets" / "x" / "rows" / "labelled.parquet"
     labelled.parent.mkdir(parents=True)
     pl.DataFrame({"prediction id": ["id-3", "id-15", "id-16"]}).write_parquet(labelled)
-    done = CliRunner().invoke(
+    result = CliRunner().invoke(
         main, ["forget", f"--log={store.directory}", "--caller=ann", "--id=id-12", "--json"]
     )
-    assert done.exit_code == 0, done.output
-    result = json.loads(done.output)
-    assert result["predictions"] == 11
-    assert result["feedback"] == 6  # of ann, and of ann's predictions, although bob has sent it
-    assert result["training_rows"] == 2  # ann has sent the label of id-15
+    assert result.exit_code == 0, result.output
+    counts = json.loads(result.output)
+    assert counts["predictions"] == 11
+    assert counts["feedback"] == 6  # sent by ann, or by bob for ann's predictions
+    assert counts["training_rows"] == 2  # ann sent the label of id-15
     assert len(store.predictions("m")) == 19
     for path in store.directory.rglob("*.parquet"):
         columns = [n for n in pl.read_parquet_schema(path) if n in ("id", "prediction id")]
         assert not {"id-3", "id-12"} & set(pl.read_parquet(path)[columns[0]])
         assert b"ann" not in path.read_bytes()
-    none = CliRunner().invoke(main, ["forget", f"--log={store.directory}"])
-    assert none.exit_code == 2
-    assert "expected --id or --caller" in none.output
+    invalid = CliRunner().invoke(main, ["forget", f"--log={store.directory}"])
+    assert invalid.exit_code == 2
+    assert "expected --id or --caller" in invalid.output
 
 
-def test_forget_removes_a_damaged_dataset_and_the_files_of_killed_jobs(store: Store) -> None:
-    torn = store.directory / "datasets" / "x" / "rows" / "labelled.parquet"
-    torn.parent.mkdir(parents=True)
-    torn.write_bytes(b"PAR1")
-    whole = store.directory / "datasets" / "y" / "rows" / "labelled.parquet"
-    whole.parent.mkdir(parents=True)
-    pl.DataFrame({"prediction id": ["id-3"]}).write_parquet(whole)
-    hidden = whole.with_name(".labelled.parquet.tmp"), store.directory / ".host-1-1.ndjson.tmp"
-    for path in hidden:
+def test_forget_removes_damaged_datasets_and_temporary_files(store: Store) -> None:
+    damaged = store.directory / "datasets" / "x" / "rows" / "labelled.parquet"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"PAR1")
+    intact = store.directory / "datasets" / "y" / "rows" / "labelled.parquet"
+    intact.parent.mkdir(parents=True)
+    pl.DataFrame({"prediction id": ["id-3"]}).write_parquet(intact)
+    temporary = intact.with_name(".labelled.parquet.tmp"), store.directory / ".host-1-1.ndjson.tmp"
+    for path in temporary:
         path.write_bytes(b"rows to remove")
-    done = forget(store, ["id-3"], [], nothing)
-    assert (done.training_rows, done.damaged) == (1, 1)
-    assert not torn.parents[1].exists()
-    assert not any(path.exists() for path in hidden)
+    result = forget(store, ["id-3"], [], ignore)
+    assert (result.training_rows, result.damaged) == (1, 1)
+    assert not damaged.parents[1].exists()
+    assert not any(path.exists() for path in temporary)
 
 
-def test_rows_are_as_private_in_parquet_as_in_segments(store: Store) -> None:
-    compact(store, NOON, nothing)
+def test_parquet_files_are_not_world_readable(store: Store) -> None:
+    compact(store, NOON, ignore)
     assert {path.stat().st_mode & 0o777 for path in store.parquet_files()} == {0o640}
 
 
-def test_predictions_are_found_by_their_keys(store: Store) -> None:
+def test_predictions_are_selected_by_key(store: Store) -> None:
     keys = pl.DataFrame({"id": ["id-3", "id-3", "id-99", "new"], "row": [0, 1, 0, 0]})
-    compact(store, NOON, nothing)
+    compact(store, NOON, ignore)
     write(store.directory / "host-1-3.ndjson", [prediction(0, id="new")])
-    found = store.predictions(names=["id"], keys=keys)
-    assert sorted(found["id"]) == ["id-3", "new"]
+    predictions = store.predictions(names=["id"], keys=keys)
+    assert sorted(predictions["id"]) == ["id-3", "new"]
 
 
 def test_forget_waits_for_open_segments(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(store.directory / "host-2-1.ndjson.open", [prediction(50, caller="eve")])
-    seen = []
+    open_counts = []
 
     def seal(count: int) -> None:
-        seen.append(count)
+        open_counts.append(count)
         path.rename(path.with_suffix(""))
 
     assert forget(store, [], ["eve"], seal).predictions == 1
-    assert seen == [1]
+    assert open_counts == [1]
     monkeypatch.setattr(compaction, "SEALING_SECONDS", 0)
     write(path, [prediction(51)])
     with pytest.raises(MonitoringError, match="1 segments are still open"):
-        forget(store, [], ["eve"], nothing)
+        forget(store, [], ["eve"], ignore)
 
 
 def test_damaged_lines_are_skipped_and_counted(tmp_path: Path) -> None:
@@ -303,9 +303,9 @@ def test_damaged_lines_are_skipped_and_counted(tmp_path: Path) -> None:
     labels = [[], feedback(0, "yes", row="first"), feedback(0, "yes", caller=[]), feedback(1, "no")]
     write(tmp_path / "feedback" / "a.ndjson", labels)
     assert len(Store(tmp_path).predictions("m")) == 1
-    found = compact(Store(tmp_path), NOON, nothing)
-    assert (found.predictions, found.feedback) == (1, 1)
-    assert found.skipped == len(damaged) + 2 + 3
+    result = compact(Store(tmp_path), NOON, ignore)
+    assert (result.predictions, result.feedback) == (1, 1)
+    assert result.skipped == len(damaged) + 2 + 3
 
 
 @pytest.mark.parametrize(
@@ -318,17 +318,17 @@ def test_damaged_lines_are_skipped_and_counted(tmp_path: Path) -> None:
         ("high", None, (None, None, {"probability": "high", "label": None})),
     ],
 )
-def test_rows_of_any_model_s_outputs_are_kept(
+def test_outputs_of_any_type_are_kept(
     tmp_path: Path, probability: object, label: object, expected: tuple[object, ...]
 ) -> None:
-    answer = {"probability": probability, "label": label}
-    row = prediction(0, **answer, shadow={"version": 2, **answer})
+    values = {"probability": probability, "label": label}
+    row = prediction(0, **values, shadow={"version": 2, **values})
     write(tmp_path / "a.ndjson", [row])
-    assert compact(Store(tmp_path), NOON, nothing).skipped == 0
-    (found,) = Store(tmp_path).predictions("m").to_dicts()
-    outputs = found["outputs"] and json.loads(found["outputs"])
-    assert (found["probability"], found["label"], outputs) == expected
-    assert (found["shadow_probability"], found["shadow_label"]) == expected[:2]
+    assert compact(Store(tmp_path), NOON, ignore).skipped == 0
+    (stored,) = Store(tmp_path).predictions("m").to_dicts()
+    outputs = stored["outputs"] and json.loads(stored["outputs"])
+    assert (stored["probability"], stored["label"], outputs) == expected
+    assert (stored["shadow_probability"], stored["shadow_label"]) == expected[:2]
 
 
 def test_errors_are_reported(tmp_path: Path) -> None:
@@ -337,9 +337,9 @@ def test_errors_are_reported(tmp_path: Path) -> None:
         ([f"--log={tmp_path}", "--keep-bytes=5 parsecs"], "expected a size such as"),
         ([f"--log={tmp_path}", "--keep-days=1000000"], "not in the range 0<=x<=36500"),
     ):
-        done = CliRunner().invoke(main, ["compact", *options])
-        assert done.exit_code in (1, 2)
-        assert message in done.output
+        result = CliRunner().invoke(main, ["compact", *options])
+        assert result.exit_code in (1, 2)
+        assert message in result.output
     (tmp_path / "compaction.json").write_text("{")
-    done = CliRunner().invoke(main, ["compact", f"--log={tmp_path}"])
-    assert "not the plan of a compaction" in done.output
+    result = CliRunner().invoke(main, ["compact", f"--log={tmp_path}"])
+    assert "not the plan of a compaction" in result.output

@@ -1,4 +1,4 @@
-"""Datasets of retrainings: types, tables that cannot be read, and `forget` meanwhile."""
+"""Retraining datasets: types, unreadable tables, and a concurrent `forget`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.prediction_log import NOON, feedback, prediction, write
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Two labelled rows."""
+    """A log of two labelled rows."""
     log = tmp_path / "log"
     write(log / "a.ndjson", [prediction(n, columns={"x": n}) for n in range(2)])
     write(log / "feedback" / "a.ndjson", [feedback(0, "yes"), feedback(1, "no")])
@@ -38,7 +38,7 @@ def version(folder: Path, *names: str, **changes: Any) -> Version:
     return Version(prediction_log.version(folder / "models", columns=columns, **changes))
 
 
-def built(store: Store, version: Version, data: Path) -> Dataset:
+def build_dataset(store: Store, version: Version, data: Path) -> Dataset:
     now = datetime.now(timezone.utc)
     return build(store, "m", version, str(data), "left", NOON, now, "a test")
 
@@ -67,7 +67,7 @@ def test_logged_cells_have_the_types_of_the_original_table(tmp_path: Path) -> No
     labels = [feedback(n, label) for n, label in enumerate(["yes", "no", "yes"])]
     write(tmp_path / "log" / "feedback" / "a.ndjson", labels)
     model = version(tmp_path, *original.columns[:-1])
-    dataset = built(Store(tmp_path / "log"), model, tmp_path / "table.parquet")
+    dataset = build_dataset(Store(tmp_path / "log"), model, tmp_path / "table.parquet")
     rows = pl.read_parquet(dataset.rows / "labelled.parquet")
     assert rows.schema == {**original.schema, "prediction id": pl.String}
     seen = datetime(2025, 1, 31, 8, 30)
@@ -79,7 +79,9 @@ def test_logged_cells_have_the_types_of_the_original_table(tmp_path: Path) -> No
     assert dataset.provenance.weighted is False
 
 
-def test_columns_widen_for_logged_cells_and_other_cells_are_counted(tmp_path: Path) -> None:
+def test_columns_widen_for_logged_cells_and_rows_that_do_not_fit_are_counted(
+    tmp_path: Path,
+) -> None:
     original = pl.DataFrame(
         {
             "big": [2**53 + 3],
@@ -98,7 +100,7 @@ def test_columns_widen_for_logged_cells_and_other_cells_are_counted(tmp_path: Pa
     write(tmp_path / "log" / "a.ndjson", [prediction(n, columns=c) for n, c in enumerate(cells)])
     write(tmp_path / "log" / "feedback" / "a.ndjson", [feedback(n, "yes") for n in range(3)])
     model = version(tmp_path, *original.columns[:-1])
-    dataset = built(Store(tmp_path / "log"), model, tmp_path / "table.parquet")
+    dataset = build_dataset(Store(tmp_path / "log"), model, tmp_path / "table.parquet")
     noon = datetime(2024, 3, 18, 12, tzinfo=timezone.utc)
     labelled = pl.read_parquet(dataset.rows / "labelled.parquet")
     assert labelled.rows() == [(2**53 + 1, 1.9, 300.0, noon, "yes", "id-0")]
@@ -108,7 +110,7 @@ def test_columns_widen_for_logged_cells_and_other_cells_are_counted(tmp_path: Pa
     assert stored.rows()[0][:2] == (2**53 + 3, 3.0)
 
 
-def test_the_files_are_those_that_training_reads(store: Store, tmp_path: Path) -> None:
+def test_dataset_reads_the_same_files_as_training(store: Store, tmp_path: Path) -> None:
     folder, model = tmp_path / "table", version(tmp_path, "x")
     (folder / "more").mkdir(parents=True)
     for name in ("a.csv", "_b.CSV", "more/c.csv", "t[1].csv"):
@@ -116,46 +118,46 @@ def test_the_files_are_those_that_training_reads(store: Store, tmp_path: Path) -
     for name in (".d.csv", "_SUCCESS", "README.md"):
         (folder / name).touch()
     for name, rows in (("", 3), ("_b.CSV", 1), ("t[1].csv", 1), ("*/c.csv", 1), ("**/*.csv", 3)):
-        assert built(store, model, folder / name).provenance.original_rows == rows
+        assert build_dataset(store, model, folder / name).provenance.original_rows == rows
     (folder / "year=2024").mkdir()
     (folder / "year=2024" / "e.csv").write_text("x,left\n1,no\n")
     for name in ("", "*/e.csv"):
         with pytest.raises(MonitoringError, match="'year=2024' adds a column to the rows below it"):
-            built(store, model, folder / name)
-    assert built(store, model, folder / "year=2024" / "*.csv").provenance.original_rows == 1
+            build_dataset(store, model, folder / name)
+    assert build_dataset(store, model, folder / "year=2024" / "*.csv").provenance.original_rows == 1
 
 
 @pytest.mark.parametrize("header", [",x, left", "Unnamed: 0,x ,left", "sep=,\n0,x,left"])
 def test_headers_are_read_as_in_training(store: Store, tmp_path: Path, header: str) -> None:
     (tmp_path / "table.csv").write_text(f"{header}\n0,1,no\n")
-    dataset = built(store, version(tmp_path, "x"), tmp_path / "table.csv")
+    dataset = build_dataset(store, version(tmp_path, "x"), tmp_path / "table.csv")
     rows = pl.read_parquet(dataset.rows / "labelled.parquet")
     assert rows["x", "left"].rows() == [("0", "yes"), ("1", "no")]
     assert ("0" in rows.columns) == header.startswith("sep=")
     assert not {"", "Unnamed: 0"} & set(rows.columns)
 
 
-def test_an_index_may_be_a_feature(tmp_path: Path) -> None:
+def test_unnamed_index_column_can_be_a_feature(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("Unnamed: 0,left\n1,no\n")
     model = version(tmp_path, "Unnamed: 0")
     (tmp_path / "log").mkdir()
-    dataset = built(Store(tmp_path / "log"), model, tmp_path / "table.csv")
+    dataset = build_dataset(Store(tmp_path / "log"), model, tmp_path / "table.csv")
     assert "Unnamed: 0" in pl.read_parquet_schema(dataset.rows / "original.parquet")
 
 
-def test_labels_may_be_booleans(tmp_path: Path) -> None:
+def test_labels_can_be_booleans(tmp_path: Path) -> None:
     write(tmp_path / "log" / "a.ndjson", [prediction(n, columns={"x": n}) for n in range(2)])
     labels = [feedback(0, "true"), feedback(1, "false")]
     write(tmp_path / "log" / "feedback" / "a.ndjson", labels)
     table = pl.DataFrame({"x": [1.0, 2.0], "left": [True, False]})
     table.write_parquet(tmp_path / "table.parquet")
     model = version(tmp_path, "x", class_names=("false", "true"))
-    dataset = built(Store(tmp_path / "log"), model, tmp_path / "table.parquet")
+    dataset = build_dataset(Store(tmp_path / "log"), model, tmp_path / "table.parquet")
     rows = pl.read_parquet(dataset.rows / "labelled.parquet")
     assert rows["left"].to_list() == [True, False]
 
 
-def test_tables_that_cannot_be_read_or_extended_are_reported(store: Store, tmp_path: Path) -> None:
+def test_tables_that_cannot_be_read_or_extended_are_rejected(store: Store, tmp_path: Path) -> None:
     (tmp_path / "ragged.csv").write_text("x,left\n1,no\n2,yes,4\n")
     (tmp_path / "torn.parquet").write_bytes(b"PAR1")
     lists = pl.DataFrame({"x": [[1]], "left": ["no"]})
@@ -163,26 +165,26 @@ def test_tables_that_cannot_be_read_or_extended_are_reported(store: Store, tmp_p
     model = version(tmp_path, "x")
     (tmp_path / "dataset.csv").write_text("x,left,prediction id\n1,no,id-9\n")
     with pytest.raises(MonitoringError, match="has the column 'prediction id'"):
-        built(store, model, tmp_path / "dataset.csv")
+        build_dataset(store, model, tmp_path / "dataset.csv")
     for name in ("ragged.csv", "torn.parquet", "lists.parquet"):
         with pytest.raises(MonitoringError, match=f"{name}: cannot be read or extended: ."):
-            built(store, model, tmp_path / name)
+            build_dataset(store, model, tmp_path / name)
     assert list((store.directory / "datasets").iterdir()) == []
 
 
-def test_rows_that_are_forgotten_meanwhile_are_not_in_the_dataset(
+def test_rows_forgotten_during_a_build_are_removed_from_the_dataset(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = threading.Thread(target=lambda: forget(store, ["id-1"], [], lambda n: None))
+    forget_thread = threading.Thread(target=lambda: forget(store, ["id-1"], [], lambda n: None))
 
     def read(*arguments: Any) -> Any:
-        found = read_labelled_rows(*arguments)
-        job.start()
-        job.join(0.3)  # enough to forget, were there no lock
-        return found
+        rows = read_labelled_rows(*arguments)
+        forget_thread.start()
+        forget_thread.join(0.3)  # long enough for `forget` if there were no lock
+        return rows
 
     monkeypatch.setattr(dataset_module, "read_labelled_rows", read)
     (tmp_path / "table.csv").write_text("x,left\n1,no\n")
-    dataset = built(store, version(tmp_path, "x"), tmp_path / "table.csv")
-    job.join(20)
+    dataset = build_dataset(store, version(tmp_path, "x"), tmp_path / "table.csv")
+    forget_thread.join(20)
     assert pl.read_parquet(dataset.rows / "labelled.parquet")["prediction id"].to_list() == ["id-0"]

@@ -1,4 +1,4 @@
-"""Retraining with the real training job, on a log as gateways write it."""
+"""Retraining with the real training job, on a log in the gateways' format."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from training.publishing import manifest
 
 ROWS = 3000
 NOW = datetime.now(timezone.utc)
-LOGGED = {"model": "churn"}
 
 
-def logged(folder: Path, rows: int, seed: int = 2, *, leave_out: str = "", **changes: Any) -> Path:
-    """Write a log of labelled predictions of some customers."""
+def write_log(
+    folder: Path, rows: int, seed: int = 2, *, leave_out: str = "", **changes: Any
+) -> Path:
+    """Write a log of labelled predictions for generated customers."""
     predictions, labels = [], []
     for number, row in enumerate(customers(rows, seed, after_change=True)):
         label = row.pop("left")
         row.pop(leave_out, None)
         time = (NOW - timedelta(hours=2)).isoformat()
-        predictions.append(prediction(number, time=time, columns=row, **LOGGED, **changes))
+        predictions.append(prediction(number, time=time, columns=row, model="churn", **changes))
         labels.append(feedback(number, label, received=NOW.isoformat(), time=NOW.isoformat()))
     write(folder / "host-1-1.ndjson", predictions)
     write(folder / "feedback" / "host-1-1.ndjson", labels)
@@ -46,14 +47,14 @@ def retrain(churn: Path, log: Path, *options: str) -> Result:
     return CliRunner().invoke(main, command)
 
 
-def test_a_refusal_of_the_gate_is_reported_and_nothing_is_published(churn: Path) -> None:
+def test_gate_refusal_is_reported_and_nothing_is_published(churn: Path) -> None:
     versions = churn / "models" / "churn"
-    # Each row stands for five.
-    log = logged(churn / "log", 600, share=0.2)
+    # Each row represents five.
+    log = write_log(churn / "log", 600, share=0.2)
     (log / HISTORY).write_text('{"time": "torn by a cra')
-    done = retrain(churn, log, "--json", "--", "--floor=auc=0.9999", "--optimizer=newton")
-    assert done.exit_code == 3, done.output
-    run = json.loads(done.stdout)
+    result = retrain(churn, log, "--json", "--", "--floor=auc=0.9999", "--optimizer=newton")
+    assert result.exit_code == 3, result.output
+    run = json.loads(result.stdout)
     assert (run["result"], run["version"], run["labelled_rows"]) == ("refused", None, 600)
     assert run_summary(Run(**run)).startswith("refused, nothing was published (600 labelled rows")
     assert "auc" in run["message"]
@@ -64,7 +65,7 @@ def test_a_refusal_of_the_gate_is_reported_and_nothing_is_published(churn: Path)
 
 
 def test_errors_are_reported(trained_churn: Path, tmp_path: Path) -> None:
-    log = logged(tmp_path / "log", 30)
+    log = write_log(tmp_path / "log", 30)
     assert "30 labelled rows since" in retrain(trained_churn, log).output
     assert list((log / "datasets").iterdir()) == []
     (tmp_path / "table.xlsx").touch()
@@ -74,23 +75,23 @@ def test_errors_are_reported(trained_churn: Path, tmp_path: Path) -> None:
         (["--label=right"], "has no column 'right'; --label must name the label column"),
         (["--min-labels=1", "--", "--optimizer=magic"], "failed, nothing was published"),
     ):
-        done = retrain(trained_churn, log, *options)
-        assert done.exit_code == 1, done.output
-        assert message in done.output
-    lacking = logged(tmp_path / "lacking", 30, leave_out="plan")
-    assert "lack the columns 'plan'" in retrain(trained_churn, lacking).output
-    with (log / LOCK).open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+        result = retrain(trained_churn, log, *options)
+        assert result.exit_code == 1, result.output
+        assert message in result.output
+    incomplete = write_log(tmp_path / "incomplete", 30, leave_out="plan")
+    assert "lack the columns 'plan'" in retrain(trained_churn, incomplete).output
+    with (log / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         assert "is running" in retrain(trained_churn, log, "--min-labels=1").output
 
 
-def test_watch_retrains_on_drift_with_labels_and_then_waits(
+def test_watch_retrains_on_drift_with_enough_labels_then_cools_down(
     churn: Path, gateway: HTTPServer
 ) -> None:
-    # A half of the requests is logged.
-    log = logged(churn / "log", 400, share=0.5)
+    # Half of the requests are logged.
+    log = write_log(churn / "log", 400, share=0.5)
     for path in log.rglob("*.ndjson"):
-        os.utime(path, (0, 0))  # later ones are left to shippers
+        os.utime(path, (0, 0))  # newer segments are left for shippers
     counts: Counter[Bin] = Counter({Bin("churn", 1, "age", "9"): 900})
     counts[Bin("churn", 1, "age", "0")] = 100
     gateway.text = exposition(counts)  # type: ignore[attr-defined]
@@ -99,9 +100,9 @@ def test_watch_retrains_on_drift_with_labels_and_then_waits(
     command += [f"--gateways={url}", "--cooldown=1h"]
 
     def watch(*options: str) -> str:
-        done = CliRunner().invoke(main, [*command, *options])
-        assert done.exit_code == 0, done.output
-        return done.output
+        result = CliRunner().invoke(main, [*command, *options])
+        assert result.exit_code == 0, result.output
+        return result.output
 
     data = f"--data={churn / 'table.csv'}"
     assert "retraining" not in watch(data, "--on-drift", "--min-labels=401")
@@ -110,13 +111,13 @@ def test_watch_retrains_on_drift_with_labels_and_then_waits(
     assert "retraining: drift: age (PSI" in output
     assert "published version 2 of churn (400 labelled rows" in output
     assert not list(log.glob("*.ndjson.open"))
-    assert list(log.glob("model=churn/date=*/*.parquet"))  # the round has compacted
+    assert list(log.glob("model=churn/date=*/*.parquet"))  # compacted in the same round
     assert "retraining" not in watch(data, "--on-drift")
 
     version = manifest.read(churn / "models" / "churn" / "2")
     assert version.reason.startswith("drift: age (PSI")
     assert version.data.rows == ROWS + 400
-    # The same rows are held out, with and without weights, so the gate could compare them.
+    # The same rows are held out with and without weights, so the gate can compare versions.
     assert version.verdict.comparison is not None
     assert version.verdict.comparison.version == 1
     run = json.loads((log / HISTORY).read_text())
@@ -125,16 +126,16 @@ def test_watch_retrains_on_drift_with_labels_and_then_waits(
     assert provenance["labelled_rows"] == 400
     assert provenance["rows_by_version"] == {"1": 400}
     assert provenance["weighted"] is True
-    forgotten = CliRunner().invoke(main, ["forget", f"--log={log}", "--id=id-5", "--json"])
-    assert json.loads(forgotten.stdout)["training_rows"] == 1
+    result = CliRunner().invoke(main, ["forget", f"--log={log}", "--id=id-5", "--json"])
+    assert json.loads(result.stdout)["training_rows"] == 1
 
-    away = CliRunner().invoke(main, [*command, "--gateways=http://127.0.0.1:1"])
-    assert "error: http://127.0.0.1:1/metrics does not answer" in away.output
+    unreachable = CliRunner().invoke(main, [*command, "--gateways=http://127.0.0.1:1"])
+    assert "error: http://127.0.0.1:1/metrics does not answer" in unreachable.output
     for options, message in (
         (["--on-drift"], "retraining requires --data"),
         ([data], "--data requires a trigger: --every, --floor or --on-drift"),
         ([data, "--floor=auc"], "expected METRIC=VALUE with one of log_loss"),
     ):
-        wrong = CliRunner().invoke(main, [*command, *options])
-        assert wrong.exit_code == 2
-        assert message in wrong.output
+        result = CliRunner().invoke(main, [*command, *options])
+        assert result.exit_code == 2
+        assert message in result.output

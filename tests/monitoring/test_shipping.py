@@ -1,4 +1,4 @@
-"""Shipping of the log as CloudEvents, to receivers that fail, and across kills."""
+"""Shipping the log as CloudEvents to failing receivers, and after kills."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.processes import ROOT, free_port, wait_for
 
 
 class Receiver:
-    """Keeps what it accepts; answers with `statuses` first, one for each event."""
+    """Records accepted events; responds with `statuses` first, one per event."""
 
     def __init__(self, port: int = 0) -> None:
         self.events: list[tuple[dict[str, str], Any]] = []
@@ -66,7 +66,7 @@ class Receiver:
         self._thread.start()
 
     def ids(self) -> Counter[str]:
-        """Return the ids of the requests, with how often each came."""
+        """Return how often each request was received, by id."""
         return Counter(h["ce-id"] for h, _ in self.events if h["ce-type"].endswith(".request"))
 
     def stop(self) -> None:
@@ -83,7 +83,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def _retry_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipping, "FIRST_DELAY", 0.01)
 
 
@@ -91,11 +91,11 @@ def ship(log: Path, url: str, *options: str) -> Result:
     return CliRunner().invoke(main, ["ship", f"--log={log}", f"--to={url}", "--once", *options])
 
 
-def names(first: int, last: int) -> set[str]:
-    return {f"id-{number}" for number in range(first, last)}
+def id_range(start: int, stop: int) -> set[str]:
+    return {f"id-{number}" for number in range(start, stop)}
 
 
-def test_events_have_the_form_of_kserve(receiver: Receiver, tmp_path: Path) -> None:
+def test_events_follow_the_kserve_format(receiver: Receiver, tmp_path: Path) -> None:
     rows = [
         prediction(0, id="two", row=0, columns={"x": 1.5}, time="2026-03-01T12:00:00.000Z"),
         prediction(1, id="two", row=1, columns={"x": None}, time="2026-03-01T12:00:00.000Z"),
@@ -103,8 +103,8 @@ def test_events_have_the_form_of_kserve(receiver: Receiver, tmp_path: Path) -> N
         prediction(3, probability=None, label=None, outputs={"score": [1, 2]}),
     ]
     write(tmp_path / "host-1-1.ndjson", rows)
-    done = ship(tmp_path, receiver.url)
-    assert done.exit_code == 0, done.output
+    result = ship(tmp_path, receiver.url)
+    assert result.exit_code == 0, result.output
     events = {(h["ce-id"], h["ce-type"].rpartition(".")[2]): (h, b) for h, b in receiver.events}
     assert len(receiver.events) == len(events) == 6
     headers, body = events["two", "request"]
@@ -127,7 +127,7 @@ def test_events_have_the_form_of_kserve(receiver: Receiver, tmp_path: Path) -> N
     assert headers["ce-type"] == "org.kubeflow.serving.inference.response"
     assert body == {"predictions": [{"probability": 0.25, "label": "no"}] * 2}
     headers, _ = events["id-2", "request"]
-    # The HTTP binding percent-encodes headers, the % of a URL too.
+    # The HTTP binding percent-encodes headers, including the % of a URL.
     assert headers["ce-source"] == "/v1/models/prix%2520r%25C3%25A9el/versions/7"
     assert headers["ce-inferenceservicename"] == "prix%20r%C3%A9el"
     assert headers["ce-caller"] == "%22%C3%A4%22%20100%25"
@@ -135,7 +135,7 @@ def test_events_have_the_form_of_kserve(receiver: Receiver, tmp_path: Path) -> N
     assert events["id-3", "response"][1] == {"predictions": [{"score": [1, 2]}]}
 
 
-def test_long_requests_are_sent_in_parts(receiver: Receiver, tmp_path: Path) -> None:
+def test_long_requests_are_split_into_several_events(receiver: Receiver, tmp_path: Path) -> None:
     rows = [prediction(0, id="long", row=n, columns={"x": n}) for n in range(2 * MAX_ROWS + 1)]
     write(tmp_path / "host-1-1.ndjson", rows)
     assert ship(tmp_path, receiver.url).exit_code == 0
@@ -144,41 +144,41 @@ def test_long_requests_are_sent_in_parts(receiver: Receiver, tmp_path: Path) -> 
     assert requests[f"long/{MAX_ROWS}"]["instances"][0] == {"x": MAX_ROWS}
 
 
-def test_each_segment_is_sent_once_and_damaged_lines_are_counted(
+def test_segments_are_sent_once_and_damaged_lines_are_counted(
     receiver: Receiver, tmp_path: Path
 ) -> None:
     path = tmp_path / "host-1-1.ndjson"
     write(path, [prediction(0), [1], {"id": "x"}, prediction(1)], torn='{"id": "id-2", "ro')
-    write(tmp_path / "host-1-2.ndjson.open", [prediction(9)])  # a gateway writes to it
-    done = ship(tmp_path, receiver.url, "--json")
-    assert json.loads(done.stdout) == {
+    write(tmp_path / "host-1-2.ndjson.open", [prediction(9)])  # a gateway is writing to it
+    result = ship(tmp_path, receiver.url, "--json")
+    assert json.loads(result.stdout) == {
         "segments": 1, "rows": 2, "events": 4, "refused": 0, "skipped": 3
     }  # fmt: skip
     assert json.loads(ship(tmp_path, receiver.url, "--json").stdout)["rows"] == 0
     write(tmp_path / "host-1-2.ndjson", [prediction(2)])
     assert json.loads(ship(tmp_path, receiver.url, "--json").stdout)["rows"] == 1
-    assert receiver.ids() == Counter(names(0, 3))
+    assert receiver.ids() == Counter(id_range(0, 3))
 
 
-def test_errors_are_retried_until_the_event_is_accepted(receiver: Receiver, tmp_path: Path) -> None:
+def test_failed_events_are_retried_until_accepted(receiver: Receiver, tmp_path: Path) -> None:
     write(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(20)])
     receiver.statuses = [500, 503, 429] * 5
-    done = ship(tmp_path, receiver.url)
-    assert done.exit_code == 0, done.output
-    assert receiver.ids() == Counter(names(0, 20))
-    assert "retrying: " in done.output
-    assert ": not now" in done.output
+    result = ship(tmp_path, receiver.url)
+    assert result.exit_code == 0, result.output
+    assert receiver.ids() == Counter(id_range(0, 20))
+    assert "retrying: " in result.output
+    assert ": not now" in result.output
 
 
-def test_a_receiver_that_is_down_is_waited_for(tmp_path: Path) -> None:
+def test_ship_waits_for_a_receiver_unless_run_once(tmp_path: Path) -> None:
     write(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(20)])
     port = free_port()
     url = f"http://127.0.0.1:{port}/"
-    done = ship(tmp_path, url)
-    assert done.exit_code == 1
-    assert "no answer: " in done.output
-    assert "run the command again when the receiver answers" in done.output
-    with background(tmp_path, url) as process:
+    result = ship(tmp_path, url)
+    assert result.exit_code == 1
+    assert "no answer: " in result.output
+    assert "run the command again when the receiver answers" in result.output
+    with BackgroundShip(tmp_path, url) as process:
         wait_for(lambda: "retrying" in (tmp_path / "output").read_text(), "the first attempt")
         receiver = Receiver(port)
         try:
@@ -189,20 +189,20 @@ def test_a_receiver_that_is_down_is_waited_for(tmp_path: Path) -> None:
     assert "20 rows in 40 events" in (tmp_path / "output").read_text()
 
 
-def test_refused_events_stop_the_job_or_are_counted(receiver: Receiver, tmp_path: Path) -> None:
+def test_refused_events_stop_the_job_or_are_skipped(receiver: Receiver, tmp_path: Path) -> None:
     write(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(20)])
     receiver.refused_ids = {"id-7"}
-    done = ship(tmp_path, receiver.url)
-    assert done.exit_code == 1
-    assert f"refuses prediction 'id-7': {receiver.url}: 400: not now; --skip-r" in done.output
-    done = ship(tmp_path, receiver.url, "--skip-refused", "--json")
-    found = json.loads(done.stdout)
-    assert (found["rows"], found["refused"], found["segments"]) == (19, 2, 1)
-    assert set(receiver.ids()) == names(0, 20) - {"id-7"}
+    result = ship(tmp_path, receiver.url)
+    assert result.exit_code == 1
+    assert f"refuses prediction 'id-7': {receiver.url}: 400: not now; --skip-r" in result.output
+    result = ship(tmp_path, receiver.url, "--skip-refused", "--json")
+    counts = json.loads(result.stdout)
+    assert (counts["rows"], counts["refused"], counts["segments"]) == (19, 2, 1)
+    assert set(receiver.ids()) == id_range(0, 20) - {"id-7"}
 
 
-class background:  # noqa: N801
-    """A running `ship`, which is asked to end unless it was killed."""
+class BackgroundShip:
+    """A `ship` process, terminated on exit unless it was killed."""
 
     def __init__(self, log: Path, url: str) -> None:
         program = (
@@ -225,41 +225,41 @@ class background:  # noqa: N801
         self.process.wait(20)
 
 
-def test_kill_9_in_the_middle_loses_nothing(receiver: Receiver, tmp_path: Path) -> None:
+def test_sigkill_during_shipping_loses_no_events(receiver: Receiver, tmp_path: Path) -> None:
     for segment in range(2):
         rows = [prediction(400 * segment + n) for n in range(400)]
         write(tmp_path / f"host-1-{segment}.ndjson", rows)
     receiver.delay = 0.01
-    for enough in (100, 450):
-        with background(tmp_path, receiver.url) as process:
-            wait_for(lambda n=enough: len(receiver.ids()) >= n, "some are sent")  # type: ignore[misc]
+    for count in (100, 450):
+        with BackgroundShip(tmp_path, receiver.url) as process:
+            wait_for(lambda n=count: len(receiver.ids()) >= n, "some are sent")  # type: ignore[misc]
             process.kill()
     receiver.delay = 0
     assert ship(tmp_path, receiver.url).exit_code == 0
-    found = receiver.ids()
-    assert set(found) == names(0, 800)
-    # Each kill repeats what was sent after the last state on disk, not all of it.
-    assert sum(found.values()) < 1200
+    counts = receiver.ids()
+    assert set(counts) == id_range(0, 800)
+    # Each kill repeats only the events sent since the last saved state.
+    assert sum(counts.values()) < 1200
     responses = [h["ce-id"] for h, _ in receiver.events if h["ce-type"].endswith(".response")]
-    assert set(responses) == names(0, 800)
+    assert set(responses) == id_range(0, 800)
 
 
-def test_compaction_waits_for_what_is_not_sent(receiver: Receiver, tmp_path: Path) -> None:
+def test_compaction_skips_unsent_segments(receiver: Receiver, tmp_path: Path) -> None:
     store, now = Store(tmp_path), datetime.now(timezone.utc) + timedelta(minutes=1)
     write(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(3)])
     assert ship(tmp_path, receiver.url).exit_code == 0
     write(tmp_path / "host-1-2.ndjson", [prediction(n, caller="ann") for n in range(3, 6)])
-    done = CliRunner().invoke(main, ["compact", f"--log={tmp_path}"])
-    assert "1 segments wait for `python -m monitoring ship`; to stop shipping" in done.output
+    result = CliRunner().invoke(main, ["compact", f"--log={tmp_path}"])
+    assert "1 segments wait for `python -m monitoring ship`; to stop shipping" in result.output
     assert [path.name for path in tmp_path.glob("*.ndjson")] == ["host-1-2.ndjson"]
     assert len(store.predictions("m")) == 6
     # Rows that `forget` removes before they are sent are never sent.
     assert forget(store, ["id-4"], [], lambda n: None).predictions == 1
     assert ship(tmp_path, receiver.url).exit_code == 0
-    assert receiver.ids() == Counter(names(0, 6) - {"id-4"})
+    assert receiver.ids() == Counter(id_range(0, 6) - {"id-4"})
     assert compact(store, now, lambda done, total: None).segments == 1
 
-    # A segment with the name of an earlier one is another one.
+    # A segment that reuses the name of an earlier one is unsent.
     write(tmp_path / "host-1-2.ndjson", [prediction(7)])
     assert compact(store, now, lambda done, total: None).segments == 0
     assert compact(store, now + HOLD, lambda done, total: None).segments == 1
@@ -271,33 +271,33 @@ def test_compaction_waits_for_what_is_not_sent(receiver: Receiver, tmp_path: Pat
     assert compact(store, now, lambda done, total: None).segments == 1
 
 
-def test_a_segment_completed_during_a_compaction_waits(
+def test_segment_completed_during_compaction_is_left_for_shipping(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unsent_then_completed(*arguments: Any) -> set[Path]:
-        found = unsent_segments(*arguments)
+    def complete_segment(*arguments: Any) -> set[Path]:
+        unsent = unsent_segments(*arguments)
         write(tmp_path / "host-1-1.ndjson", [prediction(1)])
-        return found
+        return unsent
 
     (tmp_path / STATE).write_text('{"segments": {}}')
-    monkeypatch.setattr(compaction, "unsent_segments", unsent_then_completed)
+    monkeypatch.setattr(compaction, "unsent_segments", complete_segment)
     compact(Store(tmp_path), datetime.now(timezone.utc), lambda done, total: None)
     assert (tmp_path / "host-1-1.ndjson").exists()
 
 
-def test_forget_removes_the_labels_of_a_caller_whose_predictions_are_not_sent(
+def test_forget_removes_labels_of_a_caller_s_unsent_predictions(
     receiver: Receiver, tmp_path: Path
 ) -> None:
     write(tmp_path / "host-1-1.ndjson", [prediction(0)])
     assert ship(tmp_path, receiver.url).exit_code == 0
     write(tmp_path / "host-1-2.ndjson", [prediction(1, caller="ann")])
     write(tmp_path / "feedback" / "host-1-1.ndjson", [feedback(0, "no"), feedback(1, "yes")])
-    done = forget(Store(tmp_path), [], ["ann"], lambda n: None)
-    assert (done.predictions, done.feedback) == (1, 1)
+    result = forget(Store(tmp_path), [], ["ann"], lambda n: None)
+    assert (result.predictions, result.feedback) == (1, 1)
     assert Store(tmp_path).feedback()["id"].to_list() == ["id-0"]
 
 
-def test_what_is_wrong_is_reported(receiver: Receiver, tmp_path: Path) -> None:
+def test_errors_are_reported(receiver: Receiver, tmp_path: Path) -> None:
     for url in (
         "broker:8080",
         "ftp://broker",
@@ -308,23 +308,23 @@ def test_what_is_wrong_is_reported(receiver: Receiver, tmp_path: Path) -> None:
         "http://a/é",
         "http://a/b c",
     ):
-        done = ship(tmp_path, url)
-        assert (done.exit_code, "expected a URL such as http" in done.output) == (2, True), url
-    done = ship(tmp_path, "http://user:secret@broker:8080")
-    assert (done.exit_code, "secret" in done.output) == (2, False)
-    done = ship(tmp_path / "no", receiver.url)
-    assert "is not a directory; --log must name" in done.output
+        result = ship(tmp_path, url)
+        assert (result.exit_code, "expected a URL such as http" in result.output) == (2, True), url
+    result = ship(tmp_path, "http://user:secret@broker:8080")
+    assert (result.exit_code, "secret" in result.output) == (2, False)
+    result = ship(tmp_path / "no", receiver.url)
+    assert "is not a directory; --log must name" in result.output
     (tmp_path / STATE).write_text("[]")
-    done = ship(tmp_path, receiver.url)
-    assert (done.exit_code, "remove it to send all segments again" in done.output) == (1, True)
+    result = ship(tmp_path, receiver.url)
+    assert (result.exit_code, "remove it to send all segments again" in result.output) == (1, True)
     (tmp_path / STATE).unlink()
-    with background(tmp_path, receiver.url):
-        wait_for((tmp_path / STATE).exists, "the other has begun")
-        done = ship(tmp_path, receiver.url)
-    assert "is being shipped by another process" in done.output
+    with BackgroundShip(tmp_path, receiver.url):
+        wait_for((tmp_path / STATE).exists, "the other process has started")
+        result = ship(tmp_path, receiver.url)
+    assert "is being shipped by another process" in result.output
     with socket.create_server(("127.0.0.1", 0)) as silent:
         write(tmp_path / "host-1-1.ndjson", [prediction(0)])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(shipping, "TIMEOUT_SECONDS", 0.05)
-            done = ship(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")
-    assert "no answer: timed out" in done.output
+            result = ship(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert "no answer: timed out" in result.output

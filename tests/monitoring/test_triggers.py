@@ -21,22 +21,22 @@ from monitoring.store import Store
 from monitoring.triggers import Policy
 
 NOW = datetime(2026, 3, 10, tzinfo=timezone.utc)
-TRAINED = NOW - timedelta(days=3)
+PUBLISHED = NOW - timedelta(days=3)
 HOUR = timedelta(hours=1)
 
 
 def quality(labelled: int = 500, low: float = 0.6, high: float = 0.7, **arm: Any) -> Quality:
     metrics = {"auc": Estimate(0.65, low, high), "log_loss": Estimate(0.65, low, high)}
-    facts: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "version": 1,
         "arm": None,
         "rows": 1000,
         "labelled": labelled,
         "coverage": 0.5,
     }
-    facts |= {"delay_seconds": (1.0, 2.0), "late": 0, "metrics": metrics if labelled else {}}
-    facts |= {"expected": {}, "rows_by_day": (), "labels": None, **arm}
-    return Quality("m", NOW, NOW, (ArmQuality(**facts),), 0, 0, 0)
+    fields |= {"delay_seconds": (1.0, 2.0), "late": 0, "metrics": metrics if labelled else {}}
+    fields |= {"expected": {}, "rows_by_day": (), "labels": None, **arm}
+    return Quality("m", NOW, NOW, (ArmQuality(**fields),), 0, 0, 0)
 
 
 def drift(verdict: Any) -> list[ColumnDrift]:
@@ -49,12 +49,12 @@ def run(ago: timedelta) -> Run:
     return Run(time, "m", "", "refused", None, "", "", 500, 1.0)
 
 
-def due(policy: Policy, found: Quality | None = None, **facts: Any) -> str | None:
-    inputs: dict[str, Any] = {"runs": [], "published": TRAINED, "drift": [], **facts}
-    return policy.due(NOW, quality=found if found is not None else quality(), **inputs)
+def due(policy: Policy, measured: Quality | None = None, **overrides: Any) -> str | None:
+    inputs: dict[str, Any] = {"runs": [], "published": PUBLISHED, "drift": [], **overrides}
+    return policy.due(NOW, quality=measured if measured is not None else quality(), **inputs)
 
 
-def test_a_floor_is_missed_only_if_the_whole_interval_misses_it() -> None:
+def test_floor_is_missed_only_if_the_whole_interval_misses_it() -> None:
     reason = due(Policy(floors={"auc": 0.75}))
     assert reason is not None
     assert reason.startswith("quality: auc 0.6500 (0.6000 to 0.7000) of version 1 is below 0.75")
@@ -63,7 +63,7 @@ def test_a_floor_is_missed_only_if_the_whole_interval_misses_it() -> None:
     assert due(Policy(floors={"log_loss": 0.65})) is None
 
 
-def test_drift_needs_labels() -> None:
+def test_drift_triggers_only_with_enough_labels() -> None:
     policy = Policy(on_drift=True, min_labels=200)
     assert str(due(policy, drift=drift("alarm"))).startswith("drift: x (PSI 0.50), with 500")
     assert due(policy, drift=drift("warn")) is None
@@ -72,7 +72,7 @@ def test_drift_needs_labels() -> None:
     assert due(Policy(), drift=drift("alarm")) is None
 
 
-def test_a_schedule_counts_from_the_last_run_or_version() -> None:
+def test_schedule_counts_from_the_last_run_or_version() -> None:
     assert due(Policy(every=timedelta(days=3))) == "schedule: every 3 d"
     assert due(Policy(every=timedelta(hours=36))) == "schedule: every 36 h"
     assert due(Policy(every=timedelta(days=4))) is None
@@ -83,26 +83,26 @@ def test_a_schedule_counts_from_the_last_run_or_version() -> None:
 @pytest.mark.parametrize(
     ("ago", "expected"), [((5,), False), ((7,), True), ((8, 7), False), ((30, 7), True)]
 )
-def test_cooldown_and_limit_per_day(ago: tuple[int, ...], expected: bool) -> None:
+def test_cooldown_and_daily_limit_delay_retraining(ago: tuple[int, ...], expected: bool) -> None:
     policy = Policy(floors={"auc": 0.75}, cooldown=6 * HOUR, max_per_day=2)
     runs = [run(hours * HOUR) for hours in ago]
     assert (due(policy, runs=runs) is not None) == expected
 
 
-def test_the_history_has_any_text_and_torn_lines(tmp_path: Path) -> None:
-    whole = replace(run(HOUR), message="one line\u2028or two")
-    line = json.dumps(asdict(whole), ensure_ascii=False)
+def test_history_keeps_any_text_and_skips_torn_lines(tmp_path: Path) -> None:
+    entry = replace(run(HOUR), message="one line\u2028or two")
+    line = json.dumps(asdict(entry), ensure_ascii=False)
     (tmp_path / HISTORY).write_bytes('{"torn in ö'.encode()[:-1] + f"\n{line}\n".encode())
-    assert read_history(Store(tmp_path), "m") == [whole]
+    assert read_history(Store(tmp_path), "m") == [entry]
 
 
-def test_a_canary_s_quality_is_the_rollout_s_concern() -> None:
+def test_canary_quality_does_not_trigger_retraining() -> None:
     assert due(Policy(floors={"auc": 0.75}), quality(arm="canary")) is None
     assert due(Policy(floors={"auc": 0.75}), quality(arm="stable")) is not None
 
 
 @pytest.mark.parametrize("status", [0, REFUSED])
-def test_a_fit_without_a_result_has_failed(status: int) -> None:
-    done = subprocess.CompletedProcess[str]([], status, "Usage: fit [OPTIONS]", "")
+def test_fit_without_a_result_is_a_failure(status: int) -> None:
+    process = subprocess.CompletedProcess[str]([], status, "Usage: fit [OPTIONS]", "")
     message = f"training ended with status {status} and no result"
-    assert outcome_of(done) == ("failed", None, message)
+    assert outcome_of(process) == ("failed", None, message)

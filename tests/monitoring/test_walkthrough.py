@@ -20,36 +20,36 @@ from tests.support.processes import free_port, is_serving, wait_for
 @pytest.mark.timeout(600)
 def test_drift_labels_retraining_rollout_and_recovery(starter: Starter, churn: Path) -> None:
     models, log = churn / "models", churn / "log"
-    on_churn = [f"--models={models}", "--model=churn"]
+    model_options = [f"--models={models}", "--model=churn"]
 
-    def printed(command: str, *options: str) -> Any:
-        done = CliRunner().invoke(main, [command, *on_churn, *options, "--json"])
-        assert done.exit_code == 0, done.output
-        return json.loads(done.stdout)
+    def run_json(command: str, *options: str) -> Any:
+        result = CliRunner().invoke(main, [command, *model_options, *options, "--json"])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
 
-    def quality(version: int, arm: str) -> Any:
-        arms = printed("quality", f"--log={log}")["arms"]
-        return next(one for one in arms if (one["version"], one["arm"]) == (version, arm))
+    def measure_quality(version: int, arm: str) -> Any:
+        arms = run_json("quality", f"--log={log}")["arms"]
+        return next(row for row in arms if (row["version"], row["arm"]) == (version, arm))
 
-    def manifest(number: int) -> Any:
+    def read_manifest(number: int) -> Any:
         return json.loads((models / "churn" / str(number) / "manifest.json").read_text())
 
-    def drift() -> Any:
-        columns = printed("drift", f"--gateways={gateway}")["columns"]
-        return {one["column"]: one for one in columns}
+    def measure_drift() -> Any:
+        columns = run_json("drift", f"--gateways={gateway}")["columns"]
+        return {column["column"]: column for column in columns}
 
-    def logged() -> int:
+    def count_logged_rows() -> int:
         return sum(path.read_bytes().count(b"\n") for path in log.glob("*.ndjson*"))
 
     _, ask, label, retrain, promote, recover = walkthrough.blocks()
     rollout = [sys.executable, "-m", "rollout"]
     walkthrough.run("python -m rollout init --models models --model churn", churn)
-    rest = free_port()
+    rest_port = free_port()
     server = starter.model_server(
         f"--model_config_file={models / '.rollout' / 'models.config'}",
         "--model_config_file_poll_wait_seconds=1",
         "--allow_version_labels_for_unavailable_models=true",
-        f"--rest_api_port={rest}",
+        f"--rest_api_port={rest_port}",
     )
     wait_for(lambda: is_serving(server.address), "the model is loaded")
     log.mkdir()
@@ -60,33 +60,33 @@ def test_drift_labels_retraining_rollout_and_recovery(starter: Starter, churn: P
         CLIENT_MODEL="churn",
     )
     gateway = client.address
-    where = [f"--gateways={gateway}", f"--servers=http://127.0.0.1:{rest}"]
+    endpoints = [f"--gateways={gateway}", f"--servers=http://127.0.0.1:{rest_port}"]
     steps = ["--steps=50", "--bake=2s", "--tolerance=20"]
-    controller = starter.command([*rollout, "watch", "--auto", *on_churn, *where, *steps])
+    controller = starter.command([*rollout, "watch", "--auto", *model_options, *endpoints, *steps])
 
     def run(commands: str) -> str:
         return walkthrough.run(commands, churn, GATEWAY=gateway)
 
     run(ask)
-    wait_for(lambda: drift()["age"]["rows"] == 2000, "all rows are counted")
-    found = drift()
-    assert found["price"]["verdict"] == "alarm"
-    assert found["price"]["psi"] > 2
-    assert found["price"]["psi_limit"] < 0.03
-    assert (found["age"]["verdict"], found["plan"]["verdict"]) == ("ok", "ok")
+    wait_for(lambda: measure_drift()["age"]["rows"] == 2000, "all rows are counted")
+    columns = measure_drift()
+    assert columns["price"]["verdict"] == "alarm"
+    assert columns["price"]["psi"] > 2
+    assert columns["price"]["psi_limit"] < 0.03
+    assert (columns["age"]["verdict"], columns["plan"]["verdict"]) == ("ok", "ok")
 
     run(label)
-    wait_for(lambda: logged() == 2000, "all rows are logged")
-    before = quality(1, "stable")
+    wait_for(lambda: count_logged_rows() == 2000, "all rows are logged")
+    before = measure_quality(1, "stable")
     assert before["labelled"] == 2000
-    assert before["metrics"]["auc"]["high"] < manifest(1)["metrics"]["auc"]
-    # The labels' relation to the inputs has changed, which probabilities cannot know.
+    assert before["metrics"]["auc"]["high"] < read_manifest(1)["metrics"]["auc"]
+    # Labels now depend on the inputs differently, which probabilities cannot show.
     assert before["metrics"]["accuracy"]["high"] < before["expected"]["accuracy"]["value"]
     assert "<svg" in (churn / "before.html").read_text()
 
     assert "published version 2 of churn (2,000 labelled rows" in run(retrain)
-    assert manifest(2)["reason"] == "prices vary"
-    assert manifest(2)["gate"]["comparison"]["version"] == 1
+    assert read_manifest(2)["reason"] == "prices vary"
+    assert read_manifest(2)["gate"]["comparison"]["version"] == 1
 
     assert "promoted" in run(promote), controller.output()
     history = (models / ".rollout" / "churn.history.ndjson").read_text().splitlines()
@@ -94,8 +94,10 @@ def test_drift_labels_retraining_rollout_and_recovery(starter: Starter, churn: P
     assert phases == ["idle", "loading", "canary", "promoted"]
 
     at_rest = 'client_rollout_percent{model="churn"} 0.0'
-    wait_for(lambda: at_rest in requests.get(f"{gateway}/metrics", timeout=10).text, "it follows")
+    wait_for(
+        lambda: at_rest in requests.get(f"{gateway}/metrics", timeout=10).text, "it is at rest"
+    )
     run(recover)
-    after = quality(2, "stable")
+    after = measure_quality(2, "stable")
     assert after["labelled"] == 2000
     assert after["metrics"]["auc"]["low"] > 0.8 > before["metrics"]["auc"]["high"]

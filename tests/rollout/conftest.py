@@ -18,17 +18,17 @@ from tests.support import affine
 from tests.support.caller import Caller
 from tests.support.processes import free_port, wait_for
 
-QUICK = (
+FAST_POLLING = (
     "--file_system_poll_wait_seconds=0.1",
     "--model_config_file_poll_wait_seconds=0.1",
     "--max_num_load_retries=0",
 )
-LABELS = "--allow_version_labels_for_unavailable_models=true"
+ALLOW_LABELS = "--allow_version_labels_for_unavailable_models=true"
 
 
 @dataclass
 class Site:
-    """A models directory with `m`, its rollout files, and what runs beside them."""
+    """A models directory with the model `m`, its rollout files, and its servers and gateways."""
 
     models: Path
     servers: list[str] = field(default_factory=list)
@@ -45,23 +45,23 @@ class Site:
     def publish(self, version: int, seconds: float = 0.0) -> None:
         affine.publish(self.models / "m", version, seconds)
 
-    def arguments(self, command: str, *more: object) -> list[str]:
-        where = [f"--models={self.models}", "--model=m"]
-        where += [f"--servers={','.join(self.servers)}", f"--gateways={','.join(self.gateways)}"]
-        return [command, *where, *map(str, more)]
+    def arguments(self, command: str, *options: object) -> list[str]:
+        common = [f"--models={self.models}", "--model=m"]
+        common += [f"--servers={','.join(self.servers)}", f"--gateways={','.join(self.gateways)}"]
+        return [command, *common, *map(str, options)]
 
-    def run(self, command: str, *more: object) -> Result:
-        return CliRunner().invoke(main, self.arguments(command, *more))
+    def run(self, command: str, *options: object) -> Result:
+        return CliRunner().invoke(main, self.arguments(command, *options))
 
-    def __call__(self, command: str, *more: object) -> str:
-        """Run a command that must succeed."""
-        result = self.run(command, *more)
+    def __call__(self, command: str, *options: object) -> str:
+        """Run a command that must succeed, and return its output."""
+        result = self.run(command, *options)
         assert result.exit_code == 0, result.output
         return result.output
 
-    def refused(self, command: str, *more: object, status: int = 1) -> str:
-        """Run a command that must fail with one line, and return the line."""
-        result = self.run(command, *more)
+    def expect_error(self, command: str, *options: object, status: int = 1) -> str:
+        """Run a command that must fail with a one-line error, and return the error."""
+        result = self.run(command, *options)
         assert result.exit_code == status, result.output
         lines = result.output.strip().splitlines()
         assert lines[-1].startswith("Error: ")
@@ -96,10 +96,10 @@ def serve(site: Site, starter: Starter) -> Iterator[Serve]:
             site("init")
             port = free_port()
             running = starter.model_server(
-                *QUICK,
+                *FAST_POLLING,
                 f"--model_config_file={site.directory / 'models.config'}",
                 f"--rest_api_port={port}",
-                *(flags or (LABELS,)),
+                *(flags or (ALLOW_LABELS,)),
             )
             site.servers.append(f"http://127.0.0.1:{port}")
             caller = stack.enter_context(Caller(running.address))

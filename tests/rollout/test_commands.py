@@ -1,4 +1,4 @@
-"""The command line and the service, with a real model server and a gateway's metrics."""
+"""The commands and `watch`, with a real model server and simulated gateway metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.processes import free_port, wait_for
 
 
 class Metrics:
-    """The metrics of a gateway whose arms answer, or fail, as a test wants."""
+    """The metrics of a gateway; `outcome` is the outcome of its canary calls."""
 
     def __init__(self, site: Site) -> None:
         registry = CollectorRegistry()
@@ -63,7 +63,7 @@ def metrics(site: Site) -> Iterator[Metrics]:
     metrics.close()
 
 
-def test_a_dry_run_changes_nothing_and_the_share_can_be_set(
+def test_start_sets_the_share_and_dry_run_changes_nothing(
     site: Site, serve: Serve, metrics: Metrics
 ) -> None:
     serve()
@@ -71,20 +71,20 @@ def test_a_dry_run_changes_nothing_and_the_share_can_be_set(
     before = site.state()
     assert "would be: m: loading" in site("start", "2", "--percent=10", "--dry-run")
     assert site.state() == before
-    assert "there is no version 9; published versions: 1, 2" in site.refused("start", "9")
+    assert "there is no version 9; published versions: 1, 2" in site.expect_error("start", "9")
 
-    first = "--percent=10", "--manual", "--bake=1h", "--tolerance=2", "--json"
-    started = json.loads(site("start", "2", *first))
+    options = "--percent=10", "--manual", "--bake=1h", "--tolerance=2", "--json"
+    started = json.loads(site("start", "2", *options))
     assert (started["phase"], started["percent"]) == ("canary", 10)
     raised = json.loads(site("start", "2", "--percent=30", "--tolerance=3", "--json"))
-    assert (raised["percent"], raised["salt"]) == (30, started["salt"])  # nobody moves back
+    assert (raised["percent"], raised["salt"]) == (30, started["salt"])  # callers keep their arm
     assert (raised["manual"], raised["bake"], raised["tolerance"]) == (True, 3600, 3)
     site.publish(3)
-    assert "a rollout of version 2 is in progress (canary, 30 %)" in site.refused("start", "3")
+    assert "a rollout of version 2 is in progress (canary, 30 %)" in site.expect_error("start", "3")
 
-    shown = site("status")
-    assert "version 2, 30 % of the requests" in shown
-    assert "AVAILABLE" in shown
+    output = site("status")
+    assert "version 2, 30 % of the requests" in output
+    assert "AVAILABLE" in output
     status = json.loads(site("status", "--json"))
     assert status["state"] == site.state()
     assert status["verdict"]["action"] == "wait"
@@ -95,10 +95,10 @@ def test_a_dry_run_changes_nothing_and_the_share_can_be_set(
     site("abort")
     assert site.state()["reason"] == "aborted version 2 by hand"
     for command in ("abort", "promote"):
-        assert "no rollout is in progress" in site.refused(command)
+        assert "no rollout is in progress" in site.expect_error(command)
 
 
-def test_the_service_promotes_or_rolls_back_published_versions(
+def test_watch_promotes_or_rolls_back_published_versions(
     site: Site, serve: Serve, metrics: Metrics, starter: Starter
 ) -> None:
     serve()
@@ -117,14 +117,14 @@ def test_the_service_promotes_or_rolls_back_published_versions(
     assert site.state()["stable"] == 2
     assert "calls failed against 0 of" in site.state()["reason"]
 
-    def exported() -> str:
+    def scrape() -> str:
         return requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
 
-    # The metrics follow the file.
-    wait_for(lambda: 'rollout_rolled_back_total{model="m"} 1.0' in exported(), "it is counted", 10)
-    assert 'rollout_stable_version{model="m"} 2.0' in exported()
+    # The metrics are updated after the file.
+    wait_for(lambda: 'rollout_rolled_back_total{model="m"} 1.0' in scrape(), "it is counted", 10)
+    assert 'rollout_stable_version{model="m"} 2.0' in scrape()
 
-    assert "already watches m" in site.refused("watch")
+    assert "already watches m" in site.expect_error("watch")
     assert watch.stop() == 0
     assert "Traceback" not in watch.output()
     assert "rolled back version 3" in watch.output()

@@ -1,4 +1,4 @@
-"""The controller's decisions on observations that a test makes up."""
+"""The controller's decisions on scripted observations."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ SERVER = "10.0.0.1:8501"
 GATEWAY = "10.0.0.2:8080"
 
 
-class Scripted(Controller):
-    """A controller that observes one gateway, as a test says."""
+class ScriptedController(Controller):
+    """A controller that observes the server and the gateway of a test."""
 
     gateway = Gateway()
     server = Server({1: "AVAILABLE", 2: "AVAILABLE"})
@@ -33,9 +33,9 @@ class Scripted(Controller):
 
 
 @pytest.fixture
-def controller(site: Site) -> Scripted:
+def controller(site: Site) -> ScriptedController:
     site.publish(2)
-    controller = Scripted(Store(site.directory), site.models, "m", [], [])
+    controller = ScriptedController(Store(site.directory), site.models, "m", [], [])
     controller.change(
         lambda state, time: state.start(
             time, "", 2, steps=(10.0,), bake=0.0, tolerance=5.0, hold=0.0
@@ -44,22 +44,22 @@ def controller(site: Site) -> Scripted:
     return controller
 
 
-@pytest.mark.parametrize("lost", ["the first evidence", "a new controller's first evidence"])
-def test_the_history_of_a_gateway_that_did_not_answer_is_no_evidence(
-    controller: Scripted, lost: str
+@pytest.mark.parametrize("evidence_is_deleted", [False, True])
+def test_counts_from_before_a_gateway_first_answers_are_no_evidence(
+    controller: ScriptedController, evidence_is_deleted: bool
 ) -> None:
-    if lost != "the first evidence":
+    if evidence_is_deleted:
         controller.gateway = Gateway(generation=2)
         controller.tick()
         controller.store.evidence("m").unlink()
     controller.gateway = Gateway(problem="does not answer (timed out)")
     controller.tick()
-    earlier = {
+    counters = {
         "calls/canary/2/failed": 500.0,
         "calls/canary/2/ok": 500.0,
         "calls/control/1/ok": 1e3,
     }
-    controller.gateway = Gateway(earlier, 2)
+    controller.gateway = Gateway(counters, 2)
     for _ in range(2):
         verdict = controller.tick().verdict
         assert verdict is not None
@@ -67,8 +67,8 @@ def test_the_history_of_a_gateway_that_did_not_answer_is_no_evidence(
         assert verdict.reason == "0 of 50 calls in each arm"
 
 
-def test_errors_count_after_the_servers_have_read_the_config_file(
-    controller: Scripted, monkeypatch: pytest.MonkeyPatch
+def test_load_errors_count_only_after_servers_read_the_config_file(
+    controller: ScriptedController, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     controller.server = Server({1: "AVAILABLE", 2: "END"}, {2: "out of memory"})
     monkeypatch.setattr("rollout.controller.CONFIG_POLL_SECONDS", 3600)
@@ -79,12 +79,12 @@ def test_errors_count_after_the_servers_have_read_the_config_file(
     assert state.reason == f"rolled back version 2: {SERVER} cannot load it: out of memory"
 
 
-def test_metrics_of_a_dry_run_are_those_of_the_rollout_file() -> None:
+def test_dry_run_metrics_match_the_rollout_file() -> None:
     state = Rollout("m", "/models/m", 1, 2, utc_now(), utc_now(), canary=2, phase="canary")
     decision = Decision(state, state.roll_back(utc_now(), ""), Verdict("roll back", ""))
     exporter = Exporter("m")
 
-    def published() -> list[float | None]:
+    def read_metrics() -> list[float | None]:
         value = exporter._registry.get_sample_value
         return [
             value("rollout_phase", {"model": "m", "phase": "rolled_back"}),
@@ -93,6 +93,6 @@ def test_metrics_of_a_dry_run_are_those_of_the_rollout_file() -> None:
         ]
 
     exporter.update(decision, dry_run=True)
-    assert published() == [0, 2, 0]
+    assert read_metrics() == [0, 2, 0]
     exporter.update(decision, dry_run=False)
-    assert published() == [1, 0, 1]
+    assert read_metrics() == [1, 0, 1]

@@ -1,4 +1,4 @@
-"""Addresses of names, and responses that end early, are too long or take too long."""
+"""Name resolution, and responses that are truncated, too long or too slow."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from rollout import network
 from rollout.network import UnreachableError, get, resolve_addresses
 from tests.support.names import resolve
 
-Answer = Callable[..., str]
+Respond = Callable[..., str]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
 
 
 @pytest.fixture
-def answer() -> Iterator[Answer]:
-    """Answer one request with these bytes, at the address that is returned."""
+def respond() -> Iterator[Respond]:
+    """A function that serves one response and returns the server's address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def answer(response: bytes, slowly: bytes = b"") -> str:
+        def respond(response: bytes, trickled: bytes = b"") -> str:
             def serve() -> None:
                 connection, _ = listener.accept()
                 with connection, suppress(BrokenPipeError, ConnectionResetError):
                     connection.recv(65536)
                     connection.sendall(response)
-                    for byte in slowly:
+                    for byte in trickled:
                         time.sleep(0.05)
                         connection.sendall(bytes([byte]))
 
             threading.Thread(target=serve, daemon=True).start()
             return f"127.0.0.1:{listener.getsockname()[1]}"
 
-        yield answer
+        yield respond
 
 
-def test_a_response_that_ends_early_is_no_response(answer: Answer) -> None:
-    address = answer(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"x" * 67)
+def test_truncated_response_is_rejected(respond: Respond) -> None:
+    address = respond(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"x" * 67)
     with pytest.raises(UnreachableError, match="sent 67 bytes of a longer response"):
         get(address, "/metrics")
 
@@ -48,27 +48,27 @@ def test_a_response_that_ends_early_is_no_response(answer: Answer) -> None:
 @pytest.mark.parametrize(
     "head", [b"Content-Length: 11\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\nb\r\n"]
 )
-def test_a_response_beyond_the_limit_is_not_cut(
-    answer: Answer, head: bytes, monkeypatch: pytest.MonkeyPatch
+def test_response_beyond_the_size_limit_is_rejected(
+    respond: Respond, head: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     response = b"HTTP/1.1 200 OK\r\n" + head + b"x" * 11 + b"\r\n0\r\n\r\n" * head.startswith(b"T")
-    assert get(answer(response), "/metrics") == (200, b"x" * 11)
+    assert get(respond(response), "/metrics") == (200, b"x" * 11)
     monkeypatch.setattr(network, "MAX_BYTES", 10)
     with pytest.raises(UnreachableError, match="of a longer response"):
-        get(answer(response), "/metrics")
+        get(respond(response), "/metrics")
 
 
-@pytest.mark.parametrize("at_once", [b"", HEAD], ids=["head", "body"])
-def test_a_response_that_takes_too_long_is_no_response(
-    answer: Answer, at_once: bytes, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("sent_at_once", [b"", HEAD], ids=["head", "body"])
+def test_slow_response_times_out(
+    respond: Respond, sent_at_once: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network, "TIMEOUT_SECONDS", 0.5)
-    slowly = (HEAD + b"x" * 100).removeprefix(at_once)
+    trickled = (HEAD + b"x" * 100).removeprefix(sent_at_once)
     with pytest.raises(UnreachableError, match="timed out"):
-        get(answer(at_once, slowly), "/metrics")
+        get(respond(sent_at_once, trickled), "/metrics")
 
 
-def test_a_process_with_addresses_of_both_families_counts_once(
+def test_ipv6_addresses_are_ignored_if_a_host_has_ipv4_addresses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hosts = {"both": ("::1", "10.0.0.1", "10.0.0.2"), "ipv6": ("fd00::1", "fd00::2")}

@@ -1,4 +1,4 @@
-"""From gateways' counters to verdicts: a gateway is simulated, all else is real."""
+"""Verdicts from the counters of a simulated gateway; everything else is real."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ STATE = replace(
 IN_SHADOW = replace(STATE, phase="shadow", shadow=2, percent=0.0, steps=(0.0,))
 
 
-class Simulated:
-    """A gateway's counters, and a judge who looks at them each second."""
+class Simulation:
+    """A gateway's counters, judged once per second."""
 
     def __init__(self, state: Rollout = STATE, seed: int = 0) -> None:
         self.state = state
@@ -38,7 +38,7 @@ class Simulated:
         self.evidence = Evidence(state.salt, START, {"gateway": {}})
         self.seconds = 0
 
-    def calls(self, arm: str, version: int, number: int, failed: int = 0, refused: int = 0,
+    def add_calls(self, arm: str, version: int, number: int, failed: int = 0, refused: int = 0,
               median: float = 0.01) -> None:  # fmt: skip
         for outcome, count in (
             ("failed", failed),
@@ -47,204 +47,204 @@ class Simulated:
         ):
             self.counters[f"calls/{arm}/{version}/{outcome}"] += count
         self.counters[f"requests/{arm}/{version}/ok"] += number
-        took = median * np.exp(0.5 * self.random.standard_normal(number))
-        below = np.searchsorted(np.sort(took), EDGES, side="right")
-        for edge, count in zip(EDGES, below.tolist(), strict=True):
+        seconds = median * np.exp(0.5 * self.random.standard_normal(number))
+        cumulative = np.searchsorted(np.sort(seconds), EDGES, side="right")
+        for edge, count in zip(EDGES, cumulative.tolist(), strict=True):
             self.counters[f"seconds/{arm}/{version}/{edge}"] += count
         self.counters[f"seconds/{arm}/{version}/+Inf"] += number
 
-    def look(self, flips: Flips | None = None) -> Verdict:
+    def judge(self, flips: Flips | None = None) -> Verdict:
         self.seconds += 1
         now = START + timedelta(seconds=self.seconds)
         gateways = {"gateway": replace(self.gateway, counters=dict(self.counters))}
         self.evidence.observe(self.state, gateways, now)
-        # As after a restart of the controller.
+        # As if the controller had restarted.
         stored = Evidence.from_json(self.evidence.to_json())
         assert stored == self.evidence
         return judge_candidate(self.state, self.evidence, gateways, flips or Flips(), now)
 
 
-def test_without_data_it_waits_forever() -> None:
-    simulated = Simulated()
+def test_verdict_without_data_is_wait() -> None:
+    simulation = Simulation()
     for _ in range(100):
-        assert simulated.look().action == "wait"
-    verdict = simulated.look()
+        assert simulation.judge().action == "wait"
+    verdict = simulation.judge()
     assert verdict.reason == "0 of 50 calls in each arm"
-    simulated.gateway = Gateway(problem="does not answer (Connection refused)")
-    assert "no gateway answers" in simulated.look().reason
-    simulated.gateway = Gateway()
-    assert "follows no rollout file" in simulated.look().reason
+    simulation.gateway = Gateway(problem="does not answer (Connection refused)")
+    assert "no gateway answers" in simulation.judge().reason
+    simulation.gateway = Gateway()
+    assert "follows no rollout file" in simulation.judge().reason
 
 
-def test_a_dead_canary_is_rolled_back_with_the_numbers_that_say_why() -> None:
-    simulated = Simulated()
-    simulated.calls("canary", 2, 10, failed=10)
-    simulated.calls("control", 1, 10)
-    verdict = simulated.look()
+def test_failing_canary_is_rolled_back_with_its_counts_as_the_reason() -> None:
+    simulation = Simulation()
+    simulation.add_calls("canary", 2, 10, failed=10)
+    simulation.add_calls("control", 1, 10)
+    verdict = simulation.judge()
     assert verdict.action == "roll back"
     assert verdict.reason == (
         "version 2: 10 of 10 calls failed against 0 of 10 in control, e = 186 ≥ 167"
     )
 
 
-def test_failures_count_although_control_answers_in_other_seconds() -> None:
-    simulated = Simulated()
+def test_failures_count_even_if_control_has_calls_in_other_seconds() -> None:
+    simulation = Simulation()
     for _ in range(10):
-        simulated.calls("canary", 2, 1, failed=1)
-        assert simulated.look().action == "wait"
-        simulated.calls("control", 1, 1)
-        verdict = simulated.look()
+        simulation.add_calls("canary", 2, 1, failed=1)
+        assert simulation.judge().action == "wait"
+        simulation.add_calls("control", 1, 1)
+        verdict = simulation.judge()
     assert verdict.action == "roll back"
     assert "e = 186 ≥ 167" in verdict.reason
 
 
-def test_a_sound_canary_is_passed_after_bake_time_and_calls() -> None:
-    simulated = Simulated()
-    waits = []
-    while (verdict := simulated.look()).action == "wait":
-        waits.append(verdict.reason)
-        simulated.calls("canary", 2, 10)
-        simulated.calls("control", 1, 10)
-        assert simulated.seconds < 200
-    assert "0 of 50 calls in each arm; 29 s of 30 s left" in waits
-    assert any("failed calls: up to" in each for each in waits)
+def test_sound_canary_passes_after_bake_time_and_enough_calls() -> None:
+    simulation = Simulation()
+    reasons = []
+    while (verdict := simulation.judge()).action == "wait":
+        reasons.append(verdict.reason)
+        simulation.add_calls("canary", 2, 10)
+        simulation.add_calls("control", 1, 10)
+        assert simulation.seconds < 200
+    assert "0 of 50 calls in each arm; 29 s of 30 s left" in reasons
+    assert any("failed calls: up to" in reason for reason in reasons)
     assert verdict.action == "next step"
-    assert simulated.seconds >= 30
+    assert simulation.seconds >= 30
     assert "(tolerance 5%)" in verdict.reason
 
 
-def test_a_slow_canary_is_rolled_back_by_the_control_s_p99() -> None:
-    simulated = Simulated()
-    while (verdict := simulated.look()).action == "wait":
-        simulated.calls("canary", 2, 10, median=0.02)
-        simulated.calls("control", 1, 10)
-        assert simulated.seconds < 60
+def test_canary_slower_than_the_p99_of_control_is_rolled_back() -> None:
+    simulation = Simulation()
+    while (verdict := simulation.judge()).action == "wait":
+        simulation.add_calls("canary", 2, 10, median=0.02)
+        simulation.add_calls("control", 1, 10)
+        assert simulation.seconds < 60
     assert verdict.action == "roll back"
     assert "took longer than" in verdict.reason
     assert "(p99 of control)" in verdict.reason
 
 
-def test_a_step_is_not_passed_before_the_slow_test_has_calls() -> None:
-    simulated = Simulated(replace(STATE, bake=0.0, tolerance=20.0))
+def test_step_waits_for_enough_calls_to_compare_latency() -> None:
+    simulation = Simulation(replace(STATE, bake=0.0, tolerance=20.0))
     for calls, reason in (
         (60, "60 of 100 calls in control to fix its p99"),
         (60, "slow calls: up to 100.0% more are possible"),
     ):
-        simulated.calls("canary", 2, calls)
-        simulated.calls("control", 1, calls)
-        assert reason in simulated.look().reason
-    simulated.calls("canary", 2, 60)
-    simulated.calls("control", 1, 60)
-    assert simulated.look().action == "next step"
+        simulation.add_calls("canary", 2, calls)
+        simulation.add_calls("control", 1, calls)
+        assert reason in simulation.judge().reason
+    simulation.add_calls("canary", 2, 60)
+    simulation.add_calls("control", 1, 60)
+    assert simulation.judge().action == "next step"
 
 
-def test_a_control_slower_than_every_bucket_does_not_hold_the_rollout() -> None:
-    simulated = Simulated(replace(STATE, bake=0.0))
-    simulated.calls("canary", 2, 300, median=1e9)
-    simulated.calls("control", 1, 300, median=1e9)
-    assert simulated.look().action == "next step"
+def test_control_slower_than_every_bucket_does_not_block_the_rollout() -> None:
+    simulation = Simulation(replace(STATE, bake=0.0))
+    simulation.add_calls("canary", 2, 300, median=1e9)
+    simulation.add_calls("control", 1, 300, median=1e9)
+    assert simulation.judge().action == "next step"
 
 
-@pytest.mark.parametrize("both", [0, 10])
-def test_refusals_count_where_control_answers(both: int) -> None:
-    simulated = Simulated()
-    simulated.calls("canary", 2, 30, refused=20)
-    simulated.calls("control", 1, 30, refused=2 * both)
-    assert simulated.look().action == ("wait" if both else "roll back")
+@pytest.mark.parametrize("control_refused", [0, 20])
+def test_refusals_count_only_if_control_accepts_the_calls(control_refused: int) -> None:
+    simulation = Simulation()
+    simulation.add_calls("canary", 2, 30, refused=20)
+    simulation.add_calls("control", 1, 30, refused=control_refused)
+    assert simulation.judge().action == ("wait" if control_refused else "roll back")
 
 
 def test_identical_versions_are_rarely_rolled_back() -> None:
-    """Failures, refusals and slow calls, in both arms alike, looked at each second."""
+    """Both arms have equal rates of failed, refused and slow calls, and are judged each second."""
     verdicts: Counter[str] = Counter()
     for seed in range(30):
-        simulated = Simulated(seed=seed)
+        simulation = Simulation(seed=seed)
         for _ in range(20):
-            failed, refused = simulated.random.binomial(24, 0.04, (2, 2)).tolist()
-            simulated.calls("canary", 2, 24, failed[0], refused[0])
-            simulated.calls("control", 1, 24, failed[1], refused[1])
-            if simulated.look().action == "roll back":
+            failed, refused = simulation.random.binomial(24, 0.04, (2, 2)).tolist()
+            simulation.add_calls("canary", 2, 24, failed[0], refused[0])
+            simulation.add_calls("control", 1, 24, failed[1], refused[1])
+            if simulation.judge().action == "roll back":
                 verdicts["roll back"] += 1
                 break
     assert verdicts["roll back"] <= 2
 
 
-def test_counters_that_restart_and_gateways_that_appear_later() -> None:
-    simulated = Simulated()
-    simulated.calls("canary", 2, 40)
-    simulated.calls("control", 1, 40)
-    simulated.look()
-    simulated.counters.clear()
-    simulated.calls("canary", 2, 15)
-    simulated.calls("control", 1, 50)  # more than before
-    simulated.look()
-    assert simulated.evidence.calls == [55, 90]
+def test_counter_restarts_and_late_gateways_do_not_distort_the_evidence() -> None:
+    simulation = Simulation()
+    simulation.add_calls("canary", 2, 40)
+    simulation.add_calls("control", 1, 40)
+    simulation.judge()
+    simulation.counters.clear()
+    simulation.add_calls("canary", 2, 15)
+    simulation.add_calls("control", 1, 50)  # more than before
+    simulation.judge()
+    assert simulation.evidence.calls == [55, 90]
     late = {"late": Gateway({"calls/canary/2/failed": 99.0}, 7)}
     now = START + timedelta(seconds=99)
-    simulated.evidence.observe(STATE, late, now)
-    assert simulated.evidence.calls == [55, 90]  # the 99 may belong to an earlier rollout
+    simulation.evidence.observe(STATE, late, now)
+    assert simulation.evidence.calls == [55, 90]  # the 99 may belong to an earlier rollout
     late = {"late": Gateway({"calls/canary/2/failed": 101.0}, 7)}
-    simulated.evidence.observe(STATE, late, now)  # not later: seen already
-    assert simulated.evidence.calls == [55, 90]
-    simulated.evidence.observe(STATE, late, now + timedelta(seconds=1))
-    assert simulated.evidence.calls == [57, 90]
+    simulation.evidence.observe(STATE, late, now)  # at the same time: observed already
+    assert simulation.evidence.calls == [55, 90]
+    simulation.evidence.observe(STATE, late, now + timedelta(seconds=1))
+    assert simulation.evidence.calls == [57, 90]
 
 
-def test_a_cut_out_canary_is_judged_by_the_evidence_so_far() -> None:
-    simulated = Simulated()
-    simulated.gateway = replace(simulated.gateway, cut_out=frozenset([2]))
-    simulated.calls("canary", 2, 8, failed=8)
-    simulated.calls("control", 1, 8)
-    verdict = simulated.look()
+def test_cut_out_canary_is_judged_by_the_evidence_so_far() -> None:
+    simulation = Simulation()
+    simulation.gateway = replace(simulation.gateway, cut_out=frozenset([2]))
+    simulation.add_calls("canary", 2, 8, failed=8)
+    simulation.add_calls("control", 1, 8)
+    verdict = simulation.judge()
     assert (verdict.action, "e = 56.8 ≥ 20" in verdict.reason) == ("roll back", True)
-    simulated = Simulated()
-    simulated.gateway = replace(simulated.gateway, cut_out=frozenset([2]))
-    simulated.calls("canary", 2, 10, failed=10)
-    simulated.calls("control", 1, 10, failed=9)
-    assert simulated.look().action == "wait"
+    simulation = Simulation()
+    simulation.gateway = replace(simulation.gateway, cut_out=frozenset([2]))
+    simulation.add_calls("canary", 2, 10, failed=10)
+    simulation.add_calls("control", 1, 10, failed=9)
+    assert simulation.judge().action == "wait"
 
 
-def test_uneven_arms_hold_the_rollout() -> None:
-    simulated = Simulated(replace(STATE, bake=0.0))
-    simulated.calls("canary", 2, 500)
-    simulated.calls("control", 1, 900)
-    verdict = simulated.look()
+def test_uneven_arms_block_the_rollout() -> None:
+    simulation = Simulation(replace(STATE, bake=0.0))
+    simulation.add_calls("canary", 2, 500)
+    simulation.add_calls("control", 1, 900)
+    verdict = simulation.judge()
     assert verdict.action == "wait"
     assert "the arms are uneven: 500 requests to the canary, 900 to control" in verdict.reason
 
 
-def test_label_flips_in_shadow() -> None:
-    def shadowed(flipped: int) -> Verdict:
-        simulated = Simulated(IN_SHADOW)
+def test_excess_label_flips_in_shadow_cause_a_rollback() -> None:
+    def judge_flips(flipped: int) -> Verdict:
+        simulation = Simulation(IN_SHADOW)
         for _ in range(40):
-            simulated.counters["calls/stable/1/ok"] += 10
-            simulated.counters["shadow/2/ok"] += 8  # some were dropped
-            simulated.counters["rows/2/flipped"] += flipped
-            simulated.counters["rows/2/same"] += 16 - flipped
-            verdict = simulated.look(Flips(0.05, "(4.4 % of 114 held-out rows)"))
+            simulation.counters["calls/stable/1/ok"] += 10
+            simulation.counters["shadow/2/ok"] += 8  # some were dropped
+            simulation.counters["rows/2/flipped"] += flipped
+            simulation.counters["rows/2/same"] += 16 - flipped
+            verdict = simulation.judge(Flips(0.05, "(4.4 % of 114 held-out rows)"))
             if verdict.action != "wait":
                 break
         return verdict
 
-    assert shadowed(0).action == "next step"
-    verdict = shadowed(8)
+    assert judge_flips(0).action == "next step"
+    verdict = judge_flips(8)
     assert verdict.action == "roll back"
     assert "rows got a different label in shadow, where 5.0% are expected" in verdict.reason
 
 
-def test_the_expected_flips_are_those_that_the_gate_measured(tmp_path: Path) -> None:
-    def flips(passed: bool = True, **comparison: object) -> Flips:
+def test_expected_flips_come_from_the_gate(tmp_path: Path) -> None:
+    def load_flips(passed: bool = True, **comparison: object) -> Flips:
         manifest = {"gate": {"passed": passed, "comparison": comparison}}
         (tmp_path / "manifest.json").write_text(json.dumps(manifest))
         return load_expected_flips(tmp_path, 1)
 
     assert load_expected_flips(tmp_path / "none", 1) == Flips()
-    measured = flips(version=1, rows=1000, label_flips=0.02)
+    measured = load_flips(version=1, rows=1000, label_flips=0.02)
     assert 0.02 < measured.rate < 0.05
     assert measured.source == "(2.0% of 1,000 held-out rows)"
-    assert flips(version=1, rows=100000, label_flips=0.0).rate == 0.001
-    assert flips(version=3, rows=1000, label_flips=0.02) == Flips()  # of another stable version
-    assert flips(version=1, rows=1000, label_flips=None) == Flips()
-    assert flips(passed=False, version=1, rows=1000, label_flips=0.9) == Flips()
+    assert load_flips(version=1, rows=100000, label_flips=0.0).rate == 0.001
+    assert load_flips(version=3, rows=1000, label_flips=0.02) == Flips()  # not the stable version
+    assert load_flips(version=1, rows=1000, label_flips=None) == Flips()
+    assert load_flips(passed=False, version=1, rows=1000, label_flips=0.9) == Flips()
 
 
 def test_metrics_of_other_models_are_ignored() -> None:

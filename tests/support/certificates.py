@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.conftest import missing
+from tests.conftest import skip_or_fail
 
 DAYS = "2"
 
@@ -20,7 +20,7 @@ class Authority:
 
     def __init__(self, folder: Path) -> None:
         if shutil.which("openssl") is None:
-            missing("openssl is not installed")
+            skip_or_fail("openssl is not installed")
         folder.mkdir(exist_ok=True)
         self._folder = folder
         self.certificate = folder / "ca.pem"

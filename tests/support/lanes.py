@@ -43,7 +43,7 @@ SLOW = (
     "tests/rollout/test_servers.py",
     "tests/rollout/test_commands.py",
     "tests/rollout/test_judge.py",
-    "tests/rollout/test_state.py::test_a_controller_may_be_killed_at_any_moment",
+    "tests/rollout/test_state.py::test_controller_recovers_from_a_kill_at_any_moment",
     "tests/rollout/test_verdicts.py::test_identical_versions_are_rarely_rolled_back",
     "tests/client/test_protos.py",
     "tests/client/test_connections.py",
@@ -84,12 +84,12 @@ SLOW = (
     "tests/client/test_replies.py::test_every_value_is_told_in_its_place",
     "tests/client/test_codecs.py::test_each_request_is_decoded_as_it_would_be_alone",
     "tests/client/test_batching.py::test_each_caller_gets_its_own_rows_or_its_own_error",
-    "tests/monitoring/test_observability.py::test_an_alert_of_ours_reaches_alertmanager",
-    "tests/monitoring/test_observability.py::test_prometheus_answers_every_expression",
-    "tests/monitoring/test_compaction.py::test_kill_9_in_the_middle",
-    "tests/monitoring/test_shipping.py::test_kill_9_in_the_middle_loses_nothing",
-    "tests/monitoring/test_drift.py::test_undrifted_windows_alarm_at_most_as_often_as_stated",
-    "tests/monitoring/test_quality.py::test_95_of_100_intervals_hold_the_truth",
+    "tests/monitoring/test_observability.py::test_drift_alert_reaches_alertmanager",
+    "tests/monitoring/test_observability.py::test_every_dashboard_expression_has_a_result",
+    "tests/monitoring/test_compaction.py::test_sigkill_during_compaction_loses_no_rows",
+    "tests/monitoring/test_shipping.py::test_sigkill_during_shipping_loses_no_events",
+    "tests/monitoring/test_drift.py::test_false_alarm_rate_is_at_most_alpha",
+    "tests/monitoring/test_quality.py::test_intervals_cover_the_true_accuracy",
 )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.conftest import missing
+from tests.conftest import skip_or_fail
 from tests.support.forked import fit
 from tests.support.processes import ROOT, wait_for
 from tests.support.publishing import publish_ten, write_two_files
@@ -244,7 +244,7 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, Mount]]:
             check=False,
         )
         if done.returncode:
-            missing(f"file systems cannot be mounted here: {done.stderr.strip()}")
+            skip_or_fail(f"file systems cannot be mounted here: {done.stderr.strip()}")
 
     mount("size=64m")
     yield folder, mount
