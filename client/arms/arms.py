@@ -142,7 +142,7 @@ class Arms:
         if arm.stable is None:
             return await self._answer_without_fallback(arm, indexes, deadline, attempt)
         usual_timeout = TIMEOUT_FACTOR * self._slowest.get(arm.target.model, 0.0)
-        remaining = earliest.left()
+        remaining = earliest.remaining()
         timeout = min(remaining / 2, max(usual_timeout, TIMEOUT_FRACTION * remaining))
         turn = self._begin_turn(arm.target, CANARY, Deadline(timeout))
         started = deadlines.now()

@@ -20,8 +20,8 @@ from client.codecs.json.arrays import kind_of
 from client.codecs.tables.lines import BYTE_ORDER_MARK, LineBlocks, check_text, decode_block
 from client.errors import ClientError
 from client.observability.prediction_ids import is_id
-from client.serving.columns.categorical import WHOLE
-from client.serving.columns.date import EPOCH, EXPECTED, days_of
+from client.serving.columns.categorical import WHOLE_NUMBER
+from client.serving.columns.date import EPOCH, EXPECTED, parse_days
 
 FORMAT = 1
 FIELDS = ("id", "row", "label", "time")
@@ -253,12 +253,12 @@ def _label_text(value: Any) -> str | None:
         return None
     if text.lower() in ("true", "false"):
         return text.lower()
-    match = WHOLE.fullmatch(text)
+    match = WHOLE_NUMBER.fullmatch(text)
     return match[1] if match else text
 
 
 def _read_time(value: Any) -> str:
-    days = days_of(value.strip()) if type(value) is str else None
+    days = parse_days(value.strip()) if type(value) is str else None
     if days is None:
         raise ValueError(f"time: expected {EXPECTED}, got {kind_of(value)}")
     try:

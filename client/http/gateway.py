@@ -97,7 +97,7 @@ class Gateway:
             self.core, self.metrics, settings.model, states or WorkerStates()
         )
         self.responder = Responder(self._recorder, self.metrics)
-        self._log = PredictionLog.of(settings, self.metrics)
+        self._log = PredictionLog.from_settings(settings, self.metrics)
         predictions = Predictions(self.metrics, self._log)
         pipeline = Pipeline(self.core, self._arms, self._shadow, predictions, self.responder)
         self._batcher: DynamicBatcher[Lane] = DynamicBatcher(

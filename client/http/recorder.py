@@ -54,7 +54,7 @@ class Recorder:
         """Record the arm of a rollout in the traces of the current task's requests."""
         if self._tracing is not None:
             for context in REQUESTS.get():
-                self._tracing.note_arm(context.span, model, arm)
+                self._tracing.record_arm(context.span, model, arm)
 
     def cancel(self, context: RequestContext | None) -> None:
         """End the trace of a request whose caller has disconnected."""

@@ -121,7 +121,7 @@ class Predictor:
                     pool.leave_out(finished)
                 if failure is None:
                     pool.leave_out(server)
-                if other is not None and deadline.left():
+                if other is not None and deadline.remaining():
                     running[other] = asyncio.create_task(run_on(other))
                 elif failure is not None and not running:
                     return failure
@@ -179,7 +179,7 @@ class Predictor:
             ClientError: no server may answer for the version, or the call fails.
         """
         server = self.client.pool.pick(await self.servers.to_avoid(target, deadline, on_trial=True))
-        return await self._call(target, schema, call, deadline.left(), server)
+        return await self._call(target, schema, call, deadline.remaining(), server)
 
     def refusals(self, schema: Schema, call: Call, numbers: Sequence[int]) -> dict[int, str]:
         """Return the errors of rows with refused values, by row number.
@@ -230,7 +230,7 @@ class Predictor:
             ServerError: there is no such model or version, or the server cannot be reached.
         """
         return await self._call_any(
-            lambda server: self.client.status(target, timeout=deadline.left(), server=server)
+            lambda server: self.client.status(target, timeout=deadline.remaining(), server=server)
         )
 
     async def classify_or_regress(
@@ -256,7 +256,7 @@ class Predictor:
                     target,
                     examples,
                     signature_name=signature_name,
-                    timeout=deadline.left(),
+                    timeout=deadline.remaining(),
                     server=server,
                 ),
                 avoid,

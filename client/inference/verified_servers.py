@@ -50,7 +50,7 @@ class VerifiedServers:
                 check = asyncio.create_task(self._golden.check(schema, server))
                 self._checks.add(check)
                 check.add_done_callback(self._checks.discard)
-                await asyncio.wait({check}, timeout=deadline.left())
+                await asyncio.wait({check}, timeout=deadline.remaining())
 
         servers = [server for server in self._pool.servers if not server.left_out]
         await asyncio.gather(*map(learn_one, servers))
@@ -89,7 +89,7 @@ class VerifiedServers:
                 f"model {target.model}: version {version} on {wrong[0].address} does not compute "
                 "what training computed: it answers its golden rows wrongly; serve another version"
             )
-        if set(results.values()) == {None} and not deadline.left():
+        if set(results.values()) == {None} and not deadline.remaining():
             raise UnavailableError(f"model {target.model} has not described itself yet")
 
     async def to_avoid(

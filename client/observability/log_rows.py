@@ -19,7 +19,7 @@ from client.codecs.json_outputs import encode_column, encode_objects
 from client.observability.prediction_ids import is_sampled
 from client.serving.columns import Column
 from client.serving.columns.base import MISSING_INTEGER
-from client.serving.columns.date import text_of
+from client.serving.columns.date import format_days
 from client.serving.schema import Schema
 from client.serving.tensors import Array
 
@@ -294,7 +294,7 @@ def _encode_shadow(schema: Schema, signature_name: str, shadow: ShadowAnswer | N
 
 @lru_cache(maxsize=2**16)
 def _encode_date(days: float) -> bytes:
-    return orjson.dumps(text_of(days))
+    return orjson.dumps(format_days(days))
 
 
 def _format_time(seconds: float) -> str:

@@ -112,7 +112,7 @@ class Tracing:
                 span.set_status(self._trace.StatusCode.ERROR)
         span.end()
 
-    def note_arm(self, span: Any, model: str, arm: str) -> None:
+    def record_arm(self, span: Any, model: str, arm: str) -> None:
         """Record the arm of a rollout, by OpenTelemetry's conventions for feature flags."""
         if span.is_recording():
             span.set_attribute("feature_flag.key", f"rollout/{model}")

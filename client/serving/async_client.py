@@ -147,7 +147,7 @@ class AsyncServingClient:
             try:
                 return await self._call_once(rpc, request, deadline, server)
             except grpc.RpcError as error:
-                if not should_retry(error, deadline.left() - backoff):
+                if not should_retry(error, deadline.remaining() - backoff):
                     raise call_error(server.address, error.code(), error.details()) from error
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, MAX_BACKOFF)
@@ -161,7 +161,7 @@ class AsyncServingClient:
         code, reply = grpc.StatusCode.OK, None
         server.calls += 1
         try:
-            reply = await server.rpcs[rpc](request, timeout=deadline.left(), metadata=metadata)
+            reply = await server.rpcs[rpc](request, timeout=deadline.remaining(), metadata=metadata)
             return reply
         except grpc.RpcError as error:
             code = error.code()

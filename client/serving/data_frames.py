@@ -10,7 +10,7 @@ import numpy as np
 from client.errors import InvalidArgumentError
 from client.serving.columns import Column
 from client.serving.columns.base import MissingBoolean
-from client.serving.columns.date import DAY_MICROSECONDS, days_of
+from client.serving.columns.date import DAY_MICROSECONDS, parse_days
 from client.serving.schema import DENSE, DENSE_INPUT, Schema
 from client.serving.tensors import DTYPES, STRING, dtype_name
 
@@ -112,7 +112,7 @@ def _encode_value(value: Any, dtype: int, column: Column) -> Any:
     # Comparisons of pandas.NA have no truth value, and NaT has `isoformat`.
     missing = value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
     if column.kind == "date" and not missing and hasattr(value, "isoformat"):
-        days = days_of(value.isoformat())
+        days = parse_days(value.isoformat())
         value = value if days is None else days
     encoded = column.encode(None if missing else value, dtype)
     if isinstance(encoded, MissingBoolean):

@@ -131,7 +131,7 @@ class SchemaCache:
             # Retrieve the exception even if no caller is waiting any more.
             request.add_done_callback(lambda task: task.cancelled() or task.exception())
         # A waiter may time out without cancelling the request for the others.
-        await asyncio.wait({request}, timeout=deadline.left())
+        await asyncio.wait({request}, timeout=deadline.remaining())
         if not request.done():
             raise DeadlineExceededError("there was no answer in time")
         return request.result()

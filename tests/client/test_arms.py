@@ -154,7 +154,7 @@ class Fixture:
         assert turn.target.version is not None
         self.turns.append((turn.arm, turn.target.version, list(places)))
         if turn.arm == "canary" and self.seconds:
-            await asyncio.sleep(min(self.seconds, turn.deadline.left()))
+            await asyncio.sleep(min(self.seconds, turn.deadline.remaining()))
             return dict.fromkeys(places, DeadlineExceededError("late"))
         errors = {p: e for p, e in self.errors.get(turn.arm, {}).items() if p in places}
         outputs = {"probability": np.array([self.probability if turn.arm == "canary" else 0.5])}
@@ -249,7 +249,7 @@ def test_a_canary_that_hangs_leaves_stable_most_of_the_time(canary: Fixture) -> 
     original = canary.attempt
 
     async def attempt(places: Sequence[int], turn: Turn) -> Mapping[int, ClientError]:
-        ends.append(turn.deadline.left())
+        ends.append(turn.deadline.remaining())
         return await original(places, turn)
 
     canary.attempt = attempt  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ from client.codecs.json.arrays import to_array
 from client.codecs.tables.options import ERROR, TableOptions
 from client.errors import ClientError
 from client.serving.columns import NEVER_MISSING, Column
-from client.serving.columns.base import MISSING, word_of
+from client.serving.columns.base import MISSING, trim_cell
 from client.serving.schema import DEFAULT_SIGNATURE, DENSE, DENSE_INPUT, Schema, TensorSpec
 from client.serving.tensors import DTYPES, Array
 
@@ -131,7 +131,7 @@ class TableLayout:
     label_name: str = ""
 
     @classmethod
-    def of(
+    def from_schema(
         cls, schema: Schema, signature_name: str = "", output_filter: Sequence[str] = ()
     ) -> TableLayout:
         """Return the layout of tables for a signature.
@@ -170,12 +170,12 @@ class TableLayout:
         )
         return cls(name, columns, None, outputs, tuple(output_filter), label)
 
-    def holds_for(self, schema: Schema) -> bool:
+    def is_compatible_with(self, schema: Schema) -> bool:
         """Return whether another version reads rows the same way and has the same outputs."""
         # `dense` may have replaced the signature; the new version may lack it.
         if self.signature_name not in schema.signatures:
             return False
-        other = TableLayout.of(schema, self.signature_name)
+        other = TableLayout.from_schema(schema, self.signature_name)
         names = self.output_filter or other.outputs
         return (
             (self.signature_name, self.matrix) == (other.signature_name, other.matrix)
@@ -243,7 +243,7 @@ class TableLayout:
     ) -> Header:
         """Find the layout's columns in a table that may lack some."""
         index_of: dict[str, int] = {}
-        for index, name in enumerate(map(word_of, names)):
+        for index, name in enumerate(map(trim_cell, names)):
             if name in index_of:
                 raise ClientError(f'{prefix}duplicate column "{name[:100]}"')
             index_of[name] = index

@@ -79,7 +79,7 @@ class OperationsApi:
         """
         if self._states.draining:
             raise UnavailableError("the client is stopping")
-        probe_deadline = Deadline(min(READY_TIMEOUT_SECONDS, deadline.left()))
+        probe_deadline = Deadline(min(READY_TIMEOUT_SECONDS, deadline.remaining()))
         target = self._core.stable(Target(self._model))
         try:
             available = await available_versions(self._core, Target(self._model), probe_deadline)

@@ -106,14 +106,14 @@ class StatsApi:
 def _log(samples: Samples) -> dict[str, Any]:
     return {
         "rows": int(samples.total("client_log_rows_total")),
-        "dropped": samples.by("client_log_dropped_rows_total", "reason"),
+        "dropped": samples.count_by("client_log_dropped_rows_total", "reason"),
         "bytes": int(samples.total("client_log_bytes_total")),
-        "feedback": samples.by("client_feedback_total", "result"),
+        "feedback": samples.count_by("client_feedback_total", "result"),
     }
 
 
 def _requests(samples: Samples) -> dict[str, Any]:
-    statuses = samples.by("client_http_requests_total", "status", _is_of_model)
+    statuses = samples.count_by("client_http_requests_total", "status", _is_of_model)
     return {
         "total": sum(statuses.values()),
         "errors": sum(count for status, count in statuses.items() if status >= "500"),
@@ -124,7 +124,7 @@ def _requests(samples: Samples) -> dict[str, Any]:
 
 
 def _calls(samples: Samples) -> dict[str, Any]:
-    codes = samples.by("client_grpc_call_seconds_count", "code", _is_prediction)
+    codes = samples.count_by("client_grpc_call_seconds_count", "code", _is_prediction)
     return {
         "total": sum(codes.values()),
         "errors": sum(count for code, count in codes.items() if code != "OK"),
@@ -141,7 +141,7 @@ def _arms(samples: Samples, model: str) -> list[dict[str, Any]]:
         def is_of_arm(labels: Labels, version: str = version, arm: str = arm) -> bool:
             return (labels["model"], labels["version"], labels["arm"]) == (model, version, arm)
 
-        outcomes = samples.by("client_arm_requests_total", "outcome", is_of_arm)
+        outcomes = samples.count_by("client_arm_requests_total", "outcome", is_of_arm)
         times = samples.buckets("client_arm_call_seconds", is_of_arm)
         if outcomes:
             arms.append(

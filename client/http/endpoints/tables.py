@@ -104,7 +104,7 @@ class Tables:
             arm = await self._compatible_arm(arm, options, Deadline(timeout))
             target = arm.target
         schema = await self._core.schema(target, Deadline(timeout))
-        layout = TableLayout.of(schema, options.signature_name, options.outputs)
+        layout = TableLayout.from_schema(schema, options.signature_name, options.outputs)
         reader = table_reader(request_type, layout, options)
         versions = _Versions(self._core, self._arms, target, arm)
         table_answer = _TableAnswer(versions, schema, reader, writer, options, timeout, recording)
@@ -124,12 +124,12 @@ class Tables:
         if arm.stable is None:
             return arm
         stable = await self._core.schema(arm.stable, deadline)
-        layout = TableLayout.of(stable, options.signature_name, options.outputs)
+        layout = TableLayout.from_schema(stable, options.signature_name, options.outputs)
         uncounted = arm._replace(counted=False)
         schema = await self._arms.call(
             uncounted, deadline, lambda turn: self._core.schema(turn.target, turn.deadline)
         )
-        is_compatible = schema.version == arm.version and layout.holds_for(schema)
+        is_compatible = schema.version == arm.version and layout.is_compatible_with(schema)
         return arm if is_compatible else arm.fallback()
 
 
@@ -272,7 +272,7 @@ class _TableAnswer:
         """Continue with the version that answers now, if the table's layout fits it."""
         versions = self._versions
         new = await versions.core.schema(Target(versions.model, version), deadline)
-        if not self._reader.layout.holds_for(new):
+        if not self._reader.layout.is_compatible_with(new):
             raise ClientError(
                 f"version {self.schema.version} of the model was replaced by version {version}, "
                 "which has other columns or outputs; send the table again, or request one version",

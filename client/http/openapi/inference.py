@@ -18,7 +18,7 @@ from client.http.openapi.parts import (
     responses,
 )
 from client.http.openapi.schemas import Json, tensor_schema
-from client.serving.columns.date import days_of
+from client.serving.columns.date import parse_days
 from client.serving.schema import DEFAULT_SIGNATURE, Schema
 
 
@@ -80,7 +80,7 @@ def _infer(schema: Schema, selector: str) -> Json:
                 "name": name,
                 "shape": [len(examples)],
                 "datatype": datatype(default.inputs[name].dtype),
-                "data": [days_of(row[name]) if name in dates else row[name] for row in examples],
+                "data": [parse_days(row[name]) if name in dates else row[name] for row in examples],
             }
             for name in examples[0]
         ]
