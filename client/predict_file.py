@@ -13,7 +13,7 @@ import click
 import orjson
 
 from client.codecs.json.arrays import kind_of
-from client.codecs.reply import JSON
+from client.codecs.response import JSON
 from client.codecs.tables import (
     ARROW,
     CSV,

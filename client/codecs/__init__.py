@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from client.codecs.batches import Batch, Call, Decoded, group_into_batches
 from client.codecs.json.calls import JsonCall
-from client.codecs.reply import Headers, Reply
+from client.codecs.response import Headers, Response
 from client.errors import ClientError
 from client.serving.schema import Schema
 from client.serving.tensors import Array
@@ -70,7 +70,7 @@ class Codec(ABC):
     @abstractmethod
     def encode(
         self, batch: Batch, outputs: Mapping[str, Array], schema: Schema, headers: Headers
-    ) -> list[Reply]:
+    ) -> list[Response]:
         """Return the response to each request of a batch.
 
         Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from client.codecs.reply import Headers
+from client.codecs.response import Headers
 from client.http import access_log
 from client.http.messages import HttpRequest
 from client.http.routing import Route

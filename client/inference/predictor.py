@@ -143,7 +143,7 @@ class Predictor:
     ) -> Prediction:
         """Run one decoded call.
 
-        The reply may be from a version other than the schema's.
+        The prediction may come from a version other than the schema's.
 
         Args:
             target: the model, and the version if one is requested.

@@ -73,7 +73,9 @@ class Samples:
         """Return the labels and the value of each series."""
         return self._by_name[name]
 
-    def count_by(self, name: str, label: str, where: LabelFilter = lambda labels: True) -> dict[str, int]:
+    def count_by(
+        self, name: str, label: str, where: LabelFilter = lambda labels: True
+    ) -> dict[str, int]:
         """Return counts by the values of a label, sorted by value."""
         counts: defaultdict[str, float] = defaultdict(float)
         for labels, value in self._by_name[name]:

@@ -36,7 +36,7 @@ from client.codecs.tables import (
 from client.codecs.tfs_rest import predict
 from client.inference.input_ranges import count, find
 from client.serving.columns.base import MISSING
-from client.serving.columns.date import parse_days, format_days
+from client.serving.columns.date import format_days, parse_days
 from client.serving.data_frames import from_frame
 from client.serving.protos import DataType
 from client.serving.schema import Schema, TensorSpec
@@ -281,7 +281,9 @@ def test_a_mark_of_digits_or_with_a_comma_is_missing_in_a_table_of_numbers(body:
         replace(column, missing=True, marks=frozenset({"-999", "n,v"}))
         for column in model.description.columns
     )
-    reader = table_reader(CSV, TableLayout.from_schema(schemas.describing(model, *marked)), TableOptions())
+    reader = table_reader(
+        CSV, TableLayout.from_schema(schemas.describing(model, *marked)), TableOptions()
+    )
     (rows,) = [*reader.feed(body), *reader.finish()]
     assert "nan" in str(of(rows))
 

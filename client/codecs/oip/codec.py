@@ -19,7 +19,7 @@ from client.codecs.json.arrays import kind_of
 from client.codecs.json.dense import shortest_call
 from client.codecs.lenient_json import JsonError
 from client.codecs.oip.tensors import check_spec, read_binary, read_json, write_tensor
-from client.codecs.reply import Reply
+from client.codecs.response import Response
 from client.codecs.signatures import signature_of
 from client.errors import ClientError
 from client.serving.schema import Schema, Signature, TensorSpec
@@ -84,7 +84,7 @@ def read(body: bytes, schema: Schema, header_length: str | None = None) -> Infer
     return Inference(call, request_id, binary, outputs, signature.outputs)
 
 
-def write(inference: Inference, outputs: Mapping[str, Array], model: str, version: int) -> Reply:
+def write(inference: Inference, outputs: Mapping[str, Array], model: str, version: int) -> Response:
     """Return the response.
 
     Args:
@@ -114,8 +114,8 @@ def write(inference: Inference, outputs: Mapping[str, Array], model: str, versio
         message["id"] = inference.id
     header = orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
     if all("data" in tensor for tensor in tensors):
-        return Reply(header)
-    return Reply(
+        return Response(header)
+    return Response(
         b"".join((header, *data)),
         content_type=BINARY,
         headers=((HEADER_LENGTH, str(len(header))),),

@@ -36,7 +36,7 @@ from client.codecs.content_types import (
     media_type,
     negotiate,
 )
-from client.codecs.reply import JSON
+from client.codecs.response import JSON
 from client.codecs.tables.csv_reader import CsvReader
 from client.codecs.tables.csv_writer import CsvWriter
 from client.codecs.tables.json_writers import JsonWriter, NdjsonWriter

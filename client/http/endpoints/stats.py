@@ -8,8 +8,8 @@ from typing import Any
 from client.arms.arms import Arms
 from client.errors import ClientError
 from client.http import paths
-from client.http.messages import HttpReply, HttpRequest
-from client.http.responses import json_reply
+from client.http.messages import HttpRequest, HttpResponse
+from client.http.responses import json_response
 from client.http.routing import Route
 from client.inference.predictor import Predictor
 from client.inference.server_states import ServerState, ServerStates
@@ -30,7 +30,7 @@ class StatsApi:
 
     def __init__(
         self,
-        core: Predictor,
+        predictor: Predictor,
         arms: Arms,
         metrics: Metrics,
         model: str,
@@ -40,29 +40,29 @@ class StatsApi:
         """Create the route.
 
         Args:
-            core: provides the model and its servers.
+            predictor: provides the model and its servers.
             arms: provides the rollout.
             metrics: the metrics.
             model: the default model.
             logs: whether the prediction log and feedback are on.
         """
-        self._core = core
+        self._predictor = predictor
         self._arms = arms
         self._logs = logs
         self._metrics = metrics
         self._model = model
-        self._servers = ServerStates(core.client, model)
+        self._servers = ServerStates(predictor.client, model)
         self._route = Route(paths.STATS, ("GET",), handle=self._stats, limited=False)
 
     def route(self, request: HttpRequest) -> Route | None:
         """Return the route of a request."""
         return self._route if request.path == paths.STATS else None
 
-    async def _stats(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
+    async def _stats(self, request: HttpRequest, deadline: Deadline) -> HttpResponse:
         servers = await self._servers.load()
         samples = self._metrics.samples()
         rollout = self._arms.rollout(self._model)
-        return json_reply(
+        return json_response(
             {
                 "model": self._model,
                 "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
@@ -81,7 +81,7 @@ class StatsApi:
         )
 
     def _server(self, server: ServerState) -> dict[str, Any]:
-        golden = self._core.servers.result_at
+        golden = self._predictor.servers.result_at
         return {
             "address": server.address,
             "state": server.state,
@@ -97,7 +97,7 @@ class StatsApi:
 
     async def _drift(self, samples: Samples, deadline: Deadline) -> dict[str, Any] | None:
         try:
-            schema = await self._core.schema(Target(self._model), deadline)
+            schema = await self._predictor.schema(Target(self._model), deadline)
         except ClientError:
             return None  # `servers` gives the reason
         return drift_summary(schema, samples)

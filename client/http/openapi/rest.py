@@ -9,7 +9,7 @@ from client.codecs.content_types import READABLE, WRITABLE
 from client.codecs.example import example_rows
 from client.codecs.json.codec import has_threshold
 from client.codecs.json.explanations import explains
-from client.codecs.reply import JSON
+from client.codecs.response import JSON
 from client.http import paths
 from client.http.openapi.parts import (
     GET_ERRORS,
