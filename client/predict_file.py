@@ -12,7 +12,7 @@ from typing import BinaryIO
 import click
 import orjson
 
-from client.codecs.json.arrays import kind_of
+from client.codecs.json.arrays import describe
 from client.codecs.response import JSON
 from client.codecs.tables import (
     ARROW,
@@ -217,7 +217,7 @@ def _read_json(
             'with "signature_name" for a signature other than the default'
         )
     if not isinstance(name, str):
-        raise ClientError(f"signature_name: expected a string, got {kind_of(name)}")
+        raise ClientError(f"signature_name: expected a string, got {describe(name)}")
     if not rows:
         raise ClientError("expected at least one row, got none")
     layout = TableLayout.from_schema(schema, name, options.outputs)

@@ -178,11 +178,11 @@ def _checks(schema: Schema, signature_name: str) -> tuple[_NumberCheck | _Catego
     checks: tuple[_NumberCheck | _CategoryCheck, ...] | None = schema.derived.get(
         (find, signature_name)
     )
-    described = schema.described.get(signature_name)
-    if checks is not None or described is None:
+    columns_by_input = schema.input_columns.get(signature_name)
+    if checks is not None or columns_by_input is None:
         return checks or ()
     created: list[_NumberCheck | _CategoryCheck] = []
-    for name, columns in described.items():
+    for name, columns in columns_by_input.items():
         if any(column.range is not None for column in columns):
             created.append(_NumberCheck(name, tuple(columns)))
         elif len(columns) == 1 and columns[0].vocabulary:

@@ -118,9 +118,9 @@ class Predictor:
                     if not outcome.is_unreachable:
                         return outcome
                     failure = outcome
-                    pool.leave_out(finished)
+                    pool.eject(finished)
                 if failure is None:
-                    pool.leave_out(server)
+                    pool.eject(server)
                 if other is not None and deadline.remaining():
                     running[other] = asyncio.create_task(run_on(other))
                 elif failure is not None and not running:
@@ -165,7 +165,7 @@ class Predictor:
         prediction = await self._call_any(
             lambda server: self._sender.send_alone(target, schema, call, deadline, server),
             avoid,
-            self.schemas.server_of(target, schema, avoid),
+            self.schemas.pick_server(target, schema, avoid),
         )
         self._checks.count(schema, new_findings)
         return prediction
@@ -181,7 +181,7 @@ class Predictor:
         server = self.client.pool.pick(await self.servers.to_avoid(target, deadline, on_trial=True))
         return await self._call(target, schema, call, deadline.remaining(), server)
 
-    def refusals(self, schema: Schema, call: Call, numbers: Sequence[int]) -> dict[int, str]:
+    def find_refused(self, schema: Schema, call: Call, numbers: Sequence[int]) -> dict[int, str]:
         """Return the errors of rows with refused values, by row number.
 
         Args:
@@ -296,7 +296,7 @@ class Predictor:
             try:
                 return await call(server)
             except UnavailableError:
-                pool.leave_out(server)
+                pool.eject(server)
                 avoid = (*avoid, server)
                 other = pool.pick_other(server, avoid)
                 if other is None:

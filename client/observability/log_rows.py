@@ -229,15 +229,15 @@ def _encode_columns(
     schema: Schema, signature_name: str, inputs: Mapping[str, Array], leave_out: Collection[str]
 ) -> dict[str, list[bytes]]:
     """Return the JSON of each value by column."""
-    described = schema.described.get(signature_name)
-    if described is None:
+    columns_by_input = schema.input_columns.get(signature_name)
+    if columns_by_input is None:
         return {
             name: encode_column(name, array)
             for name, array in inputs.items()
             if name not in leave_out
         }
     encoded: dict[str, list[bytes]] = {}
-    for name, columns in described.items():
+    for name, columns in columns_by_input.items():
         array = inputs[name]
         if len(columns) == 1:
             flat = array.reshape(-1)

@@ -104,7 +104,7 @@ class Samples:
         )
 
 
-def seconds(buckets: Buckets) -> dict[str, Any]:
+def summarize(buckets: Buckets) -> dict[str, Any]:
     """Return a histogram of seconds as JSON, with its median and its 99th percentile."""
     return {
         "p50": buckets.quantile(0.5),

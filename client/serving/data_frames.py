@@ -37,13 +37,13 @@ def from_frame(frame: Any, signature_name: str, schema: Schema) -> tuple[str, Ma
     signature = schema.signatures.get(signature_name)
     if order is not None:
         _check_names(names, order)
-        described = schema.described[DENSE][DENSE_INPUT]
+        inputs = schema.input_columns[DENSE][DENSE_INPUT]
         dtype = schema.signatures[DENSE].inputs[DENSE_INPUT].dtype
-        values = [_convert(frame[columns[c.name]], dtype, c) for c in described]
+        values = [_convert(frame[columns[c.name]], dtype, c) for c in inputs]
         return DENSE, {DENSE_INPUT: np.column_stack(values)}
     if signature is None:
         return signature_name, {}  # the server's error names it
-    by_input = schema.described.get(signature_name, {})
+    by_input = schema.input_columns.get(signature_name, {})
     if len(signature.inputs) == 1 and names != list(signature.inputs):
         (input_name,) = signature.inputs
         by_name = {column.name: column for column in by_input.get(input_name, ())}

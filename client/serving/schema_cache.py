@@ -75,14 +75,14 @@ class SchemaCache:
         """
         return self.get(target, server) or await self.fetch(target, server, deadline)
 
-    def server_of(
+    def pick_server(
         self, target: Target, schema: Schema, avoid: Collection[Server] = ()
     ) -> Server | None:
         """Return a server on which a target has this schema; None if there is none."""
         pool = self._client.pool
         unsuitable = [*avoid, *(s for s in pool.servers if self.get(target, s) is not schema)]
         server = pool.pick(unsuitable)
-        return None if server.left_out or server in unsuitable else server
+        return None if server.is_ejected or server in unsuitable else server
 
     def models(self) -> list[str]:
         """Return the names of the models whose latest version is cached."""
@@ -143,7 +143,7 @@ class SchemaCache:
             for (target, server), entry in list(self._entries.items()):
                 if server not in self._client.pool.servers:
                     self._entries.pop((target, server), None)
-                elif target.version is None and entry.used and not server.left_out:
+                elif target.version is None and entry.used and not server.is_ejected:
                     entry.used = False
                     with suppress(ServerError):
                         await self.fetch(target, server, Deadline(self._client.timeout))

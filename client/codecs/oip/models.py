@@ -12,7 +12,7 @@ import orjson
 
 from client.codecs.oip.tensors import datatype
 from client.codecs.response import Response
-from client.codecs.signatures import signature_of
+from client.codecs.signatures import find_signature
 from client.serving.schema import Schema, TensorSpec
 
 PLATFORM = "tensorflow_savedmodel"
@@ -55,7 +55,7 @@ def model_metadata(
     Raises:
         ClientError: the model has no such signature.
     """
-    _, signature = signature_of(schema, signature_name)
+    _, signature = find_signature(schema, signature_name)
     return {
         "name": schema.model,
         "versions": [str(version) for version in versions],

@@ -158,14 +158,14 @@ class TableLayout:
         label = schema.description.label_name if schema.description else ""
         if schema.dense_order(name) is not None:
             name = DENSE
-        described = schema.described.get(name, {})
-        if name == DENSE and DENSE_INPUT in described:
+        columns_by_input = schema.input_columns.get(name, {})
+        if name == DENSE and DENSE_INPUT in columns_by_input:
             spec = TensorSpec(schema.signatures[DENSE].inputs[DENSE_INPUT].dtype, (None,))
-            columns = tuple(TableColumn(c.name, spec, c) for c in described[DENSE_INPUT])
+            columns = tuple(TableColumn(c.name, spec, c) for c in columns_by_input[DENSE_INPUT])
             return cls(DENSE, columns, DENSE_INPUT, outputs, tuple(output_filter), label)
         order = schema.column_order(name) or tuple(signature.inputs)
         columns = tuple(
-            TableColumn(n, signature.inputs[n], next(iter(described.get(n, ())), None))
+            TableColumn(n, signature.inputs[n], next(iter(columns_by_input.get(n, ())), None))
             for n in order
         )
         return cls(name, columns, None, outputs, tuple(output_filter), label)
@@ -242,17 +242,17 @@ class TableLayout:
         self, names: Sequence[str], options: TableOptions, prefix: str = ""
     ) -> Header:
         """Find the layout's columns in a table that may lack some."""
-        index_of: dict[str, int] = {}
+        index_by_name: dict[str, int] = {}
         for index, name in enumerate(map(trim_cell, names)):
-            if name in index_of:
+            if name in index_by_name:
                 raise ClientError(f'{prefix}duplicate column "{name[:100]}"')
-            index_of[name] = index
+            index_by_name[name] = index
         requested = [name for name in (options.id_column, *options.keep) if name]
         for name in requested:
-            if name not in index_of:
+            if name not in index_by_name:
                 parameter = "id" if name == options.id_column else "keep"
                 raise ClientError(f'{prefix}{parameter}: the table has no column "{name[:100]}"')
-        copied = dict.fromkeys([*requested, *(index_of if options.keep_all else ())])
+        copied = dict.fromkeys([*requested, *(index_by_name if options.keep_all else ())])
         clash = next((name for name in copied if name in self.outputs), None)
         if clash is not None:
             raise ClientError(
@@ -266,13 +266,13 @@ class TableLayout:
                 "of its name; choose columns with keep=, or outputs with outputs="
             )
         known = set(self.names)
-        unused = [name for name in index_of if name not in known and name not in copied]
+        unused = [name for name in index_by_name if name not in known and name not in copied]
         for name in unused:
             if name != self.label_name:
                 raise ClientError(
                     f'{prefix}unknown column "{name[:100]}"; '
                     f"the columns are {', '.join(self.names)}"
                 )
-        indexes = tuple(index_of.get(name, -1) for name in self.names)
-        copied_columns = tuple((name, index_of[name]) for name in copied)
+        indexes = tuple(index_by_name.get(name, -1) for name in self.names)
+        copied_columns = tuple((name, index_by_name[name]) for name in copied)
         return Header(len(names), indexes, copied_columns, tuple(unused))

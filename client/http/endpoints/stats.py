@@ -15,7 +15,7 @@ from client.inference.predictor import Predictor
 from client.inference.server_states import ServerState, ServerStates
 from client.observability.drift_summary import drift_summary
 from client.observability.metrics import Metrics
-from client.observability.samples import Labels, Samples, seconds
+from client.observability.samples import Labels, Samples, summarize
 from client.serving.client import Target
 from client.serving.deadlines import Deadline
 
@@ -119,7 +119,7 @@ def _requests(samples: Samples) -> dict[str, Any]:
         "errors": sum(count for status, count in statuses.items() if status >= "500"),
         "statuses": statuses,
         "in_flight": int(samples.total("client_http_requests_in_flight")),
-        "seconds": seconds(samples.buckets("client_http_request_seconds", _is_of_model)),
+        "seconds": summarize(samples.buckets("client_http_request_seconds", _is_of_model)),
     }
 
 
@@ -129,7 +129,7 @@ def _calls(samples: Samples) -> dict[str, Any]:
         "total": sum(codes.values()),
         "errors": sum(count for code, count in codes.items() if code != "OK"),
         "rows": int(samples.total("client_batch_rows_sum")),
-        "seconds": seconds(samples.buckets("client_grpc_call_seconds", _is_prediction)),
+        "seconds": summarize(samples.buckets("client_grpc_call_seconds", _is_prediction)),
     }
 
 

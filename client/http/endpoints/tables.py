@@ -258,7 +258,7 @@ class _TableAnswer:
         if rows.call is None:
             return rows
         indexes, offset = rows.predicted_indexes, self._rows
-        errors = self._versions.predictor.refusals(
+        errors = self._versions.predictor.find_refused(
             self.schema, rows.call, [offset + i for i in indexes]
         )
         return rows.with_errors({number - offset: message for number, message in errors.items()})

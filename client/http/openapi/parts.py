@@ -101,7 +101,7 @@ def json_content(schema: Json) -> Json:
     return {JSON: {"schema": schema}}
 
 
-def object_of(**properties: Json) -> Json:
+def object_schema(**properties: Json) -> Json:
     """Return the schema of an object whose properties are all required."""
     return {"type": "object", "properties": properties, "required": list(properties)}
 

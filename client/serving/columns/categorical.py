@@ -68,14 +68,14 @@ class CategoricalColumn(Column):
     def describe(self, schema: Json) -> Json:
         """Return the JSON schema of a category with some of the vocabulary."""
         count = len(self.vocabulary)
-        described = {
+        result = {
             **schema,
             "description": f"in training one of {count} values; others count as unknown",
         }
         if "anyOf" in schema:
             names = {int: "integer", bool: "boolean"}
-            described["anyOf"] = schema["anyOf"] + [{"type": names[t]} for t in self.json_types]
-        return described
+            result["anyOf"] = schema["anyOf"] + [{"type": names[t]} for t in self.json_types]
+        return result
 
     def example(self, class_index: int, dtype: int) -> Any:
         """Return the most frequent category of a class."""
