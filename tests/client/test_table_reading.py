@@ -233,8 +233,8 @@ def test_a_key_may_be_left_out_only_where_training_had_missing_values() -> None:
     ],
 )
 def test_dates_are_days(text: str, days: float | None) -> None:
-    found = parse_days(text)
-    assert found == (None if days is None else pytest.approx(days, abs=1e-9))
+    parsed = parse_days(text)
+    assert parsed == (None if days is None else pytest.approx(days, abs=1e-9))
 
 
 @pytest.mark.parametrize(
