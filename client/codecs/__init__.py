@@ -24,7 +24,7 @@ class Payload(NamedTuple):
     """An undecoded request.
 
     Attributes:
-        body: decompressed.
+        body: the decompressed body.
         options: parameters from outside the body, by name.
     """
 
@@ -75,7 +75,7 @@ class Codec(ABC):
 
         Args:
             batch: the requests.
-            outputs: the model's; one row for each row of the batch if it has several requests.
+            outputs: the model's outputs, with a row for each row of a batch of several requests.
             schema: schema of the version that computed them.
             headers: headers of every response.
 

@@ -168,7 +168,7 @@ class _BatchCalls:
         halves = (batch.slice(0, middle), batch.slice(middle, len(batch.members)))
         answers = [await self.run(half) for half in halves]
         flat = [answer for half in answers for answer in half]
-        all_succeeded = all(isinstance(reply, Prediction) for _, reply in flat)
+        all_succeeded = all(isinstance(answer, Prediction) for _, answer in flat)
         # A request whose caller has left gets no answer, and may have been the faulty one.
         is_complete = sum(len(part.members) for part, _ in flat) == len(batch.members)
         if all_succeeded and is_complete and error.code is grpc.StatusCode.INVALID_ARGUMENT:

@@ -307,7 +307,7 @@ class Predictor:
         self, target: Target, schema: Schema, call: Call, timeout: float, server: Server
     ) -> Prediction:
         if not timeout:
-            # gRPC may still return a reply after the deadline.
+            # gRPC may still return a response after the deadline.
             raise DeadlineExceededError("there was no answer in time")
         return await self.client.predict(
             target,

@@ -164,11 +164,11 @@ class ServingClient:
             step = next(steps)
             while True:
                 try:
-                    reply = self._call(*step, deadline)
+                    response = self._call(*step, deadline)
                 except ServerError as error:
                     step = steps.throw(error)
                 else:
-                    step = steps.send(reply)
+                    step = steps.send(response)
         except StopIteration as stop:
             result: T = stop.value
             return result

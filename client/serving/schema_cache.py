@@ -1,7 +1,7 @@
 """A cache of schemas by version, and of the version with which each server answers.
 
 A version's schema never changes. The latest version does, and not on all servers at the same
-moment; it is learned from replies, from requests that do not fit, and by polling.
+moment; it is learned from responses, from requests that do not fit, and by polling.
 """
 
 from __future__ import annotations

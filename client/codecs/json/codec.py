@@ -77,7 +77,7 @@ class JsonExplanations(Codec):
         """Return the response to each request."""
         return [
             Response(explanations.write(request_outputs, schema), 200, JSON, headers)
-            for request_outputs in outputs_of_each(batch, outputs)
+            for request_outputs in split_outputs(batch, outputs)
         ]
 
 
@@ -125,7 +125,7 @@ def encode_each(
     return responses
 
 
-def outputs_of_each(batch: Batch, outputs: Mapping[str, Array]) -> list[Mapping[str, Array]]:
+def split_outputs(batch: Batch, outputs: Mapping[str, Array]) -> list[Mapping[str, Array]]:
     """Return the outputs of each request."""
     if len(batch.members) == 1:
         return [outputs]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from client.codecs import Codec, Headers, Payload
 from client.codecs.batches import Batch
-from client.codecs.json.codec import outputs_of_each
+from client.codecs.json.codec import split_outputs
 from client.codecs.oip import codec as oip
 from client.codecs.response import Response
 from client.serving.schema import Schema
@@ -27,7 +27,7 @@ class OipInferences(Codec):
     ) -> list[Response]:
         """Return the response to each request."""
         responses = []
-        for inference, arrays in zip(batch.decoded, outputs_of_each(batch, outputs), strict=True):
+        for inference, arrays in zip(batch.decoded, split_outputs(batch, outputs), strict=True):
             response = oip.write(inference, arrays, schema.model, schema.version)
             responses.append(response._replace(headers=(*response.headers, *headers)))
         return responses

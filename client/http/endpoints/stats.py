@@ -113,13 +113,13 @@ def _log(samples: Samples) -> dict[str, Any]:
 
 
 def _requests(samples: Samples) -> dict[str, Any]:
-    statuses = samples.count_by("client_http_requests_total", "status", _is_of_model)
+    statuses = samples.count_by("client_http_requests_total", "status", _is_model_route)
     return {
         "total": sum(statuses.values()),
         "errors": sum(count for status, count in statuses.items() if status >= "500"),
         "statuses": statuses,
         "in_flight": int(samples.total("client_http_requests_in_flight")),
-        "seconds": summarize(samples.buckets("client_http_request_seconds", _is_of_model)),
+        "seconds": summarize(samples.buckets("client_http_request_seconds", _is_model_route)),
     }
 
 
@@ -138,11 +138,11 @@ def _arms(samples: Samples, model: str) -> list[dict[str, Any]]:
     arms = []
     for version, arm in samples.groups("client_arm_requests_total", "version", "arm"):
 
-        def is_of_arm(labels: Labels, version: str = version, arm: str = arm) -> bool:
+        def is_arm(labels: Labels, version: str = version, arm: str = arm) -> bool:
             return (labels["model"], labels["version"], labels["arm"]) == (model, version, arm)
 
-        outcomes = samples.count_by("client_arm_requests_total", "outcome", is_of_arm)
-        times = samples.buckets("client_arm_call_seconds", is_of_arm)
+        outcomes = samples.count_by("client_arm_requests_total", "outcome", is_arm)
+        times = samples.buckets("client_arm_call_seconds", is_arm)
         if outcomes:
             arms.append(
                 {
@@ -157,7 +157,7 @@ def _arms(samples: Samples, model: str) -> list[dict[str, Any]]:
     return arms
 
 
-def _is_of_model(labels: Labels) -> bool:
+def _is_model_route(labels: Labels) -> bool:
     return labels["route"].startswith(MODEL_ROUTES)
 
 
