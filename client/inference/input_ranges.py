@@ -120,12 +120,12 @@ class _CategoryCheck:
                 yield Finding(MISSING, self._column.name, missing, "true or false", None)
             return
         is_text = values.dtype.kind == "O"
-        known, gap = (self._texts, b"") if is_text else (self._integers, MISSING_INTEGER)
+        known, missing_value = (self._texts, b"") if is_text else (self._integers, MISSING_INTEGER)
         cells = values.tolist()
-        if known.issuperset(cells) and gap not in cells:
+        if known.issuperset(cells) and missing_value not in cells:
             return
         for kind, rows in (
-            (MISSING, [i for i, cell in enumerate(cells) if cell == gap]),
+            (MISSING, [i for i, cell in enumerate(cells) if cell == missing_value]),
             (UNSEEN, [i for i, cell in enumerate(cells) if cell not in known]),
         ):
             if rows:

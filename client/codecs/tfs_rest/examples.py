@@ -119,11 +119,11 @@ def _add_value(feature: Any, name: str, value: Any) -> None:
         raise invalid_request(
             f"Feature: {name[:100]} has element with unexpected JSON type: {json_type(value)}"
         )
-    known = feature.WhichOneof("kind")
-    if known not in (None, f"{kind}_list"):
+    list_name = feature.WhichOneof("kind")
+    if list_name not in (None, f"{kind}_list"):
         raise invalid_request(
             f"Unexpected element type in feature: {name[:100]} "
-            f"expecting type: {known.removesuffix('_list')}"
+            f"expecting type: {list_name.removesuffix('_list')}"
         )
     if kind == "int64" and element > MAX_INT64:
         raise invalid_request(
