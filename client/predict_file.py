@@ -12,8 +12,8 @@ from typing import BinaryIO
 import click
 import orjson
 
-from client.codecs.json.arrays import kind_of
-from client.codecs.reply import JSON
+from client.codecs.json.arrays import describe
+from client.codecs.response import JSON
 from client.codecs.tables import (
     ARROW,
     CSV,
@@ -123,7 +123,7 @@ class _FilePredictor:
             layout, batches = _read_json(b"".join(chunks), self._schema, options)
             writer: TableWriter = JsonWriter(options, b"[\n", b",\n", b"\n]\n")
         else:
-            layout = TableLayout.of(self._schema, options.signature_name, options.outputs)
+            layout = TableLayout.from_schema(self._schema, options.signature_name, options.outputs)
             batches = _read_table(kind, layout, options, chunks)
             writer = table_writer(kind, options)
         for rows in batches:
@@ -149,7 +149,7 @@ class _FilePredictor:
     def _follow(self, layout: TableLayout) -> None:
         """Continue with the version that answers now, if the table's layout fits it."""
         old, new = self._schema, self._client.schema(self._target)
-        if not layout.holds_for(new):
+        if not layout.is_compatible_with(new):
             raise ClientError(
                 f"version {old.version} of the model was replaced by version {new.version}, which "
                 "has other columns or outputs; start again, or select one with --version"
@@ -217,10 +217,10 @@ def _read_json(
             'with "signature_name" for a signature other than the default'
         )
     if not isinstance(name, str):
-        raise ClientError(f"signature_name: expected a string, got {kind_of(name)}")
+        raise ClientError(f"signature_name: expected a string, got {describe(name)}")
     if not rows:
         raise ClientError("expected at least one row, got none")
-    layout = TableLayout.of(schema, name, options.outputs)
+    layout = TableLayout.from_schema(schema, name, options.outputs)
     reader = JsonRows(layout, options, rows[0], "instances[0]: ")
 
     def batches() -> Iterator[TableRows]:

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from client.arms.arm_call import ArmCall, InvalidAnswerError
 from client.arms.cut_out import MAX_FAILURES, RECENT_CALLS, CutOut
 from client.arms.rollout_file import READ_SECONDS, Rollout, RolloutFiles
 from client.arms.split import ARM_HEADER, CANARY, STABLE, Arm, Split
-from client.arms.turn import InvalidAnswerError, Turn
 from client.errors import ClientError, DeadlineExceededError
 from client.observability.arm_metrics import ArmMetrics
 from client.serving import deadlines
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 # Answers the requests at some indexes, and returns the errors of those that failed.
-Attempt = Callable[[Sequence[int], Turn], Awaitable[Mapping[int, ClientError]]]
+SendBatch = Callable[[Sequence[int], ArmCall], Awaitable[Mapping[int, ClientError]]]
 
 
 class Arms:
@@ -125,7 +125,7 @@ class Arms:
         indexes: Sequence[int],
         earliest: Deadline,
         deadline: Deadline,
-        attempt: Attempt,
+        send_batch: SendBatch,
     ) -> Mapping[int, ClientError]:
         """Answer requests with an arm, or with stable if a canary fails.
 
@@ -134,25 +134,25 @@ class Arms:
             indexes: their indexes.
             earliest: their earliest deadline.
             deadline: their latest deadline.
-            attempt: answers some of them with one version.
+            send_batch: answers some of them with one version.
 
         Returns:
             The errors of the requests that were not answered.
         """
         if arm.stable is None:
-            return await self._answer_without_fallback(arm, indexes, deadline, attempt)
+            return await self._answer_without_fallback(arm, indexes, deadline, send_batch)
         usual_timeout = TIMEOUT_FACTOR * self._slowest.get(arm.target.model, 0.0)
-        remaining = earliest.left()
+        remaining = earliest.remaining()
         timeout = min(remaining / 2, max(usual_timeout, TIMEOUT_FRACTION * remaining))
-        turn = self._begin_turn(arm.target, CANARY, Deadline(timeout))
+        arm_call = self._begin_call(arm.target, CANARY, Deadline(timeout))
         started = deadlines.now()
-        errors = await attempt(indexes, turn)
+        errors = await send_batch(indexes, arm_call)
         seconds = deadlines.now() - started
         unanswered: Mapping[int, ClientError] = {}
         is_stable_healthy = True
         if errors:
-            retry = self._begin_turn(arm.stable, STABLE, deadline)
-            unanswered = await attempt(list(errors), retry)
+            retry = self._begin_call(arm.stable, STABLE, deadline)
+            unanswered = await send_batch(list(errors), retry)
             is_stable_healthy = len(unanswered) < len(errors) and not retry.invalid
         if not arm.counted:
             return unanswered
@@ -162,7 +162,7 @@ class Arms:
         # A short deadline is no evidence that the canary is slow.
         is_inconclusive = timeout < usual_timeout and _timed_out(errors.values())
         if not is_inconclusive:
-            self._observe_call(arm, _outcome(errors.values(), turn.invalid), seconds)
+            self._observe_call(arm, _outcome(errors.values(), arm_call.invalid), seconds)
             if is_stable_healthy:
                 self._record_call(arm, failed=bool(errors))
         return unanswered
@@ -172,7 +172,7 @@ class Arms:
         target: Target,
         headers: Mapping[str, str],
         deadline: Deadline,
-        send: Callable[[Turn], Awaitable[T]],
+        send: Callable[[ArmCall], Awaitable[T]],
     ) -> T:
         """Answer a request that is not batched, with its arm if it has one.
 
@@ -187,31 +187,35 @@ class Arms:
         """
         arm = self.choose(target, headers)
         if arm is None:
-            return await send(Turn(target, None, deadline))
+            return await send(ArmCall(target, None, deadline))
         return await self.call(arm, deadline, send)
 
-    async def call(self, arm: Arm, deadline: Deadline, send: Callable[[Turn], Awaitable[T]]) -> T:
+    async def call(
+        self, arm: Arm, deadline: Deadline, send: Callable[[ArmCall], Awaitable[T]]
+    ) -> T:
         """Make an arm's call for one request; the arguments are those of `request`."""
         answers: list[T] = []
 
-        async def attempt(indexes: Sequence[int], turn: Turn) -> Mapping[int, ClientError]:
+        async def send_batch(
+            indexes: Sequence[int], arm_call: ArmCall
+        ) -> Mapping[int, ClientError]:
             try:
-                answers.append(await send(turn))
+                answers.append(await send(arm_call))
             except ClientError as error:
                 return {0: error}
             return {}
 
-        errors = await self.answer(arm, (0,), deadline, deadline, attempt)
+        errors = await self.answer(arm, (0,), deadline, deadline, send_batch)
         if errors:
             raise errors[0]
         return answers[0]
 
     async def _answer_without_fallback(
-        self, arm: Arm, indexes: Sequence[int], deadline: Deadline, attempt: Attempt
+        self, arm: Arm, indexes: Sequence[int], deadline: Deadline, send_batch: SendBatch
     ) -> Mapping[int, ClientError]:
-        turn = self._begin_turn(arm.target, arm.name, deadline)
+        arm_call = self._begin_call(arm.target, arm.name, deadline)
         started = deadlines.now()
-        errors = await attempt(indexes, turn)
+        errors = await send_batch(indexes, arm_call)
         seconds = deadlines.now() - started
         model = arm.target.model
         if not errors:
@@ -220,14 +224,14 @@ class Arms:
             canary = arm._replace(target=Target(model, arm.stands_in_for))
             self._count_requests(canary, CANARY, "repeated", len(indexes))
         elif arm.counted:
-            self._observe_call(arm, _outcome(errors.values(), turn.invalid), seconds)
+            self._observe_call(arm, _outcome(errors.values(), arm_call.invalid), seconds)
             self._count_requests(arm, arm.name, "ok", len(indexes) - len(errors))
             self._count_errors(arm, errors.values())
         return errors
 
-    def _begin_turn(self, target: Target, name: str, deadline: Deadline) -> Turn:
+    def _begin_call(self, target: Target, name: str, deadline: Deadline) -> ArmCall:
         self._record_arm(target.model, name)
-        return Turn(target, name, deadline)
+        return ArmCall(target, name, deadline)
 
     def _observe_call(self, arm: Arm, outcome: str, seconds: float) -> None:
         self._metrics.observe_call(arm.target.model, arm.version, arm.name, outcome, seconds)

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from client.arms.turn import LABEL, is_valid
+from client.arms.arm_call import LABEL, is_valid
 from client.codecs import Codec, Payload
 from client.codecs.batches import Call
 from client.errors import ClientError
-from client.inference.attempts import Answered
+from client.inference.attempts import BatchResult
 from client.inference.predictor import Predictor
 from client.observability.arm_metrics import ArmMetrics
 from client.observability.request_context import REQUESTS
@@ -47,20 +47,20 @@ class Copy(NamedTuple):
         target: the shadow version.
         codec: decodes the payloads.
         payloads: the requests, in the order of the batch.
-        answered: the batch as decoded for the version that answered, and its prediction.
+        result: the batch as decoded for the version that answered, and its prediction.
         done: called once with the shadow's prediction.
     """
 
     target: Target
     codec: Codec
     payloads: Sequence[Payload]
-    answered: Answered
+    result: BatchResult
     done: Done = lambda prediction: None
 
     @property
     def rows(self) -> int:
         """Number of rows; 1 if they cannot be counted."""
-        return self.answered.batch.total_rows or 1
+        return self.result.batch.total_rows or 1
 
     @property
     def size(self) -> int:
@@ -71,15 +71,15 @@ class Copy(NamedTuple):
 class Shadow:
     """Sends copies of calls to shadow versions; bound to one event loop."""
 
-    def __init__(self, core: Predictor, metrics: ArmMetrics, timeout: float) -> None:
+    def __init__(self, predictor: Predictor, metrics: ArmMetrics, timeout: float) -> None:
         """Create an empty queue.
 
         Args:
-            core: makes the predictions.
+            predictor: makes the predictions.
             metrics: counts calls and rows.
             timeout: timeout of a call in seconds.
         """
-        self._core = core
+        self._predictor = predictor
         self._metrics = metrics
         self._timeout = timeout
         self._waiting: deque[Copy] = deque()
@@ -125,7 +125,7 @@ class Shadow:
             self._task = None
 
     async def _wait_until_idle(self) -> None:
-        servers = self._core.client.pool.servers
+        servers = self._predictor.client.pool.servers
         while any(server.calls for server in servers) and deadlines.now() < self._next_start:
             await asyncio.sleep(IDLE_CHECK_SECONDS)
 
@@ -140,7 +140,7 @@ class Shadow:
             return None
         outcome = "ok" if is_valid(prediction.outputs) else "invalid"
         self._metrics.count_shadow_call(target.model, target.version, outcome)
-        original = copy.answered.prediction.outputs
+        original = copy.result.prediction.outputs
         if _shapes(prediction.outputs) != _shapes(original):
             return None
         if LABEL in original:
@@ -152,11 +152,11 @@ class Shadow:
 
     async def _predict(self, copy: Copy) -> Prediction:
         deadline = Deadline(self._timeout)
-        schema = await self._core.schema(copy.target, deadline)
-        call = copy.answered.batch.call
-        if not schema.reads_like(copy.answered.schema):
+        schema = await self._predictor.schema(copy.target, deadline)
+        call = copy.result.batch.call
+        if not schema.reads_like(copy.result.schema):
             call = await self._decode(copy, schema)
-        return await self._core.copy(copy.target, schema, call, deadline)
+        return await self._predictor.copy(copy.target, schema, call, deadline)
 
     async def _decode(self, copy: Copy, schema: Schema) -> Call:
         """Decode the requests for the shadow version."""
@@ -169,7 +169,7 @@ class Shadow:
         for error in decoding.errors.values():
             raise error
         batch = decoding.batches[0]
-        if len(decoding.batches) > 1 or batch.rows != copy.answered.batch.rows:
+        if len(decoding.batches) > 1 or batch.rows != copy.result.batch.rows:
             raise ClientError("the shadow version decodes the requests to different rows")
         return batch.call
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from client.codecs.batches import Batch, Call, Decoded, group_into_batches
 from client.codecs.json.calls import JsonCall
-from client.codecs.reply import Headers, Reply
+from client.codecs.response import Headers, Response
 from client.errors import ClientError
 from client.serving.schema import Schema
 from client.serving.tensors import Array
@@ -24,7 +24,7 @@ class Payload(NamedTuple):
     """An undecoded request.
 
     Attributes:
-        body: decompressed.
+        body: the decompressed body.
         options: parameters from outside the body, by name.
     """
 
@@ -70,12 +70,12 @@ class Codec(ABC):
     @abstractmethod
     def encode(
         self, batch: Batch, outputs: Mapping[str, Array], schema: Schema, headers: Headers
-    ) -> list[Reply]:
+    ) -> list[Response]:
         """Return the response to each request of a batch.
 
         Args:
             batch: the requests.
-            outputs: the model's; one row for each row of the batch if it has several requests.
+            outputs: the model's outputs, with a row for each row of a batch of several requests.
             schema: schema of the version that computed them.
             headers: headers of every response.
 

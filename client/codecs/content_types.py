@@ -7,7 +7,7 @@ import re
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header, parse_options_header
 
-from client.codecs.reply import JSON
+from client.codecs.response import JSON
 from client.errors import ClientError
 
 CSV = "text/csv"

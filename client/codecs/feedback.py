@@ -16,12 +16,12 @@ from typing import Any
 import orjson
 
 from client.codecs.content_types import CSV, NDJSON, TSV
-from client.codecs.json.arrays import kind_of
+from client.codecs.json.arrays import describe
 from client.codecs.tables.lines import BYTE_ORDER_MARK, LineBlocks, check_text, decode_block
 from client.errors import ClientError
 from client.observability.prediction_ids import is_id
-from client.serving.columns.categorical import WHOLE
-from client.serving.columns.date import EPOCH, EXPECTED, days_of
+from client.serving.columns.categorical import WHOLE_NUMBER
+from client.serving.columns.date import EPOCH, EXPECTED, parse_days
 
 FORMAT = 1
 FIELDS = ("id", "row", "label", "time")
@@ -176,14 +176,14 @@ class FeedbackReader:
             ValueError: it names the field, the value and what was expected.
         """
         if type(row) is not dict:
-            raise ValueError(f"expected an object with id and label, got {kind_of(row)}")
+            raise ValueError(f"expected an object with id and label, got {describe(row)}")
         if not row.keys() <= _FIELD_SET:
             unknown = min(row.keys() - _FIELD_SET)
             raise ValueError(f'unknown field "{unknown[:100]}"; expected {", ".join(FIELDS)}')
         prediction_id, time = row.get("id"), row.get("time")
         if type(prediction_id) is not str or not is_id(prediction_id):
             raise ValueError(
-                f"id: expected the prediction's X-Prediction-ID, got {kind_of(prediction_id)}"
+                f"id: expected the prediction's X-Prediction-ID, got {describe(prediction_id)}"
             )
         return orjson.dumps(
             {
@@ -206,7 +206,7 @@ class FeedbackReader:
         text = _label_text(value)
         if text is None or (self._class_names and text not in self._labels):
             expected = f"one of {', '.join(self._class_names)}" if self._class_names else "a label"
-            raise ValueError(f"label: expected {expected}, got {kind_of(value)}")
+            raise ValueError(f"label: expected {expected}, got {describe(value)}")
         return self._labels.get(text, text)
 
     def _refuse(self, number: int, message: str) -> None:
@@ -239,7 +239,7 @@ def _read_row(value: Any) -> int:
     is_number = type(value) is str and value.isascii() and value.isdigit()
     number = int(value) if is_number and len(value) <= len(str(MAX_ROW)) else value
     if type(number) is not int or not 0 <= number < MAX_ROW:
-        raise ValueError(f"row: expected an integer from 0, got {kind_of(value)}")
+        raise ValueError(f"row: expected an integer from 0, got {describe(value)}")
     return number
 
 
@@ -253,18 +253,18 @@ def _label_text(value: Any) -> str | None:
         return None
     if text.lower() in ("true", "false"):
         return text.lower()
-    match = WHOLE.fullmatch(text)
+    match = WHOLE_NUMBER.fullmatch(text)
     return match[1] if match else text
 
 
 def _read_time(value: Any) -> str:
-    days = days_of(value.strip()) if type(value) is str else None
+    days = parse_days(value.strip()) if type(value) is str else None
     if days is None:
-        raise ValueError(f"time: expected {EXPECTED}, got {kind_of(value)}")
+        raise ValueError(f"time: expected {EXPECTED}, got {describe(value)}")
     try:
         return _format_time(EPOCH + timedelta(days=days))
     except OverflowError:
-        raise ValueError(f"time: expected {EXPECTED}, got {kind_of(value)}") from None
+        raise ValueError(f"time: expected {EXPECTED}, got {describe(value)}") from None
 
 
 def counts(reader: FeedbackReader) -> Mapping[str, Any]:

@@ -67,7 +67,7 @@ class Layout:
         return Call(self.signature_name, dict(zip(self.names, columns, strict=True)))
 
 
-def layout_of(schema: Schema, signature_name: str) -> Layout | None:
+def find_layout(schema: Schema, signature_name: str) -> Layout | None:
     """Return a signature's layout, None if it does not exist or has no JSON form."""
     layout: Layout | None = schema.derived.get((Layout, signature_name))
     # Do not cache misses: names are chosen by callers.

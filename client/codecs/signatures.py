@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from client.codecs.json.arrays import kind_of
+from client.codecs.json.arrays import describe
 from client.errors import ClientError
 from client.serving.schema import DEFAULT_SIGNATURE, Schema, Signature
 
 
-def signature_of(schema: Schema, name: Any) -> tuple[str, Signature]:
+def find_signature(schema: Schema, name: Any) -> tuple[str, Signature]:
     """Return a signature and its name; the default one if the name is empty.
 
     Raises:
         ClientError: the model has no such signature.
     """
     if not isinstance(name, str):
-        raise ClientError(f"signature_name: expected a string, got {kind_of(name)}")
+        raise ClientError(f"signature_name: expected a string, got {describe(name)}")
     signature = schema.signatures.get(name or DEFAULT_SIGNATURE)
     if signature is None:
         known = ", ".join(sorted(schema.signatures))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from pythonjsonlogger.orjson import OrjsonFormatter
 
-from client.codecs.reply import Headers
+from client.codecs.response import Headers
 from client.http.messages import HttpRequest
 from client.http.responses import VERSION_HEADER
 from client.observability.prediction_ids import is_id

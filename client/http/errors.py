@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import orjson
 
-from client.codecs.reply import JSON, Reply
+from client.codecs.response import JSON, Response
 from client.errors import ClientError
 from client.http import paths
 
@@ -19,9 +19,9 @@ CHALLENGE = 'Bearer, Basic realm="predictions"'
 MAX_MESSAGE_CHARACTERS = 4000
 
 
-def error_reply(
+def error_response(
     error: ClientError, path: str, members: Mapping[str, object] = MappingProxyType({})
-) -> Reply:
+) -> Response:
     """Return the response for an error.
 
     The body is an RFC 9457 problem that repeats the detail as `error`. In the dialects of other
@@ -41,7 +41,7 @@ def error_reply(
     if len(message) > MAX_MESSAGE_CHARACTERS:
         message = f"{message[:MAX_MESSAGE_CHARACTERS]}..."
     if paths.is_foreign(path):
-        return Reply(_line({"error": message}), error.status, JSON, headers)
+        return Response(_line({"error": message}), error.status, JSON, headers)
     problem = {
         "type": "about:blank",
         "title": HTTPStatus(error.status).phrase,
@@ -50,7 +50,7 @@ def error_reply(
         "error": message,
         **members,
     }
-    return Reply(_line(problem), error.status, PROBLEM, headers)
+    return Response(_line(problem), error.status, PROBLEM, headers)
 
 
 def _line(body: object) -> bytes:

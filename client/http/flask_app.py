@@ -17,9 +17,9 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 from client.errors import ClientError
 from client.http import access_log as access
 from client.http import docs_page, page, reports
-from client.http.errors import error_reply
+from client.http.errors import error_response
 from client.http.flask_bridge import BackgroundGateway, Bridge
-from client.http.messages import HttpReply, HttpRequest
+from client.http.messages import HttpRequest, HttpResponse
 from client.http.request_body import too_large
 from client.observability.prediction_ids import PREDICTION_ID_HEADER
 from client.settings import Settings
@@ -81,11 +81,11 @@ def _answer_api(app: Flask, max_bytes: int) -> None:
             bridge.gateway.admit(api_request, route)
             api_request.body = _read_body(max_bytes)
         except ClientError as error:
-            reply = bridge.gateway.responder.refuse(api_request, route, error)
+            response = bridge.gateway.responder.refuse(api_request, route, error)
         else:
-            reply = bridge.run(bridge.gateway.handle(api_request))
+            response = bridge.run(bridge.gateway.handle(api_request))
         g.by_gateway = True
-        return _response(reply)
+        return _to_flask(response)
 
 
 def _record_requests(app: Flask, get_bridge: Callable[[], Bridge]) -> None:
@@ -121,13 +121,13 @@ def _answer_errors(app: Flask) -> None:
 
     @app.errorhandler(ClientError)
     def client_error(error: ClientError) -> Response:
-        return _response(error_reply(error, request.path))
+        return _to_flask(error_response(error, request.path))
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
         message = f"{request.method} {request.path}: {error.name}"
         failure = ClientError(message, error.code or 500)
-        response = _response(error_reply(failure, request.path))
+        response = _to_flask(error_response(failure, request.path))
         if isinstance(error, MethodNotAllowed) and error.valid_methods:
             response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
         return response
@@ -136,7 +136,7 @@ def _answer_errors(app: Flask) -> None:
     def unexpected(error: Exception) -> Response:
         log.exception("%s %s failed", request.method, request.path, exc_info=error)
         failure = ClientError("internal error; the log has the details", 500)
-        return _response(error_reply(failure, request.path))
+        return _to_flask(error_response(failure, request.path))
 
 
 def _read_body(max_bytes: int) -> bytes:
@@ -159,9 +159,9 @@ def _request_headers() -> dict[str, str]:
     return {name.lower(): value for name, value in request.headers.items()}
 
 
-def _response(reply: HttpReply) -> Response:
-    response = Response(reply.body, reply.status, content_type=reply.content_type)
-    response.headers.extend(reply.headers)
-    if reply.prediction_id is not None:
-        response.headers[PREDICTION_ID_HEADER] = reply.prediction_id
-    return response
+def _to_flask(response: HttpResponse) -> Response:
+    converted = Response(response.body, response.status, content_type=response.content_type)
+    converted.headers.extend(response.headers)
+    if response.prediction_id is not None:
+        converted.headers[PREDICTION_ID_HEADER] = response.prediction_id
+    return converted

@@ -21,7 +21,7 @@ from client.http.endpoints.operations import OperationsApi
 from client.http.endpoints.registry import api_router
 from client.http.endpoints.tables import Tables, is_table
 from client.http.jobs import ApiJob, Respond
-from client.http.messages import HttpReply, HttpRequest
+from client.http.messages import HttpRequest, HttpResponse
 from client.http.pipeline import Pipeline
 from client.http.predictions import Predictions, is_recorded
 from client.http.recorder import Recorder
@@ -53,7 +53,7 @@ class Gateway:
     Attributes:
         settings: the application's settings.
         metrics: metrics of this process.
-        core: makes the predictions.
+        predictor: makes the predictions.
         responder: delivers and records responses.
         tables: answers tables and feedback as they arrive.
     """
@@ -74,7 +74,7 @@ class Gateway:
         )
         refused_kinds = {OUT_OF_RANGE, UNSEEN} if settings.out_of_range == "refuse" else set()
         refused_kinds |= {MISSING} if settings.missing_values == "refuse" else set()
-        self.core = Predictor(
+        self.predictor = Predictor(
             self._client,
             limits,
             self.metrics.observe_batch,
@@ -87,36 +87,36 @@ class Gateway:
             settings.rollout,
             settings.sticky_header,
             arm_metrics,
-            learn=lambda target: self.core.servers.learn(target, Deadline(settings.timeout)),
+            learn=lambda target: self.predictor.servers.learn(target, Deadline(settings.timeout)),
             record_arm=self._recorder.record_arm,
         )
-        self.core.stable = self._arms.stable
-        self._shadow = Shadow(self.core, arm_metrics, settings.timeout)
+        self.predictor.stable = self._arms.stable
+        self._shadow = Shadow(self.predictor, arm_metrics, settings.timeout)
         self._keys = ApiKeys(settings.api_keys) if settings.api_keys else None
         self._operations = OperationsApi(
-            self.core, self.metrics, settings.model, states or WorkerStates()
+            self.predictor, self.metrics, settings.model, states or WorkerStates()
         )
         self.responder = Responder(self._recorder, self.metrics)
-        self._log = PredictionLog.of(settings, self.metrics)
+        self._log = PredictionLog.from_settings(settings, self.metrics)
         predictions = Predictions(self.metrics, self._log)
-        pipeline = Pipeline(self.core, self._arms, self._shadow, predictions, self.responder)
+        pipeline = Pipeline(self.predictor, self._arms, self._shadow, predictions, self.responder)
         self._batcher: DynamicBatcher[Lane] = DynamicBatcher(
             pipeline.answer, limits, self._client.pool.slots, self.metrics.waiting_seconds.observe
         )
         self.metrics.waiting = lambda: self._batcher.waiting
         self.tables = TableRequests(
-            Tables(self.core, self._arms, predictions),
+            Tables(self.predictor, self._arms, predictions),
             self._recorder,
             self.responder,
             settings.timeout,
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self.route = api_router(
-            self.core, self._arms, self.metrics, self._operations, self._log, settings
+            self.predictor, self._arms, self.metrics, self._operations, self._log, settings
         ).route
 
     async def __aenter__(self) -> Gateway:
-        await self.core.__aenter__()
+        await self.predictor.__aenter__()
         if self._log is not None:
             self._log.start()
         if self.settings.workers > 1:
@@ -136,7 +136,7 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.core.__aexit__(kind, error, traceback)
+        await self.predictor.__aexit__(kind, error, traceback)
         await self._client.close()
         self.metrics.drift.publish()
         if self._log is not None:
@@ -144,9 +144,9 @@ class Gateway:
         if self._tracing is not None:
             self._tracing.close()
 
-    async def handle(self, request: HttpRequest) -> HttpReply:
+    async def handle(self, request: HttpRequest) -> HttpResponse:
         """Answer a complete request, for other HTTP servers."""
-        future: asyncio.Future[HttpReply] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[HttpResponse] = asyncio.get_running_loop().create_future()
         route = self.route(request)
         try:
             caller = self.admit(request, route)

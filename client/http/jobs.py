@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable
 
 from client.codecs import Payload
-from client.http.messages import HttpReply, HttpRequest
+from client.http.messages import HttpRequest, HttpResponse
 from client.http.routing import Route
 from client.inference.batching import Job
 from client.serving import deadlines
 from client.serving.deadlines import Deadline
 
-Respond = Callable[[HttpReply], None]
+Respond = Callable[[HttpResponse], None]
 Fail = Callable[["ApiJob", Exception], None]
 
 
@@ -36,7 +36,7 @@ class ApiJob(Job):
         route: Route | None,
         caller: str | None,
         deadline: Deadline,
-        respond: Respond = lambda reply: None,
+        respond: Respond = lambda response: None,
         fail: Fail = lambda job, error: None,
     ) -> None:
         """Create a job.

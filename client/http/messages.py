@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from client.codecs.reply import JSON
-from client.codecs.reply import Reply as HttpReply
+from client.codecs.response import JSON
+from client.codecs.response import Response as HttpResponse
 
-__all__ = ["JSON", "HttpReply", "HttpRequest"]
+__all__ = ["JSON", "HttpRequest", "HttpResponse"]
 
 
 class HttpRequest:

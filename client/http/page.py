@@ -42,7 +42,7 @@ def blueprint(get_bridge: Callable[[], Bridge], settings: Settings) -> Blueprint
         try:
             bridge = get_bridge()
             target, deadline = Target(settings.model), Deadline(settings.timeout)
-            schema = bridge.run(bridge.gateway.core.metadata(target, deadline))
+            schema = bridge.run(bridge.gateway.predictor.metadata(target, deadline))
         except ClientError as error:
             unavailable = _render("unavailable.html", model=settings.model, message=error.message)
             unavailable.status_code = error.status

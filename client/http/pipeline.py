@@ -9,18 +9,18 @@ from asyncio import to_thread
 from collections.abc import Callable, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
+from client.arms.arm_call import ArmCall
 from client.arms.arms import Arms
 from client.arms.shadow import Copy, Shadow
-from client.arms.turn import Turn
 from client.codecs import Codec, Payload
 from client.errors import ClientError, ServerError
 from client.http.jobs import ApiJob
-from client.http.messages import HttpReply
+from client.http.messages import HttpResponse
 from client.http.predictions import Log, Predictions, log_nothing
 from client.http.responder import Responder
 from client.http.responses import MISSING_HEADER, arm_headers
 from client.http.routing import Lane
-from client.inference.attempts import Answered, Attempts
+from client.inference.attempts import Attempts, BatchResult
 from client.inference.batching import Job
 from client.inference.predictor import Predictor
 
@@ -38,13 +38,13 @@ class Pipeline:
 
     def __init__(
         self,
-        core: Predictor,
+        predictor: Predictor,
         arms: Arms,
         shadow: Shadow,
         predictions: Predictions,
         responder: Responder,
     ) -> None:
-        self._core = core
+        self._predictor = predictor
         self._arms = arms
         self._shadow = shadow
         self._predictions = predictions
@@ -57,16 +57,20 @@ class Pipeline:
         deadline = max(deadlines, key=lambda d: d.end)
         errors: Mapping[int, ClientError]
         if lane.arm is None:
-            errors = await self._predict(lane, waiting, Turn(lane.target, None, deadline))
+            errors = await self._predict(lane, waiting, ArmCall(lane.target, None, deadline))
         else:
 
-            async def attempt(indexes: Sequence[int], turn: Turn) -> Mapping[int, ClientError]:
-                failures = await self._predict(lane, [waiting[index] for index in indexes], turn)
+            async def send_batch(
+                indexes: Sequence[int], arm_call: ArmCall
+            ) -> Mapping[int, ClientError]:
+                failures = await self._predict(
+                    lane, [waiting[index] for index in indexes], arm_call
+                )
                 return {indexes[position]: error for position, error in failures.items()}
 
             earliest = min(deadlines, key=lambda d: d.end)
             errors = await self._arms.answer(
-                lane.arm, range(len(waiting)), earliest, deadline, attempt
+                lane.arm, range(len(waiting)), earliest, deadline, send_batch
             )
         for index, error in errors.items():
             job = waiting[index]
@@ -75,7 +79,7 @@ class Pipeline:
             job.fail(error)
 
     async def _predict(
-        self, lane: Lane, waiting: Sequence[ApiJob], turn: Turn
+        self, lane: Lane, waiting: Sequence[ApiJob], arm_call: ArmCall
     ) -> Mapping[int, ClientError]:
         """Answer predictions with one version: decode, predict, encode, record.
 
@@ -89,42 +93,44 @@ class Pipeline:
         async def predict(attempts: Attempts) -> None:
             # Loops only if the server changes its version in the meantime.
             while attempt := await attempts.next():
-                requests = [payloads[index] for index in attempt.places]
+                requests = [payloads[index] for index in attempt.indexes]
                 decoding = await _run(is_long, codec.decode, requests, attempt.schema)
                 await attempts.predict(attempt, decoding)
 
-        outcome = await self._core.run(
-            turn.target,
+        outcome = await self._predictor.run(
+            arm_call.target,
             len(waiting),
             predict,
-            turn.deadline,
+            arm_call.deadline,
             lambda index: waiting[index].done,
-            on_trial=turn.on_trial,
+            on_trial=arm_call.on_trial,
         )
-        for answered in outcome.answered:
-            batch, (outputs, version), schema, missing = answered
-            headers = arm_headers(version, turn.arm)
+        for result in outcome.results:
+            batch, (outputs, version), schema, missing = result
+            headers = arm_headers(version, arm_call.arm)
             is_long = batch.total_rows > MANY_ROWS
             try:
-                turn.check(outputs)
-                replies: Sequence[HttpReply]
-                replies = await _run(is_long, codec.encode, batch, outputs, schema, headers)
+                arm_call.check(outputs)
+                responses: Sequence[HttpResponse]
+                responses = await _run(is_long, codec.encode, batch, outputs, schema, headers)
             except ClientError as error:
                 outcome.fail(batch.members, error)
                 continue
             if missing:
-                replies = _add_missing_counts(replies, answered)
+                responses = _add_missing_counts(responses, result)
             jobs = [waiting[index] for index in batch.members]
             log: Log = log_nothing
             if lane.recorded:
-                replies, log = self._predictions.record(codec, answered, jobs, replies, turn.arm)
-            self._responder.respond_all(jobs, replies)
+                responses, log = self._predictions.record(
+                    codec, result, jobs, responses, arm_call.arm
+                )
+            self._responder.respond_all(jobs, responses)
             shadow = self._arms.shadow(lane.arm)
             if shadow is None:
                 log(None)
             else:
                 copies = [payloads[index] for index in batch.members]
-                self._shadow.put(Copy(shadow, codec, copies, answered, log))
+                self._shadow.put(Copy(shadow, codec, copies, result, log))
         return outcome.errors
 
 
@@ -137,12 +143,16 @@ async def _run(
     return function(*arguments, **options)
 
 
-def _add_missing_counts(replies: Sequence[HttpReply], answered: Answered) -> list[HttpReply]:
+def _add_missing_counts(
+    responses: Sequence[HttpResponse], result: BatchResult
+) -> list[HttpResponse]:
     """Add the number of missing values to each response that has any."""
-    counts = (answered.missing.get(member) for member in answered.batch.members)
+    counts = (result.missing.get(member) for member in result.batch.members)
     return [
-        reply._replace(headers=(*reply.headers, (MISSING_HEADER, str(count)))) if count else reply
-        for reply, count in zip(replies, counts, strict=True)
+        response._replace(headers=(*response.headers, (MISSING_HEADER, str(count))))
+        if count
+        else response
+        for response, count in zip(responses, counts, strict=True)
     ]
 
 

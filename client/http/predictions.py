@@ -10,8 +10,8 @@ from client.codecs.tables import TableRows
 from client.errors import ClientError
 from client.http.access_log import read_request_id
 from client.http.jobs import ApiJob
-from client.http.messages import HttpReply, HttpRequest
-from client.inference.attempts import Answered
+from client.http.messages import HttpRequest, HttpResponse
+from client.inference.attempts import BatchResult
 from client.observability.log_rows import LoggedCall, ShadowAnswer
 from client.observability.metrics import Metrics
 from client.observability.prediction_ids import is_id, new_ids
@@ -40,31 +40,31 @@ class Predictions:
     def record(
         self,
         codec: Codec,
-        answered: Answered,
+        result: BatchResult,
         jobs: Sequence[ApiJob],
-        replies: Sequence[HttpReply],
+        responses: Sequence[HttpResponse],
         arm: str | None,
-    ) -> tuple[Sequence[HttpReply], Log]:
+    ) -> tuple[Sequence[HttpResponse], Log]:
         """Count the rows of a call.
 
         Args:
             codec: the requests' dialect.
-            answered: the requests that shared the call.
+            result: the requests that shared the call, and their prediction.
             jobs: the jobs of these requests.
-            replies: their responses.
+            responses: their responses.
             arm: the arm of a rollout that answered.
 
         Returns:
             The responses with their ids, and a function that logs the rows; call it once, with the
             prediction of a shadow version or with None.
         """
-        batch, (outputs, _), schema, _ = answered
+        batch, (outputs, _), schema, _ = result
         if batch.call.signature_name in OTHER_SIGNATURES:
-            return replies, log_nothing
+            return responses, log_nothing
         self._drift.add(schema, batch.call, outputs)
         log = self._log
         if log is None:
-            return replies, log_nothing
+            return responses, log_nothing
         ids = _ids(jobs, codec.ids(batch))
         now = deadlines.now()
         logged = LoggedCall(
@@ -86,8 +86,14 @@ class Predictions:
                 log.put(logged._replace(shadow=ShadowAnswer(shadow.version, shadow.outputs)))
 
         identified = [
-            HttpReply(reply.body, reply.status, reply.content_type, reply.headers, prediction_id)
-            for reply, prediction_id in zip(replies, ids, strict=True)
+            HttpResponse(
+                response.body,
+                response.status,
+                response.content_type,
+                response.headers,
+                prediction_id,
+            )
+            for response, prediction_id in zip(responses, ids, strict=True)
         ]
         return identified, put
 

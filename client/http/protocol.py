@@ -13,9 +13,9 @@ from urllib.parse import quote, unquote
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from client.http.endpoints.tables import StreamReply
+from client.http.endpoints.tables import StreamResponse
 from client.http.heads import RequestMessage, response_head
-from client.http.messages import HttpReply
+from client.http.messages import HttpResponse
 from client.http.receiving import (
     HEAD,
     HEAD_SECONDS,
@@ -63,23 +63,23 @@ class ApiProtocol(ReceivingProtocol):
             if not job.done:
                 self._job = job
 
-    def _respond(self, reply: HttpReply) -> None:
+    def _respond(self, response: HttpResponse) -> None:
         self._job = None
-        self._send(reply)
+        self._send(response)
 
-    def _send(self, reply: HttpReply) -> None:
+    def _send(self, response: HttpResponse) -> None:
         """Write a response."""
         message = self._messages[0]
         is_last = self._stopping and len(self._messages) == 1 and self._state == IDLE
         keep_alive = message.keep_alive and message.complete and not is_last
         message.keep_alive = keep_alive
         defaults = self.server_state.default_headers
-        head = response_head(reply.status, reply.content_type, reply.headers, keep_alive)
+        head = response_head(response.status, response.content_type, response.headers, keep_alive)
         date = b"date: %b\r\n" % defaults[0][1] if defaults else b""
-        body = b"" if message.request.method == "HEAD" else reply.body
-        length = b"content-length: %d\r\n\r\n" % len(reply.body)
-        if reply.prediction_id is not None:
-            length = b"x-prediction-id: %b\r\n%b" % (reply.prediction_id.encode(), length)
+        body = b"" if message.request.method == "HEAD" else response.body
+        length = b"content-length: %d\r\n\r\n" % len(response.body)
+        if response.prediction_id is not None:
+            length = b"x-prediction-id: %b\r\n%b" % (response.prediction_id.encode(), length)
         self.transport.write(b"".join((head, date, length, body)))
         if self.flow.write_paused:
             self._is_unread = True
@@ -93,25 +93,25 @@ class ApiProtocol(ReceivingProtocol):
         request = message.request
         encoding = request.headers.get("content-encoding")
         chunks = inflate(message.stream.pieces(), encoding, self._max_table)
-        reply = await self._gateway.tables.stream(request, message.route, message.caller, chunks)
-        if isinstance(reply, HttpReply):
+        response = await self._gateway.tables.stream(request, message.route, message.caller, chunks)
+        if isinstance(response, HttpResponse):
             self._task = None
-            self._send(reply)
+            self._send(response)
             return
-        await self._write_pieces(message, reply)
+        await self._write_pieces(message, response)
         self._task = None
         self._finish()
 
-    async def _write_pieces(self, message: RequestMessage, reply: StreamReply) -> None:
+    async def _write_pieces(self, message: RequestMessage, response: StreamResponse) -> None:
         chunked = self.parser.get_http_version() != "1.0"
         message.keep_alive = message.keep_alive and chunked and not self._stopping
-        head = response_head(200, reply.content_type, reply.headers, message.keep_alive)
+        head = response_head(200, response.content_type, response.headers, message.keep_alive)
         defaults = self.server_state.default_headers
         date = b"date: %b\r\n" % defaults[0][1] if defaults else b""
         framing = b"transfer-encoding: chunked\r\n\r\n" if chunked else b"\r\n"
         self.transport.write(b"".join((head, date, framing)))
         try:
-            async for piece in reply.pieces:
+            async for piece in response.pieces:
                 if piece:
                     framed = (b"%x\r\n" % len(piece), piece, b"\r\n") if chunked else (piece,)
                     self.transport.write(b"".join(framed))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from client.codecs.reply import Headers
+from client.codecs.response import Headers
 from client.http import access_log
 from client.http.messages import HttpRequest
 from client.http.routing import Route
@@ -54,7 +54,7 @@ class Recorder:
         """Record the arm of a rollout in the traces of the current task's requests."""
         if self._tracing is not None:
             for context in REQUESTS.get():
-                self._tracing.note_arm(context.span, model, arm)
+                self._tracing.record_arm(context.span, model, arm)
 
     def cancel(self, context: RequestContext | None) -> None:
         """End the trace of a request whose caller has disconnected."""

@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from client.codecs.reply import Headers
+from client.codecs.response import Headers
 from client.errors import ClientError
-from client.http.errors import error_reply
+from client.http.errors import error_response
 from client.http.jobs import ApiJob
-from client.http.messages import HttpReply, HttpRequest
+from client.http.messages import HttpRequest, HttpResponse
 from client.http.recorder import Recorder
 from client.http.routing import Route
 from client.observability.metrics import Metrics
@@ -28,31 +28,31 @@ class Responder:
         self._recorder = recorder
         self._metrics = metrics
 
-    def respond(self, job: ApiJob, reply: HttpReply) -> None:
+    def respond(self, job: ApiJob, response: HttpResponse) -> None:
         """Deliver a response and record it."""
         if job.done:
             return
         job.done = True
-        headers = reply.headers
+        headers = response.headers
         if job.route is not None and job.route.headers:
             headers = (*headers, *job.route.headers)
-        headers = self.record(job, reply.status, headers, reply.body)
-        self._recorder.end(job.context, reply.status)
-        _deliver(job, reply._replace(headers=headers))
+        headers = self.record(job, response.status, headers, response.body)
+        self._recorder.end(job.context, response.status)
+        _deliver(job, response._replace(headers=headers))
 
-    def respond_all(self, jobs: Sequence[ApiJob], replies: Sequence[HttpReply]) -> None:
+    def respond_all(self, jobs: Sequence[ApiJob], responses: Sequence[HttpResponse]) -> None:
         """Deliver responses; plain ones are recorded together."""
         now = deadlines.now()
         seconds: defaultdict[Any, list[float]] = defaultdict(list)
         is_plain = self._recorder.is_plain
-        for job, reply in zip(jobs, replies, strict=True):
+        for job, response in zip(jobs, responses, strict=True):
             route = job.route
             if job.context is not None or (route and route.headers) or not is_plain(job.request):
-                self.respond(job, reply)
+                self.respond(job, response)
             elif not job.done:
                 job.done = True
                 seconds[job.request.method, route].append(now - job.started)
-                _deliver(job, reply)
+                _deliver(job, response)
         for (method, route), durations in seconds.items():
             self._metrics.observe_requests(method, route.name, 200, durations)
 
@@ -61,26 +61,26 @@ class Responder:
         if not job.done:
             self.respond(job, self.error(job.request, error))
 
-    def refuse(self, request: HttpRequest, route: Route | None, error: Exception) -> HttpReply:
+    def refuse(self, request: HttpRequest, route: Route | None, error: Exception) -> HttpResponse:
         """Record a refused request and return its error response."""
-        reply = self.error(request, error)
+        response = self.error(request, error)
         job = ApiJob(request, route, None, Deadline(0))
-        headers = self.record(job, reply.status, reply.headers, reply.body)
-        return reply._replace(headers=headers)
+        headers = self.record(job, response.status, response.headers, response.body)
+        return response._replace(headers=headers)
 
-    def error(self, request: HttpRequest, error: Exception) -> HttpReply:
+    def error(self, request: HttpRequest, error: Exception) -> HttpResponse:
         """Return the response for an error; only internal errors are logged."""
         if not isinstance(error, ClientError):
             log.error("%s %s failed", request.method[:100], request.path[:1000], exc_info=error)
             error = ClientError("internal error; the log has the details", 500)
-        return error_reply(error, request.path)
+        return error_response(error, request.path)
 
-    def not_allowed(self, request: HttpRequest, route: Route) -> HttpReply:
+    def not_allowed(self, request: HttpRequest, route: Route) -> HttpResponse:
         """Return the response for a method that a route does not allow."""
         message = f"{request.method} {request.path}: Method Not Allowed"
-        reply = self.error(request, ClientError(message, 405))
+        response = self.error(request, ClientError(message, 405))
         assert route.methods is not None
-        return reply._replace(headers=(("Allow", ", ".join(route.methods)),))
+        return response._replace(headers=(("Allow", ", ".join(route.methods)),))
 
     def record(self, job: ApiJob, status: int, headers: Headers, body: bytes | None) -> Headers:
         """Record a response and return its headers."""
@@ -96,9 +96,9 @@ class Responder:
         )
 
 
-def _deliver(job: ApiJob, reply: HttpReply) -> None:
+def _deliver(job: ApiJob, response: HttpResponse) -> None:
     """Hand a response to its connection, whose failure must not fail other requests."""
     try:
-        job.respond(reply)
+        job.respond(response)
     except Exception:
         log.exception("%s: the response could not be delivered", job.request.path[:1000])

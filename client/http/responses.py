@@ -7,16 +7,16 @@ from typing import Any
 import orjson
 
 from client.arms.split import ARM_HEADER
-from client.http.messages import HttpReply
+from client.http.messages import HttpResponse
 
 VERSION_HEADER = "X-Model-Version"
 MISSING_HEADER = "X-Missing-Imputed"
 
 
-def json_reply(body: Any, status: int = 200, *headers: tuple[str, str]) -> HttpReply:
+def json_response(body: Any, status: int = 200, *headers: tuple[str, str]) -> HttpResponse:
     """Return a JSON response; NaN and infinities become null."""
     data = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
-    return HttpReply(data, status, headers=headers)
+    return HttpResponse(data, status, headers=headers)
 
 
 def arm_headers(version: int, arm: str | None) -> tuple[tuple[str, str], ...]:

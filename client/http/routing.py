@@ -9,15 +9,17 @@ from typing import NamedTuple, Protocol
 from client.arms.split import Arm
 from client.codecs import Codec
 from client.codecs.content_types import is_table
-from client.http.messages import HttpReply, HttpRequest
+from client.http.messages import HttpRequest, HttpResponse
 from client.serving.client import Target
 from client.serving.deadlines import Deadline
 
 MAX_ROUTES, MAX_LENGTH = 1024, 256
 
-Handle = Callable[[HttpRequest, Deadline], Awaitable[HttpReply]]
+Handle = Callable[[HttpRequest, Deadline], Awaitable[HttpResponse]]
 # Takes the request, the name of its API key, its body, and its deadline.
-Upload = Callable[[HttpRequest, str | None, AsyncIterator[bytes], Deadline], Awaitable[HttpReply]]
+Upload = Callable[
+    [HttpRequest, str | None, AsyncIterator[bytes], Deadline], Awaitable[HttpResponse]
+]
 
 
 class Lane(NamedTuple):

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from client.http.endpoints.tables import StreamReply, Tables
+from client.http.endpoints.tables import StreamResponse, Tables
 from client.http.jobs import ApiJob
-from client.http.messages import HttpReply, HttpRequest
+from client.http.messages import HttpRequest, HttpResponse
 from client.http.recorder import Recorder
 from client.http.responder import Responder
 from client.http.routing import Route
@@ -28,21 +28,21 @@ class TableRequests:
         self._responder = responder
         self._timeout = timeout
 
-    async def answer(self, request: HttpRequest, route: Route, caller: str | None) -> HttpReply:
+    async def answer(self, request: HttpRequest, route: Route, caller: str | None) -> HttpResponse:
         """Answer a complete body, for servers without streaming."""
 
         async def chunks() -> AsyncIterator[bytes]:
             yield request.body
 
-        reply = await self._answer(request, route, caller, chunks())
-        if isinstance(reply, HttpReply):
-            return reply
-        body = b"".join([piece async for piece in reply.pieces])
-        return HttpReply(body, 200, reply.content_type, reply.headers)
+        response = await self._answer(request, route, caller, chunks())
+        if isinstance(response, HttpResponse):
+            return response
+        body = b"".join([piece async for piece in response.pieces])
+        return HttpResponse(body, 200, response.content_type, response.headers)
 
     async def stream(
         self, request: HttpRequest, route: Route, caller: str | None, chunks: AsyncIterator[bytes]
-    ) -> HttpReply | StreamReply:
+    ) -> HttpResponse | StreamResponse:
         """Begin to answer a body that is still arriving; an error response is not streamed.
 
         Args:
@@ -54,24 +54,28 @@ class TableRequests:
         job = ApiJob(request, route, caller, Deadline(self._timeout))
         job.context = self._recorder.begin(request, route)
         REQUESTS.set((job.context,) if job.context is not None else ())
-        reply: HttpReply | StreamReply
+        response: HttpResponse | StreamResponse
         try:
-            reply = await self._answer(request, route, caller, chunks)
+            response = await self._answer(request, route, caller, chunks)
         except asyncio.CancelledError:
             self._recorder.cancel(job.context)
             raise
         except Exception as error:
-            reply = self._responder.error(request, error)
-        if isinstance(reply, StreamReply):
-            reply = replace(reply, pieces=self._recorder.end_after(job.context, reply.pieces))
-            return replace(reply, headers=self._responder.record(job, 200, reply.headers, None))
-        headers = self._responder.record(job, reply.status, reply.headers, reply.body)
-        self._recorder.end(job.context, reply.status)
-        return reply._replace(headers=headers)
+            response = self._responder.error(request, error)
+        if isinstance(response, StreamResponse):
+            response = replace(
+                response, pieces=self._recorder.end_after(job.context, response.pieces)
+            )
+            return replace(
+                response, headers=self._responder.record(job, 200, response.headers, None)
+            )
+        headers = self._responder.record(job, response.status, response.headers, response.body)
+        self._recorder.end(job.context, response.status)
+        return response._replace(headers=headers)
 
     async def _answer(
         self, request: HttpRequest, route: Route, caller: str | None, chunks: AsyncIterator[bytes]
-    ) -> HttpReply | StreamReply:
+    ) -> HttpResponse | StreamResponse:
         seconds = request_timeout(request, self._timeout)
         if route.upload is not None:
             return await route.upload(request, caller, chunks, Deadline(seconds))

@@ -31,8 +31,8 @@ NOT_FOUND = 404
 FindingObserver = Callable[[str, str, Mapping[str, int]], None]
 
 
-class Answered(NamedTuple):
-    """Requests that one call has answered.
+class BatchResult(NamedTuple):
+    """A prediction, and the requests that it answers.
 
     Attributes:
         batch: the requests.
@@ -49,9 +49,9 @@ class Answered(NamedTuple):
 
 @dataclass
 class Outcome:
-    """The answers to requests, and the errors of the others by index."""
+    """The results of requests, and the errors of the others by index."""
 
-    answered: list[Answered] = field(default_factory=list)
+    results: list[BatchResult] = field(default_factory=list)
     errors: dict[int, ClientError] = field(default_factory=dict)
 
     def fail(self, members: Sequence[int], error: ClientError) -> None:
@@ -63,7 +63,7 @@ class Outcome:
         """Whether all requests failed because the server could not be reached."""
         return (
             bool(self.errors)
-            and not self.answered
+            and not self.results
             and all(
                 isinstance(error, ServerError) and error.status == 503
                 for error in self.errors.values()
@@ -121,14 +121,14 @@ class Attempt(NamedTuple):
     """Requests to decode with one version's schema.
 
     Attributes:
-        places: indexes of the requests.
+        indexes: indexes of the requests.
         schema: the version's schema.
         candidate: this version's prediction, valid if its schema decodes to the same call.
     """
 
-    places: Sequence[int]
+    indexes: Sequence[int]
     schema: Schema
-    candidate: Answered | None = None
+    candidate: BatchResult | None = None
 
 
 class Attempts:
@@ -137,7 +137,7 @@ class Attempts:
     Usually there is one. More follow if the server switches to another version in between.
 
     Attributes:
-        outcome: the answers and errors so far.
+        outcome: the results and errors so far.
     """
 
     def __init__(
@@ -161,11 +161,11 @@ class Attempts:
         self._server = server
         self._attempts_left = MAX_ATTEMPTS
         self._schema: Schema | None = None
-        # State of the current attempt: its requests, their errors, predictions by other versions,
-        # requests to retry, and the schema to retry them with.
-        self._places: Sequence[int] = range(count)
+        # State of the current attempt: its requests by index, their errors, predictions by other
+        # versions, requests to retry, and the schema to retry them with.
+        self._indexes: Sequence[int] = range(count)
         self._errors: dict[int, ClientError] = {}
-        self._candidates: list[Answered] = []
+        self._candidates: list[BatchResult] = []
         self._retries: list[int] = []
         self._newer_schema: Schema | None = None
 
@@ -174,23 +174,23 @@ class Attempts:
         try:
             return await self._next()
         except ClientError as error:
-            self.outcome.fail(self._places, error)
+            self.outcome.fail(self._indexes, error)
             return None
 
     async def predict(self, attempt: Attempt, decoding: Decoding) -> None:
         """Predict an attempt's decoded requests, or accept its candidate if it is valid."""
-        places, schema, candidate = attempt
+        indexes, schema, candidate = attempt
         if candidate is not None:
             if _matches(candidate.batch, decoding):
-                self.outcome.answered.append(candidate)
+                self.outcome.results.append(candidate)
             else:
                 self._newer_schema = schema
-                self._retries.extend(places)
+                self._retries.extend(indexes)
             return
         self._newer_schema = None
-        self._errors = {places[index]: error for index, error in decoding.errors.items()}
+        self._errors = {indexes[position]: error for position, error in decoding.errors.items()}
         for batch in decoding.batches:
-            batch.members = [places[index] for index in batch.members]
+            batch.members = [indexes[position] for position in batch.members]
         if len(decoding.batches) == 1:
             await self._call(schema, decoding.batches[0])
         else:
@@ -205,16 +205,16 @@ class Attempts:
                 attempt = await self._validate(self._candidates.pop(0))
                 if attempt is not None:
                     return attempt
-            self._places = await self._take_retries(self._schema)
+            self._indexes = await self._take_retries(self._schema)
             self._schema = self._newer_schema or self._schema
-        if not self._places:
+        if not self._indexes:
             return None
         if not self._attempts_left:
             raise UnavailableError(f"model {target.model} changes versions too fast")
         self._attempts_left -= 1
-        return Attempt(self._places, self._schema)
+        return Attempt(self._indexes, self._schema)
 
-    async def _validate(self, candidate: Answered) -> Attempt | None:
+    async def _validate(self, candidate: BatchResult) -> Attempt | None:
         """Return an attempt to validate a candidate; None if its version has been unloaded."""
         target, server, deadline = self._target, self._server, self._deadline
         members, version = candidate.batch.members, candidate.prediction.version
@@ -245,20 +245,20 @@ class Attempts:
         return [*retries, *errors]
 
     async def _call(self, schema: Schema, batch: Batch) -> None:
-        accepted, findings, refusals = self._checks.split(batch, schema)
-        self._errors.update(refusals)
+        accepted, findings, errors = self._checks.split(batch, schema)
+        self._errors.update(errors)
         if accepted is None:
             return
         missing = _count_missing(accepted, findings)
-        async for part, reply in self._sender.send(
+        async for part, answer in self._sender.send(
             self._target, schema, accepted, self._deadline, self._server, self._is_done
         ):
-            if isinstance(reply, ClientError):
-                self._errors.update(dict.fromkeys(part.members, reply))
+            if isinstance(answer, ClientError):
+                self._errors.update(dict.fromkeys(part.members, answer))
                 continue
-            answered = Answered(part, reply, schema, missing)
-            is_expected = reply.version == schema.version
-            (self.outcome.answered if is_expected else self._candidates).append(answered)
+            result = BatchResult(part, answer, schema, missing)
+            is_expected = answer.version == schema.version
+            (self.outcome.results if is_expected else self._candidates).append(result)
         self._checks.count(schema, findings)
 
 

@@ -90,7 +90,7 @@ class BatchSender:
         """
         async with self.slot(deadline):
             self._observe(1, row_count(call.inputs))
-            return await self._send(target, schema, call, deadline.left(), server)
+            return await self._send(target, schema, call, deadline.remaining(), server)
 
     @asynccontextmanager
     async def slot(self, deadline: Deadline) -> AsyncIterator[None]:
@@ -101,7 +101,7 @@ class BatchSender:
         """
         if self._unshared_slots.locked():
             try:
-                await asyncio.wait_for(self._unshared_slots.acquire(), deadline.left())
+                await asyncio.wait_for(self._unshared_slots.acquire(), deadline.remaining())
             except asyncio.TimeoutError:
                 raise DeadlineExceededError("there was no answer in time") from None
         else:
@@ -116,7 +116,7 @@ class BatchSender:
     ) -> Prediction:
         """Make one call for a batch."""
         self._observe(len(batch.members), batch.total_rows)
-        return await self._send(target, schema, batch.call, deadline.left(), server)
+        return await self._send(target, schema, batch.call, deadline.remaining(), server)
 
     def learn(self, target: Any, batch: Batch, max_rows: int) -> None:
         """Remember how many rows per call a signature takes."""
@@ -168,7 +168,7 @@ class _BatchCalls:
         halves = (batch.slice(0, middle), batch.slice(middle, len(batch.members)))
         answers = [await self.run(half) for half in halves]
         flat = [answer for half in answers for answer in half]
-        all_succeeded = all(isinstance(reply, Prediction) for _, reply in flat)
+        all_succeeded = all(isinstance(answer, Prediction) for _, answer in flat)
         # A request whose caller has left gets no answer, and may have been the faulty one.
         is_complete = sum(len(part.members) for part, _ in flat) == len(batch.members)
         if all_succeeded and is_complete and error.code is grpc.StatusCode.INVALID_ARGUMENT:

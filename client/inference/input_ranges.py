@@ -120,12 +120,12 @@ class _CategoryCheck:
                 yield Finding(MISSING, self._column.name, missing, "true or false", None)
             return
         is_text = values.dtype.kind == "O"
-        known, gap = (self._texts, b"") if is_text else (self._integers, MISSING_INTEGER)
+        known, missing_value = (self._texts, b"") if is_text else (self._integers, MISSING_INTEGER)
         cells = values.tolist()
-        if known.issuperset(cells) and gap not in cells:
+        if known.issuperset(cells) and missing_value not in cells:
             return
         for kind, rows in (
-            (MISSING, [i for i, cell in enumerate(cells) if cell == gap]),
+            (MISSING, [i for i, cell in enumerate(cells) if cell == missing_value]),
             (UNSEEN, [i for i, cell in enumerate(cells) if cell not in known]),
         ):
             if rows:
@@ -178,11 +178,11 @@ def _checks(schema: Schema, signature_name: str) -> tuple[_NumberCheck | _Catego
     checks: tuple[_NumberCheck | _CategoryCheck, ...] | None = schema.derived.get(
         (find, signature_name)
     )
-    described = schema.described.get(signature_name)
-    if checks is not None or described is None:
+    columns_by_input = schema.input_columns.get(signature_name)
+    if checks is not None or columns_by_input is None:
         return checks or ()
     created: list[_NumberCheck | _CategoryCheck] = []
-    for name, columns in described.items():
+    for name, columns in columns_by_input.items():
         if any(column.range is not None for column in columns):
             created.append(_NumberCheck(name, tuple(columns)))
         elif len(columns) == 1 and columns[0].vocabulary:

@@ -118,10 +118,10 @@ class Predictor:
                     if not outcome.is_unreachable:
                         return outcome
                     failure = outcome
-                    pool.leave_out(finished)
+                    pool.eject(finished)
                 if failure is None:
-                    pool.leave_out(server)
-                if other is not None and deadline.left():
+                    pool.eject(server)
+                if other is not None and deadline.remaining():
                     running[other] = asyncio.create_task(run_on(other))
                 elif failure is not None and not running:
                     return failure
@@ -143,7 +143,7 @@ class Predictor:
     ) -> Prediction:
         """Run one decoded call.
 
-        The reply may be from a version other than the schema's.
+        The prediction may come from a version other than the schema's.
 
         Args:
             target: the model, and the version if one is requested.
@@ -165,7 +165,7 @@ class Predictor:
         prediction = await self._call_any(
             lambda server: self._sender.send_alone(target, schema, call, deadline, server),
             avoid,
-            self.schemas.server_of(target, schema, avoid),
+            self.schemas.pick_server(target, schema, avoid),
         )
         self._checks.count(schema, new_findings)
         return prediction
@@ -179,9 +179,9 @@ class Predictor:
             ClientError: no server may answer for the version, or the call fails.
         """
         server = self.client.pool.pick(await self.servers.to_avoid(target, deadline, on_trial=True))
-        return await self._call(target, schema, call, deadline.left(), server)
+        return await self._call(target, schema, call, deadline.remaining(), server)
 
-    def refusals(self, schema: Schema, call: Call, numbers: Sequence[int]) -> dict[int, str]:
+    def find_refused(self, schema: Schema, call: Call, numbers: Sequence[int]) -> dict[int, str]:
         """Return the errors of rows with refused values, by row number.
 
         Args:
@@ -230,7 +230,7 @@ class Predictor:
             ServerError: there is no such model or version, or the server cannot be reached.
         """
         return await self._call_any(
-            lambda server: self.client.status(target, timeout=deadline.left(), server=server)
+            lambda server: self.client.status(target, timeout=deadline.remaining(), server=server)
         )
 
     async def classify_or_regress(
@@ -256,7 +256,7 @@ class Predictor:
                     target,
                     examples,
                     signature_name=signature_name,
-                    timeout=deadline.left(),
+                    timeout=deadline.remaining(),
                     server=server,
                 ),
                 avoid,
@@ -296,7 +296,7 @@ class Predictor:
             try:
                 return await call(server)
             except UnavailableError:
-                pool.leave_out(server)
+                pool.eject(server)
                 avoid = (*avoid, server)
                 other = pool.pick_other(server, avoid)
                 if other is None:
@@ -307,7 +307,7 @@ class Predictor:
         self, target: Target, schema: Schema, call: Call, timeout: float, server: Server
     ) -> Prediction:
         if not timeout:
-            # gRPC may still return a reply after the deadline.
+            # gRPC may still return a response after the deadline.
             raise DeadlineExceededError("there was no answer in time")
         return await self.client.predict(
             target,

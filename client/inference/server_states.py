@@ -24,7 +24,7 @@ class ServerState:
 
     Attributes:
         address: the server's address.
-        state: `ANSWERS`, `LEFT_OUT` while calls avoid it, or `UNREACHABLE`.
+        state: `ANSWERS`, `LEFT_OUT` while it is ejected, or `UNREACHABLE`.
         versions: the state of each version, newest first, such as `AVAILABLE`.
     """
 
@@ -56,7 +56,7 @@ class ServerStates:
         return await asyncio.gather(*map(self._load_one, self._client.pool.servers))
 
     async def _load_one(self, server: Server) -> ServerState:
-        if server.left_out:  # the pool probes it already
+        if server.is_ejected:  # the pool probes it already
             return ServerState(server.address, LEFT_OUT)
         try:
             versions = await self._client.status(

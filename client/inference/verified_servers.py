@@ -50,9 +50,9 @@ class VerifiedServers:
                 check = asyncio.create_task(self._golden.check(schema, server))
                 self._checks.add(check)
                 check.add_done_callback(self._checks.discard)
-                await asyncio.wait({check}, timeout=deadline.left())
+                await asyncio.wait({check}, timeout=deadline.remaining())
 
-        servers = [server for server in self._pool.servers if not server.left_out]
+        servers = [server for server in self._pool.servers if not server.is_ejected]
         await asyncio.gather(*map(learn_one, servers))
 
     async def recheck(self) -> None:
@@ -63,7 +63,7 @@ class VerifiedServers:
         while True:
             await asyncio.sleep(RECHECK_SECONDS[WRONG])
             for server, model, version in self._golden.wrong_results():
-                if server.left_out:
+                if server.is_ejected:
                     continue
                 target = Target(model, version)
                 try:
@@ -80,7 +80,7 @@ class VerifiedServers:
             UnavailableError: no server passes.
         """
         await self.learn(target, deadline)
-        results = {server: self._result_of(target, server) for server in self._pool.servers}
+        results = {server: self._golden_result(target, server) for server in self._pool.servers}
         wrong = [server for server, result in results.items() if result == WRONG]
         if wrong and set(results.values()) <= {None, WRONG}:
             schema = self.schemas.get(target, wrong[0])
@@ -89,7 +89,7 @@ class VerifiedServers:
                 f"model {target.model}: version {version} on {wrong[0].address} does not compute "
                 "what training computed: it answers its golden rows wrongly; serve another version"
             )
-        if set(results.values()) == {None} and not deadline.left():
+        if set(results.values()) == {None} and not deadline.remaining():
             raise UnavailableError(f"model {target.model} has not described itself yet")
 
     async def to_avoid(
@@ -110,7 +110,7 @@ class VerifiedServers:
             if not self._golden.any_wrong:
                 return ()
             wrong = self._servers_with(target, WRONG)
-            others = [s for s in self._pool.servers if s not in wrong and not s.left_out]
+            others = [s for s in self._pool.servers if s not in wrong and not s.is_ejected]
             return wrong if others else ()
         avoid = self._servers_with(target, None, WRONG)
         if len(avoid) == len(self._pool.servers):
@@ -124,8 +124,8 @@ class VerifiedServers:
         return avoid
 
     def _servers_with(self, target: Target, *results: str | None) -> list[Server]:
-        return [s for s in self._pool.servers if self._result_of(target, s) in results]
+        return [s for s in self._pool.servers if self._golden_result(target, s) in results]
 
-    def _result_of(self, target: Target, server: Server) -> str | None:
+    def _golden_result(self, target: Target, server: Server) -> str | None:
         schema = self.schemas.get(target, server)
         return None if schema is None else self._golden.result(server, schema.model, schema.version)

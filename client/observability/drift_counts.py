@@ -99,7 +99,7 @@ class Reference:
         return cls(int(document["rows"]), tuple(binned))
 
 
-def reference_of(schema: Schema) -> Reference | None:
+def load_reference(schema: Schema) -> Reference | None:
     """Return the reference of a version; None if it is missing or cannot be read."""
     derived = schema.derived
     if Reference not in derived:
@@ -137,7 +137,7 @@ class DriftCounts:
 
     def add(self, schema: Schema, call: Call, outputs: Mapping[str, Array]) -> None:
         """Count the rows of an answered call."""
-        reference = reference_of(schema)
+        reference = load_reference(schema)
         if reference is None or call.signature_name in (EXPLAIN, DESCRIBE):
             return
         key = (schema.model, schema.version)
@@ -202,8 +202,8 @@ class _Tally:
         if binners is None:
             binners = self._input_binners[signature_name] = []
             indexed = {column.name: (i, column) for i, column in enumerate(self._columns)}
-            described = self.schema.described.get(signature_name, {})
-            for name, columns in described.items():
+            columns_by_input = self.schema.input_columns.get(signature_name, {})
+            for name, columns in columns_by_input.items():
                 binned = [indexed.get(column.name) for column in columns]
                 if len(columns) == 1 and binned[0] is not None and binned[0][1].values:
                     binners.append(_CategoryBinner(*binned[0], name))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from client.observability import drift
-from client.observability.drift_counts import NUMERIC_KINDS, BinnedColumn, Reference, reference_of
+from client.observability.drift_counts import NUMERIC_KINDS, BinnedColumn, Reference, load_reference
 from client.observability.samples import Samples
 from client.serving.schema import Schema
 from client.serving.tensors import Array
@@ -16,7 +16,7 @@ from client.serving.tensors import Array
 
 def drift_summary(schema: Schema, samples: Samples) -> dict[str, Any] | None:
     """Return the drift of a version's columns, most drifted first; None without a reference."""
-    reference = reference_of(schema)
+    reference = load_reference(schema)
     if reference is None:
         return None
     counts = _count_rows(schema, reference, samples)

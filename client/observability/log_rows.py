@@ -19,7 +19,7 @@ from client.codecs.json_outputs import encode_column, encode_objects
 from client.observability.prediction_ids import is_sampled
 from client.serving.columns import Column
 from client.serving.columns.base import MISSING_INTEGER
-from client.serving.columns.date import text_of
+from client.serving.columns.date import format_days
 from client.serving.schema import Schema
 from client.serving.tensors import Array
 
@@ -229,15 +229,15 @@ def _encode_columns(
     schema: Schema, signature_name: str, inputs: Mapping[str, Array], leave_out: Collection[str]
 ) -> dict[str, list[bytes]]:
     """Return the JSON of each value by column."""
-    described = schema.described.get(signature_name)
-    if described is None:
+    columns_by_input = schema.input_columns.get(signature_name)
+    if columns_by_input is None:
         return {
             name: encode_column(name, array)
             for name, array in inputs.items()
             if name not in leave_out
         }
     encoded: dict[str, list[bytes]] = {}
-    for name, columns in described.items():
+    for name, columns in columns_by_input.items():
         array = inputs[name]
         if len(columns) == 1:
             flat = array.reshape(-1)
@@ -294,7 +294,7 @@ def _encode_shadow(schema: Schema, signature_name: str, shadow: ShadowAnswer | N
 
 @lru_cache(maxsize=2**16)
 def _encode_date(days: float) -> bytes:
-    return orjson.dumps(text_of(days))
+    return orjson.dumps(format_days(days))
 
 
 def _format_time(seconds: float) -> str:

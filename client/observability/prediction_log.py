@@ -65,7 +65,7 @@ class PredictionLog:
         self._versions: set[tuple[str, int]] = set()
 
     @classmethod
-    def of(cls, settings: Settings, metrics: Metrics) -> PredictionLog | None:
+    def from_settings(cls, settings: Settings, metrics: Metrics) -> PredictionLog | None:
         """Return the log that the settings describe; None if it is off."""
         if settings.log is None:
             return None

@@ -73,7 +73,9 @@ class Samples:
         """Return the labels and the value of each series."""
         return self._by_name[name]
 
-    def by(self, name: str, label: str, where: LabelFilter = lambda labels: True) -> dict[str, int]:
+    def count_by(
+        self, name: str, label: str, where: LabelFilter = lambda labels: True
+    ) -> dict[str, int]:
         """Return counts by the values of a label, sorted by value."""
         counts: defaultdict[str, float] = defaultdict(float)
         for labels, value in self._by_name[name]:
@@ -102,7 +104,7 @@ class Samples:
         )
 
 
-def seconds(buckets: Buckets) -> dict[str, Any]:
+def summarize(buckets: Buckets) -> dict[str, Any]:
     """Return a histogram of seconds as JSON, with its median and its 99th percentile."""
     return {
         "p50": buckets.quantile(0.5),

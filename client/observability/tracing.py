@@ -112,7 +112,7 @@ class Tracing:
                 span.set_status(self._trace.StatusCode.ERROR)
         span.end()
 
-    def note_arm(self, span: Any, model: str, arm: str) -> None:
+    def record_arm(self, span: Any, model: str, arm: str) -> None:
         """Record the arm of a rollout, by OpenTelemetry's conventions for feature flags."""
         if span.is_recording():
             span.set_attribute("feature_flag.key", f"rollout/{model}")
@@ -177,15 +177,15 @@ class CallSpan:
         self._contexts = contexts
         self._error_status = error_status
 
-    def end(self, code: grpc.StatusCode, request: Any, reply: Any) -> None:
+    def end(self, code: grpc.StatusCode, request: Any, response: Any) -> None:
         """End the span, and record the model in the spans of the requests.
 
         Args:
             code: status of the call.
             request: the message sent.
-            reply: the message received; None if there was none.
+            response: the message received; None if there was none.
         """
-        spec = getattr(reply, "model_spec", None)
+        spec = getattr(response, "model_spec", None)
         model = {"model.name": request.model_spec.name}
         if spec is not None:
             model["model.version"] = spec.version.value

@@ -126,17 +126,17 @@ class AsyncServingClient:
         self, steps: Steps[T], timeout: float | None, server: Server | None = None
     ) -> T:
         deadline = Deadline(self.timeout if timeout is None else timeout)
-        # All steps go to one server, since another may not have the version that its reply named.
+        # All steps go to one server, since another may not have the version that this one named.
         server = server or self.pool.pick()
         try:
             step = next(steps)
             while True:
                 try:
-                    reply = await self._call(*step, deadline, server)
+                    response = await self._call(*step, deadline, server)
                 except ServerError as error:
                     step = steps.throw(error)
                 else:
-                    step = steps.send(reply)
+                    step = steps.send(response)
         except StopIteration as stop:
             result: T = stop.value
             return result
@@ -147,7 +147,7 @@ class AsyncServingClient:
             try:
                 return await self._call_once(rpc, request, deadline, server)
             except grpc.RpcError as error:
-                if not should_retry(error, deadline.left() - backoff):
+                if not should_retry(error, deadline.remaining() - backoff):
                     raise call_error(server.address, error.code(), error.details()) from error
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, MAX_BACKOFF)
@@ -158,11 +158,13 @@ class AsyncServingClient:
             call = self._tracing.begin_call(rpc, server.address, contexts)
             metadata = call.metadata
         started = time.perf_counter()
-        code, reply = grpc.StatusCode.OK, None
+        code, response = grpc.StatusCode.OK, None
         server.calls += 1
         try:
-            reply = await server.rpcs[rpc](request, timeout=deadline.left(), metadata=metadata)
-            return reply
+            response = await server.rpcs[rpc](
+                request, timeout=deadline.remaining(), metadata=metadata
+            )
+            return response
         except grpc.RpcError as error:
             code = error.code()
             raise
@@ -180,4 +182,4 @@ class AsyncServingClient:
             for context in contexts:
                 context.server_seconds += seconds
             if call is not None:
-                call.end(code, request, reply)
+                call.end(code, request, response)

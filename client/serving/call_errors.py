@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 
 from client.errors import ServerError, UnavailableError, server_error
-from client.serving.channel import proxy_of
+from client.serving.channel import find_proxy
 
 # TensorFlow Serving rejects a call when all its threads are busy; retrying soon helps.
 THREADS_BUSY = "Server Threadpool Exhausted"
@@ -24,7 +24,7 @@ def should_retry(error: grpc.RpcError, seconds_left: float) -> bool:
 def call_error(address: str, code: grpc.StatusCode, details: str | None) -> ServerError:
     """Return the error of a failed call."""
     if code is grpc.StatusCode.UNAVAILABLE:
-        proxy = proxy_of(address)
+        proxy = find_proxy(address)
         through = f" through the proxy {proxy}" if proxy else ""
         return server_error(
             code, f"the model server at {address} cannot be reached{through}: {details}"

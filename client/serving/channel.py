@@ -151,7 +151,7 @@ def aio_channel(address: str, tls: Tls | None, authority: str = "") -> grpc.aio.
     return grpc.aio.secure_channel(target(address), tls.credentials(), options=options)
 
 
-def proxy_of(address: str) -> str:
+def find_proxy(address: str) -> str:
     """Return the HTTP proxy that calls to an address go through; empty if there is none."""
     if is_loopback(address) or has_scheme(address):
         return ""

@@ -164,11 +164,11 @@ class ServingClient:
             step = next(steps)
             while True:
                 try:
-                    reply = self._call(*step, deadline)
+                    response = self._call(*step, deadline)
                 except ServerError as error:
                     step = steps.throw(error)
                 else:
-                    step = steps.send(reply)
+                    step = steps.send(response)
         except StopIteration as stop:
             result: T = stop.value
             return result
@@ -179,10 +179,10 @@ class ServingClient:
             started = time.perf_counter()
             code = grpc.StatusCode.OK
             try:
-                return self._rpcs[rpc](request, timeout=deadline.left())
+                return self._rpcs[rpc](request, timeout=deadline.remaining())
             except grpc.RpcError as error:
                 code = error.code()
-                if not should_retry(error, deadline.left() - backoff):
+                if not should_retry(error, deadline.remaining() - backoff):
                     raise call_error(self.address, code, error.details()) from error
             except ValueError as error:  # grpc's error after `close`
                 code = grpc.StatusCode.CANCELLED

@@ -10,7 +10,7 @@ import numpy as np
 from client.errors import InvalidArgumentError
 from client.serving.columns import Column
 from client.serving.columns.base import MissingBoolean
-from client.serving.columns.date import DAY_MICROSECONDS, days_of
+from client.serving.columns.date import DAY_MICROSECONDS, parse_days
 from client.serving.schema import DENSE, DENSE_INPUT, Schema
 from client.serving.tensors import DTYPES, STRING, dtype_name
 
@@ -37,13 +37,13 @@ def from_frame(frame: Any, signature_name: str, schema: Schema) -> tuple[str, Ma
     signature = schema.signatures.get(signature_name)
     if order is not None:
         _check_names(names, order)
-        described = schema.described[DENSE][DENSE_INPUT]
+        inputs = schema.input_columns[DENSE][DENSE_INPUT]
         dtype = schema.signatures[DENSE].inputs[DENSE_INPUT].dtype
-        values = [_convert(frame[columns[c.name]], dtype, c) for c in described]
+        values = [_convert(frame[columns[c.name]], dtype, c) for c in inputs]
         return DENSE, {DENSE_INPUT: np.column_stack(values)}
     if signature is None:
         return signature_name, {}  # the server's error names it
-    by_input = schema.described.get(signature_name, {})
+    by_input = schema.input_columns.get(signature_name, {})
     if len(signature.inputs) == 1 and names != list(signature.inputs):
         (input_name,) = signature.inputs
         by_name = {column.name: column for column in by_input.get(input_name, ())}
@@ -112,7 +112,7 @@ def _encode_value(value: Any, dtype: int, column: Column) -> Any:
     # Comparisons of pandas.NA have no truth value, and NaT has `isoformat`.
     missing = value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
     if column.kind == "date" and not missing and hasattr(value, "isoformat"):
-        days = days_of(value.isoformat())
+        days = parse_days(value.isoformat())
         value = value if days is None else days
     encoded = column.encode(None if missing else value, dtype)
     if isinstance(encoded, MissingBoolean):

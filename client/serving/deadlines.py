@@ -26,8 +26,8 @@ class Deadline:
     def __init__(self, seconds: float) -> None:
         self.end = now() + seconds
 
-    def left(self) -> float:
-        """Return the seconds left, at least 0."""
+    def remaining(self) -> float:
+        """Return the remaining seconds, at least 0."""
         return max(0.0, self.end - now())
 
 

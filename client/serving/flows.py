@@ -1,6 +1,6 @@
 """Calls to a model server as generators, shared by the sync and the async client.
 
-A generator yields a call's name and request and is sent the reply, so `ServingClient` and
+A generator yields a call's name and request and is sent the response, so `ServingClient` and
 `AsyncServingClient` differ only in how a call is made.
 """
 
@@ -131,14 +131,15 @@ class CallFlows:
         for name, values in inputs.items():
             spec = signature.inputs.get(name) if signature else None
             request.inputs[name].CopyFrom(_to_proto(name, values, spec.dtype if spec else None))
-        reply = yield "Predict", request
+        response = yield "Predict", request
         try:
             outputs = {
-                name: tensors.from_proto(reply.outputs[name]) for name in sorted(reply.outputs)
+                name: tensors.from_proto(response.outputs[name])
+                for name in sorted(response.outputs)
             }
         except (OverflowError, ValueError) as error:
             raise ClientError(f"model {target.model}: {error}", 501) from error
-        return Prediction(outputs, reply.model_spec.version.value)
+        return Prediction(outputs, response.model_spec.version.value)
 
     def schema(self, target: Target) -> Steps[Schema]:
         """Return a model's signatures and its description of itself."""
@@ -146,13 +147,13 @@ class CallFlows:
             model_spec=target.spec(), metadata_field=["signature_def"]
         )
         try:
-            reply = yield "GetModelMetadata", request
+            response = yield "GetModelMetadata", request
         except ServerError:
             self._schemas.pop(target, None)
             raise
         definition = messages.SignatureDefMap()
-        reply.metadata["signature_def"].Unpack(definition)
-        version, signatures = reply.model_spec.version.value, read_signatures(definition)
+        response.metadata["signature_def"].Unpack(definition)
+        version, signatures = response.model_spec.version.value, read_signatures(definition)
         numbered = Target(target.model, version)
         entry = self._descriptions.get(numbered)
         if entry is None or entry[0] != definition:
@@ -166,11 +167,11 @@ class CallFlows:
 
     def status(self, target: Target) -> Steps[list[Any]]:
         """Return the `ModelVersionStatus` of each version of a model, newest first."""
-        reply = yield (
+        response = yield (
             "GetModelStatus",
             messages.GetModelStatusRequest(model_spec=target.spec()),
         )
-        return list(reply.model_version_status)
+        return list(response.model_version_status)
 
     def classify(self, target: Target, examples: Any, signature_name: str) -> Steps[Any]:
         """Return the `ClassificationResponse` for the examples of an `Input`."""

@@ -24,7 +24,7 @@ from client.serving.channel import Tls, aio_channel, has_scheme, split_addresses
 
 # Interval between lookups of a name for addresses that were added or removed.
 RESOLVE_SECONDS = 5.0
-# Interval and timeout of probes to a server that was left out.
+# Interval and timeout of probes to an ejected server.
 PROBE_SECONDS = 0.5
 PROBE_TIMEOUT = 1.0
 # A call is late after LATE_SECONDS, or after a multiple of the slowest recent call.
@@ -53,7 +53,7 @@ class Server:
         address: for messages.
         rpcs: its methods by name.
         calls: number of calls in flight.
-        left_out: whether it is skipped because it stopped answering.
+        is_ejected: whether it gets no calls because it stopped answering.
         closed: whether its channel is closed.
     """
 
@@ -61,7 +61,7 @@ class Server:
         self.address = address
         self.rpcs = stubs(channel)
         self.calls = 0
-        self.left_out = False
+        self.is_ejected = False
         self.closed = False
         self._channel = channel
         self._recent: deque[float] = deque([0.0] * RECENT_CALLS, RECENT_CALLS)
@@ -133,18 +133,20 @@ class ServerPool:
             return servers[0]
         self._turn += 1
         candidates = [s for s in servers if s not in avoid] if avoid else servers
-        answering = [s for s in candidates if not s.left_out] or candidates or servers
+        answering = [s for s in candidates if not s.is_ejected] or candidates or servers
         return self._cheapest(answering)
 
     def slots(self) -> int:
         """Return the number of answering servers, at least one."""
         if len(self.servers) == 1:
             return 1
-        return max(1, sum(not server.left_out for server in self.servers))
+        return max(1, sum(not server.is_ejected for server in self.servers))
 
     def pick_other(self, server: Server, avoid: Collection[Server] = ()) -> Server | None:
         """Return another answering server, or None. The turn does not advance."""
-        others = [s for s in self.servers if s is not server and not s.left_out and s not in avoid]
+        others = [
+            s for s in self.servers if s is not server and not s.is_ejected and s not in avoid
+        ]
         return self._cheapest(others) if others else None
 
     def _cheapest(self, servers: list[Server]) -> Server:
@@ -172,13 +174,13 @@ class ServerPool:
         elif code is grpc.StatusCode.UNAVAILABLE or (
             code is grpc.StatusCode.DEADLINE_EXCEEDED and seconds >= LATE_SECONDS
         ):
-            self.leave_out(server)
+            self.eject(server)
 
-    def leave_out(self, server: Server) -> None:
+    def eject(self, server: Server) -> None:
         """Send nothing to a server until it answers a probe."""
-        if server.left_out or len(self.servers) == 1:
+        if server.is_ejected or len(self.servers) == 1:
             return
-        server.left_out = True
+        server.is_ejected = True
         self._start(self._probe(server))
 
     def start(self) -> None:
@@ -202,7 +204,7 @@ class ServerPool:
     async def _probe(self, server: Server) -> None:
         while server in self.servers and not await server.answers():
             await asyncio.sleep(PROBE_SECONDS)
-        server.left_out = False
+        server.is_ejected = False
 
     async def _resolve(self) -> None:
         """Keep a channel for each address once a name has several addresses, or another one."""

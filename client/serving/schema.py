@@ -190,8 +190,8 @@ class Schema:
         return {}
 
     @cached_property
-    def described(self) -> Mapping[str, Mapping[str, tuple[Column, ...]]]:
-        """The columns that each described input holds, by signature.
+    def input_columns(self) -> Mapping[str, Mapping[str, tuple[Column, ...]]]:
+        """The columns of each input that the model describes, by signature and input.
 
         The matrix of `dense` holds all columns, any other input its own.
         """

@@ -1,7 +1,7 @@
 """A cache of schemas by version, and of the version with which each server answers.
 
 A version's schema never changes. The latest version does, and not on all servers at the same
-moment; it is learned from replies, from requests that do not fit, and by polling.
+moment; it is learned from responses, from requests that do not fit, and by polling.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ class SchemaCache:
         """
         return self.get(target, server) or await self.fetch(target, server, deadline)
 
-    def server_of(
+    def pick_server(
         self, target: Target, schema: Schema, avoid: Collection[Server] = ()
     ) -> Server | None:
         """Return a server on which a target has this schema; None if there is none."""
         pool = self._client.pool
         unsuitable = [*avoid, *(s for s in pool.servers if self.get(target, s) is not schema)]
         server = pool.pick(unsuitable)
-        return None if server.left_out or server in unsuitable else server
+        return None if server.is_ejected or server in unsuitable else server
 
     def models(self) -> list[str]:
         """Return the names of the models whose latest version is cached."""
@@ -131,7 +131,7 @@ class SchemaCache:
             # Retrieve the exception even if no caller is waiting any more.
             request.add_done_callback(lambda task: task.cancelled() or task.exception())
         # A waiter may time out without cancelling the request for the others.
-        await asyncio.wait({request}, timeout=deadline.left())
+        await asyncio.wait({request}, timeout=deadline.remaining())
         if not request.done():
             raise DeadlineExceededError("there was no answer in time")
         return request.result()
@@ -143,7 +143,7 @@ class SchemaCache:
             for (target, server), entry in list(self._entries.items()):
                 if server not in self._client.pool.servers:
                     self._entries.pop((target, server), None)
-                elif target.version is None and entry.used and not server.left_out:
+                elif target.version is None and entry.used and not server.is_ejected:
                     entry.used = False
                     with suppress(ServerError):
                         await self.fetch(target, server, Deadline(self._client.timeout))

@@ -31,7 +31,7 @@ def check_refusal(error: ClientError) -> None:
 
 def check_table(content_type: str, body: bytes, size: int, schema: Schema) -> None:
     """Read a table that comes in pieces of so many bytes, and check every call."""
-    reader = table_reader(content_type, TableLayout.of(schema), TableOptions())
+    reader = table_reader(content_type, TableLayout.from_schema(schema), TableOptions())
     for start in range(0, len(body), size):
         for rows in reader.feed(body[start : start + size]):
             check_rows(rows, schema)

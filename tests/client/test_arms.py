@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from client.arms.arm_call import ArmCall
 from client.arms.arms import Arms
 from client.arms.rollout_file import Rollout, RolloutFileError, RolloutFiles, parse
 from client.arms.shadow import Copy, Shadow
 from client.arms.split import Arm, Split
-from client.arms.turn import Turn
 from client.codecs import Payload
 from client.codecs.json.codec import JsonPredictions
 from client.errors import ClientError, DeadlineExceededError, InvalidArgumentError, NotFoundError
-from client.inference.attempts import Answered
+from client.inference.attempts import BatchResult
 from client.observability.arm_metrics import ArmMetrics
 from client.serving.client import Prediction
 from client.serving.deadlines import Deadline
@@ -141,7 +141,7 @@ class Fixture:
         self.learned: set[Target] = set()
         # The errors of each arm by request; or how it behaves.
         self.errors: dict[str | None, dict[int, ClientError]] = {}
-        self.turns: list[tuple[str | None, int, list[int]]] = []
+        self.arm_calls: list[tuple[str | None, int, list[int]]] = []
         self.seconds = 0.0
         self.probability = 0.5
         write_rollout(folder, "m", **state)
@@ -150,24 +150,26 @@ class Fixture:
     async def learn(self, target: Target) -> None:
         self.learned.add(target)
 
-    async def attempt(self, places: Sequence[int], turn: Turn) -> Mapping[int, ClientError]:
-        assert turn.target.version is not None
-        self.turns.append((turn.arm, turn.target.version, list(places)))
-        if turn.arm == "canary" and self.seconds:
-            await asyncio.sleep(min(self.seconds, turn.deadline.left()))
-            return dict.fromkeys(places, DeadlineExceededError("late"))
-        errors = {p: e for p, e in self.errors.get(turn.arm, {}).items() if p in places}
-        outputs = {"probability": np.array([self.probability if turn.arm == "canary" else 0.5])}
+    async def send_batch(
+        self, indexes: Sequence[int], arm_call: ArmCall
+    ) -> Mapping[int, ClientError]:
+        assert arm_call.target.version is not None
+        self.arm_calls.append((arm_call.arm, arm_call.target.version, list(indexes)))
+        if arm_call.arm == "canary" and self.seconds:
+            await asyncio.sleep(min(self.seconds, arm_call.deadline.remaining()))
+            return dict.fromkeys(indexes, DeadlineExceededError("late"))
+        errors = {i: e for i, e in self.errors.get(arm_call.arm, {}).items() if i in indexes}
+        outputs = {"probability": np.array([self.probability if arm_call.arm == "canary" else 0.5])}
         try:
-            turn.check(outputs)
+            arm_call.check(outputs)
         except ClientError as error:
-            return dict.fromkeys(places, error)
+            return dict.fromkeys(indexes, error)
         return errors
 
     def ask(self, count: int = 2, timeout: float = 2.0, arm: str = "canary") -> Any:
         chosen = next(a for key in KEYS if (a := self.choose(key)).name == arm)
         deadline = Deadline(timeout)
-        work = self.arms.answer(chosen, range(count), deadline, deadline, self.attempt)
+        work = self.arms.answer(chosen, range(count), deadline, deadline, self.send_batch)
         return asyncio.run(work)
 
     def choose(self, key: str) -> Arm:
@@ -203,7 +205,7 @@ def test_versions_that_are_named_and_other_models_are_left_alone(canary: Fixture
 
 def test_a_canary_that_answers_is_not_repeated(canary: Fixture) -> None:
     assert canary.ask() == {}
-    assert canary.turns == [("canary", 2, [0, 1])]
+    assert canary.arm_calls == [("canary", 2, [0, 1])]
     assert canary.calls("canary", "ok") == 1
     assert canary.requests("canary", "ok") == 2
     assert canary.ask(arm="control") == {}
@@ -222,7 +224,7 @@ def test_a_canary_that_answers_is_not_repeated(canary: Fixture) -> None:
 def test_failures_are_repeated_on_stable(canary: Fixture, error: ClientError, outcome: str) -> None:
     canary.errors["canary"] = {1: error}
     assert canary.ask(3) == {}
-    assert canary.turns == [("canary", 2, [0, 1, 2]), ("stable", 1, [1])]
+    assert canary.arm_calls == [("canary", 2, [0, 1, 2]), ("stable", 1, [1])]
     assert canary.calls("canary", outcome) == 1
     assert canary.requests("canary", "repeated") == 1
     assert canary.requests("canary", "ok") == 2
@@ -239,20 +241,20 @@ def test_an_error_that_stable_has_too_is_the_caller_s(canary: Fixture) -> None:
 def test_probabilities_that_are_none_are_repeated(canary: Fixture) -> None:
     canary.probability = float("nan")
     assert canary.ask() == {}
-    assert canary.turns[-1] == ("stable", 1, [0, 1])
+    assert canary.arm_calls[-1] == ("stable", 1, [0, 1])
     assert canary.calls("canary", "invalid") == 1
 
 
 def test_a_canary_that_hangs_leaves_stable_most_of_the_time(canary: Fixture) -> None:
     canary.seconds = 60
     ends = []
-    original = canary.attempt
+    original = canary.send_batch
 
-    async def attempt(places: Sequence[int], turn: Turn) -> Mapping[int, ClientError]:
-        ends.append(turn.deadline.left())
-        return await original(places, turn)
+    async def send_batch(indexes: Sequence[int], arm_call: ArmCall) -> Mapping[int, ClientError]:
+        ends.append(arm_call.deadline.remaining())
+        return await original(indexes, arm_call)
 
-    canary.attempt = attempt  # type: ignore[method-assign]
+    canary.send_batch = send_batch  # type: ignore[method-assign]
     assert canary.ask(timeout=1.0) == {}
     assert ends[0] == pytest.approx(0.1, abs=0.02)
     assert ends[1] > 0.8
@@ -280,8 +282,8 @@ def test_ten_failures_cut_the_canary_out_until_the_rollout_changes(canary: Fixtu
     assert (arm.name, arm.version) == ("stable", 1)
     before = canary.requests("canary", "repeated")
     deadline = Deadline(1)
-    asyncio.run(canary.arms.answer(arm, range(5), deadline, deadline, canary.attempt))
-    assert canary.turns[-1] == ("stable", 1, [0, 1, 2, 3, 4])
+    asyncio.run(canary.arms.answer(arm, range(5), deadline, deadline, canary.send_batch))
+    assert canary.arm_calls[-1] == ("stable", 1, [0, 1, 2, 3, 4])
     # They still count as the canary's, so that the arms' sizes stay equal.
     assert canary.requests("canary", "repeated") == before + 5
     write_rollout(canary.folder, "m", canary=2, percent=10, generation=2)
@@ -304,7 +306,7 @@ def test_requests_that_chose_their_arm_are_no_evidence(canary: Fixture) -> None:
     deadline = Deadline(1)
     canary.errors["canary"] = {0: NotFoundError("")}
     for _ in range(30):
-        asyncio.run(canary.arms.answer(arm, range(1), deadline, deadline, canary.attempt))
+        asyncio.run(canary.arms.answer(arm, range(1), deadline, deadline, canary.send_batch))
     assert canary.metric("client_arm_calls_total") == 0
     assert canary.metric("client_arm_requests_total") == 0
     assert canary.metric("client_rollout_cutout") == 0
@@ -362,9 +364,9 @@ def test_a_shadow_gets_the_requests_beside_an_invalid_one(
         )
     )
     (batch,) = codec.decode([good, chosen, invalid], schema).batches
-    answered = Answered(batch, Prediction({}, 1), schema, {})
-    core: Any = None
-    shadow = Shadow(core, ArmMetrics(CollectorRegistry()), 1.0)
-    copy = Copy(Target("m", 2), codec, [good, chosen], answered)
+    result = BatchResult(batch, Prediction({}, 1), schema, {})
+    predictor: Any = None
+    shadow = Shadow(predictor, ArmMetrics(CollectorRegistry()), 1.0)
+    copy = Copy(Target("m", 2), codec, [good, chosen], result)
     call = asyncio.run(shadow._decode(copy, schema))
     assert call.inputs["features"].tolist() == [[1, 2, 3], [4, 5, 6]]

@@ -11,7 +11,7 @@ import requests
 
 from client import AsyncServingClient, ServingClient
 from client.errors import DeadlineExceededError, NotFoundError, UnavailableError
-from client.serving.channel import Tls, proxy_of, target
+from client.serving.channel import Tls, find_proxy, target
 from tests.conftest import Starter
 from tests.support import processes
 from tests.support.affine import publish
@@ -51,8 +51,8 @@ def test_a_proxy_is_never_used_for_this_machine(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     for here in ("127.0.0.1:8500", "localhost:8500", "[::1]:8500", "127.0.0.1:1,127.0.0.2:1"):
-        assert proxy_of(here) == ""
-    assert proxy_of("serving:8500") == "http://127.0.0.1:9"
+        assert find_proxy(here) == ""
+    assert find_proxy("serving:8500") == "http://127.0.0.1:9"
 
 
 def test_a_server_on_this_machine_is_reached_in_spite_of_a_proxy(

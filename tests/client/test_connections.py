@@ -15,7 +15,7 @@ import requests
 
 from client.http.connections import Connections
 from client.http.gateway import Gateway
-from client.http.messages import HttpReply, HttpRequest
+from client.http.messages import HttpRequest, HttpResponse
 from client.observability.metrics import Metrics
 from client.settings import Settings
 from tests.client.test_operating import metric, workers
@@ -265,9 +265,9 @@ def test_readyz_speaks_for_all_workers(model_server: str, starter: Starter) -> N
 
 
 def test_a_response_that_cannot_be_delivered_fails_no_other_request(model_server: str) -> None:
-    replies: list[HttpReply] = []
+    replies: list[HttpResponse] = []
 
-    def broken(reply: HttpReply) -> None:
+    def broken(reply: HttpResponse) -> None:
         raise RuntimeError("the connection is closed")
 
     async def ask() -> None:

@@ -15,7 +15,7 @@ from scipy.spatial.distance import jensenshannon
 
 from client.codecs import Call
 from client.observability import drift
-from client.observability.drift_counts import DriftCounts, reference_of
+from client.observability.drift_counts import DriftCounts, load_reference
 from client.serving.schema import Schema
 from tests.client import schemas
 
@@ -180,7 +180,7 @@ def test_a_reference_that_cannot_be_read_is_left_alone(
 ) -> None:
     assert NUMBERS.description is not None
     schema = replace(NUMBERS, description=replace(NUMBERS.description, reference=text))
-    assert reference_of(schema) is None
+    assert load_reference(schema) is None
     assert "the reference cannot be read" in caplog.text
 
 
@@ -191,7 +191,7 @@ def test_at_most_200_columns_of_12_bins_become_time_series() -> None:
         numeric_bins("c0", list(range(20))),
         *(numeric_bins(f"c{i}", list(range(9))) for i in range(1, 250)),
     )
-    reference = reference_of(schema)
+    reference = load_reference(schema)
     assert reference is not None
     assert [len(column.bins) for column in reference.columns[1:]] == [12] * 199
 

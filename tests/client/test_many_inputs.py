@@ -1,7 +1,7 @@
-"""Twenty thousand inputs to the decoders: none is a fault of ours, a hang, or memory kept.
+"""Twenty thousand malformed inputs to the decoders: none crashes, hangs or leaks memory.
 
-Each input is a right one that was spoilt, and is made from its number alone: a failure tells the
-number, and `spoilt(number)` is the input again.
+Each input is a mutated valid one and depends only on its number: a failure reports the number, and
+`generate(number)` returns the input again.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from tests.client.bodies import INFER_SEEDS, ROWS, TABLES, arrow, csv, ndjson, n
 from tests.client.checking import check, check_refusal, check_table
 from tests.support.tables import breast_cancer
 
-# FUZZ_INPUTS=2000000 looks longer.
+# FUZZ_INPUTS=2000000 searches longer.
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "20_000"))
 # By then all modules and caches are loaded.
 WARM = 10_000
-MOST_GROWTH_BYTES = 16 * 2**20
+MAX_GROWTH_BYTES = 16 * 2**20
 # CPU time of this thread, so that other work does not count. Most take a tenth of a millisecond.
-MOST_SECONDS = 1.0
+MAX_SECONDS = 1.0
 SENT = 1_500
 
 NUMERIC, MIXED, EVERY_TYPE = schemas.numeric(), schemas.mixed(), schemas.every_type()
@@ -85,7 +85,7 @@ REQUESTS = [
     {"inputs": {"x": [n / 7 for n in range(800)]}},
 ]
 LISTED = [orjson.dumps(request) for request in REQUESTS]
-# Without nulls and base64, which only the careful readers take.
+# Without nulls and base64, which only the slow path reads.
 PLAIN = [body for body in LISTED if b"null" not in body and b"b64" not in body]
 # Requests to any model, with or without a description.
 BY_SIGNATURE = [body for body in LISTED[1:] if b"null" not in body]
@@ -96,8 +96,8 @@ EXAMPLES = [
 
 
 def binary_inference() -> list[bytes]:
-    """Requests whose tensors are bytes behind their JSON."""
-    found = []
+    """Return requests whose tensors are bytes after their JSON."""
+    bodies = []
     for name, datatype, data in (
         ("x", "FP32", np.ones([2, 2], "<f4").tobytes()),
         ("x", "FP64", np.ones([2, 2], "<f8").tobytes()),
@@ -106,8 +106,8 @@ def binary_inference() -> list[bytes]:
         shape = [2, 2] if datatype != "BYTES" else [2]
         parameters = {"binary_data_size": len(data)}
         tensor = {"name": name, "datatype": datatype, "shape": shape, "parameters": parameters}
-        found.append(orjson.dumps({"inputs": [tensor]}) + data)
-    return found
+        bodies.append(orjson.dumps({"inputs": [tensor]}) + data)
+    return bodies
 
 
 TENSORS = [
@@ -133,19 +133,19 @@ TENSORS = [
 
 def of_json(read: Callable[[bytes, Schema], Any], *, any_shape: bool = False) -> Decode:
     def decode(body: bytes, schema: Schema, random: Random) -> None:
-        got = read(body, schema)
-        if got is None:
-            raise ClientError("left to a careful reader")
-        check(got.call, schema, any_shape=any_shape)
+        decoded = read(body, schema)
+        if decoded is None:
+            raise ClientError("left to the slow path")
+        check(decoded.call, schema, any_shape=any_shape)
 
     return decode
 
 
-def classified(body: bytes, schema: Schema, random: Random) -> None:
+def read_examples(body: bytes, schema: Schema, random: Random) -> None:
     examples.read(body)[1].SerializeToString()
 
 
-def inferred(body: bytes, schema: Schema, random: Random) -> None:
+def read_inference(body: bytes, schema: Schema, random: Random) -> None:
     length: str | None = str(body.rfind(b"}") + 1)
     if not random.randrange(4):
         length = random.choice([None, str(random.randrange(500))])
@@ -160,8 +160,8 @@ def of_table(content_type: str) -> Decode:
     return decode
 
 
-def replied(body: bytes, schema: Schema, random: Random) -> None:
-    """A tensor of a model server's reply; unreadable ones are errors, too."""
+def read_tensor(body: bytes, schema: Schema, random: Random) -> None:
+    """Read a tensor of a model server's response; invalid ones are errors, too."""
     try:
         from_proto(TensorProto.FromString(body))
     except (DecodeError, OverflowError, ValueError) as error:
@@ -170,15 +170,15 @@ def replied(body: bytes, schema: Schema, random: Random) -> None:
 
 DECODERS = (
     Decoder("rest", of_json(predict.read, any_shape=True), LISTED),
-    Decoder("rest, fast", of_json(fast.read), PLAIN),
-    Decoder("rest, careful", of_json(predict.read_strictly, any_shape=True), BY_SIGNATURE),
+    Decoder("rest, fast path", of_json(fast.read), PLAIN),
+    Decoder("rest, slow path", of_json(predict.read_strictly, any_shape=True), BY_SIGNATURE),
     Decoder("json", of_json(json_rows.read), LISTED),
     Decoder("explain", of_json(explanations.read), [orjson.dumps({"inputs": ROWS})]),
-    Decoder("classify", classified, EXAMPLES),
-    Decoder("oip", inferred, INFER_SEEDS),
-    Decoder("oip, binary", inferred, binary_inference()),
+    Decoder("classify", read_examples, EXAMPLES),
+    Decoder("oip", read_inference, INFER_SEEDS),
+    Decoder("oip, binary", read_inference, binary_inference()),
     *(Decoder(name, of_table(name), TABLES[name]) for name in (CSV, NDJSON, NPY, ARROW)),
-    Decoder("reply", replied, TENSORS),
+    Decoder("reply", read_tensor, TENSORS),
 )
 
 
@@ -191,21 +191,21 @@ def is_read(decoder: Decoder, seed: bytes, schema: Schema) -> bool:
 
 
 # Valid inputs of each decoder, with their models.
-RIGHT = {
+VALID = {
     decoder.name: [(s, m) for s in decoder.seeds for m in MODELS if is_read(decoder, s, m)]
     for decoder in DECODERS
 }
 
 VALUE = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9.]+(?:[eE][-+]?[0-9]+)?|\w+')
 TOKEN = re.compile(VALUE.pattern + rb"|[^\s\w]")
-# JSON values, which keep a body well-formed,
-STRANGE = (
+# JSON values, which keep a body well-formed.
+UNUSUAL_VALUES = (
     *(b"null", b"true", b"-0", b"1e-400", b"9" * 40, b"2.0", b"-1", b"0", b"127", b"1e38", b"1e39"),
     *(b'""', b'"\\ud800"', b'"\\u0000"', b'{"b64":"*"}', b'{"b64":"AAE="}', b'"x"', b'"7"', b"[]"),
     *(b"{}", b"[1]", b"[[[[1]]]]", b"[1,2,3,4]", b'"\\u20ac"', b"18446744073709551615"),
 )
-# and others that are not.
-STRANGER = (
+# Tokens that usually make a body malformed.
+MALFORMED_TOKENS = (
     *(b"NaN", b"-Infinity", b"1e999", b"01", b"[" * 600, b"\xff\xfe", b"\xef\xbb\xbf", b"'", b'"'),
     *(b"\xed\xa0\x80", b"\0", b"\r\n", b",", b",,", b"]", b"}", b"\\"),
 )
@@ -218,7 +218,7 @@ def flip_bits(body: bytearray, other: bytes, random: Random) -> None:
 
 
 def nudge(body: bytearray, other: bytes, random: Random) -> None:
-    """Make another digit of a digit."""
+    """Replace a digit by another."""
     digits = [m.start() for m in re.finditer(rb"\d", body)]
     if digits:
         body[random.choice(digits)] = random.choice(b"0123456789")
@@ -243,28 +243,28 @@ def splice(body: bytearray, other: bytes, random: Random) -> None:
 
 
 def swap_tokens(body: bytearray, other: bytes, random: Random) -> None:
-    change(body, TOKEN, STRANGER, random)
+    replace_match(body, TOKEN, MALFORMED_TOKENS, random)
 
 
 def swap_values(body: bytearray, other: bytes, random: Random) -> None:
-    change(body, VALUE, STRANGE, random)
+    replace_match(body, VALUE, UNUSUAL_VALUES, random)
 
 
-def change(
-    body: bytearray, what: re.Pattern[bytes], strange: Sequence[bytes], random: Random
+def replace_match(
+    body: bytearray, pattern: re.Pattern[bytes], strange: Sequence[bytes], random: Random
 ) -> None:
     """Replace a value by a strange one, or by a neighbour."""
-    # From the start of something, most of the time.
+    # Most of the time, start at an element.
     start = max(0, body.rfind(b",", 0, random.randrange(len(body))))
-    found = list(what.finditer(body, start, min(len(body), start + 300)))
-    if found:
-        put = random.choice([random.choice(found)[0], random.choice(strange)])
-        body[slice(*random.choice(found).span())] = put
+    matches = list(pattern.finditer(body, start, min(len(body), start + 300)))
+    if matches:
+        replacement = random.choice([random.choice(matches)[0], random.choice(strange)])
+        body[slice(*random.choice(matches).span())] = replacement
 
 
 def overwrite_number(body: bytearray, other: bytes, random: Random) -> None:
     packed = struct.pack("<q", random.choice(NUMBERS))[: random.choice([1, 2, 4, 8])]
-    # Where binary forms have their numbers.
+    # Aligned, as numbers in binary formats are.
     start = random.randrange(len(body)) // len(packed) * len(packed)
     body[start : start + len(packed)] = packed
 
@@ -275,7 +275,7 @@ CHANGES = (
 )
 
 
-def changed(seed: bytes, seeds: Sequence[bytes], random: Random) -> bytes:
+def mutate(seed: bytes, seeds: Sequence[bytes], random: Random) -> bytes:
     body = bytearray(seed)
     for _ in range(random.choice([1, 1, 1, 1, 2, 3])):
         if body:
@@ -283,53 +283,55 @@ def changed(seed: bytes, seeds: Sequence[bytes], random: Random) -> bytes:
     return bytes(body)
 
 
-def spoilt(number: int) -> tuple[Decoder, bytes, Schema, Random]:
+def generate(number: int) -> tuple[Decoder, bytes, Schema, Random]:
     """Return an input, its decoder, its model, and the other random choices."""
     random = Random(number)
     decoder = DECODERS[number % len(DECODERS)]
-    seed, schema = random.choice(RIGHT[decoder.name])
+    seed, schema = random.choice(VALID[decoder.name])
     if not random.randrange(8):
         schema = random.choice(MODELS)
-    return decoder, changed(seed, decoder.seeds, random), schema, random
+    return decoder, mutate(seed, decoder.seeds, random), schema, random
 
 
-def resident() -> int:
+def resident_bytes() -> int:
     gc.collect()
     return int(psutil.Process().memory_info().rss)
 
 
 @pytest.mark.parametrize("decoder", DECODERS, ids=lambda decoder: decoder.name)
-def test_the_seeds_are_right(decoder: Decoder) -> None:
-    assert {seed for seed, _ in RIGHT[decoder.name]} == set(decoder.seeds)
+def test_the_seeds_are_valid(decoder: Decoder) -> None:
+    assert {seed for seed, _ in VALID[decoder.name]} == set(decoder.seeds)
 
 
-def test_twenty_thousand_inputs_are_read_or_refused_in_no_time_and_leave_nothing() -> None:
+def test_twenty_thousand_inputs_are_read_or_refused_quickly_without_leaks() -> None:
     before, slowest, outcomes = 0, (0.0, 0), dict.fromkeys((d.name for d in DECODERS), (0, 0))
     for number in range(INPUTS):
         if number == WARM:
-            before = resident()
-        decoder, body, schema, random = spoilt(number)
-        right, wrong = outcomes[decoder.name]
+            before = resident_bytes()
+        decoder, body, schema, random = generate(number)
+        accepted, rejected = outcomes[decoder.name]
         started = time.thread_time()
         try:
             decoder.decode(body, schema, random)
-            right += 1
+            accepted += 1
         except ClientError as error:
             check_refusal(error)
             assert len(error.message) < 5000, number  # noqa: PT017
-            wrong += 1
+            rejected += 1
         except Exception as error:
             raise AssertionError(f"input {number} of {decoder.name}: {body!r}") from error
         slowest = max(slowest, (time.thread_time() - started, number))
-        outcomes[decoder.name] = right, wrong
-    assert slowest[0] < MOST_SECONDS, slowest
-    assert resident() - before < MOST_GROWTH_BYTES
-    # Were nearly all of one kind, nothing would have been tried.
-    refused = {name: wrong / (right + wrong) for name, (right, wrong) in outcomes.items()}
-    assert all(0.05 < share < 0.99 for share in refused.values()), refused
+        outcomes[decoder.name] = accepted, rejected
+    assert slowest[0] < MAX_SECONDS, slowest
+    assert resident_bytes() - before < MAX_GROWTH_BYTES
+    # If nearly all had the same outcome, little would have been tested.
+    rejection_rates = {name: n / (accepted + n) for name, (accepted, n) in outcomes.items()}
+    assert all(0.05 < rate < 0.99 for rate in rejection_rates.values()), rejection_rates
 
 
-def test_thousands_of_spoilt_requests_leave_the_service_as_it_was(client_url: str) -> None:
+def test_thousands_of_malformed_requests_do_not_change_the_service_s_answers(
+    client_url: str,
+) -> None:
     table = breast_cancer()
     columns = {name: table.features[:3, i].tolist() for i, name in enumerate(table.columns)}
     rows = objects(columns)
@@ -338,13 +340,13 @@ def test_thousands_of_spoilt_requests_leave_the_service_as_it_was(client_url: st
         {"name": name, "datatype": "FP32", "shape": [3], "data": values}
         for name, values in columns.items()
     ]
-    good = orjson.dumps({"instances": rows})
+    rows_body = orjson.dumps({"instances": rows})
     classify = orjson.dumps({"signature_name": "classification", "examples": rows})
     model = "/v1/models/breast_cancer"
     forms: list[tuple[str, str, list[bytes]]] = [
-        (f"{model}:predict", "application/json", [good, orjson.dumps({"inputs": columns})]),
-        ("/predict", "application/json", [good, orjson.dumps({"instances": matrix.tolist()})]),
-        ("/explain", "application/json", [good]),
+        (f"{model}:predict", "application/json", [rows_body, orjson.dumps({"inputs": columns})]),
+        ("/predict", "application/json", [rows_body, orjson.dumps({"instances": matrix.tolist()})]),
+        ("/explain", "application/json", [rows_body]),
         (f"{model}:classify", "application/json", [classify]),
         ("/v2/models/breast_cancer/infer", "application/json", [orjson.dumps({"inputs": tensors})]),
         ("/predict", CSV, [csv(columns)]),
@@ -366,7 +368,7 @@ def test_thousands_of_spoilt_requests_leave_the_service_as_it_was(client_url: st
         before = answers()
         for number in range(SENT):
             random, form = Random(number), forms[number % len(forms)]
-            body = changed(random.choice(form[2]), form[2], random)
+            body = mutate(random.choice(form[2]), form[2], random)
             reply = ask(form, body)
             assert reply.status_code in (200, 400, 413, 415), (number, form[0], body, reply.text)
             if reply.status_code != 200:

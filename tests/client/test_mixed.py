@@ -161,14 +161,14 @@ TEXT = 'a string or {"b64": "..."}'
         ("balcony", "true", 'true or false, got the string "true"'),
     ],
 )
-def test_a_value_of_the_wrong_kind_is_refused_with_its_place(
+def test_a_value_of_the_wrong_kind_is_refused_with_its_location(
     url: str, column: str, value: Any, expected: str
 ) -> None:
-    places = (f"instances[1].{column}", f"instances[1].{column}", f"inputs.{column}[1]")
-    for place, body in zip(places, forms({**ROW, column: value}), strict=True):
+    locations = (f"instances[1].{column}", f"instances[1].{column}", f"inputs.{column}[1]")
+    for location, body in zip(locations, forms({**ROW, column: value}), strict=True):
         reply = post(url, body)
         assert reply.status_code == 400
-        assert reply.json()["error"] == f"{place}: expected {expected}"
+        assert reply.json()["error"] == f"{location}: expected {expected}"
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ def test_too_many_requests_are_told_to_come_back_and_probes_are_answered(
 ) -> None:
     client = starter.client(model_server, CLIENT_MAX_REQUESTS="3")
     connections = [raw(client, STALLED) for _ in range(3)]
-    wait_for(lambda: predict(client).status_code == 503, "all places are taken", 5)
+    wait_for(lambda: predict(client).status_code == 503, "all slots are taken", 5)
     reply = predict(client)
     assert reply.headers["Retry-After"] == "1"
     assert reply.json()["error"] == "3 requests are already in flight; retry later"
@@ -224,7 +224,7 @@ def test_too_many_requests_are_told_to_come_back_and_probes_are_answered(
         assert get(client, probe).status_code == 200
     for connection in connections:
         connection.close()
-    wait_for(lambda: predict(client).status_code == 200, "the places are free again", 5)
+    wait_for(lambda: predict(client).status_code == 200, "the slots are free again", 5)
 
 
 def test_more_than_may_wait_are_told_to_come_back(

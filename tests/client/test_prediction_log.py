@@ -361,7 +361,7 @@ class Log:
         return int(self.metrics.samples().total("client_log_rows_total"))
 
     def dropped(self) -> dict[str, int]:
-        return self.metrics.samples().by("client_log_dropped_rows_total", "reason")
+        return self.metrics.samples().count_by("client_log_dropped_rows_total", "reason")
 
 
 def test_every_row_is_recorded_or_dropped_and_counted(

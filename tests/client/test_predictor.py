@@ -1,4 +1,4 @@
-"""The core before a real model server: calls that are shared, and versions that change."""
+"""The predictor with a real model server: shared calls, and versions that change."""
 
 from __future__ import annotations
 
@@ -218,10 +218,13 @@ def test_a_new_version_is_learnt_without_a_request_that_shows_it(
     processes.wait_for(lambda: processes.is_serving(server.address), "the model is loaded")
 
     async def watch() -> None:
-        async with AsyncServingClient(server.address) as connection, Predictor(connection) as core:
-            assert (await core.schema(Target("m"), Deadline(20))).version == 1
+        async with (
+            AsyncServingClient(server.address) as connection,
+            Predictor(connection) as predictor,
+        ):
+            assert (await predictor.schema(Target("m"), Deadline(20))).version == 1
             affine.publish(tmp_path / "m", 2)
-            while (await core.schema(Target("m"), Deadline(20))).version == 1:
+            while (await predictor.schema(Target("m"), Deadline(20))).version == 1:
                 await asyncio.sleep(0.1)
 
     asyncio.run(watch())

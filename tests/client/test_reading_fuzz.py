@@ -182,7 +182,7 @@ ZERO = schema(**{"x": spec("FLOAT", None), "x\0y": spec("FLOAT", None)})
         (BOTH, {"inputs": {"x": [1] * LARGE, "y": [1] * (LARGE - 1)}}),
     ],
 )
-def test_large_lists_that_are_not_of_the_signature_s_shape_are_left_to_the_careful_readers(
+def test_large_lists_of_another_shape_than_the_signature_s_take_the_slow_path(
     of: Schema, body: Any
 ) -> None:
     assert fast.read(written(body), of) is None
@@ -199,7 +199,7 @@ def test_large_lists_that_are_not_of_the_signature_s_shape_are_left_to_the_caref
         b'{"instances": [' + b"2," * LARGE + b"NaN]}",
     ],
 )
-def test_a_large_body_that_is_unusual_is_left_to_the_careful_readers(body: bytes) -> None:
+def test_a_large_unusual_body_takes_the_slow_path(body: bytes) -> None:
     assert fast.read(body, ONES) is None
 
 
@@ -223,7 +223,7 @@ leaves = {
 
 @st.composite
 def well_formed(draw: Callable[..., Any]) -> tuple[bytes, Schema]:
-    """A request in any of the forms, and the schema that it is for."""
+    """Return a request in any of the forms, and its schema."""
     count = draw(st.sampled_from([1, 2, 40]))
     rows = draw(st.sampled_from([1, 3, 60]))
     names = draw(st.lists(plain_texts, min_size=count, max_size=count, unique=True))
@@ -251,18 +251,18 @@ def well_formed(draw: Callable[..., Any]) -> tuple[bytes, Schema]:
 
 @given(well_formed())
 @settings(max_examples=200, deadline=None)
-def test_what_is_well_formed_is_read_at_once_and_as_the_careful_reader_reads_it(
+def test_the_fast_path_reads_well_formed_requests_as_the_slow_path_does(
     asked: tuple[bytes, Schema],
 ) -> None:
     body, of = asked
-    at_once = fast.read(body, of)
-    careful = predict.read_strictly(body, of)
-    assert at_once is not None
-    assert at_once.row_form == careful.row_form
-    for name, array in careful.call.inputs.items():
-        got = at_once.call.inputs[name]
+    fast_path = fast.read(body, of)
+    slow_path = predict.read_strictly(body, of)
+    assert fast_path is not None
+    assert fast_path.row_form == slow_path.row_form
+    for name, array in slow_path.call.inputs.items():
+        got = fast_path.call.inputs[name]
         assert got.dtype == array.dtype
         np.testing.assert_array_equal(got, array)
     again = own_dialect.read_document(orjson.loads(body), of)
     for name, array in again.call.inputs.items():
-        np.testing.assert_array_equal(at_once.call.inputs[name], array)
+        np.testing.assert_array_equal(fast_path.call.inputs[name], array)

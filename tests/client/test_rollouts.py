@@ -404,9 +404,9 @@ def test_a_wrong_server_that_has_left_is_no_longer_reported(
             client.pool.start()
             servers = VerifiedServers(client, metrics.observe_golden)
             await servers.learn(Target("m", WRONG), Deadline(TIMEOUT))
-            assert metrics.samples().by("client_golden", "result")["wrong"] == 1
+            assert metrics.samples().count_by("client_golden", "result")["wrong"] == 1
             addresses[:] = ["127.0.0.2"]
-            while metrics.samples().by("client_golden", "result")["wrong"]:
+            while metrics.samples().count_by("client_golden", "result")["wrong"]:
                 await asyncio.sleep(0.02)
 
     asyncio.run(asyncio.wait_for(run(), TIMEOUT))

@@ -62,7 +62,7 @@ def test_a_server_with_wrong_golden_rows_answers_if_no_other_does() -> None:
         servers._golden._results[second, schema.model, schema.version] = WRONG
         servers._golden.any_wrong = True
         assert list(await servers.to_avoid(MODEL, Deadline(1))) == [second]
-        first.left_out = True
+        first.is_ejected = True
         assert list(await servers.to_avoid(MODEL, Deadline(1))) == []
 
     with_client(work)
@@ -111,7 +111,7 @@ def test_learning_does_not_wait_for_golden_rows_after_the_deadline(
     async def work(client: AsyncServingClient) -> None:
         servers = VerifiedServers(client, lambda *_: None)
         first, second = client.pool.servers
-        first.left_out = True
+        first.is_ejected = True
         servers.schemas._entries[MODEL, second] = _Entry(schemas.numeric(), time.monotonic())
         answered, checked = asyncio.Event(), asyncio.Event()
 

@@ -36,7 +36,7 @@ from client.codecs.tables import (
 from client.codecs.tfs_rest import predict
 from client.inference.input_ranges import count, find
 from client.serving.columns.base import MISSING
-from client.serving.columns.date import days_of, text_of
+from client.serving.columns.date import format_days, parse_days
 from client.serving.data_frames import from_frame
 from client.serving.protos import DataType
 from client.serving.schema import Schema, TensorSpec
@@ -70,7 +70,7 @@ HEADER = "age,since,plan,rooms,garden\n"
 
 def rows_of(content_type: str, body: bytes | str, options: TableOptions | None = None) -> Any:
     options = options or TableOptions()
-    reader = table_reader(content_type, TableLayout.of(MODEL), options)
+    reader = table_reader(content_type, TableLayout.from_schema(MODEL), options)
     data = body.encode() if isinstance(body, str) else body
     return [*reader.feed(data), *reader.finish()], reader
 
@@ -142,7 +142,7 @@ def test_separators_within_quotes_do_not_count() -> None:
         out = io.StringIO()
         writer = csv.writer(out, delimiter=separator, quoting=csv.QUOTE_ALL)
         writer.writerows([names, [1, 2.5], [3, 4]])
-        reader = table_reader(CSV, TableLayout.of(model), TableOptions())
+        reader = table_reader(CSV, TableLayout.from_schema(model), TableOptions())
         (rows,) = [*reader.feed(out.getvalue().encode()), *reader.finish()]
         assert rows.call is not None
         assert rows.call.inputs["features"].tolist() == [[1, 2.5], [3, 4]]
@@ -151,7 +151,7 @@ def test_separators_within_quotes_do_not_count() -> None:
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
 def test_a_matrix_of_numbers_may_have_decimal_commas(separator: str) -> None:
     text = "a,b,c\n1.5,2,-3e2\n4,5.25,6\n".replace(",", separator).replace(".", ",")
-    reader = table_reader(CSV, TableLayout.of(schemas.numeric()), TableOptions())
+    reader = table_reader(CSV, TableLayout.from_schema(schemas.numeric()), TableOptions())
     (rows,) = [*reader.feed(text.encode()), *reader.finish()]
     assert rows.call is not None
     assert rows.call.inputs["features"].tolist() == [[2, 1.5, -300], [5.25, 4, 6]]
@@ -233,8 +233,8 @@ def test_a_key_may_be_left_out_only_where_training_had_missing_values() -> None:
     ],
 )
 def test_dates_are_days(text: str, days: float | None) -> None:
-    found = days_of(text)
-    assert found == (None if days is None else pytest.approx(days, abs=1e-9))
+    parsed = parse_days(text)
+    assert parsed == (None if days is None else pytest.approx(days, abs=1e-9))
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_dates_are_days(text: str, days: float | None) -> None:
 def test_dates_are_read_in_the_form_that_training_read(
     text: str, form: str, days: float | None
 ) -> None:
-    assert days_of(text, form) == days
+    assert parse_days(text, form) == days
 
 
 def test_cells_are_read_as_training_read_them() -> None:
@@ -262,7 +262,7 @@ def test_cells_are_read_as_training_read_them() -> None:
         replace(c, marks=frozenset({"-999", "unknown"}), form="%d.%m.%y" * (c.name == "since"))
         for c in MODEL.description.columns
     )
-    layout = TableLayout.of(schemas.describing(MODEL, *columns))
+    layout = TableLayout.from_schema(schemas.describing(MODEL, *columns))
     reader = table_reader(CSV, layout, TableOptions())
     body = HEADER + "-999,01.03.24,unknown,2,true\n40.5,unknown,gold,-999,true\n"
     (rows,) = [*reader.feed(body.encode()), *reader.finish()]
@@ -281,16 +281,18 @@ def test_a_mark_of_digits_or_with_a_comma_is_missing_in_a_table_of_numbers(body:
         replace(column, missing=True, marks=frozenset({"-999", "n,v"}))
         for column in model.description.columns
     )
-    reader = table_reader(CSV, TableLayout.of(schemas.describing(model, *marked)), TableOptions())
+    reader = table_reader(
+        CSV, TableLayout.from_schema(schemas.describing(model, *marked)), TableOptions()
+    )
     (rows,) = [*reader.feed(body), *reader.finish()]
     assert "nan" in str(of(rows))
 
 
 def test_days_are_shown_as_dates() -> None:
-    assert text_of(19783) == "2024-03-01"
-    assert text_of(19783.5) == "2024-03-01T12:00:00Z"
-    assert text_of(1e12) == "1000000000000.0"
-    assert text_of(float("nan")) == "nan"
+    assert format_days(19783) == "2024-03-01"
+    assert format_days(19783.5) == "2024-03-01T12:00:00Z"
+    assert format_days(1e12) == "1000000000000.0"
+    assert format_days(float("nan")) == "nan"
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
@@ -423,7 +425,7 @@ def answer(
 ) -> tuple[bytes, tuple[str, ...]]:
     """Answer a table with the number of each row among those that are predicted."""
     options = TableOptions(**chosen)
-    layout = TableLayout.of(MODEL, options.signature_name, options.outputs)
+    layout = TableLayout.from_schema(MODEL, options.signature_name, options.outputs)
     reader, writer = table_reader(content_type, layout, options), table_writer(accept, options)
     data = body.encode() if isinstance(body, str) else body
     out, seen = b"", 0
@@ -493,7 +495,7 @@ def test_a_row_alone_is_read_like_the_rows_around_it() -> None:
 
 
 def test_rows_of_another_shape_than_the_first_have_errors() -> None:
-    layout = TableLayout.of(schemas.schema(x=schemas.spec("FLOAT", None, None)))
+    layout = TableLayout.from_schema(schemas.schema(x=schemas.spec("FLOAT", None, None)))
     reader = table_reader(NDJSON, layout, TableOptions(errors_in_rows=True))
     (rows,) = [*reader.feed(b"[1,2]\n[1,2,3]\n[4,5]\n"), *reader.finish()]
     assert of(rows)["x"].tolist() == [[1, 2], [4, 5]]
@@ -571,7 +573,7 @@ def test_a_null_list_of_arrow_concerns_only_its_row() -> None:
     table = pa.table({"e": lists, **{name: [value] * 2 for name, value in PLAIN_JSON.items()}})
     found, _ = answer(ARROW, NDJSON, as_arrow(table), keep=("e",))
     assert [json.loads(line)["e"] for line in found.splitlines()] == [[1, 2], None]
-    layout = TableLayout.of(schemas.schema(e=schemas.spec("FLOAT", None, 2)))
+    layout = TableLayout.from_schema(schemas.schema(e=schemas.spec("FLOAT", None, 2)))
     reader = table_reader(ARROW, layout, TableOptions(errors_in_rows=True))
     (rows,) = reader.feed(as_arrow(pa.table({"e": lists})))
     assert of(rows)["e"].tolist() == [[1, 2]]
@@ -637,7 +639,7 @@ def test_npy_holds_neither_names_nor_errors() -> None:
         with pytest.raises(ClientError, match="application/x-npy holds outputs only") as caught:
             table_writer(NPY, TableOptions(**chosen))
         assert caught.value.status == 406
-    layout = TableLayout.of(schemas.numeric())
+    layout = TableLayout.from_schema(schemas.numeric())
     with pytest.raises(ClientError, match="an array has no column names"):
         table_reader(NPY, layout, TableOptions(keep_all=True))
     matrix = np.array([[1, 2, 3], [np.inf, 5, 6], [7, 8, 9]])
@@ -681,7 +683,7 @@ def test_other_names_of_types_are_rows(content_type: str, kind: str) -> None:
 def test_tables_of_other_types_are_refused_by_name(content_type: str) -> None:
     assert is_table(content_type)
     with pytest.raises(ClientError, match="Content-Type: expected one of") as caught:
-        table_reader(media_type(content_type), TableLayout.of(MODEL), TableOptions())
+        table_reader(media_type(content_type), TableLayout.from_schema(MODEL), TableOptions())
     assert caught.value.status == 415
 
 

@@ -108,7 +108,7 @@ def answers(reply: bytes, content_type: str) -> list[dict[str, Any]]:
 
 
 def read(content_type: str, body: bytes, schema: Schema, size: int = 2**16, **options: Any) -> Any:
-    reader = table_reader(content_type, TableLayout.of(schema, **options), TableOptions())
+    reader = table_reader(content_type, TableLayout.from_schema(schema, **options), TableOptions())
     parts = [c for i in range(0, len(body), size) for c in reader.feed(body[i : i + size])]
     return [rows.call for rows in [*parts, *reader.finish()]]
 
@@ -532,7 +532,7 @@ def test_large_tables_pass_in_little_memory(content_type: str) -> None:
         pieces = [whole]
     else:
         pieces = [as_npy(np.concatenate([block] * 10))]
-    reader = table_reader(content_type, TableLayout.of(schemas.numeric()), TableOptions())
+    reader = table_reader(content_type, TableLayout.from_schema(schemas.numeric()), TableOptions())
     seen = 0
     tracemalloc.start()
     try:
@@ -671,7 +671,7 @@ def test_arrays_of_other_numbers_are_cast(array: Any) -> None:
 
 def test_an_array_that_came_whole_is_not_copied() -> None:
     body = as_npy(NUMBERS)
-    reader = table_reader(NPY, TableLayout.of(schemas.numeric()), TableOptions())
+    reader = table_reader(NPY, TableLayout.from_schema(schemas.numeric()), TableOptions())
     (rows,) = reader.feed(body)
     assert rows.call is not None
     assert np.shares_memory(rows.call.inputs["features"], np.frombuffer(body, np.uint8))
@@ -864,7 +864,7 @@ def test_strings_that_share_their_bytes_are_bounded(
     def feed(rows: int) -> Any:
         table = {"x": np.ones(rows), "id": shared_words(kind, rows)}
         table = table if kept else {"x": table["id"]}
-        reader = table_reader(ARROW, TableLayout.of(schema), TableOptions(keep_all=kept))
+        reader = table_reader(ARROW, TableLayout.from_schema(schema), TableOptions(keep_all=kept))
         return list(reader.feed(as_arrow(table)))
 
     (rows,) = feed(10)
@@ -999,7 +999,7 @@ def test_media_types_are_read_without_their_parameters() -> None:
 
 def test_layouts_tell_whether_two_versions_read_alike() -> None:
     schema = schemas.numeric("a", "b")
-    layout = TableLayout.of(schema)
+    layout = TableLayout.from_schema(schema)
     assert schema.description is not None
     first, second = schema.description.columns
     for columns, alike in (
@@ -1009,17 +1009,17 @@ def test_layouts_tell_whether_two_versions_read_alike() -> None:
     ):
         description = replace(schema.description, columns=columns)
         newer = replace(schema, version=2, description=description)
-        assert layout.holds_for(newer) == alike
-    assert not layout.holds_for(schemas.numeric("a", "b", "c"))
+        assert layout.is_compatible_with(newer) == alike
+    assert not layout.is_compatible_with(schemas.numeric("a", "b", "c"))
     fewer = {
         name: replace(one, outputs={"logit": one.outputs["logit"]})
         for name, one in schema.signatures.items()
     }
-    assert not layout.holds_for(replace(schema, signatures=fewer))
-    assert TableLayout.of(schema, output_filter=["logit"]).holds_for(
+    assert not layout.is_compatible_with(replace(schema, signatures=fewer))
+    assert TableLayout.from_schema(schema, output_filter=["logit"]).is_compatible_with(
         replace(schema, signatures=fewer)
     )
     with pytest.raises(ClientError, match='model m has no "x"; it has dense, serving_default'):
-        TableLayout.of(schemas.numeric(), "x")
+        TableLayout.from_schema(schemas.numeric(), "x")
     with pytest.raises(ClientError, match='outputs: signature serving_default has no "x"'):
-        TableLayout.of(schemas.numeric(), output_filter=["x"])
+        TableLayout.from_schema(schemas.numeric(), output_filter=["x"])

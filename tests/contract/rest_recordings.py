@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.http.messages import HttpReply, HttpRequest
+from client.http.messages import HttpRequest, HttpResponse
 from tests.contract.comparing import TOLERANCE
 
 if sys.version_info >= (3, 11):
@@ -39,7 +39,7 @@ class Case:
     id: str
     server: str
     request: HttpRequest
-    reply: HttpReply
+    reply: HttpResponse
     text_stable: bool
     body_stable: bool
 
@@ -71,7 +71,7 @@ def differences() -> dict[str, Difference]:
         return {name: Difference(**fields) for name, fields in tomllib.load(file).items()}
 
 
-def faults(case: Case, got: HttpReply) -> list[str]:
+def faults(case: Case, got: HttpResponse) -> list[str]:
     """Return the differences between a reply and the recorded one."""
     found = []
     want = case.reply
@@ -88,7 +88,7 @@ def faults(case: Case, got: HttpReply) -> list[str]:
     return found
 
 
-def _body_faults(case: Case, got: HttpReply) -> list[str]:
+def _body_faults(case: Case, got: HttpResponse) -> list[str]:
     skipped = () if case.text_stable else ("error", "error_message")
     try:
         want_json = json.loads(_text(case.reply.body))
@@ -130,7 +130,7 @@ def _same(want: Json, got: Json) -> bool:
     return type(want) is type(got) and bool(want == got)
 
 
-def _media(reply: HttpReply) -> str:
+def _media(reply: HttpResponse) -> str:
     return reply.content_type.partition(";")[0].strip().lower()
 
 
@@ -148,7 +148,7 @@ def _case(fields: Mapping[str, Any]) -> Case:
         fields["id"],
         fields["server"],
         HttpRequest(asked["method"], path, query, headers, sent),
-        HttpReply(
+        HttpResponse(
             told["body"].encode("utf-8", "surrogateescape"),
             told["status"],
             told["content_type"],

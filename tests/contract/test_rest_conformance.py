@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from client.http.messages import HttpReply, HttpRequest
+from client.http.messages import HttpRequest, HttpResponse
 from client.serving.client import ServingClient
 from client.serving.protos import ModelVersionStatus
 from tests.contract import recordings, rest_recordings
@@ -77,7 +77,7 @@ def clients(recorded_models: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     clients.close()
 
 
-def ask(address: str, request: HttpRequest) -> HttpReply:
+def ask(address: str, request: HttpRequest) -> HttpResponse:
     """Send a request unchanged: no header added, no path normalised."""
     connection = http.client.HTTPConnection(address, timeout=60)
     path = f"{request.path}?{request.query}" if request.query else request.path
@@ -92,7 +92,7 @@ def ask(address: str, request: HttpRequest) -> HttpReply:
     content_type = reply.getheader("Content-Type") or ""
     body = reply.read()
     connection.close()
-    return HttpReply(body, reply.status, content_type, headers)
+    return HttpResponse(body, reply.status, content_type, headers)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])

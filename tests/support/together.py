@@ -127,30 +127,30 @@ class Asker:
     async def _run(self, target: Target, jobs: list[Job]) -> None:
         waiting = [job for job in jobs if isinstance(job, FutureJob)]
 
-        def decode(places: Sequence[int], schema: Schema) -> Decoding:
+        def decode(indexes: Sequence[int], schema: Schema) -> Decoding:
             decoded, errors = {}, {}
-            for index, place in enumerate(places):
+            for position, index in enumerate(indexes):
                 try:
-                    decoded[index] = Called(waiting[place].asked(schema))
+                    decoded[position] = Called(waiting[index].asked(schema))
                 except ClientError as error:
-                    errors[index] = error
+                    errors[position] = error
             return Decoding(group_into_batches(decoded, schema), errors)
 
         async def ask(attempts: Attempts) -> None:
             while attempt := await attempts.next():
-                await attempts.predict(attempt, decode(attempt.places, attempt.schema))
+                await attempts.predict(attempt, decode(attempt.indexes, attempt.schema))
 
         deadline = max((job.deadline for job in waiting), key=lambda one: one.end)
         outcome = await self.predictor.run(
-            target, len(waiting), ask, deadline, lambda place: waiting[place].done
+            target, len(waiting), ask, deadline, lambda index: waiting[index].done
         )
-        for answered in outcome.answered:
-            calls = dict(zip(answered.batch.members, answered.batch.decoded, strict=True))
-            for member, prediction in each_reply(answered.batch, answered.prediction):
+        for result in outcome.results:
+            calls = dict(zip(result.batch.members, result.batch.decoded, strict=True))
+            for member, prediction in each_reply(result.batch, result.prediction):
                 assert isinstance(prediction, Prediction)
                 settle(waiting[member], (calls[member].call, prediction))
-        for place, error in outcome.errors.items():
-            waiting[place].fail(error)
+        for index, error in outcome.errors.items():
+            waiting[index].fail(error)
 
 
 def each_reply(

@@ -75,14 +75,14 @@ def _to_flat_array(
 ) -> Array:
     """Check the types of the values and put them into a flat array."""
 
-    def column_of(index: int) -> Column | None:
+    def column_at(index: int) -> Column | None:
         return columns[index % len(columns)] if columns else None
 
     def error_at(index: int, expected: str) -> ClientError:
         position = tuple(int(i) for i in np.unravel_index(index, shape)) if shape else ()
-        column, value = column_of(index), values[index]
+        column, value = column_at(index), values[index]
         expected = column.expected if column and column.expected else expected
-        message = f"{locate(position)}: expected {expected}, got {kind_of(value)}"
+        message = f"{locate(position)}: expected {expected}, got {describe(value)}"
         return ClientError(f"{message}; {NEVER_MISSING}" if column and value is None else message)
 
     encoded, numpy_dtype = values, DTYPES[dtype]
@@ -129,7 +129,7 @@ def _uneven_error(level: list[Any], shape: Sequence[int], locate: Locator) -> Cl
     position = tuple(int(i) for i in np.unravel_index(index, shape))
     return ClientError(
         f"{locate(position)}: expected a list of {length} values like its neighbours, "
-        f"got {kind_of(level[index])}"
+        f"got {describe(level[index])}"
     )
 
 
@@ -150,7 +150,7 @@ def is_b64(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() == {"b64"}
 
 
-def kind_of(value: Any) -> str:
+def describe(value: Any) -> str:
     """Describe a JSON value briefly, for error messages."""
     if value is None:
         return "null"

@@ -13,7 +13,7 @@ from client.codecs.batches import Batch
 from client.codecs.json import explanations, fast, rows
 from client.codecs.json.calls import JsonCall
 from client.codecs.json_outputs import encode_rows
-from client.codecs.reply import JSON, Reply
+from client.codecs.response import JSON, Response
 from client.errors import ClientError
 from client.serving.schema import Schema
 from client.serving.tensors import Array
@@ -38,7 +38,7 @@ class JsonPredictions(Codec):
 
     def encode(
         self, batch: Batch, outputs: Mapping[str, Array], schema: Schema, headers: Headers
-    ) -> list[Reply]:
+    ) -> list[Response]:
         """Return the response to each request."""
         members: dict[str, Any] = {"model": schema.model, "version": schema.version}
         default = schema.description.threshold if schema.description is not None else None
@@ -73,11 +73,11 @@ class JsonExplanations(Codec):
 
     def encode(
         self, batch: Batch, outputs: Mapping[str, Array], schema: Schema, headers: Headers
-    ) -> list[Reply]:
+    ) -> list[Response]:
         """Return the response to each request."""
         return [
-            Reply(explanations.write(request_outputs, schema), 200, JSON, headers)
-            for request_outputs in outputs_of_each(batch, outputs)
+            Response(explanations.write(request_outputs, schema), 200, JSON, headers)
+            for request_outputs in split_outputs(batch, outputs)
         ]
 
 
@@ -99,7 +99,7 @@ def encode_each(
     headers: Headers,
     encode_one: Callable[[Any, Mapping[str, Array]], bytes],
     is_plain: Callable[[Any], bool],
-) -> list[Reply]:
+) -> list[Response]:
     """Return the response to each request, encoding plain rows in one pass.
 
     Args:
@@ -111,9 +111,9 @@ def encode_each(
         is_plain: returns whether a request's rows can be encoded without `encode_one`.
     """
     if len(batch.members) == 1:
-        return [Reply(encode_one(batch.decoded[0], outputs), 200, JSON, headers)]
+        return [Response(encode_one(batch.decoded[0], outputs), 200, JSON, headers)]
     texts = encode_rows(outputs)
-    replies = []
+    responses = []
     for call, (start, stop) in zip(batch.decoded, batch.bounds(), strict=True):
         if is_plain(call):
             # Joining a one-item list costs more than indexing.
@@ -121,11 +121,11 @@ def encode_each(
             body = b"".join((b'{"predictions":[', text, b"]", tail, b"}"))
         else:
             body = encode_one(call, {n: array[start:stop] for n, array in outputs.items()})
-        replies.append(Reply(body, 200, JSON, headers))
-    return replies
+        responses.append(Response(body, 200, JSON, headers))
+    return responses
 
 
-def outputs_of_each(batch: Batch, outputs: Mapping[str, Array]) -> list[Mapping[str, Array]]:
+def split_outputs(batch: Batch, outputs: Mapping[str, Array]) -> list[Mapping[str, Array]]:
     """Return the outputs of each request."""
     if len(batch.members) == 1:
         return [outputs]

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from client.codecs.batches import Batch, Call
-from client.codecs.input_layout import Layout, layout_of
+from client.codecs.input_layout import Layout, find_layout
 from client.codecs.json.calls import JsonCall
 from client.codecs.json.flat import flat_array
 from client.serving.protos import DataType
@@ -37,7 +37,7 @@ def read_batch(bodies: Sequence[bytes], schema: Schema) -> tuple[Batch | None, l
     Returns:
         The batch, and the indexes of the bodies that are not in it.
     """
-    layout = layout_of(schema, DEFAULT_SIGNATURE)
+    layout = find_layout(schema, DEFAULT_SIGNATURE)
     if layout is None or layout.matrix_dtype is None or len(layout.names) < 2:
         return None, list(range(len(bodies)))
     width, pick = len(layout.names), layout.pick
@@ -119,7 +119,7 @@ def read_parsed(document: Any, body: bytes, schema: Schema) -> JsonCall | None:
         return None
     has_name = "signature_name" in document
     name = document["signature_name"] if has_name else DEFAULT_SIGNATURE
-    layout = layout_of(schema, name or DEFAULT_SIGNATURE) if type(name) is str else None
+    layout = find_layout(schema, name or DEFAULT_SIGNATURE) if type(name) is str else None
     if layout is None or len(document) != 1 + has_name:
         return None
     strings = 1 + 2 * has_name

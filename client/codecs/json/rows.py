@@ -21,11 +21,11 @@ import orjson
 from client.codecs import lenient_json
 from client.codecs.batches import Call
 from client.codecs.json import fast
-from client.codecs.json.arrays import Locator, is_b64, kind_of, to_array
+from client.codecs.json.arrays import Locator, describe, is_b64, to_array
 from client.codecs.json.calls import JsonCall
 from client.codecs.json_outputs import write_columns, write_rows
 from client.codecs.lenient_json import JsonError
-from client.codecs.signatures import signature_of
+from client.codecs.signatures import find_signature
 from client.errors import ClientError
 from client.serving.schema import (
     DEFAULT_SIGNATURE,
@@ -68,7 +68,7 @@ def read_document(body: Any, schema: Schema) -> JsonCall:
         ClientError: it names the field, the value and what was expected.
     """
     if not isinstance(body, dict):
-        raise ClientError(f"the body is {kind_of(body)}; {EXPECTED}")
+        raise ClientError(f"the body is {describe(body)}; {EXPECTED}")
     unknown = [key for key in body if key not in KEYS]
     if unknown:
         raise ClientError(f'unknown key "{unknown[0][:100]}"; {EXPECTED}')
@@ -76,10 +76,10 @@ def read_document(body: Any, schema: Schema) -> JsonCall:
         both = "both" if "instances" in body else "neither"
         raise ClientError(f'the body has {both} of "instances" and "inputs"; {EXPECTED}')
     threshold = _read_threshold(body)
-    name, signature = signature_of(schema, body.get("signature_name", DEFAULT_SIGNATURE))
-    described = schema.described.get(name, {})
+    name, signature = find_signature(schema, body.get("signature_name", DEFAULT_SIGNATURE))
+    columns_by_input = schema.input_columns.get(name, {})
     if "inputs" in body:
-        columns = _read_columns(body["inputs"], signature, described)
+        columns = _read_columns(body["inputs"], signature, columns_by_input)
         return JsonCall(Call(name, columns), False, threshold)
     rows = _check_rows(body["instances"])
     dense_order = schema.dense_order(name)
@@ -87,7 +87,9 @@ def read_document(body: Any, schema: Schema) -> JsonCall:
         matrix = _read_matrix(rows, schema, dense_order)
         return JsonCall(Call(DENSE, {DENSE_INPUT: matrix}), True, threshold)
     order = schema.column_order(name)
-    return JsonCall(Call(name, _read_rows(rows, signature, order, described)), True, threshold)
+    return JsonCall(
+        Call(name, _read_rows(rows, signature, order, columns_by_input)), True, threshold
+    )
 
 
 def write(outputs: Mapping[str, Array], *, row_form: bool, tail: bytes = b"") -> bytes:
@@ -159,13 +161,13 @@ def _read_threshold(body: Mapping[str, Any]) -> float | None:
         return None
     value = body["threshold"]
     if type(value) not in (int, float) or not 0 <= value <= 1:
-        raise ClientError(f"threshold: expected a number from 0 to 1, got {kind_of(value)}")
+        raise ClientError(f"threshold: expected a number from 0 to 1, got {describe(value)}")
     return float(value)
 
 
 def _check_rows(rows: Any) -> list[Any]:
     if not isinstance(rows, list):
-        raise ClientError(f"instances: expected a list of rows, got {kind_of(rows)}")
+        raise ClientError(f"instances: expected a list of rows, got {describe(rows)}")
     if not rows:
         raise ClientError("instances: expected at least one row, got an empty list")
     return rows
@@ -174,8 +176,8 @@ def _check_rows(rows: Any) -> list[Any]:
 def _read_matrix(rows: list[Any], schema: Schema, order: tuple[str, ...]) -> Array:
     """Read rows as one matrix with a given column order."""
     if isinstance(rows[0], dict):
-        described = schema.described[DEFAULT_SIGNATURE]
-        rows = _complete_rows(rows, schema.signatures[DEFAULT_SIGNATURE], described)
+        columns_by_input = schema.input_columns[DEFAULT_SIGNATURE]
+        rows = _complete_rows(rows, schema.signatures[DEFAULT_SIGNATURE], columns_by_input)
         rows = [[row[name] for name in order] for row in rows]
     elif len(order) == 1 and not any(type(row) is list for row in rows):
         rows = [[value] for value in rows]
@@ -187,14 +189,17 @@ def _read_matrix(rows: list[Any], schema: Schema, order: tuple[str, ...]) -> Arr
         return f"instances[{row}].{order[column]}"
 
     spec = schema.signatures[DENSE].inputs[DENSE_INPUT]
-    return to_array(rows, spec, locate, schema.described[DENSE][DENSE_INPUT])
+    return to_array(rows, spec, locate, schema.input_columns[DENSE][DENSE_INPUT])
 
 
 def _read_rows(
-    rows: list[Any], signature: Signature, order: tuple[str, ...] | None, described: ColumnsByInput
+    rows: list[Any],
+    signature: Signature,
+    order: tuple[str, ...] | None,
+    columns_by_input: ColumnsByInput,
 ) -> dict[str, Array]:
     if isinstance(rows[0], dict) and not is_b64(rows[0]):
-        rows = _complete_rows(rows, signature, described)
+        rows = _complete_rows(rows, signature, columns_by_input)
         columns = {name: [row[name] for row in rows] for name in signature.inputs}
     elif len(signature.inputs) == 1:
         columns = {next(iter(signature.inputs)): rows}
@@ -206,7 +211,7 @@ def _read_rows(
     else:
         raise ClientError(
             f"instances[0]: expected an object with {_join_names(signature.inputs)}, "
-            f"got {kind_of(rows[0])}"
+            f"got {describe(rows[0])}"
         )
     is_plain = columns.get(next(iter(signature.inputs), "")) is rows
 
@@ -221,13 +226,15 @@ def _read_rows(
         return locate
 
     return {
-        name: to_array(values, signature.inputs[name], locator(name), described.get(name, ()))
+        name: to_array(
+            values, signature.inputs[name], locator(name), columns_by_input.get(name, ())
+        )
         for name, values in columns.items()
     }
 
 
 def _complete_rows(
-    rows: list[Any], signature: Signature, described: ColumnsByInput
+    rows: list[Any], signature: Signature, columns_by_input: ColumnsByInput
 ) -> list[dict[str, Any]]:
     """Check the keys of each row, and add null for absent values that may be missing."""
     names = signature.inputs.keys()
@@ -235,7 +242,7 @@ def _complete_rows(
     for index, row in enumerate(rows):
         if not isinstance(row, dict):
             raise ClientError(
-                f"instances[{index}]: expected an object like instances[0], got {kind_of(row)}"
+                f"instances[{index}]: expected an object like instances[0], got {describe(row)}"
             )
         if row.keys() != names:
             unknown = [name for name in row if name not in names]
@@ -245,7 +252,7 @@ def _complete_rows(
                     f"the columns are {_join_names(names)}"
                 )
             absent = [name for name in names if name not in row]
-            missing = [name for name in absent if not _may_be_missing(name, described)]
+            missing = [name for name in absent if not _may_be_missing(name, columns_by_input)]
             if missing:
                 spec = signature.inputs[missing[0]]
                 first_of = f", the first of {len(missing)}," if len(missing) > 1 else ""
@@ -259,8 +266,8 @@ def _complete_rows(
     return completed
 
 
-def _may_be_missing(name: str, described: ColumnsByInput) -> bool:
-    columns = described.get(name, ())
+def _may_be_missing(name: str, columns_by_input: ColumnsByInput) -> bool:
+    columns = columns_by_input.get(name, ())
     return bool(columns) and all(column.missing for column in columns)
 
 
@@ -269,7 +276,7 @@ def _check_lists(rows: list[Any], order: tuple[str, ...]) -> None:
         if not isinstance(row, list):
             raise ClientError(
                 f"instances[{index}]: expected an object or a list of {len(order)} values in the "
-                f"order {_join_names(order)}, got {kind_of(row)}"
+                f"order {_join_names(order)}, got {describe(row)}"
             )
         if len(row) != len(order):
             raise ClientError(
@@ -278,15 +285,17 @@ def _check_lists(rows: list[Any], order: tuple[str, ...]) -> None:
             )
 
 
-def _read_columns(inputs: Any, signature: Signature, described: ColumnsByInput) -> dict[str, Array]:
+def _read_columns(
+    inputs: Any, signature: Signature, columns_by_input: ColumnsByInput
+) -> dict[str, Array]:
     if not isinstance(inputs, dict) or is_b64(inputs):
         if len(signature.inputs) != 1:
             raise ClientError(
                 f"inputs: expected an object with {_join_names(signature.inputs)}, "
-                f"got {kind_of(inputs)}"
+                f"got {describe(inputs)}"
             )
         name = next(iter(signature.inputs))
-        locate, columns = _column_locator("inputs"), described.get(name, ())
+        locate, columns = _column_locator("inputs"), columns_by_input.get(name, ())
         return {name: to_array(inputs, signature.inputs[name], locate, columns)}
     for name in inputs:
         if name not in signature.inputs:
@@ -299,7 +308,7 @@ def _read_columns(inputs: Any, signature: Signature, described: ColumnsByInput) 
             raise ClientError(f'inputs: column "{name}" ({dtype_name(spec.dtype)}) is missing')
     arrays = {
         name: to_array(
-            inputs[name], spec, _column_locator(f"inputs.{name}"), described.get(name, ())
+            inputs[name], spec, _column_locator(f"inputs.{name}"), columns_by_input.get(name, ())
         )
         for name, spec in signature.inputs.items()
     }

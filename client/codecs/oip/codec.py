@@ -15,12 +15,12 @@ from typing import Any
 import orjson
 
 from client.codecs import Call, lenient_json
-from client.codecs.json.arrays import kind_of
+from client.codecs.json.arrays import describe
 from client.codecs.json.dense import shortest_call
 from client.codecs.lenient_json import JsonError
 from client.codecs.oip.tensors import check_spec, read_binary, read_json, write_tensor
-from client.codecs.reply import Reply
-from client.codecs.signatures import signature_of
+from client.codecs.response import Response
+from client.codecs.signatures import find_signature
 from client.errors import ClientError
 from client.serving.schema import Schema, Signature, TensorSpec
 from client.serving.tensors import Array
@@ -68,15 +68,15 @@ def read(body: bytes, schema: Schema, header_length: str | None = None) -> Infer
     header, data = _split(body, header_length)
     message = _loads(header)
     if type(message) is not dict:
-        raise ClientError(f"the body is {kind_of(message)}; {EXPECTED}")
+        raise ClientError(f"the body is {describe(message)}; {EXPECTED}")
     request_id = message.get("id")
     if request_id is not None and not isinstance(request_id, str):
-        raise ClientError(f"id: expected a string, got {kind_of(request_id)}")
+        raise ClientError(f"id: expected a string, got {describe(request_id)}")
     parameters = _read_parameters(message, "parameters")
     for name in parameters:
         if name.startswith("sequence_"):
             raise ClientError(f"parameters: {name}: sequences are not supported")
-    name, signature = signature_of(schema, parameters.get("signature_name", ""))
+    name, signature = find_signature(schema, parameters.get("signature_name", ""))
     inputs = _read_inputs(message.get("inputs"), signature, data)
     binary = _read_flag(parameters, "binary_data_output", "parameters", default=False)
     outputs = _read_outputs(message.get("outputs"), signature, binary)
@@ -84,7 +84,7 @@ def read(body: bytes, schema: Schema, header_length: str | None = None) -> Infer
     return Inference(call, request_id, binary, outputs, signature.outputs)
 
 
-def write(inference: Inference, outputs: Mapping[str, Array], model: str, version: int) -> Reply:
+def write(inference: Inference, outputs: Mapping[str, Array], model: str, version: int) -> Response:
     """Return the response.
 
     Args:
@@ -114,8 +114,8 @@ def write(inference: Inference, outputs: Mapping[str, Array], model: str, versio
         message["id"] = inference.id
     header = orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
     if all("data" in tensor for tensor in tensors):
-        return Reply(header)
-    return Reply(
+        return Response(header)
+    return Response(
         b"".join((header, *data)),
         content_type=BINARY,
         headers=((HEADER_LENGTH, str(len(header))),),
@@ -158,20 +158,22 @@ def _read_parameters(parent: Mapping[str, Any], location: str) -> Mapping[str, A
     if parameters is None:
         return {}
     if type(parameters) is not dict:
-        raise ClientError(f"{location}: expected an object, got {kind_of(parameters)}")
+        raise ClientError(f"{location}: expected an object, got {describe(parameters)}")
     return parameters
 
 
 def _read_flag(parameters: Mapping[str, Any], name: str, location: str, *, default: bool) -> bool:
     value = parameters.get(name, default)
     if type(value) is not bool:
-        raise ClientError(f"{location}: {name}: expected true or false, got {kind_of(value)}")
+        raise ClientError(f"{location}: {name}: expected true or false, got {describe(value)}")
     return value
 
 
 def _read_inputs(tensors: Any, signature: Signature, data: memoryview) -> dict[str, Array]:
     if type(tensors) is not list:
-        raise ClientError(f"inputs: expected a list of tensors, got {kind_of(tensors)}; {EXPECTED}")
+        raise ClientError(
+            f"inputs: expected a list of tensors, got {describe(tensors)}; {EXPECTED}"
+        )
     arrays: dict[str, Array] = {}
     offset = 0
     for index, tensor in enumerate(tensors):
@@ -189,7 +191,7 @@ def _read_inputs(tensors: Any, signature: Signature, data: memoryview) -> dict[s
         if type(size) is not int or not 0 <= size <= remaining:
             raise ClientError(
                 f"{location}: binary_data_size: expected an integer from 0 to {remaining}, the "
-                f"bytes left after the JSON, whose length is {HEADER_LENGTH}, got {kind_of(size)}"
+                f"bytes left after the JSON, whose length is {HEADER_LENGTH}, got {describe(size)}"
             )
         arrays[name] = read_binary(data[offset : offset + size], shape, spec, location)
         offset += size
@@ -210,7 +212,7 @@ def _read_outputs(tensors: Any, signature: Signature, binary: bool) -> dict[str,
     if tensors is None:
         return {}
     if type(tensors) is not list:
-        raise ClientError(f"outputs: expected a list of tensors, got {kind_of(tensors)}")
+        raise ClientError(f"outputs: expected a list of tensors, got {describe(tensors)}")
     is_binary: dict[str, bool] = {}
     for index, tensor in enumerate(tensors):
         location = f"outputs[{index}]"
@@ -227,10 +229,10 @@ def _read_name(
     tensor: Any, location: str, known: Mapping[str, TensorSpec], seen: Mapping[str, Any]
 ) -> str:
     if type(tensor) is not dict:
-        raise ClientError(f"{location}: expected an object, got {kind_of(tensor)}")
+        raise ClientError(f"{location}: expected an object, got {describe(tensor)}")
     name = tensor.get("name")
     if not isinstance(name, str):
-        raise ClientError(f"{location}: name: expected a string, got {kind_of(name)}")
+        raise ClientError(f"{location}: name: expected a string, got {describe(name)}")
     if name not in known:
         raise ClientError(f'{location}: unknown name "{name[:100]}"; expected {_join_names(known)}')
     if name in seen:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from client.codecs import Codec, Headers, Payload
 from client.codecs.batches import Batch
-from client.codecs.json.codec import outputs_of_each
+from client.codecs.json.codec import split_outputs
 from client.codecs.oip import codec as oip
-from client.codecs.reply import Reply
+from client.codecs.response import Response
 from client.serving.schema import Schema
 from client.serving.tensors import Array
 
@@ -24,13 +24,13 @@ class OipInferences(Codec):
 
     def encode(
         self, batch: Batch, outputs: Mapping[str, Array], schema: Schema, headers: Headers
-    ) -> list[Reply]:
+    ) -> list[Response]:
         """Return the response to each request."""
-        replies = []
-        for inference, arrays in zip(batch.decoded, outputs_of_each(batch, outputs), strict=True):
-            reply = oip.write(inference, arrays, schema.model, schema.version)
-            replies.append(reply._replace(headers=(*reply.headers, *headers)))
-        return replies
+        responses = []
+        for inference, arrays in zip(batch.decoded, split_outputs(batch, outputs), strict=True):
+            response = oip.write(inference, arrays, schema.model, schema.version)
+            responses.append(response._replace(headers=(*response.headers, *headers)))
+        return responses
 
     def ids(self, batch: Batch) -> list[str | None]:
         """Return the ids of the requests."""

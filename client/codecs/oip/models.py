@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 
 from client.codecs.oip.tensors import datatype
-from client.codecs.reply import Reply
-from client.codecs.signatures import signature_of
+from client.codecs.response import Response
+from client.codecs.signatures import find_signature
 from client.serving.schema import Schema, TensorSpec
 
 PLATFORM = "tensorflow_savedmodel"
@@ -33,13 +33,13 @@ def live() -> dict[str, Any]:
     return {"live": True}
 
 
-def ready(is_ready: bool, model: str | None = None) -> Reply:
+def ready(is_ready: bool, model: str | None = None) -> Response:
     """Return the response to `/v2/health/ready` and to a model's `ready`; 503 if not ready.
 
     The protocol allows any status but 200 for "not ready"; KServe's own server returns 503.
     """
     body = {"ready": is_ready} if model is None else {"name": model, "ready": is_ready}
-    return Reply(orjson.dumps(body), 200 if is_ready else 503)
+    return Response(orjson.dumps(body), 200 if is_ready else 503)
 
 
 def model_metadata(
@@ -55,7 +55,7 @@ def model_metadata(
     Raises:
         ClientError: the model has no such signature.
     """
-    _, signature = signature_of(schema, signature_name)
+    _, signature = find_signature(schema, signature_name)
     return {
         "name": schema.model,
         "versions": [str(version) for version in versions],

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from client.codecs.json.arrays import kind_of, to_array
+from client.codecs.json.arrays import describe, to_array
 from client.codecs.json.flat import byte_array, flat_array
 from client.errors import ClientError
 from client.serving.protos import DataType
@@ -67,7 +67,7 @@ def datatype(dtype: int) -> str:
     return _DATATYPES.get(dtype) or dtype_name(dtype).upper()
 
 
-def describe(spec: TensorSpec) -> str:
+def _describe_spec(spec: TensorSpec) -> str:
     """Return a spec in the protocol's terms: `FP32 [-1, 30]`."""
     if spec.shape is None:
         return f"{datatype(spec.dtype)} of any shape"
@@ -82,11 +82,11 @@ def check_spec(tensor: Mapping[str, Any], spec: TensorSpec, location: str) -> tu
     """
     shape = tensor.get("shape")
     if type(shape) is not list or not set(map(type, shape)) <= {int} or min(shape, default=0) < 0:
-        raise ClientError(f"{location}: expected a shape such as [1, 2], got {kind_of(shape)}")
+        raise ClientError(f"{location}: expected a shape such as [1, 2], got {describe(shape)}")
     name = tensor.get("datatype")
     if name != datatype(spec.dtype) or not spec.accepts(shape):
-        got = f"{name} {shape}" if isinstance(name, str) else kind_of(name)
-        raise ClientError(f"{location}: expected {describe(spec)}, got {got[:100]}")
+        got = f"{name} {shape}" if isinstance(name, str) else describe(name)
+        raise ClientError(f"{location}: expected {_describe_spec(spec)}, got {got[:100]}")
     if len(shape) > MAX_RANK:
         raise ClientError(f"{location}: expected at most {MAX_RANK} dimensions, got {len(shape)}")
     if spec.dtype not in DTYPES:
@@ -104,7 +104,7 @@ def read_json(
     """
     values = tensor.get("data")
     if type(values) is not list:
-        raise ClientError(f"{location}: expected a list as data, got {kind_of(values)}")
+        raise ClientError(f"{location}: expected a list as data, got {describe(values)}")
     if values and type(values[0]) is list:
         values = _flatten(values, shape, location)
     count = prod(shape)
@@ -225,7 +225,7 @@ def _from_base64(value: Any, index: int, location: str) -> bytes:
         return base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError, TypeError):
         raise ClientError(
-            f"{location} data[{index}]: expected base64, got {kind_of(value)}"
+            f"{location} data[{index}]: expected base64, got {describe(value)}"
         ) from None
 
 

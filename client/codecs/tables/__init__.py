@@ -3,7 +3,7 @@
 Tables are read incrementally, so memory use does not grow with their size:
 
     options = TableOptions.from_query(query)
-    layout = TableLayout.of(schema, options.signature_name, options.outputs)
+    layout = TableLayout.from_schema(schema, options.signature_name, options.outputs)
     reader = table_reader(request_type, layout, options)
     writer = table_writer(negotiate(accept, request_type), options)
     for chunk in body:
@@ -16,7 +16,7 @@ The status cannot change once part of the response has been sent. If `writer.can
 last line `{"error": ...}` reports the error; in other formats responses are held until complete.
 
 A table is read for one version of the model. If another version answers, continue only if
-`reader.layout.holds_for` its schema.
+`reader.layout.is_compatible_with` its schema.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from client.codecs.content_types import (
     media_type,
     negotiate,
 )
-from client.codecs.reply import JSON
+from client.codecs.response import JSON
 from client.codecs.tables.csv_reader import CsvReader
 from client.codecs.tables.csv_writer import CsvWriter
 from client.codecs.tables.json_writers import JsonWriter, NdjsonWriter

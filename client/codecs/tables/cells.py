@@ -12,7 +12,7 @@ from client.codecs.json.flat import byte_array, flat_array
 from client.codecs.tables.layout import Header, RowLocator, TableColumn, TableLayout
 from client.errors import ClientError
 from client.serving.columns import NEVER_MISSING
-from client.serving.columns.base import PLAIN_NUMBER, parse_word, word_of
+from client.serving.columns.base import PLAIN_NUMBER, parse_word, trim_cell
 from client.serving.tensors import DTYPES, STRING, Array, dtype_name
 
 # With these separators, 1.5 may be written as 1,5.
@@ -40,7 +40,7 @@ def read_column(
         return byte_array([cell.encode() for cell in cells])
     words = cells
     if _is_number(column):
-        words = [word_of(cell) for cell in cells]
+        words = [trim_cell(cell) for cell in cells]
         if decimal_comma:
             words = _replace_decimal_commas(words, column, locate)
         array = _parse_numbers(words, column)
@@ -65,8 +65,8 @@ def has_decimal_comma(cells: Iterable[str], column: TableColumn) -> bool:
     """Return whether one of a column's cells is a number with a decimal comma."""
     return _is_number(column) and any(
         "," in cell
-        and PLAIN_NUMBER.fullmatch(word_of(cell).replace(",", ".", 1))
-        and word_of(cell) not in column.missing_marks
+        and PLAIN_NUMBER.fullmatch(trim_cell(cell).replace(",", ".", 1))
+        and trim_cell(cell) not in column.missing_marks
         for cell in cells
     )
 
@@ -150,7 +150,7 @@ def _parse_cell(text: str, column: TableColumn) -> Any:
     """
     dtype = column.spec.dtype
     if column.column is None:
-        return parse_word(word_of(text), dtype)
+        return parse_word(trim_cell(text), dtype)
     value = column.column.parse(text, dtype)
     if value is None and not column.takes_missing:
         raise ValueError(column.column.expected or dtype_name(dtype))
@@ -163,4 +163,4 @@ def _is_number(column: TableColumn) -> bool:
 
 
 def _is_missing_mark(text: str, column: TableColumn) -> bool:
-    return column.column is not None and word_of(text) in column.missing_marks
+    return column.column is not None and trim_cell(text) in column.missing_marks

@@ -24,7 +24,7 @@ from client.codecs.tables.lines import BYTE_ORDER_MARK, LineBlocks, check_text, 
 from client.codecs.tables.options import TableOptions
 from client.codecs.tables.rows import Inputs, TableRows, read_rows
 from client.errors import ClientError
-from client.serving.columns.base import word_of
+from client.serving.columns.base import trim_cell
 
 SEPARATORS = (",", ";", "\t", "|")
 # Excel's optional first line, which names the separator; spreadsheets pad it to the table's width.
@@ -129,7 +129,7 @@ class CsvReader:
                 names, _ = _read_first_record(lines, separator, 1)
             except ClientError:
                 return 0, 0
-            return sum(word_of(name) in known for name in names), len(names)
+            return sum(trim_cell(name) in known for name in names), len(names)
 
         return max(SEPARATORS, key=fit)
 

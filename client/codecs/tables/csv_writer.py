@@ -11,8 +11,8 @@ import orjson
 from client.codecs.json_outputs import encode_column
 from client.codecs.tables.options import ERROR, TableOptions
 from client.codecs.tables.rows import TableRows
-from client.codecs.tables.values import number_texts, prepare_outputs, spread
-from client.serving.columns.base import PLAIN_NUMBER, word_of
+from client.codecs.tables.values import expand_to_rows, number_texts, prepare_outputs
+from client.serving.columns.base import PLAIN_NUMBER, trim_cell
 from client.serving.tensors import Array
 
 # Spreadsheets evaluate text that begins with one of these as a formula.
@@ -44,7 +44,7 @@ class CsvWriter:
             list(map(self._encode_value, v)) for v in rows.copied_columns.values()
         ]
         for name, array in outputs.items():
-            cells.append(spread(self._encode_cells(name, array), rows, b""))
+            cells.append(expand_to_rows(self._encode_cells(name, array), rows, b""))
         names = [*rows.copied_columns, *outputs]
         if self._options.errors_in_rows:
             names.append(ERROR)
@@ -87,7 +87,7 @@ class CsvWriter:
 
 
 def _is_number(text: str) -> bool:
-    return PLAIN_NUMBER.fullmatch(word_of(text).replace(",", ".", 1)) is not None
+    return PLAIN_NUMBER.fullmatch(trim_cell(text).replace(",", ".", 1)) is not None
 
 
 def _decode_json(json_text: bytes) -> str:

@@ -9,7 +9,7 @@ import orjson
 from client.codecs.json_outputs import encode_objects, encode_rows
 from client.codecs.tables.options import ERROR, TableOptions
 from client.codecs.tables.rows import TableRows
-from client.codecs.tables.values import prepare_outputs, spread
+from client.codecs.tables.values import expand_to_rows, prepare_outputs
 from client.errors import ClientError
 from client.serving.tensors import Array
 
@@ -76,7 +76,7 @@ class JsonWriter:
 
 def _encode_objects(rows: TableRows, outputs: Mapping[str, Array]) -> list[bytes]:
     """Return the JSON object of each row: copied columns, and outputs or an error."""
-    texts = list(spread(encode_objects(prepare_outputs(outputs)), rows, b""))
+    texts = list(expand_to_rows(encode_objects(prepare_outputs(outputs)), rows, b""))
     for index, message in rows.errors.items():
         texts[index] = orjson.dumps({ERROR: message})
     if not rows.copied_columns:

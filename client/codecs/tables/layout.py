@@ -12,7 +12,7 @@ from client.codecs.json.arrays import to_array
 from client.codecs.tables.options import ERROR, TableOptions
 from client.errors import ClientError
 from client.serving.columns import NEVER_MISSING, Column
-from client.serving.columns.base import MISSING, word_of
+from client.serving.columns.base import MISSING, trim_cell
 from client.serving.schema import DEFAULT_SIGNATURE, DENSE, DENSE_INPUT, Schema, TensorSpec
 from client.serving.tensors import DTYPES, Array
 
@@ -131,7 +131,7 @@ class TableLayout:
     label_name: str = ""
 
     @classmethod
-    def of(
+    def from_schema(
         cls, schema: Schema, signature_name: str = "", output_filter: Sequence[str] = ()
     ) -> TableLayout:
         """Return the layout of tables for a signature.
@@ -158,24 +158,24 @@ class TableLayout:
         label = schema.description.label_name if schema.description else ""
         if schema.dense_order(name) is not None:
             name = DENSE
-        described = schema.described.get(name, {})
-        if name == DENSE and DENSE_INPUT in described:
+        columns_by_input = schema.input_columns.get(name, {})
+        if name == DENSE and DENSE_INPUT in columns_by_input:
             spec = TensorSpec(schema.signatures[DENSE].inputs[DENSE_INPUT].dtype, (None,))
-            columns = tuple(TableColumn(c.name, spec, c) for c in described[DENSE_INPUT])
+            columns = tuple(TableColumn(c.name, spec, c) for c in columns_by_input[DENSE_INPUT])
             return cls(DENSE, columns, DENSE_INPUT, outputs, tuple(output_filter), label)
         order = schema.column_order(name) or tuple(signature.inputs)
         columns = tuple(
-            TableColumn(n, signature.inputs[n], next(iter(described.get(n, ())), None))
+            TableColumn(n, signature.inputs[n], next(iter(columns_by_input.get(n, ())), None))
             for n in order
         )
         return cls(name, columns, None, outputs, tuple(output_filter), label)
 
-    def holds_for(self, schema: Schema) -> bool:
+    def is_compatible_with(self, schema: Schema) -> bool:
         """Return whether another version reads rows the same way and has the same outputs."""
         # `dense` may have replaced the signature; the new version may lack it.
         if self.signature_name not in schema.signatures:
             return False
-        other = TableLayout.of(schema, self.signature_name)
+        other = TableLayout.from_schema(schema, self.signature_name)
         names = self.output_filter or other.outputs
         return (
             (self.signature_name, self.matrix) == (other.signature_name, other.matrix)
@@ -242,17 +242,17 @@ class TableLayout:
         self, names: Sequence[str], options: TableOptions, prefix: str = ""
     ) -> Header:
         """Find the layout's columns in a table that may lack some."""
-        index_of: dict[str, int] = {}
-        for index, name in enumerate(map(word_of, names)):
-            if name in index_of:
+        index_by_name: dict[str, int] = {}
+        for index, name in enumerate(map(trim_cell, names)):
+            if name in index_by_name:
                 raise ClientError(f'{prefix}duplicate column "{name[:100]}"')
-            index_of[name] = index
+            index_by_name[name] = index
         requested = [name for name in (options.id_column, *options.keep) if name]
         for name in requested:
-            if name not in index_of:
+            if name not in index_by_name:
                 parameter = "id" if name == options.id_column else "keep"
                 raise ClientError(f'{prefix}{parameter}: the table has no column "{name[:100]}"')
-        copied = dict.fromkeys([*requested, *(index_of if options.keep_all else ())])
+        copied = dict.fromkeys([*requested, *(index_by_name if options.keep_all else ())])
         clash = next((name for name in copied if name in self.outputs), None)
         if clash is not None:
             raise ClientError(
@@ -266,13 +266,13 @@ class TableLayout:
                 "of its name; choose columns with keep=, or outputs with outputs="
             )
         known = set(self.names)
-        unused = [name for name in index_of if name not in known and name not in copied]
+        unused = [name for name in index_by_name if name not in known and name not in copied]
         for name in unused:
             if name != self.label_name:
                 raise ClientError(
                     f'{prefix}unknown column "{name[:100]}"; '
                     f"the columns are {', '.join(self.names)}"
                 )
-        indexes = tuple(index_of.get(name, -1) for name in self.names)
-        copied_columns = tuple((name, index_of[name]) for name in copied)
+        indexes = tuple(index_by_name.get(name, -1) for name in self.names)
+        copied_columns = tuple((name, index_by_name[name]) for name in copied)
         return Header(len(names), indexes, copied_columns, tuple(unused))

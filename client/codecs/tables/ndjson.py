@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from client.codecs.json.arrays import is_b64, kind_of
+from client.codecs.json.arrays import describe, is_b64
 from client.codecs.json.flat import flat_array
 from client.codecs.json.rows import check_keys
 from client.codecs.tables.cells import read_column
@@ -200,7 +200,7 @@ def _values_by_name(
 def _complete_row(row: Any, columns: Sequence[TableColumn], location: str) -> dict[str, Any]:
     """Return a row with null for absent keys that may be missing."""
     if type(row) is not dict:
-        raise ClientError(f"{location}: expected an object like the first row, got {kind_of(row)}")
+        raise ClientError(f"{location}: expected an object like the first row, got {describe(row)}")
     by_name = {column.name: column for column in columns}
     unknown = next((name for name in row if name not in by_name), None)
     if unknown is not None:
@@ -222,14 +222,14 @@ def _values_in_order(
     count, names = len(layout.columns), ", ".join(layout.names)
     if not layout.is_ordered:
         raise ClientError(
-            f"{locate(0)}: expected an object with {names}, got {kind_of(rows[0])}; "
+            f"{locate(0)}: expected an object with {names}, got {describe(rows[0])}; "
             "the model does not describe the order of its inputs"
         )
     for index, row in enumerate(rows):
         if type(row) is not list:
             raise ClientError(
                 f"{locate(index)}: expected an object or a list of {count} values in the "
-                f"order {names}, got {kind_of(row)}"
+                f"order {names}, got {describe(row)}"
             )
         if len(row) != count:
             raise ClientError(

@@ -44,7 +44,7 @@ def number_texts(array: Array) -> list[bytes] | None:
     return text[1:-1].split(b",")
 
 
-def spread(values: Sequence[T], rows: TableRows, blank: T) -> Sequence[T]:
+def expand_to_rows(values: Sequence[T], rows: TableRows, blank: T) -> Sequence[T]:
     """Return a value for each row: a prediction's, or a blank for rows with errors."""
     if not rows.errors:
         return values

@@ -8,7 +8,7 @@ from client.codecs import Codec, Decoding, Headers, Payload
 from client.codecs.batches import Batch
 from client.codecs.json.calls import JsonCall
 from client.codecs.json.codec import decode_rows, encode_each
-from client.codecs.reply import Reply
+from client.codecs.response import Response
 from client.codecs.tfs_rest import predict
 from client.serving.schema import Schema
 from client.serving.tensors import Array
@@ -27,7 +27,7 @@ class RestPredictions(Codec):
 
     def encode(
         self, batch: Batch, outputs: Mapping[str, Array], schema: Schema, headers: Headers
-    ) -> list[Reply]:
+    ) -> list[Response]:
         """Return the response to each request."""
         predict.check_outputs(outputs, row_form=len(batch.members) > 1)
         return encode_each(

@@ -44,7 +44,7 @@ def parse(body: bytes) -> Members:
     except JsonError as error:
         raise invalid_request(f"the body is not JSON: {error}; {EXPECTED}") from None
     if not isinstance(document, Members):
-        raise invalid_request(f"the body is {kind_of(document)}; {EXPECTED}")
+        raise invalid_request(f"the body is {describe(document)}; {EXPECTED}")
     return document
 
 
@@ -58,9 +58,9 @@ def to_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def kind_of(value: Any) -> str:
+def describe(value: Any) -> str:
     """Describe a JSON value briefly."""
-    return "an object" if isinstance(value, Members) else arrays.kind_of(value)
+    return "an object" if isinstance(value, Members) else arrays.describe(value)
 
 
 def json_type(value: Any) -> str:

@@ -10,14 +10,14 @@ import orjson
 from client.codecs.tfs_rest.document import (
     ABSENT,
     Members,
+    describe,
     invalid_request,
     json_type,
-    kind_of,
     parse,
     to_bytes,
 )
 from client.codecs.tfs_rest.predict import signature_name
-from client.codecs.tfs_rest.tensors import bytes_of, is_b64
+from client.codecs.tfs_rest.tensors import decode_b64, is_b64
 from client.errors import ClientError
 from client.serving.protos import Input
 
@@ -43,7 +43,7 @@ def read(body: bytes) -> tuple[str, Any]:
     if rows is ABSENT:
         raise ClientError('"examples" is missing; expected {"examples": [{name: value, ...}, ...]}')
     if type(rows) is not list or not rows:
-        got = kind_of(rows) if rows != [] else "an empty list"
+        got = describe(rows) if rows != [] else "an empty list"
         raise invalid_request(f"examples: expected a list of objects, got {got}")
     field = "example_list" if context is ABSENT else "example_list_with_context"
     for row in rows:
@@ -110,7 +110,7 @@ def _add_value(feature: Any, name: str, value: Any) -> None:
     if isinstance(value, str):
         kind, element = "bytes", to_bytes(value)
     elif is_b64(value):
-        kind, element = "bytes", bytes_of(value)
+        kind, element = "bytes", decode_b64(value)
     elif isinstance(value, float):
         kind, element = "float", value
     elif isinstance(value, int):
@@ -119,11 +119,11 @@ def _add_value(feature: Any, name: str, value: Any) -> None:
         raise invalid_request(
             f"Feature: {name[:100]} has element with unexpected JSON type: {json_type(value)}"
         )
-    known = feature.WhichOneof("kind")
-    if known not in (None, f"{kind}_list"):
+    list_name = feature.WhichOneof("kind")
+    if list_name not in (None, f"{kind}_list"):
         raise invalid_request(
             f"Unexpected element type in feature: {name[:100]} "
-            f"expecting type: {known.removesuffix('_list')}"
+            f"expecting type: {list_name.removesuffix('_list')}"
         )
     if kind == "int64" and element > MAX_INT64:
         raise invalid_request(

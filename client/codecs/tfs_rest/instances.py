@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from client.codecs.tfs_rest.document import Members, invalid_request, kind_of
+from client.codecs.tfs_rest.document import Members, describe, invalid_request
 from client.codecs.tfs_rest.tensors import (
     MAX_RANK,
     ValueMismatchError,
     check,
+    infer_shape,
     is_b64,
-    shape_of,
     to_array,
 )
 from client.errors import ClientError
@@ -67,7 +67,7 @@ def _check(rows: list[Any], signature: Signature) -> None:
     for index, row in enumerate(rows):
         if _is_object(row) != has_objects:
             expected = "an object like instances[0]" if has_objects else "a value or a list"
-            raise invalid_request(f"instances[{index}]: expected {expected}, got {kind_of(row)}")
+            raise invalid_request(f"instances[{index}]: expected {expected}, got {describe(row)}")
         for name, value in row if has_objects else ((next(iter(signature.inputs)), row),):
             try:
                 _check_value(name, value, signature, seen)
@@ -98,7 +98,7 @@ def _check_value(
 ) -> None:
     if name not in signature.inputs:
         raise invalid_request(f"JSON object: does not have named input: {name[:100]}")
-    shape = shape_of(value)
+    shape = infer_shape(value)
     if len(shape) >= MAX_RANK:
         return  # rejected once all rows are checked; `check` is recursive
     size = check(value, signature.inputs[name].dtype, shape)

@@ -12,14 +12,14 @@ from client.codecs import Call, JsonCall
 from client.codecs.json import fast
 from client.codecs.json.rows import read_document
 from client.codecs.json_outputs import write_columns, write_rows
-from client.codecs.tfs_rest.document import ABSENT, Members, invalid_request, kind_of, parse
+from client.codecs.tfs_rest.document import ABSENT, Members, describe, invalid_request, parse
 from client.codecs.tfs_rest.instances import read_instances
 from client.codecs.tfs_rest.tensors import (
     MAX_RANK,
     ValueMismatchError,
     check,
+    infer_shape,
     is_b64,
-    shape_of,
     to_array,
 )
 from client.errors import ClientError
@@ -66,7 +66,7 @@ def read_strictly(body: bytes, schema: Schema) -> JsonCall:
 
 def _is_described(document: Any, schema: Schema) -> bool:
     name = document.get("signature_name") if type(document) is dict else None
-    return type(name) in (str, type(None)) and (name or DEFAULT_SIGNATURE) in schema.described
+    return type(name) in (str, type(None)) and (name or DEFAULT_SIGNATURE) in schema.input_columns
 
 
 def check_body(body: bytes) -> None:
@@ -116,7 +116,7 @@ def signature_name(document: Members) -> str:
     """
     name = document.first("signature_name", "")
     if not isinstance(name, str):
-        raise invalid_request(f"signature_name: expected a string, got {kind_of(name)}")
+        raise invalid_request(f"signature_name: expected a string, got {describe(name)}")
     return name
 
 
@@ -154,7 +154,7 @@ def _check_instances(instances: Any, inputs: Any) -> None:
     if inputs is not ABSENT:
         raise ClientError('the body has both "instances" and "inputs"; expected one of them')
     if type(instances) is not list or not instances:
-        got = kind_of(instances) if instances != [] else "an empty list"
+        got = describe(instances) if instances != [] else "an empty list"
         raise invalid_request(f"instances: expected a list of at least one row, got {got}")
 
 
@@ -176,7 +176,7 @@ def _read_inputs(inputs: Any, signature: Signature) -> dict[str, Array]:
 
 
 def _check_values(name: str, value: Any, spec: TensorSpec) -> NoReturn:
-    shape = shape_of(value)
+    shape = infer_shape(value)
     if len(shape) <= MAX_RANK:  # `check` is recursive
         try:
             check(value, spec.dtype, shape)

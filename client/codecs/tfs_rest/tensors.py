@@ -16,7 +16,7 @@ import numpy as np
 
 from client.codecs.input_layout import FLOATS
 from client.codecs.json.flat import byte_array, flat_array
-from client.codecs.tfs_rest.document import Members, invalid_request, kind_of, to_bytes
+from client.codecs.tfs_rest.document import Members, describe, invalid_request, to_bytes
 from client.errors import ClientError
 from client.serving.protos import DataType
 from client.serving.tensors import BOOL, DTYPES, STRING, Array
@@ -48,7 +48,7 @@ def to_array(value: Any, dtype: int) -> Array | None:
     Returns:
         The array; None if a value has the wrong type, or lists have unequal lengths.
     """
-    shape = shape_of(value)
+    shape = infer_shape(value)
     level = [value]
     for length in shape:
         if not all(type(v) is list and len(v) == length for v in level):
@@ -58,7 +58,7 @@ def to_array(value: Any, dtype: int) -> Array | None:
     return None if flat is None or len(shape) > MAX_RANK else flat.reshape(shape)
 
 
-def shape_of(value: Any) -> list[int]:
+def infer_shape(value: Any) -> list[int]:
     """Return the lengths of a list, of its first element, and so on inwards."""
     shape = []
     while type(value) is list:
@@ -80,7 +80,7 @@ def check(value: Any, dtype: int, shape: Sequence[int], level: int = 0) -> int:
         if level != len(shape):
             raise _mismatch_error(f"a list of {shape[level]}", value)
         if type(value) is Members and dtype == STRING:
-            bytes_of(value)
+            decode_b64(value)
         elif not _fits(value, dtype):
             raise _type_error(value, dtype)
         return 1
@@ -111,7 +111,7 @@ def is_b64(value: Any) -> bool:
     )
 
 
-def bytes_of(value: Any) -> bytes:
+def decode_b64(value: Any) -> bytes:
     """Return the bytes of `{"b64": "..."}`.
 
     Whitespace is skipped, and the padding may be absent or consist of dots.
@@ -137,7 +137,7 @@ def _to_flat_array(values: list[Any], dtype: int) -> Array | None:
         if not types <= {str, Members}:
             return None
         try:
-            return byte_array([to_bytes(v) if type(v) is str else bytes_of(v) for v in values])
+            return byte_array([to_bytes(v) if type(v) is str else decode_b64(v) for v in values])
         except ClientError:
             return None
     if dtype in FLOATS:
@@ -170,4 +170,6 @@ def _type_error(value: Any, dtype: int) -> ClientError:
 
 
 def _mismatch_error(expected: str, value: Any) -> ClientError:
-    return ValueMismatchError(invalid_request(f"expected {expected}, got {kind_of(value)}").message)
+    return ValueMismatchError(
+        invalid_request(f"expected {expected}, got {describe(value)}").message
+    )

@@ -7,9 +7,9 @@ from contextlib import suppress
 from client import __version__
 from client.errors import ClientError
 from client.http import paths
-from client.http.messages import HttpReply, HttpRequest
+from client.http.messages import HttpRequest, HttpResponse
 from client.http.openapi import document
-from client.http.responses import json_reply
+from client.http.responses import json_response
 from client.http.routing import Route
 from client.inference.predictor import Predictor
 from client.serving.client import Target
@@ -25,8 +25,8 @@ DESCRIPTION = (
 class DocsApi:
     """Describes the default model and the models in use."""
 
-    def __init__(self, core: Predictor, model: str, *, keys: bool, feedback: bool) -> None:
-        self._core = core
+    def __init__(self, predictor: Predictor, model: str, *, keys: bool, feedback: bool) -> None:
+        self._predictor = predictor
         self._model = model
         self._keys = keys
         self._feedback = feedback
@@ -36,13 +36,13 @@ class DocsApi:
         """Return the route of a request."""
         return self._route if request.path == paths.OPENAPI else None
 
-    async def _openapi(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
+    async def _openapi(self, request: HttpRequest, deadline: Deadline) -> HttpResponse:
         schemas = []
-        for name in dict.fromkeys([self._model, *self._core.known_models()]):
+        for name in dict.fromkeys([self._model, *self._predictor.known_models()]):
             # Leave out a model that is unavailable.
             with suppress(ClientError):
-                schemas.append(await self._core.schema(Target(name), deadline))
-        return json_reply(
+                schemas.append(await self._predictor.schema(Target(name), deadline))
+        return json_response(
             document(
                 schemas,
                 default_model=self._model,

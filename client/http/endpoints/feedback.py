@@ -11,10 +11,10 @@ from client.codecs.content_types import media_type
 from client.codecs.feedback import FeedbackReader, counts
 from client.errors import ClientError, UnavailableError
 from client.http import paths
-from client.http.errors import error_reply
-from client.http.messages import JSON, HttpReply, HttpRequest
+from client.http.errors import error_response
+from client.http.messages import JSON, HttpRequest, HttpResponse
 from client.http.request_body import too_large
-from client.http.responses import json_reply
+from client.http.responses import json_response
 from client.http.routing import Route
 from client.inference.predictor import Predictor
 from client.observability.metrics import Metrics
@@ -30,7 +30,7 @@ class FeedbackApi:
 
     def __init__(
         self,
-        core: Predictor,
+        predictor: Predictor,
         metrics: Metrics,
         model: str,
         max_body_bytes: int,
@@ -39,13 +39,13 @@ class FeedbackApi:
         """Create the route.
 
         Args:
-            core: provides the models' class names.
+            predictor: provides the models' class names.
             metrics: counts labels.
             model: the model that labels belong to, unless the query names another.
             max_body_bytes: largest JSON body.
             segments: the feedback log; None if feedback is off.
         """
-        self._core = core
+        self._predictor = predictor
         self._metrics = metrics
         self._model = model
         self._max_body = max_body_bytes
@@ -64,11 +64,11 @@ class FeedbackApi:
         caller: str | None,
         chunks: AsyncIterator[bytes],
         deadline: Deadline,
-    ) -> HttpReply:
+    ) -> HttpResponse:
         """Write labels to the log as they arrive."""
         content_type = media_type(request.headers.get("content-type", JSON))
         model = parse_qs(request.query).get("model", [self._model])[0]
-        schema = await self._core.schema(Target(model), deadline)
+        schema = await self._predictor.schema(Target(model), deadline)
         names = schema.description.class_names if schema.description is not None else ()
         reader = FeedbackReader(content_type, names, caller, datetime.now(timezone.utc))
         try:
@@ -82,14 +82,14 @@ class FeedbackApi:
                 await to_thread(self._write, reader, reader.read, reader.flush())
         except ClientError as error:
             # Rows counted as accepted are stored; sending them again is harmless.
-            return error_reply(error, request.path, counts(reader))
+            return error_response(error, request.path, counts(reader))
         if reader.accepted:
-            return json_reply(counts(reader), 202)
+            return json_response(counts(reader), 202)
         if not reader.refused:
             raise ClientError("expected at least one row, got none")
         first = reader.errors[0]
         refused = ClientError(f"line {first['line']}: {first['error']}")
-        return error_reply(refused, request.path, counts(reader))
+        return error_response(refused, request.path, counts(reader))
 
     def _write(
         self, reader: FeedbackReader, read: Callable[[bytes], Iterator[bytes]], block: bytes
@@ -109,7 +109,7 @@ class FeedbackApi:
             self._metrics.feedback.labels("refused").inc(reader.refused - refused)
 
 
-async def _refuse(request: HttpRequest, deadline: Deadline) -> HttpReply:
+async def _refuse(request: HttpRequest, deadline: Deadline) -> HttpResponse:
     raise ClientError(OFF, 404)
 
 

@@ -13,8 +13,8 @@ from client.codecs.oip.infer import HEADER_LENGTH, OipInferences
 from client.errors import ClientError
 from client.http import paths
 from client.http.endpoints.operations import OperationsApi, available_versions
-from client.http.messages import HttpReply, HttpRequest
-from client.http.responses import json_reply
+from client.http.messages import HttpRequest, HttpResponse
+from client.http.responses import json_response
 from client.http.routing import Lane, Route
 from client.inference.predictor import Predictor
 from client.serving.client import Target
@@ -24,8 +24,8 @@ from client.serving.deadlines import Deadline
 class OipApi:
     """Routes everything below `/v2`."""
 
-    def __init__(self, core: Predictor, operations: OperationsApi) -> None:
-        self._core = core
+    def __init__(self, predictor: Predictor, operations: OperationsApi) -> None:
+        self._predictor = predictor
         self._operations = operations
         self._codec = OipInferences()
         server = Route(paths.V2, ("GET",), handle=self._server, limited=False)
@@ -50,31 +50,35 @@ class OipApi:
         handle = self._model_ready if path.verb else self._model
         return Route(path.name, ("GET",), handle=partial(handle, target))
 
-    async def _server(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
-        return json_reply(oip_models.server_metadata(__version__))
+    async def _server(self, request: HttpRequest, deadline: Deadline) -> HttpResponse:
+        return json_response(oip_models.server_metadata(__version__))
 
-    async def _live(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
-        return json_reply(oip_models.live())
+    async def _live(self, request: HttpRequest, deadline: Deadline) -> HttpResponse:
+        return json_response(oip_models.live())
 
-    async def _ready(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
+    async def _ready(self, request: HttpRequest, deadline: Deadline) -> HttpResponse:
         return oip_models.ready(await self._operations.is_ready(deadline))
 
     async def _model_ready(
         self, target: Target, request: HttpRequest, deadline: Deadline
-    ) -> HttpReply:
+    ) -> HttpResponse:
         if target.label is not None:
             # GetModelStatus ignores labels, so resolve the label first.
-            target = Target(target.model, (await self._core.metadata(target, deadline)).version)
-        available = await available_versions(self._core, target, deadline)
+            target = Target(
+                target.model, (await self._predictor.metadata(target, deadline)).version
+            )
+        available = await available_versions(self._predictor, target, deadline)
         return oip_models.ready(bool(available), target.model)
 
-    async def _model(self, target: Target, request: HttpRequest, deadline: Deadline) -> HttpReply:
-        schema = await self._core.metadata(target, deadline)
+    async def _model(
+        self, target: Target, request: HttpRequest, deadline: Deadline
+    ) -> HttpResponse:
+        schema = await self._predictor.metadata(target, deadline)
         versions = [schema.version]
         if target == Target(target.model):
-            versions = await available_versions(self._core, target, deadline)
+            versions = await available_versions(self._predictor, target, deadline)
         name = parse_qs(request.query).get("signature_name", [""])[0]
-        return json_reply(oip_models.model_metadata(schema, versions, name))
+        return json_response(oip_models.model_metadata(schema, versions, name))
 
 
 def _options(request: HttpRequest) -> Mapping[str, str]:
@@ -82,5 +86,5 @@ def _options(request: HttpRequest) -> Mapping[str, str]:
     return {} if length is None else {HEADER_LENGTH: length}
 
 
-async def _refuse(error: ClientError, request: HttpRequest, deadline: Deadline) -> HttpReply:
+async def _refuse(error: ClientError, request: HttpRequest, deadline: Deadline) -> HttpResponse:
     raise error

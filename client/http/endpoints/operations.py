@@ -8,9 +8,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from client.errors import ClientError, UnavailableError
 from client.http import paths
-from client.http.errors import error_reply
-from client.http.messages import HttpReply, HttpRequest
-from client.http.responses import json_reply
+from client.http.errors import error_response
+from client.http.messages import HttpRequest, HttpResponse
+from client.http.responses import json_response
 from client.http.routing import Route
 from client.http.worker_states import WorkerStates
 from client.inference.predictor import Predictor
@@ -28,8 +28,10 @@ WATCH_SECONDS = 1.0
 class OperationsApi:
     """`/livez`, `/readyz` and `/metrics`."""
 
-    def __init__(self, core: Predictor, metrics: Metrics, model: str, states: WorkerStates) -> None:
-        self._core = core
+    def __init__(
+        self, predictor: Predictor, metrics: Metrics, model: str, states: WorkerStates
+    ) -> None:
+        self._predictor = predictor
         self._metrics = metrics
         self._model = model
         self._states = states
@@ -47,16 +49,16 @@ class OperationsApi:
         """Return the route of a request."""
         return self._routes.get(request.path)
 
-    async def _livez(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
+    async def _livez(self, request: HttpRequest, deadline: Deadline) -> HttpResponse:
         """Report that the process responds; a missing model must not restart it."""
-        return json_reply({"status": "alive"})
+        return json_response({"status": "alive"})
 
-    async def _readyz(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
+    async def _readyz(self, request: HttpRequest, deadline: Deadline) -> HttpResponse:
         try:
             available = await self._check(deadline)
         except ClientError as error:
-            return error_reply(UnavailableError(error.message), request.path)
-        return json_reply({"status": "ready", "model": self._model, "versions": available})
+            return error_response(UnavailableError(error.message), request.path)
+        return json_response({"status": "ready", "model": self._model, "versions": available})
 
     async def is_ready(self, deadline: Deadline) -> bool:
         """Return whether the model is available and the service is not stopping."""
@@ -79,10 +81,12 @@ class OperationsApi:
         """
         if self._states.draining:
             raise UnavailableError("the client is stopping")
-        probe_deadline = Deadline(min(READY_TIMEOUT_SECONDS, deadline.left()))
-        target = self._core.stable(Target(self._model))
+        probe_deadline = Deadline(min(READY_TIMEOUT_SECONDS, deadline.remaining()))
+        target = self._predictor.stable(Target(self._model))
         try:
-            available = await available_versions(self._core, Target(self._model), probe_deadline)
+            available = await available_versions(
+                self._predictor, Target(self._model), probe_deadline
+            )
             if not available:
                 raise UnavailableError(f"model {self._model} has no version that is AVAILABLE")
             if target.version is not None and target.version not in available:
@@ -90,7 +94,7 @@ class OperationsApi:
                     f"version {target.version} of model {self._model}, the stable one of its "
                     "rollout, is not AVAILABLE"
                 )
-            await self._core.servers.verify(target, probe_deadline)
+            await self._predictor.servers.verify(target, probe_deadline)
         except ClientError:
             self._states.set_ready(False)
             raise
@@ -100,15 +104,15 @@ class OperationsApi:
             raise UnavailableError(f"{others} of the other workers are not ready")
         return available
 
-    async def _exposition(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
-        return HttpReply(self._metrics.exposition(), content_type=CONTENT_TYPE_LATEST)
+    async def _exposition(self, request: HttpRequest, deadline: Deadline) -> HttpResponse:
+        return HttpResponse(self._metrics.exposition(), content_type=CONTENT_TYPE_LATEST)
 
 
-async def available_versions(core: Predictor, target: Target, deadline: Deadline) -> list[int]:
+async def available_versions(predictor: Predictor, target: Target, deadline: Deadline) -> list[int]:
     """Return the available versions of a model, newest first.
 
     Raises:
         ServerError: there is no such model or version, or the server cannot be reached.
     """
-    versions = await core.status(target, deadline)
+    versions = await predictor.status(target, deadline)
     return [version.version for version in versions if version.state == AVAILABLE]

@@ -19,7 +19,7 @@ from client.settings import Settings
 
 
 def api_router(
-    core: Predictor,
+    predictor: Predictor,
     arms: Arms,
     metrics: Metrics,
     operations: OperationsApi,
@@ -34,17 +34,17 @@ def api_router(
         {
             "predict": json_api,
             "explain": json_api,
-            "v1": RestApi(core, explanations, arms, cors=settings.cors),
-            "v2": OipApi(core, operations),
+            "v1": RestApi(predictor, explanations, arms, cors=settings.cors),
+            "v2": OipApi(predictor, operations),
             "livez": operations,
             "readyz": operations,
             "metrics": operations,
             "feedback": FeedbackApi(
-                core, metrics, settings.model, settings.max_body_bytes, feedback
+                predictor, metrics, settings.model, settings.max_body_bytes, feedback
             ),
-            "stats": StatsApi(core, arms, metrics, settings.model, logs=log is not None),
+            "stats": StatsApi(predictor, arms, metrics, settings.model, logs=log is not None),
             "openapi.json": DocsApi(
-                core,
+                predictor,
                 settings.model,
                 keys=settings.api_keys is not None,
                 feedback=feedback is not None,

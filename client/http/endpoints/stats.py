@@ -8,14 +8,14 @@ from typing import Any
 from client.arms.arms import Arms
 from client.errors import ClientError
 from client.http import paths
-from client.http.messages import HttpReply, HttpRequest
-from client.http.responses import json_reply
+from client.http.messages import HttpRequest, HttpResponse
+from client.http.responses import json_response
 from client.http.routing import Route
 from client.inference.predictor import Predictor
 from client.inference.server_states import ServerState, ServerStates
 from client.observability.drift_summary import drift_summary
 from client.observability.metrics import Metrics
-from client.observability.samples import Labels, Samples, seconds
+from client.observability.samples import Labels, Samples, summarize
 from client.serving.client import Target
 from client.serving.deadlines import Deadline
 
@@ -30,7 +30,7 @@ class StatsApi:
 
     def __init__(
         self,
-        core: Predictor,
+        predictor: Predictor,
         arms: Arms,
         metrics: Metrics,
         model: str,
@@ -40,29 +40,29 @@ class StatsApi:
         """Create the route.
 
         Args:
-            core: provides the model and its servers.
+            predictor: provides the model and its servers.
             arms: provides the rollout.
             metrics: the metrics.
             model: the default model.
             logs: whether the prediction log and feedback are on.
         """
-        self._core = core
+        self._predictor = predictor
         self._arms = arms
         self._logs = logs
         self._metrics = metrics
         self._model = model
-        self._servers = ServerStates(core.client, model)
+        self._servers = ServerStates(predictor.client, model)
         self._route = Route(paths.STATS, ("GET",), handle=self._stats, limited=False)
 
     def route(self, request: HttpRequest) -> Route | None:
         """Return the route of a request."""
         return self._route if request.path == paths.STATS else None
 
-    async def _stats(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
+    async def _stats(self, request: HttpRequest, deadline: Deadline) -> HttpResponse:
         servers = await self._servers.load()
         samples = self._metrics.samples()
         rollout = self._arms.rollout(self._model)
-        return json_reply(
+        return json_response(
             {
                 "model": self._model,
                 "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
@@ -81,7 +81,7 @@ class StatsApi:
         )
 
     def _server(self, server: ServerState) -> dict[str, Any]:
-        golden = self._core.servers.result_at
+        golden = self._predictor.servers.result_at
         return {
             "address": server.address,
             "state": server.state,
@@ -97,7 +97,7 @@ class StatsApi:
 
     async def _drift(self, samples: Samples, deadline: Deadline) -> dict[str, Any] | None:
         try:
-            schema = await self._core.schema(Target(self._model), deadline)
+            schema = await self._predictor.schema(Target(self._model), deadline)
         except ClientError:
             return None  # `servers` gives the reason
         return drift_summary(schema, samples)
@@ -106,30 +106,30 @@ class StatsApi:
 def _log(samples: Samples) -> dict[str, Any]:
     return {
         "rows": int(samples.total("client_log_rows_total")),
-        "dropped": samples.by("client_log_dropped_rows_total", "reason"),
+        "dropped": samples.count_by("client_log_dropped_rows_total", "reason"),
         "bytes": int(samples.total("client_log_bytes_total")),
-        "feedback": samples.by("client_feedback_total", "result"),
+        "feedback": samples.count_by("client_feedback_total", "result"),
     }
 
 
 def _requests(samples: Samples) -> dict[str, Any]:
-    statuses = samples.by("client_http_requests_total", "status", _is_of_model)
+    statuses = samples.count_by("client_http_requests_total", "status", _is_model_route)
     return {
         "total": sum(statuses.values()),
         "errors": sum(count for status, count in statuses.items() if status >= "500"),
         "statuses": statuses,
         "in_flight": int(samples.total("client_http_requests_in_flight")),
-        "seconds": seconds(samples.buckets("client_http_request_seconds", _is_of_model)),
+        "seconds": summarize(samples.buckets("client_http_request_seconds", _is_model_route)),
     }
 
 
 def _calls(samples: Samples) -> dict[str, Any]:
-    codes = samples.by("client_grpc_call_seconds_count", "code", _is_prediction)
+    codes = samples.count_by("client_grpc_call_seconds_count", "code", _is_prediction)
     return {
         "total": sum(codes.values()),
         "errors": sum(count for code, count in codes.items() if code != "OK"),
         "rows": int(samples.total("client_batch_rows_sum")),
-        "seconds": seconds(samples.buckets("client_grpc_call_seconds", _is_prediction)),
+        "seconds": summarize(samples.buckets("client_grpc_call_seconds", _is_prediction)),
     }
 
 
@@ -138,11 +138,11 @@ def _arms(samples: Samples, model: str) -> list[dict[str, Any]]:
     arms = []
     for version, arm in samples.groups("client_arm_requests_total", "version", "arm"):
 
-        def is_of_arm(labels: Labels, version: str = version, arm: str = arm) -> bool:
+        def is_arm(labels: Labels, version: str = version, arm: str = arm) -> bool:
             return (labels["model"], labels["version"], labels["arm"]) == (model, version, arm)
 
-        outcomes = samples.by("client_arm_requests_total", "outcome", is_of_arm)
-        times = samples.buckets("client_arm_call_seconds", is_of_arm)
+        outcomes = samples.count_by("client_arm_requests_total", "outcome", is_arm)
+        times = samples.buckets("client_arm_call_seconds", is_arm)
         if outcomes:
             arms.append(
                 {
@@ -157,7 +157,7 @@ def _arms(samples: Samples, model: str) -> list[dict[str, Any]]:
     return arms
 
 
-def _is_of_model(labels: Labels) -> bool:
+def _is_model_route(labels: Labels) -> bool:
     return labels["route"].startswith(MODEL_ROUTES)
 
 

@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import orjson
 
+from client.arms.arm_call import ArmCall
 from client.arms.arms import Arms
 from client.arms.split import Arm
-from client.arms.turn import Turn
 from client.codecs import Call, content_types
 from client.codecs.tables import (
     TableLayout,
@@ -45,7 +45,7 @@ PIECE_BYTES = 2**18
 
 
 @dataclass(frozen=True)
-class StreamReply:
+class StreamResponse:
     """A streamed response.
 
     Attributes:
@@ -67,8 +67,8 @@ def is_table(headers: Mapping[str, str]) -> bool:
 class Tables:
     """Predicts tables, in calls of a bounded number of rows."""
 
-    def __init__(self, core: Predictor, arms: Arms, predictions: Predictions) -> None:
-        self._core = core
+    def __init__(self, predictor: Predictor, arms: Arms, predictions: Predictions) -> None:
+        self._predictor = predictor
         self._arms = arms
         self._predictions = predictions
 
@@ -79,7 +79,7 @@ class Tables:
         caller: str | None,
         chunks: AsyncIterator[bytes],
         timeout: float,
-    ) -> StreamReply:
+    ) -> StreamResponse:
         """Return the response to a table once its first piece is ready.
 
         The query holds the `TableOptions`.
@@ -103,10 +103,10 @@ class Tables:
         if arm is not None:
             arm = await self._compatible_arm(arm, options, Deadline(timeout))
             target = arm.target
-        schema = await self._core.schema(target, Deadline(timeout))
-        layout = TableLayout.of(schema, options.signature_name, options.outputs)
+        schema = await self._predictor.schema(target, Deadline(timeout))
+        layout = TableLayout.from_schema(schema, options.signature_name, options.outputs)
         reader = table_reader(request_type, layout, options)
-        versions = _Versions(self._core, self._arms, target, arm)
+        versions = _Versions(self._predictor, self._arms, target, arm)
         table_answer = _TableAnswer(versions, schema, reader, writer, options, timeout, recording)
         pieces = table_answer.pieces(chunks)
         if writer.can_report_errors:
@@ -114,7 +114,7 @@ class Tables:
         else:
             # An error cannot replace a response that is half sent.
             pieces = await _buffer(pieces)
-        return StreamReply(response_type, table_answer.headers(), pieces)
+        return StreamResponse(response_type, table_answer.headers(), pieces)
 
     async def _compatible_arm(self, arm: Arm, options: TableOptions, deadline: Deadline) -> Arm:
         """Return the arm for a table: stable instead of a canary with other columns or outputs.
@@ -123,21 +123,23 @@ class Tables:
         """
         if arm.stable is None:
             return arm
-        stable = await self._core.schema(arm.stable, deadline)
-        layout = TableLayout.of(stable, options.signature_name, options.outputs)
+        stable = await self._predictor.schema(arm.stable, deadline)
+        layout = TableLayout.from_schema(stable, options.signature_name, options.outputs)
         uncounted = arm._replace(counted=False)
         schema = await self._arms.call(
-            uncounted, deadline, lambda turn: self._core.schema(turn.target, turn.deadline)
+            uncounted,
+            deadline,
+            lambda arm_call: self._predictor.schema(arm_call.target, arm_call.deadline),
         )
-        is_compatible = schema.version == arm.version and layout.holds_for(schema)
+        is_compatible = schema.version == arm.version and layout.is_compatible_with(schema)
         return arm if is_compatible else arm.fallback()
 
 
 class _Versions:
     """The version that predicts a table, and stable in its place once it has failed."""
 
-    def __init__(self, core: Predictor, arms: Arms, target: Target, arm: Arm | None) -> None:
-        self.core = core
+    def __init__(self, predictor: Predictor, arms: Arms, target: Target, arm: Arm | None) -> None:
+        self.predictor = predictor
         self.model = target.model
         self._arms = arms
         self._target = target
@@ -155,23 +157,23 @@ class _Versions:
     ) -> Prediction:
         """Predict rows as `Predictor.predict` does."""
 
-        async def send(turn: Turn) -> Prediction:
+        async def send(arm_call: ArmCall) -> Prediction:
             findings.clear()
-            prediction = await self.core.predict(
-                turn.target,
+            prediction = await self.predictor.predict(
+                arm_call.target,
                 schema,
                 call,
-                turn.deadline,
+                arm_call.deadline,
                 rows_before,
                 findings,
-                on_trial=turn.on_trial,
+                on_trial=arm_call.on_trial,
             )
-            turn.check(prediction.outputs)
-            self.arm_name = turn.arm
+            arm_call.check(prediction.outputs)
+            self.arm_name = arm_call.arm
             return prediction
 
         if self._arm is None:
-            return await send(Turn(self._target, None, deadline))
+            return await send(ArmCall(self._target, None, deadline))
         prediction = await self._arms.call(self._arm, deadline, send)
         if self.arm_name != self._arm.name:
             self._arm = self._arm.fallback()
@@ -256,7 +258,9 @@ class _TableAnswer:
         if rows.call is None:
             return rows
         indexes, offset = rows.predicted_indexes, self._rows
-        errors = self._versions.core.refusals(self.schema, rows.call, [offset + i for i in indexes])
+        errors = self._versions.predictor.find_refused(
+            self.schema, rows.call, [offset + i for i in indexes]
+        )
         return rows.with_errors({number - offset: message for number, message in errors.items()})
 
     async def _predict(self, call: Call) -> Prediction:
@@ -271,8 +275,8 @@ class _TableAnswer:
     async def _follow(self, version: int, deadline: Deadline) -> None:
         """Continue with the version that answers now, if the table's layout fits it."""
         versions = self._versions
-        new = await versions.core.schema(Target(versions.model, version), deadline)
-        if not self._reader.layout.holds_for(new):
+        new = await versions.predictor.schema(Target(versions.model, version), deadline)
+        if not self._reader.layout.is_compatible_with(new):
             raise ClientError(
                 f"version {self.schema.version} of the model was replaced by version {version}, "
                 "which has other columns or outputs; send the table again, or request one version",

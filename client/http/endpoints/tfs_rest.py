@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from client.arms.arm_call import ArmCall
 from client.arms.arms import Arms
-from client.arms.turn import Turn
 from client.codecs.json.codec import JsonExplanations
 from client.codecs.tfs_rest import examples, models
 from client.codecs.tfs_rest.codec import RestPredictions
 from client.errors import ClientError
 from client.http import paths
-from client.http.errors import error_reply
-from client.http.messages import HttpReply, HttpRequest
+from client.http.errors import error_response
+from client.http.messages import HttpRequest, HttpResponse
 from client.http.responses import arm_headers
 from client.http.routing import Lane, Route
 from client.inference.predictor import Predictor
@@ -45,7 +45,7 @@ class RestApi:
 
     def __init__(
         self,
-        core: Predictor,
+        predictor: Predictor,
         explanations: JsonExplanations,
         arms: Arms,
         *,
@@ -54,12 +54,12 @@ class RestApi:
         """Create the routes.
 
         Args:
-            core: the predictor.
+            predictor: makes the predictions.
             explanations: the codec of `:explain`.
             arms: the arms of rollouts.
             cors: whether pages from other origins may read the responses.
         """
-        self._core = core
+        self._predictor = predictor
         self._arms = arms
         self._headers = CORS if cors else ()
         self._codecs = {":predict": RestPredictions(), ":explain": explanations}
@@ -84,12 +84,14 @@ class RestApi:
 
     async def _answer(
         self, parsed: RestRequest, request: HttpRequest, deadline: Deadline
-    ) -> HttpReply:
+    ) -> HttpResponse:
         if not parsed.verb:
-            return HttpReply(models.write_status(await self._core.status(parsed.target, deadline)))
+            return HttpResponse(
+                models.write_status(await self._predictor.status(parsed.target, deadline))
+            )
         if parsed.verb == "/metadata":
-            return HttpReply(
-                models.write_metadata(await self._core.metadata(parsed.target, deadline))
+            return HttpResponse(
+                models.write_metadata(await self._predictor.metadata(parsed.target, deadline))
             )
         if len(request.body) > LONG_BODY_BYTES:
             name, content = await to_thread(examples.read, request.body)
@@ -99,24 +101,26 @@ class RestApi:
             parsed.target,
             request.headers,
             deadline,
-            lambda turn: self._infer(parsed.verb, content, name, turn),
+            lambda arm_call: self._infer(parsed.verb, content, name, arm_call),
         )
 
-    async def _infer(self, verb: str, content: Any, signature_name: str, turn: Turn) -> HttpReply:
+    async def _infer(
+        self, verb: str, content: Any, signature_name: str, arm_call: ArmCall
+    ) -> HttpResponse:
         """Classify or regress examples with one version."""
         is_classify = verb == ":classify"
-        reply = await self._core.classify_or_regress(
+        response = await self._predictor.classify_or_regress(
             "classify" if is_classify else "regress",
-            turn.target,
+            arm_call.target,
             content,
             signature_name,
-            turn.deadline,
-            on_trial=turn.on_trial,
+            arm_call.deadline,
+            on_trial=arm_call.on_trial,
         )
-        turn.check({"scores": np.array(examples.scores(reply), np.float32)})
+        arm_call.check({"scores": np.array(examples.scores(response), np.float32)})
         write = examples.write_classification if is_classify else examples.write_regression
-        headers = arm_headers(reply.model_spec.version.value, turn.arm)
-        return HttpReply(write(reply), headers=headers)
+        headers = arm_headers(response.model_spec.version.value, arm_call.arm)
+        return HttpResponse(write(response), headers=headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +168,10 @@ def _malformed(request: HttpRequest) -> ClientError:
     return ClientError(f"Malformed request: {request.method} {request.path}{query}")
 
 
-async def _refuse(error: ClientError, request: HttpRequest, deadline: Deadline) -> HttpReply:
-    return error_reply(error, request.path)
+async def _refuse(error: ClientError, request: HttpRequest, deadline: Deadline) -> HttpResponse:
+    return error_response(error, request.path)
 
 
-async def _answer_options(request: HttpRequest, deadline: Deadline) -> HttpReply:
+async def _answer_options(request: HttpRequest, deadline: Deadline) -> HttpResponse:
     is_allowed = _ORIGIN.search(request.headers.get("origin", ""))
-    return HttpReply(b"", 200 if is_allowed else 400, "text/html")
+    return HttpResponse(b"", 200 if is_allowed else 400, "text/html")

@@ -16,7 +16,7 @@ from client.http.openapi.parts import (
     error_responses,
     get_operation,
     json_content,
-    object_of,
+    object_schema,
     reference,
 )
 from client.http.openapi.rest import explain_operation, predict_operation, rest_paths
@@ -108,7 +108,7 @@ def _list_operations(items: Json) -> list[tuple[str, Json]]:
 
 def _operator_items() -> Json:
     """Return the paths for operators of the service."""
-    status = object_of(status={"type": "string"})
+    status = object_schema(status={"type": "string"})
     return {
         paths.LIVEZ: get_operation(
             paths.LIVEZ, "livez", "Check that the process responds", json_content(status)

@@ -8,7 +8,7 @@ from client.http import paths
 from client.http.errors import PROBLEM
 from client.http.openapi.parts import (
     json_content,
-    object_of,
+    object_schema,
     query_parameter,
     reference,
 )
@@ -52,8 +52,8 @@ def feedback_operation(schema: Schema | None) -> Json:
         "additionalProperties": False,
         "examples": [{"id": "01a225d2-d9f1-75a2-b1d9-daee720d0ddf", "label": _example(label)}],
     }
-    refused = object_of(line={"type": "integer", "minimum": 1}, error={"type": "string"})
-    counts = object_of(
+    refused = object_schema(line={"type": "integer", "minimum": 1}, error={"type": "string"})
+    counts = object_schema(
         accepted={"type": "integer", "minimum": 0},
         refused={"type": "integer", "minimum": 0},
         errors={"type": "array", "items": refused, "maxItems": MAX_ERRORS},

@@ -11,14 +11,14 @@ from client.http.openapi.parts import (
     get_operation,
     json_content,
     not_ready,
-    object_of,
+    object_schema,
     operation_id,
     path_item,
     query_parameter,
     responses,
 )
 from client.http.openapi.schemas import Json, tensor_schema
-from client.serving.columns.date import days_of
+from client.serving.columns.date import parse_days
 from client.serving.schema import DEFAULT_SIGNATURE, Schema
 
 
@@ -26,14 +26,14 @@ def inference_paths(schema: Schema) -> Json:
     """Return the Open Inference Protocol for one model."""
     strings = {"type": "array", "items": {"type": "string"}}
     tensors = {"type": "array", "items": {"type": "object"}}
-    model = object_of(
+    model = object_schema(
         name={"const": schema.model},
         versions=strings,
         platform={"type": "string"},
         inputs=tensors,
         outputs=tensors,
     )
-    is_ready = object_of(name={"const": schema.model}, ready={"type": "boolean"})
+    is_ready = object_schema(name={"const": schema.model}, ready={"type": "boolean"})
     items: Json = {}
     for selector in (paths.LATEST, paths.VERSION):
         base = paths.for_model(paths.template(paths.V2, selector), schema.model)
@@ -68,7 +68,7 @@ def _infer(schema: Schema, selector: str) -> Json:
             "id": {"type": "string"},
             "parameters": {"type": "object"},
             "inputs": {"type": "array", "items": inputs},
-            "outputs": {"type": "array", "items": object_of(name={"type": "string"})},
+            "outputs": {"type": "array", "items": object_schema(name={"type": "string"})},
         },
         "required": ["inputs"],
     }
@@ -80,17 +80,17 @@ def _infer(schema: Schema, selector: str) -> Json:
                 "name": name,
                 "shape": [len(examples)],
                 "datatype": datatype(default.inputs[name].dtype),
-                "data": [days_of(row[name]) if name in dates else row[name] for row in examples],
+                "data": [parse_days(row[name]) if name in dates else row[name] for row in examples],
             }
             for name in examples[0]
         ]
         body["examples"] = [{"inputs": tensors}]
-    tensor = object_of(
+    tensor = object_schema(
         name={"type": "string"},
         datatype={"type": "string"},
         shape={"type": "array", "items": {"type": "integer"}},
     )
-    response = object_of(
+    response = object_schema(
         model_name={"const": schema.model},
         model_version={"type": "string"},
         outputs={"type": "array", "items": tensor},
@@ -105,13 +105,13 @@ def _infer(schema: Schema, selector: str) -> Json:
 
 def inference_server_paths() -> Json:
     """Return the protocol's operations for the server itself."""
-    is_ready = object_of(ready={"type": "boolean"})
-    metadata = object_of(
+    is_ready = object_schema(ready={"type": "boolean"})
+    metadata = object_schema(
         name={"type": "string"},
         version={"type": "string"},
         extensions={"type": "array", "items": {"type": "string"}},
     )
-    live = json_content(object_of(live={"type": "boolean"}))
+    live = json_content(object_schema(live={"type": "boolean"}))
     ready = get_operation(
         paths.V2_READY,
         "inference_server_ready",

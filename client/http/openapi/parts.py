@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from client.codecs.reply import JSON
+from client.codecs.response import JSON
 from client.http import paths
 from client.http.errors import PROBLEM
 from client.http.openapi.schemas import Json
@@ -65,17 +65,17 @@ def error_responses() -> Json:
 
 
 def _error(status: int, content_type: str, schema: str) -> Json:
-    reply: Json = {
+    response: Json = {
         "description": ERRORS[status],
         "content": {content_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
     }
     if status == UNAUTHORIZED:
-        reply["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+        response["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
     if status in (429, 503):
-        reply["headers"] = {
+        response["headers"] = {
             "Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}
         }
-    return reply
+    return response
 
 
 def responses(path: str, content: Json, errors: Sequence[int] = POST_ERRORS) -> Json:
@@ -101,7 +101,7 @@ def json_content(schema: Json) -> Json:
     return {JSON: {"schema": schema}}
 
 
-def object_of(**properties: Json) -> Json:
+def object_schema(**properties: Json) -> Json:
     """Return the schema of an object whose properties are all required."""
     return {"type": "object", "properties": properties, "required": list(properties)}
 
@@ -151,5 +151,9 @@ def get_operation(
         content: response content by media type.
         errors: statuses of the errors.
     """
-    replies = responses(path, content, errors)
-    return {"get": {"operationId": name, "summary": summary, "responses": replies}}
+    operation = {
+        "operationId": name,
+        "summary": summary,
+        "responses": responses(path, content, errors),
+    }
+    return {"get": operation}

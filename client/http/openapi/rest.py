@@ -9,12 +9,12 @@ from client.codecs.content_types import READABLE, WRITABLE
 from client.codecs.example import example_rows
 from client.codecs.json.codec import has_threshold
 from client.codecs.json.explanations import explains
-from client.codecs.reply import JSON
+from client.codecs.response import JSON
 from client.http import paths
 from client.http.openapi.parts import (
     GET_ERRORS,
     json_content,
-    object_of,
+    object_schema,
     operation_id,
     path_item,
     query_parameter,
@@ -55,11 +55,11 @@ def explain_operation(path: str, schema: Schema, name: str) -> Json:
     """Return an operation that explains rows."""
     number: Json = {"type": ["number", "null"]}
     columns = schema.column_order(EXPLAIN) or ()
-    contribution = object_of(**dict.fromkeys(columns, number))
-    explanation = object_of(
+    contribution = object_schema(**dict.fromkeys(columns, number))
+    explanation = object_schema(
         bias=number, contribution={**contribution, "additionalProperties": False}
     )
-    response = object_of(explanations={"type": "array", "items": explanation})
+    response = object_schema(explanations={"type": "array", "items": explanation})
     body = _body(schema, EXPLAIN, _row(schema, EXPLAIN))
     return {
         "operationId": name,
@@ -94,7 +94,7 @@ def _body(schema: Schema, signature_name: str, row: Json, members: Json | None =
     signature = schema.signatures[signature_name]
     members = members or {}
     rows = {"type": "array", "items": row, "minItems": 1}
-    columns = object_of(
+    columns = object_schema(
         **{
             input_name: {"type": "array", "items": row_value(spec, value_schema(spec.dtype))}
             for input_name, spec in signature.inputs.items()
@@ -138,7 +138,7 @@ def _predict(path: str, schema: Schema, row: Json, name: str) -> Json:
     }
     body = _body(schema, DEFAULT_SIGNATURE, row, members)
     predictions = {"type": "array", "items": _any_prediction(schema)}
-    response = {"anyOf": [object_of(predictions=predictions), object_of(outputs={})]}
+    response = {"anyOf": [object_schema(predictions=predictions), object_schema(outputs={})]}
     tables: Json = {content_type: {} for content_type in WRITABLE if content_type != JSON}
     return {
         "operationId": name,
@@ -236,16 +236,16 @@ def _examples(schema: Schema, selector: str, verb: str, names: Sequence[str]) ->
         "summary": f"{verb.capitalize()} examples with {schema.model}",
         "requestBody": {"required": True, "content": json_content(body)},
         "responses": responses(
-            paths.V1, json_content(object_of(results={"type": "array", "items": result}))
+            paths.V1, json_content(object_schema(results={"type": "array", "items": result}))
         ),
     }
 
 
 def _status(schema: Schema, selector: str) -> Json:
     state = {"enum": ["UNKNOWN", "START", "LOADING", "AVAILABLE", "UNLOADING", "END"]}
-    reason = object_of(error_code={"type": "string"}, error_message={"type": "string"})
-    version = object_of(version={"type": "string"}, state=state, status=reason)
-    response = object_of(model_version_status={"type": "array", "items": version})
+    reason = object_schema(error_code={"type": "string"}, error_message={"type": "string"})
+    version = object_schema(version={"type": "string"}, state=state, status=reason)
+    response = object_schema(model_version_status={"type": "array", "items": version})
     return {
         "operationId": operation_id(schema, selector, "status"),
         "summary": f"Get the state of the versions of {schema.model}",
@@ -254,7 +254,7 @@ def _status(schema: Schema, selector: str) -> Json:
 
 
 def _metadata(schema: Schema, selector: str) -> Json:
-    response = object_of(model_spec={"type": "object"}, metadata={"type": "object"})
+    response = object_schema(model_spec={"type": "object"}, metadata={"type": "object"})
     return {
         "operationId": operation_id(schema, selector, "metadata"),
         "summary": f"Get the signatures of {schema.model}",

@@ -82,8 +82,8 @@ def column_schema(column: Column, spec: TensorSpec) -> Json:
 def row_schema(schema: Schema, signature_name: str) -> Json:
     """Return the schema of a row as an object: a value for each input."""
     inputs = schema.signatures[signature_name].inputs
-    described = schema.described.get(signature_name, {})
-    columns = {name: next(iter(described.get(name, ())), None) for name in inputs}
+    columns_by_input = schema.input_columns.get(signature_name, {})
+    columns = {name: next(iter(columns_by_input.get(name, ())), None) for name in inputs}
     properties = {}
     for name in schema.column_order(signature_name) or inputs:
         spec, column = inputs[name], columns[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from client.http import paths
-from client.http.openapi.parts import get_operation, json_content, object_of
+from client.http.openapi.parts import get_operation, json_content, object_schema
 from client.http.openapi.schemas import Json
 
 COUNT: Json = {"type": "integer", "minimum": 0}
@@ -15,13 +15,13 @@ OBJECT_OR_NULL: Json = {"type": ["object", "null"]}
 
 def stats_operation() -> Json:
     """Return the operation of `/stats`."""
-    version = object_of(version=COUNT, state=TEXT, golden={"type": ["string", "null"]})
-    server = object_of(
+    version = object_schema(version=COUNT, state=TEXT, golden={"type": ["string", "null"]})
+    server = object_schema(
         address=TEXT,
         state={"enum": ["answers", "left out", "unreachable"]},
         versions=_list(version),
     )
-    arm = object_of(
+    arm = object_schema(
         version=COUNT,
         arm=TEXT,
         requests=COUNT,
@@ -29,14 +29,14 @@ def stats_operation() -> Json:
         p50=NUMBER_OR_NULL,
         p99=NUMBER_OR_NULL,
     )
-    stats = object_of(
+    stats = object_schema(
         model=TEXT,
         time={"type": "string", "format": "date-time"},
-        requests=object_of(
+        requests=object_schema(
             total=COUNT, errors=COUNT, statuses=COUNTS, in_flight=COUNT, seconds=_seconds()
         ),
-        calls=object_of(total=COUNT, errors=COUNT, rows=COUNT, seconds=_seconds()),
-        queue=object_of(waiting=COUNT),
+        calls=object_schema(total=COUNT, errors=COUNT, rows=COUNT, seconds=_seconds()),
+        queue=object_schema(waiting=COUNT),
         servers=_list(server),
         arms=_list(arm),
         rollout=OBJECT_OR_NULL,
@@ -49,7 +49,7 @@ def stats_operation() -> Json:
 
 
 def _seconds() -> Json:
-    return object_of(
+    return object_schema(
         p50=NUMBER_OR_NULL,
         p99=NUMBER_OR_NULL,
         count=COUNT,

@@ -109,7 +109,7 @@ class Column:
         Raises:
             ValueError: the cell cannot be parsed; the message says what was expected.
         """
-        word = word_of(text)
+        word = trim_cell(text)
         return None if word in self.marks else self.parse_word(word, dtype)
 
     def parse_word(self, word: str, dtype: int) -> Any:
@@ -157,7 +157,7 @@ class Column:
         return [self.example(class_index, dtype) for class_index in (0, 1)]
 
 
-def word_of(text: str) -> str:
+def trim_cell(text: str) -> str:
     """Return a cell without the blanks around it."""
     return text.strip(BLANKS)
 

@@ -14,9 +14,9 @@ from client.serving.tensors import DTYPES, STRING
 TEXT_FORMS = {int: re.compile(r"0|-?[1-9]\d*", re.ASCII), bool: re.compile("true|false")}
 MAX_EXAMPLES = 10
 
-WHOLE = re.compile(r"(-?\d+)\.0+", re.ASCII)
+WHOLE_NUMBER = re.compile(r"(-?\d+)\.0+", re.ASCII)
 # float64 represents every integer up to this one.
-_MAX_WHOLE = 2**53
+_MAX_EXACT_INTEGER = 2**53
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class CategoricalColumn(Column):
             return BOOLEANS[word.lower()]
         if word in MISSING:
             return None
-        match = WHOLE.fullmatch(word)
+        match = WHOLE_NUMBER.fullmatch(word)
         return parse_word(match[1] if match else word, dtype)
 
     def encode(self, value: Any, dtype: int) -> Any:
@@ -57,7 +57,7 @@ class CategoricalColumn(Column):
             return self.missing_value(dtype)
         kind = DTYPES[dtype].kind if dtype in DTYPES else ""
         if type(value) is float and kind in "iO":
-            if not value.is_integer() or abs(value) >= _MAX_WHOLE:
+            if not value.is_integer() or abs(value) >= _MAX_EXACT_INTEGER:
                 return value
             value = int(value)
         if kind != "O" or type(value) not in TEXT_FORMS:
@@ -68,14 +68,14 @@ class CategoricalColumn(Column):
     def describe(self, schema: Json) -> Json:
         """Return the JSON schema of a category with some of the vocabulary."""
         count = len(self.vocabulary)
-        described = {
+        result = {
             **schema,
             "description": f"in training one of {count} values; others count as unknown",
         }
         if "anyOf" in schema:
             names = {int: "integer", bool: "boolean"}
-            described["anyOf"] = schema["anyOf"] + [{"type": names[t]} for t in self.json_types]
-        return described
+            result["anyOf"] = schema["anyOf"] + [{"type": names[t]} for t in self.json_types]
+        return result
 
     def example(self, class_index: int, dtype: int) -> Any:
         """Return the most frequent category of a class."""

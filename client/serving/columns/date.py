@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from typing import Any, ClassVar
 
-from client.serving.columns.base import MISSING, Json, word_of
+from client.serving.columns.base import MISSING, Json, trim_cell
 from client.serving.columns.numeric import NumericColumn
 
 EXPECTED = "a date such as 2024-03-01 or 2024-03-01T12:30:00Z"
@@ -43,7 +43,7 @@ class DateColumn(NumericColumn):
         """Return the days of a cell."""
         if word in MISSING:
             return None
-        days = days_of(word, self.form)
+        days = parse_days(word, self.form)
         if days is None:
             raise ValueError(EXPECTED)
         return days
@@ -51,18 +51,18 @@ class DateColumn(NumericColumn):
     def encode(self, value: Any, dtype: int) -> Any:
         """Return the days of a text such as 2024-03-01; leave a number of days unchanged."""
         if type(value) is str:
-            days = days_of(word_of(value), self.form)
+            days = parse_days(trim_cell(value), self.form)
             return value if days is None else days
         return super().encode(value, dtype)
 
     def format_number(self, value: float) -> str:
         """Format days as ISO 8601."""
-        return text_of(value)
+        return format_days(value)
 
     def describe(self, schema: Json) -> Json:
         """Return the JSON schema of a date with its range in training."""
-        first, last = text_of(self.minimum), text_of(self.maximum)
-        mean = text_of(round(self.mean)) if math.isfinite(self.mean) else "unknown"
+        first, last = format_days(self.minimum), format_days(self.maximum)
+        mean = format_days(round(self.mean)) if math.isfinite(self.mean) else "unknown"
         description = (
             f"date or time in ISO 8601, or days since 1970-01-01; "
             f"in training from {first} to {last}, mean {mean}"
@@ -72,10 +72,10 @@ class DateColumn(NumericColumn):
     def example(self, class_index: int, dtype: int) -> Any:
         """Return the mean date of a class."""
         mean = self.class_means[class_index]
-        return text_of(round(mean)) if math.isfinite(mean) else text_of(0)
+        return format_days(round(mean)) if math.isfinite(mean) else format_days(0)
 
 
-def days_of(text: str, form: str = "") -> float | None:
+def parse_days(text: str, form: str = "") -> float | None:
     """Return the days since 1970-01-01T00:00Z of a date or time; None if the text is neither.
 
     Times without a zone are in UTC.
@@ -113,7 +113,7 @@ def days_of(text: str, form: str = "") -> float | None:
     return microseconds / DAY_MICROSECONDS
 
 
-def text_of(days: float) -> str:
+def format_days(days: float) -> str:
     """Return days since 1970-01-01T00:00Z as ISO 8601; beyond year 9999, as the number."""
     try:
         moment = EPOCH + timedelta(microseconds=round(days * DAY_MICROSECONDS))

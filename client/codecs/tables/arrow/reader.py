@@ -24,7 +24,7 @@ from client.codecs.tables.layout import ROWS_PER_CALL, Header, RowLocator, Table
 from client.codecs.tables.options import TableOptions
 from client.codecs.tables.rows import Inputs, TableRows, read_rows
 from client.errors import ClientError
-from client.serving.columns.date import text_of
+from client.serving.columns.date import format_days
 from client.serving.tensors import STRING, Array
 
 # Limit for all dictionaries together; each word remains a Python object until the stream ends.
@@ -159,7 +159,7 @@ def _to_response(column_values: Values, field: Field) -> Sequence[Any]:
     if values.dtype == np.object_:
         json_values = _convert(values, decode_string)
     elif (field.values or field).per_day:
-        json_values = _convert(values, text_of)
+        json_values = _convert(values, format_days)
     else:
         option = orjson.OPT_SERIALIZE_NUMPY
         json_values = orjson.loads(orjson.dumps(np.ascontiguousarray(values), option=option))

@@ -12,7 +12,7 @@ import numpy as np
 
 from client.codecs.tables.arrow.flatbuffers import MalformedError, Table
 from client.errors import ClientError
-from client.serving.columns.base import word_of
+from client.serving.columns.base import trim_cell
 
 # A column takes few bytes in a schema, but time to parse.
 MAX_COLUMNS = 10_000
@@ -94,7 +94,7 @@ def read_schema(schema: Table) -> list[Field]:
     count = schema.length(1)
     if count > MAX_COLUMNS:
         raise ClientError(f"expected at most {MAX_COLUMNS} columns, got {count}")
-    return [_field(f, word_of(f.text(0)), is_inner=False) for f in schema.tables(1)]
+    return [_field(f, trim_cell(f.text(0)), is_inner=False) for f in schema.tables(1)]
 
 
 def _field(field: Table, name: str, *, is_inner: bool) -> Field:

@@ -66,7 +66,7 @@ class ArrowWriter:
             name: self._encode_column(name, values) for name, values in rows.copied_columns.items()
         }
         for name, array in prepare_outputs(outputs).items():
-            columns[name] = _spread(array, rows)
+            columns[name] = _expand_to_rows(array, rows)
         if self._options.errors_in_rows:
             messages = [rows.errors.get(i) for i in range(rows.count)]
             columns[ERROR] = _strings(messages)
@@ -124,16 +124,16 @@ def _strings(values: Sequence[Any]) -> tuple[Array, Array | None]:
     return byte_array([text.encode() for text in texts]), valid
 
 
-def _spread(array: Array, rows: TableRows) -> tuple[Array, Array | None]:
+def _expand_to_rows(array: Array, rows: TableRows) -> tuple[Array, Array | None]:
     """Return an output with a value for each row, and which rows have a prediction."""
     if not rows.errors:
         return array, None
     valid = np.ones(rows.count, np.bool_)
     valid[list(rows.errors)] = False
     blank = b"" if array.dtype == np.object_ else 0
-    spread = np.full((rows.count, *array.shape[1:]), blank, array.dtype)
-    spread[valid] = array
-    return spread, valid
+    expanded = np.full((rows.count, *array.shape[1:]), blank, array.dtype)
+    expanded[valid] = array
+    return expanded, valid
 
 
 def _type(name: str, array: Array, *, nullable: bool) -> Any:

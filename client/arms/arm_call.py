@@ -1,4 +1,4 @@
-"""Turns: one version's attempt to answer some requests, and the check of its outputs."""
+"""Calls to one version for some requests, and the check of its outputs."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def is_valid(outputs: Mapping[str, Array]) -> bool:
     return not any(array.dtype.kind == "f" and np.isnan(array).any() for array in outputs.values())
 
 
-class Turn:
-    """One version's attempt to answer some requests.
+class ArmCall:
+    """A call to one version for some requests.
 
     Attributes:
         target: the model and the version.

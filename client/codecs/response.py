@@ -9,7 +9,7 @@ JSON = "application/json"
 Headers = tuple[tuple[str, str], ...]
 
 
-class Reply(NamedTuple):
+class Response(NamedTuple):
     """A response.
 
     Attributes:
