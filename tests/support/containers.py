@@ -72,7 +72,7 @@ def inspect(compose: Compose, service: str) -> dict[str, Any]:
     return found[0]
 
 
-def readable(models: Path, folder: Path) -> Path:
+def copy_for_containers(models: Path, folder: Path) -> Path:
     """Copy models so that the users of containers can read them, and return the copy."""
     shutil.copytree(models, folder)
     for path in (folder, *folder.rglob("*")):
