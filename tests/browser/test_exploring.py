@@ -190,6 +190,7 @@ def test_row_as_code_gives_the_same_answer(page: Page, client_url: str) -> None:
     page.goto(client_url)
     expect(page.locator("#label")).to_have_text("malignant")
     page.locator("#code summary").click()
+    expect(page.locator("#code pre")).to_contain_text("curl")
     shown = page.locator("#code pre").text_content() or ""
     assert shown.startswith(f"curl {client_url}/predict")
     body = shown.partition("-d '")[2].removesuffix("'")
