@@ -241,7 +241,7 @@ def test_make_run_manages_the_server_container(models: Path, starter: Starter) -
 
 
 @pytest.mark.usefixtures("images")
-def test_a_container_left_over_by_a_killed_run_is_replaced(models: Path, starter: Starter) -> None:
+def test_container_left_over_by_a_killed_run_is_replaced(models: Path, starter: Starter) -> None:
     port = free_port()
     command = [
         "docker", "create", f"--name=logreg-serving-{port}",
