@@ -1,4 +1,4 @@
-"""The tests that `make quick` leaves out, and the order in which files run."""
+"""The tests that `make quick` skips, and the order in which files run."""
 
 from __future__ import annotations
 
@@ -100,15 +100,15 @@ def is_slow(path: Path) -> bool:
 
 
 def mark_and_order(items: list[pytest.Item]) -> None:
-    """Mark slow tests, and put the slow files first."""
+    """Mark slow tests and put the slow files first."""
     for item in items:
-        if _place(item, SLOW) < len(SLOW):
+        if _index(item, SLOW) < len(SLOW):
             item.add_marker("slow")
     files = [path for path in SLOW if "::" not in path]
-    items.sort(key=lambda item: _place(item, files))
+    items.sort(key=lambda item: _index(item, files))
 
 
-def _place(item: pytest.Item, paths: Sequence[str]) -> int:
+def _index(item: pytest.Item, paths: Sequence[str]) -> int:
     """Return the index of the first path that a test belongs to, or the number of paths."""
-    found = (i for i, path in enumerate(paths) if item.nodeid.startswith(path))
-    return next(found, len(paths))
+    indexes = (i for i, path in enumerate(paths) if item.nodeid.startswith(path))
+    return next(indexes, len(paths))
