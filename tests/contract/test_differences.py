@@ -9,7 +9,7 @@ MAX_DIFFERENCES = 14
 SHOWN = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
 
 
-def test_the_docs_show_what_differs_and_why() -> None:
+def test_docs_list_each_difference_and_its_reason() -> None:
     ours = {name: case["reason"] for name, case in recordings.differences().items()}
     rest = {name: case.reason for name, case in rest_recordings.differences().items()}
     for name, reason in {**ours, **rest}.items():
@@ -17,7 +17,7 @@ def test_the_docs_show_what_differs_and_why() -> None:
     assert SHOWN.count("| `") == len(ours) + len(rest)
 
 
-def test_few_cases_differ_and_all_of_them_were_recorded() -> None:
+def test_differences_are_few_and_refer_to_recorded_cases() -> None:
     differing = recordings.differences()
     assert len(differing) <= MAX_DIFFERENCES
     recorded = {case["id"] for kind in ("grpc", "lifecycle") for case in recordings.read(kind)}

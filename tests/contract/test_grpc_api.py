@@ -48,7 +48,7 @@ def columns(rows: Any) -> dict[str, Any]:
     return {n: rows[:, i].astype(np.float32) for i, n in enumerate(TABLE.columns)}
 
 
-def test_the_course_s_own_client_code_gets_its_answer(stub: Any) -> None:
+def test_course_client_code_gets_predictions(stub: Any) -> None:
     rows = TABLE.features[:3].astype(np.float32)
     result = stub.Predict(request("dense", features=rows), timeout=5)
     # Clients read typed fields as well as tf.make_ndarray.
@@ -59,7 +59,7 @@ def test_the_course_s_own_client_code_gets_its_answer(stub: Any) -> None:
     assert result.model_spec.signature_name == "dense"
 
 
-def test_columns_by_name_and_the_default_signature(stub: Any) -> None:
+def test_default_signature_takes_columns_by_name(stub: Any) -> None:
     rows = TABLE.features[:3]
     one = stub.Predict(request(**columns(rows)), timeout=5)
     other = stub.Predict(request("dense", features=rows.astype(np.float32)), timeout=5)
@@ -67,7 +67,7 @@ def test_columns_by_name_and_the_default_signature(stub: Any) -> None:
     assert one.outputs == other.outputs
 
 
-def test_only_the_outputs_asked_for_are_returned(stub: Any) -> None:
+def test_only_requested_outputs_are_returned(stub: Any) -> None:
     asked = request("dense", features=TABLE.features[:1].astype(np.float32))
     asked.output_filter.append("logit")
     assert list(stub.Predict(asked, timeout=5).outputs) == ["logit"]
@@ -179,7 +179,7 @@ def test_failed_requests_get_tensorflow_servings_status(
     assert (error.value.details() or "").startswith(details)
 
 
-def test_a_long_error_text_is_cut(stub: Any) -> None:
+def test_long_error_message_is_truncated(stub: Any) -> None:
     asked = request("dense", features=ONE_ROW)
     asked.model_spec.name = "x" * 100_000
     with pytest.raises(grpc.RpcError) as error:
@@ -188,7 +188,7 @@ def test_a_long_error_text_is_cut(stub: Any) -> None:
     assert (error.value.details() or "").endswith("...TRUNCATED")
 
 
-def test_metadata_has_the_signatures(stub: Any) -> None:
+def test_metadata_lists_the_signatures(stub: Any) -> None:
     asked = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     asked.model_spec.name = "breast_cancer"
     reply = stub.GetModelMetadata(asked, timeout=5)
@@ -204,7 +204,7 @@ def test_metadata_has_the_signatures(stub: Any) -> None:
 
 
 @pytest.mark.parametrize("field", [[], ["nosuch"]])
-def test_metadata_wants_a_field_it_knows(stub: Any, field: list[str]) -> None:
+def test_missing_or_unknown_metadata_field_is_rejected(stub: Any, field: list[str]) -> None:
     asked = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=field)
     asked.model_spec.name = "breast_cancer"
     with pytest.raises(grpc.RpcError) as error:
@@ -212,7 +212,7 @@ def test_metadata_wants_a_field_it_knows(stub: Any, field: list[str]) -> None:
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_status_has_every_version(channel: grpc.Channel) -> None:
+def test_status_lists_every_version(channel: grpc.Channel) -> None:
     stub = model_service_pb2_grpc.ModelServiceStub(channel)
     spec = model_pb2.ModelSpec(name="breast_cancer")
     reply = stub.GetModelStatus(get_model_status_pb2.GetModelStatusRequest(model_spec=spec))
@@ -224,14 +224,14 @@ def test_status_has_every_version(channel: grpc.Channel) -> None:
     assert error.value.details() == "Could not find version 4 of model breast_cancer"
 
 
-def test_a_message_of_100_megabytes_goes_through(stub: Any) -> None:
+def test_100_megabyte_message_is_accepted(stub: Any) -> None:
     rows = np.tile(ONE_ROW, (800_000, 1))
     assert rows.nbytes == 96_000_000
     reply = stub.Predict(request("dense", features=rows), timeout=60)
     assert reply.outputs["logit"].tensor_shape.dim[0].size == 800_000
 
 
-def test_sixteen_callers_at_once_each_get_their_own_rows(model_server: str) -> None:
+def test_concurrent_callers_get_their_own_rows(model_server: str) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     with grpc.insecure_channel(model_server) as channel:

@@ -96,7 +96,7 @@ def faults(case: Case, data: bytes, code: str, details: str) -> list[str]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
-def test_a_recorded_call_gets_the_recorded_reply(
+def test_recorded_call_gets_the_recorded_response(
     channels: Callable[[str], grpc.Channel], case: Case
 ) -> None:
     data, code, details = call(channels(case["server"]), case)

@@ -67,7 +67,7 @@ def faults(step: Case, observed: Observation) -> list[str]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_recorded_scenario_is_observed_again(
+def test_recorded_scenario_gives_the_recorded_observations(
     observations: Callable[[str], list[Observation]], name: str
 ) -> None:
     case = CASES[name]

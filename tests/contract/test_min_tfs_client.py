@@ -68,7 +68,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_it_predicts_and_reads_errors(python: Path, model_server: str) -> None:
+def test_client_predicts_and_reads_errors(python: Path, model_server: str) -> None:
     table = breast_cancer()
     columns = {name: table.features[:3, i].tolist() for i, name in enumerate(table.columns)}
     host, _, port = model_server.rpartition(":")

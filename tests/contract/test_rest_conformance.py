@@ -96,7 +96,9 @@ def ask(address: str, request: HttpRequest) -> HttpReply:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
-def test_the_reply_is_the_one_recorded_or_the_one_listed(clients: Clients, case: Case) -> None:
+def test_response_matches_the_recording_or_the_listed_difference(
+    clients: Clients, case: Case
+) -> None:
     reply = ask(clients.address(case.server), case.request)
     listed = DIFFERENCES.get(case.id)
     if listed is None:
@@ -118,7 +120,7 @@ def without_null(value: Any) -> Any:
     return "null" if value is None else value
 
 
-def test_there_are_few_differences_and_each_is_about_a_recorded_case() -> None:
+def test_differences_are_few_and_refer_to_recorded_cases() -> None:
     assert len(DIFFERENCES) <= MOST_DIFFERENCES
     assert DIFFERENCES.keys() <= {case.id for case in CASES}
     assert all(difference.reason for difference in DIFFERENCES.values())

@@ -54,7 +54,7 @@ def test_resources_are_valid(path: str, version: str) -> None:
             kubernetes_validate.validate(resource, version, strict=True)
 
 
-def test_the_overlay_in_the_docs_renders_with_its_components(tmp_path: Path) -> None:
+def test_overlay_in_the_docs_renders_with_its_components(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "kubernetes.md").read_text()
     overlay, components = re.findall(r"^```yaml\n(.*?)^```$", page, re.M | re.S)
     written = (overlay + components).replace("PATH", os.path.relpath(ROOT, tmp_path))
@@ -75,7 +75,7 @@ def test_the_overlay_in_the_docs_renders_with_its_components(tmp_path: Path) -> 
     assert [claim["storageClassName"] for claim in claims] == ["shared"] * 3
 
 
-def test_the_schemas_refuse_unknown_fields() -> None:
+def test_schemas_reject_unknown_fields() -> None:
     runtime = json.loads(json.dumps(find("kserve", "ServingRuntime", "logreg-serving")))
     runtime["spec"]["containers"][0]["imagePullPolice"] = "Always"
     with pytest.raises(jsonschema.ValidationError, match="imagePullPolice"):
@@ -83,7 +83,7 @@ def test_the_schemas_refuse_unknown_fields() -> None:
 
 
 @pytest.mark.parametrize("path", ALL)
-def test_pods_are_confined_and_say_what_they_need(path: str) -> None:
+def test_pods_are_restricted_and_declare_their_resources(path: str) -> None:
     for name, pod in pods(path):
         assert pod["securityContext"]["runAsNonRoot"] is True, name
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
@@ -99,7 +99,7 @@ def test_pods_are_confined_and_say_what_they_need(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ALL)
-def test_the_client_s_variables_are_settings(path: str) -> None:
+def test_client_variables_are_known_settings(path: str) -> None:
     known = {f"CLIENT_{name.upper()}" for name in Settings.model_fields}
     for _, pod in pods(path):
         for container in pod["containers"]:
@@ -135,7 +135,7 @@ def arguments_of_servers() -> Iterator[tuple[str, list[str]]]:
         yield file, yaml.safe_load((ROOT / file).read_text())["services"]["serving"]["command"]
 
 
-def test_servers_end_connections_so_that_callers_find_new_ones_within_45_seconds() -> None:
+def test_servers_limit_the_age_of_connections() -> None:
     for where, arguments in arguments_of_servers():
         (flag,) = (one for one in arguments if one.startswith("--grpc_channel_arguments="))
         age = re.search(r"max_connection_age_ms=(\d+)", flag)
@@ -145,7 +145,7 @@ def test_servers_end_connections_so_that_callers_find_new_ones_within_45_seconds
 
 
 @pytest.mark.parametrize("path", ALL)
-def test_autoscalers_alone_set_replicas(path: str) -> None:
+def test_replicas_are_set_only_without_an_autoscaler(path: str) -> None:
     def target(scaler: Any) -> str:
         return str(scaler["spec"]["scaleTargetRef"]["name"])
 
@@ -157,7 +157,7 @@ def test_autoscalers_alone_set_replicas(path: str) -> None:
         assert ("replicas" in deployment["spec"]) == (name not in scaled), name
 
 
-def test_gateways_can_ask_name_servers_on_the_host_s_network() -> None:
+def test_gateways_can_reach_name_servers_on_the_host_network() -> None:
     (dns,) = (
         rule
         for rule in find("base", "NetworkPolicy", "client")["spec"]["egress"]
@@ -182,7 +182,7 @@ def test_prometheus_finds_pods_with_metrics(path: str, part: str, port: str) -> 
     }
 
 
-def test_all_parts_serve_one_model() -> None:
+def test_all_parts_use_the_same_model() -> None:
     name = find("base", "Deployment", "client")["spec"]["template"]["spec"]["containers"][0]["env"]
     (model,) = (variable for variable in name if variable["name"] == "CLIENT_MODEL")
     config_map = model["valueFrom"]["configMapKeyRef"]["name"]
@@ -192,7 +192,7 @@ def test_all_parts_serve_one_model() -> None:
     assert find("base", "ConfigMap", config_map)["data"] == {"MODEL": "breast_cancer"}
 
 
-def test_the_workers_of_a_job_know_each_other() -> None:
+def test_tf_config_lists_all_workers_of_the_job() -> None:
     job = find("workers", "Job", "training")["spec"]
     assert job["completionMode"] == "Indexed"
     assert job["completions"] == job["parallelism"] == 2
@@ -208,7 +208,7 @@ def test_the_workers_of_a_job_know_each_other() -> None:
     }
 
 
-def test_kserve_s_pod_has_the_names_and_ports_it_expects() -> None:
+def test_kserve_containers_have_the_required_names_and_ports() -> None:
     containers = find("kserve", "ServingRuntime", "logreg-serving")["spec"]["containers"]
     server, gateway = containers
     assert server["name"] == "kserve-container"

@@ -20,7 +20,7 @@ from tests.support.processes import ROOT
         ("fd00::5", "IP:fd00::5"),
     ],
 )
-def test_a_certificate_has_the_kind_of_name_that_clients_look_for(
+def test_certificate_has_a_matching_subject_alternative_name(
     name: str, entry: str, tmp_path: Path
 ) -> None:
     for program, script in (("openssl", 'echo "$@"'), ("mkdir", ""), ("nginx", "")):

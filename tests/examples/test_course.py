@@ -45,7 +45,7 @@ def printed(notebook: NotebookNode) -> list[str]:
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("source", build.SOURCES, ids=lambda source: source.stem)
-def test_a_notebook_runs_and_prints_what_it_shows(
+def test_notebook_reproduces_its_stored_output(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLIENT_TIMEOUT", "60")  # for a machine that does much else
@@ -55,7 +55,7 @@ def test_a_notebook_runs_and_prints_what_it_shows(
 
 @pytest.mark.parametrize("source", build.SOURCES, ids=lambda source: source.stem)
 @pytest.mark.parametrize("language", build.SUFFIXES)
-def test_notebooks_are_what_their_source_says(source: Path, language: str) -> None:
+def test_notebook_matches_its_source(source: Path, language: str) -> None:
     committed = read(build.path_of(source, language))
     for cell in codes(committed):
         cell.outputs, cell.execution_count = [], None
@@ -77,7 +77,7 @@ def test_both_languages_have_the_same_code_outputs_and_headings(source: Path) ->
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_outputs_hold_no_noise(path: Path) -> None:
+def test_outputs_contain_no_warnings_or_local_paths(path: Path) -> None:
     notebook = read(path)
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
     for number, cell in enumerate(codes(notebook), 1):
@@ -92,19 +92,19 @@ def test_outputs_hold_no_noise(path: Path) -> None:
             )
 
 
-def test_the_notebooks_are_small() -> None:
+def test_notebooks_are_small() -> None:
     assert sum(path.stat().st_size for path in NOTEBOOKS) < MAX_BYTES
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_links_lead_somewhere(path: Path) -> None:
+def test_links_point_to_existing_files(path: Path) -> None:
     text = "\n".join(c.source for c in read(path).cells if c.cell_type == "markdown")
     links = [link for link in LINK.findall(text) if not link.startswith("http")]
     assert links
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
-def test_the_neurons_table_is_the_exercise_with_its_first_seed() -> None:
+def test_neuron_table_is_generated_with_the_first_seed_of_the_exercise() -> None:
     table = np.loadtxt(build.FOLDER / "neuron.csv", delimiter=",", skiprows=1)
     features, labels = make_classification(n_samples=500, n_features=5, n_classes=2, random_state=0)
     np.testing.assert_allclose(table, np.column_stack([features, labels]), atol=5.1e-5)
@@ -124,7 +124,7 @@ def test_each_correction_quotes_a_line_of_a_notebook(name: str) -> None:
         assert [line for line in quoted if line not in code] == [], row
 
 
-def test_metadata_is_what_code_hosts_need_to_show_a_notebook() -> None:
+def test_notebooks_are_valid_nbformat_4() -> None:
     for path in NOTEBOOKS:
         assert json.loads(path.read_text(encoding="utf-8"))["nbformat"] == 4
         nbformat.validate(read(path))

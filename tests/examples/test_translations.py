@@ -47,7 +47,7 @@ def links(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("translation", TRANSLATIONS, ids=lambda path: path.name)
-def test_a_translation_is_in_step_with_its_page(translation: Path) -> None:
+def test_translation_matches_its_page(translation: Path) -> None:
     english, chinese = read(original_of(translation)), read(translation)
     assert headings(chinese) == headings(english)
     assert CODE.findall(chinese) == CODE.findall(english)
@@ -56,14 +56,14 @@ def test_a_translation_is_in_step_with_its_page(translation: Path) -> None:
 
 
 @pytest.mark.parametrize("translation", TRANSLATIONS, ids=lambda path: path.name)
-def test_a_page_and_its_translation_lead_to_each_other(translation: Path) -> None:
+def test_page_and_translation_link_to_each_other(translation: Path) -> None:
     original = original_of(translation)
     assert f"[中文]({translation.name})" in read(original)
     assert f"[English]({original.name})" in read(translation)
 
 
 @pytest.mark.parametrize("translation", TRANSLATIONS, ids=lambda path: path.name)
-def test_links_lead_somewhere(translation: Path) -> None:
+def test_links_point_to_existing_files(translation: Path) -> None:
     for path in (translation, original_of(translation)):
         local = [link.partition("#")[0] for link in LINK.findall(read(path))]
         local = [link for link in local if link and not link.startswith("http")]

@@ -36,7 +36,7 @@ def message(variable: str, host: str, port: int, *in_use: int) -> str:
 
 
 @pytest.mark.parametrize("host", [LOCAL, "0.0.0.0"])
-def test_the_port_that_is_proposed_instead_of_a_taken_one_is_free(host: str, taken: int) -> None:
+def test_suggested_port_is_free(host: str, taken: int) -> None:
     said = message("PORT", host, taken)
     assert said.startswith(f"port {taken} is taken (Address already in use); choose another: ")
     found = re.search(r"make run PORT=(\d+)$", said)
@@ -47,7 +47,7 @@ def test_the_port_that_is_proposed_instead_of_a_taken_one_is_free(host: str, tak
     assert f"PORT={proposed}" not in message("PORT", host, taken, proposed)
 
 
-def test_the_last_port_has_no_next_one() -> None:
+def test_no_port_is_suggested_beyond_the_last_one() -> None:
     with socket.socket() as listener:
         try:
             listener.bind((LOCAL, 65535))
@@ -57,12 +57,12 @@ def test_the_last_port_has_no_next_one() -> None:
         assert message("PORT", LOCAL, 65535).endswith("; choose another with PORT=")
 
 
-def test_two_servers_cannot_have_one_port() -> None:
+def test_two_servers_cannot_share_a_port() -> None:
     said = message("SERVING_PORT", LOCAL, 8080, 8080)
     assert said.startswith("port 8080 is used twice; choose another: make run SERVING_PORT=")
 
 
-def test_the_port_that_is_proposed_for_the_client_is_not_the_model_server_s(taken: int) -> None:
+def test_port_suggested_for_the_client_is_not_the_model_servers(taken: int) -> None:
     free = next_free_port(LOCAL, taken)
     flags = [f"--port={taken}", f"--serving-port={free}"]
     output = CliRunner().invoke(main, flags).output
@@ -72,7 +72,7 @@ def test_the_port_that_is_proposed_for_the_client_is_not_the_model_server_s(take
     assert f"Error: port {free} is used twice; choose another: make run SERVING_PORT=" in output
 
 
-def test_an_address_of_another_machine_is_refused_by_name() -> None:
+def test_error_names_an_invalid_host() -> None:
     assert message("PORT", "192.0.2.1", 8080) == "HOST=192.0.2.1 is not an address of this machine"
     assert message("PORT", "no such host", 8080).startswith("HOST=no such host is not an address:")
     for host in ("a..b", "a" * 64):

@@ -20,7 +20,7 @@ time.sleep(600)
 """
 
 
-def test_arguments_may_look_like_comments(tmp_path: Path) -> None:
+def test_arguments_are_passed_unchanged(tmp_path: Path) -> None:
     written = tmp_path / "arguments"
     arguments = ["/a b #1/m", "x ;y", "#", "50%", 'it\'s "quoted" #', "é", ""]
     program = tmp_path / "program.py"
@@ -34,6 +34,6 @@ def test_arguments_may_look_like_comments(tmp_path: Path) -> None:
         supervisor.stop()
 
 
-def test_a_folder_whose_name_supervisord_cannot_read_is_refused(tmp_path: Path) -> None:
+def test_folder_name_that_supervisord_cannot_parse_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(click.ClickException, match="expected a path without"):
         Supervisor({}, tmp_path, tmp_path / "with #1" / "logs")

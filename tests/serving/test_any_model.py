@@ -182,7 +182,7 @@ def identity(server: Caller, dtype: str, sent: Any) -> Any:
 
 @pytest.mark.parametrize("sent_as", [typed, content])
 @pytest.mark.parametrize("dtype", FIELDS)
-def test_every_dtype_comes_back_as_it_went(
+def test_every_dtype_round_trips(
     server: Caller, dtype: str, sent_as: Callable[[str, Any], Any]
 ) -> None:
     values = extremes(dtype)
@@ -198,7 +198,7 @@ def test_every_dtype_comes_back_as_it_went(
 
 
 @pytest.mark.parametrize("dtype", FIELDS)
-def test_a_flag_selects_tensor_content(server: Caller, answers_with: str, dtype: str) -> None:
+def test_flag_selects_tensor_content(server: Caller, answers_with: str, dtype: str) -> None:
     reply = identity(server, dtype, typed(dtype, extremes(dtype)))
     as_content = answers_with == "content" and dtype != "string"
     assert bool(reply.tensor_content) is as_content
@@ -207,7 +207,7 @@ def test_a_flag_selects_tensor_content(server: Caller, answers_with: str, dtype:
 
 @pytest.mark.parametrize("sent_as", [typed, content])
 @pytest.mark.parametrize("dtype", FIELDS)
-def test_scalars_and_empty_tensors_are_returned(
+def test_scalars_and_empty_tensors_round_trip(
     server: Caller, dtype: str, sent_as: Callable[[str, Any], Any]
 ) -> None:
     scalar = extremes(dtype)[1].reshape(()) if dtype != "string" else np.array(b"\x00\xff", object)
@@ -221,7 +221,7 @@ def test_scalars_and_empty_tensors_are_returned(
 
 @pytest.mark.parametrize("rank", [1, 8, 32, 33, 64, 65, 254])
 @pytest.mark.parametrize("dtype", ["float32", "int8", "string"])
-def test_as_many_dimensions_as_tensorflow_has(server: Caller, dtype: str, rank: int) -> None:
+def test_tensors_of_up_to_254_dimensions_round_trip(server: Caller, dtype: str, rank: int) -> None:
     sent = typed(dtype, extremes(dtype)[:1])
     sent.tensor_shape.Clear()
     for _ in range(rank):
@@ -232,7 +232,7 @@ def test_as_many_dimensions_as_tensorflow_has(server: Caller, dtype: str, rank: 
     assert tf.make_ndarray(reply).tolist() == extremes(dtype)[:1].reshape(()).tolist()
 
 
-def test_one_dimension_more_is_refused(server: Caller) -> None:
+def test_tensor_of_255_dimensions_is_rejected(server: Caller) -> None:
     sent = typed("float32", np.ones(1, np.float32))
     for _ in range(254):
         sent.tensor_shape.dim.add(size=1)
@@ -240,7 +240,7 @@ def test_one_dimension_more_is_refused(server: Caller) -> None:
         identity(server, "float32", sent)
 
 
-def test_several_outputs_each_of_its_dtype(server: Caller) -> None:
+def test_returns_outputs_of_different_dtypes(server: Caller) -> None:
     inputs = {
         "age": tf.constant([30.0, 40.0]),
         "income": tf.constant([1000.0, 2000.0], tf.float64),
@@ -262,12 +262,12 @@ def test_several_outputs_each_of_its_dtype(server: Caller) -> None:
     }
 
 
-def test_a_tensorflow_1_model_has_its_table_and_asset(server: Caller) -> None:
+def test_tensorflow_1_model_restores_its_table_and_asset(server: Caller) -> None:
     reply = server.predict("cities", {"name": ["Genf", "Zürich", "Paris"]})
     assert tf.make_ndarray(reply.outputs["index"]).tolist() == [2, 1, 3]
 
 
-def test_a_tensorflow_1_model_keeps_its_state(server: Caller) -> None:
+def test_tensorflow_1_model_keeps_state_between_calls(server: Caller) -> None:
     def call(name: str, **inputs: Any) -> float:
         reply = server.predict("counter", inputs, signature=name)
         return float(tf.make_ndarray(reply.outputs["output"]))
@@ -284,7 +284,7 @@ def test_constant_and_mutable_tables_are_restored(server: Caller) -> None:
     assert tf.make_ndarray(reply.outputs["learnt"]).tolist() == [1.5, 0.5, -1.0]
 
 
-def test_an_uncallable_signature_fails_its_own_callers_only(
+def test_uncallable_signature_does_not_affect_others(
     server: Caller,
 ) -> None:
     with refused("INVALID_ARGUMENT"):
@@ -292,7 +292,7 @@ def test_an_uncallable_signature_fails_its_own_callers_only(
     assert server.ask(model="sparse") == ([2.0], 1)
 
 
-def test_a_model_without_signatures_is_available(server: Caller) -> None:
+def test_model_without_signatures_is_available(server: Caller) -> None:
     assert server.is_available(1, "nothing")
     with refused("FAILED_PRECONDITION", 'Serving signature key "serving_default" not found.'):
         server.predict("nothing", {})
@@ -314,7 +314,7 @@ class _Scaled(tf.Module):
         return {"y": factor * x + offset}
 
 
-def test_inputs_that_have_a_default_may_be_left_out(base_path: Path, serve: Serve) -> None:
+def test_inputs_with_defaults_are_optional(base_path: Path, serve: Serve) -> None:
     module = _Scaled()
     tf.saved_model.save(module, str(base_path / "1"), signatures=module.serve)
     server = serve(*flags_of(base_path))
@@ -360,7 +360,7 @@ class _Shapes(tf.Module):
 
 
 @pytest.mark.parametrize("batching", [False, True])
-def test_results_of_any_number_of_dimensions(base_path: Path, serve: Serve, batching: bool) -> None:
+def test_returns_outputs_of_any_rank(base_path: Path, serve: Serve, batching: bool) -> None:
     module = _Shapes()
     tf.saved_model.save(module, str(base_path / "1"), signatures=module.serve)
     server = serve(*flags_of(base_path), *(["--enable_batching"] if batching else []))
@@ -378,7 +378,7 @@ def test_results_of_any_number_of_dimensions(base_path: Path, serve: Serve, batc
 
 
 @pytest.mark.parametrize("rank", [33, 65])
-def test_strings_of_too_many_dimensions_do_not_crash_the_server(
+def test_high_rank_strings_do_not_crash_the_server(
     base_path: Path, serve: Serve, rank: int
 ) -> None:
     def build() -> Signatures:
@@ -403,7 +403,7 @@ def test_strings_of_too_many_dimensions_do_not_crash_the_server(
     assert server.ask() == ([b"1.000000"], 1)
 
 
-def test_a_graph_does_not_grow_with_the_choices_of_outputs(
+def test_graph_does_not_grow_with_output_selections(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(session, "MAX_CALLABLES", 1)
@@ -424,7 +424,7 @@ def test_a_graph_does_not_grow_with_the_choices_of_outputs(
     assert sizes[0] == sizes[1] == sizes[2]
 
 
-def test_errors_quote_bytes_that_are_not_utf8(server: Caller) -> None:
+def test_error_message_may_quote_non_utf8_bytes(server: Caller) -> None:
     for rank in (1, 40):
         sent = typed("string", np.array([b"\xff\xfe"], object))
         for _ in range(rank - 1):
@@ -433,7 +433,7 @@ def test_errors_quote_bytes_that_are_not_utf8(server: Caller) -> None:
             server.predict("shapes", {"s": sent}, signature="to_number")
 
 
-def test_quantized_numbers(base_path: Path, serve: Serve) -> None:
+def test_quantized_tensors_round_trip(base_path: Path, serve: Serve) -> None:
     def build() -> Signatures:
         x = v1.placeholder(tf.qint8, [None], "x")
         return {"serving_default": signature({"x": x}, {"y": tf.identity(x)}, PREDICT)}

@@ -83,14 +83,12 @@ def doubled(scheduler: BatchScheduler, queue: Queue, rows: Any) -> Any:
         ),
     ],
 )
-def test_parameters_that_contradict_one_another_are_refused(
-    values: dict[str, Any], text: str
-) -> None:
+def test_invalid_parameters_are_rejected(values: dict[str, Any], text: str) -> None:
     with pytest.raises(ServingError, match=text):
         parameters(**values)
 
 
-def test_a_full_queue_refuses_with_unavailable() -> None:
+def test_full_queue_raises_unavailable() -> None:
     queue = Queue(parameters(max_batch_size=2, max_enqueued_batches=2), lambda tasks: None)
     for _ in range(4):
         queue.check_capacity(1)
@@ -100,7 +98,7 @@ def test_a_full_queue_refuses_with_unavailable() -> None:
     assert error.value.code is grpc.StatusCode.UNAVAILABLE
 
 
-def test_with_splitting_a_queue_is_full_when_a_part_does_not_fit() -> None:
+def test_splitting_queue_rejects_requests_beyond_its_capacity() -> None:
     values = {"enable_large_batch_splitting": True, "max_execution_batch_size": 4}
     queue = Queue(
         parameters(max_batch_size=100, max_enqueued_batches=3, **values), lambda tasks: None
@@ -112,7 +110,7 @@ def test_with_splitting_a_queue_is_full_when_a_part_does_not_fit() -> None:
     assert error.value.code is grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_batch_waits_for_more_rows_until_the_timeout() -> None:
+def test_batch_waits_for_more_rows_until_its_timeout() -> None:
     scheduler = BatchScheduler(threads=1)
     compute = Doubling()
     queue = scheduler.add_queue(parameters(batch_timeout_micros=300_000), compute)
@@ -124,7 +122,7 @@ def test_a_batch_waits_for_more_rows_until_the_timeout() -> None:
     assert compute.sizes == [6]
 
 
-def test_a_timeout_may_be_the_longest_that_there_is() -> None:
+def test_maximum_timeout_does_not_overflow() -> None:
     scheduler = BatchScheduler(threads=1)
     longest = parameters(batch_timeout_micros=2**63 - 1, max_batch_size=2)
     queue = scheduler.add_queue(longest, Doubling())
@@ -151,7 +149,7 @@ class _FailingFirst:
         pass
 
 
-def test_a_split_request_that_fails_ends_after_all_its_batches() -> None:
+def test_failed_split_request_waits_for_all_its_batches() -> None:
     session = _FailingFirst()
     single = parameters(
         max_batch_size=2,
@@ -178,7 +176,7 @@ class _Session:
         pass
 
 
-def test_a_caller_that_leaves_does_not_cancel_others_that_run_alone() -> None:
+def test_cancelled_call_does_not_cancel_others_in_its_batch() -> None:
     def compute(number: int, rows: Any) -> Tensor:
         if number == 2:  # after the batch, the first of its tasks
             raise cancelled()
@@ -191,7 +189,7 @@ def test_a_caller_that_leaves_does_not_cancel_others_that_run_alone() -> None:
     assert sorted(str(call.exception()) for call in calls) == ["None", str(cancelled())]
 
 
-def test_parts_of_different_shapes_fail_a_split_request() -> None:
+def test_split_request_fails_if_its_outputs_differ_in_shape() -> None:
     single = parameters(
         max_batch_size=2,
         enable_large_batch_splitting=True,
@@ -204,7 +202,7 @@ def test_parts_of_different_shapes_fail_a_split_request() -> None:
     assert error.value.code is grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_a_batch_that_is_full_does_not_wait() -> None:
+def test_full_batch_does_not_wait() -> None:
     scheduler = BatchScheduler(threads=1)
     long = parameters(batch_timeout_micros=60_000_000, max_batch_size=4)
     queue = scheduler.add_queue(long, Doubling())
@@ -213,7 +211,7 @@ def test_a_batch_that_is_full_does_not_wait() -> None:
     assert time.monotonic() - started < 5
 
 
-def test_batches_that_are_due_together_are_computed_in_parallel() -> None:
+def test_batches_due_together_run_in_parallel() -> None:
     """The batches of one request are computed by several threads."""
     scheduler = BatchScheduler(threads=4)
     compute = Doubling(seconds=1.0)
@@ -228,7 +226,7 @@ def test_batches_that_are_due_together_are_computed_in_parallel() -> None:
     assert len(compute.threads) == 4
 
 
-def test_an_abandoned_batch_is_not_computed() -> None:
+def test_batch_of_cancelled_tasks_is_not_computed() -> None:
     compute, scheduler = Doubling(), BatchScheduler(1)
     queue = scheduler.add_queue(parameters(batch_timeout_micros=200_000), compute)
     gone = scheduler.schedule(queue, [np.ones(2)], 2, cancelled=lambda: True)
@@ -238,7 +236,7 @@ def test_an_abandoned_batch_is_not_computed() -> None:
     assert compute.sizes == []
 
 
-def test_only_rows_whose_callers_still_wait_are_computed() -> None:
+def test_rows_of_cancelled_tasks_are_not_computed() -> None:
     compute, scheduler = Doubling(), BatchScheduler(1)
     queue = scheduler.add_queue(parameters(batch_timeout_micros=200_000), compute)
     scheduler.schedule(queue, [np.ones(2)], 2, cancelled=lambda: True)
@@ -256,7 +254,7 @@ def test_queues_take_turns() -> None:
     assert sum(task.outputs.done() for task in waiting) < 10
 
 
-def test_a_removed_queue_leaves_the_others() -> None:
+def test_removing_a_queue_keeps_the_others() -> None:
     scheduler = BatchScheduler(threads=2)
     gone, kept = (scheduler.add_queue(parameters(), Doubling()) for _ in range(2))
     doubled(scheduler, gone, np.ones(1))
@@ -300,7 +298,7 @@ def test_every_row_is_computed_once_and_returned_to_its_request(
     sizes=st.lists(st.integers(1, 100), min_size=1, max_size=8, unique=True).map(sorted),
     rows=st.integers(1, 100),
 )
-def test_a_batch_is_padded_to_the_smallest_size_that_holds_it(sizes: list[int], rows: int) -> None:
+def test_batch_is_padded_to_the_smallest_allowed_size(sizes: list[int], rows: int) -> None:
     allowed = parameters(max_batch_size=sizes[-1], allowed_batch_sizes=sizes)
     rows = min(rows, sizes[-1])
     padded = allowed.padded_size(rows)

@@ -88,7 +88,7 @@ def test_concurrent_callers_share_batches_and_get_their_own_rows(
     assert batches < 2 * shared, "most batches are nearly empty"
 
 
-def test_rows_of_unequal_length_are_padded_with_their_first_value(
+def test_variable_length_inputs_are_padded_with_their_first_value(
     counting: Path, batching: Batching
 ) -> None:
     parameters = "batch_timeout_micros { value: 2000000 } max_batch_size { value: 3 }"
@@ -100,9 +100,7 @@ def test_rows_of_unequal_length_are_padded_with_their_first_value(
     assert {*short["width"], *long["width"]} == {4}
 
 
-def test_a_request_without_values_to_pad_with_fails_its_batch(
-    counting: Path, batching: Batching
-) -> None:
+def test_empty_tensor_fails_its_padded_batch(counting: Path, batching: Batching) -> None:
     parameters = "batch_timeout_micros { value: 2000000 } max_batch_size { value: 2 }"
     server = batching(counting, f"{parameters} pad_variable_length_inputs: true")
 
@@ -114,7 +112,7 @@ def test_a_request_without_values_to_pad_with_fails_its_batch(
         list(pool.map(refusal, (np.zeros((1, 0)), [[1, 2]])))
 
 
-def test_rows_of_strings_are_padded_too(batching: Batching) -> None:
+def test_variable_length_strings_are_padded(batching: Batching) -> None:
     server = batching(
         CORPUS / "models" / "shapes",
         "batch_timeout_micros { value: 2000000 } max_batch_size { value: 3 } "
@@ -131,7 +129,7 @@ def test_rows_of_strings_are_padded_too(batching: Batching) -> None:
     assert long == [[b"b", b"c"], [b"d", "é".encode()]]
 
 
-def test_without_padding_rows_of_unequal_length_fail(counting: Path, batching: Batching) -> None:
+def test_variable_length_inputs_fail_without_padding(counting: Path, batching: Batching) -> None:
     server = batching(
         counting, "batch_timeout_micros { value: 2000000 } max_batch_size { value: 2 }"
     )
@@ -152,7 +150,7 @@ def test_without_padding_rows_of_unequal_length_fail(counting: Path, batching: B
             )
 
 
-def test_a_large_request_is_split_where_allowed(counting: Path, batching: Batching) -> None:
+def test_large_request_is_split_if_splitting_is_enabled(counting: Path, batching: Batching) -> None:
     server = batching(
         counting,
         "max_batch_size { value: 100 } enable_large_batch_splitting { value: true } "
@@ -166,14 +164,14 @@ def test_a_large_request_is_split_where_allowed(counting: Path, batching: Batchi
         ask(server, np.zeros((101, 3)))
 
 
-def test_without_splitting_large_requests_are_refused(counting: Path, batching: Batching) -> None:
+def test_large_request_is_rejected_without_splitting(counting: Path, batching: Batching) -> None:
     server = batching(counting, "max_batch_size { value: 8 }")
     with refused("INVALID_ARGUMENT", "Task size 9 is larger than maximum input batch size 8"):
         ask(server, np.zeros((9, 1)))
     assert ask(server, np.zeros((8, 1)))["together"].tolist() == [8] * 8
 
 
-def test_a_full_queue_is_unavailable_and_its_requests_are_answered(
+def test_full_queue_rejects_new_requests_and_answers_queued_ones(
     base_path: Path, batching: Batching
 ) -> None:
     publish(base_path, 1, seconds=0.5)
@@ -216,7 +214,7 @@ def test_requests_for_the_same_outputs_share_batches(counting: Path, batching: B
         ask(server, np.zeros((3, 1)), outputs=["total"])
 
 
-def test_callers_cannot_make_queues_without_limit(tmp_path: Path, batching: Batching) -> None:
+def test_requests_beyond_the_queue_limit_are_answered(tmp_path: Path, batching: Batching) -> None:
     """Ten outputs have a thousand subsets; most are computed alone, all are answered."""
 
     class Wide(tf.Module):
@@ -253,7 +251,7 @@ def test_callers_cannot_make_queues_without_limit(tmp_path: Path, batching: Batc
         ),
     ],
 )
-def test_requests_that_cannot_be_batched_are_refused(
+def test_unbatchable_requests_are_rejected(
     batching: Batching, signature: str, inputs: Any, code: str, text: str
 ) -> None:
     server = batching(CORPUS / "models" / "shapes", "max_batch_size { value: 8 }")
@@ -261,17 +259,13 @@ def test_requests_that_cannot_be_batched_are_refused(
         server.predict("shapes", inputs, signature=signature)
 
 
-def test_a_request_without_rows_is_answered_without_rows(
-    counting: Path, batching: Batching
-) -> None:
+def test_request_without_rows_returns_no_rows(counting: Path, batching: Batching) -> None:
     server = batching(counting, "max_batch_size { value: 8 } allowed_batch_sizes: 8")
     assert ask(server, np.zeros((0, 3)))["total"].shape == (0,)
     assert ask(server, [[1, 2, 3]])["total"] == [6]
 
 
-def test_a_batch_that_the_graph_rejects_fails_its_own_requests_only(
-    base_path: Path, batching: Batching
-) -> None:
+def test_failed_batch_does_not_affect_later_batches(base_path: Path, batching: Batching) -> None:
     guarded.publish(base_path)
     server = batching(
         base_path, "max_batch_size { value: 2 } batch_timeout_micros { value: 500000 }"
@@ -289,7 +283,7 @@ def test_a_batch_that_the_graph_rejects_fails_its_own_requests_only(
         assert list(pool.map(code, [1.0, 2.0])) == [None, None]
 
 
-def test_an_unloading_version_answers_waiting_requests(base_path: Path, batching: Batching) -> None:
+def test_unloading_version_answers_queued_requests(base_path: Path, batching: Batching) -> None:
     publish(base_path, 1)
     server = batching(base_path, "batch_timeout_micros { value: 1500000 }")
     replies: list[Any] = []
@@ -323,7 +317,7 @@ def test_only_versions_with_their_own_parameters_are_batched(
     assert ask(server, np.zeros((200, 1)))["together"].tolist() == [200] * 200
 
 
-def test_a_version_with_wrong_parameters_is_not_loaded(base_path: Path, batching: Batching) -> None:
+def test_version_with_invalid_parameters_fails_to_load(base_path: Path, batching: Batching) -> None:
     publish(base_path, 1)
     server = batching(base_path, "", "--enable_per_model_batching_parameters")
     wrong = publish(base_path.parent / "wrong", 2)
@@ -351,7 +345,7 @@ def test_a_version_with_wrong_parameters_is_not_loaded(base_path: Path, batching
         ),
     ],
 )
-def test_wrong_parameters_are_one_clear_line(
+def test_invalid_parameters_are_reported_in_one_line(
     base_path: Path, fails: Fails, text: str, message: str
 ) -> None:
     file = base_path.parent / "batching.config"
@@ -374,7 +368,7 @@ def test_wrong_parameters_are_one_clear_line(
         "enable_large_batch_splitting { value: true } allowed_batch_sizes: [2, 4]",
     ],
 )
-def test_tensorflow_servings_parameters_are_accepted(
+def test_accepts_parameters_that_tensorflow_serving_accepts(
     counting: Path, batching: Batching, text: str
 ) -> None:
     server = batching(counting, text)

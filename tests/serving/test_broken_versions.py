@@ -66,7 +66,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.mark.parametrize("file", FILES[:3])
 @pytest.mark.parametrize("cut", CUTS)
-def test_a_truncated_file(site: Site, file: str, cut: float) -> None:
+def test_truncated_file_fails_the_load(site: Site, file: str, cut: float) -> None:
     version = site.hidden()
     data = (version / file).read_bytes()
     (version / file).write_bytes(data[: int(len(data) * cut)])
@@ -74,14 +74,14 @@ def test_a_truncated_file(site: Site, file: str, cut: float) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_missing_file(site: Site, file: str) -> None:
+def test_missing_file_fails_the_load(site: Site, file: str) -> None:
     version = site.hidden()
     (version / file).unlink()
     assert version.name in site.error_of(version)
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_directory_instead_of_a_file(site: Site, file: str) -> None:
+def test_directory_instead_of_a_file_fails_the_load(site: Site, file: str) -> None:
     version = site.hidden()
     (version / file).unlink()
     (version / file).mkdir()
@@ -89,7 +89,7 @@ def test_a_directory_instead_of_a_file(site: Site, file: str) -> None:
 
 
 @pytest.mark.parametrize("file", [*FILES, "saved_model.pbtxt", RECORDS])
-def test_a_fifo_instead_of_a_file_is_not_opened(site: Site, file: str) -> None:
+def test_fifo_instead_of_a_file_is_not_opened(site: Site, file: str) -> None:
     version = site.hidden()
     if file == "saved_model.pbtxt":
         (version / "saved_model.pb").unlink()
@@ -100,7 +100,7 @@ def test_a_fifo_instead_of_a_file_is_not_opened(site: Site, file: str) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_link_to_a_device_is_not_opened(site: Site, file: str) -> None:
+def test_symlink_to_a_device_is_not_opened(site: Site, file: str) -> None:
     version = site.hidden()
     (version / file).unlink()
     (version / file).symlink_to("/dev/zero")
@@ -108,14 +108,14 @@ def test_a_link_to_a_device_is_not_opened(site: Site, file: str) -> None:
 
 
 @pytest.mark.parametrize("file", FILES[:3])
-def test_a_file_of_garbage(site: Site, file: str) -> None:
+def test_garbage_file_fails_the_load(site: Site, file: str) -> None:
     version = site.hidden()
     size = (version / file).stat().st_size
     (version / file).write_bytes(bytes(n * 7919 % 256 for n in range(size)))
     assert site.error_of(version)
 
 
-def test_an_empty_directory(site: Site) -> None:
+def test_empty_directory_fails_the_load(site: Site) -> None:
     version = site.hidden()
     shutil.rmtree(version)
     version.mkdir()
@@ -123,16 +123,14 @@ def test_an_empty_directory(site: Site) -> None:
     assert error.startswith("Specified file path does not appear to contain a SavedModel bundle")
 
 
-def test_a_malformed_text_graph(site: Site) -> None:
+def test_malformed_text_graph_fails_the_load(site: Site) -> None:
     version = site.hidden()
     (version / "saved_model.pb").unlink()
     (version / "saved_model.pbtxt").write_text("no graph")
     assert site.error_of(version)
 
 
-def test_a_version_copied_in_place_is_served_once_it_is_complete(
-    base_path: Path, serve: Serve
-) -> None:
+def test_version_copied_in_place_is_served_once_complete(base_path: Path, serve: Serve) -> None:
     """It is retried while attempts are left, as in TensorFlow Serving."""
     publish(base_path, 1)
     server = serve(*flags_of(base_path), "--max_num_load_retries=1000")

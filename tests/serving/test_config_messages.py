@@ -22,7 +22,7 @@ def declared(message: Any) -> descriptor_pb2.DescriptorProto:
     return proto
 
 
-def test_the_generated_module_is_that_of_the_proto_file() -> None:
+def test_generated_module_matches_the_proto_file() -> None:
     written = {
         name: [(bool(each), kind, field, int(number)) for each, kind, field, number in fields]
         for name, body in MESSAGE.findall(PROTO.read_text(encoding="utf-8"))

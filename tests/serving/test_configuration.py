@@ -58,7 +58,7 @@ def two_versions(base_path: Path, serve: Serve) -> Caller:
     return server
 
 
-def test_several_models_of_one_file(tmp_path: Path, config: Path, serve: Serve) -> None:
+def test_config_file_may_list_several_models(tmp_path: Path, config: Path, serve: Serve) -> None:
     for version, name in enumerate(("a", "b", "c"), start=1):
         publish(tmp_path / name, version)
     write(config, *(model_config(tmp_path / name) for name in ("a", "b", "c")))
@@ -67,7 +67,7 @@ def test_several_models_of_one_file(tmp_path: Path, config: Path, serve: Serve) 
     assert [server.ask(model=name)[1] for name in ("a", "b", "c")] == [1, 2, 3]
 
 
-def test_a_polled_config_file_adds_removes_and_relabels_models(
+def test_polled_config_file_adds_removes_and_relabels_models(
     tmp_path: Path, config: Path, serve: Serve
 ) -> None:
     for name in ("a", "b"):
@@ -90,7 +90,7 @@ def has_logged(server: Served, times: int) -> bool:
     return server.running.output().count("the configuration is not changed") == times
 
 
-def test_an_unusable_config_file_changes_nothing_and_is_logged_once(
+def test_invalid_config_file_changes_nothing_and_is_logged_once(
     base_path: Path, tmp_path: Path, config: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -115,7 +115,7 @@ def test_an_unusable_config_file_changes_nothing_and_is_logged_once(
     wait_for(lambda: server.is_available(1, "n"), "the corrected file is in force")
 
 
-def test_a_polled_file_is_read_again_while_new_models_load(
+def test_config_file_is_polled_while_new_models_load(
     tmp_path: Path, config: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     may_load = threading.Event()
@@ -150,7 +150,7 @@ def test_a_polled_file_is_read_again_while_new_models_load(
     manager.close(20)
 
 
-def test_a_reload_returns_when_its_new_models_answer(
+def test_reload_returns_once_new_models_are_available(
     base_path: Path, tmp_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -179,7 +179,7 @@ def test_a_reload_returns_when_its_new_models_answer(
         ('name: "n" base_path: "{m}/1/saved_model.pb"', "FAILED_PRECONDITION", "Not a directory"),
     ],
 )  # fmt: skip
-def test_a_reload_that_is_refused_changes_nothing(
+def test_rejected_reload_changes_nothing(
     base_path: Path, serve: Serve, entries: str, code: str, details: str
 ) -> None:
     publish(base_path, 1)
@@ -202,7 +202,7 @@ def test_a_reload_that_is_refused_changes_nothing(
          "Request to assign label to version 9 of model n"),
     ],
 )  # fmt: skip
-def test_an_unsupported_platform_is_refused(
+def test_unsupported_platform_is_rejected(
     base_path: Path, serve: Serve, name: str, more: str, code: str, details: str
 ) -> None:
     publish(base_path, 1)
@@ -213,9 +213,7 @@ def test_an_unsupported_platform_is_refused(
     assert server.ask() == ([11.0], 1)
 
 
-def test_a_reload_returns_the_increase_of_metrics(
-    base_path: Path, tmp_path: Path, serve: Serve
-) -> None:
+def test_reload_returns_metric_increases(base_path: Path, tmp_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     publish(tmp_path / "n", 1)
     server = serve(*flags_of(base_path))
@@ -229,7 +227,7 @@ def test_a_reload_returns_the_increase_of_metrics(
     }  # fmt: skip
 
 
-def test_a_config_of_another_kind_is_refused(base_path: Path, serve: Serve) -> None:
+def test_config_without_a_model_list_is_rejected(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
     for config in ("", "custom_model_config {}"):
@@ -238,7 +236,7 @@ def test_a_config_of_another_kind_is_refused(base_path: Path, serve: Serve) -> N
     assert server.ask() == ([11.0], 1)
 
 
-def test_a_reload_whose_new_model_does_not_load_says_so(
+def test_reload_reports_a_new_model_that_fails_to_load(
     base_path: Path, tmp_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -252,7 +250,7 @@ def test_a_reload_whose_new_model_does_not_load_says_so(
     wait_for(lambda: server.is_available(2, "bad"), "the model is configured nevertheless")
 
 
-def test_a_failed_model_loads_when_removed_repaired_and_added_again(
+def test_failed_model_loads_once_repaired_and_added_again(
     base_path: Path, tmp_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -269,7 +267,7 @@ def test_a_failed_model_loads_when_removed_repaired_and_added_again(
     assert server.ask(model="bad") == ([11.0], 1)
 
 
-def test_two_reloads_at_once_end_with_one_of_the_two(
+def test_concurrent_reloads_leave_one_of_the_configs(
     base_path: Path, tmp_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -290,7 +288,7 @@ def test_two_reloads_at_once_end_with_one_of_the_two(
         assert server.ask() == ([11.0], 1)
 
 
-def test_a_label_is_assigned_moved_and_removed(base_path: Path, two_versions: Caller) -> None:
+def test_label_is_assigned_moved_and_removed(base_path: Path, two_versions: Caller) -> None:
     server = two_versions
     for number in (1, 2):
         server.reload(models_config(model_config(base_path, labels(stable=number))))
@@ -302,7 +300,9 @@ def test_a_label_is_assigned_moved_and_removed(base_path: Path, two_versions: Ca
         server.ask(label="stable")
 
 
-def test_a_refused_label_stays_where_it_was(base_path: Path, two_versions: Caller) -> None:
+def test_rejected_label_change_keeps_the_old_assignment(
+    base_path: Path, two_versions: Caller
+) -> None:
     server = two_versions
     server.reload(models_config(model_config(base_path, labels(stable=1))))
     with refused("FAILED_PRECONDITION", "Request to assign label to version 9 of model m"):
@@ -310,7 +310,7 @@ def test_a_refused_label_stays_where_it_was(base_path: Path, two_versions: Calle
     assert server.ask(label="stable") == ([11.0], 1)
 
 
-def test_a_flag_allows_labels_for_unavailable_versions(
+def test_flag_allows_labels_for_unavailable_versions(
     base_path: Path, config: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -324,7 +324,7 @@ def test_a_flag_allows_labels_for_unavailable_versions(
     assert server.ask(label="stable") == ([11.0], 1)
 
 
-def test_the_last_of_version_and_label_on_the_wire_counts(
+def test_request_with_version_and_label_uses_the_label(
     base_path: Path, two_versions: Caller
 ) -> None:
     server = two_versions
@@ -332,7 +332,7 @@ def test_the_last_of_version_and_label_on_the_wire_counts(
     assert server.ask(version=2, label="stable") == ([11.0], 1)
 
 
-def test_base_paths_outside_of_the_reload_root_are_refused(tmp_path: Path, serve: Serve) -> None:
+def test_base_paths_outside_the_reload_root_are_rejected(tmp_path: Path, serve: Serve) -> None:
     models, secret = tmp_path / "models", tmp_path / "secret"
     for path in (models / "m", models / "n", secret / "m"):
         publish(path, 1)

@@ -111,7 +111,7 @@ def _without(*names: str) -> Spoil:
         "truncated variables", "no graph", "no data", "no variables", "no assets", "graph alone",
     ],
 )  # fmt: skip
-def test_bad_versions(
+def test_bad_versions_do_not_disturb_callers(
     tmp_path: Path, base_path: Path, server: Served, spoil: Spoil, code: grpc.StatusCode
 ) -> None:
     for number in range(2, 2 + ROUNDS):
@@ -165,7 +165,7 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
-def test_bad_requests(server: Served, kind: str) -> None:
+def test_bad_requests_do_not_disturb_callers(server: Served, kind: str) -> None:
     data, (code, details) = REQUESTS[kind]
     method: Any = server.channel.unary_unary(PREDICT)
     for _ in range(ROUNDS):
@@ -200,7 +200,9 @@ PATHS = {
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: repr(path[:30]))
-def test_bad_base_paths(tmp_path: Path, base_path: Path, server: Served, path: str) -> None:
+def test_bad_base_paths_do_not_disturb_callers(
+    tmp_path: Path, base_path: Path, server: Served, path: str
+) -> None:
     before = _files(tmp_path)
     bad = f'name: "n" base_path: "{path.replace("{folder}", str(tmp_path))}"'
     for _ in range(ROUNDS):
@@ -211,7 +213,7 @@ def test_bad_base_paths(tmp_path: Path, base_path: Path, server: Served, path: s
     _check_that_versions_are_found(base_path.parent / "other", base_path, server)
 
 
-def test_a_model_cannot_be_moved_to_an_invalid_path(
+def test_model_cannot_be_moved_to_an_invalid_path(
     tmp_path: Path, base_path: Path, server: Served
 ) -> None:
     for path in ("../secret", "", f"{tmp_path}/secret\\000"):
@@ -221,7 +223,9 @@ def test_a_model_cannot_be_moved_to_an_invalid_path(
 
 
 @pytest.mark.parametrize("name", ["../secret", "secret/1", "/", "..", "m/1"])
-def test_names_like_paths(tmp_path: Path, base_path: Path, server: Served, name: str) -> None:
+def test_model_names_are_not_used_as_paths(
+    tmp_path: Path, base_path: Path, server: Served, name: str
+) -> None:
     publish(tmp_path / "other", 3)
     before = _files(tmp_path)
     with refused("NOT_FOUND", f"Servable not found for request: Latest({name})"):
@@ -243,7 +247,9 @@ def test_names_like_paths(tmp_path: Path, base_path: Path, server: Served, name:
     ],
     ids=["garbage", "a length beyond the end", "nothing", "one model many times"],
 )
-def test_bad_configurations(base_path: Path, server: Served, data: bytes, code: str) -> None:
+def test_bad_configurations_do_not_disturb_callers(
+    base_path: Path, server: Served, data: bytes, code: str
+) -> None:
     method: Any = server.channel.unary_unary(RELOAD)
     for _ in range(ROUNDS):
         with refused(code):

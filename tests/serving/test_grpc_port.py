@@ -80,28 +80,26 @@ def is_answered(address: str, credentials: grpc.ChannelCredentials | None) -> bo
             return False
 
 
-def test_tls_answers_callers_that_trust_the_authority(
+def test_tls_accepts_clients_that_trust_the_authority(
     served_with_tls: str, authority: Authority
 ) -> None:
     assert is_answered(served_with_tls, credentials(authority))
 
 
-def test_tls_refuses_callers_without_trust_or_without_tls(
-    served_with_tls: str, tmp_path: Path
-) -> None:
+def test_tls_rejects_untrusting_and_plaintext_clients(served_with_tls: str, tmp_path: Path) -> None:
     another = Authority(tmp_path / "another")
     assert not is_answered(served_with_tls, credentials(another))
     assert not is_answered(served_with_tls, None)
 
 
-def test_mutual_tls_accepts_a_certificate_of_the_authority(
+def test_mutual_tls_accepts_certificates_signed_by_the_authority(
     served_with_mutual_tls: str, authority: Authority
 ) -> None:
     own = credentials(authority, *authority.sign("client"))
     assert is_answered(served_with_mutual_tls, own)
 
 
-def test_mutual_tls_refuses_other_certificates_and_none(
+def test_mutual_tls_rejects_other_and_missing_certificates(
     served_with_mutual_tls: str, authority: Authority, tmp_path: Path
 ) -> None:
     stranger = Authority(tmp_path / "another").sign("client")
@@ -124,7 +122,7 @@ def test_mutual_tls_refuses_other_certificates_and_none(
         ),
     ],
 )
-def test_a_wrong_ssl_config_is_one_clear_line(
+def test_invalid_ssl_config_is_rejected(
     base_path: Path, fails: Fails, fields: dict[str, bytes | bool], message: str
 ) -> None:
     publish(base_path, 1)
@@ -141,13 +139,13 @@ def has_ipv6() -> bool:
 
 
 @pytest.mark.parametrize("host", ["127..0.1", "a" * 64])
-def test_a_mistyped_address_is_named(host: str) -> None:
+def test_error_names_an_invalid_address(host: str) -> None:
     with pytest.raises(AddressError, match=f"{host}:8500: a label is empty or too long"):
         bind_socket(host, 8500)
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
-def test_an_ipv6_address(base_path: Path, serve: Serve) -> None:
+def test_server_listens_on_an_ipv6_address(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     rest_port = free_port()
     flags = ("--bind_address=::1", f"--rest_api_port={rest_port}")
@@ -157,7 +155,7 @@ def test_an_ipv6_address(base_path: Path, serve: Serve) -> None:
     assert requests.get(f"http://[::1]:{rest_port}/v1/models/m", timeout=5).ok
 
 
-def test_a_unix_socket_alone(base_path: Path, starter: Starter) -> None:
+def test_server_listens_on_a_unix_socket_alone(base_path: Path, starter: Starter) -> None:
     publish(base_path, 1)
     socket = base_path.parent / "socket"
     running = forked.start(
@@ -174,13 +172,13 @@ def test_a_unix_socket_alone(base_path: Path, starter: Starter) -> None:
     assert line.endswith(f"at unix:{socket} ...")
 
 
-def test_a_unix_socket_that_cannot_be_created(base_path: Path, fails: Fails) -> None:
+def test_unix_socket_that_cannot_be_created_is_an_error(base_path: Path, fails: Fails) -> None:
     publish(base_path, 1)
     log = fails("--port=0", *flags_of(base_path), "--grpc_socket_path=/nosuch/socket")
     assert "cannot listen on unix:/nosuch/socket: expected a path of at most 107 bytes" in log
 
 
-def test_a_unix_socket_beside_a_port(base_path: Path, serve: Serve) -> None:
+def test_server_listens_on_a_unix_socket_and_a_port(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     socket = base_path.parent / "socket"
     port = free_port()  # 0 would open none
@@ -190,7 +188,7 @@ def test_a_unix_socket_beside_a_port(base_path: Path, serve: Serve) -> None:
         assert caller.ask() == ([11.0], 1)
 
 
-def test_a_unix_socket_has_the_same_tls_as_the_port(
+def test_unix_socket_uses_the_same_tls_as_the_port(
     base_path: Path, authority: Authority, mutual_tls: str, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -242,7 +240,7 @@ def test_grpc_max_threads_limits_concurrent_requests(
     assert (took < calls * seconds) is all_at_once
 
 
-def test_a_call_whose_deadline_has_passed_is_not_computed(tmp_path: Path, serve: Serve) -> None:
+def test_call_is_not_computed_after_its_deadline(tmp_path: Path, serve: Serve) -> None:
     """The call waits for the only thread until its deadline has passed."""
     publish(tmp_path / "slow", 1, seconds=2.0)
     export(tmp_path / "counter" / "1", counter)

@@ -40,7 +40,9 @@ def two_models(tmp_path: Path, serve: Serve) -> Caller:
     return serve(f"--model_config_file={config}")
 
 
-def test_each_model_and_the_server_have_their_health(tmp_path: Path, two_models: Caller) -> None:
+def test_health_is_reported_per_model_and_for_the_server(
+    tmp_path: Path, two_models: Caller
+) -> None:
     assert [check(two_models, name) for name in ("", "a", "b")] == [SERVING] * 3
     shutil.rmtree(tmp_path / "b" / "1")
     wait_for(lambda: check(two_models, "b") == NOT_SERVING, "b has no version any more")
@@ -51,7 +53,7 @@ def test_each_model_and_the_server_have_their_health(tmp_path: Path, two_models:
         check(two_models, "nosuch")
 
 
-def test_a_removed_model_has_no_health(tmp_path: Path, two_models: Caller) -> None:
+def test_removed_model_becomes_unknown(tmp_path: Path, two_models: Caller) -> None:
     stub = health_pb2_grpc.HealthStub(two_models.channel)
     watch: Iterator[Any] = stub.Watch(health_pb2.HealthCheckRequest(service="b"), timeout=30)
     assert next(watch).status == SERVING
@@ -62,7 +64,7 @@ def test_a_removed_model_has_no_health(tmp_path: Path, two_models: Caller) -> No
     assert check(two_models) == SERVING
 
 
-def test_the_server_serves_when_a_model_without_versions_is_removed(
+def test_server_is_healthy_once_a_model_without_versions_is_removed(
     tmp_path: Path, two_models: Caller
 ) -> None:
     shutil.rmtree(tmp_path / "b" / "1")
@@ -72,7 +74,7 @@ def test_the_server_serves_when_a_model_without_versions_is_removed(
     assert check(two_models) == SERVING
 
 
-def test_a_report_does_not_overwrite_one_that_began_later() -> None:
+def test_report_does_not_overwrite_a_later_one() -> None:
     servicer = HealthServicer()
 
     class Core:
@@ -92,7 +94,7 @@ def test_a_report_does_not_overwrite_one_that_began_later() -> None:
     assert servicer.Check(health_pb2.HealthCheckRequest(service="m"), None).status == SERVING
 
 
-def test_a_watch_that_begins_after_the_end_ends() -> None:
+def test_watch_started_after_shutdown_ends() -> None:
     servicer = HealthServicer()
     servicer.end()
     context: Any = SimpleNamespace(add_callback=lambda callback: True)
@@ -102,13 +104,13 @@ def test_a_watch_that_begins_after_the_end_ends() -> None:
     assert sent == [health_pb2.HealthCheckResponse(status=NOT_SERVING), None]
 
 
-def test_the_services_have_health_under_their_short_names(two_models: Caller) -> None:
+def test_services_report_health_under_their_short_names(two_models: Caller) -> None:
     assert [check(two_models, f"{kind}Service") for kind in ("Prediction", "Model")] == [
         SERVING
     ] * 2
 
 
-def test_a_watch_receives_each_change(base_path: Path, serve: Serve) -> None:
+def test_watch_receives_each_change(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
     stub = health_pb2_grpc.HealthStub(server.channel)
@@ -129,7 +131,7 @@ def test_health_is_reported_while_every_thread_is_busy(base_path: Path, serve: S
         assert not any(future.done() for future in slow)
 
 
-def test_many_watches_do_not_keep_others_from_asking(base_path: Path, serve: Serve) -> None:
+def test_many_watches_do_not_block_other_calls(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
     stub = health_pb2_grpc.HealthStub(server.channel)
@@ -141,7 +143,7 @@ def test_many_watches_do_not_keep_others_from_asking(base_path: Path, serve: Ser
         watch.cancel()
 
 
-def test_ending_watches_do_not_block_the_server(base_path: Path, serve: Serve) -> None:
+def test_cancelled_watches_do_not_block_the_server(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
     stub = health_pb2_grpc.HealthStub(server.channel)
@@ -188,7 +190,7 @@ def test_reflection_lists_the_services(base_path: Path, serve: Serve) -> None:
     assert set(service.methods_by_name) == {"GetModelStatus", "HandleReloadConfigRequest"}
 
 
-def test_open_reflection_streams_do_not_block_others(base_path: Path, serve: Serve) -> None:
+def test_open_reflection_streams_do_not_block_other_calls(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
     with ThreadPoolExecutor() as pool:

@@ -93,7 +93,7 @@ def check_fitting(code: str, details: str) -> None:
 
 @fuzz
 @given(rpc=st.sampled_from(RPCS), data=st.binary(max_size=200))
-def test_bytes_at_random(server: Caller, rpc: str, data: bytes) -> None:
+def test_random_bytes_get_an_expected_status(server: Caller, rpc: str, data: bytes) -> None:
     check_fitting(*outcome(server, rpc, data))
 
 
@@ -104,7 +104,7 @@ def test_bytes_at_random(server: Caller, rpc: str, data: bytes) -> None:
         st.tuples(st.floats(0, 1), st.integers(0, 3), st.binary(max_size=3)), min_size=1, max_size=3
     ),
 )
-def test_recorded_requests_with_a_few_bytes_changed(
+def test_mutated_requests_get_an_expected_status(
     server: Caller, recorded: tuple[str, bytes], edits: list[tuple[float, int, bytes]]
 ) -> None:
     rpc, data = recorded
@@ -123,7 +123,7 @@ def test_recorded_requests_with_a_few_bytes_changed(
     values=st.lists(st.integers(0, 1), max_size=5),
     signature=st.sampled_from(["unknown_rank", "identity_int8", "identity_string", "rank2", "log"]),
 )
-def test_tensors_that_contradict_themselves(
+def test_inconsistent_tensors_get_an_expected_status(
     server: Caller,
     dtype: int,
     sizes: list[int],
@@ -170,14 +170,14 @@ def tensor(sizes: Sequence[int], **values: Any) -> Any:
         "rank 255", "rank 255 of nothing", "short content", "long content",
     ],
 )  # fmt: skip
-def test_an_invalid_tensor_is_refused_at_once(server: Caller, sent: Any) -> None:
+def test_invalid_tensor_is_rejected_quickly(server: Caller, sent: Any) -> None:
     started = time.monotonic()
     with refused("INVALID_ARGUMENT", "tensor parsing error: x"):
         server.predict("shapes", {"x": sent}, signature="unknown_rank")
     assert time.monotonic() - started < 5
 
 
-def test_strings_longer_than_the_message_are_refused(server: Caller) -> None:
+def test_invalid_string_lengths_are_rejected(server: Caller) -> None:
     for content in (b"\xff\xff\xff\xff\x07", b"\x80" * 20, b"\x05abc", b"\x00" * 5):
         sent = tensor_pb2.TensorProto(dtype=7, tensor_content=content)
         sent.tensor_shape.dim.add(size=1)
@@ -185,7 +185,7 @@ def test_strings_longer_than_the_message_are_refused(server: Caller) -> None:
             server.predict("shapes", {"x": sent}, signature="identity_string")
 
 
-def test_messages_within_messages(server: Caller) -> None:
+def test_nested_messages_get_an_expected_status(server: Caller) -> None:
     """Only variants nest; protobuf limits them to a hundred levels."""
     for depth in (40, 400):
         data = b""
@@ -204,7 +204,7 @@ def _field(number: int, data: bytes) -> bytes:
     return bytes([number * 8 + 2, *groups, length]) + data
 
 
-def test_a_hundred_thousand_inputs(server: Caller) -> None:
+def test_request_with_100000_inputs_is_rejected(server: Caller) -> None:
     request = predict_request("shapes", {"x": [1.0]})
     for number in range(100_000):
         request.inputs[f"input-{number}"].dtype = 1
@@ -213,7 +213,7 @@ def test_a_hundred_thousand_inputs(server: Caller) -> None:
     assert len(details) < 2000
 
 
-def test_callers_cannot_make_callables_without_limit(
+def test_every_output_subset_is_returned(
     server: Caller,
 ) -> None:
     rows = {
@@ -247,7 +247,7 @@ def test_callers_cannot_make_callables_without_limit(
     ],
     ids=lambda name: repr(name[:20]),
 )
-def test_a_model_s_name_is_never_a_path(tmp_path: Path, serve: Serve, name: str) -> None:
+def test_model_name_is_never_used_as_a_path(tmp_path: Path, serve: Serve, name: str) -> None:
     publish(tmp_path / "served" / "m", 1)
     publish(tmp_path / "secret", 1)
     server = serve(*flags_of(tmp_path / "served" / "m"))
@@ -277,7 +277,7 @@ def _files(folder: Path) -> dict[str, int]:
 
 @settings(fuzz, max_examples=150)
 @given(data=st.binary(max_size=100) | st.binary(max_size=100).map(lambda data: _field(1, data)))
-def test_reloads_at_random(reloaded: Caller, data: bytes) -> None:
+def test_random_reloads_get_an_expected_status(reloaded: Caller, data: bytes) -> None:
     check_fitting(*outcome(reloaded, RELOAD, data))
 
 
@@ -290,7 +290,7 @@ def reloaded(base_path: Path, serve: Serve) -> Iterator[Caller]:
     assert server.ask() == ([11.0], 1)
 
 
-def test_cancelled_calls_cost_nothing(server: Caller) -> None:
+def test_cancelled_calls_do_not_delay_others(server: Caller) -> None:
     request = predict_request("shapes", {"x": np.ones(100_000, np.float32)})
     calls = [server.prediction.Predict.future(request) for _ in range(300)]
     for call in calls:

@@ -28,7 +28,7 @@ def get(url: str, **options: Any) -> requests.Response:
     return requests.get(url, timeout=5, **options)
 
 
-def test_the_state_of_a_model_and_its_versions(url: str) -> None:
+def test_returns_model_version_status(url: str) -> None:
     status = {"error_code": "OK", "error_message": ""}
     wanted = {
         "model_version_status": [{"version": "1", "state": "AVAILABLE", "status": status}],
@@ -38,7 +38,7 @@ def test_the_state_of_a_model_and_its_versions(url: str) -> None:
     assert get(f"{url}/v1/models/m/labels/stable").json() == wanted
 
 
-def test_the_largest_version_has_a_state(base_path: Path, serve: Serve) -> None:
+def test_returns_the_status_of_the_largest_version(base_path: Path, serve: Serve) -> None:
     publish(base_path, 2**63 - 1)
     port = free_port()
     serve(*flags_of(base_path), f"--rest_api_port={port}")
@@ -53,12 +53,12 @@ def test_the_largest_version_has_a_state(base_path: Path, serve: Serve) -> None:
         ("m/versions/7", "Could not find version 7 of model m"),
     ],
 )
-def test_an_unknown_model_or_version_is_404(url: str, path: str, error: str) -> None:
+def test_unknown_model_or_version_returns_404(url: str, path: str, error: str) -> None:
     reply = get(f"{url}/v1/models/{path}")
     assert (reply.status_code, reply.json()) == (404, {"error": error})
 
 
-def test_a_failed_version_has_its_error(base_path: Path, serve: Serve) -> None:
+def test_failed_version_reports_its_error(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     port = free_port()
     server: Served = serve(*flags_of(base_path), f"--rest_api_port={port}")
@@ -83,7 +83,7 @@ def test_a_failed_version_has_its_error(base_path: Path, serve: Serve) -> None:
         ("PUT", "/v1/models/m"),
     ],
 )
-def test_other_paths_and_methods_are_404_and_name_the_client(
+def test_other_paths_and_methods_return_404_and_mention_the_client(
     url: str, method: str, path: str
 ) -> None:
     request = requests.Request(method, url, json={"instances": [1]}).prepare()
@@ -94,7 +94,7 @@ def test_other_paths_and_methods_are_404_and_name_the_client(
     assert "the client in front of this server serves" in reply.json()["error"]
 
 
-def test_cors_is_allowed_by_flag_only(base_path: Path, serve: Serve) -> None:
+def test_cors_is_enabled_only_by_flag(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     for flags, allowed in (((), None), (("--rest_api_enable_cors_support",), "*")):
         port = free_port()

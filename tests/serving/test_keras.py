@@ -24,7 +24,7 @@ def mixed_model() -> Any:
     return keras.Model({"city": city, "age": age}, score)
 
 
-def test_an_exported_model_answers_as_it_did_before(base_path: Path, serve: Serve) -> None:
+def test_exported_model_returns_the_same_outputs(base_path: Path, serve: Serve) -> None:
     keras.utils.set_random_seed(1)
     model = mixed_model()
     model.export(str(base_path / "1"), verbose=False)

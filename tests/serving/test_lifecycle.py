@@ -19,7 +19,7 @@ from tests.support.caller import Caller, model_config, models_config, refused
 from tests.support.processes import free_port, wait_for
 
 
-def test_a_new_version_replaces_the_old_without_a_gap(base_path: Path, serve: Serve) -> None:
+def test_new_version_replaces_the_old_one_without_a_gap(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
     answers: list[tuple[list[float], int]] = []
@@ -43,7 +43,7 @@ def test_a_new_version_replaces_the_old_without_a_gap(base_path: Path, serve: Se
     assert all(y == [10 + version] for y, version in answers)
 
 
-def test_a_request_ends_on_the_version_it_began_on(base_path: Path, serve: Serve) -> None:
+def test_request_finishes_on_the_version_it_started_on(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1, seconds=SLOW)
     server = serve(*flags_of(base_path))
     replies: list[tuple[list[float], int]] = []
@@ -61,7 +61,7 @@ def test_a_request_ends_on_the_version_it_began_on(base_path: Path, serve: Serve
     wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
 
 
-def test_a_failed_version_leaves_the_old_one_serving(base_path: Path, serve: Serve) -> None:
+def test_failed_version_leaves_the_old_one_serving(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
     (base_path / "2").mkdir()
@@ -79,7 +79,7 @@ def test_a_failed_version_leaves_the_old_one_serving(base_path: Path, serve: Ser
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can leave its rights to read behind")
-def test_an_unreadable_version_does_not_stop_polling(base_path: Path, starter: Starter) -> None:
+def test_unreadable_version_does_not_stop_polling(base_path: Path, starter: Starter) -> None:
     publish(base_path, 1)
     port = free_port()
     starter.command(
@@ -101,7 +101,7 @@ def test_an_unreadable_version_does_not_stop_polling(base_path: Path, starter: S
         wait_for(lambda: server.is_available(3), "version 3")
 
 
-def test_a_rollback_by_removing_the_newest_version(base_path: Path, serve: Serve) -> None:
+def test_removing_the_newest_version_rolls_back(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     publish(base_path, 2)
     server = serve(*flags_of(base_path))
@@ -112,7 +112,7 @@ def test_a_rollback_by_removing_the_newest_version(base_path: Path, serve: Serve
     assert server.ask() == ([11.0], 1)
 
 
-def test_a_model_without_versions_is_not_found(base_path: Path, serve: Serve) -> None:
+def test_model_without_versions_is_not_found(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
     shutil.rmtree(base_path / "1")
@@ -124,9 +124,7 @@ def test_a_model_without_versions_is_not_found(base_path: Path, serve: Serve) ->
     assert server.ask() == ([11.0], 1)
 
 
-def test_only_versions_without_a_directory_are_unloaded(
-    base_path: Path, tmp_path: Path, serve: Serve
-) -> None:
+def test_only_removed_versions_are_unloaded(base_path: Path, tmp_path: Path, serve: Serve) -> None:
     for version in (1, 2, 3):
         publish(base_path, version)
     config = tmp_path / "models.config"
@@ -141,9 +139,7 @@ def test_only_versions_without_a_directory_are_unloaded(
         server.ask(version=2)
 
 
-def test_a_link_to_a_version_elsewhere_is_a_version(
-    base_path: Path, tmp_path: Path, serve: Serve
-) -> None:
+def test_symlinked_version_is_served(base_path: Path, tmp_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
     elsewhere = publish(tmp_path / "elsewhere", 5)
@@ -165,7 +161,7 @@ def _link_to_itself(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [_plain_file, _dangling_link, _link_to_itself])
-def test_a_file_named_like_a_version_fails_and_the_old_one_goes_on(
+def test_version_that_is_no_directory_leaves_the_old_one_serving(
     base_path: Path, serve: Serve, make: Callable[[Path], None]
 ) -> None:
     publish(base_path, 1)
@@ -188,7 +184,7 @@ def _replaced_by_a_file(base_path: Path, aside: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [_moved_away, _replaced_by_a_file])
-def test_versions_go_on_while_their_base_path_cannot_be_listed(
+def test_versions_keep_serving_while_their_base_path_cannot_be_listed(
     base_path: Path, tmp_path: Path, serve: Serve, spoil: Callable[[Path, Path], None]
 ) -> None:
     publish(base_path, 1)

@@ -51,7 +51,7 @@ def under_load(server: Caller, ask: Question, callers: int = 3) -> Iterator[list
             done.result()
 
 
-def test_publishes_and_rollbacks(base_path: Path, serve: Serve) -> None:
+def test_publishes_and_rollbacks_do_not_disturb_callers(base_path: Path, serve: Serve) -> None:
     """Each round publishes a version and removes the new one (a rollback) or the old one."""
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
@@ -81,7 +81,9 @@ def serves_only(server: Caller, version: int) -> bool:
     return [number for number, state in states.items() if state == "AVAILABLE"] == [version]
 
 
-def test_config_reloads(tmp_path: Path, base_path: Path, serve: Serve) -> None:
+def test_config_reloads_do_not_disturb_callers(
+    tmp_path: Path, base_path: Path, serve: Serve
+) -> None:
     """Adding and removing another model does not disturb this one's callers."""
     publish(base_path, 1)
     publish(tmp_path / "other", 7)
@@ -101,7 +103,7 @@ def test_config_reloads(tmp_path: Path, base_path: Path, serve: Serve) -> None:
     assert len(answers) > ROUNDS
 
 
-def test_label_moves(base_path: Path, serve: Serve) -> None:
+def test_label_moves_do_not_disturb_callers(base_path: Path, serve: Serve) -> None:
     """A label's callers get one of the two versions, and after a move the new one."""
     publish(base_path, 1)
     publish(base_path, 2)
@@ -127,7 +129,9 @@ def test_label_moves(base_path: Path, serve: Serve) -> None:
     assert len(answers) > ROUNDS
 
 
-def test_all_of_it_at_once(tmp_path: Path, base_path: Path, serve: Serve) -> None:
+def test_simultaneous_changes_do_not_disturb_callers(
+    tmp_path: Path, base_path: Path, serve: Serve
+) -> None:
     """Versions and models are added and removed while a label moves."""
     for version in (1, 2):
         publish(base_path, version)
@@ -171,7 +175,7 @@ def test_all_of_it_at_once(tmp_path: Path, base_path: Path, serve: Serve) -> Non
     assert len(answers) > ROUNDS
 
 
-def test_malloc_trim_is_found_without_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malloc_trim_is_found_without_a_subprocess(monkeypatch: pytest.MonkeyPatch) -> None:
     """A minimal image may have neither ldconfig nor a compiler."""
 
     def popen(*arguments: object, **options: object) -> None:
@@ -182,7 +186,7 @@ def test_malloc_trim_is_found_without_a_process(monkeypatch: pytest.MonkeyPatch)
     memory.return_freed_memory()
 
 
-def test_memory_is_flat_over_reloads(base_path: Path, serve: Serve) -> None:
+def test_reloads_do_not_leak_memory(base_path: Path, serve: Serve) -> None:
     """An unloaded version's memory is free at once, not when the garbage collector runs."""
     publish(base_path, 1)
     server = serve(*flags_of(base_path))

@@ -63,7 +63,7 @@ def metrics(base_path: Path, serve: Serve) -> Metrics:
     return Metrics(server, port, "/the/metrics")
 
 
-def test_the_names_and_types_are_tensorflow_servings(metrics: Metrics) -> None:
+def test_metrics_have_tensorflow_servings_names_and_types(metrics: Metrics) -> None:
     metrics.server.ask()
     text = metrics.text()
     for name, kind in (
@@ -150,7 +150,7 @@ def test_loads_are_counted_by_outcome(base_path: Path, metrics: Metrics) -> None
     assert metrics.values(state, model_name="m", version="2", state="FAILED") == [1]
 
 
-def test_a_version_that_ends_during_a_scrape_has_not_failed() -> None:
+def test_version_unloaded_during_a_scrape_is_not_reported_as_failed() -> None:
     class Ending(ServableHarness):
         reads = 0
 
@@ -165,7 +165,7 @@ def test_a_version_that_ends_during_a_scrape_has_not_failed() -> None:
     assert b"FAILED" not in monitoring.exposition()
 
 
-def test_latencies_of_unloaded_versions_leave_after_their_last_scrape() -> None:
+def test_latencies_of_unloaded_versions_are_removed_after_a_last_scrape() -> None:
     def record() -> None:
         monitoring.record_request("Predict", "m", "1", "serving_default", "OK", 1.0)
         monitoring.record_run("m", 1, "Predict", 1.0)
@@ -186,7 +186,7 @@ def test_latencies_of_unloaded_versions_leave_after_their_last_scrape() -> None:
     assert monitoring.count("/tensorflow/serving/request_count") == 4  # counters never decrease
 
 
-def test_unknown_names_make_no_series(metrics: Metrics) -> None:
+def test_unknown_names_add_no_series(metrics: Metrics) -> None:
     server = metrics.server
     for number in range(50):
         with refused("NOT_FOUND"):
@@ -204,7 +204,7 @@ def test_unknown_names_make_no_series(metrics: Metrics) -> None:
     assert len(metrics.values(REQUESTS)) == 4
 
 
-def test_garbage_is_not_counted_as_a_request(metrics: Metrics) -> None:
+def test_unparsable_request_is_not_counted(metrics: Metrics) -> None:
     method: Any = metrics.server.channel.unary_unary(
         "/tensorflow.serving.PredictionService/Predict"
     )
@@ -230,7 +230,7 @@ def test_waiting_for_a_batch_counts_as_latency(base_path: Path, serve: Serve) ->
     assert 300_000 < total < 3_000_000
 
 
-def test_without_the_config_there_are_no_metrics(base_path: Path, serve: Serve) -> None:
+def test_metrics_are_disabled_without_a_config(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     port = free_port()
     serve(*flags_of(base_path), f"--rest_api_port={port}")

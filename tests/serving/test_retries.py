@@ -51,7 +51,7 @@ def clock(log: str, event: str) -> float:
     return datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").timestamp()
 
 
-def test_a_version_repaired_between_retries_replaces_the_old_one(
+def test_version_repaired_between_retries_replaces_the_old_one(
     base_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -66,7 +66,7 @@ def test_a_version_repaired_between_retries_replaces_the_old_one(
     assert server.statuses()[2].status.error_code == 0
 
 
-def test_a_load_is_retried_as_often_as_the_flag_says(base_path: Path, serve: Serve) -> None:
+def test_flag_sets_the_number_of_load_retries(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path), "--max_num_load_retries=2")
     publish_broken(base_path, 2)
@@ -77,7 +77,7 @@ def test_a_load_is_retried_as_often_as_the_flag_says(base_path: Path, serve: Ser
     assert "does not appear to contain a SavedModel" in server.statuses()[2].status.error_message
 
 
-def test_the_interval_lies_between_two_attempts(base_path: Path, serve: Serve) -> None:
+def test_flag_sets_the_interval_between_attempts(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path), "--load_retry_interval_micros=1500000")
     publish_broken(base_path, 2)
@@ -87,7 +87,7 @@ def test_the_interval_lies_between_two_attempts(base_path: Path, serve: Serve) -
     assert 1.2 < time.monotonic() - started < 5
 
 
-def test_a_removed_version_is_not_retried(base_path: Path, serve: Serve) -> None:
+def test_removed_version_is_not_retried(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path), *PATIENT)
     publish_broken(base_path, 2)
@@ -100,9 +100,7 @@ def test_a_removed_version_is_not_retried(base_path: Path, serve: Serve) -> None
     assert server.statuses()[2].status.error_code  # the status still has the error
 
 
-def test_a_load_that_takes_too_long_fails_and_later_versions_go_on(
-    base_path: Path, serve: Serve
-) -> None:
+def test_load_timeout_does_not_block_later_versions(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path), "--load_timeout_seconds=1", "--max_num_load_retries=0")
     hidden = publish(base_path.parent / "hidden", 2, seconds=60)
@@ -118,7 +116,7 @@ def test_a_load_that_takes_too_long_fails_and_later_versions_go_on(
     assert server.ask() == ([13.0], 3)
 
 
-def test_requests_do_not_wait_for_the_close_of_a_load_that_took_too_long(tmp_path: Path) -> None:
+def test_requests_do_not_wait_for_a_timed_out_load_to_close(tmp_path: Path) -> None:
     may_load, closing, may_close = (threading.Event() for _ in range(3))
 
     def close() -> None:
@@ -155,7 +153,7 @@ def test_other_models_load_while_one_is_retried(tmp_path: Path, serve: Serve) ->
     assert server.states("bad") == {2: "LOADING", 1: "AVAILABLE"}
 
 
-def test_the_port_opens_within_ten_seconds_while_a_first_load_is_retried(
+def test_port_opens_after_ten_seconds_while_a_first_load_is_retried(
     tmp_path: Path, serve: Serve
 ) -> None:
     publish(tmp_path / "good", 1)
@@ -172,7 +170,7 @@ def test_the_port_opens_within_ten_seconds_while_a_first_load_is_retried(
     wait_for(lambda: server.is_available(1, "bad"), "the mended model")
 
 
-def test_the_port_waits_for_other_models_after_a_retry_has_succeeded(
+def test_port_waits_for_other_models_after_a_successful_retry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts, checks = itertools.count(), itertools.count()
@@ -204,18 +202,14 @@ def test_the_port_waits_for_other_models_after_a_retry_has_succeeded(
     manager.close(20)
 
 
-def test_a_failed_first_load_ends_the_process_with_the_reason(
-    base_path: Path, fails: Fails
-) -> None:
+def test_failed_first_load_exits_with_the_reason(base_path: Path, fails: Fails) -> None:
     publish_broken(base_path, 1)
     log = fails(*QUICK, *flags_of(base_path))
     assert "Error: UNKNOWN: 1 model(s) did not become available: {{{name: m version: 1}" in log
     assert f"Specified file path: {base_path / '1'}" in log
 
 
-def test_a_failed_version_is_loaded_when_removed_and_put_back_repaired(
-    base_path: Path, serve: Serve
-) -> None:
+def test_failed_version_loads_once_restored_and_repaired(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
     shutil.rmtree(base_path / "1")
@@ -231,9 +225,7 @@ def test_a_failed_version_is_loaded_when_removed_and_put_back_repaired(
     assert server.ask() == ([12.0], 2)
 
 
-def test_under_policy_all_a_failed_version_is_loaded_when_put_back_repaired(
-    base_path: Path, serve: Serve
-) -> None:
+def test_failed_version_loads_once_replaced_under_policy_all(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     entry = model_config(base_path, "model_version_policy { all {} }")
     server = serve(config_flag(base_path.parent, entry))
@@ -246,7 +238,7 @@ def test_under_policy_all_a_failed_version_is_loaded_when_put_back_repaired(
     assert server.states() == {1: "AVAILABLE", 2: "AVAILABLE"}
 
 
-def test_the_newest_of_several_irreplaceable_versions_goes_on(
+def test_newest_old_version_keeps_serving_if_all_new_ones_fail(
     base_path: Path, serve: Serve
 ) -> None:
     for number in (1, 2):
@@ -261,7 +253,7 @@ def test_the_newest_of_several_irreplaceable_versions_goes_on(
     assert server.ask() == ([12.0], 2)
 
 
-def test_the_port_opens_soon_if_an_older_version_answers(base_path: Path, serve: Serve) -> None:
+def test_port_opens_early_if_an_older_version_is_available(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     publish_broken(base_path, 2)
     entry = model_config(base_path, "model_version_policy { all {} }")
@@ -272,7 +264,7 @@ def test_the_port_opens_soon_if_an_older_version_answers(base_path: Path, serve:
     assert server.states() == {2: "LOADING", 1: "AVAILABLE"}
 
 
-def test_the_port_does_not_wait_for_the_second_attempt(tmp_path: Path, serve: Serve) -> None:
+def test_port_does_not_wait_for_the_second_attempt(tmp_path: Path, serve: Serve) -> None:
     publish(tmp_path / "good", 1)
     publish_broken(tmp_path / "bad", 1)
     models = (model_config(tmp_path / name) for name in ("bad", "good"))

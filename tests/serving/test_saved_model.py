@@ -20,7 +20,7 @@ v1 = tf.compat.v1
 
 
 @pytest.mark.parametrize(("flags", "factor"), [((), 2.0), (("--saved_model_tags=fast,gpu",), 3.0)])
-def test_the_graph_with_the_given_tags_is_served(
+def test_graph_with_the_given_tags_is_served(
     base_path: Path, serve: Serve, flags: tuple[str, ...], factor: float
 ) -> None:
     builder = v1.saved_model.Builder(str(base_path / "1"))
@@ -38,7 +38,7 @@ def test_the_graph_with_the_given_tags_is_served(
     assert serve(*flags_of(base_path), *flags).ask([5.0])[0] == [5.0 * factor]
 
 
-def test_tags_that_no_graph_has_are_named(base_path: Path, serve: Serve) -> None:
+def test_error_names_tags_that_no_graph_has(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
     other = base_path.parent / "other"
@@ -118,7 +118,7 @@ def export_changed(path: Path, change: Callable[[Any], None]) -> None:
         _other_dtypes,
     ],
 )
-def test_models_that_are_untidy_but_whole(
+def test_untidy_models_are_served(
     base_path: Path, serve: Serve, change: Callable[[Any], None]
 ) -> None:
     export_changed(base_path / "1", change)
@@ -135,7 +135,7 @@ def test_models_that_are_untidy_but_whole(
         (_too_new, 3, "GraphDef min consumer version 99999 above current version"),
     ],
 )
-def test_models_that_cannot_be_loaded_say_why(
+def test_invalid_models_fail_with_the_reason(
     base_path: Path, serve: Serve, change: Callable[[Any], None], code: int, text: str
 ) -> None:
     publish(base_path, 1)
@@ -148,7 +148,7 @@ def test_models_that_cannot_be_loaded_say_why(
     assert server.ask() == ([11.0], 1)
 
 
-def test_a_model_in_text(base_path: Path, serve: Serve) -> None:
+def test_text_format_model_is_served(base_path: Path, serve: Serve) -> None:
     path = publish(base_path.parent / "text", 1)
     model = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
     (path / "saved_model.pb").unlink()

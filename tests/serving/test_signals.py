@@ -12,7 +12,7 @@ from serving.__main__ import main
 from serving.model_servers import server
 
 
-def test_a_signal_may_arrive_while_the_lock_of_the_event_is_held(
+def test_signal_received_while_the_event_lock_is_held_stops_the_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stopped = []

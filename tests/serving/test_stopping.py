@@ -22,7 +22,7 @@ from tests.support.processes import free_port, wait_for
 NOT_SERVING = 2
 
 
-def test_requests_in_progress_and_queued_are_answered(base_path: Path, serve: Serve) -> None:
+def test_running_and_queued_requests_are_answered(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1, seconds=0.5)
     server = serve(*flags_of(base_path), "--grpc_max_threads=2")
     with ThreadPoolExecutor(6) as pool:
@@ -32,7 +32,7 @@ def test_requests_in_progress_and_queued_are_answered(base_path: Path, serve: Se
         assert [future.result()[0] for future in asked] == [[10.0 * row + 1] for row in range(6)]
 
 
-def test_requests_that_wait_for_a_batch_get_their_answer(base_path: Path, serve: Serve) -> None:
+def test_requests_waiting_for_a_batch_are_answered(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     parameters = base_path.parent / "batching.config"
     parameters.write_text("batch_timeout_micros { value: 1500000 } max_batch_size { value: 100 }")
@@ -46,7 +46,7 @@ def test_requests_that_wait_for_a_batch_get_their_answer(base_path: Path, serve:
         assert [future.result()[0] for future in asked] == [[10.0 * row + 1] for row in range(6)]
 
 
-def test_a_stopping_server_reports_not_serving_and_refuses_calls(
+def test_stopping_server_reports_not_serving_and_rejects_calls(
     base_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1, seconds=2)
@@ -69,9 +69,7 @@ def test_a_stopping_server_reports_not_serving_and_refuses_calls(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_server_stops_at_once(
-    base_path: Path, serve: Serve, number: signal.Signals
-) -> None:
+def test_idle_server_stops_at_once(base_path: Path, serve: Serve, number: signal.Signals) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path))
     started = time.monotonic()
@@ -80,7 +78,7 @@ def test_an_idle_server_stops_at_once(
     assert "Traceback" not in server.running.output()
 
 
-def test_a_signal_during_a_call_is_not_lost(base_path: Path, starter: Starter) -> None:
+def test_signal_during_connection_handling_is_not_lost(base_path: Path, starter: Starter) -> None:
     publish(base_path, 1)
     port = free_port()
     for _ in range(5):
@@ -92,7 +90,7 @@ def test_a_signal_during_a_call_is_not_lost(base_path: Path, starter: Starter) -
         assert running.stop(signal.SIGTERM, timeout=5) == 0
 
 
-def test_a_server_waiting_for_a_first_version_stops_at_once(
+def test_server_waiting_for_a_first_version_stops_at_once(
     base_path: Path, starter: Starter
 ) -> None:
     running = forked.start(starter.folder / "log", *QUICK, *flags_of(base_path))
@@ -102,7 +100,7 @@ def test_a_server_waiting_for_a_first_version_stops_at_once(
     assert "Running gRPC" not in running.output()
 
 
-def test_a_server_stops_while_a_load_waits_for_its_retry(base_path: Path, serve: Serve) -> None:
+def test_server_stops_while_a_load_waits_for_its_retry(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve(*flags_of(base_path), "--load_retry_interval_micros=60000000")
     (base_path / "2").mkdir()

@@ -36,7 +36,7 @@ def proto(dtype: int, shape: list[int], **values: Any) -> Any:
 
 @pytest.mark.parametrize("dtype", ALL, ids=lambda dtype: dtype.name)
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0, 4)], ids=str)
-def test_every_dtype_goes_there_and_back(dtype: Any, shape: tuple[int, ...]) -> None:
+def test_every_dtype_round_trips(dtype: Any, shape: tuple[int, ...]) -> None:
     values = np.arange(np.prod(shape)).reshape(shape).astype(dtype.as_numpy_dtype)
     for sent in (
         tf.make_tensor_proto(values),
@@ -51,13 +51,13 @@ def test_every_dtype_goes_there_and_back(dtype: Any, shape: tuple[int, ...]) -> 
         np.testing.assert_array_equal(tf.make_ndarray(sent), values)
 
 
-def test_responses_carry_typed_fields() -> None:
+def test_encode_uses_typed_fields_by_default() -> None:
     made = encode(np.array([1.5, 2.5], np.float32))
     assert list(made.float_val) == [1.5, 2.5]
     assert not made.tensor_content
 
 
-def test_strings_are_bytes_of_any_kind() -> None:
+def test_strings_may_hold_any_bytes() -> None:
     values = np.array([b"\xff\x00", "grüß".encode()], object).reshape(2, 1)
     np.testing.assert_array_equal(decode(encode(values)), values)
 
@@ -83,7 +83,7 @@ def test_strings_in_tensor_content_have_varint_lengths() -> None:
         (proto(types_pb2.DT_BOOL, [3], bool_val=[True]), [True] * 3),
     ],
 )
-def test_incomplete_tensors_are_read_as_in_tensorflow(sent: Any, expected: Any) -> None:
+def test_incomplete_tensors_are_decoded_as_in_tensorflow(sent: Any, expected: Any) -> None:
     assert decode(sent).tolist() == expected
 
 
@@ -107,7 +107,7 @@ def test_incomplete_tensors_are_read_as_in_tensorflow(sent: Any, expected: Any) 
         proto(types_pb2.DT_STRING, [1], tensor_content=b"\x80\x80\x80\x80\x80\x80"),
     ],
 )
-def test_invalid_tensors_are_refused(sent: Any) -> None:
+def test_invalid_tensors_are_rejected(sent: Any) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         decode(sent)
 
@@ -120,25 +120,25 @@ def test_invalid_tensors_are_refused(sent: Any) -> None:
         (proto(types_pb2.DT_HALF, [1], half_val=[70_000]), "70000 is not from 0 to 65535"),
     ],
 )
-def test_an_integer_out_of_range_is_refused(sent: Any, message: str) -> None:
+def test_out_of_range_integer_is_rejected(sent: Any, message: str) -> None:
     with pytest.raises(OverflowError, match=message):
         decode(sent)
 
 
 @pytest.mark.parametrize(("dtype", "rank"), [(types_pb2.DT_FLOAT, 65), (types_pb2.DT_STRING, 33)])
-def test_a_tensor_of_too_many_dimensions_for_numpy_stays_a_proto(dtype: int, rank: int) -> None:
+def test_tensor_with_too_many_dimensions_for_numpy_stays_a_proto(dtype: int, rank: int) -> None:
     # Strings of more dimensions would crash the process.
     assert isinstance(tensors.decode(proto(dtype, [1] * rank)), tensors.ProtoTensor)
     with pytest.raises(ValueError, match="dimensions"):
         decode(proto(dtype, [1] * 255))
 
 
-def test_a_string_that_is_repeated_keeps_its_zeros() -> None:
+def test_repeated_string_keeps_its_null_bytes() -> None:
     sent = proto(types_pb2.DT_STRING, [3], string_val=[b"a\0"])
     assert decode(sent).tolist() == [b"a\0"] * 3
 
 
-def test_unknown_rank_is_ignored_if_there_are_dimensions() -> None:
+def test_unknown_rank_is_ignored_if_dimensions_are_given() -> None:
     sent = proto(types_pb2.DT_FLOAT, [2], float_val=[1.0, 2.0])
     sent.tensor_shape.unknown_rank = True
     assert decode(sent).tolist() == [1.0, 2.0]

@@ -85,7 +85,7 @@ def counting(base_path: Path) -> Path:
         (("--enable_model_warmup=false",), 0),
     ],
 )
-def test_each_warm_up_request_runs_as_often_as_the_flag_says(
+def test_flags_set_the_number_of_warm_up_iterations(
     counting: Path, serve: Serve, flags: Sequence[str], times: int
 ) -> None:
     write_records(counting, [predicting("incr_counter")] * 3)
@@ -94,7 +94,7 @@ def test_each_warm_up_request_runs_as_often_as_the_flag_says(
     assert reply.outputs["output"].float_val == [times]
 
 
-def test_a_thousand_warm_up_requests_run_and_one_more_fails(counting: Path, serve: Serve) -> None:
+def test_more_than_1000_warm_up_requests_fail_the_load(counting: Path, serve: Serve) -> None:
     write_records(counting, [predicting("incr_counter")] * 1000)
     server = serve(*flags_of(counting.parent))
     reply = server.predict("m", {}, signature="get_counter")
@@ -119,7 +119,7 @@ def test_a_thousand_warm_up_requests_run_and_one_more_fails(counting: Path, serv
     ],
     ids=["predict", "classify", "regress", "multi_inference"],
 )
-def test_requests_of_every_kind_warm_up_a_model(base_path: Path, serve: Serve, log: Any) -> None:
+def test_every_request_type_warms_up_a_model(base_path: Path, serve: Serve, log: Any) -> None:
     export(base_path / "1", lambda: half_plus(2.0))
     write_records(base_path / "1", [log])
     server = serve(*flags_of(base_path))
@@ -143,7 +143,7 @@ def test_requests_of_every_kind_warm_up_a_model(base_path: Path, serve: Serve, l
     ],
     ids=["predict", "signature", "classify", "regress", "multi_inference", "session_run"],
 )
-def test_a_failing_warm_up_request_fails_the_load(
+def test_failing_warm_up_request_fails_the_load(
     base_path: Path, serve: Serve, log: Any, code: int, text: str
 ) -> None:
     publish(base_path, 1)
@@ -160,7 +160,7 @@ def test_a_failing_warm_up_request_fails_the_load(
         server.ask(version=2)
 
 
-def test_the_method_check_refuses_signatures_of_other_methods(
+def test_method_name_check_rejects_signatures_of_other_methods(
     base_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -177,14 +177,14 @@ def test_the_method_check_refuses_signatures_of_other_methods(
     )
 
 
-def test_an_empty_record_is_skipped(counting: Path, serve: Serve) -> None:
+def test_empty_record_is_skipped(counting: Path, serve: Serve) -> None:
     write_records(counting, [prediction_log_pb2.PredictionLog(), predicting("incr_counter")])
     server = serve(*flags_of(counting.parent))
     reply = server.predict("m", {}, signature="get_counter")
     assert reply.outputs["output"].float_val == [1]
 
 
-def test_with_batching_the_requests_must_fit_into_a_batch(base_path: Path, serve: Serve) -> None:
+def test_warm_up_requests_must_fit_into_a_batch(base_path: Path, serve: Serve) -> None:
     parameters = base_path.parent / "batching.config"
     parameters.write_text("max_batch_size { value: 2 }")
     publish(base_path, 1)
@@ -205,9 +205,7 @@ def test_with_batching_the_requests_must_fit_into_a_batch(base_path: Path, serve
     wait_for(lambda: server.is_available(3), "version 3")
 
 
-def test_a_slow_warm_up_does_not_delay_other_models_at_startup(
-    tmp_path: Path, serve: Serve
-) -> None:
+def test_slow_warm_up_does_not_delay_other_models_at_startup(tmp_path: Path, serve: Serve) -> None:
     slow = publish(tmp_path / "slow", 1, seconds=1.0)
     write_records(slow, [predicting(x=[1.0])])
     publish(tmp_path / "quick", 1)
@@ -231,7 +229,7 @@ def _directory(records: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [_cut_off, _garbage, _directory])
-def test_an_unreadable_warm_up_file_fails_the_load(
+def test_unreadable_warm_up_file_fails_the_load(
     base_path: Path, serve: Serve, spoil: Callable[[Path], None]
 ) -> None:
     publish(base_path, 1)
