@@ -1,4 +1,4 @@
-"""The recordings in `corpus/`: requests to TensorFlow Serving, and its replies."""
+"""The recordings in `corpus/`: requests to TensorFlow Serving, and its responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recorded requests to TensorFlow Serving's REST port, its replies, and how to compare."""
+"""The recorded requests to TensorFlow Serving's REST port, its responses, and how to compare."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Json = Any
 
 @dataclass(frozen=True)
 class Case:
-    """A request and the reply that TensorFlow Serving gave to it.
+    """A request and the response that TensorFlow Serving gave to it.
 
     Attributes:
         server: the name of the server's configuration.
@@ -39,7 +39,7 @@ class Case:
     id: str
     server: str
     request: HttpRequest
-    reply: HttpReply
+    response: HttpReply
     text_stable: bool
     body_stable: bool
 
@@ -72,9 +72,9 @@ def differences() -> dict[str, Difference]:
 
 
 def faults(case: Case, got: HttpReply) -> list[str]:
-    """Return the differences between a reply and the recorded one."""
+    """Return the differences between a response and the recorded one."""
     found = []
-    want = case.reply
+    want = case.response
     if want.status != got.status:
         found.append(f"status: {got.status}, expected {want.status}: {got.body[:300]!r}")
     if _media(want) != _media(got):
@@ -91,10 +91,10 @@ def faults(case: Case, got: HttpReply) -> list[str]:
 def _body_faults(case: Case, got: HttpReply) -> list[str]:
     skipped = () if case.text_stable else ("error", "error_message")
     try:
-        want_json = json.loads(_text(case.reply.body))
+        want_json = json.loads(_text(case.response.body))
     except ValueError:
-        same = not case.text_stable or case.reply.body == got.body
-        return [] if same else [f"body: {got.body!r}, expected {case.reply.body!r}"]
+        same = not case.text_stable or case.response.body == got.body
+        return [] if same else [f"body: {got.body!r}, expected {case.response.body!r}"]
     try:
         got_json = json.loads(_text(got.body))
     except ValueError:
@@ -130,8 +130,8 @@ def _same(want: Json, got: Json) -> bool:
     return type(want) is type(got) and bool(want == got)
 
 
-def _media(reply: HttpReply) -> str:
-    return reply.content_type.partition(";")[0].strip().lower()
+def _media(response: HttpReply) -> str:
+    return response.content_type.partition(";")[0].strip().lower()
 
 
 def _text(body: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Replays a recorded scenario: starts a server, changes things, and records its replies."""
+"""Replays a recorded scenario: starts a server, changes things, and records its responses."""
 
 from __future__ import annotations
 
@@ -159,10 +159,10 @@ class _Stage:
             given = given if isinstance(given, dict) else {"dtype": "DT_FLOAT", "values": given}
             dtype = tf.as_dtype(given["dtype"].removeprefix("DT_").lower())
             request.inputs[name].CopyFrom(tf.make_tensor_proto(given["values"], dtype))
-        reply, error = self._call(self._predictions.Predict, request, timeout_s)
+        response, error = self._call(self._predictions.Predict, request, timeout_s)
         return error or {
-            "version": reply.model_spec.version.value,
-            "outputs": {name: tf.make_ndarray(y).tolist() for name, y in reply.outputs.items()},
+            "version": response.model_spec.version.value,
+            "outputs": {name: tf.make_ndarray(y).tolist() for name, y in response.outputs.items()},
         }
 
     def status(self, model: str, timeout_s: float = 10) -> Observation:
@@ -192,10 +192,10 @@ class _Stage:
         request = model_management_pb2.ReloadConfigRequest()
         text = filled(json.dumps(config), self._places)
         json_format.Parse(text, request.config)
-        reply, error = self._call(self._service.HandleReloadConfigRequest, request, timeout_s)
+        response, error = self._call(self._service.HandleReloadConfigRequest, request, timeout_s)
         return error or {
-            "error_code": _code(reply.status.error_code),
-            "error_message": self._hidden(reply.status.error_message),
+            "error_code": _code(response.status.error_code),
+            "error_message": self._hidden(response.status.error_message),
         }
 
     # Concurrent calls and observations.
@@ -232,8 +232,8 @@ class _Stage:
     def _statuses(self, model: str, version: int | None, timeout: float) -> tuple[Any, Any]:
         request = get_model_status_pb2.GetModelStatusRequest()
         _specify(request.model_spec, model, version)
-        reply, error = self._call(self._service.GetModelStatus, request, timeout)
-        return reply.model_version_status if reply else (), error
+        response, error = self._call(self._service.GetModelStatus, request, timeout)
+        return response.model_version_status if response else (), error
 
     def _call(self, method: Any, request: Any, timeout: float) -> tuple[Any, Observation]:
         try:

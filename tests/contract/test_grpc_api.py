@@ -191,10 +191,10 @@ def test_long_error_message_is_truncated(stub: Any) -> None:
 def test_metadata_lists_the_signatures(stub: Any) -> None:
     asked = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     asked.model_spec.name = "breast_cancer"
-    reply = stub.GetModelMetadata(asked, timeout=5)
+    response = stub.GetModelMetadata(asked, timeout=5)
     signatures = get_model_metadata_pb2.SignatureDefMap()
-    assert reply.metadata["signature_def"].Unpack(signatures)
-    assert reply.model_spec.version.value == 1
+    assert response.metadata["signature_def"].Unpack(signatures)
+    assert response.model_spec.version.value == 1
     assert set(signatures.signature_def) >= {
         "serving_default", "dense", "explain", "describe", "classification", "regression",
     }  # fmt: skip
@@ -215,8 +215,8 @@ def test_missing_or_unknown_metadata_field_is_rejected(stub: Any, field: list[st
 def test_status_lists_every_version(channel: grpc.Channel) -> None:
     stub = model_service_pb2_grpc.ModelServiceStub(channel)
     spec = model_pb2.ModelSpec(name="breast_cancer")
-    reply = stub.GetModelStatus(get_model_status_pb2.GetModelStatusRequest(model_spec=spec))
-    (status,) = reply.model_version_status
+    response = stub.GetModelStatus(get_model_status_pb2.GetModelStatusRequest(model_spec=spec))
+    (status,) = response.model_version_status
     assert (status.version, status.state) == (1, 30)
     spec.version.value = 4
     with pytest.raises(grpc.RpcError) as error:
@@ -227,8 +227,8 @@ def test_status_lists_every_version(channel: grpc.Channel) -> None:
 def test_100_megabyte_message_is_accepted(stub: Any) -> None:
     rows = np.tile(ONE_ROW, (800_000, 1))
     assert rows.nbytes == 96_000_000
-    reply = stub.Predict(request("dense", features=rows), timeout=60)
-    assert reply.outputs["logit"].tensor_shape.dim[0].size == 800_000
+    response = stub.Predict(request("dense", features=rows), timeout=60)
+    assert response.outputs["logit"].tensor_shape.dim[0].size == 800_000
 
 
 def test_concurrent_callers_get_their_own_rows(model_server: str) -> None:
@@ -244,8 +244,8 @@ def test_concurrent_callers_get_their_own_rows(model_server: str) -> None:
 
         def ask(row: int) -> float:
             rows = TABLE.features[row : row + 1].astype(np.float32)
-            reply = stub.Predict(request("dense", features=rows), timeout=30)
-            return float(reply.outputs["logit"].float_val[0])
+            response = stub.Predict(request("dense", features=rows), timeout=30)
+            return float(response.outputs["logit"].float_val[0])
 
         with ThreadPoolExecutor(16) as pool:
             answers = list(pool.map(ask, range(len(TABLE.labels))))

@@ -1,4 +1,4 @@
-"""Each recorded gRPC call gets the reply that TensorFlow Serving gave to it."""
+"""Each recorded gRPC call gets the response that TensorFlow Serving gave to it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def settle(channel: grpc.Channel, models: list[str]) -> None:
 
 
 def call(channel: grpc.Channel, case: Case) -> tuple[bytes, str, str]:
-    """Return the reply's bytes, and the error's code and details."""
+    """Return the response's bytes, and the error's code and details."""
     method: Any = channel.unary_unary(case["rpc"])
     try:
         return method(base64.b64decode(case["request_base64"]), timeout=60), "OK", ""
@@ -88,10 +88,10 @@ def faults(case: Case, data: bytes, code: str, details: str) -> list[str]:
     if code != "OK":
         same = not case["text_stable"] or details == error["details"]
         return [] if same else [f"{details!r}, expected {error['details']!r}"]
-    reply = REPLIES[case["rpc"].rpartition("/")[2]]
-    want = reply.FromString(base64.b64decode(case["response_base64"]))
+    response = REPLIES[case["rpc"].rpartition("/")[2]]
+    want = response.FromString(base64.b64decode(case["response_base64"]))
     skipped = () if case["text_stable"] else ("error_message",)
-    got = reply.FromString(data)
+    got = response.FromString(data)
     return list(comparing.faults(messages.plain(want), messages.plain(got), skipped))
 
 

@@ -29,8 +29,8 @@ from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 host, port, columns = sys.argv[1], int(sys.argv[2]), json.load(sys.stdin)
 client = TensorServingClient(host, port)
 inputs = {name: numpy.array(values, numpy.float32) for name, values in columns.items()}
-reply = client.predict_request("breast_cancer", inputs, model_version=1)
-outputs = {name: tensor_proto_to_ndarray(proto) for name, proto in reply.outputs.items()}
+response = client.predict_request("breast_cancer", inputs, model_version=1)
+outputs = {name: tensor_proto_to_ndarray(proto) for name, proto in response.outputs.items()}
 try:
     client.predict_request("nobody", inputs)
 except grpc.RpcError as error:
@@ -42,7 +42,7 @@ with grpc.insecure_channel(f"{host}:{port}") as channel:
     status = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(request, 10)
 print(json.dumps({
     "states": {v.version: v.State.Name(v.state) for v in status.model_version_status},
-    "version": reply.model_spec.version.value,
+    "version": response.model_spec.version.value,
     "probability": outputs["probability"].tolist(),
     "label": [str(label) for label in outputs["label"].tolist()],
     "refusal": refusal,
@@ -77,10 +77,10 @@ def test_client_predicts_and_reads_errors(python: Path, model_server: str) -> No
         input=json.dumps(columns), capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    reply: dict[str, Any] = json.loads(done.stdout)
-    assert reply["version"] == 1
-    assert reply["states"] == {"1": "AVAILABLE"}
-    assert len(reply["label"]) == len(reply["probability"]) == 3
-    assert all("malignant" in label for label in reply["label"])
-    assert all(0 < probability < 0.5 for probability in reply["probability"])  # of "benign"
-    assert reply["refusal"] == ["NOT_FOUND", "Servable not found for request: Latest(nobody)"]
+    response: dict[str, Any] = json.loads(done.stdout)
+    assert response["version"] == 1
+    assert response["states"] == {"1": "AVAILABLE"}
+    assert len(response["label"]) == len(response["probability"]) == 3
+    assert all("malignant" in label for label in response["label"])
+    assert all(0 < probability < 0.5 for probability in response["probability"])  # of "benign"
+    assert response["refusal"] == ["NOT_FOUND", "Servable not found for request: Latest(nobody)"]

@@ -1,4 +1,4 @@
-"""Recorded requests to TensorFlow Serving's REST port get the same replies from the client."""
+"""Recorded requests to TensorFlow Serving's REST port get the same responses from the client."""
 
 from __future__ import annotations
 
@@ -87,28 +87,28 @@ def ask(address: str, request: HttpRequest) -> HttpReply:
     if request.body or request.method == "POST":
         connection.putheader("Content-Length", str(len(request.body)))
     connection.endheaders(request.body or None)
-    reply = connection.getresponse()
-    headers = tuple(reply.getheaders())
-    content_type = reply.getheader("Content-Type") or ""
-    body = reply.read()
+    response = connection.getresponse()
+    headers = tuple(response.getheaders())
+    content_type = response.getheader("Content-Type") or ""
+    body = response.read()
     connection.close()
-    return HttpReply(body, reply.status, content_type, headers)
+    return HttpReply(body, response.status, content_type, headers)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
 def test_response_matches_the_recording_or_the_listed_difference(
     clients: Clients, case: Case
 ) -> None:
-    reply = ask(clients.address(case.server), case.request)
+    response = ask(clients.address(case.server), case.request)
     listed = DIFFERENCES.get(case.id)
     if listed is None:
-        assert rest_recordings.faults(case, reply) == []
+        assert rest_recordings.faults(case, response) == []
         return
-    assert rest_recordings.faults(case, reply), "as recorded, so no difference"
+    assert rest_recordings.faults(case, response), "as recorded, so no difference"
     if not listed.elsewhere:
-        assert reply.status == listed.status
-        assert listed.contains in reply.body.decode()
-        assert listed.body is None or without_null(json.loads(reply.body)) == listed.body
+        assert response.status == listed.status
+        assert listed.contains in response.body.decode()
+        assert listed.body is None or without_null(json.loads(response.body)) == listed.body
 
 
 def without_null(value: Any) -> Any:

@@ -16,7 +16,7 @@ from serving.core.manager import Manager, ManagerOptions
 from serving.core.model_config import read_config_file
 from serving.core.server_core import ServerCore
 from serving.core.source import Source
-from tests.serving.conftest import Serve, Served, flags_of
+from tests.serving.conftest import RunningServer, Serve, model_flags
 from tests.support.affine import publish
 from tests.support.caller import Caller, model_config, models_config, refused
 from tests.support.processes import wait_for
@@ -52,7 +52,7 @@ def two_versions(base_path: Path, serve: Serve) -> Caller:
     """A caller of a server with versions 1 and 2 of m, and no labels."""
     publish(base_path, 1)
     publish(base_path, 2)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     server.reload(models_config(model_config(base_path, ALL)))
     wait_for(lambda: server.states() == {2: "AVAILABLE", 1: "AVAILABLE"}, "both versions")
     return server
@@ -86,7 +86,7 @@ def test_polled_config_file_adds_removes_and_relabels_models(
         server.ask(model="a")
 
 
-def has_logged(server: Served, times: int) -> bool:
+def has_logged(server: RunningServer, times: int) -> bool:
     return server.running.output().count("the configuration is not changed") == times
 
 
@@ -154,7 +154,7 @@ def test_reload_returns_once_new_models_are_available(
     base_path: Path, tmp_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     entries = [model_config(base_path)]
     for number in range(5):
         publish(tmp_path / f"new{number}", 1)
@@ -183,7 +183,7 @@ def test_rejected_reload_changes_nothing(
     base_path: Path, serve: Serve, entries: str, code: str, details: str
 ) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     with refused(code, details.replace("{m}", str(base_path))):
         server.reload(models_config(entries.replace("{m}", str(base_path))))
     assert server.ask() == ([11.0], 1)
@@ -206,7 +206,7 @@ def test_unsupported_platform_is_rejected(
     base_path: Path, serve: Serve, name: str, more: str, code: str, details: str
 ) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     entry = f'name: "{name}" base_path: "{base_path}" model_platform: "torch" {more}'
     with refused(code, details):
         server.reload(f"model_config_list {{ config {{ {entry} }} }}")
@@ -216,20 +216,20 @@ def test_unsupported_platform_is_rejected(
 def test_reload_returns_metric_increases(base_path: Path, tmp_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     publish(tmp_path / "n", 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     server.ask()
     loads = "/tensorflow/cc/saved_model/load_attempt_count"
     requests = "/tensorflow/serving/request_count"
     both = models_config(model_config(base_path), model_config(tmp_path / "n"))
-    reply = server.reload(both, metric_names=[loads, requests, "nosuch"])
-    assert {metric.name: metric.int64_value_increase for metric in reply.metric} == {
+    response = server.reload(both, metric_names=[loads, requests, "nosuch"])
+    assert {metric.name: metric.int64_value_increase for metric in response.metric} == {
         loads: 1, requests: 0, "nosuch": 0,
     }  # fmt: skip
 
 
 def test_config_without_a_model_list_is_rejected(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     for config in ("", "custom_model_config {}"):
         with refused("INVALID_ARGUMENT", "Only ModelConfigList is currently supported"):
             server.reload(config)
@@ -241,7 +241,7 @@ def test_reload_reports_a_new_model_that_fails_to_load(
 ) -> None:
     publish(base_path, 1)
     (tmp_path / "bad" / "1").mkdir(parents=True)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     both = models_config(model_config(base_path), model_config(tmp_path / "bad"))
     with refused("UNKNOWN", "{name: bad version: 1} due to error"):
         server.reload(both)
@@ -255,7 +255,7 @@ def test_failed_model_loads_once_repaired_and_added_again(
 ) -> None:
     publish(base_path, 1)
     (tmp_path / "bad" / "1").mkdir(parents=True)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     alone, bad = models_config(model_config(base_path)), model_config(tmp_path / "bad")
     with refused("UNKNOWN", "{name: bad version: 1} due to error"):
         server.reload(models_config(model_config(base_path), bad))
@@ -275,7 +275,7 @@ def test_concurrent_reloads_leave_one_of_the_configs(
     for name in ("a", "b"):
         publish(tmp_path / name, 1)
         configs.append(models_config(model_config(base_path), model_config(tmp_path / name)))
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     for _ in range(5):
         threads = [threading.Thread(target=server.reload, args=[config]) for config in configs]
         for thread in threads:
@@ -337,7 +337,7 @@ def test_base_paths_outside_the_reload_root_are_rejected(tmp_path: Path, serve: 
     for path in (models / "m", models / "n", secret / "m"):
         publish(path, 1)
     (models / "link").symlink_to(secret)
-    server = serve(*flags_of(models / "m"), f"--reload_root={models}")
+    server = serve(*model_flags(models / "m"), f"--reload_root={models}")
     (models / "loop").symlink_to(models / "loop")
     inside = ("loop", "loop/m", "a/" * 100_000)  # a loop, and longer than any path
     outside = (

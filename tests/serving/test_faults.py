@@ -14,7 +14,7 @@ import pytest
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import model_management_pb2
 
-from tests.serving.conftest import Serve, Served, flags_of
+from tests.serving.conftest import RunningServer, Serve, model_flags
 from tests.serving.test_load import under_load
 from tests.support.affine import publish
 from tests.support.caller import Caller, model_config, models_config, predict_request, refused
@@ -32,11 +32,11 @@ Spoil = Callable[[Path], None]
 
 
 @pytest.fixture
-def server(tmp_path: Path, base_path: Path, serve: Serve) -> Iterator[Served]:
+def server(tmp_path: Path, base_path: Path, serve: Serve) -> Iterator[RunningServer]:
     """A server whose good model is called all the time; no call may fail."""
     publish(base_path, 1)
     secret = _publish_unserved(tmp_path / "secret")
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     with under_load(server, _ask) as answers:
         yield server
         after = len(answers)
@@ -112,7 +112,7 @@ def _without(*names: str) -> Spoil:
     ],
 )  # fmt: skip
 def test_bad_versions_do_not_disturb_callers(
-    tmp_path: Path, base_path: Path, server: Served, spoil: Spoil, code: grpc.StatusCode
+    tmp_path: Path, base_path: Path, server: RunningServer, spoil: Spoil, code: grpc.StatusCode
 ) -> None:
     for number in range(2, 2 + ROUNDS):
         version = publish(tmp_path / "hidden", number)
@@ -165,7 +165,7 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
-def test_bad_requests_do_not_disturb_callers(server: Served, kind: str) -> None:
+def test_bad_requests_do_not_disturb_callers(server: RunningServer, kind: str) -> None:
     data, (code, details) = REQUESTS[kind]
     method: Any = server.channel.unary_unary(PREDICT)
     for _ in range(ROUNDS):
@@ -201,7 +201,7 @@ PATHS = {
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: repr(path[:30]))
 def test_bad_base_paths_do_not_disturb_callers(
-    tmp_path: Path, base_path: Path, server: Served, path: str
+    tmp_path: Path, base_path: Path, server: RunningServer, path: str
 ) -> None:
     before = _files(tmp_path)
     bad = f'name: "n" base_path: "{path.replace("{folder}", str(tmp_path))}"'
@@ -214,7 +214,7 @@ def test_bad_base_paths_do_not_disturb_callers(
 
 
 def test_model_cannot_be_moved_to_an_invalid_path(
-    tmp_path: Path, base_path: Path, server: Served
+    tmp_path: Path, base_path: Path, server: RunningServer
 ) -> None:
     for path in ("../secret", "", f"{tmp_path}/secret\\000"):
         with refused("INVALID_ARGUMENT", "Expected model m to have an absolute path or URI"):
@@ -224,7 +224,7 @@ def test_model_cannot_be_moved_to_an_invalid_path(
 
 @pytest.mark.parametrize("name", ["../secret", "secret/1", "/", "..", "m/1"])
 def test_model_names_are_not_used_as_paths(
-    tmp_path: Path, base_path: Path, server: Served, name: str
+    tmp_path: Path, base_path: Path, server: RunningServer, name: str
 ) -> None:
     publish(tmp_path / "other", 3)
     before = _files(tmp_path)
@@ -248,7 +248,7 @@ def test_model_names_are_not_used_as_paths(
     ids=["garbage", "a length beyond the end", "nothing", "one model many times"],
 )
 def test_bad_configurations_do_not_disturb_callers(
-    base_path: Path, server: Served, data: bytes, code: str
+    base_path: Path, server: RunningServer, data: bytes, code: str
 ) -> None:
     method: Any = server.channel.unary_unary(RELOAD)
     for _ in range(ROUNDS):
@@ -257,7 +257,7 @@ def test_bad_configurations_do_not_disturb_callers(
     _check_that_versions_are_found(base_path.parent / "other", base_path, server)
 
 
-def _check_that_versions_are_found(other: Path, base_path: Path, server: Served) -> None:
+def _check_that_versions_are_found(other: Path, base_path: Path, server: RunningServer) -> None:
     """Check that the server still polls for versions."""
     publish(other, 1)
     server.reload(models_config(model_config(base_path), model_config(other)))

@@ -14,7 +14,7 @@ import pytest
 from serving.config.text_proto import ConfigError
 from serving.model_servers.flags import ALWAYS_ON, UNSUPPORTED, UNSUPPORTED_DEFAULTS, Flags
 from serving.model_servers.options import ServerOptions
-from tests.serving.conftest import Fails, Serve, flags_of
+from tests.serving.conftest import FailedStart, Serve, model_flags
 from tests.support.affine import publish
 from tests.support.caller import model_config, models_config
 from tests.support.processes import ROOT, wait_for
@@ -46,11 +46,13 @@ def test_version_output_matches_tensorflow_model_server() -> None:
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
-def test_unsupported_flag_is_rejected_unless_it_has_its_default(fails: Fails, name: str) -> None:
+def test_unsupported_flag_is_rejected_unless_it_has_its_default(
+    failed_start: FailedStart, name: str
+) -> None:
     for flag in (f"--{name}", f"--{name}=true", f"--{name}=0.5"):
-        assert f"--{name}: {UNSUPPORTED[name]}" in fails("--model_base_path=x", flag)
+        assert f"--{name}: {UNSUPPORTED[name]}" in failed_start("--model_base_path=x", flag)
     # The default is no error; only the base path is missing.
-    assert f"--{name}" not in fails(f"--{name}={UNSUPPORTED_DEFAULTS.get(name, 'false')}")
+    assert f"--{name}" not in failed_start(f"--{name}={UNSUPPORTED_DEFAULTS.get(name, 'false')}")
 
 
 def test_remote_base_path_is_rejected() -> None:
@@ -105,10 +107,10 @@ def test_infinite_durations_become_the_maximum_timeout() -> None:
 
 
 @pytest.mark.parametrize("name", ALWAYS_ON)
-def test_always_on_flag_is_rejected_if_false(fails: Fails, name: str) -> None:
-    assert f"--{name}: {ALWAYS_ON[name]}" in fails("--model_base_path=x", f"--{name}=false")
+def test_always_on_flag_is_rejected_if_false(failed_start: FailedStart, name: str) -> None:
+    assert f"--{name}: {ALWAYS_ON[name]}" in failed_start("--model_base_path=x", f"--{name}=false")
     for flag in (f"--{name}", f"--{name}=true"):
-        assert f"--{name}" not in fails(flag)
+        assert f"--{name}" not in failed_start(flag)
 
 
 @pytest.mark.parametrize(
@@ -150,9 +152,9 @@ def test_always_on_flag_is_rejected_if_false(fails: Fails, name: str) -> None:
     ],
 )
 def test_invalid_flags_are_reported_in_one_line(
-    fails: Fails, flags: list[str], message: str
+    failed_start: FailedStart, flags: list[str], message: str
 ) -> None:
-    (line,) = [line for line in fails(*flags).splitlines() if line.startswith("Error: ")]
+    (line,) = [line for line in failed_start(*flags).splitlines() if line.startswith("Error: ")]
     assert message in line
 
 
@@ -171,11 +173,11 @@ def test_invalid_flags_are_reported_in_one_line(
     ],
 )
 def test_invalid_model_config_file_is_reported_in_one_line(
-    fails: Fails, tmp_path: Path, text: str, message: str
+    failed_start: FailedStart, tmp_path: Path, text: str, message: str
 ) -> None:
     config = tmp_path / "models.config"
     config.write_text(text, encoding="latin-1")
-    log = fails(f"--model_config_file={config}")
+    log = failed_start(f"--model_config_file={config}")
     assert message in log
     assert len([line for line in log.splitlines() if line.startswith("Error: ")]) == 1
 
@@ -188,9 +190,9 @@ def test_boolean_flag_value_is_optional(
     base_path: Path, serve: Serve, value: str, is_on: bool
 ) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path), f"--enable_serialization_as_tensor_content{value}")
-    reply = server.predict("m", {"x": [1.0]})
-    assert bool(reply.outputs["y"].tensor_content) is is_on
+    server = serve(*model_flags(base_path), f"--enable_serialization_as_tensor_content{value}")
+    response = server.predict("m", {"x": [1.0]})
+    assert bool(response.outputs["y"].tensor_content) is is_on
 
 
 def test_relative_base_path_is_resolved_against_the_working_directory(
@@ -214,7 +216,7 @@ def test_flags_with_an_empty_file_name_are_ignored(base_path: Path, serve: Serve
     publish(base_path, 1)
     names = ("model_config", "monitoring_config", "ssl_config", "batching_parameters")
     server = serve(
-        *flags_of(base_path), *(f"--{name}_file=" for name in names),
+        *model_flags(base_path), *(f"--{name}_file=" for name in names),
         "--tensorflow_session_config_file=", "--per_process_gpu_memory_fraction=0.0",
     )  # fmt: skip
     assert server.ask() == ([11.0], 1)
@@ -226,29 +228,29 @@ def test_model_is_named_default_without_a_name_flag(base_path: Path, serve: Serv
 
 
 def test_port_in_use_is_reported_before_loading(
-    base_path: Path, serve: Serve, fails: Fails
+    base_path: Path, serve: Serve, failed_start: FailedStart
 ) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     port = server.running.address.rpartition(":")[2]
-    log = fails(*flags_of(base_path), "--bind_address=127.0.0.1", f"--port={port}")
+    log = failed_start(*model_flags(base_path), "--bind_address=127.0.0.1", f"--port={port}")
     assert log.strip() == f"Error: cannot listen on 127.0.0.1:{port}: Address already in use"
-    log = fails(
-        *flags_of(base_path), "--bind_address=127.0.0.1", "--port=0", f"--rest_api_port={port}"
+    log = failed_start(
+        *model_flags(base_path), "--bind_address=127.0.0.1", "--port=0", f"--rest_api_port={port}"
     )
     assert log.strip() == f"Error: cannot listen on 127.0.0.1:{port}: Address already in use"
 
 
-def test_address_of_another_machine_is_rejected(fails: Fails, base_path: Path) -> None:
-    log = fails(*flags_of(base_path), "--bind_address=192.0.2.1", "--port=8500")
+def test_address_of_another_machine_is_rejected(failed_start: FailedStart, base_path: Path) -> None:
+    log = failed_start(*model_flags(base_path), "--bind_address=192.0.2.1", "--port=8500")
     assert "Error: cannot listen on 192.0.2.1:8500: " in log
-    log = fails(*flags_of(base_path), "--bind_address=2001:db8::1", "--port=8500")
+    log = failed_start(*model_flags(base_path), "--bind_address=2001:db8::1", "--port=8500")
     assert "Error: cannot listen on [2001:db8::1]:8500: " in log
 
 
 def test_poll_interval_of_zero_polls_once(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path), "--file_system_poll_wait_seconds=0")
+    server = serve(*model_flags(base_path), "--file_system_poll_wait_seconds=0")
     publish(base_path, 2)
     time.sleep(0.5)
     assert server.states() == {1: "AVAILABLE"}

@@ -15,7 +15,7 @@ import requests
 from serving.model_servers.addresses import AddressError, bind_socket
 from tests.conftest import Starter
 from tests.contract.tf1_models import counter, export
-from tests.serving.conftest import QUICK, Fails, Serve, config_flag, flags_of
+from tests.serving.conftest import QUICK, FailedStart, Serve, config_flag, model_flags
 from tests.support import forked
 from tests.support.affine import publish
 from tests.support.caller import Caller, model_config, refused
@@ -33,7 +33,7 @@ def served_with_tls(base_path: Path, authority: Authority, serve: Serve) -> str:
     publish(base_path, 1)
     key, certificate = read(*authority.sign("server"))
     config = ssl_config(base_path.parent / "ssl", server_key=key, server_cert=certificate)
-    return serve(*flags_of(base_path), f"--ssl_config_file={config}").running.address
+    return serve(*model_flags(base_path), f"--ssl_config_file={config}").running.address
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def mutual_tls(base_path: Path, authority: Authority) -> str:
 @pytest.fixture
 def served_with_mutual_tls(base_path: Path, mutual_tls: str, serve: Serve) -> str:
     publish(base_path, 1)
-    return serve(*flags_of(base_path), mutual_tls).running.address
+    return serve(*model_flags(base_path), mutual_tls).running.address
 
 
 def read(*files: Path) -> list[bytes]:
@@ -123,11 +123,13 @@ def test_mutual_tls_rejects_other_and_missing_certificates(
     ],
 )
 def test_invalid_ssl_config_is_rejected(
-    base_path: Path, fails: Fails, fields: dict[str, bytes | bool], message: str
+    base_path: Path, failed_start: FailedStart, fields: dict[str, bytes | bool], message: str
 ) -> None:
     publish(base_path, 1)
     config = ssl_config(base_path.parent / "ssl", **fields)
-    assert message in fails("--port=0", *flags_of(base_path), f"--ssl_config_file={config}")
+    assert message in failed_start(
+        "--port=0", *model_flags(base_path), f"--ssl_config_file={config}"
+    )
 
 
 def has_ipv6() -> bool:
@@ -149,7 +151,7 @@ def test_server_listens_on_an_ipv6_address(base_path: Path, serve: Serve) -> Non
     publish(base_path, 1)
     rest_port = free_port()
     flags = ("--bind_address=::1", f"--rest_api_port={rest_port}")
-    port = serve(*flags_of(base_path), *flags).running.address.rpartition(":")[2]
+    port = serve(*model_flags(base_path), *flags).running.address.rpartition(":")[2]
     with Caller(f"[::1]:{port}") as caller:
         assert caller.ask() == ([11.0], 1)
     assert requests.get(f"http://[::1]:{rest_port}/v1/models/m", timeout=5).ok
@@ -159,7 +161,7 @@ def test_server_listens_on_a_unix_socket_alone(base_path: Path, starter: Starter
     publish(base_path, 1)
     socket = base_path.parent / "socket"
     running = forked.start(
-        starter.folder / "log", *QUICK, *flags_of(base_path), "--port=0",
+        starter.folder / "log", *QUICK, *model_flags(base_path), "--port=0",
         f"--grpc_socket_path={socket}",
     )  # fmt: skip
     starter.running.append(running)
@@ -172,9 +174,11 @@ def test_server_listens_on_a_unix_socket_alone(base_path: Path, starter: Starter
     assert line.endswith(f"at unix:{socket} ...")
 
 
-def test_unix_socket_that_cannot_be_created_is_an_error(base_path: Path, fails: Fails) -> None:
+def test_unix_socket_that_cannot_be_created_is_an_error(
+    base_path: Path, failed_start: FailedStart
+) -> None:
     publish(base_path, 1)
-    log = fails("--port=0", *flags_of(base_path), "--grpc_socket_path=/nosuch/socket")
+    log = failed_start("--port=0", *model_flags(base_path), "--grpc_socket_path=/nosuch/socket")
     assert "cannot listen on unix:/nosuch/socket: expected a path of at most 107 bytes" in log
 
 
@@ -182,7 +186,7 @@ def test_server_listens_on_a_unix_socket_and_a_port(base_path: Path, serve: Serv
     publish(base_path, 1)
     socket = base_path.parent / "socket"
     port = free_port()  # 0 would open none
-    server = serve(*flags_of(base_path), f"--grpc_socket_path={socket}", f"--port={port}")
+    server = serve(*model_flags(base_path), f"--grpc_socket_path={socket}", f"--port={port}")
     assert server.ask() == ([11.0], 1)
     with Caller(f"unix:{socket}") as caller:
         assert caller.ask() == ([11.0], 1)
@@ -193,7 +197,7 @@ def test_unix_socket_uses_the_same_tls_as_the_port(
 ) -> None:
     publish(base_path, 1)
     socket, port = base_path.parent / "socket", free_port()
-    serve(*flags_of(base_path), f"--grpc_socket_path={socket}", f"--port={port}", mutual_tls)
+    serve(*model_flags(base_path), f"--grpc_socket_path={socket}", f"--port={port}", mutual_tls)
     assert is_answered(f"unix:{socket}", credentials(authority, *authority.sign("client")))
     assert not is_answered(f"unix:{socket}", credentials(authority))
     assert not is_answered(f"unix:{socket}", None)
@@ -202,7 +206,7 @@ def test_unix_socket_uses_the_same_tls_as_the_port(
 def test_grpc_channel_arguments_are_applied(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     limit = "grpc.max_receive_message_length=1000,grpc.primary_user_agent=x,a=99999999999"
-    server = serve(*flags_of(base_path), f"--grpc_channel_arguments={limit}")
+    server = serve(*model_flags(base_path), f"--grpc_channel_arguments={limit}")
     assert server.ask() == ([11.0], 1)
     with pytest.raises(grpc.RpcError) as error:
         server.ask([1.0] * 1000)
@@ -213,7 +217,7 @@ def test_max_connection_age_closes_connections_between_calls(base_path: Path, se
     """Clients that reconnect find servers that were started later."""
     publish(base_path, 1)
     age = "grpc.max_connection_age_ms=300,grpc.max_connection_age_grace_ms=5000"
-    server = serve(*flags_of(base_path), f"--grpc_channel_arguments={age}")
+    server = serve(*model_flags(base_path), f"--grpc_channel_arguments={age}")
     process = psutil.Process(server.running.process.pid)
     callers: set[int] = set()
     end = time.monotonic() + 20
@@ -232,7 +236,7 @@ def test_grpc_max_threads_limits_concurrent_requests(
 ) -> None:
     seconds, calls = 1.0, 4
     publish(base_path, 1, seconds=seconds)
-    server = serve(*flags_of(base_path), f"--grpc_max_threads={threads}")
+    server = serve(*model_flags(base_path), f"--grpc_max_threads={threads}")
     with ThreadPoolExecutor(calls) as pool:
         started = time.monotonic()
         list(pool.map(lambda _: server.ask(), range(calls)))
@@ -248,8 +252,8 @@ def test_call_is_not_computed_after_its_deadline(tmp_path: Path, serve: Serve) -
     server = serve(config_flag(tmp_path, *entries), "--grpc_max_threads=1")
 
     def increase(timeout: float) -> float:
-        reply = server.predict("counter", {}, timeout, signature="incr_counter")
-        return float(reply.outputs["output"].float_val[0])
+        response = server.predict("counter", {}, timeout, signature="incr_counter")
+        return float(response.outputs["output"].float_val[0])
 
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(server.ask, model="slow")

@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 from serving.model_servers.health import HealthServicer
-from tests.serving.conftest import Serve, flags_of
+from tests.serving.conftest import Serve, model_flags
 from tests.support.affine import publish
 from tests.support.caller import Caller, model_config, models_config, refused
 from tests.support.processes import wait_for
@@ -112,19 +112,19 @@ def test_services_report_health_under_their_short_names(two_models: Caller) -> N
 
 def test_watch_receives_each_change(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     stub = health_pb2_grpc.HealthStub(server.channel)
-    replies: Iterator[Any] = stub.Watch(health_pb2.HealthCheckRequest(service="m"), timeout=30)
-    assert next(replies).status == SERVING
+    responses: Iterator[Any] = stub.Watch(health_pb2.HealthCheckRequest(service="m"), timeout=30)
+    assert next(responses).status == SERVING
     shutil.rmtree(base_path / "1")
-    assert next(replies).status == NOT_SERVING
+    assert next(responses).status == NOT_SERVING
     publish(base_path, 2)
-    assert next(replies).status == SERVING
+    assert next(responses).status == SERVING
 
 
 def test_health_is_reported_while_every_thread_is_busy(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1, seconds=0.7)
-    server = serve(*flags_of(base_path), "--grpc_max_threads=2")
+    server = serve(*model_flags(base_path), "--grpc_max_threads=2")
     with ThreadPoolExecutor(4) as pool:
         slow = [pool.submit(server.ask) for _ in range(4)]
         assert check(server) == SERVING
@@ -133,7 +133,7 @@ def test_health_is_reported_while_every_thread_is_busy(base_path: Path, serve: S
 
 def test_many_watches_do_not_block_other_calls(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     stub = health_pb2_grpc.HealthStub(server.channel)
     watches = [stub.Watch(health_pb2.HealthCheckRequest(), timeout=30) for _ in range(20)]
     assert [next(watch).status for watch in watches] == [SERVING] * 20
@@ -145,7 +145,7 @@ def test_many_watches_do_not_block_other_calls(base_path: Path, serve: Serve) ->
 
 def test_cancelled_watches_do_not_block_the_server(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     stub = health_pb2_grpc.HealthStub(server.channel)
     stop = threading.Event()
 
@@ -172,7 +172,7 @@ def test_cancelled_watches_do_not_block_the_server(base_path: Path, serve: Serve
 
 def test_reflection_lists_the_services(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     database = ProtoReflectionDescriptorDatabase(server.channel)
     assert set(database.get_services()) == {
         "tensorflow.serving.PredictionService",
@@ -192,7 +192,7 @@ def test_reflection_lists_the_services(base_path: Path, serve: Serve) -> None:
 
 def test_open_reflection_streams_do_not_block_other_calls(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     with ThreadPoolExecutor() as pool:
         databases = [ProtoReflectionDescriptorDatabase(server.channel) for _ in range(20)]
         for database in databases:

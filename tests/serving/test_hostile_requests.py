@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tensorflow.core.framework import tensor_pb2
 
 from tests.contract import recordings
-from tests.serving.conftest import Serve, flags_of
+from tests.serving.conftest import Serve, model_flags
 from tests.support import forked
 from tests.support.affine import publish
 from tests.support.caller import Caller, model_config, models_config, predict_request, refused
@@ -250,7 +250,7 @@ def test_every_output_subset_is_returned(
 def test_model_name_is_never_used_as_a_path(tmp_path: Path, serve: Serve, name: str) -> None:
     publish(tmp_path / "served" / "m", 1)
     publish(tmp_path / "secret", 1)
-    server = serve(*flags_of(tmp_path / "served" / "m"))
+    server = serve(*model_flags(tmp_path / "served" / "m"))
     before = _files(tmp_path)
     with refused("NOT_FOUND"):
         server.ask(model=name)
@@ -284,7 +284,7 @@ def test_random_reloads_get_an_expected_status(reloaded: Caller, data: bytes) ->
 @pytest.fixture
 def reloaded(base_path: Path, serve: Serve) -> Iterator[Caller]:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     yield server
     server.reload(models_config(model_config(base_path)))
     assert server.ask() == ([11.0], 1)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.serving.conftest import Serve, Served, flags_of
+from tests.serving.conftest import RunningServer, Serve, model_flags
 from tests.support.affine import publish
 from tests.support.processes import free_port, wait_for
 
@@ -20,7 +20,7 @@ from tests.support.processes import free_port, wait_for
 def url(base_path: Path, serve: Serve) -> str:
     publish(base_path, 1)
     port = free_port()
-    serve(*flags_of(base_path), f"--rest_api_port={port}", "--rest_api_timeout_in_ms=2000")
+    serve(*model_flags(base_path), f"--rest_api_port={port}", "--rest_api_timeout_in_ms=2000")
     return f"http://127.0.0.1:{port}"
 
 
@@ -41,9 +41,9 @@ def test_returns_model_version_status(url: str) -> None:
 def test_returns_the_status_of_the_largest_version(base_path: Path, serve: Serve) -> None:
     publish(base_path, 2**63 - 1)
     port = free_port()
-    serve(*flags_of(base_path), f"--rest_api_port={port}")
-    reply = get(f"http://127.0.0.1:{port}/v1/models/m/versions/{2**63 - 1}")
-    assert reply.json()["model_version_status"][0]["state"] == "AVAILABLE"
+    serve(*model_flags(base_path), f"--rest_api_port={port}")
+    response = get(f"http://127.0.0.1:{port}/v1/models/m/versions/{2**63 - 1}")
+    assert response.json()["model_version_status"][0]["state"] == "AVAILABLE"
 
 
 @pytest.mark.parametrize(
@@ -54,18 +54,18 @@ def test_returns_the_status_of_the_largest_version(base_path: Path, serve: Serve
     ],
 )
 def test_unknown_model_or_version_returns_404(url: str, path: str, error: str) -> None:
-    reply = get(f"{url}/v1/models/{path}")
-    assert (reply.status_code, reply.json()) == (404, {"error": error})
+    response = get(f"{url}/v1/models/{path}")
+    assert (response.status_code, response.json()) == (404, {"error": error})
 
 
 def test_failed_version_reports_its_error(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     port = free_port()
-    server: Served = serve(*flags_of(base_path), f"--rest_api_port={port}")
+    server: RunningServer = serve(*model_flags(base_path), f"--rest_api_port={port}")
     (base_path / "2").mkdir()
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
-    reply = get(f"http://127.0.0.1:{port}/v1/models/m/versions/2").json()
-    (told,) = reply["model_version_status"]
+    response = get(f"http://127.0.0.1:{port}/v1/models/m/versions/2").json()
+    (told,) = response["model_version_status"]
     assert (told["state"], told["status"]["error_code"]) == ("END", "NOT_FOUND")
     assert str(base_path / "2") in told["status"]["error_message"]
 
@@ -89,18 +89,18 @@ def test_other_paths_and_methods_return_404_and_mention_the_client(
     request = requests.Request(method, url, json={"instances": [1]}).prepare()
     request.url = url + path  # without normalising the path
     with requests.Session() as session:
-        reply = session.send(request, timeout=5)
-    assert reply.status_code == 404
-    assert "the client in front of this server serves" in reply.json()["error"]
+        response = session.send(request, timeout=5)
+    assert response.status_code == 404
+    assert "the client in front of this server serves" in response.json()["error"]
 
 
 def test_cors_is_enabled_only_by_flag(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     for flags, allowed in (((), None), (("--rest_api_enable_cors_support",), "*")):
         port = free_port()
-        serve(*flags_of(base_path), f"--rest_api_port={port}", *flags)
-        reply = get(f"http://127.0.0.1:{port}/v1/models/m", headers={"Origin": "http://a"})
-        assert reply.headers.get("Access-Control-Allow-Origin") == allowed
+        serve(*model_flags(base_path), f"--rest_api_port={port}", *flags)
+        response = get(f"http://127.0.0.1:{port}/v1/models/m", headers={"Origin": "http://a"})
+        assert response.headers.get("Access-Control-Allow-Origin") == allowed
 
 
 def test_silent_and_slow_connections_are_closed_and_do_not_block_others(

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tests.serving.conftest import Serve, flags_of
+from tests.serving.conftest import Serve, model_flags
 
 
 def mixed_model() -> Any:
@@ -33,8 +33,8 @@ def test_exported_model_returns_the_same_outputs(base_path: Path, serve: Serve) 
         "age": tf.constant([[20.0], [50.0], [80.0]]),
     }
     expected = model(inputs).numpy()
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     for signature in ("serving_default", "serve"):
-        reply = server.predict("m", inputs, signature=signature)
-        (output,) = reply.outputs.values()
+        response = server.predict("m", inputs, signature=signature)
+        (output,) = response.outputs.values()
         np.testing.assert_allclose(tf.make_ndarray(output), expected, rtol=1e-5)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Starter
-from tests.serving.conftest import QUICK, Serve, flags_of
+from tests.serving.conftest import QUICK, Serve, model_flags
 from tests.support.affine import SLOW, publish
 from tests.support.caller import Caller, model_config, models_config, refused
 from tests.support.processes import free_port, wait_for
@@ -21,7 +21,7 @@ from tests.support.processes import free_port, wait_for
 
 def test_new_version_replaces_the_old_one_without_a_gap(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     answers: list[tuple[list[float], int]] = []
     stop = threading.Event()
 
@@ -45,9 +45,9 @@ def test_new_version_replaces_the_old_one_without_a_gap(base_path: Path, serve: 
 
 def test_request_finishes_on_the_version_it_started_on(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1, seconds=SLOW)
-    server = serve(*flags_of(base_path))
-    replies: list[tuple[list[float], int]] = []
-    slow = threading.Thread(target=lambda: replies.append(server.ask()))
+    server = serve(*model_flags(base_path))
+    responses: list[tuple[list[float], int]] = []
+    slow = threading.Thread(target=lambda: responses.append(server.ask()))
     slow.start()
     time.sleep(0.3)
     publish(base_path, 2)
@@ -57,13 +57,13 @@ def test_request_finishes_on_the_version_it_started_on(base_path: Path, serve: S
     wait_for(lambda: server.states() == {2: "AVAILABLE", 1: "UNLOADING"}, "version 1 lingers")
     assert server.ask() == ([12.0], 2)
     slow.join()
-    assert replies == [([11.0], 1)]
+    assert responses == [([11.0], 1)]
     wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
 
 
 def test_failed_version_leaves_the_old_one_serving(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     (base_path / "2").mkdir()
     garbage = base_path.parent / "garbage"
     garbage.mkdir()
@@ -86,7 +86,7 @@ def test_unreadable_version_does_not_stop_polling(base_path: Path, starter: Star
         [
             "setpriv", "--bounding-set=-dac_override,-dac_read_search",
             sys.executable, "-m", "serving", "--bind_address=127.0.0.1", f"--port={port}",
-            *QUICK, *flags_of(base_path),
+            *QUICK, *model_flags(base_path),
         ]
     )  # fmt: skip
     with Caller(f"127.0.0.1:{port}") as server:
@@ -104,7 +104,7 @@ def test_unreadable_version_does_not_stop_polling(base_path: Path, starter: Star
 def test_removing_the_newest_version_rolls_back(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     publish(base_path, 2)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     assert server.ask() == ([12.0], 2)
     shutil.rmtree(base_path / "2")
     wait_for(lambda: server.is_available(1), "version 1")
@@ -114,7 +114,7 @@ def test_removing_the_newest_version_rolls_back(base_path: Path, serve: Serve) -
 
 def test_model_without_versions_is_not_found(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     shutil.rmtree(base_path / "1")
     wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
     with refused("NOT_FOUND", "Servable not found for request: Latest(m)"):
@@ -141,7 +141,7 @@ def test_only_removed_versions_are_unloaded(base_path: Path, tmp_path: Path, ser
 
 def test_symlinked_version_is_served(base_path: Path, tmp_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     elsewhere = publish(tmp_path / "elsewhere", 5)
     (base_path / "5").symlink_to(elsewhere)
     wait_for(lambda: server.is_available(5), "version 5")
@@ -165,7 +165,7 @@ def test_version_that_is_no_directory_leaves_the_old_one_serving(
     base_path: Path, serve: Serve, make: Callable[[Path], None]
 ) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     make(base_path / "2")
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
     error = server.statuses()[2].status
@@ -188,7 +188,7 @@ def test_versions_keep_serving_while_their_base_path_cannot_be_listed(
     base_path: Path, tmp_path: Path, serve: Serve, spoil: Callable[[Path, Path], None]
 ) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     aside = tmp_path / "aside"
     spoil(base_path, aside)
     complaint = f"cannot list base path {base_path}"

@@ -18,7 +18,7 @@ import pytest
 
 from serving.servables import memory
 from tests.contract.recordings import CORPUS
-from tests.serving.conftest import Serve, flags_of
+from tests.serving.conftest import Serve, model_flags
 from tests.support.affine import publish
 from tests.support.caller import Caller, model_config, models_config
 from tests.support.processes import wait_for
@@ -54,7 +54,7 @@ def under_load(server: Caller, ask: Question, callers: int = 3) -> Iterator[list
 def test_publishes_and_rollbacks_do_not_disturb_callers(base_path: Path, serve: Serve) -> None:
     """Each round publishes a version and removes the new one (a rollback) or the old one."""
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     current = {1}  # versions that may answer
 
     def ask(server: Caller) -> None:
@@ -87,7 +87,7 @@ def test_config_reloads_do_not_disturb_callers(
     """Adding and removing another model does not disturb this one's callers."""
     publish(base_path, 1)
     publish(tmp_path / "other", 7)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     alone = models_config(model_config(base_path))
     both = models_config(model_config(base_path), model_config(tmp_path / "other"))
 
@@ -107,7 +107,7 @@ def test_label_moves_do_not_disturb_callers(base_path: Path, serve: Serve) -> No
     """A label's callers get one of the two versions, and after a move the new one."""
     publish(base_path, 1)
     publish(base_path, 2)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     every = "model_version_policy { all {} }"
     server.reload(models_config(model_config(base_path, every)))
     wait_for(lambda: server.states() == {1: "AVAILABLE", 2: "AVAILABLE"}, "both versions")
@@ -137,7 +137,7 @@ def test_simultaneous_changes_do_not_disturb_callers(
         publish(base_path, version)
         publish(tmp_path / "other", version)
     publish(tmp_path / "moving", 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     every = "model_version_policy { all {} }"
     moving = model_config(tmp_path / "moving")
 
@@ -189,7 +189,7 @@ def test_malloc_trim_is_found_without_a_subprocess(monkeypatch: pytest.MonkeyPat
 def test_reloads_do_not_leak_memory(base_path: Path, serve: Serve) -> None:
     """An unloaded version's memory is free at once, not when the garbage collector runs."""
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     process = psutil.Process(server.running.process.pid)
     alone = models_config(model_config(base_path))
     both = models_config(model_config(base_path), model_config(LARGE_MODEL))

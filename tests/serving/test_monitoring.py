@@ -15,7 +15,7 @@ from tensorflow_serving.apis import regression_pb2
 from serving.core.servable_harness import ServableHarness, State
 from serving.model_servers.monitoring import Monitoring
 from tests.contract.tf1_models import export, half_plus
-from tests.serving.conftest import Serve, Served, flags_of
+from tests.serving.conftest import RunningServer, Serve, model_flags
 from tests.support.affine import publish
 from tests.support.caller import refused
 from tests.support.processes import free_port, wait_for
@@ -28,15 +28,15 @@ REQUESTS = ":tensorflow:serving:request_count"
 class Metrics:
     """The parsed metrics of a server."""
 
-    def __init__(self, server: Served, port: int, path: str) -> None:
+    def __init__(self, server: RunningServer, port: int, path: str) -> None:
         self.server = server
         self._url = f"http://127.0.0.1:{port}{path}"
 
     def text(self) -> str:
-        reply = requests.get(self._url, timeout=5)
-        assert reply.status_code == 200
-        assert reply.headers["Content-Type"].startswith("text/plain")
-        return reply.text
+        response = requests.get(self._url, timeout=5)
+        assert response.status_code == 200
+        assert response.headers["Content-Type"].startswith("text/plain")
+        return response.text
 
     def values(self, name: str, **labels: str) -> list[float]:
         """Return the values of the series with this name and these labels."""
@@ -58,7 +58,7 @@ def metrics(base_path: Path, serve: Serve) -> Metrics:
     config.write_text('prometheus_config { enable: true path: "/the/metrics" }')
     port = free_port()
     server = serve(
-        *flags_of(base_path), f"--rest_api_port={port}", f"--monitoring_config_file={config}"
+        *model_flags(base_path), f"--rest_api_port={port}", f"--monitoring_config_file={config}"
     )
     return Metrics(server, port, "/the/metrics")
 
@@ -221,7 +221,7 @@ def test_waiting_for_a_batch_counts_as_latency(base_path: Path, serve: Serve) ->
     parameters.write_text("batch_timeout_micros { value: 300000 } max_batch_size { value: 100 }")
     port = free_port()
     server = serve(
-        *flags_of(base_path), f"--rest_api_port={port}", f"--monitoring_config_file={config}",
+        *model_flags(base_path), f"--rest_api_port={port}", f"--monitoring_config_file={config}",
         "--enable_batching", f"--batching_parameters_file={parameters}",
     )  # fmt: skip
     server.ask()
@@ -233,6 +233,6 @@ def test_waiting_for_a_batch_counts_as_latency(base_path: Path, serve: Serve) ->
 def test_metrics_are_disabled_without_a_config(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     port = free_port()
-    serve(*flags_of(base_path), f"--rest_api_port={port}")
+    serve(*model_flags(base_path), f"--rest_api_port={port}")
     path = "/monitoring/prometheus/metrics"
     assert requests.get(f"http://127.0.0.1:{port}{path}", timeout=5).status_code == 404

@@ -21,7 +21,7 @@ from serving.core.manager import Manager, ManagerOptions
 from serving.core.model_config import read_config_file
 from serving.core.server_core import ServerCore
 from serving.core.source import Source
-from tests.serving.conftest import QUICK, Fails, Serve, config_flag, flags_of
+from tests.serving.conftest import QUICK, FailedStart, Serve, config_flag, model_flags
 from tests.serving.test_warmup import predicting, write_records
 from tests.support.affine import publish
 from tests.support.caller import model_config, refused
@@ -55,7 +55,7 @@ def test_version_repaired_between_retries_replaces_the_old_one(
     base_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path), *PATIENT)
+    server = serve(*model_flags(base_path), *PATIENT)
     publish_broken(base_path, 2)
     wait_for(lambda: "attempt 3 of 1001" in server.running.output(), "the third attempt")
     assert server.states() == {2: "LOADING", 1: "AVAILABLE"}
@@ -68,7 +68,7 @@ def test_version_repaired_between_retries_replaces_the_old_one(
 
 def test_flag_sets_the_number_of_load_retries(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path), "--max_num_load_retries=2")
+    server = serve(*model_flags(base_path), "--max_num_load_retries=2")
     publish_broken(base_path, 2)
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
     attempts = [f"attempt {number} of 3" for number in (1, 2, 3)]
@@ -79,7 +79,7 @@ def test_flag_sets_the_number_of_load_retries(base_path: Path, serve: Serve) -> 
 
 def test_flag_sets_the_interval_between_attempts(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path), "--load_retry_interval_micros=1500000")
+    server = serve(*model_flags(base_path), "--load_retry_interval_micros=1500000")
     publish_broken(base_path, 2)
     wait_for(lambda: "attempt 1 of 2" in server.running.output(), "the first attempt")
     started = time.monotonic()
@@ -89,7 +89,7 @@ def test_flag_sets_the_interval_between_attempts(base_path: Path, serve: Serve) 
 
 def test_removed_version_is_not_retried(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path), *PATIENT)
+    server = serve(*model_flags(base_path), *PATIENT)
     publish_broken(base_path, 2)
     wait_for(lambda: "attempt 2 of 1001" in server.running.output(), "the second attempt")
     shutil.rmtree(base_path / "2")
@@ -102,7 +102,7 @@ def test_removed_version_is_not_retried(base_path: Path, serve: Serve) -> None:
 
 def test_load_timeout_does_not_block_later_versions(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path), "--load_timeout_seconds=1", "--max_num_load_retries=0")
+    server = serve(*model_flags(base_path), "--load_timeout_seconds=1", "--max_num_load_retries=0")
     hidden = publish(base_path.parent / "hidden", 2, seconds=60)
     write_records(hidden, [predicting(x=tf.constant([1.0]))])
     hidden.rename(base_path / "2")
@@ -202,16 +202,18 @@ def test_port_waits_for_other_models_after_a_successful_retry(
     manager.close(20)
 
 
-def test_failed_first_load_exits_with_the_reason(base_path: Path, fails: Fails) -> None:
+def test_failed_first_load_exits_with_the_reason(
+    base_path: Path, failed_start: FailedStart
+) -> None:
     publish_broken(base_path, 1)
-    log = fails(*QUICK, *flags_of(base_path))
+    log = failed_start(*QUICK, *model_flags(base_path))
     assert "Error: UNKNOWN: 1 model(s) did not become available: {{{name: m version: 1}" in log
     assert f"Specified file path: {base_path / '1'}" in log
 
 
 def test_failed_version_loads_once_restored_and_repaired(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     shutil.rmtree(base_path / "1")
     wait_for(lambda: server.has_ended(1), "version 1 is gone")
     publish_broken(base_path, 2)

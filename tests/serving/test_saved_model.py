@@ -12,7 +12,7 @@ from google.protobuf import text_format
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tests.contract.tf1_models import PREDICT, Signatures, export, signature
-from tests.serving.conftest import Serve, flags_of
+from tests.serving.conftest import Serve, model_flags
 from tests.support.affine import publish
 from tests.support.processes import wait_for
 
@@ -35,12 +35,12 @@ def test_graph_with_the_given_tags_is_served(
         builder.add_meta_graph_and_variables(session, ["serve"], double)
         builder.add_meta_graph(["fast", "gpu"], triple)
         builder.save()
-    assert serve(*flags_of(base_path), *flags).ask([5.0])[0] == [5.0 * factor]
+    assert serve(*model_flags(base_path), *flags).ask([5.0])[0] == [5.0 * factor]
 
 
 def test_error_names_tags_that_no_graph_has(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     other = base_path.parent / "other"
     builder = v1.saved_model.Builder(str(other))
     with tf.Graph().as_default(), v1.Session() as session:
@@ -122,10 +122,10 @@ def test_untidy_models_are_served(
     base_path: Path, serve: Serve, change: Callable[[Any], None]
 ) -> None:
     export_changed(base_path / "1", change)
-    server = serve(*flags_of(base_path))
-    reply = server.predict("m", {"x": tf.constant([1.5])})
-    assert reply.outputs["y"].dtype == tf.float32.as_datatype_enum
-    assert tf.make_ndarray(reply.outputs["y"]).tolist() == [3.0]
+    server = serve(*model_flags(base_path))
+    response = server.predict("m", {"x": tf.constant([1.5])})
+    assert response.outputs["y"].dtype == tf.float32.as_datatype_enum
+    assert tf.make_ndarray(response.outputs["y"]).tolist() == [3.0]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_invalid_models_fail_with_the_reason(
     base_path: Path, serve: Serve, change: Callable[[Any], None], code: int, text: str
 ) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     export_changed(base_path.parent / "other", change)
     (base_path.parent / "other").rename(base_path / "2")
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
@@ -154,4 +154,4 @@ def test_text_format_model_is_served(base_path: Path, serve: Serve) -> None:
     (path / "saved_model.pb").unlink()
     (path / "saved_model.pbtxt").write_text(text_format.MessageToString(model))
     path.rename(base_path / "1")
-    assert serve(*flags_of(base_path)).ask() == ([11.0], 1)
+    assert serve(*model_flags(base_path)).ask() == ([11.0], 1)

@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.conftest import Starter
-from tests.serving.conftest import QUICK, Serve, flags_of
+from tests.serving.conftest import QUICK, Serve, model_flags
 from tests.support import forked
 from tests.support.affine import publish
 from tests.support.caller import Caller
@@ -24,7 +24,7 @@ NOT_SERVING = 2
 
 def test_running_and_queued_requests_are_answered(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1, seconds=0.5)
-    server = serve(*flags_of(base_path), "--grpc_max_threads=2")
+    server = serve(*model_flags(base_path), "--grpc_max_threads=2")
     with ThreadPoolExecutor(6) as pool:
         asked = [pool.submit(server.ask, [float(row)]) for row in range(6)]
         time.sleep(0.3)
@@ -37,7 +37,7 @@ def test_requests_waiting_for_a_batch_are_answered(base_path: Path, serve: Serve
     parameters = base_path.parent / "batching.config"
     parameters.write_text("batch_timeout_micros { value: 1500000 } max_batch_size { value: 100 }")
     server = serve(
-        *flags_of(base_path), "--enable_batching", f"--batching_parameters_file={parameters}"
+        *model_flags(base_path), "--enable_batching", f"--batching_parameters_file={parameters}"
     )
     with ThreadPoolExecutor(6) as pool:
         asked = [pool.submit(server.ask, [float(row)]) for row in range(6)]
@@ -50,7 +50,7 @@ def test_stopping_server_reports_not_serving_and_rejects_calls(
     base_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1, seconds=2)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     stub = health_pb2_grpc.HealthStub(server.channel)
     watch = stub.Watch(health_pb2.HealthCheckRequest(service="m"), timeout=30)
     next(watch)
@@ -71,7 +71,7 @@ def test_stopping_server_reports_not_serving_and_rejects_calls(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_idle_server_stops_at_once(base_path: Path, serve: Serve, number: signal.Signals) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     started = time.monotonic()
     assert server.running.stop(number) == 0
     assert time.monotonic() - started < 5  # calls in progress would have ten seconds
@@ -82,7 +82,7 @@ def test_signal_during_connection_handling_is_not_lost(base_path: Path, starter:
     publish(base_path, 1)
     port = free_port()
     for _ in range(5):
-        running = starter.model_server(*flags_of(base_path), f"--rest_api_port={port}")
+        running = starter.model_server(*model_flags(base_path), f"--rest_api_port={port}")
         time.sleep(0.5)
         host, _, grpc_port = running.address.rpartition(":")
         for each in (int(grpc_port), port):
@@ -93,7 +93,7 @@ def test_signal_during_connection_handling_is_not_lost(base_path: Path, starter:
 def test_server_waiting_for_a_first_version_stops_at_once(
     base_path: Path, starter: Starter
 ) -> None:
-    running = forked.start(starter.folder / "log", *QUICK, *flags_of(base_path))
+    running = forked.start(starter.folder / "log", *QUICK, *model_flags(base_path))
     starter.running.append(running)
     wait_for(lambda: "no versions found under base path" in running.output(), "it waits")
     assert running.stop(signal.SIGTERM, timeout=5) == 0
@@ -102,7 +102,7 @@ def test_server_waiting_for_a_first_version_stops_at_once(
 
 def test_server_stops_while_a_load_waits_for_its_retry(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path), "--load_retry_interval_micros=60000000")
+    server = serve(*model_flags(base_path), "--load_retry_interval_micros=60000000")
     (base_path / "2").mkdir()
     wait_for(lambda: "attempt 1 of 2" in server.running.output(), "the first attempt")
     assert server.running.stop(signal.SIGTERM, timeout=5) == 0

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from tests.contract.tf1_models import CLASSIFY, REGRESS, counter, export, half_plus
-from tests.serving.conftest import Serve, config_flag, flags_of
+from tests.serving.conftest import Serve, config_flag, model_flags
 from tests.support.affine import publish
 from tests.support.caller import model_config, predict_request, refused
 from tests.support.processes import wait_for
@@ -89,16 +89,16 @@ def test_flags_set_the_number_of_warm_up_iterations(
     counting: Path, serve: Serve, flags: Sequence[str], times: int
 ) -> None:
     write_records(counting, [predicting("incr_counter")] * 3)
-    server = serve(*flags_of(counting.parent), *flags)
-    reply = server.predict("m", {}, signature="get_counter")
-    assert reply.outputs["output"].float_val == [times]
+    server = serve(*model_flags(counting.parent), *flags)
+    response = server.predict("m", {}, signature="get_counter")
+    assert response.outputs["output"].float_val == [times]
 
 
 def test_more_than_1000_warm_up_requests_fail_the_load(counting: Path, serve: Serve) -> None:
     write_records(counting, [predicting("incr_counter")] * 1000)
-    server = serve(*flags_of(counting.parent))
-    reply = server.predict("m", {}, signature="get_counter")
-    assert reply.outputs["output"].float_val == [1000]
+    server = serve(*model_flags(counting.parent))
+    response = server.predict("m", {}, signature="get_counter")
+    assert response.outputs["output"].float_val == [1000]
     more = counting.parent.parent / "2"
     shutil.copytree(counting, more)
     write_records(more, [predicting("incr_counter")] * 1001)
@@ -122,7 +122,7 @@ def test_more_than_1000_warm_up_requests_fail_the_load(counting: Path, serve: Se
 def test_every_request_type_warms_up_a_model(base_path: Path, serve: Serve, log: Any) -> None:
     export(base_path / "1", lambda: half_plus(2.0))
     write_records(base_path / "1", [log])
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     assert server.is_available(1)
     assert "model m version 1: 1 warm-up requests" in server.running.output()
 
@@ -147,7 +147,7 @@ def test_failing_warm_up_request_fails_the_load(
     base_path: Path, serve: Serve, log: Any, code: int, text: str
 ) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     half = base_path.parent / "half"
     export(half, lambda: half_plus(2.0))
     write_records(half, [predicting(x=[[1.0]]), log])
@@ -164,7 +164,7 @@ def test_method_name_check_rejects_signatures_of_other_methods(
     base_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path), "--enable_signature_method_name_check")
+    server = serve(*model_flags(base_path), "--enable_signature_method_name_check")
     half = base_path.parent / "half"
     export(half, lambda: half_plus(2.0))
     write_records(half, [inferring(classify_x_to_y=REGRESS)])
@@ -179,9 +179,9 @@ def test_method_name_check_rejects_signatures_of_other_methods(
 
 def test_empty_record_is_skipped(counting: Path, serve: Serve) -> None:
     write_records(counting, [prediction_log_pb2.PredictionLog(), predicting("incr_counter")])
-    server = serve(*flags_of(counting.parent))
-    reply = server.predict("m", {}, signature="get_counter")
-    assert reply.outputs["output"].float_val == [1]
+    server = serve(*model_flags(counting.parent))
+    response = server.predict("m", {}, signature="get_counter")
+    assert response.outputs["output"].float_val == [1]
 
 
 def test_warm_up_requests_must_fit_into_a_batch(base_path: Path, serve: Serve) -> None:
@@ -189,7 +189,7 @@ def test_warm_up_requests_must_fit_into_a_batch(base_path: Path, serve: Serve) -
     parameters.write_text("max_batch_size { value: 2 }")
     publish(base_path, 1)
     server = serve(
-        *flags_of(base_path), "--enable_batching", f"--batching_parameters_file={parameters}"
+        *model_flags(base_path), "--enable_batching", f"--batching_parameters_file={parameters}"
     )
 
     def publish_with_rows(number: int, rows: int) -> None:
@@ -233,7 +233,7 @@ def test_unreadable_warm_up_file_fails_the_load(
     base_path: Path, serve: Serve, spoil: Callable[[Path], None]
 ) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     spoiled = publish(base_path.parent / "spoiled", 2)
     write_records(spoiled, [predicting(x=[1.0])] * 2)
     spoil(spoiled / RECORDS)
@@ -245,7 +245,7 @@ def test_unreadable_warm_up_file_fails_the_load(
 
 def test_invalid_warm_up_records_fail_the_load(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     spoiled = publish(base_path.parent / "spoiled", 2)
     (spoiled / RECORDS).parent.mkdir()
     with tf.io.TFRecordWriter(str(spoiled / RECORDS)) as writer:
