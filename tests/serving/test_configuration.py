@@ -1,4 +1,4 @@
-"""The configuration of models and labels: from a file, a polled file, or a reload."""
+"""Models and labels are configured by a file, which may be polled, and by reloads."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ FREE_LABELS = "--allow_version_labels_for_unavailable_models"
 
 
 def labels(**versions: int) -> str:
-    given = (f'version_labels {{ key: "{k}" value: {v} }}' for k, v in versions.items())
-    return " ".join((ALL, *given))
+    entries = (f'version_labels {{ key: "{k}" value: {v} }}' for k, v in versions.items())
+    return " ".join((ALL, *entries))
 
 
-def write(config: Path, *entries: str) -> None:
-    put(config, models_config(*entries))
+def write_models(config: Path, *entries: str) -> None:
+    write(config, models_config(*entries))
 
 
-def put(config: Path, text: str) -> None:
-    """Write atomically, so that no half file is read."""
+def write(config: Path, text: str) -> None:
+    """Write atomically, so that the server never reads a partial file."""
     new = config.with_suffix(".new")
     new.write_text(text)
     new.rename(config)
@@ -49,7 +49,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def two_versions(base_path: Path, serve: Serve) -> Caller:
-    """A caller of a server with versions 1 and 2 of m, and no labels."""
+    """A server with versions 1 and 2 of m, and no labels."""
     publish(base_path, 1)
     publish(base_path, 2)
     server = serve(*model_flags(base_path))
@@ -61,9 +61,9 @@ def two_versions(base_path: Path, serve: Serve) -> Caller:
 def test_config_file_may_list_several_models(tmp_path: Path, config: Path, serve: Serve) -> None:
     for version, name in enumerate(("a", "b", "c"), start=1):
         publish(tmp_path / name, version)
-    write(config, *(model_config(tmp_path / name) for name in ("a", "b", "c")))
+    write_models(config, *(model_config(tmp_path / name) for name in ("a", "b", "c")))
     server = serve(f"--model_config_file={config}")
-    # All of them answer as soon as the port is open.
+    # All models are available as soon as the port is open.
     assert [server.ask(model=name)[1] for name in ("a", "b", "c")] == [1, 2, 3]
 
 
@@ -73,14 +73,14 @@ def test_polled_config_file_adds_removes_and_relabels_models(
     for name in ("a", "b"):
         publish(tmp_path / name, 1)
         publish(tmp_path / name, 2)
-    write(config, model_config(tmp_path / "a", labels(stable=1)))
+    write_models(config, model_config(tmp_path / "a", labels(stable=1)))
     server = serve(f"--model_config_file={config}", POLLED, FREE_LABELS)
     wait_for(lambda: server.is_available(1, "a"), "both versions of a")
     assert server.ask(model="a", label="stable")[1] == 1
-    write(config, *(model_config(tmp_path / name, labels(stable=2)) for name in ("a", "b")))
+    write_models(config, *(model_config(tmp_path / name, labels(stable=2)) for name in ("a", "b")))
     wait_for(lambda: server.is_available(2, "b"), "b is added")
     assert [server.ask(model=name, label="stable")[1] for name in ("a", "b")] == [2, 2]
-    write(config, model_config(tmp_path / "b"))
+    write_models(config, model_config(tmp_path / "b"))
     wait_for(lambda: set(server.states("a").values()) == {"END"}, "a is removed")
     with refused("NOT_FOUND", "Servable not found for request: Latest(a)"):
         server.ask(model="a")
@@ -95,7 +95,7 @@ def test_invalid_config_file_changes_nothing_and_is_logged_once(
 ) -> None:
     publish(base_path, 1)
     publish(tmp_path / "n", 1)
-    write(config, model_config(base_path))
+    write_models(config, model_config(base_path))
     server = serve(f"--model_config_file={config}", POLLED)
     for number, text in enumerate(
         (
@@ -106,13 +106,13 @@ def test_invalid_config_file_changes_nothing_and_is_logged_once(
         ),
         start=1,
     ):
-        put(config, text)
+        write(config, text)
         wait_for(functools.partial(has_logged, server, number), f"{text} is logged")
         time.sleep(0.3)
         assert has_logged(server, number)
         assert server.ask() == ([11.0], 1)
-    write(config, model_config(base_path), model_config(tmp_path / "n"))
-    wait_for(lambda: server.is_available(1, "n"), "the corrected file is in force")
+    write_models(config, model_config(base_path), model_config(tmp_path / "n"))
+    wait_for(lambda: server.is_available(1, "n"), "the corrected file is applied")
 
 
 def test_config_file_is_polled_while_new_models_load(
@@ -131,19 +131,19 @@ def test_config_file_is_polled_while_new_models_load(
         (tmp_path / name / "1").mkdir(parents=True)
 
     def on_config() -> None:
-        # The bad model has failed before the reload looks for models that have.
+        # The bad model fails before the reload checks for failed models.
         manager.wait_until_settled({"bad"} & set(core.model_names))
 
     manager = Manager(load, ManagerOptions(max_num_load_retries=0, num_load_threads=2))
     core = ServerCore(manager, Source(manager.aspire, 0), on_config=on_config)
-    write(config, model_config(tmp_path / "a"))
+    write_models(config, model_config(tmp_path / "a"))
     core.start(read_config_file(config), lambda: False)
-    write(config, *(model_config(tmp_path / name) for name in ("bad", "slow")))
+    write_models(config, *(model_config(tmp_path / name) for name in ("bad", "slow")))
     poller = ConfigPoller(core, config, 0.05)
     poller.start()
     wait_for(lambda: manager.harnesses("slow"), "the new models load")
-    write(config, model_config(tmp_path / "corrected"))
-    wait_for(lambda: core.is_available("corrected"), "the corrected file is in force")
+    write_models(config, model_config(tmp_path / "corrected"))
+    wait_for(lambda: core.is_available("corrected"), "the corrected file is applied")
     assert "is not changed" not in caplog.text
     poller.stop()
     may_load.set()
@@ -247,7 +247,7 @@ def test_reload_reports_a_new_model_that_fails_to_load(
         server.reload(both)
     assert server.ask() == ([11.0], 1)
     publish(tmp_path / "bad", 2)
-    wait_for(lambda: server.is_available(2, "bad"), "the model is configured nevertheless")
+    wait_for(lambda: server.is_available(2, "bad"), "the model is configured in spite of the error")
 
 
 def test_failed_model_loads_once_repaired_and_added_again(
@@ -256,11 +256,11 @@ def test_failed_model_loads_once_repaired_and_added_again(
     publish(base_path, 1)
     (tmp_path / "bad" / "1").mkdir(parents=True)
     server = serve(*model_flags(base_path))
-    alone, bad = models_config(model_config(base_path)), model_config(tmp_path / "bad")
+    good_only, bad = models_config(model_config(base_path)), model_config(tmp_path / "bad")
     with refused("UNKNOWN", "{name: bad version: 1} due to error"):
         server.reload(models_config(model_config(base_path), bad))
-    server.reload(alone)
-    assert server.statuses("bad")[1].status.error_code  # the status has the reason
+    server.reload(good_only)
+    assert server.statuses("bad")[1].status.error_code  # the status keeps the reason
     (tmp_path / "bad" / "1").rmdir()
     publish(tmp_path / "bad", 1)
     server.reload(models_config(model_config(base_path), bad))
@@ -283,7 +283,8 @@ def test_concurrent_reloads_leave_one_of_the_configs(
         for thread in threads:
             thread.join()
         wait_for(
-            lambda: server.is_available(1, "a") != server.is_available(1, "b"), "one of the two"
+            lambda: server.is_available(1, "a") != server.is_available(1, "b"),
+            "exactly one config is applied",
         )
         assert server.ask() == ([11.0], 1)
 
@@ -314,7 +315,7 @@ def test_flag_allows_labels_for_unavailable_versions(
     base_path: Path, config: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
-    write(config, model_config(base_path, labels(stable=1, canary=2)))
+    write_models(config, model_config(base_path, labels(stable=1, canary=2)))
     server = serve(f"--model_config_file={config}", FREE_LABELS)
     with refused("NOT_FOUND", "Servable not found for request: Specific(m, 2)"):
         server.ask(label="canary")
@@ -339,14 +340,14 @@ def test_base_paths_outside_the_reload_root_are_rejected(tmp_path: Path, serve: 
     (models / "link").symlink_to(secret)
     server = serve(*model_flags(models / "m"), f"--reload_root={models}")
     (models / "loop").symlink_to(models / "loop")
-    inside = ("loop", "loop/m", "a/" * 100_000)  # a loop, and longer than any path
+    inside = ("loop", "loop/m", "a/" * 100_000)  # a symlink loop, and a path that is too long
     outside = (
         "/", "/proc/self", f"{secret}/m", f"file://{secret}/m", f"{models}/../secret/m",
         f"{models}/link/m",
     )  # fmt: skip
-    for location in (*outside, *(f"{models}/{name}" for name in inside)):
-        entries = model_config(models / "m"), f'name: "s" base_path: "{location}"'
-        details = f"below {models} (--reload_root); got base_path()={location[:500]}"
+    for path in (*outside, *(f"{models}/{name}" for name in inside)):
+        entries = model_config(models / "m"), f'name: "s" base_path: "{path}"'
+        details = f"below {models} (--reload_root); got base_path()={path[:500]}"
         with refused("PERMISSION_DENIED", details):
             server.reload(models_config(*entries))
     assert server.ask() == ([11.0], 1)

@@ -26,23 +26,23 @@ def run(*flags: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_lists_the_flags_and_their_defaults() -> None:
-    done = run("--help")
-    assert done.returncode == 0
+    result = run("--help")
+    assert result.returncode == 0
     for flag in (
         "--model_base_path",
         "--enable_batching",
         "--ssl_config_file",
         "--grpc_max_threads",
     ):
-        assert flag in done.stdout
-    assert "default: 8500" in " ".join(done.stdout.split())
+        assert flag in result.stdout
+    assert "default: 8500" in " ".join(result.stdout.split())
 
 
 def test_version_output_matches_tensorflow_model_server() -> None:
-    done = run("--version")
-    assert done.returncode == 0
-    assert done.stdout.startswith("TensorFlow ModelServer: ")
-    assert "TensorFlow Library: 2." in done.stdout
+    result = run("--version")
+    assert result.returncode == 0
+    assert result.stdout.startswith("TensorFlow ModelServer: ")
+    assert "TensorFlow Library: 2." in result.stdout
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
@@ -51,7 +51,7 @@ def test_unsupported_flag_is_rejected_unless_it_has_its_default(
 ) -> None:
     for flag in (f"--{name}", f"--{name}=true", f"--{name}=0.5"):
         assert f"--{name}: {UNSUPPORTED[name]}" in failed_start("--model_base_path=x", flag)
-    # The default is no error; only the base path is missing.
+    # The default value is accepted; the only error is the missing base path.
     assert f"--{name}" not in failed_start(f"--{name}={UNSUPPORTED_DEFAULTS.get(name, 'false')}")
 
 
@@ -103,7 +103,7 @@ def test_infinite_durations_become_the_maximum_timeout() -> None:
         options.manager.load_timeout,
         options.manager.load_retry_interval,
     ):
-        assert seconds == threading.TIMEOUT_MAX  # more is an error
+        assert seconds == threading.TIMEOUT_MAX  # a longer wait would raise OverflowError
 
 
 @pytest.mark.parametrize("name", ALWAYS_ON)
@@ -118,7 +118,7 @@ def test_always_on_flag_is_rejected_if_false(failed_start: FailedStart, name: st
     [
         ([], "expected either --model_base_path or --model_config_file"),
         (["--model_base_path=", "--model_config_file="], "expected either"),
-        # TensorFlow Serving's image always sets a base path, so a file overrides it.
+        # TensorFlow Serving's image always sets a base path, so a config file takes precedence.
         (["--model_base_path=x", "--model_config_file=y"], "--model_config_file y: [Errno 2]"),
         (["--model_base_path=x", "--enable_nothing"], "No such option '--enable_nothing'"),
         (["--model_base_path=x", "surplus"], "unexpected extra argument"),
@@ -255,4 +255,4 @@ def test_poll_interval_of_zero_polls_once(base_path: Path, serve: Serve) -> None
     time.sleep(0.5)
     assert server.states() == {1: "AVAILABLE"}
     server.reload(models_config(model_config(base_path)))
-    wait_for(lambda: server.is_available(2), "a reload lists the versions too")
+    wait_for(lambda: server.is_available(2), "version 2 after a reload")

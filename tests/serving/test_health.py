@@ -1,4 +1,4 @@
-"""Health checks and reflection, for load balancers, Kubernetes and grpcurl."""
+"""Health checks and reflection, which load balancers, Kubernetes and grpcurl use."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def test_health_is_reported_per_model_and_for_the_server(
 ) -> None:
     assert [check(two_models, name) for name in ("", "a", "b")] == [SERVING] * 3
     shutil.rmtree(tmp_path / "b" / "1")
-    wait_for(lambda: check(two_models, "b") == NOT_SERVING, "b has no version any more")
+    wait_for(lambda: check(two_models, "b") == NOT_SERVING, "b has no version")
     assert [check(two_models, name) for name in ("", "a")] == [NOT_SERVING, SERVING]
     publish(tmp_path / "b", 2)
-    wait_for(lambda: check(two_models) == SERVING, "b is back")
+    wait_for(lambda: check(two_models) == SERVING, "b is available again")
     with refused("NOT_FOUND"):
         check(two_models, "nosuch")
 
@@ -68,7 +68,7 @@ def test_server_is_healthy_once_a_model_without_versions_is_removed(
     tmp_path: Path, two_models: Caller
 ) -> None:
     shutil.rmtree(tmp_path / "b" / "1")
-    wait_for(lambda: check(two_models) == NOT_SERVING, "b has no version any more")
+    wait_for(lambda: check(two_models) == NOT_SERVING, "b has no version")
     wait_for(lambda: two_models.has_ended(1, "b"), "b is unloaded")
     two_models.reload(models_config(model_config(tmp_path / "a")))
     assert check(two_models) == SERVING
@@ -80,13 +80,13 @@ def test_report_does_not_overwrite_a_later_one() -> None:
     class Core:
         model_names = ("m",)
 
-        def __init__(self, answers: bool, meanwhile: Callable[[], None] = lambda: None) -> None:
-            self.answers = answers
-            self.meanwhile = meanwhile
+        def __init__(self, available: bool, on_check: Callable[[], None] = lambda: None) -> None:
+            self.available = available
+            self.on_check = on_check
 
         def is_available(self, name: str) -> bool:
-            self.meanwhile()
-            return self.answers
+            self.on_check()
+            return self.available
 
     later: Any = Core(True)
     earlier: Any = Core(False, lambda: servicer.report(later))
@@ -126,9 +126,9 @@ def test_health_is_reported_while_every_thread_is_busy(base_path: Path, serve: S
     publish(base_path, 1, seconds=0.7)
     server = serve(*model_flags(base_path), "--grpc_max_threads=2")
     with ThreadPoolExecutor(4) as pool:
-        slow = [pool.submit(server.ask) for _ in range(4)]
+        calls = [pool.submit(server.ask) for _ in range(4)]
         assert check(server) == SERVING
-        assert not any(future.done() for future in slow)
+        assert not any(call.done() for call in calls)
 
 
 def test_many_watches_do_not_block_other_calls(base_path: Path, serve: Serve) -> None:
@@ -149,7 +149,7 @@ def test_cancelled_watches_do_not_block_the_server(base_path: Path, serve: Serve
     stub = health_pb2_grpc.HealthStub(server.channel)
     stop = threading.Event()
 
-    def watch_and_go() -> None:
+    def open_and_cancel() -> None:
         while not stop.wait(0.02):
             watches = [stub.Watch(health_pb2.HealthCheckRequest(service="m")) for _ in range(10)]
             for watch in watches:
@@ -158,14 +158,14 @@ def test_cancelled_watches_do_not_block_the_server(base_path: Path, serve: Serve
                 watch.cancel()
 
     with ThreadPoolExecutor(2) as pool:
-        watching = [pool.submit(watch_and_go) for _ in range(2)]
+        futures = [pool.submit(open_and_cancel) for _ in range(2)]
         for _ in range(5):
             shutil.rmtree(base_path / "1")
             wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
             publish(base_path, 1)
-            wait_for(lambda: server.is_available(1), "version 1 is back")
+            wait_for(lambda: server.is_available(1), "version 1 is available again")
         stop.set()
-        for future in watching:
+        for future in futures:
             future.result(10)
     assert server.running.stop(timeout=5) == 0
 

@@ -1,4 +1,4 @@
-"""`--rest_api_port` answers with the state of models, and refuses everything else."""
+"""`--rest_api_port` serves the status of models, and rejects everything else."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def get(url: str, **options: Any) -> requests.Response:
 
 def test_returns_model_version_status(url: str) -> None:
     status = {"error_code": "OK", "error_message": ""}
-    wanted = {
+    expected = {
         "model_version_status": [{"version": "1", "state": "AVAILABLE", "status": status}],
     }
-    assert get(f"{url}/v1/models/m").json() == wanted
-    assert get(f"{url}/v1/models/m/versions/1").json() == wanted
-    assert get(f"{url}/v1/models/m/labels/stable").json() == wanted
+    assert get(f"{url}/v1/models/m").json() == expected
+    assert get(f"{url}/v1/models/m/versions/1").json() == expected
+    assert get(f"{url}/v1/models/m/labels/stable").json() == expected
 
 
 def test_returns_the_status_of_the_largest_version(base_path: Path, serve: Serve) -> None:
@@ -65,9 +65,9 @@ def test_failed_version_reports_its_error(base_path: Path, serve: Serve) -> None
     (base_path / "2").mkdir()
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
     response = get(f"http://127.0.0.1:{port}/v1/models/m/versions/2").json()
-    (told,) = response["model_version_status"]
-    assert (told["state"], told["status"]["error_code"]) == ("END", "NOT_FOUND")
-    assert str(base_path / "2") in told["status"]["error_message"]
+    (version,) = response["model_version_status"]
+    assert (version["state"], version["status"]["error_code"]) == ("END", "NOT_FOUND")
+    assert str(base_path / "2") in version["status"]["error_message"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_silent_and_slow_connections_are_closed_and_do_not_block_others(
 
 
 @pytest.mark.parametrize(
-    ("sent", "status"),
+    ("data", "status"),
     [
         (b"\x16\x03\x01 no HTTP\r\n\r\n", b"400"),
         (b"GET\r\n\r\n", b"400"),
@@ -132,9 +132,9 @@ def test_silent_and_slow_connections_are_closed_and_do_not_block_others(
     ],
     ids=["TLS", "no path", "long path", "long body"],
 )
-def test_invalid_requests_get_an_http_error(url: str, sent: bytes, status: bytes) -> None:
+def test_invalid_requests_get_an_http_error(url: str, data: bytes, status: bytes) -> None:
     host, _, port = url.removeprefix("http://").rpartition(":")
     with socket.create_connection((host, int(port)), 5) as connection, suppress(OSError):
-        connection.sendall(sent)
+        connection.sendall(data)
         assert connection.recv(1000).split()[1] == status
     assert get(f"{url}/v1/models/m").status_code == 200

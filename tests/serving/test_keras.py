@@ -1,4 +1,4 @@
-"""Models that Keras exports are served as they are."""
+"""Models exported by Keras are served unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.serving.conftest import Serve, model_flags
 
 
 def mixed_model() -> Any:
-    """A Keras model with a category, a number, a lookup table and weights."""
+    """Return a Keras model with a categorical and a numeric input, a lookup table and weights."""
     city = keras.Input((), dtype="string", name="city")
     age = keras.Input((1,), name="age")
     index = keras.layers.StringLookup(vocabulary=["Bern", "Genf"])(city)

@@ -1,4 +1,4 @@
-"""Metrics have TensorFlow Serving's names and true counts, and callers cannot add series."""
+"""Metrics have TensorFlow Serving's names, correct counts and a bounded number of series."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Metrics:
 
     def values(self, name: str, **labels: str) -> list[float]:
         """Return the values of the series with this name and these labels."""
-        found = []
+        values = []
         for line in self.text().splitlines():
             match = SERIES.match(line)
             if match and match["name"] == name:
-                have = dict(LABEL.findall(match["labels"] or ""))
-                if labels.items() <= have.items():
-                    found.append(float(match["value"]))
-        return found
+                series_labels = dict(LABEL.findall(match["labels"] or ""))
+                if labels.items() <= series_labels.items():
+                    values.append(float(match["value"]))
+        return values
 
 
 @pytest.fixture
@@ -96,8 +96,8 @@ def test_requests_are_counted_by_label(
     assert metrics.values(REQUESTS, **known, status="FAILED_PRECONDITION") == [1]
     assert metrics.values(REQUESTS, model_name="m", version="", status="NOT_FOUND") == [1]
     assert sum(metrics.values(REQUESTS)) == 5
-    counted = metrics.values(":tensorflow:serving:request_latency_count", **known)
-    assert counted == [3]  # failed requests have no latency
+    latencies = metrics.values(":tensorflow:serving:request_latency_count", **known)
+    assert latencies == [3]  # failed requests have no latency
     assert metrics.values(":tensorflow:serving:runtime_latency_count", **known) == [3]
 
 
@@ -177,7 +177,7 @@ def test_latencies_of_unloaded_versions_are_removed_after_a_last_scrape() -> Non
         record()
         monitoring.exposition()
         harness.state = State.END
-        record()  # of a call that was in progress
+        record()  # a call that was in progress
         last, later = monitoring.exposition(), (monitoring.exposition(), monitoring.exposition())
         assert last.count(b'_latency_count{API="Predict",') == 2
         assert last.count(b"} 2.0\n") >= 4

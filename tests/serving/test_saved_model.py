@@ -50,52 +50,52 @@ def test_error_names_tags_that_no_graph_has(base_path: Path, serve: Serve) -> No
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
     error = server.statuses()[2].status
     assert error.error_code == 5  # NOT_FOUND
-    wanted = "Could not find meta graph def matching supplied tags: { serve }. To inspect available"
-    assert error.error_message.startswith(wanted)
+    text = "Could not find meta graph def matching supplied tags: { serve }. To inspect available"
+    assert error.error_message.startswith(text)
 
 
-def _dangling_collections(meta_graph: Any) -> None:
+def _add_dangling_collections(meta_graph: Any) -> None:
     meta_graph.collection_def["pruned"].node_list.value.append("missing:0")
     meta_graph.collection_def["cond_context"].bytes_list.value.append(b"\xff")
 
 
-def _pruned_colocation(meta_graph: Any) -> None:
+def _add_dangling_colocation(meta_graph: Any) -> None:
     for node in meta_graph.graph_def.node:
         node.attr["_class"].list.s.append(b"loc:@missing")
 
 
-def _saver_of_nothing(meta_graph: Any) -> None:
+def _add_saver_without_ops(meta_graph: Any) -> None:
     meta_graph.saver_def.restore_op_name = "save/restore_all"
     meta_graph.saver_def.filename_tensor_name = "save/Const:0"
 
 
-def _names_without_numbers(meta_graph: Any) -> None:
+def _remove_output_numbers(meta_graph: Any) -> None:
     definition = meta_graph.signature_def["serving_default"]
     for info in (definition.inputs["x"], definition.outputs["y"]):
         info.name = info.name.removesuffix(":0")
 
 
-def _no_dtypes(meta_graph: Any) -> None:
+def _clear_dtypes(meta_graph: Any) -> None:
     definition = meta_graph.signature_def["serving_default"]
     for info in (definition.inputs["x"], definition.outputs["y"]):
         info.ClearField("dtype")
 
 
-def _other_dtypes(meta_graph: Any) -> None:
+def _change_dtypes(meta_graph: Any) -> None:
     definition = meta_graph.signature_def["serving_default"]
     definition.inputs["x"].dtype = tf.float32._as_ref.as_datatype_enum
     definition.outputs["y"].dtype = tf.int64.as_datatype_enum
 
 
-def _two_main_ops(meta_graph: Any) -> None:
+def _add_two_main_ops(meta_graph: Any) -> None:
     meta_graph.collection_def["saved_model_main_op"].node_list.value.extend(["x", "y"])
 
 
-def _too_new(meta_graph: Any) -> None:
+def _require_newer_tensorflow(meta_graph: Any) -> None:
     meta_graph.graph_def.versions.min_consumer = 99999
 
 
-def export_changed(path: Path, change: Callable[[Any], None]) -> None:
+def export_modified(path: Path, modify: Callable[[Any], None]) -> None:
     def build() -> Signatures:
         x = v1.placeholder(tf.float32, [None], "x")
         return {"serving_default": signature({"x": x}, {"y": tf.multiply(x, 2.0, "y")}, PREDICT)}
@@ -103,25 +103,25 @@ def export_changed(path: Path, change: Callable[[Any], None]) -> None:
     export(path, build)
     file = path / "saved_model.pb"
     model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
-    change(model.meta_graphs[0])
+    modify(model.meta_graphs[0])
     file.write_bytes(model.SerializeToString())
 
 
 @pytest.mark.parametrize(
-    "change",
+    "modify",
     [
-        _dangling_collections,
-        _pruned_colocation,
-        _saver_of_nothing,
-        _names_without_numbers,
-        _no_dtypes,
-        _other_dtypes,
+        _add_dangling_collections,
+        _add_dangling_colocation,
+        _add_saver_without_ops,
+        _remove_output_numbers,
+        _clear_dtypes,
+        _change_dtypes,
     ],
 )
 def test_untidy_models_are_served(
-    base_path: Path, serve: Serve, change: Callable[[Any], None]
+    base_path: Path, serve: Serve, modify: Callable[[Any], None]
 ) -> None:
-    export_changed(base_path / "1", change)
+    export_modified(base_path / "1", modify)
     server = serve(*model_flags(base_path))
     response = server.predict("m", {"x": tf.constant([1.5])})
     assert response.outputs["y"].dtype == tf.float32.as_datatype_enum
@@ -129,18 +129,18 @@ def test_untidy_models_are_served(
 
 
 @pytest.mark.parametrize(
-    ("change", "code", "text"),
+    ("modify", "code", "text"),
     [
-        (_two_main_ops, 9, "Expected exactly one main op in : "),
-        (_too_new, 3, "GraphDef min consumer version 99999 above current version"),
+        (_add_two_main_ops, 9, "Expected exactly one main op in : "),
+        (_require_newer_tensorflow, 3, "GraphDef min consumer version 99999 above current version"),
     ],
 )
 def test_invalid_models_fail_with_the_reason(
-    base_path: Path, serve: Serve, change: Callable[[Any], None], code: int, text: str
+    base_path: Path, serve: Serve, modify: Callable[[Any], None], code: int, text: str
 ) -> None:
     publish(base_path, 1)
     server = serve(*model_flags(base_path))
-    export_changed(base_path.parent / "other", change)
+    export_modified(base_path.parent / "other", modify)
     (base_path.parent / "other").rename(base_path / "2")
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
     error = server.statuses()[2].status

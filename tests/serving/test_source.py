@@ -42,9 +42,9 @@ def base_path(tmp_path: Path) -> Path:
 def test_policy_selects_among_numeric_directories(
     base_path: Path, text: str, expected: list[int]
 ) -> None:
-    found = aspired_versions(ModelConfig("m", base_path, policy(text)))
-    assert list(found) == expected
-    assert all(int(path.name) == number for number, path in found.items())
+    versions = aspired_versions(ModelConfig("m", base_path, policy(text)))
+    assert list(versions) == expected
+    assert all(int(path.name) == number for number, path in versions.items())
 
 
 def test_missing_base_path_raises(tmp_path: Path) -> None:
@@ -62,8 +62,8 @@ def test_hanging_listing_does_not_delay_stop(
         may_end.wait(60)
         return {}
 
-    found: list[str] = []
-    source = Source(lambda name, versions: found.append(name), 0.01)
+    aspired_models: list[str] = []
+    source = Source(lambda name, versions: aspired_models.append(name), 0.01)
     source.update([ModelConfig("m", base_path)])
     monkeypatch.setattr("serving.core.source.aspired_versions", hang)
     source.start()
@@ -73,19 +73,19 @@ def test_hanging_listing_does_not_delay_stop(
     stop.join(20)
     assert not stop.is_alive()
     may_end.set()
-    source.poll()  # waits for the other poll
-    assert found == ["m"]  # no version is loaded or unloaded after the stop
+    source.poll()  # waits for the poll in progress
+    assert aspired_models == ["m"]  # versions do not change after the stop
 
 
 def test_negative_poll_interval_never_polls(base_path: Path) -> None:
-    found: list[str] = []
+    aspired_models: list[str] = []
     for seconds, expected in ((0, ["m"]), (-1, [])):
-        found.clear()
-        source = Source(lambda name, versions: found.append(name), seconds)
+        aspired_models.clear()
+        source = Source(lambda name, versions: aspired_models.append(name), seconds)
         source.update([ModelConfig("m", base_path)])
         source.start()
         source.stop()
-        assert found == expected
+        assert aspired_models == expected
 
 
 def test_config_file_sets_policies_and_labels(tmp_path: Path) -> None:
@@ -155,8 +155,8 @@ def test_invalid_config_is_rejected_with_tensorflow_servings_message(
     tmp_path: Path, configs: list[str], message: str
 ) -> None:
     file = tmp_path / "models.config"
-    listed = " ".join(f"config {{ {config} }}" for config in configs)
-    file.write_text(f"model_config_list {{ {listed} }}")
+    entries = " ".join(f"config {{ {config} }}" for config in configs)
+    file.write_text(f"model_config_list {{ {entries} }}")
     config = read_config_file(file)
 
     def check() -> None:

@@ -26,10 +26,10 @@ def test_running_and_queued_requests_are_answered(base_path: Path, serve: Serve)
     publish(base_path, 1, seconds=0.5)
     server = serve(*model_flags(base_path), "--grpc_max_threads=2")
     with ThreadPoolExecutor(6) as pool:
-        asked = [pool.submit(server.ask, [float(row)]) for row in range(6)]
+        calls = [pool.submit(server.ask, [float(row)]) for row in range(6)]
         time.sleep(0.3)
         assert server.running.stop(signal.SIGTERM) == 0
-        assert [future.result()[0] for future in asked] == [[10.0 * row + 1] for row in range(6)]
+        assert [call.result()[0] for call in calls] == [[10.0 * row + 1] for row in range(6)]
 
 
 def test_requests_waiting_for_a_batch_are_answered(base_path: Path, serve: Serve) -> None:
@@ -40,10 +40,10 @@ def test_requests_waiting_for_a_batch_are_answered(base_path: Path, serve: Serve
         *model_flags(base_path), "--enable_batching", f"--batching_parameters_file={parameters}"
     )
     with ThreadPoolExecutor(6) as pool:
-        asked = [pool.submit(server.ask, [float(row)]) for row in range(6)]
+        calls = [pool.submit(server.ask, [float(row)]) for row in range(6)]
         time.sleep(0.3)
         assert server.running.stop(signal.SIGTERM) == 0
-        assert [future.result()[0] for future in asked] == [[10.0 * row + 1] for row in range(6)]
+        assert [call.result()[0] for call in calls] == [[10.0 * row + 1] for row in range(6)]
 
 
 def test_stopping_server_reports_not_serving_and_rejects_calls(
@@ -59,7 +59,7 @@ def test_stopping_server_reports_not_serving_and_rejects_calls(
         time.sleep(0.3)
         server.running.process.send_signal(signal.SIGTERM)
         assert next(watch).status == NOT_SERVING
-        assert not list(watch)  # it ends at once
+        assert not list(watch)  # the watch ends at once
         with Caller(server.running.address) as late, pytest.raises(grpc.RpcError) as error:
             late.ask()
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -74,7 +74,7 @@ def test_idle_server_stops_at_once(base_path: Path, serve: Serve, number: signal
     server = serve(*model_flags(base_path))
     started = time.monotonic()
     assert server.running.stop(number) == 0
-    assert time.monotonic() - started < 5  # calls in progress would have ten seconds
+    assert time.monotonic() - started < 5  # less than the ten seconds that calls may take
     assert "Traceback" not in server.running.output()
 
 
@@ -85,8 +85,8 @@ def test_signal_during_connection_handling_is_not_lost(base_path: Path, starter:
         running = starter.model_server(*model_flags(base_path), f"--rest_api_port={port}")
         time.sleep(0.5)
         host, _, grpc_port = running.address.rpartition(":")
-        for each in (int(grpc_port), port):
-            socket.create_connection((host, each)).close()
+        for open_port in (int(grpc_port), port):
+            socket.create_connection((host, open_port)).close()
         assert running.stop(signal.SIGTERM, timeout=5) == 0
 
 
@@ -95,7 +95,7 @@ def test_server_waiting_for_a_first_version_stops_at_once(
 ) -> None:
     running = forked.start(starter.folder / "log", *QUICK, *model_flags(base_path))
     starter.running.append(running)
-    wait_for(lambda: "no versions found under base path" in running.output(), "it waits")
+    wait_for(lambda: "no versions found under base path" in running.output(), "the server waits")
     assert running.stop(signal.SIGTERM, timeout=5) == 0
     assert "Running gRPC" not in running.output()
 
