@@ -1,7 +1,7 @@
-"""A client written for TensorFlow Serving, with its own protobuf and gRPC, works unchanged.
+"""A third-party client for TensorFlow Serving works unchanged.
 
-The `min-tfs-client` package ships TensorFlow's messages, which would overwrite those of an
-installed TensorFlow, and needs an old protobuf, so it gets its own environment.
+The `min-tfs-client` package needs an old protobuf, and its TensorFlow messages would overwrite
+those of an installed TensorFlow, so it gets its own environment.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ inputs = {name: numpy.array(values, numpy.float32) for name, values in columns.i
 response = client.predict_request("breast_cancer", inputs, model_version=1)
 outputs = {name: tensor_proto_to_ndarray(proto) for name, proto in response.outputs.items()}
 try:
-    client.predict_request("nobody", inputs)
+    client.predict_request("nosuch", inputs)
 except grpc.RpcError as error:
-    refusal = [error.code().name, error.details()]
+    error_status = [error.code().name, error.details()]
 # The client has no method for the status, but ships the stubs.
 request = get_model_status_pb2.GetModelStatusRequest()
 request.model_spec.name = "breast_cancer"
@@ -45,14 +45,14 @@ print(json.dumps({
     "version": response.model_spec.version.value,
     "probability": outputs["probability"].tolist(),
     "label": [str(label) for label in outputs["label"].tolist()],
-    "refusal": refusal,
+    "error_status": error_status,
 }))
 """
 
 
 @pytest.fixture(scope="session")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter that has the package."""
+    """A Python interpreter with `min-tfs-client` installed."""
     environment = tmp_path_factory.mktemp("min-tfs-client") / "venv"
     if not UV.exists():
         missing("uv is not installed, so there is no environment for min-tfs-client")
@@ -62,9 +62,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [UV, "pip", "install", "--quiet", f"--python={python}", *PACKAGES],
     )
     for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            missing(f"min-tfs-client cannot be installed: {done.stderr.strip()[:200]}")
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            missing(f"min-tfs-client cannot be installed: {result.stderr.strip()[:200]}")
     return python
 
 
@@ -72,15 +72,17 @@ def test_client_predicts_and_reads_errors(python: Path, model_server: str) -> No
     table = breast_cancer()
     columns = {name: table.features[:3, i].tolist() for i, name in enumerate(table.columns)}
     host, _, port = model_server.rpartition(":")
-    done = subprocess.run(
+    result = subprocess.run(
         [python, "-c", PROGRAM, host, port],
         input=json.dumps(columns), capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    response: dict[str, Any] = json.loads(done.stdout)
-    assert response["version"] == 1
-    assert response["states"] == {"1": "AVAILABLE"}
-    assert len(response["label"]) == len(response["probability"]) == 3
-    assert all("malignant" in label for label in response["label"])
-    assert all(0 < probability < 0.5 for probability in response["probability"])  # of "benign"
-    assert response["refusal"] == ["NOT_FOUND", "Servable not found for request: Latest(nobody)"]
+    assert result.returncode == 0, result.stderr
+    output: dict[str, Any] = json.loads(result.stdout)
+    assert output["version"] == 1
+    assert output["states"] == {"1": "AVAILABLE"}
+    assert len(output["label"]) == len(output["probability"]) == 3
+    assert all("malignant" in label for label in output["label"])
+    assert all(
+        0 < probability < 0.5 for probability in output["probability"]
+    )  # probability of "benign"
+    assert output["error_status"] == ["NOT_FOUND", "Servable not found for request: Latest(nosuch)"]

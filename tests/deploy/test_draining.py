@@ -1,4 +1,4 @@
-"""Docker waits until stopped containers have finished their requests."""
+"""Docker gives containers enough time to finish their requests when they are stopped."""
 
 from __future__ import annotations
 

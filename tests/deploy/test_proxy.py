@@ -1,4 +1,4 @@
-"""The proxy's own certificate."""
+"""The proxy's self-signed certificate."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def test_certificate_has_a_matching_subject_alternative_name(
     for program, script in (("openssl", 'echo "$@"'), ("mkdir", ""), ("nginx", "")):
         (tmp_path / program).write_text(f"#!{shutil.which('sh')}\n{script}\n")
         (tmp_path / program).chmod(0o755)
-    done = subprocess.run(
+    result = subprocess.run(
         [shutil.which("sh") or "sh", str(ROOT / "deploy/proxy/start")],
         env={"PATH": str(tmp_path), "PROXY_NAME": name},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert f"-addext subjectAltName={entry} " in done.stdout
+    assert f"-addext subjectAltName={entry} " in result.stdout

@@ -345,9 +345,9 @@ def test_base_paths_outside_the_reload_root_are_rejected(tmp_path: Path, serve: 
         "/", "/proc/self", f"{secret}/m", f"file://{secret}/m", f"{models}/../secret/m",
         f"{models}/link/m",
     )  # fmt: skip
-    for path in (*outside, *(f"{models}/{name}" for name in inside)):
-        entries = model_config(models / "m"), f'name: "s" base_path: "{path}"'
-        details = f"below {models} (--reload_root); got base_path()={path[:500]}"
+    for base_path in (*outside, *(f"{models}/{name}" for name in inside)):
+        entries = model_config(models / "m"), f'name: "s" base_path: "{base_path}"'
+        details = f"below {models} (--reload_root); got base_path()={base_path[:500]}"
         with refused("PERMISSION_DENIED", details):
             server.reload(models_config(*entries))
     assert server.ask() == ([11.0], 1)
