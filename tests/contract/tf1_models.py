@@ -46,7 +46,7 @@ def export(path: Path, build: Callable[[], Signatures]) -> None:
 
 
 def half_plus(offset: float) -> Signatures:
-    """Compute y = x / 2 + offset, y2 = x / 2 + 3, y3 = x2 / 2 + 3 of tensors and tf.Examples."""
+    """Build y = x / 2 + offset, y2 = x / 2 + 3, y3 = x2 / 2 + 3 for tensors and tf.Examples."""
     half = _variable("a", 0.5)
     b, three = _variable("b", offset), _variable("c", 3.0)
     example = v1.placeholder(tf.string, name="tf_example")
@@ -71,7 +71,7 @@ def half_plus(offset: float) -> Signatures:
 
 
 def counter() -> Signatures:
-    """Count in a reference variable, the kind of TensorFlow 1."""
+    """Build a counter in a reference variable, which was TensorFlow 1's kind of variable."""
     count = _variable("counter", 0.0)
     delta = v1.placeholder(tf.float32, name="delta")
     updates = {
