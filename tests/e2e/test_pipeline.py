@@ -170,7 +170,7 @@ def test_client_finishes_the_request_in_flight_on_sigterm(tmp_path: Path, starte
 
     def is_in_flight() -> bool:
         stats = requests.get(f"{client.address}/stats", timeout=5).json()
-        return stats["requests"]["in_flight"] == 2  # with this request
+        return bool(stats["requests"]["in_flight"] == 2)  # with this request
 
     thread = threading.Thread(target=post)
     thread.start()
