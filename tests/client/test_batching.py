@@ -446,7 +446,8 @@ def test_inputs_of_different_lengths_have_no_rows_to_combine() -> None:
             await asyncio.gather(*answers, return_exceptions=True)
 
     run(ask_twice())
-    assert len(server.calls) == 6
+    assert len(server.calls) >= 6
+    assert {call.inputs["x"].size for _, call in server.calls} == {0, 1}
 
 
 def test_a_fault_of_our_own_leaves_nobody_waiting() -> None:
@@ -492,3 +493,16 @@ def test_calls_are_observed_with_how_many_share_them_and_have_waited_how_long() 
     run(ask_all_observed())
     assert seen == [(1, 1), (2, 6)]
     assert waited == [0, 3]
+
+
+def test_unexpected_error_fails_only_the_request_at_fault() -> None:
+    async def fail_if_bad(group: str, call: Call, seconds: float) -> Prediction:
+        await asyncio.sleep(1)
+        if (call.inputs["x"] == BAD).any():
+            raise ZeroDivisionError
+        return Prediction({"y": call.inputs["x"]}, 1)
+
+    requests = [Asked(at=0, rows=1), *(Asked(at=0, rows=1, bad=i == 5) for i in range(9))]
+    outcomes = run(ask_all(SharedCalls(fail_if_bad), requests))
+    assert [type(outcome.error) for outcome in outcomes].index(ZeroDivisionError) == 6
+    assert sum(outcome.error is None for outcome in outcomes) == 9
