@@ -1,4 +1,4 @@
-"""Batched requests are decoded and encoded as each would be decode_alone."""
+"""Batched requests are decoded and encoded as each would be alone."""
 
 from __future__ import annotations
 
