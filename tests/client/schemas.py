@@ -40,13 +40,13 @@ def column(
 
 
 def describing(base: Schema, *columns: Column) -> Schema:
-    """Return the base with a description of its columns."""
+    """Return `base` with a description of its columns."""
     description = Description(columns, ("no", "yes"), 0.5, "2025-01-02T03:04:05+00:00", {})
     return replace(base, description=description)
 
 
 def labelled(base: Schema, label_name: str) -> Schema:
-    """Return the base with the name of its label column."""
+    """Return `base` with the name of its label column."""
     assert base.description is not None
     return replace(base, description=replace(base.description, label_name=label_name))
 
@@ -85,7 +85,7 @@ def mixed() -> Schema:
 
 
 def explaining(base: Schema) -> Schema:
-    """Return the base with the signature `explain`."""
+    """Return `base` with the signature `explain`."""
     inputs = base.signatures["serving_default"].inputs
     outputs = {"bias": COLUMN, "contribution": TensorSpec(FLOAT, (None, len(inputs)))}
     return replace(base, signatures={**base.signatures, "explain": Signature(inputs, outputs)})

@@ -132,7 +132,7 @@ def test_invalid_or_missing_file_keeps_the_last_state(tmp_path: Path) -> None:
     assert [state.percent for state in states] == [5.0, 6.0, 6.0]
 
 
-class Fixture:
+class Harness:
     """Arms with a rollout file and fake versions."""
 
     def __init__(self, folder: Path, **state: Any) -> None:
@@ -192,18 +192,18 @@ class Fixture:
 
 
 @pytest.fixture
-def canary(tmp_path: Path) -> Fixture:
-    return Fixture(tmp_path, canary=2, percent=10)
+def canary(tmp_path: Path) -> Harness:
+    return Harness(tmp_path, canary=2, percent=10)
 
 
-def test_explicit_versions_and_other_models_are_not_split(canary: Fixture) -> None:
+def test_explicit_versions_and_other_models_are_not_split(canary: Harness) -> None:
     for target in (Target("m", 1), Target("m", None, "stable"), Target("other")):
         assert canary.arms.choose(target, {"x-model-arm": "nonsense"}) is None
         assert canary.arms.stable(target) == target
     assert canary.arms.stable(Target("m")) == Target("m", 1)
 
 
-def test_successful_canary_call_is_not_retried(canary: Fixture) -> None:
+def test_successful_canary_call_is_not_retried(canary: Harness) -> None:
     assert canary.send() == {}
     assert canary.arm_calls == [("canary", 2, [0, 1])]
     assert canary.calls("canary", "ok") == 1
@@ -222,7 +222,7 @@ def test_successful_canary_call_is_not_retried(canary: Fixture) -> None:
     ],
 )
 def test_failed_requests_are_retried_on_stable(
-    canary: Fixture, error: ClientError, outcome: str
+    canary: Harness, error: ClientError, outcome: str
 ) -> None:
     canary.errors["canary"] = {1: error}
     assert canary.send(3) == {}
@@ -232,7 +232,7 @@ def test_failed_requests_are_retried_on_stable(
     assert canary.requests("canary", "ok") == 2
 
 
-def test_error_from_both_arms_does_not_count_against_the_canary(canary: Fixture) -> None:
+def test_error_from_both_arms_does_not_count_against_the_canary(canary: Harness) -> None:
     canary.errors = {"canary": {0: ClientError("canary")}, "stable": {0: ClientError("stable")}}
     for _ in range(30):
         assert canary.send()[0].message == "stable"
@@ -240,14 +240,14 @@ def test_error_from_both_arms_does_not_count_against_the_canary(canary: Fixture)
     assert canary.metric("client_rollout_cutout") == 0
 
 
-def test_nan_probabilities_are_retried_on_stable(canary: Fixture) -> None:
+def test_nan_probabilities_are_retried_on_stable(canary: Harness) -> None:
     canary.probability = float("nan")
     assert canary.send() == {}
     assert canary.arm_calls[-1] == ("stable", 1, [0, 1])
     assert canary.calls("canary", "invalid") == 1
 
 
-def test_hanging_canary_leaves_stable_most_of_the_time(canary: Fixture) -> None:
+def test_hanging_canary_leaves_stable_most_of_the_time(canary: Harness) -> None:
     canary.seconds = 60
     timeouts = []
     original = canary.send_batch
@@ -263,7 +263,7 @@ def test_hanging_canary_leaves_stable_most_of_the_time(canary: Fixture) -> None:
     assert canary.calls("canary", "failed") == 1
 
 
-def test_short_deadline_is_no_evidence_against_the_canary(canary: Fixture) -> None:
+def test_short_deadline_is_no_evidence_against_the_canary(canary: Harness) -> None:
     canary.arms._slowest["m"] = 0.5
     canary.seconds = 60
     for _ in range(12):
@@ -272,7 +272,7 @@ def test_short_deadline_is_no_evidence_against_the_canary(canary: Fixture) -> No
     assert canary.metric("client_rollout_cutout") == 0
 
 
-def test_ten_failures_cut_the_canary_out_until_the_rollout_changes(canary: Fixture) -> None:
+def test_ten_failures_cut_the_canary_out_until_the_rollout_changes(canary: Harness) -> None:
     canary.errors["canary"] = {0: NotFoundError("no such version")}
     for number in range(10):
         assert canary.metric("client_rollout_cutout") == 0, number
@@ -295,14 +295,14 @@ def test_ten_failures_cut_the_canary_out_until_the_rollout_changes(canary: Fixtu
     assert canary.metric("client_rollout_cutout") == 0
 
 
-def test_occasional_failures_do_not_cut_out_the_canary(canary: Fixture) -> None:
+def test_occasional_failures_do_not_cut_out_the_canary(canary: Harness) -> None:
     for number in range(200):
         canary.errors["canary"] = {0: NotFoundError("")} if number % 3 == 0 else {}
         canary.send()
     assert canary.metric("client_rollout_cutout") == 0
 
 
-def test_requests_that_name_their_arm_are_no_evidence(canary: Fixture) -> None:
+def test_requests_that_name_their_arm_are_no_evidence(canary: Harness) -> None:
     arm = canary.arms.choose(Target("m"), {"x-model-arm": "canary"})
     assert arm is not None
     deadline = Deadline(1)
@@ -314,7 +314,7 @@ def test_requests_that_name_their_arm_are_no_evidence(canary: Fixture) -> None:
     assert canary.metric("client_rollout_cutout") == 0
 
 
-def test_every_version_of_a_rollout_is_learned(canary: Fixture) -> None:
+def test_every_version_of_a_rollout_is_learned(canary: Harness) -> None:
     write_rollout(canary.folder, "m", canary=2, percent=10, shadow=3, generation=2)
 
     async def watch() -> None:
@@ -328,7 +328,7 @@ def test_every_version_of_a_rollout_is_learned(canary: Fixture) -> None:
 
 
 def test_shadow_traffic_is_copied_from_the_stable_version_only(tmp_path: Path) -> None:
-    arms = Fixture(tmp_path, canary=2, percent=10, shadow=3).arms
+    arms = Harness(tmp_path, canary=2, percent=10, shadow=3).arms
     for key in KEYS[:100]:
         arm = arms.choose(Target("m"), {"x-user": key})
         assert arm is not None
@@ -336,19 +336,19 @@ def test_shadow_traffic_is_copied_from_the_stable_version_only(tmp_path: Path) -
 
 
 def test_requests_that_name_their_arm_are_not_copied(tmp_path: Path) -> None:
-    arms = Fixture(tmp_path, shadow=3).arms
+    arms = Harness(tmp_path, shadow=3).arms
     assert arms.shadow(arms.choose(Target("m"), {})) == Target("m", 3)
     assert arms.shadow(arms.choose(Target("m"), {"x-model-arm": "stable"})) is None
 
 
 def test_schemas_with_different_date_formats_do_not_read_alike() -> None:
     day = schemas.column("day", kind="date")
-    first, second, again = (
+    first, different, same = (
         schemas.describing(schemas.numeric("day"), replace(day, form=form))
         for form in ("day/month/year", "month/day/year", "day/month/year")
     )
-    assert first.reads_like(again)
-    assert not first.reads_like(second)
+    assert first.reads_like(same)
+    assert not first.reads_like(different)
 
 
 @pytest.mark.parametrize("long", [False, True])

@@ -100,8 +100,8 @@ def test_rows_are_counted_in_the_training_bins(signature: str) -> None:
     inputs = {"features": rows} if signature == "dense" else dict(zip("abc", rows.T, strict=True))
     exported = ExportedCounts()
     for _ in range(300):  # more than one block
-        answers = outputs(0.25, 0.3, 0.5, 0.6, np.nan)
-        exported.counts.add(numeric_schema(), Call(signature, inputs), answers)
+        predictions = outputs(0.25, 0.3, 0.5, 0.6, np.nan)
+        exported.counts.add(numeric_schema(), Call(signature, inputs), predictions)
     assert exported.by_bin("a") == {"0": 300, "1": 600, "2": 300, "missing": 300}
     assert exported.by_bin("b") == {"0": 900, "1": 600}
     assert exported.by_bin("c") == {"0": 1500}

@@ -16,8 +16,8 @@ def test_most_drifted_column_comes_first() -> None:
     rows = np.zeros((3000, 3), np.float32)
     rows[:, 0] = np.linspace(-1, 2.5, 3000)
     rows[:, 1] = 9  # all above the edge 5
-    answers = {"probability": np.linspace(0, 0.8, 3000, dtype=np.float32)}
-    metrics.drift.add(schema, Call("dense", {"features": rows}), answers)
+    predictions = {"probability": np.linspace(0, 0.8, 3000, dtype=np.float32)}
+    metrics.drift.add(schema, Call("dense", {"features": rows}), predictions)
     summary = drift_summary(schema, metrics.samples())
     assert summary is not None
     assert (summary["version"], summary["rows"]) == (1, 3000)

@@ -37,7 +37,7 @@ from tests.client.checking import check, check_refusal, check_table
 NUMERIC, MIXED = schemas.numeric(), schemas.mixed()
 EVERY_TYPE = schemas.every_type()
 MODELS = (NUMERIC, MIXED, EVERY_TYPE, schemas.schema(x=TensorSpec(1, None)))
-# FUZZ_EXAMPLES=20000 searches more; that takes some minutes.
+# FUZZ_EXAMPLES=20000 searches more; it takes a few minutes.
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))
 fuzz = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 

@@ -327,7 +327,7 @@ def test_metrics_count_requests_and_calls(model_server: str, starter: Starter) -
     assert value("client_http_requests_total", route="/v1/models/<model>", status="404") == 3
     assert value("client_grpc_call_seconds_count", rpc="Predict", code="OK") >= 1
     assert value("client_http_request_seconds_count", route=route) == 2
-    assert value("client_http_requests_in_flight") == 1  # this one
+    assert value("client_http_requests_in_flight") == 1  # the scrape itself
 
 
 def test_requests_without_a_required_key_get_a_challenge(

@@ -52,7 +52,7 @@ def test_numbers_below_the_minimum_or_above_the_maximum_are_out_of_range(
 
 
 def test_limits_are_rounded_to_the_precision_of_the_input() -> None:
-    limit = 0.1  # as float32 it is a little more
+    limit = 0.1  # slightly more as float32
     assert SCHEMA.description is not None
     columns = tuple(replace(c, maximum=limit) for c in SCHEMA.description.columns)
     schema = schemas.describing(SCHEMA, *columns)

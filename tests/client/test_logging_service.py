@@ -265,7 +265,7 @@ def test_several_workers_record_every_row(
     )
     assert client.stop() == 0
     files = list((tmp_path / "log").glob("*"))
-    assert {file.suffix for file in files} == {".ndjson", ""}  # and the directory of feedback
+    assert {file.suffix for file in files} == {".ndjson", ""}  # and the feedback directory
     rows = read_log(tmp_path / "log")
     assert len(rows) == sent
     assert all("mean_radius" not in row["columns"] for row in rows)

@@ -96,7 +96,7 @@ EXAMPLES = [
 
 
 def binary_inference() -> list[bytes]:
-    """Return requests whose tensors are bytes after their JSON."""
+    """Return requests with binary tensor data after their JSON."""
     bodies = []
     for name, datatype, data in (
         ("x", "FP32", np.ones([2, 2], "<f4").tobytes()),
@@ -123,7 +123,7 @@ TENSORS = [
     ).SerializeToString()
     for dtype, field, values in (
         (6, "int_val", [1, -2]),
-        (5, "int_val", [300, -1]),  # one bit away from an uint8
+        (5, "int_val", [300, -1]),  # one bit away from a uint8
         (19, "half_val", [1, 2]),
         (10, "bool_val", [True, False]),
         (18, "dcomplex_val", [1, 2, 3, 4]),
