@@ -93,7 +93,7 @@ def test_the_walk_through(models: Path, tmp_path: Path, starter: Starter) -> Non
         flipped = reason(models, 4, "rolled_back")
         publish(next(versions), models, 5)
         reason(models, 5, "shadow")
-        assert "version 5: 50 %" in run(start, models, *where)
+        assert "version 5: 50%" in run(start, models, *where)
         delayed = reason(models, 5, "rolled_back")
     assert re.search(r"version 3: .* calls failed against 0 of .*, e .* ≥ ", crashed)
     assert re.search(r"version 4: .* rows got a different label in shadow, .*, e .* ≥ ", flipped)
