@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -150,6 +151,17 @@ def test_a_directory_that_cannot_be_written_is_a_one_line_error(site: Site, comm
     state = "--state=/proc/rollout"
     assert "cannot write /proc/rollout" in site.refused(command, state)
     assert not (site.models / ".rollout").exists()
+
+
+@pytest.mark.parametrize("command", ["init", "watch"])
+def test_a_directory_that_cannot_be_locked_is_a_one_line_error(
+    site: Site, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert f"cannot lock {site.directory}/" in site.refused(command)
 
 
 def test_impossible_versions_and_shares_are_refused(site: Site) -> None:
