@@ -129,7 +129,7 @@ def test_watch_retrains_on_drift_with_labels_and_then_waits(
     assert json.loads(forgotten.stdout)["training_rows"] == 1
 
     away = CliRunner().invoke(main, [*command, "--gateways=http://127.0.0.1:1"])
-    assert "error: http://127.0.0.1:1/metrics does not answer" in away.output
+    assert "error: http://127.0.0.1:1/metrics cannot be read" in away.output
     for options, message in (
         (["--on-drift"], "retraining requires --data"),
         ([data], "--data requires a trigger: --every, --floor or --on-drift"),

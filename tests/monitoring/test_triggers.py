@@ -35,7 +35,7 @@ def quality(labelled: int = 500, low: float = 0.6, high: float = 0.7, **arm: Any
         "coverage": 0.5,
     }
     facts |= {"delay_seconds": (1.0, 2.0), "late": 0, "metrics": metrics if labelled else {}}
-    facts |= {"expected": {}, "rows_by_day": (), "labels": None, **arm}
+    facts |= {"expected": {}, "rows_by_day": (), "labelled_rows": None, **arm}
     return Quality("m", NOW, NOW, (ArmQuality(**facts),), 0, 0, 0)
 
 
@@ -50,7 +50,7 @@ def run(ago: timedelta) -> Run:
 
 
 def due(policy: Policy, found: Quality | None = None, **facts: Any) -> str | None:
-    inputs: dict[str, Any] = {"runs": [], "published": TRAINED, "drift": [], **facts}
+    inputs: dict[str, Any] = {"runs": [], "trained_at": TRAINED, "drift": [], **facts}
     return policy.due(NOW, quality=found if found is not None else quality(), **inputs)
 
 
