@@ -114,7 +114,7 @@ def test_the_distribution_of_a_column_with_many_minimums_is_drawn(
           const column = { range: [0, 10], type: "number" };
           const chart = curveChart({ column, title: "", points, classes: ["", ""], threshold: 0.5,
             reference, current: "", probability: 0, format: String });
-          return [...chart.querySelectorAll(".spread")].map((bar) => bar.getAttribute("height"));
+          return [...chart.querySelectorAll(".training")].map((bar) => bar.getAttribute("height"));
         }"""
     )
     assert list(map(float, heights)) == [20, 5]
