@@ -7,7 +7,7 @@ import re
 from urllib.parse import parse_qs, urlsplit
 
 import requests
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import Page, Request, Route, expect
 
 from tests.support.tables import breast_cancer
 
@@ -55,6 +55,36 @@ def test_each_suggested_change_flips_the_label_and_less_does_not(
     label = page.locator("#label").text_content()
     ways.first.get_by_role("button").click()
     expect(page.locator("#label")).not_to_have_text(label or "")
+
+
+def test_flips_of_another_label_are_not_shown(page: Page, client_url: str) -> None:
+    open_halfway(page, client_url)
+    ways = page.locator("#flips li").filter(has=page.get_by_role("button"))
+    expect(ways.first).to_be_visible()
+    change = page.locator("#change")
+    claim = change.locator("p").text_content() or ""
+    label = page.locator("#label").text_content() or ""
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if "x-prediction-record" in route.request.headers:
+            held.append(route)
+        else:
+            route.fallback()
+
+    page.route("**/predict", hold)
+    ways.first.get_by_role("button").click()
+    expect(page.locator("#label")).not_to_have_text(label)
+    expect(change.locator("p")).to_have_text("Loading")
+    expect(ways).to_have_count(0)
+    while not held:
+        page.wait_for_timeout(20)
+    held.pop().abort()
+    expect(change.locator("p")).to_contain_text("retrying")
+    expect(ways).to_have_count(0)
+    page.unroute("**/predict")
+    expect(change.locator("p")).to_contain_text(f"makes it {label}")
+    expect(change.locator("p")).not_to_have_text(claim)
 
 
 def test_a_sure_answer_says_that_no_single_column_changes_it(page: Page, client_url: str) -> None:
@@ -189,8 +219,9 @@ def test_the_row_as_code_gives_the_same_answer(page: Page, client_url: str) -> N
     page.goto(client_url)
     expect(page.locator("#label")).to_have_text("malignant")
     page.locator("#code summary").click()
+    # Shown a moment after the click, by the event "toggle".
+    expect(page.locator("#code pre")).to_contain_text(f"curl {client_url}/predict")
     shown = page.locator("#code pre").text_content() or ""
-    assert shown.startswith(f"curl {client_url}/predict")
     body = shown.partition("-d '")[2].removesuffix("'")
     headers = {"Content-Type": "application/json"}
     reply = requests.post(f"{client_url}/predict", body, headers=headers, timeout=10).json()
