@@ -72,7 +72,7 @@ SLOW = (
     "tests/serving/test_grpc_port.py",
     "tests/deploy",
     "tests/client/test_logging_service.py",
-    "tests/client/test_much_feedback.py",
+    "tests/client/test_large_feedback.py",
     "tests/client/test_drift.py::test_undrifted_windows_alarm_in_one_of_a_hundred",
     "tests/training/test_evaluation.py::test_the_intervals_agree_with_resampling",
     "tests/training/test_evaluation.py::test_95_of_100_intervals_hold_the_true_accuracy",
