@@ -48,7 +48,7 @@ CONTRIBUTIONS = {
     "rooms": 1.0,
     "balcony": 1.0,
 }
-NEVER_MISSING = "training saw no missing values in this column"
+NO_MISSING = "training saw no missing values in this column"
 
 
 @pytest.fixture(scope="module")
@@ -140,17 +140,17 @@ TEXT = 'a string or {"b64": "..."}'
 @pytest.mark.parametrize(
     ("column", "value", "expected"),
     [
-        ("Age (years)", None, f"a number, got null; {NEVER_MISSING}"),
+        ("Age (years)", None, f"a number, got null; {NO_MISSING}"),
         ("Age (years)", "40", 'a number, got the string "40"'),
         ("Age (years)", True, "a number, got true"),
         ("income", "", 'a number, got the string ""'),
-        ("city", None, f"{TEXT}, got null; {NEVER_MISSING}"),
+        ("city", None, f"{TEXT}, got null; {NO_MISSING}"),
         ("city", 5, f"{TEXT}, got 5"),
         ("city", True, f"{TEXT}, got true"),
         ("district", 42.5, f"{TEXT}, got 42.5"),
         ("district", False, f"{TEXT}, got false"),
         ("garden", 1, f"{TEXT}, got 1"),
-        ("rooms", None, f"an integer, got null; {NEVER_MISSING}"),
+        ("rooms", None, f"an integer, got null; {NO_MISSING}"),
         ("rooms", 3.5, "an integer, got 3.5"),
         ("rooms", "3", 'an integer, got the string "3"'),
         (
@@ -158,7 +158,7 @@ TEXT = 'a string or {"b64": "..."}'
             2**63,
             "an integer from -9223372036854775808 to 9223372036854775807, got 9223372036854775808",
         ),
-        ("balcony", None, f"true or false, got null; {NEVER_MISSING}"),
+        ("balcony", None, f"true or false, got null; {NO_MISSING}"),
         ("balcony", 1, "true or false, got 1"),
         ("balcony", "true", 'true or false, got the string "true"'),
     ],
@@ -240,13 +240,10 @@ def test_csv_file_with_empty_cells_gets_the_same_predictions_as_json(
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        (
-            ",1,Bern,7,true,3,true",
-            f'column "Age (years)": expected float32, got ""; {NEVER_MISSING}',
-        ),
-        ("1,1,,7,true,3,true", f'column "city": expected string, got ""; {NEVER_MISSING}'),
-        ("1,1,Bern,7,true,,true", f'column "rooms": expected int64, got ""; {NEVER_MISSING}'),
-        ("1,1,Bern,7,true,3,", f'column "balcony": expected bool, got ""; {NEVER_MISSING}'),
+        (",1,Bern,7,true,3,true", f'column "Age (years)": expected float32, got ""; {NO_MISSING}'),
+        ("1,1,,7,true,3,true", f'column "city": expected string, got ""; {NO_MISSING}'),
+        ("1,1,Bern,7,true,,true", f'column "rooms": expected int64, got ""; {NO_MISSING}'),
+        ("1,1,Bern,7,true,3,", f'column "balcony": expected bool, got ""; {NO_MISSING}'),
         ("1,1,Bern,7,true,2.5,true", 'column "rooms": expected int64, got "2.5"'),
         ("1,1,Bern,7,true,3,maybe", 'column "balcony": expected bool, got "maybe"'),
         ("1,much,Bern,7,true,3,true", 'column "income": expected float32, got "much"'),

@@ -81,7 +81,7 @@ SLOW = (
     "tests/training/test_reading.py::test_where_chunks_end_makes_no_difference",
     "tests/training/test_reading.py::test_lines_are_counted_beyond_the_first_chunk_of_a_large_file",
     "tests/training/test_formats.py::test_a_large_packed_file_is_read_in_parts",
-    "tests/client/test_replies.py::test_every_value_is_told_in_its_place",
+    "tests/client/test_json_outputs.py::test_rows_and_columns_contain_every_value",
     "tests/client/test_codecs.py::test_each_request_is_decoded_as_it_would_be_alone",
     "tests/client/test_batching.py::test_each_caller_gets_its_own_rows_or_its_own_error",
     "tests/monitoring/test_observability.py::test_drift_alert_reaches_alertmanager",
