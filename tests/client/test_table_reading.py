@@ -614,7 +614,7 @@ def encode_lines(rows: list[dict[str, Any]]) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "message"),
+    ("arguments", "message"),
     [
         ({"id_column": "nosuch"}, 'line 1: id: the table has no column "nosuch"'),
         ({"keep": ("age", "nosuch")}, 'line 1: keep: the table has no column "nosuch"'),
