@@ -325,10 +325,10 @@ def test_row_with_a_missing_number_is_sent_once_when_the_version_changes(
                     publish(tmp_path / "flats", version=2)
 
     asyncio.run(predict_until_version_2())
-    assert calls == ["Predict", "GetModelMetadata", "Predict"]  # the last one is describe
+    assert calls == ["Predict", "GetModelMetadata", "Predict"]  # the last one calls `describe`
 
 
-def test_the_description_covers_every_column(server: str) -> None:
+def test_description_covers_every_column(server: str) -> None:
     with ServingClient(server) as connection:
         description = connection.schema("flats").description
     assert description is not None

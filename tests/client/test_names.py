@@ -97,7 +97,7 @@ def test_calls_follow_the_addresses_of_a_name_without_failures(
                 lambda: not connections(first), "connections to removed addresses are closed"
             )
             assert servers[1].stop() == 0
-            await switch_to([3])  # one address in place of another
+            await switch_to([3])  # one address replaces another
             assert servers[2].stop() == 0
             for caller in callers:
                 caller.cancel()

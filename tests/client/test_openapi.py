@@ -104,7 +104,7 @@ def test_examples_of_dates_can_be_sent_to_v2() -> None:
     assert inputs["features"].tolist() == [[0], [2]]
 
 
-def test_a_document_without_models_is_valid() -> None:
+def test_document_without_models_is_valid() -> None:
     validate(document([], default_model="m", title="t", version="0"))
 
 
@@ -229,9 +229,7 @@ def test_explanations_match_the_document(doc: Any, url: str, path: str) -> None:
     assert not Draft202012Validator(content["schema"]).is_valid(raw)
 
 
-def test_the_document_describes_api_keys_where_they_are_required(
-    server: str, tmp_path: Path
-) -> None:
+def test_document_describes_api_keys_where_they_are_required(server: str, tmp_path: Path) -> None:
     key, keys = new_key(), tmp_path / "keys"
     keys.write_text(f"shop {hash_key(key)}\n")
     with forked.client(tmp_path / "log", server, CLIENT_API_KEYS=str(keys)) as url:

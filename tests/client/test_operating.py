@@ -161,7 +161,7 @@ def test_log_reports_unknown_settings_the_start_and_errors(
     assert f"the model server at {server} cannot be reached" in error["reply"]
 
 
-def test_an_outage_does_not_fill_the_log(starter: Starter, pool: ThreadPoolExecutor) -> None:
+def test_outage_does_not_fill_the_log(starter: Starter, pool: ThreadPoolExecutor) -> None:
     client = starter.client(f"127.0.0.1:{free_port()}", ready=False)
     started = time.monotonic()
     statuses = {

@@ -148,7 +148,7 @@ def test_embedded_data_cannot_close_its_script_element() -> None:
     assert data_block({"</script>": float("nan")}) == '{"\\u003c/script>":null}'
 
 
-def test_the_page_is_in_the_requested_language_and_forbids_inline_code(client_url: str) -> None:
+def test_page_is_in_the_requested_language_and_forbids_inline_code(client_url: str) -> None:
     response = requests.get(client_url, headers={"Accept-Language": "zh-CN"}, timeout=10)
     assert '<html lang="zh">' in response.text
     assert "跳到正文" in response.text
@@ -199,6 +199,6 @@ def test_only_reports_in_the_models_directory_are_served(
             connection.close()
 
 
-def test_without_a_models_directory_there_are_no_reports(client_url: str) -> None:
+def test_no_reports_are_served_without_a_models_directory(client_url: str) -> None:
     assert requests.get(f"{client_url}/reports/breast_cancer/1", timeout=10).status_code == 404
     assert '"reports":[]' in requests.get(client_url, timeout=10).text

@@ -14,7 +14,7 @@ def run(code: str) -> str:
     return result.stdout.strip()
 
 
-def test_the_client_does_not_load_the_tensorflow_runtime() -> None:
+def test_client_does_not_load_the_tensorflow_runtime() -> None:
     code = """
 import sys, client.predict_file, client.http.flask_app, client.http.server
 print("tensorflow" in sys.modules, any("pywrap" in name for name in sys.modules))

@@ -41,7 +41,7 @@ CONFIG = (
 
 
 def find_inconsistency(status: int, headers: dict[str, str], body: bytes) -> str:
-    """Return what contradicts the version and the arm in the headers, or an empty string."""
+    """Return how a response contradicts its version and arm headers, or an empty string."""
     if status != 200:
         return body.decode()
     version, arm = int(headers["x-model-version"]), headers["x-model-arm"]

@@ -207,13 +207,13 @@ def test_null_is_a_missing_number_in_a_matrix(body: Any) -> None:
 def test_null_is_a_missing_number_among_plain_values() -> None:
     inputs = {"features": spec("FLOAT", None, 1)}
     dense = Signature(inputs, NUMERIC.signatures["serving_default"].outputs)
-    one = schema(("age",), age=spec("FLOAT", None))
-    one = replace(one, signatures={**one.signatures, "dense": dense})
+    ages = schema(("age",), age=spec("FLOAT", None))
+    ages = replace(ages, signatures={**ages.signatures, "dense": dense})
     body = {"instances": [1.5, None]}
-    request = read(body, describing(one, column("age", missing=True)))
+    request = read(body, describing(ages, column("age", missing=True)))
     np.testing.assert_array_equal(request.inputs["features"], [[1.5], [np.nan]])
     with pytest.raises(ClientError, match=r"instances\[1\].age: expected a number, got null"):
-        read(body, one)
+        read(body, ages)
 
 
 NO_MISSING = "; training saw no missing values in this column"
