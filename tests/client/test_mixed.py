@@ -1,4 +1,4 @@
-"""A model with columns of every kind: over HTTP, and from a CSV file."""
+"""Predictions of a model with columns of every kind, over HTTP and from CSV files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ROW = {
     "rooms": 2,
     "balcony": True,
 }
-SHARES = {
+CONTRIBUTIONS = {
     "Age (years)": 0.4,
     "income": 3.5,
     "city": 1.0,
@@ -48,12 +48,12 @@ SHARES = {
     "rooms": 1.0,
     "balcony": 1.0,
 }
-NEVER = "training saw no missing values in this column"
+NO_MISSING = "training saw no missing values in this column"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a model server with the mixed model."""
+    """Yield the address of a model server with the mixed model."""
     folder = tmp_path_factory.mktemp("mixed")
     publish(folder / "flats")
     running = forked.start_model_server(
@@ -76,15 +76,15 @@ def post(url: str, body: Any) -> requests.Response:
     return requests.post(f"{url}/predict", data=json.dumps(body), timeout=30)
 
 
-def forms(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The same row in each form of a request."""
+def request_forms(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield requests with `ROW` and this row in each form."""
     yield {"instances": [ROW, row]}
     yield {"instances": [[r[name] for name in NAMES] for r in (ROW, row)]}
     yield {"inputs": {name: [ROW[name], row[name]] for name in NAMES}}
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "share"),
+    ("column", "value", "contribution"),
     [
         ("Age (years)", 1.5, 0.015),
         ("income", None, MISSING),
@@ -106,30 +106,32 @@ def forms(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         ("balcony", False, 0),
     ],
 )
-def test_every_kind_of_value_reaches_the_model_in_every_form(
-    url: str, column: str, value: Any, share: float
+def test_values_of_every_kind_reach_the_model_in_every_form(
+    url: str, column: str, value: Any, contribution: float
 ) -> None:
-    expected = list({**SHARES, column: share}.values())
-    for body in forms({**ROW, column: value}):
-        explained = post(url, {**body, "signature_name": "explain"})
-        assert explained.status_code == 200, explained.text
+    expected = list({**CONTRIBUTIONS, column: contribution}.values())
+    for body in request_forms({**ROW, column: value}):
+        explanation = post(url, {**body, "signature_name": "explain"})
+        assert explanation.status_code == 200, explanation.text
         if "inputs" in body:
-            contributions = explained.json()["outputs"]["contribution"]
+            contributions = explanation.json()["outputs"]["contribution"]
             logit = post(url, body).json()["outputs"]["logit"][1]
         else:
-            contributions = [p["contribution"] for p in explained.json()["predictions"]]
+            contributions = [p["contribution"] for p in explanation.json()["predictions"]]
             logit = post(url, body).json()["predictions"][1]["logit"]
-        np.testing.assert_allclose(contributions, [list(SHARES.values()), expected], rtol=1e-6)
+        np.testing.assert_allclose(
+            contributions, [list(CONTRIBUTIONS.values()), expected], rtol=1e-6
+        )
         assert logit == pytest.approx(sum(expected) + BIAS, rel=1e-5)
 
 
-def test_a_key_may_be_left_out_where_the_value_may_be_missing(url: str) -> None:
+def test_nullable_columns_may_be_omitted(url: str) -> None:
     missing = dict.fromkeys(("income", "district", "garden"))
-    whole = {**ROW, **missing}
-    some = {name: value for name, value in ROW.items() if name not in missing}
-    replies = [post(url, {"instances": [ROW, row]}).json() for row in (whole, some)]
-    assert replies[0] == replies[1]
-    assert replies[0]["predictions"][0] != replies[0]["predictions"][1]
+    explicit = {**ROW, **missing}
+    omitted = {name: value for name, value in ROW.items() if name not in missing}
+    responses = [post(url, {"instances": [ROW, row]}).json() for row in (explicit, omitted)]
+    assert responses[0] == responses[1]
+    assert responses[0]["predictions"][0] != responses[0]["predictions"][1]
 
 
 TEXT = 'a string or {"b64": "..."}'
@@ -138,17 +140,17 @@ TEXT = 'a string or {"b64": "..."}'
 @pytest.mark.parametrize(
     ("column", "value", "expected"),
     [
-        ("Age (years)", None, f"a number, got null; {NEVER}"),
+        ("Age (years)", None, f"a number, got null; {NO_MISSING}"),
         ("Age (years)", "40", 'a number, got the string "40"'),
         ("Age (years)", True, "a number, got true"),
         ("income", "", 'a number, got the string ""'),
-        ("city", None, f"{TEXT}, got null; {NEVER}"),
+        ("city", None, f"{TEXT}, got null; {NO_MISSING}"),
         ("city", 5, f"{TEXT}, got 5"),
         ("city", True, f"{TEXT}, got true"),
         ("district", 42.5, f"{TEXT}, got 42.5"),
         ("district", False, f"{TEXT}, got false"),
         ("garden", 1, f"{TEXT}, got 1"),
-        ("rooms", None, f"an integer, got null; {NEVER}"),
+        ("rooms", None, f"an integer, got null; {NO_MISSING}"),
         ("rooms", 3.5, "an integer, got 3.5"),
         ("rooms", "3", 'an integer, got the string "3"'),
         (
@@ -156,19 +158,19 @@ TEXT = 'a string or {"b64": "..."}'
             2**63,
             "an integer from -9223372036854775808 to 9223372036854775807, got 9223372036854775808",
         ),
-        ("balcony", None, f"true or false, got null; {NEVER}"),
+        ("balcony", None, f"true or false, got null; {NO_MISSING}"),
         ("balcony", 1, "true or false, got 1"),
         ("balcony", "true", 'true or false, got the string "true"'),
     ],
 )
-def test_a_value_of_the_wrong_kind_is_refused_with_its_location(
+def test_value_of_the_wrong_type_is_rejected_with_its_location(
     url: str, column: str, value: Any, expected: str
 ) -> None:
     locations = (f"instances[1].{column}", f"instances[1].{column}", f"inputs.{column}[1]")
-    for location, body in zip(locations, forms({**ROW, column: value}), strict=True):
-        reply = post(url, body)
-        assert reply.status_code == 400
-        assert reply.json()["error"] == f"{location}: expected {expected}"
+    for location, body in zip(locations, request_forms({**ROW, column: value}), strict=True):
+        response = post(url, body)
+        assert response.status_code == 400
+        assert response.json()["error"] == f"{location}: expected {expected}"
 
 
 @pytest.mark.parametrize(
@@ -187,13 +189,13 @@ def test_a_value_of_the_wrong_kind_is_refused_with_its_location(
         (list(ROW.values())[:-1], f"expected 7 values in the order {', '.join(NAMES)}, got 6"),
     ],
 )
-def test_a_row_with_missing_or_unknown_columns_is_refused(url: str, row: Any, message: str) -> None:
-    reply = post(url, {"instances": [row]})
-    assert reply.status_code == 400
-    assert reply.json()["error"] == f"instances[0]: {message}"
+def test_row_with_missing_or_unknown_columns_is_rejected(url: str, row: Any, message: str) -> None:
+    response = post(url, {"instances": [row]})
+    assert response.status_code == 400
+    assert response.json()["error"] == f"instances[0]: {message}"
 
 
-def predict(server: str, file: Path) -> subprocess.CompletedProcess[str]:
+def predict_file(server: str, file: Path) -> subprocess.CompletedProcess[str]:
     command = ["predict", str(file), "--model=flats", f"--server={server}"]
     return subprocess.run(
         [sys.executable, "-m", "client", *command],
@@ -207,7 +209,7 @@ def predict(server: str, file: Path) -> subprocess.CompletedProcess[str]:
 HEADER = "Age (years),income,city,district,garden,rooms,balcony\n"
 
 
-def test_a_csv_file_with_empty_cells_gets_the_predictions_of_the_endpoint(
+def test_csv_file_with_empty_cells_gets_the_same_predictions_as_json(
     server: str, url: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "flats.csv"
@@ -218,8 +220,8 @@ def test_a_csv_file_with_empty_cells_gets_the_predictions_of_the_endpoint(
         + "4e1, NA , Zug,NA,NA,-1,0\n"
         + "40,350.0,Basel,042,True,2,1\n"
     )
-    done = predict(server, file)
-    assert done.returncode == 0, done.stderr
+    result = predict_file(server, file)
+    assert result.returncode == 0, result.stderr
     missing = dict.fromkeys(("income", "district", "garden"))
     rows = [
         ROW,
@@ -228,38 +230,38 @@ def test_a_csv_file_with_empty_cells_gets_the_predictions_of_the_endpoint(
         {**ROW, "district": "unknown"},
     ]
     expected = post(url, {"instances": rows}).json()["predictions"]
-    answers = list(csv.DictReader(io.StringIO(done.stdout)))
-    assert [a["label"] for a in answers] == [p["label"] for p in expected]
+    predictions = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert [row["label"] for row in predictions] == [p["label"] for p in expected]
     np.testing.assert_allclose(
-        [float(a["logit"]) for a in answers], [p["logit"] for p in expected], rtol=1e-6
+        [float(row["logit"]) for row in predictions], [p["logit"] for p in expected], rtol=1e-6
     )
 
 
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        (",1,Bern,7,true,3,true", f'column "Age (years)": expected float32, got ""; {NEVER}'),
-        ("1,1,,7,true,3,true", f'column "city": expected string, got ""; {NEVER}'),
-        ("1,1,Bern,7,true,,true", f'column "rooms": expected int64, got ""; {NEVER}'),
-        ("1,1,Bern,7,true,3,", f'column "balcony": expected bool, got ""; {NEVER}'),
+        (",1,Bern,7,true,3,true", f'column "Age (years)": expected float32, got ""; {NO_MISSING}'),
+        ("1,1,,7,true,3,true", f'column "city": expected string, got ""; {NO_MISSING}'),
+        ("1,1,Bern,7,true,,true", f'column "rooms": expected int64, got ""; {NO_MISSING}'),
+        ("1,1,Bern,7,true,3,", f'column "balcony": expected bool, got ""; {NO_MISSING}'),
         ("1,1,Bern,7,true,2.5,true", 'column "rooms": expected int64, got "2.5"'),
         ("1,1,Bern,7,true,3,maybe", 'column "balcony": expected bool, got "maybe"'),
         ("1,much,Bern,7,true,3,true", 'column "income": expected float32, got "much"'),
     ],
 )
-def test_a_cell_that_cannot_be_read_is_reported_with_its_line(
+def test_unreadable_cell_is_reported_with_its_line(
     server: str, tmp_path: Path, cells: str, message: str
 ) -> None:
     file = tmp_path / "flats.csv"
     file.write_text(f"{HEADER}1,1,Bern,7,true,3,true\n{cells}\n")
-    done = predict(server, file)
-    assert done.returncode == 1
-    assert done.stderr == f"Error: line 3, {message}\n"
-    assert done.stdout == ""
+    result = predict_file(server, file)
+    assert result.returncode == 1
+    assert result.stderr == f"Error: line 3, {message}\n"
+    assert result.stdout == ""
 
 
 @pytest.mark.parametrize("columns", [COLUMNS, COLUMNS[::-1]], ids=["same order", "reversed"])
-def test_a_file_continues_with_a_new_version_if_its_columns_match(
+def test_file_continues_with_a_new_version_only_if_its_columns_match(
     tmp_path: Path, starter: Starter, columns: Sequence[MixedColumn]
 ) -> None:
     publish(tmp_path / "flats")
@@ -267,9 +269,9 @@ def test_a_file_continues_with_a_new_version_if_its_columns_match(
     processes.wait_for(lambda: processes.is_serving(server.address), "the model is loaded")
     line = b"40,350.0,Basel,42,true,2,true\n"
     command = ["predict", "-", "--format=csv", "--model=flats", f"--server={server.address}"]
-    answer = tmp_path / "answer.csv"
+    output = tmp_path / "output.csv"
     with (
-        answer.open("wb") as out,
+        output.open("wb") as out,
         subprocess.Popen(
             [sys.executable, "-m", "client", *command],
             cwd=ROOT,
@@ -282,13 +284,13 @@ def test_a_file_continues_with_a_new_version_if_its_columns_match(
         assert running.stdin is not None
         running.stdin.write(HEADER.encode() + line * 80_000)
         running.stdin.flush()
-        processes.wait_for(lambda: answer.stat().st_size, "the first rows are answered")
+        processes.wait_for(lambda: output.stat().st_size, "the first rows are predicted")
         publish(tmp_path / "flats", version=2, columns=columns)
-        processes.wait_for(lambda: connection.schema("flats").version == 2, "version 2 answers")
+        processes.wait_for(lambda: connection.schema("flats").version == 2, "version 2 is served")
         _, err = running.communicate(line * 40_000)
     if columns is COLUMNS:
         assert running.returncode == 0, err
-        assert len(answer.read_bytes().splitlines()) == 1 + 120_000
+        assert len(output.read_bytes().splitlines()) == 1 + 120_000
     else:
         assert running.returncode == 1
         message = (
@@ -297,7 +299,7 @@ def test_a_file_continues_with_a_new_version_if_its_columns_match(
         assert message in err
 
 
-def test_a_row_with_a_missing_number_is_sent_to_a_new_version_once(
+def test_row_with_a_missing_number_is_sent_once_when_the_version_changes(
     tmp_path: Path, starter: Starter
 ) -> None:
     publish(tmp_path / "flats")
@@ -306,15 +308,15 @@ def test_a_row_with_a_missing_number_is_sent_to_a_new_version_once(
     calls: list[str] = []
 
     def read(schema: Schema) -> Call:
-        asked = json_rows.read_document({"instances": [{**ROW, "income": None}]}, schema)
-        return asked.call
+        return json_rows.read_document({"instances": [{**ROW, "income": None}]}, schema).call
 
-    async def ask_until_it_answers() -> None:
+    async def predict_until_version_2() -> None:
         version = 1
         async with AsyncServingClient(
             server.address, observe=lambda rpc, *_: calls.append(rpc)
         ) as connection:
-            predictor = Asker(Predictor(connection))  # not refreshed: the reply shows the version
+            # The predictor does not poll: it learns of version 2 from a response.
+            predictor = Asker(Predictor(connection))
             while version == 1:
                 calls.clear()
                 _, prediction = await predictor.answer(Target("flats"), read, Deadline(5))
@@ -322,11 +324,11 @@ def test_a_row_with_a_missing_number_is_sent_to_a_new_version_once(
                 if not (tmp_path / "flats/2").exists():
                     publish(tmp_path / "flats", version=2)
 
-    asyncio.run(ask_until_it_answers())
-    assert calls == ["Predict", "GetModelMetadata", "Predict"]  # the last one is describe
+    asyncio.run(predict_until_version_2())
+    assert calls == ["Predict", "GetModelMetadata", "Predict"]  # the last one calls `describe`
 
 
-def test_the_description_covers_every_column(server: str) -> None:
+def test_description_covers_every_column(server: str) -> None:
     with ServingClient(server) as connection:
         description = connection.schema("flats").description
     assert description is not None
@@ -335,12 +337,12 @@ def test_the_description_covers_every_column(server: str) -> None:
             assert getattr(column, name) == getattr(published, name)
 
 
-def test_a_model_exported_before_there_were_missing_values_and_modes_is_read(server: str) -> None:
+def test_older_description_without_missing_values_and_modes_is_read(server: str) -> None:
     with ServingClient(server) as connection:
         query = {"query": np.zeros(1, np.int32)}
         describe = connection.schema("flats").signatures["describe"]
-        reply = connection.predict("flats", query, signature_name="describe", signature=describe)
-        outputs = dict(reply.outputs)
+        response = connection.predict("flats", query, signature_name="describe", signature=describe)
+        outputs = dict(response.outputs)
     del outputs["missing"], outputs["class_modes"]
     columns = Description.from_outputs(outputs).columns
     assert {column.name for column in columns if column.missing} == set()

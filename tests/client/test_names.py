@@ -1,4 +1,4 @@
-"""Names of model servers whose addresses come and go, as those of a headless Service do."""
+"""Host names of model servers whose addresses change, like those of a headless Service."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.support.names import NameServer, resolve
 from tests.support.processes import Running, free_port
 
 X = {"x": np.ones(1, np.float32)}
-# Within which a new address must get calls, and one that is gone none.
-FOUND_SECONDS = 45.0
+# Calls must reach new addresses, and leave removed ones, within this time.
+MAX_SWITCH_SECONDS = 45.0
 
 
 def serve(starter: Starter, folder: Path, port: int, number: int, *flags: str) -> Running:
-    """Start a server at 127.0.0.NUMBER, whose answers show the number as their version."""
+    """Start a server at 127.0.0.NUMBER whose model version is the number."""
     publish(folder / f"{number}/m", number)
     base = f"--model_base_path={folder / f'{number}/m'}"
     address = f"--bind_address=127.0.0.{number}"
@@ -40,20 +40,20 @@ def serve(starter: Starter, folder: Path, port: int, number: int, *flags: str) -
 
 @pytest.fixture
 def addresses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The addresses of every name, as this process resolves it."""
-    found: list[str] = []
-    resolve(monkeypatch, defaultdict(lambda: found))
-    return found
+    """Return a list of the addresses that every name resolves to; tests may change it."""
+    resolved: list[str] = []
+    resolve(monkeypatch, defaultdict(lambda: resolved))
+    return resolved
 
 
-async def until(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + FOUND_SECONDS
+async def wait_until(condition: Callable[[], object], description: str) -> None:
+    end = time.monotonic() + MAX_SWITCH_SECONDS
     while not condition():
-        assert time.monotonic() < end, what
+        assert time.monotonic() < end, description
         await asyncio.sleep(0.02)
 
 
-def test_calls_follow_the_addresses_of_a_name_without_a_failure(
+def test_calls_follow_the_addresses_of_a_name_without_failures(
     tmp_path: Path,
     starter: Starter,
     addresses: list[str],
@@ -66,51 +66,53 @@ def test_calls_follow_the_addresses_of_a_name_without_a_failure(
     servers = {number: serve(starter, tmp_path, port, number) for number in (1, 2, 3)}
 
     async def run() -> None:
-        # gRPC itself resolves localhost, until this process finds other addresses.
+        # gRPC resolves localhost itself until this process finds other addresses.
         async with AsyncServingClient(f"localhost:{port}") as client:
-            answered: list[int] = []
+            versions: list[int] = []
 
             async def call() -> None:
                 while True:
-                    answered.append((await client.predict("m", X)).version)
+                    versions.append((await client.predict("m", X)).version)
                     await asyncio.sleep(0.005)
 
-            async def are_called(numbers: Collection[int]) -> None:
+            async def switch_to(numbers: Collection[int]) -> None:
                 addresses[:] = [f"127.0.0.{number}" for number in numbers]
 
-                def only_those() -> bool:
+                def is_switched() -> bool:
                     assert not any(caller.done() for caller in callers), callers
-                    return set(answered[-50:]) == set(numbers)
+                    return set(versions[-50:]) == set(numbers)
 
-                await until(only_those, f"calls go to {numbers}: {answered[-50:]}")
+                await wait_until(is_switched, f"calls go to {numbers}: {versions[-50:]}")
 
             callers = [asyncio.create_task(call()) for _ in range(4)]
             client.pool.start()
-            await are_called([1])
-            await are_called([1, 2, 3])
+            await switch_to([1])
+            await switch_to([1, 2, 3])
             addresses.clear()  # a name server that does not answer changes nothing
             await asyncio.sleep(0.5)
             assert len(client.pool.servers) == 3
-            await are_called([2])
+            await switch_to([2])
             first = psutil.Process(servers[1].process.pid)
-            await until(lambda: not connections(first), "connections of those gone are closed")
+            await wait_until(
+                lambda: not connections(first), "connections to removed addresses are closed"
+            )
             assert servers[1].stop() == 0
-            await are_called([3])  # one address in place of another
+            await switch_to([3])  # one address replaces another
             assert servers[2].stop() == 0
             for caller in callers:
                 caller.cancel()
-            ended = await asyncio.gather(*callers, return_exceptions=True)
-            assert all(isinstance(one, asyncio.CancelledError) for one in ended), ended
+            results = await asyncio.gather(*callers, return_exceptions=True)
+            assert all(isinstance(result, asyncio.CancelledError) for result in results), results
 
     asyncio.run(run())
 
 
 def connections(process: psutil.Process) -> list[Any]:
-    found = process.net_connections("tcp")
-    return [one for one in found if one.status == psutil.CONN_ESTABLISHED]
+    tcp = process.net_connections("tcp")
+    return [connection for connection in tcp if connection.status == psutil.CONN_ESTABLISHED]
 
 
-def test_an_ipv4_and_an_ipv6_address_may_be_one_server(
+def test_one_ipv4_and_one_ipv6_address_count_as_one_server(
     addresses: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "RESOLVE_SECONDS", 0.01)
@@ -118,21 +120,21 @@ def test_an_ipv4_and_an_ipv6_address_may_be_one_server(
     async def run() -> None:
         async with AsyncServingClient("models:8500") as client:
             client.pool.start()
-            for found, servers in (
+            for resolved, servers in (
                 (["10.0.0.1"], ["models:8500"]),
                 (["10.0.0.1", "::1"], ["models:8500"]),
                 (["::2", "::1"], ["[::1]:8500", "[::2]:8500"]),
                 (["::2"], ["[::2]:8500"]),
                 (["10.0.0.1", "::1"], ["models:8500"]),
             ):
-                addresses[:] = found
+                addresses[:] = resolved
                 await asyncio.sleep(0.05)
                 assert [server.address for server in client.pool.servers] == servers
 
     asyncio.run(run())
 
 
-def test_grpc_finds_another_address_when_the_server_ends_the_connection(
+def test_grpc_finds_another_address_when_the_server_closes_the_connection(
     tmp_path: Path, starter: Starter
 ) -> None:
     """A connection's maximum age makes every gRPC client look up the name again."""
@@ -147,7 +149,9 @@ def test_grpc_finds_another_address_when_the_server_ends_the_connection(
         assert client.predict("m", X).version == 1
         names.addresses = ("127.0.0.2",)
         processes.wait_for(
-            lambda: client.predict("m", X).version == 2, "the new address", FOUND_SECONDS
+            lambda: client.predict("m", X).version == 2,
+            "calls reach the new address",
+            MAX_SWITCH_SECONDS,
         )
         assert first.stop() == 0
         assert client.predict("m", X).version == 2

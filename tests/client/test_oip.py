@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, asked by Triton's own client, with real model servers behind it."""
+"""The Open Inference Protocol, tested with Triton's client and a real model server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.tables import breast_cancer
 
 TABLE = breast_cancer()
 ROWS = TABLE.features[:5].astype(np.float32)
-FLAT: dict[str, Any] = {
+FLATS: dict[str, Any] = {
     "Age (years)": np.array([40, 1.5], np.float32),
     "income": np.array([350, np.nan], np.float32),
     "city": np.array([b"Basel", b" Zug"], object),
@@ -42,20 +42,22 @@ FLAT: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a model server with several models, one of them in two versions."""
+    """Yield the address of a model server with several models, one with two versions."""
     folder = tmp_path_factory.mktemp("oip")
     affine.publish(folder / "affine", 1)
     affine.publish(folder / "affine", 2)
     identity.publish(folder / "identity")
     mixed.publish(folder / "flats")
-    every = "model_version_policy { all {} }"
+    all_versions = "model_version_policy { all {} }"
     config = models_config(
-        model_config(folder / "affine", f'{every} version_labels {{ key: "stable" value: 1 }}'),
-        *(model_config(folder / name, every) for name in ("identity", "flats")),
-        model_config(trained_models / "breast_cancer", every),
+        model_config(
+            folder / "affine", f'{all_versions} version_labels {{ key: "stable" value: 1 }}'
+        ),
+        *(model_config(folder / name, all_versions) for name in ("identity", "flats")),
+        model_config(trained_models / "breast_cancer", all_versions),
     )
-    allowed = "--allow_version_labels_for_unavailable_models"
-    with forked.model_server(folder, config, allowed) as address:
+    flag = "--allow_version_labels_for_unavailable_models"
+    with forked.model_server(folder, config, flag) as address:
         yield address
 
 
@@ -80,16 +82,16 @@ def tensor(name: str, values: Any, *, binary: bool = True, datatype: str = "") -
     array = np.asarray(values)
     names = {"f2": "FP16", "f4": "FP32", "f8": "FP64", "b1": "BOOL", "i8": "INT64", "O": "BYTES"}
     kind = datatype or names[array.dtype.str.lstrip("<|")]
-    made = triton.InferInput(name, list(array.shape), kind)
-    made.set_data_from_numpy(array, binary_data=binary)
-    return made
+    infer_input = triton.InferInput(name, list(array.shape), kind)
+    infer_input.set_data_from_numpy(array, binary_data=binary)
+    return infer_input
 
 
-def wanted(name: str, *, binary: bool = True) -> Any:
+def requested_output(name: str, *, binary: bool = True) -> Any:
     return triton.InferRequestedOutput(name, binary_data=binary)
 
 
-def test_live_endpoints_of_server_and_models(client: triton.InferenceServerClient) -> None:
+def test_liveness_and_readiness_of_server_and_models(client: triton.InferenceServerClient) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("affine")
@@ -99,14 +101,14 @@ def test_live_endpoints_of_server_and_models(client: triton.InferenceServerClien
     assert not client.is_model_ready("nosuch")
 
 
-def test_shapes_of_health(url: str) -> None:
+def test_health_responses(url: str) -> None:
     assert requests.get(f"{url}/v2/health/live", timeout=5).json() == {"live": True}
     assert requests.get(f"{url}/v2/health/ready", timeout=5).json() == {"ready": True}
-    reply = requests.get(f"{url}/v2/models/affine/ready", timeout=5)
-    assert reply.json() == {"name": "affine", "ready": True}
+    response = requests.get(f"{url}/v2/models/affine/ready", timeout=5)
+    assert response.json() == {"name": "affine", "ready": True}
 
 
-def test_a_server_that_is_not_ready_says_so_and_lives(
+def test_server_without_its_model_is_live_but_not_ready(
     server: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     log = tmp_path_factory.mktemp("client") / "log"
@@ -151,7 +153,7 @@ def test_model_metadata(client: triton.InferenceServerClient) -> None:
 @pytest.mark.parametrize("datatype", [name for name in identity.TYPES if name != "BF16"])
 @pytest.mark.parametrize("binary_in", [True, False])
 @pytest.mark.parametrize("binary_out", [True, False])
-def test_every_type_comes_back_as_it_went(
+def test_values_of_every_type_round_trip(
     client: triton.InferenceServerClient, datatype: str, binary_in: bool, binary_out: bool
 ) -> None:
     dtype = np.dtype(object if datatype == "BYTES" else identity.TYPES[datatype].as_numpy_dtype)
@@ -168,7 +170,7 @@ def test_every_type_comes_back_as_it_went(
     result = client.infer(
         "identity",
         [tensor("x", values, binary=binary_in, datatype=datatype)],
-        outputs=[wanted("y", binary=binary_out)],
+        outputs=[requested_output("y", binary=binary_out)],
         parameters={"signature_name": datatype},
     )
     answer = result.as_numpy("y")
@@ -181,7 +183,7 @@ def test_every_type_comes_back_as_it_went(
     np.testing.assert_array_equal(answer, expected)
 
 
-def test_strings_that_are_no_text_go_both_ways_as_bytes_and_as_base64(
+def test_non_utf8_strings_round_trip_as_bytes_and_base64(
     url: str, client: triton.InferenceServerClient
 ) -> None:
     values = np.array([[b"\xff\x00", b"a"]], object)
@@ -189,41 +191,47 @@ def test_strings_that_are_no_text_go_both_ways_as_bytes_and_as_base64(
     parameters = {"signature_name": "BYTES"}
     result = client.infer("identity", inputs, parameters=parameters)
     assert result.as_numpy("y").tolist() == values.tolist()
-    written = client.infer(
-        "identity", inputs, outputs=[wanted("y", binary=False)], parameters=parameters
+    output = client.infer(
+        "identity", inputs, outputs=[requested_output("y", binary=False)], parameters=parameters
     ).get_output("y")
-    assert written["parameters"] == {"content_type": "base64"}
-    assert written["data"] == ["/wA=", "YQ=="]
-    body = {"inputs": [{**written, "name": "x"}], "parameters": parameters}
-    reply = requests.post(f"{url}/v2/models/identity/infer", json=body, timeout=10)
-    assert reply.json()["outputs"] == [written]
+    assert output["parameters"] == {"content_type": "base64"}
+    assert output["data"] == ["/wA=", "YQ=="]
+    body = {"inputs": [{**output, "name": "x"}], "parameters": parameters}
+    response = requests.post(f"{url}/v2/models/identity/infer", json=body, timeout=10)
+    assert response.json()["outputs"] == [output]
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_not_a_number_goes_both_ways(client: triton.InferenceServerClient, binary: bool) -> None:
+def test_nan_round_trips(client: triton.InferenceServerClient, binary: bool) -> None:
     result = client.infer(
         "identity",
         [tensor("x", np.array([[np.nan, 1]], np.float32), binary=binary)],
-        outputs=[wanted("y", binary=binary)],
+        outputs=[requested_output("y", binary=binary)],
         parameters={"signature_name": "FP32"},
     )
     np.testing.assert_array_equal(result.as_numpy("y"), [[np.nan, 1]])
 
 
-def test_all_outputs_or_those_that_are_asked_for(client: triton.InferenceServerClient) -> None:
+def test_all_or_only_the_requested_outputs_are_returned(
+    client: triton.InferenceServerClient,
+) -> None:
     inputs = [tensor("text", np.array(["a"], object)), tensor("number", f32([2]))]
-    everything = client.infer("identity", inputs, request_id="first")
-    assert [o["name"] for o in everything.get_response()["outputs"]] == ["pair", "text", "twice"]
-    assert everything.get_response()["id"] == "first"
-    np.testing.assert_array_equal(everything.as_numpy("pair"), [[2, -2]])
-    some = client.infer("identity", inputs, outputs=[wanted("twice"), wanted("text", binary=False)])
-    assert [o["name"] for o in some.get_response()["outputs"]] == ["twice", "text"]
-    assert some.as_numpy("twice") == [4]
-    assert some.as_numpy("text") == ["a"]
-    assert "id" not in some.get_response()
+    complete = client.infer("identity", inputs, request_id="first")
+    assert [o["name"] for o in complete.get_response()["outputs"]] == ["pair", "text", "twice"]
+    assert complete.get_response()["id"] == "first"
+    np.testing.assert_array_equal(complete.as_numpy("pair"), [[2, -2]])
+    filtered = client.infer(
+        "identity",
+        inputs,
+        outputs=[requested_output("twice"), requested_output("text", binary=False)],
+    )
+    assert [o["name"] for o in filtered.get_response()["outputs"]] == ["twice", "text"]
+    assert filtered.as_numpy("twice") == [4]
+    assert filtered.as_numpy("text") == ["a"]
+    assert "id" not in filtered.get_response()
 
 
-def test_versions(client: triton.InferenceServerClient) -> None:
+def test_version_or_label_selects_the_model_version(client: triton.InferenceServerClient) -> None:
     inputs = [tensor("x", f32([1]))]
     for version, answer in (("", 12), ("1", 11), ("2", 12), ("stable", 11)):
         result = client.infer("affine", inputs, version)
@@ -232,22 +240,24 @@ def test_versions(client: triton.InferenceServerClient) -> None:
 
 
 @pytest.mark.parametrize("compression", ["gzip", "deflate"])
-def test_compressed_requests(client: triton.InferenceServerClient, compression: str) -> None:
+def test_compressed_requests_are_decoded(
+    client: triton.InferenceServerClient, compression: str
+) -> None:
     inputs = [tensor("x", f32([1]))]
     result = client.infer("affine", inputs, request_compression_algorithm=compression)
     assert result.as_numpy("y") == [12]
 
 
-def test_many_at_once(client: triton.InferenceServerClient) -> None:
-    asked = [
+def test_concurrent_requests_get_their_own_outputs(client: triton.InferenceServerClient) -> None:
+    pending = [
         client.async_infer("affine", [tensor("x", f32([number, -number]))]) for number in range(20)
     ]
-    for number, pending in enumerate(asked):
-        answer = pending.get_result().as_numpy("y")
+    for number, request in enumerate(pending):
+        answer = request.get_result().as_numpy("y")
         np.testing.assert_array_equal(answer, [10 * number + 2, -10 * number + 2])
 
 
-def test_a_table_in_one_matrix_or_a_tensor_for_each_column(
+def test_matrix_and_column_tensors_give_the_same_outputs(
     client: triton.InferenceServerClient, server: str
 ) -> None:
     with ServingClient(server) as connection:
@@ -267,9 +277,9 @@ def test_a_table_in_one_matrix_or_a_tensor_for_each_column(
         assert labels == expected["label"].tolist()
 
 
-def test_columns_of_every_kind(client: triton.InferenceServerClient) -> None:
+def test_columns_of_every_kind_are_accepted(client: triton.InferenceServerClient) -> None:
     answers = [
-        client.infer("flats", [tensor(n, v, binary=b) for n, v in FLAT.items()]).as_numpy("logit")
+        client.infer("flats", [tensor(n, v, binary=b) for n, v in FLATS.items()]).as_numpy("logit")
         for b in (True, False)
     ]
     np.testing.assert_allclose(answers[0], [5.9, -2.985], rtol=1e-5)
@@ -284,8 +294,8 @@ GRID_PARAMETERS = {"parameters": {"signature_name": "grid"}}
 @pytest.mark.parametrize("data", [[1, 2, 3, 4.0, 5, 6], [[[1, 2, 3], [4, 5, 6]]]])
 def test_data_may_be_flat_or_nested(url: str, data: Any) -> None:
     body = {"inputs": [{**GRID, "data": data}], **GRID_PARAMETERS}
-    reply = requests.post(f"{url}/v2/models/identity/infer", json=body, timeout=10)
-    assert reply.json() == {
+    response = requests.post(f"{url}/v2/models/identity/infer", json=body, timeout=10)
+    assert response.json() == {
         "model_name": "identity",
         "model_version": "1",
         "outputs": [{"name": "total", "datatype": "FP32", "shape": [1], "data": [21.0]}],
@@ -311,14 +321,16 @@ def test_tritonclient_receives_the_errors(
     assert caught.value.message() == message
 
 
-def test_unknown_models_outputs_and_sequences(client: triton.InferenceServerClient) -> None:
+def test_unknown_names_and_unsupported_features_are_rejected(
+    client: triton.InferenceServerClient,
+) -> None:
     inputs = [tensor("x", f32([1]))]
     with pytest.raises(InferenceServerException, match="nosuch"):
         client.infer("nosuch", inputs)
     with pytest.raises(InferenceServerException, match="affine"):
         client.infer("affine", inputs, "7")
     with pytest.raises(InferenceServerException, match=r'outputs\[0\]: unknown name "z"'):
-        client.infer("affine", inputs, outputs=[wanted("z")])
+        client.infer("affine", inputs, outputs=[requested_output("z")])
     with pytest.raises(InferenceServerException, match="sequence_id: sequences are not supported"):
         client.infer("affine", inputs, sequence_id=3)
     with pytest.raises(InferenceServerException, match="classification is not supported"):
@@ -384,11 +396,11 @@ for _ in range(60):
         ({"inputs": [{**ONE, "data": NESTED}]}, 'input "x" data[0]: expected a number, got a list'),
     ],
 )
-def test_unreadable_requests_are_refused(url: str, body: Any, message: str) -> None:
+def test_unreadable_requests_are_rejected(url: str, body: Any, message: str) -> None:
     data = body if isinstance(body, bytes) else json.dumps(body)
-    reply = requests.post(f"{url}/v2/models/affine/infer", data=data, timeout=10)
-    assert reply.status_code == 400
-    assert message in reply.json()["error"]
+    response = requests.post(f"{url}/v2/models/affine/infer", data=data, timeout=10)
+    assert response.status_code == 400
+    assert message in response.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -423,14 +435,16 @@ def test_unreadable_requests_are_refused(url: str, body: Any, message: str) -> N
         ),
     ],
 )
-def test_inputs_outside_the_signature_are_refused(url: str, body: Any, message: str) -> None:
-    reply = requests.post(f"{url}/v2/models/identity/infer", json=body, timeout=10)
-    assert reply.status_code == 400
-    assert message in reply.json()["error"]
+def test_data_that_does_not_match_shape_or_type_is_rejected(
+    url: str, body: Any, message: str
+) -> None:
+    response = requests.post(f"{url}/v2/models/identity/infer", json=body, timeout=10)
+    assert response.status_code == 400
+    assert message in response.json()["error"]
 
 
 @pytest.mark.parametrize(
-    ("header_length", "size", "rest", "message"),
+    ("header_length", "size", "binary", "message"),
     [
         ("x", 4, b"1234", "Inference-Header-Content-Length: expected at most "),
         ("9" * 30, 4, b"1234", "Inference-Header-Content-Length: expected at most "),
@@ -448,18 +462,18 @@ def test_inputs_outside_the_signature_are_refused(url: str, body: Any, message: 
         ("", 4, b"12345", "expected no bytes after those of the last input, got 1"),
     ],
 )
-def test_bytes_of_another_size_are_refused(
-    url: str, header_length: str | None, size: int, rest: bytes, message: str
+def test_wrong_binary_sizes_are_rejected(
+    url: str, header_length: str | None, size: int, binary: bytes, message: str
 ) -> None:
     tensor = {**ONE, "parameters": {"binary_data_size": size}}
     header = json.dumps({"inputs": [tensor]}).encode()
     length = str(len(header)) if header_length == "" else header_length
     headers = {} if length is None else {oip.HEADER_LENGTH: length}
-    reply = requests.post(
-        f"{url}/v2/models/affine/infer", data=header + rest, headers=headers, timeout=10
+    response = requests.post(
+        f"{url}/v2/models/affine/infer", data=header + binary, headers=headers, timeout=10
     )
-    assert reply.status_code == 400
-    assert message in reply.json()["error"]
+    assert response.status_code == 400
+    assert message in response.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -473,31 +487,31 @@ def test_bytes_of_another_size_are_refused(
         (b"\xff\xff\xff\xff", 1),
     ],
 )
-def test_strings_with_wrong_lengths_are_refused(data: bytes, count: int) -> None:
+def test_strings_with_wrong_lengths_are_rejected(data: bytes, count: int) -> None:
     with pytest.raises(ClientError, match=f"t: expected {count} strings, each after its length"):
         read_binary(memoryview(data), (count,), TensorSpec(7, (None,)), "t")
 
 
-def test_truth_is_0_or_1() -> None:
+def test_bool_bytes_other_than_0_and_1_are_rejected() -> None:
     with pytest.raises(ClientError, match="t: expected bytes 0 and 1 for BOOL"):
         read_binary(memoryview(b"\x00\x02"), (2,), TensorSpec(10, (None,)), "t")
 
 
 @pytest.mark.parametrize("binary_in", [True, False])
 @pytest.mark.parametrize("binary_out", [True, False])
-def test_bfloat16_goes_both_ways(
+def test_bfloat16_round_trips(
     url: str, client: triton.InferenceServerClient, binary_in: bool, binary_out: bool
 ) -> None:
     metadata = client.get_model_metadata("identity", query_params={"signature_name": "BF16"})
     assert metadata["outputs"][0]["datatype"] == "BF16"
     values, expected = [1.0, -2.5, 3.14159, 1e-30], [1.0, -2.5, 3.140625, 9.984021e-31]
     if binary_in:
-        made = triton.InferInput("x", [1, 4], "BF16")
-        made.set_data_from_numpy(np.array([expected], identity.TYPES["BF16"].as_numpy_dtype))
+        infer_input = triton.InferInput("x", [1, 4], "BF16")
+        infer_input.set_data_from_numpy(np.array([expected], identity.TYPES["BF16"].as_numpy_dtype))
         result = client.infer(
             "identity",
-            [made],
-            outputs=[wanted("y", binary=binary_out)],
+            [infer_input],
+            outputs=[requested_output("y", binary=binary_out)],
             parameters={"signature_name": "BF16"},
         )
         output, answer = result.get_output("y"), result.as_numpy("y") if binary_out else None
@@ -509,9 +523,9 @@ def test_bfloat16_goes_both_ways(
             "outputs": [{"name": "y", "parameters": {"binary_data": binary_out}}],
             "parameters": {"signature_name": "BF16"},
         }
-        reply = requests.post(f"{url}/v2/models/identity/infer", json=body, timeout=10)
-        head = int(reply.headers.get(oip.HEADER_LENGTH, len(reply.content)))
-        output, data = json.loads(reply.content[:head])["outputs"][0], reply.content[head:]
+        response = requests.post(f"{url}/v2/models/identity/infer", json=body, timeout=10)
+        head = int(response.headers.get(oip.HEADER_LENGTH, len(response.content)))
+        output, data = json.loads(response.content[:head])["outputs"][0], response.content[head:]
         bits = np.frombuffer(data, np.uint16).astype(np.uint32) << 16
         answer = bits.view(np.float32).tolist() if binary_out else output["data"]
     assert (output["datatype"], output["shape"]) == ("BF16", [1, 4])
@@ -522,10 +536,8 @@ BIG = {"INT64": 1234567890123456789, "UINT64": 18446744073709551615}
 
 
 @pytest.mark.parametrize("number", [b"1.5", b"NaN", b"Infinity", b"-Infinity"])
-@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
-def test_a_number_that_is_not_json_leaves_the_integers_of_others_as_they_are(
-    number: bytes, mark: bytes
-) -> None:
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+def test_large_integers_stay_exact_beside_any_number(number: bytes, bom: bytes) -> None:
     model = schemas.schema(
         x=schemas.spec("FLOAT", None), i=schemas.spec("INT64", None), u=schemas.spec("UINT64", None)
     )
@@ -537,7 +549,7 @@ def test_a_number_that_is_not_json_leaves_the_integers_of_others_as_they_are(
             ("u", "UINT64", BIG["UINT64"]),
         )
     ]
-    body = mark + json.dumps({"inputs": tensors}).encode().replace(b'"NUMBER"', number)
+    body = bom + json.dumps({"inputs": tensors}).encode().replace(b'"NUMBER"', number)
     inputs = oip.read(body, model).call.inputs
     np.testing.assert_array_equal(inputs["x"], [float(number)])
     assert inputs["i"].tolist() == [BIG["INT64"]]
@@ -547,7 +559,7 @@ def test_a_number_that_is_not_json_leaves_the_integers_of_others_as_they_are(
 
 
 @pytest.mark.parametrize("number", ["nan", "1e999", "Infinity2", "--1"])
-def test_other_numbers_that_are_not_json_are_refused(number: str) -> None:
+def test_invalid_numbers_are_rejected(number: str) -> None:
     model = schemas.schema(x=schemas.spec("FLOAT", None))
     text = '{"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [NaN, %s]}]}'
     with pytest.raises(ClientError, match="the body is not JSON"):
@@ -562,10 +574,10 @@ def test_bfloat16_is_rounded_to_the_nearest_value() -> None:
     assert bits[1] == bits[0]
     proto = to_proto(values, BFLOAT16)
     np.testing.assert_array_equal(from_proto(proto), from_bfloat16(bits))
-    listed = TensorProto(
+    half_proto = TensorProto(
         dtype=BFLOAT16, half_val=bits.tolist(), tensor_shape={"dim": [{"size": 8}]}
     )
-    np.testing.assert_array_equal(from_proto(listed), from_bfloat16(bits))
+    np.testing.assert_array_equal(from_proto(half_proto), from_bfloat16(bits))
 
 
 def test_binary_numbers_are_not_copied(server: str) -> None:
@@ -592,7 +604,7 @@ VERSION = "/v2/models/<model>/versions/<version>"
         ("/v2/models/m/versions/new/infer", f"{VERSION}/infer", Target("m", None, "new")),
     ],
 )
-def test_a_path_names_a_model(path: str, name: str, target: Target) -> None:
+def test_path_selects_the_route_and_the_target(path: str, name: str, target: Target) -> None:
     parsed = paths.parse_v2(path)
     assert parsed is not None
     assert (parsed.name, parsed.target()) == (name, target)
@@ -601,11 +613,11 @@ def test_a_path_names_a_model(path: str, name: str, target: Target) -> None:
 @pytest.mark.parametrize(
     "path", ["/v2", "/v2/models", "/v2/models/m/config", "/v2/models/m/infer/", "/v1/models/m"]
 )
-def test_other_paths_name_no_model(path: str) -> None:
+def test_other_paths_are_not_parsed(path: str) -> None:
     assert paths.parse_v2(path) is None
 
 
-def test_a_version_that_no_version_has() -> None:
+def test_version_beyond_int64_is_rejected() -> None:
     parsed = paths.parse_v2(f"/v2/models/m/versions/{2**63}/infer")
     assert parsed is not None
     with pytest.raises(ClientError, match="version: expected at most 9223372036854775807"):

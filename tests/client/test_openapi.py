@@ -46,9 +46,9 @@ def server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture(scope="module")
 def doc(server: str) -> Any:
     with ServingClient(server) as connection:
-        served = [connection.schema(name) for name in ("breast_cancer", "flats", "identity")]
-    made = document(served, default_model="breast_cancer", title="Predictions", version="1.2")
-    return json.loads(json.dumps(made))
+        models = [connection.schema(name) for name in ("breast_cancer", "flats", "identity")]
+    raw = document(models, default_model="breast_cancer", title="Predictions", version="1.2")
+    return json.loads(json.dumps(raw))
 
 
 @pytest.fixture(scope="module")
@@ -58,23 +58,23 @@ def url(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert running.stop() == 0, running.output()
 
 
-def check(doc: Any, path: str, reply: requests.Response, method: str = "post") -> None:
+def check(doc: Any, path: str, response: requests.Response, method: str = "post") -> None:
     """Check that the document lists the response's status and schema."""
-    response = doc["paths"][path][method]["responses"][str(reply.status_code)]
-    if "$ref" in response:
-        response = doc["components"]["responses"][response["$ref"].rpartition("/")[2]]
-    kind = reply.headers["Content-Type"].partition(";")[0]
-    schema = {**response["content"][kind].get("schema", {}), "components": doc["components"]}
+    entry = doc["paths"][path][method]["responses"][str(response.status_code)]
+    if "$ref" in entry:
+        entry = doc["components"]["responses"][entry["$ref"].rpartition("/")[2]]
+    kind = response.headers["Content-Type"].partition(";")[0]
+    schema = {**entry["content"][kind].get("schema", {}), "components": doc["components"]}
     is_json = kind in ("application/json", "application/problem+json")
-    Draft202012Validator(schema).validate(reply.json() if is_json else None)
+    Draft202012Validator(schema).validate(response.json() if is_json else None)
 
 
-def body(doc: Any, path: str) -> Any:
+def body_schema(doc: Any, path: str) -> Any:
     content = doc["paths"][path]["post"]["requestBody"]["content"]
     return {**content["application/json"]["schema"], "components": doc["components"]}
 
 
-def test_it_is_valid(doc: Any) -> None:
+def test_document_is_valid(doc: Any) -> None:
     validate(doc)
     assert (doc["info"]["title"], doc["info"]["version"]) == ("Predictions", "1.2")
 
@@ -90,7 +90,7 @@ def test_it_is_valid(doc: Any) -> None:
     ],
     ids=range(5),
 )
-def test_it_is_valid_for_any_model(schema: Schema) -> None:
+def test_document_is_valid_for_any_model(schema: Schema) -> None:
     for default in ("m", "nosuch"):
         for keys in (False, True):
             validate(document([schema], default_model=default, title="t", version="0", keys=keys))
@@ -99,17 +99,17 @@ def test_it_is_valid_for_any_model(schema: Schema) -> None:
 def test_examples_of_dates_can_be_sent_to_v2() -> None:
     schema = schemas.describing(schemas.numeric("day"), schemas.column("day", kind="date"))
     doc = document([schema], default_model="m", title="t", version="0")
-    (example,) = body(doc, "/v2/models/m/infer")["examples"]
+    (example,) = body_schema(doc, "/v2/models/m/infer")["examples"]
     inputs = oip.read(json.dumps(example).encode(), schema).call.inputs
     assert inputs["features"].tolist() == [[0], [2]]
 
 
-def test_a_document_without_models_is_valid() -> None:
+def test_document_without_models_is_valid() -> None:
     validate(document([], default_model="m", title="t", version="0"))
 
 
 def test_columns_have_their_ranges_and_categories_from_training(doc: Any) -> None:
-    row = body(doc, "/predict")["anyOf"][0]["properties"]["instances"]["items"]["anyOf"][0]
+    row = body_schema(doc, "/predict")["anyOf"][0]["properties"]["instances"]["items"]["anyOf"][0]
     assert list(row["properties"]) == list(NAMES)
     assert row["required"] == list(NAMES)
     radius = row["properties"]["mean_radius"]
@@ -121,7 +121,8 @@ def test_columns_have_their_ranges_and_categories_from_training(doc: Any) -> Non
         assert np.isinf(np.float32(radius["exclusiveMaximum"]))
     assert np.isfinite(np.float32(np.nextafter(radius["exclusiveMaximum"], 0)))
     assert row["examples"][0]["mean_radius"] > row["examples"][1]["mean_radius"]
-    flat = body(doc, FLATS_PATH)["anyOf"][0]["properties"]["instances"]["items"]["properties"]
+    item = body_schema(doc, FLATS_PATH)["anyOf"][0]["properties"]["instances"]["items"]
+    flat = item["properties"]
     assert flat["city"]["examples"] == ["Bern", "Basel", " Zug"]
     assert flat["rooms"]["examples"] == [3, 2, 9007199254740993]
     assert flat["balcony"] == {
@@ -133,8 +134,7 @@ def test_columns_have_their_ranges_and_categories_from_training(doc: Any) -> Non
     assert {"type": "null"} in flat["district"]["anyOf"]
     assert {"type": "integer"} in flat["district"]["anyOf"]
     assert {"type": "integer"} not in flat["city"]["anyOf"]
-    required = body(doc, FLATS_PATH)["anyOf"][0]["properties"]["instances"]["items"]["required"]
-    assert required == ["Age (years)", "city", "rooms", "balcony"]
+    assert item["required"] == ["Age (years)", "city", "rooms", "balcony"]
 
 
 def test_every_endpoint_is_described(doc: Any) -> None:
@@ -185,128 +185,126 @@ def test_every_endpoint_is_described(doc: Any) -> None:
 def test_classify_and_regress_are_described_if_the_model_has_signatures_for_them() -> None:
     definition = SignatureDefMap()
     definition.signature_def["c"].method_name = "tensorflow/serving/classify"
-    made = document(
+    doc = document(
         [Schema("m", 1, read_signatures(definition), None, definition)],
         default_model="m",
         title="t",
         version="0",
     )
-    validate(made)
-    assert "/v1/models/m:classify" in made["paths"]
-    assert "/v1/models/m:regress" not in made["paths"]
-    assert "/v1/models/m:predict" not in made["paths"]
+    validate(doc)
+    assert "/v1/models/m:classify" in doc["paths"]
+    assert "/v1/models/m:regress" not in doc["paths"]
+    assert "/v1/models/m:predict" not in doc["paths"]
 
 
 @pytest.mark.parametrize("path", ["/predict", FLATS_PATH, "/v1/models/breast_cancer:predict"])
 def test_responses_to_examples_match_the_document(doc: Any, url: str, path: str) -> None:
-    schema = body(doc, path)
+    schema = body_schema(doc, path)
     for example in schema["examples"]:
         Draft202012Validator(schema).validate(example)
-        reply = requests.post(url + path, json=example, timeout=30)
-        assert reply.status_code == 200, reply.text
-        check(doc, path, reply)
+        response = requests.post(url + path, json=example, timeout=30)
+        assert response.status_code == 200, response.text
+        check(doc, path, response)
 
 
 @pytest.mark.parametrize("path", ["/explain", "/v1/models/flats:explain"])
 def test_explanations_match_the_document(doc: Any, url: str, path: str) -> None:
-    schema = body(doc, path)
+    schema = body_schema(doc, path)
     (example,) = schema["examples"]
     rows = example["instances"]
     columns = {"inputs": {name: [row[name] for row in rows] for name in rows[0]}}
     order = list(schema["anyOf"][0]["properties"]["instances"]["items"]["anyOf"][0]["properties"])
     lists = {"instances": [[row[name] for name in order] for row in rows]}
-    for asked in (example, columns, lists):
-        Draft202012Validator(schema).validate(asked)
-        reply = requests.post(url + path, json=asked, timeout=30)
-        assert reply.status_code == 200, reply.text
-        check(doc, path, reply)
-    named = {**example, "signature_name": "explain"}
-    assert not Draft202012Validator(schema).is_valid(named)
-    assert requests.post(url + path, json=named, timeout=30).status_code == 400
+    for request in (example, columns, lists):
+        Draft202012Validator(schema).validate(request)
+        response = requests.post(url + path, json=request, timeout=30)
+        assert response.status_code == 200, response.text
+        check(doc, path, response)
+    with_signature = {**example, "signature_name": "explain"}
+    assert not Draft202012Validator(schema).is_valid(with_signature)
+    assert requests.post(url + path, json=with_signature, timeout=30).status_code == 400
     content = doc["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]
-    # A reply of the signature's raw outputs, without the columns' names, does not match.
+    # The signature's raw outputs, without column names, do not match.
     raw = {"predictions": [{"bias": 1.0, "contribution": [1.0]}]}
     assert not Draft202012Validator(content["schema"]).is_valid(raw)
 
 
-def test_the_document_describes_api_keys_where_they_are_required(
-    server: str, tmp_path: Path
-) -> None:
+def test_document_describes_api_keys_where_they_are_required(server: str, tmp_path: Path) -> None:
     key, keys = new_key(), tmp_path / "keys"
     keys.write_text(f"shop {hash_key(key)}\n")
     with forked.client(tmp_path / "log", server, CLIENT_API_KEYS=str(keys)) as url:
-        shown = requests.get(f"{url}/openapi.json", headers={"X-API-Key": key}, timeout=30).json()
-        validate(shown)
-        schemes = shown["components"]["securitySchemes"]
-        assert shown["security"] == [{name: []} for name in schemes]
-        for name, brought in {
+        doc = requests.get(f"{url}/openapi.json", headers={"X-API-Key": key}, timeout=30).json()
+        validate(doc)
+        schemes = doc["components"]["securitySchemes"]
+        assert doc["security"] == [{name: []} for name in schemes]
+        for name, headers in {
             "bearer": {"Authorization": f"Bearer {key}"},
             "header": {schemes["header"]["name"]: key},
         }.items():
             assert name in schemes
-            asked = requests.get(f"{url}/v1/models/breast_cancer", headers=brought, timeout=30)
-            assert asked.status_code == 200
-        for path, item in shown["paths"].items():
+            response = requests.get(f"{url}/v1/models/breast_cancer", headers=headers, timeout=30)
+            assert response.status_code == 200
+        for path, item in doc["paths"].items():
             for method, operation in item.items():
                 if method == "parameters":
                     continue
-                where = url + path.format(version=1, label="x")
-                reply = requests.request(method, where, timeout=30)
+                address = url + path.format(version=1, label="x")
+                response = requests.request(method, address, timeout=30)
                 is_open = operation.get("security") == []
-                assert (reply.status_code != 401) == is_open, path
+                assert (response.status_code != 401) == is_open, path
                 if not is_open:
-                    check(shown, path, reply, method)
+                    check(doc, path, response, method)
 
 
-def test_refusals_of_invalid_requests_match_the_document(doc: Any, url: str) -> None:
-    schema, path = body(doc, "/predict"), "/predict"
-    good = schema["examples"][0]["instances"][0]
-    for wrong in (
-        {**good, "mean_radius": "x"},
-        {**good, "mean_radius": 1e39},
-        {**good, "extra": 1},
-        list(good.values())[:-1],
+def test_errors_for_invalid_requests_match_the_document(doc: Any, url: str) -> None:
+    schema, path = body_schema(doc, "/predict"), "/predict"
+    valid_row = schema["examples"][0]["instances"][0]
+    for invalid_row in (
+        {**valid_row, "mean_radius": "x"},
+        {**valid_row, "mean_radius": 1e39},
+        {**valid_row, "extra": 1},
+        list(valid_row.values())[:-1],
     ):
-        request = {"instances": [wrong]}
+        request = {"instances": [invalid_row]}
         assert not Draft202012Validator(schema).is_valid(request)
-        reply = requests.post(url + path, json=request, timeout=30)
-        assert reply.status_code == 400
-        check(doc, path, reply)
+        response = requests.post(url + path, json=request, timeout=30)
+        assert response.status_code == 400
+        check(doc, path, response)
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/stats", "/v1/models/flats"])
 def test_responses_to_get_match_the_document(doc: Any, url: str, path: str) -> None:
-    reply = requests.get(url + path, timeout=30)
-    assert reply.status_code == 200
-    check(doc, path, reply, "get")
+    response = requests.get(url + path, timeout=30)
+    assert response.status_code == 200
+    check(doc, path, response, "get")
 
 
 def test_responses_of_the_open_inference_protocol_match_the_document(doc: Any, url: str) -> None:
     for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/flats"):
         check(doc, path, requests.get(url + path, timeout=30), "get")
     path = "/v2/models/flats/infer"
-    schema = body(doc, path)
+    schema = body_schema(doc, path)
     for example in schema["examples"]:
         Draft202012Validator(schema).validate(example)
-        reply = requests.post(url + path, json=example, timeout=30)
-        assert reply.status_code == 200, reply.text
-        check(doc, path, reply)
+        response = requests.post(url + path, json=example, timeout=30)
+        assert response.status_code == 200, response.text
+        check(doc, path, response)
     check(doc, path, requests.post(url + path, json={"inputs": []}, timeout=30))
 
 
-def test_the_client_shows_the_document_and_a_page_of_it(doc: Any, url: str) -> None:
+def test_client_serves_the_document_and_swagger_ui(doc: Any, url: str) -> None:
     for model in ("flats", "identity"):
         requests.get(f"{url}/v1/models/{model}/metadata", timeout=30)
-    shown = requests.get(f"{url}/openapi.json", timeout=30).json()
-    validate(shown)
-    assert shown["paths"].keys() == doc["paths"].keys()
+    served = requests.get(f"{url}/openapi.json", timeout=30).json()
+    validate(served)
+    assert served["paths"].keys() == doc["paths"].keys()
     page = requests.get(f"{url}/docs/", timeout=30)
     assert page.status_code == 200
     assert "/openapi.json" in page.text
     assert "unsafe" not in page.headers["Content-Security-Policy"]
-    assert {tag["name"] for tag in shown["tags"]} == {
+    assert {tag["name"] for tag in served["tags"]} == {
         tag
-        for item in shown["paths"].values()
+        for item in served["paths"].values()
         for verb in ("get", "post")
         if verb in item
         for tag in item[verb]["tags"]
@@ -314,7 +312,7 @@ def test_the_client_shows_the_document_and_a_page_of_it(doc: Any, url: str) -> N
     assert requests.get(f"{url}/docs/swagger-ui-bundle.js", timeout=30).status_code == 200
 
 
-def test_every_path_has_the_route_of_its_name(doc: Any) -> None:
+def test_documented_paths_match_the_routes_of_the_gateway(doc: Any) -> None:
     values = {"version": "1", "label": "x"}
 
     async def check_routes() -> None:
@@ -324,8 +322,8 @@ def test_every_path_has_the_route_of_its_name(doc: Any) -> None:
                     route = gateway.route(HttpRequest(method.upper(), path.format(**values)))
                     assert route is not None, path
                     model = re.match(r"/v./models/([^/:]+)", path)
-                    named = path.replace(model[1], "<model>", 1) if model else path
-                    assert route.name == named.replace("{", "<").replace("}", ">")
+                    name = path.replace(model[1], "<model>", 1) if model else path
+                    assert route.name == name.replace("{", "<").replace("}", ">")
                     assert route.methods is None or method.upper() in route.methods
 
     asyncio.run(check_routes())

@@ -1,4 +1,4 @@
-"""Operation: limits, deadlines, probes, stopping, several workers."""
+"""Limits, deadlines, probes, shutdown and several workers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Send = Callable[[Running, bytes], socket.socket]
 
 @pytest.fixture
 def link(model_server: str) -> Iterator[Link]:
-    """The way to the model server, under the test's control."""
+    """Yield a link to the model server that the test can hold and cut."""
     link = Link(model_server)
     yield link
     link.close()
@@ -56,19 +56,19 @@ def metric(client: Running, name: str) -> float:
 
 
 def wait_until_in_flight(client: Running, number: int) -> None:
-    # The question itself is in flight too.
+    # The request for the metrics is in flight too.
     name = "client_http_requests_in_flight"
-    wait_for(lambda: metric(client, name) == number + 1, f"{number} requests are under way", 10)
+    wait_for(lambda: metric(client, name) == number + 1, f"{number} requests are in flight", 10)
 
 
 @pytest.fixture
-def raw() -> Iterator[Send]:
-    """Sends bytes over a connection of its own, which stays open until the test ends."""
+def send_raw() -> Iterator[Send]:
+    """Yield a function that sends bytes over a new connection, open until the test ends."""
     with ExitStack() as stack:
 
         def send(client: Running, text: bytes) -> socket.socket:
-            where = urlsplit(client.address)
-            address = (where.hostname or "", where.port or 0)
+            url = urlsplit(client.address)
+            address = (url.hostname or "", url.port or 0)
             connection = stack.enter_context(socket.create_connection(address, timeout=20))
             connection.sendall(text)
             return connection
@@ -76,7 +76,7 @@ def raw() -> Iterator[Send]:
         yield send
 
 
-def reply_of(connection: socket.socket) -> bytes:
+def read_response(connection: socket.socket) -> bytes:
     """Return everything received until the other side closes."""
     received = b""
     while data := connection.recv(65536):
@@ -95,7 +95,7 @@ TABLE_HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n"
 
 
 @pytest.mark.parametrize(
-    "sent",
+    "data",
     [
         STALLED,
         TABLE_HEAD + b"Content-Length: 1000\r\n\r\na,b",
@@ -103,21 +103,19 @@ TABLE_HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n"
         STALLED_CHUNKS.replace(b"\r\n1\r\n", b"\r\nZZ\r\n"),
     ],
 )
-def test_a_body_that_is_cut_short_is_told_if_anybody_listens(
-    model_server: str, starter: Starter, raw: Send, sent: bytes
+def test_truncated_body_is_rejected_if_the_caller_still_reads(
+    model_server: str, starter: Starter, send_raw: Send, data: bytes
 ) -> None:
     client = starter.client(model_server)
-    connection = raw(client, sent)
+    connection = send_raw(client, data)
     connection.shutdown(socket.SHUT_WR)
-    reply = reply_of(connection)
-    assert reply.startswith(b"HTTP/1.1 400 "), reply
-    assert b'"error":"the body is truncated: it ended before all of it arrived"' in reply
+    response = read_response(connection)
+    assert response.startswith(b"HTTP/1.1 400 "), response
+    assert b'"error":"the body is truncated: it ended before all of it arrived"' in response
     assert "Traceback" not in client.output()
 
 
-def test_methods_that_callers_make_up_are_no_time_series(
-    model_server: str, starter: Starter
-) -> None:
+def test_unknown_methods_are_counted_as_other(model_server: str, starter: Starter) -> None:
     client = starter.client(model_server)
     for number in range(20):
         for path in ("/livez", "/predict", "/v1/models/m", "/", "/nosuch"):
@@ -127,9 +125,7 @@ def test_methods_that_callers_make_up_are_no_time_series(
     assert 'method="other"' in text
 
 
-def test_a_request_id_comes_back_whatever_is_asked_and_however_it_goes(
-    model_server: str, starter: Starter
-) -> None:
+def test_every_response_has_the_request_id(model_server: str, starter: Starter) -> None:
     client = starter.client(model_server, CLIENT_MAX_BODY_BYTES="1000")
     csv = {"Content-Type": "text/csv"}
     for method, path, body, headers, status in (
@@ -140,12 +136,16 @@ def test_a_request_id_comes_back_whatever_is_asked_and_however_it_goes(
         ("GET", "/nosuch", "", {}, 404),
         ("GET", "/", "", {}, 200),
     ):
-        sent = {**headers, "X-Request-ID": "my-1"}
-        reply = requests.request(method, client.address + path, data=body, headers=sent, timeout=10)
-        assert (reply.status_code, reply.headers.get("X-Request-ID")) == (status, "my-1"), path
+        with_id = {**headers, "X-Request-ID": "my-1"}
+        response = requests.request(
+            method, client.address + path, data=body, headers=with_id, timeout=10
+        )
+        assert (response.status_code, response.headers.get("X-Request-ID")) == (status, "my-1"), (
+            path
+        )
 
 
-def test_a_start_is_logged_and_what_kubernetes_sets_and_why_there_was_an_error(
+def test_log_reports_unknown_settings_the_start_and_errors(
     starter: Starter,
 ) -> None:
     server = f"127.0.0.1:{free_port()}"
@@ -155,16 +155,18 @@ def test_a_start_is_logged_and_what_kubernetes_sets_and_why_there_was_an_error(
     assert predict(client).status_code == 503
     assert requests.get(f"{client.address}/readyz", timeout=10).status_code == 503
     lines = [json.loads(line) for line in client.output().splitlines()]
-    unknown, start, failed = lines
+    unknown, start, error = lines
     assert unknown["message"].startswith("CLIENT_SERVICE_HOST is not a setting; Kubernetes ")
     assert start["message"] == f"serving model breast_cancer of {server} on {client.address}"
-    assert f"the model server at {server} cannot be reached" in failed["reply"]
+    assert f"the model server at {server} cannot be reached" in error["reply"]
 
 
-def test_an_outage_does_not_fill_the_log(starter: Starter, pool: ThreadPoolExecutor) -> None:
+def test_outage_does_not_fill_the_log(starter: Starter, pool: ThreadPoolExecutor) -> None:
     client = starter.client(f"127.0.0.1:{free_port()}", ready=False)
     started = time.monotonic()
-    statuses = {reply.status_code for reply in pool.map(lambda _: predict(client), range(100))}
+    statuses = {
+        response.status_code for response in pool.map(lambda _: predict(client), range(100))
+    }
     assert statuses == {503}
     time.sleep(1.1)
     assert predict(client).status_code == 503
@@ -173,24 +175,24 @@ def test_an_outage_does_not_fill_the_log(starter: Starter, pool: ThreadPoolExecu
     assert len(lines) + sum(line.get("left_out", 0) for line in lines) == 101
 
 
-@pytest.mark.parametrize("sent", [STALLED, STALLED_CHUNKS, STALLED_FOR_FLASK])
-def test_a_body_that_stalls_is_given_up(
-    model_server: str, starter: Starter, raw: Send, sent: bytes
+@pytest.mark.parametrize("data", [STALLED, STALLED_CHUNKS, STALLED_FOR_FLASK])
+def test_stalled_body_times_out(
+    model_server: str, starter: Starter, send_raw: Send, data: bytes
 ) -> None:
     client = starter.client(model_server, CLIENT_BODY_TIMEOUT="0.5")
-    connections = [raw(client, sent) for _ in range(20)]
+    connections = [send_raw(client, data) for _ in range(20)]
     assert predict(client).status_code == 200
     started = time.monotonic()
     for connection in connections:
-        reply = reply_of(connection)
-        assert reply.startswith(b"HTTP/1.1 408 ")
-        assert b"expected it within 0.5 s" in reply
+        response = read_response(connection)
+        assert response.startswith(b"HTTP/1.1 408 ")
+        assert b"expected it within 0.5 s" in response
     assert time.monotonic() - started < 6
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/csv"])
 @pytest.mark.parametrize("trailer", [b"X: " + b"x" * 2**20, b"X: x\r\n" * 200_000])
-def test_trailers_that_are_too_long_are_refused(
+def test_oversized_trailers_are_rejected(
     client_url: str, content_type: str, trailer: bytes
 ) -> None:
     host, _, port = client_url.removeprefix("http://").partition(":")
@@ -200,25 +202,25 @@ def test_trailers_that_are_too_long_are_refused(
     )
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(head.encode() + trailer)
-        assert reply_of(connection).startswith(b"HTTP/1.1 431 ")
+        assert read_response(connection).startswith(b"HTTP/1.1 431 ")
 
 
-# The shorter one may arrive at once.
+# The smaller head may arrive at once.
 @pytest.mark.parametrize("size", [150_000, 2**20])
-def test_a_head_that_is_too_long_is_refused(client_url: str, size: int) -> None:
-    reply = requests.get(f"{client_url}/livez", headers={"X-Long": "x" * size}, timeout=20)
-    assert reply.status_code == 431
+def test_oversized_head_is_rejected(client_url: str, size: int) -> None:
+    response = requests.get(f"{client_url}/livez", headers={"X-Long": "x" * size}, timeout=20)
+    assert response.status_code == 431
 
 
-def test_too_many_requests_are_told_to_come_back_and_probes_are_answered(
-    model_server: str, starter: Starter, raw: Send
+def test_excess_requests_get_a_503_and_probes_are_answered(
+    model_server: str, starter: Starter, send_raw: Send
 ) -> None:
     client = starter.client(model_server, CLIENT_MAX_REQUESTS="3")
-    connections = [raw(client, STALLED) for _ in range(3)]
+    connections = [send_raw(client, STALLED) for _ in range(3)]
     wait_for(lambda: predict(client).status_code == 503, "all slots are taken", 5)
-    reply = predict(client)
-    assert reply.headers["Retry-After"] == "1"
-    assert reply.json()["error"] == "3 requests are already in flight; retry later"
+    response = predict(client)
+    assert response.headers["Retry-After"] == "1"
+    assert response.json()["error"] == "3 requests are already in flight; retry later"
     assert get(client, "/").status_code == 503
     for probe in ("/livez", "/readyz", "/metrics", "/stats", "/v2/health/live"):
         assert get(client, probe).status_code == 200
@@ -227,7 +229,7 @@ def test_too_many_requests_are_told_to_come_back_and_probes_are_answered(
     wait_for(lambda: predict(client).status_code == 200, "the slots are free again", 5)
 
 
-def test_more_than_may_wait_are_told_to_come_back(
+def test_requests_beyond_the_queue_limit_get_a_429(
     link: Link, starter: Starter, pool: ThreadPoolExecutor
 ) -> None:
     client = starter.client(link.address, CLIENT_MAX_WAITING="4", CLIENT_TIMEOUT="20")
@@ -236,16 +238,16 @@ def test_more_than_may_wait_are_told_to_come_back(
     first = pool.submit(predict, client)
     wait_until_in_flight(client, 1)
     others = [pool.submit(predict, client) for _ in range(7)]
-    wait_for(lambda: sum(other.done() for other in others) == 3, "some were refused", 10)
+    wait_for(lambda: sum(other.done() for other in others) == 3, "three are rejected", 10)
     link.release()
-    replies = [other.result() for other in others]
-    assert sorted(reply.status_code for reply in replies) == [200] * 4 + [429] * 3
-    refused = next(reply for reply in replies if reply.status_code == 429)
-    assert refused.headers["Retry-After"] == "1"
+    responses = [other.result() for other in others]
+    assert sorted(response.status_code for response in responses) == [200] * 4 + [429] * 3
+    rejected = next(response for response in responses if response.status_code == 429)
+    assert rejected.headers["Retry-After"] == "1"
     assert first.result().status_code == 200
 
 
-def test_requests_that_wait_share_a_call(
+def test_waiting_requests_share_a_call(
     link: Link, starter: Starter, pool: ThreadPoolExecutor
 ) -> None:
     client = starter.client(link.address, CLIENT_TIMEOUT="20")
@@ -264,23 +266,23 @@ def test_requests_that_wait_share_a_call(
 
 
 @pytest.mark.parametrize(
-    ("asked", "status"),
+    ("timeout", "status"),
     [("0.2", 504), ("1e-9", 504), ("x", 400), ("-1", 400), ("0", 400), ("nan", 400)],
 )
-def test_a_request_says_how_long_it_waits(
-    link: Link, starter: Starter, asked: str, status: int
+def test_request_timeout_header_is_applied_or_rejected(
+    link: Link, starter: Starter, timeout: str, status: int
 ) -> None:
     client = starter.client(link.address, CLIENT_TIMEOUT="20")
     assert predict(client).status_code == 200
     link.hold()
     started = time.monotonic()
-    reply = predict(client, **{"X-Request-Timeout": asked})
+    response = predict(client, **{"X-Request-Timeout": timeout})
     assert time.monotonic() - started < 10
-    assert reply.status_code == status
+    assert response.status_code == status
     link.release()
 
 
-def test_nobody_waits_longer_than_the_setting(link: Link, starter: Starter) -> None:
+def test_timeout_setting_limits_the_request_timeout(link: Link, starter: Starter) -> None:
     client = starter.client(link.address, CLIENT_TIMEOUT="0.5")
     assert predict(client, **{"X-Request-Timeout": "inf"}).status_code == 200
     link.hold()
@@ -290,7 +292,7 @@ def test_nobody_waits_longer_than_the_setting(link: Link, starter: Starter) -> N
     link.release()
 
 
-def test_who_waits_long_is_not_held_up_by_who_gives_up(
+def test_expired_requests_do_not_affect_waiting_requests(
     link: Link, starter: Starter, pool: ThreadPoolExecutor
 ) -> None:
     client = starter.client(link.address, CLIENT_TIMEOUT="20")
@@ -298,14 +300,14 @@ def test_who_waits_long_is_not_held_up_by_who_gives_up(
     link.hold()
     first = pool.submit(predict, client)
     wait_until_in_flight(client, 1)
-    hasty = [pool.submit(predict, client, **{"X-Request-Timeout": "0.3"}) for _ in range(3)]
-    patient = [pool.submit(predict, client) for _ in range(3)]
-    assert {future.result().status_code for future in hasty} == {504}
+    expiring = [pool.submit(predict, client, **{"X-Request-Timeout": "0.3"}) for _ in range(3)]
+    waiting = [pool.submit(predict, client) for _ in range(3)]
+    assert {future.result().status_code for future in expiring} == {504}
     link.release()
-    assert {future.result().status_code for future in (first, *patient)} == {200}
+    assert {future.result().status_code for future in (first, *waiting)} == {200}
 
 
-def test_alive_even_when_every_thread_is_busy(
+def test_livez_responds_when_every_thread_is_busy(
     link: Link, starter: Starter, pool: ThreadPoolExecutor
 ) -> None:
     client = starter.client(link.address, CLIENT_THREADS="2", CLIENT_TIMEOUT="20")
@@ -321,9 +323,7 @@ def test_alive_even_when_every_thread_is_busy(
     assert {prediction.result().status_code for prediction in predictions} == {200}
 
 
-def test_a_lost_connection_is_made_again_without_an_error_to_the_caller(
-    link: Link, starter: Starter
-) -> None:
+def test_lost_connection_is_reopened_without_an_error(link: Link, starter: Starter) -> None:
     client = starter.client(link.address)
     for _ in range(3):
         assert predict(client).status_code == 200
@@ -334,37 +334,37 @@ def test_a_lost_connection_is_made_again_without_an_error_to_the_caller(
 
 
 def is_ready(client: Running) -> bool | None:
-    """Return the probe's status, None if the port is closed."""
+    """Return whether the client is ready, or None if its port is closed."""
     try:
         return get(client, "/readyz").status_code == 200
     except requests.ConnectionError:
         return None
 
 
-def test_a_stop_finishes_what_is_under_way(
+def test_shutdown_completes_requests_in_flight(
     link: Link, starter: Starter, pool: ThreadPoolExecutor
 ) -> None:
     client = starter.client(link.address, CLIENT_TIMEOUT="20")
     assert predict(client).status_code == 200
     link.hold()
-    under_way = [pool.submit(predict, client) for _ in range(8)]
+    in_flight = [pool.submit(predict, client) for _ in range(8)]
     wait_until_in_flight(client, 8)
     client.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: is_ready(client) is None, "nothing new is taken", 5)
+    wait_for(lambda: is_ready(client) is None, "the port is closed", 5)
     assert client.process.poll() is None
     link.release()
-    assert {future.result().status_code for future in under_way} == {200}
+    assert {future.result().status_code for future in in_flight} == {200}
     assert client.process.wait(10) == 0
     assert "Traceback" not in client.output()
 
 
-def test_a_delayed_stop_says_not_ready_first_and_answers_all_the_same(
+def test_drain_delay_reports_not_ready_and_keeps_answering(
     model_server: str, starter: Starter
 ) -> None:
     client = starter.client(model_server, CLIENT_DRAIN_DELAY="2")
     client.process.send_signal(signal.SIGTERM)
     stopped = time.monotonic()
-    wait_for(lambda: is_ready(client) is False, "it is said not to be ready", 1)
+    wait_for(lambda: is_ready(client) is False, "it is not ready", 1)
     assert get(client, "/readyz").json()["error"] == "the client is stopping"
     assert predict(client).status_code == 200
     assert get(client, "/livez").status_code == 200
@@ -372,29 +372,27 @@ def test_a_delayed_stop_says_not_ready_first_and_answers_all_the_same(
     assert time.monotonic() - stopped >= 2
 
 
-def test_a_second_signal_does_not_wait(model_server: str, starter: Starter) -> None:
+def test_second_signal_skips_the_drain_delay(model_server: str, starter: Starter) -> None:
     client = starter.client(model_server, CLIENT_DRAIN_DELAY="60")
     client.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: is_ready(client) is False, "it is said not to be ready", 1)
+    wait_for(lambda: is_ready(client) is False, "it is not ready", 1)
     assert client.stop(timeout=5) == 0
 
 
-@pytest.mark.parametrize(("sent", "seconds"), [(b"", 3), (b"GET /livez HTTP/1.1\r\nHost:", 8)])
-def test_connections_that_ask_nothing_do_not_hold_up_a_stop(
-    model_server: str, starter: Starter, raw: Send, sent: bytes, seconds: float
+@pytest.mark.parametrize(("data", "seconds"), [(b"", 3), (b"GET /livez HTTP/1.1\r\nHost:", 8)])
+def test_idle_or_stalled_connections_do_not_delay_shutdown(
+    model_server: str, starter: Starter, send_raw: Send, data: bytes, seconds: float
 ) -> None:
     client = starter.client(model_server)
     with requests.Session() as idle:
         idle.get(f"{client.address}/livez", timeout=5)
-        raw(client, sent)
+        send_raw(client, data)
         started = time.monotonic()
         assert client.stop() == 0
         assert time.monotonic() - started < seconds
 
 
-def test_ctrl_c_reaches_the_whole_group_and_is_a_stop_like_any_other(
-    model_server: str, starter: Starter
-) -> None:
+def test_ctrl_c_stops_all_workers_cleanly(model_server: str, starter: Starter) -> None:
     client = starter.client(model_server, CLIENT_WORKERS="2")
     os.killpg(client.process.pid, signal.SIGINT)
     assert client.process.wait(10) == 0
@@ -402,13 +400,13 @@ def test_ctrl_c_reaches_the_whole_group_and_is_a_stop_like_any_other(
 
 
 def workers(client: Running) -> set[int]:
-    found = subprocess.run(
+    result = subprocess.run(
         ["pgrep", "-P", str(client.process.pid)], capture_output=True, text=True, check=False
     )
-    return set(map(int, found.stdout.split()))
+    return set(map(int, result.stdout.split()))
 
 
-def test_several_workers_answer_and_a_lost_one_is_replaced(
+def test_workers_answer_and_a_killed_worker_is_replaced(
     model_server: str, starter: Starter, pool: ThreadPoolExecutor
 ) -> None:
     client = starter.client(model_server, CLIENT_WORKERS="2")
@@ -416,7 +414,7 @@ def test_several_workers_answer_and_a_lost_one_is_replaced(
     assert len(before) == 2
 
     def statuses() -> set[int]:
-        return {reply.status_code for reply in pool.map(lambda _: predict(client), range(40))}
+        return {response.status_code for response in pool.map(lambda _: predict(client), range(40))}
 
     assert statuses() == {200}
     os.kill(min(before), signal.SIGKILL)
@@ -426,22 +424,20 @@ def test_several_workers_answer_and_a_lost_one_is_replaced(
     assert client.stop() == 0
 
 
-def test_workers_end_with_the_process_that_started_them(
-    model_server: str, starter: Starter
-) -> None:
+def test_workers_exit_with_their_parent(model_server: str, starter: Starter) -> None:
     client = starter.client(model_server, CLIENT_WORKERS="2")
-    left = workers(client)
+    pids = workers(client)
     client.process.kill()
     client.process.wait()
 
-    def ended(pid: int) -> bool:
+    def has_exited(pid: int) -> bool:
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
             return True
         return False
 
-    wait_for(lambda: all(map(ended, left)), "the workers have ended", 10)
+    wait_for(lambda: all(map(has_exited, pids)), "the workers have exited", 10)
 
 
 @pytest.mark.parametrize(
@@ -457,10 +453,9 @@ def test_workers_end_with_the_process_that_started_them(
         ({"CLIENT_WORKERS": "0"}, "CLIENT_WORKERS: Input should be greater than or equal to 1"),
     ],
 )
-def test_wrong_settings_are_one_clear_line(
+def test_invalid_settings_are_reported_without_a_traceback(
     starter: Starter, settings: dict[str, Any], message: str
 ) -> None:
-
     client = starter.command([sys.executable, "-m", "client", "serve", "--port=0"], **settings)
     assert client.process.wait(20) != 0
     assert message in client.output()

@@ -20,10 +20,10 @@ HTTP = Path(language.__file__).parent
 SCRIPTS = sorted((HTTP / "static").rglob("*.js"))
 TEMPLATES = sorted((HTTP / "templates").glob("*.html"))
 MAX_ASSET_BYTES = 100_000
-# With every view, and with what is loaded on demand. A tenth of it is comments.
+# Includes the scripts that are loaded on demand. A tenth is comments.
 MAX_TOTAL_BYTES = 126_500
-# Keys that scripts and templates put together from a name.
-COMPUTED = (
+# Prefixes of keys that scripts and templates compute.
+COMPUTED_PREFIXES = (
     "tab.",
     "theme.",
     "order.",
@@ -41,7 +41,7 @@ COMPUTED = (
 
 
 @pytest.mark.parametrize(
-    ("value", "digits", "shown"),
+    ("value", "digits", "text"),
     [
         (31534.26, 4, "31534"),
         (31534.26, 6, "31534.3"),
@@ -57,9 +57,9 @@ COMPUTED = (
     ],
 )
 def test_numbers_are_formatted_without_needless_exponents(
-    value: float, digits: int, shown: str
+    value: float, digits: int, text: str
 ) -> None:
-    assert plain_number(value, digits) == shown
+    assert plain_number(value, digits) == text
 
 
 def placeholders(text: str) -> set[str]:
@@ -76,29 +76,29 @@ def test_all_languages_have_the_same_strings_with_the_same_placeholders() -> Non
             assert placeholders(text) == placeholders(english[key]), f"{code}: {key}"
 
 
-def test_every_string_is_used_and_every_string_used_exists() -> None:
+def test_every_string_is_used_and_every_used_string_exists() -> None:
     sources = "\n".join(path.read_text() for path in (*SCRIPTS, *TEMPLATES))
     used = set(re.findall(r"""\bt\(["'`]([\w.]+)["'`]""", sources))
     quoted = set(re.findall(r"""["'`]([\w.]+)["'`]""", sources))
     strings = set(language.strings("en"))
-    assert used <= strings | set(COMPUTED), used - strings
-    unused = {key for key in strings - quoted if not key.startswith(COMPUTED)}
+    assert used <= strings | set(COMPUTED_PREFIXES), used - strings
+    unused = {key for key in strings - quoted if not key.startswith(COMPUTED_PREFIXES)}
     assert unused == set()
 
 
-def test_templates_and_scripts_hold_no_text_of_their_own() -> None:
+def test_templates_and_scripts_contain_no_literal_text() -> None:
     for path in TEMPLATES:
         text = re.sub(
             r"\{%.*?%\}|\{\{.*?\}\}|<script.*?</script>|<code>.*?</code>", "", path.read_text()
         )
-        shown = re.sub(r"<[^>]*>", "", text)
-        assert not re.search(r"[^\W\d_]{2,}", shown), f"{path.name}: {shown.split()}"
+        visible = re.sub(r"<[^>]*>", "", text)
+        assert not re.search(r"[^\W\d_]{2,}", visible), f"{path.name}: {visible.split()}"
         assert not re.search(r'(title|aria-label|placeholder|alt)="[^"]*\w', text), path.name
-    set_by_hand = re.compile(
+    literal_text = re.compile(
         r"""(textContent|title|ariaLabel|placeholder|innerText) ?[=:] ?["'`][^"'`$]*[^\W\d_]{2,}"""
     )
     for path in SCRIPTS:
-        assert not set_by_hand.search(path.read_text()), path.name
+        assert not literal_text.search(path.read_text()), path.name
 
 
 def test_scripts_never_parse_markup_or_text_as_code() -> None:
@@ -109,12 +109,12 @@ def test_scripts_never_parse_markup_or_text_as_code() -> None:
 
 def test_scripts_and_styles_stay_small() -> None:
     scripts: set[Path] = set()
-    waiting = [HTTP / "static" / "app.js"]
-    while waiting:
-        script = waiting.pop()
+    queue = [HTTP / "static" / "app.js"]
+    while queue:
+        script = queue.pop()
         scripts.add(script)
         imported = re.findall(r'^import .* from "(.*)";', script.read_text(), re.MULTILINE)
-        waiting += {(script.parent / path).resolve() for path in imported} - scripts
+        queue += {(script.parent / path).resolve() for path in imported} - scripts
     names = {str(path.relative_to(HTTP / "static").with_suffix("")) for path in scripts}
     assert names - {"app"} == set(page.MODULES)
     files = [*scripts, HTTP / "static" / "page.css"]
@@ -125,7 +125,7 @@ def test_scripts_and_styles_stay_small() -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "cookie", "accepts", "chosen"),
+    ("query", "cookie", "accept_language", "expected"),
     [
         ("", "", "", "en"),
         ("", "", "zh-CN,zh;q=0.9,en;q=0.8", "zh"),
@@ -136,23 +136,23 @@ def test_scripts_and_styles_stay_small() -> None:
         ("lang=xx", "language=../en", "zh", "zh"),
     ],
 )
-def test_the_language_is_that_of_the_url_or_the_choice_or_the_browser(
-    query: str, cookie: str, accepts: str, chosen: str
+def test_language_comes_from_the_url_the_cookie_or_the_browser(
+    query: str, cookie: str, accept_language: str, expected: str
 ) -> None:
-    headers = [("Cookie", cookie), ("Accept-Language", accepts)]
-    asked = Request(EnvironBuilder(query_string=query, headers=headers).get_environ())
-    assert language.choose(asked) == chosen
+    headers = [("Cookie", cookie), ("Accept-Language", accept_language)]
+    request = Request(EnvironBuilder(query_string=query, headers=headers).get_environ())
+    assert language.choose(request) == expected
 
 
-def test_facts_in_the_page_cannot_end_their_element() -> None:
+def test_embedded_data_cannot_close_its_script_element() -> None:
     assert data_block({"</script>": float("nan")}) == '{"\\u003c/script>":null}'
 
 
-def test_the_page_is_in_the_requested_language_and_forbids_inline_code(client_url: str) -> None:
-    made = requests.get(client_url, headers={"Accept-Language": "zh-CN"}, timeout=10)
-    assert '<html lang="zh">' in made.text
-    assert "跳到正文" in made.text
-    policy = made.headers["Content-Security-Policy"]
+def test_page_is_in_the_requested_language_and_forbids_inline_code(client_url: str) -> None:
+    response = requests.get(client_url, headers={"Accept-Language": "zh-CN"}, timeout=10)
+    assert '<html lang="zh">' in response.text
+    assert "跳到正文" in response.text
+    policy = response.headers["Content-Security-Policy"]
     assert "default-src 'self'" in policy
     assert "unsafe" not in policy
     dark = requests.get(client_url, cookies={"theme": "dark"}, timeout=10)
@@ -160,7 +160,7 @@ def test_the_page_is_in_the_requested_language_and_forbids_inline_code(client_ur
     assert "data-theme" not in requests.get(client_url, cookies={"theme": '"><b'}, timeout=10).text
 
 
-def test_reports_are_shown_from_the_models_directory_and_nothing_else(
+def test_only_reports_in_the_models_directory_are_served(
     model_server: str, trained_models: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "models" / "breast_cancer").mkdir(parents=True)
@@ -170,10 +170,10 @@ def test_reports_are_shown_from_the_models_directory_and_nothing_else(
         (secret / "1" / "report.html").write_text("secret")
     log = tmp_path / "client.log"
     with client(log, model_server, CLIENT_REPORTS=str(tmp_path / "models")) as url:
-        made = requests.get(f"{url}/reports/breast_cancer/1", timeout=10)
-        assert made.status_code == 200
-        assert "training report" in made.text
-        policy = made.headers["Content-Security-Policy"]
+        report = requests.get(f"{url}/reports/breast_cancer/1", timeout=10)
+        assert report.status_code == 200
+        assert "training report" in report.text
+        policy = report.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy
         assert "sandbox" in policy
         assert "script-src" not in policy
@@ -193,12 +193,12 @@ def test_reports_are_shown_from_the_models_directory_and_nothing_else(
             host, _, port = url.removeprefix("http://").partition(":")
             connection = HTTPConnection(host, int(port), timeout=10)
             connection.request("GET", path)
-            reply = connection.getresponse()
-            assert reply.status == 404, path
-            assert b"secret" not in reply.read()
+            response = connection.getresponse()
+            assert response.status == 404, path
+            assert b"secret" not in response.read()
             connection.close()
 
 
-def test_without_a_models_directory_there_are_no_reports(client_url: str) -> None:
+def test_no_reports_are_served_without_a_models_directory(client_url: str) -> None:
     assert requests.get(f"{client_url}/reports/breast_cancer/1", timeout=10).status_code == 404
     assert '"reports":[]' in requests.get(client_url, timeout=10).text

@@ -1,4 +1,4 @@
-"""The predictor with a real model server: shared calls, and versions that change."""
+"""The predictor with a real model server: shared calls and version changes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read(call: Call) -> Read:
 def run(
     server: str, work: Callable[[Asker], Awaitable[Any]], **limits: Any
 ) -> tuple[Any, Counter[str]]:
-    """Return a predictor's results and the number of each call."""
+    """Run `work` with a predictor; return its result and the number of calls by method."""
     calls: Counter[str] = Counter()
 
     async def main() -> Any:
@@ -70,53 +70,55 @@ def run(
     return asyncio.run(main()), calls
 
 
-async def ask(predictor: Asker, target: Target, *calls: Call) -> list[Any]:
-    """Send all requests at once; errors are among the results."""
+async def predict_all(predictor: Asker, target: Target, *calls: Call) -> list[Any]:
+    """Send all requests at once and return their predictions or errors."""
     answers = (predictor.answer(target, read(call), Deadline(20)) for call in calls)
     results = await asyncio.gather(*answers, return_exceptions=True)
     return [result[1] if isinstance(result, tuple) else result for result in results]
 
 
-def test_many_at_once_get_each_its_own_in_a_few_calls(guarded_server: str) -> None:
+def test_concurrent_requests_share_calls_and_get_their_own_rows(guarded_server: str) -> None:
     calls = [x(*(100.0 * i + j for j in range(1 + i % 3))) for i in range(200)]
-    replies, made = run(guarded_server, lambda p: ask(p, GUARDED, *calls))
-    for call, reply in zip(calls, replies, strict=True):
+    results, counts = run(guarded_server, lambda p: predict_all(p, GUARDED, *calls))
+    for call, result in zip(calls, results, strict=True):
         expected = call.inputs["x"]
-        np.testing.assert_array_equal(reply.outputs["y"], 2 * expected)
-        assert list(reply.outputs["text"]) == [b"%.0f" % value for value in expected]
-    assert made["Predict"] <= 3
-    assert made["GetModelMetadata"] == 1
+        np.testing.assert_array_equal(result.outputs["y"], 2 * expected)
+        assert list(result.outputs["text"]) == [b"%.0f" % value for value in expected]
+    assert counts["Predict"] <= 3
+    assert counts["GetModelMetadata"] == 1
 
 
-def test_a_row_that_the_graph_refuses_fails_alone(guarded_server: str) -> None:
+def test_row_rejected_by_the_graph_fails_alone(guarded_server: str) -> None:
     calls = [x(float(i) if i != 13 else -1.0) for i in range(40)]
-    replies, made = run(guarded_server, lambda p: ask(p, GUARDED, *calls))
-    assert isinstance(replies[13], InvalidArgumentError)
-    assert "x is negative" in replies[13].message
-    good = replies[:13] + replies[14:]
-    assert all(isinstance(reply, Prediction) for reply in good)
-    assert [float(r.outputs["y"][0]) for r in good] == [2.0 * i for i in range(40) if i != 13]
-    assert made["Predict"] <= 2 + 2 * 6
+    results, counts = run(guarded_server, lambda p: predict_all(p, GUARDED, *calls))
+    assert isinstance(results[13], InvalidArgumentError)
+    assert "x is negative" in results[13].message
+    valid = results[:13] + results[14:]
+    assert all(isinstance(result, Prediction) for result in valid)
+    assert [float(result.outputs["y"][0]) for result in valid] == [
+        2.0 * i for i in range(40) if i != 13
+    ]
+    assert counts["Predict"] <= 2 + 2 * 6
 
 
-def test_outputs_that_only_look_like_rows_are_each_one_s_own(guarded_server: str) -> None:
+def test_requests_are_sent_separately_if_outputs_are_not_rows(guarded_server: str) -> None:
     calls = [x(1, 1, 2, signature_name="distinct"), x(2, 3, signature_name="distinct")] * 4
 
-    async def twice(predictor: Asker) -> list[Any]:
-        first = await ask(predictor, GUARDED, *calls)
-        return first + await ask(predictor, GUARDED, *calls)
+    async def predict_twice(predictor: Asker) -> list[Any]:
+        first = await predict_all(predictor, GUARDED, *calls)
+        return first + await predict_all(predictor, GUARDED, *calls)
 
-    replies, made = run(guarded_server, twice)
-    assert [reply.outputs["y"].tolist() for reply in replies] == [[1, 2], [2, 3]] * 8
-    assert made["Predict"] == 1 + 8 + 8
+    results, counts = run(guarded_server, predict_twice)
+    assert [result.outputs["y"].tolist() for result in results] == [[1, 2], [2, 3]] * 8
+    assert counts["Predict"] == 1 + 8 + 8
 
 
-def test_arrays_of_other_shapes_and_types_share_no_call_and_leave_the_others_alone(
+def test_requests_of_mixed_shapes_and_types_get_the_same_results_as_alone(
     guarded_server: str,
 ) -> None:
-    # The REST dialect may leave out a length of one: [3] for [n, 1].
-    written: list[Any] = [[[1.5], [2], [3]], [4, 5, 6], [[7]], [8], [9], [[10], [11]], [[]], []]
-    bodies = [orjson.dumps({"signature_name": "column", "inputs": rows}) for rows in written]
+    # The REST dialect may omit a dimension of 1: [3] for [n, 1].
+    rest_rows: list[Any] = [[[1.5], [2], [3]], [4, 5, 6], [[7]], [8], [9], [[10], [11]], [[]], []]
+    bodies = [orjson.dumps({"signature_name": "column", "inputs": rows}) for rows in rest_rows]
     arrays: list[Any] = [
         np.ones([2, 1], np.float64),
         np.ones([2, 2], np.float32),
@@ -133,33 +135,33 @@ def test_arrays_of_other_shapes_and_types_share_no_call_and_leave_the_others_alo
     async def one_by_one(predictor: Asker) -> list[Any]:
         return [outcome for read in reads for outcome in await answer(predictor, [read])]
 
-    alone, made_alone = run(guarded_server, one_by_one)
-    together, made = run(guarded_server, lambda predictor: answer(predictor, reads * 20))
-    for got, expected in zip(together, alone * 20, strict=True):
+    alone, counts_alone = run(guarded_server, one_by_one)
+    together, counts = run(guarded_server, lambda predictor: answer(predictor, reads * 20))
+    for actual, expected in zip(together, alone * 20, strict=True):
         if isinstance(expected, ClientError):
-            assert isinstance(got, ClientError)
-            assert (got.status, got.message) == (expected.status, expected.message)
+            assert isinstance(actual, ClientError)
+            assert (actual.status, actual.message) == (expected.status, expected.message)
             continue
         y = expected[1].outputs["y"]
-        assert got[1].outputs["y"].shape == y.shape
-        np.testing.assert_array_equal(got[1].outputs["y"], y)
-    for rows, outcome in zip(written[:6], alone, strict=False):
+        assert actual[1].outputs["y"].shape == y.shape
+        np.testing.assert_array_equal(actual[1].outputs["y"], y)
+    for rows, outcome in zip(rest_rows[:6], alone, strict=False):
         np.testing.assert_array_equal(np.ravel(outcome[1].outputs["y"]), 2 * np.ravel(rows))
-    assert made["Predict"] < 5 * made_alone["Predict"]  # those of one kind did share
+    assert counts["Predict"] < 5 * counts_alone["Predict"]  # equal shapes and types share calls
 
 
-def test_one_row_a_call_is_a_call_for_each(guarded_server: str) -> None:
-    replies, made = run(
-        guarded_server, lambda p: ask(p, GUARDED, *(x(i) for i in range(10))), rows=1
+def test_limit_of_one_row_sends_a_call_for_each_request(guarded_server: str) -> None:
+    results, counts = run(
+        guarded_server, lambda p: predict_all(p, GUARDED, *(x(i) for i in range(10))), rows=1
     )
-    assert [float(reply.outputs["y"][0]) for reply in replies] == [2.0 * i for i in range(10)]
-    assert made["Predict"] == 10
+    assert [float(result.outputs["y"][0]) for result in results] == [2.0 * i for i in range(10)]
+    assert counts["Predict"] == 10
 
 
-def test_deadlines_and_cancellations_are_each_one_s_own(guarded_server: str) -> None:
+def test_deadline_or_cancellation_affects_only_its_request(guarded_server: str) -> None:
     link = Link(guarded_server)
 
-    async def some_give_up(predictor: Asker) -> list[Any]:
+    async def expire_and_cancel(predictor: Asker) -> list[Any]:
         await predictor.answer(GUARDED, read(x(0)), Deadline(20))
         link.hold()
         first = asyncio.create_task(predictor.answer(GUARDED, read(x(1)), Deadline(20)))
@@ -175,41 +177,43 @@ def test_deadlines_and_cancellations_are_each_one_s_own(guarded_server: str) -> 
         return await asyncio.gather(first, *waiting, return_exceptions=True)
 
     try:
-        (first, second, third, fourth, fifth), _ = run(link.address, some_give_up)
+        (first, second, third, fourth, fifth), _ = run(link.address, expire_and_cancel)
     finally:
         link.close()
     assert isinstance(third, DeadlineExceededError)
     assert isinstance(fourth, asyncio.CancelledError)
-    for i, reply in ((1, first), (2, second), (5, fifth)):
-        assert reply[1].outputs["y"].tolist() == [2.0 * i]
+    for i, result in ((1, first), (2, second), (5, fifth)):
+        assert result[1].outputs["y"].tolist() == [2.0 * i]
 
 
-def test_nobody_is_told_of_a_version_by_another_s_schema(tmp_path: Path, starter: Starter) -> None:
+def test_requests_are_decoded_with_the_schema_of_the_answering_version(
+    tmp_path: Path, starter: Starter
+) -> None:
     affine.publish(tmp_path / "m", 1)
     server = starter.model_server("--model_name=m", f"--model_base_path={tmp_path / 'm'}")
     processes.wait_for(lambda: processes.is_serving(server.address), "the model is loaded")
-    seen: list[int] = []
+    schema_versions: list[int] = []
 
-    def by_version(schema: Schema) -> Call:
-        seen.append(schema.version)
+    def encode_version(schema: Schema) -> Call:
+        schema_versions.append(schema.version)
         return x(float(schema.version))
 
-    async def until_version_2(predictor: Asker) -> None:
+    async def predict_until_version_2(predictor: Asker) -> None:
         target = Target("m")
         version = 1
         while version == 1:
-            _, prediction = await predictor.answer(target, by_version, Deadline(20))
+            _, prediction = await predictor.answer(target, encode_version, Deadline(20))
             version = prediction.version
-            # The reader gave the version's own number: 10 x + version.
+            # The input is the schema's version, and y = 10 x + version.
             assert prediction.outputs["y"].tolist() == [10.0 * version + version]
             if not (tmp_path / "m/2").exists():
                 affine.publish(tmp_path / "m", 2)
 
-    run(server.address, until_version_2)
-    assert set(seen) == {1, 2}
+    run(server.address, predict_until_version_2)
+    assert set(schema_versions) == {1, 2}
 
 
-def test_a_new_version_is_learnt_without_a_request_that_shows_it(
+def test_new_version_is_discovered_without_requests(
     tmp_path: Path, starter: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("client.serving.schema_cache.REFRESH_SECONDS", 0.2)
@@ -230,36 +234,36 @@ def test_a_new_version_is_learnt_without_a_request_that_shows_it(
     asyncio.run(watch())
 
 
-def test_requests_that_are_just_wrong_do_not_make_the_client_ask_on_and_on(
+def test_invalid_requests_do_not_reload_the_schema_each_time(
     guarded_server: str,
 ) -> None:
-    def refuse(schema: Schema) -> Call:
+    def reject(schema: Schema) -> Call:
         raise ClientError("wrong")
 
-    async def ask_wrongly(predictor: Asker) -> None:
+    async def send_invalid(predictor: Asker) -> None:
         for _ in range(50):
             with pytest.raises(ClientError, match="wrong"):
-                await predictor.answer(GUARDED, refuse, Deadline(20))
+                await predictor.answer(GUARDED, reject, Deadline(20))
 
-    _, made = run(guarded_server, ask_wrongly)
-    assert made["GetModelMetadata"] <= 2
-
-
-def test_all_who_want_to_know_a_model_ask_once(guarded_server: str) -> None:
-    async def ask_at_once(predictor: Asker) -> None:
-        asked = (predictor.schema(GUARDED, Deadline(20)) for _ in range(50))
-        assert len(set(map(id, await asyncio.gather(*asked)))) == 1
-
-    _, made = run(guarded_server, ask_at_once)
-    assert made["GetModelMetadata"] == 1
+    _, counts = run(guarded_server, send_invalid)
+    assert counts["GetModelMetadata"] <= 2
 
 
-def test_a_model_that_is_not_there_is_asked_for_each_time(guarded_server: str) -> None:
-    async def ask_twice(predictor: Asker) -> None:
+def test_concurrent_schema_loads_share_one_call(guarded_server: str) -> None:
+    async def load_at_once(predictor: Asker) -> None:
+        loads = (predictor.schema(GUARDED, Deadline(20)) for _ in range(50))
+        assert len(set(map(id, await asyncio.gather(*loads)))) == 1
+
+    _, counts = run(guarded_server, load_at_once)
+    assert counts["GetModelMetadata"] == 1
+
+
+def test_missing_model_is_requested_each_time(guarded_server: str) -> None:
+    async def predict_twice(predictor: Asker) -> None:
         for _ in range(2):
             with pytest.raises(ClientError) as error:
                 await predictor.answer(Target("nosuch"), read(x(1)), Deadline(20))
             assert error.value.status == 404
 
-    _, made = run(guarded_server, ask_twice)
-    assert made["GetModelMetadata"] == 2
+    _, counts = run(guarded_server, predict_twice)
+    assert counts["GetModelMetadata"] == 2

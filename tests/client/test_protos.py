@@ -7,14 +7,14 @@ from tests.support.processes import ROOT
 
 
 def run(code: str) -> str:
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
 
 
-def test_the_client_does_not_load_the_tensorflow_runtime() -> None:
+def test_client_does_not_load_the_tensorflow_runtime() -> None:
     code = """
 import sys, client.predict_file, client.http.flask_app, client.http.server
 print("tensorflow" in sys.modules, any("pywrap" in name for name in sys.modules))
@@ -22,7 +22,7 @@ print("tensorflow" in sys.modules, any("pywrap" in name for name in sys.modules)
     assert run(code) == "False False"
 
 
-def test_tensorflow_can_still_be_imported_afterwards_and_shares_the_messages() -> None:
+def test_tensorflow_imported_after_the_client_shares_its_messages() -> None:
     code = """
 from client.serving.protos import PredictRequest
 import tensorflow as tf
@@ -33,7 +33,7 @@ print(tf.make_ndarray(request.inputs["x"]), tf.add(1, 1).numpy())
     assert run(code) == "[1.5] 2"
 
 
-def test_it_can_be_imported_after_tensorflow() -> None:
+def test_client_can_be_imported_after_tensorflow() -> None:
     code = """
 import tensorflow as tf
 from client.serving.protos import PredictRequest

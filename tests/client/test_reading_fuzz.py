@@ -1,4 +1,4 @@
-"""Reading any bytes gives a call or a refusal."""
+"""Any body is decoded or rejected with a ClientError."""
 
 from __future__ import annotations
 
@@ -65,37 +65,37 @@ documents = st.one_of(
 )
 
 
-def written(document: Any) -> bytes:
+def to_json(document: Any) -> bytes:
     return json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 @st.composite
 def bodies(draw: Callable[..., Any]) -> bytes:
-    """JSON and nearly JSON: with bytes inserted, removed or doubled."""
-    body = written(draw(documents))
+    """Draw JSON, and JSON with bytes inserted, removed or repeated."""
+    body = to_json(draw(documents))
     for _ in range(draw(st.integers(0, 3))):
         start = draw(st.integers(0, len(body)))
         end = draw(st.integers(start, min(len(body), start + 8)))
-        put = draw(st.one_of(st.just(body[start:end] * 2), st.binary(max_size=3)))
-        body = body[:start] + put + body[end:]
+        replacement = draw(st.one_of(st.just(body[start:end] * 2), st.binary(max_size=3)))
+        body = body[:start] + replacement + body[end:]
     return body
 
 
 def outcome(read: Callable[..., Any], *arguments: Any) -> Any:
-    """Return the result or the refusal; any error but a ClientError is a fault."""
+    """Return the result or the ClientError; other errors propagate."""
     try:
         return read(*arguments)
     except ClientError as error:
         return error
 
 
-def check_call(read: Callable[[bytes, Schema], JsonCall], body: bytes, of: Schema) -> None:
-    got = outcome(read, body, of)
-    if isinstance(got, ClientError):
-        check_refusal(got)
+def check_call(read: Callable[[bytes, Schema], JsonCall], body: bytes, model: Schema) -> None:
+    result = outcome(read, body, model)
+    if isinstance(result, ClientError):
+        check_refusal(result)
         return
-    call = got.call
-    signature = of.signatures[call.signature_name]
+    call = result.call
+    signature = model.signatures[call.signature_name]
     assert call.inputs.keys() == signature.inputs.keys()
     for name, array in call.inputs.items():
         dtype = signature.inputs[name].dtype
@@ -103,22 +103,22 @@ def check_call(read: Callable[[bytes, Schema], JsonCall], body: bytes, of: Schem
         to_proto(array, dtype)
 
 
-@pytest.mark.parametrize("of", SCHEMAS, ids=range(len(SCHEMAS)))
+@pytest.mark.parametrize("model", SCHEMAS, ids=range(len(SCHEMAS)))
 @given(st.one_of(bodies(), st.binary(max_size=40)))
 @settings(max_examples=300, deadline=None)
-def test_a_request_to_predict_is_read_or_refused(of: Schema, body: bytes) -> None:
-    check_call(predict.read, body, of)
-    check_call(own_dialect.read, body, of)
+def test_predict_request_is_decoded_or_rejected(model: Schema, body: bytes) -> None:
+    check_call(predict.read, body, model)
+    check_call(own_dialect.read, body, model)
 
 
 @given(st.one_of(bodies(), st.binary(max_size=40)))
 @settings(max_examples=500, deadline=None)
-def test_a_request_to_classify_is_read_or_refused(body: bytes) -> None:
-    got = outcome(examples.read, body)
-    if isinstance(got, ClientError):
-        check_refusal(got)
+def test_classify_request_is_decoded_or_rejected(body: bytes) -> None:
+    result = outcome(examples.read, body)
+    if isinstance(result, ClientError):
+        check_refusal(result)
     else:
-        got[1].SerializeToString()
+        result[1].SerializeToString()
 
 
 @pytest.mark.parametrize(
@@ -144,13 +144,13 @@ def test_a_request_to_classify_is_read_or_refused(body: bytes) -> None:
     ids=lambda body: repr(body[:30]),
 )
 @pytest.mark.timeout(60)
-def test_large_and_deep_requests_are_read_or_refused(body: bytes) -> None:
-    for of in SCHEMAS[::4]:
-        check_call(predict.read, body, of)
-        check_call(own_dialect.read, body, of)
-    got = outcome(examples.read, body)
-    if isinstance(got, ClientError):
-        check_refusal(got)
+def test_large_and_deep_requests_are_decoded_or_rejected(body: bytes) -> None:
+    for model in SCHEMAS[::4]:
+        check_call(predict.read, body, model)
+        check_call(own_dialect.read, body, model)
+    result = outcome(examples.read, body)
+    if isinstance(result, ClientError):
+        check_refusal(result)
 
 
 LARGE = fast.LARGE_BYTES
@@ -162,7 +162,7 @@ ZERO = schema(**{"x": spec("FLOAT", None), "x\0y": spec("FLOAT", None)})
 
 
 @pytest.mark.parametrize(
-    ("of", "body"),
+    ("model", "body"),
     [
         (PAIRS, {"instances": [[1, [2]]] * LARGE}),
         (PAIRS, {"instances": [[1, 2, 3], [4]] * LARGE}),
@@ -182,10 +182,10 @@ ZERO = schema(**{"x": spec("FLOAT", None), "x\0y": spec("FLOAT", None)})
         (BOTH, {"inputs": {"x": [1] * LARGE, "y": [1] * (LARGE - 1)}}),
     ],
 )
-def test_large_lists_of_another_shape_than_the_signature_s_take_the_slow_path(
-    of: Schema, body: Any
+def test_large_lists_of_unexpected_shape_or_type_take_the_slow_path(
+    model: Schema, body: Any
 ) -> None:
-    assert fast.read(written(body), of) is None
+    assert fast.read(to_json(body), model) is None
 
 
 @pytest.mark.parametrize(
@@ -199,13 +199,13 @@ def test_large_lists_of_another_shape_than_the_signature_s_take_the_slow_path(
         b'{"instances": [' + b"2," * LARGE + b"NaN]}",
     ],
 )
-def test_a_large_unusual_body_takes_the_slow_path(body: bytes) -> None:
+def test_large_unusual_body_takes_the_slow_path(body: bytes) -> None:
     assert fast.read(body, ONES) is None
 
 
-def test_a_column_whose_name_has_a_zero_is_not_taken_for_another() -> None:
+def test_column_name_with_a_zero_byte_is_not_truncated() -> None:
     columns = {"x": [1.0] * LARGE, "x\0y": [2.0] * LARGE}
-    inputs = predict.read(written({"inputs": columns}), ZERO).call.inputs
+    inputs = predict.read(to_json({"inputs": columns}), ZERO).call.inputs
     assert {name: array[0] for name, array in inputs.items()} == {"x": 1, "x\0y": 2}
 
 
@@ -222,47 +222,47 @@ leaves = {
 
 
 @st.composite
-def well_formed(draw: Callable[..., Any]) -> tuple[bytes, Schema]:
-    """Return a request in any of the forms, and its schema."""
+def valid_requests(draw: Callable[..., Any]) -> tuple[bytes, Schema]:
+    """Draw a valid request in any form, and its schema."""
     count = draw(st.sampled_from([1, 2, 40]))
     rows = draw(st.sampled_from([1, 3, 60]))
     names = draw(st.lists(plain_texts, min_size=count, max_size=count, unique=True))
-    same = draw(st.sampled_from([None, "FLOAT"]))
+    shared_dtype = draw(st.sampled_from([None, "FLOAT"]))
     specs, columns = {}, {}
     for name in names:
-        dtype = same or draw(st.sampled_from(sorted(leaves)))
-        inner = draw(st.sampled_from([(), (2,), (1, 2)])) if same is None else ()
+        dtype = shared_dtype or draw(st.sampled_from(sorted(leaves)))
+        inner = draw(st.sampled_from([(), (2,), (1, 2)])) if shared_dtype is None else ()
         values: st.SearchStrategy[Any] = leaves[dtype]
         for length in reversed(inner):
             values = st.lists(values, min_size=length, max_size=length)
         sample = draw(st.lists(values, min_size=3, max_size=3))
         specs[name] = spec(dtype, None, *inner)
         columns[name] = [sample[row % 3] for row in range(rows)]
-    of = schema(**specs)
+    model = schema(**specs)
     if count == 1 and draw(st.booleans()):
         (only,) = columns.values()
-        return written({draw(st.sampled_from(["instances", "inputs"])): only}), of
+        return to_json({draw(st.sampled_from(["instances", "inputs"])): only}), model
     if draw(st.booleans()):
-        return written({"signature_name": "serving_default", "inputs": columns}), of
-    return written(
+        return to_json({"signature_name": "serving_default", "inputs": columns}), model
+    return to_json(
         {"instances": [{n: c[row] for n, c in columns.items()} for row in range(rows)]}
-    ), of
+    ), model
 
 
-@given(well_formed())
+@given(valid_requests())
 @settings(max_examples=200, deadline=None)
-def test_the_fast_path_reads_well_formed_requests_as_the_slow_path_does(
-    asked: tuple[bytes, Schema],
+def test_fast_path_decodes_valid_requests_like_the_slow_path(
+    body_and_model: tuple[bytes, Schema],
 ) -> None:
-    body, of = asked
-    fast_path = fast.read(body, of)
-    slow_path = predict.read_strictly(body, of)
+    body, model = body_and_model
+    fast_path = fast.read(body, model)
+    slow_path = predict.read_strictly(body, model)
     assert fast_path is not None
     assert fast_path.row_form == slow_path.row_form
     for name, array in slow_path.call.inputs.items():
-        got = fast_path.call.inputs[name]
-        assert got.dtype == array.dtype
-        np.testing.assert_array_equal(got, array)
-    again = own_dialect.read_document(orjson.loads(body), of)
-    for name, array in again.call.inputs.items():
+        fast_array = fast_path.call.inputs[name]
+        assert fast_array.dtype == array.dtype
+        np.testing.assert_array_equal(fast_array, array)
+    own = own_dialect.read_document(orjson.loads(body), model)
+    for name, array in own.call.inputs.items():
         np.testing.assert_array_equal(fast_path.call.inputs[name], array)

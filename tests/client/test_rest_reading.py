@@ -1,4 +1,4 @@
-"""TensorFlow Serving's REST dialect, in cases that the recordings lack."""
+"""TensorFlow Serving's REST dialect, in cases that the recordings do not cover."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def as_bytes(body: Any) -> bytes:
     return (body if isinstance(body, str) else json.dumps(body)).encode()
 
 
-def read(body: Any, of: Schema) -> dict[str, Any]:
-    call = predict.read(as_bytes(body), of).call
+def read(body: Any, model: Schema) -> dict[str, Any]:
+    call = predict.read(as_bytes(body), model).call
     return {name: array.tolist() for name, array in call.inputs.items()}
 
 
-def refused(body: Any, of: Schema) -> str:
+def error_message(body: Any, model: Schema) -> str:
     with pytest.raises(ClientError) as error:
-        predict.read(as_bytes(body), of)
+        predict.read(as_bytes(body), model)
     assert error.value.status == 400
     orjson.dumps(error.value.message)  # it can be encoded
     return error.value.message
 
 
 @pytest.mark.parametrize(
-    ("of", "body", "expected"),
+    ("model", "body", "expected"),
     [
         (ONE, '{"instances": [Inf, -Inf, Infinity, -Infinity]}', [np.inf, -np.inf] * 2),
         (ONE, '{"instances": [1e39, -1e39, 1e-50]}', [np.inf, -np.inf, 0]),
@@ -76,17 +76,17 @@ def refused(body: Any, of: Schema) -> str:
     ],
 )
 def test_bodies_that_tensorflow_serving_accepts_are_accepted(
-    of: Schema, body: Any, expected: Any
+    model: Schema, body: Any, expected: Any
 ) -> None:
-    got = predict.read(as_bytes(body), of).call.inputs["x"]
-    np.testing.assert_array_equal(got, np.array(expected, got.dtype))
+    array = predict.read(as_bytes(body), model).call.inputs["x"]
+    np.testing.assert_array_equal(array, np.array(expected, array.dtype))
 
 
 ELEMENT = "Failed to process element: {} of 'instances' list. Error: INVALID_ARGUMENT: "
 
 
 @pytest.mark.parametrize(
-    ("of", "body", "message"),
+    ("model", "body", "message"),
     [
         (NOTHING, '{"inputs": 5}', "Failed to get input map for signature: DEFAULT"),
         (ONE, '{"signature_name": "z"}', 'Serving signature name: "z" not found in signature def'),
@@ -108,13 +108,13 @@ ELEMENT = "Failed to process element: {} of 'instances' list. Error: INVALID_ARG
     ],
 )
 def test_error_messages_match_those_of_tensorflow_serving(
-    of: Schema, body: Any, message: str
+    model: Schema, body: Any, message: str
 ) -> None:
-    assert message in refused(body, of)
+    assert message in error_message(body, model)
 
 
 @pytest.mark.parametrize(
-    ("of", "body", "message"),
+    ("model", "body", "message"),
     [
         (ONE, "", "the body is empty; expected"),
         (ONE, "  ", "the body is empty; expected"),
@@ -141,25 +141,25 @@ def test_error_messages_match_those_of_tensorflow_serving(
         (ONE, '{"more": ' + "[" * 90_000 + "]" * 90_000 + "}", "nested too deeply"),
     ],
 )
-def test_errors_name_the_field_and_the_value(of: Schema, body: Any, message: str) -> None:
-    message_sent = refused(body, of)
-    assert message in message_sent
-    assert len(message_sent) < 300
+def test_errors_name_the_field_and_the_value(model: Schema, body: Any, message: str) -> None:
+    actual = error_message(body, model)
+    assert message in actual
+    assert len(actual) < 300
 
 
 @pytest.mark.parametrize("form", ['{"inputs": %s}', '{"instances": [%s]}'])
-def test_nested_lists_of_any_depth_are_refused(form: str) -> None:
+def test_deeply_nested_lists_are_rejected(form: str) -> None:
     for depth in range(700, 1000):
-        message = refused(form % ("[" * depth + '"a"' + "]" * depth), ANY)
+        message = error_message(form % ("[" * depth + '"a"' + "]" * depth), ANY)
         assert message.startswith(("tensor parsing error: x", "the body is not JSON: lists"))
 
 
-def test_a_long_value_is_cut_in_an_error() -> None:
-    assert len(refused({"inputs": ["x" * 10**6]}, ONE)) < 300
-    assert len(refused({"instances": [{"n" * 10**6: 1}]}, ONE)) < 400
+def test_long_values_are_truncated_in_errors() -> None:
+    assert len(error_message({"inputs": ["x" * 10**6]}, ONE)) < 300
+    assert len(error_message({"instances": [{"n" * 10**6: 1}]}, ONE)) < 400
 
 
-def test_a_body_is_checked_without_a_schema() -> None:
+def test_body_is_checked_without_a_schema() -> None:
     predict.check_body(b'{"instances": 1}')
     with pytest.raises(ClientError, match="the body is not JSON"):
         predict.check_body(b"{")
@@ -167,12 +167,12 @@ def test_a_body_is_checked_without_a_schema() -> None:
         predict.check_body(b'{"signature_name": 1}')
 
 
-def test_the_init_signature_of_tensorflow_has_no_inputs() -> None:
+def test_init_signature_of_tensorflow_has_no_inputs() -> None:
     definition = SignatureDefMap()
     definition.signature_def["__init"].SetInParent()
-    of = replace(ONE, definition=definition)
+    model = replace(ONE, definition=definition)
     body = {"signature_name": "__init", "instances": [1]}
-    assert refused(body, of) == "Failed to get input map for signature: __init"
+    assert error_message(body, model) == "Failed to get input map for signature: __init"
 
 
 @pytest.mark.parametrize(
@@ -189,29 +189,31 @@ def test_null_and_row_lists_of_our_own_dialect_are_accepted(body: Any) -> None:
     np.testing.assert_array_equal(inputs["b"], [1, 3])
 
 
-def test_a_wrong_request_to_a_table_is_refused_as_for_any_model() -> None:
-    assert "instances is a plain list" in refused({"instances": [[1, 2, 3]]}, TABLE)
-    assert 'instances[0]: "b" is missing; expected ' in refused({"instances": [{"a": 1}]}, TABLE)
+def test_tables_reject_invalid_requests_like_any_model() -> None:
+    assert "instances is a plain list" in error_message({"instances": [[1, 2, 3]]}, TABLE)
+    assert 'instances[0]: "b" is missing; expected ' in error_message(
+        {"instances": [{"a": 1}]}, TABLE
+    )
 
 
-def test_the_first_of_two_equal_keys_counts_for_a_table_too() -> None:
+def test_first_duplicate_key_wins_for_tables_too() -> None:
     row = '{"instances": [{"b": 1, "a": 5, "b": 7}, {"b": 2, "a": 6}]}'
     assert read(row, TABLE) == {"a": [5, 6], "b": [1, 2]}
     with_null = row.replace("6", "null")
-    assert "expected float, got null" in refused(with_null, TABLE)
+    assert "expected float, got null" in error_message(with_null, TABLE)
 
 
-def test_a_body_with_null_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    parsed = []
+def test_body_with_null_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies = []
     loads = orjson.loads
 
-    def counting(body: bytes) -> Any:
-        parsed.append(body)
+    def counting_loads(body: bytes) -> Any:
+        bodies.append(body)
         return loads(body)
 
-    monkeypatch.setattr(orjson, "loads", counting)
+    monkeypatch.setattr(orjson, "loads", counting_loads)
     read({"instances": [{"b": 1, "a": None}]}, TABLE)
-    assert len(parsed) == 1
+    assert len(bodies) == 1
 
 
 def test_half_a_million_values_with_nan_are_read() -> None:
@@ -219,10 +221,10 @@ def test_half_a_million_values_with_nan_are_read() -> None:
     assert predict.read(body, ONE).call.inputs["x"].shape == (500_001,)
 
 
-def features(of: Any) -> dict[str, list[Any]]:
+def features(example: Any) -> dict[str, list[Any]]:
     return {
         name: list(getattr(feature, feature.WhichOneof("kind")).value)
-        for name, feature in of.features.feature.items()
+        for name, feature in example.features.feature.items()
     }
 
 
@@ -231,21 +233,21 @@ def test_features_become_lists_of_their_kind() -> None:
         {"i": 1, "is": [true, -2], "f": 1.5, "fs": [NaN, 1e39], "t": "é", "b": [{"b64": "/w=="}]},
         {"i": 1, "i": 2.5, "none": []}
     ]}"""
-    name, sent = examples.read(body.encode())
+    name, proto = examples.read(body.encode())
     assert name == "s"
-    first, second = sent.example_list.examples
-    got = features(first)
-    np.testing.assert_array_equal(got.pop("fs"), [np.nan, np.inf])
-    assert got == {"i": [1], "is": [1, -2], "f": [1.5], "t": ["é".encode()], "b": [b"\xff"]}
+    first, second = proto.example_list.examples
+    actual = features(first)
+    np.testing.assert_array_equal(actual.pop("fs"), [np.nan, np.inf])
+    assert actual == {"i": [1], "is": [1, -2], "f": [1.5], "t": ["é".encode()], "b": [b"\xff"]}
     assert second.features.feature["i"].float_list.value == [2.5]
     assert second.features.feature["none"].WhichOneof("kind") is None
 
 
-def test_the_context_travels_beside_the_examples() -> None:
-    _, sent = examples.read(b'{"context": {"x": 1}, "examples": [{}, {"y": 2}]}')
-    assert sent.WhichOneof("kind") == "example_list_with_context"
-    assert features(sent.example_list_with_context.context) == {"x": [1]}
-    assert len(sent.example_list_with_context.examples) == 2
+def test_context_is_sent_beside_the_examples() -> None:
+    _, proto = examples.read(b'{"context": {"x": 1}, "examples": [{}, {"y": 2}]}')
+    assert proto.WhichOneof("kind") == "example_list_with_context"
+    assert features(proto.example_list_with_context.context) == {"x": [1]}
+    assert len(proto.example_list_with_context.examples) == 2
 
 
 @pytest.mark.parametrize(
@@ -267,7 +269,7 @@ def test_the_context_travels_beside_the_examples() -> None:
         (b'{"examples": [{"\xff": 1}]}', "is not UTF-8"),
     ],
 )
-def test_invalid_examples_are_refused(body: Any, message: str) -> None:
+def test_invalid_examples_are_rejected(body: Any, message: str) -> None:
     with pytest.raises(ClientError) as error:
         examples.read(as_bytes(body))
     assert message in error.value.message

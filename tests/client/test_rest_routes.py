@@ -1,4 +1,4 @@
-"""TensorFlow Serving's paths beyond what the recordings hold."""
+"""TensorFlow Serving's REST paths that the recordings do not cover."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from client.http.messages import HttpRequest
 from client.serving.client import Target
 
 
-def refused(method: str, path: str, query: str = "") -> str:
+def error_message(method: str, path: str, query: str = "") -> str:
     with pytest.raises(ClientError) as caught:
         parse(HttpRequest(method, path, query))
     assert caught.value.status == 400
@@ -37,7 +37,7 @@ def refused(method: str, path: str, query: str = "") -> str:
         ("GET", "/v1/models/m.n-o_p", "", Target("m.n-o_p")),
     ],
 )
-def test_a_path_says_what_is_asked_of_which_model(
+def test_path_is_parsed_into_a_verb_and_a_target(
     method: str, path: str, verb: str, target: Target
 ) -> None:
     assert parse(HttpRequest(method, path)) == RestRequest(verb, target)
@@ -60,8 +60,8 @@ def test_a_path_says_what_is_asked_of_which_model(
         ("DELETE", "/v1/models/m"),
     ],
 )
-def test_another_path_or_method_is_malformed(method: str, path: str) -> None:
-    assert refused(method, path) == f"Malformed request: {method} {path}"
+def test_other_paths_and_methods_are_malformed(method: str, path: str) -> None:
+    assert error_message(method, path) == f"Malformed request: {method} {path}"
 
 
 @pytest.mark.parametrize("version", ["9223372036854775808", "1" * 5000, "0" * 30 + "1" * 20])
@@ -73,25 +73,25 @@ def test_another_path_or_method_is_malformed(method: str, path: str) -> None:
         "/v1/models/m/versions/{}",
     ],
 )
-def test_a_version_beyond_an_int64_is_refused(path: str, version: str) -> None:
+def test_version_beyond_int64_is_rejected(path: str, version: str) -> None:
     method = "POST" if ":" in path else "GET"
-    message = refused(method, path.format(version))
+    message = error_message(method, path.format(version))
     assert message == "version: expected at most 9223372036854775807"
 
 
 @pytest.mark.parametrize("path", ["/v1/models/versions/1", "/v1/models/labels/a/metadata"])
-def test_a_version_needs_a_model(path: str) -> None:
-    assert refused("GET", path) == "Missing model name in request."
+def test_version_without_a_model_is_rejected(path: str) -> None:
+    assert error_message("GET", path) == "Missing model name in request."
 
 
-def test_a_query_is_not_looked_at_but_quoted() -> None:
+def test_query_is_ignored_and_quoted_in_errors() -> None:
     assert parse(HttpRequest("GET", "/v1/models/m", "x=1")) == RestRequest("", Target("m"))
-    message = refused("GET", "/v1/models/m/", "x=1")
+    message = error_message("GET", "/v1/models/m/", "x=1")
     assert message == "Malformed request: GET /v1/models/m/?x=1"
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v2/models/m", "/metrics", "//v1/models/m", ""])
-def test_other_paths_are_for_others(path: str) -> None:
+def test_paths_outside_v1_are_not_parsed(path: str) -> None:
     assert paths.parse_v1(path) is None
 
 
@@ -106,7 +106,7 @@ def test_other_paths_are_for_others(path: str) -> None:
         )
     ).map("".join),
 )
-def test_any_path_is_a_question_or_refused(method: str, path: str) -> None:
+def test_any_path_is_parsed_or_rejected(method: str, path: str) -> None:
     with suppress(ClientError):
-        asked = parse(HttpRequest(method, path))
-        assert asked is None or asked.target.spec()
+        request = parse(HttpRequest(method, path))
+        assert request is None or request.target.spec()

@@ -45,20 +45,20 @@ for _ in range(65):
     DEEP = [DEEP]
 
 
-def read(body: Any, of: Schema) -> Call:
-    return own_dialect.read(orjson.dumps(body), of).call
+def read(body: Any, model: Schema) -> Call:
+    return own_dialect.read(orjson.dumps(body), model).call
 
 
 def write(outputs: Mapping[str, Array], *, row_form: bool) -> Any:
     return orjson.loads(own_dialect.write(outputs, row_form=row_form))
 
 
-def values(of: Schema, body: Any) -> dict[str, Any]:
-    return {name: array.tolist() for name, array in read(body, of).inputs.items()}
+def values(model: Schema, body: Any) -> dict[str, Any]:
+    return {name: array.tolist() for name, array in read(body, model).inputs.items()}
 
 
 @pytest.mark.parametrize(
-    ("of", "body", "expected"),
+    ("model", "body", "expected"),
     [
         (TABLE, {"instances": [{"age": 1, "height": 2.5}]}, {"age": [1], "height": [2.5]}),
         (TABLE, {"instances": [[1, 2.5], [3, 4]]}, {"age": [1, 3], "height": [2.5, 4]}),
@@ -78,11 +78,13 @@ def values(of: Schema, body: Any) -> dict[str, Any]:
         (ONE, {"instances": [1], "signature_name": ""}, {"x": [1]}),
     ],
 )
-def test_both_forms_become_arrays(of: Schema, body: Any, expected: dict[str, Any]) -> None:
-    assert values(of, body) == expected
+def test_instances_and_inputs_become_arrays(
+    model: Schema, body: Any, expected: dict[str, Any]
+) -> None:
+    assert values(model, body) == expected
 
 
-def test_arrays_have_the_signature_s_dtypes() -> None:
+def test_arrays_have_the_dtypes_of_the_signature() -> None:
     inputs = read({"instances": [[1, 2]]}, TABLE).inputs
     assert {name: array.dtype.name for name, array in inputs.items()} == {
         "age": "float32",
@@ -91,7 +93,7 @@ def test_arrays_have_the_signature_s_dtypes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("of", "body", "message"),
+    ("model", "body", "message"),
     [
         (ONE, [1], "the body is a list of 1; expected {"),
         (ONE, "x", 'the body is the string "x"'),
@@ -148,10 +150,10 @@ def test_arrays_have_the_signature_s_dtypes() -> None:
     ],
 )
 def test_errors_name_the_field_the_value_and_the_expectation(
-    of: Schema, body: Any, message: str
+    model: Schema, body: Any, message: str
 ) -> None:
     with pytest.raises(ClientError) as error:
-        read(body, of)
+        read(body, model)
     assert message in error.value.message
     assert error.value.status == 400
 
@@ -159,7 +161,7 @@ def test_errors_name_the_field_the_value_and_the_expectation(
 @pytest.mark.parametrize(
     "instances", [[[1, 2], [3, 4]], [{"height": 2, "age": 1}, {"age": 3, "height": 4}]]
 )
-def test_rows_of_numbers_become_one_matrix_if_the_model_has_a_signature_for_it(
+def test_numeric_rows_become_one_matrix_if_a_signature_accepts_it(
     instances: Any,
 ) -> None:
     request = read({"instances": instances}, DENSE)
@@ -178,7 +180,7 @@ def test_rows_of_numbers_become_one_matrix_if_the_model_has_a_signature_for_it(
         (5, "instances[0]: expected an object or a list of 2 values"),
     ],
 )
-def test_a_matrix_s_errors_still_name_the_column(row: Any, message: str) -> None:
+def test_errors_in_a_matrix_name_the_column(row: Any, message: str) -> None:
     with pytest.raises(ClientError) as error:
         read({"instances": [row]}, DENSE)
     assert message in error.value.message
@@ -205,16 +207,16 @@ def test_null_is_a_missing_number_in_a_matrix(body: Any) -> None:
 def test_null_is_a_missing_number_among_plain_values() -> None:
     inputs = {"features": spec("FLOAT", None, 1)}
     dense = Signature(inputs, NUMERIC.signatures["serving_default"].outputs)
-    one = schema(("age",), age=spec("FLOAT", None))
-    one = replace(one, signatures={**one.signatures, "dense": dense})
+    ages = schema(("age",), age=spec("FLOAT", None))
+    ages = replace(ages, signatures={**ages.signatures, "dense": dense})
     body = {"instances": [1.5, None]}
-    request = read(body, describing(one, column("age", missing=True)))
+    request = read(body, describing(ages, column("age", missing=True)))
     np.testing.assert_array_equal(request.inputs["features"], [[1.5], [np.nan]])
     with pytest.raises(ClientError, match=r"instances\[1\].age: expected a number, got null"):
-        read(body, one)
+        read(body, ages)
 
 
-NEVER = "; training saw no missing values in this column"
+NO_MISSING = "; training saw no missing values in this column"
 
 
 @pytest.mark.parametrize(
@@ -222,15 +224,15 @@ NEVER = "; training saw no missing values in this column"
     [
         (
             {"instances": [[1, 2], [None, 2]]},
-            f"instances[1].age: expected a number, got null{NEVER}",
+            f"instances[1].age: expected a number, got null{NO_MISSING}",
         ),
         (
             {"inputs": {"age": [1, None], "height": [1, None]}},
-            f"inputs.age[1]: expected a number, got null{NEVER}",
+            f"inputs.age[1]: expected a number, got null{NO_MISSING}",
         ),
         (
             {"inputs": [[1, None], [None, 2]], "signature_name": "dense"},
-            f"inputs[1][0]: expected a number, got null{NEVER}",
+            f"inputs[1][0]: expected a number, got null{NO_MISSING}",
         ),
         ({"instances": [{"height": 1}]}, 'instances[0]: column "age" (float32) is missing'),
         (
@@ -243,14 +245,14 @@ NEVER = "; training saw no missing values in this column"
         ),
     ],
 )
-def test_null_is_refused_in_columns_without_missing_values(body: Any, message: str) -> None:
+def test_null_is_rejected_in_columns_without_missing_values(body: Any, message: str) -> None:
     with pytest.raises(ClientError) as error:
         read(body, SEEN_MISSING)
     assert message in error.value.message
 
 
 @pytest.mark.parametrize(
-    ("of", "sent", "expected"),
+    ("model", "instances", "expected"),
     [
         (category("7", "42"), [42, 8, "7", "x"], [b"42", b"8", b"7", b"x"]),
         (category("true", "false"), [True, False, "true"], [b"true", b"false", b"true"]),
@@ -258,14 +260,14 @@ def test_null_is_refused_in_columns_without_missing_values(body: Any, message: s
         (category("7", missing=True), [None, 7, ""], [b"", b"7", b""]),
     ],
 )
-def test_a_category_may_be_sent_with_its_type_in_the_table(
-    of: Schema, sent: list[Any], expected: list[bytes]
+def test_categories_may_be_sent_with_their_type_in_training(
+    model: Schema, instances: list[Any], expected: list[bytes]
 ) -> None:
-    assert values(of, {"instances": sent}) == {"x": expected}
+    assert values(model, {"instances": instances}) == {"x": expected}
 
 
 @pytest.mark.parametrize(
-    ("of", "value"),
+    ("model", "value"),
     [
         (category("7", "42"), 7.5),
         (category("7", "42"), True),
@@ -279,14 +281,14 @@ def test_a_category_may_be_sent_with_its_type_in_the_table(
         (category("7", missing=True), ["7"]),
     ],
 )
-def test_values_that_match_no_category_are_refused(of: Schema, value: Any) -> None:
+def test_values_that_match_no_category_are_rejected(model: Schema, value: Any) -> None:
     with pytest.raises(
         ClientError, match=r'instances\[0\]: expected a string or {"b64": "..."}, got'
     ):
-        read({"instances": [value]}, of)
+        read({"instances": [value]}, model)
 
 
-def test_a_model_without_a_description_has_no_column_order() -> None:
+def test_model_without_a_description_has_no_column_order() -> None:
     undescribed = schema(a=spec("FLOAT", None), b=spec("FLOAT", None))
     with pytest.raises(ClientError, match=r"instances\[0\]: expected an object with a, b"):
         read({"instances": [[1, 2]]}, undescribed)
@@ -310,7 +312,7 @@ def test_one_output_is_plain_and_several_are_objects() -> None:
     }
 
 
-def test_a_scalar_output_is_a_plain_value() -> None:
+def test_scalar_output_is_a_plain_value() -> None:
     scalars = {"y": np.array(1.5, np.float32), "n": np.array(3)}
     assert write(scalars, row_form=False) == {"outputs": {"n": 3, "y": 1.5}}
 
@@ -339,6 +341,6 @@ def test_outputs_of_unequal_length_have_no_rows() -> None:
         (b'{"instances": [[1, 2]], "instances": [[3, 4]]}', "instances"),
     ],
 )
-def test_a_key_that_an_object_has_twice_is_named(body: bytes, key: str) -> None:
+def test_duplicate_keys_are_rejected(body: bytes, key: str) -> None:
     with pytest.raises(ClientError, match=f'duplicate key "{key}"'):
         own_dialect.read(body, TABLE)

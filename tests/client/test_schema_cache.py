@@ -1,4 +1,4 @@
-"""Schemas of servers with different versions, and the servers that may answer."""
+"""Schemas of servers with different versions, and which servers are avoided."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.client import schemas
 MODEL = Target("m")
 
 
-def with_client(work: Callable[[AsyncServingClient], Awaitable[None]]) -> None:
+def run_with_client(work: Callable[[AsyncServingClient], Awaitable[None]]) -> None:
     async def run() -> None:
         async with AsyncServingClient("127.0.0.1:1,127.0.0.1:2") as client:
             await work(client)
@@ -31,10 +31,10 @@ def with_client(work: Callable[[AsyncServingClient], Awaitable[None]]) -> None:
 
 
 async def learn_nothing(schema: Schema, server: Server) -> None:
-    """Check nothing."""
+    """Do nothing."""
 
 
-def test_a_server_that_answers_with_a_version_known_from_another_is_checked_too() -> None:
+def test_version_known_from_one_server_is_checked_on_another() -> None:
     async def work(client: AsyncServingClient) -> None:
         learned: list[tuple[Schema, Server]] = []
 
@@ -50,10 +50,10 @@ def test_a_server_that_answers_with_a_version_known_from_another_is_checked_too(
             assert await cache.load_version(MODEL, 2, second, Deadline(1)) is new
         assert learned == [(new, second)]
 
-    with_client(work)
+    run_with_client(work)
 
 
-def test_a_server_with_wrong_golden_rows_answers_if_no_other_does() -> None:
+def test_server_with_wrong_golden_rows_is_used_if_no_other_is_left() -> None:
     async def work(client: AsyncServingClient) -> None:
         servers = VerifiedServers(client, lambda *_: None)
         first, second = client.pool.servers
@@ -65,10 +65,10 @@ def test_a_server_with_wrong_golden_rows_answers_if_no_other_does() -> None:
         first.is_ejected = True
         assert list(await servers.to_avoid(MODEL, Deadline(1))) == []
 
-    with_client(work)
+    run_with_client(work)
 
 
-def test_a_version_has_one_schema_whether_or_not_callers_name_it() -> None:
+def test_all_targets_and_servers_of_a_version_share_its_schema() -> None:
     async def work(client: AsyncServingClient) -> None:
         cache = SchemaCache(client, learn_nothing)
         first, second = client.pool.servers
@@ -76,7 +76,7 @@ def test_a_version_has_one_schema_whether_or_not_callers_name_it() -> None:
         assert cache._store((Target("m", 1), first), schemas.numeric()) is known
         assert cache._store((MODEL, second), schemas.numeric()) is known
 
-    with_client(work)
+    run_with_client(work)
 
 
 def test_models_without_requests_are_not_polled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,10 +84,10 @@ def test_models_without_requests_are_not_polled(monkeypatch: pytest.MonkeyPatch)
 
     async def work(client: AsyncServingClient) -> None:
         cache = SchemaCache(client, learn_nothing)
-        asked: list[str] = []
+        polled: list[str] = []
 
         async def schema(target: Target, *, server: Server) -> Schema:
-            asked.append(target.model)
+            polled.append(target.model)
             return schemas.numeric()
 
         monkeypatch.setattr(client, "schema", schema)
@@ -96,13 +96,13 @@ def test_models_without_requests_are_not_polled(monkeypatch: pytest.MonkeyPatch)
         for target in (MODEL, idle):
             await cache.load(target, first, Deadline(20))
         polling = asyncio.create_task(cache.keep_fresh())
-        while asked.count("m") < 9:
+        while polled.count("m") < 9:
             cache.get(MODEL, first)
             await asyncio.sleep(0.01)
         polling.cancel()
-        assert asked.count("idle") == 2
+        assert polled.count("idle") == 2
 
-    with_client(work)
+    run_with_client(work)
 
 
 def test_learning_does_not_wait_for_golden_rows_after_the_deadline(
@@ -113,15 +113,15 @@ def test_learning_does_not_wait_for_golden_rows_after_the_deadline(
         first, second = client.pool.servers
         first.is_ejected = True
         servers.schemas._entries[MODEL, second] = _Entry(schemas.numeric(), time.monotonic())
-        answered, checked = asyncio.Event(), asyncio.Event()
+        release, checked = asyncio.Event(), asyncio.Event()
 
         async def check(schema: Schema, server: Server) -> None:
-            await answered.wait()
+            await release.wait()
             checked.set()
 
         monkeypatch.setattr(servers._golden, "check", check)
         await asyncio.wait_for(servers.learn(MODEL, Deadline(0.01)), 20)
-        answered.set()
+        release.set()
         await asyncio.wait_for(checked.wait(), 20)
 
-    with_client(work)
+    run_with_client(work)

@@ -1,9 +1,9 @@
-"""Whatever the OpenAPI document allows or forbids is answered as the document says.
+"""Responses conform to the OpenAPI document.
 
-Schemathesis reads the document and asks every operation: the examples, each limit of each schema
-from both sides, and values at random. It sees to it that no request is a server error, and that
-status, headers, type and form of every reply are described. `schemathesis.toml` says what is left
-out, and why.
+Schemathesis reads the document and sends each operation its examples, values on both sides of
+every limit, and random values. It checks that no request causes a server error and that the
+document describes the status, headers, content type and body of every response.
+`schemathesis.toml` lists the exceptions and their reasons.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tests.support import forked, mixed, processes
 from tests.support.caller import model_config, models_config
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
-REQUESTS = 2000
+MIN_REQUESTS = 2000
 
 
 @pytest.fixture(scope="module")
 def url(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a client in front of two models, both of them known to it."""
+    """Yield the URL of a client that has loaded the schemas of two models."""
     folder = tmp_path_factory.mktemp("schemathesis")
     mixed.publish(folder / "flats")
     paths = (folder / "flats", trained_models / "breast_cancer")
@@ -41,24 +41,24 @@ def url(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield url
 
 
-def test_every_operation_answers_as_it_is_described(url: str, tmp_path: Path) -> None:
-    done = subprocess.run(
+def test_responses_conform_to_the_openapi_document(url: str, tmp_path: Path) -> None:
+    result = subprocess.run(
         [
             Path(sys.executable).with_name("schemathesis"),
             f"--config-file={CONFIG}",
             "run",
             f"{url}/openapi.json",
         ],
-        cwd=tmp_path,  # where it keeps what it has found
+        cwd=tmp_path,  # Schemathesis writes files here
         env={"PYTHONPATH": str(processes.ROOT), "COLUMNS": "100"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     paths = requests.get(f"{url}/openapi.json", timeout=30).json()["paths"]
-    assert f"Tested: {len(paths)}" in done.stdout
-    generated = re.search(r"(\d+) generated", done.stdout)
+    assert f"Tested: {len(paths)}" in result.stdout
+    generated = re.search(r"(\d+) generated", result.stdout)
     assert generated is not None
-    assert int(generated[1]) > REQUESTS
+    assert int(generated[1]) > MIN_REQUESTS
     assert requests.get(f"{url}/readyz", timeout=10).ok

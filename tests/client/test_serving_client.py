@@ -39,14 +39,14 @@ def client(model_server: str) -> Iterator[ServingClient]:
         yield client
 
 
-def test_arrays_go_in_and_arrays_come_out(client: ServingClient) -> None:
-    reply = client.predict(
+def test_predict_accepts_and_returns_arrays(client: ServingClient) -> None:
+    prediction = client.predict(
         "breast_cancer", {"features": TABLE.features[:2]}, signature_name="dense"
     )
-    assert reply.version == 1
-    assert reply.outputs["probability"].dtype == np.float32
-    assert reply.outputs["probability"].shape == (2,)
-    assert reply.outputs["label"].tolist() == ["malignant", "malignant"]
+    assert prediction.version == 1
+    assert prediction.outputs["probability"].dtype == np.float32
+    assert prediction.outputs["probability"].shape == (2,)
+    assert prediction.outputs["label"].tolist() == ["malignant", "malignant"]
 
 
 def test_lists_and_other_number_types_are_accepted(client: ServingClient) -> None:
@@ -57,8 +57,8 @@ def test_lists_and_other_number_types_are_accepted(client: ServingClient) -> Non
     np.testing.assert_allclose(one.outputs["logit"], other.outputs["logit"])
 
 
-def sent(dtype: str, values: Any) -> Any:
-    """The input of a request with values, as the server would read it."""
+def request_input(dtype: str, values: Any) -> Any:
+    """Return the input of a request, as the server would read it."""
     steps = CallFlows().run(
         Target("m"), Signature({"x": spec(dtype, None)}, {}), {"x": values}, "serving_default"
     )
@@ -75,8 +75,8 @@ def sent(dtype: str, values: Any) -> Any:
         ("COMPLEX64", [1.5, 2j]),
     ],
 )
-def test_values_are_sent_as_they_are(dtype: str, values: list[Any]) -> None:
-    assert sent(dtype, values).tolist() == values
+def test_values_are_sent_unchanged(dtype: str, values: list[Any]) -> None:
+    assert request_input(dtype, values).tolist() == values
 
 
 @pytest.mark.parametrize(
@@ -92,13 +92,13 @@ def test_values_are_sent_as_they_are(dtype: str, values: list[Any]) -> None:
         ("STRING", ["\udcff"], "input x: 'utf-8' codec can't encode character '\\udcff'"),
     ],
 )
-def test_values_that_do_not_fit_are_refused(dtype: str, values: Any, message: str) -> None:
+def test_values_that_do_not_fit_are_rejected(dtype: str, values: Any, message: str) -> None:
     with pytest.raises(InvalidArgumentError) as error:
-        sent(dtype, values)
+        request_input(dtype, values)
     assert error.value.message.startswith(message)
 
 
-def test_a_signature_needs_named_inputs() -> None:
+def test_inputs_of_an_explicit_signature_must_be_named() -> None:
     with ServingClient() as client, pytest.raises(InvalidArgumentError, match="got ndarray"):
         client.predict("m", np.ones(2), signature=Signature({"x": spec("FLOAT", None)}, {}))
 
@@ -112,7 +112,7 @@ def test_a_signature_needs_named_inputs() -> None:
         ({}, "Missing but required: {features}"),
     ],
 )
-def test_unsuitable_inputs_raise_typed_errors(
+def test_unsuitable_inputs_raise_client_errors(
     client: ServingClient, inputs: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ClientError) as error:
@@ -121,12 +121,12 @@ def test_unsuitable_inputs_raise_typed_errors(
     assert error.value.status == 400
 
 
-def test_the_server_refuses_an_unknown_signature(client: ServingClient) -> None:
+def test_unknown_signature_is_rejected_by_the_server(client: ServingClient) -> None:
     with pytest.raises(ServerError, match='Serving signature key "x" not found'):
         client.predict("breast_cancer", {"features": [[1.0] * 30]}, signature_name="x")
 
 
-def test_the_schema_equals_the_model_s_description(client: ServingClient) -> None:
+def test_schema_equals_the_description_of_the_model(client: ServingClient) -> None:
     schema = client.schema("breast_cancer")
     assert schema.version == 1
     assert str(schema.signatures["dense"].inputs["features"]) == "float32 [any, 30]"
@@ -142,21 +142,21 @@ def test_the_schema_equals_the_model_s_description(client: ServingClient) -> Non
     assert radius.minimum < radius.class_means[1] < radius.mean < radius.class_means[0]
 
 
-def test_a_missing_version(client: ServingClient) -> None:
+def test_schema_of_a_missing_version_raises_a_404(client: ServingClient) -> None:
     with pytest.raises(ServerError) as error:
         client.schema(Target("breast_cancer", 5))
     assert error.value.status == 404
 
 
 def test_calls_are_observed(model_server: str) -> None:
-    seen: list[tuple[str, str]] = []
+    calls: list[tuple[str, str]] = []
     with ServingClient(
-        model_server, observe=lambda rpc, code, seconds: seen.append((rpc, code.name))
+        model_server, observe=lambda rpc, code, seconds: calls.append((rpc, code.name))
     ) as client:
         client.status("breast_cancer")
         with pytest.raises(ClientError):
             client.status("nosuch")
-    assert seen == [("GetModelStatus", "OK"), ("GetModelStatus", "NOT_FOUND")]
+    assert calls == [("GetModelStatus", "OK"), ("GetModelStatus", "NOT_FOUND")]
 
 
 COLUMNS = dict(zip(TABLE.columns, TABLE.features[:3].T, strict=True))
@@ -170,11 +170,11 @@ def test_columns_of_a_frame_are_matched_by_name(
     rows = {"features": TABLE.features[:3]}
     expected = client.predict("breast_cancer", rows, signature_name="dense").outputs["logit"]
     frame = pl.DataFrame({name: COLUMNS[name] for name in columns})
-    reply = client.predict("breast_cancer", frame, signature_name=signature_name)
-    np.testing.assert_allclose(reply.outputs["logit"], expected)
+    prediction = client.predict("breast_cancer", frame, signature_name=signature_name)
+    np.testing.assert_allclose(prediction.outputs["logit"], expected)
 
 
-def test_one_array_is_the_only_input_or_the_matrix_of_the_table(client: ServingClient) -> None:
+def test_single_array_is_sent_as_the_matrix_of_the_table(client: ServingClient) -> None:
     rows = TABLE.features[:3]
     one = client.predict("breast_cancer", rows).outputs["logit"]
     other = client.predict("breast_cancer", rows.tolist(), signature_name="dense").outputs["logit"]
@@ -201,11 +201,11 @@ def test_errors_of_a_frame_name_the_column(
 
 
 def test_only_requested_outputs_are_returned(client: ServingClient) -> None:
-    reply = client.predict("breast_cancer", TABLE.features[:2], output_filter=["logit"])
-    assert list(reply.outputs) == ["logit"]
+    prediction = client.predict("breast_cancer", TABLE.features[:2], output_filter=["logit"])
+    assert list(prediction.outputs) == ["logit"]
 
 
-def test_errors_have_types(model_server: str) -> None:
+def test_each_failure_raises_its_own_error_type(model_server: str) -> None:
     link = Link(model_server)
     with ServingClient(link.address) as client:
         with pytest.raises(NotFoundError):
@@ -221,18 +221,18 @@ def test_errors_have_types(model_server: str) -> None:
 
 
 def test_calls_of_a_closed_client_are_cancelled() -> None:
-    seen: list[str] = []
-    client = ServingClient(observe=lambda rpc, code, seconds: seen.append(code.name))
+    calls: list[str] = []
+    client = ServingClient(observe=lambda rpc, code, seconds: calls.append(code.name))
     client.close()
     with pytest.raises(UnavailableError, match=r"the connection to .* was closed"):
         client.status("m")
-    assert seen == ["CANCELLED"]
+    assert calls == ["CANCELLED"]
 
 
-def test_calls_over_a_closed_connection_may_be_tried_elsewhere(model_server: str) -> None:
+def test_calls_over_a_closed_connection_raise_unavailable(model_server: str) -> None:
     rows = TABLE.features[:1]
 
-    async def ask() -> None:
+    async def predict_and_close() -> None:
         link = Link(model_server)
         async with AsyncServingClient(link.address) as client:
             (server,) = client.pool.servers
@@ -247,19 +247,19 @@ def test_calls_over_a_closed_connection_may_be_tried_elsewhere(model_server: str
                 await client.predict("breast_cancer", rows, server=server)
         link.close()
 
-    asyncio.run(ask())
+    asyncio.run(predict_and_close())
 
 
-def test_a_version_not_found_while_its_description_is_read_is_an_error(
+def test_version_unloaded_while_its_description_is_read_raises_not_found(
     client: ServingClient,
 ) -> None:
-    reply = get_model_metadata_pb2.GetModelMetadataResponse()
-    reply.metadata["signature_def"].Pack(client.schema("breast_cancer").definition)
+    response = get_model_metadata_pb2.GetModelMetadataResponse()
+    response.metadata["signature_def"].Pack(client.schema("breast_cancer").definition)
     flows = CallFlows()
-    for _ in range(2):  # nothing is remembered
+    for _ in range(2):  # the failure is not cached
         steps = flows.schema(Target("breast_cancer"))
         next(steps)
-        step = steps.send(reply)
+        step = steps.send(response)
         for _ in range(2):  # another server behind the same address may have it
             assert step[1].model_spec.signature_name == "describe"
             step = steps.throw(NotFoundError("Servable not found"))
@@ -267,43 +267,44 @@ def test_a_version_not_found_while_its_description_is_read_is_an_error(
             steps.throw(NotFoundError("Servable not found"))
 
 
-def test_a_description_that_an_overloaded_server_refuses_is_asked_for_again() -> None:
+def test_description_is_requested_again_after_an_overload() -> None:
     definition = SignatureDefMap()
     definition.signature_def["describe"].inputs["query"].dtype = 3
-    reply = get_model_metadata_pb2.GetModelMetadataResponse()
-    reply.metadata["signature_def"].Pack(definition)
+    response = get_model_metadata_pb2.GetModelMetadataResponse()
+    response.metadata["signature_def"].Pack(definition)
     flows = CallFlows()
     for _ in range(2):
         steps = flows.schema(Target("m"))
         next(steps)
-        assert steps.send(reply)[1].model_spec.signature_name == "describe"
+        assert steps.send(response)[1].model_spec.signature_name == "describe"
         with pytest.raises(ResourceExhaustedError):
             steps.throw(ResourceExhaustedError("Server Threadpool Exhausted"))
 
 
-def test_the_same_with_asyncio(model_server: str, client: ServingClient) -> None:
-    async def ask() -> None:
-        async with AsyncServingClient(model_server) as other:
+def test_async_client_returns_the_same_as_the_sync_client(
+    model_server: str, client: ServingClient
+) -> None:
+    async def compare() -> None:
+        async with AsyncServingClient(model_server) as async_client:
             rows = TABLE.features[:4]
             one, two = await asyncio.gather(
-                other.predict("breast_cancer", rows), other.predict("breast_cancer", rows[:1])
+                async_client.predict("breast_cancer", rows),
+                async_client.predict("breast_cancer", rows[:1]),
             )
             expected = client.predict("breast_cancer", rows).outputs["logit"]
             np.testing.assert_allclose(one.outputs["logit"], expected, rtol=1e-5)
             np.testing.assert_allclose(two.outputs["logit"], expected[:1], rtol=1e-5)
-            assert (await other.schema("breast_cancer")).version == 1
-            assert [status.version for status in await other.status("breast_cancer")] == [1]
+            assert (await async_client.schema("breast_cancer")).version == 1
+            assert [status.version for status in await async_client.status("breast_cancer")] == [1]
             with pytest.raises(NotFoundError, match="Could not find any versions of model nosuch"):
-                await other.status("nosuch")
+                await async_client.status("nosuch")
             with pytest.raises(InvalidArgumentError, match="expected float32, got"):
-                await other.predict("breast_cancer", [["a"] * 30])
+                await async_client.predict("breast_cancer", [["a"] * 30])
 
-    asyncio.run(ask())
+    asyncio.run(compare())
 
 
-def test_the_schema_is_fetched_once_and_again_after_a_change(
-    tmp_path: Path, starter: Starter
-) -> None:
+def test_schema_is_fetched_once_and_again_after_a_change(tmp_path: Path, starter: Starter) -> None:
     mixed.publish(tmp_path / "m", 1, mixed.COLUMNS[:1])
     running = starter.model_server("--model_name=m", f"--model_base_path={tmp_path / 'm'}")
     processes.wait_for(lambda: processes.is_serving(running.address), "the model is loaded")
@@ -345,9 +346,9 @@ def test_missing_values_and_numbers_in_text_columns_are_converted(
         }
     )
     with ServingClient(running.address) as client:
-        shares = client.predict("m", frame, signature_name="explain").outputs["contribution"]
-        gone = mixed.MISSING
-        expected = [[0.4, 3.5, 1, 1, 1, 1, 1], [0.4, gone, 2, gone, gone, 0, 0]]
-        np.testing.assert_allclose(shares, expected, rtol=1e-6)
+        contributions = client.predict("m", frame, signature_name="explain").outputs["contribution"]
+        missing = mixed.MISSING
+        expected = [[0.4, 3.5, 1, 1, 1, 1, 1], [0.4, missing, 2, missing, missing, 0, 0]]
+        np.testing.assert_allclose(contributions, expected, rtol=1e-6)
         with pytest.raises(InvalidArgumentError, match="input city: expected strings, got None"):
             client.predict("m", frame.with_columns(city=pl.lit(None, pl.String)))

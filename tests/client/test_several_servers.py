@@ -27,8 +27,8 @@ X = 3.0
 BODY = json.dumps({"instances": [X]}).encode()
 
 
-def is_affine(status: int, headers: dict[str, str], body: bytes) -> str:
-    """Each version adds its own number, so an answer shows its version."""
+def find_error(status: int, headers: dict[str, str], body: bytes) -> str:
+    """Return what is wrong with a response; each version adds its own number to the output."""
     if status != 200:
         return body.decode()
     version = float(headers["x-model-version"])
@@ -40,40 +40,40 @@ def serve(starter: Starter, *flags: str) -> Running:
     return starter.model_server("--file_system_poll_wait_seconds=0.2", *flags)
 
 
-def client_of(starter: Starter, servers: list[Running], workers: int = 1) -> Running:
+def start_client(starter: Starter, servers: list[Running], workers: int = 1) -> Running:
     for server in servers:
         processes.wait_for(lambda s=server: processes.is_serving(s.address), "it serves")  # type: ignore[misc]
     addresses = ",".join(server.address for server in servers)
     return starter.client(addresses, CLIENT_MODEL="m", CLIENT_WORKERS=str(workers))
 
 
-def until(callers: Callers, answers: int) -> None:
-    wanted = callers.answered + answers
+def wait_for_answers(callers: Callers, answers: int) -> None:
+    target = callers.answered + answers
     processes.wait_for(
-        lambda: callers.answered >= wanted or callers.wrong, f"{answers} more answers", 60
+        lambda: callers.answered >= target or callers.wrong, f"{answers} more answers", 60
     )
 
 
-def test_one_caller_is_answered_by_both_servers_in_turns(tmp_path: Path, starter: Starter) -> None:
+def test_one_caller_is_answered_by_both_servers(tmp_path: Path, starter: Starter) -> None:
     servers = []
     for version in (1, 2):
         affine.publish(tmp_path / f"{version}/m", version)
         base = f"--model_base_path={tmp_path / f'{version}/m'}"
         servers.append(serve(starter, "--model_name=m", base))
-    url = f"{client_of(starter, servers).address}/v1/models/m:predict"
-    replies = [requests.post(url, data=BODY, timeout=10) for _ in range(40)]
-    versions = [reply.headers["X-Model-Version"] for reply in replies]
+    url = f"{start_client(starter, servers).address}/v1/models/m:predict"
+    responses = [requests.post(url, data=BODY, timeout=10) for _ in range(40)]
+    versions = [response.headers["X-Model-Version"] for response in responses]
     assert min(versions.count("1"), versions.count("2")) >= 10, versions
 
 
-def test_a_few_slow_calls_say_nothing_and_most_say_it_for_seconds(
+def test_server_is_avoided_for_seconds_only_if_most_calls_are_slow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
 
-    async def turns(seconds: list[float]) -> float:
-        """Return the share of the second of two servers after these durations of its calls."""
+    async def second_fraction(seconds: list[float]) -> float:
+        """Return the fraction of calls the second server gets after calls of these durations."""
         pool = ServerPool("127.0.0.1:1,127.0.0.1:2", None)
         first, second = pool.servers
         for duration in seconds:
@@ -87,59 +87,59 @@ def test_a_few_slow_calls_say_nothing_and_most_say_it_for_seconds(
         assert later.count(second) == 50
         return picked.count(second) / 100
 
-    assert asyncio.run(turns([0.5])) == 0.5
-    assert asyncio.run(turns([0.5, 0.5, 0.001, 0.5, 0.5])) == 0.5
-    assert asyncio.run(turns([0.001] * 9 + [0.5] * 4)) == 0.5
-    assert asyncio.run(turns([0.5] * 9 + [0.001] * 4)) == 0
-    assert asyncio.run(turns([0.003] * 9)) == 0.5
-    assert asyncio.run(turns([0.03] * 5)) == 0
+    assert asyncio.run(second_fraction([0.5])) == 0.5
+    assert asyncio.run(second_fraction([0.5, 0.5, 0.001, 0.5, 0.5])) == 0.5
+    assert asyncio.run(second_fraction([0.001] * 9 + [0.5] * 4)) == 0.5
+    assert asyncio.run(second_fraction([0.5] * 9 + [0.001] * 4)) == 0
+    assert asyncio.run(second_fraction([0.003] * 9)) == 0.5
+    assert asyncio.run(second_fraction([0.03] * 5)) == 0
 
 
-@pytest.mark.parametrize("number", [1, 8])
-def test_a_slow_server_gets_less(tmp_path: Path, starter: Starter, number: int) -> None:
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_slow_server_gets_fewer_calls(tmp_path: Path, starter: Starter, concurrency: int) -> None:
     servers = []
     for version, seconds in ((1, 0.0), (2, 0.1)):
         affine.publish(tmp_path / f"{version}/m", version, seconds)
         base = f"--model_base_path={tmp_path / f'{version}/m'}"
         servers.append(serve(starter, "--model_name=m", base))
-    url = f"{client_of(starter, servers).address}/v1/models/m:predict"
+    url = f"{start_client(starter, servers).address}/v1/models/m:predict"
     versions: Counter[str] = Counter()
 
     def count(status: int, headers: dict[str, str], body: bytes) -> str:
         versions[headers.get("x-model-version", "")] += 1
-        return is_affine(status, headers, body)
+        return find_error(status, headers, body)
 
-    with Callers(url, BODY, count, number) as callers:
-        until(callers, 300)
+    with Callers(url, BODY, count, concurrency) as callers:
+        wait_for_answers(callers, 300)
     assert callers.failures() == {}
     assert 1 <= versions["2"] < 0.2 * versions["1"], versions
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_servers_that_learn_of_a_version_at_different_moments_fail_nobody(
+def test_staggered_version_changes_cause_no_failures(
     tmp_path: Path, starter: Starter, workers: int
 ) -> None:
     bases = [tmp_path / "a/m", tmp_path / "b/m"]
     for base in bases:
         affine.publish(base, 1)
     servers = [serve(starter, "--model_name=m", f"--model_base_path={base}") for base in bases]
-    client = client_of(starter, servers, workers)
+    client = start_client(starter, servers, workers)
     url = f"{client.address}/v1/models/m:predict"
-    with Callers(url, BODY, is_affine, 16) as callers:
-        until(callers, 500)
+    with Callers(url, BODY, find_error, 16) as callers:
+        wait_for_answers(callers, 500)
         for version in (2, 3):
             for base in bases:
                 affine.publish(base, version)
-                until(callers, 1500)
+                wait_for_answers(callers, 1500)
             for base in reversed(bases):  # and back
                 shutil.rmtree(base / str(version))
-                until(callers, 1000)
+                wait_for_answers(callers, 1000)
     assert callers.failures() == {}
     assert callers.answered >= 10_000
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_labels_that_move_at_different_moments_fail_nobody(
+def test_staggered_label_changes_cause_no_failures(
     tmp_path: Path, starter: Starter, workers: int
 ) -> None:
     def config(base: Path, stable: int) -> str:
@@ -164,41 +164,39 @@ def test_labels_that_move_at_different_moments_fail_nobody(
                 "--allow_version_labels_for_unavailable_models=true",
             )
         )
-    client = client_of(starter, servers, workers)
+    client = start_client(starter, servers, workers)
     url = f"{client.address}/v1/models/m/labels/stable:predict"
-    with Callers(url, BODY, is_affine, 16) as callers:
-        until(callers, 500)
+    with Callers(url, BODY, find_error, 16) as callers:
+        wait_for_answers(callers, 500)
         for stable in (2, 1, 2):
             for file, base in files:
                 new = file.with_suffix(".new")
                 new.write_text(config(base, stable))
                 new.replace(file)
                 time.sleep(0.5)
-                until(callers, 500)
+                wait_for_answers(callers, 500)
     assert callers.failures() == {}
 
 
-def with_one(
-    tmp_path: Path, starter: Starter, act: Callable[[Running], None], seconds: float
+def disturb_one_server(
+    tmp_path: Path, starter: Starter, disturb: Callable[[Running], None], seconds: float
 ) -> tuple[Callers, int]:
-    """Disturb one of two servers; return the callers and the answers meanwhile."""
+    """Disturb one of two servers; return the callers and the number of answers meanwhile."""
     affine.publish(tmp_path / "m", 1)
     flags = ("--model_name=m", f"--model_base_path={tmp_path / 'm'}")
     servers = [serve(starter, *flags) for _ in range(2)]
-    client = client_of(starter, servers)
-    with Callers(f"{client.address}/v1/models/m:predict", BODY, is_affine, 16) as callers:
-        until(callers, 500)
+    client = start_client(starter, servers)
+    with Callers(f"{client.address}/v1/models/m:predict", BODY, find_error, 16) as callers:
+        wait_for_answers(callers, 500)
         before = callers.answered
-        act(servers[1])
+        disturb(servers[1])
         time.sleep(seconds)
         during = callers.answered - before
-        until(callers, 100)
+        wait_for_answers(callers, 100)
     return callers, during
 
 
-def test_a_server_that_stalls_is_left_out_until_it_answers(
-    tmp_path: Path, starter: Starter
-) -> None:
+def test_stalled_server_is_left_out(tmp_path: Path, starter: Starter) -> None:
     stopped: list[int] = []
 
     def stall(server: Running) -> None:
@@ -206,7 +204,7 @@ def test_a_server_that_stalls_is_left_out_until_it_answers(
         stopped.append(server.process.pid)
 
     try:
-        callers, during = with_one(tmp_path, starter, stall, 6)
+        callers, during = disturb_one_server(tmp_path, starter, stall, 6)
     finally:
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)
@@ -214,15 +212,15 @@ def test_a_server_that_stalls_is_left_out_until_it_answers(
     assert during > 500
 
 
-def test_a_server_that_dies_fails_nobody(tmp_path: Path, starter: Starter) -> None:
-    callers, during = with_one(tmp_path, starter, lambda server: server.process.kill(), 2)
+def test_killed_server_causes_no_failures(tmp_path: Path, starter: Starter) -> None:
+    callers, during = disturb_one_server(tmp_path, starter, lambda server: server.process.kill(), 2)
     assert callers.failures() == {}
     assert during > 100
 
 
-# A server that stops cancels its calls.
+# A stopping server cancels its calls.
 @pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
-def test_a_server_that_refuses_calls_is_left_alone_until_it_answers_a_probe(
+def test_refusing_server_is_left_out_until_a_probe_succeeds(
     tmp_path: Path, starter: Starter, code: grpc.StatusCode
 ) -> None:
     affine.publish(tmp_path / "1/m", 1)
@@ -235,21 +233,21 @@ def test_a_server_that_refuses_calls_is_left_alone_until_it_answers_a_probe(
 
     def count(status: int, headers: dict[str, str], body: bytes) -> str:
         versions[headers.get("x-model-version", "")] += 1
-        return is_affine(status, headers, body)
+        return find_error(status, headers, body)
 
     with Refusing(servers[1].address) as refusing:
-        client = client_of(
+        client = start_client(
             starter, [servers[0], Running(servers[1].process, servers[1].log, refusing.address)]
         )
         with Callers(f"{client.address}/v1/models/m:predict", BODY, count, 8) as callers:
-            until(callers, 200)
+            wait_for_answers(callers, 200)
             assert versions["2"] > 0
             refusing.code, refusing.refuses = code, True
             processes.wait_for(lambda: refusing.refused["Predict"], "calls are refused")
             # gRPC retries a call twice; calls that were in flight together may all be refused.
             processes.wait_for(lambda: refusing.refused["GetModelStatus"] >= 2, "it is probed")
             predicted, probed = refusing.refused["Predict"], refusing.refused["GetModelStatus"]
-            until(callers, 300)
+            wait_for_answers(callers, 300)
             time.sleep(1)
             assert refusing.refused["Predict"] == predicted
             assert refusing.refused["GetModelStatus"] > probed
@@ -267,18 +265,18 @@ def test_a_server_that_refuses_calls_is_left_alone_until_it_answers_a_probe(
         ("GET", "/v1/models/m", b""),
     ],
 )
-def test_a_request_goes_to_another_server_than_one_that_stops(
+def test_requests_are_retried_if_a_server_is_stopping(
     tmp_path: Path, starter: Starter, method: str, path: str, body: bytes
 ) -> None:
     affine.publish(tmp_path / "m", 1)
     base = f"--model_base_path={tmp_path / 'm'}"
     servers = [serve(starter, "--model_name=m", base) for _ in range(2)]
     with Refusing(servers[1].address) as stopping:
-        known = Running(servers[1].process, servers[1].log, stopping.address)
-        url = f"{client_of(starter, [servers[0], known]).address}{path}"
+        proxied = Running(servers[1].process, servers[1].log, stopping.address)
+        url = f"{start_client(starter, [servers[0], proxied]).address}{path}"
         stopping.code, stopping.refuses = grpc.StatusCode.CANCELLED, True
         for _ in range(4):
             headers = {"Content-Type": "text/csv"}
-            reply = requests.request(method, url, data=body, headers=headers, timeout=20)
-            assert reply.status_code == 200, reply.text
+            response = requests.request(method, url, data=body, headers=headers, timeout=20)
+            assert response.status_code == 200, response.text
         assert stopping.refused

@@ -1,4 +1,4 @@
-"""One rule for reading cells in every table format, and columns that are passed through."""
+"""Cells are read alike in every table format, and columns can be passed through."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ MIN = -(2**63)
 
 
 def customers(label_name: str = "churn") -> Schema:
-    """A model with a column of every kind, each with missing values."""
+    """Return a model that accepts missing values in columns of every kind."""
     inputs = {c.name: TensorSpec(DTYPES.get(c.name, DOUBLE), (None,)) for c in COLUMNS}
     return schemas.labelled(schemas.describing(schemas.schema(**inputs), *COLUMNS), label_name)
 
@@ -68,27 +68,30 @@ MODEL = customers()
 HEADER = "age,since,plan,rooms,garden\n"
 
 
-def rows_of(content_type: str, body: bytes | str, options: TableOptions | None = None) -> Any:
+def read_rows(content_type: str, body: bytes | str, options: TableOptions | None = None) -> Any:
     options = options or TableOptions()
     reader = table_reader(content_type, TableLayout.from_schema(MODEL), options)
     data = body.encode() if isinstance(body, str) else body
     return [*reader.feed(data), *reader.finish()], reader
 
 
-def inputs(content_type: str, body: bytes | str) -> dict[str, list[Any]]:
-    (rows,), _ = rows_of(content_type, body)
-    sent = {name: (a & 1).astype(bool) if a.dtype == np.int8 else a for name, a in of(rows).items()}
-    return {name: array.tolist() for name, array in sent.items()}
+def read_inputs(content_type: str, body: bytes | str) -> dict[str, list[Any]]:
+    (rows,), _ = read_rows(content_type, body)
+    arrays = {
+        name: (a & 1).astype(bool) if a.dtype == np.int8 else a
+        for name, a in call_inputs(rows).items()
+    }
+    return {name: array.tolist() for name, array in arrays.items()}
 
 
-def of(rows: TableRows) -> Mapping[str, Any]:
+def call_inputs(rows: TableRows) -> Mapping[str, Any]:
     assert rows.call is not None
     return rows.call.inputs
 
 
-def refused(content_type: str, body: bytes | str, options: TableOptions | None = None) -> str:
+def error_message(content_type: str, body: bytes | str, options: TableOptions | None = None) -> str:
     with pytest.raises(ClientError) as caught:
-        rows_of(content_type, body, options)
+        read_rows(content_type, body, options)
     assert caught.value.status == 400
     return caught.value.message
 
@@ -119,23 +122,23 @@ PLAIN = {
     ],
     ids=[
         "plain",
-        "blanks",
+        "spaces",
         "quotes",
-        "more blanks",
+        "more spaces",
         "sep=",
         "padded sep=",
         "semicolon",
         "tab",
         "bar",
         "label",
-        "mark",
+        "byte order mark",
     ],
 )
-def test_a_table_is_read_whatever_separates_its_cells(body: str) -> None:
-    assert inputs(CSV, body) == PLAIN
+def test_table_is_read_with_any_separator(body: str) -> None:
+    assert read_inputs(CSV, body) == PLAIN
 
 
-def test_separators_within_quotes_do_not_count() -> None:
+def test_quoted_separators_are_ignored() -> None:
     names = ("Width (cm, outer, max)", "Share, %, net")
     model = schemas.numeric(*names)
     for separator in (";", "\t", ",", "|"):
@@ -149,7 +152,7 @@ def test_separators_within_quotes_do_not_count() -> None:
 
 
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
-def test_a_matrix_of_numbers_may_have_decimal_commas(separator: str) -> None:
+def test_matrix_of_numbers_may_have_decimal_commas(separator: str) -> None:
     text = "a,b,c\n1.5,2,-3e2\n4,5.25,6\n".replace(",", separator).replace(".", ",")
     reader = table_reader(CSV, TableLayout.from_schema(schemas.numeric()), TableOptions())
     (rows,) = [*reader.feed(text.encode()), *reader.finish()]
@@ -160,14 +163,14 @@ def test_a_matrix_of_numbers_may_have_decimal_commas(separator: str) -> None:
 def test_missing_marks_are_missing_in_every_column() -> None:
     for mark in MISSING - {"NaN", "nan", "-NaN", "-nan"}:
         cell = f'" {mark}"'
-        found = inputs(CSV, HEADER + f"1,2024-01-01,gold,2,true\n{','.join([cell] * 5)}\n")
-        assert np.isnan(found["age"][1]), mark
-        assert np.isnan(found["since"][1]), mark
-        values = (found["plan"][1], found["rooms"][1], found["garden"][1])
+        result = read_inputs(CSV, HEADER + f"1,2024-01-01,gold,2,true\n{','.join([cell] * 5)}\n")
+        assert np.isnan(result["age"][1]), mark
+        assert np.isnan(result["since"][1]), mark
+        values = (result["plan"][1], result["rooms"][1], result["garden"][1])
         assert values == (b"", MIN, True), mark
 
 
-def test_missing_values_have_one_form_in_all_types() -> None:
+def test_missing_values_are_read_alike_in_arrow_and_ndjson() -> None:
     table = pa.table(
         {
             "age": pa.array([None, float("nan")], pa.float64()),
@@ -183,12 +186,12 @@ def test_missing_values_have_one_form_in_all_types() -> None:
     ]
     lines = "\n".join(map(json.dumps, objects))
     for content_type, body in ((ARROW, as_arrow(table)), (NDJSON, lines.encode())):
-        found = inputs(content_type, body)
-        assert np.isnan(found["age"]).tolist() == [True, True]
-        np.testing.assert_array_equal(found["since"], [np.nan, 19783])
-        assert found["plan"] == [b"", b""]
-        assert found["rooms"] == [MIN, 3]
-        assert found["garden"] == [True, False]
+        result = read_inputs(content_type, body)
+        assert np.isnan(result["age"]).tolist() == [True, True]
+        np.testing.assert_array_equal(result["since"], [np.nan, 19783])
+        assert result["plan"] == [b"", b""]
+        assert result["rooms"] == [MIN, 3]
+        assert result["garden"] == [True, False]
 
 
 @pytest.mark.parametrize("content_type", [CSV, NDJSON, ARROW])
@@ -199,19 +202,19 @@ def test_missing_values_are_counted_in_every_column(content_type: str) -> None:
         body = "\n".join(map(json.dumps, rows))
     if content_type == ARROW:
         body = as_arrow(pa.Table.from_pylist(rows))
-    (part,), _ = rows_of(content_type, body)
-    assert count(find(part.call, MODEL), "missing") == dict.fromkeys(PLAIN_JSON, 2)
-    whole = rows_json.read_document({"inputs": {key: [None] for key in PLAIN_JSON}}, MODEL).call
-    assert count(find(whole, MODEL), "missing") == dict.fromkeys(PLAIN_JSON, 1)
+    (chunk,), _ = read_rows(content_type, body)
+    assert count(find(chunk.call, MODEL), "missing") == dict.fromkeys(PLAIN_JSON, 2)
+    call = rows_json.read_document({"inputs": {key: [None] for key in PLAIN_JSON}}, MODEL).call
+    assert count(find(call, MODEL), "missing") == dict.fromkeys(PLAIN_JSON, 1)
     with pytest.raises(ClientError, match=r"inputs.garden\[0\]: expected true or false, got -1"):
         rows_json.read_document(
             {"inputs": {**{n: [v] for n, v in PLAIN_JSON.items()}, "garden": [-1]}}, MODEL
         )
 
 
-def test_a_key_may_be_left_out_only_where_training_had_missing_values() -> None:
+def test_columns_without_missing_values_in_training_are_required() -> None:
     row = {"age": 1, "since": 1, "plan": "gold", "rooms": 2}
-    assert 'line 1: column "garden" (bool) is missing' in refused(NDJSON, json.dumps(row))
+    assert 'line 1: column "garden" (bool) is missing' in error_message(NDJSON, json.dumps(row))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +235,7 @@ def test_a_key_may_be_left_out_only_where_training_had_missing_values() -> None:
         ("yesterday", None),
     ],
 )
-def test_dates_are_days(text: str, days: float | None) -> None:
+def test_dates_are_parsed_as_days(text: str, days: float | None) -> None:
     parsed = parse_days(text)
     assert parsed == (None if days is None else pytest.approx(days, abs=1e-9))
 
@@ -250,9 +253,7 @@ def test_dates_are_days(text: str, days: float | None) -> None:
         ("25/12/2024", "%m/%d/%Y", None),
     ],
 )
-def test_dates_are_read_in_the_form_that_training_read(
-    text: str, form: str, days: float | None
-) -> None:
+def test_dates_are_parsed_in_the_form_of_training(text: str, form: str, days: float | None) -> None:
     assert parse_days(text, form) == days
 
 
@@ -266,29 +267,29 @@ def test_cells_are_read_as_training_read_them() -> None:
     reader = table_reader(CSV, layout, TableOptions())
     body = HEADER + "-999,01.03.24,unknown,2,true\n40.5,unknown,gold,-999,true\n"
     (rows,) = [*reader.feed(body.encode()), *reader.finish()]
-    found = {name: values.tolist() for name, values in of(rows).items()}
-    assert found["plan"] == [b"", b"gold"]
-    assert found["rooms"] == [2, -(2**63)]
-    np.testing.assert_array_equal(found["age"], [np.nan, 40.5])
-    np.testing.assert_array_equal(found["since"], [19783.0, np.nan])
+    result = {name: values.tolist() for name, values in call_inputs(rows).items()}
+    assert result["plan"] == [b"", b"gold"]
+    assert result["rooms"] == [2, -(2**63)]
+    np.testing.assert_array_equal(result["age"], [np.nan, 40.5])
+    np.testing.assert_array_equal(result["since"], [19783.0, np.nan])
 
 
 @pytest.mark.parametrize("body", [b"a,b\n1,-999\n", b"a;b\n1,5;n,v\n"])
-def test_a_mark_of_digits_or_with_a_comma_is_missing_in_a_table_of_numbers(body: bytes) -> None:
+def test_marks_of_digits_or_with_commas_are_missing_in_numeric_tables(body: bytes) -> None:
     model = schemas.numeric("a", "b")
     assert model.description is not None
-    marked = (
+    columns = (
         replace(column, missing=True, marks=frozenset({"-999", "n,v"}))
         for column in model.description.columns
     )
     reader = table_reader(
-        CSV, TableLayout.from_schema(schemas.describing(model, *marked)), TableOptions()
+        CSV, TableLayout.from_schema(schemas.describing(model, *columns)), TableOptions()
     )
     (rows,) = [*reader.feed(body), *reader.finish()]
-    assert "nan" in str(of(rows))
+    assert "nan" in str(call_inputs(rows))
 
 
-def test_days_are_shown_as_dates() -> None:
+def test_days_are_formatted_as_dates() -> None:
     assert format_days(19783) == "2024-03-01"
     assert format_days(19783.5) == "2024-03-01T12:00:00Z"
     assert format_days(1e12) == "1000000000000.0"
@@ -296,15 +297,15 @@ def test_days_are_shown_as_dates() -> None:
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
-def test_arrow_s_timestamps_are_days(unit: str) -> None:
+def test_arrow_timestamps_are_read_as_days(unit: str) -> None:
     moment = datetime.datetime(2024, 3, 1, 6, tzinfo=datetime.timezone.utc)
     for kind in (pa.timestamp(unit), pa.timestamp(unit, "Europe/Zurich")):
         column = pa.array([moment], pa.timestamp(unit, "UTC")).cast(kind)
         table = pa.table({**{k: [v] for k, v in PLAIN_JSON.items()}, "since": column})
-        assert inputs(ARROW, as_arrow(table))["since"] == [19783.25]
+        assert read_inputs(ARROW, as_arrow(table))["since"] == [19783.25]
     millis = pa.array([datetime.date(2024, 3, 1)], pa.date64())
     table = pa.table({**{k: [v] for k, v in PLAIN_JSON.items()}, "since": millis})
-    assert inputs(ARROW, as_arrow(table)) == PLAIN
+    assert read_inputs(ARROW, as_arrow(table)) == PLAIN
 
 
 PLAIN_JSON: dict[str, Any] = {
@@ -316,16 +317,16 @@ PLAIN_JSON: dict[str, Any] = {
 }
 
 
-def test_a_category_is_one_whether_it_is_written_as_an_integer_or_not() -> None:
+def test_different_spellings_of_an_integer_are_one_category() -> None:
     for cell in ("1001", "1001.0", "1001.00"):
-        assert inputs(CSV, HEADER + f"1,2024-01-01,{cell},2,true\n")["plan"] == [b"1001"]
+        assert read_inputs(CSV, HEADER + f"1,2024-01-01,{cell},2,true\n")["plan"] == [b"1001"]
     for value in (1001, 1001.0, "1001"):
         row = {**PLAIN_JSON, "plan": value}
         # Not every category is an integer, but this one is.
-        assert inputs(NDJSON, json.dumps(row))["plan"] == [b"1001"]
+        assert read_inputs(NDJSON, json.dumps(row))["plan"] == [b"1001"]
 
 
-def test_frames_hold_dates_gaps_and_categories() -> None:
+def test_frames_may_hold_dates_nulls_and_categories() -> None:
     moment = datetime.datetime(2024, 3, 1, 12)
     frame = pl.DataFrame(
         {
@@ -340,19 +341,19 @@ def test_frames_hold_dates_gaps_and_categories() -> None:
     zoned = frame.with_columns(pl.col("since").dt.replace_time_zone("UTC"))
     texts = frame.with_columns(pl.Series("since", ["2024-03-01 12:00", None]))
     for table, days in ((frame, 19783.5), (dates, 19783.0), (zoned, 19783.5), (texts, 19783.5)):
-        name, found = from_frame(table, "serving_default", MODEL)
+        name, result = from_frame(table, "serving_default", MODEL)
         assert name == "serving_default"
-        np.testing.assert_array_equal(found["since"], [days, np.nan])
-        np.testing.assert_array_equal(found["age"], [40.5, np.nan])
-        assert (found["plan"], found["rooms"]) == (["1001", ""], [2, MIN])
-        assert found["garden"] == [False, True]
+        np.testing.assert_array_equal(result["since"], [days, np.nan])
+        np.testing.assert_array_equal(result["age"], [40.5, np.nan])
+        assert (result["plan"], result["rooms"]) == (["1001", ""], [2, MIN])
+        assert result["garden"] == [False, True]
     with pytest.raises(ClientError, match="input age: expected float64, got dates"):
         from_frame(frame.with_columns(age=pl.col("since")), "serving_default", MODEL)
     with pytest.raises(ClientError, match="input since: expected a date such as"):
         from_frame(frame.with_columns(pl.Series("since", ["x", "y"])), "serving_default", MODEL)
 
 
-def test_frames_of_pandas_may_hold_missing_values_of_every_kind() -> None:
+def test_pandas_frames_may_hold_missing_values_of_every_kind() -> None:
     pd: Any = pytest.importorskip("pandas")
     frame = pd.DataFrame(
         {
@@ -363,15 +364,15 @@ def test_frames_of_pandas_may_hold_missing_values_of_every_kind() -> None:
             "garden": pd.Series([False, None], dtype="boolean"),
         }
     )
-    _, found = from_frame(frame, "serving_default", MODEL)
-    np.testing.assert_array_equal(found["age"], [40.5, np.nan])
-    np.testing.assert_array_equal(found["since"], [19783.0, np.nan])
-    assert (found["plan"], found["rooms"]) == (["gold", ""], [2, MIN])
-    assert found["garden"] == [False, True]
+    _, result = from_frame(frame, "serving_default", MODEL)
+    np.testing.assert_array_equal(result["age"], [40.5, np.nan])
+    np.testing.assert_array_equal(result["since"], [19783.0, np.nan])
+    assert (result["plan"], result["rooms"]) == (["gold", ""], [2, MIN])
+    assert result["garden"] == [False, True]
 
 
 @pytest.mark.parametrize("signature_name", ["serving_default", "dense"])
-def test_dates_of_frames_are_encoded_for_matrices_whatever_form_their_texts_have(
+def test_dates_in_frames_are_encoded_as_days_in_matrices(
     signature_name: str,
 ) -> None:
     pd: Any = pytest.importorskip("pandas")
@@ -381,14 +382,14 @@ def test_dates_of_frames_are_encoded_for_matrices_whatever_form_their_texts_have
     # Dates are datetime64 in polars, and objects in pandas.
     for library in (pl, pd):
         frame = library.DataFrame({"day": days, "x": [1.5, 2.5]})
-        name, found = from_frame(frame, signature_name, schema)
+        name, result = from_frame(frame, signature_name, schema)
         assert name == "dense"
-        assert found["features"].tolist() == [[1.5, 19783.0], [2.5, 19784.0]]
+        assert result["features"].tolist() == [[1.5, 19783.0], [2.5, 19784.0]]
 
 
 def test_float64_columns_keep_their_digits() -> None:
     milliseconds = 1_700_000_060_123.25
-    assert inputs(CSV, HEADER + f"{milliseconds},,,,\n")["age"] == [milliseconds]
+    assert read_inputs(CSV, HEADER + f"{milliseconds},,,,\n")["age"] == [milliseconds]
 
 
 @pytest.mark.parametrize(
@@ -416,15 +417,15 @@ def test_float64_columns_keep_their_digits() -> None:
         (HEADER.encode("utf-16"), "got UTF-16; write UTF-8"),
     ],
 )
-def test_what_cannot_be_read_is_refused_by_name(body: bytes | str, message: str) -> None:
-    assert message in refused(CSV, body)
+def test_unreadable_tables_are_rejected(body: bytes | str, message: str) -> None:
+    assert message in error_message(CSV, body)
 
 
-def answer(
-    content_type: str, accept: str, body: bytes | str, **chosen: Any
+def respond(
+    content_type: str, accept: str, body: bytes | str, **arguments: Any
 ) -> tuple[bytes, tuple[str, ...]]:
-    """Answer a table with the number of each row among those that are predicted."""
-    options = TableOptions(**chosen)
+    """Return a response that numbers the predicted rows, and the ignored columns."""
+    options = TableOptions(**arguments)
     layout = TableLayout.from_schema(MODEL, options.signature_name, options.outputs)
     reader, writer = table_reader(content_type, layout, options), table_writer(accept, options)
     data = body.encode() if isinstance(body, str) else body
@@ -443,87 +444,89 @@ TABLE = (
 )
 
 
-def test_the_label_is_ignored_and_an_id_is_passed_through() -> None:
+def test_label_is_ignored_and_id_is_passed_through() -> None:
     body = TABLE.replace("two", "2").replace("gold\n", "gold,2,true\n")
-    found, ignored = answer(CSV, CSV, body, id_column="id")
+    result, ignored = respond(CSV, CSV, body, id_column="id")
     assert ignored == ("churn",)
-    assert found.decode() == "id,y\na1,0.0\n'=2,1.0\n-3,2.0\n'@x,3.0\n"
-    found, _ = answer(CSV, CSV, body, id_column="id", csv_guard=False)
-    assert found.decode().splitlines()[2] == "=2,1.0"
-    found, _ = answer(CSV, NDJSON, body, id_column="id", keep=("age", "churn"))
-    assert json.loads(found.splitlines()[0]) == {"id": "a1", "age": "1", "churn": "yes", "y": 0.0}
-    found, ignored = answer(CSV, TSV, body, keep_all=True)
-    header = found.decode().splitlines()[0]
+    assert result.decode() == "id,y\na1,0.0\n'=2,1.0\n-3,2.0\n'@x,3.0\n"
+    result, _ = respond(CSV, CSV, body, id_column="id", csv_guard=False)
+    assert result.decode().splitlines()[2] == "=2,1.0"
+    result, _ = respond(CSV, NDJSON, body, id_column="id", keep=("age", "churn"))
+    assert json.loads(result.splitlines()[0]) == {"id": "a1", "age": "1", "churn": "yes", "y": 0.0}
+    result, ignored = respond(CSV, TSV, body, keep_all=True)
+    header = result.decode().splitlines()[0]
     assert header.split("\t") == ["id", "churn", *HEADER.strip().split(","), "y"]
     assert ignored == ()
 
 
-def test_a_bad_row_has_its_error_in_its_place() -> None:
-    bad = {
+def test_invalid_rows_have_their_errors_in_place() -> None:
+    errors = {
         1: 'line 3, column "age": expected float64, got "two"',
         3: "line 5: expected 7 cells like the header, got 5",
     }
-    chosen: dict[str, Any] = {"id_column": "id", "errors_in_rows": True}
-    found, _ = answer(CSV, CSV, TABLE, **chosen)
-    rows = list(csv.DictReader(io.StringIO(found.decode())))
+    arguments: dict[str, Any] = {"id_column": "id", "errors_in_rows": True}
+    result, _ = respond(CSV, CSV, TABLE, **arguments)
+    rows = list(csv.DictReader(io.StringIO(result.decode())))
     assert [row["id"] for row in rows] == ["a1", "'=2", "-3", "'@x"]
     assert [row["y"] for row in rows] == ["0.0", "", "1.0", ""]
-    assert {i: row["error"] for i, row in enumerate(rows) if row["error"]} == bad
-    found, _ = answer(CSV, JSON, TABLE, **chosen)
-    predictions = json.loads(found)["predictions"]
+    assert {i: row["error"] for i, row in enumerate(rows) if row["error"]} == errors
+    result, _ = respond(CSV, JSON, TABLE, **arguments)
+    predictions = json.loads(result)["predictions"]
     assert predictions == [
         {"id": "a1", "y": 0.0},
-        {"id": "=2", "error": bad[1]},
+        {"id": "=2", "error": errors[1]},
         {"id": "-3", "y": 1.0},
-        {"id": "@x", "error": bad[3]},
+        {"id": "@x", "error": errors[3]},
     ]
-    found, _ = answer(CSV, ARROW, TABLE, **chosen)
-    table = pa.ipc.open_stream(found).read_all()
+    result, _ = respond(CSV, ARROW, TABLE, **arguments)
+    table = pa.ipc.open_stream(result).read_all()
     assert table["y"].to_pylist() == [0.0, None, 1.0, None]
-    assert table["error"].to_pylist() == [None, bad[1], None, bad[3]]
-    assert refused(CSV, TABLE) == bad[1] or "unknown column" in refused(CSV, TABLE)
+    assert table["error"].to_pylist() == [None, errors[1], None, errors[3]]
+    assert error_message(CSV, TABLE) == errors[1] or "unknown column" in error_message(CSV, TABLE)
 
 
-def test_a_row_alone_is_read_like_the_rows_around_it() -> None:
+def test_rows_read_one_by_one_share_the_decimal_comma() -> None:
     body = HEADER.replace(",", ";") + "1,5;;;;\n1.234;;;;\nx,y;;;;\n2;;;;\n"
-    (rows,), _ = rows_of(CSV, body, TableOptions(errors_in_rows=True))
-    assert of(rows)["age"].tolist() == [1.5, 2]
+    (rows,), _ = read_rows(CSV, body, TableOptions(errors_in_rows=True))
+    assert call_inputs(rows)["age"].tolist() == [1.5, 2]
     assert rows.errors == {
         1: 'line 3, column "age": expected a decimal comma as in other rows, got "1.234"',
         2: 'line 4, column "age": expected float64, got "x,y"',
     }
 
 
-def test_rows_of_another_shape_than_the_first_have_errors() -> None:
+def test_rows_with_a_different_shape_have_errors() -> None:
     layout = TableLayout.from_schema(schemas.schema(x=schemas.spec("FLOAT", None, None)))
     reader = table_reader(NDJSON, layout, TableOptions(errors_in_rows=True))
     (rows,) = [*reader.feed(b"[1,2]\n[1,2,3]\n[4,5]\n"), *reader.finish()]
-    assert of(rows)["x"].tolist() == [[1, 2], [4, 5]]
+    assert call_inputs(rows)["x"].tolist() == [[1, 2], [4, 5]]
     assert rows.errors == {1: 'column "x": expected shape [2] as in earlier rows, got [3]'}
 
 
 @pytest.mark.parametrize("accept", [CSV, NDJSON, ARROW, JSON])
-def test_a_table_of_nothing_but_bad_rows_is_answered_with_their_errors(accept: str) -> None:
-    found, _ = answer(CSV, accept, HEADER + "x,,,,\n" * 40, errors_in_rows=True)
-    assert found.count(b"expected float64") == 40
+def test_table_with_only_invalid_rows_returns_their_errors(accept: str) -> None:
+    result, _ = respond(CSV, accept, HEADER + "x,,,,\n" * 40, errors_in_rows=True)
+    assert result.count(b"expected float64") == 40
 
 
-def test_a_key_that_a_line_has_twice_is_named() -> None:
+def test_duplicate_key_in_a_line_is_rejected() -> None:
     line = json.dumps(PLAIN_JSON)
-    assert refused(NDJSON, f'{line}\n{line[:-1]}, "age": 2}}\n') == 'line 2: duplicate key "age"'
-
-
-def test_bad_lines_of_json_have_their_errors_in_their_place() -> None:
-    good = json.dumps(PLAIN_JSON)
-    lines = (
-        f'{good}\n{{\n{good[:-1]}, "more": 1}}\n{json.dumps({**PLAIN_JSON, "age": []})}\n{good}\n'
+    assert (
+        error_message(NDJSON, f'{line}\n{line[:-1]}, "age": 2}}\n') == 'line 2: duplicate key "age"'
     )
-    found, _ = answer(NDJSON, NDJSON, lines, errors_in_rows=True)
-    replies = [json.loads(line) for line in found.splitlines()]
-    assert [list(reply) for reply in replies] == [["y"], ["error"], ["error"], ["error"], ["y"]]
-    assert replies[1]["error"].startswith("line 2: not JSON")
-    assert 'line 3: unknown column "more"' in replies[2]["error"]
-    assert 'line 4, column "age": expected a number' in replies[3]["error"]
+
+
+def test_invalid_json_lines_have_their_errors_in_place() -> None:
+    line = json.dumps(PLAIN_JSON)
+    lines = (
+        f'{line}\n{{\n{line[:-1]}, "more": 1}}\n{json.dumps({**PLAIN_JSON, "age": []})}\n{line}\n'
+    )
+    result, _ = respond(NDJSON, NDJSON, lines, errors_in_rows=True)
+    rows = [json.loads(line) for line in result.splitlines()]
+    assert [list(row) for row in rows] == [["y"], ["error"], ["error"], ["error"], ["y"]]
+    assert rows[1]["error"].startswith("line 2: not JSON")
+    assert 'line 3: unknown column "more"' in rows[2]["error"]
+    assert 'line 4, column "age": expected a number' in rows[3]["error"]
 
 
 def test_columns_of_arrow_and_json_are_passed_through_with_their_types() -> None:
@@ -536,54 +539,54 @@ def test_columns_of_arrow_and_json_are_passed_through_with_their_types() -> None
             **{name: [value] * 2 for name, value in PLAIN_JSON.items()},
         }
     )
-    chosen: dict[str, Any] = {"id_column": "id", "keep": ("day", "size", "name", "garden")}
+    arguments: dict[str, Any] = {"id_column": "id", "keep": ("day", "size", "name", "garden")}
     expected: list[dict[str, Any]] = [
         {"id": 7, "day": "2024-03-01", "size": 0.1, "name": "x", "garden": True, "y": 0.0},
         {"id": None, "day": "2024-03-01", "size": 2.5, "name": "y", "garden": True, "y": 1.0},
     ]
-    found, _ = answer(ARROW, NDJSON, as_arrow(table), **chosen)
-    assert [json.loads(line) for line in found.splitlines()] == expected
-    for content_type, body in ((ARROW, as_arrow(table)), (NDJSON, lines_of(expected))):
-        found, _ = answer(content_type, ARROW, body, **chosen)
-        assert pa.ipc.open_stream(found).read_all().to_pylist() == expected
+    result, _ = respond(ARROW, NDJSON, as_arrow(table), **arguments)
+    assert [json.loads(line) for line in result.splitlines()] == expected
+    for content_type, body in ((ARROW, as_arrow(table)), (NDJSON, encode_lines(expected))):
+        result, _ = respond(content_type, ARROW, body, **arguments)
+        assert pa.ipc.open_stream(result).read_all().to_pylist() == expected
 
 
 def test_lists_and_bytes_of_arrow_are_passed_through() -> None:
     day = datetime.date(2024, 3, 1)
-    kept = {
+    extra = {
         "tags": pa.array([["a", "b"], ["c", "d"]], pa.list_(pa.string(), 2)),
         "days": pa.array([[day, day]] * 2, pa.list_(pa.date32(), 2)),
         "sizes": pa.array([[0.1, 2.5]] * 2, pa.list_(pa.float32(), 2)),
         "raw": pa.array([b"\xff\x01", b"\xfe\x01"]),
     }
-    table = pa.table({**kept, **{name: [value] * 2 for name, value in PLAIN_JSON.items()}})
-    found, _ = answer(ARROW, NDJSON, as_arrow(table), keep=tuple(kept))
+    table = pa.table({**extra, **{name: [value] * 2 for name, value in PLAIN_JSON.items()}})
+    result, _ = respond(ARROW, NDJSON, as_arrow(table), keep=tuple(extra))
     dates, sizes = ["2024-03-01"] * 2, [0.1, 2.5]
-    assert [json.loads(line) for line in found.splitlines()] == [
+    assert [json.loads(line) for line in result.splitlines()] == [
         {"tags": ["a", "b"], "days": dates, "sizes": sizes, "raw": {"b64": "/wE="}, "y": 0.0},
         {"tags": ["c", "d"], "days": dates, "sizes": sizes, "raw": {"b64": "/gE="}, "y": 1.0},
     ]
     for accept in (CSV, ARROW, JSON):
-        found, _ = answer(ARROW, accept, as_arrow(table), keep=tuple(kept))
-        assert b"/wE=" in found
+        result, _ = respond(ARROW, accept, as_arrow(table), keep=tuple(extra))
+        assert b"/wE=" in result
 
 
-def test_a_null_list_of_arrow_concerns_only_its_row() -> None:
+def test_null_arrow_list_affects_only_its_row() -> None:
     lists = pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2))
     table = pa.table({"e": lists, **{name: [value] * 2 for name, value in PLAIN_JSON.items()}})
-    found, _ = answer(ARROW, NDJSON, as_arrow(table), keep=("e",))
-    assert [json.loads(line)["e"] for line in found.splitlines()] == [[1, 2], None]
+    result, _ = respond(ARROW, NDJSON, as_arrow(table), keep=("e",))
+    assert [json.loads(line)["e"] for line in result.splitlines()] == [[1, 2], None]
     layout = TableLayout.from_schema(schemas.schema(e=schemas.spec("FLOAT", None, 2)))
     reader = table_reader(ARROW, layout, TableOptions(errors_in_rows=True))
     (rows,) = reader.feed(as_arrow(pa.table({"e": lists})))
-    assert of(rows)["e"].tolist() == [[1, 2]]
+    assert call_inputs(rows)["e"].tolist() == [[1, 2]]
     assert rows.errors == {1: 'row 2, column "e": expected a number, got null'}
     table = table.set_column(0, "e", pa.array([[1.0, None], None], pa.list_(pa.float32(), 2)))
     with pytest.raises(ClientError, match='column "e": expected no null within a list'):
-        answer(ARROW, NDJSON, as_arrow(table), keep=("e",))
+        respond(ARROW, NDJSON, as_arrow(table), keep=("e",))
 
 
-def test_an_arrow_dictionary_may_follow_a_column_with_only_nulls() -> None:
+def test_column_of_nulls_needs_no_arrow_dictionary() -> None:
     words = pa.dictionary(pa.int32(), pa.string())
     plain = {name: [value] for name, value in PLAIN_JSON.items()}
     for plan, message in ((None, ""), ("gold", "a message that cannot be read")):
@@ -591,53 +594,55 @@ def test_an_arrow_dictionary_may_follow_a_column_with_only_nulls() -> None:
         messages = list(pa.ipc.MessageReader.open_stream(stream))
         body = b"".join(m.serialize() for m in messages if m.type != "dictionary")
         if message:
-            assert message in refused(ARROW, body)
+            assert message in error_message(ARROW, body)
         else:
-            assert inputs(ARROW, body)["plan"] == [b""]
+            assert read_inputs(ARROW, body)["plan"] == [b""]
 
 
-def test_a_long_name_is_not_repeated_in_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_column_names_are_limited_in_total_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_writers, "MAX_NAME_BYTES", 300)
     body = f"{'n' * 97}," + HEADER + "x,1,,,,\n" * 4
     with pytest.raises(ClientError, match="take more than 300 bytes in 4 rows") as caught:
-        answer(CSV, NDJSON, body, keep_all=True)
+        respond(CSV, NDJSON, body, keep_all=True)
     assert caught.value.status == 413
-    answer(CSV, CSV, body, keep_all=True)
+    respond(CSV, CSV, body, keep_all=True)
 
 
-def lines_of(rows: list[dict[str, Any]]) -> bytes:
-    kept = [{k: v for k, v in row.items() if k != "y"} for row in rows]
-    return b"\n".join(json.dumps({**PLAIN_JSON, **row}).encode() for row in kept)
+def encode_lines(rows: list[dict[str, Any]]) -> bytes:
+    inputs = [{k: v for k, v in row.items() if k != "y"} for row in rows]
+    return b"\n".join(json.dumps({**PLAIN_JSON, **row}).encode() for row in inputs)
 
 
 @pytest.mark.parametrize(
-    ("chosen", "message"),
+    ("arguments", "message"),
     [
         ({"id_column": "nosuch"}, 'line 1: id: the table has no column "nosuch"'),
         ({"keep": ("age", "nosuch")}, 'line 1: keep: the table has no column "nosuch"'),
     ],
 )
-def test_a_column_that_is_not_there_cannot_be_passed_through(
-    chosen: dict[str, Any], message: str
-) -> None:
-    assert refused(CSV, HEADER + "1,,,,\n", TableOptions(**chosen)) == message
+def test_unknown_column_cannot_be_passed_through(arguments: dict[str, Any], message: str) -> None:
+    assert error_message(CSV, HEADER + "1,,,,\n", TableOptions(**arguments)) == message
 
 
-def test_a_column_with_an_output_s_name_is_not_passed_through() -> None:
+def test_column_named_like_an_output_cannot_be_passed_through() -> None:
     body = HEADER.strip() + ",y\n1,,,,,5\n"
-    assert 'column "y" cannot be passed through' in refused(CSV, body, TableOptions(keep_all=True))
+    assert 'column "y" cannot be passed through' in error_message(
+        CSV, body, TableOptions(keep_all=True)
+    )
 
 
-def test_a_column_named_error_is_not_passed_through_beside_errors() -> None:
+def test_column_named_error_cannot_be_passed_through_with_row_errors() -> None:
     body = HEADER.strip() + ",error\n1,,,,,5\n"
     options = TableOptions(keep=("error",), errors_in_rows=True)
-    assert 'column "error" cannot be returned with on_error=row' in refused(CSV, body, options)
+    assert 'column "error" cannot be returned with on_error=row' in error_message(
+        CSV, body, options
+    )
 
 
-def test_npy_holds_neither_names_nor_errors() -> None:
-    for chosen in ({"id_column": "a"}, {"errors_in_rows": True}):
+def test_npy_supports_neither_names_nor_errors() -> None:
+    for arguments in ({"id_column": "a"}, {"errors_in_rows": True}):
         with pytest.raises(ClientError, match="application/x-npy holds outputs only") as caught:
-            table_writer(NPY, TableOptions(**chosen))
+            table_writer(NPY, TableOptions(**arguments))
         assert caught.value.status == 406
     layout = TableLayout.from_schema(schemas.numeric())
     with pytest.raises(ClientError, match="an array has no column names"):
@@ -650,7 +655,7 @@ def test_npy_holds_neither_names_nor_errors() -> None:
     assert rows.call.inputs["features"].tolist() == [[1, 2, 3], [7, 8, 9]]
 
 
-def test_queries_are_read() -> None:
+def test_options_are_read_from_the_query() -> None:
     query = "signature_name=s&outputs=a,b&id=key&keep=x,y&keep=z&on_error=row&csv_guard=off"
     assert TableOptions.from_query(query) == TableOptions(
         "s", ("a", "b"), "key", ("x", "y", "z"), errors_in_rows=True, csv_guard=False
@@ -671,7 +676,7 @@ def test_queries_are_read() -> None:
         ("text/tsv", TSV),
     ],
 )
-def test_other_names_of_types_are_rows(content_type: str, kind: str) -> None:
+def test_media_type_aliases_are_recognized(content_type: str, kind: str) -> None:
     assert is_table(content_type)
     assert media_type(content_type) == kind
 
@@ -680,7 +685,7 @@ def test_other_names_of_types_are_rows(content_type: str, kind: str) -> None:
     "content_type",
     ["application/vnd.apache.parquet", "application/json-seq", "application/vnd.ms-excel"],
 )
-def test_tables_of_other_types_are_refused_by_name(content_type: str) -> None:
+def test_unsupported_table_types_are_rejected(content_type: str) -> None:
     assert is_table(content_type)
     with pytest.raises(ClientError, match="Content-Type: expected one of") as caught:
         table_reader(media_type(content_type), TableLayout.from_schema(MODEL), TableOptions())
@@ -691,25 +696,25 @@ def test_tables_of_other_types_are_refused_by_name(content_type: str) -> None:
     "content_type",
     [None, "", JSON, "application/json; charset=utf-8", "text/plain", "application/octet-stream"],
 )
-def test_what_is_no_table_is_left_to_the_dialects(content_type: str | None) -> None:
+def test_other_content_types_are_not_tables(content_type: str | None) -> None:
     assert not is_table(content_type)
 
 
-def test_rows_without_a_call_have_errors() -> None:
-    parts, _ = rows_of(CSV, HEADER + "x,,,,\n", TableOptions(errors_in_rows=True))
-    assert [type(rows) for rows in parts] == [TableRows]
-    assert parts[0].call is None
+def test_table_with_only_invalid_rows_has_no_call() -> None:
+    chunks, _ = read_rows(CSV, HEADER + "x,,,,\n", TableOptions(errors_in_rows=True))
+    assert [type(rows) for rows in chunks] == [TableRows]
+    assert chunks[0].call is None
 
 
 def test_examples_of_models_without_a_description_follow_their_signatures() -> None:
-    one = schemas.schema(
+    batched = schemas.schema(
         x=schemas.spec("FLOAT", None, 2),
         n=schemas.spec("INT64", None),
         s=schemas.spec("STRING", None),
         b=schemas.spec("BOOL", None),
     )
     row = {"x": [1.0, 1.0], "n": 1, "s": "text", "b": True}
-    assert example_request(one) == {"instances": [row]}
+    assert example_request(batched) == {"instances": [row]}
     fixed = schemas.schema(x=schemas.spec("FLOAT", 2, 3), y=schemas.spec("DOUBLE"))
     expected = {"inputs": {"x": [[1.0] * 3] * 2, "y": 1.0}}
     assert example_request(fixed) == expected

@@ -1,4 +1,4 @@
-"""Tables in every form: over HTTP with a real model server, and piece by piece without one."""
+"""Tables in every format: over HTTP with a real model server, and in chunks without one."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from tests.support.tables import breast_cancer
 JSON = "application/json"
 TABLE = breast_cancer()
 ROWS = TABLE.features.astype(np.float32)
-NEVER = "training saw no missing values in this column"
+NO_MISSING = "training saw no missing values in this column"
 
 
 def as_csv(columns: Mapping[str, Iterable[Any]]) -> bytes:
@@ -82,42 +82,42 @@ def as_arrow(table: Any, batch: int | None = None, **options: Any) -> bytes:
     return out.getvalue()
 
 
-def answers(reply: bytes, content_type: str) -> list[dict[str, Any]]:
-    """The rows of an answer, whatever its type."""
+def decode_rows(body: bytes, content_type: str) -> list[dict[str, Any]]:
+    """Decode the rows of a response."""
     if content_type in (CSV, TSV):
         separator = "\t" if content_type == TSV else ","
-        text = io.StringIO(reply.decode())
+        text = io.StringIO(body.decode())
         rows: list[Any] = list(csv.DictReader(text, delimiter=separator))
         return [
             {**r, "logit": float(r["logit"]), "probability": float(r["probability"])} for r in rows
         ]
     if content_type == NDJSON:
-        return [json.loads(line) for line in reply.splitlines()]
+        return [json.loads(line) for line in body.splitlines()]
     if content_type == ARROW:
-        found: list[dict[str, Any]] = pa.ipc.open_stream(reply).read_all().to_pylist()
-        return found
+        table_rows: list[dict[str, Any]] = pa.ipc.open_stream(body).read_all().to_pylist()
+        return table_rows
     if content_type == NPY:
-        table = np.load(io.BytesIO(reply), allow_pickle=False)
+        table = np.load(io.BytesIO(body), allow_pickle=False)
         names = table.dtype.names
         return [
             {n: v.decode() if isinstance(v, bytes) else v for n, v in zip(names, row, strict=True)}
             for row in table.tolist()
         ]
-    predictions: list[dict[str, Any]] = json.loads(reply)["predictions"]
+    predictions: list[dict[str, Any]] = json.loads(body)["predictions"]
     return predictions
 
 
 def read(content_type: str, body: bytes, schema: Schema, size: int = 2**16, **options: Any) -> Any:
     reader = table_reader(content_type, TableLayout.from_schema(schema, **options), TableOptions())
-    parts = [c for i in range(0, len(body), size) for c in reader.feed(body[i : i + size])]
-    return [rows.call for rows in [*parts, *reader.finish()]]
+    chunks = [rows for i in range(0, len(body), size) for rows in reader.feed(body[i : i + size])]
+    return [rows.call for rows in [*chunks, *reader.finish()]]
 
 
-def joined(calls: list[Call]) -> dict[str, Any]:
+def concatenate(calls: list[Call]) -> dict[str, Any]:
     return {name: np.concatenate([c.inputs[name] for c in calls]) for name in calls[0].inputs}
 
 
-def error(content_type: str, body: bytes, schema: Schema) -> ClientError:
+def read_error(content_type: str, body: bytes, schema: Schema) -> ClientError:
     with pytest.raises(ClientError) as caught:
         read(content_type, body, schema)
     assert 400 <= caught.value.status < 500
@@ -129,7 +129,7 @@ def error(content_type: str, body: bytes, schema: Schema) -> ClientError:
 
 @pytest.fixture(scope="module")
 def server(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a model server with two models."""
+    """Yield the address of a model server with two models."""
     folder = tmp_path_factory.mktemp("tables")
     mixed.publish(folder / "flats")
     paths = (folder / "flats", trained_models / "breast_cancer")
@@ -177,115 +177,121 @@ def expected(connection: ServingClient) -> Mapping[str, Any]:
 
 @pytest.mark.parametrize("accept", WRITABLE)
 @pytest.mark.parametrize("content_type", BODIES)
-def test_every_form_is_answered_in_every_form(
+def test_every_request_format_is_answered_in_every_response_format(
     url: str, expected: Mapping[str, Any], content_type: str, accept: str
 ) -> None:
-    reply = post(url, content_type, BODIES[content_type], accept)
-    assert reply.status_code == 200, reply.text
-    assert reply.headers["Content-Type"] == accept
-    rows = answers(reply.content, accept)
+    response = post(url, content_type, BODIES[content_type], accept)
+    assert response.status_code == 200, response.text
+    assert response.headers["Content-Type"] == accept
+    rows = decode_rows(response.content, accept)
     assert [row["label"] for row in rows] == expected["label"].tolist()
     for name in ("logit", "probability"):
         np.testing.assert_allclose([row[name] for row in rows], expected[name], rtol=1e-6)
 
 
-def test_the_answer_comes_in_the_type_of_the_question_if_nothing_is_said(url: str) -> None:
+def test_response_type_defaults_to_the_request_type(url: str) -> None:
     for content_type, body in BODIES.items():
-        reply = requests.post(
+        response = requests.post(
             f"{url}/v1/models/breast_cancer:predict",
             data=body,
             headers={"Content-Type": content_type},
             timeout=60,
         )
-        assert reply.headers["Content-Type"] == content_type
+        assert response.headers["Content-Type"] == content_type
 
 
 @pytest.mark.parametrize("accept", [NPY, ARROW])
-def test_some_outputs(url: str, expected: Mapping[str, Any], accept: str) -> None:
-    reply = post(url, NPY, BODIES[NPY], accept, outputs="probability").content
-    found = (
-        np.load(io.BytesIO(reply))
+def test_only_requested_outputs_are_returned(
+    url: str, expected: Mapping[str, Any], accept: str
+) -> None:
+    response = post(url, NPY, BODIES[NPY], accept, outputs="probability").content
+    actual = (
+        np.load(io.BytesIO(response))
         if accept == NPY
-        else pa.ipc.open_stream(reply).read_all()["probability"].to_numpy()
+        else pa.ipc.open_stream(response).read_all()["probability"].to_numpy()
     )
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, expected["probability"])
+    assert actual.dtype == np.float32
+    np.testing.assert_array_equal(actual, expected["probability"])
 
 
-def test_a_table_may_be_gzipped_in_parts_and_holds_up_nobody(
+def test_gzipped_tables_are_decoded_without_blocking_others(
     url: str, server: str, starter: Starter
 ) -> None:
     body, gzipped = BODIES[CSV], {"Content-Encoding": "gzip", "Content-Type": CSV}
-    parts = b"".join(gzip.compress(body[i : i + 9999]) for i in range(0, len(body), 9999))
-    ask = functools.partial(requests.post, f"{url}/v1/models/breast_cancer:predict", timeout=60)
-    reply = ask(data=parts, headers=gzipped)
-    assert reply.status_code == 200, reply.text
-    assert len(reply.content.splitlines()) == 1 + len(ROWS)
-    reply = ask(data=gzip.compress(body) + bytes(10**6), headers=gzipped)
-    assert reply.status_code == 400
-    assert "the body does not match its Content-Encoding" in reply.json()["error"]
+    members = b"".join(gzip.compress(body[i : i + 9999]) for i in range(0, len(body), 9999))
+    post_table = functools.partial(
+        requests.post, f"{url}/v1/models/breast_cancer:predict", timeout=60
+    )
+    response = post_table(data=members, headers=gzipped)
+    assert response.status_code == 200, response.text
+    assert len(response.content.splitlines()) == 1 + len(ROWS)
+    response = post_table(data=gzip.compress(body) + bytes(10**6), headers=gzipped)
+    assert response.status_code == 400
+    assert "the body does not match its Content-Encoding" in response.json()["error"]
     # Empty gzip members do not circumvent the limit.
     limited = starter.client(server, CLIENT_MAX_TABLE_BYTES="1000000").address
-    nothing = gzip.compress(b"", 0) * 60_000
-    reply = requests.post(f"{limited}/predict", data=nothing, headers=gzipped, timeout=60)
-    assert (reply.status_code, reply.json()["error"]) == (
+    empty_members = gzip.compress(b"", 0) * 60_000
+    response = requests.post(f"{limited}/predict", data=empty_members, headers=gzipped, timeout=60)
+    assert (response.status_code, response.json()["error"]) == (
         413,
         "the body is too large; expected at most 1000000 bytes",
     )
-    # A hundred times its size, mostly empty: others are answered meanwhile.
+    # Other requests are answered while a table expands to 60 MB of mostly empty lines.
     blank = gzip.compress(body.split(b"\n")[0] + b"\n" * 60_000_000 + body.split(b"\n")[1] + b"\n")
     with ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(ask, data=blank, headers=gzipped)
+        pending = pool.submit(post_table, data=blank, headers=gzipped)
         slowest = 0.0
-        while not asking.done():
+        while not pending.done():
             started = time.monotonic()
             assert requests.get(f"{url}/livez", timeout=10).ok
             slowest = max(slowest, time.monotonic() - started)
-        assert asking.result().status_code == 200, asking.result().text
+        assert pending.result().status_code == 200, pending.result().text
     assert slowest < 1
 
 
-def test_a_table_says_how_long_its_predictions_may_take(url: str) -> None:
+def test_request_timeout_header_applies_to_tables(url: str) -> None:
     for seconds, status in (("abc", 400), ("0.000001", 504), ("20", 200)):
         headers = {"Content-Type": CSV, "X-Request-Timeout": seconds}
-        reply = requests.post(
+        response = requests.post(
             f"{url}/v1/models/breast_cancer:predict", data=BODIES[CSV], headers=headers, timeout=20
         )
-        assert reply.status_code == status, reply.text
+        assert response.status_code == status, response.text
 
 
-@pytest.mark.parametrize("alike", [True, False], ids=["trained anew", "turned round"])
-def test_a_table_goes_on_with_a_new_version_if_that_reads_it_alike(
-    tmp_path: Path, starter: Starter, alike: bool
+@pytest.mark.parametrize("compatible", [True, False], ids=["retrained", "reordered"])
+def test_table_continues_with_a_new_version_only_if_it_is_compatible(
+    tmp_path: Path, starter: Starter, compatible: bool
 ) -> None:
     path = tmp_path / "flats"
     mixed.publish(path)
     server = starter.model_server("--model_name=flats", f"--model_base_path={path}").address
     address = starter.client(server, CLIENT_MODEL="flats").address
-    oldest = replace(mixed.COLUMNS[0], class_means=(99.0, 1.0))  # other rows were learned from
-    newer = (oldest, *mixed.COLUMNS[1:]) if alike else mixed.COLUMNS[::-1]
+    retrained = replace(mixed.COLUMNS[0], class_means=(99.0, 1.0))  # on other rows
+    columns = (retrained, *mixed.COLUMNS[1:]) if compatible else mixed.COLUMNS[::-1]
     line = b"40,350.0,Basel,42,true,2,true\n"
 
     def body() -> Iterator[bytes]:
         yield ",".join(column.name for column in mixed.COLUMNS).encode() + b"\n" + line * 20_000
-        mixed.publish(path, version=2, columns=newer)
+        mixed.publish(path, version=2, columns=columns)
         with ServingClient(server) as connection:
-            processes.wait_for(lambda: connection.schema("flats").version == 2, "2 answers")
+            processes.wait_for(
+                lambda: connection.schema("flats").version == 2, "version 2 is served"
+            )
         yield line * 20_000
 
-    reply = post(address, CSV, body(), model="flats", outputs="logit")
-    if alike:
-        assert reply.status_code == 200, reply.text
-        assert reply.headers["X-Model-Version"] == "2"
-        assert len(reply.content.splitlines()) == 1 + 40_000
+    response = post(address, CSV, body(), model="flats", outputs="logit")
+    if compatible:
+        assert response.status_code == 200, response.text
+        assert response.headers["X-Model-Version"] == "2"
+        assert len(response.content.splitlines()) == 1 + 40_000
     else:
-        assert reply.status_code == 409
-        assert reply.json()["error"].startswith(
+        assert response.status_code == 409
+        assert response.json()["error"].startswith(
             "version 1 of the model was replaced by version 2, "
         )
 
 
-def test_another_signature_and_lists(url: str, connection: ServingClient) -> None:
+def test_explain_signature_returns_lists(url: str, connection: ServingClient) -> None:
     contribution = connection.predict(
         "breast_cancer",
         {n: ROWS[:, i] for i, n in enumerate(TABLE.columns)},
@@ -293,12 +299,12 @@ def test_another_signature_and_lists(url: str, connection: ServingClient) -> Non
     ).outputs["contribution"]
     for content_type in (NPY, CSV):
         query = {"signature_name": "explain", "outputs": "contribution"}
-        found = np.load(
+        actual = np.load(
             io.BytesIO(post(url, content_type, BODIES[content_type], NPY, **query).content)
         )
-        np.testing.assert_array_equal(found, contribution)
-    reply = post(url, NPY, BODIES[NPY], ARROW, signature_name="explain").content
-    table = pa.ipc.open_stream(reply).read_all()
+        np.testing.assert_array_equal(actual, contribution)
+    response = post(url, NPY, BODIES[NPY], ARROW, signature_name="explain").content
+    table = pa.ipc.open_stream(response).read_all()
     assert table.schema.field("contribution").type == pa.list_(
         pa.field("item", pa.float32(), nullable=False), 30
     )
@@ -326,13 +332,13 @@ LOGITS = [
 ]
 
 
-def test_columns_of_every_kind_and_missing_values(url: str) -> None:
-    strange = pa.table(
+def test_columns_of_every_kind_and_missing_values_are_read(url: str) -> None:
+    unusual_types = pa.table(
         {
             "balcony": pa.array(FLATS["balcony"]),
             "rooms": pa.array(FLATS["rooms"], pa.int64()),
             "garden": pa.array(FLATS["garden"], pa.large_string()),
-            # pandas writes categories that are numbers so.
+            # pandas writes numeric categories this way.
             "district": pa.array([42, None, 13], pa.int16()),
             "city": pa.array(FLATS["city"]).dictionary_encode(),
             "income": pa.array([350.5, float("nan"), 2.0], pa.float64()),
@@ -343,7 +349,7 @@ def test_columns_of_every_kind_and_missing_values(url: str) -> None:
         (CSV, as_csv({n: ["" if v is None else v for v in c] for n, c in FLATS.items()})),
         (NDJSON, as_ndjson(FLATS)),
         (ARROW, as_arrow(FLATS)),
-        (ARROW, as_arrow(strange)),
+        (ARROW, as_arrow(unusual_types)),
         (
             NDJSON,
             b"".join(
@@ -360,71 +366,71 @@ def test_columns_of_every_kind_and_missing_values(url: str) -> None:
         ),
     ]
     for content_type, body in bodies:
-        reply = post(url, content_type, body, JSON, model="flats")
-        assert reply.status_code == 200, reply.text
-        logits = [row["logit"] for row in reply.json()["predictions"]]
+        response = post(url, content_type, body, JSON, model="flats")
+        assert response.status_code == 200, response.text
+        logits = [row["logit"] for row in response.json()["predictions"]]
         np.testing.assert_allclose(logits, LOGITS, rtol=1e-5)
 
 
-def test_polars_tables(url: str, expected: Mapping[str, Any]) -> None:
+def test_polars_tables_are_read_and_written(url: str, expected: Mapping[str, Any]) -> None:
     frame = pl.DataFrame(COLUMNS)
     body = io.BytesIO()
     frame.write_ipc_stream(body)
-    reply = post(url, ARROW, body.getvalue())
-    answer = pl.read_ipc_stream(reply.content)
-    np.testing.assert_allclose(answer["logit"], expected["logit"], rtol=1e-6)
+    response = post(url, ARROW, body.getvalue())
+    result = pl.read_ipc_stream(response.content)
+    np.testing.assert_allclose(result["logit"], expected["logit"], rtol=1e-6)
     kinds = {"city": pl.Categorical, "Age (years)": pl.Float32}
     flats = pl.DataFrame(FLATS, schema_overrides=kinds)
     logits = []
     for level in (pl.CompatLevel.oldest(), pl.CompatLevel.newest()):
         body = io.BytesIO()
         flats.write_ipc_stream(body, compat_level=level)
-        reply = post(url, ARROW, body.getvalue(), model="flats")
-        assert reply.status_code == 200, reply.text
-        logits.append(pl.read_ipc_stream(reply.content)["logit"].to_list())
+        response = post(url, ARROW, body.getvalue(), model="flats")
+        assert response.status_code == 200, response.text
+        logits.append(pl.read_ipc_stream(response.content)["logit"].to_list())
     np.testing.assert_allclose(logits, [LOGITS, LOGITS], rtol=1e-5)
 
 
-def test_what_no_table_is_and_what_no_answer_is(url: str) -> None:
-    reply = post(url, "text/csv; charset=latin-1", BODIES[CSV])
-    assert reply.status_code == 415
-    reply = post(url, CSV, BODIES[CSV], "image/png")
-    assert reply.status_code == 406
-    assert f"Accept: expected one of {JSON}, {CSV}" in reply.json()["error"]
+def test_unsupported_request_and_response_types_are_rejected(url: str) -> None:
+    response = post(url, "text/csv; charset=latin-1", BODIES[CSV])
+    assert response.status_code == 415
+    response = post(url, CSV, BODIES[CSV], "image/png")
+    assert response.status_code == 406
+    assert f"Accept: expected one of {JSON}, {CSV}" in response.json()["error"]
 
 
 HEADER = as_csv(COLUMNS).partition(b"\n")[0] + b"\n"
 LINE = BODIES[CSV].split(b"\n")[1] + b"\n"
-LINES_OF_A_BLOCK = BLOCK_BYTES // len(LINE) + 1
+LINES_PER_BLOCK = BLOCK_BYTES // len(LINE) + 1
 
 
-def test_an_error_in_the_first_rows_has_its_status(url: str) -> None:
-    reply = post(url, CSV, HEADER + LINE * 3 + b"abc" + LINE)
-    assert reply.status_code == 400
-    assert reply.json()["error"] == (
+def test_early_error_sets_the_status(url: str) -> None:
+    response = post(url, CSV, HEADER + LINE * 3 + b"abc" + LINE)
+    assert response.status_code == 400
+    assert response.json()["error"] == (
         f'line 5, column "mean_radius": expected float32, got "abc{ROWS[0, 0]}"'
     )
 
 
-def test_an_error_after_an_answer_has_begun(url: str) -> None:
-    body = HEADER + LINE * (2 * LINES_OF_A_BLOCK) + b"x" + LINE
-    line = 2 * LINES_OF_A_BLOCK + 2
-    reply = post(url, CSV, body, NDJSON)
-    assert reply.status_code == 200
-    *rows, last = reply.text.splitlines()
-    assert len(rows) > LINES_OF_A_BLOCK / 2
+def test_late_error_is_the_last_line_of_ndjson(url: str) -> None:
+    body = HEADER + LINE * (2 * LINES_PER_BLOCK) + b"x" + LINE
+    line = 2 * LINES_PER_BLOCK + 2
+    response = post(url, CSV, body, NDJSON)
+    assert response.status_code == 200
+    *rows, last = response.text.splitlines()
+    assert len(rows) > LINES_PER_BLOCK / 2
     assert set(json.loads(rows[-1])) == {"label", "logit", "probability"}
     assert json.loads(last)["error"].startswith(
         f'line {line}, column "mean_radius": expected float32'
     )
-    # In the other forms all of it is known before anything is sent.
+    # Other formats are not sent before the whole table has been read.
     for accept in (CSV, ARROW, JSON, NPY):
-        reply = post(url, CSV, body, accept)
-        assert reply.status_code == 400
-        assert reply.json()["error"].startswith(f"line {line}, ")
+        response = post(url, CSV, body, accept)
+        assert response.status_code == 400
+        assert response.json()["error"].startswith(f"line {line}, ")
 
 
-def test_answers_come_while_the_table_is_still_being_sent(url: str) -> None:
+def test_ndjson_is_returned_while_the_table_is_being_sent(url: str) -> None:
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=60) as connection:
 
@@ -436,29 +442,29 @@ def test_answers_come_while_the_table_is_still_being_sent(url: str) -> None:
             b"Content-Type: text/csv\r\nAccept: application/x-ndjson\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n"
         )
-        send(HEADER + LINE * LINES_OF_A_BLOCK)
-        with connection.makefile("rb") as reply:
-            assert reply.readline() == b"HTTP/1.1 200 OK\r\n"
-            while reply.readline().strip():
+        send(HEADER + LINE * LINES_PER_BLOCK)
+        with connection.makefile("rb") as response:
+            assert response.readline() == b"HTTP/1.1 200 OK\r\n"
+            while response.readline().strip():
                 pass
-            first = reply.read(int(reply.readline(), 16))
-            assert first.count(b"\n") > LINES_OF_A_BLOCK - 100
+            first = response.read(int(response.readline(), 16))
+            assert first.count(b"\n") > LINES_PER_BLOCK - 100
             send(LINE)
             send(b"")
-            reply.readline()
-            second = reply.read(int(reply.readline(), 16))
-            assert (first + second).count(b"\n") == LINES_OF_A_BLOCK + 1
+            response.readline()
+            second = response.read(int(response.readline(), 16))
+            assert (first + second).count(b"\n") == LINES_PER_BLOCK + 1
 
 
-# Piece by piece, without a server.
+# In chunks, without a server.
 
 
-def arrays(rows: int) -> Any:
-    generator = np.random.default_rng(rows)
-    return generator.normal(100, 30, (rows, 3)).astype(np.float32)
+def random_rows(count: int) -> Any:
+    generator = np.random.default_rng(count)
+    return generator.normal(100, 30, (count, 3)).astype(np.float32)
 
 
-NUMBERS = arrays(50)
+NUMBERS = random_rows(50)
 NAMED = {name: NUMBERS[:, i].tolist() for i, name in enumerate(("b", "a", "c"))}
 SMALL = {
     CSV: as_csv({name: NAMED[name] for name in ("c", "a", "b")}),
@@ -471,10 +477,10 @@ SMALL = {
 @pytest.mark.parametrize("content_type", SMALL)
 @given(size=st.integers(1, 3000))
 @settings(max_examples=30, deadline=None)
-def test_it_does_not_matter_how_the_bytes_are_cut(content_type: str, size: int) -> None:
+def test_chunk_size_does_not_affect_the_result(content_type: str, size: int) -> None:
     calls = read(content_type, SMALL[content_type], schemas.numeric(), size)
     assert {call.signature_name for call in calls} == {"dense"}
-    np.testing.assert_array_equal(joined(calls)["features"], NUMBERS)
+    np.testing.assert_array_equal(concatenate(calls)["features"], NUMBERS)
 
 
 CELLS = st.one_of(
@@ -494,22 +500,22 @@ CELLS = st.one_of(
     end=st.booleans(),
 )
 @settings(max_examples=300, deadline=None)
-def test_the_quick_way_through_numbers_reads_what_the_long_way_reads(
-    rows: list[list[str]], end: bool
-) -> None:
+def test_fast_path_reads_numbers_like_the_slow_path(rows: list[list[str]], end: bool) -> None:
     body = b"b,a,c\n" + "\n".join(",".join(row) for row in rows).encode() + b"\n" * end
-    # Quotes around a value change nothing, but the quick way does not take them.
-    long = body + b"\n" * (not end) + b'"1",1,1\n'
-    quick, slow = (attempt(CSV, b, schemas.numeric()) for b in (body, long))
-    if isinstance(quick, ClientError) or isinstance(slow, ClientError):
+    # Quotes do not change a value, but disable the fast path.
+    quoted = body + b"\n" * (not end) + b'"1",1,1\n'
+    fast, slow = (read_or_error(CSV, b, schemas.numeric()) for b in (body, quoted))
+    if isinstance(fast, ClientError) or isinstance(slow, ClientError):
         assert (
-            str(quick) == str(slow) or "expected at least one row" in str(quick) or '"' in str(rows)
+            str(fast) == str(slow) or "expected at least one row" in str(fast) or '"' in str(rows)
         )
     else:
-        np.testing.assert_array_equal(joined(quick)["features"], joined(slow)["features"][:-1])
+        np.testing.assert_array_equal(
+            concatenate(fast)["features"], concatenate(slow)["features"][:-1]
+        )
 
 
-def attempt(content_type: str, body: bytes, schema: Schema) -> Any:
+def read_or_error(content_type: str, body: bytes, schema: Schema) -> Any:
     try:
         return read(content_type, body, schema)
     except ClientError as error:
@@ -517,31 +523,31 @@ def attempt(content_type: str, body: bytes, schema: Schema) -> Any:
 
 
 @pytest.mark.parametrize("content_type", [CSV, NDJSON, ARROW, NPY])
-def test_large_tables_pass_in_little_memory(content_type: str) -> None:
-    """Half a million rows; a reader may hold a few blocks, not the 6 to 60 MB of them all."""
+def test_large_tables_are_read_in_little_memory(content_type: str) -> None:
+    """A reader may hold a few blocks, but not all of the table's 6 to 60 MB."""
     rows = 500_000
-    block = arrays(50_000)
+    block = random_rows(50_000)
     columns = {name: block[:, i] for i, name in enumerate(("b", "a", "c"))}
     if content_type == CSV:
-        head, _, lines = as_csv({n: c.tolist() for n, c in columns.items()}).partition(b"\n")
-        pieces = [head + b"\n"] + [lines] * 10
+        header, _, lines = as_csv({n: c.tolist() for n, c in columns.items()}).partition(b"\n")
+        chunks = [header + b"\n"] + [lines] * 10
     elif content_type == NDJSON:
-        pieces = [as_ndjson({n: c.tolist() for n, c in columns.items()})] * 10
+        chunks = [as_ndjson({n: c.tolist() for n, c in columns.items()})] * 10
     elif content_type == ARROW:
-        whole = as_arrow(pa.concat_tables([pa.table(columns)] * 10), batch=10_000)
-        pieces = [whole]
+        body = as_arrow(pa.concat_tables([pa.table(columns)] * 10), batch=10_000)
+        chunks = [body]
     else:
-        pieces = [as_npy(np.concatenate([block] * 10))]
+        chunks = [as_npy(np.concatenate([block] * 10))]
     reader = table_reader(content_type, TableLayout.from_schema(schemas.numeric()), TableOptions())
     seen = 0
     tracemalloc.start()
     try:
-        for piece in pieces:
-            for start in range(0, len(piece), 2**16):
-                for part in reader.feed(piece[start : start + 2**16]):
-                    assert part.count <= 2**14
-                    seen += part.count
-        seen += sum(part.count for part in reader.finish())
+        for chunk in chunks:
+            for start in range(0, len(chunk), 2**16):
+                for batch in reader.feed(chunk[start : start + 2**16]):
+                    assert batch.count <= 2**14
+                    seen += batch.count
+        seen += sum(batch.count for batch in reader.finish())
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -549,15 +555,15 @@ def test_large_tables_pass_in_little_memory(content_type: str) -> None:
     assert peak < 25 * 2**20
 
 
-def test_a_quoted_cell_may_go_on_over_lines_and_blocks() -> None:
+def test_quoted_cell_may_span_lines_and_blocks() -> None:
     schema = schemas.schema(text=TensorSpec(STRING, (None,)))
     texts = [f'{i} says "hi",\r\nand goes\non' * (i % 7) + "." for i in range(60_000)]
     body = as_csv({"text": texts})
     assert len(body) > 3 * BLOCK_BYTES
     calls = read(CSV, body, schema)
-    assert joined(calls)["text"].tolist() == [text.encode() for text in texts]
+    assert concatenate(calls)["text"].tolist() == [text.encode() for text in texts]
     line = body.count(b"\n") + 1
-    assert error(CSV, body + b"a,b\n", schema).message == (
+    assert read_error(CSV, body + b"a,b\n", schema).message == (
         f"line {line}: expected 1 cells like the header, got 2"
     )
 
@@ -570,7 +576,7 @@ def test_a_quoted_cell_may_go_on_over_lines_and_blocks() -> None:
         (b"a,b,c\n\n\n", "expected at least one row, got none"),
         (b"a,b,c\n1,2\n", "line 2: expected 3 cells like the header, got 2"),
         (b"a,b,c\n1,2,3\n\n1,2,3,4\n", "line 4: expected 3 cells like the header, got 4"),
-        (b"a,b,c\n1,2,3\n1,,3\n", f'line 3, column "b": expected float32, got ""; {NEVER}'),
+        (b"a,b,c\n1,2,3\n1,,3\n", f'line 3, column "b": expected float32, got ""; {NO_MISSING}'),
         (b"a,b,c\n1,1e39,3\n", 'line 2, column "b": expected at most ±3.4028235e+38, got 1e+39'),
         (b"a,b,c\n1,1e400,3\n", 'line 2, column "b": expected float32, got "1e400"'),
         (b"a,b,c\n1,2,\xff\n", "line 2: expected UTF-8, got byte 255"),
@@ -590,18 +596,19 @@ def test_a_quoted_cell_may_go_on_over_lines_and_blocks() -> None:
         ),
     ],
 )
-def test_csv_that_cannot_be_read_is_told_with_its_line(body: bytes, message: str) -> None:
-    assert error(CSV, body, schemas.numeric()).message.removeprefix("Error") == message
+def test_unreadable_csv_is_rejected_with_its_line(body: bytes, message: str) -> None:
+    assert read_error(CSV, body, schemas.numeric()).message.removeprefix("Error") == message
 
 
-def test_lines_are_counted_through_blocks() -> None:
+def test_lines_are_counted_across_blocks() -> None:
     lines = b"1.25,2.5,3.75\n" * 300_000
-    assert error(CSV, b"a,b,c\n" + lines + b"1,x,3\n", schemas.numeric()).message == (
+    assert read_error(CSV, b"a,b,c\n" + lines + b"1,x,3\n", schemas.numeric()).message == (
         'line 300002, column "b": expected float32, got "x"'
     )
     lines = b'{"a": 1.25, "b": 2.5, "c": 3.75}\n' * 100_000
-    assert error(NDJSON, lines + b'{"a": 1, "b": null, "c": 1}', schemas.numeric()).message == (
-        f'line 100001, column "b": expected a number, got null; {NEVER}'
+    assert (
+        read_error(NDJSON, lines + b'{"a": 1, "b": null, "c": 1}', schemas.numeric()).message
+        == f'line 100001, column "b": expected a number, got null; {NO_MISSING}'
     )
 
 
@@ -626,29 +633,31 @@ def test_lines_are_counted_through_blocks() -> None:
         (b"\xff", "line 1: not JSON: "),
     ],
 )
-def test_ndjson_that_cannot_be_read_is_told_with_its_line(body: bytes, message: str) -> None:
-    assert error(NDJSON, body, schemas.numeric()).message.startswith(message)
+def test_unreadable_ndjson_is_rejected_with_its_line(body: bytes, message: str) -> None:
+    assert read_error(NDJSON, body, schemas.numeric()).message.startswith(message)
 
 
-def test_rows_of_models_that_do_not_describe_themselves() -> None:
+def test_tables_without_a_description_are_read_by_the_signature() -> None:
     two = schemas.schema(x=schemas.COLUMN, y=schemas.COLUMN)
     calls = read(NDJSON, b'{"y":1,"x":2}', two)
     assert calls[0].inputs["x"] == [2]
-    assert "the model does not describe the order" in error(NDJSON, b"[1,2]", two).message
-    assert "the model does not describe the order" in error(NPY, as_npy(NUMBERS), two).message
+    assert "the model does not describe the order" in read_error(NDJSON, b"[1,2]", two).message
+    assert "the model does not describe the order" in read_error(NPY, as_npy(NUMBERS), two).message
     image = schemas.schema(x=TensorSpec(schemas.FLOAT, (None, 2, 2)))
     values = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
     lines = b"".join(json.dumps(v).encode() + b"\n" for v in values.tolist())
     for content_type, body in ((NDJSON, lines), (NPY, as_npy(values))):
-        np.testing.assert_array_equal(joined(read(content_type, body, image))["x"], values)
-    assert "a CSV cell is one value" in error(CSV, b"x\n1\n", image).message
+        np.testing.assert_array_equal(concatenate(read(content_type, body, image))["x"], values)
+    assert "a CSV cell is one value" in read_error(CSV, b"x\n1\n", image).message
     vector = schemas.schema(x=TensorSpec(schemas.FLOAT, (None, 2)))
     table = pa.table({"x": pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float64(), 2))})
     np.testing.assert_array_equal(
-        joined(read(ARROW, as_arrow(table), vector))["x"], [[1, 2], [3, 4]]
+        concatenate(read(ARROW, as_arrow(table), vector))["x"], [[1, 2], [3, 4]]
     )
     wide = pa.table({"x": pa.array([[1.0, 2.0, 3.0]], pa.list_(pa.float64(), 3))})
-    assert 'column "x": expected float32 [any, 2]' in error(ARROW, as_arrow(wide), vector).message
+    assert (
+        'column "x": expected float32 [any, 2]' in read_error(ARROW, as_arrow(wide), vector).message
+    )
 
 
 @pytest.mark.parametrize(
@@ -663,13 +672,13 @@ def test_rows_of_models_that_do_not_describe_themselves() -> None:
     ],
     ids=lambda array: f"{array.dtype} {array.flags.c_contiguous}",
 )
-def test_arrays_of_other_numbers_are_cast(array: Any) -> None:
-    found = joined(read(NPY, as_npy(array), schemas.numeric()))["features"]
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, array.astype(np.float32))
+def test_arrays_of_other_numeric_types_are_cast(array: Any) -> None:
+    actual = concatenate(read(NPY, as_npy(array), schemas.numeric()))["features"]
+    assert actual.dtype == np.float32
+    np.testing.assert_array_equal(actual, array.astype(np.float32))
 
 
-def test_an_array_that_came_whole_is_not_copied() -> None:
+def test_array_in_one_chunk_is_not_copied() -> None:
     body = as_npy(NUMBERS)
     reader = table_reader(NPY, TableLayout.from_schema(schemas.numeric()), TableOptions())
     (rows,) = reader.feed(body)
@@ -718,7 +727,7 @@ HUGE = "{'descr': '<f4', 'fortran_order': False, 'shape': (1152921504606846976, 
         (as_npy(NUMBERS > 0), 'row 1, column "b": expected a number, got true'),
         (
             as_npy(np.array([[1, np.nan, 1]])),
-            f'row 1, column "a": expected a number, got nan; {NEVER}',
+            f'row 1, column "a": expected a number, got nan; {NO_MISSING}',
         ),
         (as_npy(np.array([[1, 2, np.inf]])), 'row 1, column "c": expected a number, got inf'),
         (as_npy(np.array([[1, 2, 1e39]])), 'row 1, column "c": expected at most ±3.4028235e+38'),
@@ -736,35 +745,39 @@ HUGE = "{'descr': '<f4', 'fortran_order': False, 'shape': (1152921504606846976, 
         (b"\x93NUMPY\x02\x00\xff\xff\xff\xff", "the array's header: expected at most 10000 bytes"),
     ],
 )
-def test_arrays_that_cannot_be_read_are_told(body: bytes, message: str) -> None:
-    assert error(NPY, body, schemas.numeric()).message.startswith(message)
+def test_unreadable_arrays_are_rejected(body: bytes, message: str) -> None:
+    assert read_error(NPY, body, schemas.numeric()).message.startswith(message)
 
 
-def test_an_array_of_rows_that_no_memory_holds_is_told() -> None:
+def test_oversized_array_rows_are_rejected() -> None:
     any_shape = schemas.schema(x=TensorSpec(schemas.FLOAT, (None, None)))
     for shape in (f"2, {2**40}", f"{2**62}, {2**62}"):
         body = npy(HUGE.replace("1152921504606846976, 3", shape), b"\0" * 100)
-        found = error(NPY, body, any_shape)
-        assert found.message.startswith("expected rows of at most 67108864 bytes, got float32 [")
-        assert found.status == 413
+        rejection = read_error(NPY, body, any_shape)
+        assert rejection.message.startswith(
+            "expected rows of at most 67108864 bytes, got float32 ["
+        )
+        assert rejection.status == 413
 
 
-def test_integers_that_do_not_fit_are_told() -> None:
-    bytes_of = schemas.schema(x=TensorSpec(4, (None,)))  # uint8
-    assert joined(read(NPY, as_npy(np.array([0, 255])), bytes_of))["x"].tolist() == [0, 255]
+def test_integers_out_of_range_are_rejected() -> None:
+    schema = schemas.schema(x=TensorSpec(4, (None,)))  # uint8
+    assert concatenate(read(NPY, as_npy(np.array([0, 255])), schema))["x"].tolist() == [0, 255]
     for content_type, body in (
         (NPY, as_npy(np.array([0, 256]))),
         (ARROW, as_arrow({"x": [0, 256]})),
     ):
-        assert error(content_type, body, bytes_of).message == (
+        assert read_error(content_type, body, schema).message == (
             'row 2, column "x": expected an integer from 0 to 255, got 256'
         )
-    assert "expected an integer, got 1.0" in error(NPY, as_npy(np.array([1.0])), bytes_of).message
+    assert (
+        "expected an integer, got 1.0" in read_error(NPY, as_npy(np.array([1.0])), schema).message
+    )
 
 
-def test_arrow_that_says_something_else_is_told() -> None:
+def test_invalid_arrow_tables_are_rejected() -> None:
     numeric, mixed_model = schemas.numeric(), schemas.mixed()
-    whole = {"size": [1.0], "income": [1.0], "city": ["Bern"], "district": ["7"]} | {
+    flats = {"size": [1.0], "income": [1.0], "city": ["Bern"], "district": ["7"]} | {
         "garden": ["true"],
         "rooms": [3],
         "balcony": [True],
@@ -777,12 +790,12 @@ def test_arrow_that_says_something_else_is_told() -> None:
         (
             {**NAMED, "a": [1.0, None] * 25},
             numeric,
-            f'row 2, column "a": expected a number, got null; {NEVER}',
+            f'row 2, column "a": expected a number, got null; {NO_MISSING}',
         ),
         (
             {**NAMED, "a": [1, float("nan")] * 25},
             numeric,
-            f'row 2, column "a": expected a number, got nan; {NEVER}',
+            f'row 2, column "a": expected a number, got nan; {NO_MISSING}',
         ),
         (
             {**NAMED, "a": [1, float("inf")] * 25},
@@ -792,7 +805,7 @@ def test_arrow_that_says_something_else_is_told() -> None:
         (
             {**NAMED, "a": pa.nulls(50)},
             numeric,
-            f'row 1, column "a": expected a number, got null; {NEVER}',
+            f'row 1, column "a": expected a number, got null; {NO_MISSING}',
         ),
         (
             {**NAMED, "a": pa.array(range(50), pa.timestamp("s"))},
@@ -801,51 +814,51 @@ def test_arrow_that_says_something_else_is_told() -> None:
         ),
         ({**NAMED, "a": pa.array([[1.0]] * 50)}, numeric, "got Arrow's type list"),
         (
-            {**whole, "city": [None]},
+            {**flats, "city": [None]},
             mixed_model,
-            f'row 1, column "city": expected a string or {{"b64": "..."}}, got null; {NEVER}',
+            f'row 1, column "city": expected a string or {{"b64": "..."}}, got null; {NO_MISSING}',
         ),
-        ({**whole, "city": [7]}, mixed_model, 'row 1, column "city": expected a string'),
+        ({**flats, "city": [7]}, mixed_model, 'row 1, column "city": expected a string'),
         (
-            {**whole, "rooms": [3.5]},
+            {**flats, "rooms": [3.5]},
             mixed_model,
             'row 1, column "rooms": expected an integer, got 3.5',
         ),
         (
-            {**whole, "rooms": pa.array([None], pa.int8())},
+            {**flats, "rooms": pa.array([None], pa.int8())},
             mixed_model,
             'row 1, column "rooms": expected an integer, got null',
         ),
         (
-            {**whole, "balcony": [1]},
+            {**flats, "balcony": [1]},
             mixed_model,
             'row 1, column "balcony": expected true or false, got 1',
         ),
     ):
-        assert message in error(ARROW, as_arrow(table), schema).message
+        assert message in read_error(ARROW, as_arrow(table), schema).message
     doubled = pa.Table.from_arrays([pa.array([1.0])] * 4, names=["a", "b", "c", "a"])
-    assert error(ARROW, as_arrow(doubled), numeric).message == 'duplicate column "a"'
-    assert "ends within a message" in error(ARROW, SMALL[ARROW][:-20], numeric).message
-    assert "has data after its end" in error(ARROW, SMALL[ARROW] + b"more", numeric).message
-    assert "not an Arrow IPC stream" in error(ARROW, b"ARROW1\0\0" * 9, numeric).message
+    assert read_error(ARROW, as_arrow(doubled), numeric).message == 'duplicate column "a"'
+    assert "ends within a message" in read_error(ARROW, SMALL[ARROW][:-20], numeric).message
+    assert "has data after its end" in read_error(ARROW, SMALL[ARROW] + b"more", numeric).message
+    assert "not an Arrow IPC stream" in read_error(ARROW, b"ARROW1\0\0" * 9, numeric).message
     packed = as_arrow(NAMED, compression="zstd")
-    assert "compressed buffers" in error(ARROW, packed, numeric).message
+    assert "compressed buffers" in read_error(ARROW, packed, numeric).message
     big = as_arrow({n: np.zeros(6_000_000, np.float32) for n in NAMED})
-    assert error(ARROW, big, numeric).status == 413
+    assert read_error(ARROW, big, numeric).status == 413
 
 
-@pytest.mark.parametrize("ends", [(0, 5, 4), (0, 2, 400), (-2, 2, 4)])
-def test_strings_that_are_not_where_arrow_says_are_told(ends: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("offsets", [(0, 5, 4), (0, 2, 400), (-2, 2, 4)])
+def test_invalid_arrow_string_offsets_are_rejected(offsets: tuple[int, ...]) -> None:
     schema = schemas.schema(x=TensorSpec(STRING, (None,)))
     body = as_arrow({"x": ["aa", "bb"]})
-    assert joined(read(ARROW, body, schema))["x"].tolist() == [b"aa", b"bb"]
-    right, wrong = struct.pack("<3i", 0, 2, 4), struct.pack("<3i", *ends)
-    assert body.count(right) == 1
-    assert "cannot be read" in error(ARROW, body.replace(right, wrong), schema).message
+    assert concatenate(read(ARROW, body, schema))["x"].tolist() == [b"aa", b"bb"]
+    valid, invalid = struct.pack("<3i", 0, 2, 4), struct.pack("<3i", *offsets)
+    assert body.count(valid) == 1
+    assert "cannot be read" in read_error(ARROW, body.replace(valid, invalid), schema).message
 
 
 def shared_words(kind: str, rows: int) -> Any:
-    """A column of strings of 100 bytes that are stored once."""
+    """Return a column of equal 100-byte strings whose bytes are stored once."""
     if kind == "dictionary":
         return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int8()), ["w" * 100])
     view = struct.pack("<i4sii", 100, b"wwww", 0, 0)
@@ -853,18 +866,20 @@ def shared_words(kind: str, rows: int) -> Any:
     return pa.Array.from_buffers(pa.string_view(), rows, buffers)
 
 
-@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("passed_through", [False, True])
 @pytest.mark.parametrize("kind", ["dictionary", "view"])
-def test_strings_that_share_their_bytes_are_bounded(
-    monkeypatch: pytest.MonkeyPatch, kind: str, kept: bool
+def test_total_size_of_strings_with_shared_bytes_is_limited(
+    monkeypatch: pytest.MonkeyPatch, kind: str, passed_through: bool
 ) -> None:
     monkeypatch.setattr(arrow_reader, "MAX_TEXT_BYTES", 1000)
-    schema = schemas.schema(x=schemas.COLUMN if kept else TensorSpec(STRING, (None,)))
+    schema = schemas.schema(x=schemas.COLUMN if passed_through else TensorSpec(STRING, (None,)))
 
     def feed(rows: int) -> Any:
         table = {"x": np.ones(rows), "id": shared_words(kind, rows)}
-        table = table if kept else {"x": table["id"]}
-        reader = table_reader(ARROW, TableLayout.from_schema(schema), TableOptions(keep_all=kept))
+        table = table if passed_through else {"x": table["id"]}
+        reader = table_reader(
+            ARROW, TableLayout.from_schema(schema), TableOptions(keep_all=passed_through)
+        )
         return list(reader.feed(as_arrow(table)))
 
     (rows,) = feed(10)
@@ -874,17 +889,17 @@ def test_strings_that_share_their_bytes_are_bounded(
     assert e.value.status == 413
 
 
-def test_the_words_of_all_dictionaries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_total_size_of_dictionary_words_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrow_reader, "MAX_TEXT_BYTES", 150)
     schema = schemas.schema(x=TensorSpec(STRING, (None,)), y=TensorSpec(STRING, (None,)))
     words = shared_words("dictionary", 1)
     assert read(ARROW, as_arrow({"x": words, "y": ["z"]}), schema)
-    found = error(ARROW, as_arrow({"x": words, "y": words}), schema)
-    assert (found.status, "words and 150 bytes" in found.message) == (413, True)
+    rejection = read_error(ARROW, as_arrow({"x": words, "y": words}), schema)
+    assert (rejection.status, "words and 150 bytes" in rejection.message) == (413, True)
 
 
 @pytest.mark.parametrize("deltas", [False, True])
-def test_dictionaries_are_replaced_and_not_continued(deltas: bool) -> None:
+def test_dictionaries_may_be_replaced_but_not_extended(deltas: bool) -> None:
     schema = schemas.schema(x=TensorSpec(STRING, (None,)))
     encoded = [
         pa.DictionaryArray.from_arrays(pa.array(keys, pa.int8()), pa.array(words))
@@ -896,67 +911,67 @@ def test_dictionaries_are_replaced_and_not_continued(deltas: bool) -> None:
         for array in encoded:
             writer.write_batch(pa.record_batch({"x": array}))
     if deltas:
-        assert "has a delta dictionary" in error(ARROW, out.getvalue(), schema).message
+        assert "has a delta dictionary" in read_error(ARROW, out.getvalue(), schema).message
     else:
-        found = joined(read(ARROW, out.getvalue(), schema))["x"].tolist()
-        assert found == [b"a", b"b", b"a", b"c", b"a", b"b"]
+        actual = concatenate(read(ARROW, out.getvalue(), schema))["x"].tolist()
+        assert actual == [b"a", b"b", b"a", b"c", b"a", b"b"]
 
 
-def test_an_answer_of_strings_that_are_not_text() -> None:
+def test_non_utf8_strings_are_written_in_every_format() -> None:
     outputs = {
         "raw": np.array([b"\xff", b'a,"b"', b""], object),
         "n": np.array([1.5, np.nan, np.inf]),
     }
-    texts = {kind: written(kind, outputs) for kind in WRITABLE}
-    assert texts[CSV].decode() == ('n,raw\n1.5,"{""b64"":""/w==""}"\nnan,"a,""b"""\ninf,""\n')
-    assert json.loads(texts[NDJSON].splitlines()[1]) == {"n": None, "raw": 'a,"b"'}
-    assert json.loads(texts[JSON])["predictions"][0] == {"n": 1.5, "raw": {"b64": "/w=="}}
-    table = pa.ipc.open_stream(texts[ARROW]).read_all()
+    bodies = {kind: write_table(kind, outputs) for kind in WRITABLE}
+    assert bodies[CSV].decode() == ('n,raw\n1.5,"{""b64"":""/w==""}"\nnan,"a,""b"""\ninf,""\n')
+    assert json.loads(bodies[NDJSON].splitlines()[1]) == {"n": None, "raw": 'a,"b"'}
+    assert json.loads(bodies[JSON])["predictions"][0] == {"n": 1.5, "raw": {"b64": "/w=="}}
+    table = pa.ipc.open_stream(bodies[ARROW]).read_all()
     assert table["raw"].to_pylist() == [b"\xff", b'a,"b"', b""]
-    assert np.load(io.BytesIO(texts[NPY]))["raw"].tolist() == [b"\xff", b'a,"b"', b""]
+    assert np.load(io.BytesIO(bodies[NPY]))["raw"].tolist() == [b"\xff", b'a,"b"', b""]
 
 
-def written(content_type: str, *outputs: Mapping[str, Any]) -> bytes:
+def write_table(content_type: str, *outputs: Mapping[str, Any]) -> bytes:
     writer = table_writer(content_type, TableOptions())
-    parts = [writer.write(TableRows(None, next(iter(o.values())).size), o) for o in outputs]
-    return b"".join([*parts, writer.end()])
+    chunks = [writer.write(TableRows(None, next(iter(o.values())).size), o) for o in outputs]
+    return b"".join([*chunks, writer.end()])
 
 
 @pytest.mark.parametrize(
     "dtype", ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"]
 )
-def test_answers_of_every_type_of_number(dtype: str) -> None:
+def test_numbers_of_every_type_are_written_in_every_format(dtype: str) -> None:
     first, second = np.array([0, 1, 1]).astype(dtype), np.array([1, 0]).astype(dtype)
     values = [*first.tolist(), *second.tolist()]
-    parts = [{"y": first}, {"y": second}]
-    arrow = pa.ipc.open_stream(written(ARROW, *parts)).read_all()["y"]
+    batches = [{"y": first}, {"y": second}]
+    arrow = pa.ipc.open_stream(write_table(ARROW, *batches)).read_all()["y"]
     assert arrow.to_pylist() == values
-    array = np.load(io.BytesIO(written(NPY, *parts)))
+    array = np.load(io.BytesIO(write_table(NPY, *batches)))
     assert array.dtype == np.dtype(dtype)
     assert array.tolist() == values
-    assert json.loads(written(JSON, *parts))["predictions"] == values
-    assert [json.loads(line)["y"] for line in written(NDJSON, *parts).splitlines()] == values
-    assert [json.loads(line) for line in written(CSV, *parts).splitlines()[1:]] == values
+    assert json.loads(write_table(JSON, *batches))["predictions"] == values
+    assert [json.loads(line)["y"] for line in write_table(NDJSON, *batches).splitlines()] == values
+    assert [json.loads(line) for line in write_table(CSV, *batches).splitlines()[1:]] == values
 
 
-def test_outputs_that_are_no_table_are_told() -> None:
+def test_outputs_that_are_not_a_table_are_rejected() -> None:
     for kind in WRITABLE:
         with pytest.raises(ClientError, match="do not have one value for each row"):
-            written(kind, {"a": np.ones(2), "b": np.ones(3)})
+            write_table(kind, {"a": np.ones(2), "b": np.ones(3)})
         with pytest.raises(ClientError, match="do not have one value for each row"):
-            written(kind, {"a": np.array(2.0)})
+            write_table(kind, {"a": np.array(2.0)})
     with pytest.raises(ClientError, match="ends in a zero byte"):
-        written(NPY, {"a": np.array([b"x\0"], object)})
+        write_table(NPY, {"a": np.array([b"x\0"], object)})
     with pytest.raises(ClientError, match="the response is larger than 67108864 bytes") as caught:
-        written(NPY, {"a": np.array([b"x" * 100_000] + [b""] * 1000, object)})
+        write_table(NPY, {"a": np.array([b"x" * 100_000] + [b""] * 1000, object)})
     assert caught.value.status == 413
     with pytest.raises(ClientError, match="cannot be written as Arrow") as caught:
-        written(ARROW, {"a": np.ones([2, 2, 2])})
+        write_table(ARROW, {"a": np.ones([2, 2, 2])})
     assert caught.value.status == 406
 
 
 @pytest.mark.parametrize(
-    ("accept", "came", "type_"),
+    ("accept", "content_type", "expected"),
     [
         (None, CSV, CSV),
         ("", NPY, NPY),
@@ -977,47 +992,47 @@ def test_outputs_that_are_no_table_are_told() -> None:
         ("application/ndjson; charset=utf-8", CSV, NDJSON),
     ],
 )
-def test_which_type_is_answered(accept: str | None, came: str, type_: str) -> None:
-    assert negotiate(accept, came) == type_
+def test_response_type_is_negotiated(accept: str | None, content_type: str, expected: str) -> None:
+    assert negotiate(accept, content_type) == expected
 
 
 @pytest.mark.parametrize(
     "accept", ["image/png", "text/csv;q=0", "*/*;q=0", "text", ",", "a/b" * 9999]
 )
-def test_types_that_cannot_be_made(accept: str) -> None:
+def test_unsupported_response_types_are_rejected(accept: str) -> None:
     with pytest.raises(ClientError, match="Accept: expected one of application/json") as caught:
         negotiate(accept, JSON)
     assert caught.value.status == 406
 
 
-def test_media_types_are_read_without_their_parameters() -> None:
+def test_media_types_are_read_without_parameters() -> None:
     assert media_type(' Text/CSV; charset="UTF-8"; header=present') == CSV
     assert media_type("") == ""
     with pytest.raises(ClientError, match="expected charset utf-8, got latin-1"):
         media_type("text/csv;charset=latin-1")
 
 
-def test_layouts_tell_whether_two_versions_read_alike() -> None:
+def test_layouts_detect_compatible_versions() -> None:
     schema = schemas.numeric("a", "b")
     layout = TableLayout.from_schema(schema)
     assert schema.description is not None
     first, second = schema.description.columns
-    for columns, alike in (
+    for columns, compatible in (
         ((replace(first, mean=9.0, maximum=99.0), second), True),
         ((replace(first, missing=True), second), False),
         ((second, first), False),
     ):
         description = replace(schema.description, columns=columns)
         newer = replace(schema, version=2, description=description)
-        assert layout.is_compatible_with(newer) == alike
+        assert layout.is_compatible_with(newer) == compatible
     assert not layout.is_compatible_with(schemas.numeric("a", "b", "c"))
-    fewer = {
-        name: replace(one, outputs={"logit": one.outputs["logit"]})
-        for name, one in schema.signatures.items()
+    signatures = {
+        name: replace(signature, outputs={"logit": signature.outputs["logit"]})
+        for name, signature in schema.signatures.items()
     }
-    assert not layout.is_compatible_with(replace(schema, signatures=fewer))
+    assert not layout.is_compatible_with(replace(schema, signatures=signatures))
     assert TableLayout.from_schema(schema, output_filter=["logit"]).is_compatible_with(
-        replace(schema, signatures=fewer)
+        replace(schema, signatures=signatures)
     )
     with pytest.raises(ClientError, match='model m has no "x"; it has dense, serving_default'):
         TableLayout.from_schema(schemas.numeric(), "x")

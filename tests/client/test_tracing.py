@@ -36,12 +36,12 @@ PREDICT = "tensorflow.serving.PredictionService/Predict"
 
 
 class Collector:
-    """Takes spans over OTLP/HTTP.
+    """Receives spans over OTLP/HTTP.
 
     Attributes:
-        url: where it listens.
-        spans: that have come.
-        services: the names of those who have sent them.
+        url: the endpoint to export to.
+        spans: the spans received.
+        services: names of the services that sent them.
     """
 
     def __init__(self) -> None:
@@ -53,12 +53,12 @@ class Collector:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 assert self.path == "/v1/traces"
-                collector.take(ExportTraceServiceRequest.FromString(body))
+                collector.receive(ExportTraceServiceRequest.FromString(body))
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-            def log_message(self, *about: Any) -> None:
+            def log_message(self, *args: Any) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -66,10 +66,10 @@ class Collector:
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def take(self, request: ExportTraceServiceRequest) -> None:
+    def receive(self, request: ExportTraceServiceRequest) -> None:
         for resource in request.resource_spans:
-            about = {one.key: one.value.string_value for one in resource.resource.attributes}
-            self.services.add(about["service.name"])
+            labels = {item.key: item.value.string_value for item in resource.resource.attributes}
+            self.services.add(labels["service.name"])
             for scope in resource.scope_spans:
                 self.spans.extend(scope.spans)
 
@@ -83,10 +83,10 @@ class Collector:
 
 
 class Proxy(grpc.GenericRpcHandler):
-    """A gRPC server before the real one: it records the metadata, and delays calls on request.
+    """A gRPC proxy that records `traceparent` metadata and can hold calls.
 
     Attributes:
-        address: where it listens.
+        address: the address to connect to.
         traces: the method and `traceparent` of each call; None if it had none.
     """
 
@@ -142,19 +142,19 @@ def post(client: Running, path: str = "/predict", **headers: str) -> requests.Re
 
 
 def warm(client: Running, proxy: Proxy) -> None:
-    """Let the client learn the model, in an unsampled trace."""
+    """Make the client load the schema, in an unsampled trace."""
     assert post(client, traceparent=NOT_SAMPLED).status_code == 200
     proxy.traces.clear()
 
 
 def attributes(span: Span) -> dict[str, Any]:
     return {
-        one.key: getattr(one.value, one.value.WhichOneof("value") or "string_value")
-        for one in span.attributes
+        item.key: getattr(item.value, item.value.WhichOneof("value") or "string_value")
+        for item in span.attributes
     }
 
 
-def test_spans_continue_the_callers_trace_and_a_stop_sends_them(
+def test_spans_continue_the_callers_trace_and_are_sent_on_stop(
     proxy: Proxy, collector: Collector, starter: Starter
 ) -> None:
     client = starter.client(proxy.address, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
@@ -164,10 +164,10 @@ def test_spans_continue_the_callers_trace_and_a_stop_sends_them(
     assert client.stop() == 0
     assert "Traceback" not in client.output()
     assert collector.services == {"client"}
-    [answered] = collector.named("POST /predict")
-    assert answered.trace_id.hex() == TRACE
-    assert answered.parent_span_id.hex() == PARENT
-    assert answered.kind == Span.SPAN_KIND_SERVER
+    [request] = collector.named("POST /predict")
+    assert request.trace_id.hex() == TRACE
+    assert request.parent_span_id.hex() == PARENT
+    assert request.kind == Span.SPAN_KIND_SERVER
     expected = {
         "http.request.method": "POST",
         "http.route": "/predict",
@@ -177,10 +177,10 @@ def test_spans_continue_the_callers_trace_and_a_stop_sends_them(
         "model.name": "breast_cancer",
         "model.version": 1,
     }
-    assert attributes(answered) == expected
+    assert attributes(request) == expected
     [call] = collector.named(PREDICT)
     assert call.trace_id.hex() == TRACE
-    assert call.parent_span_id == answered.span_id
+    assert call.parent_span_id == request.span_id
     assert call.kind == Span.SPAN_KIND_CLIENT
     assert attributes(call) == {
         "rpc.system": "grpc",
@@ -192,16 +192,16 @@ def test_spans_continue_the_callers_trace_and_a_stop_sends_them(
         "model.version": 1,
     }
     assert proxy.predictions() == [f"00-{TRACE}-{call.span_id.hex()}-01"]
-    [refused] = collector.named("POST /v1/models/<model>:predict")
-    about = attributes(refused)
-    assert about["http.response.status_code"] == 404
-    assert about["model.name"] == "none"
-    asked = [span for span in collector.spans if span.parent_span_id == refused.span_id]
-    assert {attributes(span)["rpc.grpc.status_code"] for span in asked} == {5}
-    assert {span.status.code for span in asked} == {2}
+    [failed] = collector.named("POST /v1/models/<model>:predict")
+    failed_attributes = attributes(failed)
+    assert failed_attributes["http.response.status_code"] == 404
+    assert failed_attributes["model.name"] == "none"
+    failed_calls = [span for span in collector.spans if span.parent_span_id == failed.span_id]
+    assert {attributes(span)["rpc.grpc.status_code"] for span in failed_calls} == {5}
+    assert {span.status.code for span in failed_calls} == {2}
 
 
-def test_a_request_may_end_before_its_call(
+def test_request_may_end_before_its_call(
     collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
@@ -215,7 +215,7 @@ def test_a_request_may_end_before_its_call(
     assert {span.name for span in collector.spans} == {"POST /predict", PREDICT}
 
 
-def test_an_unsampled_request_has_no_trace(
+def test_unsampled_request_is_not_exported(
     proxy: Proxy, collector: Collector, starter: Starter
 ) -> None:
     client = starter.client(proxy.address, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
@@ -233,7 +233,7 @@ def test_an_unsampled_request_has_no_trace(
     assert TRACE not in {span.trace_id.hex() for span in collector.spans}
 
 
-def test_a_shared_call_belongs_to_the_first_request_and_is_linked_to_the_others(
+def test_shared_call_belongs_to_the_first_request_and_links_to_the_others(
     proxy: Proxy, collector: Collector, starter: Starter
 ) -> None:
     client = starter.client(
@@ -243,32 +243,32 @@ def test_a_shared_call_belongs_to_the_first_request_and_is_linked_to_the_others(
     warm(client, proxy)
     proxy.open.clear()
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(post, client, traceparent=traces[0])]
-        wait_for(lambda: len(proxy.predictions()) == 1, "the first is under way", 10)
-        asked += [pool.submit(post, client, traceparent=trace) for trace in traces[1:]]
+        futures = [pool.submit(post, client, traceparent=traces[0])]
+        wait_for(lambda: len(proxy.predictions()) == 1, "the first is in flight", 10)
+        futures += [pool.submit(post, client, traceparent=trace) for trace in traces[1:]]
         wait_for(lambda: in_flight(client) == 6, "the others wait", 10)
         proxy.open.set()
-        wait(asked)
-    assert {one.result().status_code for one in asked} == {200}
+        wait(futures)
+    assert {future.result().status_code for future in futures} == {200}
     assert client.stop() == 0
     alone, shared = collector.named(PREDICT)
     assert int.from_bytes(alone.trace_id, "big") == 1
     assert not alone.links
-    served = {span.span_id: span for span in collector.named("POST /predict")}
-    joined = [served[shared.parent_span_id], *(served[link.span_id] for link in shared.links)]
-    assert sorted(int.from_bytes(span.trace_id, "big") for span in joined) == [2, 3, 4, 5]
-    assert {attributes(span)["model.version"] for span in joined} == {1}
-    assert shared.trace_id == joined[0].trace_id
+    spans = {span.span_id: span for span in collector.named("POST /predict")}
+    linked = [spans[shared.parent_span_id], *(spans[link.span_id] for link in shared.links)]
+    assert sorted(int.from_bytes(span.trace_id, "big") for span in linked) == [2, 3, 4, 5]
+    assert {attributes(span)["model.version"] for span in linked} == {1}
+    assert shared.trace_id == linked[0].trace_id
     assert len(proxy.predictions()) == 2
 
 
 def in_flight(client: Running) -> float:
     text = requests.get(f"{client.address}/metrics", timeout=5).text
-    found = re.search(r"^client_http_requests_in_flight (.+)$", text, re.M)
-    return float(found[1]) if found else 0
+    match = re.search(r"^client_http_requests_in_flight (.+)$", text, re.M)
+    return float(match[1]) if match else 0
 
 
-def test_a_table_is_one_span_until_its_last_row_is_sent(
+def test_table_has_one_span_until_its_last_row_is_sent(
     model_server: str, collector: Collector, starter: Starter
 ) -> None:
     client = starter.client(
@@ -276,13 +276,13 @@ def test_a_table_is_one_span_until_its_last_row_is_sent(
     )
     row = json.dumps(breast_cancer().features[0].tolist())
     columns = json.dumps(dict(zip(breast_cancer().columns, json.loads(row), strict=True)))
-    table = requests.post(
+    response = requests.post(
         f"{client.address}/predict",
         f"{columns}\n" * 5000,
         headers={"Content-Type": "application/x-ndjson", "traceparent": SAMPLED},
         timeout=30,
     )
-    assert len(table.text.splitlines()) == 5000
+    assert len(response.text.splitlines()) == 5000
     assert client.stop() == 0
     assert collector.services == {"shop"}
     [span] = collector.named("POST /predict")
@@ -293,13 +293,13 @@ def test_a_table_is_one_span_until_its_last_row_is_sent(
     assert max(call.end_time_unix_nano for call in calls) <= span.end_time_unix_nano
 
 
-@pytest.mark.parametrize("how", ["refuses", "stalls"])
-def test_an_unreachable_collector_costs_no_request(
-    model_server: str, starter: Starter, how: str
+@pytest.mark.parametrize("fault", ["refuses", "stalls"])
+def test_unreachable_collector_fails_no_request(
+    model_server: str, starter: Starter, fault: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        if how == "refuses":
+        if fault == "refuses":
             listener.close()
         client = starter.client(
             model_server,
@@ -316,7 +316,7 @@ def test_an_unreachable_collector_costs_no_request(
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "warning"),
     [
         ({}, ""),
         ({"OTEL_TRACES_EXPORTER": "none"}, ""),
@@ -325,36 +325,36 @@ def test_an_unreachable_collector_costs_no_request(
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "no traces: otlp over grpc"),
     ],
 )
-def test_without_traces_requests_are_answered_and_the_server_gets_none(
+def test_disabled_tracing_sends_no_trace_to_the_server(
     proxy: Proxy,
     collector: Collector,
     starter: Starter,
     environment: dict[str, Any],
-    said: str,
+    warning: str,
 ) -> None:
     endpoint: dict[str, Any] = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url} if environment else {}
     client = starter.client(proxy.address, **endpoint, **environment)
     warm(client, proxy)
-    reply = post(client, traceparent=SAMPLED)
-    assert reply.status_code == 200
-    assert "Server-Timing" not in reply.headers
+    response = post(client, traceparent=SAMPLED)
+    assert response.status_code == 200
+    assert "Server-Timing" not in response.headers
     assert client.stop() == 0
     assert proxy.predictions() == [None]
     assert not collector.spans
-    assert said in client.output()
+    assert warning in client.output()
 
 
-@pytest.mark.parametrize("setting", ["", "http://127.0.0.1:1"])
-def test_the_packages_are_imported_only_for_traces(setting: str) -> None:
+@pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:1"])
+def test_opentelemetry_is_imported_only_for_traces(endpoint: str) -> None:
     program = (
         "import os, sys\n"
-        f"os.environ['OTEL_EXPORTER_OTLP_ENDPOINT'] = {setting!r}\n"
+        f"os.environ['OTEL_EXPORTER_OTLP_ENDPOINT'] = {endpoint!r}\n"
         "import client.http.server, client.observability.tracing\n"
         "client.observability.tracing.start()\n"
         "print(any(name.startswith('opentelemetry') for name in sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout == f"{bool(setting)}\n", done.stderr
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout == f"{bool(endpoint)}\n", result.stderr
 
 
 TIMING = re.compile(r"total;dur=([\d.]+), queue;dur=([\d.]+), server;dur=([\d.]+)")
@@ -375,18 +375,18 @@ def test_responses_have_server_timing(proxy: Proxy, starter: Starter, path: str)
     assert requests.post(url, json=body, timeout=30).status_code == 200
     proxy.open.clear()
     threading.Timer(0.3, proxy.open.set).start()
-    reply = requests.post(url, json=body, timeout=30)
-    assert reply.status_code == 200, reply.text
-    assert reply.headers["X-Model-Version"] == "1"
-    total, queue, server = timing(reply)
+    response = requests.post(url, json=body, timeout=30)
+    assert response.status_code == 200, response.text
+    assert response.headers["X-Model-Version"] == "1"
+    total, queue, server = parse_timing(response)
     assert total >= server > 200
     assert queue < 100
 
 
-def timing(reply: requests.Response) -> tuple[float, float, float]:
-    found = TIMING.fullmatch(reply.headers["Server-Timing"])
-    assert found is not None, reply.headers
-    return float(found[1]), float(found[2]), float(found[3])
+def parse_timing(response: requests.Response) -> tuple[float, float, float]:
+    match = TIMING.fullmatch(response.headers["Server-Timing"])
+    assert match is not None, response.headers
+    return float(match[1]), float(match[2]), float(match[3])
 
 
 def test_server_timing_separates_the_queue_and_covers_errors(
@@ -397,15 +397,15 @@ def test_server_timing_separates_the_queue_and_covers_errors(
     proxy.open.clear()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(post, client)
-        wait_for(lambda: len(proxy.predictions()) == 1, "the first is under way", 10)
+        wait_for(lambda: len(proxy.predictions()) == 1, "the first is in flight", 10)
         second = pool.submit(post, client)
         wait_for(lambda: in_flight(client) == 3, "the second waits", 10)
         time.sleep(0.3)
         proxy.open.set()
-        total, queue, server = timing(second.result())
-        assert timing(first.result())[2] > 250
+        total, queue, server = parse_timing(second.result())
+        assert parse_timing(first.result())[2] > 250
     assert queue > 250
     assert total >= queue + server
-    refused = requests.post(f"{client.address}/predict", b"{", timeout=5)
-    assert refused.status_code == 400
-    assert timing(refused)[0] > 0
+    rejected = requests.post(f"{client.address}/predict", b"{", timeout=5)
+    assert rejected.status_code == 400
+    assert parse_timing(rejected)[0] > 0

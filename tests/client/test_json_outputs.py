@@ -1,4 +1,4 @@
-"""Outputs as JSON: the same values, whatever their number, type and shape."""
+"""Encoding of outputs as JSON, for every number of rows, type and shape."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ NAMES = ["label", "x_bytes", 'a "name"', "é", "y"]
 
 
 @st.composite
-def outputs(draw: Callable[..., Any]) -> dict[str, Array]:
-    """Some outputs with the same number of rows."""
+def output_maps(draw: Callable[..., Any]) -> dict[str, Array]:
+    """Draw outputs with the same number of rows."""
     count = draw(st.sampled_from([1, 2, 12]))
-    made = {}
+    outputs = {}
     for name in draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=4, unique=True)):
         shape = (count, *draw(st.sampled_from([(), (1,), (3,), (0,), (2, 3)])))
         if draw(st.booleans()):
@@ -36,17 +36,17 @@ def outputs(draw: Callable[..., Any]) -> dict[str, Array]:
             text = st.text(max_size=4).map(lambda t: t.encode("utf-8", "replace"))
             either = st.one_of(text, st.binary(max_size=3))
             values = draw(st.lists(either, min_size=size, max_size=size))
-            made[name] = np.array([*values, None], object)[:-1].reshape(shape)
+            outputs[name] = np.array([*values, None], object)[:-1].reshape(shape)
         else:
             array = draw(arrays.arrays(draw(st.sampled_from(NUMBERS)), shape))
-            made[name] = array if draw(st.booleans()) else np.asfortranarray(array)
-    return made
+            outputs[name] = array if draw(st.booleans()) else np.asfortranarray(array)
+    return outputs
 
 
-def plain(name: str, value: Any) -> Any:
-    """Write a value as JSON, slowly."""
+def json_form(name: str, value: Any) -> Any:
+    """Return the JSON form of a value."""
     if isinstance(value, np.ndarray):
-        return [plain(name, inner) for inner in value]
+        return [json_form(name, inner) for inner in value]
     if isinstance(value, bytes):
         as_b64 = {"b64": base64.b64encode(value).decode()}
         try:
@@ -56,32 +56,32 @@ def plain(name: str, value: Any) -> Any:
     return value.item() if np.isfinite(value) else None
 
 
-def same(got: Any, want: Any, dtype: np.dtype[Any]) -> bool:
-    """Whether a value is the expected one; floats are compared in their own type."""
-    if isinstance(want, list):
-        return len(got) == len(want) and all(
-            same(g, w, dtype) for g, w in zip(got, want, strict=True)
+def is_equal(actual: Any, expected: Any, dtype: np.dtype[Any]) -> bool:
+    """Return whether a value equals the expected one; floats are compared in their own type."""
+    if isinstance(expected, list):
+        return len(actual) == len(expected) and all(
+            is_equal(a, e, dtype) for a, e in zip(actual, expected, strict=True)
         )
-    if isinstance(want, float):
-        return type(got) is float and bool(dtype.type(got) == want)
-    return type(got) is type(want) and bool(got == want)
+    if isinstance(expected, float):
+        return type(actual) is float and bool(dtype.type(actual) == expected)
+    return type(actual) is type(expected) and bool(actual == expected)
 
 
-@given(outputs())
+@given(output_maps())
 @settings(max_examples=300, deadline=None)
-def test_every_value_is_told_in_its_place(made: dict[str, Array]) -> None:
-    columns = json.loads(write_columns(made))["outputs"]
-    rows = json.loads(write_rows(made, b',"version":3'))
+def test_rows_and_columns_contain_every_value(outputs: dict[str, Array]) -> None:
+    columns = json.loads(write_columns(outputs))["outputs"]
+    rows = json.loads(write_rows(outputs, b',"version":3'))
     assert rows.pop("version") == 3
     (predictions,) = rows.values()
-    for name, array in made.items():
-        want = plain(name, array)
-        in_rows = [row[name] for row in predictions] if len(made) > 1 else predictions
-        assert same(in_rows, want, array.dtype), name
-        assert same(columns[name] if len(made) > 1 else columns, want, array.dtype), name
+    for name, array in outputs.items():
+        expected = json_form(name, array)
+        in_rows = [row[name] for row in predictions] if len(outputs) > 1 else predictions
+        assert is_equal(in_rows, expected, array.dtype), name
+        assert is_equal(columns[name] if len(outputs) > 1 else columns, expected, array.dtype), name
 
 
-def test_a_float_has_the_digits_of_its_type_and_stays_a_float() -> None:
+def test_floats_have_the_digits_of_their_type_and_stay_floats() -> None:
     values = np.array([2, 0.1, 1e20], np.float32)
     assert write_columns({"y": values}) == b'{"outputs":[2.0,0.1,1e+20]}'
     assert write_rows({"y": values[:1], "z": values[1:2]}) == (
@@ -89,12 +89,12 @@ def test_a_float_has_the_digits_of_its_type_and_stays_a_float() -> None:
     )
 
 
-def test_no_rows_are_an_empty_list() -> None:
+def test_zero_rows_are_an_empty_list() -> None:
     assert write_rows({"y": np.zeros(0), "z": np.zeros((0, 2))}) == b'{"predictions":[]}'
 
 
 @pytest.mark.parametrize(
-    ("made", "message"),
+    ("outputs", "message"),
     [
         ({}, "Cannot convert empty tensor map to JSON"),
         ({"y": np.zeros(2), "x": np.zeros(())}, "Tensor name: x has no shape information "),
@@ -105,29 +105,29 @@ def test_no_rows_are_an_empty_list() -> None:
         ({"y": np.zeros(1, "c8")}, "Failed to write JSON value for tensor type: complex64"),
     ],
 )
-def test_what_has_no_row_form_is_refused_in_the_original_s_words(
-    made: dict[str, Array], message: str
+def test_outputs_without_rows_are_rejected_as_by_tensorflow_serving(
+    outputs: dict[str, Array], message: str
 ) -> None:
     with pytest.raises(ClientError) as error:
-        predict.write(made, row_form=True)
+        predict.write(outputs, row_form=True)
     assert (error.value.message, error.value.status) == (message, 400)
 
 
-def test_classes_have_labels_and_scores_and_regressions_are_numbers() -> None:
-    classified = classification_pb2.ClassificationResponse()
-    classes = classified.result.classifications.add().classes
+def test_classifications_are_label_score_pairs_and_regressions_are_numbers() -> None:
+    classification = classification_pb2.ClassificationResponse()
+    classes = classification.result.classifications.add().classes
     classes.add(label="benign", score=0.1)
     classes.add(label='"é"', score=float("nan"))
-    assert orjson.loads(examples.write_classification(classified)) == {
+    assert orjson.loads(examples.write_classification(classification)) == {
         "results": [[["benign", 0.1], ['"é"', None]]]
     }
-    regressed = regression_pb2.RegressionResponse()
-    regressed.result.regressions.add(value=0.1)
-    regressed.result.regressions.add(value=2)
-    assert examples.write_regression(regressed) == b'{"results":[0.1,2.0]}'
+    regression = regression_pb2.RegressionResponse()
+    regression.result.regressions.add(value=0.1)
+    regression.result.regressions.add(value=2)
+    assert examples.write_regression(regression) == b'{"results":[0.1,2.0]}'
 
 
-def test_results_that_are_none_are_refused() -> None:
+def test_empty_results_are_rejected() -> None:
     with pytest.raises(ClientError, match="Cannot convert empty ClassificationResults to JSON"):
         examples.write_classification(classification_pb2.ClassificationResponse())
     with pytest.raises(ClientError, match="Cannot convert empty RegressionResults to JSON"):
