@@ -312,12 +312,32 @@ def test_a_large_request_does_not_wait_for_the_call_before() -> None:
 
 @pytest.mark.parametrize("calls", [1, 2, 5])
 def test_calls_that_are_not_shared_are_limited_and_wait(calls: int) -> None:
-    for options in ({"rows": 1}, {"batched": False}, {"alone_size": 1}):
+    for options in (
+        {"rows": 1},
+        {"batched": False},
+        {"alone_size": 1},
+        {"alone_size": 1, "batched": False},
+    ):
         server = FakeServer(latencies=[5])
         outcomes = ask([Asked(at=0, rows=1)] * 5, server, calls=calls, **options)
         assert not any(outcome.error for outcome in outcomes)
         assert server.most_under_way == calls
         assert rows_of_calls(server) == [1] * 5
+
+
+def test_all_kinds_of_unshared_calls_have_one_limit() -> None:
+    server = FakeServer(latencies=[5])
+
+    async def ask_both() -> None:
+        shared = SharedCalls(server.send, Limits(calls=2, alone_size=24))
+        await asyncio.gather(
+            ask_all(shared, [Asked(at=0, rows=6)] * 3),
+            ask_all(shared, [Asked(at=0, rows=1, group="n")] * 3, batched=False),
+        )
+
+    run(ask_both())
+    assert len(server.calls) == 6
+    assert server.most_under_way == 2
 
 
 def test_a_call_that_waits_for_its_turn_has_its_deadline() -> None:
