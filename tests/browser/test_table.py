@@ -48,7 +48,7 @@ def test_a_table_is_predicted_counted_and_can_be_downloaded(
     page.goto(f"{client_url}/#table")
     expect(page.locator(".needs li")).to_have_count(30)
     page.locator("#file").set_input_files(table(tmp_path / "cells.csv", wrong=7))
-    expect(page.locator(".headline")).to_contain_text("60 rows")
+    expect(page.locator(".headline")).to_contain_text("Rows: 60")
     check_accessible(page)
     page.emulate_media(color_scheme="dark")
     check_contrast(page)
@@ -80,7 +80,7 @@ def test_a_table_is_predicted_counted_and_can_be_downloaded(
         assert counts(page)["benign"] == high
         assert counts(page)["malignant"] == 59 - high
         image = page.locator(".distribution svg")
-        expect(image).to_have_attribute("aria-label", re.compile(rf"of {threshold}, {high} rows"))
+        expect(image).to_have_attribute("aria-label", re.compile(rf"of {threshold}: {high} \("))
     page.locator("#threshold").focus()
     page.keyboard.press("ArrowRight")
     expect(page.get_by_label("Threshold").last).to_have_value("0.901")
@@ -143,7 +143,7 @@ def test_other_types_are_read_and_dropped_files_too(
         }""",
         "\n".join(line.replace(",", "\t") for line in lines),
     )
-    expect(page.locator(".headline")).to_contain_text("cells.tsv 60 rows")
+    expect(page.locator(".headline")).to_contain_text("cells.tsv Rows: 60")
 
 
 def test_a_service_that_is_away_or_busy_says_so_and_the_table_can_be_sent_again(
@@ -161,7 +161,7 @@ def test_a_service_that_is_away_or_busy_says_so_and_the_table_can_be_sent_again(
     expect(page.locator(NOTICE)).to_contain_text("The service is busy.")
     page.unroute("**/predict?*")
     page.get_by_role("button", name="Send again").click()
-    expect(page.locator(".headline")).to_contain_text("60 rows")
+    expect(page.locator(".headline")).to_contain_text("Rows: 60")
     page.get_by_role("button", name="Another table").click()
     client.stop()
     page.locator("#file").set_input_files(path)
@@ -186,7 +186,7 @@ def test_many_rows_show_their_progress_and_stay_out_of_memory(
     expect(page.locator(".drop")).to_be_visible()
     expect(page.locator(NOTICE)).to_have_count(0)
     page.locator("#file").set_input_files(path)
-    expect(page.locator(".headline")).to_contain_text("40,000 rows", timeout=120_000)
+    expect(page.locator(".headline")).to_contain_text("Rows: 40,000", timeout=120_000)
     devtools.send("HeapProfiler.collectGarbage")
     used = devtools.send("Runtime.getHeapUsage")["usedSize"]
     assert used < path.stat().st_size
@@ -195,6 +195,6 @@ def test_many_rows_show_their_progress_and_stay_out_of_memory(
 def test_the_result_fits_a_phone(browser: Browser, client_url: str, tmp_path: Path) -> None:
     page = browser.new_page(viewport={"width": 320, "height": 640})
     predict(page, client_url, table(tmp_path / "cells.csv", wrong=3))
-    expect(page.locator(".headline")).to_contain_text("60 rows")
+    expect(page.locator(".headline")).to_contain_text("Rows: 60")
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
     page.close()

@@ -9,6 +9,11 @@ export class ApiError extends Error {
     this.status = status;
     this.retryAfter = retryAfter;
   }
+
+  /* Whether a later request may succeed. */
+  get isTransient() {
+    return [0, 429, 503, 504].includes(this.status);
+  }
 }
 
 /* Returns the error of a response, with the message of the service or a proxy. */

@@ -21,7 +21,7 @@ export function mount(root, { model, row, predictor, explorer }) {
     const { answer } = predictor.state;
     panel.hidden = !model.classes || typeof answer?.prediction?.probability !== "number";
     if (panel.hidden) return;
-    if (error) summary.textContent = t("explore.failed");
+    if (error) summary.textContent = error;
     else if (!flips) summary.textContent = t("status.loading");
     if (!flips || error) return;
     const flipping = flips.filter(({ text }) => text !== null);
