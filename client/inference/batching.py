@@ -218,20 +218,31 @@ class DynamicBatcher(Generic[Lane]):
     async def _answer(self, lane: Lane, jobs: Sequence[Job]) -> None:
         now = deadlines.now()
         self._observe(now - jobs[0].arrived)
-        contexts = [job.context for job in jobs if job.context is not None]
         for job in jobs:
             if job.context is not None:
                 job.context.queue_seconds += now - job.arrived
-        REQUESTS.set(tuple(contexts))
         try:
-            await self._run(lane, list(jobs))
+            await self._run_or_bisect(lane, jobs)
         except asyncio.CancelledError:
             for job in jobs:
                 job.fail(UnavailableError("the client is stopping"))
             raise
-        except Exception as error:
-            for job in jobs:
-                job.fail(error)
         finally:
             for job in jobs:
                 self._watch.remove(job)
+
+    async def _run_or_bisect(self, lane: Lane, jobs: Sequence[Job]) -> None:
+        """Run jobs; bisect them on an unexpected error, so that it fails only the job at fault."""
+        pending = [job for job in jobs if not job.done]
+        if not pending:
+            return
+        REQUESTS.set(tuple(job.context for job in pending if job.context is not None))
+        try:
+            await self._run(lane, pending)
+        except Exception as error:
+            if len(pending) == 1:
+                pending[0].fail(error)
+                return
+            middle = len(pending) // 2
+            await self._run_or_bisect(lane, pending[:middle])
+            await self._run_or_bisect(lane, pending[middle:])

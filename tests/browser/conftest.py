@@ -1,4 +1,4 @@
-"""A real browser."""
+"""A browser, and checks of the page in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 TIMEOUT_MS = 60_000
 expect.set_options(timeout=TIMEOUT_MS)
 
-# Parts that look like those before them: axe-core takes seconds for a few thousand elements.
+# Repeated elements to skip: axe-core takes seconds for a few thousand elements.
 REPEATED = (
     ".column:nth-of-type(n+3)",
     ".field:nth-of-type(n+5)",
@@ -22,8 +22,8 @@ REPEATED = (
 )
 
 
-# Playwright keeps an event loop running in this thread; it must be gone when other tests begin, so
-# the browser is shared by this folder (a package, for that) and not by the session.
+# Playwright runs an event loop in this thread, which must end before other tests begin. Hence the
+# package scope, for which this folder is a package.
 @pytest.fixture(scope="package")
 def browser(chromium: str) -> Iterator[Browser]:
     # Chromium's sandbox needs a user that is not root.
@@ -38,8 +38,8 @@ def browser(chromium: str) -> Iterator[Browser]:
 def page(browser: Browser) -> Iterator[Page]:
     page = browser.new_page(viewport={"width": 1100, "height": 1300})
     page.set_default_timeout(TIMEOUT_MS)
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
     # Shown if the test fails.
     page.on("requestfailed", lambda request: print("failed:", request.url, request.failure))
     page.on("console", lambda message: print(f"console {message.type}: {message.text}"))
@@ -47,11 +47,11 @@ def page(browser: Browser) -> Iterator[Page]:
     # A handler of a polled request may still be running.
     page.unroute_all(behavior="ignoreErrors")
     page.close()
-    assert problems == []
+    assert errors == []
 
 
-def ready(page: Page) -> None:
-    """Wait for the answer."""
+def wait_for_answer(page: Page) -> None:
+    """Wait until the answer is current."""
     expect(page.locator("#answer")).to_have_attribute("data-status", "current")
 
 
@@ -61,12 +61,12 @@ def check_accessible(page: Page) -> None:
 
 
 def check_contrast(page: Page) -> None:
-    """Check what another theme can break in a state that is accessible."""
+    """Check contrast, which depends on the theme."""
     _check(page, ["color-contrast"])
 
 
 def _check(page: Page, rules: list[str]) -> None:
     context = {"include": [["html"]], "exclude": [[selector] for selector in REPEATED]}
     options = {"runOnly": rules, "resultTypes": ["violations"]}
-    found = Axe().run(page, context=context, options=options)
-    assert found.violations_count == 0, found.generate_report()
+    results = Axe().run(page, context=context, options=options)
+    assert results.violations_count == 0, results.generate_report()

@@ -1,4 +1,4 @@
-"""The view What if during a rollout, with the curves of both versions."""
+"""The What if view during a rollout, with the curves of both versions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONFIG = (
 
 @pytest.fixture
 def rollout(tmp_path: Path, starter: Starter) -> tuple[str, Callable[..., None]]:
-    """The page's address, and a function that puts a version on trial."""
+    """The page's address, and a function that changes the rollout's state."""
     canaries.publish(tmp_path / "m", STABLE)
     canaries.publish(tmp_path / "m", FLIPPED, sign=-1)
     canaries.publish(tmp_path / "m", NAN, fault=canaries.NAN)
@@ -35,51 +35,51 @@ def rollout(tmp_path: Path, starter: Starter) -> tuple[str, Callable[..., None]]
     client = starter.client(server.address, CLIENT_MODEL="m", CLIENT_ROLLOUT=str(states))
     generations = iter(range(2, 100))
 
-    def follow(**state: Any) -> None:
+    def set_state(**state: Any) -> None:
         generation = next(generations)
         write_rollout(states, "m", generation=generation, **state)
 
-        def follows() -> bool:
+        def is_loaded() -> bool:
             stats = requests.get(f"{client.address}/stats", timeout=10).json()
             return bool(stats["rollout"]["generation"] == generation)
 
-        processes.wait_for(follows, "the gateway follows the rollout")
+        processes.wait_for(is_loaded, "the gateway has loaded the rollout")
 
-    return client.address, follow
+    return client.address, set_state
 
 
-def test_a_version_on_trial_is_drawn_beside_the_stable_one(
+def test_canary_curve_is_drawn_beside_the_stable_one(
     page: Page, rollout: tuple[str, Callable[..., None]]
 ) -> None:
-    url, follow = rollout
+    url, set_state = rollout
     page.goto(f"{url}/#whatif")
     card, legend = page.locator(".column"), page.locator(".legend")
     expect(card.locator("svg .curve")).to_have_count(1)
     expect(card.locator("svg .canary")).to_have_count(0)
     expect(legend).to_be_hidden()
 
-    follow(phase="canary", canary=FLIPPED, percent=1.0)
-    # By its path: as an arm, it would be judged by these rows, and repeated on the stable one.
+    set_state(phase="canary", canary=FLIPPED, percent=1.0)
+    # By its path: calls of its arm count toward its verdict and fall back to the stable version.
     with page.expect_request(f"**/versions/{FLIPPED}:predict"):
         page.reload()
     expect(card.locator("svg .canary")).to_have_count(1)
     expect(legend.locator("span")).to_have_text(["Version 1 (stable)", "Version 2 (canary)"])
     expect(page.locator("#version")).to_have_text("1")
     expect(card.locator("thead th").last).to_have_text("Version 2 (canary)")
-    # The version on trial has the labels of the stable one flipped.
+    # The canary flips the labels of the stable version.
     cells = card.locator("tbody tr").first.locator("td").all_text_contents()
     assert cells == ["−10", "< 0.1%", "> 99.9%"]
     check_accessible(page)
 
     page.route("**:predict", lambda route: route.fulfill(body='{"outputs": {'))
     page.reload()
-    told = "Version 2 (canary): The service cannot be reached."
-    expect(legend.locator("span").last).to_have_text(told)
+    message = "Version 2 (canary): The service cannot be reached."
+    expect(legend.locator("span").last).to_have_text(message)
     page.unroute("**:predict")
 
-    follow(phase="canary", canary=NAN, percent=1.0)
+    set_state(phase="canary", canary=NAN, percent=1.0)
     page.reload()
-    told = "Version 3 (canary): Its outputs are not probabilities."
-    expect(legend.locator("span").last).to_have_text(told)
+    message = "Version 3 (canary): Its outputs are not probabilities."
+    expect(legend.locator("span").last).to_have_text(message)
     expect(card.locator("svg .curve")).to_have_count(1)
     expect(card.locator("svg .canary")).to_have_count(0)

@@ -1,4 +1,4 @@
-"""The views What if and Model, and what would change the answer."""
+"""The What if and Model views, and suggested changes of the row."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from urllib.parse import parse_qs, urlsplit
 import requests
 from playwright.sync_api import Page, Request, expect
 
+from tests.browser.conftest import wait_for_answer
 from tests.support.tables import breast_cancer
 
 COLUMNS = breast_cancer().columns
 
 
 def open_halfway(page: Page, url: str, view: str = "predict") -> None:
-    """Open the page with a row that every column can move."""
+    """Open a view with a row halfway between the classes, which every column can move."""
     page.goto(url)
     expect(page.locator("#label")).to_have_text("malignant")
     page.get_by_role("button", name="Halfway").click()
@@ -24,40 +25,40 @@ def open_halfway(page: Page, url: str, view: str = "predict") -> None:
     page.locator("#tabs a", has_text={"predict": "Predict", "whatif": "What if"}[view]).click()
 
 
-def predicted(client_url: str, row: dict[str, float]) -> str:
-    reply = requests.post(f"{client_url}/predict", json={"instances": [row]}, timeout=10)
-    label: str = reply.json()["predictions"][0]["label"]
+def predict_label(client_url: str, row: dict[str, float]) -> str:
+    response = requests.post(f"{client_url}/predict", json={"instances": [row]}, timeout=10)
+    label: str = response.json()["predictions"][0]["label"]
     return label
 
 
-def row_in(page: Page) -> dict[str, float]:
-    """Return the row that the form holds."""
+def read_row(page: Page) -> dict[str, float]:
+    """Return the row in the form."""
     shown = page.locator("form [name]").evaluate_all("all => all.map(e => [e.name, e.value])")
     return {name: float(value) for name, value in shown}
 
 
-def test_each_suggested_change_flips_the_label_and_less_does_not(
+def test_each_suggested_change_flips_the_label_and_a_smaller_one_does_not(
     page: Page, client_url: str
 ) -> None:
     open_halfway(page, client_url)
-    ways = page.locator("#flips li").filter(has=page.get_by_role("button"))
-    expect(ways.first).to_be_visible()
-    row = row_in(page)
-    before = predicted(client_url, row)
-    for title, text in ways.evaluate_all(
+    suggestions = page.locator("#flips li").filter(has=page.get_by_role("button"))
+    expect(suggestions.first).to_be_visible()
+    row = read_row(page)
+    initial_label = predict_label(client_url, row)
+    for title, text in suggestions.evaluate_all(
         "all => all.map(e => [e.querySelector('.name').textContent,"
         " e.querySelector('b').textContent])"
     ):
         name, value = title.replace(" ", "_"), float(text)
-        assert predicted(client_url, {**row, name: value}) != before, title
+        assert predict_label(client_url, {**row, name: value}) != initial_label, title
         less = row[name] + 0.95 * (value - row[name])
-        assert predicted(client_url, {**row, name: less}) == before, title
+        assert predict_label(client_url, {**row, name: less}) == initial_label, title
     label = page.locator("#label").text_content()
-    ways.first.get_by_role("button").click()
+    suggestions.first.get_by_role("button").click()
     expect(page.locator("#label")).not_to_have_text(label or "")
 
 
-def test_a_sure_answer_says_that_no_single_column_changes_it(page: Page, client_url: str) -> None:
+def test_no_single_column_changes_a_confident_answer(page: Page, client_url: str) -> None:
     page.goto(client_url)
     expect(page.locator("#change")).to_contain_text("No single column makes it benign")
     page.locator("#tabs a", has_text="What if").click()
@@ -66,7 +67,7 @@ def test_a_sure_answer_says_that_no_single_column_changes_it(page: Page, client_
     expect(page.locator("#view-whatif")).to_contain_text("columns that move the result most")
 
 
-def test_all_curves_come_from_one_request_and_soon(page: Page, client_url: str) -> None:
+def test_all_curves_come_from_one_request(page: Page, client_url: str) -> None:
     rows: list[int] = []
 
     def count(request: Request) -> None:
@@ -78,14 +79,9 @@ def test_all_curves_come_from_one_request_and_soon(page: Page, client_url: str) 
     expect(page.locator(".column")).to_have_count(len(COLUMNS))
     expect(page.locator(".column svg")).to_have_count(len(COLUMNS))
     assert rows[:2] == [1, len(COLUMNS) * 25]
-    spent = page.evaluate(
-        "performance.getEntriesByType('resource').filter(e => e.name.endsWith('/predict'))"
-        ".sort((a, b) => b.transferSize - a.transferSize)[0].duration"
-    )
-    assert spent < 1500  # below 300 ms on a machine with nothing else to do
 
 
-def test_a_curve_goes_through_the_answer_and_its_table_has_the_numbers(
+def test_curve_is_described_and_its_table_agrees_with_predictions(
     page: Page, client_url: str
 ) -> None:
     open_halfway(page, client_url, "whatif")
@@ -94,17 +90,15 @@ def test_a_curve_goes_through_the_answer_and_its_table_has_the_numbers(
     assert re.search(r"the probability of benign goes from .* to .*; at the current value", label)
     expect(card.locator("tbody tr")).to_have_count(25)
     name = (card.locator("h3").text_content() or "").replace(" ", "_")
-    row = row_in(page)
+    row = read_row(page)
     last = card.locator("tbody tr").last.locator("td")
     row[name] = float((last.first.text_content() or "").replace(",", ""))
     body = requests.post(f"{client_url}/predict", json={"instances": [row]}, timeout=10).json()
-    told = (last.last.text_content() or "").strip("<>% ")
-    assert abs(100 * body["predictions"][0]["probability"] - float(told)) < 0.2
+    shown = (last.last.text_content() or "").strip("<>% ")
+    assert abs(100 * body["predictions"][0]["probability"] - float(shown)) < 0.2
 
 
-def test_the_distribution_of_a_column_with_many_minimums_is_drawn(
-    page: Page, client_url: str
-) -> None:
+def test_distribution_with_many_values_at_the_minimum_is_drawn(page: Page, client_url: str) -> None:
     page.goto(client_url)
     heights = page.evaluate(
         """async () => {
@@ -120,7 +114,7 @@ def test_the_distribution_of_a_column_with_many_minimums_is_drawn(
     assert list(map(float, heights)) == [20, 5]
 
 
-def test_a_slider_and_its_field_move_the_row(page: Page, client_url: str) -> None:
+def test_slider_and_number_field_change_the_row(page: Page, client_url: str) -> None:
     open_halfway(page, client_url, "whatif")
     card = page.locator(".column").first
     slider = card.get_by_role("slider")
@@ -144,10 +138,12 @@ def test_the_url_holds_the_row(page: Page, client_url: str) -> None:
     expect(page.locator("#label")).to_have_text("malignant")
     page.locator("[name=mean_radius]").fill("7.5")
     page.wait_for_url(re.compile("mean_radius=7.5"))
-    asked = parse_qs(urlsplit(page.url).fragment.partition("?")[2])
-    assert set(asked) == set(COLUMNS)
+    query = parse_qs(urlsplit(page.url).fragment.partition("?")[2])
+    assert set(query) == set(COLUMNS)
+    wait_for_answer(page)
     answer = page.locator("#percent").text_content()
     page.locator("#tabs a", has_text="Model").click()
+    page.wait_for_url(re.compile("#model.*mean_radius=7.5"))
     page.reload()
     expect(page.locator("#view-model")).to_be_visible()
     page.locator("#tabs a", has_text="Predict").click()
@@ -155,7 +151,7 @@ def test_the_url_holds_the_row(page: Page, client_url: str) -> None:
     expect(page.locator("#percent")).to_have_text(answer or "")
 
 
-def test_a_row_is_pasted_as_csv_and_as_json(page: Page, client_url: str) -> None:
+def test_row_can_be_pasted_as_csv_or_json(page: Page, client_url: str) -> None:
     page.goto(client_url)
     expect(page.locator("#label")).to_have_text("malignant")
     radius = page.locator("[name=mean_radius]")
@@ -185,23 +181,24 @@ def test_a_row_is_pasted_as_csv_and_as_json(page: Page, client_url: str) -> None
     expect(radius).to_have_value("9")
 
 
-def test_the_row_as_code_gives_the_same_answer(page: Page, client_url: str) -> None:
+def test_row_as_code_gives_the_same_answer(page: Page, client_url: str) -> None:
     page.goto(client_url)
     expect(page.locator("#label")).to_have_text("malignant")
     page.locator("#code summary").click()
+    expect(page.locator("#code pre")).to_contain_text("curl")
     shown = page.locator("#code pre").text_content() or ""
     assert shown.startswith(f"curl {client_url}/predict")
     body = shown.partition("-d '")[2].removesuffix("'")
     headers = {"Content-Type": "application/json"}
-    reply = requests.post(f"{client_url}/predict", body, headers=headers, timeout=10).json()
-    assert reply["predictions"][0]["label"] == "malignant"
+    response = requests.post(f"{client_url}/predict", body, headers=headers, timeout=10).json()
+    assert response["predictions"][0]["label"] == "malignant"
     page.locator("#code").get_by_role("button", name="Python").click()
     code = page.locator("#code pre").text_content() or ""
     compile(code, "row", "exec")
     assert '"mean_radius": 17.48,' in code
 
 
-def test_the_model_is_shown_with_its_versions_and_metrics(page: Page, client_url: str) -> None:
+def test_model_view_shows_versions_and_metrics(page: Page, client_url: str) -> None:
     page.goto(f"{client_url}/#model")
     view = page.locator("#view-model")
     expect(view.get_by_role("region", name="Versions")).to_contain_text("available")

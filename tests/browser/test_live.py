@@ -15,12 +15,12 @@ from tests.conftest import Starter
 from tests.support.tables import breast_cancer
 
 ROW = breast_cancer().features[0].tolist()
-HIDE = """isHidden => {
+SET_HIDDEN = """isHidden => {
   Object.defineProperty(document, "hidden", { configurable: true, get: () => isHidden });
   document.dispatchEvent(new Event("visibilitychange"));
 }"""
 
-# Four of five requests have two rows; a poll that was in flight may have counted some of them.
+# Four of five requests have two rows; a poll in flight may have counted some of them.
 ROWS_FIT_REQUESTS = """() => {
   const number = title => {
     const cards = [...document.querySelectorAll(".now > div")];
@@ -32,73 +32,69 @@ ROWS_FIT_REQUESTS = """() => {
 }"""
 
 
-def ask(url: str, times: int) -> None:
+def post_rows(url: str, times: int) -> None:
     for _ in range(times):
-        reply = requests.post(f"{url}/predict", json={"instances": [ROW, ROW]}, timeout=10)
-        assert reply.status_code == 200
+        response = requests.post(f"{url}/predict", json={"instances": [ROW, ROW]}, timeout=10)
+        assert response.status_code == 200
 
 
-def ask_wrongly(url: str, times: int) -> None:
+def post_invalid(url: str, times: int) -> None:
     for _ in range(times):
         requests.post(f"{url}/predict", data="{", timeout=10)
 
 
-def number_of(page: Page, title: str) -> float:
+def read_number(page: Page, title: str) -> float:
     text = page.locator(".now > div", has_text=title).locator("dd").first.text_content() or ""
-    found = re.search(r"[\d.]+", text)
-    return float(found[0]) if found else 0.0
+    match = re.search(r"[\d.]+", text)
+    return float(match[0]) if match else 0.0
 
 
-def test_the_numbers_change_with_the_traffic(
-    page: Page, model_server: str, client_url: str
-) -> None:
+def test_numbers_change_with_the_traffic(page: Page, model_server: str, client_url: str) -> None:
     url = client_url
     page.goto(f"{url}/#live")
     expect(page.locator(".charts .card")).to_have_count(4)
-    # The page's own requests are over, and all others come between two polls.
+    # The page's own requests are over; all others must come between two polls.
     expect(page.locator(".now > div", has_text="Requests").locator("dd")).to_have_text("0/s")
-    page.evaluate(HIDE, True)
+    page.evaluate(SET_HIDDEN, True)
     expect(page.locator("#view-live [role=status]")).to_have_text("Paused")
-    ask(url, 8)
-    ask_wrongly(url, 2)
-    page.evaluate(HIDE, False)
+    post_rows(url, 8)
+    post_invalid(url, 2)
+    page.evaluate(SET_HIDDEN, False)
     page.wait_for_function(ROWS_FIT_REQUESTS)
-    assert number_of(page, "Failed (5xx)") == 0
-    assert 0 < number_of(page, "Median") <= number_of(page, "99th percentile")
+    assert read_number(page, "Failed (5xx)") == 0
+    assert 0 < read_number(page, "Median") <= read_number(page, "99th percentile")
     expect(page.locator(".details")).to_contain_text(model_server)
     expect(page.locator(".details section").first).to_contain_text("1 available")
     label = page.locator(".charts svg").first.get_attribute("aria-label") or ""
     assert re.match(r"Requests: [\d.]+/s now, peak [\d.]+/s\.", label)
 
 
-def test_a_hidden_page_asks_nothing_and_goes_on_when_it_is_seen(
-    page: Page, client_url: str
-) -> None:
-    asked: list[str] = []
+def test_hidden_page_stops_polling_and_resumes_when_visible(page: Page, client_url: str) -> None:
+    polls: list[str] = []
 
-    def note(request: Request) -> None:
+    def record(request: Request) -> None:
         if request.url.endswith("/stats"):
-            asked.append(request.url)
+            polls.append(request.url)
 
-    page.on("request", note)
+    page.on("request", record)
     page.clock.install()
     page.goto(f"{client_url}/#live")
     expect(page.locator(".charts .card")).to_have_count(4)
-    page.evaluate(HIDE, True)
+    page.evaluate(SET_HIDDEN, True)
     expect(page.locator("#view-live [role=status]")).to_have_text("Paused")
-    asked.clear()
+    polls.clear()
     page.clock.run_for(10_000)
-    assert asked == []
+    assert polls == []
     with page.expect_request("**/stats"):
-        page.evaluate(HIDE, False)
+        page.evaluate(SET_HIDDEN, False)
     expect(page.locator("#view-live [role=status]")).to_contain_text("As of")
     page.get_by_role("link", name="Predict").click()
-    asked.clear()
+    polls.clear()
     page.clock.run_for(10_000)
-    assert asked == []
+    assert polls == []
 
 
-def test_a_service_that_goes_away_is_told_and_found_again(page: Page, client_url: str) -> None:
+def test_unreachable_service_is_reported_until_it_returns(page: Page, client_url: str) -> None:
     page.goto(f"{client_url}/#live")
     expect(page.locator(".charts .card")).to_have_count(4)
     error = page.locator("#view-live [role=alert]")
@@ -109,8 +105,8 @@ def test_a_service_that_goes_away_is_told_and_found_again(page: Page, client_url
     expect(error).to_be_hidden()
 
 
-def with_everything(route: Route) -> None:
-    """Answer as a service with a rollout and monitoring."""
+def add_rollout_and_monitoring(route: Route) -> None:
+    """Add a rollout, drift and a log to the real statistics."""
     stats: dict[str, Any] = route.fetch().json()
     stats["arms"] = [
         {"version": 2, "arm": "canary", "requests": 40, "failed": 4, "p50": 0.002, "p99": 0.03},
@@ -125,8 +121,8 @@ def with_everything(route: Route) -> None:
         "reason": "10 % of the canary's calls fail",
     }
     column = {"column": "<b>worst</b>", "psi": 0.31, "limit": 0.1, "verdict": "alarm"}
-    few = {"column": "mean_area", "psi": None, "limit": 0.1, "verdict": "too few rows"}
-    stats["drift"] = {"rows": 1200, "columns": [few, column]}
+    too_few = {"column": "mean_area", "psi": None, "limit": 0.1, "verdict": "too few rows"}
+    stats["drift"] = {"rows": 1200, "columns": [too_few, column]}
     stats["log"] = {
         "rows": 1100,
         "dropped": {"full": 3, "failed": 4},
@@ -136,14 +132,14 @@ def with_everything(route: Route) -> None:
     route.fulfill(json=stats)
 
 
-def test_rollout_drift_and_log_are_shown_where_they_are_on(
+def test_rollout_drift_and_log_are_shown_if_enabled(
     page: Page, browser: Browser, client_url: str
 ) -> None:
     phone = browser.new_page(viewport={"width": 320, "height": 640}, color_scheme="dark")
-    for one in (page, phone):
-        one.route("**/stats", with_everything)
-        one.goto(f"{client_url}/#live")
-        details = one.locator(".details")
+    for window in (page, phone):
+        window.route("**/stats", add_rollout_and_monitoring)
+        window.goto(f"{client_url}/#live")
+        details = window.locator(".details")
         expect(details).to_contain_text("10 % of the canary's calls fail")
         expect(details.get_by_text("Reason", exact=True)).to_be_visible()
         expect(details.get_by_role("row", name="canary")).to_contain_text("10.0%")
@@ -157,7 +153,7 @@ def test_rollout_drift_and_log_are_shown_where_they_are_on(
     phone.close()
 
 
-def test_an_answer_can_be_called_right_or_wrong_where_feedback_is_on(
+def test_answer_can_be_rated_if_feedback_is_enabled(
     page: Page, model_server: str, client_url: str, starter: Starter, tmp_path: Path
 ) -> None:
     page.goto(client_url)
@@ -175,6 +171,6 @@ def test_an_answer_can_be_called_right_or_wrong_where_feedback_is_on(
     page.get_by_role("button", name="Right").click()
     expect(status).to_have_text("Thank you. Recorded as benign.")
     segments = [file.read_text() for file in tmp_path.glob("log/feedback/*")]
-    stored = [json.loads(line) for line in "".join(segments).splitlines()]
-    assert [(one["row"], one["label"]) for one in stored] == [(0, "benign")] * 2
-    assert len({one["id"] for one in stored}) == 2
+    records = [json.loads(line) for line in "".join(segments).splitlines()]
+    assert [(record["row"], record["label"]) for record in records] == [(0, "benign")] * 2
+    assert len({record["id"] for record in records}) == 2

@@ -16,7 +16,7 @@ from tests.support.mixed import COLUMNS, MixedColumn, publish
 CITIES = tuple(f"city {i}" for i in range(51))
 CODES = tuple(str(i) for i in range(1000, 1051))
 ATTACK = '<img src=x onerror="window.hacked=1">\'&amp;{{ 7*7 }}</script>'
-# A form's properties can be hidden by fields of the same name.
+# A field shadows the form's property of the same name.
 NAMES = (ATTACK, "dataset", "querySelectorAll", "addEventListener", "__proto__", "a\r\n b")
 MODELS = {
     "flats": COLUMNS,
@@ -59,29 +59,29 @@ def flats(page: Page, urls: dict[str, str]) -> Page:
     return page
 
 
-def row_sent(page: Page, act: Callable[[], None]) -> dict[str, Any]:
-    """Return the row of the request that an action brings about."""
+def capture_row(page: Page, action: Callable[[], None]) -> dict[str, Any]:
+    """Return the row of the request that an action triggers."""
 
-    def asks(request: Request) -> bool:  # not explores, which is no traffic
-        is_recorded = "x-prediction-record" not in request.headers
-        return request.url.endswith("/predict") and is_recorded
+    def is_prediction(request: Request) -> bool:
+        is_exploration = "x-prediction-record" in request.headers
+        return request.url.endswith("/predict") and not is_exploration
 
-    with page.expect_request(asks) as request:
-        act()
+    with page.expect_request(is_prediction) as request:
+        action()
     body = json.loads(request.value.post_data or "", parse_float=str)
     row: dict[str, Any] = body["instances"][0]
     return row
 
 
 def predict(page: Page) -> dict[str, Any]:
-    return row_sent(page, lambda: page.locator("form [name]").first.press("Enter"))
+    return capture_row(page, lambda: page.locator("form [name]").first.press("Enter"))
 
 
-def share_of(page: Page, column: str) -> Locator:
+def contribution_of(page: Page, column: str) -> Locator:
     return page.locator("#contributions li", has_text=column).locator("b")
 
 
-def test_each_kind_of_column_has_its_field_and_is_sent_as_its_type(flats: Page) -> None:
+def test_each_column_kind_has_its_field_and_is_sent_as_its_type(flats: Page) -> None:
     page = flats
     city, district = page.locator("[name=city]"), page.locator("[name=district]")
     assert city.locator("option").all_text_contents() == ["Bern", "Basel", " Zug"]
@@ -100,21 +100,21 @@ def test_each_kind_of_column_has_its_field_and_is_sent_as_its_type(flats: Page) 
     }
 
 
-def test_a_typical_row_has_the_class_s_means_and_most_frequent_values(flats: Page) -> None:
+def test_typical_row_has_class_means_and_most_frequent_values(flats: Page) -> None:
     page = flats
-    row = row_sent(page, page.get_by_role("button", name="Typical leaves").click)
+    row = capture_row(page, page.get_by_role("button", name="Typical leaves").click)
     assert row == {
         "Age (years)": "30.25",
         "income": 2,
         "city": " Zug",
         "district": "7",
         "garden": "false",
-        "rooms": 9007199254740993,  # more digits than a number of JavaScript has
+        "rooms": 9007199254740993,  # more digits than a JavaScript number holds
         "balcony": False,
     }
     expect(page.locator("#label")).to_have_text("leaves")
-    expect(share_of(page, "city")).to_have_text("+2.00")
-    expect(share_of(page, "Age (years)")).to_have_text("+0.30")
+    expect(contribution_of(page, "city")).to_have_text("+2.00")
+    expect(contribution_of(page, "Age (years)")).to_have_text("+0.30")
     page.get_by_role("button", name="Typical stays").click()
     expect(page.locator("#label")).to_have_text("stays")
 
@@ -125,8 +125,8 @@ def test_only_columns_with_missing_values_can_be_left_empty(flats: Page) -> None
     page.get_by_label("district", exact=True).select_option("missing")
     row = predict(page)
     assert (row["income"], row["district"]) == (None, None)
-    expect(share_of(page, "income")).to_have_text("−2.00")
-    expect(share_of(page, "district")).to_have_text("−2.00")
+    expect(contribution_of(page, "income")).to_have_text("−2.00")
+    expect(contribution_of(page, "district")).to_have_text("−2.00")
     page.get_by_label("Age (years)").fill(" ")
     expect(page.locator(".field.invalid .fault")).to_have_text("expected a number")
 
@@ -144,7 +144,7 @@ def test_page_offers_no_missing_values_that_the_service_refuses(
     expect(page.locator(".field.invalid .fault")).to_have_text("expected a number")
 
 
-def test_of_many_values_one_is_typed_and_may_be_unknown(page: Page, urls: dict[str, str]) -> None:
+def test_large_vocabulary_takes_typed_and_unknown_values(page: Page, urls: dict[str, str]) -> None:
     page.goto(urls["cities"])
     expect(page.locator("#label")).to_be_visible()
     city, code = page.get_by_label("a city", exact=True), page.get_by_label("code", exact=True)
@@ -154,13 +154,13 @@ def test_of_many_values_one_is_typed_and_may_be_unknown(page: Page, urls: dict[s
     city.fill("elsewhere")
     code.fill("7")
     assert predict(page) == {"a city": "elsewhere", "code": 7}
-    expect(share_of(page, "a city")).to_have_text("−1.00")
-    expect(share_of(page, "code")).to_have_text("−1.00")
+    expect(contribution_of(page, "a city")).to_have_text("−1.00")
+    expect(contribution_of(page, "code")).to_have_text("−1.00")
     city.fill("")
     assert predict(page)["a city"] is None
-    expect(share_of(page, "a city")).to_have_text("−2.00")
-    for wrong in ("", "many", "1.5"):
-        code.fill(wrong)
+    expect(contribution_of(page, "a city")).to_have_text("−2.00")
+    for invalid in ("", "many", "1.5"):
+        code.fill(invalid)
         expect(page.locator(".field.invalid .fault")).to_have_text("expected an integer")
 
 
@@ -178,7 +178,7 @@ def test_columns_of_an_unknown_kind_are_shown(page: Page, urls: dict[str, str]) 
     expect(page.get_by_label("balcony")).to_be_visible()
 
 
-def test_names_and_values_that_look_like_markup_or_code_are_only_text(
+def test_names_and_values_that_look_like_markup_are_shown_as_text(
     page: Page, urls: dict[str, str]
 ) -> None:
     page.goto(urls["hostile"])

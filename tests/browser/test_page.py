@@ -14,9 +14,7 @@ from tests.support.tables import breast_cancer
 COLUMNS = breast_cancer().columns
 
 
-def test_the_form_is_the_model_s_and_is_answered_as_it_is_filled_in(
-    page: Page, client_url: str
-) -> None:
+def test_form_has_the_model_columns_and_updates_the_answer(page: Page, client_url: str) -> None:
     page.goto(client_url)
     names = page.locator("form [name]").evaluate_all("all => all.map(e => e.name)")
     assert names == list(COLUMNS)
@@ -37,23 +35,23 @@ def test_the_form_is_the_model_s_and_is_answered_as_it_is_filled_in(
     expect(first).to_contain_text("toward malignant")
 
 
-def test_columns_outside_of_training_are_named(page: Page, client_url: str) -> None:
+def test_columns_outside_the_training_range_are_named(page: Page, client_url: str) -> None:
     page.goto(client_url)
     expect(page.locator("#label")).to_have_text("malignant")
     expect(page.locator("#outside")).to_be_hidden()
     page.locator("[name=mean_radius]").fill("99999")
     page.locator("[name=worst_area]").fill("0,5")
-    told = "Outside the training data: mean radius and worst area"
-    expect(page.locator("#outside")).to_have_text(told)
-    inside = page.locator("#contributions").evaluate(
+    message = "Outside the training data: mean radius and worst area"
+    expect(page.locator("#outside")).to_have_text(message)
+    fits = page.locator("#contributions").evaluate(
         "all => [...all.querySelectorAll('b')].every(e => e.scrollWidth <= e.offsetWidth)"
     )
-    assert inside
+    assert fits
     page.get_by_role("button", name="Typical benign").click()
     expect(page.locator("#outside")).to_be_hidden()
 
 
-def test_a_wrong_value_is_said_at_its_field_and_the_answer_is_marked(
+def test_invalid_value_is_reported_at_its_field_and_the_answer_is_stale(
     page: Page, client_url: str
 ) -> None:
     page.goto(client_url)
@@ -69,7 +67,7 @@ def test_a_wrong_value_is_said_at_its_field_and_the_answer_is_marked(
     expect(field).to_have_attribute("aria-invalid", "false")
 
 
-def test_without_a_model_server_it_says_so_and_comes_back_by_itself(
+def test_page_reports_a_missing_model_server_and_recovers(
     page: Page, models: Path, starter: Starter
 ) -> None:
     port = free_port()

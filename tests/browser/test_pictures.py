@@ -22,11 +22,11 @@ def png(left: tuple[int, int, int], right: tuple[int, int, int]) -> bytes:
     row = b"\0" + bytes(left) * (2 * WIDTH) + bytes(right) * (2 * WIDTH)
     size = struct.pack(">IIBBBBB", 4 * WIDTH, 4 * HEIGHT, 8, 2, 0, 0, 0)
     pixels = zlib.compress(row * (4 * HEIGHT))
-    parts = chunk(b"IHDR", size) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + parts
+    chunks = chunk(b"IHDR", size) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
 
 
-def test_a_picture_is_scaled_and_sent_as_numbers_or_as_bytes(
+def test_picture_is_sent_as_scaled_pixels_or_as_bytes(
     page: Page, tmp_path: Path, starter: Starter
 ) -> None:
     publish(tmp_path / "m")
@@ -45,9 +45,9 @@ def test_a_picture_is_scaled_and_sent_as_numbers_or_as_bytes(
     expect(outputs).to_contain_text("right1")
     expect(outputs).to_contain_text("colours[255,127.5,127.5]")
     expect(outputs).to_contain_text(f"bytes{len(content)}")
-    with page.expect_request("**/predict") as asked:
+    with page.expect_request("**/predict") as request:
         page.get_by_label("Pixel range").select_option("255")
-    (row,) = json.loads(asked.value.post_data or "")["instances"]
+    (row,) = json.loads(request.value.post_data or "")["instances"]
     assert row["grey"] == [[76] * (WIDTH // 2) + [255] * (WIDTH // 2)] * HEIGHT
     assert list(row["image_bytes"]) == ["b64"]
     page.get_by_label("Picture for grey").set_input_files(tmp_path / "no.png")

@@ -1,4 +1,4 @@
-"""The page for everybody: accessible, at any size, by keyboard, and fast."""
+"""The page's accessibility, layout, keyboard use and speed."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
-from tests.browser.conftest import check_accessible, check_contrast, ready
+from tests.browser.conftest import check_accessible, check_contrast, wait_for_answer
 from tests.conftest import Starter
 from tests.support.affine import publish as publish_affine
 
-# From the navigation to the answer, with a warm server; a machine that runs tests may be busy.
-FIRST_ANSWER_SECONDS, BUSY = 0.5, 6
+# From the navigation to the answer with a warm server; a busy machine takes longer.
+FIRST_ANSWER_SECONDS, BUSY_FACTOR = 0.5, 6
 MAX_FILES = 25
 VIEWS = ("predict", "whatif", "table", "live", "model")
 
 
 def show(page: Page, view: str) -> None:
-    """Open a view by its tab, and wait until it is filled."""
+    """Open a view by its tab and wait for its content."""
     page.locator(f'#tabs a[href^="#{view}"]').click()
-    parts = {"predict": "form", "whatif": ".column svg", "live": ".details .card"}
-    expect(page.locator(f"#view-{view}").locator(parts.get(view, ".card")).first).to_be_visible()
+    content = {"predict": "form", "whatif": ".column svg", "live": ".details .card"}
+    expect(page.locator(f"#view-{view}").locator(content.get(view, ".card")).first).to_be_visible()
 
 
 @pytest.fixture
 def console(page: Page) -> list[str]:
     """The browser's warnings and errors, such as breaches of the content security policy."""
-    told: list[str] = []
+    messages: list[str] = []
 
     def listen(message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            told.append(message.text)
+            messages.append(message.text)
 
     page.on("console", listen)
-    return told
+    return messages
 
 
 def test_every_view_is_accessible(page: Page, client_url: str) -> None:
     page.emulate_media(reduced_motion="reduce")
     page.goto(client_url)
-    ready(page)
+    wait_for_answer(page)
     page.locator("#code summary").click()
     for view in VIEWS:
         show(page, view)
@@ -50,19 +50,19 @@ def test_every_view_is_accessible(page: Page, client_url: str) -> None:
         check_accessible(page)
 
 
-def test_every_view_is_accessible_in_the_dark_and_in_chinese(page: Page, client_url: str) -> None:
+def test_dark_theme_in_chinese_has_enough_contrast(page: Page, client_url: str) -> None:
     page.emulate_media(color_scheme="dark", reduced_motion="reduce")
     page.goto(f"{client_url}/?lang=zh")
-    ready(page)
+    wait_for_answer(page)
     for view in ("predict", "live", "model"):
         show(page, view)
         check_contrast(page)
 
 
-def test_every_state_is_accessible(page: Page, client_url: str) -> None:
+def test_error_states_and_the_paste_dialog_are_accessible(page: Page, client_url: str) -> None:
     page.emulate_media(reduced_motion="reduce")
     page.goto(client_url)
-    ready(page)
+    wait_for_answer(page)
     page.locator("[name=mean_texture]").fill("rough")
     page.locator("[name=mean_radius]").fill("99999")
     expect(page.locator(".fault:visible")).to_have_count(1)
@@ -76,23 +76,23 @@ def test_every_state_is_accessible(page: Page, client_url: str) -> None:
     check_accessible(page)
 
 
-# 640 by 400 is a laptop's window at 200 %.
+# 640 by 400 is a laptop window at 200 % zoom.
 @pytest.mark.parametrize(("width", "height"), [(320, 640), (640, 400), (1280, 720)])
-def test_no_view_is_wider_than_its_window_and_the_answer_stays_in_sight(
+def test_views_fit_the_window_and_the_answer_stays_visible(
     browser: Browser, client_url: str, width: int, height: int
 ) -> None:
     page = browser.new_page(viewport={"width": width, "height": height})
     page.goto(client_url)
-    ready(page)
+    wait_for_answer(page)
     for view in VIEWS:
         show(page, view)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, view
     show(page, "predict")
     last = page.locator("[name=worst_fractal_dimension]")
     last.focus()
-    for part in ("#label", "#percent"):
-        expect(page.locator(part)).to_be_in_viewport(ratio=0.9)
-    # The answer must not hide the field that is filled in.
+    for selector in ("#label", "#percent"):
+        expect(page.locator(selector)).to_be_in_viewport(ratio=0.9)
+    # The answer must not hide the focused field.
     box, answer = last.bounding_box(), page.locator("#answer").bounding_box()
     assert box is not None
     assert answer is not None
@@ -100,9 +100,9 @@ def test_no_view_is_wider_than_its_window_and_the_answer_stays_in_sight(
     page.close()
 
 
-def test_the_keyboard_alone_is_enough(page: Page, client_url: str) -> None:
+def test_page_works_with_the_keyboard_alone(page: Page, client_url: str) -> None:
     page.goto(client_url)
-    ready(page)
+    wait_for_answer(page)
     page.keyboard.press("Tab")
     expect(page.locator(".skip")).to_be_focused()
     page.keyboard.press("Enter")
@@ -123,7 +123,7 @@ def test_the_keyboard_alone_is_enough(page: Page, client_url: str) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#answer")).to_have_attribute("data-status", "current")
     page.reload()
-    ready(page)
+    wait_for_answer(page)
     tab_to('a[href="#whatif"]')
     page.keyboard.press("Enter")
     expect(page.locator(".column").first).to_be_visible()
@@ -135,28 +135,28 @@ def test_the_keyboard_alone_is_enough(page: Page, client_url: str) -> None:
     assert outline != "none"
 
 
-def test_language_and_theme_are_kept_and_nothing_else(page: Page, client_url: str) -> None:
+def test_only_language_and_theme_are_stored(page: Page, client_url: str) -> None:
     page.goto(client_url)
-    ready(page)
+    wait_for_answer(page)
     page.locator("#theme").select_option("dark")
-    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert ground == "rgb(17, 23, 30)"
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == "rgb(17, 23, 30)"
     page.locator("[name=mean_radius]").fill("7")
     page.locator("#language").select_option("zh")
     expect(page.locator("#tabs a").first).to_have_text("预测")
     expect(page.locator("[name=mean_radius]")).to_have_value("7")
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
-    kept = {cookie.get("name") for cookie in page.context.cookies()}
-    assert kept == {"language", "theme"}
+    names = {cookie.get("name") for cookie in page.context.cookies()}
+    assert names == {"language", "theme"}
     assert page.evaluate("[localStorage.length, sessionStorage.length]") == [0, 0]
     page.context.clear_cookies()
 
 
-def test_a_load_takes_few_requests_and_nothing_moves_afterwards(
+def test_page_loads_fast_with_few_requests_and_no_layout_shift(
     page: Page, client_url: str, console: list[str]
 ) -> None:
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
     page.add_init_script(
         """window.shifts = 0;
         new PerformanceObserver((list) => {
@@ -169,23 +169,23 @@ def test_a_load_takes_few_requests_and_nothing_moves_afterwards(
         }).observe(document, { subtree: true, childList: true, attributes: true });"""
     )
     page.goto(client_url)
-    ready(page)
+    wait_for_answer(page)
     page.wait_for_load_state("networkidle")
-    files = [url for url in asked if "/static/" in url]
+    files = [url for url in urls if "/static/" in url]
     assert len(files) <= MAX_FILES
-    assert all(url.startswith((client_url, "data:")) for url in asked)
+    assert all(url.startswith((client_url, "data:")) for url in urls)
     assert page.evaluate("window.shifts") < 0.05
     assert console == []
     seconds = []
     for _ in range(3):
         page.reload()
-        ready(page)
+        wait_for_answer(page)
         seconds.append(page.evaluate("window.answered") / 1000)
     print(f"first answer after {min(seconds):.3f} s")
-    assert min(seconds) < BUSY * FIRST_ANSWER_SECONDS
+    assert min(seconds) < BUSY_FACTOR * FIRST_ANSWER_SECONDS
 
 
-def test_another_version_is_announced_and_loaded_on_demand(
+def test_new_version_is_announced_and_loaded_on_demand(
     page: Page, models: Path, starter: Starter
 ) -> None:
     server = starter.model_server(
@@ -195,7 +195,7 @@ def test_another_version_is_announced_and_loaded_on_demand(
     )
     client = starter.client(server.address)
     page.goto(client.address)
-    ready(page)
+    wait_for_answer(page)
     (models / "breast_cancer" / "1").rename(models / "breast_cancer" / "2")
     for _ in range(60):
         page.locator("form [name]").first.press("Enter")
@@ -204,12 +204,12 @@ def test_another_version_is_announced_and_loaded_on_demand(
             break
     expect(page.locator("#notice")).to_contain_text("Version 2 is now serving")
     page.locator("#notice button").click()
-    ready(page)
+    wait_for_answer(page)
     expect(page.locator("#notice")).to_be_hidden()
     expect(page.locator("#version")).to_have_text("2")
 
 
-def test_a_model_without_a_description_has_a_form_and_says_what_it_lacks(
+def test_model_without_a_description_has_a_form_and_explains_what_is_missing(
     page: Page, tmp_path: Path, starter: Starter
 ) -> None:
     publish_affine(tmp_path / "m", 1)

@@ -11,7 +11,7 @@ from tests.browser.conftest import check_accessible
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 320)])
-def test_it_is_accessible_and_fits(
+def test_report_is_accessible_and_fits_the_window(
     browser: Browser, trained_models: Path, scheme: str, width: int
 ) -> None:
     page = browser.new_page(viewport={"width": width, "height": 800})
@@ -22,7 +22,7 @@ def test_it_is_accessible_and_fits(
     page.close()
 
 
-def test_it_prints_in_light_colours_with_all_rows(browser: Browser, trained_models: Path) -> None:
+def test_report_prints_all_rows_in_light_colours(browser: Browser, trained_models: Path) -> None:
     page = browser.new_page(color_scheme="dark")
     page.goto((trained_models / "breast_cancer" / "1" / "report.html").as_uri())
     region = page.get_by_role("region", name="All weights")

@@ -1,4 +1,4 @@
-"""The page's view of a whole table."""
+"""The page's table view."""
 
 from __future__ import annotations
 
@@ -18,50 +18,49 @@ TABLE = breast_cancer()
 NOTICE = "#table-state .notice"
 
 
-def table(path: Path, rows: int = 60, *, wrong: int | None = None) -> Path:
-    """Write rows of the built-in table with an id; one may hold a word in place of a number."""
+def write_table(path: Path, rows: int = 60, *, invalid_row: int | None = None) -> Path:
+    """Write rows of the built-in table with an id; one may hold a word instead of a number."""
     features = np.resize(TABLE.features, (rows, len(TABLE.columns)))
     with path.open("w", newline="") as file:
         out = csv.writer(file)
         out.writerow(["id, quoted", *TABLE.columns])
         for number, row in enumerate(features.tolist()):
-            cells = ["much", *row[1:]] if number == wrong else row
+            cells = ["much", *row[1:]] if number == invalid_row else row
             out.writerow([f'row "{number}"', *cells])
     return path
 
 
-def predict(page: Page, url: str, path: Path) -> None:
+def upload(page: Page, url: str, path: Path) -> None:
     page.goto(f"{url}/#table")
     page.locator("#file").set_input_files(path)
 
 
-def counts(page: Page) -> dict[str, int]:
-    """Return the number of rows by the title of their tile."""
+def row_counts(page: Page) -> dict[str, int]:
+    """Return the row count on each tile, by title."""
     tiles = page.locator(".tiles > div")
     texts = tiles.evaluate_all("all => all.map(e => [...e.children].map(c => c.textContent))")
     return {title: int(number.replace(",", "")) for title, number, _ in texts}
 
 
-def test_a_table_is_predicted_counted_and_can_be_downloaded(
+def test_table_is_predicted_counted_and_downloadable(
     page: Page, client_url: str, tmp_path: Path
 ) -> None:
     page.goto(f"{client_url}/#table")
     expect(page.locator(".needs li")).to_have_count(30)
-    page.locator("#file").set_input_files(table(tmp_path / "cells.csv", wrong=7))
+    page.locator("#file").set_input_files(write_table(tmp_path / "cells.csv", invalid_row=7))
     expect(page.locator(".headline")).to_contain_text("Rows: 60")
     check_accessible(page)
     page.emulate_media(color_scheme="dark")
     check_contrast(page)
-    with page.expect_download() as started:
+    with page.expect_download() as download:
         page.get_by_role("link", name="Download as CSV").click()
-    assert started.value.suggested_filename == "cells.predictions.csv"
-    rows = list(csv.DictReader(io.StringIO(started.value.path().read_text())))
+    assert download.value.suggested_filename == "cells.predictions.csv"
+    rows = list(csv.DictReader(io.StringIO(download.value.path().read_text())))
     names = ["id, quoted", *TABLE.columns, "label", "probability", "error"]
     assert list(rows[0]) == names
     assert [row["id, quoted"] for row in rows] == [f'row "{number}"' for number in range(60)]
     labels = [row["label"] for row in rows]
-    told = counts(page)
-    assert told == {
+    assert row_counts(page) == {
         "benign": labels.count("benign"),
         "malignant": labels.count("malignant"),
         "Rows with errors": 1,
@@ -77,8 +76,8 @@ def test_a_table_is_predicted_counted_and_can_be_downloaded(
     for threshold in (0.001, 0.29, 0.9):
         page.get_by_label("Threshold").last.fill(str(threshold))
         high = int((probabilities >= threshold).sum())
-        assert counts(page)["benign"] == high
-        assert counts(page)["malignant"] == 59 - high
+        assert row_counts(page)["benign"] == high
+        assert row_counts(page)["malignant"] == 59 - high
         image = page.locator(".distribution svg")
         expect(image).to_have_attribute("aria-label", re.compile(rf"of {threshold}: {high} \("))
     page.locator("#threshold").focus()
@@ -88,7 +87,7 @@ def test_a_table_is_predicted_counted_and_can_be_downloaded(
     expect(page.locator("#file")).to_be_focused()
 
 
-def test_labels_like_formulas_certain_rows_and_rows_without_an_id_are_counted(
+def test_formula_like_labels_certain_rows_and_missing_ids_are_counted(
     page: Page, client_url: str, tmp_path: Path
 ) -> None:
     def rename(route: Route) -> None:
@@ -97,20 +96,20 @@ def test_labels_like_formulas_certain_rows_and_rows_without_an_id_are_counted(
         route.fulfill(response=response, body=body)
 
     page.route(f"{client_url}/", rename)
-    # As the service writes it, with csv_guard.
+    # Formatted as the service does with csv_guard.
     rows = "1,'- 50000.,0.2,\n2,50000+.,1.0,\n3,50000+.,0.999,\n4,50000+.,1.0,\n"
-    wrong = ',,,"line 6, column ""a"": missing"\n'
-    answer = f"id,label,probability,error\n{rows}{wrong}"
+    invalid_row = ',,,"line 6, column ""a"": missing"\n'
+    answer = f"id,label,probability,error\n{rows}{invalid_row}"
     page.route("**/predict?*", lambda route: route.fulfill(body=answer, content_type="text/csv"))
-    predict(page, client_url, table(tmp_path / "cells.csv", 5))
+    upload(page, client_url, write_table(tmp_path / "cells.csv", 5))
     expect(page.locator(".faults li")).to_have_text('line 6, column "a": missing')
-    assert counts(page) == {"50000+.": 3, "- 50000.": 1, "Rows with errors": 1}
+    assert row_counts(page) == {"50000+.": 3, "- 50000.": 1, "Rows with errors": 1}
     expect(page.locator(".distribution tbody tr").last.locator("td").last).to_have_text("3")
     page.get_by_label("Threshold").last.fill("1")
-    assert counts(page) == {"50000+.": 2, "- 50000.": 2, "Rows with errors": 1}
+    assert row_counts(page) == {"50000+.": 2, "- 50000.": 2, "Rows with errors": 1}
 
 
-def test_a_file_that_is_no_table_is_refused_with_the_reason(
+def test_invalid_file_is_rejected_with_the_reason(
     page: Page, client_url: str, tmp_path: Path
 ) -> None:
     page.goto(f"{client_url}/#table")
@@ -127,10 +126,8 @@ def test_a_file_that_is_no_table_is_refused_with_the_reason(
     check_accessible(page)
 
 
-def test_other_types_are_read_and_dropped_files_too(
-    page: Page, client_url: str, tmp_path: Path
-) -> None:
-    path = table(tmp_path / "cells.csv")
+def test_dropped_tsv_file_is_read(page: Page, client_url: str, tmp_path: Path) -> None:
+    path = write_table(tmp_path / "cells.csv")
     lines = path.read_text().replace("id, quoted", "id").splitlines()
     page.goto(f"{client_url}/#table")
     expect(page.locator(".drop")).to_be_visible()
@@ -146,11 +143,11 @@ def test_other_types_are_read_and_dropped_files_too(
     expect(page.locator(".headline")).to_contain_text("cells.tsv Rows: 60")
 
 
-def test_a_service_that_is_away_or_busy_says_so_and_the_table_can_be_sent_again(
+def test_busy_or_unreachable_service_is_reported_and_the_table_can_be_resent(
     page: Page, model_server: str, starter: Starter, tmp_path: Path
 ) -> None:
     client = starter.client(model_server)
-    path = table(tmp_path / "cells.csv")
+    path = write_table(tmp_path / "cells.csv")
     page.goto(f"{client.address}/#table")
 
     def busy(route: Route) -> None:
@@ -168,21 +165,21 @@ def test_a_service_that_is_away_or_busy_says_so_and_the_table_can_be_sent_again(
     expect(page.locator(NOTICE)).to_contain_text("The service cannot be reached.")
 
 
-def test_many_rows_show_their_progress_and_stay_out_of_memory(
+def test_large_table_shows_progress_and_stays_out_of_memory(
     page: Page, client_url: str, tmp_path: Path
 ) -> None:
-    path = table(tmp_path / "many.csv", 40_000)
+    path = write_table(tmp_path / "many.csv", 40_000)
     devtools = page.context.new_cdp_session(page)
     page.goto(f"{client_url}/#table")
     expect(page.locator(".drop")).to_be_visible()
-    line = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 4e6}
-    devtools.send("Network.emulateNetworkConditions", line)
+    network = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 4e6}
+    devtools.send("Network.emulateNetworkConditions", network)
     page.locator("#file").set_input_files(path)
     status = page.locator(".progress [role=status]")
     expect(status).to_have_text(re.compile(r"[\d.]+ MB of [\d.]+ MB sent and predicted"))
     assert 0 < page.locator("progress").evaluate("bar => bar.value") < 1
     page.get_by_role("button", name="Cancel").click()
-    devtools.send("Network.emulateNetworkConditions", {**line, "uploadThroughput": -1})
+    devtools.send("Network.emulateNetworkConditions", {**network, "uploadThroughput": -1})
     expect(page.locator(".drop")).to_be_visible()
     expect(page.locator(NOTICE)).to_have_count(0)
     page.locator("#file").set_input_files(path)
@@ -192,9 +189,9 @@ def test_many_rows_show_their_progress_and_stay_out_of_memory(
     assert used < path.stat().st_size
 
 
-def test_the_result_fits_a_phone(browser: Browser, client_url: str, tmp_path: Path) -> None:
+def test_result_fits_a_phone(browser: Browser, client_url: str, tmp_path: Path) -> None:
     page = browser.new_page(viewport={"width": 320, "height": 640})
-    predict(page, client_url, table(tmp_path / "cells.csv", wrong=3))
+    upload(page, client_url, write_table(tmp_path / "cells.csv", invalid_row=3))
     expect(page.locator(".headline")).to_contain_text("Rows: 60")
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
     page.close()

@@ -1,22 +1,22 @@
-"""The page when the service is unreachable, busy or late, or refuses a row."""
+"""The page when the service is unreachable, busy or late, or rejects a row."""
 
 from __future__ import annotations
 
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser.conftest import ready
+from tests.browser.conftest import wait_for_answer
 
 
-def explores(route: Route) -> bool:
-    """Return whether a request predicts variations of the row, for charts and flips."""
+def is_exploration(route: Route) -> bool:
+    """Return whether a request predicts variations of the row for charts and suggestions."""
     return "x-prediction-record" in route.request.headers
 
 
-def test_when_the_service_is_away_the_answer_is_marked_and_comes_back(
+def test_unreachable_service_makes_the_answer_stale_until_it_returns(
     page: Page, client_url: str
 ) -> None:
     page.goto(client_url)
-    ready(page)
+    wait_for_answer(page)
     page.route("**/predict", lambda route: route.abort())
     page.locator("[name=mean_radius]").fill("7")
     expect(page.locator("#error")).to_have_text("The service cannot be reached.")
@@ -36,21 +36,21 @@ def test_page_whose_scripts_did_not_load_asks_for_a_reload(page: Page, client_ur
     expect(notice).to_be_visible()
     page.unroute("**/api.js")
     page.reload()
-    ready(page)
+    wait_for_answer(page)
     expect(notice).to_be_hidden()
 
 
-def test_a_busy_service_is_retried_after_retry_after(page: Page, client_url: str) -> None:
+def test_busy_service_is_retried(page: Page, client_url: str) -> None:
     page.goto(client_url)
-    ready(page)
+    wait_for_answer(page)
 
-    refused: list[Route] = []
+    rejected: list[Route] = []
 
     def busy(route: Route) -> None:
-        if refused or explores(route):
+        if rejected or is_exploration(route):
             route.fallback()
             return
-        refused.append(route)
+        rejected.append(route)
         route.fulfill(status=429, headers={"Retry-After": "1"}, json={"error": "too many"})
 
     page.route("**/predict", busy)
@@ -60,15 +60,15 @@ def test_a_busy_service_is_retried_after_retry_after(page: Page, client_url: str
     expect(page.locator("#answer")).to_have_attribute("data-status", "current")
 
 
-def test_an_error_that_names_a_column_is_shown_at_its_field(page: Page, client_url: str) -> None:
+def test_error_that_names_a_column_is_shown_at_its_field(page: Page, client_url: str) -> None:
     page.goto(client_url)
-    ready(page)
+    wait_for_answer(page)
     error = "instances[0].mean_area: 7 is outside of training's range"
     page.route("**/predict", lambda route: route.fulfill(status=400, json={"error": error}))
     page.locator("[name=mean_radius]").fill("7")
-    wrong = page.locator(".field.invalid")
-    expect(wrong.locator("label")).to_have_text("mean area")
-    expect(wrong.locator(".fault")).to_have_text("7 is outside of training's range")
+    invalid_field = page.locator(".field.invalid")
+    expect(invalid_field.locator("label")).to_have_text("mean area")
+    expect(invalid_field.locator(".fault")).to_have_text("7 is outside of training's range")
     page.unroute("**/predict")
     page.route("**/predict", lambda route: route.fulfill(status=500, body="<b>no JSON</b>"))
     page.locator("[name=mean_radius]").fill("8")
@@ -78,20 +78,21 @@ def test_an_error_that_names_a_column_is_shown_at_its_field(page: Page, client_u
     expect(page.get_by_role("alert")).to_contain_text("a proxy's")
 
 
-def test_the_last_request_wins(page: Page, client_url: str) -> None:
+def test_last_request_wins(page: Page, client_url: str) -> None:
     page.goto(client_url)
-    ready(page)
+    wait_for_answer(page)
     held: list[Route] = []
 
     def hold_first(route: Route) -> None:
-        if held or explores(route):
+        if held or is_exploration(route):
             route.fallback()
         else:
             held.append(route)
 
     page.route("**/predict", hold_first)
     page.get_by_role("button", name="Typical benign").click()
-    page.wait_for_timeout(300)  # longer than the delay before a request
+    while not held:
+        page.wait_for_timeout(20)
     page.get_by_role("button", name="Typical malignant").click()
     expect(page.locator("#label")).to_have_text("malignant")
     expect(page.locator("#answer")).to_have_attribute("data-status", "current")
@@ -105,7 +106,7 @@ def test_refused_variations_of_the_row_are_not_retried(page: Page, client_url: s
     refused: list[Route] = []
 
     def refuse(route: Route) -> None:
-        if not explores(route):
+        if not is_exploration(route):
             route.fallback()
             return
         refused.append(route)
@@ -119,12 +120,10 @@ def test_refused_variations_of_the_row_are_not_retried(page: Page, client_url: s
     assert len(refused) == 1
 
 
-def test_variations_of_the_row_are_retried_when_the_service_is_busy(
-    page: Page, client_url: str
-) -> None:
+def test_variations_of_the_row_are_retried_while_unreachable(page: Page, client_url: str) -> None:
     page.route(
         "**/predict",
-        lambda route: route.abort() if explores(route) else route.fallback(),
+        lambda route: route.abort() if is_exploration(route) else route.fallback(),
     )
     page.goto(f"{client_url}/#whatif")
     status = page.locator("#view-whatif [role=status]")

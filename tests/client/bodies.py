@@ -1,4 +1,4 @@
-"""Valid bodies of requests in every form."""
+"""Valid request bodies in every format."""
 
 from __future__ import annotations
 

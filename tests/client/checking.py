@@ -1,4 +1,4 @@
-"""Properties of every decoded call and of every refusal."""
+"""Checks of decoded calls and of errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from client.serving.tensors import DTYPES
 
 
 def check(call: Call, schema: Schema, *, any_shape: bool = False) -> None:
-    """Decoded inputs fit the signature in dtype and rank."""
+    """Check that decoded inputs fit the signature in dtype and rank."""
     inputs = schema.signatures[call.signature_name].inputs
     assert call.inputs.keys() == inputs.keys()
     for name, array in call.inputs.items():
@@ -24,13 +24,13 @@ def check(call: Call, schema: Schema, *, any_shape: bool = False) -> None:
 
 
 def check_refusal(error: ClientError) -> None:
-    """The error is the caller's, and its text can be encoded."""
+    """Check that an error is a 4xx or 501 whose message can be encoded."""
     assert 400 <= error.status < 500 or error.status == 501, error.message
     orjson.dumps(error.message)
 
 
 def check_table(content_type: str, body: bytes, size: int, schema: Schema) -> None:
-    """Read a table that comes in pieces of so many bytes, and check every call."""
+    """Read a table in chunks of `size` bytes, and check every call."""
     reader = table_reader(content_type, TableLayout.from_schema(schema), TableOptions())
     for start in range(0, len(body), size):
         for rows in reader.feed(body[start : start + size]):

@@ -33,42 +33,42 @@ def any_rank(dtype: str) -> TensorSpec:
 def column(
     name: str, *vocabulary: str, kind: str = "", missing: bool = False, mode: int | None = None
 ) -> Column:
-    """A column of the kind of its vocabulary, or of another."""
+    """Return a column; its kind is categorical by default if it has a vocabulary."""
     kind = kind or ("categorical" if vocabulary else "numeric")
     modes = (0, len(vocabulary) - 1)
     return make_column(kind, name, vocabulary, 1.0, 1.0, 0.0, 2.0, (0.5, 1.5), modes, missing, mode)
 
 
-def describing(of: Schema, *columns: Column) -> Schema:
-    """The same model, but it says what its columns are."""
+def describing(base: Schema, *columns: Column) -> Schema:
+    """Return `base` with a description of its columns."""
     description = Description(columns, ("no", "yes"), 0.5, "2025-01-02T03:04:05+00:00", {})
-    return replace(of, description=description)
+    return replace(base, description=description)
 
 
-def labelled(of: Schema, label_name: str) -> Schema:
-    """The same model, with the name of its label column."""
-    assert of.description is not None
-    return replace(of, description=replace(of.description, label_name=label_name))
+def labelled(base: Schema, label_name: str) -> Schema:
+    """Return `base` with the name of its label column."""
+    assert base.description is not None
+    return replace(base, description=replace(base.description, label_name=label_name))
 
 
 def schema(columns: tuple[str, ...] = (), /, **inputs: TensorSpec) -> Schema:
-    """A model with the signature serving_default; columns make it describe itself."""
-    plain = _with({"serving_default": Signature(inputs, {"y": COLUMN})})
+    """Return a schema with one signature, and a description if there are columns."""
+    plain = _make_schema({"serving_default": Signature(inputs, {"y": COLUMN})})
     return describing(plain, *map(column, columns)) if columns else plain
 
 
 def numeric(*names: str) -> Schema:
-    """A model of numbers only, with the signature `dense`."""
+    """Return a schema of numeric columns, with the signature `dense`."""
     names = names or ("b", "a", "c")
     signatures = {
         "dense": Signature({"features": TensorSpec(FLOAT, (None, len(names)))}, OUTPUTS),
         "serving_default": Signature(dict.fromkeys(sorted(names), COLUMN), OUTPUTS),
     }
-    return describing(_with(signatures), *map(column, names))
+    return describing(_make_schema(signatures), *map(column, names))
 
 
 def mixed() -> Schema:
-    """A model with a column of every kind."""
+    """Return a schema with numeric, categorical and boolean columns."""
     columns = (
         column("size"),
         column("income", missing=True),
@@ -81,26 +81,26 @@ def mixed() -> Schema:
     dtypes = (FLOAT, FLOAT, STRING, STRING, STRING, INT64, BOOL)
     inputs = {c.name: TensorSpec(d, (None,)) for c, d in zip(columns, dtypes, strict=True)}
     signature = Signature(dict(sorted(inputs.items())), OUTPUTS)
-    return describing(_with({"serving_default": signature}), *columns)
+    return describing(_make_schema({"serving_default": signature}), *columns)
 
 
-def explaining(of: Schema) -> Schema:
-    """The same model, with a signature for each column's contribution."""
-    inputs = of.signatures["serving_default"].inputs
-    shares = {"bias": COLUMN, "contribution": TensorSpec(FLOAT, (None, len(inputs)))}
-    return replace(of, signatures={**of.signatures, "explain": Signature(inputs, shares)})
+def explaining(base: Schema) -> Schema:
+    """Return `base` with the signature `explain`."""
+    inputs = base.signatures["serving_default"].inputs
+    outputs = {"bias": COLUMN, "contribution": TensorSpec(FLOAT, (None, len(inputs)))}
+    return replace(base, signatures={**base.signatures, "explain": Signature(inputs, outputs)})
 
 
 def every_type() -> Schema:
-    """A model with a signature for each type, of pairs and of any shape."""
+    """Return a schema with two signatures per dtype, one for pairs and one for any shape."""
     pairs = {"x": TensorSpec(FLOAT, (None, 2)), "s": TensorSpec(STRING, (None,))}
-    typed = {
-        f"type {dtype}{of}": Signature({"x": TensorSpec(dtype, shape)}, OUTPUTS)
+    by_dtype = {
+        f"type {dtype}{suffix}": Signature({"x": TensorSpec(dtype, shape)}, OUTPUTS)
         for dtype in (*DTYPES, BFLOAT16)
-        for of, shape in (("", (None, 2)), (" of any shape", None))
+        for suffix, shape in (("", (None, 2)), (" of any shape", None))
     }
-    return _with({"serving_default": Signature(pairs, OUTPUTS), **typed})
+    return _make_schema({"serving_default": Signature(pairs, OUTPUTS), **by_dtype})
 
 
-def _with(signatures: dict[str, Signature]) -> Schema:
+def _make_schema(signatures: dict[str, Signature]) -> Schema:
     return Schema("m", 1, signatures, None, SignatureDefMap())

@@ -1,11 +1,11 @@
-"""Bodies of the types that the OpenAPI document cannot describe: beginnings, and any bytes."""
+"""Bodies of types that OpenAPI cannot describe: random bytes, some after a valid prefix."""
 
 from __future__ import annotations
 
 import schemathesis
 from hypothesis import strategies as st
 
-BEGINNINGS = {
+PREFIXES = {
     "text/csv": b"Age (years),income\n1,2\n",
     "application/x-ndjson": b'{"rooms": 1}\n[1, 2]\n',
     "application/vnd.apache.arrow.stream": b"\xff\xff\xff\xff\x10\0\0\0",
@@ -13,6 +13,6 @@ BEGINNINGS = {
     "application/octet-stream": b"\0\0\x80?",
 }
 
-for media_type, beginning in BEGINNINGS.items():
+for media_type, prefix in PREFIXES.items():
     any_bytes = st.binary(max_size=50)
-    schemathesis.openapi.media_type(media_type, any_bytes | any_bytes.map(beginning.__add__))
+    schemathesis.openapi.media_type(media_type, any_bytes | any_bytes.map(prefix.__add__))

@@ -1,4 +1,4 @@
-"""Rollout files, the split of requests, and the repetition of a canary's failures."""
+"""Rollout files, the split of requests, and retries of a canary's failures."""
 
 from __future__ import annotations
 
@@ -51,56 +51,56 @@ def rollout(**changes: Any) -> Rollout:
         ({"generation": True}, "generation: expected a whole number"),
     ],
 )
-def test_a_wrong_field_is_named(changes: dict[str, Any], message: str) -> None:
+def test_invalid_field_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RolloutFileError, match="^" + message.replace("[", r"\[")):
         rollout(**changes)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])
-def test_what_is_not_an_object_is_refused(content: bytes) -> None:
+def test_content_that_is_not_an_object_is_rejected(content: bytes) -> None:
     with pytest.raises(RolloutFileError):
         parse(content, "m")
 
 
 @pytest.mark.parametrize("percent", [0.01, 5, 80])
-def test_each_arm_gets_its_share_of_the_callers(percent: float) -> None:
+def test_each_arm_gets_its_percentage_of_callers(percent: float) -> None:
     split = Split(rollout(canary=2, percent=percent))
     names = [split.by_key(key).name for key in KEYS]
     assert abs(100 * names.count("canary") / len(KEYS) - percent) < 0.3
     assert abs(100 * names.count("control") / len(KEYS) - min(percent, 100 - percent)) < 0.3
 
 
-def test_requests_without_a_key_are_shared_out_at_random() -> None:
+def test_requests_without_a_key_are_split_at_random() -> None:
     split = Split(rollout(canary=2, percent=20))
     names = [split.by_key(None).name for _ in range(20_000)]
     assert abs(100 * names.count("canary") / len(names) - 20) < 2
     assert abs(100 * names.count("control") / len(names) - 20) < 2
 
 
-def test_a_higher_share_takes_the_canary_away_from_nobody() -> None:
-    had: set[str] = set()
+def test_higher_percentage_takes_no_caller_off_the_canary() -> None:
+    previous: set[str] = set()
     for percent in (5, 25, 100):
         split = Split(rollout(canary=2, percent=percent))
-        have = {key for key in KEYS if split.by_key(key).name == "canary"}
-        assert had <= have
-        had = have
-    assert had == set(KEYS)
+        current = {key for key in KEYS if split.by_key(key).name == "canary"}
+        assert previous <= current
+        previous = current
+    assert previous == set(KEYS)
 
 
-def test_another_salt_gives_the_canary_to_others() -> None:
+def test_salt_decides_which_callers_get_the_canary() -> None:
     splits = [Split(rollout(canary=2, percent=10, salt=salt)) for salt in ("a", "b")]
     keys = KEYS[:20_000]
-    has = [{key for key in keys if split.by_key(key).name == "canary"} for split in splits]
-    assert abs(len(has[0] & has[1]) - 200) < 60
+    canary_keys = [{key for key in keys if split.by_key(key).name == "canary"} for split in splits]
+    assert abs(len(canary_keys[0] & canary_keys[1]) - 200) < 60
 
 
-def test_a_key_may_be_any_text_a_header_can_hold() -> None:
+def test_key_may_be_any_header_value() -> None:
     split = Split(rollout(canary=2, percent=50))
     for key in ("", " ", "ÿþ", "\udcff", "x" * 100_000):
         assert split.by_key(key) == split.by_key(key)
 
 
-def test_a_request_may_name_its_arm() -> None:
+def test_request_may_name_its_arm() -> None:
     split = Split(rollout(canary=2, percent=0))
     assert split.by_key("anyone").version == 1
     canary = split.by_name("canary")
@@ -111,7 +111,7 @@ def test_a_request_may_name_its_arm() -> None:
     assert Split(rollout()).by_name("canary").name == "stable"
 
 
-def test_a_file_that_breaks_or_goes_leaves_the_last_state(tmp_path: Path) -> None:
+def test_invalid_or_missing_file_keeps_the_last_state(tmp_path: Path) -> None:
     states: list[Rollout] = []
     unreadable: dict[str, bool] = {}
     files = RolloutFiles(tmp_path / "rollouts", states.append, unreadable.__setitem__)
@@ -120,26 +120,26 @@ def test_a_file_that_breaks_or_goes_leaves_the_last_state(tmp_path: Path) -> Non
     path = write_rollout(tmp_path / "rollouts", "m", canary=2, percent=5)
     files.read()
     files.read()
-    assert [one.percent for one in states] == [5.0]
+    assert [state.percent for state in states] == [5.0]
     assert unreadable == {"m": False}
-    for spoil in (lambda: path.write_text("{"), path.unlink):
-        spoil()
+    for damage in (lambda: path.write_text("{"), path.unlink):
+        damage()
         files.read()
         assert unreadable == {"m": True}
         write_rollout(tmp_path / "rollouts", "m", canary=2, percent=6)
         files.read()
         assert unreadable == {"m": False}
-    assert [one.percent for one in states] == [5.0, 6.0, 6.0]
+    assert [state.percent for state in states] == [5.0, 6.0, 6.0]
 
 
-class Fixture:
-    """Arms over a rollout file, and versions that answer as a test wants."""
+class Harness:
+    """Arms with a rollout file and fake versions."""
 
     def __init__(self, folder: Path, **state: Any) -> None:
         self.folder = folder
         self.registry = CollectorRegistry()
         self.learned: set[Target] = set()
-        # The errors of each arm by request; or how it behaves.
+        # Errors by arm and index of the request.
         self.errors: dict[str | None, dict[int, ClientError]] = {}
         self.arm_calls: list[tuple[str | None, int, list[int]]] = []
         self.seconds = 0.0
@@ -166,10 +166,10 @@ class Fixture:
             return dict.fromkeys(indexes, error)
         return errors
 
-    def ask(self, count: int = 2, timeout: float = 2.0, arm: str = "canary") -> Any:
-        chosen = next(a for key in KEYS if (a := self.choose(key)).name == arm)
+    def send(self, count: int = 2, timeout: float = 2.0, arm: str = "canary") -> Any:
+        selected = next(a for key in KEYS if (a := self.choose(key)).name == arm)
         deadline = Deadline(timeout)
-        work = self.arms.answer(chosen, range(count), deadline, deadline, self.send_batch)
+        work = self.arms.answer(selected, range(count), deadline, deadline, self.send_batch)
         return asyncio.run(work)
 
     def choose(self, key: str) -> Arm:
@@ -192,23 +192,23 @@ class Fixture:
 
 
 @pytest.fixture
-def canary(tmp_path: Path) -> Fixture:
-    return Fixture(tmp_path, canary=2, percent=10)
+def canary(tmp_path: Path) -> Harness:
+    return Harness(tmp_path, canary=2, percent=10)
 
 
-def test_versions_that_are_named_and_other_models_are_left_alone(canary: Fixture) -> None:
+def test_explicit_versions_and_other_models_are_not_split(canary: Harness) -> None:
     for target in (Target("m", 1), Target("m", None, "stable"), Target("other")):
         assert canary.arms.choose(target, {"x-model-arm": "nonsense"}) is None
         assert canary.arms.stable(target) == target
     assert canary.arms.stable(Target("m")) == Target("m", 1)
 
 
-def test_a_canary_that_answers_is_not_repeated(canary: Fixture) -> None:
-    assert canary.ask() == {}
+def test_successful_canary_call_is_not_retried(canary: Harness) -> None:
+    assert canary.send() == {}
     assert canary.arm_calls == [("canary", 2, [0, 1])]
     assert canary.calls("canary", "ok") == 1
     assert canary.requests("canary", "ok") == 2
-    assert canary.ask(arm="control") == {}
+    assert canary.send(arm="control") == {}
     assert canary.calls("control", "ok") == 1
     assert canary.metric("client_arm_call_seconds_count") == 2
 
@@ -221,60 +221,62 @@ def test_a_canary_that_answers_is_not_repeated(canary: Fixture) -> None:
         (InvalidArgumentError("bad rows"), "refused"),
     ],
 )
-def test_failures_are_repeated_on_stable(canary: Fixture, error: ClientError, outcome: str) -> None:
+def test_failed_requests_are_retried_on_stable(
+    canary: Harness, error: ClientError, outcome: str
+) -> None:
     canary.errors["canary"] = {1: error}
-    assert canary.ask(3) == {}
+    assert canary.send(3) == {}
     assert canary.arm_calls == [("canary", 2, [0, 1, 2]), ("stable", 1, [1])]
     assert canary.calls("canary", outcome) == 1
     assert canary.requests("canary", "repeated") == 1
     assert canary.requests("canary", "ok") == 2
 
 
-def test_an_error_that_stable_has_too_is_the_caller_s(canary: Fixture) -> None:
+def test_error_from_both_arms_does_not_count_against_the_canary(canary: Harness) -> None:
     canary.errors = {"canary": {0: ClientError("canary")}, "stable": {0: ClientError("stable")}}
     for _ in range(30):
-        assert canary.ask()[0].message == "stable"
+        assert canary.send()[0].message == "stable"
     assert canary.requests("canary", "refused") == 30
     assert canary.metric("client_rollout_cutout") == 0
 
 
-def test_probabilities_that_are_none_are_repeated(canary: Fixture) -> None:
+def test_nan_probabilities_are_retried_on_stable(canary: Harness) -> None:
     canary.probability = float("nan")
-    assert canary.ask() == {}
+    assert canary.send() == {}
     assert canary.arm_calls[-1] == ("stable", 1, [0, 1])
     assert canary.calls("canary", "invalid") == 1
 
 
-def test_a_canary_that_hangs_leaves_stable_most_of_the_time(canary: Fixture) -> None:
+def test_hanging_canary_leaves_stable_most_of_the_time(canary: Harness) -> None:
     canary.seconds = 60
-    ends = []
+    timeouts = []
     original = canary.send_batch
 
     async def send_batch(indexes: Sequence[int], arm_call: ArmCall) -> Mapping[int, ClientError]:
-        ends.append(arm_call.deadline.remaining())
+        timeouts.append(arm_call.deadline.remaining())
         return await original(indexes, arm_call)
 
     canary.send_batch = send_batch  # type: ignore[method-assign]
-    assert canary.ask(timeout=1.0) == {}
-    assert ends[0] == pytest.approx(0.1, abs=0.02)
-    assert ends[1] > 0.8
+    assert canary.send(timeout=1.0) == {}
+    assert timeouts[0] == pytest.approx(0.1, abs=0.02)
+    assert timeouts[1] > 0.8
     assert canary.calls("canary", "failed") == 1
 
 
-def test_a_caller_in_a_hurry_is_no_evidence(canary: Fixture) -> None:
+def test_short_deadline_is_no_evidence_against_the_canary(canary: Harness) -> None:
     canary.arms._slowest["m"] = 0.5
     canary.seconds = 60
     for _ in range(12):
-        assert canary.ask(timeout=0.05) == {}
+        assert canary.send(timeout=0.05) == {}
     assert canary.calls("canary", "failed") == 0
     assert canary.metric("client_rollout_cutout") == 0
 
 
-def test_ten_failures_cut_the_canary_out_until_the_rollout_changes(canary: Fixture) -> None:
+def test_ten_failures_cut_the_canary_out_until_the_rollout_changes(canary: Harness) -> None:
     canary.errors["canary"] = {0: NotFoundError("no such version")}
     for number in range(10):
         assert canary.metric("client_rollout_cutout") == 0, number
-        assert canary.ask() == {}
+        assert canary.send() == {}
     assert canary.metric('client_rollout_cutout{model="m",version="2"}') == 1
     split = Split(rollout(canary=2, percent=10))
     key = next(key for key in KEYS if split.by_key(key).name == "canary")
@@ -284,7 +286,7 @@ def test_ten_failures_cut_the_canary_out_until_the_rollout_changes(canary: Fixtu
     deadline = Deadline(1)
     asyncio.run(canary.arms.answer(arm, range(5), deadline, deadline, canary.send_batch))
     assert canary.arm_calls[-1] == ("stable", 1, [0, 1, 2, 3, 4])
-    # They still count as the canary's, so that the arms' sizes stay equal.
+    # They still count as the canary's, so that canary and control stay equal in size.
     assert canary.requests("canary", "repeated") == before + 5
     write_rollout(canary.folder, "m", canary=2, percent=10, generation=2)
     assert canary.arms._files is not None
@@ -293,14 +295,14 @@ def test_ten_failures_cut_the_canary_out_until_the_rollout_changes(canary: Fixtu
     assert canary.metric("client_rollout_cutout") == 0
 
 
-def test_a_failure_now_and_then_does_not_cut_out(canary: Fixture) -> None:
+def test_occasional_failures_do_not_cut_out_the_canary(canary: Harness) -> None:
     for number in range(200):
         canary.errors["canary"] = {0: NotFoundError("")} if number % 3 == 0 else {}
-        canary.ask()
+        canary.send()
     assert canary.metric("client_rollout_cutout") == 0
 
 
-def test_requests_that_chose_their_arm_are_no_evidence(canary: Fixture) -> None:
+def test_requests_that_name_their_arm_are_no_evidence(canary: Harness) -> None:
     arm = canary.arms.choose(Target("m"), {"x-model-arm": "canary"})
     assert arm is not None
     deadline = Deadline(1)
@@ -312,50 +314,50 @@ def test_requests_that_chose_their_arm_are_no_evidence(canary: Fixture) -> None:
     assert canary.metric("client_rollout_cutout") == 0
 
 
-def test_versions_are_learned_before_they_get_requests(canary: Fixture) -> None:
+def test_every_version_of_a_rollout_is_learned(canary: Harness) -> None:
     write_rollout(canary.folder, "m", canary=2, percent=10, shadow=3, generation=2)
 
     async def watch() -> None:
-        watching = asyncio.create_task(canary.arms.watch())
+        task = asyncio.create_task(canary.arms.watch())
         while len(canary.learned) < 3:
             await asyncio.sleep(0.01)
-        watching.cancel()
+        task.cancel()
 
     asyncio.run(asyncio.wait_for(watch(), 20))
     assert canary.learned == {Target("m", 1), Target("m", 2), Target("m", 3)}
 
 
 def test_shadow_traffic_is_copied_from_the_stable_version_only(tmp_path: Path) -> None:
-    arms = Fixture(tmp_path, canary=2, percent=10, shadow=3).arms
+    arms = Harness(tmp_path, canary=2, percent=10, shadow=3).arms
     for key in KEYS[:100]:
         arm = arms.choose(Target("m"), {"x-user": key})
         assert arm is not None
         assert arms.shadow(arm) == (None if arm.name == "canary" else Target("m", 3))
 
 
-def test_requests_that_chose_their_arm_are_not_copied(tmp_path: Path) -> None:
-    arms = Fixture(tmp_path, shadow=3).arms
+def test_requests_that_name_their_arm_are_not_copied(tmp_path: Path) -> None:
+    arms = Harness(tmp_path, shadow=3).arms
     assert arms.shadow(arms.choose(Target("m"), {})) == Target("m", 3)
     assert arms.shadow(arms.choose(Target("m"), {"x-model-arm": "stable"})) is None
 
 
-def test_versions_that_read_dates_otherwise_do_not_share_a_call() -> None:
+def test_schemas_with_different_date_formats_do_not_read_alike() -> None:
     day = schemas.column("day", kind="date")
-    first, second, again = (
+    first, different, same = (
         schemas.describing(schemas.numeric("day"), replace(day, form=form))
         for form in ("day/month/year", "month/day/year", "day/month/year")
     )
-    assert first.reads_like(again)
-    assert not first.reads_like(second)
+    assert first.reads_like(same)
+    assert not first.reads_like(different)
 
 
 @pytest.mark.parametrize("long", [False, True])
-def test_a_shadow_gets_the_requests_beside_an_invalid_one(
+def test_shadow_decodes_the_valid_requests_of_a_batch(
     long: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("client.arms.shadow.LONG_BODY_BYTES", 0 if long else 1000)
     schema, codec = schemas.numeric("a", "b", "c"), JsonPredictions()
-    good, chosen, invalid = (
+    valid, with_threshold, invalid = (
         Payload(body)
         for body in (
             b'{"instances":[[1,2,3]]}',
@@ -363,10 +365,10 @@ def test_a_shadow_gets_the_requests_beside_an_invalid_one(
             b'{"instances":[[true,2,3]]}',
         )
     )
-    (batch,) = codec.decode([good, chosen, invalid], schema).batches
+    (batch,) = codec.decode([valid, with_threshold, invalid], schema).batches
     result = BatchResult(batch, Prediction({}, 1), schema, {})
     predictor: Any = None
     shadow = Shadow(predictor, ArmMetrics(CollectorRegistry()), 1.0)
-    copy = Copy(Target("m", 2), codec, [good, chosen], result)
+    copy = Copy(Target("m", 2), codec, [valid, with_threshold], result)
     call = asyncio.run(shadow._decode(copy, schema))
     assert call.inputs["features"].tolist() == [[1, 2, 3], [4, 5, 6]]

@@ -36,37 +36,35 @@ X = {"x": np.ones(1, np.float32)}
         ("unix-abstract:models", "unix-abstract:models"),
     ],
 )
-def test_what_an_address_stands_for(address: str, expected: str) -> None:
+def test_address_becomes_a_grpc_target(address: str, expected: str) -> None:
     assert target(address) == expected
 
 
 @pytest.mark.parametrize("address", ["a:1,b:2", "10.0.0.1:1,[::1]:1", "10.0.0.1:1,", "unix:/a,1"])
-def test_several_addresses_must_be_of_a_kind(address: str) -> None:
+def test_several_addresses_must_be_all_ipv4_or_all_ipv6(address: str) -> None:
     with pytest.raises(ValueError, match="must all be IPv4 or all IPv6, such as "):
         target(address)
 
 
-def test_a_proxy_is_never_used_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_is_not_used_for_loopback_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    for here in ("127.0.0.1:8500", "localhost:8500", "[::1]:8500", "127.0.0.1:1,127.0.0.2:1"):
-        assert find_proxy(here) == ""
+    for address in ("127.0.0.1:8500", "localhost:8500", "[::1]:8500", "127.0.0.1:1,127.0.0.2:1"):
+        assert find_proxy(address) == ""
     assert find_proxy("serving:8500") == "http://127.0.0.1:9"
 
 
-def test_a_server_on_this_machine_is_reached_in_spite_of_a_proxy(
-    starter: Starter, base_path: Path
-) -> None:
+def test_local_server_is_reached_despite_a_proxy(starter: Starter, base_path: Path) -> None:
     server = serve(starter, base_path)
     processes.wait_for(lambda: processes.is_serving(server.address), "the model is loaded")
-    nowhere = f"http://127.0.0.1:{free_port()}"
-    client = starter.client(server.address, CLIENT_MODEL="m", http_proxy=nowhere, no_proxy="")
+    proxy = f"http://127.0.0.1:{free_port()}"
+    client = starter.client(server.address, CLIENT_MODEL="m", http_proxy=proxy, no_proxy="")
     url = f"{client.address}/predict"
     assert requests.post(url, json={"instances": [1.0]}, timeout=10).status_code == 200
-    away = starter.client("192.0.2.1:8500", ready=False, http_proxy=nowhere, no_proxy="")
-    reply = requests.post(f"{away.address}/predict", json={"instances": [1.0]}, timeout=10)
-    assert f"through the proxy {nowhere}" in reply.json()["error"]
+    remote = starter.client("192.0.2.1:8500", ready=False, http_proxy=proxy, no_proxy="")
+    response = requests.post(f"{remote.address}/predict", json={"instances": [1.0]}, timeout=10)
+    assert f"through the proxy {proxy}" in response.json()["error"]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +79,7 @@ def serve(starter: Starter, base_path: Path, *flags: str, port: int = 0) -> Runn
     return starter.model_server(*paths, *flags, port=port)
 
 
-def test_several_servers_take_turns_and_one_that_is_gone_is_passed_over(
+def test_requests_alternate_between_servers_and_skip_a_lost_one(
     starter: Starter, base_path: Path
 ) -> None:
     addresses = [serve(starter, base_path).address for _ in range(2)]
@@ -89,10 +87,12 @@ def test_several_servers_take_turns_and_one_that_is_gone_is_passed_over(
     links = [Link(address) for address in addresses]
     with ServingClient(",".join(link.address for link in links)) as server:
         server.predict("m", X)
-        processes.wait_for(lambda: all(link.connections for link in links), "both are asked")
-        links[0].hold()  # whoever is sent there waits
+        processes.wait_for(
+            lambda: all(link.connections for link in links), "both servers are connected"
+        )
+        links[0].hold()  # calls to this server block
 
-        def answered() -> int:
+        def count_answers() -> int:
             answers = 0
             for _ in range(10):
                 try:
@@ -102,15 +102,15 @@ def test_several_servers_take_turns_and_one_that_is_gone_is_passed_over(
                     pass
             return answers
 
-        assert answered() == 5
+        assert count_answers() == 5
         links[0].release()
-        assert answered() == 10
+        assert count_answers() == 10
         links[0].close()
         assert [server.predict("m", X).outputs["y"].tolist() for _ in range(10)] == [[11.0]] * 10
     links[1].close()
 
 
-def test_a_server_that_comes_back_is_found_within_seconds(
+def test_server_that_starts_later_is_found_within_seconds(
     starter: Starter, base_path: Path
 ) -> None:
     port = free_port()
@@ -126,17 +126,17 @@ def test_a_server_that_comes_back_is_found_within_seconds(
             except UnavailableError:
                 return False
 
-        processes.wait_for(answers, "it is found", 5)
+        processes.wait_for(answers, "the server is found", 5)
 
 
-def test_a_connection_that_is_lost_during_a_call_is_an_error_that_says_so(
+def test_connection_lost_during_a_call_raises_unavailable(
     starter: Starter, base_path: Path
 ) -> None:
     running = serve(starter, base_path)
     processes.wait_for(lambda: processes.is_serving(running.address), "the model is loaded")
     link = Link(running.address)
 
-    async def lose() -> None:
+    async def lose_connection() -> None:
         async with AsyncServingClient(link.address) as server:
             await server.predict("m", X)
             link.hold()
@@ -146,7 +146,7 @@ def test_a_connection_that_is_lost_during_a_call_is_an_error_that_says_so(
             with pytest.raises(UnavailableError):
                 await call
 
-    asyncio.run(lose())
+    asyncio.run(lose_connection())
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture
-def guarded(starter: Starter, base_path: Path, authority: Authority, tmp_path: Path) -> str:
+def mtls_address(starter: Starter, base_path: Path, authority: Authority, tmp_path: Path) -> str:
     """The address of a server that requires client certificates."""
     key, certificate = authority.sign("server")
     config = ssl_config(
@@ -172,46 +172,46 @@ def guarded(starter: Starter, base_path: Path, authority: Authority, tmp_path: P
 def predicts(server: ServingClient) -> bool:
     try:
         return server.predict("m", X).version == 1
-    except NotFoundError:  # it is being loaded
+    except NotFoundError:  # still loading
         return False
 
 
-def test_both_sides_know_each_other_by_certificates(
-    guarded: str, authority: Authority, starter: Starter
+def test_server_and_client_authenticate_by_certificates(
+    mtls_address: str, authority: Authority, starter: Starter
 ) -> None:
     key, certificate = authority.sign("client")
-    with ServingClient(guarded, tls=Tls(authority.certificate, certificate, key)) as server:
+    with ServingClient(mtls_address, tls=Tls(authority.certificate, certificate, key)) as server:
         processes.wait_for(lambda: predicts(server), "the model is loaded")
     client = starter.client(
-        guarded,
+        mtls_address,
         CLIENT_MODEL="m",
         CLIENT_SERVER_TLS="true",
         CLIENT_SERVER_CA=str(authority.certificate),
         CLIENT_SERVER_CERT=str(certificate),
         CLIENT_SERVER_KEY=str(key),
     )
-    reply = requests.post(f"{client.address}/predict", json={"instances": [1.0]}, timeout=10)
-    assert reply.json()["predictions"] == [11.0]
+    response = requests.post(f"{client.address}/predict", json={"instances": [1.0]}, timeout=10)
+    assert response.json()["predictions"] == [11.0]
 
 
-@pytest.mark.parametrize("known", [False, True])
-def test_without_a_certificate_or_the_authority_nothing_is_answered(
-    guarded: str, authority: Authority, known: bool
+@pytest.mark.parametrize("has_ca", [False, True])
+def test_missing_client_certificate_or_ca_fails_the_call(
+    mtls_address: str, authority: Authority, has_ca: bool
 ) -> None:
-    for tls in (Tls(authority.certificate if known else None), None):
+    for tls in (Tls(authority.certificate if has_ca else None), None):
         with (
-            ServingClient(guarded, tls=tls, timeout=3) as server,
+            ServingClient(mtls_address, tls=tls, timeout=3) as server,
             pytest.raises((UnavailableError, DeadlineExceededError)),
         ):
             server.predict("m", X)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_ca_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing\.pem"):
         ServingClient(tls=Tls(tmp_path / "nothing.pem"))
 
 
-def test_a_name_that_does_not_resolve_is_told() -> None:
+def test_unresolvable_host_raises_unavailable() -> None:
     with (
         ServingClient("nosuch.invalid:8500", timeout=5) as server,
         pytest.raises(UnavailableError, match=r"nosuch\.invalid:8500 cannot be reached"),
@@ -219,7 +219,7 @@ def test_a_name_that_does_not_resolve_is_told() -> None:
         server.predict("m", X)
 
 
-def test_a_unix_socket(tmp_path: Path, starter: Starter, base_path: Path) -> None:
+def test_unix_socket(tmp_path: Path, starter: Starter, base_path: Path) -> None:
     path = tmp_path / "models.sock"
     serve(starter, base_path, f"--grpc_socket_path={path}", port=free_port())
     with ServingClient(f"unix:{path}") as server:

@@ -1,4 +1,4 @@
-"""Requests that are decoded and encoded together get what each would get alone."""
+"""Batched requests are decoded and encoded as each would be alone."""
 
 from __future__ import annotations
 
@@ -33,15 +33,17 @@ NAMES = st.sampled_from(["a", "b", "c", "c", "d", r"\u0061", "a\\n"])
 OBJECTS = st.lists(st.tuples(NAMES, NUMBERS), min_size=2, max_size=4).map(
     lambda pairs: "{" + ",".join(f'"{name}":{value}' for name, value in pairs) + "}"
 )
-GOOD = st.tuples(*[st.integers(-9, 9)] * 3).flatmap(
+VALID_ROW = st.tuples(*[st.integers(-9, 9)] * 3).flatmap(
     lambda row: st.sampled_from(
         [str(list(row)), orjson.dumps(dict(zip("abc", row, strict=True))).decode()]
     )
 )
-ROWS = st.lists(st.one_of(GOOD, GOOD, GOOD, LISTS, OBJECTS), min_size=0, max_size=3)
+ROWS = st.lists(st.one_of(VALID_ROW, VALID_ROW, VALID_ROW, LISTS, OBJECTS), min_size=0, max_size=3)
 BODIES = st.one_of(
     ROWS.map(lambda rows: f'{{"instances":[{",".join(rows)}]}}'),
-    st.lists(GOOD, min_size=1, max_size=3).map(lambda rows: f'{{"instances":[{",".join(rows)}]}}'),
+    st.lists(VALID_ROW, min_size=1, max_size=3).map(
+        lambda rows: f'{{"instances":[{",".join(rows)}]}}'
+    ),
     st.sampled_from(
         [
             # Valid only when joined with a neighbour, or as two documents.
@@ -66,7 +68,7 @@ BODIES = st.one_of(
 ).map(str.encode)
 
 
-def alone(codec: Codec, body: bytes, schema: Schema) -> Call | str:
+def decode_alone(codec: Codec, body: bytes, schema: Schema) -> Call | str:
     try:
         return codec.decode_one(Payload(body), schema).call
     except ClientError as error:
@@ -83,19 +85,19 @@ def test_each_request_is_decoded_as_it_would_be_alone(
     bodies: list[bytes], codec: Codec, schema: Schema
 ) -> None:
     decoding = codec.decode([Payload(body) for body in bodies], schema)
-    found: dict[int, Call | str] = {i: e.message for i, e in decoding.errors.items()}
+    results: dict[int, Call | str] = {i: e.message for i, e in decoding.errors.items()}
     for batch in decoding.batches:
         for index, member in enumerate(batch.members):
-            assert member not in found
-            own = batch.slice(index, index + 1) if batch.rows is not None else batch
-            found[member] = own.call
-    assert sorted(found) == list(range(len(bodies)))
+            assert member not in results
+            part = batch.slice(index, index + 1) if batch.rows is not None else batch
+            results[member] = part.call
+    assert sorted(results) == list(range(len(bodies)))
     for member, body in enumerate(bodies):
-        expected, got = alone(codec, body, schema), found[member]
-        if isinstance(expected, str) or isinstance(got, str):
-            assert got == expected, body
+        expected, actual = decode_alone(codec, body, schema), results[member]
+        if isinstance(expected, str) or isinstance(actual, str):
+            assert actual == expected, body
         else:
-            assert is_same_call(got, expected), body
+            assert is_same_call(actual, expected), body
 
 
 def outputs(rows: int) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def outputs(rows: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("codec", CODECS[:2])
-def test_each_response_is_the_one_it_would_be_alone(codec: Codec) -> None:
+def test_each_response_is_encoded_as_it_would_be_alone(codec: Codec) -> None:
     bodies = [
         b'{"instances":[[1,2,3]]}',
         b'{"instances":[[1,2,3],[4,5,6],[7,8,9]]}',
@@ -123,11 +125,13 @@ def test_each_response_is_the_one_it_would_be_alone(codec: Codec) -> None:
     assert not decoding.errors
     for batch in decoding.batches:
         assert batch.rows is not None
-        whole = outputs(batch.total_rows)
-        together = codec.encode(batch, whole, schema, headers)
+        batch_outputs = outputs(batch.total_rows)
+        responses = codec.encode(batch, batch_outputs, schema, headers)
         for index, (start, stop) in enumerate(batch.bounds()):
-            own = {name: array[start:stop] for name, array in whole.items()}
-            (expected,) = codec.encode(batch.slice(index, index + 1), own, schema, headers)
-            got = together[index]
-            assert orjson.loads(got.body) == orjson.loads(expected.body)
-            assert (got.status, got.headers) == (200, headers)
+            single_outputs = {name: array[start:stop] for name, array in batch_outputs.items()}
+            (expected,) = codec.encode(
+                batch.slice(index, index + 1), single_outputs, schema, headers
+            )
+            response = responses[index]
+            assert orjson.loads(response.body) == orjson.loads(expected.body)
+            assert (response.status, response.headers) == (200, headers)

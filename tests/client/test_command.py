@@ -40,51 +40,51 @@ def as_csv(rows: np.ndarray) -> str:
     return out.getvalue()
 
 
-def test_csv_gets_the_same_predictions_as_over_http(
+def test_csv_predictions_match_those_over_http(
     model_server: str, client_url: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "rows.csv"
     file.write_text(as_csv(TABLE.features[:5]))
-    done = run("predict", str(file), f"--server={model_server}")
-    assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    completed = run("predict", str(file), f"--server={model_server}")
+    assert completed.returncode == 0, completed.stderr
+    rows = list(csv.DictReader(io.StringIO(completed.stdout)))
     body = {"instances": TABLE.features[:5].tolist()}
-    http = requests.post(f"{client_url}/predict", json=body, timeout=10).json()["predictions"]
-    assert [row["label"] for row in rows] == [p["label"] for p in http]
+    expected = requests.post(f"{client_url}/predict", json=body, timeout=10).json()["predictions"]
+    assert [row["label"] for row in rows] == [p["label"] for p in expected]
     np.testing.assert_allclose(
-        [float(row["probability"]) for row in rows], [p["probability"] for p in http], rtol=1e-6
+        [float(row["probability"]) for row in rows], [p["probability"] for p in expected], rtol=1e-6
     )
 
 
-def test_a_byte_order_mark_and_another_signature(model_server: str) -> None:
-    done = run("predict", "-", f"--server={model_server}", stdin="\ufeff" + as_csv(ROWS))
-    assert done.returncode == 0, done.stderr
+def test_byte_order_mark_and_signature_name_are_accepted(model_server: str) -> None:
+    completed = run("predict", "-", f"--server={model_server}", stdin="\ufeff" + as_csv(ROWS))
+    assert completed.returncode == 0, completed.stderr
     explain = json.dumps({"signature_name": "explain", "instances": ROWS.tolist()})
-    done = run("predict", "-", f"--server={model_server}", stdin=explain)
-    assert len(json.loads(done.stdout)[0]["contribution"]) == 30
+    completed = run("predict", "-", f"--server={model_server}", stdin=explain)
+    assert len(json.loads(completed.stdout)[0]["contribution"]) == 30
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_json_from_standard_input(model_server: str, wrapped: bool) -> None:
     rows = TABLE.features[:3].tolist()
     stdin = json.dumps({"instances": rows} if wrapped else rows)
-    done = run("predict", "-", stdin=stdin, CLIENT_SERVER=model_server)
-    assert done.returncode == 0, done.stderr
-    assert [p["label"] for p in json.loads(done.stdout)] == ["malignant"] * 3
+    completed = run("predict", "-", stdin=stdin, CLIENT_SERVER=model_server)
+    assert completed.returncode == 0, completed.stderr
+    assert [p["label"] for p in json.loads(completed.stdout)] == ["malignant"] * 3
 
 
-def test_a_large_file_is_sent_in_parts_with_progress(model_server: str) -> None:
+def test_large_file_is_sent_in_batches_with_progress(model_server: str) -> None:
     rows = np.tile(TABLE.features, (5, 1))
-    done = run("predict", "-", f"--server={model_server}", stdin=as_csv(rows))
-    assert done.returncode == 0, done.stderr
-    answers = list(csv.DictReader(io.StringIO(done.stdout)))
-    assert len(answers) == len(rows) == 2845
-    assert answers[:569] == answers[569:1138]
-    assert "predict" in done.stderr
+    completed = run("predict", "-", f"--server={model_server}", stdin=as_csv(rows))
+    assert completed.returncode == 0, completed.stderr
+    predictions = list(csv.DictReader(io.StringIO(completed.stdout)))
+    assert len(predictions) == len(rows) == 2845
+    assert predictions[:569] == predictions[569:1138]
+    assert "predict" in completed.stderr
 
 
 @pytest.mark.parametrize("suffix", ["csv", "ndjson", "jsonl", "npy", "arrow", "none"])
-def test_the_format_is_detected_by_name_or_first_bytes(
+def test_format_is_detected_by_file_name_or_first_bytes(
     model_server: str, tmp_path: Path, suffix: str
 ) -> None:
     frame = pl.DataFrame(dict(zip(TABLE.columns, ROWS.T, strict=True)))
@@ -101,21 +101,21 @@ def test_the_format_is_detected_by_name_or_first_bytes(
     for file in (named, unnamed):
         file.write_bytes(out.getvalue())
         command = [sys.executable, "-m", "client", "predict", str(file), f"--server={model_server}"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr
-        answer = io.BytesIO(done.stdout)
+        completed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+        assert completed.returncode == 0, completed.stderr
+        output = io.BytesIO(completed.stdout)
         if suffix == "npy":
-            labels = np.load(answer)["label"].astype(str).tolist()
+            labels = np.load(output)["label"].astype(str).tolist()
         elif suffix == "arrow":
-            labels = pl.read_ipc_stream(answer)["label"].to_list()
+            labels = pl.read_ipc_stream(output)["label"].to_list()
         elif suffix == "csv":
-            labels = pl.read_csv(answer)["label"].to_list()
+            labels = pl.read_csv(output)["label"].to_list()
         else:
-            labels = [json.loads(line)["label"] for line in answer]
+            labels = [json.loads(line)["label"] for line in output]
         assert labels == ["malignant", "malignant"]
 
 
-def test_memory_does_not_grow_with_the_file(model_server: str, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_file_size(model_server: str, tmp_path: Path) -> None:
     """70 MB of CSV needs little more memory than 100 kB."""
     peaks = []
     header, *lines = as_csv(TABLE.features).splitlines(keepends=True)
@@ -125,22 +125,22 @@ def test_memory_does_not_grow_with_the_file(model_server: str, tmp_path: Path) -
             out.write(header)
             for _ in range(times):
                 out.writelines(lines)
-        # The kernel keeps the peak of the largest child; each command has a parent of its own.
+        # The peak is that of the parent's largest child, so each command gets its own parent.
         program = (
             "import resource, subprocess, sys; "
             "code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode; "
             "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
         )
         command = [sys.executable, "-m", "client", "predict", str(file), f"--server={model_server}"]
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-c", program, *command],
             cwd=ROOT,
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        peaks.append(int(done.stdout))
+        assert completed.returncode == 0, completed.stderr
+        peaks.append(int(completed.stdout))
     assert file.stat().st_size > 70e6
     assert peaks[1] - peaks[0] < 40_000, peaks  # kB
 
@@ -172,11 +172,11 @@ ONES = ",".join("1" * 29)
     ],
 )
 def test_errors_name_the_line_and_column(model_server: str, stdin: str, message: str) -> None:
-    done = run("predict", "-", f"--server={model_server}", stdin=stdin)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
+    completed = run("predict", "-", f"--server={model_server}", stdin=stdin)
+    assert completed.returncode == 1
+    assert message in completed.stderr
+    assert completed.stdout == ""
+    assert "Traceback" not in completed.stderr
 
 
 @pytest.mark.parametrize(
@@ -192,29 +192,31 @@ def test_errors_name_the_line_and_column(model_server: str, stdin: str, message:
         (["serve", "--port=99999"], "CLIENT_PORT: Input should be less than or equal to 65535"),
     ],
 )
-def test_wrong_arguments(model_server: str, arguments: list[str], message: str) -> None:
-    done = run(*arguments, stdin="[[1]]", CLIENT_SERVER=model_server)
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_invalid_arguments_are_reported(
+    model_server: str, arguments: list[str], message: str
+) -> None:
+    completed = run(*arguments, stdin="[[1]]", CLIENT_SERVER=model_server)
+    assert completed.returncode != 0
+    assert message in completed.stderr
+    assert "Traceback" not in completed.stderr
 
 
-def test_an_unreachable_model_server_is_a_one_line_error() -> None:
+def test_unreachable_model_server_is_reported() -> None:
     server = f"127.0.0.1:{free_port()}"
-    done = run("predict", "-", f"--server={server}", stdin="[[1]]")
-    assert done.returncode == 1
-    assert f"the model server at {server} cannot be reached" in done.stderr
+    completed = run("predict", "-", f"--server={server}", stdin="[[1]]")
+    assert completed.returncode == 1
+    assert f"the model server at {server} cannot be reached" in completed.stderr
 
 
-def test_a_taken_port_is_a_one_line_error(client_url: str) -> None:
+def test_port_in_use_is_a_one_line_error(client_url: str) -> None:
     port = client_url.rpartition(":")[2]
-    done = run("serve", f"--port={port}")
-    assert done.returncode == 1
-    assert done.stderr == f"Error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    completed = run("serve", f"--port={port}")
+    assert completed.returncode == 1
+    assert completed.stderr == f"Error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
 
 
 @pytest.mark.parametrize("command", [[], ["serve"], ["predict"]])
 def test_help(command: list[str]) -> None:
-    done = run(*command, "--help")
-    assert done.returncode == 0
-    assert "Usage: python -m client" in done.stdout
+    completed = run(*command, "--help")
+    assert completed.returncode == 0
+    assert "Usage: python -m client" in completed.stdout

@@ -1,4 +1,4 @@
-"""A model that takes dates, and a missing value in every column: over HTTP and from files."""
+"""A model with dates and missing values in every column, over HTTP and from files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.processes import ROOT
 
 ROW = {"size": 40.0, "built": "2024-03-01", "city": "Basel", "rooms": 2, "balcony": False}
 LOGIT = 0.4 + 197.83 + 1 + 1 + 0 + BIAS
-NOTHING = MISSING + MISSING + MISSING + UNKNOWN + 1 + BIAS
+ALL_MISSING_LOGIT = MISSING + MISSING + MISSING + UNKNOWN + 1 + BIAS
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def url(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-def client(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_client(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "client", *arguments],
         cwd=ROOT,
@@ -65,21 +65,21 @@ def test_dates_and_missing_values_in_json(url: str, path: str) -> None:
         {"inputs": {name: [value, None] for name, value in ROW.items()}},
     ]
     for body in bodies:
-        reply = requests.post(url + path, json=body, timeout=20)
-        assert reply.status_code == 200, reply.text
+        response = requests.post(url + path, json=body, timeout=20)
+        assert response.status_code == 200, response.text
         logits = (
-            reply.json()["outputs"]["logit"]
+            response.json()["outputs"]["logit"]
             if "inputs" in body
-            else [p["logit"] for p in reply.json()["predictions"]]
+            else [p["logit"] for p in response.json()["predictions"]]
         )
-        np.testing.assert_allclose(logits, [LOGIT, NOTHING], rtol=1e-5)
+        np.testing.assert_allclose(logits, [LOGIT, ALL_MISSING_LOGIT], rtol=1e-5)
 
 
-def test_what_is_no_date_is_refused(url: str) -> None:
+def test_invalid_date_is_rejected(url: str) -> None:
     body = {"instances": [{**ROW, "built": "yesterday"}]}
-    reply = requests.post(f"{url}/predict", json=body, timeout=20)
-    assert reply.status_code == 400
-    assert reply.json()["error"] == (
+    response = requests.post(f"{url}/predict", json=body, timeout=20)
+    assert response.status_code == 400
+    assert response.json()["error"] == (
         "instances[0].built: expected a date such as 2024-03-01 or 2024-03-01T12:30:00Z, "
         'got the string "yesterday"'
     )
@@ -91,60 +91,64 @@ a1;yes; FALSE ;40,0; 01.03.2024 ; Basel;2
 """
 
 
-def test_the_training_file_is_scored_as_it_is(url: str) -> None:
-    reply = requests.post(
+def test_training_file_can_be_posted_unchanged(url: str) -> None:
+    response = requests.post(
         f"{url}/predict?id=key&outputs=logit",
         data=TABLE.encode(),
         headers={"Content-Type": "text/csv"},
         timeout=20,
     )
-    assert reply.status_code == 200, reply.text
-    assert reply.headers["X-Ignored-Columns"] == LABEL_NAME
-    assert reply.headers["X-Missing-Imputed"] == "5"
-    rows = list(csv.DictReader(io.StringIO(reply.text)))
+    assert response.status_code == 200, response.text
+    assert response.headers["X-Ignored-Columns"] == LABEL_NAME
+    assert response.headers["X-Missing-Imputed"] == "5"
+    rows = list(csv.DictReader(io.StringIO(response.text)))
     assert [row["key"] for row in rows] == ["a1", "'=b"]
-    np.testing.assert_allclose([float(row["logit"]) for row in rows], [LOGIT, NOTHING], rtol=1e-5)
+    np.testing.assert_allclose(
+        [float(row["logit"]) for row in rows], [LOGIT, ALL_MISSING_LOGIT], rtol=1e-5
+    )
     lines = f"{json.dumps(ROW)}\n{{}}\n{json.dumps({**ROW, 'size': 'x'})}\n"
     for content_type in ("application/jsonl", "application/x-ndjson"):
-        reply = requests.post(
+        response = requests.post(
             f"{url}/predict?on_error=row",
             data=lines,
             headers={"Content-Type": content_type},
             timeout=20,
         )
-        found = [json.loads(line) for line in reply.text.splitlines()]
-        assert found[0]["logit"] == pytest.approx(LOGIT, rel=1e-5)
-        assert 'line 2: column "size" (float32) is missing' in found[1]["error"]
-        assert 'line 3, column "size": expected a number' in found[2]["error"]
-    reply = requests.post(
+        results = [json.loads(line) for line in response.text.splitlines()]
+        assert results[0]["logit"] == pytest.approx(LOGIT, rel=1e-5)
+        assert 'line 2: column "size" (float32) is missing' in results[1]["error"]
+        assert 'line 3, column "size": expected a number' in results[2]["error"]
+    response = requests.post(
         f"{url}/predict",
         data=b"PAR1",
         headers={"Content-Type": "application/vnd.apache.parquet"},
         timeout=20,
     )
-    assert reply.status_code == 415
-    assert "Content-Type: expected one of application/json, text/csv" in reply.json()["error"]
+    assert response.status_code == 415
+    assert "Content-Type: expected one of application/json, text/csv" in response.json()["error"]
 
 
-def test_a_file_is_scored_as_it_is(server: str, tmp_path: Path) -> None:
+def test_command_predicts_a_gzipped_training_file_unchanged(server: str, tmp_path: Path) -> None:
     file = tmp_path / "flats.csv.gz"
     file.write_bytes(gzip.compress(TABLE.encode()))
     arguments = ("predict", str(file), "--model=flats", f"--server={server}")
-    done = client(*arguments, "--keep=key", "--keep=built", "--output=logit", "--no-csv-guard")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == f"ignored columns: {LABEL_NAME}\n"
-    rows = list(csv.reader(io.StringIO(done.stdout)))
+    completed = run_client(
+        *arguments, "--keep=key", "--keep=built", "--output=logit", "--no-csv-guard"
+    )
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stderr == f"ignored columns: {LABEL_NAME}\n"
+    rows = list(csv.reader(io.StringIO(completed.stdout)))
     assert [row[:2] for row in rows] == [["key", "built"], ["a1", " 01.03.2024 "], ["=b", "?"]]
-    refused = client(*arguments, "--tls", "--ca=/nosuch.pem")
+    refused = run_client(*arguments, "--tls", "--ca=/nosuch.pem")
     assert refused.returncode != 0
     assert "nosuch.pem" in refused.stderr
 
 
-def test_an_example_is_a_request_that_is_answered(server: str, url: str) -> None:
+def test_example_command_prints_a_valid_request(server: str, url: str) -> None:
     arguments = ("example", "--model=flats", f"--server={server}")
-    done = client(*arguments)
-    assert done.returncode == 0, done.stderr
-    body = json.loads(done.stdout)
+    completed = run_client(*arguments)
+    assert completed.returncode == 0, completed.stderr
+    body = json.loads(completed.stdout)
     assert body["instances"][0] == {
         "size": 50.5,
         "built": "2019-04-14",
@@ -152,12 +156,12 @@ def test_an_example_is_a_request_that_is_answered(server: str, url: str) -> None
         "rooms": 3,
         "balcony": True,
     }
-    reply = requests.post(f"{url}/predict", json=body, timeout=20)
-    assert len(reply.json()["predictions"]) == 2
-    words = shlex.split(client(*arguments, "--curl", "--version=1").stdout)
+    response = requests.post(f"{url}/predict", json=body, timeout=20)
+    assert len(response.json()["predictions"]) == 2
+    words = shlex.split(run_client(*arguments, "--curl", "--version=1").stdout)
     assert words[:2] == ["curl", "http://127.0.0.1:8080/v1/models/flats/versions/1:predict"]
     assert json.loads(words[-1]) == body
-    unknown = client(*arguments, "--signature=nosuch")
+    unknown = run_client(*arguments, "--signature=nosuch")
     assert unknown.returncode == 1
     assert 'model flats has no "nosuch"; it has describe' in unknown.stderr
 

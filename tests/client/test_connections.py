@@ -1,4 +1,4 @@
-"""Connections with raw sockets: order, limits, callers that do not read, stops and restarts."""
+"""Connections over raw sockets: pipelining, limits, slow readers, stops and restarts."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ ROW = json.dumps({"instances": [ROWS[0].tolist()]}).encode()
 
 
 def connect(url: str) -> socket.socket:
-    where = urlsplit(url)
-    return socket.create_connection((where.hostname or "", where.port or 0), timeout=20)
+    address = urlsplit(url)
+    return socket.create_connection((address.hostname or "", address.port or 0), timeout=20)
 
 
 def post(path: str, body: bytes, *headers: str, host: str = "Host: x") -> bytes:
@@ -42,10 +42,10 @@ def get(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
 
-def read_replies(connection: socket.socket, number: int) -> list[tuple[int, bytes]]:
-    """Read this many responses; each has a length, or is in chunks."""
+def read_responses(connection: socket.socket, number: int) -> list[tuple[int, bytes]]:
+    """Read responses, each with a length or chunked."""
     file = connection.makefile("rb")
-    replies = []
+    responses = []
     for _ in range(number):
         status = int(file.readline().split()[1])
         headers = {}
@@ -60,11 +60,11 @@ def read_replies(connection: socket.socket, number: int) -> list[tuple[int, byte
             file.readline()
         else:
             body = file.read(int(headers[b"content-length"]))
-        replies.append((status, body))
-    return replies
+        responses.append((status, body))
+    return responses
 
 
-def test_pipelined_requests_are_answered_in_their_order(client_url: str) -> None:
+def test_pipelined_requests_are_answered_in_order(client_url: str) -> None:
     requests_ = [
         get("/livez"),
         post("/predict", ROW),
@@ -78,45 +78,45 @@ def test_pipelined_requests_are_answered_in_their_order(client_url: str) -> None
     ]
     with connect(client_url) as connection:
         connection.sendall(b"".join(requests_) * 3)
-        replies = read_replies(connection, 3 * len(requests_))
-    statuses = [status for status, _ in replies]
+        responses = read_responses(connection, 3 * len(requests_))
+    statuses = [status for status, _ in responses]
     assert statuses == [200, 200, 200, 400, 200, 200, 200, 400, 404] * 3
-    for at in (0, 9, 18):
-        assert replies[at][1] == b'{"status":"alive"}\n'
-        assert json.loads(replies[at + 1][1])["predictions"][0]["label"] == "malignant"
-        assert b"<html" in replies[at + 2][1]
-        assert json.loads(replies[at + 4][1]) == {"live": True}
+    for start in (0, 9, 18):
+        assert responses[start][1] == b'{"status":"alive"}\n'
+        assert json.loads(responses[start + 1][1])["predictions"][0]["label"] == "malignant"
+        assert b"<html" in responses[start + 2][1]
+        assert json.loads(responses[start + 4][1]) == {"live": True}
 
 
-def test_a_request_may_arrive_byte_by_byte(client_url: str) -> None:
+def test_request_may_arrive_byte_by_byte(client_url: str) -> None:
     with connect(client_url) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in post("/predict", ROW)[:200]:
             connection.sendall(bytes([byte]))
         connection.sendall(post("/predict", ROW)[200:] + get("/livez"))
-        assert [status for status, _ in read_replies(connection, 2)] == [200, 200]
+        assert [status for status, _ in read_responses(connection, 2)] == [200, 200]
 
 
 @pytest.mark.parametrize("host", ["", "Host: a\r\nHost: b"])
-def test_the_host_header_is_required_once(client_url: str, host: str) -> None:
+def test_host_header_is_required_exactly_once(client_url: str, host: str) -> None:
     with connect(client_url) as connection:
         connection.sendall(post("/predict", ROW, host=host))
-        ((status, body),) = read_replies(connection, 1)
+        ((status, body),) = read_responses(connection, 1)
     assert status == 400
     assert b"Host: expected the header once" in body
 
 
-def test_the_host_header_is_required_after_a_request_of_an_older_version(client_url: str) -> None:
+def test_host_header_is_required_after_an_http_1_0_request(client_url: str) -> None:
     heads = [
         f"GET /livez HTTP/{version}\r\nConnection: keep-alive\r\n\r\n" for version in ("1.0", "1.1")
     ]
     with connect(client_url) as connection:
         connection.sendall("".join(heads).encode())
-        assert [status for status, _ in read_replies(connection, 2)] == [200, 400]
+        assert [status for status, _ in read_responses(connection, 2)] == [200, 400]
 
 
 @pytest.mark.parametrize(
-    ("sent", "status"),
+    ("data", "status"),
     [
         (b"GET nonsense\r\n\r\n", 400),
         (b"GET /livez HTTP/9.9\r\nHost: x\r\n\r\n", 400),
@@ -126,20 +126,20 @@ def test_the_host_header_is_required_after_a_request_of_an_older_version(client_
         (b"MADEUP / HTTP/1.1\r\nHost: x\r\n\r\n", 501),
     ],
 )
-def test_malformed_requests_are_refused_and_the_connection_is_closed(
-    client_url: str, sent: bytes, status: int
+def test_malformed_requests_are_rejected_and_the_connection_is_closed(
+    client_url: str, data: bytes, status: int
 ) -> None:
     with connect(client_url) as connection:
-        connection.sendall(sent)
-        assert read_replies(connection, 1)[0][0] == status
+        connection.sendall(data)
+        assert read_responses(connection, 1)[0][0] == status
         assert connection.recv(100) == b""
 
 
-def test_a_stalled_head_times_out(client_url: str) -> None:
+def test_stalled_head_times_out(client_url: str) -> None:
     with connect(client_url) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\nHost:")
         started = time.monotonic()
-        assert read_replies(connection, 1)[0][0] == 408
+        assert read_responses(connection, 1)[0][0] == 408
         assert time.monotonic() - started < 15
 
 
@@ -149,29 +149,27 @@ def test_expect_100_continue_is_answered_before_the_body(client_url: str) -> Non
         connection.sendall(head + b"\r\n\r\n")
         assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(body)
-        assert read_replies(connection, 1)[0][0] == 200
+        assert read_responses(connection, 1)[0][0] == 200
     with connect(client_url) as connection:
         connection.sendall(
             b"POST /predict HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
             b"Content-Length: 99999999\r\n\r\n"
         )
-        assert read_replies(connection, 1)[0][0] == 413
+        assert read_responses(connection, 1)[0][0] == 413
 
 
-def test_a_caller_who_sends_too_much_receives_the_error(
-    model_server: str, starter: Starter
-) -> None:
+def test_oversized_body_gets_an_error_response(model_server: str, starter: Starter) -> None:
     client = starter.client(model_server, CLIENT_MAX_BODY_BYTES="1000")
     for _ in range(5):
         with connect(client.address) as connection:
             connection.sendall(post("/predict", b" " * 400_000))
-            ((status, body),) = read_replies(connection, 1)
+            ((status, body),) = read_responses(connection, 1)
         assert status == 413
         assert b"expected at most 1000 bytes" in body
 
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs/swagger-ui-bundle.js"])
-def test_callers_who_do_not_read_are_counted_and_closed(
+def test_slow_readers_are_counted_and_disconnected(
     model_server: str, starter: Starter, path: str
 ) -> None:
     client = starter.client(model_server, CLIENT_WRITE_TIMEOUT="1")
@@ -204,29 +202,29 @@ def test_too_many_unread_bytes_close_the_slowest_connections(
         connection.close()
 
 
-def test_a_compression_bomb_is_refused(model_server: str, starter: Starter) -> None:
+def test_compression_bomb_is_rejected(model_server: str, starter: Starter) -> None:
     client = starter.client(model_server)
     bomb = gzip.compress(b'{"instances": [' + b"1," * 7_000_000 + b"1]}")
     url = f"{client.address}/v1/models/breast_cancer"
     for verb in ("predict", "classify", "regress", "explain"):
-        reply = requests.post(
+        response = requests.post(
             f"{url}:{verb}", bomb, headers={"Content-Encoding": "gzip"}, timeout=20
         )
-        assert reply.status_code == 413
-        assert len(reply.content) < 500
+        assert response.status_code == 413
+        assert len(response.content) < 500
 
 
-def is_predicted(status: int, headers: dict[str, str], body: bytes) -> str:
+def find_fault(status: int, headers: dict[str, str], body: bytes) -> str:
     return "" if status == 200 else body.decode()
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_stop_loses_no_request_on_a_kept_connection(
+def test_stop_loses_no_request_on_a_keep_alive_connection(
     model_server: str, starter: Starter, number: int
 ) -> None:
     client = starter.client(model_server, CLIENT_WORKERS=str(number))
     url = f"{client.address}/predict"
-    with Callers(url, ROW, is_predicted, 16, may_be_refused=True) as callers:
+    with Callers(url, ROW, find_fault, 16, may_be_refused=True) as callers:
         wait_for(lambda: callers.answered > 300, "requests are answered", 20)
         client.process.send_signal(signal.SIGTERM)
         callers.join()
@@ -240,7 +238,7 @@ def test_sighup_replaces_the_workers_without_losing_requests(
 ) -> None:
     client = starter.client(model_server, CLIENT_WORKERS=str(number))
     before = workers(client)
-    with Callers(f"{client.address}/predict", ROW, is_predicted, 16) as callers:
+    with Callers(f"{client.address}/predict", ROW, find_fault, 16) as callers:
         wait_for(lambda: callers.answered > 300, "requests are answered", 20)
         client.process.send_signal(signal.SIGHUP)
         wait_for(lambda: not workers(client) & before, "all were replaced", 30)
@@ -248,14 +246,16 @@ def test_sighup_replaces_the_workers_without_losing_requests(
         wait_for(lambda: callers.answered > answered + 300, "requests are answered", 20)
     assert callers.failures() == {}
     assert len(workers(client)) == number
-    assert ready(client)
+    assert is_ready(client)
 
 
-def ready(client: Running) -> bool:
+def is_ready(client: Running) -> bool:
     return requests.get(f"{client.address}/readyz", timeout=5).status_code == 200
 
 
-def test_readyz_speaks_for_all_workers(model_server: str, starter: Starter) -> None:
+def test_readyz_fails_on_every_worker_during_the_drain_delay(
+    model_server: str, starter: Starter
+) -> None:
     client = starter.client(model_server, CLIENT_WORKERS="2", CLIENT_DRAIN_DELAY="3")
     client.process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
@@ -264,34 +264,34 @@ def test_readyz_speaks_for_all_workers(model_server: str, starter: Starter) -> N
     assert requests.post(f"{client.address}/predict", ROW, timeout=5).status_code == 200
 
 
-def test_a_response_that_cannot_be_delivered_fails_no_other_request(model_server: str) -> None:
-    replies: list[HttpResponse] = []
+def test_undeliverable_response_fails_no_other_request(model_server: str) -> None:
+    responses: list[HttpResponse] = []
 
-    def broken(reply: HttpResponse) -> None:
+    def fail(response: HttpResponse) -> None:
         raise RuntimeError("the connection is closed")
 
-    async def ask() -> None:
+    async def predict() -> None:
         async with Gateway(Settings(server=model_server)) as gateway:
-            for respond in (broken, replies.append):
+            for respond in (fail, responses.append):
                 request = HttpRequest("POST", "/predict", body=ROW)
                 gateway.submit(request, gateway.route(request), None, respond)
-            while not replies:
+            while not responses:
                 await asyncio.sleep(0.01)
 
-    asyncio.run(ask())
-    assert [reply.status for reply in replies] == [200]
+    asyncio.run(predict())
+    assert [response.status for response in responses] == [200]
 
 
-def test_other_servers_admit_as_many_requests(model_server: str) -> None:
-    async def ask() -> list[int]:
+def test_handle_frees_the_slot_of_a_finished_request(model_server: str) -> None:
+    async def predict() -> list[int]:
         async with Gateway(Settings(server=model_server, max_requests=1)) as gateway:
             request = HttpRequest("POST", "/predict", body=ROW)
             return [(await gateway.handle(request)).status for _ in range(2)]
 
-    assert asyncio.run(ask()) == [200, 200]
+    assert asyncio.run(predict()) == [200, 200]
 
 
-def test_connections_are_checked_after_a_failure_to_do_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_sweep_continues_after_an_exception(caplog: pytest.LogCaptureFixture) -> None:
     calls = 0
 
     def publish() -> None:
@@ -302,11 +302,11 @@ def test_connections_are_checked_after_a_failure_to_do_so(caplog: pytest.LogCapt
     async def sweep() -> None:
         metrics = Metrics()
         vars(metrics)["publish"] = publish
-        sweeping = asyncio.create_task(Connections(Settings(), metrics).sweep())
+        task = asyncio.create_task(Connections(Settings(), metrics).sweep())
         while calls < 2:
             await asyncio.sleep(0.01)
-            assert not sweeping.done()
-        sweeping.cancel()
+            assert not task.done()
+        task.cancel()
 
     asyncio.run(sweep())
     assert "connections could not be checked" in caplog.text

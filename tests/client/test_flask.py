@@ -1,4 +1,4 @@
-"""The Flask application alone, as `flask run` or any other WSGI server serves it."""
+"""The Flask application, as served by `flask run` or any other WSGI server."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def url(model_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.mark.parametrize("path", ["/predict", "/v1/models/breast_cancer:predict"])
-def test_it_answers_as_the_event_loop_does(url: str, client_url: str, path: str) -> None:
-    one = requests.post(url + path, json=BODY, timeout=10)
-    other = requests.post(client_url + path, json=BODY, timeout=10)
-    assert one.status_code == other.status_code == 200
-    assert one.json() == other.json()
-    assert one.headers["Content-Type"] == other.headers["Content-Type"]
+def test_predictions_match_the_event_loop_server(url: str, client_url: str, path: str) -> None:
+    response = requests.post(url + path, json=BODY, timeout=10)
+    expected = requests.post(client_url + path, json=BODY, timeout=10)
+    assert response.status_code == expected.status_code == 200
+    assert response.json() == expected.json()
+    assert response.headers["Content-Type"] == expected.headers["Content-Type"]
 
 
 @pytest.mark.parametrize(
@@ -79,27 +79,27 @@ def test_it_answers_as_the_event_loop_does(url: str, client_url: str, path: str)
         ("GET", "/v2/health/ready", 200),
     ],
 )
-def test_every_route_has_the_same_status(
+def test_routes_match_the_event_loop_server(
     url: str, client_url: str, method: str, path: str, status: int
 ) -> None:
-    one = requests.request(method, url + path, timeout=10)
-    other = requests.request(method, client_url + path, timeout=10)
-    assert (one.status_code, other.status_code) == (status, status)
-    assert one.headers.get("Allow") == other.headers.get("Allow")
+    response = requests.request(method, url + path, timeout=10)
+    expected = requests.request(method, client_url + path, timeout=10)
+    assert (response.status_code, expected.status_code) == (status, status)
+    assert response.headers.get("Allow") == expected.headers.get("Allow")
     if status >= 400:
-        assert one.json() == other.json()
+        assert response.json() == expected.json()
 
 
-def test_bodies_are_bounded_and_unzipped_too(url: str) -> None:
-    whole = requests.Request("POST", f"{url}/predict", json=BODY).prepare().body
-    assert isinstance(whole, bytes)
+def test_bodies_are_limited_and_decompressed(url: str) -> None:
+    body = requests.Request("POST", f"{url}/predict", json=BODY).prepare().body
+    assert isinstance(body, bytes)
     headers = {"Content-Encoding": "gzip"}
 
     def status(data: bytes) -> int:
-        reply = requests.post(f"{url}/predict", data, headers=headers, timeout=10)
-        return reply.status_code
+        response = requests.post(f"{url}/predict", data, headers=headers, timeout=10)
+        return response.status_code
 
-    assert status(gzip.compress(whole)) == 200
+    assert status(gzip.compress(body)) == 200
     assert status(gzip.compress(bytes(20_001))) == 413
     assert requests.post(f"{url}/predict", bytes(20_001), timeout=10).status_code == 413
 
@@ -118,44 +118,44 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlaskClient
     link._loop.call_soon_threadsafe(link._loop.stop)
 
 
-def test_a_path_may_arrive_decoded(app: FlaskClient) -> None:
+def test_path_may_arrive_decoded(app: FlaskClient) -> None:
     """As from wsgiref, which passes no request line."""
-    reply = app.post(
+    response = app.post(
         "/v1/models/m:predict",
         data=b'{"instances": [1]}',
         headers={"X-API-Key": "secret"},
         environ_overrides={"RAW_URI": "", "REQUEST_URI": ""},
     )
-    assert reply.status_code == 503
-    assert b"cannot be reached" in reply.data
+    assert response.status_code == 503
+    assert b"cannot be reached" in response.data
 
 
-def test_a_key_is_checked_before_the_body_is_read(app: FlaskClient) -> None:
+def test_key_is_checked_before_the_body_is_read(app: FlaskClient) -> None:
     body = io.BytesIO(b"{}")
-    reply = app.post("/predict", input_stream=body, content_length=2)
-    assert (reply.status_code, body.tell()) == (401, 0)
+    response = app.post("/predict", input_stream=body, content_length=2)
+    assert (response.status_code, body.tell()) == (401, 0)
 
 
 @pytest.mark.parametrize(("size", "is_large"), [(100, False), (101, True), (102, True)])
-def test_a_chunked_body_may_fill_the_limit(app: FlaskClient, size: int, is_large: bool) -> None:
-    reply = app.post(
+def test_chunked_body_may_reach_the_limit(app: FlaskClient, size: int, is_large: bool) -> None:
+    response = app.post(
         "/predict",
         input_stream=io.BytesIO(bytes(size)),
         headers={"X-API-Key": "secret", "X-Request-ID": "r1"},
         environ_overrides={"wsgi.input_terminated": True},
     )
-    assert (reply.status_code == 413) == is_large
-    assert reply.headers["X-Request-ID"] == "r1"
-    counted = b'client_http_requests_total{method="POST",route="/predict",status="413"} 1.0'
-    assert (counted in app.get("/metrics").data) == is_large
+    assert (response.status_code == 413) == is_large
+    assert response.headers["X-Request-ID"] == "r1"
+    metric = b'client_http_requests_total{method="POST",route="/predict",status="413"} 1.0'
+    assert (metric in app.get("/metrics").data) == is_large
 
 
-def test_a_gateway_that_cannot_start_leaves_no_thread(tmp_path: Path) -> None:
+def test_gateway_that_cannot_start_leaves_no_thread(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     app = create_app(Settings(api_keys=tmp_path / "nosuch")).test_client()
     for _ in range(2):
-        reply = app.get("/livez")
-        assert reply.status_code == 500
-        assert b"internal error" in reply.data
-    left = set(threading.enumerate()) - before
-    assert not [thread for thread in left if thread.name == "gateway"]
+        response = app.get("/livez")
+        assert response.status_code == 500
+        assert b"internal error" in response.data
+    started = set(threading.enumerate()) - before
+    assert not [thread for thread in started if thread.name == "gateway"]

@@ -37,13 +37,13 @@ from tests.client.checking import check, check_refusal, check_table
 NUMERIC, MIXED = schemas.numeric(), schemas.mixed()
 EVERY_TYPE = schemas.every_type()
 MODELS = (NUMERIC, MIXED, EVERY_TYPE, schemas.schema(x=TensorSpec(1, None)))
-# FUZZ_EXAMPLES=20000 searches more; that takes some minutes.
+# FUZZ_EXAMPLES=20000 searches more; it takes a few minutes.
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))
-many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+fuzz = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def answers(decode: Any, *arguments: Any) -> None:
-    """Decode, within 2 s of CPU time; an error must be the caller's."""
+def check_decode(decode: Any, *arguments: Any) -> None:
+    """Check that decoding takes at most 2 s of CPU time, and that any error is the caller's."""
     start = time.thread_time()
     try:
         decode(*arguments)
@@ -57,47 +57,47 @@ def check_short_refusal(error: ClientError) -> None:
     assert len(error.message) < 5000
 
 
-def changed(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
-    """Valid bodies in which a few bytes are replaced, inserted or removed."""
+def mutations(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
+    """Return a strategy of valid bodies with a few bytes replaced, inserted or removed."""
 
-    def change(body: bytes, edits: list[tuple[int, bytes, int]]) -> bytes:
-        for at, new, gone in edits:
-            place = at % (len(body) + 1)
-            body = body[:place] + new + body[place + gone :]
+    def mutate(body: bytes, edits: list[tuple[int, bytes, int]]) -> bytes:
+        for position, inserted, removed in edits:
+            start = position % (len(body) + 1)
+            body = body[:start] + inserted + body[start + removed :]
         return body
 
-    piece = st.one_of(
+    replacement = st.one_of(
         st.binary(max_size=8),
         st.sampled_from([b"\xff" * 4, b"\xff" * 8, b"\0" * 4, b"\0" * 8, b"\x7f\xff\xff\xff"]),
         st.sampled_from([b'"', b",", b"\n", b"{", b"[", b"nan", b"1e999", b"null", b"9" * 25]),
         st.integers(0, 2**63).map(lambda n: struct.pack("<Q", n)),
     )
-    edits = st.lists(st.tuples(st.integers(0, 2**16), piece, st.integers(0, 12)), max_size=4)
-    return st.builds(change, st.sampled_from(seeds), edits)
+    edits = st.lists(st.tuples(st.integers(0, 2**16), replacement, st.integers(0, 12)), max_size=4)
+    return st.builds(mutate, st.sampled_from(seeds), edits)
 
 
 @pytest.mark.parametrize("content_type", TABLES)
 def test_tables_of_any_bytes(content_type: str) -> None:
     @given(
-        body=st.one_of(st.binary(max_size=300), changed(TABLES[content_type])),
+        body=st.one_of(st.binary(max_size=300), mutations(TABLES[content_type])),
         size=st.integers(1, 400),
         schema=st.sampled_from(MODELS),
     )
-    @many
+    @fuzz
     def decode(body: bytes, size: int, schema: Schema) -> None:
-        answers(check_table, content_type, body, size, schema)
+        check_decode(check_table, content_type, body, size, schema)
 
     decode()
 
 
 @pytest.mark.parametrize("content_type", TABLES)
-def test_tables_with_any_one_byte_changed(content_type: str) -> None:
+def test_tables_with_any_single_byte_changed(content_type: str) -> None:
     for body in TABLES[content_type]:
         schema = next(model for model in MODELS if is_read(content_type, body, model))
-        for at in range(len(body)):
-            value = (0, 0xFF, body[at] ^ 4)[at % 3]
-            changed_body = body[:at] + bytes([value]) + body[at + 1 :]
-            answers(check_table, content_type, changed_body, 2**16, schema)
+        for index in range(len(body)):
+            value = (0, 0xFF, body[index] ^ 4)[index % 3]
+            mutated_body = body[:index] + bytes([value]) + body[index + 1 :]
+            check_decode(check_table, content_type, mutated_body, 2**16, schema)
 
 
 def is_read(content_type: str, body: bytes, schema: Schema) -> bool:
@@ -169,35 +169,35 @@ def infer(body: bytes, schema: Schema, header_length: str | None) -> None:
 
 @given(
     message=st.one_of(INFERS, JSON),
-    rest=st.binary(max_size=20),
+    data=st.binary(max_size=20),
     length=st.one_of(st.none(), st.just("right"), st.text(max_size=30)),
     schema=st.sampled_from(MODELS),
 )
-@many
-def test_requests_to_infer_of_any_form(
-    message: Any, rest: bytes, length: str | None, schema: Schema
+@fuzz
+def test_infer_requests_of_any_form(
+    message: Any, data: bytes, length: str | None, schema: Schema
 ) -> None:
-    # Python's own JSON, so that NaN and lone surrogates occur too.
+    # Unlike orjson, json.dumps writes NaN and lone surrogates.
     header = json.dumps(message).encode()
     if length == "right":
         length = str(len(header))
-    answers(infer, header + rest, schema, length)
+    check_decode(infer, header + data, schema, length)
 
 
 @given(
-    body=st.one_of(st.binary(max_size=200), changed(INFER_SEEDS)),
+    body=st.one_of(st.binary(max_size=200), mutations(INFER_SEEDS)),
     schema=st.sampled_from(MODELS),
     length=st.one_of(st.none(), st.integers(0, 500).map(str)),
 )
-@many
-def test_requests_to_infer_of_any_bytes(body: bytes, schema: Schema, length: str | None) -> None:
-    answers(infer, body, schema, length)
+@fuzz
+def test_infer_requests_of_any_bytes(body: bytes, schema: Schema, length: str | None) -> None:
+    check_decode(infer, body, schema, length)
 
 
 @given(
     data=st.binary(max_size=60), shape=st.lists(st.sampled_from([0, 1, 2, 3, 2**60]), max_size=3)
 )
-@many
+@fuzz
 def test_tensors_of_any_bytes(data: bytes, shape: list[int]) -> None:
     for dtype in (1, STRING, 10, 9, 19, 14, 18):
         name = f"type {dtype}"
@@ -209,7 +209,7 @@ def test_tensors_of_any_bytes(data: bytes, shape: list[int]) -> None:
         }
         message = {"inputs": [tensor], "parameters": {"signature_name": name}}
         header = orjson.dumps(message)
-        answers(infer, header + data, EVERY_TYPE, str(len(header)))
+        check_decode(infer, header + data, EVERY_TYPE, str(len(header)))
 
 
 @given(
@@ -221,35 +221,35 @@ def test_tensors_of_any_bytes(data: bytes, shape: list[int]) -> None:
         ),
     )
 )
-@many
+@fuzz
 def test_any_path(path: str) -> None:
-    path_of = paths.parse_v1(path) or paths.parse_v2(path)
-    if path_of is not None:
-        answers(path_of.target)
+    model_path = paths.parse_v1(path) or paths.parse_v2(path)
+    if model_path is not None:
+        check_decode(model_path.target)
 
 
 @given(header=st.one_of(st.text(), st.text(alphabet='*/;,q=.01atexcsv \t"')))
-@many
+@fuzz
 def test_any_header(header: str) -> None:
-    answers(negotiate, header, CSV)
-    answers(media_type, header)
+    check_decode(negotiate, header, CSV)
+    check_decode(media_type, header)
 
 
-def offset(table: Table) -> int:
-    found: int = struct.unpack_from("<i", table.data, table.offset)[0]
-    return found
+def vtable_distance(table: Table) -> int:
+    distance: int = struct.unpack_from("<i", table.data, table.offset)[0]
+    return distance
 
 
-def lying(rows: int) -> bytes:
-    """A stream whose batch claims a number of rows that no library would write."""
-    whole = bytearray(arrow(pa.table({name: [1.0] for name in "abc"})))
-    batch = 8 + struct.unpack_from("<i", whole, 4)[0] + 8
-    header = Table.root(bytes(whole[batch:])).table(2)
-    vtable = header.offset - offset(header)
-    length = header.offset + struct.unpack_from("<H", header.data, vtable + 4)[0]
+def stream_with_row_count(rows: int) -> bytes:
+    """Return an Arrow stream of one row whose batch claims another number of rows."""
+    stream = bytearray(arrow(pa.table({name: [1.0] for name in "abc"})))
+    batch = 8 + struct.unpack_from("<i", stream, 4)[0] + 8
+    header = Table.root(bytes(stream[batch:])).table(2)
+    vtable = header.offset - vtable_distance(header)
+    row_count = header.offset + struct.unpack_from("<H", header.data, vtable + 4)[0]
     assert header.number(0, "<q") == 1
-    struct.pack_into("<q", whole, batch + length, rows)
-    return bytes(whole)
+    struct.pack_into("<q", stream, batch + row_count, rows)
+    return bytes(stream)
 
 
 LONG_LINE = "expected at most 1048576 bytes in a line"
@@ -273,14 +273,14 @@ LONG_LINE = "expected at most 1048576 bytes in a line"
         (NPY, b"\x93NUMPY\x01\x00\x10\x27" + b" " * 10_000, "not as numpy.save writes it"),
         (NPY, b"\x93NUMPY\x01\x00\x10\x27{" + b"'descr' : " * 1000, "not as numpy.save writes it"),
         (ARROW, b"\xff\xff\xff\xff\xff\xff\xff\x00" + b"\0" * 2**20, "not an Arrow IPC stream"),
-        (ARROW, lying(2**60), "a message that cannot be read"),
-        (ARROW, lying(-1), "a message that cannot be read"),
-        (ARROW, lying(2), "a message that cannot be read"),
-        (ARROW, lying(100), "a message that cannot be read"),
+        (ARROW, stream_with_row_count(2**60), "a message that cannot be read"),
+        (ARROW, stream_with_row_count(-1), "a message that cannot be read"),
+        (ARROW, stream_with_row_count(2), "a message that cannot be read"),
+        (ARROW, stream_with_row_count(100), "a message that cannot be read"),
     ],
     ids=range(18),
 )
-def test_bodies_with_false_sizes_deep_nesting_or_unbounded_values(
+def test_false_sizes_deep_nesting_and_unbounded_values_are_rejected(
     content_type: str, body: bytes, message: str
 ) -> None:
     for schema in MODELS:

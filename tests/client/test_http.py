@@ -38,8 +38,8 @@ def post(url: str, body: Any, **options: Any) -> requests.Response:
 @pytest.fixture(scope="module")
 def expected(model_server: str) -> dict[str, Any]:
     with ServingClient(model_server) as server:
-        reply = server.predict("breast_cancer", {"features": ROWS}, signature_name="dense")
-        return {name: values.tolist() for name, values in reply.outputs.items()}
+        response = server.predict("breast_cancer", {"features": ROWS}, signature_name="dense")
+        return {name: values.tolist() for name, values in response.outputs.items()}
 
 
 def check(predictions: list[dict[str, Any]], expected: dict[str, Any]) -> None:
@@ -51,20 +51,20 @@ def check(predictions: list[dict[str, Any]], expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "path", [PREDICT, "/v1/models/breast_cancer/versions/1:predict", "/predict"]
 )
-def test_rows_by_name_and_rows_in_column_order_give_the_same(
+def test_rows_by_name_and_in_column_order_get_the_same_predictions(
     client_url: str, path: str, expected: dict[str, Any]
 ) -> None:
     by_name = [dict(zip(TABLE.columns, row, strict=True)) for row in ROWS.tolist()]
     for instances in (by_name, ROWS.tolist()):
-        reply = post(client_url + path, {"instances": instances})
-        assert reply.status_code == 200, reply.text
-        assert reply.headers["Content-Type"] == "application/json"
-        check(reply.json()["predictions"], expected)
+        response = post(client_url + path, {"instances": instances})
+        assert response.status_code == 200, response.text
+        assert response.headers["Content-Type"] == "application/json"
+        check(response.json()["predictions"], expected)
 
 
-def test_predict_also_tells_the_model_and_the_version(client_url: str) -> None:
-    reply = post(f"{client_url}/predict", {"instances": ROWS.tolist()}).json()
-    assert (reply["model"], reply["version"]) == ("breast_cancer", 1)
+def test_predict_returns_the_model_and_its_version(client_url: str) -> None:
+    response = post(f"{client_url}/predict", {"instances": ROWS.tolist()}).json()
+    assert (response["model"], response["version"]) == ("breast_cancer", 1)
 
 
 @pytest.mark.parametrize(
@@ -76,15 +76,17 @@ def test_predict_also_tells_the_model_and_the_version(client_url: str) -> None:
         ("regress", {"signature_name": "regression", "examples": EXAMPLES}),
     ],
 )
-def test_a_header_tells_the_version_that_has_computed(
+def test_response_header_names_the_version(
     client_url: str, verb: str, body: dict[str, Any]
 ) -> None:
-    reply = post(f"{client_url}/v1/models/breast_cancer:{verb}", body)
-    assert reply.status_code == 200, reply.text
-    assert reply.headers["X-Model-Version"] == "1"
+    response = post(f"{client_url}/v1/models/breast_cancer:{verb}", body)
+    assert response.status_code == 200, response.text
+    assert response.headers["X-Model-Version"] == "1"
 
 
-def test_column_form_answers_in_columns(client_url: str, expected: dict[str, Any]) -> None:
+def test_requests_in_columns_get_responses_in_columns(
+    client_url: str, expected: dict[str, Any]
+) -> None:
     inputs = {name: ROWS[:, i].tolist() for i, name in enumerate(TABLE.columns)}
     outputs = post(client_url + PREDICT, {"inputs": inputs}).json()["outputs"]
     np.testing.assert_allclose(outputs["logit"], expected["logit"], rtol=1e-5)
@@ -92,10 +94,12 @@ def test_column_form_answers_in_columns(client_url: str, expected: dict[str, Any
     assert post(client_url + PREDICT, dense).json()["outputs"].keys() == outputs.keys()
 
 
-def test_explain_is_a_signature_like_any_other(client_url: str, expected: dict[str, Any]) -> None:
+def test_contributions_and_bias_add_up_to_the_logit(
+    client_url: str, expected: dict[str, Any]
+) -> None:
     body = {"instances": ROWS.tolist(), "signature_name": "explain"}
-    shares = post(client_url + PREDICT, body).json()["predictions"]
-    totals = [sum(share["contribution"]) + share["bias"] for share in shares]
+    explanations = post(client_url + PREDICT, body).json()["predictions"]
+    totals = [sum(row["contribution"]) + row["bias"] for row in explanations]
     np.testing.assert_allclose(totals, expected["logit"], rtol=1e-4)
 
 
@@ -151,7 +155,12 @@ ONES = ",".join(["1"] * 29)
             400,
             "Malformed request: ",
         ),
-        ("/predict", {"signature_name": "describe", "instances": [0] * 2000}, 400, "at most 1024"),
+        (
+            "/predict",
+            {"signature_name": "describe", "instances": [0] * 2000},
+            400,
+            "at most 1024",
+        ),
         (
             "/predict",
             f'{{"instances": [[3e39,{ONES}]]}}',
@@ -170,51 +179,51 @@ ONES = ",".join(["1"] * 29)
         ("/livez", {}, 405, "POST /livez: Method Not Allowed"),
     ],
 )
-def test_what_is_wrong_is_said_with_the_right_status(
+def test_errors_have_the_expected_status_and_message(
     client_url: str, path: str, body: Any, status: int, message: str
 ) -> None:
     url = client_url + path
-    reply = requests.get(url, timeout=5) if body is None else post(url, body)
-    assert reply.status_code == status, reply.text
-    told = reply.json()
-    assert message in told["error"]
+    response = requests.get(url, timeout=5) if body is None else post(url, body)
+    assert response.status_code == status, response.text
+    problem = response.json()
+    assert message in problem["error"]
     if path.startswith(("/v1/", "/v2")):
-        assert reply.headers["Content-Type"] == "application/json"
-        assert set(told) == {"error"}
+        assert response.headers["Content-Type"] == "application/json"
+        assert set(problem) == {"error"}
     else:
-        assert reply.headers["Content-Type"] == "application/problem+json"
-        assert told["title"] == HTTPStatus(status).phrase
-        assert (told["type"], told["status"]) == ("about:blank", status)
-        assert told["detail"] == told["error"]
-    assert "Traceback" not in reply.text
+        assert response.headers["Content-Type"] == "application/problem+json"
+        assert problem["title"] == HTTPStatus(status).phrase
+        assert (problem["type"], problem["status"]) == ("about:blank", status)
+        assert problem["detail"] == problem["error"]
+    assert "Traceback" not in response.text
 
 
 @pytest.mark.parametrize("version", [2**63, 2**70, "9" * 5000])
-def test_a_version_that_no_model_has_is_400_as_the_original_s(
+def test_out_of_range_version_is_400_as_in_tensorflow_serving(
     client_url: str, version: int | str
 ) -> None:
     url = f"{client_url}/v1/models/breast_cancer/versions/{version}"
-    for reply in (
+    for response in (
         requests.get(url, timeout=5),
         post(f"{url}:predict", {"instances": [1]}),
         post(f"{url}:explain", {"instances": [1]}),
     ):
-        assert reply.status_code == 400
-        assert reply.json() == {"error": "version: expected at most 9223372036854775807"}
+        assert response.status_code == 400
+        assert response.json() == {"error": "version: expected at most 9223372036854775807"}
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_over_the_limit_is_refused(
+def test_body_over_the_limit_is_rejected(
     model_server: str, starter: Starter, chunked: bool
 ) -> None:
     client = starter.client(model_server, CLIENT_MAX_BODY_BYTES="20000")
     body = json.dumps({"instances": ROWS.tolist()}).encode()
     assert len(body) < 20_000
     for data, status in ((body, 200), (body + b" " * 20_000, 413)):
-        sent: Any = iter([data]) if chunked else data
-        reply = requests.post(client.address + PREDICT, data=sent, timeout=30)
-        assert reply.status_code == status, reply.text
-    assert reply.json() == {"error": "the body is too large; expected at most 20000 bytes"}
+        payload: Any = iter([data]) if chunked else data
+        response = requests.post(client.address + PREDICT, data=payload, timeout=30)
+        assert response.status_code == status, response.text
+    assert response.json() == {"error": "the body is too large; expected at most 20000 bytes"}
 
 
 BODY = json.dumps({"instances": ROWS.tolist()}).encode()
@@ -235,18 +244,18 @@ BODY = json.dumps({"instances": ROWS.tolist()}).encode()
         ("br", BODY, 415, "expected gzip, deflate or a plain body, got br"),
     ],
 )
-def test_a_compressed_body_is_read_as_what_it_is(
+def test_compressed_body_is_decoded_or_rejected(
     client_url: str, encoding: str, data: bytes, status: int, message: str
 ) -> None:
-    reply = post(client_url + PREDICT, data, headers={"Content-Encoding": encoding})
-    assert reply.status_code == status
-    assert message in reply.json().get("error", "")
+    response = post(client_url + PREDICT, data, headers={"Content-Encoding": encoding})
+    assert response.status_code == status
+    assert message in response.json().get("error", "")
 
 
 def test_status_and_metadata(client_url: str) -> None:
     for path in ("", "/versions/1"):
-        reply = requests.get(f"{client_url}/v1/models/breast_cancer{path}", timeout=5)
-        assert reply.json() == {
+        response = requests.get(f"{client_url}/v1/models/breast_cancer{path}", timeout=5)
+        assert response.json() == {
             "model_version_status": [
                 {
                     "version": "1",
@@ -255,9 +264,9 @@ def test_status_and_metadata(client_url: str) -> None:
                 }
             ]
         }
-    reply = requests.get(f"{client_url}/v1/models/breast_cancer/metadata", timeout=5).json()
-    assert reply["model_spec"] == {"name": "breast_cancer", "signature_name": "", "version": "1"}
-    signatures = reply["metadata"]["signature_def"]["signature_def"]
+    response = requests.get(f"{client_url}/v1/models/breast_cancer/metadata", timeout=5).json()
+    assert response["model_spec"] == {"name": "breast_cancer", "signature_name": "", "version": "1"}
+    signatures = response["metadata"]["signature_def"]["signature_def"]
     features = signatures["dense"]["inputs"]["features"]
     assert features["dtype"] == "DT_FLOAT"
     assert [dim["size"] for dim in features["tensor_shape"]["dim"]] == ["-1", "30"]
@@ -266,7 +275,7 @@ def test_status_and_metadata(client_url: str) -> None:
     assert missing.json()["error"] == "Could not find any versions of model nosuch"
 
 
-def test_alive_and_ready(client_url: str) -> None:
+def test_livez_and_readyz(client_url: str) -> None:
     assert requests.get(f"{client_url}/livez", timeout=5).json() == {"status": "alive"}
     assert requests.get(f"{client_url}/readyz", timeout=5).json() == {
         "status": "ready",
@@ -275,7 +284,7 @@ def test_alive_and_ready(client_url: str) -> None:
     }
 
 
-def test_a_server_has_answered_the_golden_rows_before_it_is_ready(client_url: str) -> None:
+def test_golden_rows_are_checked_before_the_service_is_ready(client_url: str) -> None:
     text = requests.get(f"{client_url}/metrics", timeout=5).text
     results = {
         line.split('result="')[1].split('"')[0]: float(line.split()[-1])
@@ -286,12 +295,12 @@ def test_a_server_has_answered_the_golden_rows_before_it_is_ready(client_url: st
     assert "client_arm_calls_total{" not in text
 
 
-def test_not_ready_if_the_model_is_not_there(model_server: str, starter: Starter) -> None:
+def test_service_is_not_ready_without_its_model(model_server: str, starter: Starter) -> None:
     client = starter.client(model_server, ready=False, CLIENT_MODEL="nosuch")
-    reply = requests.get(f"{client.address}/readyz", timeout=5)
-    assert reply.status_code == 503
-    assert reply.headers["Retry-After"] == "1"
-    assert "nosuch" in reply.json()["error"]
+    response = requests.get(f"{client.address}/readyz", timeout=5)
+    assert response.status_code == 503
+    assert response.headers["Retry-After"] == "1"
+    assert "nosuch" in response.json()["error"]
     page = requests.get(client.address, timeout=5)
     assert page.status_code == 404
     assert "not available yet" in page.text
@@ -318,10 +327,10 @@ def test_metrics_count_requests_and_calls(model_server: str, starter: Starter) -
     assert value("client_http_requests_total", route="/v1/models/<model>", status="404") == 3
     assert value("client_grpc_call_seconds_count", rpc="Predict", code="OK") >= 1
     assert value("client_http_request_seconds_count", route=route) == 2
-    assert value("client_http_requests_in_flight") == 1  # this one
+    assert value("client_http_requests_in_flight") == 1  # the scrape itself
 
 
-def test_a_page_asks_for_a_key_where_one_is_needed(
+def test_requests_without_a_required_key_get_a_challenge(
     model_server: str, starter: Starter, tmp_path: Path
 ) -> None:
     key = new_key()
@@ -329,11 +338,11 @@ def test_a_page_asks_for_a_key_where_one_is_needed(
     file.write_text(f"shop {hash_key(key)}\n")
     client = starter.client(model_server, CLIENT_API_KEYS=str(file))
     for path in ("/", "/docs/", "/static/page.css", "/nosuch", "/v1/models/breast_cancer"):
-        reply = requests.get(client.address + path, timeout=10)
-        assert reply.status_code == 401, path
-        assert 'Basic realm="predictions"' in reply.headers["WWW-Authenticate"]
-        assert "API key required" in reply.json()["error"]
-        assert reply.headers["X-Content-Type-Options"] == "nosniff"
+        response = requests.get(client.address + path, timeout=10)
+        assert response.status_code == 401, path
+        assert 'Basic realm="predictions"' in response.headers["WWW-Authenticate"]
+        assert "API key required" in response.json()["error"]
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
     assert requests.get(client.address, auth=("", key), timeout=10).status_code == 200
     # Authentication comes before the body.
     with socket.create_connection(("127.0.0.1", urlsplit(client.address).port or 0), 5) as stalled:
@@ -342,29 +351,29 @@ def test_a_page_asks_for_a_key_where_one_is_needed(
     assert "Traceback" not in client.output()
 
 
-def test_a_request_may_bring_its_own_threshold(client_url: str) -> None:
+def test_request_may_set_its_own_threshold(client_url: str) -> None:
     body = {"instances": ROWS.tolist()}
-    reply = post(f"{client_url}/predict", body).json()
-    assert reply["threshold"] == 0.5
+    default = post(f"{client_url}/predict", body).json()
+    assert default["threshold"] == 0.5
     for threshold in (0, 0.999999, 1):
-        own = post(f"{client_url}/predict", {**body, "threshold": threshold}).json()
-        assert own["threshold"] == threshold
-        for one, other in zip(own["predictions"], reply["predictions"], strict=True):
-            assert one["probability"] == other["probability"]
-            benign = one["probability"] >= threshold
-            assert one["label"] == ("benign" if benign else "malignant")
-    for wrong, message in (
+        custom = post(f"{client_url}/predict", {**body, "threshold": threshold}).json()
+        assert custom["threshold"] == threshold
+        for prediction, other in zip(custom["predictions"], default["predictions"], strict=True):
+            assert prediction["probability"] == other["probability"]
+            is_benign = prediction["probability"] >= threshold
+            assert prediction["label"] == ("benign" if is_benign else "malignant")
+    for fields, message in (
         ({"threshold": 1.5}, "threshold: expected a number from 0 to 1, got 1.5"),
         ({"threshold": "0.5"}, "threshold: expected a number from 0 to 1, got the string"),
         ({"threshold": 0.5, "signature_name": "explain"}, 'signature "explain" has no label'),
     ):
-        refused = post(f"{client_url}/predict", {**body, **wrong})
-        assert refused.status_code == 400
-        assert message in refused.json()["error"]
+        response = post(f"{client_url}/predict", {**body, **fields})
+        assert response.status_code == 400
+        assert message in response.json()["error"]
 
 
-def extremes(model_server: str) -> tuple[list[float], list[float]]:
-    """The least and the greatest number of each column in training."""
+def training_ranges(model_server: str) -> tuple[list[float], list[float]]:
+    """Return the minimum and the maximum of each column in training."""
     with ServingClient(model_server) as server:
         description = server.schema("breast_cancer").description
     assert description is not None
@@ -374,42 +383,42 @@ def extremes(model_server: str) -> tuple[list[float], list[float]]:
 OUTPUTS = {"probability", "label", "logit"}
 
 
-def test_numbers_outside_the_range_in_training_are_answered_and_counted(
+def test_out_of_range_numbers_are_predicted_and_counted(
     model_server: str, starter: Starter
 ) -> None:
-    least, most = extremes(model_server)
-    beyond = [most[0] * 1.001, *most[1:]]
-    missed = [least[0], least[1] - 1, *least[2:]]
+    minimums, maximums = training_ranges(model_server)
+    above = [maximums[0] * 1.001, *maximums[1:]]
+    below = [minimums[0], minimums[1] - 1, *minimums[2:]]
     url = starter.client(model_server).address
-    rows = as_npy(np.array([beyond, most, least], np.float32))
-    for reply in (
-        post(url + PREDICT, {"instances": [beyond, most, missed]}),
-        post(f"{url}/explain", {"instances": [beyond, least]}),
+    rows = as_npy(np.array([above, maximums, minimums], np.float32))
+    for response in (
+        post(url + PREDICT, {"instances": [above, maximums, below]}),
+        post(f"{url}/explain", {"instances": [above, minimums]}),
         post(url + PREDICT, rows, headers={"Content-Type": "application/x-npy"}),
     ):
-        assert reply.status_code == 200, reply.text
+        assert response.status_code == 200, response.text
     text = requests.get(f"{url}/metrics", timeout=5).text
-    counted = {
+    counts = {
         (sample.labels["model"], sample.labels["column"]): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
         if sample.name == "client_values_out_of_range_total"
     }
     first, second, *_ = TABLE.columns
-    assert counted == {("breast_cancer", first): 3, ("breast_cancer", second): 1}
+    assert counts == {("breast_cancer", first): 3, ("breast_cancer", second): 1}
 
 
-def test_numbers_outside_the_range_in_training_are_refused_where_that_is_wanted(
+def test_out_of_range_numbers_are_refused_if_configured(
     model_server: str, starter: Starter
 ) -> None:
-    least, most = extremes(model_server)
+    minimums, maximums = training_ranges(model_server)
     url = starter.client(model_server, CLIENT_OUT_OF_RANGE="refuse").address
-    inside = [least, most]
+    inside = [minimums, maximums]
     assert post(url + PREDICT, {"instances": inside}).status_code == 200
-    outside = [least, [*most[:3], 99999.0, *most[4:]]]
+    outside = [minimums, [*maximums[:3], 99999.0, *maximums[4:]]]
     column = TABLE.columns[3]
-    low, high = np.float32(least[3]), np.float32(most[3])
-    told = (
+    low, high = np.float32(minimums[3]), np.float32(maximums[3])
+    message = (
         f'row 2, column "{column}": expected a number from {low} to {high}, '
         "as in training, got 99999.0"
     )
@@ -426,47 +435,49 @@ def test_numbers_outside_the_range_in_training_are_refused_where_that_is_wanted(
             {},
         ),
     ):
-        reply = post(url + path, body, headers=headers)
-        assert (reply.status_code, reply.json()["error"]) == (400, told), path
-    # A line that is no row comes before the refused one, and a good one after it.
-    lines = [",".join(map(str, row)) for row in (least, ["x", *most[1:]], outside[1], most)]
-    reply = requests.post(
+        response = post(url + path, body, headers=headers)
+        assert (response.status_code, response.json()["error"]) == (400, message), path
+    # A malformed line comes before the refused row, and a valid one after it.
+    lines = [
+        ",".join(map(str, row)) for row in (minimums, ["x", *maximums[1:]], outside[1], maximums)
+    ]
+    response = requests.post(
         f"{url}/predict?on_error=row",
         data="\n".join([",".join(TABLE.columns), *lines]),
         headers={"Content-Type": "text/csv", "Accept": "application/json"},
         timeout=20,
     )
-    rows = reply.json()["predictions"]
+    rows = response.json()["predictions"]
     assert [set(row) for row in rows] == [OUTPUTS, {"error"}, {"error"}, OUTPUTS]
     assert rows[1]["error"].startswith("line 3")
-    assert rows[2]["error"] == told.replace("row 2", "row 3")
+    assert rows[2]["error"] == message.replace("row 2", "row 3")
     assert [rows[0], rows[3]] == post(url + PREDICT, {"instances": inside}).json()["predictions"]
 
 
-def test_no_model_server_is_503_within_the_deadline_and_retry_after(starter: Starter) -> None:
+def test_unreachable_model_server_is_503_with_retry_after(starter: Starter) -> None:
     client = starter.client(f"127.0.0.1:{free_port()}", ready=False)
     started = time.monotonic()
     for path in (PREDICT, "/predict"):
-        reply = post(client.address + path, {"instances": [1]})
-        assert reply.status_code == 503
-        assert reply.headers["Retry-After"] == "1"
-        assert "cannot be reached" in reply.json()["error"]
+        response = post(client.address + path, {"instances": [1]})
+        assert response.status_code == 503
+        assert response.headers["Retry-After"] == "1"
+        assert "cannot be reached" in response.json()["error"]
     assert requests.get(f"{client.address}/livez", timeout=5).ok
     assert requests.get(f"{client.address}/readyz", timeout=5).status_code == 503
     assert time.monotonic() - started < 5
 
 
-def test_a_model_server_that_does_not_answer_is_504_at_the_deadline(starter: Starter) -> None:
+def test_unresponsive_model_server_times_out(starter: Starter) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         client = starter.client(address, ready=False, CLIENT_TIMEOUT="0.5")
         started = time.monotonic()
-        reply = post(client.address + PREDICT, {"instances": [1]})
-        assert reply.status_code in (503, 504)
+        response = post(client.address + PREDICT, {"instances": [1]})
+        assert response.status_code in (503, 504)
         assert time.monotonic() - started < 10
 
 
-def test_a_stalled_request_does_not_hold_up_others(client_url: str) -> None:
+def test_stalled_request_does_not_block_others(client_url: str) -> None:
     address = urlsplit(client_url)
     with socket.create_connection((address.hostname or "", address.port or 0)) as stalled:
         stalled.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")

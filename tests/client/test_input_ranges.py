@@ -1,4 +1,4 @@
-"""Numbers outside the range of training."""
+"""Numbers outside their range in training."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def dense(rows: Any) -> Call:
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS)))
-def test_a_number_is_outside_if_it_is_less_than_the_least_or_more_than_the_greatest(
+def test_numbers_below_the_minimum_or_above_the_maximum_are_out_of_range(
     rows: list[tuple[float, ...]],
 ) -> None:
     columns = zip("abc", zip(*rows, strict=True), strict=False)
-    # No number is missing but of b.
+    # Only column b may have missing values.
     expected = {
         name: sum(not (0 <= x <= 2) and not (name == "b" and np.isnan(x)) for x in values)
         for name, values in columns
@@ -51,8 +51,8 @@ def test_a_number_is_outside_if_it_is_less_than_the_least_or_more_than_the_great
         assert count_outside(call, MISSING) == {name: n for name, n in expected.items() if n}
 
 
-def test_a_number_as_near_to_the_limit_as_its_precision_allows_is_inside() -> None:
-    limit = 0.1  # as float32 it is a little more
+def test_limits_are_rounded_to_the_precision_of_the_input() -> None:
+    limit = 0.1  # slightly more as float32
     assert SCHEMA.description is not None
     columns = tuple(replace(c, maximum=limit) for c in SCHEMA.description.columns)
     schema = schemas.describing(SCHEMA, *columns)
@@ -61,16 +61,16 @@ def test_a_number_as_near_to_the_limit_as_its_precision_allows_is_inside() -> No
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int8, np.int64, np.uint8])
-def test_numbers_of_any_type_are_compared_as_they_are(dtype: type[np.generic]) -> None:
+def test_numbers_of_any_dtype_are_compared_without_overflow(dtype: type[np.generic]) -> None:
     assert SCHEMA.description is not None
     first, *others = SCHEMA.description.columns
-    for maximum, expected in ((2.5, 1), (1e300, 0)):  # the second is more than most of them can be
+    for maximum, expected in ((2.5, 1), (1e300, 0)):  # most dtypes cannot hold the second
         schema = schemas.describing(SCHEMA, replace(first, maximum=maximum), *others)
         call = Call("serving_default", {"a": np.array([0, 2, 3], dtype)})
         assert sum(count_outside(call, schema).values()) == expected
 
 
-def test_what_is_no_number_and_what_is_not_described_is_not_looked_at() -> None:
+def test_non_numeric_and_undescribed_inputs_are_ignored() -> None:
     mixed = schemas.mixed()
     inputs: dict[str, Any] = {
         "size": np.array([3.0], np.float32),
@@ -83,18 +83,18 @@ def test_what_is_no_number_and_what_is_not_described_is_not_looked_at() -> None:
     unknown = {"x": np.array([99.0], np.float32)}
     assert count_outside(Call("serving_default", unknown), schemas.schema()) == {}
     assert count_outside(Call("nosuch", unknown), SCHEMA) == {}
-    # Its shape differs from the input's; the server reports it.
+    # The model server reports unexpected shapes.
     for shape in ((), (2,), (2, 2), (2, 3, 3)):
         other = {"features": np.full(shape, 99, np.float32)}
         assert count_outside(Call("dense", other), SCHEMA) == {}
 
 
-def test_the_first_number_outside_is_told() -> None:
+def test_error_names_the_first_number_out_of_range() -> None:
     refuse_outside(dense([[0, 1, 2]]), SCHEMA)
-    with pytest.raises(ClientError) as caught:
+    with pytest.raises(ClientError) as error:
         refuse_outside(dense([[0, 1, 2], [0, -0.5, 9]]), SCHEMA)
-    assert caught.value.status == 400
-    assert caught.value.message == (
+    assert error.value.status == 400
+    assert error.value.message == (
         'row 2, column "b": expected a number from 0.0 to 2.0, as in training, got -0.5'
     )
     with pytest.raises(ClientError, match="row 12, "):

@@ -40,45 +40,45 @@ def url(model_server: str, directory: Path) -> Iterator[str]:
         yield url
 
 
-def logged(directory: Path) -> list[Any]:
-    """Return the rows that are in the log."""
+def read_log(directory: Path) -> list[Any]:
+    """Return the rows of the log."""
     files = sorted(directory.glob("*.ndjson*"))
     return [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
 
 
-def rows_with(directory: Path, identity: str, count: int) -> list[Any]:
-    """Return the rows of a request, once all of them are in the log."""
+def wait_for_rows(directory: Path, identity: str, count: int) -> list[Any]:
+    """Wait until all rows of a request are logged, and return them."""
 
-    def found() -> list[Any]:
-        return [row for row in logged(directory) if row["id"] == identity]
+    def matching_rows() -> list[Any]:
+        return [row for row in read_log(directory) if row["id"] == identity]
 
-    wait_for(lambda: len(found()) >= count, f"{count} rows of {identity}", 10)
-    assert len(found()) == count
-    return sorted(found(), key=lambda row: int(row["row"]))
+    wait_for(lambda: len(matching_rows()) >= count, f"{count} rows of {identity}", 10)
+    assert len(matching_rows()) == count
+    return sorted(matching_rows(), key=lambda row: int(row["row"]))
 
 
 def metric(url: str, name: str, **labels: str) -> float:
-    """Return the sum of the series of a metric with some labels."""
-    wanted = [f'{key}="{value}"' for key, value in labels.items()]
+    """Return the sum of a metric's series that have the given labels."""
+    pairs = [f'{key}="{value}"' for key, value in labels.items()]
     lines = requests.get(f"{url}/metrics", timeout=10).text.splitlines()
     return sum(
         float(line.rpartition(" ")[2])
         for line in lines
-        if line.startswith((f"{name}{{", f"{name} ")) and all(one in line for one in wanted)
+        if line.startswith((f"{name}{{", f"{name} ")) and all(pair in line for pair in pairs)
     )
 
 
-def drift(url: str, column: str) -> dict[str, int]:
-    """Return the rows of a column by bin."""
-    found: Counter[str] = Counter()
+def drift_counts(url: str, column: str) -> dict[str, int]:
+    """Return a column's row counts by bin."""
+    counts: Counter[str] = Counter()
     for line in requests.get(f"{url}/metrics", timeout=10).text.splitlines():
         if line.startswith("client_drift_rows_total{") and f'column="{column}"' in line:
             label = line.partition('bin="')[2].partition('"')[0]
-            found[label] += int(float(line.rpartition(" ")[2]))
-    return {label: count for label, count in found.items() if count}
+            counts[label] += int(float(line.rpartition(" ")[2]))
+    return {label: count for label, count in counts.items() if count}
 
 
-def asked(url: str, dialect: str, rows: npt.NDArray[np.float64], **headers: str) -> Any:
+def predict(url: str, dialect: str, rows: npt.NDArray[np.float64], **headers: str) -> Any:
     """Send rows in one of the dialects, and return the response."""
     values = rows.tolist()
     json_type = {"Content-Type": "application/json"}
@@ -105,9 +105,9 @@ def asked(url: str, dialect: str, rows: npt.NDArray[np.float64], **headers: str)
         "npy": ("/predict", matrix.getvalue(), {"Content-Type": "application/x-npy"}),
     }
     path, body, content_type = requests_by_dialect[dialect]
-    reply = requests.post(f"{url}{path}", body, headers={**content_type, **headers}, timeout=30)
-    assert reply.status_code == 200, reply.text
-    return reply
+    response = requests.post(f"{url}{path}", body, headers={**content_type, **headers}, timeout=30)
+    assert response.status_code == 200, response.text
+    return response
 
 
 DIALECTS = ("rows", "columns", "v1", "v1 version", "v2", "csv", "npy")
@@ -117,46 +117,46 @@ DIALECTS = ("rows", "columns", "v1", "v1 version", "v2", "csv", "npy")
 def test_rows_of_every_dialect_are_logged_and_counted(
     url: str, directory: Path, dialect: str
 ) -> None:
-    before = drift(url, "mean_radius")
-    reply = asked(url, dialect, ROWS)
-    identity = reply.headers["X-Prediction-ID"]
+    before = drift_counts(url, "mean_radius")
+    response = predict(url, dialect, ROWS)
+    identity = response.headers["X-Prediction-ID"]
     assert uuid.UUID(identity).version == 7
-    found = rows_with(directory, identity, len(ROWS))
-    assert [row["row"] for row in found] == list(range(len(ROWS)))
-    for row, values in zip(found, ROWS, strict=True):
+    rows = wait_for_rows(directory, identity, len(ROWS))
+    assert [row["row"] for row in rows] == list(range(len(ROWS)))
+    for row, values in zip(rows, ROWS, strict=True):
         assert list(row["columns"]) == NAMES
         # A float32 with its shortest digits is the number that was sent.
         np.testing.assert_allclose(list(row["columns"].values()), values, rtol=1e-6)
         assert (row["model"], row["version"], row["share"]) == ("breast_cancer", 1, 1.0)
         assert 0 < row["seconds"] < 30
         assert row["label"] == CLASSES[row["probability"] >= 0.5]
-    after = drift(url, "mean_radius")
+    after = drift_counts(url, "mean_radius")
     assert sum(after.values()) - sum(before.values()) == len(ROWS)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_rows_that_try_something_out_are_neither_logged_nor_counted(
+def test_unrecorded_requests_are_neither_logged_nor_counted(
     url: str, directory: Path, dialect: str
 ) -> None:
-    before = drift(url, "mean_radius")
+    before = drift_counts(url, "mean_radius")
     headers = {"X-Prediction-Record": "no", "X-Request-ID": f"trial-{dialect.replace(' ', '-')}"}
-    assert "X-Prediction-ID" not in asked(url, dialect, ROWS, **headers).headers
-    after = asked(url, dialect, ROWS[:1]).headers["X-Prediction-ID"]
-    rows_with(directory, after, 1)  # written after the others would have been
-    assert headers["X-Request-ID"] not in {row["id"] for row in logged(directory)}
-    assert sum(drift(url, "mean_radius").values()) - sum(before.values()) == 1
+    assert "X-Prediction-ID" not in predict(url, dialect, ROWS, **headers).headers
+    after = predict(url, dialect, ROWS[:1]).headers["X-Prediction-ID"]
+    wait_for_rows(directory, after, 1)  # logged after the others would have been
+    assert headers["X-Request-ID"] not in {row["id"] for row in read_log(directory)}
+    assert sum(drift_counts(url, "mean_radius").values()) - sum(before.values()) == 1
 
 
-def test_another_value_of_the_record_header_is_refused(url: str) -> None:
+def test_invalid_record_header_is_rejected(url: str) -> None:
     headers = {"X-Prediction-Record": "maybe"}
-    reply = requests.post(
+    response = requests.post(
         f"{url}/predict", json={"instances": ROWS.tolist()}, headers=headers, timeout=10
     )
-    assert reply.status_code == 400
-    assert reply.json()["error"] == 'X-Prediction-Record: expected yes or no, got "maybe"'
+    assert response.status_code == 400
+    assert response.json()["error"] == 'X-Prediction-Record: expected yes or no, got "maybe"'
 
 
-def test_drift_counts_equal_an_offline_computation(
+def test_drift_counts_match_an_offline_computation(
     url: str, model_server: str, directory: Path
 ) -> None:
     from client import ServingClient
@@ -166,82 +166,82 @@ def test_drift_counts_equal_an_offline_computation(
     assert description is not None
     assert description.reference is not None
     reference = {c["name"]: c for c in json.loads(description.reference)["columns"]}
-    before = {name: drift(url, name) for name in (*NAMES[:5], "")}
-    asked(url, "rows", ROWS)
+    before = {name: drift_counts(url, name) for name in (*NAMES[:5], "")}
+    predict(url, "rows", ROWS)
     for name, values in zip(NAMES[:5], ROWS.T[:5], strict=True):
         edges = np.array(reference[name]["edges"], np.float32)
         bins = np.searchsorted(edges, values.astype(np.float32))
         expected = Counter(map(str, bins.tolist()))
         expected.update(before[name])
-        assert drift(url, name) == dict(expected)
-    assert sum(drift(url, "").values()) == sum(before[""].values()) + len(ROWS)
+        assert drift_counts(url, name) == dict(expected)
+    assert sum(drift_counts(url, "").values()) == sum(before[""].values()) + len(ROWS)
 
 
 def test_stats_show_drift_and_the_log(url: str) -> None:
     for _ in range(10):
-        asked(url, "rows", ROWS)
+        predict(url, "rows", ROWS)
     wait_for(
-        lambda: metric(url, "client_log_rows_total") == sum(drift(url, "").values()),
+        lambda: metric(url, "client_log_rows_total") == sum(drift_counts(url, "").values()),
         "every row is recorded",
         10,
     )
-    found = requests.get(f"{url}/stats", timeout=10).json()
-    assert found["feedback"] is True
-    assert found["log"]["rows"] == metric(url, "client_log_rows_total")
-    assert found["log"]["dropped"] == {"disk": 0, "error": 0, "queue": 0}
-    assert found["drift"]["rows"] == sum(drift(url, "mean_area").values())
-    assert {column["column"] for column in found["drift"]["columns"]} == {*NAMES, ""}
+    stats = requests.get(f"{url}/stats", timeout=10).json()
+    assert stats["feedback"] is True
+    assert stats["log"]["rows"] == metric(url, "client_log_rows_total")
+    assert stats["log"]["dropped"] == {"disk": 0, "error": 0, "queue": 0}
+    assert stats["drift"]["rows"] == sum(drift_counts(url, "mean_area").values())
+    assert {column["column"] for column in stats["drift"]["columns"]} == {*NAMES, ""}
     # The first rows of the table are nearly all of one class.
-    assert found["drift"]["columns"][0]["verdict"] in ("warn", "alarm")
+    assert stats["drift"]["columns"][0]["verdict"] in ("warn", "alarm")
 
 
-def test_ids_are_the_caller_s_own_if_there_are_any(url: str, directory: Path) -> None:
-    reply = asked(url, "rows", ROWS[:2], **{"X-Request-ID": "order-17"})
-    assert reply.headers["X-Prediction-ID"] == reply.headers["X-Request-ID"] == "order-17"
-    assert len(rows_with(directory, "order-17", 2)) == 2
+def test_prediction_id_is_the_caller_s_request_id_if_valid(url: str, directory: Path) -> None:
+    response = predict(url, "rows", ROWS[:2], **{"X-Request-ID": "order-17"})
+    assert response.headers["X-Prediction-ID"] == response.headers["X-Request-ID"] == "order-17"
+    assert len(wait_for_rows(directory, "order-17", 2)) == 2
     # An id that could not be logged safely is replaced.
-    reply = asked(url, "csv", ROWS[:2], **{"X-Request-ID": "no spaces, please"})
-    assert uuid.UUID(reply.headers["X-Prediction-ID"]).version == 7
+    response = predict(url, "csv", ROWS[:2], **{"X-Request-ID": "no spaces, please"})
+    assert uuid.UUID(response.headers["X-Prediction-ID"]).version == 7
     tensor = {"name": "features", "datatype": "FP32", "shape": [1, 30], "data": ROWS[0].tolist()}
     body = {"id": "of-v2", "inputs": [tensor], "parameters": {"signature_name": "dense"}}
-    where = f"{url}/v2/models/breast_cancer/infer"
-    reply = requests.post(where, json=body, timeout=30)
-    assert reply.headers["X-Prediction-ID"] == reply.json()["id"] == "of-v2"
-    rows_with(directory, "of-v2", 1)
-    reply = requests.post(where, json={**body, "id": "split\r\nheader: x"}, timeout=30)
-    assert uuid.UUID(reply.headers["X-Prediction-ID"]).version == 7
+    infer_url = f"{url}/v2/models/breast_cancer/infer"
+    response = requests.post(infer_url, json=body, timeout=30)
+    assert response.headers["X-Prediction-ID"] == response.json()["id"] == "of-v2"
+    wait_for_rows(directory, "of-v2", 1)
+    response = requests.post(infer_url, json={**body, "id": "split\r\nheader: x"}, timeout=30)
+    assert uuid.UUID(response.headers["X-Prediction-ID"]).version == 7
 
 
-def test_rows_of_a_table_keep_their_places_if_others_are_refused(url: str, directory: Path) -> None:
+def test_row_numbers_of_a_table_include_refused_rows(url: str, directory: Path) -> None:
     lines = [",".join(map(str, row)) for row in ROWS[:4].tolist()]
     lines[1] = lines[1].replace(",", ",x", 1)
     body = "\n".join([",".join(NAMES), *lines])
     headers = {"Content-Type": "text/csv", "X-Request-ID": "table-1"}
-    reply = requests.post(f"{url}/predict?on_error=row", body, headers=headers, timeout=30)
-    assert reply.status_code == 200
-    assert [row["row"] for row in rows_with(directory, "table-1", 3)] == [0, 2, 3]
+    response = requests.post(f"{url}/predict?on_error=row", body, headers=headers, timeout=30)
+    assert response.status_code == 200
+    assert [row["row"] for row in wait_for_rows(directory, "table-1", 3)] == [0, 2, 3]
 
 
-def test_explanations_and_errors_have_no_id(url: str) -> None:
-    reply = requests.post(f"{url}/explain", json={"instances": ROWS[:1].tolist()}, timeout=30)
-    assert reply.ok
-    assert "X-Prediction-ID" not in reply.headers
-    reply = requests.post(f"{url}/predict", json={"instances": [[1]]}, timeout=30)
-    assert reply.status_code == 400
-    assert "X-Prediction-ID" not in reply.headers
+def test_explanations_and_errors_have_no_prediction_id(url: str) -> None:
+    response = requests.post(f"{url}/explain", json={"instances": ROWS[:1].tolist()}, timeout=30)
+    assert response.ok
+    assert "X-Prediction-ID" not in response.headers
+    response = requests.post(f"{url}/predict", json={"instances": [[1]]}, timeout=30)
+    assert response.status_code == 400
+    assert "X-Prediction-ID" not in response.headers
 
 
 def test_without_a_log_there_are_no_ids_and_no_feedback(client_url: str) -> None:
     for dialect in ("rows", "csv"):
-        assert "X-Prediction-ID" not in asked(client_url, dialect, ROWS[:1]).headers
-    reply = requests.post(f"{client_url}/feedback", json={"id": "x", "label": "y"}, timeout=30)
-    assert reply.status_code == 404
-    assert "set CLIENT_LOG to a directory" in reply.json()["error"]
+        assert "X-Prediction-ID" not in predict(client_url, dialect, ROWS[:1]).headers
+    response = requests.post(f"{client_url}/feedback", json={"id": "x", "label": "y"}, timeout=30)
+    assert response.status_code == 404
+    assert "set CLIENT_LOG to a directory" in response.json()["error"]
     assert "/feedback" not in requests.get(f"{client_url}/openapi.json", timeout=30).json()["paths"]
-    assert drift(client_url, "mean_radius")  # counted all the same
+    assert drift_counts(client_url, "mean_radius")  # still counted
 
 
-def test_everything_asked_is_recorded_also_by_several_workers(
+def test_several_workers_record_every_row(
     model_server: str, starter: Starter, tmp_path: Path
 ) -> None:
     client = starter.client(
@@ -251,62 +251,64 @@ def test_everything_asked_is_recorded_also_by_several_workers(
         CLIENT_LOG_LEAVE_OUT="mean_radius, nosuch",
     )
     sent = 0
-    for _ in range(20):  # each over a connection of its own, so that both workers get some
-        asked(client.address, "rows", ROWS[:3])
+    for _ in range(20):  # each on its own connection, so that both workers get some
+        predict(client.address, "rows", ROWS[:3])
         sent += 3
-    asked(client.address, "npy", ROWS)
+    predict(client.address, "npy", ROWS)
     sent += len(ROWS)
     url = client.address
     wait_for(lambda: metric(url, "client_log_rows_total") == sent, "all rows are recorded", 10)
     assert metric(url, "client_log_dropped_rows_total") == 0
     # The other worker publishes its counts within a second.
-    wait_for(lambda: sum(drift(url, "mean_area").values()) == sent, "all rows are counted", 5)
+    wait_for(
+        lambda: sum(drift_counts(url, "mean_area").values()) == sent, "all rows are counted", 5
+    )
     assert client.stop() == 0
     files = list((tmp_path / "log").glob("*"))
-    assert {file.suffix for file in files} == {".ndjson", ""}  # and the directory of feedback
-    rows = logged(tmp_path / "log")
+    assert {file.suffix for file in files} == {".ndjson", ""}  # and the feedback directory
+    rows = read_log(tmp_path / "log")
     assert len(rows) == sent
     assert all("mean_radius" not in row["columns"] for row in rows)
     assert client.output().count('has no column \\"nosuch\\"') == 2  # once in each worker
 
 
-def test_kill_9_loses_at_most_a_second(model_server: str, starter: Starter, tmp_path: Path) -> None:
+def test_sigkill_loses_at_most_a_second_of_rows(
+    model_server: str, starter: Starter, tmp_path: Path
+) -> None:
     client = starter.client(model_server, CLIENT_LOG=str(tmp_path / "log"))
     for _ in range(3):
-        asked(client.address, "rows", ROWS)
-    wait_for(lambda: len(logged(tmp_path / "log")) == 120, "the rows are written", 1)
+        predict(client.address, "rows", ROWS)
+    wait_for(lambda: len(read_log(tmp_path / "log")) == 120, "the rows are written", 1)
     workers = psutil.Process(client.process.pid).children()
     client.stop(signal.SIGKILL)
     psutil.wait_procs(workers, timeout=10)
     starter.client(model_server, CLIENT_LOG=str(tmp_path / "log"))
     wait_for(lambda: not list((tmp_path / "log").glob("*.open")), "a successor seals the rest", 10)
     assert len(list((tmp_path / "log").glob("*.ndjson"))) == 1
-    assert len(logged(tmp_path / "log")) == 120
+    assert len(read_log(tmp_path / "log")) == 120
 
 
-def test_a_directory_that_cannot_be_written_costs_no_request(
-    model_server: str, starter: Starter
-) -> None:
+def test_unwritable_log_directory_fails_no_prediction(model_server: str, starter: Starter) -> None:
     client = starter.client(model_server, CLIENT_LOG="/proc/nosuch")
     for dialect in ("rows", "csv"):
-        assert "X-Prediction-ID" in asked(client.address, dialect, ROWS).headers
+        assert "X-Prediction-ID" in predict(client.address, dialect, ROWS).headers
     url = client.address
     wait_for(
         lambda: metric(url, "client_log_dropped_rows_total", reason="disk") == 2 * len(ROWS),
         "the rows are dropped and counted",
         10,
     )
-    reply = requests.post(f"{url}/feedback", json={"id": "x", "label": "benign"}, timeout=30)
-    assert reply.status_code == 503
-    assert "feedback cannot be stored" in reply.json()["error"]
+    response = requests.post(f"{url}/feedback", json={"id": "x", "label": "benign"}, timeout=30)
+    assert response.status_code == 503
+    assert "feedback cannot be stored" in response.json()["error"]
     assert metric(url, "client_feedback_total") == 0
 
 
 # Feedback.
 
 
-def feedback(directory: Path) -> list[Any]:
-    return logged(directory / "feedback")
+def read_feedback(directory: Path) -> list[Any]:
+    return read_log(directory / "feedback")
 
 
 @pytest.mark.parametrize(
@@ -320,17 +322,20 @@ def feedback(directory: Path) -> list[Any]:
         ("text/tab-separated-values", "label\tid\nbenign\t%s"),
     ],
 )
-def test_feedback_in_every_form_is_stored(
+def test_feedback_in_every_format_is_stored(
     url: str, directory: Path, content_type: str, body: str
 ) -> None:
     identity = str(uuid.uuid4())
     before = metric(url, "client_feedback_total", result="accepted")
     headers = {"Content-Type": content_type}
-    reply = requests.post(
+    response = requests.post(
         f"{url}/feedback", (body % identity).encode(), headers=headers, timeout=30
     )
-    assert (reply.status_code, reply.json()) == (202, {"accepted": 1, "refused": 0, "errors": []})
-    (stored,) = (row for row in feedback(directory) if row["id"] == identity)
+    assert (response.status_code, response.json()) == (
+        202,
+        {"accepted": 1, "refused": 0, "errors": []},
+    )
+    (stored,) = (row for row in read_feedback(directory) if row["id"] == identity)
     assert stored == {
         "format": 1, "id": identity, "row": 0, "label": "benign", "time": stored["received"],
         "received": stored["received"], "caller": None,
@@ -344,8 +349,8 @@ def test_late_and_repeated_feedback_is_kept_with_its_time(url: str, directory: P
         {"id": "late", "row": 3, "label": "malignant", "time": "2026-02-01T12:00:00+02:00"},
     ]
     assert requests.post(f"{url}/feedback", json=rows, timeout=30).status_code == 202
-    found = [row for row in feedback(directory) if row["id"] == "late"]
-    assert [(row["row"], row["label"], row["time"]) for row in found] == [
+    stored = [row for row in read_feedback(directory) if row["id"] == "late"]
+    assert [(row["row"], row["label"], row["time"]) for row in stored] == [
         (3, "benign", "2026-01-31T00:00:00.000Z"),
         (3, "malignant", "2026-02-01T10:00:00.000Z"),
     ]
@@ -367,18 +372,18 @@ def test_late_and_repeated_feedback_is_kept_with_its_time(url: str, directory: P
         ([1], "expected an object with id and label, got a list of 1"),
     ],
 )  # fmt: skip
-def test_wrong_feedback_is_refused_by_name(url: str, row: Any, error: str) -> None:
-    good = {"id": "good", "label": "benign"}
-    reply = requests.post(f"{url}/feedback", json=[good, row], timeout=30)
-    assert reply.status_code == 202  # the good one is taken
-    found = reply.json()
-    assert (found["accepted"], found["refused"]) == (1, 1)
-    assert found["errors"][0]["line"] == 2
-    assert found["errors"][0]["error"].startswith(error)
-    reply = requests.post(f"{url}/feedback", f"{json.dumps(row)}\n", timeout=30,
+def test_invalid_feedback_row_is_refused_with_its_line(url: str, row: Any, error: str) -> None:
+    valid = {"id": "good", "label": "benign"}
+    response = requests.post(f"{url}/feedback", json=[valid, row], timeout=30)
+    assert response.status_code == 202  # the valid row is accepted
+    result = response.json()
+    assert (result["accepted"], result["refused"]) == (1, 1)
+    assert result["errors"][0]["line"] == 2
+    assert result["errors"][0]["error"].startswith(error)
+    response = requests.post(f"{url}/feedback", f"{json.dumps(row)}\n", timeout=30,
                           headers={"Content-Type": "application/x-ndjson"})  # fmt: skip
-    assert reply.status_code == 400
-    assert reply.json()["error"].startswith(f"line 1: {error}")
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(f"line 1: {error}")
 
 
 @pytest.mark.parametrize(
@@ -399,18 +404,18 @@ def test_wrong_feedback_is_refused_by_name(url: str, row: Any, error: str) -> No
         ("text/plain", "id,label\n", 415, "Content-Type: expected one of application/json, "),
     ],
 )
-def test_feedback_that_cannot_be_read_is_refused(
+def test_malformed_feedback_is_rejected(
     url: str, content_type: str, body: str, status: int, error: str
 ) -> None:
     headers = {"Content-Type": content_type}
-    reply = requests.post(f"{url}/feedback", body, headers=headers, timeout=30)
-    assert reply.status_code == status
-    assert reply.json()["error"].startswith(error)
+    response = requests.post(f"{url}/feedback", body, headers=headers, timeout=30)
+    assert response.status_code == status
+    assert response.json()["error"].startswith(error)
 
 
-def test_labels_are_checked_against_the_model_that_is_named(url: str) -> None:
+def test_labels_are_checked_against_the_model_in_the_query(url: str) -> None:
     row = {"id": "x", "label": "benign"}
-    reply = requests.post(f"{url}/feedback?model=breast_cancer", json=row, timeout=30)
-    assert reply.status_code == 202
-    reply = requests.post(f"{url}/feedback?model=nosuch", json=row, timeout=30)
-    assert reply.status_code == 404
+    response = requests.post(f"{url}/feedback?model=breast_cancer", json=row, timeout=30)
+    assert response.status_code == 202
+    response = requests.post(f"{url}/feedback?model=nosuch", json=row, timeout=30)
+    assert response.status_code == 404

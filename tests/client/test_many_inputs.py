@@ -1,4 +1,4 @@
-"""Twenty thousand malformed inputs to the decoders: none crashes, hangs or leaks memory.
+"""Twenty thousand malformed inputs: no decoder crashes, hangs or leaks memory.
 
 Each input is a mutated valid one and depends only on its number: a failure reports the number, and
 `generate(number)` returns the input again.
@@ -40,17 +40,17 @@ from tests.support.tables import breast_cancer
 
 # FUZZ_INPUTS=2000000 searches longer.
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "20_000"))
-# By then all modules and caches are loaded.
-WARM = 10_000
+# By then all modules are loaded and all caches are filled.
+WARM_UP = 10_000
 MAX_GROWTH_BYTES = 16 * 2**20
-# CPU time of this thread, so that other work does not count. Most take a tenth of a millisecond.
+# CPU time of this thread, so that other work does not count; most inputs take about 0.1 ms.
 MAX_SECONDS = 1.0
-SENT = 1_500
+MALFORMED_REQUESTS = 1_500
 
 NUMERIC, MIXED, EVERY_TYPE = schemas.numeric(), schemas.mixed(), schemas.every_type()
 ONE_INPUT = [
-    schemas.schema(x=of)
-    for of in (
+    schemas.schema(x=spec)
+    for spec in (
         schemas.COLUMN,
         schemas.spec("FLOAT", None, 2),
         schemas.spec("DOUBLE", None, 2),
@@ -84,11 +84,11 @@ REQUESTS = [
     {"instances": [[n, n / 7] for n in range(400)]},
     {"inputs": {"x": [n / 7 for n in range(800)]}},
 ]
-LISTED = [orjson.dumps(request) for request in REQUESTS]
+BODIES = [orjson.dumps(request) for request in REQUESTS]
 # Without nulls and base64, which only the slow path reads.
-PLAIN = [body for body in LISTED if b"null" not in body and b"b64" not in body]
-# Requests to any model, with or without a description.
-BY_SIGNATURE = [body for body in LISTED[1:] if b"null" not in body]
+FAST_PATH_BODIES = [body for body in BODIES if b"null" not in body and b"b64" not in body]
+# Requests that do not need the model's description.
+UNDESCRIBED_BODIES = [body for body in BODIES[1:] if b"null" not in body]
 EXAMPLES = [
     b'{"examples": [{"a": 1.5, "b": [1, 2], "c": "x"}, {"a": {"b64": "AAE="}}]}',
     b'{"signature_name": "s", "context": {"q": [1]}, "examples": [{}, {"q": ["a", "b"]}]}',
@@ -96,7 +96,7 @@ EXAMPLES = [
 
 
 def binary_inference() -> list[bytes]:
-    """Return requests whose tensors are bytes after their JSON."""
+    """Return requests with binary tensor data after their JSON."""
     bodies = []
     for name, datatype, data in (
         ("x", "FP32", np.ones([2, 2], "<f4").tobytes()),
@@ -123,7 +123,7 @@ TENSORS = [
     ).SerializeToString()
     for dtype, field, values in (
         (6, "int_val", [1, -2]),
-        (5, "int_val", [300, -1]),  # one bit away from an uint8
+        (5, "int_val", [300, -1]),  # one bit away from a uint8
         (19, "half_val", [1, 2]),
         (10, "bool_val", [True, False]),
         (18, "dcomplex_val", [1, 2, 3, 4]),
@@ -131,7 +131,7 @@ TENSORS = [
 ]
 
 
-def of_json(read: Callable[[bytes, Schema], Any], *, any_shape: bool = False) -> Decode:
+def json_decoder(read: Callable[[bytes, Schema], Any], *, any_shape: bool = False) -> Decode:
     def decode(body: bytes, schema: Schema, random: Random) -> None:
         decoded = read(body, schema)
         if decoded is None:
@@ -152,7 +152,7 @@ def read_inference(body: bytes, schema: Schema, random: Random) -> None:
     check(oip.read(body, schema, length).call, schema)
 
 
-def of_table(content_type: str) -> Decode:
+def table_decoder(content_type: str) -> Decode:
     def decode(body: bytes, schema: Schema, random: Random) -> None:
         size = random.choice([7, 100, 2**16])
         check_table(content_type, body, size, schema)
@@ -161,7 +161,7 @@ def of_table(content_type: str) -> Decode:
 
 
 def read_tensor(body: bytes, schema: Schema, random: Random) -> None:
-    """Read a tensor of a model server's response; invalid ones are errors, too."""
+    """Read a tensor of a model server's response; invalid ones raise ClientError."""
     try:
         from_proto(TensorProto.FromString(body))
     except (DecodeError, OverflowError, ValueError) as error:
@@ -169,21 +169,23 @@ def read_tensor(body: bytes, schema: Schema, random: Random) -> None:
 
 
 DECODERS = (
-    Decoder("rest", of_json(predict.read, any_shape=True), LISTED),
-    Decoder("rest, fast path", of_json(fast.read), PLAIN),
-    Decoder("rest, slow path", of_json(predict.read_strictly, any_shape=True), BY_SIGNATURE),
-    Decoder("json", of_json(json_rows.read), LISTED),
-    Decoder("explain", of_json(explanations.read), [orjson.dumps({"inputs": ROWS})]),
+    Decoder("rest", json_decoder(predict.read, any_shape=True), BODIES),
+    Decoder("rest, fast path", json_decoder(fast.read), FAST_PATH_BODIES),
+    Decoder(
+        "rest, slow path", json_decoder(predict.read_strictly, any_shape=True), UNDESCRIBED_BODIES
+    ),
+    Decoder("json", json_decoder(json_rows.read), BODIES),
+    Decoder("explain", json_decoder(explanations.read), [orjson.dumps({"inputs": ROWS})]),
     Decoder("classify", read_examples, EXAMPLES),
     Decoder("oip", read_inference, INFER_SEEDS),
     Decoder("oip, binary", read_inference, binary_inference()),
-    *(Decoder(name, of_table(name), TABLES[name]) for name in (CSV, NDJSON, NPY, ARROW)),
-    Decoder("reply", read_tensor, TENSORS),
+    *(Decoder(name, table_decoder(name), TABLES[name]) for name in (CSV, NDJSON, NPY, ARROW)),
+    Decoder("response", read_tensor, TENSORS),
 )
 
 
-def is_read(decoder: Decoder, seed: bytes, schema: Schema) -> bool:
-    for number in range(9):  # some of the random values are wrong
+def is_valid(decoder: Decoder, seed: bytes, schema: Schema) -> bool:
+    for number in range(9):  # some random header lengths are wrong
         with suppress(ClientError):
             decoder.decode(seed, schema, Random(number))
             return True
@@ -192,7 +194,7 @@ def is_read(decoder: Decoder, seed: bytes, schema: Schema) -> bool:
 
 # Valid inputs of each decoder, with their models.
 VALID = {
-    decoder.name: [(s, m) for s in decoder.seeds for m in MODELS if is_read(decoder, s, m)]
+    decoder.name: [(s, m) for s in decoder.seeds for m in MODELS if is_valid(decoder, s, m)]
     for decoder in DECODERS
 }
 
@@ -217,8 +219,7 @@ def flip_bits(body: bytearray, other: bytes, random: Random) -> None:
         body[random.randrange(len(body))] ^= 1 << random.randrange(8)
 
 
-def nudge(body: bytearray, other: bytes, random: Random) -> None:
-    """Replace a digit by another."""
+def replace_digit(body: bytearray, other: bytes, random: Random) -> None:
     digits = [m.start() for m in re.finditer(rb"\d", body)]
     if digits:
         body[random.choice(digits)] = random.choice(b"0123456789")
@@ -251,14 +252,14 @@ def swap_values(body: bytearray, other: bytes, random: Random) -> None:
 
 
 def replace_match(
-    body: bytearray, pattern: re.Pattern[bytes], strange: Sequence[bytes], random: Random
+    body: bytearray, pattern: re.Pattern[bytes], unusual: Sequence[bytes], random: Random
 ) -> None:
-    """Replace a value by a strange one, or by a neighbour."""
+    """Replace a match with an unusual one, or with a neighbour."""
     # Most of the time, start at an element.
     start = max(0, body.rfind(b",", 0, random.randrange(len(body))))
     matches = list(pattern.finditer(body, start, min(len(body), start + 300)))
     if matches:
-        replacement = random.choice([random.choice(matches)[0], random.choice(strange)])
+        replacement = random.choice([random.choice(matches)[0], random.choice(unusual)])
         body[slice(*random.choice(matches).span())] = replacement
 
 
@@ -270,7 +271,7 @@ def overwrite_number(body: bytearray, other: bytes, random: Random) -> None:
 
 
 CHANGES = (
-    *(flip_bits, nudge, truncate, cut_out, repeat, splice, swap_tokens, overwrite_number),
+    *(flip_bits, replace_digit, truncate, cut_out, repeat, splice, swap_tokens, overwrite_number),
     *[swap_values] * 6,
 )
 
@@ -299,14 +300,14 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.parametrize("decoder", DECODERS, ids=lambda decoder: decoder.name)
-def test_the_seeds_are_valid(decoder: Decoder) -> None:
+def test_seeds_are_valid(decoder: Decoder) -> None:
     assert {seed for seed, _ in VALID[decoder.name]} == set(decoder.seeds)
 
 
-def test_twenty_thousand_inputs_are_read_or_refused_quickly_without_leaks() -> None:
+def test_malformed_inputs_are_decoded_or_rejected_quickly_without_leaks() -> None:
     before, slowest, outcomes = 0, (0.0, 0), dict.fromkeys((d.name for d in DECODERS), (0, 0))
     for number in range(INPUTS):
-        if number == WARM:
+        if number == WARM_UP:
             before = resident_bytes()
         decoder, body, schema, random = generate(number)
         accepted, rejected = outcomes[decoder.name]
@@ -329,7 +330,7 @@ def test_twenty_thousand_inputs_are_read_or_refused_quickly_without_leaks() -> N
     assert all(0.05 < rate < 0.99 for rate in rejection_rates.values()), rejection_rates
 
 
-def test_thousands_of_malformed_requests_do_not_change_the_service_s_answers(
+def test_malformed_requests_do_not_change_later_responses(
     client_url: str,
 ) -> None:
     table = breast_cancer()
@@ -356,21 +357,26 @@ def test_thousands_of_malformed_requests_do_not_change_the_service_s_answers(
     ]
     with requests.Session() as session:
 
-        def ask(form: tuple[str, str, list[bytes]], body: bytes) -> requests.Response:
+        def post(form: tuple[str, str, list[bytes]], body: bytes) -> requests.Response:
             headers = {"Content-Type": form[1], "Accept": "application/json"}
             return session.post(client_url + form[0], data=body, headers=headers, timeout=10)
 
-        def answers() -> list[bytes]:
-            replies = [ask(form, form[2][0]) for form in forms]
-            assert [reply.status_code for reply in replies] == [200] * len(forms)
-            return [reply.content for reply in replies]
+        def valid_responses() -> list[bytes]:
+            responses = [post(form, form[2][0]) for form in forms]
+            assert [response.status_code for response in responses] == [200] * len(forms)
+            return [response.content for response in responses]
 
-        before = answers()
-        for number in range(SENT):
+        before = valid_responses()
+        for number in range(MALFORMED_REQUESTS):
             random, form = Random(number), forms[number % len(forms)]
             body = mutate(random.choice(form[2]), form[2], random)
-            reply = ask(form, body)
-            assert reply.status_code in (200, 400, 413, 415), (number, form[0], body, reply.text)
-            if reply.status_code != 200:
-                assert reply.json()["error"]
-        assert answers() == before
+            response = post(form, body)
+            assert response.status_code in (200, 400, 413, 415), (
+                number,
+                form[0],
+                body,
+                response.text,
+            )
+            if response.status_code != 200:
+                assert response.json()["error"]
+        assert valid_responses() == before

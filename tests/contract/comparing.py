@@ -1,7 +1,7 @@
-"""Comparing values with recorded ones.
+"""Compares values with recorded ones.
 
-Numbers are equal within 1e-5 of the larger one, NaN equals NaN, integers equal exactly, and a
-boolean is no number. The order of keys does not count.
+Floats are equal within a relative tolerance of 1e-5, and NaN equals NaN. Integers must be equal.
+Booleans are not numbers. The order of keys is ignored.
 """
 
 from __future__ import annotations
@@ -10,36 +10,38 @@ import math
 from collections.abc import Collection, Iterator
 from typing import Any
 
-# A float32 logit of 20 is known to 1e-6, and its probability to 20 times that.
+# For a logit of -20, the relative error of the probability is 20 times that of the logit.
 TOLERANCE = 1e-5
 
 
-def faults(want: Any, got: Any, skipped: Collection[str] = (), place: str = "") -> Iterator[str]:
-    """Yield the places where a value differs from the recorded one.
+def differences(
+    expected: Any, actual: Any, ignored: Collection[str] = (), path: str = ""
+) -> Iterator[str]:
+    """Yield a message for each place where a value differs from the recorded one.
 
     Args:
-        want: the recorded value: dicts, lists and scalars.
-        got: the value to compare.
-        skipped: keys whose values may differ.
-        place: the path of both values in the whole.
+        expected: the recorded value: dicts, lists and scalars.
+        actual: the value to compare.
+        ignored: keys whose values may differ.
+        path: path of the two values within the outermost ones.
     """
-    if isinstance(want, dict) and isinstance(got, dict) and want.keys() == got.keys():
-        for key in want.keys() - set(skipped):
-            yield from faults(want[key], got[key], skipped, f"{place}.{key}")
-    elif isinstance(want, list) and isinstance(got, list) and len(want) == len(got):
-        for index, (theirs, ours) in enumerate(zip(want, got, strict=True)):
-            yield from faults(theirs, ours, skipped, f"{place}[{index}]")
-    elif not same(want, got):
-        yield f"{place}: {got!r:.300}, expected {want!r:.300}"
+    if isinstance(expected, dict) and isinstance(actual, dict) and expected.keys() == actual.keys():
+        for key in expected.keys() - set(ignored):
+            yield from differences(expected[key], actual[key], ignored, f"{path}.{key}")
+    elif isinstance(expected, list) and isinstance(actual, list) and len(expected) == len(actual):
+        for index, (theirs, ours) in enumerate(zip(expected, actual, strict=True)):
+            yield from differences(theirs, ours, ignored, f"{path}[{index}]")
+    elif not are_equal(expected, actual):
+        yield f"{path}: {actual!r:.300}, expected {expected!r:.300}"
 
 
-def same(want: Any, got: Any) -> bool:
+def are_equal(expected: Any, actual: Any) -> bool:
     """Compare two scalars."""
-    if isinstance(want, complex) and isinstance(got, complex):
-        return same(want.real, got.real) and same(want.imag, got.imag)
-    if isinstance(want, float) or isinstance(got, float):
-        if not all(type(value) in (int, float) for value in (want, got)):
+    if isinstance(expected, complex) and isinstance(actual, complex):
+        return are_equal(expected.real, actual.real) and are_equal(expected.imag, actual.imag)
+    if isinstance(expected, float) or isinstance(actual, float):
+        if not all(type(value) in (int, float) for value in (expected, actual)):
             return False
-        both_nan = math.isnan(want) and math.isnan(got)
-        return both_nan or math.isclose(want, got, rel_tol=TOLERANCE)
-    return type(want) is type(got) and bool(want == got)
+        both_nan = math.isnan(expected) and math.isnan(actual)
+        return both_nan or math.isclose(expected, actual, rel_tol=TOLERANCE)
+    return type(expected) is type(actual) and bool(expected == actual)

@@ -1,4 +1,4 @@
-"""The models of the recordings."""
+"""Fixture of the models that the recordings use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.contract import recordings
 
 @pytest.fixture(scope="session")
 def recorded_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with every model that the recordings name. Do not write to it."""
+    """A folder with all models that the recordings use. Do not write to it."""
     folder = tmp_path_factory.mktemp("recorded-models")
-    recordings.gather_models(folder)
+    recordings.write_models(folder)
     return folder

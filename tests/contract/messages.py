@@ -1,4 +1,4 @@
-"""Messages as values that can be compared, however they are encoded."""
+"""Converts messages to values that can be compared, regardless of their encoding."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2
 
 
-def plain(message: Any) -> Any:
-    """Return a message as dicts, lists and scalars; fields that are not set are left out.
+def to_values(message: Any) -> Any:
+    """Return a message as dicts, lists and scalars, without unset fields.
 
     A TensorProto becomes its dtype, shape and values, whether these are in `tensor_content`, in
-    typed fields, or one of them stands for all. An Any becomes what it holds.
+    typed fields, or given once for all elements. An Any becomes the message that it contains.
     """
     if isinstance(message, tensor_pb2.TensorProto):
-        return _tensor(message)
+        return _tensor_values(message)
     if isinstance(message, any_pb2.Any):
-        held = get_model_metadata_pb2.SignatureDefMap()  # the only message that recordings pack
-        assert message.Unpack(held), message.type_url
-        return plain(held)
-    return {field.name: _field(field, value) for field, value in message.ListFields()}
+        content = get_model_metadata_pb2.SignatureDefMap()  # the only type in the recordings
+        assert message.Unpack(content), message.type_url
+        return to_values(content)
+    return {field.name: _field_values(field, value) for field, value in message.ListFields()}
 
 
-def _field(field: Any, value: Any) -> Any:
+def _field_values(field: Any, value: Any) -> Any:
     is_message = field.message_type is not None
     if is_message and field.message_type.GetOptions().map_entry:
-        of_messages = field.message_type.fields_by_name["value"].message_type is not None
-        return {key: plain(entry) if of_messages else entry for key, entry in value.items()}
+        has_messages = field.message_type.fields_by_name["value"].message_type is not None
+        return {key: to_values(entry) if has_messages else entry for key, entry in value.items()}
     if hasattr(value, "extend"):
-        return [plain(entry) if is_message else entry for entry in value]
-    return plain(value) if is_message else value
+        return [to_values(entry) if is_message else entry for entry in value]
+    return to_values(value) if is_message else value
 
 
-def _tensor(proto: Any) -> dict[str, Any]:
+def _tensor_values(proto: Any) -> dict[str, Any]:
     shape = [dim.size for dim in proto.tensor_shape.dim]
     flat = tensor_pb2.TensorProto()
     flat.CopyFrom(proto)
-    flat.tensor_shape.Clear()  # numpy has not as many dimensions as TensorFlow
+    flat.tensor_shape.Clear()  # NumPy allows fewer dimensions than TensorFlow
     flat.tensor_shape.dim.add(size=math.prod(shape))
     values = tf.make_ndarray(flat)
     if values.dtype == tf.bfloat16.as_numpy_dtype:

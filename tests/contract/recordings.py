@@ -1,4 +1,4 @@
-"""The recordings in `corpus/`: requests to TensorFlow Serving, and its replies."""
+"""The recordings in `corpus/`: requests to TensorFlow Serving and its responses."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Case = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Setup:
-    """A server's configuration, with its files written.
+    """A server's configuration, whose files have been written.
 
     Attributes:
-        flags: for its command line.
-        models: the names of the models it serves.
+        flags: command-line flags of the server.
+        models: names of the models that it serves.
     """
 
     flags: list[str]
@@ -46,9 +46,9 @@ def differences() -> dict[str, Case]:
     return tomllib.loads((HERE / "differences.toml").read_text(encoding="utf-8"))
 
 
-def gather_models(folder: Path) -> None:
-    """Write every model that the recordings name into a folder."""
-    # Imported late: listing the cases does not need TensorFlow.
+def write_models(folder: Path) -> None:
+    """Write all models that the recordings use into a folder."""
+    # Imported here because listing the cases does not need TensorFlow.
     from tests.contract.tf1_models import export_all
 
     shutil.copytree(CORPUS / "models", folder, dirs_exist_ok=True)
@@ -59,22 +59,22 @@ def set_up(name: str, models: Path, folder: Path) -> Setup:
     """Write the files of a server's configuration into a folder.
 
     Args:
-        name: of the configuration.
-        models: the folder of all models.
-        folder: where the files go.
+        name: name of the configuration.
+        models: folder of all models.
+        folder: folder for the files.
     """
     setup = json.loads((CORPUS / "servers.json").read_text(encoding="utf-8"))[name]
-    places = {"models": models, "dir": folder}
-    texts = {file: filled(text, places) for file, text in setup["files"].items()}
+    paths = {"models": models, "dir": folder}
+    texts = {file: fill(text, paths) for file, text in setup["files"].items()}
     for file, text in texts.items():
         (folder / file).write_text(text, encoding="utf-8")
-    flags = [filled(flag, places) for flag in setup["flags"]]
+    flags = [fill(flag, paths) for flag in setup["flags"]]
     names = re.findall(r'(?:\bname: "|--model_name=)(\w+)', " ".join([*texts.values(), *flags]))
     return Setup(flags, names)
 
 
-def filled(text: str, places: Mapping[str, Path]) -> str:
-    """Replace names in braces by their paths."""
-    for name, place in places.items():
-        text = text.replace("{" + name + "}", str(place))
+def fill(text: str, paths: Mapping[str, Path]) -> str:
+    """Replace names in braces with their paths."""
+    for name, path in paths.items():
+        text = text.replace("{" + name + "}", str(path))
     return text

@@ -1,4 +1,4 @@
-"""The recorded requests to TensorFlow Serving's REST port, its replies, and how to compare."""
+"""Recorded requests to TensorFlow Serving's REST port, its responses, and their comparison."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ Json = Any
 
 @dataclass(frozen=True)
 class Case:
-    """A request and the reply that TensorFlow Serving gave to it.
+    """A request, and TensorFlow Serving's response to it.
 
     Attributes:
-        server: the name of the server's configuration.
-        text_stable: whether the text of an error is to be the same.
-        body_stable: whether the body is to be the same at all.
+        server: name of the server's configuration.
+        text_stable: whether error messages must be the same.
+        body_stable: whether the body must be the same.
     """
 
     id: str
     server: str
     request: HttpRequest
-    reply: HttpResponse
+    response: HttpResponse
     text_stable: bool
     body_stable: bool
 
@@ -49,9 +49,9 @@ class Difference:
     """The client's response where it differs from a recording, and the reason.
 
     Attributes:
-        contains: a part of the body, empty if any will do.
-        body: the body as JSON, with "null" for null, which TOML lacks; None if any will do.
-        elsewhere: whether the path is none of the dialect's.
+        contains: a part of the body; empty for any body.
+        body: the body as JSON, with "null" for null, which TOML lacks; None for any body.
+        elsewhere: whether the path is outside the REST dialect.
     """
 
     reason: str
@@ -71,67 +71,71 @@ def differences() -> dict[str, Difference]:
         return {name: Difference(**fields) for name, fields in tomllib.load(file).items()}
 
 
-def faults(case: Case, got: HttpResponse) -> list[str]:
-    """Return the differences between a reply and the recorded one."""
-    found = []
-    want = case.reply
-    if want.status != got.status:
-        found.append(f"status: {got.status}, expected {want.status}: {got.body[:300]!r}")
-    if _media(want) != _media(got):
-        found.append(f"content type: {got.content_type}, expected {want.content_type}")
-    sent = {name.lower(): value for name, value in got.headers}
-    for name, value in want.headers:
-        if sent.get(name) != value:
-            found.append(f"{name}: {sent.get(name)}, expected {value}")
+def compare(case: Case, actual: HttpResponse) -> list[str]:
+    """Return the differences between a response and the recorded one."""
+    messages = []
+    expected = case.response
+    if expected.status != actual.status:
+        messages.append(
+            f"status: {actual.status}, expected {expected.status}: {actual.body[:300]!r}"
+        )
+    if _media_type(expected) != _media_type(actual):
+        messages.append(f"content type: {actual.content_type}, expected {expected.content_type}")
+    headers = {name.lower(): value for name, value in actual.headers}
+    for name, value in expected.headers:
+        if headers.get(name) != value:
+            messages.append(f"{name}: {headers.get(name)}, expected {value}")
     if case.body_stable:
-        found += _body_faults(case, got)
-    return found
+        messages += _compare_bodies(case, actual)
+    return messages
 
 
-def _body_faults(case: Case, got: HttpResponse) -> list[str]:
-    skipped = () if case.text_stable else ("error", "error_message")
+def _compare_bodies(case: Case, actual: HttpResponse) -> list[str]:
+    ignored = () if case.text_stable else ("error", "error_message")
     try:
-        want_json = json.loads(_text(case.reply.body))
+        expected_json = json.loads(_text(case.response.body))
     except ValueError:
-        same = not case.text_stable or case.reply.body == got.body
-        return [] if same else [f"body: {got.body!r}, expected {case.reply.body!r}"]
+        is_equal = not case.text_stable or case.response.body == actual.body
+        return [] if is_equal else [f"body: {actual.body!r}, expected {case.response.body!r}"]
     try:
-        got_json = json.loads(_text(got.body))
+        actual_json = json.loads(_text(actual.body))
     except ValueError:
-        return [f"body: no JSON: {got.body[:300]!r}"]
-    if "error" in want_json and "error" not in got_json:
-        return [f"body: no error: {got.body[:300]!r}"]
-    return _value_faults("body", want_json, got_json, skipped)
+        return [f"body: not JSON: {actual.body[:300]!r}"]
+    if "error" in expected_json and "error" not in actual_json:
+        return [f"body: no error: {actual.body[:300]!r}"]
+    return _compare_values("body", expected_json, actual_json, ignored)
 
 
-def _value_faults(place: str, want: Json, got: Json, skipped: tuple[str, ...]) -> list[str]:
-    if isinstance(want, dict) and isinstance(got, dict) and want.keys() == got.keys():
+def _compare_values(path: str, expected: Json, actual: Json, ignored: tuple[str, ...]) -> list[str]:
+    if isinstance(expected, dict) and isinstance(actual, dict) and expected.keys() == actual.keys():
         return [
-            fault
-            for key in want.keys() - set(skipped)
-            for fault in _value_faults(f"{place}.{key}", want[key], got[key], skipped)
+            message
+            for key in expected.keys() - set(ignored)
+            for message in _compare_values(f"{path}.{key}", expected[key], actual[key], ignored)
         ]
-    if isinstance(want, list) and isinstance(got, list) and len(want) == len(got):
+    if isinstance(expected, list) and isinstance(actual, list) and len(expected) == len(actual):
         return [
-            fault
-            for index, (w, g) in enumerate(zip(want, got, strict=True))
-            for fault in _value_faults(f"{place}[{index}]", w, g, skipped)
+            message
+            for index, (theirs, ours) in enumerate(zip(expected, actual, strict=True))
+            for message in _compare_values(f"{path}[{index}]", theirs, ours, ignored)
         ]
-    return [] if _same(want, got) else [f"{place}: {got!r:.500}, expected {want!r:.500}"]
+    if _are_equal(expected, actual):
+        return []
+    return [f"{path}: {actual!r:.500}, expected {expected!r:.500}"]
 
 
-def _same(want: Json, got: Json) -> bool:
-    if isinstance(want, float) or isinstance(got, float):
-        if not all(type(v) in (int, float) for v in (want, got)):
+def _are_equal(expected: Json, actual: Json) -> bool:
+    if isinstance(expected, float) or isinstance(actual, float):
+        if not all(type(value) in (int, float) for value in (expected, actual)):
             return False
-        if math.isnan(want) or math.isinf(want):
-            return want == got or (math.isnan(want) and math.isnan(got))
-        return math.isclose(want, got, rel_tol=TOLERANCE)
-    return type(want) is type(got) and bool(want == got)
+        if math.isnan(expected) or math.isinf(expected):
+            return expected == actual or (math.isnan(expected) and math.isnan(actual))
+        return math.isclose(expected, actual, rel_tol=TOLERANCE)
+    return type(expected) is type(actual) and bool(expected == actual)
 
 
-def _media(reply: HttpResponse) -> str:
-    return reply.content_type.partition(";")[0].strip().lower()
+def _media_type(response: HttpResponse) -> str:
+    return response.content_type.partition(";")[0].strip().lower()
 
 
 def _text(body: bytes) -> str:
@@ -139,20 +143,20 @@ def _text(body: bytes) -> str:
 
 
 def _case(fields: Mapping[str, Any]) -> Case:
-    asked, told = fields["request"], fields["response"]
-    path, _, query = asked["path"].partition("?")
-    body = asked.get("body")
-    sent = base64.b64decode(asked.get("body_base64", "")) if body is None else body.encode()
-    headers = {name.lower(): value for name, value in asked["headers"].items()}
+    request, response = fields["request"], fields["response"]
+    path, _, query = request["path"].partition("?")
+    text = request.get("body")
+    body = base64.b64decode(request.get("body_base64", "")) if text is None else text.encode()
+    headers = {name.lower(): value for name, value in request["headers"].items()}
     return Case(
         fields["id"],
         fields["server"],
-        HttpRequest(asked["method"], path, query, headers, sent),
+        HttpRequest(request["method"], path, query, headers, body),
         HttpResponse(
-            told["body"].encode("utf-8", "surrogateescape"),
-            told["status"],
-            told["content_type"],
-            tuple(told.get("headers", {}).items()),
+            response["body"].encode("utf-8", "surrogateescape"),
+            response["status"],
+            response["content_type"],
+            tuple(response.get("headers", {}).items()),
         ),
         fields["text_stable"],
         fields.get("body_stable", True),

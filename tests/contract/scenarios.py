@@ -1,4 +1,4 @@
-"""Replays a recorded scenario: starts a server, changes things, and records its replies."""
+"""Replays a recorded scenario: starts a server, runs the steps, and returns the observations."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from tests.contract.recordings import Case, filled
+from tests.contract.recordings import Case, fill
 from tests.support import forked
 from tests.support.processes import Running, free_port
 
 LOG_EVENT = re.compile(
     r"(loaded|unloading) servable version \{name: (\S+) version: (\d+)\}",
 )
-ABOUT_THE_STEP = ("do", "observed", "text_stable", "informative", "note")
+METADATA_FIELDS = ("do", "observed", "text_stable", "informative", "note")
 # The recorded deadlines are too short for a busy machine.
-UNDER_WAY_SECONDS = 240
-# More processor time than an idle server takes.
+CALL_TIMEOUT_SECONDS = 240
+# More processor time than an idle server uses.
 COMPUTING_SECONDS = 0.5
 _STATES = get_model_status_pb2.ModelVersionStatus.State
 
@@ -48,36 +48,36 @@ def play(case: Case, models: Path, folder: Path) -> list[Observation]:
 
     Args:
         case: the scenario.
-        models: the folder of models to copy versions from.
+        models: folder of models from which versions are copied.
         folder: an empty folder for this scenario.
     """
     stage = _Stage(case["server_flags"], models, folder)
     try:
-        return [_step(stage, step) for step in case["steps"]]
+        return [_run_step(stage, step) for step in case["steps"]]
     finally:
         stage.close()
 
 
-def _step(stage: _Stage, step: Case) -> Observation:
-    arguments = {key: value for key, value in step.items() if key not in ABOUT_THE_STEP}
+def _run_step(stage: _Stage, step: Case) -> Observation:
+    arguments = {key: value for key, value in step.items() if key not in METADATA_FIELDS}
     return getattr(stage, step["do"])(**arguments)
 
 
 class _Stage:
-    """One method for each kind of step, named as in the recordings."""
+    """Has one method per kind of step, named as in the recordings."""
 
     def __init__(self, flags: Sequence[str], models: Path, folder: Path) -> None:
-        self._places = {"models": models, "dir": folder}
-        self._flags = [filled(flag, self._places) for flag in flags]
+        self._paths = {"models": models, "dir": folder}
+        self._flags = [fill(flag, self._paths) for flag in flags]
         self._models = models
         self._folder = folder
         self._ports = (free_port(), free_port())
         self._server: Running | None = None
         self._channel = grpc.insecure_channel(f"127.0.0.1:{self._ports[0]}")
-        self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
-        self._service = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._prediction_service = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._model_service = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._pool = concurrent.futures.ThreadPoolExecutor()
-        self._under_way: dict[str, concurrent.futures.Future[Observation]] = {}
+        self._running_calls: dict[str, concurrent.futures.Future[Observation]] = {}
         self._watch: _Watch | None = None
 
     def close(self) -> None:
@@ -93,24 +93,24 @@ class _Stage:
     def write_file(self, path: str, text: str) -> None:
         new = self._folder / f"{path}.new"
         new.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(filled(text, self._places))
+        new.write_text(fill(text, self._paths))
         new.rename(self._folder / path)
 
     write_config = write_file
 
     def copy_version(self, model: str, version: str, to: str) -> None:
-        beside = self._folder / "copying"
-        shutil.copytree(self._models / model / version, beside)
+        copy = self._folder / "copying"
+        shutil.copytree(self._models / model / version, copy)
         (self._folder / to).parent.mkdir(parents=True, exist_ok=True)
-        beside.rename(self._folder / to)
+        copy.rename(self._folder / to)
 
     def overwrite_version(self, model: str, version: str, to: str) -> None:
         source = self._models / model / version
         shutil.copytree(source, self._folder / to, dirs_exist_ok=True)
 
     def remove_version(self, path: str) -> None:
-        aside = (self._folder / path).rename(self._folder / "removing")
-        shutil.rmtree(aside)
+        removed = (self._folder / path).rename(self._folder / "removing")
+        shutil.rmtree(removed)
 
     def rename_version(self, path: str, to: str) -> None:
         (self._folder / path).rename(self._folder / to)
@@ -127,12 +127,12 @@ class _Stage:
         return self.check_server(wait_s)
 
     def check_server(self, wait_s: float = 0.2) -> Observation:
-        _until(lambda: self._exited() or self._ports_open(), wait_s)
+        _wait_until(lambda: self._exited() or self._ports_open(), wait_s)
         return {"ports_open": self._ports_open(), "exited": self._exited()}
 
     def server_log(self) -> Observation:
         text = (self._folder / "server.log").read_text()
-        return [[what, name, int(version)] for what, name, version in LOG_EVENT.findall(text)]
+        return [[event, name, int(version)] for event, name, version in LOG_EVENT.findall(text)]
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -143,7 +143,7 @@ class _Stage:
     def _ports_open(self) -> bool:
         return all(map(_is_open, self._ports))
 
-    # Calls. An error is an observation too.
+    # Calls. Errors are observations, too.
 
     def predict(
         self,
@@ -154,73 +154,74 @@ class _Stage:
         label: str | None = None,
     ) -> Observation:
         request = predict_pb2.PredictRequest()
-        _specify(request.model_spec, model, version, label)
-        for name, given in inputs.items():
-            given = given if isinstance(given, dict) else {"dtype": "DT_FLOAT", "values": given}
-            dtype = tf.as_dtype(given["dtype"].removeprefix("DT_").lower())
-            request.inputs[name].CopyFrom(tf.make_tensor_proto(given["values"], dtype))
-        reply, error = self._call(self._predictions.Predict, request, timeout_s)
+        _fill_spec(request.model_spec, model, version, label)
+        for name, value in inputs.items():
+            tensor = value if isinstance(value, dict) else {"dtype": "DT_FLOAT", "values": value}
+            dtype = tf.as_dtype(tensor["dtype"].removeprefix("DT_").lower())
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(tensor["values"], dtype))
+        response, error = self._call(self._prediction_service.Predict, request, timeout_s)
         return error or {
-            "version": reply.model_spec.version.value,
-            "outputs": {name: tf.make_ndarray(y).tolist() for name, y in reply.outputs.items()},
+            "version": response.model_spec.version.value,
+            "outputs": {name: tf.make_ndarray(y).tolist() for name, y in response.outputs.items()},
         }
 
     def status(self, model: str, timeout_s: float = 10) -> Observation:
         statuses, error = self._statuses(model, None, timeout_s)
         return error or {
             "versions": [
-                [one.version, _STATES.Name(one.state), _code(one.status.error_code)]
-                for one in statuses
+                [version.version, _STATES.Name(version.state), _code(version.status.error_code)]
+                for version in statuses
             ]
         }
 
     def status_text(self, model: str, version: int) -> Observation:
         statuses, error = self._statuses(model, version, 10)
-        return error or {"texts": [self._hidden(one.status.error_message) for one in statuses]}
+        return error or {
+            "texts": [self._hide_paths(version.status.error_message) for version in statuses]
+        }
 
     def wait_state(self, model: str, version: int, state: str, timeout_s: float = 20) -> bool:
-        def reached() -> bool:
-            seen = self.status(model).get("versions", [])
-            return any(row[:2] == [version, state] for row in seen)
+        def is_reached() -> bool:
+            rows = self.status(model).get("versions", [])
+            return any(row[:2] == [version, state] for row in rows)
 
-        return _until(reached, timeout_s)
+        return _wait_until(is_reached, timeout_s)
 
     def wait_available(self, model: str, version: int, timeout_s: float = 20) -> bool:
         return self.wait_state(model, version, "AVAILABLE", timeout_s)
 
     def reload_config(self, config: Mapping[str, Any], timeout_s: float = 15) -> Observation:
         request = model_management_pb2.ReloadConfigRequest()
-        text = filled(json.dumps(config), self._places)
+        text = fill(json.dumps(config), self._paths)
         json_format.Parse(text, request.config)
-        reply, error = self._call(self._service.HandleReloadConfigRequest, request, timeout_s)
+        response, error = self._call(
+            self._model_service.HandleReloadConfigRequest, request, timeout_s
+        )
         return error or {
-            "error_code": _code(reply.status.error_code),
-            "error_message": self._hidden(reply.status.error_message),
+            "error_code": _code(response.status.error_code),
+            "error_message": self._hide_paths(response.status.error_message),
         }
 
     # Concurrent calls and observations.
 
     def predict_begin(self, name: str, **arguments: Any) -> None:
-        """Begin a call of a slow model, and return once it computes.
-
-        The server's processor time shows when.
-        """
+        """Call a slow model, and return once the server's processor time shows that it computes."""
         assert self._server is not None
         server = psutil.Process(self._server.process.pid)
         before = _processor_seconds(server)
-        call = self._pool.submit(self.predict, **{**arguments, "timeout_s": UNDER_WAY_SECONDS})
-        self._under_way[name] = call
+        call = self._pool.submit(self.predict, **{**arguments, "timeout_s": CALL_TIMEOUT_SECONDS})
+        self._running_calls[name] = call
 
-        def begun() -> bool:
+        def has_begun() -> bool:
             return call.done() or _processor_seconds(server) > before + COMPUTING_SECONDS
 
-        assert _until(begun, UNDER_WAY_SECONDS)
+        assert _wait_until(has_begun, CALL_TIMEOUT_SECONDS)
 
     def predict_running(self, name: str) -> bool:
-        return not self._under_way[name].done()
+        return not self._running_calls[name].done()
 
     def predict_end(self, name: str) -> Observation:
-        return self._under_way[name].result()
+        return self._running_calls[name].result()
 
     def watch_begin(self, model: str) -> None:
         self._watch = _Watch(functools.partial(self.status, model))
@@ -231,28 +232,28 @@ class _Stage:
 
     def _statuses(self, model: str, version: int | None, timeout: float) -> tuple[Any, Any]:
         request = get_model_status_pb2.GetModelStatusRequest()
-        _specify(request.model_spec, model, version)
-        reply, error = self._call(self._service.GetModelStatus, request, timeout)
-        return reply.model_version_status if reply else (), error
+        _fill_spec(request.model_spec, model, version)
+        response, error = self._call(self._model_service.GetModelStatus, request, timeout)
+        return response.model_version_status if response else (), error
 
     def _call(self, method: Any, request: Any, timeout: float) -> tuple[Any, Observation]:
         try:
             return method(request, timeout=timeout), None
         except grpc.RpcError as error:
-            details = self._hidden(error.details() or "")
+            details = self._hide_paths(error.details() or "")
             return None, {"error": {"code": error.code().name, "details": details}}
 
-    def _hidden(self, text: str) -> str:
-        for name, place in self._places.items():
-            text = text.replace(str(place), "{" + name + "}")
+    def _hide_paths(self, text: str) -> str:
+        for name, path in self._paths.items():
+            text = text.replace(str(path), "{" + name + "}")
         return text
 
 
 class _Watch:
-    """Polls a model's versions, and records the sequence of each one's states."""
+    """Polls a model's versions, and records the sequence of states of each version."""
 
-    def __init__(self, look: Callable[[], Observation]) -> None:
-        self._look = look
+    def __init__(self, get_status: Callable[[], Observation]) -> None:
+        self._get_status = get_status
         self._sequences: dict[str, list[Any]] = {}
         self._always_served = True
         self._stop = threading.Event()
@@ -262,15 +263,15 @@ class _Watch:
     def end(self) -> Observation:
         self._stop.set()
         self._thread.join()
-        self._note()
+        self._record()
         return {"sequences": self._sequences, "always_served": self._always_served}
 
     def _run(self) -> None:
         while not self._stop.wait(0.002):
-            self._note()
+            self._record()
 
-    def _note(self) -> None:
-        rows = self._look().get("versions", [])
+    def _record(self) -> None:
+        rows = self._get_status().get("versions", [])
         for version, *state in rows:
             sequence = self._sequences.setdefault(str(version), [])
             if sequence[-1:] != [state]:
@@ -278,7 +279,7 @@ class _Watch:
         self._always_served &= any(state == "AVAILABLE" for _, state, _ in rows)
 
 
-def _specify(spec: Any, model: str, version: int | None = None, label: str | None = None) -> None:
+def _fill_spec(spec: Any, model: str, version: int | None = None, label: str | None = None) -> None:
     spec.name = model
     if version is not None:
         spec.version.value = version
@@ -295,7 +296,7 @@ def _processor_seconds(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-def _until(condition: Callable[[], bool], seconds: float) -> bool:
+def _wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

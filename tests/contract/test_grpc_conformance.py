@@ -1,4 +1,4 @@
-"""Each recorded gRPC call gets the reply that TensorFlow Serving gave to it."""
+"""Each recorded gRPC call gets the response that TensorFlow Serving gave."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.processes import wait_for
 CASES = recordings.read("grpc")
 DIFFERENCES = recordings.differences()
 AVAILABLE, END = 30, 50
-REPLIES = {
+RESPONSES = {
     "Predict": predict_pb2.PredictResponse,
     "Classify": classification_pb2.ClassificationResponse,
     "Regress": regression_pb2.RegressionResponse,
@@ -43,7 +43,7 @@ REPLIES = {
 def channels(
     recorded_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], grpc.Channel]]:
-    """A channel to the server of each configuration, which starts when first used."""
+    """Channels to servers by configuration; each server starts on first use."""
     with ExitStack() as stack:
 
         @functools.cache
@@ -53,27 +53,28 @@ def channels(
             running = forked.start_model_server(folder / "log", *setup.flags)
             stack.callback(running.stop)
             channel = stack.enter_context(grpc.insecure_channel(running.address))
-            settle(channel, setup.models)
+            wait_until_settled(channel, setup.models)
             return channel
 
         yield channel
 
 
-def settle(channel: grpc.Channel, models: list[str]) -> None:
+def wait_until_settled(channel: grpc.Channel, models: list[str]) -> None:
     """Wait until no version of these models is loading."""
     stub = model_service_pb2_grpc.ModelServiceStub(channel)
 
     def is_settled(model: str) -> bool:
-        asked = get_model_status_pb2.GetModelStatusRequest()
-        asked.model_spec.name = model
-        states: set[int] = {one.state for one in stub.GetModelStatus(asked).model_version_status}
+        request = get_model_status_pb2.GetModelStatusRequest()
+        request.model_spec.name = model
+        versions = stub.GetModelStatus(request).model_version_status
+        states: set[int] = {version.state for version in versions}
         return states <= {AVAILABLE, END}
 
     wait_for(lambda: all(is_settled(model) for model in models), "everything is loaded")
 
 
 def call(channel: grpc.Channel, case: Case) -> tuple[bytes, str, str]:
-    """Return the reply's bytes, and the error's code and details."""
+    """Return the bytes of the response, and the status code and details."""
     method: Any = channel.unary_unary(case["rpc"])
     try:
         return method(base64.b64decode(case["request_base64"]), timeout=60), "OK", ""
@@ -81,29 +82,31 @@ def call(channel: grpc.Channel, case: Case) -> tuple[bytes, str, str]:
         return b"", error.code().name, error.details() or ""
 
 
-def faults(case: Case, data: bytes, code: str, details: str) -> list[str]:
+def compare(case: Case, data: bytes, code: str, details: str) -> list[str]:
     error: Any = case.get("error") or {"code": "OK", "details": ""}
     if code != error["code"]:
         return [f"{code} {details!r}, expected {error['code']} {error['details']!r}"]
     if code != "OK":
-        same = not case["text_stable"] or details == error["details"]
-        return [] if same else [f"{details!r}, expected {error['details']!r}"]
-    reply = REPLIES[case["rpc"].rpartition("/")[2]]
-    want = reply.FromString(base64.b64decode(case["response_base64"]))
-    skipped = () if case["text_stable"] else ("error_message",)
-    got = reply.FromString(data)
-    return list(comparing.faults(messages.plain(want), messages.plain(got), skipped))
+        is_equal = not case["text_stable"] or details == error["details"]
+        return [] if is_equal else [f"{details!r}, expected {error['details']!r}"]
+    response_type = RESPONSES[case["rpc"].rpartition("/")[2]]
+    expected = messages.to_values(
+        response_type.FromString(base64.b64decode(case["response_base64"]))
+    )
+    actual = messages.to_values(response_type.FromString(data))
+    ignored = () if case["text_stable"] else ("error_message",)
+    return list(comparing.differences(expected, actual, ignored))
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
-def test_a_recorded_call_gets_the_recorded_reply(
+def test_recorded_call_gets_the_recorded_response(
     channels: Callable[[str], grpc.Channel], case: Case
 ) -> None:
     data, code, details = call(channels(case["server"]), case)
-    found = faults(case, data, code, details)
-    difference = DIFFERENCES.get(case["id"])
-    if difference is None:
-        assert not found, case["about"]
+    differences = compare(case, data, code, details)
+    listed = DIFFERENCES.get(case["id"])
+    if listed is None:
+        assert not differences, case["about"]
     else:
-        assert found, "it is listed as a difference but does not differ"
-        assert (code, details) == (difference["code"], difference.get("details", ""))
+        assert differences, "it is listed as a difference but does not differ"
+        assert (code, details) == (listed["code"], listed.get("details", ""))

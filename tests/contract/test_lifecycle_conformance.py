@@ -1,4 +1,4 @@
-"""Each recorded scenario gives the observations recorded from TensorFlow Serving."""
+"""Each recorded scenario gives the observations recorded with TensorFlow Serving."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.contract.scenarios import Observation
 
 CASES = {case["id"]: case for case in recordings.read("lifecycle")}
 DIFFERENCES = recordings.differences()
-# Scenarios mostly wait.
-AT_ONCE = 8
+# Scenarios mostly wait, so there may be more of them than cores.
+CONCURRENT_SCENARIOS = 8
 # Whether a poll sees these states depends on its timing.
 TRANSIENT = ("START", "LOADING", "UNLOADING")
 
@@ -27,60 +27,63 @@ def observations(
     recorded_models: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[[str], list[Observation]]]:
-    """The observations of a scenario; the selected ones are replayed concurrently."""
+    """The observations of each scenario; all selected scenarios are replayed concurrently."""
     items = [item for item in request.session.items if isinstance(item, pytest.Function)]
-    wanted = [item.callspec.id for item in items if item.module is request.module]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        played = {
+    selected = [item.callspec.id for item in items if item.module is request.module]
+    with ThreadPoolExecutor(CONCURRENT_SCENARIOS) as pool:
+        futures = {
             name: pool.submit(
                 scenarios.play, CASES[name], recorded_models, tmp_path_factory.mktemp(name)
             )
-            for name in wanted
+            for name in selected
         }
-        yield lambda name: played[name].result()
+        yield lambda name: futures[name].result()
         pool.shutdown(cancel_futures=True)
 
 
-def comparable(observation: Observation, *, text_stable: bool = True) -> Observation:
-    """Remove the parts that may differ between equal servers."""
+def remove_unstable(observation: Observation, *, text_stable: bool = True) -> Observation:
+    """Remove the parts that may differ between runs of the same server."""
     if not isinstance(observation, dict):
         return observation
-    kept = {
+    stable = {
         key: value
         for key, value in observation.items()
         if text_stable or key not in ("error_message", "texts")
     }
-    if "error" in kept and not text_stable:
-        kept["error"] = {"code": kept["error"]["code"]}
-    if "sequences" in kept:
-        kept["sequences"] = {
+    if "error" in stable and not text_stable:
+        stable["error"] = {"code": stable["error"]["code"]}
+    if "sequences" in stable:
+        stable["sequences"] = {
             version: [state for state in states if state[0] not in TRANSIENT]
-            for version, states in kept["sequences"].items()
+            for version, states in stable["sequences"].items()
         }
-    return kept
+    return stable
 
 
-def faults(step: Case, observed: Observation) -> list[str]:
-    stable = step.get("text_stable", True)
-    want = comparable(step["observed"], text_stable=stable)
-    return list(comparing.faults(want, comparable(observed, text_stable=stable)))
+def compare(step: Case, observation: Observation) -> list[str]:
+    text_stable = step.get("text_stable", True)
+    expected = remove_unstable(step["observed"], text_stable=text_stable)
+    actual = remove_unstable(observation, text_stable=text_stable)
+    return list(comparing.differences(expected, actual))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_recorded_scenario_is_observed_again(
+def test_recorded_scenario_gives_the_recorded_observations(
     observations: Callable[[str], list[Observation]], name: str
 ) -> None:
     case = CASES[name]
     listed: Any = DIFFERENCES.get(name, {}).get("steps", {})
-    for index, (step, observed) in enumerate(zip(case["steps"], observations(name), strict=True)):
+    for index, (step, observation) in enumerate(
+        zip(case["steps"], observations(name), strict=True)
+    ):
         place = f"step {index}, {step['do']}"
         if str(index) in listed:
-            want = listed[str(index)]
-            only_code = isinstance(want, dict) and "error" in want
-            got = comparable(observed, text_stable=not only_code)
-            assert not list(comparing.faults(want, got)), place
-            assert faults(step, observed), (
+            expected = listed[str(index)]
+            only_code = isinstance(expected, dict) and "error" in expected
+            actual = remove_unstable(observation, text_stable=not only_code)
+            assert not list(comparing.differences(expected, actual)), place
+            assert compare(step, observation), (
                 f"{place}: it is listed as a difference but does not differ"
             )
         elif "observed" in step and not step.get("informative"):
-            assert not faults(step, observed), f"{place} of: {case['about']}"
+            assert not compare(step, observation), f"{place} of: {case['about']}"

@@ -1,4 +1,4 @@
-"""Recorded requests to TensorFlow Serving's REST port get the same replies from the client."""
+"""Recorded requests to TensorFlow Serving's REST port get the same responses from the client."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.contract import recordings, rest_recordings
 from tests.contract.rest_recordings import Case
 from tests.support import forked, processes
 
-# Servers are started one after another, so cases that want the same one stand together.
+# Only one server runs at a time, so cases are grouped by server.
 CASES = sorted(rest_recordings.cases(), key=lambda case: case.server)
 DIFFERENCES = rest_recordings.differences()
-MOST_DIFFERENCES = 24
+MAX_DIFFERENCES = 24
 SETTLED = (ModelVersionStatus.State.Value("AVAILABLE"), ModelVersionStatus.State.Value("END"))
 
 
@@ -36,7 +36,7 @@ class Clients:
         self._address = ""
 
     def address(self, name: str) -> str:
-        """Return host:port of the client whose model server has the configuration of that name."""
+        """Return host:port of the client in front of the model server with this configuration."""
         if name != self._name:
             self.close()
             self._name, self._address = name, self._start(name)
@@ -54,11 +54,11 @@ class Clients:
         self._stack.callback(server.stop)
         with ServingClient(server.address) as connection:
 
-            def settled() -> bool:
-                found = (connection.status(model) for model in setup.models)
-                return all(v.state in SETTLED for versions in found for v in versions)
+            def is_settled() -> bool:
+                statuses = (connection.status(model) for model in setup.models)
+                return all(v.state in SETTLED for versions in statuses for v in versions)
 
-            processes.wait_for(settled, "all versions have loaded or failed")
+            processes.wait_for(is_settled, "all versions have loaded or failed")
         cors = "--rest_api_enable_cors_support=true" in setup.flags
         client = forked.client(
             folder / "client.log",
@@ -77,8 +77,8 @@ def clients(recorded_models: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     clients.close()
 
 
-def ask(address: str, request: HttpRequest) -> HttpResponse:
-    """Send a request unchanged: no header added, no path normalised."""
+def send(address: str, request: HttpRequest) -> HttpResponse:
+    """Send a request without adding headers or normalising the path."""
     connection = http.client.HTTPConnection(address, timeout=60)
     path = f"{request.path}?{request.query}" if request.query else request.path
     connection.putrequest(request.method, path, skip_accept_encoding=True)
@@ -87,38 +87,42 @@ def ask(address: str, request: HttpRequest) -> HttpResponse:
     if request.body or request.method == "POST":
         connection.putheader("Content-Length", str(len(request.body)))
     connection.endheaders(request.body or None)
-    reply = connection.getresponse()
-    headers = tuple(reply.getheaders())
-    content_type = reply.getheader("Content-Type") or ""
-    body = reply.read()
+    response = connection.getresponse()
+    headers = tuple(response.getheaders())
+    content_type = response.getheader("Content-Type") or ""
+    body = response.read()
     connection.close()
-    return HttpResponse(body, reply.status, content_type, headers)
+    return HttpResponse(body, response.status, content_type, headers)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
-def test_the_reply_is_the_one_recorded_or_the_one_listed(clients: Clients, case: Case) -> None:
-    reply = ask(clients.address(case.server), case.request)
+def test_response_matches_the_recording_or_the_listed_difference(
+    clients: Clients, case: Case
+) -> None:
+    response = send(clients.address(case.server), case.request)
     listed = DIFFERENCES.get(case.id)
     if listed is None:
-        assert rest_recordings.faults(case, reply) == []
+        assert rest_recordings.compare(case, response) == []
         return
-    assert rest_recordings.faults(case, reply), "as recorded, so no difference"
+    assert rest_recordings.compare(case, response), (
+        "it is listed as a difference but does not differ"
+    )
     if not listed.elsewhere:
-        assert reply.status == listed.status
-        assert listed.contains in reply.body.decode()
-        assert listed.body is None or without_null(json.loads(reply.body)) == listed.body
+        assert response.status == listed.status
+        assert listed.contains in response.body.decode()
+        assert listed.body is None or replace_null(json.loads(response.body)) == listed.body
 
 
-def without_null(value: Any) -> Any:
-    """Put the text "null" for null, which TOML cannot say."""
+def replace_null(value: Any) -> Any:
+    """Replace null, which TOML lacks, with the text "null"."""
     if isinstance(value, dict):
-        return {key: without_null(inner) for key, inner in value.items()}
+        return {key: replace_null(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [without_null(inner) for inner in value]
+        return [replace_null(item) for item in value]
     return "null" if value is None else value
 
 
-def test_there_are_few_differences_and_each_is_about_a_recorded_case() -> None:
-    assert len(DIFFERENCES) <= MOST_DIFFERENCES
+def test_differences_are_few_and_refer_to_recorded_cases() -> None:
+    assert len(DIFFERENCES) <= MAX_DIFFERENCES
     assert DIFFERENCES.keys() <= {case.id for case in CASES}
     assert all(difference.reason for difference in DIFFERENCES.values())

@@ -1,6 +1,7 @@
-"""Models as TensorFlow 1 exported them, which stand in for TensorFlow Serving's own test models.
+"""Models in TensorFlow 1's format that replace TensorFlow Serving's own test models.
 
-The recordings name their signatures, tensors and values, so these look and answer the same.
+The recordings contain names and values of those models, so these have the same signatures, tensor
+names and values.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Signatures = dict[str, Any]
 
 
 def export_all(folder: Path) -> None:
-    """Export the three models into a folder of models, each with the asset that theirs has."""
+    """Export the three models into a folder of models, with the assets of the original ones."""
     for version in ("00000123", "00000124"):
         export(folder / "half_plus_two" / version, lambda: _with_asset(folder, half_plus(2.0)))
     export(folder / "half_plus_three" / "00000123", lambda: _with_asset(folder, half_plus(3.0)))
@@ -29,7 +30,7 @@ def export_all(folder: Path) -> None:
 
 
 def export(path: Path, build: Callable[[], Signatures]) -> None:
-    """Save the graph that `build` makes; its tables and assets are those it put in collections."""
+    """Save the graph that `build` makes, with the tables and assets in its collections."""
     with tf.Graph().as_default(), v1.Session() as session:
         signatures = build()
         session.run([v1.global_variables_initializer(), v1.tables_initializer()])
@@ -45,18 +46,18 @@ def export(path: Path, build: Callable[[], Signatures]) -> None:
 
 
 def half_plus(offset: float) -> Signatures:
-    """y = x / 2 + offset, y2 = x / 2 + 3, y3 = x2 / 2 + 3, from tensors and from tf.Examples."""
+    """Build y = x / 2 + offset, y2 = x / 2 + 3, y3 = x2 / 2 + 3 for tensors and tf.Examples."""
     half = _variable("a", 0.5)
-    added, three = _variable("b", offset), _variable("c", 3.0)
+    b, three = _variable("b", offset), _variable("c", 3.0)
     example = v1.placeholder(tf.string, name="tf_example")
     features = {
         "x": tf.io.FixedLenFeature([1], tf.float32),
         "x2": tf.io.FixedLenFeature([1], tf.float32, default_value=[0.0]),
     }
-    # TensorFlow 2's parser would know how many dimensions the examples have.
+    # TensorFlow 2's parser would give the examples a known rank.
     parsed = v1.io.parse_example(example, features)
     x, x2 = (tf.identity(tf.ensure_shape(parsed[name], [None, 1]), name) for name in features)
-    y = tf.add(half * x, added, "y")
+    y = tf.add(half * x, b, "y")
     y2 = tf.add(half * x, three, "y2")
     y3 = tf.add(half * x2, three, "y3")
     return {
@@ -70,20 +71,20 @@ def half_plus(offset: float) -> Signatures:
 
 
 def counter() -> Signatures:
-    """A number that calls change; its tensors are references, as TensorFlow 1's variables were."""
+    """Build a counter in a reference variable, which was TensorFlow 1's kind of variable."""
     count = _variable("counter", 0.0)
     delta = v1.placeholder(tf.float32, name="delta")
-    changed = {
+    updates = {
         "incr_counter": lambda: v1.assign_add(count, 1.0),
         "incr_counter_by": lambda: v1.assign_add(count, delta),
         "reset_counter": lambda: v1.assign(count, 0.0),
     }
-    made = {"get_counter": signature({}, {"output": count}, PREDICT)}
-    for name, change in changed.items():
+    signatures = {"get_counter": signature({}, {"output": count}, PREDICT)}
+    for name, update in updates.items():
         with v1.name_scope(f"{name}_op"):
             inputs = {"delta": delta} if name == "incr_counter_by" else {}
-            made[name] = signature(inputs, {"output": change()}, PREDICT)
-    return made
+            signatures[name] = signature(inputs, {"output": update()}, PREDICT)
+    return signatures
 
 
 def signature(inputs: Mapping[str, Any], outputs: Mapping[str, Any], method: str) -> Any:
@@ -107,7 +108,7 @@ def _variable(name: str, value: float) -> Any:
 
 
 def _info(tensor: Any) -> Any:
-    # For a variable use the reference itself, which its dtype shows.
+    # For a variable, use the reference itself, which has the reference dtype.
     tensor = getattr(tensor, "_variable", tensor)
     return meta_graph_pb2.TensorInfo(
         name=tensor.name,

@@ -1,4 +1,4 @@
-"""Docker waits until stopped containers have finished their requests."""
+"""Docker gives containers enough time to finish their requests when they are stopped."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ def test_gateways_and_servers_are_not_killed_while_they_drain() -> None:
         assert grace_seconds("docker-compose.yml", service) > needed
 
 
-def test_the_proxy_ends_after_its_requests() -> None:
+def test_proxy_finishes_its_requests_before_stopping() -> None:
     assert "\nSTOPSIGNAL SIGQUIT\n" in (ROOT / "deploy" / "proxy" / "Dockerfile").read_text()
     assert grace_seconds("deploy/compose.scale.yml", "proxy") > DRAIN_SECONDS + KILL_SECONDS

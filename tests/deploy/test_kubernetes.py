@@ -23,13 +23,13 @@ CRDS = Path(__file__).parent / "crds"
 ALL = ["base", *OVERLAYS]
 
 
-def closed(schema: Any) -> Any:
-    """Return a CRD's schema that refuses unknown fields, as a strict API server does."""
+def make_strict(schema: Any) -> Any:
+    """Return a CRD's schema that rejects unknown fields, as a strict API server does."""
     if isinstance(schema, list):
-        return [closed(one) for one in schema]
+        return [make_strict(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    result = {key: closed(value) for key, value in schema.items()}
+    result = {key: make_strict(value) for key, value in schema.items()}
     if isinstance(schema.get("properties"), dict) and not schema.get(
         "x-kubernetes-preserve-unknown-fields"
     ):
@@ -37,8 +37,8 @@ def closed(schema: Any) -> Any:
     return result
 
 
-def crd(kind: str) -> Any:
-    schema = closed(json.loads((CRDS / f"{kind}.json").read_text()))
+def load_crd(kind: str) -> Any:
+    schema = make_strict(json.loads((CRDS / f"{kind}.json").read_text()))
     schema["properties"]["metadata"] = {"type": "object"}
     return schema
 
@@ -46,19 +46,19 @@ def crd(kind: str) -> Any:
 @pytest.mark.parametrize("path", ALL)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_resources_are_valid(path: str, version: str) -> None:
-    custom = {file.stem for file in CRDS.glob("*.json")}
+    custom_kinds = {file.stem for file in CRDS.glob("*.json")}
     for resource in render(path):
-        if resource["kind"] in custom:
-            jsonschema.validate(resource, crd(resource["kind"]))
+        if resource["kind"] in custom_kinds:
+            jsonschema.validate(resource, load_crd(resource["kind"]))
         else:
             kubernetes_validate.validate(resource, version, strict=True)
 
 
-def test_the_overlay_in_the_docs_renders_with_its_components(tmp_path: Path) -> None:
+def test_overlay_in_the_docs_renders_with_its_components(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "kubernetes.md").read_text()
     overlay, components = re.findall(r"^```yaml\n(.*?)^```$", page, re.M | re.S)
-    written = (overlay + components).replace("PATH", os.path.relpath(ROOT, tmp_path))
-    (tmp_path / "kustomization.yaml").write_text(written)
+    text = (overlay + components).replace("PATH", os.path.relpath(ROOT, tmp_path))
+    (tmp_path / "kustomization.yaml").write_text(text)
     rendered = render_folder(tmp_path)
     assert {resource["metadata"]["namespace"] for resource in rendered} == {"churn"}
     deployments = {
@@ -75,15 +75,15 @@ def test_the_overlay_in_the_docs_renders_with_its_components(tmp_path: Path) -> 
     assert [claim["storageClassName"] for claim in claims] == ["shared"] * 3
 
 
-def test_the_schemas_refuse_unknown_fields() -> None:
+def test_schemas_reject_unknown_fields() -> None:
     runtime = json.loads(json.dumps(find("kserve", "ServingRuntime", "logreg-serving")))
     runtime["spec"]["containers"][0]["imagePullPolice"] = "Always"
     with pytest.raises(jsonschema.ValidationError, match="imagePullPolice"):
-        jsonschema.validate(runtime, crd("ServingRuntime"))
+        jsonschema.validate(runtime, load_crd("ServingRuntime"))
 
 
 @pytest.mark.parametrize("path", ALL)
-def test_pods_are_confined_and_say_what_they_need(path: str) -> None:
+def test_pods_are_restricted_and_declare_their_resources(path: str) -> None:
     for name, pod in pods(path):
         assert pod["securityContext"]["runAsNonRoot"] is True, name
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
@@ -94,17 +94,17 @@ def test_pods_are_confined_and_say_what_they_need(path: str) -> None:
             assert context["capabilities"] == {"drop": ["ALL"]}, name
             assert {"cpu", "memory"} <= container["resources"]["requests"].keys(), name
             assert "memory" in container["resources"]["limits"], name
-            mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
-            assert mounted <= {volume["name"] for volume in pod.get("volumes", [])}, name
+            mounts = {mount["name"] for mount in container.get("volumeMounts", [])}
+            assert mounts <= {volume["name"] for volume in pod.get("volumes", [])}, name
 
 
 @pytest.mark.parametrize("path", ALL)
-def test_the_client_s_variables_are_settings(path: str) -> None:
-    known = {f"CLIENT_{name.upper()}" for name in Settings.model_fields}
+def test_client_variables_are_known_settings(path: str) -> None:
+    settings = {f"CLIENT_{name.upper()}" for name in Settings.model_fields}
     for _, pod in pods(path):
         for container in pod["containers"]:
             names = {variable["name"] for variable in container.get("env", [])}
-            assert {name for name in names if name.startswith("CLIENT_")} <= known
+            assert {name for name in names if name.startswith("CLIENT_")} <= settings
 
 
 @pytest.mark.parametrize("path", [path for path in ALL if path != "kserve"])
@@ -126,8 +126,8 @@ def test_gateways_resolve_every_model_server() -> None:
     assert {"name": "CLIENT_SERVER", "value": "serving:8500"} in client["env"]
 
 
-def arguments_of_servers() -> Iterator[tuple[str, list[str]]]:
-    """Yield every model server that gateways find by a name: where it is, and its arguments."""
+def server_arguments() -> Iterator[tuple[str, list[str]]]:
+    """Yield the source and the arguments of each model server that gateways resolve by name."""
     for path in (path for path in ALL if path != "kserve"):
         (server,) = find(path, "Deployment", "serving")["spec"]["template"]["spec"]["containers"]
         yield path, server["args"]
@@ -135,29 +135,31 @@ def arguments_of_servers() -> Iterator[tuple[str, list[str]]]:
         yield file, yaml.safe_load((ROOT / file).read_text())["services"]["serving"]["command"]
 
 
-def test_servers_end_connections_so_that_callers_find_new_ones_within_45_seconds() -> None:
-    for where, arguments in arguments_of_servers():
-        (flag,) = (one for one in arguments if one.startswith("--grpc_channel_arguments="))
+def test_servers_limit_the_age_of_connections() -> None:
+    for source, arguments in server_arguments():
+        (flag,) = (
+            argument for argument in arguments if argument.startswith("--grpc_channel_arguments=")
+        )
         age = re.search(r"max_connection_age_ms=(\d+)", flag)
-        # gRPC waits up to 5 s between two resolutions of a name.
-        assert age is not None, where
-        assert int(age[1]) <= 35_000, where
+        # gRPC waits up to 5 s between two name resolutions, so clients find servers within 45 s.
+        assert age is not None, source
+        assert int(age[1]) <= 35_000, source
 
 
 @pytest.mark.parametrize("path", ALL)
-def test_autoscalers_alone_set_replicas(path: str) -> None:
-    def target(scaler: Any) -> str:
+def test_replicas_are_set_only_without_an_autoscaler(path: str) -> None:
+    def target_name(scaler: Any) -> str:
         return str(scaler["spec"]["scaleTargetRef"]["name"])
 
-    scalers = ("HorizontalPodAutoscaler", "ScaledObject")
-    scaled = [target(r) for r in render(path) if r["kind"] in scalers]
-    assert len(scaled) == len(set(scaled))
+    scaler_kinds = ("HorizontalPodAutoscaler", "ScaledObject")
+    targets = [target_name(r) for r in render(path) if r["kind"] in scaler_kinds]
+    assert len(targets) == len(set(targets))
     for deployment in (r for r in render(path) if r["kind"] == "Deployment"):
         name = deployment["metadata"]["name"]
-        assert ("replicas" in deployment["spec"]) == (name not in scaled), name
+        assert ("replicas" in deployment["spec"]) == (name not in targets), name
 
 
-def test_gateways_can_ask_name_servers_on_the_host_s_network() -> None:
+def test_gateways_can_reach_name_servers_on_the_host_network() -> None:
     (dns,) = (
         rule
         for rule in find("base", "NetworkPolicy", "client")["spec"]["egress"]
@@ -182,9 +184,9 @@ def test_prometheus_finds_pods_with_metrics(path: str, part: str, port: str) -> 
     }
 
 
-def test_all_parts_serve_one_model() -> None:
-    name = find("base", "Deployment", "client")["spec"]["template"]["spec"]["containers"][0]["env"]
-    (model,) = (variable for variable in name if variable["name"] == "CLIENT_MODEL")
+def test_all_parts_use_the_same_model() -> None:
+    env = find("base", "Deployment", "client")["spec"]["template"]["spec"]["containers"][0]["env"]
+    (model,) = (variable for variable in env if variable["name"] == "CLIENT_MODEL")
     config_map = model["valueFrom"]["configMapKeyRef"]["name"]
     for kind, part in (("Deployment", "serving"), ("Job", "training")):
         (container,) = find("base", kind, part)["spec"]["template"]["spec"]["containers"]
@@ -192,14 +194,14 @@ def test_all_parts_serve_one_model() -> None:
     assert find("base", "ConfigMap", config_map)["data"] == {"MODEL": "breast_cancer"}
 
 
-def test_the_workers_of_a_job_know_each_other() -> None:
+def test_tf_config_lists_all_workers_of_the_job() -> None:
     job = find("workers", "Job", "training")["spec"]
     assert job["completionMode"] == "Indexed"
     assert job["completions"] == job["parallelism"] == 2
     pod = job["template"]["spec"]
     assert find("workers", "Service", pod["subdomain"])["spec"]["clusterIP"] == "None"
     env = {v["name"]: v.get("value") for v in pod["containers"][0]["env"]}
-    # A variable can refer only to those before it.
+    # A variable can refer only to variables that precede it.
     assert list(env).index("JOB_COMPLETION_INDEX") < list(env).index("TF_CONFIG")
     config = json.loads(str(env["TF_CONFIG"]).replace("$(JOB_COMPLETION_INDEX)", "1"))
     assert config == {
@@ -208,7 +210,7 @@ def test_the_workers_of_a_job_know_each_other() -> None:
     }
 
 
-def test_kserve_s_pod_has_the_names_and_ports_it_expects() -> None:
+def test_kserve_containers_have_the_required_names_and_ports() -> None:
     containers = find("kserve", "ServingRuntime", "logreg-serving")["spec"]["containers"]
     server, gateway = containers
     assert server["name"] == "kserve-container"

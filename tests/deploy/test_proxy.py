@@ -1,4 +1,4 @@
-"""The proxy's own certificate."""
+"""The proxy's self-signed certificate."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from tests.support.processes import ROOT
         ("fd00::5", "IP:fd00::5"),
     ],
 )
-def test_a_certificate_has_the_kind_of_name_that_clients_look_for(
+def test_certificate_has_a_matching_subject_alternative_name(
     name: str, entry: str, tmp_path: Path
 ) -> None:
     for program, script in (("openssl", 'echo "$@"'), ("mkdir", ""), ("nginx", "")):
         (tmp_path / program).write_text(f"#!{shutil.which('sh')}\n{script}\n")
         (tmp_path / program).chmod(0o755)
-    done = subprocess.run(
+    result = subprocess.run(
         [shutil.which("sh") or "sh", str(ROOT / "deploy/proxy/start")],
         env={"PATH": str(tmp_path), "PROXY_NAME": name},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert f"-addext subjectAltName={entry} " in done.stdout
+    assert f"-addext subjectAltName={entry} " in result.stdout

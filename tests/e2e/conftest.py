@@ -1,4 +1,4 @@
-"""Fixtures of tests with containers."""
+"""Fixtures for tests that run containers."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import shared_folder
-from tests.support.containers import ALL_FILES, Compose, readable
+from tests.support.containers import ALL_FILES, Compose, copy_for_containers
 
 
 @pytest.fixture(scope="session")
 def images(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """All images, built from the checkout once, but that of retraining.
+    """Build the images from the checkout once, except the retraining image.
 
-    It only joins the packages of training and monitoring, and building it takes a minute of CPU.
+    It only combines the packages of training and monitoring, and takes a CPU minute to build.
     """
     with shared_folder(tmp_path_factory, "images") as folder:
         built = folder / "images.built"
@@ -25,5 +25,5 @@ def images(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Non
 
 @pytest.fixture(scope="session")
 def mountable_models(trained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the trained models that the users of containers can read."""
-    return readable(trained_models, tmp_path_factory.mktemp("mountable") / "models")
+    """A copy of the trained models that container users can read."""
+    return copy_for_containers(trained_models, tmp_path_factory.mktemp("mountable") / "models")

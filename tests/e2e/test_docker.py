@@ -1,4 +1,4 @@
-"""The containers: compose with our model server, and `make run SERVER=docker`."""
+"""Docker Compose with the embedded model server, and `make run SERVER=docker`."""
 
 from __future__ import annotations
 
@@ -47,27 +47,27 @@ def compose(images: None) -> Iterator[Compose]:
         compose.remove()
 
 
-def test_from_a_checkout_to_a_prediction_over_http(compose: Compose) -> None:
-    reply = requests.post(f"{compose.url}/predict", json=BODY, timeout=10)
-    assert reply.status_code == 200
-    assert [p["label"] for p in reply.json()["predictions"]] == ["malignant", "malignant"]
+def test_compose_serves_predictions_over_http(compose: Compose) -> None:
+    response = requests.post(f"{compose.url}/predict", json=BODY, timeout=10)
+    assert response.status_code == 200
+    assert [p["label"] for p in response.json()["predictions"]] == ["malignant", "malignant"]
 
 
-def test_a_second_version_is_served_without_a_restart(compose: Compose) -> None:
-    """Published as the job does it; a second run of the job is in the README's test."""
+def test_new_version_is_served_without_a_restart(compose: Compose) -> None:
+    """Publish as the training job does; the README test runs the job a second time."""
     publish = "cd /models/breast_cancer && cp -r 1 .new && mv .new 2"
     compose("run", "--rm", "--entrypoint=sh", "training", "-c", publish)
 
-    def served() -> int:
-        reply = requests.post(f"{compose.url}/predict", json=BODY, timeout=10)
-        assert reply.status_code == 200
-        return int(reply.json()["version"])
+    def served_version() -> int:
+        response = requests.post(f"{compose.url}/predict", json=BODY, timeout=10)
+        assert response.status_code == 200
+        return int(response.json()["version"])
 
-    wait_for(lambda: served() == 2, "the new version", 20)
+    wait_for(lambda: served_version() == 2, "version 2 is served", 20)
 
 
 @pytest.mark.parametrize("service", ["serving", "client"])
-def test_nothing_runs_as_root_or_with_privileges(compose: Compose, service: str) -> None:
+def test_containers_run_unprivileged(compose: Compose, service: str) -> None:
     assert compose("exec", "-T", service, "id", "-u") == "10001"
     host = inspect(compose, service)["HostConfig"]
     assert host["CapDrop"] == ["ALL"]
@@ -75,69 +75,69 @@ def test_nothing_runs_as_root_or_with_privileges(compose: Compose, service: str)
     assert host["Init"] is True
 
 
-def test_the_server_can_only_read_the_models(compose: Compose) -> None:
+def test_model_server_mounts_the_models_read_only(compose: Compose) -> None:
     (mount,) = inspect(compose, "serving")["Mounts"]
     assert (mount["Destination"], mount["RW"]) == ("/models", False)
 
 
-def test_nobody_can_make_the_server_load_what_is_elsewhere(compose: Compose) -> None:
+def test_reload_rejects_base_paths_outside_the_models_directory(compose: Compose) -> None:
     with Caller(compose.address("serving", 8500)) as caller:
         for path in ("/", "/tmp/m", "/models/../tmp/m"):
             with refused("PERMISSION_DENIED", "below /models (--reload_root)"):
                 caller.reload(models_config(f'name: "m" base_path: "{path}"'))
 
 
-def test_ports_are_open_to_this_machine_only(compose: Compose) -> None:
+def test_ports_are_published_on_loopback_only(compose: Compose) -> None:
     for service in ("serving", "client"):
         bindings = inspect(compose, service)["HostConfig"]["PortBindings"].values()
         assert {b["HostIp"] for binding in bindings for b in binding} == {"127.0.0.1"}
 
 
 @pytest.mark.usefixtures("images")
-def test_the_client_s_image_has_no_tensorflow_package() -> None:
+def test_client_image_has_neither_tensorflow_nor_pip() -> None:
     code = (
         "import importlib.util as u, client.http.server;"
         "print(u.find_spec('tensorflow').origin, u.find_spec('pip'))"
     )
-    assert in_client_image(code) == "None None"
+    assert run_in_client_image(code) == "None None"
 
 
 @pytest.mark.usefixtures("images")
-def test_the_client_s_image_can_send_traces() -> None:
+def test_client_image_can_send_traces() -> None:
     code = "from client.observability import tracing; print(tracing.start())"
     endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318"
-    assert in_client_image(code, "-e", endpoint).startswith(
+    assert run_in_client_image(code, "-e", endpoint).startswith(
         "<client.observability.tracing.Tracing object"
     )
-    assert in_client_image(code, "-e", "OTEL_EXPORTER_OTLP_ENDPOINT=") == "None"
+    assert run_in_client_image(code, "-e", "OTEL_EXPORTER_OTLP_ENDPOINT=") == "None"
 
 
-# Limits of the images' sizes in MB; docs/scale.md has the sizes.
-SIZES = {"training": 1700, "serving": 1300, "client": 200, "rollout": 280, "monitoring": 600}
+# docs/scale.md lists the actual sizes.
+MAX_SIZES_MB = {"training": 1700, "serving": 1300, "client": 200, "rollout": 280, "monitoring": 600}
 BUILD_TOOLS = ("gcc", "make", "uv", "git", "strip")
 
 
 @pytest.mark.usefixtures("images")
-@pytest.mark.parametrize("room", SIZES)
+@pytest.mark.parametrize("room", MAX_SIZES_MB)
 def test_images_are_lean_and_list_their_packages(room: str) -> None:
     image = f"logreg-serving/{room}"
-    (found,) = json.loads(docker("image", "inspect", image))
-    assert found["Size"] < SIZES[room] * 1_000_000
-    labels = found["Config"]["Labels"]
+    (image_info,) = json.loads(docker("image", "inspect", image))
+    assert image_info["Size"] < MAX_SIZES_MB[room] * 1_000_000
+    labels = image_info["Config"]["Labels"]
     assert labels["org.opencontainers.image.title"] == image
     assert labels["org.opencontainers.image.base.name"] == "python:3.13-slim"
     assert {"description", "licenses", "revision"} <= {n.rpartition(".")[2] for n in labels}
     script = f"command -v {' '.join(BUILD_TOOLS)}; cat /opt/venv/sbom.cdx.json"
-    show = docker("run", "--rm", "--entrypoint=sh", image, "-c", script)
-    assert show.startswith("{")  # and no path of a build tool
-    names = {component["name"] for component in json.loads(show)["components"]}
+    output = docker("run", "--rm", "--entrypoint=sh", image, "-c", script)
+    assert output.startswith("{")  # not with the path of a build tool
+    names = {component["name"] for component in json.loads(output)["components"]}
     assert {"numpy", "click"} <= names
     has_tensorflow = room in ("training", "serving")
     assert ("tensorflow_cpu" in names or "tensorflow" in names) == has_tensorflow
 
 
-def in_client_image(code: str, *options: str) -> str:
-    """Run a program in the client's image, and return its output."""
+def run_in_client_image(code: str, *options: str) -> str:
+    """Run a program in the client image and return its output."""
     image = "logreg-serving/client"
     return docker("run", "--rm", "--entrypoint=python", *options, image, "-c", code)
 
@@ -147,7 +147,7 @@ def test_settings_reach_the_client(compose: Compose) -> None:
     assert "Server-Timing" in response.headers  # the fixture sets CLIENT_SERVER_TIMING
 
 
-def test_api_keys_that_only_their_owner_can_read(compose: Compose, tmp_path: Path) -> None:
+def test_client_reads_api_keys_private_to_their_owner(compose: Compose, tmp_path: Path) -> None:
     key = "the key"
     keys = tmp_path / "api_keys"
     keys.write_text(f"shop {hash_key(key)}\n")
@@ -165,12 +165,12 @@ def test_api_keys_that_only_their_owner_can_read(compose: Compose, tmp_path: Pat
     assert requests.post(url, json=BODY, headers=headers, timeout=10).status_code == 200
 
 
-def test_the_client_stays_alive_without_a_server_and_down_takes_less_than_five_seconds(
+def test_client_stays_alive_without_a_server_and_compose_stops_within_five_seconds(
     compose: Compose,
 ) -> None:
-    """The last test of the running containers."""
+    """This must stay the last test that uses `compose`."""
     compose("kill", "-s", "SIGKILL", "serving")
-    wait_for(lambda: requests.get(f"{compose.url}/readyz", timeout=5).status_code == 503, "away")
+    wait_for(lambda: requests.get(f"{compose.url}/readyz", timeout=5).status_code == 503, "down")
     (kind, *health_check) = inspect(compose, "client")["Config"]["Healthcheck"]["Test"]
     assert kind == "CMD"
     compose("exec", "-T", "client", *health_check)
@@ -179,28 +179,28 @@ def test_the_client_stays_alive_without_a_server_and_down_takes_less_than_five_s
     assert time.monotonic() - started < 5
 
 
-def test_every_setting_of_the_client_can_be_given_to_compose() -> None:
-    """Except for those that Compose sets itself."""
-    own = {"server": "serving:8500", "model": "churn", "host": "0.0.0.0", "port": ""}
-    given = {f"CLIENT_{name.upper()}": f"value of {name}" for name in Settings.model_fields}
-    config = yaml.safe_load(docker("compose", "-f", FILES[0], "config", MODEL="churn", **given))
+def test_compose_passes_every_client_setting() -> None:
+    """Except those that Compose itself sets."""
+    fixed = {"server": "serving:8500", "model": "churn", "host": "0.0.0.0", "port": ""}
+    variables = {f"CLIENT_{name.upper()}": f"value of {name}" for name in Settings.model_fields}
+    config = yaml.safe_load(docker("compose", "-f", FILES[0], "config", MODEL="churn", **variables))
     environment = config["services"]["client"]["environment"]
     for name in Settings.model_fields:
-        expected = own.get(name, f"value of {name}")
+        expected = fixed.get(name, f"value of {name}")
         assert environment.get(f"CLIENT_{name.upper()}", "") == expected
 
 
-def test_the_plain_file_runs_tensorflow_serving_itself() -> None:
+def test_compose_file_runs_the_tensorflow_serving_image() -> None:
     config = yaml.safe_load(docker("compose", "-f", FILES[0], "config"))
     serving = config["services"]["serving"]
     assert serving["image"] == "tensorflow/serving:2.20.0"
-    # Not the image's own entrypoint, a shell that swallows SIGTERM.
+    # The image's own entrypoint, a shell script, swallows SIGTERM.
     assert serving["entrypoint"] == ["tensorflow_model_server"]
     assert serving["init"] is True
     assert "--grpc_max_threads=64" in serving["command"]
-    check = " ".join(serving["healthcheck"]["test"])
-    assert "bash" in check
-    assert not {"curl", "wget", "python"} & set(check.replace("/", " ").split())
+    health_check = " ".join(serving["healthcheck"]["test"])
+    assert "bash" in health_check
+    assert not {"curl", "wget", "python"} & set(health_check.replace("/", " ").split())
     assert {name: d["condition"] for name, d in serving["depends_on"].items()} == {
         "training": "service_completed_successfully"
     }
@@ -208,16 +208,16 @@ def test_the_plain_file_runs_tensorflow_serving_itself() -> None:
     assert other["services"]["serving"]["image"] == "tensorflow/serving:2.19.1"
 
 
-def test_the_embedded_file_swaps_the_image_and_confines_reloads() -> None:
-    over = yaml.safe_load((ROOT / FILES[1]).read_text())
-    assert list(over) == ["services"]
-    assert {name: set(keys) for name, keys in over["services"].items()} == {
+def test_embedded_file_overrides_only_build_image_and_environment() -> None:
+    override = yaml.safe_load((ROOT / FILES[1]).read_text())
+    assert list(override) == ["services"]
+    assert {name: set(keys) for name, keys in override["services"].items()} == {
         "serving": {"build", "image", "environment"}
     }
 
 
 @pytest.mark.usefixtures("images")
-def test_make_run_with_the_server_in_a_container(models: Path, starter: Starter) -> None:
+def test_make_run_manages_the_server_container(models: Path, starter: Starter) -> None:
     port = str(free_port())
     settings = {"SERVER": "docker", "ROLLOUT": "auto", "TF_SERVING_IMAGE": SERVING_IMAGE}
     running, url = make_run(starter, models, SERVING_PORT=port, **settings)
@@ -226,14 +226,14 @@ def test_make_run_with_the_server_in_a_container(models: Path, starter: Starter)
     assert requests.post(f"{url}/predict", json=BODY, timeout=10).status_code == 200
 
     docker("kill", name)
-    wait_for(lambda: requests.get(f"{url}/readyz", timeout=5).status_code == 503, "noticed", 10)
-    wait_for(lambda: requests.get(f"{url}/readyz", timeout=5).ok, "a new container", 60)
+    wait_for(lambda: requests.get(f"{url}/readyz", timeout=5).status_code == 503, "not ready", 10)
+    wait_for(lambda: requests.get(f"{url}/readyz", timeout=5).ok, "a new container serves", 60)
 
-    # The container follows the controller's file, which moves no traffic to a new version.
+    # The container reads the controller's model config; a new version gets no traffic yet.
     shutil.copytree(models / "breast_cancer" / "1", models / ".2")
     (models / ".2").rename(models / "breast_cancer" / "2")
     rollout = models / ".rollout" / "breast_cancer.json"
-    wait_for(lambda: json.loads(rollout.read_text())["phase"] == "shadow", "it is loaded", 60)
+    wait_for(lambda: json.loads(rollout.read_text())["phase"] == "shadow", "the shadow phase", 60)
     assert requests.post(f"{url}/predict", json=BODY, timeout=10).json()["version"] == 1
 
     assert stop_with_ctrl_c(running) < STOP_SECONDS
@@ -241,7 +241,7 @@ def test_make_run_with_the_server_in_a_container(models: Path, starter: Starter)
 
 
 @pytest.mark.usefixtures("images")
-def test_a_container_left_over_by_a_killed_run_is_replaced(models: Path, starter: Starter) -> None:
+def test_container_left_over_by_a_killed_run_is_replaced(models: Path, starter: Starter) -> None:
     port = free_port()
     command = [
         "docker", "create", f"--name=logreg-serving-{port}",
@@ -271,7 +271,7 @@ def run_container(starter: Starter, models: Path, port: int, **environment: str)
         ),
     ],
 )
-def test_no_engine_and_no_image_are_one_clear_line(
+def test_missing_engine_or_image_prints_a_one_line_error(
     models: Path, starter: Starter, environment: dict[str, str], message: str
 ) -> None:
     running = run_container(starter, models, free_port(), **environment)
@@ -281,9 +281,9 @@ def test_no_engine_and_no_image_are_one_clear_line(
 
 
 @pytest.mark.usefixtures("images")
-def test_a_port_taken_is_one_clear_line(models: Path, starter: Starter) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        running = run_container(starter, models, taken.getsockname()[1])
+def test_taken_port_prints_a_one_line_error(models: Path, starter: Starter) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        running = run_container(starter, models, listener.getsockname()[1])
         assert running.process.wait(60) == 1
     assert "Error: cannot run the container:" in running.output()
     assert "address already in use" in running.output()
@@ -291,7 +291,7 @@ def test_a_port_taken_is_one_clear_line(models: Path, starter: Starter) -> None:
 
 
 @pytest.mark.usefixtures("images")
-def test_a_fit_over_two_containers_gives_the_weights_of_one_process(tmp_path: Path) -> None:
+def test_fit_in_two_containers_matches_a_single_process(tmp_path: Path) -> None:
     frame = builtin.customers(4000)
     data = tmp_path / "data"
     data.mkdir()
@@ -307,10 +307,10 @@ def test_a_fit_over_two_containers_gives_the_weights_of_one_process(tmp_path: Pa
         assert [docker("inspect", "-f", "{{.State.ExitCode}}", c) for c in containers] == ["0", "0"]
         logs = [docker("logs", container) for container in containers]
         assert sorted(logs) == ["", "/models/customers/1"]  # only the first worker publishes
-        together = tmp_path / "together"
-        docker("cp", f"{containers[0]}:/models/customers/1", str(together))
+        published = tmp_path / "published"
+        docker("cp", f"{containers[0]}:/models/customers/1", str(published))
     finally:
         compose.remove()
-    assert json.loads((together / "manifest.json").read_text())["rows"]["read"] == 4000
-    alone = job.fit(open_source(str(data)), Choice("churned"), FitSettings(optimizer="newton"))
-    assert theta_of(together) == pytest.approx(alone.fit.theta, abs=1e-5)
+    assert json.loads((published / "manifest.json").read_text())["rows"]["read"] == 4000
+    single = job.fit(open_source(str(data)), Choice("churned"), FitSettings(optimizer="newton"))
+    assert theta_of(published) == pytest.approx(single.fit.theta, abs=1e-5)

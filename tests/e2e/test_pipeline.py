@@ -1,4 +1,4 @@
-"""The whole line: a table is trained, served, and asked over HTTP."""
+"""End to end: train on a table, serve the model and predict over HTTP."""
 
 from __future__ import annotations
 
@@ -34,86 +34,83 @@ def flags(models: Path) -> tuple[str, ...]:
     )
 
 
-def test_http_answers_what_the_training_graph_computes(
-    client_url: str, trained_models: Path
-) -> None:
+def test_http_predictions_match_the_training_graph(client_url: str, trained_models: Path) -> None:
     loaded = tf.saved_model.load(str(trained_models / "breast_cancer" / "1"))
     graph = loaded.signatures["dense"](features=tf.constant(TABLE.features, tf.float32))
-    reply = requests.post(
+    response = requests.post(
         f"{client_url}/predict", json={"instances": TABLE.features.tolist()}, timeout=30
     )
-    predictions = reply.json()["predictions"]
+    predictions = response.json()["predictions"]
     assert len(predictions) == 569
     np.testing.assert_allclose(
         [p["probability"] for p in predictions], graph["probability"], rtol=0, atol=1e-6
     )
     assert [p["label"].encode() for p in predictions] == graph["label"].numpy().tolist()
-    right = sum(
+    correct = sum(
         p["label"] == TABLE.class_names[int(label)]
         for p, label in zip(predictions, TABLE.labels, strict=True)
     )
-    assert right / 569 > 0.96
+    assert correct / 569 > 0.96
 
 
 @pytest.mark.timeout(120)
-def test_a_new_version_is_taken_up_without_a_failed_request(models: Path, starter: Starter) -> None:
+def test_new_version_is_loaded_without_failed_requests(models: Path, starter: Starter) -> None:
     client = starter.client(starter.model_server(*flags(models)).address)
-    replies: list[tuple[int, dict[str, Any]]] = []
+    responses: list[tuple[int, dict[str, Any]]] = []
     stop = threading.Event()
 
-    def ask() -> None:
+    def post() -> None:
         with requests.Session() as session:
             while not stop.is_set():
-                reply = session.post(f"{client.address}/predict", json=BODY, timeout=10)
-                replies.append((reply.status_code, reply.json()))
+                response = session.post(f"{client.address}/predict", json=BODY, timeout=10)
+                responses.append((response.status_code, response.json()))
                 stop.wait(0.01)  # leave processor time for training
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
+    threads = [threading.Thread(target=post) for _ in range(4)]
     for thread in threads:
         thread.start()
-    done = fit(models, "--l2=2")
-    assert done.returncode == 0, done.stderr
-    wait_for(lambda: replies[-1][1].get("version") == 2, "version 2 answers")
+    result = fit(models, "--l2=2")
+    assert result.returncode == 0, result.stderr
+    wait_for(lambda: responses[-1][1].get("version") == 2, "version 2 answers")
     time.sleep(1)
     stop.set()
     for thread in threads:
         thread.join()
-    assert {status for status, _ in replies} == {200}
-    # Rows that share a call are added up in another order, which shows in the last digits.
+    assert {status for status, _ in responses} == {200}
+    # Batching changes the order of summation, and so the last digits.
     logits = {
         version: {
-            round(reply["predictions"][0]["logit"], 2)
-            for _, reply in replies
-            if reply["version"] == version
+            round(response["predictions"][0]["logit"], 2)
+            for _, response in responses
+            if response["version"] == version
         }
         for version in (1, 2)
     }
-    # Each version has one answer, and it is its own.
-    assert [len(one) for one in logits.values()] == [1, 1]
+    # Each version gives one answer, different from the other version's.
+    assert [len(values) for values in logits.values()] == [1, 1]
     assert logits[1] != logits[2]
 
 
-def test_a_version_with_other_columns_in_another_order_is_understood_at_once(
+def test_rows_are_read_in_the_column_order_of_the_version_that_answers(
     models: Path, starter: Starter
 ) -> None:
-    """Rows in column order must be read with the order of the version that answers."""
     client = starter.client(starter.model_server(*flags(models)).address)
     before = requests.post(f"{client.address}/predict", json=BODY, timeout=10).json()
     publish_reversed(models)
 
     def reversed_row() -> dict[str, Any]:
         rows = [row[::-1] for row in BODY["instances"]]
-        reply = requests.post(f"{client.address}/predict", json={"instances": rows}, timeout=10)
-        assert reply.status_code == 200
-        return dict(reply.json())
+        response = requests.post(f"{client.address}/predict", json={"instances": rows}, timeout=10)
+        assert response.status_code == 200
+        return dict(response.json())
 
     wait_for(lambda: reversed_row()["version"] == 2, "version 2")
-    seen = [p["logit"] for p in reversed_row()["predictions"]]
-    np.testing.assert_allclose(seen, [p["logit"] for p in before["predictions"]], rtol=1e-3)
+    logits = [p["logit"] for p in reversed_row()["predictions"]]
+    np.testing.assert_allclose(logits, [p["logit"] for p in before["predictions"]], rtol=1e-3)
 
 
 def publish_reversed(models: Path) -> None:
-    """Publish the same fit with its columns the other way round."""
+    """Publish the same fit with its columns in reverse order."""
     frame = builtin.breast_cancer()
     label = frame.columns[-1]
     candidate = fitted(frame=frame.select([*reversed(frame.columns[:-1]), label]))
@@ -121,9 +118,7 @@ def publish_reversed(models: Path) -> None:
     gate_and_publish(candidate, Target(models, "breast_cancer", rules))
 
 
-def test_a_killed_model_server_is_503_and_its_return_is_noticed(
-    models: Path, starter: Starter
-) -> None:
+def test_killed_model_server_yields_503_until_it_returns(models: Path, starter: Starter) -> None:
     port = free_port()
     server = starter.model_server(*flags(models), port=port)
     client = starter.client(server.address)
@@ -132,9 +127,9 @@ def test_a_killed_model_server_is_503_and_its_return_is_noticed(
 
     server.stop(signal.SIGKILL)
     started = time.monotonic()
-    reply = requests.post(url, json=BODY, timeout=10)
-    assert reply.status_code == 503
-    assert "Retry-After" in reply.headers
+    response = requests.post(url, json=BODY, timeout=10)
+    assert response.status_code == 503
+    assert "Retry-After" in response.headers
     assert time.monotonic() - started < 5
     assert requests.get(f"{client.address}/readyz", timeout=5).status_code == 503
 
@@ -143,11 +138,9 @@ def test_a_killed_model_server_is_503_and_its_return_is_noticed(
     assert requests.post(url, json=BODY, timeout=10).status_code == 200
 
 
-def test_the_client_serves_a_model_that_does_not_describe_itself(
+def test_client_serves_a_model_that_does_not_describe_itself(
     tmp_path: Path, starter: Starter
 ) -> None:
-    """Any SavedModel will do: bring your own."""
-
     class Halve(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
         def serve(self, x: Any) -> dict[str, Any]:
@@ -157,30 +150,32 @@ def test_the_client_serves_a_model_that_does_not_describe_itself(
     tf.saved_model.save(module, str(tmp_path / "halve" / "3"), signatures=module.serve)
     server = starter.model_server("--model_name=halve", f"--model_base_path={tmp_path / 'halve'}")
     client = starter.client(server.address, CLIENT_MODEL="halve")
-    reply = requests.post(f"{client.address}/predict", json={"instances": [1, 3.0]}, timeout=10)
-    assert reply.json() == {"predictions": [2.5, 3.5], "model": "halve", "version": 3}
+    response = requests.post(f"{client.address}/predict", json={"instances": [1, 3.0]}, timeout=10)
+    assert response.json() == {"predictions": [2.5, 3.5], "model": "halve", "version": 3}
     page = requests.get(client.address, timeout=10)
     assert page.status_code == 200
     assert '"name":"x"' in page.text
 
 
-def test_the_client_finishes_the_request_under_way_when_told_to_stop(
-    tmp_path: Path, starter: Starter
-) -> None:
+def test_client_finishes_the_request_in_flight_on_sigterm(tmp_path: Path, starter: Starter) -> None:
     publish(tmp_path / "slow", 1, seconds=SLOW)
     server = starter.model_server("--model_name=slow", f"--model_base_path={tmp_path / 'slow'}")
     client = starter.client(server.address, CLIENT_MODEL="slow", CLIENT_TIMEOUT="30")
-    replies: list[requests.Response] = []
+    responses: list[requests.Response] = []
 
-    def ask() -> None:
-        replies.append(
+    def post() -> None:
+        responses.append(
             requests.post(f"{client.address}/predict", json={"instances": [1]}, timeout=30)
         )
 
-    thread = threading.Thread(target=ask)
+    def is_in_flight() -> bool:
+        stats = requests.get(f"{client.address}/stats", timeout=5).json()
+        return bool(stats["requests"]["in_flight"] == 2)  # with this request
+
+    thread = threading.Thread(target=post)
     thread.start()
-    time.sleep(0.4)
-    assert not replies
+    wait_for(is_in_flight, "the request is in flight")
+    assert not responses
     assert client.stop(signal.SIGTERM) == 0
     thread.join()
-    assert replies[0].json()["predictions"] == [11.0]
+    assert responses[0].json()["predictions"] == [11.0]

@@ -1,4 +1,4 @@
-"""Clients that others wrote for TensorFlow Serving work unchanged, over gRPC and over HTTP."""
+"""Third-party clients of TensorFlow Serving work unchanged over gRPC and HTTP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from tests.support import tables
 
 MODEL = "breast_cancer"
-# OpenVINO's clients send 0 for "the latest", which TensorFlow Serving takes for a version.
+# OpenVINO's clients send 0 for "the latest", which TensorFlow Serving takes as a version.
 VERSION = 1
 TABLE = tables.breast_cancer()
 COLUMNS = {
@@ -32,7 +32,7 @@ def openvino(request: pytest.FixtureRequest, model_server: str, client_url: str)
 
 
 def probabilities(predicted: Any) -> Any:
-    """Return `probability` of the outputs by name, or of the rows that HTTP answers with."""
+    """Return the probabilities from named outputs (gRPC) or from rows (HTTP)."""
     if isinstance(predicted, dict):
         return predicted["probability"]
     return [row["probability"] for row in predicted]
@@ -41,18 +41,18 @@ def probabilities(predicted: Any) -> Any:
 def test_openvino_predicts(openvino: Any, model_server: str) -> None:
     predicted = openvino.predict(COLUMNS, MODEL, VERSION)
     np.testing.assert_allclose(
-        probabilities(predicted), as_the_course_asks(model_server), rtol=1e-4, atol=1e-9
+        probabilities(predicted), predict_like_the_course(model_server), rtol=1e-4, atol=1e-9
     )
 
 
-def test_openvino_asks_for_the_status(openvino: Any) -> None:
+def test_openvino_reads_the_status(openvino: Any) -> None:
     status = openvino.get_model_status(MODEL, VERSION)
     assert status[VERSION]["state"] == "AVAILABLE"
 
 
 def test_openvino_reads_the_metadata(openvino: Any) -> None:
     metadata = openvino.get_model_metadata(MODEL, VERSION)
-    if "inputs" not in metadata:  # over HTTP it hands on the whole reply
+    if "inputs" not in metadata:  # over HTTP it returns the entire response
         signatures = metadata["metadata"]["signature_def"]["signature_def"]
         metadata = signatures["serving_default"]
     assert set(metadata["inputs"]) == set(TABLE.columns)
@@ -66,15 +66,15 @@ def test_openvino_reads_the_metadata(openvino: Any) -> None:
         (COLUMNS, MODEL, 9, ModelNotFoundError),
     ],
 )
-def test_openvino_understands_what_is_wrong(
+def test_openvino_raises_its_own_errors(
     openvino: Any, inputs: Any, model: str, version: int, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
         openvino.predict(inputs, model, version)
 
 
-def as_the_course_asks(model_server: str) -> Any:
-    """Ask the way the course's chapter does: its stub, and TensorFlow's own tensors."""
+def predict_like_the_course(model_server: str) -> Any:
+    """Predict as the course's chapter does, with its stub and TensorFlow's tensors."""
     with grpc.insecure_channel(model_server) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         request = predict_pb2.PredictRequest()

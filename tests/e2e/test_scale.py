@@ -1,4 +1,4 @@
-"""Several model servers and gateways behind one port with TLS, scaled under load."""
+"""Several model servers and gateways behind one TLS port, scaled under load."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.support.containers import BODY, FILES, Compose
 from tests.support.processes import wait_for
 
 UP = ("up", "-d", "--no-recreate", "--wait", "--wait-timeout=240")
-# Within which gateways call model servers that have appeared.
-FOUND_SECONDS = 45
+# Limit for gateways to connect to new model servers.
+DISCOVERY_SECONDS = 45
 
 # Prints the number of model servers that a gateway has a connection to.
 SERVERS_IN_USE = """
@@ -27,25 +27,25 @@ print(sum(remote.endswith(":2134") for remote in remotes))
 pytestmark = [pytest.mark.usefixtures("images"), pytest.mark.timeout(1800)]
 
 
-def is_prediction(status: int, headers: dict[str, str], body: bytes) -> str:
+def find_fault(status: int, headers: dict[str, str], body: bytes) -> str:
     if status != 200:
         return f"{status}: {body!r}"
-    labels = [one["label"] for one in json.loads(body)["predictions"]]
+    labels = [row["label"] for row in json.loads(body)["predictions"]]
     return "" if labels == ["malignant", "malignant"] else f"{labels}"
 
 
-def test_scaled_up_and_down_under_load_without_failures(mountable_models: Path) -> None:
+def test_scaling_under_load_causes_no_failures(mountable_models: Path) -> None:
     files = ("deploy/compose.scale.yml", "tests/support/compose.trained.yml")
     compose = Compose(*FILES, *files, TRAINED=str(mountable_models))
 
     def scale(serving: int, client: int) -> None:
         compose(*UP, f"--scale=serving={serving}", f"--scale=client={client}", "proxy")
 
-    def more(callers: Callers, answers: int) -> None:
-        wanted = callers.answered + answers
-        wait_for(lambda: callers.answered >= wanted or callers.wrong, f"{answers} more", 60)
+    def wait_for_answers(callers: Callers, answers: int) -> None:
+        target = callers.answered + answers
+        wait_for(lambda: callers.answered >= target or callers.wrong, f"{answers} more", 60)
 
-    def uses(replica: int, servers: int) -> bool:
+    def is_connected(replica: int, servers: int) -> bool:
         command = ("exec", "-T", f"--index={replica}", "client", "python", "-c", SERVERS_IN_USE)
         return int(compose(*command)) >= servers
 
@@ -53,17 +53,17 @@ def test_scaled_up_and_down_under_load_without_failures(mountable_models: Path) 
         scale(1, 1)
         url = f"https://{compose.address('proxy', 8443)}/predict"
         body = json.dumps(BODY).encode()
-        # Callers pause, so that the machine can start further containers meanwhile.
-        with Callers(url, body, is_prediction, 4, pause=0.02) as callers:
-            more(callers, 100)
+        # The pauses leave the machine time to start containers.
+        with Callers(url, body, find_fault, 4, pause=0.02) as callers:
+            wait_for_answers(callers, 100)
             scale(3, 2)
-            up = time.monotonic()
-            for replica in (1, 2):  # the first one was there before
-                wait_for(partial(uses, replica, 3), "three servers are used", FOUND_SECONDS)
-            assert time.monotonic() - up < FOUND_SECONDS
-            more(callers, 200)
+            scaled_at = time.monotonic()
+            for replica in (1, 2):  # the first was there before
+                wait_for(partial(is_connected, replica, 3), "three connections", DISCOVERY_SECONDS)
+            assert time.monotonic() - scaled_at < DISCOVERY_SECONDS
+            wait_for_answers(callers, 200)
             scale(1, 1)
-            more(callers, 100)
+            wait_for_answers(callers, 100)
         assert callers.failures() == {}
     finally:
         compose.remove()

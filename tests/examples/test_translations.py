@@ -28,26 +28,26 @@ def headings(text: str) -> list[int]:
 
 
 def tables(text: str) -> list[list[int]]:
-    """Return how many cells each row of each table has."""
-    found: list[list[int]] = []
-    before = ""
+    """Return the number of cells in each row of each table."""
+    counts: list[list[int]] = []
+    previous = ""
     for line in CODE.sub("", text).splitlines():
         if line.lstrip().startswith("|"):
-            if not before.lstrip().startswith("|"):
-                found.append([])
-            found[-1].append(len(re.split(r"(?<!\\)\|", line.strip())) - 2)
-        before = line
-    return found
+            if not previous.lstrip().startswith("|"):
+                counts.append([])
+            counts[-1].append(len(re.split(r"(?<!\\)\|", line.strip())) - 2)
+        previous = line
+    return counts
 
 
 def links(text: str) -> list[str]:
-    """Return where the links lead, but for the translation that a page may lead to."""
+    """Return the targets of the links, ignoring whether they are translated."""
     targets = (link.partition("#")[0].replace(".zh.", ".") for link in LINK.findall(text))
     return sorted(target for target in targets if target)
 
 
 @pytest.mark.parametrize("translation", TRANSLATIONS, ids=lambda path: path.name)
-def test_a_translation_is_in_step_with_its_page(translation: Path) -> None:
+def test_translation_matches_its_page(translation: Path) -> None:
     english, chinese = read(original_of(translation)), read(translation)
     assert headings(chinese) == headings(english)
     assert CODE.findall(chinese) == CODE.findall(english)
@@ -56,15 +56,15 @@ def test_a_translation_is_in_step_with_its_page(translation: Path) -> None:
 
 
 @pytest.mark.parametrize("translation", TRANSLATIONS, ids=lambda path: path.name)
-def test_a_page_and_its_translation_lead_to_each_other(translation: Path) -> None:
+def test_page_and_translation_link_to_each_other(translation: Path) -> None:
     original = original_of(translation)
     assert f"[中文]({translation.name})" in read(original)
     assert f"[English]({original.name})" in read(translation)
 
 
 @pytest.mark.parametrize("translation", TRANSLATIONS, ids=lambda path: path.name)
-def test_links_lead_somewhere(translation: Path) -> None:
+def test_links_point_to_existing_files(translation: Path) -> None:
     for path in (translation, original_of(translation)):
-        local = [link.partition("#")[0] for link in LINK.findall(read(path))]
-        local = [link for link in local if link and not link.startswith("http")]
-        assert [link for link in local if not (path.parent / link).exists()] == []
+        targets = [link.partition("#")[0] for link in LINK.findall(read(path))]
+        local = [target for target in targets if target and not target.startswith("http")]
+        assert [target for target in local if not (path.parent / target).exists()] == []

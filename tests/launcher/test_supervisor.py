@@ -1,4 +1,4 @@
-"""The processes of `make run` get their arguments, whatever characters these contain."""
+"""The supervisor passes any characters in the arguments of its processes."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ finally:
 """
 
 
-def test_arguments_may_look_like_comments(tmp_path: Path) -> None:
-    written = tmp_path / "arguments"
+def test_arguments_are_passed_unchanged(tmp_path: Path) -> None:
+    output = tmp_path / "arguments"
     arguments = ["/a b #1/m", "x ;y", "#", "50%", 'it\'s "quoted" #', "é", ""]
     program = tmp_path / "program.py"
     program.write_text(WRITE_ARGUMENTS)
-    command = [sys.executable, str(program), str(written), *arguments]
-    supervisor = Supervisor({"one": command}, tmp_path, tmp_path / "logs")
+    command = [sys.executable, str(program), str(output), *arguments]
+    supervisor = Supervisor({"program": command}, tmp_path, tmp_path / "logs")
     try:
-        wait_for(lambda: written.exists() and written.read_text(), "the program runs")
-        assert json.loads(written.read_text()) == arguments
+        wait_for(lambda: output.exists() and output.read_text(), "the program runs")
+        assert json.loads(output.read_text()) == arguments
     finally:
         supervisor.stop()
 
 
-def test_a_stopped_process_has_time_to_finish_its_requests(tmp_path: Path) -> None:
+def test_stopped_process_has_time_to_finish_its_requests(tmp_path: Path) -> None:
     started, finished = tmp_path / "started", tmp_path / "finished"
     program = tmp_path / "program.py"
     program.write_text(FINISH_IN_THREE_SECONDS)
@@ -60,6 +60,6 @@ def test_a_stopped_process_has_time_to_finish_its_requests(tmp_path: Path) -> No
     assert finished.exists()
 
 
-def test_a_folder_whose_name_supervisord_cannot_read_is_refused(tmp_path: Path) -> None:
+def test_folder_name_that_supervisord_cannot_parse_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(click.ClickException, match="expected a path without"):
         Supervisor({}, tmp_path, tmp_path / "with #1" / "logs")

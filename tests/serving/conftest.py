@@ -21,19 +21,19 @@ QUICK = (
 )
 
 
-class Served(Caller):
-    """A caller of a running model server."""
+class RunningServer(Caller):
+    """A caller, with the process of its model server."""
 
     def __init__(self, running: Running) -> None:
         super().__init__(running.address)
         self.running = running
 
 
-Serve = Callable[..., Served]
-Fails = Callable[..., str]
+Serve = Callable[..., RunningServer]
+FailedStart = Callable[..., str]
 
 
-def flags_of(base_path: Path) -> tuple[str, str]:
+def model_flags(base_path: Path) -> tuple[str, str]:
     """Return the flags that serve one model, named like its base path."""
     return f"--model_name={base_path.name}", f"--model_base_path={base_path}"
 
@@ -54,20 +54,20 @@ def base_path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serve(starter: Starter) -> Iterator[Serve]:
-    """Start a model server that polls often; the given flags override the quick ones."""
+    """Start a model server that polls often; `flags` override these defaults."""
     with ExitStack() as stack:
 
-        def serve(*flags: str) -> Served:
-            return stack.enter_context(Served(starter.model_server(*QUICK, *flags)))
+        def serve(*flags: str) -> RunningServer:
+            return stack.enter_context(RunningServer(starter.model_server(*QUICK, *flags)))
 
         yield serve
 
 
 @pytest.fixture
-def fails(starter: Starter) -> Fails:
+def failed_start(starter: Starter) -> FailedStart:
     """Start a model server that must exit with an error, and return its output."""
 
-    def fails(*flags: str) -> str:
+    def failed_start(*flags: str) -> str:
         log = starter.folder / f"failed-{len(starter.running)}.log"
         starter.running.append(forked.start(log, *flags))
         running = starter.running[-1]
@@ -75,4 +75,4 @@ def fails(starter: Starter) -> Fails:
         assert "Traceback" not in running.output()
         return running.output()
 
-    return fails
+    return failed_start

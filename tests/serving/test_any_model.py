@@ -1,4 +1,4 @@
-"""Any SavedModel is served: dtypes, shapes, tables and assets, from TensorFlow 1, 2 and Keras."""
+"""SavedModels of all kinds are served: dtypes, shapes, tables and assets, TensorFlow 1 and 2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tensorflow.core.framework import tensor_pb2
 from serving.servables import session, tensors
 from tests.contract.recordings import CORPUS
 from tests.contract.tf1_models import PREDICT, Signatures, counter, export, signature
-from tests.serving.conftest import Serve, flags_of
+from tests.serving.conftest import Serve, model_flags
 from tests.support import forked
 from tests.support.caller import Caller, model_config, models_config, refused
 
@@ -41,36 +41,36 @@ FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 
 def extremes(dtype: str) -> Any:
-    """Four values of a dtype that conversions easily damage."""
+    """Return four values of a dtype that conversions easily damage."""
     if dtype == "string":
         return np.array([b"", b"\x00\xff", "Zürich".encode(), b"x" * 300], object)
     if dtype == "bool":
         return np.array([True, False, False, True])
-    numpy = tf.as_dtype(dtype).as_numpy_dtype
+    numpy_dtype = tf.as_dtype(dtype).as_numpy_dtype
     if dtype in INTEGERS:
-        limits = np.iinfo(numpy)
-        return np.array([limits.min, limits.max, 0, 1], numpy)
+        limits = np.iinfo(numpy_dtype)
+        return np.array([limits.min, limits.max, 0, 1], numpy_dtype)
     if dtype.startswith("complex"):
-        return np.array([1 - 2j, 0.5j, complex(math.inf, math.nan), -3], numpy)
-    largest = 3.3895e38 if dtype == "bfloat16" else np.finfo(numpy).max
-    return np.array([-1.5, largest, math.nan, -math.inf], numpy)
+        return np.array([1 - 2j, 0.5j, complex(math.inf, math.nan), -3], numpy_dtype)
+    largest = 3.3895e38 if dtype == "bfloat16" else np.finfo(numpy_dtype).max
+    return np.array([-1.5, largest, math.nan, -math.inf], numpy_dtype)
 
 
-def typed(dtype: str, values: Any) -> Any:
-    """Return a TensorProto with its values in a typed field."""
+def typed_proto(dtype: str, values: Any) -> Any:
+    """Return a TensorProto with the values in a typed field."""
     proto = tensor_pb2.TensorProto(dtype=tf.as_dtype(dtype).as_datatype_enum)
     proto.tensor_shape.SetInParent()
     for length in values.shape:
         proto.tensor_shape.dim.add(size=length)
-    field, of_tensor = FIELDS[dtype]
+    field, convert = FIELDS[dtype]
     flat = np.ascontiguousarray(values.reshape(-1))
-    getattr(proto, field).extend(of_tensor(flat).tolist())
+    getattr(proto, field).extend(convert(flat).tolist())
     return proto
 
 
-def content(dtype: str, values: Any) -> Any:
-    """Return a TensorProto with its values in `tensor_content`."""
-    proto = typed(dtype, values)
+def content_proto(dtype: str, values: Any) -> Any:
+    """Return a TensorProto with the values in `tensor_content`."""
+    proto = typed_proto(dtype, values)
     proto.ClearField(FIELDS[dtype][0])
     if dtype == "string":
         flat = values.reshape(-1).tolist()
@@ -81,11 +81,11 @@ def content(dtype: str, values: Any) -> Any:
 
 
 def _varint(number: int) -> bytes:
-    groups = []
+    encoded = []
     while number > 127:
-        groups.append(number % 128 + 128)
+        encoded.append(number % 128 + 128)
         number //= 128
-    return bytes([*groups, number])
+    return bytes([*encoded, number])
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +99,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary.write_text("Bern\nZürich\nGenf\n", encoding="utf-8")
     export(folder / "cities" / "1", lambda: _cities(vocabulary))
     export(folder / "sparse" / "1", _sparse)
-    vocabulary.unlink()  # each version has a copy
+    vocabulary.unlink()  # the version has its own copy
     _export_tables(folder / "tables" / "1")
-    tf.saved_model.save(tf.Module(), str(folder / "nothing" / "1"))
+    tf.saved_model.save(tf.Module(), str(folder / "empty" / "1"))
     return folder
 
 
 def _cities(vocabulary: Path) -> Signatures:
-    """The index of a city in a vocabulary, which is an asset, by a table of TensorFlow 1."""
+    """Look up the index of a city in a TensorFlow 1 table whose vocabulary is an asset."""
     names = v1.placeholder(tf.string, [None], "names")
     # The collection makes the file part of the SavedModel.
     file = tf.constant(str(vocabulary))
@@ -122,30 +122,30 @@ def _cities(vocabulary: Path) -> Signatures:
 
 
 def _sparse() -> Signatures:
-    """A signature with a sparse input, which no request can carry, and one without."""
+    """Build a signature with a sparse input, which no request can carry, and one without."""
     x = v1.placeholder(tf.float32, [None], "x")
     sparse = v1.sparse_placeholder(tf.float32, name="sparse")
-    made = signature({"x": x}, {"y": x * 2.0}, PREDICT)
-    impossible = signature({}, {"y": v1.sparse.reduce_sum(sparse)}, PREDICT)
-    info = impossible.inputs["sparse"]
+    dense = signature({"x": x}, {"y": x * 2.0}, PREDICT)
+    uncallable = signature({}, {"y": v1.sparse.reduce_sum(sparse)}, PREDICT)
+    info = uncallable.inputs["sparse"]
     info.dtype = tf.float32.as_datatype_enum
     info.coo_sparse.values_tensor_name = sparse.values.name
     info.coo_sparse.indices_tensor_name = sparse.indices.name
     info.coo_sparse.dense_shape_tensor_name = sparse.dense_shape.name
-    return {"serving_default": made, "impossible": impossible}
+    return {"serving_default": dense, "uncallable": uncallable}
 
 
 class _Tables(tf.Module):
     def __init__(self) -> None:
         super().__init__()
         pairs = tf.lookup.KeyValueTensorInitializer(["a", "b"], [1, 2], value_dtype=tf.int64)
-        self.fixed = tf.lookup.StaticHashTable(pairs, -1)
-        self.learnt = tf.lookup.experimental.MutableHashTable(tf.string, tf.float32, -1.0)
-        self.learnt.insert(["a", "b"], [0.5, 1.5])
+        self.constant = tf.lookup.StaticHashTable(pairs, -1)
+        self.mutable = tf.lookup.experimental.MutableHashTable(tf.string, tf.float32, -1.0)
+        self.mutable.insert(["a", "b"], [0.5, 1.5])
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, "key")])
     def serve(self, key: Any) -> dict[str, Any]:
-        return {"fixed": self.fixed.lookup(key), "learnt": self.learnt.lookup(key)}
+        return {"constant": self.constant.lookup(key), "mutable": self.mutable.lookup(key)}
 
 
 def _export_tables(path: Path) -> None:
@@ -154,42 +154,42 @@ def _export_tables(path: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=["typed", "content"])
-def answers_with(request: pytest.FixtureRequest) -> str:
-    """Whether the server sends typed fields or `tensor_content`."""
+def output_encoding(request: pytest.FixtureRequest) -> str:
+    """Whether the server returns typed fields or `tensor_content`."""
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def server(
-    answers_with: str, models: Path, tmp_path_factory: pytest.TempPathFactory
+    output_encoding: str, models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Caller]:
-    """A server of all of them."""
+    """A caller of a server of all these models."""
     folder = tmp_path_factory.mktemp("server")
-    names = ("shapes", "mixed", "counter", "cities", "sparse", "tables", "nothing")
+    names = ("shapes", "mixed", "counter", "cities", "sparse", "tables", "empty")
     config = folder / "models.config"
     config.write_text(models_config(*(model_config(models / name) for name in names)))
-    flags = [f"--model_config_file={config}", *([CONTENT] if answers_with == "content" else [])]
+    flags = [f"--model_config_file={config}", *([CONTENT] if output_encoding == "content" else [])]
     running = forked.start_model_server(folder / "log", *flags)
     with Caller(running.address) as caller:
         yield caller
     assert running.stop() == 0
 
 
-def identity(server: Caller, dtype: str, sent: Any) -> Any:
-    """Return the TensorProto of the response."""
-    return server.predict("shapes", {"x": sent}, signature=f"identity_{dtype}").outputs["y"]
+def identity(server: Caller, dtype: str, proto: Any) -> Any:
+    """Send a TensorProto through an identity signature, and return the response's."""
+    return server.predict("shapes", {"x": proto}, signature=f"identity_{dtype}").outputs["y"]
 
 
-@pytest.mark.parametrize("sent_as", [typed, content])
+@pytest.mark.parametrize("make_proto", [typed_proto, content_proto])
 @pytest.mark.parametrize("dtype", FIELDS)
-def test_every_dtype_comes_back_as_it_went(
-    server: Caller, dtype: str, sent_as: Callable[[str, Any], Any]
+def test_every_dtype_round_trips(
+    server: Caller, dtype: str, make_proto: Callable[[str, Any], Any]
 ) -> None:
     values = extremes(dtype)
     for shape in ((4,), (2, 2), (4, 1, 1)):
-        reply = identity(server, dtype, sent_as(dtype, values.reshape(shape)))
-        assert reply.dtype == tf.as_dtype(dtype).as_datatype_enum
-        received = tf.make_ndarray(reply)
+        output = identity(server, dtype, make_proto(dtype, values.reshape(shape)))
+        assert output.dtype == tf.as_dtype(dtype).as_datatype_enum
+        received = tf.make_ndarray(output)
         assert received.shape == shape
         if dtype == "string":
             assert received.reshape(-1).tolist() == values.tolist()
@@ -198,49 +198,49 @@ def test_every_dtype_comes_back_as_it_went(
 
 
 @pytest.mark.parametrize("dtype", FIELDS)
-def test_a_flag_selects_tensor_content(server: Caller, answers_with: str, dtype: str) -> None:
-    reply = identity(server, dtype, typed(dtype, extremes(dtype)))
-    as_content = answers_with == "content" and dtype != "string"
-    assert bool(reply.tensor_content) is as_content
-    assert bool(getattr(reply, FIELDS[dtype][0])) is not as_content
+def test_flag_selects_tensor_content(server: Caller, output_encoding: str, dtype: str) -> None:
+    output = identity(server, dtype, typed_proto(dtype, extremes(dtype)))
+    is_content = output_encoding == "content" and dtype != "string"
+    assert bool(output.tensor_content) is is_content
+    assert bool(getattr(output, FIELDS[dtype][0])) is not is_content
 
 
-@pytest.mark.parametrize("sent_as", [typed, content])
+@pytest.mark.parametrize("make_proto", [typed_proto, content_proto])
 @pytest.mark.parametrize("dtype", FIELDS)
-def test_scalars_and_empty_tensors_are_returned(
-    server: Caller, dtype: str, sent_as: Callable[[str, Any], Any]
+def test_scalars_and_empty_tensors_round_trip(
+    server: Caller, dtype: str, make_proto: Callable[[str, Any], Any]
 ) -> None:
     scalar = extremes(dtype)[1].reshape(()) if dtype != "string" else np.array(b"\x00\xff", object)
-    assert tf.make_ndarray(identity(server, dtype, sent_as(dtype, scalar))).tolist() == (
+    assert tf.make_ndarray(identity(server, dtype, make_proto(dtype, scalar))).tolist() == (
         scalar.tolist()
     )
     empty = extremes(dtype)[:0].reshape(0, 3)
-    reply = identity(server, dtype, sent_as(dtype, empty))
-    assert [dim.size for dim in reply.tensor_shape.dim] == [0, 3]
+    output = identity(server, dtype, make_proto(dtype, empty))
+    assert [dim.size for dim in output.tensor_shape.dim] == [0, 3]
 
 
 @pytest.mark.parametrize("rank", [1, 8, 32, 33, 64, 65, 254])
 @pytest.mark.parametrize("dtype", ["float32", "int8", "string"])
-def test_as_many_dimensions_as_tensorflow_has(server: Caller, dtype: str, rank: int) -> None:
-    sent = typed(dtype, extremes(dtype)[:1])
-    sent.tensor_shape.Clear()
+def test_tensors_of_up_to_254_dimensions_round_trip(server: Caller, dtype: str, rank: int) -> None:
+    proto = typed_proto(dtype, extremes(dtype)[:1])
+    proto.tensor_shape.Clear()
     for _ in range(rank):
-        sent.tensor_shape.dim.add(size=1)
-    reply = identity(server, dtype, sent)
-    assert [dim.size for dim in reply.tensor_shape.dim] == [1] * rank
-    reply.tensor_shape.Clear()
-    assert tf.make_ndarray(reply).tolist() == extremes(dtype)[:1].reshape(()).tolist()
+        proto.tensor_shape.dim.add(size=1)
+    output = identity(server, dtype, proto)
+    assert [dim.size for dim in output.tensor_shape.dim] == [1] * rank
+    output.tensor_shape.Clear()
+    assert tf.make_ndarray(output).tolist() == extremes(dtype)[:1].reshape(()).tolist()
 
 
-def test_one_dimension_more_is_refused(server: Caller) -> None:
-    sent = typed("float32", np.ones(1, np.float32))
+def test_tensor_of_255_dimensions_is_rejected(server: Caller) -> None:
+    proto = typed_proto("float32", np.ones(1, np.float32))
     for _ in range(254):
-        sent.tensor_shape.dim.add(size=1)
+        proto.tensor_shape.dim.add(size=1)
     with refused("INVALID_ARGUMENT", "tensor parsing error: x"):
-        identity(server, "float32", sent)
+        identity(server, "float32", proto)
 
 
-def test_several_outputs_each_of_its_dtype(server: Caller) -> None:
+def test_returns_outputs_of_different_dtypes(server: Caller) -> None:
     inputs = {
         "age": tf.constant([30.0, 40.0]),
         "income": tf.constant([1000.0, 2000.0], tf.float64),
@@ -262,15 +262,15 @@ def test_several_outputs_each_of_its_dtype(server: Caller) -> None:
     }
 
 
-def test_a_tensorflow_1_model_has_its_table_and_asset(server: Caller) -> None:
-    reply = server.predict("cities", {"name": ["Genf", "Zürich", "Paris"]})
-    assert tf.make_ndarray(reply.outputs["index"]).tolist() == [2, 1, 3]
+def test_tensorflow_1_model_restores_its_table_and_asset(server: Caller) -> None:
+    response = server.predict("cities", {"name": ["Genf", "Zürich", "Paris"]})
+    assert tf.make_ndarray(response.outputs["index"]).tolist() == [2, 1, 3]
 
 
-def test_a_tensorflow_1_model_keeps_its_state(server: Caller) -> None:
+def test_tensorflow_1_model_keeps_state_between_calls(server: Caller) -> None:
     def call(name: str, **inputs: Any) -> float:
-        reply = server.predict("counter", inputs, signature=name)
-        return float(tf.make_ndarray(reply.outputs["output"]))
+        response = server.predict("counter", inputs, signature=name)
+        return float(tf.make_ndarray(response.outputs["output"]))
 
     call("reset_counter")
     assert call("incr_counter") == 1
@@ -279,23 +279,23 @@ def test_a_tensorflow_1_model_keeps_its_state(server: Caller) -> None:
 
 
 def test_constant_and_mutable_tables_are_restored(server: Caller) -> None:
-    reply = server.predict("tables", {"key": ["b", "a", "c"]})
-    assert tf.make_ndarray(reply.outputs["fixed"]).tolist() == [2, 1, -1]
-    assert tf.make_ndarray(reply.outputs["learnt"]).tolist() == [1.5, 0.5, -1.0]
+    response = server.predict("tables", {"key": ["b", "a", "c"]})
+    assert tf.make_ndarray(response.outputs["constant"]).tolist() == [2, 1, -1]
+    assert tf.make_ndarray(response.outputs["mutable"]).tolist() == [1.5, 0.5, -1.0]
 
 
-def test_an_uncallable_signature_fails_its_own_callers_only(
+def test_uncallable_signature_does_not_affect_others(
     server: Caller,
 ) -> None:
     with refused("INVALID_ARGUMENT"):
-        server.predict("sparse", {"sparse": [1.0]}, signature="impossible")
+        server.predict("sparse", {"sparse": [1.0]}, signature="uncallable")
     assert server.ask(model="sparse") == ([2.0], 1)
 
 
-def test_a_model_without_signatures_is_available(server: Caller) -> None:
-    assert server.is_available(1, "nothing")
+def test_model_without_signatures_is_available(server: Caller) -> None:
+    assert server.is_available(1, "empty")
     with refused("FAILED_PRECONDITION", 'Serving signature key "serving_default" not found.'):
-        server.predict("nothing", {})
+        server.predict("empty", {})
 
 
 TEN, ONE = tf.constant(10.0), tf.constant(1.0)
@@ -314,20 +314,20 @@ class _Scaled(tf.Module):
         return {"y": factor * x + offset}
 
 
-def test_inputs_that_have_a_default_may_be_left_out(base_path: Path, serve: Serve) -> None:
+def test_inputs_with_defaults_are_optional(base_path: Path, serve: Serve) -> None:
     module = _Scaled()
     tf.saved_model.save(module, str(base_path / "1"), signatures=module.serve)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
 
-    def answer(**inputs: float) -> Any:
-        sent = {name: tf.constant(value, tf.float32) for name, value in inputs.items()}
-        reply = server.predict("m", {"x": tf.constant([1.0, 2.0]), **sent})
-        return tf.make_ndarray(reply.outputs["y"]).tolist()
+    def predict(**inputs: float) -> Any:
+        constants = {name: tf.constant(value, tf.float32) for name, value in inputs.items()}
+        response = server.predict("m", {"x": tf.constant([1.0, 2.0]), **constants})
+        return tf.make_ndarray(response.outputs["y"]).tolist()
 
-    assert answer() == [11.0, 21.0]
-    assert answer(factor=2.0) == [3.0, 5.0]
-    assert answer(offset=0.0) == [10.0, 20.0]
-    assert answer(factor=2.0, offset=0.0) == [2.0, 4.0]
+    assert predict() == [11.0, 21.0]
+    assert predict(factor=2.0) == [3.0, 5.0]
+    assert predict(offset=0.0) == [10.0, 20.0]
+    assert predict(factor=2.0, offset=0.0) == [2.0, 4.0]
     with refused(
         "INVALID_ARGUMENT",
         "Signature input alias: x(feed name: serving_default_x:0) not found in request and no "
@@ -339,9 +339,9 @@ def test_inputs_that_have_a_default_may_be_left_out(base_path: Path, serve: Serv
         "INVALID_ARGUMENT",
         "Inputs contains invalid name. Used request inputs: x, request input: nosuch,x",
     ):
-        answer(nosuch=1.0)
+        predict(nosuch=1.0)
     with refused("INVALID_ARGUMENT", "input size does not match signature: 4!=3 "):
-        answer(factor=1.0, offset=1.0, nosuch=1.0)
+        predict(factor=1.0, offset=1.0, nosuch=1.0)
 
 
 class _Shapes(tf.Module):
@@ -360,10 +360,10 @@ class _Shapes(tf.Module):
 
 
 @pytest.mark.parametrize("batching", [False, True])
-def test_results_of_any_number_of_dimensions(base_path: Path, serve: Serve, batching: bool) -> None:
+def test_returns_outputs_of_any_rank(base_path: Path, serve: Serve, batching: bool) -> None:
     module = _Shapes()
     tf.saved_model.save(module, str(base_path / "1"), signatures=module.serve)
-    server = serve(*flags_of(base_path), *(["--enable_batching"] if batching else []))
+    server = serve(*model_flags(base_path), *(["--enable_batching"] if batching else []))
     for rank in (1, 2, 32, 33, 64, 65, 200):
         # With batching, inputs and outputs share their first dimension.
         shape = [rank, *[1] * (rank - 1)] if batching else [1] * (rank - 1) + [2]
@@ -378,7 +378,7 @@ def test_results_of_any_number_of_dimensions(base_path: Path, serve: Serve, batc
 
 
 @pytest.mark.parametrize("rank", [33, 65])
-def test_strings_of_too_many_dimensions_do_not_crash_the_server(
+def test_high_rank_strings_do_not_crash_the_server(
     base_path: Path, serve: Serve, rank: int
 ) -> None:
     def build() -> Signatures:
@@ -390,20 +390,20 @@ def test_strings_of_too_many_dimensions_do_not_crash_the_server(
         }
 
     export(base_path / "1", build)
-    server = serve(*flags_of(base_path))
-    sent = typed("float32", np.ones(1, np.float32))
+    server = serve(*model_flags(base_path))
+    proto = typed_proto("float32", np.ones(1, np.float32))
     for _ in range(rank - 1):
-        sent.tensor_shape.dim.add(size=1)
-    for reply in (
-        server.predict("m", {"x": sent}),
+        proto.tensor_shape.dim.add(size=1)
+    for response in (
+        server.predict("m", {"x": proto}),
         server.predict("m", {}, signature="constant"),
     ):
-        assert len(reply.outputs["y"].tensor_shape.dim) == rank
-        assert reply.outputs["y"].string_val == [b"1.000000"]
+        assert len(response.outputs["y"].tensor_shape.dim) == rank
+        assert response.outputs["y"].string_val == [b"1.000000"]
     assert server.ask() == ([b"1.000000"], 1)
 
 
-def test_a_graph_does_not_grow_with_the_choices_of_outputs(
+def test_graph_does_not_grow_with_output_selections(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(session, "MAX_CALLABLES", 1)
@@ -411,38 +411,38 @@ def test_a_graph_does_not_grow_with_the_choices_of_outputs(
         x = v1.placeholder(tf.float32, None)
         outputs = [tf.as_string(x).name, tf.as_string(-x).name, tf.negative(x).name]
     graph_session = session.GraphSession(v1.Session(graph=graph))
-    choices = [outputs[:1], outputs[1:], outputs]
+    selections = [outputs[:1], outputs[1:], outputs]
     sizes = []
     for _ in range(3):
         for rank in (1, 40):  # flat and serialized strings
-            value = tf.make_tensor_proto(np.ones(1, np.float32))
-            value.tensor_shape.CopyFrom(tf.TensorShape([1] * rank).as_proto())
-            for choice in choices:
-                graph_session.run([x.name], choice, [tensors.decode(value)])
+            proto = tf.make_tensor_proto(np.ones(1, np.float32))
+            proto.tensor_shape.CopyFrom(tf.TensorShape([1] * rank).as_proto())
+            for selection in selections:
+                graph_session.run([x.name], selection, [tensors.decode(proto)])
         sizes.append(len(graph.get_operations()))
     graph_session.close()
     assert sizes[0] == sizes[1] == sizes[2]
 
 
-def test_errors_quote_bytes_that_are_not_utf8(server: Caller) -> None:
+def test_error_message_may_quote_non_utf8_bytes(server: Caller) -> None:
     for rank in (1, 40):
-        sent = typed("string", np.array([b"\xff\xfe"], object))
+        proto = typed_proto("string", np.array([b"\xff\xfe"], object))
         for _ in range(rank - 1):
-            sent.tensor_shape.dim.add(size=1)
+            proto.tensor_shape.dim.add(size=1)
         with refused("INVALID_ARGUMENT", "StringToNumberOp could not correctly convert string"):
-            server.predict("shapes", {"s": sent}, signature="to_number")
+            server.predict("shapes", {"s": proto}, signature="to_number")
 
 
-def test_quantized_numbers(base_path: Path, serve: Serve) -> None:
+def test_quantized_tensors_round_trip(base_path: Path, serve: Serve) -> None:
     def build() -> Signatures:
         x = v1.placeholder(tf.qint8, [None], "x")
         return {"serving_default": signature({"x": x}, {"y": tf.identity(x)}, PREDICT)}
 
     export(base_path / "1", build)
-    server = serve(*flags_of(base_path))
-    sent = tensor_pb2.TensorProto(dtype=tf.qint8.as_datatype_enum, int_val=[1, -2])
-    sent.tensor_shape.dim.add(size=2)
-    reply = server.predict("m", {"x": sent}).outputs["y"]
-    assert (reply.dtype, reply.tensor_content) == (tf.qint8.as_datatype_enum, b"\x01\xfe")
+    server = serve(*model_flags(base_path))
+    proto = tensor_pb2.TensorProto(dtype=tf.qint8.as_datatype_enum, int_val=[1, -2])
+    proto.tensor_shape.dim.add(size=2)
+    output = server.predict("m", {"x": proto}).outputs["y"]
+    assert (output.dtype, output.tensor_content) == (tf.qint8.as_datatype_enum, b"\x01\xfe")
     with refused("INVALID_ARGUMENT", "Expects arg[0] to be qint8 but int8 is provided"):
         server.predict("m", {"x": tf.constant([1], tf.int8)})

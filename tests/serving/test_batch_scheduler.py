@@ -48,7 +48,7 @@ class Doubling:
             task.outputs.set_result([task.arrays[0] * 2])
 
 
-def doubled(scheduler: BatchScheduler, queue: Queue, rows: Any) -> Any:
+def double(scheduler: BatchScheduler, queue: Queue, rows: Any) -> Any:
     tasks = scheduler.schedule(queue, [rows], len(rows))
     return np.concatenate([task.outputs.result(10)[0] for task in tasks])
 
@@ -83,14 +83,12 @@ def doubled(scheduler: BatchScheduler, queue: Queue, rows: Any) -> Any:
         ),
     ],
 )
-def test_parameters_that_contradict_one_another_are_refused(
-    values: dict[str, Any], text: str
-) -> None:
+def test_invalid_parameters_are_rejected(values: dict[str, Any], text: str) -> None:
     with pytest.raises(ServingError, match=text):
         parameters(**values)
 
 
-def test_a_full_queue_refuses_with_unavailable() -> None:
+def test_full_queue_raises_unavailable() -> None:
     queue = Queue(parameters(max_batch_size=2, max_enqueued_batches=2), lambda tasks: None)
     for _ in range(4):
         queue.check_capacity(1)
@@ -100,7 +98,7 @@ def test_a_full_queue_refuses_with_unavailable() -> None:
     assert error.value.code is grpc.StatusCode.UNAVAILABLE
 
 
-def test_with_splitting_a_queue_is_full_when_a_part_does_not_fit() -> None:
+def test_splitting_queue_rejects_requests_beyond_its_capacity() -> None:
     values = {"enable_large_batch_splitting": True, "max_execution_batch_size": 4}
     queue = Queue(
         parameters(max_batch_size=100, max_enqueued_batches=3, **values), lambda tasks: None
@@ -112,7 +110,7 @@ def test_with_splitting_a_queue_is_full_when_a_part_does_not_fit() -> None:
     assert error.value.code is grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_batch_waits_for_more_rows_until_the_timeout() -> None:
+def test_batch_waits_for_more_rows_until_its_timeout() -> None:
     scheduler = BatchScheduler(threads=1)
     compute = Doubling()
     queue = scheduler.add_queue(parameters(batch_timeout_micros=300_000), compute)
@@ -124,13 +122,13 @@ def test_a_batch_waits_for_more_rows_until_the_timeout() -> None:
     assert compute.sizes == [6]
 
 
-def test_a_timeout_may_be_the_longest_that_there_is() -> None:
+def test_maximum_timeout_does_not_overflow() -> None:
     scheduler = BatchScheduler(threads=1)
     longest = parameters(batch_timeout_micros=2**63 - 1, max_batch_size=2)
     queue = scheduler.add_queue(longest, Doubling())
     (first,) = scheduler.schedule(queue, [np.ones(1)], 1)
     time.sleep(0.1)  # the thread waits
-    doubled(scheduler, queue, np.ones(1))
+    double(scheduler, queue, np.ones(1))
     first.outputs.result(5)
 
 
@@ -151,7 +149,7 @@ class _FailingFirst:
         pass
 
 
-def test_a_split_request_that_fails_ends_after_all_its_batches() -> None:
+def test_failed_split_request_waits_for_all_its_batches() -> None:
     session = _FailingFirst()
     single = parameters(
         max_batch_size=2,
@@ -165,7 +163,7 @@ def test_a_split_request_that_fails_ends_after_all_its_batches() -> None:
 
 
 class _Session:
-    """Computes with a function of the run's number, from 1, and the input."""
+    """Computes a function of the number of the run, counted from 1, and the input."""
 
     def __init__(self, compute: Callable[[int, Any], Tensor]) -> None:
         self._compute = compute
@@ -178,9 +176,9 @@ class _Session:
         pass
 
 
-def test_a_caller_that_leaves_does_not_cancel_others_that_run_alone() -> None:
+def test_cancelled_call_does_not_cancel_others_in_its_batch() -> None:
     def compute(number: int, rows: Any) -> Tensor:
-        if number == 2:  # after the batch, the first of its tasks
+        if number == 2:  # the first task of the batch, run alone
             raise cancelled()
         return ProtoTensor(tf.make_tensor_proto(rows))
 
@@ -191,7 +189,7 @@ def test_a_caller_that_leaves_does_not_cancel_others_that_run_alone() -> None:
     assert sorted(str(call.exception()) for call in calls) == ["None", str(cancelled())]
 
 
-def test_parts_of_different_shapes_fail_a_split_request() -> None:
+def test_split_request_fails_if_its_outputs_differ_in_shape() -> None:
     single = parameters(
         max_batch_size=2,
         enable_large_batch_splitting=True,
@@ -204,17 +202,16 @@ def test_parts_of_different_shapes_fail_a_split_request() -> None:
     assert error.value.code is grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_a_batch_that_is_full_does_not_wait() -> None:
+def test_full_batch_does_not_wait() -> None:
     scheduler = BatchScheduler(threads=1)
-    long = parameters(batch_timeout_micros=60_000_000, max_batch_size=4)
-    queue = scheduler.add_queue(long, Doubling())
+    patient = parameters(batch_timeout_micros=60_000_000, max_batch_size=4)
+    queue = scheduler.add_queue(patient, Doubling())
     started = time.monotonic()
-    doubled(scheduler, queue, np.ones(4))
+    double(scheduler, queue, np.ones(4))
     assert time.monotonic() - started < 5
 
 
-def test_batches_that_are_due_together_are_computed_in_parallel() -> None:
-    """The batches of one request are computed by several threads."""
+def test_batches_due_together_run_in_parallel() -> None:
     scheduler = BatchScheduler(threads=4)
     compute = Doubling(seconds=1.0)
     splitting = parameters(
@@ -222,46 +219,46 @@ def test_batches_that_are_due_together_are_computed_in_parallel() -> None:
     )
     queue = scheduler.add_queue(splitting, compute)
     started = time.monotonic()
-    np.testing.assert_array_equal(doubled(scheduler, queue, np.arange(20)), np.arange(20) * 2)
+    np.testing.assert_array_equal(double(scheduler, queue, np.arange(20)), np.arange(20) * 2)
     assert time.monotonic() - started < 3
     assert compute.sizes == [5, 5, 5, 5]
     assert len(compute.threads) == 4
 
 
-def test_an_abandoned_batch_is_not_computed() -> None:
+def test_batch_of_cancelled_tasks_is_not_computed() -> None:
     compute, scheduler = Doubling(), BatchScheduler(1)
     queue = scheduler.add_queue(parameters(batch_timeout_micros=200_000), compute)
-    gone = scheduler.schedule(queue, [np.ones(2)], 2, cancelled=lambda: True)
-    for task in gone:
+    tasks = scheduler.schedule(queue, [np.ones(2)], 2, cancelled=lambda: True)
+    for task in tasks:
         with pytest.raises(ServingError, match="has stopped waiting"):
             task.outputs.result(10)
     assert compute.sizes == []
 
 
-def test_only_rows_whose_callers_still_wait_are_computed() -> None:
+def test_rows_of_cancelled_tasks_are_not_computed() -> None:
     compute, scheduler = Doubling(), BatchScheduler(1)
     queue = scheduler.add_queue(parameters(batch_timeout_micros=200_000), compute)
     scheduler.schedule(queue, [np.ones(2)], 2, cancelled=lambda: True)
-    np.testing.assert_array_equal(doubled(scheduler, queue, np.arange(3)), [0, 2, 4])
+    np.testing.assert_array_equal(double(scheduler, queue, np.arange(3)), [0, 2, 4])
     assert compute.sizes == [3]
 
 
 def test_queues_take_turns() -> None:
-    """A busy model does not block another one."""
+    """A busy model does not block another."""
     scheduler = BatchScheduler(threads=1)
     small = parameters(max_batch_size=1, max_enqueued_batches=1000)
-    busy, calm = (scheduler.add_queue(small, Doubling(seconds=0.01)) for _ in range(2))
-    waiting = [task for _ in range(200) for task in scheduler.schedule(busy, [np.ones(1)], 1)]
-    doubled(scheduler, calm, np.ones(1))
-    assert sum(task.outputs.done() for task in waiting) < 10
+    busy, idle = (scheduler.add_queue(small, Doubling(seconds=0.01)) for _ in range(2))
+    tasks = [task for _ in range(200) for task in scheduler.schedule(busy, [np.ones(1)], 1)]
+    double(scheduler, idle, np.ones(1))
+    assert sum(task.outputs.done() for task in tasks) < 10
 
 
-def test_a_removed_queue_leaves_the_others() -> None:
+def test_removing_a_queue_keeps_the_others() -> None:
     scheduler = BatchScheduler(threads=2)
-    gone, kept = (scheduler.add_queue(parameters(), Doubling()) for _ in range(2))
-    doubled(scheduler, gone, np.ones(1))
-    scheduler.remove_queue(gone)
-    np.testing.assert_array_equal(doubled(scheduler, kept, np.arange(3)), [0, 2, 4])
+    removed, remaining = (scheduler.add_queue(parameters(), Doubling()) for _ in range(2))
+    double(scheduler, removed, np.ones(1))
+    scheduler.remove_queue(removed)
+    np.testing.assert_array_equal(double(scheduler, remaining, np.arange(3)), [0, 2, 4])
 
 
 @settings(max_examples=40, deadline=None)
@@ -288,9 +285,9 @@ def test_every_row_is_computed_once_and_returned_to_its_request(
     ends = np.cumsum(sizes)
     requests = [np.arange(end - size, end) for end, size in zip(ends, sizes, strict=True)]
     with ThreadPoolExecutor(callers) as pool:
-        replies = list(pool.map(lambda rows: doubled(scheduler, queue, rows), requests))
-    for rows, reply in zip(requests, replies, strict=True):
-        np.testing.assert_array_equal(reply, rows * 2)
+        responses = list(pool.map(lambda rows: double(scheduler, queue, rows), requests))
+    for rows, response in zip(requests, responses, strict=True):
+        np.testing.assert_array_equal(response, rows * 2)
     assert sum(compute.sizes) == sum(sizes)
     assert max(compute.sizes) <= (4 if splitting else max_rows)
 
@@ -300,10 +297,10 @@ def test_every_row_is_computed_once_and_returned_to_its_request(
     sizes=st.lists(st.integers(1, 100), min_size=1, max_size=8, unique=True).map(sorted),
     rows=st.integers(1, 100),
 )
-def test_a_batch_is_padded_to_the_smallest_size_that_holds_it(sizes: list[int], rows: int) -> None:
+def test_batch_is_padded_to_the_smallest_allowed_size(sizes: list[int], rows: int) -> None:
     allowed = parameters(max_batch_size=sizes[-1], allowed_batch_sizes=sizes)
     rows = min(rows, sizes[-1])
-    padded = allowed.padded_size(rows)
-    assert padded in sizes
-    assert rows <= padded
-    assert not [size for size in sizes if rows <= size < padded]
+    padded_size = allowed.padded_size(rows)
+    assert padded_size in sizes
+    assert rows <= padded_size
+    assert not [size for size in sizes if rows <= size < padded_size]

@@ -1,4 +1,4 @@
-"""Batching: concurrent requests share batches, and each gets its own result."""
+"""Batching: concurrent requests share batches, and each gets its own results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from tests.contract.recordings import CORPUS
-from tests.serving.conftest import Fails, Serve, flags_of
+from tests.serving.conftest import FailedStart, Serve, model_flags
 from tests.support import guarded
 from tests.support.affine import publish
 from tests.support.caller import Caller, refused
@@ -25,22 +25,22 @@ Batching = Callable[..., Caller]
 
 
 class Counting(tf.Module):
-    """Returns with each row the number of rows in its batch, and their width."""
+    """Returns the size and the width of its batch with each row."""
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None], tf.float32, "x")])
     def serve(self, x: Any) -> dict[str, Any]:
         size = tf.shape(x)
-        together = tf.fill([size[0]], size[0])
+        batch_size = tf.fill([size[0]], size[0])
         return {
             "total": tf.reduce_sum(x, axis=1),
-            "together": together,
-            "width": together * 0 + size[1],
+            "batch_size": batch_size,
+            "width": batch_size * 0 + size[1],
         }
 
 
 @pytest.fixture(scope="module")
 def counting(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The base path of that model. Do not write to it."""
+    """The base path of a Counting model. Do not write to it."""
     path = tmp_path_factory.mktemp("counting") / "m"
     module = Counting()
     tf.saved_model.save(module, str(path / "1"), signatures=module.serve)
@@ -49,20 +49,20 @@ def counting(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def batching(tmp_path: Path, serve: Serve) -> Batching:
-    """Start a server with batching, for a base path and with parameters."""
+    """Start a server with batching for a base path, with batching parameters in text format."""
 
     def batching(base_path: Path, parameters: str, *flags: str) -> Caller:
         file = tmp_path / "batching.config"
         file.write_text(parameters)
-        given = (f"--batching_parameters_file={file}", *flags)
-        return serve(*flags_of(base_path), "--enable_batching", *given)
+        parameters_flag = f"--batching_parameters_file={file}"
+        return serve(*model_flags(base_path), "--enable_batching", parameters_flag, *flags)
 
     return batching
 
 
-def ask(server: Caller, rows: Any, **asked: Any) -> dict[str, Any]:
-    reply = server.predict("m", {"x": np.asarray(rows, np.float32)}, **asked)
-    return {name: tf.make_ndarray(proto) for name, proto in reply.outputs.items()}
+def predict(server: Caller, rows: Any, **options: Any) -> dict[str, Any]:
+    response = server.predict("m", {"x": np.asarray(rows, np.float32)}, **options)
+    return {name: tf.make_ndarray(proto) for name, proto in response.outputs.items()}
 
 
 def test_concurrent_callers_share_batches_and_get_their_own_rows(
@@ -77,44 +77,44 @@ def test_concurrent_callers_share_batches_and_get_their_own_rows(
     generator = np.random.default_rng(0)
     requests = [generator.normal(size=(generator.integers(1, 20), 3)) for _ in range(400)]
     with ThreadPoolExecutor(32) as pool:
-        replies = list(pool.map(lambda rows: ask(server, rows), requests))
-    for rows, reply in zip(requests, replies, strict=True):
+        responses = list(pool.map(lambda rows: predict(server, rows), requests))
+    for rows, response in zip(requests, responses, strict=True):
         np.testing.assert_allclose(
-            reply["total"], rows.astype(np.float32).sum(axis=1), rtol=1e-4, atol=1e-5
+            response["total"], rows.astype(np.float32).sum(axis=1), rtol=1e-4, atol=1e-5
         )
-        assert set(reply["together"].tolist()) <= {16, 64}  # with padding
-    shared = sum(len(rows) for rows in requests) / 64
-    batches = sum((1 / reply["together"]).sum() for reply in replies)
-    assert batches < 2 * shared, "most batches are nearly empty"
+        assert set(response["batch_size"].tolist()) <= {16, 64}  # with padding
+    full_batches = sum(len(rows) for rows in requests) / 64
+    batches = sum((1 / response["batch_size"]).sum() for response in responses)
+    assert batches < 2 * full_batches, "most batches are nearly empty"
 
 
-def test_rows_of_unequal_length_are_padded_with_their_first_value(
+def test_variable_length_inputs_are_padded_with_their_first_value(
     counting: Path, batching: Batching
 ) -> None:
     parameters = "batch_timeout_micros { value: 2000000 } max_batch_size { value: 3 }"
     server = batching(counting, f"{parameters} pad_variable_length_inputs: true")
     with ThreadPoolExecutor(2) as pool:
-        short, long = pool.map(lambda rows: ask(server, rows), ([[5, 2], [1, 1]], [[1, 2, 3, 4]]))
+        short, long = pool.map(
+            lambda rows: predict(server, rows), ([[5, 2], [1, 1]], [[1, 2, 3, 4]])
+        )
     assert short["total"].tolist() == [5 + 2 + 5 + 5, 1 + 1 + 5 + 5]
     assert long["total"].tolist() == [10]
     assert {*short["width"], *long["width"]} == {4}
 
 
-def test_a_request_without_values_to_pad_with_fails_its_batch(
-    counting: Path, batching: Batching
-) -> None:
+def test_empty_tensor_fails_its_padded_batch(counting: Path, batching: Batching) -> None:
     parameters = "batch_timeout_micros { value: 2000000 } max_batch_size { value: 2 }"
     server = batching(counting, f"{parameters} pad_variable_length_inputs: true")
 
-    def refusal(rows: Any) -> None:
+    def predict_refused(rows: Any) -> None:
         with refused("INVALID_ARGUMENT", "Got empty tensor in batch of non-empty tensors."):
-            ask(server, rows)
+            predict(server, rows)
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(refusal, (np.zeros((1, 0)), [[1, 2]])))
+        list(pool.map(predict_refused, (np.zeros((1, 0)), [[1, 2]])))
 
 
-def test_rows_of_strings_are_padded_too(batching: Batching) -> None:
+def test_variable_length_strings_are_padded(batching: Batching) -> None:
     server = batching(
         CORPUS / "models" / "shapes",
         "batch_timeout_micros { value: 2000000 } max_batch_size { value: 3 } "
@@ -122,8 +122,8 @@ def test_rows_of_strings_are_padded_too(batching: Batching) -> None:
     )
 
     def echo(words: list[list[str]]) -> Any:
-        reply = server.predict("shapes", {"text": words}, signature="string_matrix")
-        return tf.make_ndarray(reply.outputs["text"]).tolist()
+        response = server.predict("shapes", {"text": words}, signature="string_matrix")
+        return tf.make_ndarray(response.outputs["text"]).tolist()
 
     with ThreadPoolExecutor(2) as pool:
         short, long = pool.map(echo, ([["a\0"]], [["b", "c"], ["d", "é"]]))
@@ -131,18 +131,18 @@ def test_rows_of_strings_are_padded_too(batching: Batching) -> None:
     assert long == [[b"b", b"c"], [b"d", "é".encode()]]
 
 
-def test_without_padding_rows_of_unequal_length_fail(counting: Path, batching: Batching) -> None:
+def test_variable_length_inputs_fail_without_padding(counting: Path, batching: Batching) -> None:
     server = batching(
         counting, "batch_timeout_micros { value: 2000000 } max_batch_size { value: 2 }"
     )
 
-    def refusal(rows: Any) -> Any:
+    def predict_error(rows: Any) -> Any:
         with pytest.raises(grpc.RpcError) as error:
-            ask(server, rows)
+            predict(server, rows)
         return error.value
 
     with ThreadPoolExecutor(2) as pool:
-        for error in pool.map(refusal, ([[1, 2]], [[1, 2, 3, 4]])):
+        for error in pool.map(predict_error, ([[1, 2]], [[1, 2, 3, 4]])):
             assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
             assert error.details() == (
                 "Tensors with name 'serving_default_x:0' from different tasks have different "
@@ -152,28 +152,28 @@ def test_without_padding_rows_of_unequal_length_fail(counting: Path, batching: B
             )
 
 
-def test_a_large_request_is_split_where_allowed(counting: Path, batching: Batching) -> None:
+def test_large_request_is_split_if_splitting_is_enabled(counting: Path, batching: Batching) -> None:
     server = batching(
         counting,
         "max_batch_size { value: 100 } enable_large_batch_splitting { value: true } "
         "max_execution_batch_size { value: 8 }",
     )
     rows = np.arange(60.0).reshape(20, 3)
-    reply = ask(server, rows)
-    np.testing.assert_allclose(reply["total"], rows.sum(axis=1))
-    assert reply["together"].max() <= 8
+    response = predict(server, rows)
+    np.testing.assert_allclose(response["total"], rows.sum(axis=1))
+    assert response["batch_size"].max() <= 8
     with refused("INVALID_ARGUMENT", "Task size 101 is larger than maximum input batch size 100"):
-        ask(server, np.zeros((101, 3)))
+        predict(server, np.zeros((101, 3)))
 
 
-def test_without_splitting_large_requests_are_refused(counting: Path, batching: Batching) -> None:
+def test_large_request_is_rejected_without_splitting(counting: Path, batching: Batching) -> None:
     server = batching(counting, "max_batch_size { value: 8 }")
     with refused("INVALID_ARGUMENT", "Task size 9 is larger than maximum input batch size 8"):
-        ask(server, np.zeros((9, 1)))
-    assert ask(server, np.zeros((8, 1)))["together"].tolist() == [8] * 8
+        predict(server, np.zeros((9, 1)))
+    assert predict(server, np.zeros((8, 1)))["batch_size"].tolist() == [8] * 8
 
 
-def test_a_full_queue_is_unavailable_and_its_requests_are_answered(
+def test_full_queue_rejects_new_requests_and_answers_queued_ones(
     base_path: Path, batching: Batching
 ) -> None:
     publish(base_path, 1, seconds=0.5)
@@ -191,33 +191,34 @@ def test_a_full_queue_is_unavailable_and_its_requests_are_answered(
 
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(outcome, range(8)))
-    answered = [one for one in outcomes if one == [11.0]]
-    full = (
+    answers = outcomes.count([11.0])
+    queue_full = (
         grpc.StatusCode.UNAVAILABLE,
         "The batch scheduling queue to which this task was submitted is full; currently 2 "
         "batches enqueued and max_enqueued_batches is 2",
     )
-    assert len(answered) >= 2
-    assert [one for one in outcomes if one != [11.0]] == [full] * (8 - len(answered))
-    assert len(answered) < 8
-    assert server.ask() == ([11.0], 1)  # the queue has emptied
+    assert 2 <= answers < 8
+    assert outcomes.count(queue_full) == 8 - answers
+    assert server.ask() == ([11.0], 1)  # the queue is empty again
 
 
 def test_requests_for_the_same_outputs_share_batches(counting: Path, batching: Batching) -> None:
     server = batching(
         counting, "batch_timeout_micros { value: 2000000 } max_batch_size { value: 2 }"
     )
-    wanted = (["together"], ["together"], ["together", "width"], ["width", "together"])
+    selections = (["batch_size"], ["batch_size"], ["batch_size", "width"], ["width", "batch_size"])
     with ThreadPoolExecutor(4) as pool:
-        replies = list(pool.map(lambda names: ask(server, [[1.0]], outputs=names), wanted))
-    assert [reply["together"].tolist() for reply in replies] == [[2]] * 4
-    assert [len(reply) for reply in replies] == [1, 1, 2, 2]
+        responses = list(
+            pool.map(lambda names: predict(server, [[1.0]], outputs=names), selections)
+        )
+    assert [response["batch_size"].tolist() for response in responses] == [[2]] * 4
+    assert [len(response) for response in responses] == [1, 1, 2, 2]
     with refused("INVALID_ARGUMENT", "Task size 3 is larger than maximum input batch size 2"):
-        ask(server, np.zeros((3, 1)), outputs=["total"])
+        predict(server, np.zeros((3, 1)), outputs=["total"])
 
 
-def test_callers_cannot_make_queues_without_limit(tmp_path: Path, batching: Batching) -> None:
-    """Ten outputs have a thousand subsets; most are computed alone, all are answered."""
+def test_requests_beyond_the_queue_limit_are_answered(tmp_path: Path, batching: Batching) -> None:
+    """Each subset of the outputs needs a queue; those beyond the limit are computed alone."""
 
     class Wide(tf.Module):
         @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.float32, "x")])
@@ -227,10 +228,10 @@ def test_callers_cannot_make_queues_without_limit(tmp_path: Path, batching: Batc
     module = Wide()
     tf.saved_model.save(module, str(tmp_path / "m" / "1"), signatures=module.serve)
     server = batching(tmp_path / "m", "max_batch_size { value: 8 } allowed_batch_sizes: 8")
-    for choice in range(1, 200):
-        names = [f"y{times}" for times in range(10) if choice >> times & 1]
-        reply = ask(server, [2.0], outputs=names)
-        assert {name: reply[name].tolist() for name in reply} == {
+    for subset in range(1, 200):
+        names = [f"y{times}" for times in range(10) if subset >> times & 1]
+        response = predict(server, [2.0], outputs=names)
+        assert {name: response[name].tolist() for name in response} == {
             name: [2.0 * int(name[1])] for name in names
         }
 
@@ -253,7 +254,7 @@ def test_callers_cannot_make_queues_without_limit(tmp_path: Path, batching: Batc
         ),
     ],
 )
-def test_requests_that_cannot_be_batched_are_refused(
+def test_unbatchable_requests_are_rejected(
     batching: Batching, signature: str, inputs: Any, code: str, text: str
 ) -> None:
     server = batching(CORPUS / "models" / "shapes", "max_batch_size { value: 8 }")
@@ -261,45 +262,41 @@ def test_requests_that_cannot_be_batched_are_refused(
         server.predict("shapes", inputs, signature=signature)
 
 
-def test_a_request_without_rows_is_answered_without_rows(
-    counting: Path, batching: Batching
-) -> None:
+def test_request_without_rows_returns_no_rows(counting: Path, batching: Batching) -> None:
     server = batching(counting, "max_batch_size { value: 8 } allowed_batch_sizes: 8")
-    assert ask(server, np.zeros((0, 3)))["total"].shape == (0,)
-    assert ask(server, [[1, 2, 3]])["total"] == [6]
+    assert predict(server, np.zeros((0, 3)))["total"].shape == (0,)
+    assert predict(server, [[1, 2, 3]])["total"] == [6]
 
 
-def test_a_batch_that_the_graph_rejects_fails_its_own_requests_only(
-    base_path: Path, batching: Batching
-) -> None:
+def test_failed_batch_does_not_affect_later_batches(base_path: Path, batching: Batching) -> None:
     guarded.publish(base_path)
     server = batching(
         base_path, "max_batch_size { value: 2 } batch_timeout_micros { value: 500000 }"
     )
 
-    def code(x: float) -> Any:
+    def status_code(x: float) -> Any:
         try:
-            ask(server, [x])
+            predict(server, [x])
         except grpc.RpcError as error:
             return error.code()
         return None
 
     with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(code, [1.0, -1.0])) == [grpc.StatusCode.INVALID_ARGUMENT] * 2
-        assert list(pool.map(code, [1.0, 2.0])) == [None, None]
+        assert list(pool.map(status_code, [1.0, -1.0])) == [grpc.StatusCode.INVALID_ARGUMENT] * 2
+        assert list(pool.map(status_code, [1.0, 2.0])) == [None, None]
 
 
-def test_an_unloading_version_answers_waiting_requests(base_path: Path, batching: Batching) -> None:
+def test_unloading_version_answers_queued_requests(base_path: Path, batching: Batching) -> None:
     publish(base_path, 1)
     server = batching(base_path, "batch_timeout_micros { value: 1500000 }")
-    replies: list[Any] = []
-    waiting = threading.Thread(target=lambda: replies.append(server.ask()))
-    waiting.start()
+    responses: list[Any] = []
+    caller = threading.Thread(target=lambda: responses.append(server.ask()))
+    caller.start()
     time.sleep(0.3)
     publish(base_path, 2)
     wait_for(lambda: server.is_available(2), "version 2")
-    waiting.join()
-    assert replies == [([11.0], 1)]
+    caller.join()
+    assert responses == [([11.0], 1)]
     wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
     assert server.ask() == ([12.0], 2)
 
@@ -307,28 +304,28 @@ def test_an_unloading_version_answers_waiting_requests(base_path: Path, batching
 def test_only_versions_with_their_own_parameters_are_batched(
     counting: Path, base_path: Path, batching: Batching
 ) -> None:
-    own = base_path.parent / "own"
-    own.mkdir()
-    (own / "batching_params.pbtxt").write_text("max_batch_size { value: 3 }")
+    version = base_path.parent / "version"
+    version.mkdir()
+    (version / "batching_params.pbtxt").write_text("max_batch_size { value: 3 }")
     for entry in (counting / "1").iterdir():
-        (own / entry.name).symlink_to(entry)
-    own.rename(base_path / "1")
-    each = "--enable_per_model_batching_parameters"
-    server = batching(base_path, "max_batch_size { value: 100 }", each)
-    assert len(ask(server, np.zeros((3, 1)))["total"]) == 3
+        (version / entry.name).symlink_to(entry)
+    version.rename(base_path / "1")
+    per_model = "--enable_per_model_batching_parameters"
+    server = batching(base_path, "max_batch_size { value: 100 }", per_model)
+    assert len(predict(server, np.zeros((3, 1)))["total"]) == 3
     with refused("INVALID_ARGUMENT", "larger than maximum input batch size 3"):
-        ask(server, np.zeros((4, 1)))
+        predict(server, np.zeros((4, 1)))
     (base_path / "2").symlink_to(counting / "1")
-    wait_for(lambda: server.is_available(2), "version 2, without a file")
-    assert ask(server, np.zeros((200, 1)))["together"].tolist() == [200] * 200
+    wait_for(lambda: server.is_available(2), "version 2, which has no parameters")
+    assert predict(server, np.zeros((200, 1)))["batch_size"].tolist() == [200] * 200
 
 
-def test_a_version_with_wrong_parameters_is_not_loaded(base_path: Path, batching: Batching) -> None:
+def test_version_with_invalid_parameters_fails_to_load(base_path: Path, batching: Batching) -> None:
     publish(base_path, 1)
     server = batching(base_path, "", "--enable_per_model_batching_parameters")
-    wrong = publish(base_path.parent / "wrong", 2)
-    (wrong / "batching_params.pbtxt").write_text("max_batch_size: nonsense")
-    wrong.rename(base_path / "2")
+    version = publish(base_path.parent / "hidden", 2)
+    (version / "batching_params.pbtxt").write_text("max_batch_size: nonsense")
+    version.rename(base_path / "2")
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
     status = server.statuses()[2].status
     assert status.error_code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
@@ -351,13 +348,13 @@ def test_a_version_with_wrong_parameters_is_not_loaded(base_path: Path, batching
         ),
     ],
 )
-def test_wrong_parameters_are_one_clear_line(
-    base_path: Path, fails: Fails, text: str, message: str
+def test_invalid_parameters_are_reported_in_one_line(
+    base_path: Path, failed_start: FailedStart, text: str, message: str
 ) -> None:
     file = base_path.parent / "batching.config"
     file.write_text(text)
     flags = ("--enable_batching", f"--batching_parameters_file={file}")
-    (line,) = fails(*flags_of(base_path), *flags).splitlines()
+    (line,) = failed_start(*model_flags(base_path), *flags).splitlines()
     assert line.startswith("Error: ")
     assert message.format(file=file) in line
 
@@ -374,8 +371,8 @@ def test_wrong_parameters_are_one_clear_line(
         "enable_large_batch_splitting { value: true } allowed_batch_sizes: [2, 4]",
     ],
 )
-def test_tensorflow_servings_parameters_are_accepted(
+def test_accepts_parameters_that_tensorflow_serving_accepts(
     counting: Path, batching: Batching, text: str
 ) -> None:
     server = batching(counting, text)
-    assert ask(server, np.ones((8, 2)))["total"].tolist() == [2.0] * 8
+    assert predict(server, np.ones((8, 2)))["total"].tolist() == [2.0] * 8

@@ -1,4 +1,4 @@
-"""Broken versions fail with a clear error, and the others go on serving."""
+"""Broken versions fail with a clear error, and the others keep serving."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.conftest import QUICK, Serve, flags_of
+from tests.serving.conftest import QUICK, Serve, model_flags
 from tests.support import forked
 from tests.support.affine import publish
 from tests.support.caller import Caller
@@ -23,8 +23,8 @@ FILES = (
     "assets/settings.txt",
 )
 RECORDS = "assets.extra/tf_serving_warmup_requests"
-# The share of a file that is left.
-CUTS = (0.0, 0.01, 0.3, 0.5, 0.9, 0.999)
+# The fractions of a file that are kept.
+FRACTIONS = (0.0, 0.01, 0.3, 0.5, 0.9, 0.999)
 OK, UNKNOWN = 0, 2
 
 
@@ -36,12 +36,12 @@ class Site:
         self._base_path = base_path
         self._newest = 1
 
-    def hidden(self) -> Path:
-        """Return a good version outside of the base path."""
+    def prepare_version(self) -> Path:
+        """Return a new valid version outside the base path."""
         self._newest += 1
         return publish(self._base_path.parent / "hidden", self._newest)
 
-    def error_of(self, version: Path) -> str:
+    def load_error(self, version: Path) -> str:
         """Move a version into the base path, wait until it has failed, and return the error."""
         number = int(version.name)
         version.rename(self._base_path / version.name)
@@ -57,7 +57,7 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     base_path = tmp_path_factory.mktemp("site") / "m"
     publish(base_path, 1)
-    running = forked.start_model_server(base_path.parent / "log", *QUICK, *flags_of(base_path))
+    running = forked.start_model_server(base_path.parent / "log", *QUICK, *model_flags(base_path))
     with Caller(running.address) as server:
         yield Site(base_path, server)
     assert running.stop() == 0
@@ -65,77 +65,75 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.mark.parametrize("file", FILES[:3])
-@pytest.mark.parametrize("cut", CUTS)
-def test_a_truncated_file(site: Site, file: str, cut: float) -> None:
-    version = site.hidden()
+@pytest.mark.parametrize("fraction", FRACTIONS)
+def test_truncated_file_fails_the_load(site: Site, file: str, fraction: float) -> None:
+    version = site.prepare_version()
     data = (version / file).read_bytes()
-    (version / file).write_bytes(data[: int(len(data) * cut)])
-    assert site.error_of(version)
+    (version / file).write_bytes(data[: int(len(data) * fraction)])
+    assert site.load_error(version)
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_missing_file(site: Site, file: str) -> None:
-    version = site.hidden()
+def test_missing_file_fails_the_load(site: Site, file: str) -> None:
+    version = site.prepare_version()
     (version / file).unlink()
-    assert version.name in site.error_of(version)
+    assert version.name in site.load_error(version)
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_directory_instead_of_a_file(site: Site, file: str) -> None:
-    version = site.hidden()
+def test_directory_instead_of_a_file_fails_the_load(site: Site, file: str) -> None:
+    version = site.prepare_version()
     (version / file).unlink()
     (version / file).mkdir()
-    assert site.error_of(version)
+    assert site.load_error(version)
 
 
 @pytest.mark.parametrize("file", [*FILES, "saved_model.pbtxt", RECORDS])
-def test_a_fifo_instead_of_a_file_is_not_opened(site: Site, file: str) -> None:
-    version = site.hidden()
+def test_fifo_instead_of_a_file_is_not_opened(site: Site, file: str) -> None:
+    version = site.prepare_version()
     if file == "saved_model.pbtxt":
         (version / "saved_model.pb").unlink()
     (version / file).parent.mkdir(exist_ok=True)
     (version / file).unlink(missing_ok=True)
     os.mkfifo(version / file)
-    assert f"{file}: expected a regular file" in site.error_of(version)
+    assert f"{file}: expected a regular file" in site.load_error(version)
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_link_to_a_device_is_not_opened(site: Site, file: str) -> None:
-    version = site.hidden()
+def test_symlink_to_a_device_is_not_opened(site: Site, file: str) -> None:
+    version = site.prepare_version()
     (version / file).unlink()
     (version / file).symlink_to("/dev/zero")
-    assert f"{file}: expected a regular file" in site.error_of(version)
+    assert f"{file}: expected a regular file" in site.load_error(version)
 
 
 @pytest.mark.parametrize("file", FILES[:3])
-def test_a_file_of_garbage(site: Site, file: str) -> None:
-    version = site.hidden()
+def test_garbage_file_fails_the_load(site: Site, file: str) -> None:
+    version = site.prepare_version()
     size = (version / file).stat().st_size
     (version / file).write_bytes(bytes(n * 7919 % 256 for n in range(size)))
-    assert site.error_of(version)
+    assert site.load_error(version)
 
 
-def test_an_empty_directory(site: Site) -> None:
-    version = site.hidden()
+def test_empty_directory_fails_the_load(site: Site) -> None:
+    version = site.prepare_version()
     shutil.rmtree(version)
     version.mkdir()
-    error = site.error_of(version)
+    error = site.load_error(version)
     assert error.startswith("Specified file path does not appear to contain a SavedModel bundle")
 
 
-def test_a_malformed_text_graph(site: Site) -> None:
-    version = site.hidden()
+def test_malformed_text_graph_fails_the_load(site: Site) -> None:
+    version = site.prepare_version()
     (version / "saved_model.pb").unlink()
     (version / "saved_model.pbtxt").write_text("no graph")
-    assert site.error_of(version)
+    assert site.load_error(version)
 
 
-def test_a_version_copied_in_place_is_served_once_it_is_complete(
-    base_path: Path, serve: Serve
-) -> None:
-    """It is retried while attempts are left, as in TensorFlow Serving."""
+def test_version_copied_in_place_is_served_once_complete(base_path: Path, serve: Serve) -> None:
+    """As in TensorFlow Serving, the load is retried while attempts are left."""
     publish(base_path, 1)
-    server = serve(*flags_of(base_path), "--max_num_load_retries=1000")
+    server = serve(*model_flags(base_path), "--max_num_load_retries=1000")
     source, copy = publish(base_path.parent / "hidden", 2), base_path / "2"
     for file in FILES:
         (copy / file).parent.mkdir(parents=True, exist_ok=True)

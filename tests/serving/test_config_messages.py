@@ -1,4 +1,4 @@
-"""The generated configuration messages are those of the .proto file."""
+"""The generated configuration messages match the .proto file."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ FIELD = re.compile(r"^  (repeated )?([\w.]+) (\w+) = (\d+);$", re.MULTILINE)
 TYPES = {"TYPE_STRING": "string", "TYPE_BOOL": "bool", "TYPE_INT64": "int64"}
 
 
-def declared(message: Any) -> descriptor_pb2.DescriptorProto:
+def descriptor_of(message: Any) -> descriptor_pb2.DescriptorProto:
     proto = descriptor_pb2.DescriptorProto()
     message.DESCRIPTOR.CopyToProto(proto)
     return proto
 
 
-def test_the_generated_module_is_that_of_the_proto_file() -> None:
-    written = {
-        name: [(bool(each), kind, field, int(number)) for each, kind, field, number in fields]
+def test_generated_module_matches_the_proto_file() -> None:
+    declared = {
+        name: [
+            (bool(repeated), kind, field, int(number)) for repeated, kind, field, number in fields
+        ]
         for name, body in MESSAGE.findall(PROTO.read_text(encoding="utf-8"))
         for fields in [FIELD.findall(body)]
     }
@@ -37,9 +39,9 @@ def test_the_generated_module_is_that_of_the_proto_file() -> None:
                 field.name,
                 field.number,
             )
-            for field in declared(getattr(messages_pb2, name)).field
+            for field in descriptor_of(getattr(messages_pb2, name)).field
         ]
         for name in messages_pb2.DESCRIPTOR.message_types_by_name
     }
-    assert generated == written
+    assert generated == declared
     assert generated

@@ -1,4 +1,4 @@
-"""The configuration of models and labels: from a file, a polled file, or a reload."""
+"""Models and labels are configured by a file, which may be polled, and by reloads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serving.core.manager import Manager, ManagerOptions
 from serving.core.model_config import read_config_file
 from serving.core.server_core import ServerCore
 from serving.core.source import Source
-from tests.serving.conftest import Serve, Served, flags_of
+from tests.serving.conftest import RunningServer, Serve, model_flags
 from tests.support.affine import publish
 from tests.support.caller import Caller, model_config, models_config, refused
 from tests.support.processes import wait_for
@@ -27,16 +27,16 @@ FREE_LABELS = "--allow_version_labels_for_unavailable_models"
 
 
 def labels(**versions: int) -> str:
-    given = (f'version_labels {{ key: "{k}" value: {v} }}' for k, v in versions.items())
-    return " ".join((ALL, *given))
+    entries = (f'version_labels {{ key: "{k}" value: {v} }}' for k, v in versions.items())
+    return " ".join((ALL, *entries))
 
 
-def write(config: Path, *entries: str) -> None:
-    put(config, models_config(*entries))
+def write_models(config: Path, *entries: str) -> None:
+    write(config, models_config(*entries))
 
 
-def put(config: Path, text: str) -> None:
-    """Write atomically, so that no half file is read."""
+def write(config: Path, text: str) -> None:
+    """Write atomically, so that the server never reads a partial file."""
     new = config.with_suffix(".new")
     new.write_text(text)
     new.rename(config)
@@ -49,53 +49,53 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def two_versions(base_path: Path, serve: Serve) -> Caller:
-    """A caller of a server with versions 1 and 2 of m, and no labels."""
+    """A server with versions 1 and 2 of m, and no labels."""
     publish(base_path, 1)
     publish(base_path, 2)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     server.reload(models_config(model_config(base_path, ALL)))
     wait_for(lambda: server.states() == {2: "AVAILABLE", 1: "AVAILABLE"}, "both versions")
     return server
 
 
-def test_several_models_of_one_file(tmp_path: Path, config: Path, serve: Serve) -> None:
+def test_config_file_may_list_several_models(tmp_path: Path, config: Path, serve: Serve) -> None:
     for version, name in enumerate(("a", "b", "c"), start=1):
         publish(tmp_path / name, version)
-    write(config, *(model_config(tmp_path / name) for name in ("a", "b", "c")))
+    write_models(config, *(model_config(tmp_path / name) for name in ("a", "b", "c")))
     server = serve(f"--model_config_file={config}")
-    # All of them answer as soon as the port is open.
+    # All models are available as soon as the port is open.
     assert [server.ask(model=name)[1] for name in ("a", "b", "c")] == [1, 2, 3]
 
 
-def test_a_polled_config_file_adds_removes_and_relabels_models(
+def test_polled_config_file_adds_removes_and_relabels_models(
     tmp_path: Path, config: Path, serve: Serve
 ) -> None:
     for name in ("a", "b"):
         publish(tmp_path / name, 1)
         publish(tmp_path / name, 2)
-    write(config, model_config(tmp_path / "a", labels(stable=1)))
+    write_models(config, model_config(tmp_path / "a", labels(stable=1)))
     server = serve(f"--model_config_file={config}", POLLED, FREE_LABELS)
     wait_for(lambda: server.is_available(1, "a"), "both versions of a")
     assert server.ask(model="a", label="stable")[1] == 1
-    write(config, *(model_config(tmp_path / name, labels(stable=2)) for name in ("a", "b")))
+    write_models(config, *(model_config(tmp_path / name, labels(stable=2)) for name in ("a", "b")))
     wait_for(lambda: server.is_available(2, "b"), "b is added")
     assert [server.ask(model=name, label="stable")[1] for name in ("a", "b")] == [2, 2]
-    write(config, model_config(tmp_path / "b"))
+    write_models(config, model_config(tmp_path / "b"))
     wait_for(lambda: set(server.states("a").values()) == {"END"}, "a is removed")
     with refused("NOT_FOUND", "Servable not found for request: Latest(a)"):
         server.ask(model="a")
 
 
-def has_logged(server: Served, times: int) -> bool:
+def has_logged(server: RunningServer, times: int) -> bool:
     return server.running.output().count("the configuration is not changed") == times
 
 
-def test_an_unusable_config_file_changes_nothing_and_is_logged_once(
+def test_invalid_config_file_changes_nothing_and_is_logged_once(
     base_path: Path, tmp_path: Path, config: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
     publish(tmp_path / "n", 1)
-    write(config, model_config(base_path))
+    write_models(config, model_config(base_path))
     server = serve(f"--model_config_file={config}", POLLED)
     for number, text in enumerate(
         (
@@ -106,16 +106,16 @@ def test_an_unusable_config_file_changes_nothing_and_is_logged_once(
         ),
         start=1,
     ):
-        put(config, text)
+        write(config, text)
         wait_for(functools.partial(has_logged, server, number), f"{text} is logged")
         time.sleep(0.3)
         assert has_logged(server, number)
         assert server.ask() == ([11.0], 1)
-    write(config, model_config(base_path), model_config(tmp_path / "n"))
-    wait_for(lambda: server.is_available(1, "n"), "the corrected file is in force")
+    write_models(config, model_config(base_path), model_config(tmp_path / "n"))
+    wait_for(lambda: server.is_available(1, "n"), "the corrected file is applied")
 
 
-def test_a_polled_file_is_read_again_while_new_models_load(
+def test_config_file_is_polled_while_new_models_load(
     tmp_path: Path, config: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     may_load = threading.Event()
@@ -131,30 +131,30 @@ def test_a_polled_file_is_read_again_while_new_models_load(
         (tmp_path / name / "1").mkdir(parents=True)
 
     def on_config() -> None:
-        # The bad model has failed before the reload looks for models that have.
+        # The bad model fails before the reload checks for failed models.
         manager.wait_until_settled({"bad"} & set(core.model_names))
 
     manager = Manager(load, ManagerOptions(max_num_load_retries=0, num_load_threads=2))
     core = ServerCore(manager, Source(manager.aspire, 0), on_config=on_config)
-    write(config, model_config(tmp_path / "a"))
+    write_models(config, model_config(tmp_path / "a"))
     core.start(read_config_file(config), lambda: False)
-    write(config, *(model_config(tmp_path / name) for name in ("bad", "slow")))
+    write_models(config, *(model_config(tmp_path / name) for name in ("bad", "slow")))
     poller = ConfigPoller(core, config, 0.05)
     poller.start()
     wait_for(lambda: manager.harnesses("slow"), "the new models load")
-    write(config, model_config(tmp_path / "corrected"))
-    wait_for(lambda: core.is_available("corrected"), "the corrected file is in force")
+    write_models(config, model_config(tmp_path / "corrected"))
+    wait_for(lambda: core.is_available("corrected"), "the corrected file is applied")
     assert "is not changed" not in caplog.text
     poller.stop()
     may_load.set()
     manager.close(20)
 
 
-def test_a_reload_returns_when_its_new_models_answer(
+def test_reload_returns_once_new_models_are_available(
     base_path: Path, tmp_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     entries = [model_config(base_path)]
     for number in range(5):
         publish(tmp_path / f"new{number}", 1)
@@ -179,11 +179,11 @@ def test_a_reload_returns_when_its_new_models_answer(
         ('name: "n" base_path: "{m}/1/saved_model.pb"', "FAILED_PRECONDITION", "Not a directory"),
     ],
 )  # fmt: skip
-def test_a_reload_that_is_refused_changes_nothing(
+def test_rejected_reload_changes_nothing(
     base_path: Path, serve: Serve, entries: str, code: str, details: str
 ) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     with refused(code, details.replace("{m}", str(base_path))):
         server.reload(models_config(entries.replace("{m}", str(base_path))))
     assert server.ask() == ([11.0], 1)
@@ -202,74 +202,72 @@ def test_a_reload_that_is_refused_changes_nothing(
          "Request to assign label to version 9 of model n"),
     ],
 )  # fmt: skip
-def test_an_unsupported_platform_is_refused(
+def test_unsupported_platform_is_rejected(
     base_path: Path, serve: Serve, name: str, more: str, code: str, details: str
 ) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     entry = f'name: "{name}" base_path: "{base_path}" model_platform: "torch" {more}'
     with refused(code, details):
         server.reload(f"model_config_list {{ config {{ {entry} }} }}")
     assert server.ask() == ([11.0], 1)
 
 
-def test_a_reload_returns_the_increase_of_metrics(
-    base_path: Path, tmp_path: Path, serve: Serve
-) -> None:
+def test_reload_returns_metric_increases(base_path: Path, tmp_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     publish(tmp_path / "n", 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     server.ask()
     loads = "/tensorflow/cc/saved_model/load_attempt_count"
     requests = "/tensorflow/serving/request_count"
     both = models_config(model_config(base_path), model_config(tmp_path / "n"))
-    reply = server.reload(both, metric_names=[loads, requests, "nosuch"])
-    assert {metric.name: metric.int64_value_increase for metric in reply.metric} == {
+    response = server.reload(both, metric_names=[loads, requests, "nosuch"])
+    assert {metric.name: metric.int64_value_increase for metric in response.metric} == {
         loads: 1, requests: 0, "nosuch": 0,
     }  # fmt: skip
 
 
-def test_a_config_of_another_kind_is_refused(base_path: Path, serve: Serve) -> None:
+def test_config_without_a_model_list_is_rejected(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     for config in ("", "custom_model_config {}"):
         with refused("INVALID_ARGUMENT", "Only ModelConfigList is currently supported"):
             server.reload(config)
     assert server.ask() == ([11.0], 1)
 
 
-def test_a_reload_whose_new_model_does_not_load_says_so(
+def test_reload_reports_a_new_model_that_fails_to_load(
     base_path: Path, tmp_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
     (tmp_path / "bad" / "1").mkdir(parents=True)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     both = models_config(model_config(base_path), model_config(tmp_path / "bad"))
     with refused("UNKNOWN", "{name: bad version: 1} due to error"):
         server.reload(both)
     assert server.ask() == ([11.0], 1)
     publish(tmp_path / "bad", 2)
-    wait_for(lambda: server.is_available(2, "bad"), "the model is configured nevertheless")
+    wait_for(lambda: server.is_available(2, "bad"), "the model is configured in spite of the error")
 
 
-def test_a_failed_model_loads_when_removed_repaired_and_added_again(
+def test_failed_model_loads_once_repaired_and_added_again(
     base_path: Path, tmp_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
     (tmp_path / "bad" / "1").mkdir(parents=True)
-    server = serve(*flags_of(base_path))
-    alone, bad = models_config(model_config(base_path)), model_config(tmp_path / "bad")
+    server = serve(*model_flags(base_path))
+    good_only, bad = models_config(model_config(base_path)), model_config(tmp_path / "bad")
     with refused("UNKNOWN", "{name: bad version: 1} due to error"):
         server.reload(models_config(model_config(base_path), bad))
-    server.reload(alone)
-    assert server.statuses("bad")[1].status.error_code  # the status has the reason
+    server.reload(good_only)
+    assert server.statuses("bad")[1].status.error_code  # the status keeps the reason
     (tmp_path / "bad" / "1").rmdir()
     publish(tmp_path / "bad", 1)
     server.reload(models_config(model_config(base_path), bad))
     assert server.ask(model="bad") == ([11.0], 1)
 
 
-def test_two_reloads_at_once_end_with_one_of_the_two(
+def test_concurrent_reloads_leave_one_of_the_configs(
     base_path: Path, tmp_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
@@ -277,7 +275,7 @@ def test_two_reloads_at_once_end_with_one_of_the_two(
     for name in ("a", "b"):
         publish(tmp_path / name, 1)
         configs.append(models_config(model_config(base_path), model_config(tmp_path / name)))
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     for _ in range(5):
         threads = [threading.Thread(target=server.reload, args=[config]) for config in configs]
         for thread in threads:
@@ -285,12 +283,13 @@ def test_two_reloads_at_once_end_with_one_of_the_two(
         for thread in threads:
             thread.join()
         wait_for(
-            lambda: server.is_available(1, "a") != server.is_available(1, "b"), "one of the two"
+            lambda: server.is_available(1, "a") != server.is_available(1, "b"),
+            "exactly one config is applied",
         )
         assert server.ask() == ([11.0], 1)
 
 
-def test_a_label_is_assigned_moved_and_removed(base_path: Path, two_versions: Caller) -> None:
+def test_label_is_assigned_moved_and_removed(base_path: Path, two_versions: Caller) -> None:
     server = two_versions
     for number in (1, 2):
         server.reload(models_config(model_config(base_path, labels(stable=number))))
@@ -302,7 +301,9 @@ def test_a_label_is_assigned_moved_and_removed(base_path: Path, two_versions: Ca
         server.ask(label="stable")
 
 
-def test_a_refused_label_stays_where_it_was(base_path: Path, two_versions: Caller) -> None:
+def test_rejected_label_change_keeps_the_old_assignment(
+    base_path: Path, two_versions: Caller
+) -> None:
     server = two_versions
     server.reload(models_config(model_config(base_path, labels(stable=1))))
     with refused("FAILED_PRECONDITION", "Request to assign label to version 9 of model m"):
@@ -310,11 +311,11 @@ def test_a_refused_label_stays_where_it_was(base_path: Path, two_versions: Calle
     assert server.ask(label="stable") == ([11.0], 1)
 
 
-def test_a_flag_allows_labels_for_unavailable_versions(
+def test_flag_allows_labels_for_unavailable_versions(
     base_path: Path, config: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
-    write(config, model_config(base_path, labels(stable=1, canary=2)))
+    write_models(config, model_config(base_path, labels(stable=1, canary=2)))
     server = serve(f"--model_config_file={config}", FREE_LABELS)
     with refused("NOT_FOUND", "Servable not found for request: Specific(m, 2)"):
         server.ask(label="canary")
@@ -324,7 +325,7 @@ def test_a_flag_allows_labels_for_unavailable_versions(
     assert server.ask(label="stable") == ([11.0], 1)
 
 
-def test_the_last_of_version_and_label_on_the_wire_counts(
+def test_request_with_version_and_label_uses_the_label(
     base_path: Path, two_versions: Caller
 ) -> None:
     server = two_versions
@@ -332,21 +333,21 @@ def test_the_last_of_version_and_label_on_the_wire_counts(
     assert server.ask(version=2, label="stable") == ([11.0], 1)
 
 
-def test_base_paths_outside_of_the_reload_root_are_refused(tmp_path: Path, serve: Serve) -> None:
+def test_base_paths_outside_the_reload_root_are_rejected(tmp_path: Path, serve: Serve) -> None:
     models, secret = tmp_path / "models", tmp_path / "secret"
     for path in (models / "m", models / "n", secret / "m"):
         publish(path, 1)
     (models / "link").symlink_to(secret)
-    server = serve(*flags_of(models / "m"), f"--reload_root={models}")
+    server = serve(*model_flags(models / "m"), f"--reload_root={models}")
     (models / "loop").symlink_to(models / "loop")
-    inside = ("loop", "loop/m", "a/" * 100_000)  # a loop, and longer than any path
+    inside = ("loop", "loop/m", "a/" * 100_000)  # a symlink loop, and a path that is too long
     outside = (
         "/", "/proc/self", f"{secret}/m", f"file://{secret}/m", f"{models}/../secret/m",
         f"{models}/link/m",
     )  # fmt: skip
-    for location in (*outside, *(f"{models}/{name}" for name in inside)):
-        entries = model_config(models / "m"), f'name: "s" base_path: "{location}"'
-        details = f"below {models} (--reload_root); got base_path()={location[:500]}"
+    for base_path in (*outside, *(f"{models}/{name}" for name in inside)):
+        entries = model_config(models / "m"), f'name: "s" base_path: "{base_path}"'
+        details = f"below {models} (--reload_root); got base_path()={base_path[:500]}"
         with refused("PERMISSION_DENIED", details):
             server.reload(models_config(*entries))
     assert server.ask() == ([11.0], 1)

@@ -1,4 +1,4 @@
-"""Health checks and reflection, for load balancers, Kubernetes and grpcurl."""
+"""Health checks and reflection, which load balancers, Kubernetes and grpcurl use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 from serving.model_servers.health import HealthServicer
-from tests.serving.conftest import Serve, flags_of
+from tests.serving.conftest import Serve, model_flags
 from tests.support.affine import publish
 from tests.support.caller import Caller, model_config, models_config, refused
 from tests.support.processes import wait_for
@@ -40,18 +40,20 @@ def two_models(tmp_path: Path, serve: Serve) -> Caller:
     return serve(f"--model_config_file={config}")
 
 
-def test_each_model_and_the_server_have_their_health(tmp_path: Path, two_models: Caller) -> None:
+def test_health_is_reported_per_model_and_for_the_server(
+    tmp_path: Path, two_models: Caller
+) -> None:
     assert [check(two_models, name) for name in ("", "a", "b")] == [SERVING] * 3
     shutil.rmtree(tmp_path / "b" / "1")
-    wait_for(lambda: check(two_models, "b") == NOT_SERVING, "b has no version any more")
+    wait_for(lambda: check(two_models, "b") == NOT_SERVING, "b has no version")
     assert [check(two_models, name) for name in ("", "a")] == [NOT_SERVING, SERVING]
     publish(tmp_path / "b", 2)
-    wait_for(lambda: check(two_models) == SERVING, "b is back")
+    wait_for(lambda: check(two_models) == SERVING, "b is available again")
     with refused("NOT_FOUND"):
         check(two_models, "nosuch")
 
 
-def test_a_removed_model_has_no_health(tmp_path: Path, two_models: Caller) -> None:
+def test_removed_model_becomes_unknown(tmp_path: Path, two_models: Caller) -> None:
     stub = health_pb2_grpc.HealthStub(two_models.channel)
     watch: Iterator[Any] = stub.Watch(health_pb2.HealthCheckRequest(service="b"), timeout=30)
     assert next(watch).status == SERVING
@@ -62,29 +64,29 @@ def test_a_removed_model_has_no_health(tmp_path: Path, two_models: Caller) -> No
     assert check(two_models) == SERVING
 
 
-def test_the_server_serves_when_a_model_without_versions_is_removed(
+def test_server_is_healthy_once_a_model_without_versions_is_removed(
     tmp_path: Path, two_models: Caller
 ) -> None:
     shutil.rmtree(tmp_path / "b" / "1")
-    wait_for(lambda: check(two_models) == NOT_SERVING, "b has no version any more")
+    wait_for(lambda: check(two_models) == NOT_SERVING, "b has no version")
     wait_for(lambda: two_models.has_ended(1, "b"), "b is unloaded")
     two_models.reload(models_config(model_config(tmp_path / "a")))
     assert check(two_models) == SERVING
 
 
-def test_a_report_does_not_overwrite_one_that_began_later() -> None:
+def test_report_does_not_overwrite_a_later_one() -> None:
     servicer = HealthServicer()
 
     class Core:
         model_names = ("m",)
 
-        def __init__(self, answers: bool, meanwhile: Callable[[], None] = lambda: None) -> None:
-            self.answers = answers
-            self.meanwhile = meanwhile
+        def __init__(self, available: bool, on_check: Callable[[], None] = lambda: None) -> None:
+            self.available = available
+            self.on_check = on_check
 
         def is_available(self, name: str) -> bool:
-            self.meanwhile()
-            return self.answers
+            self.on_check()
+            return self.available
 
     later: Any = Core(True)
     earlier: Any = Core(False, lambda: servicer.report(later))
@@ -92,7 +94,7 @@ def test_a_report_does_not_overwrite_one_that_began_later() -> None:
     assert servicer.Check(health_pb2.HealthCheckRequest(service="m"), None).status == SERVING
 
 
-def test_a_watch_that_begins_after_the_end_ends() -> None:
+def test_watch_started_after_shutdown_ends() -> None:
     servicer = HealthServicer()
     servicer.end()
     context: Any = SimpleNamespace(add_callback=lambda callback: True)
@@ -102,36 +104,36 @@ def test_a_watch_that_begins_after_the_end_ends() -> None:
     assert sent == [health_pb2.HealthCheckResponse(status=NOT_SERVING), None]
 
 
-def test_the_services_have_health_under_their_short_names(two_models: Caller) -> None:
+def test_services_report_health_under_their_short_names(two_models: Caller) -> None:
     assert [check(two_models, f"{kind}Service") for kind in ("Prediction", "Model")] == [
         SERVING
     ] * 2
 
 
-def test_a_watch_receives_each_change(base_path: Path, serve: Serve) -> None:
+def test_watch_receives_each_change(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     stub = health_pb2_grpc.HealthStub(server.channel)
-    replies: Iterator[Any] = stub.Watch(health_pb2.HealthCheckRequest(service="m"), timeout=30)
-    assert next(replies).status == SERVING
+    responses: Iterator[Any] = stub.Watch(health_pb2.HealthCheckRequest(service="m"), timeout=30)
+    assert next(responses).status == SERVING
     shutil.rmtree(base_path / "1")
-    assert next(replies).status == NOT_SERVING
+    assert next(responses).status == NOT_SERVING
     publish(base_path, 2)
-    assert next(replies).status == SERVING
+    assert next(responses).status == SERVING
 
 
 def test_health_is_reported_while_every_thread_is_busy(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1, seconds=0.7)
-    server = serve(*flags_of(base_path), "--grpc_max_threads=2")
+    server = serve(*model_flags(base_path), "--grpc_max_threads=2")
     with ThreadPoolExecutor(4) as pool:
-        slow = [pool.submit(server.ask) for _ in range(4)]
+        calls = [pool.submit(server.ask) for _ in range(4)]
         assert check(server) == SERVING
-        assert not any(future.done() for future in slow)
+        assert not any(call.done() for call in calls)
 
 
-def test_many_watches_do_not_keep_others_from_asking(base_path: Path, serve: Serve) -> None:
+def test_many_watches_do_not_block_other_calls(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     stub = health_pb2_grpc.HealthStub(server.channel)
     watches = [stub.Watch(health_pb2.HealthCheckRequest(), timeout=30) for _ in range(20)]
     assert [next(watch).status for watch in watches] == [SERVING] * 20
@@ -141,13 +143,13 @@ def test_many_watches_do_not_keep_others_from_asking(base_path: Path, serve: Ser
         watch.cancel()
 
 
-def test_ending_watches_do_not_block_the_server(base_path: Path, serve: Serve) -> None:
+def test_cancelled_watches_do_not_block_the_server(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     stub = health_pb2_grpc.HealthStub(server.channel)
     stop = threading.Event()
 
-    def watch_and_go() -> None:
+    def open_and_cancel() -> None:
         while not stop.wait(0.02):
             watches = [stub.Watch(health_pb2.HealthCheckRequest(service="m")) for _ in range(10)]
             for watch in watches:
@@ -156,21 +158,21 @@ def test_ending_watches_do_not_block_the_server(base_path: Path, serve: Serve) -
                 watch.cancel()
 
     with ThreadPoolExecutor(2) as pool:
-        watching = [pool.submit(watch_and_go) for _ in range(2)]
+        futures = [pool.submit(open_and_cancel) for _ in range(2)]
         for _ in range(5):
             shutil.rmtree(base_path / "1")
             wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
             publish(base_path, 1)
-            wait_for(lambda: server.is_available(1), "version 1 is back")
+            wait_for(lambda: server.is_available(1), "version 1 is available again")
         stop.set()
-        for future in watching:
+        for future in futures:
             future.result(10)
     assert server.running.stop(timeout=5) == 0
 
 
 def test_reflection_lists_the_services(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     database = ProtoReflectionDescriptorDatabase(server.channel)
     assert set(database.get_services()) == {
         "tensorflow.serving.PredictionService",
@@ -188,9 +190,9 @@ def test_reflection_lists_the_services(base_path: Path, serve: Serve) -> None:
     assert set(service.methods_by_name) == {"GetModelStatus", "HandleReloadConfigRequest"}
 
 
-def test_open_reflection_streams_do_not_block_others(base_path: Path, serve: Serve) -> None:
+def test_open_reflection_streams_do_not_block_other_calls(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     with ThreadPoolExecutor() as pool:
         databases = [ProtoReflectionDescriptorDatabase(server.channel) for _ in range(20)]
         for database in databases:

@@ -1,4 +1,4 @@
-"""Hostile requests are refused with a fitting code, and have no other effect."""
+"""Hostile requests are rejected with an allowed status code, and have no other effect."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tensorflow.core.framework import tensor_pb2
 
 from tests.contract import recordings
-from tests.serving.conftest import Serve, flags_of
+from tests.serving.conftest import Serve, model_flags
 from tests.support import forked
 from tests.support.affine import publish
 from tests.support.caller import Caller, model_config, models_config, predict_request, refused
@@ -33,8 +33,8 @@ RPCS = (
     f"{PREDICTION}GetModelMetadata",
     f"{MODEL}GetModelStatus",
 )
-# Allowed status codes; INTERNAL is for bytes that do not parse, and has no text.
-FITTING = ("INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED", "OUT_OF_RANGE")
+# Allowed status codes; INTERNAL, without details, is for bytes that cannot be parsed.
+ALLOWED = ("INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED", "OUT_OF_RANGE")
 RECORDED = [
     (case["rpc"], base64.b64decode(case["request_base64"]))
     for case in recordings.read("grpc")
@@ -69,7 +69,7 @@ def server(running: Running) -> Iterator[Caller]:
 
 
 @pytest.fixture(autouse=True)
-def _the_server_lives_and_is_no_larger_afterwards(running: Running, server: Caller) -> Any:
+def _server_survives_without_growing(running: Running, server: Caller) -> Any:
     memory = psutil.Process(running.process.pid).memory_info
     before = memory().rss
     yield
@@ -77,8 +77,8 @@ def _the_server_lives_and_is_no_larger_afterwards(running: Running, server: Call
     assert memory().rss - before < 300 * MIB
 
 
-def outcome(server: Caller, rpc: str, data: bytes) -> tuple[str, str]:
-    """Call with these bytes, and return code and details."""
+def call_raw(server: Caller, rpc: str, data: bytes) -> tuple[str, str]:
+    """Send bytes as a request, and return the status code and details."""
     method: Any = server.channel.unary_unary(rpc)
     try:
         method(data, timeout=20)
@@ -87,14 +87,14 @@ def outcome(server: Caller, rpc: str, data: bytes) -> tuple[str, str]:
     return "OK", ""
 
 
-def check_fitting(code: str, details: str) -> None:
-    assert code in ("OK", *FITTING) or (code, details) == ("INTERNAL", ""), (code, details)
+def check_status(code: str, details: str) -> None:
+    assert code in ("OK", *ALLOWED) or (code, details) == ("INTERNAL", ""), (code, details)
 
 
 @fuzz
 @given(rpc=st.sampled_from(RPCS), data=st.binary(max_size=200))
-def test_bytes_at_random(server: Caller, rpc: str, data: bytes) -> None:
-    check_fitting(*outcome(server, rpc, data))
+def test_random_bytes_get_an_allowed_status(server: Caller, rpc: str, data: bytes) -> None:
+    check_status(*call_raw(server, rpc, data))
 
 
 @fuzz
@@ -104,14 +104,14 @@ def test_bytes_at_random(server: Caller, rpc: str, data: bytes) -> None:
         st.tuples(st.floats(0, 1), st.integers(0, 3), st.binary(max_size=3)), min_size=1, max_size=3
     ),
 )
-def test_recorded_requests_with_a_few_bytes_changed(
+def test_mutated_requests_get_an_allowed_status(
     server: Caller, recorded: tuple[str, bytes], edits: list[tuple[float, int, bytes]]
 ) -> None:
     rpc, data = recorded
-    for where, removed, put in edits:
-        at = int(where * len(data))
-        data = data[:at] + put + data[at + removed :]
-    check_fitting(*outcome(server, rpc, data))
+    for position, removed, inserted in edits:
+        index = int(position * len(data))
+        data = data[:index] + inserted + data[index + removed :]
+    check_status(*call_raw(server, rpc, data))
 
 
 @fuzz
@@ -123,7 +123,7 @@ def test_recorded_requests_with_a_few_bytes_changed(
     values=st.lists(st.integers(0, 1), max_size=5),
     signature=st.sampled_from(["unknown_rank", "identity_int8", "identity_string", "rank2", "log"]),
 )
-def test_tensors_that_contradict_themselves(
+def test_inconsistent_tensors_get_an_allowed_status(
     server: Caller,
     dtype: int,
     sizes: list[int],
@@ -140,18 +140,18 @@ def test_tensors_that_contradict_themselves(
         getattr(tensor, field).extend(values)
     request = predict_request("shapes", {}, signature)
     request.inputs["x"].CopyFrom(tensor)
-    check_fitting(*outcome(server, RPCS[0], request.SerializeToString()))
+    check_status(*call_raw(server, RPCS[0], request.SerializeToString()))
 
 
 def tensor(sizes: Sequence[int], **values: Any) -> Any:
-    made = tensor_pb2.TensorProto(dtype=1, **values)
+    proto = tensor_pb2.TensorProto(dtype=1, **values)
     for size in sizes:
-        made.tensor_shape.dim.add(size=size)
-    return made
+        proto.tensor_shape.dim.add(size=size)
+    return proto
 
 
 @pytest.mark.parametrize(
-    "sent",
+    "proto",
     [
         tensor([2**60], float_val=[1.0]),
         tensor([2**31, 2**31], float_val=[1.0]),
@@ -166,54 +166,54 @@ def tensor(sizes: Sequence[int], **values: Any) -> Any:
         tensor([1], tensor_content=b"12345"),
     ],
     ids=[
-        "2^60", "product", "overflow", "a gigabyte", "2^40", "negative", "most negative",
-        "rank 255", "rank 255 of nothing", "short content", "long content",
+        "2^60", "product", "overflow", "one gigabyte", "2^40", "negative", "most negative",
+        "rank 255", "rank 255, empty", "short content", "long content",
     ],
 )  # fmt: skip
-def test_an_invalid_tensor_is_refused_at_once(server: Caller, sent: Any) -> None:
+def test_invalid_tensor_is_rejected_quickly(server: Caller, proto: Any) -> None:
     started = time.monotonic()
     with refused("INVALID_ARGUMENT", "tensor parsing error: x"):
-        server.predict("shapes", {"x": sent}, signature="unknown_rank")
+        server.predict("shapes", {"x": proto}, signature="unknown_rank")
     assert time.monotonic() - started < 5
 
 
-def test_strings_longer_than_the_message_are_refused(server: Caller) -> None:
+def test_invalid_string_lengths_are_rejected(server: Caller) -> None:
     for content in (b"\xff\xff\xff\xff\x07", b"\x80" * 20, b"\x05abc", b"\x00" * 5):
-        sent = tensor_pb2.TensorProto(dtype=7, tensor_content=content)
-        sent.tensor_shape.dim.add(size=1)
+        proto = tensor_pb2.TensorProto(dtype=7, tensor_content=content)
+        proto.tensor_shape.dim.add(size=1)
         with refused("INVALID_ARGUMENT", "tensor parsing error: x"):
-            server.predict("shapes", {"x": sent}, signature="identity_string")
+            server.predict("shapes", {"x": proto}, signature="identity_string")
 
 
-def test_messages_within_messages(server: Caller) -> None:
-    """Only variants nest; protobuf limits them to a hundred levels."""
+def test_nested_messages_get_an_allowed_status(server: Caller) -> None:
+    """Only variants can be nested; protobuf allows 100 levels."""
     for depth in (40, 400):
         data = b""
-        for _ in range(depth):  # field 15, variant_val; field 3 of it, tensors
+        for _ in range(depth):  # variant_val (field 15) with tensors (field 3)
             data = _field(15, _field(3, data))
         request = predict_request("shapes", {"x": [1.0]}).SerializeToString()
         nested = _field(2, _field(1, b"x") + _field(2, b"\x08\x01" + data))
-        check_fitting(*outcome(server, RPCS[0], request + nested))
+        check_status(*call_raw(server, RPCS[0], request + nested))
 
 
 def _field(number: int, data: bytes) -> bytes:
-    length, groups = len(data), []
+    length, varint = len(data), []
     while length > 127:
-        groups.append(length % 128 + 128)
+        varint.append(length % 128 + 128)
         length //= 128
-    return bytes([number * 8 + 2, *groups, length]) + data
+    return bytes([number * 8 + 2, *varint, length]) + data
 
 
-def test_a_hundred_thousand_inputs(server: Caller) -> None:
+def test_request_with_100000_inputs_is_rejected(server: Caller) -> None:
     request = predict_request("shapes", {"x": [1.0]})
     for number in range(100_000):
         request.inputs[f"input-{number}"].dtype = 1
-    code, details = outcome(server, RPCS[0], request.SerializeToString())
+    code, details = call_raw(server, RPCS[0], request.SerializeToString())
     assert code == "INVALID_ARGUMENT"
     assert len(details) < 2000
 
 
-def test_callers_cannot_make_callables_without_limit(
+def test_every_output_subset_is_returned(
     server: Caller,
 ) -> None:
     rows = {
@@ -225,8 +225,8 @@ def test_callers_cannot_make_callables_without_limit(
     }
     names = list(server.predict("mixed", rows).outputs)
     for subset in range(1, 2 ** len(names)):
-        wanted = [name for bit, name in enumerate(names) if subset >> bit & 1]
-        assert len(server.predict("mixed", rows, outputs=wanted).outputs) == len(wanted)
+        selection = [name for bit, name in enumerate(names) if subset >> bit & 1]
+        assert len(server.predict("mixed", rows, outputs=selection).outputs) == len(selection)
     with refused("INVALID_ARGUMENT", "duplicate output tensor alias"):
         server.predict("mixed", rows, outputs=names[:1] * 100_000)
 
@@ -247,27 +247,27 @@ def test_callers_cannot_make_callables_without_limit(
     ],
     ids=lambda name: repr(name[:20]),
 )
-def test_a_model_s_name_is_never_a_path(tmp_path: Path, serve: Serve, name: str) -> None:
+def test_model_name_is_never_used_as_a_path(tmp_path: Path, serve: Serve, name: str) -> None:
     publish(tmp_path / "served" / "m", 1)
     publish(tmp_path / "secret", 1)
-    server = serve(*flags_of(tmp_path / "served" / "m"))
-    before = _files(tmp_path)
+    server = serve(*model_flags(tmp_path / "served" / "m"))
+    before = _modification_times(tmp_path)
     with refused("NOT_FOUND"):
         server.ask(model=name)
     assert server.states(name) == {}
-    entry = f'name: {_quoted(name)} base_path: "{tmp_path / "served" / "m"}"'
+    entry = f'name: {_quote(name)} base_path: "{tmp_path / "served" / "m"}"'
     if len(name) < 1000:  # a valid name
         server.reload(models_config(entry))
         assert server.ask(model=name) == ([11.0], 1)
-    assert _files(tmp_path) == before
+    assert _modification_times(tmp_path) == before
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return '"' + "".join(f"\\{byte:03o}" for byte in text.encode()) + '"'
 
 
-def _files(folder: Path) -> dict[str, int]:
-    """Return all files except logs, with their modification times."""
+def _modification_times(folder: Path) -> dict[str, int]:
+    """Return the modification times of all files except logs."""
     return {
         str(path.relative_to(folder)): path.stat().st_mtime_ns
         for path in folder.rglob("*")
@@ -277,20 +277,20 @@ def _files(folder: Path) -> dict[str, int]:
 
 @settings(fuzz, max_examples=150)
 @given(data=st.binary(max_size=100) | st.binary(max_size=100).map(lambda data: _field(1, data)))
-def test_reloads_at_random(reloaded: Caller, data: bytes) -> None:
-    check_fitting(*outcome(reloaded, RELOAD, data))
+def test_random_reloads_get_an_allowed_status(reloadable_server: Caller, data: bytes) -> None:
+    check_status(*call_raw(reloadable_server, RELOAD, data))
 
 
 @pytest.fixture
-def reloaded(base_path: Path, serve: Serve) -> Iterator[Caller]:
+def reloadable_server(base_path: Path, serve: Serve) -> Iterator[Caller]:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     yield server
     server.reload(models_config(model_config(base_path)))
     assert server.ask() == ([11.0], 1)
 
 
-def test_cancelled_calls_cost_nothing(server: Caller) -> None:
+def test_cancelled_calls_do_not_delay_others(server: Caller) -> None:
     request = predict_request("shapes", {"x": np.ones(100_000, np.float32)})
     calls = [server.prediction.Predict.future(request) for _ in range(300)]
     for call in calls:

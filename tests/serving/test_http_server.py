@@ -1,4 +1,4 @@
-"""`--rest_api_port` answers with the state of models, and refuses everything else."""
+"""`--rest_api_port` serves the status of models, and rejects everything else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.serving.conftest import Serve, Served, flags_of
+from tests.serving.conftest import RunningServer, Serve, model_flags
 from tests.support.affine import publish
 from tests.support.processes import free_port, wait_for
 
@@ -20,7 +20,7 @@ from tests.support.processes import free_port, wait_for
 def url(base_path: Path, serve: Serve) -> str:
     publish(base_path, 1)
     port = free_port()
-    serve(*flags_of(base_path), f"--rest_api_port={port}", "--rest_api_timeout_in_ms=2000")
+    serve(*model_flags(base_path), f"--rest_api_port={port}", "--rest_api_timeout_in_ms=2000")
     return f"http://127.0.0.1:{port}"
 
 
@@ -28,22 +28,22 @@ def get(url: str, **options: Any) -> requests.Response:
     return requests.get(url, timeout=5, **options)
 
 
-def test_the_state_of_a_model_and_its_versions(url: str) -> None:
+def test_returns_model_version_status(url: str) -> None:
     status = {"error_code": "OK", "error_message": ""}
-    wanted = {
+    expected = {
         "model_version_status": [{"version": "1", "state": "AVAILABLE", "status": status}],
     }
-    assert get(f"{url}/v1/models/m").json() == wanted
-    assert get(f"{url}/v1/models/m/versions/1").json() == wanted
-    assert get(f"{url}/v1/models/m/labels/stable").json() == wanted
+    assert get(f"{url}/v1/models/m").json() == expected
+    assert get(f"{url}/v1/models/m/versions/1").json() == expected
+    assert get(f"{url}/v1/models/m/labels/stable").json() == expected
 
 
-def test_the_largest_version_has_a_state(base_path: Path, serve: Serve) -> None:
+def test_returns_the_status_of_the_largest_version(base_path: Path, serve: Serve) -> None:
     publish(base_path, 2**63 - 1)
     port = free_port()
-    serve(*flags_of(base_path), f"--rest_api_port={port}")
-    reply = get(f"http://127.0.0.1:{port}/v1/models/m/versions/{2**63 - 1}")
-    assert reply.json()["model_version_status"][0]["state"] == "AVAILABLE"
+    serve(*model_flags(base_path), f"--rest_api_port={port}")
+    response = get(f"http://127.0.0.1:{port}/v1/models/m/versions/{2**63 - 1}")
+    assert response.json()["model_version_status"][0]["state"] == "AVAILABLE"
 
 
 @pytest.mark.parametrize(
@@ -53,21 +53,21 @@ def test_the_largest_version_has_a_state(base_path: Path, serve: Serve) -> None:
         ("m/versions/7", "Could not find version 7 of model m"),
     ],
 )
-def test_an_unknown_model_or_version_is_404(url: str, path: str, error: str) -> None:
-    reply = get(f"{url}/v1/models/{path}")
-    assert (reply.status_code, reply.json()) == (404, {"error": error})
+def test_unknown_model_or_version_returns_404(url: str, path: str, error: str) -> None:
+    response = get(f"{url}/v1/models/{path}")
+    assert (response.status_code, response.json()) == (404, {"error": error})
 
 
-def test_a_failed_version_has_its_error(base_path: Path, serve: Serve) -> None:
+def test_failed_version_reports_its_error(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     port = free_port()
-    server: Served = serve(*flags_of(base_path), f"--rest_api_port={port}")
+    server: RunningServer = serve(*model_flags(base_path), f"--rest_api_port={port}")
     (base_path / "2").mkdir()
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
-    reply = get(f"http://127.0.0.1:{port}/v1/models/m/versions/2").json()
-    (told,) = reply["model_version_status"]
-    assert (told["state"], told["status"]["error_code"]) == ("END", "NOT_FOUND")
-    assert str(base_path / "2") in told["status"]["error_message"]
+    response = get(f"http://127.0.0.1:{port}/v1/models/m/versions/2").json()
+    (version,) = response["model_version_status"]
+    assert (version["state"], version["status"]["error_code"]) == ("END", "NOT_FOUND")
+    assert str(base_path / "2") in version["status"]["error_message"]
 
 
 @pytest.mark.parametrize(
@@ -83,24 +83,24 @@ def test_a_failed_version_has_its_error(base_path: Path, serve: Serve) -> None:
         ("PUT", "/v1/models/m"),
     ],
 )
-def test_other_paths_and_methods_are_404_and_name_the_client(
+def test_other_paths_and_methods_return_404_and_mention_the_client(
     url: str, method: str, path: str
 ) -> None:
     request = requests.Request(method, url, json={"instances": [1]}).prepare()
     request.url = url + path  # without normalising the path
     with requests.Session() as session:
-        reply = session.send(request, timeout=5)
-    assert reply.status_code == 404
-    assert "the client in front of this server serves" in reply.json()["error"]
+        response = session.send(request, timeout=5)
+    assert response.status_code == 404
+    assert "the client in front of this server serves" in response.json()["error"]
 
 
-def test_cors_is_allowed_by_flag_only(base_path: Path, serve: Serve) -> None:
+def test_cors_is_enabled_only_by_flag(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     for flags, allowed in (((), None), (("--rest_api_enable_cors_support",), "*")):
         port = free_port()
-        serve(*flags_of(base_path), f"--rest_api_port={port}", *flags)
-        reply = get(f"http://127.0.0.1:{port}/v1/models/m", headers={"Origin": "http://a"})
-        assert reply.headers.get("Access-Control-Allow-Origin") == allowed
+        serve(*model_flags(base_path), f"--rest_api_port={port}", *flags)
+        response = get(f"http://127.0.0.1:{port}/v1/models/m", headers={"Origin": "http://a"})
+        assert response.headers.get("Access-Control-Allow-Origin") == allowed
 
 
 def test_silent_and_slow_connections_are_closed_and_do_not_block_others(
@@ -123,7 +123,7 @@ def test_silent_and_slow_connections_are_closed_and_do_not_block_others(
 
 
 @pytest.mark.parametrize(
-    ("sent", "status"),
+    ("data", "status"),
     [
         (b"\x16\x03\x01 no HTTP\r\n\r\n", b"400"),
         (b"GET\r\n\r\n", b"400"),
@@ -132,9 +132,9 @@ def test_silent_and_slow_connections_are_closed_and_do_not_block_others(
     ],
     ids=["TLS", "no path", "long path", "long body"],
 )
-def test_invalid_requests_get_an_http_error(url: str, sent: bytes, status: bytes) -> None:
+def test_invalid_requests_get_an_http_error(url: str, data: bytes, status: bytes) -> None:
     host, _, port = url.removeprefix("http://").rpartition(":")
     with socket.create_connection((host, int(port)), 5) as connection, suppress(OSError):
-        connection.sendall(sent)
+        connection.sendall(data)
         assert connection.recv(1000).split()[1] == status
     assert get(f"{url}/v1/models/m").status_code == 200

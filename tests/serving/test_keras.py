@@ -1,4 +1,4 @@
-"""Models that Keras exports are served as they are."""
+"""Models exported by Keras are served unchanged."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tests.serving.conftest import Serve, flags_of
+from tests.serving.conftest import Serve, model_flags
 
 
 def mixed_model() -> Any:
-    """A Keras model with a category, a number, a lookup table and weights."""
+    """Return a Keras model with a categorical and a numeric input, a lookup table and weights."""
     city = keras.Input((), dtype="string", name="city")
     age = keras.Input((1,), name="age")
     index = keras.layers.StringLookup(vocabulary=["Bern", "Genf"])(city)
@@ -24,7 +24,7 @@ def mixed_model() -> Any:
     return keras.Model({"city": city, "age": age}, score)
 
 
-def test_an_exported_model_answers_as_it_did_before(base_path: Path, serve: Serve) -> None:
+def test_exported_model_returns_the_same_outputs(base_path: Path, serve: Serve) -> None:
     keras.utils.set_random_seed(1)
     model = mixed_model()
     model.export(str(base_path / "1"), verbose=False)
@@ -33,8 +33,8 @@ def test_an_exported_model_answers_as_it_did_before(base_path: Path, serve: Serv
         "age": tf.constant([[20.0], [50.0], [80.0]]),
     }
     expected = model(inputs).numpy()
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     for signature in ("serving_default", "serve"):
-        reply = server.predict("m", inputs, signature=signature)
-        (output,) = reply.outputs.values()
+        response = server.predict("m", inputs, signature=signature)
+        (output,) = response.outputs.values()
         np.testing.assert_allclose(tf.make_ndarray(output), expected, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Versions that are added, removed and fail while the server runs."""
+"""Versions that are added, are removed or fail while the server runs."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Starter
-from tests.serving.conftest import QUICK, Serve, flags_of
+from tests.serving.conftest import QUICK, Serve, model_flags
 from tests.support.affine import SLOW, publish
 from tests.support.caller import Caller, model_config, models_config, refused
 from tests.support.processes import free_port, wait_for
 
 
-def test_a_new_version_replaces_the_old_without_a_gap(base_path: Path, serve: Serve) -> None:
+def test_new_version_replaces_the_old_one_without_a_gap(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     answers: list[tuple[list[float], int]] = []
     stop = threading.Event()
 
-    def ask() -> None:
+    def call() -> None:
         while not stop.is_set():
             answers.append(server.ask())
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
+    threads = [threading.Thread(target=call) for _ in range(4)]
     for thread in threads:
         thread.start()
     publish(base_path, 2)
@@ -43,27 +43,27 @@ def test_a_new_version_replaces_the_old_without_a_gap(base_path: Path, serve: Se
     assert all(y == [10 + version] for y, version in answers)
 
 
-def test_a_request_ends_on_the_version_it_began_on(base_path: Path, serve: Serve) -> None:
+def test_request_finishes_on_the_version_it_started_on(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1, seconds=SLOW)
-    server = serve(*flags_of(base_path))
-    replies: list[tuple[list[float], int]] = []
-    slow = threading.Thread(target=lambda: replies.append(server.ask()))
-    slow.start()
+    server = serve(*model_flags(base_path))
+    responses: list[tuple[list[float], int]] = []
+    caller = threading.Thread(target=lambda: responses.append(server.ask()))
+    caller.start()
     time.sleep(0.3)
     publish(base_path, 2)
     wait_for(lambda: server.is_available(2), "version 2 while the request runs")
-    assert slow.is_alive()
-    # Not END, as long as the request runs.
-    wait_for(lambda: server.states() == {2: "AVAILABLE", 1: "UNLOADING"}, "version 1 lingers")
+    assert caller.is_alive()
+    # The state is not END while the request runs.
+    wait_for(lambda: server.states() == {2: "AVAILABLE", 1: "UNLOADING"}, "version 1 is unloading")
     assert server.ask() == ([12.0], 2)
-    slow.join()
-    assert replies == [([11.0], 1)]
+    caller.join()
+    assert responses == [([11.0], 1)]
     wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
 
 
-def test_a_failed_version_leaves_the_old_one_serving(base_path: Path, serve: Serve) -> None:
+def test_failed_version_leaves_the_old_one_serving(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     (base_path / "2").mkdir()
     garbage = base_path.parent / "garbage"
     garbage.mkdir()
@@ -78,33 +78,33 @@ def test_a_failed_version_leaves_the_old_one_serving(base_path: Path, serve: Ser
     wait_for(lambda: server.is_available(4), "version 4")
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can leave its rights to read behind")
-def test_an_unreadable_version_does_not_stop_polling(base_path: Path, starter: Starter) -> None:
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can drop its read capabilities")
+def test_unreadable_version_does_not_stop_polling(base_path: Path, starter: Starter) -> None:
     publish(base_path, 1)
     port = free_port()
     starter.command(
         [
             "setpriv", "--bounding-set=-dac_override,-dac_read_search",
             sys.executable, "-m", "serving", "--bind_address=127.0.0.1", f"--port={port}",
-            *QUICK, *flags_of(base_path),
+            *QUICK, *model_flags(base_path),
         ]
     )  # fmt: skip
     with Caller(f"127.0.0.1:{port}") as server:
         server.ask(wait_for_ready=True, timeout=60)
-        closed = base_path.parent / "closed"
-        closed.mkdir(mode=0o700)
-        os.chown(closed, 65534, 65534)
-        closed.rename(base_path / "2")
+        unreadable = base_path.parent / "unreadable"
+        unreadable.mkdir(mode=0o700)
+        os.chown(unreadable, 65534, 65534)
+        unreadable.rename(base_path / "2")
         wait_for(lambda: server.has_ended(2), "version 2 has failed")
         assert "Permission denied" in server.statuses()[2].status.error_message
         publish(base_path, 3)
         wait_for(lambda: server.is_available(3), "version 3")
 
 
-def test_a_rollback_by_removing_the_newest_version(base_path: Path, serve: Serve) -> None:
+def test_removing_the_newest_version_rolls_back(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     publish(base_path, 2)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     assert server.ask() == ([12.0], 2)
     shutil.rmtree(base_path / "2")
     wait_for(lambda: server.is_available(1), "version 1")
@@ -112,21 +112,19 @@ def test_a_rollback_by_removing_the_newest_version(base_path: Path, serve: Serve
     assert server.ask() == ([11.0], 1)
 
 
-def test_a_model_without_versions_is_not_found(base_path: Path, serve: Serve) -> None:
+def test_model_without_versions_is_not_found(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     shutil.rmtree(base_path / "1")
     wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
     with refused("NOT_FOUND", "Servable not found for request: Latest(m)"):
         server.ask()
     publish(base_path, 1)
-    wait_for(lambda: server.is_available(1), "version 1 is back")
+    wait_for(lambda: server.is_available(1), "version 1 is available again")
     assert server.ask() == ([11.0], 1)
 
 
-def test_only_versions_without_a_directory_are_unloaded(
-    base_path: Path, tmp_path: Path, serve: Serve
-) -> None:
+def test_only_removed_versions_are_unloaded(base_path: Path, tmp_path: Path, serve: Serve) -> None:
     for version in (1, 2, 3):
         publish(base_path, version)
     config = tmp_path / "models.config"
@@ -141,35 +139,33 @@ def test_only_versions_without_a_directory_are_unloaded(
         server.ask(version=2)
 
 
-def test_a_link_to_a_version_elsewhere_is_a_version(
-    base_path: Path, tmp_path: Path, serve: Serve
-) -> None:
+def test_symlinked_version_is_served(base_path: Path, tmp_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
-    elsewhere = publish(tmp_path / "elsewhere", 5)
-    (base_path / "5").symlink_to(elsewhere)
+    server = serve(*model_flags(base_path))
+    version = publish(tmp_path / "elsewhere", 5)
+    (base_path / "5").symlink_to(version)
     wait_for(lambda: server.is_available(5), "version 5")
     assert server.ask() == ([15.0], 5)
 
 
-def _plain_file(path: Path) -> None:
-    path.write_text("no directory")
+def _write_file(path: Path) -> None:
+    path.write_text("not a directory")
 
 
-def _dangling_link(path: Path) -> None:
+def _make_dangling_link(path: Path) -> None:
     path.symlink_to("nowhere")
 
 
-def _link_to_itself(path: Path) -> None:
+def _make_link_to_itself(path: Path) -> None:
     path.symlink_to(path)
 
 
-@pytest.mark.parametrize("make", [_plain_file, _dangling_link, _link_to_itself])
-def test_a_file_named_like_a_version_fails_and_the_old_one_goes_on(
+@pytest.mark.parametrize("make", [_write_file, _make_dangling_link, _make_link_to_itself])
+def test_version_that_is_no_directory_leaves_the_old_one_serving(
     base_path: Path, serve: Serve, make: Callable[[Path], None]
 ) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     make(base_path / "2")
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
     error = server.statuses()[2].status
@@ -178,29 +174,29 @@ def test_a_file_named_like_a_version_fails_and_the_old_one_goes_on(
     assert server.ask() == ([11.0], 1)
 
 
-def _moved_away(base_path: Path, aside: Path) -> None:
-    base_path.rename(aside)
+def _move(base_path: Path, moved: Path) -> None:
+    base_path.rename(moved)
 
 
-def _replaced_by_a_file(base_path: Path, aside: Path) -> None:
-    base_path.rename(aside)
-    base_path.write_text("no directory")
+def _replace_by_file(base_path: Path, moved: Path) -> None:
+    base_path.rename(moved)
+    base_path.write_text("not a directory")
 
 
-@pytest.mark.parametrize("spoil", [_moved_away, _replaced_by_a_file])
-def test_versions_go_on_while_their_base_path_cannot_be_listed(
-    base_path: Path, tmp_path: Path, serve: Serve, spoil: Callable[[Path, Path], None]
+@pytest.mark.parametrize("hide", [_move, _replace_by_file])
+def test_versions_keep_serving_while_their_base_path_cannot_be_listed(
+    base_path: Path, tmp_path: Path, serve: Serve, hide: Callable[[Path, Path], None]
 ) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
-    aside = tmp_path / "aside"
-    spoil(base_path, aside)
-    complaint = f"cannot list base path {base_path}"
-    wait_for(lambda: complaint in server.running.output(), "the server has noticed")
+    server = serve(*model_flags(base_path))
+    moved = tmp_path / "moved"
+    hide(base_path, moved)
+    message = f"cannot list base path {base_path}"
+    wait_for(lambda: message in server.running.output(), "the error is logged")
     time.sleep(0.3)
     assert server.ask() == ([11.0], 1)
-    assert server.running.output().count(complaint) == 1  # not at each poll
+    assert server.running.output().count(message) == 1  # not once per poll
     base_path.unlink(missing_ok=True)
-    aside.rename(base_path)
+    moved.rename(base_path)
     publish(base_path, 2)
     wait_for(lambda: server.is_available(2), "version 2")

@@ -1,4 +1,4 @@
-"""Under load, changes of versions, configurations and labels do not disturb callers."""
+"""Changes of versions, configurations and labels do not disturb callers under load."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 from serving.servables import memory
 from tests.contract.recordings import CORPUS
-from tests.serving.conftest import Serve, flags_of
+from tests.serving.conftest import Serve, model_flags
 from tests.support.affine import publish
 from tests.support.caller import Caller, model_config, models_config
 from tests.support.processes import wait_for
@@ -27,52 +27,52 @@ ROUNDS = 100
 MIB = 2**20
 LARGE_MODEL = CORPUS / "models" / "breast_cancer"
 
-Question = Callable[[Caller], None]
+Call = Callable[[Caller], None]
 
 
 @contextmanager
-def under_load(server: Caller, ask: Question, callers: int = 3) -> Iterator[list[int]]:
-    """Call without a pause; every call must succeed. Yields a list that grows with each answer."""
-    over = threading.Event()
+def under_load(server: Caller, call: Call, callers: int = 3) -> Iterator[list[int]]:
+    """Call continuously; every call must succeed. Yield a list that grows with each answer."""
+    stop = threading.Event()
     answers: list[int] = []
 
-    def call() -> None:
-        while not over.is_set():
-            ask(server)
+    def run() -> None:
+        while not stop.is_set():
+            call(server)
             answers.append(1)
 
     with ThreadPoolExecutor(callers) as pool:
-        calls = [pool.submit(call) for _ in range(callers)]
+        futures = [pool.submit(run) for _ in range(callers)]
         try:
             yield answers
         finally:
-            over.set()
-        for done in calls:
-            done.result()
+            stop.set()
+        for future in futures:
+            future.result()
 
 
-def test_publishes_and_rollbacks(base_path: Path, serve: Serve) -> None:
+def test_publishes_and_rollbacks_do_not_disturb_callers(base_path: Path, serve: Serve) -> None:
     """Each round publishes a version and removes the new one (a rollback) or the old one."""
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     current = {1}  # versions that may answer
 
-    def ask(server: Caller) -> None:
+    def call(server: Caller) -> None:
         allowed = set(current)
         (y,), version = server.ask()
         assert y == 10 + version
         assert version in allowed | current
 
-    with under_load(server, ask) as answers:
+    with under_load(server, call) as answers:
         newest = 1
         for number in range(2, 2 + ROUNDS):
             current.add(number)
             publish(base_path, number)
             wait_for(partial(server.is_available, number), f"version {number}")
-            gone, newest = (number, newest) if number % 2 else (newest, number)
-            shutil.rmtree(base_path / str(gone))
+            removed, newest = (number, newest) if number % 2 else (newest, number)
+            shutil.rmtree(base_path / str(removed))
             wait_for(partial(serves_only, server, newest), f"{newest} alone")
-            current.discard(gone)
+            current.discard(removed)
     assert len(answers) > ROUNDS
 
 
@@ -81,71 +81,74 @@ def serves_only(server: Caller, version: int) -> bool:
     return [number for number, state in states.items() if state == "AVAILABLE"] == [version]
 
 
-def test_config_reloads(tmp_path: Path, base_path: Path, serve: Serve) -> None:
-    """Adding and removing another model does not disturb this one's callers."""
+def test_config_reloads_do_not_disturb_callers(
+    tmp_path: Path, base_path: Path, serve: Serve
+) -> None:
     publish(base_path, 1)
     publish(tmp_path / "other", 7)
-    server = serve(*flags_of(base_path))
-    alone = models_config(model_config(base_path))
-    both = models_config(model_config(base_path), model_config(tmp_path / "other"))
+    server = serve(*model_flags(base_path))
+    one_model = models_config(model_config(base_path))
+    two_models = models_config(model_config(base_path), model_config(tmp_path / "other"))
 
-    def ask(server: Caller) -> None:
+    def call(server: Caller) -> None:
         assert server.ask() == ([11.0], 1)
 
-    with under_load(server, ask) as answers:
+    with under_load(server, call) as answers:
         for _ in range(ROUNDS // 2):
-            server.reload(both)
+            server.reload(two_models)
             assert server.ask(model="other") == ([17.0], 7)
-            server.reload(alone)
+            server.reload(one_model)
             assert server.states("other").get(7) != "AVAILABLE"
     assert len(answers) > ROUNDS
 
 
-def test_label_moves(base_path: Path, serve: Serve) -> None:
-    """A label's callers get one of the two versions, and after a move the new one."""
+def test_label_moves_do_not_disturb_callers(base_path: Path, serve: Serve) -> None:
+    """During a move, callers get either version; after it, they get the new one."""
     publish(base_path, 1)
     publish(base_path, 2)
-    server = serve(*flags_of(base_path))
-    every = "model_version_policy { all {} }"
-    server.reload(models_config(model_config(base_path, every)))
+    server = serve(*model_flags(base_path))
+    all_versions = "model_version_policy { all {} }"
+    server.reload(models_config(model_config(base_path, all_versions)))
     wait_for(lambda: server.states() == {1: "AVAILABLE", 2: "AVAILABLE"}, "both versions")
 
     def move(version: int) -> None:
         label = f'version_labels {{ key: "stable" value: {version} }}'
-        server.reload(models_config(model_config(base_path, f"{every} {label}")))
+        server.reload(models_config(model_config(base_path, f"{all_versions} {label}")))
 
-    def ask(server: Caller) -> None:
+    def call(server: Caller) -> None:
         (y,), version = server.ask(label="stable")
         assert y == 10 + version
         assert version in {1, 2}
 
     move(1)
-    with under_load(server, ask) as answers:
+    with under_load(server, call) as answers:
         for _, version in zip(range(ROUNDS), itertools.cycle([2, 1]), strict=False):
             move(version)
             assert server.ask(label="stable")[1] == version
     assert len(answers) > ROUNDS
 
 
-def test_all_of_it_at_once(tmp_path: Path, base_path: Path, serve: Serve) -> None:
+def test_simultaneous_changes_do_not_disturb_callers(
+    tmp_path: Path, base_path: Path, serve: Serve
+) -> None:
     """Versions and models are added and removed while a label moves."""
     for version in (1, 2):
         publish(base_path, version)
         publish(tmp_path / "other", version)
     publish(tmp_path / "moving", 1)
-    server = serve(*flags_of(base_path))
-    every = "model_version_policy { all {} }"
+    server = serve(*model_flags(base_path))
+    all_versions = "model_version_policy { all {} }"
     moving = model_config(tmp_path / "moving")
 
     def config(label: int, *more: str) -> str:
         stable = f'version_labels {{ key: "stable" value: {label} }}'
-        return models_config(model_config(base_path, f"{every} {stable}"), moving, *more)
+        return models_config(model_config(base_path, f"{all_versions} {stable}"), moving, *more)
 
-    server.reload(models_config(model_config(base_path, every), moving))
+    server.reload(models_config(model_config(base_path, all_versions), moving))
     wait_for(lambda: server.states() == {2: "AVAILABLE", 1: "AVAILABLE"}, "both versions")
     server.reload(config(1))
 
-    def ask(server: Caller) -> None:
+    def call(server: Caller) -> None:
         (y,), version = server.ask(label="stable")
         assert y == 10 + version
         (y,), version = server.ask(model="moving")
@@ -158,7 +161,7 @@ def test_all_of_it_at_once(tmp_path: Path, base_path: Path, serve: Serve) -> Non
             shutil.rmtree(tmp_path / "moving" / str(number))
             wait_for(partial(server.is_available, 1, "moving"), "version 1 again")
 
-    with under_load(server, ask) as answers, ThreadPoolExecutor(1) as pool:
+    with under_load(server, call) as answers, ThreadPoolExecutor(1) as pool:
         moves = pool.submit(publish_and_roll_back)
         for label in itertools.cycle([2, 1]):
             server.reload(config(label, model_config(tmp_path / "other")))
@@ -171,7 +174,7 @@ def test_all_of_it_at_once(tmp_path: Path, base_path: Path, serve: Serve) -> Non
     assert len(answers) > ROUNDS
 
 
-def test_malloc_trim_is_found_without_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malloc_trim_is_found_without_a_subprocess(monkeypatch: pytest.MonkeyPatch) -> None:
     """A minimal image may have neither ldconfig nor a compiler."""
 
     def popen(*arguments: object, **options: object) -> None:
@@ -182,17 +185,17 @@ def test_malloc_trim_is_found_without_a_process(monkeypatch: pytest.MonkeyPatch)
     memory.return_freed_memory()
 
 
-def test_memory_is_flat_over_reloads(base_path: Path, serve: Serve) -> None:
-    """An unloaded version's memory is free at once, not when the garbage collector runs."""
+def test_reloads_do_not_leak_memory(base_path: Path, serve: Serve) -> None:
+    """The memory of an unloaded version is freed at once, not at the next garbage collection."""
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     process = psutil.Process(server.running.process.pid)
-    alone = models_config(model_config(base_path))
-    both = models_config(model_config(base_path), model_config(LARGE_MODEL))
+    one_model = models_config(model_config(base_path))
+    two_models = models_config(model_config(base_path), model_config(LARGE_MODEL))
 
     def reload() -> int:
-        server.reload(both)
-        server.reload(alone)
+        server.reload(two_models)
+        server.reload(one_model)
         wait_for(lambda: set(server.states(LARGE_MODEL.name).values()) == {"END"}, "the unload")
         return process.memory_info().rss
 

@@ -1,4 +1,4 @@
-"""Metrics have TensorFlow Serving's names and true counts, and callers cannot add series."""
+"""Metrics have TensorFlow Serving's names, correct counts and a bounded number of series."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tensorflow_serving.apis import regression_pb2
 from serving.core.servable_harness import ServableHarness, State
 from serving.model_servers.monitoring import Monitoring
 from tests.contract.tf1_models import export, half_plus
-from tests.serving.conftest import Serve, Served, flags_of
+from tests.serving.conftest import RunningServer, Serve, model_flags
 from tests.support.affine import publish
 from tests.support.caller import refused
 from tests.support.processes import free_port, wait_for
@@ -28,26 +28,26 @@ REQUESTS = ":tensorflow:serving:request_count"
 class Metrics:
     """The parsed metrics of a server."""
 
-    def __init__(self, server: Served, port: int, path: str) -> None:
+    def __init__(self, server: RunningServer, port: int, path: str) -> None:
         self.server = server
         self._url = f"http://127.0.0.1:{port}{path}"
 
     def text(self) -> str:
-        reply = requests.get(self._url, timeout=5)
-        assert reply.status_code == 200
-        assert reply.headers["Content-Type"].startswith("text/plain")
-        return reply.text
+        response = requests.get(self._url, timeout=5)
+        assert response.status_code == 200
+        assert response.headers["Content-Type"].startswith("text/plain")
+        return response.text
 
     def values(self, name: str, **labels: str) -> list[float]:
         """Return the values of the series with this name and these labels."""
-        found = []
+        values = []
         for line in self.text().splitlines():
             match = SERIES.match(line)
             if match and match["name"] == name:
-                have = dict(LABEL.findall(match["labels"] or ""))
-                if labels.items() <= have.items():
-                    found.append(float(match["value"]))
-        return found
+                series_labels = dict(LABEL.findall(match["labels"] or ""))
+                if labels.items() <= series_labels.items():
+                    values.append(float(match["value"]))
+        return values
 
 
 @pytest.fixture
@@ -58,12 +58,12 @@ def metrics(base_path: Path, serve: Serve) -> Metrics:
     config.write_text('prometheus_config { enable: true path: "/the/metrics" }')
     port = free_port()
     server = serve(
-        *flags_of(base_path), f"--rest_api_port={port}", f"--monitoring_config_file={config}"
+        *model_flags(base_path), f"--rest_api_port={port}", f"--monitoring_config_file={config}"
     )
     return Metrics(server, port, "/the/metrics")
 
 
-def test_the_names_and_types_are_tensorflow_servings(metrics: Metrics) -> None:
+def test_metrics_have_tensorflow_servings_names_and_types(metrics: Metrics) -> None:
     metrics.server.ask()
     text = metrics.text()
     for name, kind in (
@@ -96,8 +96,8 @@ def test_requests_are_counted_by_label(
     assert metrics.values(REQUESTS, **known, status="FAILED_PRECONDITION") == [1]
     assert metrics.values(REQUESTS, model_name="m", version="", status="NOT_FOUND") == [1]
     assert sum(metrics.values(REQUESTS)) == 5
-    counted = metrics.values(":tensorflow:serving:request_latency_count", **known)
-    assert counted == [3]  # failed requests have no latency
+    latencies = metrics.values(":tensorflow:serving:request_latency_count", **known)
+    assert latencies == [3]  # failed requests have no latency
     assert metrics.values(":tensorflow:serving:runtime_latency_count", **known) == [3]
 
 
@@ -150,7 +150,7 @@ def test_loads_are_counted_by_outcome(base_path: Path, metrics: Metrics) -> None
     assert metrics.values(state, model_name="m", version="2", state="FAILED") == [1]
 
 
-def test_a_version_that_ends_during_a_scrape_has_not_failed() -> None:
+def test_version_unloaded_during_a_scrape_is_not_reported_as_failed() -> None:
     class Ending(ServableHarness):
         reads = 0
 
@@ -165,7 +165,7 @@ def test_a_version_that_ends_during_a_scrape_has_not_failed() -> None:
     assert b"FAILED" not in monitoring.exposition()
 
 
-def test_latencies_of_unloaded_versions_leave_after_their_last_scrape() -> None:
+def test_latencies_of_unloaded_versions_are_removed_after_a_last_scrape() -> None:
     def record() -> None:
         monitoring.record_request("Predict", "m", "1", "serving_default", "OK", 1.0)
         monitoring.record_run("m", 1, "Predict", 1.0)
@@ -177,7 +177,7 @@ def test_latencies_of_unloaded_versions_leave_after_their_last_scrape() -> None:
         record()
         monitoring.exposition()
         harness.state = State.END
-        record()  # of a call that was in progress
+        record()  # a call that was in progress
         last, later = monitoring.exposition(), (monitoring.exposition(), monitoring.exposition())
         assert last.count(b'_latency_count{API="Predict",') == 2
         assert last.count(b"} 2.0\n") >= 4
@@ -186,7 +186,7 @@ def test_latencies_of_unloaded_versions_leave_after_their_last_scrape() -> None:
     assert monitoring.count("/tensorflow/serving/request_count") == 4  # counters never decrease
 
 
-def test_unknown_names_make_no_series(metrics: Metrics) -> None:
+def test_unknown_names_add_no_series(metrics: Metrics) -> None:
     server = metrics.server
     for number in range(50):
         with refused("NOT_FOUND"):
@@ -204,7 +204,7 @@ def test_unknown_names_make_no_series(metrics: Metrics) -> None:
     assert len(metrics.values(REQUESTS)) == 4
 
 
-def test_garbage_is_not_counted_as_a_request(metrics: Metrics) -> None:
+def test_unparsable_request_is_not_counted(metrics: Metrics) -> None:
     method: Any = metrics.server.channel.unary_unary(
         "/tensorflow.serving.PredictionService/Predict"
     )
@@ -221,7 +221,7 @@ def test_waiting_for_a_batch_counts_as_latency(base_path: Path, serve: Serve) ->
     parameters.write_text("batch_timeout_micros { value: 300000 } max_batch_size { value: 100 }")
     port = free_port()
     server = serve(
-        *flags_of(base_path), f"--rest_api_port={port}", f"--monitoring_config_file={config}",
+        *model_flags(base_path), f"--rest_api_port={port}", f"--monitoring_config_file={config}",
         "--enable_batching", f"--batching_parameters_file={parameters}",
     )  # fmt: skip
     server.ask()
@@ -230,9 +230,9 @@ def test_waiting_for_a_batch_counts_as_latency(base_path: Path, serve: Serve) ->
     assert 300_000 < total < 3_000_000
 
 
-def test_without_the_config_there_are_no_metrics(base_path: Path, serve: Serve) -> None:
+def test_metrics_are_disabled_without_a_config(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     port = free_port()
-    serve(*flags_of(base_path), f"--rest_api_port={port}")
+    serve(*model_flags(base_path), f"--rest_api_port={port}")
     path = "/monitoring/prometheus/metrics"
     assert requests.get(f"http://127.0.0.1:{port}{path}", timeout=5).status_code == 404

@@ -21,21 +21,21 @@ from serving.core.manager import Manager, ManagerOptions
 from serving.core.model_config import read_config_file
 from serving.core.server_core import ServerCore
 from serving.core.source import Source
-from tests.serving.conftest import QUICK, Fails, Serve, config_flag, flags_of
-from tests.serving.test_warmup import predicting, write_records
+from tests.serving.conftest import QUICK, FailedStart, Serve, config_flag, model_flags
+from tests.serving.test_warmup import predict_log, write_records
 from tests.support.affine import publish
 from tests.support.caller import model_config, refused
 from tests.support.processes import wait_for
 
-PATIENT = ("--max_num_load_retries=1000", "--load_retry_interval_micros=100000")
+MANY_RETRIES = ("--max_num_load_retries=1000", "--load_retry_interval_micros=100000")
 
 
 def break_version(version: Path) -> None:
-    (version / "saved_model.pb").rename(version / "saved_model.away")
+    (version / "saved_model.pb").rename(version / "saved_model.moved")
 
 
-def mend_version(version: Path) -> None:
-    (version / "saved_model.away").rename(version / "saved_model.pb")
+def repair_version(version: Path) -> None:
+    (version / "saved_model.moved").rename(version / "saved_model.pb")
 
 
 def publish_broken(base_path: Path, version: int) -> None:
@@ -45,30 +45,30 @@ def publish_broken(base_path: Path, version: int) -> None:
     broken.rename(base_path / str(version))
 
 
-def clock(log: str, event: str) -> float:
-    """Return the time of an event's log line, in seconds."""
+def log_time(log: str, event: str) -> float:
+    """Return the time, in seconds, of the log line that contains an event."""
     (line,) = [line for line in log.splitlines() if event in line]
     return datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").timestamp()
 
 
-def test_a_version_repaired_between_retries_replaces_the_old_one(
+def test_version_repaired_between_retries_replaces_the_old_one(
     base_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path), *PATIENT)
+    server = serve(*model_flags(base_path), *MANY_RETRIES)
     publish_broken(base_path, 2)
     wait_for(lambda: "attempt 3 of 1001" in server.running.output(), "the third attempt")
     assert server.states() == {2: "LOADING", 1: "AVAILABLE"}
     assert server.ask() == ([11.0], 1)
-    mend_version(base_path / "2")
+    repair_version(base_path / "2")
     wait_for(lambda: server.is_available(2), "version 2")
     assert server.ask() == ([12.0], 2)
     assert server.statuses()[2].status.error_code == 0
 
 
-def test_a_load_is_retried_as_often_as_the_flag_says(base_path: Path, serve: Serve) -> None:
+def test_flag_sets_the_number_of_load_retries(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path), "--max_num_load_retries=2")
+    server = serve(*model_flags(base_path), "--max_num_load_retries=2")
     publish_broken(base_path, 2)
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
     attempts = [f"attempt {number} of 3" for number in (1, 2, 3)]
@@ -77,9 +77,9 @@ def test_a_load_is_retried_as_often_as_the_flag_says(base_path: Path, serve: Ser
     assert "does not appear to contain a SavedModel" in server.statuses()[2].status.error_message
 
 
-def test_the_interval_lies_between_two_attempts(base_path: Path, serve: Serve) -> None:
+def test_flag_sets_the_interval_between_attempts(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path), "--load_retry_interval_micros=1500000")
+    server = serve(*model_flags(base_path), "--load_retry_interval_micros=1500000")
     publish_broken(base_path, 2)
     wait_for(lambda: "attempt 1 of 2" in server.running.output(), "the first attempt")
     started = time.monotonic()
@@ -87,26 +87,24 @@ def test_the_interval_lies_between_two_attempts(base_path: Path, serve: Serve) -
     assert 1.2 < time.monotonic() - started < 5
 
 
-def test_a_removed_version_is_not_retried(base_path: Path, serve: Serve) -> None:
+def test_removed_version_is_not_retried(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path), *PATIENT)
+    server = serve(*model_flags(base_path), *MANY_RETRIES)
     publish_broken(base_path, 2)
     wait_for(lambda: "attempt 2 of 1001" in server.running.output(), "the second attempt")
     shutil.rmtree(base_path / "2")
-    wait_for(lambda: server.has_ended(2), "version 2 is given up")
+    wait_for(lambda: server.has_ended(2), "version 2 is no longer retried")
     attempts = server.running.output().count("attempt")
     time.sleep(0.5)
     assert server.running.output().count("attempt") == attempts
-    assert server.statuses()[2].status.error_code  # the status still has the error
+    assert server.statuses()[2].status.error_code  # the status keeps the error
 
 
-def test_a_load_that_takes_too_long_fails_and_later_versions_go_on(
-    base_path: Path, serve: Serve
-) -> None:
+def test_load_timeout_does_not_block_later_versions(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path), "--load_timeout_seconds=1", "--max_num_load_retries=0")
+    server = serve(*model_flags(base_path), "--load_timeout_seconds=1", "--max_num_load_retries=0")
     hidden = publish(base_path.parent / "hidden", 2, seconds=60)
-    write_records(hidden, [predicting(x=tf.constant([1.0]))])
+    write_records(hidden, [predict_log(x=tf.constant([1.0]))])
     hidden.rename(base_path / "2")
     wait_for(lambda: server.has_ended(2), "version 2 has failed", seconds=20)
     status = server.statuses()[2].status
@@ -114,11 +112,11 @@ def test_a_load_that_takes_too_long_fails_and_later_versions_go_on(
     assert status.error_message == f"cannot load {base_path / '2'}: no result within 1 s"
     assert server.ask() == ([11.0], 1)
     publish(base_path, 3)
-    wait_for(lambda: server.is_available(3), "the version after it")
+    wait_for(lambda: server.is_available(3), "the next version")
     assert server.ask() == ([13.0], 3)
 
 
-def test_requests_do_not_wait_for_the_close_of_a_load_that_took_too_long(tmp_path: Path) -> None:
+def test_requests_do_not_wait_for_a_timed_out_load_to_close(tmp_path: Path) -> None:
     may_load, closing, may_close = (threading.Event() for _ in range(3))
 
     def close() -> None:
@@ -136,18 +134,18 @@ def test_requests_do_not_wait_for_the_close_of_a_load_that_took_too_long(tmp_pat
     may_load.set()
     assert closing.wait(10)
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(manager.is_available, "m")
-        wait([asked], 2)
-        answered = asked.done()
+        request = pool.submit(manager.is_available, "m")
+        wait([request], 2)
+        is_answered = request.done()
         may_close.set()
-    assert answered
+    assert is_answered
 
 
 def test_other_models_load_while_one_is_retried(tmp_path: Path, serve: Serve) -> None:
     publish(tmp_path / "good", 1)
     publish(tmp_path / "bad", 1)
     models = (model_config(tmp_path / name) for name in ("good", "bad"))
-    server = serve(config_flag(tmp_path, *models), *PATIENT)
+    server = serve(config_flag(tmp_path, *models), *MANY_RETRIES)
     publish_broken(tmp_path / "bad", 2)
     wait_for(lambda: "attempt 2 of 1001" in server.running.output(), "the second attempt")
     publish(tmp_path / "good", 2)
@@ -155,24 +153,24 @@ def test_other_models_load_while_one_is_retried(tmp_path: Path, serve: Serve) ->
     assert server.states("bad") == {2: "LOADING", 1: "AVAILABLE"}
 
 
-def test_the_port_opens_within_ten_seconds_while_a_first_load_is_retried(
+def test_port_opens_after_ten_seconds_while_a_first_load_is_retried(
     tmp_path: Path, serve: Serve
 ) -> None:
     publish(tmp_path / "good", 1)
     publish_broken(tmp_path / "bad", 1)
     models = (model_config(tmp_path / name) for name in ("bad", "good"))
-    server = serve(config_flag(tmp_path, *models), *PATIENT)
+    server = serve(config_flag(tmp_path, *models), *MANY_RETRIES)
     log = server.running.output()
-    assert 8 < clock(log, "Running gRPC ModelServer") - clock(log, "attempt 1 of 1001") < 12
+    assert 8 < log_time(log, "Running gRPC ModelServer") - log_time(log, "attempt 1 of 1001") < 12
     assert server.ask(model="good") == ([11.0], 1)
     with refused("NOT_FOUND", "Servable not found for request: Latest(bad)"):
         server.ask(model="bad")
     assert server.states("bad") == {1: "LOADING"}
-    mend_version(tmp_path / "bad" / "1")
-    wait_for(lambda: server.is_available(1, "bad"), "the mended model")
+    repair_version(tmp_path / "bad" / "1")
+    wait_for(lambda: server.is_available(1, "bad"), "the repaired model")
 
 
-def test_the_port_waits_for_other_models_after_a_retry_has_succeeded(
+def test_port_waits_for_other_models_after_a_successful_retry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts, checks = itertools.count(), itertools.count()
@@ -204,36 +202,32 @@ def test_the_port_waits_for_other_models_after_a_retry_has_succeeded(
     manager.close(20)
 
 
-def test_a_failed_first_load_ends_the_process_with_the_reason(
-    base_path: Path, fails: Fails
+def test_failed_first_load_exits_with_the_reason(
+    base_path: Path, failed_start: FailedStart
 ) -> None:
     publish_broken(base_path, 1)
-    log = fails(*QUICK, *flags_of(base_path))
+    log = failed_start(*QUICK, *model_flags(base_path))
     assert "Error: UNKNOWN: 1 model(s) did not become available: {{{name: m version: 1}" in log
     assert f"Specified file path: {base_path / '1'}" in log
 
 
-def test_a_failed_version_is_loaded_when_removed_and_put_back_repaired(
-    base_path: Path, serve: Serve
-) -> None:
+def test_failed_version_loads_once_restored_and_repaired(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     shutil.rmtree(base_path / "1")
-    wait_for(lambda: server.has_ended(1), "version 1 is gone")
+    wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
     publish_broken(base_path, 2)
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
-    (base_path / "2").rename(base_path.parent / "aside")
+    (base_path / "2").rename(base_path.parent / "moved")
     time.sleep(0.5)  # several polls
     assert server.has_ended(2)
-    mend_version(base_path.parent / "aside")
-    (base_path.parent / "aside").rename(base_path / "2")
+    repair_version(base_path.parent / "moved")
+    (base_path.parent / "moved").rename(base_path / "2")
     wait_for(lambda: server.is_available(2), "version 2")
     assert server.ask() == ([12.0], 2)
 
 
-def test_under_policy_all_a_failed_version_is_loaded_when_put_back_repaired(
-    base_path: Path, serve: Serve
-) -> None:
+def test_failed_version_loads_once_replaced_under_policy_all(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     entry = model_config(base_path, "model_version_policy { all {} }")
     server = serve(config_flag(base_path.parent, entry))
@@ -246,7 +240,7 @@ def test_under_policy_all_a_failed_version_is_loaded_when_put_back_repaired(
     assert server.states() == {1: "AVAILABLE", 2: "AVAILABLE"}
 
 
-def test_the_newest_of_several_irreplaceable_versions_goes_on(
+def test_newest_old_version_keeps_serving_if_all_new_ones_fail(
     base_path: Path, serve: Serve
 ) -> None:
     for number in (1, 2):
@@ -261,22 +255,22 @@ def test_the_newest_of_several_irreplaceable_versions_goes_on(
     assert server.ask() == ([12.0], 2)
 
 
-def test_the_port_opens_soon_if_an_older_version_answers(base_path: Path, serve: Serve) -> None:
+def test_port_opens_early_if_an_older_version_is_available(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     publish_broken(base_path, 2)
     entry = model_config(base_path, "model_version_policy { all {} }")
     server = serve(config_flag(base_path.parent, entry), "--load_retry_interval_micros=60000000")
     log = server.running.output()
-    assert clock(log, "Running gRPC ModelServer") - clock(log, "attempt 1 of 2") < 5
+    assert log_time(log, "Running gRPC ModelServer") - log_time(log, "attempt 1 of 2") < 5
     assert server.ask() == ([11.0], 1)
     assert server.states() == {2: "LOADING", 1: "AVAILABLE"}
 
 
-def test_the_port_does_not_wait_for_the_second_attempt(tmp_path: Path, serve: Serve) -> None:
+def test_port_does_not_wait_for_the_second_attempt(tmp_path: Path, serve: Serve) -> None:
     publish(tmp_path / "good", 1)
     publish_broken(tmp_path / "bad", 1)
     models = (model_config(tmp_path / name) for name in ("bad", "good"))
     server = serve(config_flag(tmp_path, *models), "--load_retry_interval_micros=60000000")
     log = server.running.output()
-    assert clock(log, "Running gRPC ModelServer") - clock(log, "attempt 1 of 2") < 13
+    assert log_time(log, "Running gRPC ModelServer") - log_time(log, "attempt 1 of 2") < 13
     assert server.ask(model="good") == ([11.0], 1)

@@ -1,4 +1,4 @@
-"""SIGTERM ends the server, whatever its main thread does at that moment."""
+"""SIGTERM stops the server, whatever its main thread is doing."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from serving.__main__ import main
 from serving.model_servers import server
 
 
-def test_a_signal_may_arrive_while_the_lock_of_the_event_is_held(
+def test_signal_received_while_the_event_lock_is_held_stops_the_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stopped = []
+    results = []
 
     def serve(options: object, stop: threading.Event) -> None:
-        with vars(stop)["_cond"]:  # as in the first and the last steps of `stop.wait`
+        with vars(stop)["_cond"]:  # as at the start and the end of `stop.wait`
             os.kill(os.getpid(), signal.SIGTERM)
-        stopped.append(stop.wait(20))
+        results.append(stop.wait(20))
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     monkeypatch.setattr(server, "serve", serve)
     monkeypatch.setattr(os, "_exit", lambda status: None)
     try:
         main.main(["--model_name=m", "--model_base_path=/nowhere"], standalone_mode=False)
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-    assert stopped == [True]
+    assert results == [True]

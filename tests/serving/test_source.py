@@ -39,20 +39,20 @@ def base_path(tmp_path: Path) -> Path:
         ("specific { versions: 1 versions: 5 }", [1]),
     ],
 )
-def test_whole_numbers_are_versions_and_the_policy_selects(
+def test_policy_selects_among_numeric_directories(
     base_path: Path, text: str, expected: list[int]
 ) -> None:
-    found = aspired_versions(ModelConfig("m", base_path, policy(text)))
-    assert list(found) == expected
-    assert all(int(path.name) == number for number, path in found.items())
+    versions = aspired_versions(ModelConfig("m", base_path, policy(text)))
+    assert list(versions) == expected
+    assert all(int(path.name) == number for number, path in versions.items())
 
 
-def test_a_missing_base_path_is_an_error_for_the_caller(tmp_path: Path) -> None:
+def test_missing_base_path_raises(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         aspired_versions(ModelConfig("m", tmp_path / "nosuch"))
 
 
-def test_a_listing_that_hangs_does_not_delay_the_stop(
+def test_hanging_listing_does_not_delay_stop(
     base_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listing, may_end = threading.Event(), threading.Event()
@@ -62,8 +62,8 @@ def test_a_listing_that_hangs_does_not_delay_the_stop(
         may_end.wait(60)
         return {}
 
-    found: list[str] = []
-    source = Source(lambda name, versions: found.append(name), 0.01)
+    aspired_models: list[str] = []
+    source = Source(lambda name, versions: aspired_models.append(name), 0.01)
     source.update([ModelConfig("m", base_path)])
     monkeypatch.setattr("serving.core.source.aspired_versions", hang)
     source.start()
@@ -73,22 +73,22 @@ def test_a_listing_that_hangs_does_not_delay_the_stop(
     stop.join(20)
     assert not stop.is_alive()
     may_end.set()
-    source.poll()  # waits for the other poll
-    assert found == ["m"]  # no version is loaded or unloaded after the stop
+    source.poll()  # waits for the poll in progress
+    assert aspired_models == ["m"]  # versions do not change after the stop
 
 
-def test_a_poll_interval_below_zero_never_polls(base_path: Path) -> None:
-    found: list[str] = []
+def test_negative_poll_interval_never_polls(base_path: Path) -> None:
+    aspired_models: list[str] = []
     for seconds, expected in ((0, ["m"]), (-1, [])):
-        found.clear()
-        source = Source(lambda name, versions: found.append(name), seconds)
+        aspired_models.clear()
+        source = Source(lambda name, versions: aspired_models.append(name), seconds)
         source.update([ModelConfig("m", base_path)])
         source.start()
         source.stop()
-        assert found == expected
+        assert aspired_models == expected
 
 
-def test_a_config_file_lists_models_with_policies_and_labels(tmp_path: Path) -> None:
+def test_config_file_sets_policies_and_labels(tmp_path: Path) -> None:
     file = tmp_path / "models.config"
     file.write_text(
         """model_config_list {
@@ -113,16 +113,14 @@ def test_a_config_file_lists_models_with_policies_and_labels(tmp_path: Path) -> 
         ("", "expected a model_config_list"),
     ],
 )
-def test_a_wrong_config_file_is_named_with_the_fault(
-    tmp_path: Path, text: str, message: str
-) -> None:
+def test_invalid_config_file_is_rejected(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "models.config"
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_config_file(file)
 
 
-def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
+def test_error_names_a_missing_config_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nosuch\.config: .*No such file"):
         read_config_file(tmp_path / "nosuch.config")
 
@@ -153,12 +151,12 @@ def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_an_invalid_config_is_refused_with_tensorflow_servings_text(
+def test_invalid_config_is_rejected_with_tensorflow_servings_message(
     tmp_path: Path, configs: list[str], message: str
 ) -> None:
     file = tmp_path / "models.config"
-    listed = " ".join(f"config {{ {config} }}" for config in configs)
-    file.write_text(f"model_config_list {{ {listed} }}")
+    entries = " ".join(f"config {{ {config} }}" for config in configs)
+    file.write_text(f"model_config_list {{ {entries} }}")
     config = read_config_file(file)
 
     def check() -> None:

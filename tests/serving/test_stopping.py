@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.conftest import Starter
-from tests.serving.conftest import QUICK, Serve, flags_of
+from tests.serving.conftest import QUICK, Serve, model_flags
 from tests.support import forked
 from tests.support.affine import publish
 from tests.support.caller import Caller
@@ -22,35 +22,35 @@ from tests.support.processes import free_port, wait_for
 NOT_SERVING = 2
 
 
-def test_requests_in_progress_and_queued_are_answered(base_path: Path, serve: Serve) -> None:
+def test_running_and_queued_requests_are_answered(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1, seconds=0.5)
-    server = serve(*flags_of(base_path), "--grpc_max_threads=2")
+    server = serve(*model_flags(base_path), "--grpc_max_threads=2")
     with ThreadPoolExecutor(6) as pool:
-        asked = [pool.submit(server.ask, [float(row)]) for row in range(6)]
+        calls = [pool.submit(server.ask, [float(row)]) for row in range(6)]
         time.sleep(0.3)
         assert server.running.stop(signal.SIGTERM) == 0
-        assert [future.result()[0] for future in asked] == [[10.0 * row + 1] for row in range(6)]
+        assert [call.result()[0] for call in calls] == [[10.0 * row + 1] for row in range(6)]
 
 
-def test_requests_that_wait_for_a_batch_get_their_answer(base_path: Path, serve: Serve) -> None:
+def test_requests_waiting_for_a_batch_are_answered(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     parameters = base_path.parent / "batching.config"
     parameters.write_text("batch_timeout_micros { value: 1500000 } max_batch_size { value: 100 }")
     server = serve(
-        *flags_of(base_path), "--enable_batching", f"--batching_parameters_file={parameters}"
+        *model_flags(base_path), "--enable_batching", f"--batching_parameters_file={parameters}"
     )
     with ThreadPoolExecutor(6) as pool:
-        asked = [pool.submit(server.ask, [float(row)]) for row in range(6)]
+        calls = [pool.submit(server.ask, [float(row)]) for row in range(6)]
         time.sleep(0.3)
         assert server.running.stop(signal.SIGTERM) == 0
-        assert [future.result()[0] for future in asked] == [[10.0 * row + 1] for row in range(6)]
+        assert [call.result()[0] for call in calls] == [[10.0 * row + 1] for row in range(6)]
 
 
-def test_a_stopping_server_reports_not_serving_and_refuses_calls(
+def test_stopping_server_reports_not_serving_and_rejects_calls(
     base_path: Path, serve: Serve
 ) -> None:
     publish(base_path, 1, seconds=2)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     stub = health_pb2_grpc.HealthStub(server.channel)
     watch = stub.Watch(health_pb2.HealthCheckRequest(service="m"), timeout=30)
     next(watch)
@@ -59,7 +59,7 @@ def test_a_stopping_server_reports_not_serving_and_refuses_calls(
         time.sleep(0.3)
         server.running.process.send_signal(signal.SIGTERM)
         assert next(watch).status == NOT_SERVING
-        assert not list(watch)  # it ends at once
+        assert not list(watch)  # the watch ends at once
         with Caller(server.running.address) as late, pytest.raises(grpc.RpcError) as error:
             late.ask()
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -69,42 +69,40 @@ def test_a_stopping_server_reports_not_serving_and_refuses_calls(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_server_stops_at_once(
-    base_path: Path, serve: Serve, number: signal.Signals
-) -> None:
+def test_idle_server_stops_at_once(base_path: Path, serve: Serve, number: signal.Signals) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path))
+    server = serve(*model_flags(base_path))
     started = time.monotonic()
     assert server.running.stop(number) == 0
-    assert time.monotonic() - started < 5  # calls in progress would have ten seconds
+    assert time.monotonic() - started < 5  # less than the ten seconds that calls may take
     assert "Traceback" not in server.running.output()
 
 
-def test_a_signal_during_a_call_is_not_lost(base_path: Path, starter: Starter) -> None:
+def test_signal_during_connection_handling_is_not_lost(base_path: Path, starter: Starter) -> None:
     publish(base_path, 1)
     port = free_port()
     for _ in range(5):
-        running = starter.model_server(*flags_of(base_path), f"--rest_api_port={port}")
+        running = starter.model_server(*model_flags(base_path), f"--rest_api_port={port}")
         time.sleep(0.5)
         host, _, grpc_port = running.address.rpartition(":")
-        for each in (int(grpc_port), port):
-            socket.create_connection((host, each)).close()
+        for open_port in (int(grpc_port), port):
+            socket.create_connection((host, open_port)).close()
         assert running.stop(signal.SIGTERM, timeout=5) == 0
 
 
-def test_a_server_waiting_for_a_first_version_stops_at_once(
+def test_server_waiting_for_a_first_version_stops_at_once(
     base_path: Path, starter: Starter
 ) -> None:
-    running = forked.start(starter.folder / "log", *QUICK, *flags_of(base_path))
+    running = forked.start(starter.folder / "log", *QUICK, *model_flags(base_path))
     starter.running.append(running)
-    wait_for(lambda: "no versions found under base path" in running.output(), "it waits")
+    wait_for(lambda: "no versions found under base path" in running.output(), "the server waits")
     assert running.stop(signal.SIGTERM, timeout=5) == 0
     assert "Running gRPC" not in running.output()
 
 
-def test_a_server_stops_while_a_load_waits_for_its_retry(base_path: Path, serve: Serve) -> None:
+def test_server_stops_while_a_load_waits_for_its_retry(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    server = serve(*flags_of(base_path), "--load_retry_interval_micros=60000000")
+    server = serve(*model_flags(base_path), "--load_retry_interval_micros=60000000")
     (base_path / "2").mkdir()
     wait_for(lambda: "attempt 1 of 2" in server.running.output(), "the first attempt")
     assert server.running.stop(signal.SIGTERM, timeout=5) == 0

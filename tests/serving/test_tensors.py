@@ -15,49 +15,49 @@ ALL = [
 ]  # fmt: skip
 
 
-def decode(sent: Any) -> tensors.Array:
-    made = tensors.decode(sent)
-    assert isinstance(made, np.ndarray)
-    return made
+def decode(message: Any) -> tensors.Array:
+    array = tensors.decode(message)
+    assert isinstance(array, np.ndarray)
+    return array
 
 
 def encode(array: Any, *, as_content: bool = False) -> Any:
-    made = tensor_pb2.TensorProto()
-    tensors.encode(array, made, as_content=as_content)
-    return made
+    message = tensor_pb2.TensorProto()
+    tensors.encode(array, message, as_content=as_content)
+    return message
 
 
 def proto(dtype: int, shape: list[int], **values: Any) -> Any:
-    made = tensor_pb2.TensorProto(dtype=dtype, **values)
+    message = tensor_pb2.TensorProto(dtype=dtype, **values)
     for length in shape:
-        made.tensor_shape.dim.add(size=length)
-    return made
+        message.tensor_shape.dim.add(size=length)
+    return message
 
 
 @pytest.mark.parametrize("dtype", ALL, ids=lambda dtype: dtype.name)
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0, 4)], ids=str)
-def test_every_dtype_goes_there_and_back(dtype: Any, shape: tuple[int, ...]) -> None:
+def test_every_dtype_round_trips(dtype: Any, shape: tuple[int, ...]) -> None:
     values = np.arange(np.prod(shape)).reshape(shape).astype(dtype.as_numpy_dtype)
-    for sent in (
+    for message in (
         tf.make_tensor_proto(values),
         encode(values),
         encode(values, as_content=True),
     ):
-        assert sent.dtype == dtype.as_datatype_enum
-        received = decode(sent)
-        assert received.dtype == values.dtype
-        np.testing.assert_array_equal(received, values)
+        assert message.dtype == dtype.as_datatype_enum
+        decoded = decode(message)
+        assert decoded.dtype == values.dtype
+        np.testing.assert_array_equal(decoded, values)
         # TensorFlow itself reads our encoding as the same tensor.
-        np.testing.assert_array_equal(tf.make_ndarray(sent), values)
+        np.testing.assert_array_equal(tf.make_ndarray(message), values)
 
 
-def test_responses_carry_typed_fields() -> None:
-    made = encode(np.array([1.5, 2.5], np.float32))
-    assert list(made.float_val) == [1.5, 2.5]
-    assert not made.tensor_content
+def test_encode_uses_typed_fields_by_default() -> None:
+    message = encode(np.array([1.5, 2.5], np.float32))
+    assert list(message.float_val) == [1.5, 2.5]
+    assert not message.tensor_content
 
 
-def test_strings_are_bytes_of_any_kind() -> None:
+def test_strings_may_hold_any_bytes() -> None:
     values = np.array([b"\xff\x00", "grüß".encode()], object).reshape(2, 1)
     np.testing.assert_array_equal(decode(encode(values)), values)
 
@@ -69,7 +69,7 @@ def test_strings_in_tensor_content_have_varint_lengths() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "expected"),
+    ("message", "expected"),
     [
         (proto(types_pb2.DT_FLOAT, [3], float_val=[2]), [2, 2, 2]),
         (proto(types_pb2.DT_FLOAT, [3], float_val=[1, 2]), [1, 2, 2]),
@@ -83,12 +83,12 @@ def test_strings_in_tensor_content_have_varint_lengths() -> None:
         (proto(types_pb2.DT_BOOL, [3], bool_val=[True]), [True] * 3),
     ],
 )
-def test_incomplete_tensors_are_read_as_in_tensorflow(sent: Any, expected: Any) -> None:
-    assert decode(sent).tolist() == expected
+def test_incomplete_tensors_are_decoded_as_in_tensorflow(message: Any, expected: Any) -> None:
+    assert decode(message).tolist() == expected
 
 
 @pytest.mark.parametrize(
-    "sent",
+    "message",
     [
         proto(types_pb2.DT_INVALID, [1]),
         proto(types_pb2.DT_FLOAT_REF, [1]),
@@ -98,7 +98,7 @@ def test_incomplete_tensors_are_read_as_in_tensorflow(sent: Any, expected: Any) 
         proto(types_pb2.DT_FLOAT, [2], tensor_content=b"\0\0\0\0"),
         proto(types_pb2.DT_BOOL, [1], tensor_content=b"\x02"),
         proto(types_pb2.DT_STRING, [2], tensor_content=b"\x05\x05ab"),
-        proto(types_pb2.DT_STRING, [2**28]),  # this and the next would fill all memory
+        proto(types_pb2.DT_STRING, [2**28]),  # this and the next would exhaust the memory
         proto(types_pb2.DT_INT32, [2**24], int_val=[1]),
         proto(types_pb2.DT_STRING, [2**10], string_val=[b"a" * 2**16]),  # TensorFlow copies it
         proto(types_pb2.DT_QINT32, [2**33]),
@@ -107,38 +107,38 @@ def test_incomplete_tensors_are_read_as_in_tensorflow(sent: Any, expected: Any) 
         proto(types_pb2.DT_STRING, [1], tensor_content=b"\x80\x80\x80\x80\x80\x80"),
     ],
 )
-def test_invalid_tensors_are_refused(sent: Any) -> None:
+def test_invalid_tensors_are_rejected(message: Any) -> None:
     with pytest.raises(ValueError, match=r"\w"):
-        decode(sent)
+        decode(message)
 
 
 @pytest.mark.parametrize(
-    ("sent", "message"),
+    ("message", "error"),
     [
         (proto(types_pb2.DT_INT8, [1], int_val=[300]), "300 is not from -128 to 127"),
         (proto(types_pb2.DT_UINT8, [1], int_val=[-1]), "-1 is not from 0 to 255"),
         (proto(types_pb2.DT_HALF, [1], half_val=[70_000]), "70000 is not from 0 to 65535"),
     ],
 )
-def test_an_integer_out_of_range_is_refused(sent: Any, message: str) -> None:
-    with pytest.raises(OverflowError, match=message):
-        decode(sent)
+def test_out_of_range_integer_is_rejected(message: Any, error: str) -> None:
+    with pytest.raises(OverflowError, match=error):
+        decode(message)
 
 
 @pytest.mark.parametrize(("dtype", "rank"), [(types_pb2.DT_FLOAT, 65), (types_pb2.DT_STRING, 33)])
-def test_a_tensor_of_too_many_dimensions_for_numpy_stays_a_proto(dtype: int, rank: int) -> None:
-    # Strings of more dimensions would crash the process.
+def test_tensor_with_too_many_dimensions_for_numpy_stays_a_proto(dtype: int, rank: int) -> None:
+    # Converting strings with more dimensions to an array would crash the process.
     assert isinstance(tensors.decode(proto(dtype, [1] * rank)), tensors.ProtoTensor)
     with pytest.raises(ValueError, match="dimensions"):
         decode(proto(dtype, [1] * 255))
 
 
-def test_a_string_that_is_repeated_keeps_its_zeros() -> None:
-    sent = proto(types_pb2.DT_STRING, [3], string_val=[b"a\0"])
-    assert decode(sent).tolist() == [b"a\0"] * 3
+def test_repeated_string_keeps_its_null_bytes() -> None:
+    message = proto(types_pb2.DT_STRING, [3], string_val=[b"a\0"])
+    assert decode(message).tolist() == [b"a\0"] * 3
 
 
-def test_unknown_rank_is_ignored_if_there_are_dimensions() -> None:
-    sent = proto(types_pb2.DT_FLOAT, [2], float_val=[1.0, 2.0])
-    sent.tensor_shape.unknown_rank = True
-    assert decode(sent).tolist() == [1.0, 2.0]
+def test_unknown_rank_is_ignored_if_dimensions_are_given() -> None:
+    message = proto(types_pb2.DT_FLOAT, [2], float_val=[1.0, 2.0])
+    message.tensor_shape.unknown_rank = True
+    assert decode(message).tolist() == [1.0, 2.0]

@@ -16,7 +16,7 @@ SETTINGS = "settings.txt"
 
 
 class Affine(tf.Module):
-    """y = 10 x + version, after a delay; an asset has the version and the delay in seconds."""
+    """y = 10 x + version, after a delay; an asset holds the version and the delay in seconds."""
 
     def __init__(self, settings: Path) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Affine(tf.Module):
 
 
 def wait(seconds: Any) -> Any:
-    """Wait by the clock, however busy the machine is, and return 0."""
+    """Wait by the clock, however busy the machine is, then return 0."""
     end = tf.timestamp() + seconds
     now = tf.while_loop(lambda now: now < end, lambda now: (tf.timestamp(),), (tf.timestamp(),))
     return tf.cast(now[0] < end, tf.float32)
@@ -52,7 +52,7 @@ def _template() -> Path:
 
 
 def publish(base_path: Path, version: int, seconds: float = 0.0) -> Path:
-    """Write a version beside the base path, rename it into place, and return it."""
+    """Write a version beside the base path, rename it into place and return its path."""
     base_path.mkdir(parents=True, exist_ok=True)
     hidden = base_path.parent / f".tmp-{base_path.name}-{version}"
     shutil.copytree(_template(), hidden)

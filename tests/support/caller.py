@@ -22,12 +22,12 @@ from tensorflow_serving.apis import (
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing since Python 3.11
 
-LARGE = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 _STATES = get_model_status_pb2.ModelVersionStatus.State
 
 
 class Caller:
-    """Calls a model server, over one channel."""
+    """Calls a model server over one channel."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Caller:
         credentials: grpc.ChannelCredentials | None = None,
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
-        options = [*LARGE, *options]
+        options = [*UNLIMITED, *options]
         if credentials is None:
             self.channel = grpc.insecure_channel(address, options)
         else:
@@ -46,7 +46,7 @@ class Caller:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *about: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self.channel.close()
 
     def predict(
@@ -55,33 +55,34 @@ class Caller:
         inputs: Mapping[str, Any],
         timeout: float = 30,
         wait_for_ready: bool = False,
-        **asked: Any,
+        **kwargs: Any,
     ) -> Any:
-        """Return the PredictResponse; `asked` are further arguments of `predict_request`."""
-        request = predict_request(model, inputs, **asked)
+        """Return the PredictResponse; `kwargs` go to `predict_request`."""
+        request = predict_request(model, inputs, **kwargs)
         return self.prediction.Predict(request, timeout=timeout, wait_for_ready=wait_for_ready)
 
-    def ask(self, x: Sequence[float] = (1.0,), model: str = "m", **asked: Any) -> tuple[Any, int]:
-        """Predict with a model that takes `x`; return its `y`, and the version that answered."""
+    def ask(self, x: Sequence[float] = (1.0,), model: str = "m", **kwargs: Any) -> tuple[Any, int]:
+        """Predict with a model that takes `x`; return `y` and the version that answered."""
         inputs = {"x": tf.constant(x, tf.float32)}
-        reply = self.predict(model, inputs, **asked)
-        return tf.make_ndarray(reply.outputs["y"]).tolist(), reply.model_spec.version.value
+        response = self.predict(model, inputs, **kwargs)
+        return tf.make_ndarray(response.outputs["y"]).tolist(), response.model_spec.version.value
 
     def statuses(self, model: str = "m") -> dict[int, Any]:
         """Return the status of each version by number; empty for an unknown model."""
         request = get_model_status_pb2.GetModelStatusRequest()
         request.model_spec.name = model
         try:
-            reply = self.model.GetModelStatus(request, timeout=30)
+            response = self.model.GetModelStatus(request, timeout=30)
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 raise
             return {}
-        return {status.version: status for status in reply.model_version_status}
+        return {status.version: status for status in response.model_version_status}
 
     def states(self, model: str = "m") -> dict[int, str]:
         """Return the name of each version's state, by number."""
-        return {number: _STATES.Name(one.state) for number, one in self.statuses(model).items()}
+        statuses = self.statuses(model)
+        return {number: _STATES.Name(status.state) for number, status in statuses.items()}
 
     def is_available(self, version: int, model: str = "m") -> bool:
         return self.states(model).get(version) == "AVAILABLE"
@@ -90,7 +91,7 @@ class Caller:
         return self.states(model).get(version) == "END"
 
     def reload(self, config: str, timeout: float = 30, metric_names: Sequence[str] = ()) -> Any:
-        """Reload the configuration from text format, and return the reply."""
+        """Reload a configuration in text format and return the response."""
         request = model_management_pb2.ReloadConfigRequest(metric_names=metric_names)
         text_format.Parse(config, request.config)
         return self.model.HandleReloadConfigRequest(request, timeout=timeout)
@@ -123,14 +124,14 @@ def models_config(*entries: str) -> str:
     return f"model_config_list {{\n{listed}}}\n"
 
 
-def model_config(base_path: Path, more: str = "") -> str:
-    """Return the entry of a model with the name of its base path's last part."""
-    return f'name: "{base_path.name}" base_path: "{base_path}" {more}'
+def model_config(base_path: Path, fields: str = "") -> str:
+    """Return the config entry of a model named after its directory."""
+    return f'name: "{base_path.name}" base_path: "{base_path}" {fields}'
 
 
 @contextmanager
 def refused(code: str, details: str = "") -> Iterator[None]:
-    """Expect an error with this code, and with `details` in its text."""
+    """Expect an RPC error with this code whose details contain `details`."""
     with pytest.raises(grpc.RpcError) as error:
         yield
     status: Any = error.value

@@ -1,4 +1,4 @@
-"""Callers that send one request after the other over connections they keep."""
+"""Callers that send one request after another over persistent connections."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Callers:
         may_be_refused: whether a refused connection just ends its thread.
         outcomes: number of responses by status, and of faults as "wrong".
         wrong: the first fault by status, or by "refused" or "lost" for a connection that was
-            refused or broke.
+            refused or lost.
     """
 
     url: str
@@ -67,23 +67,23 @@ class Callers:
         return {**self.wrong}
 
     def _call(self) -> None:
-        where = urlsplit(self.url)
+        url = urlsplit(self.url)
         while not self._end.is_set():
             connection = (
-                HTTPSConnection(where.netloc, context=_UNCHECKED, timeout=20)
-                if where.scheme == "https"
-                else HTTPConnection(where.netloc, timeout=20)
+                HTTPSConnection(url.netloc, context=_UNCHECKED, timeout=20)
+                if url.scheme == "https"
+                else HTTPConnection(url.netloc, timeout=20)
             )
             try:
                 connection.connect()
             except OSError as error:
                 if not self.may_be_refused:
-                    self._note("refused", repr(error))
+                    self._record("refused", repr(error))
                 return
             try:
-                self._call_over(connection, where.path)
+                self._call_over(connection, url.path)
             except (OSError, HTTPException) as error:
-                self._note("lost", repr(error))
+                self._record("lost", repr(error))
             finally:
                 connection.close()
 
@@ -91,18 +91,18 @@ class Callers:
         headers = {"Content-Type": "application/json"}
         while not self._end.is_set():
             connection.request("POST", path, self.body, headers)
-            reply = connection.getresponse()
-            body = reply.read()
-            fields = {name.lower(): value for name, value in reply.getheaders()}
-            wrong = self.check(reply.status, fields, body)
-            self.outcomes[str(reply.status)] += 1
-            if wrong:
-                self._note(str(reply.status), wrong)
-            if fields.get("connection") == "close":
+            response = connection.getresponse()
+            body = response.read()
+            response_headers = {name.lower(): value for name, value in response.getheaders()}
+            fault = self.check(response.status, response_headers, body)
+            self.outcomes[str(response.status)] += 1
+            if fault:
+                self._record(str(response.status), fault)
+            if response_headers.get("connection") == "close":
                 return
             if self.pause:
                 self._end.wait(self.pause)
 
-    def _note(self, kind: str, what: str) -> None:
-        self.wrong.setdefault(kind, what)
+    def _record(self, kind: str, fault: str) -> None:
+        self.wrong.setdefault(kind, fault)
         self.outcomes["wrong"] += 1

@@ -1,4 +1,4 @@
-"""A small model that describes itself, and misbehaves in the way that a test chooses."""
+"""A small model that describes itself and misbehaves as a test chooses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import tensorflow as tf
 SETTINGS, GOLDEN = "settings.txt", "golden.txt"
 CLASSES = ("no", "yes")
 GOLDEN_ROWS = [-2.0, 0.25, 3.0]
-# Ways to misbehave: raise an error that is not the caller's, refuse every row, answer NaN.
+# Faults: raise an error that is not the caller's, reject every row, return NaN.
 RAISE, REFUSE, NAN = 1, 2, 3
 
 
@@ -35,13 +35,13 @@ class Canary(tf.Module):
 
     def predict(self, x: Any) -> dict[str, Any]:
         fault, sign = self._setting("fault"), tf.cast(self._setting("sign"), tf.float32)
-        refuses = tf.debugging.Assert(tf.not_equal(fault, REFUSE), ["no row is good enough"])
+        rejection = tf.debugging.Assert(tf.not_equal(fault, REFUSE), ["no row is good enough"])
         raised = tf.cond(
             tf.equal(fault, RAISE), lambda: tf.io.read_file("/nonexistent"), lambda: tf.constant("")
         )
         seconds = self._setting("seconds")
         slept = tf.cond(seconds > 0, lambda: sleep(seconds), lambda: tf.constant(0.0))
-        with tf.control_dependencies([refuses, raised]):
+        with tf.control_dependencies([rejection, raised]):
             logit = sign * x + slept
         nan = tf.where(tf.equal(fault, NAN), tf.constant(math.nan), tf.constant(0.0))
         probability = tf.sigmoid(logit) + nan
@@ -55,11 +55,11 @@ class Canary(tf.Module):
         return {"contribution": x[:, tf.newaxis], "bias": 0.0 * x}
 
     def classification(self, inputs: Any) -> dict[str, Any]:
-        probability = self.predict(_parsed(inputs))["probability"]
+        probability = self.predict(_parse(inputs))["probability"]
         return {"scores": tf.stack([1 - probability, probability], axis=1)}
 
     def regression(self, inputs: Any) -> dict[str, Any]:
-        return {"outputs": self.predict(_parsed(inputs))["probability"]}
+        return {"outputs": self.predict(_parse(inputs))["probability"]}
 
     def describe(self, query: Any) -> dict[str, Any]:
         facts = {
@@ -92,16 +92,16 @@ class Canary(tf.Module):
 
 
 def sleep(seconds: Any) -> Any:
-    """Return 0 after this time, without using the processor."""
+    """Return 0 after this time without using the processor."""
     kinds: dict[str, Any] = {"output_types": [tf.float32], "output_shapes": [tf.TensorShape([])]}
     zero = tf.data.Dataset.from_tensors(0.0)._variant_tensor
-    # It sleeps before the element, and again before the end.
+    # The dataset sleeps before its element and again before its end.
     microseconds = tf.cast(1e6 / 2 * seconds, tf.int64)
     slept = tf.raw_ops.SleepDataset(input_dataset=zero, sleep_microseconds=microseconds, **kinds)
     return tf.raw_ops.DatasetToSingleElement(dataset=slept, **kinds)[0]
 
 
-def _parsed(serialized: Any) -> Any:
+def _parse(serialized: Any) -> Any:
     feature = tf.io.FixedLenFeature([], tf.float32)
     return tf.io.parse_example(serialized, {"x": feature})["x"]
 
@@ -147,10 +147,10 @@ def publish(
     Args:
         base_path: directory of the model's versions.
         version: its number.
-        fault: how it misbehaves, 0 for not at all.
+        fault: RAISE, REFUSE, NAN, or 0 for none.
         seconds: duration of a call.
         sign: -1 flips every label.
-        golden_error: error of the probabilities of its golden rows; None for no golden rows.
+        golden_error: error of its golden rows' probabilities; None for no golden rows.
     """
     base_path.mkdir(parents=True, exist_ok=True)
     hidden = base_path.parent / f".tmp-{base_path.name}-{version}"

@@ -15,7 +15,7 @@ class Authority:
     """Signs certificates; all keys and certificates are files in one folder.
 
     Attributes:
-        certificate: file of its own certificate.
+        certificate: file of the authority's certificate.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,7 +40,7 @@ class Authority:
         return self._folder / f"{name}.key", certificate
 
     def _new(self, name: str) -> list[str]:
-        """Return openssl's arguments for a new key, and an output file, with this name."""
+        """Return openssl's arguments for a new key and an output file with this name."""
         curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
         files = ["-keyout", str(self._folder / f"{name}.key")]
         return [*curve, *files, "-out", str(self._folder / f"{name}.pem")]
@@ -51,11 +51,11 @@ class Authority:
 
 def ssl_config(file: Path, **fields: bytes | bool) -> Path:
     """Write an SSLConfig in text format."""
-    texts = (
+    lines = (
         f"{name}: {str(value).lower()}"
         if isinstance(value, bool)
         else f'{name}: "{value.decode()}"'.replace("\n", "\\n")
         for name, value in fields.items()
     )
-    file.write_text("\n".join(texts))
+    file.write_text("\n".join(lines))
     return file

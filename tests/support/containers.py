@@ -1,4 +1,4 @@
-"""Docker and Compose, as tests of containers use them."""
+"""Docker and Compose commands for tests."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ BODY = {"instances": breast_cancer().features[:2].tolist()}
 
 
 def docker(*arguments: str, **environment: str) -> str:
-    """Run a command of `docker` that succeeds, and return what it prints."""
-    done = subprocess.run(
+    """Run a `docker` command, check its exit status and return its output."""
+    result = subprocess.run(
         ["docker", *arguments],
         cwd=ROOT,
         env={**os.environ, **environment},
@@ -29,8 +29,8 @@ def docker(*arguments: str, **environment: str) -> str:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.strip()
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout.strip()
 
 
 class Compose:
@@ -54,26 +54,26 @@ class Compose:
         return f"http://{self.address('client', 8080)}"
 
     def with_file(self, file: str) -> Compose:
-        """Return the same project with a further file."""
+        """Return the same project with an additional file."""
         compose = Compose(*self.files, file, **self.environment)
         compose.name = self.name
         return compose
 
     def remove(self) -> None:
-        """Remove everything, without waiting for anything to end."""
+        """Remove the project without waiting for its processes to exit."""
         self("kill")
         self("down", "--volumes")
 
 
 def inspect(compose: Compose, service: str) -> dict[str, Any]:
-    """Return what the engine knows about a service's only container."""
+    """Return `docker inspect` of a service's only container."""
     container = compose("ps", "-q", service)
-    found: list[dict[str, Any]] = json.loads(docker("inspect", container))
-    return found[0]
+    containers: list[dict[str, Any]] = json.loads(docker("inspect", container))
+    return containers[0]
 
 
-def readable(models: Path, folder: Path) -> Path:
-    """Copy models so that the users of containers can read them, and return the copy."""
+def copy_for_containers(models: Path, folder: Path) -> Path:
+    """Copy models so that container users can read them, and return the copy."""
     shutil.copytree(models, folder)
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)

@@ -1,7 +1,7 @@
 """Processes forked from one that has imported TensorFlow, which takes seconds.
 
-Apart from the imports, a model server is `python -m serving`, a client is `python -m client serve`,
-and the check of an export is the training job's: each has its own process, session and log.
+Apart from the imports, they behave like `python -m serving`, `python -m client serve` and the
+training job with its export check. Each has its own process, session and log.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def start_model_server(log: Path, *flags: str, port: int = 0) -> Running:
 
 @contextmanager
 def model_server(folder: Path, config: str, *flags: str) -> Iterator[str]:
-    """Yield the address of a model server with the models of a config, and stop it afterwards.
+    """Yield the address of a model server with the models of a config; stop it afterwards.
 
     Args:
         folder: folder of the config file and of the log.
@@ -100,9 +100,9 @@ def model_server(folder: Path, config: str, *flags: str) -> Iterator[str]:
 
 
 def start_client(log: Path, server: str, *, ready: bool = True, **environment: str) -> Running:
-    """Start a client of one worker as `processes.start_client` does.
+    """Start a client with one worker as `processes.start_client` does.
 
-    Several workers share metrics by a variable that is read when the metrics are imported.
+    Several workers share metrics through an environment variable that is read at import.
     """
     log.touch()
     options = processes.client_options(server)
@@ -115,7 +115,7 @@ def start_client(log: Path, server: str, *, ready: bool = True, **environment: s
 
 @contextmanager
 def client(log: Path, server: str, *, ready: bool = True, **environment: str) -> Iterator[str]:
-    """Yield the URL of a client, and stop it afterwards."""
+    """Yield the URL of a client; stop it afterwards."""
     running = start_client(log, server, ready=ready, **environment)
     try:
         yield running.address
@@ -125,7 +125,7 @@ def client(log: Path, server: str, *, ready: bool = True, **environment: str) ->
 
 def _serve_http(log: str, options: list[str], environment: dict[str, str]) -> None:
     os.setsid()
-    _print_to(log, log)
+    _redirect_output(log, log)
     os.environ.clear()
     os.environ.update(environment)
 
@@ -134,14 +134,14 @@ def _serve_http(log: str, options: list[str], environment: dict[str, str]) -> No
     main(options, prog_name="python -m client")
 
 
-def _print_to(out: str, err: str) -> None:
+def _redirect_output(out: str, err: str) -> None:
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
 
 
 def _serve(log: str, flags: tuple[str, ...]) -> None:
     os.setsid()
-    _print_to(log, log)
+    _redirect_output(log, log)
 
     from serving.__main__ import main
 
@@ -149,14 +149,14 @@ def _serve(log: str, flags: tuple[str, ...]) -> None:
 
 
 def training(command: str, models: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Do what `processes.training` does."""
+    """Run a command as `processes.training` does, in a forked process."""
     arguments = [command, f"--models={models}", *options]
     with TemporaryDirectory() as folder:
-        printed = [str(Path(folder, name)) for name in ("out", "err")]
+        files = [str(Path(folder, name)) for name in ("out", "err")]
         # Not a daemon, since it has a child: the check.
-        process = Forked(_context.Process(target=_train, args=(arguments, *printed)))
+        process = Forked(_context.Process(target=_train, args=(arguments, *files)))
         status = process.wait()
-        out, err = (Path(name).read_text() for name in printed)
+        out, err = (Path(name).read_text() for name in files)
     return subprocess.CompletedProcess(arguments, status, out, err)
 
 
@@ -166,7 +166,7 @@ def fit(models: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def _train(arguments: list[str], out: str, err: str) -> None:
     os.setsid()
-    _print_to(out, err)
+    _redirect_output(out, err)
     check_exports_in_forks()
 
     from training.__main__ import main
@@ -175,7 +175,7 @@ def _train(arguments: list[str], out: str, err: str) -> None:
 
 
 def check_exports_in_forks() -> None:
-    """Let this process check the versions that it publishes in forked processes."""
+    """Make this process check its exports in forked processes."""
     vars(fresh_process)["subprocess"] = SimpleNamespace(
         **{**vars(subprocess), "Popen": ForkedCheck}
     )
@@ -189,14 +189,14 @@ class ForkedCheck:
     def __init__(self, command: tuple[str, ...], stderr: IO[bytes], **options: Any) -> None:
         module = command[-1]
         request, self._stdin = _context.Pipe(duplex=False)
-        # A connection is passed with the start; the child need not ask this process for it, which
-        # would fail, with a traceback, if the child is killed meanwhile.
+        # A connection is passed at the start, so the child does not request it from this process;
+        # such a request fails with a traceback if the child is killed meanwhile.
         with request, Connection(os.dup(stderr.fileno())) as errors:
             process = _context.Process(target=_run, args=(module, request, errors), daemon=True)
             self._process = Forked(process)
 
     def communicate(self, data: bytes = b"") -> None:
-        with suppress(OSError), self._stdin:  # it may have ended
+        with suppress(OSError), self._stdin:  # the process may have ended
             self._stdin.send_bytes(data)
         self.returncode = self._process.wait()
 

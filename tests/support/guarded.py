@@ -1,4 +1,4 @@
-"""A model that refuses some rows, and has outputs without a row for each input row."""
+"""A model that rejects some rows and has outputs without one row per input row."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ TYPES = {
 
 
 def publish(base_path: Path) -> None:
-    """Export version 1: a signature for each type, and one with two inputs and three outputs."""
+    """Export version 1: one signature per type, one with several inputs and outputs, and a grid."""
     module = tf.Module()
 
     def signature(function: Any, **specs: tf.TensorSpec) -> Any:

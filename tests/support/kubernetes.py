@@ -22,27 +22,27 @@ Resource = dict[str, Any]
 
 @functools.cache
 def render(path: str) -> tuple[Resource, ...]:
-    """Return the resources of `base` or of an overlay, by its name, as `kubectl` renders them."""
+    """Return the resources of `base` or of a named overlay, as `kubectl` renders them."""
     return render_folder(KUBERNETES / (path if path == "base" else f"overlays/{path}"))
 
 
 def render_folder(folder: Path) -> tuple[Resource, ...]:
     """Return the resources of a folder with a `kustomization.yaml`."""
     command = [str(KUBECTL), "kustomize", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""  # no deprecation warnings
-    return tuple(yaml.safe_load_all(done.stdout))
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""  # no deprecation warnings
+    return tuple(yaml.safe_load_all(result.stdout))
 
 
 def find(path: str, kind: str, name: str) -> Resource:
     """Return one rendered resource."""
-    (found,) = (r for r in render(path) if (r["kind"], r["metadata"]["name"]) == (kind, name))
-    return found
+    (match,) = (r for r in render(path) if (r["kind"], r["metadata"]["name"]) == (kind, name))
+    return match
 
 
 def pods(path: str) -> Iterator[tuple[str, Resource]]:
-    """Yield the name and the pod's spec of everything that runs pods."""
+    """Yield the name and the pod spec of each resource that runs pods."""
     for resource in render(path):
         spec = resource.get("spec", {})
         if resource["kind"] == "CronJob":

@@ -1,4 +1,4 @@
-"""The tests that `make quick` leaves out, and the order in which files run."""
+"""The tests that `make quick` skips, and the order in which files run."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ SLOW = (
     "tests/client/test_logging_service.py",
     "tests/client/test_much_feedback.py",
     "tests/client/test_drift.py::test_undrifted_windows_alarm_in_one_of_a_hundred",
-    "tests/training/test_evaluation.py::test_the_intervals_agree_with_resampling",
-    "tests/training/test_evaluation.py::test_95_of_100_intervals_hold_the_true_accuracy",
-    "tests/training/test_evaluation.py::test_many_rows_take_seconds",
+    "tests/training/test_evaluation.py::test_intervals_match_resampling",
+    "tests/training/test_evaluation.py::test_intervals_cover_true_accuracy_at_nominal_rate",
+    "tests/training/test_evaluation.py::test_bootstrap_of_many_rows_takes_seconds",
     "tests/training/test_reading.py::test_standard_input_is_read",
-    "tests/training/test_reading.py::test_where_chunks_end_makes_no_difference",
-    "tests/training/test_reading.py::test_lines_are_counted_beyond_the_first_chunk_of_a_large_file",
-    "tests/training/test_formats.py::test_a_large_packed_file_is_read_in_parts",
+    "tests/training/test_reading.py::test_rows_and_line_numbers_do_not_depend_on_chunk_size",
+    "tests/training/test_reading.py::test_line_numbers_continue_after_first_chunk",
+    "tests/training/test_formats.py::test_large_file_is_read_in_batches",
     "tests/client/test_replies.py::test_every_value_is_told_in_its_place",
     "tests/client/test_codecs.py::test_each_request_is_decoded_as_it_would_be_alone",
     "tests/client/test_batching.py::test_each_caller_gets_its_own_rows_or_its_own_error",
@@ -100,15 +100,15 @@ def is_slow(path: Path) -> bool:
 
 
 def mark_and_order(items: list[pytest.Item]) -> None:
-    """Mark slow tests, and put the slow files first."""
+    """Mark slow tests and put the slow files first."""
     for item in items:
-        if _place(item, SLOW) < len(SLOW):
+        if _index(item, SLOW) < len(SLOW):
             item.add_marker("slow")
     files = [path for path in SLOW if "::" not in path]
-    items.sort(key=lambda item: _place(item, files))
+    items.sort(key=lambda item: _index(item, files))
 
 
-def _place(item: pytest.Item, paths: Sequence[str]) -> int:
+def _index(item: pytest.Item, paths: Sequence[str]) -> int:
     """Return the index of the first path that a test belongs to, or the number of paths."""
-    found = (i for i, path in enumerate(paths) if item.nodeid.startswith(path))
-    return next(found, len(paths))
+    indexes = (i for i, path in enumerate(paths) if item.nodeid.startswith(path))
+    return next(indexes, len(paths))

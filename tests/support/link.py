@@ -39,9 +39,9 @@ class Link:
 
     def cut(self) -> None:
         """Close all connections; new ones may be opened."""
-        for one in self._sockets:
+        for connection in self._sockets:
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the link."""
@@ -51,8 +51,8 @@ class Link:
         self.release()  # after the cut, so that held data is not delivered
         for thread in self._threads:
             thread.join()
-        for one in (self._listener, *self._sockets):
-            one.close()
+        for endpoint in (self._listener, *self._sockets):
+            endpoint.close()
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -68,12 +68,12 @@ class Link:
         self._threads.append(threading.Thread(target=target, args=args, daemon=True))
         self._threads[-1].start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, held: bool) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, can_be_held: bool) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
-                if held:
+                if can_be_held:
                     self._flowing.wait()
                 sink.sendall(data)
-        for one in (source, sink):
+        for end in (source, sink):
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                end.shutdown(socket.SHUT_RDWR)

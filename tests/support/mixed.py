@@ -1,4 +1,4 @@
-"""A small model of columns of every kind that describes itself as the training job's models do.
+"""A small model with columns of every kind that describes itself as trained models do.
 
 Each column's contribution shows which value the model has received: a number or a date's days
 divided by 100, 1 for true, a category's index in the vocabulary, `UNKNOWN` for an unknown category,
@@ -23,7 +23,7 @@ CLASSES = ("stays", "leaves")
 
 @dataclass(frozen=True)
 class MixedColumn:
-    """A column: its dtype in the signature, and its facts in `describe`."""
+    """A column: its dtype in the signature and its facts in `describe`."""
 
     name: str
     dtype: Any
@@ -83,8 +83,8 @@ class Mixed(tf.Module):
         }
 
     def explain(self, **values: Any) -> dict[str, Any]:
-        shares = [self._share(i, values[f"column_{i}"]) for i in range(len(self.columns))]
-        contribution = tf.stack(shares, axis=1)
+        contributions = [self._encode(i, values[f"column_{i}"]) for i in range(len(self.columns))]
+        contribution = tf.stack(contributions, axis=1)
         return {"contribution": contribution, "bias": tf.fill([tf.shape(contribution)[0]], BIAS)}
 
     def predict(self, **values: Any) -> dict[str, Any]:
@@ -118,19 +118,19 @@ class Mixed(tf.Module):
         queries = tf.shape(query)[0]
         return {name: tf.repeat(fact[tf.newaxis], queries, axis=0) for name, fact in facts.items()}
 
-    def _share(self, index: int, values: Any) -> Any:
+    def _encode(self, index: int, values: Any) -> Any:
         column = self.columns[index]
         if column.kind in ("numeric", "date"):
-            share = tf.cast(values / 100.0, tf.float32)
-            return tf.where(tf.math.is_nan(share), MISSING, share)
+            contribution = tf.cast(values / 100.0, tf.float32)
+            return tf.where(tf.math.is_nan(contribution), MISSING, contribution)
         if column.kind == "boolean":
             return tf.cast(values, tf.float32)
-        place = tf.cast(self.tables[str(index)].lookup(values), tf.float32)
-        return tf.where(values == "", MISSING, place) if column.dtype == tf.string else place
+        position = tf.cast(self.tables[str(index)].lookup(values), tf.float32)
+        return tf.where(values == "", MISSING, position) if column.dtype == tf.string else position
 
 
 def publish(base_path: Path, version: int = 1, columns: Sequence[MixedColumn] = COLUMNS) -> None:
-    """Export a version beside the base path, and rename it into place."""
+    """Export a version beside the base path and rename it into place."""
     module = Mixed(columns)
     inputs = {
         f"column_{i}": tf.TensorSpec([None], column.dtype, f"column_{i}")
@@ -154,11 +154,11 @@ def publish(base_path: Path, version: int = 1, columns: Sequence[MixedColumn] = 
 
 def _name_inputs(saved_model: Path, names: Sequence[str]) -> None:
     """Rename the inputs to the columns' names; TensorFlow saves only Python identifiers."""
-    stored = saved_model_pb2.SavedModel.FromString(saved_model.read_bytes())
-    for graph in stored.meta_graphs:
+    proto = saved_model_pb2.SavedModel.FromString(saved_model.read_bytes())
+    for graph in proto.meta_graphs:
         for signature in ("serving_default", "explain"):
             inputs = graph.signature_def[signature].inputs
-            given = [inputs.pop(f"column_{i}") for i in range(len(names))]
-            for name, info in zip(names, given, strict=True):
+            infos = [inputs.pop(f"column_{i}") for i in range(len(names))]
+            for name, info in zip(names, infos, strict=True):
                 inputs[name].CopyFrom(info)
-    saved_model.write_bytes(stored.SerializeToString(deterministic=True))
+    saved_model.write_bytes(proto.SerializeToString(deterministic=True))

@@ -1,4 +1,4 @@
-"""Names that resolve to what a test says, in this process or by a name server."""
+"""Name resolution under a test's control, in this process or by a name server."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 _A, _IN = 1, 1
-_ANSWER = 0x8580  # a response, authoritative, recursion desired and available
+_FLAGS = 0x8580  # a response, authoritative, recursion desired and available
 
 
 def resolve(monkeypatch: pytest.MonkeyPatch, hosts: Mapping[str, Sequence[str]]) -> None:
-    """Let this process resolve host names to these IP addresses, in this order.
+    """Make this process resolve host names to these IP addresses, in this order.
 
     Resolving a name without an address fails.
     """
@@ -23,11 +23,11 @@ def resolve(monkeypatch: pytest.MonkeyPatch, hosts: Mapping[str, Sequence[str]])
     def getaddrinfo(host: str, port: int, *_: object, **__: object) -> list[Any]:
         if not hosts[host]:
             raise socket.gaierror(socket.EAI_AGAIN, "no answer")
-        found = []
+        infos = []
         for ip in hosts[host]:
             family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-            found.append((family, socket.SOCK_STREAM, 0, "", (ip, port)))
-        return found
+            infos.append((family, socket.SOCK_STREAM, 0, "", (ip, port)))
+        return infos
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
@@ -36,7 +36,7 @@ class NameServer:
     """Answers every DNS query for IPv4 addresses over UDP, on a port of its own.
 
     Attributes:
-        addresses: of every name.
+        addresses: the addresses of every name.
         target: prefix of a gRPC target whose name is resolved here.
     """
 
@@ -49,7 +49,7 @@ class NameServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Answer nothing any more."""
+        """Stop answering."""
         self._socket.sendto(b"", self._socket.getsockname())
         self._thread.join()
         self._socket.close()
@@ -71,10 +71,10 @@ class NameServer:
         end = query.index(b"\0", 12) + 5
         question = query[12:end]
         kind = int.from_bytes(question[-4:-2], "big")
-        found = self.addresses if kind == _A else ()
-        header = struct.pack(">6H", int.from_bytes(query[:2], "big"), _ANSWER, 1, len(found), 0, 0)
-        # A name is a pointer to the question's; no answer may be kept.
+        ips = self.addresses if kind == _A else ()
+        header = struct.pack(">6H", int.from_bytes(query[:2], "big"), _FLAGS, 1, len(ips), 0, 0)
+        # A name is a pointer to the question's; the TTL is 0, which forbids caching.
         records = (
-            struct.pack(">HHHIH", 0xC00C, _A, _IN, 0, 4) + socket.inet_aton(one) for one in found
+            struct.pack(">HHHIH", 0xC00C, _A, _IN, 0, 4) + socket.inet_aton(ip) for ip in ips
         )
         return header + question + b"".join(records)

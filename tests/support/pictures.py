@@ -1,4 +1,4 @@
-"""A model of pictures: it returns the mean brightness in each quarter, and the size of a file."""
+"""A model of pictures that returns the mean brightness by half, mean colour and file size."""
 
 from __future__ import annotations
 

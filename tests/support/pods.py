@@ -40,14 +40,14 @@ class Pod:
         Raises:
             ConnectionError: the container is being restarted.
         """
-        found = docker("inspect", "--format={{json .NetworkSettings.Ports}}", self.ids[0])
-        published = json.loads(found).get(f"{port}/tcp")
+        ports = docker("inspect", "--format={{json .NetworkSettings.Ports}}", self.ids[0])
+        published = json.loads(ports).get(f"{port}/tcp")
         if not published:
             raise ConnectionError(f"port {port} is not published now")
         return f"127.0.0.1:{published[0]['HostPort']}"
 
     def run(self, *command: str) -> str:
-        """Run a command in the first container, and return what it prints."""
+        """Run a command in the first container and return its output."""
         return docker("exec", self.ids[0], *command)
 
     def wait_until_ready(self) -> None:
@@ -60,13 +60,13 @@ class Pod:
             )
 
     def passes(self, probe: Resource, container: Resource) -> bool:
-        """Whether a probe passes, called from outside as the kubelet does."""
+        """Return whether a probe passes, called from outside as the kubelet does."""
         try:
             if "grpc" in probe:
                 return is_serving(self.address(probe["grpc"]["port"]))
-            named = {port.get("name"): port["containerPort"] for port in container["ports"]}
+            ports_by_name = {port.get("name"): port["containerPort"] for port in container["ports"]}
             port = probe["httpGet"]["port"]
-            url = f"http://{self.address(named.get(port, port))}{probe['httpGet']['path']}"
+            url = f"http://{self.address(ports_by_name.get(port, port))}{probe['httpGet']['path']}"
             return requests.get(url, timeout=5).ok
         except (ConnectionError, requests.RequestException, grpc.RpcError):
             return False
@@ -74,11 +74,11 @@ class Pod:
 
 @contextmanager
 def cluster(overlay: str, **claims: Path) -> Iterator[Cluster]:
-    """Yield what the pods of an overlay share, and remove everything at the end.
+    """Yield a cluster for the pods of an overlay; remove everything at the end.
 
     Args:
         overlay: name of the overlay.
-        claims: directories in place of claims; other claims are empty volumes.
+        claims: directories to mount for claims; other claims are empty volumes.
     """
     with ExitStack() as stack:
         name = f"pods-{free_port()}"
@@ -95,7 +95,7 @@ class Cluster:
     Attributes:
         overlay: name of the overlay.
         name: name of the network.
-        claims: what `docker run --mount` takes for each claim.
+        claims: the source of each claim for `docker run --mount`.
         stack: removes everything.
     """
 
@@ -112,7 +112,7 @@ class Cluster:
         Args:
             kind: Deployment, Job or ServingRuntime.
             name: name of the resource.
-            options: further options of `docker run` for the first container.
+            options: additional options of `docker run` for the first container.
             index: completion index of an indexed Job.
             model: name of an InferenceService.
         """
@@ -120,41 +120,41 @@ class Cluster:
         template = resource["spec"].get("template", resource)
         pod = template["spec"]
         self._change_group(pod)
-        first = [f"--network={self.name}", *self._published(pod), *options]
+        first_options = [f"--network={self.name}", *self._publish_options(pod), *options]
         hostname = f"{name}-{index}" if index is not None else ""
-        first += [f"--hostname={hostname}"] * bool(hostname)
-        first += [f"--network-alias={alias}" for alias in self._names(template, hostname)]
+        first_options += [f"--hostname={hostname}"] * bool(hostname)
+        first_options += [f"--network-alias={alias}" for alias in self._aliases(template, hostname)]
         ids: list[str] = []
         for container in pod["containers"]:
-            network = first if not ids else [f"--network=container:{ids[0]}"]
+            network = first_options if not ids else [f"--network=container:{ids[0]}"]
             variables = environment(self.overlay, container, index, model)
-            command = ["run", "--detach", *network, *confined(pod, container)]
+            command = ["run", "--detach", *network, *run_options(pod, container)]
             command += [f"--env={key}={value}" for key, value in variables.items()]
-            command += self._mounts(pod, container)
+            command += self._mount_options(pod, container)
             if "command" in container:
                 command.append(f"--entrypoint={container['command'][0]}")
-            arguments = [expanded(one, variables, model) for one in container.get("args", [])]
+            arguments = [expand(text, variables, model) for text in container.get("args", [])]
             ids.append(docker(*command, container["image"], *arguments))
             self.stack.callback(docker, "rm", "--force", ids[-1])
         return Pod(pod["containers"], ids)
 
-    def _names(self, template: Resource, hostname: str) -> Iterator[str]:
+    def _aliases(self, template: Resource, hostname: str) -> Iterator[str]:
         """Yield the names that headless Services give a pod; only a Job's pods have a hostname."""
         labels = template["metadata"].get("labels", {}).items()
-        for service in (one for one in render(self.overlay) if one["kind"] == "Service"):
+        for service in (r for r in render(self.overlay) if r["kind"] == "Service"):
             spec, name = service["spec"], service["metadata"]["name"]
             if spec.get("clusterIP") == "None" and spec["selector"].items() <= labels:
                 yield name
                 if hostname and template["spec"].get("subdomain") == name:
                     yield f"{hostname}.{name}"
 
-    def _published(self, pod: Resource) -> list[str]:
+    def _publish_options(self, pod: Resource) -> list[str]:
         ports = {p["containerPort"] for c in pod["containers"] for p in c.get("ports", [])}
         probes = [c["readinessProbe"] for c in pod["containers"] if "readinessProbe" in c]
         ports |= {probe["grpc"]["port"] for probe in probes if "grpc" in probe}
         return [f"--publish=127.0.0.1::{port}" for port in sorted(ports)]
 
-    def _mounts(self, pod: Resource, container: Resource) -> Iterator[str]:
+    def _mount_options(self, pod: Resource, container: Resource) -> Iterator[str]:
         for mount in container.get("volumeMounts", []):
             (volume,) = (v for v in pod["volumes"] if v["name"] == mount["name"])
             target = mount["mountPath"]
@@ -177,10 +177,10 @@ class Cluster:
         return self.claims[claim]
 
     def _change_group(self, pod: Resource) -> None:
-        """Give the claims that a pod writes to its `fsGroup`."""
+        """Make a pod's `fsGroup` the group of the claims that it writes to."""
         group = pod.get("securityContext", {}).get("fsGroup")
-        claims = [one.get("persistentVolumeClaim") for one in pod.get("volumes", [])]
-        for claim in (one for one in claims if group and one and not one.get("readOnly", False)):
+        claims = [volume.get("persistentVolumeClaim") for volume in pod.get("volumes", [])]
+        for claim in (c for c in claims if group and c and not c.get("readOnly", False)):
             mount = f"--mount={self._source(claim['claimName'])},target=/claim"
             change = f"chgrp -R {group} /claim && chmod -R g+rwX /claim && chmod g+s /claim"
             image = pod["containers"][0]["image"]
@@ -188,17 +188,17 @@ class Cluster:
 
 
 def environment(overlay: str, container: Resource, index: int | None, model: str) -> dict[str, str]:
-    """Return a container's environment, with what it takes from config maps and its index."""
-    found: dict[str, str] = {}
+    """Return a container's environment, including values of config maps and its index."""
+    variables: dict[str, str] = {}
     for source in container.get("envFrom", []):
-        found |= find(overlay, "ConfigMap", source["configMapRef"]["name"])["data"]
+        variables |= find(overlay, "ConfigMap", source["configMapRef"]["name"])["data"]
     for variable in container.get("env", []):
-        found[variable["name"]] = (
-            expanded(variable["value"], found, model)
+        variables[variable["name"]] = (
+            expand(variable["value"], variables, model)
             if "value" in variable
             else _value_from(overlay, variable["valueFrom"], index)
         )
-    return found
+    return variables
 
 
 def _value_from(overlay: str, source: Resource, index: int | None) -> str:
@@ -211,21 +211,21 @@ def _value_from(overlay: str, source: Resource, index: int | None) -> str:
     return value
 
 
-def expanded(text: str, variables: Mapping[str, str], model: str) -> str:
-    """Replace references to variables defined before; KServe replaces the model's name."""
+def expand(text: str, variables: Mapping[str, str], model: str) -> str:
+    """Replace references to earlier variables and, as KServe does, the model's name."""
     text = text.replace("{{.Name}}", model)
     return re.sub(r"\$\((\w+)\)", lambda match: variables.get(match[1], match[0]), text)
 
 
-def confined(pod: Resource, container: Resource) -> list[str]:
-    """Return the options of `docker run` for a container's user, rights, limits and restarts."""
+def run_options(pod: Resource, container: Resource) -> list[str]:
+    """Return the `docker run` options for a container's user, privileges, limits and restarts."""
     context: dict[str, Any] = {**pod.get("securityContext", {}), **container["securityContext"]}
     assert context["runAsNonRoot"] is True
-    found = [f"--user={context['runAsUser']}"]
-    found += [f"--group-add={context.get('fsGroup')}"] * ("fsGroup" in context)
-    found += [f"--cap-drop={name}" for name in context["capabilities"]["drop"]]
-    found += ["--security-opt=no-new-privileges"] * (not context["allowPrivilegeEscalation"])
-    found += ["--read-only"] * context.get("readOnlyRootFilesystem", False)
-    found += ["--restart=always"] * (pod.get("restartPolicy", "Always") == "Always")
+    options = [f"--user={context['runAsUser']}"]
+    options += [f"--group-add={context.get('fsGroup')}"] * ("fsGroup" in context)
+    options += [f"--cap-drop={name}" for name in context["capabilities"]["drop"]]
+    options += ["--security-opt=no-new-privileges"] * (not context["allowPrivilegeEscalation"])
+    options += ["--read-only"] * context.get("readOnlyRootFilesystem", False)
+    options += ["--restart=always"] * (pod.get("restartPolicy", "Always") == "Always")
     limit = container["resources"]["limits"]["memory"]
-    return [*found, f"--memory={limit.removesuffix('i').lower()}"]
+    return [*options, f"--memory={limit.removesuffix('i').lower()}"]

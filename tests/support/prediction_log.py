@@ -76,14 +76,14 @@ def version(
         "columns": list(columns),
     }
     (directory / "reference.json").write_text(json.dumps(reference))
-    stored = {"threshold": 0.5, "settings": {"class_weight": None}, **manifest}
-    (directory / "manifest.json").write_text(json.dumps(stored))
+    document = {"threshold": 0.5, "settings": {"class_weight": None}, **manifest}
+    (directory / "manifest.json").write_text(json.dumps(document))
     return directory
 
 
 def exposition(counts: Counter[Bin]) -> str:
     lines = ["# TYPE client_drift_rows_total counter"]
-    for one, count in counts.items():
-        labels = ",".join(f'{name}="{value}"' for name, value in one._asdict().items())
+    for bin_, count in counts.items():
+        labels = ",".join(f'{name}="{value}"' for name, value in bin_._asdict().items())
         lines.append(f"client_drift_rows_total{{{labels}}} {count}")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Starts the project's own commands for tests, on loopback and on ports the system picks."""
+"""Starts the project's commands for tests, on loopback and ports that the system picks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Process(Protocol):
 
 @dataclass
 class Running:
-    """A process under test, with everything it has printed."""
+    """A process under test, and the log with its output."""
 
     process: Process
     log: Path
@@ -50,7 +50,7 @@ class Running:
         return self.log.read_text(errors="replace")
 
     def stop(self, signal_number: int = signal.SIGTERM, timeout: float = 15) -> int:
-        """Send a signal, and return the exit status."""
+        """Send a signal and return the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal_number)
         try:
@@ -98,13 +98,13 @@ def start_model_server(log: Path, *flags: str, port: int = 0) -> Running:
 
 
 def listening_address(model_server: Running) -> str:
-    """Wait until a model server's gRPC port is open, and return its address."""
+    """Wait until a model server's gRPC port is open and return its address."""
 
-    def listening() -> bool:
+    def is_listening() -> bool:
         assert model_server.process.poll() is None, model_server.output()
         return LISTENING.search(model_server.output()) is not None
 
-    wait_for(listening, "the model server listens")
+    wait_for(is_listening, "the model server listens")
     match = LISTENING.search(model_server.output())
     assert match is not None
     return f"127.0.0.1:{match[1]}"
@@ -113,10 +113,10 @@ def listening_address(model_server: Running) -> str:
 def is_serving(address: str) -> bool:
     """Query the standard gRPC health service."""
     with grpc.insecure_channel(address) as channel:
-        reply = health_pb2_grpc.HealthStub(channel).Check(
+        response = health_pb2_grpc.HealthStub(channel).Check(
             health_pb2.HealthCheckRequest(), timeout=5
         )
-        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def start_client(log: Path, server: str, *, ready: bool = True, **environment: str) -> Running:
@@ -132,10 +132,10 @@ def client_options(server: str) -> list[str]:
 
 
 def wait_for_client(running: Running, options: list[str], *, ready: bool) -> None:
-    """Set the address of a client that starts, and wait until it is ready, or at least alive."""
+    """Set the address of a starting client and wait until it is ready, or at least alive."""
     running.address = f"http://127.0.0.1:{options[1].partition('=')[2]}"
 
-    def answers() -> bool:
+    def is_up() -> bool:
         assert running.process.poll() is None, running.output()
         try:
             path = "readyz" if ready else "livez"
@@ -143,7 +143,7 @@ def wait_for_client(running: Running, options: list[str], *, ready: bool) -> Non
         except requests.ConnectionError:
             return False
 
-    wait_for(answers, f"the client is up: {running.output()}")
+    wait_for(is_up, f"the client is up: {running.output()}")
 
 
 def training(command: str, models: Path, *options: str) -> subprocess.CompletedProcess[str]:

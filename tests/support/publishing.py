@@ -1,4 +1,4 @@
-"""Functions for processes that publish concurrently; without TensorFlow, they start quickly."""
+"""Functions for processes that publish concurrently; they start quickly without TensorFlow."""
 
 from __future__ import annotations
 

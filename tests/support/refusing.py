@@ -1,4 +1,4 @@
-"""A gRPC server in front of a real one that refuses calls when a test says so."""
+"""A gRPC proxy that refuses calls when a test says so."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Refusing(grpc.GenericRpcHandler):
     """Forwards calls to a server, or refuses them all.
 
     Attributes:
-        address: where to connect in place of the server.
+        address: the address to connect to instead of the server's.
         refuses: whether calls are refused.
         code: the status of a refused call.
-        refused: how many calls of each method were refused.
+        refused: number of refused calls by method.
     """
 
     def __init__(self, server: str) -> None:
@@ -29,7 +29,7 @@ class Refusing(grpc.GenericRpcHandler):
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
 
     def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
-        """Return the handler of a call, whose messages stay bytes."""
+        """Return the handler of a call; it forwards messages as bytes."""
 
         def answer(request: bytes, context: grpc.ServicerContext) -> Any:
             if self.refuses:

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def rollout_document(model: str, **changes: Any) -> dict[str, Any]:
-    """Return a rollout file's content: version 1 is stable, and nothing is on trial."""
+    """Return a rollout file's content, by default with stable version 1 and no canary."""
     return {
         "format": 1,
         "model": model,
@@ -29,7 +29,7 @@ def rollout_document(model: str, **changes: Any) -> dict[str, Any]:
 
 
 def write_rollout(directory: Path, model: str, **changes: Any) -> Path:
-    """Replace the rollout file of a model, and return its path."""
+    """Replace the rollout file of a model and return its path."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{model}.json"
     hidden = directory / f".{model}.tmp"

@@ -19,7 +19,7 @@ LABEL = "diagnosis"
 
 @dataclass(frozen=True)
 class Arrays:
-    """Columns by name, features `[rows, columns]`, labels `[rows]` 0 or 1, names of the classes."""
+    """Column names, features `[rows, columns]`, 0/1 labels `[rows]` and class names."""
 
     columns: tuple[str, ...]
     features: npt.NDArray[np.float64]
@@ -39,7 +39,7 @@ def breast_cancer() -> Arrays:
 
 
 def fitted(settings: FitSettings | None = None, frame: pl.DataFrame | None = None) -> Candidate:
-    """Fit the built-in table, or another with a label of the same name."""
+    """Fit the built-in table, or another with the same label column."""
     source = builtin.source("breast_cancer")
     if frame is not None:
         source = Source("rows", [FrameFile("rows", frame)])

@@ -20,20 +20,20 @@ from client.serving.deadlines import Deadline
 from client.serving.schema import Schema
 
 
-class Called(NamedTuple):
+class DecodedCall(NamedTuple):
     """A decoded request that consists only of its call."""
 
     call: Call
 
 
 class FutureJob(Job):
-    """A job whose answer is a future's result."""
+    """A job that sets the result of a future."""
 
-    __slots__ = ("asked", "batched", "future")
+    __slots__ = ("batched", "future", "request")
 
-    def __init__(self, asked: Any, size: int, deadline: Deadline, batched: bool = True) -> None:
+    def __init__(self, request: Any, size: int, deadline: Deadline, batched: bool = True) -> None:
         super().__init__(size, deadline)
-        self.asked = asked
+        self.request = request
         self.batched = batched
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
@@ -49,10 +49,10 @@ class FutureJob(Job):
 
 
 class SharedCalls:
-    """Calls that wait together, and are sent by a function.
+    """Batches calls and sends each batch with a function.
 
     Attributes:
-        batcher: the queue in which they wait.
+        batcher: the queue of the calls.
     """
 
     def __init__(
@@ -89,26 +89,26 @@ class SharedCalls:
 
     async def _run(self, group: str, jobs: list[Job]) -> None:
         waiting = [job for job in jobs if isinstance(job, FutureJob)]
-        names = {job.asked.signature_name: job.batched for job in waiting}
+        names = {job.request.signature_name: job.batched for job in waiting}
         signatures = {name: SimpleNamespace(batched=value) for name, value in names.items()}
         schema: Any = SimpleNamespace(signatures=signatures)
         batches = group_into_batches(
-            {i: Called(job.asked) for i, job in enumerate(waiting)}, schema
+            {i: DecodedCall(job.request) for i, job in enumerate(waiting)}, schema
         )
-        deadline = max((job.deadline for job in waiting), key=lambda one: one.end)
+        deadline = max((job.deadline for job in waiting), key=lambda deadline: deadline.end)
 
         async def send(batch: Batch) -> None:
-            async for part, reply in self._sender.send(
+            async for part, result in self._sender.send(
                 group, None, batch, deadline, None, lambda i: waiting[i].done
             ):
-                for member, prediction in each_reply(part, reply):
+                for member, prediction in split_result(part, result):
                     settle(waiting[member], prediction)
 
         await asyncio.gather(*map(send, batches))
 
 
 class Asker:
-    """Requests to a predictor that wait together, as those of the gateway do."""
+    """Batches requests to a predictor as the gateway does."""
 
     def __init__(self, predictor: Predictor, limits: Limits | None = None) -> None:
         self.predictor = predictor
@@ -118,7 +118,7 @@ class Asker:
     async def answer(
         self, target: Target, read: Callable[[Schema], Call], deadline: Deadline
     ) -> tuple[Call, Prediction]:
-        """Return the decoded call, and its prediction."""
+        """Return the decoded call and its prediction."""
         job = FutureJob(read, 1, deadline)
         self._batcher.put(target, job)
         try:
@@ -134,36 +134,36 @@ class Asker:
             decoded, errors = {}, {}
             for position, index in enumerate(indexes):
                 try:
-                    decoded[position] = Called(waiting[index].asked(schema))
+                    decoded[position] = DecodedCall(waiting[index].request(schema))
                 except ClientError as error:
                     errors[position] = error
             return Decoding(group_into_batches(decoded, schema), errors)
 
-        async def ask(attempts: Attempts) -> None:
+        async def run_attempts(attempts: Attempts) -> None:
             while attempt := await attempts.next():
                 await attempts.predict(attempt, decode(attempt.indexes, attempt.schema))
 
-        deadline = max((job.deadline for job in waiting), key=lambda one: one.end)
+        deadline = max((job.deadline for job in waiting), key=lambda deadline: deadline.end)
         outcome = await self.predictor.run(
-            target, len(waiting), ask, deadline, lambda index: waiting[index].done
+            target, len(waiting), run_attempts, deadline, lambda index: waiting[index].done
         )
         for result in outcome.results:
             calls = dict(zip(result.batch.members, result.batch.decoded, strict=True))
-            for member, prediction in each_reply(result.batch, result.prediction):
+            for member, prediction in split_result(result.batch, result.prediction):
                 assert isinstance(prediction, Prediction)
                 settle(waiting[member], (calls[member].call, prediction))
         for index, error in outcome.errors.items():
             waiting[index].fail(error)
 
 
-def each_reply(
-    batch: Batch, reply: Prediction | ClientError
+def split_result(
+    batch: Batch, result: Prediction | ClientError
 ) -> list[tuple[int, Prediction | ClientError]]:
-    """Return the prediction or the error of each request of a batch."""
-    if isinstance(reply, ClientError) or len(batch.members) == 1:
-        return [(member, reply) for member in batch.members]
+    """Return the prediction or the error of each request in a batch."""
+    if isinstance(result, ClientError) or len(batch.members) == 1:
+        return [(member, result) for member in batch.members]
     return [
-        (member, reply._replace(outputs={n: a[start:stop] for n, a in reply.outputs.items()}))
+        (member, result._replace(outputs={n: a[start:stop] for n, a in result.outputs.items()}))
         for member, (start, stop) in zip(batch.members, batch.bounds(), strict=True)
     ]
 

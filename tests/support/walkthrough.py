@@ -12,15 +12,15 @@ from tests.support.processes import ROOT
 
 
 def blocks() -> list[str]:
-    """Return the commands of the section, block by block."""
+    """Return the code blocks of the section."""
     page = (ROOT / "docs" / "monitoring.md").read_text()
     section = page.split("## A walk-through", 1)[1].split("\n## ", 1)[0]
     return re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
 
 
 def run(commands: str, folder: Path, **environment: str) -> str:
-    """Run commands in a folder as a reader of the page does, and return what they print."""
-    done = subprocess.run(
+    """Run commands in a folder as a reader of the page would, and return their output."""
+    result = subprocess.run(
         ["bash", "-ec", commands],
         cwd=folder,
         env={
@@ -35,5 +35,5 @@ def run(commands: str, folder: Path, **environment: str) -> str:
         check=False,
         timeout=200,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout

@@ -1,4 +1,4 @@
-"""Imports of the process that others are forked from; see `forked`.
+"""Imports for the process from which others are forked; see `forked`.
 
 A process with threads must not be forked. TensorFlow starts its threads when it first computes;
 OpenBLAS and pyarrow start theirs when they are imported.
@@ -13,7 +13,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 # Keras imports pandas if it is installed, and pandas imports pyarrow.
 os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
 
-# The client imports TensorFlow Serving's messages without TensorFlow unless that is already there.
+# The client imports TensorFlow Serving's messages without TensorFlow unless that is already loaded.
 for module in (
     "serving.__main__",
     "serving.model_servers.options",
@@ -28,4 +28,4 @@ for module in (
 THREADS = Path("/proc/self/task")
 
 if THREADS.exists() and len(list(THREADS.iterdir())) > 1:
-    sys.exit("nothing can be forked from a process that has threads")
+    sys.exit("cannot fork from a process that has threads")

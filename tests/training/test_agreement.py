@@ -1,4 +1,4 @@
-"""An exported version answers what training computes, for numbers of any size, or is refused."""
+"""Agreement of an exported version with training, for numbers of any magnitude."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KINDS = ("numeric", "numeric", "date", "categorical", "categorical", "boolean")
 
 
 @dataclass(frozen=True)
-class Checked:
+class ExportedCandidate:
     """A candidate and its export."""
 
     candidate: Candidate
@@ -41,7 +41,7 @@ class Checked:
     version: SavedVersion
 
 
-def table() -> pl.DataFrame:
+def make_table() -> pl.DataFrame:
     """Return a table with predictive columns far from 0, and a column of each kind."""
     random = np.random.default_rng(5)
     x, t, when = (random.normal(size=ROWS) for _ in range(3))
@@ -63,43 +63,43 @@ def table() -> pl.DataFrame:
     return frame.with_columns(day=pl.when(~unknown).then(pl.col("day")))
 
 
-def candidate_of(frame: pl.DataFrame) -> Candidate:
+def fit_candidate(frame: pl.DataFrame) -> Candidate:
     source = Source("rows", [FrameFile("rows", frame)])
     choice = Choice("y", kinds={"code": "categorical"})
     return fit(source, choice, FitSettings(optimizer="newton"))
 
 
-def checked_in_this_process(checked: Checked, candidate: Candidate, folder: Path) -> None:
+def check_in_this_process(exported: ExportedCandidate, candidate: Candidate, folder: Path) -> None:
     """Check an export in this process, which is faster than starting another."""
     expected, rows = candidate.held_out.expected, candidate.held_out
     inputs = candidate.model.inputs(rows.frame[: len(expected.probabilities)])
-    answers = (expected.probabilities, expected.contributions, expected.tolerances)
+    values = (expected.probabilities, expected.contributions, expected.tolerances)
     outputs: Mapping[str, npt.NDArray[Any]] = dict(
-        zip(export_check.EXPECTED_OUTPUTS, answers, strict=True)
+        zip(export_check.EXPECTED_OUTPUTS, values, strict=True)
     )
     warmup.write_calls(folder / "golden", [warmup.Call("serving_default", inputs, dict(outputs))])
-    export_check._check_in_this_process(checked.directory, folder / "golden")
+    export_check._check_in_this_process(exported.directory, folder / "golden")
 
 
 @pytest.fixture(scope="module")
-def checked(tmp_path_factory: pytest.TempPathFactory) -> Checked:
-    candidate = candidate_of(table())
+def exported(tmp_path_factory: pytest.TempPathFactory) -> ExportedCandidate:
+    candidate = fit_candidate(make_table())
     directory = tmp_path_factory.mktemp("version")
     export(candidate.model, directory)
     warmup.write(candidate.model, directory)
-    return Checked(candidate, directory, SavedVersion(directory))
+    return ExportedCandidate(candidate, directory, SavedVersion(directory))
 
 
-def test_numbers_far_from_zero_are_published_and_answered_as_trained(checked: Checked) -> None:
-    with FreshProcess() as process:  # started before, as the command does
+def test_export_check_passes_for_numbers_far_from_zero(exported: ExportedCandidate) -> None:
+    with FreshProcess() as process:  # started early, as in the command
         check_export(
-            checked.directory, checked.candidate.held_out, checked.candidate.model, process
+            exported.directory, exported.candidate.held_out, exported.candidate.model, process
         )
-    assert checked.candidate.model.metrics["auc"] > 0.8
+    assert exported.candidate.model.metrics["auc"] > 0.8
 
 
-def test_dates_and_columns_beyond_float32_are_float64_inputs(checked: Checked) -> None:
-    dtypes = {column.name: column.dtype for column in checked.candidate.model.columns}
+def test_dates_and_numbers_beyond_float32_are_float64_inputs(exported: ExportedCandidate) -> None:
+    dtypes = {column.name: column.dtype for column in exported.candidate.model.columns}
     assert dtypes == {
         "pressure": tf.float32,
         "at_ms": tf.float64,
@@ -108,61 +108,61 @@ def test_dates_and_columns_beyond_float32_are_float64_inputs(checked: Checked) -
         "code": tf.int64,
         "paid": tf.bool,
     }
-    kinds = checked.version.run("describe", {"query": np.zeros(1, np.int32)})["kinds"][0]
+    kinds = exported.version.run("describe", {"query": np.zeros(1, np.int32)})["kinds"][0]
     assert kinds.tolist() == [kind.encode() for kind in KINDS]
 
 
-def test_two_categories_swapped_in_training_are_refused_with_row_and_column(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checked: Checked
+def test_swapped_categories_are_refused_with_row_and_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: ExportedCandidate
 ) -> None:
     indices = CategoricalColumn.indices
 
-    def swapped(column: CategoricalColumn, codes: Mapping[str, int]) -> npt.NDArray[np.int32]:
-        found = indices(column, codes)
+    def swap_indices(column: CategoricalColumn, codes: Mapping[str, int]) -> npt.NDArray[np.int32]:
+        swapped = indices(column, codes)
         if column.name == "plan":
             first, second = (1 + list(codes).index(value) for value in ("basic", "plus"))
-            found[[first, second]] = found[[second, first]]
-        return found
+            swapped[[first, second]] = swapped[[second, first]]
+        return swapped
 
-    monkeypatch.setattr(CategoricalColumn, "indices", swapped)
-    wrong = candidate_of(table())
-    export(wrong.model, tmp_path)
-    warmup.write(wrong.model, tmp_path)
-    version = Checked(wrong, tmp_path, SavedVersion(tmp_path))
+    monkeypatch.setattr(CategoricalColumn, "indices", swap_indices)
+    incorrect = fit_candidate(make_table())
+    export(incorrect.model, tmp_path)
+    warmup.write(incorrect.model, tmp_path)
+    incorrect_export = ExportedCandidate(incorrect, tmp_path, SavedVersion(tmp_path))
     with pytest.raises(RefusedError, match=r"^row \d+, column 'plan' differs from training by 0\."):
-        checked_in_this_process(version, wrong, tmp_path)
+        check_in_this_process(incorrect_export, incorrect, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["pressure", "at_ms", "day"])
-def test_statistics_that_are_not_those_trained_with_are_refused(
-    tmp_path: Path, checked: Checked, name: str
+def test_shifted_column_mean_is_refused(
+    tmp_path: Path, exported: ExportedCandidate, name: str
 ) -> None:
     columns = tuple(
         replace(column, mean=column.mean + 0.01 * column.deviation)
         if column.name == name
         else column
-        for column in checked.candidate.model.columns
+        for column in exported.candidate.model.columns
     )
-    export(replace(checked.candidate.model, columns=columns), tmp_path)
-    warmup.write(checked.candidate.model, tmp_path)
-    version = Checked(checked.candidate, tmp_path, SavedVersion(tmp_path))
+    export(replace(exported.candidate.model, columns=columns), tmp_path)
+    warmup.write(exported.candidate.model, tmp_path)
+    shifted = ExportedCandidate(exported.candidate, tmp_path, SavedVersion(tmp_path))
     with pytest.raises(RefusedError, match=rf"^row \d+, column '{name}' differs from training"):
-        checked_in_this_process(version, checked.candidate, tmp_path)
+        check_in_this_process(shifted, exported.candidate, tmp_path)
 
 
-def test_the_tolerance_is_far_below_what_a_wrong_category_would_do(checked: Checked) -> None:
-    tolerances = checked.candidate.held_out.expected.tolerances
+def test_tolerances_are_small(exported: ExportedCandidate) -> None:
+    tolerances = exported.candidate.held_out.expected.tolerances
     assert tolerances.min() >= 1e-6
     assert tolerances.max() < 2e-5
 
 
-def typical(checked: Checked) -> dict[str, npt.NDArray[Any]]:
-    model = checked.candidate.model
+def typical_row(exported: ExportedCandidate) -> dict[str, npt.NDArray[Any]]:
+    model = exported.candidate.model
     return {name: values[:1] for name, values in model.inputs(model.typical_rows()).items()}
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "reads_as"),
+    ("name", "value", "parsed"),
     [
         ("plan", b"  plus\t", b"plus"),
         ("plan", b" NA ", b""),
@@ -172,36 +172,36 @@ def typical(checked: Checked) -> dict[str, npt.NDArray[Any]]:
         ("code", -(2**63), 7),
     ],
 )
-def test_a_served_cell_is_read_as_one_of_the_table(
-    checked: Checked, name: str, value: Any, reads_as: Any
+def test_served_cells_are_parsed_like_table_cells(
+    exported: ExportedCandidate, name: str, value: Any, parsed: Any
 ) -> None:
-    row = typical(checked)
-    column = next(c for c in checked.candidate.model.columns if c.name == name)
-    expected = column.mean if reads_as is None else reads_as
+    row = typical_row(exported)
+    column = next(c for c in exported.candidate.model.columns if c.name == name)
+    expected = column.mean if parsed is None else parsed
 
     def contribution(cell: Any) -> float:
-        sent = {**row, name: np.array([cell], row[name].dtype)}
-        names = [c.name for c in checked.candidate.model.columns]
-        explained = checked.version.run("explain", sent)["contribution"][0]
-        return float(explained[names.index(name)])
+        inputs = {**row, name: np.array([cell], row[name].dtype)}
+        names = [c.name for c in exported.candidate.model.columns]
+        contributions = exported.version.run("explain", inputs)["contribution"][0]
+        return float(contributions[names.index(name)])
 
     assert contribution(value) == pytest.approx(contribution(expected), abs=1e-4)
 
 
-def test_a_column_that_knows_the_label_is_warned_of(checked: Checked) -> None:
-    assert checked.candidate.warnings == ()
-    frame = table()
-    paid = pl.Series(np.where(frame["y"] == "yes", "settled", "open"))
-    leaking = candidate_of(frame.with_columns(status=paid))
+def test_warns_about_column_that_leaks_label(exported: ExportedCandidate) -> None:
+    assert exported.candidate.warnings == ()
+    frame = make_table()
+    status = pl.Series(np.where(frame["y"] == "yes", "settled", "open"))
+    leaking = fit_candidate(frame.with_columns(status=status))
     (warning,) = leaking.warnings
     assert warning.startswith("column 'status' alone predicts 'y' on held-out rows with AUC 1.0000")
     assert "--leave-out 'status'" in warning
 
 
-def test_the_reason_of_tensorflow_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_returns_reason_from_tensorflow_error(monkeypatch: pytest.MonkeyPatch) -> None:
     error = "Graph execution error:\n\nassertion failed: [x]\n\t [[{{node Assert}}]] [Op:serve]"
     command = (sys.executable, "-c", f"import sys; sys.stdin.read(); sys.exit({error!r})")
     monkeypatch.setattr(fresh_process, "COMMAND", command)
-    monkeypatch.setattr(fresh_process, "subprocess", subprocess)  # conftest forks instead
+    monkeypatch.setattr(fresh_process, "subprocess", subprocess)  # instead of conftest's fork
     with FreshProcess() as process:
         assert process.check(Path("x"), Path("y")) == "assertion failed: [x]"

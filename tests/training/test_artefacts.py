@@ -1,4 +1,4 @@
-"""Artefacts that programs store beside a table's rows: indexes, markers, empty parts."""
+"""Artefacts that programs write next to a table's rows: indexes, markers, empty parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from tests.training.test_reading import rows_of, written
+from tests.training.test_reading import read_rows, write_file
 from training.data.reading import Source, open_source
 from training.data.split import Split
 from training.data.table import Choice, Table, read_table
@@ -21,18 +21,17 @@ from training.workers.collectives import Workers
 FRAME = pl.DataFrame({"x": [0.5 * i for i in range(200)], "y": ["no", "yes"] * 100})
 
 
-def store_as_pandas_does(frame: pl.DataFrame, path: Path, index: list[Any]) -> None:
+def write_pandas_parquet(frame: pl.DataFrame, path: Path, index: list[Any]) -> None:
     """Write a Parquet file with pandas' metadata about its index."""
-    described = json.dumps({"index_columns": index, "columns": [], "pandas_version": "3.0.0"})
-    pq.write_table(frame.to_arrow().replace_schema_metadata({"pandas": described}), path)
+    metadata = json.dumps({"index_columns": index, "columns": [], "pandas_version": "3.0.0"})
+    pq.write_table(frame.to_arrow().replace_schema_metadata({"pandas": metadata}), path)
 
 
-def features(source: Source, folder: Path, **options: Any) -> list[str]:
-    """Return the names of the columns that are used."""
-    return [column.name for column in table_of(source, folder, **options).columns]
+def feature_names(source: Source, folder: Path, **options: Any) -> list[str]:
+    return [column.name for column in load_table(source, folder, **options).columns]
 
 
-def table_of(source: Source, folder: Path, **options: Any) -> Table:
+def load_table(source: Source, folder: Path, **options: Any) -> Table:
     choice = Choice("y", **options)
     return read_table(source, choice, Split(0.3, 0.0, 0), folder, Workers(), 1 << 30)
 
@@ -45,54 +44,54 @@ def table_of(source: Source, folder: Path, **options: Any) -> Table:
         ("place", pl.Series(["a", "b"] * 100), "categorical"),
     ],
 )
-def test_the_index_of_pandas_is_no_feature(
+def test_pandas_index_is_not_a_feature_unless_requested(
     tmp_path: Path, index: str, values: pl.Series, kind: str
 ) -> None:
     path = tmp_path / "rows.parquet"
-    store_as_pandas_does(FRAME.with_columns(values.alias(index)), path, [index])
+    write_pandas_parquet(FRAME.with_columns(values.alias(index)), path, [index])
     source = open_source(str(path))
     assert source.left_out == {index: "pandas index"}
-    assert features(source, tmp_path) == ["x"]
-    assert features(source, tmp_path, kinds={index: kind}) == ["x", index]
+    assert feature_names(source, tmp_path) == ["x"]
+    assert feature_names(source, tmp_path, kinds={index: kind}) == ["x", index]
 
 
-def test_a_column_left_out_as_an_index_is_reported(tmp_path: Path) -> None:
+def test_omitted_index_column_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
-    store_as_pandas_does(FRAME.with_row_index("nr"), path, ["nr"])
-    (left_out,) = table_of(open_source(str(path)), tmp_path).left_out
+    write_pandas_parquet(FRAME.with_row_index("nr"), path, ["nr"])
+    (left_out,) = load_table(open_source(str(path)), tmp_path).left_out
     assert (left_out.name, left_out.reason) == ("nr", "pandas index")
 
 
-def test_an_index_that_only_counts_is_no_column(tmp_path: Path) -> None:
-    counts = {"kind": "range", "name": None, "start": 0, "stop": 200, "step": 1}
-    store_as_pandas_does(FRAME, tmp_path / "rows.parquet", [counts])
+def test_range_index_is_not_a_column(tmp_path: Path) -> None:
+    range_index = {"kind": "range", "name": None, "start": 0, "stop": 200, "step": 1}
+    write_pandas_parquet(FRAME, tmp_path / "rows.parquet", [range_index])
     source = open_source(str(tmp_path / "rows.parquet"))
     assert source.columns == ("x", "y")
     assert source.left_out == {}
 
 
-def test_an_index_of_pandas_is_known_by_its_name_after_another_program(tmp_path: Path) -> None:
+def test_pandas_index_is_recognised_by_name_without_metadata(tmp_path: Path) -> None:
     FRAME.with_row_index("__index_level_0__").write_ipc(tmp_path / "rows.arrow")
     source = open_source(str(tmp_path / "rows.arrow"))
     assert source.left_out == {"__index_level_0__": "pandas index"}
 
 
 @pytest.mark.parametrize("header", [",x,y", '"","x","y"', "Unnamed: 0,x,y"])
-def test_the_index_in_a_csv_file_is_no_feature(tmp_path: Path, header: str) -> None:
+def test_csv_index_is_not_a_feature_unless_requested(tmp_path: Path, header: str) -> None:
     lines = [f"{n},{x},{y}" for n, (x, y) in enumerate(FRAME.rows())]
-    source = open_source(written(tmp_path / "rows.csv", "\n".join([header, *lines]).encode()))
+    source = open_source(write_file(tmp_path / "rows.csv", "\n".join([header, *lines]).encode()))
     assert source.columns == ("Unnamed: 0", "x", "y")
-    assert features(source, tmp_path) == ["x"]
-    assert features(source, tmp_path, kinds={"Unnamed: 0": "numeric"}) == ["Unnamed: 0", "x"]
+    assert feature_names(source, tmp_path) == ["x"]
+    assert feature_names(source, tmp_path, kinds={"Unnamed: 0": "numeric"}) == ["Unnamed: 0", "x"]
 
 
-def test_parts_with_and_without_an_index_are_one_table(tmp_path: Path) -> None:
-    store_as_pandas_does(FRAME, tmp_path / "1.parquet", [])
-    store_as_pandas_does(FRAME.with_row_index("nr"), tmp_path / "0.parquet", ["nr"])
+def test_files_with_and_without_index_form_one_table(tmp_path: Path) -> None:
+    write_pandas_parquet(FRAME, tmp_path / "1.parquet", [])
+    write_pandas_parquet(FRAME.with_row_index("nr"), tmp_path / "0.parquet", ["nr"])
     source = open_source(str(tmp_path))
-    assert features(source, tmp_path) == ["x"]
+    assert feature_names(source, tmp_path) == ["x"]
     with pytest.raises(DataError, match=r"1\.parquet has no column 'nr'$"):
-        features(source, tmp_path, kinds={"nr": "numeric"})
+        feature_names(source, tmp_path, kinds={"nr": "numeric"})
 
 
 MARKERS = {
@@ -106,58 +105,58 @@ MARKERS = {
 
 
 @pytest.mark.parametrize("pattern", ["", "/*", "/**"])
-def test_files_of_a_program_beside_the_parts_are_not_read(tmp_path: Path, pattern: str) -> None:
+def test_marker_files_and_empty_parts_are_ignored(tmp_path: Path, pattern: str) -> None:
     folder = tmp_path / "parts"
     folder.mkdir()
     for name, data in MARKERS.items():
-        written(folder / name, data)
-    written(folder / "1.csv", b"a,b\n1,x\n")
-    written(folder / "2.csv", b"a,b\n")
-    written(folder / "3.csv", b"")
-    written(folder / "4.csv.gz", b"")
-    written(folder / "5.csv", b"a,b\n2,y\n")
+        write_file(folder / name, data)
+    write_file(folder / "1.csv", b"a,b\n1,x\n")
+    write_file(folder / "2.csv", b"a,b\n")
+    write_file(folder / "3.csv", b"")
+    write_file(folder / "4.csv.gz", b"")
+    write_file(folder / "5.csv", b"a,b\n2,y\n")
     pl.DataFrame({"a": [], "b": []}, schema={"a": pl.Int64, "b": pl.String}).write_parquet(
         folder / "6.parquet"
     )
-    written(folder / "7.json", b"\n")
-    assert rows_of(open_source(f"{folder}{pattern}")) == [(1, "x"), (2, "y")]
+    write_file(folder / "7.json", b"\n")
+    assert read_rows(open_source(f"{folder}{pattern}")) == [(1, "x"), (2, "y")]
 
 
-def test_parts_that_are_all_empty_are_an_error(tmp_path: Path) -> None:
-    first = written(tmp_path / "1.csv", b"a,b\n")
-    written(tmp_path / "2.csv", b"")
+def test_table_of_only_empty_parts_is_rejected(tmp_path: Path) -> None:
+    first = write_file(tmp_path / "1.csv", b"a,b\n")
+    write_file(tmp_path / "2.csv", b"")
     with pytest.raises(DataError) as caught:
         open_source(str(tmp_path))
     assert str(caught.value) == f"{first}: expected a header and rows, found nothing"
 
 
 @pytest.mark.parametrize("pattern", ["", "/*/*/*.csv", "/**/*.csv", "/year=*/**/*.csv"])
-def test_a_column_may_be_in_the_names_of_directories(tmp_path: Path, pattern: str) -> None:
+def test_partition_directories_become_columns(tmp_path: Path, pattern: str) -> None:
     folder = tmp_path / "not=this"
     for year, city in ((2024, "a%20b"), (2025, "__HIVE_DEFAULT_PARTITION__")):
         path = folder / f"year={year}" / f"city={city}"
         path.mkdir(parents=True)
-        written(path / "part-0.csv", f"a\n{year - 2000}\n".encode())
-        written(path / "_SUCCESS", b"")
+        write_file(path / "part-0.csv", f"a\n{year - 2000}\n".encode())
+        write_file(path / "_SUCCESS", b"")
     source = open_source(f"{folder}{pattern}")
     assert source.columns == ("a", "year", "city")
-    # In the order of the columns' names.
-    assert rows_of(source) == [(24, "a b", 2024), (25, None, 2025)]
+    # Values are ordered by column name.
+    assert read_rows(source) == [(24, "a b", 2024), (25, None, 2025)]
 
 
-def test_directories_of_parquet_files_are_read_too(tmp_path: Path) -> None:
+def test_partitioned_parquet_files_are_read(tmp_path: Path) -> None:
     for label in ("no", "yes"):
         (tmp_path / f"y={label}").mkdir()
         pl.DataFrame({"x": [1.5, math.pi]}).write_parquet(tmp_path / f"y={label}" / "0.parquet")
-    rows = rows_of(open_source(str(tmp_path)))
+    rows = read_rows(open_source(str(tmp_path)))
     assert [(round(x, 2), y) for x, y in rows] == [
         *((1.5, "no"), (3.14, "no"), (1.5, "yes"), (3.14, "yes"))
     ]
 
 
-def test_a_column_cannot_be_in_the_file_and_in_its_path(tmp_path: Path) -> None:
+def test_column_in_both_file_and_path_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "a=1").mkdir()
-    name = written(tmp_path / "a=1" / "0.csv", b"a,b\n1,2\n")
+    name = write_file(tmp_path / "a=1" / "0.csv", b"a,b\n1,2\n")
     with pytest.raises(DataError) as caught:
         open_source(str(tmp_path))
     assert str(caught.value) == (
@@ -165,9 +164,9 @@ def test_a_column_cannot_be_in_the_file_and_in_its_path(tmp_path: Path) -> None:
     )
 
 
-def test_a_directory_without_tables_says_what_it_has(tmp_path: Path) -> None:
+def test_error_for_directory_without_tables_lists_contents(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
-    written(tmp_path / "rows.xlsx", b"")
+    write_file(tmp_path / "rows.xlsx", b"")
     with pytest.raises(DataError) as caught:
         open_source(str(tmp_path))
     assert str(caught.value).endswith(

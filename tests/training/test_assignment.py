@@ -1,4 +1,4 @@
-"""Assignment of held-out rows other than by hash: by a column, by time, or by file."""
+"""Held-out rows chosen by a column, by time or by file instead of by hash."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tests.training.test_reading import written
+from tests.training.test_reading import write_file
 from training.data.reading import FrameFile, Source, open_source
 from training.data.split import Split
 from training.data.table import Choice, Table, read_table
@@ -24,7 +24,7 @@ FRAME = pl.DataFrame(
 )
 
 
-def table_of(
+def load_table(
     source: Source | pl.DataFrame, folder: Path, validation: float = 0.0, **options: Any
 ) -> Table:
     if isinstance(source, pl.DataFrame):
@@ -33,9 +33,9 @@ def table_of(
     return read_table(source, Choice("y", **options), split, folder, Workers(), 1 << 30)
 
 
-def numbers(table: Table, share: str) -> list[int]:
-    """Return the numbers of the rows in a share."""
-    spool = getattr(table, share)
+def row_numbers(table: Table, split: str) -> list[int]:
+    """Return the sorted row numbers in a split."""
+    spool = getattr(table, split)
     return sorted(int(x) for x in spool.sample(spool.rows).numbers[:, 0])
 
 
@@ -51,45 +51,43 @@ def numbers(table: Table, share: str) -> list[int]:
         ("Training?", "true", "false"),
     ],
 )
-def test_a_column_says_which_rows_are_held_out(
-    tmp_path: Path, column: str, train: Any, test: Any
-) -> None:
+def test_split_column_assigns_rows(tmp_path: Path, column: str, train: Any, test: Any) -> None:
     frame = FRAME.with_columns(pl.Series(column, [test, train, train, train, test] * (ROWS // 5)))
-    table = table_of(frame, tmp_path, split_column=column)
-    assert numbers(table, "held_out") == [n for n in range(ROWS) if n % 5 in (0, 4)]
-    assert numbers(table, "train") == [n for n in range(ROWS) if n % 5 not in (0, 4)]
+    table = load_table(frame, tmp_path, split_column=column)
+    assert row_numbers(table, "held_out") == [n for n in range(ROWS) if n % 5 in (0, 4)]
+    assert row_numbers(table, "train") == [n for n in range(ROWS) if n % 5 not in (0, 4)]
     assert [c.name for c in table.columns] == ["x"]
     assert [(c.name, c.reason) for c in table.left_out] == [(column, "--split-column")]
 
 
-def test_validation_rows_are_for_early_stopping(tmp_path: Path) -> None:
+def test_validation_rows_require_early_stopping(tmp_path: Path) -> None:
     frame = FRAME.with_columns(
         pl.Series("split", ["train", "val", "train", "test", "test"] * (ROWS // 5))
     )
-    table = table_of(frame, tmp_path, validation=0.1, split_column="split")
-    assert numbers(table, "validation") == [n for n in range(ROWS) if n % 5 == 1]
+    table = load_table(frame, tmp_path, validation=0.1, split_column="split")
+    assert row_numbers(table, "validation") == [n for n in range(ROWS) if n % 5 == 1]
     with pytest.raises(DataError) as caught:
-        table_of(frame, tmp_path, split_column="split")
+        load_table(frame, tmp_path, split_column="split")
     assert str(caught.value) == (
         "rows row 2, column 'split': 'val' rows are for early stopping; add --early-stopping"
     )
 
 
-def test_without_validation_rows_some_of_those_to_train_on_are_taken(tmp_path: Path) -> None:
+def test_validation_rows_are_drawn_from_training_rows_if_none_are_marked(tmp_path: Path) -> None:
     frame = FRAME.with_columns(pl.Series("split", ["train", "test"] * (ROWS // 2)))
-    table = table_of(frame, tmp_path, validation=0.2, split_column="split")
-    assert numbers(table, "held_out") == list(range(1, ROWS, 2))
+    table = load_table(frame, tmp_path, validation=0.2, split_column="split")
+    assert row_numbers(table, "held_out") == list(range(1, ROWS, 2))
     assert 20 < table.rows["validation"] < 60
     assert table.rows["validation"] + table.rows["train"] == ROWS // 2
 
 
 @pytest.mark.parametrize(("value", "got"), [("other", "'other'"), (None, "nothing")])
-def test_another_word_in_the_split_column_is_refused(
+def test_unknown_value_in_split_column_is_rejected(
     tmp_path: Path, value: str | None, got: str
 ) -> None:
-    words = ["train", "test", value, "train"] * (ROWS // 4)
+    values = ["train", "test", value, "train"] * (ROWS // 4)
     with pytest.raises(DataError) as caught:
-        table_of(FRAME.with_columns(pl.Series("split", words)), tmp_path, split_column="split")
+        load_table(FRAME.with_columns(pl.Series("split", values)), tmp_path, split_column="split")
     assert str(caught.value).startswith(
         f"rows row 3, column 'split': expected train, test or validation, got {got}; "
     )
@@ -101,19 +99,19 @@ DAYS = [date(2024, 1, 1) + timedelta(days=(n * 7) % ROWS) for n in range(ROWS)]
 @pytest.mark.parametrize(
     "times",
     [DAYS, [day.isoformat() for day in DAYS], [day.toordinal() for day in DAYS]],
-    ids=["dates", "texts", "numbers"],
+    ids=["dates", "strings", "numbers"],
 )
-def test_the_latest_rows_are_held_out(tmp_path: Path, times: list[Any]) -> None:
-    table = table_of(FRAME.with_columns(pl.Series("when", times)), tmp_path, split_time="when")
+def test_split_time_holds_out_latest_rows(tmp_path: Path, times: list[Any]) -> None:
+    table = load_table(FRAME.with_columns(pl.Series("when", times)), tmp_path, split_time="when")
     latest = sorted(range(ROWS), key=lambda n: DAYS[n])[-ROWS // 4 :]
-    assert numbers(table, "held_out") == sorted(latest)
+    assert row_numbers(table, "held_out") == sorted(latest)
     assert [c.name for c in table.columns] == ["x"]
 
 
-def test_rows_of_one_day_stay_together(tmp_path: Path) -> None:
+def test_split_time_keeps_rows_of_one_day_together(tmp_path: Path) -> None:
     days = [date(2024, 1, 1 + n // 80) for n in range(ROWS)]
-    table = table_of(FRAME.with_columns(pl.Series("day", days)), tmp_path, split_time="day")
-    assert numbers(table, "held_out") == list(range(240, ROWS))
+    table = load_table(FRAME.with_columns(pl.Series("day", days)), tmp_path, split_time="day")
+    assert row_numbers(table, "held_out") == list(range(240, ROWS))
 
 
 @pytest.mark.parametrize(
@@ -124,27 +122,29 @@ def test_rows_of_one_day_stay_together(tmp_path: Path) -> None:
         ([*DAYS[:-1], None], f"rows row {ROWS}, column 'when': expected a time for --split-time"),
     ],
 )
-def test_a_column_without_times_is_refused(tmp_path: Path, times: list[Any], message: str) -> None:
+def test_unusable_split_time_column_is_rejected(
+    tmp_path: Path, times: list[Any], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
-        table_of(FRAME.with_columns(pl.Series("when", times)), tmp_path, split_time="when")
+        load_table(FRAME.with_columns(pl.Series("when", times)), tmp_path, split_time="when")
 
 
-def test_test_data_is_held_out_whole(tmp_path: Path) -> None:
+def test_all_rows_of_test_data_are_held_out(tmp_path: Path) -> None:
     FRAME[:300].write_csv(tmp_path / "train.csv")
     FRAME[300:].write_parquet(tmp_path / "test.parquet")
     source = open_source(str(tmp_path / "train.csv"))
     test = open_source(str(tmp_path / "test.parquet"))
-    table = table_of(Source("rows", source.files, test), tmp_path)
-    assert numbers(table, "train") == list(range(300))
-    assert numbers(table, "held_out") == list(range(300, ROWS))
+    table = load_table(Source("rows", source.files, test), tmp_path)
+    assert row_numbers(table, "train") == list(range(300))
+    assert row_numbers(table, "held_out") == list(range(300, ROWS))
     assert table.columns[0].maximum == 299.5
 
 
-def test_test_data_has_the_columns_of_the_table(tmp_path: Path) -> None:
-    name = written(tmp_path / "test.csv", b"z,y\n1,yes\n2,no\n")
+def test_missing_column_in_test_data_is_rejected(tmp_path: Path) -> None:
+    name = write_file(tmp_path / "test.csv", b"z,y\n1,yes\n2,no\n")
     source = Source("rows", [FrameFile("rows", FRAME)], open_source(name))
     with pytest.raises(DataError) as caught:
-        table_of(source, tmp_path)
+        load_table(source, tmp_path)
     assert str(caught.value) == f"--test-data: {name} has no column 'x'"
 
 
@@ -152,40 +152,41 @@ def test_test_data_has_the_columns_of_the_table(tmp_path: Path) -> None:
     ("write", "file"),
     [(pl.DataFrame.write_parquet, "0.parquet"), (pl.DataFrame.write_ipc, "0.arrow")],
 )
-def test_the_name_of_a_directory_says_which_rows_are_held_out(
+def test_partition_directories_assign_rows(
     tmp_path: Path, write: Callable[[pl.DataFrame, Path], None], file: str
 ) -> None:
     for folder, column, values in (
-        (tmp_path / "words", "split", ("train", "validation", "test")),
-        (tmp_path / "times", "year", (2022, 2023, 2024)),
+        (tmp_path / "splits", "split", ("train", "validation", "test")),
+        (tmp_path / "years", "year", (2022, 2023, 2024)),
     ):
         for number, value in enumerate(values):
             (folder / f"{column}={value}").mkdir(parents=True)
             write(FRAME[number * 100 :][:100], folder / f"{column}={value}" / file)
-    source = open_source(str(tmp_path / "words"))
-    table = table_of(source, tmp_path, validation=0.1, split_column="split")
-    assert numbers(table, "validation") == list(range(100, 200))
-    table = table_of(open_source(str(tmp_path / "times")), tmp_path, split_time="year")
-    assert numbers(table, "held_out") == list(range(200, 300))
+    source = open_source(str(tmp_path / "splits"))
+    table = load_table(source, tmp_path, validation=0.1, split_column="split")
+    assert row_numbers(table, "validation") == list(range(100, 200))
+    table = load_table(open_source(str(tmp_path / "years")), tmp_path, split_time="year")
+    assert row_numbers(table, "held_out") == list(range(200, 300))
 
 
-def data_of(table: Table) -> Data:
+def manifest_data(table: Table) -> Data:
     return Data.from_fingerprint(table.fingerprint, "y")
 
 
-def test_the_manifest_shows_which_rows_two_versions_hold_out(tmp_path: Path) -> None:
-    words = FRAME.with_columns(pl.Series("split", ["train", "test"] * (ROWS // 2)))
-    other = FRAME.with_columns(pl.Series("split", ["test", "train"] * (ROWS // 2)))
+def test_holds_out_rows_of_compares_splits(tmp_path: Path) -> None:
+    original = FRAME.with_columns(pl.Series("split", ["train", "test"] * (ROWS // 2)))
+    swapped = FRAME.with_columns(pl.Series("split", ["test", "train"] * (ROWS // 2)))
     first, same, third = (
-        data_of(table_of(frame, tmp_path, split_column="split")) for frame in (words, words, other)
+        manifest_data(load_table(frame, tmp_path, split_column="split"))
+        for frame in (original, original, swapped)
     )
     assert first.split_by == "column"
     assert first.columns == ("x", "y")
     assert first.holds_out_rows_of(same)
     assert not first.holds_out_rows_of(third)
     times = FRAME.with_columns(pl.Series("when", DAYS))
-    early = data_of(table_of(times[:300], tmp_path, split_time="when"))
-    late = data_of(table_of(times, tmp_path, split_time="when"))
+    early = manifest_data(load_table(times[:300], tmp_path, split_time="when"))
+    late = manifest_data(load_table(times, tmp_path, split_time="when"))
     assert early.holds_out_rows_of(late)
     assert not late.holds_out_rows_of(early)
     assert not first.holds_out_rows_of(late)

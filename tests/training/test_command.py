@@ -34,7 +34,7 @@ NEWTON = "--optimizer=newton"
 
 
 @pytest.fixture(autouse=True)
-def signals() -> Iterator[None]:
+def restore_signals() -> Iterator[None]:
     """Restore the signal handlers that a command run in this process installs."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]
@@ -44,51 +44,51 @@ def signals() -> Iterator[None]:
 
 
 def run(*arguments: str) -> Result:
-    """Run a command in this process, where TensorFlow need not start each time."""
+    """Run a command in this process, so that TensorFlow is imported only once."""
     return CliRunner().invoke(main, arguments, prog_name="python -m training")
 
 
-def told(result: Result) -> str:
+def stderr_text(result: Result) -> str:
     return " ".join(result.stderr.split())
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Result]:
-    """Models with one version, logs for TensorBoard, and the command's output."""
+    """A models directory with one version, TensorBoard logs, and the command's result."""
     models, logs = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("logs")
     return models, logs, run("fit", f"--models={models}", NEWTON, "--json", f"--tensorboard={logs}")
 
 
 @pytest.fixture
 def models(published: tuple[Path, Path, Result], tmp_path: Path) -> Path:
-    """A copy of those models that a test may change."""
+    """A copy of the models directory that a test may change."""
     return Path(shutil.copytree(published[0], tmp_path / "models"))
 
 
-def test_it_trains_shows_the_cost_and_prints_where_the_version_is(tmp_path: Path) -> None:
-    done = fit(tmp_path, "--iterations=100")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{tmp_path / 'breast_cancer' / '1'}\n"
+def test_fit_shows_progress_and_prints_version_path(tmp_path: Path) -> None:
+    process = fit(tmp_path, "--iterations=100")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == f"{tmp_path / 'breast_cancer' / '1'}\n"
     for text in ("569 rows, 30 columns", "395 to train on", "0.693147", *METRICS):
-        assert text in done.stderr
-    assert "Traceback" not in done.stderr
+        assert text in process.stderr
+    assert "Traceback" not in process.stderr
     report = (tmp_path / "breast_cancer" / "1" / "report.html").read_text()
     assert "malignant" in report
     assert "mean_radius" in report
     assert report.rstrip().endswith("</html>")
 
 
-def test_the_result_as_json_has_metrics_intervals_and_verdict(
+def test_json_result_has_metrics_intervals_and_verdict(
     published: tuple[Path, Path, Result],
 ) -> None:
-    models, _, done = published
-    assert done.exit_code == 0, done.output
-    (line,) = done.stdout.splitlines()
+    models, _, command = published
+    assert command.exit_code == 0, command.output
+    (line,) = command.stdout.splitlines()
     result = json.loads(line)
     version = models / "breast_cancer" / "1"
     stored = json.loads((version / "manifest.json").read_text())
-    kept = ("trained_at", "rows", "fit", "threshold", "metrics", "intervals", "warnings", "gate")
-    assert {key: result[key] for key in kept} == {key: stored[key] for key in kept}
+    fields = ("trained_at", "rows", "fit", "threshold", "metrics", "intervals", "warnings", "gate")
+    assert {key: result[key] for key in fields} == {key: stored[key] for key in fields}
     assert (result["model"], result["version"]) == ("breast_cancer", 1)
     assert (result["path"], result["report"]) == (str(version), str(version / "report.html"))
     assert (result["label"], result["class_names"]) == ("diagnosis", ["malignant", "benign"])
@@ -101,7 +101,7 @@ def test_the_result_as_json_has_metrics_intervals_and_verdict(
     assert result["gate"]["passed"] is True
 
 
-def test_tensorboard_reads_the_cost_and_the_graph(published: tuple[Path, Path, Result]) -> None:
+def test_tensorboard_reads_costs_and_graph(published: tuple[Path, Path, Result]) -> None:
     models, logs, _ = published
     events = event_accumulator.EventAccumulator(str(logs), size_guidance={"tensors": 0})
     events.Reload()
@@ -114,7 +114,7 @@ def test_tensorboard_reads_the_cost_and_the_graph(published: tuple[Path, Path, R
     assert {"Sigmoid"} <= {node.op for node in events.Graph().node}
 
 
-def test_a_refusal_is_the_last_line_and_in_json(models: Path) -> None:
+def test_refusal_is_in_json_and_on_last_line_of_stderr(models: Path) -> None:
     options = (f"--models={models}", "--optimizer=gradient-descent", "--iterations=2")
     refused = run("fit", *options, "--quiet", "--json")
     assert refused.exit_code == 3
@@ -133,7 +133,7 @@ def test_a_refusal_is_the_last_line_and_in_json(models: Path) -> None:
     assert plain.stderr.splitlines()[-1].endswith("is below its floor 0.999")
 
 
-def test_the_commands_around_versions(models: Path) -> None:
+def test_versions_rollback_and_verify_commands(models: Path) -> None:
     folder = models / "breast_cancer"
     forced = training(
         "fit", models, "--optimizer=gradient-descent", "--iterations=2", "--force", "--quiet"
@@ -145,72 +145,74 @@ def test_the_commands_around_versions(models: Path) -> None:
     assert warning.endswith("use more --iterations or --optimizer lbfgs")
     assert notice.startswith("Forced: log_loss ")
 
-    where = f"--models={models}"
-    listed = run("versions", where).stdout.splitlines()
-    assert [line.split()[0] for line in listed] == ["1", "2"]
-    assert all(f"{name} 0." in line for line in listed for name in ("accuracy", "auc", "log_loss"))
-    assert "forced" not in listed[0]
-    assert "forced: log_loss " in listed[1]
+    models_option = f"--models={models}"
+    lines = run("versions", models_option).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["1", "2"]
+    assert all(f"{name} 0." in line for line in lines for name in ("accuracy", "auc", "log_loss"))
+    assert "forced" not in lines[0]
+    assert "forced: log_loss " in lines[1]
 
-    back = run("rollback", where)
-    assert back.exit_code == 0, back.stderr
-    assert back.stdout == f"{folder / '3'}\n"
-    assert back.stderr.startswith("Rolled back from version 2 to version 1, trained ")
-    assert back.stderr.endswith("published as version 3. To undo: rollback --to 2\n")
-    objects = [json.loads(line) for line in run("versions", where, "--json").stdout.splitlines()]
-    assert [facts["version"] for facts in objects] == [1, 2, 3]
-    assert [facts.get("rollback_to") for facts in objects] == [None, None, 1]
-    assert [facts["gate"]["forced"] for facts in objects] == [False, True, False]
-    assert objects[2]["metrics"] == objects[0]["metrics"]
-    assert "rollback to 1" in run("versions", where).stdout.splitlines()[2]
-    one, three = (json.loads((folder / v / "manifest.json").read_text()) for v in "13")
-    assert one["files"] == three["files"]
+    rollback = run("rollback", models_option)
+    assert rollback.exit_code == 0, rollback.stderr
+    assert rollback.stdout == f"{folder / '3'}\n"
+    assert rollback.stderr.startswith("Rolled back from version 2 to version 1, trained ")
+    assert rollback.stderr.endswith("published as version 3. To undo: rollback --to 2\n")
+    entries = [
+        json.loads(line) for line in run("versions", models_option, "--json").stdout.splitlines()
+    ]
+    assert [entry["version"] for entry in entries] == [1, 2, 3]
+    assert [entry.get("rollback_to") for entry in entries] == [None, None, 1]
+    assert [entry["gate"]["forced"] for entry in entries] == [False, True, False]
+    assert entries[2]["metrics"] == entries[0]["metrics"]
+    assert "rollback to 1" in run("versions", models_option).stdout.splitlines()[2]
+    first, third = (json.loads((folder / v / "manifest.json").read_text()) for v in "13")
+    assert first["files"] == third["files"]
 
-    checked = run("verify", where)
-    assert checked.exit_code == 0
-    assert checked.stdout.count("7 files as published") == 3
+    intact = run("verify", models_option)
+    assert intact.exit_code == 0
+    assert intact.stdout.count("7 files as published") == 3
     (folder / "1" / "saved_model.pb").write_bytes(b"x")
-    assert run("verify", where, "3").exit_code == 0
-    found = run("verify", where)
-    assert found.exit_code == 1
-    assert found.stderr.startswith(f"Error: {folder / '1' / 'saved_model.pb'}: SHA-256 is ")
-    broken = run("rollback", where, "--to=1")
-    assert broken.exit_code == 1
-    assert broken.stderr.startswith("Error: cannot go back to 1: ")
-    absent = run("rollback", where, "--to=9").stderr
-    assert absent == f"Error: {folder} has no version 9; it has 1, 2, 3\n"
-    assert run("verify", where, "9").exit_code == 1
+    assert run("verify", models_option, "3").exit_code == 0
+    damaged = run("verify", models_option)
+    assert damaged.exit_code == 1
+    assert damaged.stderr.startswith(f"Error: {folder / '1' / 'saved_model.pb'}: SHA-256 is ")
+    refused = run("rollback", models_option, "--to=1")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("Error: cannot go back to 1: ")
+    unknown = run("rollback", models_option, "--to=9").stderr
+    assert unknown == f"Error: {folder} has no version 9; it has 1, 2, 3\n"
+    assert run("verify", models_option, "9").exit_code == 1
     assert versions(folder) == [1, 2, 3]
     assert [path.name for path in models.iterdir()] == ["breast_cancer"]
 
 
-def test_each_rollback_goes_back_further(tmp_path: Path) -> None:
-    folder, where = tmp_path / "breast_cancer", f"--models={tmp_path}"
+def test_repeated_rollbacks_go_further_back(tmp_path: Path) -> None:
+    folder, models_option = tmp_path / "breast_cancer", f"--models={tmp_path}"
     for number in range(1, 4):
         publish_files(tmp_path, f"contents of {number}")
 
     def contents(number: int) -> str:
         return (folder / str(number) / "saved_model.pb").read_text()
 
-    def rolled_back(*options: str) -> str:
-        done = run("rollback", where, *options)
-        assert done.exit_code == 0, done.output
-        return done.stderr
+    def rollback(*options: str) -> str:
+        result = run("rollback", models_option, *options)
+        assert result.exit_code == 0, result.output
+        return result.stderr
 
-    assert rolled_back().startswith("Rolled back from version 3 to version 2, ")
-    assert rolled_back().startswith("Rolled back from version 4 (a copy of 2) to version 1, ")
+    assert rollback().startswith("Rolled back from version 3 to version 2, ")
+    assert rollback().startswith("Rolled back from version 4 (a copy of 2) to version 1, ")
     assert [contents(n) for n in (4, 5)] == ["contents of 2", "contents of 1"]
-    end = run("rollback", where)
-    assert end.exit_code == 1
-    assert end.stderr == (
+    failed = run("rollback", models_option)
+    assert failed.exit_code == 1
+    assert failed.stderr == (
         f"Error: {folder} has no version before 5, a copy of 1; --to takes any of 1, 2, 3, 4, 5\n"
     )
-    assert rolled_back("--to=4").startswith("Rolled back from version 5 (a copy of 1) to version 2")
+    assert rollback("--to=4").startswith("Rolled back from version 5 (a copy of 1) to version 2")
     assert contents(6) == "contents of 2"
 
     publish_files(tmp_path, "contents of 7")
-    assert rolled_back().startswith("Rolled back from version 7 to version 2, ")
-    assert rolled_back().startswith("Rolled back from version 8 (a copy of 2) to version 1, ")
+    assert rollback().startswith("Rolled back from version 7 to version 2, ")
+    assert rollback().startswith("Rolled back from version 8 (a copy of 2) to version 1, ")
     assert contents(9) == "contents of 1"
 
 
@@ -230,75 +232,75 @@ def test_schema_changes_and_missing_comparisons_are_reported(models: Path, tmp_p
         "Refused: callers of version 1 would break: column 'mean_radius' is dropped. "
         "--allow-schema-change publishes it anyway\n"
     )
-    done = run("fit", *options, "--allow-schema-change", "--json")
-    assert done.exit_code == 0, done.output
-    gate = json.loads(done.stdout)["gate"]
+    result = run("fit", *options, "--allow-schema-change", "--json")
+    assert result.exit_code == 0, result.output
+    gate = json.loads(result.stdout)["gate"]
     assert gate["schema_changes"] == ["column 'mean_radius' is dropped"]
     assert gate["not_compared"] == "version 1: the columns or classes are not the same"
-    assert done.stderr.splitlines() == [
+    assert result.stderr.splitlines() == [
         "Schema change: column 'mean_radius' is dropped",
         f"Not compared with the published version: {gate['not_compared']}",
     ]
     page = (models / "breast_cancer" / "2" / "report.html").read_text()
-    for line in done.stderr.splitlines():
+    for line in result.stderr.splitlines():
         assert html.escape(line, quote=False).replace("'", "&#39;") in page
     assert "column 'mean_radius' is dropped" in run("versions", f"--models={models}").stdout
 
 
-def test_the_learning_rate_and_the_ending_are_reported(models: Path) -> None:
+def test_learning_rate_and_stopping_reason_are_reported(models: Path) -> None:
     options = ("--optimizer=gradient-descent", "--iterations=1500", "--gate-tolerance=1")
-    done = run("fit", f"--models={models}", *options)
-    assert done.exit_code == 0, done.output
+    result = run("fit", f"--models={models}", *options)
+    assert result.exit_code == 0, result.output
     version = models / "breast_cancer" / "2"
     summary = manifest.read(version).fit
     assert summary.learning_rate is not None
     page = (version / "report.html").read_text()
     rate = f"learning rate {summary.learning_rate:.4g}"
-    assert rate in done.stderr
+    assert rate in result.stderr
     assert rate in page
-    for text in (told(done), page):
+    for text in (stderr_text(result), page):
         assert "not converged: after 1,500 iterations, the largest derivative" in text
-    assert "compared with version 1 on 174 rows new to both: accuracy 0.9" in told(done)
-    assert f"Report: {version / 'report.html'}" in done.stderr
+    assert "compared with version 1 on 174 rows new to both: accuracy 0.9" in stderr_text(result)
+    assert f"Report: {version / 'report.html'}" in result.stderr
 
 
-def test_the_default_settings_converge(tmp_path: Path) -> None:
+def test_default_settings_converge(tmp_path: Path) -> None:
     for table in ("breast_cancer", "customers"):
-        done = run("fit", f"--models={tmp_path}", f"--data={table}", "--json", "--quiet")
-        result = json.loads(done.stdout)
+        command = run("fit", f"--models={tmp_path}", f"--data={table}", "--json", "--quiet")
+        result = json.loads(command.stdout)
         assert result["fit"]["converged"], table
         assert result["warnings"] == [], table
 
 
-def test_only_so_many_versions_are_kept(models: Path) -> None:
-    done = run("fit", f"--models={models}", NEWTON, "--keep=1", "--quiet")
-    assert done.stdout == f"{models / 'breast_cancer' / '2'}\n"
+def test_keep_removes_older_versions(models: Path) -> None:
+    result = run("fit", f"--models={models}", NEWTON, "--keep=1", "--quiet")
+    assert result.stdout == f"{models / 'breast_cancer' / '2'}\n"
     assert versions(models / "breast_cancer") == [2]
     assert [path.name for path in models.iterdir()] == ["breast_cancer"]
 
 
-def test_unless_published_trains_only_where_nothing_is(models: Path) -> None:
+def test_unless_published_skips_training_if_version_exists(models: Path) -> None:
     version, command = models / "breast_cancer" / "1", ("fit", f"--models={models}")
-    done = run(*command, "--unless-published")
-    assert done.exit_code == 0
-    assert done.stdout == f"{version}\n"
-    assert done.stderr.splitlines() == [
+    result = run(*command, "--unless-published")
+    assert result.exit_code == 0
+    assert result.stdout == f"{version}\n"
+    assert result.stderr.splitlines() == [
         f"{version.parent} has version 1; nothing to train",
         f"Report: {version / 'report.html'}",
     ]
     (version / "report.html").unlink()
-    done = run(*command, "--unless-published", "--quiet", "--json")
-    assert json.loads(done.stdout) == {
+    result = run(*command, "--unless-published", "--quiet", "--json")
+    assert json.loads(result.stdout) == {
         "model": "breast_cancer",
         "version": 1,
         "path": str(version),
         "report": None,
     }
-    assert done.stderr == ""
+    assert result.stderr == ""
     assert versions(version.parent) == [1]
 
 
-def test_only_the_fit_has_a_number_of_steps_to_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_total_is_known_only_while_fitting(monkeypatch: pytest.MonkeyPatch) -> None:
     bars: list[Progress] = []
 
     def progress(*columns: Any, **options: Any) -> Progress:
@@ -314,7 +316,7 @@ def test_only_the_fit_has_a_number_of_steps_to_reach(monkeypatch: pytest.MonkeyP
     assert totals == [None, 7, None]
 
 
-def test_the_costs_of_sgd_are_numbered_by_epochs_from_1() -> None:
+def test_sgd_costs_are_numbered_by_epoch_from_1() -> None:
     settings = FitSettings(optimizer="sgd", iterations=3)
     output = io.StringIO()
     with show_progress(Console(file=output, width=200), settings) as observer:
@@ -324,7 +326,7 @@ def test_the_costs_of_sgd_are_numbered_by_epochs_from_1() -> None:
     assert [row[0] for row in rows[start:] if len(row) == 2][:4] == ["epoch", "1", "2", "3"]
 
 
-OWN = ("--data=rows.csv", "--label=y", "--model=m")
+TABLE = ("--data=rows.csv", "--label=y", "--model=m")
 
 
 @pytest.mark.parametrize(
@@ -332,10 +334,10 @@ OWN = ("--data=rows.csv", "--label=y", "--model=m")
     [
         (["--held-out=1.5"], "'--held-out': 1.5 is not in the range 0<x<1"),
         (
-            [*OWN, "--date-format=%e %b %Y"],
+            [*TABLE, "--date-format=%e %b %Y"],
             "--date-format: expected %Y or %y, and optionally %m",
         ),
-        ([*OWN, "--date-format=%H:%M"], "--date-format: expected %Y or %y, and optionally %m"),
+        ([*TABLE, "--date-format=%H:%M"], "--date-format: expected %Y or %y, and optionally %m"),
         (["--held-out=nan"], "'--held-out': expected a finite number, got nan"),
         (["--momentum=nan"], "'--momentum': expected a finite number, got nan"),
         (["--join-timeout=nan"], "'--join-timeout': expected a finite number, got nan"),
@@ -394,36 +396,39 @@ OWN = ("--data=rows.csv", "--label=y", "--model=m")
             "--learning-rate is for --optimizer gradient-descent or sgd, not for newton",
         ),
         (["--optimizer=sgd", "--workers=2"], "--workers: sgd runs in one process because "),
-        ([*OWN, "--data=-", "--workers=2"], "--workers: only one process can read standard input"),
+        (
+            [*TABLE, "--data=-", "--workers=2"],
+            "--workers: only one process can read standard input",
+        ),
         (["--test-data=-", "--workers=2"], "--workers: only one process can read standard input"),
         (["--rendezvous=host:80"], "--rendezvous needs --workers, the total number of workers"),
         (
             ["--test-data=-", "--split-time=t"],
             "give only one of --test-data, --split-column and --split-time",
         ),
-        ([*OWN, "--data=-", "--test-data=-"], "--data: standard input can be read only once"),
+        ([*TABLE, "--data=-", "--test-data=-"], "--data: standard input can be read only once"),
         (["--no-such-option"], "No such option"),
     ],
 )
-def test_a_wrong_option_is_reported_with_value_and_expectation(
+def test_invalid_option_is_reported_with_value_and_expectation(
     tmp_path: Path, options: list[str], message: str
 ) -> None:
-    done = run("fit", f"--models={tmp_path}", *options)
-    assert done.exit_code == 2, done.output
-    option = re.compile("'(--[a-z0-9-]+)'")  # click quotes some and not others
-    assert option.sub(r"\1", message) in option.sub(r"\1", told(done))
-    assert done.stdout == ""
+    result = run("fit", f"--models={tmp_path}", *options)
+    assert result.exit_code == 2, result.output
+    option = re.compile("'(--[a-z0-9-]+)'")  # click quotes only some of them
+    assert option.sub(r"\1", message) in option.sub(r"\1", stderr_text(result))
+    assert result.stdout == ""
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_option_ends_the_process_with_status_2_at_once(tmp_path: Path) -> None:
-    done = fit(tmp_path, "--memory=.", "--threshold=2")
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("Error: Invalid value for '--")
-    assert "Traceback" not in done.stderr
+def test_invalid_option_exits_with_status_2(tmp_path: Path) -> None:
+    process = fit(tmp_path, "--memory=.", "--threshold=2")
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1].startswith("Error: Invalid value for '--")
+    assert "Traceback" not in process.stderr
 
 
-GOOD = "a,y\n" + "1,no\n2,yes\n3,no\n4,yes\n" * 20
+ROWS = "a,y\n" + "1,no\n2,yes\n3,no\n4,yes\n" * 20
 
 
 @pytest.mark.parametrize(
@@ -432,59 +437,61 @@ GOOD = "a,y\n" + "1,no\n2,yes\n3,no\n4,yes\n" * 20
         (None, [], "{path}: no such file, directory or built-in table"),
         ("", [], "{path}: "),
         ("1,2\n3,4\n", [], "{path} line 1: expected the names of the columns, got numbers"),
-        (GOOD, ["--label=z"], "--label: {path} has no column 'z'; it has a, y"),
-        (GOOD, ["--leave-out=z"], "--leave-out: {path} has no column 'z'; it has a, y"),
-        (GOOD, ["--positive=maybe"], "--positive: column 'y' has the values 'no' and 'yes', not "),
-        (GOOD, ["--class-weight=maybe=2"], "--class-weight: the classes are 'no' and 'yes', not "),
-        (GOOD + "5,perhaps\n", [], "{path} line 82, column 'y': expected a label with two values"),
-        (GOOD + "x,yes\n", ["--columns=a=numeric"], "{path} line 82, column 'a': expected a numb"),
-        (GOOD + "5\n", [], "{path} line 82: expected 2 fields like the header, got 1"),
+        (ROWS, ["--label=z"], "--label: {path} has no column 'z'; it has a, y"),
+        (ROWS, ["--leave-out=z"], "--leave-out: {path} has no column 'z'; it has a, y"),
+        (ROWS, ["--positive=maybe"], "--positive: column 'y' has the values 'no' and 'yes', not "),
+        (ROWS, ["--class-weight=maybe=2"], "--class-weight: the classes are 'no' and 'yes', not "),
+        (ROWS + "5,perhaps\n", [], "{path} line 82, column 'y': expected a label with two values"),
+        (ROWS + "x,yes\n", ["--columns=a=numeric"], "{path} line 82, column 'a': expected a numb"),
+        (ROWS + "5\n", [], "{path} line 82: expected 2 fields like the header, got 1"),
         ("a,y\n1,yes\n2,no\n", [], "of 2 rows, the "),
         (
-            GOOD,
+            ROWS,
             ["--optimizer=gradient-descent", "--learning-rate=1e308"],
             "the cost diverged at iteration ",
         ),
     ],
 )
-def test_data_errors_take_one_line(
+def test_data_error_is_reported_in_one_line(
     tmp_path: Path, content: str | None, options: list[str], message: str
 ) -> None:
     path = tmp_path / "rows.csv"
     if content is not None:
         path.write_text(content)
-    usual = (f"--models={tmp_path / 'models'}", f"--data={path}", "--label=y", "--model=m")
-    done = run("fit", *usual, "--quiet", *options)
-    assert done.exit_code == 1
-    assert done.stderr.count("\n") == 1, done.stderr
-    line = done.stderr.rstrip()
+    required = (f"--models={tmp_path / 'models'}", f"--data={path}", "--label=y", "--model=m")
+    result = run("fit", *required, "--quiet", *options)
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1, result.stderr
+    line = result.stderr.rstrip()
     assert line.startswith(f"Error: {message.format(path=path)}")
-    assert done.stdout == ""
+    assert result.stdout == ""
     assert not (tmp_path / "models").exists()
 
 
-def test_data_errors_of_the_process_take_one_line(tmp_path: Path) -> None:
+def test_data_error_in_new_process_is_reported_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv.gz"
-    path.write_bytes(gzip.compress(GOOD.encode())[:-20])
-    usual = (f"--data={path}", "--label=y", "--model=m", "--quiet")
-    done = fit(tmp_path / "models", *usual)
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    path.write_bytes(gzip.compress(ROWS.encode())[:-20])
+    options = (f"--data={path}", "--label=y", "--model=m", "--quiet")
+    process = fit(tmp_path / "models", *options)
+    assert process.returncode == 1
+    (line,) = process.stderr.splitlines()
     assert line.startswith(f"Error: {path}: cannot be read: ")
     assert not (tmp_path / "models").exists()
 
 
-def test_a_table_of_ones_own_is_published_under_the_name_it_is_given(tmp_path: Path) -> None:
+def test_own_table_is_published_under_given_name(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     numbers = [float(i % 17) for i in range(400)]
     frame = pl.DataFrame({"a": numbers, "y": ["yes" if n > 8 else "no" for n in numbers]})
     frame.write_csv(path)
     models = f"--models={tmp_path / 'models'}"
-    usual = (models, f"--data={path}", "--label=y", "--model=own", NEWTON)
-    done = run("fit", *usual, "--quiet", "--class-weight=yes=2", "--threshold=f1", "--memory=1kb")
-    assert done.exit_code == 0, done.stderr
-    assert done.stdout == f"{tmp_path / 'models' / 'own' / '1'}\n"
-    (warning,) = done.stderr.splitlines()
+    options = (models, f"--data={path}", "--label=y", "--model=own", NEWTON)
+    result = run(
+        "fit", *options, "--quiet", "--class-weight=yes=2", "--threshold=f1", "--memory=1kb"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{tmp_path / 'models' / 'own' / '1'}\n"
+    (warning,) = result.stderr.splitlines()
     assert warning.startswith("Warning: column 'a' alone predicts 'y' on held-out rows with AUC ")
     (line,) = run("versions", models, "--model=own", "--json").stdout.splitlines()
     stored = json.loads(line)
@@ -493,25 +500,25 @@ def test_a_table_of_ones_own_is_published_under_the_name_it_is_given(tmp_path: P
     assert stored["data"]["source"] == str(path)
 
 
-def test_a_models_directory_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+def test_models_directory_that_cannot_be_created_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    done = run("fit", f"--models={tmp_path / 'file' / 'models'}", NEWTON, "--quiet")
-    assert done.exit_code == 1
-    assert done.stderr.count("\n") == 1, done.stderr
-    line = done.stderr.rstrip()
+    result = run("fit", f"--models={tmp_path / 'file' / 'models'}", NEWTON, "--quiet")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1, result.stderr
+    line = result.stderr.rstrip()
     assert line.startswith("Error: cannot read or write: [Errno 20] Not a directory: ")
 
 
 @pytest.mark.parametrize("command", ["", "fit", "versions", "verify", "rollback"])
-def test_help(command: str) -> None:
-    done = subprocess.run(
+def test_help_prints_usage(command: str) -> None:
+    process = subprocess.run(
         [sys.executable, "-m", "training", *command.split(), "--help"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0
-    assert done.stdout.startswith(f"Usage: python -m training {command}".rstrip())
-    assert "--help" in done.stdout
-    assert done.stderr == ""
+    assert process.returncode == 0
+    assert process.stdout.startswith(f"Usage: python -m training {command}".rstrip())
+    assert "--help" in process.stdout
+    assert process.stderr == ""

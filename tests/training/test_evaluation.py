@@ -13,8 +13,8 @@ from training.settings import ThresholdRule
 Rows = tuple[Floats, Floats, Floats]
 
 
-def rows(count: int = 300, seed: int = 0, digits: int = 2) -> Rows:
-    """Labels, probabilities with many ties, and weights that are whole numbers, some of them 0."""
+def make_rows(count: int = 300, seed: int = 0, digits: int = 2) -> Rows:
+    """Return labels, probabilities with many ties, and integer weights, some of them 0."""
     generator = np.random.default_rng(seed)
     chance = generator.random(count)
     labels = (generator.random(count) < chance**3).astype(np.float64)
@@ -22,17 +22,17 @@ def rows(count: int = 300, seed: int = 0, digits: int = 2) -> Rows:
     return labels, probabilities, generator.integers(0, 4, count).astype(np.float64)
 
 
-def by_scikit_learn(
+def scikit_learn_metrics(
     labels: Floats, probabilities: Floats, threshold: float, weights: Floats | None
 ) -> dict[str, float]:
-    called = (probabilities >= threshold).astype(np.float64)
+    predicted = (probabilities >= threshold).astype(np.float64)
     return {
-        "accuracy": sklearn.accuracy_score(labels, called, sample_weight=weights),
+        "accuracy": sklearn.accuracy_score(labels, predicted, sample_weight=weights),
         "precision": sklearn.precision_score(
-            labels, called, sample_weight=weights, zero_division=0
+            labels, predicted, sample_weight=weights, zero_division=0
         ),
-        "recall": sklearn.recall_score(labels, called, sample_weight=weights),
-        "f1": sklearn.f1_score(labels, called, sample_weight=weights),
+        "recall": sklearn.recall_score(labels, predicted, sample_weight=weights),
+        "f1": sklearn.f1_score(labels, predicted, sample_weight=weights),
         "auc": sklearn.roc_auc_score(labels, probabilities, sample_weight=weights),
         "average_precision": sklearn.average_precision_score(
             labels, probabilities, sample_weight=weights
@@ -43,48 +43,46 @@ def by_scikit_learn(
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.25, 0.5, 1.0, 1.1])
-@pytest.mark.parametrize("weighted", ["no", "whole numbers", "fractions"])
+@pytest.mark.parametrize("weighted", ["unweighted", "integers", "fractions"])
 @pytest.mark.parametrize("digits", [1, 2, 17])
-def test_the_metrics_are_those_of_scikit_learn(
-    threshold: float, weighted: str, digits: int
-) -> None:
-    labels, probabilities, whole = rows(digits=digits)
-    weights = {"no": None, "whole numbers": whole, "fractions": whole / 7 + 0.01}[weighted]
-    ours = evaluate(labels, probabilities, threshold, weights)
-    assert tuple(ours) == METRICS
-    expected = by_scikit_learn(labels, probabilities, threshold, weights)
+def test_metrics_match_scikit_learn(threshold: float, weighted: str, digits: int) -> None:
+    labels, probabilities, integers = make_rows(digits=digits)
+    weights = {"unweighted": None, "integers": integers, "fractions": integers / 7 + 0.01}[weighted]
+    actual = evaluate(labels, probabilities, threshold, weights)
+    assert tuple(actual) == METRICS
+    expected = scikit_learn_metrics(labels, probabilities, threshold, weights)
     for name, value in expected.items():
-        assert ours[name] == pytest.approx(value, rel=1e-10, abs=1e-12), name
+        assert actual[name] == pytest.approx(value, rel=1e-10, abs=1e-12), name
 
 
-def test_a_weight_is_a_number_of_equal_rows() -> None:
-    labels, probabilities, weights = rows()
+def test_integer_weight_equals_repeated_rows() -> None:
+    labels, probabilities, weights = make_rows()
     repeats = weights.astype(int)
     repeated = evaluate(np.repeat(labels, repeats), np.repeat(probabilities, repeats), 0.4)
     assert evaluate(labels, probabilities, 0.4, weights) == pytest.approx(repeated, rel=1e-12)
 
 
-def test_the_order_of_the_rows_does_not_matter() -> None:
-    labels, probabilities, weights = rows()
-    shuffled = np.random.default_rng(1).permutation(len(labels))
-    again = evaluate(labels[shuffled], probabilities[shuffled], 0.4, weights[shuffled])
-    assert evaluate(labels, probabilities, 0.4, weights) == pytest.approx(again, rel=1e-12)
+def test_metrics_ignore_row_order() -> None:
+    labels, probabilities, weights = make_rows()
+    order = np.random.default_rng(1).permutation(len(labels))
+    shuffled = evaluate(labels[order], probabilities[order], 0.4, weights[order])
+    assert evaluate(labels, probabilities, 0.4, weights) == pytest.approx(shuffled, rel=1e-12)
 
 
-def test_the_calibration_error_is_that_of_ten_bins_of_equal_size() -> None:
-    labels, probabilities, _ = rows(1000, digits=17)
+def test_calibration_error_uses_ten_bins_of_equal_size() -> None:
+    labels, probabilities, _ = make_rows(1000, digits=17)
     order = np.argsort(probabilities)
-    gaps = [abs(labels[part].mean() - probabilities[part].mean()) for part in np.split(order, 10)]
-    ours = evaluate(labels, probabilities, 0.5)["calibration_error"]
-    assert ours == pytest.approx(np.mean(gaps))
+    gaps = [abs(labels[rows].mean() - probabilities[rows].mean()) for rows in np.split(order, 10)]
+    actual = evaluate(labels, probabilities, 0.5)["calibration_error"]
+    assert actual == pytest.approx(np.mean(gaps))
 
 
-def test_rows_of_equal_probability_share_a_bin_of_the_calibration_error() -> None:
+def test_equal_probabilities_share_a_calibration_bin() -> None:
     scores = np.linspace(0.05, 0.95, 10)
-    ones = np.array([2, 0, 4, 1, 7, 3, 8, 6, 10, 8])  # of ten rows with each score
-    labels = (np.arange(10) < ones[:, np.newaxis]).astype(np.float64)
-    found = evaluate(labels.ravel(), np.repeat(scores, 10), 0.5)["calibration_error"]
-    assert found == pytest.approx(np.mean(np.abs(ones / 10 - scores)))
+    positives = np.array([2, 0, 4, 1, 7, 3, 8, 6, 10, 8])  # out of ten rows per score
+    labels = (np.arange(10) < positives[:, np.newaxis]).astype(np.float64)
+    actual = evaluate(labels.ravel(), np.repeat(scores, 10), 0.5)["calibration_error"]
+    assert actual == pytest.approx(np.mean(np.abs(positives / 10 - scores)))
 
 
 @pytest.mark.parametrize(
@@ -96,39 +94,41 @@ def test_rows_of_equal_probability_share_a_bin_of_the_calibration_error() -> Non
         ([0.1, 0.2, 0.1, 0.2], {"precision": 0, "recall": 0, "f1": 0, "average_precision": 1}),
     ],
 )
-def test_extremes_give_numbers(probabilities: list[float], expected: dict[str, float]) -> None:
-    found = evaluate(np.array([0.0, 1.0, 0.0, 1.0]), np.array(probabilities), 0.5)
-    assert np.isfinite(list(found.values())).all()
-    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=0.01)
+def test_metrics_of_extreme_probabilities_are_finite(
+    probabilities: list[float], expected: dict[str, float]
+) -> None:
+    metrics = evaluate(np.array([0.0, 1.0, 0.0, 1.0]), np.array(probabilities), 0.5)
+    assert np.isfinite(list(metrics.values())).all()
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=0.01)
 
 
-def test_the_intervals_agree_with_resampling() -> None:
-    labels, probabilities, weights = rows(400)
-    ours = bootstrap(labels, probabilities, 0.4, weights, seed=0, replicates=400)
+def test_intervals_match_resampling() -> None:
+    labels, probabilities, weights = make_rows(400)
+    intervals = bootstrap(labels, probabilities, 0.4, weights, seed=0, replicates=400)
     generator = np.random.default_rng(1)
-    drawn = []
+    resampled = []
     for _ in range(400):
         i = generator.integers(len(labels), size=len(labels))
-        drawn.append(by_scikit_learn(labels[i], probabilities[i], 0.4, weights[i]))
-    for name in drawn[0]:
-        theirs = np.quantile([metrics[name] for metrics in drawn], [0.025, 0.975])
-        width = theirs[1] - theirs[0]
-        assert ours[name] == pytest.approx(theirs, abs=0.2 * width), name
+        resampled.append(scikit_learn_metrics(labels[i], probabilities[i], 0.4, weights[i]))
+    for name in resampled[0]:
+        expected = np.quantile([metrics[name] for metrics in resampled], [0.025, 0.975])
+        width = expected[1] - expected[0]
+        assert intervals[name] == pytest.approx(expected, abs=0.2 * width), name
 
 
-def test_95_of_100_intervals_hold_the_true_accuracy() -> None:
+def test_intervals_cover_true_accuracy_at_nominal_rate() -> None:
     generator = np.random.default_rng(0)
-    held = 0
+    hits = 0
     for seed in range(100):
         probabilities = generator.random(200)
         labels = (generator.random(200) < probabilities).astype(np.float64)
         low, high = bootstrap(labels, probabilities, 0.5, seed=seed)["accuracy"]
-        held += low <= 0.75 <= high  # the mean of max(p, 1 − p)
-    assert 90 <= held <= 99
+        hits += low <= 0.75 <= high  # the mean of max(p, 1 − p)
+    assert 90 <= hits <= 99
 
 
-def test_the_seed_decides_the_intervals() -> None:
-    labels, probabilities, weights = rows()
+def test_seed_determines_intervals() -> None:
+    labels, probabilities, weights = make_rows()
     first, same, other = (
         bootstrap(labels, probabilities, 0.4, weights, seed=seed) for seed in (0, 0, 1)
     )
@@ -137,14 +137,14 @@ def test_the_seed_decides_the_intervals() -> None:
     assert first != other
 
 
-def test_equal_weights_change_no_interval() -> None:
-    labels, probabilities, _ = rows()
+def test_equal_weights_do_not_change_intervals() -> None:
+    labels, probabilities, _ = make_rows()
     plain = bootstrap(labels, probabilities, 0.4, seed=0)
     weighted = bootstrap(labels, probabilities, 0.4, np.full(len(labels), 2.0), seed=0)
     assert weighted == {name: pytest.approx(bounds) for name, bounds in plain.items()}
 
 
-def test_draws_of_one_class_do_not_count() -> None:
+def test_resamples_of_one_class_are_ignored() -> None:
     intervals = bootstrap(np.array([0.0, 1.0]), np.array([0.2, 0.9]), 0.5, seed=0)
     assert intervals["auc"] == intervals["accuracy"] == (1.0, 1.0)
     rare = np.array([1.0] + 50 * [0.0])
@@ -152,33 +152,33 @@ def test_draws_of_one_class_do_not_count() -> None:
     assert np.isfinite(list(intervals.values())).all()
 
 
-def test_many_rows_take_seconds() -> None:
-    labels, probabilities, weights = rows(200_000, digits=17)
+def test_bootstrap_of_many_rows_takes_seconds() -> None:
+    labels, probabilities, weights = make_rows(200_000, digits=17)
     start = time.process_time()
     bootstrap(labels, probabilities, 0.4, weights, seed=0)
     assert time.process_time() - start < 10
 
 
-def quality(labels: Floats, called: Floats, rule: str, weights: Floats | None) -> float:
+def score(labels: Floats, predicted: Floats, rule: str, weights: Floats | None) -> float:
     if rule == "f1":
-        return float(sklearn.f1_score(labels, called, sample_weight=weights, zero_division=0))
-    recalls = sklearn.recall_score(labels, called, average=None, sample_weight=weights)
+        return float(sklearn.f1_score(labels, predicted, sample_weight=weights, zero_division=0))
+    recalls = sklearn.recall_score(labels, predicted, average=None, sample_weight=weights)
     return float(recalls.sum() - 1)
 
 
 @pytest.mark.parametrize("rule", ["f1", "youden"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_no_threshold_does_better(rule: ThresholdRule, weighted: bool, seed: int) -> None:
-    labels, probabilities, whole = rows(60, seed)
-    weights = whole if weighted else None
+def test_chosen_threshold_is_optimal(rule: ThresholdRule, weighted: bool, seed: int) -> None:
+    labels, probabilities, row_weights = make_rows(60, seed)
+    weights = row_weights if weighted else None
     threshold = choose_threshold(labels, probabilities, rule, weights)
     best = max(
-        quality(labels, (probabilities >= t).astype(np.float64), rule, weights)
+        score(labels, (probabilities >= t).astype(np.float64), rule, weights)
         for t in [*probabilities, 1.1]
     )
     chosen = (probabilities >= threshold).astype(np.float64)
-    assert quality(labels, chosen, rule, weights) == pytest.approx(best)
+    assert score(labels, chosen, rule, weights) == pytest.approx(best)
 
 
 @pytest.mark.parametrize(
@@ -187,27 +187,27 @@ def test_no_threshold_does_better(rule: ThresholdRule, weighted: bool, seed: int
         ([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], 0.5),
         ([0, 1], [0.25, 0.5], 0.375),
         ([0, 1], [0.0, 1.0], 0.5),
-        ([1, 0], [0.2, 0.8], 0.1),  # upside down: all rows are called class 1
+        ([1, 0], [0.2, 0.8], 0.1),  # reversed: all rows are predicted as class 1
         ([0, 1], [0.4, 0.4], 0.2),
         ([0, 1], [0.0, 0.0], 0.0),
     ],
 )
 @pytest.mark.parametrize("rule", ["f1", "youden"])
-def test_a_threshold_is_in_the_middle_between_two_scores(
+def test_threshold_is_midway_between_scores(
     labels: list[float], probabilities: list[float], threshold: float, rule: ThresholdRule
 ) -> None:
     chosen = choose_threshold(np.array(labels, np.float64), np.array(probabilities), rule)
     assert chosen == pytest.approx(threshold, abs=1e-7)
 
 
-def test_of_equally_good_thresholds_the_one_nearest_to_a_half_is_chosen() -> None:
+def test_tied_threshold_nearest_to_one_half_is_chosen() -> None:
     labels = np.array([1.0, 0.0, 1.0, 0.0])
     probabilities = np.array([0.9, 0.7, 0.4, 0.1])
-    # Calling one row (0.8) or three (0.25) class 1 gives recall + specificity − 1 = 0.5.
+    # Predicting class 1 for one row (0.8) or three (0.25) gives recall + specificity − 1 = 0.5.
     assert choose_threshold(labels, probabilities, "youden") == pytest.approx(0.25)
 
 
-def test_a_threshold_parts_neighbours_in_float32_as_in_float64() -> None:
+def test_threshold_separates_adjacent_scores_in_float32_and_float64() -> None:
     low = np.float32(0.5)
     for _ in range(10):
         high = np.nextafter(low, np.float32(1))

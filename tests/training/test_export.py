@@ -36,8 +36,8 @@ CUSTOMERS = 20_000
 Floats = npt.NDArray[np.float64]
 
 
-def customers() -> pl.DataFrame:
-    """The built-in table with columns of other kinds, which are independent of the label."""
+def make_customers() -> pl.DataFrame:
+    """Return the built-in table with additional columns that are independent of the label."""
     random = np.random.default_rng(1)
     missing = pl.Series(random.random(CUSTOMERS) < 0.1)
     return builtin.customers(CUSTOMERS).with_columns(
@@ -48,7 +48,7 @@ def customers() -> pl.DataFrame:
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedModel:
     """A model, its exported version, and the inputs and outputs of its signatures."""
 
     model: TrainedModel
@@ -56,26 +56,26 @@ class Exported:
     signatures: Mapping[str, Any]
 
 
-def exported(model: TrainedModel, directory: Path) -> Exported:
+def export_model(model: TrainedModel, directory: Path) -> ExportedModel:
     export(model, directory)
     stored = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
-    return Exported(model, SavedVersion(directory), stored.meta_graphs[0].signature_def)
+    return ExportedModel(model, SavedVersion(directory), stored.meta_graphs[0].signature_def)
 
 
 @pytest.fixture(scope="module")
 def candidate() -> Candidate:
-    source = Source("customers", [FrameFile("customers", customers())])
+    source = Source("customers", [FrameFile("customers", make_customers())])
     return fit(source, Choice("churned", kinds={"code": "categorical"}), NEWTON)
 
 
 @pytest.fixture(scope="module")
-def mixed(candidate: Candidate, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported(candidate.model, tmp_path_factory.mktemp("mixed"))
+def mixed(candidate: Candidate, tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
+    return export_model(candidate.model, tmp_path_factory.mktemp("mixed"))
 
 
 @pytest.fixture(scope="module")
-def numeric(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return exported(fitted(NEWTON).model, tmp_path_factory.mktemp("numeric"))
+def numeric(tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
+    return export_model(fitted(NEWTON).model, tmp_path_factory.mktemp("numeric"))
 
 
 @pytest.fixture(scope="module")
@@ -94,58 +94,59 @@ def rows(candidate: Candidate) -> pl.DataFrame:
     return pl.concat([held_out, unusual])
 
 
-def weights_of(model: TrainedModel) -> dict[str, float]:
+def weights_by_feature(model: TrainedModel) -> dict[str, float]:
     names = [feature.name for feature in Encoder(model.columns).features]
     return dict(zip(names, model.weights.tolist(), strict=True))
 
 
-def shares(model: TrainedModel, frame: pl.DataFrame) -> Floats:
-    """Return each column's share of the log-odds, computed from the weights."""
+def compute_contributions(model: TrainedModel, frame: pl.DataFrame) -> Floats:
+    """Return each column's contribution to the log-odds, computed from the weights."""
     weights = iter(model.weights.tolist())
-    found = {column.name: np.zeros(len(frame)) for column in model.columns}
+    contributions = {column.name: np.zeros(len(frame)) for column in model.columns}
     numbers = [column for column in model.columns if column.kind == "numeric"]
     for column in numbers:
         values = frame[column.name].cast(pl.Float32).cast(pl.Float64).fill_null(float("nan"))
         scaled = (values.to_numpy() - column.mean) / column.deviation
-        found[column.name] += np.nan_to_num(scaled) * next(weights)
+        contributions[column.name] += np.nan_to_num(scaled) * next(weights)
     for column in numbers:
         if column.missing:
-            found[column.name] += frame[column.name].is_null().to_numpy() * next(weights)
+            contributions[column.name] += frame[column.name].is_null().to_numpy() * next(weights)
     for column in model.columns:
         if column.kind == "boolean":
-            found[column.name] += (frame[column.name] == "true").to_numpy() * next(weights)
+            contributions[column.name] += (frame[column.name] == "true").to_numpy() * next(weights)
         elif column.kind == "categorical":
             weight_of = {value: next(weights) for value in column.vocabulary}
-            another = next(weights)
-            missing = next(weights) if column.missing else another
-            found[column.name] += [
-                weight_of.get(value, another) if value else missing for value in frame[column.name]
+            other_weight = next(weights)
+            missing_weight = next(weights) if column.missing else other_weight
+            contributions[column.name] += [
+                weight_of.get(value, other_weight) if value else missing_weight
+                for value in frame[column.name]
             ]
     assert list(weights) == []
-    return np.stack(list(found.values()), axis=1)
+    return np.stack(list(contributions.values()), axis=1)
 
 
-def arrays(model: TrainedModel, frame: pl.DataFrame) -> dict[str, npt.NDArray[Any]]:
-    """Rows in the form that the module `serving_module` describes."""
-    sent: dict[str, npt.NDArray[Any]] = {}
+def make_inputs(model: TrainedModel, frame: pl.DataFrame) -> dict[str, npt.NDArray[Any]]:
+    """Return rows in the form that `serving_module` describes."""
+    inputs: dict[str, npt.NDArray[Any]] = {}
     for column in model.columns:
         values = frame[column.name].to_list()
         if column.kind == "numeric":
             numbers = [np.nan if value is None else value for value in values]
-            sent[column.name] = np.array(numbers, np.float32)
+            inputs[column.name] = np.array(numbers, np.float32)
         elif column.kind == "boolean":
-            sent[column.name] = np.array([value == "true" for value in values])
+            inputs[column.name] = np.array([value == "true" for value in values])
         elif column.dtype == tf.int64:
-            sent[column.name] = np.array([int(value or -7) for value in values], np.int64)
+            inputs[column.name] = np.array([int(value or -7) for value in values], np.int64)
         else:
-            sent[column.name] = np.array([(value or "").encode() for value in values], object)
-    return sent
+            inputs[column.name] = np.array([(value or "").encode() for value in values], object)
+    return inputs
 
 
-def examples(
+def make_examples(
     model: TrainedModel, frame: pl.DataFrame, leave_out: tuple[str, ...] = ()
 ) -> npt.NDArray[Any]:
-    """Rows as serialized `tf.Example`s without their missing values."""
+    """Return rows as serialized `tf.Example`s without their missing values."""
     serialized = []
     for row in frame.iter_rows(named=True):
         example = tf.train.Example()
@@ -167,7 +168,7 @@ def examples(
 
 
 def assert_predicts(model: TrainedModel, frame: pl.DataFrame, outputs: Mapping[str, Any]) -> None:
-    logit = shares(model, frame).sum(axis=1) + model.bias
+    logit = compute_contributions(model, frame).sum(axis=1) + model.bias
     probability = 1 / (1 + np.exp(-logit))
     np.testing.assert_allclose(outputs["logit"], logit, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(outputs["probability"], probability, atol=1e-6)
@@ -175,14 +176,14 @@ def assert_predicts(model: TrainedModel, frame: pl.DataFrame, outputs: Mapping[s
     assert outputs["label"].tolist() == expected
 
 
-def described(tensors: Mapping[str, Any]) -> dict[str, tuple[Any, list[int]]]:
+def describe_tensors(tensors: Mapping[str, Any]) -> dict[str, tuple[Any, list[int]]]:
     return {
         name: (tf.as_dtype(t.dtype), [dimension.size for dimension in t.tensor_shape.dim])
         for name, t in tensors.items()
     }
 
 
-BY_COLUMN = {
+INPUT_SPECS = {
     "tenure": (tf.float32, [-1]),
     "monthly charges": (tf.float32, [-1]),
     "income": (tf.float32, [-1]),
@@ -193,66 +194,70 @@ BY_COLUMN = {
     "code": (tf.string, [-1]),
     "agreed": (tf.string, [-1]),
 }
-PREDICTED = {
+OUTPUT_SPECS = {
     "probability": (tf.float32, [-1]),
     "logit": (tf.float32, [-1]),
     "label": (tf.string, [-1]),
 }
 
 
-def test_the_signatures_of_a_mixed_table_are_those_documented(mixed: Exported) -> None:
-    found = {
-        name: (signature.method_name, described(signature.inputs), described(signature.outputs))
+def test_mixed_table_has_documented_signatures(mixed: ExportedModel) -> None:
+    signatures = {
+        name: (
+            signature.method_name,
+            describe_tensors(signature.inputs),
+            describe_tensors(signature.outputs),
+        )
         for name, signature in mixed.signatures.items()
         if not name.startswith("__")
     }
-    describe = found.pop("describe")
+    describe = signatures.pop("describe")
     method = "tensorflow/serving/predict"
-    one = (tf.string, [-1])
+    serialized = (tf.string, [-1])
     explained = {"contribution": (tf.float32, [-1, 9]), "bias": (tf.float32, [-1])}
     classified = {"classes": (tf.string, [-1, 2]), "scores": (tf.float32, [-1, 2])}
     regressed = {"outputs": (tf.float32, [-1])}
-    assert found == {
-        "serving_default": (method, BY_COLUMN, PREDICTED),
-        "explain": (method, BY_COLUMN, explained),
-        "classification": ("tensorflow/serving/classify", {"inputs": one}, classified),
-        "regression": ("tensorflow/serving/regress", {"inputs": one}, regressed),
+    assert signatures == {
+        "serving_default": (method, INPUT_SPECS, OUTPUT_SPECS),
+        "explain": (method, INPUT_SPECS, explained),
+        "classification": ("tensorflow/serving/classify", {"inputs": serialized}, classified),
+        "regression": ("tensorflow/serving/regress", {"inputs": serialized}, regressed),
     }
     assert describe[:2] == (method, {"query": (tf.int32, [-1])})
 
 
-def test_only_a_numeric_table_has_a_signature_that_takes_a_matrix(
-    numeric: Exported, mixed: Exported
+def test_only_numeric_table_has_dense_signature(
+    numeric: ExportedModel, mixed: ExportedModel
 ) -> None:
     signature = numeric.signatures["dense"]
-    assert described(signature.inputs) == {"features": (tf.float32, [-1, 30])}
-    assert described(signature.outputs) == PREDICTED
+    assert describe_tensors(signature.inputs) == {"features": (tf.float32, [-1, 30])}
+    assert describe_tensors(signature.outputs) == OUTPUT_SPECS
     assert "dense" not in mixed.signatures
 
 
-def test_predictions_equal_those_of_training(mixed: Exported, rows: pl.DataFrame) -> None:
-    sent = arrays(mixed.model, rows)
-    assert_predicts(mixed.model, rows, mixed.version.run("serving_default", sent))
+def test_predictions_follow_from_weights(mixed: ExportedModel, rows: pl.DataFrame) -> None:
+    inputs = make_inputs(mixed.model, rows)
+    assert_predicts(mixed.model, rows, mixed.version.run("serving_default", inputs))
 
 
-def test_training_computes_the_same_as_the_version(mixed: Exported, candidate: Candidate) -> None:
+def test_training_and_version_give_same_outputs(mixed: ExportedModel, candidate: Candidate) -> None:
     held_out = candidate.held_out
     outputs = mixed.version.run("serving_default", mixed.model.inputs(held_out.frame))
     np.testing.assert_allclose(held_out.probabilities, outputs["probability"], atol=1e-6)
-    contributions = shares(mixed.model, held_out.frame.fill_nan(None))
+    contributions = compute_contributions(mixed.model, held_out.frame.fill_nan(None))
     np.testing.assert_allclose(held_out.expected.contributions, contributions, rtol=1e-9, atol=1e-9)
     logit = contributions.sum(axis=1) + mixed.model.bias
     np.testing.assert_allclose(held_out.probabilities, 1 / (1 + np.exp(-logit)), rtol=1e-9)
 
 
-def test_missing_and_unknown_values_have_weights_of_their_own(mixed: Exported) -> None:
-    weights = weights_of(mixed.model)
-    row = {name: values[:1] for name, values in mixed.model.inputs(customers_row()).items()}
+def test_missing_and_unknown_values_have_their_own_weights(mixed: ExportedModel) -> None:
+    weights = weights_by_feature(mixed.model)
+    row = {name: values[:1] for name, values in mixed.model.inputs(customer_row()).items()}
 
-    def share(name: str, value: Any) -> float:
-        sent = {**row, name: np.array([value], row[name].dtype)}
-        contribution = mixed.version.run("explain", sent)["contribution"]
-        return float(contribution[0, list(BY_COLUMN).index(name)])
+    def contribution(name: str, value: Any) -> float:
+        inputs = {**row, name: np.array([value], row[name].dtype)}
+        contributions = mixed.version.run("explain", inputs)["contribution"]
+        return float(contributions[0, list(INPUT_SPECS).index(name)])
 
     for name, value, feature in (
         ("income", np.nan, "income is missing"),
@@ -270,57 +275,57 @@ def test_missing_and_unknown_values_have_weights_of_their_own(mixed: Exported) -
         ("region", 30, "region = 30"),
         ("paperless", True, "paperless is true"),
     ):
-        assert share(name, value) == pytest.approx(weights[feature], abs=1e-6), (name, value)
-    assert share("paperless", False) == 0
-    assert share("tenure", np.nan) == 0
+        assert contribution(name, value) == pytest.approx(weights[feature], abs=1e-6), (name, value)
+    assert contribution("paperless", False) == 0
+    assert contribution("tenure", np.nan) == 0
 
 
-def customers_row() -> pl.DataFrame:
-    frame = customers().drop_nulls()[:1]
+def customer_row() -> pl.DataFrame:
+    frame = make_customers().drop_nulls()[:1]
     return frame.with_columns(pl.col("region", "code", "paperless", "agreed").cast(pl.String))
 
 
-def test_explain_splits_the_logit_into_the_share_of_each_column(
-    mixed: Exported, rows: pl.DataFrame
+def test_explain_splits_logit_into_column_contributions(
+    mixed: ExportedModel, rows: pl.DataFrame
 ) -> None:
-    sent = arrays(mixed.model, rows)
-    explained = mixed.version.run("explain", sent)
-    expected = shares(mixed.model, rows)
+    inputs = make_inputs(mixed.model, rows)
+    explained = mixed.version.run("explain", inputs)
+    expected = compute_contributions(mixed.model, rows)
     np.testing.assert_allclose(explained["contribution"], expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(explained["bias"], np.full(len(rows), mixed.model.bias), rtol=1e-6)
     total = explained["contribution"].sum(axis=1) + explained["bias"]
-    logit = mixed.version.run("serving_default", sent)["logit"]
+    logit = mixed.version.run("serving_default", inputs)["logit"]
     np.testing.assert_allclose(total, logit, rtol=1e-5, atol=1e-5)
 
 
-def test_dense_is_the_same_with_one_matrix(numeric: Exported) -> None:
+def test_dense_matches_serving_default(numeric: ExportedModel) -> None:
     matrix = breast_cancer().features.astype(np.float32)
     matrix[::7, 3] = np.nan
     frame = pl.DataFrame(matrix, [column.name for column in numeric.model.columns])
     frame = frame.fill_nan(None)
-    by_column = numeric.version.run("serving_default", arrays(numeric.model, frame))
+    by_column = numeric.version.run("serving_default", make_inputs(numeric.model, frame))
     dense = numeric.version.run("dense", {"features": matrix})
     assert_predicts(numeric.model, frame, dense)
     for name, values in by_column.items():
         np.testing.assert_array_equal(dense[name], values)
 
 
-def test_describe_describes_the_model_once_for_each_query(mixed: Exported) -> None:
+def test_describe_repeats_description_for_each_query(mixed: ExportedModel) -> None:
     facts = mixed.version.run("describe", {"query": np.array([0, -1, 7], np.int32)})
     for name, values in facts.items():
         assert len(values) == 3, name
         np.testing.assert_array_equal(values[0], values[2])
-    told = {name: values.tolist()[1] for name, values in facts.items()}
+    description = {name: values.tolist()[1] for name, values in facts.items()}
     columns = mixed.model.columns
-    assert told.pop("columns") == [name.encode() for name in BY_COLUMN]
+    assert description.pop("columns") == [name.encode() for name in INPUT_SPECS]
     kinds = [b"numeric"] * 3 + [b"categorical"] * 2 + [b"boolean"] + [b"categorical"] * 3
-    assert told.pop("kinds") == kinds
-    assert told.pop("missing") == [
-        name in ("income", "plan", "code", "agreed") for name in BY_COLUMN
+    assert description.pop("kinds") == kinds
+    assert description.pop("missing") == [
+        name in ("income", "plan", "code", "agreed") for name in INPUT_SPECS
     ]
-    lengths = told.pop("vocabulary_lengths")
+    lengths = description.pop("vocabulary_lengths")
     assert lengths == [0, 0, 0, 3, 4, 2, 3, 3, 2]
-    values = iter(told.pop("vocabulary_values"))
+    values = iter(description.pop("vocabulary_values"))
     vocabularies = [[next(values).decode() for _ in range(length)] for length in lengths]
     assert list(values) == []
     assert vocabularies == [list(column.vocabulary) for column in columns]
@@ -328,33 +333,33 @@ def test_describe_describes_the_model_once_for_each_query(mixed: Exported) -> No
     assert set(vocabularies[4]) == {"10", "20", "30", "40"}
     assert vocabularies[5] == ["false", "true"]
     for name in ("mean", "deviation", "minimum", "maximum"):
-        assert told.pop(f"{name}s") == [getattr(column, name) for column in columns]
-    assert told.pop("class_means") == [[c.class_means[i] for c in columns] for i in (0, 1)]
-    modes = told.pop("class_modes")
+        assert description.pop(f"{name}s") == [getattr(column, name) for column in columns]
+    assert description.pop("class_means") == [[c.class_means[i] for c in columns] for i in (0, 1)]
+    modes = description.pop("class_modes")
     assert modes == [[c.class_modes[i] for c in columns] for i in (0, 1)]
     assert [mode[:3] for mode in modes] == [[-1, -1, -1]] * 2
     assert vocabularies[4][modes[1][4]] == "30"
-    assert told.pop("modes") == [-1, -1, -1, 0, 0, columns[5].mode, 0, 0, 0]
+    assert description.pop("modes") == [-1, -1, -1, 0, 0, columns[5].mode, 0, 0, 0]
     assert columns[5].vocabulary[columns[5].mode] == "true"
-    assert told.pop("label_name") == b"churned"
-    assert told.pop("class_names") == [b"no", b"yes"]
-    assert told.pop("threshold") == 0.5
-    assert told.pop("trained_at").decode() == mixed.model.trained_at
-    metrics = zip(told.pop("metric_names"), told.pop("metric_values"), strict=True)
+    assert description.pop("label_name") == b"churned"
+    assert description.pop("class_names") == [b"no", b"yes"]
+    assert description.pop("threshold") == 0.5
+    assert description.pop("trained_at").decode() == mixed.model.trained_at
+    metrics = zip(description.pop("metric_names"), description.pop("metric_values"), strict=True)
     assert {name.decode(): value for name, value in metrics} == mixed.model.metrics
     assert "auc" in mixed.model.metrics
-    assert [tuple(both) for both in told.pop("metric_intervals")] == list(
+    assert [tuple(bounds) for bounds in description.pop("metric_intervals")] == list(
         mixed.model.intervals.values()
     )
-    assert told.pop("reference").decode() == mixed.model.reference
-    assert told.pop("golden").decode() == mixed.model.golden
-    assert told == {}
+    assert description.pop("reference").decode() == mixed.model.reference
+    assert description.pop("golden").decode() == mixed.model.golden
+    assert description == {}
 
 
-def test_describe_tells_how_the_table_writes_its_cells(tmp_path: Path) -> None:
+def test_describe_returns_missing_marks_and_date_forms(tmp_path: Path) -> None:
     columns = (NumericColumn("x"), DateColumn("day", form="%d/%m/%Y"))
-    model = replace(made_up(columns), missing_marks=("-999",))
-    facts = exported(model, tmp_path).version.run("describe", {"query": np.zeros(1, np.int32)})
+    model = replace(make_model(columns), missing_marks=("-999",))
+    facts = export_model(model, tmp_path).version.run("describe", {"query": np.zeros(1, np.int32)})
     assert facts["missing_marks"].tolist() == [[b"-999"]]
     assert facts["date_forms"].tolist() == [[b"year-month-day", b"%d/%m/%Y"]]
     number, day = Description.from_outputs(facts).columns
@@ -362,7 +367,7 @@ def test_describe_tells_how_the_table_writes_its_cells(tmp_path: Path) -> None:
     assert day.parse("03/04/1970", DataType.Value("DT_DOUBLE")) == 92
 
 
-def test_describe_does_not_answer_very_many_queries(mixed: Exported) -> None:
+def test_describe_rejects_more_than_1024_queries(mixed: ExportedModel) -> None:
     assert (
         len(mixed.version.run("describe", {"query": np.zeros(1024, np.int32)})["columns"]) == 1024
     )
@@ -371,10 +376,10 @@ def test_describe_does_not_answer_very_many_queries(mixed: Exported) -> None:
 
 
 def test_classify_and_regress_read_absent_features_as_missing(
-    mixed: Exported, rows: pl.DataFrame
+    mixed: ExportedModel, rows: pl.DataFrame
 ) -> None:
-    serialized = examples(mixed.model, rows)
-    logit = shares(mixed.model, rows).sum(axis=1) + mixed.model.bias
+    serialized = make_examples(mixed.model, rows)
+    logit = compute_contributions(mixed.model, rows).sum(axis=1) + mixed.model.bias
     probability = 1 / (1 + np.exp(-logit))
     classified = mixed.version.run("classification", {"inputs": serialized})
     scores = np.stack([1 - probability, probability], axis=1)
@@ -385,20 +390,20 @@ def test_classify_and_regress_read_absent_features_as_missing(
 
 
 @pytest.mark.parametrize("column", ["tenure", "contract", "region", "paperless"])
-def test_an_example_must_have_features_that_were_never_missing(
-    mixed: Exported, rows: pl.DataFrame, column: str
+def test_example_without_required_feature_is_rejected(
+    mixed: ExportedModel, rows: pl.DataFrame, column: str
 ) -> None:
-    serialized = examples(mixed.model, rows[:2], leave_out=(column,))
+    serialized = make_examples(mixed.model, rows[:2], leave_out=(column,))
     with pytest.raises(tf.errors.InvalidArgumentError, match=rf"{column} .*is required"):
         mixed.version.run("regression", {"inputs": serialized})
 
 
-def test_the_coefficients_that_made_the_customers_are_found_again(mixed: Exported) -> None:
-    model, frame = mixed.model, customers()
-    weights = weights_of(model)
+def test_fit_recovers_coefficients_that_generated_customers(mixed: ExportedModel) -> None:
+    model, frame = mixed.model, make_customers()
+    weights = weights_by_feature(model)
     deviations = {column.name: column.deviation for column in model.columns}
     contract, region = "contract = one year", "region = 10"
-    # By what one would write down by hand: categories relative to one of them.
+    # The usual parametrisation: categories are relative to a reference category.
     design = {
         "1": (None, np.ones(CUSTOMERS)),
         "tenure": (-0.8 / 15, frame["tenure"]),
@@ -414,21 +419,21 @@ def test_the_coefficients_that_made_the_customers_are_found_again(mixed: Exporte
     }
     matrix = np.stack([np.asarray(values, np.float64) for _, values in design.values()], axis=1)
     text = pl.col("region", "code", "paperless", "agreed").cast(pl.String)
-    sent = model.inputs(frame.with_columns(text))
-    probability = mixed.version.run("serving_default", sent)["probability"].astype(np.float64)
+    inputs = model.inputs(frame.with_columns(text))
+    probability = mixed.version.run("serving_default", inputs)["probability"].astype(np.float64)
     scale = matrix.std(axis=0) + (matrix.std(axis=0) == 0)
     scaled = matrix / scale * np.sqrt(probability * (1 - probability) * 0.7)[:, np.newaxis]
     errors = np.sqrt(np.diag(np.linalg.inv(scaled.T @ scaled))) / scale
-    for (name, (true, _)), error in zip(design.items(), errors.tolist(), strict=True):
-        if true is None:
+    for (name, (true_value, _)), error in zip(design.items(), errors.tolist(), strict=True):
+        if true_value is None:
             continue
         reference = {"contract": contract, "region": region}.get(name.split(" ")[0])
-        found = weights[name] / deviations.get(name, 1.0) - weights.get(reference or "", 0.0)
-        assert abs(found - true) < 4 * error, name
+        estimate = weights[name] / deviations.get(name, 1.0) - weights.get(reference or "", 0.0)
+        assert abs(estimate - true_value) < 4 * error, name
         assert error < 0.1
 
 
-HOSTILE = (
+HOSTILE_NAMES = (
     *(
         "a b",
         'quo"te',
@@ -448,7 +453,7 @@ HOSTILE = (
 )
 
 
-def column_of_any_kind(position: int, name: str) -> Column:
+def make_column(position: int, name: str) -> Column:
     categorical = CategoricalColumn(name, vocabulary=("u", "é", "7"), class_modes=(0, 1))
     return (
         NumericColumn(name, missing=True, mean=3.0, deviation=2.0, class_means=(1.0, 5.0)),
@@ -460,14 +465,14 @@ def column_of_any_kind(position: int, name: str) -> Column:
     )[position % 6]
 
 
-def made_up(columns: tuple[Column, ...]) -> TrainedModel:
+def make_model(columns: tuple[Column, ...]) -> TrainedModel:
     random = np.random.default_rng(0)
     weights = random.normal(size=len(Encoder(columns).features))
-    when = "2025-01-02T03:04:05+00:00"
-    return TrainedModel(columns, weights, -0.25, ("no", "yes"), 0.3, when, {"auc": 0.75}, "y")
+    trained_at = "2025-01-02T03:04:05+00:00"
+    return TrainedModel(columns, weights, -0.25, ("no", "yes"), 0.3, trained_at, {"auc": 0.75}, "y")
 
 
-def made_up_rows(columns: tuple[Column, ...]) -> pl.DataFrame:
+def make_rows(columns: tuple[Column, ...]) -> pl.DataFrame:
     random = np.random.default_rng(1)
     frame: dict[str, pl.Series] = {}
     for column in columns:
@@ -488,50 +493,52 @@ def made_up_rows(columns: tuple[Column, ...]) -> pl.DataFrame:
 @pytest.mark.parametrize(
     "columns",
     [
-        tuple(column_of_any_kind(i, name) for i, name in enumerate(HOSTILE)),
-        (column_of_any_kind(1, "class"),),
-        (column_of_any_kind(2, "A"), column_of_any_kind(3, "a")),
-        (column_of_any_kind(4, "n"),),
-        (CategoricalColumn("nothing", missing=True), column_of_any_kind(0, "n")),
+        tuple(make_column(i, name) for i, name in enumerate(HOSTILE_NAMES)),
+        (make_column(1, "class"),),
+        (make_column(2, "A"), make_column(3, "a")),
+        (make_column(4, "n"),),
+        (CategoricalColumn("nothing", missing=True), make_column(0, "n")),
     ],
-    ids=["hostile names", "a boolean", "texts", "integers", "a text that was always missing"],
+    ids=["hostile names", "boolean", "strings", "integers", "string that was always missing"],
 )
-def test_any_columns_whatever_their_names_are_served(
+def test_columns_of_any_kind_and_name_are_served(
     tmp_path: Path, columns: tuple[Column, ...]
 ) -> None:
-    made = exported(made_up(columns), tmp_path)
-    model, version, frame = made.model, made.version, made_up_rows(columns)
+    exported = export_model(make_model(columns), tmp_path)
+    model, version, frame = exported.model, exported.version, make_rows(columns)
     names = {column.name for column in columns}
-    assert set(made.signatures["serving_default"].inputs) == names
-    assert set(made.signatures["explain"].inputs) == names
-    sent = arrays(model, frame)
-    assert_predicts(model, frame, version.run("serving_default", sent))
-    contribution = version.run("explain", sent)["contribution"]
-    np.testing.assert_allclose(contribution, shares(model, frame), rtol=1e-4, atol=1e-5)
-    regressed = version.run("regression", {"inputs": examples(model, frame)})["outputs"]
-    predicted = version.run("serving_default", sent)["probability"]
+    assert set(exported.signatures["serving_default"].inputs) == names
+    assert set(exported.signatures["explain"].inputs) == names
+    inputs = make_inputs(model, frame)
+    assert_predicts(model, frame, version.run("serving_default", inputs))
+    contribution = version.run("explain", inputs)["contribution"]
+    np.testing.assert_allclose(
+        contribution, compute_contributions(model, frame), rtol=1e-4, atol=1e-5
+    )
+    regressed = version.run("regression", {"inputs": make_examples(model, frame)})["outputs"]
+    predicted = version.run("serving_default", inputs)["probability"]
     np.testing.assert_allclose(regressed, predicted, atol=1e-6)
-    told = version.run("describe", {"query": np.zeros(1, np.int32)})
-    assert told["columns"][0].tolist() == [column.name.encode() for column in columns]
+    facts = version.run("describe", {"query": np.zeros(1, np.int32)})
+    assert facts["columns"][0].tolist() == [column.name.encode() for column in columns]
 
 
-def test_the_requests_to_warm_up_with_are_answered(
-    mixed: Exported, numeric: Exported, tmp_path: Path
+def test_warm_up_requests_succeed(
+    mixed: ExportedModel, numeric: ExportedModel, tmp_path: Path
 ) -> None:
-    for made in (mixed, numeric):
-        warmup.write(made.model, tmp_path)
+    for exported in (mixed, numeric):
+        warmup.write(exported.model, tmp_path)
         calls = {c.signature_name: c for c in warmup.read_calls(tmp_path / warmup.WARMUP_FILE)}
         predicted = {"serving_default", "explain", "describe"}
-        assert set(calls) == predicted | ({"dense"} if made is numeric else set())
+        assert set(calls) == predicted | ({"dense"} if exported is numeric else set())
         for call in calls.values():
-            made.version.run(call.signature_name, call.inputs)
-        # The average row of a class is of that class.
-        by_column = made.version.run("serving_default", calls["serving_default"].inputs)
-        assert [name.decode() for name in by_column["label"]] == list(made.model.class_names)
+            exported.version.run(call.signature_name, call.inputs)
+        # The average row of each class is predicted as that class.
+        by_column = exported.version.run("serving_default", calls["serving_default"].inputs)
+        assert [name.decode() for name in by_column["label"]] == list(exported.model.class_names)
 
 
-def test_a_directory_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
-    in_the_way = tmp_path / "file"
-    in_the_way.touch()
+def test_export_to_unwritable_directory_raises_os_error(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
     with pytest.raises(OSError, match="file"):
-        export(made_up((column_of_any_kind(1, "a"),)), in_the_way)
+        export(make_model((make_column(1, "a"),)), file)

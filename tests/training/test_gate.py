@@ -70,7 +70,7 @@ def models(published: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(published, tmp_path / "models"))
 
 
-def judged(
+def judge_candidate(
     candidate: Candidate, published: Path | None, rules: Rules = RULES, *, force: bool = False
 ) -> Verdict:
     return judge(candidate, published, rules, force)
@@ -81,8 +81,8 @@ def with_metrics(candidate: Candidate, **metrics: float) -> Candidate:
     return replace(candidate, model=model)
 
 
-def version_of_candidate(candidate: Candidate, directory: Path) -> Path:
-    """Write the files of a version that the gate reads, without the check of the export."""
+def write_version(candidate: Candidate, directory: Path) -> Path:
+    """Write the files of a version that the gate reads, without checking the export."""
     directory.mkdir(parents=True)
     export(candidate.model, directory)
     manifest.write(directory, candidate.manifest)
@@ -105,79 +105,75 @@ def version_of_candidate(candidate: Candidate, directory: Path) -> Path:
         ({"brier": math.nan}, {"brier": 0.5}, "brier nan is above its floor 0.5"),
     ],
 )
-def test_a_metric_on_the_wrong_side_of_its_floor_is_refused(
+def test_metric_beyond_its_floor_is_refused(
     candidate: Candidate, metrics: dict[str, float], floors: dict[str, float], reason: str
 ) -> None:
     with pytest.raises(RefusedError) as refused:
-        judged(with_metrics(candidate, **metrics), None, Rules(floors))
+        judge_candidate(with_metrics(candidate, **metrics), None, Rules(floors))
     assert str(refused.value) == reason
 
 
-def test_a_metric_at_its_floor_passes(candidate: Candidate) -> None:
+def test_metric_at_its_floor_passes(candidate: Candidate) -> None:
     rules = Rules({name: candidate.model.metrics[name] for name in METRICS})
-    verdict = judged(candidate, None, rules)
+    verdict = judge_candidate(candidate, None, rules)
     assert verdict.passed
     assert verdict.notices == []
 
 
 @pytest.mark.parametrize("log_loss", [0.7, math.nan, math.inf])
-def test_a_model_no_better_than_a_constant_is_refused(
-    candidate: Candidate, log_loss: float
-) -> None:
-    share = candidate.held_out.labels.mean()
-    constant = -(share * math.log(share) + (1 - share) * math.log(1 - share))
+def test_model_no_better_than_constant_is_refused(candidate: Candidate, log_loss: float) -> None:
+    p = candidate.held_out.labels.mean()
+    baseline = -(p * math.log(p) + (1 - p) * math.log(1 - p))
     with pytest.raises(RefusedError) as refused:
-        judged(with_metrics(candidate, log_loss=log_loss), None)
+        judge_candidate(with_metrics(candidate, log_loss=log_loss), None)
     assert str(refused.value) == (
-        f"log_loss {log_loss:.4f} is no better than {constant:.4f}, "
-        f"that of always predicting {share:.4f}"
+        f"log_loss {log_loss:.4f} is no better than {baseline:.4f}, "
+        f"that of always predicting {p:.4f}"
     )
-    assert judged(with_metrics(candidate, log_loss=constant - 1e-6), None).passed
+    assert judge_candidate(with_metrics(candidate, log_loss=baseline - 1e-6), None).passed
     with pytest.raises(RefusedError, match="no better than"):
-        judged(with_metrics(candidate, log_loss=constant), None)
+        judge_candidate(with_metrics(candidate, log_loss=baseline), None)
 
 
-def test_a_constant_is_judged_by_the_rows_weights(candidate: Candidate) -> None:
+def test_constant_baseline_is_weighted(candidate: Candidate) -> None:
     labels = candidate.held_out.labels
     weighted = replace(candidate.held_out, weights=np.where(labels == 1, 99.0, 1.0))
     with pytest.raises(RefusedError, match=r"no better than 0\.0\d+, that of always predicting 0"):
-        judged(with_metrics(replace(candidate, held_out=weighted), log_loss=0.3), None)
+        judge_candidate(with_metrics(replace(candidate, held_out=weighted), log_loss=0.3), None)
 
 
-def test_a_worse_candidate_is_refused_in_one_line_and_nothing_is_published(
-    models: Path, worse: Candidate
-) -> None:
+def test_worse_candidate_is_refused_and_not_published(models: Path, worse: Candidate) -> None:
     with pytest.raises(RefusedError) as refused:
         gate_and_publish(worse, Target(models, NAME))
-    theirs = f"{evaluated(SavedVersion(models / NAME / '1'), worse)['log_loss']:.4f}"
+    published_loss = f"{evaluate_version(SavedVersion(models / NAME / '1'), worse)['log_loss']:.4f}"
     assert str(refused.value) == (
         f"log_loss {worse.model.metrics['log_loss']:.4f} is worse than the published version's "
-        f"{theirs} on the same rows by more than 0.01"
+        f"{published_loss} on the same rows by more than 0.01"
     )
     assert versions(models / NAME) == [1]
     assert [p.name for p in models.iterdir()] == [NAME]
 
 
-def evaluated(version: SavedVersion, candidate: Candidate) -> dict[str, float]:
-    """The metrics of a version on the candidate's held-out rows."""
+def evaluate_version(version: SavedVersion, candidate: Candidate) -> dict[str, float]:
+    """Return a version's metrics on the candidate's held-out rows."""
     rows = candidate.held_out
     outputs = version.run("serving_default", candidate.model.inputs(rows.frame))
     return evaluate(rows.labels, outputs["probability"].astype(np.float64), 0.5, rows.weights)
 
 
-def test_how_much_worse_a_candidate_may_be_is_the_tolerance(
+def test_tolerance_limits_how_much_worse_candidate_may_be(
     published: Path, worse: Candidate
 ) -> None:
-    forced = judged(worse, published / NAME / "1", force=True)
+    forced = judge_candidate(worse, published / NAME / "1", force=True)
     assert forced.comparison is not None
     excess = forced.comparison.metrics["log_loss"] - forced.comparison.published_metrics["log_loss"]
     assert excess > 0.01
-    assert judged(worse, published / NAME / "1", Rules(tolerance=excess + 1e-6)).passed
+    assert judge_candidate(worse, published / NAME / "1", Rules(tolerance=excess + 1e-6)).passed
     with pytest.raises(RefusedError, match="by more than"):
-        judged(worse, published / NAME / "1", Rules(tolerance=excess - 1e-6))
+        judge_candidate(worse, published / NAME / "1", Rules(tolerance=excess - 1e-6))
 
 
-def test_a_forced_candidate_is_published_and_the_version_says_why_it_would_not_be(
+def test_forced_candidate_is_published_with_reason_for_refusal(
     models: Path, worse: Candidate
 ) -> None:
     version, verdict = gate_and_publish(worse, Target(models, NAME, force=True))
@@ -191,17 +187,13 @@ def test_a_forced_candidate_is_published_and_the_version_says_why_it_would_not_b
     assert recorded.comparison.version == 1
 
 
-def test_a_version_that_passes_is_not_recorded_as_forced(
-    published: Path, candidate: Candidate
-) -> None:
-    verdict = judged(candidate, published / NAME / "1", force=True)
+def test_passing_candidate_is_not_recorded_as_forced(published: Path, candidate: Candidate) -> None:
+    verdict = judge_candidate(candidate, published / NAME / "1", force=True)
     assert (verdict.passed, verdict.reason, verdict.forced) == (True, "", False)
 
 
-def test_an_equal_candidate_passes_even_without_tolerance(
-    published: Path, candidate: Candidate
-) -> None:
-    verdict = judged(candidate, published / NAME / "1", Rules(tolerance=1e-6))
+def test_equal_candidate_passes_with_tiny_tolerance(published: Path, candidate: Candidate) -> None:
+    verdict = judge_candidate(candidate, published / NAME / "1", Rules(tolerance=1e-6))
     assert verdict.passed
     assert verdict.comparison is not None
     assert verdict.comparison.version == 1
@@ -211,76 +203,84 @@ def test_an_equal_candidate_passes_even_without_tolerance(
     assert verdict.comparison.published_metrics["log_loss"] == pytest.approx(log_loss, abs=1e-6)
 
 
-def test_versions_are_compared_on_rows_that_neither_was_trained_on(
+def test_versions_are_compared_on_rows_new_to_both(
     published: Path, candidate: Candidate, other_seed: Candidate
 ) -> None:
-    verdict = judged(other_seed, published / NAME / "1")
+    verdict = judge_candidate(other_seed, published / NAME / "1")
     assert verdict.comparison is not None
-    seen = set(candidate.held_out.keys.tolist())
-    neither = np.array([key in seen for key in other_seed.held_out.keys.tolist()])
-    assert 0 < neither.sum() < len(neither) / 2
-    assert verdict.comparison.rows == neither.sum()
-    rows = other_seed.held_out.take(neither)
+    published_keys = set(candidate.held_out.keys.tolist())
+    is_new = np.array([key in published_keys for key in other_seed.held_out.keys.tolist()])
+    assert 0 < is_new.sum() < len(is_new) / 2
+    assert verdict.comparison.rows == is_new.sum()
+    rows = other_seed.held_out.take(is_new)
     inputs = candidate.model.inputs(rows.frame)
-    theirs = SavedVersion(published / NAME / "1").run("serving_default", inputs)["probability"]
+    published_probabilities = SavedVersion(published / NAME / "1").run("serving_default", inputs)[
+        "probability"
+    ]
     for log_loss, probabilities in (
         (verdict.comparison.metrics["log_loss"], rows.probabilities),
-        (verdict.comparison.published_metrics["log_loss"], theirs.astype(np.float64)),
+        (
+            verdict.comparison.published_metrics["log_loss"],
+            published_probabilities.astype(np.float64),
+        ),
     ):
         expected = evaluate(rows.labels, probabilities, 0.5, rows.weights)["log_loss"]
         assert log_loss == pytest.approx(expected, abs=1e-6)
 
     held_out = other_seed.held_out
-    weights = np.where(neither & (held_out.labels == 1), 0.0, held_out.weights)
+    weights = np.where(is_new & (held_out.labels == 1), 0.0, held_out.weights)
     weighted = replace(other_seed, held_out=replace(held_out, weights=weights))
-    assert judged(weighted, published / NAME / "1").comparison is None  # a class has no weight
+    # The new rows of one class have no weight.
+    assert judge_candidate(weighted, published / NAME / "1").comparison is None
 
 
 @pytest.fixture(scope="module")
-def by_heart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A version that was overfitted to its training rows."""
+def overfitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A version that is overfitted to its training rows."""
     candidate = fitted(replace(NEWTON, l2=1e-6))
-    return version_of_candidate(candidate, tmp_path_factory.mktemp("by_heart") / "1")
+    return write_version(candidate, tmp_path_factory.mktemp("overfitted") / "1")
 
 
-def test_a_version_has_no_advantage_from_rows_it_was_trained_on(
-    by_heart: Path, other_seed: Candidate
+def test_published_version_gains_nothing_from_its_training_rows(
+    overfitted: Path, other_seed: Candidate
 ) -> None:
-    # On all rows that the candidate held out, most of them known to the version, it would win.
-    log_loss = evaluated(SavedVersion(by_heart), other_seed)["log_loss"]
-    verdict = judged(other_seed, by_heart)
+    # On all held-out rows, most of which the version was trained on, the version would win.
+    log_loss = evaluate_version(SavedVersion(overfitted), other_seed)["log_loss"]
+    verdict = judge_candidate(other_seed, overfitted)
     assert verdict.passed
     assert verdict.comparison is not None
     assert verdict.comparison.published_metrics["log_loss"] > 1.2 * log_loss
     assert verdict.comparison.published_metrics["log_loss"] > verdict.comparison.metrics["log_loss"]
 
 
-def test_which_rows_a_version_was_trained_on_does_not_depend_on_the_order_of_columns(
+def test_rows_new_to_both_do_not_depend_on_column_order(
     published: Path, candidate: Candidate
 ) -> None:
     frame = builtin.breast_cancer()
-    turned = fitted(replace(NEWTON, seed=3), frame.select(reversed(frame.columns)))
-    order = "the columns change their order, on which the signature 'dense' depends"
-    with pytest.raises(RefusedError, match=f"callers of version 1 would break: {order}"):
-        judged(turned, published / NAME / "1")
-    verdict = judged(turned, published / NAME / "1", Rules(allow_schema_change=True))
-    assert verdict.schema_changes == (order,)
+    reordered = fitted(replace(NEWTON, seed=3), frame.select(reversed(frame.columns)))
+    change = "the columns change their order, on which the signature 'dense' depends"
+    with pytest.raises(RefusedError, match=f"callers of version 1 would break: {change}"):
+        judge_candidate(reordered, published / NAME / "1")
+    verdict = judge_candidate(reordered, published / NAME / "1", Rules(allow_schema_change=True))
+    assert verdict.schema_changes == (change,)
     assert verdict.comparison is not None
-    theirs = set(candidate.held_out.keys.tolist())
-    assert verdict.comparison.rows == sum(k in theirs for k in turned.held_out.keys.tolist())
+    published_keys = set(candidate.held_out.keys.tolist())
+    assert verdict.comparison.rows == sum(
+        k in published_keys for k in reordered.held_out.keys.tolist()
+    )
 
 
-def test_the_share_of_labels_that_change_is_recorded(published: Path, worse: Candidate) -> None:
-    verdict = judged(worse, published / NAME / "1", force=True)
+def test_fraction_of_changed_labels_is_recorded(published: Path, worse: Candidate) -> None:
+    verdict = judge_candidate(worse, published / NAME / "1", force=True)
     assert verdict.comparison is not None
     rows = worse.held_out
     inputs = worse.model.inputs(rows.frame)
-    theirs = SavedVersion(published / NAME / "1").run("serving_default", inputs)["label"]
-    ours = np.where(rows.probabilities >= 0.5, b"benign", b"malignant")
-    flips = np.mean(ours != theirs)
+    published_labels = SavedVersion(published / NAME / "1").run("serving_default", inputs)["label"]
+    labels = np.where(rows.probabilities >= 0.5, b"benign", b"malignant")
+    flips = np.mean(labels != published_labels)
     assert 0 < flips < 0.5
     assert verdict.comparison.label_flips == pytest.approx(flips)
-    equal = judged(fitted(NEWTON), published / NAME / "1").comparison
+    equal = judge_candidate(fitted(NEWTON), published / NAME / "1").comparison
     assert equal is not None
     assert equal.label_flips == 0
 
@@ -295,7 +295,7 @@ def edit_manifest(version: Path, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "reason"),
+    ("damage", "reason"),
     [
         (
             lambda v: (v / "manifest.json").unlink(),
@@ -326,27 +326,27 @@ def edit_manifest(version: Path, **changes: Any) -> None:
     ],
     ids=["no manifest", "broken manifest", "row hash", "columns", "trained on all", "split"],
 )
-def test_an_unfair_comparison_is_skipped_with_its_reason(
-    models: Path, worse: Candidate, harm: Callable[[Path], object], reason: str
+def test_unfair_comparison_is_skipped_with_reason(
+    models: Path, worse: Candidate, damage: Callable[[Path], object], reason: str
 ) -> None:
-    harm(models / NAME / "1")
-    verdict = judged(worse, models / NAME / "1")
+    damage(models / NAME / "1")
+    verdict = judge_candidate(worse, models / NAME / "1")
     assert verdict.passed
     assert verdict.comparison is None
     (notice,) = verdict.notices
     assert re.match(f"Not compared with the published version: version 1: {reason}", notice)
 
 
-def test_versions_that_hold_out_the_same_rows_are_compared_whatever_their_split(
+def test_versions_that_hold_out_same_rows_are_compared_regardless_of_split(
     models: Path, worse: Candidate
 ) -> None:
     edit_manifest(models / NAME / "1", data__split_by="test data")
-    comparison = judged(worse, models / NAME / "1", Rules(tolerance=9)).comparison
+    comparison = judge_candidate(worse, models / NAME / "1", Rules(tolerance=9)).comparison
     assert comparison is not None
     assert comparison.rows == 174
 
 
-def test_a_manifest_of_an_earlier_release_is_read(models: Path, candidate: Candidate) -> None:
+def test_manifest_of_earlier_release_is_read(models: Path, candidate: Candidate) -> None:
     path = models / NAME / "1" / "manifest.json"
     stored = json.loads(path.read_text())
     del stored["data"]["label"], stored["data"]["row_hash"], stored["warnings"]
@@ -354,24 +354,24 @@ def test_a_manifest_of_an_earlier_release_is_read(models: Path, candidate: Candi
     comparison = {"version": 4, "rows": 9, "log_loss": 0.5, "published_log_loss": 0.6}
     stored["gate"] = {"passed": True, "reason": "", "forced": False, "comparison": comparison}
     path.write_text(json.dumps(stored))
-    read = manifest.read(models / NAME / "1")
-    assert read.settings == NEWTON
-    assert not read.fit.converged
-    assert read.verdict.comparison == manifest.Comparison(
+    earlier = manifest.read(models / NAME / "1")
+    assert earlier.settings == NEWTON
+    assert not earlier.fit.converged
+    assert earlier.verdict.comparison == manifest.Comparison(
         4, 9, {"log_loss": 0.5}, {"log_loss": 0.6}, None
     )
-    assert judged(candidate, models / NAME / "1").schema_changes == ()
-    assert json.loads(json.dumps(read.as_json()))["rows"] == stored["rows"]
+    assert judge_candidate(candidate, models / NAME / "1").schema_changes == ()
+    assert json.loads(json.dumps(earlier.as_json()))["rows"] == stored["rows"]
 
 
-def renamed_classes(frame: pl.DataFrame) -> pl.DataFrame:
+def rename_classes(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col(LABEL).replace({"malignant": "ill", "benign": "well"}))
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reason"),
     [
-        (renamed_classes, "the classes change from 'malignant' and 'benign' to 'ill' and 'well'"),
+        (rename_classes, "the classes change from 'malignant' and 'benign' to 'ill' and 'well'"),
         (
             lambda frame: frame.with_columns(
                 pl.col(LABEL).replace({"malignant": "benign", "benign": "zzz"})
@@ -396,36 +396,36 @@ def renamed_classes(frame: pl.DataFrame) -> pl.DataFrame:
             "column 'mean_radius' changes from numeric (float32) to categorical (string)",
         ),
     ],
-    ids=["classes", "class swapped", "missing", "added", "renamed", "another kind"],
+    ids=["classes", "class swapped", "dropped", "added", "renamed", "kind"],
 )
-def test_a_schema_change_is_refused_unless_it_is_allowed(
-    published: Path, change: Callable[[pl.DataFrame], pl.DataFrame], said: str
+def test_schema_change_is_refused_unless_allowed(
+    published: Path, change: Callable[[pl.DataFrame], pl.DataFrame], reason: str
 ) -> None:
-    other = fitted(NEWTON, change(builtin.breast_cancer()))
+    changed = fitted(NEWTON, change(builtin.breast_cancer()))
     version = published / NAME / "1"
     for force in (False, True):
         with pytest.raises(RefusedError) as refused:
-            judged(other, version, force=force)
-        assert f"callers of version 1 would break: {said}" in str(refused.value)
+            judge_candidate(changed, version, force=force)
+        assert f"callers of version 1 would break: {reason}" in str(refused.value)
         assert "--allow-schema-change publishes it" in str(refused.value)
-    verdict = judged(other, version, Rules(tolerance=0.0, allow_schema_change=True))
+    verdict = judge_candidate(changed, version, Rules(tolerance=0.0, allow_schema_change=True))
     assert verdict.passed
-    assert said in "; ".join(verdict.schema_changes)
+    assert reason in "; ".join(verdict.schema_changes)
     assert verdict.comparison is None
     assert verdict.not_compared == "version 1: the columns or classes are not the same"
     assert len(verdict.notices) == len(verdict.schema_changes) + 1
 
 
-def test_requests_that_would_fail_or_mean_another_date_are_refused(tmp_path: Path) -> None:
+def test_changes_that_break_requests_or_alter_dates_are_refused(tmp_path: Path) -> None:
     frame = builtin.breast_cancer().with_columns(
         mean_radius=pl.when(pl.col("mean_radius") > 12).then("mean_radius"),
         day=pl.date_range(pl.date(2024, 1, 1), pl.date(2025, 7, 22), eager=True).head(569),
     )
     day = pl.col("day").dt
-    version = version_of_candidate(
+    version = write_version(
         fitted(NEWTON, frame.with_columns(day.strftime("%d/%m/%Y"))), tmp_path / "1"
     )
-    other = fitted(
+    changed = fitted(
         NEWTON, frame.with_columns(day.strftime("%m/%d/%Y"), pl.col("mean_radius").fill_null(12))
     )
     changes = (
@@ -433,28 +433,28 @@ def test_requests_that_would_fail_or_mean_another_date_are_refused(tmp_path: Pat
         "column 'day': dates change from day/month/year to month/day/year",
     )
     with pytest.raises(RefusedError, match=f"would break: {'; '.join(changes)}"):
-        judged(other, version)
-    verdict = judged(other, version, Rules(tolerance=1.0, allow_schema_change=True))
+        judge_candidate(changed, version)
+    verdict = judge_candidate(changed, version, Rules(tolerance=1.0, allow_schema_change=True))
     assert verdict.schema_changes == changes
     assert verdict.comparison is not None
 
 
-def test_exchanged_classes_are_refused(published: Path) -> None:
-    other = fit(builtin.source(NAME), Choice(LABEL, positive="malignant"), NEWTON)
+def test_swapped_classes_are_refused(published: Path) -> None:
+    swapped = fit(builtin.source(NAME), Choice(LABEL, positive="malignant"), NEWTON)
     with pytest.raises(RefusedError, match="class 1 changes from 'benign' to 'malignant'"):
-        judged(other, published / NAME / "1")
+        judge_candidate(swapped, published / NAME / "1")
 
 
-def test_another_label_is_refused(published: Path) -> None:
+def test_changed_label_is_refused(published: Path) -> None:
     frame = builtin.breast_cancer().rename({LABEL: "finding"})
     source = Source("rows", [FrameFile("rows", frame)])
-    other = fit(source, Choice("finding"), NEWTON)
+    changed = fit(source, Choice("finding"), NEWTON)
     with pytest.raises(RefusedError, match=f"the label changes from '{LABEL}' to 'finding'"):
-        judged(other, published / NAME / "1")
+        judge_candidate(changed, published / NAME / "1")
 
 
-def imbalanced(rows: int = 3000) -> pl.DataFrame:
-    """One row in 25 is of class 1."""
+def imbalanced_frame(rows: int = 3000) -> pl.DataFrame:
+    """Return a table with one row in 25 in class 1."""
     random = np.random.default_rng(0)
     x = random.normal(size=(rows, 2))
     logit = x @ [1.0, -0.5] - 3.7
@@ -463,49 +463,51 @@ def imbalanced(rows: int = 3000) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("class_weight", ["balanced", {"yes": 20.0}])
-def test_a_reweighted_model_is_judged_by_auc(tmp_path: Path, class_weight: Any) -> None:
-    plain = fitted(NEWTON, imbalanced())
-    reweighted = fitted(replace(NEWTON, class_weight=class_weight), imbalanced())
-    share = plain.held_out.labels.mean()
-    constant = -(share * math.log(share) + (1 - share) * math.log(1 - share))
-    assert reweighted.model.metrics["log_loss"] > constant  # by log-loss it could never pass
+def test_reweighted_model_is_judged_by_auc(tmp_path: Path, class_weight: Any) -> None:
+    plain = fitted(NEWTON, imbalanced_frame())
+    reweighted = fitted(replace(NEWTON, class_weight=class_weight), imbalanced_frame())
+    p = plain.held_out.labels.mean()
+    constant_loss = -(p * math.log(p) + (1 - p) * math.log(1 - p))
+    assert reweighted.model.metrics["log_loss"] > constant_loss  # by log-loss it could never pass
     for candidate, baseline in ((reweighted, plain), (plain, reweighted)):
         folder = tmp_path / str(id(candidate))
-        version = version_of_candidate(baseline, folder / "1")
-        verdict = judged(candidate, version)
+        version = write_version(baseline, folder / "1")
+        verdict = judge_candidate(candidate, version)
         assert verdict.passed
         assert "AUC" in verdict.rule
-        compared = verdict.comparison
-        assert compared is not None
-        assert compared.metrics["auc"] == pytest.approx(compared.published_metrics["auc"], abs=0.01)
-    assert "AUC" not in judged(plain, None).rule
+        comparison = verdict.comparison
+        assert comparison is not None
+        assert comparison.metrics["auc"] == pytest.approx(
+            comparison.published_metrics["auc"], abs=0.01
+        )
+    assert "AUC" not in judge_candidate(plain, None).rule
 
 
-def test_a_reweighted_model_must_beat_chance_and_the_published_version(tmp_path: Path) -> None:
+def test_reweighted_model_must_beat_chance_and_match_published_version(tmp_path: Path) -> None:
     settings = replace(NEWTON, class_weight="balanced")
-    guess = with_metrics(fitted(settings, imbalanced()), auc=0.5)
+    random_model = with_metrics(fitted(settings, imbalanced_frame()), auc=0.5)
     with pytest.raises(RefusedError, match=r"^auc 0\.5000 is no better than chance, 0\.5$"):
-        judged(guess, None)
-    good = fitted(settings, imbalanced())
-    version = version_of_candidate(good, tmp_path / "1")
-    turned = replace(good.held_out, probabilities=good.held_out.probabilities[::-1])
-    poor = replace(good, held_out=turned)
+        judge_candidate(random_model, None)
+    baseline = fitted(settings, imbalanced_frame())
+    version = write_version(baseline, tmp_path / "1")
+    reversed_rows = replace(baseline.held_out, probabilities=baseline.held_out.probabilities[::-1])
+    weaker = replace(baseline, held_out=reversed_rows)
     with pytest.raises(RefusedError, match=r"^auc 0\.\d+ is worse than the published version's 0"):
-        judged(poor, version)
+        judge_candidate(weaker, version)
 
 
 class Foreign(tf.Module):
-    """A model of another program."""
+    """A model exported by another program."""
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
     def serve(self, x: Any) -> dict[str, Any]:
         return {"probability": tf.sigmoid(x)}
 
 
-def test_a_version_of_another_program_is_not_compared(tmp_path: Path, candidate: Candidate) -> None:
-    other = Foreign()
-    tf.saved_model.save(other, str(tmp_path / "1"), signatures=other.serve)
-    verdict = judged(candidate, tmp_path / "1")
+def test_version_of_another_program_is_not_compared(tmp_path: Path, candidate: Candidate) -> None:
+    foreign = Foreign()
+    tf.saved_model.save(foreign, str(tmp_path / "1"), signatures=foreign.serve)
+    verdict = judge_candidate(candidate, tmp_path / "1")
     assert verdict.passed
     assert verdict.not_compared.startswith("version 1: it does not describe itself: ")
 
@@ -521,7 +523,7 @@ def test_a_version_of_another_program_is_not_compared(tmp_path: Path, candidate:
         ("variables/variables.data-00000-of-00001", None),
     ],
 )
-def test_a_damaged_version_does_not_keep_a_good_one_from_being_published(
+def test_damaged_version_does_not_block_candidate(
     models: Path, candidate: Candidate, file: str, content: bytes | None
 ) -> None:
     damaged = models / NAME / "1" / file
@@ -529,14 +531,14 @@ def test_a_damaged_version_does_not_keep_a_good_one_from_being_published(
         damaged.unlink()
     else:
         damaged.write_bytes(content)
-    verdict = judged(candidate, models / NAME / "1")
+    verdict = judge_candidate(candidate, models / NAME / "1")
     assert verdict.passed
     assert verdict.comparison is None
     assert verdict.not_compared.startswith("version 1: it cannot be loaded: ")
     assert len(verdict.not_compared.splitlines()) == 1
 
 
-def test_an_export_that_answers_otherwise_than_training_is_refused(
+def test_export_that_disagrees_with_training_is_refused(
     published: Path, candidate: Candidate
 ) -> None:
     expected = candidate.held_out.expected
@@ -558,7 +560,7 @@ def test_an_export_that_answers_otherwise_than_training_is_refused(
         (str(warmup.WARMUP_FILE), b"garbage", ".+"),
     ],
 )
-def test_an_export_that_does_not_load_or_answer_is_refused(
+def test_damaged_export_is_refused(
     models: Path, candidate: Candidate, file: str, content: bytes, reason: str
 ) -> None:
     (models / NAME / "1" / file).write_bytes(content)
@@ -566,7 +568,7 @@ def test_an_export_that_does_not_load_or_answer_is_refused(
         check_export(models / NAME / "1", candidate.held_out, candidate.model)
 
 
-def test_a_version_says_how_it_came_about(published: Path, candidate: Candidate) -> None:
+def test_manifest_records_provenance(published: Path, candidate: Candidate) -> None:
     version = published / NAME / "1"
     facts = json.loads((version / "manifest.json").read_text())
     model: TrainedModel = candidate.model
@@ -620,7 +622,7 @@ def test_a_version_says_how_it_came_about(published: Path, candidate: Candidate)
     assert facts["files"] == {n: sha256(p.read_bytes()).hexdigest() for n, p in files.items()}
 
 
-def test_the_fingerprint_distinguishes_tables(candidate: Candidate) -> None:
+def test_data_hash_identifies_rows_in_any_order(candidate: Candidate) -> None:
     frame = builtin.breast_cancer()
     shuffled = fitted(NEWTON, frame.sample(fraction=1, shuffle=True, seed=0))
     assert shuffled.manifest.data.hash == candidate.manifest.data.hash
@@ -629,13 +631,13 @@ def test_the_fingerprint_distinguishes_tables(candidate: Candidate) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "message"),
+    ("damage", "message"),
     [
         (lambda v: (v / "saved_model.pb").unlink(), "saved_model.pb: missing"),
         (lambda v: (v / "extra").touch(), "extra: not in the manifest"),
         (lambda v: (v / "assets" / "manifest.json").touch(), "manifest.json: not in the manifest"),
         (lambda v: (v / "fingerprint.pb").write_bytes(b"x"), "fingerprint.pb: SHA-256 is"),
-        (lambda v: append(v / "report.html"), "report.html: SHA-256 is"),
+        (lambda v: append_byte(v / "report.html"), "report.html: SHA-256 is"),
         (lambda v: (v / "variables").rename(v / "other"), "other/variables.data"),
         (lambda v: (v / "manifest.json").unlink(), "manifest.json: missing"),
         (lambda v: (v / "manifest.json").write_text("[]"), "expected a JSON object, got list"),
@@ -647,21 +649,21 @@ def test_the_fingerprint_distinguishes_tables(candidate: Candidate) -> None:
         (lambda v: (v / "manifest.json").write_bytes(b"\xff{"), "manifest.json: cannot be read"),
     ],
 )
-def test_verify_finds_changed_files(
-    models: Path, harm: Callable[[Path], object], message: str
+def test_verify_detects_changed_files(
+    models: Path, damage: Callable[[Path], object], message: str
 ) -> None:
     version = models / NAME / "1"
     assert verify(version) == len(list(file_hashes(version))) == 7
-    harm(version)
+    damage(version)
     with pytest.raises(ManifestError, match=message):
         verify(version)
 
 
-def append(path: Path) -> None:
+def append_byte(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b" ")
 
 
-def test_warm_up_requests_cover_every_signature_that_predict_calls(
+def test_warm_up_requests_cover_all_predict_signatures(
     published: Path, candidate: Candidate
 ) -> None:
     calls = list(warmup.read_calls(published / NAME / "1" / warmup.WARMUP_FILE))

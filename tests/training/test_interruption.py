@@ -42,54 +42,54 @@ STEP = re.compile(r"([0-9,]+) of [0-9,]+, cost")
 
 
 class Command:
-    """`python -m training` with a terminal for its standard error, where it shows its progress."""
+    """`python -m training` with a terminal as standard error, where it shows its progress."""
 
     def __init__(self, *arguments: str, **environment: str) -> None:
-        self._terminal, other = pty.openpty()
+        self._terminal, child_end = pty.openpty()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "training", *arguments],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=other,
+            stderr=child_end,
             env={**os.environ, "TERM": "xterm", "COLUMNS": "200", **environment},
             start_new_session=True,
         )
-        os.close(other)
-        self._seen = bytearray()
+        os.close(child_end)
+        self._output = bytearray()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
     def _read(self) -> None:
         try:
             while data := os.read(self._terminal, 1 << 16):
-                self._seen += data
+                self._output += data
         except OSError:
             pass  # the other end is closed
         os.close(self._terminal)
 
-    def seen(self) -> str:
-        return ESCAPES.sub("", self._seen.decode(errors="replace"))
+    def output(self) -> str:
+        return ESCAPES.sub("", self._output.decode(errors="replace"))
 
     def steps(self) -> int:
-        """Return the number of steps that the progress shows."""
-        found = STEP.findall(self.seen())
-        return int(found[-1].replace(",", "")) if found else 0
+        """Return the number of steps shown by the progress bar."""
+        counts = STEP.findall(self.output())
+        return int(counts[-1].replace(",", "")) if counts else 0
 
     def wait_for_steps(self, count: int) -> None:
         def reached() -> bool:
-            assert self.process.poll() is None, self.seen()
+            assert self.process.poll() is None, self.output()
             return self.steps() >= count
 
         wait_for(reached, f"{count} steps", 240)
 
     def last_line(self, seconds: float = 120) -> str:
-        """Wait until the command ends, and return the last line of its output."""
+        """Wait until the command ends and return the last line of its output."""
         self.process.wait(seconds)
         self._reader.join()
-        return self.seen().strip().splitlines()[-1].strip()
+        return self.output().strip().splitlines()[-1].strip()
 
-    def end(self) -> None:
+    def close(self) -> None:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.communicate()
@@ -102,7 +102,7 @@ def commands() -> Iterator[list[Command]]:
     started: list[Command] = []
     yield started
     for command in started:
-        command.end()
+        command.close()
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def job(
+def run_job(
     table: Path,
     models: Path,
     settings: FitSettings = SETTINGS,
@@ -130,56 +130,61 @@ def job(
     return published
 
 
-def bits(version: Path) -> list[bytes]:
-    """The weights, computed from the version's answers."""
+def output_bytes(version: Path) -> list[bytes]:
+    """Return the outputs of a version that depend on each weight."""
     loaded = SavedVersion(version)
     rows = {name: np.linspace(-2, 2, 9, dtype=np.float32) for name in "abc"}
     outputs = loaded.run("explain", rows)
     return [outputs["contribution"].tobytes(), outputs["bias"].tobytes()]
 
 
-def test_a_fit_interrupted_twice_ends_with_the_weights_of_one_that_was_not(
+def test_fit_interrupted_twice_gives_same_weights_as_uninterrupted_fit(
     table: Path, tmp_path: Path, commands: list[Command]
 ) -> None:
     models, temporary = tmp_path / "models", tmp_path / "temporary"
     temporary.mkdir()
 
-    def start(*more: str) -> Command:
+    def start(*options: str) -> Command:
         command = Command(
-            "fit", f"--models={models}", f"--data={table}", *OPTIONS, *more, TMPDIR=str(temporary)
+            "fit",
+            f"--models={models}",
+            f"--data={table}",
+            *OPTIONS,
+            *options,
+            TMPDIR=str(temporary),
         )
         commands.append(command)
         return command
 
     steps = 0
-    for number, more in ((signal.SIGINT, []), (signal.SIGTERM, ["--resume"])):
-        command = start(*more)
+    for signal_number, options in ((signal.SIGINT, []), (signal.SIGTERM, ["--resume"])):
+        command = start(*options)
         command.wait_for_steps(steps + 100)
-        command.process.send_signal(number)
-        last = re.fullmatch(
+        command.process.send_signal(signal_number)
+        match = re.fullmatch(
             r"Interrupted: --resume continues after step (\d+)", command.last_line()
         )
-        assert command.process.returncode == 128 + number
-        assert "Traceback" not in command.seen()
-        assert last is not None, command.seen()
-        assert steps + 100 <= int(last[1]) < STEPS
-        steps = int(last[1])
+        assert command.process.returncode == 128 + signal_number
+        assert "Traceback" not in command.output()
+        assert match is not None, command.output()
+        assert steps + 100 <= int(match[1]) < STEPS
+        steps = int(match[1])
         assert [path.name for path in models.iterdir()] == [".m.checkpoint"]
         assert list(temporary.iterdir()) == []
 
     resumed = start("--resume", "--quiet")
     out, _ = resumed.process.communicate(timeout=240)
-    assert resumed.process.returncode == 0, resumed.seen()
+    assert resumed.process.returncode == 0, resumed.output()
     assert out.decode().strip() == str(models / "m" / "1")
     assert [path.name for path in models.iterdir()] == ["m"]
     assert list(temporary.iterdir()) == []
 
-    whole = job(table, tmp_path / "whole")
-    assert whole.candidate.fit.progress.state.steps == STEPS
-    assert bits(models / "m" / "1") == bits(whole.version)
+    uninterrupted = run_job(table, tmp_path / "uninterrupted")
+    assert uninterrupted.candidate.fit.progress.state.steps == STEPS
+    assert output_bytes(models / "m" / "1") == output_bytes(uninterrupted.version)
 
 
-def test_a_job_stopped_while_it_reads_leaves_nothing(
+def test_job_stopped_while_reading_leaves_nothing_behind(
     tmp_path: Path, commands: list[Command]
 ) -> None:
     models, temporary = tmp_path / "models", tmp_path / "temporary"
@@ -188,47 +193,47 @@ def test_a_job_stopped_while_it_reads_leaves_nothing(
     options = (f"--models={models}", "--data=-", "--label=y", "--model=m")
     command = Command("fit", *options, TMPDIR=str(temporary))
     commands.append(command)
-    rows = b"a,y\n" + b"1.5,yes\n2.5,no\n" * 600_000  # the reader looks at the first 8 MB
+    rows = b"a,y\n" + b"1.5,yes\n2.5,no\n" * 600_000  # more than the 8 MB inspected first
     assert command.process.stdin is not None
     command.process.stdin.write(rows)
     command.process.stdin.flush()  # and standard input stays open
-    wait_for(lambda: list(temporary.glob("training-*")), "it reads", 240)
+    wait_for(lambda: list(temporary.glob("training-*")), "the job reads", 240)
     time.sleep(0.5)
     command.process.send_signal(signal.SIGTERM)
     assert command.last_line() == "Interrupted: nothing was published"
     assert command.process.returncode == 128 + signal.SIGTERM
-    assert "Traceback" not in command.seen()
+    assert "Traceback" not in command.output()
     assert list(models.iterdir()) == []
     assert list(temporary.iterdir()) == []
 
 
-def test_a_job_stopped_while_it_publishes_keeps_the_fit(table: Path, tmp_path: Path) -> None:
+def test_job_stopped_while_publishing_keeps_checkpoint(table: Path, tmp_path: Path) -> None:
     def stop(stage: str) -> None:
         if stage == "checking and publishing":
-            raise KeyboardInterrupt  # as the signals' handler does
+            raise KeyboardInterrupt  # as the signal handler does
 
     settings = FitSettings(optimizer="newton")
-    with pytest.raises(InterruptedFitError) as interrupted:
-        job(table, tmp_path, settings, observer=Observer(stage=stop))
+    with pytest.raises(InterruptedFitError) as caught:
+        run_job(table, tmp_path, settings, observer=Observer(stage=stop))
     assert [path.name for path in tmp_path.iterdir()] == [".m.checkpoint"]
-    steps = interrupted.value.progress.state.steps
-    assert str(interrupted.value) == f"--resume continues after step {steps}"
+    steps = caught.value.progress.state.steps
+    assert str(caught.value) == f"--resume continues after step {steps}"
 
-    stepped: list[int] = []
-    resumed = job(
+    new_steps: list[int] = []
+    resumed = run_job(
         table,
         tmp_path,
         settings,
         resume=True,
-        observer=Observer(stepped=lambda step, cost: stepped.append(step)),
+        observer=Observer(stepped=lambda step, cost: new_steps.append(step)),
     )
-    assert stepped == []
+    assert new_steps == []
     assert resumed.candidate.fit.progress.state.steps == steps
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
     assert versions(tmp_path / "m") == [1]
 
 
-def interrupted_after(steps: int, table: Path, models: Path, settings: FitSettings) -> None:
+def interrupt_after(steps: int, table: Path, models: Path, settings: FitSettings) -> None:
     def stop(step: int, cost: float) -> None:
         if step == steps:
             os.kill(os.getpid(), signal.SIGINT)
@@ -253,27 +258,27 @@ def interrupted_after(steps: int, table: Path, models: Path, settings: FitSettin
             signal.signal(number, handler)
 
 
-def test_another_fit_does_not_resume_a_checkpoint(table: Path, tmp_path: Path) -> None:
+def test_resuming_with_other_settings_or_data_is_rejected(table: Path, tmp_path: Path) -> None:
     settings = FitSettings(iterations=50, tolerance=0.0)
-    interrupted_after(7, table, tmp_path, settings)
+    interrupt_after(7, table, tmp_path, settings)
     checkpoint = path_for(tmp_path, "m").read_bytes()
     message = r"^the interrupted fit had seed 0, this one has 1$"
     with pytest.raises(ResumeError, match=message):
-        job(table, tmp_path, FitSettings(iterations=50, tolerance=0.0, seed=1), resume=True)
-    other = tmp_path / "other.csv"
-    other.write_text(table.read_text().replace("yes", "no", 1))
+        run_job(table, tmp_path, FitSettings(iterations=50, tolerance=0.0, seed=1), resume=True)
+    other_table = tmp_path / "other.csv"
+    other_table.write_text(table.read_text().replace("yes", "no", 1))
     with pytest.raises(ResumeError, match="the interrupted fit had data source "):
-        job(other, tmp_path, settings, resume=True)
+        run_job(other_table, tmp_path, settings, resume=True)
     assert path_for(tmp_path, "m").read_bytes() == checkpoint
 
 
-def test_an_invalid_checkpoint_is_reported_in_one_line(table: Path, tmp_path: Path) -> None:
+def test_missing_or_invalid_checkpoint_is_reported_in_one_line(table: Path, tmp_path: Path) -> None:
     options = (f"--data={table}", *OPTIONS, "--resume")
-    done = fit(tmp_path, *options)
-    assert done.returncode == 1
+    process = fit(tmp_path, *options)
+    assert process.returncode == 1
     checkpoint = path_for(tmp_path, "m")
-    assert done.stderr.strip() == f"Error: there is no checkpoint {checkpoint} to resume from"
+    assert process.stderr.strip() == f"Error: there is no checkpoint {checkpoint} to resume from"
     checkpoint.write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(ResumeError, match=f"^{checkpoint} is not a checkpoint: "):
-        job(table, tmp_path, resume=True)
+        run_job(table, tmp_path, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == [".m.checkpoint"]

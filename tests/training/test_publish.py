@@ -33,7 +33,7 @@ from training.settings import FitSettings
 KILLS = 25
 
 
-def test_the_first_version_is_1_and_each_further_one_the_next_integer(tmp_path: Path) -> None:
+def test_first_version_is_1_and_next_follows_highest(tmp_path: Path) -> None:
     assert publish(write_two_files, tmp_path, "m") == tmp_path / "m" / "1"
     (tmp_path / "m" / "7").mkdir()
     (tmp_path / "m" / "notes").mkdir()
@@ -42,20 +42,20 @@ def test_the_first_version_is_1_and_each_further_one_the_next_integer(tmp_path: 
     assert (tmp_path / "m" / "8" / "variables" / "data").read_text() == "numbers"
 
 
-def test_no_version_number_exceeds_the_servers_limit(tmp_path: Path) -> None:
+def test_version_number_beyond_server_limit_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "m" / str(2**63 - 1)).mkdir(parents=True)
     with pytest.raises(OSError, match="no version number left"):
         publish(write_two_files, tmp_path, "m")
 
 
-def test_directories_with_leading_zeros_are_no_versions_to_remove(tmp_path: Path) -> None:
+def test_keep_newest_ignores_directories_with_leading_zeros(tmp_path: Path) -> None:
     for name in ("00000001", "2", "3"):
         (tmp_path / "m" / name).mkdir(parents=True)
     keep_newest(tmp_path, "m", 1)
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["00000001", "3"]
 
 
-def test_a_name_may_look_like_a_pattern(tmp_path: Path) -> None:
+def test_model_name_is_not_treated_as_glob(tmp_path: Path) -> None:
     mine, other = tmp_path / ".m[1].tmp-dead", tmp_path / ".m1.tmp-dead"
     mine.mkdir()
     other.mkdir()
@@ -63,7 +63,7 @@ def test_a_name_may_look_like_a_pattern(tmp_path: Path) -> None:
     assert (mine.exists(), other.exists()) == (False, True)
 
 
-def test_others_may_read_a_version(tmp_path: Path) -> None:
+def test_version_is_readable_by_other_users(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         version = publish(write_two_files, tmp_path, "m")
@@ -83,16 +83,16 @@ def test_nothing_is_published_if_writing_fails(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
-def test_while_a_version_is_written_it_is_hidden(tmp_path: Path) -> None:
-    def look(directory: Path) -> None:
+def test_version_is_hidden_while_written(tmp_path: Path) -> None:
+    def write(directory: Path) -> None:
         write_two_files(directory)
         assert directory.name.startswith(".m.tmp-")
         assert list((tmp_path / "m").iterdir()) == []
 
-    publish(look, tmp_path, "m")
+    publish(write, tmp_path, "m")
 
 
-def test_jobs_that_race_each_get_a_number_of_their_own(tmp_path: Path) -> None:
+def test_concurrent_jobs_get_distinct_version_numbers(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     jobs = [context.Process(target=publish_ten, args=(tmp_path,)) for _ in range(4)]
     for job in jobs:
@@ -104,7 +104,7 @@ def test_jobs_that_race_each_get_a_number_of_their_own(tmp_path: Path) -> None:
     assert all((tmp_path / "m" / str(v) / "variables" / "data").exists() for v in range(1, 41))
 
 
-WRITE_FOR_EVER = """
+WRITE_FOREVER = """
 import sys, time
 from pathlib import Path
 from training.publishing.versions import publish
@@ -117,13 +117,13 @@ publish(write, Path(sys.argv[1]), "m")
 """
 
 
-def test_a_killed_job_leaves_only_a_hidden_directory_and_the_next_removes_it(
+def test_next_job_removes_hidden_directory_of_killed_job(
     tmp_path: Path,
 ) -> None:
-    job = subprocess.Popen([sys.executable, "-c", WRITE_FOR_EVER, str(tmp_path)], cwd=ROOT)
+    job = subprocess.Popen([sys.executable, "-c", WRITE_FOREVER, str(tmp_path)], cwd=ROOT)
     try:
         wait_for(lambda: list(tmp_path.glob(".m.tmp-*/half")), "the job writes")
-        # As long as the job lives, its directory is left alone.
+        # While the job runs, its directory is kept.
         publish(write_two_files, tmp_path, "m")
         assert len(list(tmp_path.glob(".m.tmp-*"))) == 1
     finally:
@@ -135,12 +135,14 @@ def test_a_killed_job_leaves_only_a_hidden_directory_and_the_next_removes_it(
     assert list(tmp_path.glob(".m.tmp-*")) == []
 
 
-def test_no_reader_ever_sees_part_of_a_version(tmp_path: Path) -> None:
+def test_reader_never_sees_partial_version(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     job = context.Process(target=publish_ten, args=(tmp_path,))
     job.start()
     seen: set[int] = set()
-    while job.is_alive() or len(seen) < 10:
+    is_running = True
+    while is_running:
+        is_running = job.is_alive()
         for version in versions(tmp_path / "m"):
             assert (tmp_path / "m" / str(version) / "variables" / "data").read_text() == "numbers"
             seen.add(version)
@@ -148,7 +150,7 @@ def test_no_reader_ever_sees_part_of_a_version(tmp_path: Path) -> None:
     assert seen == set(range(1, 11))
 
 
-def test_the_lock_of_the_models_directory_is_given_back(tmp_path: Path) -> None:
+def test_lock_on_models_directory_is_released(tmp_path: Path) -> None:
     publish(write_two_files, tmp_path, "m")
     descriptor = os.open(tmp_path, os.O_RDONLY)
     try:
@@ -157,7 +159,7 @@ def test_the_lock_of_the_models_directory_is_given_back(tmp_path: Path) -> None:
         os.close(descriptor)
 
 
-PUBLISH_FOR_EVER = """
+PUBLISH_FOREVER = """
 import shutil, sys
 from pathlib import Path
 from training.publishing import manifest
@@ -177,27 +179,27 @@ def candidate() -> Candidate:
     return fitted(FitSettings(optimizer="newton"))
 
 
-def test_a_job_killed_at_any_moment_leaves_only_whole_versions(
+def test_job_killed_at_any_time_leaves_only_complete_versions(
     tmp_path: Path, candidate: Candidate
 ) -> None:
     saved, models = tmp_path / "saved", tmp_path / "models"
     export(candidate.model, saved)
-    moments = random.Random(0)
+    rng = random.Random(0)
     abandoned = 0
     for _ in range(KILLS):
         job = subprocess.Popen(
-            [sys.executable, "-c", PUBLISH_FOR_EVER, str(models), str(saved)],
+            [sys.executable, "-c", PUBLISH_FOREVER, str(models), str(saved)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
         )
         assert job.stdout is not None
         with job.stdout:
-            job.stdout.readline()  # it has published one
-            time.sleep(moments.uniform(0, 0.05))
+            job.stdout.readline()  # it has published a version
+            time.sleep(rng.uniform(0, 0.05))
             job.send_signal(signal.SIGKILL)
             job.wait()
         abandoned += len(list(models.glob(".m.tmp-*")))
-    assert abandoned >= 5  # otherwise the moments are undefined
+    assert abandoned >= 5  # enough kills interrupted a write
     numbers = versions(models / "m")
     assert numbers == list(range(1, len(numbers) + 1))
     assert len(numbers) >= KILLS
@@ -210,7 +212,7 @@ def test_a_job_killed_at_any_moment_leaves_only_whole_versions(
     assert [path.name for path in models.iterdir()] == ["m"]
 
 
-def test_two_jobs_at_once_both_publish(tmp_path: Path) -> None:
+def test_two_concurrent_jobs_both_publish(tmp_path: Path) -> None:
     options = ("--json", "--optimizer=newton", "--gate-tolerance=1", "--quiet")
     with ThreadPoolExecutor(2) as pool:
         jobs = pool.map(lambda seed: fit(tmp_path, *options, f"--seed={seed}"), (0, 1))
@@ -232,19 +234,19 @@ Mount = Callable[..., None]
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[tuple[Path, Mount]]:
-    """An empty file system, and a function that mounts it with other options."""
+    """An empty file system, and a function that remounts it with other options."""
     folder = tmp_path / "disk"
     folder.mkdir()
 
     def mount(*options: str) -> None:
-        done = subprocess.run(
+        process = subprocess.run(
             ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)],
             capture_output=True,
             text=True,
             check=False,
         )
-        if done.returncode:
-            skip_or_fail(f"file systems cannot be mounted here: {done.stderr.strip()}")
+        if process.returncode:
+            skip_or_fail(f"file systems cannot be mounted here: {process.stderr.strip()}")
 
     mount("size=64m")
     yield folder, mount
@@ -252,21 +254,21 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, Mount]]:
 
 
 def size_on_disk(candidate: Candidate, folder: Path) -> int:
-    """Return the KB that a version takes on disk."""
+    """Return the size of a version on disk in KiB."""
     version, _ = gate_and_publish(candidate, Target(folder, "m"))
     return sum(-(-path.stat().st_size // 4096) * 4 for path in version.rglob("*") if path.is_file())
 
 
-def test_a_full_disk_publishes_nothing_whichever_file_it_meets(
+def test_nothing_is_published_if_disk_is_full(
     tmp_path: Path, candidate: Candidate, disk: tuple[Path, Mount]
 ) -> None:
     folder, mount = disk
-    whole = size_on_disk(candidate, tmp_path / "elsewhere")
-    for size in (4, 64, whole - 4):
-        mount(f"size={whole + 64}k", "remount")
+    version_size = size_on_disk(candidate, tmp_path / "elsewhere")
+    for size in (4, 64, version_size - 4):
+        mount(f"size={version_size + 64}k", "remount")
         (folder / "m" / "1").mkdir(parents=True, exist_ok=True)
         ballast = folder / "ballast"
-        ballast.write_bytes(bytes((whole + 64 - size) * 1024))
+        ballast.write_bytes(bytes((version_size + 64 - size) * 1024))
         with pytest.raises(OSError, match="o space left on device"):
             gate_and_publish(candidate, Target(folder, "m"))
         assert versions(folder / "m") == [1]
@@ -274,33 +276,35 @@ def test_a_full_disk_publishes_nothing_whichever_file_it_meets(
         ballast.unlink()
 
 
-def test_a_full_disk_for_models_is_one_clear_line(disk: tuple[Path, Mount]) -> None:
+def test_full_models_disk_is_reported_in_one_line(disk: tuple[Path, Mount]) -> None:
     folder, mount = disk
     (folder / "breast_cancer" / "1").mkdir(parents=True)
     mount("size=64k", "remount")
-    done = fit(folder, "--optimizer=newton", "--quiet")
-    assert done.returncode == 1
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert done.stderr.startswith("Error: cannot read or write: ")
-    assert "o space left on device" in done.stderr
+    process = fit(folder, "--optimizer=newton", "--quiet")
+    assert process.returncode == 1
+    assert len(process.stderr.strip().splitlines()) == 1, process.stderr
+    assert process.stderr.startswith("Error: cannot read or write: ")
+    assert "o space left on device" in process.stderr
     assert [path.name for path in folder.iterdir()] == ["breast_cancer"]
     assert versions(folder / "breast_cancer") == [1]
 
 
-def test_a_models_directory_that_is_read_only_is_one_clear_line(disk: tuple[Path, Mount]) -> None:
+def test_read_only_models_directory_is_reported_in_one_line(disk: tuple[Path, Mount]) -> None:
     folder, mount = disk
     version = publish(write_two_files, folder, "breast_cancer")
     mount("ro", "remount")
-    done = fit(folder, "--optimizer=newton", "--quiet")
-    assert done.returncode == 1
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert done.stderr.startswith("Error: cannot read or write: ")
-    assert f"Read-only file system: '{folder}" in done.stderr
+    process = fit(folder, "--optimizer=newton", "--quiet")
+    assert process.returncode == 1
+    assert len(process.stderr.strip().splitlines()) == 1, process.stderr
+    assert process.stderr.startswith("Error: cannot read or write: ")
+    assert f"Read-only file system: '{folder}" in process.stderr
     assert (version / "saved_model.pb").read_text() == "graph"
     assert versions(folder / "breast_cancer") == [1]
 
 
-def test_a_full_disk_for_rows_is_one_clear_line(tmp_path: Path, disk: tuple[Path, Mount]) -> None:
+def test_full_temporary_disk_is_reported_in_one_line(
+    tmp_path: Path, disk: tuple[Path, Mount]
+) -> None:
     folder, mount = disk
     mount("size=64k", "remount")
     rows = 120_000  # more than a block, the unit of writing
@@ -308,7 +312,7 @@ def test_a_full_disk_for_rows_is_one_clear_line(tmp_path: Path, disk: tuple[Path
     data = tmp_path / "rows.csv"
     pl.DataFrame({"a": numbers, "y": np.where(numbers > 0, "yes", "no")}).write_csv(data)
     command = [sys.executable, "-m", "training", "fit", f"--models={tmp_path / 'models'}"]
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, f"--data={data}", "--label=y", "--model=m", "--memory=0", "--quiet"],
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(folder)},
@@ -316,9 +320,9 @@ def test_a_full_disk_for_rows_is_one_clear_line(tmp_path: Path, disk: tuple[Path
         text=True,
         check=False,
     )
-    assert done.returncode == 1
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert done.stderr.startswith("Error: cannot read or write: ")
-    assert "No space left on device" in done.stderr
+    assert process.returncode == 1
+    assert len(process.stderr.strip().splitlines()) == 1, process.stderr
+    assert process.stderr.startswith("Error: cannot read or write: ")
+    assert "No space left on device" in process.stderr
     assert list(folder.iterdir()) == []
     assert not (tmp_path / "models").exists()

@@ -1,4 +1,4 @@
-"""The ends of CSV records, and the reading of quotes that RFC 4180 does not allow."""
+"""Boundaries of CSV records, and quotes that RFC 4180 does not allow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.test_reading import message_of, rows_of, written
+from tests.training.test_reading import NEVER_CLOSED, read_error, read_rows, write_file
 from training.data.reading import csv_file, open_source
 from training.data.reading.csv_header import read_header
 from training.data.reading.quotes import extract_records
@@ -30,68 +30,70 @@ PIECES = [
 ]
 
 
-def records_of(data: bytes) -> list[list[str]]:
+def parse_csv(data: bytes) -> list[list[str]]:
     return list(csv.reader(io.StringIO(data.decode(), newline="")))
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_fields_are_those_of_pythons_csv_module(seed: int) -> None:
-    choose = random.Random(seed)
-    end = choose.choice(["\n", "\r\n"])
-    lines = [",".join(choose.choices(PIECES, k=3)) + end for _ in range(8)]
+def test_fields_match_python_csv_module(seed: int) -> None:
+    rng = random.Random(seed)
+    end = rng.choice(["\n", "\r\n"])
+    lines = [",".join(rng.choices(PIECES, k=3)) + end for _ in range(8)]
     data = "".join(lines).encode()
     records, used = extract_records(data, b",", final=True)
     assert used == len(data)
-    assert records_of(records) == records_of(data)
-    # The rewritten records are RFC 4180: each field with a quote in it is quoted as a whole.
+    assert parse_csv(records) == parse_csv(data)
+    # The rewritten records conform to RFC 4180: every field that contains a quote is quoted.
     text = io.StringIO(records.decode(), newline="")
-    assert list(csv.reader(text, strict=True)) == records_of(data)
+    assert list(csv.reader(text, strict=True)) == parse_csv(data)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_records_that_are_cut_off_are_left_for_later(seed: int) -> None:
-    choose = random.Random(seed)
-    data = "".join(",".join(choose.choices(PIECES, k=3)) + "\r\n" for _ in range(6)).encode()
+def test_incomplete_record_is_left_for_next_chunk(seed: int) -> None:
+    rng = random.Random(seed)
+    data = "".join(",".join(rng.choices(PIECES, k=3)) + "\r\n" for _ in range(6)).encode()
     for cut in range(len(data)):
         first, used = extract_records(data[:cut], b",", final=False)
         rest, _ = extract_records(data[used:], b",", final=True)
         assert used <= cut
-        assert records_of(first) + records_of(rest) == records_of(data), cut
+        assert parse_csv(first) + parse_csv(rest) == parse_csv(data), cut
 
 
 @pytest.mark.parametrize("chunk_bytes", [20, 8 << 20])
-def test_inches_are_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
+def test_inch_marks_are_literal_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+) -> None:
     monkeypatch.setattr(csv_file, "CHUNK_BYTES", chunk_bytes)
     data = b'size,z\n5" pipe,1\n12",2\n"7"" pipe",3\n' + b'5" x 7",4\nplain,5\n' * 20
-    rows = rows_of(open_source(written(tmp_path / "rows.csv", data)))
+    rows = read_rows(open_source(write_file(tmp_path / "rows.csv", data)))
     assert rows[:4] == [('5" pipe', 1), ('12"', 2), ('7" pipe', 3), ('5" x 7"', 4)]
     assert len(rows) == 43
 
 
 @pytest.mark.parametrize("separator", [",", "\t", ";"])
-def test_blanks_around_a_quoted_field_do_not_count(tmp_path: Path, separator: str) -> None:
+def test_blanks_around_quoted_fields_are_ignored(tmp_path: Path, separator: str) -> None:
     data = separator.join(("a", ' "b"', " c")) + "\n"
     data += separator.join(("1", f' "x{separator} y" ', "2")) + "\n"
-    source = open_source(written(tmp_path / "rows.csv", data.encode()))
+    source = open_source(write_file(tmp_path / "rows.csv", data.encode()))
     assert source.columns == ("a", "b", "c")
-    assert rows_of(source) == [(1, f"x{separator} y", 2)]
+    assert read_rows(source) == [(1, f"x{separator} y", 2)]
 
 
-def test_the_line_of_an_unclosed_quote_is_reported(tmp_path: Path) -> None:
+def test_unclosed_quote_is_reported_with_line(tmp_path: Path) -> None:
     lines = ['"' * (i in (100, 300)) + f"note,{i}\n" for i in range(400)]
-    assert message_of(tmp_path / "rows.csv", "".join(["note,x\n", *lines]).encode()) == (
+    assert read_error(tmp_path / "rows.csv", "".join(["note,x\n", *lines]).encode()) == (
         "FILE line 102: a quote opens a field here and is closed on line 302 before 'note,300'; "
         f"{csv_file.REMOVE_QUOTE}"
     )
 
 
-def test_a_quote_that_is_never_closed_is_found_without_reading_everything(
+def test_unclosed_quote_is_reported_without_reading_whole_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(csv_file, "CHUNK_BYTES", 1000)
     monkeypatch.setattr(csv_file, "MAX_RECORD_BYTES", 10_000)
     data = b'a,b\n1,x\n2,"y\n' + b"3,z\n" * 5000 + b'4,"w"\n'
-    assert message_of(tmp_path / "rows.csv", data).startswith("FILE line 3: a quote opens a field")
+    assert read_error(tmp_path / "rows.csv", data) == f"FILE line 3: {NEVER_CLOSED}"
 
 
 @pytest.mark.parametrize(
@@ -109,24 +111,24 @@ def test_a_quote_that_is_never_closed_is_found_without_reading_everything(
         ("text\nsome, words; here\n", 1),
     ],
 )
-def test_the_separator_is_guessed(tmp_path: Path, text: str, columns: int) -> None:
-    source = open_source(written(tmp_path / "rows.csv", text.encode()))
+def test_separator_is_detected(tmp_path: Path, text: str, columns: int) -> None:
+    source = open_source(write_file(tmp_path / "rows.csv", text.encode()))
     assert len(source.columns) == columns
 
 
-def test_a_header_of_very_many_columns_is_read_at_once() -> None:
+def test_header_with_many_columns_is_read_quickly() -> None:
     names = [f"c{number}" for number in range(50_000)]
     started = time.monotonic()
     columns, _ = read_header("rows.csv", 1, ",".join(names).encode() + b"\n", b",")
-    assert time.monotonic() - started < 5  # a search for each takes half a minute
+    assert time.monotonic() - started < 5  # one search per column takes half a minute
     assert list(columns) == names
 
 
-def test_lines_are_counted_with_the_line_of_the_separator(tmp_path: Path) -> None:
+def test_line_numbers_include_separator_line(tmp_path: Path) -> None:
     data = b"sep=;\na;b\n1;x\ny;z\n"
-    assert message_of(tmp_path / "rows.csv", data, a="numeric").startswith(
+    assert read_error(tmp_path / "rows.csv", data, a="numeric").startswith(
         "FILE line 4, column 'a'"
     )
-    assert message_of(tmp_path / "rows.csv", b"sep=;\na;a\n1;x\n") == (
+    assert read_error(tmp_path / "rows.csv", b"sep=;\na;a\n1;x\n") == (
         "FILE line 2: two columns have the name 'a'"
     )

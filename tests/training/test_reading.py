@@ -31,7 +31,7 @@ ROWS = [(1.5, "x"), (None, "y"), (-3.0, None)]
 TEXT = b"number,text\n1.5,x\n,y\n-3,\n"
 
 
-def parsers_of(source: Source, **kinds: Kind) -> dict[str, CellParser]:
+def detect_parsers(source: Source, **kinds: Kind) -> dict[str, CellParser]:
     head = source.head()
     return {
         name: PARSERS[kinds[name]]()
@@ -41,25 +41,25 @@ def parsers_of(source: Source, **kinds: Kind) -> dict[str, CellParser]:
     }
 
 
-def kinds_of(source: Source) -> list[Kind]:
-    return [parser.kind for parser in parsers_of(source).values()]
+def detect_kinds(source: Source) -> list[Kind]:
+    return [parser.kind for parser in detect_parsers(source).values()]
 
 
-def rows_of(source: Source, **kinds: Kind) -> list[tuple[Any, ...]]:
-    batches = source.batches(parsers_of(source, **kinds))
+def read_rows(source: Source, **kinds: Kind) -> list[tuple[Any, ...]]:
+    batches = source.batches(detect_parsers(source, **kinds))
     return [row for batch in batches for row in batch.frame.select(sorted(source.columns)).rows()]
 
 
-def written(path: Path, data: bytes) -> str:
+def write_file(path: Path, data: bytes) -> str:
     path.write_bytes(data)
     return str(path)
 
 
-def message_of(path: Path, data: bytes, **kinds: Kind) -> str:
-    """The error for a file's content, without the file's name."""
-    name = written(path, data)
+def read_error(path: Path, data: bytes, **kinds: Kind) -> str:
+    """Return the error for a file's content, with FILE in place of its path."""
+    name = write_file(path, data)
     with pytest.raises(DataError) as caught:
-        rows_of(open_source(name), **kinds)
+        read_rows(open_source(name), **kinds)
     return str(caught.value).replace(name, "FILE")
 
 
@@ -83,50 +83,55 @@ def message_of(path: Path, data: bytes, **kinds: Kind) -> str:
         gzip.compress(TEXT),
     ],
     ids=[
-        *("comma", "semicolon", "tab", "bar", "byte order mark", "byte order mark and quotes"),
+        *("comma", "semicolon", "tab", "pipe", "byte order mark", "byte order mark and quotes"),
         *("CRLF", "no last line break", "blank lines", "blank lines with CRLF", "quotes"),
         *("spaces around numbers", "spaces in the header", "spaces around NA", "gzip"),
     ],
 )
-def test_a_csv_file_is_read_however_it_is_written(tmp_path: Path, data: bytes) -> None:
-    source = open_source(written(tmp_path / "rows.csv", data))
+def test_csv_variants_are_read_alike(tmp_path: Path, data: bytes) -> None:
+    source = open_source(write_file(tmp_path / "rows.csv", data))
     assert source.columns == ("number", "text")
-    assert kinds_of(source) == ["numeric", "categorical"]
-    assert rows_of(source) == ROWS
+    assert detect_kinds(source) == ["numeric", "categorical"]
+    assert read_rows(source) == ROWS
 
 
-def test_quotes_hold_separators_line_breaks_and_doubled_quotes(tmp_path: Path) -> None:
+def test_quoted_fields_may_contain_separators_line_breaks_and_quotes(tmp_path: Path) -> None:
     data = b'"the\nfirst";b\n"x;y";"say ""hi"""\n"\nz\r\n\n";""\n'
-    source = open_source(written(tmp_path / "rows.csv", data))
+    source = open_source(write_file(tmp_path / "rows.csv", data))
     assert source.columns == ("the\nfirst", "b")
-    assert [row[::-1] for row in rows_of(source)] == [("x;y", 'say "hi"'), ("z", None)]
+    assert [row[::-1] for row in read_rows(source)] == [("x;y", 'say "hi"'), ("z", None)]
 
 
-def test_a_field_may_be_longer_than_what_pythons_csv_module_takes_by_default(
+def test_field_may_exceed_default_limit_of_python_csv_module(
     tmp_path: Path,
 ) -> None:
     long = "x" * 200_000
-    source = open_source(written(tmp_path / "rows.csv", f'a,b\n"{long}",\n\ny,\n'.encode()))
-    assert rows_of(source) == [(long, None), ("y", None)]
+    source = open_source(write_file(tmp_path / "rows.csv", f'a,b\n"{long}",\n\ny,\n'.encode()))
+    assert read_rows(source) == [(long, None), ("y", None)]
 
 
 @pytest.mark.parametrize("token", MISSING)
-@pytest.mark.parametrize("around", ["{}", ' "{}"', " {} "], ids=["bare", "quoted", "spaces"])
+@pytest.mark.parametrize("template", ["{}", ' "{}"', " {} "], ids=["bare", "quoted", "spaces"])
 @pytest.mark.parametrize(
-    ("value", "read"), [("2", 2.0), ("x", "x"), ("TRUE", "true")], ids=["number", "text", "boolean"]
+    ("value", "parsed"),
+    [("2", 2.0), ("x", "x"), ("TRUE", "true")],
+    ids=["number", "text", "boolean"],
 )
-def test_what_stands_for_a_missing_value(
-    tmp_path: Path, token: str, around: str, value: str, read: object
+def test_missing_value_tokens_are_read_as_missing(
+    tmp_path: Path, token: str, template: str, value: str, parsed: object
 ) -> None:
-    missing = around.format(token)
-    if around == ' "{}"':
+    missing = template.format(token)
+    if template == ' "{}"':
         missing = missing.strip()
     data = f"a,b\n{value},0\n{missing},1\n".encode()
-    assert rows_of(open_source(written(tmp_path / "rows.csv", data))) == [(read, 0), (None, 1)]
+    assert read_rows(open_source(write_file(tmp_path / "rows.csv", data))) == [
+        (parsed, 0),
+        (None, 1),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("values", "kind", "read"),
+    ("values", "kind", "expected"),
     [
         ("1 -2.5 3e2", None, [1.0, -2.5, 300.0]),
         ("0 1 0", None, [0.0, 1.0, 0.0]),
@@ -139,17 +144,17 @@ def test_what_stands_for_a_missing_value(
         ("true NA", "categorical", ["true", None]),
     ],
 )
-def test_the_kind_of_a_csv_column_is_detected_unless_given(
-    tmp_path: Path, values: str, kind: Kind | None, read: list[object]
+def test_csv_column_kind_is_detected_unless_specified(
+    tmp_path: Path, values: str, kind: Kind | None, expected: list[object]
 ) -> None:
     data = "a,b\n" + "".join(f"{value},0\n" for value in values.split())
-    source = open_source(written(tmp_path / "rows.csv", data.encode()))
-    rows = rows_of(source, a=kind) if kind else rows_of(source)
-    assert [row[0] for row in rows] == read
+    source = open_source(write_file(tmp_path / "rows.csv", data.encode()))
+    rows = read_rows(source, a=kind) if kind else read_rows(source)
+    assert [row[0] for row in rows] == expected
 
 
 @pytest.mark.parametrize(
-    ("values", "kind", "read"),
+    ("values", "kind", "expected"),
     [
         (pl.Series([1, None]), None, [1.0, None]),
         (pl.Series([1, None], dtype=pl.Decimal(10, 2)), None, [1.0, None]),
@@ -161,22 +166,22 @@ def test_the_kind_of_a_csv_column_is_detected_unless_given(
         (pl.Series([True, None]), "numeric", [1.0, None]),
         (pl.Series(["1", "NA"]), "numeric", [1.0, None]),
         (pl.Series([2**53 + 1, None]), "categorical", ["9007199254740993", None]),
-        # pandas makes floats of integers with missing values.
+        # pandas stores integers with missing values as floats.
         (pl.Series([1.0, float("nan"), 2.5]), "categorical", ["1", None, "2.5"]),
         (pl.Series([1.0, float("nan"), 0.0]), "boolean", ["true", None, "false"]),
         (pl.Series([date(2025, 1, 2)]), "categorical", ["2025-01-02"]),
     ],
 )
-def test_the_kind_of_a_parquet_column_follows_its_type_unless_given(
-    tmp_path: Path, values: pl.Series, kind: Kind | None, read: list[object]
+def test_parquet_column_kind_follows_type_unless_specified(
+    tmp_path: Path, values: pl.Series, kind: Kind | None, expected: list[object]
 ) -> None:
     pl.DataFrame({"a": values}).write_parquet(tmp_path / "rows.parquet")
     source = open_source(str(tmp_path / "rows.parquet"))
-    rows = rows_of(source, a=kind) if kind else rows_of(source)
-    assert [row[0] for row in rows] == read
+    rows = read_rows(source, a=kind) if kind else read_rows(source)
+    assert [row[0] for row in rows] == expected
 
 
-def test_a_category_is_called_the_same_in_each_part_of_a_column_of_floats() -> None:
+def test_float_categories_are_formatted_alike_in_every_batch() -> None:
     # 1.5 is in the first batch only; 3 must not be 3.0 there and 3 in the second.
     frame = pl.DataFrame({"a": [1.5, *[3.0] * 70_000]})
     batches = Source("rows", [FrameFile("rows", frame)]).batches({"a": CategoricalParser()})
@@ -187,24 +192,24 @@ def test_a_category_is_called_the_same_in_each_part_of_a_column_of_floats() -> N
 
 
 @pytest.mark.parametrize("name", ["", "*.*"], ids=["directory", "glob"])
-def test_a_directory_or_a_glob_is_one_table_whatever_the_order_of_the_columns(
+def test_directory_or_glob_is_one_table_regardless_of_column_order(
     tmp_path: Path, name: str
 ) -> None:
     folder = tmp_path / "rows"
     folder.mkdir()
     (folder / "1.csv").write_bytes(b"number,text\n1.5,x\n")
     (folder / "2.tsv.gz").write_bytes(gzip.compress(b"text\tnumber\ny\t\n"))
-    third = pl.DataFrame({"text": pl.Series([None], dtype=pl.String), "number": [-3]})
-    third.write_parquet(folder / "3.PARQUET")
+    frame = pl.DataFrame({"text": pl.Series([None], dtype=pl.String), "number": [-3]})
+    frame.write_parquet(folder / "3.PARQUET")
     if not name:
         (folder / "README.md").touch()
-    assert rows_of(open_source(str(folder / name))) == ROWS
+    assert read_rows(open_source(str(folder / name))) == ROWS
 
 
 def test_standard_input_is_read(tmp_path: Path) -> None:
     lines = [f"{i % 7},{'yes' if i % 7 + i % 3 > 4 else 'no'}" for i in range(300)]
     options = ["--data=-", "--label=b", "--model=piped", "--optimizer=newton"]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "training", "fit", f"--models={tmp_path}", *options],
         input="\n".join(["a,b", *lines]),
         cwd=ROOT,
@@ -212,18 +217,18 @@ def test_standard_input_is_read(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert "300 rows" in done.stderr
-    assert done.stdout.strip() == str(tmp_path / "piped" / "1")
+    assert process.returncode == 0, process.stderr
+    assert "300 rows" in process.stderr
+    assert process.stdout.strip() == str(tmp_path / "piped" / "1")
 
 
-def test_a_pipe_is_read_once_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipe_is_read_completely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_file, "CHUNK_BYTES", 16)
-    reading, writing = os.pipe()
-    with os.fdopen(writing, "wb") as pipe:
+    read_end, write_end = os.pipe()
+    with os.fdopen(write_end, "wb") as pipe:
         pipe.write(b"a,b\n" + b"".join(b"%d,x\n" % i for i in range(100)))
-    file = csv_file.CsvFile("standard input", os.fdopen(reading, "rb", buffering=0))
-    assert rows_of(Source("-", [file])) == [(i, "x") for i in range(100)]
+    file = csv_file.CsvFile("standard input", os.fdopen(read_end, "rb", buffering=0))
+    assert read_rows(Source("-", [file])) == [(i, "x") for i in range(100)]
 
 
 @pytest.mark.parametrize(
@@ -264,10 +269,8 @@ def test_a_pipe_is_read_once_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         ('a,b\n1,"' + "x\n" * 100_000, f"FILE line 2: {NEVER_CLOSED}"),
     ],
 )
-def test_a_malformed_csv_file_is_reported_with_its_line(
-    tmp_path: Path, data: str, message: str
-) -> None:
-    assert message_of(tmp_path / "rows.csv", data.encode()) == message
+def test_malformed_csv_is_reported_with_line(tmp_path: Path, data: str, message: str) -> None:
+    assert read_error(tmp_path / "rows.csv", data.encode()) == message
 
 
 @pytest.mark.parametrize(
@@ -289,7 +292,7 @@ def test_a_malformed_csv_file_is_reported_with_its_line(
     ],
     ids=["plain", "blank lines and line breaks in quotes", "several chunks"],
 )
-def test_a_wrong_value_is_reported_with_line_and_column(
+def test_invalid_value_is_reported_with_line_and_column(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     value: str,
@@ -301,68 +304,70 @@ def test_a_wrong_value_is_reported_with_line_and_column(
     if line > 100:
         monkeypatch.setattr(csv_file, "CHUNK_BYTES", 100)
     data = f'{before}"{value}",w\n1,"\nv"\n'.encode()
-    message = message_of(tmp_path / "rows.csv", data, a=kind)
+    message = read_error(tmp_path / "rows.csv", data, a=kind)
     assert message.startswith(f"FILE line {line}, column 'a': expected {expected}; ")
 
 
-def test_lines_are_counted_beyond_the_first_chunk_of_a_large_file(tmp_path: Path) -> None:
+def test_line_numbers_continue_after_first_chunk(tmp_path: Path) -> None:
     rows = b'1,"x\n"\n\n' * (CHUNK_BYTES // 8)
     lines = 1 + rows.count(b"\n")
-    message = message_of(tmp_path / "rows.csv", b"a,b\n" + rows + b"y,z\n", a="numeric")
+    message = read_error(tmp_path / "rows.csv", b"a,b\n" + rows + b"y,z\n", a="numeric")
     assert message.startswith(f"FILE line {lines + 1}, column 'a': expected a number, got 'y'; ")
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "1e309", "1e200"])
-def test_an_infinite_or_too_large_number_is_refused(tmp_path: Path, value: str) -> None:
-    source = open_source(written(tmp_path / "rows.csv", f"a,b,y\n1,,u\n\n2,{value},v\n".encode()))
+def test_infinite_or_too_large_number_is_rejected(tmp_path: Path, value: str) -> None:
+    source = open_source(
+        write_file(tmp_path / "rows.csv", f"a,b,y\n1,,u\n\n2,{value},v\n".encode())
+    )
     parsers = {"a": NumericParser(), "b": NumericParser(), "y": CategoricalParser()}
     (batch,) = source.batches(parsers)
     roles = Roles.of({"a": parsers["a"], "b": parsers["b"]}, "y", None)
     with pytest.raises(DataError) as caught:
         prepare(batch, roles)
-    assert str(caught.value) == (  # the value is as in the file
+    assert str(caught.value) == (  # the value as written in the file
         f"{source.name} line 4, column 'b': expected a number between -1e+150 and 1e+150, "
         f"got {value}"
     )
 
 
 @pytest.mark.parametrize("chunk_bytes", [16, 8 << 20])
-def test_text_other_than_utf_8_is_refused(
+def test_non_utf_8_text_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
 ) -> None:
     monkeypatch.setattr(csv_file, "CHUNK_BYTES", chunk_bytes)
     data = b'a,b\n1,x\n2,"\n"\n3,caf\xe9\n'
-    assert message_of(tmp_path / "rows.csv", data) == (
+    assert read_error(tmp_path / "rows.csv", data) == (
         f"FILE line 5: expected UTF-8, got the byte 0xe9; {SAVE_AS_UTF_8}"
     )
-    assert message_of(tmp_path / "rows.csv", b"a,b\xfc\n1,2\n") == (
+    assert read_error(tmp_path / "rows.csv", b"a,b\xfc\n1,2\n") == (
         f"FILE line 1: expected a header in UTF-8, got the byte 0xfc; {SAVE_AS_UTF_8}"
     )
 
 
 @pytest.mark.parametrize("length", [8, 1000], ids=["in the header", "in the rows"])
-def test_a_truncated_gzip_file_is_refused(tmp_path: Path, length: int) -> None:
-    numbers = random.Random(0)
-    rows = "".join(f"{numbers.random()},{numbers.random()}\n" for _ in range(1000))
+def test_truncated_gzip_file_is_rejected(tmp_path: Path, length: int) -> None:
+    rng = random.Random(0)
+    rows = "".join(f"{rng.random()},{rng.random()}\n" for _ in range(1000))
     data = gzip.compress(f"a,b\n{rows}".encode())
-    assert message_of(tmp_path / "rows.csv.gz", data[:length]) == (
+    assert read_error(tmp_path / "rows.csv.gz", data[:length]) == (
         "FILE: cannot be read: Compressed file ended before the end-of-stream marker was reached"
     )
 
 
-def test_files_with_different_columns_are_refused(tmp_path: Path) -> None:
-    first = written(tmp_path / "1.csv", b"a,b\n1,2\n")
-    second = written(tmp_path / "2.csv", b"a\n1\n")
+def test_files_with_different_columns_are_rejected(tmp_path: Path) -> None:
+    first = write_file(tmp_path / "1.csv", b"a,b\n1,2\n")
+    second = write_file(tmp_path / "2.csv", b"a\n1\n")
     with pytest.raises(DataError) as caught:
         open_source(str(tmp_path))
     assert str(caught.value) == f"{first} has a column 'b' that {second} lacks"
-    written(tmp_path / "2.csv", b"b,c,a\n1,2,3\n")
+    write_file(tmp_path / "2.csv", b"b,c,a\n1,2,3\n")
     with pytest.raises(DataError) as caught:
         open_source(str(tmp_path))
     assert str(caught.value) == f"{second} has a column 'c' that {first} lacks"
 
 
-def test_a_path_without_a_table_is_refused(tmp_path: Path) -> None:
+def test_path_without_table_is_rejected(tmp_path: Path) -> None:
     for name in ("nothing.csv", "*.csv"):
         with pytest.raises(DataError) as caught:
             open_source(str(tmp_path / name))
@@ -375,12 +380,12 @@ def test_a_path_without_a_table_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_a_parquet_column_of_another_type_is_refused(tmp_path: Path) -> None:
+def test_unsupported_parquet_column_type_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     pl.DataFrame({"many": [[1]]}).write_parquet(path)
     source = open_source(str(path))
     with pytest.raises(DataError) as caught:
-        kinds_of(source)
+        detect_kinds(source)
     assert str(caught.value) == (
         "column 'many': expected numbers, text, booleans or dates, got the type List(Int64); "
         "--leave-out 'many' leaves the column out"
@@ -392,14 +397,14 @@ def test_a_parquet_column_of_another_type_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_a_negative_zero_does_not_change_how_the_others_are_written(tmp_path: Path) -> None:
+def test_negative_zero_does_not_change_format_of_other_numbers(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     pl.DataFrame({"code": [-0.0] + [0.0] * 40}).write_parquet(path)
     (batch,) = open_source(str(path)).batches({"code": CategoricalParser()})
     assert batch.frame["code"].to_list() == ["-0"] + ["0"] * 40
 
 
-def test_a_wrong_value_in_a_parquet_file_is_reported_with_its_row(tmp_path: Path) -> None:
+def test_invalid_value_in_parquet_file_is_reported_with_row(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     pl.DataFrame({"a": ["1"] * 70_000 + ["x"]}).write_parquet(path, row_group_size=1000)
     with pytest.raises(DataError) as caught:
@@ -408,14 +413,14 @@ def test_a_wrong_value_in_a_parquet_file_is_reported_with_its_row(tmp_path: Path
     assert str(caught.value).startswith(expected)
 
 
-def test_an_invalid_parquet_file_is_refused(tmp_path: Path) -> None:
-    path = Path(written(tmp_path / "rows.parquet", b"a,b\n1,2\n"))
+def test_invalid_parquet_file_is_rejected(tmp_path: Path) -> None:
+    path = Path(write_file(tmp_path / "rows.parquet", b"a,b\n1,2\n"))
     with pytest.raises(DataError) as caught:
         open_source(str(path))
     assert str(caught.value).startswith(f"{path}: cannot be read as a Parquet file: ")
-    whole = tmp_path / "whole.parquet"
-    pl.DataFrame({"a": range(100_000)}).write_parquet(whole)
-    data = bytearray(whole.read_bytes())
+    valid = tmp_path / "valid.parquet"
+    pl.DataFrame({"a": range(100_000)}).write_parquet(valid)
+    data = bytearray(valid.read_bytes())
     data[100:5000] = bytes(4900)
     path.write_bytes(data)
     with pytest.raises(DataError) as caught:
@@ -427,23 +432,21 @@ FIELDS = ["x", "", '"', "\n", ",", "\r\n", "é", '""', "a,b", '"\n"', "\n\n", "w
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_where_chunks_end_makes_no_difference(
+def test_rows_and_line_numbers_do_not_depend_on_chunk_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    choose = random.Random(seed)
-    records = [
-        ("".join(choose.choices(FIELDS, k=2)), str(n), choose.choice("xy")) for n in range(30)
-    ]
+    rng = random.Random(seed)
+    records = [("".join(rng.choices(FIELDS, k=2)), str(n), rng.choice("xy")) for n in range(30)]
     text = io.StringIO(newline="")
-    end = choose.choice(["\n", "\r\n"])
+    end = rng.choice(["\n", "\r\n"])
     writer = csv.writer(text, lineterminator=end)
     writer.writerow(["a", "b", "c"])
-    starts = []
+    line_numbers = []
     for record in records:
-        text.write(end * choose.choice([0, 0, 0, 1, 3]))
-        starts.append(1 + text.getvalue().count("\n"))
+        text.write(end * rng.choice([0, 0, 0, 1, 3]))
+        line_numbers.append(1 + text.getvalue().count("\n"))
         writer.writerow(record)
-    name = written(tmp_path / "rows.csv", text.getvalue().encode())
+    name = write_file(tmp_path / "rows.csv", text.getvalue().encode())
     parsers = {"a": CategoricalParser(), "b": NumericParser(), "c": CategoricalParser()}
     cells = [(a.strip(BLANKS), float(b), c) for a, b, c in records]
     expected = [(None if a in MISSING else a, b, c) for a, b, c in cells]
@@ -453,11 +456,11 @@ def test_where_chunks_end_makes_no_difference(
         rows = [row for batch in batches for row in batch.frame.rows()]
         assert rows == expected, chunk_bytes
         locations = [batch.location(row) for batch in batches for row in range(len(batch.frame))]
-        assert locations == [f"{name} line {line}" for line in starts], chunk_bytes
+        assert locations == [f"{name} line {line}" for line in line_numbers], chunk_bytes
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_workers_share_the_rows_among_them(
+def test_rows_are_divided_among_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     monkeypatch.setattr(csv_file, "CHUNK_BYTES", 64)
@@ -465,7 +468,7 @@ def test_workers_share_the_rows_among_them(
         lines = b"".join(b"%d,x\n" % (number * 100 + i) for i in range(100))
         (tmp_path / f"{number}.csv").write_bytes(b"a,b\n" + lines)
     source = open_source(str(tmp_path))
-    shares = [
+    values_by_worker = [
         [
             value
             for batch in source.batches({"a": NumericParser()}, index, workers)
@@ -473,5 +476,5 @@ def test_workers_share_the_rows_among_them(
         ]
         for index in range(workers)
     ]
-    assert sorted(value for share in shares for value in share) == list(range(300))
-    assert all(len(share) > 60 for share in shares)
+    assert sorted(value for values in values_by_worker for value in values) == list(range(300))
+    assert all(len(values) > 60 for values in values_by_worker)

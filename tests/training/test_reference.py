@@ -1,4 +1,4 @@
-"""The reference and the golden rows of a model, against numpy and against a running service."""
+"""A model's reference and golden rows, checked against numpy and a running server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from training.settings import FitSettings
 ROWS = 30_000
 
 
-def table(rows: int = ROWS) -> pl.DataFrame:
+def make_table(rows: int = ROWS) -> pl.DataFrame:
     random = np.random.default_rng(3)
     income = pl.Series(random.lognormal(10, 1, rows)).set(
         pl.Series(random.random(rows) < 0.1), None
@@ -46,9 +46,9 @@ def table(rows: int = ROWS) -> pl.DataFrame:
     )
 
 
-def fitted(memory: int = 2 << 30) -> Candidate:
-    # The training rows are known beforehand.
-    frame = table().with_columns(part=pl.Series(["train", "test", "train"] * (ROWS // 3)))
+def fit_candidate(memory: int = 2 << 30) -> Candidate:
+    # A split column determines the training rows.
+    frame = make_table().with_columns(part=pl.Series(["train", "test", "train"] * (ROWS // 3)))
     source = Source("rows", [FrameFile("rows", frame)])
     choice = Choice("y", split_column="part")
     return fit(source, choice, FitSettings(optimizer="newton"), memory=memory)
@@ -56,17 +56,17 @@ def fitted(memory: int = 2 << 30) -> Candidate:
 
 @pytest.fixture(scope="module")
 def candidate() -> Candidate:
-    return fitted()
+    return fit_candidate()
 
 
-def by_name(reference: dict[str, Any]) -> dict[str, Any]:
+def columns_by_name(reference: dict[str, Any]) -> dict[str, Any]:
     return {column["name"]: column for column in reference["columns"]}
 
 
-def test_shares_are_those_of_the_training_rows(candidate: Candidate) -> None:
+def test_reference_matches_training_rows(candidate: Candidate) -> None:
     reference = json.loads(candidate.model.reference)
-    columns = by_name(reference)
-    training = table()[[i for i in range(ROWS) if i % 3 != 1]]
+    columns = columns_by_name(reference)
+    training = make_table()[[i for i in range(ROWS) if i % 3 != 1]]
     assert reference["format"] == 1
     assert reference["rows"] == len(training) == candidate.manifest.rows["train"]
     assert reference["positive_rate"] == pytest.approx((training["y"] == "yes").mean())
@@ -97,30 +97,32 @@ def test_shares_are_those_of_the_training_rows(candidate: Candidate) -> None:
     assert sum(reference["probability"]["shares"]) == pytest.approx(1, abs=1e-12)
 
 
-def test_rows_on_disk_give_the_same(candidate: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reference_is_the_same_from_rows_on_disk(
+    candidate: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(row_store, "MAX_BLOCK_ROWS", 16_384)
-    monkeypatch.setattr(feature_blocks, "BLOCK_VALUES", 1 << 17)  # blocks are cut into pieces
-    on_disk = json.loads(fitted(memory=1).model.reference)
+    monkeypatch.setattr(feature_blocks, "BLOCK_VALUES", 1 << 17)  # blocks are split
+    on_disk = json.loads(fit_candidate(memory=1).model.reference)
     assert sum(on_disk["probability"]["shares"]) == pytest.approx(1, abs=1e-12)
-    in_memory, streamed = map(by_name, (json.loads(candidate.model.reference), on_disk))
+    in_memory, from_disk = map(columns_by_name, (json.loads(candidate.model.reference), on_disk))
     for name, column in in_memory.items():
         contribution = column.pop("contribution")
-        assert streamed[name].pop("contribution") == pytest.approx(contribution, abs=1e-4)
-        assert streamed[name] == column
+        assert from_disk[name].pop("contribution") == pytest.approx(contribution, abs=1e-4)
+        assert from_disk[name] == column
 
 
-def test_few_distinct_probabilities_are_not_on_an_edge() -> None:
-    """Float32 and float64 put the rows of a model of categories into the same bins."""
-    source = Source("rows", [FrameFile("rows", table().select("city", "member", "y"))])
+def test_probability_edges_lie_between_distinct_probabilities() -> None:
+    """Otherwise float32 and float64 could put the same row into different bins."""
+    source = Source("rows", [FrameFile("rows", make_table().select("city", "member", "y"))])
     candidate = fit(source, Choice("y"), FitSettings(optimizer="newton"))
     edges = json.loads(candidate.model.reference)["probability"]["edges"]
     assert len(edges) > 1
     probabilities = candidate.held_out.probabilities
-    nearby = np.abs(probabilities[:, np.newaxis] / np.array(edges) - 1)
-    assert nearby.min() > 1e-5
+    distances = np.abs(probabilities[:, np.newaxis] / np.array(edges) - 1)
+    assert distances.min() > 1e-5
 
 
-def test_wide_tables_have_a_bounded_reference_and_few_golden_rows() -> None:
+def test_wide_table_has_bounded_reference_and_few_golden_rows() -> None:
     random = np.random.default_rng(0)
     values = random.normal(size=(300, 3000))
     frame = pl.DataFrame(values.astype(np.float32), schema=[f"c{i}" for i in range(3000)])
@@ -135,7 +137,7 @@ def test_wide_tables_have_a_bounded_reference_and_few_golden_rows() -> None:
 
 
 @pytest.mark.parametrize("columns", [1, 2])
-def test_no_golden_row_is_a_whole_row(columns: int) -> None:
+def test_golden_rows_are_not_table_rows(columns: int) -> None:
     values = np.random.default_rng(0).normal(size=(100, columns)).astype(np.float32)
     frame = pl.DataFrame(values, schema=["a", "b"][:columns]).with_columns(
         y=pl.Series(["u", "v"] * 50), part=pl.Series(["train"] * 97 + ["test"] * 3)
@@ -150,14 +152,14 @@ def test_no_golden_row_is_a_whole_row(columns: int) -> None:
         assert not set(zip(rows["a"], rows["b"], strict=True)) & set(map(tuple, values.tolist()))
 
 
-def test_golden_rows_hold_no_identity_and_are_served_as_trained(
+def test_golden_rows_match_no_table_row_and_are_served_as_trained(
     starter: Starter, tmp_path: Path
 ) -> None:
-    source = Source("rows", [FrameFile("rows", table(3000))])
+    source = Source("rows", [FrameFile("rows", make_table(3000))])
     models = tmp_path / "models"
     published = run(source, Choice("y"), FitSettings(), Target(models, "m"))
     assert published is not None
-    stored = json.loads((published.version / "reference.json").read_text())
+    reference = json.loads((published.version / "reference.json").read_text())
     server = starter.model_server("--model_name=m", f"--model_base_path={models / 'm'}")
     client = starter.client(server.address, CLIENT_MODEL="m")
     with ServingClient(server.address) as serving:
@@ -165,17 +167,17 @@ def test_golden_rows_hold_no_identity_and_are_served_as_trained(
     assert description is not None
     assert description.reference is not None
     assert description.golden is not None
-    assert json.loads(description.reference) == stored
+    assert json.loads(description.reference) == reference
     golden = json.loads(description.golden)
     rows = golden["rows"]
     assert len(golden["probability"]) == 8
     assert any(value is None for values in rows.values() for value in values)
-    together = table(3000).select("income", "stamp_ms").rows()
-    assert not set(zip(rows["income"], rows["stamp_ms"], strict=True)) & set(together)
+    pairs = make_table(3000).select("income", "stamp_ms").rows()
+    assert not set(zip(rows["income"], rows["stamp_ms"], strict=True)) & set(pairs)
 
-    reply = requests.post(f"{client.address}/predict", json={"inputs": rows}, timeout=20)
-    assert reply.status_code == 200, reply.text
+    response = requests.post(f"{client.address}/predict", json={"inputs": rows}, timeout=20)
+    assert response.status_code == 200, response.text
     np.testing.assert_allclose(
-        reply.json()["outputs"]["probability"], golden["probability"], atol=2e-6
+        response.json()["outputs"]["probability"], golden["probability"], atol=2e-6
     )
     assert processes.training("verify", models, "--model=m").returncode == 0

@@ -42,11 +42,11 @@ HOSTILE = [
     "#1d2733",
     "",
 ]
-VOID = {"meta"}
+VOID_TAGS = {"meta"}
 
 
 class Page(HTMLParser):
-    """Collects the elements of a page; fails if they are not closed in order."""
+    """Parser that collects a page's elements and checks that they are closed in order."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += attrs
-        if tag not in VOID:
+        if tag not in VOID_TAGS:
             self._open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -82,13 +82,13 @@ class Page(HTMLParser):
         return [value for name, value in self.attributes if name == "id"]
 
 
-def coefficient(
+def make_coefficient(
     feature: str = "age", weight: float = 0.5, error: float | None = 0.1
 ) -> Coefficient:
     return Coefficient(feature, feature, weight, error, weight / 4)
 
 
-def report_on(labels: Floats, probabilities: Floats, weights: Floats) -> Report:
+def make_report(labels: Floats, probabilities: Floats, weights: Floats) -> Report:
     threshold = 0.4
     manifest = Manifest(
         trained_at="2025-03-01T12:00:00+00:00",
@@ -111,7 +111,7 @@ def report_on(labels: Floats, probabilities: Floats, weights: Floats) -> Report:
         left_out=[ColumnUse("id", "numeric", "--leave-out")],
         costs=0.7 / np.arange(1.0, 301),
         validation_costs=0.8 / np.arange(1.0, 301),
-        coefficients=[coefficient(f"feature {i}", (-1) ** i / (i + 1)) for i in range(30)],
+        coefficients=[make_coefficient(f"feature {i}", (-1) ** i / (i + 1)) for i in range(30)],
         labels=labels,
         probabilities=probabilities,
         sample_weights=weights,
@@ -122,11 +122,11 @@ def render(report: Report) -> str:
     return render_with_verdict(report, Verdict(rule="a rule"))
 
 
-def of_manifest(report: Report, **changes: Any) -> Report:
+def with_manifest(report: Report, **changes: Any) -> Report:
     return dataclasses.replace(report, manifest=dataclasses.replace(report.manifest, **changes))
 
 
-def rows(count: int) -> tuple[Floats, Floats, Floats]:
+def make_rows(count: int) -> tuple[Floats, Floats, Floats]:
     generator = np.random.default_rng(0)
     probabilities = generator.random(count)
     labels = (generator.random(count) < probabilities).astype(np.float64)
@@ -135,7 +135,7 @@ def rows(count: int) -> tuple[Floats, Floats, Floats]:
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    return report_on(*rows(171))
+    return make_report(*make_rows(171))
 
 
 @pytest.fixture(scope="module")
@@ -156,16 +156,16 @@ TITLES = (
 )
 
 
-def test_it_shows_every_metric_with_its_interval(report: Report, page: Page) -> None:
+def test_report_shows_every_metric_with_interval(report: Report, page: Page) -> None:
     table = page.texts.index("from 0 to 1")
     for name, title in zip(METRICS, TITLES, strict=True):
-        place = page.texts.index(title, table)
+        index = page.texts.index(title, table)
         low, high = report.manifest.intervals[name]
-        cells = [text for text in page.texts[place:] if text][2:4]
+        cells = [text for text in page.texts[index:] if text][2:4]
         assert cells == [f"{report.manifest.metrics[name]:.4f}", f"{low:.4f}–{high:.4f}"]
 
 
-def test_it_shows_the_data_and_the_settings(page: Page) -> None:
+def test_report_shows_data_and_settings(page: Page) -> None:
     text = " ".join(page.texts)
     assert "Predicts outcome: defaulted (class 1) or repaid (class 0)." in text
     assert "Rows: 1,398 training, 171 held out." in text
@@ -175,21 +175,21 @@ def test_it_shows_the_data_and_the_settings(page: Page) -> None:
         assert setting in re.sub(" +", " ", text)
 
 
-def texts(report: Report, verdict: Verdict) -> str:
+def render_text(report: Report, verdict: Verdict) -> str:
     return " ".join(Page(render_with_verdict(report, verdict)).texts)
 
 
-def test_it_shows_that_a_fit_did_not_converge(report: Report) -> None:
+def test_report_shows_that_fit_did_not_converge(report: Report) -> None:
     fit = FitSummary(2000, "iterations", False, 0.25, 1e-3, 0.125)
-    text = texts(of_manifest(report, fit=fit, warnings=("not converged: why",)), Verdict())
+    text = render_text(with_manifest(report, fit=fit, warnings=("not converged: why",)), Verdict())
     assert "Not converged: the iteration limit was reached; learning rate 0.125." in text
     assert "Warnings not converged: why" in re.sub(" +", " ", text)
 
 
-def test_it_compares_with_the_published_version(report: Report) -> None:
-    ours = dict.fromkeys(METRICS, 0.75)
-    compared = Comparison(4, 1234, ours, dict.fromkeys(METRICS, 0.5), 0.043)
-    text = re.sub(" +", " ", texts(report, Verdict(rule="a rule", comparison=compared)))
+def test_report_compares_with_published_version(report: Report) -> None:
+    metrics = dict.fromkeys(METRICS, 0.75)
+    comparison = Comparison(4, 1234, metrics, dict.fromkeys(METRICS, 0.5), 0.043)
+    text = re.sub(" +", " ", render_text(report, Verdict(rule="a rule", comparison=comparison)))
     assert "Compared with version 4 metric this model version 4 change" in text
     assert "Log loss 0.7500 0.5000 +0.2500" in text
     assert "On the 1,234 held-out rows that neither was trained on" in text
@@ -197,9 +197,9 @@ def test_it_compares_with_the_published_version(report: Report) -> None:
     assert "Gate: passed. Rule: a rule." in text
 
 
-def test_it_shows_what_the_gate_let_pass(report: Report) -> None:
+def test_report_shows_gate_notices(report: Report) -> None:
     verdict = Verdict(False, "auc is low", True, "a rule", None, "it is gone", ("column is new",))
-    text = texts(report, verdict)
+    text = render_text(report, verdict)
     for notice in (
         "Forced: auc is low",
         "Schema change: column is new",
@@ -209,7 +209,7 @@ def test_it_shows_what_the_gate_let_pass(report: Report) -> None:
         assert notice in text
 
 
-def test_each_column_is_listed_with_missing_values_and_a_histogram(page: Page) -> None:
+def test_columns_are_listed_with_missing_values_and_histogram(page: Page) -> None:
     text = re.sub(" +", " ", " ".join(page.texts))
     assert re.search(r"age numeric 0\.6 % .*to.*median", text)
     assert re.search(r"plan categorical 0\.6 % a \d+ %, b \d+ %", text)
@@ -217,13 +217,13 @@ def test_each_column_is_listed_with_missing_values_and_a_histogram(page: Page) -
     assert sum(name == "title" for name, _ in page.attributes) == 24 + 2
 
 
-def test_calibration_of_a_rare_class_is_drawn_on_logarithmic_axes(report: Report) -> None:
+def test_calibration_of_rare_class_has_logarithmic_axes(report: Report) -> None:
     random = np.random.default_rng(0)
     probabilities = random.beta(1, 60, 4000)
     labels = (random.random(4000) < probabilities).astype(np.float64)
     for flip, name in ((False, "defaulted"), (True, "repaid")):
-        ours = (1 - labels, 1 - probabilities) if flip else (labels, probabilities)
-        rare = Page(render(report_on(*ours, np.ones(4000))))
+        arrays = (1 - labels, 1 - probabilities) if flip else (labels, probabilities)
+        rare = Page(render(make_report(*arrays, np.ones(4000))))
         assert f"{name} is rare, so both axes are logarithmic" in " ".join(rare.texts)
         assert f"fraction of {name}" in rare.svg_texts
         assert "0.01" in rare.svg_texts
@@ -231,41 +231,43 @@ def test_calibration_of_a_rare_class_is_drawn_on_logarithmic_axes(report: Report
     assert "logarithmic" not in " ".join(Page(render(report)).texts)
 
 
-def test_standard_errors_that_do_not_hold_are_left_out_with_the_reason(report: Report) -> None:
-    lasso = of_manifest(report, settings=FitSettings(optimizer="sgd", l1=2.0))
-    text = texts(dataclasses.replace(lasso, coefficients=[coefficient(error=None)]), Verdict())
+def test_invalid_standard_errors_are_omitted_with_reason(report: Report) -> None:
+    lasso = with_manifest(report, settings=FitSettings(optimizer="sgd", l1=2.0))
+    text = render_text(
+        dataclasses.replace(lasso, coefficients=[make_coefficient(error=None)]), Verdict()
+    )
     assert "With an L1 penalty, there are no valid standard errors or intervals" in text
 
 
-def test_an_odds_ratio_that_is_not_finite_in_practice_says_so(report: Report) -> None:
-    wild = [coefficient("up", 2000.0, 1e6), coefficient("down", -2000.0, 1.0)]
-    page = Page(render(dataclasses.replace(report, coefficients=wild)))
+def test_extreme_odds_ratios_are_shown_as_bounds(report: Report) -> None:
+    extreme = [make_coefficient("up", 2000.0, 1e6), make_coefficient("down", -2000.0, 1.0)]
+    page = Page(render(dataclasses.replace(report, coefficients=extreme)))
     cells = [text for text in page.texts if "> 10⁶" in text or "< 10⁻⁶" in text]
     assert cells == ["> 10⁶", "< 10⁻⁶ to > 10⁶", "< 10⁻⁶", "< 10⁻⁶ to < 10⁻⁶"]
     assert "is infinite in practice" in " ".join(page.texts)
 
 
-def test_the_confusion_matrix_counts_the_rows(report: Report, page: Page) -> None:
-    called = report.probabilities >= report.manifest.threshold
-    place = page.texts.index("actual repaid")
-    found = [text for text in page.texts[place:] if text.isdigit()][:4]
+def test_confusion_matrix_counts_rows(report: Report, page: Page) -> None:
+    predicted = report.probabilities >= report.manifest.threshold
+    index = page.texts.index("actual repaid")
+    cells = [text for text in page.texts[index:] if text.isdigit()][:4]
     expected = [
-        np.sum((report.labels == actual) & (called == is_called))
+        np.sum((report.labels == actual) & (predicted == is_predicted))
         for actual in (0, 1)
-        for is_called in (False, True)
+        for is_predicted in (False, True)
     ]
-    assert found == [str(count) for count in expected]
+    assert cells == [str(count) for count in expected]
 
 
-def test_the_confusion_matrix_counts_rows_by_their_weights() -> None:
-    labels, probabilities, _ = rows(50)
+def test_confusion_matrix_sums_row_weights() -> None:
+    labels, probabilities, _ = make_rows(50)
     weights = np.linspace(1000, 2000, 50)
-    page = Page(render(report_on(labels, probabilities, weights)))
+    page = Page(render(make_report(labels, probabilities, weights)))
     hits = np.sum(weights[(labels == 1) & (probabilities >= 0.4)])
     assert f"{hits:,.1f}" in page.texts
 
 
-def test_there_are_five_plots_with_texts_to_search(page: Page) -> None:
+def test_report_has_five_plots_with_searchable_text(page: Page) -> None:
     assert page.tags.count("svg") == 5
     assert {"cost J", "recall", "false positive rate", "fraction of defaulted"} <= set(
         page.svg_texts
@@ -274,31 +276,31 @@ def test_there_are_five_plots_with_texts_to_search(page: Page) -> None:
 
 
 @pytest.mark.parametrize(("optimizer", "step"), [("newton", "iteration"), ("sgd", "epoch")])
-def test_costs_are_drawn_for_each_step_of_the_solver(
+def test_cost_plot_is_labelled_with_solver_step(
     report: Report, optimizer: OptimizerName, step: str
 ) -> None:
-    page = Page(render(of_manifest(report, settings=FitSettings(optimizer=optimizer))))
+    page = Page(render(with_manifest(report, settings=FitSettings(optimizer=optimizer))))
     assert f"before {step}" in page.svg_texts
     assert f"The cost J, including the penalty, before each {step}." in " ".join(page.texts)
 
 
-def test_the_largest_weights_are_drawn_and_all_are_listed(page: Page) -> None:
-    drawn = [text for text in page.svg_texts if text.startswith("feature ")]
-    assert sorted(drawn) == sorted(f"feature {i}" for i in range(25))
+def test_largest_weights_are_plotted_and_all_are_listed(page: Page) -> None:
+    plotted = [text for text in page.svg_texts if text.startswith("feature ")]
+    assert sorted(plotted) == sorted(f"feature {i}" for i in range(25))
     listed = [text for text in page.texts if re.fullmatch(r"feature \d+", text)]
     assert listed[-30:] == [f"feature {i}" for i in range(30)]
 
 
-def test_an_odds_ratio_has_the_interval_of_its_weight() -> None:
-    # The column's deviation is 4, so one unit of it is a quarter of the scaled feature's.
+def test_odds_ratio_interval_follows_from_standard_error() -> None:
+    # The column's deviation is 4, so one unit is a quarter of the scaled feature's unit.
     for weight in (0.5, -0.5):
-        low, high = coefficient(weight=weight, error=0.1).log_odds_ratio_interval or (0, 0)
+        low, high = make_coefficient(weight=weight, error=0.1).log_odds_ratio_interval or (0, 0)
         assert low == pytest.approx((weight - 0.196) / 4)
         assert high == pytest.approx((weight + 0.196) / 4)
-    shown = coefficient(weight=0.5, error=0.1)
-    assert (shown.odds_ratio, shown.odds_ratio_interval) == ("1.133", "1.079 to 1.19")
-    assert coefficient(weight=0.5, error=None).odds_ratio_interval == "–"
-    assert coefficient(weight=0.0, error=0.1).odds_ratio_interval == "–"
+    coefficient = make_coefficient(weight=0.5, error=0.1)
+    assert (coefficient.odds_ratio, coefficient.odds_ratio_interval) == ("1.133", "1.079 to 1.19")
+    assert make_coefficient(weight=0.5, error=None).odds_ratio_interval == "–"
+    assert make_coefficient(weight=0.0, error=0.1).odds_ratio_interval == "–"
 
 
 @pytest.mark.parametrize(
@@ -314,21 +316,21 @@ def test_an_odds_ratio_has_the_interval_of_its_weight() -> None:
         (math.nan, "–"),
     ],
 )
-def test_numbers_are_written_as_people_write_them(value: float, text: str) -> None:
+def test_numbers_are_formatted_for_readers(value: float, text: str) -> None:
     assert format_number(value) == text
 
 
-def test_no_number_has_a_programmer_s_exponent(report: Report, page: Page) -> None:
+def test_report_contains_no_e_notation(report: Report, page: Page) -> None:
     frame = pl.DataFrame({"income": [1e-9, 31_530.0, 2.5e12]})
     (wide,) = distributions((NumericColumn("income"),), frame)
-    tiny = [coefficient(weight=1e-7, error=1e-9)]
-    shown = Page(render(dataclasses.replace(report, columns=[wide], coefficients=tiny)))
-    assert "1 × 10⁻⁹ to 2.5 × 10¹², median 31,530" in shown.texts
-    texts = [text for text in (*shown.texts, *page.texts) if ":root" not in text]
+    coefficients = [make_coefficient(weight=1e-7, error=1e-9)]
+    tiny_page = Page(render(dataclasses.replace(report, columns=[wide], coefficients=coefficients)))
+    assert "1 × 10⁻⁹ to 2.5 × 10¹², median 31,530" in tiny_page.texts
+    texts = [text for text in (*tiny_page.texts, *page.texts) if ":root" not in text]
     assert re.findall(r"\S*\d[eE][+−-]?\d\S*", " ".join(texts)) == []
 
 
-def test_it_is_self_contained(report: Report, page: Page) -> None:
+def test_report_is_self_contained(report: Report, page: Page) -> None:
     html = render(report)
     assert "http" not in html.replace("http-equiv", "")
     assert not re.search(r"@import|@font-face|url\((?!#)|<!ENTITY", html)
@@ -338,7 +340,7 @@ def test_it_is_self_contained(report: Report, page: Page) -> None:
     assert len(set(page.ids)) == len(page.ids)
 
 
-def test_the_ticks_of_a_flat_cost_have_different_labels() -> None:
+def test_tick_labels_of_flat_cost_are_distinct() -> None:
     figure = Figure()
     draw_costs(figure, np.array([0.534012, 0.534011, 0.53401]), np.empty(0), "iteration")
     figure.draw_without_rendering()
@@ -346,7 +348,7 @@ def test_the_ticks_of_a_flat_cost_have_different_labels() -> None:
     assert len(set(labels)) == len(labels)
 
 
-def test_the_plots_take_the_colours_of_the_page(report: Report) -> None:
+def test_plots_use_page_colours(report: Report) -> None:
     html = render(report)
     plots = "".join(re.findall("<svg.*?</svg>", html, re.DOTALL))
     assert "var(--ink)" in plots
@@ -355,12 +357,12 @@ def test_the_plots_take_the_colours_of_the_page(report: Report) -> None:
     assert set(re.findall(r"var\((--\w+)\)", html)) <= declared
 
 
-def test_the_same_report_gives_the_same_page(report: Report) -> None:
+def test_rendering_is_deterministic(report: Report) -> None:
     assert render(report) == render(report)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_name_is_text_whatever_it_contains(report: Report, page: Page, name: str) -> None:
+def test_hostile_names_are_shown_as_text(report: Report, page: Page, name: str) -> None:
     hostile = dataclasses.replace(
         report,
         model=name,
@@ -374,30 +376,34 @@ def test_a_name_is_text_whatever_it_contains(report: Report, page: Page, name: s
         ),
         columns=[Distribution(name, "numeric", 0.5, name, ((name, 1.0),))],
         left_out=[ColumnUse(name, name, name)],
-        coefficients=[coefficient(f"{name} = {name}"), coefficient(name), coefficient("age")],
+        coefficients=[
+            make_coefficient(f"{name} = {name}"),
+            make_coefficient(name),
+            make_coefficient("age"),
+        ],
     )
-    found = Page(render(hostile))
-    assert set(found.tags) == set(page.tags)
-    assert {key for key, _ in found.attributes} == {key for key, _ in page.attributes}
-    shown = " ".join(name.split())
-    assert shown in " ".join(found.texts)
-    short = shown if len(shown) <= 28 else shown[:27] + "…"
-    assert short in found.svg_texts or not name
-    assert all(len(text) <= len("fraction of ") + 28 for text in found.svg_texts)
+    rendered = Page(render(hostile))
+    assert set(rendered.tags) == set(page.tags)
+    assert {key for key, _ in rendered.attributes} == {key for key, _ in page.attributes}
+    text = " ".join(name.split())
+    assert text in " ".join(rendered.texts)
+    short = text if len(text) <= 28 else text[:27] + "…"
+    assert short in rendered.svg_texts or not name
+    assert all(len(svg_text) <= len("fraction of ") + 28 for svg_text in rendered.svg_texts)
 
 
-def test_a_page_on_many_rows_is_small() -> None:
-    labels, probabilities, weights = rows(200_000)
+def test_page_for_many_rows_is_small() -> None:
+    labels, probabilities, weights = make_rows(200_000)
     many = dataclasses.replace(
-        report_on(labels, probabilities, weights), costs=np.linspace(1, 0, 100_000)
+        make_report(labels, probabilities, weights), costs=np.linspace(1, 0, 100_000)
     )
     html = render(many)
     assert len(html.encode()) < 400_000
     for path in re.findall(r'<path d="([^"]*)"', html):
-        assert len(re.findall("[ML]", path)) <= 1000  # two for each point of a line of steps
+        assert len(re.findall("[ML]", path)) <= 1000  # two per point of a step line
 
 
-def test_it_is_rendered_in_seconds(report: Report) -> None:
+def test_report_is_rendered_in_seconds(report: Report) -> None:
     start = time.process_time()
     render(report)
     assert time.process_time() - start < 3
@@ -413,19 +419,19 @@ def test_it_is_rendered_in_seconds(report: Report) -> None:
     ],
 )
 @pytest.mark.parametrize("iterations", [1, 2, 7, 100])
-def test_extremes_are_drawn(
+def test_extreme_values_are_plotted(
     labels: list[float], probabilities: list[float], iterations: int
 ) -> None:
-    report = report_on(np.array(labels, float), np.array(probabilities), np.ones(len(labels)))
+    report = make_report(np.array(labels, float), np.array(probabilities), np.ones(len(labels)))
     extreme = dataclasses.replace(
         report,
         costs=np.full(iterations, 0.5),
         validation_costs=np.empty(0),
         coefficients=[
-            coefficient("zero", 0.0, 0.0),
-            coefficient("huge", 2000.0, 1e6),
-            coefficient("endless", 1.0, np.inf),
-            coefficient("unknown", -1e-9, None),
+            make_coefficient("zero", 0.0, 0.0),
+            make_coefficient("huge", 2000.0, 1e6),
+            make_coefficient("endless", 1.0, np.inf),
+            make_coefficient("unknown", -1e-9, None),
         ],
     )
     page = Page(render(extreme))
@@ -434,12 +440,12 @@ def test_extremes_are_drawn(
     assert "validation" not in page.svg_texts
 
 
-def test_importing_it_does_not_load_the_renderer() -> None:
+def test_importing_report_does_not_load_plotting_libraries() -> None:
     code = (
         "import sys, training.evaluation.report;"
         "print({'matplotlib', 'tensorflow', 'sklearn'} & sys.modules.keys())"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
     )
-    assert done.stdout == "set()\n"
+    assert process.stdout == "set()\n"

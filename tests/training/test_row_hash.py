@@ -1,4 +1,4 @@
-"""A row's hash: golden values, and what it does not depend on."""
+"""Row hashes: golden values and invariances."""
 
 from __future__ import annotations
 
@@ -29,46 +29,46 @@ ROWS = pl.DataFrame(
 GOLDEN = ["cedbb9e2bfa987bf", "6c5bad1c2dd0b102", "513a8022d6fd045a", "40c48a482f3a4a72"]
 
 
-def keys_of(source: pl.DataFrame | Path) -> list[int]:
-    if isinstance(source, Path):
-        opened = open_source(str(source))
+def hash_rows(rows: pl.DataFrame | Path) -> list[int]:
+    if isinstance(rows, Path):
+        source = open_source(str(rows))
     else:
-        opened = Source("rows", [FrameFile("rows", source)])
-    parsers = choose_columns(opened, Choice("y")).parsers
+        source = Source("rows", [FrameFile("rows", rows)])
+    parsers = choose_columns(source, Choice("y")).parsers
     features = {name: parser for name, parser in parsers.items() if name != "y"}
     roles = Roles.of(features, "y", None)
-    return [int(key) for batch in opened.batches(parsers) for key in prepare(batch, roles).key]
+    return [int(key) for batch in source.batches(parsers) for key in prepare(batch, roles).key]
 
 
-def test_the_hash_of_a_row_never_changes() -> None:
+def test_row_hashes_are_stable() -> None:
     assert ROW_HASH == "multilinear-xxh64/1"
-    assert [f"{key:016x}" for key in keys_of(ROWS)] == GOLDEN
+    assert [f"{key:016x}" for key in hash_rows(ROWS)] == GOLDEN
 
 
-def test_csv_and_parquet_and_any_order_of_columns_give_the_same(tmp_path: Path) -> None:
-    expected = keys_of(ROWS)
+def test_row_hash_ignores_file_format_and_column_order(tmp_path: Path) -> None:
+    expected = hash_rows(ROWS)
     ROWS.write_csv(tmp_path / "rows.csv")
     ROWS.write_csv(tmp_path / "rows.tsv", separator="\t", quote_style="always")
     ROWS.write_parquet(tmp_path / "rows.parquet")
     narrow = ROWS.with_columns(pl.col("amount").cast(pl.Float32), pl.col("visits").cast(pl.Float64))
     narrow.write_parquet(tmp_path / "narrow.parquet")
     for name in ("rows.csv", "rows.tsv", "rows.parquet", "narrow.parquet"):
-        assert keys_of(tmp_path / name) == expected, name
-    assert keys_of(ROWS.select(reversed(ROWS.columns))) == expected
-    assert keys_of(ROWS[::-1]) == expected[::-1]
+        assert hash_rows(tmp_path / name) == expected, name
+    assert hash_rows(ROWS.select(reversed(ROWS.columns))) == expected
+    assert hash_rows(ROWS[::-1]) == expected[::-1]
     assert len(set(expected)) == 4
 
 
 @pytest.mark.parametrize("column", ROWS.columns)
-def test_each_cell_matters(column: str) -> None:
+def test_row_hash_depends_on_every_column(column: str) -> None:
     values = ROWS[column].to_list()
     changed = ROWS.with_columns(pl.Series(column, [values[1], *values[1:]], ROWS[column].dtype))
-    before, after = keys_of(ROWS), keys_of(changed)
+    before, after = hash_rows(ROWS), hash_rows(changed)
     assert after[0] != before[0]
     assert after[1:] == before[1:]
 
 
-def test_equal_numbers_have_one_hash_and_different_ones_have_different_bits() -> None:
+def test_only_equal_numbers_share_a_hash() -> None:
     nan = np.array([0x7FF8000000000000, 0xFFF8000000000001], np.uint64).view(np.float64)
     first, second = hash_numbers(nan).tolist()
     assert first == second

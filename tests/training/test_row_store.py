@@ -26,8 +26,8 @@ def random_rows(count: int, numbers: int = 3, wide: int = 1, codes: int = 2) -> 
     )
 
 
-def spooled(rows: Rows, folder: Path, memory: int) -> Spool:
-    """Spool rows that come in pieces of any size."""
+def spool_rows(rows: Rows, folder: Path, memory: int) -> Spool:
+    """Spool rows in chunks of random sizes."""
     numbers, wide, codes = (v.shape[1] for v in (rows.numbers, rows.wide, rows.codes))
     layout = Layout(numbers, wide, codes, BLOCK_ROWS)
     writer = SpoolWriter(folder / "rows", layout, memory)
@@ -37,19 +37,17 @@ def spooled(rows: Rows, folder: Path, memory: int) -> Spool:
     return writer.finish()
 
 
-def assert_same(got: list[Any], expected: list[Any]) -> None:
-    for one, other in zip(got, expected, strict=True):
-        assert one.dtype == other.dtype
-        np.testing.assert_array_equal(one, other)
+def assert_same(actual: list[Any], expected: list[Any]) -> None:
+    for array, expected_array in zip(actual, expected, strict=True):
+        assert array.dtype == expected_array.dtype
+        np.testing.assert_array_equal(array, expected_array)
 
 
 @pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY.keys())
 @pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 640, 1001])
-def test_the_same_rows_come_back_from_memory_and_from_disk(
-    tmp_path: Path, memory: int, count: int
-) -> None:
+def test_rows_round_trip_through_memory_and_disk(tmp_path: Path, memory: int, count: int) -> None:
     rows = random_rows(count)
-    spool = spooled(rows, tmp_path, memory)
+    spool = spool_rows(rows, tmp_path, memory)
     assert spool.rows == count
     assert len(spool) == -(-count // BLOCK_ROWS)
     assert_same(spool.read(0, count).arrays(), rows.arrays())
@@ -57,11 +55,11 @@ def test_the_same_rows_come_back_from_memory_and_from_disk(
         assert_same(spool.read(begin, end).arrays(), rows.take(slice(begin, end)).arrays())
 
 
-def test_rows_that_fit_into_memory_are_not_written(tmp_path: Path) -> None:
+def test_rows_that_fit_into_memory_are_not_written_to_disk(tmp_path: Path) -> None:
     rows = random_rows(1000)
-    assert spooled(rows, tmp_path, MEMORY["memory"]).kept is not None
+    assert spool_rows(rows, tmp_path, MEMORY["memory"]).kept is not None
     assert list(tmp_path.iterdir()) == []
-    on_disk = spooled(rows, tmp_path, MEMORY["disk after three blocks"])
+    on_disk = spool_rows(rows, tmp_path, MEMORY["disk after three blocks"])
     assert on_disk.kept is None
     assert on_disk.path.stat().st_size == len(on_disk) * on_disk.layout.block_bytes
 
@@ -69,11 +67,11 @@ def test_rows_that_fit_into_memory_are_not_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("numbers", "wide", "codes"), [(3, 0, 2), (3, 0, 0), (0, 0, 2), (3, 2, 1), (0, 1, 0)]
 )
-def test_the_dataset_has_the_rows_and_fills_the_last_block_up_with_rows_of_weight_0(
+def test_dataset_pads_last_block_with_rows_of_weight_0(
     tmp_path: Path, numbers: int, wide: int, codes: int
 ) -> None:
     rows = random_rows(1001, numbers, wide, codes)
-    spool = spooled(rows, tmp_path, MEMORY["disk"])
+    spool = spool_rows(rows, tmp_path, MEMORY["disk"])
     blocks = list(spool.dataset().as_numpy_iterator())
     assert len(blocks) == len(spool) == 16
     assert {len(array) for block in blocks for array in block} == {BLOCK_ROWS}
@@ -86,24 +84,24 @@ def test_the_dataset_has_the_rows_and_fills_the_last_block_up_with_rows_of_weigh
 
 @pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY.keys())
 @pytest.mark.parametrize("count", [640, 999, 1001, 5000])
-def test_a_sample_is_rows_spread_over_all_none_of_them_twice(
+def test_sample_consists_of_distinct_rows_from_start_to_end(
     tmp_path: Path, memory: int, count: int
 ) -> None:
     rows = random_rows(1001)
-    sample = spooled(rows, tmp_path, memory).sample(count)
+    sample = spool_rows(rows, tmp_path, memory).sample(count)
     if count > 1000:
         assert_same(sample.arrays(), rows.arrays())
         return
-    places = [int(np.flatnonzero(rows.key == key)[0]) for key in sample.key]
-    assert_same(sample.arrays(), rows.take(places).arrays())
-    assert places == sorted(set(places))
-    assert 0.9 * count < len(places) <= count
-    assert (places[0], places[-1]) == (0, 1000)
+    positions = [int(np.flatnonzero(rows.key == key)[0]) for key in sample.key]
+    assert_same(sample.arrays(), rows.take(positions).arrays())
+    assert positions == sorted(set(positions))
+    assert 0.9 * count < len(positions) <= count
+    assert (positions[0], positions[-1]) == (0, 1000)
 
 
-def test_the_last_row_of_each_block_is_kept_when_blocks_are_read_as_one(tmp_path: Path) -> None:
+def test_concatenate_keeps_last_row_of_each_block(tmp_path: Path) -> None:
     rows = random_rows(200)
-    spool = spooled(rows, tmp_path, MEMORY["disk"])
+    spool = spool_rows(rows, tmp_path, MEMORY["disk"])
     pieces = [
         spool.read(begin, min(begin + BLOCK_ROWS, 200)) for begin in range(0, 200, BLOCK_ROWS)
     ]
@@ -113,7 +111,7 @@ def test_the_last_row_of_each_block_is_kept_when_blocks_are_read_as_one(tmp_path
 @pytest.mark.parametrize(
     ("columns", "rows"), [(1, 65_536), (64, 65_536), (65, 32_768), (10_000, 1024)]
 )
-def test_a_block_of_many_columns_has_fewer_rows(columns: int, rows: int) -> None:
+def test_block_of_many_columns_has_fewer_rows(columns: int, rows: int) -> None:
     assert Layout.of(columns, 0, 0).block_rows == rows
     assert Layout.of(0, 0, columns).block_rows == rows
     assert Layout.of(0, columns // 2 + columns % 2, 0).block_rows == rows

@@ -22,7 +22,7 @@ from training.workers.collectives import Workers
 MEMORY = 1 << 30
 
 
-def frame() -> pl.DataFrame:
+def make_frame() -> pl.DataFrame:
     random = np.random.default_rng(5)
     x = random.normal(size=(700, 3)) * [1, 40, 0.02] + [0, 100, 1]
     logit = x @ [0.8, -0.03, 20.0] - 17.5
@@ -35,38 +35,36 @@ def frame() -> pl.DataFrame:
     )
 
 
-def fitted_problem(folder: Path, weight: str | None, **settings: Any) -> tuple[Problem, Floats]:
-    chosen = FitSettings(optimizer="newton", tolerance=1e-10, **settings)
+def fit_problem(folder: Path, weight: str | None, **settings: Any) -> tuple[Problem, Floats]:
+    fit_settings = FitSettings(optimizer="newton", tolerance=1e-10, **settings)
     choice = Choice(LABEL, weight=weight, leave_out=() if weight else ("times",))
-    source, split = Source("rows", [FrameFile("rows", frame())]), Split(0.3, 0.0, 0)
+    source, split = Source("rows", [FrameFile("rows", make_frame())]), Split(0.3, 0.0, 0)
     table = read_table(source, choice, split, folder, Workers(), MEMORY)
-    problem = Problem(table, chosen, MEMORY, Workers())
+    problem = Problem(table, fit_settings, MEMORY, Workers())
     return problem, problem.fit(None, lambda steps, cost: None, lambda: False).theta
 
 
-def trained_on(problem: Problem) -> tuple[Floats, Floats, Floats]:
-    """Features with a column of ones at the end, labels, row weights."""
+def training_arrays(problem: Problem) -> tuple[Floats, Floats, Floats]:
+    """Return features with a trailing column of ones, labels and row weights."""
     (block,) = ([tensor.numpy() for tensor in block] for block in problem.objective.blocks)
     features, labels, weights = block
     return np.column_stack([features, np.ones(len(labels))]), labels, weights
 
 
 @pytest.mark.parametrize("weight", [None, "times"])
-def test_without_a_penalty_they_are_those_of_statsmodels(
-    tmp_path: Path, weight: str | None
-) -> None:
-    problem, theta = fitted_problem(tmp_path, weight, l2=0.0)
-    features, labels, weights = trained_on(problem)
+def test_unpenalised_standard_errors_match_statsmodels(tmp_path: Path, weight: str | None) -> None:
+    problem, theta = fit_problem(tmp_path, weight, l2=0.0)
+    features, labels, weights = training_arrays(problem)
     family = statsmodels.families.Binomial()
-    theirs = statsmodels.GLM(labels, features, family, freq_weights=weights).fit(tol=1e-12)
-    np.testing.assert_allclose(theta, theirs.params, rtol=1e-4)
+    reference = statsmodels.GLM(labels, features, family, freq_weights=weights).fit(tol=1e-12)
+    np.testing.assert_allclose(theta, reference.params, rtol=1e-4)
     errors = problem.standard_errors(theta)
     assert errors is not None
-    np.testing.assert_allclose(errors, theirs.bse, rtol=1e-4)
+    np.testing.assert_allclose(errors, reference.bse, rtol=1e-4)
 
-    # The intervals of the odds ratios, one unit of the column being 1 / deviation of the feature.
+    # Odds ratios are per unit of the column; one unit is 1 / deviation of the scaled feature.
     deviations = [column.deviation for column in problem.table.columns]
-    expected = np.exp(theirs.conf_int()[:3] / np.array(deviations)[:, np.newaxis])
+    expected = np.exp(reference.conf_int()[:3] / np.array(deviations)[:, np.newaxis])
     for i, deviation in enumerate(deviations):
         coefficient = Coefficient("x", "x", theta[i], errors[i], theta[i] / deviation)
         interval = coefficient.log_odds_ratio_interval or (0.0, 0.0)
@@ -75,11 +73,11 @@ def test_without_a_penalty_they_are_those_of_statsmodels(
 
 @pytest.mark.parametrize("weight", [None, "times"])
 @pytest.mark.parametrize("class_weight", [None, {"yes": 3.0}])
-def test_with_a_ridge_they_are_those_of_the_closed_form(
+def test_ridge_standard_errors_match_closed_form(
     tmp_path: Path, weight: str | None, class_weight: dict[str, float] | None
 ) -> None:
-    problem, theta = fitted_problem(tmp_path, weight, l2=25.0, class_weight=class_weight)
-    features, _, weights = trained_on(problem)
+    problem, theta = fit_problem(tmp_path, weight, l2=25.0, class_weight=class_weight)
+    features, _, weights = training_arrays(problem)
     a = 1 / (1 + np.exp(-features @ theta))
     hessian = features.T @ (features * (weights * a * (1 - a))[:, np.newaxis])
     expected = np.sqrt(np.diag(np.linalg.inv(hessian + 25.0 * np.diag([1, 1, 1, 0]))))
@@ -89,6 +87,8 @@ def test_with_a_ridge_they_are_those_of_the_closed_form(
 
 
 @pytest.mark.parametrize("settings", [{"l1": 1.0}, {"loss": "squared"}])
-def test_there_are_none_where_they_do_not_hold(tmp_path: Path, settings: dict[str, Any]) -> None:
-    problem, theta = fitted_problem(tmp_path, None, **settings)
+def test_no_standard_errors_for_l1_penalty_or_squared_loss(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    problem, theta = fit_problem(tmp_path, None, **settings)
     assert problem.standard_errors(theta) is None
