@@ -8,11 +8,7 @@ export class ApiError extends Error {
     super(message);
     this.status = status;
     this.retryAfter = retryAfter;
-  }
-
-  /* Whether a later request may succeed. */
-  get isTransient() {
-    return [0, 429, 503, 504].includes(this.status);
+    this.isTransient = [0, 429, 503, 504].includes(status);
   }
 }
 
