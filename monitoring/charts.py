@@ -44,9 +44,9 @@ def draw_charts(arm: ArmQuality, name: str) -> dict[str, Markup]:
         name: prefix that makes ids unique in the page.
     """
     charts = {"Rows by day": lambda figure: _draw_days(figure, arm)}
-    if arm.labels is not None:
+    if arm.labelled_rows is not None:
         charts["Calibration"] = lambda figure: _draw_calibration(figure, arm)
-        if len(set(arm.labels.labels)) == 2:
+        if len(set(arm.labelled_rows.labels)) == 2:
             charts["ROC curve"] = lambda figure: _draw_roc(figure, arm)
     return {title: _render(f"{name} {title}", draw) for title, draw in charts.items()}
 
@@ -86,17 +86,17 @@ def _draw_days(figure: Figure, arm: ArmQuality) -> None:
 
 
 def _draw_calibration(figure: Figure, arm: ArmQuality) -> None:
-    assert arm.labels is not None
+    assert arm.labelled_rows is not None
     axes = figure.add_subplot()
-    predicted, observed, _ = arm.labels.calibration()
+    predicted, observed, _ = arm.labelled_rows.calibration()
     axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle="--")
     axes.plot(predicted, observed, ".-", color=ACCENT)
     axes.set(xlabel="mean predicted probability", ylabel="share observed", xlim=(0, 1), ylim=(0, 1))
 
 
 def _draw_roc(figure: Figure, arm: ArmQuality) -> None:
-    assert arm.labels is not None
+    assert arm.labelled_rows is not None
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle="--")
-    axes.plot(*arm.labels.roc(), color=ACCENT)
+    axes.plot(*arm.labelled_rows.roc(), color=ACCENT)
     axes.set(xlabel="false positive rate", ylabel="true positive rate")

@@ -23,8 +23,9 @@ from monitoring.store import append_line, write_atomically
 
 METRIC = "client_drift_rows_total"
 TIMEOUT_SECONDS = 10
-HISTORY = "drift"
-# Counters of a gateway that was last read this long before the last round are dropped.
+FOLDER = "drift"
+# Counters of a gateway that was last read this long before the last round are dropped, since most
+# such gateways are gone. If one returns without a restart, its rows count again.
 MAX_AGE = timedelta(days=1)
 
 
@@ -54,7 +55,7 @@ def scrape(url: str) -> Counts:
                 if sample.name == METRIC:
                     counts[_bin(sample.labels)] += sample.value  # type: ignore[assignment]
     except (KeyError, ValueError) as error:
-        raise MonitoringError(f"{address}: cannot be read: {error}") from error
+        raise MonitoringError(f"{address} cannot be read: {error}") from error
     return counts
 
 
@@ -105,7 +106,7 @@ def query_prometheus(url: str, model: str, window: timedelta) -> Counts:
     """Return the increase of the counters that a Prometheus server has scraped.
 
     Raises:
-        MonitoringError: the server does not answer.
+        MonitoringError: the server cannot be read.
     """
     quoted = model.replace("\\", "\\\\").replace('"', '\\"')
     seconds = int(window.total_seconds())
@@ -133,7 +134,7 @@ class History:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._folder = directory / HISTORY
+        self._folder = directory / FOLDER
         self._last_file = self._folder / "last.json"
         self._read_at: dict[str, datetime] = {}
 
@@ -148,7 +149,7 @@ class History:
     def add(self, url: str, counts: Counts, now: datetime) -> Counts:
         """Record a gateway's counters and return their increase."""
         before = self._last.get(url, Counter())
-        # One lower counter shows a restart, which has reset all counters.
+        # A single lower counter means that the gateway restarted, which resets all counters.
         if any(counts[key] < count for key, count in before.items()):
             before = Counter()
         increase: Counts = Counter(
@@ -226,5 +227,5 @@ def _get(address: str) -> bytes:
             body: bytes = response.read()
     except (OSError, UnicodeError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise MonitoringError(f"{address.partition('?')[0]} does not answer: {reason}") from error
+        raise MonitoringError(f"{address.partition('?')[0]} cannot be read: {reason}") from error
     return body

@@ -12,7 +12,7 @@ import numpy as np
 
 from monitoring.counters import Bin, Counts
 from monitoring.statistics import Floats, Shift, shift
-from monitoring.versions import OTHER, PROBABILITY, ReferenceColumn, Version
+from monitoring.versions import MISSING, OTHER, PROBABILITY, ReferenceColumn, Version
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _column_drift(
         impact=column.contribution * math.sqrt(result.psi)
         if result.psi > result.psi_limit
         else 0.0,
-        missing=float(shares[column.bins.index("missing")]),
+        missing=float(shares[column.bins.index(MISSING)]),
         missing_trained=float(column.shares[-2]),
         other=float(shares[column.bins.index(OTHER)]),
         other_trained=float(column.shares[-1]),

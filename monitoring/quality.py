@@ -15,7 +15,7 @@ from monitoring.metrics import Estimate, LabelledRows, expected_metrics
 from monitoring.store import KEY, Store
 from monitoring.versions import Version
 
-# Labels count as late if they arrive longer after their prediction.
+# Labels that arrive more than this after their prediction count as late.
 LATE = timedelta(days=7)
 QUALITY_COLUMNS = (*KEY, "time", "version", "arm", "share", "probability", "label")
 
@@ -33,10 +33,10 @@ class ArmQuality:
         delay_seconds: median and 90th percentile of the time from prediction to label.
         late: labelled rows whose label took longer than `LATE`.
         metrics: metrics on labelled rows, by name.
-        expected: estimates from all rows without labels; empty if class weights have shifted the
+        expected: estimates from all rows, ignoring labels; empty if class weights have shifted the
             probabilities.
         rows_by_day: day, logged rows and labelled rows.
-        labels: the labelled rows, for charts; None if no row is labelled.
+        labelled_rows: the labelled rows, for charts; None if there is none.
     """
 
     version: int
@@ -49,12 +49,12 @@ class ArmQuality:
     metrics: Mapping[str, Estimate]
     expected: Mapping[str, Estimate]
     rows_by_day: tuple[tuple[str, int, int], ...]
-    labels: LabelledRows | None = field(repr=False)
+    labelled_rows: LabelledRows | None = field(repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON; NaN is null."""
         stored = asdict(self)
-        del stored["labels"]
+        del stored["labelled_rows"]
         for group in ("metrics", "expected"):
             for metric in stored[group].values():
                 metric.update({k: None if math.isnan(v) else v for k, v in metric.items()})
@@ -69,7 +69,7 @@ class Quality:
         model: its name.
         start, end: the window.
         arms: each version and arm with rows.
-        replaced: labels replaced by a later one of the same row. Labels do not name their model,
+        replaced: labels replaced by a later one for the same row. Labels do not name their model,
             so `replaced` and `unknown` cover all models.
         unknown: labelled rows without a logged prediction, such as those not sampled.
         invalid: labelled rows whose label is neither class.
@@ -101,8 +101,8 @@ def read_labelled_rows(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return a model's predictions since `start` joined with their labels, and all feedback.
 
-    The joined columns are `actual` and `delay` in seconds, both null without a label. If a row has
-    several labels, the last one received counts.
+    The label is `actual`, and its delay in seconds is `delay`; both are null without a label. If a
+    row has several labels, the last one received counts.
 
     Args:
         store: the directory of the log.
@@ -160,13 +160,13 @@ def _arm_quality(rows: pl.DataFrame, version: Version, arm: str | None) -> ArmQu
     labelled = rows.filter(pl.col("actual").is_in(names))
     weights = rows["weight"].to_numpy()
     labelled_weights = labelled["weight"].to_numpy()
-    labels, metrics = None, {}
+    labelled_rows, metrics = None, {}
     if len(labelled):
         actual = (labelled["actual"] == names[1]).to_numpy().astype(np.float64)
-        labels = LabelledRows(
+        labelled_rows = LabelledRows(
             actual, labelled["probability"].to_numpy(), labelled_weights, version.threshold
         )
-        metrics = labels.estimates()
+        metrics = labelled_rows.estimates()
     expected: Mapping[str, Estimate] = {}
     if version.is_calibrated:
         expected = expected_metrics(rows["probability"].to_numpy(), weights, version.threshold)
@@ -183,5 +183,5 @@ def _arm_quality(rows: pl.DataFrame, version: Version, arm: str | None) -> ArmQu
         metrics=metrics,
         expected=expected,
         rows_by_day=tuple((str(d), r, n) for d, r, n in days.sort("day").rows()),
-        labels=labels,
+        labelled_rows=labelled_rows,
     )

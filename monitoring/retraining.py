@@ -19,7 +19,7 @@ from monitoring.errors import MonitoringError
 from monitoring.store import Store, append_line, exclusive_lock
 from monitoring.versions import Version, find_versions
 
-# Segments have the suffix .ndjson.
+# Not .ndjson, which is the suffix of segments.
 HISTORY = "retraining.jsonl"
 LOCK = ".retraining.lock"
 # Exit status of `fit` if the gate refuses the version.
@@ -61,7 +61,7 @@ class Run:
         reason: reason for the run.
         result: published, refused by the gate, or failed.
         version: number of the published version.
-        message: message of the gate or error.
+        message: the gate's message, or the error.
         dataset: directory of the dataset.
         labelled_rows: rows from the log in the dataset.
         seconds: duration.
@@ -153,7 +153,7 @@ def _train(store: Store, recipe: Recipe, newest: Version, reason: str, now: date
         shutil.rmtree(dataset.directory)
         raise MonitoringError(
             f"{labelled:,} labelled rows since {start:%Y-%m-%d %H:%M}, fewer than --min-labels "
-            f"{recipe.min_labels:,}, and {dataset.provenance.incomplete:,} incomplete ones; "
+            f"{recipe.min_labels:,}; {dataset.provenance.incomplete:,} more are incomplete; "
             "nothing was trained"
         )
     process = subprocess.run(

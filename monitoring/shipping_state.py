@@ -21,8 +21,8 @@ HOLD = timedelta(days=7)
 class ShippingState:
     """The number of bytes sent of each segment.
 
-    Segments are identified by name, inode and modification time: a container may reuse the name of
-    an earlier one with the same process id, and `forget` replaces files.
+    Segments are identified by name, inode and modification time: a gateway in a new container may
+    have the process id of an earlier one and reuse its segment names, and `forget` replaces files.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -97,7 +97,8 @@ class Store:
             model: only predictions of this model.
             start: only predictions from this time on.
             names: the columns to read.
-            keys: only predictions with these `id` and `row`; memory grows with their number only.
+            keys: only predictions with these `id` and `row`; each Parquet file is filtered as it
+                is read, to save memory.
         """
         with self.locked(exclusive=False):
             plan = self.plan()

@@ -36,7 +36,7 @@ class Policy:
         self,
         now: datetime,
         runs: Sequence[Run],
-        published: datetime | None,
+        trained_at: datetime | None,
         quality: Quality | None,
         drift: Sequence[ColumnDrift],
     ) -> str | None:
@@ -45,7 +45,7 @@ class Policy:
         Args:
             now: the current time.
             runs: earlier runs, oldest first.
-            published: when the newest version was trained.
+            trained_at: when the newest version was trained.
             quality: quality on labelled rows.
             drift: drift of each column.
         """
@@ -61,7 +61,7 @@ class Policy:
             self._floor_reason(arm)
             or self._drift_reason(arm, drift)
             or self._schedule_reason(
-                now, max([*times, *([published] if published else [])], default=None)
+                now, max([*times, *([trained_at] if trained_at else [])], default=None)
             )
         )
 

@@ -32,7 +32,8 @@ def start(
             keeps its other fields.
 
     Raises:
-        RolloutError: the version does not exist or is stable, or another rollout is in progress.
+        RolloutError: the version does not exist, is stable or is being loaded, or another rollout
+            is in progress.
     """
     if version == state.stable:
         raise RolloutError(f"version {version} is already the stable version")
@@ -44,7 +45,7 @@ def start(
     if version != state.canary:
         raise RolloutError(
             f"a rollout of version {state.canary} is in progress ({state.phase}, "
-            f"{state.percent:g} %); abort or promote it first"
+            f"{state.percent:g}%); abort or promote it first"
         )
     if state.phase == "loading":
         raise RolloutError(f"version {version} is being loaded; see `status`")

@@ -286,7 +286,9 @@ def _golden_verdict(state: Rollout, observation: Observation) -> Verdict | None:
     for address, gateway in observation.gateways.items():
         for version, server in gateway.golden_failures:
             if version == state.candidate:
-                problem = f"{server} answers its golden rows wrongly, reported by gateway {address}"
+                problem = (
+                    f"{server} answers its golden rows incorrectly, according to gateway {address}"
+                )
                 return Verdict("roll back", f"version {version}: {problem}")
     return None
 

@@ -33,7 +33,7 @@ class Comparison:
     Attributes:
         canary: [bad, calls] of the candidate.
         control: [bad, calls] of the control.
-        logs: log likelihood ratios, see `judge.log_likelihoods`.
+        logs: log likelihood ratios, see `judge.log_likelihood_ratios`.
         pending: bad events and calls of the candidate, then of the control, not yet in `logs`.
     """
 
@@ -56,7 +56,7 @@ class Comparison:
         self.pending = [0.0] * 4
         if bad + control_bad > 0:
             share = calls / (calls + control_calls)
-            increments = judge.log_likelihoods(bad, control_bad, share)
+            increments = judge.log_likelihood_ratios(bad, control_bad, share)
             self.logs = [round(log, 9) for log in (np.asarray(self.logs) + increments).tolist()]
 
     @property

@@ -6,19 +6,16 @@ from math import exp
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
+from rollout import judge
 from rollout.controller import Decision
 from rollout.errors import RolloutError
 from rollout.state import PHASES
 
-# exp() of more overflows a float64.
-_MAX_LOG_E = 700.0
-
 
 class Exporter:
-    """Gauges of one model's rollout."""
+    """Metrics of one model's rollout."""
 
     def __init__(self, model: str) -> None:
-        """Create the gauges of a model."""
         self._registry = CollectorRegistry()
         self._model = model
         self._phase = self._gauge("rollout_phase", "1 for the current phase", "phase")
@@ -52,7 +49,7 @@ class Exporter:
             raise RolloutError(f"cannot listen on {host}:{port}: {error.strerror}") from error
 
     def update(self, decision: Decision, *, dry_run: bool) -> None:
-        """Set the gauges from the rollout file's state and a decision's evidence."""
+        """Update the metrics from the rollout file's state and a decision's evidence."""
         state, verdict = decision.before if dry_run else decision.state, decision.verdict
         for phase in PHASES:
             self._phase.labels(self._model, phase).set(phase == state.phase)
@@ -63,7 +60,7 @@ class Exporter:
         for gauge in (self._e, self._threshold, self._harm):
             gauge.clear()
         for test in verdict.findings if verdict else ():
-            self._e.labels(self._model, test.name).set(exp(min(test.log_e, _MAX_LOG_E)))
+            self._e.labels(self._model, test.name).set(exp(min(test.log_e, judge.MAX_LOG_E)))
             self._threshold.labels(self._model, test.name).set(test.threshold)
             self._harm.labels(self._model, test.name).set(test.harm)
         is_rollback = verdict is not None and verdict.action == "roll back"

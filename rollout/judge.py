@@ -21,19 +21,21 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-# Nodes of a Gauss–Legendre rule on (0, 1): exact for up to 255 bad events if both arms have as many
-# calls, and a valid mixture in any case.
+# Nodes of a Gauss–Legendre rule on (0, 1): exact for up to 255 bad events if both arms have equally
+# many calls, and a valid mixture in any case.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
 _UNIT: Floats = (_NODES + 1) / 2
 _LOG_WEIGHTS: Floats = np.log(_WEIGHTS / 2)
-# The canary's share θ of the bad events is uniform on (½, 1) if both arms have as many calls;
+# The canary's share θ of the bad events is uniform on (½, 1) if both arms have equally many calls;
 # θ/(1−θ) is then the ratio of their rates.
 RATIOS: Floats = (1 + _UNIT) / (1 - _UNIT)
 _LOG_RATIOS: Floats = np.log(RATIOS)
 _BISECTIONS = 40
+# exp() overflows a float64 above 709.
+MAX_LOG_E = 700.0
 
 
-def log_likelihoods(canary: ArrayLike, control: ArrayLike, share: ArrayLike) -> Floats:
+def log_likelihood_ratios(canary: ArrayLike, control: ArrayLike, share: ArrayLike) -> Floats:
     """Return log likelihood ratios of `RATIOS` against equal rates, for an interval's bad events.
 
     Given their total, the canary's bad events are binomial with probability ρw / (ρw + 1 − w) if
@@ -52,9 +54,9 @@ def log_likelihoods(canary: ArrayLike, control: ArrayLike, share: ArrayLike) -> 
     return result
 
 
-def log_e_value(log_likelihoods: Floats) -> Floats:
+def log_e_value(log_ratios: Floats) -> Floats:
     """Return the logarithm of the likelihood ratios' mixture: [..., nodes] becomes [...]."""
-    return _log_mean_exp(log_likelihoods)
+    return _log_mean_exp(log_ratios)
 
 
 def log_e_excess(bad: float, total: float, rate: float) -> float:
@@ -69,7 +71,7 @@ def log_e_excess(bad: float, total: float, rate: float) -> float:
 
 
 def log_e_imbalance(first: float, second: float, share: float) -> float:
-    """Return the logarithm of the e-value against `first` being this share of both counts."""
+    """Return the logarithm of the e-value against `first` having this share of the total."""
     return _log_beta(first + 1, second + 1) - first * log(share) - second * log(1 - share)
 
 

@@ -19,7 +19,7 @@ RESTING_PHASES = ("idle", "promoted", "rolled_back")
 PHASES = ("idle", "loading", "shadow", "canary", "promoted", "rolled_back")
 SHADOW_STEP = 0.0  # in `steps`
 # Clocks of machines that share a directory may differ by this much.
-CLOCK_SKEW = timedelta(minutes=5)
+MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Rollout:
 
     @property
     def labels(self) -> dict[str, int]:
-        """Version by label; only versions that every server had AVAILABLE get one."""
+        """Version by label; the candidate gets its label once every server has it AVAILABLE."""
         if self.canary is None or self.phase == "loading":
             return {"stable": self.stable}
         return {"stable": self.stable, "canary": self.canary}
@@ -195,7 +195,8 @@ def parse(text: bytes, model: str, now: datetime, file: object) -> Rollout:
         file: name of the file, for errors.
 
     Raises:
-        StateError: the text is not a rollout file of this model and release.
+        StateError: the text is not a rollout file of this model and release, or its time is in the
+            future.
     """
     try:
         stored = json.loads(text)
@@ -215,10 +216,10 @@ def parse(text: bytes, model: str, now: datetime, file: object) -> Rollout:
             f"{file} is for model {stored.get('model')!r}, expected {model!r}; {RECOVERY_HINT}"
         )
     state = _decode(stored, file)
-    if state.time > now + CLOCK_SKEW:
+    if state.time > now + MAX_CLOCK_SKEW:
         raise StateError(
-            f"{file} was written at {state.time.isoformat()}, but it is {now.isoformat()}: "
-            "check this machine's clock"
+            f"{file} was written at {state.time.isoformat()}, but the time is now "
+            f"{now.isoformat()}: check this machine's clock"
         )
     return state
 
@@ -245,13 +246,13 @@ def _decode(stored: Mapping[str, Any], file: object) -> Rollout:
                 f"{file}: {field.name}: expected {error}, got {value!r}; {RECOVERY_HINT}"
             ) from error
     state = Rollout(**values)
-    if problem := _find_contradiction(state):
+    if problem := _find_problem(state):
         raise StateError(f"{file}: {problem}; {RECOVERY_HINT}")
     return state
 
 
-def _find_contradiction(state: Rollout) -> str:
-    """Return a description of contradictory fields, or ""."""
+def _find_problem(state: Rollout) -> str:
+    """Return a description of the first invalid or contradictory field, or ""."""
     if state.phase not in PHASES:
         return f"phase: expected one of {', '.join(PHASES)}, got {state.phase!r}"
     if not 0 <= state.percent <= 100:

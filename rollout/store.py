@@ -53,7 +53,8 @@ class Store:
         """Return the state of a model's rollout; None if there is no file.
 
         Raises:
-            StateError: the file is unreadable, for another model, or from a later release.
+            StateError: the file is unreadable, for another model, from a later release or from the
+                future.
         """
         path = self.path(model)
         try:
@@ -69,7 +70,7 @@ class Store:
         """Exclude other writers, and complete a change that a killed writer left unfinished.
 
         Raises:
-            StateError: the directory cannot be written, or a rollout file cannot be read.
+            StateError: the directory cannot be written or locked, or a rollout file cannot be read.
             RolloutError: another controller holds the lock.
         """
         with self._wrap_write_errors(self.directory):
@@ -79,7 +80,7 @@ class Store:
             lock = path.open("a")
         with lock:
             deadline = time.monotonic() + LOCK_SECONDS
-            while not _try_lock(lock.fileno()):
+            while not _try_lock(lock.fileno(), path):
                 if time.monotonic() > deadline:
                     raise RolloutError(f"another controller has held {path} for {LOCK_SECONDS:g} s")
                 time.sleep(_LOCK_POLL_SECONDS)
@@ -93,7 +94,7 @@ class Store:
         """Prevent a second `watch` of a model.
 
         Raises:
-            StateError: the directory cannot be written.
+            StateError: the directory cannot be written or locked.
             RolloutError: another process watches the model.
         """
         path = self.directory / f"{model}.watch.lock"
@@ -101,7 +102,7 @@ class Store:
             self.directory.mkdir(parents=True, exist_ok=True)
             lock = path.open("a+")
         with lock:
-            if not _try_lock(lock.fileno()):
+            if not _try_lock(lock.fileno(), path):
                 lock.seek(0)
                 other = lock.read().strip() or "another process"
                 raise RolloutError(
@@ -184,9 +185,13 @@ class Store:
             ) from error
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int, path: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise StateError(
+            f"cannot lock {path}: {error.strerror} (--state names the directory)"
+        ) from error
     return True

@@ -48,7 +48,7 @@ class Flips:
 
 @dataclass(frozen=True)
 class Finding:
-    """One test of the candidate.
+    """The result of one test of the candidate.
 
     Attributes:
         name: "failed", "refused", "slow" or "flips".
@@ -172,7 +172,7 @@ def _open_conditions(
     now: datetime,
 ) -> list[str]:
     """Describe the conditions that the step still waits for."""
-    if not any(not gateway.problem for gateway in gateways.values()):
+    if all(gateway.problem for gateway in gateways.values()):
         problems = "; ".join(
             f"{address}: {gateway.problem}" for address, gateway in gateways.items()
         )
@@ -205,7 +205,7 @@ def _open_conditions(
 
 
 def _describe_imbalance(state: Rollout, evidence: Evidence) -> str:
-    """Describe how the arms' requests differ from their shares; "" if by chance or by little."""
+    """Describe how requests differ from the arms' shares; "" if slightly or perhaps by chance."""
     control_percent = min(state.percent, 100 - state.percent)
     canary, control = evidence.requests
     if not control_percent or not canary + control:

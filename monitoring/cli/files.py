@@ -22,7 +22,7 @@ KEEP_DAYS = click.option(
 KEEP_BYTES = click.option(
     "--keep-bytes",
     type=ByteCount(),
-    help="Remove the oldest days until the files fit this size, such as 20GB.",
+    help="Remove the oldest days until the files fit within this size, such as 20GB.",
 )
 
 
@@ -51,8 +51,9 @@ def compact(log: Path, keep_days: int | None, keep_bytes: int | None, as_json: b
         print_json({**asdict(result), "removed": [str(path) for path in removed]})
         return
     click.echo(
-        f"{result.segments:,} segments: {result.predictions:,} predictions and {result.feedback:,} "
-        f"labels written, {result.skipped:,} unreadable lines; {len(removed):,} directories removed"
+        f"{result.segments:,} segments: {result.predictions:,} rows of predictions and "
+        f"{result.feedback:,} labels written, {result.skipped:,} unreadable lines; "
+        f"{len(removed):,} directories removed"
     )
     if result.waiting:
         click.echo(
@@ -83,7 +84,7 @@ def forget(log: Path, ids: tuple[str, ...], callers: tuple[str, ...], as_json: b
         print_json(asdict(result))
         return
     click.echo(
-        f"removed {result.predictions:,} predictions, {result.feedback:,} labels and "
+        f"removed {result.predictions:,} rows of predictions, {result.feedback:,} labels and "
         f"{result.training_rows:,} rows of datasets; {result.files:,} files rewritten"
     )
     if result.damaged:

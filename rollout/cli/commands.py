@@ -119,7 +119,7 @@ def report(controller: Controller, state: Rollout, as_json: bool) -> None:
         click.echo(json.dumps(state.as_json(), ensure_ascii=False))
         return
     prefix = "would be: " if controller.dry_run else ""
-    share = f", version {state.canary}: {state.percent:g} %" if state.canary is not None else ""
+    share = f", version {state.canary}: {state.percent:g}%" if state.canary is not None else ""
     click.echo(
         f"{prefix}{state.model}: {state.phase}, version {state.stable} stable{share}"
         f" ({state.reason})"
@@ -154,7 +154,7 @@ def _start(
 
 
 def _select_settings(state: Rollout, settings: Settings) -> dict[str, Any]:
-    """Return the settings to apply; a rollout in progress keeps those without an option."""
+    """Return the settings to apply; a rollout in progress keeps those not on the command line."""
     selected = asdict(settings)
     if state.at_rest:
         return selected

@@ -19,8 +19,6 @@ from rollout.servers import Servers
 from rollout.state import Rollout
 from rollout.verdicts import Verdict, format_duration
 
-_MAX_LOG_E = 700.0
-
 
 @click.command(context_settings=SHOW_DEFAULT)
 @controller_options
@@ -31,7 +29,7 @@ def status(controller: Controller, as_json: bool) -> None:
     state = controller.store.read(controller.model, time)
     if state is None:
         state = controller.first_state(time)
-        notice = f"no rollout file yet: version {state.stable} becomes stable"
+        notice = f"no rollout file yet: version {state.stable} will become stable"
     else:
         notice = ""
     verdict = controller.verdict(state)
@@ -51,17 +49,17 @@ def status(controller: Controller, as_json: bool) -> None:
 def _state_table(state: Rollout, notice: str, seconds: float) -> Table:
     table = Table(box=None, show_header=False)
     table.add_row("model", state.model)
-    steps = ", ".join("shadow" if step == 0 else f"{step:g} %" for step in state.steps)
+    steps = ", ".join("shadow" if step == 0 else f"{step:g}%" for step in state.steps)
     table.add_row(
         "phase", state.phase if notice else f"{state.phase}, for {format_duration(seconds)}"
     )
     table.add_row("stable", f"version {state.stable}")
     if state.canary is not None:
-        table.add_row("canary", f"version {state.canary}, {state.percent:g} % of the requests")
+        table.add_row("canary", f"version {state.canary}, {state.percent:g}% of the requests")
         table.add_row("step", f"{state.step + 1} of {len(state.steps)} ({steps})")
     if state.previous is not None:
         table.add_row("previous", f"version {state.previous}, loaded for `rollback`")
-    table.add_row("because", notice or state.reason)
+    table.add_row("reason", notice or state.reason)
     return table
 
 
@@ -101,7 +99,7 @@ def _document(state: Rollout, verdict: Verdict | None, servers: Servers) -> dict
                 {
                     "name": test.name,
                     "text": test.text,
-                    "e_value": exp(min(test.log_e, _MAX_LOG_E)),
+                    "e_value": exp(min(test.log_e, judge.MAX_LOG_E)),
                     "limit": test.threshold,
                     "harm": test.harm,
                     "allowed": test.allowed,

@@ -87,10 +87,12 @@ def _run(
 
 
 def _describe(decision: Decision, *, dry_run: bool) -> str:
-    """Return the line to log; it omits the numbers of a wait, which change every second."""
+    """Return the line to log; it omits a verdict's reason, whose numbers change every second."""
     state = decision.state
     if decision.changed:
         return f"dry run: {state.reason}" if dry_run else state.reason
-    if decision.verdict is not None and decision.verdict.action == "wait":
-        return f"version {state.canary} at {state.percent:g} %: waiting"
+    if decision.verdict is not None:
+        # With --manual, the operator takes the step.
+        status = "waiting" if decision.verdict.action == "wait" else "ready for the next step"
+        return f"version {state.canary} at {state.percent:g}%: {status}"
     return f"{state.phase}, version {state.stable} stable"

@@ -7,7 +7,7 @@ import re
 from urllib.parse import parse_qs, urlsplit
 
 import requests
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import Page, Request, Route, expect
 
 from tests.browser.conftest import wait_for_answer
 from tests.support.tables import breast_cancer
@@ -56,6 +56,36 @@ def test_each_suggested_change_flips_the_label_and_a_smaller_one_does_not(
     label = page.locator("#label").text_content()
     suggestions.first.get_by_role("button").click()
     expect(page.locator("#label")).not_to_have_text(label or "")
+
+
+def test_flips_of_another_label_are_not_shown(page: Page, client_url: str) -> None:
+    open_halfway(page, client_url)
+    ways = page.locator("#flips li").filter(has=page.get_by_role("button"))
+    expect(ways.first).to_be_visible()
+    change = page.locator("#change")
+    claim = change.locator("p").text_content() or ""
+    label = page.locator("#label").text_content() or ""
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if "x-prediction-record" in route.request.headers:
+            held.append(route)
+        else:
+            route.fallback()
+
+    page.route("**/predict", hold)
+    ways.first.get_by_role("button").click()
+    expect(page.locator("#label")).not_to_have_text(label)
+    expect(change.locator("p")).to_have_text("Loading")
+    expect(ways).to_have_count(0)
+    while not held:
+        page.wait_for_timeout(20)
+    held.pop().abort()
+    expect(change.locator("p")).to_contain_text("retrying")
+    expect(ways).to_have_count(0)
+    page.unroute("**/predict")
+    expect(change.locator("p")).to_contain_text(f"makes it {label}")
+    expect(change.locator("p")).not_to_have_text(claim)
 
 
 def test_no_single_column_changes_a_confident_answer(page: Page, client_url: str) -> None:
@@ -108,7 +138,7 @@ def test_distribution_with_many_values_at_the_minimum_is_drawn(page: Page, clien
           const column = { range: [0, 10], type: "number" };
           const chart = curveChart({ column, title: "", points, classes: ["", ""], threshold: 0.5,
             reference, current: "", probability: 0, format: String });
-          return [...chart.querySelectorAll(".spread")].map((bar) => bar.getAttribute("height"));
+          return [...chart.querySelectorAll(".training")].map((bar) => bar.getAttribute("height"));
         }"""
     )
     assert list(map(float, heights)) == [20, 5]
@@ -185,9 +215,8 @@ def test_row_as_code_gives_the_same_answer(page: Page, client_url: str) -> None:
     page.goto(client_url)
     expect(page.locator("#label")).to_have_text("malignant")
     page.locator("#code summary").click()
-    expect(page.locator("#code pre")).to_contain_text("curl")
+    expect(page.locator("#code pre")).to_contain_text(f"curl {client_url}/predict")
     shown = page.locator("#code pre").text_content() or ""
-    assert shown.startswith(f"curl {client_url}/predict")
     body = shown.partition("-d '")[2].removesuffix("'")
     headers = {"Content-Type": "application/json"}
     response = requests.post(f"{client_url}/predict", body, headers=headers, timeout=10).json()

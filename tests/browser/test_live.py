@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from playwright.sync_api import Browser, Page, Request, Route, expect
+from playwright.sync_api import APIResponse, Browser, Page, Request, Route, expect
 
 from tests.browser.conftest import check_accessible
 from tests.conftest import Starter
@@ -94,6 +94,31 @@ def test_hidden_page_stops_polling_and_resumes_when_visible(page: Page, client_u
     assert polls == []
 
 
+def test_late_response_does_not_clear_the_charts(page: Page, client_url: str) -> None:
+    page.goto(f"{client_url}/#live")
+    rows = page.locator(".charts .card").first.locator("tbody tr")
+    expect(rows).to_have_count(2)
+    held: list[tuple[Route, APIResponse]] = []
+
+    def hold_first(route: Route) -> None:
+        response = route.fetch()
+        if held:
+            route.fulfill(response=response)
+        else:
+            held.append((route, response))
+
+    page.route("**/stats", hold_first)
+    while not held:
+        page.wait_for_timeout(20)
+    page.evaluate(SET_HIDDEN, True)
+    page.evaluate(SET_HIDDEN, False)
+    expect(rows).to_have_count(3)
+    route, response = held[0]
+    route.fulfill(response=response)
+    page.wait_for_timeout(200)
+    assert rows.count() >= 3
+
+
 def test_unreachable_service_is_reported_until_it_returns(page: Page, client_url: str) -> None:
     page.goto(f"{client_url}/#live")
     expect(page.locator(".charts .card")).to_have_count(4)
@@ -170,7 +195,21 @@ def test_answer_can_be_rated_if_feedback_is_enabled(
     expect(page.get_by_role("button", name="Right")).to_be_enabled()
     page.get_by_role("button", name="Right").click()
     expect(status).to_have_text("Thank you. Recorded as benign.")
+    # Feedback that is still being sent does not change the next answer's.
+    held: list[Route] = []
+    page.route("**/feedback", lambda route: held.append(route))
+    page.get_by_role("button", name="Typical malignant").click()
+    expect(page.locator("#label")).to_have_text("malignant")
+    page.get_by_role("button", name="Wrong").click()
+    page.get_by_role("button", name="Typical benign").click()
+    expect(page.locator("#label")).to_have_text("benign")
+    expect(status).to_have_text("")
+    with page.expect_response("**/feedback"):
+        held[0].continue_()
+    page.wait_for_timeout(200)
+    expect(status).to_have_text("")
+    expect(page.get_by_role("button", name="Right")).to_be_enabled()
     segments = [file.read_text() for file in tmp_path.glob("log/feedback/*")]
     records = [json.loads(line) for line in "".join(segments).splitlines()]
-    assert [(record["row"], record["label"]) for record in records] == [(0, "benign")] * 2
-    assert len({record["id"] for record in records}) == 2
+    assert [(record["row"], record["label"]) for record in records] == [(0, "benign")] * 3
+    assert len({record["id"] for record in records}) == 3

@@ -178,6 +178,22 @@ def test_columns_of_an_unknown_kind_are_shown(page: Page, urls: dict[str, str]) 
     expect(page.get_by_label("balcony")).to_be_visible()
 
 
+def test_booleans_in_a_tensor_are_python_in_the_code(page: Page, urls: dict[str, str]) -> None:
+    def make_tensor(route: Route) -> None:
+        response = route.fetch()
+        body = response.text().replace('"type":"boolean"', '"type":"tensor"')
+        route.fulfill(response=response, body=body)
+
+    page.route(f"{urls['flats']}/", make_tensor)
+    page.goto(urls["flats"])
+    page.locator("#code summary").click()
+    page.locator("#code").get_by_role("button", name="Python").click()
+    page.locator("[name=balcony]").fill("[[true, null], [false, 1.5]]")
+    code = page.locator("#code pre")
+    expect(code).to_contain_text("[[True, None], [False, 1.5]],")
+    compile(code.text_content() or "", "row", "exec")
+
+
 def test_names_and_values_that_look_like_markup_are_shown_as_text(
     page: Page, urls: dict[str, str]
 ) -> None:

@@ -35,6 +35,19 @@ def upload(page: Page, url: str, path: Path) -> None:
     page.locator("#file").set_input_files(path)
 
 
+def drop(page: Page, name: str, text: str) -> None:
+    """Drop a file on the page."""
+    page.evaluate(
+        """([name, text]) => {
+          const data = new DataTransfer();
+          data.items.add(new File([text], name));
+          const drop = document.querySelector(".drop");
+          drop.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
+        }""",
+        [name, text],
+    )
+
+
 def row_counts(page: Page) -> dict[str, int]:
     """Return the row count on each tile, by title."""
     tiles = page.locator(".tiles > div")
@@ -131,16 +144,27 @@ def test_dropped_tsv_file_is_read(page: Page, client_url: str, tmp_path: Path) -
     lines = path.read_text().replace("id, quoted", "id").splitlines()
     page.goto(f"{client_url}/#table")
     expect(page.locator(".drop")).to_be_visible()
-    page.evaluate(
-        """text => {
-          const data = new DataTransfer();
-          data.items.add(new File([text], "cells.tsv"));
-          const drop = document.querySelector(".drop");
-          drop.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
-        }""",
-        "\n".join(line.replace(",", "\t") for line in lines),
-    )
+    drop(page, "cells.tsv", "\n".join(line.replace(",", "\t") for line in lines))
     expect(page.locator(".headline")).to_contain_text("cells.tsv Rows: 60")
+
+
+def test_file_dropped_during_a_prediction_replaces_it(
+    page: Page, client_url: str, tmp_path: Path
+) -> None:
+    path = write_table(tmp_path / "first.csv")
+    held: list[Route] = []
+    page.route("**/predict?*", lambda route: held.append(route))
+    upload(page, client_url, path)
+    expect(page.locator(".progress")).to_contain_text("first.csv")
+    drop(page, "second.csv", path.read_text())
+    expect(page.locator(".progress")).to_contain_text("second.csv")
+    expect(page.locator(".drop")).to_be_hidden()
+    expect(page.locator(".needs")).to_be_hidden()
+    while len(held) < 2:
+        page.wait_for_timeout(20)
+    held[1].continue_()
+    expect(page.locator(".headline")).to_contain_text("second.csv Rows: 60")
+    expect(page.locator(".drop")).to_be_hidden()
 
 
 def test_busy_or_unreachable_service_is_reported_and_the_table_can_be_resent(

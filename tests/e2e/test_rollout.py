@@ -93,7 +93,7 @@ def test_rollout_walk_through_works(models: Path, tmp_path: Path, starter: Start
         flip_reason = wait_for_phase(models, 4, "rolled_back")
         publish(next(versions), models, 5)
         wait_for_phase(models, 5, "shadow")
-        assert "version 5: 50 %" in run(start, models, *addresses)
+        assert "version 5: 50%" in run(start, models, *addresses)
         delay_reason = wait_for_phase(models, 5, "rolled_back")
     assert re.search(r"version 3: .* calls failed against 0 of .*, e .* ≥ ", crash_reason)
     assert re.search(

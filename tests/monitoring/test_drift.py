@@ -202,9 +202,9 @@ def test_drift_command_sums_the_counters_of_all_gateways(
     for options, message in (
         (["--model=n"], "has no version; --models and --model"),
         (["--version=7"], "'m' has no version 7; published versions: 1"),
-        (["--gateways=http://127.0.0.1:1"], "does not answer"),
+        (["--gateways=http://127.0.0.1:1"], "cannot be read"),
         (["--gateways=http://a..b/"], "no address for its host"),
-        (["--gateways=https://a..b/"], "does not answer"),
+        (["--gateways=https://a..b/"], "cannot be read"),
         (["--window=1d"], "--window needs a history"),
         ([f"--log={models}"], "--log and --prometheus require --window"),
         ([f"--log={models}", "--prometheus=http://127.0.0.1:1"], "expected one of --log and"),
@@ -309,7 +309,7 @@ def test_malformed_gateway_response_is_reported(response: bytes) -> None:
 
         thread = threading.Thread(target=respond)
         thread.start()
-        with pytest.raises(MonitoringError, match="metrics does not answer"):
+        with pytest.raises(MonitoringError, match="metrics cannot be read"):
             scrape(f"http://127.0.0.1:{server.getsockname()[1]}")
         thread.join()
 

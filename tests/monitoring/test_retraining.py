@@ -130,7 +130,7 @@ def test_watch_retrains_on_drift_with_enough_labels_then_cools_down(
     assert json.loads(result.stdout)["training_rows"] == 1
 
     unreachable = CliRunner().invoke(main, [*command, "--gateways=http://127.0.0.1:1"])
-    assert "error: http://127.0.0.1:1/metrics does not answer" in unreachable.output
+    assert "error: http://127.0.0.1:1/metrics cannot be read" in unreachable.output
     for options, message in (
         (["--on-drift"], "retraining requires --data"),
         ([data], "--data requires a trigger: --every, --floor or --on-drift"),

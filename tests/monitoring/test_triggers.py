@@ -21,7 +21,7 @@ from monitoring.store import Store
 from monitoring.triggers import Policy
 
 NOW = datetime(2026, 3, 10, tzinfo=timezone.utc)
-PUBLISHED = NOW - timedelta(days=3)
+TRAINED_AT = NOW - timedelta(days=3)
 HOUR = timedelta(hours=1)
 
 
@@ -35,7 +35,7 @@ def quality(labelled: int = 500, low: float = 0.6, high: float = 0.7, **arm: Any
         "coverage": 0.5,
     }
     fields |= {"delay_seconds": (1.0, 2.0), "late": 0, "metrics": metrics if labelled else {}}
-    fields |= {"expected": {}, "rows_by_day": (), "labels": None, **arm}
+    fields |= {"expected": {}, "rows_by_day": (), "labelled_rows": None, **arm}
     return Quality("m", NOW, NOW, (ArmQuality(**fields),), 0, 0, 0)
 
 
@@ -50,7 +50,7 @@ def run(ago: timedelta) -> Run:
 
 
 def due(policy: Policy, measured: Quality | None = None, **overrides: Any) -> str | None:
-    inputs: dict[str, Any] = {"runs": [], "published": PUBLISHED, "drift": [], **overrides}
+    inputs: dict[str, Any] = {"runs": [], "trained_at": TRAINED_AT, "drift": [], **overrides}
     return policy.due(NOW, quality=measured if measured is not None else quality(), **inputs)
 
 

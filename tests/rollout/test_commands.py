@@ -80,10 +80,10 @@ def test_start_sets_the_share_and_dry_run_changes_nothing(
     assert (raised["percent"], raised["salt"]) == (30, started["salt"])  # callers keep their arm
     assert (raised["manual"], raised["bake"], raised["tolerance"]) == (True, 3600, 3)
     site.publish(3)
-    assert "a rollout of version 2 is in progress (canary, 30 %)" in site.expect_error("start", "3")
+    assert "a rollout of version 2 is in progress (canary, 30%)" in site.expect_error("start", "3")
 
     output = site("status")
-    assert "version 2, 30 % of the requests" in output
+    assert "version 2, 30% of the requests" in output
     assert "AVAILABLE" in output
     status = json.loads(site("status", "--json"))
     assert status["state"] == site.state()
@@ -130,3 +130,17 @@ def test_watch_promotes_or_rolls_back_published_versions(
     assert "rolled back version 3" in watch.output()
     phases = [state["phase"] for state in site.history()]
     assert phases[:5] == ["idle", "loading", "canary", "canary", "promoted"]
+
+
+def test_the_service_logs_that_a_manual_step_may_be_taken(
+    site: Site, serve: Serve, metrics: Metrics, starter: Starter
+) -> None:
+    serve()
+    options = ("--auto", "--manual", "--steps=10", "--bake=1s")
+    command = [sys.executable, "-m", "rollout", *site.arguments("watch", *options)]
+    watch = starter.command(command)
+    site.publish(2)
+    expected = "version 2 at 10%: ready for the next step"
+    wait_for(lambda: expected in watch.output(), "the step may be taken")
+    assert "version 2 at 10%: waiting" in watch.output()
+    assert site.state()["phase"] == "canary"

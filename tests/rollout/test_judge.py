@@ -30,7 +30,7 @@ def chunks(seed: int, runs: int = RUNS) -> Iterator[np.random.Generator]:
 
 def e_paths(canary: Floats, control: Floats, share: Floats | float) -> Floats:
     """Return the e-value after each interval; all arrays have shape [runs, intervals]."""
-    logs = judge.log_likelihoods(canary, control, np.broadcast_to(share, canary.shape))
+    logs = judge.log_likelihood_ratios(canary, control, np.broadcast_to(share, canary.shape))
     return np.exp(judge.log_e_value(np.cumsum(logs, axis=1)))
 
 
@@ -42,7 +42,7 @@ def count_bad(bad: NDArray[np.bool_]) -> Counts:
 def e_of_counts(canary: Counts, control: Counts) -> Floats:
     """Return e-values of bad-event counts in arms of equal size; equal pairs are computed once."""
     pairs, indices = np.unique(canary * MAX_EVENTS + control, return_inverse=True)
-    logs = judge.log_likelihoods(pairs // MAX_EVENTS, pairs % MAX_EVENTS, 0.5)
+    logs = judge.log_likelihood_ratios(pairs // MAX_EVENTS, pairs % MAX_EVENTS, 0.5)
     e: Floats = np.exp(judge.log_e_value(logs))
     paths: Floats = e[indices.reshape(canary.shape)]
     return paths
@@ -51,7 +51,7 @@ def e_of_counts(canary: Counts, control: Counts) -> Floats:
 def test_e_value_of_nine_failures_to_none_matches_the_closed_form() -> None:
     # ∫ θ⁹ dθ over (½, 1), divided by ½ and by (½)⁹.
     expected = (1 - 0.5**10) / 10 / 0.5 / 0.5**9
-    log_e = judge.log_e_value(judge.log_likelihoods(9, 0, 0.5))
+    log_e = judge.log_e_value(judge.log_likelihood_ratios(9, 0, 0.5))
     assert exp(float(log_e)) == pytest.approx(expected) == pytest.approx(102.3, abs=0.1)
 
 

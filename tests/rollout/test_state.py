@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -150,6 +151,17 @@ def test_unwritable_directory_is_reported_in_one_line(site: Site, command: str) 
     state = "--state=/proc/rollout"
     assert "cannot write /proc/rollout" in site.expect_error(command, state)
     assert not (site.models / ".rollout").exists()
+
+
+@pytest.mark.parametrize("command", ["init", "watch"])
+def test_directory_that_cannot_be_locked_is_reported_in_one_line(
+    site: Site, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert f"cannot lock {site.directory}/" in site.expect_error(command)
 
 
 def test_invalid_options_are_rejected(site: Site) -> None:

@@ -1,5 +1,5 @@
-/* Charts as SVG. Each is an image labelled with a sentence, followed by a table of its numbers for
-   screen readers. Sizes are in units of the view box, which CSS scales. */
+/* Charts as SVG, each labelled with a sentence. `figure` adds a table of the numbers for screen
+   readers; its sizes are in units of the view box, which CSS scales. */
 
 import { h, s } from "./dom.js";
 import { number, percent, t, wholePercent } from "./i18n.js";
@@ -46,9 +46,7 @@ export const line = (points, className) =>
 export function probabilityScale(probability, threshold, [class0, class1]) {
   const at = (fraction) => `${(100 * fraction).toFixed(2)}%`;
   const anchor = threshold < 0.2 ? "start" : threshold > 0.8 ? "end" : "middle";
-  const sentence = t("scale", {
-    probability: percent(probability), threshold: percent(threshold), class0, class1,
-  });
+  const sentence = t("scale", { probability: percent(probability), threshold: percent(threshold), class0, class1 });
   const roomy = threshold > 0.35 && threshold < 0.65;
   return h("figure", { className: `chart scale${roomy ? " roomy" : ""}` },
     s("svg", { role: "img", "aria-label": sentence, height: 34 },
@@ -63,7 +61,7 @@ export function probabilityScale(probability, threshold, [class0, class1]) {
 /* Sizes of the what-if charts. */
 const WIDTH = 320;
 const PLOT = { left: 34, right: 312, top: 8, bottom: 92 };
-const SPREAD = { top: 98, bottom: 118 };
+const DENSITY = { top: 98, bottom: 118 };
 const probabilityAxis = scale([0, 1], [PLOT.bottom, PLOT.top]);
 
 /* Returns definitions that charts share; insert them once per page. */
@@ -74,9 +72,9 @@ export const definitions = (threshold) =>
     s("linearGradient", { id: "sides", gradientUnits: "userSpaceOnUse", x1: 0, x2: 0, y1: PLOT.bottom, y2: PLOT.top },
       s("stop", { class: "low", offset: threshold }), s("stop", { class: "high", offset: threshold }))));
 
-/* Plots the probability over a numeric column, with threshold, current value and training
-   distribution. `canary` names the canary version if the points have its probabilities. */
-export function curveChart({ column, title, points, classes, threshold, reference, current, probability, canary, format }) {
+/* Plots the probability of class 1 over a numeric column, with threshold, current value and training
+   distribution. `canaryName` is given if the points have the canary's probabilities. */
+export function curveChart({ column, title, points, classes, threshold, reference, current, probability, canaryName, format }) {
   const [low, high] = column.range;
   const ends = [points[0].position, points.at(-1).position];
   const x = scale([Math.min(low, ends[0]), Math.max(high, ends[1])], [PLOT.left, PLOT.right]);
@@ -91,23 +89,23 @@ export function curveChart({ column, title, points, classes, threshold, referenc
   return figure(sentence, WIDTH, reference ? 136 : 116, [
     outside.map(([from, to]) => s("rect", { class: "outside", x: x(from), width: x(to) - x(from), y: PLOT.top, height: PLOT.bottom - PLOT.top })),
     axis(PLOT.left, PLOT.right, threshold),
-    reference && bars(densityOf(reference, column.range), x, SPREAD.bottom, SPREAD.bottom - SPREAD.top, "spread"),
+    reference && bars(densityOf(reference, column.range), x, DENSITY.bottom, DENSITY.bottom - DENSITY.top, "training"),
     line(along("probability"), "curve"),
-    canary && line(along("canary"), "canary"),
+    canaryName && line(along("canary"), "canary"),
     position !== undefined && [
-      s("line", { class: "current", x1: x(position), x2: x(position), y1: PLOT.top, y2: reference ? SPREAD.bottom : PLOT.bottom }),
+      s("line", { class: "current", x1: x(position), x2: x(position), y1: PLOT.top, y2: reference ? DENSITY.bottom : PLOT.bottom }),
       s("circle", { class: "mark", cx: x(position), cy: probabilityAxis(probability), r: 5 }),
     ],
     [[low, "start"], [high, "end"]].map(([value, anchor]) =>
       s("text", { class: "tick", x: x(value), y: reference ? 132 : 108, "text-anchor": anchor }, format(value))),
   ], {
-    head: [title, t("probability", { class: classes[1] }), ...(canary ? [canary] : [])],
-    rows: points.map((point) => [format(point.position), percent(point.probability), ...(canary ? [percent(point.canary)] : [])]),
+    head: [title, t("probability", { class: classes[1] }), canaryName].filter(Boolean),
+    rows: points.map((point) => [format(point.position), percent(point.probability), canaryName && percent(point.canary)].filter(Boolean)),
   });
 }
 
-/* Plots the probability of each category, with its share of training rows below. */
-export function barChart({ title, points, classes, threshold, reference, current, probability, canary }) {
+/* Plots the probability of class 1 for each category, with its share of training rows below. */
+export function barChart({ title, points, classes, threshold, reference, current, probability, canaryName }) {
   const shares = trainingShares(reference);
   const left = 112;
   const x = scale([0, 1], [left, 276]);
@@ -123,16 +121,16 @@ export function barChart({ title, points, classes, threshold, reference, current
       return [
         s("text", { class: isCurrent ? "tick current" : "tick", x: left - 8, y: y + 14, "text-anchor": "end" }, `${isCurrent ? "● " : ""}${shorten(shownText(point.text))}`),
         s("rect", { class: point.probability >= threshold ? "bar high" : "bar low", x: left, y: y + 3, height: 10, width: Math.max(1, x(point.probability) - left) }),
-        share !== undefined && s("rect", { class: "spread", x: left, y: y + 14, height: 4, width: (276 - left) * share }),
-        canary && s("line", { class: "canary", x1: x(point.canary), x2: x(point.canary), y1: y, y2: y + 16 }),
+        share !== undefined && s("rect", { class: "training", x: left, y: y + 14, height: 4, width: x(share) - left }),
+        canaryName && s("line", { class: "canary", x1: x(point.canary), x2: x(point.canary), y1: y, y2: y + 16 }),
         s("text", { class: isCurrent ? "tick current" : "tick", x: 312, y: y + 14, "text-anchor": "end" }, percent(point.probability)),
       ];
     }),
     s("line", { class: "limit", x1: x(threshold), x2: x(threshold), y1: 0, y2: bottom }),
   ], {
-    head: [title, t("probability", { class: classes[1] }), ...(shares ? [t("share")] : []), ...(canary ? [canary] : [])],
+    head: [title, t("probability", { class: classes[1] }), shares && t("share"), canaryName].filter(Boolean),
     rows: points.map((point) => [shownText(point.text), percent(point.probability),
-      ...(shares ? [percent(shares.get(point.text) ?? 0)] : []), ...(canary ? [percent(point.canary)] : [])]),
+      shares && percent(shares.get(point.text) ?? 0), canaryName && percent(point.canary)].filter(Boolean)),
   });
 }
 

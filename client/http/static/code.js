@@ -46,6 +46,7 @@ function python(url, values) {
 }
 
 function literal(value) {
+  if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
   if (value === null) return "None";
   if (typeof value === "boolean") return value ? "True" : "False";
   return JSON.stringify(value);

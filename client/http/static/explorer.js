@@ -18,13 +18,14 @@ const ROUNDS = 8;
 /* How far rounding may move a value beyond the flip, as a fraction of the training range. */
 const MAX_ROUNDING = 0.005;
 
-/* `state` is { curves, canary, flips, error }; curves and flips are null until computed.
-   `error` is a message, null if there is none.
+/* `state` is { curves, canary, flips, answer, error }; all are null until known.
+   `error` is a message.
      curve   { column, points: [{ text, position, probability, label, canary }], movement };
              a point's `canary` is the canary version's probability, if there is one
      canary  { version, probabilities } or, if it rejects the rows, { version, error }
      flip    { column, text, others, change }: the nearest text that flips the label, the number of
-             other categories that do, and the change as a fraction of the training range */
+             other categories that do, and the change as a fraction of the training range
+     answer  the answer that they would flip */
 export class Explorer extends EventTarget {
   #model;
   #row;
@@ -32,7 +33,6 @@ export class Explorer extends EventTarget {
   #watchers = [];
   #controller = new AbortController();
   #retry;
-  #explored = null;
 
   constructor(model, row, predictor) {
     super();
@@ -40,7 +40,7 @@ export class Explorer extends EventTarget {
     this.#row = row;
     this.#predictor = predictor;
     this.canExplore = model.columns.some((column) => column.range || column.values.length > 1);
-    this.state = { curves: null, canary: null, flips: null, error: null };
+    this.state = { curves: null, canary: null, flips: null, answer: null, error: null };
     row.onChange(() => this.#stop());
     const refreshSoon = debounce(() => this.refresh(), DELAY_MS);
     predictor.addEventListener("change", () => predictor.state.status === "current" && refreshSoon());
@@ -77,7 +77,7 @@ export class Explorer extends EventTarget {
   async refresh() {
     const { status, answer } = this.#predictor.state;
     if (status !== "current" || !this.canExplore || typeof answer.prediction?.probability !== "number") return;
-    if (answer === this.#explored || !this.#watchers.some((isVisible) => isVisible())) return;
+    if (answer === this.state.answer || !this.#watchers.some((isVisible) => isVisible())) return;
     this.#stop();
     this.#controller = new AbortController();
     const { signal } = this.#controller;
@@ -89,8 +89,7 @@ export class Explorer extends EventTarget {
       this.#update({ curves, canary });
       const flips = await findFlips(this.#row, answer, curves, signal);
       if (signal.aborted) return;
-      this.#explored = answer;
-      this.#update({ flips });
+      this.#update({ flips, answer });
     } catch (error) {
       if (signal.aborted) return;
       const message = messageOf(error);
@@ -207,7 +206,7 @@ function numericFlip({ column, index }, row, brackets) {
     .filter(({ curve }) => curve.index === index)
     .map(({ text, origin }) => ({ text, change: Math.abs(positionOf(column, text) - origin) / (high - low) }))
     .sort((a, b) => a.change - b.change);
-  return { column, text: best?.text ?? null, others: 0, change: best?.change ?? Infinity };
+  return { column, text: null, others: 0, change: Infinity, ...best };
 }
 
 /* Categories have no distance: take the first that flips, in vocabulary order, after all numbers. */

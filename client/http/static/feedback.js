@@ -12,32 +12,31 @@ export function mount(root, { model, predictor }) {
   const section = h("section", { className: "feedback", ariaLabel: t("feedback"), hidden: true },
     h("div", { className: "buttons" }, h("span", null, t("feedback")), right, wrong), status);
   root.append(section);
-  let rated = null;
+  let shown = null;
 
   const otherClass = (label) => model.classes.find((name) => name !== label);
 
+  function disable(isDisabled) {
+    right.disabled = isDisabled;
+    wrong.disabled = isDisabled;
+  }
+
   async function send(labelOf) {
-    const { id, prediction } = rated;
-    const label = labelOf(prediction.label);
-    right.disabled = true;
-    wrong.disabled = true;
-    try {
-      await sendFeedback(id, label);
-      status.textContent = t("feedback.thanks", { label });
-    } catch (error) {
-      status.textContent = messageOf(error);
-      right.disabled = false;
-      wrong.disabled = false;
-    }
+    const answer = shown;
+    const label = labelOf(answer.prediction.label);
+    disable(true);
+    const problem = await sendFeedback(answer.id, label).then(() => null, messageOf);
+    if (answer !== shown) return;
+    status.textContent = problem ?? t("feedback.thanks", { label });
+    disable(problem === null);
   }
 
   function show() {
     const { status: state, answer } = predictor.state;
     section.hidden = state !== "current" || !answer.id;
-    if (section.hidden || answer === rated) return;
-    rated = answer;
-    right.disabled = false;
-    wrong.disabled = false;
+    if (section.hidden || answer === shown) return;
+    shown = answer;
+    disable(false);
     status.textContent = "";
   }
 

@@ -17,23 +17,26 @@ export function mount(root, { model, row, predictor, explorer }) {
   root.append(panel);
 
   function show() {
-    const { flips, error } = explorer.state;
+    const { flips, answer: flipped, error } = explorer.state;
     const { answer } = predictor.state;
     panel.hidden = !model.classes || typeof answer?.prediction?.probability !== "number";
     if (panel.hidden) return;
-    if (error) summary.textContent = error;
-    else if (!flips) summary.textContent = t("status.loading");
-    if (!flips || error) return;
+    // While flips of the same label are computed, the list stays, so that it does not flicker.
+    if (error || flipped?.prediction.label !== answer.prediction.label) {
+      summary.textContent = error ?? t("status.loading");
+      items.replaceChildren();
+      return;
+    }
     const flipping = flips.filter(({ text }) => text !== null);
-    const others = flips.filter(({ text }) => text === null);
+    const withoutFlip = flips.filter(({ text }) => text === null);
     const other = model.classes.find((name) => name !== answer.prediction.label);
     summary.textContent = flipping.length > 0 ? t("change.each", { class: other }) : t("change.none", { class: other });
-    const names = others.slice(0, MAX_NAMES).map(({ column }) => titleOf(column.name));
-    if (others.length > MAX_NAMES) names.push(t("more", { count: others.length - MAX_NAMES }));
+    const names = withoutFlip.slice(0, MAX_NAMES).map(({ column }) => titleOf(column.name));
+    if (withoutFlip.length > MAX_NAMES) names.push(t("more", { count: withoutFlip.length - MAX_NAMES }));
     items.replaceChildren(
       ...flipping.slice(0, MAX_FLIPS).map((flip) => flipItem(flip, row)),
       ...(flipping.length > MAX_FLIPS ? [h("li", { className: "soft" }, t("change.rest", { count: flipping.length - MAX_FLIPS }))] : []),
-      ...(flipping.length > 0 && others.length > 0 ? [h("li", { className: "soft" }, t("change.not", { columns: list(names) }))] : []));
+      ...(flipping.length > 0 && withoutFlip.length > 0 ? [h("li", { className: "soft" }, t("change.not", { columns: list(names) }))] : []));
   }
 
   explorer.addEventListener("change", show);

@@ -12,11 +12,8 @@ export function t(key, values = {}) {
 const format = (options) => new Intl.NumberFormat(language, options);
 const plain = format({ maximumSignificantDigits: 4 });
 const large = format({ notation: "compact", maximumSignificantDigits: 3 });
-const clockTimes = new Intl.DateTimeFormat(language, { timeStyle: "medium" });
-const counts = format({ maximumFractionDigits: 0 });
 const megabytes = format({ style: "unit", unit: "megabyte", maximumFractionDigits: 1 });
 const percents = format({ style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
-const wholePercents = format({ style: "percent", maximumFractionDigits: 0 });
 const signedPlain = format({ signDisplay: "exceptZero", minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const signedLarge = format({ signDisplay: "exceptZero", notation: "compact", maximumSignificantDigits: 3 });
 const withMinus = (text) => text.replace("-", "−");
@@ -27,18 +24,18 @@ export function number(value) {
   return withMinus((magnitude < 1e5 ? plain : large).format(value));
 }
 
-/* Formats a probability; only exact values appear as 0 % or 100 %. */
+/* Formats a probability; only exact values appear as 0% or 100%. */
 export function percent(value) {
   if (value > 0.999 && value < 1) return `> ${percents.format(0.999)}`;
   if (value < 0.001 && value > 0) return `< ${percents.format(0.001)}`;
   return percents.format(value);
 }
 
-export const wholePercent = (fraction) => wholePercents.format(fraction);
+export const wholePercent = format({ style: "percent", maximumFractionDigits: 0 }).format;
 export const signed = (value) => withMinus((Math.abs(value) < 1e3 ? signedPlain : signedLarge).format(value));
-export const time = (date) => clockTimes.format(date);
+export const time = new Intl.DateTimeFormat(language, { timeStyle: "medium" }).format;
 
-export const count = (value) => counts.format(value);
+export const count = format({ maximumFractionDigits: 0 }).format;
 /* Formats a number of bytes in megabytes. */
 export const bytes = (value) => megabytes.format(value / 1e6);
 

@@ -17,5 +17,5 @@ export function table(caption, head, rows, numeric = []) {
 
 /* Name-value pairs; empty values are skipped. */
 export const facts = (pairs) => h("dl", { className: "facts" }, pairs
-  .filter(([, value]) => value !== null && value !== undefined && value !== "")
+  .filter(([, value]) => (value ?? "") !== "")
   .map(([name, value]) => [h("dt", null, name), h("dd", null, value)]));

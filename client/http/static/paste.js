@@ -33,7 +33,7 @@ export function pasteButton(row) {
 
 /* Returns the columns' texts in a pasted row, and the names of unknown columns. */
 export function readRow(pasted, columns) {
-  const entries = pasted.trim().startsWith("{") || pasted.trim().startsWith("[") ? parseJson(pasted, columns) : parseCsv(pasted, columns);
+  const entries = /^\s*[{[]/.test(pasted) ? parseJson(pasted, columns) : parseCsv(pasted, columns);
   const known = new Set(columns.map(({ name }) => name));
   return {
     entries: entries.filter(([name]) => known.has(name)),

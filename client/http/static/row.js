@@ -23,7 +23,8 @@ export function dayOf(text) {
 export function textOfDay(day) {
   const date = new Date(day * 86_400_000);
   if (Number.isNaN(date.getTime())) return String(day);
-  return day % 1 === 0 ? date.toISOString().slice(0, 10) : date.toISOString().slice(0, 19) + "Z";
+  const text = date.toISOString();
+  return day % 1 === 0 ? text.slice(0, 10) : `${text.slice(0, 19)}Z`;
 }
 
 function tensorOf(text) {

@@ -46,11 +46,8 @@ export function sendTable(file, headers, query, onProgress, signal) {
     request.upload.onload = () => onProgress("predicting", file.size);
     request.onprogress = ({ loaded }) => onProgress("receiving", loaded);
     request.onload = async () => {
-      if (request.status === 200) {
-        resolve(request.response);
-        return;
-      }
-      reject(errorOf(request.status, (await request.response.text()) || request.statusText));
+      if (request.status === 200) resolve(request.response);
+      else reject(errorOf(request.status, (await request.response.text()) || request.statusText));
     };
     request.onerror = () => reject(new ApiError("", 0));
     request.onabort = () => reject(signal.reason);

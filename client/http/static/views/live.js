@@ -16,7 +16,7 @@ const WINDOW_MS = 10_000;
 const MAX_COLUMNS = 30;
 const WIDTH = 320;
 const HEIGHT = 96;
-const TABLE_ROWS = 12;
+const MAX_TABLE_ROWS = 12;
 
 export function mount(root) {
   const status = h("p", { className: "soft", role: "status" });
@@ -26,23 +26,25 @@ export function mount(root) {
   root.append(h("h2", { className: "hidden" }, t("tab.live")), status, error, charts, details);
   let points = [];
   let timer = null;
+  let latest = null;
   let isShown = false;
 
   async function poll() {
-    let stats;
+    const request = fetchStats();
+    latest = request;
     try {
-      stats = await fetchStats();
+      const stats = await request;
+      // A view that was hidden and shown has started another poll.
+      if (request !== latest) return;
+      points = append(points, stats);
+      show(stats);
+      error.hidden = true;
     } catch (problem) {
+      if (request !== latest) return;
       error.textContent = messageOf(problem);
       error.hidden = false;
-      root.classList.add("stale");
     }
-    if (stats) {
-      error.hidden = true;
-      root.classList.remove("stale");
-      points = append(points, stats);
-      show(points, stats);
-    }
+    root.classList.toggle("stale", !error.hidden);
     schedule();
   }
 
@@ -58,9 +60,9 @@ export function mount(root) {
     else schedule();
   }
 
-  function show(all, stats) {
+  function show(stats) {
     status.textContent = t("live.time", { time: time(new Date(stats.time)) });
-    charts.replaceChildren(...series().map((item) => chart(item, all)));
+    charts.replaceChildren(...series().map((item) => chart(item, points)));
     details.replaceChildren(...[servers(stats), arms(stats), rollout(stats), drift(stats), log(stats)].filter(Boolean));
   }
 
@@ -86,9 +88,10 @@ function changes(last, earlier, now) {
   const seconds = (now.at - last.at) / 1000;
   const rate = (counter) => (counter(now.stats) - counter(last.stats)) / seconds;
   const refused = ({ requests }) => Object.entries(requests.statuses)
-    .reduce((sum, [status, all]) => sum + (status.startsWith("4") ? all : 0), 0);
-  const counts = now.stats.requests.seconds.counts.map((all, index) => all - (earlier.stats.requests.seconds.counts[index] ?? 0));
-  const quantile = (q) => quantileOf(now.stats.requests.seconds.bounds, counts, q);
+    .reduce((sum, [status, total]) => sum + (status.startsWith("4") ? total : 0), 0);
+  const { bounds, counts: totals } = now.stats.requests.seconds;
+  const counts = totals.map((total, index) => total - (earlier.stats.requests.seconds.counts[index] ?? 0));
+  const quantile = (q) => quantileOf(bounds, counts, q);
   return {
     requests: rate((stats) => stats.requests.total),
     rows: rate((stats) => stats.calls.rows),
@@ -121,7 +124,7 @@ const threeDigits = (value) => number(Number(value.toPrecision(3)));
 const milliseconds = (seconds) => t("live.ms", { number: threeDigits(1000 * seconds) });
 const perSecond = (value) => t("live.per", { number: threeDigits(value) });
 
-/* The charts, of two lines each. */
+/* The charts, with two lines each. */
 const series = () => [
   { title: t("live.rate"), text: perSecond, lines: [["requests", t("live.requests")], ["rows", t("live.rows")]] },
   { title: t("live.latency"), text: milliseconds, lines: [["p50", t("live.p50")], ["p99", t("live.p99")]] },
@@ -138,7 +141,7 @@ function chart({ title, text, lines }, points) {
   const x = scale([end - 60_000 * minutes, end], [0, WIDTH]);
   const y = scale([0, top || 1], [HEIGHT, 6]);
   const sentence = lines.map(([name, label]) => t("live.sentence", { label, now: format(now?.[name]), peak: format(Math.max(...points.map(({ values }) => values?.[name] ?? 0))) })).join(" ");
-  const step = Math.ceil(points.length / TABLE_ROWS);
+  const step = Math.ceil(points.length / MAX_TABLE_ROWS);
   return card(title,
     h("dl", { className: "now" }, lines.map(([name, label], index) =>
       h("div", { className: index === 0 ? "high" : "low" }, h("dt", null, label), h("dd", null, format(now?.[name]))))),
@@ -159,7 +162,7 @@ function chart({ title, text, lines }, points) {
 function segments(points, name) {
   const runs = [[]];
   for (const point of points) {
-    if (point.values?.[name] === null || point.values?.[name] === undefined) runs.push([]);
+    if ((point.values?.[name] ?? null) === null) runs.push([]);
     else runs.at(-1).push(point);
   }
   return runs.filter((run) => run.length > 0);
@@ -195,7 +198,7 @@ function rollout({ rollout: state }) {
   return card(t("live.rollout"), facts([
     [t("live.phase"), state.phase],
     [t("live.stable"), state.stable],
-    [t("live.canary"), state.canary === null ? null : `${state.canary}, ${number(state.percent)} %`],
+    [t("live.canary"), state.canary === null ? null : `${state.canary}, ${number(state.percent)}%`],
     [t("live.shadow"), state.shadow],
     [t("live.reason"), state.reason],
   ]));

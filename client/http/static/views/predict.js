@@ -18,7 +18,7 @@ export function mount(root, page) {
   const { row, predictor } = page;
   if (row.columns.length === 0) {
     root.append(exampleRequest(page.model));
-    return undefined;
+    return;
   }
   const fields = new Map(row.columns.map((column, index) => [column.name, field(column, index, row)]));
   const groups = h("div", { className: "groups" });
@@ -56,7 +56,6 @@ export function mount(root, page) {
   });
   row.onChange(() => { for (const control of fields.values()) control.update(); });
   arrange();
-  return undefined;
 }
 
 function sortColumns(columns, order, answer) {
@@ -83,13 +82,13 @@ function field(column, index, row) {
   const control = controlOf(column, inputId);
   const hint = h("small", { id: `${inputId}-hint`, className: column.range ? "hidden" : "" }, hintOf(column));
   const dot = h("i", null);
-  const reach = column.range && h("span", { className: "reach", ariaHidden: "true" }, ...rangeOf(column).flatMap((text, i) => (i ? [dot, text] : [text])));
+  const trainingRange = column.range && h("span", { className: "range", ariaHidden: "true" }, ...rangeOf(column).flatMap((text, i) => (i ? [dot, text] : [text])));
   const fault = h("small", { id: `${inputId}-fault`, className: "fault", hidden: true });
   control.setAttribute("name", name);
   control.setAttribute("aria-describedby", `${hint.id} ${fault.id}`);
   control.addEventListener("input", () => row.set([[name, control.value]]));
   const root = h("div", { className: `field${WIDE.includes(column.type) ? " wide" : ""}` },
-    h("label", { htmlFor: inputId }, titleOf(name)), control, hint, reach, fault);
+    h("label", { htmlFor: inputId }, titleOf(name)), control, hint, trainingRange, fault);
   if (column.picture || column.type === "bytes") {
     import("../picture.js").then(({ pictureInput }) => hint.after(pictureInput(column, (text) => row.set([[name, text]]))));
   }
@@ -98,7 +97,7 @@ function field(column, index, row) {
     const text = row.text(name);
     if (control.value !== text) control.value = text;
     root.classList.toggle("outside", row.isOutside(column));
-    if (reach) dot.style.setProperty("--at", relativePosition(column, text));
+    if (trainingRange) dot.style.setProperty("--at", relativePosition(column, text));
   }
 
   function show(reason) {
@@ -136,7 +135,7 @@ function hintOf(column) {
   return t("range", { low, high });
 }
 
-/* Returns the position in the training range, clipped to 0 to 1; 0.5 if it is not a number. */
+/* Returns the position in the training range, clipped to [0, 1]; 0.5 if it is not a number. */
 function relativePosition(column, text) {
   const [low, high] = column.range;
   const position = (positionOf(column, text) - low) / (high - low);

@@ -55,13 +55,13 @@ export function mount(root, { model }) {
       show(result);
       result.focus();
     } catch (error) {
+      // Another file may have replaced this one.
+      if (controller.signal !== signal) return;
       setReady(true);
-      if (signal.aborted) {
-        if (controller.signal === signal) show();
-      } else {
-        const isTransient = error.status === 0 || error.status === 429 || error.status >= 500;
-        show(notice(messageOf(error), isTransient && h("button", { type: "button", onclick: () => predict(file) }, t("table.again"))));
-      }
+      show();
+      if (signal.aborted) return;
+      const isTransient = error.status === 0 || error.status === 429 || error.status >= 500;
+      show(notice(messageOf(error), isTransient && h("button", { type: "button", onclick: () => predict(file) }, t("table.again"))));
     }
   }
 
@@ -149,8 +149,8 @@ function distribution(tally, model) {
   function draw(threshold) {
     const high = tally.countAtLeast(threshold);
     const isModelThreshold = threshold === start;
-    // At the model's own threshold, count the service's labels. It prefixes labels that a
-    // spreadsheet would evaluate with a quote.
+    // At the model's own threshold, count the service's labels. It puts a quote before labels
+    // that a spreadsheet would evaluate.
     const rowsOf = (name, estimate) => (isModelThreshold ? tally.labels.get(name) ?? tally.labels.get(`'${name}`) ?? 0 : estimate);
     const [rows0, rows1] = [rowsOf(class0, predicted - high), rowsOf(class1, high)];
     const percentage = (rows) => percent(predicted ? rows / predicted : 0);

@@ -9,8 +9,8 @@ export const id = "whatif";
 export const explores = true;
 
 const SLIDER_STEPS = 200;
-/* Curves that vary by less count as flat. */
-const FLAT = 0.02;
+/* Curves that vary by less than this count as flat. */
+const MIN_VARIATION = 0.02;
 
 export function mount(root, { model, row, predictor, explorer }) {
   const status = h("p", { className: "soft", role: "status" });
@@ -41,7 +41,7 @@ export function mount(root, { model, row, predictor, explorer }) {
 
   /* All curves are flat around a very certain answer, so suggest a row halfway between the classes. */
   function introduction(curves) {
-    const isFlat = curves.every(({ points }) => points.every(({ probability }) => Math.abs(probability - points[0].probability) < FLAT));
+    const isFlat = curves.every(({ points }) => points.every(({ probability }) => Math.abs(probability - points[0].probability) < MIN_VARIATION));
     if (!isFlat) return [t("whatif.about")];
     return [t("whatif.flat"), " ", h("button", { type: "button", className: "small", onclick: () => row.set(row.example("between")) }, t("between"))];
   }
@@ -64,8 +64,8 @@ function legendOf({ version, error }, answer) {
   ];
 }
 
-/* Returns a column's chart with its controls: { root, update(), draw(curve, model, answer, canary) }.
-   `canary` names the canary version if the curve has its probabilities. */
+/* Returns a column's chart with its controls: { root, update(), draw(curve, model, answer, canaryName) }.
+   `canaryName` is given if the curve has the canary's probabilities. */
 function cardOf(column, row) {
   const title = titleOf(column.name);
   const chart = h("div", null);
@@ -96,7 +96,7 @@ function cardOf(column, row) {
     if (position !== undefined) slider.value = Math.round((SLIDER_STEPS * (position - low)) / (high - low));
   }
 
-  function draw(curve, model, answer, canary) {
+  function draw(curve, model, answer, canaryName) {
     if (!column.range && field.options.length < curve.points.length) {
       field.replaceChildren(...curve.points.map(({ text }) => h("option", { value: text }, shownText(text))));
     }
@@ -106,7 +106,7 @@ function cardOf(column, row) {
     const reference = model.reference?.columns.find(({ name }) => name === column.name);
     const options = {
       column, title, points: curve.points, classes: model.classes, threshold: model.threshold, reference,
-      current: row.text(column.name), probability: answer.prediction.probability, canary,
+      current: row.text(column.name), probability: answer.prediction.probability, canaryName,
       format: column.type === "date" ? textOfDay : number,
     };
     chart.replaceChildren(column.range ? curveChart(options) : barChart(options));
