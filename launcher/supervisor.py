@@ -35,7 +35,7 @@ redirect_stderr = true
 stdout_logfile = {logs}/{name}.log
 stdout_logfile_maxbytes = 10MB
 """
-# Requests in flight get 10 s; supervisord kills a process that has not ended after 15 s.
+# Longer than `stopwaitsecs`, after which supervisord kills a process.
 STOP_TIMEOUT_SECONDS = 20
 LOG_LINES_SHOWN = 15
 # supervisord treats the rest of a line after one of these characters as a comment.
