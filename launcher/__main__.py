@@ -116,6 +116,8 @@ def main(
         if not signals:
             sys.exit(_report_failure(supervisor))
     finally:
+        if signals:
+            click.echo("stopping; requests in flight have up to 10 s")
         supervisor.stop()
     click.echo("stopped")
 

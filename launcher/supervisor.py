@@ -29,14 +29,14 @@ PROGRAM = """
 command = {command}
 autorestart = true
 startretries = 10
-stopwaitsecs = 2
+stopwaitsecs = 15
 killasgroup = true
 redirect_stderr = true
 stdout_logfile = {logs}/{name}.log
 stdout_logfile_maxbytes = 10MB
 """
-# supervisord kills a process that has not ended after two seconds.
-STOP_TIMEOUT_SECONDS = 6
+# Longer than `stopwaitsecs`, after which supervisord kills a process.
+STOP_TIMEOUT_SECONDS = 20
 LOG_LINES_SHOWN = 15
 # supervisord treats the rest of a line after one of these characters as a comment.
 COMMENT_START = re.compile(r"(?<=\s)([;#])")

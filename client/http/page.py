@@ -53,6 +53,7 @@ def blueprint(get_bridge: Callable[[], Bridge], settings: Settings) -> Blueprint
             reports=reports.versions(settings.reports, schema.model),
             rollout=settings.rollout is not None,
             feedback=settings.log is not None,
+            accepts_missing=settings.missing_values != "refuse",
         )
         return _render("page.html", model=schema.model, modules=MODULES, data=data)
 

@@ -166,11 +166,12 @@ def test_rollout_drift_and_log_are_shown_if_enabled(
         window.goto(f"{client_url}/#live")
         details = window.locator(".details")
         expect(details).to_contain_text("10 % of the canary's calls fail")
+        expect(details.get_by_text("Reason", exact=True)).to_be_visible()
         expect(details.get_by_role("row", name="canary")).to_contain_text("10.0%")
         drifted = details.locator("tbody tr", has_text="<b>worst</b>")
         expect(drifted).to_contain_text("drifted")
         expect(details.locator("tbody tr", has_text="mean_area")).to_contain_text("too few rows")
-        expect(details).to_contain_text("Drift, over 1,200 rows")
+        expect(details).to_contain_text("Drift, rows: 1,200")
         expect(details.locator("dl").last.locator("dd")).to_have_text(["1,100", "7", "1 MB", "17"])
     check_accessible(phone)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 320

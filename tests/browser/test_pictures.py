@@ -53,4 +53,4 @@ def test_picture_is_sent_as_scaled_pixels_or_as_bytes(
     page.get_by_label("Picture for grey").set_input_files(tmp_path / "no.png")
     expect(page.get_by_text("This browser cannot read no.png as a picture.")).to_be_visible()
     page.locator("[name=image_bytes]").fill("no base64!")
-    expect(page.locator(".field.invalid .fault")).to_have_text("expected base64, or choose a file")
+    expect(page.locator(".field.invalid .fault")).to_have_text("expected base64 or a file")

@@ -8,6 +8,7 @@ export class ApiError extends Error {
     super(message);
     this.status = status;
     this.retryAfter = retryAfter;
+    this.isTransient = [0, 429, 503, 504].includes(status);
   }
 }
 
