@@ -19,7 +19,7 @@ from client.observability.samples import Labels, Samples, summarize
 from client.serving.client import Target
 from client.serving.deadlines import Deadline
 
-# Routes of models; probes, metrics, pages and static files are left out.
+# Routes of models, their probes excepted.
 MODEL_ROUTES = (paths.PREDICT, paths.EXPLAIN, f"{paths.V1}/", f"{paths.V2}/models/")
 # Calls that compute predictions.
 PREDICTING_RPCS = frozenset({"Predict", "Classify", "Regress"})
@@ -158,7 +158,8 @@ def _arms(samples: Samples, model: str) -> list[dict[str, Any]]:
 
 
 def _is_model_route(labels: Labels) -> bool:
-    return labels["route"].startswith(MODEL_ROUTES)
+    route = labels["route"]
+    return route.startswith(MODEL_ROUTES) and not route.endswith("/ready")
 
 
 def _is_prediction(labels: Labels) -> bool:
