@@ -96,6 +96,11 @@ class Reference:
                 raise ValueError(f'column "{entry["name"]}": shares do not fit the bins')
             if len(shares) <= MAX_BINS:
                 binned.append(BinnedColumn(entry["name"], entry["kind"], edges, values, shares))
+            elif not binned:  # the probability, which cannot be left out
+                limit = MAX_BINS - 2
+                raise ValueError(
+                    f"probability: expected at most {limit} bins, got {len(edges) + 1}"
+                )
         return cls(int(document["rows"]), tuple(binned))
 
 

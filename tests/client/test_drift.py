@@ -243,3 +243,16 @@ def test_undrifted_windows_alarm_in_one_of_a_hundred(rows: int, trained: int) ->
         found = [drift.assess_shift(*of, trained, 30) for of in zip(counts, shares, strict=True)]
         alarms += any(one.verdict in ("warn", "alarm") for one in found)
     assert alarms <= 8  # 2.5 are expected at most; more than 8 happen by chance once in 900 times
+
+
+def test_a_reference_with_too_many_probability_bins_is_not_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    probability = {"edges": list(range(1, 11)), "shares": [1 / 11] * 11}
+    schema = referring(NUMBERS, numeric_bins("a", [1.0]), probability=probability)
+    assert load_reference(schema) is None
+    assert "probability: expected at most 10 bins, got 11" in caplog.text
+    call = Call("dense", {"features": np.zeros((1, 3), np.float32)})
+    counting = Counting()
+    counting.counts.add(schema, call, outputs(0.5))
+    assert counting.found("a") == {}
