@@ -173,7 +173,8 @@ class FeedbackReader:
         """Return the log's line for a row.
 
         Raises:
-            ValueError: it names the field, the value and what was expected.
+            ValueError: the row is invalid; the message has the field, the value and what is
+                expected.
         """
         if type(row) is not dict:
             raise ValueError(f"expected an object with id and label, got {describe(row)}")

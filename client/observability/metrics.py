@@ -37,7 +37,7 @@ class Metrics:
 
     Attributes:
         waiting: returns the number of requests waiting for a call.
-        drift: counts requested rows.
+        drift: counts the rows in requests.
     """
 
     def __init__(self) -> None:
@@ -107,8 +107,8 @@ class Metrics:
         self.drift = DriftCounts(
             Counter(
                 "client_drift_rows_total",
-                "Requested rows, per bin of the model's training reference; the column of its own "
-                "probability is empty",
+                "Rows in requests, per bin of the model's training reference; the column of its "
+                "own probability is empty",
                 ("model", "version", "column", "bin"),
                 registry=self.registry,
             )
