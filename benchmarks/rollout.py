@@ -283,7 +283,7 @@ def main(quick: bool, folder: Path | None) -> None:
     report.write_sections(
         "rollout",
         "Effects of rollouts on callers. Model servers, gateway and load share one machine; "
-        f"only counts and ratios are meaningful. A canary gets {PERCENT:g} % of the requests, one "
+        f"only counts and ratios are meaningful. A canary gets {PERCENT:g}% of the requests, one "
         f"row each; its cut-out is reset every {RESET_SECONDS} s, so that it keeps failing. The "
         "controller moves the labels by promoting one version after the other.",
         [
