@@ -1,4 +1,4 @@
-"""Feedback: labels that arrive after their predictions, in JSON, NDJSON or CSV.
+"""Feedback: labels that arrive after their predictions, in JSON, NDJSON, CSV or TSV.
 
 Each row has the prediction's `id`, and a `label`, which is a class name of the model. `row`, the
 row's index in the request (default 0), and `time`, when the label became known, are optional.

@@ -143,7 +143,7 @@ def _read_body(max_bytes: int) -> bytes:
     """Return the request's body.
 
     Raises:
-        ClientError: it is too large.
+        ClientError: the body is too large.
     """
     try:
         body = request.get_data(cache=False)

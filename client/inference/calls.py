@@ -47,7 +47,7 @@ class BatchSender:
         Args:
             send: makes one call.
             limits: limits of calls.
-            observe: called before each call with its requests and rows.
+            observe: called before each call with the numbers of its requests and rows.
         """
         self._send = send
         self._limits = limits

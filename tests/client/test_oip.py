@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -639,6 +640,11 @@ def test_tensors_of_64_dimensions_go_both_ways(tmp_path: Path) -> None:
             status, body = post(url, path, {"inputs": nested(1.5, 64)})
             assert (status, body["outputs"]) == (200, nested(3.0, 64))
             assert post(url, path, {"inputs": nested(1.5, 65)})[0] == 400
+            table = io.BytesIO()
+            np.save(table, np.full((1,) * 64, 1.5, np.float32))
+            headers = {"Content-Type": "application/x-npy"}
+            reply = requests.post(url + path, table.getvalue(), headers=headers, timeout=10)
+            assert np.load(io.BytesIO(reply.content)).tolist() == nested(3.0, 64)
         status, body = post(url, "/v2/models/any/infer", infer_body(64))
         assert (status, body["outputs"][0]["shape"]) == (200, [1] * 64)
         assert body["outputs"][0]["data"] == [3.0]
