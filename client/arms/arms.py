@@ -90,7 +90,7 @@ class Arms:
             headers: value by name in lower case.
 
         Raises:
-            ClientError: the request names an arm that does not exist.
+            ClientError: the request names an arm other than `canary` and `stable`.
         """
         split = self._splits.get(target.model)
         if split is None or target.version is not None or target.label is not None:

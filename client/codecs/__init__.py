@@ -47,7 +47,8 @@ class Codec(ABC):
         """Decode one request.
 
         Raises:
-            ClientError: it names the field, the value and what was expected.
+            ClientError: the request is invalid; the message has the field, the value and what is
+                expected.
         """
 
     def decode(self, payloads: Sequence[Payload], schema: Schema) -> Decoding:

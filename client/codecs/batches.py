@@ -144,7 +144,7 @@ def row_count(inputs: Mapping[str, Array]) -> int:
 def byte_size(array: Array) -> int:
     """Return the size of an array's values in bytes."""
     if array.dtype.kind == "O":
-        return int(array.nbytes) + sum(map(len, array.flat))
+        return int(array.nbytes) + sum(map(len, array.reshape(-1).tolist()))
     return int(array.nbytes)
 
 

@@ -1,4 +1,4 @@
-"""Feedback: labels that arrive after their predictions, in JSON, NDJSON or CSV.
+"""Feedback: labels that arrive after their predictions, in JSON, NDJSON, CSV or TSV.
 
 Each row has the prediction's `id`, and a `label`, which is a class name of the model. `row`, the
 row's index in the request (default 0), and `time`, when the label became known, are optional.
@@ -173,7 +173,8 @@ class FeedbackReader:
         """Return the log's line for a row.
 
         Raises:
-            ValueError: it names the field, the value and what was expected.
+            ValueError: the row is invalid; the message has the field, the value and what is
+                expected.
         """
         if type(row) is not dict:
             raise ValueError(f"expected an object with id and label, got {describe(row)}")

@@ -13,7 +13,7 @@ def find_signature(schema: Schema, name: Any) -> tuple[str, Signature]:
     """Return a signature and its name; the default one if the name is empty.
 
     Raises:
-        ClientError: the model has no such signature.
+        ClientError: the name is not a string, or the model has no such signature.
     """
     if not isinstance(name, str):
         raise ClientError(f"signature_name: expected a string, got {describe(name)}")

@@ -1,7 +1,7 @@
 """The page at `/`: an explorer of the served model.
 
-The template is a frame; `static/app.js` fills it from the API and from the model's facts, which the
-page holds as JSON.
+The template is a frame; `static/app.js` fills it from the API and from facts about the model, which
+the page holds as JSON.
 """
 
 from __future__ import annotations

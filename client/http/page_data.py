@@ -1,4 +1,4 @@
-"""The model's facts for the page's scripts, as JSON."""
+"""Facts about the model for the page's scripts, as JSON."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class BatchSender:
             send: makes one call.
             limits: limits of calls.
             unshared_slots: slots for unshared calls.
-            observe: called before each call with its requests and rows.
+            observe: called before each call with the numbers of its requests and rows.
         """
         self._send = send
         self._limits = limits

@@ -55,7 +55,7 @@ class Predictor:
         Args:
             client: the client of the model servers.
             limits: limits of calls and of the queue.
-            observe: called before each call with its requests and rows.
+            observe: called before each call with the numbers of its requests and rows.
             checks: checks for values not seen in training.
             observe_golden: called with the result of each version's golden rows on a server.
         """

@@ -152,7 +152,7 @@ ONES = ",".join("1" * 29)
 @pytest.mark.parametrize(
     ("stdin", "message"),
     [
-        ("", 'line 1: column "mean_radius", the first of 30, is missing'),
+        ("", 'line 1: column "mean_radius" is missing, and 29 more'),
         (f"{HEADER}\n", "expected at least one row, got none"),
         (f"{HEADER}\nx,{ONES}\n", 'line 2, column "mean_radius": expected float32, got "x"'),
         (f"{HEADER}\n1,{ONES}\nnone,{ONES}\n", 'line 3, column "mean_radius": expected float32'),

@@ -6,7 +6,6 @@ from typing import Any
 
 from client.codecs.tfs_rest.document import Members, describe, invalid_request
 from client.codecs.tfs_rest.tensors import (
-    MAX_RANK,
     ValueMismatchError,
     check,
     infer_shape,
@@ -15,7 +14,7 @@ from client.codecs.tfs_rest.tensors import (
 )
 from client.errors import ClientError
 from client.serving.schema import Signature
-from client.serving.tensors import Array
+from client.serving.tensors import MAX_RANK, Array
 
 PLAIN_LIST = (
     "instances is a plain list, but expecting list of objects as multiple input tensors required "

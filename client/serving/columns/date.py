@@ -1,4 +1,4 @@
-"""Columns of dates and times: ISO 8601 for callers, days since 1970-01-01T00:00Z for the model."""
+"""Columns of dates and times: text for callers, days since 1970-01-01T00:00Z for the model."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def parse_days(text: str, form: str = "") -> float | None:
 
 
 def format_days(days: float) -> str:
-    """Return days since 1970-01-01T00:00Z as ISO 8601; beyond year 9999, as the number."""
+    """Return days since 1970-01-01T00:00Z as ISO 8601; outside years 1 to 9999, as a number."""
     try:
         moment = EPOCH + timedelta(microseconds=round(days * DAY_MICROSECONDS))
     except (OverflowError, ValueError):
