@@ -121,7 +121,7 @@ def _ensure_image(engine: Any, image: str) -> None:
 def _run(
     engine: Any, image: str, name: str, flags: list[str], options: dict[str, dict[str, Any]]
 ) -> int:
-    """Run the container; return 0 after a signal, else its exit status or 1 if that is 0."""
+    """Run the container; return 0 after a signal, else its exit status, or 1 if that is 0."""
     _remove_leftover(engine, name)
     stopping = False
 

@@ -87,7 +87,7 @@ class Manager:
                 return
             stream = self._streams.setdefault(name, ServableStream())
             stream.set_aspired(set(versions))
-            # Load the newest first: requests without a version wait for it.
+            # Load the newest first: requests without a version go to it.
             for number in sorted(versions, reverse=True):
                 harness = stream.harnesses.get(number)
                 if harness is None or harness.may_load_again():

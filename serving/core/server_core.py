@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from serving.core.manager import Manager
 from serving.core.model_config import ModelConfig, check_platforms, parse_model_configs
 from serving.core.servable_harness import ServableHarness
@@ -241,6 +243,7 @@ def _check_available(settled: Sequence[ServableHarness]) -> None:
             for harness in failed
             if harness.error is not None
         )
-        raise ServingError.from_number(
-            2, f"{len(failed)} model(s) did not become available: {{{reasons}}}"
+        raise ServingError(
+            grpc.StatusCode.UNKNOWN,
+            f"{len(failed)} model(s) did not become available: {{{reasons}}}",
         )

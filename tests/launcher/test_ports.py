@@ -54,7 +54,7 @@ def test_the_last_port_has_no_next_one() -> None:
         except OSError:
             pytest.skip("port 65535 is in use by something else")
         listener.listen()
-        assert message("PORT", LOCAL, 65535).endswith("; choose another with PORT=")
+        assert message("PORT", LOCAL, 65535).endswith("; choose another: make run PORT=NUMBER")
 
 
 def test_two_servers_cannot_have_one_port() -> None:

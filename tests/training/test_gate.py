@@ -260,7 +260,7 @@ def test_which_rows_a_version_was_trained_on_does_not_depend_on_the_order_of_col
 ) -> None:
     frame = builtin.breast_cancer()
     turned = fitted(replace(NEWTON, seed=3), frame.select(reversed(frame.columns)))
-    order = "the columns change their order, on which the signature 'dense' depends"
+    order = "the order of the columns changes, on which the signature 'dense' depends"
     with pytest.raises(RefusedError, match=f"callers of version 1 would break: {order}"):
         judged(turned, published / NAME / "1")
     verdict = judged(turned, published / NAME / "1", Rules(allow_schema_change=True))

@@ -1,4 +1,4 @@
-"""Blocks of features, in memory if they fit, else encoded from disk on each pass."""
+"""Blocks of features, in memory if they fit, else encoded on each pass."""
 
 from __future__ import annotations
 
