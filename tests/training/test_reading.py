@@ -475,3 +475,13 @@ def test_workers_share_the_rows_among_them(
     ]
     assert sorted(value for share in shares for value in share) == list(range(300))
     assert all(len(share) > 60 for share in shares)
+
+
+def test_a_blank_line_in_a_file_of_one_column_is_no_row(tmp_path: Path) -> None:
+    (tmp_path / "b=x").mkdir()
+    path = tmp_path / "b=x" / "rows.csv"
+    path.write_text('a\n1\n\n""\n2\n')
+    assert rows_of(open_source(str(tmp_path))) == [(1.0, "x"), (None, "x"), (2.0, "x")]
+    path.write_text("a\n1\n\nlow\n")
+    with pytest.raises(DataError, match=r"rows\.csv line 4, column 'a': expected a number"):
+        rows_of(open_source(str(tmp_path)), a="numeric")

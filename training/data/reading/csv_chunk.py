@@ -127,12 +127,14 @@ class CsvChunk:
         )
 
     def _drop_blank_lines(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Drop the rows that polars makes from blank lines, and reject short records, which it pads."""
+        """Drop rows that polars makes from blank lines; reject short records, which it pads."""
         header = self.layout.columns
         if not frame[header[-1]].null_count():
             return frame  # each record has a last field
         separators = self.data.count(self.layout.separator.encode())
-        if b'"' not in self.data and separators == len(frame) * (len(header) - 1):
+        # In a file of one column, a blank line has as many separators as any other.
+        is_countable = len(header) > 1 and b'"' not in self.data
+        if is_countable and separators == len(frame) * (len(header) - 1):
             return frame
         blank_rows = self._check_records()
         if not blank_rows:
@@ -169,7 +171,7 @@ class CsvChunk:
             ) from error
 
     def _record(self, row: int) -> tuple[int, list[str]]:
-        """Return the first line number and the fields of a row's record; blank lines are not rows."""
+        """Return a row's first line number and fields; blank lines are not rows."""
         records = (record for record in self._records() if record[1])
         return next(islice(records, row, None))
 
