@@ -672,3 +672,18 @@ def test_warm_up_requests_cover_every_signature_that_predict_calls(
         "dense",
     ]
     assert set(calls[0].inputs) == {column.name for column in candidate.model.columns}
+
+
+def test_a_missing_signature_or_input_is_named(tmp_path: Path) -> None:
+    other = Foreign()
+    tf.saved_model.save(other, str(tmp_path / "1"), signatures=other.serve)
+    version = SavedVersion(tmp_path / "1")
+    x = np.zeros(1, np.float32)
+    for _ in range(2):  # the first call does not add the signature
+        with pytest.raises(KeyError, match="there is no signature 'describe'"):
+            version.run("describe", {"query": x})
+        with pytest.raises(KeyError, match="there is no signature 'dense'"):
+            version.input_dtypes("dense")
+    assert not version.has_signature("describe")
+    with pytest.raises(KeyError, match="the signature 'serving_default' has no input y, z"):
+        version.run("serving_default", {"x": x, "y": x, "z": x})
