@@ -27,7 +27,7 @@ class FitSettings:
         held_out: fraction of the rows held out for evaluation.
         seed: seed of the split, the order of mini-batches and the bootstrap.
         optimizer: the solver.
-        iterations: maximum number of steps (epochs for sgd); None uses the solver's `MAX_ITERATIONS`.
+        iterations: maximum number of steps (epochs for sgd); None: the solver's `MAX_ITERATIONS`.
         tolerance: largest |∂J/∂θ| at which the fit stops; for sgd, largest change of the cost.
         patience: number of steps without a lower validation cost after which the fit stops.
         learning_rate: α of gradient-descent and sgd; None chooses a safe one.
