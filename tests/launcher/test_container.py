@@ -52,7 +52,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeContainer]:
     containers = SimpleNamespace(create=fake.create, list=lambda **_: [])
     images = SimpleNamespace(get=lambda image: None)
     engine = SimpleNamespace(containers=containers, images=images, close=lambda: None)
-    monkeypatch.setattr(container.docker, "from_env", lambda: engine)
+    monkeypatch.setattr("docker.from_env", lambda: engine)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield fake
     for number, handler in handlers.items():

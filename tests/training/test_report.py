@@ -448,5 +448,5 @@ def test_importing_it_does_not_load_the_renderer() -> None:
 @pytest.mark.parametrize("name", ["count", "value", "literal", "index"])
 def test_a_column_may_have_a_name_that_polars_uses(name: str) -> None:
     frame = pl.DataFrame({name: ["a", "b", "a", None]})
-    (column,) = distributions((CategoricalColumn(name, ("a", "b"), (2, 1)),), frame)
+    (column,) = distributions((CategoricalColumn(name),), frame)
     assert (column.summary, column.missing) == ("a 67 %, b 33 %", 0.25)
