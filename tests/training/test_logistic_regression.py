@@ -266,7 +266,7 @@ def test_a_table_larger_than_a_block_gives_the_result_of_one_block(
     assert [block.features.dtype for block in whole.blocks] == [tf.float64]
 
     monkeypatch.setattr(spool_module, "MAX_BLOCK_ROWS", 1024)
-    monkeypatch.setattr(blocks_module, "BLOCK_VALUES", values)
+    monkeypatch.setattr(blocks_module, "MAX_BLOCK_VALUES", values)
     problem = problem_of(tmp_path, memory)
     assert (tmp_path / "train.rows").exists() == (memory == 0)
     objective = problem.objective

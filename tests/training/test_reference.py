@@ -99,7 +99,7 @@ def test_shares_are_those_of_the_training_rows(candidate: Candidate) -> None:
 
 def test_rows_on_disk_give_the_same(candidate: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_store, "MAX_BLOCK_ROWS", 16_384)
-    monkeypatch.setattr(feature_blocks, "BLOCK_VALUES", 1 << 17)  # blocks are cut into pieces
+    monkeypatch.setattr(feature_blocks, "MAX_BLOCK_VALUES", 1 << 17)  # blocks are cut into pieces
     on_disk = json.loads(fitted(memory=1).model.reference)
     assert sum(on_disk["probability"]["shares"]) == pytest.approx(1, abs=1e-12)
     in_memory, streamed = map(by_name, (json.loads(candidate.model.reference), on_disk))

@@ -254,7 +254,7 @@ def test_an_elastic_net_is_scikit_learn_s(tmp_path: Path) -> None:
 def test_short_batches_do_not_make_the_penalty_stronger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, block_rows: int
 ) -> None:
-    monkeypatch.setattr(feature_blocks, "BLOCK_VALUES", block_rows)
+    monkeypatch.setattr(feature_blocks, "MAX_BLOCK_VALUES", block_rows)
     x = normal_rows(rows, 1)
     settings = replace(TO_THE_END["sgd"], learning_rate=0.1, l2=5.0, batch_size=256)
     problem = problem_of(frame_of(x, labelled(2 * x[:, 0])), tmp_path, settings)
