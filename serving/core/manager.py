@@ -87,7 +87,7 @@ class Manager:
                 return
             stream = self._streams.setdefault(name, ServableStream())
             stream.set_aspired(set(versions))
-            # Load the newest first: requests without a version wait for it.
+            # Load the newest first: requests without a version go to it.
             for number in sorted(versions, reverse=True):
                 harness = stream.harnesses.get(number)
                 if harness is None or harness.may_load_again():
@@ -148,6 +148,12 @@ class Manager:
             harnesses = stream.harnesses if stream else {}
             return [harnesses[number] for number in sorted(harnesses, reverse=True)]
 
+    def newest_aspired(self, name: str) -> ServableHarness | None:
+        """Return a model's newest aspired version, if there is one."""
+        with self._changed:
+            stream = self._streams.get(name)
+            return stream.newest_aspired() if stream else None
+
     def is_available(self, name: str, version: int | None = None) -> bool:
         """Return whether a version of a model, or any of its versions, is available."""
         with self._changed:
@@ -197,7 +203,9 @@ class Manager:
 
     def _run_load(self, stream: ServableStream, harness: ServableHarness) -> None:
         with self._changed:
-            if self._closing:
+            if (
+                self._closing or harness.state is State.END
+            ):  # it timed out as its retry was scheduled
                 return
             if not harness.aspired:
                 self._fail(harness, harness.last_error)

@@ -33,7 +33,7 @@ class Source:
 
         Args:
             aspire: called with a model's name and the paths of its versions.
-            poll_wait_seconds: time between two polls; 0: poll once; negative: never.
+            poll_wait_seconds: time between two polls; 0: poll only in `update`; negative: never.
         """
         self._aspire = aspire
         self._poll_wait_seconds = poll_wait_seconds

@@ -1,6 +1,7 @@
 """Metrics under TensorFlow Serving's names, for `--monitoring_config_file`.
 
-Unlike TensorFlow Serving's, they have labels for version and signature, and include MultiInference.
+Unlike TensorFlow Serving's, those of requests and runs have a version label, the request count has
+a signature label, and all include MultiInference.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class Monitoring:
         return text
 
     def _remove_histograms(self) -> None:
-        """Remove the histograms of versions that had ended before the last scrape.
+        """Remove the histograms of versions that had ended by the previous scrape.
 
         By now, their last calls have been recorded and scraped. Counters stay, because reload
         responses report their increase.

@@ -258,7 +258,7 @@ def test_rows_new_to_both_do_not_depend_on_column_order(
 ) -> None:
     frame = builtin.breast_cancer()
     reordered = fitted(replace(NEWTON, seed=3), frame.select(reversed(frame.columns)))
-    change = "the columns change their order, on which the signature 'dense' depends"
+    change = "the order of the columns changes, on which the signature 'dense' depends"
     with pytest.raises(RefusedError, match=f"callers of version 1 would break: {change}"):
         judge_candidate(reordered, published / NAME / "1")
     verdict = judge_candidate(reordered, published / NAME / "1", Rules(allow_schema_change=True))
@@ -674,3 +674,18 @@ def test_warm_up_requests_cover_all_predict_signatures(
         "dense",
     ]
     assert set(calls[0].inputs) == {column.name for column in candidate.model.columns}
+
+
+def test_a_missing_signature_or_input_is_named(tmp_path: Path) -> None:
+    other = Foreign()
+    tf.saved_model.save(other, str(tmp_path / "1"), signatures=other.serve)
+    version = SavedVersion(tmp_path / "1")
+    x = np.zeros(1, np.float32)
+    for _ in range(2):  # the first call does not add the signature
+        with pytest.raises(KeyError, match="there is no signature 'describe'"):
+            version.run("describe", {"query": x})
+        with pytest.raises(KeyError, match="there is no signature 'dense'"):
+            version.input_dtypes("dense")
+    assert not version.has_signature("describe")
+    with pytest.raises(KeyError, match="the signature 'serving_default' has no input y, z"):
+        version.run("serving_default", {"x": x, "y": x, "z": x})

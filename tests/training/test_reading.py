@@ -247,11 +247,11 @@ def test_pipe_is_read_completely(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a,,c\n1,2,3\n", "FILE line 1: column 2 has no name"),
         ("a,b\r1,2\r", "FILE line 1: expected lines that end in LF or CRLF"),
         ('a,"b\n1,2\n', f"FILE line 1: {NEVER_CLOSED}"),
-        ("a,b\n1,2\n3\n4,5\n", "FILE line 3: expected 2 fields like the header, got 1"),
-        ("a,b\n1,2\n\n3\n", "FILE line 4: expected 2 fields like the header, got 1"),
-        ("a,b\n1,2\n3,4,5\n", "FILE line 3: expected 2 fields like the header, got 3"),
-        ("a,b\n1,2\n3,4,\n5\n", "FILE line 3: expected 2 fields like the header, got 3"),
-        ('a,b\n1,"x\n\ny"\n\n2\n', "FILE line 6: expected 2 fields like the header, got 1"),
+        ("a,b\n1,2\n3\n4,5\n", "FILE line 3: expected 2 fields as in the header, got 1"),
+        ("a,b\n1,2\n\n3\n", "FILE line 4: expected 2 fields as in the header, got 1"),
+        ("a,b\n1,2\n3,4,5\n", "FILE line 3: expected 2 fields as in the header, got 3"),
+        ("a,b\n1,2\n3,4,\n5\n", "FILE line 3: expected 2 fields as in the header, got 3"),
+        ('a,b\n1,"x\n\ny"\n\n2\n', "FILE line 6: expected 2 fields as in the header, got 1"),
         ('a,b\n1,x\n"2,y\n3,z\n', f"FILE line 3: {NEVER_CLOSED}"),
         ('a,b\n1,x\n2,"y\n3,z\n', f"FILE line 3: {NEVER_CLOSED}"),
         (
@@ -478,3 +478,13 @@ def test_rows_are_divided_among_workers(
     ]
     assert sorted(value for values in values_by_worker for value in values) == list(range(300))
     assert all(len(values) > 60 for values in values_by_worker)
+
+
+def test_blank_lines_of_a_one_column_file_are_not_rows(tmp_path: Path) -> None:
+    (tmp_path / "b=x").mkdir()
+    path = tmp_path / "b=x" / "rows.csv"
+    path.write_text('a\n1\n\n""\n2\n')
+    assert read_rows(open_source(str(tmp_path))) == [(1.0, "x"), (None, "x"), (2.0, "x")]
+    path.write_text("a\n1\n\nlow\n")
+    with pytest.raises(DataError, match=r"rows\.csv line 4, column 'a': expected a number"):
+        read_rows(open_source(str(tmp_path)), a="numeric")

@@ -449,3 +449,10 @@ def test_importing_report_does_not_load_plotting_libraries() -> None:
         [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
     )
     assert process.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("name", ["count", "value", "literal", "index"])
+def test_column_may_have_a_name_that_polars_uses(name: str) -> None:
+    frame = pl.DataFrame({name: ["a", "b", "a", None]})
+    (column,) = distributions((CategoricalColumn(name),), frame)
+    assert (column.summary, column.missing) == ("a 67 %, b 33 %", 0.25)

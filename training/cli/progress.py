@@ -107,9 +107,8 @@ def _print_summary(console: Console, candidate: Candidate, settings: FitSettings
     """Print some points of the cost curve and the metrics on the held-out rows."""
     costs, fit = candidate.fit.progress.costs, candidate.manifest.fit
     curve = Table(settings.step_name, "cost")
-    first_step = (
-        1 if settings.optimizer == "sgd" else 0
-    )  # only sgd has no cost before its first step
+    # Only sgd has no cost before its first step.
+    first_step = 1 if settings.optimizer == "sgd" else 0
     indices = range(0, len(costs), max(1, len(costs) // COSTS_SHOWN))
     for index in sorted({*indices, len(costs) - 1}):
         curve.add_row(str(first_step + index), f"{costs[index]:.6f}")

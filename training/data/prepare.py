@@ -95,7 +95,7 @@ class PreparedBatch:
     """A batch as arrays.
 
     Attributes:
-        part: the batch, for messages.
+        batch: the batch, for messages.
         numbers, wide, weight, key: as in `Rows`.
         texts: the columns of `Roles.categories`.
         label: the label column, without missing values.

@@ -37,7 +37,7 @@ class Data:
         source: file, directory or built-in table.
         rows: number of rows read.
         columns: names of the columns that enter the rows' hashes, including the label.
-        hash: sum of the rows' hashes and weights; does not depend on their order.
+        hash: a hash of all rows and their weights, regardless of their order.
         row_hash: name and version of the rows' hash, which decides which rows are held out.
         label: name of the label column.
         held_out_hash: sum of the hashes of the held-out rows.
