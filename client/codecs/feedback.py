@@ -138,7 +138,7 @@ class FeedbackReader:
                 if self._columns is None:
                     self._columns = _read_header(cells, number)
                 elif len(cells) != len(self._columns):
-                    message = f"expected {len(self._columns)} cells like the header"
+                    message = f"expected {len(self._columns)} cells as in the header"
                     self._refuse(number, f"{message}, got {len(cells)}")
                 else:
                     named = zip(self._columns, map(str.strip, cells), strict=True)

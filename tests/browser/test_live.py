@@ -143,7 +143,7 @@ def add_rollout_and_monitoring(route: Route) -> None:
         "canary": 2,
         "percent": 5.0,
         "shadow": None,
-        "reason": "10 % of the canary's calls fail",
+        "reason": "10% of the canary's calls fail",
     }
     column = {"column": "<b>worst</b>", "psi": 0.31, "limit": 0.1, "verdict": "alarm"}
     too_few = {"column": "mean_area", "psi": None, "limit": 0.1, "verdict": "too few rows"}
@@ -165,7 +165,7 @@ def test_rollout_drift_and_log_are_shown_if_enabled(
         window.route("**/stats", add_rollout_and_monitoring)
         window.goto(f"{client_url}/#live")
         details = window.locator(".details")
-        expect(details).to_contain_text("10 % of the canary's calls fail")
+        expect(details).to_contain_text("10% of the canary's calls fail")
         expect(details.get_by_text("Reason", exact=True)).to_be_visible()
         expect(details.get_by_role("row", name="canary")).to_contain_text("10.0%")
         drifted = details.locator("tbody tr", has_text="<b>worst</b>")

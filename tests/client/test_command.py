@@ -160,7 +160,7 @@ ONES = ",".join("1" * 29)
         (f"{HEADER}\n٣,{ONES}\n", 'expected float32, got "٣"'),
         ('"a"b,c\n', "line 1: "),
         ('{"signature_name": "x", "instances": [[1]]}', 'has no "x"'),
-        (f"{HEADER}\n1,2\n", "line 2: expected 30 cells like the header"),
+        (f"{HEADER}\n1,2\n", "line 2: expected 30 cells as in the header"),
         (f"{HEADER},extra\n", 'line 1: unknown column "extra"; the columns are mean_radius,'),
         (f"{HEADER},mean_radius\n", 'line 1: duplicate column "mean_radius"'),
         ("[[1]]", "instances[0]: expected 30 values"),

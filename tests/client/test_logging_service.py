@@ -398,7 +398,7 @@ def test_invalid_feedback_row_is_refused_with_its_line(url: str, row: Any, error
         ("text/csv", "id,lable\nx,benign", 400, 'line 1: unknown column "lable"; expected id, row'),
         ("text/csv", "id,id,label\n", 400, 'line 1: duplicate column "id"'),
         ("text/csv", "id\nx", 400, 'line 1: column "label" is missing'),
-        ("text/csv", "id,label\nx", 400, "line 2: expected 2 cells like the header, got 1"),
+        ("text/csv", "id,label\nx", 400, "line 2: expected 2 cells as in the header, got 1"),
         ("text/csv", 'id,label\nx,"benign', 400, "line 2: unexpected end of data"),
         ("text/csv", "PK\x03\x04", 400, "expected lines of text in UTF-8, got a zip archive"),
         ("text/plain", "id,label\n", 415, "Content-Type: expected one of application/json, "),

@@ -462,7 +462,7 @@ def test_label_is_ignored_and_id_is_passed_through() -> None:
 def test_invalid_rows_have_their_errors_in_place() -> None:
     errors = {
         1: 'line 3, column "age": expected float64, got "two"',
-        3: "line 5: expected 7 cells like the header, got 5",
+        3: "line 5: expected 7 cells as in the header, got 5",
     }
     arguments: dict[str, Any] = {"id_column": "id", "errors_in_rows": True}
     result, _ = respond(CSV, CSV, TABLE, **arguments)

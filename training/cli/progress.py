@@ -115,7 +115,7 @@ def _print_summary(console: Console, candidate: Candidate, settings: FitSettings
     console.print(curve)
     rate = "" if fit.learning_rate is None else f"; learning rate {fit.learning_rate:.4g}"
     console.print(f"{fit.ending}{rate}", highlight=False)
-    held_out = Table("held-out rows", "", "95 % interval")
+    held_out = Table("held-out rows", "", "95% interval")
     for name, value in candidate.manifest.metrics.items():
         low, high = candidate.manifest.intervals[name]
         held_out.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
@@ -133,7 +133,7 @@ def _print_verdict(console: Console, verdict: Verdict) -> None:
         )
         lines.append(
             f"compared with version {comparison.version} on {comparison.rows:,} rows new to both: "
-            f"{values}; {100 * (comparison.label_flips or 0):.1f} % of the labels change"
+            f"{values}; {100 * (comparison.label_flips or 0):.1f}% of the labels change"
         )
     for line in lines:
         console.print(escape(line), highlight=False, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 Numbers are binned at deciles, categories by value. The deciles come from a sample of `SAMPLE_ROWS`
 training rows, or fewer if more than 209 columns hold numbers or dates. With 20,000 sampled rows, a
-bin holds 10 ± 0.5 % of all rows, or ± 1.5 % if the column is sorted. Counts cover all training
+bin holds 10 ± 0.5% of all rows, or ± 1.5% if the column is sorted. Counts cover all training
 rows, so they are exact.
 """
 

@@ -69,7 +69,7 @@ def _summarize_numbers(present: pl.Series, kind: str) -> tuple[str, tuple[tuple[
 def _summarize_categories(present: pl.Series) -> tuple[str, tuple[tuple[str, float], ...]]:
     table = present.cast(pl.String).alias("value").value_counts(sort=True, name="count")
     values, counts = table["value"].to_list(), table["count"].to_numpy()
-    labels = [f"{v} {100 * c / len(present):.0f} %" for v, c in zip(values, counts, strict=True)]
+    labels = [f"{v} {100 * c / len(present):.0f}%" for v, c in zip(values, counts, strict=True)]
     more = f", {len(values) - 3:,} more" if len(values) > 3 else ""
     heights = (counts[:MAX_VALUES] / counts[0]).tolist()
     return ", ".join(labels[:3]) + more, tuple(zip(labels, heights, strict=False))

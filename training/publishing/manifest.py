@@ -163,7 +163,7 @@ class Manifest:
         libraries: versions of the libraries that the result depends on.
         threshold: smallest probability that is labelled class 1.
         metrics: metrics on the held-out rows, by name.
-        intervals: 95 % intervals of the metrics, by name.
+        intervals: 95% intervals of the metrics, by name.
         warnings: messages about the data and the fit.
         verdict: the gate's verdict, named `gate` in the file.
         reason: why it was trained, such as a schedule or a drop in quality; may be empty.

@@ -198,7 +198,7 @@ class CsvReader:
         if set(map(len, rows)) != {header.count}:
             row = next(i for i, cells in enumerate(rows) if len(cells) != header.count)
             raise ClientError(
-                f"line {ends[row]}: expected {header.count} cells like the header, "
+                f"line {ends[row]}: expected {header.count} cells as in the header, "
                 f"got {len(rows[row])}"
             )
         cells = list(zip(*rows, strict=True))
