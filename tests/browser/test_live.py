@@ -130,9 +130,9 @@ def test_unreachable_service_is_reported_until_it_returns(page: Page, client_url
     expect(error).to_be_hidden()
 
 
-def add_rollout_and_monitoring(route: Route) -> None:
-    """Add a rollout, drift and a log to the real statistics."""
-    stats: dict[str, Any] = route.fetch().json()
+def stats_with_rollout_and_monitoring(url: str) -> dict[str, Any]:
+    """Return the real statistics with a rollout, drift and a log."""
+    stats: dict[str, Any] = requests.get(f"{url}/stats", timeout=10).json()
     stats["arms"] = [
         {"version": 2, "arm": "canary", "requests": 40, "failed": 4, "p50": 0.002, "p99": 0.03},
         {"version": 1, "arm": "control", "requests": 0, "failed": 0, "p50": None, "p99": None},
@@ -154,15 +154,16 @@ def add_rollout_and_monitoring(route: Route) -> None:
         "bytes": 1_012_000,
         "feedback": {"accepted": 17, "refused": 2},
     }
-    route.fulfill(json=stats)
+    return stats
 
 
 def test_rollout_drift_and_log_are_shown_if_enabled(
     page: Page, browser: Browser, client_url: str
 ) -> None:
+    stats = stats_with_rollout_and_monitoring(client_url)
     phone = browser.new_page(viewport={"width": 320, "height": 640}, color_scheme="dark")
     for window in (page, phone):
-        window.route("**/stats", add_rollout_and_monitoring)
+        window.route("**/stats", lambda route: route.fulfill(json=stats))
         window.goto(f"{client_url}/#live")
         details = window.locator(".details")
         expect(details).to_contain_text("10% of the canary's calls fail")
