@@ -81,7 +81,7 @@ def compact(
 
     Args:
         store: the directory of the log.
-        now: the current time, for file names.
+        now: the current time.
         report: called with the number of segments done and their total.
         keep_days: retention in days, which also limits how long segments wait for `ship`.
         min_age: seconds for which a segment must be unchanged.
@@ -151,7 +151,7 @@ def retain(
 def forget(
     store: Store, ids: Iterable[str], callers: Iterable[str], report: Callable[[int], None]
 ) -> RemovalResult:
-    """Remove all rows of some ids and callers from segments, Parquet files and datasets.
+    """Remove all rows of the given ids and callers from segments, Parquet files and datasets.
 
     Args:
         store: the directory of the log.

@@ -132,7 +132,7 @@ class Monitoring:
         return int(sum(sample.value for metric in metrics for sample in metric.samples))
 
     def exposition(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
+        """Return all metrics in the Prometheus text format."""
         text = _SUFFIX.sub(rb"\1", generate_latest(self._registry))
         self._remove_histograms()
         return text

@@ -61,10 +61,10 @@ export class Explorer extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
-  /* Returns the canary's predictions for the rows, null if there is no canary. */
+  /* Returns the state's `canary` for the rows; null if none is known. */
   async #predictCanary(rows, signal) {
     if (!this.#model.rollout || rows.length === 0) return null;
-    const { rollout } = await stats();
+    const { rollout } = await stats().catch(() => ({}));
     if (!rollout?.canary || rollout.phase === "loading") return null;
     const version = rollout.canary;
     try {
@@ -150,7 +150,7 @@ function categoriesOf(column, current) {
 
 const exactText = (column, position) => (column.type === "number" ? String(position) : textAt(column, position));
 
-/* Returns the flip of each column, smallest change first; `text` is null if no change flips. */
+/* Returns the flip of each column, smallest change first; `text` is null if no change flips the label. */
 async function findFlips(row, answer, curves, signal) {
   const { label } = answer.prediction;
   const brackets = curves.filter(({ column }) => column.range).flatMap((curve) => bracketsOf(curve, row, label));
@@ -209,7 +209,7 @@ function numericFlip({ column, index }, row, brackets) {
   return { column, text: null, others: 0, change: Infinity, ...best };
 }
 
-/* Categories have no distance: take the first that flips, in vocabulary order, after all numbers. */
+/* Categories have no distance: take the first in vocabulary order that flips the label; its change counts as 1. */
 function categoricalFlip({ column, points }, label) {
   const flipping = points.filter((point) => point.label !== label && point.text !== "");
   const hasFlip = flipping.length > 0;
