@@ -445,7 +445,7 @@ ROWS = "a,y\n" + "1,no\n2,yes\n3,no\n4,yes\n" * 20
         (ROWS + "5,perhaps\n", [], "{path} line 82, column 'y': expected a label with two values"),
         (ROWS + "x,yes\n", ["--columns=a=numeric"], "{path} line 82, column 'a': expected a numb"),
         (ROWS + "5\n", [], "{path} line 82: expected 2 fields as in the header, got 1"),
-        ("a,y\n1,yes\n2,no\n", [], "no training row has class 'no' (training rows: "),
+        ("a,y\n1,yes\n2,no\n", [], "no training row has class 'yes' (training rows: 1 of 2); "),
         (
             ROWS,
             ["--optimizer=gradient-descent", "--learning-rate=1e308"],
