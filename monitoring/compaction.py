@@ -260,7 +260,7 @@ def _wait_until_sealed(store: Store, report: Callable[[int], None]) -> None:
         report(len(pending))
         if time.monotonic() > deadline:
             raise MonitoringError(
-                f"after {SEALING_SECONDS} s, {len(pending)} segments are still open, such as "
+                f"segments still open after {SEALING_SECONDS} s: {len(pending)}, such as "
                 f"{min(pending)}; nothing was removed. Gateways complete a segment each minute; "
                 f"segments of stopped gateways count as complete after "
                 f"{segments.ABANDONED_SECONDS // 60} minutes: run `forget` again then"

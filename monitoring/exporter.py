@@ -46,7 +46,7 @@ class Exporter:
         )
         self._runs = Counter(
             "monitoring_retrainings",
-            "Retrainings by result",
+            "Retraining runs by result",
             ("model", "result"),
             registry=self.registry,
         )
@@ -113,7 +113,7 @@ class Exporter:
             self._expected.labels(*labels, name).set(estimate.value)
 
     def count_run(self, run: Run) -> None:
-        """Count a retraining."""
+        """Count a retraining run."""
         self._runs.labels(self._model, run.result).inc()
 
     def finish(self, now: float, failed: bool) -> None:

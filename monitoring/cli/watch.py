@@ -55,14 +55,14 @@ from monitoring.watching import Watcher, WatchSettings
     type=Duration(),
     default="6h",
     show_default=True,
-    help="Minimum time between two retrainings.",
+    help="Minimum time between two retraining runs.",
 )
 @click.option(
     "--max-per-day",
     type=click.IntRange(1),
     default=2,
     show_default=True,
-    help="Maximum number of retrainings in 24 hours.",
+    help="Maximum number of retraining runs in 24 hours.",
 )
 @click.option("--once", is_flag=True, help="Run one round, then exit; status 1 if a step fails.")
 @recipe_options

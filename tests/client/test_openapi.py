@@ -97,7 +97,7 @@ def test_document_is_valid_for_any_model(schema: Schema) -> None:
 
 
 def test_examples_of_dates_can_be_sent_to_v2() -> None:
-    schema = schemas.describing(schemas.numeric("day"), schemas.column("day", kind="date"))
+    schema = schemas.with_description(schemas.numeric("day"), schemas.column("day", kind="date"))
     doc = document([schema], default_model="m", title="t", version="0")
     (example,) = body_schema(doc, "/v2/models/m/infer")["examples"]
     inputs = oip.read(json.dumps(example).encode(), schema).call.inputs

@@ -284,9 +284,7 @@ def test_constant_and_mutable_tables_are_restored(server: Caller) -> None:
     assert tf.make_ndarray(response.outputs["mutable"]).tolist() == [1.5, 0.5, -1.0]
 
 
-def test_uncallable_signature_does_not_affect_others(
-    server: Caller,
-) -> None:
+def test_uncallable_signature_does_not_affect_others(server: Caller) -> None:
     with refused("INVALID_ARGUMENT"):
         server.predict("sparse", {"sparse": [1.0]}, signature="uncallable")
     assert server.ask(model="sparse") == ([2.0], 1)
@@ -403,9 +401,7 @@ def test_high_rank_strings_do_not_crash_the_server(
     assert server.ask() == ([b"1.000000"], 1)
 
 
-def test_graph_does_not_grow_with_output_selections(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_graph_does_not_grow_with_output_selections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "MAX_CALLABLES", 1)
     with tf.Graph().as_default() as graph:
         x = v1.placeholder(tf.float32, None)

@@ -213,9 +213,7 @@ def test_request_with_100000_inputs_is_rejected(server: Caller) -> None:
     assert len(details) < 2000
 
 
-def test_every_output_subset_is_returned(
-    server: Caller,
-) -> None:
+def test_every_output_subset_is_returned(server: Caller) -> None:
     rows = {
         "age": tf.constant([1.0]),
         "income": tf.constant([1.0], tf.float64),

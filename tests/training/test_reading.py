@@ -102,9 +102,7 @@ def test_quoted_fields_may_contain_separators_line_breaks_and_quotes(tmp_path: P
     assert [row[::-1] for row in read_rows(source)] == [("x;y", 'say "hi"'), ("z", None)]
 
 
-def test_field_may_exceed_default_limit_of_python_csv_module(
-    tmp_path: Path,
-) -> None:
+def test_field_may_exceed_default_limit_of_python_csv_module(tmp_path: Path) -> None:
     long = "x" * 200_000
     source = open_source(write_file(tmp_path / "rows.csv", f'a,b\n"{long}",\n\ny,\n'.encode()))
     assert read_rows(source) == [(long, None), ("y", None)]

@@ -387,9 +387,7 @@ def test_equal_columns_share_weight_equally(optimizer: OptimizerName) -> None:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_too_large_number_is_rejected_with_row_and_column(
-    optimizer: OptimizerName,
-) -> None:
+def test_too_large_number_is_rejected_with_row_and_column(optimizer: OptimizerName) -> None:
     frame = small_frame(x2=column_with_outlier(200, 7, 1e151))
     with pytest.raises(DataError, match=r"row 8, column 'x2': expected a number between"):
         fitted(FitSettings(optimizer=optimizer), frame)
