@@ -14,6 +14,7 @@ from threading import Thread
 import pytest
 
 from benchmarks.load import Request, load
+from tests.conftest import skip_or_fail
 
 NUMBERS = count()
 
@@ -57,10 +58,10 @@ def test_rate_counts_successful_responses_despite_broken_connections(
     if generator == "asyncio":
         monkeypatch.setattr(shutil, "which", lambda name: None)
     elif shutil.which("wrk") is None:
-        pytest.skip("wrk is not installed")
+        skip_or_fail("wrk is not installed")
     body = tmp_path / "body"
     body.write_text("{}")
     result = load(Request(faulty_url, "application/json", body), connections=1, seconds=1)
-    assert result.requests > 100
+    assert result.requests > 10
     assert result.errors == pytest.approx(result.requests, abs=2)
     assert result.rate * result.seconds == pytest.approx(result.requests / 2, abs=2)
