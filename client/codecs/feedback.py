@@ -28,9 +28,9 @@ FIELDS = ("id", "row", "label", "time")
 READABLE = ("application/json", NDJSON, CSV, TSV)
 _FIELD_SET = frozenset(FIELDS)
 MAX_ERRORS = 20
-# Lines are written in batches: each thread's allocator keeps the memory of its largest batch.
+# Batches of lines are small because each thread's allocator keeps the memory of its largest batch.
 ROWS_PER_BATCH = 1024
-MAX_ROW = 2**53
+MAX_ROW = 2**53 - 1
 
 
 class FeedbackReader:
@@ -77,7 +77,7 @@ class FeedbackReader:
         self._separator = "\t" if media_type == TSV else ","
 
     def blocks(self, chunk: bytes) -> Iterator[bytes]:
-        """Add bytes of NDJSON or CSV, and yield blocks of whole lines for `read`."""
+        """Add bytes of NDJSON, CSV or TSV, and yield blocks of whole lines for `read`."""
         return self._lines.feed(chunk)
 
     def flush(self) -> bytes:
@@ -88,7 +88,7 @@ class FeedbackReader:
         """Yield the log's lines for a block of lines.
 
         Raises:
-            ClientError: the text, or the header of CSV, cannot be read.
+            ClientError: the text or a table's header cannot be read.
         """
         first = self._lines.line - block.count(b"\n")
         rows = self._read_ndjson if self._media_type == NDJSON else self._read_csv
@@ -98,7 +98,7 @@ class FeedbackReader:
         """Yield the log's lines for a JSON object, or a list of objects.
 
         Raises:
-            ClientError: the body is not JSON, or an empty list.
+            ClientError: the body is not JSON, or is an empty list.
         """
         try:
             document = orjson.loads(body.removeprefix(BYTE_ORDER_MARK))
@@ -239,8 +239,8 @@ def _read_header(cells: Iterable[str], line: int) -> list[str]:
 def _read_row(value: Any) -> int:
     is_number = type(value) is str and value.isascii() and value.isdigit()
     number = int(value) if is_number and len(value) <= len(str(MAX_ROW)) else value
-    if type(number) is not int or not 0 <= number < MAX_ROW:
-        raise ValueError(f"row: expected an integer from 0, got {describe(value)}")
+    if type(number) is not int or not 0 <= number <= MAX_ROW:
+        raise ValueError(f"row: expected an integer from 0 to {MAX_ROW}, got {describe(value)}")
     return number
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from client.codecs.content_types import CSV, NDJSON, TSV
-from client.codecs.feedback import MAX_ERRORS
+from client.codecs.feedback import MAX_ERRORS, MAX_ROW
 from client.http import paths
 from client.http.errors import PROBLEM
 from client.http.openapi.parts import (
@@ -38,25 +38,25 @@ def feedback_operation(schema: Schema | None) -> Json:
             "row": {
                 "type": "integer",
                 "minimum": 0,
-                "maximum": 2**53 - 1,
+                "maximum": MAX_ROW,
                 "description": "index of the row in the request, from 0",
             },
             "label": label,
             "time": {
                 "type": ["string", "null"],
                 "format": "date-time",
-                "description": "when the label became known; now if absent",
+                "description": "when the label became known; the time of the request if absent",
             },
         },
         "required": ["id", "label"],
         "additionalProperties": False,
         "examples": [{"id": "01a225d2-d9f1-75a2-b1d9-daee720d0ddf", "label": _example(label)}],
     }
-    refused = object_schema(line={"type": "integer", "minimum": 1}, error={"type": "string"})
+    row_error = object_schema(line={"type": "integer", "minimum": 1}, error={"type": "string"})
     counts = object_schema(
         accepted={"type": "integer", "minimum": 0},
         refused={"type": "integer", "minimum": 0},
-        errors={"type": "array", "items": refused, "maxItems": MAX_ERRORS},
+        errors={"type": "array", "items": row_error, "maxItems": MAX_ERRORS},
     )
     body: Json = {"anyOf": [row, {"type": "array", "items": row, "minItems": 1}]}
     model_description = "the model that the labels belong to; the default model if absent"
