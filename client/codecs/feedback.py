@@ -73,6 +73,7 @@ class FeedbackReader:
         self._now = _format_time(now)
         self._caller = caller
         self._lines = LineBlocks()
+        self._is_last = False
         self._columns: list[str] | None = None
         self._separator = "\t" if media_type == TSV else ","
 
@@ -82,6 +83,7 @@ class FeedbackReader:
 
     def flush(self) -> bytes:
         """Return the last block."""
+        self._is_last = True
         return self._lines.flush()
 
     def read(self, block: bytes) -> Iterator[bytes]:
@@ -125,13 +127,19 @@ class FeedbackReader:
         if self._columns is None:
             check_text(block)
             block = block.removeprefix(BYTE_ORDER_MARK)
-        reader = csv.reader(
-            io.StringIO(decode_block(block, first), newline=""),
-            delimiter=self._separator,
-            strict=True,
-        )
+        text = decode_block(block, first)
+        source = io.StringIO(text, newline="")
+        needs_more, end = False, 0
+
+        def supply() -> Iterator[str]:
+            nonlocal needs_more
+            yield from source
+            needs_more = True
+
+        reader = csv.reader(supply(), delimiter=self._separator, strict=True)
         try:
             for cells in reader:
+                end = source.tell()
                 number = first + reader.line_num - 1
                 if not cells:
                     continue
@@ -144,7 +152,10 @@ class FeedbackReader:
                     named = zip(self._columns, map(str.strip, cells), strict=True)
                     yield number, {name: cell for name, cell in named if cell}
         except csv.Error as error:
-            raise ClientError(f"line {first + reader.line_num - 1}: {error}") from error
+            if self._is_last or not needs_more:
+                raise ClientError(f"line {first + reader.line_num - 1}: {error}") from error
+            # The block ends within a quoted cell.
+            self._lines.put_back(text[end:].encode())
 
     def _write_lines(self, rows: Iterable[tuple[int, Any]]) -> Iterator[bytes]:
         lines: list[bytes] = []
