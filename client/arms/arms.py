@@ -35,7 +35,7 @@ _ARM_HEADER = ARM_HEADER.lower()
 T = TypeVar("T")
 
 
-# Answers the requests at some indexes, and returns the errors of those that failed.
+# Answers the requests at the given indexes, and returns the errors of those that failed.
 SendBatch = Callable[[Sequence[int], ArmCall], Awaitable[Mapping[int, ClientError]]]
 
 

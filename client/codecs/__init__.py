@@ -58,7 +58,7 @@ class Codec(ABC):
     def decode_each(
         self, payloads: Sequence[Payload], members: Sequence[int], schema: Schema
     ) -> Decoding:
-        """Decode the requests at some indexes one by one."""
+        """Decode the requests at the given indexes one by one."""
         decoded: dict[int, Decoded] = {}
         errors: dict[int, ClientError] = {}
         for index in members:

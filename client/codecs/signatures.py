@@ -10,7 +10,7 @@ from client.serving.schema import DEFAULT_SIGNATURE, Schema, Signature
 
 
 def find_signature(schema: Schema, name: Any) -> tuple[str, Signature]:
-    """Return a signature and its name; the default one if the name is empty.
+    """Return a signature's name and the signature; the default one's if the name is empty.
 
     Raises:
         ClientError: the name is not a string, or the model has no such signature.

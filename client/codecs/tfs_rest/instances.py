@@ -82,6 +82,7 @@ def _check(rows: list[Any], signature: Signature) -> None:
 
 
 def _instance_error(index: int, name: str, error: ClientError) -> ClientError:
+    # As in TensorFlow Serving, every error in an instance is a 400, even if its own status is 501.
     if isinstance(error, ValueMismatchError) or error.status == 501:
         location = f"instances[{index}].{name[:100]}" if name else f"instances[{index}]"
         return invalid_request(f"{location}: {error.message}")
