@@ -230,7 +230,7 @@ def test_schema_changes_and_missing_comparisons_are_reported(models: Path, tmp_p
     assert refused.exit_code == 3
     assert refused.stderr == (
         "Refused: callers of version 1 would break: column 'mean_radius' is dropped. "
-        "--allow-schema-change publishes it anyway\n"
+        "--allow-schema-change publishes the candidate anyway\n"
     )
     result = run("fit", *options, "--allow-schema-change", "--json")
     assert result.exit_code == 0, result.output

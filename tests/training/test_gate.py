@@ -94,15 +94,15 @@ def write_version(candidate: Candidate, directory: Path) -> Path:
     [
         ({"accuracy": 0.8}, {"accuracy": 0.9}, "accuracy 0.8000 is below its floor 0.9"),
         ({"recall": 0.5}, {"auc": 0.1, "recall": 0.6}, "recall 0.5000 is below its floor 0.6"),
-        ({"log_loss": 0.3}, {"log_loss": 0.2}, "log_loss 0.3000 is above its floor 0.2"),
-        ({"brier": 0.3}, {"brier": 0.2}, "brier 0.3000 is above its floor 0.2"),
+        ({"log_loss": 0.3}, {"log_loss": 0.2}, "log_loss 0.3000 is above its limit 0.2"),
+        ({"brier": 0.3}, {"brier": 0.2}, "brier 0.3000 is above its limit 0.2"),
         (
             {"calibration_error": 0.3},
             {"calibration_error": 0.2},
-            "calibration_error 0.3000 is above its floor 0.2",
+            "calibration_error 0.3000 is above its limit 0.2",
         ),
         ({"auc": math.nan}, {"auc": 0.5}, "auc nan is below its floor 0.5"),
-        ({"brier": math.nan}, {"brier": 0.5}, "brier nan is above its floor 0.5"),
+        ({"brier": math.nan}, {"brier": 0.5}, "brier nan is above its limit 0.5"),
     ],
 )
 def test_metric_beyond_its_floor_is_refused(

@@ -243,7 +243,7 @@ def test_pipe_is_read_completely(monkeypatch: pytest.MonkeyPatch) -> None:
             "FILE line 1: expected the names of the columns, got numbers; write a first line with "
             "a name for each column",
         ),
-        ("a,b,a\n1,2,3\n", "FILE line 1: two columns have the name 'a'"),
+        ("a,b,a\n1,2,3\n", "FILE line 1: duplicate column 'a'"),
         ("a,,c\n1,2,3\n", "FILE line 1: column 2 has no name"),
         ("a,b\r1,2\r", "FILE line 1: expected lines that end in LF or CRLF"),
         ('a,"b\n1,2\n', f"FILE line 1: {NEVER_CLOSED}"),

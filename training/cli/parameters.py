@@ -22,7 +22,7 @@ class Pairs(click.ParamType[list[tuple[str, Any]]]):
     Args:
         names: allowed names; empty for any.
         values: allowed values; empty for any.
-        numeric: whether values are finite numbers.
+        numeric: whether values must be finite numbers.
     """
 
     name = "pairs"

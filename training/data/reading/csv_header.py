@@ -101,7 +101,7 @@ def _columns(name: str, line: int, fields: list[str]) -> tuple[str, ...]:
         if not column:
             raise DataError(f"{name} line {line}: column {number} has no name")
         if column in seen:
-            raise DataError(f"{name} line {line}: two columns have the name {column!r}")
+            raise DataError(f"{name} line {line}: duplicate column {column!r}")
         seen.add(column)
     if all(_is_number(column) for column in columns):
         raise DataError(
