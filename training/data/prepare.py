@@ -19,7 +19,7 @@ from training.errors import DataError
 from training.features.cells import CellParser
 from training.features.date import DAY_MICROSECONDS
 
-MAX_MAGNITUDE = 1e150  # the square of a larger number is beyond float64
+MAX_MAGNITUDE = 1e130  # keeps sums of weighted squares within float64
 MAX_WEIGHT = 1e30  # keeps sums of weights within float32
 
 
