@@ -273,6 +273,15 @@ def test_malformed_csv_is_reported_with_line(tmp_path: Path, data: str, message:
     assert read_error(tmp_path / "rows.csv", data.encode()) == message
 
 
+def test_too_long_column_name_is_reported(tmp_path: Path) -> None:
+    limit = csv.field_size_limit(10)
+    try:
+        message = read_error(tmp_path / "rows.csv", b"a,longer name\n1,2\n")
+    finally:
+        csv.field_size_limit(limit)
+    assert message == "FILE line 1: expected column names of at most 10 characters"
+
+
 @pytest.mark.parametrize(
     ("value", "kind", "expected"),
     [
@@ -326,7 +335,7 @@ def test_infinite_or_too_large_number_is_rejected(tmp_path: Path, value: str) ->
     with pytest.raises(DataError) as caught:
         prepare(batch, roles)
     assert str(caught.value) == (  # the value as written in the file
-        f"{source.name} line 4, column 'b': expected a number between -1e+150 and 1e+150, "
+        f"{source.name} line 4, column 'b': expected a number between -1e+130 and 1e+130, "
         f"got {value}"
     )
 
