@@ -333,6 +333,7 @@ def test_unfair_comparison_is_skipped_with_reason(
     verdict = judge_candidate(worse, models / NAME / "1")
     assert verdict.passed
     assert verdict.comparison is None
+    assert verdict.rule == "judged by log-loss against a constant"
     (notice,) = verdict.notices
     assert re.match(f"Not compared with the published version: version 1: {reason}", notice)
 
@@ -474,13 +475,16 @@ def test_reweighted_model_is_judged_by_auc(tmp_path: Path, class_weight: Any) ->
         version = write_version(baseline, folder / "1")
         verdict = judge_candidate(candidate, version)
         assert verdict.passed
-        assert "AUC" in verdict.rule
+        assert re.search("AUC against (chance and )?the published version", verdict.rule)
         comparison = verdict.comparison
         assert comparison is not None
         assert comparison.metrics["auc"] == pytest.approx(
             comparison.published_metrics["auc"], abs=0.01
         )
-    assert "AUC" not in judge_candidate(plain, None).rule
+    assert judge_candidate(plain, None).rule == "judged by log-loss against a constant"
+    assert judge_candidate(reweighted, None).rule == (
+        "judged by AUC against chance, because class weights shift probabilities"
+    )
 
 
 def test_reweighted_model_must_beat_chance_and_match_published_version(tmp_path: Path) -> None:
@@ -610,7 +614,7 @@ def test_manifest_records_provenance(published: Path, candidate: Candidate) -> N
         "passed": True,
         "reason": "",
         "forced": False,
-        "rule": "judged by log-loss against a constant and the published version",
+        "rule": "judged by log-loss against a constant",
         "comparison": None,
         "not_compared": "",
         "schema_changes": [],

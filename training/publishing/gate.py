@@ -73,25 +73,23 @@ def judge(candidate: Candidate, published: Path | None, rules: Rules, force: boo
         passed=not reason,
         reason=reason,
         forced=bool(reason),
-        rule=_rule_text(is_reweighted, by_auc),
+        rule=_rule_text(is_reweighted, by_auc, comparison is not None),
         comparison=comparison,
         not_compared=not_compared,
         schema_changes=changes,
     )
 
 
-def _rule_text(is_reweighted: bool, by_auc: bool) -> str:
+def _rule_text(is_reweighted: bool, by_auc: bool, is_compared: bool) -> str:
+    published = " and the published version" if is_compared else ""
     if is_reweighted:
-        return (
-            "judged by AUC against chance and the published version, because class weights shift "
-            "probabilities"
-        )
-    if by_auc:
+        return f"judged by AUC against chance{published}, because class weights shift probabilities"
+    if by_auc and is_compared:
         return (
             "judged by log-loss against a constant, and by AUC against the published version, "
             "whose probabilities are shifted by class weights"
         )
-    return "judged by log-loss against a constant and the published version"
+    return f"judged by log-loss against a constant{published}"
 
 
 # Each check returns the reason to refuse the candidate, or "".
