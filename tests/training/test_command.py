@@ -368,6 +368,7 @@ TABLE = ("--data=rows.csv", "--label=y", "--model=m")
         (["--memory=lots"], "'--memory': expected a size like 500MB or 2GB, got 'lots'"),
         (["--memory=1.2.3GB"], "'--memory': expected a size like 500MB or 2GB, got '1.2.3GB'"),
         (["--memory=.GB"], "'--memory': expected a size like 500MB or 2GB, got '.GB'"),
+        (["--memory=1\u212a"], "'--memory': expected a size like 500MB or 2GB, got '1\u212a'"),
         (["--memory=-1"], "'--memory': expected a size like 500MB or 2GB, got '-1'"),
         ([f"--memory={'9' * 400}"], "'--memory': expected a size like 500MB or 2GB, got '999"),
         (["--threshold=1"], "'--threshold': expected a number between 0 and 1, or f1 or youden"),
