@@ -17,7 +17,7 @@ from training.features.numeric import NumericColumn
 DAY_MICROSECONDS = 86_400_000_000
 EPOCH = datetime(1970, 1, 1)
 TIME = r"(?:[T ](?P<H>\d{1,2}):(?P<M>\d{2})(?::(?P<S>\d{2})(?:[.,](?P<f>\d{1,9}))?)?"
-ZONE = r"\s?(?P<z>[Zz]|[-+]\d{2}:?\d{2}|[-+]\d{2})?)?$"
+ZONE = r"\s?(?P<z>[Zz]|[-+](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?)?$"
 ISO = r"^(?P<Y>\d{4})[-/](?P<m>\d{1,2})[-/](?P<d>\d{1,2})" + TIME + ZONE
 FORMS = {
     ISO_DATES: ISO,
