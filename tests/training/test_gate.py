@@ -408,7 +408,7 @@ def test_schema_change_is_refused_unless_allowed(
         with pytest.raises(RefusedError) as refused:
             judge_candidate(changed, version, force=force)
         assert f"callers of version 1 would break: {reason}" in str(refused.value)
-        assert "--allow-schema-change publishes it" in str(refused.value)
+        assert "--allow-schema-change publishes the candidate" in str(refused.value)
     verdict = judge_candidate(changed, version, Rules(tolerance=0.0, allow_schema_change=True))
     assert verdict.passed
     assert reason in "; ".join(verdict.schema_changes)
