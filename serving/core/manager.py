@@ -203,12 +203,11 @@ class Manager:
 
     def _run_load(self, stream: ServableStream, harness: ServableHarness) -> None:
         with self._changed:
-            if (
-                self._closing or harness.state is State.END
-            ):  # it timed out as its retry was scheduled
+            # The last attempt may have timed out while its retry was being scheduled.
+            if self._closing or harness.state is State.END:
                 return
             if not harness.aspired:
-                self._fail(harness, harness.last_error)
+                self._end(harness, harness.last_error)
                 return
             harness.attempts += 1
             self._set_state(harness, State.LOADING)
@@ -231,7 +230,7 @@ class Manager:
                 if harness.aspired and harness.attempts <= self._options.max_num_load_retries:
                     self._retry_later(stream, harness)
                 else:
-                    self._fail(harness, error)
+                    self._end(harness, error)
             self._unload_surplus(stream)
 
     def _try_to_load(self, harness: ServableHarness) -> tuple[Servable | None, ServingError | None]:
@@ -267,7 +266,7 @@ class Manager:
         with self._changed:
             if harness.state is State.LOADING and not self._closing:
                 harness.last_error = error
-                self._fail(harness, error)
+                self._end(harness, error)
                 self._unload_surplus(stream)
 
     def _retry_later(self, stream: ServableStream, harness: ServableHarness) -> None:
@@ -285,7 +284,7 @@ class Manager:
     def _unload_surplus(self, stream: ServableStream) -> None:
         """Unload versions that are not aspired.
 
-        If others are aspired but none is available yet, keep the newest.
+        If others are aspired but not yet available, keep the newest of those to unload.
         """
         available = stream.available()
         surplus = [harness for harness in available if not harness.aspired]
@@ -314,7 +313,7 @@ class Manager:
                 self._begin_load(self._streams[harness.name], new_harness)
         log.info("Done unloading servable version %s", harness)
 
-    def _fail(self, harness: ServableHarness, error: ServingError | None) -> None:
+    def _end(self, harness: ServableHarness, error: ServingError | None) -> None:
         harness.error = error
         self._set_state(harness, State.END)
 

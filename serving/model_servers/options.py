@@ -35,7 +35,7 @@ class GrpcOptions:
         socket_path: a UNIX socket to listen on too; with port 0, it is the only address.
         credentials: certificates for TLS; None: no TLS.
         channel_arguments: arguments of gRPC itself.
-        max_threads: maximum number of requests answered concurrently; None: see `server.THREADS`.
+        max_threads: maximum number of concurrent requests; None: see `server.MIN_THREADS`.
     """
 
     bind_address: str

@@ -233,6 +233,8 @@ def test_columns_without_missing_values_in_training_are_required() -> None:
         ("03/01/2024", None),
         ("2024-02-30", None),
         ("2024-03-01T25:00", None),
+        ("2024-03-01T00:00+24:00", None),
+        ("2024-03-01T00:00-01:60", None),
         ("20240301", None),
         ("yesterday", None),
     ],

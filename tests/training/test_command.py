@@ -231,7 +231,7 @@ def test_schema_changes_and_missing_comparisons_are_reported(models: Path, tmp_p
     assert refused.exit_code == 3
     assert refused.stderr == (
         "Refused: callers of version 1 would break: column 'mean_radius' is dropped. "
-        "--allow-schema-change publishes it anyway\n"
+        "--allow-schema-change publishes the candidate anyway\n"
     )
     result = run("fit", *options, "--allow-schema-change", "--json")
     assert result.exit_code == 0, result.output
@@ -369,6 +369,7 @@ TABLE = ("--data=rows.csv", "--label=y", "--model=m")
         (["--memory=lots"], "'--memory': expected a size like 500MB or 2GB, got 'lots'"),
         (["--memory=1.2.3GB"], "'--memory': expected a size like 500MB or 2GB, got '1.2.3GB'"),
         (["--memory=.GB"], "'--memory': expected a size like 500MB or 2GB, got '.GB'"),
+        (["--memory=1\u212a"], "'--memory': expected a size like 500MB or 2GB, got '1\u212a'"),
         (["--memory=-1"], "'--memory': expected a size like 500MB or 2GB, got '-1'"),
         ([f"--memory={'9' * 400}"], "'--memory': expected a size like 500MB or 2GB, got '999"),
         (["--threshold=1"], "'--threshold': expected a number between 0 and 1, or f1 or youden"),

@@ -241,7 +241,7 @@ def test_pipe_is_read_completely(monkeypatch: pytest.MonkeyPatch) -> None:
             "FILE line 1: expected the names of the columns, got numbers; write a first line with "
             "a name for each column",
         ),
-        ("a,b,a\n1,2,3\n", "FILE line 1: two columns have the name 'a'"),
+        ("a,b,a\n1,2,3\n", "FILE line 1: duplicate column 'a'"),
         ("a,,c\n1,2,3\n", "FILE line 1: column 2 has no name"),
         ("a,b\r1,2\r", "FILE line 1: expected lines that end in LF or CRLF"),
         ('a,"b\n1,2\n', f"FILE line 1: {NEVER_CLOSED}"),
@@ -269,6 +269,15 @@ def test_pipe_is_read_completely(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_malformed_csv_is_reported_with_line(tmp_path: Path, data: str, message: str) -> None:
     assert read_error(tmp_path / "rows.csv", data.encode()) == message
+
+
+def test_too_long_column_name_is_reported(tmp_path: Path) -> None:
+    limit = csv.field_size_limit(10)
+    try:
+        message = read_error(tmp_path / "rows.csv", b"a,longer name\n1,2\n")
+    finally:
+        csv.field_size_limit(limit)
+    assert message == "FILE line 1: expected column names of at most 10 characters"
 
 
 @pytest.mark.parametrize(
@@ -324,7 +333,7 @@ def test_infinite_or_too_large_number_is_rejected(tmp_path: Path, value: str) ->
     with pytest.raises(DataError) as caught:
         prepare(batch, roles)
     assert str(caught.value) == (  # the value as written in the file
-        f"{source.name} line 4, column 'b': expected a number between -1e+150 and 1e+150, "
+        f"{source.name} line 4, column 'b': expected a number between -1e+130 and 1e+130, "
         f"got {value}"
     )
 

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from training.data.held_out import held_out_examples
+from training.data.prepare import MAX_MAGNITUDE, MAX_WEIGHT
 from training.data.reading import FrameFile, Source, open_source
 from training.data.row_store import Rows, Spool
 from training.data.split import Split
@@ -499,6 +500,14 @@ def test_merged_statistics_equal_statistics_of_all_rows() -> None:
     expected = build_columns(number_statistics(rows), category_statistics(rows))
     assert_same_columns(build_columns(numbers, categories), expected)
     assert categories.missing == (rows.codes < 0).sum()
+
+
+def test_moments_of_largest_numbers_and_weights_are_finite() -> None:
+    statistics = NumberStatistics(1)
+    numbers = np.array([[-MAX_MAGNITUDE], [MAX_MAGNITUDE]] * 2)
+    for _ in range(2):
+        statistics.add(numbers, np.array([0, 0, 1, 1]), np.full(4, MAX_WEIGHT, np.float32))
+    assert statistics.moments(0) == pytest.approx((0.0, MAX_MAGNITUDE))
 
 
 def test_weighted_row_equals_repeated_rows() -> None:

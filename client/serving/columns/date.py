@@ -17,7 +17,7 @@ DAY_MICROSECONDS = 86_400_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _TIME = (
     r"(?:[T ](?P<H>\d{1,2}):(?P<M>\d{2})(?::(?P<S>\d{2})(?:[.,](?P<f>\d{1,9}))?)?"
-    r"\s?(?P<z>[Zz]|[-+]\d{2}(?::?\d{2})?)?)?"
+    r"\s?(?P<z>[Zz]|[-+](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?)?"
 )
 FORMS = {
     name: re.compile(form + _TIME, re.ASCII)
