@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 MESSAGES = re.compile(
-    r"tensorflow/(predictor/(example|framework|protobuf)|compiler/xla/tsl/protobuf)/\w+_pb2\.py"
+    r"tensorflow/(core/(example|framework|protobuf)|compiler/xla/tsl/protobuf)/\w+_pb2\.py"
     r"|tensorflow_serving/(apis|config)/\w+_pb2(_grpc)?\.py"
 )
 
