@@ -57,7 +57,7 @@ PORT = click.IntRange(1, 65535)
 @click.option(
     "--rollout-steps",
     default="shadow,5,25,50",
-    help="Rollout steps: shadow, or the percentage of requests for the new version.",
+    help="Comma-separated rollout steps: shadow, or percentages of requests for the new version.",
 )
 @click.option("--rollout-bake", default="10m", help="Minimum time at each step.")
 def main(
@@ -194,7 +194,7 @@ def _watch(url: str, supervisor: Supervisor, signals: list[int]) -> None:
         was_ready, ready = ready, is_ready(url)
         checked_at = time.monotonic()
         if ready != was_ready and not signals:
-            click.echo("ready again" if ready else f"not ready, see {supervisor.logs}")
+            click.echo("ready again" if ready else f"not ready; see {supervisor.logs}")
 
 
 def _module_command(name: str) -> list[str]:

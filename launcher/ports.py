@@ -40,7 +40,7 @@ def check_port(variable: str, host: str, port: int, in_use: Collection[int] = ()
 
 
 def next_free_port(host: str, port: int, in_use: Collection[int] = ()) -> int | None:
-    """Return the first free of the `MAX_PORTS_TRIED` ports above `port`, or None."""
+    """Return the first free port of the `MAX_PORTS_TRIED` above `port`, or None."""
     candidates = range(port + 1, min(port + MAX_PORTS_TRIED + 1, 65536))
     return next((p for p in candidates if p not in in_use and _is_free(host, p)), None)
 

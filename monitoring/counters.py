@@ -24,8 +24,8 @@ from monitoring.store import append_line, write_atomically
 METRIC = "client_drift_rows_total"
 TIMEOUT_SECONDS = 10
 FOLDER = "drift"
-# Counters of a gateway that was last read this long before the last round are dropped, since most
-# such gateways are gone. If one returns without a restart, its rows count again.
+# Drop the counters of gateways that were last read this long before the last round: most are gone.
+# If one returns without a restart, its rows are counted twice.
 MAX_AGE = timedelta(days=1)
 
 
@@ -74,7 +74,7 @@ def scrape_all(urls: Iterable[str]) -> Counts:
 def resolve_hosts(urls: Iterable[str]) -> list[str]:
     """Return a URL for each address of each host, since a scaled service has several.
 
-    IPv6 addresses are skipped if a host has IPv4 ones, so that no gateway counts twice.
+    IPv6 addresses are skipped if a host has IPv4 ones, so that no gateway is counted twice.
 
     Raises:
         MonitoringError: a host has no address.
@@ -103,7 +103,7 @@ def resolve_hosts(urls: Iterable[str]) -> list[str]:
 
 
 def query_prometheus(url: str, model: str, window: timedelta) -> Counts:
-    """Return the increase of the counters that a Prometheus server has scraped.
+    """Return the increase in the counters that a Prometheus server has scraped.
 
     Raises:
         MonitoringError: the server cannot be read.
@@ -128,7 +128,7 @@ def query_prometheus(url: str, model: str, window: timedelta) -> Counts:
 
 
 class History:
-    """Increases of the counters, one line per scrape in `DIRECTORY/drift/DATE.ndjson`.
+    """Increases in the counters, one line per scrape in `DIRECTORY/drift/DATE.ndjson`.
 
     Gateways reset their counters when they restart; increases remain valid.
     """

@@ -47,7 +47,7 @@ class ColumnDrift:
 
 
 def busiest_version(published: Iterable[Version], model: str, counts: Counts) -> Version | None:
-    """Return the version with the most counted rows, such as the stable one beside a canary.
+    """Return the version with the most counted rows; during a rollout, usually the stable one.
 
     Args:
         published: the model's versions.

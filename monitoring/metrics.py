@@ -69,11 +69,11 @@ class LabelledRows:
 
     def estimates(self, seed: int = 0) -> dict[str, Estimate]:
         """Return each metric with its percentile bootstrap interval."""
-        random = np.random.default_rng(seed)
+        rng = np.random.default_rng(seed)
         rows = len(self.labels)
         replicates = []
         for _ in range(REPLICATES):
-            counts = np.bincount(random.integers(rows, size=rows), minlength=rows)
+            counts = np.bincount(rng.integers(rows, size=rows), minlength=rows)
             replicates.append(list(self.metrics(self.weights * counts).values()))
         values = np.array(replicates)
         estimates = {}

@@ -94,10 +94,8 @@ def retrain(store: Store, recipe: Recipe, reason: str, now: datetime) -> Run:
     Raises:
         MonitoringError: another run is in progress, or the model has no version.
     """
-    running = MonitoringError(
-        f"another retraining run with the log {store.directory} is in progress"
-    )
-    with exclusive_lock(store.directory / LOCK, running):
+    busy = MonitoringError(f"another retraining run is in progress for the log {store.directory}")
+    with exclusive_lock(store.directory / LOCK, busy):
         start = time.monotonic()
         newest = find_versions(recipe.models, recipe.model)[-1]
         try:
@@ -122,7 +120,7 @@ def run_summary(run: Run) -> str:
     if run.result == "published":
         notice = f"; {run.message}" if run.message else ""
         return f"published version {run.version} of {run.model} ({rows}){notice}"
-    return f"{run.result}, nothing was published ({rows}): {run.message}"
+    return f"{run.result}; nothing was published ({rows}): {run.message}"
 
 
 def read_history(store: Store, model: str) -> list[Run]:

@@ -1,6 +1,6 @@
 """Progress of `ship` per segment, in `DIRECTORY/shipping.json`.
 
-While the file exists, `compact` does not touch unsent segments, for up to `HOLD`.
+While the file exists, `compact` keeps unsent segments for up to `HOLD`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HOLD = timedelta(days=7)
 
 
 class ShippingState:
-    """The number of bytes sent of each segment.
+    """How many bytes of each segment have been sent.
 
     Segments are identified by name, inode and modification time: a gateway in a new container may
     have the process id of an earlier one and reuse its segment names, and `forget` replaces files.
@@ -48,12 +48,12 @@ class ShippingState:
             ) from error
 
     def offset(self, path: Path, stat: os.stat_result) -> int:
-        """Return the number of bytes sent of a segment."""
+        """Return how many bytes of a segment have been sent."""
         inode, mtime, offset = self._sent.get(path.name, (0, 0, 0))
         return offset if (inode, mtime) == (stat.st_ino, stat.st_mtime_ns) else 0
 
     def record(self, path: Path, stat: os.stat_result, offset: int) -> None:
-        """Set the number of bytes sent of a segment; `save` writes it to disk."""
+        """Record how many bytes of a segment have been sent; `save` writes this to disk."""
         self._sent[path.name] = stat.st_ino, stat.st_mtime_ns, offset
 
     def save(self) -> None:

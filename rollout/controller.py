@@ -30,8 +30,8 @@ class Settings:
 
     Attributes:
         steps: shares of the steps, in percent; 0 is the shadow stage.
-        bake: minimum seconds of a step.
-        tolerance: largest tolerated harm, in percent of the calls.
+        bake: minimum duration of a step, in seconds.
+        tolerance: largest tolerated harm, as a percentage of calls.
         hold: seconds that the previous version stays loaded after the end of the last rollout.
         manual: whether steps and promotion are left to the operator.
     """
@@ -59,7 +59,8 @@ class Decision:
     Attributes:
         before: state before the tick; a dry run leaves it in the rollout file.
         state: state after the tick; the same object if nothing changes.
-        verdict: verdict on the candidate; None if no rollout is in progress.
+        verdict: verdict on the candidate; None if no rollout is in progress or another process has
+            changed the state.
     """
 
     before: Rollout

@@ -21,13 +21,13 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-# Nodes of a Gauss–Legendre rule on (0, 1): exact for up to 255 bad events if both arms have equally
-# many calls, and a valid mixture in any case.
+# Nodes of a Gauss–Legendre rule on (0, 1): exact for up to 255 bad events if both arms have the
+# same number of calls, and a valid mixture in any case.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
 _UNIT: Floats = (_NODES + 1) / 2
 _LOG_WEIGHTS: Floats = np.log(_WEIGHTS / 2)
-# The canary's share θ of the bad events is uniform on (½, 1) if both arms have equally many calls;
-# θ/(1−θ) is then the ratio of their rates.
+# Prior: if both arms have the same number of calls, the canary's share θ of the bad events is
+# uniform on (½, 1), and θ/(1−θ) is the ratio of the arms' rates.
 RATIOS: Floats = (1 + _UNIT) / (1 - _UNIT)
 _LOG_RATIOS: Floats = np.log(RATIOS)
 _BISECTIONS = 40
@@ -39,7 +39,8 @@ def log_likelihood_ratios(canary: ArrayLike, control: ArrayLike, share: ArrayLik
     """Return log likelihood ratios of `RATIOS` against equal rates, for an interval's bad events.
 
     Given their total, the canary's bad events are binomial with probability ρw / (ρw + 1 − w) if
-    its rate is ρ times the control's. Ratios of intervals with different shares add up.
+    its rate is ρ times the control's. The log ratios of several intervals can be
+    added, even if their shares differ.
 
     Args:
         canary: bad events in the canary, shape [...].

@@ -21,17 +21,17 @@ T = TypeVar("T")
 
 
 class UnreachableError(Exception):
-    """An address does not answer; the message is the reason."""
+    """An address gives no complete response; the message is the reason."""
 
 
 def resolve_addresses(urls: Sequence[str]) -> list[str]:
     """Return the distinct ip:port addresses that the URLs' names resolve to, in order.
 
     A name with IPv4 addresses yields only those, so that a process with an address of each family
-    counts once. A name that does not resolve is kept, so that it is reported as unreachable.
+    is counted once. A name that does not resolve is kept, so that it is reported as unreachable.
 
     Raises:
-        RolloutError: a URL is not http://host:port.
+        RolloutError: a URL is neither http://host:port nor host:port.
     """
     addresses: dict[str, None] = {}
     for url in urls:
@@ -82,7 +82,7 @@ def host_and_port(url: str) -> tuple[str, int]:
     """Return the host and the port of a URL.
 
     Raises:
-        RolloutError: the URL is not http://host:port.
+        RolloutError: the URL is neither http://host:port nor host:port.
     """
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")

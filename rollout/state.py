@@ -41,8 +41,8 @@ class Rollout:
         percent: share of the requests for the canary, 0–100.
         steps: shares of the steps; 0 is the shadow stage.
         step: index of the current step.
-        bake: minimum seconds of a step.
-        tolerance: largest tolerated harm, in percent of the calls.
+        bake: minimum duration of a step, in seconds.
+        tolerance: largest tolerated harm, as a percentage of calls.
         hold: seconds that `previous` stays loaded after the end of the last rollout.
         manual: whether steps and promotion are left to the operator.
         salt: makes the buckets of a rollout differ from those of others.

@@ -151,7 +151,9 @@ def _verdict(
     calls = (
         f"{evidence.calls[0]:,.0f} calls in {format_duration((now - state.since).total_seconds())}"
     )
-    bound = f"at most {max(harm, 0.0):.1%} more bad calls (tolerance {state.tolerance:g}%)"
+    bound = (
+        f"at most {max(harm, 0.0):.1%} more bad calls of each kind (tolerance {state.tolerance:g}%)"
+    )
     return Verdict("next step", f"version {version}: {bound} after {calls}")
 
 
@@ -198,7 +200,9 @@ def _open_conditions(
     control_calls = evidence.buckets.get("+Inf", 0.0)
     is_canary = state.phase == "canary" and calls >= MIN_CALLS
     if is_canary and evidence.limit is None and control_calls < FREEZE_CALLS:
-        conditions.append(f"{control_calls:.0f} of {FREEZE_CALLS} calls in control to fix its p99")
+        conditions.append(
+            f"{control_calls:.0f} of {FREEZE_CALLS} calls in control to measure its p99"
+        )
     if imbalance := _describe_imbalance(state, evidence):
         conditions.append(imbalance)
     return conditions
@@ -236,14 +240,14 @@ def _describe_counts(name: str, comparison: Comparison, limit: str | None) -> st
     bad, calls = comparison.canary
     control_bad, control_calls = comparison.control
     return (
-        f"{bad:,.0f} of {calls:,.0f} calls {verb} against "
+        f"{bad:,.0f} of {calls:,.0f} calls {verb}, against "
         f"{control_bad:,.0f} of {control_calls:,.0f} in control"
     )
 
 
-def _describe_e_value(log_e: float, limit: float) -> str:
+def _describe_e_value(log_e: float, threshold: float) -> str:
     e = judge.format_e_value(log_e)
-    return f"e {e if e.startswith('>') else f'= {e}'} ≥ {limit:.0f}"
+    return f"e {e if e.startswith('>') else f'= {e}'} ≥ {threshold:.0f}"
 
 
 def _threshold(name: str) -> float:
@@ -261,7 +265,7 @@ def load_expected_flips(version_directory: Path, stable: int) -> Flips:
         gate = manifest["gate"]
         comparison = gate["comparison"]
         rate, rows = comparison["label_flips"], comparison["rows"]
-        # If the version was published against the gate's verdict, do not expect its flips.
+        # If the version was published although it failed the gate, its flips are not acceptable.
         if not gate["passed"] or comparison["version"] != stable or not 0 <= rate <= 1:
             return Flips()
         bound = judge.upper_bound(rate * rows, rows, HARM_ALPHA)

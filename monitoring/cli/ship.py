@@ -65,7 +65,7 @@ def validate_url(context: click.Context, option: click.Parameter, value: Any) ->
 def ship(
     log: Path, url: str, namespace: str, skip_refused: bool, once: bool, as_json: bool
 ) -> None:
-    """Send the log to a URL as CloudEvents in KServe's form, each row at least once.
+    """Send the log to a URL as CloudEvents in KServe's format, each row at least once.
 
     Sends complete segments: a gateway completes one each minute. May be killed and run again at any
     time. `compact` keeps unsent segments for up to seven days; to stop shipping, stop this command

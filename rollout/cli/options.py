@@ -72,7 +72,7 @@ class Steps(click.ParamType[tuple[float, ...]]):
 
 
 class Percent(click.FloatRange):
-    """A percentage; unlike `FloatRange`, NaN is out of range."""
+    """A percentage; rejects NaN, which `FloatRange` accepts."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -92,7 +92,11 @@ class ModelName(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name."""
         if not re.fullmatch(r"[^/\0.][^/\0]*", str(value)):
-            self.fail(f"expected a name without / that does not start with a dot, got {value!r}")
+            self.fail(
+                f"expected a name without / that does not start with a dot, got {value!r}",
+                param,
+                ctx,
+            )
         return str(value)
 
 
@@ -147,14 +151,15 @@ _STEPS = click.option(
     "--steps",
     type=Steps(),
     default="shadow,5,25,50",
-    help="Shares of the requests in percent; `shadow` sends copies only. Promotion follows.",
+    help="Shares of the requests in percent; `shadow` sends copies only. Promotion follows the "
+    "last step.",
 )
 _BAKE = click.option("--bake", type=DURATION, default="10m", help="Minimum duration of each step.")
 _TOLERANCE = click.option(
     "--tolerance",
     type=Percent(0, 100, min_open=True),
     default=5.0,
-    help="Largest tolerated increase in bad calls, in percent of the calls.",
+    help="Largest tolerated increase in bad calls, as a percentage of calls.",
 )
 _HOLD = click.option(
     "--hold", type=DURATION, default="1h", help="How long the previous version stays loaded."
@@ -188,7 +193,7 @@ def controller_options(command: F) -> F:
 
 
 def rollout_options(command: F) -> F:
-    """Add the options of `start`, and pass them as `settings`."""
+    """Add the options of `start` and `watch`, and pass them as `settings`."""
     with_options: F = _STEPS(shadow_options(_MANUAL(command)))
     return with_options
 

@@ -95,11 +95,11 @@ def test_rollout_walk_through_works(models: Path, tmp_path: Path, starter: Start
         wait_for_phase(models, 5, "shadow")
         assert "version 5: 50%" in run(start, models, *addresses)
         delay_reason = wait_for_phase(models, 5, "rolled_back")
-    assert re.search(r"version 3: .* calls failed against 0 of .*, e .* ≥ ", crash_reason)
+    assert re.search(r"version 3: .* calls failed, against 0 of .*, e .* ≥ ", crash_reason)
     assert re.search(
         r"version 4: .* rows got a different label in shadow, .*, e .* ≥ ", flip_reason
     )
-    assert re.search(r"version 5: .* took longer than .* of control\) against .* ≥ ", delay_reason)
+    assert re.search(r"version 5: .* took longer than .* of control\), against .* ≥ ", delay_reason)
     assert read_state(models)["stable"] == 2
 
     assert caller.stop() == 0, caller.output()

@@ -56,7 +56,7 @@ def test_gate_refusal_is_reported_and_nothing_is_published(churn: Path) -> None:
     assert result.exit_code == 3, result.output
     run = json.loads(result.stdout)
     assert (run["result"], run["version"], run["labelled_rows"]) == ("refused", None, 600)
-    assert run_summary(Run(**run)).startswith("refused, nothing was published (600 labelled rows")
+    assert run_summary(Run(**run)).startswith("refused; nothing was published (600 labelled rows")
     assert "auc" in run["message"]
     assert [path.name for path in versions.iterdir()] == ["1"]
     assert json.loads((log / HISTORY).read_text().splitlines()[1]) == run
@@ -73,7 +73,7 @@ def test_errors_are_reported(trained_churn: Path, tmp_path: Path) -> None:
         (["--data=nothing.csv"], "nothing.csv: no such file"),
         ([f"--data={tmp_path / 'table.xlsx'}"], "cannot extend this format; expected .csv, .tsv"),
         (["--label=right"], "has no column 'right'; --label must name the label column"),
-        (["--min-labels=1", "--", "--optimizer=magic"], "failed, nothing was published"),
+        (["--min-labels=1", "--", "--optimizer=magic"], "failed; nothing was published"),
     ):
         result = retrain(trained_churn, log, *options)
         assert result.exit_code == 1, result.output

@@ -146,7 +146,7 @@ def test_failed_retraining_is_counted_and_starts_the_cooldown(tmp_path: Path) ->
     labels = [feedback(0, "yes", time=time, received=time)]
     write(watch.log / "feedback" / "a.ndjson", labels)
     assert not watch.run_round()
-    assert "failed, nothing was published" in watch.reports[-1]
+    assert "failed; nothing was published" in watch.reports[-1]
     assert "no.csv: no such file, or no table in this directory" in watch.reports[-1]
     assert f"{failures} 1.0" in watch.metrics("monitoring_retrainings_total")
     watch.run_round(NOW + timedelta(minutes=5))

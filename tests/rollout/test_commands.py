@@ -115,7 +115,7 @@ def test_watch_promotes_or_rolls_back_published_versions(
     site.publish(3)
     wait_for(lambda: site.state()["phase"] == "rolled_back", "version 3 is rolled back")
     assert site.state()["stable"] == 2
-    assert "calls failed against 0 of" in site.state()["reason"]
+    assert "calls failed, against 0 of" in site.state()["reason"]
 
     def scrape() -> str:
         return requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text

@@ -83,7 +83,7 @@ def test_failing_canary_is_rolled_back_with_its_counts_as_the_reason() -> None:
     verdict = simulation.judge()
     assert verdict.action == "roll back"
     assert verdict.reason == (
-        "version 2: 10 of 10 calls failed against 0 of 10 in control, e = 186 ≥ 167"
+        "version 2: 10 of 10 calls failed, against 0 of 10 in control, e = 186 ≥ 167"
     )
 
 
@@ -127,7 +127,7 @@ def test_canary_slower_than_the_p99_of_control_is_rolled_back() -> None:
 def test_step_waits_for_enough_calls_to_compare_latency() -> None:
     simulation = Simulation(replace(STATE, bake=0.0, tolerance=20.0))
     for calls, reason in (
-        (60, "60 of 100 calls in control to fix its p99"),
+        (60, "60 of 100 calls in control to measure its p99"),
         (60, "slow calls: up to 100.0% more are possible"),
     ):
         simulation.add_calls("canary", 2, calls)
