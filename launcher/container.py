@@ -116,13 +116,14 @@ def _ensure_image(engine: Any, image: str) -> None:
             raise click.ClickException(
                 f"image {image} is not on this machine and cannot be pulled: {_reason(error)}"
             ) from error
+    except DockerException as error:
+        raise click.ClickException(f"cannot inspect image {image}: {_reason(error)}") from error
 
 
 def _run(
     engine: Any, image: str, name: str, flags: list[str], options: dict[str, dict[str, Any]]
 ) -> int:
     """Run the container; return 0 after a signal, else its exit status, or 1 if that is 0."""
-    _remove_leftover(engine, name)
     stopping = False
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
@@ -131,6 +132,7 @@ def _run(
         container.stop(timeout=STOP_SECONDS)
 
     try:
+        _remove_leftover(engine, name)
         container = engine.containers.create(
             image,
             name=name,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from docker.errors import APIError
 
 from launcher import container
 
@@ -23,6 +24,18 @@ class FakeContainer:
         self.options: dict[str, Any] = {}
         self.running = False
         self.removed = False
+        self.failing_call = ""
+
+    def get_image(self, image: str) -> None:
+        self.fail_if("get")
+
+    def list_containers(self, **options: Any) -> list[FakeContainer]:
+        self.fail_if("list")
+        return []
+
+    def fail_if(self, call: str) -> None:
+        if call == self.failing_call:
+            raise APIError("400 Client Error", explanation="invalid reference format")
 
     def create(self, image: str, **options: Any) -> FakeContainer:
         self.options = options
@@ -49,8 +62,8 @@ class FakeContainer:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeContainer]:
     fake = FakeContainer()
-    containers = SimpleNamespace(create=fake.create, list=lambda **_: [])
-    images = SimpleNamespace(get=lambda image: None)
+    containers = SimpleNamespace(create=fake.create, list=fake.list_containers)
+    images = SimpleNamespace(get=fake.get_image)
     engine = SimpleNamespace(containers=containers, images=images, close=lambda: None)
     monkeypatch.setattr("docker.from_env", lambda: engine)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -76,3 +89,17 @@ def test_a_relative_or_linked_config_file_is_found_in_the_container(
     models = str(tmp_path.resolve() / "models")
     assert f"--model_config_file={models}/models.config" in fake.options["command"]
     assert fake.options["volumes"] == {models: {"bind": models, "mode": "ro"}}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [("get", "cannot inspect image tf:x"), ("list", "cannot create the container")],
+)
+def test_an_engine_error_is_reported_in_one_line(
+    fake: FakeContainer, tmp_path: Path, call: str, message: str
+) -> None:
+    fake.failing_call = call
+    flags = [f"--model_base_path={tmp_path}", "--image=tf:x"]
+    result = CliRunner().invoke(container.main, flags)
+    assert result.exit_code == 1
+    assert result.output == f"Error: {message}: invalid reference format\n"
