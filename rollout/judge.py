@@ -39,8 +39,8 @@ def log_likelihood_ratios(canary: ArrayLike, control: ArrayLike, share: ArrayLik
     """Return log likelihood ratios of `RATIOS` against equal rates, for an interval's bad events.
 
     Given their total, the canary's bad events are binomial with probability ρw / (ρw + 1 − w) if
-    its rate is ρ times the control's. The log ratios of several intervals can be
-    added, even if their shares differ.
+    its rate is ρ times the control's. The log ratios of several intervals can be added, even
+    if their shares differ.
 
     Args:
         canary: bad events in the canary, shape [...].

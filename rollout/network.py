@@ -89,6 +89,8 @@ def host_and_port(url: str) -> tuple[str, int]:
         host, port = parts.hostname, parts.port
         if parts.scheme != "http" or not host or port is None:
             raise ValueError
+        if parts.path not in ("", "/") or parts.query or parts.fragment:
+            raise ValueError
         host.encode("idna")  # as `getaddrinfo` does
         HTTPConnection(host, port)  # rejects spaces
     except (ValueError, HTTPException) as error:

@@ -73,7 +73,7 @@ def test_ipv6_addresses_are_ignored_if_a_host_has_ipv4_addresses(
 ) -> None:
     hosts = {"both": ("::1", "10.0.0.1", "10.0.0.2"), "ipv6": ("fd00::1", "fd00::2")}
     resolve(monkeypatch, hosts)
-    assert resolve_addresses(["http://both:80", "http://ipv6:80"]) == [
+    assert resolve_addresses(["http://both:80/", "http://ipv6:80"]) == [
         "10.0.0.1:80",
         "10.0.0.2:80",
         "[fd00::1]:80",

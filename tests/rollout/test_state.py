@@ -189,7 +189,16 @@ def test_invalid_options_are_rejected(site: Site) -> None:
         assert "No such option" in site.expect_error("shadow", option, status=2)
     assert "Invalid value" in site.expect_error("start", "x", status=2)
     assert "Invalid value" in site.expect_error("abort", "--model=../m", status=2)
-    for url in ("ftp://there", "http://there", "http://a..b:80", "http://a b:80", "http://[::1:80"):
+    for url in (
+        "ftp://there",
+        "http://there",
+        "http://a..b:80",
+        "http://a b:80",
+        "http://[::1:80",
+        "http://there:80/prefix",
+        "http://there:80/?query",
+        "http://there:80#fragment",
+    ):
         for option in ("--servers", "--gateways"):
             error = site.expect_error("abort", f"{option}={url}", status=2)
             assert f"'{option}': expected http://host:port, got {url!r}" in error
