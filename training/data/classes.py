@@ -86,7 +86,7 @@ def check_classes(
     """Check that each subset has rows of both classes.
 
     Raises:
-        DataError: a subset has no rows of a class.
+        DataError: a subset has no rows of a class with a weight above 0.
     """
     terms = {"train": "training", "held_out": "held-out"}
     if validation:
