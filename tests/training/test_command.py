@@ -363,6 +363,13 @@ TABLE = ("--data=rows.csv", "--label=y", "--model=m")
             ["--columns=a=numeric,age=text"],
             "'age=text': expected one of numeric, categorical, boolean, date, got 'text'",
         ),
+        *(
+            (
+                ["--label=y", "--columns=c=date", f"{option}=c"],
+                "--columns: column 'c' is not a feature but ",
+            )
+            for option in ("--label", "--weight", "--split-column")
+        ),
         (["--floor=auc"], "'--floor': expected NAME=VALUE, got 'auc'"),
         (["--floor=speed=1"], f"'speed=1': expected one of {', '.join(METRICS)}, got 'speed'"),
         (["--floor=auc=high"], "'--floor': 'auc=high': expected a finite number, got 'high'"),
