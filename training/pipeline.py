@@ -236,7 +236,7 @@ def _split(settings: FitSettings) -> Split:
 
 def _identity(fingerprint: Mapping[str, Any], settings: FitSettings) -> dict[str, Any]:
     """Return the data and settings that must match for a fit to resume."""
-    # Settings come first: a new seed also changes the fingerprint, and the error must name the seed.
+    # Settings come first: a new seed also changes the fingerprint, and the error names the seed.
     return {**asdict(settings), **{f"data {name}": value for name, value in fingerprint.items()}}
 
 

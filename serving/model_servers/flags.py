@@ -154,7 +154,9 @@ class Flags:
     enable_signature_method_name_check: bool = _flag(
         False, "Reject signatures that were exported for another method."
     )
-    tensorflow_session_parallelism: int = _flag(0, "Sets the next two flags; cannot be combined with them.", COUNT)
+    tensorflow_session_parallelism: int = _flag(
+        0, "Sets the next two flags; cannot be combined with them.", COUNT
+    )
     tensorflow_intra_op_parallelism: int = _flag(
         0, "Maximum threads per operation; 0: the number of cores.", COUNT
     )

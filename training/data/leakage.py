@@ -41,7 +41,7 @@ def leakage_warnings(table: Table) -> list[str]:
 
 
 def separation(labels: np.ndarray[tuple[int], np.dtype[np.bool_]], scores: Floats) -> float:
-    """Return the area under the ROC curve of the scores or of their negatives, whichever is larger."""
+    """Return the AUC of the scores or of their negatives, whichever is larger."""
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     last_ranks = np.cumsum(counts)
     ranks = (last_ranks - (counts - 1) / 2)[inverse]

@@ -57,7 +57,7 @@ class Grouping:
         self._weights = np.ones(len(order)) if sample_weights is None else sample_weights[order]
 
     def scores(self, counts: Counts | None = None) -> Scores:
-        """Return the groups' weights; `counts` `[rows]` repeats each sorted row, None counts it once."""
+        """Return the groups' weights; `counts` `[rows]` repeats sorted rows; None: once each."""
         weights = self._weights if counts is None else self._weights * counts
         sums = np.bincount(self._cells, weights, minlength=2 * len(self._values))
         positives, negatives = np.split(sums.astype(np.float64, copy=False), 2)
@@ -107,7 +107,7 @@ def bootstrap(
     grouping = Grouping(labels, probabilities, sample_weights)
     generator = np.random.default_rng(seed)
     samples: list[dict[str, float]] = []
-    # Keep only samples with both classes: on average, at least 39% of all. The bound is a safeguard.
+    # Keep only samples with both classes, on average at least 39%; the bound is a safeguard.
     for _ in range(100 * replicates):
         counts = np.bincount(generator.integers(rows, size=rows), minlength=rows)
         scores = grouping.scores(counts)

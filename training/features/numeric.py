@@ -157,8 +157,8 @@ def encode_numbers(
 ) -> list[Any]:
     """Turn numbers into features: (value − mean) / deviation, 0 where missing.
 
-    Missing-value indicators follow them. Columns have one dtype; numbers are `[rows, columns]`, NaN where missing. `complete` means that
-    none is missing.
+    Missing-value indicators follow them. Columns have one dtype; numbers are `[rows, columns]`, NaN
+    where missing. `complete` means that none is missing.
     """
     # Use float64: for values like years or pressures, float32 loses the digits of the deviation.
     mean = tf.constant([c.mean for c in columns], tf.float64)
