@@ -115,7 +115,7 @@ def run(
 
     Raises:
         InterruptedFitError: the job was interrupted; a checkpoint is saved.
-        RefusedError: the gate refused the candidate.
+        RefusedError: the gate refused the candidate, or its export failed the check.
         DataError, DivergedError, ResumeError, WorkersError, OSError: see `fit`.
     """
     workers, observer = workers or Workers(), observer or Observer()
@@ -164,7 +164,7 @@ def fit(
     resume: bool = False,
     observer: Observer | None = None,
 ) -> Candidate:
-    """Read a table, fit it, and evaluate the fit on the held-out rows.
+    """Read a table, fit a model to it, and evaluate the model on the held-out rows.
 
     If the features need more than `memory` bytes, each step encodes them again. All workers
     return the same candidate.
@@ -175,7 +175,7 @@ def fit(
         ResumeError: the checkpoint belongs to another fit.
         InterruptedFitError: the fit was interrupted; a checkpoint is saved.
         WorkersError: another worker has ended.
-        OSError: the disk is full.
+        OSError: a file cannot be read or written.
     """
     workers, signals = workers or Workers(), signals or StopSignals()
     observer = observer or Observer()
@@ -204,11 +204,12 @@ def gate_and_publish(
 ) -> tuple[Path, Verdict]:
     """Publish a candidate as the model's next version if it passes the gate.
 
-    `process` checks the export; None starts one.
+    `process` loads and checks the export; None starts a new process.
 
     Raises:
-        RefusedError: the gate refused it; nothing is published.
-        OSError: a directory cannot be written; nothing is published.
+        RefusedError: the gate refused it, or its export failed the check; nothing is published.
+        OSError: the version cannot be written and is not published, or an older version cannot be
+            removed.
     """
     verdict = judge(candidate, target.newest_version, target.rules, target.force)
 
@@ -234,8 +235,8 @@ def _split(settings: FitSettings) -> Split:
 
 
 def _identity(fingerprint: Mapping[str, Any], settings: FitSettings) -> dict[str, Any]:
-    """Return the data and settings that must be equal to resume a fit."""
-    # Settings come first: another seed also changes the fingerprint, but is the reason to report.
+    """Return the data and settings that must match for a fit to resume."""
+    # Settings come first: a new seed also changes the fingerprint, and the error names the seed.
     return {**asdict(settings), **{f"data {name}": value for name, value in fingerprint.items()}}
 
 

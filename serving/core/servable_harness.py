@@ -60,7 +60,7 @@ class ServableHarness:
         return f"{{name: {self.name} version: {self.version}}}"
 
     def is_in_first_load(self) -> bool:
-        """Return whether the version is not available, but no attempt to load it has failed."""
+        """Return whether the version is not available and no attempt to load it has failed."""
         return self.state is not State.AVAILABLE and self.last_error is None
 
     def may_load_again(self) -> bool:

@@ -1,4 +1,4 @@
-"""The command-line flags with their types; without TensorFlow, so that `--help` is fast."""
+"""The command-line flags and their types. Does not import TensorFlow, so that `--help` is fast."""
 
 # ruff: noqa: RUF009 - `_flag` returns a `dataclasses.field`
 
@@ -16,7 +16,7 @@ import click
 PORT = click.IntRange(0, 65535)
 # Ranges of TensorFlow Serving's int32 and int64 flags.
 COUNT = click.IntRange(0, 2**31 - 1)
-POSITIVE = click.IntRange(1, 2**31 - 1)
+POSITIVE_INT = click.IntRange(1, 2**31 - 1)
 INT64 = click.IntRange(-(2**63), 2**63 - 1)
 
 
@@ -79,12 +79,12 @@ class Flags:
         0, "HTTP port for health checks (GET /v1/models/NAME) and metrics; 0: none.", PORT
     )
     rest_api_num_threads: int = _flag(
-        4 * (os.cpu_count() or 1), "Maximum concurrent requests on --rest_api_port.", POSITIVE
+        4 * (os.cpu_count() or 1), "Maximum concurrent requests on --rest_api_port.", POSITIVE_INT
     )
     rest_api_timeout_in_ms: int = _flag(
         30_000,
         "Idle timeout of --rest_api_port connections, rounded down to whole seconds from 1 to 5.",
-        POSITIVE,
+        POSITIVE_INT,
     )
     rest_api_enable_cors_support: bool = _flag(
         False, "Allow pages from other origins to read --rest_api_port."
@@ -143,7 +143,7 @@ class Flags:
         None,
         "Maximum concurrent requests.  "
         "[default: the number of cores, at least 4; 256 with batching]",
-        POSITIVE,
+        POSITIVE_INT,
     )
     grpc_channel_arguments: str = _flag(
         "", "Arguments of the gRPC server, such as grpc.max_connection_age_ms=2000,name=value."
@@ -154,7 +154,9 @@ class Flags:
     enable_signature_method_name_check: bool = _flag(
         False, "Reject signatures that were exported for another method."
     )
-    tensorflow_session_parallelism: int = _flag(0, "Value of both of the next two flags.", COUNT)
+    tensorflow_session_parallelism: int = _flag(
+        0, "Sets the next two flags; cannot be combined with them.", COUNT
+    )
     tensorflow_intra_op_parallelism: int = _flag(
         0, "Maximum threads per operation; 0: the number of cores.", COUNT
     )
@@ -207,7 +209,7 @@ def with_flags(run: Callable[[Flags], None]) -> click.Command:
 
 
 def _check_fixed(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    """Reject any value of a fixed flag except the fixed one."""
+    """Reject a value that enables an unsupported flag or disables one that is always on."""
     name = str(parameter.name)
     disabled = ("false", "0", "0.0", "", UNSUPPORTED_DEFAULTS.get(name))
     is_enabled = value is not None and value.lower() not in disabled

@@ -51,7 +51,7 @@ class LoaderOptions:
             than running it, and kernels use all cores for large operations anyway.
         warmup_iterations: runs of each warm-up request; 0: no warm-up.
         batching: batching options; None: requests are not batched.
-        responses: options of the responses.
+        responses: options for answering requests.
     """
 
     tags: tuple[str, ...] = (SERVE_TAG,)

@@ -29,7 +29,7 @@ class Signature:
     Attributes:
         definition: the SignatureDef.
         inputs: the tensor that each input feeds, in alphabetical order of the inputs' names.
-        outputs: the tensor that each output fetches, in alphabetical order.
+        outputs: the tensor to fetch for each output, in alphabetical order of the outputs' names.
         dtypes: each input's dtype in the graph, which may differ from the SignatureDef's; None if
             the graph has no such tensor.
     """
@@ -53,7 +53,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class ResponseOptions:
-    """Options of the responses.
+    """Options for answering requests.
 
     Attributes:
         as_content: send numbers as `tensor_content` instead of typed fields.
@@ -74,7 +74,7 @@ class Servable:
         path: the version's directory.
         signatures: the signatures by name.
         session: runs the graph.
-        options: options of the responses.
+        options: options for answering requests.
         record_run: called after each successful run of the graph.
     """
 

@@ -58,13 +58,13 @@ _COMPLEX = (types_pb2.DT_COMPLEX64, types_pb2.DT_COMPLEX128)
 
 # The largest gRPC message, and so the largest tensor that a caller can send in full.
 MAX_BYTES = 2**31
-# Maximum values to fill in: a few bytes could ask for a value to be repeated until memory is
+# Maximum values to fill in. Otherwise, a tiny request could have a value repeated until memory is
 # exhausted, which TensorFlow Serving does not prevent.
 MAX_FILLED = 2**20
 # The same for strings, which TensorFlow copies each time; the largest numbers have 16 bytes.
 MAX_FILLED_BYTES = 16 * MAX_FILLED
-# Dimensions of TensorFlow's tensors, numpy's arrays and string arrays that TensorFlow converts
-# without crashing the process.
+# Maximum rank of TensorFlow's tensors, of numpy's arrays, and of string arrays that TensorFlow
+# converts without crashing the process.
 MAX_RANK = 254
 MAX_ARRAY_RANK = 64
 MAX_STRING_ARRAY_RANK = 32
@@ -159,7 +159,7 @@ def data_type(tensor: Tensor) -> int:
 def _shape(proto: Any) -> tuple[int, ...]:
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
     if any(length < 0 for length in shape):
-        raise ValueError(f"shape {shape} has a negative length")
+        raise ValueError(f"shape {shape} has a negative dimension")
     if len(shape) > MAX_RANK:
         raise ValueError(f"the shape has {len(shape)} dimensions; expected at most {MAX_RANK}")
     return shape
@@ -195,7 +195,7 @@ def _decode_strings(content: bytes, size: int) -> Array:
         length = shift = 0
         while True:
             if position >= len(content) or shift > 28:
-                raise ValueError("tensor_content has an incomplete or too long string length")
+                raise ValueError("tensor_content has an incomplete or overlong string length")
             byte = content[position]
             position += 1
             length |= (byte & 0x7F) << shift
@@ -234,7 +234,7 @@ def _narrow(values: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def _resize(values: Array, size: int) -> Array:
-    """Cut values to `size`, or extend them with the last one (zero or "" if there is none)."""
+    """Truncate values to `size`, or repeat the last one (zero or "" if there is none)."""
     if len(values) >= size:
         return values[:size]
     is_string = values.dtype == np.object_

@@ -140,6 +140,28 @@ def test_all_rows_of_test_data_are_held_out(tmp_path: Path) -> None:
     assert table.columns[0].maximum == 299.5
 
 
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({}, "add rows"),
+        ({"split_column": "split"}, "add rows"),
+        ({"split_time": "when"}, "add rows, or change --held-out"),
+    ],
+)
+def test_missing_class_gets_advice_for_the_split(
+    tmp_path: Path, options: dict[str, Any], advice: str
+) -> None:
+    frame = pl.DataFrame({"when": range(ROWS), "split": ["train"] * 300 + ["test"] * 100})
+    frame = frame.with_columns(y=pl.Series(["no", "yes"] * 150 + ["no"] * 100))
+    test = None if options else Source("test", [FrameFile("test", frame[300:])])
+    train = frame if options else frame[:300]
+    with pytest.raises(DataError) as caught:
+        load_table(Source("rows", [FrameFile("rows", train)], test), tmp_path, **options)
+    assert str(caught.value) == (
+        f"no held-out row has class 'yes' (held-out rows: 100 of {ROWS}); {advice}"
+    )
+
+
 def test_missing_column_in_test_data_is_rejected(tmp_path: Path) -> None:
     name = write_file(tmp_path / "test.csv", b"z,y\n1,yes\n2,no\n")
     source = Source("rows", [FrameFile("rows", FRAME)], open_source(name))

@@ -179,7 +179,7 @@ def test_versions_rollback_and_verify_commands(models: Path) -> None:
     assert damaged.stderr.startswith(f"Error: {folder / '1' / 'saved_model.pb'}: SHA-256 is ")
     refused = run("rollback", models_option, "--to=1")
     assert refused.exit_code == 1
-    assert refused.stderr.startswith("Error: cannot go back to 1: ")
+    assert refused.stderr.startswith("Error: cannot roll back to version 1: ")
     unknown = run("rollback", models_option, "--to=9").stderr
     assert unknown == f"Error: {folder} has no version 9; it has 1, 2, 3\n"
     assert run("verify", models_option, "9").exit_code == 1
@@ -206,7 +206,8 @@ def test_repeated_rollbacks_go_further_back(tmp_path: Path) -> None:
     failed = run("rollback", models_option)
     assert failed.exit_code == 1
     assert failed.stderr == (
-        f"Error: {folder} has no version before 5, a copy of 1; --to takes any of 1, 2, 3, 4, 5\n"
+        f"Error: {folder} has no version before 1 (version 5 is a copy of it); "
+        "--to takes any of 1, 2, 3, 4, 5\n"
     )
     assert rollback("--to=4").startswith("Rolled back from version 5 (a copy of 1) to version 2")
     assert contents(6) == "contents of 2"
@@ -361,6 +362,13 @@ TABLE = ("--data=rows.csv", "--label=y", "--model=m")
         (
             ["--columns=a=numeric,age=text"],
             "'age=text': expected one of numeric, categorical, boolean, date, got 'text'",
+        ),
+        *(
+            (
+                ["--label=y", "--columns=c=date", f"{option}=c"],
+                "--columns: column 'c' is not a feature but ",
+            )
+            for option in ("--label", "--weight", "--split-column")
         ),
         (["--floor=auc"], "'--floor': expected NAME=VALUE, got 'auc'"),
         (["--floor=speed=1"], f"'speed=1': expected one of {', '.join(METRICS)}, got 'speed'"),

@@ -107,6 +107,13 @@ def _fit(
         raise click.UsageError(
             "--workers: sgd runs in one process because its steps are sequential"
         )
+    # Columns left out may have kinds: `monitoring retrain` passes the kinds of all columns.
+    for column, _ in _flatten(kinds):
+        if column in (label, weight, split_column):
+            raise click.UsageError(
+                f"--columns: column {column!r} is not a feature but the label, the weight or the "
+                "split column"
+            )
     if STANDARD_INPUT in (data, test_data) and workers > 1:
         raise click.UsageError("--workers: only one process can read standard input")
     if rendezvous is not None and not _is_given(context, "workers"):

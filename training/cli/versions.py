@@ -74,7 +74,7 @@ def verify_versions(models: Path, model: str, number: int | None) -> None:
 @click.command()
 @MODELS
 @MODEL
-@click.option("--to", "number", type=int, help="Version to go back to. [default: one step back]")
+@click.option("--to", "number", type=int, help="Version to roll back to. [default: one step back]")
 def rollback(models: Path, model: str, number: int | None) -> None:
     """Publish a copy of an older version as the newest; each run goes back one version further.
 

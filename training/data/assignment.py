@@ -32,11 +32,18 @@ Subsets = npt.NDArray[np.int8]
 
 @dataclass(frozen=True)
 class Assignment(ABC):
-    """Assigns rows to subsets; `method` is its name in the table's fingerprint."""
+    """Assigns rows to subsets.
+
+    Attributes:
+        split: the split's settings.
+        method: the assignment's name in the table's fingerprint.
+        advice: what to do if a subset lacks a class.
+    """
 
     split: Split
 
     method: ClassVar[str]
+    advice: ClassVar[str] = "add rows"
 
     @abstractmethod
     def assign(self, batch: RecordBatch, keys: Hashes) -> Subsets:
@@ -64,6 +71,7 @@ class ByHash(Assignment):
     """Assigns rows by their hashes."""
 
     method = "hash"
+    advice = "add rows, or change --seed or --held-out"
 
     def assign(self, batch: RecordBatch, keys: Hashes) -> Subsets:
         """Return the subset of each row."""
@@ -134,6 +142,7 @@ class ByTime(Assignment):
     start: float
 
     method = "time"
+    advice = "add rows, or change --held-out"
 
     def assign(self, batch: RecordBatch, keys: Hashes) -> Subsets:
         """Return the subset of each row."""

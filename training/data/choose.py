@@ -19,7 +19,7 @@ class Choice:
 
     Attributes:
         label: the column to predict.
-        positive: the label that is class 1; None chooses.
+        positive: the label that is class 1; None infers it.
         kinds: kinds of columns by name; the others are detected.
         leave_out: columns not to use.
         weight: the column of row weights, if there is one.
@@ -61,7 +61,7 @@ class Selection:
         parsers: the parser of each column that is read; features first, then label, weight and
             split columns.
         used: the features.
-        left_out: the other columns.
+        left_out: columns that are neither features nor label nor weight.
         warnings: messages about suspicious columns.
     """
 
@@ -71,7 +71,7 @@ class Selection:
     warnings: tuple[str, ...]
 
     def with_float64(self, names: Sequence[str]) -> Selection:
-        """Return a copy that stores some columns of numbers in 64 bits."""
+        """Return a copy that stores the named numeric columns in 64 bits."""
         parsers = dict(self.parsers)
         for name in names:
             parser = parsers[name]
@@ -81,7 +81,7 @@ class Selection:
 
 
 def choose_columns(source: Source, choice: Choice) -> Selection:
-    """Detect the kinds of the columns that are used.
+    """Select the columns and choose their parsers.
 
     Raises:
         DataError: a named column does not exist, a kind is unclear, or no feature remains.
@@ -166,6 +166,6 @@ def _check_names(source: Source, choice: Choice) -> None:
             )
         if name in choice.leave_out and name in choice.non_features:
             raise DataError(f"--leave-out: column {name!r} is used by another option")
-        for file in source.files if name in left_out else ():  # only some files may have an index
+        for file in source.files if name in left_out else ():  # some files may lack the index
             if name not in file.columns:
                 raise DataError(f"{file.name} has no column {name!r}")

@@ -80,13 +80,14 @@ def check_classes(
     rows: Mapping[str, int],
     weights: Mapping[str, npt.NDArray[np.float64]],
     class_names: tuple[str, str],
+    advice: str,
     *,
     validation: bool,
 ) -> None:
-    """Check that each subset has rows of both classes.
+    """Check that each subset has rows of both classes; `advice` ends the error message.
 
     Raises:
-        DataError: a subset has no rows of a class.
+        DataError: a subset has no rows of a class with a weight above 0.
     """
     terms = {"train": "training", "held_out": "held-out"}
     if validation:
@@ -96,5 +97,5 @@ def check_classes(
             if weights[subset][index] <= 0:
                 raise DataError(
                     f"no {term} row has class {name!r} ({term} rows: {rows[subset]} of "
-                    f"{rows['read']}); add rows, or change --seed or --held-out"
+                    f"{rows['read']}); {advice}"
                 )

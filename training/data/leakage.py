@@ -7,8 +7,8 @@ import numpy as np
 from training.data.table import Table
 from training.features.columns import Floats
 
-MAX_ROWS = 20_000
-MIN_ROWS_OF_CLASS = 5
+MAX_LEAKAGE_ROWS = 20_000
+MIN_ROWS_PER_CLASS = 5
 SUSPICIOUS_AUC = 0.995
 
 
@@ -17,9 +17,9 @@ def leakage_warnings(table: Table) -> list[str]:
 
     A number is scored by its value, a category by its rate of class 1 in the training rows.
     """
-    rows = table.held_out.sample(MAX_ROWS)
+    rows = table.held_out.sample(MAX_LEAKAGE_ROWS)
     labels = table.class_of[rows.label] == 1
-    if min(labels.sum(), (~labels).sum()) < MIN_ROWS_OF_CLASS:
+    if min(labels.sum(), (~labels).sum()) < MIN_ROWS_PER_CLASS:
         return []
     encoder = table.encoder
     scores: dict[str, Floats] = {}
@@ -41,7 +41,7 @@ def leakage_warnings(table: Table) -> list[str]:
 
 
 def separation(labels: np.ndarray[tuple[int], np.dtype[np.bool_]], scores: Floats) -> float:
-    """Return the area under the ROC curve of the scores, or of their negatives if larger."""
+    """Return the AUC of the scores or of their negatives, whichever is larger."""
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     last_ranks = np.cumsum(counts)
     ranks = (last_ranks - (counts - 1) / 2)[inverse]

@@ -251,7 +251,13 @@ class _Reader:
             np.array([order_by_class(w, class_of) for w in self.class_weights.values()])
         )
         weights_by_subset = dict(zip(spools, weights, strict=True))
-        check_classes(rows, weights_by_subset, class_names, validation=self.split.validation > 0)
+        check_classes(
+            rows,
+            weights_by_subset,
+            class_names,
+            self.assignment.advice,
+            validation=self.split.validation > 0,
+        )
         columns = self._build_columns(numbers, wide, categories)
         hashes = {subset: _sum_hashes(workers, own) for subset, own in self.hash_sums.items()}
         table_hash = sum(hashes.values()) + _sum_hashes(workers, self.weight_hash_sum)

@@ -57,7 +57,7 @@ class Grouping:
         self._weights = np.ones(len(order)) if sample_weights is None else sample_weights[order]
 
     def scores(self, counts: Counts | None = None) -> Scores:
-        """Return the groups' weights, counting each sorted row `counts` `[rows]` times, or once."""
+        """Return the groups' weights; `counts` `[rows]` repeats sorted rows; None: once each."""
         weights = self._weights if counts is None else self._weights * counts
         sums = np.bincount(self._cells, weights, minlength=2 * len(self._values))
         positives, negatives = np.split(sums.astype(np.float64, copy=False), 2)
@@ -72,8 +72,9 @@ def evaluate(
     They are defined as in scikit-learn, except calibration_error, which is the expected
     calibration error (Naeini, Cooper and Hauskrecht 2015, "Obtaining well calibrated probabilities
     using Bayesian binning") over ten bins of equal weight (Nguyen and O'Connor 2015, "Posterior
-    calibration and exploratory analysis for natural language processing models"): the mean over
-    the bins of |fraction of class 1 − mean probability|. Rows of equal probability share a bin.
+    calibration and exploratory analysis for natural language processing models"): the weighted
+    mean over the bins of |fraction of class 1 − mean probability|. Rows of equal probability share
+    a bin.
 
     Args:
         labels: `[rows]`, 0 or 1, both present with a weight above 0.
@@ -106,7 +107,7 @@ def bootstrap(
     grouping = Grouping(labels, probabilities, sample_weights)
     generator = np.random.default_rng(seed)
     samples: list[dict[str, float]] = []
-    # Keep samples with both classes. Most have both; the bound covers data whose samples never do.
+    # Keep only samples with both classes, on average at least 39%; the bound is a safeguard.
     for _ in range(100 * replicates):
         counts = np.bincount(generator.integers(rows, size=rows), minlength=rows)
         scores = grouping.scores(counts)
@@ -170,7 +171,7 @@ def swap_classes(scores: Scores) -> Scores:
 def calibration_curve(
     scores: Scores, *, by_positives: bool = False
 ) -> tuple[Floats, Floats, Floats]:
-    """Return mean probability, fraction of class 1 and weight of up to ten bins.
+    """Return the mean probability, the fraction of class 1 and the weight of up to ten bins.
 
     Args:
         scores: the rows.
@@ -204,7 +205,7 @@ def _compute_metrics(scores: Scores, threshold: float) -> dict[str, float]:
     precision = np.divide(
         cumulative_positives, cumulative, out=np.zeros_like(p), where=cumulative > 0
     )
-    # Pairs of a row of each class in which class 1 scores higher; ties count half.
+    # Pairs of a positive and a negative row in which the positive scores higher; ties count half.
     concordant = _dot(negatives, cumulative_positives) - _dot(negatives, positives) / 2
 
     log_likelihood = sum(map(_dot, (positives, negatives), scores.log_values))

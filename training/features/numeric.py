@@ -15,7 +15,7 @@ from training.features.cells import CellFormat, CellParser, Kind, is_text
 from training.features.columns import Column, Floats
 
 CLASSES = 2
-ROWS_AT_A_TIME = 4096
+CHUNK_ROWS = 4096
 # A dtype resolves a column if its spacing is at most this fraction of the standard deviation.
 RESOLUTION = 1e-4
 COMMA_SEPARATORS = ("", ",")  # files with these rarely have decimal commas
@@ -72,7 +72,7 @@ class NumericParser(CellParser):
         return comma
 
     def parse(self, values: pl.Series) -> pl.Series:
-        """Return Float64, or Float32 if the values are."""
+        """Return the values as Float64, or unchanged if they are Float32."""
         if values.dtype == pl.Float32:
             return values
         if not is_text(values.dtype):
@@ -87,9 +87,9 @@ class NumericParser(CellParser):
         hint = ""
         if pl.Series([str(value)]).str.contains(DECORATED_NUMBER)[0]:
             if self.decimal == "." and "," in str(value):
-                hint = "--decimal , if its comma is a decimal point, "
+                hint = "--decimal , if its comma is the decimal separator, "
             else:
-                hint = "write numbers without thousands separators, currency and percent signs, "
+                hint = "write numbers without thousands separators, currency or percent signs, "
         return hint + super().advice(name, value)
 
 
@@ -129,7 +129,7 @@ class NumericColumn(Column):
         return cells.cast(dtype).fill_null(float("nan")).to_numpy()
 
     def json_values(self, cells: pl.Series) -> list[Any]:
-        """Return numbers."""
+        """Return the numbers, None where missing."""
         return cells.fill_nan(None).to_list()
 
     def typical_cells(self) -> pl.Series:
@@ -155,10 +155,10 @@ class _Number(tf.Module):
 def encode_numbers(
     columns: Sequence[Column], numbers: Any, dtype: Any, complete: bool
 ) -> list[Any]:
-    """Turn numbers into features: (value − mean) / deviation, 0 where missing, then flags.
+    """Turn numbers into features: (value − mean) / deviation, 0 where missing.
 
-    Columns have one dtype; numbers are `[rows, columns]`, NaN where missing. `complete` means that
-    none is missing.
+    Missing-value indicators follow them. Columns have one dtype; numbers are `[rows, columns]`, NaN
+    where missing. `complete` means that none is missing.
     """
     # Use float64: for values like years or pressures, float32 loses the digits of the deviation.
     mean = tf.constant([c.mean for c in columns], tf.float64)
@@ -194,8 +194,9 @@ class NumberStatistics:
     ) -> None:
         """Add rows `[rows, columns]`, in chunks that fit into the CPU cache.
 
-        Bounds are minimum and maximum of each column, `[2, columns]`, NaN if a value is missing.
-        They may cover more rows than `numbers`; without new extremes, they save a pass.
+        `bounds` are the minimum and the maximum of each column, `[2, columns]`, NaN if a value is
+        missing. They may cover more rows than `numbers`; if they hold no new extreme, they save a
+        pass.
         """
         if not numbers.size:
             return
@@ -207,8 +208,8 @@ class NumberStatistics:
             self.minimum[position] = np.fmin(self.minimum[position], np.fmin.reduce(column))
             self.maximum[position] = np.fmax(self.maximum[position], np.fmax.reduce(column))
         complete = not np.isnan(bounds).any()
-        for start in range(0, len(label), ROWS_AT_A_TIME):
-            step = slice(start, start + ROWS_AT_A_TIME)
+        for start in range(0, len(label), CHUNK_ROWS):
+            step = slice(start, start + CHUNK_ROWS)
             self._add(numbers[step], label[step], weight[step], complete)
 
     def _add(

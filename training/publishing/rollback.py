@@ -17,7 +17,7 @@ class Rollback:
 
     Attributes:
         path: directory of the new version.
-        message: what was done, in words.
+        message: what was done, for the user.
     """
 
     path: Path
@@ -27,10 +27,11 @@ class Rollback:
 def roll_back(models: Path, name: str, number: int | None = None) -> Rollback:
     """Publish a copy of an older version as the newest; by default, the one before the newest.
 
-    A copy counts as its original, so each further rollback goes back further.
+    A copy counts as its original, so repeated rollbacks go further back.
 
     Raises:
-        RollbackError: there is no such version, or its files differ from its manifest.
+        RollbackError: there is no such version, its files differ from its manifest, or the copy
+            cannot be written.
     """
     base_path = models / name
     published = versions(base_path)
@@ -40,9 +41,9 @@ def roll_back(models: Path, name: str, number: int | None = None) -> Rollback:
     if number is None:
         older = [n for n in published if n < origin]
         if not older:
-            copy_text = f", a copy of {origin}" if origin != newest else ""
+            copy_text = f" (version {newest} is a copy of it)" if origin != newest else ""
             raise RollbackError(
-                f"{base_path} has no version before {newest}{copy_text}; --to takes any of "
+                f"{base_path} has no version before {origin}{copy_text}; --to takes any of "
                 f"{', '.join(map(str, published))}"
             )
         number = older[-1]
@@ -59,7 +60,7 @@ def roll_back(models: Path, name: str, number: int | None = None) -> Rollback:
         record = manifest.read(base_path / str(number))
         path = republish(models, name, number, amend)
     except (ManifestError, OSError) as error:
-        raise RollbackError(f"cannot go back to {number}: {error}") from error
+        raise RollbackError(f"cannot roll back to version {number}: {error}") from error
     source = f"version {newest}" + (f" (a copy of {origin})" if origin != newest else "")
     return Rollback(
         path,

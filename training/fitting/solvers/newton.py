@@ -1,13 +1,13 @@
 """Newton's method: iteratively reweighted least squares.
 
-θ := θ − t H⁻¹ ∂J/∂θ with the Hessian H, by Cholesky. t is 1 unless that would raise the cost. If H
-is singular (duplicate columns, separable classes, no ridge), a small multiple of the identity is
-added to make it positive definite.
+θ := θ − t H⁻¹ ∂J/∂θ with the Hessian H, by Cholesky. t is 1, or is halved until the cost falls
+enough. If H is singular (duplicate columns, separable classes, no ridge), a small multiple of the
+identity is added to make it positive definite.
 
 H takes most of the time, so it is recomputed only if the last step did not reduce the gradient to a
-tenth (Shamanskii 1967). With many rows, the first H and the start come from a sample. Its solution
-is within the sampling error of the minimum, where H changes little, so a few gradient passes
-suffice (sub-sampled Newton, Roosta-Khorasani and Mahoney 2019).
+tenth (Shamanskii 1967). With many rows, the first H and the starting point come from a sample. Its
+solution is within the sampling error of the minimum, where H changes little, so a few gradient
+passes suffice (sub-sampled Newton, Roosta-Khorasani and Mahoney 2019).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Newton:
     """Newton's method with backtracking.
 
     Attributes:
-        tolerance: tolerance at which the fit stops.
+        tolerance: the largest |∂J/∂θ| at which the fit stops.
         sample: a sample of the rows, to start from; None starts from 0.
     """
 

@@ -17,8 +17,8 @@ MAX_SAMPLE_STEPS = 100
 SUFFICIENT_DECREASE = 1e-4
 MAX_HALVINGS = 30
 MAX_HALVINGS_IN_NOISE = 4
-# The relative accuracy of float32 sums. Smaller pivots are noise, and the cost cannot judge a step
-# that gains less; its derivatives, which are near 0, can.
+# The relative accuracy of float32 sums. The cost cannot judge a step that gains less; the gradient,
+# which is near 0, can.
 NOISE = 1e-6
 
 
@@ -29,7 +29,7 @@ class State:
     Attributes:
         theta: parameters `[features + 1]`, the bias last.
         cost: J.
-        criterion: compared with the tolerance; the largest |∂J/∂θ|, for sgd the change of J.
+        criterion: compared with the tolerance: the largest |∂J/∂θ|; for sgd, the change in J.
         steps: number of steps.
         memory: arrays that the solver carries from step to step.
         finished: whether the solver cannot improve further.
@@ -48,7 +48,7 @@ class State:
 
 
 class Optimizer(Protocol):
-    """A solver."""
+    """Minimises an `Objective` step by step."""
 
     def start(self, objective: Objective) -> State:
         """Return the state before the first step."""
