@@ -24,7 +24,7 @@ _Stamp = tuple[int, int, int]
 
 
 class RolloutFileError(ValueError):
-    """A rollout file cannot be read or is invalid."""
+    """A rollout file is invalid."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Rollout:
     Attributes:
         model: the model's name.
         generation: number of this state; each change increases it.
-        stable: the version that answers callers.
+        stable: the version that answers all requests but the canary's.
         canary: the version on trial, None if there is none.
         percent: percentage of the requests that the canary answers, 0 to 100.
         shadow: the version that gets copies of the requests, None if there is none.
-        salt: determines, together with a caller's key, who gets the canary.
+        salt: hashed with a request's sticky key; the hash decides whether the canary answers it.
         document: the parsed file.
     """
 
@@ -102,7 +102,7 @@ def _whole_number(document: Mapping[str, Any], name: str) -> int:
 class RolloutFiles:
     """The rollout files of a directory, one per model.
 
-    A file that cannot be read, or that is gone, leaves its model's last state in effect: a volume
+    A file that is invalid, unreadable or gone leaves its model's last state in effect: a volume
     that is unmounted for a moment must not move traffic.
     """
 
@@ -112,12 +112,12 @@ class RolloutFiles:
         on_change: Callable[[Rollout], None],
         set_unreadable: Callable[[str, bool], None],
     ) -> None:
-        """Create an empty set of rollouts.
+        """Initialize without reading any file.
 
         Args:
             directory: the directory, with a file `MODEL.json` for each model.
             on_change: called with each new state.
-            set_unreadable: called with a model, and whether its file cannot be read.
+            set_unreadable: called with a model, and whether its file is unreadable or invalid.
         """
         self._directory = directory
         self._on_change = on_change

@@ -92,9 +92,10 @@ class Batch:
         )
 
     def split(self, max_rows: int, max_bytes: int) -> list[Batch]:
-        """Split into batches of at most `max_rows` rows and about `max_bytes`, by mean row size.
+        """Split into batches of at most `max_rows` rows and about `max_bytes` bytes.
 
-        A request above these limits is a batch of its own.
+        Sizes are estimated from the mean row size. A request above these limits is a batch of its
+        own.
         """
         if self.rows is None or len(self.rows) == 1:
             return [self]
@@ -114,7 +115,7 @@ class Batch:
 
 
 def group_into_batches(decoded: Mapping[int, Decoded], schema: Schema) -> list[Batch]:
-    """Group requests by signature, output filter, dtypes and shapes, so that each is one call."""
+    """Group requests by signature, output filter, dtypes and row shapes; each group is one call."""
     groups: dict[Any, list[int]] = {}
     rows: dict[int, int] = {}
     for index, request in decoded.items():

@@ -13,18 +13,19 @@ from typing import Any
 # `Inf` outside strings; TensorFlow Serving reads it as Infinity. Matching strings to their end, or
 # to the end of the text, takes linear time.
 _INF = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*"?)|\bInf\b', re.DOTALL)
-# An escape. The group `lone` matches a lone surrogate: Python accepts it, but it is no character.
+# An escape. The group `lone` matches a lone surrogate: Python accepts it, but it is not a
+# character.
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(?P<lone>u[dD][89a-fA-F])|.)", re.DOTALL
 )
-_INTEGER_DIGITS = 20
+_MAX_INTEGER_LENGTH = 20
 _MIN_INT64, _MAX_UINT64 = -(2**63), 2**64 - 1
 
 PairsHook = Callable[[list[tuple[str, Any]]], Any]
 
 
 class JsonError(ValueError):
-    """The text is not JSON; the message says why."""
+    """The text cannot be parsed; the message says why."""
 
 
 def loads(text: str, pairs_hook: PairsHook | None = None, *, ignore_trailing: bool = False) -> Any:
@@ -63,7 +64,7 @@ def loads(text: str, pairs_hook: PairsHook | None = None, *, ignore_trailing: bo
 
 def _parse_integer(digits: str) -> int | float:
     """Parse a 64-bit integer exactly, and a larger one as a float, as orjson does."""
-    if len(digits) <= _INTEGER_DIGITS:
+    if len(digits) <= _MAX_INTEGER_LENGTH:
         value = int(digits)
         if _MIN_INT64 <= value <= _MAX_UINT64:
             return value

@@ -21,7 +21,7 @@ MAX_HEAD_BYTES = 128 * 1024
 HEAD_TOO_LONG = f"the head is too long; expected at most {MAX_HEAD_BYTES} bytes"
 TRAILERS_TOO_LONG = f"the trailers are too long; expected at most {MAX_HEAD_BYTES} bytes"
 # Besides its name and value, a header has at least a colon and a line ending.
-MIN_SEPARATORS = 3
+MIN_SEPARATOR_BYTES = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +104,7 @@ def read_head(
         gateway: routes the request, and holds the body limits.
     """
     name = method.decode("ascii")
-    size = len(url) + sum(len(key) + len(value) + MIN_SEPARATORS for key, value in raw)
+    size = len(url) + sum(len(key) + len(value) + MIN_SEPARATOR_BYTES for key, value in raw)
     if size > MAX_HEAD_BYTES:
         return Head(raw, url, method, version, name, error=ClientError(HEAD_TOO_LONG, 431))
     headers, path_and_query = _join_headers(raw), _split_target(url)
@@ -164,7 +164,7 @@ _cached_target = lru_cache(MAX_CACHED_URLS)(_parse_target)
 def response_head(
     status: int, content_type: str, extra: tuple[tuple[str, str], ...], keep_alive: bool
 ) -> bytes:
-    """Return a response's head up to the date and the length."""
+    """Return a response's head without its Date and Content-Length lines."""
     lines = [("content-type", content_type), ("x-content-type-options", "nosniff"), *extra]
     if not keep_alive:
         lines.append(("connection", "close"))

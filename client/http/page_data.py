@@ -17,9 +17,9 @@ from client.serving.tensors import DTYPES, STRING
 
 Json = dict[str, Any]
 
-# TensorFlow Serving's convention for strings that are not text, such as encoded pictures.
+# TensorFlow Serving's convention for strings that are not text, such as encoded images.
 BYTES_SUFFIX = "_bytes"
-# Smaller matrices are unlikely to be pictures.
+# Smaller matrices are unlikely to be images.
 MIN_PIXELS = 8
 RANK_WITH_CHANNELS = 4
 
@@ -107,9 +107,9 @@ def _plain_field(name: str, spec: TensorSpec) -> Json:
 
 
 def _picture(spec: TensorSpec) -> Json | None:
-    """Return the size of the pictures that an input can take, None if it takes none.
+    """Return the size of the images that an input can take, None if it takes none.
 
-    Pictures are `[batch, height, width]` or `[batch, height, width, channels]`.
+    Images are `[batch, height, width]` or `[batch, height, width, channels]`.
     """
     match spec.shape:
         case (None, int(height), int(width)):

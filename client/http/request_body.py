@@ -16,8 +16,8 @@ WINDOW_BITS = {
 }
 # Bodies are decompressed in chunks of at most this size.
 CHUNK_BYTES = 2**16
-# A larger body that is not streamed may be at most MAX_RATIO times its compressed size; numbers
-# compress to about a quarter.
+# A body that decompresses to more than SMALL_BYTES and is not streamed may be at most MAX_RATIO
+# times its compressed size; numbers compress to about a quarter of theirs.
 SMALL_BYTES = 2**20
 MAX_RATIO = 100
 
@@ -84,7 +84,7 @@ class _Decompressor:
         while chunk:
             if self._zlib.eof:
                 if self._window_bits <= zlib.MAX_WBITS:
-                    raise _mismatch("there is data after its end")
+                    raise _mismatch("there is data after the compressed stream")
                 self._zlib = zlib.decompressobj(self._window_bits)
             try:
                 plain = self._zlib.decompress(chunk, CHUNK_BYTES)

@@ -1,9 +1,9 @@
 """TensorFlow Serving's messages and stubs, without the TensorFlow runtime.
 
-The modules of `tensorflow-serving-api` import message modules below the `tensorflow` package, whose
+The modules of `tensorflow-serving-api` import message modules from the `tensorflow` package, whose
 `__init__` takes seconds and half a gigabyte. A stand-in module with the package's path lets them be
-imported without running it. In the client's image only the message modules are installed, and the
-stand-in is not needed.
+imported without running `__init__`. In the client's image only the message modules are installed,
+and the stand-in is not needed.
 """
 
 from __future__ import annotations

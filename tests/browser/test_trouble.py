@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import wait_for_answer
@@ -58,6 +59,21 @@ def test_busy_service_is_retried(page: Page, client_url: str) -> None:
     expect(page.locator("#error")).to_have_text("The service is busy.")
     expect(page.locator("#error")).to_be_hidden()
     expect(page.locator("#answer")).to_have_attribute("data-status", "current")
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("0", 0), ("1", 1), ("", None), (None, None), ("Wed, 21 Oct 2026 07:28:00 GMT", None)],
+)
+def test_retry_after_is_read_as_seconds(
+    page: Page, client_url: str, header: str | None, seconds: int | None
+) -> None:
+    page.goto(client_url)
+    script = """async (header) => {
+      const { errorOf } = await import("/static/api.js");
+      return errorOf(429, "", header).retryAfter ?? null;
+    }"""
+    assert page.evaluate(script, header) == seconds
 
 
 def test_error_that_names_a_column_is_shown_at_its_field(page: Page, client_url: str) -> None:

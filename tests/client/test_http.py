@@ -239,7 +239,7 @@ BODY = json.dumps({"instances": ROWS.tolist()}).encode()
         ("gzip", gzip.compress(bytes(20 * 2**20)), 413, "expected at most 16777216 bytes"),
         ("GZIP", gzip.compress(BODY[:99]) + gzip.compress(BODY[99:]), 200, ""),
         ("gzip", gzip.compress(BODY) + b"garbage", 400, "its Content-Encoding: Error -3"),
-        ("deflate", zlib.compress(BODY) + b"x", 400, "there is data after its end"),
+        ("deflate", zlib.compress(BODY) + b"x", 400, "there is data after the compressed stream"),
         ("", BODY, 200, ""),
         ("br", BODY, 415, "expected gzip, deflate or a plain body, got br"),
     ],

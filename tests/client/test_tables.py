@@ -703,9 +703,9 @@ HUGE = "{'descr': '<f4', 'fortran_order': False, 'shape': (1152921504606846976, 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "expected an array as numpy.save writes it, got 0 bytes"),
-        (b"\x93NUMPY\x01", "expected an array as numpy.save writes it, got 7 bytes"),
-        (b"PK\x03\x04zip", "the body is not an array as numpy.save writes it"),
+        (b"", "expected an array in numpy.save's format, got 0 bytes"),
+        (b"\x93NUMPY\x01", "expected an array in numpy.save's format, got 7 bytes"),
+        (b"PK\x03\x04zip", "the body is not an array in numpy.save's format"),
         (
             as_npy(NUMBERS)[:-1],
             "the body is 1 bytes shorter than its header declares: float32 [50, 3]",
@@ -735,18 +735,45 @@ HUGE = "{'descr': '<f4', 'fortran_order': False, 'shape': (1152921504606846976, 
             npy(HUGE),
             "the body is 13835058055282163712 bytes shorter than its header declares: float32 [11",
         ),
-        (npy(HUGE.replace("False", "True")), "arrays in column order (fortran_order) may"),
+        (npy(HUGE.replace("False", "True")), "column-major arrays (fortran_order) may"),
         (npy(HUGE.replace("1152921504606846976, 3", "0, 3")), "expected at least one row"),
-        (npy(HUGE.replace("3", "9" * 30)), "the array's header is not as numpy.save writes it"),
-        (npy("{'descr': '<f4'}"), "the array's header is not as numpy.save writes it"),
-        (npy("__import__('os')"), "the array's header is not as numpy.save writes it"),
-        (npy("(" * 9000), "the array's header is not as numpy.save writes it"),
-        (npy("{" + "'descr': '<f4', " * 3 + "}"), "expected an array of numbers, got one of '<f4'"),
-        (b"\x93NUMPY\x02\x00\xff\xff\xff\xff", "the array's header: expected at most 10000 bytes"),
+        (npy(HUGE.replace("3", "9" * 30)), "the array's header is not in numpy.save's format"),
+        (npy("{'descr': '<f4'}"), "the array's header is not in numpy.save's format"),
+        (npy("__import__('os')"), "the array's header is not in numpy.save's format"),
+        (npy("(" * 9000), "the array's header is not in numpy.save's format"),
+        (
+            npy("{" + "'descr': '<f4', " * 3 + "}"),
+            "the array's header is not in numpy.save's format",
+        ),
+        (npy(HUGE.replace("False", "'<f8'")), "the array's header is not in numpy.save's format"),
+        (npy(HUGE.replace("'<f4'", "True")), "the array's header is not in numpy.save's format"),
+        (
+            npy("{'descr': '<f4', 'fortran_order': False, 'shape': True}"),
+            "the array's header is not in numpy.save's format",
+        ),
+        (
+            b"\x93NUMPY\x02\x00\xff\xff\xff\xff",
+            "the array's header: expected at most 10000 bytes, got 4294967295",
+        ),
     ],
 )
 def test_unreadable_arrays_are_rejected(body: bytes, message: str) -> None:
     assert read_error(NPY, body, schemas.numeric()).message.startswith(message)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8"])
+def test_array_of_one_described_column_must_be_finite(dtype: str) -> None:
+    schema = schemas.schema(("size",), size=schemas.COLUMN)
+    for value, reason in ((np.nan, f"nan; {NO_MISSING}"), (np.inf, "inf")):
+        body = as_npy(np.array([1, value, 2], dtype))
+        assert read_error(NPY, body, schema).message == (
+            f'row 2, column "size": expected a number, got {reason}'
+        )
+    size = schemas.column("size", missing=True)
+    accepting = schemas.with_description(schema, size)
+    values = concatenate(read(NPY, as_npy(np.array([1, np.nan], dtype)), accepting))["size"]
+    np.testing.assert_array_equal(values, [1, np.nan])
+    assert "got inf" in read_error(NPY, as_npy(np.array([np.inf], dtype)), accepting).message
 
 
 def test_oversized_array_rows_are_rejected() -> None:

@@ -21,7 +21,7 @@ _TYPES: dict[str, frozenset[type]] = {
     "u": frozenset((int,)),
     "b": frozenset((bool,)),
 }
-_LETTERS = {
+_FORMAT_CHARACTERS = {
     "float16": "e",
     "float32": "f",
     "float64": "d",
@@ -35,24 +35,25 @@ _LETTERS = {
     "uint64": "Q",
     "bool": "?",
 }
-# For each dtype: struct's letter, the numpy dtype, and the types of JSON values.
+# For each dtype: struct's format character, the numpy dtype, and the types of JSON values.
 _FORMS = {
-    enum: (_LETTERS[dtype.name], dtype, _TYPES[dtype.kind])
+    enum: (_FORMAT_CHARACTERS[dtype.name], dtype, _TYPES[dtype.kind])
     for enum, dtype in DTYPES.items()
-    if dtype.name in _LETTERS
+    if dtype.name in _FORMAT_CHARACTERS
 }
 
 
 def flat_array(values: list[Any], dtype: int, *, no_booleans: bool = False) -> Array | None:
-    """Return a list as an array of one dimension, strings as an object array of bytes.
+    """Return a list as a one-dimensional array; strings become an object array of bytes.
 
     Args:
         values: parsed JSON: numbers, booleans or strings.
         dtype: a `tensorflow.DataType`.
-        no_booleans: whether the values are known to hold no booleans, which pass for numbers.
+        no_booleans: whether the values are known to hold no booleans, which struct
+            would pack as numbers.
 
     Returns:
-        The array; None if a value has the wrong type or is out of range, or if the type has no
+        The array; None if a value has the wrong type or is out of range, or if the dtype has no
         JSON form. NaN and infinities, if the parser accepts them, are floats.
     """
     if dtype == STRING:
@@ -60,18 +61,18 @@ def flat_array(values: list[Any], dtype: int, *, no_booleans: bool = False) -> A
         return byte_array([value.encode() for value in values]) if is_text else None
     if dtype not in _FORMS:
         return None
-    letter, numpy_dtype, types = _FORMS[dtype]
-    if not (no_booleans and letter != "?") and not types.issuperset(map(type, values)):
+    format_character, numpy_dtype, types = _FORMS[dtype]
+    if not (no_booleans and format_character != "?") and not types.issuperset(map(type, values)):
         return None
     try:
         # "=" makes struct raise for a number too large for float32; "@" would pack infinity.
-        return np.frombuffer(struct.pack(f"={len(values)}{letter}", *values), numpy_dtype)
+        return np.frombuffer(struct.pack(f"={len(values)}{format_character}", *values), numpy_dtype)
     except (struct.error, OverflowError):
         return None
 
 
 def byte_array(values: list[bytes]) -> Array:
-    """Return byte strings as an object array of one dimension."""
+    """Return byte strings as a one-dimensional object array."""
     array = np.empty(len(values), object)
     array[:] = values
     return array

@@ -4,8 +4,8 @@ Format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html. 
 unpickled, and the header is matched against a pattern, not evaluated.
 
 A request is a matrix of numbers `[rows, columns]` in the column order of the training table; for a
-model with one input, that input's array. Numbers are cast to the model's floats, integers to its
-integers if they fit. NaN is a missing value; dates are days since 1970-01-01.
+model with one input, that input's array. Numbers are cast to the model's dtype if they fit; only
+integers are cast to an integer dtype. NaN is a missing value; dates are days since 1970-01-01.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from client.serving.tensors import DTYPES, MAX_RANK, STRING, Array
 MAX_HEADER_BYTES = 10_000
 # Predict rows once this many bytes have arrived.
 BLOCK_BYTES = 4 * 2**20
-# Limit for data that must be buffered whole: a row, or a matrix in column order.
-MAX_BYTES = 64 * 2**20
+# Limit for data that must be buffered whole: a row, or a column-major matrix.
+MAX_BUFFERED_BYTES = 64 * 2**20
 
 _MAGIC = b"\x93NUMPY"
 _SHAPE = rb"\((?:\d{1,19} {0,4}, {0,4}){0,%d}(?:\d{1,19})? {0,4}\)" % (MAX_RANK - 1)
@@ -42,7 +42,7 @@ _DTYPE = re.compile(rb"'([<>|=]?[fiub]\d)'")
 
 
 @dataclass(frozen=True)
-class _Header:
+class _ArrayHeader:
     dtype: np.dtype[np.generic]
     is_column_major: bool
     shape: tuple[int, ...]
@@ -66,13 +66,13 @@ class NpyReader:
 
     def __init__(self, layout: TableLayout, options: TableOptions) -> None:
         if options.passes_columns:
-            raise ClientError("id, keep: an array has no column names; send another type")
+            raise ClientError("id, keep: an array has no column names; send another content type")
         self.layout = layout
         self._options = options
         self._spec = _array_spec(layout)
         self._chunks: list[memoryview] = []
         self._size = 0
-        self._header: _Header | None = None
+        self._header: _ArrayHeader | None = None
         self._rows = 0
 
     def feed(self, chunk: bytes) -> Iterator[TableRows]:
@@ -103,7 +103,7 @@ class NpyReader:
         """
         header = self._header
         if header is None:
-            raise ClientError(f"expected an array as numpy.save writes it, got {self._size} bytes")
+            raise ClientError(f"expected an array in numpy.save's format, got {self._size} bytes")
         missing_bytes = header.row_bytes * (header.rows - self._rows) - self._size
         if missing_bytes:
             raise ClientError(
@@ -119,16 +119,18 @@ class NpyReader:
     def _set_pending(self, data: memoryview) -> None:
         self._chunks, self._size = [data], len(data)
 
-    def _take_header(self) -> _Header | None:
+    def _take_header(self) -> _ArrayHeader | None:
         data = self._join_chunks()
         start = 10 if bytes(data[6:7]) == b"\x01" else 12
         if len(data) >= 6 and data[:6] != _MAGIC:
-            raise ClientError("the body is not an array as numpy.save writes it")
+            raise ClientError("the body is not an array in numpy.save's format")
         if len(data) < start:
             return None
         length = int.from_bytes(data[8:start], "little")
         if length > MAX_HEADER_BYTES:
-            raise ClientError(f"the array's header: expected at most {MAX_HEADER_BYTES} bytes")
+            raise ClientError(
+                f"the array's header: expected at most {MAX_HEADER_BYTES} bytes, got {length}"
+            )
         if len(data) < start + length:
             return None
         header = _parse_header(bytes(data[start : start + length]))
@@ -137,7 +139,7 @@ class NpyReader:
         self._set_pending(data[start + length :])
         return header
 
-    def _read_rows(self, header: _Header) -> Iterator[TableRows]:
+    def _read_rows(self, header: _ArrayHeader) -> Iterator[TableRows]:
         data = self._join_chunks()
         rows = len(data) // header.row_bytes
         end = rows * header.row_bytes
@@ -173,6 +175,8 @@ class NpyReader:
 
         if layout.matrix is None and len(layout.columns) == 1:
             column = layout.columns[0]
+            if array.ndim == 1:
+                column.check_finite(array, locate)
             return {column.name: _read_column(array, column, locate)}
         check_finite(array, layout, locate)
         columns = enumerate(layout.columns)
@@ -189,19 +193,19 @@ def _array_spec(layout: TableLayout) -> TensorSpec:
     else:
         raise ClientError(
             "an array has no column names, and the model does not describe the order of its inputs "
-            f"{', '.join(layout.names)}; send another type"
+            f"{', '.join(layout.names)}; send another content type"
         )
     for column in layout.columns:
         has_valid_shape = len(layout.columns) == 1 or column.spec.shape == (None,)
         if column.spec.dtype == STRING or column.spec.dtype not in DTYPES or not has_valid_shape:
             raise ClientError(
                 f'column "{column.name}" is {column.spec}, and npy tables hold numbers; '
-                "send another type"
+                "send another content type"
             )
     return spec
 
 
-def _check_header(header: _Header, spec: TensorSpec) -> None:
+def _check_header(header: _ArrayHeader, spec: TensorSpec) -> None:
     shape = spec.shape
     fits = shape is None or (
         len(header.shape) == len(shape)
@@ -211,31 +215,32 @@ def _check_header(header: _Header, spec: TensorSpec) -> None:
         raise ClientError(f"expected an array of {spec}, got {header}")
     if header.rows == 0 or header.row_bytes == 0:
         raise ClientError(f"expected at least one row, got an array of {header}")
-    if header.row_bytes > MAX_BYTES:
-        raise ClientError(f"expected rows of at most {MAX_BYTES} bytes, got {header}", 413)
-    if header.is_column_major and header.rows * header.row_bytes > MAX_BYTES:
+    if header.row_bytes > MAX_BUFFERED_BYTES:
+        raise ClientError(f"expected rows of at most {MAX_BUFFERED_BYTES} bytes, got {header}", 413)
+    if header.is_column_major and header.rows * header.row_bytes > MAX_BUFFERED_BYTES:
         raise ClientError(
-            f"arrays in column order (fortran_order) may have at most {MAX_BYTES} bytes; "
+            f"column-major arrays (fortran_order) may have at most {MAX_BUFFERED_BYTES} bytes; "
             "save numpy.ascontiguousarray(array) instead",
             413,
         )
 
 
-def _parse_header(header: bytes) -> _Header:
-    if _HEADER.fullmatch(header) is None:
-        raise ClientError(f"the array's header is not as numpy.save writes it: {header[:100]!r}")
-    items = dict(_ITEMS.findall(header))
+def _parse_header(header: bytes) -> _ArrayHeader:
+    items = dict(_ITEMS.findall(header)) if _HEADER.fullmatch(header) else {}
     descr, shape = items.get(b"descr", b""), items.get(b"shape", b"")
     fortran_order = items.get(b"fortran_order")
+    is_valid = fortran_order in (b"True", b"False") and shape.startswith(b"(")
+    if not is_valid or not descr.startswith(b"'"):
+        raise ClientError(f"the array's header is not in numpy.save's format: {header[:100]!r}")
     kind = _DTYPE.fullmatch(descr)
-    if kind is None or fortran_order not in (b"True", b"False") or not shape.startswith(b"("):
+    if kind is None:
         raise ClientError(f"expected an array of numbers, got one of {descr.decode('latin-1')}")
     try:
         dtype = np.dtype(kind[1].decode())
     except TypeError:
         raise ClientError(f"expected an array of numbers, got {descr.decode('latin-1')}") from None
     lengths = tuple(int(digits) for digits in re.findall(rb"\d+", shape))
-    return _Header(dtype, fortran_order == b"True", lengths)
+    return _ArrayHeader(dtype, fortran_order == b"True", lengths)
 
 
 def _read_column(array: Array, column: TableColumn, locate: RowLocator) -> Array:

@@ -1,9 +1,9 @@
-/* All requests of the page to the service. */
+/* The page's requests, except tables. */
 
 import { t } from "./i18n.js";
 
 export class ApiError extends Error {
-  /* status: 0 if the service is unreachable; retryAfter: seconds, from the header. */
+  /* status: 0 if the service is unreachable; retryAfter: seconds, or undefined. */
   constructor(message, status, retryAfter) {
     super(message);
     this.status = status;
@@ -19,7 +19,7 @@ export function errorOf(status, text, retryAfter) {
     const { error } = JSON.parse(text);
     if (typeof error === "string") message = error;
   } catch { /* a proxy's page */ }
-  return new ApiError(message, status, Number(retryAfter) || undefined);
+  return new ApiError(message, status, /^\d+$/.test(retryAfter) ? +retryAfter : undefined);
 }
 
 /* Returns the message to show for an ApiError; other errors are bugs and are rethrown. */
@@ -69,7 +69,7 @@ export async function predict(values, signal) {
   return { prediction: predictions[0], version, id: response.headers.get("X-Prediction-ID") };
 }
 
-/* Explains a row with a version: { bias, contribution: { column: log-odds } }. */
+/* Returns a version's explanation of a row: { bias, contribution: { column: log-odds } }. */
 export async function explain(model, version, values, signal) {
   const response = await post(`${versionPath(model, version)}:explain`, { instances: [values] }, signal);
   return (await readJson(response)).explanations[0];

@@ -1,5 +1,5 @@
 /* Charts as SVG, each labelled with a sentence. `figure` adds a table of the numbers for screen
-   readers; its sizes are in units of the view box, which CSS scales. */
+   readers; its width and height are in viewBox units, which CSS scales. */
 
 import { h, s } from "./dom.js";
 import { number, percent, t, wholePercent } from "./i18n.js";

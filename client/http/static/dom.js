@@ -23,7 +23,7 @@ export const s = (tag, properties, ...children) =>
 /* Formats a column name for display. */
 export const titleOf = (name) => name.replaceAll("_", " ");
 
-/* Returns a function that delays `callback` until it has not been called for some time. */
+/* Returns a function that calls `callback` after `milliseconds` without another call. */
 export function debounce(callback, milliseconds) {
   let timer;
   return () => {

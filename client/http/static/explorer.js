@@ -25,7 +25,7 @@ const MAX_ROUNDING = 0.005;
      canary  { version, probabilities } or, if it rejects the rows, { version, error }
      flip    { column, text, others, change }: the nearest text that flips the label, the number of
              other categories that do, and the change as a fraction of the training range
-     answer  the answer that they would flip */
+     answer  the answer that the flips change */
 export class Explorer extends EventTarget {
   #model;
   #row;
@@ -46,7 +46,7 @@ export class Explorer extends EventTarget {
     predictor.addEventListener("change", () => predictor.state.status === "current" && refreshSoon());
   }
 
-  /* Registers a predicate; nothing is computed unless one of them returns true. */
+  /* Registers a predicate; if none returns true, nothing is computed. */
   watch(isVisible) {
     this.#watchers.push(isVisible);
   }

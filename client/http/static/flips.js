@@ -1,4 +1,4 @@
-/* The panel with the smallest change of each column that flips the label. */
+/* The panel with the smallest change to each column that flips the label. */
 
 import { h, titleOf } from "./dom.js";
 import { list, t } from "./i18n.js";

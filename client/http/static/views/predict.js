@@ -142,7 +142,7 @@ function relativePosition(column, text) {
   return Number.isFinite(position) ? Math.min(1, Math.max(0, position)) : 0.5;
 }
 
-/* Shows an example request if the model's rows do not fit into a form. */
+/* Returns an example request, for models without a form. */
 function exampleRequest(model) {
   const body = model.example && JSON.stringify(model.example, null, 2);
   return h("div", { className: "empty" },

@@ -60,8 +60,8 @@ export function mount(root, { model }) {
       setReady(true);
       show();
       if (signal.aborted) return;
-      const isTransient = error.status === 0 || error.status === 429 || error.status >= 500;
-      show(notice(messageOf(error), isTransient && h("button", { type: "button", onclick: () => predict(file) }, t("table.again"))));
+      const canRetry = error.status === 0 || error.status === 429 || error.status >= 500;
+      show(notice(messageOf(error), canRetry && h("button", { type: "button", onclick: () => predict(file) }, t("table.again"))));
     }
   }
 
