@@ -81,7 +81,7 @@ def decode_alone(codec: Codec, body: bytes, schema: Schema) -> Call | str:
     codec=st.sampled_from(CODECS),
     schema=st.sampled_from([NUMERIC, NUMERIC, MIXED]),
 )
-def test_each_request_is_decoded_as_it_would_be_alone(
+def test_batched_requests_decode_as_they_do_alone(
     bodies: list[bytes], codec: Codec, schema: Schema
 ) -> None:
     decoding = codec.decode([Payload(body) for body in bodies], schema)

@@ -18,7 +18,7 @@ from tests.contract.recordings import CORPUS
 from tests.serving.conftest import FailedStart, Serve, model_flags
 from tests.support import guarded
 from tests.support.affine import publish
-from tests.support.caller import Caller, refused
+from tests.support.caller import Caller, raises_rpc_error
 from tests.support.processes import wait_for
 
 Batching = Callable[..., Caller]
@@ -107,7 +107,9 @@ def test_empty_tensor_fails_its_padded_batch(counting: Path, batching: Batching)
     server = batching(counting, f"{parameters} pad_variable_length_inputs: true")
 
     def predict_refused(rows: Any) -> None:
-        with refused("INVALID_ARGUMENT", "Got empty tensor in batch of non-empty tensors."):
+        with raises_rpc_error(
+            "INVALID_ARGUMENT", "Got empty tensor in batch of non-empty tensors."
+        ):
             predict(server, rows)
 
     with ThreadPoolExecutor(2) as pool:
@@ -162,13 +164,17 @@ def test_large_request_is_split_if_splitting_is_enabled(counting: Path, batching
     response = predict(server, rows)
     np.testing.assert_allclose(response["total"], rows.sum(axis=1))
     assert response["batch_size"].max() <= 8
-    with refused("INVALID_ARGUMENT", "Task size 101 is larger than maximum input batch size 100"):
+    with raises_rpc_error(
+        "INVALID_ARGUMENT", "Task size 101 is larger than maximum input batch size 100"
+    ):
         predict(server, np.zeros((101, 3)))
 
 
 def test_large_request_is_rejected_without_splitting(counting: Path, batching: Batching) -> None:
     server = batching(counting, "max_batch_size { value: 8 }")
-    with refused("INVALID_ARGUMENT", "Task size 9 is larger than maximum input batch size 8"):
+    with raises_rpc_error(
+        "INVALID_ARGUMENT", "Task size 9 is larger than maximum input batch size 8"
+    ):
         predict(server, np.zeros((9, 1)))
     assert predict(server, np.zeros((8, 1)))["batch_size"].tolist() == [8] * 8
 
@@ -185,7 +191,7 @@ def test_full_queue_rejects_new_requests_and_answers_queued_ones(
 
     def outcome(_: int) -> Any:
         try:
-            return server.ask()[0]
+            return server.predict_x()[0]
         except grpc.RpcError as error:
             return error.code(), error.details()
 
@@ -199,7 +205,7 @@ def test_full_queue_rejects_new_requests_and_answers_queued_ones(
     )
     assert 2 <= answers < 8
     assert outcomes.count(queue_full) == 8 - answers
-    assert server.ask() == ([11.0], 1)  # the queue is empty again
+    assert server.predict_x() == ([11.0], 1)  # the queue is empty again
 
 
 def test_requests_for_the_same_outputs_share_batches(counting: Path, batching: Batching) -> None:
@@ -213,7 +219,9 @@ def test_requests_for_the_same_outputs_share_batches(counting: Path, batching: B
         )
     assert [response["batch_size"].tolist() for response in responses] == [[2]] * 4
     assert [len(response) for response in responses] == [1, 1, 2, 2]
-    with refused("INVALID_ARGUMENT", "Task size 3 is larger than maximum input batch size 2"):
+    with raises_rpc_error(
+        "INVALID_ARGUMENT", "Task size 3 is larger than maximum input batch size 2"
+    ):
         predict(server, np.zeros((3, 1)), outputs=["total"])
 
 
@@ -258,7 +266,7 @@ def test_unbatchable_requests_are_rejected(
     batching: Batching, signature: str, inputs: Any, code: str, text: str
 ) -> None:
     server = batching(CORPUS / "models" / "shapes", "max_batch_size { value: 8 }")
-    with refused(code, text):
+    with raises_rpc_error(code, text):
         server.predict("shapes", inputs, signature=signature)
 
 
@@ -290,7 +298,7 @@ def test_unloading_version_answers_queued_requests(base_path: Path, batching: Ba
     publish(base_path, 1)
     server = batching(base_path, "batch_timeout_micros { value: 1500000 }")
     responses: list[Any] = []
-    caller = threading.Thread(target=lambda: responses.append(server.ask()))
+    caller = threading.Thread(target=lambda: responses.append(server.predict_x()))
     caller.start()
     time.sleep(0.3)
     publish(base_path, 2)
@@ -298,7 +306,7 @@ def test_unloading_version_answers_queued_requests(base_path: Path, batching: Ba
     caller.join()
     assert responses == [([11.0], 1)]
     wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
-    assert server.ask() == ([12.0], 2)
+    assert server.predict_x() == ([12.0], 2)
 
 
 def test_only_versions_with_their_own_parameters_are_batched(
@@ -313,7 +321,7 @@ def test_only_versions_with_their_own_parameters_are_batched(
     per_model = "--enable_per_model_batching_parameters"
     server = batching(base_path, "max_batch_size { value: 100 }", per_model)
     assert len(predict(server, np.zeros((3, 1)))["total"]) == 3
-    with refused("INVALID_ARGUMENT", "larger than maximum input batch size 3"):
+    with raises_rpc_error("INVALID_ARGUMENT", "larger than maximum input batch size 3"):
         predict(server, np.zeros((4, 1)))
     (base_path / "2").symlink_to(counting / "1")
     wait_for(lambda: server.is_available(2), "version 2, which has no parameters")
@@ -330,7 +338,7 @@ def test_version_with_invalid_parameters_fails_to_load(base_path: Path, batching
     status = server.statuses()[2].status
     assert status.error_code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert "batching_params.pbtxt" in status.error_message
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
 
 
 @pytest.mark.parametrize(

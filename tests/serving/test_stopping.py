@@ -26,7 +26,7 @@ def test_running_and_queued_requests_are_answered(base_path: Path, serve: Serve)
     publish(base_path, 1, seconds=0.5)
     server = serve(*model_flags(base_path), "--grpc_max_threads=2")
     with ThreadPoolExecutor(6) as pool:
-        calls = [pool.submit(server.ask, [float(row)]) for row in range(6)]
+        calls = [pool.submit(server.predict_x, [float(row)]) for row in range(6)]
         time.sleep(0.3)
         assert server.running.stop(signal.SIGTERM) == 0
         assert [call.result()[0] for call in calls] == [[10.0 * row + 1] for row in range(6)]
@@ -40,7 +40,7 @@ def test_requests_waiting_for_a_batch_are_answered(base_path: Path, serve: Serve
         *model_flags(base_path), "--enable_batching", f"--batching_parameters_file={parameters}"
     )
     with ThreadPoolExecutor(6) as pool:
-        calls = [pool.submit(server.ask, [float(row)]) for row in range(6)]
+        calls = [pool.submit(server.predict_x, [float(row)]) for row in range(6)]
         time.sleep(0.3)
         assert server.running.stop(signal.SIGTERM) == 0
         assert [call.result()[0] for call in calls] == [[10.0 * row + 1] for row in range(6)]
@@ -55,13 +55,13 @@ def test_stopping_server_reports_not_serving_and_rejects_calls(
     watch = stub.Watch(health_pb2.HealthCheckRequest(service="m"), timeout=30)
     next(watch)
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(server.ask)
+        slow = pool.submit(server.predict_x)
         time.sleep(0.3)
         server.running.process.send_signal(signal.SIGTERM)
         assert next(watch).status == NOT_SERVING
         assert not list(watch)  # the watch ends at once
         with Caller(server.running.address) as late, pytest.raises(grpc.RpcError) as error:
-            late.ask()
+            late.predict_x()
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
         assert not slow.done()
         assert slow.result() == ([11.0], 1)

@@ -61,7 +61,9 @@ class Caller:
         request = predict_request(model, inputs, **kwargs)
         return self.prediction.Predict(request, timeout=timeout, wait_for_ready=wait_for_ready)
 
-    def ask(self, x: Sequence[float] = (1.0,), model: str = "m", **kwargs: Any) -> tuple[Any, int]:
+    def predict_x(
+        self, x: Sequence[float] = (1.0,), model: str = "m", **kwargs: Any
+    ) -> tuple[Any, int]:
         """Predict with a model that takes `x`; return `y` and the version that answered."""
         inputs = {"x": tf.constant(x, tf.float32)}
         response = self.predict(model, inputs, **kwargs)
@@ -130,7 +132,7 @@ def model_config(base_path: Path, fields: str = "") -> str:
 
 
 @contextmanager
-def refused(code: str, details: str = "") -> Iterator[None]:
+def raises_rpc_error(code: str, details: str = "") -> Iterator[None]:
     """Expect an RPC error with this code whose details contain `details`."""
     with pytest.raises(grpc.RpcError) as error:
         yield
