@@ -110,7 +110,7 @@ def outputs(rows: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("codec", CODECS[:2])
-def test_each_response_is_encoded_as_it_would_be_alone(codec: Codec) -> None:
+def test_batched_responses_encode_as_they_do_alone(codec: Codec) -> None:
     bodies = [
         b'{"instances":[[1,2,3]]}',
         b'{"instances":[[1,2,3],[4,5,6],[7,8,9]]}',

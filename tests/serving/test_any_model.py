@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -405,14 +406,23 @@ def test_high_rank_strings_do_not_crash_the_server(
     assert server.predict_x() == ([b"1.000000"], 1)
 
 
-def test_graph_does_not_grow_with_output_selections(
+def test_output_selections_grow_neither_the_graph_nor_the_number_of_callables(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(session, "MAX_CALLABLES", 1)
     with tf.Graph().as_default() as graph:
         x = v1.placeholder(tf.float32, None)
         outputs = [tf.as_string(x).name, tf.as_string(-x).name, tf.negative(x).name]
-    graph_session = session.GraphSession(v1.Session(graph=graph))
+    v1_session = v1.Session(graph=graph)
+    make_callable, callables = v1_session._make_callable_from_options, weakref.WeakSet[Any]()
+
+    def make_tracked(options: Any) -> Any:
+        compute = make_callable(options)
+        callables.add(compute)
+        return compute
+
+    monkeypatch.setattr(v1_session, "_make_callable_from_options", make_tracked)
+    graph_session = session.GraphSession(v1_session)
     selections = [outputs[:1], outputs[1:], outputs]
     sizes = []
     for _ in range(3):
@@ -422,6 +432,7 @@ def test_graph_does_not_grow_with_output_selections(
             for selection in selections:
                 graph_session.run([x.name], selection, [tensors.decode(proto)])
         sizes.append(len(graph.get_operations()))
+    assert len(callables) <= 3  # one per cache: for arrays, flat strings and protos
     graph_session.close()
     assert sizes[0] == sizes[1] == sizes[2]
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from serving.batching.batching_session import MAX_QUEUES
 from tests.contract.recordings import CORPUS
 from tests.serving.conftest import FailedStart, Serve, model_flags
 from tests.support import guarded
@@ -225,22 +226,27 @@ def test_requests_for_the_same_outputs_share_batches(counting: Path, batching: B
         predict(server, np.zeros((3, 1)), outputs=["total"])
 
 
-def test_requests_beyond_the_queue_limit_are_answered(tmp_path: Path, batching: Batching) -> None:
-    """Each subset of the outputs needs a queue; those beyond the limit are computed alone."""
+def test_requests_beyond_the_queue_limit_are_computed_alone(
+    tmp_path: Path, batching: Batching
+) -> None:
+    """Each subset of the outputs needs a queue; only batches of a queue are padded."""
 
     class Wide(tf.Module):
         @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.float32, "x")])
         def serve(self, x: Any) -> dict[str, Any]:
-            return {f"y{times}": x * float(times) for times in range(10)}
+            size = tf.shape(x)
+            outputs = {f"y{times}": x * float(times) for times in range(10)}
+            return {**outputs, "batch_size": tf.fill(size, size[0])}
 
     module = Wide()
     tf.saved_model.save(module, str(tmp_path / "m" / "1"), signatures=module.serve)
     server = batching(tmp_path / "m", "max_batch_size { value: 8 } allowed_batch_sizes: 8")
     for subset in range(1, 200):
         names = [f"y{times}" for times in range(10) if subset >> times & 1]
-        response = predict(server, [2.0], outputs=names)
+        response = predict(server, [2.0], outputs=[*names, "batch_size"])
         assert {name: response[name].tolist() for name in response} == {
-            name: [2.0 * int(name[1])] for name in names
+            **{name: [2.0 * int(name[1])] for name in names},
+            "batch_size": [8 if subset <= MAX_QUEUES else 1],
         }
 
 

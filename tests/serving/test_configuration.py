@@ -325,14 +325,6 @@ def test_flag_allows_labels_for_unavailable_versions(
     assert server.predict_x(label="stable") == ([11.0], 1)
 
 
-def test_request_with_version_and_label_uses_the_label(
-    base_path: Path, two_versions: Caller
-) -> None:
-    server = two_versions
-    server.reload(models_config(model_config(base_path, labels(stable=1))))
-    assert server.predict_x(version=2, label="stable") == ([11.0], 1)
-
-
 def test_base_paths_outside_the_reload_root_are_rejected(tmp_path: Path, serve: Serve) -> None:
     models, secret = tmp_path / "models", tmp_path / "secret"
     for path in (models / "m", models / "n", secret / "m"):

@@ -219,9 +219,7 @@ def test_request_with_100000_inputs_is_rejected(server: Caller) -> None:
     assert len(details) < 2000
 
 
-def test_every_output_subset_is_returned(
-    server: Caller,
-) -> None:
+def test_every_output_subset_is_returned(server: Caller) -> None:
     rows = {
         "age": tf.constant([1.0]),
         "income": tf.constant([1.0], tf.float64),
@@ -229,10 +227,12 @@ def test_every_output_subset_is_returned(
         "member": [True],
         "visits": tf.constant([1], tf.int64),
     }
-    names = list(server.predict("mixed", rows).outputs)
+    outputs = server.predict("mixed", rows).outputs
+    names = list(outputs)
     for subset in range(1, 2 ** len(names)):
         selection = [name for bit, name in enumerate(names) if subset >> bit & 1]
-        assert len(server.predict("mixed", rows, outputs=selection).outputs) == len(selection)
+        response = server.predict("mixed", rows, outputs=selection)
+        assert dict(response.outputs) == {name: outputs[name] for name in selection}
     with raises_rpc_error("INVALID_ARGUMENT", "duplicate output tensor alias"):
         server.predict("mixed", rows, outputs=names[:1] * 100_000)
 
